@@ -1,0 +1,72 @@
+"""capture: a network that also returns what its layers gave on the way; Tap marks a value."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from ..core import paths
+from ..core.calls import Call, Capture, Outcome
+from ..core.declarations import Declaration, split_arrays
+from ..core.layer import LayerLike, Primitive, Wrapper, declared
+
+
+class capture(Wrapper):
+    """The same network, whose output is `(y, {path: value})` for every path that fits `match`.
+
+    In `match`, `*` stands for any text in one segment and `**` for any segments. The value at a
+    path is the output of the layer there; a second call of the same layer is kept under `path@1`,
+    another method under `path.method`. Under `Repeat` and `Ensemble` values are stacked.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import Dense, Serial
+    >>> net = capture(Serial(hidden=Dense(4), act=jax.nn.relu, out=Dense(2)), match="hidden")
+    >>> x = jnp.ones((3, 5))
+    >>> y, values = net.apply(net.init(jax.random.key(0), x), x)
+    >>> y.shape, jax.tree.map(jnp.shape, values)
+    ((3, 2), {'hidden': (3, 4)})
+    """
+
+    inner: LayerLike
+    match: str = "**"
+
+    def __post_init__(self) -> None:
+        """Check the pattern."""
+        if not isinstance(self.match, str):
+            raise TypeError(
+                f"capture.match is a path pattern such as 'blocks/**', got {self.match!r}"
+            )
+
+    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+        declaration = declared(self.wrapped, method, inputs, named)
+        arrays, join = split_arrays((inputs, named))
+
+        def run(params: Any, state: Any, arrays: Any) -> Any:
+            return self._evaluate(Call(params, state, None, False), method, *join(arrays)).output
+
+        params, state, _ = declaration
+        shapes = jax.tree.map(lambda d: jax.ShapeDtypeStruct(d.shape, d.dtype), (params, state))
+        return Declaration(params, state, jax.eval_shape(run, *shapes, arrays))
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        outer = call.capture
+        pattern = self.match if outer is None else "**"  # the outer one may want other values
+        below = dataclasses.replace(call, capture=Capture(pattern))
+        output, state, captured = self.wrapped._evaluate(below, method, inputs, named)
+        own = {path: item for path, item in captured.items() if paths.matches(self.match, path)}
+        if outer is not None:
+            captured = {p: item for p, item in captured.items() if outer.wants((p,))}
+        return Outcome((output, own), state, {} if outer is None else captured)
+
+
+class Tap(Primitive):
+    """The identity: a layer whose only use is to give a value a path, for `capture`.
+
+    >>> import jax.numpy as jnp
+    >>> Tap().apply({}, jnp.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+
+    def forward(self, params: Any, x: Any) -> Any:
+        """The input."""
+        return x

@@ -1,0 +1,92 @@
+"""Repeat: n layers of one kind in a row, traced and compiled once."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from ..core import paths
+from ..core.calls import Arrays, Call, Mismatch, Outcome
+from ..core.declarations import Declaration, describe, stacked
+from ..core.layer import LayerLike, Wrapper, declared
+from ..core.values import is_traced
+
+
+def check_count(n: Any, owner: str) -> None:
+    """Raise where `n` is not a number of copies, an int of at least 1."""
+    if is_traced(n) or not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"{owner} wants a number of copies n >= 1, an int; got {n!r}")
+
+
+class Repeat(Wrapper):
+    """`n` copies of a layer in a row, each with its own parameters, as one `lax.scan`.
+
+    The same function and the same numbers as `Serial(*[layer] * n)`, but the layer is traced and
+    compiled once; parameters and state have a leading axis of n, copy i having the key
+    `fold(key, i)`. The layer takes one input and keeps its shape and type; named inputs go to every
+    copy. Raises ValueError where the layer changes the shape.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import Dense
+    >>> net = Repeat(Dense(4), 3)
+    >>> x = jnp.ones((2, 4))
+    >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0), x))
+    {'b': (3, 4), 'w': (3, 4, 4)}
+    """
+
+    inner: LayerLike
+    n: int
+
+    def __post_init__(self) -> None:
+        """Check the number of copies."""
+        check_count(self.n, "Repeat")
+
+    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+        _check_forward(method)
+        declaration = declared(self.wrapped, method, inputs, named)
+        if len(inputs) != 1 or _kinds(inputs[0]) != _kinds(declaration.output):
+            raise ValueError(
+                "Repeat feeds each copy the output of the one before, so one input must keep its "
+                f"shape and type; got {', '.join(map(describe, inputs))}, which becomes "
+                f"{describe(declaration.output)}"
+            )
+        params, state = stacked(declaration, self.n)
+        return Declaration(params, state, declaration.output)
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        _check_forward(method)
+        params, state, key = call.arrays()
+        hashes = np.array([paths.segment_hash(i) for i in range(self.n)], np.uint32)
+        check_stacked((params, state), self.n)
+
+        def body(x: Any, copy: Any) -> Any:
+            params, state, number = copy
+            below = None if key is None else jax.random.fold_in(key, number)
+            arrays = call.with_arrays(Arrays(params, state, below))
+            outcome = self.wrapped._evaluate(arrays, method, (x,), named)
+            return outcome.output, (outcome.state, outcome.captured)
+
+        if len(inputs) != 1:
+            raise ValueError(f"Repeat takes one input, got {len(inputs)}")
+        output, (state, captured) = lax.scan(body, inputs[0], (params, state, hashes))
+        return Outcome(output, state, captured)
+
+
+def _check_forward(method: str) -> None:
+    if method != "forward":
+        raise ValueError(f"Repeat runs `forward` of its copies in a row, not {method!r}")
+
+
+def check_stacked(tree: Any, n: int) -> None:
+    """Raise Mismatch where parameters or state do not hold n copies."""
+    for leaf in jax.tree.leaves(tree):
+        if leaf.ndim == 0 or leaf.shape[0] != n:
+            raise Mismatch(
+                f"the parameters and state of {n} copies have a leading axis of {n}, got "
+                f"{describe(leaf)}; write params = net.init(key, x)"
+            )
+
+
+def _kinds(tree: Any) -> Any:
+    return jax.tree.map(lambda a: (tuple(a.shape), a.dtype), tree)

@@ -1,0 +1,44 @@
+"""Residual: a layer's output added to its input."""
+
+from typing import Any
+
+import jax
+
+from ..core.calls import Call, Outcome
+from ..core.declarations import Declaration, describe
+from ..core.layer import Wrapper, declared
+
+
+class Residual(Wrapper):
+    """y = x + f(x), where f is the inner layer; it takes one input and keeps its shape.
+
+    Raises ValueError where f changes the shape. Reference: He et al., Deep residual learning for
+    image recognition, 2016.
+
+    >>> import jax.numpy as jnp
+    >>> Residual(jnp.sin).apply({}, jnp.zeros(3)).tolist()
+    [0.0, 0.0, 0.0]
+    """
+
+    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+        declaration = declared(self.wrapped, method, inputs, named)
+        if method == "forward":
+            _check_same(inputs, declaration.output)
+        return declaration
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        outcome = self.wrapped._evaluate(call, method, inputs, named)
+        if method != "forward":
+            return outcome
+        _check_same(inputs, outcome.output)
+        added = jax.tree.map(lambda x, y: x + y.astype(x.dtype), inputs[0], outcome.output)
+        return outcome._replace(output=added)
+
+
+def _check_same(inputs: tuple[Any, ...], output: Any) -> None:
+    shapes = [jax.tree.map(lambda a: tuple(a.shape), tree) for tree in (inputs, (output,))]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"Residual adds the output to its one input, but the input is {describe(inputs)} and "
+            f"the output {describe(output)}; make the shapes equal, or add in a Composite's forward"
+        )

@@ -1,0 +1,112 @@
+"""Serial and Parallel: layers one after the other, and side by side.
+
+Both hold any number of layers, by position (a tuple of parameters) or by name (a dict).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..core.layer import Composite, Layer, LayerLike, as_layers
+from ..core.signatures import check_names
+from ..core.values import FrozenDict, code, copy_with, normalise
+
+
+class Branches(Composite):
+    """Base of the combinators that hold any number of layers and nothing else."""
+
+    layers: tuple[Layer, ...] | dict[str, Layer]
+
+    def __init__(self, *layers: LayerLike, **named: LayerLike) -> None:
+        owner = type(self).__name__
+        if layers and named:
+            raise TypeError(
+                f"{owner} takes children by position or by name, not both; got {len(layers)} by "
+                f"position and {sorted(named)} by name"
+            )
+        check_names(named, owner)
+        children = as_layers(normalise(named or layers, owner), owner)
+        object.__setattr__(self, "layers", children)
+
+    def _children(self) -> Any:
+        return self.layers
+
+    def _with_children(self, children: Any) -> Any:
+        return copy_with(self, layers=children)
+
+    def _bound(self) -> list[Callable[..., Any]]:
+        return list(self.layers.values() if isinstance(self.layers, dict) else self.layers)
+
+    def _code(self) -> list[str]:
+        if isinstance(self.layers, FrozenDict):
+            return [f"{name}={code(layer)}" for name, layer in self.layers.items()]
+        return list(map(code, self.layers))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._code())})"
+
+
+class Serial(Branches):
+    """Layers one after the other: y = f_n(... f_2(f_1(x))).
+
+    One value passes from layer to layer; a tuple stays one value. Parameters are a tuple, or a dict
+    for named layers. Without layers it is the identity. Raises TypeError for a mixture of
+    positional and named layers.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import Dense
+    >>> net = Serial(Dense(128), jax.nn.relu, Dense(10))
+    >>> net
+    Serial(Dense(128), jax.nn.relu, Dense(10))
+    >>> params = net.init(jax.random.key(0), jnp.zeros((32, 784)))
+    >>> jax.tree.map(jnp.shape, params)
+    ({'b': (128,), 'w': (784, 128)}, {}, {'b': (10,), 'w': (128, 10)})
+    >>> net.apply(params, jnp.zeros((32, 784))).shape
+    (32, 10)
+    """
+
+    def forward(self, x: Any) -> Any:
+        """The last layer's output."""
+        for layer in self._bound():
+            x = layer(x)
+        return x
+
+
+class Parallel(Branches):
+    """Layers side by side on the same inputs.
+
+    The output is the tuple of their outputs, or the dict for named layers; with `merge`, a function
+    of that tuple or dict, it is what `merge` returns.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import Dense
+    >>> net = Parallel(Dense(4), Dense(4), merge=sum)
+    >>> net
+    Parallel(Dense(4), Dense(4), merge=sum)
+    >>> x = jnp.ones((2, 3))
+    >>> net.apply(net.init(jax.random.key(0), x), x).shape
+    (2, 4)
+    """
+
+    merge: Callable[..., Any] | None = None
+
+    def __init__(
+        self, *layers: LayerLike, merge: Callable[..., Any] | None = None, **named: LayerLike
+    ) -> None:
+        super().__init__(*layers, **named)
+        object.__setattr__(self, "merge", normalise(merge, "Parallel.merge"))
+        if merge is not None and (isinstance(merge, Layer) or not callable(merge)):
+            raise TypeError(
+                f"Parallel.merge is a plain function of the outputs, got {merge!r}; put a layer "
+                "behind it: Serial(Parallel(...), layer)"
+            )
+
+    def forward(self, *inputs: Any) -> Any:
+        """The outputs of all layers, merged."""
+        outputs = tuple(layer(*inputs) for layer in self._bound())
+        if isinstance(self.layers, dict):
+            named = dict(zip(self.layers, outputs, strict=True))
+            return named if self.merge is None else self.merge(named)
+        return outputs if self.merge is None else self.merge(outputs)
+
+    def _code(self) -> list[str]:
+        return super()._code() + ([] if self.merge is None else [f"merge={code(self.merge)}"])

@@ -1,0 +1,258 @@
+"""Binding: how `self.attention(x)` inside a composite's forward finds its parameters.
+
+While a composite's forward runs, its children are `Bound`: a layer, its place, and the frame of
+this one evaluation. A frame runs a child in one of two ways. `Evaluation` computes with numbers:
+it hands the child its parameters, state and key, and collects the new state. `Declaring` works
+from shapes alone: it asks the child for its declaration and gives back a placeholder.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import paths
+from .calls import Call, Mismatch, Outcome, current_trace, located
+from .declarations import Declaration, abstract, is_array, mismatches, placeholder
+from .signatures import suggestion
+
+
+class Bound:
+    """A child of a composite while its forward runs: call it, or any other pure method of it.
+
+    `bound.layer` and `bound.params` are the pure pair, for a hand-written `lax.scan`; other
+    attributes are the layer's own.
+    """
+
+    __slots__ = ("_frame", "_path", "layer")
+
+    def __init__(self, layer: Any, frame: "Evaluation | Declaring", path: paths.Path) -> None:
+        self.layer = layer
+        self._frame = frame
+        self._path = path
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """The child's output."""
+        return self._frame.run(self.layer, self._path, "forward", inputs, named)
+
+    @property
+    def params(self) -> Any:
+        """The child's parameters."""
+        return self._frame.params_at(self._path)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if not self.layer._has_method(name):
+            return getattr(self.layer, name)
+
+        def method(*inputs: Any, **named: Any) -> Any:
+            return self._frame.run(self.layer, self._path, name, inputs, named)
+
+        return method
+
+    def __repr__(self) -> str:
+        return f"<{self.layer!r} bound at {paths.text(self._path)!r}>"
+
+
+def bind(children: Any, frame: "Evaluation | Declaring", path: paths.Path = ()) -> Any:
+    """The children, nested as they are, each bound to its place in the frame."""
+    if isinstance(children, dict):
+        return {name: bind(child, frame, (*path, name)) for name, child in children.items()}
+    if isinstance(children, tuple):
+        return tuple(bind(child, frame, (*path, str(i))) for i, child in enumerate(children))
+    return children if children is None else Bound(children, frame, path)
+
+
+def at(tree: Any, path: paths.Path) -> Any:
+    """The subtree of nested dicts and tuples at `path`; KeyError where there is none."""
+    for segment in path:
+        if isinstance(tree, tuple) and int(segment) < len(tree):
+            tree = tree[int(segment)]
+        elif isinstance(tree, Mapping) and segment in tree:
+            tree = tree[segment]
+        else:
+            raise KeyError(segment)
+    return tree
+
+
+def inputs_for(
+    layer: Any, method: str, inputs: tuple[Any, ...], named: dict[str, Any], passing: dict[str, Any]
+) -> dict[str, Any]:
+    """The named inputs of a child: those it is given, and those passing by that it takes."""
+    if not named and not passing:
+        return {}
+    taken = layer._takes(method)
+    for name in named:
+        if name not in taken:
+            raise TypeError(
+                f"the input {name!r} is taken by no layer here; {suggestion(name, taken)}"
+            )
+    own = layer._signature(method)
+    filled = own.inputs[: len(inputs)]
+    return {
+        name: item for name, item in passing.items() if name in taken and name not in filled
+    } | named
+
+
+class Evaluation:
+    """The frame of one evaluation with numbers."""
+
+    def __init__(self, call: Call, passing: dict[str, Any]) -> None:
+        self.call = call
+        self.passing = passing
+        self.state = {} if call.state is None else dict(call.state)
+        self.captured: dict[str, Any] = {}
+        self.counts: dict[tuple[paths.Path, str], int] = {}
+        self.keys: dict[paths.Path, int] = {}
+        self.trace = current_trace()
+
+    def params_at(self, path: paths.Path) -> Any:
+        """The parameters of the child at `path`; Mismatch where there are none."""
+        try:
+            return at(self.call.params, path)
+        except KeyError:
+            raise Mismatch(
+                f"no parameters for {paths.text(path)!r}: write params = net.init(key, x) with "
+                "this network"
+            ) from None
+
+    def run(
+        self,
+        layer: Any,
+        path: paths.Path,
+        method: str,
+        inputs: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Any:
+        """Call a child with its parameters, state and key, and keep its new state."""
+        with located(path, layer):
+            named = inputs_for(layer, method, inputs, named, self.passing)
+            count = self.keys.get(path, 0)
+            self.keys[path] = count + 1
+            call = Call(
+                params=self.params_at(path),
+                state=None if self.call.state is None else self._state_at(path),
+                key=None if self.call.key is None else self.call.key.child(path, count),
+                train=self.call.train,
+                capture=None if self.call.capture is None else self.call.capture.child(path),
+                foreign=self.call.foreign or current_trace() != self.trace,
+            )
+            with jax.named_scope(paths.text(path)):
+                outcome = layer._evaluate(call, method, inputs, named)
+        if outcome.state:
+            self.state = _with_state(self.state, path, outcome.state)
+        self._keep(call, path, method, outcome)
+        return outcome.output
+
+    def _state_at(self, path: paths.Path) -> Any:
+        state: Any = self.state
+        for segment in path:
+            state = state.get(segment, {})
+        return state
+
+    def _keep(self, call: Call, path: paths.Path, method: str, outcome: Outcome) -> None:
+        if self.call.capture is None:
+            return
+        number = self.counts.get((path, method), 0)
+        self.counts[path, method] = number + 1
+        place = captured_path(path, method, number)
+        found = {f"{place}/{below}": item for below, item in outcome.captured.items()}
+        if self.call.capture.wants(path):
+            found[place] = outcome.output
+        if found and call.foreign:
+            raise ValueError(
+                f"{place!r} would be captured inside a transform of your own, from which its value "
+                "cannot come out; use Repeat, Remat or Ensemble in its place"
+            )
+        self.captured |= found
+
+
+def captured_path(path: paths.Path, method: str, number: int) -> str:
+    """Where a value is captured: its path, with the method if it is another one, and `@1`, `@2`
+    for a second and third call."""
+    place = paths.text(path)
+    place += "" if method == "forward" else f".{method}"
+    return place + (f"@{number}" if number else "")
+
+
+def _with_state(state: dict[str, Any], path: paths.Path, new: Any) -> dict[str, Any]:
+    head, *rest = path
+    below = _with_state(state.get(head, {}), tuple(rest), new) if rest else new
+    return {**state, head: below}
+
+
+@jax.tree_util.register_static
+class Unknown:
+    """Parameters of a child that has not been called yet, while only shapes are known.
+
+    They may be handed to `child.layer.apply` and through any transform, not looked into.
+    """
+
+    def __init__(self, frame: "Declaring", path: paths.Path) -> None:
+        self.frame = frame
+        self.path = path
+
+    def __getitem__(self, name: str) -> Any:
+        raise ValueError(
+            f"the parameters of {paths.text(self.path)!r} are read before it is called, so init "
+            "cannot know their shapes: call the child first, or hand child.params to "
+            "child.layer.apply"
+        )
+
+
+class Declaring:
+    """The frame of one evaluation from shapes alone: it collects what the children declare."""
+
+    def __init__(
+        self,
+        declare: Callable[..., Declaration],
+        passing: dict[str, Any],
+    ) -> None:
+        self.declare = declare
+        self.passing = passing
+        self.found: dict[paths.Path, Declaration] = {}
+
+    def params_at(self, path: paths.Path) -> Any:
+        """Placeholders for the parameters at `path`, or `Unknown` before its first call."""
+        if path in self.found:
+            return placeholder(self.found[path].params)
+        return Unknown(self, path)
+
+    def run(
+        self,
+        layer: Any,
+        path: paths.Path,
+        method: str,
+        inputs: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Any:
+        """Ask a child for its declaration, and give back a placeholder for its output."""
+        with located(path, layer):
+            named = inputs_for(layer, method, inputs, named, self.passing)
+            declaration = self.declare(layer, method, abstract(inputs), abstract(named))
+            before = self.found.get(path)
+            if before is None or not _has_declared(before):
+                self.found[path] = declaration
+            elif _has_declared(declaration):
+                lines = mismatches(before.params, declaration.params)
+                if lines:
+                    raise ValueError(
+                        "called twice with inputs that need different parameters:\n  "
+                        + "\n  ".join(lines)
+                    )
+        return placeholder(declaration.output)
+
+
+def _has_declared(declaration: Declaration) -> bool:
+    return bool(declaration.params) or bool(declaration.state)
+
+
+def concrete_inputs(tree: Any) -> Any:
+    """Inputs with numpy arrays as JAX arrays; everything else as it is."""
+
+    def leaf(x: Any) -> Any:
+        return x if isinstance(x, jax.Array) or not is_array(x) else jnp.asarray(x)
+
+    return jax.tree.map(leaf, tree)

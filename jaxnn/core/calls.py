@@ -1,0 +1,128 @@
+"""One call of a layer: what goes down the network beside the inputs, and what comes back up.
+
+`Call` is data going down: each layer sees its own parameters, state and key. `Outcome` is data
+coming up: the output, the new state, the captured values. Nothing else passes between layers, which
+is why a wrapper can put any JAX transform between the two.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import get_opaque_trace_state
+
+from . import paths
+
+State = dict[str, Any]
+
+
+class Capture(NamedTuple):
+    """Which paths are captured, and the path that the call has come to."""
+
+    pattern: str
+    path: paths.Path = ()
+
+    def child(self, path: paths.Path) -> "Capture":
+        """The same pattern, further down."""
+        return Capture(self.pattern, self.path + path)
+
+    def wants(self, path: paths.Path) -> bool:
+        """Whether the value at `path` below here is captured."""
+        return paths.matches(self.pattern, paths.text(self.path + path))
+
+
+class Outcome(NamedTuple):
+    """What a call gives: the output, the state after it, and captured values by path."""
+
+    output: Any
+    state: State
+    captured: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What a layer is called with, beside its inputs.
+
+    `foreign` says that a transform of the user's own stands between this call and the one that
+    brought key and state; a layer that uses either then raises.
+    """
+
+    params: Any
+    state: State | None
+    key: paths.PathKey | None
+    train: bool
+    capture: Capture | None = None
+    foreign: bool = False
+
+    def with_arrays(self, arrays: "Arrays") -> "Call":
+        """The same call on other parameters, state and key: what a wrapper makes in a transform."""
+        params, state, key = arrays
+        below = None if key is None else paths.PathKey(key)
+        return dataclasses.replace(self, params=params, state=state, key=below)
+
+    def arrays(self) -> "Arrays":
+        """Parameters, state and key as plain arrays, to hand to a transform."""
+        return Arrays(self.params, self.state, None if self.key is None else self.key.value())
+
+
+class Arrays(NamedTuple):
+    """What of a call may be mapped, scanned or differentiated."""
+
+    params: Any
+    state: State | None
+    key: jax.Array | None
+
+
+def current_trace() -> Any:
+    """A token that changes when a JAX transform is entered or left."""
+    return get_opaque_trace_state(convention="flax")
+
+
+class Mismatch(ValueError):
+    """Parameters or state that are not those a layer declares."""
+
+
+@contextlib.contextmanager
+def located(path: paths.Path, layer: Any) -> Iterator[None]:
+    """Put the path of the layer into an error that passes through here.
+
+    Each level adds its segments, so the error that leaves the network names the whole path and the
+    layer where it began.
+    """
+    try:
+        yield
+    except Exception as error:
+        _locate(error, path, layer)
+        raise
+
+
+def _locate(error: Exception, path: paths.Path, layer: Any) -> None:
+    place: dict[str, Any] = error.__dict__.setdefault(
+        "_jaxnn_place", {"path": (), "layer": layer, "message": None, "note": None}
+    )
+    place["path"] = (*path, *place["path"])
+    where = f"at {paths.text(place['path'])!r}" if place["path"] else "at the root"
+    where = f"{where}, {_shown(place['layer'])}"
+    if place["message"] is None and place["note"] is None and _is_plain(error):
+        place["message"] = error.args[0]
+    if place["message"] is not None:
+        error.args = (f"{where}: {place['message']}",)
+        return
+    notes: list[str] = error.__dict__.setdefault("__notes__", [])
+    if place["note"] in notes:
+        notes.remove(place["note"])
+    place["note"] = f"raised {where}"
+    notes.append(place["note"])
+
+
+def _is_plain(error: Exception) -> bool:
+    """Whether the error is its text and nothing else, so that the text may be rewritten."""
+    kinds = (ValueError, TypeError, Mismatch)
+    return type(error) in kinds and len(error.args) == 1 and isinstance(error.args[0], str)
+
+
+def _shown(layer: Any) -> str:
+    shown = repr(layer)
+    return shown if len(shown) <= 80 else f"{type(layer).__name__}(...)"

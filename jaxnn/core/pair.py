@@ -1,0 +1,60 @@
+"""A stax-style pair of functions as a layer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from . import paths
+from .declarations import Param
+from .initialisers import Initializer, Shape
+from .layer import Primitive
+
+
+class layer(Primitive):
+    """A layer from two functions: `init_fun(key, *inputs)` gives parameters, any pytree of dicts,
+    tuples and lists, and `apply_fun(params, *inputs)` the output.
+
+    `init_fun` sees its inputs as `jax.ShapeDtypeStruct`. The parameters are those it gives at the
+    layer's own key. A pair `(init, apply)` of `jax.example_libraries.stax`, whose init takes a
+    shape and returns `(output_shape, params)`, becomes
+    `layer(lambda key, x: init(key, x.shape)[1], apply)`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> scale = layer(lambda key, x: {"s": jnp.ones(x.shape)}, lambda params, x: x * params["s"])
+    >>> params = scale.init(jax.random.key(0), jnp.ones(3))
+    >>> scale.apply(params, 2 * jnp.ones(3)).tolist()
+    [2.0, 2.0, 2.0]
+    """
+
+    init_fun: Callable[..., Any]
+    apply_fun: Callable[..., Any]
+
+    def parameters(self, *inputs: Any) -> Any:
+        """The shapes that `init_fun` gives."""
+        drawn = jax.eval_shape(lambda key: self.init_fun(key, *inputs), jax.random.key(0))
+        leaves = dict(enumerate(paths.walk(drawn)))
+        numbers = {path: number for number, (path, _) in leaves.items()}
+
+        def declare(path: paths.Path, leaf: Any) -> Param:
+            init = _Drawn(self.init_fun, inputs, numbers[path])
+            return Param(tuple(leaf.shape), init, leaf.dtype, lift=len(path))
+
+        return paths.map_with_path(declare, drawn)
+
+    def forward(self, params: Any, *inputs: Any) -> Any:
+        """`apply_fun` of the parameters and inputs."""
+        return self.apply_fun(params, *inputs)
+
+
+class _Drawn(Initializer):
+    """One array of what `init_fun` gives at a key."""
+
+    init_fun: Callable[..., Any]
+    inputs: tuple[Any, ...]
+    number: int
+
+    def __call__(self, key: Any, shape: Shape, dtype: Any = None) -> jax.Array:
+        """The array of that number."""
+        drawn = list(paths.walk(self.init_fun(key, *self.inputs)))
+        return drawn[self.number][1].astype(dtype)

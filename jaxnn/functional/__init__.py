@@ -1,0 +1,1 @@
+"""The mathematics of the layers as plain functions on arrays."""

@@ -1,0 +1,1 @@
+"""Layers: each owns its parameters and leaves the mathematics to `jaxnn.functional`."""

@@ -1,0 +1,41 @@
+"""Activations with parameters. All others are plain functions: write `jax.nn.relu` as a layer."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core.declarations import Param
+from ..core.initialisers import Initialiser, constant
+from ..core.layer import Primitive
+from ..functional.linear import along_axis
+from .checks import check_rank
+
+
+class PReLU(Primitive):
+    """y = x where x >= 0, and alpha * x elsewhere, with a learned slope alpha.
+
+    alpha is one number (), or one for each feature of the last axis (n,) with `per_feature`.
+
+    Reference: He et al., Delving deep into rectifiers, 2015.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net = PReLU()
+    >>> net.apply(net.init(jax.random.key(0), jnp.ones(2)), jnp.array([-1.0, 2.0])).tolist()
+    [-0.25, 2.0]
+    """
+
+    per_feature: bool = False
+    alpha_init: Initialiser = constant(0.25)
+
+    def parameters(self, x: Any) -> dict[str, Param]:
+        """The slope or slopes."""
+        check_rank(self, x, int(self.per_feature), "(..., features)")
+        return {"alpha": Param(x.shape[-1:] if self.per_feature else (), self.alpha_init)}
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """x, with its negative part scaled."""
+        alpha = params["alpha"].astype(x.dtype)
+        if self.per_feature:
+            alpha = along_axis(alpha, x.ndim, -1)
+        return jnp.where(x >= 0, x, alpha * x)

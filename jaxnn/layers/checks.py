@@ -1,0 +1,31 @@
+"""The checks that layers share. Only concrete numbers are looked at: traced ones pass."""
+
+from typing import Any
+
+from ..core.declarations import describe
+from ..core.layer import Layer
+from ..core.values import is_traced
+
+
+def check_positive(layer: Layer, *names: str) -> None:
+    """Raise ValueError where a field is not an int of at least 1."""
+    for name in names:
+        number = getattr(layer, name)
+        if is_traced(number):
+            raise TypeError(
+                f"{type(layer).__name__}.{name} is traced; it gives a shape, so it must be a "
+                "Python int"
+            )
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(
+                f"{type(layer).__name__}.{name} is an int >= 1, got {number!r}; write "
+                f"{type(layer).__name__}({name}=128), say"
+            )
+
+
+def check_rank(layer: Layer, x: Any, least: int, wanted: str) -> None:
+    """Raise ValueError where the input has fewer axes than `least`."""
+    if not hasattr(x, "shape"):
+        raise TypeError(f"wants an array of shape {wanted}, got {x!r}")
+    if len(x.shape) < least:
+        raise ValueError(f"wants an input of shape {wanted}, got {describe(x)}")

@@ -1,0 +1,73 @@
+"""Layers that change the shape and nothing else."""
+
+import math
+from typing import Any
+
+import jax
+
+from ..core.declarations import describe
+from ..core.layer import Primitive
+
+
+class Flatten(Primitive):
+    """All axes from `start` on become one: (batch, 28, 28) becomes (batch, 784).
+
+    >>> import jax.numpy as jnp
+    >>> Flatten().apply({}, jnp.zeros((5, 28, 28))).shape
+    (5, 784)
+    """
+
+    start: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the axis."""
+        _check_start(self.start, "Flatten")
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """x with fewer axes."""
+        _check_axes(x, self.start)
+        return x.reshape(*x.shape[: self.start], math.prod(x.shape[self.start :]))
+
+
+class Reshape(Primitive):
+    """The axes from `start` on become those of `shape`; one of them may be -1.
+
+    Raises ValueError where the number of elements differs.
+
+    >>> import jax.numpy as jnp
+    >>> Reshape((28, 28, 1)).apply({}, jnp.zeros((5, 784))).shape
+    (5, 28, 28, 1)
+    """
+
+    shape: tuple[int, ...]
+    start: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the shape."""
+        _check_start(self.start, "Reshape")
+        sizes = self.shape if isinstance(self.shape, tuple) else (None,)
+        if any(not isinstance(n, int) or n < -1 for n in sizes) or sizes.count(-1) > 1:
+            raise ValueError(
+                f"Reshape.shape is a tuple of ints, one of them -1 at most; got {self.shape!r}"
+            )
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """x in another shape."""
+        _check_axes(x, self.start)
+        have, want = math.prod(x.shape[self.start :]), math.prod(n for n in self.shape if n >= 0)
+        if (have != want) if -1 not in self.shape else (want == 0 or have % want):
+            raise ValueError(
+                f"cannot give {describe(x)} the shape {self.shape} from axis {self.start} on: "
+                f"it has {have} elements there"
+            )
+        return x.reshape(*x.shape[: self.start], *self.shape)
+
+
+def _check_start(start: Any, owner: str) -> None:
+    if not isinstance(start, int) or start < 0:
+        raise ValueError(f"{owner}.start is an axis, an int >= 0; got {start!r}")
+
+
+def _check_axes(x: Any, start: int) -> None:
+    if x.ndim < start:
+        raise ValueError(f"wants an input of at least {start} axes, got {describe(x)}")

@@ -1,0 +1,24 @@
+"""Real data sets that come inside packages, and what it takes to feed them to a network.
+
+    from jaxnn import data
+
+    cancer = data.breast_cancer()                         # nothing is downloaded
+    scale = data.Standardiser.fit(cancer.train.x)         # training statistics only
+    cancer = cancer.map(x=scale)                          # the same map for every part
+    x, y = cancer.train
+
+`packaged` names the data sets, `carrier` reads and verifies their files, `hold_out` splits rows,
+`dataset` holds the result. `standardise`, `check`, `batches` and `augment` work on any arrays.
+"""
+
+from jaxnn.data.augment import random_shift as random_shift
+from jaxnn.data.batches import batches as batches
+from jaxnn.data.check import check as check
+from jaxnn.data.dataset import Dataset as Dataset
+from jaxnn.data.dataset import Examples as Examples
+from jaxnn.data.hold_out import hold_out as hold_out
+from jaxnn.data.packaged import breast_cancer as breast_cancer
+from jaxnn.data.packaged import diabetes as diabetes
+from jaxnn.data.packaged import digits as digits
+from jaxnn.data.packaged import mnist_5k as mnist_5k
+from jaxnn.data.standardise import Standardiser as Standardiser

@@ -1,0 +1,125 @@
+"""Whether arrays can be trained on, asked before the first step instead of after a NaN loss."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def check(x: Any, y: Any, *, classes: int | None = None, name: str = "data") -> None:
+    """Raise if inputs and targets cannot be trained on; return nothing if they can.
+
+    Both hold numbers, as many rows, at least one row, and no NaN or infinity. With `classes`,
+    targets are integers in 0 .. classes - 1.
+
+    Args:
+        x: inputs, (rows, ...), a numpy or JAX array.
+        y: targets, (rows, ...), likewise.
+        classes: how many classes there are; None if y is not a class label.
+        name: what the data are called in errors.
+
+    Raises:
+        TypeError: not an array, not numbers, or labels that are not integers.
+        ValueError: shapes, values or labels are wrong; the first offending row is named.
+
+    >>> x = np.zeros((3, 2), np.float32)
+    >>> check(x, np.array([0, 1, 2]), classes=3)
+    >>> check(x, np.array([1, 2, 3]), classes=3)
+    Traceback (most recent call last):
+    ValueError: data: y holds label 3 at row 2, wanted 0 .. 2 for classes=3. The labels seem to \
+count from 1: write y - 1
+    """
+    x, y = _numbers(x, f"{name}: x"), _numbers(y, f"{name}: y")
+    if len(x) != len(y):
+        raise ValueError(
+            f"{name}: x has {len(x)} rows and y has {len(y)}, wanted as many: "
+            f"x is {x.shape}, y is {y.shape}; write x[:n], y[:n] or see where they came apart"
+        )
+    if len(x) == 0:
+        raise ValueError(
+            f"{name}: no rows: x is {x.shape}, y is {y.shape}; wanted one row or more. "
+            "See what selected them: print(x.shape) before that"
+        )
+    _finite(x, f"{name}: x")
+    _finite(y, f"{name}: y")
+    if classes is not None:
+        _labels(y, classes, name)
+
+
+def _numbers(value: Any, what: str) -> np.ndarray:
+    symbol = what[-1]
+    if not isinstance(value, np.ndarray | jax.Array):
+        raise TypeError(
+            f"{what} is a {type(value).__name__}, wanted an array: "
+            f"write {symbol} = np.asarray({symbol})"
+        )
+    if isinstance(value, Tracer):
+        raise TypeError(
+            f"{what} is traced, and its values cannot be looked at: "
+            "write check(x, y) outside jit, before the training step"
+        )
+    kinds = (np.number, np.bool_)
+    if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+        raise TypeError(
+            f"{what} has dtype {value.dtype}, wanted numbers: "
+            f"write {symbol} = {symbol}.astype(np.float32), or encode text as integers first"
+        )
+    if value.ndim == 0:
+        raise ValueError(
+            f"{what} has shape (), wanted (rows, ...): write {symbol} = {symbol}.reshape(1)"
+        )
+    return np.asarray(value)
+
+
+def _finite(array: np.ndarray, what: str) -> None:
+    if not jnp.issubdtype(array.dtype, np.inexact):
+        return
+    bad = ~np.isfinite(array)
+    if not bad.any():
+        return
+    row, *position = (int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
+    rows = int(bad.reshape(len(bad), -1).any(axis=1).sum())
+    symbol = what[-1]
+    at = f"row {row}, position {tuple(position)}" if position else f"row {row}"
+    raise ValueError(
+        f"{what} holds {array[(row, *position)]} at {at} ({rows} of {len(array)} rows are not "
+        f"finite), wanted finite numbers: write keep = np.isfinite({symbol}).reshape("
+        f"len({symbol}), -1).all(axis=1); x, y = x[keep], y[keep], or fill them in"
+    )
+
+
+def _labels(y: np.ndarray, classes: int, name: str) -> None:
+    if y.ndim == 2 and y.shape[1] == classes > 1 and _one_hot(y):
+        raise ValueError(
+            f"{name}: y is one-hot, {y.shape}, wanted labels, ({len(y)},): write y.argmax(axis=1)"
+        )
+    if not np.issubdtype(y.dtype, np.integer):
+        raise TypeError(
+            f"{name}: y has dtype {y.dtype}, wanted integer labels 0 .. {classes - 1} for "
+            f"classes={classes}: write y.astype(np.int32), or classes=None for regression"
+        )
+    bad = (y < 0) | (y >= classes)
+    if not bad.any():
+        return
+    index = np.unravel_index(int(bad.argmax()), bad.shape)
+    one_based = y.min() == 1 and y.max() == classes
+    advice = (
+        "The labels seem to count from 1: write y - 1"
+        if one_based
+        else f"Write classes={int(y.max()) + 1}, or np.unique(y, return_inverse=True)[1]"
+        if y.min() >= 0
+        else "Write np.unique(y, return_inverse=True)[1]"
+    )
+    at = f"row {int(index[0])}"
+    if y.ndim > 1:
+        at += f", position {tuple(int(i) for i in index[1:])}"
+    raise ValueError(
+        f"{name}: y holds label {y[index]} at {at}, wanted 0 .. {classes - 1} for "
+        f"classes={classes}. {advice}"
+    )
+
+
+def _one_hot(y: np.ndarray) -> bool:
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all())

@@ -1,0 +1,84 @@
+"""What can be trained on passes in silence; what cannot says what, where and what to write."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.data import check
+
+X = np.zeros((4, 2), np.float32)
+Y = np.array([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "classes"),
+    [
+        (X, Y, 3),
+        (X.astype(np.float16), Y.astype(np.uint8), 3),
+        (jnp.asarray(X, jnp.bfloat16), jnp.asarray(Y), 3),
+        (X, np.zeros(4, np.float32), None),
+        (X, np.zeros((4, 5)), None),
+        (np.zeros((4, 7), np.int32), np.zeros((4, 7), np.int32), 50),  # token ids
+        (X > 0, Y, 4),
+    ],
+)
+def test_what_passes(x, y, classes):
+    assert check(x, y, classes=classes) is None
+
+
+def refused(
+    error_type: type[Exception], *parts: str, x: Any = X, y: Any = Y, classes: int | None = 3
+) -> None:
+    with pytest.raises(error_type) as error:
+        check(x, y, classes=classes, name="train")
+    for part in ("train: ", *parts):
+        assert part in str(error.value)
+
+
+def test_not_arrays():
+    refused(TypeError, "x is a list, wanted an array: write x = np.asarray(x)", x=[[1.0]] * 4)
+    refused(TypeError, "y is a tuple, wanted an array: write y = np.asarray(y)", y=(0, 1, 2, 1))
+    refused(TypeError, "y has dtype <U1, wanted numbers", y=np.array(list("abca")))
+    refused(TypeError, "x has dtype object, wanted numbers", x=np.array([None] * 4))
+    refused(ValueError, "y has shape (), wanted (rows, ...)", y=np.array(3))
+
+
+def test_rows():
+    refused(ValueError, "x has 4 rows and y has 3", "x is (4, 2), y is (3,)", y=Y[:3])
+    refused(ValueError, "no rows: x is (0, 2), y is (0,)", x=X[:0], y=Y[:0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_not_finite(value):
+    x = X.copy()
+    x[2, 1] = x[3, 0] = value
+    refused(ValueError, f"x holds {value} at row 2, position (1,) (2 of 4 rows", "isfinite(x)", x=x)
+    y = np.array([0.0, value, 1.0, 1.0])
+    refused(ValueError, f"y holds {value} at row 1 (1 of 4 rows", y=y, classes=None)
+    half = jnp.asarray(x, jnp.bfloat16)
+    refused(ValueError, f"x holds {value} at row 2, position (1,)", x=half)
+
+
+def test_labels():
+    refused(
+        ValueError,
+        "y holds label 5 at row 2, wanted 0 .. 2",
+        "classes=6",
+        y=np.array([0, 1, 5, 4]),
+    )
+    refused(ValueError, "y holds label -1 at row 1", "return_inverse", y=np.array([0, -1, 2, 1]))
+    refused(ValueError, "y holds label 3 at row 2", "write y - 1", y=Y + 1)
+    refused(TypeError, "y has dtype float32", "write y.astype(np.int32)", y=Y.astype(np.float32))
+    tokens = np.zeros((4, 3), int)
+    tokens[1, 2] = 7
+    refused(ValueError, "y holds label 7 at row 1, position (2,)", y=tokens)
+    for kind in (np.float32, int, bool):
+        refused(ValueError, "y is one-hot, (4, 3)", "y.argmax(axis=1)", y=np.eye(3, dtype=kind)[Y])
+
+
+def test_traced():
+    with pytest.raises(TypeError, match=r"x is traced.*outside jit"):
+        jax.jit(lambda x: check(x, Y))(X)

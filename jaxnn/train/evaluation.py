@@ -1,0 +1,132 @@
+"""Evaluation and prediction: a trained network over a whole data set, in pieces."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..core.declarations import describe
+from ..core.layer import Layer
+from ..data import check
+from .step import remembered
+from .task import Loss, Task, losses_and_metrics
+
+
+class Trained(Protocol):
+    """What holds a network's parameters and state: a `TrainState`, or what a run folder gives."""
+
+    @property
+    def params(self) -> Any:
+        """The parameters."""
+        ...
+
+    @property
+    def state(self) -> Any:
+        """The state, `{}` where the network keeps none."""
+        ...
+
+
+def evaluate(
+    net: Layer, task: Loss, trained: Trained, data: Any, *, batch_size: int = 1024
+) -> dict[str, float]:
+    """The loss and metrics over all examples of `data = (x, y)`, in inference mode.
+
+    Each is the mean over the examples, however they fall into batches. Raises ValueError or
+    TypeError for data that cannot be evaluated: no rows, NaN, labels out of range.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxnn as nn
+    >>> from jaxnn import train
+    >>> net, x = nn.Dense(1), jnp.ones((5, 2))
+    >>> ts = train.TrainState.create(net, optax.sgd(0.1), jax.random.key(0), x)
+    >>> sorted(train.evaluate(net, train.Regression(), ts, (x, jnp.zeros(5))))
+    ['loss', 'mae']
+    """
+    x, y = data
+    check(x, y, classes=task.classes if isinstance(task, Task) else None, name="data")
+    size = check_batch_size(batch_size)
+    metrics = compiled_evaluation(net, task)(
+        trained.params, trained.state, jnp.asarray(x), jnp.asarray(y), size
+    )
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def predict(
+    net: Layer, task: Task, trained: Trained, x: Any, *, batch_size: int = 1024
+) -> jax.Array:
+    """The task's predictions for all examples of `x`: probabilities, or numbers.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxnn as nn
+    >>> from jaxnn import train
+    >>> net, x = nn.Dense(3), jnp.ones((5, 2))
+    >>> ts = train.TrainState.create(net, optax.sgd(0.1), jax.random.key(0), x)
+    >>> train.predict(net, train.Classification(3), ts, x).shape
+    (5, 3)
+    """
+    if not isinstance(task, Task):
+        raise TypeError(
+            f"predict needs a train.Task, which maps outputs to predictions; got {task!r}; write "
+            "net.apply(params, x) for the outputs themselves"
+        )
+    x = jnp.asarray(x)
+    if x.ndim == 0 or x.shape[0] == 0:
+        raise ValueError(f"predict wants at least one example, got {describe(x)}")
+    size = check_batch_size(batch_size)
+    return _compiled_prediction(net, task)(trained.params, trained.state, x, size)
+
+
+def check_batch_size(batch_size: Any) -> int:
+    """The batch size, an int of at least 1; ValueError for anything else."""
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"batch_size is an int >= 1, got {batch_size!r}")
+    return batch_size
+
+
+@remembered
+def compiled_evaluation(net: Layer, task: Loss) -> Callable[..., dict[str, jax.Array]]:
+    """The jitted function `(params, state, x, y, batch_size)` that gives mean metrics."""
+
+    def run(params: Any, state: Any, x: jax.Array, y: jax.Array, size: int) -> Any:
+        def piece(x: jax.Array, y: jax.Array) -> Any:
+            outputs, _ = net.apply(params, x, state=state)
+            _, metrics = losses_and_metrics(task, outputs, y)
+            return {name: item * x.shape[0] for name, item in metrics.items()}
+
+        sums = _in_pieces(piece, (x, y), size, join=lambda piles: jax.tree.map(jnp.sum, piles))
+        return {name: sum(parts) / x.shape[0] for name, parts in _transposed(sums).items()}
+
+    return jax.jit(run, static_argnums=4)
+
+
+@remembered
+def _compiled_prediction(net: Layer, task: Task) -> Callable[..., jax.Array]:
+    def run(params: Any, state: Any, x: jax.Array, size: int) -> Any:
+        def piece(x: jax.Array) -> jax.Array:
+            return task.predict(net.apply(params, x, state=state)[0])
+
+        rows = _in_pieces(piece, (x,), size, join=lambda pile: pile.reshape(-1, *pile.shape[2:]))
+        return jnp.concatenate(rows)
+
+    return jax.jit(run, static_argnums=3)
+
+
+def _in_pieces(
+    piece: Callable[..., Any], arrays: tuple[jax.Array, ...], size: int, join: Callable[[Any], Any]
+) -> list[Any]:
+    """`piece` of every `size` rows, joined, and of the rows that are left, if any."""
+    rows = arrays[0].shape[0]
+    whole = rows - rows % size
+    parts = []
+    if whole:
+        piles = tuple(a[:whole].reshape(-1, size, *a.shape[1:]) for a in arrays)
+        parts.append(join(lax.map(lambda pile: piece(*pile), piles)))
+    if whole < rows:
+        parts.append(piece(*(a[whole:] for a in arrays)))
+    return parts
+
+
+def _transposed(parts: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [part[name] for part in parts] for name in parts[0]}

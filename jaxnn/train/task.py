@@ -1,0 +1,199 @@
+"""Tasks: what belongs together when a network is trained for a purpose.
+
+A task is a value that holds the loss, the metrics, how many outputs a network needs, and the map
+from outputs to predictions. Called with outputs and targets it gives the loss, so a plain function
+`loss(outputs, targets)` may stand for one where only a loss is wanted.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..core.declarations import describe
+from ..core.values import Value
+
+Metrics: TypeAlias = dict[str, jax.Array]
+
+
+class Task(Value):
+    """Base of the tasks. A subclass gives `outputs`, `__call__`, `metrics` and `predict`.
+
+    Losses and metrics are means over the examples, computed in at least float32.
+    """
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs that a network needs: the features of its last layer."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes that targets name, or None where they are no labels."""
+        return None
+
+    def __call__(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        """The loss, a scalar: the mean over all examples."""
+        raise NotImplementedError
+
+    def metrics(self, outputs: jax.Array, targets: jax.Array) -> Metrics:
+        """Further scalars by name, each a mean over all examples."""
+        return {}
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        """Predictions from outputs."""
+        raise NotImplementedError
+
+    def _wide(self, outputs: jax.Array, targets: jax.Array, labels: bool) -> jax.Array:
+        """The outputs in at least float32, once their shape fits the targets'."""
+        if outputs.ndim == 0 or outputs.shape[-1] != self.outputs:
+            raise ValueError(
+                f"{self!r} needs {self.outputs} outputs of shape (..., {self.outputs}), got "
+                f"{describe(outputs)}; end the network with nn.Dense({self.outputs})"
+            )
+        if targets.shape != outputs.shape[:-1]:
+            raise ValueError(
+                f"{self!r} needs targets of shape {outputs.shape[:-1]} for outputs "
+                f"{describe(outputs)}, got {describe(targets)}"
+            )
+        if labels and not jnp.issubdtype(targets.dtype, jnp.integer):
+            raise TypeError(
+                f"{self!r} needs integer class labels, got {describe(targets)}; write "
+                "y.astype('int32')"
+            )
+        return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+
+
+class Classification(Task):
+    """One of `number` classes: softmax cross entropy of integer labels.
+
+    Outputs are logits (..., number), targets integer labels (...) in [0, number), predictions
+    probabilities (..., number). The metric is `accuracy`, the share of right labels. Raises
+    ValueError for fewer than 2 classes.
+
+    >>> import jax.numpy as jnp
+    >>> task = Classification(3)
+    >>> round(float(task(jnp.zeros((4, 3)), jnp.array([0, 1, 2, 0]))), 4)  # log 3
+    1.0986
+    """
+
+    number: int
+
+    def __post_init__(self) -> None:
+        """Check the number of classes."""
+        if not isinstance(self.number, int) or self.number < 2:
+            raise ValueError(
+                f"Classification wants at least 2 classes, got {self.number!r}; write "
+                "train.Binary() for one yes-or-no output"
+            )
+
+    @property
+    def outputs(self) -> int:
+        """One logit a class."""
+        return self.number
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self.number
+
+    def __call__(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        """Mean of -log softmax(outputs)[target]."""
+        logits = self._wide(outputs, targets, labels=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+    def metrics(self, outputs: jax.Array, targets: jax.Array) -> Metrics:
+        """The share of examples whose largest output is the target's."""
+        right = jnp.argmax(outputs, -1).astype(targets.dtype) == targets
+        return {"accuracy": jnp.mean(right, dtype=jnp.float32)}
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        """Softmax: a probability for each class."""
+        return jax.nn.softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
+
+
+class Binary(Task):
+    """Yes or no: sigmoid cross entropy of one output.
+
+    Outputs are logits (..., 1), targets integers 0 or 1 (...), predictions the probability of 1
+    (...). The metric is `accuracy`.
+
+    >>> import jax.numpy as jnp
+    >>> Binary().predict(jnp.zeros((1, 1))).tolist()
+    [0.5]
+    """
+
+    @property
+    def outputs(self) -> int:
+        """One logit."""
+        return 1
+
+    @property
+    def classes(self) -> int:
+        """Two: no and yes."""
+        return 2
+
+    def __call__(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        """Mean of log(1 + exp(-s z)) for logit z and s = 1 or -1."""
+        logits = self._wide(outputs, targets, labels=True)[..., 0]
+        return optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype)).mean()
+
+    def metrics(self, outputs: jax.Array, targets: jax.Array) -> Metrics:
+        """The share of examples on the right side of 0."""
+        right = (outputs[..., 0] > 0).astype(targets.dtype) == targets
+        return {"accuracy": jnp.mean(right, dtype=jnp.float32)}
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        """Sigmoid: the probability of 1."""
+        wide = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        return jax.nn.sigmoid(wide[..., 0])
+
+
+class Regression(Task):
+    """A number: mean squared error.
+
+    Outputs are (..., 1), targets floats (...), predictions the outputs (...). The metric is `mae`,
+    the mean absolute error, in the targets' units.
+
+    >>> import jax.numpy as jnp
+    >>> float(Regression()(jnp.zeros((2, 1)), jnp.array([1.0, 3.0])))
+    5.0
+    """
+
+    @property
+    def outputs(self) -> int:
+        """One number."""
+        return 1
+
+    def __call__(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        """Mean of (output - target)**2."""
+        return jnp.mean(jnp.square(self._errors(outputs, targets)))
+
+    def metrics(self, outputs: jax.Array, targets: jax.Array) -> Metrics:
+        """Mean of |output - target|."""
+        return {"mae": jnp.mean(jnp.abs(self._errors(outputs, targets)))}
+
+    def predict(self, outputs: jax.Array) -> jax.Array:
+        """The outputs themselves."""
+        return outputs[..., 0]
+
+    def _errors(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        wide = self._wide(outputs, targets, labels=False)[..., 0]
+        return wide - targets.astype(wide.dtype)
+
+
+Loss: TypeAlias = Task | Callable[[Any, Any], jax.Array]
+
+
+def losses_and_metrics(task: Loss, outputs: Any, targets: Any) -> tuple[jax.Array, Metrics]:
+    """The loss, and all metrics with the loss among them; ValueError for a loss with axes."""
+    loss = task(outputs, targets)
+    if jnp.shape(loss) != ():
+        raise ValueError(
+            f"a loss is a scalar, got {describe(loss)} from {task!r}; write "
+            "loss(outputs, targets).mean()"
+        )
+    more = task.metrics(outputs, targets) if isinstance(task, Task) else {}
+    return loss, {"loss": loss, **more}

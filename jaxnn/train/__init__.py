@@ -14,6 +14,7 @@ from .optimizer import Optimizer
 from .state import TrainState
 from .step import make_step
 from .task import Binary, Classification, Regression, Task
+from .weights import Weights, load_weights, pack_weights
 
 __all__ = [
     "Binary",
@@ -22,8 +23,11 @@ __all__ = [
     "Regression",
     "Task",
     "TrainState",
+    "Weights",
     "evaluate",
     "fit",
+    "load_weights",
     "make_step",
+    "pack_weights",
     "predict",
 ]

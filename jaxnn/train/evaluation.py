@@ -46,7 +46,7 @@ def evaluate(
     """
     x, y = data
     check(x, y, classes=task.classes if isinstance(task, Task) else None, name="data")
-    size = check_batch_size(batch_size)
+    size = check_count(batch_size, "batch_size")
     metrics = compiled_evaluation(net, task)(
         trained.params, trained.state, jnp.asarray(x), jnp.asarray(y), size
     )
@@ -74,15 +74,15 @@ def predict(
     x = jnp.asarray(x)
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError(f"predict wants at least one example, got {describe(x)}")
-    size = check_batch_size(batch_size)
+    size = check_count(batch_size, "batch_size")
     return _compiled_prediction(net, task)(trained.params, trained.state, x, size)
 
 
-def check_batch_size(batch_size: Any) -> int:
-    """The batch size, an int of at least 1; ValueError for anything else."""
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"batch_size is an int >= 1, got {batch_size!r}")
-    return batch_size
+def check_count(number: Any, name: str, least: int = 1) -> int:
+    """The number, an int of at least `least`; ValueError for anything else."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise ValueError(f"{name} is an int >= {least}, got {number!r}")
+    return number
 
 
 @remembered

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..core import paths
 from ..core.layer import Layer
 from ..core.values import is_traced
 from ..data import check
-from .evaluation import check_batch_size, compiled_evaluation
+from .evaluation import check_count, compiled_evaluation
 from .optimizer import as_pytree
 from .state import TrainState
-from .step import check_parts, pure_step, remembered
+from .step import check_parts, pure_step, remembered, step_key
 from .task import Loss, Metrics, Task
 
 Record: TypeAlias = dict[str, float]
@@ -83,14 +84,17 @@ def fit(
     """
     check_parts(net, task, optimizer)
     x, y = _checked(task, data, "training data")
-    size = check_batch_size(batch_size)
+    size = check_count(batch_size, "batch_size")
+    check_count(epochs, "epochs", least=0)
     if size > x.shape[0]:
         raise ValueError(
             f"batch_size is {size}, but the training data have {x.shape[0]} rows; write "
             f"batch_size={x.shape[0]} or less"
         )
     steps = x.shape[0] // size
-    at_once = check_batch_size(steps_per_dispatch) if steps_per_dispatch is not None else steps
+    at_once = steps
+    if steps_per_dispatch is not None:
+        at_once = check_count(steps_per_dispatch, "steps_per_dispatch")
     held = None if validation is None else _checked(task, validation, "validation data")
     if start is None:
         ts = TrainState.create(
@@ -98,7 +102,8 @@ def fit(
         )
     else:
         ts = jax.tree.map(jnp.copy, start)  # the steps take the memory of what they are given
-    run = functools.partial(_compiled_steps(net, task, augment), as_pytree(optimizer))
+    numbers, structure = jax.tree.flatten(as_pytree(optimizer))
+    run = functools.partial(_compiled_steps(net, task, structure, augment), numbers)
     evaluation = None if held is None else compiled_evaluation(net, task)
     history: list[Record] = []
     began = time.perf_counter()
@@ -134,7 +139,7 @@ def epoch_order(key: jax.Array, epoch: int, rows: int) -> np.ndarray[Any, Any]:
     >>> sorted(epoch_order(jax.random.key(0), 3, 5).tolist())
     [0, 1, 2, 3, 4]
     """
-    words = np.asarray(jax.random.key_data(key), np.uint64).reshape(-1)
+    words = np.asarray(jax.random.key_data(paths.as_key(key)), np.uint64)
     seed = [int(words[::2].sum()) % 2**64, int(words[1::2].sum()) % 2**64]
     generator = np.random.Philox(key=np.array(seed, np.uint64), counter=[0, 0, 0, epoch])
     return np.argsort(generator.random_raw(rows), kind="stable").astype(np.int32)
@@ -155,28 +160,34 @@ def _checked(task: Loss, data: Any, name: str) -> tuple[jax.Array, jax.Array]:
 
 
 @remembered
-def _compiled_steps(net: Layer, task: Loss, augment: Augment | None) -> Callable[..., Any]:
-    return jax.jit(functools.partial(_steps, net, task, augment), donate_argnums=1)
+def _compiled_steps(
+    net: Layer, task: Loss, structure: Any, augment: Augment | None
+) -> Callable[..., Any]:
+    """The jitted function `(numbers, ts, x, y, order)`: one step a row of `order`, and the sum of
+    each metric over them."""
+
+    def run(numbers: Any, ts: TrainState, x: Any, y: Any, order: Any) -> tuple[TrainState, Metrics]:
+        optimizer = jax.tree.unflatten(structure, numbers)
+        step = functools.partial(_gathered_step, net, task, optimizer, augment, x, y)
+        ts, metrics = lax.scan(step, ts, order)
+        return ts, jax.tree.map(jnp.sum, metrics)
+
+    return jax.jit(run, donate_argnums=1)
 
 
-def _steps(
+def _gathered_step(
     net: Layer,
     task: Loss,
-    augment: Augment | None,
     optimizer: Any,
-    ts: TrainState,
+    augment: Augment | None,
     x: jax.Array,
     y: jax.Array,
-    order: jax.Array,
+    ts: TrainState,
+    rows: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """One step a row of `order`, and the sum of each metric over them."""
-
-    def step(ts: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
-        batch = x[rows]
-        if augment is not None:
-            # Beside the key of the step, which the network has.
-            batch = augment(jax.random.fold_in(jax.random.fold_in(ts.key, ts.step), 1), batch)
-        return pure_step(net, task, optimizer, ts, (batch, y[rows]))
-
-    ts, metrics = lax.scan(step, ts, order)
-    return ts, jax.tree.map(jnp.sum, metrics)
+    """A step on those rows of the data."""
+    batch = x[rows]
+    if augment is not None:
+        # Beside the key of the step, which the network has.
+        batch = augment(jax.random.fold_in(step_key(ts), 1), batch)
+    return pure_step(net, task, optimizer, ts, (batch, y[rows]))

@@ -7,28 +7,35 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
+from ..core import paths
+from ..core.calls import current_trace
 from ..core.layer import Layer
 from .optimizer import as_pytree
 from .state import TrainState
 from .task import Loss, Metrics, losses_and_metrics
 
+# The trace outside of every transform.
+OUTSIDE = current_trace()
+
 Step: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+def step_key(ts: TrainState) -> jax.Array:
+    """The random key of the step that comes next."""
+    return jax.random.fold_in(paths.as_key(ts.key), ts.step)
 
 
 def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
     """`make`, remembering what it made for equal arguments, so that they share one program.
 
-    A network that holds traced numbers has no equal, and is made anew.
+    Inside a transform everything is made anew: what is made there may hold traced numbers, which
+    must not outlive it.
     """
     cached = functools.lru_cache(maxsize=128)(make)
 
     @functools.wraps(make)
     def made(*arguments: Any) -> Any:
-        try:
-            hash(arguments)
-        except TypeError:
-            return make(*arguments)
-        return cached(*arguments)
+        return (cached if current_trace() == OUTSIDE else make)(*arguments)
 
     return made
 
@@ -56,7 +63,8 @@ def make_step(net: Layer, task: Loss, optimizer: Any) -> Step:
     (1, ['loss'])
     """
     check_parts(net, task, optimizer)
-    return functools.partial(_compiled_step(net, task), as_pytree(optimizer))
+    numbers, structure = jax.tree.flatten(as_pytree(optimizer))
+    return functools.partial(_compiled_step(net, task, structure), numbers)
 
 
 def pure_step(
@@ -64,7 +72,7 @@ def pure_step(
 ) -> tuple[TrainState, Metrics]:
     """The step as a plain pure function, to jit, scan or vmap."""
     x, targets = batch
-    key = jax.random.fold_in(ts.key, ts.step)
+    key = step_key(ts)
 
     def loss_of(params: Any) -> tuple[jax.Array, Any]:
         outputs, state = net.apply(params, x, state=ts.state, key=key, train=True)
@@ -78,8 +86,11 @@ def pure_step(
 
 
 @remembered
-def _compiled_step(net: Layer, task: Loss) -> Callable[..., Any]:
-    return jax.jit(functools.partial(pure_step, net, task), donate_argnums=1)
+def _compiled_step(net: Layer, task: Loss, optimizer: Any) -> Callable[..., Any]:
+    def step(numbers: Any, ts: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        return pure_step(net, task, jax.tree.unflatten(optimizer, numbers), ts, batch)
+
+    return jax.jit(step, donate_argnums=1)
 
 
 def check_parts(net: Any, task: Any, optimizer: Any) -> None:

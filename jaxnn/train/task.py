@@ -34,19 +34,19 @@ class Task(Value):
         """The number of classes that targets name, or None where they are no labels."""
         return None
 
-    def __call__(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def __call__(self, outputs: Any, targets: Any) -> jax.Array:
         """The loss, a scalar: the mean over all examples."""
         raise NotImplementedError
 
-    def metrics(self, outputs: jax.Array, targets: jax.Array) -> Metrics:
+    def metrics(self, outputs: Any, targets: Any) -> Metrics:
         """Further scalars by name, each a mean over all examples."""
         return {}
 
-    def predict(self, outputs: jax.Array) -> jax.Array:
+    def predict(self, outputs: Any) -> jax.Array:
         """Predictions from outputs."""
         raise NotImplementedError
 
-    def _wide(self, outputs: jax.Array, targets: jax.Array, labels: bool) -> jax.Array:
+    def _wide(self, outputs: Any, targets: Any, labels: bool) -> jax.Array:
         """The outputs in at least float32, once their shape fits the targets'."""
         if outputs.ndim == 0 or outputs.shape[-1] != self.outputs:
             raise ValueError(
@@ -99,17 +99,17 @@ class Classification(Task):
         """The number of classes."""
         return self.number
 
-    def __call__(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def __call__(self, outputs: Any, targets: Any) -> jax.Array:
         """Mean of -log softmax(outputs)[target]."""
         logits = self._wide(outputs, targets, labels=True)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
-    def metrics(self, outputs: jax.Array, targets: jax.Array) -> Metrics:
+    def metrics(self, outputs: Any, targets: Any) -> Metrics:
         """The share of examples whose largest output is the target's."""
         right = jnp.argmax(outputs, -1).astype(targets.dtype) == targets
         return {"accuracy": jnp.mean(right, dtype=jnp.float32)}
 
-    def predict(self, outputs: jax.Array) -> jax.Array:
+    def predict(self, outputs: Any) -> jax.Array:
         """Softmax: a probability for each class."""
         return jax.nn.softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
 
@@ -135,17 +135,17 @@ class Binary(Task):
         """Two: no and yes."""
         return 2
 
-    def __call__(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def __call__(self, outputs: Any, targets: Any) -> jax.Array:
         """Mean of log(1 + exp(-s z)) for logit z and s = 1 or -1."""
         logits = self._wide(outputs, targets, labels=True)[..., 0]
         return optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype)).mean()
 
-    def metrics(self, outputs: jax.Array, targets: jax.Array) -> Metrics:
+    def metrics(self, outputs: Any, targets: Any) -> Metrics:
         """The share of examples on the right side of 0."""
         right = (outputs[..., 0] > 0).astype(targets.dtype) == targets
         return {"accuracy": jnp.mean(right, dtype=jnp.float32)}
 
-    def predict(self, outputs: jax.Array) -> jax.Array:
+    def predict(self, outputs: Any) -> jax.Array:
         """Sigmoid: the probability of 1."""
         wide = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
         return jax.nn.sigmoid(wide[..., 0])
@@ -167,19 +167,19 @@ class Regression(Task):
         """One number."""
         return 1
 
-    def __call__(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def __call__(self, outputs: Any, targets: Any) -> jax.Array:
         """Mean of (output - target)**2."""
         return jnp.mean(jnp.square(self._errors(outputs, targets)))
 
-    def metrics(self, outputs: jax.Array, targets: jax.Array) -> Metrics:
+    def metrics(self, outputs: Any, targets: Any) -> Metrics:
         """Mean of |output - target|."""
         return {"mae": jnp.mean(jnp.abs(self._errors(outputs, targets)))}
 
-    def predict(self, outputs: jax.Array) -> jax.Array:
+    def predict(self, outputs: Any) -> jax.Array:
         """The outputs themselves."""
         return outputs[..., 0]
 
-    def _errors(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def _errors(self, outputs: Any, targets: Any) -> jax.Array:
         wide = self._wide(outputs, targets, labels=False)[..., 0]
         return wide - targets.astype(wide.dtype)
 

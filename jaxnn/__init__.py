@@ -43,6 +43,7 @@ from .core.initialisers import (
 from .core.layer import Composite, Layer, LayerLike, Primitive, Wrapper
 from .core.pair import layer
 from .core.paths import fold
+from .inspect.summary import summary
 from .layers.activation import PReLU
 from .layers.dense import Dense
 from .layers.dropout import Dropout
@@ -50,6 +51,7 @@ from .layers.embedding import Embedding
 from .layers.normalisation import BatchNorm, LayerNorm, RMSNorm
 from .layers.parameter import Parameter
 from .layers.shape import Flatten, Reshape
+from .surgery.replacement import replace
 from .version import __version__ as __version__
 
 __all__ = [
@@ -94,6 +96,8 @@ __all__ = [
     "normal",
     "ones",
     "orthogonal",
+    "replace",
+    "summary",
     "truncated_normal",
     "uniform",
     "variance_scaling",

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -89,4 +90,4 @@ def check_stacked(tree: Any, n: int) -> None:
 
 
 def _kinds(tree: Any) -> Any:
-    return jax.tree.map(lambda a: (tuple(a.shape), a.dtype), tree)
+    return jax.tree.map(lambda a: (jnp.shape(a), jnp.result_type(a)), tree)

@@ -1,8 +1,10 @@
 """Residual: a layer's output added to its input."""
 
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ..core.calls import Call, Outcome
 from ..core.declarations import Declaration, describe
@@ -22,23 +24,30 @@ class Residual(Wrapper):
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
         declaration = declared(self.wrapped, method, inputs, named)
-        if method == "forward":
-            _check_same(inputs, declaration.output)
-        return declaration
+        if method != "forward":
+            return declaration
+        _check_same(inputs, declaration.output)
+        add = functools.partial(jax.tree.map, _add)
+        return declaration._replace(output=jax.eval_shape(add, inputs[0], declaration.output))
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
         outcome = self.wrapped._evaluate(call, method, inputs, named)
         if method != "forward":
             return outcome
         _check_same(inputs, outcome.output)
-        added = jax.tree.map(lambda x, y: x + y.astype(x.dtype), inputs[0], outcome.output)
-        return outcome._replace(output=added)
+        return outcome._replace(output=jax.tree.map(_add, inputs[0], outcome.output))
+
+
+def _add(x: jax.Array, y: jax.Array) -> jax.Array:
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else y.dtype
+    return x.astype(dtype) + y.astype(dtype)
 
 
 def _check_same(inputs: tuple[Any, ...], output: Any) -> None:
     shapes = [jax.tree.map(lambda a: tuple(a.shape), tree) for tree in (inputs, (output,))]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f"Residual adds the output to its one input, but the input is {describe(inputs)} and "
-            f"the output {describe(output)}; make the shapes equal, or add in a Composite's forward"
+            f"Residual adds the output to its one input, but got "
+            f"{', '.join(map(describe, inputs))} and the output {describe(output)}; make the "
+            "shapes equal, or add in a Composite's forward"
         )

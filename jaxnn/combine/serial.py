@@ -6,6 +6,7 @@ Both hold any number of layers, by position (a tuple of parameters) or by name (
 from collections.abc import Callable
 from typing import Any
 
+from ..core import paths
 from ..core.layer import Composite, Layer, LayerLike, as_layers
 from ..core.signatures import check_names
 from ..core.values import FrozenDict, code, copy_with, normalise
@@ -23,9 +24,13 @@ class Branches(Composite):
                 f"{owner} takes children by position or by name, not both; got {len(layers)} by "
                 f"position and {sorted(named)} by name"
             )
-        check_names(named, owner)
+        _check_layers(named or layers, owner)
         children = as_layers(normalise(named or layers, owner), owner)
         object.__setattr__(self, "layers", children)
+
+    def _normalise_fields(self) -> None:
+        _check_layers(self.layers, type(self).__name__)
+        super()._normalise_fields()
 
     def _children(self) -> Any:
         return self.layers
@@ -43,6 +48,21 @@ class Branches(Composite):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._code())})"
+
+
+def _check_layers(layers: Any, owner: str) -> None:
+    """Raise where a name is taken, or a child is none or several layers."""
+    named = layers if isinstance(layers, dict) else {}
+    check_names(named, owner)
+    paths.check_segments(named, owner)
+    for name, child in named.items() or enumerate(layers):
+        if child is None or isinstance(child, list | tuple | dict):
+            hint = "leave it out" if child is None else f"write {owner}(*layers)"
+            if isinstance(child, dict):
+                hint = f"write {owner}(**layers)"
+            raise TypeError(
+                f"{owner}[{name!r}] wants a layer or a function, got {child!r:.80}; {hint}"
+            )
 
 
 class Serial(Branches):
@@ -63,6 +83,9 @@ class Serial(Branches):
     >>> net.apply(params, jnp.zeros((32, 784))).shape
     (32, 10)
     """
+
+    def __init__(self, *layers: LayerLike, **named: LayerLike) -> None:
+        super().__init__(*layers, **named)
 
     def forward(self, x: Any) -> Any:
         """The last layer's output."""
@@ -93,7 +116,12 @@ class Parallel(Branches):
         self, *layers: LayerLike, merge: Callable[..., Any] | None = None, **named: LayerLike
     ) -> None:
         super().__init__(*layers, **named)
-        object.__setattr__(self, "merge", normalise(merge, "Parallel.merge"))
+        object.__setattr__(self, "merge", merge)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Check that the outputs are merged by a plain function."""
+        merge = self.merge
         if merge is not None and (isinstance(merge, Layer) or not callable(merge)):
             raise TypeError(
                 f"Parallel.merge is a plain function of the outputs, got {merge!r}; put a layer "

@@ -6,6 +6,7 @@ it hands the child its parameters, state and key, and collects the new state. `D
 from shapes alone: it asks the child for its declaration and gives back a placeholder.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from . import paths
 from .calls import Call, Mismatch, Outcome, current_trace, located
-from .declarations import Declaration, abstract, is_array, mismatches, placeholder
+from .declarations import Declaration, abstract, describe, is_array, mismatches, placeholder
 from .signatures import suggestion
 
 
@@ -25,7 +26,7 @@ class Bound:
     attributes are the layer's own.
     """
 
-    __slots__ = ("_frame", "_path", "layer")
+    __slots__ = ("__weakref__", "_frame", "_path", "layer")  # JAX's transforms refer weakly
 
     def __init__(self, layer: Any, frame: "Evaluation | Declaring", path: paths.Path) -> None:
         self.layer = layer
@@ -61,7 +62,8 @@ def bind(children: Any, frame: "Evaluation | Declaring", path: paths.Path = ()) 
     if isinstance(children, dict):
         return {name: bind(child, frame, (*path, name)) for name, child in children.items()}
     if isinstance(children, tuple):
-        return tuple(bind(child, frame, (*path, str(i))) for i, child in enumerate(children))
+        bound = [bind(child, frame, (*path, str(i))) for i, child in enumerate(children)]
+        return paths.like(children, bound)
     return children if children is None else Bound(children, frame, path)
 
 
@@ -195,11 +197,17 @@ class Unknown:
         self.path = path
 
     def __getitem__(self, name: str) -> Any:
-        raise ValueError(
-            f"the parameters of {paths.text(self.path)!r} are read before it is called, so init "
-            "cannot know their shapes: call the child first, or hand child.params to "
-            "child.layer.apply"
-        )
+        raise ValueError(_read_early(self.path))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(_read_early(self.path))
+
+
+def _read_early(path: paths.Path) -> str:
+    return (
+        f"the parameters of {paths.text(path)!r} are read before it is called, so init cannot know "
+        "their shapes: call the child first, or hand child.params to child.layer.apply"
+    )
 
 
 class Declaring:
@@ -213,12 +221,19 @@ class Declaring:
         self.declare = declare
         self.passing = passing
         self.found: dict[paths.Path, Declaration] = {}
+        self.read: set[paths.Path] = set()
 
     def params_at(self, path: paths.Path) -> Any:
         """Placeholders for the parameters at `path`, or `Unknown` before its first call."""
         if path in self.found:
             return placeholder(self.found[path].params)
+        self.read.add(path)
         return Unknown(self, path)
+
+    def check_read(self) -> None:
+        """Raise ValueError where a child's parameters were read, but it was never called."""
+        for path in self.read - self.found.keys():
+            raise ValueError(_read_early(path))
 
     def run(
         self,
@@ -231,28 +246,56 @@ class Declaring:
         """Ask a child for its declaration, and give back a placeholder for its output."""
         with located(path, layer):
             named = inputs_for(layer, method, inputs, named, self.passing)
-            declaration = self.declare(layer, method, abstract(inputs), abstract(named))
             before = self.found.get(path)
-            if before is None or not _has_declared(before):
-                self.found[path] = declaration
-            elif _has_declared(declaration):
-                lines = mismatches(before.params, declaration.params)
-                if lines:
-                    raise ValueError(
-                        "called twice with inputs that need different parameters:\n  "
-                        + "\n  ".join(lines)
-                    )
+            if before is not None and method != "forward":
+                # forward has declared what another method uses, whose inputs may be others.
+                params, state = placeholder(before.params), placeholder(before.state)
+                with contextlib.suppress(ValueError):  # it may reach what forward did not
+                    call = Call(params, state, None, False)
+                    return layer._evaluate(call, method, inputs, named).output
+            declaration = self.declare(layer, method, abstract(inputs), abstract(named))
+            self.found[path] = _joined(before, declaration) if before else declaration
         return placeholder(declaration.output)
 
 
-def _has_declared(declaration: Declaration) -> bool:
-    return bool(declaration.params) or bool(declaration.state)
+def _joined(before: Declaration, after: Declaration) -> Declaration:
+    """What two calls of one layer declare; either may reach children that the other does not."""
+    params = _filled(before.params, after.params)
+    lines = mismatches(params, _filled(after.params, before.params))
+    if lines:
+        raise ValueError(
+            "called twice with inputs that need different parameters:\n  " + "\n  ".join(lines)
+        )
+    return Declaration(params, _union(before.state, after.state), after.output)
+
+
+def _filled(one: Any, other: Any) -> Any:
+    """The parameters `one`, with those of `other` where `one` has none."""
+    if isinstance(one, dict) and not one:
+        return other
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return {name: _filled(item, other[name]) for name, item in one.items()}
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        return paths.like(one, [_filled(a, b) for a, b in zip(one, other, strict=True)])
+    return one
+
+
+def _union(one: Any, other: Any) -> Any:
+    if not isinstance(one, dict) or not isinstance(other, dict):
+        return one
+    both = {name: _union(item, other[name]) for name, item in one.items() if name in other}
+    return one | other | both
 
 
 def concrete_inputs(tree: Any) -> Any:
     """Inputs with numpy arrays as JAX arrays; everything else as it is."""
 
     def leaf(x: Any) -> Any:
+        if isinstance(x, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"apply wants arrays, got only the shape {describe(x)}; for the shape of the "
+                "output write jax.eval_shape(net.apply, params, x)"
+            )
         return x if isinstance(x, jax.Array) or not is_array(x) else jnp.asarray(x)
 
     return jax.tree.map(leaf, tree)

@@ -7,11 +7,12 @@ is why a wrapper can put any JAX transform between the two.
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import get_opaque_trace_state
 
 from . import paths
 
@@ -77,11 +78,29 @@ class Arrays(NamedTuple):
 
 def current_trace() -> Any:
     """A token that changes when a JAX transform is entered or left."""
+    from jax.extend.core import get_opaque_trace_state  # here: it doubles the time of our import
+
     return get_opaque_trace_state(convention="flax")
+
+
+def is_outside() -> bool:
+    """Whether no JAX transform is under way."""
+    return current_trace() == _outside()
+
+
+@functools.cache
+def _outside() -> Any:
+    """The token of no transform: that of a thread which has entered none."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(current_trace).result()
 
 
 class Mismatch(ValueError):
     """Parameters or state that are not those a layer declares."""
+
+
+class Unreached(Mismatch):
+    """A child that init never called, so that it has no parameters."""
 
 
 @contextlib.contextmanager
@@ -96,6 +115,11 @@ def located(path: paths.Path, layer: Any) -> Iterator[None]:
     except Exception as error:
         _locate(error, path, layer)
         raise
+
+
+def place_of(error: Exception) -> paths.Path:
+    """The path that `located` has put into an error so far."""
+    return error.__dict__.get("_jaxnn_place", {"path": ()})["path"]
 
 
 def _locate(error: Exception, path: paths.Path, layer: Any) -> None:
@@ -119,7 +143,7 @@ def _locate(error: Exception, path: paths.Path, layer: Any) -> None:
 
 def _is_plain(error: Exception) -> bool:
     """Whether the error is its text and nothing else, so that the text may be rewritten."""
-    kinds = (ValueError, TypeError, Mismatch)
+    kinds = (ValueError, TypeError, Mismatch, Unreached)
     return type(error) in kinds and len(error.args) == 1 and isinstance(error.args[0], str)
 
 

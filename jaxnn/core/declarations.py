@@ -6,6 +6,7 @@ declarations of a whole network are nested as its parameters are, so `net.spec(x
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from . import paths
-from .initialisers import Initialiser, constant, zeros
-from .values import Value
+from .initialisers import Initialiser, Initializer, constant, zeros
+from .values import Value, code
 
 
 class Declared(Value):
@@ -31,6 +32,8 @@ class Declared(Value):
             isinstance(n, int) and n >= 0 for n in self.shape
         ):
             raise ValueError(f"a declared shape is a tuple of ints >= 0, got {self.shape!r}")
+        if not isinstance(self.init, Initializer):
+            _check_initialiser(self.init)
         dtype = jax.dtypes.canonicalize_dtype(float if self.dtype is None else self.dtype)
         object.__setattr__(self, "dtype", dtype)
 
@@ -43,6 +46,23 @@ class Declared(Value):
     def ndim(self) -> int:
         """The number of axes."""
         return len(self.shape)
+
+
+def _check_initialiser(init: Any) -> None:
+    if not callable(init):
+        raise TypeError(
+            f"an initialiser is a function of (key, shape, dtype), got {init!r}; write "
+            "nn.normal(stddev) or nn.constant(value), say"
+        )
+    try:
+        inspect.signature(init).bind(None, (), None)
+    except TypeError:
+        raise TypeError(
+            f"an initialiser takes (key, shape, dtype), which {code(init)} does not; write "
+            f"{code(init)}(...) where that makes one"
+        ) from None
+    except ValueError:  # a builtin that does not tell what it takes
+        return
 
 
 class Param(Declared):
@@ -170,7 +190,7 @@ def mismatches(declared: Any, given: Any, path: paths.Path = ()) -> list[str]:
     where = paths.text(path) or "the whole"
     if isinstance(declared, dict):
         if not isinstance(given, dict):
-            return [f"{where}: declared a dict {sorted(declared)}, got {_kind(given)}"]
+            return [f"{where}: declared {_kind(declared)}, got {_kind(given)}"]
         lines = [
             f"{paths.text((*path, name))}: declared {_kind(item)}, missing"
             for name, item in declared.items()
@@ -187,7 +207,8 @@ def mismatches(declared: Any, given: Any, path: paths.Path = ()) -> list[str]:
         return lines
     if isinstance(declared, (tuple, list)):
         if not isinstance(given, type(declared)) or len(given) != len(declared):
-            return [f"{where}: declared {_kind(declared)}, got {_kind(given)}"]
+            hint = "; write a tuple" if isinstance(given, list) else ""
+            return [f"{where}: declared {_kind(declared)}, got {_kind(given)}{hint}"]
         pairs = enumerate(zip(declared, given, strict=True))
         return [
             line for i, (one, other) in pairs for line in mismatches(one, other, (*path, str(i)))
@@ -205,9 +226,9 @@ def _has_leaves(tree: Any) -> bool:
 
 def _kind(item: Any) -> str:
     if is_array(item):
-        return str(tuple(item.shape))
+        return str(tuple(item.shape)) if isinstance(item, Declared) else describe(item)
     if isinstance(item, dict):
-        return f"a dict {sorted(item)}"
+        return f"a dict {sorted(map(str, item))}" if item else "{}"
     if isinstance(item, (tuple, list)):
         return f"a {type(item).__name__} of {len(item)}"
-    return f"{type(item).__name__} {item!r}"
+    return "None" if item is None else f"{type(item).__name__} {item!r:.80}"

@@ -123,7 +123,9 @@ class variance_scaling(Initializer):
     batch_axis: int | tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the names."""
+        """Check the scale and the names."""
+        if not is_traced(self.scale) and not self.scale >= 0.0:
+            raise ValueError(f"variance_scaling.scale is a number >= 0, got {self.scale!r}")
         if self.mode not in ("fan_in", "fan_out", "fan_avg"):
             raise ValueError(f"mode is 'fan_in', 'fan_out' or 'fan_avg', got {self.mode!r}")
         if self.distribution not in ("truncated_normal", "normal", "uniform"):

@@ -18,7 +18,7 @@ import jax
 
 from . import paths
 from .binding import Declaring, Evaluation, Unknown, bind, concrete_inputs
-from .calls import Call, Mismatch, Outcome, State, located
+from .calls import Call, Mismatch, Outcome, State, Unreached, located, place_of
 from .declarations import (
     Declaration,
     Param,
@@ -39,9 +39,17 @@ from .signatures import (
     signature,
     suggestion,
 )
-from .values import FrozenDict, Value, code, copy_with, fields, is_traced
+from .values import FrozenDict, Value, code, copy_with, fields, is_lasting, is_traced
 
-INIT_STATE = "state = net.init_state(x); y, state = net.apply(params, x, state=state)"
+INIT = (
+    "Write params = net.init(key, x) and net.apply(params, x) with the same network, and x of the "
+    "same shape, batch axes aside."
+)
+UNREACHED = (
+    "was not reached by init, so it has no parameters: write params = net.init(key, x) with inputs "
+    "for which forward calls it"
+)
+INIT_STATE = "write state = net.init_state(x); y, state = net.apply(params, x, state=state)"
 
 
 class Layer(Value):
@@ -75,7 +83,8 @@ class Layer(Value):
         `jax.eval_shape`, and `jax.vmap` over keys. Raises ValueError with the path of the layer
         that the inputs do not fit.
         """
-        return draw(self.spec(*inputs, **named), paths.as_key(key))
+        key = paths.as_key(key)  # first: net.init(x, key) is then told that x is no key
+        return draw(self.spec(*inputs, **named), key)
 
     def init_state(self, *inputs: Any, **named: Any) -> State:
         """The state before the first step: nested dicts of arrays, `{}` where none is kept."""
@@ -129,11 +138,16 @@ class Layer(Value):
             output = params.frame.run(self, params.path, method, inputs, named)
             return output if state is None else (output, state)
         if not isinstance(train, bool):
-            raise TypeError(f"train is True or False, known while tracing; got {train!r}")
+            raise TypeError(
+                f"train is True or False, known while tracing; got {train!r}: under jax.jit, make "
+                "it static: jax.jit(f, static_argnames='train')"
+            )
         if state is not None and not isinstance(state, dict):
-            raise TypeError(f"state is a dict from net.init_state(x), got {state!r}")
+            raise TypeError(
+                f"state is the dict that net.init_state(x) gives, got {_brief(state)}; {INIT_STATE}"
+            )
         self._check_named(method, named)
-        inputs, named = concrete_inputs(inputs), concrete_inputs(named)
+        params, state, inputs, named = concrete_inputs((params, state, inputs, named))
         root = None if key is None else paths.PathKey(paths.as_key(key))
         call = Call(params, state, root, train)
         try:
@@ -177,13 +191,19 @@ class Layer(Value):
     def _known_method(self, method: str | None) -> str:
         if method is None or method == "forward":
             return "forward"
-        if not isinstance(method, str) or not self._has_method(method):
+        if not isinstance(method, str):
+            raise TypeError(f"method is the name of a method, such as 'decode'; got {method!r}")
+        if not self._has_method(method):
             known = [n for n in dir(type(self)) if not n.startswith("_") and self._has_method(n)]
             raise ValueError(f"{self!r} has no method {method!r}; {suggestion(method, known)}")
         return method
 
     def _signature(self, method: str) -> Signature:
-        return signature(getattr(type(self), method), self._skip)
+        function = getattr(type(self), method, None)
+        if function is None:
+            first = "self, params, x" if self._skip == 2 else "self, x"
+            raise TypeError(f"{type(self).__name__} has no {method}; write def {method}({first})")
+        return signature(function, self._skip)
 
     def _takes(self, method: str) -> set[str]:
         """The inputs that this layer or a layer below it takes by name."""
@@ -205,19 +225,19 @@ class Layer(Value):
     def _explain(self, error: Mismatch, params: Any, method: str, inputs: Any, named: Any) -> str:
         """All that is wrong with the parameters, where the network's own declaration tells it."""
         try:
-            spec = declared(self, method, abstract(inputs), abstract(named)).params
-        except Exception:  # the inputs do not fit either: the first error says most
-            return str(error)
+            spec = self._declaration(method, inputs, named).params
+        except Exception as other:
+            return f"{error}\nNor do the inputs fit: {other}\n{INIT}"
         lines = mismatches(spec, params)
         if not lines:
-            return str(error)
+            return f"{error}\n{INIT}"
         given = ", ".join(
             [*map(describe, inputs), *(f"{k}={describe(v)}" for k, v in named.items())]
         )
         return (
             f"the parameters are not those of this network for the inputs {given}:\n  "
             + "\n  ".join(lines)
-            + "\nWrite params = net.init(key, x) with this network and an x of that shape."
+            + f"\n{error if isinstance(error, Unreached) and place_of(error) else INIT}"
         )
 
 
@@ -230,8 +250,11 @@ def declared(layer: Layer, method: str, inputs: Any, named: Any) -> Declaration:
     typed = tuple((type(leaf), leaf) for leaf in leaves)
     wide = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
     try:
+        lasting = is_lasting(layer)
         hash((layer, typed))
     except TypeError:  # a traced number in the layer, or an input that does not hash
+        lasting = False
+    if not lasting:
         return layer._declare(method, inputs, named)
     return _remembered(layer, method, structure, typed, wide)
 
@@ -289,6 +312,7 @@ class Primitive(Layer):
         return method(*positional, **{k: v for k, v in named.items() if k in takes.inputs})
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+        self._signature(method).check(method, inputs, named)
         params = self._declared_by(self.parameters, inputs, named)
         state = self._declared_by(self.variables, inputs, named)
         _check_declared(self, params, Param)
@@ -313,13 +337,23 @@ class Primitive(Layer):
             return result, {}
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"a forward that asks for state returns (y, state), got {result!r}")
+        lines = mismatches(state or {}, result[1])
+        if lines:
+            raise ValueError(
+                f"{method} returned a state unlike the one it was given: {'; '.join(lines)}; "
+                "return (y, state) with the names and shapes that `variables` declares"
+            )
         return result
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        asked = self._signature(method).requests
+        takes = self._signature(method)
+        takes.check(method, inputs, named)
+        asked = takes.requests
         if method == "forward":
             self._check_params(call.params, inputs, named)
-            self._check_state(call, inputs, named)
+            self._check_state(call, self._declared_by(self.variables, inputs, named))
+        elif "state" in asked:  # its inputs need not be those that `variables` takes
+            self._check_state(call, call.state or {"state": None})
         if "key" in asked:
             self._check_key(call)
         key = call.key.value() if "key" in asked and call.key is not None else None
@@ -330,19 +364,17 @@ class Primitive(Layer):
 
     def _check_params(self, params: Any, inputs: Any, named: Any) -> None:
         spec = self._declared_by(self.parameters, inputs, named)
-        if spec and params == {}:
-            raise Mismatch(
-                "was not reached by init, so it has no parameters: write params = net.init(key, x) "
-                "with inputs for which forward calls it"
-            )
+        if spec and isinstance(params, dict) and not params:
+            raise Unreached(UNREACHED)
         lines = mismatches(spec, params)
         if lines:
             raise Mismatch(
                 "the parameters are not those declared for these inputs: " + "; ".join(lines)
             )
 
-    def _check_state(self, call: Call, inputs: Any, named: Any) -> None:
-        slots = self._declared_by(self.variables, inputs, named)
+    def _check_state(self, call: Call, slots: Any) -> None:
+        if call.state is not None and not isinstance(call.state, dict):
+            raise ValueError(f"its state is a dict, got {_brief(call.state)}; {INIT_STATE}")
         if not slots:
             if call.state:
                 raise ValueError(
@@ -380,11 +412,13 @@ def _foreign(what: str) -> str:
 
 def _check_declared(layer: Layer, tree: Any, kind: type) -> None:
     if not isinstance(tree, dict) and kind is Slot:
-        raise TypeError(f"{layer!r}: `variables` returns a dict of nn.Slot, got {tree!r}")
+        raise TypeError(f"`variables` returns a dict of nn.Slot, got {tree!r}")
+    if tree is None:
+        raise TypeError("`parameters` returned None; return a dict of nn.Param, {} where none")
     for path, leaf in paths.walk(tree):
         if not isinstance(leaf, kind):
             raise TypeError(
-                f"{layer!r}: {paths.text(path)!r} is declared as {leaf!r}; write "
+                f"{paths.text(path) or 'the whole'!r} is declared as {describe(leaf)}; write "
                 f"nn.{kind.__name__}(shape, init)"
             )
     if isinstance(tree, dict):
@@ -429,9 +463,11 @@ class Composite(Layer):
     def _normalise_fields(self) -> None:
         super()._normalise_fields()
         for field in fields(self):
-            if re.search(r"\bLayer(Like)?\b", str(field.type)):
+            annotation = re.sub(r"Literal\[.*?\]", "", str(field.type))
+            item = getattr(self, field.name)
+            if re.search(r"\bLayer(Like)?\b", annotation) or holds_layer(item):
                 where = f"{type(self).__name__}.{field.name}"
-                object.__setattr__(self, field.name, as_layers(getattr(self, field.name), where))
+                object.__setattr__(self, field.name, as_layers(item, where))
 
     def _children(self) -> Any:
         items = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -452,6 +488,7 @@ class Composite(Layer):
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
         children = self._children()
         _check_siblings(children, type(self).__name__)
+        self._signature(method).check(method, inputs, named)
         own, passing = self._split(method, named)
         frame = Declaring(declared, passing)
         arrays, join = split_arrays((inputs, own))
@@ -463,6 +500,7 @@ class Composite(Layer):
 
         # The trace runs where nothing is shared with a transform around it.
         output = jax.eval_shape(run, arrays)
+        frame.check_read()
         params = paths.map_with_path(
             lambda path, child: frame.found[path].params if path in frame.found else {}, children
         )
@@ -474,7 +512,10 @@ class Composite(Layer):
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
         children = self._children()
-        _check_structure(children, call.params)
+        if children and isinstance(call.params, dict) and not call.params:
+            raise Unreached(UNREACHED)
+        _check_structure(children, call.params)  # first: net.apply(x) is then told of parameters
+        self._signature(method).check(method, inputs, named)
         _check_state_names(children, call.state or {})
         own, passing = self._split(method, named)
         frame = Evaluation(call, passing)
@@ -520,7 +561,7 @@ def as_layers(item: Any, where: str) -> Any:
             {name: as_layers(one, f"{where}[{name!r}]") for name, one in item.items()}
         )
     if isinstance(item, tuple):
-        return tuple(as_layers(one, f"{where}[{i}]") for i, one in enumerate(item))
+        return paths.like(item, [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)])
     if callable(item) and not isinstance(item, type):
         return Function(item)
     raise TypeError(f"{where} wants a layer or a function, got {item!r}")
@@ -560,7 +601,7 @@ def _check_structure(children: Any, params: Any) -> None:
 def _brief(params: Any) -> str:
     if isinstance(params, (dict, tuple, list)):
         return f"a {type(params).__name__} of {len(params)}"
-    return describe(params) if is_array(params) else repr(params)
+    return describe(params) if is_array(params) else f"{params!r:.80}"
 
 
 def _check_state_names(children: Any, state: Any) -> None:
@@ -569,7 +610,7 @@ def _check_state_names(children: Any, state: Any) -> None:
         return
     names = list(children) if isinstance(children, dict) else list(map(str, range(len(children))))
     if not isinstance(state, dict) or not set(state) <= set(names):
-        got = sorted(set(state) - set(names)) if isinstance(state, dict) else repr(state)
+        got = sorted(set(state) - set(names)) if isinstance(state, dict) else _brief(state)
         raise ValueError(
             f"got state for {got}, but its children are {names}: the state is that of another "
             "network; write state = net.init_state(x)"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from . import paths
 from .declarations import Param
@@ -32,12 +33,13 @@ class layer(Primitive):
 
     def parameters(self, *inputs: Any) -> Any:
         """The shapes that `init_fun` gives."""
+        given, structure = jax.tree.flatten(inputs)
         drawn = jax.eval_shape(lambda key: self.init_fun(key, *inputs), jax.random.key(0))
         leaves = dict(enumerate(paths.walk(drawn)))
         numbers = {path: number for number, (path, _) in leaves.items()}
 
         def declare(path: paths.Path, leaf: Any) -> Param:
-            init = _Drawn(self.init_fun, inputs, numbers[path])
+            init = _Drawn(self.init_fun, tuple(given), structure, numbers[path])
             return Param(tuple(leaf.shape), init, leaf.dtype, lift=len(path))
 
         return paths.map_with_path(declare, drawn)
@@ -51,10 +53,12 @@ class _Drawn(Initializer):
     """One array of what `init_fun` gives at a key."""
 
     init_fun: Callable[..., Any]
-    inputs: tuple[Any, ...]
+    given: tuple[Any, ...]
+    structure: Any
     number: int
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = None) -> jax.Array:
         """The array of that number."""
-        drawn = list(paths.walk(self.init_fun(key, *self.inputs)))
-        return drawn[self.number][1].astype(dtype)
+        inputs = jax.tree.unflatten(self.structure, self.given)
+        drawn = list(paths.walk(self.init_fun(key, *inputs)))
+        return jnp.asarray(drawn[self.number][1], dtype)

@@ -18,6 +18,9 @@ import numpy as np
 
 Path = tuple[str, ...]
 
+# The generator that a raw key belongs to, by its shape.
+RAW_KEYS: dict[Any, str] = {(2,): "threefry2x32", (4,): "rbg"}
+
 
 def segment_hash(segment: str | int) -> int:
     """CRC-32 of the segment's text (an index is its decimal text): what a key is folded by."""
@@ -44,8 +47,8 @@ def as_key(key: Any) -> jax.Array:
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             if key.shape == ():
                 return key  # type: ignore[return-value]
-        elif key.dtype == np.uint32 and key.ndim == 1:
-            return jax.random.wrap_key_data(jnp.asarray(key))
+        elif key.dtype == np.uint32 and key.shape in RAW_KEYS:
+            return jax.random.wrap_key_data(jnp.asarray(key), impl=RAW_KEYS[key.shape])
         raise TypeError(
             f"a single random key is wanted, got an array of shape {key.shape} and type "
             f"{key.dtype}; write jax.random.key(seed), or jax.vmap over several keys"
@@ -113,8 +116,13 @@ def map_with_path(function: Any, tree: Any, path: Path = ()) -> Any:
         return {name: map_with_path(function, item, (*path, name)) for name, item in tree.items()}
     if isinstance(tree, (tuple, list)):
         items = [map_with_path(function, item, (*path, str(i))) for i, item in enumerate(tree)]
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+        return like(tree, items)
     return function(path, tree)
+
+
+def like(sequence: Any, items: Iterable[Any]) -> Any:
+    """`items` as a tuple, named tuple or list, whichever `sequence` is."""
+    return type(sequence)(*items) if hasattr(sequence, "_fields") else type(sequence)(items)
 
 
 def matches(pattern: str, path: str) -> bool:

@@ -7,7 +7,7 @@ A forward is written as `forward(self, [params,] x, *, key, train)`. The names a
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 REQUESTS = frozenset({"key", "train", "state"})
@@ -18,12 +18,28 @@ RESERVED_NAMES = frozenset(
 
 
 class Signature(NamedTuple):
-    """The inputs of a method by name, whether it takes any number of them, and its requests."""
+    """The inputs of a method by name: how many may come by position, whether any number may, which
+    must come; and its requests."""
 
     inputs: tuple[str, ...]
     positional: int
     variadic: bool
+    required: frozenset[str]
     requests: frozenset[str]
+
+    def check(self, method: str, inputs: tuple[Any, ...], named: Collection[str]) -> None:
+        """Raise TypeError for too many inputs, for one given twice, and for one not given."""
+        filled = self.inputs[: min(len(inputs), self.positional)]
+        wrong = ""
+        if len(inputs) > self.positional and not self.variadic:
+            wrong = f"got {len(inputs)} inputs"
+        elif twice := [name for name in filled if name in named]:
+            wrong = f"got {twice[0]!r} by position and by name"
+        elif missing := [n for n in self.inputs if n in self.required - {*filled, *named}]:
+            wrong = f"got no {missing[0]!r}"
+        if wrong:
+            takes = ", ".join(n if n in self.required else f"{n}=..." for n in self.inputs)
+            raise TypeError(f"{wrong}; {method} takes {f'({takes})' if takes else 'no input'}")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -36,7 +52,9 @@ def signature(function: Callable[..., Any], skip: int) -> Signature:
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     inputs = [p for p in parameters if p.name not in asked and p.kind not in several]
     positional = sum(p.kind is not keyword_only for p in inputs)
-    return Signature(tuple(p.name for p in inputs), positional, variadic, frozenset(asked))
+    required = frozenset(p.name for p in inputs if p.default is inspect.Parameter.empty)
+    names = tuple(p.name for p in inputs)
+    return Signature(names, positional, variadic, required, frozenset(asked))
 
 
 def check_forward(cls: type, skip: int, requests: frozenset[str]) -> None:
@@ -67,7 +85,9 @@ def check_names(names: Iterable[str], owner: str) -> None:
     """Raise TypeError where a field or a named child takes the name of a layer's own method."""
     for name in names:
         if name in RESERVED_NAMES:
-            raise TypeError(f"{owner} has a field or child called {name!r}, which is reserved")
+            raise TypeError(
+                f"{owner} has a field or child called {name!r}, which is reserved; rename it"
+            )
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

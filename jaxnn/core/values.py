@@ -11,6 +11,7 @@ import functools
 import importlib
 import struct
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any, dataclass_transform
 
@@ -122,7 +123,7 @@ def is_traced(value: object) -> bool:
     return isinstance(value, Tracer)
 
 
-def copy_with(value: Any, **changes: Any) -> Any:
+def copy_with(value: Any, /, **changes: Any) -> Any:
     """A copy of `value` with some fields replaced as they are, without construction or checks."""
     copy = object.__new__(type(value))
     copy.__dict__.update(value.__dict__, **changes)
@@ -176,6 +177,8 @@ def normalise(value: Any, where: str) -> Any:
 
 def _normalise_dict(value: dict[Any, Any], where: str) -> FrozenDict:
     for key, item in value.items():
+        if isinstance(item, (jax.Array, np.ndarray)):
+            raise TypeError(_array_refused(item, f"{where}[{key!r}]"))
         if not isinstance(key, str) or not (
             item is None or isinstance(item, (Value, dict, tuple)) or callable(item)
         ):
@@ -220,6 +223,23 @@ def identity(value: Any) -> Any:
             "transform"
         )
     return type(value), value
+
+
+def is_lasting(value: Any) -> bool:
+    """Whether `value` may be kept: none of its functions can hold arrays, traced or not.
+
+    A function that can be imported holds none, nor does one without a closure and defaults.
+    """
+    if isinstance(value, Value):
+        return all(is_lasting(getattr(value, f.name)) for f in fields(value))
+    if isinstance(value, (tuple, FrozenDict)):
+        return all(map(is_lasting, value.values() if isinstance(value, dict) else value))
+    if isinstance(value, functools.partial):
+        return is_lasting((value.func, *value.args, *value.keywords.values()))
+    if not callable(value) or public_path(value) is not None:
+        return True
+    held = ("__closure__", "__defaults__", "__kwdefaults__")
+    return isinstance(value, types.FunctionType) and not any(getattr(value, n) for n in held)
 
 
 def public_path(function: Any) -> tuple[str, str] | None:

@@ -7,6 +7,27 @@ import jax.numpy as jnp
 from jax import lax
 
 
+def floating_type(x: Any) -> Any:
+    """The type of `x` where it is floating or complex, the default floating type where it is not.
+
+    >>> import jax.numpy as jnp
+    >>> floating_type(jnp.ones(2, jnp.bfloat16)).name, floating_type(jnp.ones(2, jnp.int32)).name
+    ('bfloat16', 'float32')
+    """
+    return x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.result_type(float)
+
+
+def wider_type(one: Any, other: Any) -> Any:
+    """The wider of two types, also where implicit promotion is refused.
+
+    >>> import jax.numpy as jnp
+    >>> wider_type(jnp.bfloat16, jnp.float32).name
+    'float32'
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(one, other)
+
+
 def to_compute_type(x: Any, *parameters: Any) -> tuple[Any, ...]:
     """`x` and the parameters in the type of the computation.
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .linear import floating_type, wider_type
+
 Axes = int | tuple[int, ...]
 
 
@@ -16,7 +18,7 @@ def moments(x: jax.Array, axis: Axes, axis_name: Any = None) -> tuple[jax.Array,
 
     With `axis_name` they are those over all devices or lanes of that mapped axis.
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(wider_type(x.dtype, jnp.float32))
     mean = jnp.mean(x, axis, keepdims=True)
     if axis_name is not None:
         mean = lax.pmean(mean, axis_name)
@@ -27,27 +29,28 @@ def moments(x: jax.Array, axis: Axes, axis_name: Any = None) -> tuple[jax.Array,
 
 
 def standardise(x: jax.Array, mean: jax.Array, variance: jax.Array, eps: float) -> jax.Array:
-    """(x - mean) / sqrt(variance + eps), in the type of the statistics."""
-    return (x.astype(mean.dtype) - mean) * lax.rsqrt(variance + jnp.asarray(eps, mean.dtype))
+    """(x - mean) / sqrt(variance + eps), in the wider type of x and the statistics."""
+    x, mean, variance = (a.astype(wider_type(x.dtype, mean.dtype)) for a in (x, mean, variance))
+    return (x - mean) * lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
 
 
 def layer_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-5) -> jax.Array:
-    """x less its mean, divided by its standard deviation, over `axis`; in the type of `x`.
+    """x less its mean, divided by its standard deviation, over `axis`; in the floating type of x.
 
     >>> import jax.numpy as jnp
     >>> layer_norm(jnp.array([1.0, 3.0]), eps=0.0).tolist()
     [-1.0, 1.0]
     """
-    return standardise(x, *moments(x, axis), eps).astype(x.dtype)
+    return standardise(x, *moments(x, axis), eps).astype(floating_type(x))
 
 
 def rms_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-6) -> jax.Array:
-    """x divided by its root mean square over `axis`; in the type of `x`.
+    """x divided by its root mean square over `axis`; in the floating type of x.
 
     >>> import jax.numpy as jnp
     >>> rms_norm(jnp.array([3.0, 3.0]), eps=0.0).tolist()
     [1.0, 1.0]
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(wider_type(x.dtype, jnp.float32))
     square = jnp.mean(jnp.square(wide), axis, keepdims=True)
-    return (wide * lax.rsqrt(square + jnp.asarray(eps, wide.dtype))).astype(x.dtype)
+    return (wide * lax.rsqrt(square + jnp.asarray(eps, wide.dtype))).astype(floating_type(x))

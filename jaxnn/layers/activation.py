@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from ..core.declarations import Param
 from ..core.initialisers import Initialiser, constant
 from ..core.layer import Primitive
-from ..functional.linear import along_axis
-from .checks import check_rank
+from ..functional.linear import along_axis, to_compute_type
+from .checks import check_flags, check_rank
 
 
 class PReLU(Primitive):
@@ -28,6 +28,10 @@ class PReLU(Primitive):
     per_feature: bool = False
     alpha_init: Initialiser = constant(0.25)
 
+    def __post_init__(self) -> None:
+        """Check the flag."""
+        check_flags(self, "per_feature")
+
     def parameters(self, x: Any) -> dict[str, Param]:
         """The slope or slopes."""
         check_rank(self, x, int(self.per_feature), "(..., features)")
@@ -35,7 +39,7 @@ class PReLU(Primitive):
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """x, with its negative part scaled."""
-        alpha = params["alpha"].astype(x.dtype)
+        x, alpha = to_compute_type(x, params["alpha"])
         if self.per_feature:
             alpha = along_axis(alpha, x.ndim, -1)
         return jnp.where(x >= 0, x, alpha * x)

@@ -13,8 +13,8 @@ def check_positive(layer: Layer, *names: str) -> None:
         number = getattr(layer, name)
         if is_traced(number):
             raise TypeError(
-                f"{type(layer).__name__}.{name} is traced; it gives a shape, so it must be a "
-                "Python int"
+                f"{type(layer).__name__}.{name} is the traced number {number}, but gives a shape: "
+                "pass a Python int, under jax.jit by static_argnums"
             )
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ValueError(
@@ -23,9 +23,20 @@ def check_positive(layer: Layer, *names: str) -> None:
             )
 
 
+def check_flags(layer: Layer, *names: str) -> None:
+    """Raise TypeError where a field is neither True nor False, such as a number of features."""
+    for name in names:
+        flag = getattr(layer, name)
+        if not isinstance(flag, bool):
+            raise TypeError(
+                f"{type(layer).__name__}.{name} is True or False, got {flag!r}; the sizes of the "
+                "input are taken from it"
+            )
+
+
 def check_rank(layer: Layer, x: Any, least: int, wanted: str) -> None:
     """Raise ValueError where the input has fewer axes than `least`."""
     if not hasattr(x, "shape"):
-        raise TypeError(f"wants an array of shape {wanted}, got {x!r}")
+        raise TypeError(f"wants an array of shape {wanted}, got {x!r}; write jnp.asarray(x)")
     if len(x.shape) < least:
         raise ValueError(f"wants an input of shape {wanted}, got {describe(x)}")

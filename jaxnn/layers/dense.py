@@ -8,7 +8,7 @@ from ..core.declarations import Param
 from ..core.initialisers import Initialiser, he_normal, zeros
 from ..core.layer import Primitive
 from ..functional.linear import linear
-from .checks import check_positive, check_rank
+from .checks import check_flags, check_positive, check_rank
 
 
 class Dense(Primitive):
@@ -32,8 +32,9 @@ class Dense(Primitive):
     b_init: Initialiser = zeros()
 
     def __post_init__(self) -> None:
-        """Check the number of features."""
+        """Check the number of features and the flag."""
         check_positive(self, "features")
+        check_flags(self, "bias")
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """w, and b where there is a bias."""

@@ -42,8 +42,11 @@ class Embedding(Primitive):
 
     def forward(self, params: Any, ids: jax.Array) -> jax.Array:
         """The rows of the table at `ids`."""
-        if not jnp.issubdtype(jnp.result_type(ids), jnp.integer):
-            raise TypeError(f"wants integer token ids, got {describe(ids)}")
+        if not jnp.issubdtype(getattr(ids, "dtype", type(ids)), jnp.integer):
+            raise TypeError(
+                f"wants an array of integer tokens, got {describe(ids)}; write "
+                "jnp.asarray(ids, jnp.int32)"
+            )
         rows = params["w"].at[ids]
         return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
@@ -52,4 +55,6 @@ class Embedding(Primitive):
 
         Reference: Press and Wolf, Using the output embedding to improve language models, 2017.
         """
+        if x.ndim == 0 or x.shape[-1] != self.features:
+            raise ValueError(f"attend wants features (..., {self.features}), got {describe(x)}")
         return linear(x, params["w"].T)

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ..core.calls import State
 from ..core.declarations import Param, Slot, describe
@@ -11,7 +12,8 @@ from ..core.initialisers import Initialiser, ones, zeros
 from ..core.layer import Layer, Primitive
 from ..core.values import is_traced
 from ..functional import normalisation as norm
-from ..functional.linear import along_axis
+from ..functional.linear import along_axis, floating_type, wider_type
+from .checks import check_flags
 
 
 class LayerNorm(Primitive):
@@ -33,7 +35,8 @@ class LayerNorm(Primitive):
     b_init: Initialiser = zeros()
 
     def __post_init__(self) -> None:
-        """Check eps."""
+        """Check the fields."""
+        check_flags(self, "scale", "bias")
         _check_eps(self, self.eps)
 
     def parameters(self, x: Any) -> dict[str, Param]:
@@ -43,7 +46,7 @@ class LayerNorm(Primitive):
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """x normalised over its last axis."""
         y = norm.standardise(x, *norm.moments(x, -1), self.eps)
-        return _scaled(y, params, -1).astype(x.dtype)
+        return _scaled(y, params, -1).astype(floating_type(x))
 
 
 class RMSNorm(Primitive):
@@ -63,7 +66,8 @@ class RMSNorm(Primitive):
     scale_init: Initialiser = ones()
 
     def __post_init__(self) -> None:
-        """Check eps."""
+        """Check the fields."""
+        check_flags(self, "scale")
         _check_eps(self, self.eps)
 
     def parameters(self, x: Any) -> dict[str, Param]:
@@ -72,7 +76,8 @@ class RMSNorm(Primitive):
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """x divided by its root mean square."""
-        return _scaled(norm.rms_norm(x, -1, self.eps), params, -1).astype(x.dtype)
+        wide = x.astype(wider_type(x.dtype, jnp.float32))
+        return _scaled(norm.rms_norm(wide, -1, self.eps), params, -1).astype(floating_type(x))
 
 
 class BatchNorm(Primitive):
@@ -102,9 +107,15 @@ class BatchNorm(Primitive):
     b_init: Initialiser = zeros()
 
     def __post_init__(self) -> None:
-        """Check eps and the momentum."""
+        """Check the fields."""
+        check_flags(self, "scale", "bias")
         _check_eps(self, self.eps)
-        if not is_traced(self.momentum) and not 0.0 <= self.momentum <= 1.0:
+        if not isinstance(self.axis, int) or isinstance(self.axis, bool):
+            raise ValueError(
+                f"BatchNorm.axis is the axis of the features, an int; got {self.axis!r}"
+            )
+        number = isinstance(self.momentum, int | float) and not isinstance(self.momentum, bool)
+        if not is_traced(self.momentum) and not (number and 0.0 <= self.momentum <= 1.0):
             raise ValueError(
                 "BatchNorm.momentum is the share of the running statistics that stays, in [0, 1]; "
                 f"got {self.momentum!r}"
@@ -130,21 +141,29 @@ class BatchNorm(Primitive):
             mean, var = norm.moments(x, others, self.axis_name)
             batch = {"mean": mean.reshape(-1), "var": var.reshape(-1)}
             state = {
-                name: (self.momentum * old + (1.0 - self.momentum) * batch[name]).astype(old.dtype)
+                name: _running(old, batch[name].astype(old.dtype), self.momentum)
                 for name, old in state.items()
             }
         else:
             mean, var = (along_axis(state[name], x.ndim, self.axis) for name in ("mean", "var"))
         y = norm.standardise(x, mean, var, self.eps)
-        return _scaled(y, params, self.axis).astype(x.dtype), state
+        return _scaled(y, params, self.axis).astype(floating_type(x)), state
+
+
+def _running(old: jax.Array, new: jax.Array, momentum: Any) -> jax.Array:
+    momentum = jnp.asarray(momentum, old.dtype)
+    return momentum * old + (1.0 - momentum) * new
 
 
 def _check_eps(layer: Layer, eps: Any) -> None:
-    if not is_traced(eps) and not eps >= 0.0:
+    number = isinstance(eps, int | float) and not isinstance(eps, bool)
+    if not is_traced(eps) and not (number and eps >= 0.0):
         raise ValueError(f"{type(layer).__name__}.eps is a number >= 0, got {eps!r}")
 
 
 def _scale_and_bias(layer: Any, x: Any, axis: int, scale: bool, bias: bool) -> dict[str, Param]:
+    if not hasattr(x, "shape"):
+        raise TypeError(f"wants an array, got {x!r}; write jnp.asarray(x)")
     if not -len(x.shape) <= axis < len(x.shape):
         raise ValueError(f"normalises axis {axis}, which {describe(x)} does not have")
     n = x.shape[axis]

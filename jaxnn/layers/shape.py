@@ -60,7 +60,8 @@ class Reshape(Primitive):
                 f"cannot give {describe(x)} the shape {self.shape} from axis {self.start} on: "
                 f"it has {have} elements there"
             )
-        return x.reshape(*x.shape[: self.start], *self.shape)
+        shape = (have // want if n == -1 else n for n in self.shape)  # also for an empty batch
+        return x.reshape(*x.shape[: self.start], *shape)
 
 
 def _check_start(start: Any, owner: str) -> None:

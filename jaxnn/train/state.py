@@ -1,7 +1,6 @@
 """TrainState: all that a training step changes, in one pytree."""
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +10,14 @@ from ..core.calls import State
 from ..core.layer import Layer
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
+class TrainState(NamedTuple):
     """Parameters, the network's state, the optimizer's state, the step count and the root key.
 
     The random key of step i is `jax.random.fold_in(key, i)`, so a run that is interrupted and goes
-    on has the same numbers as one that never stopped. The key is held as raw words, uint32 (2,),
-    which a step dispatches faster than a typed key.
+    on has the same numbers as one that never stopped.
+
+    A named tuple and raw key words, uint32 (2,), because a jitted call takes these faster than a
+    dataclass and a typed key; `ts._replace(...)` gives a state with something changed.
     """
 
     params: Any

@@ -8,14 +8,11 @@ import jax
 import optax
 
 from ..core import paths
-from ..core.calls import current_trace
+from ..core.calls import is_outside
 from ..core.layer import Layer
 from .optimizer import as_pytree
 from .state import TrainState
 from .task import Loss, Metrics, losses_and_metrics
-
-# The trace outside of every transform.
-OUTSIDE = current_trace()
 
 Step: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
@@ -35,7 +32,7 @@ def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(make)
     def made(*arguments: Any) -> Any:
-        return (cached if current_trace() == OUTSIDE else make)(*arguments)
+        return (cached if is_outside() else make)(*arguments)
 
     return made
 

@@ -1,0 +1,134 @@
+"""FLOPs: the floating-point operations of a function, counted from its jaxpr.
+
+`flops` is the sum of `costs`, which walks the equations with the number of times each one runs and
+with the name scopes it stands in, so that a summary can say which layer they belong to.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# fmt: off
+ELEMENTWISE = frozenset([
+    "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh",
+    "bessel_i0e", "bessel_i1e", "cbrt", "ceil", "clamp", "cos", "cosh", "digamma", "div", "erf",
+    "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "igamma", "igamma_grad_a", "igammac",
+    "integer_pow", "lgamma", "log", "log1p", "logistic", "max", "min", "mul", "neg", "polygamma",
+    "pow", "regularized_incomplete_beta", "rem", "round", "rsqrt", "sign", "sin", "sinh", "sqrt",
+    "square", "sub", "tan", "tanh", "zeta",
+])
+REDUCTIONS = frozenset([
+    "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "reduce", "reduce_max", "reduce_min",
+    "reduce_prod", "reduce_sum",
+])
+WINDOWS = frozenset([
+    "reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum",
+])
+SCATTERS = frozenset([
+    "scatter-add", "scatter-max", "scatter-min", "scatter-mul", "scatter-sub",
+])
+# fmt: on
+
+
+def flops(function: Callable[..., Any], *args: Any, **named: Any) -> int:
+    """The floating-point operations of `function(*args, **named)`, by its jaxpr.
+
+    Arguments are pytrees of arrays or `jax.ShapeDtypeStruct`; nothing is computed or allocated.
+    A multiplication and an addition are two operations, as in the usual count of 2mnk for a matrix
+    product (published "MACs" are half of it).
+
+    - A matrix product (m, k) @ (k, n): 2mnk, times its batch; so einsums and grouped products.
+    - A convolution: 2 * output elements * kernel window * input features / groups. Padding counts
+      as if it were data, the holes of a transposed convolution do not.
+    - Arithmetic, `max`, `min` and each transcendental (`exp`, `tanh`, ...): 1 an output element.
+    - A sum or another reduction, a cumulative one, a scatter that adds: 1 an element that goes in.
+      Pooling: 1 an element of each window.
+    - A Fourier transform of n points: 5 n log2(n), half of that from or to real numbers.
+    - `scan` is its body times its length, `cond` its dearest branch, `shard_map` its body times the
+      devices, a Pallas kernel its body times the grid, and a `while` its body **once**, as its
+      length is not in the jaxpr.
+    - Nothing: comparisons, selections, casts, gathers and other moves of data, integer arithmetic
+      (integer products excepted), random bits, sorting, communication, matrix decompositions and
+      custom calls. A complex operation counts as one.
+
+    >>> import jax, jax.numpy as jnp
+    >>> flops(jnp.dot, jax.ShapeDtypeStruct((8, 16), "float32"), jnp.zeros((16, 4)))
+    1024
+    """
+    jaxpr = jax.make_jaxpr(function)(*args, **named).jaxpr
+    return sum(cost for _, cost in costs(jaxpr))
+
+
+def costs(jaxpr: Any, times: int = 1, scope: str = "") -> Iterator[tuple[str, int]]:
+    """The FLOPs of each equation, run `times` times, with the name scopes around it."""
+    from jax.extend.core import jaxprs_in_params  # here: its import is slow
+
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        place = f"{scope}/{equation.source_info.name_stack}"
+        own = _own(name, params, [v.aval for v in equation.invars], equation.outvars)
+        if own is not None:
+            yield place, times * own
+        elif name == "cond":
+            branches = [list(costs(branch, times, place)) for branch in jaxprs_in_params(params)]
+            yield from max(branches, key=lambda branch: sum(cost for _, cost in branch))
+        else:
+            held = {"jaxpr": params["jaxprs"].solve} if name == "custom_linear_solve" else params
+            for body in jaxprs_in_params(held):
+                yield from costs(body, times * _runs(name, params), place)
+
+
+def _runs(name: str, params: Any) -> int:
+    """How many times an equation runs the jaxprs that it holds."""
+    if name == "scan":
+        return params["length"]
+    if name == "shard_map":
+        return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
+    if name == "pallas_call":
+        return math.prod(n for n in params["grid_mapping"].grid if isinstance(n, int))
+    return 1
+
+
+def _own(name: str, params: Any, inputs: list[Any], outputs: list[Any]) -> int | None:
+    """The FLOPs of an equation that does the work itself; None where it does none."""
+    if name == "dot_general":
+        return _product(inputs[0], inputs[1], params["dimension_numbers"])
+    if name == "ragged_dot_general":
+        numbers = params["ragged_dot_dimension_numbers"]
+        groups = numbers.rhs_group_dimensions
+        return _product(inputs[0], inputs[1], numbers.dot_dimension_numbers, groups)
+    if name == "select_and_scatter_add":
+        return inputs[0].size * math.prod(params["window_dimensions"])
+    if not outputs:
+        return None
+    out = outputs[0].aval
+    if name == "conv_general_dilated":
+        kernel, features = inputs[1], params["dimension_numbers"].rhs_spec[0]
+        terms = kernel.size // max(kernel.shape[features], 1)
+        return 2 * out.size * terms // math.prod(params["lhs_dilation"])
+    if name == "fft":
+        real = [a for a in (inputs[0], out) if not jnp.issubdtype(a.dtype, jnp.complexfloating)]
+        points = (real or [out])[0].size * math.log2(math.prod(params["fft_lengths"]))
+        return round(5 * points / (2 if real else 1))
+    if name in ELEMENTWISE:
+        size = out.size
+    elif name in REDUCTIONS:
+        size = inputs[0].size
+    elif name in WINDOWS:
+        size = out.size * math.prod(params["window_dimensions"])
+    elif name in SCATTERS:
+        size = inputs[2].size
+    else:
+        return None
+    return size if jnp.issubdtype(out.dtype, jnp.inexact) else 0
+
+
+def _product(lhs: Any, rhs: Any, numbers: Any, groups: tuple[int, ...] = ()) -> int:
+    """2mnk and its batch: each element of `lhs` meets each column of `rhs` once."""
+    (_, contracted), (_, batch) = numbers
+    summed = {*contracted, *batch, *groups}
+    columns = math.prod(n for axis, n in enumerate(rhs.shape) if axis not in summed)
+    return 2 * lhs.size * columns

@@ -1,0 +1,78 @@
+"""The house stands as CONTRIBUTING.md draws it: no import runs upwards, and none in a circle."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "jaxnn"
+
+# From the ground up; a floor imports from itself and from those before it.
+FLOORS = (
+    "version",
+    "core",
+    "functional",
+    "layers",
+    "combine",
+    "data",
+    "inspect",
+    "surgery",
+    "models",
+    "train",
+    "experiment",
+)
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def module(path):
+    return (*path.relative_to(ROOT).parts[:-1], path.stem)
+
+
+def imported(path):
+    """The modules of jaxnn that a file imports, as tuples of names, wherever it imports them."""
+    here = module(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            name = tuple(node.module.split(".")) if node.module else ()
+            if node.level:
+                base = here[: len(here) - node.level] + name
+            elif name[:1] == ("jaxnn",):
+                base = name[1:]
+            else:
+                continue
+            for alias in node.names:
+                inside = ROOT.joinpath(*base)
+                is_module = (inside / f"{alias.name}.py").exists() or (inside / alias.name).is_dir()
+                yield (*base, alias.name) if is_module else base
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "jaxnn":
+                    yield tuple(alias.name.split(".")[1:])
+
+
+def floor(name):
+    return FLOORS.index(name[0])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(module(path)))
+def test_no_import_runs_upwards(path):
+    here = module(path)
+    for name in imported(path):
+        assert name, f"{path} imports the top of jaxnn, which imports everything"
+        assert floor(name) <= floor(here), f"{path} imports {'.'.join(name)}, from a floor above"
+
+
+def test_no_imports_in_a_circle():
+    graph = {module(path): set(imported(path)) - {module(path)} for path in FILES}
+    done: set[tuple[str, ...]] = set()
+
+    def visit(name, trail):
+        assert name not in trail, f"a circle: {[*trail, name]}"
+        if name in done:
+            return
+        for below in sorted(graph.get(name, ())):
+            visit(below, [*trail, name])
+        done.add(name)
+
+    for name in graph:
+        visit(name, [])

@@ -1,0 +1,249 @@
+"""Pictures of a run. Each is a pure function from numbers to a matplotlib figure.
+
+`png` turns a figure into the bytes of a file. Nothing global of matplotlib is used: no pyplot, no
+style, no display.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..train.loop import Record
+from .scores import regression_scores
+
+BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
+
+
+def png(figure: Any) -> bytes:
+    """The figure as a PNG file, 150 dots an inch.
+
+    >>> png(learning_curves([{"epoch": 1, "loss": 0.5}]))[1:4]
+    b'PNG'
+    """
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()
+
+
+def check_library() -> None:
+    """Raise ImportError, with what to install, where matplotlib is not there."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "pictures are drawn by matplotlib, which is not installed: write "
+            "pip install 'jaxnn[experiments]'"
+        ) from error
+
+
+def learning_curves(history: Sequence[Record], units: dict[str, str] | None = None) -> Any:
+    """The loss and each metric by epoch, a panel each: training, and validation where there is one.
+
+    `units` gives an axis' label for the name of a metric.
+    """
+    epochs = [record["epoch"] for record in history]
+    names = [
+        name
+        for name in history[0]
+        if name not in ("epoch", "step", "seconds") and not name.startswith("validation_")
+    ]
+    figure = _figure(4.8 * len(names), 3.6)
+    for panel, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        curves = {
+            "training, mean over the epoch": (name, BLUE),
+            "validation, after the epoch": (f"validation_{name}", ORANGE),
+        }
+        for label, (key, colour) in curves.items():
+            if key in history[0]:
+                numbers = [record[key] for record in history]
+                panel.plot(epochs, numbers, color=colour, marker="o", markersize=3, label=label)
+        panel.set_xlabel("epoch")
+        panel.set_ylabel((units or {}).get(name, name))
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        if epochs[0] == epochs[-1]:
+            panel.set_xticks(epochs)
+        _plain(panel)
+        panel.legend(frameon=False, fontsize=8)
+    figure.suptitle("Learning curves")
+    return figure
+
+
+def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Any:
+    """How many examples of each true class (rows) were predicted as each class (columns).
+
+    Args:
+        y, predicted: labels, (rows,) integers.
+        names: of the classes, by label.
+    """
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (y, predicted), 1)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = max(4.2, 0.55 * len(names) + 1.2)
+    figure = _figure(side, side)
+    panel = figure.subplots()
+    panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        dark = shares[row, column] > 0.5
+        wrong = row != column and count
+        colour = "white" if dark else ORANGE if wrong else GREY
+        text = str(count) if count or row == column else "·"
+        panel.text(
+            column, row, text, ha="center", va="center", color=colour,
+            fontweight="bold" if wrong else "normal",
+        )  # fmt: skip
+    panel.set_xticks(range(len(names)), names)
+    panel.set_yticks(range(len(names)), names)
+    panel.set_xlabel("predicted class")
+    panel.set_ylabel("true class")
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    errors = int((y != predicted).sum())
+    figure.suptitle(f"Confusion matrix\n{errors:,} of {len(y):,} test examples wrong")
+    return figure
+
+
+def worst_images(
+    images: np.ndarray, y: np.ndarray, probabilities: np.ndarray, names: Sequence[str]
+) -> Any:
+    """A grid of the images whose true class got the least probability, the worst first.
+
+    Args:
+        images: (rows, height, width), 0 for background.
+        y: labels, (rows,) integers.
+        probabilities: (rows, classes).
+        names: of the classes, by label.
+    """
+    chosen, title = worst(y, probabilities, most=24)
+    columns = min(6, len(chosen))
+    lines = -(-len(chosen) // columns)
+    figure = _figure(max(1.55 * columns, 6), 1.95 * lines + 0.6)
+    panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
+    for panel in panels:
+        panel.axis("off")
+    for panel, row in zip(panels, chosen, strict=False):
+        panel.imshow(images[row], cmap="gray_r", vmin=0, vmax=max(float(images.max()), 1e-6))
+        _verdict(panel, int(y[row]), probabilities[row], names)
+    figure.suptitle(f"{title}\nthe least probability for the true class first")
+    return figure
+
+
+def worst_rows(
+    z: np.ndarray,
+    y: np.ndarray,
+    probabilities: np.ndarray,
+    names: Sequence[str],
+    features: Sequence[str],
+) -> Any:
+    """The worst mistakes among rows of measurements, each beside the means of the classes.
+
+    A panel an example: its standardised measurements as dots, the mean of each class as a line, so
+    that one sees which class it looks like.
+
+    Args:
+        z: standardised measurements, (rows, features).
+        y: labels, (rows,) integers.
+        probabilities: (rows, classes).
+        names: of the classes, by label.
+        features: of the columns of z.
+    """
+    chosen, title = worst(y, probabilities, most=6)
+    figure = _figure(2.1 * len(chosen) + 2.6, 0.17 * len(features) + 2)
+    panels = np.atleast_1d(figure.subplots(1, len(chosen), sharex=True, sharey=True))
+    places = np.arange(len(features))
+    for panel, row in zip(panels, chosen, strict=True):
+        for label in np.unique(y):
+            mean = z[y == label].mean(0)
+            panel.plot(mean, places, label=f"mean of the {names[label]} test examples")
+        panel.scatter(z[row], places, color="black", s=12, zorder=3, label="this example")
+        panel.axvline(0, color=GREY, linewidth=0.5)
+        panel.set_yticks(places, features, fontsize=7)
+        panel.set_ylim(len(features) - 0.5, -0.5)
+        panel.set_xlabel("standard deviations\nfrom the training mean", fontsize=8)
+        _plain(panel)
+        _verdict(panel, int(y[row]), probabilities[row], names)
+    handles, labels = panels[0].get_legend_handles_labels()
+    columns = len(labels) if len(chosen) > 2 else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
+    """A dot an example: the true number across, the predicted one up; on the line is right."""
+    figure = _figure(5.2, 5.2)
+    panel = figure.subplots()
+    low, high = float(min(y.min(), predicted.min())), float(max(y.max(), predicted.max()))
+    panel.plot([low, high], [low, high], color=GREY, linewidth=1, label="predicted = true")
+    panel.scatter(y, predicted, color=BLUE, alpha=0.7, s=22, edgecolors="none")
+    panel.set_aspect("equal")
+    panel.set_xlabel(f"true {quantity}")
+    panel.set_ylabel(f"predicted {quantity}")
+    scores = regression_scores(y, predicted)
+    errors = f"R² {scores['r2']:.3f}, RMSE {scores['rmse']:.1f}, MAE {scores['mae']:.1f}"
+    figure.suptitle(f"Predicted and true on {len(y):,} test examples\n{errors}")
+    _plain(panel)
+    panel.legend(frameon=False)
+    return figure
+
+
+def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
+    """The errors by what was predicted, and how often each occurs; a trend shows what is missed."""
+    errors = predicted - y
+    figure = _figure(7.6, 4.2)
+    panel, side = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    panel.scatter(predicted, errors, color=BLUE, alpha=0.7, s=22, edgecolors="none")
+    panel.set_xlabel(f"predicted {quantity}")
+    panel.set_ylabel("error: predicted - true")
+    side.hist(errors, bins=20, orientation="horizontal", color=BLUE, alpha=0.7)
+    side.set_xlabel("test examples")
+    for one in (panel, side):
+        one.axhline(0, color=GREY, linewidth=1)
+        _plain(one)
+    mean, std = float(errors.mean()), float(errors.std())
+    figure.suptitle(f"Residuals: mean {mean:+.1f}, standard deviation {std:.1f}")
+    return figure
+
+
+def worst(y: np.ndarray, probabilities: np.ndarray, most: int) -> tuple[np.ndarray, str]:
+    """The rows of the worst mistakes, the worst first, and a title that says what they are.
+
+    The worst gives its true class the least probability. Without any mistake, the least certain.
+
+    >>> worst(np.array([0, 1]), np.array([[0.1, 0.9], [0.2, 0.8]]), most=5)
+    (array([0]), 'The 1 mistake among 2 test examples')
+    """
+    order = np.argsort(probabilities[np.arange(len(y)), y], kind="stable")
+    mistakes = order[probabilities.argmax(1)[order] != y[order]]
+    if not len(mistakes):
+        chosen = order[:most]
+        return chosen, f"No mistakes; the {len(chosen)} least certain of {len(y):,} test examples"
+    many = f"{len(mistakes):,} mistake{'s' if len(mistakes) > 1 else ''}"
+    if len(mistakes) <= most:
+        return mistakes, f"The {many} among {len(y):,} test examples"
+    return mistakes[:most], f"The {most} worst of {many} among {len(y):,} test examples"
+
+
+def _verdict(panel: Any, truth: int, probabilities: np.ndarray, names: Sequence[str]) -> None:
+    guess = int(probabilities.argmax())
+    panel.set_title(
+        f"true {names[truth]}\npredicted {names[guess]} ({_percent(probabilities[guess])})",
+        fontsize=9,
+    )
+
+
+def _percent(share: float) -> str:
+    return "> 99 %" if 0.99 < share < 1 else f"{share:.0%}".replace("%", " %")
+
+
+def _plain(panel: Any) -> None:
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(alpha=0.25)
+
+
+def _figure(width: float, height: float) -> Any:
+    check_library()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")

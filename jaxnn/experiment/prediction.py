@@ -1,0 +1,155 @@
+"""Predicting from a run folder: its configuration builds the network, its file fills it."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import train
+from ..core.signatures import suggestion
+from .configuration import from_plain
+from .problem import Problem
+from .program import Program, Recipe
+from .run import SCHEMA, scores_of, scores_text
+
+# How many of the test examples are printed one by one.
+SHOWN = 10
+
+
+def load_config(recipe: Recipe[Any], folder: Path) -> Any:
+    """The configuration of a run, equal to the one it had.
+
+    Raises ValueError for a folder of another experiment, and for fields that are unknown, missing
+    or of another type; FileNotFoundError where there is no such run.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        runs = [one.parent.name for one in folder.parent.glob("*/config.json")]
+        hint = suggestion(folder.name, runs) if runs else "train first, which makes one"
+        raise FileNotFoundError(f"{folder} is no run folder, it has no config.json; {hint}")
+    try:
+        plain = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}): restore it, or train again") from None
+    if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
+        raise ValueError(f"{file} is no configuration of schema {SCHEMA}, which this version reads")
+    if plain.get("experiment") != recipe.name:
+        raise ValueError(
+            f"{folder} is a run of {plain.get('experiment')}, not of {recipe.name}: write "
+            f"python -m experiments.{plain.get('experiment')} predict {folder}"
+        )
+    return from_plain(recipe.config, plain.get("config"), f"{file}: config")
+
+
+def load_run(recipe: Recipe[Any], folder: Path) -> tuple[Problem, Program, train.Weights]:
+    """What was learnt, how, and the weights; raises as `load_config` and `load_weights` do."""
+    config = load_config(recipe, folder)
+    problem = recipe.problem()
+    program = recipe.build(config, problem)
+    x = problem.data.train.x
+    example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    return (
+        problem,
+        program,
+        train.load_weights(folder / "weights.safetensors", program.net, example),
+    )
+
+
+def predict(recipe: Recipe[Any], folder: Path, file: Path | None) -> None:
+    """Print predictions of a saved run: of the test examples, or of the rows of a file.
+
+    Raises ValueError or OSError for a folder or file that does not fit, with what would.
+    """
+    problem, program, weights = load_run(recipe, folder)
+    if file is not None:
+        x = read_inputs(file, problem)
+        table(problem, problem.predict(program.net, weights, x), None)
+        return
+    x, y = problem.data.test
+    predictions = problem.predict(program.net, weights, x)
+    scores = scores_text(scores_of(problem, predictions, y))
+    print(f"{folder} on {len(y):,} test examples: {scores}\n\nThe first of them:\n")
+    table(problem, predictions[:SHOWN], y[:SHOWN])
+
+
+def table(problem: Problem, predictions: np.ndarray, y: np.ndarray | None) -> None:
+    """Print a row an example: its number, the truth where it is known, and the prediction."""
+    names = problem.data.class_names
+    numbers = [str(row) for row in range(len(predictions))]
+    columns = {"row": numbers}
+    if problem.task.classes is None:
+        if y is not None:
+            columns["true"] = [f"{number:.1f}" for number in y]
+        columns["predicted"] = [f"{number:.1f}" for number in predictions]
+    else:
+        if y is not None:
+            columns["true"] = [names[label] for label in y]
+        columns["predicted"] = [names[label] for label in predictions.argmax(1)]
+        columns["probability"] = [f"{share:.3f}" for share in predictions.max(1)]
+    widths = {title: max(map(len, (title, *cells))) for title, cells in columns.items()}
+    print("  ".join(title.rjust(widths[title]) for title in columns))
+    for cells in zip(*columns.values(), strict=True):
+        print("  ".join(c.rjust(w) for c, w in zip(cells, widths.values(), strict=True)))
+
+
+def read_inputs(file: Path, problem: Problem) -> np.ndarray:
+    """Inputs from a `.npy` or `.csv` file, in the data set's units: (rows, ...) float32.
+
+    A csv file has a row an example and may have one line of titles; rows of images may have the
+    shape of an image or be flat; one example alone may leave out the axis of rows.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another kind of file, another shape, or numbers that the data set cannot hold.
+    """
+    x = _read(file)
+    row = problem.data.train.x.shape[1:]
+    image = problem.data.image_shape
+    if image is not None and x.shape[-len(image) :] == image:
+        x = x.reshape(*x.shape[: -len(image)], *row)
+    if x.shape == row:
+        x = x[None]
+    if x.shape[1:] != row or not len(x):
+        wanted = f"(rows, {', '.join(map(str, row))})"
+        if image is not None:
+            wanted += f" or (rows, {', '.join(map(str, image))})"
+        raise ValueError(f"{file} holds numbers of shape {x.shape}, wanted {wanted}")
+    if not np.isfinite(x).all():
+        bad = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(1)))
+        raise ValueError(f"{file} holds NaN or infinity in row {bad}: leave it out, or fill it in")
+    low, high = problem.data.train.x.min(), problem.data.train.x.max()
+    if image is not None and (x.min() < low or x.max() > high):
+        raise ValueError(
+            f"{file} holds numbers from {x.min():g} to {x.max():g}, wanted {low:g} to {high:g} as "
+            f"in {problem.data.name}: divide grey levels of 0 to 255 by 255"
+        )
+    return x
+
+
+def _read(file: Path) -> np.ndarray:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    if file.suffix not in (".npy", ".csv"):
+        raise ValueError(f"{file} is neither .npy nor .csv: write np.save('inputs.npy', x)")
+    try:
+        if file.suffix == ".npy":
+            return np.asarray(np.load(file, allow_pickle=False), np.float32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # an empty file is refused by its shape
+            first = file.read_text().split("\n", 1)[0]
+            return np.loadtxt(
+                file, np.float32, delimiter=",", ndmin=2, skiprows=int(not _numbers(first))
+            )
+    except (ValueError, TypeError, EOFError) as error:
+        raise ValueError(f"{file} holds no table of numbers: {error}") from None
+
+
+def _numbers(line: str) -> bool:
+    try:
+        [float(cell) for cell in line.split(",")]
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""How far a run is: a line an epoch, and on a terminal a progress bar below them."""
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..train.loop import Record
+
+HIDDEN = ("step",)
+
+
+class Diverged(ValueError):
+    """The loss is no longer a finite number."""
+
+
+@contextlib.contextmanager
+def shown(epochs: int) -> Iterator[Callable[[Record], None]]:
+    """A function that prints each record `train.fit` reports, as a row of a table.
+
+    On a terminal a bar below the rows shows how many of `epochs` are done; elsewhere there are
+    plain rows alone. The function raises `Diverged` for a loss that is not finite.
+
+    >>> with shown(epochs=2) as report:
+    ...     report({"epoch": 1, "step": 27, "loss": 0.52, "accuracy": 0.81, "seconds": 1.3})
+    ...     report({"epoch": 2, "step": 54, "loss": 0.31, "accuracy": 0.92, "seconds": 1.6})
+    epoch    loss  accuracy  seconds
+        1  0.5200     0.810      1.3
+        2  0.3100     0.920      1.6
+    """
+    with _bar(epochs) as advance:
+
+        def report(record: Record) -> None:
+            if record["epoch"] == 1:
+                print("  ".join(_titles(record)))
+            advance()
+            print("  ".join(_row(record)), flush=True)
+            if not math.isfinite(record["loss"]):
+                raise Diverged(
+                    f"the training loss is {record['loss']} at epoch {record['epoch']} of "
+                    f"{epochs}: the run diverged, and nothing was written; write a smaller "
+                    "--optimizer.learning-rate"
+                )
+
+        yield report
+
+
+def _titles(record: Record) -> list[str]:
+    names = [name.replace("_", " ") for name in record if name not in HIDDEN]
+    return [name.rjust(_width(name)) for name in names]
+
+
+def _row(record: Record) -> list[str]:
+    shown = {name: number for name, number in record.items() if name not in HIDDEN}
+    return [_number(name, item).rjust(_width(name)) for name, item in shown.items()]
+
+
+def _width(name: str) -> int:
+    return max(len(name), 5 if name == "epoch" else 6)
+
+
+def _number(name: str, number: Any) -> str:
+    if name == "epoch":
+        return str(number)
+    if name == "seconds":
+        return f"{number:.1f}"
+    if name.endswith("accuracy"):
+        return f"{number:.3f}"
+    return f"{number:.4f}" if number < 10 else f"{number:.1f}" if number < 1000 else f"{number:.0f}"
+
+
+@contextlib.contextmanager
+def _bar(epochs: int) -> Iterator[Callable[[], Any]]:
+    if not sys.stdout.isatty():
+        yield lambda: None
+        return
+    try:
+        from rich import progress
+    except ImportError as error:
+        raise ImportError(
+            "the progress bar is drawn by rich, which is not installed: write "
+            "pip install 'jaxnn[experiments]'"
+        ) from error
+    columns = (
+        progress.TextColumn("training"),
+        progress.BarColumn(bar_width=40),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("epochs, left"),
+        progress.TimeRemainingColumn(),
+    )
+    # What is printed meanwhile appears above the bar, which goes when it is full.
+    with progress.Progress(*columns, transient=True) as bar:
+        task = bar.add_task("training", total=epochs)
+        yield lambda: bar.advance(task)

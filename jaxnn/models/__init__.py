@@ -1,0 +1,5 @@
+"""Models: short values built from layers."""
+
+from .mlp import MLP
+
+__all__ = ["MLP"]

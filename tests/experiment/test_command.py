@@ -1,0 +1,353 @@
+"""The command line, from help to Ctrl-C, on an experiment that takes no time."""
+
+import dataclasses
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnn import data, train
+from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, main, run_length
+from jaxnn.experiment import folder as folders
+from jaxnn.experiment.command import chosen
+from jaxnn.models import MLP
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a run depends on."""
+
+    model: MLP = MLP(width=4)  # noqa: RUF009
+    optimizer: AdamW | SGD = SGD(learning_rate=0.1)  # noqa: RUF009
+    batch_size: int = 10
+    """Examples a step."""
+    epochs: int = 2
+    seed: int = 0
+
+
+def problem():
+    rng = np.random.default_rng(0)
+
+    def part(rows):
+        y = np.arange(rows) % 2
+        x = rng.normal(y[:, None], 0.5, (rows, 3))
+        return data.Examples(x.astype(np.float32), y.astype(np.int32))
+
+    dataset = data.Dataset(
+        "toy", part(40), part(10), part(20), ("no", "yes"), feature_names=("a", "b", "c")
+    )
+    return Problem(dataset, train.Binary(), inputs=data.Standardiser.fit(dataset.train.x))
+
+
+def build(config, problem):
+    steps = run_length(len(problem.data.train.x), config.batch_size, config.epochs)
+    net = config.model.network(problem.task.outputs)
+    return Program(
+        net, problem.task, config.optimizer.build(steps), config.batch_size, config.epochs,
+        config.seed,
+    )  # fmt: skip
+
+
+RECIPE = Recipe("toy", "A toy.\n\nExpected: little.\n", Experiment, problem, build)
+
+
+def errors(capsys, *arguments):
+    """The exit status and what is printed as an error."""
+    try:
+        status = main(RECIPE, arguments)
+    except SystemExit as stopped:
+        status = stopped.code
+    return status, capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def one_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(RECIPE, ["--folder", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def run_folder(one_run, tmp_path):
+    """A run folder of one's own."""
+    return shutil.copytree(one_run, tmp_path / "run")
+
+
+def test_a_run_leaves_a_whole_folder_and_says_how_to_predict(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(RECIPE, ["run", "--epochs", "3", "optimizer:adamw"]) == 0
+    printed = capsys.readouterr().out
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "config.json", "confusion_matrix.png", "learning_curves.png", "metrics.jsonl",
+        "result.json", "weights.safetensors", "worst_mistakes.png",
+    ]  # fmt: skip
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert config["epochs"] == 3
+    assert config["optimizer"] == {
+        "type": "AdamW", "learning_rate": 0.001, "weight_decay": 0.0001
+    }  # fmt: skip
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert list(records[0]) == [
+        "epoch", "step", "loss", "accuracy", "validation_loss", "validation_accuracy", "seconds"
+    ]  # fmt: skip
+    result = json.loads((folder / "result.json").read_text())
+    assert result["parameters"] == 3 * 4 + 4 + 4 + 1
+    assert f"python -m experiments.toy predict {folder.relative_to(tmp_path)}" in printed
+    assert f"accuracy {result['test']['accuracy']:.4g}" in printed
+    assert "\x1b" not in printed  # not a terminal: no escape codes
+    assert "\r" not in printed
+
+
+def test_predicting_from_a_run_gives_the_scores_of_the_run(run_folder, capsys):
+    capsys.readouterr()
+    assert main(RECIPE, ["predict", str(run_folder)]) == 0
+    printed = capsys.readouterr().out
+    scores = json.loads((run_folder / "result.json").read_text())["test"]
+    assert (
+        f"20 test examples: accuracy {scores['accuracy']:.4g}, loss {scores['loss']:.4g}" in printed
+    )
+    assert printed.splitlines()[4].split() == ["row", "true", "predicted", "probability"]
+
+
+@pytest.mark.parametrize("kind", ["npy", "csv", "titled csv", "one row"])
+def test_predicting_the_rows_of_a_file(run_folder, tmp_path, capsys, kind):
+    capsys.readouterr()
+    x = np.array([[9.0, 9, 9], [-9, -9, -9]])
+    file = tmp_path / f"inputs.{kind.split()[-1] if 'csv' in kind else 'npy'}"
+    if "csv" in kind:
+        np.savetxt(file, x, delimiter=",", header="a,b,c" if "titled" in kind else "", comments="")
+    else:
+        np.save(file, x[0] if kind == "one row" else x)
+    assert main(RECIPE, ["predict", str(run_folder), "--input", str(file)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["row", "predicted", "probability"]
+    assert [line[1] for line in lines[1:]] == (["yes"] if kind == "one row" else ["yes", "no"])
+    assert all(0.5 <= float(line[2]) <= 1 for line in lines[1:])
+
+
+def test_help_shows_the_header_every_field_and_the_other_commands(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit, match="0"):
+        main(RECIPE, ["--help"])
+    text = capsys.readouterr().out
+    for piece in (
+        "A toy.", "Expected: little.", "--model.width INT", "Units of each hidden layer.",
+        "--optimizer.learning-rate FLOAT", "(default: 0.1)", "--batch-size INT",
+        "Examples a step. (default: 10)", "(default: runs/toy-DATE-TIME)",
+        "Optimizer: write optimizer:adamw or optimizer:sgd; the options below are those of sgd.",
+        "python -m experiments.toy predict --help",
+    ):  # fmt: skip
+        assert piece in " ".join(text.replace("│", " ").split()), piece
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_misspellings_get_a_suggestion(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    status, text = errors(capsys, "--epohcs", "3")
+    assert status == 2
+    assert "Perhaps you meant:" in text
+    assert "--epochs INT" in text
+    status, text = errors(capsys, "predct")
+    assert (status, text) == (2, "error: there is no command 'predct'; did you mean 'predict'?\n")
+    status, text = errors(capsys, "optimizer:sdg")
+    assert status == 1
+    assert text == "error: there is no 'optimizer:sdg'; did you mean 'optimizer:sgd'?\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "41"], "batch_size is 41, wanted 1 .. 40, the number of training"),
+        (["--epochs", "0"], "epochs is 0, wanted at least 1"),
+        (["--model.width", "0"], "MLP.width is an int >= 1, got 0"),
+        (["--model.dropout", "1"], "Dropout.rate is the share dropped, in [0, 1); got 1.0"),
+        (["--optimizer.momentum", "-1"], "SGD.momentum is a finite number >= 0, got -1.0"),
+        (["--optimizer.learning-rate", "1e30"], "the training loss is nan at epoch"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_and_leaves_nothing(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    status, text = errors(capsys, *arguments)
+    assert status in (1, 2)
+    assert message in text
+    assert "Traceback" not in text
+    assert not any(tmp_path.glob("runs/*"))
+    assert not any(tmp_path.glob("runs/.*"))
+
+
+def test_an_existing_folder_is_refused_before_the_training(run_folder, capsys):
+    before = {file: file.read_bytes() for file in run_folder.iterdir()}
+    status, text = errors(capsys, "--folder", str(run_folder))
+    assert status == 1
+    assert f"{run_folder} exists already, and a run never writes over another" in text
+    assert {file: file.read_bytes() for file in run_folder.iterdir()} == before
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_nothing(tmp_path, monkeypatch, capsys):
+    write, count = folders._write, iter(range(100))
+
+    def full(file, contents):
+        if next(count) == 3:
+            raise OSError(28, "No space left on device")
+        write(file, contents)
+
+    monkeypatch.setattr(folders, "_write", full)
+    status, text = errors(capsys, "--folder", str(tmp_path / "run"))
+    assert status == 1
+    assert "No space left on device. Nothing was written; make room" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["training", "writing"])
+def test_an_interrupted_run_says_so_in_a_line_and_leaves_nothing(
+    tmp_path, monkeypatch, capsys, moment
+):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    if moment == "training":
+        monkeypatch.setattr(Problem, "reported", interrupt)
+    else:
+        monkeypatch.setattr(folders.Path, "rename", interrupt)
+    status, text = errors(capsys, "--folder", str(tmp_path / "run"))
+    assert (status, text) == (130, "error: interrupted: nothing was written\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
+    status, text = errors(capsys, "predict", str(run_folder.with_name("rum")))
+    assert status == 1
+    assert "is no run folder, it has no config.json; did you mean 'run'?" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"epochs"', '"epohcs"', "config (Experiment) has no field 'epohcs'; did you mean"),
+        ('"epochs": 2', '"epochs": "2"', "config.epochs is '2', wanted int"),
+        ('"width": 4', '"width": 0', "MLP.width is an int >= 1, got 0"),
+        ('"schema": 1', '"schema": 9', "is no configuration of schema 1"),
+        ('"experiment": "toy"', '"experiment": "joy"', "is a run of joy, not of toy"),
+        ("{", "", "is no JSON"),
+        ('"width": 4', '"width": 5', "params/0/w: wanted float32[3,5], got float32[3,4]"),
+    ],
+)
+def test_a_changed_configuration_is_refused(run_folder, capsys, old, new, message):
+    file = run_folder / "config.json"
+    file.write_text(file.read_text().replace(old, new, 1))
+    status, text = errors(capsys, "predict", str(run_folder))
+    assert status == 1
+    assert message in text
+
+
+def test_truncated_weights_are_refused(run_folder, capsys):
+    file = run_folder / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    status, text = errors(capsys, "predict", str(run_folder))
+    assert status == 1
+    assert f"{file} ({file.stat().st_size:,} bytes) is truncated" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.npy", None, "there is no file"),
+        ("x.txt", b"1,2,3", "is neither .npy nor .csv"),
+        ("x.npy", b"1,2,3", "holds no table of numbers"),
+        ("x.csv", b"1,2,3\n4,five,6\n", "holds no table of numbers"),
+        ("x.csv", b"1,2\n", "holds numbers of shape (1, 2), wanted (rows, 3)"),
+        ("x.csv", b"", "holds numbers of shape"),
+        ("x.csv", b"1,2,3\n1,nan,3\n", "holds NaN or infinity in row 1"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(run_folder, tmp_path, capsys, name, content, message):
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    status, text = errors(capsys, "predict", str(run_folder), "--input", str(file))
+    assert status == 1
+    assert message in text
+
+
+def test_the_choice_of_a_union_is_taken_from_anywhere():
+    config, rest = chosen(Experiment(), ["--epochs", "3", "optimizer:adamw", "--seed", "1"])
+    assert config.optimizer == AdamW()
+    assert rest == ["--epochs", "3", "--seed", "1"]
+
+
+def test_another_number_compiles_nothing_anew(caplog):
+    """The learning rate and the length of a run are data of one compiled program."""
+    learnt = problem()
+
+    def compiled(**changes):
+        caplog.clear()
+        with jax.log_compiles():
+            build(Experiment(**changes), learnt).fit(learnt.scaled.train)
+        return "Compiling jit(run)" in caplog.text
+
+    compiled(batch_size=7)
+    assert not compiled(batch_size=7, optimizer=SGD(0.05, 0.5), epochs=4)
+    assert compiled(batch_size=8)  # the question can be answered with yes
+
+
+def test_a_terminal_gets_a_bar_below_the_rows(tmp_path):
+    code = (
+        "from jaxnn.experiment.progress import shown\n"
+        "with shown(2) as report:\n"
+        "    for e in (1, 2): report({'epoch': e, 'step': e, 'loss': 0.5, 'seconds': 1.0})\n"
+    )
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, env=environment, check=True)
+    os.close(theirs)
+    text = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # how Linux tells that the other end is closed
+            break
+        if not piece:
+            break
+        text += piece
+    os.close(ours)
+    assert b"training" in text
+    assert b"2/2" in text
+    assert b"epoch    loss  seconds" in text
+
+
+def test_importing_jaxnn_imports_none_of_it():
+    code = (
+        "import sys, jaxnn; print([m for m in sys.modules if m.split('.')[0] in "
+        "('tyro', 'rich', 'matplotlib', 'safetensors') or m.startswith('jaxnn.experiment')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("library", ["tyro", "rich", "matplotlib", "safetensors"])
+def test_a_missing_library_is_named_with_what_to_install(library, monkeypatch, tmp_path):
+    from jaxnn.experiment import command, pictures, progress
+
+    monkeypatch.setitem(sys.modules, library, None)
+    if library == "matplotlib":
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    uses = {
+        "tyro": command._library,
+        "rich": lambda: progress.shown(2).__enter__(),
+        "matplotlib": pictures.check_library,
+        "safetensors": lambda: train.pack_weights(MLP().network(1), train.Weights({}, {})),
+    }
+    with pytest.raises(ImportError, match=r"write pip install 'jaxnn\[experiments\]'"):
+        uses[library]()

@@ -1,0 +1,80 @@
+"""Configurations come back equal, or not at all."""
+
+import dataclasses
+import json
+from typing import Literal
+
+import pytest
+
+from jaxnn.experiment.configuration import from_plain, to_plain
+
+
+@dataclasses.dataclass(frozen=True)
+class Slow:
+    rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Fast:
+    rate: float = 1.0
+    momentum: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    optimizer: Slow | Fast = Slow()
+    sizes: tuple[int, ...] = (3, 4)
+    pair: tuple[int, str] = (1, "a")
+    activation: Literal["relu", "tanh"] = "relu"
+    epochs: int = 10
+    verbose: bool = False
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        Config(optimizer=Fast(momentum=0.9), sizes=(), activation="tanh", verbose=True),
+        Config(optimizer=Fast(1e-30)),
+    ],
+)
+def test_a_configuration_comes_back_equal(config):
+    text = json.dumps(to_plain(config))
+    assert from_plain(Config, json.loads(text)) == config
+
+
+def test_a_whole_number_is_a_float_where_a_float_is_wanted():
+    plain = to_plain(Config()) | {"optimizer": {"type": "Slow", "rate": 1}}
+    rate = from_plain(Config, plain).optimizer.rate
+    assert type(rate) is float
+    assert rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epohcs": 3}, "config (Config) has no field 'epohcs'; did you mean 'epochs'?"),
+        ({"epochs": "3"}, "config.epochs is '3', wanted int"),
+        ({"epochs": True}, "config.epochs is True, wanted int"),
+        ({"epochs": 3.5}, "config.epochs is 3.5, wanted int"),
+        ({"activation": "relo"}, "config.activation is 'relo', wanted 'relu' or 'tanh'"),
+        ({"sizes": [1, None]}, "config.sizes[1] is None, wanted int"),
+        ({"pair": [1]}, "config.pair has 1 items, wanted 2"),
+        ({"optimizer": {"type": "Fats"}}, "config.optimizer has type 'Fats'; did you mean 'Fast'?"),
+        ({"optimizer": {"type": "Fast", "rate": 1}}, "config.optimizer (Fast) lacks 'momentum'"),
+        (
+            {"optimizer": {"type": "Fast", "rate": 1, "momentum": "x"}},
+            "config.optimizer.momentum is 'x', wanted float or null",
+        ),
+        ({"optimizer": 3}, "config.optimizer is 3, wanted Slow or Fast"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_its_place(change, message):
+    with pytest.raises(ValueError) as caught:
+        from_plain(Config, to_plain(Config()) | change)
+    assert str(caught.value) == message
+
+
+def test_what_json_cannot_hold_is_refused_when_written():
+    with pytest.raises(TypeError, match="a configuration holds numbers, texts, tuples"):
+        to_plain(Config(sizes={1: 2}))  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+"""Pictures say what they show: axes, titles, and the numbers in them."""
+
+import numpy as np
+
+from jaxnn.experiment import pictures
+
+NAMES = ("cat", "dog", "owl")
+Y = np.array([0, 0, 1, 2, 2])
+P = np.array(
+    [[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.0, 1.0, 0.0], [0.6, 0.1, 0.3], [0.1, 0.1, 0.8]],
+    np.float32,
+)
+
+
+def texts(panel):
+    return [text.get_text() for text in panel.texts]
+
+
+def test_learning_curves_have_a_panel_a_metric_and_a_curve_a_part():
+    history = [{"epoch": e, "step": e, "loss": 1 / e, "mae": 2 / e, "validation_loss": 2 / e,
+                "validation_mae": 3 / e, "seconds": 1.0} for e in (1, 2, 3)]  # fmt: skip
+    figure = pictures.learning_curves(history, {"loss": "cross entropy"})
+    assert [panel.get_ylabel() for panel in figure.axes] == ["cross entropy", "mae"]
+    for panel in figure.axes:
+        assert panel.get_xlabel() == "epoch"
+        labels = [text.get_text() for text in panel.get_legend().get_texts()]
+        assert labels == ["training, mean over the epoch", "validation, after the epoch"]
+    np.testing.assert_array_equal(figure.axes[1].lines[1].get_ydata(), [3, 1.5, 1])
+
+
+def test_the_confusion_matrix_counts_true_rows_and_predicted_columns():
+    figure = pictures.confusion_matrix(Y, P.argmax(1), NAMES)
+    (panel,) = figure.axes
+    assert texts(panel) == ["1", "1", "·", "·", "1", "·", "1", "·", "1"]
+    assert [label.get_text() for label in panel.get_xticklabels()] == list(NAMES)
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("predicted class", "true class")
+    assert figure.get_suptitle() == "Confusion matrix\n2 of 5 test examples wrong"
+
+
+def test_the_worst_mistake_comes_first():
+    figure = pictures.worst_images(np.zeros((5, 4, 4)), Y, P, NAMES)
+    titles = [panel.get_title() for panel in figure.axes]
+    assert titles == ["true cat\npredicted dog (80 %)", "true owl\npredicted cat (60 %)"]
+    figure = pictures.worst_rows(np.zeros((5, 2)), Y, P, NAMES, ("height", "weight"))
+    assert [panel.get_title() for panel in figure.axes] == titles
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["height", "weight"]
+
+
+def test_without_mistakes_the_least_certain_are_shown():
+    rows, title = pictures.worst(P.argmax(1), P, most=2)
+    np.testing.assert_array_equal(rows, [3, 1])
+    assert title == "No mistakes; the 2 least certain of 5 test examples"
+
+
+def test_regression_pictures_name_the_quantity_and_the_errors():
+    y, predicted = np.array([100.0, 200.0]), np.array([110.0, 190.0])
+    figure = pictures.predicted_and_true(y, predicted, "price")
+    assert figure.axes[0].get_xlabel() == "true price"
+    assert figure.axes[0].get_ylabel() == "predicted price"
+    assert "R² 0.960, RMSE 10.0, MAE 10.0" in figure.get_suptitle()
+    figure = pictures.residuals(y, predicted, "price")
+    assert figure.axes[0].get_ylabel() == "error: predicted - true"
+    assert pictures.png(figure).startswith(b"\x89PNG")

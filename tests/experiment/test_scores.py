@@ -1,0 +1,29 @@
+"""Scores agree with scikit-learn's."""
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from jaxnn.experiment.scores import classification_scores, regression_scores
+
+
+def test_classification_scores_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 4, 200), rng.dirichlet(np.ones(4), 200)
+    scores = classification_scores(y, p)
+    assert scores["accuracy"] == metrics.accuracy_score(y, p.argmax(1))
+    assert scores["loss"] == pytest.approx(metrics.log_loss(y, p), rel=1e-12)
+
+
+def test_regression_scores_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    y = rng.normal(150, 70, 200)
+    p = y + rng.normal(0, 50, 200)
+    scores = regression_scores(y, p)
+    assert scores["r2"] == pytest.approx(metrics.r2_score(y, p), rel=1e-12)
+    assert scores["rmse"] == pytest.approx(metrics.root_mean_squared_error(y, p), rel=1e-12)
+    assert scores["mae"] == pytest.approx(metrics.mean_absolute_error(y, p), rel=1e-12)
+
+
+def test_a_probability_of_zero_is_a_large_loss_and_not_infinity():
+    assert 80 < classification_scores(np.array([0]), np.array([[0.0, 1.0]]))["loss"] < 90

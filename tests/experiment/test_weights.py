@@ -1,0 +1,116 @@
+"""Weights survive a file to the bit, and a file that does not fit is refused path by path."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import jaxnn as nn
+from jaxnn import train
+
+X = jax.ShapeDtypeStruct((1, 5), jnp.float32)
+NET = nn.Serial(nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Repeat(nn.Dense(4), 3))
+
+
+class Half(nn.Primitive):
+    def parameters(self, x):
+        return {"w": nn.Param((2, 3), nn.normal(1.0), jnp.bfloat16), "s": nn.Param(())}
+
+    def forward(self, params, x):
+        return x
+
+
+def weights(net, x=X):
+    return train.Weights(net.init(jax.random.key(0), x), net.init_state(x))
+
+
+def saved(tmp_path, net=NET, x=X):
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(train.pack_weights(net, weights(net, x)))
+    return file
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        NET,
+        nn.Serial(first=nn.Dense(3), second=nn.Serial(), third=nn.Dropout(0.5)),
+        Half(),
+        nn.Serial(),
+    ],
+)
+def test_parameters_and_state_come_back_to_the_bit(tmp_path, net):
+    before = weights(net)
+    after = train.load_weights(saved(tmp_path, net), net, X)
+    assert jax.tree.structure(after.params) == jax.tree.structure(before.params)
+    assert jax.tree.structure(after.state) == jax.tree.structure(before.state)
+    for one, other in zip(
+        jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True
+    ):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_arrays_that_lie_column_by_column_are_saved_as_they_read(tmp_path):
+    net = nn.Dense(3, bias=False)
+    w = np.asfortranarray(np.arange(15, dtype=np.float32).reshape(5, 3))
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(train.pack_weights(net, train.Weights({"w": w}, {})))
+    np.testing.assert_array_equal(train.load_weights(file, net, X).params["w"], w)
+
+
+def test_the_header_says_what_the_file_is(tmp_path):
+    raw = saved(tmp_path).read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    assert header["__metadata__"]["network"] == repr(NET)
+    assert header["__metadata__"]["schema"] == "1"
+    assert header["__metadata__"]["jax"] == jax.__version__
+    assert "state/1/mean" in header
+    assert header["params/3/w"]["shape"] == [3, 4, 4]
+
+
+def test_every_path_that_does_not_fit_is_listed(tmp_path):
+    other = nn.Serial(nn.Dense(6), nn.BatchNorm(), jax.nn.relu, nn.Dense(2, bias=False))
+    file = saved(tmp_path, other)
+    with pytest.raises(ValueError) as caught:
+        train.load_weights(file, NET, X)
+    message = str(caught.value)
+    assert "does not hold the weights of Serial(Dense(4), BatchNorm()" in message
+    for line in (
+        "params/0/w: wanted float32[5,4], got float32[5,6]",
+        "params/3/w: wanted float32[3,4,4], got float32[6,2]",
+        "params/3/b: wanted float32[3,4], got nothing",
+        "state/1/mean: wanted float32[4], got float32[6]",
+        f"It was written for {other!r}.",
+    ):
+        assert line in message
+    with pytest.raises(ValueError, match=r"params/3/b: wanted nothing, got float32\[3,4\]"):
+        train.load_weights(saved(tmp_path), other, X)
+
+
+def test_another_type_is_refused(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    half = {"w": np.zeros((5, 3), np.float16), "b": np.zeros(3, np.float32)}
+    file.write_bytes(train.pack_weights(nn.Dense(3), train.Weights(half, {})))
+    with pytest.raises(ValueError, match=r"params/w: wanted float32\[5,3\], got float16\[5,3\]"):
+        train.load_weights(file, nn.Dense(3), X)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_truncated_file_is_refused(tmp_path, keep):
+    file = saved(tmp_path)
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="is truncated, or no safetensors file"):
+        train.load_weights(file, NET, X)
+
+
+def test_a_file_of_another_make_is_refused(tmp_path):
+    file = tmp_path / "other.safetensors"
+    file.write_bytes(safetensors.numpy.save({"w": np.zeros(3)}))
+    with pytest.raises(ValueError, match="wanted a file of jaxnn's schema 1, got format None"):
+        train.load_weights(file, NET, X)
+    with pytest.raises(FileNotFoundError):
+        train.load_weights(tmp_path / "none", NET, X)

@@ -20,6 +20,7 @@ from .combine.remat import Remat
 from .combine.repeat import Repeat
 from .combine.residual import Residual
 from .combine.serial import Parallel, Serial
+from .core.composite import Composite
 from .core.declarations import Param, Slot
 from .core.initialisers import (
     Initializer,
@@ -40,9 +41,11 @@ from .core.initialisers import (
     variance_scaling,
     zeros,
 )
-from .core.layer import Composite, Layer, LayerLike, Primitive, Wrapper
+from .core.layer import Layer, LayerLike
 from .core.pair import layer
 from .core.paths import fold
+from .core.primitive import Primitive
+from .core.wrapper import Wrapper
 from .inspect.summary import summary
 from .layers.activation import PReLU
 from .layers.dense import Dense

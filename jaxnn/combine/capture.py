@@ -8,7 +8,9 @@ import jax
 from ..core import paths
 from ..core.calls import Call, Capture, Outcome
 from ..core.declarations import Declaration, split_arrays
-from ..core.layer import LayerLike, Primitive, Wrapper, declared
+from ..core.layer import LayerLike, declared
+from ..core.primitive import Primitive
+from ..core.wrapper import Wrapper
 
 
 class capture(Wrapper):

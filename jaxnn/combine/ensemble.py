@@ -10,7 +10,8 @@ from jax import lax
 from ..core import paths
 from ..core.calls import Arrays, Call, Outcome
 from ..core.declarations import Declaration, stacked
-from ..core.layer import LayerLike, Wrapper, declared
+from ..core.layer import LayerLike, declared
+from ..core.wrapper import Wrapper
 from .repeat import check_count, check_stacked
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from ..core.calls import Call, Outcome
 from ..core.declarations import Declaration, is_array
-from ..core.layer import LayerLike, Wrapper, declared
+from ..core.layer import LayerLike, declared
+from ..core.wrapper import Wrapper
 
 
 class Precision(Wrapper):

@@ -6,7 +6,7 @@ import jax
 
 from ..core.calls import Arrays, Call, Outcome
 from ..core.declarations import split_arrays
-from ..core.layer import Wrapper
+from ..core.wrapper import Wrapper
 
 
 class Remat(Wrapper):

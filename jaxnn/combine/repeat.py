@@ -10,8 +10,9 @@ from jax import lax
 from ..core import paths
 from ..core.calls import Arrays, Call, Mismatch, Outcome
 from ..core.declarations import Declaration, describe, stacked
-from ..core.layer import LayerLike, Wrapper, declared
+from ..core.layer import LayerLike, declared
 from ..core.values import is_traced
+from ..core.wrapper import Wrapper
 
 
 def check_count(n: Any, owner: str) -> None:

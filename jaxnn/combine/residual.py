@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from ..core.calls import Call, Outcome
 from ..core.declarations import Declaration, describe
-from ..core.layer import Wrapper, declared
+from ..core.layer import declared
+from ..core.wrapper import Wrapper
 
 
 class Residual(Wrapper):

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core import paths
-from ..core.layer import Composite, Layer, LayerLike, as_layers
+from ..core.composite import Composite, as_layers
+from ..core.layer import Layer, LayerLike
 from ..core.signatures import check_names
 from ..core.values import FrozenDict, code, copy_with, normalise
 

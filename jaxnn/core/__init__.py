@@ -1,5 +1,6 @@
 """What a layer is: values, declared parameters, initialisers, paths and keys, binding.
 
-Read in this order: `values`, `paths`, `initialisers`, `declarations`, `drawing`, `calls`,
-`binding`, `layer`. Each imports only from those before it.
+Each file imports only from those before it: `values`, `paths`, `initialisers`, `declarations`,
+`rows`, `calls`, `drawing`, `signatures`, `binding`, `layer`, `primitive`, `composite`, `wrapper`,
+`pair`.
 """

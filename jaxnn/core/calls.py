@@ -99,6 +99,12 @@ class Mismatch(ValueError):
     """Parameters or state that are not those a layer declares."""
 
 
+UNREACHED = (
+    "was not reached by init, so it has no parameters: write params = net.init(key, x) with inputs "
+    "for which forward calls it"
+)
+
+
 class Unreached(Mismatch):
     """A child that init never called, so that it has no parameters."""
 
@@ -150,3 +156,12 @@ def _is_plain(error: Exception) -> bool:
 def _shown(layer: Any) -> str:
     shown = repr(layer)
     return shown if len(shown) <= 80 else f"{type(layer).__name__}(...)"
+
+
+def foreign(what: str) -> str:
+    """Why a layer that draws or keeps something is refused inside a user's own transform."""
+    return (
+        f"{what}, and is called inside a transform of your own, where masks would repeat and state "
+        "would be lost: use the wrapper instead (nn.Repeat for lax.scan, nn.Ensemble for jax.vmap, "
+        "nn.Remat for jax.checkpoint), or hand child.layer and child.params to the transform"
+    )

@@ -185,6 +185,13 @@ def describe(tree: Any) -> str:
     return repr(tree)
 
 
+def brief(tree: Any) -> str:
+    """What came, in a few words for an error."""
+    if isinstance(tree, (dict, tuple, list)):
+        return f"a {type(tree).__name__} of {len(tree)}"
+    return describe(tree) if is_array(tree) else f"{tree!r:.80}"
+
+
 def mismatches(declared: Any, given: Any, path: paths.Path = ()) -> list[str]:
     """Every difference between declared and given arrays, a line each: path, declared, given."""
     where = paths.text(path) or "the whole"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from . import paths
 from .declarations import Param
 from .initialisers import Initializer, Shape
-from .layer import Primitive
+from .primitive import Primitive
 
 
 class layer(Primitive):

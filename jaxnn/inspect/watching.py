@@ -8,9 +8,12 @@ import jax
 
 from ..core import paths
 from ..core.calls import Call, Outcome
+from ..core.composite import holds_layer
 from ..core.declarations import abstract
-from ..core.layer import Layer, Primitive, Wrapper, holds_layer
+from ..core.layer import Layer
+from ..core.primitive import Primitive
 from ..core.values import FrozenDict, code, copy_with, fields, is_traced
+from ..core.wrapper import Wrapper
 
 _SCOPE = "jaxnn_row_{}"
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..core.declarations import Param
 from ..core.initialisers import Initialiser, constant
-from ..core.layer import Primitive
+from ..core.primitive import Primitive
 from ..functional.linear import along_axis, to_compute_type
 from .checks import check_flags, check_rank
 

@@ -6,7 +6,7 @@ import jax
 
 from ..core.declarations import Param
 from ..core.initialisers import Initialiser, he_normal, zeros
-from ..core.layer import Primitive
+from ..core.primitive import Primitive
 from ..functional.linear import linear
 from .checks import check_flags, check_positive, check_rank
 

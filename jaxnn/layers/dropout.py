@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from ..core.layer import Primitive
+from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional.dropout import dropout
 

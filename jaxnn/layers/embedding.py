@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..core.declarations import Param, describe
 from ..core.initialisers import Initialiser, variance_scaling
-from ..core.layer import Primitive
+from ..core.primitive import Primitive
 from ..functional.linear import linear
 from .checks import check_positive
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from ..core.calls import State
 from ..core.declarations import Param, Slot, describe
 from ..core.initialisers import Initialiser, ones, zeros
-from ..core.layer import Layer, Primitive
+from ..core.layer import Layer
+from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional import normalisation as norm
 from ..functional.linear import along_axis, floating_type, wider_type

@@ -6,7 +6,7 @@ import jax
 
 from ..core.declarations import Param
 from ..core.initialisers import Initialiser, zeros
-from ..core.layer import Primitive
+from ..core.primitive import Primitive
 
 
 class Parameter(Primitive):

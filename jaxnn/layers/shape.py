@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from ..core.declarations import describe
-from ..core.layer import Primitive
+from ..core.primitive import Primitive
 
 
 class Flatten(Primitive):

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from ..core import paths
-from ..core.layer import Layer, Wrapper, holds_layer
+from ..core.composite import holds_layer
+from ..core.layer import Layer
 from ..core.signatures import suggestion
 from ..core.values import copy_with, fields
+from ..core.wrapper import Wrapper
 
 Net = TypeVar("Net", bound=Layer)
 

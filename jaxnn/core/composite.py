@@ -1,0 +1,191 @@
+"""Composites have children and own no parameters."""
+
+import re
+from typing import Any
+
+import jax
+
+from . import paths
+from .binding import Declaring, Evaluation, bind
+from .calls import UNREACHED, Call, Mismatch, Outcome, Unreached, foreign
+from .declarations import Declaration, brief, split_arrays
+from .layer import Layer, declared
+from .primitive import Function
+from .values import FrozenDict, copy_with, fields, is_traced
+
+
+class Composite(Layer):
+    """A layer made of layers.
+
+    Fields annotated `Layer` are its children (or `LayerLike`, where a plain function may stand);
+    they may be None, or in tuples and dicts. `forward` writes the mathematics, calling the children
+    as functions; init, state, keys and paths follow from it.
+
+    >>> import jax
+    >>> class Twice(Composite):
+    ...     inner: Layer
+    ...     def forward(self, x):
+    ...         return self.inner(self.inner(x))
+    >>> net = Twice(Function(jax.nn.relu))
+    >>> net.apply(net.init(jax.random.key(0), jax.numpy.ones(2)), -jax.numpy.ones(2)).tolist()
+    [0.0, 0.0]
+    """
+
+    _requests = frozenset({"key", "train"})
+
+    def _normalise_fields(self) -> None:
+        super()._normalise_fields()
+        for field in fields(self):
+            annotation = re.sub(r"Literal\[.*?\]", "", str(field.type))
+            item = getattr(self, field.name)
+            if re.search(r"\bLayer(Like)?\b", annotation) or holds_layer(item):
+                where = f"{type(self).__name__}.{field.name}"
+                object.__setattr__(self, field.name, as_layers(item, where))
+
+    def _children(self) -> Any:
+        items = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: item for name, item in items.items() if holds_layer(item)}
+
+    def _with_children(self, children: Any) -> Any:
+        return copy_with(self, **children)
+
+    def _takes(self, method: str) -> set[str]:
+        taken = super()._takes(method)
+        for _, child in paths.walk(self._children()):
+            if child is not None:
+                taken |= child._takes("forward")
+                if method != "forward" and child._has_method(method):
+                    taken |= child._takes(method)
+        return taken
+
+    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+        children = self._children()
+        _check_siblings(children, type(self).__name__)
+        self._signature(method).check(method, inputs, named)
+        own, passing = self._split(method, named)
+        frame = Declaring(declared, passing)
+        arrays, join = split_arrays((inputs, own))
+
+        def run(arrays: Any) -> Any:
+            inputs, named = join(arrays)
+            named = named | self._answers(method, None, False)
+            return getattr(self._with_children(bind(children, frame)), method)(*inputs, **named)
+
+        # The trace runs where nothing is shared with a transform around it.
+        output = jax.eval_shape(run, arrays)
+        frame.check_read()
+        params = paths.map_with_path(
+            lambda path, child: frame.found[path].params if path in frame.found else {}, children
+        )
+        state: dict[str, Any] = {}
+        for path, declaration in frame.found.items():
+            if declaration.state:
+                state = _nested(state, path, declaration.state)
+        return Declaration(params, state, output)
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        children = self._children()
+        if children and isinstance(call.params, dict) and not call.params:
+            raise Unreached(UNREACHED)
+        _check_structure(children, call.params)  # first: net.apply(x) is then told of parameters
+        self._signature(method).check(method, inputs, named)
+        _check_state_names(children, call.state or {})
+        own, passing = self._split(method, named)
+        frame = Evaluation(call, passing)
+        # A key of its own, which no child's name can give.
+        key = None if call.key is None else call.key.child(("forward",))
+        if "key" in self._signature(method).requests:
+            if call.key is None and call.train:
+                raise ValueError(
+                    "asks for a key in training, but none was given: write "
+                    "net.apply(params, x, key=key, train=True)"
+                )
+            if call.key is not None and call.foreign:
+                raise ValueError(foreign("asks for a key"))
+        answers = self._answers(method, key, call.train)
+        bound = self._with_children(bind(children, frame))
+        output = getattr(bound, method)(*inputs, **own, **answers)
+        return Outcome(output, frame.state, frame.captured)
+
+    def _answers(self, method: str, key: paths.PathKey | None, train: bool) -> dict[str, Any]:
+        asked = self._signature(method).requests
+        answers: dict[str, Any] = {}
+        if "key" in asked:
+            answers["key"] = None if key is None else key.value()
+        if "train" in asked:
+            answers["train"] = train
+        return answers
+
+    def _split(self, method: str, named: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Named inputs that forward takes itself, and those that pass by to its children."""
+        own = set(self._signature(method).inputs)
+        return (
+            {name: item for name, item in named.items() if name in own},
+            {name: item for name, item in named.items() if name not in own},
+        )
+
+
+def as_layers(item: Any, where: str) -> Any:
+    """`item` with plain functions as layers, in tuples and dicts too; TypeError for the rest."""
+    if item is None or isinstance(item, Layer) or is_traced(item):
+        return item
+    if isinstance(item, FrozenDict):
+        return FrozenDict(
+            {name: as_layers(one, f"{where}[{name!r}]") for name, one in item.items()}
+        )
+    if isinstance(item, tuple):
+        return paths.like(item, [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)])
+    if callable(item) and not isinstance(item, type):
+        return Function(item)
+    raise TypeError(f"{where} wants a layer or a function, got {item!r}")
+
+
+def holds_layer(item: Any) -> bool:
+    """Whether a field holds a layer, itself or in tuples and dicts."""
+    return any(isinstance(leaf, Layer) for _, leaf in paths.walk(item))
+
+
+def _check_siblings(children: Any, owner: str) -> None:
+    if isinstance(children, dict):
+        paths.check_segments(children, owner)
+    if isinstance(children, (dict, tuple)):
+        for child in children.values() if isinstance(children, dict) else children:
+            _check_siblings(child, owner)
+
+
+def _check_structure(children: Any, params: Any) -> None:
+    """Raise Mismatch where the parameters do not have the children's names or number."""
+    if isinstance(children, dict):
+        if not isinstance(params, dict) or set(params) != set(children):
+            got = sorted(params) if isinstance(params, dict) else brief(params)
+            raise Mismatch(f"has the children {sorted(children)}, but the parameters are of {got}")
+        for name, child in children.items():
+            _check_structure(child, params[name])
+    elif isinstance(children, tuple):
+        if not isinstance(params, tuple) or len(params) != len(children):
+            raise Mismatch(
+                f"has {len(children)} children, but the parameters are {brief(params)}; "
+                "positional children have a tuple of parameters"
+            )
+        for child, item in zip(children, params, strict=True):
+            _check_structure(child, item)
+
+
+def _check_state_names(children: Any, state: Any) -> None:
+    """Raise ValueError where the state has an entry for a child that there is not."""
+    if not isinstance(children, (dict, tuple)):
+        return
+    names = list(children) if isinstance(children, dict) else list(map(str, range(len(children))))
+    if not isinstance(state, dict) or not set(state) <= set(names):
+        got = sorted(set(state) - set(names)) if isinstance(state, dict) else brief(state)
+        raise ValueError(
+            f"got state for {got}, but its children are {names}: the state is that of another "
+            "network; write state = net.init_state(x)"
+        )
+    for name, item in state.items():
+        _check_state_names(children[name if isinstance(children, dict) else int(name)], item)
+
+
+def _nested(tree: dict[str, Any], path: paths.Path, item: Any) -> dict[str, Any]:
+    head, *rest = path
+    return {**tree, head: _nested(tree.get(head, {}), tuple(rest), item) if rest else item}

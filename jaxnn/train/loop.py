@@ -108,14 +108,18 @@ def fit(
     history: list[Record] = []
     began = time.perf_counter()
     done = int(ts.step)
+    root = np.asarray(ts.key)  # on the host, once
+    order = epoch_order(root, done // steps, x.shape[0])
     while done < epochs * steps:
         epoch, position = divmod(done, steps)
-        order = epoch_order(ts.key, epoch, x.shape[0])[: steps * size].reshape(steps, size)
+        batches = order[: steps * size].reshape(steps, size)[position:]
         sums: Metrics | None = None
-        count = steps - position
-        for piece in _pieces(order[position:], at_once):
+        for piece in _pieces(batches, at_once):
             ts, new = run(ts, x, y, piece)
             sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
+        # The device is at work; the next order is drawn meanwhile.
+        order = epoch_order(root, epoch + 1, x.shape[0])
+        count = len(batches)
         done += count
         record: Record = {"epoch": epoch + 1, "step": done}
         record |= {name: float(total) / count for name, total in (sums or {}).items()}
@@ -129,17 +133,19 @@ def fit(
     return ts, history
 
 
-def epoch_order(key: jax.Array, epoch: int, rows: int) -> np.ndarray[Any, Any]:
+def epoch_order(key: Any, epoch: int, rows: int) -> np.ndarray[Any, Any]:
     """The order in which an epoch visits the rows, int32 (rows,): a permutation.
 
-    It sorts the raw words of a Philox generator keyed by `key` and `epoch`, so it is the same
-    wherever and whenever it is drawn.
+    It sorts the raw words of a Philox generator keyed by `key`, a random key or its words as a
+    numpy array, and `epoch`, so it is the same wherever and whenever it is drawn.
 
     >>> import jax
     >>> sorted(epoch_order(jax.random.key(0), 3, 5).tolist())
     [0, 1, 2, 3, 4]
     """
-    words = np.asarray(jax.random.key_data(paths.as_key(key)), np.uint64)
+    if not isinstance(key, np.ndarray):
+        key = np.asarray(jax.random.key_data(paths.as_key(key)))
+    words = key.astype(np.uint64)
     seed = [int(words[::2].sum()) % 2**64, int(words[1::2].sum()) % 2**64]
     generator = np.random.Philox(key=np.array(seed, np.uint64), counter=[0, 0, 0, epoch])
     return np.argsort(generator.random_raw(rows), kind="stable").astype(np.int32)

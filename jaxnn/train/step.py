@@ -61,7 +61,8 @@ def make_step(net: Layer, task: Loss, optimizer: Any) -> Step:
     """
     check_parts(net, task, optimizer)
     numbers, structure = jax.tree.flatten(as_pytree(optimizer))
-    return functools.partial(_compiled_step(net, task, structure), numbers)
+    compiled = _compiled_step(net, task, structure)
+    return (lambda ts, batch: compiled(ts, batch, *numbers)) if numbers else compiled
 
 
 def pure_step(
@@ -84,10 +85,10 @@ def pure_step(
 
 @remembered
 def _compiled_step(net: Layer, task: Loss, optimizer: Any) -> Callable[..., Any]:
-    def step(numbers: Any, ts: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    def step(ts: TrainState, batch: Any, *numbers: Any) -> tuple[TrainState, Metrics]:
         return pure_step(net, task, jax.tree.unflatten(optimizer, numbers), ts, batch)
 
-    return jax.jit(step, donate_argnums=1)
+    return jax.jit(step, donate_argnums=0)
 
 
 def check_parts(net: Any, task: Any, optimizer: Any) -> None:

@@ -1,0 +1,32 @@
+"""Run benchmarks and write their sections of RESULTS.md: `python -m benchmarks [NAME ...]`."""
+
+import argparse
+import importlib
+import os
+
+from benchmarks.report import RESULTS, section, update
+
+NAMES = ("step", "fit", "epoch", "init", "imports", "repeat")
+
+
+def main() -> None:
+    """Run the named benchmarks, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    names = parser.parse_args().names or NAMES
+    if unknown := sorted(set(names) - set(NAMES)):
+        parser.error(f"no benchmark called {', '.join(unknown)}: there are {', '.join(NAMES)}")
+    # Read when Keras and torch are imported. By default torch's idle threads spin, which takes the
+    # cores from the side whose turn comes next, and stalls torch itself on a busy machine.
+    os.environ["KERAS_BACKEND"] = "jax"
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    for name in names:
+        result = importlib.import_module(f"benchmarks.{name}").run()
+        text = section(name, result)
+        update(name, text, NAMES)
+        print(text)
+    print(f"written to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""The same network, loss and optimizer, written in each library as its documentation does.
+
+A multilayer perceptron with relu between its dense layers, softmax cross entropy with integer
+labels, Adam at 1e-3. A module offers what its library can do of
+
+    steps(widths)                  name -> step(x, y), which trains a held network; its loss
+    epochs(widths, x, y, batch)    name -> run(), which trains a held network for an epoch
+    initialisers()                 name -> init(seed), which draws a transformer's parameters
+
+Only `pure_jax` and `jaxnn` donate their state: the documentation of the others does not.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+LIBRARIES = ("flax_nnx", "flax_linen", "equinox_", "haiku_", "keras_", "torch_")
+LEARNING_RATE = 1e-3
+
+
+def offered(
+    method: str, *arguments: Any, by: tuple[str, ...]
+) -> tuple[dict[str, Callable[..., Any]], list[str]]:
+    """What the peers `by` offer under the name `method`, and the libraries that are not installed.
+
+    A peer that is installed and has nothing to offer is left out.
+    """
+    sides: dict[str, Callable[..., Any]] = {}
+    missing = []
+    for name in by:
+        try:
+            peer = importlib.import_module(f"benchmarks.peers.{name}")
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] in ("benchmarks", "jax", "jaxnn"):
+                raise
+            missing.append(name.rstrip("_"))
+            continue
+        if hasattr(peer, method):
+            sides |= getattr(peer, method)(*arguments)
+    return sides, missing

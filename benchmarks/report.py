@@ -1,0 +1,142 @@
+"""What a benchmark returns, and how RESULTS.md says it.
+
+Each section carries the machine, the versions and the date it was measured with, so that one
+section can be measured again without making a statement about the others.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.timing import Sample
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
+PACKAGES = (
+    "jax", "jaxlib", "optax", "flax", "equinox", "dm-haiku", "keras", "torch", "numpy",
+)  # fmt: skip
+UNITS = {"us": 1e6, "ms": 1e3, "s": 1.0}
+HEADER = """\
+# Results
+
+Written by `python -m benchmarks`; one section again with `python -m benchmarks NAME`.
+
+The ratio is the claim: sides took turns, times are medians with the quartiles in brackets, and
+compilation is not counted unless it is what is measured. Absolute times belong to the machine and
+the day named under each section.
+"""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A claim to hold: `value` is at most `limit`, or at least if `at_least`."""
+
+    claim: str
+    value: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        """Whether the measurement supports the claim."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def __str__(self) -> str:
+        """One line of a report."""
+        bound = "at least" if self.at_least else "at most"
+        verdict = "met" if self.met else "NOT met"
+        return f"{self.claim}: {self.value:.2f}, to be {bound} {self.limit:g}: **{verdict}**"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Samples by side, each with its ratio to the side `base`, and the bars that they are held to.
+
+    `missing` names the libraries that are not installed.
+    """
+
+    caption: str
+    unit: str
+    samples: Mapping[str, Sample]
+    base: str
+    bars: Sequence[Bar] = ()
+    missing: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """One section: a sentence on what is compared, then its tables."""
+
+    compared: str
+    tables: Sequence[Table]
+    notes: Sequence[str] = ()
+
+
+def section(name: str, result: Result) -> str:
+    """The section as markdown."""
+    parts = [f"## {name}", result.compared, *(_table(table) for table in result.tables)]
+    if result.notes:
+        parts.append("\n".join(f"- {note}" for note in result.notes))
+    return "\n\n".join([*parts, f"*{environment()}*"]) + "\n"
+
+
+def update(name: str, text: str, order: Sequence[str], path: Path = RESULTS) -> None:
+    """Put a section into the file, in its place, and leave the other sections as they are."""
+    old = path.read_text() if path.exists() else ""
+    sections = {
+        part.split("\n", 1)[0].removeprefix("## ").strip(): part.rstrip() + "\n"
+        for part in re.split(r"^(?=## )", old, flags=re.MULTILINE)[1:]
+    }
+    sections[name] = text
+    path.write_text("\n".join([HEADER, *(sections[n] for n in order if n in sections)]))
+
+
+def environment() -> str:
+    """Date, machine, its load and versions, on one line."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    # The load of the last minutes tells a quiet machine from a shared one.
+    load = f"load {os.getloadavg()[1]:.1f}"
+    machine = f"{os.cpu_count()} cores, {_processor()}, {memory:.0f} GiB, {load}"
+    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    return f"{today}; {machine}; Python {platform.python_version()}, {versions}"
+
+
+def _table(table: Table) -> str:
+    scale = UNITS[table.unit.split(" ", 1)[0]]
+    base = table.samples[table.base]
+    lines = [
+        f"**{table.caption}**",
+        "",
+        f"| | {table.unit} | quartiles | to {table.base} |",
+        "|---|---:|---:|---:|",
+    ]
+    for side, found in table.samples.items():
+        low, median, high = (_number(s * scale) for s in (found.low, found.median, found.high))
+        lines.append(f"| {side} | {median} | {low} - {high} | {found.over(base):.2f} |")
+    lines += [f"| {library} | not installed | | |" for library in table.missing]
+    return "\n".join([*lines, "", *(f"- {bar}" for bar in table.bars)]).rstrip()
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        found = re.search(r"^model name\s*: (.+)$", information.read_text(), flags=re.MULTILINE)
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()

@@ -1,0 +1,137 @@
+"""One table of all layers, combinators and wrappers: every law in `tests/laws` runs over it.
+
+A new layer is one line: a name, the layer, and the shapes it takes. What else a law needs to know
+(whether the layer keeps state, draws random numbers, or can be differentiated) is found by asking
+the layer.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+
+KEY = jax.random.key(0)
+
+
+def floats(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.float32)
+
+
+def tokens(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def _run(layer: nn.Layer, params: Any, state: Any, key: Any, inputs: Any, train: bool) -> Any:
+    return layer.apply(params, *inputs, state=state, key=key, train=train)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    layer: nn.Layer
+    inputs: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def arrays(self, dtype: Any = None, seed: int = 0) -> tuple[Any, ...]:
+        """Inputs with numbers: normal floats, of `dtype` where it is given, and tokens 0 to 3."""
+        rng = np.random.default_rng(seed)
+
+        def leaf(x: jax.ShapeDtypeStruct) -> jax.Array:
+            if jnp.issubdtype(x.dtype, jnp.integer):
+                return jnp.asarray(rng.integers(0, 4, x.shape), x.dtype)
+            return jnp.asarray(rng.normal(size=x.shape), dtype or x.dtype)
+
+        return jax.tree.map(leaf, self.inputs)
+
+    def init(self, key: jax.Array = KEY) -> Any:
+        return self.layer.init(key, *self.inputs)
+
+    def eager(self, params: Any, state: Any, key: Any, inputs: Any, train: bool = True) -> Any:
+        """Output and new state: the call that every law makes."""
+        return self.layer.apply(params, *inputs, state=state, key=key, train=train)
+
+    def run(self, params: Any, state: Any, key: Any, inputs: Any, train: bool = True) -> Any:
+        """The same, compiled once for all laws."""
+        return _run(self.layer, params, state, key, inputs, train)
+
+    @functools.cached_property
+    def state(self) -> Any:
+        return self.layer.init_state(*self.inputs)
+
+    @functools.cached_property
+    def draws(self) -> bool:
+        """Whether training needs a key."""
+        params, state = jax.eval_shape(self.layer.init, KEY, *self.inputs), self.state
+        try:
+            jax.eval_shape(lambda p, x: self.eager(p, state, None, x), params, self.inputs)
+        except ValueError as error:
+            assert "no key was given" in str(error)
+            return True
+        return False
+
+    @property
+    def modes(self) -> tuple[bool, ...]:
+        """The values of `train` between which this layer tells a difference."""
+        return (False, True) if self.draws or self.state else (False,)
+
+
+BLOCK = nn.Serial(nn.LayerNorm(), nn.Dense(4), jax.nn.gelu, nn.Dropout(0.5))
+STATEFUL = nn.Serial(nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.3))
+X = (floats(3, 4),)
+
+CASES = [
+    Case("Dense", nn.Dense(3), X),
+    Case("Dense without bias", nn.Dense(3, bias=False), (floats(2, 3, 4),)),
+    Case("Dense of a vector", nn.Dense(3, w_init=nn.glorot_uniform()), (floats(4),)),
+    Case("Dropout", nn.Dropout(0.5), X),
+    Case("LayerNorm", nn.LayerNorm(eps=1e-3), X),
+    Case("RMSNorm", nn.RMSNorm(), X),
+    Case("BatchNorm", nn.BatchNorm(momentum=0.5), X),
+    Case("BatchNorm axis 1", nn.BatchNorm(axis=1, bias=False), (floats(3, 4, 2),)),
+    Case("Embedding", nn.Embedding(5, 3), (tokens(2, 3),)),
+    Case("PReLU per feature", nn.PReLU(per_feature=True), X),
+    Case("Parameter", nn.Parameter((2, 3), w_init=nn.normal(1.0)), ()),
+    Case("Flatten", nn.Flatten(), (floats(2, 3, 2),)),
+    Case("Reshape", nn.Reshape((2, -1)), X),
+    Case("Tap", nn.Tap(), X),
+    Case("Serial", nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dense(2)), X),
+    Case("Serial by name", nn.Serial(first=nn.Dense(8), act=jnp.tanh, last=nn.Dense(2)), X),
+    Case("Serial of nothing", nn.Serial(), X),
+    Case("Parallel", nn.Parallel(nn.Dense(3), nn.Dropout(0.5), merge=jnp.hstack), X),
+    Case("Residual", nn.Residual(BLOCK), X),
+    Case("Repeat", nn.Repeat(nn.Residual(BLOCK), 3), X),
+    Case("Repeat of BatchNorm", nn.Repeat(STATEFUL, 2), X),
+    Case("Repeat of Repeat", nn.Repeat(nn.Repeat(nn.Dense(4), 2), 2), X),
+    Case("Remat of BatchNorm", nn.Remat(STATEFUL), X),
+    Case("Ensemble of BatchNorm", nn.Ensemble(STATEFUL, 2), X),
+    Case("Precision", nn.Precision(BLOCK, "float32"), X),
+    Case("capture", nn.capture(nn.Repeat(nn.Remat(BLOCK), 2), "1"), X),
+    Case(
+        "wrappers nested",
+        nn.Serial(
+            ids=nn.Embedding(5, 4),
+            blocks=nn.Remat(nn.Repeat(nn.Residual(nn.Serial(nn.Remat(BLOCK), nn.BatchNorm())), 2)),
+            heads=nn.Ensemble(nn.Precision(nn.Dense(2), "float32"), 2),
+        ),
+        (tokens(3, 2),),
+    ),
+]
+
+every = pytest.mark.parametrize("case", CASES, ids=str)
+every_mode = pytest.mark.parametrize(
+    ("case", "train"),
+    [
+        pytest.param(case, train, id=f"{case}{' in training' if train else ''}")
+        for case in CASES
+        for train in case.modes
+    ],
+)

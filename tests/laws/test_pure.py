@@ -1,0 +1,75 @@
+"""Pure: a layer is a function of what it is given, whichever way JAX runs it."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.cases import KEY, Case, every, every_mode
+from tests.near import assert_near
+
+
+@every_mode
+def test_jit_numpy_and_earlier_calls_change_nothing(case: Case, train: bool):
+    """The same call from one program, from numpy arrays, and after other calls."""
+    given = (case.init(), case.state, KEY, case.arrays())
+    eager = case.eager(*given, train=train)
+    assert_near(case.run(*given, train=train), eager)
+    case.run(case.init(jax.random.key(1)), case.state, KEY, case.arrays(seed=1), train=train)
+    params, state, inputs = jax.tree.map(np.asarray, (given[0], given[1], given[3]))
+    chex.assert_trees_all_equal(case.eager(params, state, KEY, inputs, train=train), eager)
+    chex.assert_trees_all_equal(case.layer.init(KEY, *inputs), given[0])
+
+
+@every_mode
+def test_one_trace_no_leak_no_promotion(case: Case, train: bool):
+    """A loop that feeds the state back traces once, though parameters and inputs change."""
+
+    traces = []
+
+    @jax.jit
+    def step(params, state, key, inputs):
+        traces.append(1)
+        return case.eager(params, state, key, inputs, train)[1]
+
+    with (
+        jax.checking_leaks(),
+        jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
+    ):
+        state = case.state
+        for seed in range(3):
+            key = jax.random.key(seed)
+            given = case.init(key), state, key, case.arrays(seed=seed)
+            step.trace(*given)  # traced as a call would, without the cost of compiling
+            state = case.run(*given, train=train)[1]
+    assert len(traces) == 1
+
+
+@every
+def test_vmap_is_a_loop(case: Case):
+    """Over parameters, state, keys and inputs at once."""
+    train = case.modes[-1]
+    keys = jax.random.split(KEY, 2)
+    lanes = [(case.init(k), case.state, k, case.arrays(seed=i)) for i, k in enumerate(keys)]
+    stacked = jax.tree.map(lambda *a: jnp.stack(a), *lanes)
+    mapped = jax.jit(jax.vmap(lambda lane: case.eager(*lane, train=train)))(stacked)
+    looped = [case.run(*lane, train=train) for lane in lanes]
+    assert_near(mapped, jax.tree.map(lambda *a: jnp.stack(a), *looped))
+
+
+@every_mode
+def test_state_in_state_out(case: Case, train: bool):
+    """Inference leaves the state as it is; training changes it where there is one."""
+    params, inputs = case.init(), case.arrays()
+    y, state = case.run(params, case.state, KEY, inputs, train=train)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, case.state)
+    if not train:
+        chex.assert_trees_all_equal(state, case.state)
+    elif case.state:
+        leaves = map(jax.tree.leaves, (state, case.state))
+        changed = [(a != b).any() for a, b in zip(*leaves, strict=True)]
+        assert all(changed)
+    if not case.state:
+        alone = jax.eval_shape(lambda *x: case.layer.apply(params, *x), *inputs)
+        chex.assert_trees_all_equal_shapes_and_dtypes(alone, y)

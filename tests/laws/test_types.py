@@ -1,0 +1,67 @@
+"""Types: the input's floating type is the output's, and parameters keep their own."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from tests.cases import KEY, Case, every
+
+
+def floating(tree):
+    return [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@every
+def test_half_precision(case: Case, dtype: str):
+    """Near the float32 result, in the half type, with float32 parameters and strict promotion."""
+    params, inputs = case.init(), case.arrays()
+    half = jax.tree.map(
+        lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, inputs
+    )
+    train = case.modes[-1]
+    exact, _ = case.run(params, case.state, KEY, inputs, train=train)
+    with jax.numpy_dtype_promotion("strict"):
+        found, state = case.run(params, case.state, KEY, half, train=train)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, case.state)
+    if floating(inputs):
+        assert {str(a.dtype) for a in floating(found)} == {dtype}
+    # Each of some ten roundings on the way is half a unit; normalisation may enlarge them tenfold.
+    rounding = 50 * float(jnp.finfo(dtype).eps)
+    wide = jax.tree.map(lambda a: a.astype(np.float32), found)
+    chex.assert_trees_all_close(wide, exact, rtol=rounding, atol=rounding)
+
+
+@every
+def test_float64(case: Case):
+    """Parameters and output are float64; the state keeps the types it declares."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        inputs = case.arrays(np.float64)
+        params = case.layer.init(KEY, *inputs)
+        state = case.layer.init_state(*inputs)
+        y, new = case.run(params, state, KEY, inputs, train=case.modes[-1])
+        assert {str(a.dtype) for a in floating((params, y))} <= {"float64"}
+        chex.assert_trees_all_equal_shapes_and_dtypes(new, state)
+
+
+@every
+def test_gradients_are_finite_differences(case: Case):
+    """In float64, with respect to parameters and floating inputs, in training."""
+    with jax.enable_x64(True):
+        inputs = case.arrays(np.float64)
+        params = case.layer.init(KEY, *inputs)
+        state = case.layer.init_state(*inputs)
+        tokens = not floating(inputs)
+        if "Precision" in repr(case.layer):
+            return  # computes in float32, where such differences are rounding alone
+
+        def output(params, given):
+            return case.eager(params, state, KEY, inputs if tokens else given)[0]
+
+        given = () if tokens else inputs
+        if jax.tree.leaves((params, given)):
+            # The default tolerance of float64; the step of 1e-6 is far from the kinks of a draw.
+            check_grads(jax.jit(output), (params, given), order=1, modes=("rev",), eps=1e-6)

@@ -63,6 +63,22 @@ class Call:
         below = None if key is None else paths.PathKey(key)
         return dataclasses.replace(self, params=params, state=state, key=below)
 
+    def random_key(self, *path: str) -> jax.Array | None:
+        """The key at `path` below here, for a layer that asks for one; None in inference without.
+
+        Raises ValueError where training lacks a key, or a user's transform would repeat it.
+        """
+        if self.key is None:
+            if self.train:
+                raise ValueError(
+                    "draws random numbers in training, but no key was given: "
+                    "write net.apply(params, x, key=key, train=True)"
+                )
+            return None
+        if self.foreign:
+            raise ValueError(foreign("draws random numbers"))
+        return self.key.child(path).value()
+
     def arrays(self) -> "Arrays":
         """Parameters, state and key as plain arrays, to hand to a transform."""
         return Arrays(self.params, self.state, None if self.key is None else self.key.value())

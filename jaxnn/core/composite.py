@@ -7,7 +7,7 @@ import jax
 
 from . import paths
 from .binding import Declaring, Evaluation, bind
-from .calls import UNREACHED, Call, Mismatch, Outcome, Unreached, foreign
+from .calls import UNREACHED, Call, Mismatch, Outcome, Unreached
 from .declarations import Declaration, brief, split_arrays
 from .layer import Layer, declared
 from .primitive import Function
@@ -68,7 +68,7 @@ class Composite(Layer):
 
         def run(arrays: Any) -> Any:
             inputs, named = join(arrays)
-            named = named | self._answers(method, None, False)
+            named = named | self._answers(method, None)
             return getattr(self._with_children(bind(children, frame)), method)(*inputs, **named)
 
         # The trace runs where nothing is shared with a transform around it.
@@ -92,28 +92,20 @@ class Composite(Layer):
         _check_state_names(children, call.state or {})
         own, passing = self._split(method, named)
         frame = Evaluation(call, passing)
-        # A key of its own, which no child's name can give.
-        key = None if call.key is None else call.key.child(("forward",))
-        if "key" in self._signature(method).requests:
-            if call.key is None and call.train:
-                raise ValueError(
-                    "asks for a key in training, but none was given: write "
-                    "net.apply(params, x, key=key, train=True)"
-                )
-            if call.key is not None and call.foreign:
-                raise ValueError(foreign("asks for a key"))
-        answers = self._answers(method, key, call.train)
+        answers = self._answers(method, call)
         bound = self._with_children(bind(children, frame))
         output = getattr(bound, method)(*inputs, **own, **answers)
         return Outcome(output, frame.state, frame.captured)
 
-    def _answers(self, method: str, key: paths.PathKey | None, train: bool) -> dict[str, Any]:
+    def _answers(self, method: str, call: Call | None) -> dict[str, Any]:
+        """What the method asks for by keyword; without a call, while declaring."""
         asked = self._signature(method).requests
         answers: dict[str, Any] = {}
         if "key" in asked:
-            answers["key"] = None if key is None else key.value()
+            # Below a reserved name: a key of its own, which no child has.
+            answers["key"] = None if call is None else call.random_key("forward")
         if "train" in asked:
-            answers["train"] = train
+            answers["train"] = call is not None and call.train
         return answers
 
     def _split(self, method: str, named: Any) -> tuple[dict[str, Any], dict[str, Any]]:

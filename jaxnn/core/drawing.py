@@ -47,7 +47,9 @@ def draw(spec: Any, key: jax.Array) -> Any:
                 groups.setdefault(_group(param), []).append(i)
     if rows:
         host |= zip(rows, draw_rows([draws[i] for i in rows], key), strict=True)
-    for i, array in zip(host, jax.device_put(list(host.values())), strict=True):
+    # Copies: the arrays may be views of one buffer, whose memory no step must take.
+    placed = jax.device_put(list(host.values()), may_alias=False)
+    for i, array in zip(host, placed, strict=True):
         arrays[i] = array
     for members in groups.values():
         path, param = leaves[members[0]]

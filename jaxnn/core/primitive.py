@@ -108,9 +108,7 @@ class Primitive(Layer):
             self._check_state(call, self._declared_by(self.variables, inputs, named))
         elif "state" in asked:  # its inputs need not be those that `variables` takes
             self._check_state(call, call.state or {"state": None})
-        if "key" in asked:
-            self._check_key(call)
-        key = call.key.value() if "key" in asked and call.key is not None else None
+        key = call.random_key() if "key" in asked else None
         output, state = self._forward(
             method, call.params, call.state, key, call.train, inputs, named
         )
@@ -145,15 +143,6 @@ class Primitive(Layer):
             raise ValueError(
                 f"the state is not that declared for these inputs: {'; '.join(lines)}; {INIT_STATE}"
             )
-
-    def _check_key(self, call: Call) -> None:
-        if call.key is None and call.train:
-            raise ValueError(
-                "draws random numbers in training, but no key was given: "
-                "write net.apply(params, x, key=key, train=True)"
-            )
-        if call.key is not None and call.foreign:
-            raise ValueError(foreign("draws random numbers"))
 
 
 def _check_declared(layer: Layer, tree: Any, kind: type) -> None:

@@ -78,7 +78,8 @@ def draw_rows(draws: list[list[Draw]], key: jax.Array) -> list[np.ndarray[Any, A
     arrays, start = [], 0
     for slices in draws:
         mine = parts[start : start + len(slices)]
-        arrays.append(np.concatenate(mine).reshape(slices[0].param.shape))
+        whole = mine[0] if len(mine) == 1 else np.concatenate(mine)
+        arrays.append(whole.reshape(slices[0].param.shape))
         start += len(slices)
     return arrays
 

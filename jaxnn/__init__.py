@@ -13,6 +13,9 @@ A layer is a value, parameters are data, a configuration is data:
 Training is in `jaxnn.train`, data sets in `jaxnn.data`.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .combine.capture import Tap, capture
 from .combine.ensemble import Ensemble
 from .combine.precision import Precision
@@ -46,7 +49,6 @@ from .core.pair import layer
 from .core.paths import fold
 from .core.primitive import Primitive
 from .core.wrapper import Wrapper
-from .inspect.summary import summary
 from .layers.activation import PReLU
 from .layers.dense import Dense
 from .layers.dropout import Dropout
@@ -54,8 +56,22 @@ from .layers.embedding import Embedding
 from .layers.normalisation import BatchNorm, LayerNorm, RMSNorm
 from .layers.parameter import Parameter
 from .layers.shape import Flatten, Reshape
-from .surgery.replacement import replace
 from .version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from .inspect.summary import summary
+    from .surgery.replacement import replace
+
+# Only looking at networks and editing them needs these modules: imported when first asked for.
+_LATER = {"replace": "jaxnn.surgery.replacement", "summary": "jaxnn.inspect.summary"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
+    globals()[name] = found = getattr(importlib.import_module(_LATER[name]), name)
+    return found
+
 
 __all__ = [
     "BatchNorm",

@@ -80,6 +80,7 @@ def test_other_numbers_or_another_shape_are_refused(carrier, text):
         ("a.csv.gz", gzip.compress(b"1,2\n3,4\n")[:-9]),
         ("a.csv.gz", gzip.compress(b"1,2\n3,4\n")[:10] + b"\xff" * 20),
     ],
+    ids=["text", "ragged", "not compressed", "truncated", "corrupt"],  # gzip holds the time
 )
 def test_a_damaged_file_says_so(carrier, name, content):
     (carrier / name).write_bytes(content)

@@ -94,7 +94,7 @@ class Arrays(NamedTuple):
 
 def current_trace() -> Any:
     """A token that changes when a JAX transform is entered or left."""
-    from jax.extend.core import get_opaque_trace_state  # here: it doubles the time of our import
+    from jax.extend.core import get_opaque_trace_state  # here: slow to import
 
     return get_opaque_trace_state(convention="flax")
 

@@ -1,8 +1,8 @@
 """The training loop: epochs of compiled steps over data that stay on the device.
 
 An epoch is one `lax.scan` over a table of row numbers; each step gathers its rows. The order of an
-epoch is drawn on the host, which costs a twentieth of a permutation on the device, and depends on
-the key and the epoch alone, so a run that goes on repeats what it would have done.
+epoch is drawn on the host while the device works, and depends on the key and the epoch alone, so a
+run that goes on repeats what it would have done.
 """
 
 import functools

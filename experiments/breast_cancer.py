@@ -13,8 +13,10 @@ import dataclasses
 import sys
 
 from jaxnn import data, train
-from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, main, run_length
+from jaxnn.command import main
+from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
 from jaxnn.models import MLP
+from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,18 @@ def build(config: Experiment, problem: Problem) -> Program:
     )
 
 
-RECIPE = Recipe("breast_cancer", __doc__, Experiment, problem, build)
+SPACE = Space(
+    Experiment,
+    {
+        "optimizer": Branch(
+            SGD={"learning_rate": Log(1e-3, 0.5), "momentum": Uniform(0.5, 0.98)},
+            AdamW={"learning_rate": Log(1e-4, 1e-1), "weight_decay": Log(1e-6, 1e-1)},
+        ),
+        "model.dropout": Uniform(0.0, 0.6),
+        "model.width": Choice(8, 32, 128),
+    },
+)
+RECIPE = Recipe("breast_cancer", __doc__, Experiment, problem, build, SPACE)
 
 if __name__ == "__main__":
     sys.exit(main(RECIPE))

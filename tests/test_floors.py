@@ -20,6 +20,8 @@ FLOORS = (
     "models",
     "train",
     "experiment",
+    "sweep",
+    "command",
 )
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

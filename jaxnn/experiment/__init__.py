@@ -1,19 +1,18 @@
-"""What an experiment needs around its training: a command line, a run folder, pictures.
+"""What an experiment needs around its training: a program, a run folder, pictures.
 
 An experiment is a frozen configuration beside two pure functions, joined in a `Recipe`:
 
     problem()               what is to be learnt: the data set, the task, how both are scaled
     build(config, problem)  a configuration as a pure training `Program`
 
-`command` turns a recipe into a program for the terminal. It trains (`program`), shows how far it
+`jaxnn.command` turns a recipe into a program for the terminal. It trains (`program`), shows how far it
 is (`progress`), judges the result (`scores`), draws it (`pictures`) and writes a folder (`folder`,
 `configuration`) from which `prediction` predicts. Nothing of it is imported by `import jaxnn`, and
 tyro, rich and matplotlib are imported where they are used.
 """
 
-from .command import main
 from .optimizers import SGD, AdamW
 from .problem import Problem
 from .program import Program, Recipe, run_length
 
-__all__ = ["SGD", "AdamW", "Problem", "Program", "Recipe", "main", "run_length"]
+__all__ = ["SGD", "AdamW", "Problem", "Program", "Recipe", "run_length"]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,6 @@ from .. import train
 from ..core.layer import Layer
 from ..data import Dataset, Standardiser
 from ..train.evaluation import Trained
-from ..train.loop import Record
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,8 +54,11 @@ class Problem:
             return predicted if self.targets is None else self.targets.inverse(predicted)
         return np.stack([1 - predicted, predicted], axis=1) if predicted.ndim == 1 else predicted
 
-    def reported(self, record: Record) -> Record:
-        """A record of `train.fit` with losses first and errors in the data set's units."""
+    def reported(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """A record of `train.fit` with losses first and errors in the data set's units.
+
+        Its numbers may be arrays, of several epochs or runs.
+        """
         std = 1.0 if self.targets is None else float(self.targets.std)
         power = {"loss": 2, "mae": 1}
 
@@ -67,7 +71,7 @@ class Problem:
                 metric != "loss",
             )
 
-        def scaled(name: str) -> float:
+        def scaled(name: str) -> Any:
             exponent = power.get(name.removeprefix("validation_"), 0)
             return record[name] * std**exponent if exponent else record[name]
 

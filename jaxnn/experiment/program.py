@@ -58,6 +58,7 @@ class Recipe(Generic[Config]):
         config: the configuration, a frozen dataclass whose fields all have defaults.
         problem: reads the data and says what is to be learnt.
         build: turns a configuration into a training program, purely.
+        space: what a sweep may change: a `jaxnn.sweep.Space` of the configuration.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Recipe(Generic[Config]):
     config: type[Config]
     problem: Callable[[], Problem]
     build: Callable[[Config, Problem], Program]
+    space: Any = dataclasses.field(default=None, compare=False)
 
 
 def run_length(rows: int, batch_size: int, epochs: int) -> int:

@@ -20,4 +20,6 @@ def dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
     x = x.astype(floating_type(x))
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
     mask = jax.random.bernoulli(key, keep, x.shape)
-    return jnp.where(mask, x / keep.astype(x.dtype), jnp.zeros((), x.dtype))
+    # A product, so that a known rate and a traced one give the same bits: the compiler turns the
+    # division by a known number into one.
+    return jnp.where(mask, x * (1.0 / keep).astype(x.dtype), jnp.zeros((), x.dtype))

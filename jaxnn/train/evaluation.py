@@ -1,5 +1,6 @@
 """Evaluation and prediction: a trained network over a whole data set, in pieces."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from ..core.declarations import describe
 from ..core.layer import Layer
 from ..data import check
 from .step import remembered
-from .task import Loss, Task, losses_and_metrics
+from .task import Loss, Metrics, Task, losses_and_metrics
 
 
 class Trained(Protocol):
@@ -85,20 +86,24 @@ def check_count(number: Any, name: str, least: int = 1) -> int:
     return number
 
 
+def pure_evaluation(
+    net: Layer, task: Loss, params: Any, state: Any, x: jax.Array, y: jax.Array, size: int
+) -> Metrics:
+    """Mean metrics over all examples, in pieces of `size`, as a plain pure function."""
+
+    def piece(x: jax.Array, y: jax.Array) -> Metrics:
+        outputs, _ = net.apply(params, x, state=state)
+        _, metrics = losses_and_metrics(task, outputs, y)
+        return {name: item * x.shape[0] for name, item in metrics.items()}
+
+    sums = _in_pieces(piece, (x, y), size, join=lambda piles: jax.tree.map(jnp.sum, piles))
+    return {name: sum(parts) / x.shape[0] for name, parts in _transposed(sums).items()}
+
+
 @remembered
-def compiled_evaluation(net: Layer, task: Loss) -> Callable[..., dict[str, jax.Array]]:
+def compiled_evaluation(net: Layer, task: Loss) -> Callable[..., Metrics]:
     """The jitted function `(params, state, x, y, batch_size)` that gives mean metrics."""
-
-    def run(params: Any, state: Any, x: jax.Array, y: jax.Array, size: int) -> Any:
-        def piece(x: jax.Array, y: jax.Array) -> Any:
-            outputs, _ = net.apply(params, x, state=state)
-            _, metrics = losses_and_metrics(task, outputs, y)
-            return {name: item * x.shape[0] for name, item in metrics.items()}
-
-        sums = _in_pieces(piece, (x, y), size, join=lambda piles: jax.tree.map(jnp.sum, piles))
-        return {name: sum(parts) / x.shape[0] for name, parts in _transposed(sums).items()}
-
-    return jax.jit(run, static_argnums=4)
+    return jax.jit(functools.partial(pure_evaluation, net, task), static_argnums=4)
 
 
 @remembered

@@ -169,31 +169,37 @@ def _checked(task: Loss, data: Any, name: str) -> tuple[jax.Array, jax.Array]:
 def _compiled_steps(
     net: Layer, task: Loss, structure: Any, augment: Augment | None
 ) -> Callable[..., Any]:
-    """The jitted function `(numbers, ts, x, y, order)`: one step a row of `order`, and the sum of
-    each metric over them."""
+    """The jitted function `(numbers, ts, x, y, order)` of `pure_steps`."""
 
     def run(numbers: Any, ts: TrainState, x: Any, y: Any, order: Any) -> tuple[TrainState, Metrics]:
-        optimizer = jax.tree.unflatten(structure, numbers)
-        step = functools.partial(_gathered_step, net, task, optimizer, augment, x, y)
-        ts, metrics = lax.scan(step, ts, order)
-        return ts, jax.tree.map(jnp.sum, metrics)
+        return pure_steps(
+            net, task, jax.tree.unflatten(structure, numbers), augment, ts, x, y, order
+        )
 
     return jax.jit(run, donate_argnums=1)
 
 
-def _gathered_step(
+def pure_steps(
     net: Layer,
     task: Loss,
     optimizer: Any,
     augment: Augment | None,
+    ts: TrainState,
     x: jax.Array,
     y: jax.Array,
-    ts: TrainState,
-    rows: jax.Array,
+    order: jax.Array,
 ) -> tuple[TrainState, Metrics]:
-    """A step on those rows of the data."""
-    batch = x[rows]
-    if augment is not None:
-        # Beside the key of the step, which the network has.
-        batch = augment(jax.random.fold_in(step_key(ts), 1), batch)
-    return pure_step(net, task, optimizer, ts, (batch, y[rows]))
+    """A step for each row of `order`, int32 (steps, batch), on those rows of the data.
+
+    Returns the state after them, and the sum of each metric over them: a plain pure function.
+    """
+
+    def step(ts: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
+        batch = x[rows]
+        if augment is not None:
+            # Beside the key of the step, which the network has.
+            batch = augment(jax.random.fold_in(step_key(ts), 1), batch)
+        return pure_step(net, task, optimizer, ts, (batch, y[rows]))
+
+    ts, metrics = lax.scan(step, ts, order)
+    return ts, jax.tree.map(jnp.sum, metrics)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from jaxnn.experiment import main, run
+from jaxnn.command import main
+from jaxnn.experiment import run
 from jaxnn.experiment.configuration import from_plain
 from jaxnn.models import MLP
 

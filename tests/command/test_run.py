@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from jaxnn import data, train
-from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, main, run_length
+from jaxnn.command import main
+from jaxnn.command.experiment import chosen
+from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
 from jaxnn.experiment import folder as folders
-from jaxnn.experiment.command import chosen
 from jaxnn.models import MLP
 
 

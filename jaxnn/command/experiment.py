@@ -1,0 +1,142 @@
+"""The command line of an experiment.
+
+    python -m experiments.mnist_mlp                              train, with defaults
+    python -m experiments.mnist_mlp --epochs 5                   the same with another number
+    python -m experiments.mnist_mlp optimizer:adamw              the same with another optimizer
+    python -m experiments.mnist_mlp predict runs/mnist_mlp-...   predict from a saved run
+    python -m experiments.mnist_mlp plan                         what a sweep would be
+    python -m experiments.mnist_mlp sweep                        sweep the experiment's space
+    python -m experiments.mnist_mlp resume sweeps/mnist_mlp-...  go on with a sweep that stopped
+    python -m experiments.mnist_mlp run --from sweeps/...:best   train the best of a sweep
+
+`run` is meant where no command is given. What a user can put right is told in a line, without a
+traceback.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from ..core.signatures import suggestion
+from ..experiment.folder import default_place
+from ..experiment.prediction import predict
+from ..experiment.program import Recipe
+from ..experiment.run import run
+from .parsing import imported, library, parse, refuse
+
+
+def main(recipe: Recipe[Any], arguments: Sequence[str] | None = None) -> int:
+    """Run the command line of an experiment, and return the exit status.
+
+    0 is success, 1 something that could not be done, 2 a wrong command line, 130 Ctrl-C. Raises
+    SystemExit with 0 after printing help, and with 2 for options that there are not.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # An option or `optimizer:sgd` belongs to the default command.
+    named = bool(arguments) and not arguments[0].startswith("-") and ":" not in arguments[0]
+    command = arguments.pop(0) if named else "run"
+    if command not in COMMANDS:
+        return refuse(f"there is no command {command!r}; {suggestion(command, COMMANDS)}", 2)
+    try:
+        return COMMANDS[command](imported(recipe), arguments)
+    except (ValueError, OSError, ImportError) as error:
+        return refuse(str(error), 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Where a run goes, and where its configuration comes from."""
+
+    folder: Path | None = None
+    """Where to write the run: a folder that does not exist yet; by default runs/NAME-DATE-TIME."""
+
+
+def run_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+    """Train, and write a run folder."""
+    module = f"python -m experiments.{recipe.name}"
+    start, arguments = _start(recipe, arguments)
+    text = [
+        # tyro sets a block apart by two lines where there is one before it already.
+        (recipe.header or "").replace("\n\n    ", "\n    "),
+        f"To predict from a saved run: {module} predict --help",
+        f"To sweep: {module} sweep --help, and to train a trial of a sweep: {module} run --from "
+        "FOLDER:best, or FOLDER:17 for trial 17",
+    ]
+    config, options = parse(
+        recipe,
+        arguments,
+        [RunOptions],
+        prog=module,
+        text=text[: 2 + (recipe.space is not None)],
+        start=start,
+    )
+    place = options.folder or default_place(recipe.name)
+    try:
+        run(recipe, config, place)
+    except KeyboardInterrupt:
+        left = f"{place} is whole" if place.exists() else "nothing was written"
+        return refuse(f"interrupted: {left}", 130)
+    files = ", ".join(sorted(file.name for file in place.iterdir()))
+    print(f"\n{place} holds {files}\nPredict from it: {module} predict {place}")
+    return 0
+
+
+def _start(recipe: Recipe[Any], arguments: list[str]) -> tuple[Any, list[str]]:
+    """The configuration that `--from FOLDER:TRIAL` names, or the experiment's; and what is left."""
+    if "--from" not in arguments:
+        return None, arguments
+    at = arguments.index("--from")
+    if at + 1 == len(arguments):
+        raise ValueError("--from wants a sweep and a trial: write --from sweeps/NAME-DATE:best")
+    from .sweep import configuration_of
+
+    return configuration_of(recipe, arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
+
+
+def predict_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+    """Predict from a run folder."""
+    tyro = library()
+
+    def parsed(
+        folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
+        input: Annotated[
+            Path | None,
+            tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the test examples)"),
+        ] = None,
+    ) -> tuple[Path, Path | None]:
+        """Predict.
+
+        Args:
+            folder: The folder of a run, such as the run itself printed.
+            input: A .npy or .csv file with a row an example, in the units of the data set.
+        """
+        return folder, input
+
+    folder, file = tyro.cli(
+        parsed,
+        args=arguments,
+        prog=f"python -m experiments.{recipe.name} predict",
+        description="Predict from a saved run: print a row an example.",
+    )
+    predict(recipe, folder, file)
+    return 0
+
+
+def _sweeping(name: str) -> Callable[[Recipe[Any], list[str]], int]:
+    def command(recipe: Recipe[Any], arguments: list[str]) -> int:
+        from . import sweep  # what it imports takes as long as all the rest
+
+        return getattr(sweep, f"{name}_command")(recipe, arguments)
+
+    return command
+
+
+COMMANDS: dict[str, Callable[[Recipe[Any], list[str]], int]] = {
+    "run": run_command,
+    "predict": predict_command,
+    "plan": _sweeping("plan"),
+    "sweep": _sweeping("sweep"),
+    "resume": _sweeping("resume"),
+}

@@ -1,0 +1,141 @@
+"""Arguments of a command as values: a configuration, and options of the command's own.
+
+A configuration's union fields are chosen by words such as `optimizer:sgd`; everything else is an
+option, read by tyro, whose help and suggestions a user sees.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import sys
+import typing
+from typing import Annotated, Any
+
+from ..core.signatures import suggestion
+from ..experiment.program import Recipe
+
+
+def parse(
+    recipe: Recipe[Any],
+    arguments: list[str],
+    options: list[type[Any]],
+    *,
+    prog: str,
+    text: list[str],
+    start: Any = None,
+) -> list[Any]:
+    """The configuration, and a value of each class of options, from what a user wrote.
+
+    Args:
+        recipe: the experiment.
+        arguments: the words and options.
+        options: frozen dataclasses whose fields are the command's own options.
+        prog: how the command is called.
+        text: paragraphs of the help before the options.
+        start: the configuration that the arguments change; by default that of the experiment.
+
+    Raises SystemExit with 0 after printing help, and with 2 for options that there are not.
+    """
+    tyro = library()
+    default, rest = chosen(recipe.config() if start is None else start, arguments)
+
+    parts = {"config": (recipe.config, default)}
+    parts |= {f"options{index}": (cls, cls()) for index, cls in enumerate(options)}
+    flat = tyro.conf.arg(name="")  # without the name of the part before each option
+    signature = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=value,
+            annotation=Annotated[cls, flat],
+        )
+        for name, (cls, value) in parts.items()
+    ]
+
+    def collected(**values: Any) -> list[Any]:
+        return list(values.values())
+
+    collected.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+    collected.__annotations__ = {one.name: one.annotation for one in signature}
+    choices = [
+        f"{field.capitalize()}: write {' or '.join(f'{field}:{name}' for name in members)}; the "
+        f"options below are those of {_short(type(getattr(default, field)))}.\n"
+        for field, members in alternatives(recipe.config).items()
+    ]
+    return tyro.cli(
+        collected,
+        args=rest,
+        prog=prog,
+        description="\n".join([text[0], *choices, *text[1:]]),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+
+
+def module_of(recipe: Recipe[Any]) -> str:
+    """The module that a recipe is from, as `python -m` takes it."""
+    module = recipe.build.__module__
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if module == "__main__" and spec is not None else module
+
+
+def imported(recipe: Recipe[Any]) -> Recipe[Any]:
+    """The recipe as every process knows it, where `python -m` runs its module as `__main__`."""
+    name = module_of(recipe)
+    if recipe.build.__module__ != "__main__" or name == "__main__":
+        return recipe
+    module = importlib.import_module(name)
+    found = [one for one in vars(module).values() if isinstance(one, Recipe)]
+    return next((one for one in found if one.name == recipe.name), recipe)
+
+
+def alternatives(config: type[Any]) -> dict[str, dict[str, type[Any]]]:
+    """The dataclasses that each union field of a configuration may hold, by their short names."""
+    unions = {
+        name: [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
+        for name, kind in typing.get_type_hints(config).items()
+    }
+    return {
+        name: {_short(one): one for one in members if isinstance(one, type)}
+        for name, members in unions.items()
+        if len(members) > 1
+    }
+
+
+def chosen(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
+    """The configuration with the dataclasses that arguments like `optimizer:sgd` name.
+
+    Returns it with the other arguments. Raises ValueError for a name that there is not.
+    """
+    unions, rest = alternatives(type(config)), []
+    for argument in arguments:
+        field, colon, name = argument.partition(":")
+        if not colon or field not in unions:
+            rest.append(argument)
+        elif name not in unions[field]:
+            known = [f"{field}:{one}" for one in unions[field]]
+            raise ValueError(f"there is no {argument!r}; {suggestion(argument, known)}")
+        else:
+            config = dataclasses.replace(config, **{field: unions[field][name]()})
+    return config, rest
+
+
+def _short(cls: type[Any]) -> str:
+    return cls.__name__.lower()
+
+
+def refuse(message: str, status: int) -> int:
+    """Say on standard error what cannot be done, and return the exit status."""
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def library() -> Any:
+    """tyro, or an ImportError that says what to install."""
+    try:
+        import tyro
+    except ImportError as error:
+        raise ImportError(
+            "the command line is read by tyro, which is not installed: write "
+            "pip install 'jaxnn[experiments]'"
+        ) from error
+    return tyro

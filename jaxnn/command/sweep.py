@@ -1,0 +1,244 @@
+"""The commands of an experiment that sweep it: `plan`, `sweep`, `resume`, and `run --from`."""
+
+import contextlib
+import dataclasses
+import hashlib
+import inspect
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import optax
+
+from ..experiment.configuration import from_plain, to_plain
+from ..experiment.program import Recipe
+from ..sweep.driver import Driver
+from ..sweep.engine import engine
+from ..sweep.ledger import Ledger
+from ..sweep.plan import Planner, make_plan
+from ..sweep.reading import read
+from ..sweep.search import searcher
+from ..sweep.settings import Settings
+from ..sweep.structure import space_of
+from ..version import __version__
+from .parsing import library, module_of, parse, refuse
+from .watching import finish, watched
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """Where a sweep runs."""
+
+    engine: str = "local"
+    """local, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm or submitit:local."""
+    workers: int = 0
+    """Cohorts that run at a time, on as many workers; 0 for as many as the engine has."""
+    devices: int = 0
+    """On a CPU, devices to make of it, which share lanes where that is faster; 0 for one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a sweep is kept."""
+
+    folder: Path | None = None
+    """Where to keep the sweep: a folder that does not exist yet; by default sweeps/NAME-DATE."""
+
+
+def plan_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+    """Print what a sweep would be."""
+    planner, _, resources = _planned(recipe, arguments, "plan", "Say what a sweep would be.")
+    settings = planner.settings
+    search = searcher(
+        settings.search, planner.space, seed=settings.search_seed, points=settings.points
+    )
+    asked = search.ask(settings.rounds(planner.epochs)[0].count, 0, [])
+    with engine(resources.engine, resources.workers or None) as executor:
+        print(make_plan(planner, asked, lambda f, x: executor.submit(f, x).result()))
+    return 0
+
+
+def sweep_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+    """Sweep the experiment's space, and write the report."""
+    planner, place, resources = _planned(
+        recipe, arguments, "sweep", "Train many configurations of the experiment's space."
+    )
+    folder = place.folder or Path("sweeps", f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    with Ledger.create(folder, _meta(recipe, planner)) as ledger:
+        return _drive(recipe, ledger, resources)
+
+
+def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+    """Go on with a sweep that was stopped."""
+    tyro = library()
+
+    def parsed(
+        folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
+        resources: Annotated[Resources, tyro.conf.arg(name="")] = Resources(),
+        force: bool = False,
+    ) -> tuple[Path, Resources, bool]:
+        """Resume.
+
+        Args:
+            folder: The folder of a sweep.
+            resources: Where it runs.
+            force: Go on even if the experiment's code has changed since.
+        """
+        return folder, resources, force
+
+    folder, resources, force = tyro.cli(
+        parsed,
+        args=arguments,
+        prog=f"python -m {module_of(recipe)} resume",
+        description="Go on with a sweep that was stopped, as if it had not been.",
+    )
+    _make_devices(resources.devices)
+    with Ledger.open(folder, write=True) as ledger:
+        meta = ledger.meta
+        if meta["recipe"] != module_of(recipe):
+            raise ValueError(
+                f"{folder} is a sweep of {meta['recipe']}: write python -m {meta['recipe']} "
+                f"resume {folder}"
+            )
+        changed = [
+            name for name, now in _sources(recipe).items() if meta["sources"].get(name) != now
+        ]
+        if changed and not force:
+            raise ValueError(
+                f"{', '.join(changed)} changed since this sweep began: its trials would not "
+                f"compare. Begin another, or write resume {folder} --force"
+            )
+        return _drive(recipe, ledger, resources)
+
+
+def configuration_of(recipe: Recipe[Any], text: str) -> Any:
+    """The configuration of a trial: `FOLDER:best`, or `FOLDER:17`.
+
+    Raises ValueError or OSError for a folder or trial that there is not.
+    """
+    folder, colon, name = text.rpartition(":")
+    if not colon or not (name == "best" or name.isdecimal()):
+        raise ValueError(f"--from is {text!r}, wanted FOLDER:best, or FOLDER:17 for trial 17")
+    with Ledger.open(Path(folder)) as ledger:
+        found = read(ledger)
+    if found.recipe != module_of(recipe):
+        raise ValueError(f"{folder} is a sweep of {found.recipe}, not of {module_of(recipe)}")
+    trial = found.best if name == "best" else None
+    if name != "best":
+        trial = next((one for one in found.trials if one.number == int(name)), None)
+    if trial is None:
+        raise ValueError(
+            f"{folder} has no trial that ran to its end yet"
+            if name == "best"
+            else f"{folder} has the trials 0 .. {len(found.trials) - 1}, and no {name}"
+        )
+    base = from_plain(recipe.config, dict(found.config))
+    return space_of(recipe).configured(base, trial.values)
+
+
+def _planned(
+    recipe: Recipe[Any], arguments: list[str], command: str, title: str
+) -> tuple[Planner, Place, Resources]:
+    """What the arguments of `plan` and `sweep` ask for."""
+    space = space_of(recipe)
+    config, settings, place, resources = parse(
+        recipe,
+        arguments,
+        [Settings, Place, Resources],
+        prog=f"python -m {module_of(recipe)} {command}",
+        text=[
+            f"{title}\n\nIt sweeps:\n"
+            + "\n".join(f"    {line}" for line in str(space).splitlines())
+            + "\n\nAll else is as the options say: those of a run, and those of the sweep.\n"
+        ],
+    )
+    _make_devices(resources.devices)
+    return Planner(recipe, config, settings), place, resources
+
+
+def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
+    """Run a sweep to its end, or to the signal that stops it."""
+    resume = f"python -m {module_of(recipe)} resume {ledger.folder}"
+    place = ledger.folder / "jobs"
+    with engine(resources.engine, resources.workers or None, place) as executor, _signals():
+        workers = resources.workers or executor.workers
+        try:
+            with watched(ledger) as watch:
+                Driver(recipe, ledger, executor, workers, watch).run()
+        except KeyboardInterrupt:
+            executor.shutdown(wait=False, cancel_futures=True)
+            return refuse(f"interrupted: what was committed is whole; go on with {resume}", 130)
+    finish(ledger)
+    return 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM ends a sweep as Ctrl-C does."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # only a main thread may
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _meta(recipe: Recipe[Any], planner: Planner) -> dict[str, Any]:
+    """What the ledger keeps about the whole sweep."""
+    settings = planner.settings
+    return {
+        "recipe": module_of(recipe),
+        "config": to_plain(planner.base),
+        "settings": to_plain(settings),
+        "space": planner.space.to_plain(),
+        "traced": planner.found,
+        "metric": planner.metric,
+        "maximise": planner.maximise,
+        "seeds": settings.seeds,
+        "epochs": planner.epochs,
+        "rungs": settings.rungs(planner.epochs),
+        "search": settings.search,
+        "seed": settings.search_seed,
+        "exact": settings.exact,
+        "sources": _sources(recipe),
+        "device": jax.devices()[0].device_kind,
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "jaxnn": __version__,
+            "optax": optax.__version__,
+        },
+    }
+
+
+def _sources(recipe: Recipe[Any]) -> dict[str, str]:
+    """What a trial's numbers follow from beside its values: the experiment's code, and versions."""
+    file = inspect.getsourcefile(recipe.build)
+    code = Path(file).read_bytes() if file else b""
+    name = Path(file).name if file else "the experiment's code"
+    return {
+        name: hashlib.sha256(code).hexdigest(),
+        "jaxnn": __version__,
+        "jax": jax.__version__,
+        "optax": optax.__version__,
+    }
+
+
+def _make_devices(count: int) -> None:
+    """Make several devices of a CPU, before it is first used."""
+    if count < 0 or count > 64 * (os.cpu_count() or 1):
+        raise ValueError(f"--devices is a number of devices to make of the CPU, got {count}")
+    if count:
+        jax.config.update("jax_num_cpu_devices", count)

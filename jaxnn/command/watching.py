@@ -1,0 +1,100 @@
+"""How far a sweep is: a live table on a terminal, plain lines elsewhere; and what it found."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from ..sweep.driver import Progress, Watch
+from ..sweep.ledger import Ledger
+from ..sweep.reading import Sweep, read
+from ..sweep.report import write
+from ..sweep.report.words import duration, number
+
+# Trials that are listed at the end, and on the way.
+LISTED = 5
+
+
+@contextlib.contextmanager
+def watched(ledger: Ledger) -> Iterator[Watch]:
+    """A function that shows how far a sweep is, each time it is told."""
+    metric = ledger.meta["metric"]
+    if not sys.stdout.isatty():
+        yield lambda progress: print(line(progress, metric), flush=True)
+        return
+    try:
+        from rich.live import Live
+    except ImportError as error:
+        raise ImportError(
+            "the live table is drawn by rich, which is not installed: write "
+            "pip install 'jaxnn[experiments]'"
+        ) from error
+    with Live(refresh_per_second=4) as live:
+        yield lambda progress: live.update(table(progress, metric))
+
+
+def facts(progress: Progress, metric: str) -> dict[str, str]:
+    """What there is to say about a sweep on its way, by title."""
+    share = progress.epochs / progress.whole if progress.whole else 1.0
+    trained = progress.epochs - progress.before
+    left = progress.seconds * (progress.whole - progress.epochs) / trained if trained > 0 else None
+    count = progress.statuses.get
+    found = {
+        "trials": f"{progress.asked - count('asked', 0)} of {progress.trials}",
+        "lanes": str(progress.lanes),
+        "rung": f"epoch {progress.rung}",
+        "best": f"{metric} {number(progress.best[1])} (trial {progress.best[0]})"
+        if progress.best
+        else "-",
+    }
+    for status in ("stopped", "diverged", "failed"):
+        if count(status, 0):
+            found[status] = str(count(status, 0))
+    found["done"] = f"{min(share, 1.0):.0%}"
+    if progress.seconds > 0:
+        found["lanes a second"] = number(progress.lanes / progress.seconds, 3)
+    if left is not None and share < 1:
+        found["left"] = duration(left)
+    return found
+
+
+def line(progress: Progress, metric: str) -> str:
+    """A plain line."""
+    return ", ".join(f"{title} {text}" for title, text in facts(progress, metric).items())
+
+
+def table(progress: Progress, metric: str) -> Any:
+    """A table with a column a fact."""
+    from rich.table import Table
+
+    found = facts(progress, metric)
+    drawn = Table(title="sweep")
+    for title in found:
+        drawn.add_column(title, no_wrap=True)
+    drawn.add_row(*found.values())
+    return drawn
+
+
+def finish(ledger: Ledger) -> None:
+    """Print what a sweep found, and write its report."""
+    sweep = read(ledger)
+    print(f"\n{summary(sweep)}")
+    print(f"\nReport: {write(ledger)}")
+    if sweep.best is not None:
+        print(f"Train the best again: python -m {sweep.recipe} run --from {sweep.folder}:best")
+
+
+def summary(sweep: Sweep, listed: int = LISTED) -> str:
+    """The best trials as a table of text, and how the others ended."""
+    counts: dict[str, int] = {}
+    for trial in sweep.trials:
+        counts[trial.status] = counts.get(trial.status, 0) + 1
+    ended = ", ".join(f"{many} {status}" for status, many in counts.items())
+    names = list(dict.fromkeys(name for t in sweep.ranking[:listed] for name in t.values))
+    rows = [["trial", sweep.metric, *names]]
+    for trial in sweep.ranking[:listed]:
+        values = [number(trial.values[n]) if n in trial.values else "-" for n in names]
+        rows.append([str(trial.number), number(sweep.scores[trial.number].mean), *values])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([f"{sweep.name}: {len(sweep.trials)} trials, {ended or 'none begun'}", *lines])

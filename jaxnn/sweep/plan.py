@@ -1,0 +1,263 @@
+"""The plan of a sweep: what is traced, which trials share a program, and how their lanes run.
+
+Everything here is found before the first trial is trained, and told by the command `plan`.
+"""
+
+import dataclasses
+import math
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from ..core.signatures import suggestion
+from ..experiment.program import Recipe
+from .cohort import Way, Work, metric_names, problem_of
+from .probe import Probe, Timing, probe
+from .settings import Settings
+from .space import Values
+from .structure import TRACED, Structure, space_of, structure_of, traced_or_static
+
+# Seconds of training that go to a worker, and into the ledger, at a time.
+AIM = 2.0
+# How many lanes that is where nothing was measured.
+LANES = 16
+
+
+class Member(NamedTuple):
+    """A trial as the program sees it."""
+
+    structure: Structure
+    epochs: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouped:
+    """A group, and how its lanes run.
+
+    Args:
+        structure: what its trials have in common.
+        epochs: of a whole run.
+        way: how lanes go through the program.
+        cohort: lanes that go to a worker at a time.
+        timings: what a probe measured, the fastest first; none where the way was given.
+    """
+
+    structure: Structure
+    epochs: int
+    way: Way
+    cohort: int
+    timings: tuple[Timing, ...] = ()
+
+    @property
+    def seconds(self) -> float | None:
+        """Measured seconds of a lane's epoch, if they were."""
+        return self.timings[0].seconds if self.timings else None
+
+
+class Planner:
+    """What is known of a sweep before it runs.
+
+    Args:
+        recipe: the experiment.
+        base: the configuration that trials change.
+        settings: what was asked for.
+        found: `traced`, or why not, by dimension, where that is known already.
+
+    Raises ValueError for a metric that the program does not report, and for a space with more
+    groups than `settings.max_groups`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe[Any],
+        base: Any,
+        settings: Settings,
+        found: Mapping[str, str] | None = None,
+    ) -> None:
+        self.recipe, self.base, self.settings = recipe, base, settings
+        self.space, self.problem = space_of(recipe), problem_of(recipe)
+        program = recipe.build(base, self.problem)
+        self.epochs = program.epochs
+        self.metric = self._metric(metric_names(program, self.problem))
+        self.found = dict(found or traced_or_static(recipe, base, self.problem))
+        self._check_groups()
+        self._check_settings()
+
+    @property
+    def maximise(self) -> bool:
+        """Whether more of the metric is better."""
+        return self.metric.endswith(("accuracy", "r2"))
+
+    def member(self, values: Values) -> Member:
+        """The structure, epochs and seed of a trial; raises what its configuration raises."""
+        program = self.recipe.build(self.space.configured(self.base, values), self.problem)
+        structure = structure_of(self.recipe, self.base, self.found, values)
+        return Member(structure, program.epochs, program.seed)
+
+    def seeds(self, values: Values) -> list[int]:
+        """The seeds of a trial's lanes: its own, and those after it."""
+        first = self.member(values).seed
+        return [first + index for index in range(self.settings.seeds)]
+
+    def grouped(
+        self, member: Member, values: Sequence[Values], share: float, ask: Callable[..., Any]
+    ) -> Grouped:
+        """How a group runs.
+
+        Args:
+            member: one of its trials.
+            values: some of its trials' values.
+            share: of all trials, which are its.
+            ask: runs a function of plain data where the lanes will run, and gives its result.
+        """
+        settings, structure = self.settings, member.structure
+        seeds = tuple(member.seed + i % settings.seeds for i in range(len(values)))
+        if settings.seeds > 1 and len(values) == 1:
+            values, seeds = [values[0]] * 2, (member.seed, member.seed + 1)
+        timings: tuple[Timing, ...] = ()
+        if settings.by == "loop" or (settings.by != "auto" and settings.width):
+            width = 1 if settings.by == "loop" else settings.width
+            devices = 1 if settings.by == "loop" else len(jax.local_devices())
+            way = Way(settings.by, width, devices)
+        else:
+            rounds = settings.rounds(self.epochs)
+            lanes = math.ceil(share * settings.seeds * max(bracket.count for bracket in rounds))
+            epochs = share * settings.seeds * sum(bracket.epochs for bracket in rounds)
+            example = Work(structure, tuple(values), seeds, Way("loop", 1), (0, 1))
+            asked = Probe(example, lanes, math.ceil(epochs), settings.width, settings.ways)
+            timings = ask(probe, asked)
+            way = timings[0].way
+        unit = math.lcm(way.lanes, settings.seeds)
+        if timings and math.isfinite(timings[0].seconds):
+            times = max(1, round(AIM / (timings[0].seconds * member.epochs * unit)))
+        else:
+            times = max(1, LANES // unit)
+        return Grouped(structure, member.epochs, way, unit * times, timings)
+
+    def _metric(self, names: Sequence[str]) -> str:
+        metric = self.settings.metric
+        if metric and metric not in names:
+            raise ValueError(
+                f"the program reports no metric {metric!r}; {suggestion(metric, names)}"
+            )
+        usual = [name for name in ("validation_accuracy", "validation_loss") if name in names]
+        return metric or usual[0]
+
+    def _check_groups(self) -> None:
+        sizes = {
+            name: len(dimension.grid(self.settings.trials))
+            for name, dimension in self.space.dimensions.items()
+            if self.found[name] != TRACED
+        }
+        groups = min(math.prod(sizes.values()), self.settings.trials)
+        if groups > self.settings.max_groups:
+            each = ", ".join(f"{name} ({size})" for name, size in sizes.items() if size > 1)
+            raise ValueError(
+                f"the space has up to {groups} groups, each a program to compile, and --max-groups "
+                f"is {self.settings.max_groups}: static are {each}; sweep fewer values of them, "
+                f"or write --max-groups {groups}"
+            )
+
+    def _check_settings(self) -> None:
+        settings = self.settings
+        settings.rounds(self.epochs)  # raises for rungs that cannot be
+        if settings.seeds > 1 and not hasattr(self.base, "seed"):
+            raise ValueError("--seeds wants a field `seed` in the configuration; there is none")
+        if settings.halving != "none" and "epochs" in self.found:
+            raise ValueError(
+                f"--halving {settings.halving} compares trials after equally many epochs, but "
+                "epochs is swept: sweep without --halving, or give --epochs"
+            )
+        static = [name for name, why in self.found.items() if why != TRACED]
+        if settings.halving == "population" and static:
+            raise ValueError(
+                f"population-based training copies weights from trial to trial, but {static[0]} "
+                f"is static ({self.found[static[0]]}): sweep traced numbers only"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the first round of a sweep would be.
+
+    Args:
+        planner: the sweep.
+        groups: how each runs, and how many of the first round's trials it has.
+        failed: trials of the first round whose configuration raises: the last line said, by count.
+    """
+
+    planner: Planner
+    groups: tuple[tuple[Grouped, int], ...]
+    failed: Mapping[str, int]
+
+    def __str__(self) -> str:
+        """The plan as a table, and what it will take."""
+        planner, settings = self.planner, self.planner.settings
+        lines = ["What is swept:"]
+        width = max(map(len, planner.found))
+        for name, why in planner.found.items():
+            what = "traced: one program for all values" if why == TRACED else f"static: {why}"
+            lines.append(f"  {name.ljust(width)}  {planner.space.dimensions[name]}  {what}")
+        lines.append("")
+        lines.append("Groups, one program each:")
+        seconds = compiles = 0.0
+        for grouped, count in self.groups:
+            epochs = self._epochs(grouped.epochs)
+            lines.append(
+                f"  {grouped.structure.name}: {count} trials, {grouped.way}, "
+                f"{grouped.cohort} lanes at a time"
+            )
+            for timing in grouped.timings:
+                lines.append(
+                    f"    {timing.way}: {timing.seconds * 1e3:.3g} ms a lane and epoch, "
+                    f"{timing.compile_seconds:.1f} s to compile, {timing.bytes / 1e6:.3g} MB"
+                )
+            if grouped.timings:
+                seconds += grouped.timings[0].seconds * count * epochs * settings.seeds
+                compiles += grouped.timings[0].compile_seconds
+        first = sum(count for _, count in self.groups) + sum(self.failed.values())
+        for said, count in self.failed.items():
+            lines.append(f"  {count} trials have no program: {said}")
+        lines.append("")
+        lines.append(
+            f"{settings.trials} trials of {settings.seeds} lane{'s' * (settings.seeds > 1)} by "
+            f"{settings.search} search, compared by {planner.metric}; rungs at epochs "
+            f"{', '.join(map(str, settings.rungs(planner.epochs)))}."
+        )
+        if seconds:
+            whole = seconds * settings.trials / max(first, 1)
+            lines.append(
+                f"{len(self.groups)} programs to compile in about {compiles:.1f} s, then about "
+                f"{whole:.3g} s of training on one worker."
+            )
+        return "\n".join(lines)
+
+    def _epochs(self, epochs: int) -> float:
+        """Epochs that a trial trains on average, those that are stopped early among them."""
+        if self.planner.settings.halving in ("none", "population"):
+            return epochs
+        brackets = self.planner.settings.rounds(self.planner.epochs)
+        return sum(b.epochs for b in brackets) / sum(b.count for b in brackets)
+
+
+def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]) -> Plan:
+    """The plan for a first round of these trials."""
+    members: dict[Structure, list[tuple[Member, Values]]] = {}
+    failed: Counter[str] = Counter()
+    for values in asked:
+        try:
+            member = planner.member(values)
+        except Exception as error:  # whatever a configuration raises
+            failed[traceback.format_exception_only(error)[-1].strip()] += 1
+        else:
+            members.setdefault(member.structure, []).append((member, values))
+    groups = []
+    for each in members.values():
+        some = [values for _, values in each[:LANES]]
+        grouped = planner.grouped(each[0][0], some, len(each) / len(asked), ask)
+        groups.append((grouped, len(each)))
+    return Plan(planner, tuple(groups), failed)

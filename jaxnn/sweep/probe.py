@@ -1,0 +1,152 @@
+"""Which way lanes go fastest on the device at hand: measured, by short runs of the real program.
+
+The candidates are the loop, `lax.map` and `vmap` at several widths, on one device and on all. Each
+costs a compilation, so another is tried only while the work that is left costs more than that: the
+search for the fastest way never takes longer than it can save.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Iterator
+
+import jax
+
+from .cohort import By, Way, Work, compiled_cohort, out_of_memory
+
+WIDTHS = (8, 32, 128, 512, 2048)
+# Lanes of `map` gain nothing by being more.
+MAPPED = 16
+# Of the memory that a device has: what is left is for what a program does not tell of.
+SHARE = 0.5
+# A wider call is tried where the last one took at most this share of the time of that before.
+GAIN = 0.95
+# A way within this factor of the best is timed again before it is dismissed.
+CLOSE = 1.2
+ROUNDS = 3
+# Lanes that are timed at least; seconds of a call that is not run again.
+FEW = 4
+LONG = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """One way that was tried.
+
+    Args:
+        way: the way.
+        seconds: of an epoch, by lane; infinite where memory ran out.
+        compile_seconds: of its compilation.
+        bytes: of memory that a call takes on a device.
+    """
+
+    way: Way
+    seconds: float
+    compile_seconds: float
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A question to a worker: how should so many lanes of this structure go?
+
+    Args:
+        work: one lane or more of it, as examples.
+        lanes: how many lanes there will be at a time.
+        epochs: the epochs of all lanes that are still to come, in all.
+        width: the lanes of a call, where that is fixed; else 0.
+        by: the ways to try.
+    """
+
+    work: Work
+    lanes: int
+    epochs: int
+    width: int = 0
+    by: tuple[By, ...] = ("loop", "map", "vmap")
+
+
+def probe(asked: Probe) -> tuple[Timing, ...]:
+    """Time the ways worth trying; the fastest first."""
+    found: list[Timing] = []
+    for ladder in _ladders(asked):
+        before = math.inf
+        for way in ladder:
+            if not _worth(way, found, asked.epochs):
+                break
+            found.append(_timed(asked.work, way))
+            if found[-1].seconds > GAIN * before:
+                break
+            before = found[-1].seconds
+    best = min(timing.seconds for timing in found)
+    close = {timing.way: [timing.seconds] for timing in found if timing.seconds < CLOSE * best}
+    for _ in range(ROUNDS if len(close) > 1 else 0):
+        for way, seconds in close.items():
+            seconds.append(_seconds(asked.work, way))
+    settled = [dataclasses.replace(t, seconds=min(close.get(t.way, [t.seconds]))) for t in found]
+    return tuple(sorted(settled, key=lambda timing: timing.seconds))
+
+
+def _worth(way: Way, found: list[Timing], epochs: int) -> bool:
+    """Whether to try a way: one at least is, then those that fit and may pay for themselves."""
+    if not found:
+        return True
+    left = min(timing.seconds for timing in found) * epochs
+    if left < 2 * max(timing.compile_seconds for timing in found):
+        return False
+    a_lane = min(timing.bytes / timing.way.width for timing in found)
+    return way.width * a_lane < SHARE * memory()
+
+
+def memory() -> float:
+    """Bytes of memory that a device has for lanes, as far as the system tells."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        limit = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return float(limit)
+
+
+def _ladders(asked: Probe) -> Iterator[list[Way]]:
+    """The ways to try, in ladders: a wider way is tried where the one before it gained."""
+    if "loop" in asked.by:
+        yield [Way("loop", 1)]
+    usual: dict[By, tuple[int, ...]] = {"vmap": WIDTHS, "map": (MAPPED,)}
+    for by, usually in usual.items():
+        widths = (asked.width,) if asked.width else usually
+        for devices in sorted({len(jax.local_devices()), 1}, reverse=True):
+            most = -(-asked.lanes // devices)  # a wider call would only be filled up
+            if by in asked.by:
+                yield [Way(by, w, devices) for w in dict.fromkeys(min(w, most) for w in widths)]
+
+
+def _timed(work: Work, way: Way) -> Timing:
+    compiled = compiled_cohort(work.structure, way, _shared(work))
+    before = compiled.compile_seconds
+    try:
+        seconds = _seconds(work, way)
+        if seconds * way.lanes < LONG:  # the first run is slower
+            seconds = _seconds(work, way)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        seconds = math.inf
+    return Timing(way, seconds, compiled.compile_seconds - before, compiled.bytes)
+
+
+def _seconds(work: Work, way: Way) -> float:
+    """Wall time of an epoch by lane, in one full call; of a few, where a call has few lanes."""
+    compiled = compiled_cohort(work.structure, way, _shared(work))
+    times = max(1, FEW // way.lanes)
+    picked = [index % len(work.seeds) for index in range(way.lanes)]
+    values, seeds = [work.values[i] for i in picked], [work.seeds[i] for i in picked]
+    state, _ = compiled.train(values, seeds, None, (0, 0))
+    state = jax.device_get(state)
+    began, compiling = time.perf_counter(), compiled.compile_seconds
+    calls = [compiled.train(values, seeds, state, (0, 1))[1] for _ in range(times)]
+    jax.block_until_ready(calls)
+    spent = time.perf_counter() - began - (compiled.compile_seconds - compiling)
+    return spent / (times * way.lanes)
+
+
+def _shared(work: Work) -> bool:
+    return len(set(work.seeds)) == 1

@@ -1,0 +1,139 @@
+"""Figures for a page: matplotlib draws, and what comes out is small, and coloured by the page.
+
+Colours are names here (`INK`, `BEST`, a `LEVELS[i]`): the page's style says what each looks like in
+light and in dark. In the drawing they are placeholders, replaced by CSS variables at the end.
+"""
+
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+# Names of CSS variables; a colour's place in this list is its placeholder.
+COLOURS = (
+    "ink", "soft", "line", "paper", "best", "band", "curve", "bad",
+    "level0", "level1", "level2", "level3", "level4", "level5", "level6",
+)  # fmt: skip
+INK, SOFT, LINE, PAPER, BEST, BAND, CURVE, BAD, *LEVELS = (
+    f"#fe{index:02x}01" for index in range(len(COLOURS))
+)
+WIDTH = 9.6  # inches across the page
+SETTINGS = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jaxnn",
+    "path.simplify": False,
+    "font.size": 8,
+    "axes.edgecolor": LINE,
+    "axes.facecolor": "none",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 8.5,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+}
+
+
+def svg(key: str, label: str, draw: Callable[[Any], None], height: float) -> str:
+    """The SVG of what `draw` draws into a figure, to stand in a page.
+
+    Args:
+        key: names the figure in the page; no two have the same.
+        label: what the picture is, for those who do not see it.
+        draw: draws into an empty figure.
+        height: in inches; the width is the page's.
+    """
+    file = io.StringIO()
+    matplotlib = library()
+    with matplotlib.rc_context(SETTINGS):
+        figure = matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure)
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return themed(file.getvalue(), key, label)
+
+
+def library() -> Any:
+    """Matplotlib; ImportError, with what to install, where it is not there."""
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise ImportError(
+            "the report is drawn by matplotlib, which is not installed: write "
+            "pip install 'jaxnn[sweep]'"
+        ) from error
+    return matplotlib
+
+
+def themed(drawn: str, key: str, label: str) -> str:
+    """Matplotlib's SVG made small, its colours those of the page and its names of its own.
+
+    Coordinates keep a tenth of a point, which is less than a pixel of the page.
+    """
+    body = drawn[drawn.index("<svg") :]
+    for useless in (r"<metadata>.*?</metadata>", r"<style .*?</style>", r"<!--.*?-->"):
+        body = re.sub(useless, "", body, flags=re.DOTALL)
+    view = re.search(r'viewBox="[^"]*"', body)
+    opening = f'<svg role="img" aria-label="{label}" {view.group() if view else ""}>'
+    body = opening + body[body.index(">") + 1 :]
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"-?\d+\.\d{2,}", _tenth, tag.group()), body)
+    body = re.sub(r"\s*\n\s*", "\n", body)
+    body = re.sub(r'M (\S+) (\S+)\s+L \1 \2(?=[\s"])', r"M\1 \2h0", body)  # a dot
+    body = re.sub(r"\n(?=[MLQCz\"])", "", body).replace("> <", "><").replace("\n", " ")
+    body = re.sub(r' id="(?![mpC][0-9a-f]{6,}")[^"]*"', "", body)
+    body = re.sub(r'( id="|href="#|url\(#)([mpC][0-9a-f]{6,})', rf"\1{key}-\2", body)
+    body = body.replace("xlink:href", "href").replace("; stroke-linejoin: miter", "")
+    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    return re.sub(r"#fe([0-9a-f]{2})01", lambda m: f"var(--{COLOURS[int(m[1], 16)]})", body)
+
+
+def dots(
+    panel: Any, x: Iterable[float], y: Iterable[float], colour: str, size: float = 3.0, **style: Any
+) -> None:
+    """A dot at each point, all as one path: a dozen bytes a dot."""
+    x, y = np.asarray(list(x), float), np.asarray(list(y), float)
+    if len(x):
+        gap = np.full(len(x), np.nan)
+        panel.plot(
+            np.stack([x, x, gap], 1).ravel(),
+            np.stack([y, y, gap], 1).ravel(),
+            color=colour,
+            linewidth=size,
+            solid_capstyle="round",
+            **style,
+        )
+
+
+def ring(panel: Any, x: float, y: float) -> None:
+    """The best trial's mark."""
+    panel.plot(
+        [x], [y], linestyle="none", marker="o", markersize=7,
+        markerfacecolor="none", markeredgecolor=BEST, markeredgewidth=2, zorder=9,
+    )  # fmt: skip
+
+
+def crosses(panel: Any, x: Sequence[float], y: Sequence[float], **style: Any) -> None:
+    """The mark of trials that diverged or failed: all as one path."""
+    size = {"linestyle": "none", "marker": "x", "markersize": 3.2, "markeredgewidth": 0.9}
+    if len(x):
+        panel.plot(x, y, color=BAD, zorder=8, **size, **style)
+
+
+def _tenth(number: re.Match[str]) -> str:
+    return f"{float(number.group()):.1f}".removesuffix(".0").replace("-0.0", "0")

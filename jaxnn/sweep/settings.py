@@ -1,0 +1,95 @@
+"""What a sweep was asked to do: the options of the command, kept in the ledger."""
+
+import dataclasses
+from typing import Literal
+
+from .cohort import By
+from .halve import Bracket, hyperband, rungs
+
+Halving = Literal["none", "successive", "hyperband", "population"]
+# Searches that learn from one round for the next.
+LEARNING = ("tpe", "cmaes", "gp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The options of a sweep."""
+
+    trials: int = 64
+    """Configurations to try."""
+    search: Literal["random", "grid", "sobol", "tpe", "cmaes", "gp"] = "random"
+    """How the next trials are chosen; tpe, cmaes and gp learn from those before."""
+    seeds: int = 1
+    """Seeds a configuration: it is judged by their mean."""
+    metric: str = ""
+    """What trials are compared by; by default validation accuracy, or else validation loss."""
+    halving: Halving = "none"
+    """Whether trials stop early: by successive halving, Hyperband, or population-based training."""
+    eta: int = 4
+    """One trial in so many goes on from a rung to the next."""
+    least: int = 1
+    """Epochs to the first rung; of population-based training, between two changes."""
+    batch: int = 0
+    """Trials asked for at a time; 0 for 32 where the search learns, else all."""
+    points: int = 5
+    """Points of a range in a grid."""
+    lanes: int | Literal["auto"] = "auto"
+    """Lanes of a call, on each device; auto measures what is fastest."""
+    by: Literal["auto", "loop", "map", "vmap"] = "auto"
+    """How lanes go through a program: one after the other, or together; auto measures."""
+    exact: bool = False
+    """Train each lane to the very bits of a run of its own."""
+    max_groups: int = 16
+    """The most programs to compile: trials of other static values need another."""
+    search_seed: int = 0
+    """Of the search; trials have the configuration's own."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for options that no sweep can have."""
+        for name in ("trials", "seeds", "least", "points", "max_groups", "batch", "lanes"):
+            number, least = getattr(self, name), 0 if name == "batch" else 1
+            if number != "auto" and number < least:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} is at least {least}, got {number}")
+        if self.exact and self.by == "vmap":
+            raise ValueError(
+                "--exact and --by vmap contradict each other: lanes trained together round "
+                "differently; leave one out"
+            )
+
+    @property
+    def width(self) -> int:
+        """Lanes of a call, 0 where they are to be measured."""
+        return 0 if self.lanes == "auto" else self.lanes
+
+    @property
+    def ways(self) -> tuple[By, ...]:
+        """The ways that a probe may choose among."""
+        if self.by != "auto":
+            return (self.by,)
+        return ("loop", "map") if self.exact else ("loop", "map", "vmap")
+
+    def rungs(self, epochs: int) -> list[int]:
+        """The epochs at which trials are compared, the last of them the end."""
+        match self.halving:
+            case "none":
+                return [epochs]
+            case "population":
+                return [*range(self.least, epochs, self.least), epochs]
+            case _:
+                return rungs(epochs, self.eta, self.least)
+
+    def rounds(self, epochs: int) -> list[Bracket]:
+        """How many trials each round asks for, and their rungs.
+
+        >>> [bracket.count for bracket in Settings(trials=80, search="tpe").rounds(10)]
+        [32, 32, 16]
+        """
+        if self.halving == "hyperband":
+            return hyperband(epochs, self.eta, self.trials, self.least)
+        size = self.batch or (32 if self.search in LEARNING else self.trials)
+        if self.halving == "population":
+            size = self.trials
+        eta = 1 if self.halving in ("none", "population") else self.eta
+        counts = [min(size, self.trials - done) for done in range(0, self.trials, size)]
+        return [Bracket(count, tuple(self.rungs(epochs)), eta) for count in counts]

@@ -1,0 +1,237 @@
+"""The search space of an experiment: a dimension for each dotted path into its configuration.
+
+    Space(Experiment, {
+        "optimizer": Branch(AdamW={"learning_rate": Log(1e-4, 1e-1)}, SGD={}),
+        "model.dropout": Uniform(0.0, 0.5),
+    })
+
+A trial's *values* are a dict by dimension name, which is the path; what a branch sweeps inside of a
+class is called as on the command line, `optimizer:adamw.learning_rate`, and is there only in trials
+of that class. A space is checked when it is made: an experiment with a misspelt path does not
+import.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..core.signatures import suggestion
+from .dimensions import Branch, Choice, Dimension, Grid, Int, Log, Scalar, Uniform
+from .places import Place, laid_out
+
+__all__ = ["Branch", "Choice", "Dimension", "Grid", "Int", "Log", "Space", "Uniform", "Values"]
+
+Values = dict[str, Any]  # of scalars, by dimension
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What is swept of a configuration. A value: hashable, and equal where the parts are.
+
+    Args:
+        config: the class of the configuration.
+        paths: the dimension, or `Branch`, for each dotted path.
+
+    Raises ValueError for a path that the class does not have, one that is swept twice, a value that
+    its field does not take, and a field of a union where only some classes have the path.
+
+    >>> from jaxnn.experiment import SGD, AdamW
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Experiment:
+    ...     optimizer: AdamW | SGD = AdamW()
+    ...     epochs: int = 10
+    >>> rates = {"learning_rate": Log(1e-4, 1e-1)}
+    >>> space = Space(Experiment, {"optimizer": Branch(AdamW=rates, SGD={}), "epochs": Int(1, 9)})
+    >>> list(space.dimensions)
+    ['optimizer', 'optimizer:adamw.learning_rate', 'epochs']
+    >>> space.configured(Experiment(), {"optimizer": "SGD", "epochs": 3})
+    Experiment(optimizer=SGD(learning_rate=0.1, momentum=0.9), epochs=3)
+    """
+
+    config: type
+    paths: Mapping[str, Dimension | Branch] = dataclasses.field(compare=False)
+    _places: tuple[Place, ...] = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not dataclasses.is_dataclass(self.config) or not isinstance(self.config, type):
+            raise ValueError(
+                "a Space is of a configuration's class, a dataclass, and its paths: "
+                f"Space(Experiment, {{...}}); got {self.config!r}"
+            )
+        object.__setattr__(self, "paths", dict(self.paths))
+        object.__setattr__(self, "_places", tuple(laid_out(self.config, self.paths)))
+        if not self.dimensions:
+            raise ValueError(
+                f"the space of {self.config.__name__} sweeps nothing; write "
+                'Space(Experiment, {"optimizer.learning_rate": Log(1e-4, 1e-1)}), say'
+            )
+
+    @property
+    def dimensions(self) -> dict[str, Dimension]:
+        """All dimensions by name, a branch's choice of class before what it sweeps inside."""
+        return {place.name: place.dimension for place in self._places}
+
+    def active(self, name: str, values: Mapping[str, Any]) -> bool:
+        """Whether a trial with these values has the dimension: it is in the branches chosen."""
+        return _reached(self._place(name), values)
+
+    def names(self, values: Mapping[str, Any]) -> list[str]:
+        """The dimensions that a trial with these values has, in order."""
+        return [place.name for place in self._places if _reached(place, values)]
+
+    def in_log(self, name: str) -> bool:
+        """Whether the dimension is on a log scale, for axes."""
+        dimension = self._place(name).dimension
+        return isinstance(dimension, Log) or (isinstance(dimension, Int) and dimension.log)
+
+    def sample(self, rng: np.random.Generator) -> Values:
+        """A random trial: each dimension by its own law, independent of the others.
+
+        Draws as many numbers whichever branches come out.
+        """
+        return self.from_unit(rng.random(len(self._places)))
+
+    def from_unit(self, u: Any) -> Values:
+        """The trial at a point of the unit cube [0, 1)^n, n the number of dimensions.
+
+        The coordinates of dimensions that the trial does not have are not looked at.
+        """
+        if np.shape(u) != (len(self._places),):
+            raise ValueError(
+                f"a point of this space has shape ({len(self._places)},), got {np.shape(u)}"
+            )
+        values: Values = {}
+        for place, at in zip(self._places, u, strict=True):
+            if _reached(place, values):
+                values[place.name] = place.dimension.at(float(at))
+        return values
+
+    def to_unit(self, values: Values, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        """A random one of the points that `from_unit` maps to these values.
+
+        For an option or a whole number any point of its share of the line; anywhere for a dimension
+        that the trial does not have.
+        """
+        within = 0.001 + 0.998 * rng.random(len(self._places))  # off the edges, by rounding's sake
+        return np.array(
+            [
+                place.dimension.unit(values[place.name], share) if place.name in values else share
+                for place, share in zip(self._places, within, strict=True)
+            ]
+        )
+
+    def grid(self, points: int) -> list[Values]:
+        """The product of all dimensions' grids, the last dimension fastest.
+
+        Ranges have `points` points each (an `Int` no more than it has numbers), options all.
+        """
+        return list(self.grid_points(points))
+
+    def grid_points(self, points: int) -> Iterator[Values]:
+        """What `grid` lists, one after the other."""
+        if points < 1:
+            raise ValueError(f"a grid has at least 1 point a range, got {points}")
+        grids = [place.dimension.grid(points) for place in self._places]
+        return self._product({}, list(zip(self._places, grids, strict=True)))
+
+    def _product(self, values: Values, rest: list[tuple[Place, list[Scalar]]]) -> Iterator[Values]:
+        if not rest:
+            yield values
+            return
+        (place, grid), *rest = rest
+        if not _reached(place, values):
+            yield from self._product(values, rest)
+            return
+        for value in grid:
+            yield from self._product({**values, place.name: value}, rest)
+
+    def configured(self, config: Any, values: Mapping[str, Any]) -> Any:
+        """The configuration with these values in their places, all else as it is.
+
+        Dataclasses on the way are made anew by `dataclasses.replace`, once each, so that their own
+        checks run. The values stay what they are and may be traced by JAX. A class that a branch
+        chose and `config` does not have there starts from its defaults.
+
+        Raises ValueError for a name that the space, or the branch, does not have.
+        """
+        self._check_names(values)
+        return _changed(config, [(p.path, p.put(values[p.name])) for p in self._of(values)])
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Raise ValueError unless these are a trial's values: every name, and each in its range."""
+        self._check_names(values)
+        missing = [name for name in self.names(values) if name not in values]
+        if missing:
+            raise ValueError(f"a trial has a value for {missing[0]!r}; got {dict(values)}")
+        for place in self._of(values):
+            if not place.dimension.has(values[place.name]):
+                raise ValueError(
+                    f"{place.name} is {values[place.name]!r}, wanted one of {place.dimension}"
+                )
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """A row a dimension, for JSON: name, kind, its range or options, log, and when it is there.
+
+        >>> from jaxnn.experiment import SGD
+        >>> Space(SGD, {"momentum": Uniform(0.5, 0.9)}).to_plain()
+        [{'name': 'momentum', 'kind': 'uniform', 'low': 0.5, 'high': 0.9, 'log': False, 'when': {}}]
+        """
+        rows = []
+        for place in self._places:
+            plain = dataclasses.asdict(place.dimension)
+            if "options" in plain:
+                plain["options"] = list(plain["options"])
+            kind = {"name": place.name, "kind": type(place.dimension).__name__.lower()}
+            log = {"log": self.in_log(place.name), "when": dict(place.when)}
+            rows.append(kind | plain | log)
+        return rows
+
+    def __str__(self) -> str:
+        width = max(len(place.name) for place in self._places)
+        return "\n".join(f"{place.name:{width}}  {place.dimension}" for place in self._places)
+
+    def _place(self, name: str) -> Place:
+        for place in self._places:
+            if place.name == name:
+                return place
+        raise ValueError(
+            f"the space of {self.config.__name__} has no {name!r}; "
+            f"{suggestion(name, self.dimensions)}"
+        )
+
+    def _of(self, values: Mapping[str, Any]) -> list[Place]:
+        return [place for place in self._places if place.name in values]
+
+    def _check_names(self, values: Iterable[str]) -> None:
+        for name in values:
+            place = self._place(name)
+            if isinstance(values, Mapping) and not _reached(place, values):
+                told = " and ".join(f"{choice} is {option}" for choice, option in place.when)
+                raise ValueError(f"{name} is swept only where {told}; got {dict(values)}")
+
+
+def _reached(place: Place, values: Mapping[str, Any]) -> bool:
+    return all(values.get(choice) == option for choice, option in place.when)
+
+
+def _changed(config: Any, changes: list[tuple[tuple[str, ...], Any]]) -> Any:
+    """The dataclass with each change at its path; a class is changed before what is inside."""
+    fields = {}
+    for field, inner in itertools.groupby(sorted(changes, key=_first), key=_first):
+        now, within = getattr(config, field), []
+        for path, value in inner:
+            if len(path) > 1:
+                within.append((path[1:], value))
+            elif isinstance(value, type):
+                now = now if type(now) is value else value()
+            else:
+                now = value
+        fields[field] = _changed(now, within) if within else now
+    return dataclasses.replace(config, **fields)
+
+
+def _first(change: tuple[tuple[str, ...], Any]) -> str:
+    return change[0][0]

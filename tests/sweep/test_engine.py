@@ -1,0 +1,350 @@
+"""Engines: the same executor protocol everywhere, and no result lost with its worker.
+
+Functions that travel are closures here, which go by value: workers cannot import this file.
+"""
+
+import concurrent.futures
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnn.sweep import engine as engines
+from jaxnn.sweep.engine import Engine, Local, Submitit, engine, lost
+
+
+def square(number):
+    return number * number
+
+
+@pytest.fixture(scope="module")
+def dask():
+    pytest.importorskip("distributed")
+    with engine("dask", workers=2) as executor:
+        yield executor
+
+
+@pytest.fixture(scope="module")
+def ray():
+    pytest.importorskip("ray")
+    jax.devices()  # from here on JAX warns of forks
+    with engine("ray", workers=2) as executor:
+        yield executor
+
+
+@pytest.fixture
+def submitit(tmp_path):
+    pytest.importorskip("submitit")
+    with engine("submitit:local", workers=2, folder=tmp_path / "jobs") as executor:
+        yield executor
+
+
+REMOTE = ["dask", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ray", "submitit"))]
+
+
+@pytest.fixture
+def remote(request):
+    return request.getfixturevalue(request.param)
+
+
+def results(executor, function, *columns):
+    futures = [executor.submit(function, *each) for each in zip(*columns, strict=True)]
+    assert all(isinstance(future, concurrent.futures.Future) for future in futures)
+    _, left = concurrent.futures.wait(futures, timeout=240)
+    assert not left
+    return [future.result() for future in futures]
+
+
+def test_local_runs_in_the_caller_at_submit():
+    with engine("local") as executor:
+        assert isinstance(executor, concurrent.futures.Executor)
+        future = executor.submit(threading.get_ident)
+        assert future.done()
+        assert future.result() == threading.get_ident()
+        assert executor.submit(dict, a=1).result() == {"a": 1}
+        assert list(executor.map(square, range(4))) == [0, 1, 4, 9]
+        error = executor.submit(int, "x").exception()
+        assert isinstance(error, ValueError)
+        assert not lost(error)
+    with pytest.raises(RuntimeError, match=r"this engine is shut down and takes no more calls"):
+        executor.submit(square, 2)
+
+
+def test_ctrl_c_goes_through_local():
+    with pytest.raises(KeyboardInterrupt):
+        Local().submit(signal.raise_signal, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (("dsak",), r"no engine is called 'dsak'; did you mean 'dask'\? \(in Python also any conc"),
+        (("mpi",), r"no engine is called 'mpi'; known are 'dask', 'local', 'ray', 'slurm'"),
+        (("local:8",), r"no engine is called 'local:8'; did you mean"),
+        (("slurm:gpu",), r"no engine is called 'slurm:gpu'; did you mean 'slurm'"),
+        (("submitit:loco",), r"no engine is called 'submitit:loco'; did you mean 'submitit:local'"),
+        (("dask:",), r"no engine is called 'dask:'; did you mean 'dask'"),
+        (("dask", 0), r"an engine has at least 1 worker, got workers=0"),
+        (("dask", 1.5), r"an engine has at least 1 worker, got workers=1\.5"),
+        (("local", 2), r"local runs one call at a time, got workers=2; try dask"),
+        (("dask:tcp://here:1", 2), r"has the workers that it has; leave out workers=2"),
+    ],
+)
+def test_what_is_no_engine(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        engine(*arguments)
+
+
+@pytest.mark.parametrize(
+    "name, package", [("dask", "distributed"), ("ray", "ray"), ("slurm", "submitit")]
+)
+def test_a_package_that_is_not_there(monkeypatch, name, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    text = rf"the engine {name} needs {package}: pip install 'jaxnn\[sweep\]'"
+    with pytest.raises(ImportError, match=text):
+        engine(name)
+
+
+def test_no_slurm_here(monkeypatch, tmp_path):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ValueError, match=r"slurm runs as many jobs at a time as it is told"):
+        engine("slurm", folder=tmp_path)
+    with pytest.raises(RuntimeError, match=r"no Slurm on this machine.*or try submitit:local"):
+        engine("slurm", 8, folder=tmp_path)
+
+
+def test_a_slurm_job_gets_the_time_limit_of_the_environment(monkeypatch, tmp_path):
+    pytest.importorskip("submitit")
+    (tmp_path / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "1-12:30")
+    with engine("slurm", 3, folder=tmp_path / "jobs") as executor:
+        assert isinstance(executor, Submitit)
+        assert executor.workers == 3
+        script = executor._executor._executor._make_submission_file_text("run", "id")
+    assert "#SBATCH --time=2190\n" in script
+    assert "#SBATCH --job-name=jaxnn\n" in script
+
+
+@pytest.mark.parametrize(
+    "text, minutes",
+    # The forms of sbatch's manual.
+    [("90", 90), ("90:00", 90), ("4:00:00", 240), ("2-0", 2880), ("1-2:30", 1590), ("0:0:30", 1)],
+)
+def test_time_limits(text, minutes):
+    assert engines._minutes(text) == minutes
+
+
+def test_what_is_no_time_limit():
+    with pytest.raises(ValueError, match=r"SBATCH_TIMELIMIT='4h' is no time limit; write minutes"):
+        engines._minutes("4h")
+
+
+def test_a_process_pool_of_the_standard_library_says_that_a_worker_died():
+    # Spawned, since a fork of a process that runs JAX may hang.
+    import multiprocessing
+
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        error = executor.submit(os._exit, 1).exception(timeout=60)
+    assert isinstance(error, BrokenProcessPool)
+    assert lost(error)
+
+
+def test_what_says_that_a_worker_died():
+    def error(module, name, *bases):
+        return type(name, bases or (Exception,), {"__module__": module})()
+
+    assert lost(error("distributed.scheduler", "KilledWorker"))
+    assert lost(error("ray.exceptions", "WorkerCrashedError"))
+    assert lost(error("ray.exceptions", "OwnerDiedError", type(error("ray.e", "ObjectLostError"))))
+    assert lost(error("submitit.core.utils", "UncompletedJobError"))
+    assert lost(concurrent.futures.CancelledError())
+
+    assert not lost(error("mine", "KilledWorker"))
+    assert not lost(MemoryError())
+    assert not lost(KeyboardInterrupt())
+    # Ray's errors of the work are of the type that the work raised, too.
+    raised = type(error("ray.exceptions", "RayTaskError"))
+    assert not lost(error("ray.exceptions", "E", raised, BrokenProcessPool))
+    job = type(error("submitit.core.utils", "UncompletedJobError"))
+    assert not lost(error("submitit.core.utils", "FailedJobError", job))
+
+
+def test_the_names_are_those_of_the_packages():
+    scheduler = pytest.importorskip("distributed.scheduler")
+    core = pytest.importorskip("distributed.comm.core")
+    utils = pytest.importorskip("submitit.core.utils")
+    assert lost(scheduler.KilledWorker("task", None, 3))
+    assert lost(core.CommClosedError())
+    assert lost(utils.UncompletedJobError())
+    assert not lost(utils.FailedJobError())
+
+
+@pytest.mark.slow
+def test_the_names_are_those_of_ray():
+    exceptions = pytest.importorskip("ray.exceptions")
+    for name in engines.LOST["ray"] | engines.RAISED["ray"]:
+        assert issubclass(getattr(exceptions, name), exceptions.RayError)
+
+
+def test_nothing_answers_at_the_address():
+    pytest.importorskip("distributed")
+    address = "nothing://here:1"
+    with pytest.raises(ConnectionError, match=rf"no Dask scheduler answers at {address}; start"):
+        engine(f"dask:{address}")
+
+
+@pytest.mark.parametrize("remote", REMOTE, indirect=True)
+def test_work_is_done_elsewhere(remote):
+    assert isinstance(remote, Engine)
+    assert remote.workers == 2
+    assert results(remote, pow, (2, 3, 4), (5, 2, 1)) == [32, 9, 4]
+    assert remote.submit(os.getpid).result(60) != os.getpid()
+    # Keywords that Dask and Ray have themselves.
+    assert remote.submit(lambda **named: named, key=1, workers=2, num_cpus=3).result(60) == {
+        "key": 1,
+        "workers": 2,
+        "num_cpus": 3,
+    }
+
+
+@pytest.mark.parametrize("remote", REMOTE, indirect=True)
+def test_arrays_and_bytes_travel_whole(remote):
+    lanes = np.random.default_rng(0).bytes(12_000_000)  # above what Dask and Ray send at ease
+    back, array = remote.submit(
+        lambda contents, numbers: (contents[::-1], numbers + 1), lanes, np.arange(5)
+    ).result(60)
+    assert back == lanes[::-1]
+    assert array.tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("remote", REMOTE, indirect=True)
+def test_what_the_work_raises_is_not_taken_for_a_dead_worker(remote):
+    def fails():
+        raise BrokenProcessPool("the text of the work")
+
+    error = remote.submit(fails).exception(60)
+    assert "the text of the work" in str(error)
+    if remote.__class__.__name__ != "_Dask":  # there it is what the work raised, no more
+        assert not lost(error)
+    assert not lost(remote.submit(int, "x").exception(60))
+
+
+@pytest.mark.parametrize("remote", REMOTE, indirect=True)
+def test_calls_that_are_equal_are_run_again(remote, tmp_path):
+    def count(folder):
+        import os
+        import tempfile
+
+        tempfile.mkstemp(dir=folder)
+        return len(os.listdir(folder))
+
+    (tmp_path / "calls").mkdir()
+    assert results(remote, count, [str(tmp_path / "calls")]) == [1]
+    assert results(remote, count, [str(tmp_path / "calls")]) == [2]
+
+
+@pytest.mark.parametrize("remote", REMOTE, indirect=True)
+def test_every_result_comes_when_a_worker_is_killed(remote, tmp_path):
+    """Two workers, eight calls; one worker dies in the middle of its third, as by `kill -9`."""
+    count = 8 if remote.__class__.__name__ != "Submitit" else 3  # a job takes seconds to start
+
+    def work(number, folder):
+        import os
+        import signal
+        import time
+
+        time.sleep(0.1)
+        begun = os.path.join(folder, str(number))
+        again = os.path.exists(begun)
+        open(begun, "w").close()
+        if number == 2 and not again:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number, again
+
+    found = results(remote, work, range(count), [str(tmp_path)] * count)
+    assert [number for number, _ in found] == list(range(count))
+    assert found[2] == (2, True)
+    # And it goes on working.
+    assert remote.submit(pow, 2, 3).result(60) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remote", ["dask", "ray", "submitit"], indirect=True)
+def test_a_call_that_always_kills_its_worker_is_lost_in_the_end(remote, tmp_path):
+    def kills(folder):
+        import os
+        import signal
+        import tempfile
+
+        tempfile.mkstemp(dir=folder)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    error = remote.submit(kills, str(tmp_path)).exception(240)
+    assert error is not None
+    assert lost(error)
+    tried = len(os.listdir(tmp_path))
+    assert 3 <= tried <= 4  # Dask and Ray: once, and three times again
+    assert remote.submit(pow, 2, 3).result(60) == 8
+
+
+def given_up(executor):
+    """Submit what takes minutes to two workers, and shut down."""
+    futures = [executor.submit(time.sleep, 300) for _ in range(6)]
+    time.sleep(2.0)
+    began = time.perf_counter()
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert time.perf_counter() - began < 60
+    assert all(future.done() for future in futures)
+    assert all(future.cancelled() or lost(future.exception() or OSError()) for future in futures)
+    with pytest.raises(RuntimeError, match=r"after shutdown|is shut down and takes no more calls"):
+        executor.submit(time.sleep, 0)
+
+
+@pytest.mark.slow
+def test_dask_gives_up_what_is_unfinished():
+    pytest.importorskip("distributed")
+    given_up(engine("dask", 2))
+
+
+@pytest.mark.slow
+def test_submitit_gives_up_what_is_unfinished(tmp_path):
+    pytest.importorskip("submitit")
+    given_up(engine("submitit:local", 2, folder=tmp_path))
+
+
+@pytest.mark.slow
+def test_ray_gives_up_what_is_unfinished(ray):
+    with pytest.raises(ValueError, match=r"Ray runs in this process already; write engine\('ray'"):
+        engine("ray", 2)
+    given_up(engine("ray"))
+    assert ray.submit(pow, 2, 3).result(60) == 8  # its two workers are free again
+
+
+@pytest.mark.slow
+def test_submitit_removes_the_files_of_what_went_well(submitit, tmp_path):
+    assert submitit.submit(pow, 2, 3).result(60) == 8
+    assert list((tmp_path / "jobs").iterdir()) == []
+    assert submitit.submit(int, "x").exception(60) is not None
+    assert [file.name for file in (tmp_path / "jobs").glob("*_log.err")]
+
+
+@pytest.mark.slow
+def test_a_scheduler_and_a_cluster_that_run_already():
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0"
+        ) as own,
+        engine(f"dask:{own.scheduler_address}") as executor,
+    ):
+        assert executor.workers == 2
+        assert executor.submit(pow, 2, 3).result(60) == 8

@@ -1,0 +1,380 @@
+"""The report: what it says of a sweep whose results are known, and that a browser shows it."""
+
+import dataclasses
+import html
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from jaxnn.sweep.dimensions import Choice, Grid, Int, Log, Uniform
+from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.reading import read
+from jaxnn.sweep.records import Change, Cohort, Group, Result
+from jaxnn.sweep.report import page, write
+from jaxnn.sweep.report.axes import at_edge, log_ticks, score_scale
+from jaxnn.sweep.report.failures import shares
+from jaxnn.sweep.report.headline import headline
+from jaxnn.sweep.report.importance import importance, importance_of
+from jaxnn.sweep.report.parameters import edge_words, ranks, shown, slices
+from jaxnn.sweep.report.progress import against_seconds
+from jaxnn.sweep.report.rungs import survivors
+from jaxnn.sweep.report.statistics import seed_mean
+from tests.sweep.made_up import SPACE, made_up
+
+SWEEP = made_up()
+META = {
+    "recipe": "experiments.mnist_mlp",
+    "config": {"type": "Experiment", "epochs": 2},
+    "space": [
+        {"name": "rate", "kind": "log", "low": 1e-4, "high": 0.1, "log": True, "when": {}},
+        {"name": "width", "kind": "choice", "options": [64, 128], "log": False, "when": {}},
+        {"name": "depth", "kind": "int", "low": 1, "high": 3, "log": False, "when": {}},
+        {"name": "decay", "kind": "uniform", "low": 0.0, "high": 1.0, "log": False, "when": {}},
+        {"name": "batch", "kind": "grid", "options": [32, 64], "log": False, "when": {}},
+    ],
+    "metric": "validation_accuracy",
+    "maximise": True,
+    "seeds": 2,
+    "epochs": 2,
+    "rungs": [1, 2],
+    "search": "random",
+}
+
+
+@pytest.fixture(scope="module")
+def shown_page():
+    return page(SWEEP)
+
+
+def text_of(page):
+    plain = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", plain)))
+
+
+def small_ledger(folder):
+    values = {"rate": 0.01, "width": 64, "depth": 1, "decay": 0.5, "batch": 32}
+    with Ledger.create(folder, META) as ledger:
+        ledger.add_group(Group("all", {}, "vmap", 4))
+        ledger.ask(0, 0, [({**values, "depth": d}, "all") for d in (1, 2, 3)])
+        lanes = tuple((t, s) for t in range(3) for s in range(2))
+        finals = {0: 0.5, 1: 0.7, 2: np.nan}
+        ledger.commit(
+            Cohort("all", 0, 0, 1, lanes, seconds=3.0, compile_seconds=1.0),
+            [Result(t, s, 1, "validation_accuracy", finals[t] + 0.01 * s) for t, s in lanes],
+            {0: "stopped", 1: "running", 2: "diverged"},
+            lanes=b"",
+        )
+        ledger.commit(
+            Cohort("all", 1, 1, 2, ((1, 0), (1, 1)), seconds=1.0),
+            [Result(1, s, 2, "validation_accuracy", 0.8 + 0.02 * s) for s in range(2)],
+            {1: "done"},
+        )
+    return folder
+
+
+# What the numbers are.
+
+
+def test_a_ledger_is_read_as_it_was_written(tmp_path):
+    with Ledger.open(small_ledger(tmp_path / "sweep")) as ledger:
+        sweep = read(ledger)
+    assert sweep.dimensions == {
+        "rate": Log(1e-4, 0.1), "width": Choice(64, 128), "depth": Int(1, 3),
+        "decay": Uniform(0.0, 1.0), "batch": Grid(32, 64),
+    }  # fmt: skip
+    assert [trial.number for trial in sweep.ranking] == [1, 0]
+    assert sweep.scores[1].each == (0.8, 0.8 + 0.02)
+    assert sweep.scores[1].epoch == 2
+    assert sweep.common == (1, {0: pytest.approx(0.505), 1: pytest.approx(0.705)})
+    assert sweep.curves["validation_accuracy"][2] == {0: [(1, None)], 1: [(1, None)]}
+    assert sweep.facts == {"search": "random"}
+    assert against_seconds(sweep) == ([3.0, 4.0], [pytest.approx(0.705), pytest.approx(0.81)])
+
+
+def test_a_changed_trial_has_its_last_values(tmp_path):
+    with Ledger.open(small_ledger(tmp_path / "sweep"), write=True) as ledger:
+        last = dict(ledger.trials()[1].values) | {"rate": 0.02}
+        ledger.change([Change(1, 1, last, source=0)])
+        sweep = read(ledger)
+    assert sweep.trials[1].values["rate"] == 0.02
+    assert sweep.changed == {1}
+    assert "which is another run" in text_of(headline(sweep))
+
+
+def test_a_ledger_without_what_a_sweep_says_is_refused(tmp_path):
+    said = "does not say 'config', 'space', 'metric'"
+    with (
+        Ledger.create(tmp_path / "sweep", {"recipe": "experiments.a"}) as ledger,
+        pytest.raises(ValueError, match=said) as error,
+    ):
+        read(ledger)
+    assert str(error.value).endswith("it was not written by a sweep")
+
+
+def test_more_epochs_go_before_better_scores_and_lost_trials_have_no_place():
+    ranking = SWEEP.ranking
+    places = [(-SWEEP.scores[t.number].epoch, -SWEEP.scores[t.number].mean) for t in ranking]
+    assert places == sorted(places)
+    assert {t.status for t in ranking} == {"done", "stopped"}
+    turned = dataclasses.replace(SWEEP, metric="validation_loss", maximise=False)
+    assert turned.best is not None
+    losses = [turned.scores[t.number].mean for t in turned.finalists]
+    assert turned.scores[turned.best.number].mean == min(losses)
+
+
+def test_a_trial_of_which_one_seed_diverged_has_no_score():
+    number = SWEEP.ranking[0].number
+    curves = {name: dict(trials) for name, trials in SWEEP.curves.items()}
+    lanes = dict(curves[SWEEP.metric][number])
+    lanes[1] = [*lanes[1][:-1], (lanes[1][-1][0], None)]
+    curves[SWEEP.metric][number] = lanes
+    changed = dataclasses.replace(SWEEP, curves=curves)
+    assert number not in changed.scores
+    assert changed.at(number, 6) is None
+
+
+def test_the_interval_is_students():
+    # By hand: s = 0.02, t(0.975, 2) = 4.3027 (any table), half = 4.3027 * 0.02 / sqrt(3).
+    mean = seed_mean([0.90, 0.92, 0.94])
+    assert mean.mean == pytest.approx(0.92)
+    assert mean.half == pytest.approx(0.049683, abs=1e-6)  # the table's digits
+    assert seed_mean([0.9]).half is None
+
+
+def test_what_lies_at_an_edge():
+    assert at_edge(Log(1e-4, 1e-1), 1.2e-4) == "lower"
+    assert at_edge(Uniform(0.0, 0.5), 0.49) == "upper"
+    assert at_edge(Uniform(0.0, 0.5), 0.25) is None
+    assert at_edge(Int(0, 4), 4) == "upper"
+    assert at_edge(Grid(1, 3, 10), 1) == "lower"
+    assert at_edge(Choice(64, 128), 128) is None
+
+
+def test_scores_far_off_do_not_squeeze_the_others():
+    scale = score_scale([0.1] + [0.9 + 0.001 * i for i in range(19)], maximise=True)
+    assert scale.low > 0.8
+    assert scale.beyond == 2  # the tenth of 20 that lies below the quantile
+    assert scale.clipped(0.1) == scale.low
+    assert score_scale([0.001, 0.1, 0.1, 0.1], maximise=False).log
+    assert log_ticks(3, 7) == [5.0] or len(log_ticks(3, 7)) >= 2
+
+
+def test_survivors_are_those_of_the_ledger():
+    first, last = survivors(SWEEP)
+    ended = [trial.status for trial in SWEEP.trials]
+    assert (first["epoch"], last["epoch"]) == (2, 6)
+    assert first["reached"] == ended.count("stopped") + ended.count("done")
+    assert first["stopped"] == ended.count("stopped")
+    assert first["bad"] == ended.count("diverged") + ended.count("failed")
+    assert last["reached"] == ended.count("done")
+
+
+def test_failures_are_counted_where_they_are():
+    lost, ran, (at, ticks) = shares(SWEEP, "optimizer:sgd.learning_rate")
+    sgd = [t for t in SWEEP.trials if t.values["optimizer"] == "SGD"]
+    assert sum(ran) == len(sgd)
+    assert lost[:4] == [0, 0, 0, 0] or SWEEP.trials[-1] in sgd
+    assert lost[4] >= sum(t.status == "diverged" for t in SWEEP.trials)
+    assert (at[0], ticks[0], ticks[-1]) == (-0.5, "0.001", "1")
+
+
+def test_importance_finds_what_the_formula_hangs_on():
+    pytest.importorskip("optuna")
+    sweep = made_up(trials=150, epochs=2, seeds=1, rungs=(2,))
+    found = importance_of(sweep)
+    assert not isinstance(found, str)
+    assert sum(found.shares.values()) == pytest.approx(1.0)
+    assert (found.epoch, found.trials) == (2, len(sweep.ranking))
+    rates = [name for name in SPACE if name.endswith("learning_rate")]
+    assert max(found.shares, key=lambda name: found.shares[name]) in rates
+    text = text_of(importance(found, sweep))
+    assert "compared after epoch 2, the last that all of them reached" in text
+    assert all(found.low[n] <= found.shares[n] <= found.high[n] for n in found.shares)
+
+
+def test_too_few_trials_are_said_to_be():
+    said = importance_of(made_up(trials=10))
+    assert isinstance(said, str)
+    assert re.fullmatch(
+        r"Too few trials to tell which parameters matter: \d trials can be compared, and at "
+        r"least 25 are needed.",
+        said,
+    )
+
+
+def test_the_best_are_always_drawn():
+    drawn = shown(SWEEP, most=20)
+    assert len(drawn) == 20
+    assert [t.number for t in drawn[::-1][:10]] == [t.number for t in SWEEP.ranking[:10]]
+    levels = ranks(SWEEP)
+    assert levels[SWEEP.ranking[0].number] == 6
+    assert levels[SWEEP.ranking[-1].number] == 0
+
+
+# What the page says.
+
+
+def test_the_page_says_what_the_issue_asks_for(shown_page):
+    text, best = text_of(shown_page), SWEEP.best
+    assert best is not None
+    assert str(seed_mean(SWEEP.scores[best.number].each)) in text
+    assert "python -m experiments.mnist_mlp run --from sweeps/mnist_mlp-1:best" in text
+    for said in (
+        "95 % interval, 2 seeds",
+        "Student's t with n - 1 degrees of freedom",
+        "trials, in the order in which they were asked",
+        "seconds of computing, compiling included",
+        "middle 80 % of all runs",
+        "Trials that lack one of the two are not in that map.",
+        "Below an axis: the trial does not have it.",
+        "How many trials reached each rung",
+        "7 diverged (a loss that is not finite) and 1 failed (raised an error), of 60 trials",
+        "vmap, 16 lanes",
+        "models/mlp.py:31",
+        "0.0001 .. 0.1, log",
+    ):
+        assert said in text, said
+
+
+def test_the_page_says_that_the_best_lies_at_an_edge():
+    best = SWEEP.best
+    assert best is not None
+    moved = dataclasses.replace(best, values={**best.values, "model.dropout": 0.0})
+    trials = [moved if t.number == best.number else t for t in SWEEP.trials]
+    sweep = dataclasses.replace(SWEEP, trials=trials)
+    text = text_of(headline(sweep))
+    assert "model.dropout = 0 lies at the lower edge of its range (0 .. 0.5)" in text
+    figure = Figure()
+    slices(figure, sweep, ["model.dropout"], shown(sweep))
+    assert figure.axes[0].get_title(loc="left") == "dropout: best at the lower edge"
+    assert edge_words(sweep, ["shift", "model.dropout"]) == (
+        " <b>The best lies at the edge of: model.dropout (lower edge).</b>"
+    )
+
+
+@pytest.mark.slow
+def test_the_page_is_the_same_each_time(shown_page):
+    assert page(SWEEP) == shown_page
+
+
+def test_the_page_asks_for_nothing(shown_page):
+    assert "//" not in re.sub(r"<pre>.*?</pre>", "", shown_page, flags=re.DOTALL)
+    assert "<script" not in shown_page
+    assert "default-src 'none'" in shown_page
+    assert "NaN" not in shown_page
+    identities = re.findall(r' id="([^"]*)"', shown_page)
+    assert len(identities) == len(set(identities))
+    # Everything that a figure refers to is there, and no placeholder of a colour is left.
+    assert set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', shown_page)) <= {
+        pair for name in identities for pair in ((name, ""), ("", name))
+    }
+    assert not re.search(r"#fe[0-9a-f]{2}01", shown_page)
+
+
+def test_names_and_errors_are_shown_as_they_are(shown_page):
+    assert "ValueError: &lt;b&gt;shift&lt;/b&gt; &amp; more" in shown_page
+    assert "<b>shift" not in shown_page
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        made_up(trials=3, curves={}, cohorts=[]),
+        pytest.param(made_up(trials=2, epochs=1, seeds=1, rungs=(1,)), marks=pytest.mark.slow),
+        made_up(trials=1, curves={}),
+    ],
+    ids=["nothing measured", "one score", "only a failure"],
+)
+def test_a_sweep_that_has_hardly_begun_has_a_page(sweep):
+    text = text_of(page(sweep))
+    assert "Sweep of mnist_mlp" in text
+    assert ("No trial has a score yet." in text) == (sweep.best is None)
+
+
+def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder = small_ledger(tmp_path / "sweep")
+    monkeypatch.setattr("jaxnn.sweep.report.writing.page", lambda sweep: f"{sweep.name}</html>\n")
+    with Ledger.open(folder) as ledger:
+        assert write(ledger) == folder / "report.html"
+        assert (folder / "report.html").read_text() == "mnist_mlp</html>\n"
+        (folder / "report.html").write_text("before")
+
+        def full(descriptor):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(
+            OSError, match=r"report.html: No space left on device\. What stood"
+        ) as e:
+            write(ledger)
+        assert str(e.value).endswith("there before is as it was")
+    assert (folder / "report.html").read_text() == "before"
+    assert not list(folder.glob(".report*"))
+
+
+@pytest.mark.slow
+def test_a_page_is_made_from_a_ledger(tmp_path):
+    with Ledger.open(small_ledger(tmp_path / "sweep")) as ledger:
+        text = text_of(write(ledger).read_text())
+    assert "0.81 ± 0.13" in text  # half of 12.706 * 0.02 / sqrt(2) / sqrt(2), by a table
+    assert "1 ran to the end, 1 stopped by halving, 1 diverged" in text
+
+
+@pytest.mark.slow
+def test_without_optuna_the_page_says_what_it_cannot_tell(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert (
+        "This is done by Optuna, which is not installed: write pip install 'jaxnn[sweep]'."
+        in text_of(page(SWEEP))
+    )
+
+
+def test_without_matplotlib_there_is_no_page(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError) as error:
+        page(SWEEP)
+    assert str(error.value) == (
+        "the report is drawn by matplotlib, which is not installed: write "
+        "pip install 'jaxnn[sweep]'"
+    )
+
+
+@pytest.mark.slow
+def test_a_thousand_trials_make_less_than_a_megabyte():
+    sweep = made_up(trials=1000, epochs=20, seeds=1, rungs=(20,))
+    assert len(sweep.dimensions) == 6
+    assert len(page(sweep).encode()) < 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_it_without_a_complaint(shown_page, tmp_path, dark):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no chromium here")
+    (tmp_path / "report.html").write_text(shown_page)
+    arguments = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0",
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1200,3000",
+        f"--screenshot={tmp_path / 'page.png'}", (tmp_path / "report.html").as_uri(),
+    ]  # fmt: skip
+    ran = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
+    assert not [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
+    picture = picture_of(tmp_path / "page.png")
+    paper = np.array([20, 24, 31] if dark else [255, 255, 255])
+    assert (picture[5, 5] == paper).all()
+    for colour in ([255, 154, 61], [116, 179, 234]) if dark else ([213, 94, 0], [33, 102, 172]):
+        assert (np.abs(picture - colour).sum(-1) == 0).sum() > 200  # the best, and the bars
+
+
+def picture_of(file):
+    from matplotlib.image import imread
+
+    return (imread(file)[..., :3] * 255).round().astype(int)

@@ -1,0 +1,403 @@
+"""Spaces: every point of the unit cube is a trial and back; what does not fit is refused."""
+
+import dataclasses
+import json
+import math
+import re
+from typing import Literal
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxnn.core.values import is_traced
+from jaxnn.experiment import SGD, AdamW
+from jaxnn.models import MLP
+from jaxnn.sweep.space import Branch, Choice, Grid, Int, Log, Space, Uniform
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    pixels: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Bare:
+    rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    model: MLP = MLP()  # noqa: RUF009, frozen
+    optimizer: AdamW | SGD = SGD(momentum=0.5)  # noqa: RUF009, frozen
+    shift: Shift | None = None
+    bare: Bare | Shift = Shift()
+    activation: Literal["relu", "tanh"] = "relu"
+    epochs: int = 10
+    balanced: bool = False
+
+
+OPTIMIZER = Branch(
+    AdamW={"learning_rate": Log(1e-4, 1e-1), "weight_decay": Grid(0.0, 1e-4, 1e-2)},
+    SGD={"learning_rate": Log(1e-3, 1.0)},
+)
+SPACE = Space(
+    Experiment,
+    {
+        "optimizer": OPTIMIZER,
+        "model.dropout": Uniform(0.0, 0.5),
+        "model.width": Int(8, 128, log=True),
+        "shift": Branch(Shift={"pixels": Int(0, 3)}, **{"None": {}}),
+        "activation": Choice("relu", "tanh"),
+    },
+)
+NAMES = [
+    "optimizer",
+    "optimizer:adamw.learning_rate",
+    "optimizer:adamw.weight_decay",
+    "optimizer:sgd.learning_rate",
+    "model.dropout",
+    "model.width",
+    "shift",
+    "shift:shift.pixels",
+    "activation",
+]
+
+finite = st.floats(-1e300, 1e300)
+uniforms = st.tuples(finite, finite).filter(lambda r: r[0] < r[1]).map(lambda r: Uniform(*r))
+logs = st.tuples(st.floats(1e-300, 1e300), st.floats(1e-300, 1e300))
+logs = logs.filter(lambda r: r[0] < r[1]).map(lambda r: Log(*r))
+ints = st.tuples(st.integers(-(10**6), 10**6), st.integers(1, 10**6), st.just(False))
+log_ints = st.tuples(st.integers(1, 10**6), st.integers(1, 10**6), st.just(True))
+whole = (ints | log_ints).map(lambda r: Int(r[0], r[0] + r[1], r[2]))
+scalars = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(-9, 9) | st.text(max_size=3)
+choices = st.lists(scalars, min_size=1, unique_by=lambda o: (type(o), o)).map(lambda o: Choice(*o))
+grids = st.lists(st.floats(-9, 9), min_size=1, unique=True).map(lambda o: Grid(*sorted(o)))
+units = st.floats(0, 1, exclude_max=True)
+
+
+@given(uniforms | logs | whole | choices | grids, units)
+def test_every_point_of_the_unit_line_is_a_value(dimension, u):
+    assert dimension.has(dimension.at(u))
+
+
+@given(whole | choices | grids, units, st.floats(0.001, 0.999))
+def test_a_discrete_value_comes_back_from_anywhere_in_its_share(dimension, u, within):
+    value = dimension.at(u)
+    back = dimension.at(dimension.unit(value, within))
+    assert (type(back), back) == (type(value), value)
+
+
+@given(st.floats(-9, 9), st.floats(1, 9), units)
+def test_a_float_comes_back_from_the_unit_line(low, width, u):
+    for dimension in (Uniform(low, low + width), Log(math.exp(low), math.exp(low + width))):
+        # u may be lost to a few roundings of numbers of the size of the ends
+        assert dimension.unit(dimension.at(u)) == pytest.approx(u, abs=1e-13)
+
+
+@given(uniforms | logs | whole | choices | grids, st.integers(1, 9))
+def test_a_grid_is_of_values_each_once_with_both_ends(dimension, points):
+    grid = dimension.grid(points)
+    assert all(dimension.has(value) for value in grid)
+    assert len({(type(value), value) for value in grid}) == len(grid) or points > 2
+    if isinstance(dimension, Choice | Grid):
+        assert tuple(grid) == dimension.options
+    elif points > 1:
+        assert (grid[0], grid[-1]) == (dimension.low, dimension.high)
+
+
+def test_the_laws_of_chance():
+    u = (np.arange(6000) + 0.5) / 6000
+    thirds = [Int(1, 3).at(one) for one in u]
+    assert [thirds.count(n) for n in (1, 2, 3)] == [2000, 2000, 2000]
+    decades = np.array([Log(1e-3, 1.0).at(one) for one in u])
+    assert [int(np.sum(decades < edge)) for edge in (1e-2, 1e-1)] == [2000, 4000]
+    # each number is as likely as its stretch is long: [1/2, 3/2] is log 3 of log 7
+    ones = [Int(1, 3, log=True).at(one) for one in u].count(1)
+    assert ones / 6000 == pytest.approx(math.log(3) / math.log(7), abs=1 / 6000)
+
+
+def test_names_are_as_the_command_line_says_them():
+    assert list(SPACE.dimensions) == NAMES
+
+
+@given(st.integers(0, 2**32))
+def test_a_sample_has_the_names_of_its_branches_and_passes_the_check(seed):
+    values = SPACE.sample(np.random.default_rng(seed))
+    SPACE.check(values)
+    assert list(values) == SPACE.names(values)
+    adamw = values["optimizer"] == "AdamW"
+    assert SPACE.active("optimizer:adamw.weight_decay", values) == adamw
+    assert ("optimizer:sgd.learning_rate" in values) == (not adamw)
+    assert values == SPACE.sample(np.random.default_rng(seed))
+    assert json.loads(json.dumps(values)) == values
+
+
+@given(st.integers(0, 2**32))
+def test_a_trial_comes_back_from_the_unit_cube(seed):
+    rng = np.random.default_rng(seed)
+    values = SPACE.sample(rng)
+    back = SPACE.from_unit(SPACE.to_unit(values, rng))
+    assert back.keys() == values.keys()
+    for name, value in values.items():
+        # logarithm and power of a float lose a few roundings
+        assert back[name] == (pytest.approx(value, rel=1e-13) if type(value) is float else value)
+
+
+@given(st.integers(0, 2**32))
+def test_what_is_configured_is_read_back(seed):
+    values = SPACE.sample(np.random.default_rng(seed))
+    config = SPACE.configured(Experiment(), values)
+    assert type(config.optimizer).__name__ == values["optimizer"]
+    rate = values[f"optimizer:{values['optimizer'].lower()}.learning_rate"]
+    assert config.optimizer.learning_rate == rate
+    assert (config.model.dropout, config.model.width) == (
+        values["model.dropout"],
+        values["model.width"],
+    )
+    assert config.activation == values["activation"]
+    pixels = None if config.shift is None else config.shift.pixels
+    assert pixels == values.get("shift:shift.pixels")
+    assert dataclasses.replace(config, model=MLP(), optimizer=SGD(), shift=None) == (
+        dataclasses.replace(Experiment(), optimizer=SGD(), activation=values["activation"])
+    )
+
+
+def test_a_class_that_the_configuration_has_keeps_its_other_fields():
+    values = {"optimizer": "SGD", "optimizer:sgd.learning_rate": 0.25}
+    assert SPACE.configured(Experiment(), values).optimizer == SGD(0.25, momentum=0.5)
+    values = {"optimizer": "AdamW", "optimizer:adamw.learning_rate": 0.25}
+    assert SPACE.configured(Experiment(), values).optimizer == AdamW(0.25)
+
+
+def test_values_may_be_tracers():
+    def rate(value):
+        config = SPACE.configured(Experiment(), {"model.dropout": value})
+        assert is_traced(config.model.dropout)
+        return config.model.dropout * 2
+
+    assert jax.jit(rate)(0.25) == 0.5
+
+
+def test_branches_nest_and_a_shared_field_of_a_union_needs_none():
+    @dataclasses.dataclass(frozen=True)
+    class Outer:
+        inner: Experiment | SGD = Experiment()
+
+    space = Space(Outer, {"inner": Branch(Experiment={"optimizer": OPTIMIZER}, SGD={})})
+    name = "inner:experiment.optimizer:adamw.learning_rate"
+    values = {"inner": "Experiment", "inner:experiment.optimizer": "AdamW", name: 0.01}
+    assert space.active(name, values)
+    assert not space.active(name, {**values, "inner": "SGD"})
+    assert space.configured(Outer(SGD()), values).inner.optimizer == AdamW(0.01)
+    assert len(space.grid(2)) == 2 * 3 + 2 + 1
+    shared = Space(Experiment, {"optimizer.learning_rate": Log(0.1, 1.0)})
+    assert (
+        shared.configured(Experiment(), {"optimizer.learning_rate": 0.2}).optimizer.momentum == 0.5
+    )
+
+
+@given(st.integers(1, 4))
+def test_a_grid_is_the_product_of_its_branches(points):
+    trials = SPACE.grid(points)
+    p = points
+    pixels = min(points, 4)
+    assert len(trials) == (p * 3 + p) * p * p * (pixels + 1) * 2
+    assert len({json.dumps(values) for values in trials}) == len(trials)
+    assert [values["activation"] for values in trials[:3]] == ["relu", "tanh", "relu"]
+
+
+def test_rows_and_lines():
+    rows = {row["name"]: row for row in json.loads(json.dumps(SPACE.to_plain()))}
+    assert list(rows) == NAMES
+    assert rows["model.width"] == {
+        "name": "model.width", "kind": "int", "low": 8, "high": 128, "log": True, "when": {},
+    }  # fmt: skip
+    assert rows["optimizer:adamw.weight_decay"]["options"] == [0.0, 1e-4, 1e-2]
+    assert rows["optimizer:adamw.weight_decay"]["when"] == {"optimizer": "AdamW"}
+    assert [SPACE.in_log(name) for name in ("model.width", "model.dropout")] == [True, False]
+    lines = dict(re.split(r" {2,}", line) for line in str(SPACE).splitlines())
+    assert lines["optimizer:sgd.learning_rate"] == "0.001 .. 1, log"
+    assert lines["activation"] == "relu, tanh"
+
+
+def test_a_space_is_a_value():
+    again = Space(Experiment, dict(SPACE.paths))
+    assert again == SPACE
+    assert hash(again) == hash(SPACE)
+    assert Space(Experiment, {"epochs": Int(1, 3)}) != Space(Experiment, {"epochs": Int(1, 4)})
+    for dimension in (*SPACE.dimensions.values(), OPTIMIZER):
+        assert repr(eval(repr(dimension))) == repr(dimension)
+    assert Choice(*np.array([1, 2])) == Choice(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Uniform(0.5, 0.0),
+            "Uniform(low=0.5, high=0.0) is upside down; write Uniform(0.0, 0.5)",
+        ),
+        (lambda: Int(3, 1), "Int(low=3, high=1, log=False) is upside down; write Int(1, 3)"),
+        (lambda: Log(0.1, 0.1), "Log(low=0.1, high=0.1) has one value only; write Choice(0.1)"),
+        (
+            lambda: Log(0, 1),
+            "Log(low=0.0, high=1.0): a log range is above 0; write Log from a number "
+            "above 0, or Uniform(0.0, 1.0)",
+        ),
+        (
+            lambda: Int(0, 9, log=True),
+            "Int(low=0, high=9, log=True): a log range is above 0; write Int from a "
+            "number above 0, or Int(0, 9)",
+        ),
+        (
+            lambda: Int(0.5, 9),  # type: ignore[arg-type]
+            "Int(low=0.5, high=9, log=False): an Int is between two whole numbers, got 0.5",
+        ),
+        (
+            lambda: Uniform(0, math.inf),
+            "Uniform(low=0.0, high=inf): a range is between two finite numbers, got inf",
+        ),
+        (
+            lambda: Uniform("0", 1),  # type: ignore[arg-type]
+            "Uniform(low='0', high=1): a range is between two finite numbers, got '0'",
+        ),
+        (lambda: Choice(), "Choice() has no option; write Choice(64, 128), say"),
+        (lambda: Choice(1, 2, 1), "Choice(1, 2, 1) has the option 1 twice"),
+        (
+            lambda: Choice((1, 2)),  # type: ignore[arg-type]
+            "Choice((1, 2)): an option is a number, a text, True, False or None, got (1, 2)",
+        ),
+        (lambda: Grid(), "Grid() has no number; write Grid(0.1, 0.3, 1.0), say"),
+        (lambda: Grid(3, 1, 1), "Grid(3, 1, 1): the numbers increase; write Grid(1, 3)"),
+        (
+            lambda: Grid("a"),  # type: ignore[arg-type]
+            "Grid('a') is of finite numbers, got 'a'; see Choice",
+        ),
+        (lambda: Branch(), "Branch() has no class; write Branch(AdamW={...}, SGD={...}), say"),
+    ],
+)
+def test_a_dimension_that_says_nothing_is_refused(make, message):
+    with pytest.raises(ValueError) as error:
+        make()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (
+            {},
+            "the space of Experiment sweeps nothing; write Space(Experiment, "
+            '{"optimizer.learning_rate": Log(1e-4, 1e-1)}), say',
+        ),
+        (
+            {"optimiser.learning_rate": Log(0.1, 1)},
+            "Experiment has no field 'optimiser', which the space sweeps as "
+            "'optimiser.learning_rate'; did you mean 'optimizer'?",
+        ),
+        (
+            {"model.x": Int(1, 2)},
+            "model (MLP) has no field 'x', which the space sweeps as 'model.x'; known "
+            "are 'depth', 'dropout', 'width'",
+        ),
+        (
+            {"epochs.x": Int(1, 2)},
+            "epochs (int) has no field 'x', which the space sweeps as 'epochs.x'; there are none",
+        ),
+        (
+            {"optimizer.momentum": Uniform(0, 1)},
+            "optimizer is AdamW | SGD, and AdamW has no 'momentum'; write \"optimizer\": "
+            'Branch(SGD={"momentum": ...}, AdamW={})',
+        ),
+        (
+            {"shift.pixels": Int(0, 2)},
+            "shift is Shift | None, and None has no 'pixels'; write \"shift\": "
+            'Branch(Shift={"pixels": ...}, **{"None": {}})',
+        ),
+        (
+            {"optimizer": Branch(AdamV={})},
+            "optimizer is AdamW | SGD, of which Branch names 'AdamV'; did you mean 'AdamW'?",
+        ),
+        (
+            {"optimizer": Branch(SGD={"momentun": Uniform(0, 1)})},
+            "SGD has no field 'momentun', which the space sweeps as "
+            "'optimizer:sgd.momentun'; did you mean 'momentum'?",
+        ),
+        ({"epochs": Branch(A={})}, "epochs is int, of which Branch names 'A'; there are none"),
+        (
+            {"bare": Branch(Bare={})},
+            "bare: a trial's Bare starts from its defaults, and 'rate' has none; give it "
+            "one in the class",
+        ),
+        (
+            {"optimizer": OPTIMIZER, "optimizer.learning_rate": Log(0.1, 1)},
+            "'optimizer' is swept whole and inside, as 'optimizer.learning_rate'; write "
+            "'optimizer': Branch(...) with all that is swept inside",
+        ),
+        (
+            {"model.width": Uniform(8, 64)},
+            "model.width is 8.0, wanted int, which Uniform(low=8.0, high=64.0) does not "
+            "give; write Int(8, 64)",
+        ),
+        (
+            {"model.dropout": Choice("a")},
+            "model.dropout is 'a', wanted float, which Choice('a') does not give",
+        ),
+        (
+            {"activation": Choice("relu", "gelu")},
+            "activation is 'gelu', wanted 'relu' or 'tanh', which Choice('relu', 'gelu') "
+            "does not give",
+        ),
+        (
+            {"model": Choice(1, 2)},
+            "model is 1, wanted MLP, which Choice(1, 2) does not give; write Branch(...) "
+            "for a choice of classes",
+        ),
+        (
+            {"epochs": [1, 2]},
+            "epochs is swept by a Log, Uniform, Int, Choice, Grid or Branch, got [1, 2]",
+        ),
+    ],
+)
+def test_a_space_that_does_not_fit_is_refused(paths, message):
+    with pytest.raises(ValueError) as error:
+        Space(Experiment, paths)
+    assert str(error.value) == message
+
+
+def test_a_space_is_of_a_dataclass():
+    with pytest.raises(ValueError, match=r"a Space is of a configuration's class, .* got 3"):
+        Space(3, {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epohcs": 3}, "the space of Experiment has no 'epohcs'; did you mean 'epochs'?"),
+        ({"optimizer": "SGD"}, "a trial has a value for 'epochs'; got {'optimizer': 'SGD'}"),
+        ({"optimizer": "SGD", "epochs": 4}, "epochs is 4, wanted one of 1 .. 3, whole numbers"),
+        ({"optimizer": "SGD", "epochs": 2.0}, "epochs is 2.0, wanted one of 1 .. 3, whole numbers"),
+        ({"optimizer": "Adam", "epochs": 2}, "optimizer is 'Adam', wanted one of AdamW, SGD"),
+        (
+            {"optimizer": "SGD", "optimizer:adamw.weight_decay": 0.1},
+            "optimizer:adamw.weight_decay is swept only where optimizer is AdamW; got "
+            "{'optimizer': 'SGD', 'optimizer:adamw.weight_decay': 0.1}",
+        ),
+    ],
+)
+def test_values_from_a_file_are_checked(values, message):
+    branch = Branch(AdamW={"weight_decay": Uniform(0, 1)}, SGD={})
+    space = Space(Experiment, {"optimizer": branch, "epochs": Int(1, 3)})
+    with pytest.raises(ValueError) as error:
+        space.check(values)
+    assert str(error.value) == message
+
+
+def test_a_point_of_another_cube_and_an_empty_grid_are_refused():
+    with pytest.raises(ValueError, match=r"a point of this space has shape \(9,\), got \(2,\)"):
+        SPACE.from_unit([0.1, 0.2])
+    with pytest.raises(ValueError, match="a grid has at least 1 point a range, got 0"):
+        SPACE.grid(0)

@@ -9,7 +9,11 @@ hits all of them alike; the absolute numbers hold for one machine on one day.
     init      drawing the parameters of a transformer, first and second time
     imports   importing a library
     repeat    compiling repeated blocks, scanned against unrolled
+    sweep     64 trials of a small network, from the command to the results
+    thousand  a thousand trials in process, against a bare loop
+    lanes     the way that a sweep chooses for its lanes, against all of them
 
-Each of these is a file with a `run() -> Result`. `peers/` holds what is compared, `timing` measures
+Each of these is a file with a `run() -> Result`. `peers/` holds what is compared, `sweeping/` what
+sweeps are compared on, `timing` measures
 in turns, `fresh` measures in new processes, `report` writes RESULTS.md.
 """

@@ -6,7 +6,7 @@ import os
 
 from benchmarks.report import RESULTS, section, update
 
-NAMES = ("step", "fit", "epoch", "init", "imports", "repeat")
+NAMES = ("step", "fit", "epoch", "init", "imports", "repeat", "sweep", "thousand", "lanes")
 
 
 def main() -> None:

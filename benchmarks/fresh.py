@@ -29,10 +29,15 @@ def interleaved(sides: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str,
     }
 
 
-def _run(arguments: Sequence[str]) -> dict[str, float]:
+def output(arguments: Sequence[str]) -> str:
+    """What `python *arguments` prints; RuntimeError where it fails."""
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"python {' '.join(arguments)} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
+
+
+def _run(arguments: Sequence[str]) -> dict[str, float]:
+    return json.loads(output(arguments).splitlines()[-1])

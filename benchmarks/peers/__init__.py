@@ -5,6 +5,9 @@ labels, Adam at 1e-3. A module offers what its library can do of
 
     steps(widths)                  name -> step(x, y), which trains a held network; its loss
     epochs(widths, x, y, batch)    name -> run(), which trains a held network for an epoch
+    programs(widths, data, held, batch, epochs)
+                                   name -> train(learning_rate), which trains by a program of its
+                                   own, the numbers baked in; the loss on the data `held`
     initialisers()                 name -> init(seed), which draws a transformer's parameters
 
 Only `pure_jax` and `jaxnn` donate their state: the documentation of the others does not.

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import optax
 
+from benchmarks import by_step
 from benchmarks.peers import LEARNING_RATE
 from benchmarks.peers.shapes import BLOCKS, HIDDEN, WIDTH, WORDS
 
@@ -19,6 +20,33 @@ def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
     return {"equinox filter_jit": _filtered(widths), "equinox, flat leaves": _flat(widths)}
 
 
+def programs(
+    widths: Sequence[int], data: tuple[Any, Any], held: tuple[Any, Any], batch: int, epochs: int
+) -> dict[str, Callable[[float], float]]:
+    """A model, an optimizer and a compiled step for each learning rate."""
+
+    def train(learning_rate: float) -> float:
+        model = _perceptron(widths)
+        optimizer = optax.adam(learning_rate)
+        opt_state = optimizer.init(eqx.filter(model, eqx.is_array))
+
+        @eqx.filter_jit
+        def compiled(model: Any, opt_state: Any, x: Any, y: Any) -> tuple[Any, Any, jax.Array]:
+            return _train(model, opt_state, x, y, optimizer)
+
+        def step(x: Any, y: Any) -> jax.Array:
+            nonlocal model, opt_state
+            model, opt_state, value = compiled(model, opt_state, x, y)
+            return value
+
+        epoch = by_step.epoch(step, *data, batch)
+        for _ in range(epochs):
+            epoch()
+        return float(_evaluated(model, *held))
+
+    return {"equinox": train}
+
+
 def initialisers() -> dict[str, Callable[[int], Any]]:
     """Building the module draws its parameters."""
     return {
@@ -26,12 +54,16 @@ def initialisers() -> dict[str, Callable[[int], Any]]:
     }
 
 
-def _model(widths: Sequence[int]) -> tuple[eqx.Module, optax.OptState]:
+def _perceptron(widths: Sequence[int]) -> eqx.Module:
     keys = jax.random.split(jax.random.key(0), len(widths) - 1)
     layers: list[Any] = []
     for key, (inputs, outputs) in zip(keys, itertools.pairwise(widths), strict=True):
         layers += [eqx.nn.Linear(inputs, outputs, key=key), eqx.nn.Lambda(jax.nn.relu)]
-    model = eqx.nn.Sequential(layers[:-1])
+    return eqx.nn.Sequential(layers[:-1])
+
+
+def _model(widths: Sequence[int]) -> tuple[eqx.Module, optax.OptState]:
+    model = _perceptron(widths)
     return model, OPTIMIZER.init(eqx.filter(model, eqx.is_array))
 
 
@@ -39,9 +71,14 @@ def _loss(model: Any, x: jax.Array, y: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(x), y).mean()
 
 
-def _train(model: Any, opt_state: Any, x: Any, y: Any) -> tuple[Any, Any, jax.Array]:
+_evaluated = eqx.filter_jit(_loss)
+
+
+def _train(
+    model: Any, opt_state: Any, x: Any, y: Any, optimizer: Any = OPTIMIZER
+) -> tuple[Any, Any, jax.Array]:
     value, gradients = eqx.filter_value_and_grad(_loss)(model, x, y)
-    updates, opt_state = OPTIMIZER.update(gradients, opt_state, eqx.filter(model, eqx.is_array))
+    updates, opt_state = optimizer.update(gradients, opt_state, eqx.filter(model, eqx.is_array))
     return eqx.apply_updates(model, updates), opt_state, value
 
 

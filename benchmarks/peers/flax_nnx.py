@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from benchmarks import by_step
 from benchmarks.peers import LEARNING_RATE
 from benchmarks.peers.shapes import BLOCKS, HIDDEN, WIDTH, WORDS
 
@@ -22,25 +23,47 @@ def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
     }
 
 
+def programs(
+    widths: Sequence[int], data: tuple[Any, Any], held: tuple[Any, Any], batch: int, epochs: int
+) -> dict[str, Callable[[float], float]]:
+    """A model, an optimizer and a compiled step for each learning rate."""
+
+    def train(learning_rate: float) -> float:
+        model, optimizer = _model(widths, learning_rate)
+        step = nnx.jit(_train)
+        epoch = by_step.epoch(lambda x, y: step(model, optimizer, x, y), *data, batch)
+        for _ in range(epochs):
+            epoch()
+        return float(_evaluated(model, *held))
+
+    return {"flax nnx": train}
+
+
 def initialisers() -> dict[str, Callable[[int], Any]]:
     """Building the module draws its parameters."""
     return {"flax nnx": lambda seed: nnx.state(_Transformer(nnx.Rngs(seed)))}
 
 
-def _model(widths: Sequence[int]) -> tuple[nnx.Module, nnx.Optimizer]:
+def _model(
+    widths: Sequence[int], learning_rate: float = LEARNING_RATE
+) -> tuple[nnx.Module, nnx.Optimizer]:
     rngs = nnx.Rngs(0)
     layers: list[Any] = []
     for inputs, outputs in itertools.pairwise(widths):
         layers += [nnx.Linear(inputs, outputs, rngs=rngs), nnx.relu]
     model = nnx.Sequential(*layers[:-1])
-    return model, nnx.Optimizer(model, optax.adam(LEARNING_RATE), wrt=nnx.Param)
+    return model, nnx.Optimizer(model, optax.adam(learning_rate), wrt=nnx.Param)
+
+
+def _loss(model: Any, x: Any, y: Any) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
+
+
+_evaluated = nnx.jit(_loss)
 
 
 def _train(model: nnx.Module, optimizer: nnx.Optimizer, x: Any, y: Any) -> jax.Array:
-    def loss(model: Any) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
-
-    value, gradients = nnx.value_and_grad(loss)(model)
+    value, gradients = nnx.value_and_grad(_loss)(model, x, y)
     optimizer.update(model, gradients)
     return value
 

@@ -13,7 +13,6 @@
 traceback.
 """
 
-import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..experiment.folder import default_place
 from ..experiment.prediction import predict
 from ..experiment.program import Recipe
 from ..experiment.run import run
-from .parsing import imported, library, parse, refuse
+from .parsing import imported, library, parse, place, refuse
 
 
 def main(recipe: Recipe[Any], arguments: Sequence[str] | None = None) -> int:
@@ -45,41 +44,45 @@ def main(recipe: Recipe[Any], arguments: Sequence[str] | None = None) -> int:
         return refuse(str(error), 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class RunOptions:
-    """Where a run goes, and where its configuration comes from."""
-
-    folder: Path | None = None
-    """Where to write the run: a folder that does not exist yet; by default runs/NAME-DATE-TIME."""
-
-
 def run_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     """Train, and write a run folder."""
     module = f"python -m experiments.{recipe.name}"
     start, arguments = _start(recipe, arguments)
+    commands = {"predict": "predict from a saved run"}
+    if recipe.space is not None:
+        commands |= {
+            "plan": "say what a sweep would be",
+            "sweep": "train many configurations",
+            "resume": "go on with a sweep",
+            "run --from FOLDER:best": "train the best trial of a sweep, or FOLDER:17",
+        }
+    calls = {
+        f"{module} {name}{'' if ':' in name else ' --help'}": commands[name] for name in commands
+    }
+    width = max(map(len, calls))
     text = [
         # tyro sets a block apart by two lines where there is one before it already.
         (recipe.header or "").replace("\n\n    ", "\n    "),
-        f"To predict from a saved run: {module} predict --help",
-        f"To sweep: {module} sweep --help, and to train a trial of a sweep: {module} run --from "
-        "FOLDER:best, or FOLDER:17 for trial 17",
+        "\n".join(
+            ["Besides:", *(f"    {call.ljust(width)}  {what}" for call, what in calls.items())]
+        ),
     ]
     config, options = parse(
         recipe,
         arguments,
-        [RunOptions],
+        [place(f"runs/{recipe.name}-DATE-TIME")],
         prog=module,
-        text=text[: 2 + (recipe.space is not None)],
+        text=text,
         start=start,
     )
-    place = options.folder or default_place(recipe.name)
+    folder = options.folder or default_place(recipe.name)
     try:
-        run(recipe, config, place)
+        run(recipe, config, folder)
     except KeyboardInterrupt:
-        left = f"{place} is whole" if place.exists() else "nothing was written"
+        left = f"{folder} is whole" if folder.exists() else "nothing was written"
         return refuse(f"interrupted: {left}", 130)
-    files = ", ".join(sorted(file.name for file in place.iterdir()))
-    print(f"\n{place} holds {files}\nPredict from it: {module} predict {place}")
+    files = ", ".join(sorted(file.name for file in folder.iterdir()))
+    print(f"\n{folder} holds {files}\nPredict from it: {module} predict {folder}")
     return 0
 
 

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import sys
 import typing
+from pathlib import Path
 from typing import Annotated, Any
 
 from ..core.signatures import suggestion
@@ -69,6 +70,18 @@ def parse(
         description="\n".join([text[0], *choices, *text[1:]]),
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def place(default: str) -> type[Any]:
+    """Options with one field, `folder`, a path or None: where to write what the command makes."""
+    tyro = library()
+    folder = tyro.conf.arg(
+        metavar="FOLDER",
+        help="Where to write it: a folder that does not exist yet.",
+        help_behavior_hint=f"(default: {default})",
+    )
+    kind = Annotated[Path | None, folder]
+    return dataclasses.make_dataclass("Place", [("folder", kind, None)], frozen=True)
 
 
 def module_of(recipe: Recipe[Any]) -> str:

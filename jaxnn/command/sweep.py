@@ -26,7 +26,7 @@ from ..sweep.search import searcher
 from ..sweep.settings import Settings
 from ..sweep.structure import space_of
 from ..version import __version__
-from .parsing import library, module_of, parse, refuse
+from .parsing import library, module_of, parse, place, refuse
 from .watching import finish, watched
 
 
@@ -40,14 +40,6 @@ class Resources:
     """Cohorts that run at a time, on as many workers; 0 for as many as the engine has."""
     devices: int = 0
     """On a CPU, devices to make of it, which share lanes where that is faster; 0 for one."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a sweep is kept."""
-
-    folder: Path | None = None
-    """Where to keep the sweep: a folder that does not exist yet; by default sweeps/NAME-DATE."""
 
 
 def plan_command(recipe: Recipe[Any], arguments: list[str]) -> int:
@@ -65,10 +57,10 @@ def plan_command(recipe: Recipe[Any], arguments: list[str]) -> int:
 
 def sweep_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     """Sweep the experiment's space, and write the report."""
-    planner, place, resources = _planned(
-        recipe, arguments, "sweep", "Train many configurations of the experiment's space."
-    )
-    folder = place.folder or Path("sweeps", f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    title = "Train many configurations of the experiment's space."
+    planner, folder, resources = _planned(recipe, arguments, "sweep", title)
+    if folder is None:
+        folder = Path("sweeps", f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     with Ledger.create(folder, _meta(recipe, planner)) as ledger:
         return _drive(recipe, ledger, resources)
 
@@ -143,13 +135,13 @@ def configuration_of(recipe: Recipe[Any], text: str) -> Any:
 
 def _planned(
     recipe: Recipe[Any], arguments: list[str], command: str, title: str
-) -> tuple[Planner, Place, Resources]:
+) -> tuple[Planner, Path | None, Resources]:
     """What the arguments of `plan` and `sweep` ask for."""
     space = space_of(recipe)
-    config, settings, place, resources = parse(
+    config, settings, where, resources = parse(
         recipe,
         arguments,
-        [Settings, Place, Resources],
+        [Settings, place(f"sweeps/{recipe.name}-DATE-TIME"), Resources],
         prog=f"python -m {module_of(recipe)} {command}",
         text=[
             f"{title}\n\nIt sweeps:\n"
@@ -158,14 +150,14 @@ def _planned(
         ],
     )
     _make_devices(resources.devices)
-    return Planner(recipe, config, settings), place, resources
+    return Planner(recipe, config, settings), where.folder, resources
 
 
 def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
     """Run a sweep to its end, or to the signal that stops it."""
     resume = f"python -m {module_of(recipe)} resume {ledger.folder}"
-    place = ledger.folder / "jobs"
-    with engine(resources.engine, resources.workers or None, place) as executor, _signals():
+    jobs = ledger.folder / "jobs"
+    with engine(resources.engine, resources.workers or None, jobs) as executor, _signals():
         workers = resources.workers or executor.workers
         try:
             with watched(ledger) as watch:

@@ -5,10 +5,10 @@ An experiment is a frozen configuration beside two pure functions, joined in a `
     problem()               what is to be learnt: the data set, the task, how both are scaled
     build(config, problem)  a configuration as a pure training `Program`
 
-`jaxnn.command` turns a recipe into a program for the terminal. It trains (`program`), shows how far it
-is (`progress`), judges the result (`scores`), draws it (`pictures`) and writes a folder (`folder`,
-`configuration`) from which `prediction` predicts. Nothing of it is imported by `import jaxnn`, and
-tyro, rich and matplotlib are imported where they are used.
+A run trains (`program`), shows how far it is (`progress`), judges the result (`scores`), draws it
+(`pictures`) and writes a folder (`folder`, `configuration`) from which `prediction` predicts;
+`jaxnn.command` is its command line. Nothing of it is imported by `import jaxnn`, and rich and
+matplotlib are imported where they are used.
 """
 
 from .optimizers import SGD, AdamW

@@ -28,7 +28,7 @@ class AdamW:
     """Share of each weight taken off a step, times the learning rate."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for numbers that are negative or not finite."""
+        """Raise ValueError for numbers that are negative or NaN."""
         _check(self, "learning_rate", "weight_decay")
 
     def build(self, steps: int) -> Optimizer:
@@ -54,7 +54,7 @@ class SGD:
     """Share of the last update that goes on, in [0, 1]."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for numbers that are negative or not finite."""
+        """Raise ValueError for numbers that are negative or NaN."""
         _check(self, "learning_rate", "momentum")
 
     def build(self, steps: int) -> Optimizer:
@@ -91,7 +91,5 @@ def _sgd(learning_rate: Any, momentum: Any, steps: Any) -> optax.GradientTransfo
 def _check(config: Any, *names: str) -> None:
     for name in names:
         number = getattr(config, name)
-        if not is_traced(number) and not 0 <= number < float("inf"):
-            raise ValueError(
-                f"{type(config).__name__}.{name} is a finite number >= 0, got {number!r}"
-            )
+        if not is_traced(number) and not number >= 0:  # infinity too: that a run diverges is told
+            raise ValueError(f"{type(config).__name__}.{name} is a number >= 0, got {number!r}")

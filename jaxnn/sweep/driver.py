@@ -128,13 +128,12 @@ class Driver:
             return False
         history = [Observation(trial.values, self._score(trial)) for trial in trials]
         asked = self.search.ask(self.rounds[index].count, index, history)
-        first, rows, errors = len(trials), [], {}
+        rows: list[tuple[Values, str | None]] = []
         members: dict[str, list[tuple[Member, Values]]] = {}
-        for number, values in enumerate(asked, first):
+        for values in asked:
             try:
                 member = self.planner.member(values)
-            except Exception as error:  # whatever a configuration raises: it fails alone
-                errors[number] = "".join(traceback.format_exception(error))
+            except Exception:  # whatever a configuration raises: `_join` says that it fails
                 rows.append((values, None))
             else:
                 name = member.structure.name
@@ -145,9 +144,26 @@ class Driver:
             if name not in known:
                 self._plan(each, len(asked))
         self.ledger.ask(index, index, rows)
-        if errors:
-            self.ledger.decide(dict.fromkeys(errors, "failed"), errors=errors)
         return bool(asked)
+
+    def _join(self, index: int) -> None:
+        """Of a round's trials without a group, those whose configuration raises fail, each alone.
+
+        One that was retried, its code put right since, gets a group.
+        """
+        for trial in self.ledger.trials():
+            if trial.round != index or trial.group is not None or trial.status not in OPEN:
+                continue
+            try:
+                member = self.planner.member(trial.values)
+            except Exception as error:  # whatever it raises
+                text = "".join(traceback.format_exception(error))
+                self.ledger.decide({trial.number: "failed"}, errors={trial.number: text})
+            else:
+                name = member.structure.name
+                if name not in {group.name for group in self.ledger.groups()}:
+                    self._plan([(member, trial.values)], self.rounds[index].count)
+                self.ledger.join({trial.number: name})
 
     def _plan(self, each: Sequence[tuple[Member, Values]], asked: int) -> None:
         """Find out how a new group runs, and note it."""
@@ -181,6 +197,7 @@ class Driver:
 
     def _finish(self, index: int) -> None:
         """Run a round's trials to the end, rung by rung."""
+        self._join(index)
         bracket = self.rounds[index]
         members = [trial.number for trial in self.ledger.trials() if trial.round == index]
         before = 0

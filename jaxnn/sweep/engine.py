@@ -379,5 +379,5 @@ def _check_open(closed: bool) -> None:
 
 def _missing(name: str, package: str) -> ImportError:
     return ImportError(
-        f"the engine {name} needs {package}: pip install 'jaxnn[sweep]'", name=package
+        f"the engine {name} needs {package}: pip install 'jaxnn[{name}]'", name=package
     )

@@ -248,7 +248,7 @@ def plain(value: Any) -> Any:
 
 def missing(what: str) -> ImportError:
     """The error for a library that is not there."""
-    return ImportError(f"{what}, which is not installed: write pip install 'jaxnn[sweep]'")
+    return ImportError(f"{what}, which is not installed: write pip install 'jaxnn[export]'")
 
 
 def unsynchronised() -> Any:

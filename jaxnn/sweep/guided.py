@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .search import Observation, SobolSearch
+from .observation import Observation
 from .space import Space, Values
+from .unguided import SobolSearch
 
 STARTUP = 10
 """Scores below which there is nothing to learn from: a Sobol sequence is asked instead."""

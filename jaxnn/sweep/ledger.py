@@ -144,6 +144,14 @@ class Ledger(History):
             db.executemany("INSERT INTO trials VALUES (?, ?, ?, ?, ?, 'asked', NULL, NULL)", rows)
         return [row[0] for row in rows]
 
+    def join(self, groups: Mapping[int, str]) -> None:
+        """Note the groups of trials that were asked without one."""
+        self._check_trials(groups)
+        self._check_groups(set(groups.values()))
+        rows = [(group, number) for number, group in groups.items()]
+        with self._transaction() as db:
+            db.executemany('UPDATE trials SET "group" = ? WHERE number = ?', rows)
+
     def commit(
         self,
         cohort: Cohort,

@@ -37,6 +37,20 @@ class DriverLock:
                 raise LedgerError(f"{folder / FILE} is no driver's lock: remove it") from None
             raise
 
+    @staticmethod
+    def held(folder: Path) -> bool:
+        """Whether a driver of another process is at work in the folder."""
+        if not (folder / FILE).exists():
+            return False
+        connection = sqlite3.connect(folder / FILE, timeout=0)
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError as error:
+            return code(error) == sqlite3.SQLITE_BUSY
+        finally:
+            connection.close()
+        return False
+
     def close(self) -> None:
         """Give the lock back."""
         self._connection.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .dimensions import Choice, Dimension, Grid, Int, Log, Scalar
-from .search import Observation
+from .observation import Observation
 from .space import Space, Values
 
 

@@ -20,11 +20,7 @@ def library() -> Any:
 
 
 def distribution(dimension: Dimension) -> Any:
-    """The dimension as a distribution of Optuna.
-
-    >>> distribution(Log(1e-4, 1e-1))
-    FloatDistribution(high=0.1, log=True, low=0.0001, step=None)
-    """
+    """The dimension as a distribution of Optuna: options are categories, whatever they are."""
     distributions = library().distributions
     if isinstance(dimension, Choice | Grid):
         return distributions.CategoricalDistribution(dimension.options)

@@ -107,7 +107,7 @@ def test_what_is_no_engine(arguments, text):
 )
 def test_a_package_that_is_not_there(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
-    text = rf"the engine {name} needs {package}: pip install 'jaxnn\[sweep\]'"
+    text = rf"the engine {name} needs {package}: pip install 'jaxnn\[{name}\]'"
     with pytest.raises(ImportError, match=text):
         engine(name)
 

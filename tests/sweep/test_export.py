@@ -6,8 +6,10 @@ from collections import Counter
 
 import pytest
 
+from jaxnn.sweep.dimensions import Grid, Int, Log, Uniform
 from jaxnn.sweep.export import export
 from jaxnn.sweep.reading import Sweep
+from jaxnn.sweep.studies import distribution
 from tests.sweep.made_up import SPACE, made_up
 
 SWEEP = made_up(trials=12, epochs=3, seeds=2, rungs=(1, 3))
@@ -83,6 +85,14 @@ def test_optuna_opens_its_storage(tmp_path):
     study._storage._backend.engine.dispose()
 
 
+def test_dimensions_are_optunas_distributions():
+    kinds = pytest.importorskip("optuna").distributions
+    assert distribution(Log(1e-4, 1e-1)) == kinds.FloatDistribution(1e-4, 1e-1, log=True)
+    assert distribution(Uniform(0.0, 0.5)) == kinds.FloatDistribution(0.0, 0.5)
+    assert distribution(Int(8, 64, log=True)) == kinds.IntDistribution(8, 64, log=True)
+    assert distribution(Grid(1, 3)) == kinds.CategoricalDistribution((1, 3))
+
+
 def test_tensorboard_has_a_run_a_lane(tmp_path):
     pytest.importorskip("tensorboardX")
     sweep = made_up(trials=3, epochs=2, seeds=2, rungs=(2,))
@@ -129,17 +139,24 @@ def test_an_unknown_kind_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "module", "said"),
+    ("kind", "module", "said", "extra"),
     [
-        ("parquet", "pyarrow", "Parquet is written by pyarrow"),
-        ("optuna", "optuna", "this is done by Optuna"),
-        ("tensorboard", "tensorboardX", "TensorBoard's files are written by tensorboardX"),
-        ("wandb", "wandb", "Weights & Biases' files are written by wandb"),
+        ("parquet", "pyarrow", "Parquet is written by pyarrow", "export"),
+        ("optuna", "optuna", "this is done by Optuna", "sweep"),
+        (
+            "tensorboard",
+            "tensorboardX",
+            "TensorBoard's files are written by tensorboardX",
+            "export",
+        ),
+        ("wandb", "wandb", "Weights & Biases' files are written by wandb", "export"),
     ],
 )
-def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch, kind, module, said):
+def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch, kind, module, said, extra):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError) as error:
         export(SWEEP, kind, tmp_path / "out")
-    assert str(error.value) == (f"{said}, which is not installed: write pip install 'jaxnn[sweep]'")
+    assert str(error.value) == (
+        f"{said}, which is not installed: write pip install 'jaxnn[{extra}]'"
+    )
     assert not list(tmp_path.iterdir())

@@ -157,9 +157,9 @@ def pairs(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Tria
             )
         panel.tick_params(labelsize=6.5, labelbottom=row == side - 1, labelleft=column == 0)
         if row == side - 1:
-            panel.set_xlabel(short[x])
+            panel.set_xlabel(_wrapped(short[x]))
         if column == 0:
-            panel.set_ylabel(short[y])
+            panel.set_ylabel(_wrapped(short[y]))
     if side > 2:
         _legend(figure.add_subplot(grid[0, -2]))
 
@@ -181,16 +181,11 @@ def parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
     panel = figure.subplots()
     names = list(sweep.dimensions)
     scale, levels = whole_runs(sweep), ranks(sweep)
+    width, alpha = (0.45, 0.4) if len(trials) > 300 else (0.8, 0.75)
     panel.set_axis_off()
     for level, colour in enumerate(LEVELS):
-        some = [t for t in trials if levels[t.number] == level]
-        _lines(
-            panel,
-            [_way(sweep, t, scale) for t in some],
-            colour,
-            0.45,
-            0.9 if level == len(LEVELS) - 1 else 0.4,
-        )
+        ways = [_way(sweep, t, scale) for t in trials if levels[t.number] == level]
+        _lines(panel, ways, colour, width, 0.9 if level == len(LEVELS) - 1 else alpha)
     if sweep.best:
         _lines(panel, [_way(sweep, sweep.best, scale)], BEST, 2.2, 1.0)
     short = shorts(names)

@@ -1,0 +1,113 @@
+"""64 trials of a small network, from the command to the results, in new processes."""
+
+import importlib.util
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import fresh
+from benchmarks.report import Bar, Result, Table
+from benchmarks.sweeping import digits
+from benchmarks.sweeping.sizes import BATCH, EPOCHS, RATES, STEPS, WIDTHS
+from benchmarks.timing import fastest, sample
+from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.reading import read
+
+TRIALS = 64
+OURS = "jaxnn sweep"
+PROCESSES = "flax nnx, one process a trial, two at a time"
+# How Optuna's search trains, the peer that it trains by, and what that is installed as.
+PEERS = {
+    PROCESSES: ("processes", "flax_nnx", "flax"),
+    "flax nnx, a fresh program a trial": ("programs", "flax_nnx", "flax"),
+    "equinox, a fresh program a trial": ("programs", "equinox_", "equinox"),
+}
+# Trials of a first run of each side, which warms the file cache and is not counted.
+WARM_UP = 2
+
+
+def run(trials: int = TRIALS) -> Result:
+    """Measure the command, and Optuna around each peer."""
+    installed = {
+        side: peer for side, peer in PEERS.items() if importlib.util.find_spec(peer[2]) is not None
+    }
+    missing = sorted(
+        {package for _, _, package in PEERS.values()} - {p[2] for p in installed.values()}
+    )
+    seconds: dict[str, list[float]] = {OURS: []}
+    best: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as place:
+        file = _rows(Path(place))
+        _ours(Path(place, "warm"), WARM_UP)
+        for side, (way, peer, _) in installed.items():
+            _theirs(way, peer, file, WARM_UP)
+            # The command is quick, so it is measured beside each of them.
+            took, best[OURS] = _ours(Path(place, f"sweep-{len(seconds)}"), trials)
+            seconds[OURS].append(took)
+            took, best[side] = _theirs(way, peer, file, trials)
+            seconds[side] = [took]
+    samples = {side: sample(times) for side, times in seconds.items()}
+    rival, time_of_rival = fastest(samples, (side for side in installed if side != PROCESSES))
+    bars = [
+        Bar(
+            "one process a trial over jaxnn",
+            samples[PROCESSES].over(samples[OURS]),
+            15,
+            at_least=True,
+        ),
+        Bar(
+            f"fastest with fresh programs ({rival}) over jaxnn",
+            time_of_rival.over(samples[OURS]),
+            10,
+            at_least=True,
+        ),
+    ]
+    losses = ", ".join(f"{side} {loss:.3f}" for side, loss in best.items())
+    return Result(
+        f"{trials} trials of {'-'.join(map(str, WIDTHS))} on {BATCH * STEPS} small digits: "
+        f"{STEPS * EPOCHS} steps of Adam at batch {BATCH}, the learning rate log-uniform in "
+        f"{RATES[0]:g} .. {RATES[1]:g}. Wall time of the command, in a new process, until it has "
+        "printed its results: imports and compilations included, and of jaxnn the probe, the "
+        "ledger, the validation after every epoch and the HTML report. The others search by "
+        "Optuna, in memory and at random, and validate once a trial. jaxnn ran before each of "
+        "them, and each of them once.",
+        [Table("From command to results", "s", samples, OURS, bars, missing)],
+        [f"the best validation loss that each side found: {losses}"],
+    )
+
+
+def _rows(place: Path) -> Path:
+    """The problem's arrays in a file, for those who do not import jaxnn."""
+    data = digits.problem().data
+    (x, y), (held_x, held_y) = data.train, data.validation
+    file = place / "digits.npz"
+    np.savez(file, x=x, y=y, held_x=held_x, held_y=held_y)
+    return file
+
+
+def _ours(folder: Path, trials: int) -> tuple[float, float]:
+    """Seconds of the command, and the best loss it found."""
+    arguments = ["--trials", str(trials), "--metric", "validation_loss", "--folder", str(folder)]
+    took, _ = _timed(["-m", "benchmarks.sweeping.digits", "sweep", *arguments])
+    with Ledger.open(folder) as ledger:
+        found = read(ledger)
+    if len(found.scores) != trials:
+        raise RuntimeError(f"{trials} trials were swept, and {len(found.scores)} have a score")
+    return took, min(score.mean for score in found.scores.values())
+
+
+def _theirs(way: str, peer: str, file: Path, trials: int) -> tuple[float, float]:
+    """The same of Optuna around a peer."""
+    command = ["-m", "benchmarks.sweeping.optuna_", way, peer, str(file), str(trials)]
+    took, printed = _timed(command)
+    return took, json.loads(printed.splitlines()[-1])["best"]
+
+
+def _timed(arguments: Sequence[str]) -> tuple[float, str]:
+    began = time.perf_counter()
+    printed = fresh.output(arguments)
+    return time.perf_counter() - began, printed

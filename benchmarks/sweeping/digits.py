@@ -1,0 +1,90 @@
+"""Ten classes of small digits by small networks: 100 steps of Adam, whose learning rate is sought.
+
+`python -m benchmarks.sweeping.digits sweep` is what the benchmark `sweep` times.
+"""
+
+import dataclasses
+import sys
+from typing import Literal
+
+import jax
+import optax
+
+import jaxnn as nn
+from benchmarks.sweeping.convolution import Convolution
+from benchmarks.sweeping.sizes import BATCH, EPOCHS, RATES, STEPS, WIDTHS
+from jaxnn import data, train
+from jaxnn.command import main
+from jaxnn.experiment import Problem, Program, Recipe
+from jaxnn.sweep import Log, Space
+
+
+CLASSES = WIDTHS[-1]
+
+
+def _perceptron(*widths: int) -> nn.Layer:
+    hidden = [layer for width in widths for layer in (nn.Dense(width), jax.nn.relu)]
+    return nn.Serial(*hidden, nn.Dense(CLASSES))
+
+
+NETWORKS = {
+    "narrow": _perceptron(*WIDTHS[1:-1]),
+    "wide": _perceptron(512, 512),
+    "convolutional": nn.Serial(
+        nn.Reshape((8, 8, 1)),
+        Convolution(8),
+        jax.nn.relu,
+        Convolution(16, stride=2),
+        jax.nn.relu,
+        nn.Flatten(),
+        nn.Dense(CLASSES),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a run depends on."""
+
+    network: Literal["narrow", "wide", "convolutional"] = "narrow"
+    """64-32-32-10, 64-512-512-10, or two convolutions and a dense layer."""
+    learning_rate: float = 1e-3
+    """The step size of Adam."""
+    batch_size: int = BATCH
+    """Examples a step."""
+    epochs: int = EPOCHS
+    """Times every training example is seen."""
+    seed: int = 0
+    """Of all random numbers: parameters, order."""
+
+
+def problem() -> Problem:
+    """Grey levels in [0, 1] of 8 x 8 pixels: a class of ten for each."""
+    digits = data.digits()
+    x, y = digits.train_and_validation
+    rows = BATCH * STEPS
+    divided = dataclasses.replace(
+        digits,
+        train=data.Examples(x[:rows], y[:rows]),
+        validation=data.Examples(x[rows:], y[rows:]),
+    )
+    return Problem(divided, train.Classification(CLASSES))
+
+
+def build(config: Experiment, problem: Problem) -> Program:
+    """The training program of a configuration."""
+    return Program(
+        net=NETWORKS[config.network],
+        task=problem.task,
+        optimizer=train.Optimizer(optax.adam, learning_rate=config.learning_rate),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+    )
+
+
+SPACE = Space(Experiment, {"learning_rate": Log(*RATES)})
+RECIPE = Recipe("digits", __doc__, Experiment, problem, build, SPACE)
+
+if __name__ == "__main__":
+    sys.exit(main(RECIPE))

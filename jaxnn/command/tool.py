@@ -1,0 +1,146 @@
+"""`jaxnn sweep`: look at a sweep's folder, whichever experiment it is of.
+
+jaxnn sweep top FOLDER                   how far a running sweep is, until it ends
+jaxnn sweep show FOLDER                  its best trials, and how the others ended
+jaxnn sweep report FOLDER                write its report again
+jaxnn sweep export FOLDER csv TARGET     write it for another tool
+jaxnn sweep retry FOLDER                 ask its failed and diverged trials again
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from ..core.signatures import suggestion
+from ..sweep.export import export
+from ..sweep.ledger import Ledger
+from ..sweep.lock import DriverLock
+from ..sweep.reading import read
+from ..sweep.records import BROKEN, OPEN
+from ..sweep.report import write
+from .parsing import library, refuse
+from .watching import summary
+
+# Seconds between two looks at a running sweep.
+PATIENCE = 1.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `jaxnn`, and return the exit status.
+
+    0 is success, 1 something that could not be done, 2 a wrong command line, 130 Ctrl-C. Raises
+    SystemExit with 0 after printing help, and with 2 for options that there are not.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    tool, *rest = arguments
+    if tool != "sweep":
+        return refuse(f"there is no command {tool!r}; write jaxnn sweep", 2)
+    if not rest or rest[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    command, *rest = rest
+    if command not in COMMANDS:
+        return refuse(f"there is no command {command!r}; {suggestion(command, COMMANDS)}", 2)
+    try:
+        tyro = library()
+        tyro.cli(
+            COMMANDS[command],
+            args=rest,
+            prog=f"jaxnn sweep {command}",
+            config=(tyro.conf.PositionalRequiredArgs,),
+        )
+    except (ValueError, OSError, ImportError) as error:
+        return refuse(str(error), 1)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def top(folder: Path) -> None:
+    """Show how far a running sweep is, until it ends.
+
+    Args:
+        folder: The folder of a sweep.
+    """
+    while True:
+        with Ledger.open(folder) as ledger:
+            sweep = read(ledger)
+        if sys.stdout.isatty():
+            print("\033[2J\033[H", end="")
+        print(summary(sweep), flush=True)
+        waits = sum(trial.status in OPEN for trial in sweep.trials)
+        left = int(sweep.facts["settings"]["trials"]) - len(sweep.trials)
+        if not waits and left <= 0:
+            return
+        if not DriverLock.held(folder):
+            print(f"nothing drives it: go on with python -m {sweep.recipe} resume {folder}")
+            return
+        time.sleep(PATIENCE)
+
+
+def show(folder: Path, trials: int = 10) -> None:
+    """Show the best trials of a sweep, and how the others ended.
+
+    Args:
+        folder: The folder of a sweep.
+        trials: How many to list.
+    """
+    with Ledger.open(folder) as ledger:
+        sweep = read(ledger)
+    print(summary(sweep, trials))
+    for trial in sweep.trials:
+        if trial.status in BROKEN:
+            print(f"\ntrial {trial.number} {trial.status}: {(trial.error or '').strip()}")
+
+
+def report(folder: Path) -> None:
+    """Write the report of a sweep again, as it stands.
+
+    Args:
+        folder: The folder of a sweep.
+    """
+    with Ledger.open(folder) as ledger:
+        print(write(ledger))
+
+
+def export_(
+    folder: Path, kind: Literal["csv", "parquet", "optuna", "tensorboard", "wandb"], target: Path
+) -> None:
+    """Write a sweep for another tool.
+
+    Args:
+        folder: The folder of a sweep.
+        kind: What to write: tables, an Optuna storage, or a run a lane.
+        target: The file or folder to write, which does not exist yet.
+    """
+    with Ledger.open(folder) as ledger:
+        print(export(ledger, kind, target))
+
+
+def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
+    """Ask failed and diverged trials again; `resume` then runs them.
+
+    Args:
+        folder: The folder of a sweep.
+        trials: Their numbers; all by default.
+    """
+    with Ledger.open(folder, write=True) as ledger:
+        broken = [trial.number for trial in ledger.trials() if trial.status in BROKEN]
+        numbers = list(trials) or broken
+        ledger.retry(numbers)
+        recipe = ledger.meta["recipe"]
+    print(f"{len(numbers)} trials are asked again: python -m {recipe} resume {folder}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "top": top,
+    "show": show,
+    "report": report,
+    "export": export_,
+    "retry": retry,
+}

@@ -1,0 +1,125 @@
+"""`jaxnn sweep`, on a small ledger written by hand."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jaxnn.command.tool import main
+from jaxnn.experiment import SGD
+from jaxnn.experiment.configuration import to_plain
+from jaxnn.sweep import Log, Space
+from jaxnn.sweep.ledger import Cohort, Group, Ledger
+from jaxnn.sweep.lock import DriverLock
+
+SPACE = Space(SGD, {"learning_rate": Log(1e-3, 1.0)})
+META = {
+    "recipe": "experiments.toy",
+    "config": to_plain(SGD()),
+    "settings": {"trials": 3},
+    "space": SPACE.to_plain(),
+    "traced": {"learning_rate": "traced"},
+    "metric": "validation_loss",
+    "maximise": False,
+    "seeds": 1,
+    "epochs": 1,
+    "rungs": [1],
+    "search": "random",
+    "seed": 0,
+    "device": "cpu",
+    "versions": {},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "sweep"
+    with Ledger.create(folder, META) as ledger:
+        ledger.add_group(Group("all", {}, "loop", 1))
+        ledger.ask(0, 0, [({"learning_rate": rate}, "all") for rate in (0.01, 0.1, 0.5)])
+        cohort = Cohort("all", 0, 0, 1, ((0, 0), (1, 0), (2, 0)), seconds=1.0)
+        losses = (0.5, 0.25, float("inf"))
+        results = [(n, 0, 1, "validation_loss", loss) for n, loss in enumerate(losses)]
+        statuses = {0: "done", 1: "done", 2: "diverged"}
+        ledger.commit(cohort, results, statuses, {2: "validation_loss is inf after epoch 1"})
+    return folder
+
+
+def test_show_lists_the_best_first_and_says_what_broke(folder, capsys):
+    assert main(["sweep", "show", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "toy: 3 trials, 2 done, 1 diverged"
+    assert lines[1].split() == ["trial", "validation_loss", "learning_rate"]
+    assert lines[2].split() == ["1", "0.25", "0.1"]
+    assert lines[3].split() == ["0", "0.5", "0.01"]
+    assert lines[-1] == "trial 2 diverged: validation_loss is inf after epoch 1"
+
+
+def test_top_ends_with_the_sweep(folder, capsys):
+    assert main(["sweep", "top", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("toy: 3 trials, 2 done, 1 diverged")
+
+
+def test_retry_asks_again_and_top_says_that_nothing_drives_it(folder, capsys):
+    assert main(["sweep", "retry", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert said == f"1 trials are asked again: python -m experiments.toy resume {folder}\n"
+    with Ledger.open(folder) as ledger:
+        assert [trial.status for trial in ledger.trials()] == ["done", "done", "asked"]
+    assert main(["sweep", "top", str(folder)]) == 0
+    assert "nothing drives it: go on with python -m experiments.toy resume" in (
+        capsys.readouterr().out
+    )
+
+
+def test_retry_refuses_a_trial_that_is_done(folder, capsys):
+    assert main(["sweep", "retry", str(folder), "--trials", "1"]) == 1
+    assert "error: trial 1 is done: retry takes those that are diverged or failed" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_driver_in_another_process_is_seen(folder):
+    assert not DriverLock.held(folder)
+    code = (
+        "import sys, pathlib\n"
+        "from jaxnn.sweep.lock import DriverLock\n"
+        "with DriverLock(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=dict(os.environ, JAX_PLATFORMS="cpu"),
+    )
+    with child:
+        assert child.stdout is not None and child.stdin is not None
+        assert child.stdout.readline().strip() == b"held"
+        assert DriverLock.held(folder)
+        child.stdin.close()
+    assert not DriverLock.held(folder)
+
+
+def test_report_and_export_write_files(folder, capsys):
+    assert main(["sweep", "report", str(folder)]) == 0
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    target = folder.parent / "trials.csv"
+    assert main(["sweep", "export", str(folder), "csv", str(target)]) == 0
+    assert len(target.read_text().splitlines()) == 4
+
+
+def test_help_and_misspellings(capsys):
+    assert main([]) == 0
+    assert "jaxnn sweep top FOLDER" in capsys.readouterr().out
+    assert main(["sweep", "tpo"]) == 2
+    assert capsys.readouterr().err == "error: there is no command 'tpo'; did you mean 'top'?\n"
+    assert main(["swep"]) == 2
+    assert capsys.readouterr().err == "error: there is no command 'swep'; write jaxnn sweep\n"
+
+
+def test_a_folder_without_a_sweep(tmp_path, capsys):
+    assert main(["sweep", "show", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")

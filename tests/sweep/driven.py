@@ -1,0 +1,109 @@
+"""A real sweep in a process of its own, to be killed: `python driven.py FOLDER KIND [BOUNDARY]`.
+
+It begins or resumes the sweep in FOLDER; KIND is one of `KINDS`. The lanes of a call are fixed, so
+that the plan, and with it every bit of the ledger, is the same each time. With a BOUNDARY the
+process kills itself at that one: there are three a transaction, before it, at its end, after it.
+Prints `ready` once the ledger is open.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from jaxnn.command.sweep import _meta
+from jaxnn.models import MLP
+from jaxnn.sweep import Choice, Log, Space, Uniform
+from jaxnn.sweep.driver import Driver
+from jaxnn.sweep.engine import engine
+from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.plan import Planner
+from jaxnn.sweep.settings import Settings
+from tests.sweep import quick
+
+# In the first, some trials diverge and some have no program: a dropout of 1 is refused.
+BROKEN = Space(
+    quick.Experiment,
+    {
+        "optimizer.learning_rate": Choice(0.01, 0.03, 0.1, 0.3, math.inf),
+        "optimizer.momentum": Uniform(0.5, 0.95),
+        "model.dropout": Choice(0.0, 0.1, 0.2, 1.0),
+        "model.width": Choice(4, 8),
+    },
+)
+TRACED = Space(
+    quick.Experiment,
+    {
+        "optimizer.learning_rate": Log(1e-3, 1.0),
+        "optimizer.momentum": Uniform(0.5, 0.95),
+    },
+)
+FIXED = {"lanes": 4, "by": "vmap"}
+KINDS = {
+    "none": (BROKEN, Settings(trials=24, batch=12, **FIXED)),
+    "successive": (BROKEN, Settings(trials=24, batch=12, halving="successive", eta=2, **FIXED)),
+    "hyperband": (BROKEN, Settings(trials=20, search="tpe", halving="hyperband", eta=2, **FIXED)),
+    "population": (TRACED, Settings(trials=16, seeds=2, halving="population", **FIXED)),
+}
+
+
+BASE = dataclasses.replace(quick.Experiment(), model=MLP(width=4, depth=1))
+
+
+def recipe(kind):
+    return quick.recipe(KINDS[kind][0])
+
+
+def begun(kind, folder, opened=Ledger):
+    """The sweep in `folder`, begun if it is not."""
+    if (folder / "ledger.sqlite").exists():
+        return opened.open(folder, write=True)
+    made = recipe(kind)
+    return opened.create(folder, _meta(made, Planner(made, BASE, KINDS[kind][1])))
+
+
+def drive(ledger, made, executor=None, workers=1, watch=lambda progress: None):
+    """Go on to the end, in this process where no executor is given."""
+    with contextlib.ExitStack() as stack:
+        executor = executor or stack.enter_context(engine("local"))
+        Driver(made, ledger, executor, workers, watch).run()
+
+
+def ended_at(opened, boundary, end):
+    """A ledger that calls `end` at a boundary."""
+    passed = iter(range(1, boundary + 1))
+
+    def pass_one():
+        if next(passed, None) == boundary:
+            end()
+
+    class Ended(opened):
+        @contextlib.contextmanager
+        def _transaction(self):
+            pass_one()  # a checkpoint is written, and nothing speaks of it
+            with super()._transaction() as db:
+                yield db
+                pass_one()
+            pass_one()  # checkpoints that are not needed any more are still there
+
+    return Ended
+
+
+def main(folder, kind, *boundaries):
+    opened = Ledger
+    for boundary in boundaries:
+        opened = ended_at(Ledger, int(boundary), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with begun(kind, Path(folder), opened) as ledger:
+        print("ready", flush=True)
+        drive(ledger, recipe(kind))
+        print(ledger.digest())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

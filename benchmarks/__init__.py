@@ -14,6 +14,6 @@ hits all of them alike; the absolute numbers hold for one machine on one day.
     lanes     the way that a sweep chooses for its lanes, against all of them
 
 Each of these is a file with a `run() -> Result`. `peers/` holds what is compared, `sweeping/` what
-sweeps are compared on, `timing` measures
-in turns, `fresh` measures in new processes, `report` writes RESULTS.md.
+the sweeps train, `timing` measures in turns, `fresh` measures in new processes, `report` writes
+RESULTS.md.
 """

@@ -17,7 +17,7 @@ from benchmarks.timing import Sample
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = (
-    "jax", "jaxlib", "optax", "flax", "equinox", "dm-haiku", "keras", "torch", "numpy",
+    "jax", "jaxlib", "optax", "flax", "equinox", "dm-haiku", "keras", "torch", "optuna", "numpy",
 )  # fmt: skip
 UNITS = {"us": 1e6, "ms": 1e3, "s": 1.0}
 HEADER = """\

@@ -95,8 +95,8 @@ def _ours(folder: Path, trials: int) -> tuple[float, float]:
     took, _ = _timed(["-m", "benchmarks.sweeping.digits", "sweep", *arguments])
     with Ledger.open(folder) as ledger:
         found = read(ledger)
-    if len(found.scores) != trials:
-        raise RuntimeError(f"{trials} trials were swept, and {len(found.scores)} have a score")
+    if len(found.trials) != trials:
+        raise RuntimeError(f"{trials} trials were asked for, and {len(found.trials)} swept")
     return took, min(score.mean for score in found.scores.values())
 
 

@@ -18,7 +18,6 @@ from jaxnn.command import main
 from jaxnn.experiment import Problem, Program, Recipe
 from jaxnn.sweep import Log, Space
 
-
 CLASSES = WIDTHS[-1]
 
 

@@ -1,8 +1,8 @@
-"""The search by Optuna: `python -m benchmarks.sweeping.optuna_ programs|processes PEER FILE TRIALS`.
+"""The search by Optuna: `python -m benchmarks.sweeping.optuna_ WAY PEER FILE TRIALS`.
 
-`programs` trains all trials in this process, each by a program of its own; `processes` in a process
-a trial, two at a time. The study is in memory, and draws at random as the sweep does. Prints the
-best loss, as JSON.
+The way is `programs`, which trains all trials in this process, each by a program of its own, or
+`processes`, a process a trial, two at a time. The study is in memory, and draws at random as the
+sweep does. Prints the best loss, as JSON.
 """
 
 import json
@@ -47,4 +47,4 @@ def main(way: str, peer: str, file: str, trials: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))

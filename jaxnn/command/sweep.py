@@ -18,7 +18,7 @@ import optax
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.program import Recipe
 from ..sweep.driver import Driver
-from ..sweep.engine import engine
+from ..sweep.engine import checked, engine
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
 from ..sweep.reading import read
@@ -89,6 +89,7 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
         prog=f"python -m {module_of(recipe)} resume",
         description="Go on with a sweep that was stopped, as if it had not been.",
     )
+    checked(resources.engine, resources.workers or None)
     _make_devices(resources.devices)
     with Ledger.open(folder, write=True) as ledger:
         meta = ledger.meta
@@ -149,6 +150,7 @@ def _planned(
             + "\n\nAll else is as the options say: those of a run, and those of the sweep.\n"
         ],
     )
+    checked(resources.engine, resources.workers or None)
     _make_devices(resources.devices)
     return Planner(recipe, config, settings), where.folder, resources
 

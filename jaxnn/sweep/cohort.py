@@ -114,7 +114,8 @@ def work(task: Work) -> Outcome:
     An error that the program itself raises comes back as text, since it would come again.
     """
     began = time.perf_counter()
-    way = task.way
+    # On fewer devices the lanes take longer, to the same bits: a device has as many at a time.
+    way = task.way._replace(devices=min(task.way.devices, len(jax.local_devices())))
     while True:
         try:
             return dataclasses.replace(_run(task, way), seconds=time.perf_counter() - began)
@@ -122,8 +123,15 @@ def work(task: Work) -> Outcome:
             if out_of_memory(error) and way.width > 1:
                 way = way._replace(width=way.width // 2)
                 continue
-            text = "".join(traceback.format_exception(error))
-            return Outcome({}, None, way, time.perf_counter() - began, error=text)
+            return Outcome({}, None, way, time.perf_counter() - began, error=_told(error))
+
+
+def _told(error: Exception) -> str:
+    """The traceback, with what the error says at its end: not JAX's note on its own frames."""
+    notes = getattr(error, "__notes__", [])
+    if any("JAX_TRACEBACK_FILTERING" in note for note in notes):
+        error.__notes__ = [note for note in notes if note.strip("-") and "JAX_TRACE" not in note]
+    return "".join(traceback.format_exception(error))
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -177,10 +185,9 @@ class Compiled:
         self.traces = 0  # how often the epoch was traced, hence compiled
         self.compile_seconds = 0.0
         self.bytes = 0  # of memory that a call takes on a device, beside the data
-        mesh = Mesh(np.array(jax.local_devices()[: way.devices]), ("lanes",))
-        self._whole, self._split = (NamedSharding(mesh, spec) for spec in (P(), P("lanes")))
-        data = self.problem.scaled
-        self._data = jax.device_put(((*data.train,), (*data.validation,)), self._whole)
+        mesh = _mesh(way.devices)
+        self._split = NamedSharding(mesh, P("lanes"))
+        self._data = _data_on(structure.recipe, way.devices)
         self._epoch = self._jitted(mesh)
 
     def train(
@@ -203,6 +210,7 @@ class Compiled:
         """
         fill = self.way.lanes - len(seeds)
         values, seeds = [*values, *[values[-1]] * fill], [*seeds, *[seeds[-1]] * fill]
+        values = [self.structure.numbers(lane) for lane in values]
         programs = [self.structure.program(self.problem, lane) for lane in values]
         numbers = jax.tree.map(lambda *each: np.stack(each), *map(self._numbers, values, programs))
         if state is not None:
@@ -247,12 +255,13 @@ class Compiled:
 
     def lane(self, values: Values) -> Any:
         """The shapes and types of one lane's state."""
-        numbers = self._numbers(values, self.structure.program(self.problem, values))
+        written = self.structure.numbers(values)
+        numbers = self._numbers(written, self.structure.program(self.problem, written))
         return jax.eval_shape(lambda n: start(self._program(n), self.problem, 0), numbers)
 
     def _numbers(self, values: Values, program: Program) -> Numbers:
         """A lane's numbers: those of its values that are traced, and those of its optimizer."""
-        traced = {name: scalar(values[name]) for name in self.structure.traced}
+        traced = {name: scalar(value) for name, value in values.items()}
         return Numbers(traced, [scalar(leaf) for leaf in jax.tree.leaves(program.optimizer)])
 
     def _program(self, numbers: Numbers) -> Program:
@@ -302,6 +311,18 @@ def compiled_cohort(structure: Structure, way: Way, shared: bool) -> Compiled:
 def problem_of(recipe: Recipe[Any]) -> Problem:
     """The experiment's problem, read once a process."""
     return recipe.problem()
+
+
+@functools.lru_cache(maxsize=8)
+def _data_on(recipe: Recipe[Any], devices: int) -> Any:
+    """The examples to train on and those for validation, on each of the devices."""
+    data = problem_of(recipe).scaled
+    pairs = (*data.train,), (*data.validation,)
+    return jax.device_put(pairs, NamedSharding(_mesh(devices), P()))
+
+
+def _mesh(devices: int) -> Mesh:
+    return Mesh(np.array(jax.local_devices()[:devices]), ("lanes",))
 
 
 def metric_names(program: Program, problem: Problem) -> list[str]:

@@ -151,19 +151,22 @@ class Driver:
 
         One that was retried, its code put right since, gets a group.
         """
+        errors, groups = {}, {}
         for trial in self.ledger.trials():
             if trial.round != index or trial.group is not None or trial.status not in OPEN:
                 continue
             try:
                 member = self.planner.member(trial.values)
             except Exception as error:  # whatever it raises
-                text = "".join(traceback.format_exception(error))
-                self.ledger.decide({trial.number: "failed"}, errors={trial.number: text})
+                errors[trial.number] = "".join(traceback.format_exception(error))
             else:
-                name = member.structure.name
+                groups[trial.number] = name = member.structure.name
                 if name not in {group.name for group in self.ledger.groups()}:
                     self._plan([(member, trial.values)], self.rounds[index].count)
-                self.ledger.join({trial.number: name})
+        if groups:
+            self.ledger.join(groups)
+        if errors:
+            self.ledger.decide(dict.fromkeys(errors, "failed"), errors=errors)
 
     def _plan(self, each: Sequence[tuple[Member, Values]], asked: int) -> None:
         """Find out how a new group runs, and note it."""
@@ -187,6 +190,7 @@ class Driver:
                 way.width,
                 way.devices,
                 {"cohort": grouped.cohort, "timings": timings},
+                sum(timing.compile_seconds for timing in grouped.timings),
             )
         )
 
@@ -317,8 +321,8 @@ class Driver:
         if outcome.error is not None:
             self._note_error(name, part, sent, outcome, rung, last)
             return
-        if outcome.way != sent.way:  # memory ran out: the next cohorts are narrower from the start
-            self._narrow(name, outcome.way)
+        if outcome.way.width != sent.way.width:  # memory ran out: the next begin as narrow
+            self._narrow(name, outcome.way.width)
         results = [
             (lane.trial, lane.seed, before + 1 + at, metric, float(value))
             for metric, table in outcome.metrics.items()
@@ -363,16 +367,17 @@ class Driver:
             outcome.compile_seconds,
         )
 
-    def _narrow(self, name: str, way: Way) -> None:
+    def _narrow(self, name: str, width: int) -> None:
         group = next(group for group in self.ledger.groups() if group.name == name)
         probe = dict(group.probe) | {"cohort": self._group(name).cohort, "narrowed": group.lanes}
-        self.ledger.add_group(Group(name, group.static, way.by, way.width, way.devices, probe))
+        self.ledger.add_group(Group(name, group.static, group.way, width, group.devices, probe))
         del self._groups[name]
 
     def _decide(self, bracket: Bracket, members: list[int], rung: int, epoch: int) -> list[int]:
         """Who goes on from a rung; the others are noted as stopped."""
         trials = {trial.number: trial for trial in self.ledger.trials()}
-        scores = [self._score(trials[number], epoch) for number in members]
+        segment = (0, *bracket.rungs)[rung], epoch
+        scores = [self._score(trials[number], segment) for number in members]
         if self.settings.halving == "population":
             self._change(members, scores, epoch)
             return members
@@ -406,13 +411,17 @@ class Driver:
 
     # Knowing
 
-    def _score(self, trial: Trial, epoch: int | None = None) -> float | None:
-        """The metric after an epoch, or the last one, smaller for better; None if broken."""
-        if trial.status in BROKEN and epoch is None:
+    def _score(self, trial: Trial, segment: tuple[int, int] | None = None) -> float | None:
+        """The metric at the end of a segment of epochs, or the last one; smaller for better.
+
+        None if the trial is broken, or was in that segment: an accuracy may be finite, the best
+        even, where the loss is not.
+        """
+        if trial.status in BROKEN if segment is None else self._diverged(trial.number, *segment):
             return None
         curves = self.ledger.curves(trial.number, self.planner.metric)
         ends = [
-            dict(curve).get(epoch, math.nan) if epoch else curve[-1][1]
+            dict(curve).get(segment[1], math.nan) if segment else curve[-1][1]
             for curve in curves.values()
             if curve
         ]
@@ -422,6 +431,16 @@ class Driver:
         if not math.isfinite(mean):
             return None
         return -mean if self.planner.maximise else mean
+
+    def _diverged(self, number: int, before: int, epoch: int) -> bool:
+        """Whether a trial reported what is not finite between these epochs."""
+        curves = [self.ledger.curves(number, name) for name in self.planner.metrics]
+        return any(
+            before < at <= epoch and not math.isfinite(value)
+            for seeds in curves
+            for curve in seeds.values()
+            for at, value in curve
+        )
 
     def _member(self, trial: Trial) -> Member:
         if trial.number not in self._members:

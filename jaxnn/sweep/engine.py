@@ -79,6 +79,24 @@ def engine(text: str, workers: int | None = None, folder: str | Path | None = No
     ...     executor.submit(pow, 2, 5).result()
     32
     """
+    name, address = checked(text, workers)
+    if name == "local":
+        return Local()
+    if name == "dask":
+        return _Dask(address, workers)
+    if name == "ray":
+        return _Ray(address, workers)
+    return _submitit(address or "slurm", workers, Path(folder or Path("runs", "submitit")))
+
+
+def checked(text: str, workers: int | None) -> tuple[str, str]:
+    """The name and the address, '' without one, of an engine; starts nothing.
+
+    Raises ValueError as `engine` does.
+
+    >>> checked("dask:tcp://10.0.0.1:8786", None)
+    ('dask', 'tcp://10.0.0.1:8786')
+    """
     name, _, address = text.partition(":")
     if text not in ENGINES and not (name in ("dask", "ray") and address):
         raise ValueError(
@@ -89,15 +107,9 @@ def engine(text: str, workers: int | None = None, folder: str | Path | None = No
         raise ValueError(f"an engine has at least 1 worker, got workers={workers!r}")
     if workers is not None and address and name != "submitit":
         raise ValueError(f"{text} has the workers that it has; leave out workers={workers}")
-    if name == "local":
-        if workers not in (None, 1):
-            raise ValueError(f"local runs one call at a time, got workers={workers}; try dask")
-        return Local()
-    if name == "dask":
-        return _Dask(address, workers)
-    if name == "ray":
-        return _Ray(address, workers)
-    return _submitit(address or "slurm", workers, Path(folder or Path("runs", "submitit")))
+    if name == "local" and workers not in (None, 1):
+        raise ValueError(f"local runs one call at a time, got workers={workers}; try dask")
+    return name, address
 
 
 def lost(error: BaseException) -> bool:

@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import jax
 
 from ..core.signatures import suggestion
-from ..experiment.program import Recipe
+from ..experiment.program import Program, Recipe
 from .cohort import Way, Work, metric_names, problem_of
+from .engine import lost
 from .probe import Probe, Timing, probe
 from .settings import Settings
 from .space import Values
 from .structure import TRACED, Structure, space_of, structure_of, traced_or_static
 
 # Seconds of training that go to a worker, and into the ledger, at a time.
-AIM = 2.0
+AIM = 4.0
 # How many lanes that is where nothing was measured.
 LANES = 16
 
@@ -44,6 +45,7 @@ class Grouped:
         way: how lanes go through the program.
         cohort: lanes that go to a worker at a time.
         timings: what a probe measured, the fastest first; none where the way was given.
+        error: what the program raised instead, on a line.
     """
 
     structure: Structure
@@ -51,6 +53,7 @@ class Grouped:
     way: Way
     cohort: int
     timings: tuple[Timing, ...] = ()
+    error: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -81,8 +84,9 @@ class Planner:
         self.recipe, self.base, self.settings = recipe, base, settings
         self.space, self.problem = space_of(recipe), problem_of(recipe)
         program = recipe.build(base, self.problem)
-        self.epochs = program.epochs
-        self.metric = self._metric(metric_names(program, self.problem))
+        self.epochs = _epochs_of(program)
+        self.metrics = metric_names(program, self.problem)
+        self.metric = self._metric(self.metrics)
         self.found = dict(found or traced_or_static(recipe, base, self.problem))
         self._check_groups()
         self._check_settings()
@@ -95,8 +99,13 @@ class Planner:
     def member(self, values: Values) -> Member:
         """The structure, epochs and seed of a trial; raises what its configuration raises."""
         program = self.recipe.build(self.space.configured(self.base, values), self.problem)
+        if self.settings.halving != "none" and program.epochs != self.epochs:
+            raise ValueError(
+                f"a run of {program.epochs} epochs cannot be compared at the rungs of one of "
+                f"{self.epochs}: sweep without --halving"
+            )
         structure = structure_of(self.recipe, self.base, self.found, values)
-        return Member(structure, program.epochs, program.seed)
+        return Member(structure, _epochs_of(program), program.seed)
 
     def seeds(self, values: Values) -> list[int]:
         """The seeds of a trial's lanes: its own, and those after it."""
@@ -119,6 +128,7 @@ class Planner:
         if settings.seeds > 1 and len(values) == 1:
             values, seeds = [values[0]] * 2, (member.seed, member.seed + 1)
         timings: tuple[Timing, ...] = ()
+        said = ""
         if settings.by == "loop" or (settings.by != "auto" and settings.width):
             width = 1 if settings.by == "loop" else settings.width
             devices = 1 if settings.by == "loop" else len(jax.local_devices())
@@ -129,14 +139,20 @@ class Planner:
             epochs = share * settings.seeds * sum(bracket.epochs for bracket in rounds)
             example = Work(structure, tuple(values), seeds, Way("loop", 1), (0, 1))
             asked = Probe(example, lanes, math.ceil(epochs), settings.width, settings.ways)
-            timings = ask(probe, asked)
-            way = timings[0].way
+            way = Way("loop", 1)
+            try:
+                timings = ask(probe, asked)
+                way = timings[0].way
+            except Exception as error:  # whatever the program raises: so will each of its trials
+                if lost(error):
+                    raise
+                said = _last_line(error)
         unit = math.lcm(way.lanes, settings.seeds)
         if timings and math.isfinite(timings[0].seconds):
             times = max(1, round(AIM / (timings[0].seconds * member.epochs * unit)))
         else:
             times = max(1, LANES // unit)
-        return Grouped(structure, member.epochs, way, unit * times, timings)
+        return Grouped(structure, member.epochs, way, unit * times, timings, said)
 
     def _metric(self, names: Sequence[str]) -> str:
         metric = self.settings.metric
@@ -148,13 +164,19 @@ class Planner:
         return metric or usual[0]
 
     def _check_groups(self) -> None:
-        sizes = {
-            name: len(dimension.grid(self.settings.trials))
-            for name, dimension in self.space.dimensions.items()
-            if self.found[name] != TRACED
-        }
-        groups = min(math.prod(sizes.values()), self.settings.trials)
+        most = self.settings.trials
+        static = {n: d for n, d in self.space.dimensions.items() if self.found[n] != TRACED}
+        kinds: list[Values] = [{}]
+        for name, dimension in static.items():  # a branch's choice comes before what is inside it
+            grid = dimension.grid(most)
+            kinds = [
+                {**kind, **more}
+                for kind in kinds
+                for more in ([{name: v} for v in grid] if self.space.active(name, kind) else [{}])
+            ][: most + 1]
+        groups = min(len(kinds), most)
         if groups > self.settings.max_groups:
+            sizes = {name: len(dimension.grid(most)) for name, dimension in static.items()}
             each = ", ".join(f"{name} ({size})" for name, size in sizes.items() if size > 1)
             raise ValueError(
                 f"the space has up to {groups} groups, each a program to compile, and --max-groups "
@@ -211,6 +233,8 @@ class Plan:
                 f"  {grouped.structure.name}: {count} trials, {grouped.way}, "
                 f"{grouped.cohort} lanes at a time"
             )
+            if grouped.error:
+                lines.append(f"    cannot run: {grouped.error}")
             for timing in grouped.timings:
                 lines.append(
                     f"    {timing.way}: {timing.seconds * 1e3:.3g} ms a lane and epoch, "
@@ -252,7 +276,7 @@ def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]
         try:
             member = planner.member(values)
         except Exception as error:  # whatever a configuration raises
-            failed[traceback.format_exception_only(error)[-1].strip()] += 1
+            failed[_last_line(error)] += 1
         else:
             members.setdefault(member.structure, []).append((member, values))
     groups = []
@@ -261,3 +285,16 @@ def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]
         grouped = planner.grouped(each[0][0], some, len(each) / len(asked), ask)
         groups.append((grouped, len(each)))
     return Plan(planner, tuple(groups), failed)
+
+
+def _epochs_of(program: Program) -> int:
+    """The epochs of a run, without which no trial would come to its end."""
+    if program.epochs < 1:
+        raise ValueError(f"epochs is {program.epochs}, wanted at least 1")
+    return program.epochs
+
+
+def _last_line(error: Exception) -> str:
+    """What a traceback ends with."""
+    said = [line for line in traceback.format_exception_only(error) if line.strip()]
+    return said[0].strip().split("\n")[0]

@@ -1,8 +1,8 @@
 """Which way lanes go fastest on the device at hand: measured, by short runs of the real program.
 
 The candidates are the loop, `lax.map` and `vmap` at several widths, on one device and on all. Each
-costs a compilation, so another is tried only while the work that is left costs more than that: the
-search for the fastest way never takes longer than it can save.
+costs a compilation and a run, so another is tried only where the work that is left is much more
+than that: the search for the fastest way never takes longer than it can save.
 """
 
 import dataclasses
@@ -25,6 +25,9 @@ GAIN = 0.95
 # A way within this factor of the best is timed again before it is dismissed.
 CLOSE = 1.2
 ROUNDS = 3
+# Of the work that is left, what trying one more way may cost, and what timing again may.
+TRYING = 0.2
+AGAIN = 0.05
 # Lanes that are timed at least; seconds of a call that is not run again.
 FEW = 4
 LONG = 2.0
@@ -80,7 +83,8 @@ def probe(asked: Probe) -> tuple[Timing, ...]:
             before = found[-1].seconds
     best = min(timing.seconds for timing in found)
     close = {timing.way: [timing.seconds] for timing in found if timing.seconds < CLOSE * best}
-    for _ in range(ROUNDS if len(close) > 1 else 0):
+    once = sum(way.lanes * best for way in close)
+    for _ in range(min(ROUNDS, int(AGAIN * best * asked.epochs / once)) if len(close) > 1 else 0):
         for way, seconds in close.items():
             seconds.append(_seconds(asked.work, way))
     settled = [dataclasses.replace(t, seconds=min(close.get(t.way, [t.seconds]))) for t in found]
@@ -91,8 +95,9 @@ def _worth(way: Way, found: list[Timing], epochs: int) -> bool:
     """Whether to try a way: one at least is, then those that fit and may pay for themselves."""
     if not found:
         return True
-    left = min(timing.seconds for timing in found) * epochs
-    if left < 2 * max(timing.compile_seconds for timing in found):
+    best = min(timing.seconds for timing in found)
+    costs = max(timing.compile_seconds for timing in found) + 2 * way.lanes * best
+    if costs > TRYING * best * epochs:
         return False
     a_lane = min(timing.bytes / timing.way.width for timing in found)
     return way.width * a_lane < SHARE * memory()

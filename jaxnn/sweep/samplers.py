@@ -1,14 +1,13 @@
 """Optuna's samplers on our spaces: a study in memory, told some trials and asked for more."""
 
-import contextlib
 import importlib
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .dimensions import Choice, Dimension, Grid, Int, Log, Scalar
 from .observation import Observation
 from .space import Space, Values
+from .studies import quiet
 
 
 def needed(search: str, *modules: str) -> None:
@@ -39,7 +38,7 @@ def asked(
     """
     optuna = importlib.import_module("optuna")
     distributions = {name: _distribution(one) for name, one in space.dimensions.items()}
-    with _quiet(optuna):
+    with quiet():
         study = optuna.create_study(sampler=sampler())
         study.add_trials(
             [
@@ -91,16 +90,3 @@ def _distribution(dimension: Dimension) -> Any:
     return distributions.FloatDistribution(
         dimension.low, dimension.high, log=isinstance(dimension, Log)
     )
-
-
-@contextlib.contextmanager
-def _quiet(optuna: Any) -> Iterator[None]:
-    """Without log lines of studies and warnings of what is experimental."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)

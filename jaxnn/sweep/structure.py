@@ -8,6 +8,7 @@ have the same `Structure`, and share compiled programs.
 """
 
 import dataclasses
+import os
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax.extend.core import primitives
 
 from .. import core, train
 from ..core.values import is_traced
@@ -24,10 +25,11 @@ from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
 from ..train.evaluation import pure_evaluation
 from ..train.loop import pure_steps
+from .dimensions import Dimension, Int
 from .space import Space, Values
 
 # The directories whose code a reason does not point into: those of jax, and what a layer is.
-INNER = tuple(str(Path(module.__file__ or "").parent) for module in (jax, core))
+INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core))
 TRACED = "traced"
 
 
@@ -51,6 +53,14 @@ class Structure:
     def name(self) -> str:
         """The static values on a line, `all` where there are none."""
         return ", ".join(f"{name}={value}" for name, value in self.static) or "all"
+
+    def numbers(self, values: Values) -> dict[str, Any]:
+        """The traced ones of a trial's values; a whole number among others is written as one."""
+        dimensions = space_of(self.recipe).dimensions
+        return {
+            name: float(values[name]) if _is_float(dimensions[name]) else values[name]  # type: ignore[arg-type]
+            for name in self.traced
+        }
 
     def program(self, problem: Problem, numbers: Mapping[str, Any]) -> Program:
         """The program with these numbers, traced or not."""
@@ -88,14 +98,21 @@ def traced_or_static(recipe: Recipe[Any], base: Any, problem: Problem) -> dict[s
     found: dict[str, str] = {}
     for name in space.dimensions:
         values = next((values for values in samples if name in values), None)
+        options = getattr(space.dimensions[name], "options", ())
+        others = [o for o in options if isinstance(o, bool) or not isinstance(o, int | float)]
         if values is None:
             found[name] = "no sample of the space has it"
-        elif isinstance(values[name], bool) or not isinstance(values[name], int | float):
-            found[name] = f"it is no number, but {values[name]!r}, say"
+        elif others:
+            found[name] = f"it is no number, but {others[0]!r}, say"
         else:
             together = [other for other in values if found.get(other) == TRACED]
             found[name] = _tried(recipe, base, problem, values, (*together, name))
     return found
+
+
+def _is_float(dimension: Dimension) -> bool:
+    options = getattr(dimension, "options", (0 if isinstance(dimension, Int) else 0.0,))
+    return any(isinstance(option, float) for option in options)
 
 
 def _tried(
@@ -103,9 +120,12 @@ def _tried(
 ) -> str:
     static = tuple((name, value) for name, value in values.items() if name not in names)
     structure = Structure(recipe, base, static, names)
-    numbers = {name: scalar(values[name]) for name in names}
     try:
-        jax.eval_shape(lambda numbers: _one_step(structure, problem, numbers), numbers)
+        numbers = {name: scalar(value) for name, value in structure.numbers(values).items()}
+        jax.eval_shape(
+            lambda numbers: _one_step(structure, problem, jax.tree.map(as_written, numbers)),
+            numbers,
+        )
     except Exception as error:  # whatever a user's code raises on a tracer
         return reason(error)
     return TRACED
@@ -142,8 +162,8 @@ def as_written(number: Any) -> Any:
 
     A Python number never widens what it meets: 0.1 times bfloat16 is bfloat16.
     """
-    return lax.convert_element_type(
-        number, int if jnp.issubdtype(number.dtype, jnp.integer) else float
+    return primitives.convert_element_type_p.bind(
+        number, new_dtype=number.dtype, weak_type=True, sharding=None
     )
 
 

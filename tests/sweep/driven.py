@@ -46,26 +46,24 @@ TRACED = Space(
 )
 FIXED = {"lanes": 4, "by": "vmap"}
 KINDS = {
-    "none": (BROKEN, Settings(trials=24, batch=12, **FIXED)),
-    "successive": (BROKEN, Settings(trials=24, batch=12, halving="successive", eta=2, **FIXED)),
+    "none": (BROKEN, Settings(trials=16, batch=8, **FIXED)),
+    "successive": (BROKEN, Settings(trials=16, batch=8, halving="successive", eta=2, **FIXED)),
     "hyperband": (BROKEN, Settings(trials=20, search="tpe", halving="hyperband", eta=2, **FIXED)),
-    "population": (TRACED, Settings(trials=16, seeds=2, halving="population", **FIXED)),
+    "population": (TRACED, Settings(trials=8, seeds=2, halving="population", **FIXED)),
 }
-
-
-BASE = dataclasses.replace(quick.Experiment(), model=MLP(width=4, depth=1))
+# Without a hidden layer: what takes time is to compile.
+BASE = dataclasses.replace(quick.Experiment(), model=MLP(width=4, depth=0))
 
 
 def recipe(kind):
     return quick.recipe(KINDS[kind][0])
 
 
-def begun(kind, folder, opened=Ledger):
+def begun(made, settings, folder, opened=Ledger):
     """The sweep in `folder`, begun if it is not."""
     if (folder / "ledger.sqlite").exists():
         return opened.open(folder, write=True)
-    made = recipe(kind)
-    return opened.create(folder, _meta(made, Planner(made, BASE, KINDS[kind][1])))
+    return opened.create(folder, _meta(made, Planner(made, BASE, settings)))
 
 
 def drive(ledger, made, executor=None, workers=1, watch=lambda progress: None):
@@ -99,7 +97,7 @@ def main(folder, kind, *boundaries):
     opened = Ledger
     for boundary in boundaries:
         opened = ended_at(Ledger, int(boundary), lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with begun(kind, Path(folder), opened) as ledger:
+    with begun(recipe(kind), KINDS[kind][1], Path(folder), opened) as ledger:
         print("ready", flush=True)
         drive(ledger, recipe(kind))
         print(ledger.digest())

@@ -68,7 +68,7 @@ SPACE = Space(
 RECIPE = Recipe("quick", __doc__, Experiment, problem, build, SPACE)
 
 
-def recipe(space, config=Experiment, **changes):
+def recipe(space, config: type = Experiment, **changes):
     """The experiment with another space, or with something else changed."""
     return dataclasses.replace(RECIPE, config=config, space=space, **changes)
 

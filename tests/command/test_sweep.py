@@ -1,0 +1,513 @@
+"""The commands that sweep: what cannot be is told in a line before anything is computed."""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from jaxnn.command import main
+from jaxnn.command import sweep as commands
+from jaxnn.experiment.configuration import from_plain, to_plain
+from jaxnn.sweep import Choice, Grid, Log, Space, Uniform, checkpoints
+from jaxnn.sweep import cohort as cohorts
+from jaxnn.sweep.driver import Driver
+from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.reading import read
+from jaxnn.train import loop
+from tests.sweep import quick
+
+SPACE = Space(
+    quick.Experiment,
+    {"optimizer.learning_rate": Grid(0.01, 0.03, 0.1, 0.3), "optimizer.momentum": Choice(0.5, 0.9)},
+)
+RECIPE = quick.recipe(SPACE)
+# Fixed, so that nothing is measured, and one program serves all tests.
+SMALL = [
+    *("--model.depth", "0", "--epochs", "2", "--trials", "8", "--search", "grid"),
+    *("--lanes", "8", "--by", "vmap"),
+]
+
+
+def said(capsys, *arguments, recipe=RECIPE):
+    """The exit status, and what is printed as output and as an error."""
+    capsys.readouterr()
+    try:
+        status = main(recipe, list(map(str, arguments)))
+    except SystemExit as stopped:
+        status = stopped.code
+    return status, *capsys.readouterr()
+
+
+@pytest.fixture
+def nothing_computed(monkeypatch):
+    """Fail where a lane is trained or compiled, or a run."""
+
+    def computed(*_, **__):
+        pytest.fail("something was compiled, or trained")
+
+    monkeypatch.setattr(cohorts.Compiled, "__init__", computed)
+    monkeypatch.setattr(cohorts.Compiled, "train", computed)
+    monkeypatch.setattr(loop, "fit", computed)
+    monkeypatch.setattr(quick.train, "fit", computed)
+
+
+@pytest.fixture(scope="module")
+def one_sweep(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweeps") / "one"
+    assert main(RECIPE, ["sweep", *SMALL, "--folder", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(one_sweep, tmp_path):
+    """A whole sweep of one's own."""
+    return shutil.copytree(one_sweep, tmp_path / "whole")
+
+
+def digest(folder):
+    with Ledger.open(folder) as ledger:
+        return ledger.digest()
+
+
+# What works
+
+
+def test_a_sweep_leaves_a_ledger_and_a_report_and_says_what_was_best(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, error = said(capsys, "sweep", *SMALL, "--seeds", "2")
+    assert (status, error) == (0, "")
+    (place,) = (tmp_path / "sweeps").iterdir()
+    assert place.name.startswith("quick-")
+    place = place.relative_to(tmp_path)
+    assert (place / "report.html").stat().st_size < 1_000_000
+    with Ledger.open(place) as ledger:
+        found = read(ledger)
+    assert len(found.trials) == 8
+    assert found.best is not None
+    lines = out.splitlines()
+    assert lines[0].startswith("trials 8 of 8, lanes 16, rung epoch 2, best validation_accuracy 0.")
+    assert "quick: 8 trials, 8 done" in lines
+    top = lines[lines.index("quick: 8 trials, 8 done") + 1 :][:6]
+    assert top[0].split() == [
+        "trial", "validation_accuracy", "optimizer.learning_rate", "optimizer.momentum"
+    ]  # fmt: skip
+    assert [int(line.split()[0]) for line in top[1:]] == [t.number for t in found.ranking[:5]]
+    assert lines[-2] == f"Report: {place / 'report.html'}"
+    assert lines[-1] == (
+        f"Train the best again: python -m tests.sweep.quick run --from {place}:best"
+    )
+
+
+def test_a_plan_says_what_is_traced_and_runs_nothing_to_the_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, error = said(capsys, "plan", *SMALL)
+    assert (status, error) == (0, "")
+    assert (
+        "optimizer.learning_rate  0.01, 0.03, 0.1, 0.3  traced: one program for all values" in out
+    )
+    assert "all: 8 trials, vmap of 8, 16 lanes at a time" in out
+    assert "8 trials of 1 lane by grid search, compared by validation_accuracy; rungs at ep" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_says_which_trials_cannot_run(capsys):
+    broken = quick.recipe(Space(quick.Experiment, {"model.dropout": Choice(0.1, 1.0)}))
+    status, out, _ = said(capsys, "plan", *SMALL[2:], recipe=broken)
+    assert status == 0
+    assert "1 trials have no program: ValueError: Dropout.rate is the share dropped, in [0" in out
+
+
+def test_resuming_what_has_ended_changes_nothing(folder, capsys):
+    before = digest(folder)
+    status, out, error = said(capsys, "resume", folder)
+    assert (status, error) == (0, "")
+    assert "quick: 8 trials, 8 done" in out
+    assert digest(folder) == before
+
+
+def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
+    ask, place = Driver._reach, tmp_path / "new"
+
+    def interrupted(self, *arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "_reach", interrupted)
+        status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
+    assert (status, error) == (
+        130,
+        "error: interrupted: what was committed is whole; go on with "
+        f"python -m tests.sweep.quick resume {place}\n",
+    )
+    assert ask is Driver._reach
+    assert digest(place) != digest(folder)
+    assert said(capsys, "resume", place)[0] == 0
+    assert digest(place) == digest(folder)
+
+
+def test_a_full_disk_is_told_in_a_line_and_resumed(folder, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    place, halving = tmp_path / "new", ("--halving", "successive", "--eta", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "open", full, raising=False)
+        status, _, error = said(capsys, "sweep", *SMALL, *halving, "--folder", place)
+    assert status == 1
+    assert error == (
+        f"error: the disk is full, {place} cannot be written (No space left on device). Nothing "
+        "was lost, what was committed is whole: see to that, then write python -m "
+        f"tests.sweep.quick resume {place}\n"
+    )
+    assert said(capsys, "resume", place)[0] == 0
+    whole = tmp_path / "halved"
+    assert said(capsys, "sweep", *SMALL, *halving, "--folder", whole)[0] == 0
+    assert digest(place) == digest(whole)
+
+
+# A trial of a sweep, trained again
+
+
+@pytest.mark.parametrize("name", ["best", "3"])
+def test_run_from_a_sweep_trains_that_configuration(folder, tmp_path, capsys, name):
+    with Ledger.open(folder) as ledger:
+        found = read(ledger)
+    trial = found.best if name == "best" else found.trials[3]
+    assert trial is not None
+    place = tmp_path / "run"
+    status, _, error = said(capsys, "run", "--from", f"{folder}:{name}", "--folder", place)
+    assert (status, error) == (0, "")
+    plain = json.loads((place / "config.json").read_text())["config"]
+    base = from_plain(quick.Experiment, dict(found.config))
+    assert (base.model.depth, base.epochs) == (0, 2)
+    assert plain == to_plain(SPACE.configured(base, trial.values))
+    assert plain["optimizer"] == {"type": "Descent"} | {
+        name.removeprefix("optimizer."): value for name, value in trial.values.items()
+    }
+    # It is the run that the lane was: as a solo run, up to rounding.
+    records = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    lane = found.curves["loss"][trial.number][0]
+    assert [record["epoch"] for record in records] == [epoch for epoch, _ in lane]
+    # Sums of 25 losses in another order: a few units of the last place of float32, amplified.
+    assert [record["loss"] for record in records] == pytest.approx(
+        [loss for _, loss in lane], rel=1e-4
+    )
+
+
+def test_what_a_user_writes_beside_from_is_changed(folder, tmp_path, capsys):
+    place = tmp_path / "run"
+    arguments = "--from", f"{folder}:0", "--epochs", "1", "--folder", place
+    assert said(capsys, *arguments)[0] == 0
+    config = json.loads((place / "config.json").read_text())["config"]
+    assert config["epochs"] == 1
+    assert config["optimizer"]["learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}:17", "{} has the trials 0 .. 7, and no 17"),
+        ("{}:-1", "--from is '{}:-1', wanted FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}:bets", "--from is '{}:bets', wanted FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}", "--from is '{}', wanted FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it: look at the path, or"),
+    ],
+)
+def test_a_trial_that_there_is_not(folder, tmp_path, capsys, nothing_computed, text, message):
+    place = tmp_path / "run"
+    status, _, error = said(capsys, "run", "--from", text.format(folder), "--folder", place)
+    assert status == 1
+    assert error.startswith(f"error: {message.format(folder)}")
+    assert error.count("\n") == 1
+    assert not place.exists()
+
+
+def test_from_without_a_trial(capsys, nothing_computed):
+    assert said(capsys, "run", "--from")[::2] == (
+        1,
+        "error: --from wants a sweep and a trial: write --from sweeps/NAME-DATE:best\n",
+    )
+
+
+def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Driver, "run", lambda self: None)
+    place = tmp_path / "sweep"
+    assert said(capsys, "sweep", *SMALL, "--folder", place)[0] == 0
+    assert said(capsys, "run", "--from", f"{place}:best")[::2] == (
+        1,
+        f"error: {place} has no trial that ran to its end yet\n",
+    )
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (
+            lambda: {"optimizer.learning_rat": Log(1e-3, 0.3)},
+            "optimizer (Descent) has no field 'learning_rat', which the space sweeps as "
+            "'optimizer.learning_rat'; did you mean 'learning_rate'?",
+        ),
+        (
+            lambda: {"optimizer.learning_rate": Log(0.3, 1e-3)},
+            "Log(low=0.3, high=0.001) is upside down; write Log(0.001, 0.3)",
+        ),
+        (
+            lambda: {"optimizer.learning_rate": Log(0, 0.3)},
+            "Log(low=0.0, high=0.3): a log range is above 0; write Log from a number above 0, or "
+            "Uniform(0.0, 0.3)",
+        ),
+        (lambda: {"model.width": Choice()}, "Choice() has no option; write Choice(64, 128), say"),
+    ],
+)
+def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
+    with pytest.raises(ValueError) as raised:
+        Space(quick.Experiment, paths())
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--metric", "validation_acuracy"],
+            "the program reports no metric 'validation_acuracy'; did you mean "
+            "'validation_accuracy'?",
+        ),
+        (
+            ["--max-groups", "2"],
+            "the space has up to 3 groups, each a program to compile, and --max-groups is 2: "
+            "static are model.width (3); sweep fewer values of them, or write --max-groups 3",
+        ),
+        (["--trials", "0"], "--trials is at least 1, got 0"),
+        (["--seeds", "0"], "--seeds is at least 1, got 0"),
+        (["--max-groups", "0"], "--max-groups is at least 1, got 0"),
+        (["--lanes", "0"], "--lanes is at least 1, got 0"),
+        (
+            ["--exact", "--by", "vmap"],
+            "--exact and --by vmap contradict each other: lanes trained together round "
+            "differently; leave one out",
+        ),
+        (
+            ["--halving", "successive", "--eta", "1"],
+            "eta is a whole number from 2 on: one in eta goes on; got eta=1",
+        ),
+        (
+            ["--halving", "hyperband", "--least", "5"],
+            "the first rung is within 1 .. 4 epochs, got least=5",
+        ),
+        (
+            ["--halving", "population"],
+            "population-based training copies weights from trial to trial, but model.width is "
+            "static (",
+        ),
+        (["--devices", "-1"], "--devices is a number of devices to make of the CPU, got -1"),
+        (["--epochs", "0"], "epochs is 0, wanted at least 1"),
+        (
+            ["--engine", "dsak"],
+            "no engine is called 'dsak'; did you mean 'dask'? (in Python also any "
+            "concurrent.futures.Executor)",
+        ),
+        (["--workers", "2"], "local runs one call at a time, got workers=2; try dask"),
+    ],
+)
+def test_settings_that_cannot_be(
+    tmp_path, monkeypatch, capsys, nothing_computed, command, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    space = Space(
+        quick.Experiment, {"model.width": Choice(4, 8, 12), "model.dropout": Uniform(0.0, 0.5)}
+    )
+    status, _, error = said(capsys, command, *arguments, recipe=quick.recipe(space))
+    assert status in (1, 2)
+    text = " ".join(error.replace("│", " ").split())
+    assert message in text
+    assert "Traceback" not in error
+    if status == 1:
+        assert error.startswith(f"error: {message}")
+        assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # so that the same words, put right, find a free place
+
+
+def test_an_experiment_without_a_space(capsys, nothing_computed):
+    without = dataclasses.replace(RECIPE, space=None)
+    for command in ("plan", "sweep"):
+        status, _, error = said(capsys, command, recipe=without)
+        assert status == 1
+        assert error == (
+            "error: quick declares no search space: write Recipe(..., space=Space(Experiment, "
+            '{"optimizer.learning_rate": Log(1e-4, 1e-1)}))\n'
+        )
+
+
+def test_a_folder_that_holds_another_sweep(folder, capsys, nothing_computed):
+    before = digest(folder)
+    status, _, error = said(capsys, "sweep", *SMALL, "--folder", folder)
+    assert (status, error) == (
+        1,
+        f"error: {folder} holds a sweep already (of tests.sweep.quick, 8 trials): go on with it "
+        f"by python -m tests.sweep.quick resume {folder}, or write --folder with another place\n",
+    )
+    assert digest(folder) == before
+
+
+def test_a_folder_that_holds_something_else(tmp_path, capsys, nothing_computed):
+    (tmp_path / "thesis.tex").write_text("mine")
+    status, _, error = said(capsys, "sweep", *SMALL, "--folder", tmp_path)
+    assert (status, error) == (
+        1,
+        f"error: {tmp_path} holds something else already (thesis.tex): write --folder with a new "
+        "place\n",
+    )
+    place = tmp_path / "thesis.tex" / "sweep"
+    status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
+    assert status == 1
+    assert error.startswith(f"error: {place} cannot be written, ")
+    assert error.endswith("is no folder. Nothing was run; write --folder with another place\n")
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def read_only(one_sweep):
+    """A sweep and an empty folder that nobody may write, and no superuser, who would anyway."""
+    place, root = Path(tempfile.mkdtemp()), os.geteuid() == 0
+    try:
+        (place / "empty").mkdir()
+        shutil.copytree(one_sweep, place / "sweep")
+        for file in (place, *place.rglob("*")):
+            file.chmod(0o555)
+        if root:
+            try:
+                os.seteuid(65534)
+            except OSError:
+                pytest.skip("root cannot become another user here")
+        yield place
+    finally:
+        if root:
+            os.seteuid(0)
+        for file in (place, *place.rglob("*")):
+            file.chmod(0o777)
+        shutil.rmtree(place)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the rights of POSIX")
+def test_a_read_only_folder(read_only, capsys, nothing_computed):
+    for place, cause in (
+        (read_only / "new", r"cannot be written (Permission denied)"),
+        (read_only / "empty", r"cannot be written (unable to open database file)"),
+    ):
+        status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
+        assert (status, error) == (
+            1,
+            f"error: {place} {cause}. Nothing was run; write --folder with another place\n",
+        )
+    status, _, error = said(capsys, "resume", read_only / "sweep")
+    assert status == 1
+    assert error.startswith(f"error: {read_only / 'sweep'} cannot be written (")
+    assert error.endswith("). Nothing was changed\n")
+
+
+def test_two_drivers(folder, capsys, nothing_computed):
+    with Ledger.open(folder, write=True):
+        status, _, error = said(capsys, "resume", folder)
+    assert (status, error) == (
+        1,
+        f"error: another driver is at work in {folder}, and one at a time may be: let it end, or "
+        f"stop it, and then resume; `jaxnn sweep top {folder}` shows how far it is\n",
+    )
+
+
+def test_a_changed_source_is_not_gone_on_with(folder, capsys, monkeypatch):
+    before = digest(folder)
+    sources = commands._sources(RECIPE)
+    assert set(sources) == {"quick.py", "jaxnn", "jax", "optax"}
+    with monkeypatch.context() as patch:
+        changed = sources | {"quick.py": "0", "optax": "0.0.1"}
+        patch.setattr(commands, "_sources", lambda _: changed)
+        with pytest.MonkeyPatch.context() as still:
+            still.setattr(Driver, "run", lambda _: pytest.fail("it went on"))
+            status, _, error = said(capsys, "resume", folder)
+        assert (status, error) == (
+            1,
+            "error: quick.py, optax changed since this sweep began: its trials would not compare. "
+            f"Begin another, or write resume {folder} --force\n",
+        )
+        status, _, error = said(capsys, "resume", folder, "--force")
+        assert (status, error) == (0, "")
+    assert digest(folder) == before
+
+
+def test_the_sweep_of_another_experiment(folder, capsys, nothing_computed):
+    with Ledger.open(folder, write=True) as ledger:
+        ledger.set_meta({"recipe": "experiments.joy"})
+    assert said(capsys, "resume", folder)[::2] == (
+        1,
+        f"error: {folder} is a sweep of experiments.joy: write python -m experiments.joy resume "
+        f"{folder}\n",
+    )
+    assert said(capsys, "run", "--from", f"{folder}:best")[::2] == (
+        1,
+        f"error: {folder} is a sweep of experiments.joy, not of tests.sweep.quick\n",
+    )
+
+
+def test_a_folder_without_a_sweep(tmp_path, capsys, nothing_computed):
+    status, _, error = said(capsys, "resume", tmp_path)
+    assert status == 1
+    assert error.startswith(f"error: {tmp_path} holds no sweep, there is no ledger.sqlite in it: ")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_misspellings_get_suggestions(capsys, monkeypatch, nothing_computed):
+    monkeypatch.setenv("COLUMNS", "100")
+    for wrong, right in (("swep", "sweep"), ("plann", "plan"), ("resme", "resume")):
+        assert said(capsys, wrong)[::2] == (
+            2,
+            f"error: there is no command {wrong!r}; did you mean {right!r}?\n",
+        )
+    for wrong, right in (
+        ("--trails", "--trials"),
+        ("--metrc", "--metric"),
+        ("--max-grups", "--max-groups"),
+        ("--optimizer.learning-rat", "--optimizer.learning-rate"),
+    ):
+        status, _, error = said(capsys, "sweep", wrong, "3")
+        assert status == 2
+        assert "Perhaps you meant:" in error
+        assert right in error
+    status, _, error = said(capsys, "sweep", "--search", "tqe")
+    assert status == 2
+    assert "tpe" in error
+
+
+@pytest.mark.parametrize("command", ["plan", "sweep", "resume"])
+def test_help_names_what_there_is(capsys, monkeypatch, nothing_computed, command):
+    monkeypatch.setenv("COLUMNS", "100")
+    status, out, _ = said(capsys, command, "--help")
+    assert status == 0
+    pieces = {
+        "plan": ("Say what a sweep would be.", "--trials INT", "Configurations to try."),
+        "sweep": (
+            "Train many configurations of the experiment's space.",
+            "optimizer.learning_rate",
+            "0.01, 0.03, 0.1, 0.3",
+            "--seeds INT",
+            "--exact",
+            "--model.width INT",
+            "--engine STR",
+            "(default: 64)",
+        ),
+        "resume": ("Go on with a sweep that was stopped", "FOLDER", "--force"),
+    }
+    text = " ".join(out.replace("│", " ").split())
+    for piece in pieces[command]:
+        assert piece in text, piece
+    assert max(map(len, out.splitlines()[1:])) <= 100  # the first is how it is called

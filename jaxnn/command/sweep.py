@@ -18,10 +18,11 @@ import optax
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.program import Recipe
 from ..sweep.driver import Driver
-from ..sweep.engine import checked, engine
+from ..sweep.engine import checked, engine, lost
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
 from ..sweep.reading import read
+from ..sweep.report import prepare
 from ..sweep.search import searcher
 from ..sweep.settings import Settings
 from ..sweep.structure import space_of
@@ -158,6 +159,7 @@ def _planned(
 def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
     """Run a sweep to its end, or to the signal that stops it."""
     resume = f"python -m {module_of(recipe)} resume {ledger.folder}"
+    prepare(len(ledger.meta["space"]))
     jobs = ledger.folder / "jobs"
     with engine(resources.engine, resources.workers or None, jobs) as executor, _signals():
         workers = resources.workers or executor.workers
@@ -167,6 +169,12 @@ def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
         except KeyboardInterrupt:
             executor.shutdown(wait=False, cancel_futures=True)
             return refuse(f"interrupted: what was committed is whole; go on with {resume}", 130)
+        except Exception as error:
+            if not lost(error):
+                raise
+            executor.shutdown(wait=False, cancel_futures=True)
+            died = f"workers of {resources.engine} died again and again ({error})"
+            return refuse(f"{died}: what was committed is whole; go on with {resume}", 1)
     finish(ledger)
     return 0
 

@@ -9,6 +9,7 @@ from ..sweep.driver import Progress, Watch
 from ..sweep.ledger import Ledger
 from ..sweep.reading import Sweep, read
 from ..sweep.report import write
+from ..sweep.report.statistics import seed_mean
 from ..sweep.report.words import duration, number
 
 # Trials that are listed at the end, and on the way.
@@ -18,9 +19,9 @@ LISTED = 5
 @contextlib.contextmanager
 def watched(ledger: Ledger) -> Iterator[Watch]:
     """A function that shows how far a sweep is, each time it is told."""
-    metric = ledger.meta["metric"]
+    metric, seeds = ledger.meta["metric"], ledger.meta["seeds"]
     if not sys.stdout.isatty():
-        yield lambda progress: print(line(progress, metric), flush=True)
+        yield lambda progress: print(line(progress, metric, seeds), flush=True)
         return
     try:
         from rich.live import Live
@@ -30,10 +31,10 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
             "pip install 'jaxnn[experiments]'"
         ) from error
     with Live(refresh_per_second=4) as live:
-        yield lambda progress: live.update(table(progress, metric))
+        yield lambda progress: live.update(table(progress, metric, seeds))
 
 
-def facts(progress: Progress, metric: str) -> dict[str, str]:
+def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
     """What there is to say about a sweep on its way, by title."""
     share = progress.epochs / progress.whole if progress.whole else 1.0
     trained = progress.epochs - progress.before
@@ -47,27 +48,25 @@ def facts(progress: Progress, metric: str) -> dict[str, str]:
         if progress.best
         else "-",
     }
-    for status in ("stopped", "diverged", "failed"):
-        if count(status, 0):
-            found[status] = str(count(status, 0))
+    found |= {status: str(count(status, 0)) for status in ("stopped", "diverged", "failed")}
     found["done"] = f"{min(share, 1.0):.0%}"
     if progress.seconds > 0:
-        found["lanes a second"] = number(progress.lanes / progress.seconds, 3)
+        found["trials a second"] = number(progress.lanes / seeds / progress.seconds, 3)
     if left is not None and share < 1:
         found["left"] = duration(left)
     return found
 
 
-def line(progress: Progress, metric: str) -> str:
+def line(progress: Progress, metric: str, seeds: int) -> str:
     """A plain line."""
-    return ", ".join(f"{title} {text}" for title, text in facts(progress, metric).items())
+    return ", ".join(f"{title} {text}" for title, text in facts(progress, metric, seeds).items())
 
 
-def table(progress: Progress, metric: str) -> Any:
+def table(progress: Progress, metric: str, seeds: int) -> Any:
     """A table with a column a fact."""
     from rich.table import Table
 
-    found = facts(progress, metric)
+    found = facts(progress, metric, seeds)
     drawn = Table(title="sweep")
     for title in found:
         drawn.add_column(title, no_wrap=True)
@@ -94,7 +93,8 @@ def summary(sweep: Sweep, listed: int = LISTED) -> str:
     rows = [["trial", sweep.metric, *names]]
     for trial in sweep.ranking[:listed]:
         values = [number(trial.values[n]) if n in trial.values else "-" for n in names]
-        rows.append([str(trial.number), number(sweep.scores[trial.number].mean), *values])
+        mean = seed_mean(sweep.scores[trial.number].each)
+        rows.append([str(trial.number), str(mean), *values])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join([f"{sweep.name}: {len(sweep.trials)} trials, {ended or 'none begun'}", *lines])

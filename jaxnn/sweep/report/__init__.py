@@ -7,6 +7,6 @@ sections, a file each: `headline` (the result), `progress` (best so far, curves)
 """
 
 from .page import page
-from .writing import write
+from .writing import prepare, write
 
-__all__ = ["page", "write"]
+__all__ = ["page", "prepare", "write"]

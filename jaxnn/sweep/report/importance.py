@@ -44,6 +44,8 @@ def importance_of(sweep: Sweep) -> Importance | str:
     Raises ImportError where Optuna is not installed.
     """
     epoch, scores = sweep.common
+    if len(sweep.dimensions) == 1:
+        return "One parameter is swept: there is none that it could matter more than."
     if len(scores) < FEWEST:
         return (
             f"Too few trials to tell which parameters matter: {count(len(scores), 'trial')} "

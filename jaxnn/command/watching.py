@@ -77,7 +77,7 @@ def table(progress: Progress, metric: str, seeds: int) -> Any:
 def finish(ledger: Ledger) -> None:
     """Print what a sweep found, and write its report."""
     sweep = read(ledger)
-    print(f"\n{summary(sweep)}")
+    print(f"\n{summary(sweep)}", flush=True)  # the report takes a moment
     print(f"\nReport: {write(ledger)}")
     if sweep.best is not None:
         print(f"Train the best again: python -m {sweep.recipe} run --from {sweep.folder}:best")

@@ -118,7 +118,7 @@ class Compiled:
         ts = jax.device_put(ts, self._split)
 
         def order(seed: int, epoch: int) -> np.ndarray:
-            return epoch_order(_root(seed), epoch, rows)[: steps * size].reshape(steps, size)
+            return _order(seed, epoch, rows)[: steps * size].reshape(steps, size)
 
         found = []
         for epoch in range(*epochs):
@@ -235,7 +235,13 @@ def metric_names(program: Program, problem: Problem) -> list[str]:
     return [*found, *(f"validation_{name}" for name in found)]
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
+def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    """The order of an epoch, which lanes of one seed share."""
+    return epoch_order(_root(seed), epoch, rows)
+
+
+@functools.lru_cache(maxsize=1024)
 def _root(seed: int) -> np.ndarray:
     """The words of the root key of a seed, on the host."""
     return np.asarray(jax.random.key_data(jax.random.key(seed)))

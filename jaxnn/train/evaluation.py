@@ -97,7 +97,8 @@ def pure_evaluation(
         return {name: item * x.shape[0] for name, item in metrics.items()}
 
     sums = _in_pieces(piece, (x, y), size, join=lambda piles: jax.tree.map(jnp.sum, piles))
-    return {name: sum(parts) / x.shape[0] for name, parts in _transposed(sums).items()}
+    totals: dict[str, Any] = {name: sum(parts) for name, parts in _transposed(sums).items()}
+    return {name: total / x.shape[0] for name, total in totals.items()}
 
 
 @remembered

@@ -8,6 +8,7 @@ than that: the search for the fastest way never takes longer than it can save.
 import dataclasses
 import math
 import os
+import statistics
 import time
 from collections.abc import Iterator
 
@@ -23,8 +24,10 @@ SHARE = 0.5
 # A wider call is tried where the last one took at most this share of the time of that before.
 GAIN = 0.95
 # A way within this factor of the best is timed again before it is dismissed.
-CLOSE = 1.2
-ROUNDS = 3
+CLOSE = 1.4
+ROUNDS = 5
+# Seconds of a run that is timed again, at least.
+SAMPLE = 0.5
 # Of the work that is left, what trying one more way may cost, and what timing again may.
 TRYING = 0.2
 AGAIN = 0.05
@@ -81,14 +84,26 @@ def probe(asked: Probe) -> tuple[Timing, ...]:
             if found[-1].seconds > GAIN * before:
                 break
             before = found[-1].seconds
+    return tuple(sorted(_settled(asked, found), key=lambda timing: timing.seconds))
+
+
+def _settled(asked: Probe, found: list[Timing]) -> list[Timing]:
+    """The timings, those close to the best taken again in turns: the median of longer runs."""
     best = min(timing.seconds for timing in found)
-    close = {timing.way: [timing.seconds] for timing in found if timing.seconds < CLOSE * best}
-    once = sum(way.lanes * best for way in close)
-    for _ in range(min(ROUNDS, int(AGAIN * best * asked.epochs / once)) if len(close) > 1 else 0):
-        for way, seconds in close.items():
-            seconds.append(_seconds(asked.work, way))
-    settled = [dataclasses.replace(t, seconds=min(close.get(t.way, [t.seconds]))) for t in found]
-    return tuple(sorted(settled, key=lambda timing: timing.seconds))
+    close = [timing for timing in found if timing.seconds < CLOSE * best]
+    times = {t.way: max(1, round(SAMPLE / (t.seconds * t.way.lanes))) for t in close}
+    round_takes = sum(times[t.way] * t.way.lanes * t.seconds for t in close)
+    rounds = min(ROUNDS, int(AGAIN * best * asked.epochs / round_takes))
+    if len(close) < 2 or not rounds:
+        return found
+    again: dict[Way, list[float]] = {timing.way: [] for timing in close}
+    for _ in range(rounds):
+        for way, seconds in again.items():
+            seconds.append(_seconds(asked.work, way, times[way]))
+    return [
+        dataclasses.replace(t, seconds=statistics.median(again[t.way])) if t.way in again else t
+        for t in found
+    ]
 
 
 def _worth(way: Way, found: list[Timing], epochs: int) -> bool:
@@ -138,10 +153,10 @@ def _timed(work: Work, way: Way) -> Timing:
     return Timing(way, seconds, compiled.compile_seconds - before, compiled.bytes)
 
 
-def _seconds(work: Work, way: Way) -> float:
-    """Wall time of an epoch by lane, in one full call; of a few, where a call has few lanes."""
+def _seconds(work: Work, way: Way, times: int = 0) -> float:
+    """Wall time of an epoch by lane, in so many full calls; by default in few."""
     compiled = compiled_cohort(work.structure, way, _shared(work))
-    times = max(1, FEW // way.lanes)
+    times = times or max(1, FEW // way.lanes)
     picked = [index % len(work.seeds) for index in range(way.lanes)]
     values, seeds = [work.values[i] for i in picked], [work.seeds[i] for i in picked]
     state, _ = compiled.train(values, seeds, None, (0, 0))

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.timing import Sample, sample
@@ -37,15 +37,6 @@ def output(arguments: Sequence[str]) -> str:
     if done.returncode:
         raise RuntimeError(f"python {' '.join(arguments)} failed:\n{done.stderr}")
     return done.stdout
-
-
-def lines(arguments: Sequence[str]) -> Iterator[str]:
-    """The lines that `python *arguments` prints, as they come; RuntimeError where it fails."""
-    command = [sys.executable, "-u", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
-        yield from child.stdout or ()
-    if child.returncode:
-        raise RuntimeError(f"python {' '.join(arguments)} failed")
 
 
 def _run(arguments: Sequence[str]) -> dict[str, float]:

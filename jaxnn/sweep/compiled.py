@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import numpy as np
 from jax import lax
+from jax.extend.core import Var
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -84,6 +85,8 @@ class Compiled:
         self._split = NamedSharding(mesh, P("lanes"))
         self._data = _data_on(structure.recipe, way.devices)
         self._epoch = self._jitted(mesh)
+        self._alike: bool | None = None  # whether lanes of one seed start alike
+        self._started: tuple[int | None, Any] = (None, None)  # the last seed's
 
     def train(
         self,
@@ -113,8 +116,8 @@ class Compiled:
         if state is not None:
             ts = jax.tree.map(lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * fill]), state)
         else:  # as `train.fit` starts, which is quicker than to compile it for all lanes
-            each = [start(p, self.problem, s) for p, s in zip(programs, seeds, strict=True)]
-            ts = lanes.stacked(jax.device_get(each))
+            pairs = zip(programs, seeds, strict=True)
+            ts = lanes.stacked([self._start(program, seed, numbers) for program, seed in pairs])
         ts = jax.device_put(ts, self._split)
 
         def order(seed: int, epoch: int) -> np.ndarray:
@@ -165,6 +168,17 @@ class Compiled:
         program = self.structure.program(self.problem, values)
         optimizer = jax.tree.unflatten(jax.tree.structure(program.optimizer), leaves)
         return dataclasses.replace(program, optimizer=optimizer)
+
+    def _start(self, program: Program, seed: int, numbers: Numbers) -> Any:
+        """A lane before its first step, on the host; one for all lanes of a seed if it can be."""
+        if self._alike is None:
+            first = jax.tree.map(lambda leaf: leaf[0], numbers)
+            begun = jax.make_jaxpr(lambda n: start(self._program(n), self.problem, 0))(first)
+            self._alike = not depends(begun.jaxpr)
+        if self._alike and self._started[0] == seed:
+            return self._started[1]
+        self._started = seed, jax.device_get(start(program, self.problem, seed))
+        return self._started[1]
 
     def _lane_epoch(self, numbers: Numbers, ts: TrainState, order: Any, data: Any) -> Any:
         self.traces += 1
@@ -233,6 +247,15 @@ def metric_names(program: Program, problem: Problem) -> list[str]:
         names, *(jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for a in (x, y))
     )
     return [*found, *(f"validation_{name}" for name in found)]
+
+
+def depends(jaxpr: Any) -> bool:
+    """Whether any result of a jaxpr depends on its arguments, as far as it shows."""
+    reached = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(isinstance(var, Var) and var in reached for var in equation.invars):
+            reached.update(equation.outvars)
+    return any(isinstance(var, Var) and var in reached for var in jaxpr.outvars)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -30,7 +30,7 @@ ROUNDS = 5
 SAMPLE = 0.5
 # Of the work that is left, what trying one more way may cost, and what timing again may.
 TRYING = 0.2
-AGAIN = 0.05
+AGAIN = 0.025
 # Lanes that are timed at least; seconds of a call that is not run again.
 FEW = 4
 LONG = 2.0

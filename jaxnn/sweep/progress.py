@@ -10,7 +10,7 @@ from .history import History
 from .plan import Planner
 
 # Seconds between two messages to whoever watches: to count takes long after many trials.
-PATIENCE = 0.5
+PATIENCE = 1.0
 
 
 class Progress(NamedTuple):

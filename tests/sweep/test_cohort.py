@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnn import data, train
+from jaxnn import Dense, constant, data, train
 from jaxnn.combine.precision import Precision
 from jaxnn.core.values import is_traced
 from jaxnn.experiment import AdamW, Problem
 from jaxnn.models import MLP
-from jaxnn.sweep import Log, Space, lanes
+from jaxnn.sweep import Log, Space, Uniform, lanes
 from jaxnn.sweep.cohort import (
     Compiled,
     Way,
@@ -29,6 +29,7 @@ from jaxnn.sweep.cohort import (
     problem_of,
     work,
 )
+from jaxnn.sweep.compiled import depends
 from jaxnn.sweep.structure import Structure
 from tests.sweep import quick
 
@@ -524,3 +525,36 @@ def test_ways_say_what_they_are():
         "vmap of 8 on 2 devices",
     ]
     assert Way("vmap", 8, 2).lanes == 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Biased(quick.Experiment):
+    bias: float = 0.0
+
+
+def biased(config, problem):
+    net = Dense(problem.task.outputs, b_init=constant(config.bias))
+    return dataclasses.replace(quick.build(config, problem), net=net)
+
+
+def test_lanes_start_alike_only_where_nothing_swept_says_otherwise():
+    recipe = quick.recipe(Space(Biased, {"bias": Uniform(-1.0, 1.0)}), Biased, build=biased)
+    structure = Structure(recipe, Biased(), (), ("bias",))
+    values = ({"bias": -0.5}, {"bias": 0.25})
+    outcome = trained(structure, LOOP, values, epochs=(0, 1))
+    for lane, one in enumerate(values):
+        program = structure.program(problem_of(recipe), one)
+        assert program.net.b_init == constant(one["bias"])
+        _, history = dataclasses.replace(program, epochs=1).fit(problem_of(recipe).scaled.train)
+        assert outcome.metrics["loss"][lane, 0] == history[0]["loss"]
+
+
+def test_what_depends_on_a_number_is_seen_in_the_program():
+    def traced(function):
+        return jax.make_jaxpr(function)(1.0).jaxpr
+
+    assert not depends(traced(lambda number: jax.numpy.ones(3)))
+    assert not depends(traced(lambda number: (number * 2, jax.numpy.ones(3))[1]))
+    assert depends(traced(lambda number: jax.numpy.ones(3) * number))
+    assert depends(traced(lambda number: jax.jit(lambda x: x + 1)(number)))
+    assert depends(traced(lambda number: number))

@@ -237,7 +237,7 @@ class _Ray(_Remote):
         super().__init__()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unasked
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise _missing("ray", "ray") from error
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -341,7 +341,7 @@ class Submitit(Engine):
 
 def _submitit(cluster: str, workers: int | None, folder: Path) -> Submitit:
     try:
-        import submitit
+        import submitit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise _missing("slurm", "submitit") from error
     if workers is None:

@@ -190,7 +190,7 @@ def to_tensorboard(sweep: Sweep, target: Path) -> None:
 def to_wandb(sweep: Sweep, target: Path) -> None:
     """An offline run a lane, some seconds each; WANDB_MODE=online in the environment sends them."""
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise missing("Weights & Biases' files are written by wandb") from error
     target = target.absolute()

@@ -128,9 +128,13 @@ class Compiled:
             orders = [order(seed, epoch) for seed in (seeds[:1] if self.shared else seeds)]
             rows_of = orders[0] if self.shared else np.stack(orders)
             arguments = numbers, ts, rows_of, self._data
-            if not self.bytes:
-                self._compile(arguments)
-            ts, sums = self._epoch(*arguments)
+            try:
+                if not self.bytes:
+                    self._compile(arguments)
+                ts, sums = self._epoch(*arguments)
+            except Exception:
+                self._started = None, None  # code that is put right may start otherwise
+                raise
             found.append((sums, steps))
         return ts, found
 

@@ -1,8 +1,10 @@
-"""Measurements that need a new process each: imports, first compilations."""
+"""Measurements that need a new process each: imports, first compilations, whole commands."""
 
 import json
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,6 +29,29 @@ def interleaved(sides: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str,
         quantity: {name: sample(values) for name, values in by_side.items()}
         for quantity, by_side in seconds.items()
     }
+
+
+def timed(arguments: Sequence[str], marks: str) -> tuple[float, float, str]:
+    """Run `python *arguments`: seconds until it prints a line that holds `marks`, seconds until it
+    has ended, and that line. RuntimeError where it fails, or prints no such line."""
+    began = time.perf_counter()
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        seen = None
+        for line in process.stdout or ():
+            if seen is None and marks in line:
+                seen = time.perf_counter() - began, line
+        code = process.wait()
+        ended = time.perf_counter() - began
+        if code or seen is None:
+            errors.seek(0)
+            why = f"failed:\n{errors.read()}" if code else f"printed no line with {marks!r}"
+            raise RuntimeError(f"python {' '.join(arguments)} {why}")
+    return seen[0], ended, seen[1]
 
 
 def output(arguments: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ def main(way: str, peer: str, file: str, trials: int) -> None:
         from benchmarks.sweeping.trial import training
 
         best = searched(training(peer, file), trials, 1)
-    print(json.dumps({"best": best}))
+    print(json.dumps({"best": best}), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import pytest
 import jaxnn as nn
 
 KEY = jax.random.key(0)
+# For functions that a test calls once or twice: half the time to compile, the same mathematics.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def floats(*shape: int) -> jax.ShapeDtypeStruct:
@@ -27,7 +29,7 @@ def tokens(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, np.int32)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
+@functools.partial(quick_jit, static_argnums=(0, 5))
 def _run(layer: nn.Layer, params: Any, state: Any, key: Any, inputs: Any, train: bool) -> Any:
     return layer.apply(params, *inputs, state=state, key=key, train=train)
 
@@ -37,6 +39,7 @@ class Case:
     name: str
     layer: nn.Layer
     inputs: tuple[Any, ...]
+    causal: bool = False  # whether `nn.cached` of it may be fed a sequence in pieces
 
     def __str__(self) -> str:
         return self.name

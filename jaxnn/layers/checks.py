@@ -40,3 +40,13 @@ def check_rank(layer: Layer, x: Any, least: int, wanted: str) -> None:
         raise TypeError(f"wants an array of shape {wanted}, got {x!r}; write jnp.asarray(x)")
     if len(x.shape) < least:
         raise ValueError(f"wants an input of shape {wanted}, got {describe(x)}")
+
+
+def check_not_training(layer: Layer, train: bool) -> None:
+    """Raise ValueError where a layer that keeps a cache is trained."""
+    if train:
+        raise ValueError(
+            f"{type(layer).__name__} keeps a cache of {layer.cache} positions, which is for "
+            "inference: train the network that nn.cached(net, ...) was given; the parameters are "
+            "the same"
+        )

@@ -16,13 +16,18 @@ Training is in `jaxnn.train`, data sets in `jaxnn.data`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .combine.bidirectional import Bidirectional
 from .combine.capture import Tap, capture
 from .combine.ensemble import Ensemble
+from .combine.mixture import MixtureOfExperts
 from .combine.precision import Precision
+from .combine.recurrent import Recurrent
 from .combine.remat import Remat
 from .combine.repeat import Repeat
 from .combine.residual import Residual
 from .combine.serial import Parallel, Serial
+from .combine.spectral_norm import SpectralNorm
+from .combine.weight_norm import WeightNorm
 from .core.composite import Composite
 from .core.declarations import Param, Slot
 from .core.initialisers import (
@@ -50,20 +55,66 @@ from .core.paths import fold
 from .core.primitive import Primitive
 from .core.wrapper import Wrapper
 from .layers.activation import PReLU
+from .layers.attention import Attention
+from .layers.bilinear import Bilinear
+from .layers.convolution import Conv, ConvTranspose, DepthwiseConv, Separable, SeparableConv
 from .layers.dense import Dense
-from .layers.dropout import Dropout
-from .layers.embedding import Embedding
-from .layers.normalisation import BatchNorm, LayerNorm, RMSNorm
+from .layers.dropout import AlphaDropout, Dropout, GaussianNoise, StochasticDepth
+from .layers.einsum import Einsum
+from .layers.embedding import Embedding, EmbeddingBag
+from .layers.gated import GatedFeedForward
+from .layers.layer_scale import LayerScale
+from .layers.linear_recurrence import LinearRecurrence
+from .layers.normalisation import (
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
+)
 from .layers.parameter import Parameter
+from .layers.patch import PatchEmbedding
+from .layers.pixel_shuffle import PixelShuffle, PixelUnshuffle
+from .layers.pooling import (
+    AdaptiveAveragePool,
+    AdaptiveMaxPool,
+    AveragePool,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    LpPool,
+    MaxPool,
+    MinPool,
+)
+from .layers.positions import LearnedPositions, SinusoidalPositions
+from .layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, MinimalGatedCell, RNNCell
+from .layers.rotary import (
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    NTKScaling,
+    Rotary,
+    YaRNScaling,
+)
 from .layers.shape import Flatten, Reshape
+from .layers.squeeze_excitation import SqueezeExcitation
+from .layers.transformer import DecoderLayer, EncoderLayer
+from .layers.upsample import Upsample
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .generation.generate import generate
     from .inspect.summary import summary
+    from .surgery.cached import cached
     from .surgery.replacement import replace
 
 # Only looking at networks and editing them needs these modules: imported when first asked for.
-_LATER = {"replace": "jaxnn.surgery.replacement", "summary": "jaxnn.inspect.summary"}
+_LATER = {
+    "cached": "jaxnn.surgery.cached",
+    "generate": "jaxnn.generation.generate",
+    "replace": "jaxnn.surgery.replacement",
+    "summary": "jaxnn.inspect.summary",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -74,36 +125,90 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "AdaptiveAveragePool",
+    "AdaptiveMaxPool",
+    "AlphaDropout",
+    "Attention",
+    "AveragePool",
     "BatchNorm",
+    "Bidirectional",
+    "Bilinear",
+    "Cell",
     "Composite",
+    "Conv",
+    "ConvLSTMCell",
+    "ConvTranspose",
+    "DecoderLayer",
     "Dense",
+    "DepthwiseConv",
     "Dropout",
+    "DynamicNTKScaling",
+    "Einsum",
     "Embedding",
+    "EmbeddingBag",
+    "EncoderLayer",
     "Ensemble",
     "Flatten",
+    "GRUCell",
+    "GatedFeedForward",
+    "GaussianNoise",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "GroupNorm",
     "Initializer",
+    "InstanceNorm",
+    "LSTMCell",
     "Layer",
     "LayerLike",
     "LayerNorm",
+    "LayerScale",
+    "LearnedPositions",
+    "LinearRecurrence",
+    "LinearScaling",
+    "Llama3Scaling",
+    "LocalResponseNorm",
+    "LpPool",
+    "MaxPool",
+    "MinPool",
+    "MinimalGatedCell",
+    "MixtureOfExperts",
+    "NTKScaling",
     "PReLU",
     "Parallel",
     "Param",
     "Parameter",
+    "PatchEmbedding",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "Precision",
     "Primitive",
     "RMSNorm",
+    "RNNCell",
+    "Recurrent",
     "Remat",
     "Repeat",
     "Reshape",
     "Residual",
+    "Rotary",
+    "Separable",
+    "SeparableConv",
     "Serial",
+    "SinusoidalPositions",
     "Slot",
+    "SpectralNorm",
+    "SqueezeExcitation",
+    "StochasticDepth",
     "Tap",
+    "Upsample",
+    "WeightNorm",
     "Wrapper",
+    "YaRNScaling",
+    "cached",
     "capture",
     "constant",
     "delta_orthogonal",
     "fold",
+    "generate",
     "glorot_normal",
     "glorot_uniform",
     "he_normal",

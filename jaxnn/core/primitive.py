@@ -49,6 +49,10 @@ class Primitive(Layer):
         """The declared state, given inputs that have a shape and a type."""
         return {}
 
+    def _draws(self) -> bool:
+        """Whether training draws from the key that forward asks for: not so at a rate of 0."""
+        return True
+
     def _normalise_fields(self) -> None:
         super()._normalise_fields()
         for field in fields(self):
@@ -108,7 +112,7 @@ class Primitive(Layer):
             self._check_state(call, self._declared_by(self.variables, inputs, named))
         elif "state" in asked:  # its inputs need not be those that `variables` takes
             self._check_state(call, call.state or {"state": None})
-        key = call.random_key() if "key" in asked else None
+        key = call.random_key() if "key" in asked and self._draws() else None
         output, state = self._forward(
             method, call.params, call.state, key, call.train, inputs, named
         )

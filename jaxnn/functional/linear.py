@@ -38,15 +38,40 @@ def to_compute_type(x: Any, *parameters: Any) -> tuple[Any, ...]:
     return tuple(a.astype(dtype) for a in (x, *parameters))
 
 
-def linear(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
+def linear(
+    x: jax.Array, w: jax.Array, b: jax.Array | None = None, axis: int | tuple[int, ...] = -1
+) -> jax.Array:
     """y = x @ w + b for x (..., n), w (n, m), b (m,); y is (..., m), in the type of `x`.
+
+    With several axes `x` is summed over all of them: they are the first ones of w, in their order;
+    the others of w are the shape of b and the last ones of y.
 
     >>> import jax.numpy as jnp
     >>> linear(jnp.ones((2, 3)), jnp.ones((3, 1)), jnp.ones(1)).tolist()
     [[4.0], [4.0]]
+    >>> linear(jnp.ones((7, 2, 3)), jnp.ones((2, 3, 4, 5)), axis=(-2, -1)).shape
+    (7, 4, 5)
     """
     x, w = to_compute_type(x, w)
-    y = lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())))
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    summed = tuple(i % x.ndim for i in axes), tuple(range(len(axes)))
+    y = lax.dot_general(x, w, (summed, ((), ())))
+    if b is None:
+        return y
+    return y + b.astype(y.dtype).reshape((1,) * (y.ndim - b.ndim) + b.shape)
+
+
+def bilinear(x: jax.Array, z: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
+    """y_k = sum_ij x_i w_ijk z_j + b_k for x (..., n), z (..., m), w (n, m, k), b (k,).
+
+    y is (..., k), in the type of `x`.
+
+    >>> import jax.numpy as jnp
+    >>> bilinear(jnp.array([2.0, 3.0]), jnp.array([5.0]), jnp.ones((2, 1, 1))).tolist()
+    [25.0]
+    """
+    x, w = to_compute_type(x, w)
+    y = jnp.einsum("...i,ijk,...j->...k", x, w, z.astype(x.dtype))
     return y if b is None else y + along_axis(b.astype(y.dtype), y.ndim, -1)
 
 

@@ -50,3 +50,34 @@ def check_not_training(layer: Layer, train: bool) -> None:
             "inference: train the network that nn.cached(net, ...) was given; the parameters are "
             "the same"
         )
+
+
+def check_activation(layer: Layer, name: str) -> None:
+    """Raise TypeError where a field is no plain function of an array."""
+    function = getattr(layer, name)
+    if isinstance(function, Layer) or not callable(function):
+        raise TypeError(
+            f"{type(layer).__name__}.{name} is a plain function such as jax.nn.gelu, got "
+            f"{function!r}"
+        )
+
+
+def check_share(layer: Layer, name: str) -> None:
+    """Raise ValueError where a field is not the share of something dropped, in [0, 1)."""
+    rate = getattr(layer, name)
+    if is_traced(rate):
+        return
+    number = isinstance(rate, int | float) and not isinstance(rate, bool)
+    if not number or not 0.0 <= rate < 1.0:
+        raise ValueError(
+            f"{type(layer).__name__}.{name} is the share dropped, in [0, 1); got {rate!r}"
+        )
+
+
+def check_cache(layer: Layer) -> None:
+    """Raise where the field `cache` is not a number of positions, an int of at least 0."""
+    if not isinstance(layer.cache, int) or isinstance(layer.cache, bool) or layer.cache < 0:
+        raise ValueError(
+            f"{type(layer).__name__}.cache is a number of positions, 0 for none; got "
+            f"{layer.cache!r}; write nn.cached(net, length=256), say"
+        )

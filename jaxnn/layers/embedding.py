@@ -1,23 +1,44 @@
-"""Embedding: a table of vectors, looked up by token."""
+"""Embeddings: a table of vectors, looked up by token, one by one or in bags."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..core.declarations import Param, describe
-from ..core.initialisers import Initialiser, variance_scaling
+from ..core.initialisers import Initialiser, Initializer, Shape, variance_scaling
 from ..core.primitive import Primitive
+from ..core.values import is_traced
+from ..functional.embedding import MODES, embed, embedding_bag
 from ..functional.linear import linear
 from .checks import check_positive
+
+
+class zero_row(Initializer):
+    """What `init` draws for a table, but for its row `row`, which is zeros.
+
+    >>> from jaxnn.core.initialisers import ones
+    >>> zero_row(ones(), 1)(None, (3, 2))[:, 0].tolist()
+    [1.0, 0.0, 1.0]
+    """
+
+    init: Initialiser
+    row: int
+
+    def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+        """An array with a row of zeros."""
+        drawn = self.init(key, shape, dtype)
+        return jnp.where(np.arange(shape[0])[:, None] == self.row, 0, drawn)
 
 
 class Embedding(Primitive):
     """y = w[ids].
 
     ids are integers (...), y is (..., features), w is (vocabulary, features) with variance
-    1 / features. A token outside [0, vocabulary) gives NaN. Raises TypeError for ids that are not
-    integers. `attend` is the output head that shares the table.
+    1 / features. A token outside [0, vocabulary) gives NaN. Row `padding` of the table begins as
+    zeros and, looked up, has no gradient, as in torch.nn.Embedding. Raises TypeError for ids that
+    are not integers. `attend` is the output head that shares the table.
 
     >>> import jax, jax.numpy as jnp
     >>> net = Embedding(1000, 64)
@@ -30,25 +51,21 @@ class Embedding(Primitive):
 
     vocabulary: int
     features: int
+    padding: int | None = None
     w_init: Initialiser = variance_scaling(1.0, "fan_out", "normal")
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
-        check_positive(self, "vocabulary", "features")
+        """Check the sizes and the token."""
+        _check_table(self)
 
     def parameters(self) -> dict[str, Param]:
         """The table."""
-        return {"w": Param((self.vocabulary, self.features), self.w_init)}
+        return {"w": _table(self)}
 
     def forward(self, params: Any, ids: jax.Array) -> jax.Array:
         """The rows of the table at `ids`."""
-        if not jnp.issubdtype(getattr(ids, "dtype", type(ids)), jnp.integer):
-            raise TypeError(
-                f"wants an array of integer tokens, got {describe(ids)}; write "
-                "jnp.asarray(ids, jnp.int32)"
-            )
-        rows = params["w"].at[ids]
-        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        _check_tokens(ids)
+        return embed(params["w"], ids, self.padding)
 
     def attend(self, params: Any, x: jax.Array) -> jax.Array:
         """x @ w.T: logits (..., vocabulary) of features (..., features), by the same table.
@@ -58,3 +75,103 @@ class Embedding(Primitive):
         if x.ndim == 0 or x.shape[-1] != self.features:
             raise ValueError(f"attend wants features (..., {self.features}), got {describe(x)}")
         return linear(x, params["w"].T)
+
+
+class EmbeddingBag(Primitive):
+    """y is the sum, mean or maximum of the rows w[ids] of a bag of tokens.
+
+    ids are integers (..., n), y is (..., features), w is (vocabulary, features) with variance
+    1 / features. `mode` is "mean", "sum" or "max". With `mode="sum"`, `weights` (..., n) multiply
+    the rows. Tokens equal to `padding` are in no bag, nor are those where `segments` (..., n) is 0;
+    a bag without any token gives zeros. With `bags`, a row holds as many bags, bag i being the
+    tokens whose segment is i + 1, and y is (..., bags, features). Row `padding` of the table begins
+    as zeros. Sums are taken in at least float32; y is in the type of the weights, or of w. As
+    torch.nn.EmbeddingBag, whose offsets are segments here; of equal maxima the first has the
+    gradient.
+
+    Raises TypeError for ids that are not integers, and ValueError for weights or segments of
+    another shape than ids, for weights in another mode than "sum", and for bags without segments.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net, ids = EmbeddingBag(1000, 64, padding=0), jnp.array([[3, 7, 9], [5, 0, 0]])
+    >>> params = net.init(jax.random.key(0), ids)
+    >>> jax.tree.map(jnp.shape, params)
+    {'w': (1000, 64)}
+    >>> net.apply(params, ids).shape
+    (2, 64)
+    """
+
+    vocabulary: int
+    features: int
+    mode: str = "mean"
+    padding: int | None = None
+    bags: int | None = None
+    w_init: Initialiser = variance_scaling(1.0, "fan_out", "normal")
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _check_table(self)
+        if self.mode not in MODES:
+            raise ValueError(
+                f"EmbeddingBag.mode is {', '.join(map(repr, MODES))}; got {self.mode!r}"
+            )
+        if self.bags is not None:
+            check_positive(self, "bags")
+
+    def parameters(self) -> dict[str, Param]:
+        """The table."""
+        return {"w": _table(self)}
+
+    def forward(
+        self,
+        params: Any,
+        ids: jax.Array,
+        weights: jax.Array | None = None,
+        segments: jax.Array | None = None,
+    ) -> jax.Array:
+        """One row for each bag."""
+        _check_tokens(ids)
+        if ids.ndim == 0:
+            raise ValueError(f"wants tokens (..., n), got {describe(ids)}; write Embedding for one")
+        for name, given in {"weights": weights, "segments": segments}.items():
+            if given is not None and given.shape != ids.shape:
+                raise ValueError(
+                    f"wants {name} of the shape of ids, {ids.shape}; got {describe(given)}"
+                )
+        if weights is not None and self.mode != "sum":
+            raise ValueError(
+                f"weighs the rows of a sum alone, but its mode is {self.mode!r}; write "
+                "EmbeddingBag(..., mode='sum'), or leave out the weights"
+            )
+        if self.bags is not None and segments is None:
+            raise ValueError(
+                f"packs {self.bags} bags in a row, but got no segments; write "
+                "net.apply(params, ids, segments=segments), integers from 1 on, 0 for no bag"
+            )
+        return embedding_bag(
+            params["w"], ids, weights, segments, self.mode, self.padding, self.bags
+        )
+
+
+def _check_table(layer: Any) -> None:
+    check_positive(layer, "vocabulary", "features")
+    token, owner = layer.padding, type(layer).__name__
+    if token is None or is_traced(token):
+        return
+    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < layer.vocabulary:
+        raise ValueError(
+            f"{owner}.padding is a token, an int in [0, {layer.vocabulary}), or None; got {token!r}"
+        )
+
+
+def _table(layer: Any) -> Param:
+    init = layer.w_init if layer.padding is None else zero_row(layer.w_init, layer.padding)
+    return Param((layer.vocabulary, layer.features), init)
+
+
+def _check_tokens(ids: Any) -> None:
+    if not jnp.issubdtype(getattr(ids, "dtype", type(ids)), jnp.integer):
+        raise TypeError(
+            f"wants an array of integer tokens, got {describe(ids)}; write "
+            "jnp.asarray(ids, jnp.int32)"
+        )

@@ -1,5 +1,6 @@
 """Surgery: a network made from another one."""
 
+from .cached import cached
 from .replacement import replace
 
-__all__ = ["replace"]
+__all__ = ["cached", "replace"]

@@ -1,4 +1,6 @@
-"""PReLU: against flax, equinox, and the formula in numpy."""
+"""PReLU: against flax and equinox; activations that jax.nn lacks: against their formulas."""
+
+import functools
 
 import equinox as eqx
 import flax.linen
@@ -7,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnn
 import jaxnn as nn
+from jaxnn.functional import activation
+from tests.cases import quick_jit
 from tests.layers.agreement import KEY, assert_agree, normals
 
 X = normals(0, 5, 4).at[0, 0].set(0.0)
@@ -41,3 +46,50 @@ def test_the_first_slope_is_a_quarter_and_integers_become_floating():
     y = net.apply(net.init(KEY, X), jnp.array([-2, 0, 3]))
     assert y.dtype == jnp.float32 and y.tolist() == [-0.5, 0.0, 3.0]
     assert net.apply(net.init(KEY, X), X.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+FORMULAS = {
+    activation.soft_shrink: lambda x: np.sign(x) * np.maximum(np.abs(x) - 0.5, 0),
+    activation.hard_shrink: lambda x: x * (np.abs(x) > 0.5),
+    activation.tanh_shrink: lambda x: x - np.tanh(x),
+    functools.partial(activation.threshold, threshold=0.3, value=-2.0): lambda x: np.where(
+        x > 0.3, x, -2
+    ),
+    activation.soft_min: lambda x: np.exp(-x) / np.exp(-x).sum(-1, keepdims=True),
+}
+
+
+def test_formulas():
+    """Values and gradients, as layers; the formulas are differentiated by differences."""
+    x, v = np.asarray(X, np.float64), np.asarray(normals(3, *X.shape), np.float64)
+
+    @quick_jit
+    def run(x):
+        found = []
+        for function in FORMULAS:
+            net = nn.Serial(function)
+            y, pull = jax.vjp(lambda x, net=net: net.apply(({},), x), x)
+            found.append((y, *pull(jnp.asarray(v, y.dtype))))
+        return found
+
+    def difference(formula, i):
+        step = np.zeros_like(x)
+        step[i] = 1e-6
+        return ((formula(x + step) - formula(x - step)) * v).sum() / 2e-6
+
+    for formula, (y, dx) in zip(FORMULAS.values(), run(X), strict=True):
+        # x - tanh(x) near 0 loses the digits that both have: up to one unit of float32 at 1.
+        np.testing.assert_allclose(y, formula(x), rtol=1e-5, atol=2e-7)
+        expected = [difference(formula, i) for i in np.ndindex(*x.shape)]
+        np.testing.assert_allclose(dx.ravel(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", FORMULAS, ids=lambda f: getattr(f, "__name__", "threshold"))
+def test_activations_are_values_keep_types_and_nan(function):
+    net = nn.Serial(function)
+    assert eval(repr(net), {"Serial": nn.Serial, "functools": functools, "jaxnn": jaxnn}) == net
+    for dtype, expected in (("bfloat16", "bfloat16"), ("int32", "float32")):
+        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+            y = jax.eval_shape(function, jax.ShapeDtypeStruct((2, 3), dtype))
+        assert y.dtype == expected
+    assert np.isnan(quick_jit(function)(jnp.array([np.nan]))).all()

@@ -1,5 +1,7 @@
 """Dense: against flax, equinox and haiku on the same weights, and float64 numpy."""
 
+import re
+
 import equinox as eqx
 import flax.linen
 import haiku as hk
@@ -78,3 +80,73 @@ def test_numpy_inputs_and_an_empty_last_axis():
     net = nn.Dense(3)
     empty = jnp.ones((2, 0))
     assert net.apply(net.init(KEY, empty), empty).tolist() == [[0, 0, 0], [0, 0, 0]]
+
+
+# ---- on several axes ----
+
+
+@pytest.mark.parametrize(
+    ("features", "axis"),
+    [((2, 3), -1), (3, (1, -1)), ((3,), (0, -1)), ((2, 1, 2), (0,)), (2, 1)],
+    ids=str,
+)
+def test_on_axes_as_flax(features, axis):
+    net, peer = nn.Dense(features, axis=axis), flax.linen.DenseGeneral(features, axis)
+    x = normals(0, 3, 2, 4)
+    params = jax.tree.map(lambda p: normals(1, *p.shape), net.spec(x))
+
+    def theirs(params, x):
+        return peer.apply({"params": {"kernel": params["w"], "bias": params["b"]}}, x)
+
+    assert_agree(net.apply, theirs, params, x)
+
+
+def test_the_axes_of_w_are_in_the_order_given():
+    """As in numpy.tensordot; flax sorts them."""
+    x, w = normals(0, 3, 2, 4), normals(1, 4, 3, 5)
+    y = nn.Dense(5, bias=False, axis=(-1, 0)).apply({"w": w}, x)
+    wanted = np.tensordot(np.asarray(x), np.asarray(w), ((2, 0), (0, 1)))
+    np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)  # float32 sums of twelve terms
+
+
+@pytest.mark.parametrize(
+    ("net", "fan"), [(nn.Dense(7), 16), (nn.Dense((8, 64)), 16), (nn.Dense(7, axis=(-2, -1)), 128)]
+)
+def test_the_fan_is_the_number_of_inputs(net, fan):
+    w = net.spec(jnp.zeros((2, 8, 16)))["w"]
+    assert w.init.fan(w.shape) == fan
+    flat = net.init(KEY, jnp.zeros((2, 8, 16)))["w"].reshape(-1)
+    assert float(jnp.abs(flat).max()) <= 2 * np.sqrt(2 / fan) / 0.8796  # cut at two deviations
+
+
+def test_an_initialiser_that_names_its_axes_keeps_them():
+    own = nn.variance_scaling(2.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
+    assert nn.Dense((8, 64), w_init=own).spec(jnp.zeros((2, 16)))["w"].init == own
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: nn.Dense(()), "Dense.features is an int >= 1 or a tuple of some, got ()"),
+        (lambda: nn.Dense((2, 0)), "a tuple of some, got (2, 0)"),
+        (lambda: nn.Dense(2, axis=()), "Dense.axis is an int or a tuple of some, got ()"),
+    ],
+)
+def test_features_and_axes_that_cannot_be(make, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        make()
+
+
+@pytest.mark.parametrize("axis", [2, (0, -2), (-3,)])
+def test_an_axis_that_is_not_there_or_comes_twice(axis):
+    text = f"sums over axis={axis}, each of which float32[2,4] has to have, once"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        nn.Dense(3, axis=axis).init(KEY, jnp.ones((2, 4)))
+
+
+def test_on_the_last_axis_it_is_one_product_and_one_sum():
+    x = normals(0, 2, 5, 4)
+    jaxpr = jax.make_jaxpr(nn.Dense(3).apply)(weights(4, 3), x).jaxpr
+    names = [e.primitive.name for e in jaxpr.eqns]
+    assert names[0] == "dot_general" and names[-1] == "add" and len(names) <= 4
+    assert jaxpr.eqns[0].params["dimension_numbers"] == (((2,), (0,)), ((), ()))

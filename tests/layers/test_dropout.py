@@ -66,3 +66,85 @@ def test_zeros_hide_infinities():
     x = jnp.full(100, jnp.inf)
     y = train(0.5, x)
     assert set(y.tolist()) == {0.0, np.inf}
+
+
+@pytest.mark.parametrize("shared", [-2, (-3, -2), (0, 1, 2, 3)], ids=str)
+def test_shared_axes_as_haiku(shared):
+    """Spatial dropout and the like: one draw along the axes, as haiku broadcasts it."""
+    x = normals(0, 2, 3, 4, 5)
+    axes = shared if isinstance(shared, tuple) else (shared,)
+    y = nn.Dropout(0.5, shared).apply({}, x, key=KEY, train=True)
+    peer = hk.dropout(KEY, 0.5, x, broadcast_dims=tuple(axis % 4 for axis in axes))
+    np.testing.assert_allclose(y, peer, rtol=1e-6)
+
+
+def test_stochastic_depth():
+    """Whole examples, by the draw of their first axis; a branch that fell leaves x as it was."""
+    x = normals(0, 6, 2, 3)
+    net = nn.Residual(nn.StochasticDepth(0.4))
+    y = net.apply({}, x, key=KEY, train=True)
+    kept = jax.random.bernoulli(KEY, 1 - jnp.float32(0.4), (6, 1, 1))
+    assert 0 < kept.sum() < 6
+    assert_near(y, jnp.where(kept, x + x / 0.6, x))
+    np.testing.assert_array_equal(net.apply({}, x), x + x)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_alpha_dropout_keeps_mean_and_variance(rate):
+    """Klambauer et al., section 3: dropped to -lambda * alpha, then a * x + b."""
+    floor = -1.0507009873554805 * 1.6732632423543772
+    a = (1 - rate + rate * (1 - rate) * floor**2) ** -0.5
+    n = 20_000
+    x = normals(0, n)
+    y = nn.AlphaDropout(rate).apply({}, x, key=KEY, train=True)
+    fell = np.isclose(y, a * (floor - rate * floor), rtol=1e-5)
+    error = np.sqrt(rate * (1 - rate) / n)
+    assert abs(fell.mean() - rate) < 5 * error
+    np.testing.assert_allclose(y[~fell], (a * x - a * rate * floor)[~fell], rtol=1e-4, atol=1e-5)
+    # The mean of n numbers of variance 1 has the error n**-0.5; the square of such a y, two values
+    # at worst, at most 1 / (rate * (1 - rate)) as much.
+    assert abs(y.mean()) < 5 / np.sqrt(n)
+    assert abs(y.var() - 1) < 5 / np.sqrt(n) / np.sqrt(rate * (1 - rate))
+
+
+def test_alpha_dropout_keeps_selu_at_its_fixed_point():
+    x = jax.nn.selu(normals(0, 20_000))
+    y = nn.AlphaDropout(0.1).apply({}, x, key=KEY, train=True)
+    assert abs(y.mean()) < 0.04 and abs(y.var() - 1) < 0.06  # five errors of 20,000 numbers
+
+
+def test_gaussian_noise():
+    x = normals(0, 5, 4)
+    y = nn.GaussianNoise(0.5).apply({}, x, key=KEY, train=True)
+    assert_near(y, x + 0.5 * jax.random.normal(KEY, (5, 4)))
+    np.testing.assert_array_equal(nn.GaussianNoise(0.5).apply({}, x), x)
+
+
+@pytest.mark.parametrize("kind", [nn.AlphaDropout, nn.StochasticDepth, nn.GaussianNoise])
+def test_traced_strengths(kind):
+    x = normals(0, 50, 4)
+
+    def run(number, x):
+        return kind(number).apply({}, x, key=KEY, train=True)
+
+    assert_near(jax.jit(run)(0.2, x), run(0.2, x))
+    np.testing.assert_array_equal(run(0.0, x), x)
+    assert_near(jax.jit(jax.vmap(run, (0, None)))(jnp.array([0.0, 0.2]), x)[0], x)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: nn.AlphaDropout(1.0), r"AlphaDropout.rate is the share dropped, in \[0, 1\)"),
+        (lambda: nn.StochasticDepth(-0.1), r"StochasticDepth.rate is the share dropped"),
+        (lambda: nn.GaussianNoise(-0.1), r"GaussianNoise.stddev is the noise's .* >= 0; got -0.1"),
+        (lambda: nn.Dropout(0.1, shared=True), r"Dropout.shared is an axis or several"),
+        (
+            lambda: nn.Dropout(0.1, shared=-2).apply({}, jnp.ones(3)),
+            r"drops along axis -2, which float32\[3\] does not have",
+        ),
+    ],
+)
+def test_what_does_not_fit(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()

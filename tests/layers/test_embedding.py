@@ -1,4 +1,6 @@
-"""Embedding: against flax, haiku and equinox on the same table, and ids outside of it."""
+"""Embeddings: against flax, haiku, equinox and torch on the same table, and ids outside of it."""
+
+from typing import Any
 
 import equinox as eqx
 import flax.linen
@@ -9,6 +11,9 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
+from tests.cases import quick_jit
+from tests.fixtures.embedding import BAGS, FILE, MODES, PACKED, SEGMENTS, bag
+from tests.fixtures.embedding import IDS as TORCH_IDS
 from tests.layers.agreement import KEY, assert_agree, normals
 from tests.near import assert_near
 
@@ -79,3 +84,125 @@ def test_the_table_has_variance_one_over_features():
     # Of 64,000 numbers the standard error of the variance is sqrt(2 / 64000) = 0.0056 of itself.
     w = nn.Embedding(1000, 64).init(KEY, IDS)["w"]
     assert float(jnp.var(w)) == pytest.approx(1 / 64, rel=0.03)
+
+
+# ---- padding and bags ----
+
+
+def test_padding_and_bags_as_torch():
+    """Outputs, and gradients of table and weights, of all cases in one program."""
+    with np.load(FILE) as file:
+        saved = dict(file)
+    table = {"w": saved["w"]}
+
+    @quick_jit
+    def run(table, saved):
+        found = {}
+
+        def record(name, call, *inputs):
+            y, pull = jax.vjp(call, *inputs)
+            found[f"{name} y"] = y
+            for i, gradient in enumerate(pull(saved[f"{name} dy"])):
+                found[f"{name} d{i}"] = gradient["w"] if isinstance(gradient, dict) else gradient
+
+        record("embedding", lambda p: nn.Embedding(6, 3, padding=2).apply(p, TORCH_IDS), table)
+        for i, case in enumerate(BAGS):
+            net, packed = bag(*case), case[-1]
+            ids, segments = (PACKED, SEGMENTS) if packed else (TORCH_IDS, None)
+
+            def call(params, weights=None, net=net, ids=ids, segments=segments):
+                return net.apply(params, ids, weights, segments=segments)
+
+            record(f"bag {i}", call, table)
+            if case[0] == "sum":
+                record(f"weighted {i}", call, table, saved[f"bag {i} weights"])
+        return found
+
+    found = run(table, saved)
+    assert_near(found, {name: saved[name] for name in found})
+
+
+def test_segments_of_zero_are_in_no_bag():
+    table, ids = {"w": normals(1, 5, 3)}, jnp.array([[4, 0, 1], [3, 3, 2]])
+    segments = jnp.array([[1, 7, 0], [0, 0, 0]])
+    y = nn.EmbeddingBag(5, 3).apply(table, ids, segments=segments)
+    np.testing.assert_allclose(y[0], (table["w"][4] + table["w"][0]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(y[1], np.zeros(3))
+    assert nn.EmbeddingBag(5, 3, "max").apply(table, ids[:, :0]).tolist() == [[0.0] * 3] * 2
+
+
+def test_a_token_outside_gives_nan_in_its_bag_alone():
+    table, ids = {"w": normals(1, 5, 3)}, jnp.array([0, 5, 1, 2, -1])
+    segments = jnp.array([1, 1, 2, 2, 0])
+
+    @quick_jit
+    def run(table):
+        found = []
+        for mode in MODES:
+            net = nn.EmbeddingBag(5, 3, mode, bags=2)
+            found.append(net.apply(table, ids, segments=segments))
+            found.append(nn.EmbeddingBag(5, 3, mode).apply(table, ids.reshape(5, 1)))
+        return found
+
+    expected = [[True, False], [False, True, False, False, True]] * len(MODES)
+    for y, outside in zip(run(table), expected, strict=True):
+        np.testing.assert_array_equal(np.isnan(y), np.repeat(np.array(outside)[:, None], 3, 1))
+
+
+def test_bags_packed_in_several_rows():
+    table = {"w": normals(1, 5, 3)}
+    ids, segments = jnp.array([[0, 1, 2], [3, 4, 0]]), jnp.array([[2, 2, 1], [1, 3, 2]])
+
+    @quick_jit
+    def run(table):
+        found = []
+        for mode in MODES:
+            net = nn.EmbeddingBag(5, 3, mode, bags=2)
+            rows = [net.apply(table, ids[i], segments=segments[i]) for i in range(2)]
+            found.append((net.apply(table, ids, segments=segments), jnp.stack(rows)))
+        return found
+
+    for y, rows in run(table):
+        np.testing.assert_array_equal(y, rows)
+
+
+@pytest.mark.parametrize("net", [nn.Embedding(7, 2, padding=3), nn.EmbeddingBag(7, 2, padding=3)])
+def test_the_padding_row_begins_as_zeros(net):
+    w = net.init(KEY, IDS)["w"]
+    assert (w[3] == 0).all()
+    plain = np.array(nn.Embedding(7, 2).init(KEY, IDS)["w"])
+    plain[3] = 0
+    assert_near(w, plain)
+
+
+BAG = nn.EmbeddingBag(5, 3)
+WRONG: Any = "median"
+REFUSED = [
+    (lambda: nn.Embedding(5, 3, padding=5), "Embedding.padding is a token, an int in [0, 5)"),
+    (lambda: nn.EmbeddingBag(5, 3, padding=-1), "or None; got -1"),
+    (lambda: nn.EmbeddingBag(5, 3, WRONG), "EmbeddingBag.mode is 'sum', 'mean', 'max'; got"),
+    (lambda: nn.EmbeddingBag(5, 3, bags=0), "EmbeddingBag.bags is an int >= 1, got 0"),
+    (lambda: BAG.apply(TABLE, IDS > 1), "wants an array of integer tokens, got bool[2,3]"),
+    (lambda: BAG.apply(TABLE, IDS[0, 0]), "wants tokens (..., n), got int32[]; write Embedding"),
+    (
+        lambda: BAG.apply(TABLE, IDS, segments=IDS[0]),
+        "wants segments of the shape of ids, (2, 3); got int32[3]",
+    ),
+    (
+        lambda: BAG.apply(TABLE, IDS, jnp.ones((2, 3))),
+        "weighs the rows of a sum alone, but its mode is 'mean'; write EmbeddingBag(..., "
+        "mode='sum')",
+    ),
+    (
+        lambda: nn.EmbeddingBag(5, 3, bags=2).apply(TABLE, IDS),
+        "packs 2 bags in a row, but got no segments; write net.apply(params, ids, "
+        "segments=segments)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "text"), REFUSED, ids=range(len(REFUSED)))
+def test_refused(call, text):
+    with pytest.raises((ValueError, TypeError)) as error:
+        call()
+    assert text in str(error.value)

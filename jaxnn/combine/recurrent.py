@@ -1,0 +1,285 @@
+"""Recurrent: a cell over a sequence."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..core.calls import Arrays, Call, Outcome
+from ..core.declarations import Declaration, Slot, describe
+from ..core.layer import LayerLike, declared
+from ..core.primitive import Primitive
+from ..core.signatures import Signature, signature
+from ..core.wrapper import Wrapper
+from ..functional.recurrence import Marks, marks, scan, unroll
+from ..functional.segments import check_segments
+from ..layers.checks import check_cache, check_flags, check_not_training
+from ..layers.recurrence import Cell, check_carry, initial
+
+
+class Given(NamedTuple):
+    """The inputs of one call; `passing` are those that go to every step as they are."""
+
+    x: Any
+    carry: Any
+    segments: Any
+    passing: dict[str, Any]
+
+
+class Recurrent(Wrapper):
+    """A cell over a sequence: carry, y_t = cell(carry, x_t), by `lax.scan`.
+
+    x is (..., T, n) and y (..., T, features); for a cell over images both have the image's axes
+    after T. Parameters are the cell's. The products with the input are taken out of the scan, and
+    in the backward pass those for the weights too.
+
+    `segments`, integers (..., T), serve padding and packing: at 0 the carry stays and y is 0, and
+    where the number changes the sequence starts afresh. `carry`, by name or as the second input, is
+    where to begin (in the place of zeros); it goes to the first sequence of each row. With
+    `reverse` the sequence is read from its end; with `output="last"` y is (..., features), that of
+    the last step which is not padding (the first one in time where reversed).
+
+    `method="unroll"` gives (carry, y), the carry that the sequence ended with, and all outputs:
+    in a composite, `carry, y = self.encoder.unroll(source)` and then
+    `self.decoder(target, carry)`.
+
+    Layers are stacked by `Serial`, with dropout between:
+    `Serial(Recurrent(LSTMCell(64)), Dropout(0.2), Recurrent(LSTMCell(64)))`. A cell is one of this
+    library's (fastest), or any layer with `forward(carry, x) -> (carry, y)` and a method
+    `carries(x)` that declares the carry in `Slot`s; it may draw random numbers, a key for each
+    step. With `cache` > 0, set by `nn.cached`, the carry is state and a sequence may come in
+    pieces; it does not grow, so there is no length to write past.
+
+    Raises ValueError for a sequence of length 0, a carry of another cell, and a cell with state.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import LSTMCell
+    >>> net, x = Recurrent(LSTMCell(8)), jnp.ones((2, 5, 3))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'input': {'b': (32,), 'w': (3, 32)}, 'recurrent': {'w': (8, 32)}}
+    >>> net.apply(params, x).shape
+    (2, 5, 8)
+    >>> carry, y = net.apply(params, x, method="unroll")
+    >>> bool((carry["h"] == y[:, -1]).all())
+    True
+    """
+
+    inner: LayerLike
+    reverse: bool = False
+    output: str = "all"
+    cache: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_flags(self, "reverse")
+        check_cache(self)
+        cell = self._cell()
+        if not callable(getattr(cell, "carries", None)):
+            raise TypeError(
+                f"Recurrent wants a cell, got {cell!r}, which has no method carries(x) that "
+                "declares a carry; write Recurrent(nn.LSTMCell(128)), say"
+            )
+        if self.output not in ("all", "last"):
+            raise ValueError(
+                f"Recurrent.output is 'all' or 'last' of the outputs, got {self.output!r}; the "
+                "carry comes from method='unroll'"
+            )
+        if self.cache and self.reverse:
+            raise ValueError(
+                "Recurrent(reverse=True) reads a sequence from its end, so it cannot take one "
+                "piece by piece: leave it out of nn.cached(...), as Bidirectional"
+            )
+
+    def _cell(self) -> Any:
+        """The cell inside all wrappers."""
+        cell = self.wrapped
+        while isinstance(cell, Wrapper):
+            cell = cell.wrapped
+        return cell
+
+    # ---- what is called, and with what ----
+
+    def _has_method(self, name: str) -> bool:
+        return name in ("forward", "unroll")
+
+    def _methods(self) -> list[str]:
+        return ["unroll"]
+
+    def _signature(self, method: str) -> Signature:
+        return signature(_inputs, 0)
+
+    def _takes(self, method: str) -> set[str]:
+        passing = self.wrapped._takes("forward") - set(self._of_the_cell())
+        return passing | set(self._signature(method).inputs)
+
+    def _of_the_cell(self) -> tuple[str, ...]:
+        """The names by which the cell takes the carry and the element of the sequence."""
+        return self.wrapped._signature("forward").inputs[:2]
+
+    def _given(self, method: str, inputs: Any, named: Any) -> Given:
+        own = self._signature(method)
+        own.check(method, inputs, named)
+        passing = {name: item for name, item in named.items() if name not in own.inputs}
+        given = dict(zip(own.inputs, inputs, strict=False)) | named
+        x, segments = given["x"], given.get("segments")
+        axes = getattr(self._cell(), "axes", 1)
+        if not hasattr(x, "shape"):
+            raise TypeError(f"wants a sequence (..., T, features), got {x!r}; write jnp.asarray(x)")
+        if len(x.shape) < axes + 1:
+            wanted = "(..., T, features)" if axes == 1 else f"(..., T) and {axes} axes after it"
+            raise ValueError(f"wants a sequence of shape {wanted}, got {describe(x)}")
+        time = len(x.shape) - axes - 1
+        if x.shape[time] == 0:
+            raise ValueError(f"got a sequence of length 0, {describe(x)}: there is no step to take")
+        if segments is not None:
+            check_segments(segments, x.shape[: time + 1])
+        return Given(x, given.get("carry"), segments, passing)
+
+    def _time(self, x: Any) -> int:
+        """The axis of time; those before it are batch."""
+        return len(x.shape) - getattr(self._cell(), "axes", 1) - 1
+
+    def _element(self, x: Any) -> jax.ShapeDtypeStruct:
+        """The shape of one step."""
+        time = self._time(x)
+        return jax.ShapeDtypeStruct((*x.shape[:time], *x.shape[time + 1 :]), x.dtype)
+
+    def _slots(self, x: Any, carries: Any) -> dict[str, Any]:
+        """The declared state."""
+        if not self.cache:
+            return {}
+        return {"carry": carries, "segment": Slot(x.shape[: self._time(x)], dtype="int32")}
+
+    # ---- the two questions ----
+
+    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+        x, carry, _, passing = self._given(method, inputs, named)
+        element, time = self._element(x), self._time(x)
+        carries = self._cell().carries(element)
+        if carry is not None:
+            check_carry(carry, carries)
+        begin = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), carries)
+        declaration = declared(self.wrapped, "forward", (begin, element), passing)
+        if declaration.state:
+            raise ValueError(
+                f"a cell keeps no state but its carry, got {self.wrapped!r} with state for "
+                f"{sorted(declaration.state)}; put such layers before or behind Recurrent"
+            )
+        if not isinstance(declaration.output, tuple) or len(declaration.output) != 2:
+            raise TypeError(
+                f"a cell returns (carry, y), got {describe(declaration.output)} of {self.wrapped!r}"
+            )
+        end, y = declaration.output
+        if jax.tree.map(_kind, end) != jax.tree.map(_kind, begin):
+            raise ValueError(
+                f"a cell's new carry has the shapes and types of the old, {describe(begin)}; got "
+                f"{describe(end)} of {self.wrapped!r}"
+            )
+
+        def over_time(y: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((*y.shape[:time], x.shape[time], *y.shape[time:]), y.dtype)
+
+        if method == "unroll":
+            output: Any = (end, jax.tree.map(over_time, y))
+        else:
+            output = y if self.output == "last" else jax.tree.map(over_time, y)
+        return Declaration(declaration.params, self._slots(x, carries), output)
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        given = self._given(method, inputs, named)
+        x, time = given.x, self._time(given.x)
+        carries = self._cell().carries(self._element(x))
+        _check_state(self, call, self._slots(x, carries))
+        start = initial(carries)
+        carry, last = start, jnp.zeros(x.shape[:time], jnp.int32)
+        if self.cache:
+            check_not_training(self, call.train)
+            state: Any = call.state
+            carry, last = state["carry"], state["segment"]
+        if given.carry is not None:
+            check_carry(given.carry, carries)
+            carry = jax.tree.map(lambda new, old: new.astype(old.dtype), given.carry, start)
+        found = None
+        if given.segments is not None:
+            found, last = marks(given.segments, last, reverse=self.reverse)
+            x = jnp.where(found.real[(..., *(None,) * (x.ndim - time - 1))], x, jnp.zeros_like(x))
+        front = None if found is None else Marks(*(jnp.moveaxis(m, time, 0) for m in found))
+        run = self._hoisted if isinstance(self.wrapped, Cell) else self._general
+        carry, y, captured = run(call, carry, start, x, front, given.passing)
+        state = {"carry": carry, "segment": last} if self.cache else {}
+        if method == "unroll" or self.output == "all":
+            y = jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), y)
+            return Outcome((carry, y) if method == "unroll" else y, state, captured)
+        return Outcome(self._last(y, found), state, captured)
+
+    def _hoisted(
+        self, call: Call, carry: Any, start: Any, x: Any, marks: Marks | None, passing: Any
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """With the products of a cell of this library taken out of the scan."""
+        cell: Any = self.wrapped
+        cell._check_params(call.params, (carry, self._element(x)), {})
+        time = self._time(x)
+        z = cell.project(call.params["input"], x)
+        dtype = z[0].dtype
+
+        def recur(params: Any, h: jax.Array) -> Any:
+            return cell.recur(params, h.astype(dtype))
+
+        carry, y = unroll(
+            recur,
+            functools.partial(cell.wide_step, dtype),
+            cell.apart,
+            time,
+            self.reverse,
+            cell.cut(call.params["recurrent"]),
+            carry,
+            start,
+            tuple(jnp.moveaxis(one, time, 0) for one in z),
+            marks,
+        )
+        return carry, y, {}
+
+    def _general(
+        self, call: Call, carry: Any, start: Any, x: Any, marks: Marks | None, passing: Any
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """With any cell, evaluated at each step, with a key of its own."""
+        params, _, key = call.arrays()
+        time = self._time(x)
+
+        def step(carry: Any, at: Any) -> Any:
+            x, number = at
+            below = None if key is None else jax.random.fold_in(key, number)
+            arrays = call.with_arrays(Arrays(params, {}, below))
+            outcome = self.wrapped._evaluate(arrays, "forward", (carry, x), passing)
+            return *outcome.output, outcome.captured
+
+        xs = jnp.moveaxis(x, time, 0), jnp.arange(x.shape[time], dtype=jnp.uint32)
+        return scan(step, carry, start, xs, marks, self.reverse)
+
+    def _last(self, y: Any, found: Marks | None) -> Any:
+        """The output of the step taken last, for each row; y has time in front."""
+        if found is None:
+            return jax.tree.map(lambda a: a[0 if self.reverse else -1], y)
+        real = found.real
+        length = real.shape[-1]
+        ahead = jnp.argmax(real if self.reverse else jnp.flip(real, -1), -1)
+        index = ahead if self.reverse else length - 1 - ahead
+
+        def leaf(a: jax.Array) -> jax.Array:
+            where = index.reshape(1, *index.shape, *(1,) * (a.ndim - 1 - index.ndim))
+            return jnp.take_along_axis(a, where, 0)[0]
+
+        return jax.tree.map(leaf, y)
+
+
+def _inputs(x: Any, carry: Any = None, segments: Any = None) -> None:
+    """What forward and unroll take."""
+
+
+_check_state: Any = Primitive._check_state
+
+
+def _kind(a: Any) -> Any:
+    return tuple(a.shape), jnp.dtype(a.dtype)

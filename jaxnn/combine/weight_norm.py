@@ -1,0 +1,127 @@
+"""WeightNorm: weights as a direction and a length."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from ..core import paths
+from ..core.calls import Call, Mismatch, Outcome
+from ..core.declarations import Declaration, Param, describe
+from ..core.initialisers import Initialiser, Initializer, Shape
+from ..core.layer import LayerLike, declared
+from ..core.wrapper import Wrapper
+from ..functional.normalisation import weight_norm
+
+
+class WeightNorm(Wrapper):
+    """The same layer with w = g * v / |v| in place of each weight w.
+
+    |v| is taken over all axes but the last. The parameter w becomes w/v, of its shape, and w/g, one
+    length for each feature of its last axis; both start so that w is what the layer itself would
+    have drawn, to rounding. `match` is the pattern of the paths that are reparametrised, as in
+    `capture`: by default every parameter called w, tables of an Embedding included. Weights stacked
+    by `Repeat` or `Ensemble` inside are taken one by one. A v of 0 gives w = 0. Raises ValueError
+    where nothing fits `match`, or what fits has no axes.
+
+    Reference: Salimans and Kingma, Weight normalization: a simple reparameterization to accelerate
+    training of deep neural networks, 2016.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import Dense
+    >>> params = WeightNorm(Dense(4)).init(jax.random.key(0), jnp.zeros((2, 3)))
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (4,), 'w': {'g': (4,), 'v': (3, 4)}}
+    """
+
+    inner: LayerLike
+    match: str = "**/w"
+
+    def __post_init__(self) -> None:
+        """Check the pattern."""
+        check_match(self)
+
+    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+        declaration = declared(self.wrapped, method, inputs, named)
+        check_fits(self, self.match, declaration.params)
+
+        def split(path: paths.Path, param: Param) -> Any:
+            if not paths.matches(self.match, paths.text(path)):
+                return param
+            stack = tuple((levels + 1, n) for levels, n in param.stack)
+            v = dataclasses.replace(param, stack=stack, lift=param.lift + 1)
+            n = len(stack)
+            length = Lengths(param.init, param.slice_shape)
+            g = dataclasses.replace(v, shape=(*param.shape[:n], param.shape[-1]), init=length)
+            return {"v": v, "g": g}
+
+        return declaration._replace(params=paths.map_with_path(split, declaration.params))
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        below = dataclasses.replace(call, params=self._joined(call.params, ()))
+        return self.wrapped._evaluate(below, method, inputs, named)
+
+    def _joined(self, tree: Any, path: paths.Path) -> Any:
+        """The parameters of the inner layer."""
+        if paths.matches(self.match, paths.text(path)):
+            return _weight(tree, path)
+        if isinstance(tree, dict):
+            return {name: self._joined(item, (*path, name)) for name, item in tree.items()}
+        if isinstance(tree, tuple):
+            return paths.like(tree, [self._joined(x, (*path, str(i))) for i, x in enumerate(tree)])
+        return tree
+
+
+def _weight(pair: Any, path: paths.Path) -> jax.Array:
+    """w from its v and g; Mismatch where there are no such two."""
+    if isinstance(pair, dict) and pair.keys() == {"v", "g"}:
+        v, g = pair["v"], pair["g"]
+        if v.ndim and g.ndim and g.shape == (*v.shape[: g.ndim - 1], v.shape[-1]):
+            return each_of_stack(weight_norm, g.ndim - 1)(v, g)
+    raise Mismatch(
+        f"{paths.text(path)!r} is a dict of the direction v and the lengths g, got {describe(pair)}"
+    )
+
+
+class Lengths(Initializer):
+    """The lengths of what `inner` draws at `shape`, over all axes but the last."""
+
+    inner: Initialiser
+    shape: tuple[int, ...]
+
+    def __call__(self, key: Any, shape: Shape, dtype: Any = float) -> jax.Array:
+        """An array of lengths, from the very draw that v has."""
+        drawn = self.inner(key, self.shape, dtype)
+        return jax.numpy.sqrt((drawn**2).sum(tuple(range(drawn.ndim - 1))))
+
+
+def each_of_stack(function: Any, depth: int) -> Any:
+    """`function`, mapped over `depth` leading axes of its arguments."""
+    for _ in range(depth):
+        function = jax.vmap(function)
+    return function
+
+
+def check_match(layer: Any) -> None:
+    """Raise TypeError for a pattern that is no text."""
+    if not isinstance(layer.match, str):
+        raise TypeError(
+            f"{type(layer).__name__}.match is a path pattern such as '**/w', got {layer.match!r}"
+        )
+
+
+def check_fits(layer: Any, match: str, params: Any) -> None:
+    """Raise ValueError where no declared parameter fits the pattern, or one without axes does."""
+    names = [paths.text(path) for path, _ in paths.walk(params)]
+    if not any(paths.matches(match, name) for name in names):
+        found = ", ".join(names) if names else "none"
+        raise ValueError(
+            f"{type(layer).__name__} finds no parameter that fits {match!r}; there are: {found}; "
+            f"write {type(layer).__name__}(layer, match=...)"
+        )
+    for path, param in paths.walk(params):
+        if paths.matches(match, paths.text(path)) and not param.slice_shape:
+            raise ValueError(
+                f"{paths.text(path)!r} is a single number, which {type(layer).__name__} cannot "
+                "normalise: choose others by match=..."
+            )

@@ -1,0 +1,242 @@
+"""Attention as a plain function.
+
+Letters: T queries, S keys, `heads` and `kv_heads`, d features a head, e features a value.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .dropout import dropout as drop
+from .linear import floating_type, wider_type
+from .segments import check_segments, distance_mask, places, places_mask
+
+IMPLEMENTATIONS = (None, "own", "xla", "cudnn")
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    segments: jax.Array | None = None,
+    scale: Any = None,
+    soft_cap: Any = None,
+    dropout: Any = 0.0,
+    key: jax.Array | None = None,
+    implementation: str | None = None,
+) -> jax.Array:
+    """softmax(scale * q @ k.T + bias) @ v, for each head, over the keys that may be looked at.
+
+    q is (..., T, heads, d), k (..., S, kv_heads, d), v (..., S, kv_heads, e) and y
+    (..., T, heads, e), in the floating type of q. `kv_heads` divides `heads`; query head h looks at
+    key head h // (heads / kv_heads). The softmax is taken in at least float32. A query without any
+    key that it may look at gives zeros, forward and backward.
+
+    - `mask`, booleans: True where a query may look at a key. `bias`: numbers added to the scores,
+      -inf where it may not look. Both are (T, S), or have as many axes as q and broadcast to
+      (..., heads, T, S).
+    - `causal`: query t looks at keys up to t. `window`: only at those fewer than `window` away.
+    - `segments`, integers (..., T) for T = S: only at those of its own packed sequence, where 0
+      marks padding (see `places`).
+    - `scale` is 1 / sqrt(d) by default. `soft_cap`: scaled scores s become
+      soft_cap * tanh(s / soft_cap), before the bias.
+    - `dropout`, a rate, and a random `key`: weights are 0 with that probability and divided by
+      1 - rate otherwise.
+    - `implementation`: "xla" or "cudnn" is that of `jax.nn.dot_product_attention`, "own" the one
+      written here. By default it is jax.nn's own choice where that can do all that is asked for,
+      "own" elsewhere. Neither soft cap nor dropout is to be had from jax.nn.
+
+    Raises ValueError for shapes that do not fit, an unknown implementation, and for soft cap or
+    dropout with jax.nn's.
+
+    References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA: training
+    generalized multi-query transformer models, 2023; soft cap: Gemma team, Gemma 2, 2024.
+
+    >>> import jax.numpy as jnp
+    >>> v = jnp.arange(3.0).reshape(3, 1, 1)  # three positions, one head, one feature
+    >>> attention(jnp.zeros((3, 1, 1)), jnp.zeros((3, 1, 1)), v, causal=True).ravel().tolist()
+    [0.0, 0.5, 1.0]
+    >>> attention(jnp.zeros((3, 1, 1)), v, v, mask=jnp.zeros((3, 3), bool)).ravel().tolist()
+    [0.0, 0.0, 0.0]
+    """
+    dtype = floating_type(q)
+    q, k, v = (a.astype(dtype) for a in (q, k, v))
+    _check(q, k, v)
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation is None, 'own', 'xla' or 'cudnn', got {implementation!r}")
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    draws = key is not None
+    if implementation in ("xla", "cudnn") and (soft_cap is not None or draws):
+        raise ValueError(
+            f"implementation {implementation!r} is jax.nn.dot_product_attention's, which has no "
+            f"{'dropout' if draws else 'soft cap'}: leave implementation out"
+        )
+    mask = None if mask is None else _full_rank(mask, q, k, "mask")
+    bias = None if bias is None else _full_rank(bias, q, k, "bias")
+    plain = mask is None and bias is None and segments is None and soft_cap is None and not draws
+    # Where lengths differ, a window may leave rows without any key.
+    plain = plain and (window is None or q.shape[-3] == k.shape[-3])
+    # jax.nn has float32 for the softmax of float64, and no float16 on the CPU.
+    jax_nn = q.shape[-1] == v.shape[-1] and dtype in (jnp.float32, jnp.bfloat16)
+    if plain and (implementation in ("xla", "cudnn") or (implementation is None and jax_nn)):
+        local = None if window is None else (window - 1, 0 if causal else window - 1)
+        return _jax_nn(q, k, v, scale, implementation, is_causal=causal, local_window_size=local)
+    mask = _joined(mask, _places_mask(q, k, causal, window, segments))
+    if bias is not None:
+        allowed = bias != -jnp.inf
+        bias = jnp.where(allowed, bias, jnp.zeros((), bias.dtype))
+        mask = _joined(mask, allowed)
+    if implementation in ("xla", "cudnn"):
+        y = _jax_nn(q, k, v, scale, implementation, mask=mask, bias=bias)
+        if mask is None:
+            return y
+        some = jnp.swapaxes(jnp.any(mask, -1, keepdims=True), -2, -3)  # (..., T, heads or 1, 1)
+        return jnp.where(some, y, jnp.zeros((), y.dtype))
+    return _own(q, k, v, mask, bias, scale, soft_cap, dropout, key)
+
+
+def over_heads(a: jax.Array, ndim: int) -> jax.Array:
+    """A mask or bias (T, S) with as many axes as q has; one of other axes as it is."""
+    return a.reshape((1,) * (ndim - 2) + a.shape) if a.ndim == 2 else a
+
+
+def _own(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    bias: jax.Array | None,
+    scale: Any,
+    soft_cap: Any,
+    rate: Any,
+    key: jax.Array | None,
+) -> jax.Array:
+    *batch, length, heads, d = q.shape
+    groups = k.shape[-2]
+    wide = wider_type(q.dtype, jnp.float32)
+    grouped = q.reshape(*batch, length, groups, heads // groups, d)
+    scores = jnp.einsum("...tkgd,...skd->...kgts", grouped, k, preferred_element_type=wide)
+    scores = scores * jnp.asarray(scale, wide)
+    if soft_cap is not None:
+        cap = jnp.asarray(soft_cap, wide)
+        scores = cap * jnp.tanh(scores / cap)
+    if bias is not None:
+        scores = scores + _by_group(bias, heads, groups).astype(wide)
+    if mask is None:
+        weights = jax.nn.softmax(scores, -1)
+    else:
+        mask = _by_group(mask, heads, groups)
+        # A finite number, so that a row without any key has weights without NaN, which become 0.
+        scores = jnp.where(mask, scores, jnp.asarray(-0.7 * float(jnp.finfo(wide).max), wide))
+        weights = jnp.where(mask, jax.nn.softmax(scores, -1), jnp.zeros((), wide))
+    weights = weights.astype(v.dtype)
+    if key is not None:
+        weights = drop(key, weights, rate)
+    y = jnp.einsum("...kgts,...ske->...tkge", weights, v, preferred_element_type=wide)
+    return y.reshape(*batch, length, heads, v.shape[-1]).astype(v.dtype)
+
+
+def _jax_nn(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    scale: Any,
+    implementation: str | None,
+    *,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    **options: Any,
+) -> jax.Array:
+    """jax.nn's, which wants one batch axis."""
+    batch = q.shape[:-3]
+
+    def one_batch_axis(a: jax.Array | None) -> jax.Array | None:
+        if a is None or len(batch) == 1:
+            return a
+        return jnp.broadcast_to(a, (*batch, *a.shape[-3:])).reshape(-1, *a.shape[-3:])
+
+    wide = None if bias is None else bias.astype(wider_type(q.dtype, jnp.float32))
+    with jax.numpy_dtype_promotion("standard"):  # it promotes half types on its way
+        y = jax.nn.dot_product_attention(
+            *map(one_batch_axis, (q, k, v)),  # type: ignore[arg-type]
+            bias=one_batch_axis(wide),
+            mask=one_batch_axis(mask),
+            scale=scale,
+            implementation=implementation,  # type: ignore[arg-type]
+            **options,
+        )
+    return y.reshape(*q.shape[:-1], v.shape[-1])
+
+
+def _places_mask(
+    q: jax.Array, k: jax.Array, causal: bool, window: int | None, segments: jax.Array | None
+) -> jax.Array | None:
+    """The mask of `causal`, `window` and `segments`, of as many axes as q."""
+    if segments is not None:
+        if q.shape[-3] != k.shape[-3]:
+            raise ValueError(
+                f"segments are of one sequence, T = S; got T = {q.shape[-3]} and S = {k.shape[-3]}"
+            )
+        check_segments(segments, (*q.shape[:-3], q.shape[-3]))
+        found, _ = places(segments)
+        return places_mask(found, found, causal=causal, window=window)[..., None, :, :]
+    if not causal and window is None:
+        return None
+    mask = distance_mask(
+        jnp.arange(q.shape[-3]), jnp.arange(k.shape[-3]), causal=causal, window=window
+    )
+    return over_heads(mask, q.ndim)
+
+
+def _joined(one: jax.Array | None, other: jax.Array | None) -> jax.Array | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
+
+
+def _by_group(a: jax.Array, heads: int, groups: int) -> jax.Array:
+    """(..., heads or 1, T, S) as (..., groups or 1, heads in a group or 1, T, S)."""
+    *batch, n, length, keys = a.shape
+    return a.reshape(*batch, *((1, 1) if n == 1 else (groups, heads // groups)), length, keys)
+
+
+def _full_rank(a: Any, q: jax.Array, k: jax.Array, name: str) -> jax.Array:
+    """A mask or bias with as many axes as q; raises where it does not fit."""
+    wanted = (*q.shape[:-3], q.shape[-2], q.shape[-3], k.shape[-3])
+    given = jnp.shape(a)
+    if name == "mask" and a.dtype != bool:
+        raise TypeError(
+            f"mask is of booleans, True where a query may look at a key; got {a.dtype}: write "
+            "bias=... for numbers that are added to the scores"
+        )
+    a = over_heads(a, q.ndim)
+    shape = a.shape
+    fits = len(shape) == len(wanted) and all(
+        n in (1, m) for n, m in zip(shape, wanted, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"{name} is (T, S) or broadcasts to (..., heads, T, S) = {wanted} with as many axes; "
+            f"got {given}; where it is (..., T, S), write {name}[..., None, :, :]"
+        )
+    return a
+
+
+def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
+    ranks = min(q.ndim, k.ndim, v.ndim)
+    if ranks < 3 or q.shape[:-3] != k.shape[:-3] or k.shape[:-1] != v.shape[:-1]:
+        raise ValueError(
+            "q is (..., T, heads, d), k and v (..., S, kv_heads, d) with the same axes in front; "
+            f"got {q.shape}, {k.shape} and {v.shape}"
+        )
+    if q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"q and k have the same features a head, got {q.shape} and {k.shape}")
+    if q.shape[-2] % k.shape[-2]:
+        raise ValueError(f"the heads of k, {k.shape[-2]}, divide those of q, {q.shape[-2]}")

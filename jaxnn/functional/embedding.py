@@ -1,0 +1,97 @@
+"""Rows of a table looked up by token, one a token or one a bag of them."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .extremes import folded, larger
+from .linear import wider_type
+
+MODES = ("sum", "mean", "max")
+
+
+def embed(table: jax.Array, ids: jax.Array, padding: int | None = None) -> jax.Array:
+    """table[ids], (..., features) for integers ids (...) and a table (vocabulary, features).
+
+    The row `padding` is looked up as any other, but has no gradient. A token outside
+    [0, vocabulary) gives NaN.
+
+    >>> import jax.numpy as jnp
+    >>> embed(jnp.array([[1.0], [2.0]]), jnp.array([1, 0, 2]))[:, 0].tolist()
+    [2.0, 1.0, nan]
+    """
+    rows = table.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    if padding is None:
+        return rows
+    return jnp.where(_is(ids, padding)[..., None], lax.stop_gradient(rows), rows)
+
+
+def embedding_bag(
+    table: jax.Array,
+    ids: jax.Array,
+    weights: jax.Array | None = None,
+    segments: jax.Array | None = None,
+    mode: str = "mean",
+    padding: int | None = None,
+    bags: int | None = None,
+) -> jax.Array:
+    """The sum, mean or maximum of the rows of the tokens in a bag.
+
+    ids are (..., n) and a row of them is one bag, the result (..., features); or a row holds
+    `bags` bags, bag i being the tokens whose segment is i + 1, and the result is
+    (..., bags, features). Tokens of segment 0 are in no bag, nor are those equal to `padding`; a
+    bag without any gives zeros. Rows are multiplied by `weights` (..., n) before they are added.
+
+    Sums are taken in at least float32; the result is in the type of the weights, or of the table.
+    Of equal maxima the first has the gradient.
+
+    >>> import jax.numpy as jnp
+    >>> table, ids = jnp.array([[1.0], [2.0], [6.0]]), jnp.array([0, 1, 2])
+    >>> embedding_bag(table, ids)[0].item()
+    3.0
+    >>> embedding_bag(table, ids, segments=jnp.array([1, 1, 2]), bags=2)[:, 0].tolist()
+    [1.5, 6.0]
+    """
+    dtype = table.dtype if weights is None else weights.dtype
+    rows = embed(table, ids)
+    wide = wider_type(rows.dtype, jnp.float32)
+    bag = jnp.ones(ids.shape, jnp.int32) if segments is None else segments.astype(jnp.int32)
+    bag = jnp.where(bag == 0, 0, 1) if bags is None else jnp.where(bag > bags, 0, bag)
+    if padding is not None:
+        bag = jnp.where(_is(ids, padding), 0, bag)
+    rows = jnp.where((bag > 0)[..., None], rows.astype(wide), 0)
+    if weights is not None:
+        rows = rows * weights.astype(wide)[..., None]
+    if bags is None:
+        return _of_rows(rows, bag > 0, mode).astype(dtype)
+    flat = rows.reshape(-1, *rows.shape[-2:]), bag.reshape(-1, ids.shape[-1])
+    y = jax.vmap(lambda rows, bag: _packed(rows, bag, mode, bags))(*flat)
+    return y.reshape(*ids.shape[:-1], *y.shape[1:]).astype(dtype)
+
+
+def _of_rows(rows: jax.Array, inside: jax.Array, mode: str) -> jax.Array:
+    """One bag a row: (..., features) of rows (..., n, features)."""
+    count = jnp.sum(inside, -1, dtype=jnp.int32)[..., None]
+    if mode == "max" and rows.shape[-2]:
+        y = folded(jnp.where(inside[..., None], rows, -jnp.inf), -2, larger)
+        return jnp.where(count > 0, y, 0)
+    y = jnp.sum(rows, -2)
+    return y / jnp.maximum(count, 1).astype(y.dtype) if mode == "mean" else y
+
+
+def _packed(rows: jax.Array, bag: jax.Array, mode: str, bags: int) -> jax.Array:
+    """Some bags in one row: (bags, features) of rows (n, features) and their bags (n,), from 1."""
+    n = bags + 1  # what is in no bag comes first, and goes
+    count = jax.ops.segment_sum(jnp.ones_like(bag), bag, n)[1:, None]
+    if mode == "max" and len(rows):
+        largest = jax.ops.segment_max(lax.stop_gradient(rows), bag, n)
+        place = lax.broadcasted_iota(jnp.int32, rows.shape, 0)
+        place = jnp.where((rows == largest[bag]) | jnp.isnan(rows), place, len(rows) - 1)
+        first = jnp.minimum(jax.ops.segment_min(place, bag, n)[1:], len(rows) - 1)
+        return jnp.where(count > 0, jnp.take_along_axis(rows, first, 0), 0)
+    y = jax.ops.segment_sum(rows, bag, n)[1:]
+    return y / jnp.maximum(count, 1).astype(y.dtype) if mode == "mean" else y
+
+
+def _is(ids: jax.Array, padding: int) -> jax.Array:
+    return ids.astype(jnp.int32) == padding  # a smaller type may not hold the number

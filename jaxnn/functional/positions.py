@@ -1,0 +1,200 @@
+"""Positions as plain functions: sinusoidal, rotary with its rules for longer sequences, ALiBi.
+
+Rotary embedding turns pair i of a head's features by the angle position * frequencies[i]. A rule
+for sequences longer than those trained on is a change of the frequencies.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .linear import floating_type, wider_type
+
+
+def sinusoidal(positions: jax.Array, features: int, base: Any = 10000.0) -> jax.Array:
+    """y[2i] = sin(p / base**(2i / features)), y[2i + 1] = cos of the same; float32.
+
+    Positions p are integers (...), y is (..., features).
+
+    Reference: Vaswani et al., Attention is all you need, 2017, section 3.5.
+
+    >>> import jax.numpy as jnp
+    >>> sinusoidal(jnp.array([0, 1]), 4).round(3).tolist()
+    [[0.0, 1.0, 0.0, 1.0], [0.8410000205039978, 0.5400000214576721, 0.010000000707805157, 1.0]]
+    """
+    angles = _angles(positions, rotary_frequencies(features, base))
+    pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1)
+    return pairs.reshape(*positions.shape, -1)[..., :features]
+
+
+def rotary_frequencies(features: int, base: Any = 10000.0) -> jax.Array:
+    """base**(-2i / features) for each pair of features i = 0, 1, ..., float32.
+
+    >>> rotary_frequencies(4).tolist()
+    [1.0, 0.009999999776482582]
+    """
+    exponents = jnp.arange(0, features, 2, jnp.float32) / features
+    return 1.0 / jnp.asarray(base, jnp.float32) ** exponents
+
+
+def rotate(
+    x: jax.Array,
+    positions: jax.Array,
+    frequencies: jax.Array,
+    *,
+    interleaved: bool = False,
+    magnitude: Any = 1.0,
+) -> jax.Array:
+    """Each pair (a, b) of the first features becomes (a cos - b sin, b cos + a sin).
+
+    x is (..., T, heads, d), positions are integers (..., T), frequencies (n,) for 2n <= d; features
+    from 2n on stay. Pair i is features i and i + n, the two halves (GPT-NeoX, LLaMA), or with
+    `interleaved` 2i and 2i + 1 (RoFormer, GPT-J). What is turned is multiplied by `magnitude`.
+    Computed in at least float32.
+
+    Reference: Su et al., RoFormer: enhanced transformer with rotary position embedding, 2021.
+
+    >>> import jax.numpy as jnp
+    >>> quarter = jnp.array([jnp.pi / 2])
+    >>> rotate(jnp.array([[[1.0, 2.0, 5.0]]]), jnp.array([1]), quarter).round(3).tolist()
+    [[[-2.0, 1.0, 5.0]]]
+    """
+    n = frequencies.shape[0]
+    wide = wider_type(floating_type(x), jnp.float32)
+    angles = _angles(positions, frequencies.astype(wide))[..., None, :]  # the same for all heads
+    cos, sin = (f(angles) * jnp.asarray(magnitude, wide) for f in (jnp.cos, jnp.sin))
+    turned = x[..., : 2 * n].astype(wide)
+    turned = turned.reshape(*x.shape[:-1], *((n, 2) if interleaved else (2, n)))
+    axis = -1 if interleaved else -2
+    a, b = (jnp.take(turned, i, axis) for i in (0, 1))
+    cos, sin = (jnp.broadcast_to(t, a.shape) for t in (cos, sin))
+    turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis).reshape(*x.shape[:-1], 2 * n)
+    turned = turned.astype(floating_type(x))
+    return jnp.concatenate([turned, x[..., 2 * n :].astype(turned.dtype)], -1)
+
+
+def linear_frequencies(frequencies: jax.Array, factor: Any) -> jax.Array:
+    """Position interpolation: all frequencies divided by `factor`.
+
+    Reference: Chen et al., Extending context window of large language models via positional
+    interpolation, 2023.
+    """
+    return frequencies / jnp.asarray(factor, frequencies.dtype)
+
+
+def ntk_base(base: Any, factor: Any, features: int) -> jax.Array:
+    """NTK-aware scaling: base * factor**(d / (d - 2)), which divides the lowest frequency by
+    `factor` and leaves the highest.
+
+    Reference: bloc97, NTK-aware scaled RoPE, 2023; Peng et al., YaRN, 2023, section 3.1.
+    """
+    base, factor = (jnp.asarray(a, jnp.float32) for a in (base, factor))
+    return base * factor ** (features / max(features - 2, 1))
+
+
+def dynamic_ntk_base(
+    base: Any, factor: Any, features: int, length: int, original_length: Any
+) -> jax.Array:
+    """The base by NTK-aware scaling for a sequence of `length`: unchanged up to `original_length`,
+    and from there by factor * length / original_length - (factor - 1).
+
+    Reference: emozilla, Dynamically scaled RoPE, 2023; Peng et al., YaRN, 2023, section 3.3.
+    """
+    factor, original = (jnp.asarray(a, jnp.float32) for a in (factor, original_length))
+    longer = jnp.maximum(jnp.asarray(length, jnp.float32), original)
+    return ntk_base(base, factor * longer / original - (factor - 1.0), features)
+
+
+def yarn_frequencies(
+    frequencies: jax.Array,
+    factor: Any,
+    original_length: Any,
+    base: Any = 10000.0,
+    fast: Any = 32.0,
+    slow: Any = 1.0,
+) -> jax.Array:
+    """YaRN: pairs that turn more than `fast` times in `original_length` stay, those that turn less
+    than `slow` times are divided by `factor`, and between the two a ramp.
+
+    The ramp runs over the pair's number, between the two bounds rounded outwards.
+
+    Reference: Peng et al., YaRN: efficient context window extension of large language models, 2023.
+    """
+    n = frequencies.shape[0]
+    base, factor, original = (jnp.asarray(a, jnp.float32) for a in (base, factor, original_length))
+
+    def pair_that_turns(times: Any) -> jax.Array:
+        times = jnp.asarray(times, jnp.float32)
+        return n * jnp.log(original / (times * (2.0 * math.pi))) / jnp.log(base)
+
+    low = jnp.maximum(jnp.floor(pair_that_turns(fast)), 0.0)
+    high = jnp.minimum(jnp.ceil(pair_that_turns(slow)), 2.0 * n - 1.0)
+    high = jnp.where(low == high, high + 0.001, high)
+    ramp = jnp.clip((jnp.arange(n, dtype=jnp.float32) - low) / (high - low), 0.0, 1.0)
+    return frequencies / factor * ramp + frequencies * (1.0 - ramp)
+
+
+def yarn_magnitude(factor: Any) -> jax.Array:
+    """YaRN's 0.1 ln(factor) + 1, by which queries and keys are multiplied; 1 for factor <= 1."""
+    factor = jnp.maximum(jnp.asarray(factor, jnp.float32), 1.0)
+    return 0.1 * jnp.log(factor) + 1.0
+
+
+def llama3_frequencies(
+    frequencies: jax.Array,
+    factor: Any,
+    original_length: Any,
+    low: Any = 1.0,
+    high: Any = 4.0,
+) -> jax.Array:
+    """LLaMA 3.1: pairs that turn more than `high` times in `original_length` stay, those that turn
+    less than `low` times are divided by `factor`, and between the two a ramp over the turns.
+
+    Reference: Llama team, The Llama 3 herd of models, 2024 (the code published with it).
+    """
+    factor, original, low, high = (
+        jnp.asarray(a, jnp.float32) for a in (factor, original_length, low, high)
+    )
+    turns = original * frequencies / (2.0 * math.pi)
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return frequencies * (kept + (1.0 - kept) / factor)
+
+
+def alibi_slopes(heads: int) -> jax.Array:
+    """The slope of each head: 2**(-8h / n) for h = 1 to n, where n = heads is a power of two.
+
+    For other numbers of heads, those of the power of two below, and then every other one of the
+    power of two above. float32 (heads,).
+
+    Reference: Press et al., Train short, test long: attention with linear biases enables input
+    length extrapolation, 2021 (other numbers: the code published with it).
+
+    >>> alibi_slopes(4).tolist(), alibi_slopes(3).tolist()
+    ([0.25, 0.0625, 0.015625, 0.00390625], [0.0625, 0.00390625, 0.25])
+    """
+    below = 2 ** int(math.log2(heads))
+    steps = [8 * h / below for h in range(1, below + 1)]
+    steps += [4 * h / below for h in range(1, 2 * (heads - below), 2)]
+    return 2.0 ** -jnp.asarray(steps, jnp.float32)
+
+
+def alibi(query: jax.Array, key: jax.Array, heads: int) -> jax.Array:
+    """The bias -slope * |query position - key position|: float32 (..., heads, T, S).
+
+    Reference: Press et al., 2021, as `alibi_slopes`.
+
+    >>> import jax.numpy as jnp
+    >>> alibi(jnp.arange(2), jnp.arange(2), 1).tolist()
+    [[[-0.0, -0.00390625], [-0.00390625, -0.0]]]
+    """
+    away = jnp.abs(query[..., :, None] - key[..., None, :]).astype(jnp.float32)[..., None, :, :]
+    slopes = alibi_slopes(heads).reshape((1,) * (away.ndim - 3) + (heads, 1, 1))
+    return -slopes * away
+
+
+def _angles(positions: jax.Array, frequencies: jax.Array) -> jax.Array:
+    """positions (...) times frequencies (n,): (..., n)."""
+    frequencies = frequencies.reshape((1,) * positions.ndim + frequencies.shape)
+    return positions.astype(frequencies.dtype)[..., None] * frequencies

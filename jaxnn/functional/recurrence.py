@@ -1,0 +1,263 @@
+"""Recurrence as plain functions: a step of each cell, and the scan over a sequence.
+
+A step is in three parts: what the input adds to the gates, products that are taken at all steps
+before the scan; what the hidden state adds, products at each step; and the elementwise rest, which
+is written here, on one array for each gate. One array for all of them would have to be cut at each
+step, which stops a CPU's compiler from vectorising. The derivatives are written out because so
+fewer arrays are kept for the backward pass than by the chain of operations: a factor for each
+tangent.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.nn import sigmoid
+
+from .segments import Count, places
+
+
+@jax.custom_jvp
+def lstm_step(
+    c: jax.Array, i: jax.Array, f: jax.Array, g: jax.Array, o: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """c' = f * c + i * g and h' = o * tanh(c'), after a sigmoid of i, f and o and a tanh of g.
+
+    All are of one shape.
+
+    >>> import jax.numpy as jnp
+    >>> c, h = lstm_step(jnp.array(2.0), *jnp.zeros(4))
+    >>> round(float(c), 4), round(float(h), 4)
+    (1.0, 0.3808)
+    """
+    c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+    return c, sigmoid(o) * jnp.tanh(c)
+
+
+@lstm_step.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    c, i, f, g, o = primals
+    dc, di, df, dg, do = tangents
+    i, f, o, g = sigmoid(i), sigmoid(f), sigmoid(o), jnp.tanh(g)
+    new = f * c + i * g
+    t = jnp.tanh(new)
+    dnew = f * dc + (c * f * (1 - f)) * df + (g * i * (1 - i)) * di + (i * (1 - g * g)) * dg
+    return (new, o * t), (dnew, (o * (1 - t * t)) * dnew + (t * o * (1 - o)) * do)
+
+
+@jax.custom_jvp
+def gru_step(h: jax.Array, r: jax.Array, k: jax.Array, z: jax.Array, u: jax.Array) -> jax.Array:
+    """h' = (1 - k) * n + k * h with n = tanh(z + r * u), after a sigmoid of r and k.
+
+    z is what the input adds, u what the hidden state does; all are of one shape.
+
+    >>> import jax.numpy as jnp
+    >>> float(gru_step(jnp.array(2.0), *jnp.zeros(4)))
+    1.0
+    """
+    n = jnp.tanh(z + sigmoid(r) * u)
+    return n + sigmoid(k) * (h - n)
+
+
+@gru_step.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    h, r, k, z, u = primals
+    dh, dr, dk, dz, du = tangents
+    r, k = sigmoid(r), sigmoid(k)
+    n = jnp.tanh(z + r * u)
+    slope = (1 - k) * (1 - n * n)
+    new = k * dh + ((h - n) * k * (1 - k)) * dk
+    return n + k * (h - n), new + slope * dz + (slope * r) * du + (slope * u * r * (1 - r)) * dr
+
+
+@jax.custom_jvp
+def minimal_gated_step(h: jax.Array, f: jax.Array, z: jax.Array, u: jax.Array) -> jax.Array:
+    """h' = (1 - f) * n + f * h with n = tanh(z + f * u), after a sigmoid of f.
+
+    z is what the input adds, u what the hidden state does; all are of one shape.
+
+    >>> import jax.numpy as jnp
+    >>> float(minimal_gated_step(jnp.array(2.0), *jnp.zeros(3)))
+    1.0
+    """
+    f = sigmoid(f)
+    n = jnp.tanh(z + f * u)
+    return n + f * (h - n)
+
+
+@minimal_gated_step.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    h, f, z, u = primals
+    dh, df, dz, du = tangents
+    f = sigmoid(f)
+    n = jnp.tanh(z + f * u)
+    slope = (1 - f) * (1 - n * n)
+    new = f * dh + slope * dz + (slope * f) * du
+    return n + f * (h - n), new + ((slope * u + h - n) * f * (1 - f)) * df
+
+
+class Marks(NamedTuple):
+    """Booleans (..., T): where there is no padding, and where a sequence begins after another."""
+
+    real: jax.Array
+    begins: jax.Array
+
+
+def marks(segments: jax.Array, last: jax.Array, *, reverse: bool = False) -> tuple[Marks, Any]:
+    """The marks of `segments` (..., T) in rows whose last segment so far was `last` (...), and the
+    last segment after them. 0 is padding, and no segment yet.
+
+    >>> import jax.numpy as jnp
+    >>> found, last = marks(jnp.array([0, 1, 0, 1, 2]), jnp.array(0))
+    >>> found.real.astype(int).tolist(), found.begins.astype(int).tolist(), int(last)
+    ([0, 1, 0, 1, 1], [0, 0, 0, 0, 1], 2)
+    """
+    if reverse:
+        segments = jnp.flip(segments, -1)
+    begun = (last != 0).astype(jnp.int32)
+    found, count = places(segments, Count(last, begun, begun))
+    real = found.sequence != 0
+    both = Marks(real, real & (found.position == 0) & (found.sequence > 1))
+    return (Marks(*(jnp.flip(m, -1) for m in both)) if reverse else both), count.segment
+
+
+def select(mask: jax.Array, one: Any, other: Any) -> Any:
+    """`one` where the mask (batch...) is true and `other` elsewhere, leaf by leaf (batch..., ...).
+
+    >>> import jax.numpy as jnp
+    >>> select(jnp.array([True, False]), jnp.ones((2, 1)), jnp.zeros((2, 1))).tolist()
+    [[1.0], [0.0]]
+    """
+    return jax.tree.map(
+        lambda a, b: jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b),
+        one,
+        other,
+    )
+
+
+Step = Callable[[Any, Any], tuple[Any, Any, Any]]
+
+
+def scan(
+    step: Step, carry: Any, start: Any, xs: Any, marks: Marks | None, reverse: bool
+) -> tuple[Any, Any, Any]:
+    """(carry, y, extra) = step(carry, x) over the leading axis of `xs`; y and extra are stacked.
+
+    `marks` have the leading axis too. At padding the carry stays and y is 0, and where a sequence
+    begins after another the carry is `start` again.
+    """
+
+    def body(carry: Any, at: Any) -> Any:
+        x, here = at
+        if here is None:
+            new, y, extra = step(carry, x)
+            return new, (y, extra)
+        carry = select(here.begins, start, carry)
+        new, y, extra = step(carry, x)
+        nothing = jax.tree.map(jnp.zeros_like, y)
+        return select(here.real, new, carry), (select(here.real, y, nothing), extra)
+
+    carry, (y, extra) = lax.scan(body, carry, (xs, marks), reverse=reverse)
+    return carry, y, extra
+
+
+Products = tuple[jax.Array, ...]
+Recur = Callable[[Any, jax.Array], Products]
+Gates = Callable[..., tuple[Any, jax.Array]]
+
+
+def joined(z: Products, u: Products, apart: bool) -> Products:
+    """What the input and the hidden state add to each gate, summed; `apart` leaves the last two as
+    they are.
+
+    >>> joined((1, 2), (10, 20), apart=False), joined((1, 2), (10, 20), apart=True)
+    ((11, 22), (11, 2, 20))
+    """
+    sums = tuple(a + b for a, b in zip(z, u, strict=True))
+    return (*sums[:-1], z[-1], u[-1]) if apart else sums
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3, 4))
+def unroll(
+    recur: Recur,
+    gates: Gates,
+    apart: bool,
+    batch: int,
+    reverse: bool,
+    params: Any,
+    carry: dict[str, Any],
+    start: dict[str, Any],
+    z: Products,
+    marks: Marks | None,
+) -> tuple[Any, Any]:
+    """carry, y = gates(carry, *joined(z_t, recur(params, carry["h"]))) over the leading axis of z.
+
+    Gives the last carry and the y of all steps; a carry has `batch` batch axes. `recur` is linear
+    in `params`, and takes any number of axes in front. So the derivative by the parameters is one
+    product after the scan, where the derivative of a scan would add up one at each step.
+    """
+    return _unroll(recur, gates, apart, reverse, params, carry, start, (z, None), marks)[:2]
+
+
+@unroll.defjvp
+def _(
+    recur: Recur,
+    gates: Gates,
+    apart: bool,
+    batch: int,
+    reverse: bool,
+    primals: Any,
+    tangents: Any,
+) -> tuple[Any, Any]:
+    params, carry, start, z, marks = primals
+    dparams, dcarry, _, dz, _ = tangents
+
+    def run(carry: Any, given: Any) -> Any:
+        return _unroll(recur, gates, apart, reverse, params, carry, start, given, marks)
+
+    nudge = jnp.zeros_like(z[-1]) if apart else None
+    (last, y, hidden), derivative = jax.linearize(run, carry, (z, nudge))
+    # Batch axes come first: where they are sharded, they stay so when the product merges axes.
+    du = recur(dparams, jnp.moveaxis(hidden, 0, batch))
+    du = tuple(jnp.moveaxis(one, batch, 0) for one in du)
+    *dz, dnudge = joined(dz, du, True) if apart else (*joined(dz, du, False), None)
+    dlast, dy, _ = derivative(dcarry, (tuple(dz), dnudge))
+    return (last, y), (dlast, dy)
+
+
+def _unroll(
+    recur: Recur,
+    gates: Gates,
+    apart: bool,
+    reverse: bool,
+    params: Any,
+    carry: Any,
+    start: Any,
+    given: tuple[Products, jax.Array | None],
+    marks: Marks | None,
+) -> tuple[Any, Any, Any]:
+    """As `unroll`, with the hidden states that went into the steps; beside z comes what is added to
+    the last product of the hidden state."""
+
+    def step(carry: Any, at: Any) -> Any:
+        z, nudge = at
+        u = recur(params, carry["h"])
+        if nudge is not None:
+            u = (*u[:-1], _nudged(u[-1], nudge))
+        return *gates(carry, *joined(z, u, apart)), carry["h"]
+
+    return scan(step, carry, start, given, marks, reverse)
+
+
+@jax.custom_jvp
+def _nudged(u: jax.Array, nudge: jax.Array) -> jax.Array:
+    """u + nudge for a nudge of 0, which costs nothing but in derivatives."""
+    return u
+
+
+@_nudged.defjvp
+def _(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    return primals[0], tangents[0] + tangents[1]

@@ -1,0 +1,116 @@
+"""Places in packed and padded sequences, and the attention masks that follow from them.
+
+`segments` are integers (..., T): 0 marks padding, other numbers mark which packed sequence a
+position belongs to. Padding counts nowhere: it is skipped, wherever it stands, so that left and
+right padding need nothing more, nor does a sequence that goes on after padding. A new sequence
+begins where the number differs from the last one that was not 0.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class Count(NamedTuple):
+    """Where each row has come to, integers (...): its last segment that was not 0, the number of
+    sequences it has begun, and the position that comes next in the last of them."""
+
+    segment: jax.Array
+    sequence: jax.Array
+    position: jax.Array
+
+
+class Places(NamedTuple):
+    """Integers (..., T): the number of its sequence, from 1, with 0 for padding; and the position
+    in it, from 0, with the last one's for padding."""
+
+    sequence: jax.Array
+    position: jax.Array
+
+
+def no_count(batch: tuple[int, ...] = ()) -> Count:
+    """The count of rows that have not begun."""
+    return Count(*(jnp.zeros(batch, jnp.int32) for _ in Count._fields))
+
+
+def places(segments: jax.Array, count: Count | None = None) -> tuple[Places, Count]:
+    """The places of `segments` (..., T) in rows that have come to `count`, and the count after.
+
+    >>> import jax.numpy as jnp
+    >>> found, count = places(jnp.array([0, 0, 1, 1, 2, 2, 0, 2]))
+    >>> found.sequence.tolist(), found.position.tolist()
+    ([0, 0, 1, 1, 2, 2, 0, 2], [0, 0, 0, 1, 0, 1, 1, 2])
+    >>> places(jnp.array([2, 7]), count)[0].position.tolist()
+    [3, 0]
+    """
+    segments = segments.astype(jnp.int32)
+    count = no_count(segments.shape[:-1]) if count is None else count
+    before = jnp.concatenate([count.segment[..., None], segments], -1)
+    # Index of the last segment that is not 0; where there is none, of the count's, 0 or not.
+    seen = jnp.where(before != 0, lax.broadcasted_iota(jnp.int32, before.shape, before.ndim - 1), 0)
+    last = jnp.take_along_axis(before, lax.cummax(seen, seen.ndim - 1), -1)
+    real = segments != 0
+    begins = real & (segments != last[..., :-1])
+    axis = segments.ndim - 1
+    sequence = count.sequence[..., None] + lax.cumsum(begins.astype(jnp.int32), axis)
+    number = lax.cumsum(real.astype(jnp.int32), axis) - 1
+    first = lax.cummax(jnp.where(begins, number, -count.position[..., None]), axis)
+    position = number - first
+    after = Count(last[..., -1], sequence[..., -1], position[..., -1] + 1)
+    found = Places(jnp.where(real, sequence, 0), jnp.maximum(position, 0))
+    return found, after
+
+
+def places_mask(
+    query: Places, key: Places, *, causal: bool = False, window: int | None = None
+) -> jax.Array:
+    """Which of S keys each of T queries may look at: booleans (..., T, S).
+
+    Those of its own sequence, none for padding; with `causal`, those up to its own position; with
+    `window`, those fewer than `window` positions away.
+
+    >>> import jax.numpy as jnp
+    >>> found, _ = places(jnp.array([0, 1, 1, 2]))
+    >>> places_mask(found, found, causal=True).astype(int).tolist()
+    [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+    """
+    mask = segments_mask(query.sequence, key.sequence)
+    if causal or window is not None:
+        mask &= distance_mask(query.position, key.position, causal=causal, window=window)
+    return mask
+
+
+def segments_mask(query: jax.Array, key: jax.Array) -> jax.Array:
+    """Where segments (..., T) and (..., S) are the same and not 0: booleans (..., T, S)."""
+    return (query[..., :, None] == key[..., None, :]) & (query != 0)[..., :, None]
+
+
+def distance_mask(
+    query: jax.Array, key: jax.Array, *, causal: bool = False, window: int | None = None
+) -> jax.Array:
+    """Where the positions of T queries and S keys fit `causal` and `window`: booleans (..., T, S).
+
+    >>> import jax.numpy as jnp
+    >>> distance_mask(jnp.arange(3), jnp.arange(3), causal=True, window=2).astype(int).tolist()
+    [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    """
+    away = query[..., :, None] - key[..., None, :]
+    mask = away >= 0 if causal else jnp.ones(away.shape, bool)
+    return mask if window is None else mask & (jnp.abs(away) < window)
+
+
+def check_segments(segments: Any, shape: tuple[int, ...], name: str = "segments") -> None:
+    """Raise where `segments` are not integers of `shape`."""
+    dtype = getattr(segments, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(
+            f"{name} are integers, 0 for padding and the number of the packed sequence elsewhere; "
+            f"got {segments if dtype is None else dtype!s}"
+        )
+    if tuple(segments.shape) != tuple(shape):
+        raise ValueError(
+            f"{name} have the shape (..., T) of the sequence, {tuple(shape)}; got "
+            f"{tuple(segments.shape)}"
+        )

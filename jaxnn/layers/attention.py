@@ -1,0 +1,365 @@
+"""Attention: multi-head, multi-query and grouped-query; causal, windowed, across; with a cache."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core.calls import State
+from ..core.declarations import Param, Slot, describe
+from ..core.initialisers import Initialiser, glorot_uniform, ones, zeros
+from ..core.primitive import Primitive
+from ..core.values import is_traced
+from ..functional import cache as caches
+from ..functional.attention import IMPLEMENTATIONS, attention, over_heads
+from ..functional.linear import floating_type, linear
+from ..functional.normalisation import rms_norm
+from ..functional.positions import alibi
+from ..functional.segments import (
+    Count,
+    Places,
+    check_segments,
+    places,
+    places_mask,
+    segments_mask,
+)
+from .checks import check_cache, check_flags, check_not_training, check_positive, check_share
+from .rotary import DynamicNTKScaling, Rotary
+
+
+class Attention(Primitive):
+    """y = concat over heads of softmax(q k^T / sqrt(d)) v, times w_out, plus b_out.
+
+    q are the heads of x @ w_query + b_query; k and v those of keys and values, from x itself or
+    from `memory`. x is (..., T, n), memory (..., S, m), y (..., T, features) in the type of x, with
+    the same axes in front. `key_value_heads` divides `heads`: 1 is multi-query, between 1 and heads
+    grouped-query attention. Parameters are `query`, `key`, `value` and `out`, each `w` of two axes
+    and `b`; head_features is n / heads by default, features n. The softmax is taken in at least
+    float32, and where a query may look at nothing, its heads give 0.
+
+    - `causal`: position t looks at positions up to t; `window`: only at those fewer than `window`
+      away.
+    - `rotary` turns queries and keys by their positions; `alibi` adds -slope * distance.
+    - `query_key_norm`: queries and keys are normalised by their root mean square, over the features
+      of a head, with parameters `query_norm` and `key_norm`, each `scale`; before rotary.
+    - `soft_cap`: scaled scores s become soft_cap * tanh(s / soft_cap). `scale` is 1 / sqrt(d) by
+      default, `dropout` the share of the weights dropped in training.
+    - `implementation`: "own", or "xla" or "cudnn" of `jax.nn.dot_product_attention`; see
+      `jaxnn.functional.attention`.
+
+    Inputs by name: `mask`, booleans, and `bias`, numbers added to the scores, each (T, S) or
+    broadcast to (..., heads, T, S); `segments`, integers (..., T), 0 for padding and the number of
+    the packed sequence elsewhere: a position only looks at its own sequence, and positions count in
+    it; `memory_segments`, integers (..., S): segment by segment where both are given, else 0 is
+    padding.
+
+    With `cache`, which `nn.cached` sets, keys and values of up to `cache` positions are state, and
+    any chunk of the sequence may be given a call. A `window` shorter than the cache is kept as a
+    ring, which has no end. A position past the cache's length raises ValueError where it is known
+    while tracing, and gives NaN where it is not. What comes from memory is not cached.
+
+    Raises ValueError for heads that do not divide, for shapes that do not fit, for positions,
+    `causal` or `window` across to a memory, and for a cache without `causal`.
+
+    References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA, 2023; Beltagy
+    et al., Longformer, 2020 (windows); Henry et al., Query-key normalization for transformers,
+    2020; Press et al., Train short, test long, 2021 (ALiBi).
+
+    >>> import jax, jax.numpy as jnp
+    >>> net = Attention(heads=4, key_value_heads=2, causal=True)
+    >>> params = net.init(jax.random.key(0), jnp.zeros((2, 5, 16)))
+    >>> shapes = jax.tree.map(jnp.shape, params)
+    >>> shapes["query"], shapes["key"]
+    ({'b': (16,), 'w': (16, 16)}, {'b': (8,), 'w': (16, 8)})
+    >>> net.apply(params, jnp.zeros((2, 5, 16))).shape
+    (2, 5, 16)
+    """
+
+    heads: int
+    head_features: int | None = None
+    key_value_heads: int | None = None
+    features: int | None = None
+    _: dataclasses.KW_ONLY
+    causal: bool = False
+    window: int | None = None
+    rotary: Rotary | None = None
+    alibi: bool = False
+    query_key_norm: bool = False
+    soft_cap: float | None = None
+    scale: float | None = None
+    dropout: float = 0.0
+    bias: bool = True
+    out_bias: bool | None = None
+    implementation: str | None = None
+    cache: int = 0
+    w_init: Initialiser = glorot_uniform()
+    b_init: Initialiser = zeros()
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        sizes = ("head_features", "key_value_heads", "features", "window")
+        check_positive(self, "heads", *(n for n in sizes if getattr(self, n) is not None))
+        check_flags(self, "causal", "alibi", "query_key_norm", "bias")
+        if self.out_bias is not None:
+            check_flags(self, "out_bias")
+        check_share(self, "dropout")
+        check_cache(self)
+        if self.heads % self._kv_heads:
+            raise ValueError(
+                f"Attention.key_value_heads divides heads, got {self.key_value_heads} for "
+                f"{self.heads} heads"
+            )
+        if self.rotary is not None and not isinstance(self.rotary, Rotary):
+            raise TypeError(f"Attention.rotary is a value such as nn.Rotary(), got {self.rotary!r}")
+        if self.implementation not in IMPLEMENTATIONS:
+            raise ValueError(
+                f"Attention.implementation is None, 'own', 'xla' or 'cudnn', got "
+                f"{self.implementation!r}"
+            )
+        for name in ("soft_cap", "scale"):
+            number = getattr(self, name)
+            real = isinstance(number, int | float) and not isinstance(number, bool) and number > 0
+            if number is not None and not is_traced(number) and not real:
+                raise ValueError(f"Attention.{name} is a number > 0, got {number!r}")
+        if self.cache and self.rotary and isinstance(self.rotary.scaling, DynamicNTKScaling):
+            raise ValueError(
+                f"{self.rotary.scaling!r} changes the angles of all positions with the length of "
+                "the sequence, which keys in a cache cannot follow: take nn.NTKScaling or "
+                "nn.YaRNScaling"
+            )
+
+    def parameters(self, x: Any, memory: Any = None) -> dict[str, Any]:
+        """Weights and biases of query, key, value and out, and the scales of the norms."""
+        self._check_inputs(x, memory)
+        n, m = x.shape[-1], (x if memory is None else memory).shape[-1]
+        d, bias = self._head_features(n), self.bias
+        out_bias = bias if self.out_bias is None else self.out_bias
+        out = n if self.features is None else self.features
+        declared = {
+            "query": self._projection(n, self.heads * d, bias),
+            "key": self._projection(m, self._kv_heads * d, bias),
+            "value": self._projection(m, self._kv_heads * d, bias),
+            "out": self._projection(self.heads * d, out, out_bias),
+        }
+        if self.query_key_norm:
+            declared |= {
+                name: {"scale": Param((d,), ones())} for name in ("query_norm", "key_norm")
+            }
+        return declared
+
+    def variables(self, x: Any, memory: Any = None) -> dict[str, Any]:
+        """Keys, values and their places, where there is a cache."""
+        if not self.cache or memory is not None:
+            return {}
+        batch, dtype = x.shape[:-2], floating_type(x)
+        slots = (*batch, min(self.cache, self.window or self.cache))
+        heads = (*slots, self._kv_heads, self._head_features(x.shape[-1]))
+        return {
+            "key": Slot(heads, zeros(), dtype),
+            "value": Slot(heads, zeros(), dtype),
+            "position": Slot(slots, zeros(), "int32"),
+            "sequence": Slot(slots, zeros(), "int32"),
+            "count": {name: Slot(batch, zeros(), "int32") for name in Count._fields},
+            "written": Slot(batch if self._is_ring else (), zeros(), "int32"),
+        }
+
+    def forward(
+        self,
+        params: Any,
+        x: jax.Array,
+        memory: jax.Array | None = None,
+        *,
+        mask: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        segments: jax.Array | None = None,
+        memory_segments: jax.Array | None = None,
+        key: Any,
+        state: State | None,
+        train: bool,
+    ) -> tuple[jax.Array, State]:
+        """The heads' weighted values, projected."""
+        if segments is not None:
+            check_segments(segments, x.shape[:-1])
+        source = x if memory is None else memory
+        q = self._split(linear(x, **params["query"]), self.heads)
+        k = self._split(linear(source, **params["key"]), self._kv_heads)
+        v = self._split(linear(source, **params["value"]), self._kv_heads)
+        if self.query_key_norm:
+            q = _normalised(q, params["query_norm"]["scale"])
+            k = _normalised(k, params["key_norm"]["scale"])
+        options = {
+            "scale": self.scale,
+            "soft_cap": self.soft_cap,
+            "implementation": self.implementation,
+        }
+        if train and self._draws():
+            options |= {"dropout": self.dropout, "key": key}
+        new: State = {}
+        if memory is not None:
+            across = _mask_across(memory, segments, memory_segments)
+            y = attention(q, k, v, mask=_both(mask, across, q.ndim), bias=bias, **options)
+        elif self.cache:
+            check_not_training(self, train)
+            if mask is not None or bias is not None:
+                raise ValueError(
+                    "a mask or a bias says nothing of the keys in a cache: pass segments=..., or "
+                    "run the network without its cache"
+                )
+            y, new = self._with_cache(q, k, v, segments, state or {}, options)
+        else:
+            found = None if segments is None else places(segments)[0]
+            position = _one_sequence(x) if found is None else found.position
+            q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
+            y = attention(
+                q,
+                k,
+                v,
+                mask=mask,
+                bias=self._with_alibi(bias, position, position, q.ndim),
+                causal=self.causal,
+                window=self.window,
+                segments=segments,
+                **options,
+            )
+        return linear(y.reshape(*y.shape[:-2], -1), **params["out"]), new
+
+    def _with_cache(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, segments: Any, state: State, options: Any
+    ) -> tuple[jax.Array, State]:
+        """Heads (..., T, heads, d) over the cached keys and those of this chunk, and the cache."""
+        *batch, length = q.shape[:-2]
+        count, written = Count(**state["count"]), state["written"]
+        segments = jnp.ones((*batch, length), jnp.int32) if segments is None else segments
+        found, count = places(segments, count)
+        q, k = (self._turned(a, found.position, length) for a in (q, k))
+        chunk = {"key": k, "value": v, **found._asdict()}
+        cache = {name: state[name] for name in chunk}
+        if self._is_ring:
+            joined = {
+                name: jnp.concatenate([slots, chunk[name].astype(slots.dtype)], len(batch))
+                for name, slots in cache.items()
+            }
+            cache, written = caches.write_ring(cache, chunk, segments != 0, written)
+        else:
+            self._check_room(written, length)
+            joined = cache = caches.write(cache, chunk, written, len(batch))
+            written = written + length
+        keys = Places(joined["sequence"], joined["position"])
+        y = attention(
+            q,
+            joined["key"],
+            joined["value"],
+            mask=places_mask(found, keys, causal=True, window=self.window)[..., None, :, :],
+            bias=self._with_alibi(None, found.position, keys.position, q.ndim),
+            **options,
+        )
+        if not self._is_ring:
+            y = jnp.where(written > self.cache, jnp.asarray(jnp.nan, y.dtype), y)
+        return y, cache | {"count": count._asdict(), "written": written}
+
+    @property
+    def _is_ring(self) -> bool:
+        return self.window is not None and self.window < self.cache
+
+    @property
+    def _kv_heads(self) -> int:
+        return self.heads if self.key_value_heads is None else self.key_value_heads
+
+    def _draws(self) -> bool:
+        return is_traced(self.dropout) or self.dropout > 0
+
+    def _head_features(self, n: int) -> int:
+        if self.head_features is not None:
+            return self.head_features
+        if n % self.heads:
+            raise ValueError(
+                f"{self.heads} heads do not divide the {n} features of the input: choose heads "
+                "that do, or give head_features"
+            )
+        return n // self.heads
+
+    def _projection(self, n: int, m: int, bias: bool) -> dict[str, Param]:
+        w = {"w": Param((n, m), self.w_init)}
+        return w | {"b": Param((m,), self.b_init)} if bias else w
+
+    def _split(self, a: jax.Array, heads: int) -> jax.Array:
+        """(..., T, heads * d) as (..., T, heads, d)."""
+        return a.reshape(*a.shape[:-1], heads, -1)
+
+    def _turned(self, a: jax.Array, position: jax.Array, length: int) -> jax.Array:
+        if self.rotary is None:
+            return a
+        return self.rotary.rotate(a, position, length)
+
+    def _with_alibi(
+        self, bias: jax.Array | None, query: jax.Array, key: jax.Array, ndim: int
+    ) -> jax.Array | None:
+        """The bias and ALiBi's, (..., heads, T, S)."""
+        if not self.alibi:
+            return bias
+        slopes = alibi(query, key, self.heads)
+        return slopes if bias is None else over_heads(bias, ndim).astype(slopes.dtype) + slopes
+
+    def _check_inputs(self, x: Any, memory: Any) -> None:
+        for one, name in ((x, "(..., T, features)"), (memory, "(..., S, features)")):
+            if one is not None and (not hasattr(one, "shape") or len(one.shape) < 2):
+                raise ValueError(f"wants a sequence of shape {name}, got {describe(one)}")
+            if one is not None and one.shape[-2] == 0:
+                raise ValueError(f"wants a sequence of at least one position, got {describe(one)}")
+        d = self._head_features(x.shape[-1])
+        if self.rotary is not None:
+            self.rotary.turned_features(d)
+        if memory is None:
+            if self.cache and not self.causal:
+                raise ValueError(
+                    "looks at later positions, so it needs the whole sequence at once and cannot "
+                    "keep a cache: write Attention(..., causal=True), or run it without nn.cached"
+                )
+            return
+        if memory.shape[:-2] != x.shape[:-2]:
+            raise ValueError(
+                "x and memory have the same axes in front of (T, features) and (S, features); got "
+                f"{describe(x)} and {describe(memory)}"
+            )
+        asked = ("causal", "window", "rotary", "alibi")
+        wrong = [name for name in asked if getattr(self, name)]
+        if wrong:
+            raise ValueError(
+                f"{' and '.join(wrong)} tell of places in one sequence, not in a memory: give "
+                "another Attention without to the memory"
+            )
+
+    def _check_room(self, written: Any, length: int) -> None:
+        known = 0 if is_traced(written) else int(written)
+        if known + length > self.cache:
+            raise ValueError(
+                f"its cache has {self.cache} positions, of which {known} are taken: {length} more "
+                f"do not fit; write nn.cached(net, length={max(2 * self.cache, known + length)}), "
+                "say, or begin with a fresh state"
+            )
+
+
+def _normalised(a: jax.Array, scale: jax.Array) -> jax.Array:
+    return rms_norm(a) * scale.astype(a.dtype).reshape((1,) * (a.ndim - 1) + scale.shape)
+
+
+def _one_sequence(x: jax.Array) -> jax.Array:
+    """Positions (1, ..., T) of a sequence without padding."""
+    return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,))
+
+
+def _mask_across(memory: jax.Array, segments: Any, memory_segments: Any) -> jax.Array | None:
+    """Which positions of the memory each query may look at, (..., 1, T or 1, S)."""
+    if memory_segments is None:
+        return None
+    check_segments(memory_segments, memory.shape[:-1], "memory_segments")
+    if segments is None:
+        return (memory_segments != 0)[..., None, None, :]
+    return segments_mask(segments, memory_segments)[..., None, :, :]
+
+
+def _both(mask: jax.Array | None, other: jax.Array | None, ndim: int) -> jax.Array | None:
+    if mask is None or other is None:
+        return other if mask is None else mask
+    return over_heads(mask, ndim) & other

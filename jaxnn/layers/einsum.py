@@ -1,0 +1,120 @@
+"""Einsum: a sum of products with a weight, written as an equation."""
+
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..core.declarations import Param, describe
+from ..core.initialisers import Initialiser, he_normal, zeros
+from ..core.primitive import Primitive
+from ..functional.linear import to_compute_type
+from .checks import check_flags, check_rank
+from .fans import by_axes
+
+
+class Einsum(Primitive):
+    """y = einsum(equation, x, w) + b.
+
+    `equation` has a letter for each axis, `"x,w->y"`, and "..." for any axes that x and y share;
+    `shape` is that of w. b has an axis for each letter that stands in w and y, in the order of y. y
+    is in the type of x. For the initialiser, the axes of w that are summed over count as inputs,
+    those that x shares with y as a batch, the rest as outputs. Raises ValueError for another form
+    of equation, and for an x whose axes do not fit.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net, x = Einsum("...n,nhd->...hd", (6, 2, 3)), jnp.zeros((4, 5, 6))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (2, 3), 'w': (6, 2, 3)}
+    >>> net.apply(params, x).shape
+    (4, 5, 2, 3)
+    """
+
+    equation: str
+    shape: tuple[int, ...]
+    bias: bool = True
+    w_init: Initialiser = he_normal()
+    b_init: Initialiser = zeros()
+
+    def __post_init__(self) -> None:
+        """Check that the equation and the shape fit each other."""
+        check_flags(self, "bias")
+        terms = _terms(self.equation)
+        sizes = self.shape if isinstance(self.shape, tuple) else ()
+        if len(sizes) != len(terms.w) or not all(
+            isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes
+        ):
+            raise ValueError(
+                f"Einsum.shape is that of w: an int >= 1 for each letter of {terms.w!r}; got "
+                f"{self.shape!r}"
+            )
+
+    def parameters(self, x: Any) -> dict[str, Param]:
+        """w, and b where there is a bias."""
+        terms = _terms(self.equation)
+        sizes = dict(zip(terms.w, self.shape, strict=True))
+        self._check_input(x, terms.x, sizes)
+        groups: dict[str, list[int]] = {"inputs": [], "outputs": [], "batch": []}
+        for i, letter in enumerate(terms.w):
+            kind = "outputs" if letter not in terms.x else "batch"
+            groups[kind if letter in terms.y else "inputs"].append(i)
+        axes = {kind: tuple(found) for kind, found in groups.items()}
+        declared = {"w": Param(self.shape, by_axes(self.w_init, **axes))}
+        if not self.bias:
+            return declared
+        shape = tuple(sizes[letter] for letter in terms.y if letter in sizes)
+        return declared | {"b": Param(shape, self.b_init)}
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """The sum of products plus the bias."""
+        x, w = to_compute_type(x, params["w"])
+        y = jnp.einsum(self.equation, x, w)
+        if not self.bias:
+            return y
+        terms, b = _terms(self.equation), params["b"].astype(y.dtype)
+        before, dots, after = terms.y.partition("...")
+        free = [""] * (y.ndim - len(before) - len(after)) if dots else []
+        sizes = zip([*before, *free, *after], y.shape, strict=True)
+        return y + b.reshape([n if letter and letter in terms.w else 1 for letter, n in sizes])
+
+    def _check_input(self, x: Any, term: str, sizes: dict[str, int]) -> None:
+        before, dots, after = term.partition("...")
+        least = len(before) + len(after)
+        check_rank(self, x, least, f"({', '.join([*before, *['...'] * bool(dots), *after])})")
+        named = [*zip(before, x.shape, strict=False)]
+        named += [*zip(after[::-1], x.shape[::-1], strict=False)]
+        wrong = [letter for letter, n in named if sizes.get(letter, n) != n]
+        if wrong or (len(x.shape) > least and not dots):
+            wanted = {letter: sizes[letter] for letter, _ in named if letter in sizes}
+            raise ValueError(
+                f"wants an input of axes {term!r}, of sizes {wanted}, got {describe(x)}"
+            )
+
+
+class _Terms(NamedTuple):
+    x: str
+    w: str
+    y: str
+
+
+def _terms(equation: Any) -> _Terms:
+    """The letters of an equation; ValueError where it is not one of an input and a weight."""
+    text = equation.replace(" ", "") if isinstance(equation, str) else ""
+    dotted = r"([a-zA-Z]*(?:\.\.\.)?[a-zA-Z]*)"
+    match = re.fullmatch(rf"{dotted},([a-zA-Z]+)->{dotted}", text)
+    terms = _Terms(*match.groups()) if match else None
+    if (
+        terms is None
+        or any(len(set(t) - {"."}) < len(t.replace("...", "")) for t in terms)
+        or not set(terms.y) <= {*terms.x, *terms.w}
+        or ("..." in terms.x) != ("..." in terms.y)
+        or any(c not in terms.x and c not in terms.y for c in terms.w)
+    ):
+        raise ValueError(
+            "Einsum.equation is 'x,w->y' with a letter for each axis, none twice in a term, each "
+            f"letter of w in x or y, and '...' in both x and y or in neither; got {equation!r}; "
+            "write Einsum('...n,nm->...m', (784, 128)), say"
+        )
+    return terms

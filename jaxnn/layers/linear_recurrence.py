@@ -1,0 +1,172 @@
+"""LinearRecurrence: a state-space layer whose state is a sum that decays and turns."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core.calls import State
+from ..core.declarations import Param, Slot, describe
+from ..core.initialisers import Initializer, Shape, normal
+from ..core.primitive import Primitive
+from ..core.values import is_traced
+from ..functional.linear import along_axis, floating_type, linear, wider_type
+from ..functional.linear_recurrence import decay, linear_recurrence
+from ..functional.recurrence import marks, select
+from ..functional.segments import check_segments
+from .checks import check_cache, check_flags, check_not_training, check_positive, check_rank
+
+
+class LinearRecurrence(Primitive):
+    """h_t = a * h_{t-1} + s * (x_t @ w_in), y_t = Re(h_t @ w_out) + d * x_t, all steps at once.
+
+    x and y are (..., T, n), h is complex (..., states). a = exp(-exp(log_rate) + i exp(log_phase)),
+    one for each state: its modulus is below 1 whatever the parameters, so that the layer is stable
+    over any length; s = sqrt(1 - |a|^2) keeps the state at the scale of the input. |a| starts
+    uniform in the ring from `min_radius` to `max_radius` (near 1 for long memories), and its angle
+    uniform in [0, max_phase]. Parameters are real: log_rate and log_phase (states,), input re and
+    im (n, states), output re and im (states, n), skip (n,) for d. The state is computed in at least
+    float32, y is in the type of x.
+
+    It is the linear recurrent unit of Orvieto et al. with s tied to a rather than learned apart.
+    It has no nonlinearity: put one behind it, as in
+    Residual(Serial(LayerNorm(), LinearRecurrence(64), jax.nn.gelu, Dense(n))).
+
+    `segments`, `reverse` and `cache` are as for `Recurrent`. Raises ValueError for a sequence of
+    length 0, and for radii that are not 0 <= min_radius < max_radius <= 1.
+
+    Reference: Orvieto et al., Resurrecting recurrent neural networks for long sequences, 2023.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net, x = LinearRecurrence(16), jnp.ones((2, 5, 3))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params["input"])
+    {'im': (3, 16), 're': (3, 16)}
+    >>> net.apply(params, x).shape
+    (2, 5, 3)
+    """
+
+    states: int
+    min_radius: float = 0.0
+    max_radius: float = 1.0
+    max_phase: float = 2 * math.pi
+    reverse: bool = False
+    cache: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_positive(self, "states")
+        check_flags(self, "reverse")
+        check_cache(self)
+        low, high = self.min_radius, self.max_radius
+        if not is_traced(low) and not is_traced(high) and not 0 <= low < high <= 1:
+            raise ValueError(
+                "LinearRecurrence has radii 0 <= min_radius < max_radius <= 1, got "
+                f"min_radius={low!r}, max_radius={high!r}"
+            )
+        if not is_traced(self.max_phase) and not self.max_phase > 0:
+            raise ValueError(
+                f"LinearRecurrence.max_phase is an angle > 0, got {self.max_phase!r}; write "
+                "max_phase=math.pi / 10, say, for slow turns"
+            )
+        if self.cache and self.reverse:
+            raise ValueError(
+                "LinearRecurrence(reverse=True) reads a sequence from its end, so it cannot take "
+                "one piece by piece: leave it out of nn.cached(...), as Bidirectional"
+            )
+
+    def parameters(self, x: Any) -> dict[str, Any]:
+        """Decay, input, output and skip."""
+        check_rank(self, x, 2, "(..., T, features)")
+        n, m = x.shape[-1], self.states
+        into, out = normal(math.sqrt(0.5 / n)), normal(math.sqrt(1 / m))
+        return {
+            "log_rate": Param((m,), log_rates(self.min_radius, self.max_radius)),
+            "log_phase": Param((m,), log_phases(self.max_phase)),
+            "input": {"re": Param((n, m), into), "im": Param((n, m), into)},
+            "output": {"re": Param((m, n), out), "im": Param((m, n), out)},
+            "skip": Param((n,), normal(1.0)),
+        }
+
+    def variables(self, x: Any) -> dict[str, Any]:
+        """The state h as two real arrays, and the last segment, where a cache is kept."""
+        if not self.cache:
+            return {}
+        h = Slot((*x.shape[:-2], self.states), dtype=_real_type(x))
+        return {"re": h, "im": h, "segment": Slot(x.shape[:-2], dtype="int32")}
+
+    def forward(
+        self, params: Any, x: jax.Array, segments: Any = None, *, state: State, train: bool
+    ) -> tuple[jax.Array, State]:
+        """The outputs of all steps, and the state after them."""
+        if x.shape[-2] == 0:
+            raise ValueError(f"got a sequence of length 0, {describe(x)}: there is no step to take")
+        h, last = None, jnp.zeros(x.shape[:-2], jnp.int32)
+        if self.cache:
+            check_not_training(self, train)
+            h, last = jax.lax.complex(state["re"], state["im"]), state["segment"]
+        found = None
+        if segments is not None:
+            check_segments(segments, x.shape[:-1])
+            found, last = marks(segments, last, reverse=self.reverse)
+            x = select(found.real, x, jnp.zeros_like(x))
+        wide = x.astype(_real_type(x))
+        a, b = self._terms(params, wide, found)
+        hs = linear_recurrence(a, b, h, reverse=self.reverse)
+        kept = {"re": hs[-1].real, "im": hs[-1].imag, "segment": last} if self.cache else {}
+        y = self._outputs(params, jnp.moveaxis(hs, 0, -2), wide)
+        if found is not None:
+            y = select(found.real, y, jnp.zeros_like(y))
+        return y.astype(floating_type(x)), kept
+
+    def _terms(self, params: Any, x: jax.Array, found: Any) -> tuple[jax.Array, jax.Array]:
+        """a and b of h' = a * h + b, with time in front."""
+        log_rate, log_phase = (params[k].astype(x.dtype) for k in ("log_rate", "log_phase"))
+        a, scale = decay(log_rate, log_phase)
+        b = jax.lax.complex(*(linear(x, params["input"][k]) for k in ("re", "im")))
+        b = jnp.moveaxis(b * along_axis(scale.astype(b.dtype), b.ndim, -1), -2, 0)
+        a = along_axis(a, b.ndim, -1)
+        if found is None:
+            return jnp.broadcast_to(a, (b.shape[0], *a.shape[1:])), b
+        # Where a sequence begins, nothing stays; at padding everything does.
+        real, begins = (jnp.moveaxis(mark, -1, 0) for mark in found)
+        a = jnp.broadcast_to(a, b.shape)
+        return select(real, select(begins, jnp.zeros_like(a), a), jnp.ones_like(a)), b
+
+    def _outputs(self, params: Any, hs: jax.Array, x: jax.Array) -> jax.Array:
+        """Re(h @ w_out) + d * x."""
+        out, skip = params["output"], params["skip"].astype(x.dtype)
+        y = linear(hs.real, out["re"]) - linear(hs.imag, out["im"])
+        return y + x * along_axis(skip, x.ndim, -1)
+
+
+class log_rates(Initializer):
+    """log(-log r), with r uniform by area in the ring from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+        """An array of `shape` and `dtype` drawn from `key`."""
+        low, high = (jnp.asarray(r, dtype) ** 2 for r in (self.low, self.high))
+        # Above the smallest positive number and below 1, where a logarithm would be infinite.
+        info = jnp.finfo(dtype)
+        square = jax.random.uniform(key, shape, dtype) * (high - low) + low
+        square = jnp.clip(square, info.tiny, 1 - info.epsneg)
+        return jnp.log(-jnp.log(square) / 2)
+
+
+class log_phases(Initializer):
+    """The logarithm of an angle uniform in (0, high)."""
+
+    high: float
+
+    def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
+        """An array of `shape` and `dtype` drawn from `key`."""
+        drawn = jax.random.uniform(key, shape, dtype, jnp.finfo(dtype).tiny, 1.0)
+        return jnp.log(drawn * jnp.asarray(self.high, dtype))
+
+
+def _real_type(x: Any) -> Any:
+    return wider_type(floating_type(x), jnp.float32)

@@ -1,0 +1,85 @@
+"""PixelShuffle and its inverse: no parameters, no arithmetic."""
+
+import math
+from typing import Any
+
+import jax
+
+from ..core.declarations import describe
+from ..core.primitive import Primitive
+from ..functional.pixel_shuffle import pixel_shuffle, pixel_unshuffle
+from .checks import check_rank
+
+
+class PixelShuffle(Primitive):
+    """y[..., h * f + i, w * g + j, c] = x[..., h, w, (c * f + i) * g + j] for factor (f, g).
+
+    `factor` has an int for each axis, 1 to 3 of them: x is (..., *axes, n * prod(factor)), y
+    (..., *(axes * factor), n). The channels are in the order of torch.nn.PixelShuffle. Raises
+    ValueError where prod(factor) does not divide the channels.
+
+    Reference: Shi et al., Real-time single image and video super-resolution using an efficient
+    sub-pixel convolutional neural network, 2016.
+
+    >>> import jax.numpy as jnp
+    >>> PixelShuffle((2, 2)).apply({}, jnp.zeros((5, 8, 8, 12))).shape
+    (5, 16, 16, 3)
+    """
+
+    factor: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check the factor."""
+        _check_factor(self)
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Each place as a block."""
+        check_rank(self, x, len(self.factor) + 1, "(..., *axes, channels)")
+        if x.shape[-1] % math.prod(self.factor):
+            raise ValueError(
+                f"the {x.shape[-1]} channels of {describe(x)} are not a multiple of "
+                f"{math.prod(self.factor)}, the product of factor={self.factor}"
+            )
+        return pixel_shuffle(x, self.factor)
+
+
+class PixelUnshuffle(Primitive):
+    """The inverse of `PixelShuffle`: (..., *(axes * factor), n) to (..., *axes, n * prod(factor)).
+
+    The channels are in the order of torch.nn.PixelUnshuffle. Raises ValueError where the factor
+    does not divide the axes.
+
+    >>> import jax.numpy as jnp
+    >>> PixelUnshuffle((2, 2)).apply({}, jnp.zeros((5, 16, 16, 3))).shape
+    (5, 8, 8, 12)
+    """
+
+    factor: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check the factor."""
+        _check_factor(self)
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Each block as the channels of one place."""
+        k = len(self.factor)
+        check_rank(self, x, k + 1, "(..., *axes, channels)")
+        if any(n % f for n, f in zip(x.shape[-1 - k : -1], self.factor, strict=True)):
+            raise ValueError(
+                f"the axes {x.shape[-1 - k : -1]} of {describe(x)} are not multiples of "
+                f"factor={self.factor}"
+            )
+        return pixel_unshuffle(x, self.factor)
+
+
+def _check_factor(layer: Any) -> None:
+    owner, factor = type(layer).__name__, layer.factor
+    if (
+        not isinstance(factor, tuple)
+        or not 1 <= len(factor) <= 3
+        or not all(isinstance(f, int) and not isinstance(f, bool) and f >= 1 for f in factor)
+    ):
+        raise ValueError(
+            f"{owner}.factor is a tuple with an int >= 1 for each of 1 to 3 axes, got {factor!r}; "
+            f"write {owner}((2, 2)) for images"
+        )

@@ -1,0 +1,147 @@
+"""Layers that add positions to a sequence: learned and sinusoidal."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core.calls import State
+from ..core.declarations import Param, Slot
+from ..core.initialisers import Initialiser, normal, zeros
+from ..core.primitive import Primitive
+from ..core.values import is_traced
+from ..functional.linear import floating_type
+from ..functional.positions import sinusoidal
+from ..functional.segments import Count, check_segments, places
+from .checks import check_cache, check_not_training, check_positive, check_rank
+
+
+class LearnedPositions(Primitive):
+    """y = x + w[positions], with a learned vector for each of `length` positions.
+
+    x and y are (..., T, n), w is (length, n) with standard deviation 0.02. Positions count from 0,
+    in each packed sequence anew where `segments`, integers (..., T), are given (0 is padding). With
+    `cache`, which `nn.cached` sets, they go on counting from call to call. A position past the
+    table raises ValueError where it is known while tracing, and gives NaN where it is not.
+
+    Reference: Gehring et al., Convolutional sequence to sequence learning, 2017.
+
+    >>> import jax, jax.numpy as jnp
+    >>> params = LearnedPositions(512).init(jax.random.key(0), jnp.zeros((2, 5, 8)))
+    >>> jax.tree.map(jnp.shape, params)
+    {'w': (512, 8)}
+    """
+
+    length: int
+    w_init: Initialiser = normal(0.02)
+    cache: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        check_positive(self, "length")
+        check_cache(self)
+
+    def parameters(self, x: Any) -> dict[str, Param]:
+        """The table."""
+        check_rank(self, x, 2, "(..., T, features)")
+        return {"w": Param((self.length, x.shape[-1]), self.w_init)}
+
+    def variables(self, x: Any) -> dict[str, Slot]:
+        """How far each row has come, where there is a cache."""
+        return _count_slots(self, x)
+
+    def forward(
+        self,
+        params: Any,
+        x: jax.Array,
+        *,
+        segments: jax.Array | None = None,
+        state: State | None,
+        train: bool,
+    ) -> tuple[jax.Array, State]:
+        """x plus the rows of the table at its positions."""
+        positions, new = _positions(self, x, segments, state, train)
+        last = x.shape[-2] - 1 if not self.cache and segments is None else 0
+        if not is_traced(positions) and positions.size:
+            last = int(positions.max())
+        if last >= self.length:
+            raise ValueError(
+                f"has {self.length} positions, and the sequence comes to position {last}, counted "
+                f"from 0: write LearnedPositions({max(last + 1, 2 * self.length)}), say"
+            )
+        rows = params["w"].at[positions].get(mode="fill", fill_value=jnp.nan)
+        return _add(x, rows), new
+
+
+class SinusoidalPositions(Primitive):
+    """y = x + sin(p / base**(2i / n)) in feature 2i, and + cos of the same in feature 2i + 1.
+
+    x and y are (..., T, n). Positions p count from 0, in each packed sequence anew where
+    `segments`, integers (..., T), are given (0 is padding). With `cache`, which `nn.cached` sets,
+    they go on counting from call to call. Computed in float32. Raises ValueError for a base <= 0.
+
+    Reference: Vaswani et al., Attention is all you need, 2017.
+
+    >>> import jax.numpy as jnp
+    >>> SinusoidalPositions().apply({}, jnp.zeros((1, 2))).tolist()
+    [[0.0, 1.0]]
+    """
+
+    base: float = 10000.0
+    cache: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the base."""
+        check_cache(self)
+        number = isinstance(self.base, int | float) and not isinstance(self.base, bool)
+        if not is_traced(self.base) and not (number and self.base > 0):
+            raise ValueError(f"SinusoidalPositions.base is a number > 0, got {self.base!r}")
+
+    def parameters(self, x: Any) -> dict[str, Param]:
+        """None: only the shape is checked."""
+        check_rank(self, x, 2, "(..., T, features)")
+        return {}
+
+    def variables(self, x: Any) -> dict[str, Slot]:
+        """How far each row has come, where there is a cache."""
+        return _count_slots(self, x)
+
+    def forward(
+        self,
+        params: Any,
+        x: jax.Array,
+        *,
+        segments: jax.Array | None = None,
+        state: State | None,
+        train: bool,
+    ) -> tuple[jax.Array, State]:
+        """x plus the waves at its positions."""
+        positions, new = _positions(self, x, segments, state, train)
+        return _add(x, sinusoidal(positions, x.shape[-1], self.base)), new
+
+
+def _count_slots(layer: Any, x: Any) -> dict[str, Slot]:
+    if not layer.cache:
+        return {}
+    return {name: Slot(x.shape[:-2], zeros(), "int32") for name in Count._fields}
+
+
+def _positions(
+    layer: Any, x: jax.Array, segments: jax.Array | None, state: State | None, train: bool
+) -> tuple[jax.Array, State]:
+    """The positions of x, (..., T) or (1, ..., T), and the count after it."""
+    if segments is not None:
+        check_segments(segments, x.shape[:-1])
+    if layer.cache:
+        check_not_training(layer, train)
+        segments = jnp.ones(x.shape[:-1], jnp.int32) if segments is None else segments
+        found, count = places(segments, Count(**(state or {})))
+        return found.position, count._asdict()
+    if segments is None:
+        return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,)), {}
+    return places(segments)[0].position, {}
+
+
+def _add(x: jax.Array, y: jax.Array) -> jax.Array:
+    dtype = floating_type(x)
+    return x.astype(dtype) + y.astype(dtype)

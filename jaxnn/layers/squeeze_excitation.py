@@ -1,0 +1,63 @@
+"""SqueezeExcitation: features weighted by what the whole window holds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core.declarations import Param
+from ..core.initialisers import Initialiser, he_normal, zeros
+from ..core.primitive import Primitive
+from ..functional.linear import floating_type, linear, wider_type
+from .checks import check_activation, check_positive
+from .normalisation import check_spatial, window_axes
+
+
+class SqueezeExcitation(Primitive):
+    """y = x * sigmoid(activation(mean(x) @ reduce + b) @ expand + b), the mean over the window.
+
+    x and y are (..., *window, n); reduce/w is (n, m) and expand/w (m, n) with
+    m = max(1, n // reduction), and each has a bias b. The window is all axes between the first and
+    the last, or the `spatial` axes before the last, as in GroupNorm. The mean is taken in at least
+    float32. Raises ValueError for reduction < 1.
+
+    Reference: Hu et al., Squeeze-and-excitation networks, 2018.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net, x = SqueezeExcitation(4), jnp.zeros((2, 5, 5, 8))
+    >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0), x))
+    {'expand': {'b': (8,), 'w': (2, 8)}, 'reduce': {'b': (2,), 'w': (8, 2)}}
+    """
+
+    reduction: int = 16
+    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
+    spatial: int | None = None
+    w_init: Initialiser = he_normal()
+    b_init: Initialiser = zeros()
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_positive(self, "reduction")
+        check_activation(self, "activation")
+        check_spatial(self, self.spatial)
+
+    def parameters(self, x: Any) -> dict[str, dict[str, Param]]:
+        """Two matrices and their biases."""
+        window_axes(self, x, self.spatial)
+        n = x.shape[-1]
+        m = max(1, n // self.reduction)
+        return {
+            name: {"w": Param(shape, self.w_init), "b": Param(shape[1:], self.b_init)}
+            for name, shape in {"reduce": (n, m), "expand": (m, n)}.items()
+        }
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """x with each feature weighted."""
+        axes = tuple(range(x.ndim - 1 - window_axes(self, x, self.spatial), x.ndim - 1))
+        x = x.astype(floating_type(x))
+        wide = wider_type(x.dtype, jnp.float32)
+        squeezed = jnp.mean(x, axes, dtype=wide, keepdims=True).astype(x.dtype)
+        hidden = self.activation(linear(squeezed, params["reduce"]["w"], params["reduce"]["b"]))
+        weights = linear(hidden, params["expand"]["w"], params["expand"]["b"])
+        return x * jnp.broadcast_to(jax.nn.sigmoid(weights), x.shape)

@@ -1,0 +1,123 @@
+"""The layers of a transformer's encoder and decoder: attention and a feed-forward network, each
+with a norm and a residual connection."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from ..core.composite import Composite
+from ..core.layer import Layer, LayerLike
+from ..functional.linear import floating_type
+from .checks import check_flags
+from .normalisation import LayerNorm
+
+
+class EncoderLayer(Composite):
+    """x = x + attention(norm(x)); y = x + feed_forward(norm(x)), each with a norm of its own.
+
+    With `norm_first=False` the norm comes after: x = norm(x + attention(x)). Both branches go
+    through `dropout`, a layer such as `nn.Dropout(0.1)`, where it is given. x and y are
+    (..., T, n). `mask` and `bias` go to the attention, as do the named inputs it takes, `segments`.
+    With a causal attention it is the layer of a decoder-only network.
+
+    References: Vaswani et al., Attention is all you need, 2017; Xiong et al., On layer
+    normalization in the transformer architecture, 2020 (norm first).
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> feed_forward = nn.Serial(nn.Dense(32), jax.nn.gelu, nn.Dense(8))
+    >>> net = EncoderLayer(nn.Attention(2), feed_forward)
+    >>> x = jnp.zeros((3, 5, 8))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> sorted(params), net.apply(params, x).shape
+    (['attention', 'attention_norm', 'feed_forward', 'feed_forward_norm'], (3, 5, 8))
+    """
+
+    attention: Layer
+    feed_forward: LayerLike
+    _: dataclasses.KW_ONLY
+    norm_first: bool = True
+    dropout: LayerLike | None = None
+    attention_norm: LayerLike = LayerNorm()
+    feed_forward_norm: LayerLike = LayerNorm()
+
+    def __post_init__(self) -> None:
+        """Check the flag."""
+        check_flags(self, "norm_first")
+
+    def forward(self, x: jax.Array, *, mask: Any = None, bias: Any = None) -> jax.Array:
+        """Attention, then the feed-forward network."""
+        named = _given(mask=mask, bias=bias)
+        x = _branch(self, x, self.attention_norm, lambda x: self.attention(x, **named))
+        return _branch(self, x, self.feed_forward_norm, self.feed_forward)
+
+
+class DecoderLayer(Composite):
+    """An encoder's layer with attention to a memory in between: attention, cross_attention,
+    feed_forward, each with a norm of its own.
+
+    x and y are (..., T, n), the memory is (..., S, m), what an encoder gave. `mask` and `bias` go
+    to the attention, `memory_mask` to the attention to the memory; `segments` and `memory_segments`
+    to those that take them. `norm_first` and `dropout` as in `EncoderLayer`.
+
+    References: as `EncoderLayer`.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> feed_forward = nn.Serial(nn.Dense(32), jax.nn.gelu, nn.Dense(8))
+    >>> net = DecoderLayer(nn.Attention(2, causal=True), nn.Attention(2), feed_forward)
+    >>> x, memory = jnp.zeros((3, 5, 8)), jnp.zeros((3, 7, 6))
+    >>> net.apply(net.init(jax.random.key(0), x, memory), x, memory).shape
+    (3, 5, 8)
+    """
+
+    attention: Layer
+    cross_attention: Layer
+    feed_forward: LayerLike
+    _: dataclasses.KW_ONLY
+    norm_first: bool = True
+    dropout: LayerLike | None = None
+    attention_norm: LayerLike = LayerNorm()
+    cross_attention_norm: LayerLike = LayerNorm()
+    feed_forward_norm: LayerLike = LayerNorm()
+
+    def __post_init__(self) -> None:
+        """Check the flag."""
+        check_flags(self, "norm_first")
+
+    def forward(
+        self,
+        x: jax.Array,
+        memory: jax.Array,
+        *,
+        mask: Any = None,
+        bias: Any = None,
+        memory_mask: Any = None,
+    ) -> jax.Array:
+        """Attention, attention to the memory, then the feed-forward network."""
+        named, across = _given(mask=mask, bias=bias), _given(mask=memory_mask)
+        x = _branch(self, x, self.attention_norm, lambda x: self.attention(x, **named))
+        x = _branch(
+            self,
+            x,
+            self.cross_attention_norm,
+            lambda x: self.cross_attention(x, memory, **across),
+        )
+        return _branch(self, x, self.feed_forward_norm, self.feed_forward)
+
+
+def _given(**named: Any) -> dict[str, Any]:
+    return {name: item for name, item in named.items() if item is not None}
+
+
+def _branch(
+    layer: EncoderLayer | DecoderLayer,
+    x: jax.Array,
+    norm: Callable[..., Any],
+    f: Callable[..., Any],
+) -> jax.Array:
+    """x + f(norm(x)), or norm(x + f(x))."""
+    y = f(norm(x) if layer.norm_first else x)
+    y = y if layer.dropout is None else layer.dropout(y)
+    y = x.astype(floating_type(x)) + y
+    return y if layer.norm_first else norm(y)

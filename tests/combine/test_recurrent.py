@@ -1,0 +1,434 @@
+"""Recurrent and Bidirectional over sequences: against torch, loops, and each sequence alone.
+
+torch's numbers come from `tests/fixtures/recurrence.py`: several layers, both directions, packed
+lengths, begun from random states; outputs, last states and the gradients of everything.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import jaxnn as nn
+from tests.cases import KEY, floats
+from tests.layers.agreement import normals, outputs_and_gradients
+from tests.near import assert_near
+
+TORCH = np.load(Path(__file__).parent.parent / "fixtures" / "recurrence.npz")
+LENGTHS = [5, 2, 4]
+SEGMENTS = jnp.asarray([[t < n for t in range(5)] for n in LENGTHS], jnp.int32)
+CELLS = {"rnn": nn.RNNCell, "lstm": nn.LSTMCell, "gru": nn.GRUCell}
+
+
+class Stack(nn.Composite):
+    layers: tuple[nn.Layer, ...]
+
+    def forward(self, x: Any, carries: Any) -> Any:
+        ends = []
+        for layer, carry in zip(self.layers, carries, strict=True):
+            end, x = layer.unroll(x, carry=carry)
+            ends.append(end)
+        return ends, x
+
+
+def from_torch(weights: dict[str, Any], layer: str) -> Any:
+    """The parameters of one layer in one direction, of torch's weights for it."""
+    w, u, b, c = (weights[f"{name}_{layer}"] for name in TORCH_NAMES)
+    n = u.shape[1]
+    if len(u) != 3 * n:
+        return {"input": {"w": w.T, "b": b + c}, "recurrent": {"w": u.T}}
+    both = b + c.at[2 * n :].set(0)
+    return {"input": {"w": w.T, "b": both}, "recurrent": {"w": u.T, "b": c[2 * n :]}}
+
+
+TORCH_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+KINDS = sorted({name.split("/")[0] for name in TORCH})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_torch(kind):
+    found = {k.split("/")[1]: jnp.asarray(a) for k, a in TORCH.items() if k.startswith(kind + "/")}
+    weights = {k: a for k, a in found.items() if k.startswith(TORCH_NAMES)}
+    cell = CELLS[kind.split("_")[0]](3)
+    if "relu" in kind:
+        cell = nn.replace(cell, "activation", jax.nn.relu)
+    both, layer = "both" in kind, nn.Recurrent(cell)
+    count = sum(k.startswith("weight_hh") for k in weights) // (2 if both else 1)
+    net = Stack((nn.Bidirectional(layer) if both else layer,) * count)
+    named = {"segments": SEGMENTS} if "packed" in kind else {}
+    kept = [name for name in ("h", "c") if f"{name}_0" in found]
+
+    def in_layers(states: Any) -> Any:
+        flat = [{name: states[name][i] for name in kept} for i in range(len(states["h"]))]
+        if not both:
+            return flat
+        return [{"forward": a, "backward": b} for a, b in zip(flat[::2], flat[1::2], strict=True)]
+
+    def outputs(weights: Any, x: Any, begin: Any) -> Any:
+        params = tuple(
+            {
+                "forward": from_torch(weights, f"l{i}"),
+                "backward": from_torch(weights, f"l{i}_reverse"),
+            }
+            if both
+            else from_torch(weights, f"l{i}")
+            for i in range(count)
+        )
+        ends, y = cast(Any, net.apply)({"layers": params}, x, in_layers(begin), **named)
+        flat = [
+            one for end in ends for one in ((end["forward"], end["backward"]) if both else (end,))
+        ]
+        return y, {name: jnp.stack([one[name] for one in flat]) for name in kept}
+
+    def loss(*args: Any) -> Any:
+        y, end = outputs(*args)
+        states = sum(jnp.sum(end[name] * found[f"weight_{name}"]) for name in kept)
+        return jnp.sum(y * found["weight_y"]) + states, (y, end)
+
+    begin = {name: found[f"{name}_0"] for name in kept}
+    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+    (dw, dx, dbegin), (y, end) = run(weights, found["x"], begin)
+    assert_near(y, found["y"])
+    assert_near(end, {name: found[f"{name}_n"] for name in kept})
+    assert_near(dx, found["d_x"])
+    assert_near(dbegin, {name: found[f"d_{name}_0"] for name in kept})
+    assert_near(dw, {name: found[f"d_{name}"] for name in weights})
+
+
+# ---- the scan against a loop over the cell ----
+
+EVERY = {
+    "RNN": (nn.RNNCell(3), (2,)),
+    "LSTM": (nn.LSTMCell(3), (2,)),
+    "GRU": (nn.GRUCell(3), (2,)),
+    "minimal": (nn.MinimalGatedCell(3), (2,)),
+    "ConvLSTM": (nn.ConvLSTMCell(3, (2, 3)), (3, 2, 2)),
+}
+
+
+def loop(cell: Any, params: Any, carry: Any, x: Any, time: int) -> Any:
+    ys = []
+    for t in range(x.shape[time]):
+        carry, y = cell.apply(params, carry, jnp.take(x, t, time))
+        ys.append(y)
+    return carry, jnp.stack(ys, time)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [*((name, (2,)) for name in EVERY), ("RNN", ()), ("RNN", (2, 1))],
+    ids=str,
+)
+def test_a_loop_over_the_cell(name, batch):
+    """Outputs, the last carry, and gradients by a derivative of its own (`unroll`)."""
+    cell, element = EVERY[name]
+    time = len(batch)
+    x = normals(0, *batch, 4, *element)
+    net = nn.Recurrent(cell)
+    params = jax.tree.map(lambda a: a + 0.3, net.init(KEY, x))
+    first = jnp.take(x, 0, time)
+    carry = jax.tree.map(lambda a: a + 0.5, cell.initial_carry(first))
+
+    def flat(pair: Any) -> Any:
+        return jnp.concatenate([a.ravel() for a in jax.tree.leaves(pair)])
+
+    def ours(params: Any, carry: Any, x: Any) -> Any:
+        return flat(net.apply(params, x, carry, method="unroll"))
+
+    def looped(params: Any, carry: Any, x: Any) -> Any:
+        return flat(loop(cell, params, carry, x, time))
+
+    both = jax.jit(lambda *a: [outputs_and_gradients(f, *a) for f in (ours, looped)])
+    assert_near(*both(params, carry, x))
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [pytest.param(nn.LSTMCell(2), marks=pytest.mark.slow), nn.GRUCell(2)],
+    ids=["LSTM", "GRU"],
+)
+def test_derivatives_of_every_kind(cell):
+    """Forward, backward, and one over the other: the scan has a derivative rule of its own."""
+    net = nn.Recurrent(cell)
+    with jax.enable_x64(True):
+        x = normals(0, 3, 2, dtype=np.float64)
+        params = net.init(KEY, x)
+        check_grads(jax.jit(net.apply), (params, x), order=2, modes=("fwd", "rev"))
+
+    def total(params: Any, x: Any) -> Any:
+        return net.apply(params, x).sum()
+
+    x = normals(0, 3, 2)
+    params = net.init(KEY, x)
+    lanes = jax.jit(jax.vmap(jax.grad(total), (None, 0)))(params, jnp.stack([x, 2 * x]))
+    assert_near(jax.tree.map(lambda a: a[1], lanes), jax.jit(jax.grad(total))(params, 2 * x))
+
+
+class Skip(nn.Composite):
+    """A cell made of a cell and layers, which is run by the plain scan."""
+
+    cell: nn.Layer
+    norm: nn.Layer
+    drop: nn.Layer
+
+    def carries(self, x: Any) -> Any:
+        return self.cell.carries(x)
+
+    def forward(self, carry: Any, x: Any) -> Any:
+        carry, y = self.cell(carry, x)
+        return carry, x + self.drop(self.norm(y))
+
+
+def test_a_composite_is_a_cell():
+    cell = Skip(nn.GRUCell(2), nn.LayerNorm(), nn.Dropout(0.5))
+    net, x = nn.Recurrent(cell), normals(0, 2, 4, 2)
+    params = net.init(KEY, x)
+    carry = cell.carries(x[:, 0])["h"]
+    assert carry.shape == (2, 2)
+    expected = loop(cell, params, nn.GRUCell(2).initial_carry(x[:, 0]), x, 1)
+    assert_near(net.apply(params, x, method="unroll"), expected)
+    # Each step draws its own mask, and padding leaves even such a cell alone.
+    one = jnp.broadcast_to(x[:, :1], x.shape)
+    y = net.apply(params, one, key=KEY, train=True) - one
+    assert (
+        len(
+            {tuple(row) for row in np.asarray(y == 0).reshape(2, 4, 2)[0].tolist() for row in [row]}
+        )
+        > 1
+    )
+    segments = jnp.array([[1, 1, 0, 0], [0, 1, 1, 1]])
+    y = net.apply(params, x, segments=segments)
+    assert_near(y[1, 1:], net.apply(params, x[1, 1:]))
+    assert not y[0, 2:].any()
+
+
+def test_a_wrapped_cell_is_the_cell():
+    x = normals(0, 2, 4, 3)
+    for wrap in (nn.Remat, lambda cell: nn.Precision(cell, "float32")):
+        net, plain = nn.Recurrent(wrap(nn.LSTMCell(2))), nn.Recurrent(nn.LSTMCell(2))
+        params = plain.init(KEY, x)
+        chex.assert_trees_all_equal(net.init(KEY, x), params)
+        pair = jax.jit(
+            lambda p, x, net=net, plain=plain: [
+                outputs_and_gradients(one.apply, p, x) for one in (net, plain)
+            ]
+        )
+        assert_near(*pair(params, x))
+
+
+# ---- segments ----
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_packed_rows_are_each_sequence_alone(reverse):
+    """Outputs and gradients, whatever stands in the padding."""
+    net = nn.Recurrent(nn.GRUCell(2), reverse=reverse)
+    segments = jnp.array([[0, 4, 4, 0, 4, 0], [1, 1, 2, 2, 2, 0], [0, 0, 0, 0, 0, 0]])
+    x = normals(0, 3, 6, 2)
+    params = net.init(KEY, x)
+    spoilt = jnp.where(segments[..., None] == 0, jnp.nan, x)
+    y = net.apply(params, spoilt, segments=segments)
+    places = [(0, [1, 2, 4]), (1, [0, 1]), (1, [2, 3, 4])]
+    expected = jnp.zeros_like(y)
+    for row, at in places:
+        expected = expected.at[row, jnp.array(at)].set(net.apply(params, x[row, jnp.array(at)]))
+    assert_near(y, expected)
+    weight = normals(1, *y.shape)
+    found = jax.grad(lambda p: jnp.sum(net.apply(p, spoilt, segments=segments) * weight))(params)
+
+    def alone(params: Any) -> Any:
+        return sum(
+            jnp.sum(net.apply(params, x[row, jnp.array(at)]) * weight[row, jnp.array(at)])
+            for row, at in places
+        )
+
+    assert_near(found, jax.grad(alone)(params))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_last_output(reverse):
+    net = nn.Recurrent(nn.LSTMCell(2), reverse=reverse, output="last")
+    whole = nn.replace(net, "output", "all")
+    x, segments = normals(0, 3, 5, 2), SEGMENTS.at[1].set(0)
+    params = net.init(KEY, x)
+    assert_near(net.apply(params, x), whole.apply(params, x)[:, 0 if reverse else -1])
+    y = whole.apply(params, x, segments=segments)
+    last = [0, 0, 0] if reverse else [4, 0, 3]
+    assert_near(net.apply(params, x, segments=segments), y[jnp.arange(3), jnp.array(last)])
+    assert not net.apply(params, x, segments=segments)[1].any()
+    carry, all_of_them = net.apply(params, x, segments=segments, method="unroll")
+    assert_near(all_of_them, y)
+    assert_near(carry["h"][0], net.apply(params, x)[0])
+
+
+def test_a_carry_begins_the_first_sequence_only():
+    net, x = nn.Recurrent(nn.RNNCell(2)), normals(0, 4, 2)
+    params, carry = net.init(KEY, x), {"h": jnp.array([3.0, -2.0])}
+    y = net.apply(params, x, carry, segments=jnp.array([0, 1, 2, 2]))
+    assert_near(y[1], net.apply(params, x[1:2], carry)[0])
+    assert_near(y[2:], net.apply(params, x[2:]))
+    assert_near(y, net.apply(params, x, carry=carry, segments=jnp.array([0, 1, 2, 2])))
+
+
+# ---- pieces ----
+
+
+def test_a_carry_given_to_a_cached_layer_replaces_its_own():
+    net, x = nn.Recurrent(nn.GRUCell(2)), normals(0, 2, 4, 2)
+    params, streamed = net.init(KEY, x), nn.cached(net)
+    carry, _ = net.apply(params, x, method="unroll")
+    y, state = streamed.apply(params, x[:, :2], carry, state=streamed.init_state(x))
+    rest, state = streamed.apply(params, x[:, 2:], state=state)
+    assert_near(jnp.concatenate([y, rest], 1), net.apply(params, x, carry))
+
+
+def test_half_precision_carries_are_wide():
+    """Ten thousand equal steps, which a sum of bfloat16 would lose."""
+    cell = nn.LSTMCell(1)
+    params = {
+        "input": {"w": jnp.zeros((1, 4)), "b": jnp.array([100.0, 100.0, 1e-3, 100.0])},
+        "recurrent": {"w": jnp.zeros((1, 4))},
+    }
+    x = jnp.zeros((1000, 1), jnp.bfloat16)
+    carry, y = nn.Recurrent(cell).apply(params, x, method="unroll")
+    assert y.dtype == jnp.bfloat16
+    # A thousand additions of a bfloat16 tanh(1e-3), each rounded in float32.
+    np.testing.assert_allclose(carry["c"], [1.0], rtol=3e-3)
+
+
+# ---- both directions ----
+
+
+def test_bidirectional_is_two_layers():
+    layer = nn.Recurrent(nn.GRUCell(2))
+    net, x = nn.Bidirectional(layer), normals(0, 2, 4, 3)
+    params = net.init(KEY, x)
+    for name in ("forward", "backward"):
+        chex.assert_trees_all_equal(params[name], layer.init(nn.fold(KEY, name), x))
+    back = jnp.flip(layer.apply(params["backward"], jnp.flip(x, 1)), 1)
+    ahead = layer.apply(params["forward"], x)
+    assert_near(net.apply(params, x), jnp.concatenate([ahead, back], -1))
+    added = nn.Bidirectional(layer, jnp.add)
+    assert_near(added.apply(params, x), ahead + back)
+    last = nn.Bidirectional(nn.replace(layer, "output", "last"))
+    assert_near(last.apply(params, x), jnp.concatenate([ahead[:, -1], back[:, 0]], -1))
+
+
+def test_bidirectional_of_a_network():
+    deep = nn.Serial(
+        nn.Recurrent(nn.RNNCell(2)), nn.Dense(3), nn.Remat(nn.Recurrent(nn.RNNCell(2)))
+    )
+    net, x = nn.Bidirectional(deep), normals(0, 4, 3)
+    params = net.init(KEY, x)
+    back = jnp.flip(deep.apply(params["backward"], jnp.flip(x, 0)), 0)
+    ahead = deep.apply(params["forward"], x)
+    assert_near(net.apply(params, x), jnp.concatenate([ahead, back], -1))
+    assert nn.Bidirectional(nn.Bidirectional(deep)).apply(
+        {"forward": params, "backward": params}, x
+    ).shape == (4, 8)
+
+
+def test_replaced_in_both_directions():
+    net = nn.Bidirectional(nn.Recurrent(nn.GRUCell(2)))
+    wanted = nn.Bidirectional(nn.Recurrent(nn.GRUCell(5)))
+    assert nn.replace(net, "forward/features", 5) == wanted
+    assert nn.replace(net, "backward/features", 5) == wanted
+    assert nn.replace(nn.Serial(net), "0/merge", jnp.add) == nn.Serial(
+        nn.Bidirectional(nn.Recurrent(nn.GRUCell(2)), jnp.add)
+    )
+
+
+# ---- summary ----
+
+
+def test_floating_point_operations():
+    """2 (n + m) 4m multiplications and additions a step in the products, and 4m for the biases."""
+    n, m, steps = 3, 5, 7
+    total = nn.summary(nn.Recurrent(nn.LSTMCell(m)), floats(2, steps, n)).total
+    products = 2 * steps * (2 * (n + m) * 4 * m + 4 * m)
+    elementwise = 2 * steps * (4 * m + 3 * 4 * m + 5 * m)  # z + u; scale, tanh, scale, shift; c, h
+    assert total.parameters == (n + m + 1) * 4 * m
+    assert products < total.flops <= products + elementwise + 2 * steps * 4 * m
+
+
+# ---- what raises ----
+
+
+def raises(error, text):
+    return pytest.raises(error, match=text)
+
+
+def test_refused():
+    net, x = nn.Recurrent(nn.LSTMCell(2)), jnp.ones((2, 4, 3))
+    params = net.init(KEY, x)
+    with raises(TypeError, r"Recurrent wants a cell, got Dense\(3\), which has no method carries"):
+        nn.Recurrent(nn.Dense(3))
+    with raises(ValueError, r"Recurrent.output is 'all' or 'last' of the outputs, got 'carry'"):
+        nn.Recurrent(nn.LSTMCell(2), output="carry")
+    with raises(TypeError, r"Recurrent.reverse is True or False, got 1"):
+        nn.Recurrent(nn.LSTMCell(2), reverse=1)  # type: ignore[arg-type]
+    with raises(ValueError, r"reads a sequence from its end, so it cannot take one piece by piece"):
+        nn.cached(nn.Bidirectional(net))
+    with raises(ValueError, r"a sequence of shape \(\.\.\., T, features\), got float32\[3\]"):
+        net.init(KEY, jnp.ones(3))
+    with raises(ValueError, r"at '1', Recurrent.*a sequence of length 0, float32\[2,0,3\]"):
+        nn.Serial(jnp.tanh, net).apply(({}, params), jnp.ones((2, 0, 3)))
+    with raises(ValueError, r"segments have the shape \(\.\.\., T\) of the sequence, \(2, 4\)"):
+        net.apply(params, x, segments=jnp.ones((2, 3), int))
+    with raises(TypeError, r"segments are integers, 0 for padding"):
+        net.apply(params, x, segments=jnp.ones((2, 4)))
+    with raises(ValueError, r"carry is not that of this cell .*: c: declared \(2, 2\), missing"):
+        net.apply(params, x, {"h": jnp.ones((2, 2))})
+    with raises(ValueError, r"keeps state \(carry, segment\), but none was given"):
+        nn.cached(net).apply(params, x)
+    with raises(ValueError, r"Recurrent keeps a cache of 256 positions, which is for inference"):
+        kept = nn.cached(net)
+        kept.apply(params, x, state=kept.init_state(x), train=True)
+    with raises(ValueError, r"the parameters are not those of this network"):
+        net.apply(params, jnp.ones((2, 4, 5)))
+    with raises(ValueError, r"input: declared a dict \['b', 'w'\], missing"):
+        net.apply({}, x)
+    with raises(TypeError, r"no layer of the network takes an input 'mask'"):
+        net.apply(params, x, mask=x)
+    with raises(ValueError, r"Bidirectional takes a carry for each direction, a dict of 'forward'"):
+        both = nn.Bidirectional(net)
+        both.apply(both.init(KEY, x), x, carry={"h": jnp.ones((2, 2))})
+    with raises(ValueError, r"Dense\(3\) has nothing with a field `reverse`"):
+        nn.Bidirectional(nn.Dense(3))
+
+
+class Odd(nn.Primitive):
+    wrong: str
+
+    def carries(self, x: Any) -> Any:
+        return {"h": nn.Slot(x.shape)}
+
+    def forward(self, params: Any, carry: Any, x: Any) -> Any:
+        return x if self.wrong == "alone" else ({"h": x[..., :1]}, x)
+
+
+class Normed(nn.Composite):
+    norm: nn.Layer
+
+    def carries(self, x: Any) -> Any:
+        return {}
+
+    def forward(self, carry: Any, x: Any) -> Any:
+        return carry, self.norm(x)
+
+
+def test_cells_refused():
+    x = jnp.ones((2, 4, 3))
+    with raises(TypeError, r"a cell returns \(carry, y\), got float32\[2,3\] of Odd\('alone'\)"):
+        nn.Recurrent(Odd("alone")).init(KEY, x)
+    with raises(ValueError, r"has the shapes and types of the old, \{h: float32\[2,3\]\}; got"):
+        nn.Recurrent(Odd("shape")).init(KEY, x)
+    with raises(ValueError, r"a cell keeps no state but its carry, got Normed.*for \['norm'\]"):
+        nn.Recurrent(Normed(nn.BatchNorm())).init(KEY, x)

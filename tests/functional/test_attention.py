@@ -1,0 +1,226 @@
+"""The attention function: against float64 numpy, torch's grouped queries, and its own laws."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.functional.attention import attention
+from tests.fixtures.attention import FILE, GROUPED
+from tests.layers.agreement import normals, outputs_and_gradients
+from tests.near import assert_near
+
+TORCH = dict(np.load(FILE))
+LENGTH, HEADS, GROUPS, FEATURES = 5, 4, 2, 3
+
+
+def heads(seed: int = 0, size: float = 1.0, dtype: Any = np.float32) -> tuple[Any, ...]:
+    """q, k and v of two sequences."""
+    shapes = [(2, LENGTH, n, FEATURES) for n in (HEADS, GROUPS, GROUPS)]
+    return tuple((size * normals(seed + i, *shape)).astype(dtype) for i, shape in enumerate(shapes))
+
+
+def reference(
+    q: Any, k: Any, v: Any, mask: Any = True, bias: Any = 0.0, scale: Any = None, cap: Any = None
+) -> Any:
+    """The formula in float64 numpy, head by head, row by row; mask and bias are (B, H, T, S)."""
+    q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+    whole = (*q.shape[:1], q.shape[2], q.shape[1], k.shape[1])
+    mask, bias = np.broadcast_to(mask, whole), np.broadcast_to(np.float64(bias), whole)
+    y = np.zeros((*q.shape[:3], v.shape[3]))
+    for b, h, t in np.ndindex(*whole[:3]):
+        group = h // (q.shape[2] // k.shape[2])
+        scores = k[b, :, group] @ q[b, t, h] * (q.shape[3] ** -0.5 if scale is None else scale)
+        scores = scores if cap is None else cap * np.tanh(scores / cap)
+        seen = mask[b, h, t] & (bias[b, h, t] > -np.inf)
+        if seen.any():
+            weights = np.exp((scores + bias[b, h, t])[seen] - (scores + bias[b, h, t])[seen].max())
+            y[b, t, h] = weights / weights.sum() @ v[b, seen, group]
+    return y
+
+
+@functools.cache
+def masks() -> dict[str, Any]:
+    """Masks and biases of each kind that is taken, and what they mean; some rows see nothing."""
+    t, s = np.arange(LENGTH)[:, None], np.arange(LENGTH)
+    rng = np.random.default_rng(1)
+    mask = rng.random((2, 1, LENGTH, LENGTH)) < 0.5
+    mask[1, 0, 2] = False
+    bias = rng.normal(size=(LENGTH, LENGTH)).astype(np.float32)
+    bias[3] = bias[1, 2] = -np.inf
+    segments = np.array([[0, 1, 1, 2, 2], [3, 3, 3, 0, 0]])
+    same = (segments[:, None, :, None] == segments[:, None, None]) & (segments != 0)[:, None, None]
+    whole = rng.normal(size=(2, HEADS, LENGTH, LENGTH)).astype(np.float32)
+    return {
+        "nothing": ({}, {}),
+        "causal": ({"causal": True}, {"mask": s <= t}),
+        "window": ({"window": 2}, {"mask": abs(t - s) < 2}),
+        "causal window": ({"causal": True, "window": 2}, {"mask": (s <= t) & (t - s < 2)}),
+        "mask": ({"mask": mask, "causal": True}, {"mask": mask & (s <= t)}),
+        "bias": ({"bias": bias, "scale": 0.3}, {"bias": bias, "scale": 0.3}),
+        "bias of heads": ({"bias": whole, "mask": s != 1}, {"bias": whole, "mask": s != 1}),
+        "segments": ({"segments": segments, "causal": True}, {"mask": same & (s <= t)}),
+        "soft cap": ({"soft_cap": 0.7, "causal": True}, {"cap": 0.7, "mask": s <= t}),
+    }
+
+
+def as_given(options: dict[str, Any]) -> dict[str, Any]:
+    """As arrays of the shapes that are taken."""
+    given = {k: jnp.asarray(a) if isinstance(a, np.ndarray) else a for k, a in options.items()}
+    if "mask" in given and given["mask"].ndim == 1:
+        given["mask"] = jnp.broadcast_to(given["mask"], (LENGTH, LENGTH))
+    return given
+
+
+@pytest.mark.parametrize("implementation", [None, "xla"])
+def test_as_the_formula(implementation: str | None):
+    """With strict promotion, all kinds in one program."""
+    kinds = {k: v for k, v in masks().items() if implementation is None or k != "soft cap"}
+
+    @jax.jit
+    def run(*heads: jax.Array) -> dict[str, jax.Array]:
+        return {
+            name: attention(*heads, implementation=implementation, **as_given(options))
+            for name, (options, _) in kinds.items()
+        }
+
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        found = run(*heads())
+    for name, (_, meaning) in kinds.items():
+        expected = reference(*heads(), **meaning).astype(np.float32)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_other_axes_in_front_and_other_features():
+    q, k, v = heads()
+    wide = normals(5, *v.shape[:-1], 7)
+
+    @jax.jit
+    def run(q, k, v, wide):
+        one_more = (a.reshape(2, 1, *a.shape[1:]) for a in (q, k, v))
+        return attention(q, k, wide), attention(*one_more)[:, 0], attention(q[0], k[0], v[0])
+
+    expected = (reference(q, k, wide), reference(q, k, v), reference(q, k, v)[0])
+    assert expected[0].shape == (2, LENGTH, HEADS, 7)
+    assert_near(run(q, k, v, wide), jax.tree.map(np.float32, expected))
+
+
+@pytest.mark.parametrize("name", GROUPED)
+@pytest.mark.parametrize("implementation", [None, "own"])
+def test_grouped_queries_as_torch(name: str, implementation: str | None):
+    found = {k.split(":")[1]: a for k, a in TORCH.items() if k.startswith(f"{name}:")}
+    f = functools.partial(attention, causal=GROUPED[name][4], implementation=implementation)
+
+    @jax.jit
+    def run(q, k, v, dy):
+        y, pull = jax.vjp(f, q, k, v)
+        return y, *pull(dy)
+
+    got = run(found["q"], found["k"], found["v"], found["dy"])
+    assert_near(got, tuple(found[k] for k in ("y", "dq", "dk", "dv")))
+
+
+def test_float64_is_float64_throughout():
+    with jax.enable_x64(True):
+        q, k, v = heads(dtype=np.float64)
+        y = attention(q, k, v, causal=True)
+        mask = np.tri(LENGTH, dtype=bool)
+        np.testing.assert_allclose(y, reference(q, k, v, mask), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "implementation"), [("bfloat16", None), ("bfloat16", "xla"), ("float16", None)]
+)
+def test_half_precision_of_large_numbers(dtype: str, implementation: str | None):
+    """Scores of 1e8 are beyond float16; the softmax is float32, so the result is one value or a
+    rounded mean of some, and rows that see nothing give 0 and change nothing."""
+    q, k, v = heads(size=1e4, dtype=dtype)
+    mask = jnp.asarray(masks()["mask"][1]["mask"])
+    run = functools.partial(attention, mask=mask, implementation=implementation)
+    y, slopes = jax.jit(functools.partial(outputs_and_gradients, run))(q, k, v)
+    assert y.dtype == dtype
+    assert all(jnp.isfinite(a).all() for a in (y, *slopes[1:]))  # dq is 1e8 itself
+    assert not jnp.isnan(slopes[0]).any()
+    expected = reference(q, k, v, np.asarray(mask))
+    # Weights and result are rounded, half a unit each, next to values of at most 4e4.
+    tolerance = 2 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        np.asarray(y, np.float64), expected, rtol=tolerance, atol=4e4 * tolerance
+    )
+
+
+@pytest.mark.parametrize("implementation", [None, "xla"])
+@pytest.mark.parametrize("kind", ["mask", "bias", "segments"])
+def test_rows_that_see_nothing_are_zero(kind: str, implementation: str | None):
+    """Forward and backward; NaN would spread from one to all keys."""
+    options = as_given(masks()[kind][0])
+    run = functools.partial(attention, implementation=implementation, **options)
+    found = jax.jit(functools.partial(outputs_and_gradients, run))(*heads())
+    y, (dq, dk, dv) = jax.tree.map(np.asarray, found)
+    row = {"mask": (1, 2), "bias": (0, 3), "segments": (0, 0)}[kind]
+    assert (y[row] == 0).all() and (dq[row] == 0).all()
+    assert all(np.isfinite(a).all() for a in (y, dq, dk, dv))
+    assert (y[0, 1] != 0).all() and (dq[0] != 0).any()
+    if kind == "bias":
+        slope = jax.jit(jax.grad(lambda bias: jnp.sum(attention(*heads(), bias=bias) ** 2)))
+        assert np.isfinite(slope(options["bias"])).all()
+
+
+def test_jax_nn_where_it_can(monkeypatch: pytest.MonkeyPatch):
+    """Causal and windows as its own options, which its fused kernels skip work for."""
+    calls = []
+    true = jax.nn.dot_product_attention
+
+    def spy(*args, implementation, **options):
+        calls.append((implementation, {k: v for k, v in options.items() if v is not None}))
+        return true(*args, **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
+    q, k, v = heads()
+
+    def trace(**options: Any) -> None:
+        jax.eval_shape(functools.partial(attention, **options), q, k, v)
+
+    trace(causal=True, window=3, scale=0.5)
+    trace(causal=True, implementation="cudnn")
+    trace(segments=np.ones((2, LENGTH), np.int32), implementation="cudnn")
+    assert calls[0] == (None, {"scale": 0.5, "is_causal": True, "local_window_size": (2, 0)})
+    assert calls[1][0] == "cudnn" and calls[1][1]["is_causal"]
+    assert calls[2][0] == "cudnn" and calls[2][1]["mask"].shape == (2, 1, LENGTH, LENGTH)
+    trace(implementation="own")
+    trace(soft_cap=1.0)
+    assert len(calls) == 3
+
+
+def test_dropout_of_the_weights():
+    """Each weight is 0 or doubled, so the mean over many keys of the value 1 stays."""
+    q, v = jnp.zeros((1, 1, 1)), jnp.ones((2000, 1, 1))
+    run = jax.jit(functools.partial(attention, dropout=0.5, key=jax.random.key(0)))
+    y = run(q, jnp.zeros((2000, 1, 1)), v).item()
+    # Four standard deviations of a mean of 2000 numbers 0 or 2.
+    assert y == pytest.approx(1.0, abs=4 / 2000**0.5) and y != 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"mask": jnp.ones((5, 5))}, "mask is of booleans.*got float32: write bias="),
+        ({"mask": jnp.ones((5, 4), bool)}, r"\(2, 4, 5, 5\) with as many axes; got \(5, 4\)"),
+        ({"bias": jnp.ones((2, 5, 5))}, r"got \(2, 5, 5\); .*write bias\[\.\.\., None, :, :\]"),
+        ({"segments": jnp.ones((2, 4), int)}, r"shape \(\.\.\., T\) .*\(2, 5\); got \(2, 4\)"),
+        ({"segments": jnp.ones((2, 5))}, "segments are integers, 0 for padding.*got float32"),
+        ({"implementation": "fast"}, "None, 'own', 'xla' or 'cudnn', got 'fast'"),
+        ({"implementation": "cudnn", "soft_cap": 1.0}, "'cudnn' .* has no soft cap: leave"),
+        ({"k": jnp.ones((2, 5, 2, 4))}, "k and v .* with the same axes|same features a head"),
+        ({"k": jnp.ones((2, 5, 3, 3)), "v": jnp.ones((2, 5, 3, 3))}, "heads of k, 3, divide"),
+        ({"q": jnp.ones((5, 4, 3))}, r"q is \(\.\.\., T, heads, d\)"),
+        ({"q": jnp.ones((2, 4, 4, 3)), "segments": jnp.ones((2, 5), int)}, r"T = S"),
+    ],
+)
+def test_errors(options: dict[str, Any], text: str):
+    q, k, v = heads()
+    with pytest.raises((ValueError, TypeError), match=text):
+        attention(**({"q": q, "k": k, "v": v} | options))

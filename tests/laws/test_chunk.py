@@ -1,0 +1,104 @@
+"""Chunk: a cached causal network fed any split of a sequence equals the one full forward."""
+
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+from tests.cases import CASES, KEY, Case
+from tests.near import assert_near
+
+every_causal = pytest.mark.parametrize("case", [case for case in CASES if case.causal], ids=str)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(layer: nn.Layer, params: Any, x: jax.Array, state: Any, named: Any) -> Any:
+    return layer.apply(params, x, state=state, **named)
+
+
+def fed(layer: nn.Layer, params: Any, x: jax.Array, split: Any, **named: Any) -> jax.Array:
+    """The outputs of `x` (..., T, n) and inputs by name (..., T), given in pieces."""
+    start = jax.tree.map(lambda a: a[..., :1], named)
+    state, outputs, begin = layer.init_state(x[..., :1, :], **start), [], 0
+    for length in split:
+        end = begin + length
+        piece = jax.tree.map(lambda a, b=begin, e=end: a[..., b:e], named)
+        y, state = run(layer, params, x[..., begin:end, :], state, piece)
+        outputs.append(y)
+        begin = end
+    return jnp.concatenate(outputs, -2)
+
+
+def sequence(case: Case, *batch: int, length: int = 7) -> jax.Array:
+    shape = (*batch, length, case.inputs[0].shape[-1])
+    return jnp.asarray(np.random.default_rng(length).normal(size=shape), np.float32)
+
+
+def whole(case: Case, params: Any, x: jax.Array, **named: Any) -> jax.Array:
+    return run(case.layer, params, x, None, named)
+
+
+def takes_segments(case: Case) -> bool:
+    return "segments" in case.layer._takes("forward")
+
+
+@every_causal
+def test_the_same_parameters(case: Case):
+    net = nn.cached(case.layer, 9)
+    assert net != case.layer
+    chex.assert_trees_all_equal(net.init(KEY, *case.inputs), case.init())
+
+
+@every_causal
+def test_any_split_is_the_whole(case: Case):
+    """One by one, in a cache just long enough; and in pieces, in a longer one."""
+    params, x = case.init(), sequence(case, 2)
+    expected = whole(case, params, x)
+    assert_near(fed(nn.cached(case.layer, 7), params, x, (1,) * 7), expected)
+    if not takes_segments(case):  # else below
+        assert_near(fed(nn.cached(case.layer, 9), params, x, (3, 1, 3)), expected)
+
+
+@every_causal
+def test_padding_and_packing(case: Case):
+    """Whole rows, rows padded left, on both sides and between, and packed ones; each sequence that
+    is shorter has 4 positions, and is run alone too."""
+    if not takes_segments(case):
+        return
+    segments = jnp.array(
+        [
+            [1, 1, 1, 1, 1, 1, 1],
+            [0, 0, 0, 1, 1, 1, 1],
+            [0, 3, 3, 3, 3, 0, 0],
+            [2, 2, 2, 1, 1, 1, 1],
+            [1, 1, 0, 0, 0, 1, 1],
+        ]
+    )
+    params, x = case.init(), sequence(case, 5)
+    full = whole(case, params, x, segments=segments)
+    found = fed(nn.cached(case.layer, 7), params, x, (3, 1, 3), segments=segments)
+    real = (segments != 0)[..., None]
+    assert_near(jnp.where(real, found, 0), jnp.where(real, full, 0))
+    short = [(1, [3, 4, 5, 6]), (2, [1, 2, 3, 4]), (3, [3, 4, 5, 6]), (4, [0, 1, 5, 6])]
+    rows, places = np.array([r for r, _ in short])[:, None], np.array([p for _, p in short])
+    assert_near(full[rows, places], whole(case, params, x[rows, places]))
+
+
+@every_causal
+def test_no_gradient_from_later_positions(case: Case):
+    """d y_t / d x_s = 0 for s > t, and some of it is not for s <= t."""
+    params, x = case.init(), sequence(case, length=5)
+    features = jax.eval_shape(case.layer.apply, params, x).shape[-1]
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=features), np.float32)
+
+    def outputs(x: jax.Array) -> jax.Array:
+        return case.layer.apply(params, x) @ weights
+
+    jacobian = jnp.abs(jax.jit(jax.jacrev(outputs))(x)).sum(-1)  # (t, s)
+    np.testing.assert_array_equal(np.triu(jacobian, 1), 0.0)
+    assert (np.diagonal(jacobian) > 0).all()

@@ -1,0 +1,223 @@
+"""Attention and the transformer's layers: against torch's outputs and gradients, flax and equinox
+on the same weights, and what they refuse. The function itself is tested in tests/functional."""
+
+from typing import Any, cast
+
+import equinox as eqx
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+from jaxnn.functional.normalisation import rms_norm
+from tests.fixtures.attention import ATTENTION, FILE, LAYERS
+from tests.layers.agreement import KEY, assert_agree, normals
+from tests.near import assert_near
+
+TORCH = dict(np.load(FILE))
+X = normals(0, 2, 5, 6)
+INPUTS, NAMED = ("x", "memory"), ("mask", "bias", "segments", "memory_segments")
+
+
+def nested(flat: dict[str, Any]) -> Any:
+    """Parameters by path, as a tree; numbers make a tuple, whose second place is a function's."""
+    tree: dict[str, Any] = {}
+    for path, a in flat.items():
+        *above, last = path.split("/")
+        below = tree
+        for segment in above:
+            below = below.setdefault(segment, {})
+        below[last] = a
+    if "feed_forward" in tree:
+        tree["feed_forward"] = (tree["feed_forward"]["0"], {}, tree["feed_forward"]["2"])
+    return tree
+
+
+@pytest.mark.parametrize("name", [*ATTENTION, *LAYERS])
+def test_as_torch(name: str):
+    """Outputs, and the gradients of inputs and parameters for torch's cotangent."""
+    found = {k.split(":")[1]: a for k, a in TORCH.items() if k.startswith(f"{name}:")}
+    layer = (ATTENTION | LAYERS)[name][0]
+    paths = [k for k in found if k.endswith(("/w", "/b", "/scale")) and f"d{k}" in found]
+    params = nested({k: found[k] for k in paths})
+    inputs = [found[k] for k in INPUTS if k in found]
+    named = {k: found[k] for k in NAMED if k in found}
+
+    @jax.jit
+    def run(params, inputs, dy):
+        def output(params, inputs):
+            y = layer.apply(params, *inputs, **named)
+            return y * (named["segments"] != 0)[..., None] if "segments" in named else y
+
+        y, pull = jax.vjp(output, params, inputs)
+        return y, *pull(dy)
+
+    gradients = nested({k: found[f"d{k}"] for k in paths})
+    expected = (found["y"], gradients, [found[f"d{k}"] for k in INPUTS if k in found])
+    assert_near(run(params, inputs, found["dy"]), expected)
+
+
+def weights(net: nn.Layer, *inputs: Any, **named: Any) -> Any:
+    """Random parameters, the biases too."""
+    leaves, tree = jax.tree.flatten(net.init(KEY, *inputs, **named))
+    return jax.tree.unflatten(
+        tree, [0.5 * normals(i, *a.shape) for i, a in enumerate(leaves, start=20)]
+    )
+
+
+def test_as_flax():
+    mask = np.random.default_rng(0).random((2, 1, 5, 5)) < 0.7
+    mask[..., 0] = True
+    peer = flax.linen.MultiHeadDotProductAttention(2, qkv_features=8, out_features=3)
+
+    def theirs(params, x):
+        def leaf(name, p):
+            if name == "out":
+                return {"kernel": p["w"].reshape(2, 4, 3), "bias": p["b"]}
+            return {"kernel": p["w"].reshape(6, 2, 4), "bias": p["b"].reshape(2, 4)}
+
+        variables = {name: leaf(name, p) for name, p in params.items()}
+        return peer.apply({"params": variables}, x, mask=mask)
+
+    net = nn.Attention(2, 4, features=3)
+    assert_agree(
+        lambda params, x: net.apply(params, x, mask=jnp.asarray(mask)), theirs, weights(net, X), X
+    )
+
+
+def test_as_equinox():
+    """Attention to a memory of other features, without biases; equinox has no batch axes."""
+    memory = normals(1, 2, 3, 4)
+    net = nn.Attention(2, 3, features=5, bias=False)
+
+    def theirs(params, x, memory):
+        peer = eqx.nn.MultiheadAttention(2, 6, 4, 4, 5, qk_size=3, vo_size=3, key=jax.random.key(0))
+        names = ("query_proj", "key_proj", "value_proj", "output_proj")
+        new = [params[n]["w"].T for n in ("query", "key", "value", "out")]
+        peer = eqx.tree_at(lambda p: [getattr(p, n).weight for n in names], peer, new)
+        return jax.vmap(lambda x, m: peer(x, m, m))(x, memory)
+
+    assert_agree(net.apply, theirs, weights(net, X, memory), X, memory)
+
+
+def test_norm_of_queries_and_keys():
+    """The same as an attention whose queries and keys, one feature a head, are so normalised: their
+    signs times the scales."""
+    net = nn.Attention(6, query_key_norm=True, bias=False)
+    params = weights(net, X)
+    q, k = (
+        rms_norm((X @ params[name]["w"])[..., None]) * params[f"{name}_norm"]["scale"]
+        for name in ("query", "key")
+    )
+    v = (X @ params["value"]["w"])[..., None]
+    scores = jnp.einsum("bthd,bshd->bhts", q, k)
+    y = jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(scores), v)[..., 0] @ params["out"]["w"]
+    assert_near(net.apply(params, X), y)
+    assert {name: jax.tree.map(jnp.shape, params[name]) for name in ("query_norm", "key_norm")} == {
+        "query_norm": {"scale": (1,)},
+        "key_norm": {"scale": (1,)},
+    }
+
+
+def test_segments_are_sequences_apart():
+    """For queries and memory alike; what is packed equals what is alone."""
+    net, across = nn.Attention(2, 4, rotary=nn.Rotary(), window=2), nn.Attention(2, 4)
+    params, memory = weights(net, X), normals(1, 1, 4, 6)
+    segments = jnp.array([[7, 7, 7, 4, 4], [0, 2, 2, 2, 2]])
+    numbers: dict[str, Any] = {
+        "segments": segments[:1] // 3,
+        "memory_segments": jnp.array([[1, 2, 2, 0]]),
+    }
+
+    @jax.jit
+    def run(x, memory):
+        y = net.apply(params, x, segments=segments)
+        alone = [net.apply(params, part) for part in (x[0, :3], x[0, 3:], x[1, 1:])]
+        z = across.apply(params, x[:1], memory, **numbers)
+        parts = (x[0, :3], memory[0, 1:3]), (x[0, 3:], memory[0, :1])
+        alone += [across.apply(params, *part) for part in parts]
+        return [y[0, :3], y[0, 3:], y[1, 1:], z[0, :3], z[0, 3:]], alone
+
+    assert_near(*run(X, memory))
+
+
+def test_dropout_needs_a_key_only_where_there_is_one():
+    net = nn.Attention(2)
+    params = net.init(KEY, X)
+    plain = net.apply(params, X)
+    np.testing.assert_array_equal(net.apply(params, X, train=True), plain)
+    dropped = nn.Attention(2, dropout=0.5)
+    with pytest.raises(ValueError, match="draws random numbers in training, but no key was given"):
+        dropped.apply(params, X, train=True)
+    y = jax.jit(lambda x: dropped.apply(params, x, key=KEY, train=True))(X)
+    assert not np.allclose(y, plain)
+    run = jax.jit(lambda rate: nn.Attention(2, dropout=rate).apply(params, X, key=KEY, train=True))
+    assert_near(run(0.5), y)
+
+
+def test_rows_that_see_nothing_have_the_bias():
+    net = nn.Attention(2)
+    params = weights(net, X)
+    mask = jnp.ones((5, 5), bool).at[2].set(False)
+    y = net.apply(params, X, mask=mask)
+    assert_near(y[:, 2], jnp.broadcast_to(params["out"]["b"], (2, 6)))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: nn.Attention(0), "Attention.heads is an int >= 1, got 0"),
+        (lambda: nn.Attention(4, key_value_heads=3), "key_value_heads divides heads, got 3 for 4"),
+        (
+            lambda: nn.Attention(2, rotary=cast(Any, True)),
+            r"rotary is a value such as nn.Rotary\(\), got True",
+        ),
+        (
+            lambda: nn.Attention(2, dropout=1.0),
+            r"dropout is the share dropped, in \[0, 1\); got 1.0",
+        ),
+        (lambda: nn.Attention(2, implementation="flash"), "'xla' or 'cudnn', got 'flash'"),
+        (lambda: nn.Attention(2, soft_cap=0.0), "soft_cap is a number > 0, got 0.0"),
+        (lambda: nn.Attention(2, cache=-1), "cache is a number of positions, 0 for none; got -1"),
+        (lambda: nn.Attention(2, causal=cast(Any, 1)), "causal is True or False, got 1"),
+    ],
+)
+def test_settings_refused(make: Any, text: str):
+    with pytest.raises((ValueError, TypeError), match=text):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "text"),
+    [
+        (nn.Attention(4), (X,), "4 heads do not divide the 6 features of the input: choose heads"),
+        (nn.Attention(2), (X[0, 0],), r"of shape \(\.\.\., T, features\), got float32\[6\]"),
+        (nn.Attention(2), (X[:, :0],), r"at least one position, got float32\[2,0,6\]"),
+        (nn.Attention(2), (X, X[0]), "x and memory have the same axes in front"),
+        (nn.Attention(2, causal=True), (X, X), "causal tell of places in one sequence"),
+        (nn.Attention(2, rotary=nn.Rotary()), (X,), "turns 3 of a head's 3: choose head_features"),
+    ],
+)
+def test_inputs_refused(net: Any, inputs: Any, text: str):
+    with pytest.raises(ValueError, match=rf"at 'block', Attention.*{text}"):
+        _At(net).init(KEY, *inputs)
+
+
+class _At(nn.Composite):
+    block: nn.Layer
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.block(*inputs)
+
+
+def test_named_inputs_refused():
+    net = nn.Attention(2)
+    params = net.init(KEY, X)
+    with pytest.raises(ValueError, match=r"at the root.*mask is \(T, S\).*\(2, 2, 5, 5\)"):
+        net.apply(params, X, mask=jnp.ones((4, 4), bool))
+    with pytest.raises(ValueError, match=r"segments have the shape .*\(2, 5\); got \(5,\)"):
+        net.apply(params, X, segments=jnp.ones(5, int))
+    with pytest.raises(ValueError, match=r"memory_segments have the shape .*\(2, 5\)"):
+        net.apply(params, X, X, memory_segments=jnp.ones((2, 4), int))

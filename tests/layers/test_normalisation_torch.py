@@ -1,0 +1,80 @@
+"""Every norm against torch: outputs and all gradients, with the weights of a written fixture."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+from tests.fixtures.normalisation import CASES, FILE
+from tests.near import assert_near
+
+STORED = np.load(FILE)
+
+
+def stored(case: str) -> dict[str, Any]:
+    names = [n for n in STORED.files if n.startswith(f"{case}/")]
+    return {n.rpartition("/")[2]: jnp.asarray(STORED[n]) for n in names}
+
+
+def agree(net: nn.Layer, params: Any, grads: Any, a: dict[str, Any], state: Any, train: bool):
+    """torch's y and gradients; what is returned is the state after the call."""
+
+    def run(params, x):
+        return net.apply(params, x, state=state, train=train)
+
+    def all_of(params, x, dy):
+        y, pull, after = jax.vjp(run, params, x, has_aux=True)
+        return y, pull(dy), after
+
+    y, found, after = jax.jit(all_of)(params, a["x"], a["dy"])
+    assert_near((y, found), (a["y"], (grads, a["dx"])))
+    return after
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_norms(name):
+    net, a = CASES[name][0], stored(name)
+    params = {k: a[k] for k in ("scale", "b") if k in a}
+    grads = {k: a["d" + k] for k in params}
+    state = net.init_state(a["x"])
+    after = agree(net, params, grads, a, state, train=True)
+    if isinstance(net, nn.BatchNorm):
+        n = a["x"].size // a["mean"].size
+        # torch's running variance is of the batch's divided by n - 1.
+        old = net.momentum
+        running = {"mean": a["mean"], "var": old + (a["var"] - old) * (n - 1) / n}
+        assert_near(after, running)
+        later = stored(f"{name}, inference") | {"dy": a["dy"]}
+        own = {"mean": a["mean"], "var": a["var"]}
+
+        def run(x):
+            return net.apply(params, x, state=own)[0]
+
+        y, pull = jax.vjp(run, later["x"])
+        assert_near((y, pull(later["dy"])[0]), (later["y"], later["dx"]))
+
+
+LAYERS = {"dense": nn.Dense(3), "convolution": nn.Conv(4, 3, padding="valid")}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_spectral_norm_in_a_training_call(name):
+    a = stored(f"spectral {name}")
+    net = nn.SpectralNorm(LAYERS[name])
+    params, grads = ({k: a[p + k] for k in ("w", "b")} for p in ("", "d"))
+    chex.assert_trees_all_equal_shapes(net.init(jax.random.key(0), a["x"]), params)
+    after = agree(net, params, grads, a, {"w": {"u": a["u"]}}, train=True)
+    assert_near(after, {"w": {"u": a["after"]}})
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_weight_norm(name):
+    a = stored(f"weight {name}")
+    net = nn.WeightNorm(LAYERS[name])
+    params, grads = ({"w": {k: a[p + k] for k in "vg"}, "b": a[p + "b"]} for p in ("", "d"))
+    chex.assert_trees_all_equal_shapes(net.init(jax.random.key(0), a["x"]), params)
+    agree(net, params, grads, a, {}, train=True)

@@ -1,0 +1,157 @@
+"""cached: which layers keep what, and what a cache refuses. Its law is tests/laws/test_chunk.py."""
+
+import functools
+from typing import Any, cast
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+from tests.layers.agreement import KEY, normals
+from tests.near import assert_near
+
+X = normals(0, 2, 6, 4)
+
+
+def test_every_layer_that_can_keep_is_reached():
+    attention = nn.Attention(2, causal=True)
+    block = nn.Remat(nn.Serial(attention=nn.Residual(attention), mlp=nn.Dense(4)))
+    net = nn.Serial(
+        nn.LearnedPositions(9), nn.Repeat(block, 2), nn.Parallel(a=attention, b=jax.nn.relu)
+    )
+    kept = nn.Attention(2, causal=True, cache=5)
+    block = nn.Remat(nn.Serial(attention=nn.Residual(kept), mlp=nn.Dense(4)))
+    expected = nn.Serial(
+        nn.LearnedPositions(9, cache=5), nn.Repeat(block, 2), nn.Parallel(a=kept, b=jax.nn.relu)
+    )
+    found = nn.cached(net, 5)
+    assert found == expected and hash(found) == hash(expected)
+    assert nn.cached(found, 7) == nn.cached(net, 7) != found
+    shape = found.init_state(X[:, :1])["1"]["attention"]["key"].shape
+    assert shape == (2, 2, 5, 2, 2)  # copies, rows, slots, heads, features
+
+
+def test_optional_children_stay_none():
+    net = nn.EncoderLayer(nn.Attention(2, causal=True), nn.Dense(4))
+    assert nn.cached(net, 3).attention == nn.Attention(2, causal=True, cache=3)
+    assert nn.cached(net, 3).dropout is None
+
+
+def test_a_network_that_keeps_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"no layer of Serial\(Dense\(3\), .*has a field `cache`"):
+        nn.cached(nn.Serial(nn.Dense(3), jax.nn.relu))
+    with pytest.raises(ValueError, match="at least 1 position, an int; got 0"):
+        nn.cached(nn.Attention(2, causal=True), 0)
+    with pytest.raises(TypeError, match="cached wants a layer, got 3"):
+        nn.cached(cast(Any, 3))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step(net: nn.Layer, params: Any, x: Any, state: Any) -> Any:
+    return net.apply(params, x, state=state)
+
+
+def decode(net: nn.Layer, params: Any, x: Any, *split: int) -> Any:
+    """The outputs of the pieces of x, and the last state."""
+    state, outputs, begin = net.init_state(x[..., :1, :]), [], 0
+    for length in split:
+        y, state = step(net, params, x[..., begin : begin + length, :], state)
+        outputs.append(y)
+        begin += length
+    return jnp.concatenate(outputs, -2), state
+
+
+def test_writing_past_the_length():
+    """Raises where the position is known; NaN, and NaN ever after, where it is not."""
+    net = nn.cached(nn.Attention(2, causal=True), 4)
+    params = net.init(KEY, X[:, :1])
+    _, state = decode(net, params, X, 3)
+    with pytest.raises(
+        ValueError, match=r"cache has 4 positions, of which 3 are taken: 2 more .*cached\(net, leng"
+    ):
+        net.apply(params, X[:, :2], state=state)
+    with pytest.raises(ValueError, match="of which 0 are taken: 6 more do not fit"):
+        net.init_state(X)
+    y, state = step(net, params, X[:, 3:4], state)
+    assert jnp.isfinite(y).all()
+    for _ in range(2):
+        y, state = step(net, params, X[:, 4:5], state)
+        assert jnp.isnan(y).all()
+
+
+def test_a_ring_has_no_end():
+    """A window of 2 kept in 2 slots, far past the cache's length; chunks longer than the ring."""
+    net = nn.Attention(2, causal=True, window=2, rotary=nn.Rotary())
+    cached = nn.cached(net, 4)
+    params = net.init(KEY, X)
+    assert cached.init_state(X)["key"].shape == (2, 2, 2, 2)
+    y, state = decode(cached, params, X, 5, 1)
+    assert_near(y, net.apply(params, X))
+    assert state["count"]["position"].tolist() == [6, 6]
+
+
+def test_axes_in_front():
+    net = nn.Serial(
+        nn.LearnedPositions(6), nn.Attention(2, causal=True), nn.Attention(2, causal=True, window=2)
+    )
+    params = net.init(KEY, X)
+    assert_near(decode(nn.cached(net, 6), params, X[0], 2, 4)[0], net.apply(params, X[0]))
+    more = X.reshape(2, 1, 6, 4)
+    assert_near(decode(nn.cached(net, 6), params, more, 6)[0], net.apply(params, more))
+
+
+def test_decoding_is_one_program():
+    """One token costs the same work at any position: the same program, whose arrays all have the
+    cache's length or a chunk's."""
+    net = nn.cached(nn.Attention(2, causal=True), 6)
+    params, state = net.init(KEY, X[:, :1]), net.init_state(X[:, :1])
+
+    @jax.jit
+    @chex.assert_max_traces(1)
+    def run(x, state):
+        return net.apply(params, x, state=state)
+
+    for t in range(6):
+        _, state = run(X[:, t : t + 1], state)
+
+
+def test_the_cache_has_the_type_of_the_computation():
+    net = nn.cached(nn.Precision(nn.Attention(2, causal=True), "bfloat16"), 6)
+    state = net.init_state(X)
+    assert state["key"].dtype == state["value"].dtype == jnp.bfloat16
+    params = net.init(KEY, X)
+    y, after = step(net, params, X, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    exact, _ = step(net.wrapped, params, X, state)
+    np.testing.assert_allclose(y, exact, atol=0.05)  # values of some units, rounded to 2**-8
+
+
+def test_memory_is_not_cached():
+    net, memory = nn.Attention(2), normals(1, 2, 3, 4)
+    cached = nn.cached(net, 8)
+    params = net.init(KEY, X, memory)
+    assert cached.init_state(X, memory) == {}
+    y = cached.apply(params, X[:, 2:3], memory)
+    assert_near(y, net.apply(params, X, memory)[:, 2:3])
+
+
+def test_refused_with_a_cache():
+    net = nn.cached(nn.Attention(2, causal=True), 8)
+    params, state = net.init(KEY, X), net.init_state(X)
+    with pytest.raises(ValueError, match="cache of 8 positions, which is for inference: train the"):
+        net.apply(params, X, state=state, train=True)
+    with pytest.raises(ValueError, match="a mask or a bias says nothing of the keys in a cache"):
+        net.apply(params, X, state=state, mask=jnp.ones((6, 6), bool))
+    with pytest.raises(ValueError, match=r"keeps state \(key, value, .*init_state\(x\)"):
+        net.apply(params, X)
+    with pytest.raises(ValueError, match=r"looks at later positions.*causal=True"):
+        nn.cached(nn.Attention(2), 8).init(KEY, X)
+    rotary = nn.Rotary(scaling=nn.DynamicNTKScaling(2.0, 16))
+    with pytest.raises(ValueError, match=r"changes the angles of all positions.*nn.NTKScaling"):
+        nn.cached(nn.Attention(2, causal=True, rotary=rotary), 8)
+    with pytest.raises(ValueError, match="for inference: train the network"):
+        positions = nn.cached(nn.SinusoidalPositions(), 8)
+        positions.apply({}, X, state=positions.init_state(X), train=True)

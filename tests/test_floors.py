@@ -19,6 +19,7 @@ FLOORS = (
     "surgery",
     "models",
     "train",
+    "generation",
     "experiment",
     "sweep",
     "command",

@@ -6,9 +6,9 @@ import jax
 
 from ..combine.serial import Serial
 from ..core.layer import Layer
-from ..core.values import is_traced
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
+from .checks import check_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +24,8 @@ class MLP:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a width below 1, a depth below 0 or a rate outside [0, 1)."""
-        for name, least in (("width", 1), ("depth", 0)):
-            size = getattr(self, name)
-            if not is_traced(size) and size < least:
-                raise ValueError(f"MLP.{name} is an int >= {least}, got {size!r}")
+        check_sizes(self, 1, "width")
+        check_sizes(self, 0, "depth")
         Dropout(self.dropout)
 
     def network(self, outputs: int) -> Layer:

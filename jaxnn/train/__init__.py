@@ -13,12 +13,13 @@ from .loop import fit
 from .optimizer import Optimizer
 from .state import TrainState
 from .step import make_step
-from .task import Binary, Classification, Regression, Task
+from .task import Binary, Classification, LanguageModel, Regression, Task
 from .weights import Weights, load_weights, pack_weights
 
 __all__ = [
     "Binary",
     "Classification",
+    "LanguageModel",
     "Optimizer",
     "Regression",
     "Task",

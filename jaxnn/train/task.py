@@ -3,8 +3,31 @@
 A task is a value that holds the loss, the metrics, how many outputs a network needs, and the map
 from outputs to predictions. Called with outputs and targets it gives the loss, so a plain function
 `loss(outputs, targets)` may stand for one where only a loss is wanted.
+
+Losses come from optax. A task with another one is a subclass, which keeps metrics and predictions;
+label smoothing, and the focal loss by `optax.sigmoid_focal_loss` likewise:
+
+>>> import jax, optax
+>>> from jaxnn import train
+>>> class Smoothed(train.Classification):
+...     share: float = 0.1
+...     def __call__(self, outputs, targets):
+...         labels = optax.smooth_labels(jax.nn.one_hot(targets, self.number), self.share)
+...         return optax.softmax_cross_entropy(self._wide(outputs, targets, True), labels).mean()
+>>> Smoothed(3)
+Smoothed(3)
+
+What has no predictions of that kind is a function. Targets may be any tuple or dict of arrays. CTC,
+for frames (batch, T, classes) with class 0 the blank, and contrastive learning of pairs:
+
+>>> def ctc(logits, targets):
+...     frames, labels, padding = targets  # paddings are 1 where there is nothing
+...     return optax.ctc_loss(logits, frames, labels, padding).mean()
+>>> def contrastive(embeddings, labels):
+...     return optax.ntxent(embeddings, labels, temperature=0.1)
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -111,6 +134,62 @@ class Classification(Task):
 
     def predict(self, outputs: Any) -> jax.Array:
         """Softmax: a probability for each class."""
+        return jax.nn.softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
+
+
+class LanguageModel(Task):
+    """The next token: softmax cross entropy at every position of a sequence.
+
+    Outputs are logits (..., T, vocabulary), targets integer tokens (..., T) in [0, vocabulary), the
+    token that follows each position; predictions are probabilities (..., T, vocabulary). The
+    metrics are `accuracy`, the share of tokens that got the largest output, and `bits`, the loss in
+    bits a token: loss / log 2. All are means over all positions. Raises ValueError for fewer than 2
+    tokens.
+
+    Reference: Shannon, Prediction and entropy of printed English, 1951.
+
+    >>> import jax.numpy as jnp
+    >>> task = LanguageModel(32)
+    >>> outputs, targets = jnp.zeros((2, 5, 32)), jnp.zeros((2, 5), int)
+    >>> round(float(task.metrics(outputs, targets)["bits"]), 5)  # log2 32
+    5.0
+    """
+
+    vocabulary: int
+
+    def __post_init__(self) -> None:
+        """Check the number of tokens."""
+        if not isinstance(self.vocabulary, int) or self.vocabulary < 2:
+            raise ValueError(
+                f"LanguageModel wants a vocabulary of at least 2 tokens, got {self.vocabulary!r}; "
+                "write train.LanguageModel(len(text.vocabulary)), say"
+            )
+
+    @property
+    def outputs(self) -> int:
+        """One logit a token."""
+        return self.vocabulary
+
+    @property
+    def classes(self) -> int:
+        """The number of tokens."""
+        return self.vocabulary
+
+    def __call__(self, outputs: Any, targets: Any) -> jax.Array:
+        """Mean of -log softmax(outputs)[target]."""
+        logits = self._wide(outputs, targets, labels=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
+    def metrics(self, outputs: Any, targets: Any) -> Metrics:
+        """The share of tokens foretold, and the loss in bits."""
+        right = jnp.argmax(outputs, -1).astype(targets.dtype) == targets
+        return {
+            "accuracy": jnp.mean(right, dtype=jnp.float32),
+            "bits": self(outputs, targets) / math.log(2),
+        }
+
+    def predict(self, outputs: Any) -> jax.Array:
+        """Softmax: a probability for each token."""
         return jax.nn.softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
 
 

@@ -23,6 +23,24 @@ def test_classification():
     np.testing.assert_allclose(accuracy, np.mean(LOGITS.argmax(1) == LABELS))
 
 
+def test_language_model():
+    """Positions are examples: mean over all, in nats and in bits."""
+    task = train.LanguageModel(4)
+    logits, labels = LOGITS.reshape(2, 3, 4), LABELS.reshape(2, 3)
+    log_probs = LOGITS - np.log(np.exp(LOGITS).sum(1, keepdims=True))
+    loss = -log_probs[np.arange(6), LABELS].mean()
+    metrics = task.metrics(logits, labels)
+    assert task.outputs == task.classes == 4
+    np.testing.assert_allclose(task(logits, labels), loss, rtol=1e-6)
+    np.testing.assert_allclose(metrics["bits"], loss / np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(LOGITS.argmax(1) == LABELS))
+    np.testing.assert_allclose(task.predict(logits), np.exp(log_probs).reshape(2, 3, 4), rtol=1e-5)
+    with pytest.raises(ValueError, match="LanguageModel wants a vocabulary of at least 2 tokens"):
+        train.LanguageModel(1)
+    with pytest.raises(ValueError, match=r"targets of shape \(2, 3\)"):
+        task(logits, labels[:, 0])
+
+
 def test_binary():
     task = train.Binary()
     z, y = LOGITS[:, :1], (LABELS > 1).astype(np.int32)

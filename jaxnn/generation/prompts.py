@@ -1,0 +1,81 @@
+"""Prompts as one array: of different lengths, they are filled up on the left."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..core.declarations import describe
+from ..core.values import is_traced
+
+
+class Prompts(NamedTuple):
+    """Tokens (rows, T) and segments (rows, T), 1 where there is a token and 0 in front of it."""
+
+    tokens: Any
+    segments: Any
+
+
+def as_prompts(prompts: Any) -> tuple[Prompts, bool]:
+    """The prompts as arrays, and whether there was only one, without an axis of rows.
+
+    Raises TypeError where they are no integers, ValueError for an empty one or for none.
+
+    >>> found, single = as_prompts([[5, 6, 7], [8]])
+    >>> found.tokens.tolist(), found.segments.tolist(), single
+    ([[5, 6, 7], [0, 0, 8]], [[1, 1, 1], [0, 0, 1]], False)
+    """
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts are tokens, got the text {prompts!r}; write text.encode(...)")
+    if isinstance(prompts, list | tuple):
+        if not prompts:
+            raise ValueError("there is no prompt; write prompts=[[0], [3, 1]], say")
+        if np.ndim(prompts[0]) == 0:
+            prompts = np.asarray(prompts)
+    if not isinstance(prompts, list | tuple):
+        rows = prompts[None] if (single := np.ndim(prompts) == 1) else prompts
+        if np.ndim(rows) != 2:
+            raise ValueError(
+                f"prompts are tokens (T,) or (rows, T), or a list of such rows; got "
+                f"{describe(prompts)}"
+            )
+        _check_row(prompts, rows.shape[-1], "")
+        if rows.shape[0] == 0:
+            raise ValueError("there is no prompt; write prompts=[[0], [3, 1]], say")
+        tokens = jnp.asarray(rows, jnp.int32) if is_traced(rows) else np.asarray(rows, np.int32)
+        return Prompts(tokens, np.ones(rows.shape, np.int32)), single
+    rows = [np.asarray(row) for row in prompts]
+    for number, row in enumerate(rows):
+        if row.ndim != 1:
+            raise ValueError(f"prompt {number} is {describe(row)}, wanted tokens (T,)")
+        _check_row(row, len(row), f" {number}")
+    length = max(map(len, rows))
+    tokens, segments = np.zeros((2, len(rows), length), np.int32)
+    for number, row in enumerate(rows):
+        tokens[number, length - len(row) :] = row
+        segments[number, length - len(row) :] = 1
+    return Prompts(tokens, segments), False
+
+
+def _check_row(row: Any, length: int, number: str) -> None:
+    if length == 0:
+        raise ValueError(
+            f"prompt{number} is empty, and there is nothing to go on from: begin with a token, "
+            "such as that of a line feed"
+        )
+    if not jnp.issubdtype(row.dtype, jnp.integer):
+        raise TypeError(f"prompt{number} is {describe(row)}, wanted integer tokens")
+
+
+def check_tokens(prompts: Prompts, vocabulary: int) -> None:
+    """Raise ValueError for a token outside the vocabulary, where they are known."""
+    if is_traced(prompts.tokens):
+        return
+    wrong = (prompts.tokens < 0) | (prompts.tokens >= vocabulary)
+    if wrong.any():
+        row, place = (int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+        before = int((prompts.segments[row, :place] == 0).sum())
+        raise ValueError(
+            f"prompt {row} holds token {prompts.tokens[row, place]} at {place - before}, wanted "
+            f"0 .. {vocabulary - 1}, the vocabulary of the network"
+        )

@@ -1,0 +1,46 @@
+"""CharLSTM: a recurrent network that predicts the next character."""
+
+import dataclasses
+
+from ..combine.recurrent import Recurrent
+from ..combine.serial import Serial
+from ..core.layer import Layer
+from ..layers.dense import Dense
+from ..layers.dropout import Dropout
+from ..layers.embedding import Embedding
+from ..layers.recurrence import LSTMCell
+from .checks import check_sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class CharLSTM:
+    """Layers of long short-term memory, from characters to scores of the next one.
+
+    Reference: Graves, Generating sequences with recurrent neural networks, 2013.
+    """
+
+    width: int = 256
+    """Features of a character, and units of each layer."""
+    layers: int = 2
+    """Recurrent layers."""
+    dropout: float = 0.0
+    """Share of each layer's outputs left out at each training step, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a size below 1 or a rate outside [0, 1)."""
+        check_sizes(self, 1, "width", "layers")
+        Dropout(self.dropout)
+
+    def network(self, outputs: int) -> Layer:
+        """The network from characters (..., T) to scores (..., T, outputs), of as many characters.
+
+        >>> CharLSTM(width=64, layers=1).network(outputs=84)
+        Serial(embedding=Embedding(84, 64), layers=Serial(Recurrent(LSTMCell(64)), Dropout(0.0)), \
+head=Dense(84))
+        """
+        layers = (Recurrent(LSTMCell(self.width)), Dropout(self.dropout)) * self.layers
+        return Serial(
+            embedding=Embedding(outputs, self.width),
+            layers=Serial(*layers),
+            head=Dense(outputs),
+        )

@@ -1,0 +1,39 @@
+"""The checks that models share. Only concrete numbers are looked at: traced ones pass."""
+
+from collections.abc import Collection
+from typing import Any
+
+from ..core.values import is_traced
+
+
+def check_sizes(config: Any, least: int, *names: str) -> None:
+    """Raise ValueError where a field is not an int of at least `least`, or a tuple of some."""
+    for name in names:
+        value = getattr(config, name)
+        several = isinstance(value, tuple)
+        sizes = value if several else (value,)
+        if not sizes or not all(is_traced(n) or (_is_int(n) and n >= least) for n in sizes):
+            wanted = f"a tuple of ints >= {least}" if several else f"an int >= {least}"
+            raise ValueError(f"{type(config).__name__}.{name} is {wanted}, got {value!r}")
+
+
+def check_choice(config: Any, name: str, choices: Collection[str]) -> None:
+    """Raise ValueError where a field is none of the words it may be."""
+    if getattr(config, name) not in choices:
+        raise ValueError(
+            f"{type(config).__name__}.{name} is {' or '.join(map(repr, choices))}, got "
+            f"{getattr(config, name)!r}"
+        )
+
+
+def check_heads(config: Any) -> None:
+    """Raise ValueError where the heads do not divide the width."""
+    if config.width % config.heads:
+        raise ValueError(
+            f"{type(config).__name__}.heads divides the width, got {config.heads} heads for a "
+            f"width of {config.width}"
+        )
+
+
+def _is_int(n: Any) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool)

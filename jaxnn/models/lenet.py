@@ -1,0 +1,68 @@
+"""LeNet: a small convolutional network for images such as digits."""
+
+import dataclasses
+
+import jax
+
+from ..combine.serial import Serial
+from ..core.layer import Layer
+from ..layers.convolution import Conv
+from ..layers.dense import Dense
+from ..layers.dropout import Dropout
+from ..layers.pooling import MaxPool
+from ..layers.shape import Flatten
+from .checks import check_sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class LeNet:
+    """Two 5 x 5 convolutions, each with a maximum by 2, and two hidden layers.
+
+    The sizes are those of LeNet-5, which has 61,706 parameters for ten digits of 28 x 28. In the
+    place of its sigmoids and means there are rectified linear units and maxima.
+
+    Reference: LeCun et al., Gradient-based learning applied to document recognition, 1998.
+    """
+
+    channels: tuple[int, int] = (6, 16)
+    """Channels of the two convolutions."""
+    hidden: tuple[int, int] = (120, 84)
+    """Units of the two hidden layers."""
+    dropout: float = 0.0
+    """Share of hidden units left out at each training step, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a size below 1 or a rate outside [0, 1)."""
+        check_sizes(self, 1, "channels", "hidden")
+        for name in ("channels", "hidden"):
+            if len(getattr(self, name)) != 2:
+                raise ValueError(f"LeNet.{name} has 2 sizes, got {getattr(self, name)!r}")
+        Dropout(self.dropout)
+
+    def network(self, outputs: int) -> Layer:
+        """The network from images (N, H, W, C), of 28 x 28, say, to (N, outputs).
+
+        >>> import jax
+        >>> net = LeNet().network(outputs=10)
+        >>> params = net.init(jax.random.key(0), jax.ShapeDtypeStruct((8, 28, 28, 1), "float32"))
+        >>> params["conv2"]["w"].shape, params["hidden1"]["w"].shape
+        ((5, 5, 6, 16), (400, 120))
+        """
+        first, second = self.channels
+        hidden1, hidden2 = self.hidden
+        return Serial(
+            conv1=Conv(first, (5, 5)),
+            relu1=jax.nn.relu,
+            pool1=MaxPool((2, 2)),
+            conv2=Conv(second, (5, 5), padding="valid"),
+            relu2=jax.nn.relu,
+            pool2=MaxPool((2, 2)),
+            flatten=Flatten(),
+            hidden1=Dense(hidden1),
+            relu3=jax.nn.relu,
+            dropout1=Dropout(self.dropout),
+            hidden2=Dense(hidden2),
+            relu4=jax.nn.relu,
+            dropout2=Dropout(self.dropout),
+            head=Dense(outputs),
+        )

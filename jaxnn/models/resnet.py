@@ -1,0 +1,145 @@
+"""ResNet: convolutions that learn what to add, for images."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+
+from ..combine.serial import Serial
+from ..core.composite import Composite
+from ..core.initialisers import variance_scaling
+from ..core.layer import Layer
+from ..layers.convolution import Conv
+from ..layers.dense import Dense
+from ..layers.normalisation import BatchNorm
+from ..layers.pooling import GlobalAveragePool, MaxPool
+from .checks import check_choice, check_sizes
+
+
+class ResNetBlock(Composite):
+    """relu(shortcut(x) + branch(x)); without a shortcut, x itself is added."""
+
+    branch: Layer
+    shortcut: Layer | None = None
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        """The block's features."""
+        y = self.branch(x)
+        return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNet:
+    """A residual network with batch normalisation, from images to scores.
+
+    `resnet18()` to `resnet152()` are the published sizes. A bottleneck has its stride in the 3 x 3
+    convolution, as in torchvision. Weights of convolutions start normal, by the fan out.
+
+    Reference: He et al., Deep residual learning for image recognition, 2016.
+    """
+
+    stages: tuple[int, ...] = (2, 2, 2, 2)
+    """Blocks of each stage; from stage to stage the image is halved and the channels doubled."""
+    width: int = 64
+    """Channels of the first stage."""
+    bottleneck: bool = False
+    """Whether a block narrows to a 3 x 3 convolution and widens fourfold; else it has two 3 x 3."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """First layers: 7 x 7 and a maximum, by 2 each; or 3 x 3 at full size, for small images."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for sizes that make no network, or another stem."""
+        check_sizes(self, 1, "stages", "width")
+        check_choice(self, "stem", ("imagenet", "cifar"))
+
+    def network(self, outputs: int) -> Layer:
+        """The network from images (N, H, W, C) to (N, outputs); it keeps batch statistics.
+
+        >>> import jax
+        >>> net = ResNet(stages=(1, 2), width=4, stem="cifar").network(outputs=10)
+        >>> params = net.init(jax.random.key(0), jax.ShapeDtypeStruct((2, 8, 8, 3), "float32"))
+        >>> params["stages"][1][0]["shortcut"]["conv"]["w"].shape
+        (1, 1, 4, 8)
+        """
+        # In a row: XLA's CPU compiler runs convolutions ten times slower in the loop of a Repeat.
+        stages, channels = [], self.width
+        for number, blocks in enumerate(self.stages):
+            width, stage = self.width * 2**number, []
+            features = 4 * width if self.bottleneck else width
+            for block in range(blocks):
+                stride = 2 if number > 0 and block == 0 else 1
+                resized = stride > 1 or features != channels
+                shortcut = _convolution(features, 1, stride) if resized else None
+                stage.append(ResNetBlock(self._branch(width, stride), shortcut))
+                channels = features
+            stages.append(Serial(*stage))
+        return Serial(
+            stem=self._stem(),
+            stages=Serial(*stages),
+            pool=GlobalAveragePool(),
+            head=Dense(outputs),
+        )
+
+    def _stem(self) -> Layer:
+        if self.stem == "cifar":
+            return Serial(convolution=_convolution(self.width, 3), relu=jax.nn.relu)
+        return Serial(
+            convolution=_convolution(self.width, 7, stride=2),
+            relu=jax.nn.relu,
+            pool=MaxPool((3, 3), stride=2, padding=1),
+        )
+
+    def _branch(self, width: int, stride: int) -> Layer:
+        if not self.bottleneck:
+            return Serial(
+                first=_convolution(width, 3, stride),
+                relu=jax.nn.relu,
+                second=_convolution(width, 3),
+            )
+        return Serial(
+            narrow=_convolution(width, 1),
+            relu1=jax.nn.relu,
+            middle=_convolution(width, 3, stride),
+            relu2=jax.nn.relu,
+            wide=_convolution(4 * width, 1),
+        )
+
+    @classmethod
+    def resnet18(cls) -> "ResNet":
+        """ResNet-18: 11,689,512 parameters with 1,000 outputs."""
+        return cls()
+
+    @classmethod
+    def resnet34(cls) -> "ResNet":
+        """ResNet-34."""
+        return cls(stages=(3, 4, 6, 3))
+
+    @classmethod
+    def resnet50(cls) -> "ResNet":
+        """ResNet-50, with bottlenecks."""
+        return cls(stages=(3, 4, 6, 3), bottleneck=True)
+
+    @classmethod
+    def resnet101(cls) -> "ResNet":
+        """ResNet-101, with bottlenecks."""
+        return cls(stages=(3, 4, 23, 3), bottleneck=True)
+
+    @classmethod
+    def resnet152(cls) -> "ResNet":
+        """ResNet-152, with bottlenecks."""
+        return cls(stages=(3, 8, 36, 3), bottleneck=True)
+
+
+def _convolution(features: int, size: int, stride: int = 1) -> Layer:
+    """A square convolution without bias, padded so that stride 1 keeps the size, and its norm."""
+    return Serial(
+        conv=Conv(
+            features,
+            (size, size),
+            stride=stride,
+            padding=size // 2,
+            bias=False,
+            w_init=variance_scaling(2.0, "fan_out", "normal"),
+        ),
+        norm=BatchNorm(),
+    )

@@ -1,0 +1,226 @@
+"""generate against recomputing everything at each token, and its draws against closed forms."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+from jaxnn.core.values import is_traced
+from jaxnn.generation.generate import _compiled
+from jaxnn.models import GPT, CharLSTM
+
+KEY, V = jax.random.key(0), 11
+PROMPTS = [[1, 2, 3, 4], [7], [5, 6]]
+NETS = {
+    "gpt": GPT(layers=2, width=16, heads=4, length=16),
+    "llama": GPT(
+        layers=1, width=16, heads=4, key_value_heads=2, hidden=24, positions="rotary",
+        norm="rms", feed_forward="swiglu", bias=False, tied=False,
+    ),
+    "lstm": CharLSTM(width=8, layers=2),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """A network with parameters large enough for logits that differ."""
+
+    net: nn.Layer
+    params: object
+
+    def generate(self, prompts, **options):
+        return nn.generate(self.net, self.params, prompts, **options)
+
+    def recomputed(self, prompt, steps):
+        """The likeliest tokens after a prompt, by a full forward for each, without a cache."""
+        tokens, new = list(prompt), []
+        forward = jax.jit(self.net.apply)
+        for _ in range(steps):
+            # Filled up at the end, which a causal network does not see: one program for all.
+            row = np.array([tokens + [0] * (12 - len(tokens))])
+            new.append(int(forward(self.params, row)[0, len(tokens) - 1].argmax()))
+            tokens.append(new[-1])
+        return new
+
+
+def made(name):
+    """A network with parameters large enough for logits that differ."""
+    net = NETS[name].network(V)
+    params = net.init(KEY, jnp.zeros((1, 3), int))
+    return Tried(net, jax.tree.map(lambda p: p * 4, params))
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    return made("gpt")
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_greedy_is_the_argmax_of_the_full_forward_for_prompts_of_any_length(name):
+    tried = made(name)
+    new = tried.generate(PROMPTS, steps=6, temperature=0.0)
+    assert new.tokens.tolist() == [tried.recomputed(prompt, 6) for prompt in PROMPTS]
+    assert new.lengths.tolist() == [6, 6, 6]
+    assert len({tuple(row) for row in new.tokens.tolist()}) > 1
+
+
+def test_one_prompt_alone_has_no_axis_of_rows(gpt):
+    new = gpt.generate(jnp.array(PROMPTS[0]), steps=6, temperature=0.0)
+    assert new.tokens.tolist() == gpt.recomputed(PROMPTS[0], 6)
+    assert new.lengths.shape == () and new.lengths == 6
+
+
+def test_a_row_ends_with_its_stop_token_and_the_loop_with_the_last_row():
+    """The loop's steps are counted by a callback in the network."""
+    ran = []
+
+    class Counted(nn.Composite):
+        net: nn.Layer
+
+        def forward(self, tokens):
+            jax.debug.callback(lambda _: ran.append(1), tokens[0, 0])
+            return self.net(tokens)
+
+    net = Counted(made("lstm").net)
+    params = jax.tree.map(lambda p: p * 4, net.init(KEY, jnp.zeros((1, 3), int)))
+
+    def generate(*stop):
+        ran.clear()
+        stop = [*stop, *[-1] * (V - len(stop))]  # as many: one program
+        found = nn.generate(net, params, [[1], [7], [5]], steps=6, temperature=0.0, stop=stop)
+        jax.block_until_ready(found)
+        jax.effects_barrier()
+        return found.tokens.tolist(), found.lengths.tolist(), len(ran)
+
+    free, lengths, steps = generate()
+    assert (lengths, steps) == ([6, 6, 6], 6)
+    stop = {free[0][2], free[1][0]}
+    tokens, lengths, steps = generate(*stop)
+    wanted = [next((i + 1 for i, t in enumerate(row) if t in stop), 6) for row in free]
+    assert lengths == wanted and steps == max(wanted)
+    assert tokens == [row[:n] + [row[n - 1]] * (6 - n) for row, n in zip(free, wanted, strict=True)]
+    assert generate(*range(V)) == ([[row[0]] * 6 for row in free], [1, 1, 1], 1)
+
+
+def test_a_second_call_traces_nothing_whatever_the_numbers(gpt, monkeypatch):
+    traced = []
+    apply = nn.Layer.apply
+
+    def counted(self, params, tokens, **more):
+        if is_traced(tokens):
+            traced.append(tokens.shape)
+        return apply(self, params, tokens, **more)
+
+    monkeypatch.setattr(nn.Layer, "apply", counted)
+    options = {"steps": 7, "top_k": 3, "top_p": 0.9}
+    gpt.generate(PROMPTS, key=KEY, **options)
+    # One program reads the prompts but their last tokens, and one goes on token by token; the
+    # body of a loop may be traced twice, to find the types of what it carries.
+    assert set(traced) == {(3, 3), (3, 1)} and traced.count((3, 3)) == 1 and len(traced) <= 3
+    traced.clear()
+    options |= {"top_k": 5, "top_p": 0.5}
+    for temperature in (0.0, 2):
+        gpt.generate([[4], [5, 1, 2, 9], [6]], key=KEY, temperature=temperature, **options)
+        gpt.generate(np.ones((3, 4), int), key=jax.random.key(3), stop=[], **options)
+    assert traced == []
+
+
+def test_draws_are_those_of_the_networks_distribution(gpt):
+    """A first token in each of 4,000 equal rows; chi-square below its 99.99th percentile."""
+    from scipy.stats import chi2
+
+    logits = np.asarray(gpt.net.apply(gpt.params, jnp.array([[3, 1]]))[0, -1], np.float64)
+    prompts = np.tile([3, 1], (4000, 1))
+
+    def counts(top_k=V, top_p=1.0):
+        options = {"temperature": 2.0, "top_k": top_k, "top_p": top_p}
+        new = gpt.generate(prompts, steps=1, key=KEY, **options)
+        return np.bincount(np.asarray(new.tokens[:, 0]), minlength=V)
+
+    def fits(found, p):
+        assert found[p == 0].sum() == 0
+        expected = 4000 * p[p > 0]
+        statistic = ((found[p > 0] - expected) ** 2 / expected).sum()
+        return statistic < chi2.ppf(0.9999, (p > 0).sum() - 1)
+
+    p = np.exp(logits / 2) / np.exp(logits / 2).sum()
+    assert fits(counts(), p)
+    best = np.argsort(-p)[:3]
+    of_best = np.zeros(V)
+    of_best[best] = p[best] / p[best].sum()
+    assert fits(counts(top_k=3), of_best)
+    share = float((p[best[0]] + p[best[1]]) / 2 + p[best[0]] / 2)  # between one token and two
+    of_two = np.zeros(V)
+    of_two[best[:2]] = p[best[:2]] / p[best[:2]].sum()
+    assert fits(counts(top_p=share), of_two)
+
+
+def test_it_is_a_pure_function_of_its_key_under_jit_and_vmap(gpt):
+    def draw(key, temperature):
+        return gpt.generate(
+            jnp.array([[1, 2], [3, 4]]), steps=4, key=key, temperature=temperature
+        ).tokens
+
+    keys = jax.random.split(KEY, 3)
+    alone = [draw(key, 1.5) for key in keys]
+    mapped = jax.jit(jax.vmap(draw, (0, None)))(keys, 1.5)
+    np.testing.assert_array_equal(mapped, np.stack(alone))
+    assert not np.array_equal(alone[0], alone[1])
+
+
+def test_half_precision_parameters_generate(gpt):
+    half = jax.tree.map(lambda p: p.astype("bfloat16"), gpt.params)
+    new = nn.generate(gpt.net, half, PROMPTS, steps=3, temperature=0.0)
+    assert new.tokens.shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "text"),
+    [
+        ([], {}, "there is no prompt"),
+        ([[1], []], {}, "prompt 1 is empty, and there is nothing to go on from"),
+        (np.zeros((2, 0), int), {}, "prompt is empty"),
+        ([[1], [0.5]], {}, "prompt 1 is .* wanted integer tokens"),
+        ("abc", {}, "prompts are tokens, got the text 'abc'"),
+        (np.zeros((1, 1, 1), int), {}, r"prompts are tokens \(T,\) or \(rows, T\)"),
+        ([[1], [3, 11]], {}, r"prompt 1 holds token 11 at 1, wanted 0 \.\. 10"),
+        ([[1, -1], [3]], {}, r"prompt 0 holds token -1 at 1, wanted 0 \.\. 10"),
+        ([[1]], {"key": None}, r"no key was given: write key=jax.random.key\(0\)"),
+        ([[1]], {"temperature": -1.0}, "temperature is a number >= 0"),
+        ([[1]], {"top_k": 0}, "top_k is an int >= 1"),
+        ([[1]], {"top_p": 2.0}, "top_p is a share of the probability"),
+        ([[1]], {"steps": 0}, "steps is an int >= 1, got 0"),
+        ([[1] * 18], {}, "16"),
+        ([[1] * 14], {"steps": 5}, "logits of row 0 are NaN at new token 3, which is token 17"),
+    ],
+)
+def test_what_cannot_be_written_on_from_is_refused(gpt, prompts, options, text):
+    with pytest.raises((ValueError, TypeError), match=text):
+        gpt.generate(prompts, **{"steps": 2, "key": KEY, **options})
+
+
+def test_networks_that_cannot_write_are_refused():
+    mixer = nn.Serial(nn.Embedding(V, 4), nn.Dense(V))
+    params = mixer.init(KEY, jnp.zeros((1, 2), int))
+    with pytest.raises(ValueError, match="has a field `cache`"):
+        nn.generate(mixer, params, [[1]], steps=1, temperature=0)
+    with pytest.raises(
+        ValueError, match="layer of the network takes: generate from prompts of one"
+    ):
+        nn.generate(mixer, params, [[1], [1, 2]], steps=1, temperature=0)
+    pooled = nn.Serial(nn.Embedding(V, 4), nn.Flatten(), nn.Dense(V))
+    with pytest.raises(ValueError, match=r"logits \(1, 2, vocabulary\); this one gives"):
+        nn.generate(pooled, {}, [[1, 2]], steps=1, temperature=0)
+    with pytest.raises(TypeError, match="generate wants a layer"):
+        nn.generate(GPT(), {}, [[1]], steps=1)  # pyright: ignore[reportArgumentType]
+
+
+def test_prefill_computes_no_logits(gpt):
+    """The program that reads the prompts leaves out the head: it has no array of logits."""
+    prefill, _ = _compiled(nn.cached(gpt.net, 6), 3)
+    tokens = np.zeros((2, 3), np.int32)
+    text = prefill.lower(gpt.params, tokens, {"segments": tokens + 1}).compile().as_text()
+    assert f"[2,3,{V}]" not in text

@@ -1,0 +1,120 @@
+"""GPT in both of its forms: causal, in pieces, in half precision, with a rate that is traced."""
+
+import dataclasses
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn as nn
+from jaxnn.models import GPT, CharLSTM
+from tests.cases import KEY, quick_jit
+from tests.near import assert_near
+
+GPT2 = GPT(layers=2, width=8, heads=2, length=9)
+LLAMA = GPT(
+    layers=2,
+    width=8,
+    heads=4,
+    key_value_heads=2,
+    positions="rotary",
+    norm="rms",
+    feed_forward="swiglu",
+    bias=False,
+    tied=False,
+)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 7)), jnp.int32)
+every_form = pytest.mark.parametrize(
+    "model", [GPT2, LLAMA, CharLSTM(width=8)], ids=["gpt2", "llama", "lstm"]
+)
+
+
+def random(net: nn.Layer) -> Any:
+    """Parameters of size 0.5, among which nothing is near 0 or all the same."""
+    draw = np.random.default_rng(1).normal
+    spec = net.spec(TOKENS)
+    return jax.tree.map(lambda p: jnp.asarray(draw(scale=0.5, size=p.shape), p.dtype), spec)
+
+
+@every_form
+def test_logits_depend_on_no_later_token(model: GPT):
+    """A token of the middle changes the logits from there on, and none before."""
+    net = model.network(11)
+    params, apply = random(net), quick_jit(net.apply)
+    y, z = apply(params, TOKENS), apply(params, TOKENS.at[:, 3].add(1) % 11)
+    assert_near(z[:, :3], y[:, :3])
+    assert (jnp.abs(z - y)[:, 3:].max(-1) > 1e-3).all()
+
+
+@every_form
+def test_in_pieces(model: GPT):
+    """Token by token and in chunks, in a cache, it is the whole; left padding is skipped."""
+    net = model.network(11)
+    params, cached = random(net), nn.cached(net, length=8)
+    whole = quick_jit(net.apply)(params, TOKENS)
+
+    @quick_jit
+    def run(tokens, segments, state):
+        return cached.apply(params, tokens, segments=segments, state=state)
+
+    padded = jnp.pad(TOKENS, ((0, 0), (1, 0)))
+    segments = (jnp.arange(8) > 0).astype(jnp.int32) + jnp.zeros((2, 1), jnp.int32)
+    for tokens, marks, split in (
+        (TOKENS, jnp.ones_like(TOKENS), (1,) * 7),
+        (padded, segments, (4, 4)),
+    ):
+        state, outputs, begin = cached.init_state(tokens[:, :1]), [], 0
+        for length in split:
+            piece = slice(begin, begin + length)
+            y, state = run(tokens[:, piece], marks[:, piece], state)
+            outputs.append(y)
+            begin += length
+        assert_near(jnp.concatenate(outputs, 1)[:, -7:], whole)
+
+
+@pytest.mark.parametrize("model", [GPT2, LLAMA], ids=["gpt2", "llama"])
+def test_half_precision(model: GPT):
+    """Under Precision: logits near those of float32, and gradients float32 as parameters are."""
+    net = model.network(11)
+    params, half = random(net), nn.Precision(net, "bfloat16")
+    exact, y = quick_jit(lambda params: [one.apply(params, TOKENS) for one in (net, half)])(params)
+    assert y.dtype == jnp.float32
+    # Each of some twenty roundings on the way is half a unit of 2**-8 of the largest number.
+    np.testing.assert_allclose(y, exact, atol=20 * 2**-9 * float(jnp.abs(exact).max()))
+    gradient = jax.eval_shape(jax.grad(lambda params: half.apply(params, TOKENS).sum()), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradient, params)
+
+
+def test_the_rate_may_be_traced():
+    """One program for all rates, with the numbers of a rate that is known."""
+    net = GPT2.network(11)
+    params = random(net)
+
+    @quick_jit
+    def run(rate):
+        net = dataclasses.replace(GPT2, dropout=rate).network(11)
+        return net.apply(params, TOKENS, key=KEY, train=True)
+
+    known = dataclasses.replace(GPT2, dropout=0.5).network(11)
+    assert_near(run(0.5), quick_jit(lambda: known.apply(params, TOKENS, key=KEY, train=True))())
+
+
+def test_the_body_of_a_block_is_traced_once():
+    """The program of 12 blocks is as long as that of 2."""
+
+    def lines(layers: int) -> int:
+        net = dataclasses.replace(LLAMA, layers=layers).network(11)
+        params = jax.eval_shape(net.init, KEY, TOKENS)
+        loss = lambda params: net.apply(params, TOKENS).sum()  # noqa: E731
+        return len(str(jax.make_jaxpr(jax.grad(loss))(params)).splitlines())
+
+    assert lines(12) == lines(2)
+
+
+def test_a_sequence_longer_than_the_positions():
+    net = GPT2.network(11)
+    with pytest.raises(ValueError, match=r"at 'positions'.* has 9 positions"):
+        net.init(KEY, jnp.zeros((1, 10), jnp.int32))

@@ -22,10 +22,10 @@ from typing import Annotated, Any
 
 from ..core.signatures import suggestion
 from ..experiment.folder import default_place
-from ..experiment.prediction import predict
-from ..experiment.program import Recipe
+from ..experiment.prediction import load_run, predict
+from ..experiment.program import Command, Recipe
 from ..experiment.run import run
-from .parsing import imported, library, parse, place, refuse
+from .parsing import imported, library, module_of, parse, place, refuse
 
 
 def main(recipe: Recipe[Any], arguments: Sequence[str] | None = None) -> int:
@@ -40,19 +40,23 @@ def main(recipe: Recipe[Any], arguments: Sequence[str] | None = None) -> int:
     # An option or `optimizer:sgd` belongs to the default command.
     named = bool(arguments) and not arguments[0].startswith("-") and ":" not in arguments[0]
     command = arguments.pop(0) if named else "run"
-    if command not in COMMANDS:
-        return refuse(f"there is no command {command!r}; {suggestion(command, COMMANDS)}", 2)
+    known = {one.name: _of_its_own(one) for one in recipe.commands} | COMMANDS
+    if command not in known:
+        return refuse(f"there is no command {command!r}; {suggestion(command, known)}", 2)
     try:
-        return COMMANDS[command](imported(recipe), arguments)
+        return known[command](imported(recipe), arguments)
     except (ValueError, OSError, ImportError) as error:
         return refuse(str(error), 1)
+    except KeyboardInterrupt:
+        return refuse("interrupted", 130)
 
 
 def run_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     """Train, and write a run folder."""
-    module = f"python -m experiments.{recipe.name}"
+    module = f"python -m {module_of(recipe)}"
     start, arguments = _start(recipe, arguments)
     commands = {"predict": "predict from a saved run"}
+    commands |= {one.name: one.help for one in recipe.commands}
     if recipe.space is not None:
         commands |= {
             "plan": "say what a sweep would be",
@@ -124,11 +128,37 @@ def predict_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     folder, file = tyro.cli(
         parsed,
         args=arguments,
-        prog=f"python -m experiments.{recipe.name} predict",
+        prog=f"python -m {module_of(recipe)} predict",
         description="Predict from a saved run: print a row an example.",
     )
     predict(recipe, folder, file)
     return 0
+
+
+def _of_its_own(command: Command) -> Callable[[Recipe[Any], list[str]], int]:
+    """A command of the experiment's own, on a run folder."""
+
+    def run_on(recipe: Recipe[Any], arguments: list[str]) -> int:
+        tyro = library()
+        positional = tyro.conf.arg(metavar="FOLDER", help="The folder of a run.")
+
+        def parsed(
+            folder: Annotated[Path, tyro.conf.Positional, positional],
+            options: Annotated[Any, tyro.conf.arg(name="")] = command.options(),  # noqa: B008
+        ) -> tuple[Path, Any]:
+            return folder, options
+
+        parsed.__annotations__["options"] = Annotated[command.options, tyro.conf.arg(name="")]
+        folder, options = tyro.cli(
+            parsed,
+            args=arguments,
+            prog=f"python -m {module_of(recipe)} {command.name}",
+            description=command.help[0].upper() + command.help[1:] + ".",
+        )
+        command.run(*load_run(recipe, folder), options)
+        return 0
+
+    return run_on
 
 
 def _sweeping(name: str) -> Callable[[Recipe[Any], list[str]], int]:

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import sys
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ def parse(
     prog: str,
     text: list[str],
     start: Any = None,
+    swept: Collection[str] = (),
 ) -> list[Any]:
     """The configuration, and a value of each class of options, from what a user wrote.
 
@@ -34,10 +36,13 @@ def parse(
         prog: how the command is called.
         text: paragraphs of the help before the options.
         start: the configuration that the arguments change; by default that of the experiment.
+        swept: dotted paths of fields that the arguments cannot give, since a sweep does.
 
-    Raises SystemExit with 0 after printing help, and with 2 for options that there are not.
+    Raises SystemExit with 0 after printing help, and with 2 for options that there are not, and
+    ValueError for a field that is swept.
     """
     tyro = library()
+    _check_not_swept(arguments, swept)
     default, rest = chosen(recipe.config() if start is None else start, arguments)
 
     parts = {"config": (recipe.config, default)}
@@ -62,6 +67,7 @@ def parse(
         f"{field.capitalize()}: write {' or '.join(f'{field}:{name}' for name in members)}; the "
         f"options below are those of {_short(type(getattr(default, field)))}.\n"
         for field, members in alternatives(recipe.config).items()
+        if field not in swept
     ]
     return tyro.cli(
         collected,
@@ -70,6 +76,20 @@ def parse(
         description="\n".join([text[0], *choices, *text[1:]]),
         config=(tyro.conf.AvoidSubcommands,),
     )
+
+
+def _check_not_swept(arguments: list[str], swept: Collection[str]) -> None:
+    """Raise ValueError for an argument that says what no trial would have."""
+    for argument in arguments:
+        if argument.startswith("--"):
+            field = argument[2:].partition("=")[0].replace("-", "_")
+        else:
+            field = argument.partition(":")[0] if ":" in argument else ""
+        if field in swept:
+            raise ValueError(
+                f"{field} is swept, whatever {argument} says: leave it out, or take {field} out of "
+                "the experiment's space"
+            )
 
 
 def place(default: str) -> type[Any]:
@@ -86,9 +106,12 @@ def place(default: str) -> type[Any]:
 
 def module_of(recipe: Recipe[Any]) -> str:
     """The module that a recipe is from, as `python -m` takes it."""
-    module = recipe.build.__module__
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if module == "__main__" and spec is not None else module
+    if recipe.build.__module__ != "__main__":
+        return recipe.build.__module__
+    main = sys.modules["__main__"]
+    if spec := getattr(main, "__spec__", None):
+        return spec.name
+    return Path(getattr(main, "__file__", "__main__")).stem  # run as a file
 
 
 def imported(recipe: Recipe[Any]) -> Recipe[Any]:

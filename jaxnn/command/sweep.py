@@ -2,31 +2,32 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import inspect
 import os
-import platform
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import optax
 
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.program import Recipe
-from ..sweep.driver import Driver
-from ..sweep.engine import checked, engine, lost
+from ..experiment.run import versions
+from ..sweep.driver import Driver, Progress
+from ..sweep.engine import answer, checked, engine, lost
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
 from ..sweep.reading import read
-from ..sweep.report import prepare
-from ..sweep.search import searcher
+from ..sweep.report import prepared, untold
 from ..sweep.settings import Settings
+from ..sweep.space import Space
 from ..sweep.structure import space_of
-from ..version import __version__
 from .parsing import library, module_of, parse, place, refuse
 from .watching import finish, watched
 
@@ -46,13 +47,9 @@ class Resources:
 def plan_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     """Print what a sweep would be."""
     planner, _, resources = _planned(recipe, arguments, "plan", "Say what a sweep would be.")
-    settings = planner.settings
-    search = searcher(
-        settings.search, planner.space, seed=settings.search_seed, points=settings.points
-    )
-    asked = search.ask(settings.rounds(planner.epochs)[0].count, 0, [])
+    asked = planner.search.ask(planner.settings.rounds(planner.epochs)[0].count, 0, [])
     with engine(resources.engine, resources.workers or None) as executor:
-        print(make_plan(planner, asked, lambda f, x: executor.submit(f, x).result()))
+        print(make_plan(planner, asked, functools.partial(answer, executor)))
     return 0
 
 
@@ -62,6 +59,7 @@ def sweep_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     planner, folder, resources = _planned(recipe, arguments, "sweep", title)
     if folder is None:
         folder = Path("sweeps", f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    _check_report(planner.space)
     with Ledger.create(folder, _meta(recipe, planner)) as ledger:
         return _drive(recipe, ledger, resources)
 
@@ -92,6 +90,7 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     )
     checked(resources.engine, resources.workers or None)
     _make_devices(resources.devices)
+    _check_report(space_of(recipe))
     with Ledger.open(folder, write=True) as ledger:
         meta = ledger.meta
         if meta["recipe"] != module_of(recipe):
@@ -150,6 +149,7 @@ def _planned(
             + "\n".join(f"    {line}" for line in str(space).splitlines())
             + "\n\nAll else is as the options say: those of a run, and those of the sweep.\n"
         ],
+        swept=space.fields,
     )
     checked(resources.engine, resources.workers or None)
     _make_devices(resources.devices)
@@ -158,14 +158,28 @@ def _planned(
 
 def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
     """Run a sweep to its end, or to the signal that stops it."""
+    with prepared(len(ledger.meta["space"])):
+        status = _driven(recipe, ledger, resources)
+        if status == 0:
+            finish(ledger)
+        return status
+
+
+def _driven(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
+    """Run a sweep's trials; the exit status."""
     resume = f"python -m {module_of(recipe)} resume {ledger.folder}"
-    prepare(len(ledger.meta["space"]))
     jobs = ledger.folder / "jobs"
-    with engine(resources.engine, resources.workers or None, jobs) as executor, _signals():
+    with engine(resources.engine, resources.workers or None, jobs) as executor, _signals() as came:
         workers = resources.workers or executor.workers
         try:
             with watched(ledger) as watch:
-                Driver(recipe, ledger, executor, workers, watch).run()
+
+                def told(progress: Progress) -> None:
+                    if came.is_set():
+                        raise KeyboardInterrupt
+                    watch(progress)
+
+                Driver(recipe, ledger, executor, workers, told).run()
         except KeyboardInterrupt:
             executor.shutdown(wait=False, cancel_futures=True)
             return refuse(f"interrupted: what was committed is whole; go on with {resume}", 130)
@@ -175,26 +189,32 @@ def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
             executor.shutdown(wait=False, cancel_futures=True)
             died = f"workers of {resources.engine} died again and again ({error})"
             return refuse(f"{died}: what was committed is whole; go on with {resume}", 1)
-    finish(ledger)
     return 0
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """SIGTERM ends a sweep as Ctrl-C does."""
+def _signals() -> Iterator[threading.Event]:
+    """SIGTERM ends a sweep as Ctrl-C does; the event is set where one of them came.
+
+    For what it raises may be lost: Python ignores what is raised within a callback of JAX's.
+    """
+    came = threading.Event()
 
     def stop(*_: Any) -> None:
+        came.set()
         raise KeyboardInterrupt
 
+    numbers = (signal.SIGINT, signal.SIGTERM)
     try:
-        before = signal.signal(signal.SIGTERM, stop)
+        before = {number: signal.signal(number, stop) for number in numbers}
     except ValueError:  # only a main thread may
-        yield
+        yield came
         return
     try:
-        yield
+        yield came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _meta(recipe: Recipe[Any], planner: Planner) -> dict[str, Any]:
@@ -216,12 +236,7 @@ def _meta(recipe: Recipe[Any], planner: Planner) -> dict[str, Any]:
         "exact": settings.exact,
         "sources": _sources(recipe),
         "device": jax.devices()[0].device_kind,
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxnn": __version__,
-            "optax": optax.__version__,
-        },
+        "versions": versions(),
     }
 
 
@@ -230,12 +245,14 @@ def _sources(recipe: Recipe[Any]) -> dict[str, str]:
     file = inspect.getsourcefile(recipe.build)
     code = Path(file).read_bytes() if file else b""
     name = Path(file).name if file else "the experiment's code"
-    return {
-        name: hashlib.sha256(code).hexdigest(),
-        "jaxnn": __version__,
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-    }
+    libraries = {library: text for library, text in versions().items() if library != "python"}
+    return {name: hashlib.sha256(code).hexdigest(), **libraries}
+
+
+def _check_report(space: Space) -> None:
+    """Say what the report will lack; raise ImportError where there could be none."""
+    if lacks := untold(len(space.dimensions)):
+        print(f"note: {lacks}", file=sys.stderr)
 
 
 def _make_devices(count: int) -> None:

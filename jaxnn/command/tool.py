@@ -20,6 +20,7 @@ from ..sweep.lock import DriverLock
 from ..sweep.reading import read
 from ..sweep.records import BROKEN, OPEN
 from ..sweep.report import write
+from ..sweep.report.words import count
 from .parsing import library, refuse
 from .watching import summary
 
@@ -134,7 +135,11 @@ def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
         numbers = list(trials) or broken
         ledger.retry(numbers)
         recipe = ledger.meta["recipe"]
-    print(f"{len(numbers)} trials are asked again: python -m {recipe} resume {folder}")
+    if not numbers:
+        print(f"no trial of {folder} failed or diverged")
+    else:
+        many = count(len(numbers), "trial")
+        print(f"to run {many} again, write python -m {recipe} resume {folder}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

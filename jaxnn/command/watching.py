@@ -1,7 +1,9 @@
 """How far a sweep is: a live table on a terminal, plain lines elsewhere; and what it found."""
 
 import contextlib
+import importlib.util
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ from ..sweep.ledger import Ledger
 from ..sweep.reading import Sweep, read
 from ..sweep.report import write
 from ..sweep.report.statistics import seed_mean
-from ..sweep.report.words import duration, number
+from ..sweep.report.words import count, duration, number
 
 # Trials that are listed at the end, and on the way.
 LISTED = 5
@@ -20,16 +22,11 @@ LISTED = 5
 def watched(ledger: Ledger) -> Iterator[Watch]:
     """A function that shows how far a sweep is, each time it is told."""
     metric, seeds = ledger.meta["metric"], ledger.meta["seeds"]
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
         yield lambda progress: print(line(progress, metric, seeds), flush=True)
         return
-    try:
-        from rich.live import Live
-    except ImportError as error:
-        raise ImportError(
-            "the live table is drawn by rich, which is not installed: write "
-            "pip install 'jaxnn[experiments]'"
-        ) from error
+    from rich.live import Live
+
     with Live(refresh_per_second=4) as live:
         yield lambda progress: live.update(table(progress, metric, seeds))
 
@@ -39,16 +36,16 @@ def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
     share = progress.epochs / progress.whole if progress.whole else 1.0
     trained = progress.epochs - progress.before
     left = progress.seconds * (progress.whole - progress.epochs) / trained if trained > 0 else None
-    count = progress.statuses.get
+    many = progress.statuses.get
     found = {
-        "trials": f"{progress.asked - count('asked', 0)} of {progress.trials}",
+        "trials": f"{progress.asked - many('asked', 0)} of {progress.trials}",
         "lanes": str(progress.lanes),
         "rung": f"epoch {progress.rung}",
         "best": f"{metric} {number(progress.best[1])} (trial {progress.best[0]})"
         if progress.best
         else "-",
     }
-    found |= {status: str(count(status, 0)) for status in ("stopped", "diverged", "failed")}
+    found |= {status: str(many(status, 0)) for status in ("stopped", "diverged", "failed")}
     found["done"] = f"{min(share, 1.0):.0%}"
     if progress.seconds > 0:
         found["trials a second"] = number(progress.lanes / seeds / progress.seconds, 3)
@@ -85,10 +82,8 @@ def finish(ledger: Ledger) -> None:
 
 def summary(sweep: Sweep, listed: int = LISTED) -> str:
     """The best trials as a table of text, and how the others ended."""
-    counts: dict[str, int] = {}
-    for trial in sweep.trials:
-        counts[trial.status] = counts.get(trial.status, 0) + 1
-    ended = ", ".join(f"{many} {status}" for status, many in counts.items())
+    ends = Counter(trial.status for trial in sweep.trials)
+    ended = ", ".join(f"{many} {status}" for status, many in ends.items())
     names = list(dict.fromkeys(name for t in sweep.ranking[:listed] for name in t.values))
     rows = [["trial", sweep.metric, *names]]
     for trial in sweep.ranking[:listed]:
@@ -97,4 +92,6 @@ def summary(sweep: Sweep, listed: int = LISTED) -> str:
         rows.append([str(trial.number), str(mean), *values])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([f"{sweep.name}: {len(sweep.trials)} trials, {ended or 'none begun'}", *lines])
+    return "\n".join(
+        [f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended or 'none begun'}", *lines]
+    )

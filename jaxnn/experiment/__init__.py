@@ -13,6 +13,6 @@ matplotlib are imported where they are used.
 
 from .optimizers import SGD, AdamW
 from .problem import Problem
-from .program import Program, Recipe, run_length
+from .program import Command, Program, Recipe, run_length
 
-__all__ = ["SGD", "AdamW", "Problem", "Program", "Recipe", "run_length"]
+__all__ = ["SGD", "AdamW", "Command", "Problem", "Program", "Recipe", "run_length"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..train.loop import Record
-from .scores import regression_scores
+from .scores import of_truth_in, regression_scores
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
 
@@ -167,6 +167,71 @@ def worst_rows(
     columns = len(labels) if len(chosen) > 2 else 1
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title)
+    return figure
+
+
+def worst_series(
+    z: np.ndarray,
+    y: np.ndarray,
+    probabilities: np.ndarray,
+    names: Sequence[str],
+    features: Sequence[str],
+) -> Any:
+    """The worst mistakes among sequences, each beside the means of the classes.
+
+    A column an example, a row a feature: the sequence in black, the mean of each class in colour,
+    so that one sees which class it looks like.
+
+    Args:
+        z: sequences as the network sees them, (rows, T, features).
+        y: labels, (rows,) integers.
+        probabilities: (rows, classes).
+        names: of the classes, by label.
+        features: of the last axis of z.
+    """
+    chosen, title = worst(y, probabilities, most=6)
+    figure = _figure(2.4 * len(chosen) + 1.2, 2.2 * len(features) + 1.4)
+    grid = figure.subplots(len(features), len(chosen), sharex=True, sharey="row", squeeze=False)
+    for (feature, column), panel in np.ndenumerate(grid):
+        row = chosen[column]
+        for label in np.unique(y):
+            mean = z[y == label][..., feature].mean(0)
+            panel.plot(mean, label=f"mean of the test examples of {names[label]}")
+        panel.plot(z[row][..., feature], color="black", linewidth=1.2, label="this example")
+        _plain(panel)
+        if feature == 0:
+            _verdict(panel, int(y[row]), probabilities[row], names)
+        if feature == len(features) - 1:
+            panel.set_xlabel("step")
+        if column == 0:
+            panel.set_ylabel(features[feature])
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    columns = len(labels) if len(chosen) > 2 else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
+    """The mean loss at each position of a window, in bits: how much more text in front helps.
+
+    Args:
+        y: the token that follows each, (rows, T) integers.
+        probabilities: (rows, T, vocabulary).
+    """
+    floor = np.finfo(np.float32).tiny
+    bits = -np.log2(np.maximum(of_truth_in(probabilities, y), floor)).mean(0)
+    figure = _figure(6.4, 4.2)
+    panel = figure.subplots()
+    panel.plot(np.arange(1, len(bits) + 1), bits, color=BLUE, label="at this position")
+    panel.axhline(bits.mean(), color=GREY, linewidth=1, label=f"mean {bits.mean():.3f}")
+    panel.set_xscale("log")
+    panel.set_xlabel("tokens seen, of the window")
+    panel.set_ylabel("bits a token")
+    panel.set_ylim(bottom=0)
+    _plain(panel)
+    panel.legend(frameon=False)
+    figure.suptitle(f"Bits a token by position, on {y.size:,} test tokens")
     return figure
 
 

@@ -14,6 +14,7 @@ from .configuration import from_plain
 from .problem import Problem
 from .program import Program, Recipe
 from .run import SCHEMA, scores_of, scores_text
+from .scores import language_scores
 
 # How many of the test examples are printed one by one.
 SHOWN = 10
@@ -84,6 +85,14 @@ def table(problem: Problem, predictions: np.ndarray, y: np.ndarray | None) -> No
         if y is not None:
             columns["true"] = [f"{number:.1f}" for number in y]
         columns["predicted"] = [f"{number:.1f}" for number in predictions]
+    elif isinstance(problem.task, train.LanguageModel):
+        if y is not None:
+            scores = [language_scores(y[[row]], predictions[[row]]) for row in range(len(y))]
+            columns["bits"] = [f"{one['bits']:.3f}" for one in scores]
+            columns["accuracy"] = [f"{one['accuracy']:.3f}" for one in scores]
+        last = predictions[:, -1]
+        columns["next"] = [repr(names[token]) for token in last.argmax(1)]
+        columns["probability"] = [f"{share:.3f}" for share in last.max(1)]
     else:
         if y is not None:
             columns["true"] = [names[label] for label in y]
@@ -120,6 +129,8 @@ def read_inputs(file: Path, problem: Problem) -> np.ndarray:
     if not np.isfinite(x).all():
         bad = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(1)))
         raise ValueError(f"{file} holds NaN or infinity in row {bad}: leave it out, or fill it in")
+    if np.issubdtype(problem.data.train.x.dtype, np.integer):
+        return _tokens(file, x, problem)
     low, high = problem.data.train.x.min(), problem.data.train.x.max()
     if image is not None and (x.min() < low or x.max() > high):
         raise ValueError(
@@ -127,6 +138,15 @@ def read_inputs(file: Path, problem: Problem) -> np.ndarray:
             f"in {problem.data.name}: divide grey levels of 0 to 255 by 255"
         )
     return x
+
+
+def _tokens(file: Path, x: np.ndarray, problem: Problem) -> np.ndarray:
+    most = len(problem.data.class_names) - 1
+    if (x != np.round(x)).any() or x.min() < 0 or x.max() > most:
+        raise ValueError(
+            f"{file} holds numbers that are no tokens, wanted whole numbers in 0 .. {most}"
+        )
+    return x.astype(problem.data.train.x.dtype)
 
 
 def _read(file: Path) -> np.ndarray:

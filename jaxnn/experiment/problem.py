@@ -45,8 +45,9 @@ class Problem:
     def predict(self, net: Layer, trained: Trained, x: np.ndarray) -> np.ndarray:
         """Predictions for inputs in the data set's units.
 
-        Probabilities (rows, classes) for labels, also where the task has one sigmoid output;
-        numbers (rows,) in the data set's units for regression.
+        Probabilities (rows, classes) for labels, also where the task has one sigmoid output, and
+        (rows, T, vocabulary) of a language model; numbers (rows,) in the data set's units for
+        regression.
         """
         x = x if self.inputs is None else self.inputs(x)
         predicted = np.asarray(train.predict(net, self.task, trained, x))

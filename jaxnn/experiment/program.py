@@ -8,6 +8,7 @@ import jax
 
 from .. import train
 from ..core.layer import Layer
+from ..train.evaluation import Trained
 from ..train.loop import Augment, Record
 from .problem import Problem
 
@@ -29,6 +30,7 @@ class Program:
     epochs: int
     seed: int
     augment: Augment | None = None
+    steps_per_dispatch: int | None = None
 
     def fit(
         self, data: Any, *, validation: Any = None, report: Callable[[Record], None] | None = None
@@ -44,8 +46,27 @@ class Program:
             batch_size=self.batch_size,
             epochs=self.epochs,
             augment=self.augment,
+            steps_per_dispatch=self.steps_per_dispatch,
             report=report,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """What an experiment's command line does with a saved run, beside predicting from it.
+
+    Args:
+        name: the word of the command line, before the run's folder.
+        help: what it does, on one line.
+        options: a frozen dataclass whose fields all have defaults: the command's options.
+        run: does it, and prints what there is to see; it is given what was learnt, how, the
+            weights, and the options.
+    """
+
+    name: str
+    help: str
+    options: type[Any]
+    run: Callable[[Problem, Program, Trained, Any], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +80,9 @@ class Recipe(Generic[Config]):
         problem: reads the data and says what is to be learnt.
         build: turns a configuration into a training program, purely.
         space: what a sweep may change: a `jaxnn.sweep.Space` of the configuration.
+        finish: looks at what was trained, prints what there is to see, and gives more files for
+            the run folder, contents by name.
+        commands: more that can be done with a saved run.
     """
 
     name: str
@@ -67,6 +91,8 @@ class Recipe(Generic[Config]):
     problem: Callable[[], Problem]
     build: Callable[[Config, Problem], Program]
     space: Any = dataclasses.field(default=None, compare=False)
+    finish: Callable[[Problem, Program, Trained], dict[str, bytes]] | None = None
+    commands: tuple[Command, ...] = ()
 
 
 def run_length(rows: int, batch_size: int, epochs: int) -> int:

@@ -26,7 +26,7 @@ from .folder import check_place, write_folder
 from .problem import Problem
 from .program import Program, Recipe
 from .progress import shown
-from .scores import classification_scores, regression_scores
+from .scores import classification_scores, language_scores, regression_scores
 
 SCHEMA = 1
 # Room for the pictures and texts of a run beside its weights.
@@ -62,6 +62,7 @@ def run(recipe: Recipe[Any], config: Any, folder: Path) -> dict[str, float]:
     predictions = problem.predict(program.net, trained, problem.data.test.x)
     scores = scores_of(problem, predictions, problem.data.test.y)
     print(f"\ntest: {scores_text(scores)} on {len(predictions):,} examples")
+    more = {} if recipe.finish is None else recipe.finish(problem, program, trained)
     history = [problem.reported(record) for record in history]
     parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
     result = {
@@ -71,12 +72,7 @@ def run(recipe: Recipe[Any], config: Any, folder: Path) -> dict[str, float]:
         "parameters": parameters,
         "training_seconds": round(seconds, 2),
         "device": jax.devices()[0].device_kind,
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "jaxnn": __version__,
-            "optax": optax.__version__,
-        },
+        "versions": versions(),
     }
     files = {
         "config.json": _json(
@@ -90,15 +86,29 @@ def run(recipe: Recipe[Any], config: Any, folder: Path) -> dict[str, float]:
         "result.json": _json(result),
         "weights.safetensors": train.pack_weights(program.net, trained),
         **drawn(problem, history, predictions),
+        **more,
     }
     write_folder(folder, files)
     return scores
 
 
+def versions() -> dict[str, str]:
+    """The versions of all that a run's numbers follow from, by name."""
+    return {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxnn": __version__,
+        "optax": optax.__version__,
+    }
+
+
 def scores_of(problem: Problem, predictions: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """The scores that fit the task, in the data set's units."""
-    judge = regression_scores if problem.task.classes is None else classification_scores
-    return judge(y, predictions)
+    if problem.task.classes is None:
+        return regression_scores(y, predictions)
+    if isinstance(problem.task, train.LanguageModel):
+        return language_scores(y, predictions)
+    return classification_scores(y, predictions)
 
 
 def scores_text(scores: dict[str, float]) -> str:
@@ -120,6 +130,12 @@ def drawn(problem: Problem, history: list[Record], predictions: np.ndarray) -> d
             "predicted_and_true": pictures.predicted_and_true(y, predictions, problem.quantity),
             "residuals": pictures.residuals(y, predictions, problem.quantity),
         }
+    elif isinstance(problem.task, train.LanguageModel):
+        units = {"loss": "cross entropy, nats a token", "bits": "cross entropy, bits a token"}
+        figures = {
+            "learning_curves": pictures.learning_curves(history, units),
+            "bits_by_position": pictures.bits_by_position(y, predictions),
+        }
     else:
         names, x = data.class_names, data.test.x
         units = {"loss": "cross entropy"}
@@ -130,7 +146,7 @@ def drawn(problem: Problem, history: list[Record], predictions: np.ndarray) -> d
                 x.reshape(-1, *data.image_shape), y, predictions, names
             )
             if data.image_shape
-            else pictures.worst_rows(
+            else (pictures.worst_series if x.ndim == 3 else pictures.worst_rows)(
                 problem.scaled.test.x, y, predictions, names, data.feature_names
             ),
         }

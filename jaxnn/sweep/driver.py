@@ -20,13 +20,13 @@ from ..experiment.configuration import from_plain
 from ..experiment.program import Recipe
 from .assembly import Assembly, Lane
 from .cohort import Outcome, Work, work
-from .engine import TRIES, lost
+from .engine import TRIES, answer, lost
 from .judging import Judge
 from .ledger import Ledger
 from .plan import Member, Planner
 from .progress import Progress, Teller, Watch
 from .records import OPEN, Cohort, Group, Trial
-from .search import Observation, searcher
+from .search import Observation
 from .settings import Settings
 from .space import Values
 
@@ -58,12 +58,6 @@ class Driver:
         self.planner = Planner(recipe, base, self.settings, meta["traced"])
         self.ledger, self.executor, self.workers = ledger, executor, workers
         self.rounds = self.settings.rounds(self.planner.epochs)
-        self.search = searcher(
-            self.settings.search,
-            self.planner.space,
-            seed=self.settings.search_seed,
-            points=self.settings.points,
-        )
         self.assembly = Assembly(self.planner, ledger)
         self.judge = Judge(self.planner, ledger, self.assembly)
         self.teller = Teller(ledger, self.planner, watch)
@@ -86,7 +80,7 @@ class Driver:
         if index >= len(self.rounds):
             return False
         history = [Observation(trial.values, self.judge.score(trial)) for trial in trials]
-        asked = self.search.ask(self.rounds[index].count, index, history)
+        asked = self.planner.search.ask(self.rounds[index].count, index, history)
         rows: list[tuple[Values, str | None]] = []
         members: dict[str, list[tuple[Member, Values]]] = {}
         for values in asked:
@@ -154,7 +148,7 @@ class Driver:
         )
 
     def _there(self, function: Callable[..., Any], argument: Any) -> Any:
-        return self.executor.submit(function, argument).result()
+        return answer(self.executor, function, argument)
 
     # Running
 

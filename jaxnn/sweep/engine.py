@@ -14,8 +14,10 @@ another machine: what travels is a function of a module and plain data.
 
 import concurrent.futures
 import contextlib
+import importlib.util
 import os
 import re
+import shutil
 import threading
 import time
 import warnings
@@ -28,7 +30,9 @@ from ..core.signatures import suggestion
 
 ENGINES = ("local", "dask", "ray", "slurm", "submitit:local")
 TRIES = 3
-"""How often `Submitit` submits a call whose job dies."""
+"""How often a call whose worker dies is made again; `Submitit` submits one as often in all."""
+
+PACKAGES = {"dask": "distributed", "ray": "ray", "slurm": "submitit", "submitit": "submitit"}
 
 # By the package of an exception, since only a process that uses the package has it.
 LOST = {
@@ -73,7 +77,7 @@ def engine(text: str, workers: int | None = None, folder: str | Path | None = No
     `Submitit(submitit.AutoExecutor(...), workers=8)`.
 
     Raises ValueError for an unknown name or number of workers, ImportError where a package is not
-    there, ConnectionError where nothing answers at the address, and RuntimeError without Slurm.
+    there, FileNotFoundError without Slurm, ConnectionError where nothing answers at the address.
 
     >>> with engine("local") as executor:
     ...     executor.submit(pow, 2, 5).result()
@@ -90,12 +94,12 @@ def engine(text: str, workers: int | None = None, folder: str | Path | None = No
 
 
 def checked(text: str, workers: int | None) -> tuple[str, str]:
-    """The name and the address, '' without one, of an engine; starts nothing.
+    """The name and the address, '' without one, of an engine; starts nothing, imports nothing.
 
-    Raises ValueError as `engine` does.
+    Raises what `engine` does, but for a cluster that does not answer.
 
-    >>> checked("dask:tcp://10.0.0.1:8786", None)
-    ('dask', 'tcp://10.0.0.1:8786')
+    >>> checked("local", None)
+    ('local', '')
     """
     name, _, address = text.partition(":")
     if text not in ENGINES and not (name in ("dask", "ray") and address):
@@ -109,6 +113,16 @@ def checked(text: str, workers: int | None) -> tuple[str, str]:
         raise ValueError(f"{text} has the workers that it has; leave out workers={workers}")
     if name == "local" and workers not in (None, 1):
         raise ValueError(f"local runs one call at a time, got workers={workers}; try dask")
+    if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
+        extra = name.replace("submitit", "slurm")
+        raise ImportError(f"the engine {text} needs {PACKAGES[name]}: pip install 'jaxnn[{extra}]'")
+    if name == "slurm" and workers is None:
+        raise ValueError("slurm runs as many jobs at a time as it is told; write --workers 8, say")
+    if name == "slurm" and shutil.which("srun") is None:
+        raise FileNotFoundError(
+            "there is no Slurm on this machine (no srun); run the sweep where jobs are submitted, "
+            "or try submitit:local"
+        )
     return name, address
 
 
@@ -130,6 +144,21 @@ def lost(error: BaseException) -> bool:
     if isinstance(error, concurrent.futures.BrokenExecutor | concurrent.futures.CancelledError):
         return True
     return any(names.get(package, set()) & died for package, died in LOST.items())
+
+
+def answer(executor: Executor, function: Callable[..., Any], argument: Any) -> Any:
+    """The result of a call, which is made again where its worker dies: `TRIES` times at most.
+
+    >>> answer(Local(), abs, -3)
+    3
+    """
+    for _ in range(TRIES):
+        try:
+            return executor.submit(function, argument).result()
+        except Exception as error:
+            if not lost(error):
+                raise
+    return executor.submit(function, argument).result()
 
 
 class Local(Engine):
@@ -195,10 +224,8 @@ class _Remote(Engine):
 class _Dask(_Remote):
     def __init__(self, address: str, workers: int | None) -> None:
         super().__init__()
-        try:
-            import distributed
-        except ImportError as error:
-            raise _missing("dask", "distributed") from error
+        import distributed
+
         if not address:
             options: dict[str, Any] = {
                 "n_workers": workers or os.cpu_count() or 1,
@@ -236,10 +263,8 @@ class _Ray(_Remote):
     def __init__(self, address: str, workers: int | None) -> None:
         super().__init__()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent unasked
-        try:
-            import ray  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise _missing("ray", "ray") from error
+        import ray  # pyright: ignore[reportMissingImports]
+
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if ray.is_initialized():
             if address or workers:
@@ -340,26 +365,12 @@ class Submitit(Engine):
 
 
 def _submitit(cluster: str, workers: int | None, folder: Path) -> Submitit:
-    try:
-        import submitit  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise _missing("slurm", "submitit") from error
-    if workers is None:
-        if cluster == "slurm":
-            raise ValueError(
-                "slurm runs as many jobs at a time as it is told; write workers=8, say"
-            )
-        workers = os.cpu_count() or 1
-    try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
-    except RuntimeError as error:
-        raise RuntimeError(
-            "there is no Slurm on this machine (no srun); run the sweep where jobs are submitted, "
-            "or try submitit:local"
-        ) from error
+    import submitit  # pyright: ignore[reportMissingImports]
+
+    executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     limit = os.environ.get("SBATCH_TIMELIMIT", "1-0") if cluster == "slurm" else "1-0"
     executor.update_parameters(timeout_min=_minutes(limit), name="jaxnn")
-    return Submitit(executor, workers)
+    return Submitit(executor, workers or os.cpu_count() or 1)
 
 
 def _minutes(text: str) -> int:
@@ -387,9 +398,3 @@ def _called(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 def _check_open(closed: bool) -> None:
     if closed:
         raise RuntimeError("this engine is shut down and takes no more calls")
-
-
-def _missing(name: str, package: str) -> ImportError:
-    return ImportError(
-        f"the engine {name} needs {package}: pip install 'jaxnn[{name}]'", name=package
-    )

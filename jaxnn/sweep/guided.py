@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from .observation import Observation
+from .samplers import asked, needed
 from .space import Space, Values
+from .studies import library
 from .unguided import SobolSearch
 
 STARTUP = 10
@@ -44,17 +46,18 @@ class TPESearch:
     seed: int = 0
     name = "tpe"
 
+    def __post_init__(self) -> None:
+        """Raise ImportError, with what to install, where a library is not there."""
+        needed(self.name, "optuna")
+
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """The next trials: a Sobol sequence until there are some scores, then learnt ones."""
-        from .samplers import asked, optuna
-
         scored = _scored(history)
-        sampler = optuna(self.name).samplers.TPESampler
         if len(scored) < STARTUP:
             return SobolSearch(self.space, self.seed).ask(count, round, history)
         told = best_and_newest(scored, max(200, TPE_HISTORY // len(self.space.dimensions)))
         options = {"multivariate": False, "constant_liar": True, "n_startup_trials": 0}
-        seed = seed_of(self.seed, round)
+        seed, sampler = seed_of(self.seed, round), library().samplers.TPESampler
         return asked(lambda: sampler(seed=seed, **options), self.space, told, count)
 
 
@@ -69,15 +72,16 @@ class GPSearch:
     seed: int = 0
     name = "gp"
 
+    def __post_init__(self) -> None:
+        """Raise ImportError, with what to install, where a library is not there."""
+        needed(self.name, "optuna", "torch", "scipy")
+
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """The next trials: a Sobol sequence until there are some scores, then learnt ones."""
-        from .samplers import asked, optuna
-
         scored = _scored(history)
-        samplers = optuna(self.name, "torch", "scipy").samplers
         if len(scored) < STARTUP:
             return SobolSearch(self.space, self.seed).ask(count, round, history)
-        seed = seed_of(self.seed, round)
+        seed, samplers = seed_of(self.seed, round), library().samplers
 
         def sampler() -> Any:
             inside = samplers.TPESampler(seed=seed, multivariate=False, n_startup_trials=0)
@@ -101,11 +105,12 @@ class CMAESSearch:
     seed: int = 0
     name = "cmaes"
 
+    def __post_init__(self) -> None:
+        """Raise ImportError, with what to install, where a library is not there."""
+        needed(self.name, "cmaes")
+
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """The next trials: the first batch of a Sobol sequence, then of the distribution."""
-        from .samplers import needed
-
-        needed(self.name, "cmaes")
         if not history:
             return SobolSearch(self.space, self.seed).ask(count, round, history)
         batch = max(1, len(history) // round if round else count)

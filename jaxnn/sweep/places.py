@@ -78,6 +78,13 @@ def _branch(
     branch: Branch,
 ) -> Iterator[Place]:
     known = {_class_name(cls): cls for cls in _members(kinds) if _is_class(cls)}
+    names = [_class_name(cls).lower() for cls in _members(kinds) if _is_class(cls)]
+    for short in names:
+        if names.count(short) > 1:
+            raise ValueError(
+                f"{name} is {_described(_members(kinds))}, two of which would be {name}:{short} in "
+                "the names of dimensions; give one of the classes another name"
+            )
     for option in branch.classes:
         if option not in known:
             raise ValueError(

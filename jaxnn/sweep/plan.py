@@ -17,6 +17,7 @@ from ..experiment.program import Program, Recipe
 from .cohort import Way, Work, metric_names, problem_of
 from .engine import lost
 from .probe import Probe, Timing, probe
+from .search import searcher
 from .settings import Settings
 from .space import Values
 from .structure import TRACED, Structure, space_of, structure_of, traced_or_static
@@ -55,11 +56,6 @@ class Grouped:
     timings: tuple[Timing, ...] = ()
     error: str = ""
 
-    @property
-    def seconds(self) -> float | None:
-        """Measured seconds of a lane's epoch, if they were."""
-        return self.timings[0].seconds if self.timings else None
-
 
 class Planner:
     """What is known of a sweep before it runs.
@@ -70,8 +66,8 @@ class Planner:
         settings: what was asked for.
         found: `traced`, or why not, by dimension, where that is known already.
 
-    Raises ValueError for a metric that the program does not report, and for a space with more
-    groups than `settings.max_groups`.
+    Raises ValueError for a metric that the program does not report and for a space with more groups
+    than `settings.max_groups`, and ImportError where a library of the search is not installed.
     """
 
     def __init__(
@@ -87,6 +83,9 @@ class Planner:
         self.epochs = _epochs_of(program)
         self.metrics = metric_names(program, self.problem)
         self.metric = self._metric(self.metrics)
+        self.search = searcher(
+            settings.search, self.space, seed=settings.search_seed, points=settings.points
+        )
         self.found = dict(found or traced_or_static(recipe, base, self.problem))
         self._check_groups()
         self._check_settings()
@@ -106,11 +105,6 @@ class Planner:
             )
         structure = structure_of(self.recipe, self.base, self.found, values)
         return Member(structure, _epochs_of(program), program.seed)
-
-    def seeds(self, values: Values) -> list[int]:
-        """The seeds of a trial's lanes: its own, and those after it."""
-        first = self.member(values).seed
-        return [first + index for index in range(self.settings.seeds)]
 
     def grouped(
         self, member: Member, values: Sequence[Values], share: float, ask: Callable[..., Any]
@@ -192,7 +186,7 @@ class Planner:
         if settings.halving != "none" and "epochs" in self.found:
             raise ValueError(
                 f"--halving {settings.halving} compares trials after equally many epochs, but "
-                "epochs is swept: sweep without --halving, or give --epochs"
+                "epochs is swept: sweep without --halving, or take epochs out of the space"
             )
         static = [name for name, why in self.found.items() if why != TRACED]
         if settings.halving == "population" and static:
@@ -230,7 +224,7 @@ class Plan:
         for grouped, count in self.groups:
             epochs = self._epochs(grouped.epochs)
             lines.append(
-                f"  {grouped.structure.name}: {count} trials, {grouped.way}, "
+                f"  {grouped.structure.name}: {count} trial{'s' * (count > 1)}, {grouped.way}, "
                 f"{grouped.cohort} lanes at a time"
             )
             if grouped.error:
@@ -245,7 +239,7 @@ class Plan:
                 compiles += grouped.timings[0].compile_seconds
         first = sum(count for _, count in self.groups) + sum(self.failed.values())
         for said, count in self.failed.items():
-            lines.append(f"  {count} trials have no program: {said}")
+            lines.append(f"  no program for {count} trial{'s' * (count > 1)}: {said}")
         lines.append("")
         lines.append(
             f"{settings.trials} trials of {settings.seeds} lane{'s' * (settings.seeds > 1)} by "

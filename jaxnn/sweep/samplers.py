@@ -23,12 +23,6 @@ def needed(search: str, *modules: str) -> None:
             ) from error
 
 
-def optuna(search: str, *more: str) -> Any:
-    """The module optuna; ImportError, with what to install, where it or one of `more` is not."""
-    needed(search, "optuna", *more)
-    return importlib.import_module("optuna")
-
-
 def asked(
     sampler: Callable[[], Any], space: Space, told: Sequence[Observation], count: int
 ) -> list[Values]:

@@ -37,7 +37,8 @@ def searcher(name: str, space: Space, *, seed: int = 0, points: int = 5) -> Sear
         seed: of everything random in it.
         points: of each range of a grid.
 
-    Raises ValueError for an unknown name.
+    Raises ValueError for an unknown name, and ImportError where a library that the search needs is
+    not installed.
 
     References: Bergstra et al., Algorithms for hyper-parameter optimization, 2011. Hansen, The CMA
     evolution strategy: a tutorial, 2016. Sobol, On the distribution of points in a cube, 1967.

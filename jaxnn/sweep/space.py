@@ -74,6 +74,11 @@ class Space:
         """All dimensions by name, a branch's choice of class before what it sweeps inside."""
         return {place.name: place.dimension for place in self._places}
 
+    @property
+    def fields(self) -> set[str]:
+        """The dotted paths of all that is swept, the same for each class of a branch."""
+        return {".".join(place.path) for place in self._places}
+
     def active(self, name: str, values: Mapping[str, Any]) -> bool:
         """Whether a trial with these values has the dimension: it is in the branches chosen."""
         return _reached(self._place(name), values)

@@ -31,6 +31,8 @@ from .space import Space, Values
 # The directories whose code a reason does not point into: those of jax, and what a layer is.
 INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core))
 TRACED = "traced"
+# Samples of the space that are looked at, where those before could not run.
+TRIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,16 +99,21 @@ def traced_or_static(recipe: Recipe[Any], base: Any, problem: Problem) -> dict[s
     samples = [space.sample(random) for _ in range(64)]
     found: dict[str, str] = {}
     for name in space.dimensions:
-        values = next((values for values in samples if name in values), None)
+        having = [values for values in samples if name in values]
         options = getattr(space.dimensions[name], "options", ())
         others = [o for o in options if isinstance(o, bool) or not isinstance(o, int | float)]
-        if values is None:
+        if not having:
             found[name] = "no sample of the space has it"
         elif others:
             found[name] = f"it is no number, but {others[0]!r}, say"
         else:
-            together = [other for other in values if found.get(other) == TRACED]
-            found[name] = _tried(recipe, base, problem, values, (*together, name))
+            for values in having[:TRIES]:
+                together = tuple(other for other in values if found.get(other) == TRACED)
+                found[name] = _tried(recipe, base, problem, values, (*together, name))
+                if found[name] == TRACED:
+                    break
+                if _tried(recipe, base, problem, values, together) == TRACED:
+                    break  # a trial that cannot run anyway says nothing about the number
     return found
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from .dimensions import Choice, Dimension, Grid, Int, Log
 
+MISSING = "this is done by Optuna, which is not installed: write pip install 'jaxnn[sweep]'"
+
 
 def library() -> Any:
     """Optuna; ImportError, with what to install, where it is not there."""
     try:
         import optuna
     except ImportError as error:
-        raise ImportError(
-            "this is done by Optuna, which is not installed: write pip install 'jaxnn[sweep]'"
-        ) from error
+        raise ImportError(MISSING) from error
     return optuna
 
 

@@ -1,12 +1,14 @@
 """The command line, from help to Ctrl-C, on an experiment that takes no time."""
 
 import dataclasses
+import importlib.machinery
 import json
 import os
 import pty
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -101,7 +103,7 @@ def test_a_run_leaves_a_whole_folder_and_says_how_to_predict(tmp_path, monkeypat
     ]  # fmt: skip
     result = json.loads((folder / "result.json").read_text())
     assert result["parameters"] == 3 * 4 + 4 + 4 + 1
-    assert f"python -m experiments.toy predict {folder.relative_to(tmp_path)}" in printed
+    assert f"python -m {__name__} predict {folder.relative_to(tmp_path)}" in printed
     assert f"accuracy {result['test']['accuracy']:.4g}" in printed
     assert "\x1b" not in printed  # not a terminal: no escape codes
     assert "\r" not in printed
@@ -144,10 +146,24 @@ def test_help_shows_the_header_every_field_and_the_other_commands(capsys, monkey
         "--optimizer.learning-rate FLOAT", "(default: 0.1)", "--batch-size INT",
         "Examples a step. (default: 10)", "(default: runs/toy-DATE-TIME)",
         "Optimizer: write optimizer:adamw or optimizer:sgd; the options below are those of sgd.",
-        "python -m experiments.toy predict --help",
+        f"python -m {__name__} predict --help",
     ):  # fmt: skip
         assert piece in " ".join(text.replace("│", " ").split()), piece
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_module_is_called_as_python_takes_it(monkeypatch):
+    def build(config, problem): ...
+
+    recipe = dataclasses.replace(RECIPE, build=build)
+    assert parsing.module_of(recipe) == __name__
+    build.__module__ = "__main__"
+    started = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", started)
+    started.__spec__ = importlib.machinery.ModuleSpec("experiments.toy", None)  # python -m
+    assert parsing.module_of(recipe) == "experiments.toy"
+    started.__spec__, started.__file__ = None, "/somewhere/toy.py"  # python toy.py
+    assert parsing.module_of(recipe) == "toy"
 
 
 def test_misspellings_get_a_suggestion(capsys, monkeypatch):

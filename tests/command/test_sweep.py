@@ -1,9 +1,13 @@
 """The commands that sweep: what cannot be is told in a line before anything is computed."""
 
+import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -118,7 +122,7 @@ def test_a_plan_says_which_trials_cannot_run(capsys):
     broken = quick.recipe(Space(quick.Experiment, {"model.dropout": Choice(0.1, 1.0)}))
     status, out, _ = said(capsys, "plan", *SMALL[2:], recipe=broken)
     assert status == 0
-    assert "1 trials have no program: ValueError: Dropout.rate is the share dropped, in [0" in out
+    assert "no program for 1 trial: ValueError: Dropout.rate is the share dropped, in [0" in out
 
 
 def test_resuming_what_has_ended_changes_nothing(folder, capsys):
@@ -145,6 +149,27 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys,
     )
     assert ask is Driver._reach
     assert digest(place) != digest(folder)
+    assert said(capsys, "resume", place)[0] == 0
+    assert digest(place) == digest(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_is_lost_within_a_callback_stops_a_sweep_all_the_same(
+    folder, tmp_path, capsys, monkeypatch, number
+):
+    place, reach, handlers = tmp_path / "new", Driver._reach, signal.getsignal(number)
+
+    def deaf(self, *arguments):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        reach(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Driver, "_reach", deaf)
+        status, out, error = said(capsys, "sweep", *SMALL, "--folder", place)
+    assert (status, out) == (130, "")
+    assert error.startswith("error: interrupted: what was committed is whole; go on with ")
+    assert signal.getsignal(number) is handlers
     assert said(capsys, "resume", place)[0] == 0
     assert digest(place) == digest(folder)
 
@@ -334,6 +359,75 @@ def test_settings_that_cannot_be(
         assert error.startswith(f"error: {message}")
         assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []  # so that the same words, put right, find a free place
+
+
+@pytest.mark.parametrize(
+    ("arguments", "libraries", "message"),
+    [
+        (
+            ["--engine", "dask"],
+            ["distributed"],
+            "the engine dask needs distributed: pip install 'jaxnn[dask]'",
+        ),
+        (["--engine", "ray"], ["ray"], "the engine ray needs ray: pip install 'jaxnn[ray]'"),
+        (
+            ["--search", "tpe"],
+            ["optuna"],
+            "the search 'tpe' needs optuna: pip install 'jaxnn[sweep]', or take another search, "
+            "such as 'sobol'",
+        ),
+        (
+            [],
+            ["matplotlib"],
+            "the report is drawn by matplotlib, which is not installed: write pip install "
+            "'jaxnn[sweep]'",
+        ),
+    ],
+)
+def test_what_is_not_installed_is_told_before_there_is_a_ledger(
+    tmp_path, monkeypatch, capsys, nothing_computed, arguments, libraries, message
+):
+    monkeypatch.chdir(tmp_path)
+    for library in libraries:
+        monkeypatch.setitem(sys.modules, library, None)
+    status, _, error = said(capsys, "sweep", *arguments)
+    assert (status, error) == (1, f"error: {message}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_optuna_a_sweep_runs_and_says_first_what_its_report_will_lack(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr(Driver, "run", lambda self: print("it runs", file=sys.stderr))
+    status, _, error = said(capsys, "sweep", *SMALL, "--folder", tmp_path / "sweep")
+    assert (status, error) == (
+        0,
+        "note: the report will not say which parameters matter; this is done by Optuna, which is "
+        "not installed: write pip install 'jaxnn[sweep]'\nit runs\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "field"),
+    [
+        ("--optimizer.learning-rate=0.1", "optimizer.learning_rate"),
+        ("--model.dropout", "model.dropout"),
+        ("optimizer:sgd", "optimizer"),
+    ],
+)
+def test_what_is_swept_cannot_be_given(tmp_path, monkeypatch, capsys, argument, field):
+    """No trial would have it, and silence would hide that."""
+    monkeypatch.chdir(tmp_path)
+    mnist = importlib.import_module("experiments.mnist_mlp").RECIPE
+    for command in ("plan", "sweep"):
+        assert said(capsys, command, "--epochs", "2", argument, recipe=mnist) == (
+            1,
+            "",
+            f"error: {field} is swept, whatever {argument} says: leave it out, or take {field} out "
+            "of the experiment's space\n",
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_experiment_without_a_space(capsys, nothing_computed):

@@ -64,13 +64,20 @@ def test_top_ends_with_the_sweep(folder, capsys):
 def test_retry_asks_again_and_top_says_that_nothing_drives_it(folder, capsys):
     assert main(["sweep", "retry", str(folder)]) == 0
     said = capsys.readouterr().out
-    assert said == f"1 trials are asked again: python -m experiments.toy resume {folder}\n"
+    assert said == (f"to run 1 trial again, write python -m experiments.toy resume {folder}\n")
     with Ledger.open(folder) as ledger:
         assert [trial.status for trial in ledger.trials()] == ["done", "done", "asked"]
     assert main(["sweep", "top", str(folder)]) == 0
     assert "nothing drives it: go on with python -m experiments.toy resume" in (
         capsys.readouterr().out
     )
+
+
+def test_retry_says_where_there_is_nothing_to_ask_again(folder, capsys):
+    with Ledger.open(folder, write=True) as ledger:
+        ledger.decide({2: "stopped"}, 0)
+    assert main(["sweep", "retry", str(folder)]) == 0
+    assert capsys.readouterr().out == f"no trial of {folder} failed or diverged\n"
 
 
 def test_retry_refuses_a_trial_that_is_done(folder, capsys):

@@ -476,6 +476,24 @@ def test_a_cohort_whose_worker_died_is_run_again(tmp_path):
     assert swept(tmp_path / "again", made).digest == wanted.digest
 
 
+def test_a_probe_whose_worker_died_is_run_again(tmp_path):
+    """So is a trial that is tried alone, because its cohort's program raised."""
+    settings = dataclasses.replace(FEW, by="auto", exact=True)  # the same bits whatever is measured
+    space = Space(
+        quick.Experiment,
+        {"model.width": Choice(4, 8), "optimizer.learning_rate": Grid(0.01, 0.1)},
+    )
+    made = quick.recipe(space, build=fragile)
+    wanted = swept(tmp_path / "whole", made, settings)
+    assert wanted.statuses.count("failed") == 2
+    # Two probes, two cohorts and two trials alone: each is lost as often as it may be.
+    losing = Losing(*(n for n in range(1, 25) if n % 4))
+    assert swept(tmp_path / "sweep", made, settings, executor=losing).digest == wanted.digest
+    assert losing.count == 24
+    with pytest.raises(concurrent.futures.BrokenExecutor, match="a worker died"):
+        swept(tmp_path / "again", made, settings, executor=Losing(1, 2, 3, 4))
+
+
 MANY = Settings(trials=64, halving="successive", eta=2, **driven.FIXED)
 
 

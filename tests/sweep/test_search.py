@@ -193,6 +193,17 @@ def test_an_unknown_search():
         searcher("tpee", SPACE)
 
 
+@pytest.mark.parametrize(
+    ("search", "library"), [("tpe", "optuna"), ("cmaes", "cmaes"), ("gp", "torch")]
+)
+def test_a_search_without_its_library_is_not_made(monkeypatch, search, library):
+    if library == "torch":
+        pytest.importorskip("optuna")
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=rf"^the search '{search}' needs {library}: pip install"):
+        searcher(search, SPACE)
+
+
 def test_a_library_that_is_not_there():
     with pytest.raises(ImportError) as error:
         samplers.needed("tpe", "no_such_module")

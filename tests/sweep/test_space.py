@@ -368,6 +368,23 @@ def test_a_space_that_does_not_fit_is_refused(paths, message):
     assert str(error.value) == message
 
 
+def test_classes_whose_names_are_one_in_a_dimension_are_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Sgd:
+        rate: float = 0.1
+
+    @dataclasses.dataclass(frozen=True)
+    class Two:
+        optimizer: SGD | Sgd = Sgd()
+
+    with pytest.raises(ValueError) as error:
+        Space(Two, {"optimizer": Branch(SGD={}, Sgd={"rate": Uniform(0, 1)})})
+    assert str(error.value) == (
+        "optimizer is SGD | Sgd, two of which would be optimizer:sgd in the names of dimensions; "
+        "give one of the classes another name"
+    )
+
+
 def test_a_space_is_of_a_dataclass():
     with pytest.raises(ValueError, match=r"a Space is of a configuration's class, .* got 3"):
         Space(3, {})  # type: ignore[arg-type]

@@ -166,6 +166,22 @@ def test_what_is_called_traced_can_be_traced_together():
     assert (names["model.dropout"], names["smoothing"] == TRACED) == (TRACED, False)
 
 
+@pytest.mark.parametrize("widths", [(4, 8), (8, 4)])
+def test_a_trial_that_cannot_run_makes_no_number_static(widths):
+    """Whichever the first sample has."""
+
+    def build(config, problem):
+        if config.model.width == 8:
+            raise ValueError("no width of 8")
+        return quick.build(config, problem)
+
+    recipe = quick.recipe(Space(quick.Experiment, RATE | {"model.width": Choice(*widths)}))
+    recipe = dataclasses.replace(recipe, build=build)
+    found = traced_or_static(recipe, quick.Experiment(), PROBLEM)
+    assert found["optimizer.learning_rate"] == TRACED
+    assert "no width of 8" not in found["model.width"]
+
+
 def test_an_error_of_evaluation_alone_is_found():
     """The whole program is tried, not its first step only."""
 
@@ -340,7 +356,7 @@ def test_epochs_swept_under_halving():
     paths = {"epochs": Choice(2, 4), **RATE}
     assert refused(paths, halving="successive") == (
         "--halving successive compares trials after equally many epochs, but epochs is swept: "
-        "sweep without --halving, or give --epochs"
+        "sweep without --halving, or take epochs out of the space"
     )
     Planner(quick.recipe(Space(quick.Experiment, paths)), quick.Experiment(), Settings())
 

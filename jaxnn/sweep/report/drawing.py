@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+MISSING = (
+    "the report is drawn by matplotlib, which is not installed: write pip install 'jaxnn[sweep]'"
+)
 # Names of CSS variables; a colour's place in this list is its placeholder.
 COLOURS = (
     "ink", "soft", "line", "paper", "best", "band", "curve", "bad",
@@ -74,10 +77,7 @@ def library() -> Any:
     try:
         import matplotlib.figure
     except ImportError as error:
-        raise ImportError(
-            "the report is drawn by matplotlib, which is not installed: write "
-            "pip install 'jaxnn[sweep]'"
-        ) from error
+        raise ImportError(MISSING) from error
     return matplotlib
 
 

@@ -1,23 +1,39 @@
 """The report's file: there whole, or as it was before."""
 
 import contextlib
-import importlib
+import importlib.util
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..files import replace
 from ..reading import read
+from ..studies import MISSING
+from . import drawing
 from .page import page
 
 NAME = "report.html"
 
 
-def prepare(dimensions: int) -> threading.Thread:
-    """Import what a report of so many dimensions is drawn by, beside what goes on meanwhile.
+def untold(dimensions: int) -> str:
+    """What a report of so many dimensions cannot tell here, and why; '' where it can tell all.
 
-    It takes seconds, which a sweep can spend on compiling. What is not installed is told by
-    `write`.
+    Raises ImportError where it could not be drawn. Imports nothing: that takes seconds.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(drawing.MISSING)
+    if dimensions > 1 and importlib.util.find_spec("optuna") is None:
+        return f"the report will not say which parameters matter; {MISSING}"
+    return ""
+
+
+@contextlib.contextmanager
+def prepared(dimensions: int) -> Iterator[None]:
+    """Import what a report of so many dimensions is drawn by, beside what goes on inside.
+
+    It takes seconds, which a sweep can spend on compiling, and is waited for at the end: Python
+    must not end within an import. What is not installed is told by `untold`.
     """
 
     def imported() -> None:
@@ -28,7 +44,10 @@ def prepare(dimensions: int) -> threading.Thread:
 
     thread = threading.Thread(target=imported, daemon=True)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def write(ledger: Any) -> Path:

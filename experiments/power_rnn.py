@@ -1,0 +1,91 @@
+"""Winter or summer: a day's demand for electricity in Italy, hour by hour, by a recurrent network.
+
+Expected on the 219 test days, mean of seeds 0 to 4:
+
+    python -m experiments.power_rnn
+        accuracy 0.962 (0.954 to 0.964), 32 gated recurrent units, a few seconds of one CPU core
+
+Trained on 767 days. The numbers were chosen on the 110 validation days (accuracy 0.973 to 0.991),
+never on the test days.
+"""
+
+import dataclasses
+import sys
+from typing import Literal
+
+import jaxnn as nn
+from jaxnn import data, train
+from jaxnn.command import main
+from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
+from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+
+CELLS = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
+
+
+@dataclasses.dataclass(frozen=True)
+class RNN:
+    """A recurrent layer whose last output a linear layer judges, with dropout between."""
+
+    cell: Literal["gru", "lstm"] = "gru"
+    """Gated recurrent units, or long short-term memory."""
+    width: int = 32
+    """Units of the recurrent layer."""
+    dropout: float = 0.0
+    """Share of its last output left out at each training step, in [0, 1)."""
+
+    def network(self, outputs: int) -> nn.Layer:
+        """The network from sequences (rows, T, features) to (rows, outputs)."""
+        return nn.Serial(
+            recurrent=nn.Recurrent(CELLS[self.cell](self.width), output="last"),
+            dropout=nn.Dropout(self.dropout),
+            head=nn.Dense(outputs),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a run depends on."""
+
+    model: RNN = RNN(dropout=0.2)
+    optimizer: AdamW | SGD = AdamW(learning_rate=1e-2, weight_decay=1e-2)
+    batch_size: int = 32
+    """Examples a step."""
+    epochs: int = 30
+    """Times every training example is seen."""
+    seed: int = 0
+    """Of all random numbers: parameters, order, dropout."""
+
+
+def problem() -> Problem:
+    """1,096 days of 24 hours, each day standardised as the archive has it: is it a summer's?"""
+    return Problem(data.italy_power(), train.Binary())
+
+
+def build(config: Experiment, problem: Problem) -> Program:
+    """The training program of a configuration."""
+    steps = run_length(len(problem.data.train.x), config.batch_size, config.epochs)
+    return Program(
+        net=config.model.network(problem.task.outputs),
+        task=problem.task,
+        optimizer=config.optimizer.build(steps),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+    )
+
+
+SPACE = Space(
+    Experiment,
+    {
+        "optimizer": Branch(
+            SGD={"learning_rate": Log(1e-2, 0.5), "momentum": Uniform(0.5, 0.98)},
+            AdamW={"learning_rate": Log(1e-3, 1e-1), "weight_decay": Log(1e-5, 1e-1)},
+        ),
+        "model.dropout": Uniform(0.0, 0.6),
+        "model.width": Choice(16, 32, 64),
+    },
+)
+RECIPE = Recipe("power_rnn", __doc__, Experiment, problem, build, SPACE)
+
+if __name__ == "__main__":
+    sys.exit(main(RECIPE))

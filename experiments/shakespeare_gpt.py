@@ -1,0 +1,147 @@
+"""Shakespeare's plays, character by character, by a small GPT.
+
+Expected on plays that it never saw, seed 0:
+
+    python -m experiments.shakespeare_gpt
+        2.61 bits a character (2.64 on the validation plays), 605,824 parameters, three epochs over
+        689,000 characters, seven minutes of one CPU core; it writes a sample at the end
+
+    python -m experiments.shakespeare_gpt sample runs/shakespeare_gpt-... --prompt "To be, "
+        writes on from the prompt
+
+A table of how often each character follows another in the same plays needs 3.6 bits.
+"""
+
+import dataclasses
+import sys
+
+import jax
+import numpy as np
+
+import jaxnn as nn
+from jaxnn import data, train
+from jaxnn.command import main
+from jaxnn.experiment import SGD, AdamW, Command, Problem, Program, Recipe, run_length
+from jaxnn.models import GPT
+from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.train.evaluation import Trained
+
+# Characters of a window: the network never sees more at once, in training or when it writes.
+LENGTH = 128
+# One window in so many is taken: so an epoch is short, and the parts still span all of their plays.
+THIN = {"train": 6, "validation": 8, "test": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a run depends on."""
+
+    model: GPT = GPT(layers=3, width=128, heads=4, length=LENGTH, positions="rotary")
+    optimizer: AdamW | SGD = AdamW(learning_rate=3e-3, weight_decay=0.1)
+    batch_size: int = 16
+    """Windows of 128 characters a step."""
+    epochs: int = 3
+    """Times every training window is seen."""
+    seed: int = 0
+    """Of all random numbers: parameters, order, dropout, the sample."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """How to write on."""
+
+    prompt: str = "\n**HAMLET**  \n"
+    """What comes before."""
+    characters: int = 400
+    """Characters to add."""
+    temperature: float = 0.8
+    """Below 1 likelier characters, above 1 rarer ones; 0 for the likeliest alone."""
+    top_k: int | None = None
+    """Draw among the likeliest of this number alone."""
+    top_p: float | None = None
+    """Draw among the fewest likeliest that have this share of the probability."""
+    seed: int = 0
+    """Of the draws."""
+
+
+def problem() -> Problem:
+    """Windows of the plays: after each character, which is the next?"""
+    plays = data.shakespeare()
+    windows = plays.windows(LENGTH)
+    parts = {
+        name: data.Examples(*(array[::step] for array in getattr(windows, name)))
+        for name, step in THIN.items()
+    }
+    return Problem(
+        dataclasses.replace(windows, **parts), train.LanguageModel(len(plays.vocabulary))
+    )
+
+
+def build(config: Experiment, problem: Problem) -> Program:
+    """The training program of a configuration."""
+    steps = run_length(len(problem.data.train.x), config.batch_size, config.epochs)
+    return Program(
+        net=config.model.network(problem.task.outputs),
+        task=problem.task,
+        optimizer=config.optimizer.build(steps),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+    )
+
+
+def written(problem: Problem, program: Program, trained: Trained, options: Sample) -> str:
+    """The prompt, and what the network writes after it: half a window at a time."""
+    vocabulary, half = problem.data.class_names, LENGTH // 2
+    tokens = data.encode(options.prompt, vocabulary)
+    length, key = len(tokens) + options.characters, jax.random.key(options.seed)
+    while len(tokens) < length:
+        new = nn.generate(
+            program.net,
+            trained.params,
+            tokens[-half:],
+            steps=half,
+            key=jax.random.fold_in(key, len(tokens)),
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+        )
+        tokens = np.concatenate([tokens, new.tokens])
+    return data.decode(tokens[:length], vocabulary)
+
+
+def sample(problem: Problem, program: Program, trained: Trained, options: Sample) -> None:
+    """Print what the network writes."""
+    print(written(problem, program, trained, options))
+
+
+def finish(problem: Problem, program: Program, trained: Trained) -> dict[str, bytes]:
+    """Print a sample, and keep it in the run folder."""
+    text = written(problem, program, trained, Sample(seed=program.seed))
+    print(f"\nA sample:\n{text}")
+    return {"sample.md": text.encode()}
+
+
+SPACE = Space(
+    Experiment,
+    {
+        "optimizer": Branch(
+            AdamW={"learning_rate": Log(3e-4, 1e-2), "weight_decay": Log(1e-3, 1.0)},
+        ),
+        "model.dropout": Uniform(0.0, 0.3),
+        "model.layers": Choice(2, 3, 4),
+    },
+)
+RECIPE = Recipe(
+    "shakespeare_gpt",
+    __doc__,
+    Experiment,
+    problem,
+    build,
+    SPACE,
+    finish,
+    (Command("sample", "write on from a prompt, by a saved run", Sample, sample),),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(RECIPE))

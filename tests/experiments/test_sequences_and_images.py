@@ -1,0 +1,117 @@
+"""The convolutional, recurrent and language experiments, made small: every command, and a sweep."""
+
+import dataclasses
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from jaxnn import data
+from jaxnn.command import main
+from jaxnn.sweep.structure import TRACED, traced_or_static
+from tests.experiments.test_experiments import mean_scores, recipe_of
+
+SMALL = {
+    "mnist_cnn": ["--model.channels", "2", "3", "--model.hidden", "8", "8", "--batch-size", "500"],
+    "power_rnn": ["--model.width", "4", "--batch-size", "200"],
+    "shakespeare_gpt": [
+        "--model.layers", "1", "--model.width", "8", "--model.heads", "2", "--batch-size", "4",
+    ],
+}  # fmt: skip
+PICTURES = {
+    "mnist_cnn": {"learning_curves", "confusion_matrix", "worst_mistakes"},
+    "power_rnn": {"learning_curves", "confusion_matrix", "worst_mistakes"},
+    "shakespeare_gpt": {"learning_curves", "bits_by_position"},
+}
+
+
+@pytest.fixture(autouse=True)
+def few_windows(monkeypatch):
+    shakespeare = importlib.import_module("experiments.shakespeare_gpt")
+    monkeypatch.setattr(shakespeare, "THIN", {"train": 4000, "validation": 2000, "test": 2000})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n == "shakespeare_gpt" else ()) for n in SMALL],
+)
+def test_an_experiment_trains_and_predicts_from_its_command_line(name, tmp_path, capsys):
+    recipe, folder = recipe_of(name), str(tmp_path / "run")
+    assert main(recipe, ["--epochs", "1", *SMALL[name], "--folder", folder]) == 0
+    assert {file.stem for file in (tmp_path / "run").glob("*.png")} == PICTURES[name]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
+    capsys.readouterr()
+    assert main(recipe, ["predict", folder]) == 0
+    text = capsys.readouterr().out
+    assert all(f"{metric} {number:.4g}" in text for metric, number in result.items())
+    np.save(tmp_path / "rows.npy", recipe.problem().data.test.x[:2])
+    assert main(recipe, ["predict", folder, "--input", str(tmp_path / "rows.npy")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    if recipe.commands:
+        writes_on(recipe, folder, tmp_path, capsys)
+
+
+def writes_on(recipe, folder, tmp_path, capsys):
+    """The language model's own command, and what it refuses."""
+    sample = (tmp_path / "run" / "sample.md").read_text()
+    assert len(sample) == len("\n**HAMLET**  \n") + 400 and sample.startswith("\n**HAMLET**")
+    options = ["--prompt", "To be", "--characters", "9", "--temperature", "0"]
+    texts = set()
+    for seed in ("1", "2"):
+        assert main(recipe, ["sample", folder, *options, "--seed", seed]) == 0
+        texts.add(capsys.readouterr().out)
+    (text,) = texts  # at temperature 0 there is nothing to draw
+    assert text.startswith("To be") and len(text) == len("To be") + 9 + 1
+    assert main(recipe, ["sample", folder, "--prompt", "€"]) == 1
+    assert "the character '€' at 0 of the text is none of the 84" in capsys.readouterr().err
+    assert main(recipe, ["samples", folder]) == 2
+    assert "there is no command 'samples'; did you mean 'sample'?" in capsys.readouterr().err
+    np.save(tmp_path / "no.npy", recipe.problem().data.test.x[:1] + 84)
+    assert main(recipe, ["predict", folder, "--input", str(tmp_path / "no.npy")]) == 1
+    assert "no tokens, wanted whole numbers in 0 .. 83" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_rates_are_traced_so_that_a_sweep_of_them_is_one_program(name):
+    recipe = recipe_of(name)
+    config = recipe.config(batch_size=4)
+    if name == "shakespeare_gpt":
+        model = dataclasses.replace(config.model, layers=1, width=8, heads=2)
+        config = dataclasses.replace(config, model=model)
+    found = traced_or_static(recipe, config, recipe.problem())
+    static = {"mnist_cnn": "shift", "power_rnn": "model.width", "shakespeare_gpt": "model.layers"}
+    assert {path for path, how in found.items() if how != TRACED} == {"optimizer", static[name]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_an_experiment_is_planned_and_swept(name, tmp_path, capsys):
+    recipe, folder = recipe_of(name), str(tmp_path / "sweep")
+    swept = ("--model.layers", "--model.width") if name == "shakespeare_gpt" else ("--model.width",)
+    options, small = ["--epochs", "1", "--trials", "3"], SMALL[name]
+    if swept[0] in small and f"model.{swept[0][8:]}" in recipe.space.fields:
+        at = small.index(swept[0])
+        small = small[:at] + small[at + 2 :]
+    assert main(recipe, ["plan", *options, *small]) == 0
+    assert "traced" in capsys.readouterr().out
+    assert main(recipe, ["sweep", *options, *small, "--folder", folder]) == 0
+    assert main(recipe, ["resume", folder]) == 0
+    best = ["run", "--from", f"{folder}:best", "--folder", str(tmp_path / "run")]
+    assert main(recipe, best) == 0
+
+
+@pytest.mark.slow
+def test_digits_by_convolution_reach_what_the_header_promises():
+    assert mean_scores("mnist_cnn")["accuracy"] >= 0.975
+
+
+@pytest.mark.slow
+def test_days_are_told_apart_as_well_as_by_logistic_regression():
+    """Five seeds' mean, to one of the 219 test days."""
+    from sklearn.linear_model import LogisticRegression
+
+    power = data.italy_power()
+    peer = LogisticRegression(max_iter=1000).fit(power.train.x[..., 0], power.train.y)
+    least = peer.score(power.test.x[..., 0], power.test.y) - 1 / 219
+    assert mean_scores("power_rnn")["accuracy"] >= least

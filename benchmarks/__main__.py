@@ -6,7 +6,10 @@ import os
 
 from benchmarks.report import RESULTS, section, update
 
-NAMES = ("step", "fit", "epoch", "init", "imports", "repeat", "sweep", "thousand", "lanes")
+NAMES = (
+    "step", "fit", "epoch", "init", "imports", "repeat", "sweep", "thousand", "lanes", "models",
+    "decode",
+)  # fmt: skip
 
 
 def main() -> None:

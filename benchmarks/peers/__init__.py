@@ -22,9 +22,11 @@ LEARNING_RATE = 1e-3
 
 
 def offered(
-    method: str, *arguments: Any, by: tuple[str, ...]
+    method: str, *arguments: Any, by: tuple[str, ...], within: str = "benchmarks.peers"
 ) -> tuple[dict[str, Callable[..., Any]], list[str]]:
     """What the peers `by` offer under the name `method`, and the libraries that are not installed.
+
+    `within` is the package of the peers' modules.
 
     A peer that is installed and has nothing to offer is left out.
     """
@@ -32,7 +34,7 @@ def offered(
     missing = []
     for name in by:
         try:
-            peer = importlib.import_module(f"benchmarks.peers.{name}")
+            peer = importlib.import_module(f"{within}.{name}")
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] in ("benchmarks", "jax", "jaxnn"):
                 raise

@@ -11,7 +11,6 @@ import jax
 import optax
 
 import jaxnn as nn
-from benchmarks.sweeping.convolution import Convolution
 from benchmarks.sweeping.sizes import BATCH, EPOCHS, RATES, STEPS, WIDTHS
 from jaxnn import data, train
 from jaxnn.command import main
@@ -31,9 +30,9 @@ NETWORKS = {
     "wide": _perceptron(512, 512),
     "convolutional": nn.Serial(
         nn.Reshape((8, 8, 1)),
-        Convolution(8),
+        nn.Conv(8, (3, 3)),
         jax.nn.relu,
-        Convolution(16, stride=2),
+        nn.Conv(16, (3, 3), stride=2),
         jax.nn.relu,
         nn.Flatten(),
         nn.Dense(CLASSES),

@@ -46,6 +46,34 @@ def test_the_worst_mistake_comes_first():
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["height", "weight"]
 
 
+def test_the_worst_sequences_stand_beside_the_means_of_the_classes():
+    x = np.arange(5 * 4 * 2, dtype=np.float32).reshape(5, 4, 2)
+    figure = pictures.worst_series(x, Y, P, NAMES, ("demand", "price"))
+    first, second, below, _ = figure.axes
+    assert first.get_title() == "true cat\npredicted dog (80 %)"
+    assert second.get_title() == "true owl\npredicted cat (60 %)"
+    assert (first.get_ylabel(), below.get_ylabel(), below.get_xlabel()) == (
+        "demand", "price", "step"
+    )  # fmt: skip
+    cat, dog, owl, one = (line.get_ydata() for line in below.lines)
+    np.testing.assert_array_equal(cat, x[:2, :, 1].mean(0))
+    np.testing.assert_array_equal(dog, x[2, :, 1])
+    np.testing.assert_array_equal(owl, x[3:, :, 1].mean(0))
+    np.testing.assert_array_equal(one, x[1, :, 1])
+
+
+def test_bits_by_position_are_means_over_the_windows():
+    p = np.array([[[0.5, 0.5], [0.25, 0.75]], [[0.5, 0.5], [0.0625, 0.9375]]])
+    figure = pictures.bits_by_position(np.zeros((2, 2), int), p)
+    (panel,) = figure.axes
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), [1, 3])  # (2 + 4) / 2 at the second
+    assert (panel.get_xlabel(), panel.get_ylabel()) == (
+        "tokens seen, of the window",
+        "bits a token",
+    )
+    assert figure.get_suptitle() == "Bits a token by position, on 4 test tokens"
+
+
 def test_without_mistakes_the_least_certain_are_shown():
     rows, title = pictures.worst(P.argmax(1), P, most=2)
     np.testing.assert_array_equal(rows, [3, 1])

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from jaxnn.experiment.scores import classification_scores, regression_scores
+from jaxnn.experiment.scores import (
+    classification_scores,
+    language_scores,
+    regression_scores,
+)
 
 
 def test_classification_scores_are_those_of_scikit_learn():
@@ -27,3 +31,13 @@ def test_regression_scores_are_those_of_scikit_learn():
 
 def test_a_probability_of_zero_is_a_large_loss_and_not_infinity():
     assert 80 < classification_scores(np.array([0]), np.array([[0.0, 1.0]]))["loss"] < 90
+
+
+def test_language_scores_are_those_of_all_positions_in_nats_and_bits():
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 4, (20, 10)), rng.dirichlet(np.ones(4), (20, 10))
+    scores = language_scores(y, p)
+    loss = metrics.log_loss(y.ravel(), p.reshape(200, 4))
+    assert scores["accuracy"] == metrics.accuracy_score(y.ravel(), p.reshape(200, 4).argmax(1))
+    assert scores["loss"] == pytest.approx(loss, rel=1e-12)
+    assert scores["bits"] == pytest.approx(loss / np.log(2), rel=1e-12)

@@ -1,0 +1,93 @@
+"""Decoding a token at a time with GPT-2: with the cache, by recomputing, and in transformers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import jaxnn as nn
+from benchmarks.peers import offered
+from benchmarks.report import Bar, Result, Table
+from benchmarks.timing import interleaved, seconds_of
+from jaxnn.models import GPT
+
+WORDS = 50_257
+# Tokens before those that are decoded: near the beginning, and near 512.
+EARLY, LATE = 32, 496
+TOKENS = 16
+ROUNDS = 7
+
+
+def run() -> Result:
+    """Measure tokens at both places."""
+    net = GPT.gpt2().network(WORDS)
+    params = jax.jit(net.init)(jax.random.key(0), jax.ShapeDtypeStruct((1, 8), jnp.int32))
+    sides: dict[str, Callable[[], float]] = {}
+    places = {EARLY: f"after {EARLY} tokens", LATE: f"after {LATE} tokens"}
+    missing: list[str] = []
+    for prompt, place in places.items():
+        sides[f"jaxnn, cached, {place}"] = _cached(net, params, prompt)
+        found, missing = offered(
+            "decoding", prompt, TOKENS, by=("transformers_",), within="benchmarks.networks"
+        )
+        sides |= {f"{name}, {place}": run for name, run in found.items()}
+    sides["jaxnn, recomputing 512 tokens"] = _recomputed(net, params)
+    samples = interleaved(sides, rounds=ROUNDS, per=TOKENS)
+    early, late = (samples[f"jaxnn, cached, {place}"] for place in places.values())
+    bars = [
+        Bar("a late token over an early one", late.over(early), 1.1),
+        Bar(
+            "recomputing over the cache",
+            samples["jaxnn, recomputing 512 tokens"].over(late),
+            5,
+            at_least=True,
+        ),
+        *(
+            Bar(f"transformers over jaxnn, {place}", samples[name].over(ours), 1, at_least=True)
+            for place, ours in zip(places.values(), (early, late), strict=True)
+            if (name := f"transformers, torch, {place}") in samples
+        ),
+    ]
+    return Result(
+        f"GPT-2 of 124M parameters at random weights, float32, one sequence: {TOKENS} tokens, "
+        "greedy, one call a token. jaxnn has a cache of 1,024 positions from the start, so a token "
+        "costs the same anywhere; transformers' cache grows.",
+        [Table("A token", "ms", samples, f"jaxnn, cached, after {LATE} tokens", bars, missing)],
+    )
+
+
+def _cached(net: nn.Layer, params: Any, prompt: int) -> Callable[[], float]:
+    cached = nn.cached(net, length=1024)
+    given = jnp.ones((1, prompt), jnp.int32)
+    begun = cached.init_state(given)
+
+    def read(params: Any, state: Any, tokens: jax.Array) -> tuple[jax.Array, Any]:
+        logits, state = cached.apply(params, tokens, state=state)
+        return jnp.argmax(logits[:, -1:], -1), state
+
+    prefill, step = jax.jit(read), jax.jit(read, donate_argnums=1)
+
+    def run() -> float:
+        token, state = jax.block_until_ready(prefill(params, begun, given))
+
+        def decode() -> None:
+            nonlocal token, state
+            for _ in range(TOKENS):
+                token, state = step(params, state, token)
+            jax.block_until_ready(token)
+
+        return seconds_of(decode)
+
+    return run
+
+
+def _recomputed(net: nn.Layer, params: Any) -> Callable[[], float]:
+    """All tokens again for each, in a window of 512."""
+    compiled = jax.jit(lambda params, x: jnp.argmax(net.apply(params, x)[:, -1], -1))
+    tokens = jnp.ones((1, LATE + TOKENS), jnp.int32)
+
+    def run() -> float:
+        return TOKENS * seconds_of(lambda: compiled(params, tokens).block_until_ready())
+
+    return run

@@ -1,0 +1,145 @@
+"""Flax nnx: modules that hold their parameters, and `nnx.jit` of a step."""
+
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from benchmarks.networks.sizes import (
+    BLOCKS,
+    CHANNELS,
+    CLASSES,
+    HEADS,
+    LAYERS,
+    LEARNING_RATE,
+    STACKED,
+    UNITS,
+    WIDTH,
+    WORDS,
+    Sides,
+)
+
+
+def resnet() -> dict[str, Sides]:
+    """Convolutions and batch norm."""
+    return {"flax nnx": _sides(lambda: _ResNet(nnx.Rngs(0)))}
+
+
+def gpt() -> dict[str, Sides]:
+    """`MultiHeadAttention` with a causal mask, the layers in a list."""
+    return {"flax nnx": _sides(lambda: _GPT(nnx.Rngs(0)))}
+
+
+def lstm() -> dict[str, Sides]:
+    """`RNN` of `OptimizedLSTMCell`."""
+    return {"flax nnx": _sides(lambda: _LSTM(nnx.Rngs(0)))}
+
+
+class _Convolution(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> None:
+        self.convolution = nnx.Conv(
+            inputs,
+            outputs,
+            (size, size),
+            (stride, stride),
+            padding=size // 2,
+            use_bias=False,
+            rngs=rngs,
+        )
+        self.norm = nnx.BatchNorm(outputs, momentum=0.9, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.convolution(x))
+
+
+class _Residual(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs) -> None:
+        self.first = _Convolution(inputs, outputs, 3, stride, rngs)
+        self.second = _Convolution(outputs, outputs, 3, 1, rngs)
+        resized = stride > 1 or inputs != outputs
+        self.shortcut = _Convolution(inputs, outputs, 1, stride, rngs) if resized else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.second(nnx.relu(self.first(x)))
+        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class _ResNet(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.stem = _Convolution(3, CHANNELS[0], 3, 1, rngs)
+        blocks, inputs = [], CHANNELS[0]
+        for stage, channels in enumerate(CHANNELS):
+            for block in range(BLOCKS):
+                stride = 2 if stage and not block else 1
+                blocks.append(_Residual(inputs, channels, stride, rngs))
+                inputs = channels
+        self.blocks = nnx.List(blocks)
+        self.head = nnx.Linear(inputs, CLASSES, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nnx.relu(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean((1, 2)))
+
+
+class _Block(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.norm1 = nnx.LayerNorm(WIDTH, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(HEADS, WIDTH, decode=False, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(WIDTH, rngs=rngs)
+        self.up = nnx.Linear(WIDTH, 4 * WIDTH, rngs=rngs)
+        self.down = nnx.Linear(4 * WIDTH, WIDTH, rngs=rngs)
+
+    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
+        x = x + self.attention(self.norm1(x), mask=mask)
+        return x + self.down(nnx.gelu(self.up(self.norm2(x))))
+
+
+class _GPT(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.embedding = nnx.Embed(WORDS, WIDTH, rngs=rngs)
+        self.positions = nnx.Embed(256, WIDTH, rngs=rngs)
+        self.blocks = nnx.List([_Block(rngs) for _ in range(LAYERS)])
+        self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        x = self.embedding(tokens) + self.positions(jax.numpy.arange(tokens.shape[1]))
+        mask = nnx.make_causal_mask(tokens)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.embedding.attend(self.norm(x))
+
+
+class _LSTM(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.embedding = nnx.Embed(WORDS, UNITS, rngs=rngs)
+        cells = [nnx.OptimizedLSTMCell(UNITS, UNITS, rngs=rngs) for _ in range(STACKED)]
+        self.layers: Any = nnx.List([nnx.RNN(cell) for cell in cells])
+        self.head = nnx.Linear(UNITS, WORDS, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+def _sides(make: Any) -> Sides:
+    model = make()
+    optimizer = nnx.Optimizer(model, optax.adam(LEARNING_RATE), wrt=nnx.Param)
+    still = make()
+    still.eval()
+    outputs = nnx.jit(lambda model, x: model(x))
+
+    @nnx.jit
+    def compiled(model: Any, optimizer: Any, x: Any, y: Any) -> jax.Array:
+        def loss(model: Any) -> jax.Array:
+            return optax.softmax_cross_entropy_with_integer_labels(model(x), y).mean()
+
+        value, gradients = nnx.value_and_grad(loss)(model)
+        optimizer.update(model, gradients)
+        return value
+
+    return Sides(lambda x: outputs(still, x), lambda x, y: compiled(model, optimizer, x, y))

@@ -1,0 +1,60 @@
+"""jaxnn: its models, and `train.make_step`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+import jaxnn as nn
+from benchmarks.networks.sizes import (
+    BLOCKS,
+    CHANNELS,
+    CLASSES,
+    HEADS,
+    LAYERS,
+    LEARNING_RATE,
+    STACKED,
+    UNITS,
+    WIDTH,
+    WORDS,
+    Sides,
+    batch,
+)
+from jaxnn import train
+from jaxnn.models import GPT, CharLSTM, ResNet
+
+
+def resnet() -> dict[str, Sides]:
+    """`models.ResNet` with the stem for small images."""
+    model = ResNet(stages=(BLOCKS,) * len(CHANNELS), width=CHANNELS[0], stem="cifar")
+    return {"jaxnn": _sides(model.network(CLASSES), train.Classification(CLASSES), "resnet")}
+
+
+def gpt() -> dict[str, Sides]:
+    """`models.GPT`, whose blocks are a `Repeat`."""
+    model = GPT(layers=LAYERS, width=WIDTH, heads=HEADS, length=256)
+    return {"jaxnn": _sides(model.network(WORDS), train.LanguageModel(WORDS), "gpt")}
+
+
+def lstm() -> dict[str, Sides]:
+    """`models.CharLSTM`."""
+    model = CharLSTM(width=UNITS, layers=STACKED)
+    return {"jaxnn": _sides(model.network(WORDS), train.LanguageModel(WORDS), "lstm")}
+
+
+def _sides(net: nn.Layer, task: train.Task, kind: str) -> Sides:
+    x, _ = batch(kind)
+    optimizer = optax.adam(LEARNING_RATE)
+    ts = train.TrainState.create(net, optimizer, jax.random.key(0), x)
+    params, state = jax.tree.map(lambda leaf: leaf.copy(), (ts.params, ts.state))
+    compiled = train.make_step(net, task, optimizer)
+    outputs = jax.jit(lambda params, state, x: net.apply(params, x, state=state)[0])
+
+    def step(x: Any, y: Any) -> jax.Array:
+        nonlocal ts
+        ts, metrics = compiled(ts, (x, y))
+        return metrics["loss"]
+
+    forward: Callable[[Any], Any] = lambda x: outputs(params, state, x)  # noqa: E731
+    return Sides(forward, step)

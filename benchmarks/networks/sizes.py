@@ -1,0 +1,42 @@
+"""The sizes that all networks share, and data to run them on."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LEARNING_RATE = 1e-3
+
+# ResNet-18 in the form for CIFAR: a 3 x 3 stem, four stages of two blocks.
+IMAGES, CLASSES = (8, 32, 32, 3), 10
+CHANNELS, BLOCKS = (64, 128, 256, 512), 2
+
+# A small GPT of characters.
+TOKENS, WORDS = (4, 128), 84
+LAYERS, WIDTH, HEADS = 6, 384, 6
+
+# A character model of two LSTM layers.
+CHARACTERS, UNITS, STACKED = (32, 64), 256, 2
+
+
+class Sides(NamedTuple):
+    """What is timed.
+
+    Args:
+        forward: outputs of a batch, in inference.
+        step: takes a batch and its targets, trains a held network by one step; its loss.
+    """
+
+    forward: Callable[[Any], Any]
+    step: Callable[[Any, Any], Any]
+
+
+def batch(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets, at random."""
+    random = np.random.default_rng(0)
+    if kind == "resnet":
+        x = random.normal(size=IMAGES).astype(np.float32)
+        return x, random.integers(CLASSES, size=IMAGES[0]).astype(np.int32)
+    shape = TOKENS if kind == "gpt" else CHARACTERS
+    x, y = random.integers(WORDS, size=(2, *shape)).astype(np.int32)
+    return x, y

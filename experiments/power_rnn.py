@@ -5,8 +5,9 @@ Expected on the 219 test days, mean of seeds 0 to 4:
     python -m experiments.power_rnn
         accuracy 0.962 (0.954 to 0.964), 32 gated recurrent units, a few seconds of one CPU core
 
-Trained on 767 days. The numbers were chosen on the 110 validation days (accuracy 0.973 to 0.991),
-never on the test days.
+On the same split logistic regression (scikit-learn) has 0.963, the nearest neighbour 0.959. Trained
+on 767 days. These are the first numbers that were tried (accuracy 0.973 to 0.991 on the 110
+validation days); none was chosen on the test days.
 """
 
 import dataclasses

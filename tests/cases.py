@@ -17,8 +17,6 @@ import pytest
 import jaxnn as nn
 
 KEY = jax.random.key(0)
-# For functions that a test calls once or twice: half the time to compile, the same mathematics.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def floats(*shape: int) -> jax.ShapeDtypeStruct:
@@ -29,7 +27,7 @@ def tokens(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, np.int32)
 
 
-@functools.partial(quick_jit, static_argnums=(0, 5))
+@functools.partial(jax.jit, static_argnums=(0, 5))
 def _run(layer: nn.Layer, params: Any, state: Any, key: Any, inputs: Any, train: bool) -> Any:
     return layer.apply(params, *inputs, state=state, key=key, train=train)
 
@@ -89,6 +87,7 @@ class Case:
 
 BLOCK = nn.Serial(nn.LayerNorm(), nn.Dense(4), jax.nn.gelu, nn.Dropout(0.5))
 STATEFUL = nn.Serial(nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.3))
+STACKED = nn.Serial(nn.Recurrent(nn.LSTMCell(3)), nn.Dropout(0.5), nn.Recurrent(nn.GRUCell(4)))
 X = (floats(3, 4),)
 XS = (floats(2, 3, 4),)
 
@@ -136,6 +135,12 @@ CASES = [
         XS,
         True,
     ),
+    Case("Recurrent", nn.Recurrent(nn.RNNCell(4)), XS, True),
+    Case("Recurrent, stacked", STACKED, XS, True),
+    Case("Recurrent, last", nn.Recurrent(nn.MinimalGatedCell(2), output="last"), XS),
+    Case("Recurrent over images", nn.Recurrent(nn.ConvLSTMCell(2, 2)), (floats(1, 2, 3, 2),)),
+    Case("Bidirectional", nn.Bidirectional(nn.Recurrent(nn.GRUCell(2))), XS),
+    Case("LinearRecurrence", nn.LinearRecurrence(3, 0.5, 0.9), XS, True),
     Case(
         "DecoderLayer",
         nn.DecoderLayer(

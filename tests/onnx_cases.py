@@ -18,7 +18,6 @@ from onnx import numpy_helper
 
 import jaxnn as nn
 from jaxnn.functional.activation import soft_min
-from tests.cases import quick_jit
 
 FOLDER = pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data" / "pytorch-converted"
 NAMES = sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir())
@@ -60,7 +59,7 @@ class Network(NamedTuple):
         return np.moveaxis(np.asarray(y), -1, 1) if self.channels_last else np.asarray(y)
 
 
-@quick_jit
+@jax.jit
 def _apply(layer: nn.Layer, params: Any, state: Any, x: Any) -> Any:
     return layer.apply(params, x, state=state)[0]
 

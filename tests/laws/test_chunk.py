@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import jaxnn as nn
 from tests.cases import CASES, KEY, Case
@@ -102,3 +104,45 @@ def test_no_gradient_from_later_positions(case: Case):
     jacobian = jnp.abs(jax.jit(jax.jacrev(outputs))(x)).sum(-1)  # (t, s)
     np.testing.assert_array_equal(np.triu(jacobian, 1), 0.0)
     assert (np.diagonal(jacobian) > 0).all()
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> nn.Layer:
+    window = draw(st.sampled_from([None, 1, 2, 3, 20]))
+    kind = draw(st.sampled_from(["attention", "positions", "recurrent", "linear"]))
+    if kind == "attention":
+        heads = draw(st.sampled_from([(4, 4), (4, 2), (4, 1)]))
+        rotary, alibi = draw(st.sampled_from([(nn.Rotary(), False), (None, True), (None, False)]))
+        return nn.Attention(
+            heads[0], 2, heads[1], causal=True, window=window, rotary=rotary, alibi=alibi
+        )
+    if kind == "positions":
+        return nn.Serial(
+            nn.LearnedPositions(20), nn.Attention(2, causal=True, window=window), nn.Dense(4)
+        )
+    return nn.Recurrent(nn.GRUCell(3)) if kind == "recurrent" else nn.LinearRecurrence(3, 0.5, 0.9)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@given(
+    layer=layers(),
+    batch=st.sampled_from([(), (1,), (3,), (2, 1)]),
+    split=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    spare=st.integers(0, 6),
+    data=st.data(),
+)
+def test_random_layers_splits_caches_and_padding(layer, batch, split, spare, data):
+    """Rows are padded on the left by random lengths; the window is shorter or longer than both the
+    pieces and the cache."""
+    length = sum(split)
+    padding = data.draw(st.lists(st.integers(0, length), min_size=8, max_size=8))
+    padding = np.array(padding[: int(np.prod(batch, dtype=int))]).reshape(batch)
+    segments = jnp.asarray(np.arange(length) >= padding[..., None], jnp.int32)
+    x = jnp.asarray(np.random.default_rng(length).normal(size=(*batch, length, 4)), np.float32)
+    params = layer.init(KEY, x)
+    full = run(layer, params, x, None, {"segments": segments})
+    found = fed(nn.cached(layer, length + spare), params, x, split, segments=segments)
+    real = (segments != 0)[..., None]
+    assert_near(jnp.where(real, found, 0), jnp.where(real, full, 0))
+    if not padding.any():
+        assert_near(fed(nn.cached(layer, length + spare), params, x, split), full)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.cases import KEY, Case, every, quick_jit
+from tests.cases import KEY, Case, every
 from tests.near import assert_near
 
 
@@ -33,7 +33,7 @@ def test_under_jit_and_vmap(case: Case):
     """To rounding: a compiler folds constants of a draw that is part of a larger program."""
     keys = jax.random.split(KEY, 2)
     params = [case.init(key) for key in keys]
-    mapped = quick_jit(jax.vmap(lambda key: case.layer.init(key, *case.arrays())))(keys)
+    mapped = jax.jit(jax.vmap(lambda key: case.layer.init(key, *case.arrays())))(keys)
     assert_near(mapped, jax.tree.map(lambda *a: jnp.stack(a), *params))
 
 

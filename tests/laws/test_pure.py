@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.cases import KEY, Case, every, every_mode, quick_jit
+from tests.cases import KEY, Case, every, every_mode
 from tests.near import assert_near
 
 
@@ -53,7 +53,7 @@ def test_vmap_is_a_loop(case: Case):
     keys = jax.random.split(KEY, 2)
     lanes = [(case.init(k), case.state, k, case.arrays(seed=i)) for i, k in enumerate(keys)]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *lanes)
-    mapped = quick_jit(jax.vmap(lambda lane: case.eager(*lane, train=train)))(stacked)
+    mapped = jax.jit(jax.vmap(lambda lane: case.eager(*lane, train=train)))(stacked)
     looped = [case.run(*lane, train=train) for lane in lanes]
     assert_near(mapped, jax.tree.map(lambda *a: jnp.stack(a), *looped))
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnn as nn
-from tests.cases import CASES, KEY, Case, every, floats, quick_jit
+from tests.cases import CASES, KEY, Case, every, floats
 from tests.near import assert_near
 
 # The other generator takes longer to compile, and differs in the core alone: one network tells.
@@ -77,7 +77,7 @@ def test_repeat_is_a_row(case: Case, impl: str):
             y, new = layer.apply(params, *inputs, state=state, key=key, train=True)
             return jnp.sum(jnp.square(y)), (y, new)
 
-        return quick_jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, inputs)
+        return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, inputs)
 
     (one, dx), (y, new) = both(row, params, state)
     (many, dx_), (y_, new_) = both(repeat, stacked, repeat.init_state(*inputs))

@@ -12,7 +12,6 @@ import pytest
 import jaxnn
 import jaxnn as nn
 from jaxnn.functional import activation
-from tests.cases import quick_jit
 from tests.layers.agreement import KEY, assert_agree, normals
 
 X = normals(0, 5, 4).at[0, 0].set(0.0)
@@ -63,7 +62,7 @@ def test_formulas():
     """Values and gradients, as layers; the formulas are differentiated by differences."""
     x, v = np.asarray(X, np.float64), np.asarray(normals(3, *X.shape), np.float64)
 
-    @quick_jit
+    @jax.jit
     def run(x):
         found = []
         for function in FORMULAS:
@@ -92,4 +91,4 @@ def test_activations_are_values_keep_types_and_nan(function):
         with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
             y = jax.eval_shape(function, jax.ShapeDtypeStruct((2, 3), dtype))
         assert y.dtype == expected
-    assert np.isnan(quick_jit(function)(jnp.array([np.nan]))).all()
+    assert np.isnan(jax.jit(function)(jnp.array([np.nan]))).all()

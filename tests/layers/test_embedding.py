@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.cases import quick_jit
 from tests.fixtures.embedding import BAGS, FILE, MODES, PACKED, SEGMENTS, bag
 from tests.fixtures.embedding import IDS as TORCH_IDS
 from tests.layers.agreement import KEY, assert_agree, normals
@@ -95,7 +94,7 @@ def test_padding_and_bags_as_torch():
         saved = dict(file)
     table = {"w": saved["w"]}
 
-    @quick_jit
+    @jax.jit
     def run(table, saved):
         found = {}
 
@@ -135,7 +134,7 @@ def test_a_token_outside_gives_nan_in_its_bag_alone():
     table, ids = {"w": normals(1, 5, 3)}, jnp.array([0, 5, 1, 2, -1])
     segments = jnp.array([1, 1, 2, 2, 0])
 
-    @quick_jit
+    @jax.jit
     def run(table):
         found = []
         for mode in MODES:
@@ -153,7 +152,7 @@ def test_bags_packed_in_several_rows():
     table = {"w": normals(1, 5, 3)}
     ids, segments = jnp.array([[0, 1, 2], [3, 4, 0]]), jnp.array([[2, 2, 1], [1, 3, 2]])
 
-    @quick_jit
+    @jax.jit
     def run(table):
         found = []
         for mode in MODES:

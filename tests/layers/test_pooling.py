@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.cases import quick_jit
 from tests.fixtures.pooling import CASES, FILE
 from tests.layers.agreement import normals
 from tests.near import assert_near
@@ -23,7 +22,7 @@ def test_as_torch():
     with np.load(FILE) as file:
         given = [{n: file[f"{i} {n}"] for n in ("x", "y", "dy", "dx")} for i in range(len(CASES))]
 
-    @quick_jit
+    @jax.jit
     def run(given):
         found = []
         for (layer, *_), a in zip(CASES.values(), given, strict=True):
@@ -43,7 +42,7 @@ def test_as_flax():
         (((2, 0), "valid"), [(2, 0), (0, 0)]),
     ]
 
-    @quick_jit
+    @jax.jit
     def both(x):
         mine, theirs = [], []
         for padding, named in paddings:
@@ -63,7 +62,7 @@ def test_any_number_of_batch_axes():
     for layer in (nn.MaxPool((2, 3)), nn.AveragePool((2, 3)), nn.AdaptiveAveragePool((2, 3))):
         inputs = (X, X[1], X[:, None], X[:0])
 
-        @quick_jit
+        @jax.jit
         def run(inputs, layer=layer):
             return [layer.apply({}, x) for x in inputs]
 
@@ -78,7 +77,7 @@ def test_padding_is_never_chosen(dtype):
     """Not even where all numbers are the least there are, or the most."""
     info = (jnp.finfo if "float" in dtype else jnp.iinfo)(dtype)
     for layer, number in ((nn.MaxPool(3, 2, 1), info.min), (nn.MinPool(3, 2, 1), info.max)):
-        y = quick_jit(layer.apply)({}, jnp.full((4, 1), number, dtype))
+        y = jax.jit(layer.apply)({}, jnp.full((4, 1), number, dtype))
         assert y.dtype == dtype
         np.testing.assert_array_equal(y, np.full((2, 1), number, y.dtype))
 
@@ -87,7 +86,7 @@ def test_windows_of_any_size_by_hand():
     x = np.random.default_rng(0).integers(-50, 50, (40, 2))
     sizes = [(kernel, stride) for kernel in (2, 7, 9, 13, 16) for stride in (1, 4)]
 
-    @quick_jit
+    @jax.jit
     def run(x):
         return [
             [layer(kernel, stride).apply({}, x) for layer in (nn.MaxPool, nn.MinPool)]
@@ -108,7 +107,7 @@ def test_integers_have_floating_means():
         (nn.LpPool(1, 3), [3.0, 12.0]),
         (nn.GlobalAveragePool(0), 2.5),
     ):
-        y = quick_jit(layer.apply)({}, x)
+        y = jax.jit(layer.apply)({}, x)
         assert y.dtype == jnp.float32
         np.testing.assert_allclose(y[..., 0], expected, rtol=1e-6)
 
@@ -118,9 +117,9 @@ def test_sums_of_halves_are_taken_in_float32():
     for dtype in ("float16", "bfloat16"):
         x = jnp.tile(jnp.array([1, 3], dtype), 4096)[:, None]
         for layer in (nn.AveragePool(8192), nn.AdaptiveAveragePool(1), nn.GlobalAveragePool(0)):
-            y = quick_jit(layer.apply)({}, x)
+            y = jax.jit(layer.apply)({}, x)
             assert y.dtype == dtype and y.item() == 2.0
-        root = quick_jit(nn.LpPool(2, 8192).apply)({}, x).item()
+        root = jax.jit(nn.LpPool(2, 8192).apply)({}, x).item()
         assert root == pytest.approx((4096 * 10) ** 0.5, rel=4e-3)
 
 
@@ -133,7 +132,7 @@ def test_nan_and_infinity_stay_in_their_windows():
         (nn.AdaptiveAveragePool(3), [np.nan, np.inf, 3.5]),
         (nn.AdaptiveMaxPool(3), [np.nan, np.inf, 4.0]),
     ):
-        y = quick_jit(layer.apply)({}, x)
+        y = jax.jit(layer.apply)({}, x)
         np.testing.assert_array_equal(y[:, 0], expected)
 
 
@@ -141,8 +140,8 @@ def test_lp_has_no_gradient_where_the_sum_is_zero():
     """As torch says of its own; by the formula it would be 0 times infinity."""
     for p in (1.5, 2, 3.0):
         layer, x = nn.LpPool(p, 2), jnp.array([[0.0], [0.0], [3.0], [0.0]])
-        y = quick_jit(layer.apply)({}, x)
-        gradient = quick_jit(jax.grad(lambda x, layer=layer: layer.apply({}, x).sum()))(x)
+        y = jax.jit(layer.apply)({}, x)
+        gradient = jax.jit(jax.grad(lambda x, layer=layer: layer.apply({}, x).sum()))(x)
         np.testing.assert_allclose(y[:, 0], [0.0, 3.0], rtol=1e-5)
         np.testing.assert_allclose(gradient[:, 0], [0, 0, 1, 0], rtol=1e-5)
 
@@ -156,16 +155,16 @@ def test_a_traced_power():
 @pytest.mark.parametrize("start", [0, 1, 2])
 def test_global_is_over_all_axes_between(start):
     axes = tuple(range(start, 3))
-    mean = quick_jit(nn.GlobalAveragePool(start).apply)({}, X)
+    mean = jax.jit(nn.GlobalAveragePool(start).apply)({}, X)
     np.testing.assert_allclose(mean, np.mean(X, axes), rtol=1e-5, atol=1e-6)
-    most = quick_jit(nn.GlobalMaxPool(start).apply)({}, X)
+    most = jax.jit(nn.GlobalMaxPool(start).apply)({}, X)
     np.testing.assert_array_equal(most, np.max(X, axes))
 
 
 def test_the_first_of_equal_maxima_has_the_gradient():
     x = jnp.array([[1.0, 2.0, 2.0], [2.0, 0.0, 2.0], [2.0, 1.0, 2.0]])[None, :, :, None]
     for layer in (nn.GlobalMaxPool(), nn.MaxPool((3, 3)), nn.AdaptiveMaxPool((1, 1))):
-        gradient = quick_jit(jax.grad(lambda x, layer=layer: layer.apply({}, x).sum()))(x)
+        gradient = jax.jit(jax.grad(lambda x, layer=layer: layer.apply({}, x).sum()))(x)
         np.testing.assert_array_equal(gradient[0, :, :, 0], [[0, 1, 0], [0, 0, 0], [0, 0, 0]])
 
 

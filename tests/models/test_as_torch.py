@@ -11,7 +11,6 @@ import pytest
 
 import jaxnn as nn
 from jaxnn.models import GPT, ResNet, ViT
-from tests.cases import quick_jit
 from tests.fixtures.models import FILE
 from tests.near import assert_near
 
@@ -30,7 +29,7 @@ def assert_agrees(net: nn.Layer, convert: Callable[[Find], Any], model: str) -> 
     floating = a["x"].dtype == np.float32
     x = a["x"] if floating else a["x"].astype(np.int32)
 
-    @quick_jit
+    @jax.jit
     def run(params, x, dy):
         if not floating:
             y, pull = jax.vjp(lambda p: net.apply(p, x), params)
@@ -204,7 +203,7 @@ def test_blocks_of_resnet(train: bool):
     given = [arrays(f"{name} {'train' if train else 'eval'}") for name in BLOCKS]
     states = [state_of(block, a) for block, a in zip(blocks, given, strict=True)]
 
-    @quick_jit
+    @jax.jit
     def run(states, given):
         found = []
         for block, state, a in zip(blocks, states, given, strict=True):

@@ -11,7 +11,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn.models import GPT, CharLSTM
-from tests.cases import KEY, quick_jit
+from tests.cases import KEY
 from tests.near import assert_near
 
 GPT2 = GPT(layers=2, width=8, heads=2, length=9)
@@ -43,7 +43,7 @@ def random(net: nn.Layer) -> Any:
 def test_logits_depend_on_no_later_token(model: GPT):
     """A token of the middle changes the logits from there on, and none before."""
     net = model.network(11)
-    params, apply = random(net), quick_jit(net.apply)
+    params, apply = random(net), jax.jit(net.apply)
     y, z = apply(params, TOKENS), apply(params, TOKENS.at[:, 3].add(1) % 11)
     assert_near(z[:, :3], y[:, :3])
     assert (jnp.abs(z - y)[:, 3:].max(-1) > 1e-3).all()
@@ -54,9 +54,9 @@ def test_in_pieces(model: GPT):
     """Token by token and in chunks, in a cache, it is the whole; left padding is skipped."""
     net = model.network(11)
     params, cached = random(net), nn.cached(net, length=8)
-    whole = quick_jit(net.apply)(params, TOKENS)
+    whole = jax.jit(net.apply)(params, TOKENS)
 
-    @quick_jit
+    @jax.jit
     def run(tokens, segments, state):
         return cached.apply(params, tokens, segments=segments, state=state)
 
@@ -80,7 +80,7 @@ def test_half_precision(model: GPT):
     """Under Precision: logits near those of float32, and gradients float32 as parameters are."""
     net = model.network(11)
     params, half = random(net), nn.Precision(net, "bfloat16")
-    exact, y = quick_jit(lambda params: [one.apply(params, TOKENS) for one in (net, half)])(params)
+    exact, y = jax.jit(lambda params: [one.apply(params, TOKENS) for one in (net, half)])(params)
     assert y.dtype == jnp.float32
     # Each of some twenty roundings on the way is half a unit of 2**-8 of the largest number.
     np.testing.assert_allclose(y, exact, atol=20 * 2**-9 * float(jnp.abs(exact).max()))
@@ -93,13 +93,13 @@ def test_the_rate_may_be_traced():
     net = GPT2.network(11)
     params = random(net)
 
-    @quick_jit
+    @jax.jit
     def run(rate):
         net = dataclasses.replace(GPT2, dropout=rate).network(11)
         return net.apply(params, TOKENS, key=KEY, train=True)
 
     known = dataclasses.replace(GPT2, dropout=0.5).network(11)
-    assert_near(run(0.5), quick_jit(lambda: known.apply(params, TOKENS, key=KEY, train=True))())
+    assert_near(run(0.5), jax.jit(lambda: known.apply(params, TOKENS, key=KEY, train=True))())
 
 
 def test_the_body_of_a_block_is_traced_once():

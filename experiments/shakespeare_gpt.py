@@ -95,10 +95,11 @@ def written(problem: Problem, program: Program, trained: Trained, options: Sampl
     vocabulary, half = problem.data.class_names, LENGTH // 2
     tokens = data.encode(options.prompt, vocabulary)
     length, key = len(tokens) + options.characters, jax.random.key(options.seed)
+    net, params = nn.unstacked(program.net, trained.params)  # a row decodes faster
     while len(tokens) < length:
         new = nn.generate(
-            program.net,
-            trained.params,
+            net,
+            params,
             tokens[-half:],
             steps=half,
             key=jax.random.fold_in(key, len(tokens)),

@@ -107,13 +107,16 @@ if TYPE_CHECKING:
     from .inspect.summary import summary
     from .surgery.cached import cached
     from .surgery.replacement import replace
+    from .surgery.stacking import stacked, unstacked
 
 # Only looking at networks and editing them needs these modules: imported when first asked for.
 _LATER = {
     "cached": "jaxnn.surgery.cached",
     "generate": "jaxnn.generation.generate",
     "replace": "jaxnn.surgery.replacement",
+    "stacked": "jaxnn.surgery.stacking",
     "summary": "jaxnn.inspect.summary",
+    "unstacked": "jaxnn.surgery.stacking",
 }
 
 
@@ -221,9 +224,11 @@ __all__ = [
     "ones",
     "orthogonal",
     "replace",
+    "stacked",
     "summary",
     "truncated_normal",
     "uniform",
+    "unstacked",
     "variance_scaling",
     "zeros",
 ]

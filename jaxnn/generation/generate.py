@@ -51,7 +51,8 @@ def generate(
     """Up to `steps` tokens that go on from each prompt, each drawn given all before it.
 
     A token is drawn from softmax(logits / temperature), of which `top_k` and then `top_p` leave
-    only the most probable ones; the logits are taken in at least float32.
+    only the most probable ones; the logits are taken in at least float32. A network with a
+    `Repeat` is several times faster on a CPU as a row: `nn.generate(*nn.unstacked(net, params), ...)`.
 
     Args:
         net: a causal network that `nn.cached` takes, from tokens (rows, T) to logits

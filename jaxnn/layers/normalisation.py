@@ -13,6 +13,7 @@ from ..core.layer import Layer
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional import normalisation as norm
+from ..functional.gradients import gradient_once
 from ..functional.linear import along_axis, floating_type, wider_type
 from .checks import check_flags, check_positive, check_rank
 
@@ -50,6 +51,7 @@ class LayerNorm(Primitive):
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """x normalised over its axis or axes."""
+        x = gradient_once(x)
         y = norm.standardise(x, *norm.moments(x, self.axis), self.eps)
         return _scaled(y, params, self.axis).astype(floating_type(x))
 
@@ -84,7 +86,7 @@ class RMSNorm(Primitive):
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """x divided by its root mean square."""
-        wide = x.astype(wider_type(x.dtype, jnp.float32))
+        wide = gradient_once(x).astype(wider_type(x.dtype, jnp.float32))
         y = norm.rms_norm(wide, self.axis, self.eps)
         return _scaled(y, params, self.axis).astype(floating_type(x))
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax
 
+from ..combine.remat import Remat
 from ..combine.repeat import Repeat
 from ..combine.serial import Serial
 from ..core.composite import Composite
@@ -101,8 +102,9 @@ class GPT:
     def network(self, outputs: int) -> Layer:
         """The network from tokens (..., T) to logits (..., T, outputs): a vocabulary of `outputs`.
 
-        The blocks are `Repeat`, traced once. A rate of 0 keeps the dropout layers, so that the
-        parameters have the same paths whatever the rate, which may be traced.
+        The blocks are `Repeat`, traced once, and a backward pass computes what is cheap in them
+        again. A rate of 0 keeps the dropout layers, so that the parameters have the same paths
+        whatever the rate, which may be traced.
 
         >>> import jax, jax.numpy as jnp
         >>> net = GPT(layers=2, width=16, heads=2).network(outputs=84)
@@ -134,7 +136,7 @@ class GPT:
             embedding=Embedding(outputs, self.width, w_init=w_init),
             positions=LearnedPositions(self.length, w_init=w_init) if learned else None,
             dropout=Dropout(self.dropout),
-            blocks=Repeat(block, self.layers),
+            blocks=Repeat(Remat(block, "products"), self.layers),
             norm=norm,
             head=None if self.tied else Dense(outputs, bias=False, w_init=w_init),
         )

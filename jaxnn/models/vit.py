@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ..combine.remat import Remat
 from ..combine.repeat import Repeat
 from ..combine.serial import Serial
 from ..core.composite import Composite
@@ -88,8 +89,9 @@ class ViT:
     def network(self, outputs: int) -> Layer:
         """The network from images (..., H, W, C) to (..., outputs).
 
-        The blocks are `Repeat`, traced once. A rate of 0 keeps the dropout layers, so that the
-        parameters have the same paths whatever the rate, which may be traced.
+        The blocks are `Repeat`, traced once, and a backward pass computes what is cheap in them
+        again. A rate of 0 keeps the dropout layers, so that the parameters have the same paths
+        whatever the rate, which may be traced.
 
         >>> import jax
         >>> net = ViT(image=8, patch=4, layers=2, width=16, heads=2).network(outputs=10)
@@ -114,7 +116,7 @@ class ViT:
             token=Parameter((self.width,)),
             positions=LearnedPositions((self.image // self.patch) ** 2 + 1),
             dropout=Dropout(self.dropout),
-            blocks=Repeat(block, self.layers),
+            blocks=Repeat(Remat(block, "products"), self.layers),
             norm=norm,
             head=Dense(outputs, w_init=zeros()),
         )

@@ -2,5 +2,6 @@
 
 from .cached import cached
 from .replacement import replace
+from .stacking import stacked, unstacked
 
-__all__ = ["cached", "replace"]
+__all__ = ["cached", "replace", "stacked", "unstacked"]

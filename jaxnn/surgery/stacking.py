@@ -1,0 +1,120 @@
+"""unstacked and stacked: rows of equal layers as `Serial`, and as `Repeat`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..combine.repeat import Repeat, check_stacked
+from ..combine.serial import Serial
+from ..core import paths
+from ..core.layer import Layer
+from ..core.values import copy_with
+from ..core.wrapper import Wrapper
+
+Edit = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def unstacked(net: Layer, params: Any) -> tuple[Layer, Any]:
+    """`net` with every `Repeat` as a row of its copies, a `Serial`, and the parameters for it.
+
+    The same function, random numbers included: copy i has the key it had. It compiles longer, but
+    no scan has to take a layer's parameters out of a stack, which on a CPU is most of the time of
+    decoding token by token. The arrays are copies: memory is doubled until the stacked ones are let
+    go.
+
+    Repeats inside a wrapper with parameters of its own, such as an `Ensemble`, stay. Raises
+    Mismatch for parameters of another number of copies.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> net = nn.Repeat(nn.Dense(4), 2)
+    >>> params = net.init(jax.random.key(0), jnp.zeros(4))
+    >>> row, row_params = unstacked(net, params)
+    >>> row, jax.tree.map(jnp.shape, row_params)
+    (Serial(Dense(4), Dense(4)), ({'b': (4,), 'w': (4, 4)}, {'b': (4,), 'w': (4, 4)}))
+    """
+    _check(net, "unstacked")
+    return _unstacked(net, params)
+
+
+def stacked(net: Layer, params: Any) -> tuple[Layer, Any]:
+    """`net` with every `Serial` of two or more equal layers as a `Repeat`, and its parameters.
+
+    The inverse of `unstacked`: the same function, random numbers included, compiled in the time of
+    one layer. A row stays as it is where its layers have names, differ, or have parameters of
+    different shapes or none.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> net = nn.Serial(nn.Dense(4), nn.Dense(4))
+    >>> params = net.init(jax.random.key(0), jnp.zeros(4))
+    >>> once, once_params = stacked(net, params)
+    >>> once, jax.tree.map(jnp.shape, once_params)
+    (Repeat(Dense(4), 2), {'b': (2, 4), 'w': (2, 4, 4)})
+    """
+    _check(net, "stacked")
+    return _stacked(net, params)
+
+
+def _unstacked(net: Any, params: Any) -> tuple[Any, Any]:
+    if not isinstance(net, Repeat):
+        return _below(_unstacked, net, params)
+    check_stacked(params, net.n)
+    copies = [
+        _unstacked(net.wrapped, jax.tree.map(lambda a, i=i: a[i], params)) for i in range(net.n)
+    ]
+    row, row_params = zip(*copies, strict=True)
+    return Serial(*row), row_params
+
+
+def _stacked(net: Any, params: Any) -> tuple[Any, Any]:
+    net, params = _below(_stacked, net, params)
+    if type(net) is not Serial or not isinstance(net.layers, tuple):
+        return net, params
+    equal = all(layer == net.layers[0] for layer in net.layers)
+    if not (equal and len(set(map(_kinds, params))) == 1 < len(net.layers)):
+        return net, params
+    if not jax.tree.leaves(params):
+        return net, params
+    return Repeat(net.layers[0], len(net.layers)), jax.tree.map(lambda *a: jnp.stack(a), *params)
+
+
+def _below(edit: Edit, net: Any, params: Any) -> tuple[Any, Any]:
+    """The layer with `edit` made to each of its children, or to what it wraps."""
+    if not isinstance(net, Layer):
+        return net, params
+    if isinstance(net, Wrapper):
+        if type(net)._declare is not Wrapper._declare:  # it arranges parameters in its own way
+            return net, params
+        inner, params = edit(net.wrapped, params)
+        return copy_with(net, inner=inner), params
+    children = net._children()
+    if not children:
+        return net, params
+    children, params = _in_tree(edit, children, params)
+    new = net._with_children(children)
+    new.__post_init__()  # brought to normal form and validated, as its constructor does
+    return new, params
+
+
+def _in_tree(edit: Edit, children: Any, params: Any) -> tuple[Any, Any]:
+    if isinstance(children, dict):
+        pairs = {name: _in_tree(edit, child, params[name]) for name, child in children.items()}
+        new = {name: child for name, (child, _) in pairs.items()}
+        return new, {name: below for name, (_, below) in pairs.items()}
+    if isinstance(children, (tuple, list)):
+        pairs = [_in_tree(edit, *both) for both in zip(children, params, strict=True)]
+        return paths.like(children, [a for a, _ in pairs]), paths.like(
+            params, [b for _, b in pairs]
+        )
+    return edit(children, params)
+
+
+def _kinds(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves)
+
+
+def _check(net: Any, name: str) -> None:
+    if not isinstance(net, Layer):
+        raise TypeError(f"{name} wants a layer, got {net!r}; write nn.{name}(net, params)")

@@ -221,7 +221,7 @@ class Recurrent(Wrapper):
         cell: Any = self.wrapped
         cell._check_params(call.params, (carry, self._element(x)), {})
         time = self._time(x)
-        z = cell.project(call.params["input"], x)
+        z = cell.project(call.params["input"], jnp.moveaxis(x, time, 0))
         dtype = z[0].dtype
 
         def recur(params: Any, h: jax.Array) -> Any:
@@ -236,7 +236,7 @@ class Recurrent(Wrapper):
             cell.cut(call.params["recurrent"]),
             carry,
             start,
-            tuple(jnp.moveaxis(one, time, 0) for one in z),
+            z,
             marks,
         )
         return carry, y, {}

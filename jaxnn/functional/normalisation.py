@@ -2,6 +2,7 @@
 passes: the mean first, then the mean square of what is left, since the mean of squares less the
 squared mean loses all digits where the mean is large."""
 
+import functools
 from typing import Any
 
 import jax
@@ -18,20 +19,53 @@ def moments(x: jax.Array, axis: Axes, axis_name: Any = None) -> tuple[jax.Array,
 
     With `axis_name` they are those over all devices or lanes of that mapped axis.
     """
-    x = x.astype(wider_type(x.dtype, jnp.float32))
+    return _moments(x.astype(wider_type(x.dtype, jnp.float32)), axis, axis_name)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _moments(x: jax.Array, axis: Axes, axis_name: Any) -> tuple[jax.Array, jax.Array]:
+    mean = _mean(x, axis, axis_name)
+    return mean, _mean(jnp.square(x - mean), axis, axis_name)
+
+
+@_moments.defjvp
+def _(axis: Axes, axis_name: Any, primals: Any, tangents: Any) -> Any:
+    """The variance's derivative without the part through the mean, a sum that is 0."""
+    (x,), (dx,) = primals, tangents
+    mean, variance = _moments(x, axis, axis_name)
+    dvariance = _mean(2 * ((x - mean) * dx), axis, axis_name)
+    return (mean, variance), (_mean(dx, axis, axis_name), dvariance)
+
+
+def _mean(x: jax.Array, axis: Axes, axis_name: Any) -> jax.Array:
     mean = jnp.mean(x, axis, keepdims=True)
-    if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)
-    variance = jnp.mean(jnp.square(x - mean), axis, keepdims=True)
-    if axis_name is not None:
-        variance = lax.pmean(variance, axis_name)
-    return mean, variance
+    return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
-def standardise(x: jax.Array, mean: jax.Array, variance: jax.Array, eps: float) -> jax.Array:
-    """(x - mean) / sqrt(variance + eps), in the wider type of x and the statistics."""
+def standardise(
+    x: jax.Array, mean: jax.Array, variance: jax.Array, eps: Any, scale: jax.Array | None = None
+) -> jax.Array:
+    """(x - mean) / sqrt(variance + eps) * scale, in the wider type of x and the statistics.
+
+    A scale broadcasts to the statistics.
+    """
     x, mean, variance = (a.astype(wider_type(x.dtype, mean.dtype)) for a in (x, mean, variance))
-    return (x - mean) * lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
+    factor = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
+    return _centred(x, mean, factor if scale is None else factor * scale.astype(x.dtype))
+
+
+@jax.custom_jvp
+def _centred(x: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:
+    return (x - mean) * factor
+
+
+@_centred.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    """dmean * factor is of the statistics' size: what goes backward is summed before it is
+    multiplied, and that sum is the gradient of a bias, too."""
+    (x, mean, factor), (dx, dmean, dfactor) = primals, tangents
+    centred = x - mean
+    return centred * factor, dx * factor - dmean * factor + centred * dfactor
 
 
 def layer_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-5) -> jax.Array:

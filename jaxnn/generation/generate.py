@@ -51,8 +51,8 @@ def generate(
     """Up to `steps` tokens that go on from each prompt, each drawn given all before it.
 
     A token is drawn from softmax(logits / temperature), of which `top_k` and then `top_p` leave
-    only the most probable ones; the logits are taken in at least float32. A network with a
-    `Repeat` is several times faster on a CPU as a row: `nn.generate(*nn.unstacked(net, params), ...)`.
+    only the most probable ones; the logits are taken in at least float32. On a CPU, a
+    network with a `Repeat` is several times faster as a row: see `nn.unstacked`.
 
     Args:
         net: a causal network that `nn.cached` takes, from tokens (rows, T) to logits

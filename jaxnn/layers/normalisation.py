@@ -271,6 +271,7 @@ class BatchNorm(Primitive):
             others = tuple(i for i in range(x.ndim) if i != self.axis % x.ndim)
             if math.prod(x.shape[i] for i in others) == 0:
                 raise ValueError(f"cannot take the statistics of an empty batch, {describe(x)}")
+            x = gradient_once(x)
             mean, var = norm.moments(x, others, self.axis_name)
             batch = {"mean": mean.reshape(-1), "var": var.reshape(-1)}
             state = {
@@ -279,8 +280,11 @@ class BatchNorm(Primitive):
             }
         else:
             mean, var = (along_axis(state[name], x.ndim, self.axis) for name in ("mean", "var"))
-        y = norm.standardise(x, mean, var, self.eps)
-        return _scaled(y, params, self.axis).astype(floating_type(x)), state
+        rest = dict(params)
+        scale = rest.pop("scale", None)
+        scale = None if scale is None else along_axis(scale, x.ndim, self.axis)
+        y = norm.standardise(x, mean, var, self.eps, scale)
+        return _scaled(y, rest, self.axis).astype(floating_type(x)), state
 
 
 def _running(old: jax.Array, new: jax.Array, momentum: Any) -> jax.Array:

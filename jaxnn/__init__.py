@@ -104,6 +104,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .generation.generate import generate
+    from .inspect.checked import checked
     from .inspect.summary import summary
     from .surgery.cached import cached
     from .surgery.replacement import replace
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
 # Only looking at networks and editing them needs these modules: imported when first asked for.
 _LATER = {
     "cached": "jaxnn.surgery.cached",
+    "checked": "jaxnn.inspect.checked",
     "generate": "jaxnn.generation.generate",
     "replace": "jaxnn.surgery.replacement",
     "stacked": "jaxnn.surgery.stacking",
@@ -208,6 +210,7 @@ __all__ = [
     "YaRNScaling",
     "cached",
     "capture",
+    "checked",
     "constant",
     "delta_orthogonal",
     "fold",

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from . import paths
 from .calls import Call, Mismatch, Outcome, current_trace, located
+from .checking import below
 from .declarations import Declaration, abstract, describe, is_array, mismatches, placeholder
 from .signatures import suggestion
 
@@ -141,7 +142,7 @@ class Evaluation:
                 capture=None if self.call.capture is None else self.call.capture.child(path),
                 foreign=self.call.foreign or current_trace() != self.trace,
             )
-            with jax.named_scope(paths.text(path)):
+            with jax.named_scope(paths.text(path)), below(path):
                 outcome = layer._evaluate(call, method, inputs, named)
         if outcome.state:
             self.state = _with_state(self.state, path, outcome.state)

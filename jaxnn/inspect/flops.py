@@ -42,10 +42,16 @@ def flops(function: Callable[..., Any], *args: Any, **named: Any) -> int:
 
     - A matrix product (m, k) @ (k, n): 2mnk, times its batch; so einsums and grouped products.
     - A convolution: 2 * output elements * kernel window * input features / groups. Padding counts
-      as if it were data, the holes of a transposed convolution do not.
+      as if it were data. A transposed one, with holes between its inputs, takes input positions in
+      place of the output's: 2 * input elements * kernel window * output features / groups, however
+      much of the output is cut off. Along an axis where the window is longer than the output, the
+      output's length stands for the window's.
     - Arithmetic, `max`, `min` and each transcendental (`exp`, `tanh`, ...): 1 an output element.
     - A sum or another reduction, a cumulative one, a scatter that adds: 1 an element that goes in.
-      Pooling: 1 an element of each window.
+      Sums over sliding windows, as of average pooling: 1 an element of each window.
+    - Max and min pooling are the maxima and minima that they take, one axis after another, the last
+      one first: k - 1 for each window of k places along it. Windows of more than 8 places are
+      doubled, which takes about log2(k) for each place of the axis.
     - A Fourier transform of n points: 5 n log2(n), half of that from or to real numbers.
     - `scan` is its body times its length, `cond` its dearest branch, `shard_map` its body times the
       devices, a Pallas kernel its body times the grid, and a `while` its body **once**, as its
@@ -106,9 +112,7 @@ def _own(name: str, params: Any, inputs: list[Any], outputs: list[Any]) -> int |
         return None
     out = outputs[0].aval
     if name == "conv_general_dilated":
-        kernel, features = inputs[1], params["dimension_numbers"].rhs_spec[0]
-        terms = kernel.size // max(kernel.shape[features], 1)
-        return 2 * out.size * terms // math.prod(params["lhs_dilation"])
+        return _convolution(inputs[0], inputs[1], out, params)
     if name == "fft":
         real = [a for a in (inputs[0], out) if not jnp.issubdtype(a.dtype, jnp.complexfloating)]
         points = (real or [out])[0].size * math.log2(math.prod(params["fft_lengths"]))
@@ -124,6 +128,24 @@ def _own(name: str, params: Any, inputs: list[Any], outputs: list[Any]) -> int |
     else:
         return None
     return size if jnp.issubdtype(out.dtype, jnp.inexact) else 0
+
+
+def _convolution(lhs: Any, rhs: Any, out: Any, params: Any) -> int:
+    """2 for each image, output feature, input feature of its group, and pair along each axis.
+
+    A pair is a place of the output and one of the window. Where there are holes in the input, most
+    of these meet nothing, and a pair is a place of the input and one of the window, or of the
+    output where that is shorter: in the gradient of a transposed convolution by its kernel, the
+    long output is the window.
+    """
+    numbers = params["dimension_numbers"]
+    images, features, *output = (out.shape[axis] for axis in numbers.out_spec)
+    _, terms, *window = (rhs.shape[axis] for axis in numbers.rhs_spec)
+    lengths = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]], window, output
+    pairs = 1
+    for holes, given, size, made in zip(params["lhs_dilation"], *lengths, strict=True):
+        pairs *= given * min(size, made) if holes > 1 else made * size
+    return 2 * images * features * terms * pairs
 
 
 def _product(lhs: Any, rhs: Any, numbers: Any, groups: tuple[int, ...] = ()) -> int:

@@ -61,6 +61,31 @@ def test_a_transposed_convolution_costs_what_the_convolution_it_transposes_costs
     assert transposed == 2 * (2 * 4 * 4 * 6) * (4 * 10)  # each input element meets the window once
 
 
+@pytest.mark.parametrize(("stride", "padding"), [(2, [(2, 2)]), (2, [(1, 1)]), (3, [(2, 3)])])
+def test_a_transposed_convolution_counts_its_inputs_whatever_its_output(stride, padding):
+    def transposed(x, w):
+        numbers = ("NWC", "WIO", "NWC")
+        return lax.conv_general_dilated(
+            x, w, (1,), padding, lhs_dilation=(stride,), dimension_numbers=numbers
+        )
+
+    x, w = shaped(2, 5, 6), shaped(3, 6, 4)
+    assert flops(transposed, x, w) == 2 * (2 * 5 * 3) * (6 * 4)
+    size = jax.eval_shape(transposed, x, w).size
+    for argument in (0, 1):  # forward and sum, then each gradient as many products again
+        gradient = flops(jax.grad(lambda x, w: transposed(x, w).sum(), argument), x, w)
+        assert gradient == 2 * (2 * (2 * 5 * 3) * (6 * 4)) + size
+
+
+def test_the_gradients_of_a_convolution_cost_what_it_costs():
+    def loss(x, w):
+        return convolve(x, w, window_strides=(2, 2), feature_group_count=3).sum()
+
+    forward = 2 * (2 * 4 * 4 * 9) * (9 * 2)
+    counted = flops(jax.grad(loss, (0, 1)), shaped(2, 8, 8, 6), shaped(3, 3, 2, 9))
+    assert counted == 3 * forward + 2 * 4 * 4 * 9
+
+
 def test_the_published_first_layer_of_resnet_50():
     """118,013,952 multiply-adds of 4.09 G in all (He et al., 2016, as counted by fvcore)."""
     x, w = shaped(1, 224, 224, 3), shaped(7, 7, 3, 64)

@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..core.declarations import describe
 from .linear import along_axis, to_compute_type
 from .padding import MODES, Padding, entries, fill, lengths
+from .segments import places
 
 PerAxis = int | tuple[int, ...]
 
@@ -70,6 +72,61 @@ def convolution(
             before = after = 0
         zeros.append((before, after))
     return _convolve(x, w, b, strides, zeros, rhs_dilation=dilations, feature_group_count=groups)
+
+
+def packed_convolution(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None = None,
+    *,
+    segments: jax.Array,
+    dilation: int = 1,
+    groups: int = 1,
+    before: int = 0,
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The convolution of each sequence of a packed and padded row, as if it stood alone.
+
+    x (..., L, n) and `segments` (..., L), 0 for padding, have `before` positions in front of the T
+    that give outputs: those of a chunk before, or padding. The window reaches over `before` places
+    in front of an output and the rest behind; zeros are seen outside its sequence, and padding is
+    skipped, so that what it holds counts nowhere. The output (..., T, m) is 0 at padding. Beside
+    it: the last `before` inputs and segments, without all but the last sequence, which stand in
+    front of the next chunk.
+
+    >>> import jax.numpy as jnp
+    >>> x, segments = jnp.array([[0.0], [1], [2], [3], [4]]), jnp.array([0, 1, 1, 2, 2])
+    >>> y, _ = packed_convolution(x, jnp.ones((2, 1, 1)), segments=segments, before=1)
+    >>> y[:, 0].tolist()
+    [1.0, 3.0, 3.0, 7.0]
+    """
+    axis, window, length = segments.ndim - 1, w.shape[0], segments.shape[-1] - before
+    real = segments != 0
+    x = jnp.where(real[..., None], x, jnp.zeros_like(x))
+    if window == 1:
+        y = convolution(x, w, b, groups=groups)
+        return jnp.where(real[..., None], y, jnp.zeros_like(y)), (x[..., :0, :], segments[..., :0])
+    # Padding goes to the front and the rest stays in order, so that sequences have no gaps.
+    order = jnp.argsort(real, axis, stable=True)
+    x = jnp.take_along_axis(x, order[..., None], axis)
+    sequence = jnp.take_along_axis(places(segments)[0].sequence, order, axis)
+    stays = (sequence == sequence[..., -1:])[..., length:]
+    kept = jnp.take_along_axis(segments, order, axis)[..., length:]
+    ahead = x[..., length:, :]
+    kept = (
+        jnp.where(stays[..., None], ahead, jnp.zeros_like(ahead)),
+        jnp.where(stays, kept, jnp.zeros_like(kept)),
+    )
+    # The window of each output, cut to its sequence; windows stand one behind the other.
+    behind = [(0, 0)] * axis + [(0, (window - 1) * dilation - before)]
+    at = np.arange(length)[:, None] + dilation * np.arange(window)
+    seen = jnp.pad(sequence, behind)[..., at] == sequence[..., before:, None]
+    taps = jnp.pad(x, [*behind, (0, 0)])[..., at, :]
+    taps = jnp.where(seen[..., None], taps, jnp.zeros_like(taps))
+    taps = taps.reshape(*x.shape[:-2], length * window, x.shape[-1])
+    y = convolution(taps, w, b, stride=window, groups=groups, padding="valid")
+    back = jnp.maximum(jnp.argsort(order, axis)[..., before:] - before, 0)
+    y = jnp.take_along_axis(y, back[..., None], axis)
+    return jnp.where(real[..., before:, None], y, jnp.zeros_like(y)), kept
 
 
 def transposed_convolution(

@@ -13,9 +13,16 @@ from ..core.initialisers import Initialiser, he_normal, zeros
 from ..core.layer import Layer
 from ..core.primitive import Primitive
 from ..core.values import is_traced
-from ..functional.convolution import PerAxis, convolution, per_axis, transposed_convolution
+from ..functional.convolution import (
+    PerAxis,
+    convolution,
+    packed_convolution,
+    per_axis,
+    transposed_convolution,
+)
 from ..functional.linear import floating_type
-from ..functional.padding import Padding, entries, lengths
+from ..functional.padding import MODES, Padding, entries, lengths
+from ..functional.segments import check_segments
 from .checks import check_flags, check_not_training, check_positive, check_rank
 
 AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
@@ -33,11 +40,16 @@ class Conv(Primitive):
     that no output sees a later input), "circular", "reflect", "replicate", an int (zeros on both
     sides), or a pair (before, after). He initialisation by default, for ReLU.
 
+    Over one axis, of time, it takes `segments` by name: integers (..., T), 0 for padding and the
+    number of the packed sequence elsewhere. An output sees zeros outside its own sequence, and is 0
+    at padding, which is skipped. That wants stride 1 and zeros that keep the length.
+
     With `cache` > 0, set by `nn.cached`, a causal convolution over one axis keeps its last
-    (kernel_size - 1) * dilation inputs as state, and takes a sequence piece by piece.
+    (kernel_size - 1) * dilation inputs as state, and takes a sequence piece by piece; a piece
+    without segments goes on in the last one.
 
     Raises ValueError where groups divide neither channels nor features, where a window is larger
-    than the padded input, and for an input with fewer axes.
+    than the padded input, for an input with fewer axes, and for segments where the length changes.
 
     References: LeCun et al., Gradient-based learning applied to document recognition, 1998;
     van den Oord et al., WaveNet, 2016 (causal, dilated).
@@ -74,14 +86,17 @@ class Conv(Primitive):
         return _kernel(self, x, self.groups, self.features)
 
     def variables(self, x: Any) -> dict[str, Slot]:
-        """The last inputs, where a cache is kept."""
+        """The last inputs and their segments, where a cache is kept."""
         return _last_inputs(self, x)
 
     def forward(
-        self, params: Any, x: jax.Array, *, state: State, train: bool
+        self, params: Any, x: jax.Array, *, segments: Any = None, state: State, train: bool
     ) -> tuple[jax.Array, State]:
         """The convolution plus the bias, and the last inputs."""
-        return _convolved(self, params, x, state, train, self.groups)
+        return _convolved(self, params, x, segments, state, train, self.groups)
+
+    def _takes(self, method: str) -> set[str]:
+        return super()._takes(method) - _not_over_time(self)
 
 
 class DepthwiseConv(Primitive):
@@ -89,7 +104,7 @@ class DepthwiseConv(Primitive):
 
     It is `Conv` with as many groups as there are channels: x is (..., *axes, n), y
     (..., *axes, n * multiplier), w (*kernel_size, 1, n * multiplier), b (n * multiplier,). The
-    other fields are those of `Conv`.
+    other fields are those of `Conv`, and so are `segments`.
 
     Reference: Chollet, Xception: deep learning with depthwise separable convolutions, 2017.
 
@@ -123,14 +138,17 @@ class DepthwiseConv(Primitive):
         return _kernel(self, x, x.shape[-1], x.shape[-1] * self.multiplier)
 
     def variables(self, x: Any) -> dict[str, Slot]:
-        """The last inputs, where a cache is kept."""
+        """The last inputs and their segments, where a cache is kept."""
         return _last_inputs(self, x)
 
     def forward(
-        self, params: Any, x: jax.Array, *, state: State, train: bool
+        self, params: Any, x: jax.Array, *, segments: Any = None, state: State, train: bool
     ) -> tuple[jax.Array, State]:
         """Each channel convolved, plus the bias, and the last inputs."""
-        return _convolved(self, params, x, state, train, x.shape[-1])
+        return _convolved(self, params, x, segments, state, train, x.shape[-1])
+
+    def _takes(self, method: str) -> set[str]:
+        return super()._takes(method) - _not_over_time(self)
 
 
 class Separable(Composite):
@@ -258,15 +276,25 @@ def _kernel(layer: Any, x: Any, groups: int, features: int) -> dict[str, Param]:
 
 
 def _convolved(
-    layer: Any, params: Any, x: jax.Array, state: State, train: bool, groups: int
+    layer: Any,
+    params: Any,
+    x: jax.Array,
+    segments: Any,
+    state: State,
+    train: bool,
+    groups: int,
 ) -> tuple[jax.Array, State]:
     padding = layer.padding
     if layer.cache:
         check_not_training(layer, train)
+    if segments is not None:
+        return _packed(layer, params, x, segments, state, groups)
     if state:
-        kept = state["inputs"]
-        x = jnp.concatenate([kept.astype(floating_type(x)), x.astype(floating_type(x))], -2)
-        state = {"inputs": x[..., x.shape[-2] - kept.shape[-2] :, :].astype(kept.dtype)}
+        kept, marks = state["inputs"], state["segments"]
+        x, length = _joined(kept, x), x.shape[-2]
+        goes_on = jnp.where(marks == 0, 1, marks)[..., -1:]
+        marks = jnp.concatenate([marks, jnp.repeat(goes_on, length, -1)], -1)
+        state = {"inputs": x[..., length:, :].astype(kept.dtype), "segments": marks[..., length:]}
         padding = "valid"
     y = convolution(
         x,
@@ -280,14 +308,66 @@ def _convolved(
     return y, state or {}
 
 
+def _packed(
+    layer: Any, params: Any, x: jax.Array, segments: Any, state: State, groups: int
+) -> tuple[jax.Array, State]:
+    """The convolution of each packed sequence, and the last inputs and their segments."""
+    check_segments(segments, x.shape[:-1])
+    before = _before(layer)
+    batch, segments = x.shape[:-2], jnp.asarray(segments, jnp.int32)
+    kept = state or {
+        "inputs": jnp.zeros((*batch, before, x.shape[-1]), x.dtype),
+        "segments": jnp.zeros((*batch, before), jnp.int32),
+    }
+    y, (inputs, marks) = packed_convolution(
+        _joined(kept["inputs"], x),
+        params["w"],
+        params["b"] if layer.bias else None,
+        segments=jnp.concatenate([kept["segments"], segments], -1),
+        dilation=per_axis(layer.dilation, 1)[0],
+        groups=groups,
+        before=before,
+    )
+    if not state:
+        return y, {}
+    return y, {"inputs": inputs.astype(kept["inputs"].dtype), "segments": marks}
+
+
+def _joined(kept: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.concatenate([kept.astype(floating_type(x)), x.astype(floating_type(x))], -2)
+
+
+def _before(layer: Any) -> int:
+    """The places that a window reaches before an output; ValueError where the length changes."""
+    (entry,) = entries(layer.padding, 1)
+    reach = (_sizes(layer)[0] - 1) * per_axis(layer.dilation, 1)[0]
+    before, after = lengths(entry, reach + 1, reach + 1, 1)
+    if per_axis(layer.stride, 1) != (1,) or before + after != reach or (reach and entry in MODES):
+        raise ValueError(
+            "takes segments with stride 1 and zeros around that keep the length; got "
+            f"stride={layer.stride!r}, padding={layer.padding!r}; write padding='same' or 'causal'"
+        )
+    return before
+
+
+def _not_over_time(layer: Any) -> set[str]:
+    """The names of inputs that only a convolution over one axis takes."""
+    return set() if len(_sizes(layer)) == 1 else {"segments"}
+
+
 def _last_inputs(layer: Any, x: Any) -> dict[str, Slot]:
-    """The inputs that the next output still sees, where a cache is kept."""
+    """The inputs that the next output still sees, with their segments, where a cache is kept."""
     if not layer.cache or len(_sizes(layer)) > 1:
         return {}
     _check_image(layer, x)
     reach = (_sizes(layer)[0] - 1) * per_axis(layer.dilation, 1)[0]
-    shape = (*x.shape[:-2], reach, x.shape[-1])
-    return {"inputs": Slot(shape, zeros(), floating_type(x))} if reach else {}
+    if not reach:
+        return {}
+    last = (*x.shape[:-2], reach)
+    return {
+        "inputs": Slot((*last, x.shape[-1]), zeros(), floating_type(x)),
+        "segments": Slot(last, zeros(), "int32"),
+    }
 
 
 def _check_window(layer: Any, *names: tuple[str, ...]) -> None:

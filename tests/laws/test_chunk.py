@@ -109,21 +109,31 @@ def test_no_gradient_from_later_positions(case: Case):
 @st.composite
 def layers(draw: st.DrawFn) -> nn.Layer:
     window = draw(st.sampled_from([None, 1, 2, 3, 20]))
-    kind = draw(st.sampled_from(["attention", "positions", "recurrent", "linear"]))
+    attention = nn.Attention(2, causal=True, window=window)
+    kinds = ["attention", "positions", "sinusoidal", "encoder", "convolution", "separable"]
+    kind = draw(st.sampled_from([*kinds, "gru", "lstm", "linear"]))
     if kind == "attention":
         heads = draw(st.sampled_from([(4, 4), (4, 2), (4, 1)]))
         rotary, alibi = draw(st.sampled_from([(nn.Rotary(), False), (None, True), (None, False)]))
         return nn.Attention(
             heads[0], 2, heads[1], causal=True, window=window, rotary=rotary, alibi=alibi
         )
-    if kind == "positions":
-        return nn.Serial(
-            nn.LearnedPositions(20), nn.Attention(2, causal=True, window=window), nn.Dense(4)
-        )
-    return nn.Recurrent(nn.GRUCell(3)) if kind == "recurrent" else nn.LinearRecurrence(3, 0.5, 0.9)
+    if kind in ("convolution", "separable"):
+        size, dilation, groups = (draw(st.integers(1, most)) for most in (4, 3, 2))
+        if kind == "convolution":
+            return nn.Conv(2, size, 1, dilation, groups, "causal")
+        return nn.SeparableConv(3, size, 1, dilation, "causal", multiplier=groups)
+    return {
+        "positions": nn.Serial(nn.LearnedPositions(20), attention, nn.Dense(4)),
+        "sinusoidal": nn.Serial(nn.SinusoidalPositions(), attention),
+        "encoder": nn.EncoderLayer(attention, nn.Dense(4), norm_first=draw(st.booleans())),
+        "gru": nn.Recurrent(nn.GRUCell(3)),
+        "lstm": nn.Recurrent(nn.LSTMCell(3)),
+        "linear": nn.LinearRecurrence(3, 0.5, 0.9),
+    }[kind]
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, database=None)
+@settings(max_examples=16, deadline=None, derandomize=True, database=None)
 @given(
     layer=layers(),
     batch=st.sampled_from([(), (1,), (3,), (2, 1)]),

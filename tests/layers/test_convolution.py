@@ -228,10 +228,123 @@ def test_a_cache_keeps_what_the_next_output_sees():
     net = nn.Conv(4, 3, dilation=2, padding="causal", cache=1)
     x = jax.ShapeDtypeStruct((5, 1, 3), "bfloat16")
     assert jax.tree.map(lambda s: (s.shape, s.dtype.name), net.init_state(x)) == {
-        "inputs": ((5, 4, 3), "bfloat16")
+        "inputs": ((5, 4, 3), "bfloat16"),
+        "segments": ((5, 4), "int32"),
     }
     assert nn.Conv(4, 1, cache=1).init_state(x) == {}
     assert nn.Conv(4, (3, 3), cache=1).init_state(jnp.ones((4, 4, 3))) == {}
+
+
+# ---- packed and padded sequences ----
+
+SEGMENTS = jnp.array([[0, 4, 4, 0, 4, 0], [1, 1, 2, 2, 2, 1], [0, 0, 0, 0, 0, 0]])
+ALONE = [(0, [1, 2, 4]), (1, [0, 1]), (1, [2, 3, 4]), (1, [5])]  # rows, and positions in them
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Conv(4, 3, groups=2),
+        nn.Conv(3, 3, dilation=2, padding="causal"),
+        nn.Conv(3, 4, padding=(((0, 3),))),
+        nn.DepthwiseConv(2, 2, padding=((1, 0),)),
+        nn.SeparableConv(3, 7, dilation=2, padding=6),
+        nn.Conv(3, 1, padding="circular"),
+    ],
+    ids=str,
+)
+def test_packed_rows_are_each_sequence_alone(net: nn.Layer):
+    """Outputs and gradients, whatever stands in the padding."""
+    x = normals(0, 3, 6, 2)
+    params = jax.tree.map(lambda p: p + 0.5, net.init(KEY, x))  # biases too
+    spoilt = jnp.where(SEGMENTS[..., None] == 0, jnp.nan, x)
+
+    def packed(params: Any, x: Any) -> Any:
+        return net.apply(params, x, segments=SEGMENTS)
+
+    def alone(params: Any, x: Any) -> Any:
+        y = jnp.zeros((3, 6, jax.eval_shape(net.apply, params, x).shape[-1]))
+        for row, at in ALONE:
+            y = y.at[row, jnp.array(at)].set(net.apply(params, x[row, jnp.array(at)]))
+        return y
+
+    dy = normals(1, *jax.eval_shape(alone, params, x).shape)
+    found, expected = (
+        jax.jit(lambda p, x, f=f: (f(p, x), jax.vjp(f, p, x)[1](dy)))(params, given)
+        for f, given in ((packed, spoilt), (alone, x))
+    )
+    assert_near(found, expected)
+
+
+def test_a_piece_without_segments_goes_on_in_the_last_one():
+    whole = nn.Serial(nn.Conv(3, 3, padding="causal"), nn.SeparableConv(2, 2, padding="causal"))
+    net, x = nn.cached(whole, 1), normals(0, 2, 6, 3)
+    params = whole.init(KEY, x)
+
+    @jax.jit
+    def run(first: jax.Array) -> Any:
+        y0, state = net.apply(params, x[:, :2], state=net.init_state(x), segments=first)
+        y1, state = net.apply(params, x[:, 2:3], state=state)
+        y2, _ = net.apply(params, x[:, 3:], state=state)
+        segments = jnp.concatenate([first, jnp.array([[2] * 4, [-2] * 4])], 1)
+        return jnp.concatenate([y0, y1, y2], 1), whole.apply(params, x, segments=segments)
+
+    assert_near(*run(jnp.array([[1, 2], [-2, 0]])))
+
+    @jax.jit
+    def begun_without(then: jax.Array) -> Any:
+        """At the start it is segment 1."""
+        _, state = net.apply(params, x[:, :2], state=net.init_state(x))
+        y, _ = net.apply(params, x[:, 2:], state=state, segments=then)
+        return y, jnp.stack([whole.apply(params, x)[0, 2:], whole.apply(params, x[1, 2:])])
+
+    assert_near(*begun_without(jnp.array([[1] * 4, [2] * 4])))
+
+
+def test_segments_pass_by_a_convolution_over_more_axes():
+    """Of frames, whose axes in front are batch."""
+    net = nn.Serial(nn.Conv(2, (2, 1)), nn.Recurrent(nn.ConvLSTMCell(2, (1, 1))))
+    frames, segments = normals(0, 3, 2, 2, 1), jnp.array([1, 1, 2])
+    params = net.init(KEY, frames)
+    y = net.apply(params, frames, segments=segments)
+    assert_near(y[2:], net.apply(params, frames[2:]))
+
+
+@pytest.mark.parametrize(
+    ("net", "text"),
+    [
+        (nn.Conv(4, 3, stride=2), "takes segments with stride 1 and zeros around that keep the le"),
+        (nn.Conv(4, 3, padding="valid"), "padding='valid'; write padding='same' or 'causal'"),
+        (nn.Conv(4, 3, padding=2), "that keep the length; got stride=1, padding=2"),
+        (nn.DepthwiseConv(3, padding="circular"), "zeros around that keep the length"),
+        (nn.SeparableConv(4, 3, stride=(2,)), "at 'depthwise', DepthwiseConv"),
+    ],
+    ids=str,
+)
+def test_segments_that_cannot_be(net: nn.Layer, text: str):
+    x = normals(0, 2, 6, 2)
+    params = net.init(KEY, x)
+    fails(text, lambda: net.apply(params, x, segments=SEGMENTS[:2]))
+
+
+def test_segments_that_do_not_fit():
+    x = normals(0, 2, 6, 6, 2)
+    for net in (nn.Conv(4, (3, 3)), nn.DepthwiseConv((3, 3)), nn.SeparableConv(4, (3, 3))):
+        params = net.init(KEY, x)
+        fails(
+            "no layer of the network takes an input 'segments'",
+            lambda net=net, params=params: net.apply(params, x, segments=SEGMENTS[:2]),
+            TypeError,
+        )
+    net = nn.Conv(4, 3)
+    params = net.init(KEY, x[0])
+    fails(
+        "segments have the shape (..., T) of the sequence, (6, 6); got (3, 6)",
+        lambda: net.apply(params, x[0], segments=SEGMENTS),
+    )
+    fails(
+        "segments are integers", lambda: net.apply(params, x[0], segments=x[0, ..., 0]), TypeError
+    )
 
 
 # ---- bad input ----

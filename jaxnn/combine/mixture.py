@@ -17,6 +17,7 @@ from ..core.layer import Layer, LayerLike, declared
 from ..core.values import is_traced
 from ..functional.linear import floating_type, wider_type
 from ..functional.routing import collect, dispatch, route
+from ..functional.segments import check_segments
 from ..layers.checks import check_positive, check_rank
 from ..layers.dense import Dense
 from .capture import Tap
@@ -35,7 +36,9 @@ class MixtureOfExperts(Composite):
     Each expert takes ceil(capacity * top_k * T / experts) tokens of a sequence, first choices
     before second ones and early tokens before late ones; what comes later is dropped: it adds
     nothing to y, and a residual connection around passes it on. With
-    capacity >= experts / top_k none is. Sequences of a batch do not compete. Where the named input
+    capacity >= experts / top_k none is, and only then is the layer causal, and the same in pieces
+    under `nn.cached`: else later first choices displace earlier second ones, and a shorter piece
+    has fewer places. Sequences of a batch do not compete. Where the named input
     `segments` (..., T) is 0, padding, a token takes no place and y is 0.
 
     The load-balancing loss, experts * sum_i f_i P_i, passes through the Tap `balance`: f_i is the
@@ -96,11 +99,8 @@ class MixtureOfExperts(Composite):
         """Each token's experts, weighted."""
         check_rank(self, x, 2, "(..., T, features)")
         tokens = x.shape[-2]
-        if segments is not None and segments.shape != x.shape[:-1]:
-            raise ValueError(
-                f"segments are integers {x.shape[:-1]} for the input {describe(x)}, got "
-                f"{describe(segments)}"
-            )
+        if segments is not None:
+            check_segments(segments, x.shape[:-1])
         if x.size == 0:
             raise ValueError(f"wants at least one token, got {describe(x)}")
         sequences = x.astype(floating_type(x)).reshape(-1, *x.shape[-2:])

@@ -50,11 +50,12 @@ def attention(
     - `dropout`, a rate, and a random `key`: weights are 0 with that probability and divided by
       1 - rate otherwise.
     - `implementation`: "xla" or "cudnn" is that of `jax.nn.dot_product_attention`, "own" the one
-      written here. By default it is jax.nn's own choice where that can do all that is asked for,
-      "own" elsewhere. Neither soft cap nor dropout is to be had from jax.nn.
+      written here. By default it is jax.nn's, in plain XLA, where there is no mask, bias, segments,
+      soft cap or dropout, and "own" elsewhere: write "cudnn" for the fused kernel of a GPU. Neither
+      soft cap nor dropout is to be had from jax.nn.
 
     Raises ValueError for shapes that do not fit, an unknown implementation, and for soft cap or
-    dropout with jax.nn's.
+    dropout with jax.nn's; TypeError for a mask that is not of booleans, or a bias that is.
 
     References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA: training
     generalized multi-query transformer models, 2023; soft cap: Gemma team, Gemma 2, 2024.
@@ -78,6 +79,7 @@ def attention(
             f"implementation {implementation!r} is jax.nn.dot_product_attention's, which has no "
             f"{'dropout' if draws else 'soft cap'}: leave implementation out"
         )
+    check_types(mask, bias)
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
     bias = None if bias is None else _full_rank(bias, q, k, "bias")
     plain = mask is None and bias is None and segments is None and soft_cap is None and not draws
@@ -105,6 +107,23 @@ def attention(
 def over_heads(a: jax.Array, ndim: int) -> jax.Array:
     """A mask or bias (T, S) with as many axes as q has; one of other axes as it is."""
     return a.reshape((1,) * (ndim - 2) + a.shape) if a.ndim == 2 else a
+
+
+def check_types(mask: Any, bias: Any) -> None:
+    """Raise TypeError where the mask is no array of booleans, or the bias none of numbers."""
+    for name, a in (("mask", mask), ("bias", bias)):
+        if a is not None and not hasattr(a, "dtype"):
+            raise TypeError(f"{name} is an array, got {a!r}; write jnp.asarray({name})")
+    if mask is not None and mask.dtype != bool:
+        raise TypeError(
+            f"mask is of booleans, True where a query may look at a key; got {mask.dtype}: write "
+            "bias=... for numbers that are added to the scores"
+        )
+    if bias is not None and bias.dtype == bool:
+        raise TypeError(
+            "bias is of numbers that are added to the scores; got bool: write mask=... for "
+            "booleans, True where a query may look at a key"
+        )
 
 
 def _own(
@@ -160,7 +179,7 @@ def _jax_nn(
     def one_batch_axis(a: jax.Array | None) -> jax.Array | None:
         if a is None or len(batch) == 1:
             return a
-        return jnp.broadcast_to(a, (*batch, *a.shape[-3:])).reshape(-1, *a.shape[-3:])
+        return jnp.broadcast_to(a, (*batch, *a.shape[-3:])).reshape(math.prod(batch), *a.shape[-3:])
 
     wide = None if bias is None else bias.astype(wider_type(q.dtype, jnp.float32))
     with jax.numpy_dtype_promotion("standard"):  # it promotes half types on its way
@@ -211,11 +230,6 @@ def _full_rank(a: Any, q: jax.Array, k: jax.Array, name: str) -> jax.Array:
     """A mask or bias with as many axes as q; raises where it does not fit."""
     wanted = (*q.shape[:-3], q.shape[-2], q.shape[-3], k.shape[-3])
     given = jnp.shape(a)
-    if name == "mask" and a.dtype != bool:
-        raise TypeError(
-            f"mask is of booleans, True where a query may look at a key; got {a.dtype}: write "
-            "bias=... for numbers that are added to the scores"
-        )
     a = over_heads(a, q.ndim)
     shape = a.shape
     fits = len(shape) == len(wanted) and all(

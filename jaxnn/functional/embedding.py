@@ -1,5 +1,7 @@
 """Rows of a table looked up by token, one a token or one a bag of them."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -42,8 +44,8 @@ def embedding_bag(
     (..., bags, features). Tokens of segment 0 are in no bag, nor are those equal to `padding`; a
     bag without any gives zeros. Rows are multiplied by `weights` (..., n) before they are added.
 
-    Sums are taken in at least float32; the result is in the type of the weights, or of the table.
-    Of equal maxima the first has the gradient.
+    Sums are taken in at least float32; the result is in the type of the weights where that is
+    floating, and of the table elsewhere. Of equal maxima the first has the gradient.
 
     >>> import jax.numpy as jnp
     >>> table, ids = jnp.array([[1.0], [2.0], [6.0]]), jnp.array([0, 1, 2])
@@ -52,7 +54,9 @@ def embedding_bag(
     >>> embedding_bag(table, ids, segments=jnp.array([1, 1, 2]), bags=2)[:, 0].tolist()
     [1.5, 6.0]
     """
-    dtype = table.dtype if weights is None else weights.dtype
+    dtype = table.dtype
+    if weights is not None and jnp.issubdtype(weights.dtype, jnp.floating):
+        dtype = weights.dtype
     rows = embed(table, ids)
     wide = wider_type(rows.dtype, jnp.float32)
     bag = jnp.ones(ids.shape, jnp.int32) if segments is None else segments.astype(jnp.int32)
@@ -64,7 +68,8 @@ def embedding_bag(
         rows = rows * weights.astype(wide)[..., None]
     if bags is None:
         return _of_rows(rows, bag > 0, mode).astype(dtype)
-    flat = rows.reshape(-1, *rows.shape[-2:]), bag.reshape(-1, ids.shape[-1])
+    n = math.prod(ids.shape[:-1])
+    flat = rows.reshape(n, *rows.shape[-2:]), bag.reshape(n, ids.shape[-1])
     y = jax.vmap(lambda rows, bag: _packed(rows, bag, mode, bags))(*flat)
     return y.reshape(*ids.shape[:-1], *y.shape[1:]).astype(dtype)
 

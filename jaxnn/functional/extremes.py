@@ -41,12 +41,16 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def lowest(dtype: Any) -> Any:
-    """The number that is never the maximum."""
+    """The number that is never the maximum; of booleans False."""
+    if jnp.issubdtype(dtype, jnp.bool_):
+        return False
     return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
 
 
 def highest(dtype: Any) -> Any:
-    """The number that is never the minimum."""
+    """The number that is never the minimum; of booleans True."""
+    if jnp.issubdtype(dtype, jnp.bool_):
+        return True
     return np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).max
 
 

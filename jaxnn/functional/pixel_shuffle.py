@@ -35,7 +35,8 @@ def pixel_unshuffle(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
     k = len(factor)
     batch, sizes = x.shape[: x.ndim - 1 - k], x.shape[x.ndim - 1 - k : -1]
     coarse = [s // f for s, f in zip(sizes, factor, strict=True)]
-    y = x.reshape(*batch, *[n for pair in zip(coarse, factor, strict=True) for n in pair], -1)
+    blocked = [n for pair in zip(coarse, factor, strict=True) for n in pair]
+    y = x.reshape(*batch, *blocked, x.shape[-1])
     first = len(batch)
     blocks, within = ([first + 2 * i + j for i in range(k)] for j in (0, 1))
     y = y.transpose(*range(first), *blocks, first + 2 * k, *within)

@@ -26,7 +26,7 @@ def sinusoidal(positions: jax.Array, features: int, base: Any = 10000.0) -> jax.
     """
     angles = _angles(positions, rotary_frequencies(features, base))
     pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], -1)
-    return pairs.reshape(*positions.shape, -1)[..., :features]
+    return pairs.reshape(*positions.shape, 2 * pairs.shape[-2])[..., :features]
 
 
 def rotary_frequencies(features: int, base: Any = 10000.0) -> jax.Array:

@@ -35,6 +35,16 @@ def no_count(batch: tuple[int, ...] = ()) -> Count:
     return Count(*(jnp.zeros(batch, jnp.int32) for _ in Count._fields))
 
 
+def going_on(count: Count, length: int) -> jax.Array:
+    """The segments (..., length) of a chunk that goes on with each row's last one; 1 at the start.
+
+    >>> going_on(Count(*jnp.array([[2, 0], [1, 0], [3, 0]])), 2).tolist()
+    [[2, 2], [1, 1]]
+    """
+    segment = jnp.where(count.segment == 0, 1, count.segment)[..., None]
+    return jnp.broadcast_to(segment, (*count.segment.shape, length))
+
+
 def places(segments: jax.Array, count: Count | None = None) -> tuple[Places, Count]:
     """The places of `segments` (..., T) in rows that have come to `count`, and the count after.
 

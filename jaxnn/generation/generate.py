@@ -16,14 +16,14 @@ import numpy as np
 from jax import lax
 
 from ..core import paths
-from ..core.declarations import abstract, describe
+from ..core.declarations import abstract, describe, mismatches
 from ..core.layer import Layer, declared
 from ..core.values import is_traced
 from ..functional import sampling
-from ..surgery.cached import cached
+from ..surgery.cached import cached, uncached
 from ..train.evaluation import check_count
 from ..train.step import remembered
-from .prompts import Prompts, as_prompts, check_tokens
+from .prompts import Prompts, as_prompts, as_stop, check_tokens
 
 
 class Generation(NamedTuple):
@@ -42,6 +42,7 @@ def generate(
     prompts: Any,
     *,
     steps: int,
+    state: Any = None,
     key: jax.Array | None = None,
     temperature: Any = 1.0,
     top_k: Any = None,
@@ -62,6 +63,7 @@ def generate(
             the left and told apart by `segments`; or one prompt (T,), whose result has no axis of
             rows.
         steps: the most tokens to add to each.
+        state: its state, where it keeps any, such as running statistics: `ts.state`.
         key: a random key; not needed at temperature 0.
         temperature: a number >= 0; 0 takes the most probable token.
         top_k: leave the k most probable tokens, an int >= 1.
@@ -71,7 +73,8 @@ def generate(
     Raises:
         ValueError: an empty prompt, a token outside the vocabulary, a number out of range, prompts
             of different lengths for a network that takes no segments, a network without anything to
-            cache; and logits that are NaN, as past the last learned position.
+            cache, a state that is missing or not the network's; and logits that are NaN, as past
+            the last learned position.
         TypeError: prompts or a key of another type.
 
     >>> import jax, jaxnn as nn
@@ -88,7 +91,7 @@ def generate(
     vocabulary = _vocabulary(net, rows)
     check_tokens(rows, vocabulary)
     marks = _named(net, rows.segments)
-    stop = jnp.asarray(stop, jnp.int32).reshape(-1)
+    stop = as_stop(stop)
     numbers = {"temperature": jnp.asarray(temperature, jnp.float32)}
     if top_k is not None:
         numbers["top_k"] = jnp.asarray(top_k, jnp.int32)
@@ -96,7 +99,9 @@ def generate(
         numbers["top_p"] = jnp.asarray(top_p, jnp.float32)
     length = rows.tokens.shape[1] + steps - 1  # the last new token is never read
     prefill, decode = _compiled(cached(net, length), steps)
-    state = prefill(params, rows.tokens[:, :-1], {name: a[:, :-1] for name, a in marks.items()})
+    kept = _state(net, rows.tokens, state, marks)
+    before = {name: a[:, :-1] for name, a in marks.items()}
+    state = prefill(params, rows.tokens[:, :-1], before, kept)
     last = {name: np.ones_like(a[:, -1:]) for name, a in marks.items()}
     new, broken = decode(
         params, state, rows.tokens[:, -1], last, _key(key, temperature), numbers, stop
@@ -125,13 +130,11 @@ def _compiled(net: Layer, steps: int) -> tuple[Callable[..., Any], Callable[...,
     )
 
 
-def _prefill(net: Layer, params: Any, tokens: jax.Array, marks: Any) -> Any:
+def _prefill(net: Layer, params: Any, tokens: jax.Array, marks: Any, kept: Any) -> Any:
     """The state after tokens (rows, T): of the logits nothing is computed, as nobody asks."""
-    if tokens.shape[1] == 0:
-        one = jax.ShapeDtypeStruct((tokens.shape[0], 1), tokens.dtype)
-        return net.init_state(one, **{name: one for name in marks})
-    state = net.init_state(tokens, **marks)
-    return net.apply(params, tokens, state=state, **marks)[1]
+    one = jax.ShapeDtypeStruct((tokens.shape[0], 1), tokens.dtype)
+    state = _merged(net.init_state(one, **{name: one for name in marks}), kept)
+    return net.apply(params, tokens, state=state, **marks)[1] if tokens.shape[1] else state
 
 
 def _decode(
@@ -183,6 +186,28 @@ def _draw(
     if top_p is not None:
         logits = sampling.top_p(logits, top_p)
     return jax.random.categorical(key, logits).astype(jnp.int32)
+
+
+def _state(net: Any, tokens: np.ndarray, state: Any, marks: Any) -> Any:
+    """The state that the network keeps besides its caches; ValueError where it is another."""
+    wanted = declared(uncached(net), "forward", abstract((tokens,)), abstract(marks)).state
+    if not wanted and not state:
+        return {}
+    if state is None:
+        raise ValueError(
+            f"the network keeps state ({', '.join(sorted(wanted))}), but none was given: "
+            "write nn.generate(..., state=ts.state)"
+        )
+    if found := mismatches(wanted, state):
+        raise ValueError(f"the state is not that of the network: {'; '.join(found)}")
+    return state
+
+
+def _merged(begun: Any, kept: Any) -> Any:
+    """`begun` with what is in `kept` in its place, by path."""
+    if not isinstance(begun, dict):
+        return kept
+    return {**begun, **{name: _merged(begun.get(name, {}), one) for name, one in kept.items()}}
 
 
 def _key(key: Any, temperature: Any) -> jax.Array:

@@ -2,11 +2,14 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..core.declarations import describe
 from ..core.values import is_traced
+
+MOST = 2**31 - 1  # of int32
 
 
 class Prompts(NamedTuple):
@@ -65,6 +68,26 @@ def _check_row(row: Any, length: int, number: str) -> None:
         )
     if not jnp.issubdtype(row.dtype, jnp.integer):
         raise TypeError(f"prompt{number} is {describe(row)}, wanted integer tokens")
+    if not is_traced(row) and row.size:  # before int32 has made another token of it
+        wrong = [token for token in (row.min(), row.max()) if abs(int(token)) > MOST]
+        if wrong:
+            raise ValueError(
+                f"prompt{number} holds token {wrong[0]}, which no vocabulary has: tokens are int32"
+            )
+
+
+def as_stop(stop: Any) -> jax.Array:
+    """The stop tokens as int32 (n,); those that int32 does not hold are -1, which is no token.
+
+    Raises TypeError where they are no integers.
+    """
+    traced = any(map(is_traced, jax.tree.leaves(stop)))
+    tokens = jnp.asarray(stop) if traced else np.asarray(stop)
+    if tokens.size and not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"stop is of integer tokens, got {stop!r}; write stop=[0], say")
+    if isinstance(tokens, np.ndarray):
+        tokens = np.where((tokens >= 0) & (tokens <= MOST), tokens.astype(np.int64), -1)
+    return jnp.asarray(tokens, jnp.int32).reshape(-1)
 
 
 def check_tokens(prompts: Prompts, vocabulary: int) -> None:

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from ..core.calls import State
+from ..core.checking import check_range
 from ..core.declarations import Param, Slot, describe
 from ..core.initialisers import Initialiser, glorot_uniform, ones, zeros
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional import cache as caches
-from ..functional.attention import IMPLEMENTATIONS, attention, over_heads
+from ..functional.attention import IMPLEMENTATIONS, attention, check_types, over_heads
 from ..functional.linear import floating_type, linear
 from ..functional.normalisation import rms_norm
 from ..functional.positions import alibi
@@ -20,6 +21,7 @@ from ..functional.segments import (
     Count,
     Places,
     check_segments,
+    going_on,
     places,
     places_mask,
     segments_mask,
@@ -156,8 +158,8 @@ class Attention(Primitive):
         slots = (*batch, min(self.cache, self.window or self.cache))
         heads = (*slots, self._kv_heads, self._head_features(x.shape[-1]))
         return {
-            "key": Slot(heads, zeros(), dtype),
-            "value": Slot(heads, zeros(), dtype),
+            "keys": Slot(heads, zeros(), dtype),
+            "values": Slot(heads, zeros(), dtype),
             "position": Slot(slots, zeros(), "int32"),
             "sequence": Slot(slots, zeros(), "int32"),
             "count": {name: Slot(batch, zeros(), "int32") for name in Count._fields},
@@ -181,6 +183,7 @@ class Attention(Primitive):
         """The heads' weighted values, projected."""
         if segments is not None:
             check_segments(segments, x.shape[:-1])
+        check_types(mask, bias)
         source = x if memory is None else memory
         q = self._split(linear(x, **params["query"]), self.heads)
         k = self._split(linear(source, **params["key"]), self._kv_heads)
@@ -208,6 +211,7 @@ class Attention(Primitive):
                 )
             y, new = self._with_cache(q, k, v, segments, state or {}, options)
         else:
+            self._check_length_known(segments)
             found = None if segments is None else places(segments)[0]
             position = _one_sequence(x) if found is None else found.position
             q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
@@ -222,7 +226,8 @@ class Attention(Primitive):
                 segments=segments,
                 **options,
             )
-        return linear(y.reshape(*y.shape[:-2], -1), **params["out"]), new
+        y = y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1])
+        return linear(y, **params["out"]), new
 
     def _with_cache(
         self, q: jax.Array, k: jax.Array, v: jax.Array, segments: Any, state: State, options: Any
@@ -230,10 +235,10 @@ class Attention(Primitive):
         """Heads (..., T, heads, d) over the cached keys and those of this chunk, and the cache."""
         *batch, length = q.shape[:-2]
         count, written = Count(**state["count"]), state["written"]
-        segments = jnp.ones((*batch, length), jnp.int32) if segments is None else segments
+        segments = going_on(count, length) if segments is None else segments
         found, count = places(segments, count)
         q, k = (self._turned(a, found.position, length) for a in (q, k))
-        chunk = {"key": k, "value": v, **found._asdict()}
+        chunk = {"keys": k, "values": v, **found._asdict()}
         cache = {name: state[name] for name in chunk}
         if self._is_ring:
             joined = {
@@ -243,13 +248,15 @@ class Attention(Primitive):
             cache, written = caches.write_ring(cache, chunk, segments != 0, written)
         else:
             self._check_room(written, length)
+            last, room = written + length - 1, self.cache
+            check_range(last, room, f"position {{value}} is past a cache of {room}")
             joined = cache = caches.write(cache, chunk, written, len(batch))
             written = written + length
         keys = Places(joined["sequence"], joined["position"])
         y = attention(
             q,
-            joined["key"],
-            joined["value"],
+            joined["keys"],
+            joined["values"],
             mask=places_mask(found, keys, causal=True, window=self.window)[..., None, :, :],
             bias=self._with_alibi(None, found.position, keys.position, q.ndim),
             **options,
@@ -285,7 +292,7 @@ class Attention(Primitive):
 
     def _split(self, a: jax.Array, heads: int) -> jax.Array:
         """(..., T, heads * d) as (..., T, heads, d)."""
-        return a.reshape(*a.shape[:-1], heads, -1)
+        return a.reshape(*a.shape[:-1], heads, a.shape[-1] // heads)
 
     def _turned(self, a: jax.Array, position: jax.Array, length: int) -> jax.Array:
         if self.rotary is None:
@@ -328,6 +335,15 @@ class Attention(Primitive):
             raise ValueError(
                 f"{' and '.join(wrong)} tell of places in one sequence, not in a memory: give "
                 "another Attention without to the memory"
+            )
+
+    def _check_length_known(self, segments: Any) -> None:
+        scaling = None if self.rotary is None else self.rotary.scaling
+        if segments is not None and isinstance(scaling, DynamicNTKScaling):
+            raise ValueError(
+                f"{scaling!r} changes the angles with the length of the sequence, but got "
+                "segments, and a row's sequences are of several lengths: take nn.NTKScaling or "
+                "nn.YaRNScaling, or leave out the segments"
             )
 
     def _check_room(self, written: Any, length: int) -> None:

@@ -1,4 +1,7 @@
-"""Dropout and its relatives: noise in training, the identity in inference."""
+"""Dropout and its relatives: noise in training, the identity in inference.
+
+Integers become floating in both, so that the two have one type.
+"""
 
 from typing import Any
 
@@ -9,6 +12,7 @@ from ..core.layer import Layer
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional.dropout import alpha_dropout, dropout, gaussian_noise
+from ..functional.linear import floating_type
 from .checks import check_rank
 
 
@@ -46,11 +50,12 @@ class Dropout(Primitive):
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """x with random zeros in training, x in inference."""
+        check_rank(self, x, 0, "(...)")
         for axis in self.shared if isinstance(self.shared, tuple) else (self.shared,):
             if not -x.ndim <= axis < x.ndim:
                 raise ValueError(f"drops along axis {axis}, which {describe(x)} does not have")
         if not train or _is_zero(self.rate):
-            return x
+            return _floating(x)
         return dropout(key, x, self.rate, self.shared)
 
 
@@ -78,7 +83,10 @@ class AlphaDropout(Primitive):
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """x with random lowest values in training, x in inference."""
-        return x if not train or _is_zero(self.rate) else alpha_dropout(key, x, self.rate)
+        check_rank(self, x, 0, "(...)")
+        if not train or _is_zero(self.rate):
+            return _floating(x)
+        return alpha_dropout(key, x, self.rate)
 
 
 class StochasticDepth(Primitive):
@@ -108,7 +116,7 @@ class StochasticDepth(Primitive):
         """x with random examples of zeros in training, x in inference."""
         check_rank(self, x, 1, "(examples, ...)")
         if not train or _is_zero(self.rate):
-            return x
+            return _floating(x)
         return dropout(key, x, self.rate, tuple(range(1, x.ndim)))
 
 
@@ -138,7 +146,16 @@ class GaussianNoise(Primitive):
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """x with noise in training, x in inference."""
-        return x if not train or _is_zero(self.stddev) else gaussian_noise(key, x, self.stddev)
+        check_rank(self, x, 0, "(...)")
+        if not train or _is_zero(self.stddev):
+            return _floating(x)
+        return gaussian_noise(key, x, self.stddev)
+
+
+def _floating(x: Any) -> Any:
+    """x, where it is of integers as floats, which it is in training too."""
+    dtype = floating_type(x)
+    return x if x.dtype == dtype else x.astype(dtype)
 
 
 def _is_zero(number: Any) -> bool:

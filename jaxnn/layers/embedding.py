@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..core.checking import check_range
 from ..core.declarations import Param, describe
 from ..core.initialisers import Initialiser, Initializer, Shape, variance_scaling
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional.embedding import MODES, embed, embedding_bag
 from ..functional.linear import linear
+from ..functional.segments import check_segments
 from .checks import check_positive
 
 
@@ -36,9 +38,10 @@ class Embedding(Primitive):
     """y = w[ids].
 
     ids are integers (...), y is (..., features), w is (vocabulary, features) with variance
-    1 / features. A token outside [0, vocabulary) gives NaN. Row `padding` of the table begins as
-    zeros and, looked up, has no gradient, as in torch.nn.Embedding. Raises TypeError for ids that
-    are not integers. `attend` is the output head that shares the table.
+    1 / features. A token outside [0, vocabulary) raises ValueError where it is known while tracing,
+    and gives NaN where it is not. Row `padding` of the table begins as zeros and, looked up, has no
+    gradient, as in torch.nn.Embedding. Raises TypeError for ids that are not integers. `attend` is
+    the output head that shares the table.
 
     >>> import jax, jax.numpy as jnp
     >>> net = Embedding(1000, 64)
@@ -65,6 +68,7 @@ class Embedding(Primitive):
     def forward(self, params: Any, ids: jax.Array) -> jax.Array:
         """The rows of the table at `ids`."""
         _check_tokens(ids)
+        _check_inside(ids, self)
         return embed(params["w"], ids, self.padding)
 
     def attend(self, params: Any, x: jax.Array) -> jax.Array:
@@ -85,12 +89,14 @@ class EmbeddingBag(Primitive):
     the rows. Tokens equal to `padding` are in no bag, nor are those where `segments` (..., n) is 0;
     a bag without any token gives zeros. With `bags`, a row holds as many bags, bag i being the
     tokens whose segment is i + 1, and y is (..., bags, features). Row `padding` of the table begins
-    as zeros. Sums are taken in at least float32; y is in the type of the weights, or of w. As
-    torch.nn.EmbeddingBag, whose offsets are segments here; of equal maxima the first has the
-    gradient.
+    as zeros. Sums are taken in at least float32; y is in the type of the weights where that is
+    floating, and of w elsewhere. As torch.nn.EmbeddingBag, whose offsets are segments here; of
+    equal maxima the first has the gradient.
 
-    Raises TypeError for ids that are not integers, and ValueError for weights or segments of
-    another shape than ids, for weights in another mode than "sum", and for bags without segments.
+    Raises TypeError for ids or segments that are not integers, and ValueError for weights or
+    segments of another shape than ids, for weights in another mode than "sum", and for bags without
+    segments. A token outside [0, vocabulary) raises ValueError where it is known while tracing, and
+    where it is not, gives NaN in its bag.
 
     >>> import jax, jax.numpy as jnp
     >>> net, ids = EmbeddingBag(1000, 64, padding=0), jnp.array([[3, 7, 9], [5, 0, 0]])
@@ -133,11 +139,12 @@ class EmbeddingBag(Primitive):
         _check_tokens(ids)
         if ids.ndim == 0:
             raise ValueError(f"wants tokens (..., n), got {describe(ids)}; write Embedding for one")
-        for name, given in {"weights": weights, "segments": segments}.items():
-            if given is not None and given.shape != ids.shape:
-                raise ValueError(
-                    f"wants {name} of the shape of ids, {ids.shape}; got {describe(given)}"
-                )
+        if weights is not None and weights.shape != ids.shape:
+            raise ValueError(
+                f"wants weights of the shape of ids, {ids.shape}; got {describe(weights)}"
+            )
+        if segments is not None:
+            check_segments(segments, ids.shape)
         if weights is not None and self.mode != "sum":
             raise ValueError(
                 f"weighs the rows of a sum alone, but its mode is {self.mode!r}; write "
@@ -148,6 +155,7 @@ class EmbeddingBag(Primitive):
                 f"packs {self.bags} bags in a row, but got no segments; write "
                 "net.apply(params, ids, segments=segments), integers from 1 on, 0 for no bag"
             )
+        _check_inside(ids, self, segments)
         return embedding_bag(
             params["w"], ids, weights, segments, self.mode, self.padding, self.bags
         )
@@ -175,3 +183,34 @@ def _check_tokens(ids: Any) -> None:
             f"wants an array of integer tokens, got {describe(ids)}; write "
             "jnp.asarray(ids, jnp.int32)"
         )
+
+
+def _check_inside(ids: Any, layer: Any, segments: Any = None) -> None:
+    """Raise ValueError for a known token that the table has no row for, and that is in a bag."""
+    if not (_is_known(ids) and (segments is None or _is_known(segments))):
+        inside = ids if segments is None else jnp.where(segments != 0, ids, 0)
+        check_range(
+            inside,
+            layer.vocabulary,
+            f"token {{value}} is outside of a vocabulary of {layer.vocabulary}",
+        )
+        return
+    tokens = np.asarray(ids)
+    wrong = (tokens < 0) | (tokens >= layer.vocabulary)
+    if segments is not None:
+        wrong &= np.asarray(segments) != 0
+    if wrong.any():
+        token, owner = int(tokens[wrong][0]), type(layer).__name__
+        write = (
+            f"write {owner}({token + 1}, {layer.features}), say"
+            if token > 0
+            else "write another token for what is missing, padding=0, say"
+        )
+        raise ValueError(
+            f"has rows for the tokens 0 .. {layer.vocabulary - 1}, and got the token {token}: "
+            f"{write}"
+        )
+
+
+def _is_known(a: Any) -> bool:
+    return not is_traced(a) and getattr(a, "is_fully_addressable", True)

@@ -59,6 +59,11 @@ class LinearRecurrence(Primitive):
         check_positive(self, "states")
         check_flags(self, "reverse")
         check_cache(self)
+        for name in ("min_radius", "max_radius", "max_phase"):
+            number = getattr(self, name)
+            real = isinstance(number, int | float) and not isinstance(number, bool)
+            if not is_traced(number) and not real:
+                raise TypeError(f"LinearRecurrence.{name} is a number, got {number!r}")
         low, high = self.min_radius, self.max_radius
         if not is_traced(low) and not is_traced(high) and not 0 <= low < high <= 1:
             raise ValueError(

@@ -30,8 +30,8 @@ class MaxPool(Primitive):
     `ceil_mode` another one that hangs over the end, where there is a rest and it begins before the
     end. As torch.nn.MaxPool1d to 3d; of equal maxima the first has the gradient.
 
-    Raises ValueError for a window larger than the padded input, and for padding that could hold a
-    whole window.
+    Raises ValueError for a window larger than the padded input, where torch has one window in
+    `ceil_mode`; and for padding that could hold a whole window.
 
     >>> import jax.numpy as jnp
     >>> MaxPool((2, 2)).apply({}, jnp.zeros((8, 28, 28, 16))).shape
@@ -123,7 +123,8 @@ class LpPool(Primitive):
     p = 1 gives the sum, a large p nearly the maximum; it may be a traced number. Where the sum is
     0, so is the gradient. It is the power that is summed, not that of |x|: a p that is neither 1
     nor even wants x >= 0. In `ceil_mode` a window that hangs over the end counts as if it had as
-    many elements as any. Otherwise as `AveragePool` without padding; as torch.nn.LPPool1d to 3d.
+    many elements as any. Otherwise as `AveragePool` without padding; as torch.nn.LPPool1d to 3d,
+    but for a window larger than the input, which raises in `ceil_mode` too.
 
     >>> import jax.numpy as jnp
     >>> LpPool(2, 2).apply({}, jnp.array([[3.0], [4.0]])).tolist()
@@ -201,8 +202,9 @@ class AdaptiveMaxPool(Primitive):
 class GlobalAveragePool(Primitive):
     """The mean over all axes from `start` on but the last: (batch, H, W, C) becomes (batch, C).
 
-    Sums are taken in at least float32; y is in the type of x, and integers become floating. Raises
-    ValueError where there are no such axes, or no elements.
+    Sums are taken in at least float32; y is in the type of x, and integers become floating. It
+    takes no `segments`: padding counts as any other place. Raises ValueError where there are no
+    such axes, or no elements.
 
     Reference: Lin et al., Network in network, 2014.
 
@@ -226,8 +228,8 @@ class GlobalAveragePool(Primitive):
 class GlobalMaxPool(Primitive):
     """The maximum over all axes from `start` on but the last: (batch, H, W, C) becomes (batch, C).
 
-    In the type of x; of equal maxima the first has the gradient. Raises ValueError where there are
-    no such axes, or no elements.
+    In the type of x; of equal maxima the first has the gradient. It takes no `segments`: padding
+    counts as any other place. Raises ValueError where there are no such axes, or no elements.
 
     >>> import jax.numpy as jnp
     >>> GlobalMaxPool(start=0).apply({}, jnp.array([[1, 5], [3, 2]])).tolist()

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from ..core.calls import State
+from ..core.checking import check_range
 from ..core.declarations import Param, Slot
 from ..core.initialisers import Initialiser, normal, zeros
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional.linear import floating_type
 from ..functional.positions import sinusoidal
-from ..functional.segments import Count, check_segments, places
+from ..functional.segments import Count, check_segments, going_on, places
 from .checks import check_cache, check_not_training, check_positive, check_rank
 
 
@@ -69,6 +70,7 @@ class LearnedPositions(Primitive):
                 f"has {self.length} positions, and the sequence comes to position {last}, counted "
                 f"from 0: write LearnedPositions({max(last + 1, 2 * self.length)}), say"
             )
+        check_range(positions, self.length, f"position {{value}} is past a table of {self.length}")
         rows = params["w"].at[positions].get(mode="fill", fill_value=jnp.nan)
         return _add(x, rows), new
 
@@ -134,8 +136,9 @@ def _positions(
         check_segments(segments, x.shape[:-1])
     if layer.cache:
         check_not_training(layer, train)
-        segments = jnp.ones(x.shape[:-1], jnp.int32) if segments is None else segments
-        found, count = places(segments, Count(**(state or {})))
+        count = Count(**(state or {}))
+        segments = going_on(count, x.shape[-2]) if segments is None else segments
+        found, count = places(segments, count)
         return found.position, count._asdict()
     if segments is None:
         return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,)), {}

@@ -170,7 +170,9 @@ class Rotary(Value):
 
     def turned_features(self, features: int) -> int:
         """How many of a head's features turn; ValueError where they make no pairs."""
-        turned = int(features * self.fraction)
+        share = features * self.fraction
+        nearest = round(share)  # 0.29 * 200 is just below 58
+        turned = nearest if abs(share - nearest) < 1e-6 else int(share)
         if turned < 2 or turned % 2:
             raise ValueError(
                 f"rotary positions turn pairs of features, but {self!r} turns {turned} of a head's "

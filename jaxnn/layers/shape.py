@@ -70,5 +70,7 @@ def _check_start(start: Any, owner: str) -> None:
 
 
 def _check_axes(x: Any, start: int) -> None:
+    if not hasattr(x, "ndim"):
+        raise TypeError(f"wants an array, got {x!r}; write jnp.asarray(x)")
     if x.ndim < start:
         raise ValueError(f"wants an input of at least {start} axes, got {describe(x)}")

@@ -10,6 +10,7 @@ from ..combine.remat import Remat
 from ..combine.repeat import Repeat
 from ..combine.serial import Serial
 from ..core.composite import Composite
+from ..core.declarations import describe
 from ..core.initialisers import glorot_uniform, zeros
 from ..core.layer import Layer
 from ..layers.attention import Attention
@@ -27,7 +28,8 @@ class PatchTransformer(Composite):
     """Scores (..., outputs) of images (..., H, W, C), from what a learned token gathers.
 
     The token stands before the patches, goes through the blocks with them, and is all that the head
-    sees.
+    sees. Positions tell patches of images of height and width `image` apart: raises ValueError for
+    images of another size.
     """
 
     patches: Layer
@@ -37,9 +39,15 @@ class PatchTransformer(Composite):
     blocks: Layer
     norm: Layer
     head: Layer
+    image: int
 
     def forward(self, x: jax.Array) -> jax.Array:
         """The scores."""
+        if x.shape[-3:-1] != (self.image, self.image):
+            raise ValueError(
+                f"wants images (..., {self.image}, {self.image}, C), which its positions are for, "
+                f"got {describe(x)}; resize them, or write ViT(image=...)"
+            )
         x = self.patches(x)
         token = jnp.broadcast_to(self.token().astype(x.dtype), (*x.shape[:-2], 1, x.shape[-1]))
         x = self.positions(jnp.concatenate([token, x], -2))
@@ -119,6 +127,7 @@ class ViT:
             blocks=Repeat(Remat(block, "products"), self.layers),
             norm=norm,
             head=Dense(outputs, w_init=zeros()),
+            image=self.image,
         )
 
     @classmethod

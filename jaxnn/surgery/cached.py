@@ -15,8 +15,9 @@ def cached(net: Net, length: int = 256) -> Net:
 
     It has the same parameters, and takes a sequence in pieces of any length, each call with the
     state that the last one gave; the outputs are those of the whole sequence at once. It is for
-    inference: training raises. Writing past the length raises where the position is known while
-    tracing, and gives NaN where it is not.
+    inference: training raises. `init_state` begins everything afresh: where the network keeps other
+    state, such as running statistics, put that in its place. Writing past the length raises where
+    the position is known while tracing, and gives NaN where it is not.
 
     Raises ValueError for a network in which no layer has a field `cache`, and for a length < 1.
 
@@ -42,6 +43,11 @@ def cached(net: Net, length: int = 256) -> Net:
             "nn.Attention, keep any"
         )
     return _with_cache(net, length)
+
+
+def uncached(net: Net) -> Net:
+    """`net` without a cache in any layer."""
+    return _with_cache(net, 0)
 
 
 def _keeps(net: Any) -> bool:

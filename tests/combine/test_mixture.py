@@ -191,7 +191,7 @@ def test_inputs_that_do_not_fit():
     with pytest.raises(ValueError, match=r"wants an input of shape \(..., T, features\), got"):
         net.init(KEY, jnp.ones(4))
     with pytest.raises(
-        ValueError, match=r"segments are integers \(2, 6\) for the input .* int32\[6\]"
+        ValueError, match=r"segments have the shape .* of the sequence, \(2, 6\); got \(6,\)"
     ):
         net.apply(params, X, segments=jnp.ones(6, jnp.int32))
     with pytest.raises(ValueError, match=r"wants at least one token, got float32\[2,0,4\]"):

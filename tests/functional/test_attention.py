@@ -195,6 +195,13 @@ def test_jax_nn_where_it_can(monkeypatch: pytest.MonkeyPatch):
     assert len(calls) == 3
 
 
+@pytest.mark.parametrize("implementation", ["own", "xla"])
+def test_no_batch_at_all(implementation: str):
+    q = jnp.ones((0, 2, LENGTH, HEADS, FEATURES))
+    mask = jnp.ones((LENGTH, LENGTH), bool)
+    assert attention(q, q, q, mask=mask, implementation=implementation).shape == q.shape
+
+
 def test_dropout_of_the_weights():
     """Each weight is 0 or doubled, so the mean over many keys of the value 1 stays."""
     q, v = jnp.zeros((1, 1, 1)), jnp.ones((2000, 1, 1))
@@ -209,6 +216,8 @@ def test_dropout_of_the_weights():
     [
         ({"mask": jnp.ones((5, 5))}, "mask is of booleans.*got float32: write bias="),
         ({"mask": jnp.ones((5, 4), bool)}, r"\(2, 4, 5, 5\) with as many axes; got \(5, 4\)"),
+        ({"mask": [[True]]}, r"mask is an array, got \[\[True\]\]; write jnp.asarray\(mask\)"),
+        ({"bias": jnp.ones((5, 5), bool)}, "bias is of numbers .*; got bool: write mask=... for"),
         ({"bias": jnp.ones((2, 5, 5))}, r"got \(2, 5, 5\); .*write bias\[\.\.\., None, :, :\]"),
         ({"segments": jnp.ones((2, 4), int)}, r"shape \(\.\.\., T\) .*\(2, 5\); got \(2, 4\)"),
         ({"segments": jnp.ones((2, 5))}, "segments are integers, 0 for padding.*got float32"),

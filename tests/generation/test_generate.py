@@ -188,6 +188,9 @@ def test_half_precision_parameters_generate(gpt):
         (np.zeros((1, 1, 1), int), {}, r"prompts are tokens \(T,\) or \(rows, T\)"),
         ([[1], [3, 11]], {}, r"prompt 1 holds token 11 at 1, wanted 0 \.\. 10"),
         ([[1, -1], [3]], {}, r"prompt 0 holds token -1 at 1, wanted 0 \.\. 10"),
+        (np.array([[1, 2**32 + 1]]), {}, "prompt holds token 4294967297, which no vocabulary has"),
+        ([[1], [2**32 + 1]], {}, "prompt 1 holds token 4294967297, which no vocabulary has"),
+        ([[1]], {"stop": [1.7]}, r"stop is of integer tokens, got \[1.7\]; write stop=\[0\]"),
         ([[1]], {"key": None}, r"no key was given: write key=jax.random.key\(0\)"),
         ([[1]], {"temperature": -1.0}, "temperature is a number >= 0"),
         ([[1]], {"top_k": 0}, "top_k is an int >= 1"),
@@ -222,5 +225,39 @@ def test_prefill_computes_no_logits(gpt):
     """The program that reads the prompts leaves out the head: it has no array of logits."""
     prefill, _ = _compiled(nn.cached(gpt.net, 6), 3)
     tokens = np.zeros((2, 3), np.int32)
-    text = prefill.lower(gpt.params, tokens, {"segments": tokens + 1}).compile().as_text()
+    text = prefill.lower(gpt.params, tokens, {"segments": tokens + 1}, {}).compile().as_text()
     assert f"[2,3,{V}]" not in text
+
+
+def test_state_beside_the_caches_is_kept():
+    """Running statistics, with which the likeliest tokens are others than with fresh ones."""
+    net = nn.Serial(
+        nn.Embedding(V, 8), nn.BatchNorm(), nn.Residual(nn.Attention(2, causal=True)), nn.Dense(V)
+    )
+    tokens = jnp.array([[1, 2, 3]])
+    params, fresh = net.init(KEY, tokens), net.init_state(tokens)
+    params = jax.tree.map(lambda p: p * 4, params)
+    trained = jax.tree.map(lambda a: a + jnp.linspace(-1, 2, a.size), fresh)
+    new = nn.generate(net, params, tokens, steps=1, temperature=0, state=trained)
+    expected, other = (
+        int(net.apply(params, tokens, state=state)[0][0, -1].argmax()) for state in (trained, fresh)
+    )
+    assert new.tokens.tolist() == [[expected]] and expected != other
+    with pytest.raises(ValueError, match=r"keeps state \(1\), but none was given: write nn.gen"):
+        nn.generate(net, params, tokens, steps=1, temperature=0)
+    with pytest.raises(ValueError, match="the state is not that of the network: 1/mean: declared"):
+        nn.generate(net, params, tokens, steps=1, temperature=0, state={"1": {"var": 0.0}})
+
+
+def test_prompts_of_any_length_for_a_network_with_convolutions():
+    net = nn.Serial(
+        nn.Embedding(V, 8),
+        nn.Conv(8, 3, padding="causal"),
+        nn.Residual(nn.Attention(2, causal=True)),
+        nn.Dense(V),
+    )
+    tried = Tried(net, jax.tree.map(lambda p: p * 4, net.init(KEY, jnp.zeros((1, 3), int))))
+    new = tried.generate(PROMPTS, steps=6, temperature=0.0).tokens.tolist()
+    assert new == [tried.recomputed(prompt, 6) for prompt in PROMPTS]
+    alone = [tried.generate([p], steps=6, temperature=0.0).tokens[0].tolist() for p in PROMPTS]
+    assert new == alone and len({tuple(row) for row in new}) > 1

@@ -9,6 +9,8 @@ from jax.test_util import check_grads
 
 from tests.cases import KEY, Case, every
 
+NO_BATCH = ("Dense of a vector", "Dense on axes", "AveragePool", "EmbeddingBag, packed")
+
 
 def floating(tree):
     return [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.floating)]
@@ -33,6 +35,27 @@ def test_half_precision(case: Case, dtype: str):
     rounding = 50 * float(jnp.finfo(dtype).eps)
     wide = jax.tree.map(lambda a: a.astype(np.float32), found)
     chex.assert_trees_all_close(wide, exact, rtol=rounding, atol=rounding)
+
+
+@every
+def test_an_empty_batch_gives_an_empty_one(case: Case):
+    """Abstractly. What takes a mean over the batch, or sends its tokens on, says that it is empty;
+    the inputs of some cases begin with another axis."""
+    if not case.inputs or case.name in NO_BATCH:
+        return
+    inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((0, *x.shape[1:]), x.dtype), case.inputs)
+
+    def run(key):
+        params, state = case.layer.init(key, *inputs), case.layer.init_state(*inputs)
+        given = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
+        return [case.eager(params, state, key, given, train)[0] for train in case.modes]
+
+    if any(name in case.name or name in repr(case.layer) for name in ("BatchNorm", "Mixture")):
+        with pytest.raises(ValueError, match=r"empty batch, float32\[0,|at least one token, got"):
+            jax.eval_shape(run, KEY)
+        return
+    for y in jax.tree.leaves(jax.eval_shape(run, KEY)):
+        assert 0 in y.shape
 
 
 @every

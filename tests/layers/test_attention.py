@@ -217,6 +217,12 @@ def test_named_inputs_refused():
     params = net.init(KEY, X)
     with pytest.raises(ValueError, match=r"at the root.*mask is \(T, S\).*\(2, 2, 5, 5\)"):
         net.apply(params, X, mask=jnp.ones((4, 4), bool))
+    with pytest.raises(TypeError, match=r"at the root.*got bool: write mask=\.\.\."):
+        nn.Attention(2, alibi=True).apply(params, X, bias=jnp.ones((5, 5), bool))
+    dynamic = nn.Attention(1, rotary=nn.Rotary(scaling=nn.DynamicNTKScaling(2.0, 3)))
+    assert dynamic.apply(params, X).shape == X.shape
+    with pytest.raises(ValueError, match=r"at the root.*a row's sequences are of several lengths"):
+        dynamic.apply(params, X, segments=jnp.ones((2, 5), int))
     with pytest.raises(ValueError, match=r"segments have the shape .*\(2, 5\); got \(5,\)"):
         net.apply(params, X, segments=jnp.ones(5, int))
     with pytest.raises(ValueError, match=r"memory_segments have the shape .*\(2, 5\)"):

@@ -62,6 +62,20 @@ def test_integers():
     assert sorted(set(y.tolist())) == [0.0, 6.0]
 
 
+@pytest.mark.parametrize(
+    "net",
+    [nn.Dropout(0.5), nn.AlphaDropout(0.5), nn.StochasticDepth(0.5), nn.GaussianNoise(0.5)],
+    ids=str,
+)
+def test_integers_are_floats_in_inference_too(net):
+    x = jnp.array([[1, 2]])
+    y = net.apply({}, x)
+    assert y.dtype == net.apply({}, x, key=KEY, train=True).dtype == jnp.float32
+    np.testing.assert_array_equal(y, x)
+    with pytest.raises(TypeError, match=r"at 'a', .*wants an array of shape .*got 1.5; write jnp"):
+        nn.Serial(a=net).apply({"a": {}}, 1.5)
+
+
 def test_zeros_hide_infinities():
     x = jnp.full(100, jnp.inf)
     y = train(0.5, x)

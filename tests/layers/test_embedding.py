@@ -72,10 +72,14 @@ OUTSIDE = [
 @pytest.mark.parametrize(("dtype", "token"), OUTSIDE)
 def test_a_token_outside_gives_nan_and_no_gradient(dtype, token):
     ids = jnp.array([token, 1], dtype)
+    with pytest.raises(
+        ValueError, match=rf"at 'ids', .*0 \.\. 4, and got the token {token}: write"
+    ):
+        nn.Serial(ids=NET).apply({"ids": TABLE}, ids)
     y = jax.jit(NET.apply)(TABLE, ids)
     assert np.isnan(y[0]).all()
     np.testing.assert_array_equal(y[1], TABLE["w"][1])
-    gradient = jax.grad(lambda p: NET.apply(p, ids)[1].sum())(TABLE)["w"]
+    gradient = jax.jit(jax.grad(lambda p, ids: NET.apply(p, ids)[1].sum()))(TABLE, ids)["w"]
     np.testing.assert_array_equal(gradient, np.eye(5)[1][:, None] * np.ones(3))
 
 
@@ -135,7 +139,7 @@ def test_a_token_outside_gives_nan_in_its_bag_alone():
     segments = jnp.array([1, 1, 2, 2, 0])
 
     @jax.jit
-    def run(table):
+    def run(table, ids):
         found = []
         for mode in MODES:
             net = nn.EmbeddingBag(5, 3, mode, bags=2)
@@ -144,8 +148,32 @@ def test_a_token_outside_gives_nan_in_its_bag_alone():
         return found
 
     expected = [[True, False], [False, True, False, False, True]] * len(MODES)
-    for y, outside in zip(run(table), expected, strict=True):
+    for y, outside in zip(run(table, ids), expected, strict=True):
         np.testing.assert_array_equal(np.isnan(y), np.repeat(np.array(outside)[:, None], 3, 1))
+
+
+def test_a_known_token_outside_is_refused_where_it_is_in_a_bag():
+    net, ids = nn.EmbeddingBag(5, 3), jnp.array([0, 5, 1])
+    with pytest.raises(ValueError, match=r"got the token 5: write EmbeddingBag\(6, 3\), say"):
+        net.apply(TABLE, ids)
+    y = net.apply(TABLE, ids, segments=jnp.array([1, 0, 1]))
+    assert_near(y, (TABLE["w"][0] + TABLE["w"][1]) / 2)
+
+
+def test_weights_that_are_not_floating():
+    net, ids = nn.EmbeddingBag(5, 3, "sum"), jnp.array([0, 1, 2])
+    for weights in (jnp.array([2, 0, 1]), jnp.array([True, False, True])):
+        y = net.apply(TABLE, ids, weights)
+        assert_near(y, jnp.asarray(weights, jnp.float32) @ TABLE["w"][:3])
+
+
+def test_bags_without_rows_or_tokens():
+    net = nn.EmbeddingBag(5, 3, bags=2)
+    for shape in ((0, 4), (4, 0)):
+        none = jnp.zeros(shape, int)
+        np.testing.assert_array_equal(
+            net.apply(TABLE, none, segments=none), np.zeros((shape[0], 2, 3))
+        )
 
 
 def test_bags_packed_in_several_rows():
@@ -185,8 +213,9 @@ REFUSED = [
     (lambda: BAG.apply(TABLE, IDS[0, 0]), "wants tokens (..., n), got int32[]; write Embedding"),
     (
         lambda: BAG.apply(TABLE, IDS, segments=IDS[0]),
-        "wants segments of the shape of ids, (2, 3); got int32[3]",
+        "segments have the shape (..., T) of the sequence, (2, 3); got (3,)",
     ),
+    (lambda: BAG.apply(TABLE, IDS, segments=IDS * 1.0), "segments are integers, 0 for padding"),
     (
         lambda: BAG.apply(TABLE, IDS, jnp.ones((2, 3))),
         "weighs the rows of a sum alone, but its mode is 'mean'; write EmbeddingBag(..., "

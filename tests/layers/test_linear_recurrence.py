@@ -1,6 +1,6 @@
 """LinearRecurrence: against a loop, the closed form, and itself over long sequences."""
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +123,8 @@ def test_both_directions():
 def test_refused():
     with pytest.raises(ValueError, match=r"radii 0 <= min_radius < max_radius <= 1, got min_rad"):
         nn.LinearRecurrence(3, 0.9, 0.5)
+    with pytest.raises(TypeError, match=r"LinearRecurrence.min_radius is a number, got 'a'"):
+        nn.LinearRecurrence(3, min_radius=cast(Any, "a"))
     with pytest.raises(ValueError, match=r"LinearRecurrence.max_phase is an angle > 0, got 0.0"):
         nn.LinearRecurrence(3, max_phase=0.0)
     with pytest.raises(ValueError, match=r"so it cannot take one piece by piece"):

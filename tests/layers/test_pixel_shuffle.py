@@ -32,6 +32,10 @@ def test_pixel_shuffle_and_its_inverse(factor: tuple[int, ...]):
         assert y[(0, *place)] == x[(0, *coarse, channel)]
 
 
+def test_an_empty_batch():
+    assert nn.PixelUnshuffle((2, 1)).apply({}, jnp.ones((0, 4, 2, 3))).shape == (0, 2, 2, 6)
+
+
 def test_the_order_of_channels_is_not_that_of_blocks():
     """`c` counts slowest: other libraries put the block first."""
     x = jnp.arange(8.0).reshape(1, 1, 8)

@@ -82,6 +82,18 @@ def test_padding_is_never_chosen(dtype):
         np.testing.assert_array_equal(y, np.full((2, 1), number, y.dtype))
 
 
+def test_of_booleans_any_and_all():
+    x = jnp.array([[False], [True], [True], [True], [False]])
+    found = [
+        nn.MaxPool(2, padding=((1, 0),)),
+        nn.MinPool(2, padding=((1, 0),)),
+        nn.AdaptiveMaxPool(2),
+    ]
+    expected = [[False, True, True], [False, True, False], [True, True]]
+    for net, wanted in zip(found, expected, strict=True):
+        assert net.apply({}, x)[:, 0].tolist() == wanted
+
+
 def test_windows_of_any_size_by_hand():
     x = np.random.default_rng(0).integers(-50, 50, (40, 2))
     sizes = [(kernel, stride) for kernel in (2, 7, 9, 13, 16) for stride in (1, 4)]

@@ -125,6 +125,16 @@ def test_learned_positions_are_rows_of_the_table():
     assert float(std) == pytest.approx(0.02, rel=0.05)  # of 20,000 numbers
 
 
+def test_no_positions_at_all():
+    assert nn.SinusoidalPositions().apply({}, jnp.ones((2, 0, 3))).shape == (2, 0, 3)
+
+
+@pytest.mark.parametrize("fraction", [0.29, 0.57, 0.58])
+def test_a_share_that_is_rounded_turns_what_it_says(fraction: float):
+    """0.29 * 200 is 57.99999999999999 in floating point."""
+    assert nn.Rotary(fraction=fraction).turned_features(200) == round(fraction * 200)
+
+
 def test_past_the_table():
     net, x = nn.LearnedPositions(3), normals(0, 4, 2)
     with pytest.raises(ValueError, match=r"has 3 positions.*comes to position 3.*Positions\(6\)"):

@@ -43,6 +43,12 @@ def test_reshape_to_a_single_number_and_of_an_empty_batch():
     assert nn.Reshape((2, -1)).apply({}, jnp.ones((0, 6))).shape == (0, 2, 3)
 
 
+@pytest.mark.parametrize("net", [nn.Flatten(), nn.Reshape((2,))], ids=str)
+def test_a_list_is_refused(net):
+    with pytest.raises(TypeError, match=r"at 'a', .*wants an array, got \[.*; write jnp.asarray"):
+        nn.Serial(a=net).apply({"a": {}}, [1.0, 2.0])
+
+
 def test_a_parameter_is_its_array():
     net = nn.Parameter((3, 4), nn.normal(1.0))
     w = normals(1, 3, 4)

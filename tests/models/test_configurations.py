@@ -53,6 +53,13 @@ def test_written_and_read(config: Any):
     assert eval(repr(net), names) == net
 
 
+def test_vit_wants_images_of_its_size():
+    net = ViT(image=8, patch=4, layers=1, width=4, heads=1).network(3)
+    for shape in ((1, 4, 4, 3), (1, 4, 16, 3)):
+        with pytest.raises(ValueError, match=r"wants images \(\.\.\., 8, 8, C\).*got float32\[1,4"):
+            net.init(KEY, floats(*shape))
+
+
 def test_unet_wants_sides_that_can_be_halved():
     net = UNet(width=2, depth=2).network(3)
     with pytest.raises(ValueError, match=r"multiples of 2\*\*depth"):

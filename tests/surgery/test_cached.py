@@ -30,7 +30,7 @@ def test_every_layer_that_can_keep_is_reached():
     found = nn.cached(net, 5)
     assert found == expected and hash(found) == hash(expected)
     assert nn.cached(found, 7) == nn.cached(net, 7) != found
-    shape = found.init_state(X[:, :1])["1"]["attention"]["key"].shape
+    shape = found.init_state(X[:, :1])["1"]["attention"]["keys"].shape
     assert shape == (2, 2, 5, 2, 2)  # copies, rows, slots, heads, features
 
 
@@ -87,10 +87,36 @@ def test_a_ring_has_no_end():
     net = nn.Attention(2, causal=True, window=2, rotary=nn.Rotary())
     cached = nn.cached(net, 4)
     params = net.init(KEY, X)
-    assert cached.init_state(X)["key"].shape == (2, 2, 2, 2)
+    assert cached.init_state(X)["keys"].shape == (2, 2, 2, 2)
     y, state = decode(cached, params, X, 5, 1)
     assert_near(y, net.apply(params, X))
     assert state["count"]["position"].tolist() == [6, 6]
+
+
+def test_a_chunk_without_segments_goes_on_with_the_last():
+    """After a chunk marked 2; and the padding before the first one changes nothing."""
+    net = nn.Serial(
+        nn.SinusoidalPositions(),
+        nn.Attention(2, causal=True, rotary=nn.Rotary()),
+        nn.Attention(2, causal=True, window=2, alibi=True),
+    )
+    params, segments = net.init(KEY, X), jnp.array([[2, 2, 2], [0, 0, 2]])
+    cached = nn.cached(net, 6)
+
+    @jax.jit
+    def run(x):
+        state = cached.init_state(x[:, :1])
+        first, state = cached.apply(params, x[:, :3], state=state, segments=segments)
+        then, _ = cached.apply(params, x[:, 3:], state=state)
+        return (
+            jnp.concatenate([first, then], 1),
+            net.apply(params, x[0]),
+            net.apply(params, x[1, 2:]),
+        )
+
+    y, whole, padded = run(X)
+    assert_near(y[0], whole)
+    assert_near(y[1, 2:], padded)
 
 
 def test_axes_in_front():
@@ -121,12 +147,29 @@ def test_decoding_is_one_program():
 def test_the_cache_has_the_type_of_the_computation():
     net = nn.cached(nn.Precision(nn.Attention(2, causal=True), "bfloat16"), 6)
     state = net.init_state(X)
-    assert state["key"].dtype == state["value"].dtype == jnp.bfloat16
+    assert state["keys"].dtype == state["values"].dtype == jnp.bfloat16
     params = net.init(KEY, X)
     y, after = step(net, params, X, state)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     exact, _ = step(net.wrapped, params, X, state)
     np.testing.assert_allclose(y, exact, atol=0.05)  # values of some units, rounded to 2**-8
+
+
+def test_state_of_the_network_beside_its_cache():
+    """The vectors of SpectralNorm, which training left, next to keys and values."""
+    net = nn.SpectralNorm(nn.Attention(2, causal=True))
+    params = net.init(KEY, X)
+    _, trained = net.apply(params, X, state=net.init_state(X), train=True)
+    expected, _ = step(net, params, X, trained)
+    cached = nn.cached(net, 6)
+    fresh = cached.init_state(X[:, :1])
+    assert fresh.keys() - trained.keys() >= {"keys", "values"}
+    outputs, state = [], fresh | trained
+    for piece in (X[:, :2], X[:, 2:3], X[:, 3:]):
+        y, state = step(cached, params, piece, state)
+        outputs.append(y)
+    assert_near(jnp.concatenate(outputs, 1), expected)
+    chex.assert_trees_all_equal({name: state[name] for name in trained}, trained)
 
 
 def test_memory_is_not_cached():
@@ -145,7 +188,7 @@ def test_refused_with_a_cache():
         net.apply(params, X, state=state, train=True)
     with pytest.raises(ValueError, match="a mask or a bias says nothing of the keys in a cache"):
         net.apply(params, X, state=state, mask=jnp.ones((6, 6), bool))
-    with pytest.raises(ValueError, match=r"keeps state \(key, value, .*init_state\(x\)"):
+    with pytest.raises(ValueError, match=r"keeps state \(keys, values, .*init_state\(x\)"):
         net.apply(params, X)
     with pytest.raises(ValueError, match=r"looks at later positions.*causal=True"):
         nn.cached(nn.Attention(2), 8).init(KEY, X)

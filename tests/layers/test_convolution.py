@@ -104,6 +104,35 @@ def test_as_equinox():
     assert_agree(net.apply, theirs, weights(2, 1, 3, 2, 2), normals(0, 3, 3, 2, 4))
 
 
+def test_transposed_as_flax():
+    """linen's, which turns the kernel over where it is asked to."""
+    peer = flax.linen.ConvTranspose(
+        4, (3, 2), strides=(2, 1), padding="VALID", transpose_kernel=True
+    )
+
+    def theirs(params, x):
+        kernel = jnp.swapaxes(params["w"], -1, -2)
+        return peer.apply({"params": {"kernel": kernel, "bias": params["b"]}}, x)
+
+    net = nn.ConvTranspose(4, (3, 2), stride=(2, 1), padding="valid")
+    assert_agree(net.apply, theirs, weights(3, 2, 3, 4), normals(0, 2, 4, 3, 3))
+
+
+def test_transposed_as_equinox():
+    def make() -> eqx.nn.ConvTranspose2d:
+        return eqx.nn.ConvTranspose2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 0), key=KEY)
+
+    def theirs(params, x):
+        peer = eqx.filter_eval_shape(make)
+        turned = jnp.flip(params["w"], (0, 1))
+        given = jnp.moveaxis(turned, (-1, -2), (0, 1)), params["b"].reshape(4, 1, 1)
+        module = eqx.tree_at(lambda p: (p.weight, p.bias), peer, given)
+        return jnp.moveaxis(module(jnp.moveaxis(x, -1, 0)), 0, -1)
+
+    net = nn.ConvTranspose(4, (3, 2), stride=(2, 1), padding=(1, 0))
+    assert_agree(net.apply, theirs, weights(3, 2, 3, 4), normals(0, 4, 3, 3))
+
+
 def test_depthwise_and_separable_as_haiku():
     def forward(x):
         x = hk.DepthwiseConv2D(2, (3, 2), name="depthwise", with_bias=False)(x)

@@ -142,6 +142,12 @@ def yarn_magnitude(factor: Any) -> jax.Array:
     return 0.1 * jnp.log(factor) + 1.0
 
 
+def longrope_magnitude(factor: Any, original_length: Any) -> jax.Array:
+    """LongRoPE's sqrt(1 + ln(factor) / ln(original_length)); 1 for factor <= 1."""
+    factor = jnp.maximum(jnp.asarray(factor, jnp.float32), 1.0)
+    return jnp.sqrt(1.0 + jnp.log(factor) / jnp.log(jnp.asarray(original_length, jnp.float32)))
+
+
 def llama3_frequencies(
     frequencies: jax.Array,
     factor: Any,

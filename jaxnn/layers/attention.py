@@ -27,7 +27,7 @@ from ..functional.segments import (
     segments_mask,
 )
 from .checks import check_cache, check_flags, check_not_training, check_positive, check_share
-from .rotary import DynamicNTKScaling, Rotary
+from .rotary import Rotary
 
 
 class Attention(Primitive):
@@ -124,9 +124,10 @@ class Attention(Primitive):
             real = isinstance(number, int | float) and not isinstance(number, bool) and number > 0
             if number is not None and not is_traced(number) and not real:
                 raise ValueError(f"Attention.{name} is a number > 0, got {number!r}")
-        if self.cache and self.rotary and isinstance(self.rotary.scaling, DynamicNTKScaling):
+        scaling = None if self.rotary is None else self.rotary.scaling
+        if self.cache and scaling is not None and scaling.by_length:
             raise ValueError(
-                f"{self.rotary.scaling!r} changes the angles of all positions with the length of "
+                f"{scaling!r} changes the angles of all positions with the length of "
                 "the sequence, which keys in a cache cannot follow: take nn.NTKScaling or "
                 "nn.YaRNScaling"
             )
@@ -339,7 +340,7 @@ class Attention(Primitive):
 
     def _check_length_known(self, segments: Any) -> None:
         scaling = None if self.rotary is None else self.rotary.scaling
-        if segments is not None and isinstance(scaling, DynamicNTKScaling):
+        if segments is not None and scaling is not None and scaling.by_length:
             raise ValueError(
                 f"{scaling!r} changes the angles with the length of the sequence, but got "
                 "segments, and a row's sequences are of several lengths: take nn.NTKScaling or "

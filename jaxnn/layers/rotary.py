@@ -13,7 +13,13 @@ from ..functional import positions as rules
 
 
 class Scaling(Value):
-    """Base of the rules for sequences longer than those trained on."""
+    """Base of the rules for sequences longer than those trained on.
+
+    Where a rule is `by_length`, all angles depend on the length of the sequence, so it goes neither
+    with a cache nor with segments.
+    """
+
+    by_length = False
 
     def __post_init__(self) -> None:
         """Check that every number is positive."""
@@ -76,6 +82,8 @@ class DynamicNTKScaling(Scaling):
     factor: float
     original_length: int
 
+    by_length = True
+
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
         """Those of the base for `length`."""
         base = rules.dynamic_ntk_base(base, self.factor, features, length, self.original_length)
@@ -128,6 +136,60 @@ class Llama3Scaling(Scaling):
         return rules.llama3_frequencies(
             plain, self.factor, self.original_length, self.low, self.high
         )
+
+
+class LongRoPEScaling(Scaling):
+    """LongRoPE: each pair's frequency is divided by a factor of its own, found by a search.
+
+    `short` are the factors up to `original_length`, `long` those beyond, one for each pair of the
+    features that turn. Queries and keys are multiplied by `magnitude`, by default
+    sqrt(1 + ln(factor) / ln(original_length)) with `factor` the new length over the original one.
+
+    Reference: Ding et al., LongRoPE: extending LLM context window beyond 2 million tokens, 2024;
+    the magnitude as in Phi-3.
+
+    >>> rule = LongRoPEScaling((1.0, 1.0), (1.0, 4.0), 4096, 32.0)
+    >>> rule.frequencies(4, base=10000.0, length=8192).tolist()
+    [1.0, 0.0024999999441206455]
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original_length: int
+    factor: float
+    magnitude: float | None = None
+
+    by_length = True
+
+    def __post_init__(self) -> None:
+        """Check that every number is positive, and that there are as many factors."""
+        for name in ("original_length", "factor", "magnitude"):
+            if getattr(self, name) is not None:
+                _check_positive_number(self, name, getattr(self, name))
+        for name in ("short", "long"):
+            for number in getattr(self, name):
+                _check_positive_number(self, name, number)
+        if len(self.short) != len(self.long):
+            raise ValueError(
+                "LongRoPEScaling has a factor for each pair, as many short as long ones; got "
+                f"{len(self.short)} and {len(self.long)}"
+            )
+
+    def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
+        """Each divided by its factor."""
+        factors = self.long if length > self.original_length else self.short
+        if 2 * len(factors) != features:
+            raise ValueError(
+                f"LongRoPEScaling has {len(factors)} factors, but {features} features turn, which "
+                f"are {features // 2} pairs"
+            )
+        return rules.rotary_frequencies(features, base) / jnp.asarray(factors, jnp.float32)
+
+    def magnitude_of_turned(self) -> Any:
+        """The field, or what follows from the factor."""
+        if self.magnitude is not None:
+            return self.magnitude
+        return rules.longrope_magnitude(self.factor, self.original_length)
 
 
 class Rotary(Value):

@@ -32,17 +32,17 @@ def test_one_trace_no_leak_no_promotion(case: Case, train: bool):
         traces.append(1)
         return case.eager(params, state, key, inputs, train)[1]
 
-    with (
-        jax.checking_leaks(),
-        jax.numpy_dtype_promotion("strict"),
-        jax.numpy_rank_promotion("raise"),
-    ):
-        state = case.state
-        for seed in range(3):
-            key = jax.random.key(seed)
+    state = case.state
+    for seed in range(3):
+        key = jax.random.key(seed)
+        with (
+            jax.checking_leaks(),
+            jax.numpy_dtype_promotion("strict"),
+            jax.numpy_rank_promotion("raise"),
+        ):
             given = case.init(key), state, key, case.arrays(seed=seed)
             step.trace(*given)  # traced as a call would, without the cost of compiling
-            state = case.run(*given, train=train)[1]
+        state = case.run(*given, train=train)[1]
     assert len(traces) == 1
 
 

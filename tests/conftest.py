@@ -3,10 +3,13 @@
 XLA's optimisations cost more than these small programs take to run. Where XLA_FLAGS is set, even to
 nothing, it is left alone: `XLA_FLAGS= pytest` compiles as users do, and `.ci/run` does so for what
 is equal to the bit.
+
+Tests of one case, and else of one file, run in one process, which compiles their programs once.
 """
 
 import os
 
+import pytest
 from jaxlib import version
 
 QUICK = [
@@ -18,3 +21,11 @@ if version.__version_info__ < (0, 11):  # later ones have no other emitters
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name the group of each test, for `--dist loadgroup`."""
+    for item in items:
+        call = getattr(item, "callspec", None)
+        case = None if call is None else call.params.get("case")
+        item.add_marker(pytest.mark.xdist_group(str(item.path if case is None else case)))

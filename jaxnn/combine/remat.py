@@ -19,8 +19,8 @@ class Remat(Wrapper):
     Only inputs and parameters are kept for the backward pass; everything between is computed again.
     With `keep="products"`, matrix products, convolutions and random bits are kept too, so that what
     is computed again is cheap. For a layer within `Repeat`, whose scan copies all that is kept,
-    that takes less time than keeping everything. Numbers do not change. Raises ValueError for
-    another word.
+    that takes less time on a CPU than keeping everything. Numbers do not change. Raises ValueError
+    for another word.
 
     Reference: Chen et al., Training deep nets with sublinear memory cost, 2016.
 

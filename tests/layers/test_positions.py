@@ -174,3 +174,20 @@ def test_refused(make: Any, text: str):
 def test_rotate_of_a_quarter():
     y = rotate(jnp.array([[[1.0, 2.0]]]), jnp.array([1]), jnp.array([jnp.pi / 2]), magnitude=3.0)
     np.testing.assert_allclose(y, [[[-6.0, 3.0]]], atol=1e-5)
+
+
+def test_longrope_refused():
+    rule = nn.LongRoPEScaling((1.0, 1.0), (2.0, 4.0), 8, 4.0)
+    attention = nn.Attention(1, 4, causal=True, rotary=nn.Rotary(scaling=rule))
+    x = normals(0, 3, 4)
+    assert attention.apply(attention.init(KEY, x), x).shape == (3, 4)
+    with pytest.raises(ValueError, match="as many short as long ones; got 1 and 2"):
+        nn.LongRoPEScaling((1.0,), (2.0, 4.0), 8, 4.0)
+    with pytest.raises(ValueError, match=r"LongRoPEScaling.long is a number > 0, got -1.0"):
+        nn.LongRoPEScaling((1.0,), (-1.0,), 8, 4.0)
+    with pytest.raises(ValueError, match="has 2 factors, but 8 features turn, which are 4 pairs"):
+        nn.Rotary(scaling=rule).rotate(normals(0, 3, 1, 8), jnp.arange(3), 3)
+    with pytest.raises(ValueError, match="which keys in a cache cannot follow"):
+        nn.cached(attention)
+    with pytest.raises(ValueError, match="a row's sequences are of several lengths"):
+        attention.apply(attention.init(KEY, x), x, segments=jnp.ones(3, int))

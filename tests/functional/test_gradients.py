@@ -1,0 +1,88 @@
+"""What backward passes compute once, keep, and leave out, told by the programs themselves."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import jaxnn as nn
+from jaxnn.functional.gradients import dear, gradient_once
+from jaxnn.functional.normalisation import moments
+from tests.layers.agreement import KEY, normals
+
+X = normals(0, 3, 4)
+
+
+def program(f, *args):
+    return str(jax.make_jaxpr(f)(*args))
+
+
+def count(primitive, text):
+    return len(re.findall(rf"= {primitive}\b", text))
+
+
+def test_once_is_the_identity_with_every_derivative():
+    check_grads(lambda x: jnp.sin(gradient_once(x)), (X,), order=2, modes=("fwd", "rev"))
+    assert count("optimization_barrier", program(gradient_once, X)) == 0
+
+
+@pytest.mark.parametrize("net", [nn.LayerNorm(), nn.RMSNorm(), nn.BatchNorm()], ids=repr)
+def test_a_norms_gradient_is_computed_once(net):
+    params, state = net.init(KEY, X), net.init_state(X)
+
+    def total(x):
+        y = net.apply(params, x, state=state, train=True)[0] if state else net.apply(params, x)
+        return jnp.sum(y * X)
+
+    assert count("optimization_barrier", program(total, X)) == 0
+    assert count("optimization_barrier", program(jax.grad(total), X)) == 1
+
+
+def test_the_variance_is_derived_without_the_sum_that_is_zero():
+    """Two sums over x forward, and none backward, where a gradient spreads over x."""
+
+    def sums(f, *args):
+        equations = jax.make_jaxpr(f)(*args).jaxpr.eqns
+        return sum(
+            e.primitive.name == "reduce_sum" and e.invars[0].aval.shape == X.shape
+            for e in equations
+        )
+
+    y, pull = jax.vjp(lambda x: moments(x, 0), X)
+    assert sums(pull, y) == 0
+    # The second derivative of the variance is 2 / n * (1 - 1 / n) and -2 / n**2.
+    found = jax.hessian(lambda x: moments(x, 0)[1][0])(jnp.array([1.0, 4.0, 2.0]))
+    np.testing.assert_allclose(found, 2 / 3 * (np.eye(3) - 1 / 3), atol=1e-6)
+
+
+def test_what_is_dear_is_computed_once():
+    """A product, a convolution and random bits; a product in batches and a tanh are repeated."""
+    w, kernel = normals(1, 4, 4), normals(2, 1, 4, 4)
+
+    def f(x):
+        x = jnp.tanh(x @ w)
+        x = jnp.tanh(
+            jax.lax.conv_general_dilated(
+                x[None], kernel, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC")
+            )[0]
+        )
+        x = jnp.where(jax.random.bernoulli(KEY, 0.5, x.shape), x, 0)
+        return jnp.sum(jnp.tanh(jnp.einsum("bi,bj->bij", x, x)) ** 2)
+
+    def numbers(policy):
+        text = program(jax.grad(jax.checkpoint(f, policy=policy)), X)
+        return {name: count(name, text) for name in ("conv_general_dilated", "random_bits", "tanh")}
+
+    kept, nothing = numbers(dear), numbers(None)
+    # Forward and one gradient each for the convolution, which is not run a third time.
+    assert (kept["conv_general_dilated"], nothing["conv_general_dilated"]) == (2, 3)
+    assert (kept["random_bits"], nothing["random_bits"]) == (1, 2)
+    assert kept["tanh"] == nothing["tanh"] == 6
+
+
+def test_remat_refuses_another_word():
+    with pytest.raises(ValueError, match=r"Remat\.keep is 'nothing' or 'products', got 'dots'"):
+        nn.Remat(nn.Dense(3), keep="dots")  # type: ignore[arg-type]

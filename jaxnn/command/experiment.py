@@ -15,6 +15,7 @@ traceback.
 
 import atexit
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,21 @@ def main(recipe: Recipe[Any], arguments: Sequence[str] | None = None) -> int:
     0 is success, 1 something that could not be done, 2 a wrong command line, 130 Ctrl-C. Raises
     SystemExit with 0 after printing help, and with 2 for options that there are not.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    status = _run(recipe, list(sys.argv[1:] if arguments is None else arguments))
+    if status == 130 and arguments is None:
+        # What XLA is still computing cannot be stopped, and crashes where its client is taken down.
+        atexit.register(_leave, status)
+    return status
+
+
+def _leave(status: int) -> None:
+    """End the process at once."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _run(recipe: Recipe[Any], arguments: list[str]) -> int:
     # Python's last look for garbage, through all that JAX holds, takes half a second.
     atexit.register(gc.freeze)
     # An option or `optimizer:sgd` belongs to the default command.

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..core.signatures import suggestion
+from ..page.words import count
 from ..sweep.export import export
 from ..sweep.ledger import Ledger
-from ..sweep.lock import DriverLock
+from ..sweep.lock import is_driven
 from ..sweep.reading import read
 from ..sweep.records import BROKEN, OPEN
 from ..sweep.report import write
-from ..sweep.report.words import count
 from .parsing import library, refuse
 from .watching import summary
 
@@ -78,7 +78,7 @@ def top(folder: Path) -> None:
         left = int(sweep.facts["settings"]["trials"]) - len(sweep.trials)
         if not waits and left <= 0:
             return
-        if not DriverLock.held(folder):
+        if not is_driven(folder):
             print(f"nothing drives it: go on with python -m {sweep.recipe} resume {folder}")
             return
         time.sleep(PATIENCE)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.signatures import suggestion
-from .files import fresh
+from ..files.replacing import fresh
 from .history import History
 from .reading import Sweep, read
 from .records import Trial

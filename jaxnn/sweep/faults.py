@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..files.lock import code
+
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -39,12 +41,6 @@ def explained(folder: Path, consequence: str) -> Iterator[None]:
         raise LedgerError(f"{_of_sqlite(folder, error)}. {consequence}") from error
     except OSError as error:
         raise LedgerError(f"{_of_system(folder, error)}. {consequence}") from error
-
-
-def code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code, such as `sqlite3.SQLITE_BUSY`; -1 where Python raised."""
-    extended = getattr(error, "sqlite_errorcode", None)
-    return -1 if extended is None else extended & 0xFF
 
 
 def damaged(folder: Path) -> str:

@@ -6,9 +6,10 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..files.lock import code
 from . import lock
 from .checkpoints import sync_folder
-from .faults import LedgerError, code
+from .faults import LedgerError
 from .tables import TABLES
 
 FILE = "ledger.sqlite"

@@ -11,7 +11,7 @@ from jaxnn.experiment import SGD
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.sweep import Log, Space
 from jaxnn.sweep.ledger import Cohort, Group, Ledger
-from jaxnn.sweep.lock import DriverLock
+from jaxnn.sweep.lock import is_driven
 
 SPACE = Space(SGD, {"learning_rate": Log(1e-3, 1.0)})
 META = {
@@ -88,7 +88,7 @@ def test_retry_refuses_a_trial_that_is_done(folder, capsys):
 
 
 def test_a_driver_in_another_process_is_seen(folder):
-    assert not DriverLock.held(folder)
+    assert not is_driven(folder)
     code = (
         "import sys, pathlib\n"
         "from jaxnn.sweep.lock import DriverLock\n"
@@ -105,9 +105,9 @@ def test_a_driver_in_another_process_is_seen(folder):
     with child:
         assert child.stdout is not None and child.stdin is not None
         assert child.stdout.readline().strip() == b"held"
-        assert DriverLock.held(folder)
+        assert is_driven(folder)
         child.stdin.close()
-    assert not DriverLock.held(folder)
+    assert not is_driven(folder)
 
 
 def test_report_and_export_write_files(folder, capsys):

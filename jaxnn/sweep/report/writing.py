@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import replace
+from ...files.replacing import replace
+from ...page import drawing
 from ..reading import read
 from ..studies import MISSING
-from . import drawing
 from .page import page
 
 NAME = "report.html"

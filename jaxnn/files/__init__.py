@@ -1,0 +1,1 @@
+"""Files that are whole or not there, and the lock that one process has on a folder."""

@@ -6,10 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..core import paths
 from ..core.calls import Call, Outcome
 from ..core.declarations import Declaration, is_array
-from ..core.layer import LayerLike, declared
+from ..core.layer import Layer, LayerLike, declared
+from ..core.values import code
 from ..core.wrapper import Wrapper
+from .around import around, places
 
 
 class Precision(Wrapper):
@@ -18,8 +21,17 @@ class Precision(Wrapper):
     Floating inputs and parameters are cast to `compute` and the output back to the type of the
     first floating input (of the parameters, where all inputs are integers). Integers and state stay
     as they are, and parameters keep their own type, so gradients and updates have it. Statistics,
-    softmax and losses accumulate in at least float32 whatever `compute` is. Raises ValueError for a
-    name that is no floating type.
+    softmax and losses are taken in at least float32 whatever `compute` is. Products of matrices and
+    convolutions come out in `compute`; their sums accumulate in float32 on the devices we know of:
+    XLA gives bfloat16 and float16 to the units of TPUs and GPUs that do so, and a CPU widens them.
+
+    `keep` is a pattern of layers' paths, such as `"**/norm*"`: those compute in their parameters'
+    own type (without any, in the default one), with all below them. What they are given is widened
+    for them, and what they give is cast to `compute`.
+
+    Without a network it is a policy alone, `Precision(compute="bfloat16")`, for
+    `train.make_step(precision=...)`; `dataclasses.replace(policy, inner=net)` puts it around one.
+    Raises ValueError for a name that is no floating type, and where no layer fits `keep`.
 
     Reference: Micikevicius et al., Mixed precision training, 2018.
 
@@ -32,11 +44,18 @@ class Precision(Wrapper):
     ('float32', 'float32')
     """
 
-    inner: LayerLike
+    inner: LayerLike | None = None  # type: ignore[assignment]
     compute: str = "bfloat16"
+    keep: str | None = None
+
+    def _normalise_fields(self) -> None:
+        if self.inner is None:  # a policy, to be put around a network
+            Layer._normalise_fields(self)
+        else:
+            super()._normalise_fields()
 
     def __post_init__(self) -> None:
-        """Check the type's name."""
+        """Check the type's name and the pattern."""
         try:
             floating = jnp.issubdtype(jnp.dtype(self.compute), jnp.floating)
         except TypeError:
@@ -46,18 +65,86 @@ class Precision(Wrapper):
                 "Precision.compute is the name of a floating type, such as 'bfloat16', 'float16' "
                 f"or 'float32'; got {self.compute!r}"
             )
+        if self.keep is None:
+            return
+        if not isinstance(self.keep, str):
+            raise TypeError(
+                f"Precision.keep is a pattern of layers' paths such as '**/norm*', got "
+                f"{self.keep!r}"
+            )
+        if self.inner is not None:
+            found = [paths.text(path) for path in places(self.wrapped)]
+            if not any(paths.matches(self.keep, name) for name in found):
+                raise ValueError(
+                    f"Precision.keep={self.keep!r} fits no layer; there are: "
+                    f"{', '.join(found) or 'none below the network itself'}"
+                )
+
+    @property
+    def wrapped(self) -> Layer:
+        """The inner layer; TypeError for a policy without one."""
+        if self.inner is None:
+            raise TypeError(
+                f"{self!r} is a policy without a network: write nn.Precision(net, "
+                f"{self.compute!r}), or train.make_step(net, task, optimizer, precision=...)"
+            )
+        return super().wrapped
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
         cast = _cast((inputs, named), self.compute)
-        declaration = declared(self.wrapped, method, *cast)
+        declaration = declared(self._computing(), method, *cast)
         outside = _floating_type((inputs, named, declaration.params))
         return declaration._replace(output=_cast(declaration.output, outside))
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
         outside = _floating_type((inputs, named, call.params))
-        below = dataclasses.replace(call, params=_cast(call.params, self.compute))
-        outcome = self.wrapped._evaluate(below, method, *_cast((inputs, named), self.compute))
+        below = dataclasses.replace(call, params=self._cast_params(call.params))
+        outcome = self._computing()._evaluate(below, method, *_cast((inputs, named), self.compute))
         return outcome._replace(output=_cast(outcome.output, outside))
+
+    def _computing(self) -> Layer:
+        """The network, with those of its layers that are kept marked."""
+        if self.keep is None:
+            return self.wrapped
+        return around(self.wrapped, self.keep, lambda layer: Kept(layer, self.compute))
+
+    def _cast_params(self, params: Any) -> Any:
+        if self.keep is None:
+            return _cast(params, self.compute)
+        pattern = self.keep
+
+        def leaf(path: paths.Path, item: Any) -> Any:
+            above = (paths.text(path[:n]) for n in range(1, len(path)))
+            kept = any(paths.matches(pattern, name) for name in above)
+            return item if kept else _cast(item, self.compute)
+
+        return paths.map_with_path(leaf, params)
+
+    def __repr__(self) -> str:
+        parts = [] if self.inner is None else [code(self.inner)]
+        if self.compute != "bfloat16":
+            parts.append(f"compute={self.compute!r}")
+        if self.keep is not None:
+            parts.append(f"keep={self.keep!r}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class Kept(Wrapper):
+    """A layer within `Precision` that computes in its parameters' own type."""
+
+    inner: LayerLike
+    compute: str
+
+    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+        # Declared types are the parameters' own, whatever the inputs' are.
+        own = _floating_type(declared(self.wrapped, method, inputs, named).params)
+        declaration = declared(self.wrapped, method, *_cast((inputs, named), own))
+        return declaration._replace(output=_cast(declaration.output, self.compute))
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        own = _floating_type(call.params)
+        outcome = self.wrapped._evaluate(call, method, *_cast((inputs, named), own))
+        return outcome._replace(output=_cast(outcome.output, self.compute))
 
 
 def _is_floating(leaf: Any) -> bool:

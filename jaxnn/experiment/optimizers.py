@@ -8,14 +8,12 @@ Reference: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm re
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from ..core.values import is_traced
-from ..train import Optimizer
+from ..train import Cosine, Optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +35,10 @@ class AdamW:
         Reference: Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
 
         >>> AdamW(learning_rate=1e-3).build(steps=100).numbers
-        {'learning_rate': 0.001, 'weight_decay': 0.0001, 'steps': 100}
+        {'learning_rate': Cosine(peak=0.001, steps=100, end=0.0), 'weight_decay': 0.0001}
         """
-        return Optimizer(
-            _adamw, learning_rate=self.learning_rate, weight_decay=self.weight_decay, steps=steps
-        )
+        rate = Cosine(self.learning_rate, steps)
+        return Optimizer(optax.adamw, learning_rate=rate, weight_decay=self.weight_decay)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,31 +58,10 @@ class SGD:
         """The optimizer of a run of so many steps.
 
         >>> SGD(learning_rate=0.1).build(steps=100).numbers
-        {'learning_rate': 0.1, 'momentum': 0.9, 'steps': 100}
+        {'learning_rate': Cosine(peak=0.1, steps=100, end=0.0), 'momentum': 0.9}
         """
-        return Optimizer(
-            _sgd, learning_rate=self.learning_rate, momentum=self.momentum, steps=steps
-        )
-
-
-def cosine_decay(peak: Any, steps: Any) -> Callable[[Any], Any]:
-    """The schedule peak * (1 + cos(pi * min(step / steps, 1))) / 2.
-
-    Unlike `optax.cosine_decay_schedule`, it takes traced numbers.
-
-    >>> schedule = cosine_decay(2.0, 10)
-    >>> [round(float(schedule(step)), 6) for step in (0, 5, 10, 11)]
-    [2.0, 1.0, 0.0, 0.0]
-    """
-    return lambda step: peak * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1))) / 2
-
-
-def _adamw(learning_rate: Any, weight_decay: Any, steps: Any) -> optax.GradientTransformation:
-    return optax.adamw(cosine_decay(learning_rate, steps), weight_decay=weight_decay)
-
-
-def _sgd(learning_rate: Any, momentum: Any, steps: Any) -> optax.GradientTransformation:
-    return optax.sgd(cosine_decay(learning_rate, steps), momentum=momentum)
+        rate = Cosine(self.learning_rate, steps)
+        return Optimizer(optax.sgd, learning_rate=rate, momentum=self.momentum)
 
 
 def _check(config: Any, *names: str) -> None:

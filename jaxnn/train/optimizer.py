@@ -1,13 +1,30 @@
-"""Optimizers are optax's. `Optimizer` holds one as data, so that its numbers can change."""
+"""Optimizers are optax's. `Optimizer` holds one as data, so that its numbers can change.
+
+An optimizer is a value with `init(params)` and `update(gradients, opt_state, params, **extra)`, and
+may wrap other ones. All that training keeps beside the parameters (moments, averages, a loss scale)
+is in its `opt_state`.
+"""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from ..core.values import is_traced
+
+
+class _Number:
+    """Stands where a number was taken out of the arguments of an optimizer."""
+
+    def __repr__(self) -> str:
+        return "<number>"
+
+
+NUMBER = _Number()
 
 
 @jax.tree_util.register_pytree_node_class
@@ -17,8 +34,13 @@ class Optimizer:
 
     `optax.adam(1e-3)` hides its numbers in closures, so another learning rate is another compiled
     program. Here the numbers are leaves of a pytree: changing, sweeping or differentiating them
-    costs no compilation. Everything else that the factory takes (flags, functions) is static. It
-    has `init` and `update` as every optax optimizer, and stands wherever one does.
+    costs no compilation. Numbers may be inside of arguments: of schedules, such as
+    `train.Cosine(1e-3, steps=100)`, and of other optimizers. Everything else that the function
+    takes (flags, text, functions) is static. It has `init` and `update` as every optax optimizer,
+    and stands wherever one does.
+
+    The function may join optimizers. In `Optimizer(optax.chain, ...)` the numbers of members that
+    are an `Optimizer` stay data; `optax.chain(...)` alone works too, and compiles its own in.
 
     >>> import jax, optax
     >>> slow = Optimizer(optax.sgd, learning_rate=0.1, nesterov=False)
@@ -26,51 +48,70 @@ class Optimizer:
     Optimizer(optax.sgd, learning_rate=0.1, nesterov=False)
     >>> jax.tree.map(lambda number: 10 * number, slow)
     Optimizer(optax.sgd, learning_rate=1.0, nesterov=False)
+    >>> clipped = Optimizer(optax.chain, Optimizer(optax.clip_by_global_norm, max_norm=1.0), slow)
+    >>> jax.tree.leaves(clipped)
+    [1.0, 0.1]
     """
 
     factory: Callable[..., Any]
-    numbers: dict[str, Any]
-    static: tuple[tuple[str, Any], ...]
+    parts: tuple[Any, ...]
+    arguments: dict[str, Any]
 
-    def __init__(self, factory: Callable[..., Any], /, **arguments: Any) -> None:
+    def __init__(self, factory: Callable[..., Any], /, *parts: Any, **arguments: Any) -> None:
         if not callable(factory):
             raise TypeError(
                 f"Optimizer takes an optax function and its arguments, got {factory!r}; write "
                 "Optimizer(optax.adam, learning_rate=1e-3)"
             )
-        numbers = {name: item for name, item in arguments.items() if _is_number(item)}
-        static = tuple((name, item) for name, item in arguments.items() if name not in numbers)
-        vars(self).update(factory=factory, numbers=numbers, static=static)
+        vars(self).update(factory=factory, parts=parts, arguments=arguments)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Those of the arguments by name that hold numbers."""
+        return {
+            name: item
+            for name, item in self.arguments.items()
+            if any(map(_is_number, jax.tree.leaves(item)))
+        }
 
     def init(self, params: Any) -> Any:
         """The optimizer's state for `params`."""
         return self._built().init(params)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        """Updates and the new state, as in optax."""
-        return self._built().update(updates, state, params, **extra)
+        """Updates and the new state, as in optax; `extra` is dropped where it is not taken."""
+        return updated(self._built(), updates, state, params, **extra)
 
     def _built(self) -> Any:
-        return self.factory(**dict(self.static), **self.numbers)
+        parts, arguments = jax.tree.map(_as_optax, (self.parts, self.arguments), is_leaf=_is_one)
+        return self.factory(*parts, **arguments)
 
     def tree_flatten(self) -> tuple[Any, Any]:
         """The numbers, and what is static."""
-        return tuple(self.numbers.values()), (self.factory, tuple(self.numbers), self.static)
+        items = self.parts, tuple(self.arguments.values())
+        leaves, structure = jax.tree.flatten(items)
+        numbers = tuple(leaf for leaf in leaves if _is_number(leaf))
+        static = tuple(NUMBER if _is_number(leaf) else leaf for leaf in leaves)
+        return numbers, (self.factory, tuple(self.arguments), structure, static)
 
     @classmethod
     def tree_unflatten(cls, aux: Any, numbers: Any) -> "Optimizer":
         """An optimizer with other numbers."""
-        factory, names, static = aux
+        factory, names, structure, static = aux
+        left = iter(numbers)
+        leaves = [next(left) if leaf is NUMBER else leaf for leaf in static]
+        parts, items = jax.tree.unflatten(structure, leaves)
         self = object.__new__(cls)
-        named = dict(zip(names, numbers, strict=True))
-        vars(self).update(factory=factory, numbers=named, static=static)
+        arguments = dict(zip(names, items, strict=True))
+        vars(self).update(factory=factory, parts=parts, arguments=arguments)
         return self
 
     def __repr__(self) -> str:
         module = getattr(self.factory, "__module__", "").split(".")[0]
         name = getattr(self.factory, "__qualname__", repr(self.factory))
-        items = [f"{name}={item!r}" for name, item in (*self.numbers.items(), *self.static)]
-        return f"Optimizer({', '.join([f'{module}.{name}' if module else name, *items])})"
+        items = [f"{name}={item!r}" for name, item in self.arguments.items()]
+        whole = f"{module}.{name}" if module else name
+        return f"Optimizer({', '.join([whole, *map(repr, self.parts), *items])})"
 
 
 @jax.tree_util.register_static
@@ -78,19 +119,59 @@ class Optimizer:
 class Fixed:
     """A plain optax optimizer as a pytree without leaves: equal to itself alone."""
 
-    optimizer: optax.GradientTransformation
+    optimizer: Any
 
-    def update(self, updates: Any, state: Any, params: Any = None) -> Any:
-        """Updates and the new state, as in optax."""
-        return self.optimizer.update(updates, state, params)
+    def init(self, params: Any) -> Any:
+        """The optimizer's state for `params`."""
+        return self.optimizer.init(params)
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        """Updates and the new state, as in optax; `extra` is dropped where it is not taken."""
+        return updated(self.optimizer, updates, state, params, **extra)
 
 
 def as_pytree(optimizer: Any) -> Any:
-    """The optimizer as a pytree that can be an argument of a jitted function."""
-    return optimizer if isinstance(optimizer, Optimizer) else Fixed(optimizer)
+    """The optimizer as a pytree of numbers, which can be an argument of a jitted function."""
+    if isinstance(optimizer, Optimizer | Fixed):
+        return optimizer
+    data = not jax.tree_util.all_leaves([optimizer])
+    return optimizer if data and _only_numbers(optimizer) else Fixed(optimizer)
+
+
+def updated(optimizer: Any, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+    """The optimizer's updates and new state; `extra` is dropped where it is not taken."""
+    taken = extra if _takes_more(optimizer) else {}
+    return optimizer.update(updates, state, params, **taken)
+
+
+def states_of(opt_state: Any, kind: type) -> list[Any]:
+    """The states of this kind anywhere in an optimizer's state, the outermost ones."""
+    found = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return [node for node in found if isinstance(node, kind)]
+
+
+def _only_numbers(optimizer: Any) -> bool:
+    return all(map(_is_number, jax.tree.leaves(optimizer)))
+
+
+def _takes_more(optimizer: Any) -> bool:
+    """Whether `update` takes any further arguments by name."""
+    if isinstance(optimizer, optax.GradientTransformation):
+        return isinstance(optimizer, optax.GradientTransformationExtraArgs)
+    parameters = inspect.signature(optimizer.update).parameters.values()
+    return any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+
+
+def _is_one(item: Any) -> bool:
+    return isinstance(item, Optimizer)
+
+
+def _as_optax(item: Any) -> Any:
+    """An optimizer in optax's own form, which optax unpacks and asks for further arguments."""
+    return optax.GradientTransformationExtraArgs(item.init, item.update) if _is_one(item) else item
 
 
 def _is_number(item: Any) -> bool:
     if isinstance(item, bool):
         return False
-    return isinstance(item, float | int | jax.Array) or is_traced(item)
+    return isinstance(item, float | int | np.number | np.ndarray | jax.Array) or is_traced(item)

@@ -1,16 +1,24 @@
 """The training step: forward, loss, backward, update."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from ..combine.precision import Precision
 from ..core import paths
 from ..core.calls import is_outside
 from ..core.layer import Layer
-from .optimizer import as_pytree
+from .accumulation import accumulated, check_accumulate
+from .groups import without_gradient
+from .loss_scale import scale_of, unscaled
+from .norms import check_norms, norms_by_path
+from .optimizer import as_pytree, updated
+from .skipping import chosen, was_made
 from .state import TrainState
 from .task import Loss, Metrics, losses_and_metrics
 
@@ -37,7 +45,15 @@ def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
-def make_step(net: Layer, task: Loss, optimizer: Any) -> Step:
+def make_step(
+    net: Layer,
+    task: Loss,
+    optimizer: Any,
+    *,
+    accumulate: int = 1,
+    norms: str | None = None,
+    precision: Precision | None = None,
+) -> Step:
     """A jitted training step: `ts, metrics = step(ts, (x, y))`.
 
     It computes the loss and its gradient by `jax.value_and_grad`, and updates the parameters by the
@@ -47,7 +63,21 @@ def make_step(net: Layer, task: Loss, optimizer: Any) -> Step:
     Args:
         net: the network; its forward takes x as its one input.
         task: a `Task`, or any function loss(outputs, targets) that gives a scalar.
-        optimizer: an optax optimizer, or `train.Optimizer`, whose numbers cost no compilation.
+        optimizer: an optax optimizer, or `train.Optimizer`, whose numbers cost no compilation. One
+            that takes further arguments, such as `optax.contrib.reduce_on_plateau`, is told the
+            loss as `value`.
+        accumulate: into how many micro-batches a batch is cut, which go through one after the
+            other in the memory of one; gradients and metrics are their means, so where the loss is
+            a mean over the rows, the step is that of the whole batch. Micro-batch i has the step's
+            key folded by i; the network's state goes from each to the next.
+        norms: a pattern of parameter paths, such as `"**/w"`: the metrics then have `gradient_norm`
+            and `update_norm`, of all parameters together and as `gradient_norm/PATH` of each one
+            that fits.
+        precision: how the network computes, `nn.Precision(compute="bfloat16")` without a network.
+
+    Raises:
+        TypeError, ValueError: parts that do not fit together; while tracing, a batch that
+            `accumulate` does not divide and a pattern that fits nothing.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from jaxnn import Dense
@@ -60,35 +90,86 @@ def make_step(net: Layer, task: Loss, optimizer: Any) -> Step:
     (1, ['loss'])
     """
     check_parts(net, task, optimizer)
+    check_options(accumulate, norms, precision)
     numbers, structure = jax.tree.flatten(as_pytree(optimizer))
-    compiled = _compiled_step(net, task, structure)
+    compiled = _compiled_step(net, task, structure, accumulate, norms, precision)
     return (lambda ts, batch: compiled(ts, batch, *numbers)) if numbers else compiled
 
 
 def pure_step(
-    net: Layer, task: Loss, optimizer: Any, ts: TrainState, batch: Any
+    net: Layer,
+    task: Loss,
+    optimizer: Any,
+    ts: TrainState,
+    batch: Any,
+    *,
+    accumulate: int = 1,
+    norms: str | None = None,
+    precision: Precision | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """The step as a plain pure function, to jit, scan or vmap."""
-    x, targets = batch
-    key = step_key(ts)
+    """The step as a plain pure function, to jit, scan or vmap; the options are `make_step`'s."""
+    check_options(accumulate, norms, precision)
+    net = net if precision is None else dataclasses.replace(precision, inner=net)
+    optimizer = as_pytree(optimizer)
+    scale = scale_of(ts.opt_state)
 
-    def loss_of(params: Any) -> tuple[jax.Array, Any]:
-        outputs, state = net.apply(params, x, state=ts.state, key=key, train=True)
+    def loss_of(params: Any, state: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+        x, targets = batch
+        params = without_gradient(optimizer, params)
+        outputs, state = net.apply(params, x, state=state, key=key, train=True)
         loss, metrics = losses_and_metrics(task, outputs, targets)
-        return loss, (metrics, state)
+        return loss if scale is None else loss * scale.astype(loss.dtype), (metrics, state)
 
-    grads, (metrics, state) = jax.grad(loss_of, has_aux=True)(ts.params)
-    updates, opt_state = optimizer.update(grads, ts.opt_state, ts.params)
+    def gradients(*arguments: Any) -> tuple[Any, Metrics, Any]:
+        grads, (metrics, state) = jax.grad(loss_of, has_aux=True)(*arguments)
+        return unscaled(grads, scale), metrics, state
+
+    arguments = ts.params, ts.state, batch, step_key(ts)
+    if accumulate == 1:
+        grads, metrics, state = gradients(*arguments)
+    else:
+        grads, metrics, state = accumulated(gradients, accumulate, *arguments)
+    updates, opt_state = updated(optimizer, grads, ts.opt_state, ts.params, value=metrics["loss"])
     params = optax.apply_updates(ts.params, updates)
+    if norms is not None:
+        metrics |= norms_by_path(norms, grads, updates)
+    made = was_made(opt_state)
+    if made is not None:
+        state = chosen(made, state, ts.state)
+        metrics["skipped"] = 1 - made.astype(jnp.float32)
+    if scale is not None:
+        metrics["loss_scale"] = scale
     return TrainState(params, state, opt_state, ts.step + 1, ts.key), metrics
 
 
 @remembered
-def _compiled_step(net: Layer, task: Loss, optimizer: Any) -> Callable[..., Any]:
+def _compiled_step(
+    net: Layer, task: Loss, optimizer: Any, accumulate: int, norms: str | None, precision: Any
+) -> Callable[..., Any]:
     def step(ts: TrainState, batch: Any, *numbers: Any) -> tuple[TrainState, Metrics]:
-        return pure_step(net, task, jax.tree.unflatten(optimizer, numbers), ts, batch)
+        return pure_step(
+            net,
+            task,
+            jax.tree.unflatten(optimizer, numbers),
+            ts,
+            batch,
+            accumulate=accumulate,
+            norms=norms,
+            precision=precision,
+        )
 
     return jax.jit(step, donate_argnums=0)
+
+
+def check_options(accumulate: Any, norms: Any, precision: Any) -> None:
+    """Raise TypeError or ValueError for options of a step that are something else."""
+    check_accumulate(accumulate)
+    check_norms(norms)
+    if precision is not None and not (isinstance(precision, Precision) and precision.inner is None):
+        raise TypeError(
+            "precision is a policy without a network, such as nn.Precision(compute='bfloat16'); "
+            f"got {precision!r}"
+        )
 
 
 def check_parts(net: Any, task: Any, optimizer: Any) -> None:

@@ -201,7 +201,7 @@ def test_optimizer_prints_and_is_a_pytree_of_its_numbers():
     assert jax.tree.leaves(optimizer) == [0.5]
     doubled = jax.tree.map(lambda number: 2 * number, optimizer)
     assert doubled.numbers == {"learning_rate": 1.0}
-    assert doubled.static == (("nesterov", True),)
+    assert doubled.arguments == {"learning_rate": 1.0, "nesterov": True}
 
 
 def test_gradients_flow_to_an_optimizers_numbers():

@@ -1,0 +1,73 @@
+"""Accumulation: the gradient of a large batch from small ones, one after the other."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..core.declarations import describe
+
+# (params, state, batch, key) -> gradients, metrics, state
+Gradients = Callable[[Any, Any, Any, jax.Array], tuple[Any, Any, Any]]
+
+
+def accumulated(
+    gradients: Gradients, count: int, params: Any, state: Any, batch: Any, key: jax.Array
+) -> tuple[Any, Any, Any]:
+    """The means of gradients and metrics over `count` micro-batches, and the state after them.
+
+    Only one micro-batch is in memory at a time. Micro-batch i has the rows i, i + count, ... and
+    the key `fold_in(key, i)`; the state goes from each to the next. What is a mean over the rows,
+    as a loss is, has the gradient of the whole batch; statistics of a batch norm are those of a
+    micro-batch. Sums are taken in at least float32. Raises ValueError where `count` does not divide
+    the rows.
+    """
+    batches = jax.tree.map(lambda rows: _cut(rows, count), batch)
+    first = jax.tree.map(lambda rows: rows[0], batches)
+    shapes, metrics, _ = jax.eval_shape(gradients, params, state, first, key)
+    wide = jax.tree.map(_zeros, (shapes, metrics))
+
+    def one(carry: Any, micro: Any) -> tuple[Any, None]:
+        state, sums = carry
+        batch, number = micro
+        below = jax.random.fold_in(key, number)
+        grads, metrics, state = gradients(params, state, batch, below)
+        sums = jax.tree.map(
+            lambda total, new: total + new.astype(total.dtype), sums, (grads, metrics)
+        )
+        return (state, sums), None
+
+    (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
+    grads, metrics = jax.tree.map(
+        lambda total, like: (total / count).astype(like.dtype), sums, (shapes, metrics)
+    )
+    return grads, metrics, state
+
+
+def check_accumulate(count: Any) -> None:
+    """Raise ValueError where it is not a number of micro-batches."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"accumulate is a number of micro-batches, an int >= 1; got {count!r}")
+
+
+def _cut(rows: Any, count: int) -> Any:
+    """Rows (n, ...) as micro-batches (count, n / count, ...)."""
+    rows = jnp.asarray(rows)
+    if rows.ndim == 0 or rows.shape[0] % count:
+        raise ValueError(
+            f"accumulate={count} cuts a batch into micro-batches of equal size, which "
+            f"{describe(rows)} cannot be; write accumulate=n for an n that divides the rows, or "
+            "another batch_size"
+        )
+    # Every count-th row, not runs of them: rows that are shared among devices stay where they are.
+    return jnp.moveaxis(rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]), 1, 0)
+
+
+def _zeros(like: Any) -> jax.Array:
+    inexact = jnp.issubdtype(like.dtype, jnp.inexact)
+    return jnp.zeros(
+        like.shape, jnp.promote_types(like.dtype, jnp.float32 if inexact else like.dtype)
+    )

@@ -1,0 +1,106 @@
+"""averaged: an exponential moving average of the parameters, kept beside the optimizer's state."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..core.values import is_traced
+from .optimizer import Optimizer, as_pytree, states_of, updated
+from .state import TrainState
+from .weights import Weights
+
+
+class AverageState(NamedTuple):
+    """The state of the optimizer inside, the average, and the number of steps in it."""
+
+    inner: Any
+    average: Any
+    steps: jax.Array
+
+
+class Averaged:
+    """What `averaged` gives."""
+
+    def __init__(self, optimizer: Any, decay: Any) -> None:
+        self.inner, self.decay = as_pytree(optimizer), decay
+
+    def init(self, params: Any) -> AverageState:
+        """The optimizer's state, and the parameters themselves."""
+        # A copy: a step takes the memory of parameters and state, which must not be shared.
+        average = jax.tree.map(lambda p: jnp.array(p, _wide(p)), params)
+        return AverageState(self.inner.init(params), average, jnp.zeros((), jnp.int32))
+
+    def update(
+        self, updates: Any, state: AverageState, params: Any = None, **extra: Any
+    ) -> tuple[Any, AverageState]:
+        """The optimizer's updates, and the average with the parameters that they lead to."""
+        if params is None:
+            raise ValueError(
+                "train.averaged needs the parameters: write "
+                "optimizer.update(gradients, opt_state, params)"
+            )
+        updates, inner = updated(self.inner, updates, state.inner, params, **extra)
+        count = state.steps + 1
+        # (1 - decay) / (1 - decay**count): the weight that the newest of `count` ones has.
+        share = (1 - self.decay) / -jnp.expm1(count * jnp.log(jnp.asarray(self.decay)))
+        average = jax.tree.map(
+            lambda mean, p: mean + share.astype(mean.dtype) * (p.astype(mean.dtype) - mean),
+            state.average,
+            optax.apply_updates(params, updates),
+        )
+        return updates, AverageState(inner, average, count)
+
+
+def averaged(optimizer: Any, decay: Any = 0.999) -> Optimizer:
+    """The optimizer, which also keeps an exponential moving average of the parameters.
+
+    After n steps the average of p_1 .. p_n, the parameters after each, is
+
+        sum_i decay**(n - i) p_i * (1 - decay) / (1 - decay**n)
+
+    so the weights add up to 1 at every n and the first parameters, which were drawn, have none: as
+    `optax.ema` with debias=True. It is kept in at least float32, in the optimizer's state;
+    `train.average_of(ts)` gives it. Put it around the whole optimizer, since it counts with the
+    updates that come out of it, and within `train.loss_scaled` or `train.skip_nonfinite`, which
+    then leave it alone in a step that is skipped. Raises ValueError for a decay outside of [0, 1).
+
+    Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxnn as nn
+    >>> from jaxnn import train
+    >>> net, x, optimizer = nn.Dense(1), jnp.ones((4, 2)), averaged(optax.adam(1e-3), decay=0.9)
+    >>> ts = train.TrainState.create(net, optimizer, jax.random.key(0), x)
+    >>> step = train.make_step(net, train.Regression(), optimizer)
+    >>> for _ in range(3):
+    ...     ts, _ = step(ts, (x, jnp.ones(4)))
+    >>> sorted(train.evaluate(net, train.Regression(), train.average_of(ts), (x, jnp.ones(4))))
+    ['loss', 'mae']
+    """
+    if not is_traced(decay) and not 0 <= decay < 1:
+        raise ValueError(f"averaged: decay is a number in [0, 1), got {decay!r}")
+    return Optimizer(Averaged, optimizer, decay=decay)
+
+
+def average_of(ts: TrainState) -> Weights:
+    """The averaged parameters, in the parameters' own types, and the network's state as it is.
+
+    Before the first step they are the parameters. Running statistics, of a batch norm say, are
+    those of the parameters themselves. Raises ValueError where the optimizer keeps no average, or
+    several.
+    """
+    states = states_of(ts.opt_state, AverageState)
+    if len(states) != 1:
+        found = f"{len(states)} averages" if states else "no average"
+        raise ValueError(
+            f"the optimizer's state holds {found}; write train.averaged(optimizer, decay=0.999) "
+            "around the whole optimizer, for training too"
+        )
+    params = jax.tree.map(lambda mean, p: mean.astype(p.dtype), states[0].average, ts.params)
+    return Weights(params, ts.state)
+
+
+def _wide(leaf: Any) -> Any:
+    return jnp.promote_types(leaf.dtype, jnp.float32)

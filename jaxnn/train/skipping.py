@@ -1,0 +1,83 @@
+"""skip_nonfinite: steps whose gradients are not finite change nothing."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .optimizer import Optimizer, as_pytree, states_of, updated
+
+
+class SkipState(NamedTuple):
+    """The state of the optimizer inside, whether the last step was made, and how many were not."""
+
+    inner: Any
+    finite: jax.Array
+    skipped: jax.Array
+
+
+class SkipNonfinite:
+    """What `skip_nonfinite` gives."""
+
+    skips = True
+
+    def __init__(self, optimizer: Any) -> None:
+        self.inner = as_pytree(optimizer)
+
+    def init(self, params: Any) -> SkipState:
+        """The optimizer's state, nothing skipped."""
+        inner = self.inner.init(params)
+        if states_of(inner, SkipState):
+            raise ValueError(
+                "an optimizer that skips steps has another one inside, which would never go on; "
+                "write train.loss_scaled, which skips too, around the whole optimizer, and no "
+                "other one"
+            )
+        return SkipState(inner, jnp.array(True), jnp.zeros((), jnp.int32))
+
+    def update(
+        self, updates: Any, state: SkipState, params: Any = None, **extra: Any
+    ) -> tuple[Any, SkipState]:
+        """The optimizer's updates and state, or zeros and the state before."""
+        finite = all_finite(updates)
+        new, inner = updated(self.inner, updates, state.inner, params, **extra)
+        new = jax.tree.map(lambda update: jnp.where(finite, update, jnp.zeros_like(update)), new)
+        skipped = state.skipped + jnp.where(finite, 0, 1)
+        return new, SkipState(chosen(finite, inner, state.inner), finite, skipped)
+
+
+def skip_nonfinite(optimizer: Any) -> Optimizer:
+    """The optimizer, for which a step with a gradient that is NaN or infinite does not happen.
+
+    Such a step leaves parameters, the optimizer's state (its own count of steps too) and the
+    network's state as they were; `ts.step` goes on, so that the next one has another batch and key.
+    The metrics of a step then have `skipped`, 1 or 0. Put it around what else wraps an optimizer.
+    An optimizer that skips such steps already is returned as it is. In a loop of your own,
+    `opt_state.finite` says whether the last step was made, `opt_state.skipped` how many were not.
+
+    >>> import jax.numpy as jnp, optax
+    >>> optimizer, params = skip_nonfinite(optax.adam(0.1)), jnp.ones(2)
+    >>> updates, opt_state = optimizer.update(jnp.array([1.0, jnp.nan]), optimizer.init(params))
+    >>> updates.tolist(), opt_state.skipped.item()
+    ([0.0, 0.0], 1)
+    """
+    if isinstance(optimizer, Optimizer) and getattr(optimizer.factory, "skips", False):
+        return optimizer
+    return Optimizer(SkipNonfinite, optimizer)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether all numbers of all arrays are finite."""
+    every = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(every)) if every else jnp.array(True)
+
+
+def chosen(condition: jax.Array, new: Any, old: Any) -> Any:
+    """One of two trees of the same structure."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def was_made(opt_state: Any) -> jax.Array | None:
+    """Whether the last step was made, by an optimizer that may skip some; None for others."""
+    states = states_of(opt_state, SkipState)
+    return jnp.all(jnp.stack([state.finite for state in states])) if states else None

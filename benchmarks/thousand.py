@@ -15,6 +15,7 @@ from jax import lax
 from benchmarks.report import Bar, Result, Table
 from benchmarks.timing import sample
 from experiments import mnist_mlp
+from jaxnn.data.order import epoch_order
 from jaxnn.experiment import Problem, Recipe
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.sweep import Log, Space, Uniform
@@ -27,7 +28,7 @@ from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.space import Values
 from jaxnn.sweep.structure import start
 from jaxnn.train.evaluation import pure_evaluation
-from jaxnn.train.loop import epoch_order, pure_steps
+from jaxnn.train.feed import pure_steps
 
 TRIALS = 1000
 EPOCHS = 10

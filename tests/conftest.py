@@ -4,9 +4,13 @@ XLA's optimisations cost more than these small programs take to run. Where XLA_F
 nothing, it is left alone: `XLA_FLAGS= pytest` compiles as users do, and `.ci/run` does so for what
 is equal to the bit.
 
-Tests of one case, and else of one file, run in one process, which compiles their programs once.
+Tests of one case, and else of one file, run in one process, which compiles their programs once. It
+keeps what it traced and compiled, so that the collector of garbage, which as it comes looks through
+all of that time and again, is called more rarely.
 """
 
+import builtins
+import gc
 import os
 
 import pytest
@@ -21,6 +25,7 @@ if version.__version_info__ < (0, 11):  # later ones have no other emitters
     QUICK.append("--xla_cpu_use_fusion_emitters=false")
 
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
+gc.set_threshold(20_000, 50, 50)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,3 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         call = getattr(item, "callspec", None)
         case = None if call is None else call.params.get("case")
         item.add_marker(pytest.mark.xdist_group(str(item.path if case is None else case)))
+
+
+def pytest_runtest_setup() -> None:
+    """Take away the last value that a doctest showed, which tyro finds among the builtins."""
+    vars(builtins).pop("_", None)

@@ -7,6 +7,7 @@
     python -m experiments.mnist_mlp plan                         what a sweep would be
     python -m experiments.mnist_mlp sweep                        sweep the experiment's space
     python -m experiments.mnist_mlp resume sweeps/mnist_mlp-...  go on with a sweep that stopped
+    python -m experiments.mnist_mlp resume runs/mnist_mlp-...    go on with a run that stopped
     python -m experiments.mnist_mlp run --from sweeps/...:best   train the best of a sweep
 
 `run` is meant where no command is given. What a user can put right is told in a line, without a
@@ -16,6 +17,7 @@ traceback.
 import atexit
 import gc
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,9 +25,10 @@ from typing import Annotated, Any
 
 from ..core.signatures import suggestion
 from ..experiment.folder import default_place
-from ..experiment.prediction import load_run, predict
+from ..experiment.prediction import load_run, load_watched, predict
 from ..experiment.program import Command, Recipe
-from ..experiment.run import run
+from ..experiment.run import Watching, run
+from ..train import Interrupted
 from .parsing import imported, library, module_of, parse, place, refuse
 
 
@@ -70,13 +73,13 @@ def run_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     """Train, and write a run folder."""
     module = f"python -m {module_of(recipe)}"
     start, arguments = _start(recipe, arguments)
-    commands = {"predict": "predict from a saved run"}
+    commands = {"predict": "predict from a saved run", "resume": "go on with a run that stopped"}
     commands |= {one.name: one.help for one in recipe.commands}
     if recipe.space is not None:
         commands |= {
             "plan": "say what a sweep would be",
             "sweep": "train many configurations",
-            "resume": "go on with a sweep",
+            "resume": "go on with a run or a sweep",
             "run --from FOLDER:best": "train the best trial of a sweep, or FOLDER:17",
         }
     calls = {
@@ -90,19 +93,39 @@ def run_command(recipe: Recipe[Any], arguments: list[str]) -> int:
             ["Besides:", *(f"    {call.ljust(width)}  {what}" for call, what in calls.items())]
         ),
     ]
-    config, options = parse(
+    config, options, watching = parse(
         recipe,
         arguments,
-        [place(f"runs/{recipe.name}-DATE-TIME")],
+        [place(f"runs/{recipe.name}-DATE-TIME"), Watching],
         prog=module,
         text=text,
         start=start,
     )
-    folder = options.folder or default_place(recipe.name)
+    return _trained(recipe, config, options.folder or default_place(recipe.name), watching)
+
+
+def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+    """Go on with a run or a sweep that stopped."""
+    folders = [Path(one) for one in arguments if not one.startswith("-")]
+    if len(arguments) == 1 and folders and (folders[0] / "config.json").is_file():
+        config, watching = load_watched(recipe, folders[0])
+        return _trained(recipe, config, folders[0], watching)
+    return _sweeping("resume")(recipe, arguments)
+
+
+def _trained(recipe: Recipe[Any], config: Any, folder: Path, watching: Watching) -> int:
+    """Train, and say what there is then."""
+    module = f"python -m {module_of(recipe)}"
+    go_on = f"go on with it: {module} resume {shlex.quote(str(folder))}"
     try:
-        run(recipe, config, folder)
+        run(recipe, config, folder, watching)
+    except Interrupted as stopped:
+        print(f"\n{stopped}\n{go_on}", file=sys.stderr)
+        return 128 + stopped.number
     except KeyboardInterrupt:
-        left = f"{folder} is whole" if folder.exists() else "nothing was written"
+        if (folder / "result.json").exists():
+            return refuse(f"interrupted: {folder} is whole", 130)
+        left = f"{folder} is not finished; {go_on}" if folder.exists() else "nothing was written"
         return refuse(f"interrupted: {left}", 130)
     files = ", ".join(sorted(file.name for file in folder.iterdir()))
     print(f"\n{folder} holds {files}\nPredict from it: {module} predict {folder}")
@@ -190,5 +213,5 @@ COMMANDS: dict[str, Callable[[Recipe[Any], list[str]], int]] = {
     "predict": predict_command,
     "plan": _sweeping("plan"),
     "sweep": _sweeping("sweep"),
-    "resume": _sweeping("resume"),
+    "resume": resume_command,
 }

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from ..page.words import count, duration, number
 from ..sweep.driver import Progress, Watch
 from ..sweep.ledger import Ledger
 from ..sweep.reading import Sweep, read
 from ..sweep.report import write
 from ..sweep.report.statistics import seed_mean
-from ..sweep.report.words import count, duration, number
 
 # Trials that are listed at the end, and on the way.
 LISTED = 5

@@ -7,23 +7,40 @@
     cancer = cancer.map(x=scale)                          # the same map for every part
     x, y = cancer.train
 
+Data that do not fit on the device are a `source` of batches: `HostArrays`, or a `Grain` pipeline.
+
 `packaged` names the data sets, `carrier` reads and verifies their files, `hold_out` splits rows,
-`dataset` holds the result, `text` that of a text. `standardise`, `check`, `batches` and `augment`
-work on any arrays.
+`dataset` holds the result, `text` that of a text. `standardise`, `check` and `batches` work on any
+arrays; so do `augment` and `mixing`, which `augmentation` joins. `order` is that of an epoch;
+`host_arrays`, `grain_pipeline` and `records` read what is larger than the device, and `prefetch`
+reads ahead of the training.
 """
 
+from jaxnn.data.augment import cutout as cutout
+from jaxnn.data.augment import random_crop as random_crop
+from jaxnn.data.augment import random_flip as random_flip
 from jaxnn.data.augment import random_shift as random_shift
+from jaxnn.data.augmentation import Augmentation as Augmentation
 from jaxnn.data.batches import batches as batches
 from jaxnn.data.check import check as check
 from jaxnn.data.dataset import Dataset as Dataset
 from jaxnn.data.dataset import Examples as Examples
+from jaxnn.data.grain_pipeline import Grain as Grain
 from jaxnn.data.hold_out import hold_out as hold_out
+from jaxnn.data.host_arrays import HostArrays as HostArrays
+from jaxnn.data.mixing import cutmix as cutmix
+from jaxnn.data.mixing import mixup as mixup
+from jaxnn.data.order import epoch_order as epoch_order
 from jaxnn.data.packaged import breast_cancer as breast_cancer
 from jaxnn.data.packaged import diabetes as diabetes
 from jaxnn.data.packaged import digits as digits
 from jaxnn.data.packaged import italy_power as italy_power
 from jaxnn.data.packaged import mnist_5k as mnist_5k
 from jaxnn.data.packaged import shakespeare as shakespeare
+from jaxnn.data.prefetch import prefetched as prefetched
+from jaxnn.data.records import Records as Records
+from jaxnn.data.source import Batches as Batches
+from jaxnn.data.source import Source as Source
 from jaxnn.data.standardise import Standardiser as Standardiser
 from jaxnn.data.text import Text as Text
 from jaxnn.data.text import decode as decode

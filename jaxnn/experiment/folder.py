@@ -1,7 +1,10 @@
-"""A run folder: written whole, or not at all.
+"""A run folder: it begins with a configuration and ends with a result.
 
-The files of a run are made in memory, written into a hidden folder beside their place, and appear
-under their name by one rename. `check_place` asks before the training whether that will work.
+    begin_folder     a new folder with what the run is: put in place by one rename
+    finish_folder    what it came to: each file whole or not there, `result.json` the last
+
+A folder without a result is a run that can go on. `check_place` asks before the training whether
+all will be written.
 """
 
 import contextlib
@@ -41,14 +44,14 @@ def check_place(folder: Path, size: int) -> None:
             _write(hidden / "trial", bytes(size))
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+def begin_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write `files`, contents by name, into a new folder: all of them, or nothing.
 
     Raises OSError, with the folder and the cause, where that fails; then nothing is left behind.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
-    ...     write_folder(Path(place, "run"), {"config.json": b"{}"})
+    ...     begin_folder(Path(place, "run"), {"config.json": b"{}"})
     ...     [file.name for file in Path(place, "run").iterdir()]
     ['config.json']
     """
@@ -60,6 +63,22 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             if folder.exists():  # an empty folder would be replaced in silence
                 raise FileExistsError("it came to be while the run went on")
             hidden.rename(folder)
+
+
+def finish_folder(folder: Path, files: Mapping[str, bytes], last: str) -> None:
+    """Write `files` into a folder that is there: each whole or not at all, `last` after all others.
+
+    Raises OSError, with the folder and the cause, where that fails: without `last` the run counts
+    as unfinished.
+    """
+    with _explained(folder, f"{last} was not written, so the run is not finished"):
+        for name in [*(name for name in files if name != last), last]:
+            hidden = folder / f".{name}-{secrets.token_hex(4)}"
+            try:
+                _write(hidden, files[name])
+                hidden.replace(folder / name)
+            finally:
+                hidden.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -74,7 +93,7 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _explained(folder: Path, left: str = "Nothing was written") -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -82,8 +101,8 @@ def _explained(folder: Path) -> Iterator[None]:
         if isinstance(error, FileExistsError | NotADirectoryError) and error.errno:
             cause = f"{folder.parent} is no folder"
         raise OSError(
-            f"cannot write the run folder {folder}: {cause}. Nothing was written; make room or "
-            "write --folder with another place"
+            f"cannot write the run folder {folder}: {cause}. {left}; make room or write --folder "
+            "with another place"
         ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..train.loop import Record
+from ..train.loop import TIMINGS, Record
 from .scores import of_truth_in, regression_scores
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
@@ -47,7 +47,8 @@ def learning_curves(history: Sequence[Record], units: dict[str, str] | None = No
     names = [
         name
         for name in history[0]
-        if name not in ("epoch", "step", "seconds") and not name.startswith("validation_")
+        if name not in ("epoch", "step", "learning_rate", *TIMINGS)
+        and not name.startswith("validation_")
     ]
     figure = _figure(4.8 * len(names), 3.6)
     for panel, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):

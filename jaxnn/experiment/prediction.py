@@ -13,7 +13,7 @@ from ..core.signatures import suggestion
 from .configuration import from_plain
 from .problem import Problem
 from .program import Program, Recipe
-from .run import SCHEMA, scores_of, scores_text
+from .run import SCHEMA, Watching, scores_of, scores_text
 from .scores import language_scores
 
 # How many of the test examples are printed one by one.
@@ -45,9 +45,25 @@ def load_config(recipe: Recipe[Any], folder: Path) -> Any:
     return from_plain(recipe.config, plain.get("config"), f"{file}: config")
 
 
+def load_watched(recipe: Recipe[Any], folder: Path) -> tuple[Any, Watching]:
+    """The configuration of a run that stopped, and how it is watched.
+
+    Raises FileExistsError for one that is finished, and what `load_config` raises.
+    """
+    config = load_config(recipe, folder)
+    if (folder / "result.json").exists():
+        raise FileExistsError(
+            f"{folder} is finished: write predict {folder}, or begin a run in another folder"
+        )
+    plain = json.loads((folder / "config.json").read_text()).get("watching")
+    return config, from_plain(Watching, plain, f"{folder / 'config.json'}: watching")
+
+
 def load_run(recipe: Recipe[Any], folder: Path) -> tuple[Problem, Program, train.Weights]:
     """What was learnt, how, and the weights; raises as `load_config` and `load_weights` do."""
     config = load_config(recipe, folder)
+    if not (folder / "weights.safetensors").exists() and (folder / "checkpoints").is_dir():
+        raise ValueError(f"{folder} is a run that is not finished: write resume {folder} first")
     problem = recipe.problem()
     program = recipe.build(config, problem)
     x = problem.data.train.x

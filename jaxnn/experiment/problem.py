@@ -11,6 +11,7 @@ from .. import train
 from ..core.layer import Layer
 from ..data import Dataset, Standardiser
 from ..train.evaluation import Trained
+from ..train.loop import TIMINGS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Problem:
             metric = name.removeprefix("validation_")
             return (
                 name not in ("epoch", "step"),
-                name == "seconds",
+                name in TIMINGS,
                 name != metric,
                 metric != "loss",
             )

@@ -9,7 +9,8 @@ import jax
 from .. import train
 from ..core.layer import Layer
 from ..train.evaluation import Trained
-from ..train.loop import Augment, Record
+from ..train.feed import Augment
+from ..train.loop import Record
 from .problem import Problem
 
 Config = TypeVar("Config")
@@ -32,22 +33,23 @@ class Program:
     augment: Augment | None = None
     steps_per_dispatch: int | None = None
 
-    def fit(
-        self, data: Any, *, validation: Any = None, report: Callable[[Record], None] | None = None
-    ) -> tuple[train.TrainState, list[Record]]:
-        """Train on `data = (x, y)`: the state after the last epoch, and a record an epoch."""
+    def fit(self, data: Any, **options: Any) -> tuple[train.TrainState, list[Record]]:
+        """Train on `data`: the state at the end, and the records.
+
+        `options` are those of `train.fit` that say how a run is watched and kept: `validation`,
+        `report`, `loggers`, `checkpoints`, ...
+        """
         return train.fit(
             self.net,
             self.task,
             self.optimizer,
             data,
             key=jax.random.key(self.seed),
-            validation=validation,
             batch_size=self.batch_size,
             epochs=self.epochs,
             augment=self.augment,
             steps_per_dispatch=self.steps_per_dispatch,
-            report=report,
+            **options,
         )
 
 

@@ -1,18 +1,13 @@
 """How far a run is: a line an epoch, and on a terminal a progress bar below them."""
 
 import contextlib
-import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..train.loop import Record
+from ..train.loop import TIMINGS, Record
 
-HIDDEN = ("step",)
-
-
-class Diverged(ValueError):
-    """The loss is no longer a finite number."""
+HIDDEN = ("step", "learning_rate", *TIMINGS[1:])
 
 
 @contextlib.contextmanager
@@ -20,7 +15,7 @@ def shown(epochs: int) -> Iterator[Callable[[Record], None]]:
     """A function that prints each record `train.fit` reports, as a row of a table.
 
     On a terminal a bar below the rows shows how many of `epochs` are done; elsewhere there are
-    plain rows alone. The function raises `Diverged` for a loss that is not finite.
+    plain rows alone.
 
     >>> with shown(epochs=2) as report:
     ...     report({"epoch": 1, "step": 27, "loss": 0.52, "accuracy": 0.81, "seconds": 1.3})
@@ -29,19 +24,15 @@ def shown(epochs: int) -> Iterator[Callable[[Record], None]]:
         1  0.5200     0.810      1.3
         2  0.3100     0.920      1.6
     """
+    done = [0]
     with _bar(epochs) as advance:
 
         def report(record: Record) -> None:
-            if record["epoch"] == 1:
+            if done[-1] == 0:
                 print("  ".join(_titles(record)))
-            advance()
+            done.append(int(record["epoch"]))
+            advance(done[-1] - done[-2])
             print("  ".join(_row(record)), flush=True)
-            if not math.isfinite(record["loss"]):
-                raise Diverged(
-                    f"the training loss is {record['loss']} at epoch {record['epoch']} of "
-                    f"{epochs}: the run diverged, and nothing was written; write a smaller "
-                    "--optimizer.learning-rate"
-                )
 
         yield report
 
@@ -71,9 +62,9 @@ def _number(name: str, number: Any) -> str:
 
 
 @contextlib.contextmanager
-def _bar(epochs: int) -> Iterator[Callable[[], Any]]:
+def _bar(epochs: int) -> Iterator[Callable[[int], Any]]:
     if not sys.stdout.isatty():
-        yield lambda: None
+        yield lambda count: None
         return
     try:
         from rich import progress
@@ -92,4 +83,4 @@ def _bar(epochs: int) -> Iterator[Callable[[], Any]]:
     # What is printed meanwhile appears above the bar, which goes when it is full.
     with progress.Progress(*columns, transient=True) as bar:
         task = bar.add_task("training", total=epochs)
-        yield lambda: bar.advance(task)
+        yield lambda count: bar.advance(task, count)

@@ -2,15 +2,23 @@
 
 runs/mnist_mlp-20260131-142530/
     config.json             the resolved configuration, every default spelled out
-    metrics.jsonl           a line an epoch
+    metrics.jsonl           a line an epoch, the same each time the run is made
+    timings.jsonl           how long each took
+    checkpoints/            while the run is not finished: what it goes on from
     result.json             scores on the test examples, seconds, versions, device
     weights.safetensors     parameters and state by path
     learning_curves.png     and the pictures that fit the task
+    report.html             all of it on one page, which opens from disk
 """
 
+import contextlib
+import dataclasses
 import json
+import os
 import platform
+import shutil
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +27,111 @@ import numpy as np
 import optax
 
 from .. import inspect, train
-from ..train.loop import Record
+from ..train.loop import TIMINGS, Record
 from ..version import __version__
 from . import configuration, pictures
-from .folder import check_place, write_folder
+from .folder import begin_folder, check_place, finish_folder
 from .problem import Problem
 from .program import Program, Recipe
 from .progress import shown
+from .report import report as report_of
 from .scores import classification_scores, language_scores, regression_scores
 
 SCHEMA = 1
+CHECKPOINTS = "checkpoints"
 # Room for the pictures and texts of a run beside its weights.
 ROOM = 2 * 2**20
 
 
-def run(recipe: Recipe[Any], config: Any, folder: Path) -> dict[str, float]:
-    """Train one configuration, print how it goes, and write `folder`; returns the test scores.
+@dataclasses.dataclass(frozen=True)
+class Checkpointing:
+    """How often a run is saved."""
+
+    minutes: float | None = 5.0
+    """A checkpoint every so many minutes."""
+    epochs: int | None = None
+    """A checkpoint every so many epochs."""
+    steps: int | None = None
+    """A checkpoint every so many steps."""
+    keep: int = 2
+    """How many of the newest are kept until the run is finished."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watching:
+    """How a run is kept and watched; all but `patience` changes none of its numbers."""
+
+    checkpoint: Checkpointing = Checkpointing()
+    patience: int | None = None
+    """Stop once the validation loss has not become better for so many epochs."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard into the run's folder."""
+    wandb: str | None = None
+    """A project of Weights & Biases to log to, offline where the environment says so."""
+    mlflow: str | None = None
+    """The address of an MLflow server to log to."""
+
+
+def run(
+    recipe: Recipe[Any], config: Any, folder: Path, watching: Watching = Watching()
+) -> dict[str, float]:
+    """Train one configuration, print how it goes, and fill `folder`; returns the test scores.
 
     Trains on the data set's training examples, reports on those for validation after each epoch,
-    and looks at the test examples once, at the end.
+    and looks at the test examples once, at the end. A folder with an unfinished run of this very
+    configuration goes on from its newest checkpoint.
 
     Raises:
-        FileExistsError, OSError: the folder exists or cannot be written; told before the training
-            where it can be known.
+        FileExistsError: the folder holds another run, or one that is finished.
+        OSError: it cannot be written; told before the training where it can be known.
         ValueError: a configuration that cannot be trained, or a run that diverged.
+        train.Interrupted: a signal asked the run to stop; it can go on.
     """
     problem = recipe.problem()
     program = recipe.build(config, problem)
     data = problem.scaled
     example = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), data.train.x.dtype)
-    check_place(folder, _weights_size(program, example) + ROOM)
+    about = {
+        "schema": SCHEMA,
+        "experiment": recipe.name,
+        "config": configuration.to_plain(config),
+        "watching": configuration.to_plain(watching),
+    }
+    going_on = _is_unfinished(folder, about)
+    if not going_on:
+        check_place(folder, _weights_size(program, example) + ROOM)
     pictures.check_library()  # not after the training
-    print(f"{recipe.name}: {data}\n\n{inspect.summary(program.net, example)}\n")
+    summary = str(inspect.summary(program.net, example))
+    print(f"{recipe.name}: {data}\n\n{summary}\n")
+    if not going_on:
+        begin_folder(folder, {"config.json": _json(about)})
     began = time.perf_counter()
-    with shown(program.epochs) as report:
-        trained, history = program.fit(
-            data.train,
-            validation=data.validation,
-            report=lambda record: report(problem.reported(record)),
-        )
+    checkpoints = train.Checkpoints(
+        str(folder / CHECKPOINTS),
+        train.Every(
+            steps=watching.checkpoint.steps,
+            epochs=watching.checkpoint.epochs,
+            minutes=watching.checkpoint.minutes,
+        ),
+        keep=watching.checkpoint.keep,
+        at_end=False,  # the weights are written
+    )
+    try:
+        with shown(program.epochs) as report:
+            trained, history = program.fit(
+                data.train,
+                validation=data.validation,
+                report=lambda record: report(problem.reported(record)),
+                loggers=_loggers(problem, folder, recipe.name, watching, about),
+                checkpoints=checkpoints,
+                stop=None
+                if watching.patience is None
+                else train.EarlyStopping("validation_loss", patience=watching.patience),
+            )
+    except BaseException:
+        if not going_on and not _checkpoints(folder):  # nothing to go on from
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     seconds = time.perf_counter() - began
     predictions = problem.predict(program.net, trained, problem.data.test.x)
     scores = scores_of(problem, predictions, problem.data.test.y)
@@ -74,22 +148,126 @@ def run(recipe: Recipe[Any], config: Any, folder: Path) -> dict[str, float]:
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
     }
+    pictured = drawn(problem, history, predictions)
+    page = report_of(
+        folder.name,
+        [_metrics(record) for record in history],
+        timings=[_timings(record) for record in history],
+        config=about["config"],
+        scores=scores,
+        pictures={k: v for k, v in pictured.items() if k != "learning_curves.png"},
+        summary=summary,
+        environment={"device": result["device"], "system": platform.platform(), **versions()},
+        remarks=_remarks(going_on, history, program.epochs),
+    )
     files = {
-        "config.json": _json(
-            {
-                "schema": SCHEMA,
-                "experiment": recipe.name,
-                "config": configuration.to_plain(config),
-            }
-        ),
-        "metrics.jsonl": "".join(json.dumps(r, allow_nan=False) + "\n" for r in history).encode(),
-        "result.json": _json(result),
         "weights.safetensors": train.pack_weights(program.net, trained),
-        **drawn(problem, history, predictions),
+        **pictured,
         **more,
+        "report.html": page.encode(),
+        "result.json": _json(result),
     }
-    write_folder(folder, files)
+    finish_folder(folder, files, last="result.json")
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     return scores
+
+
+def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
+    """Whether the folder holds this very run, unfinished; FileExistsError for another one."""
+    file = folder / "config.json"
+    if (folder / "result.json").exists() or not file.is_file():
+        return False
+    try:
+        there = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}): remove {folder}") from None
+    if not isinstance(there, dict) or _numbers_of(there) != _numbers_of(about):
+        lines = _differences(_numbers_of(there), _numbers_of(about))
+        raise FileExistsError(
+            f"{folder} holds an unfinished run of another configuration: {'; '.join(lines)}. Write "
+            f"resume {folder} to go on with it, or --folder with another place"
+        )
+    return True
+
+
+def _numbers_of(about: Any) -> dict[str, Any]:
+    """All that a run's numbers depend on, of what its config.json says."""
+    watching = about.get("watching") or {}
+    return {
+        "schema": about.get("schema"),
+        "experiment": about.get("experiment"),
+        "config": about.get("config"),
+        "patience": watching.get("patience"),
+    }
+
+
+def _differences(there: Any, here: Any, path: str = "") -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        lines = []
+        for name in here | there:
+            below = f"{path}.{name}" if path else name
+            lines += _differences(there.get(name), here.get(name), below)
+        return lines
+    return [] if there == here else [f"{path} is {there!r} there, {here!r} here"]
+
+
+def _checkpoints(folder: Path) -> bool:
+    return any(one.name.isdigit() for one in (folder / CHECKPOINTS).glob("*"))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mapped:
+    """A logger of what a function makes of each record, which knows the run's configuration."""
+
+    logger: train.Logger
+    function: Callable[[Record], Record]
+    config: Mapping[str, Any]
+
+    @contextlib.contextmanager
+    def open(
+        self, step: int | None = None, config: Mapping[str, Any] | None = None
+    ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        with self.logger.open(step, self.config) as log:
+            yield lambda record: log(self.function(dict(record)))
+
+
+def _metrics(record: Record) -> Record:
+    """What is the same each time the run is made."""
+    return {k: v for k, v in record.items() if k not in TIMINGS}
+
+
+def _timings(record: Record) -> Record:
+    return {k: v for k, v in record.items() if k in ("epoch", "step", *TIMINGS)}
+
+
+def _remarks(going_on: bool, history: list[Record], epochs: int) -> list[str]:
+    remarks = ["The run was stopped once at least, and went on."] if going_on else []
+    if history and history[-1]["epoch"] < epochs:
+        remarks.append(f"It was stopped early, after {history[-1]['epoch']} of {epochs} epochs.")
+    return remarks
+
+
+def _loggers(
+    problem: Problem, folder: Path, name: str, watching: Watching, about: dict[str, Any]
+) -> list[train.Logger]:
+    run_name = f"{name}-{folder.name}" if name not in folder.name else folder.name
+    loggers = [
+        _Mapped(
+            train.JsonLines(folder / "metrics.jsonl"),
+            lambda r: _metrics(problem.reported(r)),
+            about,
+        ),
+        _Mapped(train.JsonLines(folder / "timings.jsonl"), _timings, about),
+    ]
+    others: list[train.Logger] = []
+    if watching.tensorboard:
+        others.append(train.TensorBoard(folder / "tensorboard"))
+    if watching.wandb is not None:
+        mode = "offline" if os.environ.get("WANDB_MODE") == "offline" else "online"
+        others.append(train.WandB(watching.wandb, run_name, folder, mode))
+    if watching.mlflow is not None:
+        others.append(train.MLflow(watching.mlflow, name, run_name))
+    return [*loggers, *(_Mapped(one, problem.reported, about) for one in others)]
 
 
 def versions() -> dict[str, str]:

@@ -3,6 +3,21 @@ what is wrong in it as it runs."""
 
 from .checked import checked
 from .flops import flops
+from .nonfinite import first_nonfinite
+from .recompiled import Explained, why_recompiled
+from .statistics import Moments, Statistics, statistics
 from .summary import Row, Summary, summary
 
-__all__ = ["Row", "Summary", "checked", "flops", "summary"]
+__all__ = [
+    "Explained",
+    "Moments",
+    "Row",
+    "Statistics",
+    "Summary",
+    "checked",
+    "first_nonfinite",
+    "flops",
+    "statistics",
+    "summary",
+    "why_recompiled",
+]

@@ -24,11 +24,12 @@ from jax.extend.core import Var
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ..data.order import epoch_order
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
 from ..train import TrainState
 from ..train.evaluation import pure_evaluation
-from ..train.loop import epoch_order, pure_steps
+from ..train.feed import pure_steps
 from . import lanes
 from .space import Values
 from .structure import Structure, as_written, scalar, start

@@ -24,7 +24,7 @@ from ..core.values import is_traced
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
 from ..train.evaluation import pure_evaluation
-from ..train.loop import pure_steps
+from ..train.feed import pure_steps
 from .dimensions import Dimension, Int
 from .space import Space, Values
 

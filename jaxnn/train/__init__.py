@@ -8,27 +8,73 @@ Everything is a pure function of values, so the loop can be written by hand from
         ts, metrics = step(ts, batch)
 """
 
+from .average import average_of, averaged
+from .checkpoint import Checkpoints
+from .divergence import Diverged
 from .evaluation import evaluate, predict
+from .every import Every
+from .groups import by_path
+from .logging import JsonLines, Logger
 from .loop import fit
+from .loss_scale import loss_scaled
 from .optimizer import Optimizer
+from .profile import Profile
+from .schedules import (
+    Constant,
+    Cosine,
+    InverseSquareRoot,
+    Linear,
+    OneCycle,
+    Piecewise,
+    Schedule,
+    Warmup,
+)
+from .signals import Interrupted
+from .skipping import skip_nonfinite
 from .state import TrainState
 from .step import make_step
+from .stopping import EarlyStopping
 from .task import Binary, Classification, LanguageModel, Regression, Task
+from .tracking import MLflow, TensorBoard, WandB
 from .weights import Weights, load_weights, pack_weights
 
 __all__ = [
     "Binary",
+    "Checkpoints",
     "Classification",
+    "Constant",
+    "Cosine",
+    "Diverged",
+    "EarlyStopping",
+    "Every",
+    "Interrupted",
+    "InverseSquareRoot",
+    "JsonLines",
     "LanguageModel",
+    "Linear",
+    "Logger",
+    "MLflow",
+    "OneCycle",
     "Optimizer",
+    "Piecewise",
+    "Profile",
     "Regression",
+    "Schedule",
     "Task",
+    "TensorBoard",
     "TrainState",
+    "WandB",
+    "Warmup",
     "Weights",
+    "average_of",
+    "averaged",
+    "by_path",
     "evaluate",
     "fit",
     "load_weights",
+    "loss_scaled",
     "make_step",
     "pack_weights",
     "predict",
+    "skip_nonfinite",
 ]

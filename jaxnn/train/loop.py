@@ -1,32 +1,50 @@
-"""The training loop: epochs of compiled steps over data that stay on the device.
+"""The training loop: compiled steps, a record now and then, checkpoints, and when to stop.
 
-An epoch is one `lax.scan` over a table of row numbers; each step gathers its rows. The order of an
-epoch is drawn on the host while the device works, and depends on the key and the epoch alone, so a
-run that goes on repeats what it would have done.
+It is a loop over pure functions, which can also be written by hand from the same parts. What a step
+computes depends on the key, the step and the data alone, so a run that goes on repeats what it
+would have done: the dispatches of a run end at the same steps whether it was interrupted or not.
 """
 
-import functools
+import contextlib
+import dataclasses
+import math
+import signal
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from ..core import paths
+from ..combine.precision import Precision
 from ..core.layer import Layer
-from ..core.values import is_traced
-from ..data import check
+from .average import AverageState, average_of
+from .checkpoint import CheckpointFolder, Checkpoints, Progress
+from .device import Meter
+from .divergence import Diverged, first_in, origin
 from .evaluation import check_count, compiled_evaluation
-from .optimizer import as_pytree
+from .every import Every, Moment
+from .feed import Augment, Feed, Steps, checked, feed_of
+from .learning_rate import rate_at
+from .logging import Logger, logged
+from .optimizer import states_of
+from .placement import HERE, Placement
+from .profile import Profile, tracing_of
+from .signals import Asked, Interrupted, listening
+from .skipping import skip_nonfinite
 from .state import TrainState
-from .step import check_parts, pure_step, remembered, step_key
-from .task import Loss, Metrics, Task
+from .step import check_options, check_parts
+from .task import Loss, Metrics
 
 Record: TypeAlias = dict[str, float]
-Augment: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+Policy: TypeAlias = Literal["stop", "skip", "roll back"]
+
+# Of these a run tells other numbers each time; all else in a record follows from its key and data.
+TIMINGS = ("seconds", "examples_per_second", "flops_per_second", "flop_utilisation", "device_bytes")
+# How often in a row a run is rolled back before it counts as diverged.
+PATIENCE = 3
 
 
 def fit(
@@ -40,11 +58,22 @@ def fit(
     batch_size: int = 128,
     epochs: int = 10,
     augment: Augment | None = None,
+    accumulate: int = 1,
+    norms: str | None = None,
+    precision: Precision | None = None,
     steps_per_dispatch: int | None = None,
+    every: Every = Every(epochs=1),  # noqa: B008
     report: Callable[[Record], None] | None = None,
+    loggers: Sequence[Logger] = (),
+    callbacks: Sequence[Callable[[TrainState, Record], Any]] = (),
+    stop: Callable[[Sequence[Record]], str | None] | None = None,
+    on_divergence: Policy = "stop",
+    checkpoints: Checkpoints | None = None,
+    profile: Profile | None = None,
     start: TrainState | None = None,
+    placement: Placement = HERE,
 ) -> tuple[TrainState, list[Record]]:
-    """Train a network on data that fit on the device, and return its state and a history.
+    """Train a network, and return its state and a history.
 
     Each epoch visits the rows in a new random order, in batches of `batch_size`; rows that do not
     fill a last batch wait for another epoch. It is a loop over the parts that `make_step` and
@@ -54,26 +83,51 @@ def fit(
         net: the network; its forward takes x as its one input.
         task: a `Task`, or any function loss(outputs, targets) that gives a scalar.
         optimizer: an optax optimizer or a `train.Optimizer`.
-        data: (x, y), arrays with one row an example.
+        data: (x, y), arrays with one row an example, which stay on the device; or a `data.Source`,
+            such as `data.HostArrays(x, y)`, which is read ahead of the training.
         key: the root of all random numbers: parameters, order, dropout, augmentation.
-        validation: (x, y) to evaluate after each epoch.
+        validation: (x, y) to evaluate for each record, by the averaged parameters where the
+            optimizer keeps them (`train.averaged`).
         batch_size: rows a step.
         epochs: how many epochs the run has in all, those before `start` among them.
-        augment: a pure function of (key, x) applied to each training batch.
-        steps_per_dispatch: steps compiled into one program; a whole epoch by default. With 1 there
-            is no loop around the step, in which a CPU takes ten times as long for the gradients of
-            convolutions.
-        report: called after each dispatch that ends an epoch with that epoch's record.
+        augment: a pure function of (key, x) applied to each training batch; or one of (key, x, y)
+            that gives both, such as `data.mixup`; `data.Augmentation` makes one of several.
+        accumulate, norms, precision: as for `make_step`; `precision` is the validation's too.
+        steps_per_dispatch: steps compiled into one program; by default a whole epoch of data on the
+            device, and one of a source. With 1 there is no loop around the step, in which a CPU
+            takes ten times as long for the gradients of convolutions.
+        every: how often there is a record; there is one at the end too.
+        report: called with each record.
+        loggers: where the records go besides: `train.JsonLines("metrics.jsonl")`, say. When a run
+            goes on, what they have of later steps is dropped.
+        callbacks: plain functions called with the state and each record; the state is theirs until
+            they return.
+        stop: a pure function of the history that gives the reason to stop, or None:
+            `train.EarlyStopping("validation_loss", patience=5)`.
+        on_divergence: what is done where the loss is not finite at a record: "stop" raises
+            `Diverged` and names the first value that is not finite; "skip" leaves out each step
+            whose gradients are not finite; "roll back" goes back to the state of the last record
+            and on with the batches after the failed ones, three times in a row at most.
+        checkpoints: where and how often the run is saved. It goes on from the newest one there.
+            SIGINT and SIGTERM then end the dispatch, save, and raise `Interrupted`.
+        profile: steps of which a trace is written for a profiler.
         start: a state to go on from, of a run with the same data, key and batch size.
+        placement: where the arrays lie; `parallel.fit` gives that of a mesh.
 
     Returns:
-        The final `TrainState`, and a list of records, one an epoch, with `epoch`, `step`, the mean
-        training metrics (`loss`, ...), those on the validation data (`validation_loss`, ...), and
-        `seconds` since the call.
+        The final `TrainState`, and a list of records with `epoch`, `step`, the mean training
+        metrics (`loss`, ...) since the record before, the `learning_rate` of the last step where a
+        `train.Optimizer` has one, the metrics on the validation data (`validation_loss`, ...), and
+        what the run took: `seconds` since it began,
+        `examples_per_second` since the last record without the validation, and where the device
+        tells them `flops_per_second`, `flop_utilisation` (of the device's peak) and `device_bytes`.
 
     Raises:
         ValueError, TypeError: data that cannot be trained on (no rows, NaN, labels out of range), a
-        batch larger than the data, parts that do not fit together.
+            batch larger than the data, parts that do not fit together.
+        Diverged: the loss is not finite.
+        Interrupted: a signal asked the run to stop.
+        OSError: checkpoints cannot be kept there.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -85,125 +139,227 @@ def fit(
     True
     """
     check_parts(net, task, optimizer)
-    x, y = _checked(task, data, "training data")
-    size = check_count(batch_size, "batch_size")
     check_count(epochs, "epochs", least=0)
-    if size > x.shape[0]:
+    if on_divergence not in ("stop", "skip", "roll back"):
         raise ValueError(
-            f"batch_size is {size}, but the training data have {x.shape[0]} rows; write "
-            f"batch_size={x.shape[0]} or less"
+            f"on_divergence is {on_divergence!r}, wanted 'stop', 'skip' or 'roll back'"
         )
-    steps = x.shape[0] // size
-    at_once = steps
+    check_options(accumulate, norms, precision)
+    net = net if precision is None else dataclasses.replace(precision, inner=net)
+    if on_divergence == "skip":
+        optimizer = skip_nonfinite(optimizer)
+    options = {"accumulate": accumulate, "norms": norms}
+    steps = Steps(net, task, optimizer, augment, placement, tuple(options.items()))
+    feed = feed_of(data, steps, task, batch_size)
+    at_once = feed.at_once
     if steps_per_dispatch is not None:
         at_once = check_count(steps_per_dispatch, "steps_per_dispatch")
-    held = None if validation is None else _checked(task, validation, "validation data")
-    if start is None:
-        ts = TrainState.create(
-            net, optimizer, key, jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+    evaluate = None if validation is None else _evaluation(net, task, validation, placement)
+    total = epochs * feed.steps_per_epoch
+    ahead = _ends(feed.steps_per_epoch, at_once, total, every, checkpoints, profile)
+    with contextlib.ExitStack() as held:
+        held.callback(feed.close)
+        folder = None if checkpoints is None else held.enter_context(checkpoints.open(net))
+        asked = Asked() if folder is None else held.enter_context(listening())
+        # A copy of what is given: the steps take its memory.
+        ts = (
+            placement.create(net, optimizer, key, feed.batch[0])
+            if start is None
+            else jax.tree.map(jnp.copy, start)
         )
-    else:
-        ts = jax.tree.map(jnp.copy, start)  # the steps take the memory of what they are given
-    numbers, structure = jax.tree.flatten(as_pytree(optimizer))
-    run = functools.partial(_compiled_steps(net, task, structure, augment), numbers)
-    evaluation = None if held is None else compiled_evaluation(net, task)
-    history: list[Record] = []
-    began = time.perf_counter()
-    done = int(ts.step)
-    root = np.asarray(ts.key)  # on the host, once
-    order = epoch_order(root, done // steps, x.shape[0])
-    while done < epochs * steps:
-        epoch, position = divmod(done, steps)
-        batches = order[: steps * size].reshape(steps, size)[position:]
-        sums: Metrics | None = None
-        for piece in _pieces(batches, at_once):
-            ts, new = run(ts, x, y, piece)
-            sums = new if sums is None else jax.tree.map(jnp.add, sums, new)
-        # The device is at work; the next order is drawn meanwhile.
-        order = epoch_order(root, epoch + 1, x.shape[0])
-        count = len(batches)
-        done += count
-        record: Record = {"epoch": epoch + 1, "step": done}
-        record |= {name: float(total) / count for name, total in (sums or {}).items()}
-        if evaluation is not None and held is not None:
-            metrics = evaluation(ts.params, ts.state, *held, min(1024, held[0].shape[0]))
-            record |= {f"validation_{name}": float(item) for name, item in metrics.items()}
-        record["seconds"] = time.perf_counter() - began
-        history.append(record)
-        if report is not None:
-            report(record)
+        found = None if folder is None else folder.restore(ts)
+        ts, progress = (ts, Progress([], {}, 0, None, 0.0)) if found is None else found
+        history, done = list(progress.history), int(ts.step)
+        feed.begin(np.asarray(ts.key), done, progress.position, ahead)
+        log = held.enter_context(logged(loggers, None if folder is None else done))
+        tracing = held.enter_context(tracing_of(profile))
+        clock = _clock(progress.seconds)
+        tally = Tally(progress.sums, progress.count)
+        meter = Meter(net, task, optimizer, ts, feed.batch, batch_size)
+        good = _Good(ts, done, feed.position()) if on_divergence == "roll back" else None
+        failures = 0
+        recorded = saved = Moment(done, feed.steps_per_epoch, clock())
+        reason = stop(history) if stop is not None and history else None
+        while done < total and reason is None:
+            end = ahead(done)
+            tracing.at(done)
+            ts, sums = feed.advance(ts, done, end - done)
+            tally.add(sums, end - done)
+            done = end
+            tracing.at(done, ts)
+            now = Moment(done, feed.steps_per_epoch, clock())
+            score = None
+            if done == total or every.due(now, recorded):
+                recorded = now
+                means = tally.means()
+                if not math.isfinite(means["loss"]):
+                    cause = _cause(net, task, optimizer, augment, feed, good, ts, done, options)
+                    failures += 1
+                    if good is None or failures > PATIENCE:
+                        raise Diverged(_told(means["loss"], done, cause), history)
+                    warnings.warn(
+                        f"{cause}: rolled back to the state of the last record, and on with the "
+                        f"batches after step {done:,}",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                    ts = good.back(done)
+                    good = _Good(ts, done, feed.position())
+                else:
+                    record: Record = {"epoch": -(-done // feed.steps_per_epoch), "step": done}
+                    record |= means | rate_at(optimizer, done - 1)
+                    timings = meter.read(tally.count)
+                    if evaluate is not None:
+                        record |= evaluate(ts)
+                    record |= {"seconds": clock(), **timings}
+                    history.append(record)
+                    log(record)
+                    if report is not None:
+                        report(record)
+                    for callback in callbacks:
+                        callback(ts, record)
+                    meter.begin()
+                    score = None if checkpoints is None else checkpoints.score(history)
+                    reason = None if stop is None else stop(history)
+                    failures = 0
+                    if good is not None:
+                        good = _Good(ts, done, feed.position())
+                tally = Tally()
+            if folder is None or checkpoints is None:
+                continue
+            ended = checkpoints.at_end and (done == total or reason is not None)
+            stopped = asked.number is not None
+            if ended or stopped or score is not None or checkpoints.every.due(now, saved):
+                saved = now
+                if tally.is_finite():
+                    progress = Progress(
+                        list(history), tally.plain(), tally.count, feed.position(), clock()
+                    )
+                    folder.save(ts, progress, score)
+            if asked.number is not None and done < total and reason is None:
+                folder.wait()
+                raise Interrupted(_left(folder, asked.number, done, total), asked.number)
     return ts, history
 
 
-def epoch_order(key: Any, epoch: int, rows: int) -> np.ndarray[Any, Any]:
-    """The order in which an epoch visits the rows, int32 (rows,): a permutation.
+class Tally:
+    """The sums of the metrics over the steps since the last record."""
 
-    It sorts the raw words of a Philox generator keyed by `key`, a random key or its words as a
-    numpy array, and `epoch`, so it is the same wherever and whenever it is drawn.
+    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
+        self.count = count
+        self._sums: Metrics = {
+            name: jnp.asarray(number, jnp.float32) for name, number in (sums or {}).items()
+        }
 
-    >>> import jax
-    >>> sorted(epoch_order(jax.random.key(0), 3, 5).tolist())
-    [0, 1, 2, 3, 4]
-    """
-    if not isinstance(key, np.ndarray):
-        key = np.asarray(jax.random.key_data(paths.as_key(key)))
-    words = key.astype(np.uint64)
-    seed = [int(words[::2].sum()) % 2**64, int(words[1::2].sum()) % 2**64]
-    generator = np.random.Philox(key=np.array(seed, np.uint64), counter=[0, 0, 0, epoch])
-    return np.argsort(generator.random_raw(rows), kind="stable").astype(np.int32)
+    def add(self, sums: Metrics, count: int) -> None:
+        """Sums over `count` further steps, which may still be being computed."""
+        self._sums = jax.tree.map(jnp.add, self._sums, sums) if self._sums else sums
+        self.count += count
 
+    def means(self) -> dict[str, float]:
+        """The mean of each metric, once it is computed; over the steps that were not skipped."""
+        sums = self.plain()
+        made = self.count - sums.get("skipped", 0)
+        means = {name: total / made if made else math.nan for name, total in sums.items()}
+        return means | ({"skipped": sums["skipped"]} if "skipped" in sums else {})
 
-def _pieces(order: np.ndarray[Any, Any], size: int) -> Iterator[np.ndarray[Any, Any]]:
-    for begin in range(0, len(order), size):
-        yield order[begin : begin + size]
+    def plain(self) -> dict[str, float]:
+        """The sums as JSON, which holds float32 exactly."""
+        return {name: float(total) for name, total in self._sums.items()}
 
-
-def _checked(task: Loss, data: Any, name: str) -> tuple[jax.Array, jax.Array]:
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise TypeError(f"{name}: wanted a pair (x, y) of arrays, got {type(data).__name__}")
-    x, y = data
-    if not is_traced(x) and not is_traced(y):
-        check(x, y, classes=task.classes if isinstance(task, Task) else None, name=name)
-    return jnp.asarray(x), jnp.asarray(y)
+    def is_finite(self) -> bool:
+        """Whether the loss is so far."""
+        return not self._sums or math.isfinite(float(self._sums["loss"]))
 
 
-@remembered
-def _compiled_steps(
-    net: Layer, task: Loss, structure: Any, augment: Augment | None
-) -> Callable[..., Any]:
-    """The jitted function `(numbers, ts, x, y, order)` of `pure_steps`."""
+class _Good:
+    """A copy of the last state that was well, to go back to."""
 
-    def run(numbers: Any, ts: TrainState, x: Any, y: Any, order: Any) -> tuple[TrainState, Metrics]:
-        return pure_steps(
-            net, task, jax.tree.unflatten(structure, numbers), augment, ts, x, y, order
-        )
+    def __init__(self, ts: TrainState, step: int, position: Any) -> None:
+        self.ts, self.step, self.position = jax.tree.map(jnp.copy, ts), step, position
 
-    return jax.jit(run, donate_argnums=1)
+    def back(self, step: int) -> TrainState:
+        """The state, with the count of steps where the run is: its keys and batches are others."""
+        return jax.tree.map(jnp.copy, self.ts)._replace(step=jnp.asarray(step, jnp.int32))
 
 
-def pure_steps(
+def _ends(
+    epoch: int,
+    at_once: int,
+    total: int,
+    every: Every,
+    checkpoints: Checkpoints | None,
+    profile: Profile | None,
+) -> Callable[[int], int]:
+    """From a step to the end of the dispatch that begins there: a function of the step alone."""
+    several = [every, *([] if checkpoints is None else [checkpoints.every])]
+
+    def end(step: int) -> int:
+        begun = step - step % epoch
+        ends = [begun + epoch, step + at_once - (step - begun) % at_once, total]
+        ends += [n for one in several if (n := one.next_step(step, epoch)) is not None]
+        ends += [n for n in (() if profile is None else profile.ends) if n > step]
+        return min(ends)
+
+    return end
+
+
+def _evaluation(
+    net: Layer, task: Loss, validation: Any, placement: Placement
+) -> Callable[[TrainState], dict[str, float]]:
+    x, y = checked(task, validation, "validation data", placement)
+    compiled = compiled_evaluation(net, task)
+
+    def evaluate(ts: TrainState) -> dict[str, float]:
+        params = average_of(ts).params if states_of(ts.opt_state, AverageState) else ts.params
+        metrics = compiled(params, ts.state, x, y, min(1024, x.shape[0]))
+        return {f"validation_{name}": float(item) for name, item in metrics.items()}
+
+    return evaluate
+
+
+def _clock(seconds: float) -> Callable[[], float]:
+    """The seconds that a run has gone on, those before it went on among them."""
+    began = time.perf_counter() - seconds
+    return lambda: time.perf_counter() - began
+
+
+def _cause(
     net: Layer,
     task: Loss,
     optimizer: Any,
     augment: Augment | None,
+    feed: Feed,
+    good: _Good | None,
     ts: TrainState,
-    x: jax.Array,
-    y: jax.Array,
-    order: jax.Array,
-) -> tuple[TrainState, Metrics]:
-    """A step for each row of `order`, int32 (steps, batch), on those rows of the data.
+    step: int,
+    options: dict[str, Any],
+) -> str:
+    """Where the first value that is not finite came about, as far as can be known."""
+    if good is None:
+        where = first_in(ts.params) or first_in(ts.state)
+        return f"{where} is the first array that is not finite" if where else "no array tells why"
+    batches = feed.again(good.step, step - good.step, good.position)
+    found = origin(net, task, optimizer, augment, good.ts, batches, **options)
+    if found is None:
+        return f"none of the steps {good.step + 1:,} to {step:,} is not finite when taken again"
+    return f"the first value that is not finite came in step {found[0]:,}, at {found[1]}"
 
-    Returns the state after them, and the sum of each metric over them: a plain pure function.
-    """
 
-    def step(ts: TrainState, rows: jax.Array) -> tuple[TrainState, Metrics]:
-        batch = x[rows]
-        if augment is not None:
-            # Beside the key of the step, which the network has.
-            batch = augment(jax.random.fold_in(step_key(ts), 1), batch)
-        return pure_step(net, task, optimizer, ts, (batch, y[rows]))
+def _told(loss: float, step: int, cause: str) -> str:
+    return (
+        f"the training loss is {loss} after step {step:,}: the run diverged; {cause}. Write a "
+        "smaller learning rate, clip the gradients by optax.clip_by_global_norm(1.0), or write "
+        "on_divergence='roll back'"
+    )
 
-    if order.shape[0] == 1:  # no loop, in which XLA's convolutions are ten times slower on a CPU
-        return step(ts, order[0])
-    ts, metrics = lax.scan(step, ts, order)
-    return ts, jax.tree.map(jnp.sum, metrics)
+
+def _left(folder: CheckpointFolder, number: int, done: int, total: int) -> str:
+    saved = "no checkpoint could be kept"
+    if folder.saved is not None:
+        saved = (
+            f"the checkpoint after step {folder.saved:,} is in {folder.settings.folder}, and the "
+            "same call goes on from it"
+        )
+    name = signal.Signals(number).name
+    return f"{name}: the run stopped after step {done:,} of {total:,}; {saved}"

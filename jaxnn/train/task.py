@@ -90,15 +90,18 @@ class Task(Value):
 
 
 class Classification(Task):
-    """One of `number` classes: softmax cross entropy of integer labels.
+    """One of `number` classes: softmax cross entropy of integer labels, or of probabilities.
 
-    Outputs are logits (..., number), targets integer labels (...) in [0, number), predictions
-    probabilities (..., number). The metric is `accuracy`, the share of right labels. Raises
-    ValueError for fewer than 2 classes.
+    Outputs are logits (..., number), targets integer labels (...) in [0, number), or a probability
+    for each class (..., number), as `data.mixup` makes them; predictions are probabilities
+    (..., number). The metric is `accuracy`, the share of right labels, that of the most probable
+    class where there are several. Raises ValueError for fewer than 2 classes.
 
     >>> import jax.numpy as jnp
     >>> task = Classification(3)
     >>> round(float(task(jnp.zeros((4, 3)), jnp.array([0, 1, 2, 0]))), 4)  # log 3
+    1.0986
+    >>> round(float(task(jnp.zeros((1, 3)), jnp.array([[0.5, 0.2, 0.3]]))), 4)
     1.0986
     """
 
@@ -123,18 +126,27 @@ class Classification(Task):
         return self.number
 
     def __call__(self, outputs: Any, targets: Any) -> jax.Array:
-        """Mean of -log softmax(outputs)[target]."""
+        """Mean of -log softmax(outputs)[target], or of its mean by the targets' probabilities."""
+        if self._soft(outputs, targets):
+            logits = self._wide(outputs, targets[..., 0], labels=False)
+            return optax.softmax_cross_entropy(logits, targets.astype(logits.dtype)).mean()
         logits = self._wide(outputs, targets, labels=True)
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
     def metrics(self, outputs: Any, targets: Any) -> Metrics:
         """The share of examples whose largest output is the target's."""
+        if self._soft(outputs, targets):
+            targets = jnp.argmax(targets, -1)
         right = jnp.argmax(outputs, -1).astype(targets.dtype) == targets
         return {"accuracy": jnp.mean(right, dtype=jnp.float32)}
 
     def predict(self, outputs: Any) -> jax.Array:
         """Softmax: a probability for each class."""
         return jax.nn.softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
+
+    def _soft(self, outputs: Any, targets: Any) -> bool:
+        """Whether targets are probabilities."""
+        return targets.shape == outputs.shape and jnp.issubdtype(targets.dtype, jnp.floating)
 
 
 class LanguageModel(Task):

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -89,7 +90,7 @@ def test_a_run_leaves_a_whole_folder_and_says_how_to_predict(tmp_path, monkeypat
     (folder,) = (tmp_path / "runs").iterdir()
     assert sorted(file.name for file in folder.iterdir()) == [
         "config.json", "confusion_matrix.png", "learning_curves.png", "metrics.jsonl",
-        "result.json", "weights.safetensors", "worst_mistakes.png",
+        "report.html", "result.json", "timings.jsonl", "weights.safetensors", "worst_mistakes.png",
     ]  # fmt: skip
     config = json.loads((folder / "config.json").read_text())["config"]
     assert config["epochs"] == 3
@@ -99,7 +100,8 @@ def test_a_run_leaves_a_whole_folder_and_says_how_to_predict(tmp_path, monkeypat
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2, 3]
     assert list(records[0]) == [
-        "epoch", "step", "loss", "accuracy", "validation_loss", "validation_accuracy", "seconds"
+        "epoch", "step", "loss", "accuracy", "learning_rate", "validation_loss",
+        "validation_accuracy",
     ]  # fmt: skip
     result = json.loads((folder / "result.json").read_text())
     assert result["parameters"] == 3 * 4 + 4 + 4 + 1
@@ -187,7 +189,7 @@ def test_misspellings_get_a_suggestion(capsys, monkeypatch):
         (["--model.width", "0"], "MLP.width is an int >= 1, got 0"),
         (["--model.dropout", "1"], "Dropout.rate is the share dropped, in [0, 1); got 1.0"),
         (["--optimizer.momentum", "-1"], "SGD.momentum is a number >= 0, got -1.0"),
-        (["--optimizer.learning-rate", "1e30"], "the training loss is nan at epoch"),
+        (["--optimizer.learning-rate", "1e30"], "the training loss is nan after step"),
     ],
 )
 def test_what_cannot_be_trained_is_told_and_leaves_nothing(
@@ -211,7 +213,7 @@ def test_an_existing_folder_is_refused_before_the_training(run_folder, capsys):
     assert {file: file.read_bytes() for file in run_folder.iterdir()} == before
 
 
-def test_a_disk_that_fills_up_meanwhile_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_a_disk_that_fills_up_meanwhile_leaves_a_run_that_goes_on(tmp_path, monkeypatch, capsys):
     write, count = folders._write, iter(range(100))
 
     def full(file, contents):
@@ -222,8 +224,11 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(tmp_path, monkeypatch, ca
     monkeypatch.setattr(folders, "_write", full)
     status, text = errors(capsys, "--folder", str(tmp_path / "run"))
     assert status == 1
-    assert "No space left on device. Nothing was written; make room" in text
-    assert list(tmp_path.iterdir()) == []
+    assert "No space left on device. result.json was not written, so the run is not" in text
+    assert [f.name for f in tmp_path.iterdir()] == ["run"]
+    monkeypatch.setattr(folders, "_write", write)
+    assert main(RECIPE, ["resume", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "result.json").exists()
 
 
 @pytest.mark.parametrize("moment", ["training", "writing"])
@@ -240,6 +245,92 @@ def test_an_interrupted_run_says_so_in_a_line_and_leaves_nothing(
     status, text = errors(capsys, "--folder", str(tmp_path / "run"))
     assert (status, text) == (130, "error: interrupted: nothing was written\n")
     assert list(tmp_path.iterdir()) == []
+
+
+LONG = ["--epochs", "6", "--checkpoint.epochs", "2"]
+
+
+def stopped_after(records, number, monkeypatch):
+    """Ask the run to stop when so many records are made."""
+    reported, seen = Problem.reported, []
+
+    def ask(self, record):
+        if record["epoch"] not in seen:
+            seen.append(record["epoch"])
+            if len(seen) == records:
+                os.kill(os.getpid(), number)
+        return reported(self, record)
+
+    monkeypatch.setattr(Problem, "reported", ask)
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "long"
+    assert main(RECIPE, [*LONG, "--folder", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("again", ["resume", "the same command"])
+def test_a_run_that_was_asked_to_stop_goes_on_to_the_same_files(
+    tmp_path, monkeypatch, capsys, long_run, again
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stopped_after(3, signal.SIGTERM, patched)
+        status, text = errors(capsys, *LONG, "--folder", str(folder))
+    assert status == 128 + signal.SIGTERM
+    assert "SIGTERM: the run stopped after step 12 of 24; the checkpoint after step 12 is" in text
+    assert f"go on with it: python -m {__name__} resume {folder}" in text
+    assert not (folder / "result.json").exists()
+    assert errors(capsys, "predict", str(folder))[1] == (
+        f"error: {folder} is a run that is not finished: write resume {folder} first\n"
+    )
+    arguments = ["resume", str(folder)] if again == "resume" else [*LONG, "--folder", str(folder)]
+    assert main(RECIPE, arguments) == 0
+    names = [sorted(one.name for one in place.iterdir()) for place in (folder, long_run)]
+    assert names[0] == names[1]
+    for name in ("metrics.jsonl", "weights.safetensors", "config.json"):
+        assert (folder / name).read_bytes() == (long_run / name).read_bytes(), name
+    status, text = errors(capsys, "resume", str(folder))
+    assert (status, text[:30]) == (1, f"error: {folder} is finished: write predict"[:30])
+
+
+def test_an_unfinished_run_of_another_configuration_is_left_alone(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stopped_after(1, signal.SIGINT, patched)
+        assert errors(capsys, *LONG, "--folder", str(folder))[0] == 130
+    before = (folder / "config.json").read_bytes()
+    status, text = errors(capsys, "--epochs", "7", "--folder", str(folder))
+    assert status == 1
+    assert "holds an unfinished run of another configuration: config.epochs is 6 there, 7" in text
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_a_run_at_work_in_the_folder_is_left_alone(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stopped_after(1, signal.SIGINT, patched)
+        errors(capsys, *LONG, "--folder", str(folder))
+    shutil.rmtree(folder / "checkpoints")
+    with train.Checkpoints(str(folder / "checkpoints")).open(MLP().network(1)):
+        status, text = errors(capsys, *LONG, "--folder", str(folder))
+    assert status == 1
+    assert "another run is at work in" in text
+    assert (folder / "config.json").exists()
+
+
+def test_early_stopping(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["--epochs", "60", "--patience", "2", "--optimizer.learning-rate", "3"]
+    assert main(RECIPE, [*arguments, "--folder", str(folder)]) == 0
+    losses = [
+        json.loads(line)["validation_loss"]
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert len(losses) < 60
+    assert losses.index(min(losses)) == len(losses) - 3
 
 
 def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):

@@ -9,13 +9,13 @@ import sys
 import pytest
 
 from jaxnn.experiment import folder
-from jaxnn.experiment.folder import check_place, default_place, write_folder
+from jaxnn.experiment.folder import begin_folder, check_place, default_place, finish_folder
 
 FILES = {"config.json": b"{}", "weights.safetensors": b"w" * 5000}
 
 
 def test_every_file_is_there_and_nothing_else(tmp_path):
-    write_folder(tmp_path / "runs" / "one", FILES)
+    begin_folder(tmp_path / "runs" / "one", FILES)
     assert {f.name: f.read_bytes() for f in (tmp_path / "runs" / "one").iterdir()} == FILES
     assert [f.name for f in (tmp_path / "runs").iterdir()] == ["one"]
 
@@ -33,7 +33,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "open", lambda *_: Full(), raising=False)
     monkeypatch.setattr(folder.os, "fsync", lambda _: None)
     with pytest.raises(OSError, match=r"No space left on device\. Nothing was written; make room"):
-        write_folder(tmp_path / "one", FILES)
+        begin_folder(tmp_path / "one", FILES)
     with pytest.raises(OSError, match="No space left on device"):
         check_place(tmp_path / "one", 5000)
     assert list(tmp_path.iterdir()) == []
@@ -57,7 +57,7 @@ def test_more_than_is_free_is_told_before_the_training(tmp_path):
         check_place(tmp_path / "one", 2**60)
 
 
-@pytest.mark.parametrize("write", [lambda f: check_place(f, 10), lambda f: write_folder(f, FILES)])
+@pytest.mark.parametrize("write", [lambda f: check_place(f, 10), lambda f: begin_folder(f, FILES)])
 def test_a_place_that_cannot_be_is_refused(tmp_path, write):
     (tmp_path / "file").write_text("here first")
     for place in (tmp_path / "file" / "one", tmp_path / "file" / "deep" / "one"):
@@ -71,7 +71,7 @@ def test_an_existing_folder_is_refused_with_another_to_write(tmp_path):
     with pytest.raises(FileExistsError, match=r"exists already.*--folder .*one-2, or remove it"):
         check_place(tmp_path / "one", 10)
     with pytest.raises(OSError, match="it came to be while the run went on"):
-        write_folder(tmp_path / "one", FILES)
+        begin_folder(tmp_path / "one", FILES)
     assert list((tmp_path / "one").iterdir()) == []
 
 
@@ -81,7 +81,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder.os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_folder(tmp_path / "one", FILES)
+        begin_folder(tmp_path / "one", FILES)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,3 +92,24 @@ def test_the_check_leaves_nothing_behind(tmp_path):
 
 def test_the_default_place_says_what_and_when():
     assert default_place("digits").match("runs/digits-????????-??????")
+
+
+def test_a_run_is_finished_by_its_last_file(tmp_path, monkeypatch):
+    begin_folder(tmp_path / "one", {"config.json": b"{}"})
+    written = []
+    write = folder._write
+
+    def full(file, contents):
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(file.name)
+        write(file, contents)
+
+    monkeypatch.setattr(folder, "_write", full)
+    files = {"a": b"1", "result.json": b"{}", "weights": b"2"}
+    with pytest.raises(OSError, match=r"on device\. result\.json was not written, so"):
+        finish_folder(tmp_path / "one", files, last="result.json")
+    assert sorted(f.name for f in (tmp_path / "one").iterdir()) == ["a", "config.json", "weights"]
+    monkeypatch.setattr(folder, "_write", write)
+    finish_folder(tmp_path / "one", files, last="result.json")
+    assert (tmp_path / "one" / "result.json").read_bytes() == b"{}"

@@ -114,3 +114,69 @@ def test_a_file_of_another_make_is_refused(tmp_path):
         train.load_weights(file, NET, X)
     with pytest.raises(FileNotFoundError):
         train.load_weights(tmp_path / "none", NET, X)
+
+
+def test_the_same_weights_are_the_same_bytes():
+    packed = {train.pack_weights(NET, weights(NET)) for _ in range(4)}
+    assert len(packed) == 1
+
+
+OTHER = nn.Serial(encoder=nn.Serial(*NET.layers), head=nn.Dense(2))
+
+
+def test_what_is_renamed_left_out_and_kept_is_said_path_by_path(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    trained = weights(OTHER)
+    file.write_bytes(train.pack_weights(OTHER, trained))
+    net = nn.Serial(*NET.layers, nn.Dense(7))
+    fresh = train.Weights(net.init(jax.random.key(9), X), net.init_state(X))
+    loaded = train.load_weights(
+        file, net, X,
+        rename={"params/encoder": "params", "state/encoder": "state"},
+        leave_out=["params/head/*"], start=fresh, keep=["params/4/**"],
+    )  # fmt: skip
+    np.testing.assert_array_equal(loaded.params[0]["w"], trained.params["encoder"][0]["w"])
+    np.testing.assert_array_equal(loaded.params[4]["w"], fresh.params[4]["w"])
+    assert loaded.params[3]["w"].shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"leave_out": ["params/heda/*"]}, "leave_out: 'params/heda/*' matches none of params/"),
+        ({"rename": {"params/encodr": "params"}}, "rename has 'params/encodr', and the file has"),
+        ({"rename": {"params/head": "params/encoder/0"}}, "gives 'params/encoder/0/b' to two"),
+        ({"keep": ["params/head/*"]}, "start and keep belong together: write start="),
+        ({"keep": ["params/x"], "start": None}, "start and keep belong together: write start="),
+        ({"leave_out": ["params/head/*"]}, "params/head/b: wanted float32[2], got nothing"),
+    ],
+)
+def test_what_is_said_wrong_is_told(tmp_path, options, message):
+    with pytest.raises(ValueError) as caught:
+        train.load_weights(saved(tmp_path, OTHER), OTHER, X, **options)
+    assert message in str(caught.value)
+
+
+def test_a_hostile_file_leads_nowhere(tmp_path):
+    """Names are only compared; a header that points outside of the file is refused."""
+    raw = train.pack_weights(NET, weights(NET))
+    size = int.from_bytes(raw[:8], "little")
+
+    def file(header):
+        text = json.dumps(header).encode()
+        written = tmp_path / "weights.safetensors"
+        written.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size :])
+        return written
+
+    header = json.loads(raw[8 : 8 + size])
+    escaped = {k.replace("params/0", "../../params/0"): v for k, v in header.items()}
+    with pytest.raises(ValueError, match=r"\.\./\.\./params/0/w: wanted nothing, got float32"):
+        train.load_weights(file(escaped), NET, X)
+    outside = header | {"params/0/b": header["params/0/b"] | {"data_offsets": [0, 10**12]}}
+    with pytest.raises(ValueError, match="truncated, or no safetensors file"):
+        train.load_weights(file(outside), NET, X)
+    huge = tmp_path / "weights.safetensors"
+    huge.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ValueError, match="truncated, or no safetensors file"):
+        train.load_weights(huge, NET, X)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["weights.safetensors"]

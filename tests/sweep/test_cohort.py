@@ -31,6 +31,7 @@ from jaxnn.sweep.cohort import (
 )
 from jaxnn.sweep.compiled import depends
 from jaxnn.sweep.structure import Structure
+from jaxnn.train.loop import TIMINGS
 from tests.sweep import quick
 
 NUMBERS = ("optimizer.learning_rate", "optimizer.momentum", "model.dropout")
@@ -42,7 +43,7 @@ SMALL = Structure(
 LOOP, MAP, VMAP = Way("loop", 1), Way("map", 8), Way("vmap", 8)
 EPOCHS = 4  # of 25 steps each
 # What train.fit says of an epoch beside metrics.
-MARKS = ("epoch", "step", "seconds")
+MARKS = ("epoch", "step", "learning_rate", *TIMINGS)
 # The epochs of a cohort, as JAX calls them when it compiles.
 PROGRAMS = ("jit(alone)", "jit(mapped)", "jit(_lane_epoch)")
 

@@ -10,7 +10,8 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.train.loop import epoch_order
+from jaxnn.data.order import epoch_order
+from jaxnn.train.loop import TIMINGS
 
 TASK = train.Classification(3)
 NET = nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dropout(0.2), nn.Dense(3))
@@ -60,6 +61,7 @@ def test_fit_learns_and_reports(examples):
     assert history[-1]["step"] == 60
     assert set(history[0]) == {
         "epoch", "step", "loss", "accuracy", "validation_loss", "validation_accuracy", "seconds",
+        "examples_per_second",
     }  # fmt: skip
     assert history[-1]["validation_accuracy"] > 0.9
     metrics = train.evaluate(NET, TASK, ts, examples)
@@ -79,8 +81,8 @@ def test_a_run_that_goes_on_ends_as_one_that_never_stopped(examples, stop):
     half, _ = run(stop)
     resumed, rest = run(5, start=half)
     assert digest(resumed) == digest(whole)
-    without = [{k: v for k, v in r.items() if k != "seconds"} for r in whole_history[stop:]]
-    assert [{k: v for k, v in r.items() if k != "seconds"} for r in rest] == without
+    without = [{k: v for k, v in r.items() if k not in TIMINGS} for r in whole_history[stop:]]
+    assert [{k: v for k, v in r.items() if k not in TIMINGS} for r in rest] == without
     assert not half.step.is_deleted()
 
 

@@ -1,14 +1,14 @@
 """How parameters and scores lie on the axes of the report."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...page.ticks import linear_ticks, log_ticks, set_ticks
+from ...page.words import label, number
 from ..dimensions import Choice, Dimension, Grid, Int, Log
 from ..reading import Sweep
-from .words import label, number
 
 # Two numbers whose multiples fill the unit square evenly (Roberts' R2 sequence).
 SPREADS = (0.7548776662, 0.5698402910)
@@ -54,43 +54,6 @@ def set_axis(panel: Any, which: str, dimension: Dimension, ticks: int = 6) -> No
     air = 0.5 if _spread(dimension) else 0.04 * (high - low)
     limits(low - air, high + air)
     set_ticks(axis, linear_ticks(low, high, ticks, whole=isinstance(dimension, Int)))
-
-
-def set_ticks(axis: Any, at: Sequence[float]) -> None:
-    """Ticks at these numbers and nowhere else."""
-    from matplotlib.ticker import NullLocator
-
-    axis.set_minor_locator(NullLocator())
-    axis.set_ticks(at, [number(float(value), 6) for value in at])
-
-
-def linear_ticks(low: float, high: float, most: int = 6, whole: bool = False) -> list[float]:
-    """Round numbers from low to high, at most about so many.
-
-    >>> linear_ticks(0.0, 0.5), linear_ticks(0, 4, whole=True)
-    ([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [0.0, 1.0, 2.0, 3.0, 4.0])
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    slack = 1e-9 * (high - low)
-    found = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)
-    return [round(float(v), 12) for v in found if low - slack <= v <= high + slack]
-
-
-def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Powers of ten from low to high, with their doubles and fives where those are few.
-
-    >>> log_ticks(1e-4, 1e-1), log_ticks(8, 128)
-    ([0.0001, 0.001, 0.01, 0.1], [10.0, 20.0, 50.0, 100.0])
-    """
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    inside = lambda v: low * (1 - 1e-9) <= v <= high * (1 + 1e-9)  # noqa: E731
-    decades = [power for power in range(first, last + 1) if inside(10.0**power)]
-    if len(decades) >= 3:
-        return [10.0**power for power in decades[:: -(-len(decades) // most)]]
-    finer = [m * 10.0**power for power in range(first, last + 1) for m in (1, 2, 5)]
-    finer = [float(f"{v:.12g}") for v in finer if inside(v)]
-    return finer if len(finer) >= 2 else linear_ticks(low, high, most)
 
 
 class ScoreScale(NamedTuple):

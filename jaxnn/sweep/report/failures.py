@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ...page import html
+from ...page.drawing import BAD, SOFT, svg
+from ...page.words import NONE, count, escaped, number, shorts
 from ..dimensions import Choice, Dimension, Grid, Int
 from ..reading import Sweep
 from ..records import BROKEN
-from . import html
 from .axes import in_log, linear_ticks, set_ticks
-from .drawing import BAD, SOFT, svg
-from .words import NONE, count, escaped, number, shorts
 
 BINS = 5  # parts of a range
 

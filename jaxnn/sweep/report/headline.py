@@ -3,13 +3,13 @@
 import shlex
 from collections import Counter
 
+from ...page import html
+from ...page.words import NONE, count, duration, escaped, label, number, shorts
 from ..dimensions import Choice
 from ..reading import Sweep
 from ..records import Trial
-from . import html
 from .axes import at_edge
 from .statistics import seed_mean
-from .words import NONE, count, duration, escaped, label, number, shorts
 
 SHOWN = 10
 STATUSES = {
@@ -61,12 +61,7 @@ def cards(sweep: Sweep) -> str:
         ended = sum(n for s, n in statuses.items() if s not in ("asked", "running"))
         rate = ended / (seconds)
         shown.append((number(rate, 3), "trials a second", "compiling included"))
-    cells = "".join(
-        f'<div class="card"><b>{escaped(big)}</b><span>{escaped(name)}</span>'
-        f"<small>{escaped(more)}</small></div>"
-        for big, name, more in shown
-    )
-    return f'<div class="cards">{cells}</div>'
+    return html.cards(shown)
 
 
 def edges(sweep: Sweep, best: Trial) -> str:

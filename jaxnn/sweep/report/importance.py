@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...page import html
+from ...page.drawing import CURVE, INK, svg
+from ...page.words import count, escaped, shorts
 from ..dimensions import Dimension
 from ..reading import Sweep
 from ..studies import distribution, library, quiet
-from . import html
-from .drawing import CURVE, INK, svg
-from .words import count, escaped, shorts
 
 FEWEST = (
     25  # trials; of which the best fifth is five, the least that Optuna's documentation advises

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ...page import html
+from ...page.words import NONE, count, duration, flat, number
 from ..reading import Sweep
-from . import html
-from .words import NONE, count, duration, number
 
 
 def groups(sweep: Sweep) -> str:
@@ -67,21 +67,6 @@ def settings(sweep: Sweep) -> str:
         html.folded("How the sweep was run", html.table(["setting", "value"], facts.items())),
         html.folded("The configuration that trials change", html.table(["field", "value"], base)),
     )
-
-
-def flat(plain: Any, path: str = "") -> list[tuple[str, Any]]:
-    """A nested configuration as rows of dotted paths.
-
-    >>> flat({"type": "Experiment", "optimizer": {"type": "SGD", "momentum": 0.9}})
-    [('type', 'Experiment'), ('optimizer', 'SGD'), ('optimizer.momentum', 0.9)]
-    """
-    if not isinstance(plain, Mapping):
-        return [(path, plain)]
-    rows: list[tuple[str, Any]] = []
-    for name, value in plain.items():
-        here = name if not path else path if name == "type" else f"{path}.{name}"
-        rows += flat(value, here)
-    return rows
 
 
 def _line(value: Any) -> str:

@@ -1,9 +1,9 @@
 """The whole page: one file that opens from disk and asks for nothing else."""
 
-import re
-
+from ...page import drawing
+from ...page.document import document
+from ...page.words import count, escaped, label
 from ..reading import Sweep
-from . import drawing
 from .failures import failures
 from .headline import headline
 from .importance import Importance, importance, importance_of
@@ -11,11 +11,6 @@ from .machine import groups, settings
 from .parameters import parameters
 from .progress import progress
 from .rungs import survival
-from .style import CSS
-from .words import count, escaped, label
-
-# A browser that reads this asks no network for anything, whatever a name in the sweep may hold.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def page(sweep: Sweep) -> str:
@@ -42,20 +37,8 @@ def page(sweep: Sweep) -> str:
             settings(sweep),
         )
     )
-    links = "".join(
-        f'<a href="#{key}">{key.capitalize()}</a>'
-        for key in re.findall(r'<section id="(\w+)">', body)
-    )
-    title = f"Sweep of {escaped(sweep.name)}"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{title}</title><style>{CSS}</style></head>\n'
-        f"<body><header><h1>{title}</h1><p>{subtitle(sweep)}</p></header>"
-        f"<nav><div>{links}</div></nav><main>{body}</main>"
-        f"<footer>Made from the ledger in {escaped(sweep.folder)}.</footer></body></html>\n"
-    )
+    footer = f"Made from the ledger in {escaped(sweep.folder)}."
+    return document(f"Sweep of {sweep.name}", subtitle(sweep), body, footer)
 
 
 def subtitle(sweep: Sweep) -> str:

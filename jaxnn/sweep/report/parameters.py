@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ...page import html
+from ...page.drawing import BEST, INK, LEVELS, LINE, SOFT, dots, ring, svg
+from ...page.words import escaped, label, number, shorts
 from ..dimensions import Choice, Dimension, Grid
 from ..reading import Sweep
 from ..records import Trial
-from . import html
 from .axes import at_edge, in_log, place, set_axis
-from .drawing import BEST, INK, LEVELS, LINE, SOFT, dots, ring, svg
 from .scores import scores, size, whole_runs, words
-from .words import escaped, label, number, shorts
 
 MOST = 1000  # trials in a picture: beyond it the best half and an even sample of the others
 PERCENT = (10, 20, 35, 50, 65, 80)  # of the ranking, where a colour ends

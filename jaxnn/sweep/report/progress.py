@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from ...page import html
+from ...page.drawing import BAND, BEST, CURVE, INK, svg
+from ...page.words import label
 from ..reading import Sweep
-from . import html
 from .axes import linear_ticks, metric_label, score_scale, set_ticks
-from .drawing import BAND, BEST, CURVE, INK, svg
 from .parameters import shown
 from .scores import scores, whole_runs, words
-from .words import label
 
 MOST = 2000  # dots in a picture
 UNITS = (("seconds", 1), ("minutes", 60), ("hours", 3600))

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from ...page import html
+from ...page.drawing import CURVE, INK, LEVELS, svg
+from ...page.words import NONE, count, escaped, label, number
 from ..reading import Sweep
 from ..records import BROKEN, Trial
-from . import html
-from .drawing import CURVE, INK, LEVELS, svg
-from .words import NONE, count, escaped, label, number
 
 
 def survival(sweep: Sweep) -> str:

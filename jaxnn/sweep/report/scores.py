@@ -8,10 +8,10 @@ space trials were stopped; those that diverged or failed lie in a second one.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...page.drawing import BAD, CURVE, LEVELS, SOFT, crosses, dots, ring
 from ..reading import Sweep
 from ..records import BROKEN, Trial
 from .axes import SPREADS, ScoreScale, score_scale
-from .drawing import BAD, CURVE, LEVELS, SOFT, crosses, dots, ring
 
 STOPPED, LOST = 0.13, 0.035  # where the strips are, as a share of the panel's height
 MOST_LOST = 300

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .words import number
+from ...page.words import number
 
 
 class Mean(NamedTuple):

@@ -1,5 +1,6 @@
 """The parts a page is made of: sections, tables, notes, commands. Each gives HTML text."""
 
+import base64
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -42,6 +43,22 @@ def table(
 
 class Markup(str):
     """Text that is HTML already."""
+
+
+def cards(shown: Iterable[tuple[str, str, str]]) -> str:
+    """Large numbers in a row, each with its name and a remark."""
+    cells = "".join(
+        f'<div class="card"><b>{escaped(big)}</b><span>{escaped(name)}</span>'
+        f"<small>{escaped(more)}</small></div>"
+        for big, name, more in shown
+    )
+    return f'<div class="cards">{cells}</div>'
+
+
+def picture(png: bytes, label: str) -> str:
+    """A PNG picture, held by the page itself."""
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{escaped(label)}" src="data:image/png;base64,{data}">'
 
 
 def command(line: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .words import escaped
+
 MISSING = (
     "the report is drawn by matplotlib, which is not installed: write pip install 'jaxnn[sweep]'"
 )
@@ -90,7 +92,7 @@ def themed(drawn: str, key: str, label: str) -> str:
     for useless in (r"<metadata>.*?</metadata>", r"<style .*?</style>", r"<!--.*?-->"):
         body = re.sub(useless, "", body, flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]*"', body)
-    opening = f'<svg role="img" aria-label="{label}" {view.group() if view else ""}>'
+    opening = f'<svg role="img" aria-label="{escaped(label)}" {view.group() if view else ""}>'
     body = opening + body[body.index(">") + 1 :]
     body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"-?\d+\.\d{2,}", _tenth, tag.group()), body)
     body = re.sub(r"\s*\n\s*", "\n", body)

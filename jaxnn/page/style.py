@@ -53,6 +53,7 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap; vertical-align: 
 .best tbody tr:first-child td:first-child { border-left: 3px solid var(--best); padding-left: 6px; }
 figure { margin: .6rem 0 1.2rem; }
 figure svg { display: block; width: 100%; height: auto; }
+figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 8px; }
 svg { font-family: inherit; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 pre { background: var(--panel); padding: 10px 14px; border-radius: 8px; overflow-x: auto;

@@ -2,6 +2,7 @@
 
 import html
 import math
+from collections.abc import Mapping
 from typing import Any
 
 NONE = "\N{EN DASH}"  # where there is no value
@@ -81,3 +82,18 @@ def shorts(names: Any) -> dict[str, str]:
 def escaped(text: Any) -> str:
     """A text as HTML that shows it."""
     return html.escape(str(text))
+
+
+def flat(plain: Any, path: str = "") -> list[tuple[str, Any]]:
+    """A nested configuration as rows of dotted paths.
+
+    >>> flat({"type": "Experiment", "optimizer": {"type": "SGD", "momentum": 0.9}})
+    [('type', 'Experiment'), ('optimizer', 'SGD'), ('optimizer.momentum', 0.9)]
+    """
+    if not isinstance(plain, Mapping):
+        return [(path, plain)]
+    rows: list[tuple[str, Any]] = []
+    for name, value in plain.items():
+        here = name if not path else path if name == "type" else f"{path}.{name}"
+        rows += flat(value, here)
+    return rows

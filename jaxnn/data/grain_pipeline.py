@@ -1,0 +1,248 @@
+"""A source of Grain pipelines, for data that fit neither on the device nor in memory.
+
+Grain reads records, transforms them in threads or worker processes, shuffles and batches them; its
+iterators say where they are. Reference: https://google-grain.readthedocs.io.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnn.data.check import check
+from jaxnn.data.source import Position, share
+
+THREADS, BUFFER = 8, 16  # of a MapDataset; an IterDataset has what it was made with
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grain:
+    """A Grain pipeline, taken as it is: its elements are batches, pairs (x, y) of numpy arrays.
+
+        pipeline = grain.MapDataset.source(records).seed(0).shuffle().map(decoded)
+        source = data.Grain(pipeline.batch(128, drop_remainder=True))
+
+    A `MapDataset` is read in threads, epoch after epoch; Grain shuffles each epoch anew. The order
+    is that of the pipeline's own seed, not of the run's key. Each of several processes reads every
+    count-th batch, so that the pipeline batches what is one process's share of a step.
+
+    An `IterDataset` brings its own reading, with worker processes by `mp_prefetch`, and its own
+    share for each process, by a slice of the MapDataset it is made from:
+
+        share = pipeline[jax.process_index() :: jax.process_count()].repeat()
+        workers = grain.MultiprocessingOptions(num_workers=4)
+        source = data.Grain(share.batch(128).to_iter_dataset().mp_prefetch(workers), steps=1000)
+
+    Where it ends it begins again. Worker processes import the main module, which must start the
+    training below `if __name__ == "__main__":`.
+
+    Args:
+        dataset: a `grain.MapDataset` or `grain.IterDataset` of batches of equal size.
+        steps: the batches of an epoch, of all processes together a step each; None for all of a
+            MapDataset that has an end.
+
+    Raises:
+        ImportError: Grain is not installed.
+        TypeError: the dataset is neither of these.
+    """
+
+    dataset: Any
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no pipeline."""
+        grain = library()
+        if not isinstance(self.dataset, grain.MapDataset | grain.IterDataset):
+            raise TypeError(
+                f"Grain takes a grain.MapDataset or grain.IterDataset, got "
+                f"{type(self.dataset).__name__}: write data.Grain(grain.MapDataset.source(records)"
+                ".shuffle(0).batch(128, drop_remainder=True)), say"
+            )
+        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
+            raise ValueError(f"steps is {self.steps!r}, wanted an int >= 1, the steps of an epoch")
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """`steps`, or how many batches the MapDataset has.
+
+        In several processes an epoch has as many of them as there are whole rounds of batches.
+        Raises ValueError where the pipeline does not say and `steps` is not given.
+        """
+        if self.steps is not None:
+            return self.steps
+        length = len(self.dataset) if self._is_map() else sys.maxsize
+        if length == sys.maxsize:
+            raise ValueError(
+                "this Grain pipeline does not say how many batches an epoch has: write "
+                "data.Grain(dataset, steps=1000), say"
+            )
+        local = self._rows()
+        if batch_size % local:
+            raise self._other_size(local, batch_size)
+        steps = length // (batch_size // local)
+        if not steps:
+            raise ValueError(
+                f"this Grain pipeline has {length} batches of {local} rows, which make no step of "
+                f"batch_size={batch_size}: write a smaller one, here and in dataset.batch"
+            )
+        return steps
+
+    def spec(self, batch_size: int) -> tuple[Any, Any]:
+        """The shapes and types of a batch, from the pipeline's first."""
+
+        def like(leaf: Any) -> jax.ShapeDtypeStruct:
+            leaf = np.asarray(leaf)
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            return jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), dtype)
+
+        return jax.tree.map(like, self._first())
+
+    def open(
+        self,
+        key: Any,
+        batch_size: int,
+        position: Position | None = None,
+        *,
+        process: tuple[int, int] = (0, 1),
+    ) -> "GrainBatches":
+        """The batches of a run, without end. The pipeline's seed decides the order, not `key`.
+
+        Raises ValueError for a batch the processes do not divide, for the position of another
+        source or batch, and where the pipeline's batches come: for one that cannot be read, has
+        another size, or cannot be trained on. Each says which batch it is.
+        """
+        local = share(batch_size, process)
+        dataset = self.dataset
+        if self._is_map():
+            dataset = self._endless(dataset, process)
+        return GrainBatches(self, dataset, local.stop - local.start, batch_size, position)
+
+    def _endless(self, dataset: Any, process: tuple[int, int]) -> Any:
+        grain, (index, count) = library(), process
+        if len(dataset) != sys.maxsize:
+            whole = len(dataset) // count * count
+            dataset = (dataset[index:whole:count] if count > 1 else dataset).repeat()
+        elif count > 1:
+            dataset = dataset[index::count]
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BUFFER)
+        return dataset.to_iter_dataset(options)
+
+    def _is_map(self) -> bool:
+        return isinstance(self.dataset, library().MapDataset)
+
+    def _first(self) -> tuple[Any, Any]:
+        if self._is_map():
+            return _pair(self.dataset[0], "batch 0 of the Grain pipeline")
+        batches = _opened(self.dataset)
+        try:
+            return jax.tree.map(_owned, _pair(next(batches), "batch 0 of the Grain pipeline"))
+        finally:
+            batches.close()
+
+    def _rows(self) -> int:
+        return len(jax.tree.leaves(self._first())[0])
+
+    def _other_size(self, rows: int, wanted: int) -> ValueError:
+        return ValueError(
+            f"the Grain pipeline has batches of {rows} rows, and batch_size asks for {wanted}: "
+            f"write dataset.batch({wanted}, drop_remainder=True)"
+        )
+
+
+class GrainBatches:
+    """The batches of `Grain.open`."""
+
+    def __init__(
+        self, source: Grain, dataset: Any, rows: int, batch_size: int, position: Position | None
+    ) -> None:
+        self._source, self._dataset, self._rows, self._size = source, dataset, rows, batch_size
+        self._batches = _opened(dataset)
+        self._done = 0
+        if position is not None:
+            then = position.get("batch_size")
+            if "grain" not in position or then != batch_size:
+                raise ValueError(
+                    f"the position in the data is not one of this Grain pipeline with batch_size "
+                    f"{batch_size}, it is {position}: go on with the source and batch_size that "
+                    "the run was begun with, or begin a new run"
+                )
+            self._done = position["batches"]
+            self._batches.set_state(position["grain"])
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return self
+
+    def __next__(self) -> tuple[Any, Any]:
+        """The next batch, looked at."""
+        what = f"batch {self._done} of the Grain pipeline"
+        batch = self._read(what)
+        x, y = batch = jax.tree.map(_owned, _pair(batch, what))
+        for leaf in jax.tree.leaves(batch):
+            if leaf.shape[:1] != (self._rows,):
+                raise ValueError(
+                    f"{what} has shape {leaf.shape}, wanted {self._rows} rows, this process's "
+                    f"share of batch_size {self._size}: write dataset.batch({self._rows}, "
+                    "drop_remainder=True)"
+                )
+        if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
+            check(x, y, name=what)
+        self._done += 1
+        return batch
+
+    def position(self) -> Position:
+        """How many batches were given out, and where Grain's iterator is."""
+        state = self._batches.get_state()
+        return {"batches": self._done, "batch_size": self._size, "grain": state}
+
+    def close(self) -> None:
+        """End Grain's threads and processes."""
+        self._batches.close()
+
+    def _read(self, what: str) -> Any:
+        for _ in range(2):
+            try:
+                return next(self._batches)
+            except StopIteration:
+                self._batches.close()
+                self._batches = _opened(self._dataset)
+            except Exception as error:
+                raise ValueError(
+                    f"{what} cannot be read: {type(error).__name__}: {error}"
+                ) from error
+        raise ValueError("the Grain pipeline has no batches: see len(dataset), and what it filters")
+
+
+def library() -> Any:
+    """Grain; ImportError, with what to install, where it is not there."""
+    try:
+        import grain
+    except ImportError as error:
+        raise ImportError(
+            "pipelines are read by Grain, which is not installed: write pip install 'jaxnn[grain]'"
+        ) from error
+    return grain
+
+
+def _opened(dataset: Any) -> Any:
+    from absl import flags
+
+    # Worker processes look at Grain's own flags, which raises where no absl program has begun.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    return iter(dataset)
+
+
+def _pair(batch: Any, what: str) -> tuple[Any, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise TypeError(
+            f"{what} is {type(batch).__name__}, wanted a pair (x, y): write "
+            'dataset.map(lambda row: (row["image"], row["label"])), say, before .batch(...)'
+        )
+    return batch[0], batch[1]
+
+
+def _owned(leaf: Any) -> np.ndarray:
+    """A plain array: what lies in memory shared with a worker is copied out of it."""
+    return np.asarray(leaf) if type(leaf) is np.ndarray else np.array(leaf, subok=False)

@@ -1,0 +1,149 @@
+"""Batches read and put on the device by a thread, ahead of the training that takes them."""
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnn.data.source import Batches, Position
+
+
+def prefetched(
+    batches: Batches,
+    place: Callable[[Any], Any] = jax.device_put,
+    *,
+    ahead: int = 2,
+    counts: Iterable[int] | None = None,
+) -> "Prefetched":
+    """Read batches in a thread of their own, and put them on the device ahead of time.
+
+    The order, the numbers and the positions are those of `batches`. What fails in the thread raises
+    where the batch would have come, after all that were read before it.
+
+    Args:
+        batches: of a source; nobody else may take from them.
+        place: what is done to a batch in the thread: by default it goes to the default device.
+        ahead: how many batches wait at most; they take memory on the device.
+        counts: how many batches each item holds, stacked along a new first axis, for several steps
+            in one program; None for one batch an item, as it is. When they end, so do the items.
+
+    Returns:
+        An iterator of batches with `position` and `close`; a `with` closes it.
+
+    Raises:
+        ValueError: ahead is less than 1.
+
+    >>> from jaxnn.data import HostArrays
+    >>> source = HostArrays(np.arange(6.0), np.arange(6))
+    >>> with prefetched(source.open(jax.random.key(0), 2), counts=[2, 1]) as batches:
+    ...     [x.shape for x, y in batches], batches.position()["batches"]
+    ([(2, 2), (1, 2)], 3)
+    """
+    if not isinstance(ahead, int) or ahead < 1:
+        raise ValueError(f"ahead is {ahead!r}, wanted an int >= 1, how many batches wait at most")
+    return Prefetched(batches, place, ahead, counts)
+
+
+class Prefetched:
+    """The batches of `prefetched`."""
+
+    def __init__(
+        self,
+        batches: Batches,
+        place: Callable[[Any], Any],
+        ahead: int,
+        counts: Iterable[int] | None,
+    ) -> None:
+        self._position = batches.position()
+        self._waiting: queue.Queue[_Item] = queue.Queue(ahead)
+        self._ended: _Item | None = None
+        stop = threading.Event()
+        # The thread holds nothing of `self`, which may so be given up without being closed.
+        thread = threading.Thread(
+            target=_read,
+            args=(batches, place, counts, self._waiting, stop),
+            name="jaxnn-prefetch",
+            daemon=True,
+        )
+        self.close = weakref.finalize(self, _close, batches, thread, stop)
+        """End the thread and close the batches; what waits is dropped. A second call does nothing.
+        """
+        thread.start()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        """The next batch, once it is on its way to the device."""
+        if self._ended is None and not self.close.alive:
+            raise ValueError("these batches are closed: open the source again")
+        item = self._ended or self._waiting.get()
+        if item.error is not None:
+            self._ended = item
+            raise item.error
+        self._position = item.position
+        return item.batch
+
+    def position(self) -> Position:
+        """Where who takes them is: what waits in the thread counts as not read."""
+        return self._position
+
+    def __enter__(self) -> "Prefetched":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+
+class _Item:
+    """A batch with the position after it, or what ended the reading."""
+
+    def __init__(
+        self, batch: Any = None, position: Any = None, error: BaseException | None = None
+    ) -> None:
+        self.batch, self.position, self.error = batch, position, error
+
+
+def _read(
+    batches: Batches,
+    place: Callable[[Any], Any],
+    counts: Iterable[int] | None,
+    waiting: "queue.Queue[_Item]",
+    stop: threading.Event,
+) -> None:
+    def hand(item: _Item) -> bool:
+        while not stop.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    try:
+        for batch in batches if counts is None else _stacked(batches, counts):
+            if not hand(_Item(place(batch), batches.position())):
+                return
+        hand(_Item(error=StopIteration()))
+    except BaseException as error:  # it is raised again where the batch is waited for
+        hand(_Item(error=error))
+
+
+def _stacked(batches: Batches, counts: Iterable[int]) -> Iterator[Any]:
+    for count in counts:
+        pile = [batch for _, batch in zip(range(count), batches, strict=False)]
+        if pile:
+            yield jax.tree.map(lambda *leaves: np.stack(leaves), *pile)
+        if len(pile) < count:
+            return
+
+
+def _close(batches: Batches, thread: threading.Thread, stop: threading.Event) -> None:
+    stop.set()
+    if thread is not threading.current_thread():
+        thread.join(timeout=10)
+    batches.close()

@@ -1,0 +1,302 @@
+"""first_nonfinite: where in a network the first value that is not finite comes about.
+
+The network runs once, compiled, with every layer watched. A layer that is watched hands a number up
+beside its output, by the way of captured values: that of the first place in it, in the order of
+evaluation, whose output is not finite. A wrapper that scans or maps its layer stacks the numbers,
+so the copy is known too. `_Place` says which place a number means.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..combine.capture import capture
+from ..core import paths
+from ..core.binding import at, captured_path
+from ..core.calls import Call, Capture, Outcome
+from ..core.declarations import split_arrays
+from ..core.layer import Layer, LayerLike
+from ..core.values import FrozenDict, copy_with, is_traced
+from ..core.wrapper import Wrapper
+
+
+def first_nonfinite(
+    net: Layer,
+    params: Any,
+    *inputs: Any,
+    state: Any = None,
+    key: jax.Array | None = None,
+    train: bool = False,
+    **named: Any,
+) -> str | None:
+    """The path of the first value that is NaN or infinite in this call of `net`, or None.
+
+    One compiled program looks, in this order, at
+
+    1. the inputs: `"inputs/0"`, or `"inputs/mask"` for one by name;
+    2. the parameters, `"blocks/mlp/w"`, and the state, `"norm/mean"`;
+    3. the output of each layer as they are evaluated, `"blocks/mlp"`: what goes into the layer that
+       is named is finite. A second call of one layer is `"blocks/mlp@1"`. `"output"` is that of the
+       network itself, where all layers below it gave finite ones.
+
+    `[3]` behind a segment is the copy of a `Repeat`, the member of an `Ensemble` or the step of a
+    `Recurrent` there: `"blocks[3]/mlp/w"`. Layers called within a transform of the user's own count
+    as a part of the layer that calls them. None says that the forward pass is finite: look at the
+    loss, and at the gradients by `statistics`. Arguments are those of `net.apply`, with numbers.
+    Raises TypeError while tracing, and what `apply` raises.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> net, x = nn.Serial(nn.Dense(4), jnp.zeros_like, jnp.log, nn.Dense(2)), jnp.ones((1, 3))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> first_nonfinite(net, params, x), first_nonfinite(net, params, x * jnp.inf)
+    ('2', 'inputs/0')
+    """
+    if not isinstance(net, Layer):
+        raise TypeError(
+            f"first_nonfinite wants a layer, got {net!r}; write "
+            "inspect.first_nonfinite(net, params, x)"
+        )
+    if any(map(is_traced, jax.tree.leaves((params, inputs, state, key, named)))):
+        raise TypeError(
+            "first_nonfinite looks at numbers, which are not known while jax.jit or another "
+            "transform traces: call it outside of that, with the arrays themselves"
+        )
+    arrays, join = split_arrays((params, inputs, state, named))
+    watcher = _Watcher()
+    watched = _Found(watcher.watch(net))
+    looked: list[str] = []
+
+    def run(arrays: Any, key: Any) -> Any:
+        params, inputs, state, named = join(arrays)
+        found = watched.apply(params, *inputs, state=state, key=key, train=train, **named)
+        spec = net.spec(*inputs, **named)
+        leaves = [*_given(inputs, named), *_kept(spec, params, state or {})]
+        looked[:] = [path for path, _ in leaves]
+        return [flags for _, flags in leaves], found if state is None else found[0]
+
+    wrong, found = jax.device_get(jax.jit(run)(arrays, key))
+    for path, flags in zip(looked, wrong, strict=True):
+        if flags.any():
+            return path.format(*np.argwhere(flags)[0])
+    ((mark, number),) = found.items()
+    places = watcher.places
+    if number == places[mark].size:
+        return None
+    return _joined(_path(places[mark], int(number), places)) or "output"
+
+
+def _given(inputs: Any, named: Any) -> Iterator[tuple[str, jax.Array]]:
+    """The paths of the inputs, with whether they are not finite."""
+    for name, tree in [*enumerate(inputs), *named.items()]:
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            below = jax.tree_util.keystr(keys, simple=True, separator="/")
+            path = "/".join(filter(None, ("inputs", str(name), below)))
+            yield _escaped(path), _nonfinite(leaf)
+
+
+def _kept(spec: Any, params: Any, state: Any) -> Iterator[tuple[str, jax.Array]]:
+    """The paths of parameters and state; `{}` in a path stands for each stacked axis, and a flag
+    for each copy says whether it is not finite."""
+    for path, param in paths.walk(spec):
+        segments = [_escaped(segment) for segment in ("", *path)]
+        for levels, _ in param.stack:
+            segments[-1 - levels] += "[{}]"
+        head, *rest = segments
+        yield (
+            "/".join([head, *rest] if head else rest),
+            _nonfinite(at(params, path), len(param.stack)),
+        )
+    for path, leaf in paths.walk(state):
+        yield _escaped(paths.text(path)), _nonfinite(leaf)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _nonfinite(tree: Any, axes: int = 0) -> jax.Array:
+    """Whether some number in `tree` is not finite, for each index of the leading axes."""
+    flags: Any = jnp.zeros((), bool)
+    for leaf in jax.tree.leaves(tree):
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            flags |= ~jnp.isfinite(leaf).all(tuple(range(axes, jnp.ndim(leaf))))
+    return flags
+
+
+# ---- the numbers that go up ----
+
+_MARK = "\0"  # no child has it in its name
+
+
+class _Entry(NamedTuple):
+    """What is called in a place: the path from there, and the mark and the size of what it is."""
+
+    path: str
+    mark: str
+    size: int
+
+
+class _Place(NamedTuple):
+    """The places in one call of a layer, numbered: those of each group, for each of its copies in
+    turn, and at last the layer's own output. The number `size` means that all is finite."""
+
+    groups: tuple[tuple[tuple[int, ...], tuple[_Entry, ...]], ...]
+
+    @property
+    def size(self) -> int:
+        return 1 + sum(math.prod(copies) * _size(entries) for copies, entries in self.groups)
+
+
+def _size(entries: tuple[_Entry, ...]) -> int:
+    return sum(entry.size for entry in entries)
+
+
+def _path(place: _Place, number: int, places: dict[str, _Place]) -> Iterator[str]:
+    """The segments and indices from the layer that has `place` to the place of that number."""
+    for copies, entries in place.groups:
+        size = _size(entries)
+        if number >= math.prod(copies) * size:
+            number -= math.prod(copies) * size
+            continue
+        yield from (f"[{i}]" for i in np.unravel_index(number // size, copies))
+        number %= size
+        for entry in entries:
+            if number < entry.size:
+                yield from filter(None, [entry.path])
+                yield from _path(places[entry.mark], number, places)
+                return
+            number -= entry.size
+
+
+def _joined(segments: Iterable[str]) -> str:
+    return "".join(s if s.startswith("[") else f"/{s}" for s in segments).removeprefix("/")
+
+
+class _Found(Wrapper):
+    """The watched network, whose output is its number, by the mark of its place."""
+
+    inner: LayerLike
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        # The pattern fits no path: what goes up are the numbers alone.
+        below = dataclasses.replace(call, capture=Capture(""))
+        outcome = self.wrapped._evaluate(below, method, inputs, named)
+        return Outcome(outcome.captured, outcome.state, {})
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+
+class _Watcher:
+    """Watches the layers of one network, for one trace."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, _Place] = {}
+        self._marks: dict[_Place, str] = {}  # equal places have one mark, however often traced
+        # Layers as they are called: JAX sorts the captured values by name.
+        self.calls: list[tuple[paths.Path, str]] = []
+
+    def watch(self, layer: Layer, path: paths.Path = (), within: bool = False) -> Layer:
+        """`layer`, which stands at `path`, watched with all below it: the same value. `within` is
+        for what a wrapper there wraps."""
+        inside, kept = self._inside(layer, path)
+
+        def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+            if call.foreign or call.capture is None:  # from where no value comes out
+                return layer._evaluate(call, method, inputs, named)
+            if not within:
+                self.calls.append((path, method))
+            begin = len(self.calls)
+            outcome = inside._evaluate(call, method, inputs, named)
+            captured = outcome.captured | kept
+            kept.clear()
+            numbers, others = _split(captured)
+            mark, number = self._number(self._ordered(numbers, path, begin), outcome.output)
+            return outcome._replace(captured=others | {mark: number})
+
+        # The instance's attribute goes before the method, so type, fields and methods stay.
+        return copy_with(inside, _evaluate=evaluate)
+
+    def _inside(self, layer: Layer, path: paths.Path) -> tuple[Layer, dict[str, Any]]:
+        """`layer` with all below it watched, and a dict for numbers that it would not hand up."""
+        kept: dict[str, Any] = {}
+        if not isinstance(layer, Wrapper):
+            children = self._below(layer._children(), path)
+            # In the place of _with_children: layers may make their children from each other.
+            return copy_with(layer, _children=lambda: children) if children else layer, kept
+        inner = self.watch(layer.wrapped, path, within=True)
+        if isinstance(layer, capture):  # its own output has no place for the numbers
+            inner = _keeping(inner, kept)
+        return copy_with(layer, inner=inner), kept
+
+    def _below(self, tree: Any, path: paths.Path) -> Any:
+        if isinstance(tree, dict):
+            named = {name: self._below(item, (*path, name)) for name, item in tree.items()}
+            return FrozenDict(named) if isinstance(tree, FrozenDict) else named
+        if isinstance(tree, tuple):
+            return paths.like(tree, [self._below(x, (*path, str(i))) for i, x in enumerate(tree)])
+        return self.watch(tree, path) if isinstance(tree, Layer) else tree
+
+    def _ordered(
+        self, numbers: dict[str, Any], path: paths.Path, begin: int
+    ) -> list[tuple[_Entry, Any]]:
+        """The numbers from below, which have a path and a mark, in the order of the calls."""
+        found = {}
+        for name, number in numbers.items():
+            where, _, mark = name.rpartition("/")
+            found[where] = _Entry(where, mark, self.places[mark].size), number
+        counts: Counter[tuple[paths.Path, str]] = Counter()
+        order = []
+        for called, method in self.calls[begin:]:
+            if called[: len(path)] == path:
+                where = captured_path(called[len(path) :], method, counts[called, method])
+                order.append(where)
+                counts[called, method] += 1
+        rank = {where: i for i, where in reversed([*enumerate(order)])}
+        return [found[where] for where in sorted(found, key=lambda w: rank.get(w, len(order)))]
+
+    def _number(self, entries: list[tuple[_Entry, Any]], output: Any) -> tuple[str, jax.Array]:
+        """The mark of a place with these entries, and the number of the first that is wrong."""
+        grouped = itertools.groupby(entries, lambda pair: jnp.shape(pair[1]))
+        groups = [(copies, [*pairs]) for copies, pairs in grouped]
+        place = _Place(tuple((c, tuple(entry for entry, _ in pairs)) for c, pairs in groups))
+        begin = place.size - 1
+        number = jnp.where(_nonfinite(output), begin, begin + 1).astype(jnp.int32)
+        for copies, pairs in reversed(groups):
+            size = end = sum(entry.size for entry, _ in pairs)
+            begin -= math.prod(copies) * size
+            first = jnp.full(copies, size, jnp.int32)
+            for entry, numbers in reversed(pairs):
+                end -= entry.size
+                first = jnp.where(numbers < entry.size, end + numbers, first)
+            first = first.ravel()
+            copy = jnp.argmax(first < size)
+            number = jnp.where((first < size).any(), begin + copy * size + first[copy], number)
+        mark = self._marks.setdefault(place, f"{_MARK}{len(self._marks)}")
+        self.places[mark] = place
+        return mark, number.astype(jnp.int32)
+
+
+def _split(captured: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The numbers, and what is captured else."""
+    numbers = {name: a for name, a in captured.items() if _MARK in name}
+    return numbers, {name: a for name, a in captured.items() if name not in numbers}
+
+
+def _keeping(layer: Layer, kept: dict[str, Any]) -> Layer:
+    """`layer`, with the numbers that it would hand up put aside."""
+
+    def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        outcome = layer._evaluate(call, method, inputs, named)
+        numbers, others = _split(outcome.captured)
+        kept.update(numbers)
+        return outcome._replace(captured=others)
+
+    return copy_with(layer, _evaluate=evaluate)

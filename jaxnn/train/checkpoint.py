@@ -1,0 +1,459 @@
+"""Checkpoints of a run: the whole state and how far it is, written beside the training by orbax.
+
+    checkpoints/
+        run.lock            held by the one run that writes here
+        1200/               the checkpoint after step 1,200, put in place by one rename
+            state/          the arrays of the TrainState, by path
+            progress/       what else the run needs to go on, as JSON
+            seal.json       the SHA-256 of each file above
+
+A checkpoint that does not fit its seal, or that cannot be read, is set aside under the name
+`damaged-1200`, and the one before it is used.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import jax
+import numpy as np
+
+from ..core.declarations import describe
+from ..core.layer import Layer
+from ..core.signatures import suggestion
+from ..core.values import Value
+from ..files.lock import Lock
+from ..files.replacing import replace
+from ..version import __version__
+from .every import Every
+from .state import TrainState
+
+SCHEMA = 1
+LOCK = "run.lock"
+SEAL = "seal.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run is, beside its state: plain JSON.
+
+    Args:
+        history: its records.
+        sums: of each metric over the steps since the last record.
+        count: of those steps.
+        position: where its source of data is; None where the step says it.
+        seconds: how long it has run.
+    """
+
+    history: list[dict[str, float]]
+    sums: dict[str, float]
+    count: int
+    position: dict[str, Any] | None
+    seconds: float
+
+
+class Checkpoints(Value):
+    """Where and how often a run is saved, and how many checkpoints are kept.
+
+    `train.fit(..., checkpoints=Checkpoints("runs/a/checkpoints"))` goes on from the newest one in
+    the folder, if there is one: after a crash, the same call ends with the numbers that it would
+    have had.
+
+    Args:
+        folder: the folder of this run alone.
+        every: how often; when a run is asked to stop, there is one as well.
+        keep: how many of the newest are kept.
+        best: a metric of the records, such as "validation_loss": each record that is the best so
+            far is saved too, and the best one is kept.
+        larger: whether larger is better, as for an accuracy.
+        at_end: whether the end of a run is saved too; not where its weights are written anyway.
+
+    Raises ValueError for numbers out of range.
+
+    >>> Checkpoints("runs/a/checkpoints", Every(epochs=1), keep=2)
+    Checkpoints('runs/a/checkpoints', every=Every(epochs=1), keep=2)
+    """
+
+    folder: str
+    every: Every = Every(minutes=5.0)
+    keep: int = 3
+    best: str | None = None
+    larger: bool = False
+    at_end: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not isinstance(self.every, Every):
+            raise TypeError(f"Checkpoints.every is train.Every(epochs=1), say; got {self.every!r}")
+        if not isinstance(self.keep, int) or isinstance(self.keep, bool) or self.keep < 1:
+            raise ValueError(f"Checkpoints.keep is an int >= 1, got {self.keep!r}")
+
+    def score(self, history: Sequence[Mapping[str, float]]) -> float | None:
+        """The last record's score, larger for better, where it is the best so far; else None.
+
+        Raises ValueError for a metric that the records do not have.
+        """
+        if self.best is None:
+            return None
+        if self.best not in history[-1]:
+            raise ValueError(
+                f"Checkpoints.best is {self.best!r}, which is not among the metrics; "
+                f"{suggestion(self.best, history[-1])}"
+            )
+        scores = [record[self.best] * (1 if self.larger else -1) for record in history]
+        return scores[-1] if all(one < scores[-1] for one in scores[:-1]) else None
+
+    def open(self, net: Layer) -> "CheckpointFolder":
+        """The folder, for one run of `net`: a context manager.
+
+        Raises OSError where another run is at work in it or it cannot be written.
+        """
+        return CheckpointFolder(self, net)
+
+    def restore(
+        self, net: Layer, like: Any, which: Literal["newest", "best"] | int = "newest"
+    ) -> TrainState:
+        """The state in a checkpoint: the newest, the best one, or that after a step.
+
+        Args:
+            net: the network.
+            like: a `TrainState`, or one of `jax.ShapeDtypeStruct`, of the run: shapes, types and
+                where the arrays are to lie.
+            which: of the checkpoints.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+            ValueError: it is damaged, or of another network or optimizer.
+        """
+        with _explained(self.folder):
+            found = dict(_steps(Path(self.folder)))
+        if which == "best":
+            scores = {step: _score(folder) for step, folder in found.items()}
+            scored = {step: score for step, score in scores.items() if score > -math.inf}
+            step = max(scored, key=lambda step: (scored[step], step), default=None)
+        else:
+            step = max(found, default=None) if which == "newest" else which
+        if step not in found:
+            there = ", ".join(map(str, sorted(found))) or "none"
+            raise FileNotFoundError(
+                f"{self.folder} has no checkpoint {which!r}; there are those after the steps: "
+                f"{there}"
+            )
+        _check_seal(found[step])
+        return _read(found[step], net, like)[0]
+
+
+class CheckpointFolder:
+    """The checkpoints of the run that is at work: `restore` once, `save` now and then.
+
+    Each is written by a thread of its own, from a copy on the host, so that the next step need not
+    wait. One that cannot be written is told by a warning, and the run goes on.
+    """
+
+    def __init__(self, settings: Checkpoints, net: Layer) -> None:
+        self.settings, self._net = settings, net
+        self.folder = Path(settings.folder).absolute()
+        self._manager: Any = None
+        self._writing: Future[None] | None = None
+        self.saved: int | None = None  # the step of the newest whole one
+        self._first = jax.process_index() == 0
+        with contextlib.ExitStack() as held:
+            if self._first:
+                with _explained(self.folder):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    busy = (
+                        f"another run is at work in {self.folder}, and one at a time may be: let "
+                        "it end, or name another folder"
+                    )
+                    held.enter_context(Lock(self.folder / LOCK, busy))
+            self._pool = held.enter_context(ThreadPoolExecutor(1, "checkpoint"))
+            self._held = held.pop_all()
+
+    def restore(self, like: TrainState) -> tuple[TrainState, Progress] | None:
+        """The newest whole checkpoint, or None where there is none.
+
+        One that is damaged is told by a warning and set aside. Raises ValueError for a checkpoint
+        of another network or optimizer, with every path that differs.
+        """
+        for step, folder in sorted(_steps(self.folder), reverse=True):
+            try:
+                _check_seal(folder)
+                restored = _read(folder, self._net, like)
+            except Damaged as error:
+                aside = _set_aside(folder) if self._first else folder
+                warnings.warn(
+                    f"the checkpoint after step {step:,} is damaged ({error}), so it is not used "
+                    f"and stands aside as {aside}; the one before it is looked for",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                continue
+            self.saved = step
+            return restored
+        return None
+
+    def save(self, ts: TrainState, progress: Progress, score: float | None = None) -> None:
+        """Save the state after its last step; `score` is larger for a better one."""
+        step = int(ts.step)
+        self.wait()
+        if step == self.saved:
+            return
+        if jax.process_count() > 1:  # all processes write their part, in step with each other
+            self._write(step, ts, progress, score)
+            return
+        # A copy: the next step takes the memory of the state, on a CPU that of these arrays.
+        host = jax.tree.map(lambda leaf: np.array(leaf), ts)
+        self._writing = self._pool.submit(self._write, step, host, progress, score)
+
+    def wait(self) -> None:
+        """Wait until what is being written is written; warn where it could not be."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def close(self) -> None:
+        """Wait for what is being written, and let others write here."""
+        try:
+            self.wait()
+            if self._manager is not None:
+                self._manager.close()
+        finally:
+            self._held.close()
+
+    def _write(self, step: int, ts: Any, progress: Progress, score: float | None) -> None:
+        import orbax.checkpoint as ocp
+
+        arrays = {path: leaf for path, leaf in _by_path(ts)}
+        about = {
+            "schema": SCHEMA,
+            "network": repr(self._net),
+            "arrays": {path: describe(leaf) for path, leaf in arrays.items()},
+            "versions": {"jax": jax.__version__, "jaxnn": __version__},
+            **dataclasses.asdict(progress),
+        }
+        try:
+            self._opened().save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
+                ),
+                # Orbax warns where there is none.
+                metrics={"score": -math.inf if score is None else score},
+                force=True,
+            )
+            self._manager.wait_until_finished()
+            if self._first:
+                _seal(self.folder / str(step))
+            self.saved = step
+        except Exception as error:
+            self._drop()
+            before = "none" if self.saved is None else f"the one after step {self.saved:,}"
+            warnings.warn(
+                f"the checkpoint after step {step:,} could not be written in {self.folder} "
+                f"({_cause(error)}): the run goes on, and {before} is the newest whole one; make "
+                "room, or name another folder",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _opened(self) -> Any:
+        if self._manager is None:
+            import orbax.checkpoint as ocp
+            from orbax.checkpoint import checkpoint_managers as policies
+
+            def score(metrics: Any) -> float:
+                return metrics["score"]
+
+            kept: list[Any] = [policies.LatestN(self.settings.keep)]
+            if self.settings.best is not None:
+                best = policies.BestN(
+                    get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+                )
+                kept.append(best)
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    best_fn=score if self.settings.best is not None else None,
+                    preservation_policy=policies.AnyPreservationPolicy(kept),
+                    cleanup_tmp_directories=True,
+                ),
+                item_names=("state", "progress"),
+            )
+        return self._manager
+
+    def _drop(self) -> None:
+        """Leave a manager that has failed, which would go on telling of it."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        self._manager = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Damaged(ValueError):
+    """A checkpoint that is not what was written."""
+
+
+def _steps(folder: Path) -> Iterator[tuple[int, Path]]:
+    """The checkpoints in a folder by step: folders, no links, that were put in place whole."""
+    if not folder.is_dir():
+        return
+    for one in folder.iterdir():
+        if re.fullmatch(r"0|[1-9]\d*", one.name) and one.is_dir() and not one.is_symlink():
+            yield int(one.name), one
+
+
+def _read(folder: Path, net: Layer, like: Any) -> tuple[TrainState, Progress]:
+    """What a checkpoint holds: only the paths that `like` has are read, and as these."""
+    import orbax.checkpoint as ocp
+
+    declared = dict(_by_path(like))
+    targets = {path: _target(leaf) for path, leaf in declared.items()}
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            about = reader.restore(folder / "progress", args=ocp.args.JsonRestore())
+        progress = Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})
+        network, arrays = about["network"], dict(about["arrays"])
+    except Exception as error:
+        raise Damaged(_cause(error)) from error
+    if about.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
+            f"{SCHEMA}"
+        )
+    wanted = {path: describe(leaf) for path, leaf in declared.items()}
+    if wanted != arrays:
+        paths = [*wanted, *(path for path in arrays if path not in wanted)]
+        lines = [
+            f"{path}: wanted {wanted.get(path, 'nothing')}, got {arrays.get(path, 'nothing')}"
+            for path in paths
+            if wanted.get(path) != arrays.get(path)
+        ]
+        raise ValueError(
+            f"{folder} is a checkpoint of another network or optimizer:\n  "
+            + "\n  ".join(lines)
+            + f"\nIt was written for {network}, and this is {net!r}: name another folder."
+        )
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            found = reader.restore(folder / "state", args=ocp.args.StandardRestore(targets))
+    except Exception as error:
+        raise Damaged(_cause(error)) from error
+    leaves = [found[path] for path, _ in _by_path(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), progress
+
+
+def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        yield "/".join(_segment(entry) for entry in path), leaf
+
+
+def _segment(entry: Any) -> str:
+    for name in ("key", "name", "idx"):
+        if hasattr(entry, name):
+            return str(getattr(entry, name))
+    return str(entry)
+
+
+def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for one in sorted(folder.rglob("*")):
+        if one.is_file() and one.name != SEAL:
+            yield one
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _seal(folder: Path) -> None:
+    sums = {one.relative_to(folder).as_posix(): _sha256(one) for one in _files(folder)}
+    replace(folder / SEAL, json.dumps(sums, indent=1).encode())
+
+
+def _check_seal(folder: Path) -> None:
+    """Raise Damaged where a file is not what was sealed.
+
+    One without a seal is of a run that was killed just after the checkpoint was in place.
+    """
+    try:
+        sealed = json.loads((folder / SEAL).read_bytes())
+    except FileNotFoundError:
+        return
+    except (ValueError, OSError) as error:
+        raise Damaged(f"{SEAL} cannot be read: {_cause(error)}") from None
+    try:
+        found = {one.relative_to(folder).as_posix(): _sha256(one) for one in _files(folder)}
+    except OSError as error:
+        raise Damaged(_cause(error)) from None
+    if not isinstance(sealed, dict) or sealed != found:
+        names = sorted(sealed if isinstance(sealed, dict) else ())
+        bad = next((name for name in names if found.get(name) != sealed[name]), "a file too many")
+        raise Damaged(f"{bad} is not what was written")
+
+
+def _set_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint, so that nothing takes it for one; what it holds stays."""
+    aside = folder.with_name(f"damaged-{folder.name}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = folder.with_name(f"damaged-{folder.name}-{number}")
+    try:
+        folder.rename(aside)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+    return aside
+
+
+def _score(folder: Path) -> float:
+    try:
+        return float(json.loads((folder / "metrics" / "metrics").read_bytes())["score"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return -math.inf
+
+
+def _cause(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.strip().splitlines()[0][:200]
+
+
+@contextlib.contextmanager
+def _explained(folder: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if type(error).__module__ != "builtins":
+            raise
+        raise OSError(
+            f"cannot keep checkpoints in {folder}: {error.strerror or error}. Nothing was trained; "
+            "name another folder"
+        ) from error

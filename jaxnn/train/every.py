@@ -1,0 +1,60 @@
+"""How often: every so many steps, epochs or minutes."""
+
+import math
+from typing import NamedTuple
+
+from ..core.values import Value
+
+
+class Moment(NamedTuple):
+    """Where a run is.
+
+    Args:
+        step: steps done since the beginning of the run.
+        steps_per_epoch: steps of an epoch.
+        seconds: of a clock that only goes on.
+    """
+
+    step: int
+    steps_per_epoch: int
+    seconds: float
+
+
+class Every(Value):
+    """Every so many steps, epochs or minutes; where several are given, whenever one is due.
+
+    Steps and epochs count from the beginning of the run, so they fall where they would have fallen
+    had it never been interrupted. Minutes count from the last time, and fall on the end of a
+    dispatch. Raises ValueError where nothing is given, or a number that is not above 0.
+
+    >>> Every(epochs=2).due(Moment(20, 10, 0.0), since=Moment(10, 10, 0.0))
+    True
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        given = {"steps": self.steps, "epochs": self.epochs, "minutes": self.minutes}
+        given = {name: number for name, number in given.items() if number is not None}
+        if not given:
+            raise ValueError("Every wants steps, epochs or minutes: write Every(epochs=1)")
+        for name, number in given.items():
+            whole = name == "minutes" or isinstance(number, int)
+            if isinstance(number, bool) or not whole or not 0 < number < math.inf:
+                kind = "a number" if name == "minutes" else "an int"
+                raise ValueError(f"Every.{name} is {kind} above 0, got {number!r}")
+
+    def due(self, now: Moment, since: Moment) -> bool:
+        """Whether it is time now, where the last time was `since`."""
+        if self.minutes is not None and now.seconds - since.seconds >= 60 * self.minutes:
+            return True
+        lengths = (self.steps, self.epochs and self.epochs * now.steps_per_epoch)
+        return any(n and now.step // n > since.step // n for n in lengths)
+
+    def next_step(self, step: int, steps_per_epoch: int) -> int | None:
+        """The first step after `step` at which it is due by steps or epochs; None for minutes."""
+        lengths = (self.steps, self.epochs and self.epochs * steps_per_epoch)
+        return min((step - step % n + n for n in lengths if n), default=None)

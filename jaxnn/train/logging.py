@@ -1,0 +1,162 @@
+"""Where a run's metrics go: JSON lines always, and whatever else a researcher looks at.
+
+A logger is a value that opens into a function of records:
+
+    loggers = (JsonLines("run/metrics.jsonl"), TensorBoard("run/tensorboard"))
+    with logged(loggers) as log:
+        log({"epoch": 1, "step": 27, "loss": 0.52})
+
+`JsonLines` is the one that loses nothing, and raises where it would. Those for other tools are in
+`tracking`. Anything with their `open` is a logger.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+Record: TypeAlias = dict[str, Any]
+Log: TypeAlias = Callable[[Mapping[str, Any]], None]
+
+UNFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class Logger(Protocol):
+    """A place for the records of a run."""
+
+    def open(
+        self, step: int | None = None, config: Mapping[str, Any] | None = None
+    ) -> AbstractContextManager[Log]:
+        """A context with the function that takes each record, a dict of numbers with its `step`.
+
+        Args:
+            step: where a run goes on, so that its records of later steps are dropped; None for a
+                new run.
+            config: what the run was started with, as plain data.
+        """
+        ...
+
+
+@contextlib.contextmanager
+def logged(
+    loggers: Iterable[Logger], step: int | None = None, config: Mapping[str, Any] | None = None
+) -> Iterator[Log]:
+    """All loggers opened as one; they are closed in the opposite order.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lines = JsonLines(Path(folder, "metrics.jsonl"))
+    ...     with logged([lines]) as log:
+    ...         log({"step": 1, "loss": 0.5})
+    ...     lines.records()
+    [{'step': 1, 'loss': 0.5}]
+    """
+    with contextlib.ExitStack() as stack:
+        logs = [stack.enter_context(logger.open(step, config)) for logger in loggers]
+
+        def log(record: Mapping[str, Any]) -> None:
+            for one in logs:
+                one(record)
+
+        yield log
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonLines:
+    """A line of JSON a record, appended as it comes: the same records give the same bytes.
+
+    Numbers that are not finite, which JSON has not, are the texts "nan", "inf" and "-inf". A line
+    is there whole or not at all: a process that was killed leaves at most a torn end, which is cut
+    off when the run goes on.
+
+    Args:
+        file: where; its folder must be there.
+    """
+
+    file: str | os.PathLike[str]
+
+    @contextlib.contextmanager
+    def open(
+        self, step: int | None = None, config: Mapping[str, Any] | None = None
+    ) -> Iterator[Log]:
+        """The function that appends a record; with `step`, records of later steps are cut first.
+
+        Raises:
+            FileExistsError: the file has lines already, and `step` is not given.
+            ValueError: a line that is no record of a run stands in the file.
+            OSError: the file cannot be written, or the disk is full: the lines before stay whole.
+        """
+        file = Path(self.file)
+        with _explained(file):
+            if step is None and file.exists() and file.stat().st_size:
+                raise FileExistsError("it has the lines of another run, which are never mixed")
+            if step is not None and file.exists():
+                os.truncate(file, _length_until(file, step))
+            opened = open(file, "ab", buffering=0)  # noqa: SIM115, closed below, and explained apart
+        with opened:
+
+            def log(record: Mapping[str, Any]) -> None:
+                line = json.dumps({name: _plain(item) for name, item in record.items()}).encode()
+                whole = opened.tell()
+                with _explained(file):
+                    if opened.write(line + b"\n") != len(line) + 1:
+                        opened.truncate(whole)
+                        raise OSError("the disk is full")
+
+            yield log
+            with _explained(file):
+                os.fsync(opened.fileno())  # a full disk may tell only now
+
+    def records(self) -> list[Record]:
+        """The records in the file, in order; a torn end is no record."""
+        raw = Path(self.file).read_bytes()
+        return [_record(line, self.file) for line in raw.split(b"\n")[:-1]]
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, bool | int | str) or item is None:
+        return item
+    number = float(item)
+    return number if math.isfinite(number) else str(number)
+
+
+def _record(line: bytes, file: str | os.PathLike[str]) -> Record:
+    try:
+        record = json.loads(line)
+        int(record["step"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{os.fspath(file)} has a line that is no record of a run: {line[:80]!r}; wanted an "
+            'object with a "step". Remove the line, or write metrics to another file'
+        ) from error
+    return {
+        name: UNFINITE.get(item, item) if isinstance(item, str) else item
+        for name, item in record.items()
+    }
+
+
+def _length_until(file: Path, step: int) -> int:
+    """The bytes of the whole lines before the first of a later step."""
+    length = 0
+    for line in file.read_bytes().split(b"\n")[:-1]:
+        if int(_record(line, file)["step"]) > step:
+            break
+        length += len(line) + 1
+    return length
+
+
+@contextlib.contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        kind = FileExistsError if isinstance(error, FileExistsError) else OSError
+        raise kind(
+            f"cannot write metrics to {file}: {error.strerror or error}. The lines before are "
+            "whole: make room there, or write to another file"
+        ) from error

@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM, which ask a run to stop: the step ends first."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was asked to stop, and did after a whole step.
+
+    Args:
+        message: where the run stands and how it goes on, in a line.
+        number: of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Asked:
+    """What has been asked: the number of the signal, or None."""
+
+    number: int | None = None
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Asked]:
+    """Note the first SIGINT or SIGTERM inside; the second acts as if nobody listened.
+
+    Only the main thread of a process can listen; elsewhere nothing is noted.
+
+    >>> with listening() as asked:
+    ...     asked.number
+    """
+    asked = Asked()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        asked.number = number
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

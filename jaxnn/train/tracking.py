@@ -1,0 +1,250 @@
+"""Loggers that show a run in other tools: TensorBoard, Weights & Biases, MLflow.
+
+Each writes from a thread of its own, so that a slow server costs training no time. One that fails
+is told of once, in a warning, and left behind: the JSON lines of the run have all metrics.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+from .logging import Log
+
+PATIENCE = 30.0  # seconds that the end of a run waits for a logger
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorBoard:
+    """Event files for TensorBoard, by tensorboardX: `tensorboard --logdir FOLDER` shows them.
+
+    A run that goes on writes another file there, and TensorBoard forgets what came after its step.
+
+    Args:
+        folder: of this run alone.
+    """
+
+    folder: str | os.PathLike[str]
+
+    def open(
+        self, step: int | None = None, config: Mapping[str, Any] | None = None
+    ) -> AbstractContextManager[Log]:
+        """As `Logger.open`. Raises ImportError where tensorboardX is not installed."""
+        _needs("tensorboardX", "TensorBoard's files are written by tensorboardX")
+
+        def connect() -> tuple[Log, Callable[[], None]]:
+            from tensorboardX import SummaryWriter
+
+            # Files are told apart by the second they were begun in, and by what is added here.
+            later = {} if step is None else {"purge_step": step + 1, "filename_suffix": f".{step}"}
+            writer = SummaryWriter(os.fspath(self.folder), **later)  # type: ignore[arg-type]
+            if config is not None and step is None:
+                writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```", 0)
+
+            def log(record: Mapping[str, Any]) -> None:
+                for name, number in _numbers(record).items():
+                    writer.add_scalar(name, number, int(record["step"]))
+                writer.flush()
+
+            return log, writer.close
+
+        return _beside(f"TensorBoard in {os.fspath(self.folder)}", connect)
+
+
+@dataclasses.dataclass(frozen=True)
+class WandB:
+    """Weights & Biases: a run of a project, sent as it goes or kept for `wandb sync`.
+
+    Args:
+        project: whose run it is.
+        run: the run's name and id, which a run that goes on must give again.
+        folder: where wandb keeps its files, in a folder `wandb` there.
+        mode: "online" or "offline". Where the server does not answer when the run begins, it is
+            kept offline, under an id of its own.
+    """
+
+    project: str
+    run: str | None = None
+    folder: str | os.PathLike[str] = "."
+    mode: Literal["online", "offline"] = "online"
+
+    def open(
+        self, step: int | None = None, config: Mapping[str, Any] | None = None
+    ) -> AbstractContextManager[Log]:
+        """As `Logger.open`. Raises ImportError where wandb is not installed."""
+        _needs("wandb", "Weights & Biases' files are written by wandb")
+
+        def started(mode: Any, run: str | None) -> Any:
+            import wandb  # pyright: ignore[reportMissingImports]
+
+            return wandb.init(
+                project=self.project,
+                name=self.run,
+                id=run,
+                resume="allow" if run is not None and mode == "online" else None,
+                dir=os.fspath(self.folder),
+                config=dict(config or {}),
+                mode=mode,
+                settings=wandb.Settings(silent=True, console="off", init_timeout=PATIENCE / 2),
+            )
+
+        def connect() -> tuple[Log, Callable[[], None]]:
+            try:
+                run = started(self.mode, self.run)
+            except Exception as error:
+                if self.mode == "offline":
+                    raise
+                told.append(
+                    f"{name} goes on offline, for its server does not answer: {_cause(error)}. "
+                    f"Write wandb sync {Path(self.folder, 'wandb')} when it does"
+                )
+                run = started("offline", None)  # the id is still in use
+
+            def log(record: Mapping[str, Any]) -> None:
+                run.log(_numbers(record), step=int(record["step"]))
+
+            return log, run.finish
+
+        told: list[str] = []
+        name = f"Weights & Biases of {self.project}"
+        return _beside(name, connect, told)
+
+
+@dataclasses.dataclass(frozen=True)
+class MLflow:
+    """A run of an MLflow experiment, on a server or in a database.
+
+    Args:
+        uri: of the server, "http://host:5000", or of a database, "sqlite:///mlflow.db".
+        experiment: its name; made where it is not there.
+        run: the run's name, which a run that goes on must give again.
+    """
+
+    uri: str
+    experiment: str
+    run: str | None = None
+
+    def open(
+        self, step: int | None = None, config: Mapping[str, Any] | None = None
+    ) -> AbstractContextManager[Log]:
+        """As `Logger.open`. Raises ImportError where mlflow is not installed."""
+        _needs("mlflow", "MLflow's runs are written by mlflow")
+
+        def connect() -> tuple[Log, Callable[[], None]]:
+            from mlflow import MlflowClient  # pyright: ignore
+            from mlflow.entities import Metric, Param  # pyright: ignore
+
+            client = MlflowClient(tracking_uri=self.uri)
+            found = client.get_experiment_by_name(self.experiment)
+            place = found.experiment_id if found else client.create_experiment(self.experiment)
+            run = None if step is None else self._earlier(client, place)
+            if run is None:
+                run = client.create_run(place, run_name=self.run).info.run_id
+                params = [Param(name, str(item)[:500]) for name, item in _flat(config or {})]
+                for begin in range(0, len(params), 100):  # as many as a request may have
+                    client.log_batch(run, params=params[begin : begin + 100])
+
+            def log(record: Mapping[str, Any]) -> None:
+                now, at = int(time.time() * 1000), int(record["step"])
+                metrics = [Metric(k, float(v), now, at) for k, v in _numbers(record).items()]
+                client.log_batch(run, metrics=metrics)
+
+            return log, lambda: client.set_terminated(run)
+
+        return _beside(f"MLflow at {self.uri}", connect)
+
+    def _earlier(self, client: Any, experiment: str) -> str | None:
+        if self.run is None:
+            return None
+        asked = "attributes.run_name = '{}'".format(self.run.replace("'", "\\'"))
+        runs = client.search_runs([experiment], asked, max_results=1)
+        return runs[0].info.run_id if runs else None
+
+
+@contextlib.contextmanager
+def _beside(
+    name: str, connect: Callable[[], tuple[Log, Callable[[], None]]], told: list[str] | None = None
+) -> Iterator[Log]:
+    """A function that hands records to a thread; what fails there is warned of once.
+
+    `connect` gives the function of records and the one that closes, all called in the thread.
+    Warnings are given where records are, for a thread has nobody to warn.
+    """
+    waiting: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
+    told = [] if told is None else told
+    failed = threading.Event()
+
+    def work() -> None:
+        try:
+            log, close = connect()
+            while (record := waiting.get()) is not None:
+                log(record)
+            close()
+        except Exception as error:
+            failed.set()
+            told.append(
+                f"{name} is left behind: {_cause(error)}. The run goes on, and its JSON lines have "
+                "all metrics"
+            )
+
+    def tell() -> None:
+        while told:
+            warnings.warn(told.pop(0), stacklevel=3)
+
+    def log(record: Mapping[str, Any]) -> None:
+        tell()
+        if not failed.is_set():
+            waiting.put(dict(record))
+
+    thread = threading.Thread(target=work, name=f"jaxnn-log {name}", daemon=True)
+    thread.start()
+    try:
+        yield log
+    finally:
+        waiting.put(None)
+        thread.join(PATIENCE)
+        if thread.is_alive():
+            told.append(
+                f"{name} is left behind: it did not take its last records in {PATIENCE:g} s. The "
+                "JSON lines have all metrics"
+            )
+        tell()
+
+
+def _needs(module: str, said: str) -> None:
+    """Raise ImportError where it is not there, before the training; imports nothing."""
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f"{said}, which is not installed: write pip install 'jaxnn[logging]'")
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong, on one line of a readable length."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record, without its step, which they are shown by."""
+    return {
+        name: item
+        for name, item in record.items()
+        if name != "step" and isinstance(item, int | float) and not isinstance(item, bool)
+    }
+
+
+def _flat(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """A nested configuration as rows of dotted paths."""
+    if not isinstance(config, Mapping):
+        yield path, config
+        return
+    for name, item in config.items():
+        yield from _flat(item, f"{path}.{name}" if path else str(name))

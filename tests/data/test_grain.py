@@ -1,0 +1,236 @@
+"""Grain pipelines and record files: the pipeline's own batches, positions, and what is damaged."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnn.data import Grain, Records, prefetched
+from jaxnn.data.source import Batches, Source
+
+grain = pytest.importorskip("grain")
+KEY = jax.random.key(0)
+
+
+class Rows:
+    """Ten rows (x, y); one of them may not be readable."""
+
+    def __init__(self, bad=-1):
+        self.bad = bad
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        if index == self.bad:
+            raise OSError(f"row {index} is gone")
+        return np.full(2, index, np.float32), np.int32(index)
+
+
+def pipeline(size=2, rows=None):
+    return grain.MapDataset.source(rows or Rows()).shuffle(seed=1).batch(size, drop_remainder=True)
+
+
+def labels(batches, count):
+    return [next(batches)[1].tolist() for _ in range(count)]
+
+
+def closed(batches, count):
+    try:
+        return labels(batches, count)
+    finally:
+        batches.close()
+
+
+def test_the_pipelines_own_batches_epoch_after_epoch():
+    source = Grain(pipeline())
+    assert isinstance(source, Source)
+    assert source.steps_per_epoch(2) == 5
+    batches = source.open(KEY, 2)
+    assert isinstance(batches, Batches)
+    found = closed(batches, 10)
+    repeated = pipeline().repeat()
+    assert found == [repeated[i][1].tolist() for i in range(10)]
+    first, second = ([row for batch in part for row in batch] for part in (found[:5], found[5:]))
+    assert sorted(first) == sorted(second) == list(range(10)) and first != second
+    x, y = source.spec(2)
+    assert (x.shape, x.dtype, y.shape, y.dtype) == ((2, 2), np.float32, (2,), np.int32)
+
+
+@pytest.mark.parametrize("kind", ["map", "iter"])
+def test_a_position_goes_on_where_it_was_taken(kind):
+    def source():
+        return Grain(pipeline() if kind == "map" else pipeline().to_iter_dataset(), steps=5)
+
+    whole = closed(source().open(KEY, 2), 8)
+    with prefetched(source().open(KEY, 2)) as batches:
+        labels(batches, 3)
+        kept = json.loads(json.dumps(batches.position()))
+    assert kept["batches"] == 3
+    assert closed(source().open(KEY, 2, kept), 5) == whole[3:]
+
+
+def test_what_ends_begins_again():
+    found = closed(Grain(pipeline().to_iter_dataset(), steps=5).open(KEY, 2), 10)
+    assert found[5:] == found[:5]
+    empty = Grain(pipeline().to_iter_dataset().filter(lambda row: False), steps=5).open(KEY, 2)
+    with pytest.raises(ValueError, match="the Grain pipeline has no batches"):
+        closed(empty, 1)
+
+
+def test_processes_share_the_batches():
+    """Two processes with batches of two see what one process with batches of four sees."""
+    whole = closed(Grain(pipeline(4)).open(KEY, 4), 4)
+    source = Grain(pipeline(2))
+    assert source.steps_per_epoch(4) == 2 == Grain(pipeline(4)).steps_per_epoch(4)
+    shares = [closed(source.open(KEY, 4, process=(i, 2)), 4) for i in range(2)]
+    assert [[*a, *b] for a, b in zip(*shares, strict=True)] == whole
+    endless = Grain(pipeline(2)[:4].repeat(), steps=2)
+    shares = [closed(endless.open(KEY, 4, process=(i, 2)), 4) for i in range(2)]
+    assert [[*a, *b] for a, b in zip(*shares, strict=True)] == whole
+
+
+@pytest.mark.slow  # worker processes take seconds to start
+def test_worker_processes_and_their_position():
+    workers = grain.MultiprocessingOptions(num_workers=2)
+    source = Grain(pipeline().repeat().to_iter_dataset().mp_prefetch(workers), steps=5)
+    batches = source.open(KEY, 2)
+    first = labels(batches, 3)
+    kept = json.loads(json.dumps(batches.position()))
+    rest = closed(batches, 4)
+    assert closed(source.open(KEY, 2, kept), 4) == rest
+    assert len(first) == 3
+
+
+def test_errors():
+    with pytest.raises(TypeError, match=r"takes a grain.MapDataset or grain.IterDataset, got list"):
+        Grain([1, 2])
+    with pytest.raises(ValueError, match=r"steps is 0, wanted an int >= 1"):
+        Grain(pipeline(), steps=0)
+    for endless in (pipeline().repeat(), pipeline().to_iter_dataset()):
+        with pytest.raises(ValueError, match=r"does not say how many batches.*steps=1000\)"):
+            Grain(endless).steps_per_epoch(2)
+    with pytest.raises(ValueError, match=r"batches of 2 rows, and batch_size asks for 3: write"):
+        Grain(pipeline()).steps_per_epoch(3)
+    with pytest.raises(ValueError, match=r"which make no step of batch_size=16: write a smaller"):
+        Grain(pipeline()).steps_per_epoch(16)
+    with pytest.raises(ValueError) as error:
+        closed(Grain(pipeline(), steps=5).open(KEY, 4), 1)
+    assert str(error.value) == (
+        "batch 0 of the Grain pipeline has shape (2, 2), wanted 4 rows, this process's share of "
+        "batch_size 4: write dataset.batch(4, drop_remainder=True)"
+    )
+    single = Grain(grain.MapDataset.source(Rows()).map(lambda row: row[0]))
+    with pytest.raises(TypeError, match=r"batch 0 of the Grain pipeline is ndarray, wanted a pair"):
+        closed(single.open(KEY, 2), 1)
+    with pytest.raises(ValueError, match=r"is not one of this Grain pipeline with batch_size 2"):
+        Grain(pipeline()).open(KEY, 2, {"batches": 1, "rows": 10})
+
+
+def test_a_row_that_cannot_be_read_or_trained_on():
+    in_order = grain.MapDataset.source(Rows(bad=5)).batch(2, drop_remainder=True)
+    batches = Grain(in_order).open(KEY, 2)
+    assert labels(batches, 2) == [[0, 1], [2, 3]]
+    with pytest.raises(ValueError) as error:
+        closed(batches, 1)
+    assert str(error.value).startswith("batch 2 of the Grain pipeline cannot be read: OSError: ")
+    assert "row 5 is gone" in str(error.value)
+    lost = grain.MapDataset.source(Rows()).map(lambda row: (row[0] / 0.0, row[1])).batch(2)
+    with pytest.warns(RuntimeWarning), pytest.raises(ValueError, match="x holds nan at row 0, po"):
+        closed(Grain(lost).open(KEY, 2), 1)
+
+
+def written(file, records):
+    from array_record.python import array_record_module  # type: ignore[attr-defined]
+
+    writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return file
+
+
+def damaged(file, record):
+    """Turn one bit of the record's bytes round."""
+    raw = bytearray(file.read_bytes())
+    raw[raw.index(record) + len(record) // 2] ^= 1
+    file.write_bytes(raw)
+
+
+RAW = [np.random.default_rng(i).bytes(64) for i in range(7)]  # not to be compressed
+
+
+def records(folder):
+    return [written(folder / "a.rec", RAW[:4]), written(folder / "b.rec", RAW[4:])]
+
+
+def test_records_of_several_files_in_a_pipeline(tmp_path):
+    files = records(tmp_path)
+    found = Records(files, bytes)
+    assert len(found) == 7 and [found[i] for i in range(7)] == RAW
+    assert repr(found) == "Records(7 records in 2 files)"
+    with pytest.raises(IndexError):
+        found[7]
+    example = lambda raw: (np.frombuffer(raw, np.uint8), np.int32(raw[0]))  # noqa: E731
+    batches = grain.MapDataset.source(Records(files, example)).batch(7)
+    x, _ = next(Grain(batches).open(KEY, 7))
+    assert [row.tobytes() for row in x] == RAW
+
+
+def test_a_damaged_record_is_named_or_left_out(tmp_path):
+    files = records(tmp_path)
+    damaged(files[1], RAW[5])
+    strict = Records(files, bytes)
+    assert [strict[i] for i in (0, 1, 2, 3, 4, 6)] == [*RAW[:5], RAW[6]]
+    with pytest.raises(ValueError, match=r"record 1 of .*b.rec cannot be read \(.*hash mismatch"):
+        strict[5]
+    loose = Records(files, bytes, skip=True)
+    with pytest.warns(UserWarning, match=r"record 1 of .*b.rec cannot be .*; the next one stands"):
+        assert [loose[i] for i in range(7)] == [*RAW[:5], RAW[6], RAW[6]]
+
+
+def test_a_record_that_does_not_decode_is_named(tmp_path):
+    def decode(raw):
+        if raw == RAW[3]:
+            raise KeyError("label")
+        return raw
+
+    with pytest.raises(ValueError, match=r"record 3 of .*a.rec cannot be read \(KeyError: 'label'"):
+        Records(records(tmp_path), decode)[3]
+    with pytest.warns(UserWarning, match=r"record 3 of .*a.rec cannot be read"):
+        loose = Records(records(tmp_path), decode, skip=True)
+        assert loose[3] == RAW[0]  # the file's first comes after its last
+
+
+@pytest.mark.parametrize("size", [0, 1000, 70_000])
+def test_a_file_that_is_cut_short(tmp_path, size):
+    files = records(tmp_path)
+    files[0].write_bytes(files[0].read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"a.rec has no records that can be read: it is cut short"):
+        Records(files, bytes)
+    with pytest.warns(UserWarning, match=r"a.rec has no records.*; it is left out"):
+        assert len(Records(files, bytes, skip=True)) == 3
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*c.rec"):
+        Records([tmp_path / "c.rec"], bytes)
+    with pytest.raises(ValueError, match=r"Records wants several files, got 'a.rec'"):
+        Records("a.rec", bytes)
+
+
+@pytest.mark.parametrize(
+    ("module", "make", "said"),
+    [
+        ("grain", lambda: Grain(None), "pipelines are read by Grain"),
+        (
+            "array_record.python",
+            lambda: Records([__file__], bytes),
+            "records are read by array_record",
+        ),
+    ],
+)
+def test_a_library_that_is_not_there(monkeypatch, module, make, said):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError) as error:
+        make()
+    assert str(error.value) == f"{said}, which is not installed: write pip install 'jaxnn[grain]'"

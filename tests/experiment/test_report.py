@@ -1,0 +1,158 @@
+"""The report of a run: what it says of made-up numbers, and that a browser shows it."""
+
+import base64
+import html
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from matplotlib.figure import Figure
+
+from jaxnn.experiment.pictures import png
+from jaxnn.experiment.report import report
+
+RECORDS = [
+    {
+        "epoch": n,
+        "step": 27 * n,
+        "loss": 2.0 / n,
+        "accuracy": 1 - 0.5 / n,
+        "learning_rate": 1e-3 * (12 - n),
+        "gradient_norm": 3.0 / n,
+        **{f"gradient_norm/layer{i}/w": (i + 1) / n for i in range(10)},
+        "validation_loss": 1.0 + (n - 7) ** 2 / 50,
+        "validation_accuracy": 0.9,
+    }
+    for n in range(1, 12)
+]
+TIMINGS = [
+    {"epoch": n, "step": 27 * n, "seconds": 1.5 * n, "examples_per_second": 1000.0 + n}
+    for n in range(1, 12)
+]
+PNG = png(Figure(figsize=(2, 1)))
+CONFIG = {"type": "Experiment", "optimizer": {"type": "AdamW", "learning_rate": 0.001}, "seed": 0}
+
+
+def made(**changes):
+    parts = {
+        "timings": TIMINGS,
+        "config": CONFIG,
+        "scores": {"accuracy": 0.931, "loss": 0.25},
+        "pictures": {"worst_mistakes.png": PNG},
+        "summary": "path  shape\nlayer0/w  (2, 3)",
+        "environment": {"device": "cpu", "versions": {"jax": "0.10.2"}},
+        "remarks": ["stopped early at epoch 11"],
+    }
+    return report("mnist_mlp", RECORDS, **{**parts, **changes})
+
+
+@pytest.fixture(scope="module")
+def shown():
+    return made()
+
+
+def text_of(page):
+    plain = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", plain)))
+
+
+def test_it_says_what_there_is_to_know(shown):
+    text = text_of(shown)
+    for told in (
+        "Run mnist_mlp",
+        "accuracy 0.931 on the test examples · 11 epochs · 297 steps",
+        "0.931 test accuracy",
+        "16.5 s of training 1,006 examples a second, in the median",
+        "stopped early at epoch 11",
+        "optimizer.learning_rate 0.001",
+        "layer0/w (2, 3)",
+        "versions.jax 0.10.2",
+        "Worst mistakes",
+    ):
+        assert told in text, told
+    # 1 + (n - 7)^2 / 50 is least at epoch 7.
+    assert re.search(r"least validation loss 7 189 0.2857 ", text)
+    assert re.search(r"last 11 297 0.1818 ", text)
+
+
+def test_every_curve_is_drawn(shown):
+    titles = re.findall(r">([a-z ]+)</text>", shown)
+    for title in ("loss", "accuracy", "learning rate", "gradient norm", "training", "validation"):
+        assert title in titles, title
+    # Ten paths, of which the eight largest have names.
+    assert re.findall(r">(layer\d)/w</text>", shown) == [f"layer{i}" for i in range(9, 1, -1)]
+    assert "The 8 largest of 10 have names" in shown
+    assert "mathdefault" not in shown  # which a browser does not read
+
+
+def test_the_picture_is_the_file(shown):
+    (held,) = re.findall(r'src="data:image/png;base64,([^"]*)"', shown)
+    assert base64.b64decode(held) == PNG
+
+
+def test_the_same_values_give_the_same_text(shown):
+    assert made() == shown
+
+
+def test_it_asks_for_nothing(shown):
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in shown
+    outside = re.sub(r'xmlns(:\w+)?="[^"]*"', "", shown)
+    assert not re.search(r'(src|href)="(?!data:|#)', outside)
+    assert "<script" not in shown and "http" not in outside.replace("http-equiv", "")
+
+
+def test_names_are_shown_as_they_are():
+    bad = "<script>alert(1)</script>"
+    page = made(config={bad: bad}, remarks=[bad], summary=bad, environment={bad: bad})
+    record = {"epoch": 1, "step": 1, bad: 1.0, "<script>": 1.0}
+    page += report(bad, [record], scores={bad: 1.0}, pictures={f"{bad}.png": b""})
+    assert "<script" not in page and text_of(page).count("alert(1)") >= 9
+
+
+def test_numbers_that_are_not_finite_are_gaps():
+    nan, inf = float("nan"), float("inf")
+    losses = [1.0, nan, inf, 0.5]
+    page = report("x", [{"epoch": i, "step": i, "loss": v} for i, v in enumerate(losses, 1)])
+    assert "<td class=n>nan</td>" in page and "<td class=n>inf</td>" in page
+    assert "<svg" in report("x", [{"epoch": 1, "step": 1, "loss": nan}])
+
+
+def test_steps_where_an_epoch_has_several_records():
+    page = report("x", [{"epoch": 1, "step": s, "loss": 1.0} for s in (10, 20, 30)])
+    assert ">step</text>" in page and ">epoch</text>" not in page
+
+
+def test_a_run_that_measured_nothing_has_a_page():
+    assert "Nothing was measured" in report("x", [])
+
+
+def test_without_matplotlib_there_is_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"drawn by matplotlib, which is not installed"):
+        made()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_browser_shows_it_without_a_complaint(shown, tmp_path, dark):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no chromium here")
+    (tmp_path / "report.html").write_text(shown)
+    arguments = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0",
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1200,2600",
+        f"--screenshot={tmp_path / 'page.png'}", (tmp_path / "report.html").as_uri(),
+    ]  # fmt: skip
+    ran = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
+    assert not [line for line in ran.stderr.splitlines() if "CONSOLE" in line]
+    from matplotlib.image import imread
+
+    picture = (imread(tmp_path / "page.png")[..., :3] * 255).round().astype(int)
+    assert picture[5, 5].tolist() == ([20, 24, 31] if dark else [255, 255, 255])
+    for colour in ([255, 154, 61], [116, 179, 234]) if dark else ([213, 94, 0], [33, 102, 172]):
+        assert (abs(picture - colour).sum(-1) == 0).sum() > 100  # validation and training

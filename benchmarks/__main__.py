@@ -7,8 +7,8 @@ import os
 from benchmarks.report import RESULTS, section, update
 
 NAMES = (
-    "step", "fit", "epoch", "init", "imports", "repeat", "sweep", "thousand", "lanes", "models",
-    "decode",
+    "step", "sharded", "fit", "epoch", "init", "imports", "repeat", "sweep", "thousand", "lanes",
+    "models", "decode", "watched",
 )  # fmt: skip
 
 

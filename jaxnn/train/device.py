@@ -53,8 +53,10 @@ class Meter:
         self, net: Layer, task: Loss, optimizer: Any, ts: TrainState, batch: Any, size: int
     ) -> None:
         self._size = size
-        self._devices = sorted(ts.step.devices(), key=lambda device: device.id)
-        self._peak = peak_flops(self._devices[0].device_kind)
+        self._devices = len(ts.step.devices())
+        # Of other processes' devices nothing is told.
+        self._own = min(ts.step.sharding.addressable_devices, key=lambda device: device.id)
+        self._peak = peak_flops(self._own.device_kind)
         self._flops = 0
         if self._peak is not None:  # to trace the step once more is not worth it otherwise
             optimizer, ts = as_pytree(optimizer), jax.eval_shape(lambda: ts)
@@ -72,8 +74,8 @@ class Meter:
         if self._peak is not None:
             rate = steps * self._flops / seconds
             found["flops_per_second"] = rate
-            found["flop_utilisation"] = rate / (self._peak * len(self._devices))
-        memory = self._devices[0].memory_stats()
+            found["flop_utilisation"] = rate / (self._peak * self._devices)
+        memory = self._own.memory_stats()
         if memory and "peak_bytes_in_use" in memory:
             found["device_bytes"] = memory["peak_bytes_in_use"]
         return found

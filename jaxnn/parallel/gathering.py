@@ -1,0 +1,97 @@
+"""Gathering: weights that the batch's axes split are made whole where they are used.
+
+A mesh axis that splits a batch cannot split a weight in use: each device needs all of it for its
+rows. Left alone, XLA may exchange activations instead, at several times the traffic. So each layer
+asks for its weights whole along those axes; in a `Repeat` one copy at a time, and under `Remat`
+again in the backward pass. A gradient comes back the other way, summed over the rows' devices and
+split as the weight is.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.lax import with_sharding_constraint
+from jax.sharding import PartitionSpec as P
+
+from ..combine.capture import capture
+from ..combine.precision import Precision
+from ..combine.remat import Remat
+from ..combine.repeat import Repeat
+from ..combine.residual import Residual
+from ..core import paths
+from ..core.calls import Call, Outcome
+from ..core.layer import Layer, LayerLike
+from ..core.values import FrozenDict, copy_with
+from ..core.wrapper import Wrapper
+from .layout import Layout
+from .mesh import batch_axes
+from .rules import own_specs, placed
+
+# Wrappers that hand the parameters of one copy on as they are. Below any other, a weight might be
+# gathered once for each turn of a loop, or be no parameter any more.
+_OPEN = (Repeat, Remat, Precision, Residual, capture)
+
+
+def gathered(net: Layer, layout: Layout, *inputs: Any) -> Layer:
+    """`net`, each of whose layers gathers its weights: the same function, for one trace."""
+    axes = batch_axes(layout.mesh)
+    specs = {
+        path: (spec, whole)
+        for path, spec in own_specs(net.spec(*inputs), layout.mesh, layout.rules).items()
+        if (whole := _without(spec, axes)) != spec
+    }
+
+    def gather(path: paths.Path, leaf: jax.Array) -> jax.Array:
+        for spec in specs.get(path, ()):
+            stacked = (None,) * (leaf.ndim - len(spec))
+            leaf = with_sharding_constraint(leaf, placed(layout.mesh, P(*stacked, *spec)))
+        return leaf
+
+    def walk(layer: Layer, path: paths.Path) -> Layer:
+        if isinstance(layer, _OPEN):
+            return copy_with(layer, inner=walk(layer.wrapped, path))
+        children = layer._children()
+        if children and not isinstance(layer, Wrapper):
+            return layer._with_children(within(children, path))
+
+        def below(call: Call) -> Call:
+            params = paths.map_with_path(gather, call.params, path)
+            return dataclasses.replace(call, params=params)
+
+        if isinstance(layer, Wrapper):
+            return Gathered(layer, below)
+
+        def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+            return layer._evaluate(below(call), method, inputs, named)
+
+        # The instance's attribute goes before the method, so type, fields and methods stay.
+        return copy_with(layer, _evaluate=evaluate)
+
+    def within(tree: Any, path: paths.Path) -> Any:
+        if isinstance(tree, dict):
+            return FrozenDict({name: within(item, (*path, name)) for name, item in tree.items()})
+        if isinstance(tree, tuple):
+            return tuple(within(item, (*path, str(i))) for i, item in enumerate(tree))
+        return walk(tree, path) if isinstance(tree, Layer) else tree
+
+    return walk(net, ()) if specs else net
+
+
+class Gathered(Wrapper):
+    """A wrapper all of whose weights are gathered before it runs."""
+
+    inner: LayerLike
+    below: Callable[[Call], Call]
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        return self.wrapped._evaluate(self.below(call), method, inputs, named)
+
+
+def _without(spec: P, axes: tuple[str, ...]) -> P:
+    def entry(item: Any) -> Any:
+        kept = tuple(a for a in (item if isinstance(item, tuple) else (item,)) if a not in axes)
+        return kept[0] if len(kept) == 1 else kept or None
+
+    return P(*map(entry, spec))

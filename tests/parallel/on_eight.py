@@ -1,0 +1,123 @@
+"""Trains small networks on one device and on eight simulated ones, and tells what is between them.
+
+Run by test_equalities.py, once, in a process of its own: `python -m tests.parallel.on_eight`. It
+prints a JSON object of cases; each has
+
+    apart        the largest difference of an array of the state, to the array's largest number
+    metrics      the largest difference of a metric
+    lies         whether the state lies after the steps as it did before
+    part         the share of the largest parameter that a device holds
+    collectives  kind -> [times, bytes]
+    memory       XLA's account: given, kept, temporary and total bytes
+"""
+
+import json
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import jaxnn as nn
+from jaxnn import models, parallel, train
+
+TOKENS = jax.random.randint(jax.random.key(1), (8, 9), 0, 64)
+IMAGES = jax.random.normal(jax.random.key(2), (16, 8, 8, 3))
+ROWS = jax.random.normal(jax.random.key(3), (16, 16))
+LABELS = jax.random.randint(jax.random.key(4), (16,), 0, 8)
+STEPS = 3
+
+LANGUAGE = train.LanguageModel(64), (TOKENS[:, :-1], TOKENS[:, 1:])
+CLASSES = train.Classification(8)
+SWIGLU = models.GPT(
+    layers=2, width=16, heads=4, positions="rotary", norm="rms", feed_forward="swiglu",
+    bias=False, tied=False,
+)  # fmt: skip
+
+CONVOLUTION = nn.Serial(
+    nn.Conv(8, (3, 3), bias=False),
+    nn.BatchNorm(),
+    jax.nn.relu,
+    nn.GlobalAveragePool(),
+    nn.Dense(8),
+)
+
+NETWORKS = {
+    "gpt": (models.GPT(layers=2, width=16, heads=4).network(64), *LANGUAGE),
+    "llama": (nn.Precision(SWIGLU.network(64), "float32", keep="**/*norm"), *LANGUAGE),
+    "mlp": (models.MLP(width=32, depth=1, dropout=0.1).network(8), CLASSES, (ROWS, LABELS)),
+    "convolution": (CONVOLUTION, CLASSES, (IMAGES, LABELS)),
+    "resnet": (models.ResNet((1,), width=8, stem="cifar").network(8), CLASSES, (IMAGES, LABELS)),
+    "vit": (models.ViT(8, 4, 2, width=16, heads=4).network(8), CLASSES, (IMAGES, LABELS)),
+    "lstm": (models.CharLSTM(width=16, layers=1).network(64), *LANGUAGE),
+}
+MESHES = {
+    "DATA_PARALLEL": {"data": 8},
+    "FSDP": {"data": 8},
+    "TENSOR_PARALLEL": {"data": 2, "model": 4},
+    "FSDP_TENSOR_PARALLEL": {"data": 2, "model": 4},
+}
+# Rounding of a gradient near 0 would become a whole step of Adam's without this eps.
+OPTIMIZER = optax.adam(1e-2, eps=1e-2)
+
+
+def alone(name):
+    """The state and metrics after the steps on one device."""
+    net, task, batch = NETWORKS[name]
+    ts = train.TrainState.create(net, OPTIMIZER, jax.random.key(0), batch[0])
+    step = train.make_step(net, task, OPTIMIZER)
+    metrics = {}
+    for _ in range(STEPS):
+        ts, metrics = step(ts, batch)
+    return ts, metrics
+
+
+def together(name, table, expected):
+    """What there is to tell of the steps on eight devices, beside those on one."""
+    net, task, batch = NETWORKS[name]
+    mesh, rules = parallel.mesh(**MESHES[table]), getattr(parallel, table)
+    ts = parallel.create(net, OPTIMIZER, jax.random.key(0), batch[0], mesh, rules)
+    step: Any = parallel.make_step(net, task, OPTIMIZER, mesh, rules)
+    batch = parallel.shard_batch(batch, mesh)
+    compiled = step.lower(ts, batch).compile()
+    before = jax.tree.map(lambda array: array.sharding, ts)
+    metrics = {}
+    for _ in range(STEPS):
+        ts, metrics = compiled(ts, batch)
+    largest = max(jax.tree.leaves(ts.params), key=lambda array: array.size)
+    memory = compiled.memory_analysis()
+    return {
+        "apart": max(jax.tree.leaves(jax.tree.map(apart, ts, expected[0]))),
+        "metrics": max(abs(float(metrics[k]) - float(v)) for k, v in expected[1].items()),
+        "lies": before == jax.tree.map(lambda array: array.sharding, ts),
+        "part": largest.addressable_shards[0].data.size / largest.size,
+        "collectives": {
+            kind: [one.times, one.bytes] for kind, one in parallel.collectives(compiled).items()
+        },
+        "memory": {
+            "given": memory.argument_size_in_bytes,
+            "total": memory.argument_size_in_bytes
+            + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes
+            + memory.temp_size_in_bytes,
+        },
+    }
+
+
+def apart(one, other):
+    """The largest difference, to the largest number, or to 1e-3 where all are smaller.
+
+    The gradient of a bias of keys is 0 but for rounding, since a softmax does not change with it.
+    """
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    return float(np.max(np.abs(one - other)) / max(np.max(np.abs(other)), 1e-3))
+
+
+if __name__ == "__main__":
+    found = {}
+    for case in sys.argv[1:]:
+        name, _, table = case.partition(":")
+        expected = alone(name)
+        found |= {f"{name}:{t}": together(name, t, expected) for t in table.split(",")}
+    print(json.dumps(found))

@@ -1,0 +1,133 @@
+"""Two processes with two devices each are one process; and how processes find each other."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnn import parallel, train
+from jaxnn.parallel.processes import from_environment
+from tests.parallel import on_two
+from tests.parallel.on_two import NET, OPTIMIZER, SHAPE, STEPS, TASK
+
+# What a scheduler may have told the tests themselves.
+TOLD = ("JAX_COORDINATOR", "JAX_NUM", "JAX_PROCESS", "JOB_COMPLETION", "SLURM", "KUBERNETES")
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
+
+
+def processes(starts):
+    """What the first of the processes prints, each of which is given arguments and variables."""
+    flags = "--xla_force_host_platform_device_count=2 " + os.environ.get("XLA_FLAGS", "")
+    outside = {name: text for name, text in os.environ.items() if not name.startswith(TOLD)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", on_two.__name__, *arguments],
+            env=outside | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags} | variables,
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for arguments, variables in starts
+    ]
+    try:
+        told = [process.communicate(timeout=120) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0] * len(running), told
+    # Gloo, which carries what is exchanged, prints too. The first process alone writes results.
+    lines = [[line for line in out.splitlines() if line.startswith("{")] for out, _ in told]
+    assert [len(own) for own in lines] == [1] + [0] * (len(lines) - 1)
+    return json.loads(lines[0][0])
+
+
+def assert_as_alone(found):
+    """It has the numbers of one process with one device."""
+    ts = train.TrainState.create(NET, OPTIMIZER, jax.random.key(0), SHAPE)
+    step, metrics = train.make_step(NET, TASK, OPTIMIZER), {}
+    for _ in range(STEPS):
+        ts, metrics = step(ts, on_two.data())
+    for name, item in metrics.items():
+        np.testing.assert_allclose(found["metrics"][name], item, rtol=1e-5)
+    # Sums in another order, in float32, over three steps of Adam.
+    for leaf, wanted in zip(found["params"], jax.tree.leaves(ts.params), strict=True):
+        np.testing.assert_allclose(leaf, wanted, atol=1e-6)
+
+
+def test_two_processes_of_two_devices_are_one():
+    address = f"localhost:{free_port()}"
+    told = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+    found = processes([((address, "2", "0"), {}), ((), told)])
+    assert (found["processes"], found["devices"]) == (2, 4)
+    assert_as_alone(found)
+
+
+@pytest.mark.slow
+def test_processes_that_slurm_starts():
+    slurm = {
+        # JAX takes the port from the number of the job.
+        "SLURM_JOB_ID": str(free_port()),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+    }
+    tasks = [{"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)} for i in range(2)]
+    found = processes([((), slurm | task) for task in tasks])
+    assert found["processes"] == 2
+    assert_as_alone(found)
+
+
+@pytest.mark.slow
+def test_the_same_program_runs_alone():
+    found = processes([((), {})])
+    assert (found["processes"], found["devices"]) == (1, 2)
+    assert_as_alone(found)
+
+
+def test_what_the_environment_tells():
+    told = {"JAX_COORDINATOR_ADDRESS": "node:1234", "JAX_NUM_PROCESSES": "4"}
+    assert from_environment(told | {"JAX_PROCESS_ID": "3"}) == ("node:1234", 4, 3)
+    # An Indexed Job of Kubernetes counts its pods.
+    assert from_environment(told | {"JOB_COMPLETION_INDEX": "2"}) == ("node:1234", 4, 2)
+    assert from_environment(told) is None
+    assert from_environment({}) is None
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
+    assert from_environment(slurm) is None  # sbatch alone
+    assert from_environment(slurm | {"SLURM_PROCID": "0"}) == ()
+    assert from_environment(slurm | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
+    cluster = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    assert from_environment(cluster) is None  # a pod alone
+    assert from_environment(cluster | {"JOB_COMPLETION_INDEX": "0"}) == ()
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES is 'four'"):
+        from_environment(told | {"JAX_NUM_PROCESSES": "four", "JAX_PROCESS_ID": "3"})
+
+
+def test_starts_that_cannot_be():
+    with pytest.raises(ValueError, match=r"was given no processes and no index: write parallel.st"):
+        parallel.start("localhost:1234")
+    with pytest.raises(ValueError, match=r'the coordinator is "host:port", got \'localhost\''):
+        parallel.start("localhost", 2, 0)
+    with pytest.raises(ValueError, match=r"got index=2 of processes=2"):
+        parallel.start("localhost:1234", 2, 2)
+    jax.devices()
+    with pytest.raises(RuntimeError, match=r"comes before anything else of JAX, which has its dev"):
+        parallel.start("localhost:1234", 2, 0)
+
+
+def test_alone_there_is_nothing_to_start(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(TOLD):
+            monkeypatch.delenv(name)
+    parallel.start()
+    assert parallel.is_first()

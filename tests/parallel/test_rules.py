@@ -1,0 +1,163 @@
+"""Meshes and tables of rules: what they give, and what they refuse."""
+
+import jax
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import jaxnn as nn
+from jaxnn import models, parallel
+
+EIGHT = parallel.simulated(data=2, model=4)
+X = jax.ShapeDtypeStruct((8, 16), "float32")
+NET = nn.Serial(up=nn.Dense(32), down=nn.Dense(12))
+
+
+def specs(net, x, mesh, rules):
+    found = parallel.shardings(net.spec(x), mesh, rules)
+    return jax.tree.map(lambda sharding: tuple(sharding.spec), found)
+
+
+def test_a_device_is_no_mesh_of_two():
+    have = jax.device_count()
+    wanted = f"parallel.mesh(data={2 * have}, model=1) needs {2 * have} devices, but there"
+    with pytest.raises(ValueError) as error:
+        parallel.mesh(data=2 * have, model=1)
+    assert str(error.value).startswith(wanted)
+    assert f"XLA_FLAGS=--xla_force_host_platform_device_count={2 * have}" in str(error.value)
+    with pytest.raises(ValueError, match=rf"needs a multiple of {2 * have} devices"):
+        parallel.mesh(data=-1, model=2 * have)
+
+
+def test_axes_that_make_no_mesh():
+    with pytest.raises(ValueError, match=r"at least one axis: write parallel.mesh\(data=-1\)"):
+        parallel.mesh()
+    with pytest.raises(ValueError, match=r"'data' of a mesh is an int >= 1, or -1 .*; got 0"):
+        parallel.mesh(data=0)
+    with pytest.raises(ValueError, match=r"one axis .* may be -1, got parallel.mesh\(a=-1, b=-1\)"):
+        parallel.mesh(a=-1, b=-1)
+    with pytest.raises(ValueError, match=r"'data' of a mesh is an int >= 1; got -1"):
+        parallel.simulated(data=-1)
+
+
+def test_the_first_rule_that_matches_decides():
+    rules = (("down/*", P("data")), ("**/w", P(None, "model")), ("**", P()))
+    assert specs(NET, X, EIGHT, rules) == {
+        "up": {"w": (None, "model"), "b": ()},
+        "down": {"w": ("data",), "b": ("data",)},
+    }
+
+
+def test_stacked_axes_are_left_out():
+    block = nn.Serial(nn.Dense(16), nn.Dense(16))
+    rules = (("0/w", P(None, "model")), ("1/w", P(("model", "data"))), ("**", P()))
+    plain = specs(block, X, EIGHT, rules)
+    assert plain[1]["w"] == (("model", "data"),)
+    repeated = specs(nn.Repeat(block, 3), X, EIGHT, rules)
+    assert repeated[0]["w"] == (None, None, "model")
+    assert repeated[1]["w"] == (None, ("model", "data"))
+
+
+def test_a_split_leaves_what_it_does_not_divide():
+    split = parallel.Split(inputs="model", outputs="data", largest="data")
+    sizes = {"data": 2, "model": 4}
+    assert tuple(split.spec((3, 3, 8, 5), sizes)) == (None, None, "model", None)
+    assert tuple(parallel.Split(largest="data").spec((6, 4, 6), sizes)) == (None, None, "data")
+    assert tuple(parallel.Split(largest="data").spec((6,), sizes)) == (None,)
+
+
+def test_what_does_not_fit_is_listed():
+    rules = (("down/w", P("model", "data")), ("up/w", P(None, None, "data")), ("up/b", P("data")))
+    with pytest.raises(ValueError) as error:
+        parallel.shardings(nn.Serial(up=nn.Dense(3), down=nn.Dense(5)).spec(X), EIGHT, rules)
+    assert str(error.value).splitlines() == [
+        "the rules do not fit the parameters:",
+        f"  up/w: {P(None, None, 'data')} has 3 entries, for the shape (16, 3)",
+        f"  up/b: {P('data')} splits the axis of 3 of the shape (3,) in 2, which does not divide "
+        "it; write None there, or parallel.Split, which leaves it whole",
+        f"  down/w: {P('model', 'data')} splits the axis of 3 of the shape (3, 5) in 4, which does "
+        "not divide it; write None there, or parallel.Split, which leaves it whole",
+        f"  down/w: {P('model', 'data')} splits the axis of 5 of the shape (3, 5) in 2, which does "
+        "not divide it; write None there, or parallel.Split, which leaves it whole",
+        "  no rule matches 'down/b'; end the rules with ('**', P())",
+    ]
+
+
+def test_a_rule_that_matches_nothing():
+    rule = ("**/upp/w", P())
+    with pytest.raises(ValueError) as error:
+        parallel.shardings(NET.spec(X), EIGHT, (rule, ("**", P())))
+    text = f"the rule {rule!r} matches none of the 4 parameters; the closest is 'up/w'"
+    assert text in str(error.value)
+
+
+def test_a_mesh_axis_that_there_is_not():
+    mesh = parallel.simulated(model=4)
+    rule = ("**", parallel.Split(largest="data"))
+    with pytest.raises(ValueError) as error:
+        parallel.shardings(NET.spec(X), mesh, (rule,))
+    text = (
+        f"the rule {rule!r} splits by the mesh axis 'data', but the mesh has 'model'; write "
+        "parallel.mesh(data=...)"
+    )
+    assert text in str(error.value)
+    with pytest.raises(ValueError, match="has a mesh axis twice"):
+        parallel.shardings(NET.spec(X), mesh, (("**", P("model", "model")),))
+
+
+def test_what_is_no_table():
+    with pytest.raises(TypeError, match=r"rules are a tuple of pairs \(pattern, spec\), got \["):
+        parallel.shardings(NET.spec(X), EIGHT, [("**", P())])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"a rule is a pair of .* got \('\*\*', 'data'\)"):
+        parallel.shardings(NET.spec(X), EIGHT, (("**", "data"),))  # type: ignore[arg-type]
+
+
+TOKENS, IMAGES = ((8, 4), "int32"), ((8, 8, 8, 3), "float32")
+GPT, LLAMA = models.GPT(layers=2, width=16, heads=4), models.GPT.llama2_7b()
+BOTTLENECK = models.ResNet((1, 1), width=8, stem="cifar", bottleneck=True)
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "first", "second"),
+    [
+        (GPT.network(64), TOKENS, "blocks/attention/query/w", "blocks/attention/out/w"),
+        (GPT.network(64), TOKENS, "blocks/feed_forward/up/w", "blocks/feed_forward/down/w"),
+        (LLAMA.network(32000), TOKENS, "blocks/feed_forward/gate/w", "embedding/w"),
+        (models.ViT(8, 4, 2, 16, 4).network(8), IMAGES, "head/w", "blocks/attention/out/w"),
+        (models.MLP(32, depth=3).network(8), ((8, 16), "float32"), "6/w", "9/w"),
+        (BOTTLENECK.network(8), IMAGES, "stages/1/0/branch/middle/conv/w",
+         "stages/1/0/branch/wide/conv/w"),
+    ],
+)  # fmt: skip
+def test_the_table_of_tensor_parallelism_knows_the_models(net, x, first, second):
+    spec = net.spec(jax.ShapeDtypeStruct(*x))
+    from jaxnn.core import paths
+
+    def at(rules, path):
+        found = dict(paths.walk(parallel.shardings(spec, EIGHT, rules)))
+        sharding = found[tuple(path.split("/"))]
+        axes = dict(paths.walk(spec))[tuple(path.split("/"))].ndim
+        return (*sharding.spec, *(None,) * (axes - len(sharding.spec)))[-2:]
+
+    assert at(parallel.TENSOR_PARALLEL, first)[1] == "model"
+    assert at(parallel.TENSOR_PARALLEL, second)[0] == "model"
+    both = at(parallel.FSDP_TENSOR_PARALLEL, first), at(parallel.FSDP_TENSOR_PARALLEL, second)
+    assert both == (("data", "model"), ("model", "data"))
+
+
+def test_an_optimizers_state_follows_the_parameters():
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.multi_transform(
+            {"yes": optax.adam(0.1), "no": optax.set_to_zero()}, {"up": "yes", "down": "no"}
+        ),
+    )
+    layout = parallel.Layout(EIGHT, parallel.TENSOR_PARALLEL)
+    found = layout.state_shardings(NET, optimizer, X)
+    adam = found.opt_state[1].inner_states["yes"].inner_state[0]
+    assert adam.mu["up"] == adam.nu["up"] == found.params["up"]
+    assert tuple(adam.mu["up"]["w"].spec) == (None, "model")
+    assert adam.count == found.step == layout.whole
+    # Adafactor keeps means of rows and columns, which have other shapes.
+    factored = layout.state_shardings(NET, optax.adafactor(0.1, min_dim_size_to_factor=8), X)
+    assert {tuple(leaf.spec) for leaf in jax.tree.leaves(factored.opt_state)} >= {()}

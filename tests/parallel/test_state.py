@@ -1,0 +1,92 @@
+"""States and batches where they belong: numbers as elsewhere, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnn as nn
+from jaxnn import parallel, train
+
+ONE = parallel.mesh(data=1)
+X = jnp.ones((4, 6))
+NET = nn.Serial(nn.Dense(8), nn.BatchNorm(), nn.Repeat(nn.Dense(8), 2), nn.Dense(3))
+
+
+def test_a_state_as_on_one_device():
+    optimizer, key = optax.adam(0.1), jax.random.key(3)
+    found = parallel.create(NET, optimizer, key, X, ONE, parallel.FSDP)
+    wanted = train.TrainState.create(NET, optimizer, key, X)
+    # Drawn in a compiled program, there and here: to rounding.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, wanted)
+
+
+class Averaging:
+    """An optimizer that keeps the parameters themselves."""
+
+    def init(self, params):
+        return params
+
+    def update(self, updates, state, params=None):
+        return updates, state
+
+
+def test_no_memory_is_given_twice():
+    task, optimizer = train.Classification(3), Averaging()
+    ts = parallel.create(NET, optimizer, jax.random.key(0), X, ONE, parallel.FSDP)
+    traces = []
+
+    def loss(outputs, targets):
+        traces.append(outputs)
+        return task(outputs, targets)
+
+    step = parallel.make_step(NET, loss, optimizer, ONE, parallel.FSDP)
+    batch = parallel.shard_batch((X, jnp.zeros(4, int)), ONE)
+    first = ts
+    for _ in range(3):
+        ts, _ = step(ts, batch)
+    assert first.step.is_deleted() and len(traces) == 1
+
+
+def test_options_are_those_of_a_step():
+    task, optimizer = train.Classification(3), train.Optimizer(optax.sgd, learning_rate=0.1)
+    net = nn.Dense(3)
+    arguments = {"accumulate": 2, "norms": "w"}
+    ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
+    batch = jnp.arange(24.0).reshape(4, 6), jnp.arange(4) % 3
+    _, wanted = train.make_step(net, task, optimizer, **arguments)(ts, batch)
+    ts = parallel.create(net, optimizer, jax.random.key(0), X, ONE, parallel.FSDP)
+    step = parallel.make_step(net, task, optimizer, ONE, parallel.FSDP, **arguments)
+    _, found = step(ts, parallel.shard_batch(batch, ONE))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
+    with pytest.raises(ValueError, match="accumulate is a number of micro-batches"):
+        parallel.make_step(net, task, optimizer, ONE, parallel.FSDP, accumulate=0)
+
+
+def test_rules_that_do_not_fit_are_told_before_anything_is_made():
+    from jax.sharding import PartitionSpec as P
+
+    with pytest.raises(ValueError, match="matches none of the 8 parameters"):
+        rules = (("head/w", P()), ("**", P()))
+        parallel.create(NET, optax.sgd(0.1), jax.random.key(0), X, ONE, rules)
+
+
+def test_rows_that_the_devices_do_not_divide():
+    mesh = parallel.simulated(data=8)
+    with pytest.raises(ValueError) as error:
+        parallel.shard_batch((jnp.ones((16, 2)), jnp.ones(12)), mesh)
+    assert str(error.value) == (
+        "[1] is float32[12], whose rows do not fall into the 8 parts that data=8 of the mesh has "
+        "here; make the batch a multiple of 8"
+    )
+    with pytest.raises(ValueError, match=r"the batch is float32\[\]"):
+        parallel.shard_batch(jnp.ones(()), ONE)
+
+
+def test_other_axes_do_not_split_a_batch():
+    layout = parallel.Layout(parallel.simulated(model=8), ())
+    assert layout.batch == layout.whole
+    both = parallel.Layout(parallel.simulated(replica=2, data=2, model=2), ())
+    assert tuple(both.batch.spec) == (("replica", "data"),)

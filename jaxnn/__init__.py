@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 from .combine.bidirectional import Bidirectional
 from .combine.capture import Tap, capture
 from .combine.ensemble import Ensemble
+from .combine.low_rank import LowRank
 from .combine.mixture import MixtureOfExperts
 from .combine.precision import Precision
+from .combine.quantized import quantized
 from .combine.recurrent import Recurrent
 from .combine.remat import Remat
 from .combine.repeat import Repeat
@@ -57,7 +59,8 @@ from .core.wrapper import Wrapper
 from .layers.activation import PReLU
 from .layers.attention import Attention
 from .layers.bilinear import Bilinear
-from .layers.convolution import Conv, ConvTranspose, DepthwiseConv, Separable, SeparableConv
+from .layers.convolution import Conv, DepthwiseConv, Separable, SeparableConv
+from .layers.convolution_transpose import ConvTranspose
 from .layers.dense import Dense
 from .layers.dropout import AlphaDropout, Dropout, GaussianNoise, StochasticDepth
 from .layers.einsum import Einsum
@@ -107,19 +110,25 @@ if TYPE_CHECKING:
     from .generation.generate import generate
     from .inspect.checked import checked
     from .inspect.summary import summary
+    from .surgery.adapters import adapted, merged
     from .surgery.cached import cached
-    from .surgery.replacement import replace
+    from .surgery.replacement import replace, replaced
     from .surgery.stacking import stacked, unstacked
+    from .surgery.widening import widened
 
 # Only looking at networks and editing them needs these modules: imported when first asked for.
 _LATER = {
+    "adapted": "jaxnn.surgery.adapters",
     "cached": "jaxnn.surgery.cached",
     "checked": "jaxnn.inspect.checked",
     "generate": "jaxnn.generation.generate",
+    "merged": "jaxnn.surgery.adapters",
     "replace": "jaxnn.surgery.replacement",
+    "replaced": "jaxnn.surgery.replacement",
     "stacked": "jaxnn.surgery.stacking",
     "summary": "jaxnn.inspect.summary",
     "unstacked": "jaxnn.surgery.stacking",
+    "widened": "jaxnn.surgery.widening",
 }
 
 
@@ -174,6 +183,7 @@ __all__ = [
     "Llama3Scaling",
     "LocalResponseNorm",
     "LongRoPEScaling",
+    "LowRank",
     "LpPool",
     "MaxPool",
     "MinPool",
@@ -210,6 +220,7 @@ __all__ = [
     "WeightNorm",
     "Wrapper",
     "YaRNScaling",
+    "adapted",
     "cached",
     "capture",
     "checked",
@@ -225,15 +236,19 @@ __all__ = [
     "layer",
     "lecun_normal",
     "lecun_uniform",
+    "merged",
     "normal",
     "ones",
     "orthogonal",
+    "quantized",
     "replace",
+    "replaced",
     "stacked",
     "summary",
     "truncated_normal",
     "uniform",
     "unstacked",
     "variance_scaling",
+    "widened",
     "zeros",
 ]

@@ -32,7 +32,7 @@ def watched(net: Layer, numbers: dict[paths.Path, int], tell: Callable[[int, Any
     """
 
     def watch(layer: Layer, path: paths.Path) -> Layer:
-        inside = layer._with_children(within(layer._children(), path))
+        inside = _holding(layer, within(layer._children(), path))
 
         def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
             with jax.named_scope(_SCOPE.format(numbers[path])):
@@ -51,6 +51,13 @@ def watched(net: Layer, numbers: dict[paths.Path, int], tell: Callable[[int, Any
         return watch(tree, path) if isinstance(tree, Layer) else tree
 
     return watch(net, ())
+
+
+def _holding(layer: Layer, children: Any) -> Layer:
+    """`layer` with these children, whichever way it makes them: Bidirectional makes two of one."""
+    if isinstance(layer, Wrapper):
+        return copy_with(layer, inner=_holding(layer.wrapped, children))
+    return copy_with(layer, _children=lambda: children) if children else layer
 
 
 def places(net: Layer) -> Iterator[tuple[paths.Path, str]]:

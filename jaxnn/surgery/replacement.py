@@ -1,14 +1,20 @@
-"""replace: a network with one layer, or one setting of a layer, exchanged."""
+"""replace: a network with layers, or settings of layers, exchanged; and replaced, its parameters
+too."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+import jax
+
 from ..core import paths
+from ..core.binding import at
 from ..core.composite import holds_layer
+from ..core.declarations import Param, describe, is_array
 from ..core.layer import Layer
 from ..core.signatures import suggestion
 from ..core.values import copy_with, fields
 from ..core.wrapper import Wrapper
+from .editing import check_net, check_params, checked, filled
 
 Net = TypeVar("Net", bound=Layer)
 
@@ -23,14 +29,21 @@ def replace(net: Net, path: str, value: Any) -> Net:
       for `blocks=Repeat(block, n)`; a child of that name goes first;
     - `inner`, what is inside all the wrappers, which stay: `"blocks/inner"` is the block.
 
+    A pattern, `"**/norm*"`, replaces every layer whose path fits: `*` stands for any text in one
+    segment, `**` for any segments. Of layers within each other the outer one is replaced. Where no
+    layer fits, it means settings: `"**/attention/dropout"`.
+
     Every layer on the way is checked again, so a wrong value raises as the constructor does.
     Raises ValueError for a path that leads nowhere, that two of the wrappers could mean, or that is
-    empty (the network itself).
+    empty (the network itself), and for a pattern that nothing fits. `nn.replaced` carries the
+    parameters along.
 
     >>> import jax, jaxnn as nn
     >>> net = nn.Serial(nn.Dense(128), jax.nn.relu, nn.Dense(10))
     >>> replace(replace(net, "1", jax.nn.gelu), "0/features", 64)
     Serial(Dense(64), jax.nn.gelu, Dense(10))
+    >>> replace(net, "**/bias", False)
+    Serial(Dense(128, bias=False), jax.nn.relu, Dense(10, bias=False))
     >>> replace(nn.Repeat(nn.Residual(nn.Dense(8)), 3), "n", 6)
     Repeat(Residual(Dense(8)), 6)
     """
@@ -40,7 +53,104 @@ def replace(net: Net, path: str, value: Any) -> Net:
         raise TypeError(f"a path is text such as 'blocks/3/mlp', got {path!r}")
     if not path:
         raise ValueError("the path '' is the network itself: write the new network in its place")
-    return _in_layer(net, tuple(path.split("/")), value, ())
+    for found in _fitting(net, path):
+        net = _in_layer(net, found, value, ())
+    return net
+
+
+def replaced(
+    net: Layer, params: Any, path: str, value: Any, key: jax.Array, *inputs: Any, **named: Any
+) -> tuple[Layer, Any]:
+    """`nn.replace(net, path, value)`, and its parameters: fresh where the network is another one.
+
+    At and below what is replaced, parameters are drawn from `key` (a number there is that of
+    `init(key, *inputs)` of the new network); all others are those of `params`. Inputs are as for
+    `net.init`. Raises ValueError, beside what `replace` raises, where another parameter does not
+    fit the new network: as the weights of the layer behind one that is now wider, which
+    `nn.widened` carries along.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> net, x = nn.Serial(body=nn.Dense(4), head=nn.Dense(10)), jnp.ones((1, 3))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> new, both = replaced(net, params, "head", nn.Dense(100), jax.random.key(1), x)
+    >>> both["body"]["w"] is params["body"]["w"], both["head"]["w"].shape
+    (True, (4, 100))
+    """
+    check_net(net, "nn.replaced(net, params, path, value, key, x)")
+    check_params(net, params, inputs, named)
+    new = replace(net, path, value)
+    layers = dict(_layers(net))
+    whole, settings = [], []
+    for place in _fitting(net, path):
+        if place in layers or place[-1] == "inner":
+            whole.append(place if place in layers else place[:-1])
+        else:
+            settings.append(place[:-1])
+    lines = []
+
+    def kept(place: paths.Path, param: Param) -> Any:
+        """The array that stays, or None where a fresh one is to be drawn."""
+        if _is_below(place, whole):
+            return None
+        try:
+            old = at(params, place)
+        except (KeyError, ValueError):  # a name where there was a tuple
+            old = None
+        if old is not None and is_array(old) and tuple(old.shape) == param.shape:
+            return old
+        if not _is_below(place, settings):
+            got = "nothing" if old is None else describe(old)
+            lines.append(f"{paths.text(place)}: now {param.shape}, the parameters have {got}")
+        return None
+
+    spec = new.spec(*inputs, **named)
+    old = {place: kept(place, param) for place, param in paths.walk(spec)}
+    if lines:
+        raise ValueError(
+            f"with {path!r} replaced, parameters elsewhere no longer fit:\n  "
+            + "\n  ".join(lines)
+            + "\nReplace these layers too, or write nn.widened(net, params, ...)"
+        )
+    return new, filled(spec, key, old)
+
+
+def _is_below(place: paths.Path, tops: list[paths.Path]) -> bool:
+    return any(place[: len(top)] == top for top in tops)
+
+
+def _fitting(net: Layer, path: str) -> list[paths.Path]:
+    """The paths that a path or a pattern means."""
+    if not set("*?") & set(path):
+        return [tuple(path.split("/"))]
+    layers = dict(_layers(net))
+    fit = [place for place in layers if place and paths.matches(path, paths.text(place))]
+    if fit:
+        return [place for place in fit if not any(place[:n] in fit for n in range(len(place)))]
+    names = [
+        (*place, name)
+        for place, layer in layers.items()
+        for one in _stack(layer)
+        for name in _settings(one)
+    ]
+    fit = [place for place in dict.fromkeys(names) if paths.matches(path, paths.text(place))]
+    if not fit:
+        known = ", ".join(paths.text(place) for place in layers if place) or "none"
+        raise ValueError(
+            f"no layer and no setting of one fits the pattern {path!r}; the paths of layers are: "
+            f"{known}"
+        )
+    return fit
+
+
+def _layers(item: Any, path: paths.Path = ()) -> Iterator[tuple[paths.Path, Layer]]:
+    """Every layer below `item` and itself, by path; parents come first."""
+    children = item
+    if isinstance(item, Layer):
+        yield path, item
+        children = item._children()
+    for name in _names(children):
+        child = children[name] if isinstance(children, dict) else children[int(name)]
+        yield from _layers(child, (*path, name))
 
 
 def _in_layer(layer: Layer, segments: paths.Path, value: Any, above: paths.Path) -> Any:
@@ -50,13 +160,13 @@ def _in_layer(layer: Layer, segments: paths.Path, value: Any, above: paths.Path)
     children = stack[-1]._children()
     if name in _names(children):
         new = stack[-1]._with_children(_in_tree(children, segments, value, above))
-        return _rewrapped(stack[:-1], _checked(new))
+        return _rewrapped(stack[:-1], checked(new))
     if last and name == "inner" and len(stack) > 1:
         return _rewrapped(stack[:-1], value)
     owners = [number for number, one in enumerate(stack) if name in _settings(one)]
     if last and len(owners) == 1:
         number = owners[0]
-        return _rewrapped(stack[:number], _checked(copy_with(stack[number], **{name: value})))
+        return _rewrapped(stack[:number], checked(copy_with(stack[number], **{name: value})))
     if last and owners:
         kinds = " and ".join(type(stack[number]).__name__ for number in owners)
         raise ValueError(
@@ -98,14 +208,8 @@ def _stack(layer: Layer) -> tuple[Layer, ...]:
 
 def _rewrapped(wrappers: tuple[Layer, ...], inner: Any) -> Any:
     for wrapper in reversed(wrappers):
-        inner = _checked(copy_with(wrapper, inner=inner))
+        inner = checked(copy_with(wrapper, inner=inner))
     return inner
-
-
-def _checked(layer: Any) -> Any:
-    """A fresh copy, brought to normal form and validated as its constructor does."""
-    layer.__post_init__()
-    return layer
 
 
 def _settings(layer: Layer) -> list[str]:

@@ -1,6 +1,5 @@
 """unstacked and stacked: rows of equal layers as `Serial`, and as `Repeat`."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,12 +7,9 @@ import jax.numpy as jnp
 
 from ..combine.repeat import Repeat, check_stacked
 from ..combine.serial import Serial
-from ..core import paths
 from ..core.layer import Layer
-from ..core.values import copy_with
 from ..core.wrapper import Wrapper
-
-Edit = Callable[[Any, Any], tuple[Any, Any]]
+from .editing import Edit, check_net, edit_below
 
 
 def unstacked(net: Layer, params: Any) -> tuple[Layer, Any]:
@@ -34,7 +30,7 @@ def unstacked(net: Layer, params: Any) -> tuple[Layer, Any]:
     >>> row, jax.tree.map(jnp.shape, row_params)
     (Serial(Dense(4), Dense(4)), ({'b': (4,), 'w': (4, 4)}, {'b': (4,), 'w': (4, 4)}))
     """
-    _check(net, "unstacked")
+    check_net(net, "nn.unstacked(net, params)")
     return _unstacked(net, params)
 
 
@@ -52,7 +48,7 @@ def stacked(net: Layer, params: Any) -> tuple[Layer, Any]:
     >>> once, jax.tree.map(jnp.shape, once_params)
     (Repeat(Dense(4), 2), {'b': (2, 4), 'w': (2, 4, 4)})
     """
-    _check(net, "stacked")
+    check_net(net, "nn.stacked(net, params)")
     return _stacked(net, params)
 
 
@@ -80,41 +76,11 @@ def _stacked(net: Any, params: Any) -> tuple[Any, Any]:
 
 
 def _below(edit: Edit, net: Any, params: Any) -> tuple[Any, Any]:
-    """The layer with `edit` made to each of its children, or to what it wraps."""
-    if not isinstance(net, Layer):
-        return net, params
-    if isinstance(net, Wrapper):
-        if type(net)._declare is not Wrapper._declare:  # it arranges parameters in its own way
-            return net, params
-        inner, params = edit(net.wrapped, params)
-        return copy_with(net, inner=inner), params
-    children = net._children()
-    if not children:
-        return net, params
-    children, params = _in_tree(edit, children, params)
-    new = net._with_children(children)
-    new.__post_init__()  # brought to normal form and validated, as its constructor does
-    return new, params
-
-
-def _in_tree(edit: Edit, children: Any, params: Any) -> tuple[Any, Any]:
-    if isinstance(children, dict):
-        pairs = {name: _in_tree(edit, child, params[name]) for name, child in children.items()}
-        new = {name: child for name, (child, _) in pairs.items()}
-        return new, {name: below for name, (_, below) in pairs.items()}
-    if isinstance(children, (tuple, list)):
-        pairs = [_in_tree(edit, *both) for both in zip(children, params, strict=True)]
-        return paths.like(children, [a for a, _ in pairs]), paths.like(
-            params, [b for _, b in pairs]
-        )
-    return edit(children, params)
+    if isinstance(net, Wrapper) and type(net)._declare is not Wrapper._declare:
+        return net, params  # it arranges parameters in its own way
+    return edit_below(edit, net, params)
 
 
 def _kinds(tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple((jnp.shape(a), jnp.result_type(a)) for a in leaves)
-
-
-def _check(net: Any, name: str) -> None:
-    if not isinstance(net, Layer):
-        raise TypeError(f"{name} wants a layer, got {net!r}; write nn.{name}(net, params)")

@@ -331,3 +331,11 @@ def test_the_network_is_left_as_it_is():
 def test_lambdas_print_without_their_address():
     summary = nn.summary(nn.Serial(lambda x: x + 1), shaped(3))
     assert "lambda" in summary.rows["0"].layer and "0x" not in str(summary)
+
+
+def test_both_directions():
+    """One layer stands at two paths, and each has the outputs and the FLOPs of its own."""
+    net = nn.Bidirectional(nn.Recurrent(nn.GRUCell(4)))
+    rows = nn.summary(net, shaped(2, 5, 3)).rows
+    assert rows["forward"].flops == rows["backward"].flops > 0
+    assert rows["forward"].output.shape == rows["backward"].output.shape == (2, 5, 4)

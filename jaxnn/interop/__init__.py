@@ -1,0 +1,29 @@
+"""Other libraries: their weights and modules here, and networks elsewhere."""
+
+from .conversion import Converter, Source
+from .flax_weights import from_flax
+from .keras_weights import from_keras
+from .linen import from_linen, to_linen
+from .nnx import from_nnx
+from .onnx_file import pack_onnx
+from .program import load_program, pack_program
+from .torch_models import GPT2, LLAMA, RESNET, VIT
+from .torch_weights import from_torch
+
+__all__ = [
+    "GPT2",
+    "LLAMA",
+    "RESNET",
+    "VIT",
+    "Converter",
+    "Source",
+    "from_flax",
+    "from_keras",
+    "from_linen",
+    "from_nnx",
+    "from_torch",
+    "load_program",
+    "pack_onnx",
+    "pack_program",
+    "to_linen",
+]

@@ -1,0 +1,169 @@
+"""from_flax: the variables of a flax module as parameters and state; flax itself is not needed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..core import paths
+from ..core.layer import Layer
+from ..layers.activation import PReLU
+from ..layers.attention import Attention
+from ..layers.convolution import Conv, DepthwiseConv
+from ..layers.convolution_transpose import ConvTranspose
+from ..layers.dense import Dense
+from ..layers.einsum import Einsum
+from ..layers.embedding import Embedding
+from ..layers.normalisation import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..layers.parameter import Parameter
+from ..layers.patch import PatchEmbedding
+from ..layers.positions import LearnedPositions
+from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
+from ..train.weights import Weights
+from . import kernels
+from .conversion import Library, Names, Source, converted
+
+
+def from_flax(
+    net: Layer,
+    variables: Mapping[str, Any],
+    *inputs: Any,
+    names: Names | None = None,
+    ignore: Iterable[str] = (),
+    **named: Any,
+) -> Weights:
+    """The `train.Weights` of `net` from the variables of a flax module.
+
+    `variables` are those of linen, {"params": ..., "batch_stats": ...}, or nested dicts of arrays
+    as `nnx.to_pure_dict(nnx.state(model))` gives. A layer at the path `block/conv` takes what is at
+    `block/conv/kernel` and so on; `names` and `ignore` are as for `from_torch`, with `/` between
+    the segments: `{"stem": "Conv_0", "**/norm": "/BatchNorm_0"}`. Cells may stand under the `cell`
+    of an `RNN`. Transposed convolutions are taken to have `transpose_kernel=False`.
+
+    Raises ValueError with a line for all that is missing, of another shape, or used nowhere.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> net = nn.Serial(hidden=nn.Dense(2))
+    >>> variables = {"params": {"Dense_0": {"kernel": np.ones((3, 2)), "bias": np.zeros(2)}}}
+    >>> weights = from_flax(net, variables, jnp.ones((1, 3)), names={"hidden": "Dense_0"})
+    >>> jax.tree.map(jnp.shape, weights.params)
+    {'hidden': {'b': (2,), 'w': (3, 2)}}
+    """
+    collections = {"params", "batch_stats"}
+    trees = [variables[name] for name in variables if name in collections]
+    if not trees or set(variables) - collections:
+        trees = [variables]
+    flat = {paths.text(map(str, p)): a for tree in trees for p, a in paths.walk(_plain(tree))}
+    return converted(FLAX, net, flat, inputs, named, names or {}, ignore)
+
+
+def _plain(tree: Any) -> Any:
+    """Nested mappings as dicts by text; a box of nnx or linen as what it holds."""
+    if isinstance(tree, Mapping):
+        return {str(name): _plain(item) for name, item in tree.items()}
+    return getattr(tree, "value", tree) if hasattr(tree, "unbox") else tree
+
+
+def norm(layer: Any, source: Source) -> dict[str, Any]:
+    """scale and bias."""
+    return {
+        ours: source(theirs)
+        for ours, theirs in (("scale", "scale"), ("b", "bias"))
+        if ours in source.declared
+    }
+
+
+def running(layer: Any, source: Source) -> dict[str, Any]:
+    """The running statistics."""
+    return {"mean": source("mean"), "var": source("var")}
+
+
+def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
+    """kernel (*window, inputs, features), which flax runs over the input from the window's end."""
+    kernel = source("kernel")
+    return {"w": np.flip(kernel, tuple(range(kernel.ndim - 2)))} | kernels.bias(source)
+
+
+def table(layer: Any, source: Source) -> dict[str, Any]:
+    """embedding; or an array that the prefix itself names."""
+    if source.has("embedding"):
+        return {"w": source("embedding")}
+    return {"w": kernels.shaped(source(""), source.shape("w"), "it")}
+
+
+def prelu(layer: Any, source: Source) -> dict[str, Any]:
+    """negative_slope."""
+    return {"alpha": source("negative_slope")}
+
+
+def _gates(source: Source, gates: str) -> tuple[Any, Any, dict[str, Any], Any]:
+    """The weights of input and hidden state, gate beside gate, and the biases of each by gate."""
+    cell = "cell/" if source.has(f"cell/h{gates[-1]}/kernel") else ""
+    places = {side: [f"{cell}{side}{gate}" for gate in gates] for side in "ih"}
+    w, u = (np.concatenate([source(f"{p}/kernel") for p in places[side]], -1) for side in "ih")
+    size = w.shape[-1] // len(gates)
+    biases = {
+        side: [
+            source(f"{p}/bias") if source.has(f"{p}/bias") else np.zeros(size, w.dtype)
+            for p in places[side]
+        ]
+        for side in "ih"
+    }
+    return w, u, biases, size
+
+
+def lstm(layer: Any, source: Source) -> dict[str, Any]:
+    """LSTMCell and OptimizedLSTMCell: ii, if, ig, io and hi, hf, hg, ho."""
+    w, u, biases, _ = _gates(source, "ifgo")
+    b = np.concatenate(biases["i"]) + np.concatenate(biases["h"])
+    return {"input": {"w": w, "b": b}, "recurrent": {"w": u}}
+
+
+def gated(gates: str) -> Any:
+    """GRUCell and MGUCell: a matrix for each gate, of which the last has a second bias."""
+
+    def convert(layer: Any, source: Source) -> dict[str, Any]:
+        w, u, biases, _ = _gates(source, gates)
+        inner = [*biases["h"][:-1], np.zeros_like(biases["h"][-1])]
+        b = np.concatenate(biases["i"]) + np.concatenate(inner)
+        return {"input": {"w": w, "b": b}, "recurrent": {"w": u, "b": biases["h"][-1]}}
+
+    return convert
+
+
+def simple(layer: Any, source: Source) -> dict[str, Any]:
+    """SimpleCell: i and h."""
+    cell = "cell/" if source.has("cell/h/kernel") else ""
+    names = [f"{cell}{side}/bias" for side in "ih" if source.has(f"{cell}{side}/bias")]
+    w = source(f"{cell}i/kernel")
+    b = sum((source(name) for name in names), np.zeros(w.shape[-1], w.dtype))
+    return {"input": {"w": w, "b": b}, "recurrent": {"w": source(f"{cell}h/kernel")}}
+
+
+FLAX = Library(
+    "flax",
+    "/",
+    {
+        Dense: kernels.dense,
+        Einsum: kernels.dense,
+        Conv: kernels.convolution,
+        DepthwiseConv: kernels.convolution,
+        PatchEmbedding: kernels.convolution,
+        ConvTranspose: transposed_convolution,
+        LayerNorm: norm,
+        RMSNorm: norm,
+        GroupNorm: norm,
+        InstanceNorm: norm,
+        BatchNorm: norm,
+        Embedding: table,
+        LearnedPositions: table,
+        Parameter: table,
+        PReLU: prelu,
+        Attention: kernels.attention("out"),
+        RNNCell: simple,
+        LSTMCell: lstm,
+        GRUCell: gated("rzn"),
+        MinimalGatedCell: gated("fn"),
+    },
+    {BatchNorm: running},
+)

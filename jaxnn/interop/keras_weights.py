@@ -1,0 +1,157 @@
+"""from_keras: the weights of a keras model as parameters and state; keras itself is not needed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..core.layer import Layer
+from ..layers.activation import PReLU
+from ..layers.attention import Attention
+from ..layers.convolution import Conv, DepthwiseConv
+from ..layers.convolution_transpose import ConvTranspose
+from ..layers.dense import Dense
+from ..layers.einsum import Einsum
+from ..layers.embedding import Embedding
+from ..layers.normalisation import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..layers.parameter import Parameter
+from ..layers.patch import PatchEmbedding
+from ..layers.positions import LearnedPositions
+from ..layers.recurrence import ConvLSTMCell, GRUCell, LSTMCell, RNNCell
+from ..train.weights import Weights
+from . import kernels
+from .conversion import Library, Names, Source, Unfit, converted, fitted
+
+
+def from_keras(
+    net: Layer,
+    weights: Mapping[str, Any],
+    *inputs: Any,
+    names: Names | None = None,
+    ignore: Iterable[str] = (),
+    **named: Any,
+) -> Weights:
+    """The `train.Weights` of `net` from a keras 3 model: `{w.path: w for w in model.weights}`.
+
+    A layer at the path `conv` takes what is at `conv/kernel` and so on; `names` and `ignore` are as
+    for `from_torch`, with `/` between the segments. A model's own name goes in front by
+    `names={"": "sequential"}`. A cell may stand under `lstm_cell`, `gru_cell` or `simple_rnn_cell`.
+
+    Raises ValueError with a line for all that is missing, of another shape, or used nowhere, and
+    for a GRU with `reset_after=False`, which is another function.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> net = nn.Serial(dense=nn.Dense(2))
+    >>> weights = {"sequential/dense/kernel": np.ones((3, 2)), "sequential/dense/bias": np.zeros(2)}
+    >>> found = from_keras(net, weights, jnp.ones((1, 3)), names={"": "sequential"})
+    >>> jax.tree.map(jnp.shape, found.params)
+    {'dense': {'b': (2,), 'w': (3, 2)}}
+    """
+    return converted(KERAS, net, weights, inputs, named, names or {}, ignore)
+
+
+def norm(layer: Any, source: Source) -> dict[str, Any]:
+    """gamma and beta; or the `scale` of RMSNormalization."""
+    scale = "gamma" if source.has("gamma") else "scale"
+    return {
+        ours: source(theirs)
+        for ours, theirs in (("scale", scale), ("b", "beta"))
+        if ours in source.declared
+    }
+
+
+def running(layer: Any, source: Source) -> dict[str, Any]:
+    """The running statistics."""
+    return {"mean": source("moving_mean"), "var": source("moving_variance")}
+
+
+def depthwise(layer: Any, source: Source) -> dict[str, Any]:
+    """kernel (*window, channels, multiplier)."""
+    kernel = source("kernel")
+    wanted = source.shape("w")
+    channels = wanted[-1] // layer.multiplier
+    fitted(kernel, (*wanted[:-2], channels, layer.multiplier), "kernel")
+    return {"w": kernel.reshape(wanted)} | kernels.bias(source)
+
+
+def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
+    """kernel (*window, features, inputs)."""
+    return {"w": np.swapaxes(source("kernel"), -1, -2)} | kernels.bias(source)
+
+
+def table(layer: Any, source: Source) -> dict[str, Any]:
+    """embeddings; or an array that the prefix itself names."""
+    if source.has("embeddings"):
+        return {"w": source("embeddings")}
+    return {"w": kernels.shaped(source(""), source.shape("w"), "it")}
+
+
+def prelu(layer: Any, source: Source) -> dict[str, Any]:
+    """alpha, one for each feature, with axes of 1 before it."""
+    return {"alpha": kernels.shaped(source("alpha"), source.shape("alpha"), "alpha")}
+
+
+def _cell(source: Source, name: str) -> tuple[Any, Any, Any]:
+    """kernel, recurrent_kernel and bias."""
+    cell = f"{name}/" if source.has(f"{name}/kernel") else ""
+    kernel, recurrent = source(f"{cell}kernel"), source(f"{cell}recurrent_kernel")
+    if not source.has(f"{cell}bias"):
+        return kernel, recurrent, None
+    return kernel, recurrent, source(f"{cell}bias")
+
+
+def recurrent(name: str) -> Any:
+    """SimpleRNN, and LSTM, whose gates are in our order."""
+
+    def convert(layer: Any, source: Source) -> dict[str, Any]:
+        w, u, b = _cell(source, name)
+        b = np.zeros(w.shape[-1], w.dtype) if b is None else b
+        return {"input": {"w": w, "b": b}, "recurrent": {"w": u}}
+
+    return convert
+
+
+def gru(layer: Any, source: Source) -> dict[str, Any]:
+    """GRU: gates z, r, h, and biases (2, 3 features) of the input and of the hidden state."""
+    w, u, b = _cell(source, "gru_cell")
+    b = np.zeros((2, w.shape[-1]), w.dtype) if b is None else b
+    if b.ndim != 2:
+        raise Unfit("bias has one axis: reset_after=False, which is not the GRU that is here")
+
+    def ordered(a: Any) -> Any:
+        z, r, h = np.split(a, 3, -1)
+        return np.concatenate([r, z, h], -1)
+
+    w, u, b = ordered(w), ordered(u), ordered(b)
+    n = b.shape[-1] // 3
+    added = np.concatenate([b[1, : 2 * n], np.zeros_like(b[1, 2 * n :])])
+    return {"input": {"w": w, "b": b[0] + added}, "recurrent": {"w": u, "b": b[1, 2 * n :]}}
+
+
+KERAS = Library(
+    "keras",
+    "/",
+    {
+        Dense: kernels.dense,
+        Einsum: kernels.dense,
+        Conv: kernels.convolution,
+        DepthwiseConv: depthwise,
+        PatchEmbedding: kernels.convolution,
+        ConvTranspose: transposed_convolution,
+        LayerNorm: norm,
+        RMSNorm: norm,
+        GroupNorm: norm,
+        InstanceNorm: norm,
+        BatchNorm: norm,
+        Embedding: table,
+        LearnedPositions: table,
+        Parameter: table,
+        PReLU: prelu,
+        Attention: kernels.attention("attention_output"),
+        RNNCell: recurrent("simple_rnn_cell"),
+        LSTMCell: recurrent("lstm_cell"),
+        ConvLSTMCell: recurrent("conv_lstm_cell"),
+        GRUCell: gru,
+    },
+    {BatchNorm: running},
+)

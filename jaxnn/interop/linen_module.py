@@ -1,0 +1,29 @@
+"""The module of flax.linen that holds a network; `to_linen` makes one."""
+
+from typing import Any
+
+from flax import linen
+
+from ..core.layer import Layer
+
+
+class Network(linen.Module):
+    """A network as a module; see `to_linen`."""
+
+    net: Layer
+
+    @linen.compact
+    def __call__(self, *inputs: Any, train: bool = False, **named: Any) -> Any:
+        """The network's output; in training, its new state goes to the collection."""
+        net = self.net
+        params = self.param("net", lambda key: net.init(key, *inputs, **named))
+        key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+        if not self.has_variable("batch_stats", "net"):
+            state = net.init_state(*inputs, **named)
+            if not state:
+                return net.apply(params, *inputs, key=key, train=train, **named)
+        kept = self.variable("batch_stats", "net", lambda: net.init_state(*inputs, **named))
+        output, state = net.apply(params, *inputs, state=kept.value, key=key, train=train, **named)
+        if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+            kept.value = state
+        return output

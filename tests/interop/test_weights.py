@@ -1,0 +1,364 @@
+"""Weights of torch, transformers, torchvision, flax and keras, converted: the same outputs."""
+
+from typing import Any, cast
+
+import jax
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+import jaxnn as nn
+from jaxnn import interop
+from jaxnn.models import GPT, ViT
+from jaxnn.models.resnet import ResNetBlock
+from tests.fixtures import interop as fixtures
+from tests.fixtures import models as published
+
+# The bar for converted networks: float32 sums of some tens of terms, in another order.
+NEAR = 1e-5
+
+
+def fixture(model: str) -> tuple[dict[str, Any], list[Any], Any]:
+    """The weights by their own names, the inputs and the output."""
+    with np.load(fixtures.FILE) as file:
+        found = {k.removeprefix(f"{model}:"): file[k] for k in file if k.startswith(f"{model}:")}
+    start = "weights:"
+    weights = {k.removeprefix(start): a for k, a in found.items() if k.startswith(start)}
+    inputs = [found[name] for name in sorted(found) if name[0] == "x"]
+    as_int = [x.astype(np.int32) if x.dtype == np.int64 else x for x in inputs]
+    return weights, as_int, found["y"]
+
+
+def outputs(net: Any, weights: Any, *inputs: Any, **named: Any) -> Any:
+    def run(params, state, inputs, named):
+        return net.apply(params, *inputs, state=state, **named)[0]
+
+    return jax.jit(run)(weights.params, weights.state, inputs, named)
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    assert np.abs(theirs).max() > 0.1  # there is something to compare
+    np.testing.assert_allclose(ours, theirs, rtol=NEAR, atol=NEAR)
+
+
+CONVOLUTIONS = nn.Serial(
+    layers=nn.Serial(
+        nn.Conv(4, (3, 3), padding=1),
+        nn.BatchNorm(),
+        nn.PReLU(),
+        nn.DepthwiseConv((3, 3), padding=1),
+        nn.GroupNorm(2),
+        nn.ConvTranspose(6, (2, 2), stride=2, groups=2, padding=0),
+        nn.Conv(3, (2, 1), groups=3, padding=0, bias=False),
+        nn.InstanceNorm(),
+    )
+)
+
+
+def test_images_of_torch():
+    weights, (x,), y = fixture("convolutions")
+    found = interop.from_torch(CONVOLUTIONS, weights, x)
+    assert_same(outputs(CONVOLUTIONS, found, x), y)
+
+
+def both(cell: Any) -> nn.Layer:
+    return nn.Bidirectional(nn.Recurrent(cell))
+
+
+def test_sequences_of_torch():
+    """An LSTM of two layers and both directions, a GRU, an RNN without biases, attention."""
+    net = nn.Serial(
+        embed=nn.Embedding(5, 4),
+        lstm=nn.Serial(both(nn.LSTMCell(3)), both(nn.LSTMCell(3))),
+        gru=nn.Recurrent(nn.GRUCell(4)),
+        rnn=nn.Recurrent(nn.RNNCell(4)),
+        norm=nn.RMSNorm(),
+        attention=nn.Attention(2),
+        out=nn.Dense(3, bias=False),
+    )
+    weights, (x,), y = fixture("sequences")
+    names = {
+        "lstm/0/forward": "lstm.@_l0",
+        "lstm/0/backward": "lstm.@_l0_reverse",
+        "lstm/1/forward": "lstm.@_l1",
+        "lstm/1/backward": "lstm.@_l1_reverse",
+        "gru": "gru.@_l0",
+        "rnn": "rnn.@_l0",
+    }
+    found = interop.from_torch(net, weights, x, names=names)
+    assert_same(outputs(net, found, x), y)
+
+
+class Bert(nn.Composite):
+    tokens: nn.Layer
+    types: nn.Layer
+    positions: nn.Layer
+    norm: nn.Layer
+    blocks: nn.Layer
+
+    def forward(self, tokens, types):
+        return self.blocks(self.norm(self.positions(self.tokens(tokens) + self.types(types))))
+
+
+def test_bert_of_transformers():
+    norm = nn.LayerNorm(eps=1e-12)
+    gelu = nn.Serial(up=nn.Dense(12), act=lambda x: jax.nn.gelu(x, False), down=nn.Dense(8))
+    block = nn.EncoderLayer(
+        nn.Attention(2), gelu, norm_first=False, attention_norm=norm, feed_forward_norm=norm
+    )
+    net = Bert(
+        nn.Embedding(11, 8), nn.Embedding(2, 8), nn.LearnedPositions(7), norm, nn.Repeat(block, 2)
+    )
+    names = {
+        "tokens": "embeddings.word_embeddings",
+        "types": "embeddings.token_type_embeddings",
+        "positions": "embeddings.position_embeddings",
+        "norm": "embeddings.LayerNorm",
+        "blocks": "encoder.layer.*",
+        "blocks/attention/query": ".self.query",
+        "blocks/attention/key": ".self.key",
+        "blocks/attention/value": ".self.value",
+        "blocks/attention/out": ".output.dense",
+        "blocks/attention_norm": ".attention.output.LayerNorm",
+        "blocks/feed_forward": ".",
+        "blocks/feed_forward/up": ".intermediate.dense",
+        "blocks/feed_forward/down": ".output.dense",
+        "blocks/feed_forward_norm": ".output.LayerNorm",
+    }
+    weights, (tokens, types, mask), y = fixture("bert")
+    found = interop.from_torch(net, weights, tokens, types, names=names, ignore=["pooler.**"])
+    ours = outputs(net, found, tokens, types, segments=mask)
+    real = mask.astype(bool)  # what is at padding is nobody's
+    assert_same(ours[real], y[real])
+
+
+MODELS = {
+    "gpt2": (GPT(layers=2, width=8, heads=2, length=7).network(11), interop.GPT2),
+    "llama": (
+        GPT(
+            layers=2,
+            width=16,
+            heads=4,
+            key_value_heads=2,
+            hidden=12,
+            positions="rotary",
+            norm="rms",
+            feed_forward="swiglu",
+            bias=False,
+            tied=False,
+        ).network(11),
+        interop.LLAMA,
+    ),
+    "vit": (ViT(image=8, patch=4, layers=2, width=8, heads=2, hidden=12).network(3), interop.VIT),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_names_of_models(model):
+    net, names = MODELS[model]
+    with np.load(published.FILE) as file:
+        found = {k.removeprefix(f"{model}/"): file[k] for k in file if k.startswith(f"{model}/")}
+    given = {"x", "y", "dy", "dx"}
+    weights = {k: a for k, a in found.items() if k not in given and not k.startswith("grad ")}
+    x = found["x"].astype(np.int32) if found["x"].dtype == np.int64 else found["x"]
+    assert_same(outputs(net, interop.from_torch(net, weights, x, names=names), x), found["y"])
+
+
+def test_images_of_keras():
+    net = nn.Serial(
+        conv=nn.Conv(4, (3, 3)),
+        norm=nn.BatchNorm(eps=1e-3),
+        prelu=nn.PReLU(per_feature=True),
+        depthwise=nn.DepthwiseConv((3, 3), multiplier=2),
+        groups=nn.GroupNorm(4),
+        transpose=nn.ConvTranspose(3, (2, 2), stride=2, padding="valid"),
+        dense=nn.Dense(3),
+    )
+    weights, (x,), y = fixture("keras image")
+    found = interop.from_keras(net, weights, x, names={"": "sequential"})
+    assert_same(outputs(net, found, x), y)
+
+
+def test_sequences_of_keras():
+    net = nn.Serial(
+        embed=nn.Embedding(5, 4),
+        both=both(nn.LSTMCell(3)),
+        gru=nn.Recurrent(nn.GRUCell(4)),
+        rnn=nn.Recurrent(nn.RNNCell(4)),
+        norm=nn.LayerNorm(),
+        attention=nn.Attention(2, head_features=3),
+    )
+    names = {"both/forward": "/forward_lstm", "both/backward": "/backward_lstm"}
+    weights, (x,), y = fixture("keras sequence")
+    assert_same(outputs(net, interop.from_keras(net, weights, x, names=names), x), y)
+
+
+class Block(linen.Module):
+    """A residual block of a ResNet, as flax's own example has it."""
+
+    @linen.compact
+    def __call__(self, x):
+        y = linen.Conv(4, (3, 3), strides=2, padding=1, use_bias=False)(x)
+        y = linen.relu(linen.BatchNorm(use_running_average=True)(y))
+        y = linen.Conv(4, (3, 3), use_bias=False)(y)
+        y = linen.BatchNorm(use_running_average=True)(y)
+        x = linen.Conv(4, (1, 1), strides=2, use_bias=False, name="conv_proj")(x)
+        x = linen.BatchNorm(use_running_average=True, name="norm_proj")(x)
+        return linen.relu(x + y)
+
+
+def randomised(tree: Any) -> Any:
+    """Positive numbers in the place of each array, so that they may be variances."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: (0.2 + np.abs(rng.normal(size=a.shape))).astype("f"), tree)
+
+
+def centred(tree: Any) -> Any:
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda a: rng.normal(size=a.shape).astype("f"), tree)
+
+
+def test_a_block_of_resnet_of_flax():
+    norm = nn.BatchNorm()
+    conv = nn.Conv(4, (3, 3), stride=2, padding=1, bias=False)
+    branch = nn.Serial(
+        conv1=conv,
+        norm1=norm,
+        relu=jax.nn.relu,
+        conv2=nn.Conv(4, (3, 3), bias=False),
+        norm2=norm,
+    )
+    conv = nn.Conv(4, (1, 1), stride=2, padding=0, bias=False)
+    net = ResNetBlock(branch, nn.Serial(conv=conv, norm=norm))
+    x = centred(np.zeros((2, 6, 6, 3)))
+    shapes = jax.eval_shape(Block().init, jax.random.key(0), x)
+    variables = {
+        "params": centred(shapes["params"]),
+        "batch_stats": randomised(shapes["batch_stats"]),
+    }
+    names = {
+        "branch/conv1": "Conv_0",
+        "branch/norm1": "BatchNorm_0",
+        "branch/conv2": "Conv_1",
+        "branch/norm2": "BatchNorm_1",
+        "shortcut/conv": "conv_proj",
+        "shortcut/norm": "norm_proj",
+    }
+    found = interop.from_flax(net, variables, x, names=names)
+    assert_same(outputs(net, found, x), jax.jit(Block().apply)(variables, x))
+
+
+class Sequence(linen.Module):
+    """Every other layer of flax that has a converter."""
+
+    @linen.compact
+    def __call__(self, tokens):
+        x: Any = linen.Embed(5, 4, name="embed")(tokens)
+        x = cast(Any, linen.RNN(linen.OptimizedLSTMCell(3), name="lstm"))(x)
+        x = cast(Any, linen.RNN(linen.GRUCell(4), name="gru"))(x)
+        x = cast(Any, linen.RNN(linen.MGUCell(4), name="mgu"))(x)
+        x = cast(Any, linen.RNN(linen.SimpleCell(4), name="rnn"))(x)
+        x = linen.MultiHeadDotProductAttention(2, qkv_features=6, name="attention")(x)
+        x = linen.RMSNorm(name="rms")(linen.LayerNorm(epsilon=1e-5, name="norm")(x))
+        x = linen.PReLU(name="prelu")(x)
+        x = linen.ConvTranspose(2, (3,), strides=(2,), padding="VALID", name="transpose")(x)
+        return linen.DenseGeneral((2, 3), name="heads")(
+            linen.GroupNorm(1, epsilon=1e-5, name="group")(x)
+        )
+
+
+def test_sequences_of_flax():
+    net = nn.Serial(
+        embed=nn.Embedding(5, 4),
+        lstm=nn.Recurrent(nn.LSTMCell(3)),
+        gru=nn.Recurrent(nn.GRUCell(4)),
+        mgu=nn.Recurrent(nn.MinimalGatedCell(4)),
+        rnn=nn.Recurrent(nn.RNNCell(4)),
+        attention=nn.Attention(2, head_features=3),
+        norm=nn.LayerNorm(),
+        rms=nn.RMSNorm(),
+        prelu=nn.PReLU(),
+        transpose=nn.ConvTranspose(2, 3, stride=2, padding="valid"),
+        group=nn.GroupNorm(1),
+        heads=nn.Dense((2, 3)),
+    )
+    x = np.array([[1, 4, 0], [2, 2, 3]])
+    variables = centred(jax.eval_shape(Sequence().init, jax.random.key(0), x))
+    cells = {"lstm": "OptimizedLSTMCell", "gru": "GRUCell", "mgu": "MGUCell", "rnn": "SimpleCell"}
+    names = {path: f"{cell}_0" for path, cell in cells.items()}
+    found = interop.from_flax(net, variables, x, names=names)
+    assert_same(outputs(net, found, x), jax.jit(Sequence().apply)(variables, x))
+
+
+def test_a_model_of_nnx():
+    model = nnx.Sequential(
+        nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.BatchNorm(4, rngs=nnx.Rngs(1)), nnx.relu
+    )
+    model.eval()
+    x = centred(np.zeros((5, 3)))
+    net = nn.Serial(layers=nn.Serial(nn.Dense(4), nn.BatchNorm(), jax.nn.relu))
+    found = interop.from_flax(net, nnx.to_pure_dict(nnx.state(model)), x)
+    assert_same(outputs(net, found, x), model(x))
+
+
+def test_every_difference_is_listed():
+    weights, (x,), _ = fixture("convolutions")
+    weights["layers.0.weight"] = weights["layers.0.weight"][:3]
+    weights["layers.2.weight"] = np.zeros(4)
+    del weights["layers.4.bias"]
+    weights |= {"layers.9.weight": np.zeros(1), "old/layers": np.zeros(1)}
+    with pytest.raises(ValueError) as caught:
+        interop.from_torch(CONVOLUTIONS, weights, x, ignore=["old/*"])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "the torch weights are not those of this network:"
+    assert sorted(lines[1:-1]) == [
+        "  layers.9.weight: given, but no layer takes it",
+        "  layers/2: weight is (4,), and (1,) for this network",
+        "  layers/4: wanted 'layers.4.bias', which is not there",
+        "  params/layers/0/w: wanted (3, 3, 2, 4), got (3, 3, 2, 3)",
+    ]
+    assert lines[-1].startswith('Write names={"path/of/a/layer": "its prefix"}')
+
+
+def test_a_square_matrix_is_never_taken_the_other_way_round():
+    net, x = nn.Dense(2), np.zeros((1, 3), "f")
+    with pytest.raises(ValueError, match=r"the network: weight is \(3, 2\), and \(2, 3\) for"):
+        interop.from_torch(
+            net, {"weight": np.zeros((3, 2)), "bias": np.zeros(2)}, x, names={"": ""}
+        )
+    with pytest.raises(ValueError, match=r"kernel is \(2, 3\), and \(3, 2\) for this network"):
+        interop.from_flax(net, {"kernel": np.zeros((2, 3)), "bias": np.zeros(2)}, x)
+
+
+def test_copies_want_a_place_for_their_number():
+    net, x = nn.Serial(blocks=nn.Repeat(nn.Dense(2), 3)), np.zeros((1, 2), "f")
+    weights = {
+        f"h.{i}.{n}": np.full((2, 2)[: 3 - k], i)
+        for i in range(3)
+        for k, n in [(1, "weight"), (2, "bias")]
+    }
+    found = interop.from_torch(net, weights, x, names={"blocks": "h.*"})
+    assert found.params["blocks"]["w"][:, 0, 0].tolist() == [0, 1, 2]
+    with pytest.raises(
+        ValueError, match=r"blocks: has 1 axes of copies, and its prefix 'h.@' has 0"
+    ):
+        interop.from_torch(net, weights, x, names={"blocks": "h"})
+    with pytest.raises(TypeError, match="names maps a path of the network to a prefix"):
+        interop.from_torch(net, weights, x, names=cast(Any, {"blocks": 3}))
+
+
+def test_a_converter_of_ones_own():
+    class Scale(nn.Primitive):
+        def parameters(self, x):
+            return {"log": nn.Param((x.shape[-1],))}
+
+        def forward(self, params, x):
+            return x * params["log"]
+
+    net, x = nn.Serial(scale=Scale()), np.ones((1, 2), "f")
+    given = {"s.factor": np.array([1.0, np.e])}
+    names = {"scale": ("s", lambda layer, source: {"log": np.log(source("factor"))})}
+    found = interop.from_torch(net, given, x, names=names)
+    np.testing.assert_allclose(found.params["scale"]["log"], [0, 1], atol=1e-6)
+    same = interop.from_torch(net, {"scale.log": np.zeros(2)}, x)
+    assert same.params["scale"]["log"].tolist() == [0, 0]

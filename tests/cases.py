@@ -27,6 +27,16 @@ def tokens(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, np.int32)
 
 
+def host(tree: Any) -> Any:
+    """The arrays as numpy's, whose operations are not compiled."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def stacked(trees: Any) -> Any:
+    """Trees of one structure as one, along a new axis in front."""
+    return jax.tree.map(lambda *a: np.stack(a), *map(host, trees))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 5))
 def _run(layer: nn.Layer, params: Any, state: Any, key: Any, inputs: Any, train: bool) -> Any:
     return layer.apply(params, *inputs, state=state, key=key, train=train)
@@ -195,6 +205,7 @@ CASES = [
     Case("Precision", nn.Precision(BLOCK, "float32"), X),
     # So many rounds find the singular vectors, where holding them fixed changes no gradient.
     Case("SpectralNorm", nn.SpectralNorm(nn.Dense(4), steps=200), X),
+    Case("LowRank", nn.LowRank(nn.Repeat(nn.Dense(4), 2), 2), X),
     Case("WeightNorm", nn.WeightNorm(nn.Repeat(nn.Dense(4), 2)), X),
     Case("MixtureOfExperts", nn.MixtureOfExperts(nn.Dense(4), 3), X),
     Case("MixtureOfExperts, one", nn.MixtureOfExperts(nn.Dropout(0.5), 2, 1), X),

@@ -38,4 +38,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup() -> None:
     """Take away the last value that a doctest showed, which tyro finds among the builtins."""
-    vars(builtins).pop("_", None)
+    builtins.__dict__.pop("_", None)

@@ -3,7 +3,8 @@
 Two ways give the same numbers, to rounding.
 
 *By groups*, the plain one: parameters of equal initialiser, shape and type are drawn one after the
-other by `lax.map`. It works for every initialiser and generator and under every transform.
+other by `lax.map`. It works for every initialiser and generator and under every transform. Outside
+of transforms the programs of an initialiser that is a value are compiled once a shape.
 
 *By rows* (`rows`), outside of transforms and for the common distributions: one small program,
 compiled once a process, whatever the network.
@@ -19,9 +20,9 @@ from jax import lax
 from . import paths
 from .calls import is_outside, located
 from .declarations import Param
-from .initialisers import constant
+from .initialisers import Initialiser, Initializer, Shape, constant
 from .rows import Draw, distribution_of, draw_rows
-from .values import is_traced
+from .values import is_lasting, is_traced
 
 
 def draw(spec: Any, key: jax.Array) -> Any:
@@ -47,18 +48,20 @@ def draw(spec: Any, key: jax.Array) -> Any:
                 groups.setdefault(_group(param), []).append(i)
     if rows:
         host |= zip(rows, draw_rows([draws[i] for i in rows], key), strict=True)
+    for members in groups.values():
+        path, param = leaves[members[0]]
+        with located(path, param.init):
+            flat: Any = _draw_group([one for i in members for one in draws[i]], key, outside)
+        if compiled := outside and not is_traced(flat):
+            flat = np.asarray(flat)  # to cut it there compiles nothing
+        for i in members:
+            count = len(draws[i])
+            (host if compiled else arrays)[i] = flat[:count].reshape(leaves[i][1].shape)
+            flat = flat[count:]
     # Copies: the arrays may be views of one buffer, whose memory no step must take.
     placed = jax.device_put(list(host.values()), may_alias=False)
     for i, array in zip(host, placed, strict=True):
         arrays[i] = array
-    for members in groups.values():
-        path, param = leaves[members[0]]
-        with located(path, param.init):
-            flat = _draw_group([one for i in members for one in draws[i]], key)
-        for i in members:
-            count = len(draws[i])
-            arrays[i] = flat[:count].reshape(leaves[i][1].shape)
-            flat = flat[count:]
     found = {path: array for (path, _), array in zip(leaves, arrays, strict=True)}
     return paths.map_with_path(lambda path, _: found[path], spec)
 
@@ -89,29 +92,42 @@ def _group(param: Param) -> Any:
     return param.init, param.slice_shape, param.dtype
 
 
-def _draw_group(draws: list[Draw], key: jax.Array) -> jax.Array:
-    param = draws[0].param
-    keys = _fold_all(key, [one.folds for one in draws])
+def _draw_group(draws: list[Draw], key: jax.Array, outside: bool) -> jax.Array:
+    init, shape, dtype = draws[0].param.init, draws[0].param.slice_shape, draws[0].param.dtype
+    numbers, used = _table([one.folds for one in draws])
+    value = isinstance(init, Initializer) and is_lasting(init)
+    if outside and value and isinstance(_group(draws[0].param), tuple):
+        return _compiled_draws(init, shape, dtype, _compiled_folds(key, numbers, used))
+    return _draw_all(init, shape, dtype, _fold_all(key, numbers, used))
+
+
+def _draw_all(init: Initialiser, shape: Shape, dtype: Any, keys: jax.Array) -> jax.Array:
+    """A draw for each key, one after the other."""
 
     def one(k: jax.Array) -> jax.Array:
-        drawn = jnp.asarray(param.init(k, param.slice_shape, param.dtype), param.dtype)
-        if drawn.shape != param.slice_shape:
-            raise ValueError(
-                f"the initialiser was asked for shape {param.slice_shape} and gave {drawn.shape}"
-            )
+        drawn = jnp.asarray(init(k, shape, dtype), dtype)
+        if drawn.shape != shape:
+            raise ValueError(f"the initialiser was asked for shape {shape} and gave {drawn.shape}")
         return drawn
 
     return lax.map(one, keys)
 
 
-def _fold_all(key: jax.Array, folds: list[tuple[int, ...]]) -> jax.Array:
-    """A key for each row of hashes: the root folded by each of them in turn."""
+def _table(folds: list[tuple[int, ...]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The hashes of each row along a column, and which of them there are."""
     depth = max(map(len, folds))
     numbers = np.zeros((depth, len(folds)), np.uint32)
     used = np.zeros((depth, len(folds)), bool)
     for i, row in enumerate(folds):
         numbers[: len(row), i] = row
         used[: len(row), i] = True
+    return numbers, used
+
+
+def _fold_all(
+    key: jax.Array, numbers: np.ndarray[Any, Any], used: np.ndarray[Any, Any]
+) -> jax.Array:
+    """A key for each column of hashes: the root folded by each of them in turn."""
 
     def step(keys: jax.Array, level: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         number, use = level
@@ -123,5 +139,10 @@ def _fold_all(key: jax.Array, folds: list[tuple[int, ...]]) -> jax.Array:
         )
         return jnp.where(use, folded, keys), None
 
-    start = jnp.broadcast_to(key, (len(folds),))
+    start = jnp.broadcast_to(key, numbers.shape[1:])
     return lax.scan(step, start, (jnp.asarray(numbers), jnp.asarray(used)))[0]
+
+
+# Two programs, so that a draw is compiled alone, as it is without them: to the same bits.
+_compiled_folds = jax.jit(_fold_all)
+_compiled_draws = jax.jit(_draw_all, static_argnums=(0, 1, 2))

@@ -144,6 +144,31 @@ def test_a_function_gives_what_the_declaration_says():
     assert net.init(KEY, X)["w"].dtype == jnp.float32
 
 
+CALLS = []
+
+
+class counted(nn.Initializer):
+    by: float
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        CALLS.append(shape)
+        return self.by * jax.random.normal(key, shape, dtype)
+
+
+def test_the_program_of_a_value_serves_every_seed_and_one_for_each_number():
+    """Calls are traces; under another's trace nothing is kept."""
+    CALLS.clear()
+    for seed, by in ((0, 1.0), (1, 1.0), (1, 2.0), (2, 2.0)):
+        key = jax.random.key(seed)
+        w = nn.Serial(a=nn.Dense(5, w_init=counted(by))).init(key, X)["a"]["w"]
+        assert_same(w, by * jax.random.normal(key_at("a/w", key), (4, 5)))
+    assert CALLS == [(4, 5)] * 2
+    traced = jax.jit(lambda by: nn.Dense(5, w_init=counted(by)).init(KEY, X)["w"])
+    assert_same(traced(2.0), 2 * jax.random.normal(key_at("w"), (4, 5)))
+    assert_same(traced(3.0), 3 * jax.random.normal(key_at("w"), (4, 5)))
+    assert CALLS == [(4, 5)] * 3
+
+
 @pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
 def test_other_generators(kind):
     root = jax.random.key(1, impl=kind)

@@ -41,7 +41,8 @@ class Tried:
         for _ in range(steps):
             # Filled up at the end, which a causal network does not see: one program for all.
             row = np.array([tokens + [0] * (12 - len(tokens))])
-            new.append(int(forward(self.params, row)[0, len(tokens) - 1].argmax()))
+            logits = np.asarray(forward(self.params, row))
+            new.append(int(logits[0, len(tokens) - 1].argmax()))
             tokens.append(new[-1])
         return new
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.cases import KEY, Case, every
+from tests.cases import KEY, Case, every, stacked
 from tests.near import assert_near
 
 
@@ -34,7 +34,7 @@ def test_under_jit_and_vmap(case: Case):
     keys = jax.random.split(KEY, 2)
     params = [case.init(key) for key in keys]
     mapped = jax.jit(jax.vmap(lambda key: case.layer.init(key, *case.arrays())))(keys)
-    assert_near(mapped, jax.tree.map(lambda *a: jnp.stack(a), *params))
+    assert_near(mapped, stacked(params))
 
 
 @every

@@ -1,11 +1,15 @@
 """Pure: a layer is a function of what it is given, whichever way JAX runs it."""
 
+import contextlib
+import gc
+from collections.abc import Iterator
+
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from tests.cases import KEY, Case, every, every_mode
+from tests.cases import KEY, Case, every, every_mode, stacked
 from tests.near import assert_near
 
 
@@ -21,6 +25,28 @@ def test_jit_numpy_and_earlier_calls_change_nothing(case: Case, train: bool):
     chex.assert_trees_all_equal(case.layer.init(KEY, *inputs), given[0])
 
 
+@contextlib.contextmanager
+def checking_leaks() -> Iterator[None]:
+    """As JAX's, which looks for tracers among all that there is; here, among what is new."""
+    gc.freeze()
+    try:
+        with jax.checking_leaks():
+            yield
+    finally:
+        gc.unfreeze()
+
+
+def test_a_leak_is_found():
+    held = []
+
+    def leak(x):
+        held.append(x)
+        return x
+
+    with checking_leaks(), pytest.raises(Exception, match="Leaked trace"):
+        jax.jit(leak).trace(1.0)
+
+
 @every_mode
 def test_one_trace_no_leak_no_promotion(case: Case, train: bool):
     """A loop that feeds the state back traces once, though parameters and inputs change."""
@@ -33,14 +59,15 @@ def test_one_trace_no_leak_no_promotion(case: Case, train: bool):
         return case.eager(params, state, key, inputs, train)[1]
 
     state = case.state
-    for seed in range(3):
+    for seed in range(2):
         key = jax.random.key(seed)
+        given = case.init(key), state, key, case.arrays(seed=seed)
         with (
-            jax.checking_leaks(),
+            checking_leaks(),
             jax.numpy_dtype_promotion("strict"),
             jax.numpy_rank_promotion("raise"),
         ):
-            given = case.init(key), state, key, case.arrays(seed=seed)
+            jax.eval_shape(case.layer.init, key, *given[-1])
             step.trace(*given)  # traced as a call would, without the cost of compiling
         state = case.run(*given, train=train)[1]
     assert len(traces) == 1
@@ -51,11 +78,18 @@ def test_vmap_is_a_loop(case: Case):
     """Over parameters, state, keys and inputs at once."""
     train = case.modes[-1]
     keys = jax.random.split(KEY, 2)
-    lanes = [(case.init(k), case.state, k, case.arrays(seed=i)) for i, k in enumerate(keys)]
-    stacked = jax.tree.map(lambda *a: jnp.stack(a), *lanes)
-    mapped = jax.jit(jax.vmap(lambda lane: case.eager(*lane, train=train)))(stacked)
-    looped = [case.run(*lane, train=train) for lane in lanes]
-    assert_near(mapped, jax.tree.map(lambda *a: jnp.stack(a), *looped))
+    lanes = [(case.init(key), case.state, case.arrays(seed=i)) for i, key in enumerate(keys)]
+
+    @jax.jit
+    @jax.vmap
+    def mapped(key, lane):
+        params, state, inputs = lane
+        return case.eager(params, state, key, inputs, train=train)
+
+    looped = [
+        case.run(p, s, key, x, train=train) for key, (p, s, x) in zip(keys, lanes, strict=True)
+    ]
+    assert_near(mapped(keys, stacked(lanes)), stacked(looped))
 
 
 @every_mode

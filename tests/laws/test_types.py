@@ -1,13 +1,15 @@
 """Types: the input's floating type is the output's, and parameters keep their own."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
+from jax.test_util import check_vjp
 
-from tests.cases import KEY, Case, every
+from tests.cases import KEY, Case, every, host
 
 NO_BATCH = ("Dense of a vector", "Dense on axes", "AveragePool", "EmbeddingBag, packed")
 
@@ -22,7 +24,7 @@ def test_half_precision(case: Case, dtype: str):
     """Near the float32 result, in the half type, with float32 parameters and strict promotion."""
     params, inputs = case.init(), case.arrays()
     half = jax.tree.map(
-        lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, inputs
+        lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, host(inputs)
     )
     train = case.modes[-1]
     exact, _ = case.run(params, case.state, KEY, inputs, train=train)
@@ -33,7 +35,7 @@ def test_half_precision(case: Case, dtype: str):
         assert {str(a.dtype) for a in floating(found)} == {dtype}
     # Each of some ten roundings on the way is half a unit; normalisation may enlarge them tenfold.
     rounding = 50 * float(jnp.finfo(dtype).eps)
-    wide = jax.tree.map(lambda a: a.astype(np.float32), found)
+    wide = jax.tree.map(lambda a: a.astype(np.float32), host(found))
     chex.assert_trees_all_close(wide, exact, rtol=rounding, atol=rounding)
 
 
@@ -72,8 +74,9 @@ def test_float64(case: Case):
 
 @every
 def test_gradients_are_finite_differences(case: Case):
-    """In float64, with respect to parameters and floating inputs, in training."""
-    with jax.enable_x64(True):
+    """In float64, with respect to parameters and floating inputs, in training; the forward program
+    is that of the law above."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         inputs = case.arrays(np.float64)
         params = case.layer.init(KEY, *inputs)
         state = case.layer.init_state(*inputs)
@@ -81,10 +84,23 @@ def test_gradients_are_finite_differences(case: Case):
         if "Precision" in repr(case.layer):
             return  # computes in float32, where such differences are rounding alone
 
-        def output(params, given):
-            return case.eager(params, state, KEY, inputs if tokens else given)[0]
+        def output(call, params, given):
+            given = inputs if tokens else given
+            return call(params, state, KEY, given, train=case.modes[-1])[0]
 
-        given = () if tokens else inputs
-        if jax.tree.leaves((params, given)):
+        @jax.jit
+        def pull(args, dy):
+            return jax.vjp(functools.partial(output, case.eager), *args)[1](dy)
+
+        def forward(*args):
+            return host(output(case.run, *args))
+
+        args = host((params, () if tokens else inputs))
+        if jax.tree.leaves(args):
             # The default tolerance of float64; the step of 1e-6 is far from the kinks of a draw.
-            check_grads(jax.jit(output), (params, given), order=1, modes=("rev",), eps=1e-6)
+            check_vjp(
+                forward,
+                lambda *args: (forward(*args), lambda dy: host(pull(args, dy))),
+                args,
+                eps=1e-6,
+            )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnn as nn
-from tests.cases import CASES, KEY, Case, every, floats
+from tests.cases import CASES, KEY, Case, every, floats, host, stacked
 from tests.near import assert_near
 
 # The other generator takes longer to compile, and differs in the core alone: one network tells.
@@ -43,8 +43,9 @@ def test_member_of_an_ensemble_is_the_network_at_its_key(case: Case, impl: str):
     params, state = net.init(key, *case.inputs), net.init_state(*case.inputs)
     inputs = case.arrays()
     found = Case("", net, case.inputs).run(params, state, key, inputs)
+    members = host((params, state, found))
     for i in range(2):
-        mine = jax.tree.map(lambda a, i=i: a[i], (params, state, found))
+        mine = jax.tree.map(lambda a, i=i: a[i], members)
         below = nn.fold(key, i)
         chex.assert_trees_all_equal(mine[0], case.init(below))
         chex.assert_trees_all_equal(mine[1], case.state)
@@ -62,8 +63,8 @@ def test_repeat_is_a_row(case: Case, impl: str):
         return
     key, inputs = jax.random.key(9, impl=impl), case.arrays()
     row, repeat = nn.Serial(*[case.layer] * 2), nn.Repeat(case.layer, 2)
-    params, stacked = row.init(key, *inputs), repeat.init(key, *inputs)
-    chex.assert_trees_all_equal(stacked, jax.tree.map(lambda *a: jnp.stack(a), *params))
+    params, many = row.init(key, *inputs), repeat.init(key, *inputs)
+    chex.assert_trees_all_equal(many, stacked(params))
     state = row.init_state(*inputs)
 
     def both(layer, params, state):
@@ -74,11 +75,11 @@ def test_repeat_is_a_row(case: Case, impl: str):
         return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, inputs)
 
     (one, dx), (y, new) = both(row, params, state)
-    (many, dx_), (y_, new_) = both(repeat, stacked, repeat.init_state(*inputs))
+    (all_, dx_), (y_, new_) = both(repeat, many, repeat.init_state(*inputs))
     assert_near((y_, dx_), (y, dx))
-    assert_near(many, jax.tree.map(lambda *a: jnp.stack(a), *one))
+    assert_near(all_, stacked(one))
     if new:
-        assert_near(new_, jax.tree.map(lambda *a: jnp.stack(a), *new.values()))
+        assert_near(new_, stacked(new.values()))
 
 
 def test_wrappers_nest_in_shard_map():

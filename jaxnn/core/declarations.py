@@ -28,9 +28,7 @@ class Declared(Value):
 
     def __post_init__(self) -> None:
         """Check the shape and resolve the type."""
-        if not isinstance(self.shape, tuple) or not all(
-            isinstance(n, int) and n >= 0 for n in self.shape
-        ):
+        if not isinstance(self.shape, tuple) or not all(map(_is_size, self.shape)):
             raise ValueError(f"a declared shape is a tuple of ints >= 0, got {self.shape!r}")
         if not isinstance(self.init, Initializer):
             _check_initialiser(self.init)
@@ -46,6 +44,14 @@ class Declared(Value):
     def ndim(self) -> int:
         """The number of axes."""
         return len(self.shape)
+
+
+def _is_size(n: Any) -> bool:
+    if isinstance(n, int):
+        return n >= 0
+    from jax.export import is_symbolic_dim  # here: only a program with free axes has others
+
+    return is_symbolic_dim(n)
 
 
 def _check_initialiser(init: Any) -> None:

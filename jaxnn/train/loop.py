@@ -174,11 +174,12 @@ def fit(
         log = held.enter_context(logged(loggers, None if folder is None else done))
         tracing = held.enter_context(tracing_of(profile))
         clock = _clock(progress.seconds)
+        agreed = _Agreed(clock, asked)
         tally = Tally(progress.sums, progress.count)
         meter = Meter(net, task, optimizer, ts, feed.batch, batch_size)
         good = _Good(ts, done, feed.position()) if on_divergence == "roll back" else None
         failures = 0
-        recorded = saved = Moment(done, feed.steps_per_epoch, clock())
+        recorded = saved = Moment(done, feed.steps_per_epoch, progress.seconds)
         reason = stop(history) if stop is not None and history else None
         while done < total and reason is None:
             end = ahead(done)
@@ -187,7 +188,8 @@ def fit(
             tally.add(sums, end - done)
             done = end
             tracing.at(done, ts)
-            now = Moment(done, feed.steps_per_epoch, clock())
+            seconds, signalled = agreed()
+            now = Moment(done, feed.steps_per_epoch, seconds)
             score = None
             if done == total or every.due(now, recorded):
                 recorded = now
@@ -228,7 +230,7 @@ def fit(
             if folder is None or checkpoints is None:
                 continue
             ended = checkpoints.at_end and (done == total or reason is not None)
-            stopped = asked.number is not None
+            stopped = signalled is not None
             if ended or stopped or score is not None or checkpoints.every.due(now, saved):
                 saved = now
                 if tally.is_finite():
@@ -236,9 +238,9 @@ def fit(
                         list(history), tally.plain(), tally.count, feed.position(), clock()
                     )
                     folder.save(ts, progress, score)
-            if asked.number is not None and done < total and reason is None:
+            if signalled is not None and done < total and reason is None:
                 folder.wait()
-                raise Interrupted(_left(folder, asked.number, done, total), asked.number)
+                raise Interrupted(_left(folder, signalled, done, total), signalled)
     return ts, history
 
 
@@ -270,6 +272,31 @@ class Tally:
     def is_finite(self) -> bool:
         """Whether the loss is so far."""
         return not self._sums or math.isfinite(float(self._sums["loss"]))
+
+
+class _Agreed:
+    """The time, and the signal that came or None, alike in all processes of a run.
+
+    What one of them does because of either, all have to do at the same step. They ask each other at
+    every fifth dispatch, since that waits for the device.
+    """
+
+    def __init__(self, clock: Callable[[], float], asked: Asked) -> None:
+        self._clock, self._asked = clock, asked
+        self._count, self._last = 0, (0.0, 0)
+
+    def __call__(self) -> tuple[float, int | None]:
+        """At the end of a dispatch."""
+        if jax.process_count() == 1:
+            return self._clock(), self._asked.number
+        self._count += 1
+        if self._count % 5 == 0:
+            from jax.experimental.multihost_utils import process_allgather
+
+            own = np.array([self._clock(), self._asked.number or 0], np.float32)
+            every = np.asarray(process_allgather(own))
+            self._last = float(every[0, 0]), int(every[:, 1].max())
+        return self._last[0], self._last[1] or None
 
 
 class _Good:

@@ -47,7 +47,7 @@ class TensorBoard:
             # Files are told apart by the second they were begun in, and by what is added here.
             later = {} if step is None else {"purge_step": step + 1, "filename_suffix": f".{step}"}
             writer = SummaryWriter(os.fspath(self.folder), **later)  # type: ignore[arg-type]
-            if config is not None and step is None:
+            if config is not None and not step:
                 writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```", 0)
 
             def log(record: Mapping[str, Any]) -> None:

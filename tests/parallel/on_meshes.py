@@ -6,6 +6,7 @@ PROCESSES INDEX]`. The first process prints a JSON object: the records, and the 
 
 import json
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from jaxnn.train.loop import TIMINGS
 
 NET = models.MLP(width=8, depth=1, dropout=0.25).network(4)
 TASK, OPTIMIZER = train.Classification(4), optax.adam(1e-2, eps=1e-2)
-OPTIONS = {"batch_size": 8, "steps_per_dispatch": 2}
+OPTIONS: dict[str, Any] = {"batch_size": 8, "steps_per_dispatch": 2}
 
 
 def examples():
@@ -31,7 +32,7 @@ def told(ts, history):
     return {"records": records, "params": [np.asarray(p).tolist() for p in jax.tree.leaves(ts)]}
 
 
-def main(folder, epochs, split, model, coordinator=None, processes=None, index=None):
+def main(folder, epochs, split, model, coordinator=None, processes: Any = None, index: Any = None):
     """Join, fit, and tell."""
     if coordinator is not None:
         parallel.start(coordinator, int(processes), int(index))
@@ -40,7 +41,9 @@ def main(folder, epochs, split, model, coordinator=None, processes=None, index=N
     ts, history = parallel.fit(
         NET, TASK, OPTIMIZER, data.HostArrays(x, y), mesh=mesh, rules=rules,
         key=jax.random.key(0), validation=(x, y), epochs=int(epochs),
-        checkpoints=train.Checkpoints(f"{folder}/checkpoints", train.Every(epochs=1), keep=2),
+        checkpoints=train.Checkpoints(
+            f"{folder}/checkpoints", train.Every(epochs=1, minutes=1e-6), keep=2
+        ),
         loggers=[train.JsonLines(f"{folder}/metrics.jsonl")], **OPTIONS,
     )  # fmt: skip
     whole = jax.jit(lambda tree: tree, out_shardings=parallel.Layout(mesh, rules).whole)

@@ -77,6 +77,7 @@ def test_two_processes_train_keep_and_go_on_as_one(tmp_path, alone):
     assert_as_alone(run(2, tmp_path, EPOCHS, 2, 2, processes=2), alone)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
+    # The fifth dispatch after the twelfth step, when the processes look at their clocks.
     assert sorted(one.name for one in (tmp_path / "checkpoints").iterdir()) == [
-        "18", "24", "run.lock"
+        "22", "24", "run.lock"
     ]  # fmt: skip

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent / "jaxnn"
 # From the ground up; a floor imports from itself and from those before it.
 FLOORS = (
     "version",
+    "files",
     "core",
     "functional",
     "layers",
@@ -19,7 +20,10 @@ FLOORS = (
     "surgery",
     "models",
     "train",
+    "interop",
+    "parallel",
     "generation",
+    "page",
     "experiment",
     "sweep",
     "command",

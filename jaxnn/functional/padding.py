@@ -1,7 +1,8 @@
 """What stands around an input that a window slides over.
 
 A padding is one entry for all axes, or a tuple with an entry for each. An entry is a name, an int
-(zeros on both sides) or a pair of ints (zeros before and after):
+(zeros on both sides) or a pair of ints (zeros before and after); a pair of ints alone is an entry
+where there is one axis, and two of them where there are two:
 
 - "same": zeros, so that the output is ceil(n / stride) long, the odd one of them at the end.
 - "valid": none.
@@ -28,7 +29,11 @@ def entries(padding: Any, axes: int, names: tuple[str, ...] = NAMES) -> tuple[En
 
     >>> entries("same", 2), entries((1, (0, 2)), 2)
     (('same', 'same'), (1, (0, 2)))
+    >>> entries((1, 0), 1), entries((1, 0), 2)
+    (((1, 0),), (1, 0))
     """
+    if axes == 1 and isinstance(padding, tuple) and _is_entry(padding, names):
+        padding = (padding,)
     each = padding if isinstance(padding, tuple) else (padding,) * axes
     if padding == "causal" and axes > 1:
         raise ValueError(

@@ -176,8 +176,9 @@ def joined(z: Products, u: Products, apart: bool) -> Products:
     >>> joined((1, 2), (10, 20), apart=False), joined((1, 2), (10, 20), apart=True)
     ((11, 22), (11, 2, 20))
     """
-    sums = tuple(a + b for a, b in zip(z, u, strict=True))
-    return (*sums[:-1], z[-1], u[-1]) if apart else sums
+    if apart:
+        return (*joined(z[:-1], u[:-1], False), z[-1], u[-1])
+    return tuple(a + b for a, b in zip(z, u, strict=True))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3, 4))

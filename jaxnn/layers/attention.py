@@ -47,6 +47,7 @@ class Attention(Primitive):
       of a head, with parameters `query_norm` and `key_norm`, each `scale`; before rotary.
     - `soft_cap`: scaled scores s become soft_cap * tanh(s / soft_cap). `scale` is 1 / sqrt(d) by
       default, `dropout` the share of the weights dropped in training.
+    - `out_init` draws out/w, where it is not to be as `w_init` says.
     - `implementation`: "own", or "xla" or "cudnn" of `jax.nn.dot_product_attention`; see
       `jaxnn.functional.attention`.
 
@@ -97,6 +98,7 @@ class Attention(Primitive):
     cache: int = 0
     w_init: Initialiser = glorot_uniform()
     b_init: Initialiser = zeros()
+    out_init: Initialiser | None = None
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -140,10 +142,10 @@ class Attention(Primitive):
         out_bias = bias if self.out_bias is None else self.out_bias
         out = n if self.features is None else self.features
         declared = {
-            "query": self._projection(n, self.heads * d, bias),
-            "key": self._projection(m, self._kv_heads * d, bias),
-            "value": self._projection(m, self._kv_heads * d, bias),
-            "out": self._projection(self.heads * d, out, out_bias),
+            "query": self._projection(n, self.heads * d, bias, self.w_init),
+            "key": self._projection(m, self._kv_heads * d, bias, self.w_init),
+            "value": self._projection(m, self._kv_heads * d, bias, self.w_init),
+            "out": self._projection(self.heads * d, out, out_bias, self.out_init or self.w_init),
         }
         if self.query_key_norm:
             declared |= {
@@ -287,8 +289,8 @@ class Attention(Primitive):
             )
         return n // self.heads
 
-    def _projection(self, n: int, m: int, bias: bool) -> dict[str, Param]:
-        w = {"w": Param((n, m), self.w_init)}
+    def _projection(self, n: int, m: int, bias: bool, w_init: Initialiser) -> dict[str, Param]:
+        w = {"w": Param((n, m), w_init)}
         return w | {"b": Param((m,), self.b_init)} if bias else w
 
     def _split(self, a: jax.Array, heads: int) -> jax.Array:

@@ -5,6 +5,10 @@ from typing import Any
 from ..core.declarations import describe
 from ..core.layer import Layer
 from ..core.values import is_traced
+from ..functional.convolution import per_axis
+
+# The axes that a window slides over, by their number.
+AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
 
 
 def check_positive(layer: Layer, *names: str) -> None:
@@ -21,6 +25,28 @@ def check_positive(layer: Layer, *names: str) -> None:
                 f"{type(layer).__name__}.{name} is an int >= 1, got {number!r}; write "
                 f"{type(layer).__name__}({name}=128), say"
             )
+
+
+def check_per_axis(layer: Layer, name: str, axes: int | None = None, least: int = 1) -> int:
+    """The number of axes that the field's sizes are for: `axes`, or else as many as it has.
+
+    Raises ValueError where it is neither an int of at least `least` nor a tuple with one for each.
+    """
+    where, sizes = f"{type(layer).__name__}.{name}", getattr(layer, name)
+    numbers = per_axis(sizes, axes or 1)
+    for n in numbers:
+        if is_traced(n):
+            raise TypeError(
+                f"{where} holds the traced number {n}, but gives a shape: pass a Python int, under "
+                "jax.jit by static_argnums"
+            )
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in numbers)
+    if not whole or len(numbers) not in (AXES if axes is None else (axes,)):
+        each = "1 to 3 axes" if axes is None else f"the {axes} axes of the kernel"
+        raise ValueError(
+            f"{where} is an int >= {least}, or a tuple with one for each of {each}; got {sizes!r}"
+        )
+    return len(numbers)
 
 
 def check_flags(layer: Layer, *names: str) -> None:

@@ -1,6 +1,7 @@
 """Dropout and its relatives: noise in training, the identity in inference.
 
-Integers become floating in both, so that the two have one type.
+Integers become floating in both, so that the two have one type. Where a rate or standard deviation
+is known to be 0, training is the identity too, draws nothing and needs no key.
 """
 
 from typing import Any
@@ -48,13 +49,16 @@ class Dropout(Primitive):
                 f"(-3, -2) for images, say; got {self.shared!r}"
             )
 
+    def _draws(self) -> bool:
+        return not _is_zero(self.rate)
+
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """x with random zeros in training, x in inference."""
         check_rank(self, x, 0, "(...)")
         for axis in self.shared if isinstance(self.shared, tuple) else (self.shared,):
             if not -x.ndim <= axis < x.ndim:
                 raise ValueError(f"drops along axis {axis}, which {describe(x)} does not have")
-        if not train or _is_zero(self.rate):
+        if not train or not self._draws():
             return _floating(x)
         return dropout(key, x, self.rate, self.shared)
 
@@ -81,10 +85,13 @@ class AlphaDropout(Primitive):
         """Check the rate."""
         _check_rate(self, self.rate)
 
+    def _draws(self) -> bool:
+        return not _is_zero(self.rate)
+
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """x with random lowest values in training, x in inference."""
         check_rank(self, x, 0, "(...)")
-        if not train or _is_zero(self.rate):
+        if not train or not self._draws():
             return _floating(x)
         return alpha_dropout(key, x, self.rate)
 
@@ -112,10 +119,13 @@ class StochasticDepth(Primitive):
         """Check the rate."""
         _check_rate(self, self.rate)
 
+    def _draws(self) -> bool:
+        return not _is_zero(self.rate)
+
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """x with random examples of zeros in training, x in inference."""
         check_rank(self, x, 1, "(examples, ...)")
-        if not train or _is_zero(self.rate):
+        if not train or not self._draws():
             return _floating(x)
         return dropout(key, x, self.rate, tuple(range(1, x.ndim)))
 
@@ -144,10 +154,13 @@ class GaussianNoise(Primitive):
                 f"{self.stddev!r}"
             )
 
+    def _draws(self) -> bool:
+        return not _is_zero(self.stddev)
+
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """x with noise in training, x in inference."""
         check_rank(self, x, 0, "(...)")
-        if not train or _is_zero(self.stddev):
+        if not train or not self._draws():
             return _floating(x)
         return gaussian_noise(key, x, self.stddev)
 

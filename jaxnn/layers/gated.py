@@ -17,7 +17,8 @@ class GatedFeedForward(Primitive):
 
     x and y are (..., n); gate/w and up/w are (n, hidden), down/w is (hidden, n), each with a bias b
     where `bias` says so. With the default activation it is SwiGLU, with `jax.nn.gelu` GeGLU, with
-    `jax.nn.sigmoid` GLU. Raises ValueError for hidden < 1 and for an input without axes.
+    `jax.nn.sigmoid` GLU. `down_init` draws down/w, where it is not to be as `w_init` says. Raises
+    ValueError for hidden < 1 and for an input without axes.
 
     Reference: Shazeer, GLU variants improve transformer, 2020.
 
@@ -32,6 +33,7 @@ class GatedFeedForward(Primitive):
     bias: bool = False
     w_init: Initialiser = lecun_normal()
     b_init: Initialiser = zeros()
+    down_init: Initialiser | None = None
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -44,8 +46,9 @@ class GatedFeedForward(Primitive):
         check_rank(self, x, 1, "(..., features)")
         n = x.shape[-1]
         sizes = {"gate": (n, self.hidden), "up": (n, self.hidden), "down": (self.hidden, n)}
+        inits = {"down": self.down_init or self.w_init}
         return {
-            name: {"w": Param(shape, self.w_init)}
+            name: {"w": Param(shape, inits.get(name, self.w_init))}
             | ({"b": Param(shape[1:], self.b_init)} if self.bias else {})
             for name, shape in sizes.items()
         }

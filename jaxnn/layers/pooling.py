@@ -15,8 +15,7 @@ from ..core.values import is_traced
 from ..functional import pooling
 from ..functional.padding import Padding, entries
 from ..functional.windows import NAMES, PerAxis
-from .checks import check_flags, check_rank
-from .convolution import AXES
+from .checks import AXES, check_flags, check_per_axis, check_rank
 
 
 class MaxPool(Primitive):
@@ -25,10 +24,11 @@ class MaxPool(Primitive):
     x is (..., *axes, features), y too and in the type of x. `stride` and `dilation` are one number
     for all axes or one for each; stride=None puts windows side by side. `padding` is "valid"
     (none), "same" (ceil(n / stride) windows), an int for both sides, a pair (before, after), or a
-    tuple with such an entry for each axis; it is never the maximum. Along an axis of n elements,
-    padded to m, there are (m - (kernel_size - 1) * dilation - 1) // stride + 1 windows, and with
-    `ceil_mode` another one that hangs over the end, where there is a rest and it begins before the
-    end. As torch.nn.MaxPool1d to 3d; of equal maxima the first has the gradient.
+    tuple with such an entry for each axis: two ints are a pair over one axis, and over two axes an
+    int for each. It is never the maximum. Along an axis of n elements, padded to m, there are
+    (m - (kernel_size - 1) * dilation - 1) // stride + 1 windows, and with `ceil_mode` another one
+    that hangs over the end, where there is a rest and it begins before the end. As
+    torch.nn.MaxPool1d to 3d; of equal maxima the first has the gradient.
 
     Raises ValueError for a window larger than the padded input, where torch has one window in
     `ceil_mode`; and for padding that could hold a whole window.
@@ -169,7 +169,7 @@ class AdaptiveAveragePool(Primitive):
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _check_sizes(self, "output_size")
+        check_per_axis(self, "output_size")
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """The mean of each window."""
@@ -191,7 +191,7 @@ class AdaptiveMaxPool(Primitive):
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        _check_sizes(self, "output_size")
+        check_per_axis(self, "output_size")
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """The maximum of each window."""
@@ -248,15 +248,11 @@ class GlobalMaxPool(Primitive):
         return pooling.global_max_pool(x, self.start)
 
 
-def _tuple(sizes: PerAxis) -> tuple[int, ...]:
-    return sizes if isinstance(sizes, tuple) else (sizes,)
-
-
 def _check_window(layer: Any) -> None:
-    axes = _check_sizes(layer, "kernel_size")
+    axes = check_per_axis(layer, "kernel_size")
     for name in ("stride", "dilation"):
         if getattr(layer, name, None) is not None:
-            _check_sizes(layer, name, axes)
+            check_per_axis(layer, name, axes)
     try:
         entries(getattr(layer, "padding", "valid"), axes, NAMES)
     except ValueError as error:
@@ -264,24 +260,8 @@ def _check_window(layer: Any) -> None:
     check_flags(layer, "ceil_mode")
 
 
-def _check_sizes(layer: Layer, name: str, axes: int = 0) -> int:
-    """The number of axes that the sizes are for: `axes` where it is given."""
-    where, sizes = f"{type(layer).__name__}.{name}", getattr(layer, name)
-    for n in _tuple(sizes):
-        if is_traced(n):
-            raise TypeError(
-                f"{where} holds the traced number {n}, but gives a shape: pass a Python int, under "
-                "jax.jit by static_argnums"
-            )
-    wanted = f"each of the {axes} axes of the kernel" if axes else "each of 1 to 3 axes"
-    counts = isinstance(sizes, tuple) and len(sizes) not in ((axes,) if axes else AXES)
-    if counts or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in _tuple(sizes)):
-        raise ValueError(f"{where} is an int >= 1, or a tuple with one for {wanted}; got {sizes!r}")
-    return len(_tuple(sizes))
-
-
 def _check_axes(layer: Layer, x: Any, sizes: PerAxis) -> None:
-    axes = len(_tuple(sizes))
+    axes = len(sizes) if isinstance(sizes, tuple) else 1
     check_rank(layer, x, axes + 1, f"(..., {AXES[axes]}, features)")
 
 

@@ -27,7 +27,7 @@ from ..core.primitive import Primitive
 from ..functional.convolution import PerAxis, convolution, per_axis
 from ..functional.linear import floating_type, linear, wider_type
 from ..functional.recurrence import gru_step, joined, lstm_step, minimal_gated_step
-from .checks import check_activation, check_positive, check_rank
+from .checks import AXES, check_activation, check_per_axis, check_positive, check_rank
 
 
 class Cell(Primitive):
@@ -324,14 +324,7 @@ class ConvLSTMCell(LongShortTerm):
     def __post_init__(self) -> None:
         """Check the fields."""
         super().__post_init__()
-        sizes = per_axis(self.kernel_size, 1)
-        if not 1 <= len(sizes) <= 3 or not all(
-            isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes
-        ):
-            raise ValueError(
-                "ConvLSTMCell.kernel_size has an int >= 1 for each of 1 to 3 axes, got "
-                f"{self.kernel_size!r}; write ConvLSTMCell({self.features!r}, (3, 3)), say"
-            )
+        check_per_axis(self, "kernel_size")
 
     @property
     def axes(self) -> int:
@@ -354,10 +347,7 @@ class ConvLSTMCell(LongShortTerm):
         return per_axis(self.kernel_size, 1)
 
     def _wanted(self) -> str:
-        return f"(..., {', '.join(AXES[self.axes - 1])}, channels)"
-
-
-AXES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+        return f"(..., {AXES[self.axes - 1]}, channels)"
 
 
 class by_gate(Initializer):

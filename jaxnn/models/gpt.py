@@ -1,6 +1,7 @@
 """GPT: a transformer that predicts the next token, in the form of GPT-2 or of LLaMA."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -51,10 +52,12 @@ class GPT:
     """A causal transformer with norms first, from tokens to logits of the next one.
 
     `gpt2()` and its sisters, and `llama2_7b()` and its, are the published sizes. Weights start
-    normal with a standard deviation of 0.02, biases at 0.
+    normal with a standard deviation of 0.02, biases at 0; the last weights of each residual branch,
+    of which there are 2 * layers, with 0.02 / sqrt(2 * layers), so that depth leaves the size of
+    their sum as it is.
 
-    References: Radford et al., Language models are unsupervised multitask learners, 2019; Touvron
-    et al., Llama 2: open foundation and fine-tuned chat models, 2023.
+    References: Radford et al., Language models are unsupervised multitask learners, 2019, section
+    2.3; Touvron et al., Llama 2: open foundation and fine-tuned chat models, 2023.
     """
 
     layers: int = 6
@@ -116,6 +119,7 @@ class GPT:
         (1, 5, 84)
         """
         learned, w_init = self.positions == "learned", normal(0.02)
+        last_init = normal(0.02 / math.sqrt(2 * self.layers))
         norm = LayerNorm(eps=self.eps) if self.norm == "layer" else RMSNorm(eps=self.eps)
         block = EncoderLayer(
             Attention(
@@ -126,8 +130,9 @@ class GPT:
                 dropout=self.dropout,
                 bias=self.bias,
                 w_init=w_init,
+                out_init=last_init,
             ),
-            self._feed_forward(w_init),
+            self._feed_forward(w_init, last_init),
             dropout=Dropout(self.dropout),
             attention_norm=norm,
             feed_forward_norm=norm,
@@ -141,14 +146,14 @@ class GPT:
             head=None if self.tied else Dense(outputs, bias=False, w_init=w_init),
         )
 
-    def _feed_forward(self, w_init: Initialiser) -> Layer:
+    def _feed_forward(self, w_init: Initialiser, last_init: Initialiser) -> Layer:
         hidden = self.hidden or 4 * self.width
         if self.feed_forward == "swiglu":
-            return GatedFeedForward(hidden, bias=self.bias, w_init=w_init)
+            return GatedFeedForward(hidden, bias=self.bias, w_init=w_init, down_init=last_init)
         return Serial(
             up=Dense(hidden, bias=self.bias, w_init=w_init),
             activation=jax.nn.gelu,
-            down=Dense(self.width, bias=self.bias, w_init=w_init),
+            down=Dense(self.width, bias=self.bias, w_init=last_init),
         )
 
     @classmethod

@@ -9,7 +9,8 @@ from ..combine.serial import Serial
 from ..core.composite import Composite
 from ..core.declarations import describe
 from ..core.layer import Layer
-from ..layers.convolution import Conv, ConvTranspose
+from ..layers.convolution import Conv
+from ..layers.convolution_transpose import ConvTranspose
 from ..layers.normalisation import BatchNorm
 from ..layers.pooling import MaxPool
 from .checks import check_sizes

@@ -15,6 +15,7 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxnn as nn
+from jaxnn.functional.recurrence import joined
 from tests.cases import KEY, floats
 from tests.layers.agreement import normals, outputs_and_gradients
 from tests.near import assert_near
@@ -186,13 +187,22 @@ class Skip(nn.Composite):
         return carry, x + self.drop(self.norm(y))
 
 
+def test_only_what_is_used_is_summed():
+    """A gate with what the input and the hidden state add apart is in one sum fewer."""
+    z = (jnp.ones(2),) * 3
+    for apart in (False, True):
+        program = jax.make_jaxpr(lambda z, u, a=apart: joined(z, u, a))(z, z)
+        assert [str(e.primitive) for e in program.eqns] == ["add"] * (3 - apart)
+
+
 def test_a_composite_is_a_cell():
     cell = Skip(nn.GRUCell(2), nn.LayerNorm(), nn.Dropout(0.5))
     net, x = nn.Recurrent(cell), normals(0, 2, 4, 2)
     params = net.init(KEY, x)
     carry = cell.carries(x[:, 0])["h"]
     assert carry.shape == (2, 2)
-    expected = loop(cell, params, nn.GRUCell(2).initial_carry(x[:, 0]), x, 1)
+    start = nn.GRUCell(2).initial_carry(x[:, 0])
+    expected = jax.jit(lambda params, x: loop(cell, params, start, x, 1))(params, x)
     assert_near(net.apply(params, x, method="unroll"), expected)
     # Each step draws its own mask, and padding leaves even such a cell alone.
     one = jnp.broadcast_to(x[:, :1], x.shape)
@@ -234,22 +244,19 @@ def test_packed_rows_are_each_sequence_alone(reverse):
     x = normals(0, 3, 6, 2)
     params = net.init(KEY, x)
     spoilt = jnp.where(segments[..., None] == 0, jnp.nan, x)
-    y = net.apply(params, spoilt, segments=segments)
     places = [(0, [1, 2, 4]), (1, [0, 1]), (1, [2, 3, 4])]
-    expected = jnp.zeros_like(y)
-    for row, at in places:
-        expected = expected.at[row, jnp.array(at)].set(net.apply(params, x[row, jnp.array(at)]))
-    assert_near(y, expected)
-    weight = normals(1, *y.shape)
-    found = jax.grad(lambda p: jnp.sum(net.apply(p, spoilt, segments=segments) * weight))(params)
+
+    def packed(params: Any) -> Any:
+        return net.apply(params, spoilt, segments=segments)
 
     def alone(params: Any) -> Any:
-        return sum(
-            jnp.sum(net.apply(params, x[row, jnp.array(at)]) * weight[row, jnp.array(at)])
-            for row, at in places
-        )
+        y = jnp.zeros((3, 6, 2))
+        for row, at in places:
+            y = y.at[row, np.array(at)].set(net.apply(params, x[row, np.array(at)]))
+        return y
 
-    assert_near(found, jax.grad(alone)(params))
+    both = jax.jit(lambda params: [outputs_and_gradients(f, params) for f in (packed, alone)])
+    assert_near(*both(params))
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -258,23 +265,37 @@ def test_the_last_output(reverse):
     whole = nn.replace(net, "output", "all")
     x, segments = normals(0, 3, 5, 2), SEGMENTS.at[1].set(0)
     params = net.init(KEY, x)
-    assert_near(net.apply(params, x), whole.apply(params, x)[:, 0 if reverse else -1])
-    y = whole.apply(params, x, segments=segments)
-    last = [0, 0, 0] if reverse else [4, 0, 3]
-    assert_near(net.apply(params, x, segments=segments), y[jnp.arange(3), jnp.array(last)])
-    assert not net.apply(params, x, segments=segments)[1].any()
-    carry, all_of_them = net.apply(params, x, segments=segments, method="unroll")
+
+    @jax.jit
+    def run(params: Any, x: Any) -> Any:
+        plain = net.apply(params, x), whole.apply(params, x)
+        packed = [one.apply(params, x, segments=segments) for one in (net, whole)]
+        return plain, packed, net.apply(params, x, segments=segments, method="unroll")
+
+    (end, plain), (last, y), (carry, all_of_them) = run(params, x)
+    assert_near(end, plain[:, 0 if reverse else -1])
+    at = np.array([0, 0, 0] if reverse else [4, 0, 3])
+    assert_near(last, y[np.arange(3), at])
+    assert not last[1].any()
     assert_near(all_of_them, y)
-    assert_near(carry["h"][0], net.apply(params, x)[0])
+    assert_near(carry["h"][0], end[0])
 
 
 def test_a_carry_begins_the_first_sequence_only():
     net, x = nn.Recurrent(nn.RNNCell(2)), normals(0, 4, 2)
     params, carry = net.init(KEY, x), {"h": jnp.array([3.0, -2.0])}
-    y = net.apply(params, x, carry, segments=jnp.array([0, 1, 2, 2]))
-    assert_near(y[1], net.apply(params, x[1:2], carry)[0])
-    assert_near(y[2:], net.apply(params, x[2:]))
-    assert_near(y, net.apply(params, x, carry=carry, segments=jnp.array([0, 1, 2, 2])))
+    segments = jnp.array([0, 1, 2, 2])
+
+    @jax.jit
+    def run(params: Any, x: Any) -> Any:
+        y = net.apply(params, x, carry, segments=segments)
+        named = net.apply(params, x, carry=carry, segments=segments)
+        return y, named, net.apply(params, x[1:2], carry), net.apply(params, x[2:])
+
+    y, named, one, rest = run(params, x)
+    assert_near(y[1], one[0])
+    assert_near(y[2:], rest)
+    assert_near(y, named)
 
 
 # ---- pieces ----
@@ -283,10 +304,15 @@ def test_a_carry_begins_the_first_sequence_only():
 def test_a_carry_given_to_a_cached_layer_replaces_its_own():
     net, x = nn.Recurrent(nn.GRUCell(2)), normals(0, 2, 4, 2)
     params, streamed = net.init(KEY, x), nn.cached(net)
-    carry, _ = net.apply(params, x, method="unroll")
-    y, state = streamed.apply(params, x[:, :2], carry, state=streamed.init_state(x))
-    rest, state = streamed.apply(params, x[:, 2:], state=state)
-    assert_near(jnp.concatenate([y, rest], 1), net.apply(params, x, carry))
+
+    @jax.jit
+    def run(params: Any, x: Any) -> Any:
+        carry, _ = net.apply(params, x, method="unroll")
+        y, state = streamed.apply(params, x[:, :2], carry, state=streamed.init_state(x))
+        rest, state = streamed.apply(params, x[:, 2:], state=state)
+        return jnp.concatenate([y, rest], 1), net.apply(params, x, carry)
+
+    assert_near(*run(params, x))
 
 
 def test_half_precision_carries_are_wide():
@@ -312,13 +338,18 @@ def test_bidirectional_is_two_layers():
     params = net.init(KEY, x)
     for name in ("forward", "backward"):
         chex.assert_trees_all_equal(params[name], layer.init(nn.fold(KEY, name), x))
-    back = jnp.flip(layer.apply(params["backward"], jnp.flip(x, 1)), 1)
-    ahead = layer.apply(params["forward"], x)
-    assert_near(net.apply(params, x), jnp.concatenate([ahead, back], -1))
     added = nn.Bidirectional(layer, jnp.add)
-    assert_near(added.apply(params, x), ahead + back)
     last = nn.Bidirectional(nn.replace(layer, "output", "last"))
-    assert_near(last.apply(params, x), jnp.concatenate([ahead[:, -1], back[:, 0]], -1))
+
+    @jax.jit
+    def run(params: Any, x: Any) -> Any:
+        back = jnp.flip(layer.apply(params["backward"], jnp.flip(x, 1)), 1)
+        ahead = layer.apply(params["forward"], x)
+        return ahead, back, [one.apply(params, x) for one in (net, added, last)]
+
+    ahead, back, found = run(params, x)
+    ends = jnp.concatenate([ahead[:, -1], back[:, 0]], -1)
+    assert_near(found, [jnp.concatenate([ahead, back], -1), ahead + back, ends])
 
 
 def test_bidirectional_of_a_network():
@@ -327,12 +358,17 @@ def test_bidirectional_of_a_network():
     )
     net, x = nn.Bidirectional(deep), normals(0, 4, 3)
     params = net.init(KEY, x)
-    back = jnp.flip(deep.apply(params["backward"], jnp.flip(x, 0)), 0)
-    ahead = deep.apply(params["forward"], x)
-    assert_near(net.apply(params, x), jnp.concatenate([ahead, back], -1))
-    assert nn.Bidirectional(nn.Bidirectional(deep)).apply(
-        {"forward": params, "backward": params}, x
-    ).shape == (4, 8)
+
+    @jax.jit
+    def run(params: Any, x: Any) -> Any:
+        back = jnp.flip(deep.apply(params["backward"], jnp.flip(x, 0)), 0)
+        ahead = deep.apply(params["forward"], x)
+        return net.apply(params, x), jnp.concatenate([ahead, back], -1)
+
+    assert_near(*run(params, x))
+    twice = nn.Bidirectional(nn.Bidirectional(deep))
+    both = {"forward": params, "backward": params}
+    assert jax.eval_shape(twice.apply, both, x).shape == (4, 8)
 
 
 def test_replaced_in_both_directions():

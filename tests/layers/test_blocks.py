@@ -94,8 +94,8 @@ def test_large_numbers_in_half_precision(dtype):
     x = jnp.full((1, 8, 8, 4), 1e4, dtype)
     net = nn.SqueezeExcitation(2)
     params = jax.tree.map(lambda a: 1e-4 * jnp.ones_like(a), net.init(KEY, x))
-    y = net.apply(params, x)
-    exact = net.apply(params, x.astype(np.float32))
+    apply = jax.jit(net.apply)
+    y, exact = apply(params, x), apply(params, x.astype(np.float32))
     # The weights and the product are rounded to the half type.
     rounding = 2 * float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(np.asarray(y, np.float32), exact, rtol=rounding)

@@ -335,8 +335,48 @@ def test_segments_pass_by_a_convolution_over_more_axes():
     net = nn.Serial(nn.Conv(2, (2, 1)), nn.Recurrent(nn.ConvLSTMCell(2, (1, 1))))
     frames, segments = normals(0, 3, 2, 2, 1), jnp.array([1, 1, 2])
     params = net.init(KEY, frames)
-    y = net.apply(params, frames, segments=segments)
-    assert_near(y[2:], net.apply(params, frames[2:]))
+    apply = jax.jit(net.apply)
+    y = apply(params, frames, segments=segments)
+    assert_near(y[2:], apply(params, frames[2:]))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [nn.Conv(4, 3, stride=2), nn.DepthwiseConv(3), nn.SeparableConv(4, 3, padding="circular")],
+    ids=str,
+)
+def test_segments_of_frames_pass_by_a_convolution_along_each(net: nn.Layer):
+    """With a batch axis or without one: each frame (L, C) is convolved as it is."""
+    x = normals(0, 2, 6, 5, 2)
+    params = net.init(KEY, x)
+
+    @jax.jit
+    def run(params: Any, x: Any) -> Any:
+        alone = jax.vmap(jax.vmap(lambda frame: net.apply(params, frame)))(x)
+        packed = net.apply(params, x, segments=SEGMENTS[:2])
+        return alone, packed, net.apply(params, x[0], segments=SEGMENTS[0])
+
+    alone, packed, one = run(params, x)
+    assert_near((packed, one), (alone, alone[0]))
+
+
+def test_segments_of_another_axis():
+    """Of videos (..., T, H, W, C); and of frames where the convolution keeps a cache along them."""
+    net, x = nn.Conv(4, 3, padding="causal"), normals(0, 2, 6, 3, 5, 2)
+    text = (
+        "mark another axis of float32[2,6,3,5,2] than the one convolved: write kernel_size=(1, 3)"
+    )
+    params = net.init(KEY, x)
+    fails(f"segments (2, 6) {text}", lambda: net.apply(params, x, segments=SEGMENTS[:2]))
+    kept, frames = nn.cached(net, 8), x[:, :, 0]
+    state = kept.init_state(frames)
+    fails(
+        "kernel_size=(1, 3), which takes none and keeps no cache",
+        lambda: kept.apply(params, frames, state=state, segments=SEGMENTS[:2]),
+    )
+    video = nn.Serial(nn.Conv(4, (1, 3)), nn.Recurrent(nn.ConvLSTMCell(2, (1, 1))))
+    shape = jax.eval_shape(lambda: video.apply(video.init(KEY, x), x, segments=SEGMENTS[:2]))
+    assert shape.shape == (2, 6, 3, 5, 2)
 
 
 @pytest.mark.parametrize(
@@ -371,9 +411,12 @@ def test_segments_that_do_not_fit():
         "segments have the shape (..., T) of the sequence, (6, 6); got (3, 6)",
         lambda: net.apply(params, x[0], segments=SEGMENTS),
     )
-    fails(
-        "segments are integers", lambda: net.apply(params, x[0], segments=x[0, ..., 0]), TypeError
-    )
+    for floating in (x[0, ..., 0], x[0, :, 0, 0]):
+        fails(
+            "segments are integers",
+            lambda floating=floating: net.apply(params, x[0], segments=floating),
+            TypeError,
+        )
 
 
 # ---- bad input ----
@@ -396,8 +439,8 @@ IMAGE = jnp.ones((2, 4, 4, 6))
         (lambda: nn.Conv(6, 3, padding=-1), "an int >= 0"),
         (lambda: nn.Conv(6, (3, 3), padding="causal"), "padding=('causal', 'same')"),
         (lambda: nn.ConvTranspose(6, 3, padding="causal"), "padding is 'same', 'valid', an int"),
-        (lambda: nn.Conv(6, (3,) * 4), "a number for each of 1 to 3 axes, got (3, 3, 3, 3)"),
-        (lambda: nn.Conv(6, 0), "Conv.kernel_size is an int >= 1, got 0"),
+        (lambda: nn.Conv(6, (3,) * 4), "with one for each of 1 to 3 axes; got (3, 3, 3, 3)"),
+        (lambda: nn.Conv(6, 0), "a tuple with one for each of 1 to 3 axes; got 0"),
         (lambda: nn.Conv(6, (3, 0)), "Conv.kernel_size is an int >= 1, or a tuple with one for"),
         (lambda: nn.Conv(6, 3, stride=(1, 2)), "the 1 axes of the kernel; got (1, 2)"),
         (lambda: nn.Conv(6, 3, cache=2), "keeps a cache where it is causal, over one axis"),

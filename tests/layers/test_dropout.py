@@ -57,6 +57,18 @@ def test_the_identity_without_training_and_at_rate_zero():
     np.testing.assert_array_equal(train(0.0, x), x)
 
 
+@pytest.mark.parametrize(
+    "net",
+    [nn.Dropout(0.0), nn.AlphaDropout(0), nn.StochasticDepth(0.0), nn.GaussianNoise(0.0)],
+    ids=str,
+)
+def test_a_known_rate_of_zero_needs_no_key_and_a_traced_one_does(net):
+    x = normals(0, 5, 2)
+    np.testing.assert_array_equal(nn.Residual(net).apply({}, x, train=True), x + x)
+    with pytest.raises(ValueError, match="draws random numbers in training, but no key was given"):
+        jax.jit(lambda rate: type(net)(rate).apply({}, x, train=True))(0.0)
+
+
 def test_integers():
     y = train(0.5, jnp.full(100, 3))
     assert sorted(set(y.tolist())) == [0.0, 6.0]

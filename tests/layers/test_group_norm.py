@@ -116,19 +116,19 @@ def test_numbers_of_1e4_in_half_precision(net, dtype):
         return net.apply(params, x, state=state, train=True)[0]
 
     @jax.jit
-    def gradients(params, x):
+    def with_gradients(params, x):
         y, pull = jax.vjp(output, params, x)
-        return pull(jnp.ones_like(y))
+        return y, pull(jnp.ones_like(y))
 
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
         expected = output(wide, np.asarray(x, np.float64))
-    y = output(params, x)
+    y, gradients = with_gradients(params, x)
     assert y.dtype == dtype
     # Softmax subtracts in the type of x; all others round the result alone.
     rounding = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(np.asarray(y, np.float64), expected, rtol=rounding, atol=1e-5)
-    for leaf in jax.tree.leaves(gradients(params, x)):
+    for leaf in jax.tree.leaves(gradients):
         assert np.isfinite(np.asarray(leaf, np.float64)).all()
 
 

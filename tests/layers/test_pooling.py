@@ -94,6 +94,18 @@ def test_of_booleans_any_and_all():
         assert net.apply({}, x)[:, 0].tolist() == wanted
 
 
+def test_a_pair_is_the_padding_of_one_axis():
+    """Over two axes it is an int for each."""
+    x = jnp.array([[3.0], [1.0], [2.0]])
+    for layer, expected in (
+        (nn.MaxPool(2, 1, (1, 0)), [3, 3, 2]),
+        (nn.MinPool(2, 1, (0, 1)), [1, 1, 2]),
+        (nn.AveragePool(2, 1, (1, 0)), [1.5, 2, 1.5]),
+    ):
+        assert layer.apply({}, x)[:, 0].tolist() == expected
+    assert nn.MaxPool((2, 2), 1, (1, 0)).apply({}, jnp.ones((3, 3, 1))).shape == (4, 2, 1)
+
+
 def test_windows_of_any_size_by_hand():
     x = np.random.default_rng(0).integers(-50, 50, (40, 2))
     sizes = [(kernel, stride) for kernel in (2, 7, 9, 13, 16) for stride in (1, 4)]

@@ -226,7 +226,7 @@ def test_refused():
         nn.LSTMCell(0)
     with pytest.raises(TypeError, match=r"RNNCell.activation is a plain function such as"):
         nn.RNNCell(2, 3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"kernel_size has an int >= 1 for each of 1 to 3 axes"):
+    with pytest.raises(ValueError, match=r"ConvLSTMCell.kernel_size is an int >= 1, or a tuple"):
         nn.ConvLSTMCell(2, (3, 0))
     cell = nn.GRUCell(2)
     params = cell.init(KEY, cell.initial_carry(x), x)

@@ -114,6 +114,27 @@ def test_the_body_of_a_block_is_traced_once():
     assert lines(12) == lines(2)
 
 
+@pytest.mark.parametrize("model", [GPT2, LLAMA], ids=["gpt2", "llama"])
+def test_the_last_weights_of_a_branch_begin_smaller_with_depth(model: GPT):
+    """Radford et al., 2019, section 2.3: by 1 / sqrt(N) for N residual branches, two a block."""
+    net = dataclasses.replace(model, layers=8, width=64, hidden=256).network(200)
+    params = jax.jit(net.init)(KEY, TOKENS)
+    branches = params["blocks"]["attention"], params["blocks"]["feed_forward"]
+    matrices = {
+        f"{b}/{n}": one["w"]
+        for b, branch in enumerate(branches)
+        for n, one in branch.items()
+        if one
+    }
+    assert len(matrices) == (6 if model is GPT2 else 7)
+    for name, w in matrices.items():
+        wanted = 0.02 / 16**0.5 if name in ("0/out", "1/down") else 0.02
+        # Five errors of the standard deviation of so many normal numbers.
+        assert float(w.std()) == pytest.approx(wanted, rel=5 / (2 * w.size) ** 0.5)
+    table = params["embedding"]["w"]
+    assert float(table.std()) == pytest.approx(0.02, rel=5 / (2 * table.size) ** 0.5)
+
+
 def test_a_sequence_longer_than_the_positions():
     net = GPT2.network(11)
     with pytest.raises(ValueError, match=r"at 'positions'.* has 9 positions"):

@@ -128,7 +128,8 @@ def _trained(recipe: Recipe[Any], config: Any, folder: Path, watching: Watching)
         left = f"{folder} is not finished; {go_on}" if folder.exists() else "nothing was written"
         return refuse(f"interrupted: {left}", 130)
     files = ", ".join(sorted(file.name for file in folder.iterdir()))
-    print(f"\n{folder} holds {files}\nPredict from it: {module} predict {folder}")
+    print(f"\n{folder} holds {files}\nLook at it: {folder / 'report.html'}")
+    print(f"Predict from it: {module} predict {folder}")
     return 0
 
 

@@ -59,16 +59,17 @@ class Meter:
         self._peak = peak_flops(self._own.device_kind)
         self._flops = 0
         if self._peak is not None:  # to trace the step once more is not worth it otherwise
-            optimizer, ts = as_pytree(optimizer), jax.eval_shape(lambda: ts)
-            self._flops = flops(lambda *a: pure_step(net, task, optimizer, *a), ts, batch)
-        self.begin()
+            optimizer, spec = as_pytree(optimizer), jax.eval_shape(lambda: ts)
+            self._flops = flops(lambda *a: pure_step(net, task, optimizer, *a), spec, batch)
+        self.begin(int(ts.step))
 
-    def begin(self) -> None:
-        """Count from now on."""
-        self._began = time.perf_counter()
+    def begin(self, step: int) -> None:
+        """Count from this step and now on."""
+        self._step, self._began = step, time.perf_counter()
 
-    def read(self, steps: int) -> dict[str, float]:
-        """What `steps` steps have taken until now, once they are computed."""
+    def read(self, step: int) -> dict[str, float]:
+        """What the steps until this one have taken, once they are computed."""
+        steps = step - self._step
         seconds = max(time.perf_counter() - self._began, 1e-9)
         found: dict[str, float] = {"examples_per_second": steps * self._size / seconds}
         if self._peak is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from ..core import paths
 from ..core.layer import Layer
 from ..inspect.nonfinite import first_nonfinite
-from .feed import Augment, augmented
+from .feed import Augment, Feed, augmented
 from .optimizer import as_pytree
 from .state import TrainState
 from .step import pure_step, step_key
@@ -28,6 +28,17 @@ class Diverged(ValueError):
     def __init__(self, message: str, history: list[dict[str, float]]) -> None:
         super().__init__(message)
         self.history = history
+
+
+class Good:
+    """A copy of the last state that was well, to go back to, and where the run was then."""
+
+    def __init__(self, ts: TrainState, step: int, position: Any) -> None:
+        self.ts, self.step, self.position = jax.tree.map(jnp.copy, ts), step, position
+
+    def back(self, step: int) -> TrainState:
+        """The state, with the count of steps where the run is: its keys and batches are others."""
+        return jax.tree.map(jnp.copy, self.ts)._replace(step=jnp.asarray(step, jnp.int32))
 
 
 def origin(
@@ -58,6 +69,37 @@ def origin(
             return int(ts.step) + 1, where
         ts = after
     return None
+
+
+def cause(
+    net: Layer,
+    task: Loss,
+    optimizer: Any,
+    augment: Augment | None,
+    feed: Feed,
+    good: Good | None,
+    ts: TrainState,
+    step: int,
+    options: dict[str, Any],
+) -> str:
+    """Where the first value that is not finite came about, as far as can be known."""
+    if good is None:
+        where = first_in(ts.params) or first_in(ts.state)
+        return f"{where} is the first array that is not finite" if where else "no array tells why"
+    batches = feed.again(good.step, step - good.step, good.position)
+    found = origin(net, task, optimizer, augment, good.ts, batches, **options)
+    if found is None:
+        return f"none of the steps {good.step + 1:,} to {step:,} is not finite when taken again"
+    return f"the first value that is not finite came in step {found[0]:,}, at {found[1]}"
+
+
+def told(loss: float, step: int, cause: str) -> str:
+    """What to say of a run that is stopped."""
+    return (
+        f"the training loss is {loss} after step {step:,}: the run diverged; {cause}. Write a "
+        "smaller learning rate, clip the gradients by optax.clip_by_global_norm(1.0), or write "
+        "on_divergence='roll back'"
+    )
 
 
 def first_in(tree: Any) -> str | None:

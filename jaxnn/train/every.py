@@ -1,6 +1,7 @@
 """How often: every so many steps, epochs or minutes."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..core.values import Value
@@ -58,3 +59,25 @@ class Every(Value):
         """The first step after `step` at which it is due by steps or epochs; None for minutes."""
         lengths = (self.steps, self.epochs and self.epochs * steps_per_epoch)
         return min((step - step % n + n for n in lengths if n), default=None)
+
+
+def ends_of(
+    epoch: int, at_once: int, total: int, several: Sequence[Every], further: Sequence[int] = ()
+) -> Callable[[int], int]:
+    """From a step to the end of the dispatch that begins there: a function of the step alone.
+
+    Dispatches end with an epoch of so many steps, with the run, whenever one of `several` is due by
+    steps or epochs, and at the steps `further`; in between they take `at_once` steps.
+
+    >>> end = ends_of(epoch=10, at_once=4, total=25, several=[Every(steps=6)])
+    >>> [end(step) for step in (0, 4, 6, 8, 10, 24)]
+    [4, 6, 8, 10, 12, 25]
+    """
+
+    def end(step: int) -> int:
+        begun = step - step % epoch
+        ends = [begun + epoch, step + at_once - (step - begun) % at_once, total]
+        ends += [n for one in several if (n := one.next_step(step, epoch)) is not None]
+        return min([*ends, *(n for n in further if n > step)])
+
+    return end

@@ -20,13 +20,14 @@ import numpy as np
 
 from ..combine.precision import Precision
 from ..core.layer import Layer
+from .agreement import Agreed
 from .average import AverageState, average_of
 from .checkpoint import CheckpointFolder, Checkpoints, Progress
 from .device import Meter
-from .divergence import Diverged, first_in, origin
+from .divergence import Diverged, Good, cause, told
 from .evaluation import check_count, compiled_evaluation
-from .every import Every, Moment
-from .feed import Augment, Feed, Steps, checked, feed_of
+from .every import Every, Moment, ends_of
+from .feed import Augment, Steps, checked, feed_of
 from .learning_rate import rate_at
 from .logging import Logger, logged
 from .optimizer import states_of
@@ -36,7 +37,8 @@ from .signals import Asked, Interrupted, listening
 from .skipping import skip_nonfinite
 from .state import TrainState
 from .step import check_options, check_parts
-from .task import Loss, Metrics
+from .tally import Tally
+from .task import Loss
 
 Record: TypeAlias = dict[str, float]
 Policy: TypeAlias = Literal["stop", "skip", "roll back"]
@@ -156,7 +158,13 @@ def fit(
         at_once = check_count(steps_per_dispatch, "steps_per_dispatch")
     evaluate = None if validation is None else _evaluation(net, task, validation, placement)
     total = epochs * feed.steps_per_epoch
-    ahead = _ends(feed.steps_per_epoch, at_once, total, every, checkpoints, profile)
+    ahead = ends_of(
+        feed.steps_per_epoch,
+        at_once,
+        total,
+        [every, *([] if checkpoints is None else [checkpoints.every])],
+        () if profile is None else profile.ends,
+    )
     with contextlib.ExitStack() as held:
         held.callback(feed.close)
         folder = None if checkpoints is None else held.enter_context(checkpoints.open(net))
@@ -174,10 +182,10 @@ def fit(
         log = held.enter_context(logged(loggers, None if folder is None else done))
         tracing = held.enter_context(tracing_of(profile))
         clock = _clock(progress.seconds)
-        agreed = _Agreed(clock, asked)
+        agreed = Agreed(clock, asked)
         tally = Tally(progress.sums, progress.count)
         meter = Meter(net, task, optimizer, ts, feed.batch, batch_size)
-        good = _Good(ts, done, feed.position()) if on_divergence == "roll back" else None
+        good = Good(ts, done, feed.position()) if on_divergence == "roll back" else None
         failures = 0
         recorded = saved = Moment(done, feed.steps_per_epoch, progress.seconds)
         reason = stop(history) if stop is not None and history else None
@@ -195,22 +203,22 @@ def fit(
                 recorded = now
                 means = tally.means()
                 if not math.isfinite(means["loss"]):
-                    cause = _cause(net, task, optimizer, augment, feed, good, ts, done, options)
+                    why = cause(net, task, optimizer, augment, feed, good, ts, done, options)
                     failures += 1
                     if good is None or failures > PATIENCE:
-                        raise Diverged(_told(means["loss"], done, cause), history)
+                        raise Diverged(told(means["loss"], done, why), history)
                     warnings.warn(
-                        f"{cause}: rolled back to the state of the last record, and on with the "
+                        f"{why}: rolled back to the state of the last record, and on with the "
                         f"batches after step {done:,}",
                         RuntimeWarning,
                         stacklevel=2,
                     )
                     ts = good.back(done)
-                    good = _Good(ts, done, feed.position())
+                    good = Good(ts, done, feed.position())
                 else:
                     record: Record = {"epoch": -(-done // feed.steps_per_epoch), "step": done}
                     record |= means | rate_at(optimizer, done - 1)
-                    timings = meter.read(tally.count)
+                    timings = meter.read(done)
                     if evaluate is not None:
                         record |= evaluate(ts)
                     record |= {"seconds": clock(), **timings}
@@ -220,12 +228,12 @@ def fit(
                         report(record)
                     for callback in callbacks:
                         callback(ts, record)
-                    meter.begin()
+                    meter.begin(done)
                     score = None if checkpoints is None else checkpoints.score(history)
                     reason = None if stop is None else stop(history)
                     failures = 0
                     if good is not None:
-                        good = _Good(ts, done, feed.position())
+                        good = Good(ts, done, feed.position())
                 tally = Tally()
             if folder is None or checkpoints is None:
                 continue
@@ -242,93 +250,6 @@ def fit(
                 folder.wait()
                 raise Interrupted(_left(folder, signalled, done, total), signalled)
     return ts, history
-
-
-class Tally:
-    """The sums of the metrics over the steps since the last record."""
-
-    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
-        self.count = count
-        self._sums: Metrics = {
-            name: jnp.asarray(number, jnp.float32) for name, number in (sums or {}).items()
-        }
-
-    def add(self, sums: Metrics, count: int) -> None:
-        """Sums over `count` further steps, which may still be being computed."""
-        self._sums = jax.tree.map(jnp.add, self._sums, sums) if self._sums else sums
-        self.count += count
-
-    def means(self) -> dict[str, float]:
-        """The mean of each metric, once it is computed; over the steps that were not skipped."""
-        sums = self.plain()
-        made = self.count - sums.get("skipped", 0)
-        means = {name: total / made if made else math.nan for name, total in sums.items()}
-        return means | ({"skipped": sums["skipped"]} if "skipped" in sums else {})
-
-    def plain(self) -> dict[str, float]:
-        """The sums as JSON, which holds float32 exactly."""
-        return {name: float(total) for name, total in self._sums.items()}
-
-    def is_finite(self) -> bool:
-        """Whether the loss is so far."""
-        return not self._sums or math.isfinite(float(self._sums["loss"]))
-
-
-class _Agreed:
-    """The time, and the signal that came or None, alike in all processes of a run.
-
-    What one of them does because of either, all have to do at the same step. They ask each other at
-    every fifth dispatch, since that waits for the device.
-    """
-
-    def __init__(self, clock: Callable[[], float], asked: Asked) -> None:
-        self._clock, self._asked = clock, asked
-        self._count, self._last = 0, (0.0, 0)
-
-    def __call__(self) -> tuple[float, int | None]:
-        """At the end of a dispatch."""
-        if jax.process_count() == 1:
-            return self._clock(), self._asked.number
-        self._count += 1
-        if self._count % 5 == 0:
-            from jax.experimental.multihost_utils import process_allgather
-
-            own = np.array([self._clock(), self._asked.number or 0], np.float32)
-            every = np.asarray(process_allgather(own))
-            self._last = float(every[0, 0]), int(every[:, 1].max())
-        return self._last[0], self._last[1] or None
-
-
-class _Good:
-    """A copy of the last state that was well, to go back to."""
-
-    def __init__(self, ts: TrainState, step: int, position: Any) -> None:
-        self.ts, self.step, self.position = jax.tree.map(jnp.copy, ts), step, position
-
-    def back(self, step: int) -> TrainState:
-        """The state, with the count of steps where the run is: its keys and batches are others."""
-        return jax.tree.map(jnp.copy, self.ts)._replace(step=jnp.asarray(step, jnp.int32))
-
-
-def _ends(
-    epoch: int,
-    at_once: int,
-    total: int,
-    every: Every,
-    checkpoints: Checkpoints | None,
-    profile: Profile | None,
-) -> Callable[[int], int]:
-    """From a step to the end of the dispatch that begins there: a function of the step alone."""
-    several = [every, *([] if checkpoints is None else [checkpoints.every])]
-
-    def end(step: int) -> int:
-        begun = step - step % epoch
-        ends = [begun + epoch, step + at_once - (step - begun) % at_once, total]
-        ends += [n for one in several if (n := one.next_step(step, epoch)) is not None]
-        ends += [n for n in (() if profile is None else profile.ends) if n > step]
-        return min(ends)
-
-    return end
 
 
 def _evaluation(
@@ -349,36 +270,6 @@ def _clock(seconds: float) -> Callable[[], float]:
     """The seconds that a run has gone on, those before it went on among them."""
     began = time.perf_counter() - seconds
     return lambda: time.perf_counter() - began
-
-
-def _cause(
-    net: Layer,
-    task: Loss,
-    optimizer: Any,
-    augment: Augment | None,
-    feed: Feed,
-    good: _Good | None,
-    ts: TrainState,
-    step: int,
-    options: dict[str, Any],
-) -> str:
-    """Where the first value that is not finite came about, as far as can be known."""
-    if good is None:
-        where = first_in(ts.params) or first_in(ts.state)
-        return f"{where} is the first array that is not finite" if where else "no array tells why"
-    batches = feed.again(good.step, step - good.step, good.position)
-    found = origin(net, task, optimizer, augment, good.ts, batches, **options)
-    if found is None:
-        return f"none of the steps {good.step + 1:,} to {step:,} is not finite when taken again"
-    return f"the first value that is not finite came in step {found[0]:,}, at {found[1]}"
-
-
-def _told(loss: float, step: int, cause: str) -> str:
-    return (
-        f"the training loss is {loss} after step {step:,}: the run diverged; {cause}. Write a "
-        "smaller learning rate, clip the gradients by optax.clip_by_global_norm(1.0), or write "
-        "on_divergence='roll back'"
-    )
 
 
 def _left(folder: CheckpointFolder, number: int, done: int, total: int) -> str:

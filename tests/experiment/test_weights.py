@@ -12,7 +12,8 @@ import jaxnn as nn
 from jaxnn import train
 
 X = jax.ShapeDtypeStruct((1, 5), jnp.float32)
-NET = nn.Serial(nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Repeat(nn.Dense(4), 3))
+LAYERS = nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Repeat(nn.Dense(4), 3)
+NET = nn.Serial(*LAYERS)
 
 
 class Half(nn.Primitive):
@@ -121,14 +122,14 @@ def test_the_same_weights_are_the_same_bytes():
     assert len(packed) == 1
 
 
-OTHER = nn.Serial(encoder=nn.Serial(*NET.layers), head=nn.Dense(2))
+OTHER = nn.Serial(encoder=nn.Serial(*LAYERS), head=nn.Dense(2))
 
 
 def test_what_is_renamed_left_out_and_kept_is_said_path_by_path(tmp_path):
     file = tmp_path / "weights.safetensors"
     trained = weights(OTHER)
     file.write_bytes(train.pack_weights(OTHER, trained))
-    net = nn.Serial(*NET.layers, nn.Dense(7))
+    net = nn.Serial(*LAYERS, nn.Dense(7))
     fresh = train.Weights(net.init(jax.random.key(9), X), net.init_state(X))
     loaded = train.load_weights(
         file, net, X,

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxnn import train
-from jaxnn.train.every import Moment
-from jaxnn.train.loop import _ends
+from jaxnn.train.every import Moment, ends_of
 
 
 def moment(step, seconds=0.0, epoch=10):
@@ -63,10 +62,7 @@ counts = st.integers(1, 12)
 def test_dispatches_end_where_they_would_have_without_an_interruption(
     epoch, at_once, total, often, saved, begin
 ):
-    ends = _ends(
-        epoch, at_once, total, train.Every(steps=often),
-        train.Checkpoints("x", train.Every(steps=saved)), None,
-    )  # fmt: skip
+    ends = ends_of(epoch, at_once, total, [train.Every(steps=often), train.Every(steps=saved)])
 
     def walked(step):
         found = []

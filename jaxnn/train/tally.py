@@ -1,0 +1,38 @@
+"""What the steps between two records add up to."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from .task import Metrics
+
+
+class Tally:
+    """The sums of the metrics over the steps since the last record."""
+
+    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
+        self.count = count
+        self._sums: Metrics = {
+            name: jnp.asarray(number, jnp.float32) for name, number in (sums or {}).items()
+        }
+
+    def add(self, sums: Metrics, count: int) -> None:
+        """Sums over `count` further steps, which may still be being computed."""
+        self._sums = jax.tree.map(jnp.add, self._sums, sums) if self._sums else sums
+        self.count += count
+
+    def means(self) -> dict[str, float]:
+        """The mean of each metric, once it is computed; over the steps that were not skipped."""
+        sums = self.plain()
+        made = self.count - sums.get("skipped", 0)
+        means = {name: total / made if made else math.nan for name, total in sums.items()}
+        return means | ({"skipped": sums["skipped"]} if "skipped" in sums else {})
+
+    def plain(self) -> dict[str, float]:
+        """The sums as JSON, which holds float32 exactly."""
+        return {name: float(total) for name, total in self._sums.items()}
+
+    def is_finite(self) -> bool:
+        """Whether the loss is so far."""
+        return not self._sums or math.isfinite(float(self._sums["loss"]))

@@ -175,3 +175,25 @@ def test_precision_is_the_validations_too():
     # One program in bfloat16 or another: 8 bits of mantissa.
     np.testing.assert_allclose(history[-1]["validation_loss"], wanted["loss"], rtol=1e-2)
     assert ts.params[0]["w"].dtype == jnp.float32
+
+
+def test_a_grain_pipeline_goes_on_where_it_was(tmp_path):
+    grain = pytest.importorskip("grain")
+    x, y = examples()
+    pipeline = grain.MapDataset.source(list(zip(x, y, strict=True))).shuffle(seed=1)
+    source = data.Grain(pipeline.batch(16))
+    whole = fit(source)
+    kept = train.Checkpoints(str(tmp_path), train.Every(steps=5))
+    fit(source, epochs=2, checkpoints=kept)
+    assert digest(*fit(source, checkpoints=kept)) == digest(*whole)
+    assert whole[1][-1]["loss"] < whole[1][0]["loss"]
+
+
+def test_rates_and_utilisation_where_the_device_has_a_known_peak(monkeypatch):
+    monkeypatch.setattr(train.device, "peak_flops", lambda kind: 1e12)
+    _, history = fit(net=nn.Dense(3), epochs=1, optimizer=optax.sgd(0.1), validation=None)
+    record = history[0]
+    # A product forward and one for the weights' gradient: 2 * 16 rows * 8 * 3 each, and the rest.
+    flops = record["flops_per_second"] / (record["examples_per_second"] / 16)
+    assert 2 * 2 * 16 * 8 * 3 < flops < 2 * 2 * 2 * 16 * 8 * 3
+    np.testing.assert_allclose(record["flop_utilisation"], record["flops_per_second"] / 1e12)

@@ -97,15 +97,6 @@ def run(
         "config": configuration.to_plain(config),
         "watching": configuration.to_plain(watching),
     }
-    going_on = _is_unfinished(folder, about)
-    if not going_on:
-        check_place(folder, _weights_size(program, example) + ROOM)
-    pictures.check_library()  # not after the training
-    summary = str(inspect.summary(program.net, example))
-    print(f"{recipe.name}: {data}\n\n{summary}\n")
-    if not going_on:
-        begin_folder(folder, {"config.json": _json(about)})
-    began = time.perf_counter()
     checkpoints = train.Checkpoints(
         str(folder / CHECKPOINTS),
         train.Every(
@@ -116,6 +107,15 @@ def run(
         keep=watching.checkpoint.keep,
         at_end=False,  # the weights are written
     )
+    going_on = _is_unfinished(folder, about)
+    if not going_on:
+        check_place(folder, _weights_size(program, example) + ROOM)
+    pictures.check_library()  # not after the training
+    summary = str(inspect.summary(program.net, example))
+    print(f"{recipe.name}: {data}\n\n{summary}\n")
+    if not going_on:
+        begin_folder(folder, {"config.json": _json(about)})
+    began = time.perf_counter()
     try:
         with shown(program.epochs) as report:
             trained, history = program.fit(

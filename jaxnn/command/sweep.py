@@ -86,7 +86,7 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
         parsed,
         args=arguments,
         prog=f"python -m {module_of(recipe)} resume",
-        description="Go on with a sweep, or a run (resume runs/...), that stopped, as if it had not.",
+        description="Go on with a sweep, or with a run in runs/, that stopped, as if it had not.",
     )
     checked(resources.engine, resources.workers or None)
     _make_devices(resources.devices)

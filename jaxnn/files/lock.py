@@ -14,6 +14,10 @@ class Locked(OSError):
     """Another process, or another part of this one, holds the lock."""
 
 
+class NoLock(OSError):
+    """The file is something else."""
+
+
 class Lock:
     """Held from when it is made until `close`, or until the process dies.
 
@@ -23,7 +27,8 @@ class Lock:
 
     Raises:
         Locked: another holds it.
-        OSError: the file cannot be written, or is something else.
+        NoLock: the file is something else.
+        sqlite3.Error: it cannot be written.
     """
 
     def __init__(self, file: Path, busy: str) -> None:
@@ -38,7 +43,7 @@ class Lock:
             if code(error) == sqlite3.SQLITE_BUSY:
                 raise Locked(busy) from None
             if code(error) == sqlite3.SQLITE_NOTADB:
-                raise OSError(f"{file} is no lock: remove it") from None
+                raise NoLock(f"{file} is no lock: remove it") from None
             raise
 
     @staticmethod

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..files.lock import Lock, Locked
+from ..files.lock import Lock, Locked, NoLock
 from .faults import LedgerError
 
 FILE = "driver.lock"
@@ -23,6 +23,8 @@ class DriverLock(Lock):
             )
         except Locked as error:
             raise LedgerError(str(error)) from None
+        except NoLock:
+            raise LedgerError(f"{folder / FILE} is no driver's lock: remove it") from None
 
 
 def is_driven(folder: Path) -> bool:

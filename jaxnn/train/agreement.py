@@ -19,10 +19,10 @@ class Agreed:
         self._clock, self._asked = clock, asked
         self._count, self._last = 0, (0.0, 0)
 
-    def __call__(self) -> tuple[float, int | None]:
-        """At the end of a dispatch."""
+    def seconds(self) -> float:
+        """The time at the end of a dispatch."""
         if jax.process_count() == 1:
-            return self._clock(), self._asked.number
+            return self._clock()
         self._count += 1
         if self._count % 5 == 0:
             from jax.experimental.multihost_utils import process_allgather
@@ -30,4 +30,8 @@ class Agreed:
             own = np.array([self._clock(), self._asked.number or 0], np.float32)
             every = np.asarray(process_allgather(own))
             self._last = float(every[0, 0]), int(every[:, 1].max())
-        return self._last[0], self._last[1] or None
+        return self._last[0]
+
+    def signal(self) -> int | None:
+        """The number of the signal that came, as of the last asking where there are several."""
+        return self._asked.number if jax.process_count() == 1 else self._last[1] or None

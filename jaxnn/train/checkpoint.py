@@ -19,6 +19,7 @@ import math
 import os
 import re
 import shutil
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +34,7 @@ from ..core.declarations import describe
 from ..core.layer import Layer
 from ..core.signatures import suggestion
 from ..core.values import Value
-from ..files.lock import Lock
+from ..files.lock import Lock, Locked
 from ..files.replacing import replace
 from ..version import __version__
 from .every import Every
@@ -450,10 +451,11 @@ def _cause(error: BaseException) -> str:
 def _explained(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if type(error).__module__ != "builtins":
+    except (OSError, sqlite3.Error) as error:
+        if isinstance(error, Locked):
             raise
+        cause = getattr(error, "strerror", None) or error
         raise OSError(
-            f"cannot keep checkpoints in {folder}: {error.strerror or error}. Nothing was trained; "
+            f"cannot keep checkpoints in {folder}: {cause}. Nothing was trained; "
             "name another folder"
         ) from error

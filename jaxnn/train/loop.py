@@ -196,8 +196,7 @@ def fit(
             tally.add(sums, end - done)
             done = end
             tracing.at(done, ts)
-            seconds, signalled = agreed()
-            now = Moment(done, feed.steps_per_epoch, seconds)
+            now = Moment(done, feed.steps_per_epoch, agreed.seconds())
             score = None
             if done == total or every.due(now, recorded):
                 recorded = now
@@ -237,6 +236,7 @@ def fit(
                 tally = Tally()
             if folder is None or checkpoints is None:
                 continue
+            signalled = agreed.signal()
             ended = checkpoints.at_end and (done == total or reason is not None)
             stopped = signalled is not None
             if ended or stopped or score is not None or checkpoints.every.due(now, saved):

@@ -2,7 +2,6 @@
 
 import contextlib
 import multiprocessing
-import os
 import pathlib
 import pickle
 import random
@@ -202,7 +201,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_run_goes_on(
 def test_a_signal_ends_the_dispatch_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
     def ask(ts, record):
         if record["epoch"] == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     x, y = examples()
     before = signal.getsignal(signal.SIGTERM)

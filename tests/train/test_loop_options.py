@@ -8,6 +8,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import data, train
+from jaxnn.train import device
 from jaxnn.train.loop import TIMINGS
 from tests.train.resumable import NET, digest, examples
 
@@ -15,7 +16,7 @@ TASK = train.Classification(3)
 KEY = jax.random.key(3)
 
 
-def fit(given=None, net=NET, optimizer=None, **options):
+def fit(given=None, net: nn.Layer = NET, optimizer=None, **options):
     x, y = examples()
     options = {"batch_size": 16, "epochs": 4, "key": KEY, "validation": (x, y)} | options
     return train.fit(
@@ -190,7 +191,7 @@ def test_a_grain_pipeline_goes_on_where_it_was(tmp_path):
 
 
 def test_rates_and_utilisation_where_the_device_has_a_known_peak(monkeypatch):
-    monkeypatch.setattr(train.device, "peak_flops", lambda kind: 1e12)
+    monkeypatch.setattr(device, "peak_flops", lambda kind: 1e12)
     _, history = fit(net=nn.Dense(3), epochs=1, optimizer=optax.sgd(0.1), validation=None)
     record = history[0]
     # A product forward and one for the weights' gradient: 2 * 16 rows * 8 * 3 each, and the rest.

@@ -599,7 +599,7 @@ def test_help_names_what_there_is(capsys, monkeypatch, nothing_computed, command
             "--engine STR",
             "(default: 64)",
         ),
-        "resume": ("Go on with a sweep that was stopped", "FOLDER", "--force"),
+        "resume": ("Go on with a sweep, or with a run in runs/,", "FOLDER", "--force"),
     }
     text = " ".join(out.replace("│", " ").split())
     for piece in pieces[command]:

@@ -138,8 +138,7 @@ class Streamed:
 
         def counts() -> Iterator[int]:
             at = step
-            while True:
-                end = ahead(at)
+            while (end := ahead(at)) > at:  # it stays where the run ends
                 yield end - at
                 at = end
 

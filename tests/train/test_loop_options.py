@@ -1,5 +1,7 @@
 """What a run is told to do beside its steps: stop, record, trace, stream, and go on from NaN."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +93,7 @@ def test_host_arrays_train_as_arrays_on_the_device(at_once):
     streamed = fit(data.HostArrays(*examples()), steps_per_dispatch=at_once)
     assert told(resident[1]) == told(streamed[1])
     assert digest(*resident) == digest(*streamed)
+    assert "jaxnn-prefetch" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_stream_goes_on_where_it_was(tmp_path):

@@ -221,7 +221,8 @@ class Recurrent(Wrapper):
         cell: Any = self.wrapped
         cell._check_params(call.params, (carry, self._element(x)), {})
         time = self._time(x)
-        z = cell.project(call.params["input"], jnp.moveaxis(x, time, 0))
+        # Batch axes come first: where they are sharded, they stay so when the product merges axes.
+        z = tuple(jnp.moveaxis(a, time, 0) for a in cell.project(call.params["input"], x))
         dtype = z[0].dtype
 
         def recur(params: Any, h: jax.Array) -> Any:

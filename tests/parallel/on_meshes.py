@@ -1,6 +1,6 @@
 """Fits a small network on a mesh with checkpoints, and goes on from them on another mesh.
 
-Run by test_fit.py: `python -m tests.parallel.on_meshes FOLDER EPOCHS DATA MODEL [COORDINATOR
+Run by test_fit.py: `python -m tests.parallel.on_meshes FOLDER EPOCHS SOURCE DATA MODEL [COORDINATOR
 PROCESSES INDEX]`. The first process prints a JSON object: the records, and the parameters.
 """
 
@@ -26,21 +26,38 @@ def examples():
     return random.normal(size=(48, 6)).astype(np.float32), random.integers(4, size=48)
 
 
+def host_arrays(processes):
+    """The rows in memory, from which each process takes its share."""
+    return data.HostArrays(*examples())
+
+
+def grain(processes):
+    """The rows in an order of Grain's, in batches of one process's share of a step."""
+    import grain
+
+    rows = grain.MapDataset.source(list(zip(*examples(), strict=True))).shuffle(seed=1)
+    return data.Grain(rows.batch(OPTIONS["batch_size"] // processes))
+
+
+SOURCES = {"host arrays": host_arrays, "grain": grain}
+
+
 def told(ts, history):
     """What is compared: the records without what differs each time, and the parameters."""
     records = [{k: v for k, v in r.items() if k not in TIMINGS} for r in history]
     return {"records": records, "params": [np.asarray(p).tolist() for p in jax.tree.leaves(ts)]}
 
 
-def main(folder, epochs, split, model, coordinator=None, processes: Any = None, index: Any = None):
+def main(
+    folder, epochs, source, split, model, coordinator=None, processes: Any = 1, index: Any = 0
+):
     """Join, fit, and tell."""
     if coordinator is not None:
         parallel.start(coordinator, int(processes), int(index))
     mesh, rules = parallel.mesh(data=int(split), model=int(model)), parallel.FSDP_TENSOR_PARALLEL
-    x, y = examples()
     ts, history = parallel.fit(
-        NET, TASK, OPTIMIZER, data.HostArrays(x, y), mesh=mesh, rules=rules,
-        key=jax.random.key(0), validation=(x, y), epochs=int(epochs),
+        NET, TASK, OPTIMIZER, SOURCES[source](int(processes)), mesh=mesh, rules=rules,
+        key=jax.random.key(0), validation=examples(), epochs=int(epochs),
         checkpoints=train.Checkpoints(
             f"{folder}/checkpoints", train.Every(epochs=1, minutes=1e-6), keep=2
         ),

@@ -82,8 +82,6 @@ def test_weights_are_split(case):
 
 @pytest.mark.xdist_group("equalities")
 def test_nothing_else_is_exchanged(case):
-    if case.startswith("lstm"):
-        pytest.skip("a recurrence merges time and rows for one product, which gathers its inputs")
     kinds = set(told(case)["collectives"])
     # Sums of gradients; weights made whole. Never activations from one split to another, by
     # all-to-all or collective-permute.

@@ -1,5 +1,6 @@
 """parallel.fit: the loop of one device, on any mesh, and on from another mesh's checkpoint."""
 
+import functools
 import json
 import os
 import subprocess
@@ -10,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnn import data, train
+from jaxnn import train
 from tests.parallel import on_meshes
-from tests.parallel.on_meshes import NET, OPTIMIZER, OPTIONS, TASK, examples, told
+from tests.parallel.on_meshes import NET, OPTIMIZER, OPTIONS, SOURCES, TASK, examples, told
 from tests.parallel.test_processes import TOLD, free_port
 
 EPOCHS = 4
@@ -46,11 +47,10 @@ def run(devices, *arguments, processes=1):
     return json.loads(lines[0])
 
 
-@pytest.fixture(scope="module")
-def alone():
-    x, y = examples()
+@functools.cache
+def alone(source):
     ts, history = train.fit(
-        NET, TASK, OPTIMIZER, data.HostArrays(x, y), key=jax.random.key(0), validation=(x, y),
+        NET, TASK, OPTIMIZER, SOURCES[source](1), key=jax.random.key(0), validation=examples(),
         epochs=EPOCHS, **OPTIONS,
     )  # fmt: skip
     return told(ts.params, history)
@@ -65,16 +65,18 @@ def assert_as_alone(found, alone):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_a_run_goes_on_on_another_mesh_as_on_one_device(tmp_path, alone):
-    run(8, tmp_path, 2, 8, 1)
-    assert_as_alone(run(8, tmp_path, EPOCHS, 2, 4), alone)
+def test_a_run_goes_on_on_another_mesh_as_on_one_device(tmp_path):
+    run(8, tmp_path, 2, "host arrays", 8, 1)
+    found = run(8, tmp_path, EPOCHS, "host arrays", 2, 4)
+    assert_as_alone(found, alone("host arrays"))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
 
 
-def test_two_processes_train_keep_and_go_on_as_one(tmp_path, alone):
-    run(2, tmp_path, 2, 2, 2, processes=2)
-    assert_as_alone(run(2, tmp_path, EPOCHS, 2, 2, processes=2), alone)
+@pytest.mark.parametrize("source", ["host arrays", pytest.param("grain", marks=pytest.mark.slow)])
+def test_two_processes_train_keep_and_go_on_as_one(tmp_path, source):
+    run(2, tmp_path, 2, source, 2, 2, processes=2)
+    assert_as_alone(run(2, tmp_path, EPOCHS, source, 2, 2, processes=2), alone(source))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
     # The fifth dispatch after the twelfth step, when the processes look at their clocks.

@@ -61,18 +61,25 @@ class LearnedPositions(Primitive):
         train: bool,
     ) -> tuple[jax.Array, State]:
         """x plus the rows of the table at its positions."""
+        length = x.shape[-2]
+        if not self.cache and segments is None:
+            self._check_last(length - 1)
+            # A slice, whose gradient is no scatter.
+            rows = jnp.expand_dims(params["w"][:length], tuple(range(x.ndim - 2)))
+            return _add(x, rows), {}
         positions, new = _positions(self, x, segments, state, train)
-        last = x.shape[-2] - 1 if not self.cache and segments is None else 0
         if not is_traced(positions) and positions.size:
-            last = int(positions.max())
+            self._check_last(int(positions.max()))
+        check_range(positions, self.length, f"position {{value}} is past a table of {self.length}")
+        rows = params["w"].at[positions].get(mode="fill", fill_value=jnp.nan)
+        return _add(x, rows), new
+
+    def _check_last(self, last: int) -> None:
         if last >= self.length:
             raise ValueError(
                 f"has {self.length} positions, and the sequence comes to position {last}, counted "
                 f"from 0: write LearnedPositions({max(last + 1, 2 * self.length)}), say"
             )
-        check_range(positions, self.length, f"position {{value}} is past a table of {self.length}")
-        rows = params["w"].at[positions].get(mode="fill", fill_value=jnp.nan)
-        return _add(x, rows), new
 
 
 class SinusoidalPositions(Primitive):

@@ -234,7 +234,7 @@ class Recurrent(Wrapper):
             cell.apart,
             time,
             self.reverse,
-            cell.cut(call.params["recurrent"]),
+            call.params["recurrent"],
             carry,
             start,
             z,

@@ -1,11 +1,10 @@
 """Recurrence as plain functions: a step of each cell, and the scan over a sequence.
 
 A step is in three parts: what the input adds to the gates, products that are taken at all steps
-before the scan; what the hidden state adds, products at each step; and the elementwise rest, which
-is written here, on one array for each gate. One array for all of them would have to be cut at each
-step, which stops a CPU's compiler from vectorising. The derivatives are written out because so
-fewer arrays are kept for the backward pass than by the chain of operations: a factor for each
-tangent.
+before the scan, one for each gate; what the hidden state adds, one product at each step, split by
+gate after it; and the elementwise rest, which is written here. The derivatives are written out
+because so fewer arrays are kept for the backward pass than by the chain of operations: a factor for
+each tangent.
 """
 
 import functools

@@ -25,7 +25,7 @@ from ..core.initialisers import (
 )
 from ..core.primitive import Primitive
 from ..functional.convolution import PerAxis, convolution, per_axis
-from ..functional.linear import floating_type, linear, wider_type
+from ..functional.linear import along_axis, floating_type, linear, wider_type
 from ..functional.recurrence import gru_step, joined, lstm_step, minimal_gated_step
 from .checks import AXES, check_activation, check_per_axis, check_positive, check_rank
 
@@ -83,7 +83,7 @@ class Cell(Primitive):
         """The new carry, and the output at x."""
         check_carry(carry, self.carries(x))
         z = self.project(params["input"], x)
-        u = self.recur(self.cut(params["recurrent"]), carry["h"].astype(z[0].dtype))
+        u = self.recur(params["recurrent"], carry["h"].astype(z[0].dtype))
         return self.wide_step(z[0].dtype, carry, *joined(z, u, self.apart))
 
     def project(self, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
@@ -91,14 +91,12 @@ class Cell(Primitive):
         pairs = zip(*(jnp.split(params[k], self.gates, -1) for k in ("w", "b")), strict=True)
         return tuple(_product(x, w, b) for w, b in pairs)
 
-    def cut(self, params: Any) -> Any:
-        """The recurrent parameters as `recur` takes them, once for all steps: by gate."""
-        return {**params, "w": tuple(jnp.split(params["w"], self.gates, -1))}
-
     def recur(self, params: Any, h: jax.Array) -> tuple[jax.Array, ...]:
         """What h adds to each gate, at one step or many; linear in the parameters."""
-        *first, last = params["w"]
-        return (*(_product(h, w) for w in first), _product(h, last, params.get("b")))
+        *first, last = jnp.split(_product(h, params["w"]), self.gates, -1)
+        if "b" in params:
+            last = last + along_axis(params["b"].astype(last.dtype), last.ndim, -1)
+        return (*first, last)
 
     def wide_step(self, dtype: Any, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
         """`step` in the type of the carry, with y in `dtype`."""
@@ -334,10 +332,6 @@ class ConvLSTMCell(LongShortTerm):
     def project(self, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
         """What the input adds to each gate, by one convolution."""
         return tuple(jnp.split(convolution(x, params["w"], params["b"]), 4, -1))
-
-    def cut(self, params: Any) -> Any:
-        """The recurrent parameters, whole."""
-        return params
 
     def recur(self, params: Any, h: jax.Array) -> tuple[jax.Array, ...]:
         """What h adds to each gate, by one convolution."""

@@ -1,5 +1,6 @@
 """Linear maps, and the rule for the type in which a layer computes."""
 
+import math
 from typing import Any
 
 import jax
@@ -54,11 +55,22 @@ def linear(
     """
     x, w = to_compute_type(x, w)
     axes = axis if isinstance(axis, tuple) else (axis,)
-    summed = tuple(i % x.ndim for i in axes), tuple(range(len(axes)))
-    y = lax.dot_general(x, w, (summed, ((), ())))
+    summed = tuple(i % x.ndim for i in axes)
+    batch = x.shape[: x.ndim - len(axes)]
+    if len(batch) > 1 and summed == tuple(range(len(batch), x.ndim)) and not _on_mesh(x, w):
+        # With several batch axes, a CPU's compiler copies for the gradient by w. On a mesh they
+        # stay apart: merged, they could not be sharded as they are.
+        x = x.reshape(math.prod(batch), *x.shape[len(batch) :])
+        y = linear(x, w, b, tuple(range(1, x.ndim)))
+        return y.reshape(*batch, *y.shape[1:])
+    y = lax.dot_general(x, w, ((summed, tuple(range(len(axes)))), ((), ())))
     if b is None:
         return y
     return y + b.astype(y.dtype).reshape((1,) * (y.ndim - b.ndim) + b.shape)
+
+
+def _on_mesh(*arrays: jax.Array) -> bool:
+    return not all(jax.typeof(a).sharding.mesh.empty for a in arrays)
 
 
 def bilinear(x: jax.Array, z: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:

@@ -5,7 +5,6 @@ output. `carries` declares the carry, as `parameters` does the parameters. The c
 structure (`Cell`), by which `Recurrent` takes products out of its scan.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -89,11 +88,11 @@ class Cell(Primitive):
     def project(self, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
         """What the input adds to each gate, at one step or many."""
         pairs = zip(*(jnp.split(params[k], self.gates, -1) for k in ("w", "b")), strict=True)
-        return tuple(_product(x, w, b) for w, b in pairs)
+        return tuple(linear(x, w, b) for w, b in pairs)
 
     def recur(self, params: Any, h: jax.Array) -> tuple[jax.Array, ...]:
         """What h adds to each gate, at one step or many; linear in the parameters."""
-        *first, last = jnp.split(_product(h, params["w"]), self.gates, -1)
+        *first, last = jnp.split(linear(h, params["w"]), self.gates, -1)
         if "b" in params:
             last = last + along_axis(params["b"].astype(last.dtype), last.ndim, -1)
         return (*first, last)
@@ -376,9 +375,3 @@ def check_carry(carry: Any, slots: Any) -> None:
             f"the carry is not that of this cell for this input: {'; '.join(lines)}; write carry = "
             "cell.initial_carry(x), or pass the carry that the step before gave"
         )
-
-
-def _product(x: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
-    """x @ w + b, as a product of two matrices: the compiler copies what has more axes."""
-    y = linear(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w, b)
-    return y.reshape(*x.shape[:-1], y.shape[-1])

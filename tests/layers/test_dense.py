@@ -180,5 +180,5 @@ def test_a_sequence_split_over_a_mesh_stays_split():
     exchanged = parallel.collectives(step.lower(params, x).compile())
     assert set(exchanged) == {"all-reduce"}
     # The gradients, over one axis of the mesh and then the other.
-    times, total = exchanged["all-reduce"]
-    assert total == times * 4 * (4 * 6 + 6)
+    sums = exchanged["all-reduce"]
+    assert sums.bytes == sums.times * 4 * (4 * 6 + 6)

@@ -12,8 +12,12 @@ hits all of them alike; the absolute numbers hold for one machine on one day.
     sweep     64 trials of a small network, from the command to the results
     thousand  a thousand trials in process, against a bare loop
     lanes     the way that a sweep chooses for its lanes, against all of them
+    models    ResNet-18, a GPT and an LSTM: forward pass, training step, compiling it
+    decode    GPT-2 a token at a time, with a cache and without
+    watched   a run with records and checkpoints, against one with neither
+    sharded   calling a step on eight simulated devices, against raw jit
 
-Each of these is a file with a `run() -> Result`. `peers/` holds what is compared, `sweeping/` what
-the sweeps train, `timing` measures in turns, `fresh` measures in new processes, `report` writes
-RESULTS.md.
+Each of these is a file with a `run() -> Result`. `peers/` and `networks/` hold what is compared,
+`sweeping/` what the sweeps train, `timing` measures in turns, `fresh` measures in new processes,
+`report` writes RESULTS.md.
 """

@@ -14,7 +14,6 @@ Only `pure_jax` and `jaxnn` donate their state: the documentation of the others 
 """
 
 import importlib
-from collections.abc import Callable
 from typing import Any
 
 LIBRARIES = ("flax_nnx", "flax_linen", "equinox_", "haiku_", "keras_", "torch_")
@@ -23,14 +22,14 @@ LEARNING_RATE = 1e-3
 
 def offered(
     method: str, *arguments: Any, by: tuple[str, ...], within: str = "benchmarks.peers"
-) -> tuple[dict[str, Callable[..., Any]], list[str]]:
+) -> tuple[dict[str, Any], list[str]]:
     """What the peers `by` offer under the name `method`, and the libraries that are not installed.
 
     `within` is the package of the peers' modules.
 
     A peer that is installed and has nothing to offer is left out.
     """
-    sides: dict[str, Callable[..., Any]] = {}
+    sides: dict[str, Any] = {}
     missing = []
     for name in by:
         try:

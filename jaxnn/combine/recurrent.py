@@ -221,7 +221,7 @@ class Recurrent(Wrapper):
         cell: Any = self.wrapped
         cell._check_params(call.params, (carry, self._element(x)), {})
         time = self._time(x)
-        # Batch axes come first: where they are sharded, they stay so when the product merges axes.
+        # Batch axes come first: where they are sharded, they stay so if a convolution merges axes.
         z = tuple(jnp.moveaxis(a, time, 0) for a in cell.project(call.params["input"], x))
         dtype = z[0].dtype
 

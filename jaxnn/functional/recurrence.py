@@ -220,7 +220,7 @@ def _(
 
     nudge = jnp.zeros_like(z[-1]) if apart else None
     (last, y, hidden), derivative = jax.linearize(run, carry, (z, nudge))
-    # Batch axes come first: where they are sharded, they stay so when the product merges axes.
+    # Batch axes come first: where they are sharded, they stay so if a convolution merges axes.
     du = recur(dparams, jnp.moveaxis(hidden, 0, batch))
     du = tuple(jnp.moveaxis(one, batch, 0) for one in du)
     *dz, dnudge = joined(dz, du, True) if apart else (*joined(dz, du, False), None)

@@ -8,7 +8,14 @@ import numpy as np
 from jax.core import Tracer
 
 
-def check(x: Any, y: Any, *, classes: int | None = None, name: str = "data") -> None:
+def check(
+    x: Any,
+    y: Any,
+    *,
+    classes: int | None = None,
+    ignore: int | None = None,
+    name: str = "data",
+) -> None:
     """Raise if inputs and targets cannot be trained on; return nothing if they can.
 
     Both hold numbers, as many rows, at least one row, and no NaN or infinity. With `classes`,
@@ -18,6 +25,7 @@ def check(x: Any, y: Any, *, classes: int | None = None, name: str = "data") -> 
         x: inputs, (rows, ...), a numpy or JAX array.
         y: targets, (rows, ...), likewise.
         classes: how many classes there are; None if y is not a class label.
+        ignore: a label that is accepted although it is not a class, such as -100; None for none.
         name: what the data are called in errors.
 
     Raises:
@@ -45,7 +53,7 @@ count from 1: write y - 1
     _finite(x, f"{name}: x")
     _finite(y, f"{name}: y")
     if classes is not None:
-        _labels(y, classes, name)
+        _labels(y, classes, ignore, name)
 
 
 def _numbers(value: Any, what: str) -> np.ndarray:
@@ -90,7 +98,28 @@ def _finite(array: np.ndarray, what: str) -> None:
     )
 
 
-def _labels(y: np.ndarray, classes: int, name: str) -> None:
+def wrong_label(y: np.ndarray, classes: int, ignore: int | None) -> str | None:
+    """The first label that is neither in [0, classes) nor `ignore`, and its place; None if all are.
+
+    >>> wrong_label(np.array([0, 7]), 2, None)
+    'label 7 at row 1'
+    """
+    if not np.issubdtype(y.dtype, np.integer):
+        return None
+    bad = _outside(y, classes, ignore)
+    if not bad.any():
+        return None
+    row, *position = (int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape) or (0,))
+    label = int(y[(row, *position)]) if y.ndim else int(y)
+    return f"label {label} at row {row}" + (f", position {tuple(position)}" if position else "")
+
+
+def _outside(y: np.ndarray, classes: int, ignore: int | None) -> np.ndarray:
+    bad = (y < 0) | (y >= classes)
+    return bad if ignore is None else bad & (y != ignore)
+
+
+def _labels(y: np.ndarray, classes: int, ignore: int | None, name: str) -> None:
     if y.ndim == 2 and y.shape[1] == classes > 1 and _one_hot(y):
         raise ValueError(
             f"{name}: y is one-hot, {y.shape}, wanted labels, ({len(y)},): write y.argmax(axis=1)"
@@ -100,24 +129,20 @@ def _labels(y: np.ndarray, classes: int, name: str) -> None:
             f"{name}: y has dtype {y.dtype}, wanted integer labels 0 .. {classes - 1} for "
             f"classes={classes}: write y.astype(np.int32), or classes=None for regression"
         )
-    bad = (y < 0) | (y >= classes)
-    if not bad.any():
+    wrong = wrong_label(y, classes, ignore)
+    if wrong is None:
         return
-    index = np.unravel_index(int(bad.argmax()), bad.shape)
-    one_based = y.min() == 1 and y.max() == classes
+    known = y if ignore is None else y[y != ignore]
     advice = (
         "The labels seem to count from 1: write y - 1"
-        if one_based
-        else f"Write classes={int(y.max()) + 1}, or np.unique(y, return_inverse=True)[1]"
-        if y.min() >= 0
-        else "Write np.unique(y, return_inverse=True)[1]"
+        if known.min() == 1 and known.max() == classes
+        else f"Write classes={int(known.max()) + 1}, or np.unique(y, return_inverse=True)[1]"
+        if known.min() >= 0
+        else f"Write {'-100' if ignore is None else ignore} for examples without a label (the "
+        "ignore= of the task), or np.unique(y, return_inverse=True)[1]"
     )
-    at = f"row {int(index[0])}"
-    if y.ndim > 1:
-        at += f", position {tuple(int(i) for i in index[1:])}"
     raise ValueError(
-        f"{name}: y holds label {y[index]} at {at}, wanted 0 .. {classes - 1} for "
-        f"classes={classes}. {advice}"
+        f"{name}: y holds {wrong}, wanted 0 .. {classes - 1} for classes={classes}. {advice}"
     )
 
 

@@ -62,7 +62,8 @@ class Dataset:
         """Refuse parts that cannot be trained on."""
         for part in ("train", "validation", "test"):
             x, y = getattr(self, part)
-            check(x, y, classes=len(self.class_names) or None, name=f"{self.name}.{part}")
+            classes = len(self.class_names) or None
+            check(x, y, classes=classes, ignore=-100, name=f"{self.name}.{part}")
 
     def __repr__(self) -> str:
         """Sizes and shapes on one line, no numbers."""

@@ -57,8 +57,13 @@ class HostArrays:
         told = (f"{name} {a.shape} {a.dtype}" for name, a in (("x", self.x), ("y", self.y)))
         return f"HostArrays({', '.join(told)})"
 
-    def check(self, classes: int | None = None, name: str = "training data") -> None:
-        """Raise ValueError or TypeError where `data.check` does, with labels in 0 .. classes - 1.
+    def check(
+        self,
+        classes: int | None = None,
+        ignore: int | None = None,
+        name: str = "training data",
+    ) -> None:
+        """Raise ValueError or TypeError as `data.check` does, whose arguments these are.
 
         Looks at a part of the rows at a time, so that mapped files need not fit in memory.
         """
@@ -70,7 +75,7 @@ class HostArrays:
         for begin in range(0, len(self.x), rows):
             part = slice(begin, begin + rows)
             where = name if rows >= len(self.x) else f"{name} from row {begin}"
-            check(self.x[part], self.y[part], classes=classes, name=where)
+            check(self.x[part], self.y[part], classes=classes, ignore=ignore, name=where)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """rows // batch_size; ValueError for a batch larger than the data."""

@@ -26,7 +26,8 @@ def mixup(
         x: inputs, floats (B, ...).
         y: targets, (B, ...): floats; or labels, integers, where `classes` is given.
         alpha: more mixes more; near 0 hardly at all. It may be traced.
-        classes: how many classes labels name; they become probabilities (B, ..., classes).
+        classes: how many classes labels name; they become probabilities (B, ..., classes), and
+            NaN for a label outside of [0, classes).
 
     Returns:
         (x', y') of the same shapes, y' floats.
@@ -67,7 +68,8 @@ def cutmix(
         images: (B, H, W) or (B, H, W, C), any dtype.
         y: targets, (B, ...): floats; or labels, integers, where `classes` is given.
         alpha: of the distribution of the boxes' sizes; 1 for uniform areas. It may be traced.
-        classes: how many classes labels name; they become probabilities (B, ..., classes).
+        classes: how many classes labels name; they become probabilities (B, ..., classes), and
+            NaN for a label outside of [0, classes).
 
     Returns:
         (images', y') of the same shapes, y' floats.
@@ -123,4 +125,6 @@ def _soft(y: jax.Array, classes: int | None, name: str) -> jax.Array:
             f"{name}: y has dtype {y.dtype}, labels that have no mean: write "
             f"{name}(key, x, y, classes=10), say"
         )
-    return jax.nn.one_hot(y, classes)
+    labels = y if y.dtype.itemsize > 4 else y.astype(jnp.int32)  # uint8 cannot count to `classes`
+    soft = jax.nn.one_hot(labels, classes)
+    return jnp.where(((labels >= 0) & (labels < classes))[..., None], soft, jnp.nan)

@@ -1,7 +1,8 @@
 """Activations that torch.nn has and `jax.nn` has not, as plain functions: each stands as a layer
 as it is, and with numbers of its own by `functools.partial(hard_shrink, threshold=0.1)`.
 
-The others have these names: GELU `jax.nn.gelu`, GLU `jax.nn.glu`, Hardsigmoid
+The others have these names: GELU `functools.partial(jax.nn.gelu, approximate=False)` (the default
+of `jax.nn.gelu` is torch's approximate="tanh"), GLU `jax.nn.glu`, Hardsigmoid
 `jax.nn.hard_sigmoid`, Hardswish `jax.nn.hard_silu`, Softsign `jax.nn.soft_sign`, Tanh `jnp.tanh`.
 """
 

@@ -12,7 +12,7 @@ from ..core.declarations import describe
 from ..core.layer import Layer
 from ..data import check
 from .step import remembered
-from .task import Loss, Metrics, Task, losses_and_metrics
+from .task import Loss, Metrics, Task, label_range, losses_and_metrics
 
 
 class Trained(Protocol):
@@ -46,7 +46,7 @@ def evaluate(
     ['loss', 'mae']
     """
     x, y = data
-    check(x, y, classes=task.classes if isinstance(task, Task) else None, name="data")
+    check(x, y, name="data", **label_range(task))
     size = check_count(batch_size, "batch_size")
     metrics = compiled_evaluation(net, task)(
         trained.params, trained.state, jnp.asarray(x), jnp.asarray(y), size

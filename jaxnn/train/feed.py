@@ -26,7 +26,7 @@ from .optimizer import as_pytree
 from .placement import HERE, Placement
 from .state import TrainState
 from .step import remembered, step_key
-from .task import Loss, Metrics, Task
+from .task import Loss, Metrics, check_batch_labels, label_range
 
 Augment: TypeAlias = Callable[..., Any]
 Ahead: TypeAlias = Callable[[int], int]
@@ -121,8 +121,8 @@ class Resident:
 class Streamed:
     """A source whose batches a thread reads and puts on the device ahead of the training."""
 
-    def __init__(self, steps: "Steps", source: Source, size: int) -> None:
-        self._steps, self._source, self._size = steps, source, size
+    def __init__(self, steps: "Steps", source: Source, task: Loss, size: int) -> None:
+        self._steps, self._source, self._task, self._size = steps, source, task, size
         self.steps_per_epoch, self.at_once = source.steps_per_epoch(size), 1
         self.batch = source.spec(size)
         self._process = jax.process_index(), jax.process_count()
@@ -143,9 +143,7 @@ class Streamed:
                 at = end
 
         self._words = words
-        self._batches = prefetched(
-            self._open(position), self._steps.placement.batches, counts=counts()
-        )
+        self._batches = prefetched(self._open(position), self._placed, counts=counts())
 
     def advance(self, ts: TrainState, step: int, count: int) -> tuple[TrainState, Metrics]:
         """Steps on the batches that come next."""
@@ -175,6 +173,10 @@ class Streamed:
         """End the thread and close the source."""
         if self._batches is not None:
             self._batches.close()
+
+    def _placed(self, batches: Any) -> Any:
+        check_batch_labels(self._task, batches[1])
+        return self._steps.placement.batches(batches)
 
     def _open(self, position: Position | None) -> Any:
         return self._source.open(self._words, self._size, position, process=self._process)
@@ -211,8 +213,8 @@ def feed_of(data: Any, steps: Steps, task: Loss, size: int) -> Feed:
     check_count(size, "batch_size")
     if isinstance(data, Source):
         if isinstance(data, HostArrays):
-            data.check(task.classes if isinstance(task, Task) else None)
-        return Streamed(steps, data, size)
+            data.check(**label_range(task))
+        return Streamed(steps, data, task, size)
     return Resident(steps, *checked(task, data, "training data", steps.placement), size)
 
 
@@ -225,7 +227,7 @@ def checked(task: Loss, data: Any, name: str, placement: Placement) -> tuple[jax
         )
     x, y = data
     if not is_traced(x) and not is_traced(y):
-        check(x, y, classes=task.classes if isinstance(task, Task) else None, name=name)
+        check(x, y, name=name, **label_range(task))
     return placement.whole(x), placement.whole(y)
 
 

@@ -13,6 +13,7 @@ traced numbers. To lower a rate where the loss no longer falls, chain
 
 import dataclasses
 import itertools
+import math
 from typing import Any, dataclass_transform
 
 import jax
@@ -185,11 +186,22 @@ class Piecewise(Schedule):
 
 
 class OneCycle(Schedule):
-    """Up to the peak by half a cosine in the first share of the steps, then far down by another.
+    """Half a cosine up to the peak, and another far down: `optax.cosine_onecycle_schedule`.
 
-    From peak / div_factor to peak in `warmup` * steps, and to
-    peak / (div_factor * final_div_factor) at the end, as `optax.cosine_onecycle_schedule` and
-    torch's OneCycleLR. Raises ValueError for a share outside of (0, 1).
+    The number rises from peak / div_factor at step 0 to peak at step floor(warmup * steps), and
+    falls to peak / (div_factor * final_div_factor) at step `steps`, after which it stays. torch's
+    OneCycleLR has the same ends, but reaches the peak at warmup * steps - 1 and the end at
+    steps - 1.
+
+    Args:
+        peak: the largest number.
+        steps: the length in steps, rounded down.
+        warmup: the fraction of the steps before the peak, in (0, 1).
+        div_factor: the peak divided by the first number.
+        final_div_factor: the first number divided by the last.
+
+    Raises:
+        ValueError: a number of steps or a fraction out of range.
 
     Reference: Smith and Topin, Super-convergence: very fast training of neural networks using
     large learning rates, 2018.
@@ -206,7 +218,7 @@ class OneCycle(Schedule):
     final_div_factor: Number = 1e4
 
     def __post_init__(self) -> None:
-        """Check the number of steps and the share."""
+        """Check the number of steps and the fraction."""
         self._check_lengths("steps")
         share = self.warmup
         if not is_traced(share) and not _is_array(share) and not 0 < share < 1:
@@ -216,9 +228,9 @@ class OneCycle(Schedule):
         """The number at a step."""
         first = self.peak / self.div_factor
         last = first / self.final_div_factor
-        turn = self.warmup * self.steps
-        rising = self.peak + (first - self.peak) * _half_cosine(_share(step, turn))
-        falling = last + (self.peak - last) * _half_cosine(_share(step - turn, self.steps - turn))
+        turn, end = _whole(self.warmup * self.steps), _whole(self.steps)
+        rising = self.peak + (first - self.peak) * _half_cosine(_fraction(step, turn))
+        falling = last + (self.peak - last) * _half_cosine(_fraction(step - turn, end - turn))
         return jnp.where(step < turn, rising, falling)
 
 
@@ -256,6 +268,16 @@ class Warmup(Schedule):
 def _share(step: Any, steps: Any) -> Any:
     """The share of the steps that is over, in [0, 1]."""
     return jnp.clip(step / steps, 0, 1)
+
+
+def _fraction(step: Any, steps: Any) -> Any:
+    """As `_share`, of a number of steps that may be 0."""
+    return jnp.clip(step / jnp.maximum(steps, 1), 0, 1)
+
+
+def _whole(steps: Any) -> Any:
+    """A number of steps, rounded down: in Python's double precision if it is concrete."""
+    return math.floor(steps) if isinstance(steps, int | float) else jnp.floor(steps)
 
 
 def _half_cosine(share: Any) -> Any:

@@ -29,14 +29,17 @@ for frames (batch, T, classes) with class 0 the blank, and contrastive learning 
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from ..core.checking import check_range
 from ..core.declarations import describe
 from ..core.values import Value
+from ..data.check import wrong_label
 
 Metrics: TypeAlias = dict[str, jax.Array]
 
@@ -69,6 +72,11 @@ class Task(Value):
         """Predictions from outputs."""
         raise NotImplementedError
 
+    @property
+    def ignored(self) -> int | None:
+        """The label that marks examples without one, or None if there is no such label."""
+        return None
+
     def _wide(self, outputs: Any, targets: Any, labels: bool) -> jax.Array:
         """The outputs in at least float32, once their shape fits the targets'."""
         if outputs.ndim == 0 or outputs.shape[-1] != self.outputs:
@@ -88,14 +96,92 @@ class Task(Value):
             )
         return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
 
+    def _labels(self, targets: Any) -> "Labels":
+        """The targets as labels of this task."""
+        assert self.classes is not None
+        return Labels.of(jnp.asarray(targets), self.classes, self.ignored)
+
+
+class Labels(NamedTuple):
+    """Class labels that can be used as indices, and what each of them counts for.
+
+    Args:
+        number: int32 (...), in [0, classes) throughout.
+        kept: booleans (...), False for ignored labels; None if no label can be ignored.
+        valid: booleans (...), True for labels in [0, classes) and ignored ones.
+    """
+
+    number: jax.Array
+    kept: jax.Array | None
+    valid: jax.Array
+
+    @classmethod
+    def of(cls, targets: jax.Array, classes: int, ignore: int | None) -> "Labels":
+        """Labels of integer targets (...) of any type."""
+        info = jnp.iinfo(targets.dtype)
+        if info.max <= jnp.iinfo(jnp.int32).max:  # a smaller type may not hold `classes`
+            targets = targets.astype(jnp.int32)
+        kept = None if ignore is None or (info.min == 0 and ignore < 0) else targets != ignore
+        inside = (targets >= 0) & (targets < classes)
+        number = jnp.where(inside, targets, 0).astype(jnp.int32)
+        real = inside if kept is None else inside | ~kept
+        checked = targets if kept is None else jnp.where(kept, targets, 0)
+        check_range(checked, classes, f"label {{value}} is outside of [0, {classes})")
+        return cls(number, kept, real)
+
+    def select(self, outputs: jax.Array) -> jax.Array:
+        """Outputs (..., n) with zeros for ignored labels, so that nothing there has an effect."""
+        return outputs if self.kept is None else jnp.where(self.kept[..., None], outputs, 0)
+
+    def mean(self, values: jax.Array) -> jax.Array:
+        """The mean of values (...) over the labels that are not ignored, 0 without any.
+
+        It is NaN if a label is out of range, and so is its gradient.
+        """
+        # The product makes the gradient NaN; XLA turns the product of a boolean and NaN into 0.
+        product = values * jnp.where(self.valid, 1, jnp.nan).astype(values.dtype)
+        values = jnp.where(self.valid, product, jnp.nan)
+        if self.kept is None:
+            return jnp.mean(values)
+        total = jnp.sum(jnp.where(self.kept, values, 0))
+        return total / jnp.maximum(jnp.sum(self.kept, dtype=values.dtype), 1)
+
+
+def _ignoring(task: Any) -> str:
+    if task.ignored is None:
+        return f"{type(task).__name__}(..., ignore=-100) and that label"
+    return f"the label {task.ignored}"
+
+
+def _check_ignore(task: Any) -> None:
+    ignore = task.ignore
+    if ignore is not None and (isinstance(ignore, bool) or not isinstance(ignore, int)):
+        raise TypeError(
+            f"{type(task).__name__}.ignore is a label, an int, or None; got {ignore!r}; write "
+            f"ignore=-100"
+        )
+
 
 class Classification(Task):
     """One of `number` classes: softmax cross entropy of integer labels, or of probabilities.
 
     Outputs are logits (..., number), targets integer labels (...) in [0, number), or a probability
     for each class (..., number), as `data.mixup` makes them; predictions are probabilities
-    (..., number). The metric is `accuracy`, the share of right labels, that of the most probable
-    class where there are several. Raises ValueError for fewer than 2 classes.
+    (..., number). The metric is `accuracy`, the fraction of correct labels; for probabilities, the
+    label is the most probable class.
+
+    A label outside of [0, number) gives a loss, gradient, and accuracy of NaN, and never those of
+    another class. `train.fit` and `train.evaluate` raise ValueError when they meet one, and so does
+    `nn.checked`.
+
+    Args:
+        number: the number of classes, at least 2.
+        ignore: the label of examples that are excluded from loss and metrics; None excludes none.
+            The default is -100, as in torch.nn.CrossEntropyLoss. Without any other example the
+            loss is 0 (torch gives NaN).
+
+    Raises:
+        ValueError: fewer than 2 classes.
 
     >>> import jax.numpy as jnp
     >>> task = Classification(3)
@@ -103,12 +189,16 @@ class Classification(Task):
     1.0986
     >>> round(float(task(jnp.zeros((1, 3)), jnp.array([[0.5, 0.2, 0.3]]))), 4)
     1.0986
+    >>> round(float(task(jnp.zeros((4, 3)), jnp.array([0, 1, -100, -100]))), 4)
+    1.0986
     """
 
     number: int
+    ignore: int | None = -100
 
     def __post_init__(self) -> None:
-        """Check the number of classes."""
+        """Check the number of classes and the ignored label."""
+        _check_ignore(self)
         if not isinstance(self.number, int) or self.number < 2:
             raise ValueError(
                 f"Classification wants at least 2 classes, got {self.number!r}; write "
@@ -125,20 +215,23 @@ class Classification(Task):
         """The number of classes."""
         return self.number
 
+    @property
+    def ignored(self) -> int | None:
+        """The label that is ignored."""
+        return self.ignore
+
     def __call__(self, outputs: Any, targets: Any) -> jax.Array:
         """Mean of -log softmax(outputs)[target], or of its mean by the targets' probabilities."""
         if self._soft(outputs, targets):
             logits = self._wide(outputs, targets[..., 0], labels=False)
             return optax.softmax_cross_entropy(logits, targets.astype(logits.dtype)).mean()
-        logits = self._wide(outputs, targets, labels=True)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+        return _cross_entropy(self._wide(outputs, targets, labels=True), self._labels(targets))
 
     def metrics(self, outputs: Any, targets: Any) -> Metrics:
-        """The share of examples whose largest output is the target's."""
+        """The fraction of examples whose largest output is the target's."""
         if self._soft(outputs, targets):
             targets = jnp.argmax(targets, -1)
-        right = jnp.argmax(outputs, -1).astype(targets.dtype) == targets
-        return {"accuracy": jnp.mean(right, dtype=jnp.float32)}
+        return {"accuracy": _accuracy(outputs, self._labels(targets))}
 
     def predict(self, outputs: Any) -> jax.Array:
         """Softmax: a probability for each class."""
@@ -154,9 +247,17 @@ class LanguageModel(Task):
 
     Outputs are logits (..., T, vocabulary), targets integer tokens (..., T) in [0, vocabulary), the
     token that follows each position; predictions are probabilities (..., T, vocabulary). The
-    metrics are `accuracy`, the share of tokens that got the largest output, and `bits`, the loss in
-    bits a token: loss / log 2. All are means over all positions. Raises ValueError for fewer than 2
-    tokens.
+    metrics are `accuracy`, the fraction of tokens with the largest output, and `bits`, the loss in
+    bits per token: loss / log 2. All are means over the positions whose target is not `ignore`.
+    Targets outside of the vocabulary are treated as by `Classification`.
+
+    Args:
+        vocabulary: the number of tokens, at least 2.
+        ignore: the target of positions that are excluded from loss and metrics, such as padding;
+            -100 by default, None excludes none.
+
+    Raises:
+        ValueError: fewer than 2 tokens.
 
     Reference: Shannon, Prediction and entropy of printed English, 1951.
 
@@ -168,9 +269,11 @@ class LanguageModel(Task):
     """
 
     vocabulary: int
+    ignore: int | None = -100
 
     def __post_init__(self) -> None:
-        """Check the number of tokens."""
+        """Check the number of tokens and the ignored label."""
+        _check_ignore(self)
         if not isinstance(self.vocabulary, int) or self.vocabulary < 2:
             raise ValueError(
                 f"LanguageModel wants a vocabulary of at least 2 tokens, got {self.vocabulary!r}; "
@@ -187,16 +290,19 @@ class LanguageModel(Task):
         """The number of tokens."""
         return self.vocabulary
 
+    @property
+    def ignored(self) -> int | None:
+        """The target that is ignored."""
+        return self.ignore
+
     def __call__(self, outputs: Any, targets: Any) -> jax.Array:
         """Mean of -log softmax(outputs)[target]."""
-        logits = self._wide(outputs, targets, labels=True)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+        return _cross_entropy(self._wide(outputs, targets, labels=True), self._labels(targets))
 
     def metrics(self, outputs: Any, targets: Any) -> Metrics:
-        """The share of tokens foretold, and the loss in bits."""
-        right = jnp.argmax(outputs, -1).astype(targets.dtype) == targets
+        """Token accuracy, and the loss in bits."""
         return {
-            "accuracy": jnp.mean(right, dtype=jnp.float32),
+            "accuracy": _accuracy(outputs, self._labels(targets)),
             "bits": self(outputs, targets) / math.log(2),
         }
 
@@ -209,17 +315,33 @@ class Binary(Task):
     """Yes or no: sigmoid cross entropy of one output.
 
     Outputs are logits (..., 1), targets integers 0 or 1 (...), predictions the probability of 1
-    (...). The metric is `accuracy`.
+    (...). The metric is `accuracy`. Targets other than 0 and 1 are treated as labels out of range
+    by `Classification`.
+
+    Args:
+        ignore: the target of examples that are excluded from loss and metrics; -100 by default,
+            None excludes none.
 
     >>> import jax.numpy as jnp
     >>> Binary().predict(jnp.zeros((1, 1))).tolist()
     [0.5]
     """
 
+    ignore: int | None = -100
+
+    def __post_init__(self) -> None:
+        """Check the ignored label."""
+        _check_ignore(self)
+
     @property
     def outputs(self) -> int:
         """One logit."""
         return 1
+
+    @property
+    def ignored(self) -> int | None:
+        """The target that is ignored."""
+        return self.ignore
 
     @property
     def classes(self) -> int:
@@ -228,13 +350,17 @@ class Binary(Task):
 
     def __call__(self, outputs: Any, targets: Any) -> jax.Array:
         """Mean of log(1 + exp(-s z)) for logit z and s = 1 or -1."""
-        logits = self._wide(outputs, targets, labels=True)[..., 0]
-        return optax.sigmoid_binary_cross_entropy(logits, targets.astype(logits.dtype)).mean()
+        logits, labels = self._wide(outputs, targets, labels=True), self._labels(targets)
+        logits = labels.select(logits)[..., 0]
+        return labels.mean(
+            optax.sigmoid_binary_cross_entropy(logits, labels.number.astype(logits.dtype))
+        )
 
     def metrics(self, outputs: Any, targets: Any) -> Metrics:
-        """The share of examples on the right side of 0."""
-        right = (outputs[..., 0] > 0).astype(targets.dtype) == targets
-        return {"accuracy": jnp.mean(right, dtype=jnp.float32)}
+        """The fraction of examples on the right side of 0."""
+        labels = self._labels(targets)
+        correct = (outputs[..., 0] > 0) == (labels.number == 1)
+        return {"accuracy": labels.mean(correct.astype(jnp.float32))}
 
     def predict(self, outputs: Any) -> jax.Array:
         """Sigmoid: the probability of 1."""
@@ -273,6 +399,36 @@ class Regression(Task):
     def _errors(self, outputs: Any, targets: Any) -> jax.Array:
         wide = self._wide(outputs, targets, labels=False)[..., 0]
         return wide - targets.astype(wide.dtype)
+
+
+def label_range(task: Any) -> dict[str, Any]:
+    """What `data.check` needs to know about the labels of a task or a plain loss function."""
+    if not isinstance(task, Task):
+        return {}
+    return {"classes": task.classes, "ignore": task.ignored}
+
+
+def check_batch_labels(task: Any, targets: Any) -> None:
+    """Raise ValueError if batches from a source hold labels that the task does not have."""
+    if not isinstance(task, Task) or task.classes is None or not hasattr(targets, "dtype"):
+        return
+    wrong = wrong_label(np.asarray(targets), task.classes, task.ignored)
+    if wrong is not None:
+        raise ValueError(
+            f"a batch of the training data holds {wrong}, but {task!r} needs labels in "
+            f"[0, {task.classes}); write {_ignoring(task)} to leave examples out of the loss and "
+            "the metrics"
+        )
+
+
+def _cross_entropy(logits: jax.Array, labels: Labels) -> jax.Array:
+    logits = labels.select(logits)
+    return labels.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels.number))
+
+
+def _accuracy(outputs: Any, labels: Labels) -> jax.Array:
+    correct = jnp.argmax(outputs, -1).astype(jnp.int32) == labels.number
+    return labels.mean(correct.astype(jnp.float32))
 
 
 Loss: TypeAlias = Task | Callable[[Any, Any], jax.Array]

@@ -1,6 +1,7 @@
 """PReLU: against flax and equinox; activations that jax.nn lacks: against their formulas."""
 
 import functools
+import math
 
 import equinox as eqx
 import flax.linen
@@ -92,3 +93,12 @@ def test_activations_are_values_keep_types_and_nan(function):
             y = jax.eval_shape(function, jax.ShapeDtypeStruct((2, 3), dtype))
         assert y.dtype == expected
     assert np.isnan(jax.jit(function)(jnp.array([np.nan]))).all()
+
+
+def test_the_gelu_named_for_torch_is_exact():
+    """torch.nn.GELU() is x * (1 + erf(x / sqrt 2)) / 2, not the approximation by tanh."""
+    assert "functools.partial(jax.nn.gelu, approximate=False)" in (activation.__doc__ or "")
+    x = np.linspace(-4, 4, 33)
+    expected = [a * (1 + math.erf(a / math.sqrt(2))) / 2 for a in x]
+    found = functools.partial(jax.nn.gelu, approximate=False)(jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, expected, atol=1e-6)

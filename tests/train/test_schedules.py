@@ -19,6 +19,14 @@ PAIRS = {
         train.OneCycle(0.3, 100, 0.2),
         optax.cosine_onecycle_schedule(100, 0.3, pct_start=0.2),
     ),
+    "one cycle, peak between steps": (
+        train.OneCycle(0.3, 7, 0.25),
+        optax.cosine_onecycle_schedule(7, 0.3, pct_start=0.25),
+    ),
+    "one cycle, other factors": (
+        train.OneCycle(0.3, 10, 0.33, 5.0, 20.0),
+        optax.cosine_onecycle_schedule(10, 0.3, 0.33, 5.0, 20.0),
+    ),
     "piecewise": (
         train.Piecewise((0.3, 0.03, 0.06), (20, 50)),
         optax.piecewise_constant_schedule(0.3, {20: 0.1, 50: 2.0}),

@@ -1,0 +1,201 @@
+"""Labels out of range, ignored labels, and labels of small integer types, against closed forms.
+
+The mean over labels that are not ignored, and -100 as the ignored label, are those of
+torch.nn.CrossEntropyLoss: sum of -log softmax(outputs)[label] / number of labels kept.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnn as nn
+from jaxnn import data, train
+
+RNG = np.random.default_rng(3)
+OUTPUTS = RNG.normal(size=(2, 3, 5)).astype(np.float32)
+LABELS = np.array([[0, 4, -100], [-100, 2, 1]])
+KEPT = LABELS != -100
+
+
+def log_probabilities(outputs):
+    wide = outputs.astype(np.float64)
+    return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+
+
+def picked(outputs, labels):
+    return np.take_along_axis(log_probabilities(outputs), labels[..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize("task", [train.Classification(5), train.LanguageModel(5)], ids=str)
+def test_ignored_labels_are_left_out(task):
+    expected = -picked(OUTPUTS, np.where(KEPT, LABELS, 0))[KEPT].mean()
+    spoilt = np.where(KEPT[..., None], OUTPUTS, np.nan)  # nothing there may have an effect
+    loss, grads = jax.value_and_grad(task)(jnp.asarray(spoilt), jnp.asarray(LABELS))
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    # d loss / d outputs = (softmax - one-hot) / labels kept, and 0 for the others
+    softmax = np.exp(log_probabilities(OUTPUTS))
+    slope = (softmax - np.eye(5)[np.where(KEPT, LABELS, 0)]) * KEPT[..., None] / KEPT.sum()
+    np.testing.assert_allclose(grads, slope, atol=1e-7)
+    correct = (OUTPUTS.argmax(-1) == LABELS)[KEPT].mean()
+    metrics = task.metrics(jnp.asarray(OUTPUTS), jnp.asarray(LABELS))
+    np.testing.assert_allclose(metrics["accuracy"], correct, rtol=1e-6)
+    if "bits" in metrics:
+        np.testing.assert_allclose(metrics["bits"], expected / np.log(2), rtol=1e-6)
+
+
+def test_binary_leaves_out_ignored_labels():
+    z, y = OUTPUTS[0, :, :1], np.array([1, -100, 0])
+    p = 1 / (1 + np.exp(-z[:, 0].astype(np.float64)))
+    task = train.Binary()
+    np.testing.assert_allclose(task(z, y), -(np.log(p[0]) + np.log(1 - p[2])) / 2, rtol=1e-6)
+    accuracy = ((p[0] > 0.5) + (p[2] <= 0.5)) / 2
+    np.testing.assert_allclose(task.metrics(z, y)["accuracy"], accuracy)
+
+
+@pytest.mark.parametrize("ignore", [-1, 255, 0])
+def test_any_label_can_be_ignored(ignore):
+    """0 is the padding token of many vocabularies; a class that is ignored is never a target."""
+    task = train.Classification(5, ignore=ignore)
+    labels = np.array([ignore, 3, 1])
+    expected = -picked(OUTPUTS[0, 1:], labels[1:]).mean()
+    np.testing.assert_allclose(task(OUTPUTS[0], labels), expected, rtol=1e-6)
+    assert eval(repr(task), dict(vars(train))) == task
+
+
+def test_only_ignored_labels_give_a_loss_of_zero():
+    loss, grads = jax.value_and_grad(train.Classification(5))(OUTPUTS[0], jnp.full(3, -100))
+    assert loss == 0
+    np.testing.assert_array_equal(grads, 0)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("label", [-1, -101, 5, 7, 2**31 - 1])
+@pytest.mark.parametrize(
+    "task",
+    [train.Classification(5), train.LanguageModel(5), train.Classification(5, ignore=None)],
+    ids=str,
+)
+def test_a_label_out_of_range_is_no_other_class(task, label, compiled):
+    labels = jnp.array([[0, 1, 2], [3, label, 4]])
+    run = jax.jit if compiled else (lambda f: f)
+    loss, grads = run(jax.value_and_grad(task))(jnp.asarray(OUTPUTS), labels)
+    assert np.isnan(loss)
+    assert np.isnan(grads[1, 1]).all()
+    assert all(
+        np.isnan(value) for value in run(task.metrics)(jnp.asarray(OUTPUTS), labels).values()
+    )
+
+
+@pytest.mark.parametrize("label", [-1, 2, 7])
+def test_binary_has_two_labels(label):
+    loss, metrics = train.Binary(), train.Binary().metrics
+    assert np.isnan(loss(OUTPUTS[0, :, :1], jnp.array([0, 1, label])))
+    assert np.isnan(metrics(OUTPUTS[0, :, :1], jnp.array([0, 1, label]))["accuracy"])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "uint32"])
+def test_small_integer_types_count_as_int32(dtype):
+    """Class 256 + i has the largest output: in 8 bits it would be equal to label i."""
+    labels = np.arange(6)
+    outputs = jnp.zeros((6, 1000)).at[np.arange(6), 256 + labels].set(9.0)
+    task = train.Classification(1000)
+    assert task.metrics(outputs, jnp.asarray(labels, dtype))["accuracy"] == 0
+    expected = -picked(np.asarray(outputs), labels).mean()
+    np.testing.assert_allclose(task(outputs, jnp.asarray(labels, dtype)), expected, rtol=1e-5)
+    for mix in (data.mixup, data.cutmix):
+        x = jnp.zeros((6, 2, 2))
+        _, soft = mix(jax.random.key(0), x, jnp.asarray(labels, dtype), classes=1000)
+        np.testing.assert_allclose(soft.sum(-1), 1, rtol=1e-6)
+        assert not soft[:, 6:].any()
+
+
+def test_a_mixed_label_out_of_range_is_nan():
+    _, soft = data.mixup(jax.random.key(0), jnp.zeros((2, 1)), jnp.array([5, 6]), classes=5)
+    assert np.isnan(soft).all()
+
+
+def test_a_step_does_not_train_another_class():
+    net, optimizer, x = nn.Dense(5), optax.sgd(0.1), jnp.ones((4, 2))
+    ts = train.TrainState.create(net, optimizer, jax.random.key(0), x)
+    step = train.make_step(net, train.Classification(5), optimizer)
+    _, metrics = step(ts, (x, jnp.full((4,), -1)))
+    assert np.isnan(metrics["loss"])
+
+
+class Batches:
+    """A source that a user wrote: the same batch again and again."""
+
+    def __init__(self, *batch):
+        self.batch = batch
+
+    def steps_per_epoch(self, batch_size):
+        return 2
+
+    def spec(self, batch_size):
+        return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in self.batch)
+
+    def open(self, key, batch_size, position=None, *, process=(0, 1)):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.batch
+
+    def position(self):
+        return {}
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("source", ["arrays", "host arrays", "own source", "evaluate"])
+def test_training_refuses_labels_out_of_range(source):
+    x, y = np.ones((4, 2), np.float32), np.array([0, 1, 7, -100], np.int32)
+    task, net = train.Classification(5), nn.Dense(5)
+    made = {"arrays": (x, y), "host arrays": data.HostArrays(x, y), "own source": Batches(x, y)}
+    with pytest.raises(ValueError, match=r"label 7 at row (2|0, position \(2,\))"):
+        if source == "evaluate":
+            weights = train.Weights(net.init(jax.random.key(0), x), {})
+            train.evaluate(net, task, weights, (x, y))
+        else:
+            train.fit(
+                net,
+                task,
+                optax.sgd(0.1),
+                made[source],
+                batch_size=4,
+                epochs=1,
+                key=jax.random.key(0),
+            )
+
+
+def test_ignored_labels_train():
+    x, y = np.eye(4, dtype=np.float32), np.array([0, 1, 2, -100], np.int8)
+    _, history = train.fit(
+        nn.Dense(3),
+        train.Classification(3),
+        optax.adam(0.1),
+        (x, y),
+        batch_size=4,
+        epochs=40,
+        key=jax.random.key(0),
+        validation=(x, y),
+    )
+    assert history[-1]["validation_accuracy"] == 1  # of three
+    assert history[-1]["loss"] < 0.1
+
+
+def test_checked_names_the_label():
+    task = train.Classification(5)
+    with pytest.raises(Exception, match=r"label 7 is outside of \[0, 5\)"):
+        nn.checked(lambda outputs, labels: task(outputs, labels))(OUTPUTS[0], jnp.array([0, 7, 1]))
+
+
+@pytest.mark.parametrize("ignore", [True, 1.0, "-100"])
+def test_ignore_is_a_label(ignore):
+    with pytest.raises(TypeError, match=r"Binary.ignore is a label, an int, or None; got"):
+        train.Binary(ignore=ignore)

@@ -133,6 +133,7 @@ def run(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     seconds = time.perf_counter() - began
+    trained = train.Weights(train.evaluation_params(trained), trained.state)
     predictions = problem.predict(program.net, trained, problem.data.test.x)
     scores = scores_of(problem, predictions, problem.data.test.y)
     print(f"\ntest: {scores_text(scores)} on {len(predictions):,} examples")

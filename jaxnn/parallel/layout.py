@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from ..core import paths
 from ..core.layer import Layer
 from ..train import TrainState
+from ..train.optimizer import as_pytree
 from .mesh import batch_axes
 from .rules import Rules, placed, shardings
 
@@ -48,7 +49,9 @@ class Layout:
         return TrainState(
             params=params,
             state=jax.tree.map(lambda _: whole, state),
-            opt_state=self._following(jax.eval_shape(optimizer.init, arrays), arrays, params),
+            opt_state=self._following(
+                jax.eval_shape(as_pytree(optimizer).init, arrays), arrays, params
+            ),
             step=whole,
             key=whole,
         )

@@ -15,6 +15,7 @@ from ..core.drawing import draw
 from ..core.initialisers import constant
 from ..core.layer import Layer
 from ..train import TrainState
+from ..train.optimizer import as_pytree
 from .layout import Layout
 from .mesh import batch_axes
 from .rules import Rules
@@ -54,7 +55,7 @@ def create(
             arrays |= {path: pinned(drawn[path], places[path]) for path in group}
         params = paths.map_with_path(lambda path, _: arrays[path], found.params)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(params, net.init_state(x), optimizer.init(params), zero, words)
+        return TrainState(params, net.init_state(x), as_pytree(optimizer).init(params), zero, words)
 
     # On the host, the key's words are the same to all processes.
     return jax.jit(make, out_shardings=found)(np.asarray(jax.random.key_data(key)))

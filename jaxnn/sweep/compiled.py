@@ -28,6 +28,7 @@ from ..data.order import epoch_order
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
 from ..train import TrainState
+from ..train.average import evaluation_params
 from ..train.evaluation import pure_evaluation
 from ..train.feed import pure_steps
 from . import lanes
@@ -191,7 +192,9 @@ class Compiled:
         p = self._program(numbers)
         ts, sums = pure_steps(p.net, p.task, p.optimizer, p.augment, ts, x, y, order)
         size = min(1024, len(held_x))
-        found = pure_evaluation(p.net, p.task, ts.params, ts.state, held_x, held_y, size)
+        found = pure_evaluation(
+            p.net, p.task, evaluation_params(ts), ts.state, held_x, held_y, size
+        )
         return ts, (sums, found)
 
     def _compile(self, arguments: tuple[Any, ...]) -> None:
@@ -245,7 +248,9 @@ def metric_names(program: Program, problem: Problem) -> list[str]:
 
     def names(x: Any, y: Any) -> Any:
         ts = start(program, problem, 0)
-        return pure_evaluation(program.net, program.task, ts.params, ts.state, x, y, len(x))
+        return pure_evaluation(
+            program.net, program.task, evaluation_params(ts), ts.state, x, y, len(x)
+        )
 
     size = program.batch_size
     found = jax.eval_shape(

@@ -23,6 +23,7 @@ from .. import core, train
 from ..core.values import is_traced
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
+from ..train.average import evaluation_params
 from ..train.evaluation import pure_evaluation
 from ..train.feed import pure_steps
 from .dimensions import Dimension, Int
@@ -149,7 +150,9 @@ def _one_step(structure: Structure, problem: Problem, numbers: dict[str, Any]) -
     ts, sums = pure_steps(
         program.net, program.task, program.optimizer, program.augment, ts, x, y, order
     )
-    return sums, pure_evaluation(program.net, program.task, ts.params, ts.state, x, y, len(x))
+    return sums, pure_evaluation(
+        program.net, program.task, evaluation_params(ts), ts.state, x, y, len(x)
+    )
 
 
 def start(program: Program, problem: Problem, seed: Any) -> train.TrainState:

@@ -8,7 +8,7 @@ Everything is a pure function of values, so the loop can be written by hand from
         ts, metrics = step(ts, batch)
 """
 
-from .average import average_of, averaged
+from .average import average_of, averaged, evaluation_params
 from .checkpoint import Checkpoints
 from .divergence import Diverged
 from .evaluation import evaluate, predict
@@ -70,6 +70,7 @@ __all__ = [
     "averaged",
     "by_path",
     "evaluate",
+    "evaluation_params",
     "fit",
     "load_weights",
     "loss_scaled",

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from ..core.values import is_traced
-from .optimizer import Optimizer, as_pytree, states_of, updated
-from .state import TrainState
+from .optimizer import Optimizer, SlowState, as_pytree, states_of, updated
+from .state import Trained, TrainState
 from .weights import Weights
 
 
@@ -100,6 +101,70 @@ def average_of(ts: TrainState) -> Weights:
         )
     params = jax.tree.map(lambda mean, p: mean.astype(p.dtype), states[0].average, ts.params)
     return Weights(params, ts.state)
+
+
+def evaluation_params(trained: Trained) -> Any:
+    """The parameters with which a network is evaluated, as the optimizer of a state defines them.
+
+    They are the average for `train.averaged`, the slow parameters for `optax.lookahead`,
+    `optax.contrib.schedule_free_eval_params` for schedule-free optimizers, the unperturbed
+    parameters for `optax.contrib.sam`, and the parameters themselves for everything else. Training
+    computes its validation metrics with them, and so do `evaluate` and `predict`.
+
+    Args:
+        trained: a `TrainState`; other holders of parameters are taken as they are.
+
+    Returns:
+        A pytree like `trained.params`, in the same types.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxnn as nn
+    >>> from jaxnn import train
+    >>> net, x, optimizer = nn.Dense(1), jnp.ones((4, 2)), optax.contrib.schedule_free_sgd(0.1)
+    >>> ts = train.TrainState.create(net, optimizer, jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, evaluation_params(ts))
+    {'b': (1,), 'w': (2, 1)}
+    """
+    if not isinstance(trained, TrainState):
+        return trained.params
+    params = trained.params
+    for state in states_of(trained.opt_state, tuple(_EVALUATED)):
+        params = _EVALUATED[type(state)](state, params)
+    return jax.tree.map(lambda leaf, p: leaf.astype(p.dtype), params, trained.params)
+
+
+def _schedule_free(state: Any, params: Any) -> Any:
+    # Leaf by leaf, since a partition masks the parameters of other optimizers.
+    return _where_present(
+        lambda z, y: optax.contrib.schedule_free_eval_params(state._replace(z=z), y),
+        state.z,
+        params,
+    )
+
+
+def _unperturbed(state: Any, params: Any) -> Any:
+    if state.cache is None:  # opaque mode keeps no perturbed parameters
+        return params
+    synchronized = state.steps_since_sync == 0
+    return _where_present(lambda c, p: jnp.where(synchronized, p, c), state.cache, params)
+
+
+def _where_present(function: Any, tree: Any, params: Any) -> Any:
+    """function(leaf, p) where the tree has a leaf, and p where an optimizer's mask hides it."""
+    return jax.tree.map(
+        lambda leaf, p: p if isinstance(leaf, optax.MaskedNode) else function(leaf, p),
+        tree,
+        params,
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+    )
+
+
+_EVALUATED: dict[type, Any] = {
+    AverageState: lambda state, params: _where_present(lambda a, _: a, state.average, params),
+    SlowState: lambda state, params: _where_present(lambda s, _: s, state.slow, params),
+    optax.contrib.ScheduleFreeState: _schedule_free,
+    optax.contrib.SAMState: _unperturbed,
+}
 
 
 def _wide(leaf: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +11,10 @@ from jax import lax
 from ..core.declarations import describe
 from ..core.layer import Layer
 from ..data import check
+from .average import evaluation_params
+from .state import Trained
 from .step import remembered
 from .task import Loss, Metrics, Task, label_range, losses_and_metrics
-
-
-class Trained(Protocol):
-    """What holds a network's parameters and state: a `TrainState`, or what a run folder gives."""
-
-    @property
-    def params(self) -> Any:
-        """The parameters."""
-        ...
-
-    @property
-    def state(self) -> Any:
-        """The state, `{}` where the network keeps none."""
-        ...
 
 
 def evaluate(
@@ -34,8 +22,9 @@ def evaluate(
 ) -> dict[str, float]:
     """The loss and metrics over all examples of `data = (x, y)`, in inference mode.
 
-    Each is the mean over the examples, however they fall into batches. Raises ValueError or
-    TypeError for data that cannot be evaluated: no rows, NaN, labels out of range.
+    Each is the mean over the examples, however they fall into batches. A `TrainState` is evaluated
+    with `train.evaluation_params`. Raises ValueError or TypeError for data that cannot be
+    evaluated: no rows, NaN, labels out of range.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -49,7 +38,7 @@ def evaluate(
     check(x, y, name="data", **label_range(task))
     size = check_count(batch_size, "batch_size")
     metrics = compiled_evaluation(net, task)(
-        trained.params, trained.state, jnp.asarray(x), jnp.asarray(y), size
+        evaluation_params(trained), trained.state, jnp.asarray(x), jnp.asarray(y), size
     )
     return {name: float(value) for name, value in metrics.items()}
 
@@ -58,6 +47,8 @@ def predict(
     net: Layer, task: Task, trained: Trained, x: Any, *, batch_size: int = 1024
 ) -> jax.Array:
     """The task's predictions for all examples of `x`: probabilities, or numbers.
+
+    A `TrainState` predicts with `train.evaluation_params`.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -76,7 +67,7 @@ def predict(
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError(f"predict wants at least one example, got {describe(x)}")
     size = check_count(batch_size, "batch_size")
-    return _compiled_prediction(net, task)(trained.params, trained.state, x, size)
+    return _compiled_prediction(net, task)(evaluation_params(trained), trained.state, x, size)
 
 
 def check_count(number: Any, name: str, least: int = 1) -> int:

@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from ..core import paths
-from .optimizer import Optimizer, updated
+from .optimizer import Optimizer, updated, with_slow_params
 
 
 class Groups:
@@ -128,6 +128,7 @@ def _labels(patterns: list[str], params: Any) -> Any:
 
 def _as_optax(optimizer: Any) -> Any:
     """An optimizer in optax's own form, that takes any further arguments by name."""
+    optimizer = with_slow_params(optimizer)
     return optax.GradientTransformationExtraArgs(
         optimizer.init, functools.partial(updated, optimizer)
     )

@@ -21,7 +21,7 @@ import numpy as np
 from ..combine.precision import Precision
 from ..core.layer import Layer
 from .agreement import Agreed
-from .average import AverageState, average_of
+from .average import evaluation_params
 from .checkpoint import CheckpointFolder, Checkpoints, Progress
 from .device import Meter
 from .divergence import Diverged, Good, cause, told
@@ -30,7 +30,6 @@ from .every import Every, Moment, ends_of
 from .feed import Augment, Steps, checked, feed_of
 from .learning_rate import rate_at
 from .logging import Logger, logged
-from .optimizer import states_of
 from .placement import HERE, Placement
 from .profile import Profile, tracing_of
 from .signals import Asked, Interrupted, listening
@@ -88,8 +87,7 @@ def fit(
         data: (x, y), arrays with one row an example, which stay on the device; or a `data.Source`,
             such as `data.HostArrays(x, y)`, which is read ahead of the training.
         key: the root of all random numbers: parameters, order, dropout, augmentation.
-        validation: (x, y) to evaluate for each record, by the averaged parameters where the
-            optimizer keeps them (`train.averaged`).
+        validation: (x, y) to evaluate for each record, with `train.evaluation_params`.
         batch_size: rows a step.
         epochs: how many epochs the run has in all, those before `start` among them.
         augment: a pure function of (key, x) applied to each training batch; or one of (key, x, y)
@@ -259,8 +257,7 @@ def _evaluation(
     compiled = compiled_evaluation(net, task)
 
     def evaluate(ts: TrainState) -> dict[str, float]:
-        params = average_of(ts).params if states_of(ts.opt_state, AverageState) else ts.params
-        metrics = compiled(params, ts.state, x, y, min(1024, x.shape[0]))
+        metrics = compiled(evaluation_params(ts), ts.state, x, y, min(1024, x.shape[0]))
         return {f"validation_{name}": float(item) for name, item in metrics.items()}
 
     return evaluate

@@ -7,10 +7,12 @@ is in its `opt_state`.
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -84,7 +86,7 @@ class Optimizer:
 
     def _built(self) -> Any:
         parts, arguments = jax.tree.map(_as_optax, (self.parts, self.arguments), is_leaf=_is_one)
-        return self.factory(*parts, **arguments)
+        return with_slow_params(self.factory(*parts, **arguments))
 
     def tree_flatten(self) -> tuple[Any, Any]:
         """The numbers, and what is static."""
@@ -135,17 +137,89 @@ def as_pytree(optimizer: Any) -> Any:
     if isinstance(optimizer, Optimizer | Fixed):
         return optimizer
     data = not jax.tree_util.all_leaves([optimizer])
-    return optimizer if data and _only_numbers(optimizer) else Fixed(optimizer)
+    return optimizer if data and _only_numbers(optimizer) else Fixed(with_slow_params(optimizer))
 
 
 def updated(optimizer: Any, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-    """The optimizer's updates and new state; `extra` is dropped where it is not taken."""
-    taken = extra if _takes_more(optimizer) else {}
+    """The optimizer's updates and new state; arguments that it does not take are dropped."""
+    names = _extra_names(optimizer)
+    taken = {name: item for name, item in extra.items() if names is None or name in names}
     return optimizer.update(updates, state, params, **taken)
 
 
-def states_of(opt_state: Any, kind: type) -> list[Any]:
-    """The states of this kind anywhere in an optimizer's state, the outermost ones."""
+def first_updated(optimizer: Any, updates: Any, state: Any, params: Any, **extra: Any) -> Any:
+    """As `updated`, for a training step: errors of the optimizer name it.
+
+    A chain passes on every argument, also to members that do not take it: these are dropped. Raises
+    TypeError for an optimizer that asks for something that a training step does not have.
+    """
+    try:
+        return updated(optimizer, updates, state, params, **extra)
+    except TypeError as error:
+        found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if found and found[1] in extra:
+            rest = {name: item for name, item in extra.items() if name != found[1]}
+            return first_updated(optimizer, updates, state, params, **rest)
+        raise _refused(error, extra) from error
+    except (AttributeError, KeyError, ValueError) as error:
+        raise _refused(error, extra) from error
+
+
+def _refused(error: Exception, extra: Any) -> Exception:
+    name = _place_of(error)
+    # An error about traced numbers keeps its type, by which a sweep recognizes it.
+    if name is None or isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
+        return error
+    return TypeError(
+        f"the optimizer {name} cannot be used in a training step: {str(error).rstrip('.')}. A step "
+        "calls optimizer.update(gradients, opt_state, params) with the mean gradients of the "
+        f"batch, and with the keyword arguments {', '.join(extra)} if it takes them; write another "
+        "optimizer, such as optax.adam(1e-3)"
+    )
+
+
+def _place_of(error: BaseException) -> str | None:
+    """The optax function from which an error came, such as `lookahead`; None for other code."""
+    name, trace = None, error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if str(frame.f_globals.get("__name__", "")).split(".")[0] == "optax":
+            name = frame.f_code.co_qualname.split(".")[0]
+        trace = trace.tb_next
+    return name
+
+
+class SlowState(NamedTuple):
+    """The state of `optax.lookahead`, with the slow parameters that it synchronizes."""
+
+    inner: Any
+    slow: Any
+
+
+def with_slow_params(optimizer: Any) -> Any:
+    """`optax.lookahead` as an optimizer of the fast parameters; any other one as it is.
+
+    optax's takes pairs of fast and slow parameters. Here the slow ones are in its state, and
+    `train.evaluation_params` gives them.
+    """
+    update = getattr(optimizer, "update", None)
+    if getattr(update, "__qualname__", "") != "lookahead.<locals>.update_fn":
+        return optimizer
+
+    def init(params: Any) -> SlowState:
+        inner = optimizer.init(optax.LookaheadParams.init_synced(params))
+        return SlowState(inner, jax.tree.map(jnp.copy, params))
+
+    def update_fast(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        both = optax.LookaheadParams(params, state.slow)
+        updates, inner = optimizer.update(updates, state.inner, both)
+        return updates.fast, SlowState(inner, optax.apply_updates(state.slow, updates.slow))
+
+    return optax.GradientTransformation(init, update_fast)
+
+
+def states_of(opt_state: Any, kind: type | tuple[type, ...]) -> list[Any]:
+    """The states of these kinds anywhere in an optimizer's state, the outermost ones."""
     found = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
     return [node for node in found if isinstance(node, kind)]
 
@@ -154,12 +228,12 @@ def _only_numbers(optimizer: Any) -> bool:
     return all(map(_is_number, jax.tree.leaves(optimizer)))
 
 
-def _takes_more(optimizer: Any) -> bool:
-    """Whether `update` takes any further arguments by name."""
-    if isinstance(optimizer, optax.GradientTransformation):
-        return isinstance(optimizer, optax.GradientTransformationExtraArgs)
-    parameters = inspect.signature(optimizer.update).parameters.values()
-    return any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters)
+def _extra_names(optimizer: Any) -> set[str] | None:
+    """The keyword arguments that `update` takes besides optax's three; None if it takes any."""
+    parameters = list(inspect.signature(optimizer.update).parameters.values())
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        return None
+    return {one.name for one in parameters[3:] if one.kind is not inspect.Parameter.VAR_POSITIONAL}
 
 
 def _is_one(item: Any) -> bool:

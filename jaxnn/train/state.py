@@ -1,6 +1,6 @@
 """TrainState: all that a training step changes, in one pytree."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,22 @@ import jax.numpy as jnp
 from ..core import paths
 from ..core.calls import State
 from ..core.layer import Layer
+from ..core.values import is_traced
+from .optimizer import as_pytree
+
+
+class Trained(Protocol):
+    """What holds a network's parameters and state: a `TrainState`, or what a run folder gives."""
+
+    @property
+    def params(self) -> Any:
+        """The parameters."""
+        ...
+
+    @property
+    def state(self) -> Any:
+        """The state, `{}` where the network keeps none."""
+        ...
 
 
 class TrainState(NamedTuple):
@@ -36,11 +52,35 @@ class TrainState(NamedTuple):
         """
         key = paths.as_key(key)
         params = net.init(key, *inputs, **named)
-        return cls(
+        ts = cls(
             params=params,
             state=net.init_state(*inputs, **named),
-            opt_state=optimizer.init(params),
+            opt_state=as_pytree(optimizer).init(params),
             step=jnp.zeros((), jnp.int32),
             # A copy: a step takes the memory of its argument, and the caller keeps the key.
             key=jnp.copy(jax.random.key_data(key)),
         )
+        return separate(ts)
+
+
+def separate(tree: Any) -> Any:
+    """The tree, with a copy of each array that shares its memory with an earlier one.
+
+    A step donates the memory of its state, which XLA refuses if two leaves are one buffer: some
+    optimizers begin with the parameters themselves as their state.
+    """
+    seen: set[Any] = set()
+
+    def leaf(array: Any) -> Any:
+        if not isinstance(array, jax.Array) or is_traced(array):
+            return array
+        if jnp.issubdtype(array.dtype, jax.dtypes.extended) or len(array.devices()) > 1:
+            place: Any = id(array)
+        else:
+            place = array.unsafe_buffer_pointer()
+        if place in seen:
+            return jnp.copy(array)
+        seen.add(place)
+        return array
+
+    return jax.tree.map(leaf, tree)

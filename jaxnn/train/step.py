@@ -17,7 +17,7 @@ from .accumulation import accumulated, check_accumulate
 from .groups import without_gradient
 from .loss_scale import scale_of, unscaled
 from .norms import check_norms, norms_by_path
-from .optimizer import as_pytree, updated
+from .optimizer import as_pytree, first_updated
 from .skipping import chosen, was_made
 from .state import TrainState
 from .task import Loss, Metrics, losses_and_metrics
@@ -63,9 +63,10 @@ def make_step(
     Args:
         net: the network; its forward takes x as its one input.
         task: a `Task`, or any function loss(outputs, targets) that gives a scalar.
-        optimizer: an optax optimizer, or `train.Optimizer`, whose numbers cost no compilation. One
-            that takes further arguments, such as `optax.contrib.reduce_on_plateau`, is told the
-            loss as `value`.
+        optimizer: an optax optimizer, or `train.Optimizer`, whose numbers change without
+            recompiling. If its update takes them, it receives the loss as `value`, the gradients
+            as `grad`, the loss of the batch as a function of the parameters as `value_fn` and
+            `obj_fn`, and its gradient as `grad_fn`, a function of (params, number).
         accumulate: into how many micro-batches a batch is cut, which go through one after the
             other in the memory of one; gradients and metrics are their means, so where the loss is
             a mean over the rows, the step is that of the whole batch. Micro-batch i has the step's
@@ -77,7 +78,8 @@ def make_step(
 
     Raises:
         TypeError, ValueError: parts that do not fit together; while tracing, a batch that
-            `accumulate` does not divide and a pattern that fits nothing.
+            `accumulate` does not divide, a pattern that fits nothing, and an optimizer that needs
+            what a step does not have, such as gradients per example (`optax.contrib.dpsgd`).
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from jaxnn import Dense
@@ -129,7 +131,31 @@ def pure_step(
         grads, metrics, state = gradients(*arguments)
     else:
         grads, metrics, state = accumulated(gradients, accumulate, *arguments)
-    updates, opt_state = updated(optimizer, grads, ts.opt_state, ts.params, value=metrics["loss"])
+
+    def loss_at(params: Any, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
+        # optax's line searches refuse arguments that their function does not name.
+        del obj_fn, grad_fn
+
+        def loss_only(*arguments: Any) -> tuple[Any, Metrics, Any]:
+            _, (metrics, state) = loss_of(*arguments)
+            return {}, {"loss": metrics["loss"]}, state
+
+        given = (params, *arguments[1:])
+        if accumulate == 1:
+            return loss_only(*given)[1]["loss"]
+        return accumulated(loss_only, accumulate, *given)[1]["loss"]
+
+    updates, opt_state = first_updated(
+        optimizer,
+        grads,
+        ts.opt_state,
+        ts.params,
+        value=metrics["loss"],
+        grad=grads,
+        value_fn=loss_at,
+        obj_fn=loss_at,
+        grad_fn=lambda params, _: jax.grad(loss_at)(params),
+    )
     params = optax.apply_updates(ts.params, updates)
     if norms is not None:
         metrics |= norms_by_path(norms, grads, updates)

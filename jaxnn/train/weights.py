@@ -19,7 +19,7 @@ from ..core import paths
 from ..core.declarations import describe
 from ..core.layer import Layer
 from ..version import __version__
-from .evaluation import Trained
+from .state import Trained
 
 SCHEMA = "1"
 

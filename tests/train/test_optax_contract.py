@@ -1,0 +1,198 @@
+"""Optimizers that need more than (updates, state, params): each as its documentation writes it.
+
+The expected parameters come from optax alone, called by hand with full gradients of the same loss.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+
+import jaxnn as nn
+from jaxnn import train
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(8, 3)).astype(np.float32)
+Y = (X @ np.array([1.0, -2.0, 0.5], np.float32) + 0.3).astype(np.float32)
+NET, TASK, KEY = nn.Dense(1), train.Regression(), jax.random.key(0)
+
+
+def loss(params: Any) -> jax.Array:
+    return jnp.mean((NET.apply(params, X)[:, 0] - Y) ** 2)
+
+
+def by_hand(optimizer: Any, params: Any, steps: int, *, names: Any) -> Any:
+    """(parameters, optimizer state) after some steps of optax's own loop."""
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state):
+        value, grads = jax.value_and_grad(loss)(params)
+        given = {"value": value, "grad": grads, "value_fn": loss, "obj_fn": loss}
+        given["grad_fn"] = lambda params, _: jax.grad(loss)(params)
+        given = {name: given[name] for name in names}
+        updates, state = optimizer.update(grads, state, params, **given)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params, state
+
+
+def by_steps(optimizer: Any, steps: int, **options: Any) -> Any:
+    ts = train.TrainState.create(NET, optimizer, KEY, X)
+    step = train.make_step(NET, TASK, optimizer, **options)
+    for _ in range(steps):
+        ts, _ = step(ts, (X, Y))
+    return ts
+
+
+def assert_near(found, expected):
+    # float32, some steps of the same arithmetic in another program
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), found, expected
+    )
+
+
+ADVERSARIAL = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+TAKEN = {
+    "lbfgs": (optax.lbfgs(), ("value", "grad", "value_fn")),
+    "backtracking": (
+        optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)),
+        ("value", "grad", "value_fn"),
+    ),
+    "sam": (optax.contrib.sam(optax.sgd(0.1), ADVERSARIAL), ()),
+    "sam, opaque": (
+        optax.contrib.sam(optax.sgd(0.1), ADVERSARIAL, opaque_mode=True),
+        ("grad_fn",),
+    ),
+    "sam in a chain": (optax.chain(optax.contrib.sam(optax.sgd(0.1), ADVERSARIAL)), ()),
+    "polyak_sgd": (optax.polyak_sgd(1.0), ("value",)),
+    "momo": (optax.contrib.momo(0.1), ("value",)),
+    "reduce_on_plateau": (
+        optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau(patience=1, cooldown=0)),
+        ("value",),
+    ),
+    "sophia": (optax.contrib.sophia(0.1), ("obj_fn",)),
+    "prodigy": (optax.contrib.prodigy(), ()),
+    "cocob": (optax.contrib.cocob(), ()),
+    "dog": (optax.contrib.dog(), ()),
+    "schedule-free": (optax.contrib.schedule_free_sgd(0.1), ()),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_step_is_that_of_optax(name):
+    optimizer, names = TAKEN[name]
+    params = NET.init(KEY, X)
+    expected, _ = by_hand(optimizer, params, 4, names=names)
+    assert_near(by_steps(optimizer, 4).params, expected)
+
+
+def test_a_line_search_sees_the_whole_batch_under_accumulation():
+    expected = by_steps(optax.lbfgs(), 3).params
+    assert_near(by_steps(optax.lbfgs(), 3, accumulate=2).params, expected)
+
+
+def test_lookahead_evaluates_its_slow_parameters():
+    """optax's loop on pairs of parameters, which jaxnn keeps in the optimizer's state."""
+    plain: Any = optax.lookahead(optax.sgd(0.1), sync_period=3, slow_step_size=0.5)
+    both: Any = optax.LookaheadParams.init_synced(NET.init(KEY, X))
+    state = plain.init(both)
+    for _ in range(4):  # one synchronization, and one fast step after it
+        updates, state = plain.update(jax.grad(loss)(both.fast), state, both)
+        both = optax.apply_updates(both, updates)
+    fixed = functools.partial(optax.lookahead, sync_period=3)  # optax refuses a traced period
+    inside = train.Optimizer(fixed, optax.sgd(0.1), slow_step_size=0.5)
+    for optimizer in (plain, inside, train.by_path({"**": plain})):
+        ts = by_steps(optimizer, 4)
+        assert_near(ts.params, both.fast)
+        assert_near(train.evaluation_params(ts), both.slow)
+        metrics = train.evaluate(NET, TASK, ts, (X, Y))
+        np.testing.assert_allclose(metrics["loss"], loss(both.slow), rtol=1e-4)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_schedule_free_evaluates_the_parameters_that_optax_defines(grouped):
+    plain: Any = optax.contrib.schedule_free_sgd(0.1)
+    params = NET.init(KEY, X)
+    given, state = by_hand(plain, params, 5, names=())
+    optimizer = plain
+    if grouped:  # the other group has parameters that the state of the first one masks
+        optimizer = train.by_path({"w": plain, "b": optax.sgd(0.1)})
+        split: Any = optax.partition({"w": plain, "b": optax.sgd(0.1)}, {"w": "w", "b": "b"})
+        given, state = by_hand(split, params, 5, names=())
+        inner = state.inner_states["w"].inner_state
+        y, z = {"w": given["w"]}, {"w": inner.z["w"]}
+        expected = optax.contrib.schedule_free_eval_params(inner._replace(z=z), y)
+        expected = {"w": expected["w"], "b": given["b"]}
+    else:
+        expected = optax.contrib.schedule_free_eval_params(state, given)
+    ts = by_steps(optimizer, 5)
+    assert_near(train.evaluation_params(ts), expected)
+    assert not np.allclose(ts.params["w"], expected["w"], rtol=1e-3)
+    prediction = train.predict(NET, TASK, ts, X)
+    np.testing.assert_allclose(prediction, NET.apply(expected, X)[:, 0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [3, 4])
+def test_sam_evaluates_unperturbed_parameters(steps):
+    """After an odd number of steps the parameters are perturbed: two steps make one update."""
+    optimizer = optax.contrib.sam(optax.sgd(0.1), ADVERSARIAL)
+    expected, _ = by_hand(optimizer, NET.init(KEY, X), steps - steps % 2, names=())
+    assert_near(train.evaluation_params(by_steps(optimizer, steps)), expected)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.contrib.schedule_free_sgd(0.1),
+        optax.lookahead(optax.sgd(0.1), 3, 0.5),
+        optax.contrib.prodigy(),
+        optax.contrib.cocob(),
+    ],
+    ids=["schedule-free", "lookahead", "prodigy", "cocob"],
+)
+def test_fit_validates_with_the_evaluation_parameters(optimizer):
+    ts, history = train.fit(
+        NET, TASK, optimizer, (X, Y), validation=(X, Y), batch_size=8, epochs=4, key=KEY
+    )
+    expected = loss(train.evaluation_params(ts))
+    np.testing.assert_allclose(history[-1]["validation_loss"], expected, rtol=1e-4)
+
+
+REFUSED = {
+    "gradients per example": (
+        optax.contrib.differentially_private_aggregate(1.0, 0.1, key=jax.random.key(0)),
+        "per_example_global_norm_clip",
+    ),
+    "lookahead in a chain": (
+        optax.chain(optax.clip(1.0), optax.lookahead(optax.sgd(0.1), 3, 0.5)),
+        "lookahead",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # optax warns of lookahead without pairs
+@pytest.mark.parametrize("name", REFUSED)
+def test_others_are_rejected_by_name_before_the_first_step(name):
+    optimizer, part = REFUSED[name]
+    ts = train.TrainState.create(NET, optimizer, KEY, X)
+    text = rf"the optimizer {part} cannot be used in a training step: .* write another optimizer"
+    with pytest.raises(TypeError, match=text):
+        train.make_step(NET, TASK, optimizer)(ts, (X, Y))
+    assert ts.params["w"].shape == (3, 1)  # not donated
+    with pytest.raises(TypeError, match=text):
+        train.fit(NET, TASK, optimizer, (X, Y), batch_size=8, epochs=1, key=KEY)
+
+
+def test_a_state_has_no_memory_twice():
+    """XLA refuses to donate one buffer twice; prodigy begins with the parameters themselves."""
+    ts = train.TrainState.create(NET, optax.contrib.prodigy(), KEY, X)
+    places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(ts)]
+    assert len(set(places)) == len(places)

@@ -17,7 +17,7 @@ from . import paths
 from .calls import Call, Mismatch, Outcome, current_trace, located
 from .checking import below
 from .declarations import Declaration, abstract, describe, is_array, mismatches, placeholder
-from .signatures import suggestion
+from .signatures import RESERVED_INPUTS, suggestion
 
 
 class Bound:
@@ -88,6 +88,11 @@ def inputs_for(
         return {}
     taken = layer._takes(method)
     for name in named:
+        if name in RESERVED_INPUTS:
+            raise TypeError(
+                f"a child is given {name!r} by the call of the network, not by forward; to run it "
+                "in another way, write child.layer.apply(child.params, x), without state or key"
+            )
         if name not in taken:
             raise TypeError(
                 f"the input {name!r} is taken by no layer here; {suggestion(name, taken)}"

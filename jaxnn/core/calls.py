@@ -144,6 +144,27 @@ def place_of(error: Exception) -> paths.Path:
     return error.__dict__.get("_jaxnn_place", {"path": ()})["path"]
 
 
+@contextlib.contextmanager
+def drawing(key: Any) -> Iterator[None]:
+    """Turn JAX's complaint about a missing key, in a forward that draws, into what to write."""
+    try:
+        yield
+    except TypeError as error:
+        text = str(error)
+        if key is not None or "NoneType" not in text or "PRNG key" not in text:
+            raise
+        raise TypeError(
+            "forward draws random numbers, but no key was given, so its key is None: write "
+            "net.apply(params, x, key=key); or draw only if key is not None, since "
+            "train.evaluate, train.predict, and validation give no key"
+        ) from None
+
+
+def placeholder_key() -> jax.Array:
+    """A key for a forward that is traced to infer shapes: what it draws is never computed."""
+    return jax.random.key(0)
+
+
 def _locate(error: Exception, path: paths.Path, layer: Any) -> None:
     place: dict[str, Any] = error.__dict__.setdefault(
         "_jaxnn_place", {"path": (), "layer": layer, "message": None, "note": None}
@@ -152,7 +173,7 @@ def _locate(error: Exception, path: paths.Path, layer: Any) -> None:
     where = f"at {paths.text(place['path'])!r}" if place["path"] else "at the root"
     where = f"{where}, {_shown(place['layer'])}"
     if place["message"] is None and place["note"] is None and _is_plain(error):
-        place["message"] = error.args[0]
+        place["message"] = DONATED if _is_donated(error) else error.args[0]
     if place["message"] is not None:
         error.args = (f"{where}: {place['message']}",)
         return
@@ -166,7 +187,20 @@ def _locate(error: Exception, path: paths.Path, layer: Any) -> None:
 def _is_plain(error: Exception) -> bool:
     """Whether the error is its text and nothing else, so that the text may be rewritten."""
     kinds = (ValueError, TypeError, Mismatch, Unreached)
-    return type(error) in kinds and len(error.args) == 1 and isinstance(error.args[0], str)
+    text = len(error.args) == 1 and isinstance(error.args[0], str)
+    return text and (type(error) in kinds or _is_donated(error))
+
+
+DONATED = (
+    "an array among the parameters, the state, or the inputs was given to a training step, which "
+    "takes the memory of its state: use the state that the step returned, or keep a copy before "
+    "it, jax.tree.map(jnp.copy, ts.params)"
+)
+
+
+def _is_donated(error: Exception) -> bool:
+    """Whether JAX refuses an array whose memory another call has taken."""
+    return isinstance(error, ValueError | RuntimeError) and "been deleted" in str(error)
 
 
 def _shown(layer: Any) -> str:

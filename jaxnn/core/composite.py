@@ -7,7 +7,7 @@ import jax
 
 from . import paths
 from .binding import Declaring, Evaluation, bind
-from .calls import UNREACHED, Call, Mismatch, Outcome, Unreached
+from .calls import UNREACHED, Call, Mismatch, Outcome, Unreached, drawing, placeholder_key
 from .declarations import Declaration, brief, split_arrays
 from .layer import Layer, declared
 from .primitive import Function
@@ -94,7 +94,8 @@ class Composite(Layer):
         frame = Evaluation(call, passing)
         answers = self._answers(method, call)
         bound = self._with_children(bind(children, frame))
-        output = getattr(bound, method)(*inputs, **own, **answers)
+        with drawing(answers.get("key", ())):
+            output = getattr(bound, method)(*inputs, **own, **answers)
         return Outcome(output, frame.state, frame.captured)
 
     def _answers(self, method: str, call: Call | None) -> dict[str, Any]:
@@ -102,8 +103,8 @@ class Composite(Layer):
         asked = self._signature(method).requests
         answers: dict[str, Any] = {}
         if "key" in asked:
-            # Below a reserved name: a key of its own, which no child has.
-            answers["key"] = None if call is None else call.random_key("forward")
+            # Below a reserved name: a separate key, which no child has.
+            answers["key"] = placeholder_key() if call is None else call.random_key("forward")
         if "train" in asked:
             answers["train"] = call is not None and call.train
         return answers

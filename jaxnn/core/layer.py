@@ -28,6 +28,7 @@ from .declarations import (
 from .drawing import draw
 from .signatures import (
     REQUESTS,
+    RESERVED_INPUTS,
     RESERVED_NAMES,
     Signature,
     check_forward,
@@ -213,6 +214,11 @@ class Layer(Value):
     def _check_named(self, method: str, named: Any) -> None:
         taken = self._takes(method) if named else set()
         for name in named:
+            if name in RESERVED_INPUTS:
+                raise TypeError(
+                    f"{name!r} is reserved, and is not an input: spec, init, and init_state take "
+                    f"inputs only, and apply takes {name}= itself"
+                )
             if name not in taken:
                 raise TypeError(
                     f"no layer of the network takes an input {name!r}; {suggestion(name, taken)}"

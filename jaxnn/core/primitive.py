@@ -6,7 +6,17 @@ from typing import Any
 import jax
 
 from . import paths
-from .calls import UNREACHED, Call, Mismatch, Outcome, State, Unreached, foreign
+from .calls import (
+    UNREACHED,
+    Call,
+    Mismatch,
+    Outcome,
+    State,
+    Unreached,
+    drawing,
+    foreign,
+    placeholder_key,
+)
 from .declarations import (
     Declaration,
     Param,
@@ -79,7 +89,7 @@ class Primitive(Layer):
 
         def run(params: Any, state: Any, arrays: Any) -> Any:
             inputs, named = join(arrays)
-            return self._forward(method, params, state, None, False, inputs, named)[0]
+            return self._forward(method, params, state, placeholder_key(), False, inputs, named)[0]
 
         shapes = jax.tree.map(lambda d: jax.ShapeDtypeStruct(d.shape, d.dtype), (params, state))
         return Declaration(params, state, jax.eval_shape(run, *shapes, arrays))
@@ -113,9 +123,10 @@ class Primitive(Layer):
         elif "state" in asked:  # its inputs need not be those that `variables` takes
             self._check_state(call, call.state or {"state": None})
         key = call.random_key() if "key" in asked and self._draws() else None
-        output, state = self._forward(
-            method, call.params, call.state, key, call.train, inputs, named
-        )
+        with drawing(key if "key" in asked else ()):
+            output, state = self._forward(
+                method, call.params, call.state, key, call.train, inputs, named
+            )
         return Outcome(output, state, {})
 
     def _check_params(self, params: Any, inputs: Any, named: Any) -> None:

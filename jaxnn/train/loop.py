@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..combine.precision import Precision
+from ..core.declarations import brief
 from ..core.layer import Layer
 from .agreement import Agreed
 from .average import evaluation_params
@@ -139,6 +140,11 @@ def fit(
     True
     """
     check_parts(net, task, optimizer)
+    if start is not None and not isinstance(start, TrainState):
+        raise TypeError(
+            f"start is a TrainState, got {brief(start)}; to start from given parameters write "
+            "train.TrainState.create(net, optimizer, key, x)._replace(params=params)"
+        )
     check_count(epochs, "epochs", least=0)
     if on_divergence not in ("stop", "skip", "roll back"):
         raise ValueError(

@@ -50,6 +50,12 @@ class TrainState(NamedTuple):
 
         `inputs` are arrays or `jax.ShapeDtypeStruct`, a batch or any part of one.
         """
+        if "params" in named:
+            raise TypeError(
+                "TrainState.create draws the parameters; to start from given ones write "
+                "train.TrainState.create(net, optimizer, key, x)._replace(params=params), or "
+                "with opt_state=optimizer.init(params) too"
+            )
         key = paths.as_key(key)
         params = net.init(key, *inputs, **named)
         ts = cls(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ import optax
 from ..combine.precision import Precision
 from ..core import paths
 from ..core.calls import is_outside
+from ..core.declarations import brief
 from ..core.layer import Layer
 from .accumulation import accumulated, check_accumulate
 from .groups import without_gradient
@@ -20,7 +22,7 @@ from .norms import check_norms, norms_by_path
 from .optimizer import as_pytree, first_updated
 from .skipping import chosen, was_made
 from .state import TrainState
-from .task import Loss, Metrics, losses_and_metrics
+from .task import Loss, Metrics, losses_and_metrics, name_of
 
 Step: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
@@ -116,7 +118,7 @@ def pure_step(
     scale = scale_of(ts.opt_state)
 
     def loss_of(params: Any, state: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-        x, targets = batch
+        x, targets = _pair(batch)
         params = without_gradient(optimizer, params)
         outputs, state = net.apply(params, x, state=state, key=key, train=True)
         loss, metrics = losses_and_metrics(task, outputs, targets)
@@ -168,6 +170,16 @@ def pure_step(
     return TrainState(params, state, opt_state, ts.step + 1, ts.key), metrics
 
 
+def _pair(batch: Any) -> tuple[Any, Any]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise TypeError(
+            f"a batch is a pair (x, y) of inputs and targets, got {brief(batch)}; a network gets x "
+            "as its one input: give several arrays as one tuple or dict, which its forward takes "
+            "apart"
+        )
+    return batch[0], batch[1]
+
+
 @remembered
 def _compiled_step(
     net: Layer, task: Loss, optimizer: Any, accumulate: int, norms: str | None, precision: Any
@@ -207,6 +219,7 @@ def check_parts(net: Any, task: Any, optimizer: Any) -> None:
             f"the task is a train.Task or a function loss(outputs, targets), got {task!r}; write "
             "train.Classification(10), say"
         )
+    _check_loss(task)
     if isinstance(task, Layer):
         raise TypeError(f"the task is no layer, got {task!r}; write train.Classification(10), say")
     if isinstance(optimizer, type) or not (
@@ -215,3 +228,19 @@ def check_parts(net: Any, task: Any, optimizer: Any) -> None:
         raise TypeError(
             f"the optimizer has init and update, as optax.adam(1e-3) has; got {optimizer!r}"
         )
+
+
+def _check_loss(task: Any) -> None:
+    """Raise TypeError for a function that cannot be called with outputs and targets."""
+    try:
+        signature = inspect.signature(task)
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"a loss is called as loss(outputs, targets), but {name_of(task)} takes {signature}; "
+            "put what else it needs into the outputs of the network, such as a penalty on its "
+            "parameters, or bind constants by functools.partial"
+        ) from None

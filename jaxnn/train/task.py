@@ -72,6 +72,9 @@ class Task(Value):
         """Predictions from outputs."""
         raise NotImplementedError
 
+    # A loss for targets of the shape of the outputs, for an error.
+    _several = "optax.softmax_cross_entropy(outputs, targets).mean()"
+
     @property
     def ignored(self) -> int | None:
         """The label that marks examples without one, or None if there is no such label."""
@@ -80,9 +83,15 @@ class Task(Value):
     def _wide(self, outputs: Any, targets: Any, labels: bool) -> jax.Array:
         """The outputs in at least float32, once their shape fits the targets'."""
         if outputs.ndim == 0 or outputs.shape[-1] != self.outputs:
+            advice = f"end the network with nn.Dense({self.outputs})"
+            if outputs.shape == targets.shape:  # several targets per example, as intended
+                advice = (
+                    f"{type(self).__name__} has {self.outputs} per example; for several targets, "
+                    f"write the loss as a function: lambda outputs, targets: {self._several}"
+                )
             raise ValueError(
                 f"{self!r} needs {self.outputs} outputs of shape (..., {self.outputs}), got "
-                f"{describe(outputs)}; end the network with nn.Dense({self.outputs})"
+                f"{describe(outputs)} for targets {describe(targets)}; {advice}"
             )
         if targets.shape != outputs.shape[:-1]:
             raise ValueError(
@@ -329,6 +338,8 @@ class Binary(Task):
 
     ignore: int | None = -100
 
+    _several = "optax.sigmoid_binary_cross_entropy(outputs, targets).mean()"
+
     def __post_init__(self) -> None:
         """Check the ignored label."""
         _check_ignore(self)
@@ -378,6 +389,8 @@ class Regression(Task):
     >>> float(Regression()(jnp.zeros((2, 1)), jnp.array([1.0, 3.0])))
     5.0
     """
+
+    _several = "((outputs - targets) ** 2).mean()"
 
     @property
     def outputs(self) -> int:
@@ -434,13 +447,34 @@ def _accuracy(outputs: Any, labels: Labels) -> jax.Array:
 Loss: TypeAlias = Task | Callable[[Any, Any], jax.Array]
 
 
+def name_of(loss: Any) -> str:
+    """A task as the code that builds it, a function by its name."""
+    return repr(loss) if isinstance(loss, Task) else getattr(loss, "__name__", repr(loss))
+
+
 def losses_and_metrics(task: Loss, outputs: Any, targets: Any) -> tuple[jax.Array, Metrics]:
     """The loss, and all metrics with the loss among them; ValueError for a loss with axes."""
     loss = task(outputs, targets)
+    if isinstance(loss, tuple | list | dict):
+        raise TypeError(
+            f"a loss is a scalar, got {describe(loss)} from {name_of(task)}; to report metrics, "
+            "write a train.Task whose __call__ returns the loss and whose `metrics` returns them"
+        )
     if jnp.shape(loss) != ():
         raise ValueError(
-            f"a loss is a scalar, got {describe(loss)} from {task!r}; write "
+            f"a loss is a scalar, got {describe(loss)} from {name_of(task)}; write "
             "loss(outputs, targets).mean()"
         )
+    if jnp.iscomplexobj(loss):
+        raise TypeError(
+            f"a loss is a real number, got {describe(loss)} from {name_of(task)}; write its real "
+            "part or its absolute value"
+        )
     more = task.metrics(outputs, targets) if isinstance(task, Task) else {}
+    for name, value in more.items():
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"a metric is a scalar, but {name!r} of {task!r} is {describe(value)}; write its "
+                "mean, or one metric per element"
+            )
     return loss, {"loss": loss, **more}

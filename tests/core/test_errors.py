@@ -856,3 +856,45 @@ def test_an_unknown_type(compute):
         "Precision.compute is the name of a floating type, such as 'bfloat16', 'float16' or "
         f"'float32'; got {compute!r}",
     )
+
+
+class Noisy(nn.Composite):
+    """Draws in training and inference, as the encoder of a variational autoencoder does."""
+
+    inner: nn.Layer
+
+    def forward(self, x, *, key):
+        return self.inner(x) + jax.random.normal(key, x.shape)
+
+
+class Noise(nn.Primitive):
+    def forward(self, params, x, *, key):
+        return x + jax.random.normal(key, x.shape)
+
+
+@pytest.mark.parametrize("net", [Noisy(nn.Dense(3)), nn.Serial(Noise()), nn.Repeat(Noise(), 2)])
+def test_a_forward_that_always_draws(net):
+    """Init needs no special case, since its key is a placeholder; apply without a key raises."""
+    x, key = jnp.ones((2, 3)), jax.random.key(0)
+    params = net.init(key, x)
+    assert net.apply(params, x, key=key).shape == (2, 3)
+    with pytest.raises(TypeError, match=r"no key was given, so its key is None: write net.apply"):
+        net.apply(params, x)
+
+
+def test_what_apply_takes_itself_is_no_input():
+    with pytest.raises(TypeError, match=r"'train' is reserved, and is not an input: spec, init"):
+        nn.Dense(2).init(jax.random.key(0), jnp.ones((1, 3)), train=True)
+
+
+class Teacher(nn.Composite):
+    inner: nn.Layer
+
+    def forward(self, x):
+        return self.inner(x, train=False)
+
+
+def test_a_child_is_not_given_a_mode():
+    text = r"at 'inner', Dense\(2\): a child is given 'train' by the call.*child.layer.apply\(child"
+    with pytest.raises(TypeError, match=text):
+        Teacher(nn.Dense(2)).init(jax.random.key(0), jnp.ones((1, 3)))

@@ -48,8 +48,8 @@ def test_label_smoothing_by_the_formula():
     logs = np.asarray(LOGITS, np.float64)
     logs = logs - np.log(np.exp(logs).sum(-1, keepdims=True))
     expected = -0.8 * logs[np.arange(6), LABELS] - 0.2 * logs.mean(-1)
-    np.testing.assert_allclose(Smoothed(3, 0.2)(LOGITS, LABELS), expected.mean(), rtol=1e-6)
-    assert Smoothed(3, 0.2).metrics(LOGITS, LABELS).keys() == {"accuracy"}
+    np.testing.assert_allclose(Smoothed(3, share=0.2)(LOGITS, LABELS), expected.mean(), rtol=1e-6)
+    assert Smoothed(3, share=0.2).metrics(LOGITS, LABELS).keys() == {"accuracy"}
 
 
 def test_focal_by_the_formula():

@@ -24,6 +24,11 @@ def fit(net: Any = NET, task: Any = TASK, optimizer: Any = None, data: Any = (X,
     return train.fit(net, task, optimizer or optax.adam(1e-3), data, **options)
 
 
+class PerClass(train.Classification):
+    def metrics(self, outputs, targets):
+        return {"share": jax.nn.one_hot(targets, 3).mean(0)}
+
+
 def nan_at(row):
     x = X.copy()
     x[row, 1] = np.nan
@@ -43,6 +48,64 @@ def nan_at(row):
         (lambda: fit(data=(X[:0], Y[:0])), ValueError, r"training data: no rows"),
         (lambda: fit(data=(X, Y[:3])), ValueError, r"x has 20 rows and y has 3"),
         (lambda: fit(data=X), TypeError, r"training data: wanted a pair \(x, y\)"),
+        (lambda: fit(data=(X, None)), TypeError, r"y is None; if the inputs are the targets too"),
+        (lambda: fit(data=(X,)), TypeError, r"got a tuple of 1; if .*, write \(x, x\)"),
+        (
+            lambda: fit(validation={"a": (X, Y)}),
+            TypeError,
+            r"validation data: .* got a dict of 1; for several sets, call train.evaluate on each",
+        ),
+        (
+            lambda: fit(task=lambda outputs, targets, key: 0.0),
+            TypeError,
+            r"but <lambda> takes \(outputs, targets, key\); put what else it needs",
+        ),
+        (
+            lambda: fit(task=lambda outputs, targets: (outputs.mean(), {"a": 1.0})),
+            TypeError,
+            r"a loss is a scalar, got \(float32\[\], \{a: 1.0\}\) from <lambda>; to report "
+            r"metrics, write a train.Task",
+        ),
+        (
+            lambda: fit(task=lambda outputs, targets: outputs.mean() + 0j),
+            TypeError,
+            r"a loss is a real number, got complex64\[\] from <lambda>; write its real part",
+        ),
+        (
+            lambda: fit(task=PerClass(3)),
+            ValueError,
+            r"a metric is a scalar, but 'share' of PerClass\(3\) is float32\[3\]; write its mean",
+        ),
+        (
+            lambda: fit(net=nn.Dense(2), task=train.Regression(), data=(X, X[:, :2])),
+            ValueError,
+            r"Regression has 1 per example; for several targets, write the loss as a function: "
+            r"lambda outputs, targets: \(\(outputs - targets\) \*\* 2\).mean\(\)",
+        ),
+        (
+            lambda: fit(task=train.Binary(), data=(X, np.zeros((20, 3), int))),
+            ValueError,
+            r"for several targets, .* optax.sigmoid_binary_cross_entropy\(outputs, targets\)",
+        ),
+        (
+            lambda: fit(start={"w": X}),
+            TypeError,
+            r"start is a TrainState, got a dict of 1; .*_replace\(params=params\)",
+        ),
+        (
+            lambda: train.TrainState.create(
+                NET, optax.sgd(0.1), jax.random.key(0), X, params={"w": X}
+            ),
+            TypeError,
+            r"TrainState.create draws the parameters; .*_replace\(params=params\)",
+        ),
+        (
+            lambda: train.make_step(NET, TASK, optax.sgd(0.1))(
+                train.TrainState.create(NET, optax.sgd(0.1), jax.random.key(0), X), (X, X, Y)
+            ),
+            TypeError,
+            r"a batch is a pair \(x, y\) of inputs and targets, got a tuple of 3",
+        ),
         (lambda: fit(validation=(X, Y - 1)), ValueError, r"validation data: y holds label -1"),
         (
             lambda: fit(batch_size=21),
@@ -64,7 +127,8 @@ def nan_at(row):
         (
             lambda: fit(net=nn.Dense(4)),
             ValueError,
-            r"needs 3 outputs .*, got float32\[5,4\]; end the network with nn.Dense\(3\)",
+            r"needs 3 outputs .*, got float32\[5,4\] for targets int32\[5\]; end the network with "
+            r"nn.Dense\(3\)",
         ),
         (
             lambda: fit(task=lambda outputs, targets: outputs[:, 0]),
@@ -111,3 +175,12 @@ def test_state_is_asked_for_by_name():
     params = net.init(jax.random.key(0), X)
     with pytest.raises(ValueError, match=r"'0', BatchNorm\(\).*net.init_state"):
         net.apply(params, X, train=True)
+
+
+def test_a_state_whose_memory_a_step_took():
+    ts = train.TrainState.create(NET, optax.sgd(0.1), jax.random.key(0), X)
+    old = ts.params
+    train.make_step(NET, TASK, optax.sgd(0.1))(ts, (X, Y))
+    text = r"given to a training step.*jax.tree.map\(jnp.copy, ts"
+    with pytest.raises((ValueError, RuntimeError), match=text):  # JAX's type, by how it runs
+        NET.apply(old, X)

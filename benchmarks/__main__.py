@@ -15,10 +15,15 @@ NAMES = (
 def main() -> None:
     """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; or gpu")
     names = parser.parse_args().names or NAMES
+    if names == ["gpu"]:
+        from benchmarks.gpu import driver
+
+        raise SystemExit(driver.main())
     if unknown := sorted(set(names) - set(NAMES)):
-        parser.error(f"no benchmark called {', '.join(unknown)}: there are {', '.join(NAMES)}")
+        known = ", ".join(NAMES)
+        parser.error(f"no benchmark called {', '.join(unknown)}: there are {known}; or gpu alone")
     # Read when Keras and torch are imported. By default torch's idle threads spin, which takes the
     # cores from the side whose turn comes next, and stalls torch itself on a busy machine.
     os.environ["KERAS_BACKEND"] = "jax"

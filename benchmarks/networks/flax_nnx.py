@@ -10,13 +10,12 @@ from benchmarks.networks.sizes import (
     BLOCKS,
     CHANNELS,
     CLASSES,
-    HEADS,
-    LAYERS,
+    GPT_SMALL,
     LEARNING_RATE,
     STACKED,
     UNITS,
-    WIDTH,
     WORDS,
+    GPTSizes,
     Sides,
 )
 
@@ -28,7 +27,7 @@ def resnet() -> dict[str, Sides]:
 
 def gpt() -> dict[str, Sides]:
     """`MultiHeadAttention` with a causal mask, the layers in a list."""
-    return {"flax nnx": _sides(lambda: _GPT(nnx.Rngs(0)))}
+    return {"flax nnx": _sides(lambda: GPT(nnx.Rngs(0)))}
 
 
 def lstm() -> dict[str, Sides]:
@@ -85,26 +84,33 @@ class _ResNet(nnx.Module):
 
 
 class _Block(nnx.Module):
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        self.norm1 = nnx.LayerNorm(WIDTH, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(HEADS, WIDTH, decode=False, rngs=rngs)
-        self.norm2 = nnx.LayerNorm(WIDTH, rngs=rngs)
-        self.up = nnx.Linear(WIDTH, 4 * WIDTH, rngs=rngs)
-        self.down = nnx.Linear(4 * WIDTH, WIDTH, rngs=rngs)
+    def __init__(self, sizes: GPTSizes, rngs: nnx.Rngs, dtype: Any) -> None:
+        width, given = sizes.width, {"dtype": dtype, "rngs": rngs}
+        self.norm1 = nnx.LayerNorm(width, **given)
+        self.attention = nnx.MultiHeadAttention(sizes.heads, width, decode=False, **given)
+        self.norm2 = nnx.LayerNorm(width, **given)
+        self.up = nnx.Linear(width, 4 * width, **given)
+        self.down = nnx.Linear(4 * width, width, **given)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         x = x + self.attention(self.norm1(x), mask=mask)
         return x + self.down(nnx.gelu(self.up(self.norm2(x))))
 
 
-class _GPT(nnx.Module):
-    def __init__(self, rngs: nnx.Rngs) -> None:
-        self.embedding = nnx.Embed(WORDS, WIDTH, rngs=rngs)
-        self.positions = nnx.Embed(256, WIDTH, rngs=rngs)
-        self.blocks = nnx.List([_Block(rngs) for _ in range(LAYERS)])
-        self.norm = nnx.LayerNorm(WIDTH, rngs=rngs)
+class GPT(nnx.Module):
+    """A GPT with norms first and a tied head, which computes in `dtype`."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, sizes: GPTSizes = GPT_SMALL, dtype: Any = jax.numpy.float32
+    ) -> None:
+        given = {"dtype": dtype, "rngs": rngs}
+        self.embedding = nnx.Embed(sizes.words, sizes.width, **given)
+        self.positions = nnx.Embed(sizes.length, sizes.width, **given)
+        self.blocks = nnx.List([_Block(sizes, rngs, dtype) for _ in range(sizes.layers)])
+        self.norm = nnx.LayerNorm(sizes.width, **given)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
+        """The logits (..., T, words) of tokens (..., T)."""
         x = self.embedding(tokens) + self.positions(jax.numpy.arange(tokens.shape[1]))
         mask = nnx.make_causal_mask(tokens)
         for block in self.blocks:

@@ -15,6 +15,21 @@ CHANNELS, BLOCKS = (64, 128, 256, 512), 2
 TOKENS, WORDS = (4, 128), 84
 LAYERS, WIDTH, HEADS = 6, 384, 6
 
+
+class GPTSizes(NamedTuple):
+    """The sizes of a GPT; `length` is the number of learned positions."""
+
+    layers: int = LAYERS
+    width: int = WIDTH
+    heads: int = HEADS
+    words: int = WORDS
+    length: int = 256
+
+
+GPT_SMALL = GPTSizes()
+GPT2 = GPTSizes(layers=12, width=768, heads=12, words=50257, length=1024)
+
+
 # A character model of two LSTM layers.
 CHARACTERS, UNITS, STACKED = (32, 64), 256, 2
 

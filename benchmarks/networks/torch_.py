@@ -1,4 +1,4 @@
-"""PyTorch, eager, on the CPU."""
+"""PyTorch, eager, on the CPU; the GPT is of any size."""
 
 from typing import Any
 
@@ -10,13 +10,12 @@ from benchmarks.networks.sizes import (
     BLOCKS,
     CHANNELS,
     CLASSES,
-    HEADS,
-    LAYERS,
+    GPT_SMALL,
     LEARNING_RATE,
     STACKED,
     UNITS,
-    WIDTH,
     WORDS,
+    GPTSizes,
     Sides,
 )
 
@@ -28,7 +27,7 @@ def resnet() -> dict[str, Sides]:
 
 def gpt() -> dict[str, Sides]:
     """`scaled_dot_product_attention` with `is_causal`."""
-    return {"torch": _sides(_GPT())}
+    return {"torch": _sides(GPT())}
 
 
 def lstm() -> dict[str, Sides]:
@@ -72,29 +71,36 @@ class _ResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.inputs, self.output = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.inputs, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Any) -> Any:
-        rows, length, _ = x.shape
-        parts = self.inputs(self.norm1(x)).view(rows, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+        rows, length, width = x.shape
+        parts = self.inputs(self.norm1(x)).view(rows, length, 3, self.heads, -1)
+        parts = parts.permute(2, 0, 3, 1, 4)
         y = nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
-        x = x + self.output(y.transpose(1, 2).reshape(rows, length, WIDTH))
+        x = x + self.output(y.transpose(1, 2).reshape(rows, length, width))
         h = nn.functional.gelu(self.up(self.norm2(x)), approximate="tanh")
         return x + self.down(h)
 
 
-class _GPT(nn.Module):
-    def __init__(self) -> None:
+class GPT(nn.Module):
+    """A GPT with norms first and a tied head."""
+
+    def __init__(self, sizes: GPTSizes = GPT_SMALL) -> None:
         super().__init__()
-        self.embedding, self.positions = nn.Embedding(WORDS, WIDTH), nn.Embedding(256, WIDTH)
-        self.blocks = nn.Sequential(*[_Block() for _ in range(LAYERS)])
-        self.norm = nn.LayerNorm(WIDTH)
+        self.embedding = nn.Embedding(sizes.words, sizes.width)
+        self.positions = nn.Embedding(sizes.length, sizes.width)
+        blocks = [_Block(sizes.width, sizes.heads) for _ in range(sizes.layers)]
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.LayerNorm(sizes.width)
 
     def forward(self, tokens: Any) -> Any:
+        """The logits (..., T, words) of tokens (..., T)."""
         x = self.embedding(tokens) + self.positions.weight[: tokens.shape[1]]
         return self.norm(self.blocks(x)) @ self.embedding.weight.T
 

@@ -1,0 +1,159 @@
+"""Whether the accelerator computes what the CPU computes."""
+
+import concurrent.futures
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxnn as nn
+
+TOLERANCE = 1e-3
+"""Of the largest number of an array: float32 sums in another order, through some layers."""
+BOUND = 0.03
+"""Of float32's gradient: what a gradient summed in bfloat16 may be off."""
+SECONDS = 95.0
+"""After which no further case is compared."""
+
+
+def device(small: bool) -> Iterator[str]:
+    """The chip and the versions."""
+    from benchmarks.report import environment
+
+    found = jax.devices()[0]
+    yield f"{found.device_kind} ({found.platform}); {environment()}"
+
+
+def cases(small: bool) -> Iterator[str]:
+    """Every case of tests/cases.py, forward and gradient, in float32 at the highest precision."""
+    sys.modules.setdefault("pytest", _pytest())
+    from tests.cases import CASES
+
+    chosen = CASES[:4] if small else CASES
+    ends = time.monotonic() + SECONDS
+    worst: list[tuple[float, str]] = []
+    wrong: list[str] = []
+    left = 0
+    with concurrent.futures.ThreadPoolExecutor(2 if small else os.cpu_count()) as threads:
+        found = {threads.submit(_compared, case, ends): case for case in chosen}
+        for future in concurrent.futures.as_completed(found):
+            name = str(found[future])
+            try:
+                difference = future.result()
+            except Exception as error:
+                print(traceback.format_exc(limit=3), file=sys.stderr)
+                text = str(error).splitlines()[0][:120] if str(error) else ""
+                wrong.append(f"- {name}: {type(error).__name__}: {text}")
+                continue
+            if difference is None:
+                left += 1
+                continue
+            worst.append((difference, name))
+            if not difference <= TOLERANCE:
+                wrong.append(f"- {name}: differs by {difference:.2g}")
+    yield (
+        f"{len(worst)} of {len(chosen)} cases compared with the CPU, "
+        f"{len(wrong)} wrong or failed, {left} not reached in time"
+    )
+    if worst:
+        largest, name = max(worst)
+        yield f"largest difference {largest:.2g} of an array's largest number ({name})"
+    yield from wrong
+
+
+def _pytest() -> Any:
+    """pytest if it is installed; the cases use it for marks only, which are not needed here."""
+    try:
+        import pytest
+    except ModuleNotFoundError:
+        return mock.MagicMock()
+    return pytest
+
+
+def _compared(case: Any, ends: float) -> float | None:
+    """The largest difference between the devices, relative; None if the time is over."""
+    if time.monotonic() > ends:
+        return None
+    cpu = jax.devices("cpu")[0]
+    with jax.default_device(cpu):
+        params, state, inputs = case.init(), case.state, case.arrays()
+        key = jax.random.key_data(jax.random.key(1))
+
+    def loss(arrays: Any, state: Any, inputs: Any, words: Any) -> Any:
+        params, floats = arrays
+        given = jax.tree.map(lambda a, b: b if a is None else a, floats, inputs, is_leaf=_is_none)
+        drawn = jax.random.wrap_key_data(words)
+        output, _ = case.eager(params, state, drawn, given, bool(case.state or case.draws))
+        return sum(map(_weighted, jax.tree.leaves(output)), jnp.float32(0)), output
+
+    floats = jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.floating) else None, inputs)
+    rest = jax.tree.map(lambda a: a, inputs)
+    results = []
+    for place in (cpu, jax.devices()[0]):
+        with jax.default_matmul_precision("highest"):
+            step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+            given = jax.device_put(((params, floats), state, rest, key), place)
+            results.append(jax.device_get(step(*given)))
+    return max(
+        (_difference(a, b) for a, b in zip(*map(jax.tree.leaves, results), strict=True)), default=0
+    )
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
+
+
+def _weighted(output: Any) -> Any:
+    """The sum of an output with weights that differ, so that every element has a gradient."""
+    if not jnp.issubdtype(output.dtype, jnp.floating):
+        return jnp.float32(0)
+    weights = jnp.cos(jnp.arange(output.size, dtype=jnp.float32)).reshape(output.shape)
+    return jnp.sum(output.astype(jnp.float32) * weights)
+
+
+def _difference(a: Any, b: Any) -> float:
+    if a.size == 0 or not np.issubdtype(np.asarray(a).dtype, np.number):
+        return 0.0
+    a, b = (np.asarray(one, np.float64) for one in (a, b))
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return float("inf")
+    a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+    return float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-3)) if a.size else 0.0
+
+
+def sums(small: bool) -> Iterator[str]:
+    """Gradients of parameters that many outputs share, in half precision, over those in float32."""
+    n = 256 if small else 4096
+    rows, ids = jnp.ones((n, 3)), jnp.zeros((n,), jnp.int32)
+    sequence = jnp.ones((1, n, 4))
+    nets = {
+        "Embedding": (nn.Embedding(4, 2), ids),
+        "Dense": (nn.Dense(2), rows),
+        "LayerNorm": (nn.LayerNorm(), jnp.tile(jnp.arange(3.0), (n, 1))),
+        "RMSNorm": (nn.RMSNorm(), rows),
+        "Conv": (nn.Conv(2, 3), sequence),
+        "Recurrent LSTM": (nn.Recurrent(nn.LSTMCell(2)), sequence[:, : min(n, 1024)]),
+    }
+    for name, (net, x) in nets.items():
+        params = net.init(jax.random.key(0), x)
+        expected = _gradient(net, params, x)
+        for kind in ("bfloat16", "float16"):
+            found = _gradient(nn.Precision(net, kind), params, x)
+            pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True)
+            off = max(_difference(a, b) for a, b in pairs)
+            verdict = "" if off <= BOUND else f" **over the bound of {BOUND:.0%}**"
+            yield f"- {name}, {kind}: off by {off:.2%}{verdict}"
+
+
+def _gradient(net: nn.Layer, params: Any, x: Any) -> Any:
+    def loss(params: Any) -> Any:
+        return jnp.mean(net.apply(params, x).astype(jnp.float32) ** 2)
+
+    return jax.device_get(jax.jit(jax.grad(loss))(params))

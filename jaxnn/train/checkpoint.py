@@ -37,6 +37,7 @@ from ..core.values import Value
 from ..files.lock import Lock, Locked
 from ..files.replacing import replace
 from ..version import __version__
+from .directions import badness, check_stated, is_maximized
 from .every import Every
 from .state import TrainState
 
@@ -76,11 +77,12 @@ class Checkpoints(Value):
         every: how often; when a run is asked to stop, there is one as well.
         keep: how many of the newest are kept.
         best: a metric of the records, such as "validation_loss": each record that is the best so
-            far is saved too, and the best one is kept.
-        larger: whether larger is better, as for an accuracy.
+            far is saved too, and the best one is kept. A value that is not finite is never best.
+        maximize: whether larger is better, as for an accuracy; by default as the task declares.
         at_end: whether the end of a run is saved too; not where its weights are written anyway.
 
-    Raises ValueError for numbers out of range.
+    Raises ValueError for numbers out of range; `train.fit` raises it before the first step if the
+    direction of `best` is not known.
 
     >>> Checkpoints("runs/a/checkpoints", Every(epochs=1), keep=2)
     Checkpoints('runs/a/checkpoints', every=Every(epochs=1), keep=2)
@@ -90,7 +92,7 @@ class Checkpoints(Value):
     every: Every = Every(minutes=5.0)
     keep: int = 3
     best: str | None = None
-    larger: bool = False
+    maximize: bool | None = None
     at_end: bool = True
 
     def __post_init__(self) -> None:
@@ -99,11 +101,24 @@ class Checkpoints(Value):
             raise TypeError(f"Checkpoints.every is train.Every(epochs=1), say; got {self.every!r}")
         if not isinstance(self.keep, int) or isinstance(self.keep, bool) or self.keep < 1:
             raise ValueError(f"Checkpoints.keep is an int >= 1, got {self.keep!r}")
+        check_stated(self.maximize, "Checkpoints.maximize")
+
+    def directed(self, task: Any) -> Self:
+        """The same with the direction of `best` that the task declares, unless it has one already.
+
+        Raises ValueError if neither says it.
+        """
+        if self.best is None:
+            return self
+        remedy = f"write Checkpoints(..., best={self.best!r}, maximize=True) or maximize=False"
+        maximize = is_maximized(self.best, task, self.maximize, remedy)
+        return dataclasses.replace(self, maximize=maximize)
 
     def score(self, history: Sequence[Mapping[str, float]]) -> float | None:
-        """The last record's score, larger for better, where it is the best so far; else None.
+        """The last record's score, larger for better, if it is the best so far; else None.
 
-        Raises ValueError for a metric that the records do not have.
+        Raises ValueError for a metric that the records do not have, or whose direction is not
+        known.
         """
         if self.best is None:
             return None
@@ -112,8 +127,9 @@ class Checkpoints(Value):
                 f"Checkpoints.best is {self.best!r}, which is not among the metrics; "
                 f"{suggestion(self.best, history[-1])}"
             )
-        scores = [record[self.best] * (1 if self.larger else -1) for record in history]
-        return scores[-1] if all(one < scores[-1] for one in scores[:-1]) else None
+        maximize = bool(self.directed(None).maximize)
+        *before, last = (badness(record.get(self.best), maximize) for record in history)
+        return -last if last < min(before, default=math.inf) else None
 
     def open(self, net: Layer) -> "CheckpointFolder":
         """The folder, for one run of `net`: a context manager.
@@ -141,7 +157,7 @@ class Checkpoints(Value):
             found = dict(_steps(Path(self.folder)))
         if which == "best":
             scores = {step: _score(folder) for step, folder in found.items()}
-            scored = {step: score for step, score in scores.items() if score > -math.inf}
+            scored = {step: score for step, score in scores.items() if math.isfinite(score)}
             step = max(scored, key=lambda step: (scored[step], step), default=None)
         else:
             step = max(found, default=None) if which == "newest" else which

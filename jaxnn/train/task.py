@@ -28,8 +28,8 @@ for frames (batch, T, classes) with class 0 the blank, and contrastive learning 
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ import optax
 
 from ..core.declarations import describe
 from ..core.values import Value
+from .directions import Direction
 
 Metrics: TypeAlias = dict[str, jax.Array]
 
@@ -44,8 +45,16 @@ Metrics: TypeAlias = dict[str, jax.Array]
 class Task(Value):
     """Base of the tasks. A subclass gives `outputs`, `__call__`, `metrics` and `predict`.
 
-    Losses and metrics are means over the examples, computed in at least float32.
+    Losses and metrics are means over the examples, computed in at least float32. `directions` maps
+    the name of each further metric to "maximize" or "minimize", and adds to that of the base class;
+    whatever ranks runs or trials by a metric reads it there. The loss is minimized.
+
+    >>> from jaxnn import train
+    >>> class Scored(train.Classification):
+    ...     directions = {"f1": "maximize"}
     """
+
+    directions: ClassVar[Mapping[str, Direction]] = {"loss": "minimize"}
 
     @property
     def outputs(self) -> int:
@@ -106,6 +115,7 @@ class Classification(Task):
     """
 
     number: int
+    directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
 
     def __post_init__(self) -> None:
         """Check the number of classes."""
@@ -168,6 +178,7 @@ class LanguageModel(Task):
     """
 
     vocabulary: int
+    directions = {"accuracy": "maximize", "bits": "minimize"}  # noqa: RUF012, no field
 
     def __post_init__(self) -> None:
         """Check the number of tokens."""
@@ -216,6 +227,8 @@ class Binary(Task):
     [0.5]
     """
 
+    directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
+
     @property
     def outputs(self) -> int:
         """One logit."""
@@ -252,6 +265,8 @@ class Regression(Task):
     >>> float(Regression()(jnp.zeros((2, 1)), jnp.array([1.0, 3.0])))
     5.0
     """
+
+    directions = {"mae": "minimize", "rmse": "minimize", "r2": "maximize"}  # noqa: RUF012, no field
 
     @property
     def outputs(self) -> int:

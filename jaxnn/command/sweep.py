@@ -21,6 +21,7 @@ from ..experiment.program import Recipe
 from ..experiment.run import versions
 from ..sweep.driver import Driver, Progress
 from ..sweep.engine import answer, checked, engine, lost
+from ..sweep.faults import resume_command as resume_text
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
 from ..sweep.reading import read
@@ -60,6 +61,7 @@ def sweep_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     if folder is None:
         folder = Path("sweeps", f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     _check_report(planner.space)
+    _note(planner.left_out)
     with Ledger.create(folder, _meta(recipe, planner)) as ledger:
         return _drive(recipe, ledger, resources)
 
@@ -95,8 +97,8 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
         meta = ledger.meta
         if meta["recipe"] != module_of(recipe):
             raise ValueError(
-                f"{folder} is a sweep of {meta['recipe']}: write python -m {meta['recipe']} "
-                f"resume {folder}"
+                f"{folder} is a sweep of {meta['recipe']}: write "
+                f"{resume_text(folder, meta['recipe'])}"
             )
         changed = [
             name for name, now in _sources(recipe).items() if meta["sources"].get(name) != now
@@ -104,7 +106,8 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
         if changed and not force:
             raise ValueError(
                 f"{', '.join(changed)} changed since this sweep began: its trials would not "
-                f"compare. Begin another, or write resume {folder} --force"
+                f"compare. Begin another, or write "
+                f"{resume_text(folder, module_of(recipe))} --force"
             )
         return _drive(recipe, ledger, resources)
 
@@ -167,7 +170,7 @@ def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
 
 def _driven(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
     """Run a sweep's trials; the exit status."""
-    resume = f"python -m {module_of(recipe)} resume {ledger.folder}"
+    resume = resume_text(ledger.folder, module_of(recipe))
     jobs = ledger.folder / "jobs"
     with engine(resources.engine, resources.workers or None, jobs) as executor, _signals() as came:
         workers = resources.workers or executor.workers
@@ -237,6 +240,7 @@ def _meta(recipe: Recipe[Any], planner: Planner) -> dict[str, Any]:
         "sources": _sources(recipe),
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
+        **({"left_out": planner.left_out} if planner.left_out else {}),
     }
 
 
@@ -251,8 +255,13 @@ def _sources(recipe: Recipe[Any]) -> dict[str, str]:
 
 def _check_report(space: Space) -> None:
     """Say what the report will lack; raise ImportError where there could be none."""
-    if lacks := untold(len(space.dimensions)):
-        print(f"note: {lacks}", file=sys.stderr)
+    _note(untold(len(space.dimensions)))
+
+
+def _note(text: str) -> None:
+    """Print a note on standard error, unless there is none."""
+    if text:
+        print(f"note: {text}", file=sys.stderr)
 
 
 def _make_devices(count: int) -> None:

@@ -25,9 +25,8 @@ from ..sweep.faults import resume_command as resume_text
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
 from ..sweep.reading import read
-from ..sweep.report import prepared, untold
+from ..sweep.report import check_library, prepared
 from ..sweep.settings import Settings
-from ..sweep.space import Space
 from ..sweep.structure import space_of
 from .parsing import library, module_of, parse, place, refuse
 from .watching import finish, watched
@@ -60,7 +59,7 @@ def sweep_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     planner, folder, resources = _planned(recipe, arguments, "sweep", title)
     if folder is None:
         folder = Path("sweeps", f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    _check_report(planner.space)
+    check_library()
     _note(planner.left_out)
     with Ledger.create(folder, _meta(recipe, planner)) as ledger:
         return _drive(recipe, ledger, resources)
@@ -92,7 +91,7 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     )
     checked(resources.engine, resources.workers or None)
     _make_devices(resources.devices)
-    _check_report(space_of(recipe))
+    check_library()
     with Ledger.open(folder, write=True) as ledger:
         meta = ledger.meta
         if meta["recipe"] != module_of(recipe):
@@ -161,7 +160,7 @@ def _planned(
 
 def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
     """Run a sweep to its end, or to the signal that stops it."""
-    with prepared(len(ledger.meta["space"])):
+    with prepared():
         status = _driven(recipe, ledger, resources)
         if status == 0:
             finish(ledger)
@@ -251,11 +250,6 @@ def _sources(recipe: Recipe[Any]) -> dict[str, str]:
     name = Path(file).name if file else "the experiment's code"
     libraries = {library: text for library, text in versions().items() if library != "python"}
     return {name: hashlib.sha256(code).hexdigest(), **libraries}
-
-
-def _check_report(space: Space) -> None:
-    """Say what the report will lack; raise ImportError where there could be none."""
-    _note(untold(len(space.dimensions)))
 
 
 def _note(text: str) -> None:

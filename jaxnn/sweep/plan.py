@@ -102,8 +102,8 @@ class Planner:
         if size <= settings.trials:
             return ""
         return (
-            f"the grid has {size:,} points and --trials is {settings.trials:,}, so the last "
-            f"{size - settings.trials:,} points are not tried: write --trials {size} to try all"
+            f"the grid has {size} points, of which --trials {settings.trials} tries the first "
+            f"{settings.trials}: write --trials {size} to try all"
         )
 
     def member(self, values: Values) -> Member:

@@ -27,7 +27,7 @@ class Group:
         way: how their lanes run, such as `vmap`.
         lanes: how many run in one call.
         devices: how many devices share them.
-        probe: what was measured to choose that: plain data; "seconds" is the wall time that it took.
+        probe: what was measured to choose that, as plain data; "seconds" is its wall time.
         compile_seconds: of that, what compiling took.
     """
 

@@ -114,7 +114,7 @@ def test_a_plan_says_what_is_traced_and_runs_nothing_to_the_end(tmp_path, capsys
         "optimizer.learning_rate  0.01, 0.03, 0.1, 0.3  traced: one program for all values" in out
     )
     assert "all: 8 trials, vmap of 8, 16 lanes at a time" in out
-    assert "8 trials of 1 lane by grid search, compared by validation_accuracy (more is better); rungs at ep" in out
+    assert "by grid search, compared by validation_accuracy (more is better); rungs at ep" in out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -236,7 +236,7 @@ def test_the_page_says_what_the_issue_asks_for(shown_page):
         "Trials that lack one of the two are not in that map.",
         "Below an axis: the trial does not have it.",
         "How many trials reached each rung",
-        "7 diverged (a loss that is not finite) and 1 failed (raised an error), of 60 trials",
+        "7 diverged (a loss, or validation accuracy at the end, that is not finite) and 1 failed",
         "vmap, 16 lanes",
         "models/mlp.py:31",
         "0.0001 .. 0.1, log",

@@ -1,10 +1,10 @@
 """The report of a sweep: one HTML file under a megabyte, which opens from disk.
 
 `write` puts `report.html` into the sweep's folder; `page` is the text of it; `check_library`
-raises before a sweep if it could not be drawn. The page is made of sections, a file each: `headline` (the result),
-`progress` (best so far, curves), `importance`, `parameters` (slices, pairs, parallel coordinates),
-`rungs` (survival, failures), `machine` (programs, settings). They draw by `drawing` on the scales
-of `axes`, and `style` is how it looks.
+raises before a sweep if it could not be drawn. The page is made of sections, a file each:
+`headline` (the result), `progress` (best so far, curves), `importance`, `parameters` (slices,
+pairs, parallel coordinates), `rungs` (survival, failures), `machine` (programs, settings). They
+draw by `drawing` on the scales of `axes`, and `style` is how it looks.
 """
 
 from .page import page

@@ -91,7 +91,7 @@ def against_seconds(sweep: Sweep) -> tuple[list[float], list[float]]:
     probes = {group.name: group.probe_seconds for group in sweep.groups}  # each before its cohorts
     for cohort in sweep.cohorts:
         elapsed += probes.pop(cohort.group, 0.0) + cohort.seconds
-        for number in {number for number, _ in cohort.lanes}:
+        for number in {number for number, _ in cohort.lanes} & set(sweep.scores):
             value = sweep.at(number, cohort.epoch_to)
             if value is not None and (best is None or sweep.better(value, best)):
                 best = value

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -105,8 +106,7 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
         if changed and not force:
             raise ValueError(
                 f"{', '.join(changed)} changed since this sweep began: its trials would not "
-                f"compare. Begin another, or write "
-                f"{resume_text(folder, module_of(recipe))} --force"
+                f"compare. Begin another, or write resume {shlex.quote(str(folder))} --force"
             )
         return _drive(recipe, ledger, resources)
 

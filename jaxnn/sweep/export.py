@@ -182,7 +182,8 @@ def to_tensorboard(sweep: Sweep, target: Path) -> None:
                             writer.add_scalar(name, value, epoch)
                 numbers = curves.get(sweep.metric) or [(0, None)]
                 values = {name: plain(value) for name, value in trial.values.items()}
-                scored = {} if numbers[-1][1] is None else {sweep.metric: numbers[-1][1]}
+                last, broken = numbers[-1][1], trial.number not in sweep.scores
+                scored = {} if last is None or broken else {sweep.metric: last}
                 for summary in hparams(values, scored):
                     if writer.file_writer is not None:
                         writer.file_writer.add_summary(summary)

@@ -156,7 +156,9 @@ class Checkpoints(Value):
         with _explained(self.folder):
             found = dict(_steps(Path(self.folder)))
         if which == "best":
-            scores = {step: _score(folder) for step, folder in found.items()}
+            scores = {
+                step: _score(folder, self.best, self.maximize) for step, folder in found.items()
+            }
             scored = {step: score for step, score in scores.items() if math.isfinite(score)}
             step = max(scored, key=lambda step: (scored[step], step), default=None)
         else:
@@ -266,7 +268,11 @@ class CheckpointFolder:
                     state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
                 ),
                 # Orbax warns where there is none.
-                metrics={"score": -math.inf if score is None else score},
+                metrics={
+                    "score": -math.inf if score is None else score,
+                    "metric": self.settings.best,
+                    "maximize": self.settings.maximize,
+                },
                 force=True,
             )
             self._manager.wait_until_finished()
@@ -289,15 +295,16 @@ class CheckpointFolder:
             import orbax.checkpoint as ocp
             from orbax.checkpoint import checkpoint_managers as policies
 
+            best, maximize = self.settings.best, self.settings.maximize
+
             def score(metrics: Any) -> float:
-                return metrics["score"]
+                return _score_by(metrics, best, maximize)
 
             kept: list[Any] = [policies.LatestN(self.settings.keep)]
             if self.settings.best is not None:
-                best = policies.BestN(
-                    get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+                kept.append(
+                    policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
                 )
-                kept.append(best)
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
@@ -451,11 +458,19 @@ def _set_aside(folder: Path) -> Path:
     return aside
 
 
-def _score(folder: Path) -> float:
+def _score(folder: Path, best: str | None, maximize: bool | None) -> float:
     try:
-        return float(json.loads((folder / "metrics" / "metrics").read_bytes())["score"])
+        metrics = json.loads((folder / "metrics" / "metrics").read_bytes())
+        return _score_by(metrics, best or metrics["metric"], maximize)
     except (OSError, ValueError, KeyError, TypeError):
         return -math.inf
+
+
+def _score_by(metrics: Any, best: str | None, maximize: bool | None) -> float:
+    """The score of a checkpoint by a metric; -inf if it was scored by another, or the other way."""
+    same = metrics["metric"] == best and maximize in (None, metrics["maximize"])
+    score = float(metrics["score"]) if same else -math.inf
+    return score if math.isfinite(score) else -math.inf
 
 
 def _cause(error: BaseException) -> str:

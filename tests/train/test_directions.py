@@ -1,5 +1,7 @@
 """Which way is better: declared by tasks, stated by who ranks, and refused where nobody says it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,7 +107,7 @@ def fit(task, rate=0.3, seed=1, **options):
 @pytest.mark.parametrize("metric", ["validation_novel", "gradient_norm"])
 def test_an_unknown_direction_is_refused_before_the_first_step(tmp_path, metric):
     seen = []
-    options = {"callbacks": [lambda ts, record: seen.append(record)]}
+    options: dict[str, Any] = {"callbacks": [lambda ts, record: seen.append(record)]}
     with pytest.raises(ValueError) as said:
         fit(Scored(3), stop=train.EarlyStopping(metric), **options)
     plain = metric.removeprefix("validation_")
@@ -197,6 +199,26 @@ def test_after_a_nan_the_best_is_still_saved(tmp_path):
     assert np.isnan(scores[0])
     assert np.isfinite(scores[1:]).all()
     assert int(checkpoints.restore(nn.Dense(3), ts, "best").step) == 12
+
+
+def test_a_run_resumed_with_another_best_compares_by_that_alone(tmp_path):
+    """An F1 of 0.5 from an earlier call is not compared with minus a loss of 1.9."""
+    folder, stopping = str(tmp_path), {"rate": 12.0, "seed": 2}
+
+    def up_to(count):
+        return lambda history: "enough" if len(history) >= count else None
+
+    options = {"every": train.Every(epochs=100), "keep": 1}
+    by_f1 = train.Checkpoints(folder, best="validation_f1", **options)
+    by_loss = train.Checkpoints(folder, best="validation_loss", **options)
+    fit(Scored(3), **stopping, checkpoints=by_f1, stop=up_to(2))
+    ts, history = fit(Scored(3), **stopping, checkpoints=by_loss)
+    losses = [record["validation_loss"] for record in history]
+    assert int(np.argmin(losses)) == 2  # after the first call, which is of the first two
+    assert int(by_loss.restore(nn.Dense(3), ts, "best").step) == 3 * 3
+    turned = train.Checkpoints(folder, best="validation_loss", maximize=True)
+    with pytest.raises(FileNotFoundError, match="has no checkpoint 'best'"):
+        turned.restore(nn.Dense(3), ts, "best")
 
 
 def test_a_loss_scale_that_could_never_come_down_is_refused():

@@ -37,7 +37,7 @@ from ..core.values import Value
 from ..files.lock import Lock, Locked
 from ..files.replacing import replace
 from ..version import __version__
-from .directions import badness, check_stated, is_maximized
+from .directions import badness, is_maximized, stated
 from .every import Every
 from .state import TrainState
 
@@ -80,6 +80,7 @@ class Checkpoints(Value):
             far is saved too, and the best one is kept. A value that is not finite is never best.
         maximize: whether larger is better, as for an accuracy; by default as the task declares.
         at_end: whether the end of a run is saved too; not where its weights are written anyway.
+        larger: the former name of `maximize`.
 
     Raises ValueError for numbers out of range; `train.fit` raises it before the first step if the
     direction of `best` is not known.
@@ -94,6 +95,7 @@ class Checkpoints(Value):
     best: str | None = None
     maximize: bool | None = None
     at_end: bool = True
+    larger: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -101,7 +103,9 @@ class Checkpoints(Value):
             raise TypeError(f"Checkpoints.every is train.Every(epochs=1), say; got {self.every!r}")
         if not isinstance(self.keep, int) or isinstance(self.keep, bool) or self.keep < 1:
             raise ValueError(f"Checkpoints.keep is an int >= 1, got {self.keep!r}")
-        check_stated(self.maximize, "Checkpoints.maximize")
+        maximize = stated(self.maximize, self.larger, "Checkpoints")
+        object.__setattr__(self, "maximize", maximize)
+        object.__setattr__(self, "larger", None)
 
     def directed(self, task: Any) -> Self:
         """The same with the direction of `best` that the task declares, unless it has one already.

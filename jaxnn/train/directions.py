@@ -63,19 +63,19 @@ def direction_of(metric: str, task: Any = None) -> Direction | None:
     return declared[metric] if metric in declared else declared.get(plain(metric))
 
 
-def is_maximized(metric: str, task: Any, stated: bool | None, remedy: str) -> bool:
+def is_maximized(metric: str, task: Any, maximize: bool | None, remedy: str) -> bool:
     """Whether a metric is maximized: as stated, or else as the task declares.
 
     Args:
         metric: the name in the records.
         task: the task or loss function that reports it; None if it is not known.
-        stated: whether it is maximized; None if nobody said so.
+        maximize: what the caller states; None if it states nothing.
         remedy: the call to write, which states it.
 
     Raises ValueError if the direction is not known.
     """
-    if stated is not None:
-        return stated
+    if maximize is not None:
+        return maximize
     direction = direction_of(metric, task)
     if direction is None:
         raise ValueError(
@@ -86,13 +86,25 @@ def is_maximized(metric: str, task: Any, stated: bool | None, remedy: str) -> bo
     return direction == "maximize"
 
 
-def check_stated(stated: Any, where: str) -> None:
-    """Raise TypeError unless a stated direction is True, False, or None; `where` names it."""
-    if stated is not None and not isinstance(stated, bool):
-        raise TypeError(
-            f"{where} is {stated!r}, expected True if larger is better, False if less is better, "
-            "or None for the direction that the task declares"
-        )
+def stated(maximize: bool | None, larger: bool | None, where: str) -> bool | None:
+    """The direction that a caller states by `maximize`, or by `larger`, its former name.
+
+    Args:
+        maximize: True if larger is better, False if less is, None for what the task declares.
+        larger: the same.
+        where: what takes them, for errors.
+
+    Raises TypeError for anything else, and ValueError for both.
+    """
+    for name, value in (("maximize", maximize), ("larger", larger)):
+        if value is not None and not isinstance(value, bool):
+            raise TypeError(
+                f"{where}.{name} is {value!r}, expected True if larger is better, False if less is "
+                "better, or None for the direction that the task declares"
+            )
+    if maximize is not None and larger is not None:
+        raise ValueError(f"{where} got maximize and larger, its former name: write maximize alone")
+    return larger if maximize is None else maximize
 
 
 def plain(metric: str) -> str:

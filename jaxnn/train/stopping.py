@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from ..core.signatures import suggestion
 from ..core.values import Value
-from .directions import badness, check_stated, is_maximized
+from .directions import badness, is_maximized, stated
 
 
 class EarlyStopping(Value):
@@ -18,6 +18,7 @@ class EarlyStopping(Value):
         patience: records without a better one that are waited for, at least 1.
         margin: by how much it has to be better to count, finite and at least 0.
         maximize: whether larger is better, as for an accuracy; by default as the task declares.
+        larger: the former name of `maximize`.
 
     It is called with the history and gives the reason to stop, or None. A value that is not finite
     is never better. Raises ValueError for numbers out of range, for a metric that the records do
@@ -36,6 +37,7 @@ class EarlyStopping(Value):
     patience: int = 5
     margin: float = 0.0
     maximize: bool | None = None
+    larger: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -43,7 +45,9 @@ class EarlyStopping(Value):
             raise ValueError(f"EarlyStopping.patience is an int >= 1, got {self.patience!r}")
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"EarlyStopping.margin is a finite number >= 0, got {self.margin!r}")
-        check_stated(self.maximize, "EarlyStopping.maximize")
+        maximize = stated(self.maximize, self.larger, "EarlyStopping")
+        object.__setattr__(self, "maximize", maximize)
+        object.__setattr__(self, "larger", None)
 
     def directed(self, task: Any) -> Self:
         """The same with the direction that the task declares, unless it has one already.

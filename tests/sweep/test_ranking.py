@@ -7,6 +7,7 @@ import math
 import shlex
 import types
 from itertools import pairwise
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -107,6 +108,28 @@ def test_optuna_finds_the_same_best(tmp_path, maximise):
     assert study.best_trial.number == 3
     directions = optuna.study.StudyDirection
     assert study.direction == (directions.MAXIMIZE if maximise else directions.MINIMIZE)
+    study._storage.remove_session()
+    study._storage._backend.engine.dispose()
+
+
+def test_tensorboard_gives_a_broken_trial_no_score(tmp_path, monkeypatch):
+    """Its accuracy may be the best, reported next to a loss of NaN."""
+    pytest.importorskip("tensorboardX")
+    seen = []
+    monkeypatch.setattr(
+        "tensorboardX.summary.hparams", lambda values, scored: seen.append(scored) or ()
+    )
+    found = made_up(trials=3, epochs=1, seeds=1, rungs=(1,))
+    found = dataclasses.replace(
+        found,
+        trials=[
+            dataclasses.replace(trial, status="diverged" if n == 1 else "done")
+            for n, trial in enumerate(found.trials)
+        ],
+        curves={"validation_accuracy": {n: {0: [(1, 0.1 + 0.4 * n)]} for n in range(3)}},
+    )
+    export(found, "tensorboard", tmp_path / "logs")
+    assert seen == [{"validation_accuracy": 0.1}, {}, {"validation_accuracy": 0.9}]
 
 
 def test_the_headline_counts_compiling_and_the_probe(tmp_path):
@@ -267,7 +290,7 @@ def test_held_out_shares_are_those_of_scikit_learn():
 
     random = np.random.default_rng(0)
     for dimension in (Uniform(0.0, 2.0), Log(1e-3, 1.0), Int(1, 9), Choice("a", "b", "c")):
-        values = [dimension.at(u) for u in random.random(40)]
+        values: list[Any] = [dimension.at(u) for u in random.random(40)]
         worth = [dimension.unit(v) ** 2 + 0.3 * random.normal() for v in values]
         worth[3] = worth[7]  # equal ones share their rank
         ranks = rankdata(worth)
@@ -328,10 +351,11 @@ def test_a_parameter_without_effect_ranks_first_in_no_sweep():
         dimensions, asked, scores = conditional(seed)
         found = importance_of(swept_by(dimensions, asked, scores))
         assert not isinstance(found, str)
-        assert max(found.shares, key=lambda name: found.shares[name]).endswith("rate")
+        shares = found.shares
+        assert max(shares, key=lambda name: shares[name]).endswith("rate")
         for name in ("adamw.rate", "sgd.nothing", "none"):
             assert found.trials[name] == sum(name in values for values in asked)
-        counted += any(found.shares[name] > 0 for name in ("sgd.nothing", "nothing", "none"))
+        counted += any(shares[name] > 0 for name in ("sgd.nothing", "nothing", "none"))
     # 5 % of sweeps at most, by Bonferroni: more than 5 of 30 have a probability below 0.004.
     assert counted <= 5
 

@@ -125,6 +125,18 @@ def test_an_unknown_direction_is_refused_before_the_first_step(tmp_path, metric)
         train.Checkpoints("a", maximize="max")  # type: ignore[arg-type]
 
 
+def test_the_former_name_is_the_same_value():
+    assert train.EarlyStopping("f1", larger=True) == train.EarlyStopping("f1", maximize=True)
+    assert train.Checkpoints("a", best="f1", larger=False).maximize is False
+    assert repr(train.EarlyStopping("f1", larger=True)) == (
+        "EarlyStopping(metric='f1', maximize=True)"
+    )
+    with pytest.raises(ValueError, match="EarlyStopping got maximize and larger, its former name"):
+        train.EarlyStopping("f1", maximize=True, larger=True)
+    with pytest.raises(TypeError, match=r"Checkpoints.larger is 1, expected True if"):
+        train.Checkpoints("a", larger=1)  # type: ignore[arg-type]
+
+
 def test_the_best_checkpoint_has_the_largest_f1_of_scikit_learn(tmp_path):
     """The records' F1 is scikit-learn's, and the best checkpoint is the one where it is largest."""
     net, scores, states = nn.Dense(3), [], []

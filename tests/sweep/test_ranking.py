@@ -368,7 +368,7 @@ def test_without_any_effect_nothing_is_ranked():
         shuffled = list(np.random.default_rng(seed).permutation(scores))
         found = importance_of(swept_by(dimensions, asked, shuffled))
         if isinstance(found, str):
-            assert found.startswith("No parameter is told from chance in 30 trials: none predicts")
+            assert found.startswith("No parameter has an effect beyond chance in 30 trials: none ")
         wrong += not isinstance(found, str)
     assert wrong <= 6  # of 40 at 5 %: more have a probability below 0.004
 
@@ -376,8 +376,8 @@ def test_without_any_effect_nothing_is_ranked():
 def test_the_page_says_how_importance_is_judged():
     found = importance_of(swept_by(*conditional(0)))
     text = importance(found, made_up())
-    assert "with shuffled ranks, any parameter exceeds it in 5 % of sweeps" in text
-    assert "not told from chance" in text
+    assert "with shuffled ranks, some parameter exceeds it in 5 % of sweeps" in text
+    assert "no effect beyond chance" in text
     assert "40 trials are compared, each after its last epoch" in text
 
 

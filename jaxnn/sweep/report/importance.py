@@ -46,7 +46,7 @@ class Importance(NamedTuple):
     """What each parameter predicts on its own.
 
     Args:
-        shares: the held-out R^2 by parameter; 0 for one that is not told from chance.
+        shares: the held-out R^2 by parameter; 0 for one that does not exceed `chance`.
         chance: what it has to exceed; infinite for one that too few trials have.
         trials: how many of the trials have it.
         compared: how many trials are compared in all.
@@ -85,8 +85,9 @@ def importance_of(sweep: Sweep) -> Importance | str:
         shares[name], chance[name], trials[name] = share if share > limit else 0.0, limit, len(here)
     if not any(shares.values()):
         return (
-            f"No parameter is told from chance in {count(len(numbers), 'trial')}: none predicts "
-            "on its own which of them are better. More trials, or more seeds a trial, may tell."
+            f"No parameter has an effect beyond chance in {count(len(numbers), 'trial')}: none "
+            "predicts on its own which trials are better. More trials, or more seeds per trial, "
+            "may show one."
         )
     return Importance(shares, chance, trials, len(numbers), epoch)
 
@@ -118,8 +119,8 @@ def alone(
     columns -= columns.mean(0)
     q = np.linalg.qr(basis)[0]
     leverage = np.square(q).sum(1)
-    # Without trial i its residual is e_i / (1 - leverage_i); one that no other trial tells anything
-    # about, as the only one with its option, is predicted by the mean of the others.
+    # The held-out residual of trial i is e_i / (1 - leverage_i). A trial that has its option alone
+    # has leverage 1; it is predicted by the mean of the others.
     lonely = leverage > 1 - 1e-9
     from_mean = columns * len(ranks) / (len(ranks) - 1)
     fitted = (columns - q @ (q.T @ columns)) / np.where(lonely, 1.0, 1 - leverage)[:, None]
@@ -166,13 +167,13 @@ def importance(found: Importance | str, sweep: Sweep) -> str:
                 lambda f: bars(f, found),
                 0.3 * len(found.shares) + 0.6,
             ),
-            "How much of the variance of the trials' ranks each parameter predicts on its own, for "
-            "trials held out (100 %: the rank follows from it alone). "
-            f"{count(found.compared, 'trial')} are compared, {when}; a parameter is judged by "
-            "those that have it. The pale part is what chance gives: with shuffled ranks, any "
-            f"parameter exceeds it in {100 * ERROR:.0f} % of sweeps. What acts only together with "
-            "another parameter is not seen. It is about the ranges that were searched: a narrow "
-            "one hides what a parameter can do.",
+            "The share of the variance of the trials' ranks that each parameter predicts on its "
+            "own, for trials held out (100 %: the rank follows from the parameter alone). "
+            f"{count(found.compared, 'trial')} are compared, {when}; each parameter is estimated "
+            "from the trials that have it. The pale part is what chance gives: with shuffled "
+            f"ranks, some parameter exceeds it in {100 * ERROR:.0f} % of sweeps. An effect that "
+            "needs two parameters together is not shown. The result holds for the ranges that "
+            "were searched: a narrow range hides what a parameter can do.",
         ),
         html.table(["parameter", "trials that have it", "share"], rows, (1, 2)),
     )
@@ -182,7 +183,7 @@ def _said(found: Importance, name: str) -> str:
     if found.chance[name] == math.inf:
         return "too few trials have it"
     share = found.shares[name]
-    return f"{100 * share:.0f} %" if share else "not told from chance"
+    return f"{100 * share:.0f} %" if share else "no effect beyond chance"
 
 
 def bars(figure: Any, found: Importance) -> None:

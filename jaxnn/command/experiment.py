@@ -129,7 +129,7 @@ def _trained(recipe: Recipe[Any], config: Any, folder: Path, watching: Watching)
         return refuse(f"interrupted: {left}", 130)
     files = ", ".join(sorted(file.name for file in folder.iterdir()))
     print(f"\n{folder} holds {files}\nLook at it: {folder / 'report.html'}")
-    print(f"Predict from it: {module} predict {folder}")
+    print(f"Predict from it: {module} predict {shlex.quote(str(folder))}")
     return 0
 
 

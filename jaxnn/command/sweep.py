@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -21,12 +22,12 @@ from ..experiment.program import Recipe
 from ..experiment.run import versions
 from ..sweep.driver import Driver, Progress
 from ..sweep.engine import answer, checked, engine, lost
+from ..sweep.faults import resume_command as resume_text
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
 from ..sweep.reading import read
-from ..sweep.report import prepared, untold
+from ..sweep.report import check_library, prepared
 from ..sweep.settings import Settings
-from ..sweep.space import Space
 from ..sweep.structure import space_of
 from .parsing import library, module_of, parse, place, refuse
 from .watching import finish, watched
@@ -59,7 +60,8 @@ def sweep_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     planner, folder, resources = _planned(recipe, arguments, "sweep", title)
     if folder is None:
         folder = Path("sweeps", f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    _check_report(planner.space)
+    check_library()
+    _note(planner.left_out)
     with Ledger.create(folder, _meta(recipe, planner)) as ledger:
         return _drive(recipe, ledger, resources)
 
@@ -90,13 +92,13 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     )
     checked(resources.engine, resources.workers or None)
     _make_devices(resources.devices)
-    _check_report(space_of(recipe))
+    check_library()
     with Ledger.open(folder, write=True) as ledger:
         meta = ledger.meta
         if meta["recipe"] != module_of(recipe):
             raise ValueError(
-                f"{folder} is a sweep of {meta['recipe']}: write python -m {meta['recipe']} "
-                f"resume {folder}"
+                f"{folder} is a sweep of {meta['recipe']}: write "
+                f"{resume_text(folder, meta['recipe'])}"
             )
         changed = [
             name for name, now in _sources(recipe).items() if meta["sources"].get(name) != now
@@ -104,7 +106,7 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
         if changed and not force:
             raise ValueError(
                 f"{', '.join(changed)} changed since this sweep began: its trials would not "
-                f"compare. Begin another, or write resume {folder} --force"
+                f"compare. Begin another, or write resume {shlex.quote(str(folder))} --force"
             )
         return _drive(recipe, ledger, resources)
 
@@ -158,7 +160,7 @@ def _planned(
 
 def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
     """Run a sweep to its end, or to the signal that stops it."""
-    with prepared(len(ledger.meta["space"])):
+    with prepared():
         status = _driven(recipe, ledger, resources)
         if status == 0:
             finish(ledger)
@@ -167,7 +169,7 @@ def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
 
 def _driven(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
     """Run a sweep's trials; the exit status."""
-    resume = f"python -m {module_of(recipe)} resume {ledger.folder}"
+    resume = resume_text(ledger.folder, module_of(recipe))
     jobs = ledger.folder / "jobs"
     with engine(resources.engine, resources.workers or None, jobs) as executor, _signals() as came:
         workers = resources.workers or executor.workers
@@ -237,6 +239,7 @@ def _meta(recipe: Recipe[Any], planner: Planner) -> dict[str, Any]:
         "sources": _sources(recipe),
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
+        **({"left_out": planner.left_out} if planner.left_out else {}),
     }
 
 
@@ -249,10 +252,10 @@ def _sources(recipe: Recipe[Any]) -> dict[str, str]:
     return {name: hashlib.sha256(code).hexdigest(), **libraries}
 
 
-def _check_report(space: Space) -> None:
-    """Say what the report will lack; raise ImportError where there could be none."""
-    if lacks := untold(len(space.dimensions)):
-        print(f"note: {lacks}", file=sys.stderr)
+def _note(text: str) -> None:
+    """Print a note on standard error, unless there is none."""
+    if text:
+        print(f"note: {text}", file=sys.stderr)
 
 
 def _make_devices(count: int) -> None:

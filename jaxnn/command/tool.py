@@ -16,6 +16,7 @@ from typing import Literal
 from ..core.signatures import suggestion
 from ..page.words import count
 from ..sweep.export import export
+from ..sweep.faults import resume_command
 from ..sweep.ledger import Ledger
 from ..sweep.lock import is_driven
 from ..sweep.reading import read
@@ -79,7 +80,7 @@ def top(folder: Path) -> None:
         if not waits and left <= 0:
             return
         if not is_driven(folder):
-            print(f"nothing drives it: go on with python -m {sweep.recipe} resume {folder}")
+            print(f"nothing drives it: go on with {resume_command(folder, sweep.recipe)}")
             return
         time.sleep(PATIENCE)
 
@@ -139,7 +140,7 @@ def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
         print(f"no trial of {folder} failed or diverged")
     else:
         many = count(len(numbers), "trial")
-        print(f"to run {many} again, write python -m {recipe} resume {folder}")
+        print(f"to run {many} again, write {resume_command(folder, recipe)}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -12,6 +12,7 @@ from ..sweep.driver import Progress, Watch
 from ..sweep.ledger import Ledger
 from ..sweep.reading import Sweep, read
 from ..sweep.report import write
+from ..sweep.report.headline import best_command
 from ..sweep.report.statistics import seed_mean
 
 # Trials that are listed at the end, and on the way.
@@ -77,7 +78,7 @@ def finish(ledger: Ledger) -> None:
     print(f"\n{summary(sweep)}", flush=True)  # the report takes a moment
     print(f"\nReport: {write(ledger)}")
     if sweep.best is not None:
-        print(f"Train the best again: python -m {sweep.recipe} run --from {sweep.folder}:best")
+        print(f"Train the best again: {best_command(sweep)}")
 
 
 def summary(sweep: Sweep, listed: int = LISTED) -> str:

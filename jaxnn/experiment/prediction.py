@@ -1,6 +1,7 @@
 """Predicting from a run folder: its configuration builds the network, its file fills it."""
 
 import json
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def load_config(recipe: Recipe[Any], folder: Path) -> Any:
     if plain.get("experiment") != recipe.name:
         raise ValueError(
             f"{folder} is a run of {plain.get('experiment')}, not of {recipe.name}: write "
-            f"python -m experiments.{plain.get('experiment')} predict {folder}"
+            f"python -m experiments.{plain.get('experiment')} predict {shlex.quote(str(folder))}"
         )
     return from_plain(recipe.config, plain.get("config"), f"{file}: config")
 
@@ -53,7 +54,8 @@ def load_watched(recipe: Recipe[Any], folder: Path) -> tuple[Any, Watching]:
     config = load_config(recipe, folder)
     if (folder / "result.json").exists():
         raise FileExistsError(
-            f"{folder} is finished: write predict {folder}, or begin a run in another folder"
+            f"{folder} is finished: write predict {shlex.quote(str(folder))}, or begin a run in "
+            "another folder"
         )
     plain = json.loads((folder / "config.json").read_text()).get("watching")
     return config, from_plain(Watching, plain, f"{folder / 'config.json'}: watching")
@@ -63,7 +65,9 @@ def load_run(recipe: Recipe[Any], folder: Path) -> tuple[Problem, Program, train
     """What was learnt, how, and the weights; raises as `load_config` and `load_weights` do."""
     config = load_config(recipe, folder)
     if not (folder / "weights.safetensors").exists() and (folder / "checkpoints").is_dir():
-        raise ValueError(f"{folder} is a run that is not finished: write resume {folder} first")
+        raise ValueError(
+            f"{folder} is a run that is not finished: write resume {shlex.quote(str(folder))} first"
+        )
     problem = recipe.problem()
     program = recipe.build(config, problem)
     x = problem.data.train.x

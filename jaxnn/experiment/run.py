@@ -16,6 +16,7 @@ import dataclasses
 import json
 import os
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -186,7 +187,7 @@ def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
         lines = _differences(_numbers_of(there), _numbers_of(about))
         raise FileExistsError(
             f"{folder} holds an unfinished run of another configuration: {'; '.join(lines)}. Write "
-            f"resume {folder} to go on with it, or --folder with another place"
+            f"resume {shlex.quote(str(folder))} to go on with it, or --folder with another place"
         )
     return True
 

@@ -4,6 +4,7 @@ Which lanes form a cohort follows from the trials and the plan alone, so that it
 sweep was stopped, and a lane has the same neighbours.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from . import lanes
 from .cohort import Way, Work
 from .ledger import Ledger
 from .plan import Grouped, Member, Planner
-from .records import Group, Trial
+from .records import Trial
 from .space import Values
 
 
@@ -59,7 +60,7 @@ class Assembly:
         """Note that memory ran out, and how many lanes a call of the group has from now on."""
         group = next(group for group in self.ledger.groups() if group.name == name)
         probe = dict(group.probe) | {"cohort": self.group(name).cohort, "narrowed": group.lanes}
-        self.ledger.add_group(Group(name, group.static, group.way, width, group.devices, probe))
+        self.ledger.add_group(dataclasses.replace(group, lanes=width, probe=probe))
         del self._groups[name]
 
     def parts(

@@ -11,6 +11,7 @@ Cohorts of one rung do not wait for each other: as many run as the executor has 
 """
 
 import math
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -21,7 +22,7 @@ from ..experiment.program import Recipe
 from .assembly import Assembly, Lane
 from .cohort import Outcome, Work, work
 from .engine import TRIES, answer, lost
-from .judging import Judge
+from .judging import Judge, is_lost
 from .ledger import Ledger
 from .plan import Member, Planner
 from .progress import Progress, Teller, Watch
@@ -56,6 +57,16 @@ class Driver:
         self.settings: Settings = from_plain(Settings, meta["settings"])
         base = from_plain(recipe.config, meta["config"])
         self.planner = Planner(recipe, base, self.settings, meta["traced"])
+        now = self.planner.metric, self.planner.maximise
+        recorded = meta["metric"], meta["maximise"]
+        if now != recorded:
+            told = [
+                f"{metric} ({'more' if up else 'less'} is better)" for metric, up in (recorded, now)
+            ]
+            raise ValueError(
+                f"the trials in {ledger.folder} are compared by {told[0]}, but the code now "
+                f"compares them by {told[1]}: restore it, or begin another sweep"
+            )
         self.ledger, self.executor, self.workers = ledger, executor, workers
         self.rounds = self.settings.rounds(self.planner.epochs)
         self.assembly = Assembly(self.planner, ledger)
@@ -123,7 +134,7 @@ class Driver:
 
     def _plan(self, each: Sequence[tuple[Member, Values]], asked: int) -> None:
         """Find out how a new group runs, and note it."""
-        some = [values for _, values in each[:16]]
+        some, began = [values for _, values in each[:16]], time.perf_counter()
         grouped = self.planner.grouped(each[0][0], some, len(each) / asked, self._there)
         way, structure = grouped.way, grouped.structure
         timings = [
@@ -142,7 +153,11 @@ class Driver:
                 way.by,
                 way.width,
                 way.devices,
-                {"cohort": grouped.cohort, "timings": timings},
+                {
+                    "cohort": grouped.cohort,
+                    "timings": timings,
+                    "seconds": time.perf_counter() - began,
+                },
                 sum(timing.compile_seconds for timing in grouped.timings),
             )
         )
@@ -229,7 +244,11 @@ class Driver:
         ]
         errors: dict[int, str] = {}
         for trial, seed, at, metric, value in results:
-            if not math.isfinite(value) and trial not in errors:
+            at_end = at == sent.epochs[1]
+            lost = is_lost(metric, value, at_end) or (
+                last and at_end and metric == self.planner.metric and not math.isfinite(value)
+            )
+            if lost and trial not in errors:
                 errors[trial] = f"{metric} is {value} after epoch {at} with seed {seed}"
         if not last and self.settings.halving == "population":
             errors = {}  # it takes over from another

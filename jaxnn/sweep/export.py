@@ -17,6 +17,7 @@ from typing import Any
 
 from ..core.signatures import suggestion
 from ..files.replacing import fresh
+from ..train.directions import Direction
 from .history import History
 from .reading import Sweep, read
 from .records import Trial
@@ -140,7 +141,7 @@ def to_optuna(sweep: Sweep, target: Path) -> None:
         study = optuna.create_study(
             storage=storage,
             study_name=sweep.name,
-            direction="maximize" if sweep.maximise else "minimize",
+            direction=goal(sweep),
         )
         study.set_metric_names([sweep.metric])
         for trial in sweep.trials:
@@ -181,7 +182,8 @@ def to_tensorboard(sweep: Sweep, target: Path) -> None:
                             writer.add_scalar(name, value, epoch)
                 numbers = curves.get(sweep.metric) or [(0, None)]
                 values = {name: plain(value) for name, value in trial.values.items()}
-                scored = {} if numbers[-1][1] is None else {sweep.metric: numbers[-1][1]}
+                last, broken = numbers[-1][1], trial.number not in sweep.scores
+                scored = {} if last is None or broken else {sweep.metric: last}
                 for summary in hparams(values, scored):
                     if writer.file_writer is not None:
                         writer.file_writer.add_summary(summary)
@@ -202,7 +204,12 @@ def to_wandb(sweep: Sweep, target: Path) -> None:
                 group=f"trial-{trial.number}",
                 name=run_name(trial, seed),
                 dir=str(place),
-                config={**trial.values, "seed": seed, "status": trial.status},
+                config={
+                    **trial.values,
+                    "seed": seed,
+                    "status": trial.status,
+                    "metric": {"name": sweep.metric, "goal": goal(sweep)},
+                },
                 mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
                 settings=wandb.Settings(silent=True, console="off"),
             )
@@ -234,6 +241,11 @@ def runs(sweep: Sweep) -> Iterator[tuple[Trial, int, dict[str, Any]]]:
                 found.setdefault(seed, {})[name] = curve
         for seed in sorted(found):
             yield trial, seed, found[seed]
+
+
+def goal(sweep: Sweep) -> Direction:
+    """The direction of the metric, in the words of Optuna and of Weights & Biases."""
+    return "maximize" if sweep.maximise else "minimize"
 
 
 def run_name(trial: Trial, seed: int) -> str:

@@ -22,7 +22,7 @@ def resume_command(folder: Path, recipe: object) -> str:
     >>> resume_command(Path("runs/one two"), "experiments.mnist_mlp")
     "python -m experiments.mnist_mlp resume 'runs/one two'"
     """
-    return f"python -m {recipe} resume {shlex.quote(str(folder))}"
+    return f"python -m {shlex.quote(str(recipe))} resume {shlex.quote(str(folder))}"
 
 
 @contextlib.contextmanager

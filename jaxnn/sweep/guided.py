@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..train.directions import badness
 from .observation import Observation
 from .samplers import asked, needed
 from .space import Space, Values
@@ -172,7 +173,7 @@ def _is_scored(one: Observation) -> bool:
 
 
 def _score(one: Observation) -> float:
-    return math.inf if one.score is None else one.score
+    return badness(one.score, maximize=False)
 
 
 def _scored(history: Sequence[Observation]) -> list[Observation]:

@@ -1,7 +1,8 @@
 """Which trials go on: successive halving, Hyperband and population-based training.
 
-Exact functions of numbers, without files or clocks. Scores are smaller for better; None and NaN,
-of trials that failed or diverged, come after all others, and ties go to the earlier trial.
+Exact functions of numbers, without files or clocks. Scores are smaller for better; None, NaN, and
+infinities of either sign, of trials that failed or diverged, come after all others, and ties go to
+the earlier trial.
 
     rungs       the epochs at which trials are compared, the last included
     keep        the best of some trials, exactly as many as asked for
@@ -55,8 +56,8 @@ def kept(count: int, eta: int) -> int:
 def keep(scores: Iterable[float | None], count: int) -> np.ndarray[Any, Any]:
     """The indices of the `count` best scores, the best first.
 
-    Exactly `count`, even if that takes in some that are None or NaN. Raises ValueError where there
-    are fewer scores.
+    Exactly `count`, even if that takes in some that are None or not finite. Raises ValueError
+    if there are fewer scores.
 
     >>> keep([0.3, None, 0.1, 0.3], count=2)
     array([2, 0])
@@ -256,4 +257,6 @@ def _neighbour(dimension: Dimension, value: Any, up: bool) -> Any:
 
 
 def _numbers(scores: Iterable[float | None]) -> np.ndarray[Any, Any]:
-    return np.array([np.nan if score is None else score for score in scores], np.float64)
+    """The scores, NaN for those that are missing or not finite: an infinity would win otherwise."""
+    numbers = np.array([np.nan if score is None else score for score in scores], np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)

@@ -4,11 +4,24 @@ import math
 
 import numpy as np
 
+from ..train.directions import badness
 from .assembly import Assembly
 from .halve import Bracket, keep, perturbed, population
 from .ledger import Ledger
 from .plan import Planner
 from .records import BROKEN, OPEN, Change, Trial
+
+
+def is_lost(metric: str, value: float, at_end: bool) -> bool:
+    """Whether a number shows that a trial diverged.
+
+    That is a training loss that is not finite, or such a validation loss at the end of a segment of
+    epochs. Other metrics may be undefined for a while, as the precision of a class that is never
+    predicted.
+    """
+    return not math.isfinite(value) and (
+        metric == "loss" or (at_end and metric == "validation_loss")
+    )
 
 
 class Judge:
@@ -64,7 +77,7 @@ class Judge:
         """The metric at the end of a segment of epochs, or the last one; smaller for better.
 
         None if the trial is broken, or was in that segment: an accuracy may be finite, the best
-        even, where the loss is not.
+        even, while the loss is not. None too if the metric is not finite for one of the seeds.
         """
         if trial.status in BROKEN if segment is None else self._diverged(trial.number, *segment):
             return None
@@ -76,17 +89,14 @@ class Judge:
         ]
         if not ends or len(ends) < self.settings.seeds:
             return None
-        mean = float(np.mean(ends))
-        if not math.isfinite(mean):
-            return None
-        return -mean if self.planner.maximise else mean
+        score = badness(float(np.mean(ends)), self.planner.maximise)
+        return score if math.isfinite(score) else None
 
     def _diverged(self, number: int, before: int, epoch: int) -> bool:
-        """Whether a trial reported what is not finite between these epochs."""
-        curves = [self.ledger.curves(number, name) for name in self.planner.metrics]
+        """Whether a trial diverged between these epochs."""
         return any(
-            before < at <= epoch and not math.isfinite(value)
-            for seeds in curves
-            for curve in seeds.values()
+            before < at <= epoch and is_lost(name, value, at == epoch)
+            for name in ("loss", "validation_loss")
+            for curve in self.ledger.curves(number, name).values()
             for at, value in curve
         )

@@ -1,5 +1,6 @@
 """The driver's lock: one driver a folder. The ledger itself stays open to readers."""
 
+import shlex
 from pathlib import Path
 
 from ..files.lock import Lock, Locked, NoLock
@@ -19,7 +20,8 @@ class DriverLock(Lock):
             super().__init__(
                 folder / FILE,
                 f"another driver is at work in {folder}, and one at a time may be: let it end, or "
-                f"stop it, and then resume; `jaxnn sweep top {folder}` shows how far it is",
+                "stop it, and then resume; "
+                f"`jaxnn sweep top {shlex.quote(str(folder))}` shows how far it is",
             )
         except Locked as error:
             raise LedgerError(str(error)) from None

@@ -9,7 +9,8 @@ from .space import Values
 class Observation(NamedTuple):
     """A trial that was asked: its values, and its score.
 
-    Smaller scores are better; None, as NaN, is a trial that failed, diverged or is not done.
+    Smaller scores are better, whatever the direction of the metric; one that is None or not finite
+    is of a trial that failed, diverged, or is not done.
     """
 
     values: Values

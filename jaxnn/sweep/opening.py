@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +50,7 @@ def connect(folder: Path, write: bool) -> sqlite3.Connection:
     if not file.is_file():
         raise LedgerError(
             f"{folder} holds no sweep, there is no {FILE} in it: look at the path, or begin a "
-            f"sweep with `sweep --folder {folder}`"
+            f"sweep with `sweep --folder {shlex.quote(str(folder))}`"
         )
     try:
         connection = _checked(file, "rw" if write else "ro")

@@ -14,6 +14,7 @@ import jax
 
 from ..core.signatures import suggestion
 from ..experiment.program import Program, Recipe
+from ..train.directions import is_maximized
 from .cohort import Way, Work, metric_names, problem_of
 from .engine import lost
 from .probe import Probe, Timing, probe
@@ -66,7 +67,8 @@ class Planner:
         settings: what was asked for.
         found: `traced`, or why not, by dimension, where that is known already.
 
-    Raises ValueError for a metric that the program does not report and for a space with more groups
+    Raises ValueError for a metric that the program does not report, for one whose direction neither
+    the settings nor the task give, and for a space with more groups
     than `settings.max_groups`, and ImportError where a library of the search is not installed.
     """
 
@@ -83,6 +85,8 @@ class Planner:
         self.epochs = _epochs_of(program)
         self.metrics = metric_names(program, self.problem)
         self.metric = self._metric(self.metrics)
+        remedy = f"write --maximize {self.metric} or --minimize {self.metric}"
+        self.maximise = is_maximized(self.metric, program.task, settings.maximized, remedy)
         self.search = searcher(
             settings.search, self.space, seed=settings.search_seed, points=settings.points
         )
@@ -91,9 +95,16 @@ class Planner:
         self._check_settings()
 
     @property
-    def maximise(self) -> bool:
-        """Whether more of the metric is better."""
-        return self.metric.endswith(("accuracy", "r2"))
+    def left_out(self) -> str:
+        """What a grid search leaves out for want of trials; empty if it tries all its points."""
+        settings = self.settings
+        size = self.space.grid_size(settings.points) if settings.search == "grid" else 0
+        if size <= settings.trials:
+            return ""
+        return (
+            f"the grid has {size} points, of which --trials {settings.trials} tries the first "
+            f"{settings.trials}: write --trials {size} to try all"
+        )
 
     def member(self, values: Values) -> Member:
         """The structure, epochs and seed of a trial; raises what its configuration raises."""
@@ -149,7 +160,7 @@ class Planner:
         return Grouped(structure, member.epochs, way, unit * times, timings, said)
 
     def _metric(self, names: Sequence[str]) -> str:
-        metric = self.settings.metric
+        metric = self.settings.ranked
         if metric and metric not in names:
             raise ValueError(
                 f"the program reports no metric {metric!r}; {suggestion(metric, names)}"
@@ -243,9 +254,12 @@ class Plan:
         lines.append("")
         lines.append(
             f"{settings.trials} trials of {settings.seeds} lane{'s' * (settings.seeds > 1)} by "
-            f"{settings.search} search, compared by {planner.metric}; rungs at epochs "
+            f"{settings.search} search, compared by {planner.metric} "
+            f"({'more' if planner.maximise else 'less'} is better); rungs at epochs "
             f"{', '.join(map(str, settings.rungs(planner.epochs)))}."
         )
+        if planner.left_out:
+            lines.append(f"Note: {planner.left_out}.")
         if seconds:
             whole = seconds * settings.trials / max(first, 1)
             lines.append(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..train.directions import badness
 from .history import History
 from .plan import Planner
 
@@ -69,17 +70,15 @@ class Teller:
         statuses: dict[str, int] = {}
         for trial in trials:
             statuses[trial.status] = statuses.get(trial.status, 0) + 1
-        sign = 1 if planner.maximise else -1
         done = {trial.number for trial in trials if trial.status == "done"}
-        ends: dict[int, list[float]] = {}
-        for result in ledger.results(planner.metric):
-            if result.trial in done and result.epoch == planner.epochs:
-                ends.setdefault(result.trial, []).append(result.value)
-        best = max(
-            ((number, float(np.mean(each))) for number, each in ends.items()),
-            key=lambda pair: (sign * pair[1], -pair[0]),
-            default=None,
-        )
+        ends: dict[int, dict[int, float]] = {number: {} for number in done}
+        for result in ledger.results(planner.metric):  # the last of a seed comes last
+            if result.trial in done:
+                ends[result.trial][result.seed] = result.value
+        means = {n: float(np.mean([*each.values()])) for n, each in ends.items() if each}
+        places = {n: (badness(mean, planner.maximise), n) for n, mean in means.items()}
+        found = min(means, key=lambda number: places[number], default=None)
+        best = None if found is None or places[found][0] == np.inf else (found, means[found])
         settings = planner.settings
         whole = sum(bracket.epochs for bracket in settings.rounds(planner.epochs)) * settings.seeds
         return Progress(

@@ -4,9 +4,11 @@
 that every reader asks: what a trial's score is, and which trial is the best.
 
 - The *score* of a trial is the metric after its last epoch, the mean over its seeds. A trial that
-  diverged, failed or has not run has none, and neither has one of which a seed has none.
-- The *ranking* puts trials with more epochs first, then those of better score: the metric after
-  one epoch says little beside that after twenty.
+  diverged, failed or has not run has none, and neither has one of which a seed has none, or one
+  that is not finite.
+- The *ranking* puts the trials that ran to their end first, the better score before the worse,
+  whatever their number of epochs, which a sweep may change. Trials that halving stopped come after
+  them, those with more epochs first: the metric after one epoch says little about a later one.
 """
 
 import dataclasses
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..train.directions import badness
 from .dimensions import Choice, Dimension, Grid, Int, Log, Uniform
 from .history import History
 from .records import BROKEN, Cohort, Group, Trial
@@ -86,13 +89,13 @@ class Sweep:
     def scores(self) -> dict[int, Score]:
         """The score of each trial that has one, by its number."""
         found = {trial.number: self._last(trial) for trial in self.trials}
-        return {number: score for number, score in found.items() if score}
+        return {n: score for n, score in found.items() if score and math.isfinite(score.mean)}
 
     @functools.cached_property
     def ranking(self) -> list[Trial]:
         """The trials that have a score, the best first; of equals, the first asked."""
         scored = [trial for trial in self.trials if trial.number in self.scores]
-        return sorted(scored, key=lambda trial: self._place(trial.number))
+        return sorted(scored, key=self._place)
 
     @property
     def best(self) -> Trial | None:
@@ -106,12 +109,16 @@ class Sweep:
 
     @functools.cached_property
     def finalists(self) -> list[Trial]:
-        """The trials with a score after the most epochs, the best first."""
-        return [t for t in self.ranking if self.scores[t.number].epoch == self.longest]
+        """The trials whose scores are compared with each other, the best first.
+
+        Those that ran to their end; while there are none, those with the most epochs.
+        """
+        done = [trial for trial in self.ranking if trial.status == "done"]
+        return done or [t for t in self.ranking if self.scores[t.number].epoch == self.longest]
 
     def better(self, a: float, b: float) -> bool:
-        """Whether the metric `a` is better than `b`."""
-        return a > b if self.maximise else a < b
+        """Whether the metric `a` is better than `b`; what is not finite is never better."""
+        return badness(a, self.maximise) < badness(b, self.maximise)
 
     def at(self, number: int, epoch: int) -> float | None:
         """The metric of a trial after an epoch, the mean over its seeds; None where it has none."""
@@ -122,11 +129,14 @@ class Sweep:
         return self._means.get(number, {})
 
     @functools.cached_property
-    def common(self) -> tuple[int, dict[int, float]]:
-        """The last epoch that every trial with a score reached, and the metric there by number.
+    def common(self) -> tuple[int | None, dict[int, float]]:
+        """What all trials with a score are compared by: an epoch, and the metric there by number.
 
-        That of the trials that did not diverge or fail before; (0, {}) where nothing was measured.
+        If all of them ran to their end, None and their scores, whatever their number of epochs.
+        Else the last epoch that each of them reached; (0, {}) if nothing was measured.
         """
+        if self.scores and len(self.scores) == sum(t.status == "done" for t in self.ranking):
+            return None, {number: score.mean for number, score in self.scores.items()}
         epoch = min((score.epoch for score in self.scores.values()), default=0)
         numbers = {number: self.at(number, epoch) for number in self.scores}
         return epoch, {number: mean for number, mean in numbers.items() if mean is not None}
@@ -142,21 +152,28 @@ class Sweep:
                     if value is not None:
                         by_epoch.setdefault(epoch, []).append(value)
             whole = {e: each for e, each in by_epoch.items() if len(each) == len(seeds)}
-            found[number] = {e: float(np.mean(each)) for e, each in sorted(whole.items())}
+            means = {e: float(np.mean(each)) for e, each in sorted(whole.items())}
+            found[number] = {e: mean for e, mean in means.items() if math.isfinite(mean)}
         return found
 
     def _last(self, trial: Trial) -> Score | None:
         seeds = self.curves.get(self.metric, {}).get(trial.number, {})
-        ends = [curve[-1] for _, curve in sorted(seeds.items()) if curve]
-        if trial.status in BROKEN or not ends or any(value is None for _, value in ends):
+        curves = [dict(curve) for _, curve in sorted(seeds.items()) if curve]
+        if trial.status in BROKEN or not curves:
             return None
-        epoch = min(epoch for epoch, _ in ends)
-        each = [dict(curve)[epoch] for _, curve in sorted(seeds.items()) if curve]
-        return Score(epoch, tuple(value for value in each if value is not None))
+        epoch = min(max(curve) for curve in curves)
+        each = [curve.get(epoch) for curve in curves]
+        finite = tuple(value for value in each if value is not None and math.isfinite(value))
+        return Score(epoch, finite) if len(finite) == len(each) else None
 
-    def _place(self, number: int) -> tuple[float, float, int]:
-        score = self.scores[number]
-        return -score.epoch, -score.mean if self.maximise else score.mean, number
+    def _place(self, trial: Trial) -> tuple[bool, int, float, int]:
+        score, done = self.scores[trial.number], trial.status == "done"
+        return (
+            not done,
+            0 if done else -score.epoch,
+            badness(score.mean, self.maximise),
+            trial.number,
+        )
 
 
 def read(ledger: History) -> Sweep:

@@ -27,8 +27,8 @@ class Group:
         way: how their lanes run, such as `vmap`.
         lanes: how many run in one call.
         devices: how many devices share them.
-        probe: what was measured to choose that: plain data.
-        compile_seconds: what compiling has cost so far.
+        probe: what was measured to choose that, as plain data; "seconds" is its wall time.
+        compile_seconds: of that, what compiling took.
     """
 
     name: str
@@ -38,6 +38,11 @@ class Group:
     devices: int = 1
     probe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     compile_seconds: float = 0.0
+
+    @property
+    def probe_seconds(self) -> float:
+        """The wall time that the probe took, compiling included."""
+        return max(float(self.probe.get("seconds", 0.0)), self.compile_seconds)
 
 
 @dataclasses.dataclass(frozen=True)

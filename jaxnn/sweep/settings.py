@@ -22,7 +22,12 @@ class Settings:
     seeds: int = 1
     """Seeds a configuration: it is judged by their mean."""
     metric: str = ""
-    """What trials are compared by; by default validation accuracy, or else validation loss."""
+    """What trials are compared by, in the direction that the task declares; by default validation
+    accuracy, or else validation loss."""
+    maximize: str = ""
+    """The metric to compare trials by, if more of it is better."""
+    minimize: str = ""
+    """The metric to compare trials by, if less of it is better."""
     halving: Halving = "none"
     """Whether trials stop early: by successive halving, Hyperband, or population-based training."""
     eta: int = 4
@@ -51,11 +56,32 @@ class Settings:
             if number != "auto" and number < least:
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} is at least {least}, got {number}")
+        named = {
+            option: getattr(self, option)
+            for option in ("metric", "maximize", "minimize")
+            if getattr(self, option)
+        }
+        if len({*named.values()}) > 1 or {"maximize", "minimize"} <= {*named}:
+            given = " and ".join(f"--{option} {metric}" for option, metric in named.items())
+            raise ValueError(
+                f"trials are compared by one metric in one direction, got {given}: write one of "
+                "them"
+            )
         if self.exact and self.by == "vmap":
             raise ValueError(
                 "--exact and --by vmap contradict each other: lanes trained together round "
                 "differently; leave one out"
             )
+
+    @property
+    def ranked(self) -> str:
+        """The metric that the options name; empty if they name none."""
+        return self.metric or self.maximize or self.minimize
+
+    @property
+    def maximized(self) -> bool | None:
+        """Whether the options say that the metric is maximized; None if they do not say."""
+        return None if not (self.maximize or self.minimize) else bool(self.maximize)
 
     @property
     def width(self) -> int:

@@ -135,6 +135,29 @@ class Space:
         """
         return list(self.grid_points(points))
 
+    def grid_size(self, points: int) -> int:
+        """How many points `grid` lists, without making them.
+
+        >>> from jaxnn.experiment import SGD
+        >>> space = {"momentum": Uniform(0.5, 0.9), "learning_rate": Grid(0.1, 1.0)}
+        >>> Space(SGD, space).grid_size(5)
+        10
+        """
+        # Only the options that say whether a later dimension is there tell points apart.
+        deciding = {choice for place in self._places for choice, _ in place.when}
+        counts: dict[tuple[tuple[str, Scalar], ...], int] = {(): 1}
+        for place in self._places:
+            grid, found = place.dimension.grid(points), dict[Any, int]()
+            for chosen, count in counts.items():
+                if not _reached(place, dict(chosen)):
+                    found[chosen] = found.get(chosen, 0) + count
+                elif place.name in deciding:
+                    found |= {(*chosen, (place.name, option)): count for option in grid}
+                else:
+                    found[chosen] = found.get(chosen, 0) + count * len(grid)
+            counts = found
+        return sum(counts.values())
+
     def grid_points(self, points: int) -> Iterator[Values]:
         """What `grid` lists, one after the other."""
         if points < 1:

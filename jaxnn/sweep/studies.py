@@ -1,4 +1,4 @@
-"""Trials as those of Optuna, for what Optuna does with trials: importances, and its dashboard."""
+"""Trials as those of Optuna, for what Optuna does with trials, such as its dashboard."""
 
 import contextlib
 import warnings

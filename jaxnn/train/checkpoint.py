@@ -37,6 +37,7 @@ from ..core.values import Value
 from ..files.lock import Lock, Locked
 from ..files.replacing import replace
 from ..version import __version__
+from .directions import badness, is_maximized, stated
 from .every import Every
 from .state import TrainState
 
@@ -76,11 +77,13 @@ class Checkpoints(Value):
         every: how often; when a run is asked to stop, there is one as well.
         keep: how many of the newest are kept.
         best: a metric of the records, such as "validation_loss": each record that is the best so
-            far is saved too, and the best one is kept.
-        larger: whether larger is better, as for an accuracy.
+            far is saved too, and the best one is kept. A value that is not finite is never best.
+        maximize: whether larger is better, as for an accuracy; by default as the task declares.
         at_end: whether the end of a run is saved too; not where its weights are written anyway.
+        larger: the former name of `maximize`.
 
-    Raises ValueError for numbers out of range.
+    Raises ValueError for numbers out of range; `train.fit` raises it before the first step if the
+    direction of `best` is not known.
 
     >>> Checkpoints("runs/a/checkpoints", Every(epochs=1), keep=2)
     Checkpoints('runs/a/checkpoints', every=Every(epochs=1), keep=2)
@@ -90,8 +93,9 @@ class Checkpoints(Value):
     every: Every = Every(minutes=5.0)
     keep: int = 3
     best: str | None = None
-    larger: bool = False
+    maximize: bool | None = None
     at_end: bool = True
+    larger: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -99,11 +103,26 @@ class Checkpoints(Value):
             raise TypeError(f"Checkpoints.every is train.Every(epochs=1), say; got {self.every!r}")
         if not isinstance(self.keep, int) or isinstance(self.keep, bool) or self.keep < 1:
             raise ValueError(f"Checkpoints.keep is an int >= 1, got {self.keep!r}")
+        maximize = stated(self.maximize, self.larger, "Checkpoints")
+        object.__setattr__(self, "maximize", maximize)
+        object.__setattr__(self, "larger", None)
+
+    def directed(self, task: Any) -> Self:
+        """The same with the direction of `best` that the task declares, unless it has one already.
+
+        Raises ValueError if neither says it.
+        """
+        if self.best is None:
+            return self
+        remedy = f"write Checkpoints(..., best={self.best!r}, maximize=True) or maximize=False"
+        maximize = is_maximized(self.best, task, self.maximize, remedy)
+        return dataclasses.replace(self, maximize=maximize)
 
     def score(self, history: Sequence[Mapping[str, float]]) -> float | None:
-        """The last record's score, larger for better, where it is the best so far; else None.
+        """The last record's score, larger for better, if it is the best so far; else None.
 
-        Raises ValueError for a metric that the records do not have.
+        Raises ValueError for a metric that the records do not have, or whose direction is not
+        known.
         """
         if self.best is None:
             return None
@@ -112,8 +131,9 @@ class Checkpoints(Value):
                 f"Checkpoints.best is {self.best!r}, which is not among the metrics; "
                 f"{suggestion(self.best, history[-1])}"
             )
-        scores = [record[self.best] * (1 if self.larger else -1) for record in history]
-        return scores[-1] if all(one < scores[-1] for one in scores[:-1]) else None
+        maximize = bool(self.directed(None).maximize)
+        *before, last = (badness(record.get(self.best), maximize) for record in history)
+        return -last if last < min(before, default=math.inf) else None
 
     def open(self, net: Layer) -> "CheckpointFolder":
         """The folder, for one run of `net`: a context manager.
@@ -140,8 +160,10 @@ class Checkpoints(Value):
         with _explained(self.folder):
             found = dict(_steps(Path(self.folder)))
         if which == "best":
-            scores = {step: _score(folder) for step, folder in found.items()}
-            scored = {step: score for step, score in scores.items() if score > -math.inf}
+            scores = {
+                step: _score(folder, self.best, self.maximize) for step, folder in found.items()
+            }
+            scored = {step: score for step, score in scores.items() if math.isfinite(score)}
             step = max(scored, key=lambda step: (scored[step], step), default=None)
         else:
             step = max(found, default=None) if which == "newest" else which
@@ -250,7 +272,11 @@ class CheckpointFolder:
                     state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
                 ),
                 # Orbax warns where there is none.
-                metrics={"score": -math.inf if score is None else score},
+                metrics={
+                    "score": -math.inf if score is None else score,
+                    "metric": self.settings.best,
+                    "maximize": self.settings.maximize,
+                },
                 force=True,
             )
             self._manager.wait_until_finished()
@@ -273,15 +299,16 @@ class CheckpointFolder:
             import orbax.checkpoint as ocp
             from orbax.checkpoint import checkpoint_managers as policies
 
+            best, maximize = self.settings.best, self.settings.maximize
+
             def score(metrics: Any) -> float:
-                return metrics["score"]
+                return _score_by(metrics, best, maximize)
 
             kept: list[Any] = [policies.LatestN(self.settings.keep)]
             if self.settings.best is not None:
-                best = policies.BestN(
-                    get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False
+                kept.append(
+                    policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
                 )
-                kept.append(best)
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
@@ -435,11 +462,19 @@ def _set_aside(folder: Path) -> Path:
     return aside
 
 
-def _score(folder: Path) -> float:
+def _score(folder: Path, best: str | None, maximize: bool | None) -> float:
     try:
-        return float(json.loads((folder / "metrics" / "metrics").read_bytes())["score"])
+        metrics = json.loads((folder / "metrics" / "metrics").read_bytes())
+        return _score_by(metrics, best or metrics["metric"], maximize)
     except (OSError, ValueError, KeyError, TypeError):
         return -math.inf
+
+
+def _score_by(metrics: Any, best: str | None, maximize: bool | None) -> float:
+    """The score of a checkpoint by a metric; -inf if it was scored by another, or the other way."""
+    same = metrics["metric"] == best and maximize in (None, metrics["maximize"])
+    score = float(metrics["score"]) if same else -math.inf
+    return score if math.isfinite(score) else -math.inf
 
 
 def _cause(error: BaseException) -> str:

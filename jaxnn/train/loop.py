@@ -37,6 +37,7 @@ from .signals import Asked, Interrupted, listening
 from .skipping import skip_nonfinite
 from .state import TrainState
 from .step import check_options, check_parts
+from .stopping import EarlyStopping
 from .tally import Tally
 from .task import Loss
 
@@ -151,6 +152,8 @@ def fit(
             f"on_divergence is {on_divergence!r}, wanted 'stop', 'skip' or 'roll back'"
         )
     check_options(accumulate, norms, precision)
+    checkpoints = None if checkpoints is None else checkpoints.directed(task)
+    stop = stop.directed(task) if isinstance(stop, EarlyStopping) else stop
     net = net if precision is None else dataclasses.replace(precision, inner=net)
     if on_divergence == "skip":
         optimizer = skip_nonfinite(optimizer)

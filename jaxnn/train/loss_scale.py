@@ -1,5 +1,6 @@
 """loss_scaled: a factor on the loss that keeps small gradients of float16 from becoming zero."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -69,10 +70,10 @@ def loss_scaled(
     4.0
     """
     for name, number in (("initial", initial), ("period", period)):
-        if not is_traced(number) and not number >= 1:
-            raise ValueError(f"loss_scaled: {name} is a number >= 1, got {number!r}")
-    if not is_traced(factor) and not factor > 1:
-        raise ValueError(f"loss_scaled: factor is a number > 1, got {factor!r}")
+        if not is_traced(number) and not 1 <= number < math.inf:
+            raise ValueError(f"loss_scaled: {name} is a finite number >= 1, got {number!r}")
+    if not is_traced(factor) and not 1 < factor < math.inf:
+        raise ValueError(f"loss_scaled: factor is a finite number > 1, got {factor!r}")
     return Optimizer(LossScaled, optimizer, initial=initial, period=period, factor=factor)
 
 

@@ -1,10 +1,13 @@
 """Early stopping: a pure function of the history, so a resumed run stops where it would have."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from ..core.signatures import suggestion
 from ..core.values import Value
+from .directions import badness, is_maximized, stated
 
 
 class EarlyStopping(Value):
@@ -13,11 +16,14 @@ class EarlyStopping(Value):
     Args:
         metric: its name in the records, such as "validation_loss".
         patience: records without a better one that are waited for, at least 1.
-        margin: by how much it has to be better to count, at least 0.
-        larger: whether larger is better, as for an accuracy.
+        margin: by how much it has to be better to count, finite and at least 0.
+        maximize: whether larger is better, as for an accuracy; by default as the task declares.
+        larger: the former name of `maximize`.
 
-    It is called with the history and gives the reason to stop, or None. Raises ValueError for
-    numbers out of range, and for a metric that the records do not have.
+    It is called with the history and gives the reason to stop, or None. A value that is not finite
+    is never better. Raises ValueError for numbers out of range, for a metric that the records do
+    not have, and for one whose direction is not known: `train.fit` raises that before the first
+    step.
 
     Reference: Prechelt, Early stopping, but when?, 1998.
 
@@ -30,30 +36,47 @@ class EarlyStopping(Value):
     metric: str = "validation_loss"
     patience: int = 5
     margin: float = 0.0
-    larger: bool = False
+    maximize: bool | None = None
+    larger: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if not isinstance(self.patience, int) or self.patience < 1:
             raise ValueError(f"EarlyStopping.patience is an int >= 1, got {self.patience!r}")
-        if not self.margin >= 0:
-            raise ValueError(f"EarlyStopping.margin is a number >= 0, got {self.margin!r}")
+        if not 0 <= self.margin < math.inf:
+            raise ValueError(f"EarlyStopping.margin is a finite number >= 0, got {self.margin!r}")
+        maximize = stated(self.maximize, self.larger, "EarlyStopping")
+        object.__setattr__(self, "maximize", maximize)
+        object.__setattr__(self, "larger", None)
+
+    def directed(self, task: Any) -> Self:
+        """The same with the direction that the task declares, unless it has one already.
+
+        Raises ValueError if neither says it.
+        """
+        remedy = f"write EarlyStopping({self.metric!r}, maximize=True) or maximize=False"
+        maximize = is_maximized(self.metric, task, self.maximize, remedy)
+        return dataclasses.replace(self, maximize=maximize)
 
     def __call__(self, history: Sequence[Mapping[str, float]]) -> str | None:
         """The reason to stop, or None."""
-        sign = -1.0 if self.larger else 1.0
-        best, waited = math.inf, 0
         for record in history:
             if self.metric not in record:
                 raise ValueError(
                     f"EarlyStopping watches {self.metric!r}, which is not among the metrics; "
                     f"{suggestion(self.metric, record)}"
                 )
-            score = sign * record[self.metric]
+        maximize = bool(self.directed(None).maximize)
+        best, waited = math.inf, 0
+        for record in history:
+            score = badness(record[self.metric], maximize)
             if score < best - self.margin:
                 best, waited = score, 0
             else:
                 waited += 1
         if waited < self.patience:
             return None
-        return f"{self.metric} has not become better than {sign * best:.4g} for {waited} records"
+        if best == math.inf:
+            return f"{self.metric} has not been finite for {waited} records"
+        found = -best if maximize else best
+        return f"{self.metric} has not become better than {found:.4g} for {waited} records"

@@ -28,8 +28,8 @@ for frames (batch, T, classes) with class 0 the blank, and contrastive learning 
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,7 @@ from ..core.checking import check_range
 from ..core.declarations import describe
 from ..core.values import Value
 from ..data.check import wrong_label
+from .directions import Direction
 
 Metrics: TypeAlias = dict[str, jax.Array]
 
@@ -47,8 +48,16 @@ Metrics: TypeAlias = dict[str, jax.Array]
 class Task(Value):
     """Base of the tasks. A subclass gives `outputs`, `__call__`, `metrics` and `predict`.
 
-    Losses and metrics are means over the examples, computed in at least float32.
+    Losses and metrics are means over the examples, computed in at least float32. `directions` maps
+    the name of each further metric to "maximize" or "minimize", and adds to that of the base class;
+    whatever ranks runs or trials by a metric reads it there. The loss is minimized.
+
+    >>> from jaxnn import train
+    >>> class Scored(train.Classification):
+    ...     directions = {"f1": "maximize"}
     """
+
+    directions: ClassVar[Mapping[str, Direction]] = {"loss": "minimize"}
 
     @property
     def outputs(self) -> int:
@@ -204,6 +213,7 @@ class Classification(Task):
 
     number: int
     ignore: int | None = -100
+    directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
 
     def __post_init__(self) -> None:
         """Check the number of classes and the ignored label."""
@@ -279,6 +289,7 @@ class LanguageModel(Task):
 
     vocabulary: int
     ignore: int | None = -100
+    directions = {"accuracy": "maximize", "bits": "minimize"}  # noqa: RUF012, no field
 
     def __post_init__(self) -> None:
         """Check the number of tokens and the ignored label."""
@@ -338,6 +349,7 @@ class Binary(Task):
 
     ignore: int | None = -100
 
+    directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
     _several = "optax.sigmoid_binary_cross_entropy(outputs, targets).mean()"
 
     def __post_init__(self) -> None:
@@ -391,6 +403,7 @@ class Regression(Task):
     """
 
     _several = "((outputs - targets) ** 2).mean()"
+    directions = {"mae": "minimize", "rmse": "minimize", "r2": "maximize"}  # noqa: RUF012, no field
 
     @property
     def outputs(self) -> int:

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import queue
+import shlex
 import threading
 import time
 import warnings
@@ -105,7 +106,8 @@ class WandB:
                     raise
                 told.append(
                     f"{name} goes on offline, for its server does not answer: {_cause(error)}. "
-                    f"Write wandb sync {Path(self.folder, 'wandb')} when it does"
+                    f"Write wandb sync {shlex.quote(str(Path(self.folder, 'wandb')))} when it "
+                    "does"
                 )
                 run = started("offline", None)  # the id is still in use
 

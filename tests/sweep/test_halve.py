@@ -80,7 +80,7 @@ def test_keep_takes_the_best_first():
 
 def test_ties_go_to_the_earlier_trial_and_failures_come_last():
     scores = [None, 1.0, math.inf, 1.0, math.nan, 0.5, -math.inf]
-    assert keep(scores, 7).tolist() == [6, 5, 1, 3, 2, 0, 4]
+    assert keep(scores, 7).tolist() == [5, 1, 3, 0, 2, 4, 6]
     assert keep([None, 2.0, None], 2).tolist() == [1, 0]  # exactly as many as asked for
 
 

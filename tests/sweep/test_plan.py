@@ -304,8 +304,8 @@ def test_a_plan_reads():
     assert "    vmap of 8: 10 ms a lane and epoch, 1.5 s to compile, 2 MB" in told
     assert "    loop: 20 ms a lane and epoch, 0.5 s to compile, 1 MB" in told
     assert told[-2:] == [
-        "20 trials of 2 lanes by random search, compared by validation_accuracy; rungs at epochs "
-        "4.",
+        "20 trials of 2 lanes by random search, compared by validation_accuracy (more is better); "
+        "rungs at epochs 4.",
         # 20 trials of 2 lanes, 4 epochs of 10 ms each
         "2 programs to compile in about 3.0 s, then about 1.6 s of training on one worker.",
     ]

@@ -41,7 +41,7 @@ def test_early_stopping_is_a_function_of_the_history():
     reasons = [stop(rising[: n + 1]) for n in range(7)]
     assert reasons[:3] == [None] * 3
     assert reasons[3] == "loss has not become better than 1 for 2 records"
-    assert train.EarlyStopping("loss", patience=1, larger=True)(rising[:2])
+    assert train.EarlyStopping("loss", patience=1, maximize=True)(rising[:2])
     with pytest.raises(ValueError, match=r"watches 'los', which is not among.*did you mean 'loss'"):
         train.EarlyStopping("los")(rising)
     with pytest.raises(ValueError, match="patience is an int >= 1, got 0"):

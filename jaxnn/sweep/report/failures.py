@@ -9,7 +9,7 @@ import numpy as np
 
 from ...page import html
 from ...page.drawing import BAD, SOFT, svg
-from ...page.words import NONE, count, escaped, number, shorts
+from ...page.words import NONE, count, escaped, label, number, shorts
 from ..dimensions import Choice, Dimension, Grid, Int
 from ..reading import Sweep
 from ..records import BROKEN
@@ -30,7 +30,8 @@ def failures(sweep: Sweep) -> str:
     rows = -(-len(names) // 3)
     parts = [
         html.note(
-            f"{statuses['diverged']:,} diverged (a loss that is not finite) and "
+            f"{statuses['diverged']:,} diverged (a loss, or {escaped(label(sweep.metric))} at the "
+            "end, that is not finite) and "
             f"{statuses['failed']:,} failed (raised an error), of {count(ran, 'trial')} that ran."
         ),
         html.figure(

@@ -34,6 +34,9 @@ def headline(sweep: Sweep) -> str:
         "Result",
         cards(sweep),
         edges(sweep, best),
+        html.note(escaped(f"Note: {left_out}."), "warn")
+        if (left_out := sweep.facts.get("left_out"))
+        else "",
         "<h3>The best trials</h3>",
         best_trials(sweep),
         "<h3>Run the best again</h3>",
@@ -45,8 +48,13 @@ def cards(sweep: Sweep) -> str:
     """The few numbers that most readers come for."""
     statuses = Counter(trial.status for trial in sweep.trials)
     whole = ", ".join(f"{statuses[s]:,} {STATUSES[s]}" for s in STATUSES if statuses[s])
-    seconds = sum(cohort.seconds for cohort in sweep.cohorts)
-    compiled = sum(cohort.compile_seconds for cohort in sweep.cohorts)
+    probed = sum(group.probe_seconds for group in sweep.groups)
+    seconds = sum(cohort.seconds for cohort in sweep.cohorts) + probed
+    probe_compiled = sum(group.compile_seconds for group in sweep.groups)
+    compiled = sum(cohort.compile_seconds for cohort in sweep.cohorts) + probe_compiled
+    parts = f"{duration(compiled)} of it compiling"
+    if probed > probe_compiled:
+        parts += f", {duration(probed - probe_compiled)} measuring how to run"
     shown = []
     if sweep.best is not None:
         score = sweep.scores[sweep.best.number]
@@ -56,11 +64,11 @@ def cards(sweep: Sweep) -> str:
             (str(mean), f"best {label(sweep.metric)}", f"trial {sweep.best.number}; {sure}")
         )
     shown.append((f"{len(sweep.trials):,}", "trials", whole or "none yet"))
-    shown.append((duration(seconds), "of computing", f"{duration(compiled)} of it compiling"))
+    shown.append((duration(seconds), "of computing", parts))
     if seconds > 0:
         ended = sum(n for s, n in statuses.items() if s not in ("asked", "running"))
-        rate = ended / (seconds)
-        shown.append((number(rate, 3), "trials a second", "compiling included"))
+        rate = ended / seconds
+        shown.append((number(rate, 3), "trials a second", "compiling and measuring included"))
     return html.cards(shown)
 
 
@@ -100,10 +108,15 @@ def best_trials(sweep: Sweep) -> str:
     return html.table(heads, rows, right, "best") + f'<p class="caption">{told}</p>'
 
 
+def best_command(sweep: Sweep) -> str:
+    """What to write to train the best configuration of a sweep again."""
+    trial = shlex.quote(f"{sweep.folder}:best")
+    return f"python -m {shlex.quote(sweep.recipe)} run --from {trial}"
+
+
 def commands(sweep: Sweep, best: Trial) -> str:
     """How to train the best configuration again, and what it is."""
-    folder = shlex.quote(str(sweep.folder))
-    lines = f"python -m {sweep.recipe} run --from {folder}:best"
+    lines = best_command(sweep)
     rows = [(name, str(value)) for name, value in best.values.items()]
     digits = (
         "Its numbers are the same to the bit, since the sweep ran exactly."
@@ -140,11 +153,13 @@ def _told(sweep: Sweep) -> str:
         if many > 1
         else "One seed a trial, so no interval: sweep with <code>--seeds 5</code> to have one."
     )
-    longest = max(score.epoch for score in sweep.scores.values())
-    chosen = sum(score.epoch == longest for score in sweep.scores.values())
+    epochs = sorted({sweep.scores[trial.number].epoch for trial in sweep.finalists})
+    length = count(epochs[-1], "epoch")
+    if len(epochs) > 1:
+        length = f"{epochs[0]} to {length}, each as long as its configuration says"
     return (
         f"The {better} {escaped(label(sweep.metric))} first, after the last epoch of those that "
-        "ran "
-        f"longest ({count(longest, 'epoch')}). {interval} The first was picked as the best of "
-        f"{count(chosen, 'trial')} by this very number, so expect a little less of it on new data."
+        f"ran to the end ({length}). {interval} The first was picked as the best of "
+        f"{count(len(sweep.finalists), 'trial')} by this very number, so expect a little less of "
+        "it on new data."
     )

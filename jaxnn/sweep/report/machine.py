@@ -16,14 +16,20 @@ def groups(sweep: Sweep) -> str:
         trials = sum(trial.group == group.name for trial in sweep.trials)
         compiled = sum(c.compile_seconds for c in cohorts)
         run = sum(c.seconds for c in cohorts) - compiled
+        measuring = group.probe_seconds - group.compile_seconds
         epochs = sum((c.epoch_to - c.epoch_from) * len(c.lanes) for c in cohorts)
         rate = number(epochs / run, 3) if run else NONE
         way = f"{group.way}, {count(group.lanes, 'lane')}" + (
             f" on {count(group.devices, 'device')}" if group.devices > 1 else ""
         )
-        times = duration(max(compiled, group.compile_seconds)), duration(run)
+        times = (
+            duration(compiled + group.compile_seconds),
+            duration(measuring) if measuring else NONE,
+            duration(run),
+        )
         rows.append([group.name, way, f"{trials:,}", len(cohorts), *times, rate])
-    heads = ["group", "how", "trials", "cohorts", "compiling", "running", "lane epochs a second"]
+    heads = ["group", "how", "trials", "cohorts", "compiling", "measuring", "running"]
+    heads.append("lane epochs a second")
     reasons = sweep.facts.get("traced") or {}
     static = [(name, why) for name, why in reasons.items() if why != "traced"]
     traced = [name for name, why in reasons.items() if why == "traced"]
@@ -31,8 +37,8 @@ def groups(sweep: Sweep) -> str:
         html.note(
             "Trials of equal structure are a group: one compiled program for each width, whose "
             "lanes "
-            "are the trials. Running does not count compiling. An epoch of one lane is a lane "
-            "epoch."
+            "are the trials. Measuring found out how to run them. Running counts neither compiling "
+            "nor measuring. An epoch of one lane is a lane epoch."
         ),
         html.table(heads, rows, range(2, len(heads))),
     ]

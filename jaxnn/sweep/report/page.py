@@ -16,14 +16,10 @@ from .rungs import survival
 def page(sweep: Sweep) -> str:
     """The report of a sweep as HTML.
 
-    The same sweep gives the same text. Raises ImportError where matplotlib is not installed;
-    without Optuna the page says what it cannot tell.
+    The same sweep gives the same text. Raises ImportError if matplotlib is not installed.
     """
     drawing.library()
-    try:
-        found: Importance | str = importance_of(sweep)
-    except ImportError as error:
-        found = f"{str(error)[0].upper()}{str(error)[1:]}."
+    found = importance_of(sweep)
     weights = found.shares if isinstance(found, Importance) else {}
     body = "".join(
         (

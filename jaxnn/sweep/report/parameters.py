@@ -50,7 +50,8 @@ def parameters(sweep: Sweep, weights: dict[str, float]) -> str:
     ]
     if len(paired) > 1:
         side = len(paired) - 1
-        left_out = f" The {PAIRED} that matter most." if len(names) > PAIRED else ""
+        which = f"{PAIRED} that matter most" if any(weights.values()) else f"first {PAIRED}"
+        left_out = f" The {which}." if len(names) > PAIRED else ""
         parts += [
             "<h3>Two parameters at a time</h3>",
             html.figure(

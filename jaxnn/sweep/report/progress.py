@@ -7,6 +7,7 @@ import numpy as np
 from ...page import html
 from ...page.drawing import BAND, BEST, CURVE, INK, svg
 from ...page.words import label
+from ...train.directions import direction_of
 from ..reading import Sweep
 from .axes import linear_ticks, metric_label, score_scale, set_ticks
 from .parameters import shown
@@ -87,9 +88,10 @@ def against_seconds(sweep: Sweep) -> tuple[list[float], list[float]]:
     """After each cohort: the computing until then, and the best that is known by then."""
     elapsed, best = 0.0, None
     seconds, known = [], []
+    probes = {group.name: group.probe_seconds for group in sweep.groups}  # each before its cohorts
     for cohort in sweep.cohorts:
-        elapsed += cohort.seconds
-        for number in {number for number, _ in cohort.lanes}:
+        elapsed += probes.pop(cohort.group, 0.0) + cohort.seconds
+        for number in {number for number, _ in cohort.lanes} & set(sweep.scores):
             value = sweep.at(number, cohort.epoch_to)
             if value is not None and (best is None or sweep.better(value, best)):
                 best = value
@@ -134,7 +136,8 @@ def curves(figure: Any, sweep: Sweep, names: list[str]) -> None:
             panel.plot(x, y, color=BEST, linewidth=1.3, marker="o" if lone else None, markersize=4)
             chosen.append(np.array(y))
         numbers = np.concatenate([np.ravel(one) for one in chosen])
-        if "loss" in name or "error" in name:
+        minimized = direction_of(name) == "minimize"  # a loss, whatever the task
+        if (not sweep.maximise) if name == sweep.metric else minimized:
             score_scale(list(numbers), maximise=False, whole=True).on(panel)
         for rung in sweep.rungs[:-1]:
             panel.axvline(rung, color=INK, linewidth=0.9, linestyle=":")

@@ -18,7 +18,7 @@ MOST_LOST = 300
 
 
 def whole_runs(sweep: Sweep) -> ScoreScale:
-    """The axis for the scores of the trials that ran longest."""
+    """The axis for the scores of the trials that are compared with each other."""
     return score_scale([sweep.scores[t.number].mean for t in sweep.finalists], sweep.maximise)
 
 
@@ -27,8 +27,8 @@ def words(sweep: Sweep, scale: ScoreScale) -> str:
     told = "A dot is a trial; the ring is the best."
     if len(sweep.finalists) < len(sweep.ranking):
         told = (
-            f"A dot is a trial that ran all {sweep.longest} epochs; those that ran fewer lie in "
-            "the pale strip, whatever their score. The ring is the best."
+            f"A dot is a trial that ran {_length(sweep)}; those that ran less lie in the pale "
+            "strip, whatever their score. The ring is the best."
         )
     if any(trial.status in BROKEN for trial in sweep.trials):
         told += " Crosses diverged or failed."
@@ -61,9 +61,10 @@ def scores(
     scale.on(panel, *((room, 0.06) if sweep.maximise else (0.06, room)))
     strip = {"transform": panel.get_xaxis_transform()}
     there = [(t, x) for t in trials if (x := across(t)) is not None]
-    whole = [(t, x) for t, x in there if sweep.scores[t.number].epoch == sweep.longest]
-    cut = [(t, x) for t, x in there if sweep.scores[t.number].epoch < sweep.longest]
-    diameter = size(sum(sweep.scores[t.number].epoch == sweep.longest for t in trials))
+    compared = {trial.number for trial in sweep.finalists}
+    whole = [(t, x) for t, x in there if t.number in compared]
+    cut = [(t, x) for t, x in there if t.number not in compared]
+    diameter = size(sum(t.number in compared for t in trials))
     heights = [_up(sweep, STOPPED + 0.05 * (_off(t) - 0.5)) for t, _ in cut]
     dots(panel, [x for _, x in cut], heights, LEVELS[3], 0.6 * diameter, **strip)
     numbers = [scale.clipped(sweep.scores[t.number].mean) for t, _ in whole]
@@ -87,6 +88,12 @@ def scores(
 def size(many: int) -> float:
     """The diameter of a dot, in points, where there are so many."""
     return 2.8 if many > 300 else 3.6 if many > 60 else 5.0
+
+
+def _length(sweep: Sweep) -> str:
+    """How long the trials ran that are compared with each other."""
+    epochs = {sweep.scores[trial.number].epoch for trial in sweep.finalists}
+    return f"all {sweep.longest} epochs" if epochs == {sweep.longest} else "to its end"
 
 
 def _up(sweep: Sweep, share: float) -> float:

@@ -10,37 +10,28 @@ from typing import Any
 from ...files.replacing import replace
 from ...page import drawing
 from ..reading import read
-from ..studies import MISSING
 from .page import page
 
 NAME = "report.html"
 
 
-def untold(dimensions: int) -> str:
-    """What a report of so many dimensions cannot tell here, and why; '' where it can tell all.
-
-    Raises ImportError where it could not be drawn. Imports nothing: that takes seconds.
-    """
+def check_library() -> None:
+    """Raise ImportError if a report could not be drawn. Imports nothing: that takes seconds."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError(drawing.MISSING)
-    if dimensions > 1 and importlib.util.find_spec("optuna") is None:
-        return f"the report will not say which parameters matter; {MISSING}"
-    return ""
 
 
 @contextlib.contextmanager
-def prepared(dimensions: int) -> Iterator[None]:
-    """Import what a report of so many dimensions is drawn by, beside what goes on inside.
+def prepared() -> Iterator[None]:
+    """Import what a report is drawn by, while the body of the `with` statement runs.
 
-    It takes seconds, which a sweep can spend on compiling, and is waited for at the end: Python
-    must not end within an import. What is not installed is told by `untold`.
+    It takes seconds, which a sweep can spend on compiling. The end waits for it, since Python must
+    not exit within an import.
     """
 
     def imported() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module("matplotlib.backends.backend_svg")
-            if dimensions > 1:
-                importlib.import_module("optuna.importance")
 
     thread = threading.Thread(target=imported, daemon=True)
     thread.start()

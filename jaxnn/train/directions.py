@@ -1,0 +1,132 @@
+"""Whether a metric is maximized or minimized: the one rule of all that ranks records and trials.
+
+The direction of a metric is stated by whoever ranks by it (`maximize=` of `EarlyStopping` and
+`Checkpoints`, `--maximize` and `--minimize` of a sweep), or declared by the task:
+
+    class Scored(train.Classification):
+        directions = {"f1": "maximize"}
+
+The names of a run's records derive from those: `validation_f1`, `train_f1`, and `test_f1` have the
+direction of `f1`. The loss is minimized. A metric without a direction is not ranked.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+Direction: TypeAlias = Literal["maximize", "minimize"]
+DIRECTIONS = ("maximize", "minimize")
+PREFIXES = ("validation_", "train_", "test_")
+
+
+def directions_of(task: Any = None) -> dict[str, Direction]:
+    """The directions that a task declares, and that of the loss.
+
+    A `directions` of a class adds to those of the classes it inherits from.
+
+    Args:
+        task: a task or a loss function; None for the loss alone.
+
+    Raises ValueError for a direction that is neither "maximize" nor "minimize".
+
+    >>> from jaxnn import train
+    >>> directions_of(train.Regression())["mae"]
+    'minimize'
+    """
+    found: dict[str, Any] = {"loss": "minimize"}
+    for cls in reversed(type(task).__mro__):
+        own = vars(cls).get("directions")
+        found |= own if isinstance(own, Mapping) else {}
+    whole = getattr(task, "directions", None)  # of a property, an instance, or a function
+    found |= whole if isinstance(whole, Mapping) else {}
+    for metric, direction in found.items():
+        if direction not in DIRECTIONS:
+            raise ValueError(
+                f"the directions of {task!r} say {direction!r} for {metric!r}, expected 'maximize' "
+                "or 'minimize'"
+            )
+    return found
+
+
+def direction_of(metric: str, task: Any = None) -> Direction | None:
+    """The direction of a metric by its name in the records; None if nobody declares it.
+
+    Args:
+        metric: the name, with or without the prefix "validation_", "train_", or "test_".
+        task: the task or loss function that reports it.
+
+    >>> from jaxnn import train
+    >>> direction_of("validation_accuracy", train.Classification(3)), direction_of("f1")
+    ('maximize', None)
+    """
+    declared = directions_of(task)
+    return declared[metric] if metric in declared else declared.get(plain(metric))
+
+
+def is_maximized(metric: str, task: Any, maximize: bool | None, remedy: str) -> bool:
+    """Whether a metric is maximized: as stated, or else as the task declares.
+
+    Args:
+        metric: the name in the records.
+        task: the task or loss function that reports it; None if it is not known.
+        maximize: what the caller states; None if it states nothing.
+        remedy: the call to write, which states it.
+
+    Raises ValueError if the direction is not known.
+    """
+    if maximize is not None:
+        return maximize
+    direction = direction_of(metric, task)
+    if direction is None:
+        raise ValueError(
+            f"the direction of {metric!r} is unknown: {remedy}, or declare it in the task by "
+            f'directions = {{"{plain(metric)}": "maximize"}}; known are '
+            f"{', '.join(directions_of(task))}"
+        )
+    return direction == "maximize"
+
+
+def stated(maximize: bool | None, larger: bool | None, where: str) -> bool | None:
+    """The direction that a caller states by `maximize`, or by `larger`, its former name.
+
+    Args:
+        maximize: True if larger is better, False if less is, None for what the task declares.
+        larger: the same.
+        where: what takes them, for errors.
+
+    Raises TypeError for anything else, and ValueError for both.
+    """
+    for name, value in (("maximize", maximize), ("larger", larger)):
+        if value is not None and not isinstance(value, bool):
+            raise TypeError(
+                f"{where}.{name} is {value!r}, expected True if larger is better, False if less is "
+                "better, or None for the direction that the task declares"
+            )
+    if maximize is not None and larger is not None:
+        raise ValueError(f"{where} got maximize and larger, its former name: write maximize alone")
+    return larger if maximize is None else maximize
+
+
+def plain(metric: str) -> str:
+    """The name of a metric without the prefix that says which data it is of.
+
+    >>> plain("validation_f1"), plain("f1")
+    ('f1', 'f1')
+    """
+    for prefix in PREFIXES:
+        if metric.startswith(prefix) and metric != prefix:
+            return metric.removeprefix(prefix)
+    return metric
+
+
+def badness(value: float | None, maximize: bool) -> float:
+    """A number that is smaller for a better value; infinity for one that is missing or not finite.
+
+    So neither NaN nor an infinity of either sign is ever better than a finite value.
+
+    >>> [badness(value, maximize=True) for value in (0.5, float("nan"), float("inf"), None)]
+    [-0.5, inf, inf, inf]
+    """
+    if value is None or not math.isfinite(value):
+        return math.inf
+    return -float(value) if maximize else float(value)

@@ -1,0 +1,240 @@
+"""Which way is better: declared by tasks, stated by who ranks, and refused where nobody says it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.metrics import f1_score
+
+import jaxnn as nn
+from jaxnn import train
+from jaxnn.train.directions import badness, direction_of, directions_of
+
+BAD = (float("nan"), float("inf"), float("-inf"))
+X = jnp.linspace(-1, 1, 12)[:, None]
+Y = jnp.array([0, 1, 2] * 4)
+
+
+class Scored(train.Classification):
+    """With the F1 of class 0, not differentiable, as scikit-learn defines it."""
+
+    directions = {"f1": "maximize"}  # noqa: RUF012
+
+    def metrics(self, outputs, targets):
+        found, true = outputs.argmax(-1) == 0, targets == 0
+        f1 = 2 * (found & true).sum() / (found.sum() + true.sum())
+        return {**super().metrics(outputs, targets), "f1": f1, "novel": f1}
+
+
+def test_built_in_tasks_declare_what_scikit_learn_maximizes():
+    """scikit-learn: greater is better for its scores, and errors get the prefix "neg_"."""
+    from sklearn.metrics import get_scorer_names
+
+    names = get_scorer_names()
+    sklearn = {
+        "accuracy": "accuracy",
+        "r2": "r2",
+        "mae": "neg_mean_absolute_error",
+        "rmse": "neg_root_mean_squared_error",
+        "loss": "neg_log_loss",
+        "bits": "neg_log_loss",
+    }
+    tasks = (train.Classification(3), train.LanguageModel(5), train.Binary(), train.Regression())
+    for task in tasks:
+        found = directions_of(task)
+        assert set(task.metrics(jnp.zeros((2, task.outputs)), jnp.zeros(2, int))) < set(found)
+        for name, direction in found.items():
+            assert sklearn[name] in names
+            wanted = "minimize" if sklearn[name].startswith("neg_") else "maximize"
+            assert direction == wanted, name
+            for prefix in ("validation_", "train_", "test_"):
+                assert direction_of(prefix + name, task) == wanted
+
+
+def test_directions_add_to_those_of_the_base_class():
+    task = Scored(3)
+    assert [direction_of(name, task) for name in ("validation_f1", "accuracy", "novel")] == [
+        "maximize", "maximize", None]  # fmt: skip
+
+    class Lower(Scored):
+        directions = {"f1": "minimize", "validation_novel": "maximize"}  # noqa: RUF012
+
+    assert direction_of("f1", Lower(3)) == "minimize"
+    assert direction_of("validation_novel", Lower(3)) == "maximize"
+    assert direction_of("train_novel", Lower(3)) is None
+
+    class Counted(train.Classification):
+        @property
+        def directions(self):  # type: ignore[override]
+            return {f"recall_{self.number}": "maximize"}
+
+    assert direction_of("validation_recall_4", Counted(4)) == "maximize"
+    assert direction_of("accuracy", Counted(4)) == "maximize"
+
+    def loss(outputs, targets):
+        return jnp.mean(outputs)
+
+    assert direction_of("validation_loss", loss) == "minimize"
+    assert direction_of("accuracy", loss) is None
+
+
+def test_a_direction_that_is_none():
+    class Wrong(train.Classification):
+        directions = {"f1": "max"}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match=r"say 'max' for 'f1', expected 'maximize' or 'minimize'"):
+        direction_of("loss", Wrong(3))
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+def test_what_is_not_finite_is_worse_than_all_that_is(maximize):
+    finite = sorted([0.0, -1e300, 1e300, 3.5], key=lambda value: badness(value, maximize))
+    assert finite == sorted(finite, reverse=maximize)
+    for bad in (*BAD, None):
+        assert badness(bad, maximize) > max(badness(value, maximize) for value in finite)
+
+
+def fit(task, rate=0.3, seed=1, **options):
+    return train.fit(
+        nn.Dense(3), task, optax.sgd(rate), (X, Y), validation=(X, Y), batch_size=4, epochs=4,
+        key=jax.random.key(seed), **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", ["validation_novel", "gradient_norm"])
+def test_an_unknown_direction_is_refused_before_the_first_step(tmp_path, metric):
+    seen = []
+    options: dict[str, Any] = {"callbacks": [lambda ts, record: seen.append(record)]}
+    with pytest.raises(ValueError) as said:
+        fit(Scored(3), stop=train.EarlyStopping(metric), **options)
+    plain = metric.removeprefix("validation_")
+    assert str(said.value) == (
+        f"the direction of '{metric}' is unknown: write EarlyStopping('{metric}', maximize=True) "
+        f"or maximize=False, or declare it in the task by "
+        f'directions = {{"{plain}": "maximize"}}; known are loss, accuracy, f1'
+    )
+    with pytest.raises(ValueError, match=r"write Checkpoints\(..., best='.*', maximize=True\) or"):
+        fit(Scored(3), checkpoints=train.Checkpoints(str(tmp_path), best=metric), **options)
+    assert not seen
+    with pytest.raises(TypeError, match=r"EarlyStopping.maximize is 'f1', expected True if"):
+        train.EarlyStopping("f1", maximize="f1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Checkpoints.maximize is 'max', expected True if"):
+        train.Checkpoints("a", maximize="max")  # type: ignore[arg-type]
+
+
+def test_the_former_name_is_the_same_value():
+    assert train.EarlyStopping("f1", larger=True) == train.EarlyStopping("f1", maximize=True)
+    assert train.Checkpoints("a", best="f1", larger=False).maximize is False
+    assert repr(train.EarlyStopping("f1", larger=True)) == (
+        "EarlyStopping(metric='f1', maximize=True)"
+    )
+    with pytest.raises(ValueError, match="EarlyStopping got maximize and larger, its former name"):
+        train.EarlyStopping("f1", maximize=True, larger=True)
+    with pytest.raises(TypeError, match=r"Checkpoints.larger is 1, expected True if"):
+        train.Checkpoints("a", larger=1)  # type: ignore[arg-type]
+
+
+def test_the_best_checkpoint_has_the_largest_f1_of_scikit_learn(tmp_path):
+    """The records' F1 is scikit-learn's, and the best checkpoint is the one where it is largest."""
+    net, scores, states = nn.Dense(3), [], []
+
+    def measure(ts, record):
+        found = np.asarray(net.apply(ts.params, X)).argmax(-1)
+        scores.append(f1_score(np.asarray(Y) == 0, found == 0, zero_division=0))  # type: ignore
+        states.append(jax.tree.map(np.array, ts.params))
+
+    checkpoints = train.Checkpoints(str(tmp_path), best="validation_f1", keep=1)
+    # At this rate the F1 goes up and down; it is largest in the second record.
+    ts, history = fit(Scored(3), 12.0, 2, callbacks=[measure], checkpoints=checkpoints)
+    np.testing.assert_allclose([record["validation_f1"] for record in history], scores, rtol=1e-6)
+    assert 0 < np.argmax(scores) < len(scores) - 1
+    assert np.argmax(scores) != np.argmin(scores)
+    best = checkpoints.restore(net, ts, "best")
+    jax.tree.map(np.testing.assert_array_equal, best.params, states[int(np.argmax(scores))])
+
+
+def test_early_stopping_takes_the_direction_of_the_task():
+    class Rising(train.Classification):
+        directions = {"count": "maximize"}  # noqa: RUF012
+
+        def metrics(self, outputs, targets):
+            return {"count": jnp.sum(outputs[:, 0] * 0) + 1.0}
+
+    # It never becomes better than in the first record: two more are waited for.
+    stop = train.EarlyStopping("validation_count", patience=2)
+    _, history = fit(Rising(3), stop=stop)
+    assert len(history) == 3
+
+
+@pytest.mark.parametrize("maximize", [True, False])
+@pytest.mark.parametrize("bad", BAD)
+def test_what_is_not_finite_neither_is_the_best_nor_blocks_a_better_one(bad, maximize):
+    sign = 1 if maximize else -1
+    values = [bad, sign * 1.0, bad, sign * 3.0, sign * 2.0, bad, sign * 4.0]
+    history = [{"step": step, "f1": value} for step, value in enumerate(values)]
+    kept = train.Checkpoints("a", best="f1", maximize=maximize)
+    scores = [kept.score(history[: n + 1]) for n in range(len(values))]
+    assert scores == [None, 1.0, None, 3.0, None, None, 4.0]
+    stop = train.EarlyStopping("f1", patience=3, maximize=maximize)
+    assert [stop(history[: n + 1]) for n in range(len(values))] == [None] * 7
+    two = train.EarlyStopping("f1", patience=2, maximize=maximize)
+    assert [two(history[: n + 1]) is None for n in range(6)] == [True] * 5 + [False]
+    assert two(history[:6]) == f"f1 has not become better than {sign * 3} for 2 records"
+    assert two([history[0]] * 2) == "f1 has not been finite for 2 records"
+    assert not [stop for stop in [train.EarlyStopping("f1", maximize=maximize)] if stop([])]
+
+
+def test_after_a_nan_the_best_is_still_saved(tmp_path):
+    """One validation loss of NaN, by a metric that is NaN once; the best of the others is kept."""
+    losses = []
+
+    class Once(train.Classification):
+        directions = {"score": "maximize"}  # noqa: RUF012
+
+        def metrics(self, outputs, targets):
+            # NaN while the mean output of class 0 is large: in the first record only.
+            loss = self(outputs, targets)
+            return {"score": jnp.where(loss > FIRST, jnp.nan, -loss)}
+
+    _, plain = fit(train.Classification(3))
+    losses = [record["validation_loss"] for record in plain]
+    assert losses == sorted(losses, reverse=True)
+    FIRST = (losses[0] + losses[1]) / 2
+    checkpoints = train.Checkpoints(
+        str(tmp_path), train.Every(epochs=100), best="validation_score", keep=1, at_end=False
+    )
+    ts, history = fit(Once(3), checkpoints=checkpoints)
+    scores = [record["validation_score"] for record in history]
+    assert np.isnan(scores[0])
+    assert np.isfinite(scores[1:]).all()
+    assert int(checkpoints.restore(nn.Dense(3), ts, "best").step) == 12
+
+
+def test_a_run_resumed_with_another_best_compares_by_that_alone(tmp_path):
+    """An F1 of 0.5 from an earlier call is not compared with minus a loss of 1.9."""
+    folder, stopping = str(tmp_path), {"rate": 12.0, "seed": 2}
+
+    def up_to(count):
+        return lambda history: "enough" if len(history) >= count else None
+
+    options = {"every": train.Every(epochs=100), "keep": 1}
+    by_f1 = train.Checkpoints(folder, best="validation_f1", **options)
+    by_loss = train.Checkpoints(folder, best="validation_loss", **options)
+    fit(Scored(3), **stopping, checkpoints=by_f1, stop=up_to(2))
+    ts, history = fit(Scored(3), **stopping, checkpoints=by_loss)
+    losses = [record["validation_loss"] for record in history]
+    assert int(np.argmin(losses)) == 2  # after the first call, which is of the first two
+    assert int(by_loss.restore(nn.Dense(3), ts, "best").step) == 3 * 3
+    turned = train.Checkpoints(folder, best="validation_loss", maximize=True)
+    with pytest.raises(FileNotFoundError, match="has no checkpoint 'best'"):
+        turned.restore(nn.Dense(3), ts, "best")
+
+
+def test_a_loss_scale_that_could_never_come_down_is_refused():
+    with pytest.raises(ValueError, match="initial is a finite number >= 1, got inf"):
+        train.loss_scaled(optax.sgd(0.1), initial=float("inf"))
+    with pytest.raises(ValueError, match="margin is a finite number >= 0, got nan"):
+        train.EarlyStopping(margin=float("nan"))

@@ -10,7 +10,7 @@ from typing import Any
 from ...files.replacing import replace
 from ...page import drawing
 from ..reading import read
-from ..studies import MISSING
+from ..studies import without_library
 from .page import page
 
 NAME = "report.html"
@@ -22,9 +22,9 @@ def untold(dimensions: int) -> str:
     Raises ImportError where it could not be drawn. Imports nothing: that takes seconds.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(drawing.MISSING)
+        raise drawing.without_library()
     if dimensions > 1 and importlib.util.find_spec("optuna") is None:
-        return f"the report will not say which parameters matter; {MISSING}"
+        return f"the report will not say which parameters matter; {without_library()}"
     return ""
 
 

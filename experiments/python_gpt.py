@@ -1,4 +1,4 @@
-"""Shakespeare's plays, character by character, by a small GPT.
+"""The Python reference manual, character by character, by a small GPT.
 
 Expected on plays that it never saw, seed 0:
 
@@ -28,8 +28,6 @@ from jaxnn.train.evaluation import Trained
 
 # Characters of a window: the network never sees more at once, in training or when it writes.
 LENGTH = 128
-# One window in so many is taken: so an epoch is short, and the parts still span all of their plays.
-THIN = {"train": 6, "validation": 8, "test": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Experiment:
 class Sample:
     """How to write on."""
 
-    prompt: str = "\n**HAMLET**  \n"
+    prompt: str = "The with statement "
     """What comes before."""
     characters: int = 400
     """Characters to add."""
@@ -65,16 +63,9 @@ class Sample:
 
 
 def problem() -> Problem:
-    """Windows of the plays: after each character, which is the next?"""
-    plays = data.shakespeare()
-    windows = plays.windows(LENGTH)
-    parts = {
-        name: data.Examples(*(array[::step] for array in getattr(windows, name)))
-        for name, step in THIN.items()
-    }
-    return Problem(
-        dataclasses.replace(windows, **parts), train.LanguageModel(len(plays.vocabulary))
-    )
+    """Windows of the manual, and the character that follows each of their characters."""
+    text = data.python_reference()
+    return Problem(text.windows(LENGTH), train.LanguageModel(len(text.vocabulary)))
 
 
 def build(config: Experiment, problem: Problem) -> Program:
@@ -134,7 +125,7 @@ SPACE = Space(
     },
 )
 RECIPE = Recipe(
-    "shakespeare_gpt",
+    "python_gpt",
     __doc__,
     Experiment,
     problem,

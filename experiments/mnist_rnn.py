@@ -50,7 +50,7 @@ class RNN:
 class Experiment:
     """What a run depends on."""
 
-    model: RNN = RNN(dropout=0.2)
+    model: RNN = RNN(dropout=0.5)
     optimizer: AdamW | SGD = AdamW(learning_rate=3e-3, weight_decay=1e-2)
     batch_size: int = 64
     """Examples a step."""

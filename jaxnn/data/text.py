@@ -154,7 +154,8 @@ def split_text(
     tokens = encode(text, vocabulary)
     tokens.setflags(write=False)  # jnp.asarray may share the memory
     cuts = [round(0.7 * len(tokens)), round(0.8 * len(tokens))]
-    return Text(name, *np.split(tokens, cuts), vocabulary, source, licence)
+    train, validation, test = np.split(tokens, cuts)
+    return Text(name, train, validation, test, vocabulary, source, licence)
 
 
 def _codes(text: str) -> np.ndarray:

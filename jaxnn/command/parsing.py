@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from ..core.signatures import suggestion
 from ..experiment.program import Recipe
+from ..installation import missing
 
 
 def parse(
@@ -170,8 +171,5 @@ def library() -> Any:
     try:
         import tyro
     except ImportError as error:
-        raise ImportError(
-            "the command line is read by tyro, which is not installed: write "
-            "pip install 'jaxnn[experiments]'"
-        ) from error
+        raise missing("the command line is read by", "tyro", "experiments") from error
     return tyro

@@ -34,9 +34,8 @@ from jaxnn.data.order import epoch_order as epoch_order
 from jaxnn.data.packaged import breast_cancer as breast_cancer
 from jaxnn.data.packaged import diabetes as diabetes
 from jaxnn.data.packaged import digits as digits
-from jaxnn.data.packaged import italy_power as italy_power
 from jaxnn.data.packaged import mnist_5k as mnist_5k
-from jaxnn.data.packaged import shakespeare as shakespeare
+from jaxnn.data.packaged import python_reference as python_reference
 from jaxnn.data.prefetch import prefetched as prefetched
 from jaxnn.data.records import Records as Records
 from jaxnn.data.source import Batches as Batches
@@ -45,3 +44,4 @@ from jaxnn.data.standardise import Standardiser as Standardiser
 from jaxnn.data.text import Text as Text
 from jaxnn.data.text import decode as decode
 from jaxnn.data.text import encode as encode
+from jaxnn.data.text import read_text as read_text

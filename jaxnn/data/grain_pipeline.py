@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxnn.data.check import check
 from jaxnn.data.source import Position, share
+from jaxnn.installation import missing
 
 THREADS, BUFFER = 8, 16  # of a MapDataset; an IterDataset has what it was made with
 
@@ -219,9 +220,7 @@ def library() -> Any:
     try:
         import grain
     except ImportError as error:
-        raise ImportError(
-            "pipelines are read by Grain, which is not installed: write pip install 'jaxnn[grain]'"
-        ) from error
+        raise missing("pipelines are read by", "grain", "grain") from error
     return grain
 
 

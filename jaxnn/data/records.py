@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxnn.installation import missing
+
 
 class Records:
     """The records of many files as one sequence: what `grain.MapDataset.source` takes.
@@ -123,8 +125,5 @@ def library() -> Any:
     try:
         from array_record.python import array_record_module  # type: ignore[attr-defined]
     except ImportError as error:
-        raise ImportError(
-            "records are read by array_record, which is not installed: write "
-            "pip install 'jaxnn[grain]'"
-        ) from error
+        raise missing("records are read by", "array-record", "grain") from error
     return array_record_module

@@ -1,6 +1,8 @@
 """A text as a value: three parts of tokens, and the symbols that the tokens stand for."""
 
 import dataclasses
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,6 +108,54 @@ def encode(text: str, vocabulary: tuple[str, ...]) -> np.ndarray:
             f"{len(vocabulary)} of the vocabulary: {''.join(vocabulary)!r}"
         )
     return tokens
+
+
+def read_text(path: str | os.PathLike[str]) -> Text:
+    """The text of a file, character by character, to learn a language from.
+
+    The symbols are the characters of the file in order of their Unicode numbers. The first 70 % of
+    the characters are for training, the next 10 % for validation, and the last 20 % for the test.
+
+    Args:
+        path: a text file in UTF-8, with at least 10 characters.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8, or it is too short.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text in UTF-8 ({error}): convert it, for example with iconv -f LATIN1 "
+            "-t UTF-8"
+        ) from error
+    if len(text) < 10:
+        raise ValueError(f"{path} has {len(text)} characters, expected at least 10")
+    return split_text(text, tuple(sorted(set(text))), name=path.stem)
+
+
+def split_text(
+    text: str, vocabulary: tuple[str, ...], *, name: str, source: str = "", licence: str = ""
+) -> Text:
+    """A text cut into 70 % for training, 10 % for validation, and 20 % for the test, in order.
+
+    Args:
+        text: the whole text.
+        vocabulary: the symbols; each character of the text is one of them.
+        name, source, licence: as in `Text`.
+
+    Raises ValueError for a character that is not in the vocabulary.
+
+    >>> split_text("abbaabbaab", ("a", "b"), name="toy")
+    Text('toy': train 7, validation 1, test 2; 2 symbols)
+    """
+    tokens = encode(text, vocabulary)
+    tokens.setflags(write=False)  # jnp.asarray may share the memory
+    cuts = [round(0.7 * len(tokens)), round(0.8 * len(tokens))]
+    train, validation, test = np.split(tokens, cuts)
+    return Text(name, train, validation, test, vocabulary, source, licence)
 
 
 def _codes(text: str) -> np.ndarray:

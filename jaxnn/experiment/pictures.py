@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..installation import missing
 from ..train.loop import TIMINGS, Record
 from .scores import of_truth_in, regression_scores
 
@@ -32,10 +33,7 @@ def check_library() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            "pictures are drawn by matplotlib, which is not installed: write "
-            "pip install 'jaxnn[experiments]'"
-        ) from error
+        raise missing("pictures are drawn by", "matplotlib", "experiments") from error
 
 
 def learning_curves(history: Sequence[Record], units: dict[str, str] | None = None) -> Any:

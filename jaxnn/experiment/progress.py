@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..installation import missing
 from ..train.loop import TIMINGS, Record
 
 HIDDEN = ("step", "learning_rate", *TIMINGS[1:])
@@ -69,10 +70,7 @@ def _bar(epochs: int) -> Iterator[Callable[[int], Any]]:
     try:
         from rich import progress
     except ImportError as error:
-        raise ImportError(
-            "the progress bar is drawn by rich, which is not installed: write "
-            "pip install 'jaxnn[experiments]'"
-        ) from error
+        raise missing("the progress bar is drawn by", "rich", "experiments") from error
     columns = (
         progress.TextColumn("training"),
         progress.BarColumn(bar_width=40),

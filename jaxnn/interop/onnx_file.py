@@ -6,6 +6,7 @@ import jax
 
 from ..core.declarations import is_array
 from ..core.layer import Layer
+from ..installation import pip
 from ..train.evaluation import Trained
 
 
@@ -18,7 +19,7 @@ def pack_onnx(net: Layer, trained: Trained, *inputs: Any) -> bytes:
 
     jax2onnx 0.17 was found to give dense, convolutional, recurrent and attentive networks and
     `GPT` within 1e-6 of jaxnn in onnxruntime. It wants an orbax-checkpoint before 0.12, so it is
-    best installed in an environment of its own: `pip install jaxnn jax2onnx`.
+    best installed in a separate environment, together with jaxnn.
 
     Raises TypeError for what is no layer or no array, ImportError where jax2onnx is not installed,
     and what jax2onnx raises where it does not know an operation.
@@ -36,7 +37,7 @@ def pack_onnx(net: Layer, trained: Trained, *inputs: Any) -> bytes:
         import jax2onnx  # type: ignore[import-not-found]
     except ImportError as error:
         raise ImportError(
-            "ONNX files are written by jax2onnx, which is not installed: write pip install jax2onnx"
+            f"ONNX files are written by jax2onnx, which is not installed: write {pip('jax2onnx')}"
         ) from error
     shapes = [jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)) for x in inputs]
 

@@ -9,6 +9,7 @@ import jax
 
 from ..core.declarations import is_array
 from ..core.layer import Layer
+from ..installation import missing
 from ..train.evaluation import Trained
 
 
@@ -105,10 +106,7 @@ def _library() -> Any:
     try:
         import flatbuffers  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            "jax.export writes files by flatbuffers, which is not installed: write "
-            "pip install 'jaxnn[interop]'"
-        ) from error
+        raise missing("programs are serialized by", "flatbuffers", "interop") from error
     from jax import export
 
     return export

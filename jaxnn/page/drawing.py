@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..installation import missing
 from .words import escaped
 
-MISSING = (
-    "the report is drawn by matplotlib, which is not installed: write pip install 'jaxnn[sweep]'"
-)
 # Names of CSS variables; a colour's place in this list is its placeholder.
 COLOURS = (
     "ink", "soft", "line", "paper", "best", "band", "curve", "bad",
@@ -74,12 +72,17 @@ def svg(key: str, label: str, draw: Callable[[Any], None], height: float) -> str
     return themed(file.getvalue(), key, label)
 
 
+def without_library() -> ImportError:
+    """The error if Matplotlib is not installed, with the command that installs it."""
+    return missing("the report is drawn by", "matplotlib", "sweep")
+
+
 def library() -> Any:
-    """Matplotlib; ImportError, with what to install, where it is not there."""
+    """Matplotlib; raises `without_library()` if it is not installed."""
     try:
         import matplotlib.figure
     except ImportError as error:
-        raise ImportError(MISSING) from error
+        raise without_library() from error
     return matplotlib
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.signatures import suggestion
+from ..installation import missing
 
 ENGINES = ("local", "dask", "ray", "slurm", "submitit:local")
 TRIES = 3
@@ -115,7 +116,7 @@ def checked(text: str, workers: int | None) -> tuple[str, str]:
         raise ValueError(f"local runs one call at a time, got workers={workers}; try dask")
     if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
         extra = name.replace("submitit", "slurm")
-        raise ImportError(f"the engine {text} needs {PACKAGES[name]}: pip install 'jaxnn[{extra}]'")
+        raise missing(f"the engine {text} needs", PACKAGES[name], extra)
     if name == "slurm" and workers is None:
         raise ValueError("slurm runs as many jobs at a time as it is told; write --workers 8, say")
     if name == "slurm" and shutil.which("srun") is None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..core.signatures import suggestion
 from ..files.replacing import fresh
+from ..installation import missing
 from ..train.directions import Direction
 from .history import History
 from .reading import Sweep, read
@@ -106,7 +107,7 @@ def to_parquet(sweep: Sweep, target: Path) -> None:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise missing("Parquet is written by pyarrow") from error
+        raise missing("Parquet is written by", "pyarrow", "export") from error
     with both(target, "parquet") as places:
         for place, rows in zip(places, (trial_rows(sweep), result_rows(sweep)), strict=True):
             names = list(rows[0]) if rows else ["trial"]
@@ -171,7 +172,7 @@ def to_tensorboard(sweep: Sweep, target: Path) -> None:
         from tensorboardX import SummaryWriter
         from tensorboardX.summary import hparams
     except ImportError as error:
-        raise missing("TensorBoard's files are written by tensorboardX") from error
+        raise missing("TensorBoard's files are written by", "tensorboardX", "export") from error
     with fresh(target) as place:
         place.mkdir()
         for trial, seed, curves in runs(sweep):
@@ -194,7 +195,7 @@ def to_wandb(sweep: Sweep, target: Path) -> None:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise missing("Weights & Biases' files are written by wandb") from error
+        raise missing("Weights & Biases' files are written by", "wandb", "export") from error
     target = target.absolute()
     with fresh(target) as place:
         place.mkdir()
@@ -256,11 +257,6 @@ def run_name(trial: Trial, seed: int) -> str:
 def plain(value: Any) -> Any:
     """A hyperparameter as TensorBoard takes it."""
     return "None" if value is None else value
-
-
-def missing(what: str) -> ImportError:
-    """The error for a library that is not there."""
-    return ImportError(f"{what}, which is not installed: write pip install 'jaxnn[export]'")
 
 
 def unsynchronised() -> Any:

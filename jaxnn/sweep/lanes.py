@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ..core.declarations import describe
+from ..installation import missing
 
 
 def stacked(states: Sequence[Any]) -> Any:
@@ -73,8 +74,5 @@ def _library() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError(
-            "the states of lanes are packed by safetensors, which is not installed: write "
-            "pip install 'jaxnn[sweep]'"
-        ) from error
+        raise missing("the states of lanes are packed by", "safetensors", "sweep") from error
     return safetensors.numpy

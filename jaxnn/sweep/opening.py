@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..files.lock import code
+from ..installation import upgrade
 from . import lock
 from .checkpoints import sync_folder
 from .faults import LedgerError
@@ -98,7 +99,7 @@ def _check(connection: sqlite3.Connection, file: Path) -> None:
     if schema > SCHEMA:
         raise LedgerError(
             f"{file} was written by a newer jaxnn (its schema is {schema}, this one knows "
-            f"{SCHEMA}): write pip install --upgrade jaxnn"
+            f"{SCHEMA}): write {upgrade()}"
         )
 
 

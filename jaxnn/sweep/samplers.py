@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..installation import install
 from .dimensions import Choice, Dimension, Grid, Int, Log, Scalar
 from .observation import Observation
 from .space import Space, Values
@@ -16,10 +17,10 @@ def needed(search: str, *modules: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            packages = "'jaxnn[sweep]'" if module != "torch" else "'jaxnn[sweep]' torch"
+            others = ("torch",) if module == "torch" else ()  # in no extra: it is large
             raise ImportError(
-                f"the search {search!r} needs {module}: pip install {packages}, or take another "
-                "search, such as 'sobol'"
+                f"the search {search!r} needs {module}, which is not installed: take another "
+                f"search, such as 'sobol', or write {install('sweep', *others)}"
             ) from error
 
 

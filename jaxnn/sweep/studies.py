@@ -5,17 +5,21 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from ..installation import missing
 from .dimensions import Choice, Dimension, Grid, Int, Log
 
-MISSING = "this is done by Optuna, which is not installed: write pip install 'jaxnn[sweep]'"
+
+def without_library() -> ImportError:
+    """The error if Optuna is not installed, with the command that installs it."""
+    return missing("this is done by", "optuna", "sweep")
 
 
 def library() -> Any:
-    """Optuna; ImportError, with what to install, where it is not there."""
+    """Optuna; raises `without_library()` if it is not installed."""
     try:
         import optuna
     except ImportError as error:
-        raise ImportError(MISSING) from error
+        raise without_library() from error
     return optuna
 
 

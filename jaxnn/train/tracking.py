@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
+from ..installation import missing
 from .logging import Log
 
 PATIENCE = 30.0  # seconds that the end of a run waits for a logger
@@ -40,7 +41,8 @@ class TensorBoard:
         self, step: int | None = None, config: Mapping[str, Any] | None = None
     ) -> AbstractContextManager[Log]:
         """As `Logger.open`. Raises ImportError where tensorboardX is not installed."""
-        _needs("tensorboardX", "TensorBoard's files are written by tensorboardX")
+        if importlib.util.find_spec("tensorboardX") is None:
+            raise missing("TensorBoard's files are written by", "tensorboardX", "logging")
 
         def connect() -> tuple[Log, Callable[[], None]]:
             from tensorboardX import SummaryWriter
@@ -82,7 +84,8 @@ class WandB:
         self, step: int | None = None, config: Mapping[str, Any] | None = None
     ) -> AbstractContextManager[Log]:
         """As `Logger.open`. Raises ImportError where wandb is not installed."""
-        _needs("wandb", "Weights & Biases' files are written by wandb")
+        if importlib.util.find_spec("wandb") is None:
+            raise missing("Weights & Biases' files are written by", "wandb", "logging")
 
         def started(mode: Any, run: str | None) -> Any:
             import wandb  # pyright: ignore[reportMissingImports]
@@ -139,7 +142,8 @@ class MLflow:
         self, step: int | None = None, config: Mapping[str, Any] | None = None
     ) -> AbstractContextManager[Log]:
         """As `Logger.open`. Raises ImportError where mlflow is not installed."""
-        _needs("mlflow", "MLflow's runs are written by mlflow")
+        if importlib.util.find_spec("mlflow") is None:
+            raise missing("MLflow's runs are written by", "mlflow-skinny", "logging")
 
         def connect() -> tuple[Log, Callable[[], None]]:
             from mlflow import MlflowClient  # pyright: ignore
@@ -220,12 +224,6 @@ def _beside(
                 "JSON lines have all metrics"
             )
         tell()
-
-
-def _needs(module: str, said: str) -> None:
-    """Raise ImportError where it is not there, before the training; imports nothing."""
-    if importlib.util.find_spec(module) is None:
-        raise ImportError(f"{said}, which is not installed: write pip install 'jaxnn[logging]'")
 
 
 def _cause(error: Exception) -> str:

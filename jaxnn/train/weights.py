@@ -18,6 +18,7 @@ import numpy as np
 from ..core import paths
 from ..core.declarations import describe
 from ..core.layer import Layer
+from ..installation import missing
 from ..version import __version__
 from .state import Trained
 
@@ -214,8 +215,5 @@ def _library() -> Any:
         import safetensors
         import safetensors.numpy
     except ImportError as error:
-        raise ImportError(
-            "weights are saved by safetensors, which is not installed: write "
-            "pip install 'jaxnn[experiments]'"
-        ) from error
+        raise missing("weights are saved by", "safetensors", "experiments") from error
     return safetensors

@@ -5,6 +5,7 @@ import importlib.machinery
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from jaxnn.command import main, parsing
 from jaxnn.command.parsing import chosen
 from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
 from jaxnn.experiment import folder as folders
+from jaxnn.installation import install
 from jaxnn.models import MLP
 
 
@@ -457,5 +459,5 @@ def test_a_missing_library_is_named_with_what_to_install(library, monkeypatch, t
         "matplotlib": pictures.check_library,
         "safetensors": lambda: train.pack_weights(MLP().network(1), train.Weights({}, {})),
     }
-    with pytest.raises(ImportError, match=r"write pip install 'jaxnn\[experiments\]'"):
+    with pytest.raises(ImportError, match=re.escape(f"write {install('experiments')}")):
         uses[library]()

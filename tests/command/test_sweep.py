@@ -16,6 +16,7 @@ import pytest
 from jaxnn.command import main
 from jaxnn.command import sweep as commands
 from jaxnn.experiment.configuration import from_plain, to_plain
+from jaxnn.installation import install
 from jaxnn.sweep import Choice, Grid, Log, Space, Uniform, checkpoints
 from jaxnn.sweep import cohort as cohorts
 from jaxnn.sweep.driver import Driver
@@ -367,20 +368,23 @@ def test_settings_that_cannot_be(
         (
             ["--engine", "dask"],
             ["distributed"],
-            "the engine dask needs distributed: pip install 'jaxnn[dask]'",
+            f"the engine dask needs distributed, which is not installed: write {install('dask')}",
         ),
-        (["--engine", "ray"], ["ray"], "the engine ray needs ray: pip install 'jaxnn[ray]'"),
+        (
+            ["--engine", "ray"],
+            ["ray"],
+            f"the engine ray needs ray, which is not installed: write {install('ray')}",
+        ),
         (
             ["--search", "tpe"],
             ["optuna"],
-            "the search 'tpe' needs optuna: pip install 'jaxnn[sweep]', or take another search, "
-            "such as 'sobol'",
+            "the search 'tpe' needs optuna, which is not installed: take another search, such as "
+            f"'sobol', or write {install('sweep')}",
         ),
         (
             [],
             ["matplotlib"],
-            "the report is drawn by matplotlib, which is not installed: write pip install "
-            "'jaxnn[sweep]'",
+            f"the report is drawn by matplotlib, which is not installed: write {install('sweep')}",
         ),
     ],
 )

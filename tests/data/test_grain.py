@@ -9,6 +9,7 @@ import pytest
 
 from jaxnn.data import Grain, Records, prefetched
 from jaxnn.data.source import Batches, Source
+from jaxnn.installation import install
 
 grain = pytest.importorskip("grain")
 KEY = jax.random.key(0)
@@ -221,11 +222,11 @@ def test_a_file_that_is_cut_short(tmp_path, size):
 @pytest.mark.parametrize(
     ("module", "make", "said"),
     [
-        ("grain", lambda: Grain(None), "pipelines are read by Grain"),
+        ("grain", lambda: Grain(None), "pipelines are read by grain"),
         (
             "array_record.python",
             lambda: Records([__file__], bytes),
-            "records are read by array_record",
+            "records are read by array-record",
         ),
     ],
 )
@@ -233,4 +234,4 @@ def test_a_library_that_is_not_there(monkeypatch, module, make, said):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError) as error:
         make()
-    assert str(error.value) == f"{said}, which is not installed: write pip install 'jaxnn[grain]'"
+    assert str(error.value) == f"{said}, which is not installed: write {install('grain')}"

@@ -41,5 +41,5 @@ def test_refused():
     with pytest.raises(TypeError, match="an ONNX file takes arrays, got 3"):
         interop.pack_onnx(net, trained, 3)
     if not THERE:
-        with pytest.raises(ImportError, match="by jax2onnx, which is not installed: write pip"):
+        with pytest.raises(ImportError, match="by jax2onnx, which is not installed: write "):
             interop.pack_onnx(net, trained, x)

@@ -5,6 +5,7 @@ Functions that travel are closures here, which go by value: workers cannot impor
 
 import concurrent.futures
 import os
+import re
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxnn.installation import install
 from jaxnn.sweep import engine as engines
 from jaxnn.sweep.engine import Engine, Local, Submitit, engine, lost
 
@@ -110,7 +112,9 @@ def test_what_is_no_engine(arguments, text):
 )
 def test_a_package_that_is_not_there(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
-    text = rf"the engine {name} needs {package}: pip install 'jaxnn\[{name}\]'"
+    text = re.escape(
+        f"the engine {name} needs {package}, which is not installed: write {install(name)}"
+    )
     with pytest.raises(ImportError, match=text):
         engine(name)
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Grid, Int, Log, Uniform
 from jaxnn.sweep.export import export
 from jaxnn.sweep.reading import Sweep
@@ -142,7 +143,7 @@ def test_an_unknown_kind_is_refused(tmp_path):
     ("kind", "module", "said", "extra"),
     [
         ("parquet", "pyarrow", "Parquet is written by pyarrow", "export"),
-        ("optuna", "optuna", "this is done by Optuna", "sweep"),
+        ("optuna", "optuna", "this is done by optuna", "sweep"),
         (
             "tensorboard",
             "tensorboardX",
@@ -156,7 +157,5 @@ def test_a_library_that_is_not_there_is_named(tmp_path, monkeypatch, kind, modul
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError) as error:
         export(SWEEP, kind, tmp_path / "out")
-    assert str(error.value) == (
-        f"{said}, which is not installed: write pip install 'jaxnn[{extra}]'"
-    )
+    assert str(error.value) == (f"{said}, which is not installed: write {install(extra)}")
     assert not list(tmp_path.iterdir())

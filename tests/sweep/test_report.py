@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Choice, Grid, Int, Log, Uniform
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import read
@@ -334,8 +335,7 @@ def test_without_matplotlib_there_is_no_page(monkeypatch):
     with pytest.raises(ImportError) as error:
         page(SWEEP)
     assert str(error.value) == (
-        "the report is drawn by matplotlib, which is not installed: write "
-        "pip install 'jaxnn[sweep]'"
+        f"the report is drawn by matplotlib, which is not installed: write {install('sweep')}"
     )
 
 

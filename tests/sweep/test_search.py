@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnn.experiment import SGD, AdamW
+from jaxnn.installation import install
 from jaxnn.sweep import samplers
 from jaxnn.sweep.guided import best_and_newest
 from jaxnn.sweep.search import SEARCHES, Observation, searcher
@@ -200,7 +201,7 @@ def test_a_search_without_its_library_is_not_made(monkeypatch, search, library):
     if library == "torch":
         pytest.importorskip("optuna")
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImportError, match=rf"^the search '{search}' needs {library}: pip install"):
+    with pytest.raises(ImportError, match=rf"^the search '{search}' needs {library}, which is not"):
         searcher(search, SPACE)
 
 
@@ -208,8 +209,8 @@ def test_a_library_that_is_not_there():
     with pytest.raises(ImportError) as error:
         samplers.needed("tpe", "no_such_module")
     assert str(error.value) == (
-        "the search 'tpe' needs no_such_module: pip install 'jaxnn[sweep]', or take another "
-        "search, such as 'sobol'"
+        "the search 'tpe' needs no_such_module, which is not installed: take another search, such "
+        f"as 'sobol', or write {install('sweep')}"
     )
 
 

@@ -10,6 +10,7 @@ import warnings
 
 import pytest
 
+from jaxnn.installation import install
 from jaxnn.train import tracking
 from jaxnn.train.logging import JsonLines, logged
 from jaxnn.train.tracking import MLflow, TensorBoard, WandB
@@ -260,13 +261,15 @@ def test_an_error_of_the_run_closes_all(tmp_path):
     [
         ("tensorboardX", TensorBoard("tb"), "TensorBoard's files are written by tensorboardX"),
         ("wandb", WandB("trial"), "Weights & Biases' files are written by wandb"),
-        ("mlflow", MLflow("http://127.0.0.1:9", "trial"), "MLflow's runs are written by mlflow"),
+        (
+            "mlflow",
+            MLflow("http://127.0.0.1:9", "trial"),
+            "MLflow's runs are written by mlflow-skinny",
+        ),
     ],
 )
 def test_a_library_that_is_not_there(monkeypatch, module, logger, said):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError) as error:
         write(logger)
-    assert str(error.value) == (
-        f"{said}, which is not installed: write pip install 'jaxnn[logging]'"
-    )
+    assert str(error.value) == (f"{said}, which is not installed: write {install('logging')}")

@@ -18,7 +18,7 @@ NAME = "report.html"
 def check_library() -> None:
     """Raise ImportError if a report could not be drawn. Imports nothing: that takes seconds."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError(drawing.MISSING)
+        raise drawing.without_library()
 
 
 @contextlib.contextmanager

@@ -1,18 +1,21 @@
-"""Winter or summer: a day's demand for electricity in Italy, hour by hour, by a recurrent network.
+"""Ten classes of handwritten digits, read row by row by a recurrent network.
 
-Expected on the 219 test days, mean of seeds 0 to 4:
+Expected on the 1,000 test digits, mean of seeds 0 to 4:
 
-    python -m experiments.power_rnn
-        accuracy 0.962 (0.954 to 0.964), 32 gated recurrent units, a few seconds of one CPU core
+    python -m experiments.mnist_rnn
+        accuracy 0.960 (0.955 to 0.966), 128 gated recurrent units with 61,706 parameters, about 15
+        seconds on two CPU cores
 
-On the same split logistic regression (scikit-learn) has 0.963, the nearest neighbour 0.959. Trained
-on 767 days. These are the first numbers that were tried (accuracy 0.973 to 0.991 on the 110
-validation days); none was chosen on the test days.
+On the same split logistic regression on the 784 pixels (scikit-learn) has 0.890. Trained on 3,500
+sequences of 28 rows of 28 pixels. The dropout rate, 0.5 rather than 0.2, was chosen by the loss on
+the 500 validation digits (accuracy 0.948).
 """
 
 import dataclasses
 import sys
 from typing import Literal
+
+import numpy as np
 
 import jaxnn as nn
 from jaxnn import data, train
@@ -20,19 +23,20 @@ from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
 from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
 
+SHAPE = (28, 28)
 CELLS = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
 
 
 @dataclasses.dataclass(frozen=True)
 class RNN:
-    """A recurrent layer whose last output a linear layer judges, with dropout between."""
+    """A recurrent layer, dropout, and a linear layer on the last output."""
 
     cell: Literal["gru", "lstm"] = "gru"
-    """Gated recurrent units, or long short-term memory."""
-    width: int = 32
+    """Gated recurrent units (GRU), or long short-term memory (LSTM)."""
+    width: int = 128
     """Units of the recurrent layer."""
     dropout: float = 0.0
-    """Share of its last output left out at each training step, in [0, 1)."""
+    """Rate at which elements of the last output are dropped in training, in [0, 1)."""
 
     def network(self, outputs: int) -> nn.Layer:
         """The network from sequences (rows, T, features) to (rows, outputs)."""
@@ -47,19 +51,25 @@ class RNN:
 class Experiment:
     """What a run depends on."""
 
-    model: RNN = RNN(dropout=0.2)
-    optimizer: AdamW | SGD = AdamW(learning_rate=1e-2, weight_decay=1e-2)
-    batch_size: int = 32
+    model: RNN = RNN(dropout=0.5)
+    optimizer: AdamW | SGD = AdamW(learning_rate=3e-3, weight_decay=1e-2)
+    batch_size: int = 64
     """Examples a step."""
-    epochs: int = 30
+    epochs: int = 20
     """Times every training example is seen."""
     seed: int = 0
     """Of all random numbers: parameters, order, dropout."""
 
 
+def as_rows(x: np.ndarray) -> np.ndarray:
+    """Flat images (rows, 784) as sequences (rows, 28, 28), from the top row to the bottom row."""
+    return x.reshape(-1, *SHAPE)
+
+
 def problem() -> Problem:
-    """1,096 days of 24 hours, each day standardised as the archive has it: is it a summer's?"""
-    return Problem(data.italy_power(), train.Binary())
+    """5,000 digits as sequences of 28 rows of 28 gray levels in [0, 1], and their classes."""
+    digits = data.mnist_5k()
+    return Problem(digits.map(x=as_rows), train.Classification(10))
 
 
 def build(config: Experiment, problem: Problem) -> Program:
@@ -83,10 +93,10 @@ SPACE = Space(
             AdamW={"learning_rate": Log(1e-3, 1e-1), "weight_decay": Log(1e-5, 1e-1)},
         ),
         "model.dropout": Uniform(0.0, 0.6),
-        "model.width": Choice(16, 32, 64),
+        "model.width": Choice(64, 128, 256),
     },
 )
-RECIPE = Recipe("power_rnn", __doc__, Experiment, problem, build, SPACE)
+RECIPE = Recipe("mnist_rnn", __doc__, Experiment, problem, build, SPACE)
 
 if __name__ == "__main__":
     sys.exit(main(RECIPE))

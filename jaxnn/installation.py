@@ -1,0 +1,106 @@
+"""The commands that install what is missing, built from how this package is installed.
+
+`missing` makes the error for an optional package. Its command names the running interpreter, and
+the checkout or the distribution that owns this file, so that it is right when pasted into a shell.
+The distribution is `jaxnn-functional`; the distribution `jaxnn` is an unrelated project.
+"""
+
+import functools
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+DISTRIBUTION = "jaxnn-functional"
+
+
+def missing(purpose: str, package: str, extra: str) -> ImportError:
+    """The error for an optional package that is not installed, with the command that installs it.
+
+    Args:
+        purpose: what needs the package, such as "pictures are drawn by".
+        package: the missing package, by the name that pip installs.
+        extra: the extra of jaxnn that contains it.
+
+    >>> str(missing("pictures are drawn by", "matplotlib", "experiments")).split(":")[0]
+    'pictures are drawn by matplotlib, which is not installed'
+    """
+    return ImportError(f"{purpose} {package}, which is not installed: write {install(extra)}")
+
+
+def install(extra: str, *packages: str) -> str:
+    """The command that installs an extra of jaxnn, and further packages.
+
+    From a checkout, on `PYTHONPATH` or installed with `-e`, it is `python -m pip install -e
+    '/path/to/checkout[extra]'`; otherwise `python -m pip install 'jaxnn-functional[extra]'`. Python
+    is the full path of the running interpreter.
+
+    Args:
+        extra: one of the extras in pyproject.toml.
+        packages: names of other packages to install with it.
+    """
+    folder = checkout()
+    if folder is not None:
+        return pip("-e", f"{folder}[{extra}]", *packages)
+    return pip(f"{_distribution()}[{extra}]", *packages)
+
+
+def upgrade() -> str:
+    """The command that gets the newest jaxnn: `git pull` in a checkout, otherwise `pip install`."""
+    folder = checkout()
+    if folder is not None:
+        return _quoted("git", "-C", str(folder), "pull")
+    return pip("--upgrade", _distribution())
+
+
+def pip(*arguments: str) -> str:
+    """The command `pip install` with these arguments, for the running interpreter, quoted.
+
+    It is `uv pip install` if the environment has no pip, as in one that uv created.
+
+    >>> pip("a package[extra]").endswith(" install 'a package[extra]'")
+    True
+    """
+    python = sys.executable or "python"
+    if importlib.util.find_spec("pip") is None:
+        return _quoted("uv", "pip", "install", "--python", python, *arguments)
+    return _quoted(python, "-m", "pip", "install", *arguments)
+
+
+def checkout() -> Path | None:
+    """The folder of the source tree that this package is imported from; None if it is installed.
+
+    It is the folder that holds both the package and its pyproject.toml.
+    """
+    folder = Path(__file__).resolve().parents[1]
+    try:
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    # A project into which the package was copied has another name, and other extras.
+    return folder if project.get("project", {}).get("name") == DISTRIBUTION else None
+
+
+def _distribution() -> str:
+    """The name of the installed distribution that owns this file."""
+    return _owner(__file__) or DISTRIBUTION
+
+
+@functools.cache
+def _owner(file: str) -> str | None:
+    # Every distribution is asked, as the import name does not determine the distribution: another
+    # project has a package of the same name.
+    wanted = Path(file).resolve()
+    for distribution in metadata.distributions():
+        for owned in distribution.files or ():
+            if owned.name == wanted.name and Path(str(owned.locate())).resolve() == wanted:
+                return distribution.metadata["Name"]
+    return None
+
+
+def _quoted(*arguments: str) -> str:
+    return subprocess.list2cmdline(arguments) if os.name == "nt" else shlex.join(arguments)

@@ -117,14 +117,16 @@ def visible(
         if not jnp.issubdtype(getattr(segments, "dtype", bool), jnp.integer):
             continue
         if place < len(inputs):
-            inputs = (*inputs[:place], _real(inputs[place], segments), *inputs[place + 1 :])
+            real = without_padding(inputs[place], segments)
+            inputs = (*inputs[:place], real, *inputs[place + 1 :])
         elif place < len(names) and names[place] in named and names[place] != marks:
-            named = named | {names[place]: _real(named[names[place]], segments)}
+            real = without_padding(named[names[place]], segments)
+            named = named | {names[place]: real}
     return inputs, named
 
 
-def _real(item: Any, segments: jax.Array) -> Any:
-    """The arrays of one input, with zeros where segments are 0."""
+def without_padding(item: Any, segments: jax.Array) -> Any:
+    """An input with zeros where segments are 0; arrays without the axes of segments stay."""
 
     def leaf(x: Any) -> Any:
         shape = tuple(getattr(x, "shape", ()))

@@ -111,7 +111,9 @@ def _drawn(key: jax.Array, rows: int, alpha: Any, name: str) -> tuple[jax.Array,
 
 def _mean(one: jax.Array, other: jax.Array, weights: jax.Array) -> jax.Array:
     weights = weights.astype(one.dtype).reshape(-1, *(1 for _ in one.shape[1:]))
-    return weights * one + (1 - weights) * other
+    mean = weights * one + (1 - weights) * other
+    # 0 * NaN is NaN: an example of weight 0 has no part.
+    return jnp.where(weights == 0, other, jnp.where(weights == 1, one, mean))
 
 
 def _soft(y: jax.Array, classes: int | None, name: str) -> jax.Array:

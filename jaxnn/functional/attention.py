@@ -4,13 +4,13 @@ Letters: T queries, S keys, `heads` and `kv_heads`, d features a head, e feature
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .dropout import dropout as drop
+from .finite import broken_rows, finite_rows
 from .linear import floating_type, wider_type
 from .segments import check_segments, distance_mask, places, places_mask
 
@@ -96,36 +96,6 @@ def attention(
     broken = jnp.any(allowed & broken[..., None, :, :], -1, keepdims=True)
     y = attend(q, k, v, allowed, bias, **options)
     return broken_rows(y, jnp.swapaxes(broken, -2, -3))
-
-
-def finite_rows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x (..., n) with zeros in place of rows that hold NaN or inf, and which those are (..., 1).
-
-    >>> import jax.numpy as jnp
-    >>> rows, broken = finite_rows(jnp.array([[1.0, 2.0], [3.0, jnp.nan]]))
-    >>> rows.tolist(), broken[:, 0].tolist()
-    ([[1.0, 2.0], [0.0, 0.0]], [False, True])
-    """
-    broken = ~jnp.all(jnp.isfinite(x), -1, keepdims=True)
-    return jnp.where(broken, jnp.zeros_like(x), x), broken
-
-
-def broken_rows(y: jax.Array, broken: jax.Array) -> jax.Array:
-    """y (..., n) with NaN in the rows that are `broken` (..., 1); they have no gradient."""
-    return jnp.where(broken, jnp.asarray(jnp.nan, y.dtype), y)
-
-
-def by_row(f: Callable[[jax.Array], jax.Array], x: jax.Array, checks: bool = True) -> jax.Array:
-    """f(x) for a function of each row of x (..., n), to which no row is given that is not finite.
-
-    Such a row gives NaN, and has no part in gradients, which sum over rows. Without `checks` it is
-    f(x).
-    """
-    if not checks:
-        return f(x)
-    x, broken = finite_rows(x)
-    y = f(x)
-    return broken_rows(y, broken.reshape(*broken.shape, *(1,) * (y.ndim - broken.ndim)))
 
 
 def attend(

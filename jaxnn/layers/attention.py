@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..core.binding import without_padding
 from ..core.calls import State
 from ..core.checking import check_range
 from ..core.declarations import Param, Slot, describe
@@ -13,16 +14,8 @@ from ..core.initialisers import Initialiser, glorot_uniform, ones, zeros
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional import cache as caches
-from ..functional.attention import (
-    IMPLEMENTATIONS,
-    attend,
-    attention,
-    broken_rows,
-    by_row,
-    check_types,
-    finite_rows,
-    over_heads,
-)
+from ..functional.attention import IMPLEMENTATIONS, attend, attention, check_types, over_heads
+from ..functional.finite import broken_rows, by_row, finite_rows
 from ..functional.linear import floating_type, linear
 from ..functional.normalisation import rms_norm
 from ..functional.positions import alibi
@@ -64,7 +57,9 @@ class Attention(Primitive):
     broadcast to (..., heads, T, S); `segments`, integers (..., T), 0 for padding and the number of
     the packed sequence elsewhere: a position only looks at its own sequence, and positions count in
     it; `memory_segments`, integers (..., S): segment by segment where both are given, else 0 is
-    padding.
+    padding. Whatever is behind a mask, a bias of -inf, or at padding has no effect, NaN and inf
+    included, on outputs or gradients; at padding y is b_out. A position that may look at NaN or inf
+    gives NaN, and has no part in the gradients of the parameters.
 
     With `cache`, which `nn.cached` sets, keys and values of up to `cache` positions are state, and
     any chunk of the sequence may be given a call. A `window` shorter than the cache is kept as a
@@ -195,12 +190,13 @@ class Attention(Primitive):
         """The heads' weighted values, projected."""
         if segments is not None:
             check_segments(segments, x.shape[:-1])
-            x = _real(x, segments)
+            x = without_padding(x, segments)
         if memory is not None and memory_segments is not None:
             check_segments(memory_segments, memory.shape[:-1], "memory_segments")
-            memory = _real(memory, memory_segments)
+            memory = without_padding(memory, memory_segments)
         check_types(mask, bias)
-        hides = any(a is not None for a in (mask, bias, segments, memory_segments))
+        across = None if memory is None else memory_segments
+        hides = any(a is not None for a in (mask, bias, segments, across))
         checks = hides or (self.cache > 0 and memory is None)
 
         def projected(name: str, x: jax.Array, heads: int) -> jax.Array:
@@ -385,11 +381,6 @@ def _normalised(a: jax.Array, scale: jax.Array) -> jax.Array:
 def _one_sequence(x: jax.Array) -> jax.Array:
     """Positions (1, ..., T) of a sequence without padding."""
     return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,))
-
-
-def _real(x: jax.Array, segments: jax.Array) -> jax.Array:
-    """x (..., T, n) with zeros at padding."""
-    return jnp.where((segments != 0)[..., None], x, jnp.zeros_like(x))
 
 
 def _mask_across(segments: Any, memory_segments: Any) -> jax.Array | None:

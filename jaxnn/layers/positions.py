@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..core.binding import without_padding
 from ..core.calls import State
 from ..core.checking import check_range
 from ..core.declarations import Param, Slot
@@ -68,6 +69,7 @@ class LearnedPositions(Primitive):
             rows = jnp.expand_dims(params["w"][:length], tuple(range(x.ndim - 2)))
             return _add(x, rows), {}
         positions, new = _positions(self, x, segments, state, train)
+        x = x if segments is None else without_padding(x, segments)
         if not is_traced(positions) and positions.size:
             self._check_last(int(positions.max()))
         check_range(positions, self.length, f"position {{value}} is past a table of {self.length}")
@@ -126,6 +128,7 @@ class SinusoidalPositions(Primitive):
     ) -> tuple[jax.Array, State]:
         """x plus the waves at its positions."""
         positions, new = _positions(self, x, segments, state, train)
+        x = x if segments is None else without_padding(x, segments)
         return _add(x, sinusoidal(positions, x.shape[-1], self.base)), new
 
 

@@ -113,7 +113,7 @@ def visible(
     if "memory" in names:
         marked["memory_segments"] = names.index("memory")
     for marks, place in marked.items():
-        segments = named.get(marks)
+        segments: Any = named.get(marks)
         if not jnp.issubdtype(getattr(segments, "dtype", bool), jnp.integer):
             continue
         if place < len(inputs):

@@ -83,7 +83,7 @@ def attention(
         return attend(q, k, v, causal=causal, window=window, **options)
     _check(q, k, v)
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
-    allowed = _joined(mask, _places_mask(q, k, causal, window, segments))
+    allowed: Any = _joined(mask, _places_mask(q, k, causal, window, segments))
     if bias is not None:
         bias = _full_rank(bias, q, k, "bias")
         finite = bias != -jnp.inf

@@ -16,29 +16,12 @@ from tests.near import assert_near
 LONG = (floats(2, 5, 4),)
 NETS = [
     Case("Dense before attention", nn.Serial(nn.Dense(4), nn.LayerNorm(), nn.Attention(2)), LONG),
-    Case("Attention, windows", nn.Attention(2, window=2), LONG),
-    Case("Attention, alibi", nn.Attention(2, causal=True, alibi=True), LONG),
-    Case("Attention, own", nn.Attention(2, implementation="own"), LONG),
     Case("Attention, xla", nn.Attention(2, implementation="xla"), LONG),
-    Case("SinusoidalPositions", nn.SinusoidalPositions(), LONG),
     Case("LinearRecurrence, reversed", nn.LinearRecurrence(3, reverse=True), LONG),
     Case("DepthwiseConv", nn.DepthwiseConv(3), LONG),
     Case("Conv of frames", nn.Conv(3, 2), (floats(2, 3, 4, 2),)),
-    Case("MixtureOfExperts, wide", nn.MixtureOfExperts(nn.Dense(4), 3, capacity=3.0), LONG),
-    Case(
-        "GPT",
-        GPT(layers=2, width=8, heads=2, length=8).network(outputs=6),
-        (tokens(2, 5),),
-    ),
-    Case(
-        "GPT as LLaMA",
-        GPT(
-            layers=1, width=8, heads=2, positions="rotary", norm="rms", feed_forward="swiglu"
-        ).network(outputs=6),
-        (tokens(2, 5),),
-    ),
+    Case("GPT", GPT(layers=2, width=8, heads=2, length=8).network(outputs=6), (tokens(2, 5),)),
 ]
-BROKEN = [np.nan, np.inf, -np.inf]
 
 
 def taking(name: str) -> Any:
@@ -100,27 +83,38 @@ def padded(case: Case) -> dict[str, np.ndarray]:
     raise AssertionError(f"{case} takes no segments")
 
 
-def weights_for(case: Case, inputs: Any, named: Any, real: np.ndarray) -> np.ndarray:
-    """Numbers of the shape of the output, with 0 at positions that are not real."""
-    shape = output(case, inputs, named).shape
+def weights_for(shape: tuple[int, ...], real: np.ndarray) -> np.ndarray:
+    """Numbers of the shape of an output, with 0 at positions that are not real, if it has any."""
     weights = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    if shape[: real.ndim] == real.shape and len(shape) > real.ndim:
-        weights = np.where(real.reshape(*real.shape, *(1,) * (len(shape) - real.ndim)), weights, 0)
-    return weights
+    return np.where(along(real, shape), weights, 0) if has_positions(shape, real) else weights
 
 
-def behind(x: Any, real: np.ndarray, number: float) -> Any:
-    """x with another number, or an invalid token, where it is not real."""
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        number = -1 if np.isnan(number) else 1000
-    real = real.reshape(*real.shape, *(1,) * (x.ndim - real.ndim))
-    return jnp.where(real, x, jnp.asarray(number, x.dtype))
+def has_positions(shape: tuple[int, ...], real: np.ndarray) -> bool:
+    return len(shape) > real.ndim and shape[: real.ndim] == real.shape
 
 
-def marked(case: Case, inputs: Any, named: Any) -> list[Any]:
-    """Each input with the segments that mark it, or None."""
-    marks = [named["segments"], named.get("memory_segments"), None]
-    return list(zip(inputs, marks, strict=False))
+def along(real: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return real.reshape(*real.shape, *(1,) * (len(shape) - real.ndim))
+
+
+def without_last(x: Any, axis: int) -> Any:
+    return np.asarray(x).take(np.arange(x.shape[axis] - 1), axis)
+
+
+def with_behind(inputs: Any, named: Any, number: float) -> tuple[Any, ...]:
+    """Inputs with another number, or an invalid token, at padding."""
+    found = []
+    for x, segments in zip(inputs, marked(inputs, named), strict=True):
+        if segments is not None:
+            there = (-1 if np.isnan(number) else 99) if x.dtype == np.int32 else number
+            x = np.where(along(segments != 0, x.shape), x, np.asarray(there, x.dtype))
+        found.append(x)
+    return tuple(found)
+
+
+def marked(inputs: Any, named: Any) -> list[Any]:
+    """The segments that mark each input, or None."""
+    return [named.get("segments"), named.get("memory_segments"), None][: len(inputs)]
 
 
 @taking("segments")
@@ -128,26 +122,24 @@ def test_padding(case: Case):
     """The outcome is that of the sequences without their padding."""
     params, inputs, named = case.init(), case.arrays(), padded(case)
     real = named["segments"] != 0
-    weights = weights_for(case, inputs, named, real)
-    for number in BROKEN[:2]:
-        broken = [
-            x if m is None else behind(x, m != 0, number) for x, m in marked(case, inputs, named)
-        ]
-        found = outcome(case, params, tuple(broken), named, weights)
-        cut = [
-            x if m is None else jnp.take(x, jnp.arange(m.shape[-1] - 1), m.ndim - 1)
-            for x, m in marked(case, inputs, named)
-        ]
-        time = real.ndim - 1
-        has_time = weights.shape[: real.ndim] == real.shape and weights.ndim > real.ndim
-        short = weights.take(range(real.shape[-1] - 1), time) if has_time else weights
-        y, _, (by_params, by_inputs) = outcome(case, params, tuple(cut), {}, short)
-        assert_near(found[0].take(range(real.shape[-1] - 1), time) if has_time else found[0], y)
-        assert_near(found[2][0], by_params)
+    time, shape = real.ndim - 1, output(case, inputs, named).shape
+    weights = weights_for(shape, real)
+    short = tuple(
+        x if m is None else without_last(x, m.ndim - 1)
+        for x, m in zip(inputs, marked(inputs, named), strict=True)
+    )
+    each = has_positions(shape, real)
+    y, _, (by_params, by_inputs) = outcome(
+        case, params, short, {}, without_last(weights, time) if each else weights
+    )
+    for number in (np.nan, np.inf):
+        broken = with_behind(inputs, named, number)
+        z, _, (again, by_broken) = outcome(case, params, broken, named, weights)
+        assert_near(without_last(z, time) if each else z, y)
+        assert_near(again, by_params)
         for i, gradient in by_inputs.items():
-            whole = found[2][1][i]
-            after = [(0, n - m) for n, m in zip(whole.shape, gradient.shape, strict=True)]
-            assert_near(whole, jnp.pad(gradient, after))
+            more = [(0, n - m) for n, m in zip(inputs[i].shape, gradient.shape, strict=True)]
+            assert_near(by_broken[i], np.pad(gradient, more))
 
 
 @taking("segments")
@@ -156,34 +148,34 @@ def test_padding_in_training(case: Case):
     if case.modes == (False,):
         return
     params, inputs, named = case.init(), case.arrays(), padded(case)
-    weights = weights_for(case, inputs, named, named["segments"] != 0)
-    found = []
-    for number in (2.0, np.nan):
-        broken = [
-            x if m is None else behind(x, m != 0, number) for x, m in marked(case, inputs, named)
-        ]
-        found.append(outcome(case, params, tuple(broken), named, weights, True))
-    assert_near(*found)
+    weights = weights_for(output(case, inputs, named).shape, named["segments"] != 0)
+    one, other = (
+        outcome(case, params, with_behind(inputs, named, number), named, weights, True)
+        for number in (2.0, np.nan)
+    )
+    assert_near(one, other)
 
 
 @taking("mask")
-@pytest.mark.parametrize("form", ["keys", "heads", "pairs", "bias", "none"])
-def test_masks(case: Case, form: str):
+def test_masks(case: Case):
     """The last position is hidden from all others; its own output has no weight in the loss."""
+    if case in NETS and not isinstance(case.layer, nn.Attention):
+        return  # a mask hides keys from an attention, which says nothing to layers before it
     params, inputs = case.init(), case.arrays()
     batch, length = inputs[0].shape[:2]
     real = np.arange(length) < length - 1
-    seen = np.broadcast_to(real, (length, length))
-    named: dict[str, Any] = {
-        "keys": {"mask": np.broadcast_to(real, (batch, 1, 1, length))},
-        "heads": {"mask": np.broadcast_to(real, (batch, 1, length, length))},
-        "pairs": {"mask": seen | np.eye(length, dtype=bool)},  # it still looks at itself
-        "bias": {"bias": np.where(seen, np.float32(0.5), -np.inf)},
-        "none": {"mask": seen & real[:, None] & (np.arange(length) > 0)[:, None]},
-    }[form]
-    weights = weights_for(case, inputs, named, np.broadcast_to(real, (batch, length)))
-    clean = outcome(case, params, inputs, named, weights)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(clean))
-    for number in BROKEN:
-        broken = (behind(inputs[0], np.broadcast_to(real, (batch, length)), number), *inputs[1:])
-        assert_near(outcome(case, params, broken, named, weights), clean)
+    seen = np.broadcast_to(real, (batch, 1, length, length))
+    some = real[:, None] & (np.arange(length) > 0)[:, None]
+    weights = weights_for((batch, length, 4), np.broadcast_to(real, (batch, length)))
+    for named in (
+        {"mask": seen},
+        {"mask": seen | np.eye(length, dtype=bool)},  # the last one still looks at itself
+        {"mask": seen & some},  # some look at nothing
+        {"bias": np.where(seen, np.float32(0.5), -np.inf)},
+    ):
+        clean = outcome(case, params, inputs, named, weights)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(clean))
+        for number in (np.nan, np.inf, -np.inf):
+            broken = np.where(real[:, None], inputs[0], np.float32(number))
+            found = outcome(case, params, (broken, *inputs[1:]), named, weights)
+            assert_near(found, clean)

@@ -30,8 +30,9 @@ def route(logits: jax.Array, k: int, capacity: int, real: jax.Array | None = Non
     Places go to first choices before second ones, and to earlier tokens before later ones; a token
     that comes too late has none, nor does one whose gate is 0. With k = 1 the gate is the expert's
     probability, with more the probabilities are divided by their sum. Tokens that are not `real`
-    (G, T) take no place and do not count. `balance` is E * sum_i f_i P_i, f_i the share of assignments (before any is dropped)
-    that go to expert i and P_i its mean probability: 1 where all are equal, E where one takes all.
+    (G, T) take no place and do not count. `balance` is E * sum_i f_i P_i, f_i the share of
+    assignments (before any is dropped) that go to expert i and P_i its mean probability: 1 where
+    all are equal, E where one takes all.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.array([[[9.0, 0.0], [8.0, 0.0], [0.0, 9.0]]])

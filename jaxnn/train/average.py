@@ -47,14 +47,13 @@ class Averaged:
         decay = jnp.asarray(self.decay)
         below = jnp.where(decay < 1, decay, jnp.zeros_like(decay))
         share = (1 - below) / -jnp.expm1(count * jnp.log(below))
-        share = jnp.where(
-            decay < 1, share, 1 / count.astype(share.dtype)
-        )  # its limit: all have the same weight
+        share = jnp.where(decay < 1, share, 1 / count.astype(share.dtype))  # the limit
+        alone = (count == 1) | (decay == 0)
 
         def moved(mean: jax.Array, p: jax.Array) -> jax.Array:
-            new, weight = p.astype(mean.dtype), share.astype(mean.dtype)
-            # 0 * NaN is NaN: at decay 0 the average before has no part.
-            return jnp.where(weight == 1, new, mean + weight * (new - mean))
+            new = p.astype(mean.dtype)
+            # 0 * NaN is NaN: a mean without weight has no part.
+            return jnp.where(alone, new, mean + share.astype(mean.dtype) * (new - mean))
 
         average = jax.tree.map(moved, state.average, optax.apply_updates(params, updates))
         return updates, AverageState(inner, average, count)

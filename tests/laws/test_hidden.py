@@ -72,7 +72,7 @@ def padded(case: Case) -> dict[str, np.ndarray]:
     named = {}
     if "memory_segments" in case.layer._takes("forward") and len(case.inputs) > 1:
         named["memory_segments"] = ending(*case.inputs[1].shape[:-1])
-    shape = case.inputs[0].shape
+    shape: tuple[int, ...] = case.inputs[0].shape
     for axes in range(len(shape), 0, -1):
         named["segments"] = ending(*shape[:axes])
         try:

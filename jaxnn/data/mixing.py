@@ -25,7 +25,7 @@ def mixup(
         key: a JAX key; equal keys give equal mixtures.
         x: inputs, floats (B, ...).
         y: targets, (B, ...): floats; or labels, integers, where `classes` is given.
-        alpha: more mixes more; near 0 hardly at all. It may be traced.
+        alpha: more mixes more; near 0 hardly at all. It may be traced; a traced 0 mixes nothing.
         classes: how many classes labels name; they become probabilities (B, ..., classes).
 
     Returns:
@@ -105,7 +105,10 @@ def _drawn(key: jax.Array, rows: int, alpha: Any, name: str) -> tuple[jax.Array,
     if not is_traced(alpha) and not alpha > 0:
         raise ValueError(f"{name}: alpha is {alpha}, wanted more than 0: leave {name} out for none")
     share, other = jax.random.split(key)
-    weights = jax.random.beta(share, alpha, alpha, (rows,), jnp.float32)
+    some = jnp.asarray(alpha) > 0
+    ordinary = jnp.where(some, alpha, 1.0)  # Beta(0, 0) gives NaN
+    weights = jax.random.beta(share, ordinary, ordinary, (rows,), jnp.float32)
+    weights = jnp.where(some, weights, jnp.ones_like(weights))
     return weights, jax.random.permutation(other, rows)
 
 

@@ -30,7 +30,7 @@ def dropout(
     mask = jnp.broadcast_to(jax.random.bernoulli(key, keep, shape), x.shape)
     # At rate 1 nothing is kept, and the factor is any finite number, also in the type of x: it is
     # multiplied by zeros, and so are gradients.
-    most = jnp.asarray(jnp.finfo(x.dtype).max, jnp.float32)
+    most = min(float(jnp.finfo(dtype).max) for dtype in (x.dtype, jnp.float32))
     factor = jnp.minimum(1.0 / jnp.where(keep > 0, keep, jnp.ones_like(keep)), most)
     # A product, so that a known rate and a traced one give the same bits: the compiler turns the
     # division by a known number into one.

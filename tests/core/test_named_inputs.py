@@ -1,5 +1,7 @@
 """A named input goes to every child whose forward names it, through any nesting."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -64,7 +66,7 @@ class Weighted(nn.Composite):
     child: nn.Layer
     explicit: bool = False
 
-    def forward(self, x, *, mask=None):
+    def forward(self, x, *, mask: Any = None):
         return mask + (self.child(x, mask=2 * mask) if self.explicit else self.child(x))
 
 
@@ -111,7 +113,7 @@ class Marked(nn.Primitive):
 @pytest.mark.parametrize("by_name", [False, True])
 def test_padding_is_zeros_at_the_entrance(by_name):
     x, memory = jnp.full((1, 3, 2), jnp.nan).at[:, :2].set(1), jnp.array([[7, -1]])
-    named = {"segments": jnp.array([[1, 1, 0]]), "memory_segments": jnp.array([[1, 0]])}
+    named: Any = {"segments": jnp.array([[1, 1, 0]]), "memory_segments": jnp.array([[1, 0]])}
     if by_name:
         y, z = Marked().apply({}, x=x, memory=memory, **named)
     else:

@@ -70,9 +70,10 @@ def padded(case: Case) -> dict[str, np.ndarray]:
         return segments
 
     named = {}
-    if "memory_segments" in case.layer._takes("forward") and len(case.inputs) > 1:
-        named["memory_segments"] = ending(*case.inputs[1].shape[:-1])
-    shape: tuple[int, ...] = case.inputs[0].shape
+    x, *others = case.inputs
+    if "memory_segments" in case.layer._takes("forward") and others:
+        named["memory_segments"] = ending(*others[0].shape[:-1])
+    shape: tuple[int, ...] = x.shape
     for axes in range(len(shape), 0, -1):
         named["segments"] = ending(*shape[:axes])
         try:

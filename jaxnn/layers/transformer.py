@@ -22,6 +22,8 @@ class EncoderLayer(Composite):
     With `norm_first=False` the norm comes after: x = norm(x + attention(x)). Both branches go
     through `dropout`, a layer such as `nn.Dropout(0.1)`, where it is given. x and y are
     (..., T, n). `mask` and `bias` go to the attention, as do the named inputs it takes, `segments`.
+    If they are given, a position of NaN or inf that they hide has no effect on others or on the
+    gradients of the parameters, and `feed_forward` gets zeros in its place.
     With a causal attention it is the layer of a decoder-only network.
 
     References: Vaswani et al., Attention is all you need, 2017; Xiong et al., On layer

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from ..core import paths
+from ..core.binding import without_padding
 from ..core.calls import Arrays, Call, Outcome
 from ..core.composite import Composite
 from ..core.declarations import Declaration, describe, is_array, split_arrays, stacked
@@ -101,24 +102,27 @@ class MixtureOfExperts(Composite):
         tokens = x.shape[-2]
         if segments is not None:
             check_segments(segments, x.shape[:-1])
+            x = without_padding(x, segments)
         if x.size == 0:
             raise ValueError(f"wants at least one token, got {describe(x)}")
         sequences = x.astype(floating_type(x)).reshape(-1, *x.shape[-2:])
+        marks = None if segments is None else segments.reshape(-1, tokens)
         wide = wider_type(sequences.dtype, jnp.float32)
-        logits = self.router(sequences.astype(wide)).astype(wide)  # type: ignore[misc]
+        router, expert = self.router, self.expert
+        logits = router(sequences.astype(wide), **_marks(router, marks)).astype(wide)  # type: ignore[misc]
         if logits.shape != (*sequences.shape[:-1], self.experts):
             raise ValueError(
                 f"the router gives a number for each of {self.experts} experts, got "
                 f"{describe(logits)} for {describe(sequences)}"
             )
-        real = None if segments is None else segments.reshape(-1, tokens) != 0
+        real = None if marks is None else marks != 0
         share = self.capacity * self.top_k * tokens / self.experts
         places = min(tokens, math.ceil(share))
         slots, gates, balance = route(logits, self.top_k, places, real)
         self.balance(balance)
         there = dispatch(sequences, slots, self.experts * places)
         split = there.reshape(-1, self.experts, places, x.shape[-1])
-        found = self.expert(jnp.swapaxes(split, 0, 1))
+        found = expert(jnp.swapaxes(split, 0, 1), **_marks(expert, None))  # of no sequence
         back = jnp.swapaxes(found, 0, 1).reshape(-1, self.experts * places, found.shape[-1])
         y = collect(back, slots, gates).astype(sequences.dtype)
         return y.reshape(*x.shape[:-1], y.shape[-1])
@@ -128,6 +132,11 @@ class MixtureOfExperts(Composite):
 
     def _default_router(self) -> Layer:
         return Dense(self.experts, bias=False, w_init=lecun_normal())
+
+
+def _marks(layer: Any, segments: Any) -> dict[str, Any]:
+    """The segments of what a child gets, if it takes any, in place of those given by name."""
+    return {"segments": segments} if "segments" in layer.layer._takes("forward") else {}
 
 
 class Each(Ensemble):

@@ -104,6 +104,45 @@ def inputs_for(
     } | named
 
 
+def visible(
+    layer: Any, method: str, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs, with zeros at the positions that segments given by name mark as padding.
+
+    `segments` mark the first input and `memory_segments` the input `memory`. An input without the
+    axes of its segments stays as it is. Zeros at the entrance keep NaN and invalid tokens out of
+    every layer: the gradient of a weight sums over padding too, and 0 * NaN is NaN.
+    """
+    names = layer._signature(method).inputs
+    marked = {"segments": 0}
+    if "memory" in names:
+        marked["memory_segments"] = names.index("memory")
+    for marks, place in marked.items():
+        segments: Any = named.get(marks)
+        if not jnp.issubdtype(getattr(segments, "dtype", bool), jnp.integer):
+            continue
+        if place < len(inputs):
+            real = without_padding(inputs[place], segments)
+            inputs = (*inputs[:place], real, *inputs[place + 1 :])
+        elif place < len(names) and names[place] in named and names[place] != marks:
+            real = without_padding(named[names[place]], segments)
+            named = named | {names[place]: real}
+    return inputs, named
+
+
+def without_padding(item: Any, segments: jax.Array) -> Any:
+    """An input with zeros where segments are 0; arrays without the axes of segments stay."""
+
+    def leaf(x: Any) -> Any:
+        shape = tuple(getattr(x, "shape", ()))
+        if shape[: segments.ndim] != segments.shape or not jnp.issubdtype(x.dtype, jnp.number):
+            return x
+        real = jnp.reshape(segments != 0, (*segments.shape, *(1,) * (len(shape) - segments.ndim)))
+        return jnp.where(real, x, jnp.zeros_like(x))
+
+    return jax.tree.map(leaf, item)
+
+
 class Evaluation:
     """The frame of one evaluation with numbers."""
 
@@ -136,6 +175,7 @@ class Evaluation:
     ) -> Any:
         """Call a child with its parameters, state and key, and keep its new state."""
         with located(path, layer):
+            inputs, named = visible(layer, method, inputs, named)
             named = inputs_for(layer, method, inputs, named, self.passing)
             count = self.keys.get(path, 0)
             self.keys[path] = count + 1

@@ -21,6 +21,10 @@ class Composite(Layer):
     they may be None, or in tuples and dicts. `forward` writes the mathematics, calling the children
     as functions; init, state, keys and paths follow from it.
 
+    A named input reaches every child whose forward names it, also if this forward names it too. A
+    value that forward passes to a child explicitly takes precedence. Inputs that forward requires
+    by position, such as x, do not reach the children.
+
     >>> import jax
     >>> class Twice(Composite):
     ...     inner: Layer
@@ -110,11 +114,13 @@ class Composite(Layer):
         return answers
 
     def _split(self, method: str, named: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Named inputs that forward takes itself, and those that pass by to its children."""
-        own = set(self._signature(method).inputs)
+        """Named inputs that forward takes itself, and those that its children may take."""
+        takes = self._signature(method)
+        # An input that must be given by position is the composite's own, also if it is named.
+        kept = takes.required & set(takes.inputs[: takes.positional])
         return (
-            {name: item for name, item in named.items() if name in own},
-            {name: item for name, item in named.items() if name not in own},
+            {name: item for name, item in named.items() if name in takes.inputs},
+            {name: item for name, item in named.items() if name not in kept},
         )
 
 

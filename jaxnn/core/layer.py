@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import jax
 
 from . import paths
-from .binding import Unknown, concrete_inputs
+from .binding import Unknown, concrete_inputs, visible
 from .calls import Call, Mismatch, Outcome, State, Unreached, located, place_of
 from .declarations import (
     Declaration,
@@ -123,6 +123,8 @@ class Layer(Value):
         State in, state out: with `state` the result is `(y, new_state)`, without it `y`. `key` is
         needed by layers that draw random numbers in training, `train` switches between training
         and inference, and `method` names another pure method of the layer than `forward`.
+        If `segments` are given by name, positions of the first input with segment 0 are padding and
+        count as zeros; `memory_segments` mark padding of the input `memory`.
         Raises ValueError or TypeError, with the path of the layer concerned, for parameters,
         state or inputs that do not fit.
         """
@@ -141,6 +143,7 @@ class Layer(Value):
             )
         self._check_named(method, named)
         params, state, inputs, named = concrete_inputs((params, state, inputs, named))
+        inputs, named = visible(self, method, inputs, named)
         root = None if key is None else paths.PathKey(paths.as_key(key))
         call = Call(params, state, root, train)
         try:

@@ -25,7 +25,7 @@ def mixup(
         key: a JAX key; equal keys give equal mixtures.
         x: inputs, floats (B, ...).
         y: targets, (B, ...): floats; or labels, integers, where `classes` is given.
-        alpha: more mixes more; near 0 hardly at all. It may be traced.
+        alpha: more mixes more; near 0 hardly at all. It may be traced; a traced 0 mixes nothing.
         classes: how many classes labels name; they become probabilities (B, ..., classes), and
             NaN for a label outside of [0, classes).
 
@@ -107,13 +107,18 @@ def _drawn(key: jax.Array, rows: int, alpha: Any, name: str) -> tuple[jax.Array,
     if not is_traced(alpha) and not alpha > 0:
         raise ValueError(f"{name}: alpha is {alpha}, wanted more than 0: leave {name} out for none")
     share, other = jax.random.split(key)
-    weights = jax.random.beta(share, alpha, alpha, (rows,), jnp.float32)
+    some = jnp.asarray(alpha) > 0
+    ordinary = jnp.where(some, alpha, 1.0)  # Beta(0, 0) gives NaN
+    weights = jax.random.beta(share, ordinary, ordinary, (rows,), jnp.float32)
+    weights = jnp.where(some, weights, jnp.ones_like(weights))
     return weights, jax.random.permutation(other, rows)
 
 
 def _mean(one: jax.Array, other: jax.Array, weights: jax.Array) -> jax.Array:
     weights = weights.astype(one.dtype).reshape(-1, *(1 for _ in one.shape[1:]))
-    return weights * one + (1 - weights) * other
+    mean = weights * one + (1 - weights) * other
+    # 0 * NaN is NaN: an example of weight 0 has no part.
+    return jnp.where(weights == 0, other, jnp.where(weights == 1, one, mean))
 
 
 def _soft(y: jax.Array, classes: int | None, name: str) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .dropout import dropout as drop
+from .finite import broken_rows, finite_rows
 from .linear import floating_type, wider_type
 from .segments import check_segments, distance_mask, places, places_mask
 
@@ -49,6 +50,9 @@ def attention(
       soft_cap * tanh(s / soft_cap), before the bias.
     - `dropout`, a rate, and a random `key`: weights are 0 with that probability and divided by
       1 - rate otherwise.
+    - What a query may not look at has no effect on it, NaN and inf included, forward or backward,
+      if there is a mask, a bias, or segments. A query that is not finite, or that may look at a key
+      or value that is not, gives NaN, and has no part in gradients.
     - `implementation`: "xla" or "cudnn" is that of `jax.nn.dot_product_attention`, "own" the one
       written here. By default it is jax.nn's, in plain XLA, where there is no mask, bias, segments,
       soft cap or dropout, and "own" elsewhere: write "cudnn" for the fused kernel of a GPU. Neither
@@ -67,6 +71,52 @@ def attention(
     >>> attention(jnp.zeros((3, 1, 1)), v, v, mask=jnp.zeros((3, 3), bool)).ravel().tolist()
     [0.0, 0.0, 0.0]
     """
+    check_types(mask, bias)
+    options = {
+        "scale": scale,
+        "soft_cap": soft_cap,
+        "dropout": dropout,
+        "key": key,
+        "implementation": implementation,
+    }
+    if mask is None and bias is None and segments is None:
+        return attend(q, k, v, causal=causal, window=window, **options)
+    _check(q, k, v)
+    mask = None if mask is None else _full_rank(mask, q, k, "mask")
+    allowed: Any = _joined(mask, _places_mask(q, k, causal, window, segments))
+    if bias is not None:
+        bias = _full_rank(bias, q, k, "bias")
+        finite = bias != -jnp.inf
+        bias = jnp.where(finite, bias, jnp.zeros((), bias.dtype))
+        allowed = _joined(allowed, finite)
+    # 0 * NaN is NaN, in the products of the backward pass too: only finite rows go into them.
+    (q, query_broken), (k, key_broken), (v, value_broken) = map(finite_rows, (q, k, v))
+    broken = jnp.any(query_broken, -2)  # (..., T, 1), and for keys and values (..., S, 1)
+    broken = broken | jnp.swapaxes(jnp.any(key_broken | value_broken, -2), -1, -2)
+    broken = jnp.any(allowed & broken[..., None, :, :], -1, keepdims=True)
+    y = attend(q, k, v, allowed, bias, **options)
+    return broken_rows(y, jnp.swapaxes(broken, -2, -3))
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    *,
+    causal: bool = False,
+    window: int | None = None,
+    scale: Any = None,
+    soft_cap: Any = None,
+    dropout: Any = 0.0,
+    key: jax.Array | None = None,
+    implementation: str | None = None,
+) -> jax.Array:
+    """`attention` if everything that a query may not look at is finite, and the bias everywhere.
+
+    It costs less, since nothing is checked.
+    """
     dtype = floating_type(q)
     q, k, v = (a.astype(dtype) for a in (q, k, v))
     _check(q, k, v)
@@ -79,10 +129,9 @@ def attention(
             f"implementation {implementation!r} is jax.nn.dot_product_attention's, which has no "
             f"{'dropout' if draws else 'soft cap'}: leave implementation out"
         )
-    check_types(mask, bias)
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
     bias = None if bias is None else _full_rank(bias, q, k, "bias")
-    plain = mask is None and bias is None and segments is None and soft_cap is None and not draws
+    plain = mask is None and bias is None and soft_cap is None and not draws
     # Where lengths differ, a window may leave rows without any key.
     plain = plain and (window is None or q.shape[-3] == k.shape[-3])
     # jax.nn has float32 for the softmax of float64, and no float16 on the CPU.
@@ -90,11 +139,7 @@ def attention(
     if plain and (implementation in ("xla", "cudnn") or (implementation is None and jax_nn)):
         local = None if window is None else (window - 1, 0 if causal else window - 1)
         return _jax_nn(q, k, v, scale, implementation, is_causal=causal, local_window_size=local)
-    mask = _joined(mask, _places_mask(q, k, causal, window, segments))
-    if bias is not None:
-        allowed = bias != -jnp.inf
-        bias = jnp.where(allowed, bias, jnp.zeros((), bias.dtype))
-        mask = _joined(mask, allowed)
+    mask = _joined(mask, _places_mask(q, k, causal, window, None))
     if implementation in ("xla", "cudnn"):
         y = _jax_nn(q, k, v, scale, implementation, mask=mask, bias=bias)
         if mask is None:

@@ -16,8 +16,8 @@ def dropout(
 ) -> jax.Array:
     """Each element is 0 with probability `rate` and divided by 1 - rate otherwise.
 
-    The mean stays. Elements along the axes `shared` fall together. `rate` may be traced. An integer
-    x becomes floating.
+    The mean stays. Elements along the axes `shared` fall together. `rate` may be traced; at 1 all
+    elements and gradients are 0. An integer x becomes floating.
 
     >>> import jax, jax.numpy as jnp
     >>> sorted(set(dropout(jax.random.key(0), jnp.ones(100), 0.5).tolist()))
@@ -28,14 +28,18 @@ def dropout(
     axes = {axis % x.ndim for axis in (shared if isinstance(shared, tuple) else (shared,))}
     shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
     mask = jnp.broadcast_to(jax.random.bernoulli(key, keep, shape), x.shape)
+    # At rate 1 nothing is kept, and the factor is any finite number, also in the type of x: it is
+    # multiplied by zeros, and so are gradients.
+    most = min(float(jnp.finfo(dtype).max) for dtype in (x.dtype, jnp.float32))
+    factor = jnp.minimum(1.0 / jnp.where(keep > 0, keep, jnp.ones_like(keep)), most)
     # A product, so that a known rate and a traced one give the same bits: the compiler turns the
     # division by a known number into one.
-    return jnp.where(mask, x * (1.0 / keep).astype(x.dtype), jnp.zeros((), x.dtype))
+    return jnp.where(mask, x, jnp.zeros((), x.dtype)) * factor.astype(x.dtype)
 
 
 def alpha_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
     """Each element becomes SELU's lowest value with probability `rate`; then a * x + b, with which
-    mean 0 and variance 1 stay what they are. `rate` may be traced.
+    mean 0 and variance 1 stay what they are. At rate 1 all are 0. `rate` may be traced.
 
     >>> import jax, jax.numpy as jnp
     >>> y = alpha_dropout(jax.random.key(0), jnp.zeros(100), 0.5)
@@ -45,11 +49,14 @@ def alpha_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
     x = x.astype(floating_type(x))
     rate = jnp.asarray(rate, jnp.float32)
     keep = 1.0 - rate
+    some = keep > 0
+    keep = jnp.where(some, keep, jnp.ones_like(keep))
     a = jax.lax.rsqrt(keep * (1.0 + rate * SELU_FLOOR**2))
     b = -a * rate * SELU_FLOOR
-    mask = jax.random.bernoulli(key, keep, x.shape)
-    a, b, dropped = (n.astype(x.dtype) for n in (a, b, a * SELU_FLOOR + b))
-    return jnp.where(mask, a * x + b, dropped)
+    mask = jax.random.bernoulli(key, keep, x.shape) & some
+    dropped = jnp.where(some, a * SELU_FLOOR + b, jnp.zeros_like(b))
+    a, b, dropped = (n.astype(x.dtype) for n in (a, b, dropped))
+    return jnp.where(mask, a * jnp.where(mask, x, jnp.zeros((), x.dtype)) + b, dropped)
 
 
 def gaussian_noise(key: jax.Array, x: jax.Array, stddev: Any) -> jax.Array:

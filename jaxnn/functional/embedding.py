@@ -65,7 +65,9 @@ def embedding_bag(
         bag = jnp.where(_is(ids, padding), 0, bag)
     rows = jnp.where((bag > 0)[..., None], rows.astype(wide), 0)
     if weights is not None:
-        rows = rows * weights.astype(wide)[..., None]
+        weights = jnp.where(bag > 0, weights.astype(wide), 0)[..., None]
+        # 0 * NaN is NaN; rows that are finite keep the gradient of their weight at 0.
+        rows = jnp.where((weights == 0) & ~jnp.isfinite(rows), 0, rows) * weights
     if bags is None:
         return _of_rows(rows, bag > 0, mode).astype(dtype)
     n = math.prod(ids.shape[:-1])

@@ -6,13 +6,20 @@ from jax import lax
 
 
 def linear_recurrence(
-    a: jax.Array, b: jax.Array, h: jax.Array | None = None, *, reverse: bool = False
+    a: jax.Array,
+    b: jax.Array,
+    h: jax.Array | None = None,
+    *,
+    reverse: bool = False,
+    resets: bool = False,
 ) -> jax.Array:
     """h_t = a_t * h_{t-1} + b_t over the leading axis, from h (zeros where it is left out).
 
     a and b are (T, ...), real or complex, of one type and rank; a may have axes of size 1. It takes
     O(log T) steps, each over the whole sequence at once. With `reverse` h_t follows from h_{t+1}.
-    Stable where |a| <= 1: only products of a and sums of their multiples of b are formed.
+    Stable where |a| <= 1: only products of a and sums of their multiples of b are formed. With
+    `resets`, an a_t of 0 is a new start: h_{t-1} has no effect even if it is NaN or infinite, and
+    a_t has no gradient.
 
     Reference: Martin and Cundy, Parallelizing linear recurrent neural nets over sequence length,
     2018.
@@ -21,12 +28,16 @@ def linear_recurrence(
     >>> linear_recurrence(jnp.array([0.5, 0.5, 0.0]), jnp.array([1.0, 1.0, 3.0])).tolist()
     [1.0, 1.5, 3.0]
     """
+
+    def decayed(a: jax.Array, b: jax.Array) -> jax.Array:
+        return a * (jnp.where(a == 0, jnp.zeros_like(b), b) if resets else b)  # 0 * NaN is NaN
+
     if h is not None:
         first = -1 if reverse else 0
-        b = b.at[first].add(a[first] * h)
+        b = b.at[first].add(decayed(a[first], h))
 
     def join(one: tuple[jax.Array, jax.Array], two: tuple[jax.Array, jax.Array]) -> tuple:
-        return two[0] * one[0], two[0] * one[1] + two[1]
+        return two[0] * one[0], decayed(two[0], one[1]) + two[1]
 
     return lax.associative_scan(join, (a, b), reverse=reverse)[1]
 

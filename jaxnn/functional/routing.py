@@ -28,10 +28,11 @@ def route(logits: jax.Array, k: int, capacity: int, real: jax.Array | None = Non
     """Routes for router logits (G, T, E), each token to the k experts of highest probability.
 
     Places go to first choices before second ones, and to earlier tokens before later ones; a token
-    that comes too late has none. With k = 1 the gate is the expert's probability, with more the
-    probabilities are divided by their sum. Tokens that are not `real` (G, T) take no place and do
-    not count. `balance` is E * sum_i f_i P_i, f_i the share of assignments (before any is dropped)
-    that go to expert i and P_i its mean probability: 1 where all are equal, E where one takes all.
+    that comes too late has none, nor does one whose gate is 0. With k = 1 the gate is the expert's
+    probability, with more the probabilities are divided by their sum. Tokens that are not `real`
+    (G, T) take no place and do not count. `balance` is E * sum_i f_i P_i, f_i the share of
+    assignments (before any is dropped) that go to expert i and P_i its mean probability: 1 where
+    all are equal, E where one takes all.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.array([[[9.0, 0.0], [8.0, 0.0], [0.0, 9.0]]])
@@ -46,19 +47,21 @@ def route(logits: jax.Array, k: int, capacity: int, real: jax.Array | None = Non
     # One row for each assignment, all first choices before all second ones.
     goes = jax.nn.one_hot(jnp.swapaxes(chosen, 1, 2), experts, dtype=jnp.int32)
     if real is not None:
-        goes = goes * real[:, None, :, None].astype(jnp.int32)
-    rows = goes.reshape(groups, k * tokens, experts)
-    before = (jnp.cumsum(rows, 1, dtype=jnp.int32) - rows).reshape(goes.shape)
-    place = jnp.swapaxes(jnp.sum(before * goes, -1, dtype=jnp.int32), 1, 2)
-    there = (jnp.swapaxes(jnp.sum(goes, -1, dtype=jnp.int32), 1, 2) == 1) & (place < capacity)
+        goes = jnp.where(real[:, None, :, None], goes, 0)
+    # A gate of 0 sends nothing: 0 * inf would come back from an expert that gives inf.
+    sent = jnp.where(jnp.swapaxes(gates == 0, 1, 2)[..., None], 0, goes)
+    rows = sent.reshape(groups, k * tokens, experts)
+    before = (jnp.cumsum(rows, 1, dtype=jnp.int32) - rows).reshape(sent.shape)
+    place = jnp.swapaxes(jnp.sum(before * sent, -1, dtype=jnp.int32), 1, 2)
+    there = (jnp.swapaxes(jnp.sum(sent, -1, dtype=jnp.int32), 1, 2) == 1) & (place < capacity)
     slots = jnp.where(there, chosen * capacity + place, experts * capacity)
-    gates = gates * there.astype(gates.dtype)
+    gates = jnp.where(there, gates, jnp.zeros_like(gates))
     return Routes(slots, gates, _balance(probabilities, goes, real))
 
 
 def _balance(probabilities: jax.Array, goes: jax.Array, real: jax.Array | None) -> jax.Array:
     if real is not None:
-        probabilities = probabilities * real[..., None].astype(probabilities.dtype)
+        probabilities = jnp.where(real[..., None], probabilities, jnp.zeros_like(probabilities))
     taken = jnp.sum(goes, (0, 1, 2)).astype(probabilities.dtype)
     total = jnp.maximum(jnp.sum(taken), 1)
     share, mean = taken / total, jnp.sum(probabilities, (0, 1)) * goes.shape[1] / total

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..core.binding import without_padding
 from ..core.calls import State
 from ..core.checking import check_range
 from ..core.declarations import Param, Slot, describe
@@ -13,7 +14,8 @@ from ..core.initialisers import Initialiser, glorot_uniform, ones, zeros
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional import cache as caches
-from ..functional.attention import IMPLEMENTATIONS, attention, check_types, over_heads
+from ..functional.attention import IMPLEMENTATIONS, attend, attention, check_types, over_heads
+from ..functional.finite import broken_rows, by_row, finite_rows
 from ..functional.linear import floating_type, linear
 from ..functional.normalisation import rms_norm
 from ..functional.positions import alibi
@@ -55,7 +57,9 @@ class Attention(Primitive):
     broadcast to (..., heads, T, S); `segments`, integers (..., T), 0 for padding and the number of
     the packed sequence elsewhere: a position only looks at its own sequence, and positions count in
     it; `memory_segments`, integers (..., S): segment by segment where both are given, else 0 is
-    padding.
+    padding. Whatever is behind a mask, a bias of -inf, or at padding has no effect, NaN and inf
+    included, on outputs or gradients; at padding y is b_out. A position that may look at NaN or inf
+    gives NaN, and has no part in the gradients of the parameters.
 
     With `cache`, which `nn.cached` sets, keys and values of up to `cache` positions are state, and
     any chunk of the sequence may be given a call. A `window` shorter than the cache is kept as a
@@ -186,14 +190,27 @@ class Attention(Primitive):
         """The heads' weighted values, projected."""
         if segments is not None:
             check_segments(segments, x.shape[:-1])
+            x = without_padding(x, segments)
+        if memory is not None and memory_segments is not None:
+            check_segments(memory_segments, memory.shape[:-1], "memory_segments")
+            memory = without_padding(memory, memory_segments)
         check_types(mask, bias)
+        across = None if memory is None else memory_segments
+        hides = any(a is not None for a in (mask, bias, segments, across))
+        checks = hides or (self.cache > 0 and memory is None)
+
+        def projected(name: str, x: jax.Array, heads: int) -> jax.Array:
+            def f(x: jax.Array) -> jax.Array:
+                a = self._split(linear(x, **params[name]), heads)
+                norm = params.get(f"{name}_norm")
+                return a if norm is None else _normalised(a, norm["scale"])
+
+            return by_row(f, x, checks)
+
         source = x if memory is None else memory
-        q = self._split(linear(x, **params["query"]), self.heads)
-        k = self._split(linear(source, **params["key"]), self._kv_heads)
-        v = self._split(linear(source, **params["value"]), self._kv_heads)
-        if self.query_key_norm:
-            q = _normalised(q, params["query_norm"]["scale"])
-            k = _normalised(k, params["key_norm"]["scale"])
+        q = projected("query", x, self.heads)
+        k = projected("key", source, self._kv_heads)
+        v = projected("value", source, self._kv_heads)
         options = {
             "scale": self.scale,
             "soft_cap": self.soft_cap,
@@ -203,7 +220,7 @@ class Attention(Primitive):
             options |= {"dropout": self.dropout, "key": key}
         new: State = {}
         if memory is not None:
-            across = _mask_across(memory, segments, memory_segments)
+            across = _mask_across(segments, memory_segments)
             y = attention(q, k, v, mask=_both(mask, across, q.ndim), bias=bias, **options)
         elif self.cache:
             check_not_training(self, train)
@@ -218,25 +235,23 @@ class Attention(Primitive):
             found = None if segments is None else places(segments)[0]
             position = _one_sequence(x) if found is None else found.position
             q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
-            y = attention(
-                q,
-                k,
-                v,
-                mask=mask,
-                bias=self._with_alibi(bias, position, position, q.ndim),
-                causal=self.causal,
-                window=self.window,
-                segments=segments,
-                **options,
-            )
+            options |= {"causal": self.causal, "window": self.window}
+            bias = self._with_alibi(bias, position, position, q.ndim)
+            if hides:
+                y = attention(q, k, v, mask=mask, bias=bias, segments=segments, **options)
+            else:
+                y = attend(q, k, v, bias=bias, **options)
         y = y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1])
-        return linear(y, **params["out"]), new
+        return by_row(lambda y: linear(y, **params["out"]), y, checks), new
 
     def _with_cache(
         self, q: jax.Array, k: jax.Array, v: jax.Array, segments: Any, state: State, options: Any
     ) -> tuple[jax.Array, State]:
         """Heads (..., T, heads, d) over the cached keys and those of this chunk, and the cache."""
         *batch, length = q.shape[:-2]
+        # The mask of the scores keeps NaN out that is in keys, but not what is in values.
+        v, broken = finite_rows(v)
+        k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
         count, written = Count(**state["count"]), state["written"]
         segments = going_on(count, length) if segments is None else segments
         found, count = places(segments, count)
@@ -256,12 +271,12 @@ class Attention(Primitive):
             joined = cache = caches.write(cache, chunk, written, len(batch))
             written = written + length
         keys = Places(joined["sequence"], joined["position"])
-        y = attention(
+        y = attend(
             q,
             joined["keys"],
             joined["values"],
-            mask=places_mask(found, keys, causal=True, window=self.window)[..., None, :, :],
-            bias=self._with_alibi(None, found.position, keys.position, q.ndim),
+            places_mask(found, keys, causal=True, window=self.window)[..., None, :, :],
+            self._with_alibi(None, found.position, keys.position, q.ndim),
             **options,
         )
         if not self._is_ring:
@@ -368,11 +383,10 @@ def _one_sequence(x: jax.Array) -> jax.Array:
     return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,))
 
 
-def _mask_across(memory: jax.Array, segments: Any, memory_segments: Any) -> jax.Array | None:
+def _mask_across(segments: Any, memory_segments: Any) -> jax.Array | None:
     """Which positions of the memory each query may look at, (..., 1, T or 1, S)."""
     if memory_segments is None:
         return None
-    check_segments(memory_segments, memory.shape[:-1], "memory_segments")
     if segments is None:
         return (memory_segments != 0)[..., None, None, :]
     return segments_mask(segments, memory_segments)[..., None, :, :]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from ..core.declarations import describe
 from ..core.layer import Layer
 from ..core.values import is_traced
@@ -97,6 +99,11 @@ def check_share(layer: Layer, name: str) -> None:
     if not number or not 0.0 <= rate < 1.0:
         raise ValueError(
             f"{type(layer).__name__}.{name} is the share dropped, in [0, 1); got {rate!r}"
+        )
+    if np.float32(rate) == 1:  # the type in which it is computed with
+        raise ValueError(
+            f"{type(layer).__name__}.{name} is the share dropped, in [0, 1); got {rate!r}, which "
+            f"is 1 in float32: write {type(layer).__name__}({name}=0.999), or a lower rate"
         )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..core.binding import without_padding
 from ..core.calls import State
 from ..core.composite import Composite
 from ..core.declarations import Param, Slot, describe
@@ -34,7 +35,8 @@ class Conv(Primitive):
     Over one axis, of time, it takes `segments` by name: integers (..., T), 0 for padding and the
     number of the packed sequence elsewhere. An output sees zeros outside its own sequence, and is 0
     at padding, which is skipped. That wants stride 1 and zeros that keep the length. Of frames
-    (..., T, L, n), with segments (..., T), each is convolved along L as it is.
+    (..., T, L, n), with segments (..., T), each is convolved along L as it is, and those at padding
+    count as zeros.
 
     With `cache` > 0, set by `nn.cached`, a causal convolution over one axis keeps its last
     (kernel_size - 1) * dilation inputs as state, and takes a sequence piece by piece; a piece
@@ -194,8 +196,10 @@ def _convolved(
     padding = layer.padding
     if layer.cache:
         check_not_training(layer, train)
-    if segments is not None and not _marks_frames(layer, x, segments, state):
-        return _packed(layer, params, x, segments, state, groups)
+    if segments is not None:
+        if not _marks_frames(layer, x, segments, state):
+            return _packed(layer, params, x, segments, state, groups)
+        x = without_padding(x, segments)
     if state:
         kept, marks = state["inputs"], state["segments"]
         x, length = _joined(kept, x), x.shape[-2]

@@ -9,12 +9,11 @@ from typing import Any
 import jax
 
 from ..core.declarations import describe
-from ..core.layer import Layer
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional.dropout import alpha_dropout, dropout, gaussian_noise
 from ..functional.linear import floating_type
-from .checks import check_rank
+from .checks import check_rank, check_share
 
 
 class Dropout(Primitive):
@@ -23,7 +22,8 @@ class Dropout(Primitive):
     In inference it is the identity. Elements along the axes `shared` fall together: on images
     (..., H, W, C), `Dropout(0.1, shared=(-3, -2))` drops whole feature maps (spatial dropout), and
     on sequences (..., T, C), `shared=-2` drops a feature at all times. `rate` may be a traced
-    number, so that a sweep over rates is one program. Raises ValueError for a rate outside [0, 1),
+    number, so that a sweep over rates is one program; at a traced rate of 1 all elements and
+    gradients are 0. Raises ValueError for a rate outside [0, 1) or one that float32 rounds to 1,
     for a shared axis that x does not have, and in training without a key.
 
     Reference: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting,
@@ -41,7 +41,7 @@ class Dropout(Primitive):
 
     def __post_init__(self) -> None:
         """Check the rate and the axes."""
-        _check_rate(self, self.rate)
+        check_share(self, "rate")
         axes = self.shared if isinstance(self.shared, tuple) else (self.shared,)
         if any(not isinstance(axis, int) or isinstance(axis, bool) for axis in axes):
             raise ValueError(
@@ -68,8 +68,8 @@ class AlphaDropout(Primitive):
 
     In training, each element becomes SELU's lowest value, -1.758, with probability `rate`, and the
     result is a * x + b, with a = ((1 - rate) * (1 + rate * 1.758**2))**-0.5 and
-    b = a * rate * 1.758. In inference it is the identity. `rate` may be traced. Raises ValueError
-    for a rate outside [0, 1), and in training without a key.
+    b = a * rate * 1.758. In inference it is the identity. `rate` may be traced; at 1 the
+    result is 0. Raises ValueError for a rate outside [0, 1), and in training without a key.
 
     Reference: Klambauer et al., Self-normalizing neural networks, 2017.
 
@@ -83,7 +83,7 @@ class AlphaDropout(Primitive):
 
     def __post_init__(self) -> None:
         """Check the rate."""
-        _check_rate(self, self.rate)
+        check_share(self, "rate")
 
     def _draws(self) -> bool:
         return not _is_zero(self.rate)
@@ -117,7 +117,7 @@ class StochasticDepth(Primitive):
 
     def __post_init__(self) -> None:
         """Check the rate."""
-        _check_rate(self, self.rate)
+        check_share(self, "rate")
 
     def _draws(self) -> bool:
         return not _is_zero(self.rate)
@@ -173,13 +173,3 @@ def _floating(x: Any) -> Any:
 
 def _is_zero(number: Any) -> bool:
     return not is_traced(number) and number == 0
-
-
-def _check_rate(layer: Layer, rate: Any) -> None:
-    if is_traced(rate):
-        return
-    number = isinstance(rate, int | float) and not isinstance(rate, bool)
-    if not number or not 0.0 <= rate < 1.0:
-        raise ValueError(
-            f"{type(layer).__name__}.rate is the share dropped, in [0, 1); got {rate!r}"
-        )

@@ -118,7 +118,7 @@ class LinearRecurrence(Primitive):
             x = select(found.real, x, jnp.zeros_like(x))
         wide = x.astype(_real_type(x))
         a, b = self._terms(params, wide, found)
-        hs = linear_recurrence(a, b, h, reverse=self.reverse)
+        hs = linear_recurrence(a, b, h, reverse=self.reverse, resets=found is not None)
         kept = {"re": hs[-1].real, "im": hs[-1].imag, "segment": last} if self.cache else {}
         y = self._outputs(params, jnp.moveaxis(hs, 0, -2), wide)
         if found is not None:

@@ -289,7 +289,9 @@ class BatchNorm(Primitive):
 
 def _running(old: jax.Array, new: jax.Array, momentum: Any) -> jax.Array:
     momentum = jnp.asarray(momentum, old.dtype)
-    return momentum * old + (1.0 - momentum) * new
+    mean = momentum * old + (1.0 - momentum) * new
+    # 0 * NaN is NaN: at 0 and 1 the other statistics have no part.
+    return jnp.where(momentum == 0, new, jnp.where(momentum == 1, old, mean))
 
 
 def _check_eps(layer: Layer, eps: Any) -> None:

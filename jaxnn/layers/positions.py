@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..core.binding import without_padding
 from ..core.calls import State
 from ..core.checking import check_range
 from ..core.declarations import Param, Slot
@@ -21,9 +22,10 @@ class LearnedPositions(Primitive):
     """y = x + w[positions], with a learned vector for each of `length` positions.
 
     x and y are (..., T, n), w is (length, n) with standard deviation 0.02. Positions count from 0,
-    in each packed sequence anew where `segments`, integers (..., T), are given (0 is padding). With
-    `cache`, which `nn.cached` sets, they go on counting from call to call. A position past the
-    table raises ValueError where it is known while tracing, and gives NaN where it is not.
+    and again from 0 in each packed sequence if `segments`, integers (..., T), are given. At
+    padding, 0, x counts as zeros. With `cache`, which `nn.cached` sets, they go on counting from
+    call to call. A position past the table raises ValueError where it is known while tracing, and
+    gives NaN where it is not.
 
     Reference: Gehring et al., Convolutional sequence to sequence learning, 2017.
 
@@ -68,6 +70,7 @@ class LearnedPositions(Primitive):
             rows = jnp.expand_dims(params["w"][:length], tuple(range(x.ndim - 2)))
             return _add(x, rows), {}
         positions, new = _positions(self, x, segments, state, train)
+        x = x if segments is None else without_padding(x, segments)
         if not is_traced(positions) and positions.size:
             self._check_last(int(positions.max()))
         check_range(positions, self.length, f"position {{value}} is past a table of {self.length}")
@@ -85,9 +88,10 @@ class LearnedPositions(Primitive):
 class SinusoidalPositions(Primitive):
     """y = x + sin(p / base**(2i / n)) in feature 2i, and + cos of the same in feature 2i + 1.
 
-    x and y are (..., T, n). Positions p count from 0, in each packed sequence anew where
-    `segments`, integers (..., T), are given (0 is padding). With `cache`, which `nn.cached` sets,
-    they go on counting from call to call. Computed in float32. Raises ValueError for a base <= 0.
+    x and y are (..., T, n). Positions p count from 0, and again from 0 in each packed sequence if
+    `segments`, integers (..., T), are given. At padding, 0, x counts as zeros. With `cache`, which
+    `nn.cached` sets, they go on counting from call to call. Computed in float32. Raises ValueError
+    for a base <= 0.
 
     Reference: Vaswani et al., Attention is all you need, 2017.
 
@@ -126,6 +130,7 @@ class SinusoidalPositions(Primitive):
     ) -> tuple[jax.Array, State]:
         """x plus the waves at its positions."""
         positions, new = _positions(self, x, segments, state, train)
+        x = x if segments is None else without_padding(x, segments)
         return _add(x, sinusoidal(positions, x.shape[-1], self.base)), new
 
 

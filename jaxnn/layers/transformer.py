@@ -2,6 +2,7 @@
 with a norm and a residual connection."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 
 from ..core.composite import Composite
 from ..core.layer import Layer, LayerLike
+from ..functional.finite import by_row
 from ..functional.linear import floating_type
 from .checks import check_flags
 from .normalisation import LayerNorm
@@ -20,6 +22,8 @@ class EncoderLayer(Composite):
     With `norm_first=False` the norm comes after: x = norm(x + attention(x)). Both branches go
     through `dropout`, a layer such as `nn.Dropout(0.1)`, where it is given. x and y are
     (..., T, n). `mask` and `bias` go to the attention, as do the named inputs it takes, `segments`.
+    If they are given, a position of NaN or inf that they hide has no effect on others or on the
+    gradients of the parameters, and `feed_forward` gets zeros in its place.
     With a causal attention it is the layer of a decoder-only network.
 
     References: Vaswani et al., Attention is all you need, 2017; Xiong et al., On layer
@@ -49,8 +53,9 @@ class EncoderLayer(Composite):
     def forward(self, x: jax.Array, *, mask: Any = None, bias: Any = None) -> jax.Array:
         """Attention, then the feed-forward network."""
         named = _given(mask=mask, bias=bias)
-        x = _branch(self, x, self.attention_norm, lambda x: self.attention(x, **named))
-        return _branch(self, x, self.feed_forward_norm, self.feed_forward)
+        branch = functools.partial(_branch, self, hides=bool(named))
+        x = branch(x, self.attention_norm, lambda x: self.attention(x, **named))
+        return branch(x, self.feed_forward_norm, _by_row(self.feed_forward, bool(named)))
 
 
 class DecoderLayer(Composite):
@@ -95,19 +100,27 @@ class DecoderLayer(Composite):
         memory_mask: Any = None,
     ) -> jax.Array:
         """Attention, attention to the memory, then the feed-forward network."""
-        named, across = _given(mask=mask, bias=bias), _given(mask=memory_mask)
-        x = _branch(self, x, self.attention_norm, lambda x: self.attention(x, **named))
-        x = _branch(
-            self,
-            x,
-            self.cross_attention_norm,
-            lambda x: self.cross_attention(x, memory, **across),
-        )
-        return _branch(self, x, self.feed_forward_norm, self.feed_forward)
+        named = _given(mask=mask, bias=bias)
+        # `mask` and `bias` are those of the attention to x, but would reach this one by name too.
+        taken = self.cross_attention.layer._takes("forward")
+        across = {name: None for name in named if name in taken} | _given(mask=memory_mask)
+        hides = bool(named or across)
+        branch = functools.partial(_branch, self, hides=hides)
+        x = branch(x, self.attention_norm, lambda x: self.attention(x, **named))
+
+        def cross(x: jax.Array) -> jax.Array:
+            return self.cross_attention(x, memory, **across)
+
+        x = branch(x, self.cross_attention_norm, _by_row(cross, hides))
+        return branch(x, self.feed_forward_norm, _by_row(self.feed_forward, hides))
 
 
 def _given(**named: Any) -> dict[str, Any]:
     return {name: item for name, item in named.items() if item is not None}
+
+
+def _by_row(f: Callable[..., Any], hides: bool) -> Callable[..., Any]:
+    return functools.partial(by_row, f, checks=hides)
 
 
 def _branch(
@@ -115,8 +128,14 @@ def _branch(
     x: jax.Array,
     norm: Callable[..., Any],
     f: Callable[..., Any],
+    *,
+    hides: bool,
 ) -> jax.Array:
-    """x + f(norm(x)), or norm(x + f(x))."""
+    """x + f(norm(x)), or norm(x + f(x)).
+
+    If a mask `hides` positions, what they hold stays out of the gradients of the norm.
+    """
+    norm = _by_row(norm, hides)
     y = f(norm(x) if layer.norm_first else x)
     y = y if layer.dropout is None else layer.dropout(y)
     y = x.astype(floating_type(x)) + y

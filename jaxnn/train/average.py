@@ -45,12 +45,18 @@ class Averaged:
         updates, inner = updated(self.inner, updates, state.inner, params, **extra)
         count = state.steps + 1
         # (1 - decay) / (1 - decay**count): the weight that the newest of `count` ones has.
-        share = (1 - self.decay) / -jnp.expm1(count * jnp.log(jnp.asarray(self.decay)))
-        average = jax.tree.map(
-            lambda mean, p: mean + share.astype(mean.dtype) * (p.astype(mean.dtype) - mean),
-            state.average,
-            optax.apply_updates(params, updates),
-        )
+        decay = jnp.asarray(self.decay)
+        below = jnp.where(decay < 1, decay, jnp.zeros_like(decay))
+        share = (1 - below) / -jnp.expm1(count * jnp.log(below))
+        share = jnp.where(decay < 1, share, 1 / count.astype(share.dtype))  # the limit
+        alone = (count == 1) | (decay == 0)
+
+        def moved(mean: jax.Array, p: jax.Array) -> jax.Array:
+            new = p.astype(mean.dtype)
+            # 0 * NaN is NaN: a mean without weight has no part.
+            return jnp.where(alone, new, mean + share.astype(mean.dtype) * (new - mean))
+
+        average = jax.tree.map(moved, state.average, optax.apply_updates(params, updates))
         return updates, AverageState(inner, average, count)
 
 

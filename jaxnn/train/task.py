@@ -243,7 +243,9 @@ class Classification(Task):
         """Mean of -log softmax(outputs)[target], or of its mean by the targets' probabilities."""
         if self._soft(outputs, targets):
             logits = self._wide(outputs, targets[..., 0], labels=False)
-            return optax.softmax_cross_entropy(logits, targets.astype(logits.dtype)).mean()
+            # 0 * log 0 is NaN: a class without probability has no part.
+            found = jnp.where(targets == 0, 0, jax.nn.log_softmax(logits))
+            return -jnp.sum(targets.astype(logits.dtype) * found, -1).mean()
         return _cross_entropy(self._wide(outputs, targets, labels=True), self._labels(targets))
 
     def metrics(self, outputs: Any, targets: Any) -> Metrics:

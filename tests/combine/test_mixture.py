@@ -210,3 +210,30 @@ def test_what_it_is_made_of_can_be_replaced():
     assert other.init(KEY, X)["router"]["b"].shape == (4,)
     rows = nn.summary(net, X).rows
     assert rows["expert"].parameters == 4 * 3 * 4 * 8 and rows["expert"].flops > 0
+
+
+def test_an_expert_without_weight_has_no_effect():
+    """Router logits so far apart that the second gate is exactly 0; its expert gives inf."""
+
+    class Steep(nn.Primitive):
+        def parameters(self, x):
+            return {"w": nn.Param((1,))}
+
+        def forward(self, params, x):
+            return x * params["w"]
+
+    net, x = nn.MixtureOfExperts(Steep(), 2, capacity=2.0), jnp.array([[[1.0], [3.0]]])
+    params = {
+        "router": {"w": jnp.array([[200.0, -200.0]])},
+        "expert": {"w": jnp.array([[2.0], [jnp.inf]])},
+        "balance": {},
+    }
+
+    def run(params):
+        y = net.apply(params, x)
+        return y.sum(), y
+
+    (_, y), gradient = jax.value_and_grad(run, has_aux=True)(params)
+    assert y.tolist() == [[[2.0], [6.0]]]
+    assert gradient["expert"]["w"].tolist() == [[4.0], [0.0]]
+    assert gradient["router"]["w"].tolist() == [[0.0, 0.0]]

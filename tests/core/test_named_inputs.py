@@ -1,5 +1,7 @@
 """A named input goes to every child whose forward names it, through any nesting."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -56,3 +58,82 @@ def test_inputs_that_are_no_arrays_stay_python_values():
     net = nn.Remat(nn.Serial(nn.Repeat(Power(), 2)))
     params = net.init(KEY, X, exponent=2, name="square")
     assert (net.apply(params, 2 * X, exponent=2, name="square") == 16).all()
+
+
+class Weighted(nn.Composite):
+    """A composite that takes a name itself, which its child takes too."""
+
+    child: nn.Layer
+    explicit: bool = False
+
+    def forward(self, x, *, mask: Any = None):
+        return mask + (self.child(x, mask=2 * mask) if self.explicit else self.child(x))
+
+
+def test_an_input_reaches_children_of_a_composite_that_takes_it_too():
+    mask = jnp.full(4, 3.0)
+    net = nn.Serial(Weighted(nn.Residual(Weighted(Masked()))))
+    y = net.apply(net.init(KEY, X, mask=mask), X, mask=mask)
+    assert (y == 3 + (1 + (3 + 3))).all()
+
+
+def test_what_a_composite_passes_explicitly_takes_precedence():
+    mask = jnp.full(4, 3.0)
+    net = Weighted(Weighted(Masked()), explicit=True)
+    assert (net.apply(net.init(KEY, X, mask=mask), X, mask=mask) == 3 + (6 + 6)).all()
+
+
+def test_what_a_composite_requires_by_position_is_its_own_also_by_name():
+    class Across(nn.Primitive):
+        def forward(self, params, x, memory=None):
+            return x if memory is None else x + memory
+
+    class Decoder(nn.Composite):
+        own: nn.Layer = Across()
+        across: nn.Layer = Across()
+
+        def forward(self, x, memory):
+            return self.across(self.own(x), memory)
+
+    net = Decoder()
+    params = net.init(KEY, X, X)
+    assert (net.apply(params, X, memory=X) == net.apply(params, X, X)).all()
+    assert (net.apply(params, X, X) == 2).all()
+    with pytest.raises(TypeError, match="no layer of the network takes an input 'memoyr'"):
+        net.apply(params, X, X, memoyr=X)
+
+
+class Marked(nn.Primitive):
+    """It takes segments, and does nothing with them."""
+
+    def forward(self, params, x, memory=None, *, segments=None, memory_segments=None):
+        return x if memory is None else (x, memory)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_padding_is_zeros_at_the_entrance(by_name):
+    x, memory = jnp.full((1, 3, 2), jnp.nan).at[:, :2].set(1), jnp.array([[7, -1]])
+    named: Any = {"segments": jnp.array([[1, 1, 0]]), "memory_segments": jnp.array([[1, 0]])}
+    if by_name:
+        y, z = Marked().apply({}, x=x, memory=memory, **named)
+    else:
+        y, z = Marked().apply({}, x, memory, **named)
+    assert y.tolist() == [[[1, 1], [1, 1], [0, 0]]]
+    assert z.tolist() == [[7, 0]]
+    image = jnp.full((4, 4), jnp.nan)  # segments are of another array: it stays as it is
+    assert jnp.isnan(Marked().apply({}, image, segments=jnp.array([[1, 0]]))).all()
+
+
+def test_padding_is_zeros_where_a_composite_passes_segments():
+    class Marking(nn.Composite):
+        inner: nn.Layer
+
+        def forward(self, x):
+            return self.inner(x, segments=jnp.isfinite(x[..., 0]).astype(jnp.int32))
+
+    net = Marking(nn.Serial(nn.Dense(2), Marked()))
+    params = net.init(KEY, X)
+    x = X.at[1].set(jnp.nan)
+    gradient = jax.grad(lambda p: net.apply(p, x)[0].sum())(params)
+    alone = jax.grad(lambda p: net.apply(p, X[:1]).sum())(params)
+    assert all(map(jnp.array_equal, jax.tree.leaves(gradient), jax.tree.leaves(alone)))

@@ -220,3 +220,17 @@ def test_errors():
         cutmix(KEY, LABELS, LABELS, classes=3)
     with pytest.raises(TypeError, match=r"is a function of \(key, x\) or of \(key, x, y\), got 3"):
         Augmentation(3)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+def test_examples_without_weight_have_no_part(mix):
+    """A traced alpha of 0 mixes nothing, and 1e-6 draws weights of 0 and 1: NaN spreads to none."""
+    images = jnp.ones((6, 2, 2)).at[2].set(jnp.nan).at[4].set(jnp.inf)
+    y = jnp.arange(6.0)
+    run = jax.jit(lambda alpha: mix(KEY, images, y, alpha=alpha))
+    for mixed, same in zip(run(0.0), (images, y), strict=True):
+        np.testing.assert_array_equal(mixed, same)
+    if mix is mixup:  # of another image, cutmix takes what lies inside of the box
+        mixed, found = run(1e-6)
+        assert set(found.tolist()) <= set(y.tolist())
+        np.testing.assert_array_equal(mixed, images[found.astype(int)])

@@ -233,3 +233,43 @@ def test_errors(options: dict[str, Any], text: str):
     q, k, v = heads()
     with pytest.raises((ValueError, TypeError), match=text):
         attention(**({"q": q, "k": k, "v": v} | options))
+
+
+@pytest.mark.parametrize("implementation", [None, "xla"])
+def test_packed_sequences_that_are_not_finite_stay_apart(implementation: str | None):
+    """Each sequence has the outputs and gradients that it has alone; a NaN that may be looked at
+    gives NaN."""
+    q, k, v = (normals(seed, 1, 5, 2, 4) for seed in range(3))
+    segments = jnp.array([[1, 1, 2, 2, 2]])
+
+    def run(q: Any, k: Any, v: Any, **options: Any) -> Any:
+        y = attention(q, k, v, implementation=implementation, **options)[:, -3:]
+        return jnp.sum(jnp.sin(y)), y
+
+    alone = jax.value_and_grad(run, (0, 1, 2), has_aux=True)(*(a[:, 2:] for a in (q, k, v)))
+    same = segments[:, None, :, None] == segments[:, None, None, :]
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        for which in range(3):
+            broken = [a.at[:, 0].set(bad) if i == which else a for i, a in enumerate((q, k, v))]
+            for options in (
+                {"segments": segments},
+                {"mask": same},
+                {"bias": jnp.where(same, 0.0, -jnp.inf)},
+            ):
+                (loss, y), gradients = jax.value_and_grad(run, (0, 1, 2), has_aux=True)(
+                    *broken, **options
+                )
+                assert_near((loss, y), alone[0])
+                assert_near([g[:, 2:] for g in gradients], list(alone[1]))
+                assert all((g[:, :2] == 0).all() for g in gradients)
+                whole = attention(*broken, implementation=implementation, **options)
+                assert jnp.isnan(whole[:, 0]).all()
+                assert jnp.isnan(whole[:, 1]).all() == (which > 0)
+
+
+def test_a_causal_mask_hides_later_positions():
+    q, k, v = (normals(seed, 1, 4, 1, 2) for seed in range(3))
+    mask = jnp.tril(jnp.ones((4, 4), bool))
+    y = attention(q, k.at[:, 2].set(jnp.nan), v.at[:, 2].set(jnp.inf), mask=mask)
+    assert_near(y[:, :2], attention(q, k, v, causal=True)[:, :2])
+    assert jnp.isnan(y[:, 2:]).all()

@@ -83,8 +83,9 @@ def test_padding_and_packing(case: Case):
     )
     params, x = case.init(), sequence(case, 5)
     full = whole(case, params, x, segments=segments)
-    found = fed(nn.cached(case.layer, 7), params, x, (3, 1, 3), segments=segments)
     real = (segments != 0)[..., None]
+    broken = jnp.where(real, x, jnp.nan)  # what is at padding has no effect
+    found = fed(nn.cached(case.layer, 7), params, broken, (3, 1, 3), segments=segments)
     assert_near(jnp.where(real, found, 0), jnp.where(real, full, 0))
     short = [(1, [3, 4, 5, 6]), (2, [1, 2, 3, 4]), (3, [3, 4, 5, 6]), (4, [0, 1, 5, 6])]
     rows, places = np.array([r for r, _ in short])[:, None], np.array([p for _, p in short])

@@ -346,13 +346,15 @@ def test_segments_pass_by_a_convolution_over_more_axes():
     ids=str,
 )
 def test_segments_of_frames_pass_by_a_convolution_along_each(net: nn.Layer):
-    """With a batch axis or without one: each frame (L, C) is convolved as it is."""
+    """With a batch axis or without one: each frame (L, C) is convolved alone, padding as zeros."""
     x = normals(0, 2, 6, 5, 2)
+    real = (SEGMENTS[:2] != 0)[..., None, None]
     params = net.init(KEY, x)
 
     @jax.jit
     def run(params: Any, x: Any) -> Any:
-        alone = jax.vmap(jax.vmap(lambda frame: net.apply(params, frame)))(x)
+        frames = jnp.where(real, x, 0)
+        alone = jax.vmap(jax.vmap(lambda frame: net.apply(params, frame)))(frames)
         packed = net.apply(params, x, segments=SEGMENTS[:2])
         return alone, packed, net.apply(params, x[0], segments=SEGMENTS[0])
 

@@ -174,3 +174,44 @@ def test_traced_strengths(kind):
 def test_what_does_not_fit(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.AlphaDropout, nn.StochasticDepth])
+def test_a_traced_rate_of_one_gives_zeros_and_finite_gradients(kind, dtype):
+    """As torch.nn.Dropout(1) and torch.nn.AlphaDropout(1), whose results are 0."""
+    x = jnp.array([[1.0, -2.0, 300.0], [jnp.inf, jnp.nan, 0.0]], dtype)
+
+    @jax.jit
+    def run(x, rate):
+        y = kind(rate).apply({}, x, key=KEY, train=True)
+        return y.astype(jnp.float32).sum(), y
+
+    (_, y), (by_x, by_rate) = jax.value_and_grad(run, (0, 1), has_aux=True)(x, 1.0)
+    assert y.dtype == by_x.dtype == x.dtype
+    assert (y == 0).all() and (by_x == 0).all() and jnp.isfinite(by_rate)
+    finite = x[:1]  # for a rate just below 1, the factor 2**24 is not finite in float16
+    for rate in (0.0, 1 - 2**-24):
+        (_, y), (by_x, _) = jax.value_and_grad(run, (0, 1), has_aux=True)(finite, rate)
+        assert jnp.isfinite(y).all() and jnp.isfinite(by_x).all()
+
+
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.AlphaDropout, nn.StochasticDepth])
+def test_a_rate_that_rounds_to_one_is_refused(kind):
+    name = kind.__name__
+    with pytest.raises(ValueError, match=f"{name}.rate .* got 0.999999999, which is 1 in float32"):
+        kind(0.999999999)
+    with pytest.raises(ValueError, match=r"write Attention\(dropout=0.999\)"):
+        nn.Attention(2, dropout=0.999999999)
+
+
+def test_dropped_attention_weights_at_rate_one():
+    x = normals(1, 3, 4)
+    params = nn.Attention(2).init(KEY, x)
+
+    def run(params, rate):
+        return nn.Attention(2, dropout=rate).apply(params, x, key=KEY, train=True)
+
+    assert (jax.jit(run)(params, 1.0) == 0).all()
+    gradient = jax.jit(jax.grad(lambda p, r: run(p, r).sum()))(params, 1.0)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -234,3 +234,20 @@ def test_refused(call, text):
     with pytest.raises((ValueError, TypeError)) as error:
         call()
     assert text in str(error.value)
+
+
+def test_a_row_of_weight_zero_has_no_effect():
+    """NaN in a row whose weight is 0, or at padding; a finite row's weight keeps its gradient."""
+    table = jnp.array([[1.0], [jnp.nan], [jnp.inf], [5.0]])
+    ids, segments = jnp.array([[0, 1, 2, 3]]), jnp.array([[1, 1, 1, 1]])
+
+    def run(table, weights, segments):
+        return nn.EmbeddingBag(4, 1, "sum").apply({"w": table}, ids, weights, segments).sum()
+
+    weights = jnp.array([[2.0, 0.0, 0.0, 0.0]])
+    value, (by_table, by_weights) = jax.value_and_grad(run, (0, 1))(table, weights, segments)
+    assert value == 2
+    assert by_table[:, 0].tolist() == [2, 0, 0, 0]
+    assert by_weights[0, [0, 3]].tolist() == [1, 5] and jnp.isfinite(by_weights).all()
+    behind = jnp.array([[2.0, jnp.nan, jnp.inf, 1.0]])
+    assert run(table, behind, jnp.array([[1, 0, 0, 1]])) == 7

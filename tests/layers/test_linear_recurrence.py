@@ -143,3 +143,19 @@ def test_refused():
     kept = nn.cached(net)
     with pytest.raises(ValueError, match=r"keeps a cache of 256 positions"):
         kept.apply(params, x, state=kept.init_state(x), train=True)
+
+
+def test_a_new_sequence_forgets_what_is_not_finite():
+    """Packed after one of NaN or inf, a sequence has the outputs that it has alone."""
+    net, x = nn.LinearRecurrence(3), normals(0, 1, 6, 2)
+    params = net.init(KEY, x)
+    alone = net.apply(params, x[:, 3:])
+    for bad in (jnp.nan, jnp.inf):
+        broken, segments = x.at[:, :3].set(bad), jnp.array([[1, 1, 1, 2, 2, 2]])
+        assert_near(net.apply(params, broken, segments=segments)[:, 3:], alone)
+        cached = nn.cached(net, 6)
+        _, state = cached.apply(
+            params, broken[:, :3], state=cached.init_state(x), segments=segments[:, :3]
+        )
+        y, _ = cached.apply(params, x[:, 3:], state=state, segments=segments[:, 3:])
+        assert_near(y, alone)

@@ -284,3 +284,17 @@ def test_an_empty_batch_is_refused_in_training():
     assert net.apply(net.init(KEY, x), x, state=net.init_state(x))[0].shape == (0, 3)
     with pytest.raises(ValueError, match=r"statistics of an empty batch, float32\[0,3\]"):
         net.apply(net.init(KEY, x), x, state=net.init_state(x), train=True)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_statistics_of_weight_zero_have_no_part(momentum):
+    """Running statistics at momentum 0 and the batch's at 1, of NaN."""
+    ordinary, broken = jnp.array([[1.0], [3.0]]), jnp.array([[jnp.nan], [jnp.inf]])
+    state = {"mean": jnp.array([5.0]), "var": jnp.array([7.0])}
+    if momentum == 0:
+        x, state, expected = ordinary, jax.tree.map(lambda a: a * jnp.nan, state), (2.0, 1.0)
+    else:
+        x, expected = broken, (5.0, 7.0)
+    net = nn.BatchNorm(momentum, scale=False, bias=False)
+    _, new = net.apply({}, x, state=state, train=True)
+    assert (new["mean"].item(), new["var"].item()) == expected

@@ -86,3 +86,25 @@ def test_a_decay_is_data_and_half_precision_is_averaged_in_float32():
 def test_the_error_says_what_is_wrong(make, text):
     with pytest.raises(ValueError, match=text):
         make()
+
+
+@pytest.mark.parametrize(
+    ("decay", "broken", "expected"),
+    [
+        (0.5, [0], 2 / 3 * 5.0 + 1 / 3 * 3.0),  # the first parameters have no weight
+        (0.0, [0, 1], 5.0),  # nor do any but the last
+        (1.0, [0], 4.0),  # the limit: a plain mean
+        (0.999999999, [0], 4.0),
+    ],
+)
+def test_parameters_without_weight_have_no_part(decay, broken, expected):
+    @jax.jit
+    def run(decay: Any) -> Any:
+        optimizer = train.averaged(optax.sgd(1.0), decay)
+        points = [jnp.nan if i in broken else p for i, p in enumerate((9.0, 3.0, 5.0))]
+        state = optimizer.init(jnp.array(points[0]))
+        for point in points[1:]:
+            _, state = optimizer.update(jnp.array(0.0), state, jnp.array(point))
+        return state.average
+
+    np.testing.assert_allclose(run(jnp.float32(decay)), expected, rtol=1e-6)

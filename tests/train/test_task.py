@@ -1,5 +1,6 @@
 """Tasks against closed forms in numpy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -83,3 +84,13 @@ def test_tasks_are_values():
     assert train.Classification(4) == train.Classification(4) != train.Classification(5)
     assert repr(train.Classification(4)) == "Classification(4)"
     assert len({train.Binary(), train.Binary(), train.Regression()}) == 2
+
+
+def test_a_class_without_probability_has_no_part():
+    """0 * log 0 is 0: a logit of -inf for a class that the target gives 0."""
+    task, logits = train.Classification(3), jnp.array([[0.0, 0.0, -jnp.inf]])
+    soft, label = jnp.array([[1.0, 0.0, 0.0]]), jnp.array([0])
+    for targets in (soft, label):
+        value, gradient = jax.value_and_grad(task)(logits, targets)
+        np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
+        np.testing.assert_allclose(gradient, [[-0.5, 0.5, 0.0]], atol=1e-6)

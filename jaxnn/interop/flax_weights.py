@@ -21,7 +21,9 @@ from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
 from . import kernels
-from .conversion import Library, Names, Source, converted
+from .book import Library, Names, Source, without_ones
+from .conversion import converted
+from .reparametrized import Made, weight_normed
 
 
 def from_flax(
@@ -88,7 +90,7 @@ def table(layer: Any, source: Source) -> dict[str, Any]:
     """embedding; or an array that the prefix itself names."""
     if source.has("embedding"):
         return {"w": source("embedding")}
-    return {"w": kernels.shaped(source(""), source.shape("w"), "it")}
+    return {"w": without_ones(source(""), source.shape("w"), "it")}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:

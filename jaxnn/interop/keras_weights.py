@@ -20,7 +20,9 @@ from ..layers.positions import LearnedPositions
 from ..layers.recurrence import ConvLSTMCell, GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights
 from . import kernels
-from .conversion import Library, Names, Source, Unfit, converted, fitted
+from .book import Library, Names, Source, fitted, without_ones
+from .conversion import converted
+from .reparametrized import Unfit
 
 
 def from_keras(
@@ -83,12 +85,14 @@ def table(layer: Any, source: Source) -> dict[str, Any]:
     """embeddings; or an array that the prefix itself names."""
     if source.has("embeddings"):
         return {"w": source("embeddings")}
-    return {"w": kernels.shaped(source(""), source.shape("w"), "it")}
+    return {"w": without_ones(source(""), source.shape("w"), "it")}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
     """alpha, one for each feature, with axes of 1 before it."""
-    return {"alpha": kernels.shaped(source("alpha"), source.shape("alpha"), "alpha")}
+    alpha, wanted = source("alpha"), source.shape("alpha")
+    fitted(alpha, (*(1,) * (alpha.ndim - len(wanted)), *wanted), "alpha")
+    return {"alpha": alpha.reshape(wanted)}
 
 
 def _cell(source: Source, name: str) -> tuple[Any, Any, Any]:

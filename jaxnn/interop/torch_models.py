@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .conversion import Names, Source
+from .book import Names, Optional, Source
 
 
 def packed_attention(layer: Any, source: Source) -> dict[str, Any]:
@@ -33,7 +33,7 @@ GPT2: Names = {
     "blocks/feed_forward/down": (".c_proj", untransposed),
     "norm": "transformer.ln_f",
 }
-"""transformers' GPT2LMHeadModel, for `GPT`; its lm_head.weight is the embedding's: ignore it."""
+"""transformers' GPT2LMHeadModel, for `GPT`, whose head is tied to the embedding."""
 
 LLAMA: Names = {
     "embedding": "model.embed_tokens",
@@ -50,7 +50,7 @@ LLAMA: Names = {
     "blocks/feed_forward/up": ".up_proj",
     "blocks/feed_forward/down": ".down_proj",
     "norm": "model.norm",
-    "head": "lm_head",
+    "head": Optional("lm_head"),
 }
 """transformers' LlamaForCausalLM, for `GPT`."""
 
@@ -77,21 +77,21 @@ RESNET: Names = {
     "stages/1": "layer2",
     "stages/2": "layer3",
     "stages/3": "layer4",
-    "**/branch": ".",
-    "**/branch/*": ".",
-    "**/first/conv": ".conv1",
-    "**/first/norm": ".bn1",
-    "**/narrow/conv": ".conv1",
-    "**/narrow/norm": ".bn1",
-    "**/second/conv": ".conv2",
-    "**/second/norm": ".bn2",
-    "**/middle/conv": ".conv2",
-    "**/middle/norm": ".bn2",
-    "**/wide/conv": ".conv3",
-    "**/wide/norm": ".bn3",
-    "**/shortcut": ".downsample",
-    "**/shortcut/conv": ".0",
-    "**/shortcut/norm": ".1",
+    "**/branch": Optional("."),
+    "**/branch/*": Optional("."),
+    "**/first/conv": Optional(".conv1"),
+    "**/first/norm": Optional(".bn1"),
+    "**/narrow/conv": Optional(".conv1"),
+    "**/narrow/norm": Optional(".bn1"),
+    "**/second/conv": Optional(".conv2"),
+    "**/second/norm": Optional(".bn2"),
+    "**/middle/conv": Optional(".conv2"),
+    "**/middle/norm": Optional(".bn2"),
+    "**/wide/conv": Optional(".conv3"),
+    "**/wide/norm": Optional(".bn3"),
+    "**/shortcut": Optional(".downsample"),
+    "**/shortcut/conv": Optional(".0"),
+    "**/shortcut/norm": Optional(".1"),
     "head": "fc",
 }
 """torchvision's ResNet, for `ResNet`."""

@@ -21,7 +21,9 @@ from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights
-from .conversion import Library, Names, Source, converted, fitted
+from .book import Library, Names, Source, as_numpy, fitted, without_ones
+from .conversion import converted
+from .reparametrized import Made, spectral_normed, weight_normed
 
 
 def from_torch(
@@ -44,12 +46,34 @@ def from_torch(
     - `{"blocks": "transformer.h.*"}`: `*` is the number of a copy, where a `Repeat` stacks them;
     - `{"lstm": "lstm.@_l0"}`: `@` is the place of the array's name, at the end by default;
     - `{"attention": (".attn", converter)}`: converted by `converter(layer, source)`, which gives
-      the parameters, in our layout, from arrays `source("weight")`.
+      the parameters, in our layout, from arrays `source("weight")`;
+    - `{"head": ("head", interop.channels_first(C, H, W))}`: a layer whose input was flattened from
+      an image, which torch keeps as (C, H, W); `interop.channels_last(H, W, C)` if it does not;
+    - `{"head": ("embed", interop.tied)}`: two layers take the same arrays.
 
     `interop.GPT2`, `LLAMA`, `VIT` and `RESNET` are the names of models of transformers and
-    torchvision. Inputs are as for `net.init`, arrays or `jax.ShapeDtypeStruct`. Arrays take the
-    declared type. Raises ValueError with a line for all that is missing, of another shape, or used
-    nowhere; what fits a pattern of `ignore` may be left over.
+    torchvision. Tensors may require gradients, be on any device and have any floating type. Weight
+    normalization of both kinds (`weight_g`, `parametrizations`) goes into `nn.WeightNorm`, or into
+    the layer itself; spectral normalization likewise. Caches of `nn.cached` start empty.
+
+    Args:
+        net: the network.
+        state_dict: tensors or arrays by torch's names.
+        inputs, named: as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
+        names: from a path of the network, or a pattern of paths, to a prefix of names, or to a pair
+            of a prefix and a converter; by default the prefix is the path.
+        ignore: patterns of names that may be left over. Buffers that hold nothing learned, such as
+            `num_batches_tracked` and causal masks, may always be, and so may the weight of a head
+            that is tied to the embedding, if it is in the network too.
+
+    Returns:
+        Parameters and state, in the declared types.
+
+    Raises:
+        ValueError: an array is missing, of another shape, used nowhere, or used by two layers; a
+            path in `names` is not in the network; or the weights of a layer may be in another
+            order, since they run over positions and channels of an image and neither
+            `channels_first` nor `channels_last` is stated. All are listed.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Serial(nn.Dense(2), jax.nn.relu)
@@ -57,7 +81,6 @@ def from_torch(
     >>> from_torch(net, state_dict, jnp.ones((1, 3))).params[0]["w"].tolist()
     [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
     """
-    ignore = ("**.num_batches_tracked", "num_batches_tracked", *ignore)
     return converted(TORCH, net, state_dict, inputs, named, names or {}, ignore)
 
 
@@ -110,8 +133,9 @@ def running(layer: Any, source: Source) -> dict[str, Any]:
 
 def table(layer: Any, source: Source) -> dict[str, Any]:
     """torch.nn.Embedding, of tokens or of positions; or a tensor of its own."""
-    weight = source("weight") if source.has("weight") else source("")
-    return {"w": weight.reshape(source.shape("w")) if not source.has("weight") else weight}
+    if source.has("weight"):
+        return {"w": source("weight")}
+    return {"w": without_ones(source(""), source.shape("w"), "it")}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
@@ -170,6 +194,44 @@ def gru(layer: Any, source: Source) -> dict[str, Any]:
     return {"input": {"w": w, "b": b + added}, "recurrent": {"w": u, "b": c[2 * n :]}}
 
 
+def made(book: Any, layer: Any, name: str) -> Made | None:
+    """A weight of torch.nn.utils.weight_norm or spectral_norm, or of their parametrizations."""
+    head, dot, last = name.rpartition(".")
+    inner = f"{head}{dot}parametrizations.{last}"
+    for g, v in (("_g", "_v"), (f"{inner}.original0", f"{inner}.original1")):
+        names = tuple(name + n if n.startswith("_") else n for n in (g, v))
+        if all(n in book.weights for n in names):
+            return weight_normed(names, *map(book.read, names))
+    axis = 1 if isinstance(layer, ConvTranspose) else 0
+    for names in (
+        (f"{name}_orig", f"{name}_u", f"{name}_v"),
+        (f"{inner}.original", f"{inner}.0._u", f"{inner}.0._v"),
+    ):
+        if all(n in book.weights for n in names):
+            return spectral_normed(names, *map(book.read, names), axis)
+    return None
+
+
+def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
+    """Counters of batches, masks, and tables of positions that models save with their weights."""
+    last = name.rpartition(".")[2]
+    if last == "num_batches_tracked":
+        return True
+    if last not in ("bias", "masked_bias", "position_ids", "inv_freq"):
+        return False
+    a = as_numpy(array)
+    if last == "bias":  # GPT-2's causal mask, (1, 1, T, T)
+        square = a.ndim == 4 and a.shape[:2] == (1, 1) and a.shape[2] == a.shape[3]
+        return square and np.array_equal(a[0, 0], np.tri(a.shape[2]))
+    if last == "masked_bias":  # what GPT-2 puts behind its mask
+        return a.size == 1 and bool(a <= -1e4)
+    if last == "position_ids":
+        return np.array_equal(a.ravel(), np.arange(a.size))
+    turns = [layer.rotary for layer in layers if getattr(layer, "rotary", None) is not None]
+    expected = [np.asarray(turn.frequencies(2 * a.size)) for turn in turns]
+    return bool(turns) and all(np.allclose(a, one, rtol=1e-2) for one in expected)
+
+
 TORCH = Library(
     "torch",
     ".",
@@ -197,4 +259,7 @@ TORCH = Library(
         GRUCell: gru,
     },
     {BatchNorm: running},
+    channels_first=True,
+    made=made,
+    is_buffer=is_buffer,
 )

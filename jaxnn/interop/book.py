@@ -1,0 +1,473 @@
+"""The weights of another library by name, and what a converter asks for them."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..combine.ensemble import Ensemble
+from ..combine.repeat import Repeat
+from ..combine.spectral_norm import SpectralNorm
+from ..combine.weight_norm import WeightNorm
+from ..core import paths
+from ..core.wrapper import Wrapper
+from .axes import Trace
+from .orders import ByType, Run, runs, said, statements, tied
+from .reparametrized import Made, Unfit, lengths, state_before
+
+Converter = Callable[[Any, "Source"], dict[str, Any]]
+Names = Mapping[str, str | tuple[str, Converter]]
+
+
+class Optional(str):
+    """A prefix in a table of names whose path some networks of the kind do not have."""
+
+    __slots__ = ()
+
+
+class Library(NamedTuple):
+    """How another library names and lays out its arrays.
+
+    `params` and `state` hold a converter for each type of layer. `channels_first` says that images
+    are (C, H, W). `made(book, layer, name)` is the weight `name` if it is made from several arrays,
+    else None; `other_name(layer, name)` another name that the library has for the array `name` of a
+    layer. `is_buffer(name, array, layers)` says that an array holds nothing learned.
+    """
+
+    name: str
+    separator: str
+    params: Mapping[type, Converter]
+    state: Mapping[type, Converter]
+    channels_first: bool = False
+    made: Callable[["Book", Any, str], Made | None] | None = None
+    other_name: Callable[[Any, str], str] | None = None
+    is_buffer: Callable[[str, Any, list[Any]], bool] | None = None
+
+
+class Missing(KeyError):
+    """A name that the other library's weights do not have."""
+
+
+class Owner(NamedTuple):
+    """A layer that owns arrays, its path, and the wrappers around it with theirs."""
+
+    path: paths.Path
+    layer: Any
+    wrappers: tuple[tuple[paths.Path, Wrapper], ...]
+
+    def copies(self, params: Any) -> tuple[int, ...]:
+        """The number of copies of the layer, for each wrapper that stacks some."""
+        stacks = [param.stack for _, param in paths.walk(params)]
+        if stacks:
+            return tuple(n for _, n in max(stacks, key=len))
+        return tuple(w.n for _, w in self.wrappers if isinstance(w, Repeat | Ensemble))
+
+    def inside(self, kind: type, place: paths.Path) -> Any:
+        """The wrapper of this kind whose pattern fits the array at `place` of the layer, or
+        None."""
+        for path, wrapper in self.wrappers:
+            if isinstance(wrapper, kind):
+                text = paths.text((*self.path, *place)[len(path) :])
+                if paths.matches(wrapper.match, text):  # type: ignore[attr-defined]
+                    return wrapper
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a converter asks for arrays: those of one layer, or of a part of it, by their names."""
+
+    book: "Book"
+    owner: Owner
+    path: paths.Path
+    copy: tuple[int, ...]
+    declared: Any
+    part: str = "weight"
+    table: Any = None
+    root: str = "params"
+
+    def __call__(self, name: str) -> Any:
+        """The array of that name; `""` is the array that the prefix itself names."""
+        return self.book.array(self, name)
+
+    def has(self, name: str) -> bool:
+        """Whether there is an array of that name."""
+        return self.book.find(self, name) is not None
+
+    def at(self, segment: str) -> "Source":
+        """The same for a part of the layer."""
+        return dataclasses.replace(
+            self, path=(*self.path, segment), declared=self.declared[segment]
+        )
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The declared shape of our array `name`, of one copy."""
+        return tuple(self.declared[name].shape[len(self.copy) :])
+
+    def declared_shape(self, place: paths.Path) -> tuple[int, ...]:
+        """The declared shape of our array at `place`, of one copy."""
+        return tuple(dict(paths.walk(self.declared))[place].shape[len(self.copy) :])
+
+    def runs(self, layer: Any, place: paths.Path) -> list[Run]:
+        """The axes of our array at `place` that are in another order in the library."""
+        return self.book.runs(self.owner, (self.root, *place), len(self.copy))
+
+    def by_type(self, layer: Any) -> dict[str, Any]:
+        """The arrays of the layer, as its type is converted."""
+        kinds = [kind for kind in type(layer).__mro__ if kind in self.table]
+        return (self.table[kinds[0]] if kinds else as_they_are)(layer, self)
+
+    def full(self, name: str) -> str:
+        """The name with its prefix."""
+        template = self.book.template(self.path)
+        if not name:
+            template = template.removesuffix(f"{self.book.library.separator}@")
+        for number in self.copy:
+            template = template.replace("*", str(number), 1)
+        return template.replace("@", name)
+
+
+class Book:
+    """The weights by name, the prefix of each path, what was used and what was wrong."""
+
+    def __init__(
+        self,
+        library: Library,
+        weights: dict[str, Any],
+        names: Names,
+        owners: list[Owner],
+        trace: Trace,
+    ) -> None:
+        self.library = library
+        self.owners = owners
+        self.weights = weights
+        self.names = names
+        self.trace = trace
+        # By name: which copies of which layers take the array; those without a converter apart.
+        self.used: dict[str, list[str]] = {}
+        self.used_by_type: dict[str, list[str]] = {}
+        self.problems: list[str] = []
+
+    # ---- arrays by name ----
+
+    def find(self, source: Source, name: str) -> str | Made | None:
+        """The name under which an array is given, or what it is made from; None if neither."""
+        full = source.full(name)
+        made = self.library.made and self.library.made(self, source.owner.layer, full)
+        if made:
+            return made
+        if full in self.weights:
+            return full
+        if self.library.other_name is not None:
+            other = source.full(self.library.other_name(source.owner.layer, name))
+            return other if other in self.weights else None
+        return None
+
+    def array(self, source: Source, name: str) -> Any:
+        """The array that a converter asks for, and a note that it is used; NaN for a part that a
+        weight does not have."""
+        found = self.find(source, name)
+        if found is None:
+            raise Missing(source.full(name))
+        if isinstance(found, Made):
+            self._note(source, *found.names)
+            part = getattr(found, source.part)
+            if part is None and source.part == "weight":
+                raise Unfit(f"{source.full(name)} is normalized there: use nn.SpectralNorm")
+            return np.full(np.shape(found.original), np.nan) if part is None else part
+        self._note(source, found)
+        array = self.read(found)
+        return array if source.part == "weight" else np.full(array.shape, np.nan)
+
+    def read(self, name: str) -> Any:
+        """The array of that name, as NumPy's."""
+        try:
+            return as_numpy(self.weights[name])
+        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise Unfit(f"{name} is not an array that NumPy can hold: {error}") from None
+
+    def _note(self, source: Source, *names: str) -> None:
+        where = paths.text((*source.owner.path, *map(str, source.copy))) or "the network"
+        by_type = not isinstance(self.rule(source.owner.path), tuple)
+        for name in names:
+            for table in (self.used, self.used_by_type)[: 1 + by_type]:
+                users = table.setdefault(name, [])
+                users += [] if where in users else [where]
+
+    def shared(self) -> list[str]:
+        """A line for each array that two layers take, where no converter says so."""
+        lines = []
+        for name, users in self.used_by_type.items():
+            if len(users) > 1:
+                lines.append(
+                    f"{name}: taken by {' and by '.join(users)}; if the source uses one array "
+                    f'twice, write names={{"{users[-1]}": ("its prefix", interop.tied)}}'
+                )
+        return lines
+
+    def unused(self, ignore: Iterable[str]) -> list[str]:
+        """A line for each array that no converter asked for, but for those that fit a pattern of
+        `ignore`, that hold nothing learned, or that are the table of a tied head."""
+        separator = self.library.separator
+        patterns = [pattern.replace(separator, "/") for pattern in ignore]
+        layers = [owner.layer for owner in self.owners]
+        lines = []
+        for name, array in self.weights.items():
+            if name in self.used:
+                continue
+            if any(paths.matches(p, name.replace(separator, "/")) for p in patterns):
+                continue
+            if self.library.is_buffer and self.library.is_buffer(name, array, layers):
+                continue
+            line = f"{name}: given, but no layer takes it"
+            twin = self._equal_table(array)
+            if twin is None:
+                lines.append(line)
+            elif not twin[1]:
+                lines.append(f"{line}; it equals {twin[0]}, which the network does not use twice")
+        return lines
+
+    def _equal_table(self, array: Any) -> tuple[str, bool] | None:
+        """The name of a table with the same numbers, and whether the network uses that for its
+        outputs as well."""
+        if len(getattr(array, "shape", ())) != 2:
+            return None
+        attended = {
+            paths.text(path) for path, method in self.trace.methods if method == "attend"
+        }
+        for name, users in self.used.items():
+            if getattr(self.weights[name], "shape", None) != array.shape:
+                continue
+            one, other = self.read(name), as_numpy(array)
+            if one.size and one.min() != one.max() and np.array_equal(one, other):
+                return name, any(user in attended for user in users)
+        return None
+
+    # ---- names by path ----
+
+    def template(self, path: paths.Path) -> str:
+        """The other library's names at a path: `@` stands for that of an array, and each `*` for
+        the number of a copy."""
+        separator = self.library.separator
+        above = self.template(path[:-1]) if path else "@"
+        rule = self.rule(path)
+        if rule is None:
+            return above.replace("@", f"{path[-1]}{separator}@") if path else above
+        prefix = rule[0] if isinstance(rule, tuple) else rule
+        if prefix.startswith(separator):
+            rest = prefix.removeprefix(separator)
+            return above.replace("@", self._with_place(rest)) if rest else above
+        return self._with_place(prefix)
+
+    def _with_place(self, prefix: str) -> str:
+        return prefix if "@" in prefix else f"{prefix}{self.library.separator}@" if prefix else "@"
+
+    def rule(self, path: paths.Path) -> Any:
+        """What `names` says of a path: the first entry that fits."""
+        text = paths.text(path)
+        return next((rule for p, rule in self.names.items() if paths.matches(p, text)), None)
+
+    # ---- layers ----
+
+    def layer(
+        self, owner: Owner, declared: dict[str, Any], sizes: tuple[int, ...]
+    ) -> dict[paths.Path, Any]:
+        """The arrays of one layer, all copies stacked, by root and path; what is wrong goes to the
+        problems."""
+        where = paths.text(owner.path) or "the network"
+        stars = self.template(owner.path).count("*")
+        if stars != len(sizes):
+            self.problems.append(
+                f"{where}: has {len(sizes)} axes of copies, and its prefix "
+                f"{self.template(owner.path)!r} has {stars} places * for their numbers"
+            )
+            return {}
+        try:
+            copies = [
+                self._copy(owner, declared, copy)
+                for copy in itertools.product(*map(range, sizes))
+            ]
+        except Missing as error:
+            self.problems.append(f"{where}: wanted {error.args[0]!r}, which is not there")
+            return {}
+        except Unfit as error:
+            self.problems.append(f"{where}: {error}")
+            return {}
+        self._check_order(owner, declared, len(sizes))
+        arrays = {}
+        for place, _ in paths.walk(declared):
+            named = paths.text(place[1:])
+            if any(place not in one for one in copies):
+                self.problems.append(f"{where}: nothing was converted to {named!r}")
+                continue
+            if len({np.shape(one[place]) for one in copies}) > 1:
+                self.problems.append(f"{where}: copies of {named!r} differ in shape")
+                continue
+            stack = np.stack([np.asarray(one[place]) for one in copies])
+            arrays[place[0], *owner.path, *place[1:]] = stack.reshape((*sizes, *stack.shape[1:]))
+        return arrays
+
+    def _copy(
+        self, owner: Owner, declared: dict[str, Any], copy: tuple[int, ...]
+    ) -> dict[paths.Path, Any]:
+        """The arrays of one copy, as the layer and the wrappers around it declare them."""
+        own: dict[paths.Path, Any] = {}
+        normed, spectral = [], {}
+        for place, leaf in paths.walk(declared):
+            above = place[1:-1]
+            if place[0] == "params" and above and owner.inside(WeightNorm, above):
+                if place[-1] == "v":
+                    normed.append(place[:-1])
+                    own[place[:-1]] = leaf
+                continue
+            wrapper = owner.inside(SpectralNorm, above) if place[0] == "state" else None
+            if wrapper is None or place[-1] != "u":
+                own[place] = leaf
+            else:
+                spectral["params", *above] = wrapper
+        trees = nested(own)
+        found = {}
+        for root in trees:
+            found |= self._converted(owner, root, trees[root], copy, "weight")
+
+        def part(name: str) -> dict[paths.Path, Any]:
+            return self._converted(owner, "params", trees["params"], copy, name)
+
+        directions = part("direction") if normed else {}
+        for place in normed:
+            pair = lengths(found.pop(place), _there(directions[place], place, "WeightNorm"))
+            found |= {(*place, name): array for name, array in pair.items()}
+        if spectral:
+            originals, singular, before = part("original"), part("singular"), part("state")
+        for place, wrapper in spectral.items():
+            weight, found[place] = found[place], _there(originals[place], place, "SpectralNorm")
+            u = before[place].reshape(-1, weight.shape[-1])[0]
+            if np.isnan(u).any():
+                u = state_before(found[place], singular[place], weight, wrapper.steps)
+            found["state", *place[1:], "u"] = u
+        return found
+
+    def _converted(
+        self, owner: Owner, root: str, tree: Any, copy: tuple[int, ...], part: str
+    ) -> dict[paths.Path, Any]:
+        """What the layer's converter makes of a part of each weight."""
+        table = self.library.params if root == "params" else self.library.state
+        source = Source(self, owner, owner.path, copy, tree, part, table, root)
+        rule = self.rule(owner.path)
+        converter = rule[1] if isinstance(rule, tuple) else None
+        if converter is None or isinstance(converter, ByType) or root == "state":
+            found = dict(paths.walk(source.by_type(owner.layer)))
+        else:
+            found = dict(paths.walk(converter(owner.layer, source)))
+        if isinstance(converter, ByType):
+            converter.ordered(found, source, owner.layer)
+        return {(root, *place): array for place, array in found.items()}
+
+    # ---- channels first ----
+
+    def runs(self, owner: Owner, place: paths.Path, copies: int) -> list[Run]:
+        """The axes of an array of a layer, at its root and path, that are in another order in the
+        library."""
+        root, *rest = place
+        path = (root, *owner.path, *rest)
+        factors = self.trace.factors.get(path) or self.trace.factors.get((*path, "v"), [])
+        return list(runs(owner.layer, factors[copies:]))
+
+    def _check_order(self, owner: Owner, declared: Any, copies: int) -> None:
+        """A problem, if the arrays of a layer may be in another order and nothing is stated."""
+        rule, where = self.rule(owner.path), paths.text(owner.path) or ""
+        if isinstance(rule, tuple) and rule[1] is not tied:
+            return
+        for place, _ in paths.walk(declared):
+            for run in self.runs(owner, place, copies):
+                if run.shown:
+                    continue
+                prefix = self.template(owner.path).removesuffix(f"{self.library.separator}@")
+                self.problems.append(
+                    f"{where or 'the network'}: {paths.text(place[1:])}, {said(run)}, which "
+                    f"{self.library.name} may have in another order; " + _write(where, prefix, run)
+                )
+                return
+
+    def hint(self, path: paths.Path, shape: tuple[int, ...]) -> str:
+        """What to write if an array of another shape is in another order, else nothing."""
+        for owner in self.owners:
+            n = len(owner.path)
+            if path[1 : 1 + n] == owner.path:
+                place = (path[0], *path[1 + n :])
+                copies = len(shape) - len(self.trace.factors.get(path, ()))
+                for run in self.runs(owner, place, max(copies, 0)):
+                    return "; " + _write(paths.text(owner.path), "its prefix", run)
+        return ""
+
+
+def _write(path: str, prefix: str, run: Run) -> str:
+    """The calls to write for axes whose order is not known."""
+    both = statements(run)
+    if both is None:
+        return f'write names={{"{path}": ("{prefix}", a converter of your own)}}'
+    first, last = both
+    sizes = f"({', '.join(['C', *'DHW'[-len(first.window):]])})"
+    return (
+        f'write names={{"{path}": ("{prefix}", interop.{first!r})}} if the source flattens '
+        f"{sizes}, interop.{last!r} if its channels are last"
+    )
+
+
+def _there(part: Any, place: paths.Path, wrapper: str) -> Any:
+    if np.isnan(part).any():
+        raise Unfit(
+            f"{paths.text(place[1:])} is inside {wrapper}, and the source's weight is not made in "
+            f"that way: convert the network without {wrapper}"
+        )
+    return part
+
+
+def nested(flat: dict[paths.Path, Any]) -> dict[str, Any]:
+    """Nested dicts of leaves by path."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        below = tree
+        for segment in path[:-1]:
+            below = below.setdefault(segment, {})
+        below[path[-1]] = leaf
+    return tree
+
+
+def as_numpy(array: Any) -> np.ndarray:
+    """An array of any library as NumPy's, holding the same numbers.
+
+    A tensor of torch may require gradients, be on another device, or have a type that NumPy lacks:
+    bfloat16 and float8 become float32, which holds all their numbers.
+    """
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        try:
+            return array.numpy()
+        except TypeError:
+            return array.float().numpy()
+    return array if isinstance(array, np.ndarray) else np.asarray(array)
+
+
+def as_they_are(layer: Any, source: Source) -> dict[str, Any]:
+    """Arrays of our own names and layout, which a type without a converter is taken to have."""
+    return {
+        name: as_they_are(layer, source.at(name)) if isinstance(item, dict) else source(name)
+        for name, item in source.declared.items()
+    }
+
+
+def fitted(array: Any, wanted: tuple[int, ...], name: str) -> Any:
+    """`array`, of the shape that it has to have in the other library; Unfit else."""
+    if np.shape(array) != wanted:
+        raise Unfit(f"{name} is {np.shape(array)}, and {wanted} for this network")
+    return array
+
+
+def without_ones(array: Any, wanted: tuple[int, ...], name: str) -> Any:
+    """`array` in the shape `wanted`, from which it may differ by axes of 1; Unfit else."""
+    if [n for n in np.shape(array) if n != 1] != [n for n in wanted if n != 1]:
+        raise Unfit(f"{name} is {np.shape(array)}, and {wanted} for this network")
+    return np.reshape(array, wanted)

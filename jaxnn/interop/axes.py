@@ -1,9 +1,9 @@
 """Which axes of a network's weights run over the channels and the positions of an image together.
 
 torch keeps images as (C, H, W), jaxnn as (H, W, C). A weight that has one axis of each, or one axis
-that was flattened from both, is in another order there. To find these weights, the network is traced
-on its inputs, and the axes of all arrays in the trace are sorted into classes: an elementwise
-product joins the axes of its factors, a reshape states that one axis is the product of several.
+that was flattened from both, is in another order there. To find these weights, the network is
+traced on its inputs, and the axes of all arrays in the trace are sorted into classes: an
+elementwise product joins the axes of its factors, a reshape makes one axis the product of several.
 Layers that torch applies to channels-first arrays mark the axes of their inputs and outputs.
 """
 

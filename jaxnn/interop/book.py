@@ -234,9 +234,7 @@ class Book:
         outputs as well."""
         if len(getattr(array, "shape", ())) != 2:
             return None
-        attended = {
-            paths.text(path) for path, method in self.trace.methods if method == "attend"
-        }
+        attended = {paths.text(path) for path, method in self.trace.methods if method == "attend"}
         for name, users in self.used.items():
             if getattr(self.weights[name], "shape", None) != array.shape:
                 continue
@@ -286,8 +284,7 @@ class Book:
             return {}
         try:
             copies = [
-                self._copy(owner, declared, copy)
-                for copy in itertools.product(*map(range, sizes))
+                self._copy(owner, declared, copy) for copy in itertools.product(*map(range, sizes))
             ]
         except Missing as error:
             self.problems.append(f"{where}: wanted {error.args[0]!r}, which is not there")
@@ -384,10 +381,11 @@ class Book:
             for run in self.runs(owner, place, copies):
                 if run.shown:
                     continue
-                prefix = self.template(owner.path).removesuffix(f"{self.library.separator}@")
+                prefix = self.template(owner.path).removesuffix("@")
+                prefix = prefix.removesuffix(self.library.separator)
                 self.problems.append(
-                    f"{where or 'the network'}: {paths.text(place[1:])}, {said(run)}, which "
-                    f"{self.library.name} may have in another order; " + _write(where, prefix, run)
+                    f"{where or 'the network'}: {paths.text(place[1:])} {said(run)}, which the "
+                    f"source may have in another order; {_write(where, prefix, run)}"
                 )
                 return
 
@@ -409,7 +407,7 @@ def _write(path: str, prefix: str, run: Run) -> str:
     if both is None:
         return f'write names={{"{path}": ("{prefix}", a converter of your own)}}'
     first, last = both
-    sizes = f"({', '.join(['C', *'DHW'[-len(first.window):]])})"
+    sizes = f"({', '.join(['C', *'DHW'[-len(first.window) :]])})"
     return (
         f'write names={{"{path}": ("{prefix}", interop.{first!r})}} if the source flattens '
         f"{sizes}, interop.{last!r} if its channels are last"

@@ -77,7 +77,9 @@ def converted(
 def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
     """Raise TypeError for a rule that is none, ValueError for a path that no layer has."""
     leaves = [path[1:-1] for path, _ in paths.walk(trees)]
-    known = {path[:i] for path in (*leaves, *(o.path for o in owners)) for i in range(len(path) + 1)}
+    known = {
+        path[:i] for path in (*leaves, *(o.path for o in owners)) for i in range(len(path) + 1)
+    }
     texts = {paths.text(path) for path in known}
     for path, rule in names.items():
         prefix = rule[0] if isinstance(rule, tuple) and len(rule) == 2 else rule

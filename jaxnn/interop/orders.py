@@ -73,7 +73,7 @@ class ByType:
     def _check(self, run: Run) -> None:
         sizes = [f.size for f in run.factors if f.size > 1]
         if sizes != [n for n in (*self.window, self.channels) if n > 1]:
-            raise Unfit(f"{self!r} is stated, but {said(run)}")
+            raise Unfit(f"{self!r} is stated, but an array {said(run)}")
 
     def _moved(self, array: Any, run: Run, declared: tuple[int, ...]) -> Any:
         start, behind = run.start, len(declared) - run.stop
@@ -196,12 +196,12 @@ def _groups(layer: Any, ndim: int) -> list[tuple[int, int]]:
 
 def said(run: Run) -> str:
     """What is known of the axes, for an error."""
-    words = []
-    for f in run.factors:
-        kind = " or ".join(sorted(f.kinds)) or "other"
-        words.append(f"{f.size} ({kind})")
-    axes = f"axis {run.start}" if run.stop == run.start + 1 else f"axes {run.start}-{run.stop - 1}"
-    return f"{axes} runs over {' x '.join(words)}"
+    words = [
+        f"{f.size} {' or '.join(sorted(f'{k}s' for k in f.kinds)) or '?'}" for f in run.factors
+    ]
+    one = run.stop == run.start + 1
+    axes = f"has axis {run.start}" if one else f"has axes {run.start} to {run.stop - 1}"
+    return f"{axes} over {' x '.join(words)} of an image"
 
 
 def statements(run: Run) -> tuple[ByType, ByType] | None:

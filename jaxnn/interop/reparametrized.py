@@ -31,9 +31,10 @@ class Made(NamedTuple):
 
 
 def weight_normed(names: tuple[str, ...], g: Any, v: Any) -> Made:
-    """g * v / |v|, with the length over the axes along which g is the same."""
+    """g * v / |v|, with the length over the axes that g does not have, or along which it is 1."""
     g, v = (np.asarray(a, np.float64) for a in (g, v))
-    over = tuple(i for i in range(v.ndim) if g.ndim < v.ndim or g.shape[i] == 1)
+    g = g.reshape((1,) * (v.ndim - g.ndim) + g.shape)
+    over = tuple(i for i in range(v.ndim) if g.shape[i] == 1)
     length = np.sqrt(np.square(v).sum(over, keepdims=True))
     return Made(names, g * v / length, direction=v)
 
@@ -66,7 +67,8 @@ def spectral_normed(names: tuple[str, ...], w: Any, u: Any, v: Any, axis: int = 
 def state_before(original: Any, singular: Any, weight: Any, steps: int) -> Any:
     """The state u from which `steps` rounds give the singular value of the other library.
 
-    Its value is that of its last vectors, without another round; so u is what came one round before.
+    That library divides by the value of its last vectors, without another round, so u is what came
+    one round before them.
     Raises Unfit if there is none: the weight has changed since the vectors were computed.
     """
     matrix = original.reshape(-1, original.shape[-1])

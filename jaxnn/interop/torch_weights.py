@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..core.layer import Layer
+from ..functional.positions import rotary_frequencies
 from ..layers.activation import PReLU
 from ..layers.attention import Attention
 from ..layers.bilinear import Bilinear
@@ -20,6 +21,7 @@ from ..layers.parameter import Parameter
 from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
+from ..layers.rotary import Rotary
 from ..train.weights import Weights
 from .book import Library, Names, Source, as_numpy, fitted, without_ones
 from .conversion import converted
@@ -228,8 +230,17 @@ def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
     if last == "position_ids":
         return np.array_equal(a.ravel(), np.arange(a.size))
     turns = [layer.rotary for layer in layers if getattr(layer, "rotary", None) is not None]
-    expected = [np.asarray(turn.frequencies(2 * a.size)) for turn in turns]
-    return bool(turns) and all(np.allclose(a, one, rtol=1e-2) for one in expected)
+    return bool(turns) and all(_turns_by(turn, a) for turn in turns)
+
+
+def _turns_by(rotary: Rotary, frequencies: Any) -> bool:
+    """Whether a model that saves these frequencies turns by the angles of `rotary`."""
+    features = 2 * frequencies.size
+    own = rotary_frequencies(features, rotary.base)
+    if rotary.scaling is not None:
+        own = rotary.scaling.frequencies(features, rotary.base, 1)
+    # Half precision keeps eight bits of a frequency, or a multiple of 6e-8.
+    return np.allclose(frequencies, own, rtol=2.0**-8, atol=6e-8)
 
 
 TORCH = Library(

@@ -64,6 +64,10 @@ class Owner(NamedTuple):
             return tuple(n for _, n in max(stacks, key=len))
         return tuple(w.n for _, w in self.wrappers if isinstance(w, Repeat | Ensemble))
 
+    def is_inside(self, kind: type) -> bool:
+        """Whether a wrapper of this kind is around the layer."""
+        return any(isinstance(wrapper, kind) for _, wrapper in self.wrappers)
+
     def inside(self, kind: type, place: paths.Path) -> Any:
         """The wrapper of this kind whose pattern fits the array at `place` of the layer, or
         None."""
@@ -145,9 +149,9 @@ class Book:
         self.weights = weights
         self.names = names
         self.trace = trace
-        # By name: which copies of which layers take the array; those without a converter apart.
-        self.used: dict[str, list[str]] = {}
-        self.used_by_type: dict[str, list[str]] = {}
+        # By name, the paths of the layers that take an array; those without a converter apart.
+        self.used: dict[str, dict[paths.Path, None]] = {}
+        self.used_by_type: dict[str, dict[paths.Path, None]] = {}
         self.problems: list[str] = []
 
     # ---- arrays by name ----
@@ -174,9 +178,17 @@ class Book:
         if isinstance(found, Made):
             self._note(source, *found.names)
             part = getattr(found, source.part)
-            if part is None and source.part == "weight":
-                raise Unfit(f"{source.full(name)} is normalized there: use nn.SpectralNorm")
-            return np.full(np.shape(found.original), np.nan) if part is None else part
+            if (
+                part is None
+                and source.part == "weight"
+                and not source.owner.is_inside(SpectralNorm)
+            ):
+                raise Unfit(
+                    f"{source.full(name)} is divided by its largest singular value there: use "
+                    "nn.SpectralNorm"
+                )
+            whole = found.direction if found.original is None else found.original
+            return np.full(np.shape(whole), np.nan) if part is None else part
         self._note(source, found)
         array = self.read(found)
         return array if source.part == "weight" else np.full(array.shape, np.nan)
@@ -189,21 +201,22 @@ class Book:
             raise Unfit(f"{name} is not an array that NumPy can hold: {error}") from None
 
     def _note(self, source: Source, *names: str) -> None:
-        where = paths.text((*source.owner.path, *map(str, source.copy))) or "the network"
-        by_type = not isinstance(self.rule(source.owner.path), tuple)
+        path = source.owner.path
+        by_type = not isinstance(self.rule(path), tuple)
         for name in names:
             for table in (self.used, self.used_by_type)[: 1 + by_type]:
-                users = table.setdefault(name, [])
-                users += [] if where in users else [where]
+                table.setdefault(name, {})[path] = None
 
     def shared(self) -> list[str]:
         """A line for each array that two layers take, where no converter says so."""
         lines = []
         for name, users in self.used_by_type.items():
             if len(users) > 1:
+                places = " and by ".join(paths.text(path) or "the network" for path in users)
+                *_, last = users
                 lines.append(
-                    f"{name}: taken by {' and by '.join(users)}; if the source uses one array "
-                    f'twice, write names={{"{users[-1]}": ("its prefix", interop.tied)}}'
+                    f"{name}: taken by {places}; if the source uses one array in both, write "
+                    f'names={{"{paths.text(last)}": ("{self.prefix(last)}", interop.tied)}}'
                 )
         return lines
 
@@ -222,25 +235,27 @@ class Book:
             if self.library.is_buffer and self.library.is_buffer(name, array, layers):
                 continue
             line = f"{name}: given, but no layer takes it"
-            twin = self._equal_table(array)
+            twin = self._equal_table(name)
             if twin is None:
                 lines.append(line)
             elif not twin[1]:
                 lines.append(f"{line}; it equals {twin[0]}, which the network does not use twice")
         return lines
 
-    def _equal_table(self, array: Any) -> tuple[str, bool] | None:
-        """The name of a table with the same numbers, and whether the network uses that for its
-        outputs as well."""
-        if len(getattr(array, "shape", ())) != 2:
+    def _equal_table(self, spare: str) -> tuple[str, bool] | None:
+        """The name of a matrix that is used and has the same numbers, and whether the network uses
+        that for its outputs as well."""
+        shape = getattr(self.weights[spare], "shape", ())
+        if len(shape) != 2:
             return None
-        attended = {paths.text(path) for path, method in self.trace.methods if method == "attend"}
+        array = self.read(spare)
+        attended = {path for path, method in self.trace.methods if method == "attend"}
         for name, users in self.used.items():
-            if getattr(self.weights[name], "shape", None) != array.shape:
+            if getattr(self.weights[name], "shape", None) != shape:
                 continue
-            one, other = self.read(name), as_numpy(array)
-            if one.size and one.min() != one.max() and np.array_equal(one, other):
-                return name, any(user in attended for user in users)
+            table = self.read(name)
+            if table.size and table.min() != table.max() and np.array_equal(table, array):
+                return name, bool(attended & users.keys())
         return None
 
     # ---- names by path ----
@@ -258,6 +273,10 @@ class Book:
             rest = prefix.removeprefix(separator)
             return above.replace("@", self._with_place(rest)) if rest else above
         return self._with_place(prefix)
+
+    def prefix(self, path: paths.Path) -> str:
+        """What the names at a path begin with, as `names` states it."""
+        return self.template(path).removesuffix("@").removesuffix(self.library.separator)
 
     def _with_place(self, prefix: str) -> str:
         return prefix if "@" in prefix else f"{prefix}{self.library.separator}@" if prefix else "@"
@@ -370,7 +389,7 @@ class Book:
         root, *rest = place
         path = (root, *owner.path, *rest)
         factors = self.trace.factors.get(path) or self.trace.factors.get((*path, "v"), [])
-        return list(runs(owner.layer, factors[copies:]))
+        return list(runs(owner.layer, factors[copies:])) if factors else []
 
     def _check_order(self, owner: Owner, declared: Any, copies: int) -> None:
         """A problem, if the arrays of a layer may be in another order and nothing is stated."""
@@ -381,11 +400,10 @@ class Book:
             for run in self.runs(owner, place, copies):
                 if run.shown:
                     continue
-                prefix = self.template(owner.path).removesuffix("@")
-                prefix = prefix.removesuffix(self.library.separator)
+                write = _write(where, self.prefix(owner.path), run)
                 self.problems.append(
                     f"{where or 'the network'}: {paths.text(place[1:])} {said(run)}, which the "
-                    f"source may have in another order; {_write(where, prefix, run)}"
+                    f"source may have in another order; {write}"
                 )
                 return
 
@@ -397,7 +415,7 @@ class Book:
                 place = (path[0], *path[1 + n :])
                 copies = len(shape) - len(self.trace.factors.get(path, ()))
                 for run in self.runs(owner, place, max(copies, 0)):
-                    return "; " + _write(paths.text(owner.path), "its prefix", run)
+                    return f"; {_write(paths.text(owner.path), self.prefix(owner.path), run)}"
         return ""
 
 
@@ -464,8 +482,12 @@ def fitted(array: Any, wanted: tuple[int, ...], name: str) -> Any:
     return array
 
 
-def without_ones(array: Any, wanted: tuple[int, ...], name: str) -> Any:
-    """`array` in the shape `wanted`, from which it may differ by axes of 1; Unfit else."""
-    if [n for n in np.shape(array) if n != 1] != [n for n in wanted if n != 1]:
-        raise Unfit(f"{name} is {np.shape(array)}, and {wanted} for this network")
-    return np.reshape(array, wanted)
+def without_ones(array: Any, wanted: tuple[int, ...]) -> Any:
+    """`array` without the axes of 1 in front that `wanted` does not have."""
+    while np.ndim(array) > len(wanted) and np.shape(array)[0] == 1:
+        array = array[0]
+    return np.reshape(array, wanted) if _no_ones(np.shape(array)) == _no_ones(wanted) else array
+
+
+def _no_ones(shape: tuple[int, ...]) -> list[int]:
+    return [n for n in shape if n != 1]

@@ -96,7 +96,7 @@ def made(book: Any, layer: Any, name: str) -> Made | None:
 
     linen keeps what belongs to `Dense_0/kernel` next to it, as `WeightNorm_0/Dense_0/kernel/scale`
     and `SpectralNorm_0/Dense_0/kernel/u`; nnx next to `layer_instance/kernel`, as `scales/kernel`
-    and `kernel/u`.
+    and `batch_stats/kernel/u`.
     """
     if scale := _beside(book, name, "scale"):
         return weight_normed((name, scale), *map(book.read, (scale, name)))
@@ -114,7 +114,7 @@ def _beside(book: Any, name: str, kind: str) -> str | None:
         return None
     above, inside, below = name.rpartition("layer_instance/")
     if inside:
-        own = f"{above}scales/{below}" if kind == "scale" else f"{above}{below}/{kind}"
+        own = f"{above}scales/{below}" if kind == "scale" else f"{above}batch_stats/{below}/{kind}"
         return own if own in book.weights else None
     for other in book.weights:
         if other.endswith(f"{name.rpartition('/')[2]}/{kind}"):
@@ -149,7 +149,7 @@ def table(layer: Any, source: Source) -> dict[str, Any]:
     """embedding; or an array that the prefix itself names."""
     if source.has("embedding"):
         return {"w": source("embedding")}
-    return {"w": without_ones(source(""), source.shape("w"), "it")}
+    return {"w": without_ones(source(""), source.shape("w"))}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def table(layer: Any, source: Source) -> dict[str, Any]:
     """embeddings; or an array that the prefix itself names."""
     if source.has("embeddings"):
         return {"w": source("embeddings")}
-    return {"w": without_ones(source(""), source.shape("w"), "it")}
+    return {"w": without_ones(source(""), source.shape("w"))}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:

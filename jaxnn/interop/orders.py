@@ -1,6 +1,7 @@
 """channels_first, channels_last, tied: how a layer's own converter reads the source's arrays."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -71,20 +72,17 @@ class ByType:
                     found[place] = self._moved(found[place], run, source.declared_shape(place))
 
     def _check(self, run: Run) -> None:
-        sizes = [f.size for f in run.factors if f.size > 1]
-        if sizes != [n for n in (*self.window, self.channels) if n > 1]:
+        *window, last = [f.size for f in run.factors if f.size > 1]
+        if last != self.channels or math.prod(window) != math.prod(self.window):
             raise Unfit(f"{self!r} is stated, but an array {said(run)}")
 
     def _moved(self, array: Any, run: Run, declared: tuple[int, ...]) -> Any:
-        start, behind = run.start, len(declared) - run.stop
-        before, after = array.shape[:start], array.shape[array.ndim - behind :]
-        if array.ndim != len(declared) or math.prod(array.shape[start : run.stop]) != math.prod(
-            (self.channels, *self.window)
-        ):
+        before, after = declared[: run.start], declared[run.stop :]
+        split = (*before, self.channels, *self.window, *after)
+        if array.size != math.prod(split) or (before + after and array.ndim != len(declared)):
             raise Unfit(f"an array of {array.shape} does not have the axes of {self!r}")
-        split = array.reshape(*before, self.channels, *self.window, *after)
-        moved = np.moveaxis(split, start, start + len(self.window))
-        return moved.reshape(*before, *declared[start : run.stop], *after)
+        moved = np.moveaxis(array.reshape(split), run.start, run.start + len(self.window))
+        return moved.reshape(declared)
 
     def _likely(self, layer: Any, source: Any, found: Any) -> dict[paths.Path, list[Run]]:
         """Runs of the stated sizes, where the trace shows none: the inputs of a layer with a
@@ -95,18 +93,19 @@ class ByType:
             *(Factor(n, frozenset({POSITION})) for n in self.window),
             Factor(self.channels, frozenset({CHANNEL})),
         )
-        wanted = (*self.window, self.channels)
-        runs: dict[paths.Path, list[Run]] = {}
+        size, chosen = math.prod((self.channels, *self.window)), {}
         for place in places:
             shape = source.declared_shape(place)
-            spans = [(i, i + 1) for i in range(len(shape)) if shape[i] == math.prod(wanted)]
-            n = len(wanted)
-            spans += [(i, i + n) for i in range(len(shape)) if shape[i : i + n] == wanted]
+            spans = [
+                (i, j)
+                for i, j in itertools.combinations(range(len(shape) + 1), 2)
+                if math.prod(shape[i:j]) == size and (j == i + 1 or shape[j - 1] == self.channels)
+            ]
             if spans:
-                runs[place] = [Run(*spans[0], factors, True)]
-        if not runs:
+                chosen[place] = [Run(*spans[0], factors, True)]
+        if not chosen:
             raise Unfit(f"{self!r} is stated, but no array has axes of these sizes")
-        return runs
+        return chosen
 
 
 tied = ByType()
@@ -174,8 +173,10 @@ def runs(layer: Any, factors: Sequence[Sequence[Factor]]) -> Iterator[Run]:
         if order(one) is not None:
             yield Run(i, i + 1, tuple(one), False)
     for start, stop in _groups(layer, len(factors)):
-        if stop - start < 2 or any(order(one) is not None for one in factors[start:stop]):
+        known = [i for i in range(start, stop) if any(f.kinds for f in factors[i])]
+        if len(known) < 2 or any(order(factors[i]) is not None for i in known):
             continue
+        start, stop = known[0], known[-1] + 1
         together = tuple(f for one in factors[start:stop] for f in one)
         moved = order(together)
         if moved is not None:

@@ -65,28 +65,40 @@ def spectral_normed(names: tuple[str, ...], w: Any, u: Any, v: Any, axis: int = 
 
 
 def state_before(original: Any, singular: Any, weight: Any, steps: int) -> Any:
-    """The state u from which `steps` rounds give the singular value of the other library.
+    """A state u from which `steps` rounds give the singular value that the source divides by.
 
-    That library divides by the value of its last vectors, without another round, so u is what came
-    one round before them.
-    Raises Unfit if there is none: the weight has changed since the vectors were computed.
+    The source divides by u^T w v of its last vectors, without another round. A round from our u
+    gives |w v|, so v is chosen between the source's own and one of a smaller |w v|.
+
+    Raises Unfit if there is none, since the vectors are not those of the weight.
     """
-    matrix = original.reshape(-1, original.shape[-1])
+    matrix = original.reshape(-1, original.shape[-1])  # v is in its rows, u in its columns
     sigma = np.sqrt(np.square(original).sum() / np.square(weight).sum())
-    v = singular.reshape(-1, original.shape[-1])[:, 0]
     back = np.linalg.pinv(matrix, rcond=1e-6)
+    vectors, _, _ = np.linalg.svd(matrix, full_matrices=False)
+    v = _unit(matrix @ (back @ singular.reshape(-1, original.shape[-1])[:, 0]))
+
+    def value(v: Any) -> Any:
+        return np.sqrt(np.square(v @ matrix).sum())
+
+    high = v if value(v) >= sigma else vectors[:, 0]
+    low = vectors[:, np.linalg.matrix_rank(matrix) - 1]
+    low = low if low @ high >= 0 else -low
+    for _ in range(60):
+        v = _unit(high + low)
+        high, low = (v, low) if value(v) >= sigma else (high, v)
+    v = high
     for _ in range(steps - 1):
         v = _unit(back.T @ (back @ v))
     u = _unit(back @ v).astype(np.float32)
     now = u.astype(np.float64)
     for _ in range(steps):
-        left = _unit(matrix @ now)
-        now = _unit(matrix.T @ left)
-    if not np.isclose(left @ matrix @ now, sigma, rtol=1e-5):
+        v = _unit(matrix @ now)
+        now = _unit(matrix.T @ v)
+    if not np.isclose(value(v), sigma, rtol=1e-5):
         raise Unfit(
-            "its singular vectors are not a round of power iteration of its weight, which was "
-            "changed after they were computed: run the source once in training mode, without an "
-            "optimizer step, and save it again"
+            "its singular vectors are not those of its weight, which was changed after they were "
+            "computed: run the source once in training mode and save it again"
         )
     return u
 

@@ -137,7 +137,7 @@ def table(layer: Any, source: Source) -> dict[str, Any]:
     """torch.nn.Embedding, of tokens or of positions; or a tensor of its own."""
     if source.has("weight"):
         return {"w": source("weight")}
-    return {"w": without_ones(source(""), source.shape("w"), "it")}
+    return {"w": without_ones(source(""), source.shape("w"))}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Other libraries: their weights and modules here, and networks elsewhere."""
 
-from .book import Converter, Source
 from .flax_weights import from_flax
 from .keras_weights import from_keras
 from .linen import from_linen, to_linen
@@ -8,6 +7,7 @@ from .nnx import from_nnx
 from .onnx_file import pack_onnx
 from .orders import channels_first, channels_last, tied
 from .program import load_program, pack_program
+from .source import Converter, Source
 from .torch_models import GPT2, LLAMA, RESNET, VIT
 from .torch_weights import from_torch
 

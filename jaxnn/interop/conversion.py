@@ -22,7 +22,8 @@ from ..core.wrapper import Wrapper
 from ..surgery.cached import uncached
 from ..train.weights import Weights
 from .axes import Trace, traced
-from .book import Book, Library, Names, Optional, Owner
+from .book import Book
+from .source import Library, Names, Optional, Owner
 
 
 def converted(
@@ -35,6 +36,11 @@ def converted(
     ignore: Iterable[str],
 ) -> Weights:
     """The parameters and state of `net` from the weights of another library, all of them."""
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"from_{library.name} takes arrays by name, such as model.state_dict() of torch; got "
+            f"{type(weights).__name__}"
+        )
     bare = uncached(net)  # caches begin as init_state begins them
     spec = bare.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: bare.init_state(*inputs, **named))

@@ -21,9 +21,9 @@ from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
 from . import kernels
-from .book import Library, Names, Source, without_ones
 from .conversion import converted
 from .reparametrized import Made, weight_normed
+from .source import Library, Names, Source, without_ones
 
 
 def from_flax(

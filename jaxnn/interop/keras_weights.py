@@ -20,9 +20,9 @@ from ..layers.positions import LearnedPositions
 from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights
 from . import kernels
-from .book import Library, Names, Source, fitted, without_ones
 from .conversion import converted
 from .reparametrized import Unfit
+from .source import Library, Names, Source, fitted, without_ones
 
 
 def from_keras(

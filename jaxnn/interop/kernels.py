@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .book import Source
 from .reparametrized import Unfit
+from .source import Source
 
 
 def dense(layer: Any, source: Source) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .book import Names, Optional, Source
+from .source import Names, Optional, Source
 
 
 def packed_attention(layer: Any, source: Source) -> dict[str, Any]:

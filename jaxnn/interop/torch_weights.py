@@ -23,9 +23,9 @@ from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
 from ..layers.rotary import Rotary
 from ..train.weights import Weights
-from .book import Library, Names, Source, as_numpy, fitted, without_ones
 from .conversion import converted
 from .reparametrized import Made, spectral_normed, weight_normed
+from .source import Library, Names, Source, as_numpy, fitted, without_ones
 
 
 def from_torch(
@@ -216,21 +216,20 @@ def made(book: Any, layer: Any, name: str) -> Made | None:
 
 def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
     """Counters of batches, masks, and tables of positions that models save with their weights."""
-    last = name.rpartition(".")[2]
+    last, ndim = name.rpartition(".")[2], len(getattr(array, "shape", ()))
     if last == "num_batches_tracked":
         return True
-    if last not in ("bias", "masked_bias", "position_ids", "inv_freq"):
-        return False
-    a = as_numpy(array)
-    if last == "bias":  # GPT-2's causal mask, (1, 1, T, T)
-        square = a.ndim == 4 and a.shape[:2] == (1, 1) and a.shape[2] == a.shape[3]
-        return square and np.array_equal(a[0, 0], np.tri(a.shape[2]))
-    if last == "masked_bias":  # what GPT-2 puts behind its mask
-        return a.size == 1 and bool(a <= -1e4)
+    if last == "bias" and ndim == 4:  # GPT-2's causal mask, (1, 1, T, T)
+        mask = as_numpy(array)
+        return mask.shape[:2] == (1, 1) and np.array_equal(mask[0, 0], np.tri(mask.shape[2]))
+    if last == "masked_bias" and ndim == 0:  # the score that GPT-2 gives what is masked
+        return bool(as_numpy(array) <= -1e4)
     if last == "position_ids":
-        return np.array_equal(a.ravel(), np.arange(a.size))
-    turns = [layer.rotary for layer in layers if getattr(layer, "rotary", None) is not None]
-    return bool(turns) and all(_turns_by(turn, a) for turn in turns)
+        return np.array_equal(as_numpy(array).ravel(), np.arange(math.prod(array.shape)))
+    if last == "inv_freq" and ndim == 1:
+        turns = [layer.rotary for layer in layers if getattr(layer, "rotary", None) is not None]
+        return bool(turns) and all(_turns_by(turn, as_numpy(array)) for turn in turns)
+    return False
 
 
 def _turns_by(rotary: Rotary, frequencies: Any) -> bool:

@@ -7,6 +7,7 @@ elementwise product joins the axes of its factors, a reshape makes one axis the 
 Layers that torch applies to channels-first arrays mark the axes of their inputs and outputs.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ from ..layers.squeeze_excitation import SqueezeExcitation
 from ..layers.upsample import Upsample
 from .trace_rules import follow, mark_of
 
-POSITION, CHANNEL = "position", "channel"
+POSITION, CHANNEL, PART = "position", "channel", "part of a flattened image"
 
 _KERNELS = (Conv, DepthwiseConv, ConvTranspose, ConvLSTMCell, MaxPool, MinPool, AveragePool, LpPool)
 _WHOLE = (BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm, SqueezeExcitation)
@@ -73,6 +74,7 @@ class Classes:
         self._alike: list[int] = []
         self._kinds: dict[int, set[str]] = {}
         self._parts: dict[int, list[list[int]]] = {}
+        self._overlaps: list[tuple[int, int]] = []
 
     def new(self, shape: Iterable[int]) -> list[int]:
         """An axis for each size."""
@@ -95,9 +97,11 @@ class Classes:
                 self.product(one, parts)
 
     def alike(self, one: int, other: int) -> None:
-        """Both run over the same kind of thing."""
+        """Both run over the same kind of thing; one of another size holds a part of the other."""
         if 1 in (self.sizes[one], self.sizes[other]):
             return
+        if self.sizes[one] != self.sizes[other]:
+            self._overlaps.append((one, other))
         one, other = _root(self._alike, one), _root(self._alike, other)
         if one != other:
             self._alike[other] = one
@@ -143,7 +147,28 @@ class Classes:
 
     def factors(self, axis: int) -> list[Factor]:
         """What `axis` is the product of, down to the axes whose kind is known."""
-        return self._factors(axis, frozenset(), True)
+        found = self._factors(axis, frozenset(), True)
+        if order(found) is None and _root(self._same, axis) in self._partly_mixed:
+            return [Factor(self.sizes[axis], frozenset({PART}))]
+        return found
+
+    @functools.cached_property
+    def _partly_mixed(self) -> set[int]:
+        """Axes that hold a part of one over positions and channels, as after a concatenation: the
+        parts of such an axis, and all axes that have one of these as a part."""
+        parts: dict[int, set[int]] = {}
+        wholes: dict[int, set[int]] = {}
+        for one, other in self._overlaps:
+            part, whole = sorted((one, other), key=lambda axis: self.sizes[axis])
+            part, whole = _root(self._same, part), _root(self._same, whole)
+            parts.setdefault(whole, set()).add(part)
+            wholes.setdefault(part, set()).add(whole)
+        mixed = {
+            axis
+            for axis in parts.keys() | wholes.keys()
+            if order(self._factors(axis, frozenset(), True)) is not None
+        }
+        return _reached(_reached(mixed, parts), wholes)
 
     def _factors(self, axis: int, above: frozenset[int], top: bool) -> list[Factor]:
         root, kinds = _root(self._same, axis), self._marked(axis)
@@ -156,6 +181,16 @@ class Classes:
 
     def _marked(self, axis: int) -> set[str]:
         return self._kinds.get(_root(self._alike, axis), set())
+
+
+def _reached(start: set[int], steps: dict[int, set[int]]) -> set[int]:
+    """What can be reached from `start`, which belongs to it."""
+    found, todo = set(start), list(start)
+    while todo:
+        new = steps.get(todo.pop(), set()) - found
+        found |= new
+        todo += new
+    return found
 
 
 def _root(table: list[int], i: int) -> int:
@@ -263,7 +298,9 @@ def _with_mark(x: Any, window: int) -> Any:
 
 def order(factors: Sequence[Factor]) -> tuple[int, ...] | None:
     """The factors in the order of torch, channels before positions; None where that is no other
-    order, or where it is not known."""
+    order, or where nothing is known."""
+    if any(PART in f.kinds for f in factors):
+        return tuple(range(len(factors)))
     channel = [i for i, f in enumerate(factors) if f.size > 1 and CHANNEL in f.kinds]
     place = [i for i, f in enumerate(factors) if f.size > 1 and POSITION in f.kinds]
     if not any(i < j for i in place for j in channel if i != j):

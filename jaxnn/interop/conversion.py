@@ -87,6 +87,9 @@ def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
         path[:i] for path in (*leaves, *(o.path for o in owners)) for i in range(len(path) + 1)
     }
     texts = {paths.text(path) for path in known}
+    owning = {
+        paths.text(o.path) for o in owners if any(leaf[: len(o.path)] == o.path for leaf in leaves)
+    }
     for path, rule in names.items():
         prefix = rule[0] if isinstance(rule, tuple) and len(rule) == 2 else rule
         converter = rule[1] if prefix is not rule else len
@@ -99,6 +102,11 @@ def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
             raise ValueError(
                 f"names has the path {path!r}, which no layer of the network with weights has; "
                 f"{suggestion(path, texts - {''})}"
+            )
+        if prefix is not rule and not any(paths.matches(path, text) for text in owning):
+            raise ValueError(
+                f"names has a converter at {path!r}, which is not a layer that owns weights; "
+                f"{suggestion(path, owning - {''})}"
             )
 
 

@@ -19,7 +19,7 @@ from ..layers.gated import GatedFeedForward
 from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import Cell
-from .axes import CHANNEL, POSITION, Factor, order
+from .axes import CHANNEL, PART, POSITION, Factor, order
 from .reparametrized import Unfit
 
 # Layers each axis of whose arrays has a place in the other library's layout, or runs over
@@ -73,7 +73,7 @@ class ByType:
 
     def _check(self, run: Run) -> None:
         *window, last = [f.size for f in run.factors if f.size > 1]
-        if last != self.channels or math.prod(window) != math.prod(self.window):
+        if not window or last != self.channels or math.prod(window) != math.prod(self.window):
             raise Unfit(f"{self!r} is stated, but an array {said(run)}")
 
     def _moved(self, array: Any, run: Run, declared: tuple[int, ...]) -> Any:
@@ -197,19 +197,20 @@ def _groups(layer: Any, ndim: int) -> list[tuple[int, int]]:
 
 def said(run: Run) -> str:
     """What is known of the axes, for an error."""
+    one = run.stop == run.start + 1
+    axes = f"has axis {run.start}" if one else f"has axes {run.start} to {run.stop - 1}"
+    if any(PART in f.kinds for f in run.factors):
+        return f"{axes} partly over the positions and channels of an image"
     words = [
         f"{f.size} {' or '.join(sorted(f'{k}s' for k in f.kinds)) or '?'}" for f in run.factors
     ]
-    one = run.stop == run.start + 1
-    axes = f"has axis {run.start}" if one else f"has axes {run.start} to {run.stop - 1}"
     return f"{axes} over {' x '.join(words)} of an image"
 
 
 def statements(run: Run) -> tuple[ByType, ByType] | None:
     """The two that may be stated of these axes; None if they are not positions, then channels."""
-    factors = [f for f in run.factors if f.size > 1]
-    *window, last = factors
-    if CHANNEL not in last.kinds or any(POSITION not in f.kinds for f in window):
+    *window, last = [f for f in run.factors if f.size > 1]
+    if not window or CHANNEL not in last.kinds or any(POSITION not in f.kinds for f in window):
         return None
     sizes = tuple(f.size for f in window)
     return ByType(last.size, sizes, True), ByType(last.size, sizes, False)

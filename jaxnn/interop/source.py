@@ -104,7 +104,14 @@ class Source:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The declared shape of our array `name`, of one copy."""
-        return tuple(self.declared[name].shape[len(self.copy) :])
+        declared = self.declared[name]
+        if isinstance(declared, dict):
+            wrappers = ", ".join(type(wrapper).__name__ for _, wrapper in self.owner.wrappers)
+            raise Unfit(
+                f"{name} is made of {', '.join(declared)} by a wrapper around it ({wrappers}): "
+                "convert the network without it, and wrap that with its parameters"
+            )
+        return tuple(declared.shape[len(self.copy) :])
 
     def declared_shape(self, place: paths.Path) -> tuple[int, ...]:
         """The declared shape of our array at `place`, of one copy."""

@@ -111,7 +111,35 @@ def test_tokens_are_flattened_alike_and_channels_in_time_are_not():
 
 
 IMAGE = np.zeros((2, 4, 6, 3), "f")
+
+
+class Joined(nn.Composite):
+    """Features of an image next to others, and a part of them."""
+
+    a: nn.Layer
+    c: nn.Layer
+    first: int = 0
+
+    def forward(self, x):
+        flat = self.a(x).reshape(len(x), -1)
+        return self.c(jnp.concatenate([flat[:, self.first :], x[:, 0, 0]], -1))
+
+
+class Cut(nn.Composite):
+    """An image made of a part of the features."""
+
+    c: nn.Layer
+    a: nn.Layer
+
+    def forward(self, x):
+        flat, rest = jnp.split(self.c(x), [24], -1)
+        return self.a(flat.reshape(-1, 4, 3, 2)), rest
+
+
 MIXED = {
+    "joined": (Joined(nn.Conv(2, (3, 3)), nn.Dense(2)), IMAGE),
+    "a part": (Joined(nn.Conv(2, (3, 3)), nn.Dense(2), first=5), IMAGE),
+    "cut": (Cut(nn.Dense(30), nn.Conv(2, (3, 3))), np.zeros((2, 3), "f")),
     "flatten": (nn.Serial(a=nn.Conv(2, (3, 3)), b=nn.Flatten(), c=nn.Dense(2)), IMAGE),
     "raw image": (nn.Serial(b=nn.Flatten(), c=nn.Dense(2)), IMAGE),
     "axes": (nn.Serial(c=nn.Dense(2, axis=(-3, -2, -1))), IMAGE),
@@ -149,6 +177,16 @@ class Transposing(nn.Composite):
 
 TOKENS = np.zeros((2, 6), np.int32)
 ALIKE = {
+    "channels joined": (
+        nn.Serial(
+            a=nn.Parallel(
+                nn.Conv(2, (3, 3)), nn.Conv(3, (3, 3)), merge=lambda y: jnp.concatenate(y, -1)
+            ),
+            b=nn.GlobalAveragePool(),
+            c=nn.Dense(2),
+        ),
+        IMAGE,
+    ),
     "tokens": (nn.Serial(a=nn.Embedding(5, 4), b=nn.Flatten(), c=nn.Dense(2)), TOKENS),
     "one channel": (nn.Serial(b=nn.Flatten(), c=nn.Dense(2)), IMAGE[..., :1]),
     "sequence": (nn.Serial(b=nn.Flatten(), c=nn.Dense(2)), IMAGE[0]),
@@ -200,6 +238,31 @@ def test_a_layer_over_positions_and_channels_is_found(case):
 @pytest.mark.parametrize("case", ALIKE)
 def test_a_layer_that_is_alike_in_both_is_accepted(case):
     assert not runs_of(*ALIKE[case])
+
+
+def test_a_part_of_a_flattened_image_needs_a_converter():
+    net = Joined(nn.Conv(2, (1, 1)), nn.Dense(1, bias=False))
+    x = np.zeros((1, 2, 1, 3), "f")
+    weights = {"a.weight": np.ones((2, 3, 1, 1)), "a.bias": np.zeros(2)}
+    weights |= {"c.weight": np.arange(7.0).reshape(1, 7)}
+    with pytest.raises(ValueError) as caught:
+        interop.from_torch(net, weights, x)
+    assert (
+        "c: w has axis 0 partly over the positions and channels of an image, which the source may "
+        'have in another order; write names={"c": ("c", a converter of your own)}'
+    ) in str(caught.value)
+
+    def convert(layer: Any, source: Any) -> Any:
+        w = source("weight").T
+        return {
+            "w": np.concatenate([np.moveaxis(w[:4].reshape(2, 2, 1), 0, 1).reshape(4, 1), w[4:]])
+        }
+
+    found = interop.from_torch(net, weights, x, names={"c": ("c", convert)})
+    assert found.params["c"]["w"][:, 0].tolist() == [0, 2, 1, 3, 4, 5, 6]
+    with pytest.raises(ValueError, match="names has a converter at 'b', which is not a layer that"):
+        flat = nn.Serial(b=nn.Flatten(), c=nn.Dense(2))
+        interop.from_torch(flat, weights, x, names={"b": ("c", interop.channels_first(3, 2))})
 
 
 def test_what_is_stated_is_checked():

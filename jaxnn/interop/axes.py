@@ -132,7 +132,7 @@ class Classes:
             self.mark(axes[-1], CHANNEL)
 
     def pass_down(self) -> None:
-        """Parts of an axis of known kind are of that kind, where nothing else is known of them."""
+        """Parts of an axis of known kind are of that kind, unless theirs is known."""
         for _ in range(len(self._parts)):
             before = sum(map(len, self._kinds.values()))
             for whole, products in list(self._parts.items()):
@@ -297,8 +297,8 @@ def _with_mark(x: Any, window: int) -> Any:
 
 
 def order(factors: Sequence[Factor]) -> tuple[int, ...] | None:
-    """The factors in the order of torch, channels before positions; None where that is no other
-    order, or where nothing is known."""
+    """The factors in the order of torch, channels before positions; None if that is the order
+    already, or if nothing is known."""
     if any(PART in f.kinds for f in factors):
         return tuple(range(len(factors)))
     channel = [i for i, f in enumerate(factors) if f.size > 1 and CHANNEL in f.kinds]

@@ -34,6 +34,7 @@ class Book:
         # By name, the paths of the layers that take an array; those without a converter apart.
         self.used: dict[str, dict[paths.Path, None]] = {}
         self.used_by_type: dict[str, dict[paths.Path, None]] = {}
+        self.copies: dict[paths.Path, int] = {}
         self.problems: list[str] = []
 
     # ---- arrays by name ----
@@ -90,7 +91,7 @@ class Book:
                 table.setdefault(name, {})[path] = None
 
     def shared(self) -> list[str]:
-        """A line for each array that two layers take, where no converter says so."""
+        """A line for each array that two layers take without a converter."""
         lines = []
         for name, users in self.used_by_type.items():
             if len(users) > 1:
@@ -176,6 +177,7 @@ class Book:
         """The arrays of one layer, all copies stacked, by root and path; what is wrong goes to the
         problems."""
         where = paths.text(owner.path) or "the network"
+        self.copies[owner.path] = len(sizes)
         stars = self.template(owner.path).count("*")
         if stars != len(sizes):
             self.problems.append(
@@ -193,7 +195,7 @@ class Book:
         except Unfit as error:
             self.problems.append(f"{where}: {error}")
             return {}
-        self._check_order(owner, declared, len(sizes))
+        self._check_order(owner, declared)
         arrays = {}
         for place, _ in paths.walk(declared):
             named = paths.text(place[1:])
@@ -266,21 +268,21 @@ class Book:
 
     # ---- channels first ----
 
-    def runs(self, owner: Owner, place: paths.Path, copies: int) -> list[Run]:
+    def runs(self, owner: Owner, place: paths.Path) -> list[Run]:
         """The axes of an array of a layer, at its root and path, that are in another order in the
         library."""
         root, *rest = place
         path = (root, *owner.path, *rest)
         factors = self.trace.factors.get(path) or self.trace.factors.get((*path, "v"), [])
-        return list(runs(owner.layer, factors[copies:])) if factors else []
+        return list(runs(owner.layer, factors[self.copies[owner.path] :])) if factors else []
 
-    def _check_order(self, owner: Owner, declared: Any, copies: int) -> None:
+    def _check_order(self, owner: Owner, declared: Any) -> None:
         """A problem, if the arrays of a layer may be in another order and nothing is stated."""
         rule, where = self.rule(owner.path), paths.text(owner.path) or ""
         if isinstance(rule, tuple) and rule[1] is not tied:
             return
         for place, _ in paths.walk(declared):
-            for run in self.runs(owner, place, copies):
+            for run in self.runs(owner, place):
                 if run.shown:
                     continue
                 write = _write(where, self.prefix(owner.path), run)
@@ -290,14 +292,12 @@ class Book:
                 )
                 return
 
-    def hint(self, path: paths.Path, shape: tuple[int, ...]) -> str:
+    def hint(self, path: paths.Path) -> str:
         """What to write if an array of another shape is in another order, else nothing."""
         for owner in self.owners:
             n = len(owner.path)
             if path[1 : 1 + n] == owner.path:
-                place = (path[0], *path[1 + n :])
-                copies = len(shape) - len(self.trace.factors.get(path, ()))
-                for run in self.runs(owner, place, max(copies, 0)):
+                for run in self.runs(owner, (path[0], *path[1 + n :])):
                     return f"; {_write(paths.text(owner.path), self.prefix(owner.path), run)}"
         return ""
 

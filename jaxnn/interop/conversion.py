@@ -2,8 +2,8 @@
 
 The network is walked with its declaration. At each layer that owns arrays a converter, looked up by
 the layer's type, asks a `Source` for arrays by the other library's names; the source knows which
-prefix belongs to the layer's path. In the end every declared array has to be there in its shape,
-every array that was given has to be used, and none may be used by two layers.
+prefix belongs to the layer's path. In the end every declared array must be there in its shape,
+every array that was given must be used, and none may be used by two layers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ from ..surgery.cached import uncached
 from ..train.weights import Weights
 from .axes import Trace, traced
 from .book import Book
-from .source import Library, Names, Optional, Owner
+from .source import IfThere, Library, Names, Owner
 
 
 def converted(
@@ -46,9 +46,9 @@ def converted(
     slots = jax.eval_shape(lambda: bare.init_state(*inputs, **named))
     owners = list(_owners(bare))
     check_names(names, owners, {"params": spec, "state": slots})
-    trace = Trace({}, set())
-    if library.channels_first:
-        trace = traced(bare, inputs, named, spec, slots)
+    trace = traced(bare, inputs, named, spec, slots)
+    if not library.channels_first:
+        trace = Trace({}, trace.methods)
     book = Book(library, dict(weights), names, owners, trace)
     found: dict[paths.Path, Any] = {}
     for owner in owners:
@@ -57,7 +57,7 @@ def converted(
             found |= book.layer(owner, trees, owner.copies(trees["params"]))
     lines = book.problems + [
         f"{paths.text(path)}: wanted {tuple(declared.shape)}, got {np.shape(found[path])}"
-        + book.hint(path, np.shape(found[path]))
+        + book.hint(path)
         for path, declared in paths.walk({"params": spec, "state": slots})
         if path in found and np.shape(found[path]) != tuple(declared.shape)
     ]
@@ -67,7 +67,7 @@ def converted(
         raise ValueError(
             f"the {library.name} weights are not those of this network:\n  "
             + "\n  ".join(lines)
-            + '\nWrite names={"path/of/a/layer": "its prefix"} where the two have different names, '
+            + '\nWrite names={"path/of/a/layer": "its prefix"} if the two have different names, '
             'and ignore=("name",) for what is not wanted'
         )
 
@@ -81,7 +81,7 @@ def converted(
 
 
 def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
-    """Raise TypeError for a rule that is none, ValueError for a path that no layer has."""
+    """Raise TypeError for a rule of another type, ValueError for a path that no layer has."""
     leaves = [path[1:-1] for path, _ in paths.walk(trees)]
     known = {
         path[:i] for path in (*leaves, *(o.path for o in owners)) for i in range(len(path) + 1)
@@ -98,7 +98,7 @@ def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
                 "names maps a path of the network to a prefix, or to a pair of a prefix and a "
                 f"converter; got {path!r}: {rule!r}"
             )
-        if not isinstance(rule, Optional) and not any(paths.matches(path, text) for text in texts):
+        if not isinstance(rule, IfThere) and not any(paths.matches(path, text) for text in texts):
             raise ValueError(
                 f"names has the path {path!r}, which no layer of the network with weights has; "
                 f"{suggestion(path, texts - {''})}"

@@ -201,6 +201,12 @@ def simple(layer: Any, source: Source) -> dict[str, Any]:
     return {"input": {"w": w, "b": b}, "recurrent": {"w": source(f"{cell}h/kernel")}}
 
 
+def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
+    """The key or the count of a random stream, which modules of nnx hold."""
+    segments = name.split("/")
+    return "rngs" in segments and segments[-1] in ("key", "count")
+
+
 FLAX = Library(
     "flax",
     "/",
@@ -228,4 +234,5 @@ FLAX = Library(
     },
     {BatchNorm: running},
     made=made,
+    is_buffer=is_buffer,
 )

@@ -39,6 +39,9 @@ def from_keras(
     for `from_torch`, with `/` between the segments. A model's own name goes in front by
     `names={"": "sequential"}`. A cell may stand under `lstm_cell`, `gru_cell` or `simple_rnn_cell`.
 
+    The model is taken to have channels last, keras's default; for a layer whose weights run over a
+    flattened image with channels first, state `interop.channels_first(C, H, W)`, as for torch.
+
     Names of a `.weights.h5` file are numbers, `layers/dense_1/vars/0`. They are taken in the order
     in which keras makes the variables of a layer: kernel, recurrent kernel, bias; gamma, beta,
     moving mean, moving variance.
@@ -83,7 +86,7 @@ def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
             f"two weights of the model have one path: {', '.join(dict.fromkeys(twice))}. Give the "
             "layers different names, such as Block(name='block_1'), or call "
             "model.save_weights('model.weights.h5') and pass the arrays of that file by name, "
-            "where each name occurs once"
+            "in which each name occurs once"
         )
     return found
 

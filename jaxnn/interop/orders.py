@@ -85,8 +85,8 @@ class ByType:
         return moved.reshape(declared)
 
     def _likely(self, layer: Any, source: Any, found: Any) -> dict[paths.Path, list[Run]]:
-        """Runs of the stated sizes, where the trace shows none: the inputs of a layer with a
-        matrix, all arrays of one without."""
+        """Axes of the stated sizes, if the trace shows none: of the inputs of a layer with a
+        matrix, of all arrays of another one."""
         places = [p for p in found if "recurrent" not in p]
         places = [p for p in places if p[-1] == "w"] or places
         factors = (
@@ -103,7 +103,7 @@ class ByType:
             ]
             if spans:
                 chosen[place] = [Run(*spans[0], factors, True)]
-        if not chosen:
+        if not chosen and source.root == "params":
             raise Unfit(f"{self!r} is stated, but no array has axes of these sizes")
         return chosen
 

@@ -42,7 +42,7 @@ def weight_normed(names: tuple[str, ...], g: Any, v: Any) -> Made:
 def lengths(weight: Any, direction: Any) -> dict[str, Any]:
     """v and g, one for each feature of the last axis, so that g * v / |v| is `weight`.
 
-    v is `direction`, or the weight itself where its lengths are over other axes than ours.
+    v is `direction`, or the weight itself if its lengths are over other axes than ours.
     """
     over = tuple(range(weight.ndim - 1))
     norm = np.sqrt(np.square(direction).sum(over))

@@ -17,7 +17,7 @@ Converter = Callable[[Any, "Source"], dict[str, Any]]
 Names = Mapping[str, str | tuple[str, Converter]]
 
 
-class Optional(str):
+class IfThere(str):
     """A prefix in a table of names whose path some networks of the kind do not have."""
 
     __slots__ = ()
@@ -119,7 +119,7 @@ class Source:
 
     def runs(self, layer: Any, place: paths.Path) -> list[Run]:
         """The axes of our array at `place` that are in another order in the library."""
-        return self.book.runs(self.owner, (self.root, *place), len(self.copy))
+        return self.book.runs(self.owner, (self.root, *place))
 
     def by_type(self, layer: Any) -> dict[str, Any]:
         """The arrays of the layer, as its type is converted."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .source import Names, Optional, Source
+from .source import IfThere, Names, Source
 
 
 def packed_attention(layer: Any, source: Source) -> dict[str, Any]:
@@ -50,7 +50,7 @@ LLAMA: Names = {
     "blocks/feed_forward/up": ".up_proj",
     "blocks/feed_forward/down": ".down_proj",
     "norm": "model.norm",
-    "head": Optional("lm_head"),
+    "head": IfThere("lm_head"),
 }
 """transformers' LlamaForCausalLM, for `GPT`."""
 
@@ -77,21 +77,21 @@ RESNET: Names = {
     "stages/1": "layer2",
     "stages/2": "layer3",
     "stages/3": "layer4",
-    "**/branch": Optional("."),
-    "**/branch/*": Optional("."),
-    "**/first/conv": Optional(".conv1"),
-    "**/first/norm": Optional(".bn1"),
-    "**/narrow/conv": Optional(".conv1"),
-    "**/narrow/norm": Optional(".bn1"),
-    "**/second/conv": Optional(".conv2"),
-    "**/second/norm": Optional(".bn2"),
-    "**/middle/conv": Optional(".conv2"),
-    "**/middle/norm": Optional(".bn2"),
-    "**/wide/conv": Optional(".conv3"),
-    "**/wide/norm": Optional(".bn3"),
-    "**/shortcut": Optional(".downsample"),
-    "**/shortcut/conv": Optional(".0"),
-    "**/shortcut/norm": Optional(".1"),
+    "**/branch": IfThere("."),
+    "**/branch/*": IfThere("."),
+    "**/first/conv": IfThere(".conv1"),
+    "**/first/norm": IfThere(".bn1"),
+    "**/narrow/conv": IfThere(".conv1"),
+    "**/narrow/norm": IfThere(".bn1"),
+    "**/second/conv": IfThere(".conv2"),
+    "**/second/norm": IfThere(".bn2"),
+    "**/middle/conv": IfThere(".conv2"),
+    "**/middle/norm": IfThere(".bn2"),
+    "**/wide/conv": IfThere(".conv3"),
+    "**/wide/norm": IfThere(".bn3"),
+    "**/shortcut": IfThere(".downsample"),
+    "**/shortcut/conv": IfThere(".0"),
+    "**/shortcut/norm": IfThere(".1"),
     "head": "fc",
 }
 """torchvision's ResNet, for `ResNet`."""

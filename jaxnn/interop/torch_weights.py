@@ -200,17 +200,19 @@ def made(book: Any, layer: Any, name: str) -> Made | None:
     """A weight of torch.nn.utils.weight_norm or spectral_norm, or of their parametrizations."""
     head, dot, last = name.rpartition(".")
     inner = f"{head}{dot}parametrizations.{last}"
-    for g, v in (("_g", "_v"), (f"{inner}.original0", f"{inner}.original1")):
-        names = tuple(name + n if n.startswith("_") else n for n in (g, v))
+    for names in ((f"{name}_g", f"{name}_v"), (f"{inner}.original0", f"{inner}.original1")):
         if all(n in book.weights for n in names):
-            return weight_normed(names, *map(book.read, names))
-    axis = 1 if isinstance(layer, ConvTranspose) else 0
+            g, v = map(book.read, names)
+            return weight_normed(names, g, v)
     for names in (
         (f"{name}_orig", f"{name}_u", f"{name}_v"),
         (f"{inner}.original", f"{inner}.0._u", f"{inner}.0._v"),
     ):
         if all(n in book.weights for n in names):
-            return spectral_normed(names, *map(book.read, names), axis)
+            w, u, v = map(book.read, names)
+            return spectral_normed(
+                names, w, u, v, axis=1 if isinstance(layer, ConvTranspose) else 0
+            )
     return None
 
 

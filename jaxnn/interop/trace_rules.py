@@ -55,7 +55,7 @@ def _same(classes: Any, one: Sequence[int], other: Sequence[int]) -> None:
 
 
 def _alike(classes: Any, one: Sequence[int], other: Sequence[int]) -> None:
-    """Axes that only a part of the elements share; the same where the sizes are equal."""
+    """Axes that only a part of the elements share; the same axis if the sizes are equal."""
     for a, b in zip(one, other, strict=False):
         classes.join(a, b)
         classes.alike(a, b)
@@ -171,7 +171,7 @@ def _convolution(classes: Any, settings: Any, ins: Any, outs: Any) -> None:
     out_n, out_c, *out_window = numbers.out_spec
     classes.join(x[n], y[out_n])
     classes.join(w[features], y[out_c])
-    classes.join(x[c], w[inputs])  # of another size where there are groups
+    classes.join(x[c], w[inputs])  # sizes differ if there are groups
     _alike(classes, [x[i] for i in window], [y[i] for i in out_window])
     for axes, channel, places in ((x, c, window), (y, out_c, out_window)):
         classes.mark_image([*(axes[i] for i in places), axes[channel]], len(places))

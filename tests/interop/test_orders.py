@@ -284,6 +284,42 @@ def test_what_is_stated_is_checked():
         interop.channels_last(3, 0)
 
 
+def test_stacked_layers_behind_a_flattened_image():
+    """A residual stream keeps the order of the image that begins it: both axes of each weight."""
+    rng = np.random.default_rng(0)
+    net = nn.Serial(
+        conv=nn.Conv(2, 1),
+        flatten=nn.Flatten(),
+        blocks=nn.Repeat(nn.Residual(nn.Dense(6)), 2),
+        head=nn.Dense(3),
+    )
+    weights = {"conv.weight": rng.normal(size=(2, 1, 1)), "conv.bias": rng.normal(size=2)}
+    for i in range(2):
+        weights |= {f"blocks.{i}.weight": rng.normal(size=(6, 6))}
+        weights |= {f"blocks.{i}.bias": rng.normal(size=6)}
+    weights |= {"head.weight": rng.normal(size=(3, 6)), "head.bias": rng.normal(size=3)}
+    x = rng.normal(size=(2, 3, 1))
+    y = (x @ weights["conv.weight"][:, :, 0].T + weights["conv.bias"]).swapaxes(1, 2).reshape(2, 6)
+    for i in range(2):
+        y = y + y @ weights[f"blocks.{i}.weight"].T + weights[f"blocks.{i}.bias"]
+    y = y @ weights["head.weight"].T + weights["head.bias"]
+    with pytest.raises(ValueError) as caught:
+        interop.from_torch(net, weights, x, names={"blocks": "blocks.*"})
+    assert 'names={"blocks": ("blocks.*", interop.channels_first(2, 3))}' in str(caught.value)
+    first = interop.channels_first(2, 3)
+    names = {"blocks": ("blocks.*", first), "head": ("head", first)}
+    found = interop.from_torch(net, weights, x, names=names)
+    assert_same(outputs(net, found, x.astype("f")), y)
+
+
+def test_keras_with_channels_first_is_stated():
+    net, x = nn.Serial(c=nn.LayerNorm(axis=(-3, -2, -1), bias=False)), np.zeros((1, 2, 2, 2), "f")
+    theirs = np.arange(8.0).reshape(2, 2, 2)
+    names = {"c": ("c", interop.channels_first(2, 2, 2))}
+    found = interop.from_keras(net, {"c/gamma": theirs}, x, names=names)
+    np.testing.assert_array_equal(found.params["c"]["scale"], np.moveaxis(theirs, 0, -1))
+
+
 def test_an_order_that_the_trace_does_not_show_may_be_stated():
     """A sequence that the source takes as (C, T), though nothing here says so."""
     net, x = nn.Serial(nn.Flatten(), nn.Dense(1, bias=False)), np.zeros((1, 3, 2), "f")

@@ -437,6 +437,14 @@ def test_a_model_of_nnx():
     assert_same(outputs(net, found, x), model(x))
 
 
+def test_random_streams_of_nnx_are_not_weights():
+    linear = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    model = nnx.Sequential(linear, nnx.Dropout(0.5, rngs=nnx.Rngs(1)))
+    net, x = nn.Serial(layers=nn.Serial(nn.Dense(4))), np.ones((2, 3), "f")
+    found = interop.from_flax(net, nnx.to_pure_dict(nnx.state(model)), x)
+    np.testing.assert_array_equal(found.params["layers"][0]["w"], linear.kernel[...])
+
+
 def test_every_difference_is_listed():
     weights, (x,), _ = fixture("convolutions")
     weights["layers.0.weight"] = weights["layers.0.weight"][:3]

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ..core import paths
 from ..core.calls import Call, Outcome
-from ..core.declarations import is_array, split_arrays
+from ..core.declarations import abstract, is_array, split_arrays
 from ..core.layer import Layer
 from ..core.primitive import Primitive
 from ..core.values import copy_with
@@ -212,8 +212,8 @@ def traced(net: Layer, inputs: Any, named: Any, spec: Any, slots: Any) -> Trace:
             weights["params"], *inputs, state=weights["state"], **named
         )
 
-    shapes = jax.tree.map(lambda d: jax.ShapeDtypeStruct(d.shape, d.dtype), (weights, arrays))
-    jaxpr = jax.make_jaxpr(run)(*shapes).jaxpr
+    shapes = jax.tree.map(lambda d: jax.ShapeDtypeStruct(d.shape, d.dtype), weights)
+    jaxpr = jax.make_jaxpr(run)(shapes, abstract(arrays)).jaxpr
     classes, axes = Classes(), {}
     for var in jaxpr.invars:
         axes[var] = classes.new(var.aval.shape)

@@ -32,25 +32,37 @@ def watched(net: Layer, numbers: dict[paths.Path, int], tell: Callable[[int, Any
     """
 
     def watch(layer: Layer, path: paths.Path) -> Layer:
-        inside = _holding(layer, within(layer._children(), path))
-
         def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
             with jax.named_scope(_SCOPE.format(numbers[path])):
-                outcome = inside._evaluate(call, method, inputs, named)
+                outcome = layer._evaluate(call, method, inputs, named)
             tell(numbers[path], abstract(outcome.output))
             return outcome
 
-        # The instance's attribute goes before the method, so type, fields and methods stay.
-        return copy_with(inside, _evaluate=evaluate)
+        return evaluated_by(layer, evaluate)
+
+    return mapped(net, watch)
+
+
+def evaluated_by(layer: Layer, evaluate: Callable[..., Outcome]) -> Layer:
+    """`layer`, evaluated by another function, for one trace."""
+    # The instance's attribute goes before the method, so type, fields and methods stay.
+    return copy_with(layer, _evaluate=evaluate)
+
+
+def mapped(net: Layer, function: Callable[[Layer, paths.Path], Layer]) -> Layer:
+    """`net` with `function(layer, path)` in the place of every layer, from the leaves up."""
+
+    def one(layer: Layer, path: paths.Path) -> Layer:
+        return function(_holding(layer, within(layer._children(), path)), path)
 
     def within(tree: Any, path: paths.Path) -> Any:
         if isinstance(tree, dict):
             return FrozenDict({name: within(item, (*path, name)) for name, item in tree.items()})
         if isinstance(tree, tuple):
             return tuple(within(item, (*path, str(i))) for i, item in enumerate(tree))
-        return watch(tree, path) if isinstance(tree, Layer) else tree
+        return one(tree, path) if isinstance(tree, Layer) else tree
 
-    return watch(net, ())
+    return one(net, ())
 
 
 def _holding(layer: Layer, children: Any) -> Layer:

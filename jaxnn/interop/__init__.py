@@ -1,12 +1,13 @@
 """Other libraries: their weights and modules here, and networks elsewhere."""
 
-from .conversion import Converter, Source
 from .flax_weights import from_flax
 from .keras_weights import from_keras
 from .linen import from_linen, to_linen
 from .nnx import from_nnx
 from .onnx_file import pack_onnx
+from .orders import channels_first, channels_last, tied
 from .program import load_program, pack_program
+from .source import Converter, Source
 from .torch_models import GPT2, LLAMA, RESNET, VIT
 from .torch_weights import from_torch
 
@@ -17,6 +18,8 @@ __all__ = [
     "VIT",
     "Converter",
     "Source",
+    "channels_first",
+    "channels_last",
     "from_flax",
     "from_keras",
     "from_linen",
@@ -25,5 +28,6 @@ __all__ = [
     "load_program",
     "pack_onnx",
     "pack_program",
+    "tied",
     "to_linen",
 ]

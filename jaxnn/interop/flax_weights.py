@@ -21,7 +21,9 @@ from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
 from . import kernels
-from .conversion import Library, Names, Source, converted
+from .conversion import converted
+from .reparametrized import Made, weight_normed
+from .source import Library, Names, Source, without_ones
 
 
 def from_flax(
@@ -38,9 +40,23 @@ def from_flax(
     as `nnx.to_pure_dict(nnx.state(model))` gives. A layer at the path `block/conv` takes what is at
     `block/conv/kernel` and so on; `names` and `ignore` are as for `from_torch`, with `/` between
     the segments: `{"stem": "Conv_0", "**/norm": "/BatchNorm_0"}`. Cells may stand under the `cell`
-    of an `RNN`. Transposed convolutions are taken to have `transpose_kernel=False`.
+    of an `RNN`. Transposed convolutions are taken to have `transpose_kernel=False`. Weights inside
+    flax's WeightNorm and SpectralNorm go into `nn.WeightNorm` and `nn.SpectralNorm`; caches of
+    `nn.cached` start empty.
 
-    Raises ValueError with a line for all that is missing, of another shape, or used nowhere.
+    Args:
+        net: the network.
+        variables: the variables, in collections or without.
+        inputs, named: as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
+        names: from a path of the network, or a pattern of paths, to a prefix of names.
+        ignore: patterns of names that may be left over.
+
+    Returns:
+        Parameters and state, in the declared types.
+
+    Raises:
+        ValueError: an array is missing, of another shape, used nowhere, or used by two layers, or a
+            path in `names` is not in the network. All are listed.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Serial(hidden=nn.Dense(2))
@@ -53,15 +69,60 @@ def from_flax(
     trees = [variables[name] for name in variables if name in collections]
     if not trees or set(variables) - collections:
         trees = [variables]
-    flat = {paths.text(map(str, p)): a for tree in trees for p, a in paths.walk(_plain(tree))}
+    flat: dict[str, Any] = {}
+    for tree in trees:
+        for path, array in paths.walk(_plain(tree)):
+            name = paths.text(path)
+            if name in flat:
+                raise ValueError(f"two collections of the variables have an array {name!r}")
+            flat[name] = array
     return converted(FLAX, net, flat, inputs, named, names or {}, ignore)
 
 
 def _plain(tree: Any) -> Any:
     """Nested mappings as dicts by text; a box of nnx or linen as what it holds."""
     if isinstance(tree, Mapping):
-        return {str(name): _plain(item) for name, item in tree.items()}
+        return {_segment(name): _plain(item) for name, item in tree.items()}
     return getattr(tree, "value", tree) if hasattr(tree, "unbox") else tree
+
+
+def _segment(name: Any) -> str:
+    """A key as text; nnx.WeightNorm and SpectralNorm have tuples, paths below the layer inside."""
+    return paths.text(map(str, name)) if isinstance(name, tuple) else str(name)
+
+
+def made(book: Any, layer: Any, name: str) -> Made | None:
+    """A weight inside the WeightNorm or SpectralNorm of linen or nnx.
+
+    linen keeps what belongs to `Dense_0/kernel` next to it, as `WeightNorm_0/Dense_0/kernel/scale`
+    and `SpectralNorm_0/Dense_0/kernel/u`; nnx next to `layer_instance/kernel`, as `scales/kernel`
+    and `batch_stats/kernel/u`.
+    """
+    if scale := _beside(book, name, "scale"):
+        return weight_normed((name, scale), *map(book.read, (scale, name)))
+    if u := _beside(book, name, "u"):
+        sigma = f"{u.removesuffix('u')}sigma"
+        names = (name, u, *((sigma,) if sigma in book.weights else ()))
+        w, state = book.read(name), book.read(u)
+        return Made(names, None, original=w, state=np.broadcast_to(state.ravel(), w.shape))
+    return None
+
+
+def _beside(book: Any, name: str, kind: str) -> str | None:
+    """The name of the array of a normalization that belongs to the weight `name`."""
+    if name not in book.weights:
+        return None
+    above, inside, below = name.rpartition("layer_instance/")
+    if inside:
+        own = f"{above}scales/{below}" if kind == "scale" else f"{above}batch_stats/{below}/{kind}"
+        return own if own in book.weights else None
+    for other in book.weights:
+        if other.endswith(f"{name.rpartition('/')[2]}/{kind}"):
+            segments = other.removesuffix(f"/{kind}").split("/")
+            for i in range(len(segments)):
+                if paths.text(segments[:i] + segments[i + 1 :]) == name:
+                    return other
+    return None
 
 
 def norm(layer: Any, source: Source) -> dict[str, Any]:
@@ -88,7 +149,7 @@ def table(layer: Any, source: Source) -> dict[str, Any]:
     """embedding; or an array that the prefix itself names."""
     if source.has("embedding"):
         return {"w": source("embedding")}
-    return {"w": kernels.shaped(source(""), source.shape("w"), "it")}
+    return {"w": without_ones(source(""), source.shape("w"))}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
@@ -140,6 +201,12 @@ def simple(layer: Any, source: Source) -> dict[str, Any]:
     return {"input": {"w": w, "b": b}, "recurrent": {"w": source(f"{cell}h/kernel")}}
 
 
+def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
+    """The key or the count of a random stream, which modules of nnx hold."""
+    segments = name.split("/")
+    return "rngs" in segments and segments[-1] in ("key", "count")
+
+
 FLAX = Library(
     "flax",
     "/",
@@ -166,4 +233,6 @@ FLAX = Library(
         MinimalGatedCell: gated("fn"),
     },
     {BatchNorm: running},
+    made=made,
+    is_buffer=is_buffer,
 )

@@ -17,28 +17,49 @@ from ..layers.normalisation import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 from ..layers.parameter import Parameter
 from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
-from ..layers.recurrence import ConvLSTMCell, GRUCell, LSTMCell, RNNCell
+from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights
 from . import kernels
-from .conversion import Library, Names, Source, Unfit, converted, fitted
+from .conversion import converted
+from .reparametrized import Unfit
+from .source import Library, Names, Source, fitted, without_ones
 
 
 def from_keras(
     net: Layer,
-    weights: Mapping[str, Any],
+    weights: Any,
     *inputs: Any,
     names: Names | None = None,
     ignore: Iterable[str] = (),
     **named: Any,
 ) -> Weights:
-    """The `train.Weights` of `net` from a keras 3 model: `{w.path: w for w in model.weights}`.
+    """The `train.Weights` of `net` from the weights of a keras 3 model.
 
     A layer at the path `conv` takes what is at `conv/kernel` and so on; `names` and `ignore` are as
     for `from_torch`, with `/` between the segments. A model's own name goes in front by
     `names={"": "sequential"}`. A cell may stand under `lstm_cell`, `gru_cell` or `simple_rnn_cell`.
 
-    Raises ValueError with a line for all that is missing, of another shape, or used nowhere, and
-    for a GRU with `reset_after=False`, which is another function.
+    The model is taken to have channels last, keras's default; for a layer whose weights run over a
+    flattened image with channels first, state `interop.channels_first(C, H, W)`, as for torch.
+
+    Names of a `.weights.h5` file are numbers, `layers/dense_1/vars/0`. They are taken in the order
+    in which keras makes the variables of a layer: kernel, recurrent kernel, bias; gamma, beta,
+    moving mean, moving variance.
+
+    Args:
+        net: the network.
+        weights: `model.weights`; or arrays by name, such as those of a `.weights.h5` file.
+        inputs, named: as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
+        names: from a path of the network, or a pattern of paths, to a prefix of names.
+        ignore: patterns of names that may be left over. States of random generators always may.
+
+    Returns:
+        Parameters and state, in the declared types.
+
+    Raises:
+        ValueError: two weights have one path; an array is missing, of another shape, used nowhere,
+            or used by two layers; a path in `names` is not in the network; or a GRU has
+            `reset_after=False`, which is another function. All are listed.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Serial(dense=nn.Dense(2))
@@ -47,7 +68,54 @@ def from_keras(
     >>> jax.tree.map(jnp.shape, found.params)
     {'dense': {'b': (2,), 'w': (3, 2)}}
     """
+    if not isinstance(weights, Mapping):
+        weights = _by_path(getattr(weights, "weights", weights))
     return converted(KERAS, net, weights, inputs, named, names or {}, ignore)
+
+
+def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
+    """Variables by their paths; ValueError where two have one."""
+    found: dict[str, Any] = {}
+    twice = []
+    for variable in variables:
+        if variable.path in found:
+            twice.append(variable.path)
+        found[variable.path] = variable
+    if twice:
+        raise ValueError(
+            f"two weights of the model have one path: {', '.join(dict.fromkeys(twice))}. Give the "
+            "layers different names, such as Block(name='block_1'), or call "
+            "model.save_weights('model.weights.h5') and pass the arrays of that file by name, "
+            "in which each name occurs once"
+        )
+    return found
+
+
+_PARTS = {
+    "query": "query_dense",
+    "key": "key_dense",
+    "value": "value_dense",
+    "attention_output": "output_dense",
+    **dict.fromkeys(("simple_rnn_cell", "lstm_cell", "gru_cell", "conv_lstm_cell"), "cell"),
+}
+
+
+def numbered(layer: Any, name: str) -> str:
+    """The name that a `.weights.h5` file has for a variable: its number in the layer."""
+    part, _, last = name.rpartition("/")
+    if isinstance(layer, BatchNorm | LayerNorm | GroupNorm | InstanceNorm):
+        affine = (("gamma", layer.scale), ("beta", layer.bias))
+        made = [*(n for n, there in affine if there), "moving_mean", "moving_variance"]
+    else:
+        made = ["kernel", "recurrent_kernel", "bias"] if isinstance(layer, Cell) else []
+        made = made or ["kernel", "bias"]
+    number = made.index(last) if last in made else 0
+    return f"{_PARTS.get(part, part)}/vars/{number}".removeprefix("/")
+
+
+def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
+    """The state of a random generator, which a dropout layer keeps."""
+    return "seed_generator" in name.split("/")
 
 
 def norm(layer: Any, source: Source) -> dict[str, Any]:
@@ -83,12 +151,14 @@ def table(layer: Any, source: Source) -> dict[str, Any]:
     """embeddings; or an array that the prefix itself names."""
     if source.has("embeddings"):
         return {"w": source("embeddings")}
-    return {"w": kernels.shaped(source(""), source.shape("w"), "it")}
+    return {"w": without_ones(source(""), source.shape("w"))}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
     """alpha, one for each feature, with axes of 1 before it."""
-    return {"alpha": kernels.shaped(source("alpha"), source.shape("alpha"), "alpha")}
+    alpha, wanted = source("alpha"), source.shape("alpha")
+    fitted(alpha, (*(1,) * (alpha.ndim - len(wanted)), *wanted), "alpha")
+    return {"alpha": alpha.reshape(wanted)}
 
 
 def _cell(source: Source, name: str) -> tuple[Any, Any, Any]:
@@ -154,4 +224,6 @@ KERAS = Library(
         GRUCell: gru,
     },
     {BatchNorm: running},
+    other_name=numbered,
+    is_buffer=is_buffer,
 )

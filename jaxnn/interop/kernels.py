@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .conversion import Source, Unfit
+from .reparametrized import Unfit
+from .source import Source
 
 
 def dense(layer: Any, source: Source) -> dict[str, Any]:
@@ -32,15 +33,29 @@ def attention(out: str) -> Any:
         names = {"query": "query", "key": "key", "value": "value", "out": out}
         found = {}
         for ours, theirs in names.items():
+            heads = layer.heads
+            if ours in ("key", "value"):
+                heads = layer.key_value_heads or heads
             part = {"w": f"{theirs}/kernel", "b": f"{theirs}/bias"}
             found[ours] = {
-                name: shaped(source(there), source.at(ours).shape(name), there)
+                name: _by_head(source(there), source.at(ours).shape(name), heads, ours, there)
                 for name, there in part.items()
                 if name in source.declared[ours]
             }
         return found
 
     return convert
+
+
+def _by_head(array: Any, shape: tuple[int, ...], heads: int, ours: str, name: str) -> Any:
+    """`array` with the features of all heads in one axis; Unfit for another number of heads."""
+    axis = 0 if ours == "out" else len(shape) - 1
+    split = (*shape[:axis], heads, shape[axis] // heads, *shape[axis + 1 :])
+    if ours == "out" and len(shape) == 1:
+        split = shape
+    if np.shape(array) not in (split, shape):
+        raise Unfit(f"{name} is {np.shape(array)}, and {split} for this network")
+    return np.reshape(array, shape)
 
 
 def shaped(array: Any, shape: tuple[int, ...], name: str) -> Any:
@@ -55,8 +70,20 @@ def shaped(array: Any, shape: tuple[int, ...], name: str) -> Any:
 
 
 def _joins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether the first or last axis is the same in both, the others being joined or split."""
+    """Whether the first or last axis is the same in both, and each axis of either is one axis, or
+    several in a row, of the other."""
     if math.prod(one) != math.prod(other):
         return False
-    shared = bool(one) and bool(other) and (one[0] == other[0] or one[-1] == other[-1])
-    return one == other or shared or len(one) == 1 or len(other) == 1
+    same_end = bool(one) and bool(other) and (one[0] == other[0] or one[-1] == other[-1])
+    if not (same_end or len(one) == 1 or len(other) == 1):
+        return False
+    left, right = [[n for n in shape if n != 1] for shape in (one, other)]
+    while left and right:
+        m, n, parts = left.pop(0), right.pop(0), [1, 1]
+        while m != n:
+            k = int(m > n)
+            parts[k] += 1
+            m, n = (m * left.pop(0), n) if m < n else (m, n * right.pop(0))
+        if min(parts) > 1:
+            return False
+    return True

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .conversion import Names, Source
+from .source import IfThere, Names, Source
 
 
 def packed_attention(layer: Any, source: Source) -> dict[str, Any]:
@@ -33,7 +33,7 @@ GPT2: Names = {
     "blocks/feed_forward/down": (".c_proj", untransposed),
     "norm": "transformer.ln_f",
 }
-"""transformers' GPT2LMHeadModel, for `GPT`; its lm_head.weight is the embedding's: ignore it."""
+"""transformers' GPT2LMHeadModel, for `GPT`, whose head is tied to the embedding."""
 
 LLAMA: Names = {
     "embedding": "model.embed_tokens",
@@ -50,7 +50,7 @@ LLAMA: Names = {
     "blocks/feed_forward/up": ".up_proj",
     "blocks/feed_forward/down": ".down_proj",
     "norm": "model.norm",
-    "head": "lm_head",
+    "head": IfThere("lm_head"),
 }
 """transformers' LlamaForCausalLM, for `GPT`."""
 
@@ -77,21 +77,21 @@ RESNET: Names = {
     "stages/1": "layer2",
     "stages/2": "layer3",
     "stages/3": "layer4",
-    "**/branch": ".",
-    "**/branch/*": ".",
-    "**/first/conv": ".conv1",
-    "**/first/norm": ".bn1",
-    "**/narrow/conv": ".conv1",
-    "**/narrow/norm": ".bn1",
-    "**/second/conv": ".conv2",
-    "**/second/norm": ".bn2",
-    "**/middle/conv": ".conv2",
-    "**/middle/norm": ".bn2",
-    "**/wide/conv": ".conv3",
-    "**/wide/norm": ".bn3",
-    "**/shortcut": ".downsample",
-    "**/shortcut/conv": ".0",
-    "**/shortcut/norm": ".1",
+    "**/branch": IfThere("."),
+    "**/branch/*": IfThere("."),
+    "**/first/conv": IfThere(".conv1"),
+    "**/first/norm": IfThere(".bn1"),
+    "**/narrow/conv": IfThere(".conv1"),
+    "**/narrow/norm": IfThere(".bn1"),
+    "**/second/conv": IfThere(".conv2"),
+    "**/second/norm": IfThere(".bn2"),
+    "**/middle/conv": IfThere(".conv2"),
+    "**/middle/norm": IfThere(".bn2"),
+    "**/wide/conv": IfThere(".conv3"),
+    "**/wide/norm": IfThere(".bn3"),
+    "**/shortcut": IfThere(".downsample"),
+    "**/shortcut/conv": IfThere(".0"),
+    "**/shortcut/norm": IfThere(".1"),
     "head": "fc",
 }
 """torchvision's ResNet, for `ResNet`."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..core.layer import Layer
+from ..functional.positions import rotary_frequencies
 from ..layers.activation import PReLU
 from ..layers.attention import Attention
 from ..layers.bilinear import Bilinear
@@ -20,8 +21,11 @@ from ..layers.parameter import Parameter
 from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
+from ..layers.rotary import Rotary
 from ..train.weights import Weights
-from .conversion import Library, Names, Source, converted, fitted
+from .conversion import converted
+from .reparametrized import Made, spectral_normed, weight_normed
+from .source import Library, Names, Source, as_numpy, fitted, without_ones
 
 
 def from_torch(
@@ -44,12 +48,34 @@ def from_torch(
     - `{"blocks": "transformer.h.*"}`: `*` is the number of a copy, where a `Repeat` stacks them;
     - `{"lstm": "lstm.@_l0"}`: `@` is the place of the array's name, at the end by default;
     - `{"attention": (".attn", converter)}`: converted by `converter(layer, source)`, which gives
-      the parameters, in our layout, from arrays `source("weight")`.
+      the parameters, in our layout, from arrays `source("weight")`;
+    - `{"head": ("head", interop.channels_first(C, H, W))}`: a layer whose input was flattened from
+      an image, which torch keeps as (C, H, W); `interop.channels_last(H, W, C)` if it does not;
+    - `{"head": ("embed", interop.tied)}`: two layers take the same arrays.
 
     `interop.GPT2`, `LLAMA`, `VIT` and `RESNET` are the names of models of transformers and
-    torchvision. Inputs are as for `net.init`, arrays or `jax.ShapeDtypeStruct`. Arrays take the
-    declared type. Raises ValueError with a line for all that is missing, of another shape, or used
-    nowhere; what fits a pattern of `ignore` may be left over.
+    torchvision. Tensors may require gradients, be on any device and have any floating type. Weight
+    normalization of both kinds (`weight_g`, `parametrizations`) goes into `nn.WeightNorm`, or into
+    the layer itself; spectral normalization likewise. Caches of `nn.cached` start empty.
+
+    Args:
+        net: the network.
+        state_dict: tensors or arrays by torch's names.
+        inputs, named: as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
+        names: from a path of the network, or a pattern of paths, to a prefix of names, or to a pair
+            of a prefix and a converter; by default the prefix is the path.
+        ignore: patterns of names that may be left over. Buffers that hold nothing learned, such as
+            `num_batches_tracked` and causal masks, may always be, and so may the weight of a head
+            that is tied to the embedding, if it is in the network too.
+
+    Returns:
+        Parameters and state, in the declared types.
+
+    Raises:
+        ValueError: an array is missing, of another shape, used nowhere, or used by two layers; a
+            path in `names` is not in the network; or the weights of a layer may be in another
+            order, since they run over positions and channels of an image and neither
+            `channels_first` nor `channels_last` is stated. All are listed.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Serial(nn.Dense(2), jax.nn.relu)
@@ -57,7 +83,6 @@ def from_torch(
     >>> from_torch(net, state_dict, jnp.ones((1, 3))).params[0]["w"].tolist()
     [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
     """
-    ignore = ("**.num_batches_tracked", "num_batches_tracked", *ignore)
     return converted(TORCH, net, state_dict, inputs, named, names or {}, ignore)
 
 
@@ -110,8 +135,9 @@ def running(layer: Any, source: Source) -> dict[str, Any]:
 
 def table(layer: Any, source: Source) -> dict[str, Any]:
     """torch.nn.Embedding, of tokens or of positions; or a tensor of its own."""
-    weight = source("weight") if source.has("weight") else source("")
-    return {"w": weight.reshape(source.shape("w")) if not source.has("weight") else weight}
+    if source.has("weight"):
+        return {"w": source("weight")}
+    return {"w": without_ones(source(""), source.shape("w"))}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
@@ -170,6 +196,54 @@ def gru(layer: Any, source: Source) -> dict[str, Any]:
     return {"input": {"w": w, "b": b + added}, "recurrent": {"w": u, "b": c[2 * n :]}}
 
 
+def made(book: Any, layer: Any, name: str) -> Made | None:
+    """A weight of torch.nn.utils.weight_norm or spectral_norm, or of their parametrizations."""
+    head, dot, last = name.rpartition(".")
+    inner = f"{head}{dot}parametrizations.{last}"
+    for names in ((f"{name}_g", f"{name}_v"), (f"{inner}.original0", f"{inner}.original1")):
+        if all(n in book.weights for n in names):
+            g, v = map(book.read, names)
+            return weight_normed(names, g, v)
+    for names in (
+        (f"{name}_orig", f"{name}_u", f"{name}_v"),
+        (f"{inner}.original", f"{inner}.0._u", f"{inner}.0._v"),
+    ):
+        if all(n in book.weights for n in names):
+            w, u, v = map(book.read, names)
+            return spectral_normed(
+                names, w, u, v, axis=1 if isinstance(layer, ConvTranspose) else 0
+            )
+    return None
+
+
+def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
+    """Counters of batches, masks, and tables of positions that models save with their weights."""
+    last, ndim = name.rpartition(".")[2], len(getattr(array, "shape", ()))
+    if last == "num_batches_tracked":
+        return True
+    if last == "bias" and ndim == 4:  # GPT-2's causal mask, (1, 1, T, T)
+        mask = as_numpy(array)
+        return mask.shape[:2] == (1, 1) and np.array_equal(mask[0, 0], np.tri(mask.shape[2]))
+    if last == "masked_bias" and ndim == 0:  # the score that GPT-2 gives what is masked
+        return bool(as_numpy(array) <= -1e4)
+    if last == "position_ids":
+        return np.array_equal(as_numpy(array).ravel(), np.arange(math.prod(array.shape)))
+    if last == "inv_freq" and ndim == 1:
+        turns = [layer.rotary for layer in layers if getattr(layer, "rotary", None) is not None]
+        return bool(turns) and all(_turns_by(turn, as_numpy(array)) for turn in turns)
+    return False
+
+
+def _turns_by(rotary: Rotary, frequencies: Any) -> bool:
+    """Whether a model that saves these frequencies turns by the angles of `rotary`."""
+    features = 2 * frequencies.size
+    own = rotary_frequencies(features, rotary.base)
+    if rotary.scaling is not None:
+        own = rotary.scaling.frequencies(features, rotary.base, 1)
+    # Half precision keeps eight bits of a frequency, or a multiple of 6e-8.
+    return np.allclose(frequencies, own, rtol=2.0**-8, atol=6e-8)
+
+
 TORCH = Library(
     "torch",
     ".",
@@ -197,4 +271,7 @@ TORCH = Library(
         GRUCell: gru,
     },
     {BatchNorm: running},
+    channels_first=True,
+    made=made,
+    is_buffer=is_buffer,
 )

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
@@ -11,35 +12,8 @@ import jaxnn as nn
 from jaxnn import interop
 from jaxnn.models import GPT, ViT
 from jaxnn.models.resnet import ResNetBlock
-from tests.fixtures import interop as fixtures
+from tests.converted import assert_same, fixture, outputs
 from tests.fixtures import models as published
-
-# The bar for converted networks: float32 sums of some tens of terms, in another order.
-NEAR = 1e-5
-
-
-def fixture(model: str) -> tuple[dict[str, Any], list[Any], Any]:
-    """The weights by their own names, the inputs and the output."""
-    with np.load(fixtures.FILE) as file:
-        found = {k.removeprefix(f"{model}:"): file[k] for k in file if k.startswith(f"{model}:")}
-    start = "weights:"
-    weights = {k.removeprefix(start): a for k, a in found.items() if k.startswith(start)}
-    inputs = [found[name] for name in sorted(found) if name[0] == "x"]
-    as_int = [x.astype(np.int32) if x.dtype == np.int64 else x for x in inputs]
-    return weights, as_int, found["y"]
-
-
-def outputs(net: Any, weights: Any, *inputs: Any, **named: Any) -> Any:
-    def run(params, state, inputs, named):
-        return net.apply(params, *inputs, state=state, **named)[0]
-
-    return jax.jit(run)(weights.params, weights.state, inputs, named)
-
-
-def assert_same(ours: Any, theirs: Any) -> None:
-    assert np.abs(theirs).max() > 0.1  # there is something to compare
-    np.testing.assert_allclose(ours, theirs, rtol=NEAR, atol=NEAR)
-
 
 CONVOLUTIONS = nn.Serial(
     layers=nn.Serial(
@@ -153,15 +127,103 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_names_of_models(model):
-    net, names = MODELS[model]
+def published_model(model: str) -> tuple[dict[str, Any], Any, Any]:
     with np.load(published.FILE) as file:
         found = {k.removeprefix(f"{model}/"): file[k] for k in file if k.startswith(f"{model}/")}
     given = {"x", "y", "dy", "dx"}
     weights = {k: a for k, a in found.items() if k not in given and not k.startswith("grad ")}
     x = found["x"].astype(np.int32) if found["x"].dtype == np.int64 else found["x"]
-    assert_same(outputs(net, interop.from_torch(net, weights, x, names=names), x), found["y"])
+    return weights, x, found["y"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_names_of_models(model):
+    net, names = MODELS[model]
+    weights, x, y = published_model(model)
+    assert_same(outputs(net, interop.from_torch(net, weights, x, names=names), x), y)
+
+
+def test_the_state_dict_of_a_model_with_a_tied_head_and_buffers():
+    """GPT2LMHeadModel.state_dict() has the table twice; old checkpoints have masks as well."""
+    net, names = MODELS["gpt2"]
+    weights, x, y = published_model("gpt2")
+    table = weights["transformer.wte.weight"]
+    extra = {
+        "lm_head.weight": table.copy(),
+        "transformer.h.0.attn.bias": np.tril(np.ones((1, 1, 7, 7), bool)),
+        "transformer.h.0.attn.masked_bias": np.float32(-1e4),
+    }
+    found = interop.from_torch(net, weights | extra, x, names=names)
+    assert_same(outputs(net, found, x), y)
+    with pytest.raises(ValueError, match=r"lm_head\.weight: given, but no layer takes it\n"):
+        interop.from_torch(net, weights | {"lm_head.weight": table + 1}, x, names=names)
+    untied = GPT(layers=2, width=8, heads=2, length=7, tied=False).network(11)
+    tied = {**names, "head": ("transformer.wte", interop.tied)}
+    assert_same(outputs(untied, interop.from_torch(untied, weights, x, names=tied), x), y)
+    with pytest.raises(ValueError) as caught:
+        interop.from_torch(untied, weights | extra, x, names=names)
+    assert "head: wanted 'head.weight', which is not there" in str(caught.value)
+    assert "it equals transformer.wte.weight, which the network does not use twice" in str(
+        caught.value
+    )
+
+
+def test_saved_frequencies_are_those_of_the_network():
+    net, names = MODELS["llama"]
+    weights, x, _ = published_model("llama")
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    own = 10000.0 ** -(np.arange(0, 4, 2) / 4)
+    interop.from_torch(net, weights | {name: own.astype(np.float16)}, x, names=names)
+    other = {name: 500000.0 ** -(np.arange(0, 4, 2) / 4)}
+    with pytest.raises(ValueError, match=r"inv_freq: given, but no layer takes it"):
+        interop.from_torch(net, weights | other, x, names=names)
+
+
+def test_a_network_with_a_cache():
+    """Its caches are those of init_state; fed token by token, it equals the source."""
+    net, names = MODELS["gpt2"]
+    net = nn.cached(net, 7)
+    weights, x, y = published_model("gpt2")
+    found = interop.from_torch(net, weights, x[:, :1], names=names)
+    fresh = net.init_state(x[:, :1])
+    assert jax.tree.structure(found.state) == jax.tree.structure(fresh)
+    jax.tree.map(np.testing.assert_array_equal, found.state, fresh)
+    step, state, parts = jax.jit(net.apply), found.state, []
+    for t in range(x.shape[1]):
+        part, state = step(found.params, x[:, t : t + 1], state=state)
+        parts.append(part)
+    assert_same(np.concatenate(parts, 1), y)
+
+
+class Tensor:
+    """What conversion may use of a torch tensor that NumPy cannot hold: one of type bfloat16, which
+    requires gradients, and is on another device."""
+
+    def __init__(self, array: Any, ready: tuple[str, ...] = ()) -> None:
+        self.array, self.ready, self.shape = array, ready, array.shape
+
+    def detach(self) -> "Tensor":
+        return Tensor(self.array, ("detached",))
+
+    def cpu(self) -> "Tensor":
+        return Tensor(self.array, (*self.ready, "here"))
+
+    def numpy(self) -> Any:
+        assert self.ready == ("detached", "here")
+        if self.array.dtype == jnp.bfloat16:
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.array
+
+    def float(self) -> "Tensor":
+        return Tensor(self.array.astype(np.float32), self.ready)
+
+
+def test_tensors_of_torch_need_no_preparation():
+    net, x = nn.Serial(nn.Dense(2)), np.ones((1, 3), "f")
+    weight = np.array([[0.1, 1.0, -3.0], [2.0, 1e-30, 3e38]]).astype(jnp.bfloat16)
+    given = {"0.weight": Tensor(weight), "0.bias": Tensor(np.zeros(2, "f"))}
+    found = interop.from_torch(net, given, x).params[0]["w"]
+    np.testing.assert_array_equal(np.asarray(found), weight.astype(np.float32).T)
 
 
 def test_images_of_keras():
@@ -191,6 +253,80 @@ def test_sequences_of_keras():
     names = {"both/forward": "/forward_lstm", "both/backward": "/backward_lstm"}
     weights, (x,), y = fixture("keras sequence")
     assert_same(outputs(net, interop.from_keras(net, weights, x, names=names), x), y)
+
+
+FLAT = nn.Serial(
+    conv=nn.Conv(3, (3, 3)),
+    norm=nn.BatchNorm(scale=False),
+    whole=nn.LayerNorm(axis=(-3, -2, -1)),
+    dropout=nn.Dropout(0.5),
+    flatten=nn.Flatten(),
+    hidden=nn.Dense(3),
+    out=nn.Dense(2, bias=False),
+)
+FLAT_NAMES = {
+    "conv": "/conv2d",
+    "norm": "/batch_normalization",
+    "whole": "/layer_normalization",
+    "hidden": "/dense",
+    "out": "/dense_1",
+}
+
+
+def test_a_flattened_image_of_keras_is_in_our_order():
+    weights, (x,), y = fixture("keras flat", "file")
+    found = interop.from_keras(FLAT, weights, x, names={"": "layers", **FLAT_NAMES})
+    assert_same(outputs(FLAT, found, x), y)
+
+
+def test_names_of_a_file_of_keras():
+    net = nn.Serial(
+        embedding=nn.Embedding(5, 4),
+        bidirectional=both(nn.LSTMCell(3)),
+        gru=nn.Recurrent(nn.GRUCell(4)),
+        simple_rnn=nn.Recurrent(nn.RNNCell(4)),
+        layer_normalization=nn.LayerNorm(),
+        multi_head_attention=nn.Attention(2, head_features=3),
+    )
+    names = {
+        "": "layers",
+        "bidirectional/forward": "/forward_layer",
+        "bidirectional/backward": "/backward_layer",
+    }
+    weights, (x,), y = fixture("keras sequence", "file")
+    assert_same(outputs(net, interop.from_keras(net, weights, x, names=names), x), y)
+    spare = {"layers/dropout/seed_generator/vars/0": np.zeros(2, np.uint32)}
+    interop.from_keras(net, weights | spare, x, names=names)
+    with pytest.raises(ValueError, match=r"layers/dense/vars/0: given, but no layer takes it"):
+        interop.from_keras(net, weights | {"layers/dense/vars/0": np.zeros(2)}, x, names=names)
+
+
+class Variable:
+    """A keras Variable: an array with a path."""
+
+    def __init__(self, path: str, array: Any) -> None:
+        self.path, self.shape, self.array = path, array.shape, array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return self.array
+
+
+def test_two_weights_of_keras_with_one_path():
+    x, kernel = np.ones((1, 3), "f"), np.arange(9.0).reshape(3, 3)
+    net = nn.Serial(a=nn.Dense(3, bias=False), b=nn.Dense(3, bias=False))
+    twice = [Variable("block/d/kernel", kernel), Variable("block/d/kernel", 2 * kernel)]
+    with pytest.raises(ValueError, match="two weights of the model have one path: block/d/kernel"):
+        interop.from_keras(net, twice, x)
+    names = {"a": "block/d", "b": "block/d"}
+    with pytest.raises(ValueError) as caught:
+        interop.from_keras(net, {v.path: v for v in twice}, x, names=names)
+    assert (
+        "block/d/kernel: taken by a and by b; if the source uses one array in both, write "
+        'names={"b": ("block/d", interop.tied)}'
+    ) in str(caught.value)
+    once = [Variable("a/kernel", kernel), Variable("b/kernel", 2 * kernel)]
+    found = interop.from_keras(net, once, x)
+    np.testing.assert_array_equal(found.params["b"]["w"], 2 * kernel)
 
 
 class Block(linen.Module):
@@ -301,6 +437,14 @@ def test_a_model_of_nnx():
     assert_same(outputs(net, found, x), model(x))
 
 
+def test_random_streams_of_nnx_are_not_weights():
+    linear = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    model = nnx.Sequential(linear, nnx.Dropout(0.5, rngs=nnx.Rngs(1)))
+    net, x = nn.Serial(layers=nn.Serial(nn.Dense(4))), np.ones((2, 3), "f")
+    found = interop.from_flax(net, nnx.to_pure_dict(nnx.state(model)), x)
+    np.testing.assert_array_equal(found.params["layers"][0]["w"], linear.kernel[...])
+
+
 def test_every_difference_is_listed():
     weights, (x,), _ = fixture("convolutions")
     weights["layers.0.weight"] = weights["layers.0.weight"][:3]
@@ -328,6 +472,49 @@ def test_a_square_matrix_is_never_taken_the_other_way_round():
         )
     with pytest.raises(ValueError, match=r"kernel is \(2, 3\), and \(3, 2\) for this network"):
         interop.from_flax(net, {"kernel": np.zeros((2, 3)), "bias": np.zeros(2)}, x)
+
+
+def test_axes_are_split_or_joined_in_their_order_alone():
+    x = np.zeros((1, 5), "f")
+    heads = {"kernel": np.zeros((5, 2, 3)), "bias": np.zeros((2, 3))}
+    with pytest.raises(ValueError, match=r"kernel is \(5, 2, 3\), and \(5, 3, 2\) for this"):
+        interop.from_flax(nn.Dense((3, 2)), heads, x)
+    attention = linen.MultiHeadDotProductAttention(2, qkv_features=6)
+    sequence = np.zeros((1, 4, 6), "f")
+    variables = attention.init(jax.random.key(0), sequence)
+    with pytest.raises(ValueError, match=r"query/kernel is \(6, 2, 3\), and \(6, 3, 2\) for"):
+        interop.from_flax(nn.Attention(3), variables, sequence)
+    net = nn.PReLU(per_feature=True)  # one slope for each place, where one for each feature is due
+    with pytest.raises(ValueError, match=r"alpha is \(2, 2, 1\), and \(1, 1, 4\) for this"):
+        interop.from_keras(net, {"alpha": np.zeros((2, 2, 1))}, np.zeros((1, 2, 2, 4)))
+    with pytest.raises(ValueError, match=r"params/w: wanted \(4, 3\), got \(3, 4\)"):
+        interop.from_torch(
+            nn.LearnedPositions(4), {"p": np.zeros((1, 3, 4))}, np.zeros((4, 3)), names={"": "p"}
+        )
+
+
+def test_names_are_of_layers_and_used_once():
+    net, x = nn.Serial(hidden=nn.Dense(3), out=nn.Dense(3)), np.zeros((1, 3), "f")
+    weights = {"a.weight": np.eye(3), "a.bias": np.zeros(3)}
+    with pytest.raises(ValueError) as caught:
+        interop.from_torch(net, weights, x, names={"hidden": "a", "out": "a"})
+    assert "a.weight: taken by hidden and by out" in str(caught.value)
+    assert 'names={"out": ("a", interop.tied)}' in str(caught.value)
+    found = interop.from_torch(net, weights, x, names={"hidden": "a", "out": ("a", interop.tied)})
+    np.testing.assert_array_equal(found.params["hidden"]["w"], found.params["out"]["w"])
+    for path, write in (("hiden", "did you mean 'hidden'?"), ("hidden/w", "'hidden'")):
+        with pytest.raises(ValueError) as caught:
+            interop.from_torch(net, weights, x, names={path: "a"})
+        assert f"names has the path {path!r}, which no layer" in str(caught.value)
+        assert write in str(caught.value)
+    with pytest.raises(TypeError, match=r"takes arrays by name, such as model\.state_dict\(\)"):
+        interop.from_torch(net, cast(Any, [1]), x)
+
+
+def test_two_collections_with_one_name():
+    clash = {"params": {"n": {"mean": np.zeros(2)}}, "batch_stats": {"n": {"mean": np.ones(2)}}}
+    with pytest.raises(ValueError, match="two collections of the variables have an array 'n/mean'"):
+        interop.from_flax(nn.Serial(n=nn.BatchNorm()), clash, np.zeros((1, 2), "f"))
 
 
 def test_copies_want_a_place_for_their_number():

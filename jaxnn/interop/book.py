@@ -1,0 +1,335 @@
+"""The weights of another library by name, the prefix of each path, and the arrays of each layer."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..combine.spectral_norm import SpectralNorm
+from ..combine.weight_norm import WeightNorm
+from ..core import paths
+from .axes import Trace
+from .orders import ByType, Run, runs, said, statements, tied
+from .reparametrized import Made, Unfit, lengths, state_before
+from .source import Library, Missing, Names, Owner, Source, as_numpy
+
+
+class Book:
+    """The weights by name, the prefix of each path, what was used and what was wrong."""
+
+    def __init__(
+        self,
+        library: Library,
+        weights: dict[str, Any],
+        names: Names,
+        owners: list[Owner],
+        trace: Trace,
+    ) -> None:
+        self.library = library
+        self.owners = owners
+        self.weights = weights
+        self.names = names
+        self.trace = trace
+        # By name, the paths of the layers that take an array; those without a converter apart.
+        self.used: dict[str, dict[paths.Path, None]] = {}
+        self.used_by_type: dict[str, dict[paths.Path, None]] = {}
+        self.copies: dict[paths.Path, int] = {}
+        self.problems: list[str] = []
+
+    # ---- arrays by name ----
+
+    def find(self, source: Source, name: str) -> str | Made | None:
+        """The name under which an array is given, or what it is made from; None if neither."""
+        full = source.full(name)
+        made = self.library.made and self.library.made(self, source.owner.layer, full)
+        if made:
+            return made
+        if full in self.weights:
+            return full
+        if self.library.other_name is not None:
+            other = source.full(self.library.other_name(source.owner.layer, name))
+            return other if other in self.weights else None
+        return None
+
+    def array(self, source: Source, name: str) -> Any:
+        """The array that a converter asks for, and a note that it is used; NaN for a part that a
+        weight does not have."""
+        found = self.find(source, name)
+        if found is None:
+            raise Missing(source.full(name))
+        if isinstance(found, Made):
+            self._note(source, *found.names)
+            part = getattr(found, source.part)
+            if (
+                part is None
+                and source.part == "weight"
+                and not source.owner.is_inside(SpectralNorm)
+            ):
+                raise Unfit(
+                    f"{source.full(name)} is divided by its largest singular value there: use "
+                    "nn.SpectralNorm"
+                )
+            whole = found.direction if found.original is None else found.original
+            return np.full(np.shape(whole), np.nan) if part is None else part
+        self._note(source, found)
+        array = self.read(found)
+        return array if source.part == "weight" else np.full(array.shape, np.nan)
+
+    def read(self, name: str) -> Any:
+        """The array of that name, as NumPy's."""
+        try:
+            return as_numpy(self.weights[name])
+        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            raise Unfit(f"{name} is not an array that NumPy can hold: {error}") from None
+
+    def _note(self, source: Source, *names: str) -> None:
+        path = source.owner.path
+        by_type = not isinstance(self.rule(path), tuple)
+        for name in names:
+            for table in (self.used, self.used_by_type)[: 1 + by_type]:
+                table.setdefault(name, {})[path] = None
+
+    def shared(self) -> list[str]:
+        """A line for each array that two layers take without a converter."""
+        lines = []
+        for name, users in self.used_by_type.items():
+            if len(users) > 1:
+                places = " and by ".join(paths.text(path) or "the network" for path in users)
+                *_, last = users
+                lines.append(
+                    f"{name}: taken by {places}; if the source uses one array in both, write "
+                    f'names={{"{paths.text(last)}": ("{self.prefix(last)}", interop.tied)}}'
+                )
+        return lines
+
+    def unused(self, ignore: Iterable[str]) -> list[str]:
+        """A line for each array that no converter asked for, but for those that fit a pattern of
+        `ignore`, that hold nothing learned, or that are the table of a tied head."""
+        separator = self.library.separator
+        patterns = [pattern.replace(separator, "/") for pattern in ignore]
+        layers = [owner.layer for owner in self.owners]
+        lines = []
+        for name, array in self.weights.items():
+            if name in self.used:
+                continue
+            if any(paths.matches(p, name.replace(separator, "/")) for p in patterns):
+                continue
+            if self.library.is_buffer and self.library.is_buffer(name, array, layers):
+                continue
+            line = f"{name}: given, but no layer takes it"
+            twin = self._equal_table(name)
+            if twin is None:
+                lines.append(line)
+            elif not twin[1]:
+                lines.append(f"{line}; it equals {twin[0]}, which the network does not use twice")
+        return lines
+
+    def _equal_table(self, spare: str) -> tuple[str, bool] | None:
+        """The name of a matrix that is used and has the same numbers, and whether the network uses
+        that for its outputs as well."""
+        shape = getattr(self.weights[spare], "shape", ())
+        if len(shape) != 2:
+            return None
+        array = self.read(spare)
+        attended = {path for path, method in self.trace.methods if method == "attend"}
+        for name, users in self.used.items():
+            if getattr(self.weights[name], "shape", None) != shape:
+                continue
+            table = self.read(name)
+            if table.size and table.min() != table.max() and np.array_equal(table, array):
+                return name, bool(attended & users.keys())
+        return None
+
+    # ---- names by path ----
+
+    def template(self, path: paths.Path) -> str:
+        """The other library's names at a path: `@` stands for that of an array, and each `*` for
+        the number of a copy."""
+        separator = self.library.separator
+        above = self.template(path[:-1]) if path else "@"
+        rule = self.rule(path)
+        if rule is None:
+            return above.replace("@", f"{path[-1]}{separator}@") if path else above
+        prefix = rule[0] if isinstance(rule, tuple) else rule
+        if prefix.startswith(separator):
+            rest = prefix.removeprefix(separator)
+            return above.replace("@", self._with_place(rest)) if rest else above
+        return self._with_place(prefix)
+
+    def prefix(self, path: paths.Path) -> str:
+        """What the names at a path begin with, as `names` states it."""
+        return self.template(path).removesuffix("@").removesuffix(self.library.separator)
+
+    def _with_place(self, prefix: str) -> str:
+        return prefix if "@" in prefix else f"{prefix}{self.library.separator}@" if prefix else "@"
+
+    def rule(self, path: paths.Path) -> Any:
+        """What `names` says of a path: the first entry that fits."""
+        text = paths.text(path)
+        return next((rule for p, rule in self.names.items() if paths.matches(p, text)), None)
+
+    # ---- layers ----
+
+    def layer(
+        self, owner: Owner, declared: dict[str, Any], sizes: tuple[int, ...]
+    ) -> dict[paths.Path, Any]:
+        """The arrays of one layer, all copies stacked, by root and path; what is wrong goes to the
+        problems."""
+        where = paths.text(owner.path) or "the network"
+        self.copies[owner.path] = len(sizes)
+        stars = self.template(owner.path).count("*")
+        if stars != len(sizes):
+            self.problems.append(
+                f"{where}: has {len(sizes)} axes of copies, and its prefix "
+                f"{self.template(owner.path)!r} has {stars} places * for their numbers"
+            )
+            return {}
+        try:
+            copies = [
+                self._copy(owner, declared, copy) for copy in itertools.product(*map(range, sizes))
+            ]
+        except Missing as error:
+            self.problems.append(f"{where}: wanted {error.args[0]!r}, which is not there")
+            return {}
+        except Unfit as error:
+            self.problems.append(f"{where}: {error}")
+            return {}
+        self._check_order(owner, declared)
+        arrays = {}
+        for place, _ in paths.walk(declared):
+            named = paths.text(place[1:])
+            if any(place not in one for one in copies):
+                self.problems.append(f"{where}: nothing was converted to {named!r}")
+                continue
+            if len({np.shape(one[place]) for one in copies}) > 1:
+                self.problems.append(f"{where}: copies of {named!r} differ in shape")
+                continue
+            stack = np.stack([np.asarray(one[place]) for one in copies])
+            arrays[place[0], *owner.path, *place[1:]] = stack.reshape((*sizes, *stack.shape[1:]))
+        return arrays
+
+    def _copy(
+        self, owner: Owner, declared: dict[str, Any], copy: tuple[int, ...]
+    ) -> dict[paths.Path, Any]:
+        """The arrays of one copy, as the layer and the wrappers around it declare them."""
+        own: dict[paths.Path, Any] = {}
+        normed, spectral = [], {}
+        for place, leaf in paths.walk(declared):
+            above = place[1:-1]
+            if place[0] == "params" and above and owner.inside(WeightNorm, above):
+                if place[-1] == "v":
+                    normed.append(place[:-1])
+                    own[place[:-1]] = leaf
+                continue
+            wrapper = owner.inside(SpectralNorm, above) if place[0] == "state" else None
+            if wrapper is None or place[-1] != "u":
+                own[place] = leaf
+            else:
+                spectral["params", *above] = wrapper
+        trees = nested(own)
+        found = {}
+        for root in trees:
+            found |= self._converted(owner, root, trees[root], copy, "weight")
+
+        def part(name: str) -> dict[paths.Path, Any]:
+            return self._converted(owner, "params", trees["params"], copy, name)
+
+        directions = part("direction") if normed else {}
+        for place in normed:
+            pair = lengths(found.pop(place), _there(directions[place], place, "WeightNorm"))
+            found |= {(*place, name): array for name, array in pair.items()}
+        if not spectral:
+            return found
+        originals, singular, before = part("original"), part("singular"), part("state")
+        for place, wrapper in spectral.items():
+            weight, found[place] = found[place], _there(originals[place], place, "SpectralNorm")
+            u = before[place].reshape(-1, weight.shape[-1])[0]
+            if np.isnan(u).any():
+                u = state_before(found[place], singular[place], weight, wrapper.steps)
+            found["state", *place[1:], "u"] = u
+        return found
+
+    def _converted(
+        self, owner: Owner, root: str, tree: Any, copy: tuple[int, ...], part: str
+    ) -> dict[paths.Path, Any]:
+        """What the layer's converter makes of a part of each weight."""
+        table = self.library.params if root == "params" else self.library.state
+        source = Source(self, owner, owner.path, copy, tree, part, table, root)
+        rule = self.rule(owner.path)
+        converter = rule[1] if isinstance(rule, tuple) else None
+        if converter is None or isinstance(converter, ByType) or root == "state":
+            found = dict(paths.walk(source.by_type(owner.layer)))
+        else:
+            found = dict(paths.walk(converter(owner.layer, source)))
+        if isinstance(converter, ByType):
+            converter.ordered(found, source, owner.layer)
+        return {(root, *place): array for place, array in found.items()}
+
+    # ---- channels first ----
+
+    def runs(self, owner: Owner, place: paths.Path) -> list[Run]:
+        """The axes of an array of a layer, at its root and path, that are in another order in the
+        library."""
+        root, *rest = place
+        path = (root, *owner.path, *rest)
+        factors = self.trace.factors.get(path) or self.trace.factors.get((*path, "v"), [])
+        return list(runs(owner.layer, factors[self.copies[owner.path] :])) if factors else []
+
+    def _check_order(self, owner: Owner, declared: Any) -> None:
+        """A problem, if the arrays of a layer may be in another order and nothing is stated."""
+        rule, where = self.rule(owner.path), paths.text(owner.path) or ""
+        if isinstance(rule, tuple) and rule[1] is not tied:
+            return
+        for place, _ in paths.walk(declared):
+            for run in self.runs(owner, place):
+                if run.shown:
+                    continue
+                write = _write(where, self.prefix(owner.path), run)
+                self.problems.append(
+                    f"{where or 'the network'}: {paths.text(place[1:])} {said(run)}, which the "
+                    f"source may have in another order; {write}"
+                )
+                return
+
+    def hint(self, path: paths.Path) -> str:
+        """What to write if an array of another shape is in another order, else nothing."""
+        for owner in self.owners:
+            n = len(owner.path)
+            if path[1 : 1 + n] == owner.path:
+                for run in self.runs(owner, (path[0], *path[1 + n :])):
+                    return f"; {_write(paths.text(owner.path), self.prefix(owner.path), run)}"
+        return ""
+
+
+def _write(path: str, prefix: str, run: Run) -> str:
+    """The calls to write for axes whose order is not known."""
+    both = statements(run)
+    if both is None:
+        return f'write names={{"{path}": ("{prefix}", a converter of your own)}}'
+    first, last = both
+    sizes = f"({', '.join(['C', *'DHW'[-len(first.window) :]])})"
+    return (
+        f'write names={{"{path}": ("{prefix}", interop.{first!r})}} if the source flattens '
+        f"{sizes}, interop.{last!r} if its channels are last"
+    )
+
+
+def _there(part: Any, place: paths.Path, wrapper: str) -> Any:
+    if np.isnan(part).any():
+        raise Unfit(
+            f"{paths.text(place[1:])} is inside {wrapper}, and the source's weight is not made in "
+            f"that way: convert the network without {wrapper}"
+        )
+    return part
+
+
+def nested(flat: dict[paths.Path, Any]) -> dict[str, Any]:
+    """Nested dicts of leaves by path."""
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        below = tree
+        for segment in path[:-1]:
+            below = below.setdefault(segment, {})
+        below[path[-1]] = leaf
+    return tree

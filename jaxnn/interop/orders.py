@@ -1,0 +1,216 @@
+"""channels_first, channels_last, tied: how a layer's own converter reads the source's arrays."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..core import paths
+from ..layers.attention import Attention
+from ..layers.bilinear import Bilinear
+from ..layers.convolution import Conv, DepthwiseConv
+from ..layers.convolution_transpose import ConvTranspose
+from ..layers.dense import Dense
+from ..layers.embedding import Embedding, EmbeddingBag
+from ..layers.gated import GatedFeedForward
+from ..layers.patch import PatchEmbedding
+from ..layers.positions import LearnedPositions
+from ..layers.recurrence import Cell
+from .axes import CHANNEL, PART, POSITION, Factor, order
+from .reparametrized import Unfit
+
+# Layers each axis of whose arrays has a place in the other library's layout, or runs over
+# something else than those next to it.
+_AXIS_BY_AXIS = (
+    *(Conv, DepthwiseConv, ConvTranspose, PatchEmbedding, Embedding, EmbeddingBag),
+    *(LearnedPositions, Attention, GatedFeedForward, Bilinear, Cell),
+)
+
+
+class Run(NamedTuple):
+    """Axes `start` to `stop` of an array, which run over the positions and channels of images."""
+
+    start: int
+    stop: int
+    factors: tuple[Factor, ...]
+    shown: bool
+    """Whether the shape of the source's array shows its order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ByType:
+    """Convert by the type of the layer, with what is stated about the source's order."""
+
+    channels: int = 0
+    window: tuple[int, ...] = ()
+    first: bool = False
+
+    def __repr__(self) -> str:
+        if not self.channels:
+            return "tied"
+        sizes = (self.channels, *self.window) if self.first else (*self.window, self.channels)
+        return f"channels_{'first' if self.first else 'last'}({', '.join(map(str, sizes))})"
+
+    def __call__(self, layer: Any, source: Any) -> dict[str, Any]:
+        """The arrays of the layer, as its type is converted."""
+        return source.by_type(layer)
+
+    def ordered(self, found: dict[paths.Path, Any], source: Any, layer: Any) -> None:
+        """Bring the arrays `found` into our order, in place."""
+        if not self.channels:
+            return
+        runs = {place: source.runs(layer, place) for place in found}
+        if not any(runs.values()):
+            runs = self._likely(layer, source, found)
+        for place, known in runs.items():
+            for run in known:
+                self._check(run)
+                if self.first:
+                    found[place] = self._moved(found[place], run, source.declared_shape(place))
+
+    def _check(self, run: Run) -> None:
+        *window, last = [f.size for f in run.factors if f.size > 1]
+        if not window or last != self.channels or math.prod(window) != math.prod(self.window):
+            raise Unfit(f"{self!r} is stated, but an array {said(run)}")
+
+    def _moved(self, array: Any, run: Run, declared: tuple[int, ...]) -> Any:
+        before, after = declared[: run.start], declared[run.stop :]
+        split = (*before, self.channels, *self.window, *after)
+        if array.size != math.prod(split) or (before + after and array.ndim != len(declared)):
+            raise Unfit(f"an array of {array.shape} does not have the axes of {self!r}")
+        moved = np.moveaxis(array.reshape(split), run.start, run.start + len(self.window))
+        return moved.reshape(declared)
+
+    def _likely(self, layer: Any, source: Any, found: Any) -> dict[paths.Path, list[Run]]:
+        """Axes of the stated sizes, if the trace shows none: of the inputs of a layer with a
+        matrix, of all arrays of another one."""
+        places = [p for p in found if "recurrent" not in p]
+        places = [p for p in places if p[-1] == "w"] or places
+        factors = (
+            *(Factor(n, frozenset({POSITION})) for n in self.window),
+            Factor(self.channels, frozenset({CHANNEL})),
+        )
+        size, chosen = math.prod((self.channels, *self.window)), {}
+        for place in places:
+            shape = source.declared_shape(place)
+            spans = [
+                (i, j)
+                for i, j in itertools.combinations(range(len(shape) + 1), 2)
+                if math.prod(shape[i:j]) == size and (j == i + 1 or shape[j - 1] == self.channels)
+            ]
+            if spans:
+                chosen[place] = [Run(*spans[0], factors, True)]
+        if not chosen and source.root == "params":
+            raise Unfit(f"{self!r} is stated, but no array has axes of these sizes")
+        return chosen
+
+
+tied = ByType()
+"""Converts by the type of the layer, and lets another layer take the same arrays."""
+
+
+def channels_first(channels: int, *window: int) -> ByType:
+    """A converter for a layer behind a flattened image, if the source flattens (C, H, W).
+
+    The arrays of the layer are converted by its type, and each axis that runs over a flattened
+    image is brought from the order (C, H, W) into ours, (H, W, C).
+
+    Args:
+        channels: channels of the image that is flattened.
+        window: its height and width, or its length in time for a sequence.
+
+    Raises:
+        ValueError: a size is not an int >= 1; in a conversion, the sizes are not those of the
+            layer's axes.
+
+    >>> import jax.numpy as jnp, jaxnn as nn
+    >>> from jaxnn import interop
+    >>> net = nn.Serial(nn.Conv(2, 1), nn.Flatten(), nn.Dense(1, bias=False))
+    >>> state_dict = {
+    ...     "0.weight": np.ones((2, 1, 1)), "0.bias": np.zeros(2),
+    ...     "2.weight": np.arange(6.0).reshape(1, 6),
+    ... }
+    >>> names = {"2": ("2", interop.channels_first(2, 3))}
+    >>> x = jnp.ones((1, 3, 1))
+    >>> interop.from_torch(net, state_dict, x, names=names).params[2]["w"][:, 0].tolist()
+    [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
+    """
+    return _stated(channels, window, True)
+
+
+def channels_last(*sizes: int) -> ByType:
+    """A converter for a layer behind a flattened image, if the source flattens (H, W, C).
+
+    The order is ours already: a model of torch that permutes to channels last before it flattens.
+
+    Args:
+        sizes: height, width and channels, or length and channels for a sequence.
+
+    Raises:
+        ValueError: as `channels_first`.
+
+    >>> channels_last(5, 4, 3)
+    channels_last(5, 4, 3)
+    """
+    return _stated(sizes[-1] if sizes else 0, sizes[:-1], False)
+
+
+def _stated(channels: Any, window: tuple[Any, ...], first: bool) -> ByType:
+    sizes = (channels, *window)
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes)
+    if not window or not whole:
+        name = "channels_first(C, H, W)" if first else "channels_last(H, W, C)"
+        raise ValueError(f"{name} takes the sizes of an image, ints >= 1; got {sizes!r}")
+    return ByType(channels, tuple(window), first)
+
+
+def runs(layer: Any, factors: Sequence[Sequence[Factor]]) -> Iterator[Run]:
+    """The axes of an array that are in another order in a library with channels first."""
+    for i, one in enumerate(factors):
+        if order(one) is not None:
+            yield Run(i, i + 1, tuple(one), False)
+    for start, stop in _groups(layer, len(factors)):
+        known = [i for i in range(start, stop) if any(f.kinds for f in factors[i])]
+        if len(known) < 2 or any(order(factors[i]) is not None for i in known):
+            continue
+        start, stop = known[0], known[-1] + 1
+        together = tuple(f for one in factors[start:stop] for f in one)
+        moved = order(together)
+        if moved is not None:
+            sizes = [f.size for f in together]
+            shown = not isinstance(layer, Dense) and [sizes[i] for i in moved] != sizes
+            yield Run(start, stop, together, shown)
+
+
+def _groups(layer: Any, ndim: int) -> list[tuple[int, int]]:
+    """Axes of an array that the source may flatten or reorder together."""
+    if isinstance(layer, _AXIS_BY_AXIS):
+        return []
+    if isinstance(layer, Dense):
+        features = len(layer.features) if isinstance(layer.features, tuple) else 1
+        return [(0, ndim - features), (ndim - features, ndim)]
+    return [(0, ndim)]
+
+
+def said(run: Run) -> str:
+    """What is known of the axes, for an error."""
+    one = run.stop == run.start + 1
+    axes = f"has axis {run.start}" if one else f"has axes {run.start} to {run.stop - 1}"
+    if any(PART in f.kinds for f in run.factors):
+        return f"{axes} partly over the positions and channels of an image"
+    words = [
+        f"{f.size} {' or '.join(sorted(f'{k}s' for k in f.kinds)) or '?'}" for f in run.factors
+    ]
+    return f"{axes} over {' x '.join(words)} of an image"
+
+
+def statements(run: Run) -> tuple[ByType, ByType] | None:
+    """The two that may be stated of these axes; None if they are not positions, then channels."""
+    *window, last = [f for f in run.factors if f.size > 1]
+    if not window or CHANNEL not in last.kinds or any(POSITION not in f.kinds for f in window):
+        return None
+    sizes = tuple(f.size for f in window)
+    return ByType(last.size, sizes, True), ByType(last.size, sizes, False)

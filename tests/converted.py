@@ -1,0 +1,37 @@
+"""Converted networks next to what their sources compute: the fixtures, and the comparison."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from tests.fixtures import interop as fixtures
+
+# The bar for converted networks: float32 sums of some tens of terms, in another order.
+NEAR = 1e-5
+
+
+def fixture(model: str, kind: str = "weights") -> tuple[dict[str, Any], list[Any], Any]:
+    """The weights by their own names (or by those in keras's file), the inputs and the output."""
+    with np.load(fixtures.FILE) as file:
+        found = {k.removeprefix(f"{model}:"): file[k] for k in file if k.startswith(f"{model}:")}
+    start = f"{kind}:"
+    weights = {k.removeprefix(start): a for k, a in found.items() if k.startswith(start)}
+    inputs = [found[name] for name in sorted(found) if name[0] == "x"]
+    as_int = [x.astype(np.int32) if x.dtype == np.int64 else x for x in inputs]
+    return weights, as_int, found["y"]
+
+
+def outputs(net: Any, weights: Any, *inputs: Any, **named: Any) -> Any:
+    """The output of `net` in inference."""
+
+    def run(params, state, inputs, named):
+        return net.apply(params, *inputs, state=state, **named)[0]
+
+    return jax.jit(run)(weights.params, weights.state, inputs, named)
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """The outputs are equal to rounding, and there is something to compare."""
+    assert np.abs(theirs).max() > 0.1
+    np.testing.assert_allclose(ours, theirs, rtol=NEAR, atol=NEAR)

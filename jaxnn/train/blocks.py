@@ -1,0 +1,314 @@
+"""Optimizers on stacked parameters: each block of a stack is a separate array to the optimizer.
+
+`Repeat`, `Ensemble`, and `MixtureOfExperts` keep the parameters of n equal layers as one array with
+a leading axis of n. optax cannot know that, so a norm, a rank, or a factorization would be that of
+the stack. `init` and `update` give an optimizer the blocks instead:
+
+- If the optimizer on separate blocks can be written as one program for a stack (`lifting`), that
+  program runs. It is compiled in the time of one block, and elementwise optimizers do what they do
+  on stacks.
+- Otherwise the optimizer gets separate arrays, and its updates and state are stacked again.
+
+Between steps the state is the same in both cases: what belongs to a block is stacked as the
+parameter is, at the same path.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core.declarations import split_arrays
+from ..core.layer import Layer
+from .lifting import JOINED, Arrays, NotLifted, Symbols, Value, interpret
+from .optimizer import Optimizer, as_pytree, updated
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacks:
+    """How many leading axes of each parameter are stacked: a tree of ints, as a hashable value."""
+
+    structure: Any
+    depths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, net: Layer, *inputs: Any, **named: Any) -> "Stacks":
+        """The stacks of a network's parameters, from `net.spec(*inputs, **named)`."""
+        spec = net.spec(*inputs, **named)
+        return cls.from_tree(jax.tree.map(lambda param: len(param.stack), spec))
+
+    @classmethod
+    def from_tree(cls, tree: Any) -> "Stacks":
+        """The stacks from a tree of ints with the structure of the parameters."""
+        depths, structure = jax.tree.flatten(tree)
+        return cls(structure, tuple(depths))
+
+
+class OnBlocks:
+    """The optimizer that `for_network` makes: one that is given each block of a stack."""
+
+    def __init__(self, optimizer: Any, stacks: Stacks) -> None:
+        self.inner, self.stacks = as_pytree(optimizer), stacks
+
+    def init(self, params: Any) -> Any:
+        """The state of all blocks."""
+        return _Split(self.inner, self.stacks, params).init(params)
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        """The updates and state of all blocks."""
+        given = updates if params is None else params
+        return _Split(self.inner, self.stacks, given).update(updates, state, params, **extra)
+
+
+def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
+    """The optimizer, for which stacked blocks of the network's parameters are separate arrays.
+
+    Updates of the parameters of `Repeat(block, n)` are then those of n blocks in a row, for every
+    optimizer: a norm, a trust ratio, or a matrix factorization is that of each block, and so is the
+    rank that a mask of weight decay looks at. The same holds for `Ensemble`, `MixtureOfExperts`,
+    and their nests. `TrainState.create`, `make_step`, `fit`, `jaxnn.parallel`, and sweeps do this
+    to every optimizer; a program that calls an optimizer itself does it by this function. The state
+    has the stacks' leading axes, at the paths of the parameters. Masks and labels may depend on
+    the shape of a parameter, and on its path.
+
+    Args:
+        optimizer: an optax optimizer or a `train.Optimizer`.
+        net: the network whose parameters are optimized.
+        *inputs: arrays or `jax.ShapeDtypeStruct`, as for `net.init`.
+        **named: named inputs, as for `net.init`.
+
+    Returns:
+        A `train.Optimizer`; `optimizer` itself if the network has no stacked parameters, or if it
+        comes from `for_network` already.
+
+    >>> import optax, jaxnn as nn
+    >>> net, x = nn.Repeat(nn.Dense(4, bias=False), 3), jnp.ones((1, 4))
+    >>> optimizer = for_network(optax.normalize_by_update_norm(), net, x)
+    >>> params = net.init(jax.random.key(0), x)
+    >>> optimizer.init(params)
+    EmptyState()
+    """
+    stacks = Stacks.of(net, *inputs, **named)
+    given = isinstance(optimizer, Optimizer) and optimizer.factory is OnBlocks
+    if given or not any(stacks.depths):
+        return optimizer
+    return Optimizer(OnBlocks, optimizer, stacks)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Blocks:
+    """The blocks of one parameter, in its place in a tree.
+
+    Functions of a path see the last key of the path twice.
+    """
+
+    def __init__(self, items: Sequence[Any], leaf: int, key: Any) -> None:
+        self.items, self.leaf, self.key = tuple(items), leaf, key
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        """The blocks, each with the parameter's own key."""
+        return [(self.key, item) for item in self.items], (self.leaf, self.key)
+
+    def tree_flatten(self) -> tuple[Any, Any]:
+        """The blocks, and which parameter they are of."""
+        return self.items, (self.leaf, self.key)
+
+    @classmethod
+    def tree_unflatten(cls, aux: Any, items: Any) -> "Blocks":
+        """Other blocks of the same parameter."""
+        return cls(items, *aux)
+
+
+class _Form:
+    """How the leaves of a tree with `Blocks` correspond to those of a plain tree.
+
+    `plain` is the structure with one leaf in place of the blocks of a parameter. `entries` has, for
+    each leaf of it, the number of the parameter that it belongs to, or None, and the places of its
+    blocks among the leaves of the tree.
+    """
+
+    def __init__(self, tree: Any) -> None:
+        self.leaves, self.structure = jax.tree.flatten(tree)
+        places = jax.tree.unflatten(self.structure, range(len(self.leaves)))
+        nodes, outer = jax.tree.flatten(places, is_leaf=_is_blocks)
+        self.entries: list[tuple[int | None, tuple[int, ...]]] = []
+        plain = []
+        for node in nodes:
+            items = node.items if isinstance(node, Blocks) else (node,)
+            leaf = node.leaf if isinstance(node, Blocks) else None
+            several, structures = zip(*map(jax.tree.flatten, items), strict=True)
+            if len(set(structures)) > 1:
+                raise NotLifted("the blocks of a parameter have different structures")
+            self.entries += [(leaf, places) for places in zip(*several, strict=True)]
+            plain.append(jax.tree.unflatten(structures[0], [0] * structures[0].num_leaves))
+        self.plain = jax.tree.structure(jax.tree.unflatten(outer, plain))
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shape of a block of each entry."""
+        return [self.leaves[places[0]].shape for _, places in self.entries]
+
+
+class _Split:
+    """An optimizer, the parameters' stacks, and the two ways to give it blocks."""
+
+    def __init__(self, inner: Any, stacks: Stacks, params: Any) -> None:
+        leaves, structure = jax.tree_util.tree_flatten_with_path(params)
+        if structure != stacks.structure:
+            raise ValueError(
+                f"the optimizer was made for parameters with the structure {stacks.structure}, got "
+                f"{structure}; write train.for_network(optimizer, net, x)"
+            )
+        self.inner, self.structure = inner, structure
+        self.keys = [path[-1] if path else jax.tree_util.SequenceKey(0) for path, _ in leaves]
+        self.stacks = [
+            tuple(jnp.shape(leaf)[:depth])
+            for (_, leaf), depth in zip(leaves, stacks.depths, strict=True)
+        ]
+        self.two = [2 if stack else 1 for stack in self.stacks]
+        self.all = [math.prod(stack) for stack in self.stacks]
+
+    def init(self, params: Any) -> Any:
+        """The state of all blocks."""
+        return self._evaluate(self.inner.init, lambda counts: (self._several(params, counts),), (params,))
+
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        """The updates and the state of all blocks."""
+        arrays, join = split_arrays(extra)
+
+        def function(updates: Any, state: Any, params: Any, arrays: Any) -> Any:
+            return updated(self.inner, updates, state, params, **join(arrays))
+
+        def several(counts: list[int]) -> Any:
+            given = updates if params is None else params
+            states = jax.eval_shape(self.inner.init, self._several(given, counts))
+            both = (None if tree is None else self._several(tree, counts) for tree in (updates, params))
+            updates_, params_ = both
+            return updates_, states, params_, arrays
+
+        return self._evaluate(function, several, (updates, state, params, arrays))
+
+    def _several(self, tree: Any, counts: list[int]) -> Any:
+        """The tree with the shapes of so many blocks of each parameter."""
+        nodes = [
+            Blocks([_aval(leaf, len(stack))] * count, number, key)
+            for number, (leaf, stack, count, key) in enumerate(
+                zip(self.structure.flatten_up_to(tree), self.stacks, counts, self.keys, strict=True)
+            )
+        ]
+        return jax.tree.unflatten(self.structure, nodes)
+
+    def _evaluate(self, function: Callable[..., Any], several: Callable[..., Any], args: Any) -> Any:
+        """`function` on blocks, by the program for stacks, or else block by block."""
+        try:
+            return self._lifted(function, _Form(several(self.two)), args)
+        except NotLifted:
+            return self._one_by_one(function, _Form(several(self.all)), args)
+
+    def _lifted(self, function: Callable[..., Any], form: _Form, args: Any) -> Any:
+        """`function` of single blocks, lifted to stacks; NotLifted unless that is the same."""
+        given = self._leaves(form, args)
+        avals = [_aval(a, self._depth(leaf)) for a, (leaf, _) in zip(given, form.entries, strict=True)]
+        if [aval.shape for aval in avals] != form.shapes():
+            raise NotLifted("the state is not one of stacks")
+        one, result = _traced(function, jax.tree.unflatten(form.plain, avals))
+        places: list[Any] = [None] * len(form.leaves)
+        for aval, (_, several) in zip(avals, form.entries, strict=True):
+            for place in several:
+                places[place] = aval
+        two, results = _traced(function, jax.tree.unflatten(form.structure, places))
+        made = _Form(results)
+        if made.plain != jax.tree.structure(result) or made.shapes() != [
+            leaf.shape for leaf in jax.tree.leaves(result)
+        ]:
+            raise NotLifted("the result depends on the number of blocks")
+        self._check_equal(one, form, two, made)
+        values = [Value(leaf, a) for a, (leaf, _) in zip(given, form.entries, strict=True)]
+        machine = Arrays(self.stacks)
+        found = interpret(one.jaxpr, one.consts, values, machine)
+        arrays = [
+            jnp.asarray(value.data if leaf is None else machine.spread(value, leaf))
+            for value, (leaf, _) in zip(found, made.entries, strict=True)
+        ]
+        return jax.tree.unflatten(made.plain, arrays)
+
+    def _check_equal(self, one: Any, form: _Form, two: Any, made: _Form) -> None:
+        """Raise NotLifted unless the lifted program is the optimizer's own one for two blocks."""
+        symbols = Symbols(self.two)
+        values = [symbols.argument(i, leaf) for i, (leaf, _) in enumerate(form.entries)]
+        inputs: list[Any] = [None] * len(form.leaves)
+        for value, (_, places) in zip(values, form.entries, strict=True):
+            for place, number in zip(places, _each(value), strict=True):
+                inputs[place] = Value(None, number)
+        found = interpret(one.jaxpr, one.consts, values, symbols)
+        wanted = interpret(two.jaxpr, two.consts, inputs, symbols)
+        for value, (leaf, places) in zip(found, made.entries, strict=True):
+            if isinstance(value.kind, int) and value.kind != leaf or value.kind == JOINED:
+                raise NotLifted("a result mixes parameters")
+            numbers = _each(value) if leaf is None else symbols.spread(value, leaf)
+            if tuple(numbers) != tuple(wanted[place].data for place in places):
+                raise NotLifted("the optimizer joins blocks in another way")
+
+    def _one_by_one(self, function: Callable[..., Any], form: _Form, args: Any) -> Any:
+        """`function` of separate arrays, whose results are stacked again."""
+        given = self._leaves(form, args)
+        places: list[Any] = [None] * len(form.leaves)
+        for (leaf, several), array in zip(form.entries, given, strict=True):
+            for place, block in zip(several, self._unstacked(leaf, array), strict=True):
+                places[place] = block
+        results = function(*jax.tree.unflatten(form.structure, places))
+        made = _Form(results)
+        arrays = [
+            self._stacked(leaf, [made.leaves[place] for place in several])
+            for leaf, several in made.entries
+        ]
+        return jax.tree.unflatten(made.plain, arrays)
+
+    def _leaves(self, form: _Form, args: Any) -> list[Any]:
+        leaves, structure = jax.tree.flatten(args)
+        if structure != form.plain:
+            raise ValueError(
+                "the optimizer's state is not that of separate blocks; make it by "
+                "train.TrainState.create(net, optimizer, key, x), or by the init of "
+                "train.for_network(optimizer, net, x)"
+            )
+        return leaves
+
+    def _depth(self, leaf: int | None) -> int:
+        return 0 if leaf is None else len(self.stacks[leaf])
+
+    def _unstacked(self, leaf: int | None, array: Any) -> list[Any]:
+        depth = self._depth(leaf)
+        if leaf is None or not depth:
+            return [array]
+        flat = jnp.reshape(array, (self.all[leaf], *jnp.shape(array)[depth:]))
+        return [flat[i] for i in range(self.all[leaf])]
+
+    def _stacked(self, leaf: int | None, blocks: list[Any]) -> Any:
+        if not self._depth(leaf):
+            return blocks[0]
+        stack = self.stacks[leaf]  # type: ignore[index]
+        return jnp.reshape(jnp.stack(blocks), (*stack, *jnp.shape(blocks[0])))
+
+
+def _is_blocks(node: Any) -> bool:
+    return isinstance(node, Blocks)
+
+
+def _each(value: Value) -> Sequence[Any]:
+    return value.data if isinstance(value.kind, int) else (value.data,)
+
+
+def _aval(array: Any, depth: int) -> jax.ShapeDtypeStruct:
+    """The shape and type of a block of an array with `depth` stacked axes."""
+    aval = jax.typeof(array) if not isinstance(array, jax.ShapeDtypeStruct) else array
+    more = {"vma": aval.vma} if getattr(aval, "vma", None) else {}
+    weak = bool(getattr(aval, "weak_type", False))
+    return jax.ShapeDtypeStruct(aval.shape[depth:], aval.dtype, weak_type=weak, **more)
+
+
+def _traced(function: Callable[..., Any], args: Any) -> tuple[Any, Any]:
+    """The jaxpr of a function, and the shapes of its result."""
+    return jax.make_jaxpr(function, return_shape=True)(*args)

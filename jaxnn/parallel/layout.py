@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from ..core import paths
 from ..core.layer import Layer
-from ..train import TrainState
+from ..train import TrainState, for_network
 from .mesh import batch_axes
 from .rules import Rules, placed, shardings
 
@@ -45,6 +45,7 @@ class Layout:
         params = shardings(spec, self.mesh, self.rules)
         arrays = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), spec)
         state = jax.eval_shape(lambda: net.init_state(*inputs, **named))
+        optimizer = for_network(optimizer, net, *inputs, **named)
         return TrainState(
             params=params,
             state=jax.tree.map(lambda _: whole, state),

@@ -9,6 +9,7 @@ Everything is a pure function of values, so the loop can be written by hand from
 """
 
 from .average import average_of, averaged
+from .blocks import for_network
 from .checkpoint import Checkpoints
 from .divergence import Diverged
 from .evaluation import evaluate, predict
@@ -71,6 +72,7 @@ __all__ = [
     "by_path",
     "evaluate",
     "fit",
+    "for_network",
     "load_weights",
     "loss_scaled",
     "make_step",

@@ -81,8 +81,7 @@ def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
         **named: named inputs, as for `net.init`.
 
     Returns:
-        A `train.Optimizer`; `optimizer` itself if the network has no stacked parameters, or if it
-        comes from `for_network` already.
+        A `train.Optimizer`; `optimizer` itself if the network has no stacked parameters.
 
     >>> import optax, jaxnn as nn
     >>> net, x = nn.Repeat(nn.Dense(4, bias=False), 3), jnp.ones((1, 4))
@@ -92,10 +91,19 @@ def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
     EmptyState()
     """
     stacks = Stacks.of(net, *inputs, **named)
-    given = isinstance(optimizer, Optimizer) and optimizer.factory is OnBlocks
-    if given or not any(stacks.depths):
+    return Optimizer(OnBlocks, _bare(optimizer), stacks) if any(stacks.depths) else optimizer
+
+
+def _bare(optimizer: Any) -> Any:
+    """The optimizer without any `OnBlocks` in it, which would get blocks from the one outside."""
+    if not isinstance(optimizer, Optimizer):
         return optimizer
-    return Optimizer(OnBlocks, optimizer, stacks)
+    if optimizer.factory is OnBlocks:
+        return _bare(optimizer.parts[0])
+    parts, arguments = jax.tree.map(
+        _bare, (optimizer.parts, optimizer.arguments), is_leaf=lambda x: isinstance(x, Optimizer)
+    )
+    return Optimizer(optimizer.factory, *parts, **arguments)
 
 
 @jax.tree_util.register_pytree_with_keys_class

@@ -149,7 +149,9 @@ def _equation(eqn: Any, values: list[Value], machine: Machine) -> list[Value]:
 def _total(eqn: Any, values: list[Value], machine: Machine) -> Value | None:
     """The total that two scalars are parts of, or None."""
     operation = eqn.primitive.name
-    parts = [_leaves(operation, v, a) for v, a in zip(values, eqn.invars, strict=True)]
+    parts = [_leaves(operation, value) for value in values]
+    if operation == "add" and _is_zero(getattr(eqn.invars[0], "val", None)):
+        parts[0] = frozenset()  # a sum in Python starts at zero; an epsilon of zero comes second
     if any(part is None for part in parts) or not any(parts) or parts[0] & parts[1]:  # type: ignore[operator]
         return None
     data = [machine.reduced(operation, v) if isinstance(v.kind, int) else v.data for v in values]
@@ -157,14 +159,13 @@ def _total(eqn: Any, values: list[Value], machine: Machine) -> Value | None:
     return Value(Total(operation, parts[0] | parts[1]), result)  # type: ignore[operator]
 
 
-def _leaves(operation: str, value: Value, atom: Any) -> frozenset[int] | None:
+def _leaves(operation: str, value: Value) -> frozenset[int] | None:
     """The parameters whose scalars are in a part of a total; None for what is not such a part."""
     if isinstance(value.kind, int):
         return frozenset({value.kind})
     if isinstance(value.kind, Total) and value.kind.operation == operation:
         return value.kind.leaves
-    # A sum in Python starts at zero.
-    return frozenset() if operation == "add" and _is_zero(getattr(atom, "val", None)) else None
+    return None
 
 
 def _of_joined(eqn: Any, values: list[Value], leaves: set[int], machine: Machine) -> Value:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ..core import paths
 from ..core.calls import State
 from ..core.layer import Layer
+from .blocks import for_network
 
 
 class TrainState(NamedTuple):
@@ -32,14 +33,15 @@ class TrainState(NamedTuple):
     ) -> "TrainState":
         """The state before the first step: `net.init(key, *inputs)`, and fresh everything else.
 
-        `inputs` are arrays or `jax.ShapeDtypeStruct`, a batch or any part of one.
+        `inputs` are arrays or `jax.ShapeDtypeStruct`, a batch or any part of one. The optimizer
+        sees the blocks of stacked parameters as separate arrays, by `train.for_network`.
         """
         key = paths.as_key(key)
         params = net.init(key, *inputs, **named)
         return cls(
             params=params,
             state=net.init_state(*inputs, **named),
-            opt_state=optimizer.init(params),
+            opt_state=for_network(optimizer, net, *inputs, **named).init(params),
             step=jnp.zeros((), jnp.int32),
             # A copy: a step takes the memory of its argument, and the caller keeps the key.
             key=jnp.copy(jax.random.key_data(key)),

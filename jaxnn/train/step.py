@@ -14,6 +14,7 @@ from ..core import paths
 from ..core.calls import is_outside
 from ..core.layer import Layer
 from .accumulation import accumulated, check_accumulate
+from .blocks import for_network
 from .groups import without_gradient
 from .loss_scale import scale_of, unscaled
 from .norms import check_norms, norms_by_path
@@ -65,7 +66,8 @@ def make_step(
         task: a `Task`, or any function loss(outputs, targets) that gives a scalar.
         optimizer: an optax optimizer, or `train.Optimizer`, whose numbers cost no compilation. One
             that takes further arguments, such as `optax.contrib.reduce_on_plateau`, is told the
-            loss as `value`.
+            loss as `value`. It sees the blocks of stacked parameters as separate arrays, by
+            `train.for_network`.
         accumulate: into how many micro-batches a batch is cut, which go through one after the
             other in the memory of one; gradients and metrics are their means, so where the loss is
             a mean over the rows, the step is that of the whole batch. Micro-batch i has the step's
@@ -110,7 +112,7 @@ def pure_step(
     """The step as a plain pure function, to jit, scan or vmap; the options are `make_step`'s."""
     check_options(accumulate, norms, precision)
     net = net if precision is None else dataclasses.replace(precision, inner=net)
-    optimizer = as_pytree(optimizer)
+    optimizer = for_network(as_pytree(optimizer), net, batch[0])
     scale = scale_of(ts.opt_state)
 
     def loss_of(params: Any, state: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:

@@ -180,47 +180,95 @@ class _Split:
 
     def init(self, params: Any) -> Any:
         """The state of all blocks."""
-        return self._evaluate(self.inner.init, lambda counts: (self._several(params, counts),), (params,))
+
+        def several(counts: Sequence[int] | None) -> Any:
+            return (self._several(params, counts),)
+
+        return self._evaluate(self.inner.init, several, (params,))
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         """The updates and the state of all blocks."""
-        arrays, join = split_arrays(extra)
+        functions = {name: item for name, item in extra.items() if callable(item)}
+        trees = {name: item for name, item in extra.items() if self._is_like_params(item)}
+        rest = {name: item for name, item in extra.items() if name not in functions | trees}
+        arrays, join = split_arrays(rest)
+        functions = {name: self._of_blocks(item) for name, item in functions.items()}
 
-        def function(updates: Any, state: Any, params: Any, arrays: Any) -> Any:
-            return updated(self.inner, updates, state, params, **join(arrays))
+        def function(updates: Any, state: Any, params: Any, trees: Any, arrays: Any) -> Any:
+            more = {**trees, **join(arrays), **functions}
+            return updated(self.inner, updates, state, params, **more)
 
-        def several(counts: list[int]) -> Any:
-            given = updates if params is None else params
-            states = jax.eval_shape(self.inner.init, self._several(given, counts))
-            both = (None if tree is None else self._several(tree, counts) for tree in (updates, params))
-            updates_, params_ = both
-            return updates_, states, params_, arrays
-
-        return self._evaluate(function, several, (updates, state, params, arrays))
-
-    def _several(self, tree: Any, counts: list[int]) -> Any:
-        """The tree with the shapes of so many blocks of each parameter."""
-        nodes = [
-            Blocks([_aval(leaf, len(stack))] * count, number, key)
-            for number, (leaf, stack, count, key) in enumerate(
-                zip(self.structure.flatten_up_to(tree), self.stacks, counts, self.keys, strict=True)
+        def several(counts: Sequence[int] | None) -> Any:
+            start = self._several(updates if params is None else params, counts)
+            return (
+                self._several(updates, counts),
+                jax.eval_shape(self.inner.init, start),
+                None if params is None else start,
+                {name: self._several(item, counts) for name, item in trees.items()},
+                arrays,
             )
+
+        args = updates, state, params, trees, arrays
+        if functions:  # they take all blocks
+            return self._one_by_one(function, _Form(several(self.all)), args)
+        return self._evaluate(function, several, args)
+
+    def _is_like_params(self, tree: Any) -> bool:
+        """Whether a tree has an array for each parameter, stacked as it is."""
+        return jax.tree.structure(tree) == self.structure and all(
+            jnp.shape(leaf)[: len(stack)] == stack
+            for leaf, stack in zip(jax.tree.leaves(tree), self.stacks, strict=True)
+        )
+
+    def _of_blocks(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of parameters, such as a loss, as one of their blocks."""
+        return lambda *args, **named: function(*self._joined(args), **self._joined(named))
+
+    def _several(self, tree: Any, counts: Sequence[int] | None) -> Any:
+        """The shapes of that many blocks of each parameter; of single arrays for None."""
+        leaves = self.structure.flatten_up_to(tree)
+        nodes: list[Any] = [
+            _aval(leaf, len(stack)) for leaf, stack in zip(leaves, self.stacks, strict=True)
         ]
+        if counts is not None:
+            several = enumerate(zip(nodes, counts, self.keys, strict=True))
+            nodes = [Blocks([aval] * count, leaf, key) for leaf, (aval, count, key) in several]
         return jax.tree.unflatten(self.structure, nodes)
 
     def _evaluate(self, function: Callable[..., Any], several: Callable[..., Any], args: Any) -> Any:
         """`function` on blocks, by the program for stacks, or else block by block."""
         try:
             return self._lifted(function, _Form(several(self.two)), args)
-        except NotLifted:
-            return self._one_by_one(function, _Form(several(self.all)), args)
+        except Exception as error:
+            self._check_paths(function, several)
+            if not isinstance(error, NotLifted):
+                raise
+        return self._one_by_one(function, _Form(several(self.all)), args)
+
+    def _check_paths(self, function: Callable[..., Any], several: Callable[..., Any]) -> None:
+        """Raise ValueError if an optimizer does not do the same to `Blocks` as to their arrays."""
+        one, result = _traced(function, several(None))  # raises the errors of the optimizer
+        cause = None
+        try:
+            other, results = _traced(function, several([1] * len(self.stacks)))
+            same = _Form(results).plain == jax.tree.structure(result) and _equal(one, other)
+        except Exception as error:  # of a user's mask or labels
+            same, cause = False, error
+        if not same:
+            raise ValueError(
+                "the optimizer depends on the whole path of a parameter, or on the structure of "
+                "the parameters, in a way that separate blocks of a stack do not keep; choose "
+                "parameters by the last key of a path or by train.by_path({pattern: optimizer}), "
+                "or train nn.unstacked(net, params)"
+            ) from cause
 
     def _lifted(self, function: Callable[..., Any], form: _Form, args: Any) -> Any:
         """`function` of single blocks, lifted to stacks; NotLifted unless that is the same."""
         given = self._leaves(form, args)
-        avals = [_aval(a, self._depth(leaf)) for a, (leaf, _) in zip(given, form.entries, strict=True)]
+        pairs = zip(given, form.entries, strict=True)
+        avals = [_aval(array, self._depth(leaf)) for array, (leaf, _) in pairs]
         if [aval.shape for aval in avals] != form.shapes():
-            raise NotLifted("the state is not one of stacks")
+            raise NotLifted("the state depends on the number of blocks")
         one, result = _traced(function, jax.tree.unflatten(form.plain, avals))
         places: list[Any] = [None] * len(form.leaves)
         for aval, (_, several) in zip(avals, form.entries, strict=True):
@@ -267,12 +315,16 @@ class _Split:
             for place, block in zip(several, self._unstacked(leaf, array), strict=True):
                 places[place] = block
         results = function(*jax.tree.unflatten(form.structure, places))
-        made = _Form(results)
+        return self._joined(results)
+
+    def _joined(self, tree: Any) -> Any:
+        """The tree with stacked arrays in place of `Blocks`."""
+        form = _Form(tree)
         arrays = [
-            self._stacked(leaf, [made.leaves[place] for place in several])
-            for leaf, several in made.entries
+            self._stacked(leaf, [form.leaves[place] for place in places])
+            for leaf, places in form.entries
         ]
-        return jax.tree.unflatten(made.plain, arrays)
+        return jax.tree.unflatten(form.plain, arrays)
 
     def _leaves(self, form: _Form, args: Any) -> list[Any]:
         leaves, structure = jax.tree.flatten(args)
@@ -303,6 +355,14 @@ class _Split:
 
 def _is_blocks(node: Any) -> bool:
     return isinstance(node, Blocks)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two jaxprs compute the same."""
+    symbols = Symbols(())
+    inputs = [symbols.argument(i, None) for i in range(len(one.jaxpr.invars))]
+    found = [interpret(each.jaxpr, each.consts, inputs, symbols) for each in (one, other)]
+    return found[0] == found[1]
 
 
 def _each(value: Value) -> Sequence[Any]:

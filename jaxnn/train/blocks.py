@@ -106,19 +106,32 @@ def _bare(optimizer: Any) -> Any:
     return Optimizer(optimizer.factory, *parts, **arguments)
 
 
+class _SameKey:
+    """The last key of the path to a block: it has the attributes of the parameter's own key, and
+    adds nothing to `jax.tree_util.keystr`, so that masks by path find the parameter."""
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # of copying, before there is a key
+            raise AttributeError(name)
+        return getattr(self._key, name)
+
+    def __str__(self) -> str:
+        return ""
+
+
 @jax.tree_util.register_pytree_with_keys_class
 class Blocks:
-    """The blocks of one parameter, in its place in a tree.
-
-    Functions of a path see the last key of the path twice.
-    """
+    """The blocks of one parameter, in its place in a tree."""
 
     def __init__(self, items: Sequence[Any], leaf: int, key: Any) -> None:
         self.items, self.leaf, self.key = tuple(items), leaf, key
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """The blocks, each with the parameter's own key."""
-        return [(self.key, item) for item in self.items], (self.leaf, self.key)
+        return [(_SameKey(self.key), item) for item in self.items], (self.leaf, self.key)
 
     def tree_flatten(self) -> tuple[Any, Any]:
         """The blocks, and which parameter they are of."""

@@ -248,7 +248,9 @@ class _Split:
             nodes = [Blocks([aval] * count, leaf, key) for leaf, (aval, count, key) in several]
         return jax.tree.unflatten(self.structure, nodes)
 
-    def _evaluate(self, function: Callable[..., Any], several: Callable[..., Any], args: Any) -> Any:
+    def _evaluate(
+        self, function: Callable[..., Any], several: Callable[..., Any], args: Any
+    ) -> Any:
         """`function` on blocks, by the program for stacks, or else block by block."""
         try:
             return self._lifted(function, _Form(several(self.two)), args)
@@ -314,7 +316,7 @@ class _Split:
         found = interpret(one.jaxpr, one.consts, values, symbols)
         wanted = interpret(two.jaxpr, two.consts, inputs, symbols)
         for value, (leaf, places) in zip(found, made.entries, strict=True):
-            if isinstance(value.kind, int) and value.kind != leaf or value.kind == JOINED:
+            if (isinstance(value.kind, int) and value.kind != leaf) or value.kind == JOINED:
                 raise NotLifted("a result mixes parameters")
             numbers = _each(value) if leaf is None else symbols.spread(value, leaf)
             if tuple(numbers) != tuple(wanted[place].data for place in places):

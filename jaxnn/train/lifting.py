@@ -33,9 +33,7 @@ CUSTOM = ("custom_jvp_call", "custom_vjp_call")
 RANDOM = ("random_", "threefry", "rng_")
 # These act on each element alone, so they are the same function on a stack as on a block.
 ELEMENTWISE = frozenset(
-    "abs add and ceil clamp convert_element_type copy cos div eq erf exp exp2 expm1 floor ge gt "
-    "integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow real rem round "
-    "rsqrt select_n sign sin sqrt square sub tanh xor".split()
+    ["abs", "add", "and", "ceil", "clamp", "convert_element_type", "copy", "cos", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "real", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sqrt", "square", "sub", "tanh", "xor"]
 )
 
 
@@ -286,7 +284,7 @@ def _bound(eqn: Any) -> Any:
 def _direct(eqn: Any, leaf: int, values: Sequence[Value]) -> bool:
     """Whether an equation is the same for a stack as for a block."""
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
-    if name not in ELEMENTWISE or name == "select_n" and any(v.kind != leaf for v in values[1:]):
+    if name not in ELEMENTWISE or (name == "select_n" and any(v.kind != leaf for v in values[1:])):
         return False
     return all(
         atom.aval.shape == (shape if value.kind == leaf else ())

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ..core.declarations import split_arrays
 from ..core.layer import Layer
@@ -386,10 +387,14 @@ def _each(value: Value) -> Sequence[Any]:
 
 def _aval(array: Any, depth: int) -> jax.ShapeDtypeStruct:
     """The shape and type of a block of an array with `depth` stacked axes."""
-    aval = jax.typeof(array) if not isinstance(array, jax.ShapeDtypeStruct) else array
-    more = {"vma": aval.vma} if getattr(aval, "vma", None) else {}
+    aval: Any = array if isinstance(array, jax.ShapeDtypeStruct) else jax.typeof(array)
+    if not isinstance(array, jax.ShapeDtypeStruct) and not aval.sharding.mesh.empty:
+        # In `jax.shard_map`, and on a mesh with explicit axes, types have the mesh axes too.
+        stack = tuple(range(depth))
+        first = [slice(0, 1)] * depth + [slice(None)] * (aval.ndim - depth)
+        return jax.eval_shape(lambda a: lax.squeeze(a[tuple(first)], stack), array)
     weak = bool(getattr(aval, "weak_type", False))
-    return jax.ShapeDtypeStruct(aval.shape[depth:], aval.dtype, weak_type=weak, **more)
+    return jax.ShapeDtypeStruct(aval.shape[depth:], aval.dtype, weak_type=weak)
 
 
 def _traced(function: Callable[..., Any], args: Any) -> tuple[Any, Any]:

@@ -33,7 +33,9 @@ CUSTOM = ("custom_jvp_call", "custom_vjp_call")
 RANDOM = ("random_", "threefry", "rng_")
 # These act on each element alone, so they are the same function on a stack as on a block.
 ELEMENTWISE = frozenset(
-    ["abs", "add", "and", "ceil", "clamp", "convert_element_type", "copy", "cos", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pow", "real", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sqrt", "square", "sub", "tanh", "xor"]
+    """abs add and ceil clamp convert_element_type copy cos div eq erf exp exp2 expm1 floor ge gt
+    integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow real rem round
+    rsqrt select_n sign sin sqrt square sub tanh xor""".split()  # noqa: SIM905
 )
 
 

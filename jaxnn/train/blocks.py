@@ -70,10 +70,12 @@ def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
     Updates of the parameters of `Repeat(block, n)` are then those of n blocks in a row, for every
     optimizer: a norm, a trust ratio, or a matrix factorization is that of each block, and so is the
     rank that a mask of weight decay looks at. The same holds for `Ensemble`, `MixtureOfExperts`,
-    and their nests. `TrainState.create`, `make_step`, `fit`, `jaxnn.parallel`, and sweeps do this
-    to every optimizer; a program that calls an optimizer itself does it by this function. The state
-    has the stacks' leading axes, at the paths of the parameters. Masks and labels may depend on
-    the shape of a parameter, and on its path.
+    and nests of them. `TrainState.create`, `make_step`, `fit`, `jaxnn.parallel`, and sweeps apply
+    this function to every optimizer; a training loop that calls `init` and `update` itself calls it
+    first. What the state keeps for a block is stacked as the parameter is, at the same path.
+
+    Masks and labels may depend on the shape, the rank, and the path of a parameter, and `update`
+    passes further arguments on; functions among them are called with stacked parameters.
 
     Args:
         optimizer: an optax optimizer or a `train.Optimizer`.
@@ -84,12 +86,17 @@ def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
     Returns:
         A `train.Optimizer`; `optimizer` itself if the network has no stacked parameters.
 
+    Raises:
+        ValueError: in `init` or `update`, for parameters or a state of another structure, and for
+            an optimizer that depends on the number of keys in a path.
+
     >>> import optax, jaxnn as nn
-    >>> net, x = nn.Repeat(nn.Dense(4, bias=False), 3), jnp.ones((1, 4))
-    >>> optimizer = for_network(optax.normalize_by_update_norm(), net, x)
-    >>> params = net.init(jax.random.key(0), x)
-    >>> optimizer.init(params)
-    EmptyState()
+    >>> net, x = nn.Repeat(nn.Dense(2, bias=False), 2), jnp.ones((1, 2))
+    >>> optimizer = for_network(optax.clip_by_block_rms(2.0), net, x)
+    >>> gradient = {"w": jnp.array([1.0, 4.0])[:, None, None] * jnp.ones((2, 2, 2))}
+    >>> updates, _ = optimizer.update(gradient, optimizer.init(gradient))
+    >>> updates["w"][:, 0, 0].tolist()
+    [1.0, 2.0]
     """
     stacks = Stacks.of(net, *inputs, **named)
     return Optimizer(OnBlocks, _bare(optimizer), stacks) if any(stacks.depths) else optimizer
@@ -257,7 +264,7 @@ class _Split:
             return self._lifted(function, _Form(several(self.two)), args)
         except Exception as error:
             self._check_paths(function, several)
-            if not isinstance(error, NotLifted):
+            if not isinstance(error, NotLifted | NotImplementedError):  # as by `jax.vmap`
                 raise
         return self._one_by_one(function, _Form(several(self.all)), args)
 

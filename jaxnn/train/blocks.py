@@ -27,6 +27,12 @@ from ..core.layer import Layer
 from .lifting import JOINED, Arrays, NotLifted, Symbols, Value, interpret
 from .optimizer import Optimizer, as_pytree, updated
 
+WRONG_STATE = (
+    "the optimizer's state is not that of separate blocks; make it by "
+    "train.TrainState.create(net, optimizer, key, x), or by the init of "
+    "train.for_network(optimizer, net, x)"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Stacks:
@@ -210,8 +216,9 @@ class _Split:
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         """The updates and the state of all blocks."""
         functions = {name: item for name, item in extra.items() if callable(item)}
-        trees = {name: item for name, item in extra.items() if self._is_like_params(item)}
-        rest = {name: item for name, item in extra.items() if name not in functions | trees}
+        rest = {name: item for name, item in extra.items() if name not in functions}
+        trees = {name: item for name, item in rest.items() if self._is_like_params(item)}
+        rest = {name: item for name, item in rest.items() if name not in trees}
         arrays, join = split_arrays(rest)
         functions = {name: self._of_blocks(item) for name, item in functions.items()}
 
@@ -333,6 +340,9 @@ class _Split:
     def _one_by_one(self, function: Callable[..., Any], form: _Form, args: Any) -> Any:
         """`function` of separate arrays, whose results are stacked again."""
         given = self._leaves(form, args)
+        depths = [self._depth(leaf) for leaf, _ in form.entries]
+        if form.shapes() != [jnp.shape(a)[n:] for a, n in zip(given, depths, strict=True)]:
+            raise ValueError(WRONG_STATE)
         places: list[Any] = [None] * len(form.leaves)
         for (leaf, several), array in zip(form.entries, given, strict=True):
             for place, block in zip(several, self._unstacked(leaf, array), strict=True):
@@ -352,11 +362,7 @@ class _Split:
     def _leaves(self, form: _Form, args: Any) -> list[Any]:
         leaves, structure = jax.tree.flatten(args)
         if structure != form.plain:
-            raise ValueError(
-                "the optimizer's state is not that of separate blocks; make it by "
-                "train.TrainState.create(net, optimizer, key, x), or by the init of "
-                "train.for_network(optimizer, net, x)"
-            )
+            raise ValueError(WRONG_STATE)
         return leaves
 
     def _depth(self, leaf: int | None) -> int:

@@ -24,6 +24,7 @@ from jax import lax
 
 from ..core.declarations import split_arrays
 from ..core.layer import Layer
+from .block_tree import Blocks, Form
 from .lifting import JOINED, Arrays, NotLifted, Symbols, Value, interpret
 from .optimizer import Optimizer, as_pytree, updated
 
@@ -120,72 +121,6 @@ def _bare(optimizer: Any) -> Any:
     return Optimizer(optimizer.factory, *parts, **arguments)
 
 
-class _SameKey:
-    """The last key of the path to a block: it has the attributes of the parameter's own key, and
-    adds nothing to `jax.tree_util.keystr`, so that masks by path find the parameter."""
-
-    def __init__(self, key: Any) -> None:
-        self._key = key
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # of copying, before there is a key
-            raise AttributeError(name)
-        return getattr(self._key, name)
-
-    def __str__(self) -> str:
-        return ""
-
-
-@jax.tree_util.register_pytree_with_keys_class
-class Blocks:
-    """The blocks of one parameter, in its place in a tree."""
-
-    def __init__(self, items: Sequence[Any], leaf: int, key: Any) -> None:
-        self.items, self.leaf, self.key = tuple(items), leaf, key
-
-    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
-        """The blocks, each with the parameter's own key."""
-        return [(_SameKey(self.key), item) for item in self.items], (self.leaf, self.key)
-
-    def tree_flatten(self) -> tuple[Any, Any]:
-        """The blocks, and which parameter they are of."""
-        return self.items, (self.leaf, self.key)
-
-    @classmethod
-    def tree_unflatten(cls, aux: Any, items: Any) -> "Blocks":
-        """Other blocks of the same parameter."""
-        return cls(items, *aux)
-
-
-class _Form:
-    """How the leaves of a tree with `Blocks` correspond to those of a plain tree.
-
-    `plain` is the structure with one leaf in place of the blocks of a parameter. `entries` has, for
-    each leaf of it, the number of the parameter that it belongs to, or None, and the places of its
-    blocks among the leaves of the tree.
-    """
-
-    def __init__(self, tree: Any) -> None:
-        self.leaves, self.structure = jax.tree.flatten(tree)
-        places = jax.tree.unflatten(self.structure, range(len(self.leaves)))
-        nodes, outer = jax.tree.flatten(places, is_leaf=_is_blocks)
-        self.entries: list[tuple[int | None, tuple[int, ...]]] = []
-        plain = []
-        for node in nodes:
-            items = node.items if isinstance(node, Blocks) else (node,)
-            leaf = node.leaf if isinstance(node, Blocks) else None
-            several, structures = zip(*map(jax.tree.flatten, items), strict=True)
-            if len(set(structures)) > 1:
-                raise NotLifted("the blocks of a parameter have different structures")
-            self.entries += [(leaf, places) for places in zip(*several, strict=True)]
-            plain.append(jax.tree.unflatten(structures[0], [0] * structures[0].num_leaves))
-        self.plain = jax.tree.structure(jax.tree.unflatten(outer, plain))
-
-    def shapes(self) -> list[tuple[int, ...]]:
-        """The shape of a block of each entry."""
-        return [self.leaves[places[0]].shape for _, places in self.entries]
-
-
 class _Split:
     """An optimizer, the parameters' stacks, and the two ways to give it blocks."""
 
@@ -238,7 +173,7 @@ class _Split:
 
         args = updates, state, params, trees, arrays
         if functions:  # they take all blocks
-            return self._one_by_one(function, _Form(several(self.all)), args)
+            return self._one_by_one(function, Form(several(self.all)), args)
         return self._evaluate(function, several, args)
 
     def _is_like_params(self, tree: Any) -> bool:
@@ -268,12 +203,12 @@ class _Split:
     ) -> Any:
         """`function` on blocks, by the program for stacks, or else block by block."""
         try:
-            return self._lifted(function, _Form(several(self.two)), args)
+            return self._lifted(function, Form(several(self.two)), args)
         except Exception as error:
             self._check_paths(function, several)
             if not isinstance(error, NotLifted | NotImplementedError):  # as by `jax.vmap`
                 raise
-        return self._one_by_one(function, _Form(several(self.all)), args)
+        return self._one_by_one(function, Form(several(self.all)), args)
 
     def _check_paths(self, function: Callable[..., Any], several: Callable[..., Any]) -> None:
         """Raise ValueError if an optimizer does not do the same to `Blocks` as to their arrays."""
@@ -281,7 +216,7 @@ class _Split:
         cause = None
         try:
             other, results = _traced(function, several([1] * len(self.stacks)))
-            same = _Form(results).plain == jax.tree.structure(result) and _equal(one, other)
+            same = Form(results).plain == jax.tree.structure(result) and _equal(one, other)
         except Exception as error:  # of a user's mask or labels
             same, cause = False, error
         if not same:
@@ -292,7 +227,7 @@ class _Split:
                 "or train nn.unstacked(net, params)"
             ) from cause
 
-    def _lifted(self, function: Callable[..., Any], form: _Form, args: Any) -> Any:
+    def _lifted(self, function: Callable[..., Any], form: Form, args: Any) -> Any:
         """`function` of single blocks, lifted to stacks; NotLifted unless that is the same."""
         given = self._leaves(form, args)
         pairs = zip(given, form.entries, strict=True)
@@ -305,7 +240,7 @@ class _Split:
             for place in several:
                 places[place] = aval
         two, results = _traced(function, jax.tree.unflatten(form.structure, places))
-        made = _Form(results)
+        made = Form(results)
         if made.plain != jax.tree.structure(result) or made.shapes() != [
             leaf.shape for leaf in jax.tree.leaves(result)
         ]:
@@ -320,7 +255,7 @@ class _Split:
         ]
         return jax.tree.unflatten(made.plain, arrays)
 
-    def _check_equal(self, one: Any, form: _Form, two: Any, made: _Form) -> None:
+    def _check_equal(self, one: Any, form: Form, two: Any, made: Form) -> None:
         """Raise NotLifted unless the lifted program is the optimizer's own one for two blocks."""
         symbols = Symbols(self.two)
         values = [symbols.argument(i, leaf) for i, (leaf, _) in enumerate(form.entries)]
@@ -337,7 +272,7 @@ class _Split:
             if tuple(numbers) != tuple(wanted[place].data for place in places):
                 raise NotLifted("the optimizer joins blocks in another way")
 
-    def _one_by_one(self, function: Callable[..., Any], form: _Form, args: Any) -> Any:
+    def _one_by_one(self, function: Callable[..., Any], form: Form, args: Any) -> Any:
         """`function` of separate arrays, whose results are stacked again."""
         given = self._leaves(form, args)
         depths = [self._depth(leaf) for leaf, _ in form.entries]
@@ -352,14 +287,14 @@ class _Split:
 
     def _joined(self, tree: Any) -> Any:
         """The tree with stacked arrays in place of `Blocks`."""
-        form = _Form(tree)
+        form = Form(tree)
         arrays = [
             self._stacked(leaf, [form.leaves[place] for place in places])
             for leaf, places in form.entries
         ]
         return jax.tree.unflatten(form.plain, arrays)
 
-    def _leaves(self, form: _Form, args: Any) -> list[Any]:
+    def _leaves(self, form: Form, args: Any) -> list[Any]:
         leaves, structure = jax.tree.flatten(args)
         if structure != form.plain:
             raise ValueError(WRONG_STATE)
@@ -380,10 +315,6 @@ class _Split:
             return blocks[0]
         stack = self.stacks[leaf]  # type: ignore[index]
         return jnp.reshape(jnp.stack(blocks), (*stack, *jnp.shape(blocks[0])))
-
-
-def _is_blocks(node: Any) -> bool:
-    return isinstance(node, Blocks)
 
 
 def _equal(one: Any, other: Any) -> bool:

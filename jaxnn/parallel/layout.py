@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from ..core import paths
 from ..core.layer import Layer
-from ..train import TrainState
+from ..train import TrainState, for_network
 from ..train.optimizer import as_pytree
 from .mesh import batch_axes
 from .rules import Rules, placed, shardings
@@ -46,12 +46,11 @@ class Layout:
         params = shardings(spec, self.mesh, self.rules)
         arrays = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), spec)
         state = jax.eval_shape(lambda: net.init_state(*inputs, **named))
+        optimizer = for_network(as_pytree(optimizer), net, *inputs, **named)
         return TrainState(
             params=params,
             state=jax.tree.map(lambda _: whole, state),
-            opt_state=self._following(
-                jax.eval_shape(as_pytree(optimizer).init, arrays), arrays, params
-            ),
+            opt_state=self._following(jax.eval_shape(optimizer.init, arrays), arrays, params),
             step=whole,
             key=whole,
         )

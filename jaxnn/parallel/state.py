@@ -14,7 +14,7 @@ from ..core.declarations import Param, describe
 from ..core.drawing import draw
 from ..core.initialisers import constant
 from ..core.layer import Layer
-from ..train import TrainState
+from ..train import TrainState, for_network
 from ..train.optimizer import as_pytree
 from .layout import Layout
 from .mesh import batch_axes
@@ -55,7 +55,8 @@ def create(
             arrays |= {path: pinned(drawn[path], places[path]) for path in group}
         params = paths.map_with_path(lambda path, _: arrays[path], found.params)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(params, net.init_state(x), as_pytree(optimizer).init(params), zero, words)
+        opt_state = for_network(as_pytree(optimizer), net, x).init(params)
+        return TrainState(params, net.init_state(x), opt_state, zero, words)
 
     # On the host, the key's words are the same to all processes.
     return jax.jit(make, out_shardings=found)(np.asarray(jax.random.key_data(key)))

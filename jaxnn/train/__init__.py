@@ -9,6 +9,7 @@ Everything is a pure function of values, so the loop can be written by hand from
 """
 
 from .average import average_of, averaged, evaluation_params
+from .blocks import for_network
 from .checkpoint import Checkpoints
 from .divergence import Diverged
 from .evaluation import evaluate, predict
@@ -72,6 +73,7 @@ __all__ = [
     "evaluate",
     "evaluation_params",
     "fit",
+    "for_network",
     "load_weights",
     "loss_scaled",
     "make_step",

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..core.values import is_traced
+from ..core.values import identity, is_traced
 
 
 class _Number:
@@ -24,6 +24,9 @@ class _Number:
 
     def __repr__(self) -> str:
         return "<number>"
+
+    def __reduce__(self) -> str:
+        return "NUMBER"  # unpickled, it is the same object
 
 
 NUMBER = _Number()
@@ -39,7 +42,8 @@ class Optimizer:
     costs no compilation. Numbers may be inside of arguments: of schedules, such as
     `train.Cosine(1e-3, steps=100)`, and of other optimizers. Everything else that the function
     takes (flags, text, functions) is static. It has `init` and `update` as every optax optimizer,
-    and stands wherever one does.
+    and stands wherever one does. Equal functions with equal arguments are equal optimizers, so a
+    pickled one equals its copy.
 
     The function may join optimizers. In `Optimizer(optax.chain, ...)` the numbers of members that
     are an `Optimizer` stay data; `optax.chain(...)` alone works too, and compiles its own in.
@@ -107,6 +111,21 @@ class Optimizer:
         arguments = dict(zip(names, items, strict=True))
         vars(self).update(factory=factory, parts=parts, arguments=arguments)
         return self
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        return isinstance(other, Optimizer) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> Any:
+        """A hashable that two optimizers share exactly if they are the same value."""
+        items = self.parts, tuple(self.arguments.values())
+        leaves, structure = jax.tree.flatten(items, is_leaf=_is_one)
+        held = tuple(one._identity() if _is_one(one) else _identity(one) for one in leaves)
+        return identity(self.factory), tuple(self.arguments), structure, held
 
     def __repr__(self) -> str:
         module = getattr(self.factory, "__module__", "").split(".")[0]
@@ -243,6 +262,14 @@ def _is_one(item: Any) -> bool:
 def _as_optax(item: Any) -> Any:
     """An optimizer in optax's own form, which optax unpacks and asks for further arguments."""
     return optax.GradientTransformationExtraArgs(item.init, item.update) if _is_one(item) else item
+
+
+def _identity(item: Any) -> Any:
+    """What `core.values.identity` gives, and for an array its type, shape, and contents."""
+    if isinstance(item, np.ndarray | jax.Array) and not is_traced(item):
+        array = np.asarray(item)
+        return type(item), array.dtype.str, array.shape, array.tobytes()
+    return identity(item)
 
 
 def _is_number(item: Any) -> bool:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .blocks import OnBlocks
 from .optimizer import Optimizer, as_pytree, states_of, updated
 
 
@@ -61,9 +62,15 @@ def skip_nonfinite(optimizer: Any) -> Optimizer:
     >>> updates.tolist(), opt_state.skipped.item()
     ([0.0, 0.0], 1)
     """
-    if isinstance(optimizer, Optimizer) and getattr(optimizer.factory, "skips", False):
-        return optimizer
-    return Optimizer(SkipNonfinite, optimizer)
+    return optimizer if _skips(optimizer) else Optimizer(SkipNonfinite, optimizer)
+
+
+def _skips(optimizer: Any) -> bool:
+    if not isinstance(optimizer, Optimizer):
+        return False
+    if optimizer.factory is OnBlocks:
+        return _skips(optimizer.parts[0])
+    return getattr(optimizer.factory, "skips", False)
 
 
 def all_finite(tree: Any) -> jax.Array:

@@ -9,6 +9,7 @@ from ..core import paths
 from ..core.calls import State
 from ..core.layer import Layer
 from ..core.values import is_traced
+from .blocks import for_network
 from .optimizer import as_pytree
 
 
@@ -48,7 +49,8 @@ class TrainState(NamedTuple):
     ) -> "TrainState":
         """The state before the first step: `net.init(key, *inputs)`, and fresh everything else.
 
-        `inputs` are arrays or `jax.ShapeDtypeStruct`, a batch or any part of one.
+        `inputs` are arrays or `jax.ShapeDtypeStruct`, a batch or any part of one. The optimizer
+        sees the blocks of stacked parameters as separate arrays, by `train.for_network`.
         """
         if "params" in named:
             raise TypeError(
@@ -61,7 +63,7 @@ class TrainState(NamedTuple):
         ts = cls(
             params=params,
             state=net.init_state(*inputs, **named),
-            opt_state=as_pytree(optimizer).init(params),
+            opt_state=for_network(as_pytree(optimizer), net, *inputs, **named).init(params),
             step=jnp.zeros((), jnp.int32),
             # A copy: a step takes the memory of its argument, and the caller keeps the key.
             key=jnp.copy(jax.random.key_data(key)),

@@ -16,6 +16,7 @@ from ..core.calls import is_outside
 from ..core.declarations import brief
 from ..core.layer import Layer
 from .accumulation import accumulated, check_accumulate
+from .blocks import for_network
 from .groups import without_gradient
 from .loss_scale import scale_of, unscaled
 from .norms import check_norms, norms_by_path
@@ -66,9 +67,11 @@ def make_step(
         net: the network; its forward takes x as its one input.
         task: a `Task`, or any function loss(outputs, targets) that gives a scalar.
         optimizer: an optax optimizer, or `train.Optimizer`, whose numbers change without
-            recompiling. If its update takes them, it receives the loss as `value`, the gradients
-            as `grad`, the loss of the batch as a function of the parameters as `value_fn` and
-            `obj_fn`, and its gradient as `grad_fn`, a function of (params, number).
+            recompiling. It sees the blocks of stacked parameters as separate arrays, by
+            `train.for_network`. If its update takes them, it receives the loss as `value`, the
+            gradients as `grad`, the loss of the batch as a function of the parameters as
+            `value_fn` and `obj_fn`, and its gradient as `grad_fn`, a function of
+            (params, number).
         accumulate: into how many micro-batches a batch is cut, which go through one after the
             other in the memory of one; gradients and metrics are their means, so where the loss is
             a mean over the rows, the step is that of the whole batch. Micro-batch i has the step's
@@ -114,7 +117,7 @@ def pure_step(
     """The step as a plain pure function, to jit, scan or vmap; the options are `make_step`'s."""
     check_options(accumulate, norms, precision)
     net = net if precision is None else dataclasses.replace(precision, inner=net)
-    optimizer = as_pytree(optimizer)
+    optimizer = for_network(as_pytree(optimizer), net, batch[0])
     scale = scale_of(ts.opt_state)
 
     def loss_of(params: Any, state: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:

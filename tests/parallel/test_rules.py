@@ -161,3 +161,15 @@ def test_an_optimizers_state_follows_the_parameters():
     # Adafactor keeps means of rows and columns, which have other shapes.
     factored = layout.state_shardings(NET, optax.adafactor(0.1, min_dim_size_to_factor=8), X)
     assert {tuple(leaf.spec) for leaf in jax.tree.leaves(factored.opt_state)} >= {()}
+
+
+def test_what_an_optimizer_keeps_of_blocks_follows_the_stack():
+    net = nn.Repeat(nn.Dense(16), 3)
+    layout = parallel.Layout(EIGHT, parallel.FSDP)
+    found = layout.state_shardings(net, optax.contrib.muon(0.1), X)
+    momentum = found.opt_state.inner_states["muon"].inner_state[0].mu
+    assert momentum["w"] == found.params["w"]
+    assert tuple(momentum["w"].spec) == (None, None, "data")
+    # flatten joins all parameters to one vector, which no rule splits.
+    joined = layout.state_shardings(net, optax.flatten(optax.adam(0.1)), X)
+    assert {tuple(leaf.spec) for leaf in jax.tree.leaves(joined.opt_state)} == {()}

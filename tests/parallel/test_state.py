@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
 from jaxnn import parallel, train
@@ -90,3 +91,43 @@ def test_other_axes_do_not_split_a_batch():
     assert layout.batch == layout.whole
     both = parallel.Layout(parallel.simulated(replica=2, data=2, model=2), ())
     assert tuple(both.batch.spec) == (("replica", "data"),)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.contrib.muon(0.1), optax.chain(optax.clip_by_global_norm(0.1), optax.lamb(0.1))],
+)
+def test_an_optimizer_sees_blocks_on_a_mesh_as_on_one_device(optimizer):
+    net, mesh, rules = nn.Repeat(nn.Dense(6), 3), ONE, parallel.FSDP
+    key = jax.random.key(0)
+
+    def loss(outputs, targets):
+        return jnp.mean((outputs - targets) ** 2)
+
+    there = parallel.create(net, optimizer, key, X, mesh, rules)
+    here = train.TrainState.create(net, optimizer, key, X)
+    on_mesh = parallel.make_step(net, loss, optimizer, mesh, rules)
+    step = train.make_step(net, loss, optimizer)
+    for _ in range(2):
+        there, _ = on_mesh(there, parallel.shard_batch((X, X), mesh))
+        here, _ = step(here, (X, X))
+    for a, b in zip(jax.tree.leaves(there.params), jax.tree.leaves(here.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_an_optimizer_sees_blocks_inside_of_shard_map():
+    net, mesh = nn.Repeat(nn.Dense(6), 3), ONE
+    params = net.init(jax.random.key(0), X)
+    optimizer = train.for_network(optax.lamb(0.1), net, X)
+
+    def update(params, x):
+        gradient = jax.tree.map(lambda leaf: leaf + jnp.sum(x), params)
+        return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+    parts = jax.shard_map(
+        lambda *args: jax.tree.map(lambda leaf: leaf[None], update(*args)),
+        mesh=mesh, in_specs=(P(), P("data")), out_specs=P("data"),
+    )  # fmt: skip
+    found, wanted = jax.jit(parts)(params, X), update(params, X)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a[0], b, atol=1e-6)

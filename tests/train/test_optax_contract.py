@@ -196,3 +196,41 @@ def test_a_state_has_no_memory_twice():
     ts = train.TrainState.create(NET, optax.contrib.prodigy(), KEY, X)
     places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(ts)]
     assert len(set(places)) == len(places)
+
+
+STACKED = nn.Serial(nn.Dense(3), nn.Repeat(nn.Residual(nn.Dense(3)), 3), nn.Dense(1))
+
+
+@pytest.mark.parametrize(
+    "name", ["lbfgs", "sam", "sam, opaque", "momo", "backtracking", "schedule-free"]
+)
+def test_stacked_blocks_are_separate_arrays(name):
+    """The function arguments of an update take the parameters of the network, not of blocks."""
+    optimizer, _ = TAKEN[name]
+    ts = train.TrainState.create(STACKED, optimizer, KEY, X)
+    row, params = nn.unstacked(STACKED, ts.params)
+    params = jax.tree.map(jnp.copy, params)  # a step takes the memory of the others
+    begun = train.TrainState.create(row, optimizer, KEY, X)._replace(params=params)
+    opt_state = jax.tree.map(jnp.copy, optimizer.init(params))
+    begun = begun._replace(opt_state=opt_state)
+    states = []
+    for net, state in ((STACKED, ts), (row, begun)):
+        step = train.make_step(net, TASK, optimizer)
+        for _ in range(3):
+            state, _ = step(state, (X, Y))
+        states.append(state)
+    assert_near(nn.unstacked(STACKED, states[0].params)[1], states[1].params)
+    evaluated = [train.evaluation_params(state) for state in states]
+    assert_near(nn.unstacked(STACKED, evaluated[0])[1], evaluated[1])
+
+
+def test_the_arguments_of_a_step_unroll_no_blocks():
+    """Adam calls none of the functions that it is offered, so the blocks stay one program."""
+
+    def equations(copies: int) -> int:
+        net = nn.Repeat(nn.Residual(nn.Dense(3)), copies)
+        ts = train.TrainState.create(net, optax.adam(0.1), KEY, X)
+        step = train.make_step(net, lambda outputs, targets: outputs.mean(), optax.adam(0.1))
+        return str(jax.make_jaxpr(step)(ts, (X, Y))).count("\n")
+
+    assert equations(3) == equations(30)

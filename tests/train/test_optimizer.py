@@ -1,14 +1,17 @@
 """Optimizers as data: nested numbers, chains, further arguments."""
 
+import pickle
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import jaxnn as nn
 from jaxnn import train
+from jaxnn.experiment import SGD, AdamW
 from jaxnn.train.optimizer import Fixed, as_pytree
 
 X = np.array([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25], [1.0, 0.0]], np.float32)
@@ -157,3 +160,65 @@ def test_a_skipped_number_is_no_number():
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     np.testing.assert_allclose(updates["w"], -1e-3 * 1e-4, rtol=1e-6)
     np.testing.assert_allclose(updates["b"], 0.0)
+
+
+def rank_two(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+RATES = (0.1, np.float32(0.1), jnp.float32(0.1), train.Warmup(2, train.Cosine(0.1, 100)))
+VALUES = {
+    "numbers": lambda rate: train.Optimizer(optax.adam, learning_rate=rate, nesterov=True),
+    "a function": lambda rate: train.Optimizer(optax.adamw, learning_rate=rate, mask=rank_two),
+    "a type": lambda rate: train.Optimizer(optax.adam, learning_rate=rate, mu_dtype=jnp.float32),
+    "a tree": lambda rate: train.Optimizer(optax.adamw, learning_rate=rate, mask={"w": True}),
+    "a chain": lambda rate: train.Optimizer(
+        optax.chain,
+        train.Optimizer(optax.clip_by_global_norm, max_norm=1.0),
+        train.Optimizer(optax.sgd, learning_rate=rate),
+    ),
+    "averaged": lambda rate: train.averaged(train.Optimizer(optax.sgd, learning_rate=rate)),
+    "by_path": lambda rate: train.by_path(
+        {"**/b": None, "**": train.Optimizer(optax.sgd, learning_rate=rate)}
+    ),
+    "loss_scaled": lambda rate: train.loss_scaled(train.Optimizer(optax.sgd, learning_rate=rate)),
+    "skip_nonfinite": lambda rate: train.skip_nonfinite(
+        train.Optimizer(optax.sgd, learning_rate=rate)
+    ),
+    "for_network": lambda rate: train.for_network(
+        train.Optimizer(optax.sgd, learning_rate=rate), nn.Repeat(nn.Dense(2), 3), X
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_an_optimizer_equals_its_unpickled_copy(name):
+    for rate in RATES:
+        optimizer = VALUES[name](rate)
+        copy = pickle.loads(pickle.dumps(optimizer))
+        assert copy is not optimizer
+        assert copy == optimizer == VALUES[name](rate)
+        assert hash(copy) == hash(optimizer)
+        assert jax.tree.structure(copy) == jax.tree.structure(optimizer)
+    assert VALUES[name](0.1) != VALUES[name](0.2)
+    assert VALUES[name](1.0) != VALUES[name](1)  # types count
+    assert len({VALUES[name](0.1), VALUES[name](0.1), VALUES[name](0.2)}) == 2
+
+
+def test_optimizers_that_differ_are_not_equal():
+    one = train.Optimizer(optax.adam, learning_rate=0.1)
+    assert one != train.Optimizer(optax.nadam, learning_rate=0.1)
+    assert one != train.Optimizer(optax.adam, 0.1)
+    assert one != train.Optimizer(optax.adam, learning_rate=0.1, nesterov=False)
+    assert one != train.Optimizer(optax.adam, learning_rate=jnp.float32(0.1))
+    assert one != "adam"
+    flag, number = (train.Optimizer(optax.adam, learning_rate=0.1, nesterov=n) for n in (True, 1))
+    assert flag != number
+    with pytest.raises(TypeError, match="traced number"):
+        jax.jit(lambda rate: train.Optimizer(optax.adam, learning_rate=rate) == one)(0.1)
+
+
+def test_a_program_with_an_optimizer_equals_its_unpickled_copy():
+    for config in (AdamW(), SGD()):
+        built = config.build(100)
+        assert pickle.loads(pickle.dumps(built)) == built == config.build(100)

@@ -114,7 +114,7 @@ class Primitive(Layer):
             self._check_state(call, call.state or {"state": None})
         key = call.random_key() if "key" in asked and self._draws() else None
         output, state = self._forward(
-            method, call.params, call.state, key, call.train, inputs, named
+            method, call.cast_params(), call.state, key, call.train, inputs, named
         )
         return Outcome(output, state, {})
 

@@ -14,7 +14,8 @@ from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional import cache as caches
 from ..functional.attention import IMPLEMENTATIONS, attention, check_types, over_heads
-from ..functional.linear import floating_type, linear
+from ..functional.gradients import broadcast_with
+from ..functional.linear import along_axis, floating_type, linear
 from ..functional.normalisation import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import (
@@ -360,7 +361,7 @@ class Attention(Primitive):
 
 
 def _normalised(a: jax.Array, scale: jax.Array) -> jax.Array:
-    return rms_norm(a) * scale.astype(a.dtype).reshape((1,) * (a.ndim - 1) + scale.shape)
+    return rms_norm(a) * broadcast_with(along_axis(scale, a.ndim, -1), a)
 
 
 def _one_sequence(x: jax.Array) -> jax.Array:

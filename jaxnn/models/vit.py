@@ -13,6 +13,7 @@ from ..core.composite import Composite
 from ..core.declarations import describe
 from ..core.initialisers import glorot_uniform, zeros
 from ..core.layer import Layer
+from ..functional.gradients import linear_use
 from ..layers.attention import Attention
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
@@ -49,7 +50,8 @@ class PatchTransformer(Composite):
                 f"got {describe(x)}; resize them, or write ViT(image=...)"
             )
         x = self.patches(x)
-        token = jnp.broadcast_to(self.token().astype(x.dtype), (*x.shape[:-2], 1, x.shape[-1]))
+        shape = (*x.shape[:-2], 1, x.shape[-1])
+        token = linear_use(lambda w: jnp.broadcast_to(w, shape), x.dtype, self.token())
         x = self.positions(jnp.concatenate([token, x], -2))
         x = self.blocks(self.dropout(x))
         return self.head(self.norm(x[..., 0, :]))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .extremes import folded, larger
-from .gradients import linear_use
+from .gradients import shared_rows
 from .linear import wider_type
 
 MODES = ("sum", "mean", "max")
@@ -23,7 +23,7 @@ def embed(table: jax.Array, ids: jax.Array, padding: int | None = None) -> jax.A
     >>> embed(jnp.array([[1.0], [2.0]]), jnp.array([1, 0, 2]))[:, 0].tolist()
     [2.0, 1.0, nan]
     """
-    rows = linear_use(_rows, table.dtype, table, ids)
+    rows = shared_rows(table, ids)
     if padding is None:
         return rows
     return jnp.where(_is(ids, padding)[..., None], lax.stop_gradient(rows), rows)
@@ -73,10 +73,6 @@ def embedding_bag(
     flat = rows.reshape(n, *rows.shape[-2:]), bag.reshape(n, ids.shape[-1])
     y = jax.vmap(lambda rows, bag: _packed(rows, bag, mode, bags))(*flat)
     return y.reshape(*ids.shape[:-1], *y.shape[1:]).astype(dtype)
-
-
-def _rows(table: jax.Array, ids: jax.Array) -> jax.Array:
-    return table.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def _of_rows(rows: jax.Array, inside: jax.Array, mode: str) -> jax.Array:

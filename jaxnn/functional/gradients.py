@@ -1,13 +1,11 @@
 """What a backward pass computes once, what it keeps, and in which type it sums.
 
-The derivative of a broadcast or a gather is a sum over all uses of a parameter. XLA takes such a sum
-in the type of its terms: in bfloat16, a CPU stops counting at 256 equal terms. `linear_use` and
-`broadcast_with` take it in at least float32. Matrix products and convolutions need neither: their
-sums accumulate in float32 already.
+The gradient of a parameter is a sum over all its uses. XLA takes such a sum in the type of its
+terms: in bfloat16, a CPU stops counting at 256 equal terms. `shared_sum`, `shared_product`, and
+`shared_rows` take it in float32. Matrix products and convolutions do not need them: their sums
+accumulate in float32.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,57 +15,64 @@ from jax import lax
 from ..core.floating import is_narrow, widened
 
 
-def linear_use(
-    use: Callable[..., jax.Array], dtype: Any, parameter: jax.Array, *others: jax.Array
-) -> jax.Array:
-    """use(parameter.astype(dtype), *others), whose gradient is summed in at least float32.
-
-    If `dtype` is at least float32, the derivative is JAX's own.
+def shared_sum(y: jax.Array, parameter: jax.Array) -> jax.Array:
+    """y + parameter in the type of y, with the parameter's gradient summed in at least float32.
 
     Args:
-        use: a function that is linear in its first argument and keeps its type, such as a gather.
-        dtype: the floating type of the result.
-        parameter: an array of any floating type; its gradient has its shape and type.
-        *others: further arguments of `use`, such as indices, which are not differentiated.
+        y: an array of a floating type.
+        parameter: an array of as many axes, each of the same size or 1; any floating type.
 
     >>> import jax, jax.numpy as jnp
-    >>> def tokens(table):
-    ...     return linear_use(lambda t, i: t[i], jnp.bfloat16, table, jnp.zeros(1000, int))
-    >>> jax.vjp(tokens, jnp.ones(2))[1](jnp.ones(1000, jnp.bfloat16))[0].tolist()
-    [1000.0, 0.0]
-    """
-    if is_narrow(dtype):
-        return _linear_use(use, jnp.dtype(dtype), parameter, *others)
-    return use(parameter.astype(dtype), *others)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _linear_use(use: Any, dtype: Any, parameter: jax.Array, *others: jax.Array) -> jax.Array:
-    return use(parameter.astype(dtype), *others)
-
-
-@_linear_use.defjvp
-def _(use: Any, dtype: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    parameter, *others = primals
-    y = _linear_use(use, dtype, parameter, *others)
-    # A tangent in float32 that is rounded after its use becomes, transposed, a sum in float32.
-    return y, use(widened(tangents[0]), *others).astype(dtype)
-
-
-def broadcast_with(parameter: jax.Array, y: jax.Array) -> jax.Array:
-    """The parameter in the type of y, for an elementwise sum or product with y.
-
-    The parameter has as many axes as y, of the same size or 1, and broadcasts to y. Its gradient is
-    summed in at least float32.
-
-    >>> import jax, jax.numpy as jnp
-    >>> y = jnp.zeros((25, 40, 1), jnp.bfloat16)
-    >>> jax.grad(lambda b: jnp.sum(y + broadcast_with(b, y)))(jnp.ones((1, 1, 1))).item()
+    >>> y = jnp.zeros((25, 40), jnp.bfloat16)
+    >>> jax.grad(lambda b: jnp.sum(shared_sum(y, b)))(jnp.ones((1, 1))).item()
     1000.0
     """
-    if not is_narrow(y.dtype):
-        return parameter.astype(y.dtype)
-    return linear_use(lambda p: jnp.broadcast_to(p, y.shape), y.dtype, parameter)
+    # Rounded last, a sum is what it is in the type itself, and its derivative begins in float32.
+    return (widened(y) + widened(parameter.astype(y.dtype))).astype(y.dtype)
+
+
+def shared_product(y: jax.Array, parameter: jax.Array) -> jax.Array:
+    """y * parameter in the type of y, with the parameter's gradient summed in at least float32.
+
+    The arguments are those of `shared_sum`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> y = jnp.ones((25, 40), jnp.bfloat16)
+    >>> jax.grad(lambda scale: jnp.sum(shared_product(y, scale)))(jnp.ones((1, 1))).item()
+    1000.0
+    """
+    return (widened(y) * widened(parameter.astype(y.dtype))).astype(y.dtype)
+
+
+def shared_rows(table: jax.Array, indices: jax.Array) -> jax.Array:
+    """table[indices], with the table's gradient summed in at least float32.
+
+    Args:
+        table: an array (rows, ...) of a floating type, which is the type of the result.
+        indices: integers (...); one outside [0, rows) gives NaN.
+
+    >>> import jax, jax.numpy as jnp
+    >>> table, indices = jnp.ones((2, 1), jnp.bfloat16), jnp.zeros(1000, int)
+    >>> jax.grad(lambda table: jnp.sum(shared_rows(table, indices)))(table).ravel().tolist()
+    [1000, 0]
+    """
+    return (_narrow_rows if is_narrow(table.dtype) else _rows)(table, indices)
+
+
+def _rows(table: jax.Array, indices: jax.Array) -> jax.Array:
+    return table.at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+@jax.custom_jvp
+def _narrow_rows(table: jax.Array, indices: jax.Array) -> jax.Array:
+    return _rows(table, indices)
+
+
+@_narrow_rows.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """Widen the tangent only: a copy of the whole table would cost more than its rows."""
+    (table, indices), (dtable, _) = primals, tangents
+    return _narrow_rows(table, indices), _rows(widened(dtable), indices).astype(table.dtype)
 
 
 @jax.custom_jvp

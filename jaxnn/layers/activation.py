@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from ..core.declarations import Param
 from ..core.initialisers import Initialiser, constant
 from ..core.primitive import Primitive
-from ..functional.gradients import broadcast_with
-from ..functional.linear import along_axis, to_compute_type
+from ..functional.gradients import shared_product
+from ..functional.linear import to_compute_type
 from .checks import check_flags, check_rank
 
 
@@ -42,5 +42,5 @@ class PReLU(Primitive):
         """x, with its negative part scaled."""
         alpha = params["alpha"]
         x, _ = to_compute_type(x, alpha)
-        alpha = broadcast_with(along_axis(alpha, x.ndim, -1) if self.per_feature else alpha, x)
-        return jnp.where(x >= 0, x, alpha * x)
+        shape = (1,) * (x.ndim - alpha.ndim) + alpha.shape
+        return jnp.where(x >= 0, x, shared_product(x, alpha.reshape(shape)))

@@ -14,7 +14,7 @@ from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional import cache as caches
 from ..functional.attention import IMPLEMENTATIONS, attention, check_types, over_heads
-from ..functional.gradients import broadcast_with
+from ..functional.gradients import shared_product
 from ..functional.linear import along_axis, floating_type, linear
 from ..functional.normalisation import rms_norm
 from ..functional.positions import alibi
@@ -361,7 +361,7 @@ class Attention(Primitive):
 
 
 def _normalised(a: jax.Array, scale: jax.Array) -> jax.Array:
-    return rms_norm(a) * broadcast_with(along_axis(scale, a.ndim, -1), a)
+    return shared_product(rms_norm(a), along_axis(scale, a.ndim, -1))
 
 
 def _one_sequence(x: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 from ..core.declarations import Param
 from ..core.initialisers import Initialiser, constant
 from ..core.primitive import Primitive
-from ..functional.gradients import broadcast_with
+from ..functional.gradients import shared_product
 from ..functional.linear import along_axis, to_compute_type
 from .checks import check_rank
 
@@ -37,4 +37,4 @@ class LayerScale(Primitive):
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """x times the factors."""
         x, _ = to_compute_type(x, params["scale"])
-        return x * broadcast_with(along_axis(params["scale"], x.ndim, -1), x)
+        return shared_product(x, along_axis(params["scale"], x.ndim, -1))

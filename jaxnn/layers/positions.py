@@ -11,7 +11,7 @@ from ..core.declarations import Param, Slot
 from ..core.initialisers import Initialiser, normal, zeros
 from ..core.primitive import Primitive
 from ..core.values import is_traced
-from ..functional.gradients import broadcast_with, linear_use
+from ..functional.gradients import shared_rows, shared_sum
 from ..functional.linear import floating_type
 from ..functional.positions import sinusoidal
 from ..functional.segments import Count, check_segments, going_on, places
@@ -67,13 +67,12 @@ class LearnedPositions(Primitive):
             self._check_last(length - 1)
             # A slice, whose gradient is no scatter.
             rows = jnp.expand_dims(params["w"][:length], tuple(range(x.ndim - 2)))
-            x = x.astype(floating_type(x))
-            return x + broadcast_with(rows, x), {}
+            return shared_sum(x.astype(floating_type(x)), rows), {}
         positions, new = _positions(self, x, segments, state, train)
         if not is_traced(positions) and positions.size:
             self._check_last(int(positions.max()))
         check_range(positions, self.length, f"position {{value}} is past a table of {self.length}")
-        return _add(x, linear_use(_rows, floating_type(x), params["w"], positions)), new
+        return _add(x, shared_rows(params["w"], positions)), new
 
     def _check_last(self, last: int) -> None:
         if last >= self.length:
@@ -151,10 +150,6 @@ def _positions(
     if segments is None:
         return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,)), {}
     return places(segments)[0].position, {}
-
-
-def _rows(table: jax.Array, positions: jax.Array) -> jax.Array:
-    return table.at[positions].get(mode="fill", fill_value=jnp.nan)
 
 
 def _add(x: jax.Array, y: jax.Array) -> jax.Array:

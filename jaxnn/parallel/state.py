@@ -54,10 +54,11 @@ def create(
             arrays |= {path: pinned(drawn[path], places[path]) for path in group}
         params = paths.map_with_path(lambda path, _: arrays[path], found.params)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(params, net.init_state(x), optimizer.init(params), zero, words)
+        kept = paths.kept_words(key)
+        return TrainState(params, net.init_state(x), optimizer.init(params), zero, kept)
 
     # On the host, the key's words are the same to all processes.
-    return jax.jit(make, out_shardings=found)(np.asarray(jax.random.key_data(key)))
+    return jax.jit(make, out_shardings=found)(paths.key_words(key))
 
 
 def _groups(

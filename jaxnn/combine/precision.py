@@ -21,8 +21,12 @@ class Precision(Wrapper):
 
     Floating inputs and parameters are cast to `compute` and the output back to the type of the
     first floating input (of the parameters, where all inputs are integers). Integers and state stay
-    as they are, and parameters keep their own type, so gradients and updates have it. Statistics,
-    softmax and losses are taken in at least float32 whatever `compute` is. Products of matrices and
+    as they are, and parameters keep their own type, so gradients and updates have it. Each layer
+    casts its parameters where it uses them. The gradient of a parameter with many uses (a bias, a
+    table, a weight in a scan or of a layer called many times) is summed in at least float32; in a
+    primitive of your own, write `shared_sum`, `shared_product`, and `shared_rows` of
+    `jaxnn.functional.gradients` for `y + b`, `y * scale`, and `table[ids]`. Statistics, softmax and
+    losses are taken in at least float32 whatever `compute` is. Products of matrices and
     convolutions come out in `compute`; their sums accumulate in float32 on the devices we know of:
     XLA gives bfloat16 and float16 to the units of TPUs and GPUs that do so, and a CPU widens them.
 

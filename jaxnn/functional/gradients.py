@@ -54,7 +54,7 @@ def shared_rows(table: jax.Array, indices: jax.Array) -> jax.Array:
     >>> import jax, jax.numpy as jnp
     >>> table, indices = jnp.ones((2, 1), jnp.bfloat16), jnp.zeros(1000, int)
     >>> jax.grad(lambda table: jnp.sum(shared_rows(table, indices)))(table).ravel().tolist()
-    [1000, 0]
+    [1000.0, 0.0]
     """
     return (_narrow_rows if is_narrow(table.dtype) else _rows)(table, indices)
 

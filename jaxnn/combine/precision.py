@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..core.calls import Call, Outcome
-from ..core.declarations import Declaration, is_array
+from ..core.calls import Call, Casting, Outcome
+from ..core.declarations import Declaration
+from ..core.floating import as_floating, is_floating
 from ..core.layer import Layer, LayerLike, declared
 from ..core.values import code
 from ..core.wrapper import Wrapper
@@ -20,8 +21,12 @@ class Precision(Wrapper):
 
     Floating inputs and parameters are cast to `compute` and the output back to the type of the
     first floating input (of the parameters, where all inputs are integers). Integers and state stay
-    as they are, and parameters keep their own type, so gradients and updates have it. Statistics,
-    softmax and losses are taken in at least float32 whatever `compute` is. Products of matrices and
+    as they are, and parameters keep their own type, so gradients and updates have it. Each layer
+    casts its parameters where it uses them. The gradient of a parameter with many uses (a bias, a
+    table, a weight in a scan or of a layer called many times) is summed in at least float32; in a
+    primitive of your own, write `shared_sum`, `shared_product`, and `shared_rows` of
+    `jaxnn.functional.gradients` for `y + b`, `y * scale`, and `table[ids]`. Statistics, softmax and
+    losses are taken in at least float32 whatever `compute` is. Products of matrices and
     convolutions come out in `compute`; their sums accumulate in float32 on the devices we know of:
     XLA gives bfloat16 and float16 to the units of TPUs and GPUs that do so, and a CPU widens them.
 
@@ -91,34 +96,23 @@ class Precision(Wrapper):
         return super().wrapped
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        cast = _cast((inputs, named), self.compute)
+        cast = as_floating((inputs, named), self.compute)
         declaration = declared(self._computing(), method, *cast)
         outside = _floating_type((inputs, named, declaration.params))
-        return declaration._replace(output=_cast(declaration.output, outside))
+        return declaration._replace(output=as_floating(declaration.output, outside))
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        outside = _floating_type((inputs, named, call.params))
-        below = dataclasses.replace(call, params=self._cast_params(call.params))
-        outcome = self._computing()._evaluate(below, method, *_cast((inputs, named), self.compute))
-        return outcome._replace(output=_cast(outcome.output, outside))
+        outside = _floating_type((inputs, named, call.cast_params()))
+        below = dataclasses.replace(call, casting=Casting(self.compute, self.keep))
+        given = as_floating((inputs, named), self.compute)
+        outcome = self._computing()._evaluate(below, method, *given)
+        return outcome._replace(output=as_floating(outcome.output, outside))
 
     def _computing(self) -> Layer:
         """The network, with those of its layers that are kept marked."""
         if self.keep is None:
             return self.wrapped
         return around(self.wrapped, self.keep, lambda layer: Kept(layer, self.compute))
-
-    def _cast_params(self, params: Any) -> Any:
-        if self.keep is None:
-            return _cast(params, self.compute)
-        pattern = self.keep
-
-        def leaf(path: paths.Path, item: Any) -> Any:
-            above = (paths.text(path[:n]) for n in range(1, len(path)))
-            kept = any(paths.matches(pattern, name) for name in above)
-            return item if kept else _cast(item, self.compute)
-
-        return paths.map_with_path(leaf, params)
 
     def __repr__(self) -> str:
         parts = [] if self.inner is None else [code(self.inner)]
@@ -138,31 +132,16 @@ class Kept(Wrapper):
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
         # Declared types are the parameters' own, whatever the inputs' are.
         own = _floating_type(declared(self.wrapped, method, inputs, named).params)
-        declaration = declared(self.wrapped, method, *_cast((inputs, named), own))
-        return declaration._replace(output=_cast(declaration.output, self.compute))
+        declaration = declared(self.wrapped, method, *as_floating((inputs, named), own))
+        return declaration._replace(output=as_floating(declaration.output, self.compute))
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
         own = _floating_type(call.params)
-        outcome = self.wrapped._evaluate(call, method, *_cast((inputs, named), own))
-        return outcome._replace(output=_cast(outcome.output, self.compute))
-
-
-def _is_floating(leaf: Any) -> bool:
-    return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        outcome = self.wrapped._evaluate(call, method, *as_floating((inputs, named), own))
+        return outcome._replace(output=as_floating(outcome.output, self.compute))
 
 
 def _floating_type(trees: Any) -> Any:
     """The type of the first floating array, or the default one."""
-    found = (leaf.dtype for leaf in jax.tree.leaves(trees) if _is_floating(leaf))
+    found = (leaf.dtype for leaf in jax.tree.leaves(trees) if is_floating(leaf))
     return next(found, jnp.result_type(float))
-
-
-def _cast(tree: Any, dtype: Any) -> Any:
-    def leaf(x: Any) -> Any:
-        if not _is_floating(x):
-            return x
-        if isinstance(x, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-        return x.astype(dtype)
-
-    return jax.tree.map(leaf, tree)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ..core.calls import Arrays, Call, Outcome
 from ..core.declarations import Declaration, Slot, describe
+from ..core.floating import narrowed, widened
 from ..core.layer import LayerLike, declared
 from ..core.primitive import Primitive
 from ..core.signatures import Signature, signature
@@ -220,9 +221,9 @@ class Recurrent(Wrapper):
         """With the products of a cell of this library taken out of the scan."""
         cell: Any = self.wrapped
         cell._check_params(call.params, (carry, self._element(x)), {})
-        time = self._time(x)
+        params, time = call.cast_params(), self._time(x)
         # Batch axes come first: where they are sharded, they stay so if a convolution merges axes.
-        z = tuple(jnp.moveaxis(a, time, 0) for a in cell.project(call.params["input"], x))
+        z = tuple(jnp.moveaxis(a, time, 0) for a in cell.project(params["input"], x))
         dtype = z[0].dtype
 
         def recur(params: Any, h: jax.Array) -> Any:
@@ -234,7 +235,7 @@ class Recurrent(Wrapper):
             cell.apart,
             time,
             self.reverse,
-            call.params["recurrent"],
+            params["recurrent"],
             carry,
             start,
             z,
@@ -248,11 +249,13 @@ class Recurrent(Wrapper):
         """With any cell, evaluated at each step, with a key of its own."""
         params, _, key = call.arrays()
         time = self._time(x)
+        # The derivative of a scan adds up a gradient at each step, in the type outside of it.
+        wide = widened(params)
 
         def step(carry: Any, at: Any) -> Any:
             x, number = at
             below = None if key is None else jax.random.fold_in(key, number)
-            arrays = call.with_arrays(Arrays(params, {}, below))
+            arrays = call.with_arrays(Arrays(narrowed(wide, params), {}, below))
             outcome = self.wrapped._evaluate(arrays, "forward", (carry, x), passing)
             return *outcome.output, outcome.captured
 

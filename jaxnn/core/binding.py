@@ -17,6 +17,7 @@ from . import paths
 from .calls import Call, Mismatch, Outcome, current_trace, located
 from .checking import below
 from .declarations import Declaration, abstract, describe, is_array, mismatches, placeholder
+from .floating import narrowed, widened
 from .signatures import RESERVED_INPUTS, suggestion
 
 
@@ -153,10 +154,17 @@ class Evaluation:
         self.captured: dict[str, Any] = {}
         self.counts: dict[tuple[paths.Path, str], int] = {}
         self.keys: dict[paths.Path, int] = {}
+        self.wide: dict[paths.Path, Any] = {}
         self.trace = current_trace()
 
     def params_at(self, path: paths.Path) -> Any:
-        """The parameters of the child at `path`; Mismatch where there are none."""
+        """The parameters of the child at `path`, in the types that they are used in."""
+        params = self._params_at(path)
+        casting = self.call.casting
+        return params if casting is None else casting.child(path).cast(params)
+
+    def _params_at(self, path: paths.Path) -> Any:
+        """The parameters of the child at `path`; Mismatch if there are none."""
         try:
             return at(self.call.params, path)
         except KeyError:
@@ -180,12 +188,13 @@ class Evaluation:
             count = self.keys.get(path, 0)
             self.keys[path] = count + 1
             call = Call(
-                params=self.params_at(path),
+                params=self._params_at(path) if count == 0 else self._shared_at(path),
                 state=None if self.call.state is None else self._state_at(path),
                 key=None if self.call.key is None else self.call.key.child(path, count),
                 train=self.call.train,
                 capture=None if self.call.capture is None else self.call.capture.child(path),
                 foreign=self.call.foreign or current_trace() != self.trace,
+                casting=None if self.call.casting is None else self.call.casting.child(path),
             )
             with jax.named_scope(paths.text(path)), below(path):
                 outcome = layer._evaluate(call, method, inputs, named)
@@ -193,6 +202,19 @@ class Evaluation:
             self.state = _with_state(self.state, path, outcome.state)
         self._keep(call, path, method, outcome)
         return outcome.output
+
+    def _shared_at(self, path: paths.Path) -> Any:
+        """The parameters for another call of a child.
+
+        Narrow ones are rounded from one copy in float32, so that the gradients of all these calls
+        are added in float32.
+        """
+        params = self._params_at(path)
+        if current_trace() != self.trace:  # the copy must not leave a transform
+            return params
+        if path not in self.wide:
+            self.wide[path] = widened(params)
+        return narrowed(self.wide[path], params)
 
     def _state_at(self, path: paths.Path) -> Any:
         state: Any = self.state

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 from . import paths
+from .floating import as_floating
 
 State = dict[str, Any]
 
@@ -32,6 +33,37 @@ class Capture(NamedTuple):
     def wants(self, path: paths.Path) -> bool:
         """Whether the value at `path` below here is captured."""
         return paths.matches(self.pattern, paths.text(self.path + path))
+
+
+class Casting(NamedTuple):
+    """In which type parameters are used: `compute`, except below layers whose path fits `keep`.
+
+    A primitive casts its parameters itself, at each call: so the gradients of several calls, or of
+    the steps of a scan, are added in the type of the parameters.
+    """
+
+    compute: str
+    keep: str | None
+    path: paths.Path = ()
+
+    def child(self, path: paths.Path) -> "Casting":
+        """The same types, further down."""
+        return self._replace(path=self.path + path)
+
+    def cast(self, params: Any) -> Any:
+        """The parameters of the layer at the path, each in the type that it is used in."""
+
+        if self.keep is None:
+            return as_floating(params, self.compute)
+
+        def leaf(path: paths.Path, item: Any) -> Any:
+            return item if self._keeps(path) else as_floating(item, self.compute)
+
+        return paths.map_with_path(leaf, params, self.path)
+
+    def _keeps(self, path: paths.Path) -> bool:
+        above = (paths.text(path[:n]) for n in range(1, len(path)))
+        return any(paths.matches(self.keep or "", name) for name in above)
 
 
 class Outcome(NamedTuple):
@@ -56,12 +88,17 @@ class Call:
     train: bool
     capture: Capture | None = None
     foreign: bool = False
+    casting: Casting | None = None
 
     def with_arrays(self, arrays: "Arrays") -> "Call":
         """The same call on other parameters, state and key: what a wrapper makes in a transform."""
         params, state, key = arrays
         below = None if key is None else paths.PathKey(key)
         return dataclasses.replace(self, params=params, state=state, key=below)
+
+    def cast_params(self) -> Any:
+        """The parameters in the types that they are used in."""
+        return self.params if self.casting is None else self.casting.cast(self.params)
 
     def random_key(self, *path: str) -> jax.Array | None:
         """The key at `path` below here, for a layer that asks for one; None in inference without.

@@ -1,6 +1,7 @@
 """Composites have children and own no parameters."""
 
 import re
+import sys
 from typing import Any
 
 import jax
@@ -126,6 +127,8 @@ class Composite(Layer):
 
 def as_layers(item: Any, where: str) -> Any:
     """`item` with plain functions as layers, in tuples and dicts too; TypeError for the rest."""
+    if isinstance(item, Layer):
+        _check_nesting(item, where)
     if item is None or isinstance(item, Layer) or is_traced(item):
         return item
     if isinstance(item, FrozenDict):
@@ -137,6 +140,33 @@ def as_layers(item: Any, where: str) -> Any:
     if callable(item) and not isinstance(item, type):
         return Function(item)
     raise TypeError(f"{where} wants a layer or a function, got {item!r}")
+
+
+# Calls of Python that a level of nesting may take, in tracing and in differentiating it.
+FRAMES_PER_LEVEL = 25
+
+
+def _check_nesting(layer: Layer, where: str) -> None:
+    """Raise ValueError for layers nested deeper than Python can call them."""
+    depth, limit = _nesting(layer) + 1, sys.getrecursionlimit()
+    if depth > limit // FRAMES_PER_LEVEL:
+        raise ValueError(
+            f"{where} nests layers {depth} deep, and Python's recursion limit of {limit:,} is "
+            f"enough for {limit // FRAMES_PER_LEVEL}: write them in a row, nn.Serial(a, b, c) or "
+            f"nn.Repeat(layer, n); or call sys.setrecursionlimit({2 * FRAMES_PER_LEVEL * depth:,}) "
+            "before"
+        )
+
+
+def _nesting(layer: Layer) -> int:
+    """The number of levels of a layer: 1 without layers inside."""
+    known = layer.__dict__.get("_nesting")
+    if known is None:
+        held = tuple(getattr(layer, field.name, None) for field in fields(layer))
+        leaves = (leaf for _, leaf in paths.walk(held))
+        known = 1 + max((_nesting(leaf) for leaf in leaves if isinstance(leaf, Layer)), default=0)
+        object.__setattr__(layer, "_nesting", known)
+    return known
 
 
 def holds_layer(item: Any) -> bool:

@@ -125,7 +125,7 @@ class Primitive(Layer):
         key = call.random_key() if "key" in asked and self._draws() else None
         with drawing(key if "key" in asked else ()):
             output, state = self._forward(
-                method, call.params, call.state, key, call.train, inputs, named
+                method, call.cast_params(), call.state, key, call.train, inputs, named
             )
         return Outcome(output, state, {})
 

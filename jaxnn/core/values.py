@@ -127,6 +127,7 @@ def copy_with(value: Any, /, **changes: Any) -> Any:
     """A copy of `value` with some fields replaced as they are, without construction or checks."""
     copy = object.__new__(type(value))
     copy.__dict__.update(value.__dict__, **changes)
+    copy.__dict__.pop("_nesting", None)  # remembered of what the fields were
     return copy
 
 

@@ -104,8 +104,7 @@ class HostArrays:
         divide, and for the position of a run with other data, another batch or another key.
         """
         steps = self.steps_per_epoch(batch_size)
-        if not isinstance(key, np.ndarray):
-            key = np.asarray(jax.random.key_data(paths.as_key(key)))
+        key = paths.key_words(key)
         kept = {"rows": len(self.x), "batch_size": batch_size, "key": key.tolist()}
         done = 0 if position is None else _done(position, kept)
         return HostBatches(self, key, steps, batch_size, share(batch_size, process), kept, done)

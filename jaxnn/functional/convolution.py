@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from ..core.declarations import describe
+from .gradients import shared_sum
 from .linear import along_axis, to_compute_type
 from .padding import MODES, Padding, entries, fill, lengths
 from .segments import places
@@ -209,5 +210,5 @@ def _convolve(
         x, w, strides, padding, dimension_numbers=(image, kernel, image), **options
     )
     if b is not None:
-        y = y + along_axis(b.astype(y.dtype), y.ndim, -1)
+        y = shared_sum(y, along_axis(b, y.ndim, -1))
     return y if len(batch) == 1 else y.reshape(*batch, *y.shape[1:])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .extremes import folded, larger
+from .gradients import shared_rows
 from .linear import wider_type
 
 MODES = ("sum", "mean", "max")
@@ -22,7 +23,7 @@ def embed(table: jax.Array, ids: jax.Array, padding: int | None = None) -> jax.A
     >>> embed(jnp.array([[1.0], [2.0]]), jnp.array([1, 0, 2]))[:, 0].tolist()
     [2.0, 1.0, nan]
     """
-    rows = table.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    rows = shared_rows(table, ids)
     if padding is None:
         return rows
     return jnp.where(_is(ids, padding)[..., None], lax.stop_gradient(rows), rows)

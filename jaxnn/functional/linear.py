@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .gradients import shared_sum
+
 
 def floating_type(x: Any) -> Any:
     """The type of `x` where it is floating or complex, the default floating type where it is not.
@@ -66,7 +68,7 @@ def linear(
     y = lax.dot_general(x, w, ((summed, tuple(range(len(axes)))), ((), ())))
     if b is None:
         return y
-    return y + b.astype(y.dtype).reshape((1,) * (y.ndim - b.ndim) + b.shape)
+    return shared_sum(y, b.reshape((1,) * (y.ndim - b.ndim) + b.shape))
 
 
 def _on_mesh(*arrays: jax.Array) -> bool:
@@ -84,7 +86,7 @@ def bilinear(x: jax.Array, z: jax.Array, w: jax.Array, b: jax.Array | None = Non
     """
     x, w = to_compute_type(x, w)
     y = jnp.einsum("...i,ijk,...j->...k", x, w, z.astype(x.dtype))
-    return y if b is None else y + along_axis(b.astype(y.dtype), y.ndim, -1)
+    return y if b is None else shared_sum(y, along_axis(b, y.ndim, -1))
 
 
 def along_axis(vector: jax.Array, ndim: int, axis: int) -> jax.Array:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from ..core.declarations import Param
 from ..core.initialisers import Initialiser, constant
 from ..core.primitive import Primitive
-from ..functional.linear import along_axis, to_compute_type
+from ..functional.gradients import shared_product
+from ..functional.linear import to_compute_type
 from .checks import check_flags, check_rank
 
 
@@ -39,7 +40,7 @@ class PReLU(Primitive):
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """x, with its negative part scaled."""
-        x, alpha = to_compute_type(x, params["alpha"])
-        if self.per_feature:
-            alpha = along_axis(alpha, x.ndim, -1)
-        return jnp.where(x >= 0, x, alpha * x)
+        alpha = params["alpha"]
+        x, _ = to_compute_type(x, alpha)
+        shape = (1,) * (x.ndim - alpha.ndim) + alpha.shape
+        return jnp.where(x >= 0, x, shared_product(x, alpha.reshape(shape)))

@@ -16,7 +16,8 @@ from ..core.values import is_traced
 from ..functional import cache as caches
 from ..functional.attention import IMPLEMENTATIONS, attend, attention, check_types, over_heads
 from ..functional.finite import broken_rows, by_row, finite_rows
-from ..functional.linear import floating_type, linear
+from ..functional.gradients import shared_product
+from ..functional.linear import along_axis, floating_type, linear
 from ..functional.normalisation import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import (
@@ -375,7 +376,7 @@ class Attention(Primitive):
 
 
 def _normalised(a: jax.Array, scale: jax.Array) -> jax.Array:
-    return rms_norm(a) * scale.astype(a.dtype).reshape((1,) * (a.ndim - 1) + scale.shape)
+    return shared_product(rms_norm(a), along_axis(scale, a.ndim, -1))
 
 
 def _one_sequence(x: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ..core.declarations import Param, describe
 from ..core.initialisers import Initialiser, he_normal, zeros
 from ..core.primitive import Primitive
+from ..functional.gradients import shared_sum
 from ..functional.linear import to_compute_type
 from .checks import check_flags, check_rank
 from .fans import by_axes
@@ -73,11 +74,12 @@ class Einsum(Primitive):
         y = jnp.einsum(self.equation, x, w)
         if not self.bias:
             return y
-        terms, b = _terms(self.equation), params["b"].astype(y.dtype)
+        terms = _terms(self.equation)
         before, dots, after = terms.y.partition("...")
         free = [""] * (y.ndim - len(before) - len(after)) if dots else []
         sizes = zip([*before, *free, *after], y.shape, strict=True)
-        return y + b.reshape([n if letter and letter in terms.w else 1 for letter, n in sizes])
+        shape = [n if letter and letter in terms.w else 1 for letter, n in sizes]
+        return shared_sum(y, params["b"].reshape(shape))
 
     def _check_input(self, x: Any, term: str, sizes: dict[str, int]) -> None:
         before, dots, after = term.partition("...")

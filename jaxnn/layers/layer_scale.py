@@ -7,6 +7,7 @@ import jax
 from ..core.declarations import Param
 from ..core.initialisers import Initialiser, constant
 from ..core.primitive import Primitive
+from ..functional.gradients import shared_product
 from ..functional.linear import along_axis, to_compute_type
 from .checks import check_rank
 
@@ -35,5 +36,5 @@ class LayerScale(Primitive):
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """x times the factors."""
-        x, scale = to_compute_type(x, params["scale"])
-        return x * along_axis(scale, x.ndim, -1)
+        x, _ = to_compute_type(x, params["scale"])
+        return shared_product(x, along_axis(params["scale"], x.ndim, -1))

@@ -12,6 +12,7 @@ from ..core.declarations import Param, Slot
 from ..core.initialisers import Initialiser, normal, zeros
 from ..core.primitive import Primitive
 from ..core.values import is_traced
+from ..functional.gradients import shared_rows, shared_sum
 from ..functional.linear import floating_type
 from ..functional.positions import sinusoidal
 from ..functional.segments import Count, check_segments, going_on, places
@@ -68,14 +69,13 @@ class LearnedPositions(Primitive):
             self._check_last(length - 1)
             # A slice, whose gradient is no scatter.
             rows = jnp.expand_dims(params["w"][:length], tuple(range(x.ndim - 2)))
-            return _add(x, rows), {}
+            return shared_sum(x.astype(floating_type(x)), rows), {}
         positions, new = _positions(self, x, segments, state, train)
         x = x if segments is None else without_padding(x, segments)
         if not is_traced(positions) and positions.size:
             self._check_last(int(positions.max()))
         check_range(positions, self.length, f"position {{value}} is past a table of {self.length}")
-        rows = params["w"].at[positions].get(mode="fill", fill_value=jnp.nan)
-        return _add(x, rows), new
+        return _add(x, shared_rows(params["w"], positions)), new
 
     def _check_last(self, last: int) -> None:
         if last >= self.length:

@@ -24,6 +24,7 @@ from ..core.initialisers import (
 )
 from ..core.primitive import Primitive
 from ..functional.convolution import PerAxis, convolution, per_axis
+from ..functional.gradients import shared_sum
 from ..functional.linear import along_axis, floating_type, linear, wider_type
 from ..functional.recurrence import gru_step, joined, lstm_step, minimal_gated_step
 from .checks import AXES, check_activation, check_per_axis, check_positive, check_rank
@@ -94,7 +95,7 @@ class Cell(Primitive):
         """What h adds to each gate, at one step or many; linear in the parameters."""
         *first, last = jnp.split(linear(h, params["w"]), self.gates, -1)
         if "b" in params:
-            last = last + along_axis(params["b"].astype(last.dtype), last.ndim, -1)
+            last = shared_sum(last, along_axis(params["b"], last.ndim, -1))
         return (*first, last)
 
     def wide_step(self, dtype: Any, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:

@@ -11,6 +11,7 @@ from ..combine.repeat import Repeat
 from ..combine.serial import Serial
 from ..core.composite import Composite
 from ..core.declarations import describe
+from ..core.floating import widened
 from ..core.initialisers import glorot_uniform, zeros
 from ..core.layer import Layer
 from ..layers.attention import Attention
@@ -49,8 +50,10 @@ class PatchTransformer(Composite):
                 f"got {describe(x)}; resize them, or write ViT(image=...)"
             )
         x = self.patches(x)
-        token = jnp.broadcast_to(self.token().astype(x.dtype), (*x.shape[:-2], 1, x.shape[-1]))
-        x = self.positions(jnp.concatenate([token, x], -2))
+        # Joined in float32: the token's gradient is a sum over all images.
+        token = widened(self.token().astype(x.dtype))
+        token = jnp.broadcast_to(token, (*x.shape[:-2], 1, x.shape[-1]))
+        x = self.positions(jnp.concatenate([token, widened(x)], -2).astype(x.dtype))
         x = self.blocks(self.dropout(x))
         return self.head(self.norm(x[..., 0, :]))
 

@@ -56,10 +56,10 @@ def create(
         params = paths.map_with_path(lambda path, _: arrays[path], found.params)
         zero = jnp.zeros((), jnp.int32)
         opt_state = for_network(as_pytree(optimizer), net, x).init(params)
-        return TrainState(params, net.init_state(x), opt_state, zero, words)
+        return TrainState(params, net.init_state(x), opt_state, zero, paths.kept_words(key))
 
     # On the host, the key's words are the same to all processes.
-    return jax.jit(make, out_shardings=found)(np.asarray(jax.random.key_data(key)))
+    return jax.jit(make, out_shardings=found)(paths.key_words(key))
 
 
 def _groups(

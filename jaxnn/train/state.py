@@ -34,7 +34,8 @@ class TrainState(NamedTuple):
     on has the same numbers as one that never stopped.
 
     A named tuple and raw key words, uint32 (2,), because a jitted call takes these faster than a
-    dataclass and a typed key; `ts._replace(...)` gives a state with something changed.
+    dataclass and a typed key; `ts._replace(...)` gives a state with something changed. The words of
+    an `rbg` key have the shape (4,), those of an `unsafe_rbg` key (1, 4).
     """
 
     params: Any
@@ -66,7 +67,7 @@ class TrainState(NamedTuple):
             opt_state=for_network(as_pytree(optimizer), net, *inputs, **named).init(params),
             step=jnp.zeros((), jnp.int32),
             # A copy: a step takes the memory of its argument, and the caller keeps the key.
-            key=jnp.copy(jax.random.key_data(key)),
+            key=jnp.copy(paths.kept_words(key)),
         )
         return separate(ts)
 

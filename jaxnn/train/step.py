@@ -30,7 +30,7 @@ Step: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 def step_key(ts: TrainState) -> jax.Array:
     """The random key of the step that comes next."""
-    return jax.random.fold_in(paths.as_key(ts.key), ts.step)
+    return jax.random.fold_in(paths.kept_key(ts.key), ts.step)
 
 
 def remembered(make: Callable[..., Any]) -> Callable[..., Any]:

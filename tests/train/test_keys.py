@@ -1,0 +1,90 @@
+"""A key keeps its generator, from `create` through steps, checkpoints, meshes, and orders."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxnn as nn
+from jaxnn import parallel, train
+from jaxnn.core import paths
+from jaxnn.data.order import epoch_order
+from jaxnn.train.step import step_key
+
+KINDS = ["threefry2x32", "rbg", "unsafe_rbg"]
+X = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+Y = X[:, 0]
+OPTIMIZER = optax.sgd(0.1)
+NET = nn.Serial(nn.Dropout(0.5), nn.Dense(1))
+
+
+def words(key):
+    return np.asarray(jax.random.key_data(key)).tolist()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_draws_what_jax_draws_from_the_key_given(kind):
+    """Step i has `fold_in(key, i)`; the mask of dropout is drawn from it by its path."""
+    key = jax.random.key(7, impl=kind)
+    created = train.TrainState.create(NET, OPTIMIZER, key, X)
+    on_mesh = parallel.create(NET, OPTIMIZER, key, X, parallel.mesh(data=1), parallel.FSDP)
+    for ts in (created, on_mesh):
+        found = step_key(ts._replace(step=jnp.asarray(5)))
+        assert jax.random.key_impl(found) == jax.random.key_impl(key)
+        assert words(found) == words(jax.random.fold_in(key, 5))
+
+    def loss(outputs, targets):
+        return jnp.mean(outputs) + 0 * jnp.mean(targets)
+
+    before = jax.tree.map(np.asarray, created)
+    after, metrics = train.make_step(NET, loss, OPTIMIZER)(created, (X, Y))
+    assert words(step_key(after)) == words(jax.random.fold_in(key, 1))
+    mask_key = paths.fold(jax.random.fold_in(key, 0), "0")
+    kept = jax.random.bernoulli(mask_key, 0.5, X.shape)
+    expected = np.where(kept, X / 0.5, 0) @ before.params[1]["w"] + before.params[1]["b"]
+    np.testing.assert_allclose(metrics["loss"], expected.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_has_the_same_generator(kind, tmp_path):
+    """And a run by another generator of the same words is refused: its numbers would be others."""
+    task = train.Regression()
+
+    def fit(epochs, kind=kind, **options):
+        key = jax.random.key(7, impl=kind)
+        run = {"batch_size": 4, "epochs": epochs, "key": key, **options}
+        return train.fit(NET, task, OPTIMIZER, (X, Y), **run)[0]
+
+    whole = fit(2)
+    fit(1, checkpoints=train.Checkpoints(tmp_path / "run"))
+    resumed = fit(2, checkpoints=train.Checkpoints(tmp_path / "run"))
+    for a, b in zip(*map(jax.tree.leaves, (whole, resumed)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert jax.random.key_impl(step_key(resumed)) == kind
+    if kind == "unsafe_rbg":
+        with pytest.raises(ValueError, match=r"key: wanted uint32\[4\], got uint32\[1,\s?4\]"):
+            fit(3, kind="rbg", checkpoints=train.Checkpoints(tmp_path / "run"))
+
+
+def test_a_raw_key_is_of_the_default_generator():
+    """As to JAX: `jax.random.PRNGKey` gives four words by both of these."""
+    assert jax.random.key_impl(paths.as_key(np.zeros(4, np.uint32))) == "rbg"
+    for kind in ("rbg", "unsafe_rbg"):
+        with jax.default_prng_impl(kind):
+            raw = jax.random.PRNGKey(3)
+            key = paths.as_key(raw)
+            assert jax.random.key_impl(key) == kind
+            assert (
+                words(jax.random.fold_in(key, 1)) == np.asarray(jax.random.fold_in(raw, 1)).tolist()
+            )
+            ts = train.TrainState.create(NET, OPTIMIZER, raw, X)
+        assert jax.random.key_impl(step_key(ts)) == kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_order_of_an_epoch_is_that_of_the_words(kind):
+    """Whether it is given the key or its words, as a state holds them."""
+    key = jax.random.key(7, impl=kind)
+    kept = np.asarray(paths.kept_words(key))
+    np.testing.assert_array_equal(epoch_order(key, 1, 100), epoch_order(kept, 1, 100))

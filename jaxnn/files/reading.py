@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 # Levels of lists and objects in a file of JSON: the files of this package have about six.
 DEEPEST = 64
-LONGEST = 2_000  # characters of an error
+LONGEST = 8_000  # characters of an error
 MEGABYTE = 2**20
 
 
@@ -54,7 +54,7 @@ def printable(text: str, most: int | None = None, lines: bool = False) -> str:
     )
 
 
-def listed(items: Iterable[str], between: str = "; ", most: int = 12) -> str:
+def listed(items: Iterable[str], between: str = "; ", most: int = 40) -> str:
     """The first of several texts, each cut to a readable length, and how many more there are.
 
     >>> listed(["a", "b", "c"], most=2)

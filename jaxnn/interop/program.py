@@ -35,6 +35,7 @@ def pack_program(
     as an argument.
 
     >>> import jax.numpy as jnp, jaxnn as nn, tempfile
+    >>> from pathlib import Path
     >>> from jaxnn import train
     >>> net, x = nn.Serial(nn.Dense(3), jax.nn.relu), jnp.ones((1, 2))
     >>> weights = train.Weights(net.init(jax.random.key(0), x), net.init_state(x))

@@ -23,7 +23,7 @@ from ..sweep.driver import Driver, Progress
 from ..sweep.engine import answer, checked, engine, lost
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
-from ..sweep.reading import read
+from ..sweep.reading import described, read
 from ..sweep.report import prepared, untold
 from ..sweep.settings import Settings
 from ..sweep.space import Space
@@ -93,14 +93,14 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     _check_report(space_of(recipe))
     with Ledger.open(folder, write=True) as ledger:
         meta = ledger.meta
+        described(folder, meta)
         if meta["recipe"] != module_of(recipe):
             raise ValueError(
                 f"{folder} is a sweep of {meta['recipe']}: write python -m {meta['recipe']} "
                 f"resume {folder}"
             )
-        changed = [
-            name for name, now in _sources(recipe).items() if meta["sources"].get(name) != now
-        ]
+        before = meta.get("sources", {})
+        changed = [name for name, now in _sources(recipe).items() if before.get(name) != now]
         if changed and not force:
             raise ValueError(
                 f"{', '.join(changed)} changed since this sweep began: its trials would not "
@@ -130,7 +130,7 @@ def configuration_of(recipe: Recipe[Any], text: str) -> Any:
             if name == "best"
             else f"{folder} has the trials 0 .. {len(found.trials) - 1}, and no {name}"
         )
-    base = from_plain(recipe.config, dict(found.config))
+    base = from_plain(recipe.config, dict(found.config), f"{folder}: config")
     return space_of(recipe).configured(base, trial.values)
 
 

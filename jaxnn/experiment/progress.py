@@ -5,8 +5,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..files.reading import printable
 from ..train.loop import TIMINGS, Record
 
+WIDEST = 40  # characters of a name
 HIDDEN = ("step", "learning_rate", *TIMINGS[1:])
 
 
@@ -38,7 +40,7 @@ def shown(epochs: int) -> Iterator[Callable[[Record], None]]:
 
 
 def _titles(record: Record) -> list[str]:
-    names = [name.replace("_", " ") for name in record if name not in HIDDEN]
+    names = [printable(name.replace("_", " "), WIDEST) for name in record if name not in HIDDEN]
     return [name.rjust(_width(name)) for name in names]
 
 
@@ -48,7 +50,7 @@ def _row(record: Record) -> list[str]:
 
 
 def _width(name: str) -> int:
-    return max(len(name), 5 if name == "epoch" else 6)
+    return max(min(len(printable(name)), WIDEST), 5 if name == "epoch" else 6)
 
 
 def _number(name: str, number: Any) -> str:

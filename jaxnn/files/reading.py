@@ -68,7 +68,7 @@ def listed(items: Iterable[str], between: str = "; ", most: int = 40) -> str:
 def check_regular(file: str | os.PathLike[str]) -> int:
     """The size of a regular file in bytes; it is not opened.
 
-    Raises FileError for a folder, fifo, device or socket, and the system's OSError if it is missing.
+    Raises FileError for a folder, fifo, device or socket, and OSError if there is no such file.
     """
     status = os.stat(file)
     if not stat.S_ISREG(status.st_mode):
@@ -103,7 +103,7 @@ def read_bytes(file: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_json(
-    file: str | os.PathLike[str], most: int = MEGABYTE, finite: bool = True, digits: int = 18
+    file: str | os.PathLike[str], most: int = MEGABYTE, finite: bool = True, bits: int = 64
 ) -> Any:
     """The contents of a regular file as JSON.
 
@@ -111,20 +111,20 @@ def read_json(
     """
     raw = read_bytes(file, most)
     try:
-        return parse_json(raw, finite, digits)
+        return parse_json(raw, finite, bits)
     except ValueError as error:
         raise FileError(
             f"{os.fspath(file)}: is not valid JSON ({error}); restore it from a copy"
         ) from None
 
 
-def parse_json(raw: bytes | str, finite: bool = True, digits: int = 18) -> Any:
+def parse_json(raw: bytes | str, finite: bool = True, bits: int = 64) -> Any:
     """The value of a JSON text in UTF-8.
 
     Args:
         raw: the text.
         finite: whether numbers that are not finite are refused.
-        digits: of the longest whole number; with 18, each fits 64 bits.
+        bits: that each whole number has to fit, with its sign; at most 1,000.
 
     Raises ValueError for any other text, a name that an object has twice, and lists and objects in
     more than `DEEPEST` levels.
@@ -134,9 +134,10 @@ def parse_json(raw: bytes | str, finite: bool = True, digits: int = 18) -> Any:
     """
 
     def whole(text: str) -> int:
-        if len(text.lstrip("-")) > digits:
-            raise ValueError(f"a whole number has more than {digits} digits")
-        return int(text)
+        value = 1 << bits if len(text) > 310 else int(text)
+        if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
+            raise ValueError(f"the number {printable(text, 20)} has more than {bits} bits")
+        return value
 
     def number(text: str) -> float:
         value = float(text)
@@ -153,7 +154,11 @@ def parse_json(raw: bytes | str, finite: bool = True, digits: int = 18) -> Any:
     try:
         text = raw if isinstance(raw, str) else raw.decode()
         value = json.loads(
-            text, parse_int=whole, parse_float=number, parse_constant=number, object_pairs_hook=pairs
+            text,
+            parse_int=whole,
+            parse_float=number,
+            parse_constant=number,
+            object_pairs_hook=pairs,
         )
     except RecursionError:
         raise ValueError(f"it has more than {DEEPEST} levels") from None

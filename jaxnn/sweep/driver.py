@@ -53,8 +53,10 @@ class Driver:
         watch: Watch = lambda progress: None,
     ) -> None:
         meta = ledger.meta
-        self.settings: Settings = from_plain(Settings, meta["settings"])
-        base = from_plain(recipe.config, meta["config"])
+        self.settings: Settings = from_plain(
+            Settings, meta["settings"], f"{ledger.folder}: settings"
+        )
+        base = from_plain(recipe.config, meta["config"], f"{ledger.folder}: config")
         self.planner = Planner(recipe, base, self.settings, meta["traced"])
         self.ledger, self.executor, self.workers = ledger, executor, workers
         self.rounds = self.settings.rounds(self.planner.epochs)

@@ -39,7 +39,7 @@ class Score:
     @property
     def mean(self) -> float:
         """Over the seeds."""
-        return float(np.mean(self.each))
+        return mean(self.each)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Sweep:
                     if value is not None:
                         by_epoch.setdefault(epoch, []).append(value)
             whole = {e: each for e, each in by_epoch.items() if len(each) == len(seeds)}
-            found[number] = {e: float(np.mean(each)) for e, each in sorted(whole.items())}
+            found[number] = {e: mean(each) for e, each in sorted(whole.items())}
         return found
 
     def _last(self, trial: Trial) -> Score | None:
@@ -159,6 +159,13 @@ class Sweep:
     def _place(self, number: int) -> tuple[float, float, int]:
         score = self.scores[number]
         return -score.epoch, -score.mean if self.maximise else score.mean, number
+
+
+def mean(numbers: Sequence[float]) -> float:
+    """The mean of finite numbers: finite, even if their sum is not."""
+    with np.errstate(over="ignore"):
+        found = float(np.mean(numbers))
+    return found if math.isfinite(found) else float(np.sum(np.divide(numbers, len(numbers))))
 
 
 def read(ledger: History) -> Sweep:

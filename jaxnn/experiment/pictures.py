@@ -153,7 +153,7 @@ def worst_rows(
         names: of the classes, by label.
         features: of the columns of z.
     """
-    names, features, z = [*map(_shown, names)], [*map(_shown, features)], _clipped(z)
+    features, z = [*map(_shown, features)], _clipped(z)
     chosen, title = worst(y, probabilities, most=6)
     figure = _figure(2.1 * len(chosen) + 2.6, 0.17 * len(features) + 2)
     panels = np.atleast_1d(figure.subplots(1, len(chosen), sharex=True, sharey=True))
@@ -161,7 +161,7 @@ def worst_rows(
     for panel, row in zip(panels, chosen, strict=True):
         for label in np.unique(y):
             mean = z[y == label].mean(0)
-            panel.plot(mean, places, label=f"mean of the {names[label]} test examples")
+            panel.plot(mean, places, label=f"mean of the {_shown(names[label])} test examples")
         panel.scatter(z[row], places, color="black", s=12, zorder=3, label="this example")
         panel.axvline(0, color=GREY, linewidth=0.5)
         panel.set_yticks(places, features, fontsize=7)
@@ -195,7 +195,7 @@ def worst_series(
         names: of the classes, by label.
         features: of the last axis of z.
     """
-    names, features, z = [*map(_shown, names)], [*map(_shown, features)], _clipped(z)
+    features, z = [*map(_shown, features)], _clipped(z)
     chosen, title = worst(y, probabilities, most=6)
     figure = _figure(2.4 * len(chosen) + 1.2, 2.2 * len(features) + 1.4)
     grid = figure.subplots(len(features), len(chosen), sharex=True, sharey="row", squeeze=False)
@@ -203,7 +203,7 @@ def worst_series(
         row = chosen[column]
         for label in np.unique(y):
             mean = z[y == label][..., feature].mean(0)
-            panel.plot(mean, label=f"mean of the test examples of {names[label]}")
+            panel.plot(mean, label=f"mean of the test examples of {_shown(names[label])}")
         panel.plot(z[row][..., feature], color="black", linewidth=1.2, label="this example")
         _plain(panel)
         if feature == 0:
@@ -323,8 +323,9 @@ def _clipped(numbers: np.ndarray) -> np.ndarray:
 
 def _verdict(panel: Any, truth: int, probabilities: np.ndarray, names: Sequence[str]) -> None:
     guess = int(probabilities.argmax())
+    right, said, share = _shown(names[truth]), _shown(names[guess]), _percent(probabilities[guess])
     panel.set_title(
-        f"true {_shown(names[truth])}\npredicted {_shown(names[guess])} ({_percent(probabilities[guess])})",
+        f"true {right}\npredicted {said} ({share})",
         fontsize=9,
     )
 

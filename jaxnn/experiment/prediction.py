@@ -152,15 +152,15 @@ def read_inputs(file: Path, problem: Problem) -> np.ndarray:
         wanted = f"(rows, {', '.join(map(str, row))})"
         if image is not None:
             wanted += f" or (rows, {', '.join(map(str, image))})"
-        raise ValueError(f"{file} holds numbers of shape {x.shape}, wanted {wanted}")
+        raise FileError(f"{file} holds numbers of shape {x.shape}, wanted {wanted}")
     if not np.isfinite(x).all():
         bad = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(1)))
-        raise ValueError(f"{file} holds NaN or infinity in row {bad}: leave it out, or fill it in")
+        raise FileError(f"{file} holds NaN or infinity in row {bad}: leave it out, or fill it in")
     if np.issubdtype(problem.data.train.x.dtype, np.integer):
         return _tokens(file, x, problem)
     low, high = problem.data.train.x.min(), problem.data.train.x.max()
     if image is not None and (x.min() < low or x.max() > high):
-        raise ValueError(
+        raise FileError(
             f"{file} holds numbers from {x.min():g} to {x.max():g}, wanted {low:g} to {high:g} as "
             f"in {problem.data.name}: divide grey levels of 0 to 255 by 255"
         )
@@ -170,7 +170,7 @@ def read_inputs(file: Path, problem: Problem) -> np.ndarray:
 def _tokens(file: Path, x: np.ndarray, problem: Problem) -> np.ndarray:
     most = len(problem.data.class_names) - 1
     if (x != np.round(x)).any() or x.min() < 0 or x.max() > most:
-        raise ValueError(
+        raise FileError(
             f"{file} holds numbers that are no tokens, wanted whole numbers in 0 .. {most}"
         )
     return x.astype(problem.data.train.x.dtype)

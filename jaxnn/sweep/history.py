@@ -135,15 +135,13 @@ class History:
         and changes are the same.
         """
         sha256 = hashlib.sha256()
-        with self.snapshot(), explained(self.folder, _UNCHANGED):
+        with self.snapshot():
             trials = [(trial.number, trial.values, trial.status) for trial in self.trials()]
             changes = [(c.trial, c.epoch, c.values, c.source) for c in self.changes()]
             sha256.update(json.dumps([trials, changes], sort_keys=True).encode())
-            rows = self._connection.execute(
-                "SELECT * FROM results ORDER BY trial, seed, epoch, name"
-            )
-            while some := rows.fetchmany(10_000):
-                sha256.update(json.dumps(some).encode())
+            rows = self._rows("results", "iiitR", "ORDER BY trial, seed, epoch, name")
+            for begin in range(0, len(rows), 10_000):
+                sha256.update(json.dumps(rows[begin : begin + 10_000]).encode())
         return sha256.hexdigest()
 
     @contextlib.contextmanager

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files.reading import FileError
 from .dimensions import Choice, Dimension, Grid, Int, Log, Uniform
 from .faults import LedgerError, damaged
 from .history import History
@@ -224,7 +225,7 @@ def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], di
     """
     missing = [name for name in NEEDED if name not in meta]
     if missing:
-        raise ValueError(
+        raise FileError(
             f"the ledger in {folder} does not say {', '.join(map(repr, missing))}: it was "
             "not written by a sweep"
         )

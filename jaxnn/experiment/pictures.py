@@ -12,7 +12,6 @@ import numpy as np
 
 from ..files.reading import printable
 from ..page.drawing import FARTHEST, drawable
-from ..page.words import LONGEST_NAME
 from ..train.loop import TIMINGS, Record
 from .scores import of_truth_in, regression_scores
 
@@ -128,7 +127,8 @@ def worst_images(
     for panel in panels:
         panel.axis("off")
     for panel, row in zip(panels, chosen, strict=False):
-        panel.imshow(images[row], cmap="gray_r", vmin=0, vmax=max(float(images.max()), 1e-6))
+        darkest = max(drawable(float(images.max())), 1e-6)
+        panel.imshow(_clipped(images[row]), cmap="gray_r", vmin=0, vmax=darkest)
         _verdict(panel, int(y[row]), probabilities[row], names)
     figure.suptitle(f"{title}\nthe least probability for the true class first")
     return figure
@@ -313,7 +313,7 @@ def _errors(y: np.ndarray, predicted: np.ndarray) -> str:
 
 def _shown(name: str) -> str:
     """A name as matplotlib shows it: between dollar signs it would read mathematics."""
-    return printable(str(name), LONGEST_NAME).replace("$", r"\$")
+    return printable(str(name), 32).replace("$", r"\$")
 
 
 def _clipped(numbers: np.ndarray) -> np.ndarray:

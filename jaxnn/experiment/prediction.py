@@ -39,7 +39,7 @@ def load_config(recipe: Recipe[Any], folder: Path) -> Any:
         raise FileError(f"{file} is no configuration of schema {SCHEMA}, which this version reads")
     if plain.get("experiment") != recipe.name:
         other = plain.get("experiment")
-        if not isinstance(other, str) or not re.fullmatch(r"\w+", other):
+        if not isinstance(other, str) or not re.fullmatch(r"\w{1,100}", other):
             raise FileError(f"{file} is of the experiment {other!r:.80}, not of {recipe.name}")
         raise FileError(
             f"{folder} is a run of {other}, not of {recipe.name}: write "

@@ -154,8 +154,9 @@ class Sweep:
         if trial.status in BROKEN or not ends or any(value is None for _, value in ends):
             return None
         epoch = min(epoch for epoch, _ in ends)
-        each = [dict(curve)[epoch] for _, curve in sorted(seeds.items()) if curve]
-        return Score(epoch, tuple(value for value in each if value is not None))
+        each = [dict(curve).get(epoch) for _, curve in sorted(seeds.items()) if curve]
+        there = tuple(value for value in each if value is not None)
+        return Score(epoch, there) if len(there) == len(each) else None
 
     def _place(self, number: int) -> tuple[float, float, int]:
         score = self.scores[number]

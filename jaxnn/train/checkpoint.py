@@ -384,7 +384,11 @@ def _about(folder: Path) -> tuple[dict[str, Any], Progress]:
             f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
             f"{SCHEMA}"
         )
-    wrong = [name for name, kinds in ABOUT.items() if not isinstance(about.get(name), kinds)]
+    wrong = [
+        name
+        for name, kinds in ABOUT.items()
+        if name not in about or not isinstance(about[name], kinds)
+    ]
     if wrong or not all(isinstance(record, dict) for record in about["history"]):
         raise Damaged(f"progress/metadata has no valid {(wrong or ['history'])[0]!r}")
     return about, Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})

@@ -23,7 +23,7 @@ from ..sweep.driver import Driver, Progress
 from ..sweep.engine import answer, checked, engine, lost
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
-from ..sweep.reading import described, read
+from ..sweep.reading import read
 from ..sweep.report import prepared, untold
 from ..sweep.settings import Settings
 from ..sweep.space import Space
@@ -93,7 +93,7 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     _check_report(space_of(recipe))
     with Ledger.open(folder, write=True) as ledger:
         meta = ledger.meta
-        described(folder, meta)
+        read(ledger)  # which checks all that it holds
         if meta["recipe"] != module_of(recipe):
             raise ValueError(
                 f"{folder} is a sweep of {meta['recipe']}: write python -m {meta['recipe']} "

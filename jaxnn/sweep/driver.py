@@ -54,10 +54,10 @@ class Driver:
     ) -> None:
         meta = ledger.meta
         self.settings: Settings = from_plain(
-            Settings, meta["settings"], f"{ledger.folder}: settings"
+            Settings, meta.get("settings"), f"{ledger.folder}: settings"
         )
         base = from_plain(recipe.config, meta["config"], f"{ledger.folder}: config")
-        self.planner = Planner(recipe, base, self.settings, meta["traced"])
+        self.planner = Planner(recipe, base, self.settings, meta.get("traced"))
         self.ledger, self.executor, self.workers = ledger, executor, workers
         self.rounds = self.settings.rounds(self.planner.epochs)
         self.assembly = Assembly(self.planner, ledger)

@@ -47,7 +47,8 @@ def set_axis(panel: Any, which: str, dimension: Dimension, ticks: int = 6) -> No
         return
     low, high = _drawn(dimension, dimension.low), _drawn(dimension, dimension.high)
     if low == high:  # both are too far away to be drawn
-        low, high = low - 0.01 * abs(low), high + 0.01 * abs(high)
+        air = 0.01 * abs(low) or 0.01
+        low, high = low - air, high + air
     if in_log(dimension):
         scale("log")
         share = (high / low) ** 0.04

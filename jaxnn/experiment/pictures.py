@@ -161,7 +161,7 @@ def worst_rows(
     for panel, row in zip(panels, chosen, strict=True):
         for label in np.unique(y):
             mean = z[y == label].mean(0)
-            panel.plot(mean, places, label=f"mean of the {_shown(names[label])} test examples")
+            panel.plot(mean, places, label=f"mean of the {_shown(names[int(label)])} test examples")
         panel.scatter(z[row], places, color="black", s=12, zorder=3, label="this example")
         panel.axvline(0, color=GREY, linewidth=0.5)
         panel.set_yticks(places, features, fontsize=7)
@@ -203,7 +203,7 @@ def worst_series(
         row = chosen[column]
         for label in np.unique(y):
             mean = z[y == label][..., feature].mean(0)
-            panel.plot(mean, label=f"mean of the test examples of {_shown(names[label])}")
+            panel.plot(mean, label=f"mean of the test examples of {_shown(names[int(label)])}")
         panel.plot(z[row][..., feature], color="black", linewidth=1.2, label="this example")
         _plain(panel)
         if feature == 0:

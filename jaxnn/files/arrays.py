@@ -12,12 +12,13 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from .reading import FileError, open_regular, parse_json, printable
+from .reading import MEGABYTE, FileError, open_regular, parse_json, printable
 
 # Types by their names in the format. What is not listed has no array type here.
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -42,7 +43,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
         "F8_E8M0": ml_dtypes.float8_e8m0fnu,
     }.items()
 }
-LONGEST_HEADER = 100_000_000  # as in the reference implementation
+LONGEST_HEADER = 32 * MEGABYTE  # 250,000 arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class ArrayFile:
 
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
-    opened: BinaryIO
+    opened: BufferedReader
     file: str
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
@@ -75,7 +76,7 @@ class ArrayFile:
         entry = self.entries[name]
         array = np.empty(entry.shape, entry.dtype)
         self.opened.seek(entry.begin)
-        if self.opened.readinto(array.reshape(-1).view(np.uint8)) != array.nbytes:
+        if self.opened.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
             raise FileError(f"{self.file}: became shorter while it was read")
         return array
 
@@ -99,7 +100,7 @@ def open_arrays(file: str | os.PathLike[str]) -> Iterator[ArrayFile]:
         yield ArrayFile(entries, metadata, opened, os.fspath(file))
 
 
-def _header(opened: BinaryIO, size: int) -> tuple[dict[str, Entry], dict[str, str]]:
+def _header(opened: BufferedReader, size: int) -> tuple[dict[str, Entry], dict[str, str]]:
     first = opened.read(8)
     length = int.from_bytes(first, "little")
     if len(first) < 8 or length > min(size - 8, LONGEST_HEADER):

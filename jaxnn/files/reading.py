@@ -15,7 +15,8 @@ import math
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 # Levels of lists and objects in a file of JSON: the files of this package have about six.
 DEEPEST = 64
@@ -77,7 +78,7 @@ def check_regular(file: str | os.PathLike[str]) -> int:
 
 
 @contextlib.contextmanager
-def open_regular(file: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def open_regular(file: str | os.PathLike[str]) -> Iterator[BufferedReader]:
     """A regular file, open for reading bytes; raises as `check_regular` does."""
     check_regular(file)  # opening some devices has effects
     # Without O_NONBLOCK a fifo that took the file's place meanwhile would wait for a writer.
@@ -103,7 +104,11 @@ def read_bytes(file: str | os.PathLike[str], most: int) -> bytes:
 
 
 def read_json(
-    file: str | os.PathLike[str], most: int = MEGABYTE, finite: bool = True, bits: int = 64
+    file: str | os.PathLike[str],
+    most: int = MEGABYTE,
+    finite: bool = True,
+    bits: int = 64,
+    values: int = 2_000_000,
 ) -> Any:
     """The contents of a regular file as JSON.
 
@@ -111,20 +116,24 @@ def read_json(
     """
     raw = read_bytes(file, most)
     try:
-        return parse_json(raw, finite, bits)
+        return parse_json(raw, finite, bits, values)
     except ValueError as error:
         raise FileError(
             f"{os.fspath(file)}: is not valid JSON ({error}); restore it from a copy"
         ) from None
 
 
-def parse_json(raw: bytes | str, finite: bool = True, bits: int = 64) -> Any:
+def parse_json(
+    raw: bytes | str, finite: bool = True, bits: int = 64, values: int = 2_000_000
+) -> Any:
     """The value of a JSON text in UTF-8.
 
     Args:
         raw: the text.
         finite: whether numbers that are not finite are refused.
         bits: that each whole number has to fit, with its sign; at most 1,000.
+        values: the most numbers, texts, lists and objects in it: an empty list of two characters
+            takes 56 bytes of memory.
 
     Raises ValueError for any other text, a name that an object has twice, and lists and objects in
     more than `DEEPEST` levels.
@@ -153,6 +162,8 @@ def parse_json(raw: bytes | str, finite: bool = True, bits: int = 64) -> Any:
 
     try:
         text = raw if isinstance(raw, str) else raw.decode()
+        if sum(map(text.count, ",[{")) > values:
+            raise ValueError(f"it has more than {values:,} values")
         value = json.loads(
             text,
             parse_int=whole,

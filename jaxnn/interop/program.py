@@ -86,9 +86,7 @@ def load_program(file: str | os.PathLike[str]) -> Any:
             # A file that is mostly holes would be read into far more memory than it takes.
             if status.st_size > MEGABYTE and status.st_size > 8 * _stored(status):
                 raise ValueError("most of it was never written")
-            program = export.deserialize(bytearray(opened.read()))
-            program.in_tree, program.out_tree, program.in_avals, program.out_avals  # noqa: B018
-            return program
+            return export.deserialize(bytearray(opened.read()))
         except Exception as error:  # whatever the parser raises on a damaged file
             raise FileError(
                 f"{os.fspath(file)} ({status.st_size:,} bytes) is no program of jax.export, or is "

@@ -184,7 +184,7 @@ class History:
     def _plain(self, text: str, kind: type[Any] | None = None) -> Any:
         """JSON that may hold infinities and NaN; LedgerError if it is not of the kind."""
         try:
-            plain = parse_json(text, finite=False)
+            plain = parse_json(text, finite=False, values=MOST_VALUES)
         except ValueError as error:
             raise LedgerError(f"{damaged(self.folder)} ({error})") from error
         if kind is not None and not isinstance(plain, kind):
@@ -198,6 +198,7 @@ class History:
         return plain
 
 
+MOST_VALUES = 500_000  # in a text of a ledger: a cohort of 100,000 lanes has 300,000
 _UNCHANGED = "Nothing was changed"
 _KINDS = {"i": {int}, "r": {int, float}, "t": {str}}
 _KINDS |= {letter.upper(): kinds | {type(None)} for letter, kinds in _KINDS.items()}

@@ -23,7 +23,7 @@ SECONDS = 120.0  # for one statement: a million results take about two
 STEPS = 100_000  # of SQLite's machine between two looks at the clock
 # What no ledger needs. Python's sqlite3 calls the limits by SQLite's names.
 LIMITS = {
-    sqlite3.SQLITE_LIMIT_LENGTH: 64 * MEGABYTE,  # a text, or a row
+    sqlite3.SQLITE_LIMIT_LENGTH: 16 * MEGABYTE,  # a text, or a row
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
     sqlite3.SQLITE_LIMIT_COLUMN: 100,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,

@@ -245,6 +245,8 @@ def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], di
         dimensions = {str(row["name"]): dimension_of(row) for row in known["space"]}
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"{damaged(folder)} (the space is not one: {error})") from error
+    if not set(dimensions) <= set(meta.get("traced", dimensions)):
+        raise LedgerError(f"{damaged(folder)} ('traced' lacks a parameter)")
     return known, dimensions
 
 

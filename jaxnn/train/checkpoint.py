@@ -374,7 +374,9 @@ def _read(folder: Path, net: Layer, like: Any) -> tuple[TrainState, Progress]:
 def _about(folder: Path) -> tuple[dict[str, Any], Progress]:
     """What a checkpoint says of itself: the file that orbax's `JsonSave` wrote."""
     try:
-        about = read_json(folder / "progress" / "metadata", LARGEST, finite=False, bits=1000)
+        about = read_json(
+            folder / "progress" / "metadata", LARGEST, finite=False, bits=1000, values=10**8
+        )
     except (OSError, ValueError) as error:
         raise Damaged(_cause(error)) from error
     if not isinstance(about, dict):

@@ -15,6 +15,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import interop, train
+from jaxnn.command import main
 from jaxnn.command.watching import summary
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.prediction import load_config, load_watched, read_inputs
@@ -63,7 +64,7 @@ def fuzz(kind, place, raw, change, call, many, named=None):
     return found
 
 
-def weights(net=NET):
+def weights(net: nn.Layer = NET):
     return train.Weights(net.init(jax.random.key(0), X), net.init_state(X))
 
 
@@ -184,7 +185,9 @@ def test_checkpoints(tmp_path, checkpoint, many):
 def looked_at(folder, place):
     """All that `jaxnn sweep show` and `export` do."""
     with Ledger.open(folder) as ledger:
-        ledger.digest(), ledger.standing(), ledger.states()
+        ledger.digest()
+        ledger.standing()
+        ledger.states()
         sweep = read(ledger)
     text = summary(sweep)
     assert all(c.isprintable() or c == "\n" for c in text)
@@ -205,5 +208,37 @@ def test_ledgers(tmp_path, many):
         if not message and seed % 40 == 0:  # a report takes a second
             with Ledger.open(folder) as ledger:
                 page(read(ledger)).encode()
+        shutil.rmtree(folder)
+    assert refusals > many // 2
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert main(RECIPE, ["--folder", str(folder)]) == 0
+    return folder
+
+
+@many(16, 300)
+def test_a_command_prints_one_line(tmp_path, run_folder, capsys, many):
+    """Of a damaged run, `predict` and `resume` print one line that names the folder."""
+    refusals = 0
+    capsys.readouterr()
+    for seed in range(many):
+        folder = shutil.copytree(run_folder, tmp_path / str(seed))
+        rng = random.Random(seed)
+        command = ("predict", "resume")[seed % 4 == 0]
+        name = ("config.json", "weights.safetensors")[seed % 2]
+        change = mutation.json_changed if name == "config.json" else mutation.safetensors_changed
+        (folder / name).write_bytes(change((folder / name).read_bytes(), rng))
+        status = main(RECIPE, [command, str(folder)])
+        printed = capsys.readouterr()
+        assert all(c.isprintable() or c == "\n" for c in printed.out)
+        if status:
+            refusals += 1
+            assert status == 1
+            assert str(folder) in printed.err
+            assert printed.err[:-1].isprintable()
+            assert printed.err.startswith("error: ")
         shutil.rmtree(folder)
     assert refusals > many // 2

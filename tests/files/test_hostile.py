@@ -33,7 +33,7 @@ NET = nn.Dense(3)
 HUGE = 40 * 10**9  # bytes of a sparse file, which takes none on the disk
 
 
-def weights_file(file, dtype=np.float32, w=None):
+def weights_file(file, dtype: type = np.float32, w=None):
     w = np.ones((2, 3)) if w is None else w
     arrays = {"params/b": np.zeros(3, np.float32), "params/w": np.asarray(w).astype(dtype)}
     file.write_bytes(
@@ -182,6 +182,7 @@ def test_json_is_bounded():
     for text, cause in (
         ("[" * 65 + "]" * 65, "more than 64 levels"),
         ("[" * 10**6, "more than 64 levels"),
+        ("[" + "[]," * 1_500_000, "more than 2,000,000 values"),
         ('{"a": 1, "a": 2}', "a name twice"),
         ("NaN", "'?NaN'? is not a finite number"),
         ("1e999", "is not a finite number"),
@@ -279,6 +280,22 @@ def test_a_table_whose_pages_go_in_a_circle_is_refused(tmp_path):
     file.write_bytes(raw)
     with pytest.raises(LedgerError, match=r"is damaged.*2nd reference to page"):
         Ledger.open(folder)
+
+
+def test_a_ledger_of_many_values_is_refused(tmp_path):
+    folder = small_ledger(tmp_path / "sweep")
+    with sqlite3.connect(folder / "ledger.sqlite") as connection:
+        many = "[" + "[]," * 300_000 + "[]]"
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'seeds'", (many,))
+    connection.close()
+    with pytest.raises(LedgerError, match="it has more than 500,000 values"):
+        Ledger.open(folder)
+
+
+def test_a_ledger_in_a_folder_of_any_name_is_read(tmp_path):
+    for name in ("a?mode=rwc", "b#c", "%41 d", "[e]*", "f'g\"h", "ü"):
+        with Ledger.open(small_ledger(tmp_path / name)) as ledger:
+            assert len(ledger.trials()) == 3
 
 
 # A terminal.

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import operator
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -176,8 +177,8 @@ class History:
 
     def _typed(self, kinds: str, query: str, *values: Any) -> list[Any]:
         rows = self._query(query, *values)
-        for kind, column in zip(kinds, zip(*rows, strict=True), strict=bool(rows)):
-            if not set(map(type, column)) <= _KINDS[kind]:
+        for place, kind in enumerate(kinds):
+            if not set(map(type, map(operator.itemgetter(place), rows))) <= _KINDS[kind]:
                 raise LedgerError(f"{damaged(self.folder)} (a column has a value of another type)")
         return rows
 

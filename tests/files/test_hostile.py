@@ -293,8 +293,8 @@ def test_a_ledger_of_many_values_is_refused(tmp_path):
 
 
 def test_a_ledger_in_a_folder_of_any_name_is_read(tmp_path):
-    for name in ("a?mode=rwc", "b#c", "%41 d", "[e]*", "f'g\"h", "ü"):
-        with Ledger.open(small_ledger(tmp_path / name)) as ledger:
+    for place in ("a?mode=rwc", "b#c", "%41 d", "[e]*", "f'g\"h", "ü"):
+        with Ledger.open(small_ledger(tmp_path / place)) as ledger:
             assert len(ledger.trials()) == 3
 
 

@@ -20,6 +20,8 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -363,7 +365,7 @@ def _read(folder: Path, net: Layer, like: Any) -> tuple[TrainState, Progress]:
         )
     _check_arrays(folder / "state", declared)
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             found = reader.restore(folder / "state", args=ocp.args.StandardRestore(targets))
     except Exception as error:
         raise Damaged(_cause(error)) from error
@@ -402,7 +404,8 @@ def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
     from etils import epath
 
     try:
-        found = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
+        with _quiet():
+            found = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
         stored = {path: found[path] for path in declared}
         wrong = [
             path
@@ -417,6 +420,28 @@ def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
         raise Damaged(_cause(error)) from error
     if wrong:
         raise Damaged(f"{wrong[0]} is stored as {stored[wrong[0]].shape}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks of the reads that orbax leaves behind when one of several fails.
+
+    They end in an event loop that is closed, and Python prints each of them.
+    """
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            before(found)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except Exception:
+        time.sleep(0.2)  # until they have ended
+        raise
+    finally:
+        sys.unraisablehook = before
 
 
 def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:

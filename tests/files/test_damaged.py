@@ -158,8 +158,6 @@ def checkpoint(tmp_path_factory):
     return folder, net, ts
 
 
-# Orbax leaves reads behind when one of several fails.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @many(12, 400)
 def test_checkpoints(tmp_path, checkpoint, many):
     whole, net, ts = checkpoint

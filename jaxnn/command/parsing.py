@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from ..core.signatures import suggestion
 from ..experiment.program import Recipe
+from ..files.reading import printable
 from ..installation import missing
 
 
@@ -162,7 +163,7 @@ def _short(cls: type[Any]) -> str:
 
 def refuse(message: str, status: int) -> int:
     """Say on standard error what cannot be done, and return the exit status."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message, lines=True)}", file=sys.stderr)
     return status
 
 

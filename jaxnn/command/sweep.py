@@ -95,14 +95,14 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     check_library()
     with Ledger.open(folder, write=True) as ledger:
         meta = ledger.meta
+        read(ledger)  # which checks all that it holds
         if meta["recipe"] != module_of(recipe):
             raise ValueError(
                 f"{folder} is a sweep of {meta['recipe']}: write "
                 f"{resume_text(folder, meta['recipe'])}"
             )
-        changed = [
-            name for name, now in _sources(recipe).items() if meta["sources"].get(name) != now
-        ]
+        before = meta.get("sources", {})
+        changed = [name for name, now in _sources(recipe).items() if before.get(name) != now]
         if changed and not force:
             raise ValueError(
                 f"{', '.join(changed)} changed since this sweep began: its trials would not "
@@ -132,7 +132,7 @@ def configuration_of(recipe: Recipe[Any], text: str) -> Any:
             if name == "best"
             else f"{folder} has the trials 0 .. {len(found.trials) - 1}, and no {name}"
         )
-    base = from_plain(recipe.config, dict(found.config))
+    base = from_plain(recipe.config, dict(found.config), f"{folder}: config")
     return space_of(recipe).configured(base, trial.values)
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from ..core.signatures import suggestion
+from ..files.reading import LONGEST, printable
 from ..page.words import count
 from ..sweep.export import export
-from ..sweep.faults import resume_command
+from ..sweep.faults import LedgerError, damaged, resume_command
 from ..sweep.ledger import Ledger
 from ..sweep.lock import is_driven
-from ..sweep.reading import read
+from ..sweep.reading import Sweep, described, read
 from ..sweep.records import BROKEN, OPEN
 from ..sweep.report import write
 from .parsing import library, refuse
@@ -76,13 +77,21 @@ def top(folder: Path) -> None:
             print("\033[2J\033[H", end="")
         print(summary(sweep), flush=True)
         waits = sum(trial.status in OPEN for trial in sweep.trials)
-        left = int(sweep.facts["settings"]["trials"]) - len(sweep.trials)
+        left = _asked_for(sweep) - len(sweep.trials)
         if not waits and left <= 0:
             return
         if not is_driven(folder):
             print(f"nothing drives it: go on with {resume_command(folder, sweep.recipe)}")
             return
         time.sleep(PATIENCE)
+
+
+def _asked_for(sweep: Sweep) -> int:
+    """How many trials a sweep is to have."""
+    many = sweep.facts.get("settings", {}).get("trials")
+    if type(many) is not int:
+        raise LedgerError(f"{damaged(sweep.folder)} (settings.trials is {many!r:.40})")
+    return many
 
 
 def show(folder: Path, trials: int = 10) -> None:
@@ -97,7 +106,8 @@ def show(folder: Path, trials: int = 10) -> None:
     print(summary(sweep, trials))
     for trial in sweep.trials:
         if trial.status in BROKEN:
-            print(f"\ntrial {trial.number} {trial.status}: {(trial.error or '').strip()}")
+            error = printable((trial.error or "")[-LONGEST:].strip(), lines=True)
+            print(f"\ntrial {trial.number} {trial.status}: {error}")
 
 
 def report(folder: Path) -> None:
@@ -135,7 +145,7 @@ def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
         broken = [trial.number for trial in ledger.trials() if trial.status in BROKEN]
         numbers = list(trials) or broken
         ledger.retry(numbers)
-        recipe = ledger.meta["recipe"]
+        recipe = described(folder, ledger.meta)[0]["recipe"]
     if not numbers:
         print(f"no trial of {folder} failed or diverged")
     else:

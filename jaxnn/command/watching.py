@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from ..files.reading import printable
 from ..page.words import count, duration, number
 from ..sweep.driver import Progress, Watch
 from ..sweep.ledger import Ledger
@@ -42,7 +43,7 @@ def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
         "trials": f"{progress.asked - many('asked', 0)} of {progress.trials}",
         "lanes": str(progress.lanes),
         "rung": f"epoch {progress.rung}",
-        "best": f"{metric} {number(progress.best[1])} (trial {progress.best[0]})"
+        "best": f"{short_text(metric)} {number(progress.best[1])} (trial {progress.best[0]})"
         if progress.best
         else "-",
     }
@@ -63,12 +64,13 @@ def line(progress: Progress, metric: str, seeds: int) -> str:
 def table(progress: Progress, metric: str, seeds: int) -> Any:
     """A table with a column a fact."""
     from rich.table import Table
+    from rich.text import Text
 
     found = facts(progress, metric, seeds)
     drawn = Table(title="sweep")
     for title in found:
         drawn.add_column(title, no_wrap=True)
-    drawn.add_row(*found.values())
+    drawn.add_row(*map(Text, found.values()))  # a text would be read as markup
     return drawn
 
 
@@ -81,14 +83,19 @@ def finish(ledger: Ledger) -> None:
         print(f"Train the best again: {best_command(sweep)}")
 
 
+def short_text(text: str) -> str:
+    """A name for a table in a terminal."""
+    return printable(text, 60)
+
+
 def summary(sweep: Sweep, listed: int = LISTED) -> str:
     """The best trials as a table of text, and how the others ended."""
     ends = Counter(trial.status for trial in sweep.trials)
     ended = ", ".join(f"{many} {status}" for status, many in ends.items())
     names = list(dict.fromkeys(name for t in sweep.ranking[:listed] for name in t.values))
-    rows = [["trial", sweep.metric, *names]]
+    rows = [["trial", *map(short_text, (sweep.metric, *names))]]
     for trial in sweep.ranking[:listed]:
-        values = [number(trial.values[n]) if n in trial.values else "-" for n in names]
+        values = [short_text(number(trial.values[n])) if n in trial.values else "-" for n in names]
         mean = seed_mean(sweep.scores[trial.number].each)
         rows.append([str(trial.number), str(mean), *values])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -55,14 +55,14 @@ def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
         if _fits(option, plain):
             return _converted(option, plain, where)
     wanted = " or ".join(_name(option) for option in options)
-    raise ValueError(f"{where} is {plain!r}, wanted {wanted}")
+    raise ValueError(f"{where} is {plain!r:.200}, wanted {wanted}")
 
 
 def _dataclass(classes: list[Any], plain: dict[str, Any], where: str) -> Any:
     named = {cls.__name__: cls for cls in classes}
     name = plain.get("type")
-    if name not in named:
-        raise ValueError(f"{where} has type {name!r}; {suggestion(str(name), named)}")
+    if not isinstance(name, str) or name not in named:
+        raise ValueError(f"{where} has type {name!r:.80}; {suggestion(str(name), named)}")
     cls = named[str(name)]
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = [field.name for field in dataclasses.fields(cls)]
@@ -74,7 +74,11 @@ def _dataclass(classes: list[Any], plain: dict[str, Any], where: str) -> Any:
     missing = [field for field in fields if field not in plain]
     if missing:
         raise ValueError(f"{where} ({name}) lacks {', '.join(map(repr, missing))}")
-    return cls(**{f: from_plain(hints[f], plain[f], f"{where}.{f}") for f in fields})
+    values = {f: from_plain(hints[f], plain[f], f"{where}.{f}") for f in fields}
+    try:
+        return cls(**values)
+    except (ValueError, TypeError) as error:  # the class checks its own fields
+        raise ValueError(f"{where} ({name}): {error}") from error
 
 
 def _fits(kind: Any, plain: Any) -> bool:

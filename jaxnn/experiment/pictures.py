@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..files.reading import printable
 from ..installation import missing
+from ..page.drawing import FARTHEST, drawable
 from ..train.loop import TIMINGS, Record
 from .scores import of_truth_in, regression_scores
 
@@ -56,10 +58,10 @@ def learning_curves(history: Sequence[Record], units: dict[str, str] | None = No
         }
         for label, (key, colour) in curves.items():
             if key in history[0]:
-                numbers = [record[key] for record in history]
+                numbers = [drawable(record[key]) for record in history]
                 panel.plot(epochs, numbers, color=colour, marker="o", markersize=3, label=label)
         panel.set_xlabel("epoch")
-        panel.set_ylabel((units or {}).get(name, name))
+        panel.set_ylabel(_shown((units or {}).get(name, name)))
         panel.xaxis.get_major_locator().set_params(integer=True)
         if epochs[0] == epochs[-1]:
             panel.set_xticks(epochs)
@@ -76,10 +78,11 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str])
         y, predicted: labels, (rows,) integers.
         names: of the classes, by label.
     """
+    names = [*map(_shown, names)]
     counts = np.zeros((len(names), len(names)), int)
     np.add.at(counts, (y, predicted), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = max(4.2, 0.55 * len(names) + 1.2)
+    side = max(4.2, 0.55 * len(names) + 1.2) + 0.08 * max(0, max(map(len, names)) - 8)
     figure = _figure(side, side)
     panel = figure.subplots()
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -122,7 +125,8 @@ def worst_images(
     for panel in panels:
         panel.axis("off")
     for panel, row in zip(panels, chosen, strict=False):
-        panel.imshow(images[row], cmap="gray_r", vmin=0, vmax=max(float(images.max()), 1e-6))
+        darkest = max(drawable(float(images.max())), 1e-6)
+        panel.imshow(_clipped(images[row]), cmap="gray_r", vmin=0, vmax=darkest)
         _verdict(panel, int(y[row]), probabilities[row], names)
     figure.suptitle(f"{title}\nthe least probability for the true class first")
     return figure
@@ -147,6 +151,7 @@ def worst_rows(
         names: of the classes, by label.
         features: of the columns of z.
     """
+    features, z = [*map(_shown, features)], _clipped(z)
     chosen, title = worst(y, probabilities, most=6)
     figure = _figure(2.1 * len(chosen) + 2.6, 0.17 * len(features) + 2)
     panels = np.atleast_1d(figure.subplots(1, len(chosen), sharex=True, sharey=True))
@@ -154,7 +159,7 @@ def worst_rows(
     for panel, row in zip(panels, chosen, strict=True):
         for label in np.unique(y):
             mean = z[y == label].mean(0)
-            panel.plot(mean, places, label=f"mean of the {names[label]} test examples")
+            panel.plot(mean, places, label=f"mean of the {_shown(names[int(label)])} test examples")
         panel.scatter(z[row], places, color="black", s=12, zorder=3, label="this example")
         panel.axvline(0, color=GREY, linewidth=0.5)
         panel.set_yticks(places, features, fontsize=7)
@@ -188,6 +193,7 @@ def worst_series(
         names: of the classes, by label.
         features: of the last axis of z.
     """
+    features, z = [*map(_shown, features)], _clipped(z)
     chosen, title = worst(y, probabilities, most=6)
     figure = _figure(2.4 * len(chosen) + 1.2, 2.2 * len(features) + 1.4)
     grid = figure.subplots(len(features), len(chosen), sharex=True, sharey="row", squeeze=False)
@@ -195,7 +201,7 @@ def worst_series(
         row = chosen[column]
         for label in np.unique(y):
             mean = z[y == label][..., feature].mean(0)
-            panel.plot(mean, label=f"mean of the test examples of {names[label]}")
+            panel.plot(mean, label=f"mean of the test examples of {_shown(names[int(label)])}")
         panel.plot(z[row][..., feature], color="black", linewidth=1.2, label="this example")
         _plain(panel)
         if feature == 0:
@@ -236,16 +242,16 @@ def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
 
 def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
     """A dot an example: the true number across, the predicted one up; on the line is right."""
+    errors = _errors(y, predicted)
+    y, predicted = _clipped(y), _clipped(predicted)
     figure = _figure(5.2, 5.2)
     panel = figure.subplots()
     low, high = float(min(y.min(), predicted.min())), float(max(y.max(), predicted.max()))
     panel.plot([low, high], [low, high], color=GREY, linewidth=1, label="predicted = true")
     panel.scatter(y, predicted, color=BLUE, alpha=0.7, s=22, edgecolors="none")
     panel.set_aspect("equal")
-    panel.set_xlabel(f"true {quantity}")
-    panel.set_ylabel(f"predicted {quantity}")
-    scores = regression_scores(y, predicted)
-    errors = f"R² {scores['r2']:.3f}, RMSE {scores['rmse']:.1f}, MAE {scores['mae']:.1f}"
+    panel.set_xlabel(f"true {_shown(quantity)}")
+    panel.set_ylabel(f"predicted {_shown(quantity)}")
     figure.suptitle(f"Predicted and true on {len(y):,} test examples\n{errors}")
     _plain(panel)
     panel.legend(frameon=False)
@@ -254,19 +260,22 @@ def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> A
 
 def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
     """The errors by what was predicted, and how often each occurs; a trend shows what is missed."""
+    predicted, y = _clipped(predicted), _clipped(y)
     errors = predicted - y
     figure = _figure(7.6, 4.2)
     panel, side = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
     panel.scatter(predicted, errors, color=BLUE, alpha=0.7, s=22, edgecolors="none")
-    panel.set_xlabel(f"predicted {quantity}")
+    panel.set_xlabel(f"predicted {_shown(quantity)}")
     panel.set_ylabel("error: predicted - true")
     side.hist(errors, bins=20, orientation="horizontal", color=BLUE, alpha=0.7)
     side.set_xlabel("test examples")
     for one in (panel, side):
         one.axhline(0, color=GREY, linewidth=1)
         _plain(one)
-    mean, std = float(errors.mean()), float(errors.std())
-    figure.suptitle(f"Residuals: mean {mean:+.1f}, standard deviation {std:.1f}")
+    mean, std = f"{errors.mean():+.1f}", f"{errors.std():.1f}"
+    if max(len(mean), len(std)) > 12:
+        mean, std = f"{errors.mean():+.3g}", f"{errors.std():.3g}"
+    figure.suptitle(f"Residuals: mean {mean}, standard deviation {std}")
     return figure
 
 
@@ -289,10 +298,32 @@ def worst(y: np.ndarray, probabilities: np.ndarray, most: int) -> tuple[np.ndarr
     return mistakes[:most], f"The {most} worst of {many} among {len(y):,} test examples"
 
 
+def _errors(y: np.ndarray, predicted: np.ndarray) -> str:
+    """The scores of a regression for a title."""
+    with np.errstate(over="ignore"):  # a square may be infinite
+        scores = regression_scores(y, predicted)
+    rmse, mae = (
+        f"{scores[name]:.1f}" if scores[name] < 1e6 else f"{scores[name]:.3g}"
+        for name in ("rmse", "mae")
+    )
+    return f"R² {scores['r2']:.3f}, RMSE {rmse}, MAE {mae}"
+
+
+def _shown(name: str) -> str:
+    """A name as matplotlib shows it: between dollar signs it would read mathematics."""
+    return printable(str(name), 32).replace("$", r"\$")
+
+
+def _clipped(numbers: np.ndarray) -> np.ndarray:
+    """Numbers that a figure can hold, see `drawable`."""
+    return np.clip(np.asarray(numbers, np.float64), -FARTHEST, FARTHEST)
+
+
 def _verdict(panel: Any, truth: int, probabilities: np.ndarray, names: Sequence[str]) -> None:
     guess = int(probabilities.argmax())
+    right, said, share = _shown(names[truth]), _shown(names[guess]), _percent(probabilities[guess])
     panel.set_title(
-        f"true {names[truth]}\npredicted {names[guess]} ({_percent(probabilities[guess])})",
+        f"true {right}\npredicted {said} ({share})",
         fontsize=9,
     )
 

@@ -1,6 +1,7 @@
 """Predicting from a run folder: its configuration builds the network, its file fills it."""
 
-import json
+import io
+import re
 import shlex
 import warnings
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 
 from .. import train
 from ..core.signatures import suggestion
+from ..files.reading import FileError, check_regular, printable, read_bytes, read_json
 from .configuration import from_plain
 from .problem import Problem
 from .program import Program, Recipe
 from .run import SCHEMA, Watching, scores_of, scores_text
 from .scores import language_scores
 
+LARGEST = 2**30  # bytes of a file with inputs
 # How many of the test examples are printed one by one.
 SHOWN = 10
 
@@ -32,18 +35,25 @@ def load_config(recipe: Recipe[Any], folder: Path) -> Any:
         runs = [one.parent.name for one in folder.parent.glob("*/config.json")]
         hint = suggestion(folder.name, runs) if runs else "train first, which makes one"
         raise FileNotFoundError(f"{folder} is no run folder, it has no config.json; {hint}")
-    try:
-        plain = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}): restore it, or train again") from None
+    plain = read_json(file)
     if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
-        raise ValueError(f"{file} is no configuration of schema {SCHEMA}, which this version reads")
+        raise FileError(f"{file} is no configuration of schema {SCHEMA}, which this version reads")
     if plain.get("experiment") != recipe.name:
-        raise ValueError(
-            f"{folder} is a run of {plain.get('experiment')}, not of {recipe.name}: write "
-            f"python -m experiments.{plain.get('experiment')} predict {shlex.quote(str(folder))}"
+        other = plain.get("experiment")
+        if not isinstance(other, str) or not re.fullmatch(r"\w{1,100}", other):
+            raise FileError(f"{file} is of the experiment {other!r:.80}, not of {recipe.name}")
+        raise FileError(
+            f"{folder} is a run of {other}, not of {recipe.name}: write "
+            f"python -m experiments.{other} predict {shlex.quote(str(folder))}"
         )
-    return from_plain(recipe.config, plain.get("config"), f"{file}: config")
+    return _valued(recipe.config, plain.get("config"), f"{file}: config")
+
+
+def _valued(kind: Any, plain: Any, where: str) -> Any:
+    try:
+        return from_plain(kind, plain, where)
+    except ValueError as error:
+        raise FileError(str(error)) from error
 
 
 def load_watched(recipe: Recipe[Any], folder: Path) -> tuple[Any, Watching]:
@@ -57,8 +67,8 @@ def load_watched(recipe: Recipe[Any], folder: Path) -> tuple[Any, Watching]:
             f"{folder} is finished: write predict {shlex.quote(str(folder))}, or begin a run in "
             "another folder"
         )
-    plain = json.loads((folder / "config.json").read_text()).get("watching")
-    return config, from_plain(Watching, plain, f"{folder / 'config.json'}: watching")
+    file = folder / "config.json"
+    return config, _valued(Watching, read_json(file).get("watching"), f"{file}: watching")
 
 
 def load_run(recipe: Recipe[Any], folder: Path) -> tuple[Problem, Program, train.Weights]:
@@ -118,6 +128,7 @@ def table(problem: Problem, predictions: np.ndarray, y: np.ndarray | None) -> No
             columns["true"] = [names[label] for label in y]
         columns["predicted"] = [names[label] for label in predictions.argmax(1)]
         columns["probability"] = [f"{share:.3f}" for share in predictions.max(1)]
+    columns = {title: [printable(cell, 60) for cell in cells] for title, cells in columns.items()}
     widths = {title: max(map(len, (title, *cells))) for title, cells in columns.items()}
     print("  ".join(title.rjust(widths[title]) for title in columns))
     for cells in zip(*columns.values(), strict=True):
@@ -145,15 +156,15 @@ def read_inputs(file: Path, problem: Problem) -> np.ndarray:
         wanted = f"(rows, {', '.join(map(str, row))})"
         if image is not None:
             wanted += f" or (rows, {', '.join(map(str, image))})"
-        raise ValueError(f"{file} holds numbers of shape {x.shape}, wanted {wanted}")
+        raise FileError(f"{file} holds numbers of shape {x.shape}, wanted {wanted}")
     if not np.isfinite(x).all():
         bad = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(1)))
-        raise ValueError(f"{file} holds NaN or infinity in row {bad}: leave it out, or fill it in")
+        raise FileError(f"{file} holds NaN or infinity in row {bad}: leave it out, or fill it in")
     if np.issubdtype(problem.data.train.x.dtype, np.integer):
         return _tokens(file, x, problem)
     low, high = problem.data.train.x.min(), problem.data.train.x.max()
     if image is not None and (x.min() < low or x.max() > high):
-        raise ValueError(
+        raise FileError(
             f"{file} holds numbers from {x.min():g} to {x.max():g}, wanted {low:g} to {high:g} as "
             f"in {problem.data.name}: divide grey levels of 0 to 255 by 255"
         )
@@ -163,7 +174,7 @@ def read_inputs(file: Path, problem: Problem) -> np.ndarray:
 def _tokens(file: Path, x: np.ndarray, problem: Problem) -> np.ndarray:
     most = len(problem.data.class_names) - 1
     if (x != np.round(x)).any() or x.min() < 0 or x.max() > most:
-        raise ValueError(
+        raise FileError(
             f"{file} holds numbers that are no tokens, wanted whole numbers in 0 .. {most}"
         )
     return x.astype(problem.data.train.x.dtype)
@@ -174,17 +185,28 @@ def _read(file: Path) -> np.ndarray:
         raise FileNotFoundError(f"there is no file {file}")
     if file.suffix not in (".npy", ".csv"):
         raise ValueError(f"{file} is neither .npy nor .csv: write np.save('inputs.npy', x)")
+    if check_regular(file) > LARGEST:
+        raise FileError(f"{file} has more than {LARGEST:,} bytes: predict from parts of it")
     try:
         if file.suffix == ".npy":
-            return np.asarray(np.load(file, allow_pickle=False), np.float32)
+            # The shape is compared with the size of the file before anything is read.
+            table = np.lib.format.open_memmap(file, mode="r")
+            if table.dtype.kind not in "fiub":
+                raise ValueError(f"its dtype is {table.dtype}")
+            return np.array(table, np.float32)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # an empty file is refused by its shape
-            first = file.read_text().split("\n", 1)[0]
+            text = read_bytes(file, LARGEST).decode()
+            first = text.split("\n", 1)[0]
             return np.loadtxt(
-                file, np.float32, delimiter=",", ndmin=2, skiprows=int(not _numbers(first))
+                io.StringIO(text),
+                np.float32,
+                delimiter=",",
+                ndmin=2,
+                skiprows=int(not _numbers(first)),
             )
-    except (ValueError, TypeError, EOFError) as error:
-        raise ValueError(f"{file} holds no table of numbers: {error}") from None
+    except Exception as error:  # numpy raises many kinds on a damaged file
+        raise FileError(f"{file} holds no table of numbers: {error!s:.200}") from None
 
 
 def _numbers(line: str) -> bool:

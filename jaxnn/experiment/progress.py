@@ -5,9 +5,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..files.reading import printable
 from ..installation import missing
 from ..train.loop import TIMINGS, Record
 
+WIDEST = 40  # characters of a name
 HIDDEN = ("step", "learning_rate", *TIMINGS[1:])
 
 
@@ -39,7 +41,7 @@ def shown(epochs: int) -> Iterator[Callable[[Record], None]]:
 
 
 def _titles(record: Record) -> list[str]:
-    names = [name.replace("_", " ") for name in record if name not in HIDDEN]
+    names = [printable(name.replace("_", " "), WIDEST) for name in record if name not in HIDDEN]
     return [name.rjust(_width(name)) for name in names]
 
 
@@ -49,7 +51,7 @@ def _row(record: Record) -> list[str]:
 
 
 def _width(name: str) -> int:
-    return max(len(name), 5 if name == "epoch" else 6)
+    return max(min(len(printable(name)), WIDEST), 5 if name == "epoch" else 6)
 
 
 def _number(name: str, number: Any) -> str:

@@ -9,11 +9,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..files.reading import printable
 from ..page import html
 from ..page.document import document
-from ..page.drawing import BAND, BEST, CURVE, LEVELS, svg
+from ..page.drawing import BAND, BEST, CURVE, LEVELS, drawable, svg
 from ..page.ticks import linear_ticks, log_ticks, set_ticks
-from ..page.words import NONE, count, duration, escaped, flat, label, number
+from ..page.words import LONGEST_NAME, NONE, count, duration, escaped, flat, label, number
 from ..train.loop import TIMINGS, Record
 
 A_ROW = 3  # panels beside each other
@@ -193,7 +194,9 @@ def _by_path(figure: Any, records: Sequence[Record], group: str, paths: list[str
             shown += _line(panel, records, path, color=BAND, linewidth=0.8)
     for rank, path in enumerate(named):
         style = {"color": LEVELS[-1 - 2 * (rank % 3)], "linestyle": ("-", "--", ":")[rank // 3]}
-        shown += _line(panel, records, path, label=path.partition("/")[2], **style)
+        name = printable(path.partition("/")[2], LONGEST_NAME)
+        name = f" {name}" if name[:1] in ("", "_") else name  # a legend leaves these out
+        shown += _line(panel, records, path, label=name, **style)
     _finished(panel, records, label(group), shown)
     if named:
         panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -202,7 +205,7 @@ def _by_path(figure: Any, records: Sequence[Record], group: str, paths: list[str
 def _line(panel: Any, records: Sequence[Record], key: str, **style: Any) -> list[float]:
     """Draw one curve, with a gap where it is not finite; returns its finite numbers."""
     points = [(_place(record, records), record[key]) for record in records if key in record]
-    heights = [float(y) if _finite(y) else math.nan for _, y in points]
+    heights = [drawable(y) if _finite(y) else math.nan for _, y in points]
     finite = [y for y in heights if not math.isnan(y)]
     if finite:
         marker = {"marker": "o", "markersize": 3} if len(finite) < 25 else {}
@@ -293,11 +296,11 @@ def _by_epoch(records: Sequence[Record]) -> bool:
 
 
 def _place(record: Record, records: Sequence[Record]) -> float:
-    return record["epoch"] if _by_epoch(records) else record["step"]
+    return drawable(record["epoch"] if _by_epoch(records) else record["step"])
 
 
 def _finite(item: Any) -> bool:
-    return isinstance(item, int | float) and math.isfinite(item)
+    return isinstance(item, int | float) and abs(item) < math.inf  # also for a large int
 
 
 def _shown(item: Any) -> str:

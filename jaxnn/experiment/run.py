@@ -28,6 +28,7 @@ import numpy as np
 import optax
 
 from .. import inspect, train
+from ..files.reading import FileError, listed, read_json
 from ..train.loop import TIMINGS, Record
 from ..version import __version__
 from . import configuration, pictures
@@ -179,14 +180,13 @@ def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
     file = folder / "config.json"
     if (folder / "result.json").exists() or not file.is_file():
         return False
-    try:
-        there = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}): remove {folder}") from None
-    if not isinstance(there, dict) or _numbers_of(there) != _numbers_of(about):
+    there = read_json(file)
+    if not isinstance(there, dict):
+        raise FileError(f"{file} is no configuration: remove {folder}")
+    if _numbers_of(there) != _numbers_of(about):
         lines = _differences(_numbers_of(there), _numbers_of(about))
         raise FileExistsError(
-            f"{folder} holds an unfinished run of another configuration: {'; '.join(lines)}. Write "
+            f"{folder} holds an unfinished run of another configuration: {listed(lines)}. Write "
             f"resume {shlex.quote(str(folder))} to go on with it, or --folder with another place"
         )
     return True
@@ -194,12 +194,12 @@ def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
 
 def _numbers_of(about: Any) -> dict[str, Any]:
     """All that a run's numbers depend on, of what its config.json says."""
-    watching = about.get("watching") or {}
+    watching = about.get("watching")
     return {
         "schema": about.get("schema"),
         "experiment": about.get("experiment"),
         "config": about.get("config"),
-        "patience": watching.get("patience"),
+        "patience": watching.get("patience") if isinstance(watching, dict) else None,
     }
 
 
@@ -210,7 +210,7 @@ def _differences(there: Any, here: Any, path: str = "") -> list[str]:
             below = f"{path}.{name}" if path else name
             lines += _differences(there.get(name), here.get(name), below)
         return lines
-    return [] if there == here else [f"{path} is {there!r} there, {here!r} here"]
+    return [] if there == here else [f"{path} is {there!r:.200} there, {here!r:.200} here"]
 
 
 def _checkpoints(folder: Path) -> bool:

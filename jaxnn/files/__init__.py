@@ -1,1 +1,1 @@
-"""Files that are whole or not there, and the lock that one process has on a folder."""
+"""Files that are whole or not there, the reading of damaged ones, and the lock on a folder."""

@@ -32,6 +32,7 @@ class Lock:
     """
 
     def __init__(self, file: Path, busy: str) -> None:
+        _check(file)
         # Nothing else in this process may open the file: when it closes it, POSIX gives back all
         # locks that the process has on it.
         self._connection = sqlite3.connect(file, timeout=0, isolation_level=None)
@@ -49,12 +50,12 @@ class Lock:
     @staticmethod
     def held(file: Path) -> bool:
         """Whether another process holds the lock."""
-        if not file.exists():
+        if not file.is_file():
             return False
         connection = sqlite3.connect(file, timeout=0)
         try:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError as error:
+            connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.DatabaseError as error:
             return code(error) == sqlite3.SQLITE_BUSY
         finally:
             connection.close()
@@ -74,6 +75,12 @@ class Lock:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check(file: Path) -> None:
+    """Raise NoLock for what SQLite would wait for, such as a fifo."""
+    if file.exists() and not file.is_file():
+        raise NoLock(f"{file} is no lock: remove it")
 
 
 def code(error: sqlite3.Error) -> int:

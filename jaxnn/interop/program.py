@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from ..core.declarations import is_array
 from ..core.layer import Layer
+from ..files.reading import MEGABYTE, FileError, open_regular
 from ..installation import missing
 from ..train.evaluation import Trained
 
@@ -36,6 +36,7 @@ def pack_program(
     as an argument.
 
     >>> import jax.numpy as jnp, jaxnn as nn, tempfile
+    >>> from pathlib import Path
     >>> from jaxnn import train
     >>> net, x = nn.Serial(nn.Dense(3), jax.nn.relu), jnp.ones((1, 2))
     >>> weights = train.Weights(net.init(jax.random.key(0), x), net.init_state(x))
@@ -80,14 +81,24 @@ def load_program(file: str | os.PathLike[str]) -> Any:
     FileNotFoundError where there is none.
     """
     export = _library()
-    data = Path(file).read_bytes()
-    try:
-        return export.deserialize(bytearray(data))
-    except Exception as error:
-        raise ValueError(
-            f"{file} ({len(data):,} bytes) is no program of jax.export, or is truncated: "
-            f"{error!r:.200}. Write Path(file).write_bytes(interop.pack_program(net, ts, x))"
-        ) from None
+    with open_regular(file) as opened:
+        status = os.fstat(opened.fileno())
+        try:
+            # A file that is mostly holes would be read into far more memory than it takes.
+            if status.st_size > MEGABYTE and status.st_size > 8 * _stored(status):
+                raise ValueError("most of it was never written")
+            return export.deserialize(bytearray(opened.read()))
+        except Exception as error:  # whatever the parser raises on a damaged file
+            raise FileError(
+                f"{os.fspath(file)} ({status.st_size:,} bytes) is no program of jax.export, or is "
+                f"truncated: {error!r:.200}. Write Path(file).write_bytes("
+                "interop.pack_program(net, ts, x))"
+            ) from None
+
+
+def _stored(status: os.stat_result) -> int:
+    """The bytes that a file takes on the disk; its size if the system does not report them."""
+    return 512 * status.st_blocks if hasattr(status, "st_blocks") else status.st_size
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:

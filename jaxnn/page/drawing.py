@@ -5,6 +5,7 @@ light and in dark. In the drawing they are placeholders, replaced by CSS variabl
 """
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ COLOURS = (
 INK, SOFT, LINE, PAPER, BEST, BAND, CURVE, BAD, *LEVELS = (
     f"#fe{index:02x}01" for index in range(len(COLOURS))
 )
+FARTHEST = 1e100
 WIDTH = 9.6  # inches across the page
 SETTINGS = {
     "svg.fonttype": "none",
@@ -77,6 +79,18 @@ def without_library() -> ImportError:
     return missing("the report is drawn by", "matplotlib", "sweep")
 
 
+def drawable(value: Any) -> float:
+    """A number that a figure can hold: NaN if it is not finite, and at most `FARTHEST`.
+
+    Beyond it, and within its inverse of 0, what matplotlib computes overflows.
+
+    >>> drawable(0.5), drawable(1e308), drawable(5e-324), drawable(float("inf"))
+    (0.5, 1e+100, 0.0, nan)
+    """
+    value = min(max(value, -FARTHEST), FARTHEST) if abs(value) < math.inf else math.nan
+    return 0.0 if abs(value) < 1 / FARTHEST else float(value)
+
+
 def library() -> Any:
     """Matplotlib; raises `without_library()` if it is not installed."""
     try:
@@ -97,15 +111,22 @@ def themed(drawn: str, key: str, label: str) -> str:
     view = re.search(r'viewBox="[^"]*"', body)
     opening = f'<svg role="img" aria-label="{escaped(label)}" {view.group() if view else ""}>'
     body = opening + body[body.index(">") + 1 :]
-    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"-?\d+\.\d{2,}", _tenth, tag.group()), body)
-    body = re.sub(r"\s*\n\s*", "\n", body)
-    body = re.sub(r'M (\S+) (\S+)\s+L \1 \2(?=[\s"])', r"M\1 \2h0", body)  # a dot
-    body = re.sub(r"\n(?=[MLQCz\"])", "", body).replace("> <", "><").replace("\n", " ")
-    body = re.sub(r' id="(?![mpC][0-9a-f]{6,}")[^"]*"', "", body)
-    body = re.sub(r'( id="|href="#|url\(#)([mpC][0-9a-f]{6,})', rf"\1{key}-\2", body)
-    body = body.replace("xlink:href", "href").replace("; stroke-linejoin: miter", "")
-    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
-    return re.sub(r"#fe([0-9a-f]{2})01", lambda m: f"var(--{COLOURS[int(m[1], 16)]})", body)
+    body = re.sub(r">\s+<", "><", body)
+    # Only tags are changed: a text may look like a colour, a path or an attribute.
+    return re.sub(r"<[^>]*>", lambda tag: _tag(tag.group(), key), body)
+
+
+def _tag(tag: str, key: str) -> str:
+    if tag.startswith("<svg"):
+        return tag
+    tag = re.sub(r"\s*\n\s*", "\n", re.sub(r"-?\d+\.\d{2,}", _tenth, tag))
+    tag = re.sub(r'M (\S+) (\S+)\s+L \1 \2(?=[\s"])', r"M\1 \2h0", tag)  # a dot
+    tag = re.sub(r"\n(?=[MLQCz\"])", "", tag).replace("\n", " ")
+    tag = re.sub(r' id="(?![mpC][0-9a-f]{6,})[^"]*"', "", tag)
+    tag = re.sub(r'( id="|href="#|url\(#)([mpC][0-9a-f]{6,})', rf"\1{key}-\2", tag)
+    tag = tag.replace("xlink:href", "href").replace("; stroke-linejoin: miter", "")
+    tag = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", tag)
+    return re.sub(r"#fe([0-9a-f]{2})01", lambda m: f"var(--{COLOURS[int(m[1], 16)]})", tag)
 
 
 def dots(

@@ -25,7 +25,9 @@ def linear_ticks(low: float, high: float, most: int = 6, whole: bool = False) ->
 
     slack = 1e-9 * (high - low)
     found = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)
-    return [round(float(v), 12) for v in found if low - slack <= v <= high + slack]
+    size = max(abs(low), abs(high), high - low)
+    digits = 12 - math.floor(math.log10(size)) if size else 12
+    return [round(float(v), digits) for v in found if low - slack <= v <= high + slack]
 
 
 def log_ticks(low: float, high: float, most: int = 6) -> list[float]:

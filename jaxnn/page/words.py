@@ -5,6 +5,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..files.reading import printable
+
+LONGEST_NAME = 80  # characters of a name in a figure or a table
 NONE = "\N{EN DASH}"  # where there is no value
 
 
@@ -15,7 +18,7 @@ def number(value: Any, digits: int = 4) -> str:
     ['1.234e-4', '0.25', '1.235e6', '3', 'True', 'None', 'relu', 'nan']
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
+        return printable(str(value), LONGEST_NAME)
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if value == 0 or not math.isfinite(value):
@@ -34,6 +37,8 @@ def duration(seconds: float) -> str:
     >>> [duration(s) for s in (0.0123, 2.345, 75, 3725)]
     ['12 ms', '2.3 s', '1 min 15 s', '1 h 02 min']
     """
+    if not abs(seconds) < 1e9:
+        return f"{number(seconds)} s"
     if 0 < seconds < 1:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 60:
@@ -55,7 +60,7 @@ def count(many: int, noun: str) -> str:
 
 def label(metric: str) -> str:
     """A metric's name as words: `validation_accuracy` is validation accuracy."""
-    return metric.replace("_", " ")
+    return printable(metric.replace("_", " "), LONGEST_NAME)
 
 
 def short(name: str) -> str:
@@ -75,13 +80,14 @@ def shorts(names: Any) -> dict[str, str]:
     """
     ends = [short(name) for name in names]
     return {
-        name: end if ends.count(end) == 1 else name for name, end in zip(names, ends, strict=True)
+        name: printable(end if ends.count(end) == 1 else name, LONGEST_NAME)
+        for name, end in zip(names, ends, strict=True)
     }
 
 
 def escaped(text: Any) -> str:
-    """A text as HTML that shows it."""
-    return html.escape(str(text))
+    """A text as HTML that shows it, whatever its characters."""
+    return html.escape(printable(str(text), lines=True))
 
 
 def flat(plain: Any, path: str = "") -> list[tuple[str, Any]]:

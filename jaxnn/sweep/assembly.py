@@ -5,6 +5,7 @@ sweep was stopped, and a lane has the same neighbours.
 """
 
 import dataclasses
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,10 +13,18 @@ import numpy as np
 
 from . import lanes
 from .cohort import Way, Work
+from .compiled import By
+from .faults import LedgerError, damaged
 from .ledger import Ledger
 from .plan import Grouped, Member, Planner
-from .records import Trial
+from .records import Group, Trial
 from .space import Values
+
+
+def _runs(group: Group) -> bool:
+    """Whether a group says how its lanes run."""
+    numbers = group.lanes, group.devices, group.probe.get("cohort")
+    return group.way in typing.get_args(By) and all(type(one) is int and one > 0 for one in numbers)
 
 
 class Lane(NamedTuple):
@@ -48,11 +57,14 @@ class Assembly:
     def group(self, name: str) -> Grouped:
         """How the group of that name runs."""
         if name not in self._groups:
-            group = next(group for group in self.ledger.groups() if group.name == name)
+            found = [group for group in self.ledger.groups() if group.name == name]
             trial = next(trial for trial in self.ledger.trials() if trial.group == name)
             member = self.member(trial)
+            if not found or not _runs(found[0]):
+                raise LedgerError(f"{damaged(self.ledger.folder)} (its group {name!r} cannot run)")
+            (group,) = found
             way = Way(group.way, group.lanes, group.devices)  # type: ignore[arg-type]
-            cohort = int(group.probe["cohort"])
+            cohort = group.probe["cohort"]
             self._groups[name] = Grouped(member.structure, member.epochs, way, cohort)
         return self._groups[name]
 
@@ -109,7 +121,13 @@ class Assembly:
         kept = self.ledger.states()
         places: dict[int, list[tuple[int, int]]] = {}
         for index, lane in enumerate(part):
-            cohort, place = kept[(source.get(lane.trial, lane.trial), lane.seed, epoch)]
+            key = (source.get(lane.trial, lane.trial), lane.seed, epoch)
+            if key not in kept:
+                raise LedgerError(
+                    f"{damaged(self.ledger.folder)} (trial {key[0]} has no state after epoch "
+                    f"{epoch})"
+                )
+            cohort, place = kept[key]
             places.setdefault(cohort, []).append((place, index))
         pieces = [
             (self.ledger.lanes(cohort), [place for place, _ in each])

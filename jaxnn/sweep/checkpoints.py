@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from ..files.reading import FileError, open_regular
 from .faults import LedgerError
 
 FOLDER = "lanes"
@@ -58,19 +59,22 @@ def read(folder: Path, cohort: int, sha256: str) -> bytes:
     """
     file = folder / name(cohort)
     try:
-        contents = file.read_bytes()
-    except OSError as error:
+        with open_regular(file) as opened:
+            # Another file may be too large for the memory, so it is read twice.
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+            opened.seek(0)
+            if found == sha256:
+                return opened.read()
+    except (OSError, FileError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
         raise LedgerError(
-            f"{file} cannot be read ({error.strerror}), and the lanes of cohort {cohort} go on "
+            f"{file} cannot be read ({cause}), and the lanes of cohort {cohort} go on "
             "from it: put back a copy of it"
         ) from error
-    found = hashlib.sha256(contents).hexdigest()
-    if found != sha256:
-        raise LedgerError(
-            f"{file} is damaged, and the lanes of cohort {cohort} go on from it: its SHA-256 is "
-            f"{found[:12]}..., wanted {sha256[:12]}...; put back a copy of it"
-        )
-    return contents
+    raise LedgerError(
+        f"{file} is damaged, and the lanes of cohort {cohort} go on from it: its SHA-256 is "
+        f"{found[:12]}..., wanted {sha256[:12]}...; put back a copy of it"
+    )
 
 
 def remove(folder: Path, cohorts: Collection[int]) -> None:

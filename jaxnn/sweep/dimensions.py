@@ -41,8 +41,10 @@ class Uniform:
 
     def unit(self, value: float, within: float = 0.5) -> float:
         """Where on the unit line the value is."""
-        half = value / 2 - self.low / 2  # of halves, so that no difference overflows
-        return min(max(half / (self.high / 2 - self.low / 2), 0.0), 1.0)
+        low, high = self.low, self.high
+        if abs(low) > 1 or abs(high) > 1:  # of halves, so that no difference overflows
+            low, high, value = low / 2, high / 2, value / 2
+        return min(max((value - low) / (high - low), 0.0), 1.0)
 
     def grid(self, points: int) -> list[Scalar]:
         """Both ends and what lies evenly between; the middle for one point."""

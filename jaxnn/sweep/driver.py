@@ -54,9 +54,11 @@ class Driver:
         watch: Watch = lambda progress: None,
     ) -> None:
         meta = ledger.meta
-        self.settings: Settings = from_plain(Settings, meta["settings"])
-        base = from_plain(recipe.config, meta["config"])
-        self.planner = Planner(recipe, base, self.settings, meta["traced"])
+        self.settings: Settings = from_plain(
+            Settings, meta.get("settings"), f"{ledger.folder}: settings"
+        )
+        base = from_plain(recipe.config, meta["config"], f"{ledger.folder}: config")
+        self.planner = Planner(recipe, base, self.settings, meta.get("traced"))
         now = self.planner.metric, self.planner.maximise
         recorded = meta["metric"], meta["maximise"]
         if now != recorded:

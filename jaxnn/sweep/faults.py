@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..files.lock import code
+from ..files.reading import LONGEST, printable
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class LedgerError(OSError):
     """A sweep's folder cannot be written, read, or used for this. The message says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message, LONGEST))  # it may quote what the ledger holds
 
 
 def resume_command(folder: Path, recipe: object) -> str:
@@ -58,6 +62,8 @@ def _of_sqlite(folder: Path, error: sqlite3.Error) -> str:
         return f"{folder} cannot be written ({error})"
     if kind == sqlite3.SQLITE_BUSY:
         return f"another process holds the ledger in {folder} ({error})"
+    if kind == sqlite3.SQLITE_INTERRUPT:
+        return f"{damaged(folder)} (a statement took too long)"
     return f"the ledger in {folder} cannot be used ({error})"
 
 

@@ -4,14 +4,16 @@ import contextlib
 import hashlib
 import json
 import math
+import operator
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import checkpoints
+from ..files.reading import parse_json
+from . import checkpoints, opening
 from .faults import LedgerError, damaged, explained
-from .records import Change, Cohort, Group, Result, Trial
+from .records import STATUSES, Change, Cohort, Group, Result, Trial, Values
 
 
 class History:
@@ -24,21 +26,26 @@ class History:
     @property
     def meta(self) -> dict[str, Any]:
         """What all trials have in common."""
-        return {name: self._plain(text) for name, text in self._query("SELECT * FROM meta")}
+        return {name: self._plain(text) for name, text in self._rows("meta", "tt", "")}
 
     def groups(self) -> list[Group]:
         """The groups, in the order in which they came."""
-        rows = self._query("SELECT * FROM groups ORDER BY rowid")
         return [
-            Group(name, self._plain(static), way, lanes, devices, self._plain(probe), seconds)
-            for name, static, way, lanes, devices, probe, seconds in rows
+            Group(name, self._plain(static, dict), way, lanes, devices, self._plain(probe, dict), s)
+            for name, static, way, lanes, devices, probe, s in self._rows(
+                "groups", "tttiitr", "ORDER BY rowid"
+            )
         ]
 
     def trials(self) -> list[Trial]:
         """All trials, in the order of their numbers."""
-        rows = self._query("SELECT * FROM trials ORDER BY number")
+        rows = self._rows("trials", "iiitTtIT", "ORDER BY number")
+        if [row[0] for row in rows] != list(range(len(rows))):
+            raise LedgerError(f"{damaged(self.folder)} (a trial is missing)")
+        if not {row[5] for row in rows} <= set(STATUSES):
+            raise LedgerError(f"{damaged(self.folder)} (a trial has another status)")
         return [
-            Trial(number, round, bracket, self._plain(values), *rest)
+            Trial(number, round, bracket, self._scalars(values), *rest)
             for number, round, bracket, values, *rest in rows
         ]
 
@@ -46,9 +53,9 @@ class History:
         """All results, or those of one name, by trial, seed, epoch and name; NaN where it was."""
         order = "ORDER BY trial, seed, epoch, name"
         if name is None:
-            rows = self._query(f"SELECT * FROM results {order}")
+            rows = self._rows("results", "iiitR", order)
         else:
-            rows = self._query(f"SELECT * FROM results WHERE name = ? {order}", name)
+            rows = self._rows("results", "iiitR", f"WHERE name = ? {order}", name)
         return [
             Result(trial, seed, epoch, key, math.nan if value is None else value)
             for trial, seed, epoch, key, value in rows
@@ -57,47 +64,56 @@ class History:
     def curves(self, trial: int, name: str) -> dict[int, list[tuple[int, float]]]:
         """One number of a trial over its epochs: (epoch, value) pairs by seed."""
         found: dict[int, list[tuple[int, float]]] = {}
-        for seed, epoch, value in self._query(
-            "SELECT seed, epoch, value FROM results WHERE trial = ? AND name = ? "
-            "ORDER BY seed, epoch",
-            trial,
-            name,
-        ):
+        which = "WHERE trial = ? AND name = ? ORDER BY seed, epoch"
+        for _, seed, epoch, _, value in self._rows("results", "iiitR", which, trial, name):
             found.setdefault(seed, []).append((epoch, math.nan if value is None else value))
         return found
 
     def cohorts(self) -> list[Cohort]:
         """The cohorts that ran, in the order in which they were committed."""
-        return [
-            Cohort(
-                *run,
-                lanes=tuple((trial, seed) for trial, seed in self._plain(lanes)),
+        return [self._cohort(row) for row in self._rows("cohorts", "itiiitrrTr", "ORDER BY id")]
+
+    def _cohort(self, row: Sequence[Any]) -> Cohort:
+        key, group, rung, first, last, text, seconds, compile_seconds, sha256, finished = row
+        lanes = self._plain(text, list)
+        if not all(isinstance(one, list) and [*map(type, one)] == [int, int] for one in lanes):
+            raise LedgerError(f"{damaged(self.folder)} (cohort {key} has lanes of another form)")
+        try:
+            return Cohort(
+                group,
+                rung,
+                first,
+                last,
+                lanes=tuple((trial, seed) for trial, seed in lanes),
                 seconds=seconds,
                 compile_seconds=compile_seconds,
                 id=key,
                 checkpoint=None if sha256 is None else checkpoints.name(key),
                 finished=finished,
             )
-            for key, *run, lanes, seconds, compile_seconds, sha256, finished in self._query(
-                "SELECT * FROM cohorts ORDER BY id"
-            )
-        ]
+        except ValueError as error:
+            raise LedgerError(f"{damaged(self.folder)} ({error})") from error
 
     def changes(self) -> list[Change]:
         """The changes of population-based training, by epoch and trial."""
-        rows = self._query("SELECT * FROM changes ORDER BY epoch, trial")
-        return [Change(trial, epoch, self._plain(v), source) for trial, epoch, v, source in rows]
+        return [
+            Change(trial, epoch, self._scalars(values), source)
+            for trial, epoch, values, source in self._rows(
+                "changes", "iiti", "ORDER BY epoch, trial"
+            )
+        ]
 
     def standing(self) -> dict[tuple[int, int], int]:
         """How many epochs each (trial, seed) that has run has behind it."""
-        rows = self._query("SELECT trial, seed, max(epoch) FROM lanes GROUP BY trial, seed")
+        rows = self._typed("iii", "SELECT trial, seed, max(epoch) FROM lanes GROUP BY trial, seed")
         return {(trial, seed): epoch for trial, seed, epoch in rows}
 
     def states(self) -> dict[tuple[int, int, int], tuple[int, int]]:
         """Where states are kept: by (trial, seed, epoch) the cohort and the place in its lanes."""
-        rows = self._query(
+        rows = self._typed(
+            "iiiii",
             "SELECT trial, seed, epoch, cohort, place FROM lanes JOIN cohorts ON cohort = id "
-            "WHERE checkpoint IS NOT NULL"
+            "WHERE checkpoint IS NOT NULL",
         )
         return {(trial, seed, epoch): (key, place) for trial, seed, epoch, key, place in rows}
 
@@ -106,7 +122,7 @@ class History:
 
         Raises LedgerError, naming the file, where it is missing or damaged.
         """
-        rows = self._query("SELECT checkpoint FROM cohorts WHERE id = ?", cohort)
+        rows = self._typed("T", "SELECT checkpoint FROM cohorts WHERE id = ?", cohort)
         if not rows:
             raise ValueError(f"no cohort {cohort!r} in the ledger")
         if rows[0][0] is None:
@@ -120,15 +136,13 @@ class History:
         and changes are the same.
         """
         sha256 = hashlib.sha256()
-        with self.snapshot(), explained(self.folder, _UNCHANGED):
+        with self.snapshot():
             trials = [(trial.number, trial.values, trial.status) for trial in self.trials()]
             changes = [(c.trial, c.epoch, c.values, c.source) for c in self.changes()]
             sha256.update(json.dumps([trials, changes], sort_keys=True).encode())
-            rows = self._connection.execute(
-                "SELECT * FROM results ORDER BY trial, seed, epoch, name"
-            )
-            while some := rows.fetchmany(10_000):
-                sha256.update(json.dumps(some).encode())
+            rows = self._rows("results", "iiitR", "ORDER BY trial, seed, epoch, name")
+            for begin in range(0, len(rows), 10_000):
+                sha256.update(json.dumps(rows[begin : begin + 10_000]).encode())
         return sha256.hexdigest()
 
     @contextlib.contextmanager
@@ -144,14 +158,48 @@ class History:
             self._query("ROLLBACK")  # nothing was written
 
     def _query(self, query: str, *values: Any) -> list[Any]:
-        with explained(self.folder, _UNCHANGED):
+        with explained(self.folder, _UNCHANGED), opening.patience(self._connection):
             return self._connection.execute(query, values).fetchall()
 
-    def _plain(self, text: str) -> Any:
+    def _rows(self, table: str, kinds: str, rest: str, *values: Any) -> list[Any]:
+        """Whole rows of a table; LedgerError if a column is not of its kinds.
+
+        SQLite keeps a value of any type in any column.
+
+        Args:
+            table: its name.
+            kinds: a letter a column: i for whole numbers, r for numbers, t for texts; a capital if
+                there may be none.
+            rest: of the query.
+            values: of the query.
+        """
+        return self._typed(kinds, f"SELECT * FROM {table} {rest}", *values)
+
+    def _typed(self, kinds: str, query: str, *values: Any) -> list[Any]:
+        rows = self._query(query, *values)
+        for place, kind in enumerate(kinds):
+            if not set(map(type, map(operator.itemgetter(place), rows))) <= _KINDS[kind]:
+                raise LedgerError(f"{damaged(self.folder)} (a column has a value of another type)")
+        return rows
+
+    def _plain(self, text: str, kind: type[Any] | None = None) -> Any:
+        """JSON that may hold infinities and NaN; LedgerError if it is not of the kind."""
         try:
-            return json.loads(text)
+            plain = parse_json(text, finite=False, values=MOST_VALUES)
         except ValueError as error:
             raise LedgerError(f"{damaged(self.folder)} ({error})") from error
+        if kind is not None and not isinstance(plain, kind):
+            raise LedgerError(f"{damaged(self.folder)} ({text:.40} is not a {kind.__name__})")
+        return plain
+
+    def _scalars(self, text: str) -> Values:
+        plain = self._plain(text, dict)
+        if not all(isinstance(one, float | int | str | bool | None) for one in plain.values()):
+            raise LedgerError(f"{damaged(self.folder)} ({text:.40} are not values of a trial)")
+        return plain
 
 
+MOST_VALUES = 500_000  # in a text of a ledger: a cohort of 100,000 lanes has 300,000
 _UNCHANGED = "Nothing was changed"
+_KINDS = {"i": {int}, "r": {int, float}, "t": {str}}
+_KINDS |= {letter.upper(): kinds | {type(None)} for letter, kinds in _KINDS.items()}

@@ -4,14 +4,16 @@ import contextlib
 import os
 import shlex
 import sqlite3
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..files.lock import code
+from ..files.reading import MEGABYTE, FileError, check_regular
 from ..installation import upgrade
 from . import lock
 from .checkpoints import sync_folder
-from .faults import LedgerError
+from .faults import LedgerError, damaged
 from .tables import TABLES
 
 FILE = "ledger.sqlite"
@@ -19,6 +21,15 @@ APPLICATION = 0x6A786E6E  # "jxnn": what the file says that it is
 SCHEMA = 1
 WAIT = 10.0  # seconds for another connection, which holds the file for milliseconds at most
 NEW = ".new"
+SECONDS = 120.0  # for one statement: a million results take about two
+STEPS = 100_000  # of SQLite's machine between two looks at the clock
+# What no ledger needs. Python's sqlite3 calls the limits by SQLite's names.
+LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: 16 * MEGABYTE,  # a text, or a row
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
+    sqlite3.SQLITE_LIMIT_COLUMN: 100,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+}
 
 
 def make(folder: Path, meta: Mapping[str, str]) -> None:
@@ -74,14 +85,39 @@ def foreign(folder: Path) -> list[str]:
 
 
 def _checked(file: Path, mode: str) -> sqlite3.Connection:
+    for ending in ("", "-wal", "-shm", "-journal"):  # SQLite would wait for a fifo
+        try:
+            check_regular(f"{file}{ending}")
+        except FileNotFoundError:
+            continue
+        except FileError as error:
+            raise LedgerError(f"{error}; look at the path") from None
     uri = f"{file.absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=WAIT, isolation_level=None)
     try:
-        _check(connection, file)
+        for limit, most in LIMITS.items():
+            connection.setlimit(limit, most)
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
+        with patience(connection):
+            _check(connection, file)
+            _check_schema(connection, file)
+            _check_pages(connection, file)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+@contextlib.contextmanager
+def patience(connection: sqlite3.Connection) -> Iterator[None]:
+    """Interrupt a statement inside that takes longer than a whole ledger would."""
+    end = time.monotonic() + SECONDS
+    connection.set_progress_handler(lambda: time.monotonic() > end, STEPS)
+    try:
+        yield
+    finally:
+        connection.set_progress_handler(None, 0)
 
 
 def _check(connection: sqlite3.Connection, file: Path) -> None:
@@ -101,6 +137,39 @@ def _check(connection: sqlite3.Connection, file: Path) -> None:
             f"{file} was written by a newer jaxnn (its schema is {schema}, this one knows "
             f"{SCHEMA}): write {upgrade()}"
         )
+
+
+def _check_schema(connection: sqlite3.Connection, file: Path) -> None:
+    """Raise LedgerError unless the tables are those that `make` makes, without triggers.
+
+    A view in the place of a table may compute for ever, and a trigger may change other tables.
+    """
+    ours = {_words(text) for text in TABLES}
+    names = {text.split()[2] for text in ours if text.startswith("CREATE TABLE")}
+    found = set()
+    query = "SELECT type, tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL"
+    for kind, table, text in connection.execute(query):
+        words = _words(str(text))
+        found.add(words)
+        if kind == "trigger" or (str(table).lower() in names and words not in ours):
+            raise LedgerError(f"{damaged(file.parent)} (it has a {kind} of another make)")
+    if ours - found:
+        raise LedgerError(f"{damaged(file.parent)} (a table is missing, or of another make)")
+
+
+def _check_pages(connection: sqlite3.Connection, file: Path) -> None:
+    """Raise LedgerError if pages are used twice or broken: then a table could have no end.
+
+    What passes has no more rows and texts than the file has room for.
+    """
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise LedgerError(f"{damaged(file.parent)} ({str(found).splitlines()[-1]})")
+
+
+def _words(text: str) -> str:
+    """A statement with single blanks, to compare it."""
+    return " ".join(text.split())
 
 
 def _remove(new: Path) -> None:

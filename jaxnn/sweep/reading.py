@@ -14,14 +14,17 @@ that every reader asks: what a trial's score is, and which trial is the best.
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files.reading import FileError
 from ..train.directions import badness
 from .dimensions import Choice, Dimension, Grid, Int, Log, Uniform
+from .faults import LedgerError, damaged
 from .history import History
 from .records import BROKEN, Cohort, Group, Trial
 
@@ -40,7 +43,7 @@ class Score:
     @property
     def mean(self) -> float:
         """Over the seeds."""
-        return float(np.mean(self.each))
+        return mean(self.each)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +155,8 @@ class Sweep:
                     if value is not None:
                         by_epoch.setdefault(epoch, []).append(value)
             whole = {e: each for e, each in by_epoch.items() if len(each) == len(seeds)}
-            means = {e: float(np.mean(each)) for e, each in sorted(whole.items())}
-            found[number] = {e: mean for e, mean in means.items() if math.isfinite(mean)}
+            found[number] = {e: mean(each) for e, each in sorted(whole.items())}
+            found[number] = {e: m for e, m in found[number].items() if math.isfinite(m)}
         return found
 
     def _last(self, trial: Trial) -> Score | None:
@@ -176,41 +179,103 @@ class Sweep:
         )
 
 
+def mean(numbers: Sequence[float]) -> float:
+    """The mean of finite numbers: finite, even if their sum is not."""
+    with np.errstate(over="ignore"):
+        found = float(np.mean(numbers))
+    return found if math.isfinite(found) else float(np.sum(np.divide(numbers, len(numbers))))
+
+
 def read(ledger: History) -> Sweep:
     """The sweep in a ledger, as it is at this moment; a driver may be writing meanwhile.
 
-    Raises ValueError where the ledger's meta data lacks what a sweep has.
+    Raises ValueError if the ledger's meta data lack what a sweep has, and LedgerError for values
+    that no sweep has.
     """
     with ledger.snapshot():
         facts = dict(ledger.meta)
         last = {change.trial: change.values for change in ledger.changes()}
         trials, cohorts, groups = ledger.trials(), ledger.cohorts(), ledger.groups()
         results = ledger.results()
-    missing = [name for name in NEEDED if name not in facts]
-    if missing:
-        raise ValueError(
-            f"the ledger in {ledger.folder} does not say {', '.join(map(repr, missing))}: it was "
-            "not written by a sweep"
-        )
-    known = {name: facts.pop(name) for name in NEEDED}
+    known, dimensions = described(ledger.folder, facts)
+    facts = {name: plain for name, plain in facts.items() if name not in known}
+    trials = [dataclasses.replace(t, values=last.get(t.number, t.values)) for t in trials]
+    _check_values(ledger.folder, dimensions, trials)
+    numbers = range(len(trials))
+    if not all(result.trial in numbers for result in results):
+        raise LedgerError(f"{damaged(ledger.folder)} (a result is of no trial)")
     curves: dict[str, dict[int, dict[int, list[tuple[int, float | None]]]]] = {}
     for trial, seed, epoch, name, value in results:
         curve = curves.setdefault(name, {}).setdefault(trial, {}).setdefault(seed, [])
         curve.append((epoch, value if math.isfinite(value) else None))
     return Sweep(
         folder=ledger.folder,
-        dimensions={row["name"]: dimension_of(row) for row in known.pop("space")},
-        trials=[dataclasses.replace(t, values=last.get(t.number, t.values)) for t in trials],
+        dimensions=dimensions,
+        trials=trials,
         cohorts=cohorts,
         groups=groups,
         curves=curves,
         facts=facts,
         changed=frozenset(last),
-        **known,
+        **{name: known[name] for name in known if name != "space"},
     )
 
 
-NEEDED = ("recipe", "config", "space", "metric", "maximise", "seeds", "epochs", "rungs")
+NEEDED = {
+    "recipe": str,
+    "config": dict,
+    "space": list,
+    "metric": str,
+    "maximise": bool,
+    "seeds": int,
+    "epochs": int,
+    "rungs": list,
+}
+# What else a report and a driver take from the meta data, if it is there.
+FURTHER = {"settings": dict, "traced": dict, "versions": dict, "sources": dict, "search": str}
+
+
+def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Dimension]]:
+    """What a ledger's meta data say of a sweep, and its dimensions, each of its type.
+
+    Raises ValueError if they lack what a sweep has, and LedgerError for another type.
+    """
+    missing = [name for name in NEEDED if name not in meta]
+    if missing:
+        raise FileError(
+            f"the ledger in {folder} does not say {', '.join(map(repr, missing))}: it was "
+            "not written by a sweep"
+        )
+    known = {name: meta[name] for name in NEEDED}
+    wrong = [name for name, kind in NEEDED.items() if type(known[name]) is not kind]
+    wrong += [name for name, kind in FURTHER.items() if type(meta.get(name, kind())) is not kind]
+    if not wrong and not re.fullmatch(r"\w[\w.-]*", known["recipe"]):
+        wrong = ["recipe"]  # it is printed in commands to copy
+    if not wrong and not (known["seeds"] > 0 and known["epochs"] > 0):
+        wrong = ["seeds"]
+    if not wrong and not all(type(epoch) is int and epoch > 0 for epoch in known["rungs"]):
+        wrong = ["rungs"]
+    if wrong:
+        raise LedgerError(f"{damaged(folder)} ({wrong[0]!r} is {meta[wrong[0]]!r:.80})")
+    try:
+        dimensions = {str(row["name"]): dimension_of(row) for row in known["space"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise LedgerError(f"{damaged(folder)} (the space is not one: {error})") from error
+    if not set(dimensions) <= set(meta.get("traced", dimensions)):
+        raise LedgerError(f"{damaged(folder)} ('traced' lacks a parameter)")
+    return known, dimensions
+
+
+def _check_values(
+    folder: Path, dimensions: Mapping[str, Dimension], trials: Sequence[Trial]
+) -> None:
+    for trial in trials:
+        for name, value in trial.values.items():
+            if name not in dimensions or not dimensions[name].has(value):
+                raise LedgerError(
+                    f"{damaged(folder)} (trial {trial.number} has {name} = {value!r:.40}, which "
+                    "the space does not have)"
+                )
 
 
 def dimension_of(row: Mapping[str, Any]) -> Dimension:

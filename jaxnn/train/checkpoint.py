@@ -20,6 +20,8 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +30,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..core.declarations import describe
@@ -35,6 +38,7 @@ from ..core.layer import Layer
 from ..core.signatures import suggestion
 from ..core.values import Value
 from ..files.lock import Lock, Locked
+from ..files.reading import MEGABYTE, FileError, listed, printable, read_json
 from ..files.replacing import replace
 from ..version import __version__
 from .directions import badness, is_maximized, stated
@@ -44,6 +48,16 @@ from .state import TrainState
 SCHEMA = 1
 LOCK = "run.lock"
 SEAL = "seal.json"
+LARGEST = 512 * MEGABYTE  # of what a checkpoint says of itself, which holds all records of the run
+ABOUT = {
+    "network": str,
+    "arrays": dict,
+    "history": list,
+    "sums": dict,
+    "count": int,
+    "position": dict | None,
+    "seconds": float | int,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,8 +187,13 @@ class Checkpoints(Value):
                 f"{self.folder} has no checkpoint {which!r}; there are those after the steps: "
                 f"{there}"
             )
-        _check_seal(found[step])
-        return _read(found[step], net, like)[0]
+        try:
+            _check_seal(found[step])
+            return _read(found[step], net, like)[0]
+        except Damaged as error:
+            raise Damaged(
+                f"{found[step]}: is damaged ({error}); restore it from a copy, or name another step"
+            ) from None
 
 
 class CheckpointFolder:
@@ -338,7 +357,7 @@ class CheckpointFolder:
         self.close()
 
 
-class Damaged(ValueError):
+class Damaged(FileError):
     """A checkpoint that is not what was written."""
 
 
@@ -357,18 +376,8 @@ def _read(folder: Path, net: Layer, like: Any) -> tuple[TrainState, Progress]:
 
     declared = dict(_by_path(like))
     targets = {path: _target(leaf) for path, leaf in declared.items()}
-    try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            about = reader.restore(folder / "progress", args=ocp.args.JsonRestore())
-        progress = Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})
-        network, arrays = about["network"], dict(about["arrays"])
-    except Exception as error:
-        raise Damaged(_cause(error)) from error
-    if about.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
-            f"{SCHEMA}"
-        )
+    about, progress = _about(folder)
+    network, arrays = about["network"], about["arrays"]
     wanted = {path: describe(leaf) for path, leaf in declared.items()}
     if wanted != arrays:
         paths = [*wanted, *(path for path in arrays if path not in wanted)]
@@ -377,18 +386,89 @@ def _read(folder: Path, net: Layer, like: Any) -> tuple[TrainState, Progress]:
             for path in paths
             if wanted.get(path) != arrays.get(path)
         ]
-        raise ValueError(
-            f"{folder} is a checkpoint of another network or optimizer:\n  "
-            + "\n  ".join(lines)
-            + f"\nIt was written for {network}, and this is {net!r}: name another folder."
+        raise FileError(
+            f"{folder} is a checkpoint of another network or optimizer: {listed(lines)}. It was "
+            f"written for {network:.400}, and this is {net!r:.400}: name another folder"
         )
+    _check_arrays(folder / "state", declared)
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             found = reader.restore(folder / "state", args=ocp.args.StandardRestore(targets))
     except Exception as error:
         raise Damaged(_cause(error)) from error
     leaves = [found[path] for path, _ in _by_path(like)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), progress
+
+
+def _about(folder: Path) -> tuple[dict[str, Any], Progress]:
+    """What a checkpoint says of itself: the file that orbax's `JsonSave` wrote."""
+    try:
+        about = read_json(
+            folder / "progress" / "metadata", LARGEST, finite=False, bits=1000, values=10**8
+        )
+    except (OSError, ValueError) as error:
+        raise Damaged(_cause(error)) from error
+    if not isinstance(about, dict):
+        raise Damaged("progress/metadata is not a JSON object")
+    if about.get("schema") != SCHEMA:
+        raise FileError(
+            f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
+            f"{SCHEMA}"
+        )
+    wrong = [
+        name
+        for name, kinds in ABOUT.items()
+        if name not in about or not isinstance(about[name], kinds)
+    ]
+    if wrong or not all(isinstance(record, dict) for record in about["history"]):
+        raise Damaged(f"progress/metadata has no valid {(wrong or ['history'])[0]!r}")
+    return about, Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})
+
+
+def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
+    """Raise Damaged if the stored arrays are not of the declared shapes: before they are read."""
+    import orbax.checkpoint as ocp
+    from etils import epath
+
+    try:
+        with _quiet():
+            found = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
+        stored = {path: found[path] for path in declared}
+        wrong = [
+            path
+            for path, leaf in declared.items()
+            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            and (
+                tuple(stored[path].shape) != tuple(leaf.shape)
+                or math.prod(stored[path].storage.chunk_shape or ()) > math.prod(leaf.shape)
+            )
+        ]
+    except Exception as error:  # whatever orbax raises on a damaged folder
+        raise Damaged(_cause(error)) from error
+    if wrong:
+        raise Damaged(f"{wrong[0]} is stored as {stored[wrong[0]].shape}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks of the reads that orbax leaves behind when one of several fails.
+
+    They end in an event loop that is closed, and Python prints each of them.
+    """
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if str(found.exc_value) != "Event loop is closed":
+            before(found)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except Exception:
+        time.sleep(0.2)  # until they have ended
+        raise
+    finally:
+        sys.unraisablehook = before
 
 
 def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
@@ -433,7 +513,7 @@ def _check_seal(folder: Path) -> None:
     One without a seal is of a run that was killed just after the checkpoint was in place.
     """
     try:
-        sealed = json.loads((folder / SEAL).read_bytes())
+        sealed = read_json(folder / SEAL, LARGEST)
     except FileNotFoundError:
         return
     except (ValueError, OSError) as error:
@@ -464,7 +544,7 @@ def _set_aside(folder: Path) -> Path:
 
 def _score(folder: Path, best: str | None, maximize: bool | None) -> float:
     try:
-        metrics = json.loads((folder / "metrics" / "metrics").read_bytes())
+        metrics = read_json(folder / "metrics" / "metrics", finite=False)
         return _score_by(metrics, best or metrics["metric"], maximize)
     except (OSError, ValueError, KeyError, TypeError):
         return -math.inf
@@ -479,7 +559,7 @@ def _score_by(metrics: Any, best: str | None, maximize: bool | None) -> float:
 
 def _cause(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[0][:200]
+    return printable(text.strip().splitlines()[0], 200)
 
 
 @contextlib.contextmanager

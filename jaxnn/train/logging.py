@@ -20,9 +20,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from ..files.reading import MEGABYTE, FileError, open_regular, parse_json
+
 Record: TypeAlias = dict[str, Any]
 Log: TypeAlias = Callable[[Mapping[str, Any]], None]
 
+LONGEST_LINE = 64 * MEGABYTE
 UNFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -97,7 +100,7 @@ class JsonLines:
                 raise FileExistsError("it has the lines of another run, which are never mixed")
             if step is not None and file.exists():
                 os.truncate(file, _length_until(file, step))
-            opened = open(file, "ab", buffering=0)  # noqa: SIM115, closed below, and explained apart
+            opened = open(file, "ab", buffering=0, opener=_opener)  # noqa: SIM115, closed below
         with opened:
 
             def log(record: Mapping[str, Any]) -> None:
@@ -114,8 +117,7 @@ class JsonLines:
 
     def records(self) -> list[Record]:
         """The records in the file, in order; a torn end is no record."""
-        raw = Path(self.file).read_bytes()
-        return [_record(line, self.file) for line in raw.split(b"\n")[:-1]]
+        return [_record(line, self.file) for line in _lines(Path(self.file))]
 
 
 def _plain(item: Any) -> Any:
@@ -125,12 +127,32 @@ def _plain(item: Any) -> Any:
     return number if math.isfinite(number) else str(number)
 
 
+def _opener(file: str, flags: int) -> int:
+    """Open a file to append to; without O_NONBLOCK a fifo would wait for a reader."""
+    return os.open(file, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    """The whole lines of a file, with their ends; FileError for a line that is too long."""
+    with open_regular(file) as opened:
+        while line := opened.readline(LONGEST_LINE):
+            if line.endswith(b"\n"):
+                yield line
+            elif len(line) == LONGEST_LINE:
+                raise FileError(
+                    f"{file}: has a line of more than {LONGEST_LINE:,} bytes, which is no record "
+                    "of a run; restore it from a copy, or write metrics to another file"
+                )
+
+
 def _record(line: bytes, file: str | os.PathLike[str]) -> Record:
+    line = line.removesuffix(b"\n")
     try:
-        record = json.loads(line)
-        int(record["step"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        record = parse_json(line)
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int | float):
+            raise ValueError("it has no step")
+    except ValueError as error:
+        raise FileError(
             f"{os.fspath(file)} has a line that is no record of a run: {line[:80]!r}; wanted an "
             'object with a "step". Remove the line, or write metrics to another file'
         ) from error
@@ -143,10 +165,10 @@ def _record(line: bytes, file: str | os.PathLike[str]) -> Record:
 def _length_until(file: Path, step: int) -> int:
     """The bytes of the whole lines before the first of a later step."""
     length = 0
-    for line in file.read_bytes().split(b"\n")[:-1]:
-        if int(_record(line, file)["step"]) > step:
+    for line in _lines(file):
+        if _record(line, file)["step"] > step:
             break
-        length += len(line) + 1
+        length += len(line)
     return length
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
-from ..core.declarations import describe
 from ..core.layer import Layer
+from ..files.arrays import open_arrays
+from ..files.reading import FileError, listed
 from ..installation import missing
 from ..version import __version__
 from .state import Trained
@@ -69,6 +71,7 @@ def load_weights(
     leave_out: Sequence[str] = (),
     start: Trained | None = None,
     keep: Sequence[str] = (),
+    cast: bool = False,
     **named: Any,
 ) -> Weights:
     """The parameters and state of `net` from a file that `pack_weights` made.
@@ -87,46 +90,43 @@ def load_weights(
         leave_out: patterns of paths in the file, as they are there, that are not loaded.
         start: parameters and state that the paths in `keep` stay at.
         keep: patterns of paths in the network that are not loaded.
+        cast: whether arrays of another number type, such as float64 or float8, are converted to
+            the network's; by default they are rejected.
 
     Raises:
         ValueError: the file is truncated or of another kind, or its arrays are not those of the
-            network, after what was said; every missing, unknown and misshapen path is listed. So is
-            a pattern or a path to rename that matches nothing.
+            network, after what was said; missing, unknown and misshapen paths are listed. So is
+            a pattern or a path to rename that matches nothing, and a number that `cast` would make
+            infinite or another whole number.
         FileNotFoundError: there is no such file.
-        ImportError: safetensors is not installed.
     """
     file = Path(file)
-    safetensors = _library()
-    size = file.stat().st_size
-    try:
-        # This framework gives JAX arrays of every type, bfloat16 too.
-        with safetensors.safe_open(file, framework="flax") as opened:
-            about = opened.metadata() or {}
-            arrays = {path: opened.get_tensor(path) for path in opened.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"{file} ({size:,} bytes) is truncated, or no safetensors file: {error}. Restore it "
-            "from a copy, or train again"
-        ) from None
-    if about.get("format") != "jaxnn" or about.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{file}: wanted a file of jaxnn's schema {SCHEMA}, got format "
-            f"{about.get('format')!r}, schema {about.get('schema')!r}; write it with "
-            "train.pack_weights(net, trained)"
-        )
     spec = net.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: net.init_state(*inputs, **named))
     declared = _flat(spec, slots)
-    arrays = _renamed(_without(arrays, leave_out, f"{file}: leave_out"), rename or {}, file)
     kept = _kept(declared, start, keep)
-    arrays = {path: array for path, array in arrays.items() if path not in kept} | kept
-    lines = _differences(declared, arrays)
-    if lines:
-        raise ValueError(
-            f"{file} does not hold the weights of {net!r}:\n  "
-            + "\n  ".join(lines)
-            + f"\nIt was written for {about.get('network')}."
-        )
+    with open_arrays(file) as opened:
+        about = opened.metadata
+        if about.get("format") != "jaxnn" or about.get("schema") != SCHEMA:
+            raise FileError(
+                f"{file}: wanted a file of jaxnn's schema {SCHEMA}, got format "
+                f"{about.get('format')!r:.40}, schema {about.get('schema')!r:.40}; write it with "
+                "train.pack_weights(net, trained)"
+            )
+        names = {name: name for name in opened.entries}
+        names = _renamed(_without(names, leave_out, f"{file}: leave_out"), rename or {}, file)
+        names = {path: name for path, name in names.items() if path not in kept}
+        # The header is compared first: nothing that the network does not declare is read.
+        found = {path: opened.entries[name] for path, name in names.items()}
+        if lines := _differences(declared, found | kept, cast):
+            raise FileError(
+                f"{file}: does not hold the weights of {net!r:.400}: {listed(lines)}. It was "
+                f"written for {about.get('network', 'another network'):.400}."
+            )
+        arrays = kept | {
+            path: _converted(file, path, opened.read(name), declared[path].dtype)
+            for path, name in names.items()
+        }
 
     def filled(root: str, tree: Any) -> Any:
         return paths.map_with_path(lambda path, _: arrays[paths.text((root, *path))], tree)
@@ -152,7 +152,7 @@ def _in_order(raw: bytes) -> bytes:
 def _without(arrays: dict[str, Any], patterns: Sequence[str], what: str) -> dict[str, Any]:
     for pattern in _patterns(patterns):
         if not any(paths.matches(pattern, path) for path in arrays):
-            raise ValueError(f"{what}: {pattern!r} matches none of {', '.join(arrays)}")
+            raise ValueError(f"{what}: {pattern!r} matches none of {listed(arrays, ', ')}")
     return {
         path: array
         for path, array in arrays.items()
@@ -171,12 +171,12 @@ def _renamed(arrays: dict[str, Any], rename: Mapping[str, str], file: Path) -> d
             used.add(old)
             name = rename[old] + path[len(old) :]
         if name in new:
-            raise ValueError(f"{file}: rename gives {name!r} to two arrays; write leave_out=[...]")
+            raise FileError(f"{file}: rename gives {name!r} to two arrays; write leave_out=[...]")
         new[name] = array
     if unused := [old for old in rename if old not in used]:
-        raise ValueError(
+        raise FileError(
             f"{file}: rename has {unused[0]!r}, and the file has no such path; it has "
-            f"{', '.join(arrays)}"
+            f"{listed(arrays, ', ')}"
         )
     return new
 
@@ -200,14 +200,48 @@ def _patterns(patterns: Sequence[str]) -> Sequence[str]:
     return patterns
 
 
-def _differences(declared: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    lines = []
+def _differences(declared: dict[str, Any], found: dict[str, Any], cast: bool) -> list[str]:
+    lines, types = [], False
     for path in [*declared, *(path for path in found if path not in declared)]:
-        wanted = describe(declared[path]) if path in declared else "nothing"
-        got = describe(found[path]) if path in found else "nothing"
-        if wanted != got:
-            lines.append(f"{path}: wanted {wanted}, got {got}")
+        wanted, got = declared.get(path), found.get(path)
+        if wanted is None or got is None or tuple(wanted.shape) != tuple(got.shape):
+            lines.append(f"{path}: wanted {_described(wanted)}, got {_described(got)}")
+        elif wanted.dtype != got.dtype and not (cast and _numeric(wanted) and _numeric(got)):
+            lines.append(f"{path}: wanted {_described(wanted)}, got {_described(got)}")
+            types = types or (_numeric(wanted) and _numeric(got))
+    if types:
+        lines.insert(0, "to convert number types, write load_weights(..., cast=True)")
     return lines
+
+
+def _described(array: Any) -> str:
+    if array is None:
+        return "nothing"
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
+
+
+def _numeric(array: Any) -> bool:
+    return jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+
+
+def _converted(file: Path, path: str, array: np.ndarray[Any, Any], dtype: Any) -> jax.Array:
+    """The array with the network's type; FileError if a number would become another one."""
+    if array.dtype != dtype:
+        with np.errstate(all="ignore"):
+            new = array.astype(dtype)
+            whole = jnp.issubdtype(dtype, jnp.integer)
+            lost = new.astype(array.dtype) != array if whole else _finite(new) != _finite(array)
+        if np.any(lost):
+            raise FileError(
+                f"{file}: {path} is {array.dtype}, and has numbers that {np.dtype(dtype)} does not "
+                "hold; convert it before"
+            )
+        array = new
+    return jnp.asarray(array)
+
+
+def _finite(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.isfinite(array.astype(np.float64))
 
 
 def _library() -> Any:

@@ -349,7 +349,7 @@ def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
         ('"width": 4', '"width": 0', "MLP.width is an int >= 1, got 0"),
         ('"schema": 1', '"schema": 9', "is no configuration of schema 1"),
         ('"experiment": "toy"', '"experiment": "joy"', "is a run of joy, not of toy"),
-        ("{", "", "is no JSON"),
+        ("{", "", "is not valid JSON"),
         ('"width": 4', '"width": 5', "params/0/w: wanted float32[3,5], got float32[3,4]"),
     ],
 )

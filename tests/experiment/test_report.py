@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxnn.experiment.pictures import png
+from jaxnn.experiment.pictures import confusion_matrix, png, residuals, worst_rows
 from jaxnn.experiment.report import report
 
 RECORDS = [
@@ -156,3 +157,50 @@ def test_a_browser_shows_it_without_a_complaint(shown, tmp_path, dark):
     assert picture[5, 5].tolist() == ([20, 24, 31] if dark else [255, 255, 255])
     for colour in ([255, 154, 61], [116, 179, 234]) if dark else ([213, 94, 0], [33, 102, 172]):
         assert (abs(picture - colour).sum(-1) == 0).sum() > 100  # validation and training
+
+
+# Any text, any number.
+
+EVIL: tuple[str, ...] = (
+    "red", "#fe0001", "#feff01", "<script>alert(1)</script>", "a\"b'c", "a\nb", "\ud800",
+    "$\\frac{", "_hidden", "%s{}", "x" * 3000, "\x1b[31m", "\u202eabc", "",
+)  # fmt: skip
+
+
+def test_a_report_shows_any_text():
+    records = [
+        {"epoch": n, "step": n, **dict.fromkeys(EVIL, 1.0 / n)}
+        | {f"gradient_norm/{name}": 1.0 for name in EVIL}
+        for n in (1, 2)
+    ]
+    texts = dict.fromkeys(EVIL, "<script>")
+    page = report(
+        EVIL[3], records, scores=dict.fromkeys(EVIL, 0.5), config=texts, environment=texts,
+        remarks=EVIL, summary="".join(EVIL),
+        pictures={f"{name}.png": PNG for name in EVIL},
+    )  # fmt: skip
+    assert "<script" not in page
+    assert page.encode()
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
+    assert ">#fe0001<" in page  # in a drawing, where colours are replaced
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+
+
+@pytest.mark.parametrize("a", [1e308, 5e-324, 1e16])
+def test_a_report_draws_any_finite_numbers(a):
+    records = [
+        {"epoch": n, "step": n, "loss": x, "accuracy": y, "learning_rate": x, "gradient_norm": y}
+        for n, (x, y) in enumerate([(a, -1e308), (-a, a), (2.0, 10**400)], 1)
+    ]
+    page = report("run", records, scores={"loss": a}, timings=[{"step": 1, "seconds": a}])
+    for place in re.findall(r' (?:d|x|y|transform|viewBox)="[^"]*"', page):
+        assert not re.search("nan|inf", place)
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "\ud800" + "x" * 3000])
+def test_a_picture_shows_any_name(name):
+    y, p = np.array([0, 1]), np.array([[0.2, 0.8], [0.3, 0.7]])
+    png(confusion_matrix(y, p.argmax(1), [name, "b"]))
+    png(worst_rows(np.ones((2, 1)), y, p, [name, "b"], [name]))
+    png(residuals(y * 1e308, p[:, 0], name))

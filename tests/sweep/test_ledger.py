@@ -453,7 +453,7 @@ def test_a_damaged_ledger_is_told(tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
     with pytest.raises(
-        LedgerError, match=r"is damaged, put back a copy of ledger\.sqlite \(.*malf"
+        LedgerError, match=r"is damaged, put back a copy of ledger\.sqlite \(.*Page 12"
     ):
         Ledger.open(tmp_path / "sweep", write=True)
     file.write_bytes(whole)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Choice, Grid, Int, Log, Uniform
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.reading import read
+from jaxnn.sweep.reading import mean, read
 from jaxnn.sweep.records import Change, Cohort, Group, Result
 from jaxnn.sweep.report import page, write
 from jaxnn.sweep.report.axes import at_edge, log_ticks, score_scale
@@ -372,3 +373,92 @@ def picture_of(file):
     from matplotlib.image import imread
 
     return (imread(file)[..., :3] * 255).round().astype(int)
+
+
+# Any text, any number.
+
+EVIL = (
+    "red", "#fe0001", "#feff01", "<script>alert(1)</script>", "a\"b'c", "a\nb", "\ud800",
+    "$\\frac{", "_hidden", "%s{}", "x" * 3000, "\x1b[31m", "\u202eabc", "",
+)  # fmt: skip
+
+
+class Parsed(HTMLParser):
+    """The tags of a page, and the numbers in its drawings."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.places = set(), []
+        page.encode()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.places += [
+            value for name, value in attrs if name in ("d", "x", "y", "transform", "viewbox")
+        ]
+
+
+def is_whole(page):
+    parsed = Parsed(page)
+    assert "script" not in parsed.tags
+    assert not any(re.search("nan|inf", place) for place in parsed.places)
+    return parsed
+
+
+@pytest.mark.parametrize("start", [0, 7])
+def test_a_report_shows_any_text(start):
+    names = EVIL[start : start + 7]
+    swept = made_up(trials=12)
+    dimensions = {name: Choice(name, "other") for name in names[:3]}
+    trials = [
+        dataclasses.replace(
+            t,
+            values={name: name for name in names[:3]},
+            error=names[t.number % 7],
+            group=names[0],
+        )
+        for t in swept.trials
+    ]
+    metric = names[3]
+    sweep = dataclasses.replace(
+        swept, dimensions=dimensions, trials=trials, metric=metric,
+        curves={**swept.curves, metric: swept.curves["validation_accuracy"]},
+        config=dict(zip(names, names, strict=True)),
+        facts={**swept.facts, "device": names[0], "traced": dict.fromkeys(names, "traced")},
+    )  # fmt: skip
+    shown = page(sweep)
+    is_whole(shown)
+    if start == 0:
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
+        assert ">#fe0001<" in shown  # in a drawing, where colours are replaced
+
+
+@pytest.mark.parametrize("a", [1e308, 5e-324])
+def test_a_report_draws_any_finite_numbers(a):
+    swept = made_up(trials=12)
+
+    def changed(value, number):
+        return value if value is None else (a, -1e308, value)[number % 3]
+
+    curves = {
+        name: {
+            n: {s: [(e, changed(v, n)) for e, v in curve] for s, curve in seeds.items()}
+            for n, seeds in by_trial.items()
+        }
+        for name, by_trial in swept.curves.items()
+    }
+    ends = Uniform(-1e308, 1e308), Log(5e-324, 1e308), Uniform(0.0, 5e-324)
+    dimensions = dict(zip(("u", "l", "tiny"), ends, strict=True))
+    trials = [
+        dataclasses.replace(t, values={k: d.at(t.number / 12) for k, d in dimensions.items()})
+        for t in swept.trials
+    ]
+    sweep = dataclasses.replace(swept, curves=curves, dimensions=dimensions, trials=trials)
+    is_whole(page(sweep))
+
+
+def test_the_mean_of_finite_numbers_is_finite():
+    assert mean([1e308, 1e308]) == 1e308
+    assert mean([0.1, 0.2]) == float(np.mean([0.1, 0.2]))
+    assert str(seed_mean([1e307, -1e307, 0.0])) == "0 ± 2.5e307"  # t(0.975, 2) = 4.3027

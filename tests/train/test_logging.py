@@ -92,7 +92,7 @@ def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
 
     file = tmp_path / "m.jsonl"
     with monkeypatch.context() as patch:
-        patch.setattr(builtins, "open", lambda name, mode, buffering: Filling(name, mode))
+        patch.setattr(builtins, "open", lambda name, mode, **_: Filling(name, mode))
         with pytest.raises(OSError, match=r"cannot write metrics to .*: the disk is full"):
             write(JsonLines(file))
     assert JsonLines(file).records() == RECORDS[:1]

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...page.drawing import FARTHEST, drawable
 from ...page.ticks import linear_ticks, log_ticks, set_ticks
 from ...page.words import label, number
-from ..dimensions import Choice, Dimension, Grid, Int, Log
+from ..dimensions import Choice, Dimension, Grid, Int, Log, Uniform
 from ..reading import Sweep
 
 # Two numbers whose multiples fill the unit square evenly (Roberts' R2 sequence).
@@ -31,7 +32,7 @@ def place(dimension: Dimension, value: Any, trial: int, spread: int = 0) -> floa
         return dimension.index(value) + 0.5 * off
     if _spread(dimension):
         return value + 0.4 * off
-    return float(value)
+    return _drawn(dimension, value)
 
 
 def set_axis(panel: Any, which: str, dimension: Dimension, ticks: int = 6) -> None:
@@ -44,7 +45,10 @@ def set_axis(panel: Any, which: str, dimension: Dimension, ticks: int = 6) -> No
         axis.set_ticks(range(0, len(names), every), names[::every])
         limits(-0.5, len(names) - 0.5)
         return
-    low, high = float(dimension.low), float(dimension.high)
+    low, high = _drawn(dimension, dimension.low), _drawn(dimension, dimension.high)
+    if low == high:  # both are too far away to be drawn
+        air = 0.01 * abs(low) or 0.01
+        low, high = low - air, high + air
     if in_log(dimension):
         scale("log")
         share = (high / low) ** 0.04
@@ -66,7 +70,7 @@ class ScoreScale(NamedTuple):
 
     def clipped(self, value: float) -> float:
         """The value, or the end of the axis that it lies beyond."""
-        return min(max(value, self.low), self.high)
+        return min(max(drawable(value), self.low), self.high)
 
     def on(self, panel: Any, below: float = 0.06, above: float = 0.06) -> None:
         """Give the panel's vertical axis this range, with air of such shares of it."""
@@ -92,7 +96,7 @@ def score_scale(numbers: Sequence[float], maximise: bool, whole: bool = False) -
     >>> score_scale([0.01] + 9 * [0.02] + [9.0], maximise=False).beyond
     1
     """
-    found = np.asarray(numbers, float)
+    found = np.asarray([*map(drawable, numbers)], float)
     log = bool(not maximise and found.min() > 0 and found.max() > 10 * found.min())
     heights = np.log10(found) if log else found
     heights = heights if maximise else -heights  # more is better
@@ -128,6 +132,11 @@ def at_edge(dimension: Dimension, value: Any) -> str | None:
 def metric_label(sweep: Sweep) -> str:
     """The axis label of the score, which says which way is better."""
     return f"{label(sweep.metric)} ({'more' if sweep.maximise else 'less'} is better)"
+
+
+def _drawn(dimension: Uniform | Log | Int, value: float) -> float:
+    """A value as a figure can hold it: on a log axis above 0."""
+    return max(drawable(value), 1 / FARTHEST) if in_log(dimension) else drawable(value)
 
 
 def _spread(dimension: Dimension) -> bool:

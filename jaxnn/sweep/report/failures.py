@@ -1,16 +1,13 @@
 """Where in the space trials diverge or fail, and what was said."""
 
 import bisect
-import math
 from collections import Counter
 from typing import Any
-
-import numpy as np
 
 from ...page import html
 from ...page.drawing import BAD, SOFT, svg
 from ...page.words import NONE, count, escaped, label, number, shorts
-from ..dimensions import Choice, Dimension, Grid, Int
+from ..dimensions import Choice, Dimension, Grid, Int, Log, Uniform
 from ..reading import Sweep
 from ..records import BROKEN
 from .axes import in_log, linear_ticks, set_ticks
@@ -151,7 +148,6 @@ def each(dimension: Dimension) -> list[Any] | None:
 
 def ends(dimension: Any) -> list[float]:
     """The ends of equal parts of a range on its axis."""
-    low, high = float(dimension.low), float(dimension.high)
-    if in_log(dimension):
-        return [math.exp(v) for v in np.linspace(math.log(low), math.log(high), BINS + 1)]
-    return [float(v) for v in np.linspace(low, high, BINS + 1)]
+    if isinstance(dimension, Int):
+        dimension = (Log if dimension.log else Uniform)(dimension.low, dimension.high)
+    return [dimension.at(i / BINS) for i in range(BINS + 1)]

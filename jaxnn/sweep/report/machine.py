@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...page import html
-from ...page.words import NONE, count, duration, flat, number
+from ...page.words import NONE, count, duration, escaped, flat, number
 from ..reading import Sweep
 
 
@@ -46,7 +46,9 @@ def groups(sweep: Sweep) -> str:
         parts.append(
             html.folded(
                 f"Why {count(len(rows), 'group')}: what can be traced, and what cannot",
-                html.note(f"One program for all values of: {', '.join(traced) or 'none'}."),
+                html.note(
+                    f"One program for all values of: {escaped(', '.join(traced) or 'none')}."
+                ),
                 html.table(["a program for each value of", "because"], static) if static else "",
             )
         )

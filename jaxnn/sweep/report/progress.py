@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ...page import html
-from ...page.drawing import BAND, BEST, CURVE, INK, svg
+from ...page.drawing import BAND, BEST, CURVE, INK, drawable, svg
 from ...page.words import label
 from ...train.directions import direction_of
 from ..reading import Sweep
@@ -69,8 +69,10 @@ def best_so_far(figure: Any, sweep: Sweep, scale: Any) -> None:
     seconds, known = against_seconds(sweep)
     if seconds:
         unit, size = next(u for u in UNITS if seconds[-1] < 180 * u[1] or u is UNITS[-1])
-        steps(right, [s / size for s in seconds], known, seconds[-1] / size)
-        score_scale(known, sweep.maximise, whole=True).on(right)
+        known_scale = score_scale(known, sweep.maximise, whole=True)
+        heights = [known_scale.clipped(value) for value in known]
+        steps(right, [s / size for s in seconds], heights, seconds[-1] / size)
+        known_scale.on(right)
         right.set_xlim(0, 1.02 * seconds[-1] / size)
         set_ticks(right.xaxis, linear_ticks(0, seconds[-1] / size))
         right.set_title(f"best {label(sweep.metric)} known")
@@ -90,7 +92,8 @@ def against_seconds(sweep: Sweep) -> tuple[list[float], list[float]]:
     seconds, known = [], []
     probes = {group.name: group.probe_seconds for group in sweep.groups}  # each before its cohorts
     for cohort in sweep.cohorts:
-        elapsed += probes.pop(cohort.group, 0.0) + cohort.seconds
+        elapsed += max(drawable(probes.pop(cohort.group, 0.0)), 0.0)
+        elapsed += max(drawable(cohort.seconds), 0.0)
         for number in {number for number, _ in cohort.lanes} & set(sweep.scores):
             value = sweep.at(number, cohort.epoch_to)
             if value is not None and (best is None or sweep.better(value, best)):
@@ -117,7 +120,7 @@ def curves(figure: Any, sweep: Sweep, names: list[str]) -> None:
             for curve in seeds.values():
                 for epoch, value in curve:
                     if value is not None:
-                        by_epoch.setdefault(epoch, []).append(value)
+                        by_epoch.setdefault(epoch, []).append(drawable(value))
         epochs = sorted(by_epoch)
         if not epochs:
             continue
@@ -132,7 +135,8 @@ def curves(figure: Any, sweep: Sweep, names: list[str]) -> None:
         panel.plot(around, bands[2], color=CURVE, linewidth=1)
         chosen = [bands]
         for curve in sweep.curves[name].get(sweep.best.number, {}).values() if sweep.best else ():
-            x, y = [e for e, v in curve if v is not None], [v for _, v in curve if v is not None]
+            x = [e for e, v in curve if v is not None]
+            y = [drawable(v) for _, v in curve if v is not None]
             panel.plot(x, y, color=BEST, linewidth=1.3, marker="o" if lone else None, markersize=4)
             chosen.append(np.array(y))
         numbers = np.concatenate([np.ravel(one) for one in chosen])

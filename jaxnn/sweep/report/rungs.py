@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-
 from ...page import html
 from ...page.drawing import CURVE, INK, LEVELS, svg
 from ...page.words import NONE, count, escaped, label, number
-from ..reading import Sweep
+from ..reading import Sweep, mean
 from ..records import BROKEN, Trial
 
 
@@ -72,7 +70,7 @@ def survivors(sweep: Sweep) -> list[dict[str, Any]]:
             "stopped": sum(t.status == "stopped" for t in there),
             "bad": len(lost),
             "waiting": sum(t.status == "running" for t in there),
-            "median": float(np.median(numbers)) if numbers else None,
+            "median": _median(numbers) if numbers else None,
             "best": (max if sweep.maximise else min)(numbers) if numbers else None,
         })  # fmt: skip
         before = epoch
@@ -107,6 +105,11 @@ def _alive(sweep: Sweep, trial: Trial) -> int:
     seeds = sweep.curves.get(sweep.metric, {}).get(trial.number, {})
     good = [[e for e, v in curve if v is not None] for curve in seeds.values()]
     return min((max(one, default=0) for one in good), default=0)
+
+
+def _median(numbers: list[float]) -> float:
+    half, ordered = len(numbers) // 2, sorted(numbers)
+    return mean([ordered[(len(numbers) - 1) // 2], ordered[half]])
 
 
 def _or_dash(value: float | None) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...page.words import number
+from ..reading import mean
 
 
 class Mean(NamedTuple):
@@ -35,10 +36,11 @@ def seed_mean(each: Sequence[float]) -> Mean:
     >>> str(seed_mean([0.90, 0.92, 0.94])), str(seed_mean([0.5]))
     ('0.920 ± 0.050', '0.5')
     """
-    n, mean = len(each), float(np.mean(each))
+    n, middle = len(each), mean(each)
     if n < 2:
-        return Mean(mean, None, n)
+        return Mean(middle, None, n)
     from scipy.special import stdtrit  # half a second less to import than scipy.stats
 
-    spread = float(np.std(each, ddof=1))
-    return Mean(mean, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n), n)
+    size = max(1.0, *map(abs, each)) if max(map(abs, each)) > 1e150 else 1.0  # squares overflow
+    spread = float(np.std(np.divide(each, size), ddof=1)) * size
+    return Mean(middle, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n), n)

@@ -28,6 +28,7 @@ from .divergence import Diverged, Good, cause, told
 from .evaluation import check_count, compiled_evaluation
 from .every import Every, Moment, ends_of
 from .feed import Augment, Steps, checked, feed_of
+from .identity import identity
 from .learning_rate import rate_at
 from .logging import Logger, logged
 from .optimizer import states_of
@@ -110,7 +111,8 @@ def fit(
             `Diverged` and names the first value that is not finite; "skip" leaves out each step
             whose gradients are not finite; "roll back" goes back to the state of the last record
             and on with the batches after the failed ones, three times in a row at most.
-        checkpoints: where and how often the run is saved. It goes on from the newest one there.
+        checkpoints: where and how often the run is saved. It goes on from the newest one there, if
+            all arguments but `epochs` give the same numbers as those of the run that saved it.
             SIGINT and SIGTERM then end the dispatch, save, and raise `Interrupted`.
         profile: steps of which a trace is written for a profiler.
         start: a state to go on from, of a run with the same data, key and batch size.
@@ -126,7 +128,7 @@ def fit(
 
     Raises:
         ValueError, TypeError: data that cannot be trained on (no rows, NaN, labels out of range), a
-            batch larger than the data, parts that do not fit together.
+            batch larger than the data, parts that do not fit together, checkpoints of another run.
         Diverged: the loss is not finite.
         Interrupted: a signal asked the run to stop.
         OSError: checkpoints cannot be kept there.
@@ -167,7 +169,15 @@ def fit(
     )
     with contextlib.ExitStack() as held:
         held.callback(feed.close)
-        folder = None if checkpoints is None else held.enter_context(checkpoints.open(net))
+        folder = None
+        if checkpoints is not None:
+            parts = {"network": net, "task": task, "optimizer": optimizer, "augment": augment}
+            numbers = {"batch_size": batch_size, **options, "every": every}
+            numbers["steps_per_dispatch"] = at_once
+            whole = identity(
+                {**parts, "start": start}, {"data": data, "validation": validation}, key, numbers
+            )
+            folder = held.enter_context(checkpoints.open(net, whole))
         asked = Asked() if folder is None else held.enter_context(listening())
         # A copy of what is given: the steps take its memory.
         ts = (
@@ -178,6 +188,12 @@ def fit(
         found = None if folder is None else folder.restore(ts)
         ts, progress = (ts, Progress([], {}, 0, None, 0.0)) if found is None else found
         history, done = list(progress.history), int(ts.step)
+        if found is not None and done > total:
+            raise ValueError(
+                f"the run to resume has {done:,} steps behind it, and epochs={epochs} are "
+                f"{total:,} steps: write epochs={-(-done // feed.steps_per_epoch)} or more, or "
+                "another folder"
+            )
         feed.begin(np.asarray(ts.key), done, progress.position, ahead)
         log = held.enter_context(logged(loggers, None if folder is None else done))
         tracing = held.enter_context(tracing_of(profile))

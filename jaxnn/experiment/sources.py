@@ -32,7 +32,9 @@ def modules(recipe: Recipe[Any]) -> dict[str, dict[str, str]]:
     """The definitions of the user's modules that an experiment follows from, by module."""
     parts = (recipe.build, recipe.problem, recipe.config)
     roots = {name for part in parts if (name := getattr(part, "__module__", None))}
-    waiting, found, seen = sorted(roots), {}, set(roots)
+    found: dict[str, dict[str, str]] = {}
+    waiting = [one for root in sorted(roots) for one in _with_packages(root)]
+    seen = set(waiting)
     while waiting:
         name = waiting.pop()
         file = _file_of(name)
@@ -177,9 +179,14 @@ def _absolute(imports: Any, package: str) -> Iterator[str]:
         parts = package.split(".")
         base = ".".join(parts[: len(parts) - level + 1]) if level else ""
         full = f"{base}.{name}".strip(".") if base else name
-        pieces = full.split(".")
-        yield from (".".join(pieces[: i + 1]) for i in range(len(pieces)))
+        yield from _with_packages(full)
         yield from (f"{full}.{one}" for one in inside)
+
+
+def _with_packages(name: str) -> Iterator[str]:
+    """A module after the packages around it, which an import runs too."""
+    pieces = name.split(".")
+    return (".".join(pieces[: i + 1]) for i in range(len(pieces)))
 
 
 def _file_of(name: str) -> str | None:

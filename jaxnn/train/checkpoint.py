@@ -37,6 +37,7 @@ from ..core.values import Value
 from ..files.lock import Lock, Locked
 from ..files.plain import plain
 from ..files.replacing import replace
+from .agreement import is_peer_lost
 from .every import Every
 from .identity import changes, environment
 from .state import TrainState
@@ -302,6 +303,8 @@ class CheckpointFolder:
                 _seal(self.folder / str(step))
             self.saved = step
         except Exception as error:
+            if is_peer_lost(error):
+                raise
             self._drop()
             before = "none" if self.saved is None else f"the one after step {self.saved:,}"
             warnings.warn(

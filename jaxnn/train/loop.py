@@ -20,7 +20,7 @@ import numpy as np
 
 from ..combine.precision import Precision
 from ..core.layer import Layer
-from .agreement import Agreed
+from .agreement import Agreed, watching_peers
 from .average import AverageState, average_of
 from .checkpoint import CheckpointFolder, Checkpoints, Progress
 from .device import Meter
@@ -132,6 +132,7 @@ def fit(
         Diverged: the loss is not finite.
         Interrupted: a signal asked the run to stop.
         OSError: checkpoints cannot be kept there.
+        RuntimeError: another process of the run died.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -167,9 +168,10 @@ def fit(
         [every, *([] if checkpoints is None else [checkpoints.every])],
         () if profile is None else profile.ends,
     )
+    folder = None
     with contextlib.ExitStack() as held:
+        held.enter_context(watching_peers(lambda: _resume(folder)))
         held.callback(feed.close)
-        folder = None
         if checkpoints is not None:
             parts = {"network": net, "task": task, "optimizer": optimizer, "augment": augment}
             numbers = {"batch_size": batch_size, **options, "every": every}
@@ -286,6 +288,13 @@ def _clock(seconds: float) -> Callable[[], float]:
     """The seconds that a run has gone on, those before it went on among them."""
     began = time.perf_counter() - seconds
     return lambda: time.perf_counter() - began
+
+
+def _resume(folder: CheckpointFolder | None) -> str:
+    """What a run whose other process died resumes from."""
+    if folder is None or folder.saved is None:
+        return ""
+    return f"; they resume from the checkpoint after step {folder.saved:,} in {folder.folder}"
 
 
 def _left(folder: CheckpointFolder, number: int, done: int, total: int) -> str:

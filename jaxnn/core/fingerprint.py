@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .declarations import describe
@@ -45,7 +46,7 @@ def checksum(array: Any) -> str:
     An array on a device is transferred once. One that is spread over several processes has no
     bytes here, and is described by shape and type.
     """
-    if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return f"{jax.random.key_impl(array)} {checksum(jax.random.key_data(array))}"
     if is_traced(array) or not getattr(array, "is_fully_addressable", True):
         return describe(array)
@@ -85,7 +86,7 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any], path: str =
     ['batch_size: recorded 8, now 16']
     """
     lines = []
-    for name in recorded | now:
+    for name in {**recorded, **now}:
         where = "/".join(part for part in (path, name) if part)
         a, b = recorded.get(name), now.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -234,13 +235,9 @@ class _Walk:
     def _members(self, kind: type) -> list[Any]:
         """What a class holds, by name."""
         found: list[Any] = [[_name(base) for base in kind.__bases__]]
-        for name, item in sorted(vars(kind).items()):
-            if isinstance(item, staticmethod | classmethod):
-                item = item.__func__
-            elif isinstance(item, property | functools.cached_property):
-                item = getattr(item, "fget", None) or getattr(item, "func", None)
-            while callable(getattr(item, "__wrapped__", None)):
-                item = item.__wrapped__
+        members: dict[str, Any] = dict(sorted(vars(kind).items()))
+        for name, item in members.items():
+            item = _unwrapped(item)
             if isinstance(item, types.FunctionType) and is_users(item.__code__.co_filename):
                 found.append((name, self._bytecode(item)))
             elif name == "__annotations__":
@@ -269,6 +266,17 @@ class _Walk:
         below.code, below._coded = self.code, self._coded
         below.value(item, "")
         return below.found
+
+
+def _unwrapped(member: Any) -> Any:
+    """The function behind a member of a class: a method, a property, a decorated function."""
+    if isinstance(member, staticmethod | classmethod):
+        member = member.__func__
+    elif isinstance(member, property | functools.cached_property):
+        member = getattr(member, "fget", None) or getattr(member, "func", None)
+    while callable(getattr(member, "__wrapped__", None)):
+        member = member.__wrapped__
+    return member
 
 
 def _instructions(code: types.CodeType) -> Iterator[Any]:

@@ -177,9 +177,7 @@ class GrainBatches:
         self, source: Grain, dataset: Any, rows: int, batch_size: int, position: Position | None
     ) -> None:
         self._source, self._dataset, self._rows, self._size = source, dataset, rows, batch_size
-        self._workers = _workers(dataset)
-        self._batches = _opened(dataset)
-        self._done = 0
+        self._workers, self._done = _workers(dataset), 0
         if position is not None:
             then = position.get("batch_size")
             if "grain" not in position or then != batch_size:
@@ -196,6 +194,8 @@ class GrainBatches:
                     f"num_workers={position.get('workers')}, or begin a new run"
                 )
             self._done = position["batches"]
+        self._batches = _opened(dataset)
+        if position is not None:
             try:
                 self._batches.set_state(position["grain"])
             except Exception as error:  # whatever Grain raises for a state of another pipeline

@@ -178,7 +178,7 @@ def run(
     }
     finish_folder(folder, {"result.json": _json(result)}, last="result.json")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-    if scores:
+    with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
         print(f"\ntest: {scores_text(scores)} on {len(problem.data.test.y):,} examples")
     if recipe.finish is not None:
         with _attempted("the experiment's function finish", folder):

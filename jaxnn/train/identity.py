@@ -9,11 +9,11 @@ the old versions may not be available any more, so that a refusal could not be o
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 import optax
 
@@ -56,7 +56,7 @@ def environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": version("jaxlib"),
         "numpy": np.__version__,
         "optax": optax.__version__,
         "jaxnn": __version__,
@@ -82,9 +82,9 @@ def changes(
 
 def _data(data: Any) -> dict[str, Any]:
     if isinstance(data, Source):
-        own = getattr(data, "fingerprint", None)
+        own: Callable[[], dict[str, Any]] | None = getattr(data, "fingerprint", None)
         kind = f"{type(data).__module__}.{type(data).__qualname__}"
-        return {"source": kind, **(own() if callable(own) else fingerprint(type(data)))}
+        return {"source": kind, **(fingerprint(type(data)) if own is None else own())}
     x, y = data
     return {"x": checksum(x), "y": checksum(y)}
 

@@ -241,7 +241,7 @@ class _Walk:
             if isinstance(item, types.FunctionType) and is_users(item.__code__.co_filename):
                 found.append((name, self._bytecode(item)))
             elif name == "__annotations__":
-                found.append((name, {key: _plain(str(hint)) for key, hint in item.items()}))
+                found.append((name, _plain(str(item))))
             elif not name.startswith("__"):
                 found.append((name, self._constant(item)))
         return found

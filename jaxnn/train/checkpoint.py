@@ -221,7 +221,11 @@ class CheckpointFolder:
 
     def _check_same(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Raise ValueError if another run wrote the checkpoint; warn about another environment."""
-        differ, versions = changes(about["identity"], self._identity, about["versions"])
+        recorded, now = dict(about["identity"]), dict(self._identity)
+        if not self._first:  # it may read a share of the data, and the first recorded its own
+            recorded.pop("data", None)
+            now.pop("data", None)
+        differ, versions = changes(recorded, now, about["versions"])
         self._forced = about["forced"]
         if differ and not self.settings.force:
             raise ValueError(

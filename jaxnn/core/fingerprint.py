@@ -130,6 +130,7 @@ class _Walk:
         self.code: dict[str, str] = {}
         self._around: list[int] = []  # the ids of the objects that the walk is inside of
         self._count = 0
+        self._noted = False  # whether a repr around the walk has the values already
         self._coded: dict[int, Any] = {}  # by id; the objects too, so that no id is used twice
 
     def value(self, value: Any, path: str) -> None:
@@ -157,7 +158,8 @@ class _Walk:
         elif isinstance(value, Value):
             # Its repr is the code that builds it. What it does is its class's code, and that of
             # the functions in its fields, whose closures no repr shows.
-            self.found[path] = _plain(repr(value))
+            if not self._noted:
+                self.found[path] = _plain(repr(value))
             self._class(type(value))
             self._code_in(value)
         elif isinstance(value, Mapping):
@@ -204,6 +206,7 @@ class _Walk:
         """The code below a value whose repr is noted already."""
         below = _Walk()
         below.code, below._coded, below._around = self.code, self._coded, self._around
+        below._noted = True
         for field in dataclasses.fields(value):
             below.value(getattr(value, field.name), field.name)
 
@@ -213,6 +216,10 @@ class _Walk:
         """A function: what it closes over, and its code if the user wrote it."""
         if is_users(function.__code__.co_filename):
             self._coded_once(function, lambda: self._bytecode(function))
+        elif self._noted:
+            if function.__closure__:  # jax.nn.initializers.normal(0.02): no repr shows the number
+                held = [(name, self._constant(item)) for name, item in _enclosed(function)]
+                self._coded_once(function, lambda: held)
         else:
             self._several(dict(_enclosed(function)), path)
 

@@ -95,6 +95,13 @@ def test_a_closure_a_default_and_an_argument_count():
     assert fingerprint(closed(np.ones(3))) != fingerprint(closed(np.zeros(3)))
 
 
+def test_a_closure_of_a_library_in_a_layer_counts():
+    normal = jax.nn.initializers.normal
+    nets = [nn.Dense(3, w_init=normal(by)) for by in (0.02, 0.02, 0.05)]
+    prints = [fingerprint(net) for net in nets]
+    assert prints[0] == prints[1] != prints[2]
+
+
 def test_documentation_and_position_do_not_count():
     def one(x):
         """Double."""

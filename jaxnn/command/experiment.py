@@ -106,19 +106,22 @@ def run_command(recipe: Recipe[Any], arguments: list[str]) -> int:
 
 def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     """Go on with a run or a sweep that stopped."""
-    folders = [Path(one) for one in arguments if not one.startswith("-")]
-    if len(arguments) == 1 and folders and (folders[0] / "config.json").is_file():
-        config, watching = load_watched(recipe, folders[0])
-        return _trained(recipe, config, folders[0], watching)
+    force = "--force" in arguments
+    rest = [one for one in arguments if one != "--force"]
+    if len(rest) == 1 and (Path(rest[0]) / "config.json").is_file():
+        config, watching = load_watched(recipe, Path(rest[0]))
+        return _trained(recipe, config, Path(rest[0]), watching, force)
     return _sweeping("resume")(recipe, arguments)
 
 
-def _trained(recipe: Recipe[Any], config: Any, folder: Path, watching: Watching) -> int:
+def _trained(
+    recipe: Recipe[Any], config: Any, folder: Path, watching: Watching, force: bool = False
+) -> int:
     """Train, and say what there is then."""
     module = f"python -m {module_of(recipe)}"
     go_on = f"go on with it: {module} resume {shlex.quote(str(folder))}"
     try:
-        run(recipe, config, folder, watching)
+        run(recipe, config, folder, watching, force)
     except Interrupted as stopped:
         print(f"\n{stopped}\n{go_on}", file=sys.stderr)
         return 128 + stopped.number

@@ -3,29 +3,31 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import inspect
 import os
 import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 
+from ..core.fingerprint import differences
+from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.program import Recipe
 from ..experiment.run import versions
+from ..sweep.cohort import problem_of
 from ..sweep.driver import Driver, Progress
 from ..sweep.engine import answer, checked, engine, lost
 from ..sweep.faults import resume_command as resume_text
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
 from ..sweep.reading import read
+from ..sweep.records import OPEN
 from ..sweep.report import check_library, prepared
 from ..sweep.settings import Settings
 from ..sweep.structure import space_of
@@ -80,7 +82,7 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
         Args:
             folder: The folder of a sweep.
             resources: Where it runs.
-            force: Go on even if the experiment's code has changed since.
+            force: Go on even if the experiment's code or data changed since; the sweep records it.
         """
         return folder, resources, force
 
@@ -101,13 +103,19 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
                 f"{folder} is a sweep of {meta['recipe']}: write "
                 f"{resume_text(folder, meta['recipe'])}"
             )
-        before = meta.get("sources", {})
-        changed = [name for name, now in _sources(recipe).items() if before.get(name) != now]
+        now = _sources(recipe)
+        changed = sources.changed(meta["sources"]["modules"])
+        changed += differences(_others(meta["sources"]), _others(now))
         if changed and not force:
             raise ValueError(
-                f"{', '.join(changed)} changed since this sweep began: its trials would not "
-                f"compare. Begin another, or write resume {shlex.quote(str(folder))} --force"
+                f"the experiment changed since this sweep began, so that its trials would not "
+                f"compare: {'; '.join(changed)}. Begin another sweep, or write resume "
+                f"{shlex.quote(str(folder))} --force"
             )
+        if changed:
+            after = sum(trial.status not in OPEN for trial in ledger.trials())
+            forced = [*meta.get("forced", []), {"after trials": after, "changes": changed}]
+            ledger.set_meta({"sources": now, "forced": forced})
         return _drive(recipe, ledger, resources)
 
 
@@ -243,13 +251,17 @@ def _meta(recipe: Recipe[Any], planner: Planner) -> dict[str, Any]:
     }
 
 
-def _sources(recipe: Recipe[Any]) -> dict[str, str]:
-    """What a trial's numbers follow from beside its values: the experiment's code, and versions."""
-    file = inspect.getsourcefile(recipe.build)
-    code = Path(file).read_bytes() if file else b""
-    name = Path(file).name if file else "the experiment's code"
-    libraries = {library: text for library, text in versions().items() if library != "python"}
-    return {name: hashlib.sha256(code).hexdigest(), **libraries}
+def _sources(recipe: Recipe[Any]) -> dict[str, Any]:
+    """What a trial's numbers follow from beside its values: code, data, and versions."""
+    return {
+        "modules": sources.modules(recipe),
+        "data": sources.data(problem_of(recipe)),
+        "versions": {name: text for name, text in versions().items() if name != "python"},
+    }
+
+
+def _others(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: item for name, item in recorded.items() if name != "modules"}
 
 
 def _note(text: str) -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib.util
+import shlex
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -78,7 +80,17 @@ def finish(ledger: Ledger) -> None:
     """Print what a sweep found, and write its report."""
     sweep = read(ledger)
     print(f"\n{summary(sweep)}", flush=True)  # the report takes a moment
-    print(f"\nReport: {write(ledger)}")
+    try:
+        print(f"\nReport: {write(ledger)}")
+    except Exception as error:  # whatever drawing raises: the ledger has all results
+        cause = " ".join(str(error).split())[:300]
+        warnings.warn(
+            f"the report of {sweep.folder} was not written ({type(error).__name__}: {cause}). All "
+            "results are in the ledger: write jaxnn sweep report "
+            f"{shlex.quote(str(sweep.folder))} to try again",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     if sweep.best is not None:
         print(f"Train the best again: {best_command(sweep)}")
 

@@ -5,6 +5,7 @@ iterators say where they are. Reference: https://google-grain.readthedocs.io.
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn.core.fingerprint import fingerprint
 from jaxnn.data.check import check
+from jaxnn.data.records import Records
 from jaxnn.data.source import Position, share
 from jaxnn.installation import missing
 
@@ -90,6 +93,21 @@ class Grain:
             )
         return steps
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What determines the batches: the pipeline's steps, its workers, and the first batch.
+
+        The records themselves are known by their number alone. Another number of workers gives the
+        batches in another order, and Grain cannot translate the position of one into the other.
+        """
+        x, y = self._first
+        return {
+            "kind": "MapDataset" if self._is_map() else "IterDataset",
+            "steps": str(self.steps),
+            "workers": str(_workers(self.dataset)),
+            "pipeline": _pipeline(self.dataset),
+            "first batch": {name: fingerprint(part) for name, part in (("x", x), ("y", y))},
+        }
+
     def spec(self, batch_size: int) -> tuple[Any, Any]:
         """The shapes and types of a batch, from the pipeline's first."""
 
@@ -98,7 +116,7 @@ class Grain:
             dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
             return jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), dtype)
 
-        return jax.tree.map(like, self._first())
+        return jax.tree.map(like, self._first)
 
     def open(
         self,
@@ -133,6 +151,7 @@ class Grain:
     def _is_map(self) -> bool:
         return isinstance(self.dataset, library().MapDataset)
 
+    @functools.cached_property  # worker processes take seconds to start
     def _first(self) -> tuple[Any, Any]:
         if self._is_map():
             return _pair(self.dataset[0], "batch 0 of the Grain pipeline")
@@ -143,7 +162,7 @@ class Grain:
             batches.close()
 
     def _rows(self) -> int:
-        return len(jax.tree.leaves(self._first())[0])
+        return len(jax.tree.leaves(self._first)[0])
 
     def _other_size(self, rows: int, wanted: int) -> ValueError:
         return ValueError(
@@ -159,8 +178,7 @@ class GrainBatches:
         self, source: Grain, dataset: Any, rows: int, batch_size: int, position: Position | None
     ) -> None:
         self._source, self._dataset, self._rows, self._size = source, dataset, rows, batch_size
-        self._batches = _opened(dataset)
-        self._done = 0
+        self._workers, self._done = _workers(dataset), 0
         if position is not None:
             then = position.get("batch_size")
             if "grain" not in position or then != batch_size:
@@ -169,8 +187,24 @@ class GrainBatches:
                     f"{batch_size}, it is {position}: go on with the source and batch_size that "
                     "the run was begun with, or begin a new run"
                 )
+            if position.get("workers") != self._workers:
+                raise ValueError(
+                    "the position in the data is of a Grain pipeline with "
+                    f"{position.get('workers')} worker processes, and this one has "
+                    f"{self._workers}: its batches come in another order. Write mp_prefetch with "
+                    f"num_workers={position.get('workers')}, or begin a new run"
+                )
             self._done = position["batches"]
-            self._batches.set_state(position["grain"])
+        self._batches = _opened(dataset)
+        if position is not None:
+            try:
+                self._batches.set_state(position["grain"])
+            except Exception as error:  # whatever Grain raises for a state of another pipeline
+                raise ValueError(
+                    "the position in the data is of another Grain pipeline, which this one cannot "
+                    f"continue ({type(error).__name__}: {error}): write the pipeline that the run "
+                    "was begun with, or begin a new run"
+                ) from error
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         return self
@@ -195,7 +229,12 @@ class GrainBatches:
     def position(self) -> Position:
         """How many batches were given out, and where Grain's iterator is."""
         state = self._batches.get_state()
-        return {"batches": self._done, "batch_size": self._size, "grain": state}
+        return {
+            "batches": self._done,
+            "batch_size": self._size,
+            "workers": self._workers,
+            "grain": state,
+        }
 
     def close(self) -> None:
         """End Grain's threads and processes."""
@@ -222,6 +261,56 @@ def library() -> Any:
     except ImportError as error:
         raise missing("pipelines are read by", "grain", "grain") from error
     return grain
+
+
+def _nodes(dataset: Any) -> Iterator[Any]:
+    """A pipeline's steps, from its last to its sources; of equal workers, those of the first."""
+    yield dataset
+    inner = [*getattr(dataset, "_parents", ()), *getattr(dataset, "_datasets", ())]
+    for one in inner[:1] if _workers(dataset) == len(inner) else inner:
+        yield from _nodes(one)
+
+
+def _workers(dataset: Any) -> int:
+    """How many worker processes a pipeline has."""
+    inner = [*getattr(dataset, "_parents", ()), *getattr(dataset, "_datasets", ())]
+    return ("ProcessPrefetch" in type(dataset).__name__) + sum(map(_workers, inner))
+
+
+def _pipeline(dataset: Any) -> dict[str, str]:
+    """Each step by its kind and numbers, and the functions that it calls by their fingerprints."""
+    steps, functions = [], {}
+    for node in _nodes(dataset):
+        told = []
+        for name, item in vars(node).items():
+            # A cached property is no part of what was given, and reading ahead changes no batch.
+            if hasattr(type(node), name) or any(word in name for word in _AHEAD):
+                continue
+            short = name.removeprefix("_")
+            if item is None or isinstance(item, bool | int | float | str):
+                told.append(f"{short}={item!r}")
+            elif short == "source":
+                kind = f"{type(item).__module__}.{type(item).__qualname__}"
+                told.append(f"source={kind} of {len(item)}")
+                if isinstance(item, Records):
+                    functions["records"] = item.fingerprint()
+            elif callable(item):
+                functions[f"{len(steps)}/{short}"] = fingerprint(item)
+        steps.append(f"{type(node).__name__}({', '.join(told)})")
+    return {"steps": " <- ".join(steps), **functions}
+
+
+# What a step of Grain calls things that say how it reads, and not what.
+_AHEAD = (
+    "buffer",
+    "thread",
+    "prefetch",
+    "metrics",
+    "has_child",
+    "original_source",
+    "cycle_length",
+    "init_fn",
+)
 
 
 def _opened(dataset: Any) -> Any:

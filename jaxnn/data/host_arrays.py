@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxnn.core import paths
+from jaxnn.core.fingerprint import checksum
 from jaxnn.data.check import check
 from jaxnn.data.order import epoch_order
 from jaxnn.data.source import Position, share
@@ -76,6 +77,10 @@ class HostArrays:
             part = slice(begin, begin + rows)
             where = name if rows >= len(self.x) else f"{name} from row {begin}"
             check(self.x[part], self.y[part], classes=classes, ignore=ignore, name=where)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Shape, type, and checksum of both arrays, which are read once."""
+        return {"x": checksum(self.x), "y": checksum(self.y)}
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """rows // batch_size; ValueError for a batch larger than the data."""

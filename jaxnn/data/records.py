@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxnn.core.fingerprint import fingerprint
 from jaxnn.installation import missing
 
 
@@ -103,6 +104,18 @@ class Records:
                     ) from error
                 warnings.warn(f"{what}; the next one stands in for it", stacklevel=2)
         raise ValueError(f"no record of {self._files[place]} can be read")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The files by name, size, and number of records; and what decodes them.
+
+        The bytes are not read: files of records are usually larger than anyone would read at the
+        beginning of a run, and ArrayRecord checks them where it reads them.
+        """
+        files = [
+            f"{Path(file).name}: {Path(file).stat().st_size} bytes, {count} records"
+            for file, count in zip(self._files, self._counts, strict=True)
+        ]
+        return {"files": str(files), "skip": str(self._skip), "decode": fingerprint(self._decode)}
 
     def __getstate__(self) -> dict[str, Any]:
         """What worker processes are given: no open files."""

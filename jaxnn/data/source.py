@@ -9,6 +9,9 @@ A *source* opens into batches; batches say where they are, so that a run goes on
 
     batches = prefetched(source.open(key, batch_size, kept))       # in another process, later
 
+A source may have a method `fingerprint()`, which returns nested dicts of text: what determines its
+batches, as far as it is known. Checkpoints record it, and only a run with an equal one is resumed.
+
 `host_arrays` is the source of arrays in host memory or mapped from files, `grain_pipeline` that of
 a Grain pipeline; anything with these methods is one. `prefetch` reads ahead of the training.
 """

@@ -4,19 +4,62 @@
 style, no display.
 """
 
+import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from .. import train
 from ..files.reading import printable
 from ..installation import missing
 from ..page.drawing import FARTHEST, drawable
 from ..train.loop import TIMINGS, Record
+from .problem import Problem
 from .scores import of_truth_in, regression_scores
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
+
+
+def drawings(
+    problem: Problem, history: list[Record], predictions: np.ndarray | None
+) -> dict[str, Callable[[], Any]]:
+    """What draws each picture of a run, by file name: which, depends on the task and the data."""
+    y = problem.data.test.y
+    if problem.task.classes is None:
+        units = {"loss": "mean squared error", "mae": "mean absolute error"}
+        of_predictions = {
+            "predicted_and_true": (predicted_and_true, problem.quantity),
+            "residuals": (residuals, problem.quantity),
+        }
+    elif isinstance(problem.task, train.LanguageModel):
+        units = {"loss": "cross entropy, nats a token", "bits": "cross entropy, bits a token"}
+        of_predictions = {"bits_by_position": (bits_by_position,)}
+    else:
+        units = {"loss": "cross entropy"}
+        names = problem.class_names
+        of_predictions = {
+            "confusion_matrix": (lambda y, p: confusion_matrix(y, p.argmax(1), names),),
+            "worst_mistakes": (lambda y, p: _worst_mistakes(problem, y, p),),
+        }
+    found: dict[str, Callable[[], Any]] = {
+        "learning_curves.png": lambda: learning_curves(history, units)
+    }
+    if predictions is not None:
+        for name, (draw, *more) in of_predictions.items():
+            found[f"{name}.png"] = functools.partial(draw, y, predictions, *more)
+    return found
+
+
+def _worst_mistakes(problem: Problem, y: np.ndarray, predictions: np.ndarray) -> Any:
+    data, x, names = problem.data, problem.data.test.x, problem.class_names
+    if data.image_shape:
+        images = x.reshape(-1, *data.image_shape)
+        return worst_images(images, y, predictions, names)
+    features = data.feature_names or tuple(f"feature {i}" for i in range(x.shape[-1]))
+    draw = worst_series if x.ndim == 3 else worst_rows
+    return draw(problem.scaled.test.x, y, predictions, names, features)
 
 
 def png(figure: Any) -> bytes:

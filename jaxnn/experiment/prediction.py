@@ -108,7 +108,7 @@ def predict(recipe: Recipe[Any], folder: Path, file: Path | None) -> None:
 
 def table(problem: Problem, predictions: np.ndarray, y: np.ndarray | None) -> None:
     """Print a row an example: its number, the truth where it is known, and the prediction."""
-    names = problem.data.class_names
+    names = problem.class_names
     numbers = [str(row) for row in range(len(predictions))]
     columns = {"row": numbers}
     if problem.task.classes is None:
@@ -172,7 +172,7 @@ def read_inputs(file: Path, problem: Problem) -> np.ndarray:
 
 
 def _tokens(file: Path, x: np.ndarray, problem: Problem) -> np.ndarray:
-    most = len(problem.data.class_names) - 1
+    most = len(problem.class_names) - 1
     if (x != np.round(x)).any() or x.min() < 0 or x.max() > most:
         raise FileError(
             f"{file} holds numbers that are no tokens, wanted whole numbers in 0 .. {most}"

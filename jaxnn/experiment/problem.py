@@ -43,6 +43,11 @@ class Problem:
         """The data set as the network sees it."""
         return self.data.map(x=self.inputs, y=self.targets)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes by label; their numbers if the data set has no names."""
+        return self.data.class_names or tuple(map(str, range(self.task.classes or 0)))
+
     def predict(self, net: Layer, trained: Trained, x: np.ndarray) -> np.ndarray:
         """Predictions for inputs in the data set's units.
 

@@ -31,11 +31,14 @@ def shown(epochs: int) -> Iterator[Callable[[Record], None]]:
     with _bar(epochs) as advance:
 
         def report(record: Record) -> None:
-            if done[-1] == 0:
-                print("  ".join(_titles(record)))
+            first = done[-1] == 0
             done.append(int(record["epoch"]))
-            advance(done[-1] - done[-2])
-            print("  ".join(_row(record)), flush=True)
+            # A terminal that is gone, or that lacks a character, costs no run.
+            with contextlib.suppress(OSError, ValueError):
+                if first:
+                    print("  ".join(_titles(record)))
+                advance(done[-1] - done[-2])
+                print("  ".join(_row(record)), flush=True)
 
         yield report
 

@@ -1,14 +1,17 @@
 """One run of an experiment: train, judge on the test examples, and write the run folder.
 
 runs/mnist_mlp-20260131-142530/
-    config.json             the resolved configuration, every default spelled out
+    config.json             the resolved configuration, every default spelled out, and of which
+                            code and data
     metrics.jsonl           a line an epoch, the same each time the run is made
     timings.jsonl           how long each took
     checkpoints/            while the run is not finished: what it goes on from
-    result.json             scores on the test examples, seconds, versions, device
     weights.safetensors     parameters and state by path
+    result.json             scores on the test examples, seconds, versions, device
     learning_curves.png     and the pictures that fit the task
     report.html             all of it on one page, which opens from disk
+
+They are written in this order once the training has ended, and a run with a result is finished.
 """
 
 import contextlib
@@ -19,6 +22,7 @@ import platform
 import shlex
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,10 +32,13 @@ import numpy as np
 import optax
 
 from .. import inspect, train
+from ..core.fingerprint import differences
 from ..files.reading import FileError, listed, read_json
+from ..files.replacing import replace
+from ..train.logging import finite_or_text
 from ..train.loop import TIMINGS, Record
 from ..version import __version__
-from . import configuration, pictures
+from . import configuration, pictures, sources
 from .folder import begin_folder, check_place, finish_folder
 from .problem import Problem
 from .program import Program, Recipe
@@ -75,13 +82,28 @@ class Watching:
 
 
 def run(
-    recipe: Recipe[Any], config: Any, folder: Path, watching: Watching = Watching()
+    recipe: Recipe[Any],
+    config: Any,
+    folder: Path,
+    watching: Watching = Watching(),
+    force: bool = False,
 ) -> dict[str, float]:
     """Train one configuration, print how it goes, and fill `folder`; returns the test scores.
 
     Trains on the data set's training examples, reports on those for validation after each epoch,
     and looks at the test examples once, at the end. A folder with an unfinished run of this very
     configuration goes on from its newest checkpoint.
+
+    The weights are written first, then the results, then pictures and the report. What fails after
+    the weights is a warning.
+
+    Args:
+        recipe: the experiment.
+        config: its configuration.
+        folder: where the run is written; it does not exist yet, or holds this run, unfinished.
+        watching: how the run is kept and watched.
+        force: resume even if the experiment's code or data changed since the run began; the folder
+            records what changed.
 
     Raises:
         FileExistsError: the folder holds another run, or one that is finished.
@@ -98,6 +120,7 @@ def run(
         "experiment": recipe.name,
         "config": configuration.to_plain(config),
         "watching": configuration.to_plain(watching),
+        "sources": {"modules": sources.modules(recipe), "data": sources.data(problem)},
     }
     checkpoints = train.Checkpoints(
         str(folder / CHECKPOINTS),
@@ -108,8 +131,11 @@ def run(
         ),
         keep=watching.checkpoint.keep,
         at_end=False,  # the weights are written
+        force=force,
     )
     going_on = _is_unfinished(folder, about)
+    if going_on:
+        _check_sources(folder, about, force)
     if not going_on:
         check_place(folder, _weights_size(program, example) + ROOM)
     pictures.check_library()  # not after the training
@@ -136,43 +162,65 @@ def run(
         raise
     seconds = time.perf_counter() - began
     trained = train.Weights(train.evaluation_params(trained), trained.state)
-    predictions = problem.predict(program.net, trained, problem.data.test.x)
-    scores = scores_of(problem, predictions, problem.data.test.y)
-    print(f"\ntest: {scores_text(scores)} on {len(predictions):,} examples")
-    more = {} if recipe.finish is None else recipe.finish(problem, program, trained)
-    history = [problem.reported(record) for record in history]
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
+    weights = {"weights.safetensors": train.pack_weights(program.net, trained)}
+    finish_folder(folder, weights, last="weights.safetensors")
+    scores: dict[str, float] = {}
+    predictions = None
+    with _attempted("scoring the test examples", folder):
+        predictions = problem.predict(program.net, trained, problem.data.test.x)
+        scores = scores_of(problem, predictions, problem.data.test.y)
     result = {
         "experiment": recipe.name,
-        "test": scores,
-        "test_examples": len(predictions),
-        "parameters": parameters,
+        "test": {name: finite_or_text(number) for name, number in scores.items()},
+        "test_examples": len(problem.data.test.y),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.params)),
         "training_seconds": round(seconds, 2),
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
     }
-    pictured = drawn(problem, history, predictions)
-    page = report_of(
-        folder.name,
-        [_metrics(record) for record in history],
-        timings=[_timings(record) for record in history],
-        config=about["config"],
-        scores=scores,
-        pictures={k: v for k, v in pictured.items() if k != "learning_curves.png"},
-        summary=summary,
-        environment={"device": result["device"], "system": platform.platform(), **versions()},
-        remarks=_remarks(going_on, history, program.epochs),
-    )
-    files = {
-        "weights.safetensors": train.pack_weights(program.net, trained),
-        **pictured,
-        **more,
-        "report.html": page.encode(),
-        "result.json": _json(result),
-    }
-    finish_folder(folder, files, last="result.json")
+    finish_folder(folder, {"result.json": _json(result)}, last="result.json")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
+        print(f"\ntest: {scores_text(scores)} on {len(problem.data.test.y):,} examples")
+    if recipe.finish is not None:
+        with _attempted("the experiment's function finish", folder):
+            for name, contents in recipe.finish(problem, program, trained).items():
+                replace(folder / name, contents)
+    history = [problem.reported(record) for record in history]
+    pictured = {}
+    for name, draw in pictures.drawings(problem, history, predictions).items():
+        with _attempted(f"the picture {name}", folder):
+            pictured[name] = pictures.png(draw())
+            replace(folder / name, pictured[name])
+    with _attempted("report.html", folder):
+        page = report_of(
+            folder.name,
+            [_metrics(record) for record in history],
+            timings=[_timings(record) for record in history],
+            config=about["config"],
+            scores=scores,
+            pictures={k: v for k, v in pictured.items() if k != "learning_curves.png"},
+            summary=summary,
+            environment={"device": result["device"], "system": platform.platform(), **versions()},
+            remarks=_remarks(going_on, history, program.epochs),
+        )
+        replace(folder / "report.html", page.encode())
     return scores
+
+
+@contextlib.contextmanager
+def _attempted(what: str, folder: Path) -> Iterator[None]:
+    """Turn what fails into a warning: the run's weights are written, and nothing may cost them."""
+    try:
+        yield
+    except Exception as error:
+        cause = " ".join(str(error).split())[:300]
+        warnings.warn(
+            f"{what} failed ({type(error).__name__}: {cause}). The run goes on without it, and "
+            f"{folder} has the weights",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
@@ -190,6 +238,22 @@ def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
             f"resume {shlex.quote(str(folder))} to go on with it, or --folder with another place"
         )
     return True
+
+
+def _check_sources(folder: Path, about: dict[str, Any], force: bool) -> None:
+    """Raise ValueError if the code or data of an unfinished run changed; record it if forced."""
+    file = folder / "config.json"
+    there = json.loads(file.read_text())
+    lines = sources.changed(there["sources"]["modules"])
+    lines += differences({"data": there["sources"]["data"]}, {"data": about["sources"]["data"]})
+    if lines and not force:
+        raise ValueError(
+            f"the experiment changed since the run in {folder} began: {'; '.join(lines)}. Undo it, "
+            f"write --folder with another place, or write resume {shlex.quote(str(folder))} --force"
+        )
+    if lines:
+        forced = [*there.get("forced", []), lines]
+        replace(file, _json(there | {"sources": about["sources"], "forced": forced}))
 
 
 def _numbers_of(about: Any) -> dict[str, Any]:
@@ -298,39 +362,6 @@ def scores_text(scores: dict[str, float]) -> str:
     'accuracy 0.931, loss 0.25'
     """
     return ", ".join(f"{name} {number:.4g}" for name, number in scores.items())
-
-
-def drawn(problem: Problem, history: list[Record], predictions: np.ndarray) -> dict[str, bytes]:
-    """The pictures of a run, PNG files by name: which, depends on the task and the data."""
-    data, y = problem.data, problem.data.test.y
-    if problem.task.classes is None:
-        units = {"loss": "mean squared error", "mae": "mean absolute error"}
-        figures = {
-            "learning_curves": pictures.learning_curves(history, units),
-            "predicted_and_true": pictures.predicted_and_true(y, predictions, problem.quantity),
-            "residuals": pictures.residuals(y, predictions, problem.quantity),
-        }
-    elif isinstance(problem.task, train.LanguageModel):
-        units = {"loss": "cross entropy, nats a token", "bits": "cross entropy, bits a token"}
-        figures = {
-            "learning_curves": pictures.learning_curves(history, units),
-            "bits_by_position": pictures.bits_by_position(y, predictions),
-        }
-    else:
-        names, x = data.class_names, data.test.x
-        units = {"loss": "cross entropy"}
-        figures = {
-            "learning_curves": pictures.learning_curves(history, units),
-            "confusion_matrix": pictures.confusion_matrix(y, predictions.argmax(1), names),
-            "worst_mistakes": pictures.worst_images(
-                x.reshape(-1, *data.image_shape), y, predictions, names
-            )
-            if data.image_shape
-            else (pictures.worst_series if x.ndim == 3 else pictures.worst_rows)(
-                problem.scaled.test.x, y, predictions, names, data.feature_names
-            ),
-        }
-    return {f"{name}.png": pictures.png(figure) for name, figure in figures.items()}
 
 
 def _weights_size(program: Program, example: Any) -> int:

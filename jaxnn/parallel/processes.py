@@ -1,9 +1,14 @@
 """Several processes that train one network, each with devices of its own."""
 
+import atexit
 import os
+import sys
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+
+from ..train.agreement import is_peer_lost, peer_lost
 
 
 def start(
@@ -21,6 +26,9 @@ def start(
     Slurm's variables, under `srun` with several tasks; else the API of Kubernetes, which needs the
     package `kubernetes`. Where none of these is there, it is a run of one process, and nothing is
     done: the same program runs on one machine.
+
+    If one process dies, the others cannot continue. Each of them reports that in one line instead
+    of a traceback, and exits with status 1 at once: JAX would wait for the dead process.
 
     Args:
         coordinator: "host:port" of the process with index 0, a port that is free there.
@@ -60,6 +68,8 @@ def start(
             "parallel.start comes before anything else of JAX, which has its devices already: call "
             "it in the first line of the program, before arrays and keys are made"
         ) from error
+    if jax.process_count() > 1:
+        _report_lost_peers()
 
 
 def is_first() -> bool:
@@ -99,6 +109,27 @@ def from_environment(
     if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment):
         return ()
     return None
+
+
+def _report_lost_peers() -> None:
+    """Report the death of another process in one line; other errors as before."""
+    before = sys.excepthook
+
+    def report(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not is_peer_lost(error):
+            before(kind, error, trace)
+            return
+        print(f"error: {peer_lost(error)}", file=sys.stderr)
+        # Registered last, it runs first: before JAX waits for the dead process, and aborts.
+        atexit.register(_leave)
+
+    sys.excepthook = report
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _check(coordinator: str, processes: int, index: int) -> None:

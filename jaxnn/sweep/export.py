@@ -10,6 +10,7 @@ Nothing is ever written over, and what is written appears whole under its name, 
 
 import contextlib
 import csv
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -112,7 +113,8 @@ def to_parquet(sweep: Sweep, target: Path) -> None:
         for place, rows in zip(places, (trial_rows(sweep), result_rows(sweep)), strict=True):
             names = list(rows[0]) if rows else ["trial"]
             columns = {name: uniform([row[name] for row in rows]) for name in names}
-            pyarrow.parquet.write_table(pyarrow.table(columns), place)
+            with open(place, "xb") as file:
+                pyarrow.parquet.write_table(pyarrow.table(columns), file)
 
 
 def uniform(column: list[Any]) -> list[Any]:
@@ -136,8 +138,9 @@ def to_optuna(sweep: Sweep, target: Path) -> None:
              "running": states.RUNNING}  # fmt: skip
     with fresh(target) as place, quiet():
         # Nobody else sees the file before it is whole, so it need not reach the disk row by row.
+        # The file is opened here, since a URL reads `?` and `%` of a path as something else.
         storage = optuna.storages.RDBStorage(
-            f"sqlite:///{place}", engine_kwargs={"connect_args": {"factory": unsynchronised()}}
+            "sqlite://", engine_kwargs={"creator": functools.partial(unsynchronized, place)}
         )
         study = optuna.create_study(
             storage=storage,
@@ -259,16 +262,13 @@ def plain(value: Any) -> Any:
     return "None" if value is None else value
 
 
-def unsynchronised() -> Any:
-    """SQLite's connection, which leaves it to the system when to write to the disk."""
+def unsynchronized(file: Path) -> Any:
+    """A connection to an SQLite file that leaves it to the system when to write to the disk."""
     import sqlite3
 
-    class Connection(sqlite3.Connection):
-        def __init__(self, *arguments: Any, **named: Any) -> None:
-            super().__init__(*arguments, **named)
-            self.execute("PRAGMA synchronous = OFF")
-
-    return Connection
+    connection = sqlite3.connect(file, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
 
 
 @contextlib.contextmanager

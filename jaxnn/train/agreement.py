@@ -1,11 +1,62 @@
-"""What all processes of a run have to see alike: the time, and the signals that came."""
+"""What all processes of a run have to see alike: the time, the signals, the death of one."""
 
-from collections.abc import Callable
+import contextlib
+import re
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
 from .signals import Asked
+
+# What the libraries that connect processes raise if one does not answer: Gloo on CPUs, NCCL on
+# GPUs, and the service that JAX starts in the first process.
+_LOST = re.compile(
+    r"gloo \w+ failed|gloo.*(connection|peer|timed? ?out)|"
+    r"nccl.*(remote|peer|connection|socket|abort|timed? ?out)|"
+    r"coordination ?service|heartbeat timeout|tasks? (is|are) unhealthy|barrier (failed|timed out)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class PeerLost(RuntimeError):
+    """Another process of the run died, so that this one cannot continue."""
+
+
+def is_peer_lost(error: BaseException) -> bool:
+    """Whether an error in one of several processes says that another does not answer.
+
+    >>> is_peer_lost(ValueError("Gloo AllReduce failed: Connection closed by peer"))  # alone
+    False
+    """
+    if isinstance(error, PeerLost):
+        return True
+    library = isinstance(error, RuntimeError | ValueError)  # what JAX raises for XLA's errors
+    return library and jax.process_count() > 1 and _LOST.search(str(error)) is not None
+
+
+def peer_lost(error: BaseException, resume: str = "") -> PeerLost:
+    """The error as one line: what happened, the cause, and how to resume."""
+    if isinstance(error, PeerLost):
+        return error
+    here, count = jax.process_index(), jax.process_count()
+    cause = " ".join(str(error).split())
+    return PeerLost(
+        f"another process of this run died, and process {here} of {count} cannot continue without "
+        f"it ({cause[:200]}{'...' * (len(cause) > 200)}): see what the other processes printed, "
+        f"and start all {count} again{resume}"
+    )
+
+
+@contextlib.contextmanager
+def watching_peers(resume: Callable[[], str]) -> Iterator[None]:
+    """Raise PeerLost, one line, for the errors of libraries that another process caused."""
+    try:
+        yield
+    except Exception as error:
+        if not is_peer_lost(error):
+            raise
+        raise peer_lost(error, resume()) from None
 
 
 class Agreed:

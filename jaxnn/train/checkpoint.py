@@ -4,11 +4,12 @@
         run.lock            held by the one run that writes here
         1200/               the checkpoint after step 1,200, put in place by one rename
             state/          the arrays of the TrainState, by path
-            progress/       what else the run needs to go on, as JSON
+            progress/       what else the run needs to go on, as JSON, and what run it is
             seal.json       the SHA-256 of each file above
 
-A checkpoint that does not fit its seal, or that cannot be read, is set aside under the name
-`damaged-1200`, and the one before it is used.
+A checkpoint that lacks a file, or whose files do not match their checksums, is renamed
+`damaged-1200`, and the one before it is used. Any other error is raised, and the folder stays as it
+is. So is a difference between the run that wrote the checkpoint and the one that resumes it.
 """
 
 import contextlib
@@ -18,7 +19,6 @@ import json
 import math
 import os
 import re
-import shutil
 import sqlite3
 import sys
 import time
@@ -38,14 +38,16 @@ from ..core.layer import Layer
 from ..core.signatures import suggestion
 from ..core.values import Value
 from ..files.lock import Lock, Locked
+from ..files.plain import plain
 from ..files.reading import MEGABYTE, FileError, listed, printable, read_json
 from ..files.replacing import replace
-from ..version import __version__
+from .agreement import is_peer_lost
 from .directions import badness, is_maximized, stated
 from .every import Every
+from .identity import changes, environment
 from .state import TrainState
 
-SCHEMA = 1
+SCHEMA = 2
 LOCK = "run.lock"
 SEAL = "seal.json"
 LARGEST = 512 * MEGABYTE  # of what a checkpoint says of itself, which holds all records of the run
@@ -57,6 +59,9 @@ ABOUT = {
     "count": int,
     "position": dict | None,
     "seconds": float | int,
+    "identity": dict,
+    "versions": dict,
+    "forced": list,
 }
 
 
@@ -84,7 +89,8 @@ class Checkpoints(Value):
 
     `train.fit(..., checkpoints=Checkpoints("runs/a/checkpoints"))` goes on from the newest one in
     the folder, if there is one: after a crash, the same call ends with the numbers that it would
-    have had.
+    have had. A call with another network, task, optimizer, data set, batch size or key is another
+    run, and raises ValueError with everything that differs. Only `epochs` may be larger.
 
     Args:
         folder: the folder of this run alone.
@@ -94,6 +100,8 @@ class Checkpoints(Value):
             far is saved too, and the best one is kept. A value that is not finite is never best.
         maximize: whether larger is better, as for an accuracy; by default as the task declares.
         at_end: whether the end of a run is saved too; not where its weights are written anyway.
+        force: resume even if the run differs from the one that wrote the checkpoint. What differs
+            is a warning, and every later checkpoint records it.
         larger: the former name of `maximize`.
 
     Raises ValueError for numbers out of range; `train.fit` raises it before the first step if the
@@ -109,6 +117,7 @@ class Checkpoints(Value):
     best: str | None = None
     maximize: bool | None = None
     at_end: bool = True
+    force: bool = False
     larger: bool | None = None
 
     def __post_init__(self) -> None:
@@ -149,12 +158,17 @@ class Checkpoints(Value):
         *before, last = (badness(record.get(self.best), maximize) for record in history)
         return -last if last < min(before, default=math.inf) else None
 
-    def open(self, net: Layer) -> "CheckpointFolder":
+    def open(self, net: Layer, identity: Mapping[str, Any] | None = None) -> "CheckpointFolder":
         """The folder, for one run of `net`: a context manager.
+
+        Args:
+            net: the network.
+            identity: what determines the run's numbers, as `identity.identity` describes it;
+                checkpoints keep it, and only a run with an equal one is resumed.
 
         Raises OSError where another run is at work in it or it cannot be written.
         """
-        return CheckpointFolder(self, net)
+        return CheckpointFolder(self, net, identity or {})
 
     def restore(
         self, net: Layer, like: Any, which: Literal["newest", "best"] | int = "newest"
@@ -189,7 +203,7 @@ class Checkpoints(Value):
             )
         try:
             _check_seal(found[step])
-            return _read(found[step], net, like)[0]
+            return _read(found[step], net, like, _about(found[step]))[0]
         except Damaged as error:
             raise Damaged(
                 f"{found[step]}: is damaged ({error}); restore it from a copy, or name another step"
@@ -203,8 +217,9 @@ class CheckpointFolder:
     wait. One that cannot be written is told by a warning, and the run goes on.
     """
 
-    def __init__(self, settings: Checkpoints, net: Layer) -> None:
-        self.settings, self._net = settings, net
+    def __init__(self, settings: Checkpoints, net: Layer, identity: Mapping[str, Any]) -> None:
+        self.settings, self._net, self._identity = settings, net, identity
+        self._forced: list[list[str]] = []
         self.folder = Path(settings.folder).absolute()
         self._manager: Any = None
         self._writing: Future[None] | None = None
@@ -219,6 +234,7 @@ class CheckpointFolder:
                         "it end, or name another folder"
                     )
                     held.enter_context(Lock(self.folder / LOCK, busy))
+            self._plain = held.enter_context(plain(self.folder))
             self._pool = held.enter_context(ThreadPoolExecutor(1, "checkpoint"))
             self._held = held.pop_all()
 
@@ -226,12 +242,13 @@ class CheckpointFolder:
         """The newest whole checkpoint, or None where there is none.
 
         One that is damaged is told by a warning and set aside. Raises ValueError for a checkpoint
-        of another network or optimizer, with every path that differs.
+        of another run, with everything that differs.
         """
         for step, folder in sorted(_steps(self.folder), reverse=True):
             try:
                 _check_seal(folder)
-                restored = _read(folder, self._net, like)
+                about = _about(folder)
+                restored = _read(folder, self._net, like, about)
             except Damaged as error:
                 aside = _set_aside(folder) if self._first else folder
                 warnings.warn(
@@ -241,9 +258,42 @@ class CheckpointFolder:
                     stacklevel=2,
                 )
                 continue
+            self._check_same(folder, about)
             self.saved = step
             return restored
         return None
+
+    def _check_same(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Raise ValueError if another run wrote the checkpoint; warn about another environment."""
+        recorded, now = dict(about["identity"]), dict(self._identity)
+        if not self._first:  # it may read a share of the data, and the first recorded its own
+            recorded.pop("data", None)
+            now.pop("data", None)
+        differ, versions = changes(recorded, now, about["versions"])
+        self._forced = about["forced"]
+        if differ and not self.settings.force:
+            raise ValueError(
+                f"{folder} is a checkpoint of another run:\n  "
+                + "\n  ".join([*differ, *(f"versions/{line}" for line in versions)])
+                + "\nTo resume that run, pass what it recorded. To start this one, write "
+                "Checkpoints(...) with another folder. To continue that run as this one, write "
+                "Checkpoints(..., force=True)."
+            )
+        if differ:
+            self._forced = [*self._forced, differ]
+            warnings.warn(
+                f"resumed {folder}, a checkpoint of another run, because of force=True:\n  "
+                + "\n  ".join(differ),
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if versions:
+            warnings.warn(
+                f"{folder} was written with other versions, so that the numbers may differ from "
+                f"those of an uninterrupted run: {'; '.join(versions)}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def save(self, ts: TrainState, progress: Progress, score: float | None = None) -> None:
         """Save the state after its last step; `score` is larger for a better one."""
@@ -281,7 +331,9 @@ class CheckpointFolder:
             "schema": SCHEMA,
             "network": repr(self._net),
             "arrays": {path: describe(leaf) for path, leaf in arrays.items()},
-            "versions": {"jax": jax.__version__, "jaxnn": __version__},
+            "identity": self._identity,
+            "versions": environment(),
+            "forced": self._forced,
             **dataclasses.asdict(progress),
         }
         try:
@@ -303,6 +355,8 @@ class CheckpointFolder:
                 _seal(self.folder / str(step))
             self.saved = step
         except Exception as error:
+            if is_peer_lost(error):
+                raise
             self._drop()
             before = "none" if self.saved is None else f"the one after step {self.saved:,}"
             warnings.warn(
@@ -329,7 +383,7 @@ class CheckpointFolder:
                     policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
                 )
             self._manager = ocp.CheckpointManager(
-                self.folder,
+                self._plain,
                 options=ocp.CheckpointManagerOptions(
                     best_fn=score if self.settings.best is not None else None,
                     preservation_policy=policies.AnyPreservationPolicy(kept),
@@ -370,14 +424,35 @@ def _steps(folder: Path) -> Iterator[tuple[int, Path]]:
             yield int(one.name), one
 
 
-def _read(folder: Path, net: Layer, like: Any) -> tuple[TrainState, Progress]:
+def _about(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run: the file that orbax's `JsonSave` wrote."""
+    file = folder / "progress" / "metadata"
+    with _unsealed(folder):
+        about = read_json(file, LARGEST, finite=False, bits=1000, values=10**8)
+        if not isinstance(about, dict):
+            raise FileError(f"{file} is not a JSON object")
+    if about.get("schema") != SCHEMA:
+        raise FileError(
+            f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
+            f"{SCHEMA}"
+        )
+    wrong = [name for name, kinds in ABOUT.items() if not isinstance(about.get(name), kinds)]
+    with _unsealed(folder):
+        if wrong or not all(isinstance(record, dict) for record in about["history"]):
+            raise FileError(f"{file} has no valid {(wrong or ['history'])[0]!r}")
+    return about
+
+
+def _read(
+    folder: Path, net: Layer, like: Any, about: Mapping[str, Any]
+) -> tuple[TrainState, Progress]:
     """What a checkpoint holds: only the paths that `like` has are read, and as these."""
     import orbax.checkpoint as ocp
 
     declared = dict(_by_path(like))
     targets = {path: _target(leaf) for path, leaf in declared.items()}
-    about, progress = _about(folder)
-    network, arrays = about["network"], about["arrays"]
+    progress = Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})
+    network, arrays = about["network"], dict(about["arrays"])
     wanted = {path: describe(leaf) for path, leaf in declared.items()}
     if wanted != arrays:
         paths = [*wanted, *(path for path in arrays if path not in wanted)]
@@ -390,63 +465,26 @@ def _read(folder: Path, net: Layer, like: Any) -> tuple[TrainState, Progress]:
             f"{folder} is a checkpoint of another network or optimizer: {listed(lines)}. It was "
             f"written for {network:.400}, and this is {net!r:.400}: name another folder"
         )
-    _check_arrays(folder / "state", declared)
-    try:
-        with _quiet(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            found = reader.restore(folder / "state", args=ocp.args.StandardRestore(targets))
-    except Exception as error:
-        raise Damaged(_cause(error)) from error
+    with _unsealed(folder), plain(folder) as place, _quiet():
+        _check_arrays(place / "state", declared)
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            found = reader.restore(place / "state", args=ocp.args.StandardRestore(targets))
     leaves = [found[path] for path, _ in _by_path(like)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), progress
 
 
-def _about(folder: Path) -> tuple[dict[str, Any], Progress]:
-    """What a checkpoint says of itself: the file that orbax's `JsonSave` wrote."""
-    try:
-        about = read_json(
-            folder / "progress" / "metadata", LARGEST, finite=False, bits=1000, values=10**8
-        )
-    except (OSError, ValueError) as error:
-        raise Damaged(_cause(error)) from error
-    if not isinstance(about, dict):
-        raise Damaged("progress/metadata is not a JSON object")
-    if about.get("schema") != SCHEMA:
-        raise FileError(
-            f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
-            f"{SCHEMA}"
-        )
-    wrong = [
-        name
-        for name, kinds in ABOUT.items()
-        if name not in about or not isinstance(about[name], kinds)
-    ]
-    if wrong or not all(isinstance(record, dict) for record in about["history"]):
-        raise Damaged(f"progress/metadata has no valid {(wrong or ['history'])[0]!r}")
-    return about, Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})
-
-
 def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
-    """Raise Damaged if the stored arrays are not of the declared shapes: before they are read."""
+    """Raise FileError if the stored arrays are not of the declared shapes: before they are read."""
     import orbax.checkpoint as ocp
     from etils import epath
 
-    try:
-        with _quiet():
-            found = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
-        stored = {path: found[path] for path in declared}
-        wrong = [
-            path
-            for path, leaf in declared.items()
-            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            and (
-                tuple(stored[path].shape) != tuple(leaf.shape)
-                or math.prod(stored[path].storage.chunk_shape or ()) > math.prod(leaf.shape)
-            )
-        ]
-    except Exception as error:  # whatever orbax raises on a damaged folder
-        raise Damaged(_cause(error)) from error
-    if wrong:
-        raise Damaged(f"{wrong[0]} is stored as {stored[wrong[0]].shape}")
+    stored = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
+    for path, leaf in declared.items():
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            continue
+        shape, chunk = tuple(stored[path].shape), stored[path].storage.chunk_shape or ()
+        if shape != tuple(leaf.shape) or math.prod(chunk) > math.prod(leaf.shape):
+            raise FileError(f"{folder}: {path} is stored as {shape}, wanted {tuple(leaf.shape)}")
 
 
 @contextlib.contextmanager
@@ -516,29 +554,48 @@ def _check_seal(folder: Path) -> None:
         sealed = read_json(folder / SEAL, LARGEST)
     except FileNotFoundError:
         return
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise Damaged(f"{SEAL} cannot be read: {_cause(error)}") from None
+    if not isinstance(sealed, dict):
+        raise Damaged(f"{SEAL} is not what was written")
+    # A file that is not in the seal was left by something else, such as a file manager.
+    found = {one.relative_to(folder).as_posix(): one for one in _files(folder)}
+    for name in sorted(sealed):
+        if name not in found:
+            raise Damaged(f"{name} is missing")
+        if _sha256(found[name]) != sealed[name]:
+            raise Damaged(f"{name} is not what was written")
+
+
+@contextlib.contextmanager
+def _unsealed(folder: Path) -> Iterator[None]:
+    """Raise Damaged for what cannot be read of a checkpoint without a seal.
+
+    A whole checkpoint whose files match their checksums is not damaged, whatever cannot be done
+    with it here: memory, permissions, a version of orbax. Such errors are raised as they are.
+    """
     try:
-        found = {one.relative_to(folder).as_posix(): _sha256(one) for one in _files(folder)}
-    except OSError as error:
-        raise Damaged(_cause(error)) from None
-    if not isinstance(sealed, dict) or sealed != found:
-        names = sorted(sealed if isinstance(sealed, dict) else ())
-        bad = next((name for name in names if found.get(name) != sealed[name]), "a file too many")
-        raise Damaged(f"{bad} is not what was written")
+        yield
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:
+        if (folder / SEAL).exists():
+            error.add_note(f"while reading the checkpoint {folder}, which is left as it is")
+            raise
+        raise Damaged(_cause(error)) from error
 
 
 def _set_aside(folder: Path) -> Path:
-    """Rename a damaged checkpoint, so that nothing takes it for one; what it holds stays."""
+    """Rename a damaged checkpoint, so that nothing takes it for one; what it holds stays.
+
+    Raises OSError if the folder cannot be changed.
+    """
     aside = folder.with_name(f"damaged-{folder.name}")
     number = 1
     while aside.exists():
         number += 1
         aside = folder.with_name(f"damaged-{folder.name}-{number}")
-    try:
-        folder.rename(aside)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
+    folder.rename(aside)
     return aside
 
 

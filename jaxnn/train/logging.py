@@ -123,7 +123,12 @@ class JsonLines:
 def _plain(item: Any) -> Any:
     if isinstance(item, bool | int | str) or item is None:
         return item
-    number = float(item)
+    return finite_or_text(item)
+
+
+def finite_or_text(number: Any) -> float | str:
+    """A number as JSON has it; one that is not finite as "nan", "inf" or "-inf"."""
+    number = float(number)
     return number if math.isfinite(number) else str(number)
 
 

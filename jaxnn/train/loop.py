@@ -21,7 +21,7 @@ import numpy as np
 from ..combine.precision import Precision
 from ..core.declarations import brief
 from ..core.layer import Layer
-from .agreement import Agreed
+from .agreement import Agreed, watching_peers
 from .average import evaluation_params
 from .checkpoint import CheckpointFolder, Checkpoints, Progress
 from .device import Meter
@@ -29,6 +29,7 @@ from .divergence import Diverged, Good, cause, told
 from .evaluation import check_count, compiled_evaluation
 from .every import Every, Moment, ends_of
 from .feed import Augment, Steps, checked, feed_of
+from .identity import identity
 from .learning_rate import rate_at
 from .logging import Logger, logged
 from .placement import HERE, Placement
@@ -110,7 +111,8 @@ def fit(
             `Diverged` and names the first value that is not finite; "skip" leaves out each step
             whose gradients are not finite; "roll back" goes back to the state of the last record
             and on with the batches after the failed ones, three times in a row at most.
-        checkpoints: where and how often the run is saved. It goes on from the newest one there.
+        checkpoints: where and how often the run is saved. It goes on from the newest one there, if
+            all arguments but `epochs` give the same numbers as those of the run that saved it.
             SIGINT and SIGTERM then end the dispatch, save, and raise `Interrupted`.
         profile: steps of which a trace is written for a profiler.
         start: a state to go on from, of a run with the same data, key and batch size.
@@ -126,10 +128,11 @@ def fit(
 
     Raises:
         ValueError, TypeError: data that cannot be trained on (no rows, NaN, labels out of range), a
-            batch larger than the data, parts that do not fit together.
+            batch larger than the data, parts that do not fit together, checkpoints of another run.
         Diverged: the loss is not finite.
         Interrupted: a signal asked the run to stop.
         OSError: checkpoints cannot be kept there.
+        RuntimeError: another process of the run died.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -172,9 +175,18 @@ def fit(
         [every, *([] if checkpoints is None else [checkpoints.every])],
         () if profile is None else profile.ends,
     )
+    folder = None
     with contextlib.ExitStack() as held:
+        held.enter_context(watching_peers(lambda: _resume(folder)))
         held.callback(feed.close)
-        folder = None if checkpoints is None else held.enter_context(checkpoints.open(net))
+        if checkpoints is not None:
+            parts = {"network": net, "task": task, "optimizer": optimizer, "augment": augment}
+            numbers = {"batch_size": batch_size, **options, "every": every}
+            numbers["steps_per_dispatch"] = at_once
+            whole = identity(
+                {**parts, "start": start}, {"data": data, "validation": validation}, key, numbers
+            )
+            folder = held.enter_context(checkpoints.open(net, whole))
         asked = Asked() if folder is None else held.enter_context(listening())
         # A copy of what is given: the steps take its memory.
         ts = (
@@ -185,6 +197,12 @@ def fit(
         found = None if folder is None else folder.restore(ts)
         ts, progress = (ts, Progress([], {}, 0, None, 0.0)) if found is None else found
         history, done = list(progress.history), int(ts.step)
+        if found is not None and done > total:
+            raise ValueError(
+                f"the run to resume has {done:,} steps behind it, and epochs={epochs} are "
+                f"{total:,} steps: write epochs={-(-done // feed.steps_per_epoch)} or more, or "
+                "another folder"
+            )
         feed.begin(np.asarray(ts.key), done, progress.position, ahead)
         log = held.enter_context(logged(loggers, None if folder is None else done))
         tracing = held.enter_context(tracing_of(profile))
@@ -276,6 +294,13 @@ def _clock(seconds: float) -> Callable[[], float]:
     """The seconds that a run has gone on, those before it went on among them."""
     began = time.perf_counter() - seconds
     return lambda: time.perf_counter() - began
+
+
+def _resume(folder: CheckpointFolder | None) -> str:
+    """What a run whose other process died resumes from."""
+    if folder is None or folder.saved is None:
+        return ""
+    return f"; they resume from the checkpoint after step {folder.saved:,} in {folder.folder}"
 
 
 def _left(folder: CheckpointFolder, number: int, done: int, total: int) -> str:

@@ -1,6 +1,7 @@
 """A trace of chosen steps, for a profiler to show."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ class Tracing:
             return
         first, last = self._profile.ends
         if step == first and ts is None and not self._on:
-            Path(self._profile.folder).mkdir(parents=True, exist_ok=True)
-            jax.profiler.start_trace(self._profile.folder)
-            self._on = True
+            with self._attempted():
+                Path(self._profile.folder).mkdir(parents=True, exist_ok=True)
+                jax.profiler.start_trace(self._profile.folder)
+                self._on = True
         elif step == last and ts is not None:
             jax.block_until_ready(ts)
             self.end()
@@ -59,7 +61,22 @@ class Tracing:
         """End the trace, if there is one."""
         if self._on:
             self._on = False
-            jax.profiler.stop_trace()
+            with self._attempted():
+                jax.profiler.stop_trace()
+
+    @contextlib.contextmanager
+    def _attempted(self) -> Iterator[None]:
+        """Turn what fails into a warning: a trace costs no run."""
+        try:
+            yield
+        except Exception as error:
+            folder = self._profile.folder if self._profile else ""
+            warnings.warn(
+                f"no trace was written into {folder} ({type(error).__name__}: {error}): the run "
+                "goes on without it; write Profile(...) with another folder",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,9 @@
 
 Each writes from a thread of its own, so that a slow server costs training no time. One that fails
 is told of once, in a warning, and left behind: the JSON lines of the run have all metrics.
+
+A run that is resumed repeats the steps after its last checkpoint, with the same numbers. No logger
+holds such a step twice: what can be removed is removed, and what cannot is not sent again.
 """
 
 import contextlib
@@ -19,6 +22,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
+from ..files.replacing import replace
 from ..installation import missing
 from .logging import Log
 
@@ -29,7 +33,7 @@ PATIENCE = 30.0  # seconds that the end of a run waits for a logger
 class TensorBoard:
     """Event files for TensorBoard, by tensorboardX: `tensorboard --logdir FOLDER` shows them.
 
-    A run that goes on writes another file there, and TensorBoard forgets what came after its step.
+    A resumed run removes what its files have of later steps, and writes another file there.
 
     Args:
         folder: of this run alone.
@@ -47,7 +51,10 @@ class TensorBoard:
         def connect() -> tuple[Log, Callable[[], None]]:
             from tensorboardX import SummaryWriter
 
-            # Files are told apart by the second they were begun in, and by what is added here.
+            if step is not None:
+                _remove_events_after(Path(self.folder), step)
+            # Files are told apart by the second they were begun in, and by what is added here. A
+            # TensorBoard that is running has read what was removed, and forgets it at purge_step.
             later = {} if step is None else {"purge_step": step + 1, "filename_suffix": f".{step}"}
             writer = SummaryWriter(os.fspath(self.folder), **later)  # type: ignore[arg-type]
             if config is not None and not step:
@@ -114,8 +121,22 @@ class WandB:
                 )
                 run = started("offline", None)  # the id is still in use
 
+            # Online wandb knows where the run is. What an offline run sent lies in files of its
+            # own format, so its last step is kept in a file next to them.
+            last = Path(self.folder, "wandb", f"{self.run}.last-step")
+            keeps = self.run is not None and self.mode == "offline"
+            begin = int(getattr(run, "starting_step", 0) or 0)
+            if keeps and step and last.exists():
+                begin = int(last.read_text()) + 1
+
             def log(record: Mapping[str, Any]) -> None:
-                run.log(_numbers(record), step=int(record["step"]))
+                at = int(record["step"])
+                if at < begin:
+                    return
+                run.log(_numbers(record), step=at)
+                if keeps:
+                    last.parent.mkdir(exist_ok=True)
+                    last.write_text(str(at))
 
             return log, run.finish
 
@@ -152,8 +173,13 @@ class MLflow:
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(self.experiment)
             place = found.experiment_id if found else client.create_experiment(self.experiment)
-            run = None if step is None else self._earlier(client, place)
-            if run is None:
+            # Before its first checkpoint a run has nothing to resume, and begins again.
+            run = self._earlier(client, place) if step else None
+            held: set[tuple[str, int]] = set()
+            if run is not None:  # MLflow removes nothing
+                names = list(client.get_run(run).data.metrics)
+                held = {(k, m.step) for k in names for m in client.get_metric_history(run, k)}
+            else:
                 run = client.create_run(place, run_name=self.run).info.run_id
                 params = [Param(name, str(item)[:500]) for name, item in _flat(config or {})]
                 for begin in range(0, len(params), 100):  # as many as a request may have
@@ -161,8 +187,10 @@ class MLflow:
 
             def log(record: Mapping[str, Any]) -> None:
                 now, at = int(time.time() * 1000), int(record["step"])
-                metrics = [Metric(k, float(v), now, at) for k, v in _numbers(record).items()]
-                client.log_batch(run, metrics=metrics)
+                numbers = {k: v for k, v in _numbers(record).items() if (k, at) not in held}
+                metrics = [Metric(k, float(v), now, at) for k, v in numbers.items()]
+                if metrics:
+                    client.log_batch(run, metrics=metrics)
 
             return log, lambda: client.set_terminated(run)
 
@@ -174,6 +202,28 @@ class MLflow:
         asked = "attributes.run_name = '{}'".format(self.run.replace("'", "\\'"))
         runs = client.search_runs([experiment], asked, max_results=1)
         return runs[0].info.run_id if runs else None
+
+
+def _remove_events_after(folder: Path, step: int) -> None:
+    """Remove the events of later steps from TensorBoard's files, each replaced whole."""
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+
+    for file in sorted(folder.glob("*tfevents*")):
+        kept, removed = [], False
+        raw = file.read_bytes()
+        place = 0
+        while place + 12 <= len(raw):  # length and its checksum, the event and its checksum
+            end = place + 16 + int.from_bytes(raw[place : place + 8], "little")
+            if end > len(raw):  # torn when the run was killed
+                break
+            event = Event.FromString(raw[place + 12 : end - 4])
+            if event.HasField("summary") and event.step > step:
+                removed = True
+            else:
+                kept.append(raw[place:end])
+            place = end
+        if removed or place < len(raw):
+            replace(file, b"".join(kept))
 
 
 @contextlib.contextmanager

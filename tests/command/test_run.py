@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import types
+import warnings
 
 import jax
 import numpy as np
@@ -231,6 +232,70 @@ def test_a_disk_that_fills_up_meanwhile_leaves_a_run_that_goes_on(tmp_path, monk
     monkeypatch.setattr(folders, "_write", write)
     assert main(RECIPE, ["resume", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "result.json").exists()
+
+
+def without_names():
+    """The data set of `problem` without names of classes and features, as a user's file has it."""
+    whole = problem()
+    named = dataclasses.replace(whole.data, class_names=(), feature_names=())
+    return dataclasses.replace(whole, data=named, task=train.Classification(2))
+
+
+def test_a_data_set_without_names_trains_draws_and_predicts(tmp_path, capsys):
+    recipe, folder = dataclasses.replace(RECIPE, problem=without_names), tmp_path / "run"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert main(recipe, ["--folder", str(folder)]) == 0
+    assert (folder / "worst_mistakes.png").exists()
+    capsys.readouterr()
+    assert main(recipe, ["predict", str(folder)]) == 0
+    row = capsys.readouterr().out.splitlines()[5].split()
+    assert row[:2] == ["0", "0"] and row[2] in ("0", "1")
+
+
+def broken(*_, **__):
+    raise IndexError("tuple index out of range")
+
+
+FAILURES = {
+    "a picture": ("jaxnn.experiment.pictures.worst_rows", "the picture worst_mistakes.png failed"),
+    "all pictures": ("jaxnn.experiment.pictures.png", "the picture learning_curves.png failed"),
+    "the report": ("jaxnn.experiment.run.report_of", "report.html failed"),
+    "the scores": ("jaxnn.experiment.run.scores_of", "scoring the test examples failed"),
+    "predicting": ("jaxnn.experiment.problem.Problem.predict", "scoring the test examples failed"),
+    "finish": (None, "the experiment's function finish failed"),
+    "the disk": ("jaxnn.experiment.run.replace", "the picture confusion_matrix.png failed"),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_what_fails_after_the_weights_costs_no_run(tmp_path, monkeypatch, capsys, what):
+    path, message = FAILURES[what]
+    folder, recipe = tmp_path / "run", RECIPE
+    with monkeypatch.context() as patch:
+        if path is None:
+            recipe = dataclasses.replace(RECIPE, finish=broken)
+        else:
+            patch.setattr(path, broken)
+        with pytest.warns(RuntimeWarning) as told:
+            assert main(recipe, ["--folder", str(folder)]) == 0
+    assert any(
+        str(one.message).startswith(f"{message} (IndexError: tuple index out of range)")
+        for one in told
+    )
+    assert "Traceback" not in capsys.readouterr().err
+    names = {file.name for file in folder.iterdir()}
+    assert {"weights.safetensors", "result.json", "config.json", "metrics.jsonl"} <= names
+    assert "checkpoints" not in names
+    assert main(recipe, ["predict", str(folder)]) == 0
+
+
+def test_scores_that_are_not_finite_are_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jaxnn.experiment.run.scores_of", lambda *_: {"r2": float("nan")})
+    assert main(RECIPE, ["--folder", str(tmp_path / "run")]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["test"] == {"r2": "nan"}
+    assert "test: r2 nan on 20 examples" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("moment", ["training", "writing"])

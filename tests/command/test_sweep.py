@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -13,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxnn.command import main
-from jaxnn.command import sweep as commands
+from jaxnn.command import main, tool
 from jaxnn.experiment.configuration import from_plain, to_plain
 from jaxnn.installation import install
 from jaxnn.sweep import Choice, Grid, Log, Space, Uniform, checkpoints
@@ -519,22 +519,53 @@ def test_two_drivers(folder, capsys, nothing_computed):
 
 def test_a_changed_source_is_not_gone_on_with(folder, capsys, monkeypatch):
     before = digest(folder)
-    sources = commands._sources(RECIPE)
-    assert set(sources) == {"quick.py", "jaxnn", "jax", "optax"}
-    with monkeypatch.context() as patch:
-        changed = sources | {"quick.py": "0", "optax": "0.0.1"}
-        patch.setattr(commands, "_sources", lambda _: changed)
-        with pytest.MonkeyPatch.context() as still:
-            still.setattr(Driver, "run", lambda _: pytest.fail("it went on"))
-            status, _, error = said(capsys, "resume", folder)
-        assert (status, error) == (
-            1,
-            "error: quick.py, optax changed since this sweep began: its trials would not compare. "
-            f"Begin another, or write resume {folder} --force\n",
-        )
-        status, _, error = said(capsys, "resume", folder, "--force")
-        assert (status, error) == (0, "")
+    with Ledger.open(folder, write=True) as ledger:
+        recorded = ledger.meta["sources"]
+        assert list(recorded["modules"]) == ["tests", "tests.sweep.quick"]
+        assert set(recorded["versions"]) == {"jaxnn", "jax", "optax"}
+        recorded["modules"]["tests.sweep.quick"]["build"] = "0"
+        recorded["data"]["train"]["x"] = "float32[800,64] 0"
+        recorded["versions"]["optax"] = "0.0.1"
+        ledger.set_meta({"sources": recorded})
+    with monkeypatch.context() as still:
+        still.setattr(Driver, "run", lambda _: pytest.fail("it went on"))
+        status, _, error = said(capsys, "resume", folder)
+    assert status == 1
+    assert re.fullmatch(
+        r"error: the experiment changed since this sweep began, so that its trials would not "
+        r"compare: \S+/quick.py: build changed; data/train/x: recorded float32\[800,64\] 0, now "
+        r"float32\[800,64\] [0-9a-f]{16}; versions/optax: recorded 0\.0\.1, now \S+\. Begin "
+        rf"another sweep, or write resume {folder} --force\n",
+        error,
+    )
+    assert said(capsys, "resume", folder, "--force")[::2] == (0, "")
     assert digest(folder) == before
+    with Ledger.open(folder) as ledger:
+        (forced,) = ledger.meta["forced"]
+    assert forced["after trials"] == 8
+    assert [line.split(":")[0] for line in forced["changes"][1:]] == [
+        "data/train/x",
+        "versions/optax",
+    ]
+    assert "build changed" in (folder / "report.html").read_text()
+    assert said(capsys, "resume", folder)[::2] == (0, "")  # what was forced is what it is now
+
+
+def test_a_report_that_cannot_be_drawn_costs_no_sweep(tmp_path, capsys, monkeypatch):
+    def fails(sweep):
+        raise IndexError("tuple index out of range")
+
+    place = tmp_path / "sweep"
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxnn.sweep.report.writing.page", fails)
+        with pytest.warns(
+            RuntimeWarning, match=rf"the report of {place} was not written \(IndexEr"
+        ):
+            status, out, _ = said(capsys, "sweep", *SMALL, "--folder", place)
+    assert status == 0
+    assert "quick: 8 trials, 8 done" in out
+    assert f"run --from {place}:best" in out
+    assert tool.main(["sweep", "report", str(place)]) == 0
 
 
 def test_the_sweep_of_another_experiment(folder, capsys, nothing_computed):

@@ -105,6 +105,61 @@ def test_worker_processes_and_their_position():
     assert len(first) == 3
 
 
+def with_workers(count):
+    """The pipeline read by so many worker processes, which start when the first batch is asked."""
+    read = pipeline().repeat().to_iter_dataset()
+    return read.mp_prefetch(grain.MultiprocessingOptions(num_workers=count)) if count else read
+
+
+@pytest.mark.parametrize(("then", "now"), [(1, 2), (2, 1), (0, 2), (2, 0)])
+def test_a_position_of_another_number_of_workers_is_refused(then, now):
+    kept = {"batches": 3, "batch_size": 2, "workers": then, "grain": {}}
+    with pytest.raises(ValueError) as error:
+        Grain(with_workers(now), steps=5).open(KEY, 2, kept)
+    assert str(error.value) == (
+        f"the position in the data is of a Grain pipeline with {then} worker processes, and this "
+        f"one has {now}: its batches come in another order. Write mp_prefetch with "
+        f"num_workers={then}, or begin a new run"
+    )
+
+
+def test_a_position_that_grain_does_not_understand_is_refused():
+    kept = {"batches": 3, "batch_size": 2, "workers": 0, "grain": {"exhausted": [0]}}
+    with pytest.raises(
+        ValueError, match=r"of another Grain pipeline, which .* \(KeyError: 'next_i"
+    ):
+        Grain(with_workers(0), steps=5).open(KEY, 2, kept)
+
+
+class Shifted(grain.transforms.Map):
+    """A transformation with a number of its own."""
+
+    def __init__(self, by):
+        self.by = by
+
+    def map(self, row):
+        return row[0] + self.by, row[1]
+
+
+def test_what_determines_the_batches_is_in_the_fingerprint():
+    source = grain.MapDataset.source(Rows())
+    batched = source.shuffle(seed=1).map(Shifted(1)).batch(2, drop_remainder=True)
+    print_of = Grain(batched).fingerprint()
+    assert json.loads(json.dumps(print_of)) == print_of == Grain(batched).fingerprint()
+    read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=3)
+    ahead, usual = batched.to_iter_dataset(read), batched.to_iter_dataset()
+    assert Grain(ahead, 5).fingerprint() == Grain(usual, 5).fingerprint()
+    others = {
+        "seed": source.shuffle(seed=2).map(Shifted(1)).batch(2, drop_remainder=True),
+        "number": source.shuffle(seed=1).map(Shifted(2)).batch(2, drop_remainder=True),
+        "rows": source[:8].shuffle(seed=1).map(Shifted(1)).batch(2, drop_remainder=True),
+        "size": source.shuffle(seed=1).map(Shifted(1)).batch(5, drop_remainder=True),
+        "kind": usual,
+    }
+    prints = [Grain(other, steps=5).fingerprint() for other in others.values()]
+    assert all(one != print_of for one in prints)
+
+
 def test_errors():
     with pytest.raises(TypeError, match=r"takes a grain.MapDataset or grain.IterDataset, got list"):
         Grain([1, 2])

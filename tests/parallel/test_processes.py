@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -13,6 +15,7 @@ import pytest
 
 from jaxnn import parallel, train
 from jaxnn.parallel.processes import from_environment
+from jaxnn.train.agreement import is_peer_lost
 from tests.parallel import on_two
 from tests.parallel.on_two import NET, OPTIMIZER, SHAPE, STEPS, TASK
 
@@ -72,6 +75,59 @@ def test_two_processes_of_two_devices_are_one():
     found = processes([((address, "2", "0"), {}), ((), told)])
     assert (found["processes"], found["devices"]) == (2, 4)
     assert_as_alone(found)
+
+
+def test_the_survivor_of_two_processes_says_so_in_one_line(tmp_path):
+    address = f"localhost:{free_port()}"
+    flags = "--xla_force_host_platform_device_count=2 " + os.environ.get("XLA_FLAGS", "")
+    began = time.monotonic()
+    survivor, dying = (
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.parallel.on_one_of_two", address, str(i), str(tmp_path)],
+            env=dict(os.environ) | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    )
+    try:
+        _, error = survivor.communicate(timeout=90)
+    finally:
+        for process in (survivor, dying):
+            process.kill()
+            process.communicate()
+    assert dying.returncode == -signal.SIGKILL
+    assert survivor.returncode == 1, error
+    # JAX would wait 100 seconds for the dead process, and abort.
+    assert time.monotonic() - began < 90
+    assert "Traceback" not in error
+    (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert line.startswith(
+        "error: another process of this run died, and process 0 of 2 cannot continue without it ("
+    )
+    assert line.endswith(
+        "and start all 2 again; they resume from the checkpoint after step 4 in "
+        f"{tmp_path / 'checkpoints'}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("UNKNOWN: Gloo AllReduce failed: Connection closed by peer [127.0.0.1]:1", True),
+        ("NCCL operation ncclAllReduce failed: remote process exited or network error", True),
+        ("UNAVAILABLE: Failed to send RPC to coordination service. Either the leader", True),
+        ("batch 3 of the Grain pipeline cannot be read: Connection reset by peer", False),
+        ("the training loss is nan after step 3", False),
+    ],
+)
+def test_which_errors_are_of_another_process(monkeypatch, said, lost):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert is_peer_lost(ValueError(said)) is lost
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert not is_peer_lost(ValueError(said))
 
 
 @pytest.mark.slow

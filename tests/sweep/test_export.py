@@ -65,7 +65,8 @@ def test_parquet_keeps_types(tmp_path):
 
 def test_optuna_opens_its_storage(tmp_path):
     optuna = pytest.importorskip("optuna")
-    export(SWEEP, "optuna", tmp_path / "study.db")
+    # A name that a URL would read as options.
+    export(SWEEP, "optuna", tmp_path / "a?mode=ro#%41.db").rename(tmp_path / "study.db")
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     study = optuna.load_study(study_name="mnist_mlp", storage=storage)
     best = SWEEP.best

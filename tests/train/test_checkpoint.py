@@ -1,7 +1,9 @@
 """Checkpoints: a run that was killed ends with the same bits, and damage is told, not used."""
 
 import contextlib
+import json
 import multiprocessing
+import os
 import pathlib
 import pickle
 import random
@@ -13,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 
 import jaxnn as nn
@@ -78,20 +81,30 @@ def test_a_run_killed_at_twenty_moments_ends_with_the_same_bits(server, tmp_path
     assert end == wanted
 
 
-def fit(folder, epochs=2, net=NET, optimizer=None, **options):
-    x, y = examples()
+def fit(folder, epochs=2, net: nn.Layer = NET, optimizer=None, arguments=None, **options):
+    """A small run; `arguments` are of `fit`, and `options` of `Checkpoints`."""
     options = {"every": train.Every(epochs=1), "keep": 2} | options
+    parts = {
+        "net": net,
+        "task": TASK,
+        "optimizer": optimizer or optax.adam(1e-2),
+        "data": examples(),
+        "validation": examples(),
+        "batch_size": 16,
+        "key": jax.random.key(3),
+    }
     return train.fit(
-        net,
-        TASK,
-        optimizer or optax.adam(1e-2),
-        (x, y),
-        validation=(x, y),
-        batch_size=16,
+        **{**parts, **(arguments or {})},
         epochs=epochs,
-        key=jax.random.key(3),
         checkpoints=None if folder is None else train.Checkpoints(str(folder), **options),
     )
+
+
+def changed(x):
+    """The array with one number changed by the last bit."""
+    x = x.copy()
+    x[7, 3] = np.nextafter(x[7, 3], np.inf)
+    return x
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +140,115 @@ def test_the_best_is_kept_and_found(tmp_path):
         kept.restore(NET, like, 7)
 
 
+def other_network():
+    return nn.Serial(nn.Dense(16), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.3), nn.Dense(3))
+
+
+# What determines the numbers of a run: an argument of `fit`, and the line about it.
+OTHER_RUNS = {
+    "batch size": ({"batch_size": 8}, "batch_size: recorded 16, now 8"),
+    "key": ({"key": jax.random.key(4)}, "key: recorded threefry2x32 uint32[2] "),
+    "rows": ({"data": [part[:80] for part in examples()]}, "data/x: recorded float32[96,8] "),
+    "one number": ({"data": (changed(examples()[0]), examples()[1])}, "data/x: recorded float32[9"),
+    "one label": ({"data": (examples()[0], examples()[1][::-1])}, "data/y: recorded int32[96] "),
+    "validation": ({"validation": [p[:9] for p in examples()]}, "validation/x: recorded float32[9"),
+    "no validation": ({"validation": None}, "validation: recorded {'x': 'float32[96,8] "),
+    "rate": ({"optimizer": optax.adam(2e-2)}, "step_size: recorded -0.01, now -0.02"),
+    "moment": ({"optimizer": optax.adam(1e-2, b2=0.99)}, "b2: recorded 0.999, now 0.99"),
+    "network": ({"net": other_network()}, "Dropout(0.2), Dense(3)), now Serial(Dense(16), BatchNo"),
+    "task": ({"task": lambda o, t: TASK(o, t)}, "task: recorded Classification(3), now "),
+    "augment": (
+        {"augment": lambda key, x: x},
+        "augment: recorded None, now tests.train.test_check",
+    ),
+    "accumulate": ({"accumulate": 2}, "accumulate: recorded 1, now 2"),
+    "precision": (
+        {"precision": nn.Precision(compute="bfloat16")},
+        "network: recorded Serial(Dense(16)",
+    ),
+    "records": ({"every": train.Every(steps=3)}, "every: recorded Every(epochs=1), now Every(step"),
+    "dispatch": ({"steps_per_dispatch": 2}, "steps_per_dispatch: recorded 6, now 2"),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run that was saved after two epochs; nobody writes into its folder."""
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    fit(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", OTHER_RUNS)
+def test_another_run_is_refused_and_the_folder_left_alone(saved, name):
+    changes, line = OTHER_RUNS[name]
+    before = {file: file.read_bytes() for file in saved.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError) as caught:
+        fit(saved, 3, arguments=changes)
+    assert f"{saved / '12'} is a checkpoint of another run:" in str(caught.value)
+    assert line in str(caught.value)
+    assert "To start this one, write Checkpoints(...) with another folder." in str(caught.value)
+    assert {file: file.read_bytes() for file in saved.rglob("*") if file.is_file()} == before
+
+
+def test_a_run_of_fewer_epochs_is_refused(saved):
+    with pytest.raises(ValueError, match=r"has 12 steps behind it, and epochs=1 are 6 steps: wri"):
+        fit(saved, 1)
+
+
+class Gain(nn.Composite):
+    inner: nn.Layer
+
+    def forward(self, x):
+        return self.inner(x) * 2.0
+
+
+def test_changed_code_of_a_layer_is_refused_and_a_changed_comment_is_not(tmp_path, monkeypatch):
+    net = Gain(nn.Dense(3))
+    fit(tmp_path, 1, net=net)
+
+    def same(self, x):
+        """Now it has documentation."""
+        # And a comment.
+        return self.inner(x) * 2.0
+
+    def other(self, x):
+        return self.inner(x) * 3.0
+
+    for forward in (same, other):
+        forward.__qualname__, forward.__name__ = "Gain.forward", "forward"
+    monkeypatch.setattr(Gain, "forward", same)
+    fit(tmp_path, 2, net=net)
+    monkeypatch.setattr(Gain, "forward", other)
+    with pytest.raises(ValueError, match=r"\n  network: the code of Gain changed\n"):
+        fit(tmp_path, 3, net=net)
+
+
+def test_a_forced_run_says_what_differs_and_every_later_checkpoint_records_it(tmp_path):
+    fit(tmp_path, 1)
+    with pytest.warns(RuntimeWarning, match=r"because of force=True:\n  batch_size: recorded 16"):
+        fit(tmp_path, 2, arguments={"batch_size": 8}, force=True)
+    progress = json.loads((tmp_path / "24" / "progress" / "metadata").read_text())
+    assert "batch_size: recorded 16, now 8" in progress["forced"][0]
+    fit(tmp_path, 3, arguments={"batch_size": 8})  # it is the run now, and its past is kept
+    progress = json.loads((tmp_path / "36" / "progress" / "metadata").read_text())
+    assert "batch_size: recorded 16, now 8" in progress["forced"][0]
+
+
+def test_other_versions_are_a_warning(tmp_path, monkeypatch, uninterrupted):
+    fit(tmp_path, 2)
+    monkeypatch.setattr(jax, "__version__", "0.0.1")
+    with pytest.warns(RuntimeWarning, match=r"other versions, so that .*: jax: recorded .*0.0.1"):
+        assert digest(*fit(tmp_path, 5)) == uninterrupted
+
+
+def test_data_on_the_host_and_on_the_device_are_one(tmp_path, uninterrupted):
+    fit(tmp_path, 2)
+    x, y = examples()
+    data = jnp.asarray(x), y.astype(np.int64)  # int32 on the device, as before
+    assert digest(*fit(tmp_path, 5, arguments={"data": data})) == uninterrupted
+
+
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "removed", "metadata"])
 def test_a_damaged_newest_is_told_and_the_one_before_used(tmp_path, uninterrupted, harm):
     fit(tmp_path, 4)
@@ -147,6 +269,113 @@ def test_a_damaged_newest_is_told_and_the_one_before_used(tmp_path, uninterrupte
         end = fit(tmp_path, 5)
     assert digest(*end) == uninterrupted
     assert "damaged-24" in names(tmp_path)
+
+
+# Characters that orbax, a shell, a URI, or a pattern reads as something else.
+ODD = [
+    "a[1]b",
+    "[a-z]*?",
+    "a\\b",
+    "**",
+    "a b\nc",
+    "é漢%20#$HOME'\"",
+    "-a.",
+    "~",
+    b"a\xff",
+    "x" * 200,
+]
+
+
+@pytest.mark.parametrize("name", ODD, ids=repr)
+def test_a_folder_of_any_name_is_resumed(tmp_path, name, recwarn):
+    folder = tmp_path / os.fsdecode(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for epochs in (1, 2):
+            small(folder, epochs)
+    assert names(folder) == ["4", "8", "run.lock"]
+    like = train.TrainState.create(SMALL, optax.sgd(0.1), jax.random.key(0), jnp.zeros((8, 3)))
+    assert int(train.Checkpoints(str(folder)).restore(SMALL, like, 4).step) == 4
+
+
+def test_a_relative_folder_and_one_behind_a_link_are_resumed(tmp_path, monkeypatch):
+    (tmp_path / "real[1]").mkdir()
+    (tmp_path / "link").symlink_to("real[1]")
+    monkeypatch.chdir(tmp_path)
+    for epochs, folder in enumerate(("link/a", "real[1]/a", str(tmp_path / "link" / "a")), 1):
+        _, history = small(folder, epochs)
+        assert len(history) == epochs
+    like = train.TrainState.create(SMALL, optax.sgd(0.1), jax.random.key(0), jnp.zeros((8, 3)))
+    assert int(train.Checkpoints("link/a").restore(SMALL, like).step) == 12
+
+
+SMALL = nn.Dense(1)
+
+
+def small(folder, epochs):
+    x = np.ones((32, 3), np.float32)
+    return train.fit(
+        SMALL, train.Regression(), optax.sgd(0.1), (x, x[:, 0]), batch_size=8, epochs=epochs,
+        key=jax.random.key(0), checkpoints=train.Checkpoints(str(folder)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("out of memory"),
+        PermissionError(13, "Permission denied"),
+        TypeError("dtype float8 is not supported"),
+        NotImplementedError("written by orbax 99"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("part", ["StandardCheckpointHandler", "JsonCheckpointHandler"])
+def test_an_error_that_is_no_damage_is_raised_and_the_folder_left_alone(
+    tmp_path, monkeypatch, error, part
+):
+    def fails(*_, **__):
+        raise error
+
+    small(tmp_path, 1)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(orbax.checkpoint, part), "restore", fails)
+        with pytest.raises(type(error)) as caught:
+            small(tmp_path, 2)
+    assert caught.value is error
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert len(small(tmp_path, 2)[1]) == 2
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_no_damage(tmp_path):
+    small(tmp_path, 1)
+    file = next(one for one in (tmp_path / "4" / "state").rglob("*") if one.is_file())
+    file.chmod(0)
+    with pytest.raises(PermissionError):
+        small(tmp_path, 2)
+    file.chmod(0o600)
+    assert len(small(tmp_path, 2)[1]) == 2
+
+
+def test_a_file_too_many_is_no_damage(tmp_path):
+    small(tmp_path, 1)
+    (tmp_path / "4" / ".DS_Store").write_bytes(b"a file manager was here")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        small(tmp_path, 2)
+
+
+def test_a_checkpoint_of_another_schema_is_left_alone(tmp_path):
+    small(tmp_path, 1)
+    file = tmp_path / "4" / "progress" / "metadata"
+    file.write_text(file.read_text().replace('"schema": 2', '"schema": 1'))
+    (tmp_path / "4" / "seal.json").unlink()
+    with pytest.raises(ValueError, match=r"4 is of schema 1, and this version of jaxnn reads 2"):
+        small(tmp_path, 2)
+    assert names(tmp_path) == ["4", "run.lock"]
 
 
 def test_a_checkpoint_of_another_network_or_optimizer_is_refused_path_by_path(tmp_path):

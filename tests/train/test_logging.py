@@ -1,12 +1,15 @@
 """Loggers: the lines of a run to the byte, what other tools read back, and what fails."""
 
+import importlib.machinery
 import json
 import os
 import struct
 import sys
 import threading
 import time
+import types
 import warnings
+from typing import Any, ClassVar
 
 import pytest
 
@@ -133,6 +136,91 @@ def test_tensorboard_reads_them_back(tmp_path):
     assert starts == [11]  # what has this step or a later one is forgotten
 
 
+def test_tensorboard_has_no_step_twice_after_a_run_is_resumed(tmp_path):
+    pytest.importorskip("tensorboardX")
+    board = TensorBoard(tmp_path / "tb[1]")
+    write(board, RECORDS)
+    (file,) = (tmp_path / "tb[1]").iterdir()
+    file.write_bytes(file.read_bytes() + b"\x20\0\0")  # torn by a kill
+    write(board, RECORDS[2:], step=20)
+    scalars, _ = events(tmp_path / "tb[1]")
+    wanted = [(name, r["step"], r[name]) for r in RECORDS for name in ("epoch", "loss")]
+    assert sorted(scalars) == sorted(
+        (name, step, pytest.approx(value, rel=1e-6)) for name, step, value in wanted
+    )
+
+
+class Client:
+    """As much of MLflow's client as a logger uses, over runs in memory."""
+
+    runs: ClassVar[list] = []
+
+    def __init__(self, tracking_uri):
+        self.uri = tracking_uri
+
+    def get_experiment_by_name(self, name):
+        return types.SimpleNamespace(experiment_id="0")
+
+    def create_run(self, place, run_name):
+        self.runs.append({"name": run_name, "metrics": []})
+        return self._run(len(self.runs) - 1)
+
+    def _run(self, number):
+        names = {one.key for one in self.runs[number]["metrics"]}
+        return types.SimpleNamespace(
+            info=types.SimpleNamespace(run_id=number),
+            data=types.SimpleNamespace(metrics=dict.fromkeys(names, 0.0)),
+        )
+
+    def search_runs(self, places, asked, max_results):
+        found = [i for i, run in enumerate(self.runs) if f"'{run['name']}'" in asked]
+        return [self._run(i) for i in found[::-1][:max_results]]
+
+    def get_run(self, number):
+        return self._run(number)
+
+    def get_metric_history(self, number, key):
+        return [one for one in self.runs[number]["metrics"] if one.key == key]
+
+    def log_batch(self, number, metrics=(), params=()):
+        self.runs[number]["metrics"] += metrics
+
+    def set_terminated(self, number):
+        pass
+
+
+@pytest.fixture
+def client(monkeypatch):
+    """A module `mlflow` with that client; a real one is slow to import."""
+    mlflow: Any = types.ModuleType("mlflow")
+    entities: Any = types.ModuleType("mlflow.entities")
+    mlflow.__spec__ = importlib.machinery.ModuleSpec("mlflow", None)
+    mlflow.MlflowClient = Client
+    entities.Metric = lambda key, value, timestamp, step: types.SimpleNamespace(
+        key=key, value=value, step=step
+    )
+    entities.Param = types.SimpleNamespace
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    monkeypatch.setattr(Client, "runs", [])
+    return Client
+
+
+def test_mlflow_has_no_step_twice_after_a_run_is_resumed(client):
+    logger = MLflow("memory", "trial", run="one")
+    write(logger, RECORDS[:3])
+    write(logger, RECORDS[1:], step=10)  # its checkpoint was after step 10
+    (run,) = client.runs
+    held = [(one.key, one.step, one.value) for one in run["metrics"]]
+    assert held == [(name, r["step"], r[name]) for r in RECORDS for name in ("epoch", "loss")]
+
+
+def test_a_new_run_of_an_earlier_name_is_a_new_run_of_mlflow(client):
+    for step in (None, 0):  # 0: there was no checkpoint to resume
+        write(MLflow("memory", "trial", run="one"), RECORDS, step)
+    assert [len(run["metrics"]) for run in client.runs] == [8, 8]
+
+
 def kept_by_wandb(folder, words):
     """Whether the one offline run there holds the words: a process of wandb's writes it, soon."""
     for _ in range(200):
@@ -172,7 +260,7 @@ def test_mlflow_reads_them_back(tmp_path):
     pytest.importorskip("sqlalchemy")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     with warnings.catch_warnings(record=True) as told:
-        write(MLflow(uri, "trial", run="one"), RECORDS[:2], config=CONFIG)
+        write(MLflow(uri, "trial", run="one"), RECORDS[:3], config=CONFIG)
         write(MLflow(uri, "trial", run="one"), RECORDS[2:], step=20)
     assert not [str(one.message) for one in told if "left behind" in str(one.message)]
     client = mlflow.MlflowClient(tracking_uri=uri)

@@ -64,7 +64,7 @@ def settings(sweep: Sweep) -> str:
         "seeds a trial": sweep.seeds,
         "epochs": sweep.epochs,
         "rungs": ", ".join(map(str, sweep.rungs)) if len(sweep.rungs) > 1 else "none",
-        **{k: _line(v) for k, v in sweep.facts.items() if k != "traced"},
+        **{k: _line(v) for k, v in sweep.facts.items() if k not in ("traced", "sources")},
     }
     base = [(name, str(value)) for name, value in flat(sweep.config)]
     return html.section(

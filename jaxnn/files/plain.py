@@ -1,0 +1,44 @@
+"""Paths for libraries that read some characters of a path as something else."""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Everything else may be a pattern, an escape, or text that cannot be encoded.
+_PLAIN = re.compile(r"[\w./~@=+,:% -]*")
+
+
+@contextlib.contextmanager
+def plain(folder: Path) -> Iterator[Path]:
+    """Yield an absolute path to `folder` that has no special characters.
+
+    Orbax looks for its own files by `glob` patterns that begin with the folder's path, so that it
+    finds none in a folder named `a[1]`. Such a folder is reached through a symbolic link in the
+    directory for temporary files, which is removed at the end.
+
+    Raises OSError if the directory for temporary files has such a path too.
+    """
+    folder = folder.absolute()
+    if _is_plain(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxnn-") as place:
+        if not _is_plain(Path(place)):
+            raise OSError(
+                f"{folder} has characters that orbax cannot read, and so has {place}, the "
+                "directory for temporary files: set TMPDIR to a directory without them, or name "
+                "another folder"
+            )
+        link = Path(place, "folder")
+        link.symlink_to(folder, target_is_directory=True)
+        try:
+            yield link
+        finally:
+            link.unlink(missing_ok=True)
+
+
+def _is_plain(path: Path) -> bool:
+    return _PLAIN.fullmatch(os.fspath(path)) is not None

@@ -1,0 +1,99 @@
+"""What determines the numbers of a run, so that a resumed run is the same run or is refused.
+
+`identity` is kept in each checkpoint and compared when the run is resumed. It holds everything that
+`fit` is given, except what changes no number of the steps done: how long the run is (`epochs`,
+`stop`, `on_divergence`), how often it is saved, who looks at it, and where its arrays are placed.
+`environment` is recorded too, but a difference there is reported by a warning. A run of weeks has
+to survive a security update or a move to another machine. Usually only rounding differs then, and
+the old versions may not be available any more, so that a refusal could not be obeyed.
+"""
+
+import platform
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from ..core import paths
+from ..core.fingerprint import CODE, checksum, differences, fingerprint
+from ..data.source import Source
+from ..version import __version__
+
+# Settings of JAX that change the numbers of a program.
+SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+)
+
+
+def identity(
+    parts: Mapping[str, Any], data: Mapping[str, Any], key: jax.Array, plain: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What determines the numbers of a run, as JSON.
+
+    Args:
+        parts: the network, the task, the optimizer, and other values by name.
+        data: pairs (x, y) of arrays, or sources, by name; None for one that is not given.
+        key: the root key.
+        plain: numbers and text by name.
+    """
+    return {
+        **{name: fingerprint(part) for name, part in parts.items()},
+        **{name: _data(one) for name, one in data.items() if one is not None},
+        "key": checksum(paths.as_key(key)),
+        **{name: repr(item) for name, item in plain.items()},
+        "settings": {name: repr(getattr(jax.config, name)) for name in SETTINGS},
+    }
+
+
+def environment() -> dict[str, str]:
+    """The versions that a run's numbers follow from up to rounding, and the device."""
+    return {
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": version("jaxlib"),
+        "numpy": np.__version__,
+        "optax": optax.__version__,
+        "jaxnn": __version__,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def changes(
+    recorded: Mapping[str, Any], now: Mapping[str, Any], versions: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """What differs from the run that was recorded, a line each: its identity, its environment.
+
+    Args:
+        recorded, now: identities.
+        versions: the environment that was recorded.
+    """
+    here = environment()
+    lines = differences(recorded, now)
+    if _minor(versions) != _minor(here):  # its bytecode is another, whatever the source
+        lines = differences(_without_code(recorded), _without_code(now))
+    return lines, differences(versions, here)
+
+
+def _data(data: Any) -> dict[str, Any]:
+    if isinstance(data, Source):
+        own: Callable[[], dict[str, Any]] | None = getattr(data, "fingerprint", None)
+        kind = f"{type(data).__module__}.{type(data).__qualname__}"
+        return {"source": kind, **(fingerprint(type(data)) if own is None else own())}
+    x, y = data
+    return {"x": checksum(x), "y": checksum(y)}
+
+
+def _minor(versions: Mapping[str, str]) -> list[str]:
+    return versions.get("python", "").split(".")[:2]
+
+
+def _without_code(item: Any) -> Any:
+    if not isinstance(item, Mapping):
+        return item
+    return {k: _without_code(v) for k, v in item.items() if not k.startswith(CODE)}

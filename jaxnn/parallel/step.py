@@ -11,7 +11,7 @@ from ..core.declarations import abstract
 from ..core.layer import Layer
 from ..train import TrainState
 from ..train.optimizer import as_pytree
-from ..train.step import Step, check_options, check_parts, pure_step, remembered
+from ..train.step import Donating, Step, check_options, check_parts, pure_step, remembered
 from ..train.task import Loss, Metrics
 from .gathering import gathered
 from .layout import Layout
@@ -47,7 +47,7 @@ def make_step(
     check_options(**({"accumulate": 1, "norms": None, "precision": None} | options))
     numbers, structure = jax.tree.flatten(as_pytree(optimizer))
     compiled = compiled_step(net, task, structure, Layout(mesh, rules), tuple(options.items()))
-    return (lambda ts, batch: compiled(ts, batch, *numbers)) if numbers else compiled
+    return Donating(compiled, numbers)
 
 
 @remembered

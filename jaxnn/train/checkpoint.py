@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..core.declarations import describe
@@ -39,7 +40,7 @@ from ..files.replacing import replace
 from ..version import __version__
 from .directions import badness, is_maximized, stated
 from .every import Every
-from .state import TrainState
+from .state import TrainState, is_key
 
 SCHEMA = 1
 LOCK = "run.lock"
@@ -236,7 +237,7 @@ class CheckpointFolder:
             self._write(step, ts, progress, score)
             return
         # A copy: the next step takes the memory of the state, on a CPU that of these arrays.
-        host = jax.tree.map(lambda leaf: np.array(leaf), ts)
+        host = jax.tree.map(lambda leaf: jnp.copy(leaf) if is_key(leaf) else np.array(leaf), ts)
         self._writing = self._pool.submit(self._write, step, host, progress, score)
 
     def wait(self) -> None:

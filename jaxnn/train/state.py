@@ -80,7 +80,7 @@ def separate(tree: Any) -> Any:
     def leaf(array: Any) -> Any:
         if not isinstance(array, jax.Array) or is_traced(array):
             return array
-        if jnp.issubdtype(array.dtype, jax.dtypes.extended) or len(array.devices()) > 1:
+        if is_key(array) or len(array.devices()) > 1:
             place: Any = id(array)
         else:
             place = array.unsafe_buffer_pointer()
@@ -90,3 +90,24 @@ def separate(tree: Any) -> Any:
         return array
 
     return jax.tree.map(leaf, tree)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether an array holds keys, as the state of `optax.add_noise` does, and not numbers."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def without_keys(tree: Any) -> Any:
+    """The tree with the words of keys, uint32, instead of the keys: it can leave the device."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
+
+
+def with_keys(tree: Any, like: Any) -> Any:
+    """The tree that `without_keys` was given, of which `like` has the shapes and types."""
+
+    def leaf(one: Any, like: Any) -> Any:
+        if not is_key(like):
+            return one
+        return jax.random.wrap_key_data(one, impl=jax.random.key_impl(like))
+
+    return jax.tree.map(leaf, tree, like)

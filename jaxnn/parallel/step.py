@@ -11,7 +11,7 @@ from ..core.declarations import abstract
 from ..core.layer import Layer
 from ..train import TrainState
 from ..train.optimizer import as_pytree
-from ..train.step import Donating, Step, check_options, check_parts, pure_step, remembered
+from ..train.step import Donating, Step, check_options, check_parts, pair, pure_step, remembered
 from ..train.task import Loss, Metrics
 from .gathering import gathered
 from .layout import Layout
@@ -82,7 +82,7 @@ def sharded_step(
     has them, so that XLA has little to choose.
     """
     batch = with_sharding_constraint(batch, layout.batch)
-    x = abstract(batch[0])
+    x = abstract(pair(batch)[0])
     new, metrics = pure_step(gathered(net, layout, x), task, optimizer, ts, batch, **options)
     new = with_sharding_constraint(new, layout.state_shardings(net, optimizer, x))
     return new, with_sharding_constraint(metrics, layout.whole)

@@ -167,14 +167,26 @@ def first_updated(optimizer: Any, updates: Any, state: Any, params: Any, **extra
 
 def _refused(error: Exception, extra: Any) -> Exception:
     name = _place_of(error)
-    # An error about traced numbers keeps its type, by which a sweep recognizes it.
-    if name is None or isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
+    if name is None:
         return error
+    if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
+        error.args = (f"{_untraceable(name)}: {error}",)  # of its type, which sweeps recognize
+        return error
+    if "Tracer" in str(error):
+        return TypeError(f"{_untraceable(name)}: {error}")
     return TypeError(
         f"the optimizer {name} cannot be used in a training step: {str(error).rstrip('.')}. A step "
         "calls optimizer.update(gradients, opt_state, params) with the mean gradients of the "
         f"batch, and with the keyword arguments {', '.join(extra)} if it takes them; write another "
         "optimizer, such as optax.adam(1e-3)"
+    )
+
+
+def _untraceable(name: str) -> str:
+    return (
+        f"the optimizer {name} needs Python numbers for some arguments, and train.Optimizer passes "
+        f"traced ones; bind these, as in train.Optimizer(functools.partial(optax.{name}, "
+        "argument=3), ...)"
     )
 
 

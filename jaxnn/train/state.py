@@ -58,22 +58,21 @@ class TrainState(NamedTuple):
             )
         key = paths.as_key(key)
         params = net.init(key, *inputs, **named)
-        ts = cls(
+        return cls(
             params=params,
             state=net.init_state(*inputs, **named),
-            opt_state=as_pytree(optimizer).init(params),
+            # Copies: an optimizer may begin with the parameters, or with arrays that it holds.
+            opt_state=jax.tree.map(jnp.copy, as_pytree(optimizer).init(params)),
             step=jnp.zeros((), jnp.int32),
             # A copy: a step takes the memory of its argument, and the caller keeps the key.
             key=jnp.copy(jax.random.key_data(key)),
         )
-        return separate(ts)
 
 
 def separate(tree: Any) -> Any:
     """The tree, with a copy of each array that shares its memory with an earlier one.
 
-    A step donates the memory of its state, which XLA refuses if two leaves are one buffer: some
-    optimizers begin with the parameters themselves as their state.
+    A step donates the memory of its state, which XLA refuses if two leaves are one buffer.
     """
     seen: set[Any] = set()
 
@@ -108,6 +107,6 @@ def with_keys(tree: Any, like: Any) -> Any:
     def leaf(one: Any, like: Any) -> Any:
         if not is_key(like):
             return one
-        return jax.random.wrap_key_data(one, impl=jax.random.key_impl(like))
+        return jax.random.wrap_key_data(one, impl=jax.random.key_impl(jnp.empty((), like.dtype)))
 
     return jax.tree.map(leaf, tree, like)

@@ -137,12 +137,13 @@ def pure_step(
 ) -> tuple[TrainState, Metrics]:
     """The step as a plain pure function, to jit, scan or vmap; the options are `make_step`'s."""
     check_options(accumulate, norms, precision)
+    pair(batch)
     net = net if precision is None else dataclasses.replace(precision, inner=net)
     optimizer = as_pytree(optimizer)
     scale = scale_of(ts.opt_state)
 
     def loss_of(params: Any, state: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-        x, targets = _pair(batch)
+        x, targets = pair(batch)
         params = without_gradient(optimizer, params)
         outputs, state = applied(net, params, x, state=state, key=key, train=True)
         loss, metrics = losses_and_metrics(task, outputs, targets)
@@ -209,7 +210,8 @@ def applied(net: Layer, params: Any, x: Any, **options: Any) -> Any:
         ) from error
 
 
-def _pair(batch: Any) -> tuple[Any, Any]:
+def pair(batch: Any) -> tuple[Any, Any]:
+    """The inputs and targets of a batch; TypeError for anything else."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise TypeError(
             f"a batch is a pair (x, y) of inputs and targets, got {brief(batch)}; a network gets x "

@@ -97,3 +97,15 @@ def test_evaluation_and_validation_want_a_pair_of_arrays(name):
         train.evaluate(net, task, ts, given)
     with pytest.raises(TypeError, match=rf"^validation data: .*{text}"):
         train.fit(net, task, optimizer, (X, Y), validation=given, batch_size=4, epochs=1, key=KEY)
+
+
+@pytest.mark.parametrize(
+    "batch", [{"x": X, "y": Y}, X, (X, Y, Y), None], ids=["dict", "array", "three", "none"]
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_that_is_not_a_pair_is_rejected(batch, accumulate):
+    net, task, optimizer = nn.Dense(1), train.Regression(), optax.sgd(0.1)
+    ts = train.TrainState.create(net, optimizer, KEY, X)
+    step = train.make_step(net, task, optimizer, accumulate=accumulate)
+    with pytest.raises(TypeError, match=r"a batch is a pair \(x, y\) of inputs and targets, got"):
+        step(ts, batch)

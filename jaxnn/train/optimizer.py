@@ -172,7 +172,7 @@ def _refused(error: Exception, extra: Any) -> Exception:
     if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
         error.args = (f"{_untraceable(name)}: {error}",)  # of its type, which sweeps recognize
         return error
-    if "Tracer" in str(error):
+    if "Tracer' object" in str(error):
         return TypeError(f"{_untraceable(name)}: {error}")
     return TypeError(
         f"the optimizer {name} cannot be used in a training step: {str(error).rstrip('.')}. A step "
@@ -191,14 +191,15 @@ def _untraceable(name: str) -> str:
 
 
 def _place_of(error: BaseException) -> str | None:
-    """The optax function from which an error came, such as `lookahead`; None for other code."""
-    name, trace = None, error.__traceback__
+    """The optax optimizer from which an error came, such as `lookahead`; None for other code."""
+    name, inside, trace = None, None, error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
         if str(frame.f_globals.get("__name__", "")).split(".")[0] == "optax":
-            name = frame.f_code.co_qualname.split(".")[0]
+            inside, _, method = frame.f_code.co_qualname.partition(".")
+            name = inside if method else name  # plain functions help optimizers
         trace = trace.tb_next
-    return name
+    return name or inside
 
 
 class SlowState(NamedTuple):

@@ -107,7 +107,7 @@ class Donating:
     own arrays. It does so before it takes any, so the step is taken again with copies.
     """
 
-    def __init__(self, compiled: Callable[..., Any], numbers: Sequence[Any]) -> None:
+    def __init__(self, compiled: Any, numbers: Sequence[Any]) -> None:
         self._compiled, self._numbers = compiled, numbers
 
     def __call__(self, ts: TrainState, batch: Any) -> tuple[TrainState, Metrics]:

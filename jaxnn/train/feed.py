@@ -278,7 +278,16 @@ def _in_turn(
     if jax.tree.leaves(items)[0].shape[0] == 1:
         # No loop, in which XLA's convolutions are ten times slower on a CPU.
         return step(ts, jax.tree.map(lambda leaf: leaf[0], items))
-    ts, metrics = lax.scan(step, ts, items)
+    try:
+        ts, metrics = lax.scan(step, ts, items)
+    except TypeError as error:
+        if "carry" not in str(error):
+            raise
+        raise TypeError(
+            "a step returns a state of another structure, shape, or type than it was given, so "
+            "that several steps cannot be one program: write steps_per_dispatch=1, or an optimizer "
+            f"whose state keeps its structure (that of optax.monitor does not). {error}"
+        ) from error
     return ts, jax.tree.map(lambda leaf: jnp.sum(leaf, 0), metrics)
 
 

@@ -1,5 +1,7 @@
 """What a training step is given: several inputs in one, and arrays that share memory."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,8 +50,8 @@ def test_a_teacher_may_start_as_the_arrays_of_its_student(on_mesh):
 def test_a_step_lowers_as_a_jitted_function_does():
     optimizer = train.Optimizer(optax.sgd, learning_rate=0.1)
     ts = train.TrainState.create(nn.Dense(1), optimizer, KEY, X)
-    lowered = train.make_step(nn.Dense(1), train.Regression(), optimizer).lower(ts, (X, Y))
-    assert "tensor<8x3xf32>" in lowered.as_text()
+    step: Any = train.make_step(nn.Dense(1), train.Regression(), optimizer)
+    assert "tensor<8x3xf32>" in step.lower(ts, (X, Y)).as_text()
 
 
 @pytest.mark.parametrize(

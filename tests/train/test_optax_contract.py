@@ -246,3 +246,17 @@ def test_the_keys_of_an_optimizer_are_in_checkpoints(tmp_path, implementation):
     assert bool(
         jax.random.bits(whole.opt_state[0].rng_key) == jax.random.bits(resumed.opt_state[0].rng_key)
     )
+
+
+def test_a_state_that_changes_its_structure_shows_what_to_write():
+    """That of `optax.monitor` begins without the measurements that an update adds."""
+    optimizer = optax.chain(optax.monitor({"norm": optax.global_norm}), optax.sgd(0.1))
+
+    def fit(**options):
+        options = {"batch_size": 4, "epochs": 1, "key": KEY, **options}
+        return train.fit(NET, TASK, optimizer, (X, Y), **options)[0]
+
+    with pytest.raises(TypeError, match="write steps_per_dispatch=1"):
+        fit()
+    plain = train.fit(NET, TASK, optax.sgd(0.1), (X, Y), batch_size=4, epochs=1, key=KEY)[0]
+    assert_near(fit(steps_per_dispatch=1).params, plain.params)

@@ -250,7 +250,7 @@ def test_the_keys_of_an_optimizer_are_in_checkpoints(tmp_path, implementation):
 
 def test_a_state_that_changes_its_structure_shows_what_to_write():
     """That of `optax.monitor` begins without the measurements that an update adds."""
-    optimizer = optax.chain(optax.monitor({"norm": optax.global_norm}), optax.sgd(0.1))
+    optimizer = optax.chain(optax.monitor({"norm": optax.tree.norm}), optax.sgd(0.1))
 
     def fit(**options):
         options = {"batch_size": 4, "epochs": 1, "key": KEY, **options}

@@ -58,6 +58,12 @@ count from 1: write y - 1
 
 def _numbers(value: Any, what: str) -> np.ndarray:
     symbol = what[-1]
+    if isinstance(value, dict) or _holds_arrays(value):
+        raise TypeError(
+            f"{what} is a {type(value).__name__} of arrays, wanted one array: join them along the "
+            "last axis by np.concatenate, and split them in the network or the loss; or train from "
+            "a data.Source, whose batches may hold tuples and dicts of arrays"
+        )
     if not isinstance(value, np.ndarray | jax.Array):
         raise TypeError(
             f"{what} is a {type(value).__name__}, wanted an array: "
@@ -79,6 +85,10 @@ def _numbers(value: Any, what: str) -> np.ndarray:
             f"{what} has shape (), wanted (rows, ...): write {symbol} = {symbol}.reshape(1)"
         )
     return np.asarray(value)
+
+
+def _holds_arrays(value: Any) -> bool:
+    return isinstance(value, tuple | list) and any(hasattr(one, "shape") for one in value)
 
 
 def _finite(array: np.ndarray, what: str) -> None:

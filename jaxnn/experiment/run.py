@@ -347,9 +347,11 @@ def versions() -> dict[str, str]:
 
 
 def scores_of(problem: Problem, predictions: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """The scores that fit the task, in the data set's units."""
+    """The scores that fit the task, in the data set's units, without ignored labels."""
     if problem.task.classes is None:
         return regression_scores(y, predictions)
+    kept = y != problem.task.ignored
+    y, predictions = y[kept], predictions[kept]
     if isinstance(problem.task, train.LanguageModel):
         return language_scores(y, predictions)
     return classification_scores(y, predictions)

@@ -11,7 +11,7 @@ from ..core.declarations import abstract
 from ..core.layer import Layer
 from ..train import TrainState
 from ..train.optimizer import as_pytree
-from ..train.step import Step, check_options, check_parts, pure_step, remembered
+from ..train.step import Donating, Step, check_options, check_parts, pair, pure_step, remembered
 from ..train.task import Loss, Metrics
 from .gathering import gathered
 from .layout import Layout
@@ -47,7 +47,7 @@ def make_step(
     check_options(**({"accumulate": 1, "norms": None, "precision": None} | options))
     numbers, structure = jax.tree.flatten(as_pytree(optimizer))
     compiled = compiled_step(net, task, structure, Layout(mesh, rules), tuple(options.items()))
-    return (lambda ts, batch: compiled(ts, batch, *numbers)) if numbers else compiled
+    return Donating(compiled, numbers)
 
 
 @remembered
@@ -82,7 +82,7 @@ def sharded_step(
     has them, so that XLA has little to choose.
     """
     batch = with_sharding_constraint(batch, layout.batch)
-    x = abstract(batch[0])
+    x = abstract(pair(batch)[0])
     new, metrics = pure_step(gathered(net, layout, x), task, optimizer, ts, batch, **options)
     new = with_sharding_constraint(new, layout.state_shardings(net, optimizer, x))
     return new, with_sharding_constraint(metrics, layout.whole)

@@ -31,6 +31,8 @@ from ..train import TrainState
 from ..train.average import evaluation_params
 from ..train.evaluation import pure_evaluation
 from ..train.feed import pure_steps
+from ..train.state import with_keys, without_keys
+from ..train.tally import means_of
 from . import lanes
 from .space import Values
 from .structure import Structure, as_written, scalar, start
@@ -142,11 +144,11 @@ class Compiled:
 
     def metrics(self, found: list[list[Any]], count: int) -> dict[str, np.ndarray]:
         """Metrics by name, float64 (count, epochs), of what calls of `train` found, one after the
-        other: training metrics are means over an epoch's steps, as `train.fit` reports them."""
+        other: training metrics are those of an epoch's steps, as `train.fit` reports them."""
         pieces = []
         for epochs in found:
             each = [
-                {name: np.asarray(total, np.float64) / steps for name, total in sums.items()}
+                means_of({n: np.asarray(total, np.float64) for n, total in sums.items()}, steps)
                 | {
                     f"validation_{name}": np.asarray(mean, np.float64)
                     for name, mean in held.items()
@@ -161,7 +163,9 @@ class Compiled:
         """The shapes and types of one lane's state."""
         written = self.structure.numbers(values)
         numbers = self._numbers(written, self.structure.program(self.problem, written))
-        return jax.eval_shape(lambda n: start(self._program(n), self.problem, 0), numbers)
+        return jax.eval_shape(
+            lambda n: without_keys(start(self._program(n), self.problem, 0)), numbers
+        )
 
     def _numbers(self, values: Values, program: Program) -> Numbers:
         """A lane's numbers: those of its values that are traced, and those of its optimizer."""
@@ -183,19 +187,21 @@ class Compiled:
             self._alike = not depends(begun.jaxpr)
         if self._alike and self._started[0] == seed:
             return self._started[1]
-        self._started = seed, jax.device_get(start(program, self.problem, seed))
+        begun = without_keys(start(program, self.problem, seed))
+        self._started = seed, jax.device_get(begun)
         return self._started[1]
 
     def _lane_epoch(self, numbers: Numbers, ts: TrainState, order: Any, data: Any) -> Any:
         self.traces += 1
         (x, y), (held_x, held_y) = data
         p = self._program(numbers)
+        ts = with_keys(ts, jax.eval_shape(lambda: start(p, self.problem, 0)))
         ts, sums = pure_steps(p.net, p.task, p.optimizer, p.augment, ts, x, y, order)
         size = min(1024, len(held_x))
         found = pure_evaluation(
             p.net, p.task, evaluation_params(ts), ts.state, held_x, held_y, size
         )
-        return ts, (sums, found)
+        return without_keys(ts), (sums, found)
 
     def _compile(self, arguments: tuple[Any, ...]) -> None:
         """Compile for the calls to come, to know how long it takes and what memory they need."""

@@ -45,7 +45,7 @@ from .agreement import is_peer_lost
 from .directions import badness, is_maximized, stated
 from .every import Every
 from .identity import changes, environment
-from .state import TrainState
+from .state import TrainState, is_key
 
 SCHEMA = 2
 LOCK = "run.lock"
@@ -305,7 +305,7 @@ class CheckpointFolder:
             self._write(step, ts, progress, score)
             return
         # A copy: the next step takes the memory of the state, on a CPU that of these arrays.
-        host = jax.tree.map(lambda leaf: np.array(leaf), ts)
+        host = jax.tree.map(lambda leaf: jnp.copy(leaf) if is_key(leaf) else np.array(leaf), ts)
         self._writing = self._pool.submit(self._write, step, host, progress, score)
 
     def wait(self) -> None:

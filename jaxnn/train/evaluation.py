@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..core.declarations import describe
+from ..core.declarations import brief, describe
 from ..core.layer import Layer
 from ..data import check
+from ..data.source import Source
 from .average import evaluation_params
 from .state import Trained
 from .step import remembered
@@ -34,7 +35,7 @@ def evaluate(
     >>> sorted(train.evaluate(net, train.Regression(), ts, (x, jnp.zeros(5))))
     ['loss', 'mae']
     """
-    x, y = data
+    x, y = pair_of(data, "data")
     check(x, y, name="data", **label_range(task))
     size = check_count(batch_size, "batch_size")
     metrics = compiled_evaluation(net, task)(
@@ -68,6 +69,33 @@ def predict(
         raise ValueError(f"predict wants at least one example, got {describe(x)}")
     size = check_count(batch_size, "batch_size")
     return _compiled_prediction(net, task)(evaluation_params(trained), trained.state, x, size)
+
+
+def pair_of(data: Any, name: str) -> tuple[Any, Any]:
+    """The arrays (x, y) of `data`; TypeError for anything else, with what to write instead."""
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        kinds = "a pair (x, y) of arrays"
+        if name == "training data":
+            kinds += ", or a data.Source such as data.HostArrays(x, y)"
+        raise TypeError(f"{name}: wanted {kinds}, got {brief(data)}{_advice(data)}")
+    if data[1] is None:
+        raise TypeError(f"{name}: y is None; {_NO_TARGETS}")
+    return data[0], data[1]
+
+
+_NO_TARGETS = (
+    "if the inputs are the targets too, write (x, x); if there are none, write any array with a "
+    "row for each example, and a loss that does not read it"
+)
+
+
+def _advice(data: Any) -> str:
+    if isinstance(data, Source):
+        return "; a data.Source is for training only: write the arrays (x, y) to evaluate on"
+    if isinstance(data, dict):
+        return "; for several sets, call train.evaluate on each, in fit by callbacks="
+    one = hasattr(data, "shape") or (isinstance(data, tuple | list) and len(data) == 1)
+    return f"; {_NO_TARGETS}" if one else ""
 
 
 def check_count(number: Any, name: str, least: int = 1) -> int:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core.declarations import brief
 from ..core.layer import Layer
 from ..core.values import is_traced
 from ..data import check
@@ -22,7 +21,7 @@ from ..data.host_arrays import HostArrays
 from ..data.order import epoch_order
 from ..data.prefetch import prefetched
 from ..data.source import Position, Source
-from .evaluation import check_count
+from .evaluation import check_count, pair_of
 from .optimizer import as_pytree
 from .placement import HERE, Placement
 from .state import TrainState
@@ -221,31 +220,10 @@ def feed_of(data: Any, steps: Steps, task: Loss, size: int) -> Feed:
 
 def checked(task: Loss, data: Any, name: str, placement: Placement) -> tuple[jax.Array, jax.Array]:
     """The pair (x, y) as arrays on the device, once it can be trained on."""
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise TypeError(_no_pair(data, name))
-    x, y = data
-    if y is None:
-        raise TypeError(f"{name}: y is None; {_NO_TARGETS}")
+    x, y = pair_of(data, name)
     if not is_traced(x) and not is_traced(y):
         check(x, y, name=name, **label_range(task))
     return placement.whole(x), placement.whole(y)
-
-
-_NO_TARGETS = (
-    "if the inputs are the targets too, write (x, x); if there are none, write any array with a "
-    "row for each example, and a loss that does not read it"
-)
-
-
-def _no_pair(data: Any, name: str) -> str:
-    wanted = (
-        f"{name}: wanted a pair (x, y) of arrays, or a data.Source such as data.HostArrays(x, y), "
-        f"got {brief(data)}"
-    )
-    if name == "validation data" and isinstance(data, dict):
-        return f"{wanted}; for several sets, call train.evaluate on each in callbacks="
-    one = hasattr(data, "shape") or (isinstance(data, tuple | list) and len(data) == 1)
-    return f"{wanted}; {_NO_TARGETS}" if one else wanted
 
 
 def pure_steps(
@@ -300,7 +278,16 @@ def _in_turn(
     if jax.tree.leaves(items)[0].shape[0] == 1:
         # No loop, in which XLA's convolutions are ten times slower on a CPU.
         return step(ts, jax.tree.map(lambda leaf: leaf[0], items))
-    ts, metrics = lax.scan(step, ts, items)
+    try:
+        ts, metrics = lax.scan(step, ts, items)
+    except TypeError as error:
+        if "carry" not in str(error):
+            raise
+        raise TypeError(
+            "a step returns a state of another structure, shape, or type than it was given, so "
+            "that several steps cannot be one program: write steps_per_dispatch=1, or an optimizer "
+            f"whose state keeps its structure (that of optax.monitor does not). {error}"
+        ) from error
     return ts, jax.tree.map(lambda leaf: jnp.sum(leaf, 0), metrics)
 
 

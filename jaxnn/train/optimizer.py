@@ -186,9 +186,13 @@ def first_updated(optimizer: Any, updates: Any, state: Any, params: Any, **extra
 
 def _refused(error: Exception, extra: Any) -> Exception:
     name = _place_of(error)
-    # An error about traced numbers keeps its type, by which a sweep recognizes it.
-    if name is None or isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
+    if name is None:
         return error
+    if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
+        error.args = (f"{_untraceable(name)}: {error}",)  # of its type, which sweeps recognize
+        return error
+    if "Tracer' object" in str(error):
+        return TypeError(f"{_untraceable(name)}: {error}")
     return TypeError(
         f"the optimizer {name} cannot be used in a training step: {str(error).rstrip('.')}. A step "
         "calls optimizer.update(gradients, opt_state, params) with the mean gradients of the "
@@ -197,15 +201,24 @@ def _refused(error: Exception, extra: Any) -> Exception:
     )
 
 
+def _untraceable(name: str) -> str:
+    return (
+        f"the optimizer {name} needs Python numbers for some arguments, and train.Optimizer passes "
+        f"traced ones; bind these, as in train.Optimizer(functools.partial(optax.{name}, "
+        "argument=3), ...)"
+    )
+
+
 def _place_of(error: BaseException) -> str | None:
-    """The optax function from which an error came, such as `lookahead`; None for other code."""
-    name, trace = None, error.__traceback__
+    """The optax optimizer from which an error came, such as `lookahead`; None for other code."""
+    name, inside, trace = None, None, error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
         if str(frame.f_globals.get("__name__", "")).split(".")[0] == "optax":
-            name = frame.f_code.co_qualname.split(".")[0]
+            inside, _, method = frame.f_code.co_qualname.partition(".")
+            name = inside if method else name  # plain functions help optimizers
         trace = trace.tb_next
-    return name
+    return name or inside
 
 
 class SlowState(NamedTuple):

@@ -61,29 +61,30 @@ class TrainState(NamedTuple):
             )
         key = paths.as_key(key)
         params = net.init(key, *inputs, **named)
-        ts = cls(
+        return cls(
             params=params,
             state=net.init_state(*inputs, **named),
-            opt_state=for_network(as_pytree(optimizer), net, *inputs, **named).init(params),
+            # Copies: an optimizer may begin with the parameters, or with arrays that it holds.
+            opt_state=jax.tree.map(
+                jnp.copy, for_network(as_pytree(optimizer), net, *inputs, **named).init(params)
+            ),
             step=jnp.zeros((), jnp.int32),
             # A copy: a step takes the memory of its argument, and the caller keeps the key.
             key=jnp.copy(paths.kept_words(key)),
         )
-        return separate(ts)
 
 
 def separate(tree: Any) -> Any:
     """The tree, with a copy of each array that shares its memory with an earlier one.
 
-    A step donates the memory of its state, which XLA refuses if two leaves are one buffer: some
-    optimizers begin with the parameters themselves as their state.
+    A step donates the memory of its state, which XLA refuses if two leaves are one buffer.
     """
     seen: set[Any] = set()
 
     def leaf(array: Any) -> Any:
         if not isinstance(array, jax.Array) or is_traced(array):
             return array
-        if jnp.issubdtype(array.dtype, jax.dtypes.extended) or len(array.devices()) > 1:
+        if is_key(array) or len(array.devices()) > 1:
             place: Any = id(array)
         else:
             place = array.unsafe_buffer_pointer()
@@ -93,3 +94,24 @@ def separate(tree: Any) -> Any:
         return array
 
     return jax.tree.map(leaf, tree)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether an array holds keys, as the state of `optax.add_noise` does, and not numbers."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def without_keys(tree: Any) -> Any:
+    """The tree with the words of keys, uint32, instead of the keys: it can leave the device."""
+    return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
+
+
+def with_keys(tree: Any, like: Any) -> Any:
+    """The tree that `without_keys` was given, of which `like` has the shapes and types."""
+
+    def leaf(one: Any, like: Any) -> Any:
+        if not is_key(like):
+            return one
+        return jax.random.wrap_key_data(one, impl=jax.random.key_impl(jnp.empty((), like.dtype)))
+
+    return jax.tree.map(leaf, tree, like)

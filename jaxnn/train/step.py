@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -22,7 +22,7 @@ from .loss_scale import scale_of, unscaled
 from .norms import check_norms, norms_by_path
 from .optimizer import as_pytree, first_updated
 from .skipping import chosen, was_made
-from .state import TrainState
+from .state import TrainState, separate
 from .task import Loss, Metrics, losses_and_metrics, name_of
 
 Step: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
@@ -100,7 +100,31 @@ def make_step(
     check_options(accumulate, norms, precision)
     numbers, structure = jax.tree.flatten(as_pytree(optimizer))
     compiled = _compiled_step(net, task, structure, accumulate, norms, precision)
-    return (lambda ts, batch: compiled(ts, batch, *numbers)) if numbers else compiled
+    return Donating(compiled, numbers)
+
+
+class Donating:
+    """The step of a jitted function `(ts, batch, *numbers)` that takes the memory of `ts`.
+
+    XLA refuses to take the same memory twice, for example of a teacher that starts as the student's
+    own arrays. It does so before it takes any, so the step is taken again with copies.
+    """
+
+    def __init__(self, compiled: Any, numbers: Sequence[Any]) -> None:
+        self._compiled, self._numbers = compiled, numbers
+
+    def __call__(self, ts: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        """The next state, and the metrics."""
+        try:
+            return self._compiled(ts, batch, *self._numbers)
+        except jax.errors.JaxRuntimeError as error:
+            if "donate the same buffer twice" not in str(error):
+                raise
+            return self._compiled(separate(ts), batch, *self._numbers)
+
+    def lower(self, ts: TrainState, batch: Any) -> Any:
+        """The step lowered for arguments of these shapes, as by `jax.jit(step).lower`."""
+        return self._compiled.lower(ts, batch, *self._numbers)
 
 
 def pure_step(
@@ -116,14 +140,15 @@ def pure_step(
 ) -> tuple[TrainState, Metrics]:
     """The step as a plain pure function, to jit, scan or vmap; the options are `make_step`'s."""
     check_options(accumulate, norms, precision)
+    pair(batch)
     net = net if precision is None else dataclasses.replace(precision, inner=net)
     optimizer = for_network(as_pytree(optimizer), net, batch[0])
     scale = scale_of(ts.opt_state)
 
     def loss_of(params: Any, state: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-        x, targets = _pair(batch)
+        x, targets = pair(batch)
         params = without_gradient(optimizer, params)
-        outputs, state = net.apply(params, x, state=state, key=key, train=True)
+        outputs, state = applied(net, params, x, state=state, key=key, train=True)
         loss, metrics = losses_and_metrics(task, outputs, targets)
         return loss if scale is None else loss * scale.astype(loss.dtype), (metrics, state)
 
@@ -173,7 +198,23 @@ def pure_step(
     return TrainState(params, state, opt_state, ts.step + 1, ts.key), metrics
 
 
-def _pair(batch: Any) -> tuple[Any, Any]:
+def applied(net: Layer, params: Any, x: Any, **options: Any) -> Any:
+    """`net.apply` on x, the one input in training; errors show how to pass several."""
+    try:
+        return net.apply(params, x, **options)
+    except (TypeError, ValueError) as error:
+        if not isinstance(x, tuple | list | dict) or isinstance(error, jax.errors.JAXTypeError):
+            raise
+        call = "**x" if isinstance(x, dict) else "*x"
+        raise type(error)(
+            f"{error}. In training, the network's one input is x, here {brief(x)}; if the network "
+            f"takes several inputs, wrap it in a Composite whose forward(self, x) returns "
+            f"self.net({call})"
+        ) from error
+
+
+def pair(batch: Any) -> tuple[Any, Any]:
+    """The inputs and targets of a batch; TypeError for anything else."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise TypeError(
             f"a batch is a pair (x, y) of inputs and targets, got {brief(batch)}; a network gets x "

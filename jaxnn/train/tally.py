@@ -1,9 +1,12 @@
 """What the steps between two records add up to."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .task import Metrics
 
@@ -24,10 +27,7 @@ class Tally:
 
     def means(self) -> dict[str, float]:
         """The mean of each metric, once it is computed; over the steps that were not skipped."""
-        sums = self.plain()
-        made = self.count - sums.get("skipped", 0)
-        means = {name: total / made if made else math.nan for name, total in sums.items()}
-        return means | ({"skipped": sums["skipped"]} if "skipped" in sums else {})
+        return {name: float(mean) for name, mean in means_of(self.plain(), self.count).items()}
 
     def plain(self) -> dict[str, float]:
         """The sums as JSON, which holds float32 exactly."""
@@ -36,3 +36,21 @@ class Tally:
     def is_finite(self) -> bool:
         """Whether the loss is so far."""
         return not self._sums or math.isfinite(float(self._sums["loss"]))
+
+
+def means_of(sums: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The means of metrics over the steps that were not skipped, and how many were skipped.
+
+    Args:
+        sums: of each metric over the steps that were not skipped, a number or an array of runs.
+        count: of all steps.
+
+    A mean over no step is NaN.
+
+    >>> means_of({"loss": 3.0, "skipped": 1.0}, 4)["loss"].item()
+    1.0
+    """
+    skipped = sums.get("skipped", 0)
+    made = np.where(count > np.asarray(skipped), count - np.asarray(skipped), np.nan)
+    means = {name: total / made for name, total in sums.items()}
+    return means | ({"skipped": skipped} if "skipped" in sums else {})

@@ -12,8 +12,9 @@ label smoothing, and the focal loss by `optax.sigmoid_focal_loss` likewise:
 >>> class Smoothed(train.Classification):
 ...     share: float = 0.1
 ...     def __call__(self, outputs, targets):
-...         labels = optax.smooth_labels(jax.nn.one_hot(targets, self.number), self.share)
-...         return optax.softmax_cross_entropy(self._wide(outputs, targets, True), labels).mean()
+...         logits, labels = self._wide(outputs, targets, True), self._labels(targets)
+...         soft = optax.smooth_labels(jax.nn.one_hot(labels.number, self.number), self.share)
+...         return labels.mean(optax.softmax_cross_entropy(labels.select(logits), soft))
 >>> Smoothed(3)
 Smoothed(3)
 
@@ -117,6 +118,10 @@ class Task(Value):
     def _labels(self, targets: Any) -> "Labels":
         """The targets as labels of this task."""
         assert self.classes is not None
+        if isinstance(targets, np.ndarray) and targets.dtype.itemsize > 4:
+            # JAX keeps the lower 32 bits, which may be a class.
+            info = np.iinfo(jax.dtypes.canonicalize_dtype(targets.dtype))
+            targets = np.clip(targets, info.min, info.max)
         return Labels.of(jnp.asarray(targets), self.classes, self.ignored)
 
 
@@ -251,7 +256,9 @@ class Classification(Task):
     def metrics(self, outputs: Any, targets: Any) -> Metrics:
         """The fraction of examples whose largest output is the target's."""
         if self._soft(outputs, targets):
-            targets = jnp.argmax(targets, -1)
+            likeliest = Labels.of(jnp.argmax(targets, -1), self.number, None)
+            known = jnp.where(jnp.isfinite(targets).all(), 1, jnp.nan)
+            return {"accuracy": _accuracy(outputs, likeliest) * known}
         return {"accuracy": _accuracy(outputs, self._labels(targets))}
 
     def predict(self, outputs: Any) -> jax.Array:
@@ -437,11 +444,13 @@ def label_range(task: Any) -> dict[str, Any]:
 
 
 def check_batch_labels(task: Any, targets: Any) -> None:
-    """Raise ValueError if batches from a source hold labels that the task does not have."""
+    """Raise ValueError if stacked batches of a source hold labels that the task does not have."""
     if not isinstance(task, Task) or task.classes is None or not hasattr(targets, "dtype"):
         return
-    wrong = wrong_label(np.asarray(targets), task.classes, task.ignored)
-    if wrong is not None:
+    for batch in np.asarray(targets):
+        wrong = wrong_label(batch, task.classes, task.ignored)
+        if wrong is None:
+            continue
         raise ValueError(
             f"a batch of the training data holds {wrong}, but {task!r} needs labels in "
             f"[0, {task.classes}); write {_ignoring(task)} to leave examples out of the loss and "

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from jaxnn import data, train
+from jaxnn.experiment import Problem
+from jaxnn.experiment.run import scores_of
 from jaxnn.experiment.scores import (
     classification_scores,
     language_scores,
@@ -41,3 +44,25 @@ def test_language_scores_are_those_of_all_positions_in_nats_and_bits():
     assert scores["accuracy"] == metrics.accuracy_score(y.ravel(), p.reshape(200, 4).argmax(1))
     assert scores["loss"] == pytest.approx(loss, rel=1e-12)
     assert scores["bits"] == pytest.approx(loss / np.log(2), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("task", "ignore"),
+    [
+        (train.Classification(4), -100),
+        (train.Classification(4, ignore=0), 0),
+        (train.LanguageModel(4), -100),
+    ],
+    ids=str,
+)
+def test_ignored_labels_are_in_no_score(task, ignore):
+    rng = np.random.default_rng(0)
+    shape = (20, 10) if isinstance(task, train.LanguageModel) else (200,)
+    y, p = rng.integers(0, 4, shape), rng.dirichlet(np.ones(4), shape)
+    y[rng.random(shape) < 0.3] = ignore
+    part = data.Examples(np.zeros((len(y), 2), np.float32), y)
+    scores = scores_of(Problem(data.Dataset("toy", part, part, part), task), p, y)
+    kept = y != ignore
+    assert scores["accuracy"] == metrics.accuracy_score(y[kept], p[kept].argmax(-1))
+    expected = metrics.log_loss(y[kept], p[kept], labels=range(4))
+    assert scores["loss"] == pytest.approx(expected, rel=1e-12)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from jaxnn import Dense, constant, data, train
@@ -255,6 +256,46 @@ def test_a_traced_number_widens_nothing():
     outcome = trained(structure, LOOP, values, epochs=(0, 1))
     for i, lane in enumerate(values):
         assert_same_bits(solo(structure, lane)[0], states(outcome, structure, values)[i])
+
+
+def skipping(config, problem):
+    program = quick.build(config, problem)
+    return dataclasses.replace(program, optimizer=train.skip_nonfinite(program.optimizer))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_skipped_steps_are_in_no_mean():
+    """The first step makes parameters infinite; every later gradient is NaN, and is skipped."""
+    recipe = dataclasses.replace(quick.RECIPE, build=skipping)
+    base = quick.Experiment(model=MLP(depth=0), epochs=1)
+    structure = Structure(recipe, base, (), NUMBERS[:1])
+    values = [{NUMBERS[0]: 0.01}, {NUMBERS[0]: math.inf}]
+    outcome = trained(structure, MAP, values, epochs=(0, 2))
+    for i, lane in enumerate(values):  # what `train.fit` reports of one epoch
+        first = {name: table[i, :1] for name, table in outcome.metrics.items()}
+        assert_same_bits(solo(structure, lane)[1], first)
+    assert outcome.metrics["skipped"].tolist() == [[0, 0], [24, 25]]
+    assert np.isnan(outcome.metrics["loss"][1, 1])  # of no step, and never the least
+
+
+def noisy(config, problem):
+    program = quick.build(config, problem)
+    descent = functools.partial(optax.noisy_sgd, key=0)
+    optimizer = train.Optimizer(descent, learning_rate=config.optimizer.learning_rate, eta=0.01)
+    return dataclasses.replace(program, optimizer=optimizer)
+
+
+def test_a_lane_keeps_the_keys_of_its_optimizer():
+    """The state of `optax.noisy_sgd` has a key, which is no number."""
+    recipe = dataclasses.replace(quick.RECIPE, build=noisy)
+    base = quick.Experiment(model=MLP(depth=0), epochs=2)
+    structure = Structure(recipe, base, (), NUMBERS[:1])
+    values = [{NUMBERS[0]: 0.01}, {NUMBERS[0]: 0.02}]
+    half = trained(structure, MAP, values, epochs=(0, 1))
+    rest = trained(structure, MAP, values, epochs=(1, 2), state=half.state)
+    for i, lane in enumerate(values):
+        losses = [one.metrics["loss"][i, 0] for one in (half, rest)]
+        np.testing.assert_array_equal(solo(structure, lane)[1]["loss"], losses)
 
 
 # Compilations

@@ -199,3 +199,53 @@ def test_checked_names_the_label():
 def test_ignore_is_a_label(ignore):
     with pytest.raises(TypeError, match=r"Binary.ignore is a label, an int, or None; got"):
         train.Binary(ignore=ignore)
+
+
+@pytest.mark.parametrize("label", [2**32, 2**32 + 1, -(2**40), 2**63 - 1])
+def test_a_label_of_more_than_32_bits_is_no_other_class(label):
+    """JAX would keep its lower 32 bits: those of 2**32 + 1 are the label 1."""
+    task, labels = train.Classification(5), np.array([label, 0, 1])
+    assert np.isnan(task(OUTPUTS[0], labels))
+    assert np.isnan(task.metrics(OUTPUTS[0], labels)["accuracy"])
+
+
+def test_probabilities_that_are_not_finite_give_no_accuracy():
+    """As `data.mixup` makes them of labels out of range."""
+    soft = np.array([[1.0, 0, 0, 0, 0], [np.nan] * 5, [0, 1, 0, 0, 0]], np.float32)
+    assert np.isnan(train.Classification(5).metrics(OUTPUTS[0], soft)["accuracy"])
+
+
+def test_a_label_out_of_range_in_a_source_is_named_by_its_row_in_the_batch():
+    class Rows(data.HostArrays):
+        def check(self, *arguments, **options):
+            """Leave the labels to the batches, as sources that are not arrays do."""
+
+    x, y = np.zeros((4, 2), np.float32), np.array([0, 1, 7, 1])
+    with pytest.raises(ValueError, match=r"a batch of the training data holds label 7 at row \d,"):
+        train.fit(
+            nn.Dense(2),
+            train.Classification(2),
+            optax.sgd(0.1),
+            Rows(x, y),
+            batch_size=4,
+            epochs=1,
+            key=jax.random.key(0),
+        )
+
+
+def test_label_smoothing_as_documented_leaves_out_ignored_labels():
+    """torch.nn.CrossEntropyLoss(label_smoothing=s): (1 - s) * -log p[y] + s * mean of -log p."""
+
+    class Smoothed(train.Classification):  # as in the docstring of the module
+        share: float = 0.1
+
+        def __call__(self, outputs, targets):
+            logits, labels = self._wide(outputs, targets, True), self._labels(targets)
+            soft = optax.smooth_labels(jax.nn.one_hot(labels.number, self.number), self.share)
+            return labels.mean(optax.softmax_cross_entropy(labels.select(logits), soft))
+
+    every = -log_probabilities(OUTPUTS)
+    hard = -picked(OUTPUTS, np.where(KEPT, LABELS, 0))
+    expected = (0.9 * hard + 0.1 * every.mean(-1))[KEPT].mean()
+    np.testing.assert_allclose(Smoothed(5)(OUTPUTS, LABELS), expected, rtol=1e-6)
+    assert np.isnan(Smoothed(5)(OUTPUTS, np.full_like(LABELS, 5)))

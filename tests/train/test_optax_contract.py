@@ -167,9 +167,13 @@ def test_fit_validates_with_the_evaluation_parameters(optimizer):
 
 
 REFUSED = {
+    "a line search on a part of the parameters": (
+        train.by_path({"w": optax.lbfgs(), "b": optax.sgd(0.1)}),
+        "zoom_linesearch",
+    ),
     "gradients per example": (
         optax.contrib.differentially_private_aggregate(1.0, 0.1, key=jax.random.key(0)),
-        "per_example_global_norm_clip",
+        "differentially_private_aggregate",
     ),
     "lookahead in a chain": (
         optax.chain(optax.clip(1.0), optax.lookahead(optax.sgd(0.1), 3, 0.5)),
@@ -183,12 +187,40 @@ REFUSED = {
 def test_others_are_rejected_by_name_before_the_first_step(name):
     optimizer, part = REFUSED[name]
     ts = train.TrainState.create(NET, optimizer, KEY, X)
-    text = rf"the optimizer {part} cannot be used in a training step: .* write another optimizer"
+    text = (
+        rf"(?s)the optimizer {part} cannot be used in a training step: .* write another optimizer"
+    )
     with pytest.raises(TypeError, match=text):
         train.make_step(NET, TASK, optimizer)(ts, (X, Y))
     assert ts.params["w"].shape == (3, 1)  # not donated
     with pytest.raises(TypeError, match=text):
         train.fit(NET, TASK, optimizer, (X, Y), batch_size=8, epochs=1, key=KEY)
+
+
+def test_a_step_leaves_the_arrays_of_its_optimizer():
+    """The state of `optax.noisy_sgd` begins with the key that the optimizer was made with."""
+    key = jax.random.key(7)
+    optimizer = optax.noisy_sgd(0.01, key=key)
+    first, second = by_steps(optimizer, 2), by_steps(optimizer, 2)
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+    assert jax.random.key_data(key).tolist() == [0, 7]
+
+
+UNTRACEABLE = {
+    "lookahead": (optax.sgd(0.1), {"sync_period": 3, "slow_step_size": 0.5}),
+    "MultiSteps": (optax.sgd(0.1), {"every_k_schedule": 2}),
+}
+
+
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_a_number_that_optax_cannot_trace_is_named(name):
+    inner, arguments = UNTRACEABLE[name]
+    factory = getattr(optax, name)
+    text = rf"optimizer {name} needs Python numbers .*functools\.partial\(optax\.{name},"
+    with pytest.raises(TypeError, match=text):
+        by_steps(train.Optimizer(factory, inner, **arguments), 1)
+    bound = train.Optimizer(functools.partial(factory, **arguments), inner)  # as it says
+    assert_near(by_steps(bound, 4).params, by_steps(factory(inner, **arguments), 4).params)
 
 
 def test_a_state_has_no_memory_twice():
@@ -234,3 +266,35 @@ def test_the_arguments_of_a_step_unroll_no_blocks():
         return str(jax.make_jaxpr(step)(ts, (X, Y))).count("\n")
 
     assert equations(3) == equations(30)
+
+
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
+def test_the_keys_of_an_optimizer_are_in_checkpoints(tmp_path, implementation):
+    """The state of `optax.noisy_sgd` has a key, which is no number."""
+    optimizer = optax.noisy_sgd(0.01, key=jax.random.key(5, impl=implementation))
+
+    def fit(epochs, **options):
+        options = {"batch_size": 4, "epochs": epochs, "key": KEY, **options}
+        return train.fit(NET, TASK, optimizer, (X, Y), **options)[0]
+
+    saved = train.Checkpoints(str(tmp_path), train.Every(epochs=1))
+    fit(1, checkpoints=saved)
+    whole, resumed = fit(3), fit(3, checkpoints=saved)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+    assert bool(
+        jax.random.bits(whole.opt_state[0].rng_key) == jax.random.bits(resumed.opt_state[0].rng_key)
+    )
+
+
+def test_a_state_that_changes_its_structure_shows_what_to_write():
+    """That of `optax.monitor` begins without the measurements that an update adds."""
+    optimizer = optax.chain(optax.monitor({"norm": optax.tree.norm}), optax.sgd(0.1))
+
+    def fit(**options):
+        options = {"batch_size": 4, "epochs": 1, "key": KEY, **options}
+        return train.fit(NET, TASK, optimizer, (X, Y), **options)[0]
+
+    with pytest.raises(TypeError, match="write steps_per_dispatch=1"):
+        fit()
+    plain = train.fit(NET, TASK, optax.sgd(0.1), (X, Y), batch_size=4, epochs=1, key=KEY)[0]
+    assert_near(fit(steps_per_dispatch=1).params, plain.params)

@@ -18,8 +18,11 @@ from .groups import by_path
 from .logging import JsonLines, Logger
 from .loop import fit
 from .loss_scale import loss_scaled
+from .metrics import Collected, Mean, Ratio
+from .minimize import Minimize, Supervised
 from .optimizer import Optimizer
 from .profile import Profile
+from .program import Program
 from .schedules import (
     Constant,
     Cosine,
@@ -43,6 +46,7 @@ __all__ = [
     "Binary",
     "Checkpoints",
     "Classification",
+    "Collected",
     "Constant",
     "Cosine",
     "Diverged",
@@ -55,12 +59,17 @@ __all__ = [
     "Linear",
     "Logger",
     "MLflow",
+    "Mean",
+    "Minimize",
     "OneCycle",
     "Optimizer",
     "Piecewise",
     "Profile",
+    "Program",
+    "Ratio",
     "Regression",
     "Schedule",
+    "Supervised",
     "Task",
     "TensorBoard",
     "TrainState",

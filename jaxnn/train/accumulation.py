@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from ..core.declarations import describe
+from .metrics import Ratio, Sum, terms_of
 
 # (params, state, batch, key) -> gradients, metrics, state
 Gradients = Callable[[Any, Any, Any, jax.Array], tuple[Any, Any, Any]]
@@ -41,10 +42,40 @@ def accumulated(
         return (state, sums), None
 
     (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
+
+    def mean(total: Any, like: Any) -> Any:
+        if isinstance(like, Ratio):  # its sum and count are those of the whole batch
+            return jax.tree.map(lambda total, like: total.astype(like.dtype), total, like)
+        return (total / count).astype(like.dtype)
+
     grads, metrics = jax.tree.map(
-        lambda total, like: (total / count).astype(like.dtype), sums, (shapes, metrics)
+        mean, sums, (shapes, metrics), is_leaf=lambda node: isinstance(node, Ratio)
     )
     return grads, metrics, state
+
+
+def total_counts(
+    loss_of: Callable[..., Any], count: int, params: Any, state: Any, batch: Any, key: jax.Array
+) -> list[jax.Array] | None:
+    """The counts of a loss's ratios, added over the micro-batches; None for a plain scalar.
+
+    The loss of a whole batch divides by these. They rarely depend on the network, which XLA then
+    removes from this pass. A ratio of several micro-batches is that of the whole batch only with
+    the counts of all of them, so they come before the gradients.
+    """
+    batches = jax.tree.map(lambda rows: _cut(rows, count), batch)
+    first = jax.tree.map(lambda rows: rows[0], batches)
+    (loss, _), _ = jax.eval_shape(loss_of, params, state, first, key)
+    if not isinstance(loss, Ratio | Sum):
+        return None
+
+    def counts(micro: Any) -> list[jax.Array]:
+        batch, number = micro
+        (loss, _), _ = loss_of(params, state, batch, jax.random.fold_in(key, number))
+        return [jnp.asarray(term.count, jnp.float32) for term in terms_of(loss, 1)]
+
+    several = lax.map(counts, (batches, np.arange(count)))
+    return [lax.stop_gradient(jnp.sum(each)) for each in several]
 
 
 def check_accumulate(count: Any) -> None:

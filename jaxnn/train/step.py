@@ -15,12 +15,14 @@ from ..core import paths
 from ..core.calls import is_outside
 from ..core.declarations import brief
 from ..core.layer import Layer
-from .accumulation import accumulated, check_accumulate
+from .accumulation import accumulated, check_accumulate, total_counts
 from .blocks import for_network
 from .groups import without_gradient
 from .loss_scale import scale_of, unscaled
+from .metrics import terms_of, value_of, without_collected
 from .norms import check_norms, norms_by_path
 from .optimizer import as_pytree, first_updated
+from .program import Program, code_of
 from .skipping import chosen, was_made
 from .state import TrainState, separate
 from .task import Loss, Metrics, losses_and_metrics, name_of
@@ -49,22 +51,26 @@ def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make_step(
-    net: Layer,
-    task: Loss,
-    optimizer: Any,
+    net: Layer | Program,
+    task: Loss | None = None,
+    optimizer: Any = None,
     *,
     accumulate: int = 1,
     norms: str | None = None,
     precision: Precision | None = None,
 ) -> Step:
-    """A jitted training step: `ts, metrics = step(ts, (x, y))`.
+    """A jitted training step: `ts, metrics = step(ts, (x, y))`, or that of a `train.Program`.
+
+    `make_step(program)` compiles `program.step`: `state, metrics = step(state, batch)`. Programs
+    with equal structure share compiled code, whatever their numbers, and a changed method or
+    helper function of yours takes effect when `make_step` is called again.
 
     It computes the loss and its gradient by `jax.value_and_grad`, and updates the parameters by the
     optimizer. `metrics` holds scalars by name: `loss`, and those of the task. The memory of `ts` is
     donated: use the one returned. Equal networks, tasks and optimizers share one compiled program.
 
     Args:
-        net: the network; its forward takes x as its one input.
+        net: the network, whose forward takes x as its one input; or a program, alone.
         task: a `Task`, or any function loss(outputs, targets) that gives a scalar.
         optimizer: an optax optimizer, or `train.Optimizer`, whose numbers change without
             recompiling. It sees the blocks of stacked parameters as separate arrays, by
@@ -96,8 +102,17 @@ def make_step(
     >>> int(ts.step), list(metrics)
     (1, ['loss'])
     """
+    if isinstance(net, Program):
+        if task is not None or optimizer is not None or (accumulate, norms, precision) != _NONE:
+            raise TypeError(
+                "a program holds all that a step needs: write train.make_step(program), and "
+                "options such as accumulate= in train.Minimize or train.Supervised"
+            )
+        numbers, structure = jax.tree.flatten(net)
+        return Donating(_compiled_program_step(structure, code_of(net)), numbers)
     check_parts(net, task, optimizer)
     check_options(accumulate, norms, precision)
+    assert task is not None
     numbers, structure = jax.tree.flatten(as_pytree(optimizer))
     compiled = _compiled_step(net, task, structure, accumulate, norms, precision)
     return Donating(compiled, numbers)
@@ -143,20 +158,56 @@ def pure_step(
     pair(batch)
     net = net if precision is None else dataclasses.replace(precision, inner=net)
     optimizer = for_network(as_pytree(optimizer), net, batch[0])
-    scale = scale_of(ts.opt_state)
 
-    def loss_of(params: Any, state: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+    def loss_of(params: Any, state: Any, batch: Any, key: jax.Array) -> Any:
         x, targets = pair(batch)
-        params = without_gradient(optimizer, params)
         outputs, state = applied(net, params, x, state=state, key=key, train=True)
-        loss, metrics = losses_and_metrics(task, outputs, targets)
-        return loss if scale is None else loss * scale.astype(loss.dtype), (metrics, state)
+        return losses_and_metrics(task, outputs, targets), state
 
-    def gradients(*arguments: Any) -> tuple[Any, Metrics, Any]:
-        grads, (metrics, state) = jax.grad(loss_of, has_aux=True)(*arguments)
+    return gradient_step(loss_of, optimizer, ts, batch, accumulate=accumulate, log_norms=norms)
+
+
+def gradient_step(
+    loss_of: Callable[..., Any],
+    optimizer: Any,
+    ts: TrainState,
+    batch: Any,
+    *,
+    accumulate: int = 1,
+    log_norms: str | None = None,
+) -> tuple[TrainState, dict[str, Any]]:
+    """A step of an optimizer down the gradient of a loss, as a pure function.
+
+    Args:
+        loss_of: maps (params, state, batch, key) to ((loss, metrics), state). The loss is a scalar,
+            a mean over the rows, or a `Ratio` or a sum of them; the metrics have the loss, too.
+        optimizer: as `for_network` returns it.
+        ts: the state before the step.
+        batch: a pytree of rows.
+        accumulate: the number of micro-batches, which go through one after the other.
+        log_norms: a pattern of parameter paths whose norms become metrics.
+
+    Returns:
+        The state after the step, and the metrics of the whole batch. `Collected` metrics are
+        dropped.
+    """
+    scale = scale_of(ts.opt_state)
+    arguments = ts.params, ts.state, batch, step_key(ts)
+    counts = None if accumulate == 1 else total_counts(loss_of, accumulate, *arguments)
+
+    def objective(params: Any, *rest: Any) -> tuple[jax.Array, Any]:
+        (loss, metrics), state = loss_of(without_gradient(optimizer, params), *rest)
+        if counts is not None:  # of the whole batch, since the means of micro-batches are taken
+            pairs = zip(terms_of(loss, 1), counts, strict=True)
+            loss = sum(accumulate * term.sum / jnp.where(n == 0, 1, n) for term, n in pairs)
+        loss = value_of(loss)
+        scaled = loss if scale is None else loss * scale.astype(loss.dtype)
+        return scaled, (without_collected(metrics), state)
+
+    def gradients(*arguments: Any) -> tuple[Any, Any, Any]:
+        grads, (metrics, state) = jax.grad(objective, has_aux=True)(*arguments)
         return unscaled(grads, scale), metrics, state
 
-    arguments = ts.params, ts.state, batch, step_key(ts)
     if accumulate == 1:
         grads, metrics, state = gradients(*arguments)
     else:
@@ -166,29 +217,30 @@ def pure_step(
         # optax's line searches refuse arguments that their function does not name.
         del obj_fn, grad_fn
 
-        def loss_only(*arguments: Any) -> tuple[Any, Metrics, Any]:
-            _, (metrics, state) = loss_of(*arguments)
+        def loss_only(*arguments: Any) -> tuple[Any, Any, Any]:
+            _, (metrics, state) = objective(*arguments)
             return {}, {"loss": metrics["loss"]}, state
 
         given = (params, *arguments[1:])
         if accumulate == 1:
-            return loss_only(*given)[1]["loss"]
-        return accumulated(loss_only, accumulate, *given)[1]["loss"]
+            return value_of(loss_only(*given)[1]["loss"])
+        return value_of(accumulated(loss_only, accumulate, *given)[1]["loss"])
 
     updates, opt_state = first_updated(
         optimizer,
         grads,
         ts.opt_state,
         ts.params,
-        value=metrics["loss"],
+        value=value_of(metrics["loss"]),
         grad=grads,
         value_fn=loss_at,
         obj_fn=loss_at,
         grad_fn=lambda params, _: jax.grad(loss_at)(params),
     )
     params = optax.apply_updates(ts.params, updates)
-    if norms is not None:
-        metrics |= norms_by_path(norms, grads, updates)
+    metrics = dict(metrics)
+    if log_norms is not None:
+        metrics |= norms_by_path(log_norms, grads, updates)
     made = was_made(opt_state)
     if made is not None:
         state = chosen(made, state, ts.state)
@@ -222,6 +274,18 @@ def pair(batch: Any) -> tuple[Any, Any]:
             "apart"
         )
     return batch[0], batch[1]
+
+
+_NONE = (1, None, None)  # the defaults of the options of `make_step`
+
+
+@remembered
+def _compiled_program_step(structure: Any, code: Any) -> Callable[..., Any]:
+    def step(state: Any, batch: Any, *numbers: Any) -> tuple[Any, Any]:
+        after, metrics = jax.tree.unflatten(structure, numbers).step(state, batch)
+        return after, without_collected(metrics)
+
+    return jax.jit(step, donate_argnums=0)
 
 
 @remembered
@@ -266,6 +330,11 @@ def check_parts(net: Any, task: Any, optimizer: Any) -> None:
     _check_loss(task)
     if isinstance(task, Layer):
         raise TypeError(f"the task is no layer, got {task!r}; write train.Classification(10), say")
+    check_optimizer(optimizer)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise TypeError for anything but an optimizer."""
     if isinstance(optimizer, type) or not (
         hasattr(optimizer, "init") and hasattr(optimizer, "update")
     ):

@@ -1,0 +1,372 @@
+"""Minimize: the program of one objective and one optimizer; Supervised: of a network and a task."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..combine.precision import Precision
+from ..core import paths
+from ..core.binding import visible
+from ..core.calls import Call, Outcome
+from ..core.composite import Composite
+from ..core.declarations import Declaration, brief, describe
+from ..core.layer import Layer, declared
+from ..core.signatures import Signature, suggestion
+from ..core.wrapper import Wrapper
+from .average import evaluation_params
+from .blocks import for_network
+from .metrics import Ratio, check_loss, check_metrics
+from .optimizer import as_pytree
+from .program import Program
+from .state import TrainState, separate
+from .step import check_optimizer, check_options, check_parts, gradient_step
+from .task import Loss, Task, losses_and_metrics
+
+
+class Minimize(Program):
+    """The program that minimizes an objective: a layer that maps a batch to a loss.
+
+    The forward of the objective returns the loss, or the loss and metrics by name. Networks are its
+    children, so keys, state, paths, and precision work as in every layer. A loss is a scalar, a
+    mean over the rows of the batch, or a `train.Ratio`, or a sum of them.
+
+    Args:
+        objective: the layer; its forward takes the batch as its one positional input.
+        optimizer: an optax optimizer or a `train.Optimizer`. Stacked parameters are separate arrays
+            to it, by `train.for_network`.
+        accumulate: the number of micro-batches of a step, which go through one after the other in
+            the memory of one. A `Ratio` divides by the count of the whole batch.
+        inputs: hyperparameters that the forward takes by name, such as {"beta": 0.1}. A schedule
+            is called with the step.
+        precision: how the children of the objective compute, a `nn.Precision` without a layer. The
+            objective's own forward keeps its types, so that targets, masks, and losses are not
+            rounded.
+        log_norms: a pattern of parameter paths such as "**/w"; the metrics then have
+            `gradient_norm` and `update_norm`, of all parameters and of each one that fits.
+        initial: parameters to start from, for some or all children by name. The others are drawn.
+
+    The state is a `TrainState`. A subclass may override `loss` or `step`.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxnn as nn
+    >>> from jaxnn import train
+    >>> class Autoencoder(nn.Composite):
+    ...     encoder: nn.Layer
+    ...     decoder: nn.Layer
+    ...     def forward(self, batch, *, penalty=0.0):
+    ...         code = self.encoder(batch)
+    ...         error = jnp.mean((self.decoder(code) - batch) ** 2)
+    ...         return error + penalty * jnp.mean(code**2), {"error": error}
+    >>> x = jnp.ones((4, 3))
+    >>> program = train.Minimize(Autoencoder(nn.Dense(2), nn.Dense(3)), optax.adam(1e-2),
+    ...                          inputs={"penalty": 0.1})
+    >>> state = program.init(jax.random.key(0), x)
+    >>> state, metrics = program.step(state, x)
+    >>> sorted(metrics), int(state.step)
+    (['error', 'loss'], 1)
+    """
+
+    objective: Layer
+    optimizer: Any
+    accumulate: int = 1
+    inputs: Mapping[str, Any] | None = None
+    precision: Precision | None = None
+    log_norms: str | None = None
+    initial: Any = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts are what their names say."""
+        if not isinstance(self.objective, Layer):
+            raise TypeError(
+                f"the objective is a layer that maps a batch to a loss, got {self.objective!r}; "
+                "write a nn.Composite whose forward returns the loss, or train.Supervised(net, "
+                "task, optimizer)"
+            )
+        check_optimizer(self.optimizer)
+        check_options(self.accumulate, self.log_norms, self.precision)
+        if self.inputs is not None and not isinstance(self.inputs, Mapping):
+            raise TypeError(
+                f"{type(self).__name__}.inputs is a dict of inputs by name, got "
+                f"{brief(self.inputs)}; write inputs={{'beta': 0.1}}"
+            )
+
+    def init(self, key: jax.Array, batch: Any) -> TrainState:
+        """Parameters by path keys or `initial`, and fresh state for everything else.
+
+        Args:
+            key: a JAX key.
+            batch: a batch, or `jax.ShapeDtypeStruct` in its place.
+        """
+        objective, named = self._objective(), self.named_inputs(0)
+        key = paths.as_key(key)
+        params = objective.init(key, batch, **named)
+        if self.initial is not None:
+            params = _with_initial(params, self.initial)
+        optimizer = for_network(as_pytree(self.optimizer), objective, batch, **named)
+        return separate(
+            TrainState(
+                params=params,
+                state=objective.init_state(batch, **named),
+                opt_state=optimizer.init(params),
+                step=jnp.zeros((), jnp.int32),
+                key=jnp.copy(paths.kept_words(key)),
+            )
+        )
+
+    def named_inputs(self, step: Any) -> dict[str, Any]:
+        """The inputs that forward takes by name, at a step."""
+        return {
+            name: jnp.asarray(one(step) if callable(one) else one)
+            for name, one in (self.inputs or {}).items()
+        }
+
+    def loss(
+        self, params: Any, state: Any, batch: Any, *, key: Any, step: Any, train: bool
+    ) -> tuple[tuple[Any, dict[str, Any]], Any]:
+        """((loss, metrics), state) of a batch: override it to change the loss alone.
+
+        Args:
+            params: the parameters of the objective.
+            state: its state, `{}` if it keeps none.
+            batch: a pytree of rows.
+            key: a JAX key.
+            step: the number of steps before this one.
+            train: whether this is training, and not evaluation.
+        """
+        objective = self._objective()
+        found, state = objective.apply(
+            params, batch, state=state, key=key, train=train, **self.named_inputs(step)
+        )
+        owner = type(self.objective).__name__
+        pair = isinstance(found, tuple) and len(found) == 2
+        loss, metrics = found if pair else (found, {})
+        check_loss(loss, owner)
+        check_metrics(metrics, owner)
+        return (loss, {"loss": loss, **metrics}), state
+
+    def step(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        """The state after one step down the gradient, and the metrics of the batch.
+
+        Args:
+            state: as `init` or the step before returned it.
+            batch: a pytree of rows; `accumulate` divides their number.
+        """
+        _check_state(state, type(self).__name__)
+        named = self.named_inputs(state.step)
+
+        def loss_of(params: Any, kept: Any, batch: Any, key: jax.Array) -> Any:
+            return self.loss(params, kept, batch, key=key, step=state.step, train=True)
+
+        return gradient_step(
+            loss_of,
+            for_network(as_pytree(self.optimizer), self._objective(), batch, **named),
+            state,
+            batch,
+            accumulate=self.accumulate,
+            log_norms=self.log_norms,
+        )
+
+    def evaluate(self, state: TrainState, batch: Any, *, key: jax.Array) -> dict[str, Any]:
+        """The loss and the metrics in inference, with `train.evaluation_params`.
+
+        Args:
+            state: a state.
+            batch: a pytree of rows.
+            key: a JAX key, for objectives that draw.
+        """
+        _check_state(state, type(self).__name__)
+        params = evaluation_params(state)
+        (_, metrics), _ = self.loss(
+            params, state.state, batch, key=key, step=state.step, train=False
+        )
+        return metrics
+
+    def predict(self, state: TrainState, inputs: Any) -> Any:
+        """What the objective's method `predict` returns, with `train.evaluation_params`.
+
+        Args:
+            state: a state.
+            inputs: a pytree of rows.
+        """
+        _check_state(state, type(self).__name__)
+        if not self.objective._has_method("predict"):
+            raise TypeError(
+                f"{type(self.objective).__name__} has no predictions; write def predict(self, "
+                "inputs) in it"
+            )
+        params = evaluation_params(state)
+        return self._objective().apply(params, inputs, state=state.state, method="predict")[0]
+
+    def _objective(self) -> Layer:
+        """The objective, whose children compute as `precision` says."""
+        policy = self.precision
+        if policy is None:
+            return self.objective
+
+        def wrapped(child: Any) -> Any:
+            if isinstance(child, dict):
+                return {name: wrapped(one) for name, one in child.items()}
+            if isinstance(child, tuple):
+                return paths.like(child, [wrapped(one) for one in child])
+            return None if child is None else dataclasses.replace(policy, inner=child)
+
+        if isinstance(self.objective, SupervisedLoss):
+            return dataclasses.replace(self.objective, inner=wrapped(self.objective.inner))
+        if isinstance(self.objective, Composite):
+            return self.objective._with_children(wrapped(self.objective._children()))
+        return dataclasses.replace(policy, inner=self.objective)
+
+
+class SupervisedLoss(Wrapper):
+    """The objective of a network and a task: the loss of the task on (inputs, targets).
+
+    It adds no level to paths. A batch is (inputs, targets) or (inputs, targets, weights), with a
+    weight per row. Inputs are one array, a tuple (positional inputs), or a dict (named inputs).
+    """
+
+    inner: Layer
+    task: Any
+
+    def _signature(self, method: str) -> Signature:
+        return Signature(("batch",), 1, False, frozenset({"batch"}), frozenset())
+
+    def _takes(self, method: str) -> set[str]:
+        return {"batch"}
+
+    def _has_method(self, name: str) -> bool:
+        return name == "forward" or (name == "predict" and isinstance(self.task, Task))
+
+    def _methods(self) -> list[str]:
+        return ["predict"] if isinstance(self.task, Task) else []
+
+    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+        found = declared(self.wrapped, "forward", *self._given(method, inputs[0]))
+        return Declaration(found.params, found.state, None)
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        (batch,) = inputs
+        given = visible(self.wrapped, "forward", *self._given(method, batch))
+        outcome = self.wrapped._evaluate(call, "forward", *given)
+        if method == "predict":
+            return outcome._replace(output=self.task.predict(outcome.output))
+        _, targets, *weights = batch
+        if not weights:
+            loss, metrics = losses_and_metrics(self.task, outcome.output, targets)
+        else:
+            loss, metrics = self._weighted(outcome.output, targets, weights[0])
+        return outcome._replace(output=(loss, {n: m for n, m in metrics.items() if n != "loss"}))
+
+    def _given(self, method: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and named inputs of the network."""
+        given = batch if method == "predict" else _inputs_of(batch)
+        if isinstance(given, dict):
+            known = self.wrapped._takes("forward")
+            for name in given:
+                if name not in known:
+                    raise TypeError(
+                        f"the batch has an input {name!r}, which no layer of the network takes; "
+                        f"{suggestion(name, known)}"
+                    )
+            return (), dict(given)
+        return (given if isinstance(given, tuple) else (given,)), {}
+
+    def _weighted(self, outputs: Any, targets: Any, weights: Any) -> Any:
+        """Loss and metrics as ratios: the task's numbers of each row, weighted."""
+        rows = jax.tree.leaves(targets)[0].shape[0]
+        if jnp.shape(weights) != (rows,):
+            raise ValueError(
+                f"weights have one number per row, ({rows},), got {describe(weights)}; write "
+                "weights.mean(axis=tuple(range(1, weights.ndim))), or weight the loss in a "
+                "train.Minimize objective"
+            )
+
+        def of_row(outputs: Any, targets: Any) -> dict[str, Any]:
+            one = jax.tree.map(lambda a: a[None], (outputs, targets))
+            return losses_and_metrics(self.task, *one)[1]
+
+        values = jax.vmap(of_row)(outputs, targets)
+        kept = weights != 0  # a weight of zero hides NaN too
+        ratios = {
+            name: Ratio(
+                jnp.sum(jnp.where(kept, value, 0) * weights.astype(value.dtype)), jnp.sum(weights)
+            )
+            for name, value in values.items()
+        }
+        return ratios["loss"], ratios
+
+
+def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimize:
+    """The program of a network, a task, and an optimizer, on batches (inputs, targets[, weights]).
+
+    Inputs are one array, a tuple (positional inputs of the network), or a dict (named inputs, such
+    as `segments`). Weights have a number per row; losses and metrics are then weighted means.
+    `state.params` starts as `net.init(key, x)`, and `net.apply(state.params, x)` works.
+
+    Args:
+        net: the network.
+        task: a `train.Task`, or a function loss(outputs, targets).
+        optimizer: an optax optimizer or a `train.Optimizer`.
+        **options: further fields of `Minimize`: accumulate, precision, log_norms, initial.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxnn as nn
+    >>> from jaxnn import train
+    >>> x, y = jnp.ones((4, 3)), jnp.array([0, 1, 0, 1])
+    >>> program = train.Supervised(nn.Dense(2), train.Classification(2), optax.adam(1e-2))
+    >>> state = program.init(jax.random.key(0), (x, y))
+    >>> state, metrics = program.step(state, (x, y))
+    >>> sorted(metrics), program.predict(state, x).shape
+    (['accuracy', 'loss'], (4, 2))
+    """
+    check_parts(net, task, optimizer)
+    return Minimize(SupervisedLoss(net, task), optimizer, **options)
+
+
+def _inputs_of(batch: Any) -> Any:
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise TypeError(
+            "a batch of train.Supervised is (inputs, targets) or (inputs, targets, weights), got "
+            f"{brief(batch)}; write a train.Minimize objective for other batches"
+        )
+    return batch[0]
+
+
+def _check_state(state: Any, owner: str) -> None:
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"{owner} keeps a train.TrainState, got {brief(state)}; write state = "
+            "program.init(key, batch), and initial=params to start from parameters"
+        )
+
+
+def _with_initial(params: Any, initial: Any, path: paths.Path = ()) -> Any:
+    """The parameters, with those of `initial` where it has some."""
+    if isinstance(params, dict) and isinstance(initial, Mapping):
+        for name in initial:
+            if name not in params:
+                raise ValueError(
+                    f"initial has {paths.text((*path, name))!r}, which the objective has not; "
+                    f"{suggestion(name, params)}"
+                )
+        return {
+            name: _with_initial(item, initial[name], (*path, name)) if name in initial else item
+            for name, item in params.items()
+        }
+    drawn, structure = jax.tree.flatten(params)
+    if jax.tree.structure(initial) != structure:
+        raise ValueError(
+            f"initial has other parameters than the objective at {paths.text(path) or 'the root'!r}"
+            f": expected {structure}, got {jax.tree.structure(initial)}"
+        )
+    given = jax.tree.leaves(initial)
+    for one, other in zip(drawn, given, strict=True):
+        if jnp.shape(one) != jnp.shape(other):
+            raise ValueError(
+                f"initial has an array of shape {jnp.shape(other)} under "
+                f"{paths.text(path) or 'the root'!r}, expected {jnp.shape(one)}"
+            )
+    copies = [jnp.array(b, a.dtype) for a, b in zip(drawn, given, strict=True)]  # steps donate them
+    return jax.tree.unflatten(structure, copies)

@@ -1,5 +1,7 @@
 """Metrics combined from pieces, against scikit-learn on the whole; losses that are ratios."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,13 +68,14 @@ def test_a_ratio_without_a_count_is_zero_and_so_is_its_gradient():
 
 def test_arithmetic_of_ratios():
     a, b = train.Ratio(6.0, 4.0), train.Ratio(1.0, 2.0)
-    for metric, expected in (
+    cases: list[Any] = [
         (2 * a + b, 3.5),
         (a - b / 2, 1.25),
         (1.0 - a, -0.5),
         (sum([a, b]), 2.0),
         ((a + b + 1.0) * 2, 6.0),
-    ):
+    ]
+    for metric, expected in cases:
         assert float(metric.value) == expected
     # The parts of a sum divide by their own counts: (6 + 3) / (4 + 5) + (1 + 2) / (2 + 1).
     parts = [({"loss": a + b}, 1), ({"loss": train.Ratio(3.0, 5.0) + train.Ratio(2.0, 1.0)}, 1)]

@@ -47,7 +47,7 @@ class Critic(train.Program):
         return state, {"loss": value}
 
 
-def critic(f=0.1, **given):
+def critic(f: Any = 0.1, **given: Any) -> Critic:
     return Critic({"f": nn.Dense(2), "g": nn.Dense(2)}, {"f": f, "g": np.float32(0.2)}, **given)
 
 

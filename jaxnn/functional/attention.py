@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .dropout import dropout as drop
 from .finite import broken_rows, finite_rows
@@ -270,17 +269,18 @@ def _broken_near(
 ) -> jax.Array:
     """Which queries (..., T, 1) are broken or may look at a broken key (..., S, 1).
 
-    The keys that a query may look at lie in a row, so that counts take the place of a (T, S) mask.
+    The keys that a query may look at are consecutive, so that counts replace a (T, S) mask.
     """
-    length, size = queries.shape[-2], keys.shape[-2]
-    window = max(length, size) if window is None else window
-    query = np.arange(length)
-    end = np.minimum(query + (1 if causal else window), size)
-    start = np.minimum(np.maximum(query - window + 1, 0), end)
+    query = jnp.arange(queries.shape[-2])
+    last = query if causal or window is None else query + window - 1
+    first = jnp.zeros_like(query) if window is None else jnp.maximum(query - window + 1, 0)
     counts = jnp.cumsum(keys, -2, dtype=jnp.int32)
     counts = jnp.concatenate([jnp.zeros_like(counts[..., :1, :]), counts], -2)
-    some = np.broadcast_to((start < end)[:, None], queries.shape)
-    return (queries & some) | (counts[..., end, :] > counts[..., start, :])
+    until, before = (jnp.take(counts, i, -2, mode="clip") for i in (last + 1, first))
+    # Queries far past the last key look at none. The number of keys may be symbolic.
+    some = first < jnp.asarray(keys.shape[-2])
+    some = jnp.broadcast_to(some.reshape((1,) * (queries.ndim - 2) + (-1, 1)), queries.shape)
+    return (queries & some) | (until > before)
 
 
 def _joined(one: jax.Array | None, other: jax.Array | None) -> jax.Array | None:

@@ -24,7 +24,7 @@ class Precision(Wrapper):
     as they are, and parameters keep their own type, so gradients and updates have it. Each layer
     casts its parameters where it uses them. The gradient of a parameter with many uses (a bias, a
     table, a weight in a scan or of a layer called many times) is summed in at least float32; in a
-    primitive of your own, write `shared_sum`, `shared_product`, and `shared_rows` of
+    layer of your own, write `shared_sum`, `shared_product`, and `shared_rows` of
     `jaxnn.functional.gradients` for `y + b`, `y * scale`, and `table[ids]`. Statistics, softmax and
     losses are taken in at least float32 whatever `compute` is. Products of matrices and
     convolutions come out in `compute`; their sums accumulate in float32 on the devices we know of:

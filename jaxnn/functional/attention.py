@@ -50,9 +50,9 @@ def attention(
       soft_cap * tanh(s / soft_cap), before the bias.
     - `dropout`, a rate, and a random `key`: weights are 0 with that probability and divided by
       1 - rate otherwise.
-    - What a query may not look at has no effect on it, NaN and inf included, forward or backward,
-      if there is a mask, a bias, or segments. A query that is not finite, or that may look at a key
-      or value that is not, gives NaN, and has no part in gradients.
+    - What a query may not look at has no effect on it, NaN and inf included, forward or backward.
+      If it may not look at everything, a query that is not finite, or that may look at a key or
+      value that is not, gives NaN, and has no part in gradients.
     - `implementation`: "xla" or "cudnn" is that of `jax.nn.dot_product_attention`, "own" the one
       written here. By default it is jax.nn's, in plain XLA, where there is no mask, bias, segments,
       soft cap or dropout, and "own" elsewhere: write "cudnn" for the fused kernel of a GPU. Neither
@@ -79,9 +79,17 @@ def attention(
         "key": key,
         "implementation": implementation,
     }
-    if mask is None and bias is None and segments is None:
-        return attend(q, k, v, causal=causal, window=window, **options)
+    plain = mask is None and bias is None and segments is None
+    if plain and not causal and window is None:
+        return attend(q, k, v, **options)
     _check(q, k, v)
+    # 0 * NaN is NaN, in the products of the backward pass too: only finite rows go into them.
+    (q, query_broken), (k, key_broken), (v, value_broken) = map(finite_rows, (q, k, v))
+    queries = jnp.any(query_broken, -2)  # (..., T, 1)
+    keys = jnp.any(key_broken | value_broken, -2)  # (..., S, 1)
+    if plain:
+        y = attend(q, k, v, causal=causal, window=window, **options)
+        return broken_rows(y, _broken_near(queries, keys, causal, window)[..., None])
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
     allowed: Any = _joined(mask, _places_mask(q, k, causal, window, segments))
     if bias is not None:
@@ -89,10 +97,7 @@ def attention(
         finite = bias != -jnp.inf
         bias = jnp.where(finite, bias, jnp.zeros((), bias.dtype))
         allowed = _joined(allowed, finite)
-    # 0 * NaN is NaN, in the products of the backward pass too: only finite rows go into them.
-    (q, query_broken), (k, key_broken), (v, value_broken) = map(finite_rows, (q, k, v))
-    broken = jnp.any(query_broken, -2)  # (..., T, 1), and for keys and values (..., S, 1)
-    broken = broken | jnp.swapaxes(jnp.any(key_broken | value_broken, -2), -1, -2)
+    broken = queries | jnp.swapaxes(keys, -1, -2)
     broken = jnp.any(allowed & broken[..., None, :, :], -1, keepdims=True)
     y = attend(q, k, v, allowed, bias, **options)
     return broken_rows(y, jnp.swapaxes(broken, -2, -3))
@@ -257,6 +262,25 @@ def _places_mask(
         jnp.arange(q.shape[-3]), jnp.arange(k.shape[-3]), causal=causal, window=window
     )
     return over_heads(mask, q.ndim)
+
+
+def _broken_near(
+    queries: jax.Array, keys: jax.Array, causal: bool, window: int | None
+) -> jax.Array:
+    """Which queries (..., T, 1) are broken or may look at a broken key (..., S, 1).
+
+    The keys that a query may look at are consecutive, so that counts replace a (T, S) mask.
+    """
+    query = jnp.arange(queries.shape[-2])
+    last = query if causal or window is None else query + window - 1
+    first = jnp.zeros_like(query) if window is None else jnp.maximum(query - window + 1, 0)
+    counts = jnp.cumsum(keys, -2, dtype=jnp.int32)
+    counts = jnp.concatenate([jnp.zeros_like(counts[..., :1, :]), counts], -2)
+    until, before = (jnp.take(counts, i, -2, mode="clip") for i in (last + 1, first))
+    # Queries far past the last key look at none. The number of keys may be symbolic.
+    some = first < jnp.asarray(keys.shape[-2])
+    some = jnp.broadcast_to(some.reshape((1,) * (queries.ndim - 2) + (-1, 1)), queries.shape)
+    return (queries & some) | (until > before)
 
 
 def _joined(one: jax.Array | None, other: jax.Array | None) -> jax.Array | None:

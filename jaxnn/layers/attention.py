@@ -58,9 +58,9 @@ class Attention(Primitive):
     broadcast to (..., heads, T, S); `segments`, integers (..., T), 0 for padding and the number of
     the packed sequence elsewhere: a position only looks at its own sequence, and positions count in
     it; `memory_segments`, integers (..., S): segment by segment where both are given, else 0 is
-    padding. Whatever is behind a mask, a bias of -inf, or at padding has no effect, NaN and inf
-    included, on outputs or gradients; at padding y is b_out. A position that may look at NaN or inf
-    gives NaN, and has no part in the gradients of the parameters.
+    padding. Whatever is behind a mask, `causal`, `window`, a bias of -inf, or at padding has no
+    effect, NaN and inf included, on outputs or gradients; at padding y is b_out. A position that
+    may look at NaN or inf gives NaN, and has no part in the gradients of the parameters.
 
     With `cache`, which `nn.cached` sets, keys and values of up to `cache` positions are state, and
     any chunk of the sequence may be given a call. A `window` shorter than the cache is kept as a
@@ -197,7 +197,8 @@ class Attention(Primitive):
             memory = without_padding(memory, memory_segments)
         check_types(mask, bias)
         across = None if memory is None else memory_segments
-        hides = any(a is not None for a in (mask, bias, segments, across))
+        given = (mask, bias, segments, across, self.window)
+        hides = self.causal or any(a is not None for a in given)
         checks = hides or (self.cache > 0 and memory is None)
 
         def projected(name: str, x: jax.Array, heads: int) -> jax.Array:

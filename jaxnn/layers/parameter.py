@@ -12,6 +12,10 @@ from ..core.primitive import Primitive
 class Parameter(Primitive):
     """y = w: a learned array of `shape`, without inputs.
 
+    Under `Precision`, y and its gradient have the computing type. If many outputs share y, as in
+    x + y, write `shared_sum(x, y)` or `shared_product(x, y)` of `jaxnn.functional.gradients`, which
+    sum its gradient in float32.
+
     >>> import jax, jax.numpy as jnp
     >>> jax.tree.map(jnp.shape, Parameter((3, 4)).init(jax.random.key(0)))
     {'w': (3, 4)}

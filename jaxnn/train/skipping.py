@@ -30,9 +30,9 @@ class SkipNonfinite:
         inner = self.inner.init(params)
         if states_of(inner, SkipState):
             raise ValueError(
-                "an optimizer that skips steps has another one inside, which would never go on; "
-                "write train.loss_scaled, which skips too, around the whole optimizer, and no "
-                "other one"
+                "an optimizer that skips steps has another one inside, whose state a "
+                "skipped step would not update; write train.loss_scaled, which skips too, around "
+                "the whole optimizer, and no other one"
             )
         return SkipState(inner, jnp.array(True), jnp.zeros((), jnp.int32))
 

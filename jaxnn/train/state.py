@@ -57,7 +57,7 @@ class TrainState(NamedTuple):
             raise TypeError(
                 "TrainState.create draws the parameters; to start from given ones write "
                 "train.TrainState.create(net, optimizer, key, x)._replace(params=params), or "
-                "with opt_state=optimizer.init(params) too"
+                "with opt_state=train.for_network(optimizer, net, x).init(params) too"
             )
         key = paths.as_key(key)
         params = net.init(key, *inputs, **named)

@@ -273,3 +273,29 @@ def test_a_causal_mask_hides_later_positions():
     y = attention(q, k.at[:, 2].set(jnp.nan), v.at[:, 2].set(jnp.inf), mask=mask)
     assert_near(y[:, :2], attention(q, k, v, causal=True)[:, :2])
     assert jnp.isnan(y[:, 2:]).all()
+
+
+@pytest.mark.parametrize("lengths", [(5, 5), (2, 5), (5, 2)])
+@pytest.mark.parametrize(("causal", "window"), [(True, None), (True, 2), (False, 1), (False, 3)])
+def test_keys_that_are_not_finite_reach_only_queries_that_look_at_them(lengths, causal, window):
+    """Of as many queries as keys, and of more or fewer; by numpy, one NaN at a time."""
+    t, s = (np.arange(length) for length in lengths)
+    away = t[:, None] - s
+    seen = (away >= 0 if causal else True) & (abs(away) < (window or 9))
+    q, k, v = (np.array(normals(i, n, 1, 2)) for i, n in enumerate((*lengths, lengths[1])))
+    clean = attention(q, k, v, mask=jnp.asarray(seen))
+    run = jax.jit(functools.partial(attention, causal=causal, window=window))
+    for place in s:
+        broken = k.copy()
+        broken[place] = np.nan
+        expected = np.where(seen[:, place, None, None], np.nan, clean)
+        np.testing.assert_allclose(run(q, broken, v), expected, atol=1e-6)
+        broken = v.copy()
+        broken[place] = np.inf
+        np.testing.assert_allclose(run(q, k, broken), expected, atol=1e-6)
+    for place in t:
+        broken = q.copy()
+        broken[place] = np.nan
+        looks = (t == place)[:, None] & seen.any(1, keepdims=True)
+        expected = np.where(looks[..., None], np.nan, clean)
+        np.testing.assert_allclose(run(broken, k, v), expected, atol=1e-6)

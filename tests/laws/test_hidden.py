@@ -20,7 +20,9 @@ NETS = [
     Case("LinearRecurrence, reversed", nn.LinearRecurrence(3, reverse=True), LONG),
     Case("DepthwiseConv", nn.DepthwiseConv(3), LONG),
     Case("Conv of frames", nn.Conv(3, 2), (floats(2, 3, 4, 2),)),
-    Case("GPT", GPT(layers=2, width=8, heads=2, length=8).network(outputs=6), (tokens(2, 5),)),
+    Case(
+        "GPT", GPT(layers=2, width=8, heads=2, length=8).network(outputs=6), (tokens(2, 5),), True
+    ),
 ]
 
 
@@ -180,3 +182,42 @@ def test_masks(case: Case):
             broken = np.where(real[:, None], inputs[0], np.float32(number))
             found = outcome(case, params, (broken, *inputs[1:]), named, weights)
             assert_near(found, clean)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES + NETS if case.causal], ids=str)
+def test_later_positions(case: Case):
+    """Outputs are those of the sequence that ends before a position of NaN, or an invalid token."""
+    params, (x,) = case.init(), case.arrays()
+    time = 1 if x.dtype == np.int32 else x.ndim - 2
+    short = without_last(x, time)
+    y = case.run(params, case.layer.init_state(short), KEY, (short,), False)[0]
+    for number in (np.nan, np.inf):
+        other = (-1 if np.isnan(number) else 99) if x.dtype == np.int32 else number
+        last = np.arange(x.shape[time]) == x.shape[time] - 1
+        broken = np.where(along(last, x.shape[time:]), np.asarray(other, x.dtype), x)
+        z = case.run(params, case.state, KEY, (broken,), False)[0]
+        assert_near(without_last(z, time), y)
+
+
+@pytest.mark.parametrize(
+    "options", [{"causal": True}, {"window": 2}, {"causal": True, "window": 2}]
+)
+@pytest.mark.parametrize("implementation", [None, "xla"])
+def test_positions_outside_of_what_attention_looks_at(options: Any, implementation: Any):
+    """Positions that look at NaN give NaN; the others, and the gradients, are those of a mask."""
+    net = nn.Attention(2, **options, implementation=implementation)
+    plain = nn.Attention(2, implementation=implementation)
+    x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    params = net.init(KEY, x)
+    away = np.subtract.outer(np.arange(5), np.arange(5))
+    mask = (away >= 0 if "causal" in options else True) & (abs(away) < options.get("window", 5))
+    for at, number in ((0, np.nan), (2, np.inf), (4, -np.inf)):
+        broken, sees = x.copy(), mask[:, at]
+        broken[:, at] = number
+        weights = np.where(sees[:, None], 0, np.random.default_rng(1).normal(size=(2, 5, 4)))
+        weights = weights.astype(np.float32)
+        y, _, gradients = outcome(Case("", net, LONG), params, (broken,), {}, weights)
+        wanted = outcome(Case("", plain, LONG), params, (x,), {"mask": mask}, weights)
+        assert_near((y, gradients), (wanted[0], wanted[2]))
+        z = net.apply(params, broken)
+        np.testing.assert_array_equal(np.isnan(z).all(-1), np.broadcast_to(sees, (2, 5)))

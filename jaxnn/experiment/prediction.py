@@ -35,9 +35,7 @@ def load_config(recipe: Recipe[Any], folder: Path) -> Any:
     if not file.is_file():
         runs = [one.parent.name for one in folder.parent.glob("*/config.json") if one.is_file()]
         hint = suggestion(folder.name, runs) if runs else "train first, which makes one"
-        raise FileNotFoundError(
-            f"{folder} is not a run folder: it has no file config.json; {hint}"
-        )
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no file config.json; {hint}")
     plain = read_json(file)
     if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
         raise FileError(

@@ -270,6 +270,7 @@ class CheckpointFolder:
             recorded.pop("data", None)
             now.pop("data", None)
         differ, versions = changes(recorded, now, about["versions"])
+        differ, versions = ([printable(one) for one in lines] for lines in (differ, versions))
         self._forced = about["forced"]
         if differ and not self.settings.force:
             raise ValueError(
@@ -436,11 +437,28 @@ def _about(folder: Path) -> dict[str, Any]:
             f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
             f"{SCHEMA}"
         )
-    wrong = [name for name, kinds in ABOUT.items() if not isinstance(about.get(name), kinds)]
+    valid = {
+        "history": lambda records: all(isinstance(one, dict) and _numbers(one) for one in records),
+        "sums": _numbers,
+        "count": lambda count: 0 <= count < 2**53,
+        "seconds": lambda seconds: 0 <= seconds < math.inf,
+        "versions": lambda texts: all(isinstance(one, str) for one in texts.values()),
+        "forced": lambda lists: all(
+            isinstance(lines, list) and all(isinstance(line, str) for line in lines)
+            for lines in lists
+        ),
+    }
     with _unsealed(folder):
-        if wrong or not all(isinstance(record, dict) for record in about["history"]):
-            raise FileError(f"{file} has no valid {(wrong or ['history'])[0]!r}")
+        for name, kinds in ABOUT.items():
+            value = about.get(name)
+            right = isinstance(value, kinds) and not isinstance(value, bool)
+            if not right or not valid.get(name, lambda _: True)(value):
+                raise FileError(f"{file} has no valid {name!r}")
     return about
+
+
+def _numbers(items: Mapping[str, Any]) -> bool:
+    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in items.values())
 
 
 def _read(
@@ -571,18 +589,27 @@ def _check_seal(folder: Path) -> None:
 def _unsealed(folder: Path) -> Iterator[None]:
     """Raise Damaged for what cannot be read of a checkpoint without a seal.
 
-    A whole checkpoint whose files match their checksums is not damaged, whatever cannot be done
-    with it here: memory, permissions, a version of orbax. Such errors are raised as they are.
+    A checkpoint whose files match their checksums is not damaged, whatever prevents its reading
+    here: memory, permissions, a version of orbax, or a change by someone who computed the checksums
+    again. Errors of the system are raised as they are, others as FileError.
     """
     try:
         yield
     except (PermissionError, MemoryError):
         raise
     except Exception as error:
-        if (folder / SEAL).exists():
-            error.add_note(f"while reading the checkpoint {folder}, which is left as it is")
+        if not (folder / SEAL).exists():
+            raise Damaged(_cause(error)) from error
+        if isinstance(error, FileError):
             raise
-        raise Damaged(_cause(error)) from error
+        if isinstance(error, ValueError | TypeError | LookupError | AttributeError):
+            raise FileError(
+                f"{folder} cannot be read ({type(error).__name__}: {_cause(error)}), although its "
+                "files match their checksums, so it is left as it is; read it with the versions "
+                "that wrote it, or name another folder"
+            ) from error
+        error.add_note(f"while reading the checkpoint {folder}, which is left as it is")
+        raise
 
 
 def _set_aside(folder: Path) -> Path:

@@ -208,7 +208,8 @@ def fit(
         tracing = held.enter_context(tracing_of(profile))
         clock = _clock(progress.seconds)
         agreed = Agreed(clock, asked)
-        tally = Tally(progress.sums, progress.count)
+        kept = "" if folder is None else str(folder.folder / str(folder.saved))
+        tally = Tally(progress.sums, progress.count, kept)
         meter = Meter(net, task, optimizer, ts, feed.batch, batch_size)
         good = Good(ts, done, feed.position()) if on_divergence == "roll back" else None
         failures = 0

@@ -412,6 +412,12 @@ def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
         ('"epochs"', '"epohcs"', "config (Experiment) has no field 'epohcs'; did you mean"),
         ('"epochs": 2', '"epochs": "2"', "config.epochs is '2', wanted int"),
         ('"width": 4', '"width": 0', "MLP.width is an int >= 1, got 0"),
+        ('"schema": 1', '"\\u001b[31m": 0, "schema": 1', "has the unknown field '\\x1b[31m'"),
+        (
+            '"batch_size": 10',
+            '"batch_size": 1000',
+            "config.json: no network can be built from it: ",
+        ),
         ('"schema": 1', '"schema": 9', "is not a configuration of schema 1"),
         ('"experiment": "toy"', '"experiment": "joy"', "is a run of joy, not of toy"),
         ("{", "", "is not valid JSON"),

@@ -23,7 +23,8 @@ from ..core.declarations import brief
 from ..core.layer import Layer
 from .agreement import Agreed, watching_peers
 from .average import evaluation_params
-from .checkpoint import CheckpointFolder, Checkpoints, Progress
+from .checkpoint import CheckpointFolder, Checkpoints
+from .checkpoint_files import Progress
 from .device import Meter
 from .divergence import Diverged, Good, cause, told
 from .evaluation import check_count, compiled_evaluation

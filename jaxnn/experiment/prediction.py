@@ -20,6 +20,7 @@ from .run import SCHEMA, Watching, scores_of, scores_text
 from .scores import language_scores
 
 LARGEST = 2**30  # bytes of a file with inputs
+FIELDS = {"schema", "experiment", "config", "watching", "sources", "forced"}
 # How many of the test examples are printed one by one.
 SHOWN = 10
 
@@ -32,12 +33,17 @@ def load_config(recipe: Recipe[Any], folder: Path) -> Any:
     """
     file = folder / "config.json"
     if not file.is_file():
-        runs = [one.parent.name for one in folder.parent.glob("*/config.json")]
+        runs = [one.parent.name for one in folder.parent.glob("*/config.json") if one.is_file()]
         hint = suggestion(folder.name, runs) if runs else "train first, which makes one"
-        raise FileNotFoundError(f"{folder} is no run folder, it has no config.json; {hint}")
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no file config.json; {hint}")
     plain = read_json(file)
     if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
-        raise FileError(f"{file} is no configuration of schema {SCHEMA}, which this version reads")
+        raise FileError(
+            f"{file} is not a configuration of schema {SCHEMA}, which this version reads"
+        )
+    if unknown := plain.keys() - FIELDS:
+        first = min(unknown)
+        raise FileError(f"{file} has the unknown field {first!r:.80}; {suggestion(first, FIELDS)}")
     if plain.get("experiment") != recipe.name:
         other = plain.get("experiment")
         if not isinstance(other, str) or not re.fullmatch(r"\w{1,100}", other):
@@ -79,7 +85,13 @@ def load_run(recipe: Recipe[Any], folder: Path) -> tuple[Problem, Program, train
             f"{folder} is a run that is not finished: write resume {shlex.quote(str(folder))} first"
         )
     problem = recipe.problem()
-    program = recipe.build(config, problem)
+    try:
+        program = recipe.build(config, problem)
+    except (ValueError, TypeError, MemoryError) as error:
+        raise FileError(
+            f"{folder / 'config.json'}: no network can be built from it: "
+            f"{error or type(error).__name__}"
+        ) from error
     x = problem.data.train.x
     example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     return (

@@ -230,7 +230,7 @@ def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
         return False
     there = read_json(file)
     if not isinstance(there, dict):
-        raise FileError(f"{file} is no configuration: remove {folder}")
+        raise FileError(f"{file} is not a configuration: remove {folder}")
     if _numbers_of(there) != _numbers_of(about):
         lines = _differences(_numbers_of(there), _numbers_of(about))
         raise FileExistsError(
@@ -243,7 +243,9 @@ def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
 def _check_sources(folder: Path, about: dict[str, Any], force: bool) -> None:
     """Raise ValueError if the code or data of an unfinished run changed; record it if forced."""
     file = folder / "config.json"
-    there = json.loads(file.read_text())
+    there = read_json(file)
+    if not _has_sources(there):
+        raise FileError(f"{file} has no valid 'sources' or 'forced'; restore it from a copy")
     lines = sources.changed(there["sources"]["modules"])
     lines += differences({"data": there["sources"]["data"]}, {"data": about["sources"]["data"]})
     if lines and not force:
@@ -254,6 +256,19 @@ def _check_sources(folder: Path, about: dict[str, Any], force: bool) -> None:
     if lines:
         forced = [*there.get("forced", []), lines]
         replace(file, _json(there | {"sources": about["sources"], "forced": forced}))
+
+
+def _has_sources(there: Any) -> bool:
+    """Whether a configuration has what `_check_sources` compares."""
+    recorded = there.get("sources")
+    if not isinstance(recorded, dict) or not isinstance(there.get("forced", []), list):
+        return False
+    modules, data = recorded.get("modules"), recorded.get("data")
+    return (
+        isinstance(data, dict)
+        and isinstance(modules, dict)
+        and all(isinstance(one, dict) for one in modules.values())
+    )
 
 
 def _numbers_of(about: Any) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def open_arrays(file: str | os.PathLike[str]) -> Iterator[ArrayFile]:
             entries, metadata = _header(opened, size)
         except ValueError as error:
             raise FileError(
-                f"{os.fspath(file)} ({size:,} bytes) is truncated, or no safetensors file: "
+                f"{os.fspath(file)} ({size:,} bytes) is truncated or not a safetensors file: "
                 f"{error}; restore it from a copy, or train again"
             ) from None
         yield ArrayFile(entries, metadata, opened, os.fspath(file))

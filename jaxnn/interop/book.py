@@ -34,15 +34,21 @@ class Book:
         # By name, the paths of the layers that take an array; those without a converter apart.
         self.used: dict[str, dict[paths.Path, None]] = {}
         self.used_by_type: dict[str, dict[paths.Path, None]] = {}
-        self.copies: dict[paths.Path, int] = {}
+        self.copies: dict[paths.Path, tuple[int, ...]] = {}
         self.problems: list[str] = []
+        self.missing: list[str] = []
 
     # ---- arrays by name ----
 
     def find(self, source: Source, name: str) -> str | Made | None:
         """The name under which an array is given, or what it is made from; None if neither."""
         full = source.full(name)
-        made = self.library.made and self.library.made(self, source.owner.layer, full)
+        try:
+            made = self.library.made and self.library.made(self, source.owner.layer, full)
+        except Unfit:
+            raise
+        except (ValueError, IndexError) as error:
+            raise Unfit(f"{full} cannot be made of the arrays that are given: {error}") from None
         if made:
             return made
         if full in self.weights:
@@ -58,7 +64,13 @@ class Book:
         found = self.find(source, name)
         if found is None:
             raise Missing(source.full(name))
+        stacked = bool(source.copy) and "*" not in self.template(source.path)
         if isinstance(found, Made):
+            if stacked:
+                raise Unfit(
+                    f"{source.full(name)} is made of several stacked arrays: cut them into copies "
+                    "and write * for the number of a copy"
+                )
             self._note(source, *found.names)
             part = getattr(found, source.part)
             if (
@@ -74,6 +86,11 @@ class Book:
             return np.full(np.shape(whole), np.nan) if part is None else part
         self._note(source, found)
         array = self.read(found)
+        if stacked:
+            sizes = self.copies[source.owner.path]
+            if array.shape[: len(sizes)] != sizes:
+                raise Unfit(f"{found} is {array.shape}, wanted one with the first axes {sizes}")
+            array = array[source.copy]
         return array if source.part == "weight" else np.full(array.shape, np.nan)
 
     def read(self, name: str) -> Any:
@@ -100,6 +117,7 @@ class Book:
                 lines.append(
                     f"{name}: taken by {places}; if the source uses one array in both, write "
                     f'names={{"{paths.text(last)}": ("{self.prefix(last)}", interop.tied)}}'
+                    f"{self.library.if_not_shared}"
                 )
         return lines
 
@@ -141,6 +159,35 @@ class Book:
                 return name, bool(attended & users.keys())
         return None
 
+    def another_prefix(self) -> list[str]:
+        """A line with what to write if all missing arrays are there under one prefix more, such as
+        `module.` of a wrapped model, or one less."""
+        separator, given = self.library.separator, list(self.weights)
+        if not self.missing or (self.names and self.library.name != "torch"):
+            return []
+
+        def first(names: list[str]) -> str:
+            heads = {name.split(separator, 1)[0] for name in names}
+            return "".join(heads) + separator if len(heads) == 1 else ""
+
+        def there(wanted: list[str], names: list[str]) -> bool:
+            return all(
+                any(f"{n}{separator}".startswith(f"{w}{separator}") for n in names) for w in wanted
+            )
+
+        more, less = first(given), first(self.missing)
+        items = "for name, array in state_dict.items()}"
+        if more and there(self.missing, [name.removeprefix(more) for name in given]):
+            write = f'write names={{"": "{more.removesuffix(separator)}"}}'
+            if self.names:
+                write = f'pass {{name.removeprefix("{more}"): array {items}'
+            return [f"all names that are given begin with {more!r}; {write}"]
+        if less and there([name.removeprefix(less) for name in self.missing], given):
+            return [
+                f'no name that is given begins with {less!r}; pass {{"{less}" + name: array {items}'
+            ]
+        return []
+
     # ---- names by path ----
 
     def template(self, path: paths.Path) -> str:
@@ -177,12 +224,13 @@ class Book:
         """The arrays of one layer, all copies stacked, by root and path; what is wrong goes to the
         problems."""
         where = paths.text(owner.path) or "the network"
-        self.copies[owner.path] = len(sizes)
+        self.copies[owner.path] = sizes
         stars = self.template(owner.path).count("*")
-        if stars != len(sizes):
+        if stars != len(sizes) and not (self.library.stacked and not stars):
             self.problems.append(
                 f"{where}: has {len(sizes)} axes of copies, and its prefix "
-                f"{self.template(owner.path)!r} has {stars} places * for their numbers"
+                f"{self.template(owner.path)!r} has {stars} places * for their numbers; write * "
+                'for the number of a copy, as in names={"blocks": "h.*"}'
             )
             return {}
         try:
@@ -190,6 +238,7 @@ class Book:
                 self._copy(owner, declared, copy) for copy in itertools.product(*map(range, sizes))
             ]
         except Missing as error:
+            self.missing.append(error.args[0])
             self.problems.append(f"{where}: wanted {error.args[0]!r}, which is not there")
             return {}
         except Unfit as error:
@@ -274,7 +323,7 @@ class Book:
         root, *rest = place
         path = (root, *owner.path, *rest)
         factors = self.trace.factors.get(path) or self.trace.factors.get((*path, "v"), [])
-        return list(runs(owner.layer, factors[self.copies[owner.path] :])) if factors else []
+        return list(runs(owner.layer, factors[len(self.copies[owner.path]) :])) if factors else []
 
     def _check_order(self, owner: Owner, declared: Any) -> None:
         """A problem, if the arrays of a layer may be in another order and nothing is stated."""

@@ -41,6 +41,11 @@ def converted(
             f"from_{library.name} takes arrays by name, such as model.state_dict() of torch; got "
             f"{type(weights).__name__}"
         )
+    if others := [name for name in weights if not isinstance(name, str)]:
+        raise TypeError(
+            f"from_{library.name} takes arrays by name, such as model.state_dict() of torch; got "
+            f"the name {others[0]!r}, which is not a str"
+        )
     bare = uncached(net)  # caches begin as init_state begins them
     spec = bare.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: bare.init_state(*inputs, **named))
@@ -63,6 +68,7 @@ def converted(
     ]
     lines += book.shared()
     lines += book.unused(ignore)
+    lines += book.another_prefix()
     if lines:
         raise ValueError(
             f"the {library.name} weights are not those of this network:\n  "

@@ -95,7 +95,8 @@ def made(book: Any, layer: Any, name: str) -> Made | None:
     """A weight inside the WeightNorm or SpectralNorm of linen or nnx.
 
     linen keeps what belongs to `Dense_0/kernel` next to it, as `WeightNorm_0/Dense_0/kernel/scale`
-    and `SpectralNorm_0/Dense_0/kernel/u`; nnx next to `layer_instance/kernel`, as `scales/kernel`
+    and `SpectralNorm_0/Dense_0/kernel/u`, or at `layer_instance/kernel/scale` if the wrapper made
+    the layer a child of its own; nnx next to `layer_instance/kernel`, as `scales/kernel`
     and `batch_stats/kernel/u`.
     """
     if scale := _beside(book, name, "scale"):
@@ -112,6 +113,8 @@ def _beside(book: Any, name: str, kind: str) -> str | None:
     """The name of the array of a normalization that belongs to the weight `name`."""
     if name not in book.weights:
         return None
+    if f"{name}/{kind}" in book.weights:
+        return f"{name}/{kind}"
     above, inside, below = name.rpartition("layer_instance/")
     if inside:
         own = f"{above}scales/{below}" if kind == "scale" else f"{above}batch_stats/{below}/{kind}"
@@ -157,10 +160,32 @@ def prelu(layer: Any, source: Source) -> dict[str, Any]:
     return {"alpha": source("negative_slope")}
 
 
+def _packed(source: Source) -> tuple[Any, Any, Any, Any] | None:
+    """The weights and biases of a cell of nnx that has one matrix for all gates, else None."""
+    cell = "cell/" if source.has("cell/dense_h/kernel") else ""
+    if not source.has(f"{cell}dense_h/kernel"):
+        return None
+    w, u = (source(f"{cell}dense_{side}/kernel") for side in "ih")
+    b, c = (
+        source(name) if source.has(name) else np.zeros(w.shape[-1], w.dtype)
+        for name in (f"{cell}dense_{side}/bias" for side in "ih")
+    )
+    return w, u, b, c
+
+
 def _gates(source: Source, gates: str) -> tuple[Any, Any, dict[str, Any], Any]:
     """The weights of input and hidden state, gate beside gate, and the biases of each by gate."""
+    if (packed := _packed(source)) is not None:
+        w, u, b, c = packed
+        size = w.shape[-1] // len(gates)
+        biases = {side: np.split(one, len(gates)) for side, one in (("i", b), ("h", c))}
+        return w, u, biases, size
     cell = "cell/" if source.has(f"cell/h{gates[-1]}/kernel") else ""
-    places = {side: [f"{cell}{side}{gate}" for gate in gates] for side in "ih"}
+    last = "_" if source.has(f"{cell}if_/kernel") else ""  # nnx's name, since `if` is a keyword
+    places = {
+        side: [f"{cell}{side}{gate}{last if side + gate == 'if' else ''}" for gate in gates]
+        for side in "ih"
+    }
     w, u = (np.concatenate([source(f"{p}/kernel") for p in places[side]], -1) for side in "ih")
     size = w.shape[-1] // len(gates)
     biases = {
@@ -194,6 +219,9 @@ def gated(gates: str) -> Any:
 
 def simple(layer: Any, source: Source) -> dict[str, Any]:
     """SimpleCell: i and h."""
+    if (packed := _packed(source)) is not None:
+        w, u, b, c = packed
+        return {"input": {"w": w, "b": b + c}, "recurrent": {"w": u}}
     cell = "cell/" if source.has("cell/h/kernel") else ""
     names = [f"{cell}{side}/bias" for side in "ih" if source.has(f"{cell}{side}/bias")]
     w = source(f"{cell}i/kernel")
@@ -235,4 +263,5 @@ FLAX = Library(
     {BatchNorm: running},
     made=made,
     is_buffer=is_buffer,
+    stacked=True,
 )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import paths
 from ..core.layer import Layer
 from ..layers.activation import PReLU
 from ..layers.attention import Attention
@@ -118,8 +119,23 @@ def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
     return "seed_generator" in name.split("/")
 
 
+def _check_one(layer: Any, source: Source, theirs: str, ours: str) -> None:
+    """Raise Unfit if a number does not show whether the one array is gamma or beta."""
+    if not isinstance(layer, RMSNorm) and not source.has_itself(theirs) and source.has("vars/0"):
+        path, prefix = paths.text(source.path), source.book.prefix(source.path)
+        raise Unfit(
+            f"{source.full('vars/0')} is gamma or beta, which its name does not show; if it is "
+            f'{theirs}, write names={{"{path}": ("{prefix}", lambda layer, source: '
+            f'{{"{ours}": source("vars/0")}})}}'
+        )
+
+
 def norm(layer: Any, source: Source) -> dict[str, Any]:
     """gamma and beta; or the `scale` of RMSNormalization."""
+    if "scale" in source.declared and "b" not in source.declared:
+        _check_one(layer, source, "gamma", "scale")
+    elif "b" in source.declared and "scale" not in source.declared:
+        _check_one(layer, source, "beta", "b")
     scale = "gamma" if source.has("gamma") else "scale"
     return {
         ours: source(theirs)
@@ -226,4 +242,5 @@ KERAS = Library(
     {BatchNorm: running},
     other_name=numbered,
     is_buffer=is_buffer,
+    if_not_shared=", and if it has two weights of this name, pass model.weights, not a dict",
 )

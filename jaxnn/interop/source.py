@@ -29,7 +29,9 @@ class Library(NamedTuple):
     `params` and `state` hold a converter for each type of layer. `channels_first` says that images
     are (C, H, W). `made(book, layer, name)` is the weight `name` if it is made from several arrays,
     else None; `other_name(layer, name)` another name that the library has for the array `name` of a
-    layer. `is_buffer(name, array, layers)` says that an array holds nothing learned.
+    layer. `is_buffer(name, array, layers)` says that an array holds nothing learned. If `stacked`,
+    a name without a number may hold the arrays of all copies, along its first axes.
+    `if_not_shared` is what an error adds about two arrays that have one name.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Library(NamedTuple):
     made: Callable[[Any, Any, str], Made | None] | None = None
     other_name: Callable[[Any, str], str] | None = None
     is_buffer: Callable[[str, Any, list[Any]], bool] | None = None
+    stacked: bool = False
+    if_not_shared: str = ""
 
 
 class Missing(KeyError):
@@ -95,6 +99,10 @@ class Source:
     def has(self, name: str) -> bool:
         """Whether there is an array of that name."""
         return self.book.find(self, name) is not None
+
+    def has_itself(self, name: str) -> bool:
+        """Whether there is an array of exactly that name, by no number and not made of others."""
+        return self.full(name) in self.book.weights
 
     def at(self, segment: str) -> "Source":
         """The same for a part of the layer."""

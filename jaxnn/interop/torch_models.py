@@ -32,8 +32,9 @@ GPT2: Names = {
     "blocks/feed_forward/up": (".c_fc", untransposed),
     "blocks/feed_forward/down": (".c_proj", untransposed),
     "norm": "transformer.ln_f",
+    "head": IfThere("lm_head"),
 }
-"""transformers' GPT2LMHeadModel, for `GPT`, whose head is tied to the embedding."""
+"""transformers' GPT2LMHeadModel, for `GPT`. Its head is tied to the embedding by default."""
 
 LLAMA: Names = {
     "embedding": "model.embed_tokens",

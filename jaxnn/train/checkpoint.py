@@ -14,14 +14,9 @@ is. So is a difference between the run that wrote the checkpoint and the one tha
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import math
 import os
-import re
 import sqlite3
-import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +25,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..core.declarations import describe
@@ -39,49 +33,26 @@ from ..core.signatures import suggestion
 from ..core.values import Value
 from ..files.lock import Lock, Locked
 from ..files.plain import plain
-from ..files.reading import MEGABYTE, FileError, listed, printable, read_json
-from ..files.replacing import replace
+from ..files.reading import printable, read_json
 from .agreement import is_peer_lost
+from .checkpoint_files import (
+    SCHEMA,
+    Damaged,
+    Progress,
+    by_path,
+    cause,
+    check_seal,
+    progress_of,
+    read,
+    seal,
+    steps,
+)
 from .directions import badness, is_maximized, stated
 from .every import Every
 from .identity import changes, environment
 from .state import TrainState, is_key
 
-SCHEMA = 2
 LOCK = "run.lock"
-SEAL = "seal.json"
-LARGEST = 512 * MEGABYTE  # of what a checkpoint says of itself, which holds all records of the run
-ABOUT = {
-    "network": str,
-    "arrays": dict,
-    "history": list,
-    "sums": dict,
-    "count": int,
-    "position": dict | None,
-    "seconds": float | int,
-    "identity": dict,
-    "versions": dict,
-    "forced": list,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a run is, beside its state: plain JSON.
-
-    Args:
-        history: its records.
-        sums: of each metric over the steps since the last record.
-        count: of those steps.
-        position: where its source of data is; None where the step says it.
-        seconds: how long it has run.
-    """
-
-    history: list[dict[str, float]]
-    sums: dict[str, float]
-    count: int
-    position: dict[str, Any] | None
-    seconds: float
 
 
 class Checkpoints(Value):
@@ -186,7 +157,7 @@ class Checkpoints(Value):
             ValueError: it is damaged, or of another network or optimizer.
         """
         with _explained(self.folder):
-            found = dict(_steps(Path(self.folder)))
+            found = dict(steps(Path(self.folder)))
         if which == "best":
             scores = {
                 step: _score(folder, self.best, self.maximize) for step, folder in found.items()
@@ -202,8 +173,8 @@ class Checkpoints(Value):
                 f"{there}"
             )
         try:
-            _check_seal(found[step])
-            return _read(found[step], net, like, _about(found[step]))[0]
+            check_seal(found[step])
+            return read(found[step], net, like, progress_of(found[step]))[0]
         except Damaged as error:
             raise Damaged(
                 f"{found[step]}: is damaged ({error}); restore it from a copy, or name another step"
@@ -244,11 +215,11 @@ class CheckpointFolder:
         One that is damaged is told by a warning and set aside. Raises ValueError for a checkpoint
         of another run, with everything that differs.
         """
-        for step, folder in sorted(_steps(self.folder), reverse=True):
+        for step, folder in sorted(steps(self.folder), reverse=True):
             try:
-                _check_seal(folder)
-                about = _about(folder)
-                restored = _read(folder, self._net, like, about)
+                check_seal(folder)
+                about = progress_of(folder)
+                restored = read(folder, self._net, like, about)
             except Damaged as error:
                 aside = _set_aside(folder) if self._first else folder
                 warnings.warn(
@@ -270,6 +241,7 @@ class CheckpointFolder:
             recorded.pop("data", None)
             now.pop("data", None)
         differ, versions = changes(recorded, now, about["versions"])
+        differ, versions = ([printable(one) for one in lines] for lines in (differ, versions))
         self._forced = about["forced"]
         if differ and not self.settings.force:
             raise ValueError(
@@ -326,7 +298,7 @@ class CheckpointFolder:
     def _write(self, step: int, ts: Any, progress: Progress, score: float | None) -> None:
         import orbax.checkpoint as ocp
 
-        arrays = {path: leaf for path, leaf in _by_path(ts)}
+        arrays = {path: leaf for path, leaf in by_path(ts)}
         about = {
             "schema": SCHEMA,
             "network": repr(self._net),
@@ -352,7 +324,7 @@ class CheckpointFolder:
             )
             self._manager.wait_until_finished()
             if self._first:
-                _seal(self.folder / str(step))
+                seal(self.folder / str(step))
             self.saved = step
         except Exception as error:
             if is_peer_lost(error):
@@ -361,7 +333,7 @@ class CheckpointFolder:
             before = "none" if self.saved is None else f"the one after step {self.saved:,}"
             warnings.warn(
                 f"the checkpoint after step {step:,} could not be written in {self.folder} "
-                f"({_cause(error)}): the run goes on, and {before} is the newest whole one; make "
+                f"({cause(error)}): the run goes on, and {before} is the newest whole one; make "
                 "room, or name another folder",
                 RuntimeWarning,
                 stacklevel=2,
@@ -411,180 +383,6 @@ class CheckpointFolder:
         self.close()
 
 
-class Damaged(FileError):
-    """A checkpoint that is not what was written."""
-
-
-def _steps(folder: Path) -> Iterator[tuple[int, Path]]:
-    """The checkpoints in a folder by step: folders, no links, that were put in place whole."""
-    if not folder.is_dir():
-        return
-    for one in folder.iterdir():
-        if re.fullmatch(r"0|[1-9]\d*", one.name) and one.is_dir() and not one.is_symlink():
-            yield int(one.name), one
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of its run: the file that orbax's `JsonSave` wrote."""
-    file = folder / "progress" / "metadata"
-    with _unsealed(folder):
-        about = read_json(file, LARGEST, finite=False, bits=1000, values=10**8)
-        if not isinstance(about, dict):
-            raise FileError(f"{file} is not a JSON object")
-    if about.get("schema") != SCHEMA:
-        raise FileError(
-            f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
-            f"{SCHEMA}"
-        )
-    wrong = [name for name, kinds in ABOUT.items() if not isinstance(about.get(name), kinds)]
-    with _unsealed(folder):
-        if wrong or not all(isinstance(record, dict) for record in about["history"]):
-            raise FileError(f"{file} has no valid {(wrong or ['history'])[0]!r}")
-    return about
-
-
-def _read(
-    folder: Path, net: Layer, like: Any, about: Mapping[str, Any]
-) -> tuple[TrainState, Progress]:
-    """What a checkpoint holds: only the paths that `like` has are read, and as these."""
-    import orbax.checkpoint as ocp
-
-    declared = dict(_by_path(like))
-    targets = {path: _target(leaf) for path, leaf in declared.items()}
-    progress = Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})
-    network, arrays = about["network"], dict(about["arrays"])
-    wanted = {path: describe(leaf) for path, leaf in declared.items()}
-    if wanted != arrays:
-        paths = [*wanted, *(path for path in arrays if path not in wanted)]
-        lines = [
-            f"{path}: wanted {wanted.get(path, 'nothing')}, got {arrays.get(path, 'nothing')}"
-            for path in paths
-            if wanted.get(path) != arrays.get(path)
-        ]
-        raise FileError(
-            f"{folder} is a checkpoint of another network or optimizer: {listed(lines)}. It was "
-            f"written for {network:.400}, and this is {net!r:.400}: name another folder"
-        )
-    with _unsealed(folder), plain(folder) as place, _quiet():
-        _check_arrays(place / "state", declared)
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            found = reader.restore(place / "state", args=ocp.args.StandardRestore(targets))
-    leaves = [found[path] for path, _ in _by_path(like)]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), progress
-
-
-def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
-    """Raise FileError if the stored arrays are not of the declared shapes: before they are read."""
-    import orbax.checkpoint as ocp
-    from etils import epath
-
-    stored = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
-    for path, leaf in declared.items():
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            continue
-        shape, chunk = tuple(stored[path].shape), stored[path].storage.chunk_shape or ()
-        if shape != tuple(leaf.shape) or math.prod(chunk) > math.prod(leaf.shape):
-            raise FileError(f"{folder}: {path} is stored as {shape}, wanted {tuple(leaf.shape)}")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tracebacks of the reads that orbax leaves behind when one of several fails.
-
-    They end in an event loop that is closed, and Python prints each of them.
-    """
-    before = sys.unraisablehook
-
-    def hook(found: Any) -> None:
-        if str(found.exc_value) != "Event loop is closed":
-            before(found)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    except Exception:
-        time.sleep(0.2)  # until they have ended
-        raise
-    finally:
-        sys.unraisablehook = before
-
-
-def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield "/".join(_segment(entry) for entry in path), leaf
-
-
-def _segment(entry: Any) -> str:
-    for name in ("key", "name", "idx"):
-        if hasattr(entry, name):
-            return str(getattr(entry, name))
-    return str(entry)
-
-
-def _target(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for one in sorted(folder.rglob("*")):
-        if one.is_file() and one.name != SEAL:
-            yield one
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _seal(folder: Path) -> None:
-    sums = {one.relative_to(folder).as_posix(): _sha256(one) for one in _files(folder)}
-    replace(folder / SEAL, json.dumps(sums, indent=1).encode())
-
-
-def _check_seal(folder: Path) -> None:
-    """Raise Damaged where a file is not what was sealed.
-
-    One without a seal is of a run that was killed just after the checkpoint was in place.
-    """
-    try:
-        sealed = read_json(folder / SEAL, LARGEST)
-    except FileNotFoundError:
-        return
-    except ValueError as error:
-        raise Damaged(f"{SEAL} cannot be read: {_cause(error)}") from None
-    if not isinstance(sealed, dict):
-        raise Damaged(f"{SEAL} is not what was written")
-    # A file that is not in the seal was left by something else, such as a file manager.
-    found = {one.relative_to(folder).as_posix(): one for one in _files(folder)}
-    for name in sorted(sealed):
-        if name not in found:
-            raise Damaged(f"{name} is missing")
-        if _sha256(found[name]) != sealed[name]:
-            raise Damaged(f"{name} is not what was written")
-
-
-@contextlib.contextmanager
-def _unsealed(folder: Path) -> Iterator[None]:
-    """Raise Damaged for what cannot be read of a checkpoint without a seal.
-
-    A whole checkpoint whose files match their checksums is not damaged, whatever cannot be done
-    with it here: memory, permissions, a version of orbax. Such errors are raised as they are.
-    """
-    try:
-        yield
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:
-        if (folder / SEAL).exists():
-            error.add_note(f"while reading the checkpoint {folder}, which is left as it is")
-            raise
-        raise Damaged(_cause(error)) from error
-
-
 def _set_aside(folder: Path) -> Path:
     """Rename a damaged checkpoint, so that nothing takes it for one; what it holds stays.
 
@@ -612,11 +410,6 @@ def _score_by(metrics: Any, best: str | None, maximize: bool | None) -> float:
     same = metrics["metric"] == best and maximize in (None, metrics["maximize"])
     score = float(metrics["score"]) if same else -math.inf
     return score if math.isfinite(score) else -math.inf
-
-
-def _cause(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return printable(text.strip().splitlines()[0], 200)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ from ..core.declarations import brief
 from ..core.layer import Layer
 from .agreement import Agreed, watching_peers
 from .average import evaluation_params
-from .checkpoint import CheckpointFolder, Checkpoints, Progress
+from .checkpoint import CheckpointFolder, Checkpoints
+from .checkpoint_files import Progress
 from .device import Meter
 from .divergence import Diverged, Good, cause, told
 from .evaluation import check_count, compiled_evaluation
@@ -208,7 +209,8 @@ def fit(
         tracing = held.enter_context(tracing_of(profile))
         clock = _clock(progress.seconds)
         agreed = Agreed(clock, asked)
-        tally = Tally(progress.sums, progress.count)
+        kept = "" if folder is None else str(folder.folder / str(folder.saved))
+        tally = Tally(progress.sums, progress.count, kept)
         meter = Meter(net, task, optimizer, ts, feed.batch, batch_size)
         good = Good(ts, done, feed.position()) if on_divergence == "roll back" else None
         failures = 0

@@ -8,20 +8,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..files.reading import FileError
 from .task import Metrics
 
 
 class Tally:
-    """The sums of the metrics over the steps since the last record."""
+    """The sums of the metrics over the steps since the last record.
 
-    def __init__(self, sums: dict[str, float] | None = None, count: int = 0) -> None:
+    Args:
+        sums: those of a resumed run; none by default.
+        count: the number of steps in them.
+        source: the checkpoint that holds them, for an error.
+    """
+
+    def __init__(
+        self, sums: dict[str, float] | None = None, count: int = 0, source: str = ""
+    ) -> None:
         self.count = count
+        self._source = source
         self._sums: Metrics = {
             name: jnp.asarray(number, jnp.float32) for name, number in (sums or {}).items()
         }
 
     def add(self, sums: Metrics, count: int) -> None:
         """Sums over `count` further steps, which may still be being computed."""
+        if self._sums and self._sums.keys() != sums.keys():
+            recorded, given = (", ".join(sorted(one)) for one in (self._sums, sums))
+            raise FileError(
+                f"{self._source} has sums of the metrics {recorded}, and the task has {given}; "
+                "restore it from a copy, or name another folder"
+            )
         self._sums = jax.tree.map(jnp.add, self._sums, sums) if self._sums else sums
         self.count += count
 

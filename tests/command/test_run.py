@@ -403,7 +403,7 @@ def test_early_stopping(tmp_path, capsys):
 def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
     status, text = errors(capsys, "predict", str(run_folder.with_name("rum")))
     assert status == 1
-    assert "is no run folder, it has no config.json; did you mean 'run'?" in text
+    assert "is not a run folder: it has no file config.json; did you mean 'run'?" in text
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,13 @@ def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
         ('"epochs"', '"epohcs"', "config (Experiment) has no field 'epohcs'; did you mean"),
         ('"epochs": 2', '"epochs": "2"', "config.epochs is '2', wanted int"),
         ('"width": 4', '"width": 0', "MLP.width is an int >= 1, got 0"),
-        ('"schema": 1', '"schema": 9', "is no configuration of schema 1"),
+        ('"schema": 1', '"\\u001b[31m": 0, "schema": 1', "has the unknown field '\\x1b[31m'"),
+        (
+            '"batch_size": 10',
+            '"batch_size": 1000',
+            "config.json: no network can be built from it: ",
+        ),
+        ('"schema": 1', '"schema": 9', "is not a configuration of schema 1"),
         ('"experiment": "toy"', '"experiment": "joy"', "is a run of joy, not of toy"),
         ("{", "", "is not valid JSON"),
         ('"width": 4', '"width": 5', "params/0/w: wanted float32[3,5], got float32[3,4]"),

@@ -27,7 +27,7 @@ from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import read
 from jaxnn.sweep.report import page
 from jaxnn.train import JsonLines
-from jaxnn.train.checkpoint import Progress
+from jaxnn.train.checkpoint_files import Progress
 from tests.command.test_run import RECIPE, Experiment, problem
 from tests.files import mutation
 from tests.sweep.test_report import small_ledger

@@ -110,6 +110,27 @@ def test_linen():
         interop.from_flax(net, variables, x)
 
 
+class Held(linen.Module):
+    """Wrappers that are attributes, each with its layer as a child."""
+
+    def setup(self):
+        self.weight = linen.WeightNorm(linen.Dense(4))
+        self.spectral = linen.SpectralNorm(linen.Dense(3))
+
+    def __call__(self, x):
+        return self.spectral(self.weight(x), update_stats=False)
+
+
+def test_linen_wrappers_in_setup():
+    x = randomized(np.zeros((2, 5)))
+    variables = randomized(jax.eval_shape(Held().init, jax.random.key(0), x))
+    y = Held().apply(variables, x)
+    names = {"weight": "weight/layer_instance", "spectral": "spectral/layer_instance"}
+    for first in (nn.WeightNorm(nn.Dense(4)), nn.Dense(4)):
+        net = nn.Serial(weight=first, spectral=nn.SpectralNorm(nn.Dense(3)))
+        assert_same(outputs(net, interop.from_flax(net, variables, x, names=names), x), y)
+
+
 def test_nnx():
     rngs = nnx.Rngs(0)
     first = nnx.WeightNorm(nnx.Linear(5, 4, rngs=rngs), rngs=rngs)

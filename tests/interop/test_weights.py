@@ -1,5 +1,6 @@
 """Weights of torch, transformers, torchvision, flax and keras, converted: the same outputs."""
 
+import re
 from typing import Any, cast
 
 import jax
@@ -160,8 +161,11 @@ def test_the_state_dict_of_a_model_with_a_tied_head_and_buffers():
     untied = GPT(layers=2, width=8, heads=2, length=7, tied=False).network(11)
     tied = {**names, "head": ("transformer.wte", interop.tied)}
     assert_same(outputs(untied, interop.from_torch(untied, weights, x, names=tied), x), y)
+    found = interop.from_torch(untied, weights | extra, x, names=names)
+    assert_same(outputs(untied, found, x), y)
+    without = {path: name for path, name in names.items() if path != "head"}
     with pytest.raises(ValueError) as caught:
-        interop.from_torch(untied, weights | extra, x, names=names)
+        interop.from_torch(untied, weights | extra, x, names=without)
     assert "head: wanted 'head.weight', which is not there" in str(caught.value)
     assert "it equals transformer.wte.weight, which the network does not use twice" in str(
         caught.value
@@ -301,6 +305,22 @@ def test_names_of_a_file_of_keras():
         interop.from_keras(net, weights | {"layers/dense/vars/0": np.zeros(2)}, x, names=names)
 
 
+def test_a_number_does_not_show_which_array_of_a_norm_it_is():
+    # keras.layers.LayerNormalization(scale=False) has beta alone, and saves it as vars/0.
+    x, weights = np.array([[1.0, 3.0]], "f"), {"n/vars/0": np.array([10.0, 20.0])}
+    for bias in (False, True):
+        net = nn.Serial(n=nn.LayerNorm(scale=not bias, bias=bias, eps=0.0))
+        with pytest.raises(ValueError, match="n/vars/0 is gamma or beta, which its name") as caught:
+            interop.from_keras(net, weights, x)
+        written = re.search(r"write names=(\{.*\}\)\})", str(caught.value))
+        assert written is not None
+        found = interop.from_keras(net, weights, x, names=eval(written[1]))
+        expected = [[9.0, 21.0]] if bias else [[-10.0, 20.0]]
+        np.testing.assert_allclose(net.apply(found.params, x), expected, atol=1e-5)
+    named = {"n/gamma": np.array([10.0, 20.0])}
+    interop.from_keras(nn.Serial(n=nn.LayerNorm(bias=False)), named, x)
+
+
 class Variable:
     """A keras Variable: an array with a path."""
 
@@ -322,7 +342,8 @@ def test_two_weights_of_keras_with_one_path():
         interop.from_keras(net, {v.path: v for v in twice}, x, names=names)
     assert (
         "block/d/kernel: taken by a and by b; if the source uses one array in both, write "
-        'names={"b": ("block/d", interop.tied)}'
+        'names={"b": ("block/d", interop.tied)}, and if it has two weights of this name, pass '
+        "model.weights, not a dict"
     ) in str(caught.value)
     once = [Variable("a/kernel", kernel), Variable("b/kernel", 2 * kernel)]
     found = interop.from_keras(net, once, x)
@@ -437,6 +458,52 @@ def test_a_model_of_nnx():
     assert_same(outputs(net, found, x), model(x))
 
 
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("SimpleCell", nn.RNNCell),
+        ("GRUCell", nn.GRUCell),
+        ("LSTMCell", nn.LSTMCell),
+        ("OptimizedLSTMCell", nn.LSTMCell),
+    ],
+)
+def test_cells_of_nnx(name, ours):
+    model = nnx.RNN(getattr(nnx, name)(3, 4, rngs=nnx.Rngs(0)))
+    net, x = nn.Serial(rnn=nn.Recurrent(ours(4))), centred(np.zeros((2, 5, 3)))
+    state = nnx.state(model, nnx.Param)
+    weights = centred(nnx.to_pure_dict(state))
+    nnx.replace_by_pure_dict(state, weights)
+    nnx.update(model, state)
+    found = interop.from_flax(net, weights, x, names={"rnn": ""})
+    assert_same(outputs(net, found, x), model(x))
+
+
+class Scanned(linen.Module):
+    """Three dense layers, whose parameters `scan` stacks."""
+
+    @linen.compact
+    def __call__(self, x):
+        scan = linen.scan(
+            lambda dense, x, _: (jnp.tanh(dense(x)), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=3,
+        )
+        return scan(linen.Dense(4, name="dense"), x, None)[0]
+
+
+def test_layers_that_flax_has_stacked():
+    x = centred(np.zeros((2, 4)))
+    variables = centred(jax.eval_shape(Scanned().init, jax.random.key(0), x))
+    net = nn.Repeat(nn.Serial(dense=nn.Dense(4), tanh=jnp.tanh), 3)
+    assert_same(
+        outputs(net, interop.from_flax(net, variables, x), x), Scanned().apply(variables, x)
+    )
+    fewer = nn.Repeat(nn.Serial(dense=nn.Dense(4), tanh=jnp.tanh), 2)
+    with pytest.raises(ValueError, match=r"kernel is \(3, 4, 4\), wanted one with the first axes"):
+        interop.from_flax(fewer, variables, x)
+
+
 def test_random_streams_of_nnx_are_not_weights():
     linear = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
     model = nnx.Sequential(linear, nnx.Dropout(0.5, rngs=nnx.Rngs(1)))
@@ -462,6 +529,38 @@ def test_every_difference_is_listed():
         "  params/layers/0/w: wanted (3, 3, 2, 4), got (3, 3, 2, 3)",
     ]
     assert lines[-1].startswith('Write names={"path/of/a/layer": "its prefix"}')
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
+def test_a_prefix_of_all_names_is_found(prefix):
+    net, x = nn.Serial(nn.Dense(2)), np.ones((1, 3), "f")
+    weights = {"0.weight": np.arange(6.0).reshape(2, 3), "0.bias": np.zeros(2)}
+    wrapped = {prefix + name: array for name, array in weights.items()}
+    with pytest.raises(ValueError) as caught:
+        interop.from_torch(net, wrapped, x)
+    write = f'all names that are given begin with {prefix!r}; write names={{"": '
+    assert f'{write}"{prefix[:-1]}"}}' in str(caught.value)
+    found = interop.from_torch(net, wrapped, x, names={"": prefix[:-1]})
+    assert found.params[0]["w"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    with pytest.raises(TypeError, match="got the name 0, which is not a str"):
+        interop.from_torch(net, cast(Any, {0: np.zeros(2)}), x)
+
+
+def test_a_model_without_its_head_or_inside_another():
+    weights, x, y = published_model("gpt2")
+    net, names = MODELS["gpt2"]
+    for change, write in [
+        (lambda name: f"module.{name}", '{name.removeprefix("module."): array'),
+        (lambda name: name.removeprefix("transformer."), '{"transformer." + name: array'),
+    ]:
+        state_dict = {change(name): array for name, array in weights.items()}
+        with pytest.raises(ValueError) as caught:
+            interop.from_torch(net, state_dict, x, names=names)
+        (line,) = [one for one in str(caught.value).splitlines() if "; pass {" in one]
+        assert write in line
+        renamed = eval(line.partition("; pass ")[2], {"state_dict": state_dict})
+        found = interop.from_torch(net, renamed, x, names=names)
+        assert_same(outputs(net, found, x), y)
 
 
 def test_a_square_matrix_is_never_taken_the_other_way_round():

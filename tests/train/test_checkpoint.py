@@ -1,12 +1,14 @@
 """Checkpoints: a run that was killed ends with the same bits, and damage is told, not used."""
 
 import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
 import pathlib
 import pickle
 import random
+import shutil
 import signal
 import time
 import warnings
@@ -20,6 +22,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
+from jaxnn.files.reading import FileError
 from tests.train.resumable import NET, digest, examples, main
 
 EPOCHS = 6
@@ -331,7 +334,7 @@ def small(folder, epochs):
     ],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("part", ["StandardCheckpointHandler", "JsonCheckpointHandler"])
+@pytest.mark.parametrize("part", ["metadata", "restore"])
 def test_an_error_that_is_no_damage_is_raised_and_the_folder_left_alone(
     tmp_path, monkeypatch, error, part
 ):
@@ -341,10 +344,11 @@ def test_an_error_that_is_no_damage_is_raised_and_the_folder_left_alone(
     small(tmp_path, 1)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with monkeypatch.context() as patch:
-        patch.setattr(getattr(orbax.checkpoint, part), "restore", fails)
-        with pytest.raises(type(error)) as caught:
+        patch.setattr(orbax.checkpoint.StandardCheckpointHandler, part, fails)
+        expected = FileError if isinstance(error, TypeError) else type(error)
+        with pytest.raises(expected) as caught:
             small(tmp_path, 2)
-    assert caught.value is error
+    assert error in (caught.value, caught.value.__cause__)
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
     assert len(small(tmp_path, 2)[1]) == 2
 
@@ -358,6 +362,65 @@ def test_a_file_that_may_not_be_read_is_no_damage(tmp_path):
         small(tmp_path, 2)
     file.chmod(0o600)
     assert len(small(tmp_path, 2)[1]) == 2
+
+
+def resealed(folder):
+    """Compute the checksums of a checkpoint again, as someone who alters it would."""
+    sums = {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != "seal.json"
+    }
+    (folder / "seal.json").write_text(json.dumps(sums))
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small") / "run"
+    small(folder, 1)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("history", [{"loss": "x"}]),
+        ("history", [{"loss": [1.0]}]),
+        ("sums", {"loss": "x"}),
+        ("sums", {"loss": None}),
+        ("sums", {"\x1b[31mred": 1.0}),
+        ("count", -1),
+        ("count", True),
+        ("seconds", float("nan")),
+        ("versions", {"python": 5}),
+        ("forced", [5]),
+        ("identity", {"\x1b[31mred": "\ud800"}),
+    ],
+)
+def test_a_sealed_checkpoint_with_other_progress_is_refused(tmp_path, small_run, field, value):
+    folder = pathlib.Path(shutil.copytree(small_run, tmp_path / "run"))
+    file = folder / "4" / "progress" / "metadata"
+    about = json.loads(file.read_text())
+    about[field] = value
+    file.write_text(json.dumps(about))
+    resealed(folder / "4")
+    with pytest.raises(ValueError) as caught:
+        small(folder, 2)
+    text = str(caught.value)
+    assert text.startswith(str(folder / "4"))
+    assert "\x1b" not in text and "\ud800" not in text
+    assert len(text.splitlines()) == 1 or field == "identity"  # a line for each difference
+    assert (folder / "4").is_dir()
+
+
+def test_a_sealed_checkpoint_with_other_arrays_is_refused(tmp_path, small_run):
+    folder = pathlib.Path(shutil.copytree(small_run, tmp_path / "run"))
+    (folder / "4" / "state" / "_METADATA").write_text('{"tree_metadata": 5}')
+    resealed(folder / "4")
+    with pytest.raises(FileError, match="although its files match their checksums") as caught:
+        small(folder, 2)
+    assert str(caught.value).startswith(f"{folder / '4'} cannot be read")
+    assert (folder / "4").is_dir()
 
 
 def test_a_file_too_many_is_no_damage(tmp_path):

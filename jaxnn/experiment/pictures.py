@@ -41,8 +41,9 @@ def drawings(
         names = problem.class_names
         of_predictions = {
             "confusion_matrix": (lambda y, p: confusion_matrix(y, p.argmax(1), names),),
-            "worst_mistakes": (lambda y, p: _worst_mistakes(problem, y, p),),
         }
+        if problem.data.image_shape or problem.data.test.x.ndim in (2, 3):
+            of_predictions["worst_mistakes"] = (lambda y, p: _worst_mistakes(problem, y, p),)
     found: dict[str, Callable[[], Any]] = {
         "learning_curves.png": lambda: learning_curves(history, units)
     }

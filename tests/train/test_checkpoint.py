@@ -382,14 +382,20 @@ def test_a_checkpoint_of_another_network_or_optimizer_is_refused_path_by_path(tm
     fit(tmp_path, 1)
     other = nn.Serial(nn.Dense(5), nn.Dense(3))
     with pytest.raises(ValueError) as caught:
-        fit(tmp_path, 2, net=other)
+        fit(tmp_path, 2, net=other, arguments={"batch_size": 8})
+    message = str(caught.value)
+    assert f"network: recorded {NET!r}, now {other!r}" in message
+    assert "batch_size: recorded 16, now 8" in message
+    with pytest.raises(ValueError) as caught, warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # it does not claim that it resumed
+        fit(tmp_path, 2, net=other, force=True)
     message = str(caught.value)
     assert "is a checkpoint of another network or optimizer" in message
     assert "params/0/w: wanted float32[8,5], got float32[8,16]" in message
     assert "params/4/b: wanted nothing, got float32[3]" in message
     assert f"It was written for {NET!r}" in message
     with pytest.raises(ValueError, match=r"opt_state/0/mu/0/b: wanted nothing, got float32"):
-        fit(tmp_path, 2, optimizer=optax.sgd(0.1))
+        fit(tmp_path, 2, optimizer=optax.sgd(0.1), force=True)
     assert names(tmp_path) == ["6", "run.lock"]
 
 

@@ -83,7 +83,7 @@ def finish(ledger: Ledger) -> None:
     try:
         print(f"\nReport: {write(ledger)}")
     except Exception as error:  # whatever drawing raises: the ledger has all results
-        cause = " ".join(str(error).split())[:300]
+        cause = printable(" ".join(str(error).split()), 300)
         warnings.warn(
             f"the report of {sweep.folder} was not written ({type(error).__name__}: {cause}). All "
             "results are in the ledger: write jaxnn sweep report "

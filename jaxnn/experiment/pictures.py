@@ -311,7 +311,7 @@ def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
     panel.scatter(predicted, errors, color=BLUE, alpha=0.7, s=22, edgecolors="none")
     panel.set_xlabel(f"predicted {_shown(quantity)}")
     panel.set_ylabel("error: predicted - true")
-    side.hist(errors, bins=20, orientation="horizontal", color=BLUE, alpha=0.7)
+    side.hist(errors[np.isfinite(errors)], bins=20, orientation="horizontal", color=BLUE, alpha=0.7)
     side.set_xlabel("test examples")
     for one in (panel, side):
         one.axhline(0, color=GREY, linewidth=1)

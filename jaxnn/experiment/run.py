@@ -33,7 +33,7 @@ import optax
 from .. import inspect, train
 from ..core.fingerprint import differences
 from ..files.plain import quoted
-from ..files.reading import FileError, listed, read_json
+from ..files.reading import FileError, listed, printable, read_json
 from ..files.replacing import replace
 from ..train.logging import finite_or_text
 from ..train.loop import TIMINGS, Record
@@ -213,10 +213,10 @@ def _attempted(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = " ".join(str(error).split())[:300]
+        cause = printable(" ".join(str(error).split()), 300)
         warnings.warn(
-            f"{what} failed ({type(error).__name__}: {cause}). The run goes on without it, and "
-            f"{folder} has the weights",
+            f"{what} failed ({type(error).__name__}: {cause}). The run continues without it; its "
+            f"weights are in {printable(str(folder))}",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Everything else may be a pattern, an escape, or text that cannot be encoded.
-_PLAIN = re.compile(r"[\w./~@=+,:% -]*")
+# Everything else may be a pattern, an escape, the end of a URL's scheme, or text that cannot be
+# encoded.
+_PLAIN = re.compile(r"[\w./~@=+,% -]*")
 
 
 def quoted(path: str | os.PathLike[str]) -> str:

@@ -313,7 +313,7 @@ class CheckpointFolder:
             self._write(step, ts, progress, score)
             return
         # A copy: the next step takes the memory of the state, on a CPU that of these arrays.
-        host = jax.tree.map(lambda leaf: np.array(leaf), ts)
+        host = jax.tree.map(lambda leaf: jnp.copy(leaf) if _is_key(leaf) else np.array(leaf), ts)
         self._writing = self._pool.submit(self._write, step, host, progress, score)
 
     def wait(self) -> None:
@@ -334,7 +334,8 @@ class CheckpointFolder:
     def _write(self, step: int, ts: Any, progress: Progress, score: float | None) -> None:
         import orbax.checkpoint as ocp
 
-        arrays = {path: leaf for path, leaf in _by_path(ts)}
+        arrays = dict(_by_path(ts))
+        stored = {path: _bits(leaf) for path, leaf in arrays.items()}
         about = {
             "schema": SCHEMA,
             "network": repr(self._net),
@@ -348,7 +349,7 @@ class CheckpointFolder:
             self._opened().save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
+                    state=ocp.args.StandardSave(stored), progress=ocp.args.JsonSave(about)
                 ),
                 # Orbax warns where there is none.
                 metrics={
@@ -477,7 +478,12 @@ def _read(
         _check_arrays(place / "state", declared)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             found = reader.restore(place / "state", args=ocp.args.StandardRestore(targets))
-    leaves = [found[path] for path, _ in _by_path(like)]
+    leaves = [
+        jax.random.wrap_key_data(found[path], impl=_implementation(leaf))
+        if _is_key(leaf)
+        else found[path]
+        for path, leaf in _by_path(like)
+    ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), progress
 
 
@@ -488,11 +494,10 @@ def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
 
     stored = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
     for path, leaf in declared.items():
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            continue
+        wanted = _target(leaf).shape
         shape, chunk = tuple(stored[path].shape), stored[path].storage.chunk_shape or ()
-        if shape != tuple(leaf.shape) or math.prod(chunk) > math.prod(leaf.shape):
-            raise FileError(f"{folder}: {path} is stored as {shape}, wanted {tuple(leaf.shape)}")
+        if shape != wanted or math.prod(chunk) > math.prod(wanted):
+            raise FileError(f"{folder}: {path} is stored as {shape}, wanted {wanted}")
 
 
 @contextlib.contextmanager
@@ -530,11 +535,30 @@ def _segment(entry: Any) -> str:
     return str(entry)
 
 
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _bits(leaf: Any) -> Any:
+    """The leaf as it is stored: of a random key such as that of `optax.add_noise`, its data."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _implementation(key: Any) -> str:
+    """The generator of a key, which JAX reports for arrays and tracers, not for abstract values."""
+    names: list[str] = []
+    jax.eval_shape(lambda key: names.append(str(jax.random.key_impl(key))), key)
+    return names[0]
+
+
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+    if _is_key(leaf):
+        abstract = isinstance(leaf, jax.ShapeDtypeStruct)
+        leaf = jax.eval_shape(jax.random.key_data, leaf) if abstract else _bits(leaf)
     sharding = getattr(leaf, "sharding", None)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype, sharding=sharding)
 
 
 def _files(folder: Path) -> Iterator[Path]:

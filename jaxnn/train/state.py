@@ -66,30 +66,22 @@ class TrainState(NamedTuple):
             state=net.init_state(*inputs, **named),
             opt_state=for_network(as_pytree(optimizer), net, *inputs, **named).init(params),
             step=jnp.zeros((), jnp.int32),
-            # A copy: a step takes the memory of its argument, and the caller keeps the key.
-            key=jnp.copy(paths.kept_words(key)),
+            key=paths.kept_words(key),
         )
-        return separate(ts)
+        return owned(ts)
 
 
-def separate(tree: Any) -> Any:
-    """The tree, with a copy of each array that shares its memory with an earlier one.
+def owned(tree: Any) -> Any:
+    """The tree, with a copy of each array.
 
-    A step donates the memory of its state, which XLA refuses if two leaves are one buffer: some
-    optimizers begin with the parameters themselves as their state.
+    A step donates the memory of its state. XLA refuses that if two leaves are one buffer, as those
+    of optimizers that begin with the parameters as their state are, and the caller would lose an
+    array that the optimizer or an initializer also holds, such as the key of `optax.add_noise`.
     """
-    seen: set[Any] = set()
 
     def leaf(array: Any) -> Any:
         if not isinstance(array, jax.Array) or is_traced(array):
             return array
-        if jnp.issubdtype(array.dtype, jax.dtypes.extended) or len(array.devices()) > 1:
-            place: Any = id(array)
-        else:
-            place = array.unsafe_buffer_pointer()
-        if place in seen:
-            return jnp.copy(array)
-        seen.add(place)
-        return array
+        return jax.device_put(array, may_alias=False)  # unlike `jnp.copy`, it compiles nothing
 
     return jax.tree.map(leaf, tree)

@@ -283,6 +283,7 @@ ODD = [
     "~",
     b"a\xff",
     "x" * 200,
+    "gs:",  # with what follows it, the beginning of a URL
 ]
 
 
@@ -296,6 +297,24 @@ def test_a_folder_of_any_name_is_resumed(tmp_path, name, recwarn):
     assert names(folder) == ["4", "8", "run.lock"]
     like = train.TrainState.create(SMALL, optax.sgd(0.1), jax.random.key(0), jnp.zeros((8, 3)))
     assert int(train.Checkpoints(str(folder)).restore(SMALL, like, 4).step) == 4
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "unsafe_rbg"])
+def test_a_random_key_in_the_state_of_an_optimizer_is_resumed(tmp_path, impl):
+    key = jax.random.key(5, impl=impl)
+    optimizer = optax.chain(optax.add_noise(0.1, 0.5, key=key), optax.sgd(0.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        whole, _ = small(tmp_path / "whole", 2, optimizer)
+        small(tmp_path / "parts", 1, optimizer)
+        resumed, _ = small(tmp_path / "parts", 2, optimizer)
+    assert jax.random.key_data(key).shape  # no step took it
+    a, b = (jax.random.key_data(ts.opt_state[0].rng_key) for ts in (whole, resumed))
+    assert jax.random.key_impl(resumed.opt_state[0].rng_key) == impl
+    assert (a == b).all() and (whole.params["w"] == resumed.params["w"]).all()
+    like = jax.eval_shape(lambda: whole)
+    found = train.Checkpoints(str(tmp_path / "whole")).restore(SMALL, like)
+    assert (jax.random.key_data(found.opt_state[0].rng_key) == a).all()
 
 
 def test_a_relative_folder_and_one_behind_a_link_are_resumed(tmp_path, monkeypatch):
@@ -312,11 +331,11 @@ def test_a_relative_folder_and_one_behind_a_link_are_resumed(tmp_path, monkeypat
 SMALL = nn.Dense(1)
 
 
-def small(folder, epochs):
+def small(folder, epochs, optimizer=None):
     x = np.ones((32, 3), np.float32)
     return train.fit(
-        SMALL, train.Regression(), optax.sgd(0.1), (x, x[:, 0]), batch_size=8, epochs=epochs,
-        key=jax.random.key(0), checkpoints=train.Checkpoints(str(folder)),
+        SMALL, train.Regression(), optimizer or optax.sgd(0.1), (x, x[:, 0]), batch_size=8,
+        epochs=epochs, key=jax.random.key(0), checkpoints=train.Checkpoints(str(folder)),
     )  # fmt: skip
 
 

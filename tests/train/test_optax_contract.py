@@ -234,3 +234,17 @@ def test_the_arguments_of_a_step_unroll_no_blocks():
         return str(jax.make_jaxpr(step)(ts, (X, Y))).count("\n")
 
     assert equations(3) == equations(30)
+
+
+def test_arrays_that_an_optimizer_or_a_layer_holds_survive_training():
+    """The steps donate the memory of their state, which the caller's arrays are no part of."""
+    key, weight = jax.random.key(0), jnp.ones((3, 1))
+    anchored = optax.GradientTransformation(
+        lambda params: weight, lambda updates, anchor, params=None: (updates, anchor)
+    )
+    optimizer = optax.chain(optax.add_noise(0.1, 0.5, key=key), anchored, optax.sgd(0.1))
+    net = nn.layer(lambda key, x: {"w": weight}, lambda params, x: x @ params["w"])
+    x = jnp.ones((8, 3))
+    for _ in range(2):
+        train.fit(net, train.Regression(), optimizer, (x, x[:, 0]), key=key, batch_size=4, epochs=1)
+    assert (weight == 1).all() and jax.random.key_data(key).shape

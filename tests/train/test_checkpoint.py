@@ -19,7 +19,7 @@ import orbax.checkpoint
 import pytest
 
 import jaxnn as nn
-from jaxnn import train
+from jaxnn import data, train
 from tests.train.resumable import NET, digest, examples, main
 
 EPOCHS = 6
@@ -315,6 +315,39 @@ def test_a_random_key_in_the_state_of_an_optimizer_is_resumed(tmp_path, impl):
     like = jax.eval_shape(lambda: whole)
     found = train.Checkpoints(str(tmp_path / "whole")).restore(SMALL, like)
     assert (jax.random.key_data(found.opt_state[0].rng_key) == a).all()
+
+
+class Ramp:
+    """A source without a method `fingerprint`, of rows that depend on an attribute."""
+
+    def __init__(self, slope):
+        self.slope = slope
+
+    def arrays(self):
+        x = np.linspace(0, 1, 96, dtype=np.float32).reshape(32, 3)
+        return data.HostArrays(x, self.slope * x[:, 0])
+
+    def steps_per_epoch(self, batch_size):
+        return self.arrays().steps_per_epoch(batch_size)
+
+    def spec(self, batch_size):
+        return self.arrays().spec(batch_size)
+
+    def open(self, key, batch_size, position=None, *, process=(0, 1)):
+        return self.arrays().open(key, batch_size, position, process=process)
+
+
+def test_another_source_of_the_same_class_is_refused(tmp_path):
+    def run(epochs, slope):
+        return train.fit(
+            SMALL, train.Regression(), optax.sgd(0.1), Ramp(slope), batch_size=8, epochs=epochs,
+            key=jax.random.key(0), checkpoints=train.Checkpoints(str(tmp_path)),
+        )  # fmt: skip
+
+    run(1, 2.0)
+    assert len(run(2, 2.0)[1]) == 2
+    with pytest.raises(ValueError, match=r"data/slope: recorded 2\.0, now 3\.0"):
+        run(3, 3.0)
 
 
 def test_a_relative_folder_and_one_behind_a_link_are_resumed(tmp_path, monkeypatch):

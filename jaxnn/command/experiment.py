@@ -17,7 +17,6 @@ traceback.
 import atexit
 import gc
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from ..experiment.folder import default_place
 from ..experiment.prediction import load_run, load_watched, predict
 from ..experiment.program import Command, Recipe
 from ..experiment.run import Watching, run
+from ..files.plain import quoted
 from ..train import Interrupted
 from .parsing import imported, library, module_of, parse, place, refuse
 
@@ -119,7 +119,7 @@ def _trained(
 ) -> int:
     """Train, and say what there is then."""
     module = f"python -m {module_of(recipe)}"
-    go_on = f"go on with it: {module} resume {shlex.quote(str(folder))}"
+    go_on = f"go on with it: {module} resume {quoted(folder)}"
     try:
         run(recipe, config, folder, watching, force)
     except Interrupted as stopped:
@@ -131,8 +131,10 @@ def _trained(
         left = f"{folder} is not finished; {go_on}" if folder.exists() else "nothing was written"
         return refuse(f"interrupted: {left}", 130)
     files = ", ".join(sorted(file.name for file in folder.iterdir()))
-    print(f"\n{folder} holds {files}\nLook at it: {folder / 'report.html'}")
-    print(f"Predict from it: {module} predict {shlex.quote(str(folder))}")
+    print(f"\n{folder} holds {files}")
+    if (folder / "report.html").exists():  # if it cannot be written, the run warns
+        print(f"Look at it: {folder / 'report.html'}")
+    print(f"Predict from it: {module} predict {quoted(folder)}")
     return 0
 
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -20,6 +19,7 @@ from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.program import Recipe
 from ..experiment.run import versions
+from ..files.plain import quoted
 from ..sweep.cohort import problem_of
 from ..sweep.driver import Driver, Progress
 from ..sweep.engine import answer, checked, engine, lost
@@ -104,13 +104,14 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
                 f"{resume_text(folder, meta['recipe'])}"
             )
         now = _sources(recipe)
-        changed = sources.changed(meta["sources"]["modules"])
-        changed += differences(_others(meta["sources"]), _others(now))
+        began = sources.recorded(meta.get("sources"), f"the ledger in {folder}")
+        changed = sources.changed(began["modules"])
+        changed += differences(_others(began), _others(now))
         if changed and not force:
             raise ValueError(
                 f"the experiment changed since this sweep began, so that its trials would not "
                 f"compare: {'; '.join(changed)}. Begin another sweep, or write resume "
-                f"{shlex.quote(str(folder))} --force"
+                f"{quoted(folder)} --force"
             )
         if changed:
             after = sum(trial.status not in OPEN for trial in ledger.trials())

@@ -2,14 +2,14 @@
 
 import contextlib
 import importlib.util
-import shlex
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from ..files.reading import printable
+from ..files.plain import quoted
+from ..files.reading import LONGEST, printable
 from ..page.words import count, duration, number
 from ..sweep.driver import Progress, Watch
 from ..sweep.ledger import Ledger
@@ -83,11 +83,11 @@ def finish(ledger: Ledger) -> None:
     try:
         print(f"\nReport: {write(ledger)}")
     except Exception as error:  # whatever drawing raises: the ledger has all results
-        cause = " ".join(str(error).split())[:300]
+        cause = printable(" ".join(str(error).split()), 300)
         warnings.warn(
             f"the report of {sweep.folder} was not written ({type(error).__name__}: {cause}). All "
             "results are in the ledger: write jaxnn sweep report "
-            f"{shlex.quote(str(sweep.folder))} to try again",
+            f"{quoted(sweep.folder)} to try again",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -112,6 +112,5 @@ def summary(sweep: Sweep, listed: int = LISTED) -> str:
         rows.append([str(trial.number), str(mean), *values])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(
-        [f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended or 'none begun'}", *lines]
-    )
+    head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended or 'none begun'}"
+    return "\n".join([head, *lines, *(printable(one, LONGEST) for one in sweep.forced)])

@@ -11,6 +11,8 @@ A *source* opens into batches; batches say where they are, so that a run goes on
 
 A source may have a method `fingerprint()`, which returns nested dicts of text: what determines its
 batches, as far as it is known. Checkpoints record it, and only a run with an equal one is resumed.
+Without this method they record the source's class and attributes, so one whose attributes change
+while it is read needs it.
 
 `host_arrays` is the source of arrays in host memory or mapped from files, `grain_pipeline` that of
 a Grain pipeline; anything with these methods is one. `prefetch` reads ahead of the training.

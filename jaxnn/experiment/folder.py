@@ -10,11 +10,12 @@ all will be written.
 import contextlib
 import os
 import secrets
-import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from ..files.plain import quoted
 
 
 def default_place(name: str) -> Path:
@@ -34,7 +35,7 @@ def check_place(folder: Path, size: int) -> None:
     if folder.exists() or folder.is_symlink():
         raise FileExistsError(
             f"{folder} exists already, and a run never writes over another: write --folder "
-            f"{shlex.quote(str(folder.with_name(folder.name + '-2')))}, or remove it"
+            f"{quoted(folder.with_name(folder.name + '-2'))}, or remove it"
         )
     with _explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -41,8 +41,9 @@ def drawings(
         names = problem.class_names
         of_predictions = {
             "confusion_matrix": (lambda y, p: confusion_matrix(y, p.argmax(1), names),),
-            "worst_mistakes": (lambda y, p: _worst_mistakes(problem, y, p),),
         }
+        if problem.data.image_shape or problem.data.test.x.ndim in (2, 3):
+            of_predictions["worst_mistakes"] = (lambda y, p: _worst_mistakes(problem, y, p),)
     found: dict[str, Callable[[], Any]] = {
         "learning_curves.png": lambda: learning_curves(history, units)
     }
@@ -310,7 +311,7 @@ def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
     panel.scatter(predicted, errors, color=BLUE, alpha=0.7, s=22, edgecolors="none")
     panel.set_xlabel(f"predicted {_shown(quantity)}")
     panel.set_ylabel("error: predicted - true")
-    side.hist(errors, bins=20, orientation="horizontal", color=BLUE, alpha=0.7)
+    side.hist(errors[np.isfinite(errors)], bins=20, orientation="horizontal", color=BLUE, alpha=0.7)
     side.set_xlabel("test examples")
     for one in (panel, side):
         one.axhline(0, color=GREY, linewidth=1)

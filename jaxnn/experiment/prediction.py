@@ -2,7 +2,6 @@
 
 import io
 import re
-import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from .. import train
 from ..core.signatures import suggestion
+from ..files.plain import quoted
 from ..files.reading import FileError, check_regular, printable, read_bytes, read_json
 from .configuration import from_plain
 from .problem import Problem
@@ -50,7 +50,7 @@ def load_config(recipe: Recipe[Any], folder: Path) -> Any:
             raise FileError(f"{file} is of the experiment {other!r:.80}, not of {recipe.name}")
         raise FileError(
             f"{folder} is a run of {other}, not of {recipe.name}: write "
-            f"python -m experiments.{other} predict {shlex.quote(str(folder))}"
+            f"python -m experiments.{other} predict {quoted(folder)}"
         )
     return _valued(recipe.config, plain.get("config"), f"{file}: config")
 
@@ -70,7 +70,7 @@ def load_watched(recipe: Recipe[Any], folder: Path) -> tuple[Any, Watching]:
     config = load_config(recipe, folder)
     if (folder / "result.json").exists():
         raise FileExistsError(
-            f"{folder} is finished: write predict {shlex.quote(str(folder))}, or begin a run in "
+            f"{folder} is finished: write predict {quoted(folder)}, or begin a run in "
             "another folder"
         )
     file = folder / "config.json"
@@ -82,7 +82,7 @@ def load_run(recipe: Recipe[Any], folder: Path) -> tuple[Problem, Program, train
     config = load_config(recipe, folder)
     if not (folder / "weights.safetensors").exists() and (folder / "checkpoints").is_dir():
         raise ValueError(
-            f"{folder} is a run that is not finished: write resume {shlex.quote(str(folder))} first"
+            f"{folder} is a run that is not finished: write resume {quoted(folder)} first"
         )
     problem = recipe.problem()
     try:

@@ -19,7 +19,6 @@ import dataclasses
 import json
 import os
 import platform
-import shlex
 import shutil
 import time
 import warnings
@@ -33,7 +32,8 @@ import optax
 
 from .. import inspect, train
 from ..core.fingerprint import differences
-from ..files.reading import FileError, listed, read_json
+from ..files.plain import quoted
+from ..files.reading import FileError, listed, printable, read_json
 from ..files.replacing import replace
 from ..train.logging import finite_or_text
 from ..train.loop import TIMINGS, Record
@@ -134,8 +134,7 @@ def run(
         force=force,
     )
     going_on = _is_unfinished(folder, about)
-    if going_on:
-        _check_sources(folder, about, force)
+    forced = _check_sources(folder, about, force) if going_on else []
     if not going_on:
         check_place(folder, _weights_size(program, example) + ROOM)
     pictures.check_library()  # not after the training
@@ -202,7 +201,7 @@ def run(
             pictures={k: v for k, v in pictured.items() if k != "learning_curves.png"},
             summary=summary,
             environment={"device": result["device"], "system": platform.platform(), **versions()},
-            remarks=_remarks(going_on, history, program.epochs),
+            remarks=_remarks(going_on, forced, history, program.epochs),
         )
         replace(folder / "report.html", page.encode())
     return scores
@@ -214,10 +213,10 @@ def _attempted(what: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = " ".join(str(error).split())[:300]
+        cause = printable(" ".join(str(error).split()), 300)
         warnings.warn(
-            f"{what} failed ({type(error).__name__}: {cause}). The run goes on without it, and "
-            f"{folder} has the weights",
+            f"{what} failed ({type(error).__name__}: {cause}). The run continues without it; its "
+            f"weights are in {printable(str(folder))}",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -235,27 +234,35 @@ def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
         lines = _differences(_numbers_of(there), _numbers_of(about))
         raise FileExistsError(
             f"{folder} holds an unfinished run of another configuration: {listed(lines)}. Write "
-            f"resume {shlex.quote(str(folder))} to go on with it, or --folder with another place"
+            f"resume {quoted(folder)} to go on with it, or --folder with another place"
         )
     return True
 
 
-def _check_sources(folder: Path, about: dict[str, Any], force: bool) -> None:
-    """Raise ValueError if the code or data of an unfinished run changed; record it if forced."""
+def _check_sources(folder: Path, about: dict[str, Any], force: bool) -> list[list[str]]:
+    """Raise ValueError if the code or data of an unfinished run changed; record it if forced.
+
+    Returns what changed each time that it was forced.
+    """
     file = folder / "config.json"
     there = read_json(file)
     if not _has_sources(there):
         raise FileError(f"{file} has no valid 'sources' or 'forced'; restore it from a copy")
-    lines = sources.changed(there["sources"]["modules"])
-    lines += differences({"data": there["sources"]["data"]}, {"data": about["sources"]["data"]})
+    began = sources.recorded(there.get("sources"), file)
+    lines = sources.changed(began["modules"])
+    lines += differences({"data": began.get("data")}, {"data": about["sources"]["data"]})
     if lines and not force:
         raise ValueError(
             f"the experiment changed since the run in {folder} began: {'; '.join(lines)}. Undo it, "
-            f"write --folder with another place, or write resume {shlex.quote(str(folder))} --force"
+            f"write --folder with another place, or write resume {quoted(folder)} --force"
         )
+    forced = there.get("forced", [])
+    if not isinstance(forced, list) or not all(isinstance(one, list) for one in forced):
+        raise FileError(f"{file} has no valid 'forced'")
     if lines:
-        forced = [*there.get("forced", []), lines]
+        forced = [*forced, lines]
         replace(file, _json(there | {"sources": about["sources"], "forced": forced}))
+    return forced
 
 
 def _has_sources(there: Any) -> bool:
@@ -321,8 +328,13 @@ def _timings(record: Record) -> Record:
     return {k: v for k, v in record.items() if k in ("epoch", "step", *TIMINGS)}
 
 
-def _remarks(going_on: bool, history: list[Record], epochs: int) -> list[str]:
+def _remarks(
+    going_on: bool, forced: list[list[str]], history: list[Record], epochs: int
+) -> list[str]:
     remarks = ["The run was stopped once at least, and went on."] if going_on else []
+    remarks += [
+        f"It was resumed with --force, although this changed: {listed(lines)}." for lines in forced
+    ]
     if history and history[-1]["epoch"] < epochs:
         remarks.append(f"It was stopped early, after {history[-1]['epoch']} of {epochs} epochs.")
     return remarks

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.fingerprint import checksum, is_users
+from ..files.reading import FileError
 from .problem import Problem
 from .program import Recipe
 
@@ -53,6 +54,20 @@ def data(problem: Problem) -> dict[str, Any]:
     """Shapes, types, and checksums of the examples that an experiment trains and validates on."""
     parts = {"train": problem.scaled.train, "validation": problem.scaled.validation}
     return {name: {"x": checksum(x), "y": checksum(y)} for name, (x, y) in parts.items()}
+
+
+def recorded(plain: Any, file: Path | str) -> dict[str, Any]:
+    """The sources that a run or a sweep recorded in `file`.
+
+    Raises FileError if it recorded none, or none that can be compared.
+    """
+    modules = plain.get("modules") if isinstance(plain, dict) else None
+    if not isinstance(modules, dict) or not all(isinstance(one, dict) for one in modules.values()):
+        raise FileError(
+            f"{file} does not record the code and the data that it began with, so they cannot be "
+            "compared: begin again in another folder"
+        )
+    return plain
 
 
 def changed(recorded: Modules) -> list[str]:

@@ -1,14 +1,26 @@
-"""Paths for libraries that read some characters of a path as something else."""
+"""Paths for libraries and programs that read some characters of a path as something else."""
 
 import contextlib
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Everything else may be a pattern, an escape, or text that cannot be encoded.
-_PLAIN = re.compile(r"[\w./~@=+,:% -]*")
+# Everything else may be a pattern, an escape, the end of a URL's scheme, or text that cannot be
+# encoded.
+_PLAIN = re.compile(r"[\w./~@=+,% -]*")
+
+
+def quoted(path: str | os.PathLike[str]) -> str:
+    """The path as one word of a shell command, which no program takes for an option.
+
+    >>> quoted("runs/one two"), quoted("-a")
+    ("'runs/one two'", './-a')
+    """
+    text = os.fspath(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..files.lock import code
+from ..files.plain import quoted
 from ..files.reading import LONGEST, printable
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -26,7 +27,7 @@ def resume_command(folder: Path, recipe: object) -> str:
     >>> resume_command(Path("runs/one two"), "experiments.mnist_mlp")
     "python -m experiments.mnist_mlp resume 'runs/one two'"
     """
-    return f"python -m {shlex.quote(str(recipe))} resume {shlex.quote(str(folder))}"
+    return f"python -m {shlex.quote(str(recipe))} resume {quoted(folder)}"
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
 """The driver's lock: one driver a folder. The ledger itself stays open to readers."""
 
-import shlex
 from pathlib import Path
 
 from ..files.lock import Lock, Locked, NoLock
+from ..files.plain import quoted
 from .faults import LedgerError
 
 FILE = "driver.lock"
@@ -21,7 +21,7 @@ class DriverLock(Lock):
                 folder / FILE,
                 f"another driver is at work in {folder}, and one at a time may be: let it end, or "
                 "stop it, and then resume; "
-                f"`jaxnn sweep top {shlex.quote(str(folder))}` shows how far it is",
+                f"`jaxnn sweep top {quoted(folder)}` shows how far it is",
             )
         except Locked as error:
             raise LedgerError(str(error)) from None

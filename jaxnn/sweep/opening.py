@@ -2,13 +2,13 @@
 
 import contextlib
 import os
-import shlex
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..files.lock import code
+from ..files.plain import quoted
 from ..files.reading import MEGABYTE, FileError, check_regular
 from ..installation import upgrade
 from . import lock
@@ -62,7 +62,7 @@ def connect(folder: Path, write: bool) -> sqlite3.Connection:
     if not file.is_file():
         raise LedgerError(
             f"{folder} holds no sweep, there is no {FILE} in it: look at the path, or begin a "
-            f"sweep with `sweep --folder {shlex.quote(str(folder))}`"
+            f"sweep with `sweep --folder {quoted(folder)}`"
         )
     try:
         connection = _checked(file, "rw" if write else "ro")

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files.reading import FileError
+from ..files.reading import FileError, listed
+from ..page.words import count
 from ..train.directions import badness
 from .dimensions import Choice, Dimension, Grid, Int, Log, Uniform
 from .faults import LedgerError, damaged
@@ -118,6 +119,16 @@ class Sweep:
         """
         done = [trial for trial in self.ranking if trial.status == "done"]
         return done or [t for t in self.ranking if self.scores[t.number].epoch == self.longest]
+
+    @property
+    def forced(self) -> list[str]:
+        """A sentence for each time the sweep was resumed although its code or data had changed."""
+        return [
+            f"Resumed with --force after {count(one['after trials'], 'trial')}, although this "
+            f"changed: {listed(list(map(str, one['changes'])))}. The trials before and after do "
+            "not compare."
+            for one in self.facts.get("forced", [])
+        ]
 
     def better(self, a: float, b: float) -> bool:
         """Whether the metric `a` is better than `b`; what is not finite is never better."""
@@ -233,6 +244,7 @@ NEEDED = {
 }
 # What else a report and a driver take from the meta data, if it is there.
 FURTHER = {"settings": dict, "traced": dict, "versions": dict, "sources": dict, "search": str}
+FORCED = {"after trials": int, "changes": list}
 
 
 def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Dimension]]:
@@ -261,6 +273,12 @@ def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], di
         dimensions = {str(row["name"]): dimension_of(row) for row in known["space"]}
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"{damaged(folder)} (the space is not one: {error})") from error
+    forced = meta.get("forced", [])
+    if not isinstance(forced, list) or not all(
+        isinstance(one, dict) and all(isinstance(one.get(k), kind) for k, kind in FORCED.items())
+        for one in forced
+    ):
+        raise LedgerError(f"{damaged(folder)} ('forced' is {forced!r:.80})")
     if not set(dimensions) <= set(meta.get("traced", dimensions)):
         raise LedgerError(f"{damaged(folder)} ('traced' lacks a parameter)")
     return known, dimensions

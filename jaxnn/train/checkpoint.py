@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..core.declarations import describe
@@ -219,6 +220,7 @@ class CheckpointFolder:
             try:
                 check_seal(folder)
                 about = progress_of(folder)
+                differ, versions = self._changes(folder, about)
                 restored = read(folder, self._net, like, about)
             except Damaged as error:
                 aside = _set_aside(folder) if self._first else folder
@@ -229,20 +231,23 @@ class CheckpointFolder:
                     stacklevel=2,
                 )
                 continue
-            self._check_same(folder, about)
+            self._forced = about["forced"]
+            self._warn(folder, differ, versions)
             self.saved = step
             return restored
         return None
 
-    def _check_same(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Raise ValueError if another run wrote the checkpoint; warn about another environment."""
+    def _changes(self, folder: Path, about: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """What differs from the run that wrote the checkpoint, and from its environment.
+
+        Raises ValueError if another run wrote it, unless `force` is set.
+        """
         recorded, now = dict(about["identity"]), dict(self._identity)
         if not self._first:  # it may read a share of the data, and the first recorded its own
             recorded.pop("data", None)
             now.pop("data", None)
         differ, versions = changes(recorded, now, about["versions"])
         differ, versions = ([printable(one) for one in lines] for lines in (differ, versions))
-        self._forced = about["forced"]
         if differ and not self.settings.force:
             raise ValueError(
                 f"{folder} is a checkpoint of another run:\n  "
@@ -251,6 +256,10 @@ class CheckpointFolder:
                 "Checkpoints(...) with another folder. To continue that run as this one, write "
                 "Checkpoints(..., force=True)."
             )
+        return differ, versions
+
+    def _warn(self, folder: Path, differ: list[str], versions: list[str]) -> None:
+        """Warn about another run, which later checkpoints record, and about another environment."""
         if differ:
             self._forced = [*self._forced, differ]
             warnings.warn(

@@ -84,7 +84,7 @@ def _data(data: Any) -> dict[str, Any]:
     if isinstance(data, Source):
         own: Callable[[], dict[str, Any]] | None = getattr(data, "fingerprint", None)
         kind = f"{type(data).__module__}.{type(data).__qualname__}"
-        return {"source": kind, **(fingerprint(type(data)) if own is None else own())}
+        return {"source": kind, **(fingerprint(data) if own is None else own())}
     x, y = data
     return {"x": checksum(x), "y": checksum(y)}
 

@@ -21,7 +21,7 @@ from .blocks import for_network
 from .metrics import Ratio, check_loss, check_metrics
 from .optimizer import as_pytree
 from .program import Program
-from .state import TrainState, separate
+from .state import TrainState, owned
 from .step import check_optimizer, check_options, check_parts, gradient_step
 from .task import Loss, Task, losses_and_metrics
 
@@ -106,13 +106,13 @@ class Minimize(Program):
         if self.initial is not None:
             params = _with_initial(params, self.initial)
         optimizer = for_network(as_pytree(self.optimizer), objective, batch, **named)
-        return separate(
+        return owned(
             TrainState(
                 params=params,
                 state=objective.init_state(batch, **named),
                 opt_state=optimizer.init(params),
                 step=jnp.zeros((), jnp.int32),
-                key=jnp.copy(paths.kept_words(key)),
+                key=paths.kept_words(key),
             )
         )
 

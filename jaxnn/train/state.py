@@ -61,17 +61,30 @@ class TrainState(NamedTuple):
             )
         key = paths.as_key(key)
         params = net.init(key, *inputs, **named)
-        return cls(
+        ts = cls(
             params=params,
             state=net.init_state(*inputs, **named),
-            # Copies: an optimizer may begin with the parameters, or with arrays that it holds.
-            opt_state=jax.tree.map(
-                jnp.copy, for_network(as_pytree(optimizer), net, *inputs, **named).init(params)
-            ),
+            opt_state=for_network(as_pytree(optimizer), net, *inputs, **named).init(params),
             step=jnp.zeros((), jnp.int32),
-            # A copy: a step takes the memory of its argument, and the caller keeps the key.
-            key=jnp.copy(paths.kept_words(key)),
+            key=paths.kept_words(key),
         )
+        return owned(ts)
+
+
+def owned(tree: Any) -> Any:
+    """The tree, with a copy of each array.
+
+    A step donates the memory of its state. XLA refuses that if two leaves are one buffer, as those
+    of optimizers that begin with the parameters as their state are, and the caller would lose an
+    array that the optimizer or an initializer also holds, such as the key of `optax.add_noise`.
+    """
+
+    def leaf(array: Any) -> Any:
+        if not isinstance(array, jax.Array) or is_traced(array):
+            return array
+        return jax.device_put(array, may_alias=False)  # unlike `jnp.copy`, it compiles nothing
+
+    return jax.tree.map(leaf, tree)
 
 
 def separate(tree: Any) -> Any:

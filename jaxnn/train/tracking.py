@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 import queue
-import shlex
 import threading
 import time
 import warnings
@@ -22,6 +21,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
+from ..files.plain import quoted
 from ..files.replacing import replace
 from ..installation import missing
 from .logging import Log
@@ -116,7 +116,7 @@ class WandB:
                     raise
                 told.append(
                     f"{name} goes on offline, for its server does not answer: {_cause(error)}. "
-                    f"Write wandb sync {shlex.quote(str(Path(self.folder, 'wandb')))} when it "
+                    f"Write wandb sync {quoted(Path(self.folder, 'wandb'))} when it "
                     "does"
                 )
                 run = started("offline", None)  # the id is still in use

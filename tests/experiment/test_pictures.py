@@ -1,8 +1,13 @@
 """Pictures say what they show: axes, titles, and the numbers in them."""
 
-import numpy as np
+import warnings
 
-from jaxnn.experiment import pictures
+import numpy as np
+import pytest
+
+from jaxnn import train
+from jaxnn.data import Dataset, Examples
+from jaxnn.experiment import Problem, pictures
 
 NAMES = ("cat", "dog", "owl")
 Y = np.array([0, 0, 1, 2, 2])
@@ -89,3 +94,27 @@ def test_regression_pictures_name_the_quantity_and_the_errors():
     figure = pictures.residuals(y, predicted, "price")
     assert figure.axes[0].get_ylabel() == "error: predicted - true"
     assert pictures.png(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("bad", [slice(1), slice(None)])
+def test_residuals_that_are_not_numbers_are_left_out(bad):
+    y = np.arange(5.0)
+    predicted = y + 1
+    predicted[bad] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # matplotlib's, of an axis without numbers
+        figure = pictures.residuals(y, predicted, "target")
+        assert pictures.png(figure)[1:4] == b"PNG"
+    counts = sum(bar.get_width() for bar in figure.axes[1].patches)
+    assert counts == np.isfinite(predicted).sum()
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (4, 4, 1), (2, 4, 4, 1)])
+def test_every_picture_of_data_without_names_and_image_shape_is_drawn(shape):
+    x = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
+    part = Examples(x, Y.astype(np.int32))
+    problem = Problem(Dataset("plain", part, part, part), train.Classification(3))
+    drawn = pictures.drawings(problem, [{"epoch": 1, "step": 1, "loss": 1.0}], P)
+    assert ("worst_mistakes.png" in drawn) == (len(shape) < 3)
+    for draw in drawn.values():
+        assert pictures.png(draw())[1:4] == b"PNG"

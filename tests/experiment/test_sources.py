@@ -215,6 +215,19 @@ def test_a_sweep_is_resumed_after_a_comment_and_refused_after_a_change(
     with Ledger.open(folder) as ledger:
         (forced,) = ledger.meta["forced"]
     assert forced["changes"] == [f"{project / 'network.py'}: Net.forward changed"]
+    shown = "Resumed with --force after 2 trials, although this changed: "
+    assert shown in (folder / "report.html").read_text()
+    assert said(capsys, recipe, "resume", folder) == (0, "")
+    main(recipe, ["resume", str(folder)])
+    assert shown in capsys.readouterr().out
+    with Ledger.open(folder, write=True) as ledger:
+        ledger.set_meta({"forced": [{"after trials": 2}]})
+    assert "('forced' is [{'after trials': 2}])" in said(capsys, recipe, "resume", folder)[1]
+    with Ledger.open(folder, write=True) as ledger:
+        ledger.set_meta({"forced": [], "sources": {}})
+    status, error = said(capsys, recipe, "resume", folder)
+    assert status == 1
+    assert error.startswith(f"error: the ledger in {folder} does not record the code and the data")
 
 
 def test_a_run_is_refused_after_a_change_and_records_that_it_was_forced(
@@ -233,9 +246,17 @@ def test_a_run_is_refused_after_a_change_and_records_that_it_was_forced(
     assert f"{project / 'examples.py'}: dataset changed" in error
     assert f"write resume {folder} --force" in error
     assert not (folder / "result.json").exists()
+    file = folder / "config.json"
+    text = file.read_text()
+    file.write_text(json.dumps({k: v for k, v in json.loads(text).items() if k != "sources"}))
+    status, error = said(capsys, recipe, "resume", folder)
+    assert status == 1 and error.startswith(f"error: {file} does not record the code and the data")
+    file.write_text(text)
     assert said(capsys, recipe, "resume", folder, "--force")[0] == 0
     config = json.loads((folder / "config.json").read_text())
     assert config["forced"] == [[f"{project / 'examples.py'}: dataset changed"]]
+    shown = "It was resumed with --force, although this changed: "
+    assert shown in (folder / "report.html").read_text()
 
 
 def interrupted_after(count):

@@ -282,11 +282,11 @@ def test_keys_that_are_not_finite_reach_only_queries_that_look_at_them(lengths, 
     t, s = (np.arange(length) for length in lengths)
     away = t[:, None] - s
     seen = (away >= 0 if causal else True) & (abs(away) < (window or 9))
-    q, k, v = (np.array(normals(i, n, 1, 2)) for i, n in enumerate((*lengths, lengths[1])))
+    q, k, v = (normals(i, n, 1, 2) for i, n in enumerate((*lengths, lengths[1])))
     clean = attention(q, k, v, mask=jnp.asarray(seen))
     run = jax.jit(functools.partial(attention, causal=causal, window=window))
     for place in s:
-        broken = k.copy()
+        broken = np.array(k)
         broken[place] = np.nan
         expected = np.where(seen[:, place, None, None], np.nan, clean)
         np.testing.assert_allclose(run(q, broken, v), expected, atol=1e-6)

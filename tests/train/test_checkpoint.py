@@ -21,7 +21,7 @@ import orbax.checkpoint
 import pytest
 
 import jaxnn as nn
-from jaxnn import train
+from jaxnn import data, train
 from jaxnn.files.reading import FileError
 from tests.train.resumable import NET, digest, examples, main
 
@@ -286,6 +286,7 @@ ODD = [
     "~",
     b"a\xff",
     "x" * 200,
+    "gs:",  # with what follows it, the beginning of a URL
 ]
 
 
@@ -299,6 +300,57 @@ def test_a_folder_of_any_name_is_resumed(tmp_path, name, recwarn):
     assert names(folder) == ["4", "8", "run.lock"]
     like = train.TrainState.create(SMALL, optax.sgd(0.1), jax.random.key(0), jnp.zeros((8, 3)))
     assert int(train.Checkpoints(str(folder)).restore(SMALL, like, 4).step) == 4
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "unsafe_rbg"])
+def test_a_random_key_in_the_state_of_an_optimizer_is_resumed(tmp_path, impl):
+    key = jax.random.key(5, impl=impl)
+    optimizer = optax.chain(optax.add_noise(0.1, 0.5, key=key), optax.sgd(0.1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        whole, _ = small(tmp_path / "whole", 2, optimizer)
+        small(tmp_path / "parts", 1, optimizer)
+        resumed, _ = small(tmp_path / "parts", 2, optimizer)
+    assert jax.random.key_data(key).shape  # no step took it
+    a, b = (jax.random.key_data(ts.opt_state[0].rng_key) for ts in (whole, resumed))
+    assert jax.random.key_impl(resumed.opt_state[0].rng_key) == impl
+    assert (a == b).all() and (whole.params["w"] == resumed.params["w"]).all()
+    like = jax.eval_shape(lambda: whole)
+    found = train.Checkpoints(str(tmp_path / "whole")).restore(SMALL, like)
+    assert (jax.random.key_data(found.opt_state[0].rng_key) == a).all()
+
+
+class Ramp:
+    """A source without a method `fingerprint`, of rows that depend on an attribute."""
+
+    def __init__(self, slope):
+        self.slope = slope
+
+    def arrays(self):
+        x = np.linspace(0, 1, 96, dtype=np.float32).reshape(32, 3)
+        return data.HostArrays(x, self.slope * x[:, 0])
+
+    def steps_per_epoch(self, batch_size):
+        return self.arrays().steps_per_epoch(batch_size)
+
+    def spec(self, batch_size):
+        return self.arrays().spec(batch_size)
+
+    def open(self, key, batch_size, position=None, *, process=(0, 1)):
+        return self.arrays().open(key, batch_size, position, process=process)
+
+
+def test_another_source_of_the_same_class_is_refused(tmp_path):
+    def run(epochs, slope):
+        return train.fit(
+            SMALL, train.Regression(), optax.sgd(0.1), Ramp(slope), batch_size=8, epochs=epochs,
+            key=jax.random.key(0), checkpoints=train.Checkpoints(str(tmp_path)),
+        )  # fmt: skip
+
+    run(1, 2.0)
+    assert len(run(2, 2.0)[1]) == 2
+    with pytest.raises(ValueError, match=r"data/slope: recorded 2\.0, now 3\.0"):
+        run(3, 3.0)
 
 
 def test_a_relative_folder_and_one_behind_a_link_are_resumed(tmp_path, monkeypatch):
@@ -315,11 +367,11 @@ def test_a_relative_folder_and_one_behind_a_link_are_resumed(tmp_path, monkeypat
 SMALL = nn.Dense(1)
 
 
-def small(folder, epochs):
+def small(folder, epochs, optimizer=None):
     x = np.ones((32, 3), np.float32)
     return train.fit(
-        SMALL, train.Regression(), optax.sgd(0.1), (x, x[:, 0]), batch_size=8, epochs=epochs,
-        key=jax.random.key(0), checkpoints=train.Checkpoints(str(folder)),
+        SMALL, train.Regression(), optimizer or optax.sgd(0.1), (x, x[:, 0]), batch_size=8,
+        epochs=epochs, key=jax.random.key(0), checkpoints=train.Checkpoints(str(folder)),
     )  # fmt: skip
 
 
@@ -445,14 +497,20 @@ def test_a_checkpoint_of_another_network_or_optimizer_is_refused_path_by_path(tm
     fit(tmp_path, 1)
     other = nn.Serial(nn.Dense(5), nn.Dense(3))
     with pytest.raises(ValueError) as caught:
-        fit(tmp_path, 2, net=other)
+        fit(tmp_path, 2, net=other, arguments={"batch_size": 8})
+    message = str(caught.value)
+    assert f"network: recorded {NET!r}, now {other!r}" in message
+    assert "batch_size: recorded 16, now 8" in message
+    with pytest.raises(ValueError) as caught, warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # it does not claim that it resumed
+        fit(tmp_path, 2, net=other, force=True)
     message = str(caught.value)
     assert "is a checkpoint of another network or optimizer" in message
     assert "params/0/w: wanted float32[8,5], got float32[8,16]" in message
     assert "params/4/b: wanted nothing, got float32[3]" in message
     assert f"It was written for {NET!r}" in message
     with pytest.raises(ValueError, match=r"opt_state/0/mu/0/b: wanted nothing, got float32"):
-        fit(tmp_path, 2, optimizer=optax.sgd(0.1))
+        fit(tmp_path, 2, optimizer=optax.sgd(0.1), force=True)
     assert names(tmp_path) == ["6", "run.lock"]
 
 

@@ -298,3 +298,17 @@ def test_a_state_that_changes_its_structure_shows_what_to_write():
         fit()
     plain = train.fit(NET, TASK, optax.sgd(0.1), (X, Y), batch_size=4, epochs=1, key=KEY)[0]
     assert_near(fit(steps_per_dispatch=1).params, plain.params)
+
+
+def test_arrays_that_an_optimizer_or_a_layer_holds_survive_training():
+    """The steps donate the memory of their state, which the caller's arrays are no part of."""
+    key, weight = jax.random.key(0), jnp.ones((3, 1))
+    anchored = optax.GradientTransformation(  # its state is an array that it holds
+        lambda params: weight, lambda updates, state, params=None: (updates, state)
+    )
+    optimizer = optax.chain(optax.add_noise(0.1, 0.5, key=key), anchored, optax.sgd(0.1))
+    net = nn.layer(lambda key, x: {"w": weight}, lambda params, x: x @ params["w"])
+    x = jnp.ones((8, 3))
+    for _ in range(2):
+        train.fit(net, train.Regression(), optimizer, (x, x[:, 0]), key=key, batch_size=4, epochs=1)
+    assert (weight == 1).all() and jax.random.key_data(key).shape

@@ -3,6 +3,7 @@
 import shlex
 from collections import Counter
 
+from ...files.plain import quoted
 from ...page import html
 from ...page.words import NONE, count, duration, escaped, label, number, shorts
 from ..dimensions import Choice
@@ -37,6 +38,7 @@ def headline(sweep: Sweep) -> str:
         html.note(escaped(f"Note: {left_out}."), "warn")
         if (left_out := sweep.facts.get("left_out"))
         else "",
+        *(html.note(escaped(line), "warn") for line in sweep.forced),
         "<h3>The best trials</h3>",
         best_trials(sweep),
         "<h3>Run the best again</h3>",
@@ -110,7 +112,7 @@ def best_trials(sweep: Sweep) -> str:
 
 def best_command(sweep: Sweep) -> str:
     """What to write to train the best configuration of a sweep again."""
-    trial = shlex.quote(f"{sweep.folder}:best")
+    trial = quoted(f"{sweep.folder}:best")
     return f"python -m {shlex.quote(sweep.recipe)} run --from {trial}"
 
 

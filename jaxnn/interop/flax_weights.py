@@ -39,7 +39,9 @@ def from_flax(
     `variables` are those of linen, {"params": ..., "batch_stats": ...}, or nested dicts of arrays
     as `nnx.to_pure_dict(nnx.state(model))` gives. A layer at the path `block/conv` takes what is at
     `block/conv/kernel` and so on; `names` and `ignore` are as for `from_torch`, with `/` between
-    the segments: `{"stem": "Conv_0", "**/norm": "/BatchNorm_0"}`. Cells may stand under the `cell`
+    the segments: `{"stem": "Conv_0", "**/norm": "/BatchNorm_0"}`. Weights that `nn.scan` or
+    `nn.vmap` has stacked along the first axis go into `Repeat` or `Ensemble` if their prefix has no
+    `*`. Cells may stand under the `cell`
     of an `RNN`. Transposed convolutions are taken to have `transpose_kernel=False`. Weights inside
     flax's WeightNorm and SpectralNorm go into `nn.WeightNorm` and `nn.SpectralNorm`; caches of
     `nn.cached` start empty.

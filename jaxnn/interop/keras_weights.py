@@ -45,7 +45,8 @@ def from_keras(
 
     Names of a `.weights.h5` file are numbers, `layers/dense_1/vars/0`. They are taken in the order
     in which keras makes the variables of a layer: kernel, recurrent kernel, bias; gamma, beta,
-    moving mean, moving variance.
+    moving mean, moving variance. If a norm has only one of gamma and beta, a number does not show
+    which one, and the error has the converter to write.
 
     Args:
         net: the network.

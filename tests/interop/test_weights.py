@@ -279,7 +279,10 @@ FLAT_NAMES = {
 
 def test_a_flattened_image_of_keras_is_in_our_order():
     weights, (x,), y = fixture("keras flat", "file")
-    found = interop.from_keras(FLAT, weights, x, names={"": "layers", **FLAT_NAMES})
+    # The number of beta does not show that there is no gamma.
+    beta = ("/batch_normalization", lambda layer, source: {"b": source("vars/0")})
+    names = {"": "layers", **FLAT_NAMES, "norm": beta}
+    found = interop.from_keras(FLAT, weights, x, names=names)
     assert_same(outputs(FLAT, found, x), y)
 
 

@@ -143,7 +143,7 @@ def as_layers(item: Any, where: str) -> Any:
 
 
 # Calls of Python that a level of nesting may take, in tracing and in differentiating it.
-FRAMES_PER_LEVEL = 25
+FRAMES_PER_LEVEL = 24
 
 
 def _check_nesting(layer: Layer, where: str) -> None:

@@ -1,9 +1,10 @@
 """The training step: forward, loss, backward, update."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -157,7 +158,8 @@ def pure_step(
     check_options(accumulate, norms, precision)
     pair(batch)
     net = net if precision is None else dataclasses.replace(precision, inner=net)
-    optimizer = for_network(as_pytree(optimizer), net, batch[0])
+    with explained(batch[0]):
+        optimizer = for_network(as_pytree(optimizer), net, batch[0])
 
     def loss_of(params: Any, state: Any, batch: Any, key: jax.Array) -> Any:
         x, targets = pair(batch)
@@ -252,8 +254,15 @@ def gradient_step(
 
 def applied(net: Layer, params: Any, x: Any, **options: Any) -> Any:
     """`net.apply` on x, the one input in training; errors show how to pass several."""
-    try:
+    with explained(x):
         return net.apply(params, x, **options)
+
+
+@contextlib.contextmanager
+def explained(x: Any) -> Iterator[None]:
+    """Errors of a network whose one input is x show how to pass several."""
+    try:
+        yield
     except (TypeError, ValueError) as error:
         if not isinstance(x, tuple | list | dict) or isinstance(error, jax.errors.JAXTypeError):
             raise

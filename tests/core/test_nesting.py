@@ -39,10 +39,10 @@ def nested(wrap, levels):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_many_levels_as_are_allowed_work(kind):
-    net = nested(KINDS[kind], sys.getrecursionlimit() // 25)
+    net = nested(KINDS[kind], sys.getrecursionlimit() // 24)
     assert eval(repr(net), vars(nn) | {"Box": Box}) == net
     assert pickle.loads(pickle.dumps(net)) == net
-    assert hash(net) == hash(nested(KINDS[kind], sys.getrecursionlimit() // 25))
+    assert hash(net) == hash(nested(KINDS[kind], sys.getrecursionlimit() // 24))
     params = net.init(jax.random.key(0), X)
     grads = jax.jit(jax.grad(lambda params: jnp.sum(net.apply(params, X))))(params)
     # Two rows; what a Residual adds does not depend on the one bias.
@@ -51,7 +51,7 @@ def test_as_many_levels_as_are_allowed_work(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_levels_are_refused(kind):
-    levels = sys.getrecursionlimit() // 25 + 1
+    levels = sys.getrecursionlimit() // 24 + 1
     with pytest.raises(ValueError, match=rf"nests layers {levels} deep, and Python's recursion"):
         nested(KINDS[kind], levels)
     with pytest.raises(ValueError, match=r"write them in a row, nn.Serial\(a, b, c\) or nn.Repeat"):
@@ -61,7 +61,7 @@ def test_more_levels_are_refused(kind):
 def test_a_hundred_levels_work_under_a_higher_limit():
     """That which the error says to set."""
     before = sys.getrecursionlimit()
-    sys.setrecursionlimit(2 * 25 * 100)
+    sys.setrecursionlimit(2 * 24 * 100)
     try:
         net = nested(nn.Serial, 100)
         params = net.init(jax.random.key(0), X)
@@ -80,6 +80,6 @@ def test_layers_in_a_row_are_not_nested():
 
 def test_the_depth_is_that_of_the_layer_put_in():
     """A copy with another layer inside does not remember the depth of the first."""
-    deep = nested(nn.Serial, sys.getrecursionlimit() // 25)
+    deep = nested(nn.Serial, sys.getrecursionlimit() // 24)
     shallow = nn.replace(deep, "0", nn.Dense(4))
     assert nn.Serial(nn.Serial(shallow)).init(jax.random.key(0), X)

@@ -56,7 +56,7 @@ def test_an_experiment_trains_and_predicts_from_its_command_line(name, tmp_path,
 def test_digits_are_predicted_from_images_and_refused_in_other_grey_levels(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(run, "drawn", lambda *_: {})
+    monkeypatch.setattr(run.pictures, "drawings", lambda *_: {})
     recipe, folder = recipe_of("mnist_mlp"), str(tmp_path / "run")
     assert main(recipe, ["--epochs", "1", "--shift", "1", "--folder", folder]) == 0
     images = recipe.problem().data.test.x[:3].reshape(-1, 28, 28)

@@ -253,7 +253,7 @@ def _meta(recipe: Recipe[Any], planner: Planner) -> dict[str, Any]:
 
 
 def _sources(recipe: Recipe[Any]) -> dict[str, Any]:
-    """What a trial's numbers follow from beside its values: code, data, and versions."""
+    """What a trial's numbers follow from besides its values: code, data, and versions."""
     return {
         "modules": sources.modules(recipe),
         "data": sources.data(problem_of(recipe)),

@@ -81,7 +81,7 @@ def top(folder: Path) -> None:
         if not waits and left <= 0:
             return
         if not is_driven(folder):
-            print(f"nothing drives it: go on with {resume_command(folder, sweep.recipe)}")
+            print(f"nothing drives it: continue it with {resume_command(folder, sweep.recipe)}")
             return
         time.sleep(PATIENCE)
 

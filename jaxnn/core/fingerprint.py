@@ -295,7 +295,7 @@ def _instructions(code: types.CodeType) -> Iterator[Any]:
 
 
 def _ordered(item: Any) -> str:
-    """The repr of a constant; a set has no order of its own."""
+    """The repr of a constant; a set has no order."""
     return repr(sorted(map(repr, item))) if isinstance(item, frozenset) else repr(item)
 
 
@@ -307,7 +307,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _enclosed(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function holds beside its code: closure, defaults."""
+    """What a function holds besides its code: closure, defaults."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
@@ -320,7 +320,7 @@ def _enclosed(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _held(value: Any) -> dict[str, Any]:
-    """The attributes of an object; a cached property is no part of what was given."""
+    """The attributes of an object; a cached property was not given."""
     cached = {
         name
         for kind in type(value).__mro__

@@ -283,7 +283,7 @@ def _pipeline(dataset: Any) -> dict[str, str]:
     for node in _nodes(dataset):
         told = []
         for name, item in vars(node).items():
-            # A cached property is no part of what was given, and reading ahead changes no batch.
+            # A cached property was not given, and reading ahead changes no batch.
             if hasattr(type(node), name) or any(word in name for word in _AHEAD):
                 continue
             short = name.removeprefix("_")

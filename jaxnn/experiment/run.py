@@ -234,7 +234,7 @@ def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
         lines = _differences(_numbers_of(there), _numbers_of(about))
         raise FileExistsError(
             f"{folder} holds an unfinished run of another configuration: {listed(lines)}. Write "
-            f"resume {quoted(folder)} to go on with it, or --folder with another place"
+            f"resume {quoted(folder)} to continue it, or --folder with another place"
         )
     return True
 

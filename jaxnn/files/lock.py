@@ -44,7 +44,7 @@ class Lock:
             if code(error) == sqlite3.SQLITE_BUSY:
                 raise Locked(busy) from None
             if code(error) == sqlite3.SQLITE_NOTADB:
-                raise NoLock(f"{file} is no lock: remove it") from None
+                raise NoLock(f"{file} is not a lock file: remove it") from None
             raise
 
     @staticmethod
@@ -80,7 +80,7 @@ class Lock:
 def _check(file: Path) -> None:
     """Raise NoLock for what SQLite would wait for, such as a fifo."""
     if file.exists() and not file.is_file():
-        raise NoLock(f"{file} is no lock: remove it")
+        raise NoLock(f"{file} is not a lock file: remove it")
 
 
 def code(error: sqlite3.Error) -> int:

@@ -90,8 +90,8 @@ def load_program(file: str | os.PathLike[str]) -> Any:
             return export.deserialize(bytearray(opened.read()))
         except Exception as error:  # whatever the parser raises on a damaged file
             raise FileError(
-                f"{os.fspath(file)} ({status.st_size:,} bytes) is no program of jax.export, or is "
-                f"truncated: {error!r:.200}. Write Path(file).write_bytes("
+                f"{os.fspath(file)} ({status.st_size:,} bytes) is not a program of jax.export, or "
+                f"is truncated: {error!r:.200}. Write Path(file).write_bytes("
                 "interop.pack_program(net, ts, x))"
             ) from None
 

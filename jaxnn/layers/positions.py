@@ -24,7 +24,7 @@ class LearnedPositions(Primitive):
 
     x and y are (..., T, n), w is (length, n) with standard deviation 0.02. Positions count from 0,
     and again from 0 in each packed sequence if `segments`, integers (..., T), are given. At
-    padding, 0, x counts as zeros. With `cache`, which `nn.cached` sets, they go on counting from
+    padding, 0, x counts as zeros. With `cache`, which `nn.cached` sets, they keep counting from
     call to call. A position past the table raises ValueError where it is known while tracing, and
     gives NaN where it is not.
 
@@ -90,7 +90,7 @@ class SinusoidalPositions(Primitive):
 
     x and y are (..., T, n). Positions p count from 0, and again from 0 in each packed sequence if
     `segments`, integers (..., T), are given. At padding, 0, x counts as zeros. With `cache`, which
-    `nn.cached` sets, they go on counting from call to call. Computed in float32. Raises ValueError
+    `nn.cached` sets, they keep counting from call to call. Computed in float32. Raises ValueError
     for a base <= 0.
 
     Reference: Vaswani et al., Attention is all you need, 2017.

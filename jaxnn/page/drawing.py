@@ -112,7 +112,7 @@ def themed(drawn: str, key: str, label: str) -> str:
     opening = f'<svg role="img" aria-label="{escaped(label)}" {view.group() if view else ""}>'
     body = opening + body[body.index(">") + 1 :]
     body = re.sub(r">\s+<", "><", body)
-    # Only tags are changed: a text may look like a colour, a path or an attribute.
+    # Only tags are changed: a text may look like a color, a path, or an attribute.
     return re.sub(r"<[^>]*>", lambda tag: _tag(tag.group(), key), body)
 
 

@@ -68,11 +68,11 @@ def read(folder: Path, cohort: int, sha256: str) -> bytes:
     except (OSError, FileError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         raise LedgerError(
-            f"{file} cannot be read ({cause}), and the lanes of cohort {cohort} go on "
+            f"{file} cannot be read ({cause}), and the lanes of cohort {cohort} continue "
             "from it: put back a copy of it"
         ) from error
     raise LedgerError(
-        f"{file} is damaged, and the lanes of cohort {cohort} go on from it: its SHA-256 is "
+        f"{file} is damaged, and the lanes of cohort {cohort} continue from it: its SHA-256 is "
         f"{found[:12]}..., wanted {sha256[:12]}...; put back a copy of it"
     )
 

@@ -4,7 +4,7 @@
         run.lock            held by the one run that writes here
         1200/               the checkpoint after step 1,200, put in place by one rename
             state/          the arrays of the TrainState, by path
-            progress/       what else the run needs to go on, as JSON, and what run it is
+            progress/       what else the run needs to resume, as JSON, and what run it is
             seal.json       the SHA-256 of each file above
 
 A checkpoint that lacks a file, or whose files do not match their checksums, is renamed

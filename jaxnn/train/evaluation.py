@@ -13,9 +13,10 @@ from ..core.layer import Layer
 from ..data import check
 from ..data.source import Source
 from .average import evaluation_params
+from .labels import label_range
 from .state import Trained
 from .step import remembered
-from .task import Loss, Metrics, Task, label_range, losses_and_metrics
+from .task import Loss, Metrics, Task, losses_and_metrics
 
 
 def evaluate(

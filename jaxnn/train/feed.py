@@ -22,11 +22,12 @@ from ..data.order import epoch_order
 from ..data.prefetch import prefetched
 from ..data.source import Position, Source
 from .evaluation import check_count, pair_of
+from .labels import check_batch_labels, label_range
 from .optimizer import as_pytree
 from .placement import HERE, Placement
 from .state import TrainState
 from .step import remembered, step_key
-from .task import Loss, Metrics, check_batch_labels, label_range
+from .task import Loss, Metrics
 
 Augment: TypeAlias = Callable[..., Any]
 Ahead: TypeAlias = Callable[[int], int]

@@ -112,7 +112,7 @@ def fit(
             `Diverged` and names the first value that is not finite; "skip" leaves out each step
             whose gradients are not finite; "roll back" goes back to the state of the last record
             and on with the batches after the failed ones, three times in a row at most.
-        checkpoints: where and how often the run is saved. It goes on from the newest one there, if
+        checkpoints: where and how often the run is saved. It resumes from the newest one there, if
             all arguments but `epochs` give the same numbers as those of the run that saved it.
             SIGINT and SIGTERM then end the dispatch, save, and raise `Interrupted`.
         profile: steps of which a trace is written for a profiler.

@@ -73,7 +73,7 @@ class Tracing:
             folder = self._profile.folder if self._profile else ""
             warnings.warn(
                 f"no trace was written into {folder} ({type(error).__name__}: {error}): the run "
-                "goes on without it; write Profile(...) with another folder",
+                "continues without it; write Profile(...) with another folder",
                 RuntimeWarning,
                 stacklevel=4,
             )

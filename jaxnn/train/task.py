@@ -30,18 +30,17 @@ for frames (batch, T, classes) with class 0 the blank, and contrastive learning 
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..core.checking import check_range
 from ..core.declarations import describe
 from ..core.values import Value
-from ..data.check import wrong_label
 from .directions import Direction
+from .labels import Labels, accuracy, check_ignore, cross_entropy
 
 Metrics: TypeAlias = dict[str, jax.Array]
 
@@ -125,66 +124,6 @@ class Task(Value):
         return Labels.of(jnp.asarray(targets), self.classes, self.ignored)
 
 
-class Labels(NamedTuple):
-    """Class labels that can be used as indices, and what each of them counts for.
-
-    Args:
-        number: int32 (...), in [0, classes) throughout.
-        kept: booleans (...), False for ignored labels; None if no label can be ignored.
-        valid: booleans (...), True for labels in [0, classes) and ignored ones.
-    """
-
-    number: jax.Array
-    kept: jax.Array | None
-    valid: jax.Array
-
-    @classmethod
-    def of(cls, targets: jax.Array, classes: int, ignore: int | None) -> "Labels":
-        """Labels of integer targets (...) of any type."""
-        info = jnp.iinfo(targets.dtype)
-        if info.max <= jnp.iinfo(jnp.int32).max:  # a smaller type may not hold `classes`
-            targets = targets.astype(jnp.int32)
-        kept = None if ignore is None or (info.min == 0 and ignore < 0) else targets != ignore
-        inside = (targets >= 0) & (targets < classes)
-        number = jnp.where(inside, targets, 0).astype(jnp.int32)
-        real = inside if kept is None else inside | ~kept
-        checked = targets if kept is None else jnp.where(kept, targets, 0)
-        check_range(checked, classes, f"label {{value}} is outside of [0, {classes})")
-        return cls(number, kept, real)
-
-    def select(self, outputs: jax.Array) -> jax.Array:
-        """Outputs (..., n) with zeros for ignored labels, so that nothing there has an effect."""
-        return outputs if self.kept is None else jnp.where(self.kept[..., None], outputs, 0)
-
-    def mean(self, values: jax.Array) -> jax.Array:
-        """The mean of values (...) over the labels that are not ignored, 0 without any.
-
-        It is NaN if a label is out of range, and so is its gradient.
-        """
-        # The product makes the gradient NaN; XLA turns the product of a boolean and NaN into 0.
-        product = values * jnp.where(self.valid, 1, jnp.nan).astype(values.dtype)
-        values = jnp.where(self.valid, product, jnp.nan)
-        if self.kept is None:
-            return jnp.mean(values)
-        total = jnp.sum(jnp.where(self.kept, values, 0))
-        return total / jnp.maximum(jnp.sum(self.kept, dtype=values.dtype), 1)
-
-
-def _ignoring(task: Any) -> str:
-    if task.ignored is None:
-        return f"{type(task).__name__}(..., ignore=-100) and that label"
-    return f"the label {task.ignored}"
-
-
-def _check_ignore(task: Any) -> None:
-    ignore = task.ignore
-    if ignore is not None and (isinstance(ignore, bool) or not isinstance(ignore, int)):
-        raise TypeError(
-            f"{type(task).__name__}.ignore is a label, an int, or None; got {ignore!r}; write "
-            f"ignore=-100"
-        )
-
-
 class Classification(Task):
     """One of `number` classes: softmax cross entropy of integer labels, or of probabilities.
 
@@ -222,7 +161,7 @@ class Classification(Task):
 
     def __post_init__(self) -> None:
         """Check the number of classes and the ignored label."""
-        _check_ignore(self)
+        check_ignore(self)
         if not isinstance(self.number, int) or self.number < 2:
             raise ValueError(
                 f"Classification wants at least 2 classes, got {self.number!r}; write "
@@ -251,15 +190,15 @@ class Classification(Task):
             # 0 * log 0 is NaN: a class without probability has no part.
             found = jnp.where(targets == 0, 0, jax.nn.log_softmax(logits))
             return -jnp.sum(targets.astype(logits.dtype) * found, -1).mean()
-        return _cross_entropy(self._wide(outputs, targets, labels=True), self._labels(targets))
+        return cross_entropy(self._wide(outputs, targets, labels=True), self._labels(targets))
 
     def metrics(self, outputs: Any, targets: Any) -> Metrics:
         """The fraction of examples whose largest output is the target's."""
         if self._soft(outputs, targets):
             likeliest = Labels.of(jnp.argmax(targets, -1), self.number, None)
             known = jnp.where(jnp.isfinite(targets).all(), 1, jnp.nan)
-            return {"accuracy": _accuracy(outputs, likeliest) * known}
-        return {"accuracy": _accuracy(outputs, self._labels(targets))}
+            return {"accuracy": accuracy(outputs, likeliest) * known}
+        return {"accuracy": accuracy(outputs, self._labels(targets))}
 
     def predict(self, outputs: Any) -> jax.Array:
         """Softmax: a probability for each class."""
@@ -302,7 +241,7 @@ class LanguageModel(Task):
 
     def __post_init__(self) -> None:
         """Check the number of tokens and the ignored label."""
-        _check_ignore(self)
+        check_ignore(self)
         if not isinstance(self.vocabulary, int) or self.vocabulary < 2:
             raise ValueError(
                 f"LanguageModel wants a vocabulary of at least 2 tokens, got {self.vocabulary!r}; "
@@ -326,12 +265,12 @@ class LanguageModel(Task):
 
     def __call__(self, outputs: Any, targets: Any) -> jax.Array:
         """Mean of -log softmax(outputs)[target]."""
-        return _cross_entropy(self._wide(outputs, targets, labels=True), self._labels(targets))
+        return cross_entropy(self._wide(outputs, targets, labels=True), self._labels(targets))
 
     def metrics(self, outputs: Any, targets: Any) -> Metrics:
         """Token accuracy, and the loss in bits."""
         return {
-            "accuracy": _accuracy(outputs, self._labels(targets)),
+            "accuracy": accuracy(outputs, self._labels(targets)),
             "bits": self(outputs, targets) / math.log(2),
         }
 
@@ -363,7 +302,7 @@ class Binary(Task):
 
     def __post_init__(self) -> None:
         """Check the ignored label."""
-        _check_ignore(self)
+        check_ignore(self)
 
     @property
     def outputs(self) -> int:
@@ -434,38 +373,6 @@ class Regression(Task):
     def _errors(self, outputs: Any, targets: Any) -> jax.Array:
         wide = self._wide(outputs, targets, labels=False)[..., 0]
         return wide - targets.astype(wide.dtype)
-
-
-def label_range(task: Any) -> dict[str, Any]:
-    """What `data.check` needs to know about the labels of a task or a plain loss function."""
-    if not isinstance(task, Task):
-        return {}
-    return {"classes": task.classes, "ignore": task.ignored}
-
-
-def check_batch_labels(task: Any, targets: Any) -> None:
-    """Raise ValueError if stacked batches of a source hold labels that the task does not have."""
-    if not isinstance(task, Task) or task.classes is None or not hasattr(targets, "dtype"):
-        return
-    for batch in np.asarray(targets):
-        wrong = wrong_label(batch, task.classes, task.ignored)
-        if wrong is None:
-            continue
-        raise ValueError(
-            f"a batch of the training data holds {wrong}, but {task!r} needs labels in "
-            f"[0, {task.classes}); write {_ignoring(task)} to leave examples out of the loss and "
-            "the metrics"
-        )
-
-
-def _cross_entropy(logits: jax.Array, labels: Labels) -> jax.Array:
-    logits = labels.select(logits)
-    return labels.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels.number))
-
-
-def _accuracy(outputs: Any, labels: Labels) -> jax.Array:
-    correct = jnp.argmax(outputs, -1).astype(jnp.int32) == labels.number
-    return labels.mean(correct.astype(jnp.float32))
 
 
 Loss: TypeAlias = Task | Callable[[Any, Any], jax.Array]

@@ -132,7 +132,7 @@ def test_a_position_that_grain_does_not_understand_is_refused():
 
 
 class Shifted(grain.transforms.Map):
-    """A transformation with a number of its own."""
+    """A transformation that holds a number."""
 
     def __init__(self, by):
         self.by = by

@@ -182,7 +182,7 @@ def test_a_report_shows_any_text():
     assert "<script" not in page
     assert page.encode()
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 5
-    assert ">#fe0001<" in page  # in a drawing, where colours are replaced
+    assert ">#fe0001<" in page  # in a drawing, where colors are replaced
     assert "\x1b" not in page
     assert "\u202e" not in page
 

@@ -103,7 +103,7 @@ def test_a_lock_that_is_a_fifo_or_another_file_is_no_lock(tmp_path):
     file = tmp_path / "driver.lock"
     os.mkfifo(file)
     assert not Lock.held(file)
-    with pytest.raises(NoLock, match=r"driver\.lock is no lock: remove it"):
+    with pytest.raises(NoLock, match=r"driver\.lock is not a lock file: remove it"):
         Lock(file, "busy")
     file.unlink()
     file.write_bytes(b"no database at all" * 100)

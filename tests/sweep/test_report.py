@@ -431,7 +431,7 @@ def test_a_report_shows_any_text(start):
     is_whole(shown)
     if start == 0:
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
-        assert ">#fe0001<" in shown  # in a drawing, where colours are replaced
+        assert ">#fe0001<" in shown  # in a drawing, where colors are replaced
 
 
 @pytest.mark.parametrize("a", [1e308, 5e-324])

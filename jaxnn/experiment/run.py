@@ -246,8 +246,6 @@ def _check_sources(folder: Path, about: dict[str, Any], force: bool) -> list[lis
     """
     file = folder / "config.json"
     there = read_json(file)
-    if not _has_sources(there):
-        raise FileError(f"{file} has no valid 'sources' or 'forced'; restore it from a copy")
     began = sources.recorded(there.get("sources"), file)
     lines = sources.changed(began["modules"])
     lines += differences({"data": began.get("data")}, {"data": about["sources"]["data"]})
@@ -263,19 +261,6 @@ def _check_sources(folder: Path, about: dict[str, Any], force: bool) -> list[lis
         forced = [*forced, lines]
         replace(file, _json(there | {"sources": about["sources"], "forced": forced}))
     return forced
-
-
-def _has_sources(there: Any) -> bool:
-    """Whether a configuration has what `_check_sources` compares."""
-    recorded = there.get("sources")
-    if not isinstance(recorded, dict) or not isinstance(there.get("forced", []), list):
-        return False
-    modules, data = recorded.get("modules"), recorded.get("data")
-    return (
-        isinstance(data, dict)
-        and isinstance(modules, dict)
-        and all(isinstance(one, dict) for one in modules.values())
-    )
 
 
 def _numbers_of(about: Any) -> dict[str, Any]:

@@ -61,8 +61,10 @@ def recorded(plain: Any, file: Path | str) -> dict[str, Any]:
 
     Raises FileError if it recorded none, or none that can be compared.
     """
-    modules = plain.get("modules") if isinstance(plain, dict) else None
-    if not isinstance(modules, dict) or not all(isinstance(one, dict) for one in modules.values()):
+    found = plain if isinstance(plain, dict) else {}
+    modules, data = found.get("modules"), found.get("data")
+    listed = isinstance(modules, dict) and all(isinstance(one, dict) for one in modules.values())
+    if not listed or not isinstance(data, dict):
         raise FileError(
             f"{file} does not record the code and the data that it began with, so they cannot be "
             "compared: begin again in another folder"

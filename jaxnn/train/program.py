@@ -64,6 +64,7 @@ class Program:
     made, and kept by tree operations, so `jax.tree.map` makes trees of axes or shardings of it.
     `static = ("clip",)` in the class makes the numbers of a field static.
 
+    >>> import jax, jax.numpy as jnp
     >>> class Descent(Program):
     ...     rate: float
     ...     steps: int = 1

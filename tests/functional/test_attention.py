@@ -290,11 +290,11 @@ def test_keys_that_are_not_finite_reach_only_queries_that_look_at_them(lengths, 
         broken[place] = np.nan
         expected = np.where(seen[:, place, None, None], np.nan, clean)
         np.testing.assert_allclose(run(q, broken, v), expected, atol=1e-6)
-        broken = v.copy()
+        broken = np.array(v)
         broken[place] = np.inf
         np.testing.assert_allclose(run(q, k, broken), expected, atol=1e-6)
     for place in t:
-        broken = q.copy()
+        broken = np.array(q)
         broken[place] = np.nan
         looks = (t == place)[:, None] & seen.any(1, keepdims=True)
         expected = np.where(looks[..., None], np.nan, clean)

@@ -63,7 +63,7 @@ def test_a_resumed_run_has_the_same_generator(kind, tmp_path):
         np.testing.assert_array_equal(a, b)
     assert jax.random.key_impl(step_key(resumed)) == kind
     if kind == "unsafe_rbg":
-        with pytest.raises(ValueError, match=r"key: wanted uint32\[4\], got uint32\[1,\s?4\]"):
+        with pytest.raises(ValueError, match=r"key: recorded unsafe_rbg uint32\[4\] .*, now rbg "):
             fit(3, kind="rbg", checkpoints=train.Checkpoints(tmp_path / "run"))
 
 

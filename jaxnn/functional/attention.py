@@ -50,9 +50,9 @@ def attention(
       soft_cap * tanh(s / soft_cap), before the bias.
     - `dropout`, a rate, and a random `key`: weights are 0 with that probability and divided by
       1 - rate otherwise.
-    - What a query may not look at has no effect on it, NaN and inf included, forward or backward.
-      If it may not look at everything, a query that is not finite, or that may look at a key or
-      value that is not, gives NaN, and has no part in gradients.
+    - What a query may not look at has no effect on its output, NaN and inf included; with a mask,
+      a bias, or segments it has none on gradients either. If it may not look at everything, a query
+      that is not finite, or that may look at a key or value that is not, gives NaN.
     - `implementation`: "xla" or "cudnn" is that of `jax.nn.dot_product_attention`, "own" the one
       written here. By default it is jax.nn's, in plain XLA, where there is no mask, bias, segments,
       soft cap or dropout, and "own" elsewhere: write "cudnn" for the fused kernel of a GPU. Neither
@@ -83,13 +83,15 @@ def attention(
     if plain and not causal and window is None:
         return attend(q, k, v, **options)
     _check(q, k, v)
+    if plain:
+        # Scores of keys that are hidden are not used, so only values need to be finite.
+        v, broken = finite_rows(v)
+        seen = _sees_broken(jnp.any(broken, -2), q.shape[-3], causal, window)
+        return broken_rows(attend(q, k, v, causal=causal, window=window, **options), seen)
     # 0 * NaN is NaN, in the products of the backward pass too: only finite rows go into them.
     (q, query_broken), (k, key_broken), (v, value_broken) = map(finite_rows, (q, k, v))
     queries = jnp.any(query_broken, -2)  # (..., T, 1)
     keys = jnp.any(key_broken | value_broken, -2)  # (..., S, 1)
-    if plain:
-        y = attend(q, k, v, causal=causal, window=window, **options)
-        return broken_rows(y, _broken_near(queries, keys, causal, window)[..., None])
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
     allowed: Any = _joined(mask, _places_mask(q, k, causal, window, segments))
     if bias is not None:
@@ -264,23 +266,18 @@ def _places_mask(
     return over_heads(mask, q.ndim)
 
 
-def _broken_near(
-    queries: jax.Array, keys: jax.Array, causal: bool, window: int | None
-) -> jax.Array:
-    """Which queries (..., T, 1) are broken or may look at a broken key (..., S, 1).
+def _sees_broken(broken: jax.Array, length: int, causal: bool, window: int | None) -> jax.Array:
+    """Which of `length` queries may look at a broken key (..., S, 1): booleans (..., T, 1, 1).
 
     The keys that a query may look at are consecutive, so that counts replace a (T, S) mask.
     """
-    query = jnp.arange(queries.shape[-2])
+    query = jnp.arange(length)
     last = query if causal or window is None else query + window - 1
     first = jnp.zeros_like(query) if window is None else jnp.maximum(query - window + 1, 0)
-    counts = jnp.cumsum(keys, -2, dtype=jnp.int32)
+    counts = jnp.cumsum(broken, -2, dtype=jnp.int32)
     counts = jnp.concatenate([jnp.zeros_like(counts[..., :1, :]), counts], -2)
     until, before = (jnp.take(counts, i, -2, mode="clip") for i in (last + 1, first))
-    # Queries far past the last key look at none. The number of keys may be symbolic.
-    some = first < jnp.asarray(keys.shape[-2])
-    some = jnp.broadcast_to(some.reshape((1,) * (queries.ndim - 2) + (-1, 1)), queries.shape)
-    return (queries & some) | (until > before)
+    return (until > before)[..., None]
 
 
 def _joined(one: jax.Array | None, other: jax.Array | None) -> jax.Array | None:

@@ -59,8 +59,8 @@ class Attention(Primitive):
     the packed sequence elsewhere: a position only looks at its own sequence, and positions count in
     it; `memory_segments`, integers (..., S): segment by segment where both are given, else 0 is
     padding. Whatever is behind a mask, `causal`, `window`, a bias of -inf, or at padding has no
-    effect, NaN and inf included, on outputs or gradients; at padding y is b_out. A position that
-    may look at NaN or inf gives NaN, and has no part in the gradients of the parameters.
+    effect on outputs, NaN and inf included; at padding y is b_out. With a mask, a bias, or segments
+    it has none on gradients either. A position that may look at NaN or inf gives NaN.
 
     With `cache`, which `nn.cached` sets, keys and values of up to `cache` positions are state, and
     any chunk of the sequence may be given a call. A `window` shorter than the cache is kept as a
@@ -197,8 +197,7 @@ class Attention(Primitive):
             memory = without_padding(memory, memory_segments)
         check_types(mask, bias)
         across = None if memory is None else memory_segments
-        given = (mask, bias, segments, across, self.window)
-        hides = self.causal or any(a is not None for a in given)
+        hides = any(a is not None for a in (mask, bias, segments, across))
         checks = hides or (self.cache > 0 and memory is None)
 
         def projected(name: str, x: jax.Array, heads: int) -> jax.Array:
@@ -239,7 +238,7 @@ class Attention(Primitive):
             q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
             options |= {"causal": self.causal, "window": self.window}
             bias = self._with_alibi(bias, position, position, q.ndim)
-            if hides:
+            if hides or self.causal or self.window is not None:
                 y = attention(q, k, v, mask=mask, bias=bias, segments=segments, **options)
             else:
                 y = attend(q, k, v, bias=bias, **options)

@@ -76,7 +76,7 @@ def test_refused(tmp_path):
         interop.pack_program(net, trained, "a")
     data = interop.pack_program(net, trained, x)
     for wrong in (b"", b"nothing", data[: len(data) // 2], np.random.default_rng(0).bytes(500)):
-        with pytest.raises(ValueError, match=r"net.stablehlo \(.* bytes\) is no program"):
+        with pytest.raises(ValueError, match=r"net.stablehlo \(.* bytes\) is not a program"):
             stored(tmp_path, wrong)
     with pytest.raises(FileNotFoundError):
         interop.load_program(tmp_path / "other")

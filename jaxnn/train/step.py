@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,18 @@ def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+@overload
+def make_step(net: Program) -> Callable[[Any, Any], tuple[Any, dict[str, Any]]]: ...
+@overload
+def make_step(
+    net: Layer,
+    task: Loss,
+    optimizer: Any,
+    *,
+    accumulate: int = 1,
+    norms: str | None = None,
+    precision: Precision | None = None,
+) -> Step: ...
 def make_step(
     net: Layer | Program,
     task: Loss | None = None,
@@ -59,7 +71,7 @@ def make_step(
     accumulate: int = 1,
     norms: str | None = None,
     precision: Precision | None = None,
-) -> Step:
+) -> Any:
     """A jitted training step: `ts, metrics = step(ts, (x, y))`, or that of a `train.Program`.
 
     `make_step(program)` compiles `program.step`: `state, metrics = step(state, batch)`. Programs

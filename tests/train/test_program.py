@@ -119,7 +119,7 @@ class Half(train.Program):
         (lambda: Half().step(1.0, None), NotImplementedError, "Half has no step; write def step"),
         (lambda: Half().predict(1.0, X), TypeError, "Half has no predictions; write def predict"),
         (
-            lambda: train.make_step(Half(), TASK, optax.sgd(0.1)),
+            lambda: train.make_step(Half(), TASK, optax.sgd(0.1)),  # type: ignore[call-overload]
             TypeError,
             r"a program holds all that a step needs: write train.make_step\(program\)",
         ),

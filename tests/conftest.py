@@ -11,8 +11,11 @@ all of that time and again, is called more rarely.
 
 import builtins
 import gc
+import itertools
 import os
+from pathlib import Path
 
+import jax
 import pytest
 from jaxlib import version
 
@@ -39,3 +42,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup() -> None:
     """Take away the last value that a doctest showed, which tyro finds among the builtins."""
     builtins.__dict__.pop("_", None)
+
+
+MAPPED = 30_000  # memory maps; Linux allows a process 65,530, and XLA crashes past them
+_count = itertools.count(1)
+
+
+def pytest_runtest_teardown() -> None:
+    """Drop the compiled programs of this process before their memory maps are too many."""
+    maps = Path("/proc/self/maps")
+    if next(_count) % 50 or not maps.exists():
+        return
+    with maps.open("rb") as lines:
+        if sum(1 for _ in lines) > MAPPED:
+            jax.clear_caches()
+            gc.collect()

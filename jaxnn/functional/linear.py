@@ -85,8 +85,24 @@ def bilinear(x: jax.Array, z: jax.Array, w: jax.Array, b: jax.Array | None = Non
     [25.0]
     """
     x, w = to_compute_type(x, w)
-    y = jnp.einsum("...i,ijk,...j->...k", x, w, z.astype(x.dtype))
+    y = wide_einsum("...i,ijk,...j->...k", x, w, z.astype(x.dtype))
     return y if b is None else shared_sum(y, along_axis(b, y.ndim, -1))
+
+
+def wide_einsum(equation: str, *arrays: jax.Array) -> jax.Array:
+    """`jnp.einsum` in the type of the first array, with sums in at least float32.
+
+    Some of XLA's products of batches accumulate in the type of their result, forward and backward.
+
+    >>> import jax.numpy as jnp
+    >>> wide_einsum("ab,b->a", jnp.ones((1, 1000), "bfloat16"), jnp.ones(1000, "bfloat16")).item()
+    1000.0
+    """
+    dtype = arrays[0].dtype
+    wide = wider_type(dtype, jnp.float32)
+    if wide == dtype:
+        return jnp.einsum(equation, *arrays)
+    return jnp.einsum(equation, *arrays, preferred_element_type=wide).astype(dtype)
 
 
 def along_axis(vector: jax.Array, ndim: int, axis: int) -> jax.Array:

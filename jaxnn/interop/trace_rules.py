@@ -71,7 +71,10 @@ def _call(jaxpr: Any, ins: Any, outs: Any, classes: Any) -> None:
 
 
 def _scan(settings: Any, ins: Any, outs: Any, classes: Any) -> None:
-    body, n, k = settings["jaxpr"].jaxpr, settings["num_consts"], settings["num_carry"]
+    body = settings["jaxpr"].jaxpr
+    # Inputs and outputs that the loop steps through have one axis more than in its body.
+    k = sum(len(o) == var.aval.ndim for o, var in zip(outs, body.outvars, strict=True))
+    n = sum(len(i) == var.aval.ndim for i, var in zip(ins, body.invars, strict=True)) - k
     given = [*ins[: n + k], *(one[1:] for one in ins[n + k :])]
     found = [*outs[:k], *(one[1:] for one in outs[k:])]
     for before, after in zip(ins[n : n + k], outs[:k], strict=True):

@@ -4,13 +4,12 @@ import re
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from ..core.declarations import Param, describe
 from ..core.initialisers import Initialiser, he_normal, zeros
 from ..core.primitive import Primitive
 from ..functional.gradients import shared_sum
-from ..functional.linear import to_compute_type
+from ..functional.linear import to_compute_type, wide_einsum
 from .checks import check_flags, check_rank
 from .fans import by_axes
 
@@ -71,7 +70,7 @@ class Einsum(Primitive):
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """The sum of products plus the bias."""
         x, w = to_compute_type(x, params["w"])
-        y = jnp.einsum(self.equation, x, w)
+        y = wide_einsum(self.equation, x, w)
         if not self.bias:
             return y
         terms = _terms(self.equation)

@@ -479,8 +479,8 @@ def test_a_damaged_checkpoint_is_told(ledger):
     file.write_bytes(b"statez")
     wanted, found = (hashlib.sha256(c).hexdigest()[:12] for c in (b"states", b"statez"))
     text = (
-        f"{file} is damaged, and the lanes of cohort 0 continue from it: its SHA-256 is {found}..., "
-        f"wanted {wanted}...; put back a copy of it"
+        f"{file} is damaged, and the lanes of cohort 0 continue from it: its SHA-256 is "
+        f"{found}..., wanted {wanted}...; put back a copy of it"
     )
     with pytest.raises(LedgerError) as raised:
         ledger.lanes(0)

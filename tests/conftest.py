@@ -44,7 +44,9 @@ def pytest_runtest_setup() -> None:
     builtins.__dict__.pop("_", None)
 
 
-MAPPED = 30_000  # memory maps; Linux allows a process 65,530, and XLA crashes past them
+# Memory maps, of which compiled programs take many: Linux allows a process 65,530. Workers of this
+# suite have crashed in XLA's compiler on JAX 0.12 after some 2,500 tests each, probably past them.
+MAPPED = 30_000
 _count = itertools.count(1)
 
 

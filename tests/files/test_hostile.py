@@ -1,5 +1,6 @@
 """Files made to hang a reader, to fill its memory, or to write on a terminal."""
 
+import contextlib
 import json
 import os
 import socket
@@ -251,7 +252,7 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
 )
 def test_a_ledger_with_another_schema_is_refused(tmp_path, capsys, command, change):
     folder = small_ledger(tmp_path / "sweep")
-    with sqlite3.connect(folder / "ledger.sqlite") as connection:
+    with contextlib.closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
         connection.executescript(change)
     connection.close()
     name, *rest = command
@@ -266,7 +267,7 @@ def test_a_table_whose_pages_go_in_a_circle_is_refused(tmp_path):
     """A page of a b-tree that is its own child has no last row."""
     folder = small_ledger(tmp_path / "sweep")
     file = folder / "ledger.sqlite"
-    with sqlite3.connect(file) as connection:
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
         rows = [(2, 0, epoch, "x" * 40, 1.0) for epoch in range(5000)]
         connection.executemany("INSERT INTO results VALUES (?, ?, ?, ?, ?)", rows)
         query = "SELECT rootpage FROM sqlite_master WHERE name = 'results'"
@@ -284,7 +285,7 @@ def test_a_table_whose_pages_go_in_a_circle_is_refused(tmp_path):
 
 def test_a_ledger_of_many_values_is_refused(tmp_path):
     folder = small_ledger(tmp_path / "sweep")
-    with sqlite3.connect(folder / "ledger.sqlite") as connection:
+    with contextlib.closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
         many = "[" + "[]," * 300_000 + "[]]"
         connection.execute("UPDATE meta SET value = ? WHERE key = 'seeds'", (many,))
     connection.close()
@@ -304,7 +305,7 @@ def test_a_ledger_in_a_folder_of_any_name_is_read(tmp_path):
 def test_no_text_reaches_the_terminal_as_an_escape_sequence(tmp_path, capsys):
     folder = small_ledger(tmp_path / "sweep")
     evil = "\x1b]0;title\x07\x1b[31m\u202e\x9b2J"
-    with sqlite3.connect(folder / "ledger.sqlite") as connection:
+    with contextlib.closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
         connection.execute("UPDATE trials SET error = ?", (f"Traceback\n{evil}",))
         connection.execute("UPDATE results SET name = ?", (evil,))
         connection.execute("UPDATE meta SET value = ? WHERE key = 'metric'", (json.dumps(evil),))
@@ -321,7 +322,7 @@ def test_no_text_reaches_the_terminal_as_an_escape_sequence(tmp_path, capsys):
 
 def test_a_name_in_a_printed_command_is_a_module(tmp_path):
     folder = small_ledger(tmp_path / "sweep")
-    with sqlite3.connect(folder / "ledger.sqlite") as connection:
+    with contextlib.closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
         connection.execute("UPDATE meta SET value = '\"x; rm -r ~\"' WHERE key = 'recipe'")
     connection.close()
     with Ledger.open(folder) as ledger, pytest.raises(LedgerError, match="'recipe' is 'x; rm"):

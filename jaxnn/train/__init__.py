@@ -12,17 +12,21 @@ from .average import average_of, averaged, evaluation_params
 from .blocks import for_network
 from .checkpoint import Checkpoints
 from .divergence import Diverged
-from .evaluation import evaluate, predict
 from .every import Every
 from .groups import by_path
+from .hooks.divergence import Divergence
+from .hooks.early_stopping import EarlyStopping
+from .hooks.evaluate import Evaluate
+from .hooks.hook import Hook, RollBack, Stop
 from .logging import JsonLines, Logger
-from .loop import fit
 from .loss_scale import loss_scaled
 from .metrics import Collected, Mean, Ratio
 from .minimize import Minimize, Supervised
 from .optimizer import Optimizer
+from .overloads import evaluate, fit, predict
 from .profile import Profile
 from .program import Program
+from .run import Event, run
 from .schedules import (
     Constant,
     Cosine,
@@ -37,7 +41,6 @@ from .signals import Interrupted
 from .skipping import skip_nonfinite
 from .state import TrainState
 from .step import make_step
-from .stopping import EarlyStopping
 from .task import Binary, Classification, LanguageModel, Regression, Task
 from .tracking import MLflow, TensorBoard, WandB
 from .weights import Weights, load_weights, pack_weights
@@ -50,8 +53,12 @@ __all__ = [
     "Constant",
     "Cosine",
     "Diverged",
+    "Divergence",
     "EarlyStopping",
+    "Evaluate",
+    "Event",
     "Every",
+    "Hook",
     "Interrupted",
     "InverseSquareRoot",
     "JsonLines",
@@ -68,7 +75,9 @@ __all__ = [
     "Program",
     "Ratio",
     "Regression",
+    "RollBack",
     "Schedule",
+    "Stop",
     "Supervised",
     "Task",
     "TensorBoard",
@@ -88,5 +97,6 @@ __all__ = [
     "make_step",
     "pack_weights",
     "predict",
+    "run",
     "skip_nonfinite",
 ]

@@ -16,19 +16,20 @@ import contextlib
 import dataclasses
 import math
 import os
+import signal
 import sqlite3
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.declarations import describe
+from ..core.declarations import brief, describe
 from ..core.layer import Layer
 from ..core.signatures import suggestion
 from ..core.values import Value
@@ -37,6 +38,7 @@ from ..files.plain import plain
 from ..files.reading import printable, read_json
 from .agreement import is_peer_lost
 from .checkpoint_files import (
+    RUN_SCHEMA,
     SCHEMA,
     Damaged,
     Progress,
@@ -45,18 +47,22 @@ from .checkpoint_files import (
     check_seal,
     progress_of,
     read,
+    read_tree,
     seal,
     steps,
 )
 from .directions import badness, is_maximized, stated
-from .every import Every
-from .identity import changes, environment
+from .event import Event
+from .every import Every, Moment
+from .hooks.hook import Hook
+from .identity import changes, environment, run_identity
+from .signals import Interrupted, listening
 from .state import TrainState, is_key
 
 LOCK = "run.lock"
 
 
-class Checkpoints(Value):
+class Checkpoints(Value, Hook):
     """Where and how often a run is saved, and how many checkpoints are kept.
 
     `train.fit(..., checkpoints=Checkpoints("runs/a/checkpoints"))` goes on from the newest one in
@@ -84,13 +90,14 @@ class Checkpoints(Value):
     """
 
     folder: str
-    every: Every = Every(minutes=5.0)
+    every: Every = Every(minutes=5.0)  # type: ignore[assignment]
     keep: int = 3
     best: str | None = None
     maximize: bool | None = None
     at_end: bool = True
     force: bool = False
     larger: bool | None = None
+    last: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -130,17 +137,53 @@ class Checkpoints(Value):
         *before, last = (badness(record.get(self.best), maximize) for record in history)
         return -last if last < min(before, default=math.inf) else None
 
-    def open(self, net: Layer, identity: Mapping[str, Any] | None = None) -> "CheckpointFolder":
-        """The folder, for one run of `net`: a context manager.
+    def check(self, run: Any) -> None:
+        """Raise ValueError for a metric that the run has not, or that has no direction."""
+        if self.best is None:
+            return
+        if self.best not in run.names:
+            raise ValueError(
+                f"Checkpoints.best is {self.best!r}, which is not among the metrics; "
+                f"{suggestion(self.best, run.names)}"
+            )
+        self._maximize(run.directions)
+
+    def open(self, run: Any, identity: Mapping[str, Any] | None = None) -> Any:
+        """The folder, for one run: a context manager.
 
         Args:
-            net: the network.
-            identity: what determines the run's numbers, as `identity.identity` describes it;
-                checkpoints keep it, and only a run with an equal one is resumed.
+            run: a `train.run.Run`; or a network, for a run of `train.fit(net, ...)`.
+            identity: what determines the numbers of a run of a network, as `identity.identity`
+                describes it; checkpoints keep it, and only a run with an equal one is resumed.
 
-        Raises OSError where another run is at work in it or it cannot be written.
+        Raises OSError if another run works in the folder, or it cannot be written.
         """
-        return CheckpointFolder(self, net, identity or {})
+        if isinstance(run, Layer):
+            return CheckpointFolder(self, run, identity or {})
+        return self._opened(run)
+
+    @contextlib.contextmanager
+    def _opened(self, run: Any) -> Iterator[Any]:
+        """Lock the folder, restore the run from the newest checkpoint, and listen for signals."""
+        title = Title(run.program)
+        with CheckpointFolder(self, title, run_identity(run), RUN_SCHEMA) as folder:
+            run.checkpoint = lambda: folder.saved and folder.folder / str(folder.saved)
+            found = folder.restore_run(run.like)
+            if found is not None:
+                run.resume(*found, str(folder.folder / str(folder.saved)))
+            with listening(run.asked):
+                yield _Saving(self, folder, run)
+
+    def _maximize(self, directions: Mapping[str, bool]) -> bool:
+        assert self.best is not None
+        found = directions.get(self.best) if self.maximize is None else self.maximize
+        if found is None:
+            raise ValueError(
+                f"the direction of {self.best!r} is unknown: write Checkpoints(..., "
+                f"best={self.best!r}, maximize=True) or maximize=False, or return "
+                "train.Mean(value, maximize=True) from the program"
+            )
+        return found
 
     def restore(
         self, net: Layer, like: Any, which: Literal["newest", "best"] | int = "newest"
@@ -182,6 +225,79 @@ class Checkpoints(Value):
             ) from None
 
 
+class Title:
+    """A program in messages and checkpoints: its name, and its parts without their arrays."""
+
+    def __init__(self, program: Any) -> None:
+        self._program = program
+
+    def __repr__(self) -> str:
+        fields = dataclasses.fields(self._program)
+        parts = (brief(getattr(self._program, field.name)) for field in fields)
+        return f"{type(self._program).__name__}({', '.join(parts)})"
+
+
+class _Saving(Hook):
+    """The opened `Checkpoints` of a run."""
+
+    last = True
+
+    def __init__(self, settings: "Checkpoints", folder: "CheckpointFolder", run: Any) -> None:
+        self._settings, self._folder, self._run = settings, folder, run
+        self.every = settings.every  # type: ignore[misc]
+        self._saved = run.moment()
+
+    def check(self, run: Any) -> None:
+        """As `Checkpoints.check`."""
+        self._settings.check(run)
+
+    def begin(self, state: Any) -> None:
+        """Nothing: the folder knows."""
+
+    def is_due(self, now: Moment, since: Moment) -> bool:
+        """Whether it is time to save, or the run is asked to stop."""
+        return self._run.asked.number is not None or self._settings.every.due(now, self._saved)
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
+        """Save if it is time, and end the run if it is asked to stop."""
+        run, settings = self._run, self._settings
+        score = self._score(event) if event.is_record else None
+        is_over = event.step == run.total or event.stop is not None
+        due = self.is_due(event.moment, self._saved) or score is not None
+        if due or (settings.at_end and is_over):
+            self._saved = event.moment
+            if math.isfinite(event.metrics.get("loss", 0.0)):
+                tree, progress = run.progress(event)
+                self._folder.save_tree(event.step, tree, progress, score)
+        if run.asked.number is not None and not is_over:
+            self._folder.wait()
+            raise Interrupted(
+                left(self._folder, run.asked.number, event.step, run.total), run.asked.number
+            )
+        return memory, None
+
+    def _score(self, event: Event) -> float | None:
+        """The score of the last record, larger for better, if it is the best so far."""
+        best = self._settings.best
+        if best is None:
+            return None
+        maximize = self._settings._maximize(event.directions)
+        *before, last = (badness(record.get(best), maximize) for record in event.history)
+        return -last if last < min(before, default=math.inf) else None
+
+
+def left(folder: "CheckpointFolder", number: int, done: int, total: int) -> str:
+    """The line about a run that a signal stopped."""
+    saved = "no checkpoint could be kept"
+    if folder.saved is not None:
+        saved = (
+            f"the checkpoint after step {folder.saved:,} is in {folder.settings.folder}, and the "
+            "same call goes on from it"
+        )
+    name = signal.Signals(number).name
+    return f"{name}: the run stopped after step {done:,} of {total:,}; {saved}"
+
+
 class CheckpointFolder:
     """The checkpoints of the run that is at work: `restore` once, `save` now and then.
 
@@ -189,8 +305,11 @@ class CheckpointFolder:
     wait. One that cannot be written is told by a warning, and the run goes on.
     """
 
-    def __init__(self, settings: Checkpoints, net: Layer, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, settings: Checkpoints, net: Any, identity: Mapping[str, Any], schema: int = SCHEMA
+    ) -> None:
         self.settings, self._net, self._identity = settings, net, identity
+        self._schema = schema
         self._forced: list[list[str]] = []
         self.folder = Path(settings.folder).absolute()
         self._manager: Any = None
@@ -216,12 +335,36 @@ class CheckpointFolder:
         One that is damaged is told by a warning and set aside. Raises ValueError for a checkpoint
         of another run, with everything that differs.
         """
+        return self._newest(lambda folder, about: read(folder, self._net, like, about))
+
+    def restore_run(self, like: Callable[[Mapping[str, Any]], Any]) -> tuple[Any, Any] | None:
+        """The arrays and the progress of the newest whole checkpoint of a run; None without one.
+
+        A damaged one is reported by a warning and moved aside.
+
+        Args:
+            like: maps the progress to a pytree of arrays or `jax.ShapeDtypeStruct`.
+
+        Raises ValueError for a checkpoint of another run, with everything that differs.
+        """
+
+        def found(folder: Path, about: Mapping[str, Any]) -> tuple[Any, Any]:
+            if about["schema"] != RUN_SCHEMA:
+                raise ValueError(
+                    f"{folder} was written by train.fit(net, task, optimizer, ...), not by a run "
+                    "of a program; name another folder"
+                )
+            return read_tree(folder, repr(self._net), like(about), about), about
+
+        return self._newest(found)
+
+    def _newest(self, reader: Callable[[Path, Mapping[str, Any]], Any]) -> Any:
         for step, folder in sorted(steps(self.folder), reverse=True):
             try:
                 check_seal(folder)
                 about = progress_of(folder)
                 differ, versions = self._changes(folder, about)
-                restored = read(folder, self._net, like, about)
+                restored = reader(folder, about)
             except Damaged as error:
                 aside = _set_aside(folder) if self._first else folder
                 warnings.warn(
@@ -278,15 +421,27 @@ class CheckpointFolder:
 
     def save(self, ts: TrainState, progress: Progress, score: float | None = None) -> None:
         """Save the state after its last step; `score` is larger for a better one."""
-        step = int(ts.step)
+        self.save_tree(int(ts.step), ts, dataclasses.asdict(progress), score)
+
+    def save_tree(
+        self, step: int, tree: Any, progress: Mapping[str, Any], score: float | None = None
+    ) -> None:
+        """Save a pytree of arrays after a step.
+
+        Args:
+            step: the number of steps that are done.
+            tree: the arrays.
+            progress: what else the run needs to resume, as JSON.
+            score: larger for a better one; None if it is not the best so far.
+        """
         self.wait()
         if step == self.saved:
             return
         if jax.process_count() > 1:  # all processes write their part, in step with each other
-            self._write(step, ts, progress, score)
+            self._write(step, tree, progress, score)
             return
         # A copy: the next step takes the memory of the state, on a CPU that of these arrays.
-        host = jax.tree.map(lambda leaf: jnp.copy(leaf) if is_key(leaf) else np.array(leaf), ts)
+        host = jax.tree.map(lambda leaf: jnp.copy(leaf) if is_key(leaf) else np.array(leaf), tree)
         self._writing = self._pool.submit(self._write, step, host, progress, score)
 
     def wait(self) -> None:
@@ -304,18 +459,18 @@ class CheckpointFolder:
         finally:
             self._held.close()
 
-    def _write(self, step: int, ts: Any, progress: Progress, score: float | None) -> None:
+    def _write(self, step: int, ts: Any, progress: Mapping[str, Any], score: float | None) -> None:
         import orbax.checkpoint as ocp
 
         arrays = {path: leaf for path, leaf in by_path(ts)}
         about = {
-            "schema": SCHEMA,
+            "schema": self._schema,
             "network": repr(self._net),
             "arrays": {path: describe(leaf) for path, leaf in arrays.items()},
             "identity": self._identity,
             "versions": environment(),
             "forced": self._forced,
-            **dataclasses.asdict(progress),
+            **progress,
         }
         try:
             self._opened().save(

@@ -27,7 +27,8 @@ from ..files.reading import MEGABYTE, FileError, listed, printable, read_json
 from ..files.replacing import replace
 from .state import TrainState
 
-SCHEMA = 2
+SCHEMA = 2  # of `train.fit(net, task, optimizer, ...)`
+RUN_SCHEMA = 3  # of `train.run(program, ...)`
 SEAL = "seal.json"
 LARGEST = 512 * MEGABYTE  # bytes of the file of progress, which holds all records of the run
 ABOUT = {
@@ -41,6 +42,13 @@ ABOUT = {
     "identity": dict,
     "versions": dict,
     "forced": list,
+}
+
+
+RUN_ABOUT = {name: ABOUT[name] for name in ABOUT if name != "count"} | {
+    "step": int,
+    "stop": dict | None,
+    "memories": dict,
 }
 
 
@@ -83,14 +91,17 @@ def progress_of(folder: Path) -> dict[str, Any]:
         about = read_json(file, LARGEST, finite=False, bits=1000, values=10**8)
         if not isinstance(about, dict):
             raise FileError(f"{file} is not a JSON object")
-    if about.get("schema") != SCHEMA:
+    of_run = about.get("schema") == RUN_SCHEMA
+    if about.get("schema") not in (SCHEMA, RUN_SCHEMA):
         raise FileError(
             f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
-            f"{SCHEMA}"
+            f"{SCHEMA} and {RUN_SCHEMA}"
         )
     valid = {
         "history": lambda records: all(isinstance(one, dict) and _numbers(one) for one in records),
-        "sums": _numbers,
+        "sums": _sums if of_run else _numbers,
+        "step": lambda step: 0 <= step < 2**53,
+        "memories": _numbers,
         "count": lambda count: 0 <= count < 2**53,
         "seconds": lambda seconds: 0 <= seconds < math.inf,
         "versions": lambda texts: all(isinstance(one, str) for one in texts.values()),
@@ -100,7 +111,7 @@ def progress_of(folder: Path) -> dict[str, Any]:
         ),
     }
     with _unsealed(folder):
-        for name, kinds in ABOUT.items():
+        for name, kinds in (RUN_ABOUT if of_run else ABOUT).items():
             value = about.get(name)
             right = isinstance(value, kinds) and not isinstance(value, bool)
             if not right or not valid.get(name, lambda _: True)(value):
@@ -108,7 +119,11 @@ def progress_of(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _numbers(items: Mapping[str, Any]) -> bool:
+def _sums(sums: Mapping[str, Any]) -> bool:
+    return all(isinstance(some, list) and _numbers(dict(enumerate(some))) for some in sums.values())
+
+
+def _numbers(items: Mapping[Any, Any]) -> bool:
     return all(isinstance(one, int | float) and not isinstance(one, bool) for one in items.values())
 
 
@@ -119,11 +134,30 @@ def read(
 
     Raises FileError if the checkpoint has other arrays; nothing of them is read.
     """
+    if about["schema"] != SCHEMA:
+        raise FileError(
+            f"{folder} was written by train.run or train.fit of a program; read it by "
+            "train.Checkpoints(folder).restore_run(program, like)"
+        )
+    progress = Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})
+    return read_tree(folder, repr(net), like, about), progress
+
+
+def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> Any:
+    """The arrays of a checkpoint, with the shapes and types of `like`, a pytree.
+
+    Args:
+        folder: the checkpoint.
+        title: what it is to be a checkpoint of, for an error.
+        like: a pytree of arrays or `jax.ShapeDtypeStruct`.
+        about: what `progress_of` returned.
+
+    Raises FileError if the checkpoint has other arrays; nothing of them is read.
+    """
     import orbax.checkpoint as ocp
 
     declared = dict(by_path(like))
     targets = {path: _target(leaf) for path, leaf in declared.items()}
-    progress = Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})
     network, arrays = about["network"], dict(about["arrays"])
     wanted = {path: describe(leaf) for path, leaf in declared.items()}
     if wanted != arrays:
@@ -135,14 +169,14 @@ def read(
         ]
         raise FileError(
             f"{folder} is a checkpoint of another network or optimizer: {listed(lines)}. It was "
-            f"written for {network:.400}, and this is {net!r:.400}: name another folder"
+            f"written for {network:.400}, and this is {title:.400}: name another folder"
         )
     with _unsealed(folder), plain(folder) as place, _quiet():
         _check_arrays(place / "state", declared)
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             found = reader.restore(place / "state", args=ocp.args.StandardRestore(targets))
     leaves = [found[path] for path, _ in by_path(like)]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), progress
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:

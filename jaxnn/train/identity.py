@@ -8,6 +8,7 @@ to survive a security update or a move to another machine. Usually only rounding
 the old versions may not be available any more, so that a refusal could not be obeyed.
 """
 
+import dataclasses
 import platform
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -51,6 +52,29 @@ def identity(
     }
 
 
+def run_identity(run: Any) -> dict[str, Any]:
+    """What determines the numbers of a run of a program, as JSON.
+
+    The length of the run and the hooks that only look at it change no number of the steps done.
+
+    Args:
+        run: the run.
+    """
+    program, data = run.program, run.data
+    methods = [getattr(type(program), name) for name in ("init", "step", "evaluate")]
+    fields = {field.name: getattr(program, field.name) for field in dataclasses.fields(program)}
+    return {
+        "program": fingerprint((type(program).__qualname__, methods, fields)),
+        **({} if data is None else {"data": data_identity(data)}),
+        **({} if run.given is None else {"state": fingerprint(run.given)}),
+        **{name: value for hook in run.hooks for name, value in hook.identity().items()},
+        "key": checksum(run.key),
+        "batch_size": repr(run.batch_size),
+        "every": repr(run.every),
+        "settings": {name: repr(getattr(jax.config, name)) for name in SETTINGS},
+    }
+
+
 def environment() -> dict[str, str]:
     """The versions that a run's numbers follow from up to rounding, and the device."""
     return {
@@ -78,6 +102,20 @@ def changes(
     if _minor(versions) != _minor(here):  # its bytecode is another, whatever the source
         lines = differences(_without_code(recorded), _without_code(now))
     return lines, differences(versions, here)
+
+
+def data_identity(data: Any) -> dict[str, Any]:
+    """What determines the batches of data: checksums of arrays by path, or a source's own account.
+
+    Args:
+        data: a `data.Source`, or a pytree of arrays.
+    """
+    if isinstance(data, Source):
+        return _data(data)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): checksum(leaf)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]
+    }
 
 
 def _data(data: Any) -> dict[str, Any]:

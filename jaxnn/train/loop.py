@@ -8,7 +8,6 @@ would have done: the dispatches of a run end at the same steps whether it was in
 import contextlib
 import dataclasses
 import math
-import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,13 +22,14 @@ from ..core.declarations import brief
 from ..core.layer import Layer
 from .agreement import Agreed, watching_peers
 from .average import evaluation_params
-from .checkpoint import CheckpointFolder, Checkpoints
+from .checkpoint import CheckpointFolder, Checkpoints, left
 from .checkpoint_files import Progress
 from .device import Meter
 from .divergence import Diverged, Good, cause, told
 from .evaluation import check_count, compiled_evaluation
 from .every import Every, Moment, ends_of
 from .feed import Augment, Steps, checked, feed_of
+from .hooks.early_stopping import EarlyStopping
 from .identity import identity
 from .learning_rate import rate_at
 from .logging import Logger, logged
@@ -39,7 +39,6 @@ from .signals import Asked, Interrupted, listening
 from .skipping import skip_nonfinite
 from .state import TrainState
 from .step import check_options, check_parts
-from .stopping import EarlyStopping
 from .tally import Tally
 from .task import Loss
 
@@ -187,7 +186,7 @@ def fit(
             whole = identity(
                 {**parts, "start": start}, {"data": data, "validation": validation}, key, numbers
             )
-            folder = held.enter_context(checkpoints.open(net, whole))
+            folder = held.enter_context(CheckpointFolder(checkpoints, net, whole))
         asked = Asked() if folder is None else held.enter_context(listening())
         # A copy of what is given: the steps take its memory.
         ts = (
@@ -275,7 +274,7 @@ def fit(
                     folder.save(ts, progress, score)
             if signalled is not None and done < total and reason is None:
                 folder.wait()
-                raise Interrupted(_left(folder, signalled, done, total), signalled)
+                raise Interrupted(left(folder, signalled, done, total), signalled)
     return ts, history
 
 
@@ -303,14 +302,3 @@ def _resume(folder: CheckpointFolder | None) -> str:
     if folder is None or folder.saved is None:
         return ""
     return f"; they resume from the checkpoint after step {folder.saved:,} in {folder.folder}"
-
-
-def _left(folder: CheckpointFolder, number: int, done: int, total: int) -> str:
-    saved = "no checkpoint could be kept"
-    if folder.saved is not None:
-        saved = (
-            f"the checkpoint after step {folder.saved:,} is in {folder.settings.folder}, and the "
-            "same call goes on from it"
-        )
-    name = signal.Signals(number).name
-    return f"{name}: the run stopped after step {done:,} of {total:,}; {saved}"

@@ -67,3 +67,38 @@ class Here:
 
 
 HERE = Here()
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleDevice:
+    """Where the arrays of a program lie by default: on JAX's default device.
+
+    `parallel.Placement` has the same methods for a mesh.
+    """
+
+    def init(self, program: Any, key: jax.Array, batch: Any) -> Any:
+        """The state before the first step."""
+        return program.init(key, batch)
+
+    def like(self, tree: Any) -> Any:
+        """Shapes and types, with the sharding that the arrays are to have."""
+        return tree
+
+    def pinned(self, state: Any) -> Any:
+        """The state that a step returns, inside compiled code, where it is to lie."""
+        return state
+
+    def pinned_batch(self, batch: Any) -> Any:
+        """A batch inside compiled code, where it is to lie."""
+        return batch
+
+    def put(self, tree: Any) -> Any:
+        """Arrays of which each device needs all rows."""
+        return jax.tree.map(jnp.asarray, tree)
+
+    def put_batches(self, batches: Any) -> Any:
+        """Batches stacked along a first axis."""
+        return jax.device_put(batches)
+
+
+SINGLE_DEVICE = SingleDevice()

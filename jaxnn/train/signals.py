@@ -26,15 +26,18 @@ class Asked:
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Asked]:
+def listening(asked: Asked | None = None) -> Iterator[Asked]:
     """Note the first SIGINT or SIGTERM inside; the second acts as if nobody listened.
+
+    Args:
+        asked: where it is noted; a new one by default.
 
     Only the main thread of a process can listen; elsewhere nothing is noted.
 
     >>> with listening() as asked:
     ...     asked.number
     """
-    asked = Asked()
+    asked = Asked() if asked is None else asked
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return

@@ -1,16 +1,18 @@
-"""Early stopping: a pure function of the history, so a resumed run stops where it would have."""
+"""EarlyStopping: stop a run whose metric no longer becomes better."""
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from ..core.signatures import suggestion
-from ..core.values import Value
-from .directions import badness, is_maximized, stated
+from ...core.signatures import suggestion
+from ...core.values import Value
+from ..directions import badness, is_maximized, stated
+from ..event import Event
+from .hook import Hook, Stop
 
 
-class EarlyStopping(Value):
+class EarlyStopping(Value, Hook):
     """Stop once a metric has not become better for `patience` records.
 
     Args:
@@ -58,6 +60,49 @@ class EarlyStopping(Value):
         maximize = is_maximized(self.metric, task, self.maximize, remedy)
         return dataclasses.replace(self, maximize=maximize)
 
+    def check(self, run: Any) -> None:
+        """Raise ValueError for a metric that the run has not, or that has no direction."""
+        if self.metric not in run.names:
+            raise ValueError(
+                f"EarlyStopping watches {self.metric!r}, which is not among the metrics; "
+                f"{suggestion(self.metric, run.names)}; a train.Evaluate that adds it comes before "
+                "EarlyStopping in hooks="
+            )
+        self._maximize(run.directions)
+
+    def begin(self, state: Any) -> dict[str, Any]:
+        """The best score, smaller for better, and for how many records there was no better one."""
+        return {"best": math.inf, "waited": 0}
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, Stop | None]:
+        """Compare the metric with the best one, and stop after `patience` records."""
+        maximize = self._maximize(event.directions)
+        score = badness(event.metrics[self.metric], maximize)
+        if score < memory["best"] - self.margin:
+            return {"best": score, "waited": 0}, None
+        waited = memory["waited"] + 1
+        action = None
+        if waited >= self.patience:
+            action = Stop(self._reason(memory["best"], maximize, waited))
+        return memory | {"waited": waited}, action
+
+    def _maximize(self, directions: Mapping[str, bool]) -> bool:
+        found = directions.get(self.metric) if self.maximize is None else self.maximize
+        if found is None:
+            raise ValueError(
+                f"the direction of {self.metric!r} is unknown: write "
+                f"EarlyStopping({self.metric!r}, maximize=True) or maximize=False, or return "
+                f"train.Mean(value, maximize=True) from the program; known are "
+                f"{', '.join(sorted(directions)) or 'none'}"
+            )
+        return found
+
+    def _reason(self, best: float, maximize: bool, waited: int) -> str:
+        if best == math.inf:
+            return f"{self.metric} has not been finite for {waited} records"
+        found = -best if maximize else best
+        return f"{self.metric} has not become better than {found:.4g} for {waited} records"
+
     def __call__(self, history: Sequence[Mapping[str, float]]) -> str | None:
         """The reason to stop, or None."""
         for record in history:
@@ -76,7 +121,4 @@ class EarlyStopping(Value):
                 waited += 1
         if waited < self.patience:
             return None
-        if best == math.inf:
-            return f"{self.metric} has not been finite for {waited} records"
-        found = -best if maximize else best
-        return f"{self.metric} has not become better than {found:.4g} for {waited} records"
+        return self._reason(best, maximize, waited)

@@ -1,0 +1,53 @@
+"""What a run has reached: an event, for hooks and for loops over `train.run`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .record import Record
+
+
+class Event:
+    """What a run has reached, for hooks and for a loop over `train.run`.
+
+    Attributes:
+        run: the `Run`: its program, key, total number of steps, and hooks.
+        state: the program's state. The next step takes its memory, so copy what you keep.
+        step: the number of steps that are done.
+        epoch: the number of the epoch of the last step, from 1; None without epochs.
+        is_record: whether `metrics` are a record of the run, and not those of a part of one.
+        metrics: the numbers since the last record by name, a read-only dict that fetches them from
+            the device when one is read. Hooks that come first add theirs.
+        directions: whether a metric is maximized, by name, as the program declares it.
+        history: the records so far, with this one.
+        stop: why the run ends here, None if it continues.
+    """
+
+    def __init__(self, run: Any, metrics: Record, is_record: bool) -> None:
+        self.run, self.metrics, self.is_record = run, metrics, is_record
+        self.state, self.step, self.epoch = run.state, run.step, run.epoch
+        self.moment = run.moment()
+
+    @property
+    def directions(self) -> dict[str, bool]:
+        """Whether a metric is maximized, by name."""
+        return self.run.directions
+
+    @property
+    def history(self) -> list[Record]:
+        """The records so far."""
+        return self.run.history
+
+    @property
+    def stop(self) -> str | None:
+        """Why the run ends here."""
+        return self.run.stop
+
+    def add(self, metrics: Mapping[str, float], directions: Mapping[str, bool]) -> None:
+        """Add numbers to the record, such as those of a validation.
+
+        Args:
+            metrics: floats by name.
+            directions: whether a metric is maximized, for those with a direction.
+        """
+        self.metrics.add(metrics)
+        self.run.directions |= directions

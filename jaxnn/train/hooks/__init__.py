@@ -1,0 +1,1 @@
+"""Hooks: everything that a run does besides its steps, each as a value."""

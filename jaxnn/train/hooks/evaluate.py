@@ -1,0 +1,69 @@
+"""Evaluate: metrics of the state on held-out data, added to each record."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+from ..assessment import SIZE, check_names, evaluated, evaluation_spec
+from ..event import Event
+from ..identity import data_identity
+from ..metrics import directions
+from ..record import prefixed
+from .hook import Hook
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluate(Hook):
+    """Evaluate the program's state at each record, and add the metrics to it.
+
+    The metrics are those of `program.evaluate`, combined over all rows, with the same key at every
+    record. Hooks that read them, such as `EarlyStopping`, come after it.
+
+    Args:
+        data: a pytree of arrays of rows, as for `train.evaluate`; None for a program without data.
+        name: the prefix of the metrics: "validation" (the default) gives `validation_loss`.
+        batch_size: the largest number of rows that are evaluated at once, 1,024 by default.
+        program: the program that evaluates the state; the run's own by default.
+
+    >>> import numpy as np
+    >>> Evaluate((np.ones((3, 2)), np.zeros(3)), name="test").name
+    'test'
+    """
+
+    data: Any = None
+    name: str = "validation"
+    batch_size: int = SIZE
+    program: Any = None
+
+    @contextmanager
+    def open(self, run: Any) -> Iterator[Self]:
+        """Put the data on the device once."""
+        data = self.data if self.data is None else run.placement.put(self.data)
+        yield dataclasses.replace(self, data=data)
+
+    def check(self, run: Any) -> None:
+        """Add the names and directions of the metrics, by abstract evaluation."""
+        program = run.program if self.program is None else self.program
+        metrics = evaluation_spec(program, run.state, self.data, self.batch_size, run.placement)
+        check_names(metrics, type(program).__name__)
+        run.names |= prefixed(self.name, metrics).keys()
+        run.directions |= prefixed(self.name, directions(metrics))
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
+        """Add the metrics to the record."""
+        program = event.run.program if self.program is None else self.program
+        metrics, maximized = evaluated(
+            program,
+            event.state,
+            self.data,
+            batch_size=self.batch_size,
+            placement=event.run.placement,
+        )
+        check_names(metrics, type(program).__name__)
+        event.add(prefixed(self.name, metrics), prefixed(self.name, maximized))
+        return memory, None
+
+    def identity(self) -> Mapping[str, Any]:
+        """The checksums of the data."""
+        return {} if self.data is None else {self.name: data_identity(self.data)}

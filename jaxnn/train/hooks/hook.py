@@ -1,0 +1,154 @@
+"""What a hook is: a value that watches a run and may stop it or roll it back.
+
+    with hook.open(run) as hook:                     # its files, threads, and displays
+        memory = hook.begin(state)                   # what it remembers: checkpoints save it
+        memory, action = hook.see(memory, event)     # None, Stop(reason), or RollBack(state)
+
+A plain function of an event is a hook, too.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Self
+
+from ..event import Event
+from ..every import Every, Moment
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """The action of a hook that ends the run.
+
+    Args:
+        reason: why, as a sentence; `event.stop` and the history of checkpoints keep it.
+
+    >>> Stop("the loss is below 0.1").reason
+    'the loss is below 0.1'
+    """
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RollBack:
+    """The action of a hook that continues the run from another state.
+
+    The steps that led away from it count toward the length of the run, and the batches that follow
+    are those after them.
+
+    Args:
+        state: the state to continue from. The run copies it.
+    """
+
+    state: Any
+
+
+class Hook:
+    """Base of all hooks. A subclass is a frozen value and overrides what it needs.
+
+    `every` is when `see` is called besides at each record of the run, and `ends` are steps after
+    which a dispatch ends, so that the hook can act between two steps.
+
+    >>> class Below(Hook):
+    ...     def see(self, memory, event):
+    ...         low = event.metrics["loss"] < 0.1
+    ...         return memory, Stop("the loss is below 0.1") if low else None
+    """
+
+    every: Every | None = None
+    last: ClassVar[bool] = False
+    """Whether the hook has to come after all others."""
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Steps after which a dispatch ends."""
+        return ()
+
+    def open(self, run: Any) -> AbstractContextManager[Self]:
+        """A context manager around the run, whose value is the hook to call.
+
+        Hooks are opened from the last to the first, so that `Checkpoints`, which comes last, has
+        restored the run before the others see it.
+
+        Args:
+            run: the run, with `program`, `key`, `step`, `history`, and `total`.
+        """
+        return contextlib.nullcontext(self)
+
+    def check(self, run: Any) -> None:
+        """Raise before the first step if the hook cannot work.
+
+        Args:
+            run: the run, whose `names` and `directions` are those of its metrics. A hook that adds
+                metrics adds theirs here.
+        """
+
+    def begin(self, state: Any) -> Any:
+        """The memory before the first step: a pytree of numbers and arrays, None if none is kept.
+
+        Args:
+            state: the state that the run begins with.
+        """
+        return None
+
+    def is_due(self, now: Moment, since: Moment) -> bool:
+        """Whether `see` is called although there is no record.
+
+        Args:
+            now: the end of a dispatch.
+            since: when `see` was called last.
+        """
+        return self.every is not None and self.every.due(now, since)
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, Stop | RollBack | None]:
+        """The new memory, and what the run shall do: None to continue.
+
+        Args:
+            memory: as `begin` or the last `see` returned it.
+            event: where the run is. Metrics are fetched from the device when they are read.
+        """
+        return memory, None
+
+    def identity(self) -> Mapping[str, Any]:
+        """What determines the numbers that the hook adds, as nested dicts of text."""
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Callback(Hook):
+    """The hook of a plain function of an event.
+
+    Args:
+        function: called with each record's event. It may return a `Stop` or a `RollBack`.
+    """
+
+    function: Callable[[Event], Any]
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, Stop | RollBack | None]:
+        """Call the function."""
+        action = self.function(event)
+        return memory, action if isinstance(action, Stop | RollBack) else None
+
+
+def as_hook(hook: Any) -> Hook:
+    """The hook, or that of a plain function; TypeError for anything else."""
+    if isinstance(hook, Hook):
+        return hook
+    if isinstance(hook, type) or not callable(hook):
+        raise TypeError(
+            f"a hook is a train.Hook or a function of an event, got {hook!r}; write "
+            "hooks=[train.EarlyStopping('validation_loss'), lambda event: print(event.metrics)]"
+        )
+    return Callback(hook)
+
+
+@contextlib.contextmanager
+def named(hook: Hook, call: str) -> Iterator[None]:
+    """Add to an error which hook raised it, and when."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"raised by the hook {hook!r} in {call}")
+        raise

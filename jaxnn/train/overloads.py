@@ -1,0 +1,31 @@
+"""`fit`, `evaluate`, and `predict` of a program, or of a network, a task, and an optimizer."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from . import assessment, evaluation, loop
+from .program import Program
+from .run import fit as fit_program
+
+
+def _either(of_program: Callable[..., Any], of_network: Callable[..., Any]) -> Any:
+    """`of_program` if the first argument is a program, else `of_network`, whose text it shows."""
+
+    @functools.wraps(of_network)
+    def function(*args: Any, **named: Any) -> Any:
+        first = args[0] if args else named.get("program")
+        if isinstance(first, Program) or "program" in named:
+            return of_program(*args, **named)
+        return of_network(*args, **named)
+
+    return function
+
+
+def _evaluate(program: Program, state: Any, data: Any = None, **options: Any) -> dict[str, float]:
+    return assessment.evaluated(program, state, data, **options)[0]
+
+
+fit: Callable[..., Any] = _either(fit_program, loop.fit)
+evaluate: Callable[..., Any] = _either(_evaluate, evaluation.evaluate)
+predict: Callable[..., Any] = _either(assessment.predicted, evaluation.predict)

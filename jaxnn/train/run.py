@@ -1,0 +1,487 @@
+"""A run: a program stepped over data, with hooks that see what it reaches.
+
+    for event in train.run(program, data, key=key, epochs=10, hooks=[train.Log("metrics.jsonl")]):
+        print(event.step, event.metrics["loss"])
+
+The loop knows a program's step and the order of the batches, and no hook by its name. Everything
+that decides how it continues is in `Run.progress()`, so a run that is resumed from it has the
+numbers of one that was never interrupted.
+"""
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..core import paths
+from ..core.declarations import brief
+from .agreement import Agreed, watching_peers
+from .evaluation import check_count
+from .event import Event
+from .every import Every, Moment, ends_of
+from .hooks.divergence import Divergence
+from .hooks.evaluate import Evaluate
+from .hooks.hook import Hook, RollBack, Stop, as_hook, named
+from .loading import Steps, loader_of
+from .metrics import directions
+from .placement import SINGLE_DEVICE
+from .program import Program
+from .record import Record, Tally
+from .signals import Asked
+from .state import is_key
+
+
+class Run:
+    """A run of a program: what `train.run` steps, and what its hooks see.
+
+    Attributes:
+        program, key, batch_size, placement: as given.
+        state: the state after `step` steps.
+        step: the number of steps that are done.
+        total: the number of steps of the whole run.
+        steps_per_epoch: None without epochs.
+        history: the records so far.
+        names: the names of its metrics.
+        directions: whether a metric is maximized, by name.
+        stop: why the run ended early, None if it did not.
+        asked: the number of the signal that asks the run to stop, if one came.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        data: Any,
+        key: jax.Array,
+        *,
+        epochs: int | None,
+        steps: int | None,
+        batch_size: int,
+        hooks: Sequence[Any],
+        every: Every | int | None,
+        state: Any,
+        placement: Any,
+    ) -> None:
+        self.program, self.data, self.key = program, data, paths.as_key(key)
+        self.batch_size = check_count(batch_size, "batch_size")
+        self.placement, self.given = placement, state
+        self.hooks = _checked_hooks(hooks)
+        words = np.asarray(paths.kept_words(self.key))
+        self.loader = loader_of(data, batch_size, words, placement)
+        self.steps_per_epoch = self.loader.steps_per_epoch
+        self.total = _length(epochs, steps, self.steps_per_epoch)
+        self.every = _every(every, self.steps_per_epoch, self.total)
+        self.state: Any = None
+        self.step, self.history = 0, []
+        self.names: set[str] = set()
+        self.directions: dict[str, bool] = {}
+        self.stop: str | None = None
+        self.asked = Asked()
+        self._stopped = ""
+        self.tally = Tally()
+        self.memories: list[Any] = [None] * len(self.hooks)
+        self._restored: dict[str, Any] = {}
+        self.checkpoint: Callable[[], Any] = lambda: None
+        self._clock = 0.0
+        self._before, self._began, self._position = 0.0, time.perf_counter(), None
+        self._words, self._first = words, None
+
+    @property
+    def epoch(self) -> int | None:
+        """The number of the epoch of the last step, from 1."""
+        return None if self.steps_per_epoch is None else -(-self.step // self.steps_per_epoch)
+
+    def seconds(self) -> float:
+        """The time that the run has taken, also before it was resumed."""
+        return self._before + time.perf_counter() - self._began
+
+    def moment(self) -> Moment:
+        """The end of the last dispatch, in steps and in time."""
+        return Moment(self.step, self.steps_per_epoch or self.total, self._clock)
+
+    def progress(self, event: Event) -> tuple[Any, dict[str, Any]]:
+        """All that decides how the run continues after an event: arrays, and numbers as JSON."""
+        memories = dict(zip(self.labels(), self.memories, strict=True))
+        arrays, numbers = _split(memories)
+        tally = Tally() if event.is_record else self.tally
+        progress = {
+            "step": self.step,
+            "history": [dict(record) for record in self.history],
+            "sums": tally.plain(),
+            "position": self.loader.position(),
+            "seconds": self.seconds(),
+            "stop": self.stop and {"hook": self._stopped, "reason": self.stop},
+            "memories": numbers,
+        }
+        return {"state": self.state, "memories": arrays}, progress
+
+    def like(self, progress: Mapping[str, Any]) -> Any:
+        """The arrays of `progress()` as shapes and types, where they are to lie.
+
+        Args:
+            progress: the numbers that `progress()` returned.
+        """
+        state = self.given
+        if state is None:
+            state = jax.eval_shape(
+                lambda key, first: jax.tree.map(_strong, self.program.init(key, first)),
+                self.key,
+                self._first,
+            )
+        memories = {
+            label: jax.eval_shape(hook.begin, state)
+            for label, hook in zip(self.labels(), self.hooks, strict=True)
+        }
+        arrays, _ = _split(memories, progress["memories"])
+        return self.placement.like({"state": state, "memories": arrays})
+
+    def resume(self, arrays: Any, progress: Mapping[str, Any], source: str) -> None:
+        """Continue from what `progress()` returned.
+
+        Args:
+            arrays, progress: as `progress()` returned them.
+            source: the checkpoint that holds them, for errors.
+        """
+        self.state, self.step = arrays["state"], progress["step"]
+        if self.step > self.total:
+            unit, length = "steps", self.step
+            if self.steps_per_epoch is not None:
+                unit, length = "epochs", -(-self.step // self.steps_per_epoch)
+            raise ValueError(
+                f"the run in {source} has done {self.step:,} steps, and this one is {self.total:,} "
+                f"steps long; write {unit}={length} or more, or name another folder"
+            )
+        self.history = [Record(record) for record in progress["history"]]
+        self.tally = Tally(progress["sums"], source)
+        self._position, self._before = progress["position"], progress["seconds"]
+        self._clock = self._before
+        self._restored = {"arrays": arrays["memories"], "numbers": progress["memories"]}
+        stop = progress["stop"]
+        if stop is not None and stop["hook"] in map(repr, self.hooks):
+            self.stop = stop["reason"]
+
+    def labels(self) -> list[str]:
+        """A name for each hook, by which its memory is kept: EarlyStopping/0."""
+        kinds = [type(hook).__name__ for hook in self.hooks]
+        return [f"{kind}/{kinds[:i].count(kind)}" for i, kind in enumerate(kinds)]
+
+    def events(self) -> Iterator[Event]:
+        """The records of the run, each after its hooks have seen it."""
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(watching_peers(self._where))
+            opened.callback(self.loader.close)
+            self._first = first = self.loader.first()
+            hooks = self._open(opened)
+            steps = Steps(self.program, self.loader, self._words, self.placement)
+            everys = [self.every, *(hook.every for hook in hooks if hook.every is not None)]
+            further = tuple(end for hook in hooks for end in hook.ends)
+            if self.step < self.total:
+                count = self._ahead(everys, further)(self.step) - self.step
+                metrics = steps.check(self.state, first, count)
+                self.names |= metrics.keys()
+                self.directions |= directions(metrics)
+                for hook in hooks:
+                    with named(hook, "check"):
+                        hook.check(self)
+            ahead = self._ahead(everys, further)
+            self.loader.begin(self.step, self._position, ahead)
+            agreed = Agreed(self.seconds, self.asked)
+            recorded = self.moment()
+            seen = [recorded] * len(hooks)
+            while self.step < self.total and self.stop is None:
+                end = ahead(self.step)
+                self.state, metrics = steps(self.state, self.step, end - self.step)
+                self.tally.add(metrics, self.loader.rows)
+                self.step = end
+                self._clock = agreed.seconds()
+                self.asked.number = agreed.signal()
+                now = self.moment()
+                is_record = end == self.total or self.every.due(now, recorded)
+                due = [
+                    is_record or hook.is_due(now, since)
+                    for hook, since in zip(hooks, seen, strict=True)
+                ]
+                if not any(due) and not is_record:
+                    continue
+                event = self._event(is_record)
+                for i in (i for i, is_due in enumerate(due) if is_due):
+                    self._see(hooks, i, event)
+                    seen[i] = now
+                if is_record:
+                    recorded, self.tally = now, Tally()
+                    yield event
+
+    def _open(self, opened: contextlib.ExitStack) -> list[Hook]:
+        """The opened hooks, and the memory of each."""
+        hooks: list[Hook] = []
+        for hook in reversed(self.hooks):
+            with named(hook, "open"):
+                hooks.insert(0, opened.enter_context(hook.open(self)))
+        if self.state is None:
+            self.state = _owned(self._initial())
+        for i, (hook, label) in enumerate(zip(hooks, self.labels(), strict=True)):
+            with named(hook, "begin"):
+                self.memories[i] = _restored(label, hook.begin(self.state), self._restored)
+        return hooks
+
+    def _see(self, hooks: list[Hook], i: int, event: Event) -> None:
+        with named(hooks[i], f"see, after step {event.step:,}"):
+            self.memories[i], action = hooks[i].see(self.memories[i], event)
+        if isinstance(action, Stop) and self.stop is None:
+            self.stop, self._stopped = action.reason, repr(self.hooks[i])
+        elif isinstance(action, RollBack):
+            self.state = event.state = _owned(action.state)
+
+    def _event(self, is_record: bool) -> Event:
+        where = {} if self.epoch is None else {"epoch": self.epoch}
+        record = Record({**where, "step": self.step}, self.tally)
+        if is_record:
+            if self.history:
+                self.history[-1].plain()  # the device has it by now
+            self.history.append(record)
+        return Event(self, record, is_record)
+
+    def _initial(self) -> Any:
+        if self.given is not None:
+            return self.given
+        state = self.placement.init(self.program, self.key, self._first)
+        return jax.tree.map(_strong, state)
+
+    def _ahead(self, everys: list[Every], further: tuple[int, ...]) -> Any:
+        epoch = self.steps_per_epoch or self.total
+        return ends_of(epoch, self.loader.at_once, self.total, everys, further)
+
+    def _where(self) -> str:
+        newest = self.checkpoint()
+        return f"; they resume from the checkpoint {newest}" if newest else ""
+
+
+def run(
+    program: Program,
+    data: Any = None,
+    *,
+    key: jax.Array,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 128,
+    hooks: Sequence[Any] = (),
+    every: Every | int | None = None,
+    state: Any = None,
+    placement: Any = SINGLE_DEVICE,
+) -> Iterator[Event]:
+    """Step a program over data, and yield an event at each record.
+
+    Each epoch visits the rows in a new random order, in batches of `batch_size`; rows that do not
+    fill a last batch wait for another epoch. The order follows from the key and the epoch alone.
+
+    Args:
+        program: the `train.Program`.
+        data: any pytree of arrays of rows, which then lie on the device; a `data.Source`; or None
+            for a program that makes its own data.
+        key: a JAX key, the root of all random numbers.
+        epochs: the number of epochs of the whole run. Write either `epochs` or `steps`.
+        steps: the number of steps of the whole run.
+        batch_size: the rows of a step, 128 by default.
+        hooks: `train.Hook` values and functions of an event, called in this order at each record.
+            `train.Evaluate` comes first and `train.Checkpoints` last.
+        every: how often there is a record, a `train.Every` or a number of steps: by default each
+            epoch, or once at the end if there are no epochs. There is one at the end, too.
+        state: a state to begin with, in place of `program.init(key, batch)`.
+        placement: where the arrays lie: one device by default, or a `parallel.Placement`.
+
+    Yields:
+        An `Event`, after the hooks have seen it.
+
+    Raises:
+        TypeError, ValueError: parts that do not fit together, when `run` is called or before the
+            first step.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import train
+    >>> class Halve(train.Program):
+    ...     def init(self, key, batch):
+    ...         return jnp.float32(1)
+    ...     def step(self, state, batch):
+    ...         return state / 2, {"loss": state}
+    >>> for event in train.run(Halve(), key=jax.random.key(0), steps=4, every=2):
+    ...     print(event.step, event.state, event.metrics["loss"])
+    2 0.25 0.75
+    4 0.0625 0.1875
+    """
+    return Run(
+        _program(program),
+        data,
+        key,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        hooks=hooks,
+        every=every,
+        state=state,
+        placement=placement,
+    ).events()
+
+
+def fit(
+    program: Program,
+    data: Any = None,
+    *,
+    key: jax.Array,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 128,
+    validation: Any = None,
+    hooks: Sequence[Any] = (),
+    every: Every | int | None = None,
+    state: Any = None,
+    placement: Any = SINGLE_DEVICE,
+    progress: bool = True,
+) -> tuple[Any, list[dict[str, float]]]:
+    """Train a program, and return its state and its history.
+
+    It drains `train.run`, whose arguments these are, with three hooks by default: `Evaluate` of the
+    validation data, `Divergence()` if the program has a loss, and a progress display.
+
+    Args:
+        program, data, key, epochs, steps, batch_size, every, state, placement: as for `train.run`.
+        validation: data to evaluate at each record, as `validation_loss` and so on; None by
+            default. Further sets are hooks: `train.Evaluate(data, name="other")`.
+        hooks: further `train.Hook` values and functions of an event.
+        progress: whether the records are displayed: on a terminal, in a notebook, or as lines.
+
+    Returns:
+        The final state, and a dict for each record.
+
+    Raises:
+        TypeError, ValueError: as `train.run`.
+        Diverged: the loss is not finite at a record.
+        Interrupted: a signal asked a run with `train.Checkpoints` to stop.
+
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import jaxnn as nn
+    >>> from jaxnn import train
+    >>> x = jnp.linspace(-1, 1, 64)[:, None]
+    >>> program = train.Supervised(nn.Dense(1), train.Regression(), optax.adam(0.1))
+    >>> state, history = train.fit(program, (x, 3 * x[:, 0]), key=jax.random.key(0), epochs=50,
+    ...                            batch_size=16, progress=False)
+    >>> history[-1]["loss"] < 1e-3
+    True
+    """
+    hooks = _default_hooks(validation, hooks, progress)
+    run_ = Run(
+        _program(program),
+        data,
+        key,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        hooks=hooks,
+        every=every,
+        state=state,
+        placement=placement,
+    )
+    for _ in run_.events():
+        pass
+    return run_.state, [dict(record) for record in run_.history]
+
+
+def _default_hooks(validation: Any, hooks: Any, progress: bool) -> list[Any]:
+    """The hooks of `fit`: its own, before those that are given."""
+    given = _checked_hooks(hooks)
+    first: list[Any] = [] if validation is None else [Evaluate(validation)]
+    if not any(isinstance(hook, Divergence) for hook in given):
+        first.append(Divergence(metric=None))
+    return [*first, *given]
+
+
+def _program(program: Any) -> Program:
+    if not isinstance(program, Program):
+        raise TypeError(
+            f"a run is that of a train.Program, got {brief(program)}; write "
+            "train.Supervised(net, task, optimizer), or train.Minimize(objective, optimizer)"
+        )
+    return program
+
+
+def _checked_hooks(hooks: Any) -> list[Hook]:
+    if isinstance(hooks, Hook) or not isinstance(hooks, Sequence):
+        raise TypeError(f"hooks are a list, got {brief(hooks)}; write hooks=[hook]")
+    found = [as_hook(hook) for hook in hooks]
+    for hook, after in itertools.pairwise(found):
+        if hook.last:
+            raise ValueError(
+                f"{type(hook).__name__} has to be the last hook, since it saves what the others "
+                f"remember, but {after!r} comes after it; write hooks=[..., {hook!r}]"
+            )
+    return found
+
+
+def _length(epochs: Any, steps: Any, steps_per_epoch: int | None) -> int:
+    if (epochs is None) == (steps is None):
+        given = "neither" if epochs is None else "both"
+        raise ValueError(
+            f"the length of a run is epochs= or steps=, got {given}; write epochs=10 or steps=1000"
+        )
+    if steps is not None:
+        return check_count(steps, "steps", least=0)
+    if steps_per_epoch is None:
+        raise ValueError("there are no epochs without data of known length; write steps=1000")
+    return check_count(epochs, "epochs", least=0) * steps_per_epoch
+
+
+def _every(every: Any, steps_per_epoch: int | None, total: int) -> Every:
+    if isinstance(every, Every):
+        if every.epochs is not None and steps_per_epoch is None:
+            raise ValueError(
+                f"there are no epochs without data, got every={every!r}; write every=100"
+            )
+        return every
+    if every is None:
+        return Every(epochs=1) if steps_per_epoch else Every(steps=max(total, 1))
+    return Every(steps=every)
+
+
+def _strong(leaf: Any) -> Any:
+    """The leaf as an array that is not weakly typed, as a step would return it."""
+    return (
+        leaf
+        if hasattr(leaf, "dtype") and is_key(leaf)
+        else jnp.asarray(leaf, jnp.result_type(leaf))
+    )
+
+
+def _split(
+    memories: Mapping[str, Any], numbers: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The leaves of the hooks' memories by path, as (arrays, numbers).
+
+    Args:
+        memories: by label, of arrays and Python numbers, or of shapes.
+        numbers: which paths are numbers, if the leaves are shapes.
+    """
+    flat = jax.tree_util.tree_flatten_with_path(memories)[0]
+    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+    if numbers is None:
+        numbers = {path: leaf for path, leaf in leaves.items() if isinstance(leaf, int | float)}
+    arrays = {path: leaf for path, leaf in leaves.items() if path not in numbers}
+    return arrays, {path: leaf for path, leaf in leaves.items() if path in numbers}
+
+
+def _restored(label: str, memory: Any, kept: Mapping[str, Any]) -> Any:
+    """The memory of a hook as a checkpoint kept it; as it begins if the checkpoint has none."""
+    flat, structure = jax.tree_util.tree_flatten_with_path({label: memory})
+    saved = {**kept.get("arrays", {}), **kept.get("numbers", {})}
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    if not all(name in saved for name in names):
+        return memory
+    leaves = [saved[name] for name in names]
+    return jax.tree.unflatten(structure, leaves)[label]
+
+
+def _owned(tree: Any) -> Any:
+    """Copies, since steps take the memory of their state."""
+    return jax.tree.map(jnp.copy, tree)

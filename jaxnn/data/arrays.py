@@ -99,13 +99,9 @@ def _columns(frame: Any, where: str) -> dict[str, np.ndarray]:
 
 
 def _column(series: Any, where: str, what: str) -> np.ndarray:
-    nulls = getattr(series, "null_count", 0) if hasattr(type(series), "null_count") else 0
-    missing = nulls() if callable(nulls) else nulls
     array = np.asarray(series)
     kind = array.dtype.kind
-    if kind == "O" and not missing:
-        # NaN and NaT differ from themselves; comparing a missing value of pandas gives one.
-        missing = sum(item is None or _is_missing(item) for item in array.flat)
+    missing = _missing(series, array)
     if missing:
         raise ValueError(
             f"{where}: {missing} of {len(array)} values are missing; expected a number in each "
@@ -128,7 +124,13 @@ def _column(series: Any, where: str, what: str) -> np.ndarray:
     )
 
 
-def _is_missing(item: Any) -> bool:
-    if isinstance(item, float):
-        return item != item
-    return type(item).__name__ in ("NAType", "NaTType")
+def _missing(series: Any, array: np.ndarray) -> int:
+    """The number of missing values, which an array of numbers would show as NaN."""
+    kind = type(series)
+    if hasattr(kind, "null_count"):  # a method of polars, a property of pyarrow
+        return series.null_count() if callable(series.null_count) else series.null_count
+    # In pandas NaN is a number if the column has a type of NumPy, otherwise a missing value.
+    of_numpy = isinstance(getattr(series, "dtype", None), np.dtype) and series.dtype.kind in "biufc"
+    if hasattr(kind, "isna") and not of_numpy:
+        return int(np.sum(np.asarray(series.isna())))
+    return sum(item is None for item in array.flat) if array.dtype.kind == "O" else 0

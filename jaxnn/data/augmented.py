@@ -7,11 +7,14 @@ from typing import Any
 
 import jax
 
+from jaxnn.core.declarations import describe
+from jaxnn.core.values import code
+
 # What the second parameter of a function of the inputs alone is called.
 INPUTS = ("x", "images")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Augmented:
     """Data, and a function that changes each training batch: a value for `data=`.
 
@@ -57,6 +60,10 @@ class Augmented:
                 "program can be found by it: write a function, or functools.partial(function, "
                 "pixels=2) of numbers and text"
             ) from None
+
+    def __repr__(self) -> str:
+        """The source, of arrays their shapes and types, and the function."""
+        return f"Augmented({describe(self.source)}, {code(self.function)})"
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:

@@ -19,7 +19,6 @@ batches of a run. `order` is that of an epoch, in which `gathered` reads rows by
 reads ahead of the training.
 """
 
-from jaxnn.data.accept import ArrayTree as ArrayTree
 from jaxnn.data.accept import as_source as as_source
 from jaxnn.data.accept import check_resumable as check_resumable
 from jaxnn.data.accept import fingerprint_of as fingerprint_of

@@ -1,7 +1,7 @@
 """What a run accepts as data, brought to one of two forms: a pytree of rows, or a source."""
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,11 +18,8 @@ from jaxnn.data.source import Source
 from jaxnn.data.stream import Stream
 from jaxnn.data.text import Text
 
-ArrayTree: TypeAlias = Any
-"""A pytree of NumPy or JAX arrays with the same number of rows."""
 
-
-def as_source(data: Any, name: str = "training data") -> ArrayTree | Source | Augmented | None:
+def as_source(data: Any, name: str = "training data") -> Any:
     """Any data that a user passes as a pytree of rows, or as a `Source` of batches.
 
     ============================================  ==================================================
@@ -70,7 +67,7 @@ def as_source(data: Any, name: str = "training data") -> ArrayTree | Source | Au
     return tree
 
 
-def pieces(data: Any, batch_size: int) -> Iterator[ArrayTree]:
+def pieces(data: Any, batch_size: int) -> Iterator[Any]:
     """All rows once, in order, `batch_size` at a time: what an evaluation runs over.
 
     The last batch of arrays holds the rows that are left. A source has its method `once`, or

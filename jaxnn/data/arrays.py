@@ -53,6 +53,11 @@ def _joined(name: str, path: Any) -> str:
 
 
 def _leaf(leaf: Any, where: str) -> Any:
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(
+            f"{where} is a masked array, whose mask would be lost: write a.filled(0), and pass "
+            "~np.ma.getmaskarray(a) as a further leaf"
+        )
     if isinstance(leaf, np.ndarray | jax.Array | np.generic):
         return leaf
     if hasattr(type(leaf), "collect_schema") and hasattr(type(leaf), "collect"):
@@ -128,7 +133,8 @@ def _missing(series: Any, array: np.ndarray) -> int:
     """The number of missing values, which an array of numbers would show as NaN."""
     kind = type(series)
     if hasattr(kind, "null_count"):  # a method of polars, a property of pyarrow
-        return series.null_count() if callable(series.null_count) else series.null_count
+        count = series.null_count
+        return int(count() if callable(count) else count)  # type: ignore[call-overload]
     # In pandas NaN is a number if the column has a type of NumPy, otherwise a missing value.
     of_numpy = isinstance(getattr(series, "dtype", None), np.dtype) and series.dtype.kind in "biufc"
     if hasattr(kind, "isna") and not of_numpy:

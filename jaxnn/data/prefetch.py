@@ -103,8 +103,11 @@ class Prefetched:
         self._peeked = item
         return item
 
-    def position(self) -> Position | None:
-        """Where who takes them is: what waits in the thread counts as not read."""
+    def position(self) -> Any:
+        """The `Position` of the last batch given out: what waits in the thread counts as not read.
+
+        None if the source cannot return to a position.
+        """
         return self._position
 
     def __enter__(self) -> "Prefetched":

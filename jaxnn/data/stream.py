@@ -22,8 +22,9 @@ class Stream:
     rows, and the last one of an epoch may be smaller. Leaves become NumPy arrays, copied, so that
     the iterable may use its arrays again; a list at the top of a batch becomes a tuple.
 
-    A stream cannot return to a position, so its runs cannot be resumed. Each of several processes
-    reads its share of a batch from its iterable.
+    Worker processes of a DataLoader should be spawned, `multiprocessing_context="spawn"`: JAX has
+    threads, which a fork does not copy. Each of several processes of a run reads its share of a
+    batch from its iterable. A stream cannot return to a position, so its runs cannot be resumed.
 
     Args:
         batches: a DataLoader of torch, a list of batches, an iterator, or a function without
@@ -53,7 +54,7 @@ class Stream:
                 "Stream takes an iterable of batches, an iterator, or a function that returns one, "
                 f"got {batches!r:.60}: write data.Stream(loader), or data.Stream(lambda: batches)"
             )
-        self.batches = batches
+        self.batches: Any = batches
         self._is_iterator = hasattr(kind, "__next__")
         self._is_function = not self._is_iterator and not hasattr(kind, "__iter__")
         self._structure: Any = None  # of the first batch
@@ -74,7 +75,7 @@ class Stream:
         return 1 if self._is_iterator else None
 
     def steps_per_epoch(self, batch_size: int | None = None) -> int | None:
-        """`len(batches)` if there is such a number, otherwise None: it is known at the end.
+        """`len(batches)` if an iterable has such a number; otherwise None: it is known at the end.
 
         Raises ValueError if `batch_size` is given and differs from that of the first batch.
         """
@@ -82,7 +83,9 @@ class Stream:
         return self.length()
 
     def length(self) -> int | None:
-        """The number of batches of an epoch, None if it is unknown."""
+        """The number of batches of an epoch, None if it is unknown, and for an iterator."""
+        if self._is_iterator:  # its length may count what was read already
+            return None
         try:
             return len(self.batches)
         except TypeError:  # no __len__, or the loader of a torch IterableDataset

@@ -125,13 +125,13 @@ class Streamed:
 
     def __init__(self, steps: "Steps", source: Source, task: Loss, size: int) -> None:
         self._steps, self._source, self._task, self._size = steps, source, task, size
-        steps, self.at_once = source.steps_per_epoch(size), 1
-        if steps is None:
+        per_epoch, self.at_once = source.steps_per_epoch(size), 1
+        if per_epoch is None:
             raise ValueError(
                 f"{source!r} does not say how many batches an epoch has: write data.HostArrays(x, "
                 "y), or data.Grain(pipeline, steps=1000)"
             )
-        self.steps_per_epoch = steps
+        self.steps_per_epoch: int = per_epoch
         self.batch = _pair_of_batches(source, size)
         self._process = jax.process_index(), jax.process_count()
         self._batches: Any = None

@@ -108,8 +108,10 @@ def test_batches_are_copied_from_arrays_that_are_used_again():
             buffer[...] = i
             yield buffer
 
-    with data.prefetched(data.as_source(batches).open(KEY)) as found:
-        assert [float(batch[0, 0]) for batch in found] == [0, 1, 2, 3]
+    found = list(data.as_source(batches).open(KEY))
+    assert [float(batch[0, 0]) for batch in found] == [0, 1, 2, 3]
+    with data.prefetched(data.as_source(batches).open(KEY), counts=[4]) as found:
+        assert next(found)[:, 0, 0].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

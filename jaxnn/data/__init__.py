@@ -8,19 +8,28 @@
     x, y = cancer.train
 
 Data that do not fit on the device are a `source` of batches: `HostArrays`, or a `Grain` pipeline.
+Batches and data may be any pytree of `rows`, frames, DataLoaders, and generators; `accept` brings
+what a run is given to one form, with the help of `arrays` and `stream`.
 
 `packaged` names the data sets, `carrier` reads and verifies their files, `hold_out` splits rows,
 `dataset` holds the result, `text` that of a text. `standardise`, `check` and `batches` work on any
-arrays; so do `augment` and `mixing`, which `augmentation` joins. `order` is that of an epoch;
+arrays; so do `augment` and `mixing`, which `augmentation` joins, and `augmented` applies to the
+batches of a run. `order` is that of an epoch, in which `gathered` reads rows by number;
 `host_arrays`, `grain_pipeline` and `records` read what is larger than the device, and `prefetch`
 reads ahead of the training.
 """
 
+from jaxnn.data.accept import as_source as as_source
+from jaxnn.data.accept import check_resumable as check_resumable
+from jaxnn.data.accept import fingerprint_of as fingerprint_of
+from jaxnn.data.accept import is_resumable as is_resumable
+from jaxnn.data.accept import pieces as pieces
 from jaxnn.data.augment import cutout as cutout
 from jaxnn.data.augment import random_crop as random_crop
 from jaxnn.data.augment import random_flip as random_flip
 from jaxnn.data.augment import random_shift as random_shift
 from jaxnn.data.augmentation import Augmentation as Augmentation
+from jaxnn.data.augmented import Augmented as Augmented
 from jaxnn.data.batches import batches as batches
 from jaxnn.data.check import check as check
 from jaxnn.data.dataset import Dataset as Dataset
@@ -38,9 +47,16 @@ from jaxnn.data.packaged import mnist_5k as mnist_5k
 from jaxnn.data.packaged import python_reference as python_reference
 from jaxnn.data.prefetch import prefetched as prefetched
 from jaxnn.data.records import Records as Records
+from jaxnn.data.rows import check_finite as check_finite
+from jaxnn.data.rows import check_like as check_like
+from jaxnn.data.rows import check_rows as check_rows
+from jaxnn.data.rows import row_count as row_count
+from jaxnn.data.rows import row_spec as row_spec
 from jaxnn.data.source import Batches as Batches
+from jaxnn.data.source import NoEpochs as NoEpochs
 from jaxnn.data.source import Source as Source
 from jaxnn.data.standardise import Standardiser as Standardiser
+from jaxnn.data.stream import Stream as Stream
 from jaxnn.data.text import Text as Text
 from jaxnn.data.text import decode as decode
 from jaxnn.data.text import encode as encode

@@ -4,25 +4,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxnn.data.check import check
+from jaxnn.data.rows import check_rows, leaves_by_path, row_count
 
 
 class Examples(NamedTuple):
-    """Inputs and targets, row by row: unpacks as `x, y`, and is a pytree of two arrays.
+    """Inputs and targets, row by row: unpacks as `x, y`, and is a pytree.
 
     Args:
-        x: inputs, (rows, ...).
-        y: targets, (rows, ...): integers for classes, floats for regression.
+        x: inputs, (rows, ...); or any pytree of such arrays.
+        y: targets, (rows, ...): integers for classes, floats for regression; or a pytree.
 
     >>> x, y = Examples(np.zeros((4, 2), np.float32), np.arange(4))
     >>> x.shape, y.shape
     ((4, 2), (4,))
     """
 
-    x: np.ndarray
-    y: np.ndarray
+    x: Any
+    y: Any
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,7 +43,7 @@ class Dataset:
         licence: the terms of the package that carries it.
 
     Raises:
-        ValueError, TypeError: a part fails `check`.
+        ValueError, TypeError: a part fails `check`, or `check_rows` if x or y is not one array.
 
     >>> part = Examples(np.ones((4, 2), np.float32), np.array([0, 1, 1, 0]))
     >>> Dataset("toy", part, part, part, class_names=("no", "yes"))
@@ -62,17 +64,21 @@ class Dataset:
         """Refuse parts that cannot be trained on."""
         for part in ("train", "validation", "test"):
             x, y = getattr(self, part)
-            classes = len(self.class_names) or None
-            check(x, y, classes=classes, ignore=-100, name=f"{self.name}.{part}")
+            classes, name = len(self.class_names) or None, f"{self.name}.{part}"
+            if jax.tree_util.all_leaves([x, y]):
+                check(x, y, classes=classes, ignore=-100, name=name)
+            else:
+                check_rows(Examples(x, y), name)
 
     def __repr__(self) -> str:
         """Sizes and shapes on one line, no numbers."""
         sizes = ", ".join(
-            f"{part} {len(getattr(self, part).x)}" for part in ("train", "validation", "test")
+            f"{part} {row_count(getattr(self, part))}" for part in ("train", "validation", "test")
         )
-        x = self.train.x
+        leaves = leaves_by_path(self.train.x, "x").items()
+        inputs = ", ".join(f"{path} {leaf.shape[1:]} {leaf.dtype}" for path, leaf in leaves)
         kind = f"{len(self.class_names)} classes" if self.class_names else "regression"
-        return f"Dataset({self.name!r}: {sizes}; x {x.shape[1:]} {x.dtype}, {kind})"
+        return f"Dataset({self.name!r}: {sizes}; {inputs}, {kind})"
 
     @property
     def train_and_validation(self) -> Examples:
@@ -82,10 +88,7 @@ class Dataset:
         >>> Dataset("toy", part, part, part).train_and_validation.x.shape
         (8, 2)
         """
-        train, validation = self.train, self.validation
-        return Examples(
-            np.concatenate([train.x, validation.x]), np.concatenate([train.y, validation.y])
-        )
+        return jax.tree.map(lambda *parts: np.concatenate(parts), self.train, self.validation)
 
     def map(
         self,

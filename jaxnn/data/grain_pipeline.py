@@ -13,10 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxnn.core.declarations import abstract, is_array
 from jaxnn.core.fingerprint import fingerprint
 from jaxnn.data.check import check
 from jaxnn.data.records import Records
-from jaxnn.data.source import Position, share
+from jaxnn.data.rows import check_like, check_rows, leaves_by_path, row_count, row_spec
+from jaxnn.data.source import NoEpochs, Position, share
 from jaxnn.installation import missing
 
 THREADS, BUFFER = 8, 16  # of a MapDataset; an IterDataset has what it was made with
@@ -24,7 +26,7 @@ THREADS, BUFFER = 8, 16  # of a MapDataset; an IterDataset has what it was made 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grain:
-    """A Grain pipeline, taken as it is: its elements are batches, pairs (x, y) of numpy arrays.
+    """A Grain pipeline, taken as it is: its elements are batches, any pytrees of numpy arrays.
 
         pipeline = grain.MapDataset.source(records).seed(0).shuffle().map(decoded)
         source = data.Grain(pipeline.batch(128, drop_remainder=True))
@@ -78,7 +80,7 @@ class Grain:
             return self.steps
         length = len(self.dataset) if self._is_map() else sys.maxsize
         if length == sys.maxsize:
-            raise ValueError(
+            raise NoEpochs(
                 "this Grain pipeline does not say how many batches an epoch has: write "
                 "data.Grain(dataset, steps=1000), say"
             )
@@ -99,24 +101,19 @@ class Grain:
         The records themselves are known by their number alone. Another number of workers gives the
         batches in another order, and Grain cannot translate the position of one into the other.
         """
-        x, y = self._first
+        first = self._first
+        named = {"x": first[0], "y": first[1]} if _is_pair(first) else leaves_by_path(first)
         return {
             "kind": "MapDataset" if self._is_map() else "IterDataset",
             "steps": str(self.steps),
             "workers": str(_workers(self.dataset)),
             "pipeline": _pipeline(self.dataset),
-            "first batch": {name: fingerprint(part) for name, part in (("x", x), ("y", y))},
+            "first batch": {name: fingerprint(part) for name, part in named.items()},
         }
 
-    def spec(self, batch_size: int) -> tuple[Any, Any]:
+    def spec(self, batch_size: int) -> Any:
         """The shapes and types of a batch, from the pipeline's first."""
-
-        def like(leaf: Any) -> jax.ShapeDtypeStruct:
-            leaf = np.asarray(leaf)
-            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-            return jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), dtype)
-
-        return jax.tree.map(like, self._first)
+        return row_spec(self._first, batch_size)
 
     def open(
         self,
@@ -138,6 +135,21 @@ class Grain:
             dataset = self._endless(dataset, process)
         return GrainBatches(self, dataset, local.stop - local.start, batch_size, position)
 
+    def once(self, batch_size: int) -> Iterator[Any]:
+        """The batches of one epoch, in the pipeline's order: all, or `steps` of them.
+
+        `batch_size` is not used: the batches of a pipeline have a size.
+        """
+        steps = self.steps if self.steps is not None else sys.maxsize
+        if self._is_map() and self.steps is None and len(self.dataset) == sys.maxsize:
+            self.steps_per_epoch(batch_size)  # which raises
+        batches = _opened(self.dataset)
+        try:
+            for index, batch in zip(range(steps), batches, strict=False):
+                yield _checked(batch, f"batch {index} of the Grain pipeline")
+        finally:
+            getattr(batches, "close", lambda: None)()
+
     def _endless(self, dataset: Any, process: tuple[int, int]) -> Any:
         grain, (index, count) = library(), process
         if len(dataset) != sys.maxsize:
@@ -152,17 +164,18 @@ class Grain:
         return isinstance(self.dataset, library().MapDataset)
 
     @functools.cached_property  # worker processes take seconds to start
-    def _first(self) -> tuple[Any, Any]:
+    def _first(self) -> Any:
+        what = "batch 0 of the Grain pipeline"
         if self._is_map():
-            return _pair(self.dataset[0], "batch 0 of the Grain pipeline")
+            return _checked(self.dataset[0], what)
         batches = _opened(self.dataset)
         try:
-            return jax.tree.map(_owned, _pair(next(batches), "batch 0 of the Grain pipeline"))
+            return _checked(next(batches), what)
         finally:
             batches.close()
 
     def _rows(self) -> int:
-        return len(jax.tree.leaves(self._first)[0])
+        return row_count(self._first)
 
     def _other_size(self, rows: int, wanted: int) -> ValueError:
         return ValueError(
@@ -179,6 +192,7 @@ class GrainBatches:
     ) -> None:
         self._source, self._dataset, self._rows, self._size = source, dataset, rows, batch_size
         self._workers, self._done = _workers(dataset), 0
+        self._like: Any = None  # shapes and types of the first batch that was read
         if position is not None:
             then = position.get("batch_size")
             if "grain" not in position or then != batch_size:
@@ -206,14 +220,13 @@ class GrainBatches:
                     "was begun with, or begin a new run"
                 ) from error
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         return self
 
-    def __next__(self) -> tuple[Any, Any]:
+    def __next__(self) -> Any:
         """The next batch, looked at."""
         what = f"batch {self._done} of the Grain pipeline"
-        batch = self._read(what)
-        x, y = batch = jax.tree.map(_owned, _pair(batch, what))
+        batch = _checked(self._read(what), what)
         for leaf in jax.tree.leaves(batch):
             if leaf.shape[:1] != (self._rows,):
                 raise ValueError(
@@ -221,8 +234,9 @@ class GrainBatches:
                     f"share of batch_size {self._size}: write dataset.batch({self._rows}, "
                     "drop_remainder=True)"
                 )
-        if isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
-            check(x, y, name=what)
+        if self._like is None:
+            self._like = abstract(batch)
+        check_like(batch, self._like, what)
         self._done += 1
         return batch
 
@@ -261,6 +275,13 @@ def library() -> Any:
     except ImportError as error:
         raise missing("pipelines are read by", "grain", "grain") from error
     return grain
+
+
+def is_pipeline(value: Any) -> bool:
+    """Whether a value is a Grain pipeline; False if Grain has not been imported."""
+    grain = sys.modules.get("grain")
+    kinds = [getattr(grain, name, None) for name in ("MapDataset", "IterDataset")]
+    return any(isinstance(kind, type) and isinstance(value, kind) for kind in kinds)
 
 
 def _nodes(dataset: Any) -> Iterator[Any]:
@@ -322,13 +343,20 @@ def _opened(dataset: Any) -> Any:
     return iter(dataset)
 
 
-def _pair(batch: Any, what: str) -> tuple[Any, Any]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise TypeError(
-            f"{what} is {type(batch).__name__}, wanted a pair (x, y): write "
-            'dataset.map(lambda row: (row["image"], row["label"])), say, before .batch(...)'
-        )
-    return batch[0], batch[1]
+def _checked(batch: Any, what: str) -> Any:
+    """A batch as plain arrays, once it can be trained on."""
+    if isinstance(batch, list):
+        batch = tuple(batch)
+    batch = jax.tree.map(_owned, batch)
+    if _is_pair(batch):
+        check(*batch, name=what)
+    else:
+        check_rows(batch, what)
+    return batch
+
+
+def _is_pair(batch: Any) -> bool:
+    return isinstance(batch, tuple) and len(batch) == 2 and all(map(is_array, batch))
 
 
 def _owned(leaf: Any) -> np.ndarray:

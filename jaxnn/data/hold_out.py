@@ -2,15 +2,18 @@
 
 import hashlib
 import operator
+from typing import Any
 
+import jax
 import numpy as np
 
 from jaxnn.data.check import check
 from jaxnn.data.dataset import Examples
+from jaxnn.data.rows import check_rows, row_count
 
 
 def hold_out(
-    examples: tuple[np.ndarray, np.ndarray], fraction: float, *, seed: int = 0
+    examples: tuple[Any, Any], fraction: float, *, seed: int = 0
 ) -> tuple[Examples, Examples]:
     """Split rows in two: those kept, and a fraction held out.
 
@@ -20,7 +23,8 @@ def hold_out(
     so any leading rows of them are a random sample too.
 
     Args:
-        examples: x and y, (rows, ...) each; y is (rows,) integers for classes, else floats.
+        examples: x and y, (rows, ...) each, or pytrees of such arrays. If y is one array of
+            integers (rows,), they are classes.
         fraction: of the rows to hold out, between 0 and 1, neither of them.
         seed: another seed gives another split.
 
@@ -28,8 +32,9 @@ def hold_out(
         (kept, held): every row is in one of them, once.
 
     Raises:
-        ValueError: the fraction is out of range or leaves one side empty, or x, y fail `check`.
-        TypeError: the seed is not an integer, or x, y fail `check`.
+        ValueError: the fraction is out of range or leaves one side empty, or x, y fail `check`
+            (`check_rows` if one of them is not one array).
+        TypeError: the seed is not an integer, or x, y fail the check.
 
     >>> y = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     >>> kept, held = hold_out((np.arange(8), y), 0.25)
@@ -37,26 +42,32 @@ def hold_out(
     ([0, 1], (6,))
     """
     x, y = examples
-    check(x, y, name="hold_out")
+    if jax.tree_util.all_leaves([x, y]):
+        check(x, y, name="hold_out")
+    else:
+        check_rows(Examples(x, y), "hold_out")
+    rows = row_count((x, y))
     if not 0 < fraction < 1:
         raise ValueError(
             f"hold_out: fraction is {fraction}, wanted a number between 0 and 1: "
             "write hold_out((x, y), 0.2) to hold out a fifth of the rows"
         )
     seed = operator.index(seed)
-    digests = [hashlib.sha256(f"{seed}/{row}".encode()).digest() for row in range(len(x))]
-    order = np.array(sorted(range(len(x)), key=digests.__getitem__))
-    held = np.zeros(len(x), bool)
-    for members in _classes(np.asarray(y)[order]):
+    digests = [hashlib.sha256(f"{seed}/{row}".encode()).digest() for row in range(rows)]
+    order = np.array(sorted(range(rows), key=digests.__getitem__))
+    held = np.zeros(rows, bool)
+    one_array = jax.tree_util.all_leaves([y])
+    for members in _classes(np.asarray(y)[order]) if one_array else [np.arange(rows)]:
         held[members[: round(fraction * len(members))]] = True
     if held.all() or not held.any():
         raise ValueError(
-            f"hold_out: fraction {fraction} of {len(x)} rows, rounded in each class, leaves "
+            f"hold_out: fraction {fraction} of {rows} rows, rounded in each class, leaves "
             f"{int(held.sum())} held out, wanted at least one on either side: "
             "write another fraction, or bring more rows"
         )
     kept, held = order[~held], order[held]
-    return Examples(x[kept], y[kept]), Examples(x[held], y[held])
+    part = Examples(x, y)
+    return tuple(jax.tree.map(lambda a, at=at: a[at], part) for at in (kept, held))  # type: ignore[return-value]
 
 
 def _classes(y: np.ndarray) -> list[np.ndarray]:

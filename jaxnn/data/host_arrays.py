@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core import paths
+from jaxnn.core.declarations import is_array
 from jaxnn.core.fingerprint import checksum
+from jaxnn.data.arrays import as_arrays
 from jaxnn.data.check import check
-from jaxnn.data.order import epoch_order
-from jaxnn.data.source import Position, share
+from jaxnn.data.gathered import GatheredBatches, whole_batches
+from jaxnn.data.rows import check_rows, leaves_by_path, row_count, row_spec, slices
+from jaxnn.data.source import Position
 
 LOOKED_AT = 2**26  # bytes checked at once, which a mapped file has in memory meanwhile
 
@@ -24,12 +26,15 @@ class HostArrays:
     does for arrays on the device. Rows that do not fill a last batch wait for another epoch.
 
     Args:
-        x: inputs, (rows, ...), a numpy array, or one mapped from a file.
-        y: targets, (rows, ...), likewise.
+        x: any pytree of arrays, (rows, ...) each: NumPy arrays, or arrays mapped from files.
+            `HostArrays(tree)` has batches like `tree`.
+        y: targets, any pytree of arrays likewise; `HostArrays(x, y)` has batches (x, y).
+            Default: None, batches without targets.
 
     Raises:
-        ValueError, TypeError: arrays that cannot be trained on, as `check` says: rows that differ,
-            none, or numbers that are not finite.
+        ValueError, TypeError: arrays that cannot be trained on: leaves differ in rows, or have
+            none. A pair of two arrays also has to be finite, as `check` requires; other structures
+            may hold NaN behind a mask.
 
     >>> source = HostArrays(np.arange(6.0), np.arange(6))
     >>> source.steps_per_epoch(2)
@@ -37,25 +42,37 @@ class HostArrays:
     >>> batches = source.open(jax.random.key(0), 2)
     >>> sorted(row for _ in range(3) for row in next(batches)[1].tolist())
     [0, 1, 2, 3, 4, 5]
+    >>> source = HostArrays({"tokens": np.ones((6, 4), int)})
+    >>> next(source.open(jax.random.key(0), 2))["tokens"].shape
+    (2, 4)
 
     Mapped from files, the arrays may be larger than the memory:
 
         data.HostArrays(np.load("x.npy", mmap_mode="r"), np.load("y.npy", mmap_mode="r"))
     """
 
-    x: np.ndarray
-    y: np.ndarray
+    x: Any
+    y: Any = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained on."""
-        for name in ("x", "y"):
-            if isinstance(getattr(self, name), jax.Array):  # gathered on the host, batch by batch
-                object.__setattr__(self, name, np.asarray(getattr(self, name)))
+        """Reject what cannot be trained on."""
+        for name in ("x", "y"):  # gathered on the host, batch by batch
+            part = getattr(self, name)
+            if name == "x" or part is not None:
+                part = as_arrays(part, f"training data: {name}")
+            part = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, part)
+            object.__setattr__(self, name, part)
         self.check()
+
+    @property
+    def tree(self) -> Any:
+        """All rows, as batches are structured."""
+        return self.x if self.y is None else (self.x, self.y)
 
     def __repr__(self) -> str:
         """Shapes and types, no numbers."""
-        told = (f"{name} {a.shape} {a.dtype}" for name, a in (("x", self.x), ("y", self.y)))
+        leaves = {"x": self.x, "y": self.y} if self._is_pair() else leaves_by_path(self.tree)
+        told = (f"{name} {a.shape} {a.dtype}".strip() for name, a in leaves.items())
         return f"HostArrays({', '.join(told)})"
 
     def check(
@@ -66,34 +83,36 @@ class HostArrays:
     ) -> None:
         """Raise ValueError or TypeError as `data.check` does, whose arguments these are.
 
-        Looks at a part of the rows at a time, so that mapped files need not fit in memory.
+        Looks at a part of the rows at a time, so that mapped files need not fit in memory. Data
+        other than a pair of arrays are checked by `check_rows`.
         """
-        check(self.x[:1], self.y[:1], name=name)
-        if len(self.x) != len(self.y):
-            check(self.x, self.y, name=name)
-        row = max(self.x[:1].nbytes + self.y[:1].nbytes, 1)
+        if not self._is_pair():
+            check_rows(self.tree, name)
+            return
+        x, y = self.tree
+        check(x[:1], y[:1], name=name)
+        if len(x) != len(y):
+            check(x, y, name=name)
+        row = max(x[:1].nbytes + y[:1].nbytes, 1)
         rows = max(LOOKED_AT // row, 1)
-        for begin in range(0, len(self.x), rows):
+        for begin in range(0, len(x), rows):
             part = slice(begin, begin + rows)
-            where = name if rows >= len(self.x) else f"{name} from row {begin}"
-            check(self.x[part], self.y[part], classes=classes, ignore=ignore, name=where)
+            where = name if rows >= len(x) else f"{name} from row {begin}"
+            check(x[part], y[part], classes=classes, ignore=ignore, name=where)
 
     def fingerprint(self) -> dict[str, str]:
-        """Shape, type, and checksum of both arrays, which are read once."""
-        return {"x": checksum(self.x), "y": checksum(self.y)}
+        """Shape, type, and checksum of each array, which is read once."""
+        if self._is_pair():
+            return {"x": checksum(self.x), "y": checksum(self.y)}
+        return {path or "array": checksum(a) for path, a in leaves_by_path(self.tree).items()}
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """rows // batch_size; ValueError for a batch larger than the data."""
-        if not 1 <= batch_size <= len(self.x):
-            raise ValueError(
-                f"batch_size is {batch_size}, but the training data have {len(self.x)} rows; write "
-                f"batch_size={len(self.x)} or less"
-            )
-        return len(self.x) // batch_size
+        return whole_batches(row_count(self.tree), batch_size)
 
-    def spec(self, batch_size: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    def spec(self, batch_size: int) -> Any:
         """The shapes and types of a batch, as they are on the device."""
-        return _spec(self.x, batch_size), _spec(self.y, batch_size)
+        return row_spec(self.tree, batch_size)
 
     def open(
         self,
@@ -102,74 +121,21 @@ class HostArrays:
         position: Position | None = None,
         *,
         process: tuple[int, int] = (0, 1),
-    ) -> "HostBatches":
+    ) -> GatheredBatches:
         """The batches of a run, epoch after epoch, without end.
 
         Raises ValueError for a batch that is larger than the data or that the processes do not
         divide, and for the position of a run with other data, another batch or another key.
         """
-        steps = self.steps_per_epoch(batch_size)
-        key = paths.key_words(key)
-        kept = {"rows": len(self.x), "batch_size": batch_size, "key": key.tolist()}
-        done = 0 if position is None else _done(position, kept)
-        return HostBatches(self, key, steps, batch_size, share(batch_size, process), kept, done)
 
+        def take(rows: np.ndarray) -> Any:
+            return jax.tree.map(lambda leaf: np.asarray(leaf[rows]), self.tree)
 
-class HostBatches:
-    """The batches of `HostArrays.open`."""
+        return GatheredBatches(take, row_count(self.tree), key, batch_size, position, process)
 
-    def __init__(
-        self,
-        source: HostArrays,
-        key: np.ndarray,
-        steps: int,
-        size: int,
-        rows: slice,
-        kept: Position,
-        done: int,
-    ) -> None:
-        self._source, self._key, self._steps, self._size = source, key, steps, size
-        self._rows, self._kept, self._done = rows, kept, done
-        self._epoch, self._order = -1, np.zeros(0, np.int32)
+    def once(self, batch_size: int) -> Iterator[Any]:
+        """All rows in order, once; the last batch holds the rows that are left."""
+        return slices(self.tree, batch_size)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        return self
-
-    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of the next batch that belong to this process, copied."""
-        epoch, step = divmod(self._done, self._steps)
-        if epoch != self._epoch:
-            order = epoch_order(self._key, epoch, len(self._source.x))
-            self._epoch, self._order = epoch, order[: self._steps * self._size]
-        rows = self._order.reshape(self._steps, self._size)[step][self._rows]
-        batch = np.asarray(self._source.x[rows]), np.asarray(self._source.y[rows])
-        self._done += 1
-        return batch
-
-    def position(self) -> Position:
-        """How many batches were given out, and of which data, in which order."""
-        return {"batches": self._done, **self._kept}
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def _done(position: Position, kept: Position) -> int:
-    for name, now in kept.items():
-        then = position.get(name)
-        if then != now:
-            raise ValueError(
-                f"the position in the data is of a run with {name} {then}, and this one has "
-                f"{name} {now}: its batches would be others. Go on with the data, batch_size and "
-                "key that it was begun with, or begin a new run"
-            )
-    done = position.get("batches")
-    if not isinstance(done, int) or isinstance(done, bool) or done < 0:
-        raise ValueError(f"the position in the data has batches {done!r}, wanted an int >= 0")
-    return done
-
-
-def _spec(array: np.ndarray, rows: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(
-        (rows, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype)
-    )
+    def _is_pair(self) -> bool:
+        return self.y is not None and is_array(self.x) and is_array(self.y)

@@ -11,20 +11,21 @@ import jax.numpy as jnp
 
 from jaxnn.core.values import is_traced
 from jaxnn.data.augment import in_box, square_centres
+from jaxnn.data.rows import leaves_by_path, row_count
 
 
 def mixup(
-    key: jax.Array, x: jax.Array, y: jax.Array, *, alpha: Any = 0.2, classes: int | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Replace each example by a mean of itself and another, with weights of its own.
+    key: jax.Array, x: Any, y: Any, *, alpha: Any = 0.2, classes: int | None = None
+) -> tuple[Any, Any]:
+    """Replace each example by a mean of itself and another, with a separate weight for each.
 
     x'[b] = w[b] x[b] + (1 - w[b]) x[p(b)], and y' likewise, where w[b] is drawn from
     Beta(alpha, alpha) and p is a random order of the batch.
 
     Args:
         key: a JAX key; equal keys give equal mixtures.
-        x: inputs, floats (B, ...).
-        y: targets, (B, ...): floats; or labels, integers, where `classes` is given.
+        x: inputs, a pytree of floats (B, ...).
+        y: targets, a pytree of (B, ...): floats; or labels, integers, if `classes` is given.
         alpha: more mixes more; near 0 hardly at all. It may be traced; a traced 0 mixes nothing.
         classes: how many classes labels name; they become probabilities (B, ..., classes), and
             NaN for a label outside of [0, classes).
@@ -44,18 +45,20 @@ def mixup(
     (True, [1.0, 1.0, 1.0, 1.0])
     """
     y = _soft(y, classes, "mixup")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(
-            f"mixup: x has dtype {x.dtype}, wanted floats: write x.astype('float32') / 255, say"
-        )
-    weights, order = _drawn(key, len(x), alpha, "mixup")
+    for path, leaf in leaves_by_path(x, "x").items():
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(
+                f"mixup: {path} has dtype {leaf.dtype}, wanted floats: write "
+                "x.astype('float32') / 255, say"
+            )
+    weights, order = _drawn(key, row_count(x), alpha, "mixup")
     with jax.named_scope("mixup"):
-        return _mean(x, x[order], weights), _mean(y, y[order], weights)
+        return jax.tree.map(lambda a: _mean(a, a[order], weights), (x, y))
 
 
 def cutmix(
-    key: jax.Array, images: jax.Array, y: jax.Array, *, alpha: Any = 1.0, classes: int | None = None
-) -> tuple[jax.Array, jax.Array]:
+    key: jax.Array, images: jax.Array, y: Any, *, alpha: Any = 1.0, classes: int | None = None
+) -> tuple[jax.Array, Any]:
     """Replace a box of each image by what another image has there, and mix targets by area.
 
     The box has sides sqrt(1 - w[b]) of the image's, w[b] drawn from Beta(alpha, alpha), and its
@@ -66,7 +69,7 @@ def cutmix(
     Args:
         key: a JAX key; equal keys give equal mixtures.
         images: (B, H, W) or (B, H, W, C), any dtype.
-        y: targets, (B, ...): floats; or labels, integers, where `classes` is given.
+        y: targets, a pytree of (B, ...): floats; or labels, integers, if `classes` is given.
         alpha: of the distribution of the boxes' sizes; 1 for uniform areas. It may be traced.
         classes: how many classes labels name; they become probabilities (B, ..., classes), and
             NaN for a label outside of [0, classes).
@@ -99,7 +102,8 @@ def cutmix(
         low = square_centres(place, images) - (sides / 2).astype(int)
         inside = in_box(images, low, low + sides.astype(int))
         share = inside.mean(tuple(range(1, inside.ndim)), dtype=weights.dtype)
-        return jnp.where(inside, images[order], images), _mean(y, y[order], 1 - share)
+        mixed = jax.tree.map(lambda a: _mean(a, a[order], 1 - share), y)
+        return jnp.where(inside, images[order], images), mixed
 
 
 def _drawn(key: jax.Array, rows: int, alpha: Any, name: str) -> tuple[jax.Array, jax.Array]:
@@ -121,8 +125,12 @@ def _mean(one: jax.Array, other: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights == 0, other, jnp.where(weights == 1, one, mean))
 
 
-def _soft(y: jax.Array, classes: int | None, name: str) -> jax.Array:
+def _soft(y: Any, classes: int | None, name: str) -> Any:
     """Targets that can be mixed."""
+    return jax.tree.map(lambda leaf: _soft_leaf(leaf, classes, name), y)
+
+
+def _soft_leaf(y: jax.Array, classes: int | None, name: str) -> jax.Array:
     if jnp.issubdtype(y.dtype, jnp.floating):
         return y
     if classes is None:

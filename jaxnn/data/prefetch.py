@@ -25,14 +25,16 @@ def prefetched(
     where the batch would have come, after all that were read before it.
 
     Args:
-        batches: of a source; nobody else may take from them.
+        batches: of a source, any pytrees; nobody else may take from them.
         place: what is done to a batch in the thread: by default it goes to the default device.
         ahead: how many batches wait at most; they take memory on the device.
         counts: how many batches each item holds, stacked along a new first axis, for several steps
             in one program; None for one batch an item, as it is. When they end, so do the items.
+            Batches whose shapes differ, such as a smaller last one of an epoch, cannot be stacked:
+            they come as several items, together of this count.
 
     Returns:
-        An iterator of batches with `position` and `close`; a `with` closes it.
+        An iterator of batches with `position`, `peek`, and `close`; a `with` closes it.
 
     Raises:
         ValueError: ahead is less than 1.
@@ -61,6 +63,7 @@ class Prefetched:
         self._position = batches.position()
         self._waiting: queue.Queue[_Item] = queue.Queue(ahead)
         self._ended: _Item | None = None
+        self._peeked: _Item | None = None
         stop = threading.Event()
         # The thread holds nothing of `self`, which may so be given up without being closed.
         thread = threading.Thread(
@@ -79,17 +82,32 @@ class Prefetched:
 
     def __next__(self) -> Any:
         """The next batch, once it is on its way to the device."""
+        item = self._next()
+        self._peeked, self._position = None, item.position
+        return item.batch
+
+    def peek(self) -> Any:
+        """The next batch, which stays the next one; StopIteration if none is left.
+
+        The first batch is so known before it is trained on, and the last one before it is the last.
+        """
+        return self._next().batch
+
+    def _next(self) -> "_Item":
         if self._ended is None and not self.close.alive:
             raise ValueError("these batches are closed: open the source again")
-        item = self._ended or self._waiting.get()
+        item = self._ended or self._peeked or self._waiting.get()
         if item.error is not None:
             self._ended = item
             raise item.error
-        self._position = item.position
-        return item.batch
+        self._peeked = item
+        return item
 
-    def position(self) -> Position:
-        """Where who takes them is: what waits in the thread counts as not read."""
+    def position(self) -> Any:
+        """The `Position` of the last batch given out: what waits in the thread counts as not read.
+
+        None if the source cannot return to a position.
+        """
         return self._position
 
     def __enter__(self) -> "Prefetched":
@@ -125,21 +143,42 @@ def _read(
         return False
 
     try:
-        for batch in batches if counts is None else _stacked(batches, counts):
-            if not hand(_Item(place(batch), batches.position())):
+        for batch, position in _singly(batches) if counts is None else _stacked(batches, counts):
+            if not hand(_Item(place(batch), position)):
                 return
         hand(_Item(error=StopIteration()))
     except BaseException as error:  # it is raised again where the batch is waited for
         hand(_Item(error=error))
 
 
-def _stacked(batches: Batches, counts: Iterable[int]) -> Iterator[Any]:
+def _singly(batches: Batches) -> Iterator[tuple[Any, Position | None]]:
+    for batch in batches:
+        yield batch, batches.position()
+
+
+def _stacked(batches: Batches, counts: Iterable[int]) -> Iterator[tuple[Any, Position | None]]:
     for count in counts:
-        pile = [batch for _, batch in zip(range(count), batches, strict=False)]
+        pile: list[Any] = []
+        position, read = None, 0
+        for _, batch in zip(range(count), batches, strict=False):
+            read += 1
+            if pile and _shapes(batch) != _shapes(pile[0]):
+                yield _pile(pile), position
+                pile = []
+            pile.append(batch)
+            position = batches.position()
         if pile:
-            yield jax.tree.map(lambda *leaves: np.stack(leaves), *pile)
-        if len(pile) < count:
+            yield _pile(pile), position
+        if read < count:
             return
+
+
+def _pile(batches: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+
+def _shapes(batch: Any) -> list[Any]:
+    return [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
 
 
 def _close(batches: Batches, thread: threading.Thread, stop: threading.Event) -> None:

@@ -1,30 +1,42 @@
-"""Records in ArrayRecord files, for a Grain pipeline, and what to do where one is damaged."""
+"""Records in ArrayRecord files, alone or in a Grain pipeline, and what a damaged one does."""
 
 import bisect
 import itertools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
+from jaxnn.core.declarations import describe
 from jaxnn.core.fingerprint import fingerprint
+from jaxnn.data.gathered import GatheredBatches, whole_batches
+from jaxnn.data.rows import row_spec
+from jaxnn.data.source import Position
 from jaxnn.installation import missing
+
+THREADS = 8  # that read and decode the records of a batch
 
 
 class Records:
-    """The records of many files as one sequence: what `grain.MapDataset.source` takes.
+    """The records of many files as one sequence, and a source of batches of them.
 
         files = sorted(Path("train").glob("*.array_record"))
-        pipeline = grain.MapDataset.source(data.Records(files, decode)).seed(0).shuffle()
+        records = data.Records(files, decode)      # data= of a run: batches in `epoch_order`
+        pipeline = grain.MapDataset.source(records).seed(0).shuffle()      # or through Grain
 
     ArrayRecord holds a checksum of each group of records, so that damage is noticed where it is
     read; files written with "group_size:1" lose one record to it, and read fastest at random.
 
     Args:
         files: ArrayRecord files, in the order in which their records are counted.
-        decode: makes an example of a record's bytes.
+        decode: makes an example of a record's bytes: any pytree of arrays and numbers, of the
+            same structure and shapes for each record if batches are made of them here.
         skip: a record that cannot be read or decoded, and a file that cannot be opened, is warned
             of and left out: the next good record of the file stands in for it, the others are
             where they would be. Without it, that raises.
@@ -105,6 +117,45 @@ class Records:
                 warnings.warn(f"{what}; the next one stands in for it", stacklevel=2)
         raise ValueError(f"no record of {self._files[place]} can be read")
 
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """records // batch_size; ValueError for a batch larger than the data."""
+        return whole_batches(len(self), batch_size)
+
+    def spec(self, batch_size: int) -> Any:
+        """The shapes and types of a batch, from the first record."""
+        return row_spec(self._batch([0], map), batch_size)
+
+    def open(
+        self,
+        key: Any,
+        batch_size: int,
+        position: Position | None = None,
+        *,
+        process: tuple[int, int] = (0, 1),
+    ) -> GatheredBatches:
+        """The batches of a run, epoch after epoch, without end, read and decoded in threads.
+
+        Raises ValueError for a batch that is larger than the data or that the processes do not
+        divide, for the position of a run with other data, and, when a batch is read, if its
+        records differ in structure or shape.
+        """
+        pool = ThreadPoolExecutor(THREADS, "jaxnn-records")
+
+        def take(rows: np.ndarray) -> Any:
+            return self._batch(rows, pool.map)
+
+        def close() -> None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+        return GatheredBatches(take, len(self), key, batch_size, position, process, close)
+
+    def once(self, batch_size: int) -> Iterator[Any]:
+        """All records in order, once; the last batch holds the records that are left."""
+        with ThreadPoolExecutor(THREADS, "jaxnn-records") as pool:
+            for begin in range(0, len(self), batch_size):
+                rows = range(begin, min(begin + batch_size, len(self)))
+                yield self._batch(rows, pool.map)
+
     def fingerprint(self) -> dict[str, Any]:
         """The files by name, size, and number of records; and what decodes them.
 
@@ -124,6 +175,19 @@ class Records:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open = threading.local()
+
+    def _batch(self, rows: Any, over: Callable[..., Any]) -> Any:
+        """The examples of some records, stacked."""
+        examples = [jax.tree.map(np.asarray, one) for one in over(self.__getitem__, rows)]
+        kinds = [(jax.tree.structure(one), describe(one)) for one in examples]
+        for row, kind in zip(rows, kinds, strict=True):
+            if kind != kinds[0]:
+                raise ValueError(
+                    f"record {row} is decoded to {kind[1]}, and record {rows[0]} of the same batch "
+                    f"to {kinds[0][1]}; expected equal structures, shapes, and types: pad or crop "
+                    "in decode, or batch them with data.Grain"
+                )
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
     def _example(self, place: int, record: int) -> Any:
         readers = self._open.__dict__  # one of each file a thread: they are not shared

@@ -9,13 +9,20 @@ A *source* opens into batches; batches say where they are, so that a run goes on
 
     batches = prefetched(source.open(key, batch_size, kept))       # in another process, later
 
-A source may have a method `fingerprint()`, which returns nested dicts of text: what determines its
-batches, as far as it is known. Checkpoints record it, and only a run with an equal one is resumed.
-Without this method they record the source's class and attributes, so one whose attributes change
-while it is read needs it.
+A source may have three more members:
 
-`host_arrays` is the source of arrays in host memory or mapped from files, `grain_pipeline` that of
-a Grain pipeline; anything with these methods is one. `prefetch` reads ahead of the training.
+- `fingerprint()` returns nested dicts of text: what determines its batches, as far as it is known.
+  Checkpoints record it, and only a run with an equal one is resumed. Without this method they
+  record the source's class and attributes, so a source whose attributes change while it is read
+  needs it.
+- `resumable = False`: it cannot return to a position. `position()` of its batches is None, and
+  `open` raises for one. Its runs train, and are rejected with checkpoints.
+- `once(batch_size)` iterates over all rows once, in order, to evaluate on them; its last batch may
+  be smaller.
+
+`host_arrays` is the source of arrays in host memory or mapped from files, `records` that of record
+files, `grain_pipeline` that of a Grain pipeline, and `stream` that of batches which are made
+elsewhere; anything with these methods is one. `prefetch` reads ahead of the training.
 """
 
 from collections.abc import Iterator
@@ -26,18 +33,25 @@ Position = dict[str, Any]
 
 @runtime_checkable
 class Batches(Protocol):
-    """Batches in a fixed order, each a pair (x, y) of arrays with `batch_size` rows."""
+    """Batches in a fixed order, each a pytree of arrays with the same number of rows.
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+    The number is `batch_size`, of which several processes have their shares; only the last batch of
+    an epoch may have fewer rows.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
         """The batches themselves."""
         ...
 
-    def __next__(self) -> tuple[Any, Any]:
+    def __next__(self) -> Any:
         """The next batch."""
         ...
 
-    def position(self) -> Position:
-        """Where they are, as JSON: what `open` takes to go on with the batch that comes next."""
+    def position(self) -> Position | None:
+        """Where they are, as JSON: what `open` takes to continue with the batch that comes next.
+
+        None if the source cannot return to a position.
+        """
         ...
 
     def close(self) -> None:
@@ -49,12 +63,15 @@ class Batches(Protocol):
 class Source(Protocol):
     """Data to train on that are read batch by batch."""
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """How many batches an epoch has; ValueError where it has none, or cannot be known."""
+    def steps_per_epoch(self, batch_size: int) -> int | None:
+        """How many batches an epoch has; None if that is known only when it ends.
+
+        Raises ValueError if an epoch has none, and `NoEpochs` if the data have no end.
+        """
         ...
 
-    def spec(self, batch_size: int) -> tuple[Any, Any]:
-        """The shapes and types of a batch (x, y), of all processes together."""
+    def spec(self, batch_size: int) -> Any:
+        """The shapes and types of a batch, of all processes together."""
         ...
 
     def open(
@@ -67,14 +84,21 @@ class Source(Protocol):
     ) -> Batches:
         """The batches of a run, epoch after epoch, without end.
 
+        If `steps_per_epoch` is None, they end with the epoch, and the next one is opened again.
+
         Args:
             key: the root of the run's random numbers, or its words as a numpy array.
-            batch_size: rows of a batch, of all processes together.
-            position: where to go on; None for the beginning.
+            batch_size: rows of a batch, of all processes together; None for a source whose batches
+                have a size already.
+            position: where to continue; None for the beginning.
             process: (index, count): each process reads its own share of every batch, and their
                 shares, in the order of the processes, are the batch that one process would read.
         """
         ...
+
+
+class NoEpochs(ValueError):
+    """Raised by `steps_per_epoch` for data without an end, which `steps=` can train on."""
 
 
 def share(batch_size: int, process: tuple[int, int]) -> slice:

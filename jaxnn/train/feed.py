@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ..core.declarations import describe
 from ..core.layer import Layer
 from ..core.values import is_traced
 from ..data import check
@@ -124,8 +125,14 @@ class Streamed:
 
     def __init__(self, steps: "Steps", source: Source, task: Loss, size: int) -> None:
         self._steps, self._source, self._task, self._size = steps, source, task, size
-        self.steps_per_epoch, self.at_once = source.steps_per_epoch(size), 1
-        self.batch = source.spec(size)
+        per_epoch, self.at_once = source.steps_per_epoch(size), 1
+        if per_epoch is None:
+            raise ValueError(
+                f"{source!r} does not say how many batches an epoch has: write data.HostArrays(x, "
+                "y), or data.Grain(pipeline, steps=1000)"
+            )
+        self.steps_per_epoch: int = per_epoch
+        self.batch = _pair_of_batches(source, size)
         self._process = jax.process_index(), jax.process_count()
         self._batches: Any = None
 
@@ -217,6 +224,17 @@ def feed_of(data: Any, steps: Steps, task: Loss, size: int) -> Feed:
             data.check(**label_range(task))
         return Streamed(steps, data, task, size)
     return Resident(steps, *checked(task, data, "training data", steps.placement), size)
+
+
+def _pair_of_batches(source: Source, size: int) -> tuple[Any, Any]:
+    spec = source.spec(size)
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        raise TypeError(
+            f"the batches of {source!r:.60} are {describe(spec)}, wanted a pair (x, y): write "
+            "data.HostArrays(x, y), or in a Grain pipeline "
+            'dataset.map(lambda row: (row["image"], row["label"])) before .batch(...)'
+        )
+    return spec
 
 
 def checked(task: Loss, data: Any, name: str, placement: Placement) -> tuple[jax.Array, jax.Array]:

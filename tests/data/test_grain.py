@@ -5,8 +5,11 @@ import sys
 
 import jax
 import numpy as np
+import optax
 import pytest
 
+import jaxnn as nn
+from jaxnn import data, train
 from jaxnn.data import Grain, Records, prefetched
 from jaxnn.data.source import Batches, Source
 from jaxnn.installation import install
@@ -160,6 +163,46 @@ def test_what_determines_the_batches_is_in_the_fingerprint():
     assert all(one != print_of for one in prints)
 
 
+def test_batches_of_any_structure_from_every_position():
+    named = pipeline(rows=Rows()).map(lambda batch: {"x": batch[0], "label": [batch[1]]})
+    source = data.as_source(named)
+    assert isinstance(source, Grain) and source.steps_per_epoch(2) == 5
+    spec = source.spec(2)
+    assert (spec["x"].shape, spec["label"][0].dtype) == ((2, 2), np.int32)
+    batches = source.open(KEY, 2)
+    whole, positions = [], []
+    for _ in range(7):
+        positions.append(json.loads(json.dumps(batches.position())))
+        whole.append(next(batches)["label"][0].tolist())
+    batches.close()
+    repeated = pipeline().repeat()
+    assert whole == [repeated[i][1].tolist() for i in range(7)]
+    again = source.open(KEY, 2, positions[4])
+    assert [next(again)["label"][0].tolist() for _ in range(3)] == whole[4:]
+    again.close()
+    assert [batch["label"][0].tolist() for batch in source.once(2)] == [
+        pipeline()[i][1].tolist() for i in range(5)
+    ]
+    assert set(source.fingerprint()["first batch"]) == {"x", "label/0"}
+    with pytest.raises(data.NoEpochs, match="does not say how many batches"):
+        next(Grain(named.repeat()).once(2))
+
+
+def test_a_batch_of_another_structure_is_named():
+    def uneven(batch):
+        return {"x": batch[0]} if 5 in batch[1] else {"x": batch[0], "label": batch[1]}
+
+    in_order = grain.MapDataset.source(Rows()).batch(2, drop_remainder=True).map(uneven)
+    batches = Grain(in_order).open(KEY, 2)
+    try:
+        assert [next(batches)["label"].tolist() for _ in range(2)] == [[0, 1], [2, 3]]
+        with pytest.raises(ValueError, match=r"batch 2 of the Grain pipeline differs from the fir.*"
+                           r"structure: it has no label \(int32\[2\]\). Write"):  # fmt: skip
+            next(batches)
+    finally:
+        batches.close()
+
+
 def test_errors():
     with pytest.raises(TypeError, match=r"takes a grain.MapDataset or grain.IterDataset, got list"):
         Grain([1, 2])
@@ -179,8 +222,9 @@ def test_errors():
         "batch_size 4: write dataset.batch(4, drop_remainder=True)"
     )
     single = Grain(grain.MapDataset.source(Rows()).map(lambda row: row[0]))
-    with pytest.raises(TypeError, match=r"batch 0 of the Grain pipeline is ndarray, wanted a pair"):
-        closed(single.open(KEY, 2), 1)
+    with pytest.raises(TypeError, match=r"batches of Grain\(.* are .*float32\[2\].*wanted a pair"):
+        train.fit(nn.Dense(1), train.Regression(), optax.sgd(0.1), single, key=KEY, epochs=1,
+                  batch_size=2)  # fmt: skip
     with pytest.raises(ValueError, match=r"is not one of this Grain pipeline with batch_size 2"):
         Grain(pipeline()).open(KEY, 2, {"batches": 1, "rows": 10})
 

@@ -1,0 +1,186 @@
+"""What a run accepts as data, brought to one of two forms: a pytree of rows, or a source."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxnn.core.declarations import is_array
+from jaxnn.core.fingerprint import checksum, fingerprint
+from jaxnn.core.values import Value
+from jaxnn.data.arrays import as_arrays, is_foreign
+from jaxnn.data.augmented import Augmented
+from jaxnn.data.dataset import Dataset
+from jaxnn.data.grain_pipeline import Grain, is_pipeline
+from jaxnn.data.rows import check_rows, leaves_by_path, slices
+from jaxnn.data.source import Source
+from jaxnn.data.stream import Stream
+from jaxnn.data.text import Text
+
+
+def as_source(data: Any, name: str = "training data") -> Any:
+    """Any data that a user passes as a pytree of rows, or as a `Source` of batches.
+
+    ============================================  ==================================================
+    data                                          result
+    ============================================  ==================================================
+    None                                          None: the program makes its own data
+    a pytree of arrays, frames, series, tensors   the pytree, with arrays and dicts of columns;
+                                                  a list at the top becomes a tuple
+    a `Dataset`                                   its `train`
+    a `Source`: HostArrays, Grain, Records        itself
+    a Grain pipeline                              `Grain(pipeline)`
+    a DataLoader, another iterable, an iterator,  `Stream(data)`; a list of arrays is a pytree, so
+    a function that returns one                   a list of batches is `Stream(batches)`
+    `Augmented(source, function)`                 `Augmented(as_source(source), function)`
+    ============================================  ==================================================
+
+    Args:
+        data: any of these.
+        name: what errors call it.
+
+    Raises:
+        TypeError: data of another kind, or a leaf that is not an array of numbers.
+        ValueError: leaves differ in rows, there are no rows, or a column has missing values.
+
+    >>> as_source([np.zeros((4, 2)), np.arange(4)])[1].tolist()
+    [0, 1, 2, 3]
+    >>> as_source(iter([np.zeros((4, 2))]))
+    Stream(list_iterator)
+    """
+    if isinstance(data, Augmented):
+        source = as_source(data.source, name)
+        return data if source is data.source else Augmented(source, data.function)
+    if isinstance(data, Dataset):
+        data = data.train
+    if data is None or isinstance(data, Source):
+        return data
+    if is_pipeline(data):
+        return Grain(data)
+    if _is_stream(data):
+        return Stream(data)
+    tree = as_arrays(data, name)
+    if jax.tree_util.all_leaves([tree]) and not is_array(tree):
+        raise _not_data(data, name)
+    check_rows(tree, name)
+    return tree
+
+
+def pieces(data: Any, batch_size: int) -> Iterator[Any]:
+    """All rows once, in order, `batch_size` at a time: what an evaluation runs over.
+
+    The last batch of arrays holds the rows that are left. A source has its method `once`, or
+    `steps_per_epoch(batch_size)` batches. A stream and a Grain pipeline have batches of a size, and
+    their `batch_size` is not used. The batches of augmented data are not augmented.
+
+    Args:
+        data: what `as_source` returned.
+        batch_size: rows of a batch.
+
+    >>> [batch["x"].tolist() for batch in pieces({"x": np.arange(5)}, 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    if isinstance(data, Augmented):
+        return pieces(data.source, batch_size)
+    if isinstance(data, Stream):
+        return data.once()
+    once = getattr(data, "once", None)
+    if once is not None:
+        return once(batch_size)
+    return _one_epoch(data, batch_size) if isinstance(data, Source) else slices(data, batch_size)
+
+
+def is_resumable(data: Any) -> bool:
+    """Whether data can return to a position: arrays, and sources that do not deny it.
+
+    >>> is_resumable(np.zeros(3)), is_resumable(as_source(iter([np.zeros(3)])))
+    (True, False)
+    """
+    if isinstance(data, Augmented):
+        return is_resumable(data.source)
+    return bool(getattr(data, "resumable", True)) if isinstance(data, Source) else True
+
+
+def check_resumable(data: Any, what: str = "Checkpoints") -> None:
+    """Raise ValueError if data cannot return to a position.
+
+    Args:
+        data: what `as_source` returned.
+        what: what needs it.
+    """
+    if not is_resumable(data):
+        while isinstance(data, Augmented):
+            data = data.source
+        raise ValueError(
+            f"{what} cannot be used with {data!r}, which cannot return to a position in an epoch: "
+            "write data=(x, y), data.HostArrays(x, y), data.Records(files, decode), or "
+            f"data.Grain(pipeline), or leave {what} out"
+        )
+
+
+def fingerprint_of(data: Any) -> dict[str, Any]:
+    """What determines the data, as nested dicts of text that are equal in another process.
+
+    Arrays count by shape, type, and checksum of each leaf, by its path; a source by its class and
+    its method `fingerprint`, a stream by what is known of it.
+
+    Args:
+        data: what `as_source` returned.
+
+    >>> fingerprint_of({"x": np.zeros(2, np.float32)})
+    {'x': 'float32[2] af5570f5a1810b7a'}
+    """
+    if data is None:
+        return {}
+    if isinstance(data, Augmented):
+        functions = {str(i): fingerprint(one) for i, one in enumerate(data.functions)}
+        while isinstance(data, Augmented):
+            data = data.source
+        return {**fingerprint_of(data), "augmentation": functions}
+    if isinstance(data, Source):
+        own = getattr(data, "fingerprint", None)
+        kind = f"{type(data).__module__}.{type(data).__qualname__}"
+        return {"source": kind, **(fingerprint(data) if own is None else own())}
+    return {path or "array": checksum(leaf) for path, leaf in leaves_by_path(data).items()}
+
+
+def _is_stream(data: Any) -> bool:
+    """Whether data are batches that are made elsewhere, and no pytree of rows."""
+    if not jax.tree_util.all_leaves([data]) or is_array(data) or is_foreign(data):
+        return False
+    if isinstance(data, type | str | bytes | Value):
+        return False
+    kind = type(data)
+    return hasattr(kind, "__iter__") or hasattr(kind, "__next__") or callable(data)
+
+
+def _one_epoch(source: Source, batch_size: int) -> Iterator[Any]:
+    steps = source.steps_per_epoch(batch_size)
+    batches = source.open(np.zeros(2, np.uint32), batch_size)
+    try:
+        for index, batch in enumerate(batches, 1):
+            yield batch
+            if index == steps:
+                return
+    finally:
+        batches.close()
+
+
+def _not_data(data: Any, name: str) -> TypeError:
+    kind = type(data)
+    if isinstance(data, Text):
+        advice = "write text.windows(128) for pieces of it, each with the tokens that follow"
+    elif hasattr(kind, "__dataclass_fields__") and not isinstance(data, type):
+        advice = f"write jax.tree_util.register_dataclass({kind.__name__}), which makes it a pytree"
+    elif hasattr(kind, "__getitem__") and hasattr(kind, "__len__"):
+        advice = (
+            "if it holds examples by number, write torch.utils.data.DataLoader(dataset, "
+            "batch_size=128), or a Grain pipeline"
+        )
+    else:
+        advice = "write (x, y) with np.asarray, or a function that returns an iterator of batches"
+    return TypeError(
+        f"{name} is a {kind.__name__}, expected a pytree of arrays, a frame, a data.Source, or an "
+        f"iterable of batches: {advice}"
+    )

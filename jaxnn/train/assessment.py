@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ..core.declarations import brief
+from ..data.accept import as_source, pieces
+from ..data.augmented import Augmented
+from ..data.rows import row_count, row_spec
 from ..data.source import Source
+from ..data.stream import Stream
 from .evaluation import check_count
 from .metrics import check_metrics, combine, directions
 from .placement import SINGLE_DEVICE
@@ -36,7 +38,8 @@ def evaluated(
     Args:
         program: the program, whose `evaluate` is called.
         state: a state of it.
-        data: a pytree of arrays of rows, a source, or None for a program without data.
+        data: whatever `data.as_source` accepts, of which each row is read once; None for a program
+            without data.
         key: a JAX key; `jax.random.key(0)` by default, so that two evaluations are comparable.
         batch_size: the largest number of rows of a piece.
         placement: where the arrays lie.
@@ -48,10 +51,11 @@ def evaluated(
     check_count(batch_size, "batch_size")
     numbers, structure = jax.tree.flatten(program)
     compiled = _compiled_evaluation(structure, code_of(program), placement)
+    data = prepared(program, data, "data", placement)
     parts = []
-    for i, piece in enumerate(_pieces(data, batch_size, placement)):
+    for i, piece in enumerate(_pieces(data, batch_size)):
         metrics = compiled(numbers, state, piece, jax.random.fold_in(key, i))
-        parts.append((metrics, 1 if data is None else rows_of(piece, "data")))
+        parts.append((metrics, 1 if data is None else row_count(piece)))
     if not parts:
         raise ValueError("evaluation needs one row of data or more, got none")
     return combine(parts), directions(parts[0][0])
@@ -63,7 +67,14 @@ def evaluation_spec(
     """The metrics of the first piece of an evaluation as shapes; arguments as for `evaluated`."""
     numbers, structure = jax.tree.flatten(program)
     compiled = _compiled_evaluation(structure, code_of(program), placement)
-    piece = next(_pieces(data, batch_size, placement))
+    if data is None:
+        piece: Any = None
+    elif isinstance(data, Stream):
+        piece = data.spec()
+    elif isinstance(data, Source):
+        piece = data.spec(batch_size)
+    else:
+        piece = row_spec(data, min(batch_size, row_count(data)))
     return compiled.eval_shape(numbers, state, piece, jax.random.key(0))
 
 
@@ -73,48 +84,32 @@ def predicted(program: Program, state: Any, inputs: Any, *, batch_size: int = SI
     numbers, structure = jax.tree.flatten(program)
     compiled = _compiled_prediction(structure, code_of(program))
     pieces = [
-        compiled(numbers, state, piece) for piece in _pieces(inputs, batch_size, SINGLE_DEVICE)
+        compiled(numbers, state, piece)
+        for piece in _pieces(as_source(inputs, "inputs"), batch_size)
     ]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
 
 
-def rows_of(tree: Any, name: str) -> int:
-    """The number of rows of a pytree of arrays; ValueError if its leaves disagree.
+def prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
+    """Data to evaluate: a source, or arrays on the device that the program accepts.
 
     Args:
-        tree: the pytree.
-        name: what it is called in the error.
+        program: the program, which checks the data.
+        data: whatever `data.as_source` accepts.
+        name: what errors call the data.
+        placement: where the arrays lie.
     """
-    counts: dict[str, int] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        where = "/".join([name, *(jax.tree_util.keystr((k,), simple=True) for k in path)])
-        if not np.ndim(leaf):
-            raise ValueError(
-                f"{where} is {brief(leaf)}, which has no rows; write np.full(rows, value)"
-            )
-        counts[where] = np.shape(leaf)[0]
-    if not counts:
-        raise ValueError(f"{name} has no arrays, got {brief(tree)}")
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{where} has {rows}" for where, rows in counts.items())
-        raise ValueError(f"{name}: all arrays have one number of rows, but {listed}")
-    return next(iter(counts.values()))
+    data = as_source(data, name)
+    while isinstance(data, Augmented):
+        data = data.source
+    if data is None or isinstance(data, Source):
+        return data
+    program.check_data(data, name)
+    return placement.put(data)
 
 
-def _pieces(data: Any, size: int, placement: Any) -> Iterator[Any]:
-    if data is None:
-        yield None
-    elif isinstance(data, Source):
-        raise TypeError(
-            f"evaluation reads arrays of rows, got {brief(data)}; write the arrays themselves"
-        )
-    else:
-        rows = rows_of(data, "data")
-        if rows == 0:
-            raise ValueError(f"data has no rows, got {brief(data)}")
-        arrays = placement.put(data)
-        for begin in range(0, rows, size):
-            yield jax.tree.map(lambda leaf, at=begin: leaf[at : at + size], arrays)
+def _pieces(data: Any, size: int) -> Iterator[Any]:
+    return iter([None]) if data is None else pieces(data, size)
 
 
 @remembered

@@ -33,6 +33,7 @@ from ..core.declarations import brief, describe
 from ..core.layer import Layer
 from ..core.signatures import suggestion
 from ..core.values import Value
+from ..data.accept import as_source, check_resumable
 from ..files.lock import Lock, Locked
 from ..files.plain import plain
 from ..files.reading import printable, read_json
@@ -165,6 +166,7 @@ class Checkpoints(Value, Hook):
     @contextlib.contextmanager
     def _opened(self, run: Any) -> Iterator[Any]:
         """Lock the folder, restore the run from the newest checkpoint, and listen for signals."""
+        check_resumable(as_source(run.data))
         title = Title(run.program)
         with CheckpointFolder(self, title, run_identity(run), RUN_SCHEMA) as folder:
             run.checkpoint = lambda: folder.saved and folder.folder / str(folder.saved)
@@ -262,7 +264,7 @@ class _Saving(Hook):
         """Save if it is time, and end the run if it is asked to stop."""
         run, settings = self._run, self._settings
         score = self._score(event) if event.is_record else None
-        is_over = event.step == run.total or event.stop is not None
+        is_over = run.is_over
         due = self.is_due(event.moment, self._saved) or score is not None
         if due or (settings.at_end and is_over):
             self._saved = event.moment

@@ -159,6 +159,10 @@ def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> 
     declared = dict(by_path(like))
     targets = {path: _target(leaf) for path, leaf in declared.items()}
     network, arrays = about["network"], dict(about["arrays"])
+    # What hooks remembered that the run no longer has is read, but not returned.
+    spare = [path for path in arrays if path.startswith("memories/") and path not in declared]
+    for path in spare:
+        arrays.pop(path)
     wanted = {path: describe(leaf) for path, leaf in declared.items()}
     if wanted != arrays:
         paths = [*wanted, *(path for path in arrays if path not in wanted)]
@@ -173,6 +177,7 @@ def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> 
         )
     with _unsealed(folder), plain(folder) as place, _quiet():
         _check_arrays(place / "state", declared)
+        targets |= _stored(place / "state", spare) if spare else {}
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             found = reader.restore(place / "state", args=ocp.args.StandardRestore(targets))
     leaves = [found[path] for path, _ in by_path(like)]
@@ -191,6 +196,18 @@ def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
         shape, chunk = tuple(stored[path].shape), stored[path].storage.chunk_shape or ()
         if shape != tuple(leaf.shape) or math.prod(chunk) > math.prod(leaf.shape):
             raise FileError(f"{folder}: {path} is stored as {shape}, wanted {tuple(leaf.shape)}")
+
+
+def _stored(folder: Path, names: list[str]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of stored arrays, as they are."""
+    import orbax.checkpoint as ocp
+    from etils import epath
+
+    stored = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
+    return {
+        name: _target(jax.ShapeDtypeStruct(stored[name].shape, stored[name].dtype))
+        for name in names
+    }
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import optax
 
 from ..core import paths
 from ..core.fingerprint import CODE, checksum, differences, fingerprint
+from ..data.accept import as_source, fingerprint_of
 from ..data.source import Source
 from ..version import __version__
 
@@ -65,7 +66,7 @@ def run_identity(run: Any) -> dict[str, Any]:
     fields = {field.name: getattr(program, field.name) for field in dataclasses.fields(program)}
     return {
         "program": fingerprint((type(program).__qualname__, methods, fields)),
-        **({} if data is None else {"data": data_identity(data)}),
+        **({} if data is None else {"data": fingerprint_of(as_source(data))}),
         **({} if run.given is None else {"state": fingerprint(run.given)}),
         **{name: value for hook in run.hooks for name, value in hook.identity().items()},
         "key": checksum(run.key),
@@ -102,20 +103,6 @@ def changes(
     if _minor(versions) != _minor(here):  # its bytecode is another, whatever the source
         lines = differences(_without_code(recorded), _without_code(now))
     return lines, differences(versions, here)
-
-
-def data_identity(data: Any) -> dict[str, Any]:
-    """What determines the batches of data: checksums of arrays by path, or a source's own account.
-
-    Args:
-        data: a `data.Source`, or a pytree of arrays.
-    """
-    if isinstance(data, Source):
-        return _data(data)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): checksum(leaf)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]
-    }
 
 
 def _data(data: Any) -> dict[str, Any]:

@@ -90,6 +90,24 @@ def label_range(task: Any) -> dict[str, Any]:
     return {"classes": getattr(task, "classes", None), "ignore": getattr(task, "ignored", None)}
 
 
+def check_labels(task: Any, targets: Any, name: str) -> None:
+    """Raise ValueError if targets hold labels that the task does not have.
+
+    Args:
+        task: a task or a loss function.
+        targets: an array of labels; anything else is not looked at.
+        name: what errors call the data.
+    """
+    if getattr(task, "classes", None) is None or not hasattr(targets, "dtype"):
+        return
+    wrong = wrong_label(np.asarray(targets), task.classes, task.ignored)
+    if wrong is not None:
+        raise ValueError(
+            f"{name}: the targets hold {wrong}, but {task!r} needs labels in [0, {task.classes}); "
+            f"write {ignoring(task)} to leave examples out of the loss and the metrics"
+        )
+
+
 def check_batch_labels(task: Any, targets: Any) -> None:
     """Raise ValueError if stacked batches of a source hold labels that the task does not have."""
     if getattr(task, "classes", None) is None or not hasattr(targets, "dtype"):

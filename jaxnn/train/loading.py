@@ -1,12 +1,12 @@
 """Loaders: they bring the batches of a run to the steps of its program.
 
 Arrays of rows lie on the device, where each step gathers its rows in the order of the epoch. A
-source is read ahead in a thread. A program without data gets None. In each case several steps are
-one compiled program, and what a step computes depends on the key, the step, and the batch alone.
+source is read ahead in a thread, and gives one batch at a time. A program without data gets None.
+What a step computes depends on the key, the number of the step, and the batch alone.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,47 +15,74 @@ from jax import lax
 
 from ..core import paths
 from ..core.declarations import describe
+from ..data.accept import as_source
+from ..data.augmented import Augmented, augmented
 from ..data.order import epoch_order
 from ..data.prefetch import prefetched
-from ..data.source import Position, Source
+from ..data.rows import row_count, row_spec
+from ..data.source import NoEpochs, Position, Source
+from ..data.stream import Stream
+from .evaluation import check_count
 from .metrics import check_metrics, without_collected
 from .program import Program, code_of
 from .step import remembered
 
-Ahead = Callable[[int], int]
+DEFAULT_SIZE = 128  # rows of a batch
+
+
+class Batches(NamedTuple):
+    """What one dispatch of compiled steps runs on.
+
+    Args:
+        items: the rows of each step, int32 (steps, rows); or one batch; or None.
+        steps: the number of steps.
+        rows: the rows of a batch, by which plain metrics are weighted; 1 without data.
+    """
+
+    items: Any
+    steps: int
+    rows: int
 
 
 class Loader(Protocol):
-    """Steps on the batches of a run.
+    """The batches of a run.
 
     Attributes:
-        steps_per_epoch: the number of batches of an epoch; None without epochs.
+        steps_per_epoch: the number of batches of an epoch; None if it is unknown, or if there are
+            no epochs.
+        has_epochs: whether there are epochs.
         at_once: the largest number of steps that one program takes.
-        rows: the rows of a batch, by which plain metrics are weighted; 1 without data.
         arrays: what all steps have in common, None if nothing.
     """
 
     steps_per_epoch: int | None
+    has_epochs: bool
     at_once: int
-    rows: int
     arrays: Any
 
     def first(self) -> Any:
         """The batch of the first step, for `program.init`."""
         ...
 
-    def begin(self, step: int, position: Position | None, ahead: Ahead) -> None:
+    def spec(self) -> Any:
+        """The shapes and types of a batch."""
+        ...
+
+    def begin(self, step: int, position: Position | None) -> None:
         """Get ready for the steps after `step`.
 
         Args:
             step: the number of steps that are done.
             position: the position of the source there, as `position` returned it.
-            ahead: maps a step to the end of the dispatch that begins there.
         """
         ...
 
-    def items(self, step: int, count: int) -> Any:
-        """What `count` compiled steps after `step` run on, stacked along a first axis."""
+    def take(self, step: int, count: int) -> Batches:
+        """The batches of `count` steps after `step`, or of fewer."""
+        ...
+
+    def ends_epoch(self) -> bool:
+        """Whether an epoch of unknown length ended with the last batch."""
         ...
 
     def position(self) -> Position | None:
@@ -72,18 +99,25 @@ class NoLoader:
 
     def __init__(self) -> None:
         self.steps_per_epoch: int | None = None
-        self.at_once, self.rows = 1000, 1
+        self.has_epochs, self.at_once = False, 1000
         self.arrays: Any = None
 
     def first(self) -> None:
         """None."""
 
-    def begin(self, step: int, position: Position | None, ahead: Ahead) -> None:
+    def spec(self) -> None:
+        """None."""
+
+    def begin(self, step: int, position: Position | None) -> None:
         """Nothing is read."""
 
-    def items(self, step: int, count: int) -> Any:
-        """One None for each step."""
-        return None
+    def take(self, step: int, count: int) -> Batches:
+        """No items."""
+        return Batches(None, count, 1)
+
+    def ends_epoch(self) -> bool:
+        """There are no epochs."""
+        return False
 
     def position(self) -> None:
         """It follows from the step."""
@@ -103,36 +137,48 @@ class ArrayLoader:
     """
 
     def __init__(self, arrays: Any, size: int, words: np.ndarray, placement: Any) -> None:
-        self.arrays: Any = placement.put(arrays)
-        self._total, self.rows, self._words = _rows_of(arrays), size, words
+        self._total, self._size, self._words = row_count(arrays), size, words
         if size > self._total:
             raise ValueError(
                 f"batch_size is {size}, but the training data have {self._total} rows; write "
                 f"batch_size={self._total} or less"
             )
+        self.arrays: Any = placement.put(arrays)
         self._steps = self.at_once = self._total // size
         self.steps_per_epoch: int | None = self._steps
+        self.has_epochs = True
         self._drawn: tuple[int, Any] = (-1, None)
 
     def first(self) -> Any:
         """The batch of the first step."""
-        chosen = self.items(0, 1)[0]
+        chosen = self._rows(0, 1)[0]
         return jax.tree.map(lambda leaf: leaf[chosen], self.arrays)
 
-    def begin(self, step: int, position: Position | None, ahead: Ahead) -> None:
+    def spec(self) -> Any:
+        """The shapes and types of a batch."""
+        return row_spec(self.arrays, self._size)
+
+    def begin(self, step: int, position: Position | None) -> None:
         """The step says everything."""
 
-    def items(self, step: int, count: int) -> np.ndarray:
-        """The rows of each step, int32 (count, batch)."""
-        epoch, begin = divmod(step, self._steps)
-        table = self._order(epoch)[: self._steps * self.rows].reshape(-1, self.rows)
-        return table[begin : begin + count]
+    def take(self, step: int, count: int) -> Batches:
+        """The rows of each step."""
+        return Batches(self._rows(step, count), count, self._size)
+
+    def ends_epoch(self) -> bool:
+        """The step says it."""
+        return False
 
     def position(self) -> None:
         """It follows from the step."""
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _rows(self, step: int, count: int) -> np.ndarray:
+        epoch, begin = divmod(step, self._steps)
+        table = self._order(epoch)[: self._steps * self._size].reshape(-1, self._size)
+        return table[begin : begin + count]
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._drawn[0] != epoch:
@@ -145,71 +191,116 @@ class SourceLoader:
 
     Args:
         source: the source.
-        size: the rows of a batch, of all processes together.
+        size: the rows of a batch, of all processes together; None for those of a stream.
         words: of the run's root key.
         placement: where the batches lie.
+        check: called with each batch on the host.
     """
 
-    def __init__(self, source: Source, size: int, words: np.ndarray, placement: Any) -> None:
-        self._source, self.rows, self._words, self._placement = source, size, words, placement
-        self.steps_per_epoch: int | None = source.steps_per_epoch(size)
-        self.at_once, self.arrays = 1, None
-        self._process = jax.process_index(), jax.process_count()
+    def __init__(
+        self,
+        source: Any,
+        size: int | None,
+        words: np.ndarray,
+        placement: Any,
+        check: Callable[[Any], None],
+    ) -> None:
+        self._source, self._size, self._words = source, size, words
+        self._placement, self._check = placement, check
+        self.at_once, self.arrays, self.has_epochs = 1, None, True
+        try:
+            self.steps_per_epoch: int | None = source.steps_per_epoch(size)
+        except NoEpochs:
+            self.steps_per_epoch, self.has_epochs = None, False
         self._batches: Any = None
 
     def first(self) -> Any:
-        """The first batch of the run."""
-        batches = self._open(None)
-        try:
-            batch = jax.tree.map(lambda leaf: np.asarray(leaf)[None], next(iter(batches)))
-            return jax.tree.map(lambda leaf: leaf[0], self._placed(batch))
-        finally:
-            batches.close()
+        """The batch of the first step, which stays the next one."""
+        self.begin(0, None)
+        return self._peek()
 
-    def begin(self, step: int, position: Position | None, ahead: Ahead) -> None:
+    def spec(self) -> Any:
+        """The shapes and types of a batch."""
+        return self._source.spec(self._size)
+
+    def begin(self, step: int, position: Position | None) -> None:
         """Open the source there and read ahead."""
+        if step or self._batches is None:
+            self.close()
+            process = jax.process_index(), jax.process_count()
+            opened = self._source.open(self._words, self._size, position, process=process)
+            self._batches = prefetched(opened, self._placed)
 
-        def counts() -> Iterator[int]:
-            at = step
-            while (end := ahead(at)) > at:  # it stays at the end of the run
-                yield end - at
-                at = end
+    def take(self, step: int, count: int) -> Batches:
+        """The next batch."""
+        if self._batches is None:  # the epoch before has ended
+            self.begin(0, None)
+        batch = self._peek()
+        next(self._batches)  # pyright: ignore[reportArgumentType]
+        return Batches(batch, 1, row_count(batch))
 
-        self._batches = prefetched(self._open(position), self._placed, counts=counts())
-
-    def items(self, step: int, count: int) -> Any:
-        """The batches that come next."""
+    def ends_epoch(self) -> bool:
+        """Whether no batch is left; the source is then opened again for the next epoch."""
+        if self.steps_per_epoch is not None or not self.has_epochs:
+            return False
         try:
-            return next(self._batches)
+            self._batches.peek()
+            return False
         except StopIteration:
-            raise ValueError(
-                f"the source of data ended after step {step}, before the run did; repeat it, or "
-                f"write steps={step}"
-            ) from None
+            self.close()
+            return True
 
     def position(self) -> Position | None:
         """The position of the training: batches that were read ahead count as not read."""
-        return self._batches.position()
+        return None if self._batches is None else self._batches.position()
 
     def close(self) -> None:
         """End the thread and close the source."""
         if self._batches is not None:
             self._batches.close()
+            self._batches = None
 
-    def _placed(self, batches: Any) -> Any:
-        return self._placement.put_batches(batches)
+    def _peek(self) -> Any:
+        try:
+            return self._batches.peek()
+        except StopIteration:
+            raise ValueError(
+                f"the batches of {self._source!r} ended before the run; repeat them, or write a "
+                "smaller number of steps"
+            ) from None
 
-    def _open(self, position: Position | None) -> Any:
-        return self._source.open(self._words, self.rows, position, process=self._process)
+    def _placed(self, batch: Any) -> Any:
+        self._check(batch)
+        return self._placement.put_batch(batch)
 
 
-def loader_of(data: Any, size: int, words: np.ndarray, placement: Any) -> Loader:
-    """The loader of a run's data: None, a `data.Source`, or a pytree of arrays of rows."""
-    if data is None:
-        return NoLoader()
-    if isinstance(data, Source):
-        return SourceLoader(data, size, words, placement)
-    return ArrayLoader(data, size, words, placement)
+def loader_of(
+    program: Program, data: Any, size: int | None, words: np.ndarray, placement: Any
+) -> tuple[Loader, tuple[Any, ...]]:
+    """The loader of a run's data, and the augmentations of its batches.
+
+    Args:
+        program: the program, which checks the data.
+        data: as for `train.run`.
+        size: the rows of a batch; None for 128, and for those of a stream.
+        words: of the run's root key.
+        placement: where the arrays lie.
+    """
+    if size is not None:
+        check_count(size, "batch_size")
+    source, functions = as_source(data), ()
+    if isinstance(source, Augmented):
+        functions = source.functions
+    while isinstance(source, Augmented):
+        source = source.source
+    if source is None:
+        return NoLoader(), functions
+    if isinstance(source, Source):
+        size = size if size is not None or isinstance(source, Stream) else DEFAULT_SIZE
+        check = lambda batch: program.check_data(batch, "a batch of the training data")  # noqa: E731
+        return SourceLoader(source, size, words, placement, check), functions
+    program.check_data(source, "training data")
+    return ArrayLoader(source, size or DEFAULT_SIZE, words, placement), functions
 
 
 class Steps:
@@ -218,79 +309,76 @@ class Steps:
     Args:
         program: the program.
         loader: its batches.
+        functions: the augmentations of its batches.
         words: of the run's root key.
         placement: where the state and the batches lie.
-        augment: a function of (key, batch) that is applied to each batch, or None.
     """
 
     def __init__(
-        self, program: Program, loader: Loader, words: Any, placement: Any, augment: Any = None
+        self, program: Program, loader: Loader, functions: Any, words: Any, placement: Any
     ) -> None:
         self._numbers, structure = jax.tree.flatten(program)
         self._loader, self._words = loader, words
         self._gathers = isinstance(loader, ArrayLoader)
         self._compiled = _compiled_steps(
-            structure, code_of(program), self._gathers, augment, placement
+            structure, code_of(program), self._gathers, functions, placement
         )
 
-    def check(self, state: Any, first: Any, count: int) -> Any:
+    def check(self, state: Any, count: int) -> Any:
         """The metrics of `count` steps as shapes; an error for steps that do not fit together.
 
         It traces the compiled steps, which is not repeated when they run.
-
-        Args:
-            state: the state before them.
-            first: the first batch, or its shapes.
-            count: the number of steps.
         """
-        batches: Any = jax.ShapeDtypeStruct((count, self._loader.rows), jnp.int32)
-        if not self._gathers:
-            batches = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), first
-            )
+        items = self._loader.spec()
+        if self._gathers:
+            items = jax.ShapeDtypeStruct((count, row_count(items)), jnp.int32)
         numbers = jax.ShapeDtypeStruct((count,), jnp.int32)
-        arguments = self._numbers, state, self._words, (numbers, batches), self._loader.arrays
+        arguments = self._numbers, state, self._words, numbers, items, self._loader.arrays
         traced = self._compiled.trace(*arguments)
         _, metrics = traced.out_info
         if count > 1 and jax.default_backend() == "cpu" and _has_convolution(traced.jaxpr.jaxpr):
             self._loader.at_once = 1  # XLA's convolutions are ten times slower in a loop on a CPU
         return metrics
 
-    def __call__(self, state: Any, step: int, count: int) -> tuple[Any, dict[str, Any]]:
-        """The state after `count` steps, and the metrics of each, stacked."""
-        numbers = np.arange(step, step + count, dtype=np.int32)
-        items = numbers, self._loader.items(step, count)
-        return self._compiled(self._numbers, state, self._words, items, self._loader.arrays)
+    def __call__(self, state: Any, step: int, batches: Batches) -> tuple[Any, dict[str, Any]]:
+        """The state after the steps, and the metrics of each, stacked."""
+        numbers = np.arange(step, step + batches.steps, dtype=np.int32)
+        arrays = self._loader.arrays
+        return self._compiled(self._numbers, state, self._words, numbers, batches.items, arrays)
 
 
 @remembered
 def _compiled_steps(
-    structure: Any, code: Any, gathers: bool, augment: Any, placement: Any
+    structure: Any, code: Any, gathers: bool, functions: Any, placement: Any
 ) -> Callable[..., Any]:
-    """The jitted function (numbers, state, words, items, arrays) of a step for each item."""
+    """The jitted function (numbers, state, words, steps, items, arrays) of several steps."""
 
-    def steps(numbers: Any, state: Any, words: Any, items: Any, arrays: Any) -> tuple[Any, Any]:
+    def run(
+        numbers: Any, state: Any, words: Any, steps: Any, items: Any, arrays: Any
+    ) -> tuple[Any, Any]:
         program = jax.tree.unflatten(structure, numbers)
 
-        def step(state: Any, item: Any) -> tuple[Any, Any]:
-            number, batch = item
+        def step(state: Any, given: Any) -> tuple[Any, Any]:
+            number, chosen = given
+            batch = items
             if gathers:
-                batch = jax.tree.map(lambda leaf: leaf[batch], arrays)
+                batch = jax.tree.map(lambda leaf: leaf[chosen], arrays)
             batch = placement.pinned_batch(batch)
-            if augment is not None:
+            if functions:
                 key = jax.random.fold_in(jax.random.fold_in(paths.kept_key(words), number), 1)
-                batch = augment(key, batch)
+                batch = augmented(functions, key, batch)
             result = program.step(state, batch)
             check_step(result, state, type(program).__name__)
             after, metrics = result
             return placement.pinned(after), without_collected(metrics)
 
-        if items[0].shape[0] == 1:  # without a loop
-            state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], items))
+        given = steps, items if gathers else None
+        if steps.shape[0] == 1:  # without a loop
+            state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], given))
             return state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
-        return lax.scan(step, state, items)
+        return lax.scan(step, state, given)
 
-    return jax.jit(steps, donate_argnums=1)
+    return jax.jit(run, donate_argnums=1)
 
 
 def check_step(result: Any, before: Any, owner: str) -> None:
@@ -341,8 +429,3 @@ def _has_convolution(jaxpr: Any) -> bool:
 def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         yield jax.tree_util.keystr(path, simple=True, separator="/") or "the state", leaf
-
-
-def _rows_of(tree: Any) -> int:
-    """The number of rows of a pytree of arrays."""
-    return jax.tree.leaves(tree)[0].shape[0]

@@ -16,8 +16,10 @@ from ..core.declarations import Declaration, brief, describe
 from ..core.layer import Layer, declared
 from ..core.signatures import Signature, suggestion
 from ..core.wrapper import Wrapper
+from ..data.rows import check_finite
 from .average import evaluation_params
 from .blocks import for_network
+from .labels import check_labels
 from .metrics import Ratio, check_loss, check_metrics
 from .optimizer import as_pytree
 from .program import Program
@@ -200,6 +202,11 @@ class Minimize(Program):
         params = evaluation_params(state)
         return self._objective().apply(params, inputs, state=state.state, method="predict")[0]
 
+    def check_data(self, data: Any, name: str) -> None:
+        """Raise as the task does for inputs and targets of `Supervised`: see `train.fit`."""
+        if isinstance(self.objective, SupervisedLoss):
+            self.objective.check_data(data, name)
+
     def _objective(self) -> Layer:
         """The objective, whose children compute as `precision` says."""
         policy = self.precision
@@ -258,6 +265,18 @@ class SupervisedLoss(Wrapper):
         else:
             loss, metrics = self._weighted(outcome.output, targets, weights[0])
         return outcome._replace(output=(loss, {n: m for n, m in metrics.items() if n != "loss"}))
+
+    def check_data(self, data: Any, name: str) -> None:
+        """Raise ValueError or TypeError for rows that cannot be trained on.
+
+        Args:
+            data: (inputs, targets) or (inputs, targets, weights).
+            name: what errors call the data.
+        """
+        inputs = _inputs_of(data)
+        check_finite(inputs, f"{name}: inputs")
+        check_finite(data[1], f"{name}: targets")
+        check_labels(self.task, data[1], name)
 
     def _given(self, method: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and named inputs of the network."""

@@ -96,9 +96,9 @@ class SingleDevice:
         """Arrays of which each device needs all rows."""
         return jax.tree.map(jnp.asarray, tree)
 
-    def put_batches(self, batches: Any) -> Any:
-        """Batches stacked along a first axis."""
-        return jax.device_put(batches)
+    def put_batch(self, batch: Any) -> Any:
+        """A batch that a source gave, of this process."""
+        return jax.device_put(batch)
 
 
 SINGLE_DEVICE = SingleDevice()

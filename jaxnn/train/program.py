@@ -142,6 +142,16 @@ class Program:
             f"{type(self).__name__} has no predictions; write def predict(self, state, inputs)"
         )
 
+    def check_data(self, data: Any, name: str) -> None:
+        """Raise ValueError or TypeError for data that the program cannot be trained on.
+
+        A run calls it with arrays of rows before the first step, and with each batch of a source.
+
+        Args:
+            data: a pytree of arrays of rows, on the host or the device.
+            name: what errors call the data.
+        """
+
     # ---- the pytree ----
 
     def _parts(self) -> tuple[tuple[str, ...], Any, tuple[Any, ...], list[Any]]:

@@ -35,6 +35,8 @@ from .record import Record, Tally
 from .signals import Asked
 from .state import is_key
 
+ENDLESS = 2**31 - 1  # more steps than an epoch or a run has
+
 
 class Run:
     """A run of a program: what `train.run` steps, and what its hooks see.
@@ -43,8 +45,9 @@ class Run:
         program, key, batch_size, placement: as given.
         state: the state after `step` steps.
         step: the number of steps that are done.
-        total: the number of steps of the whole run.
-        steps_per_epoch: None without epochs.
+        total: the number of steps of the whole run; None until the end if epochs of unknown
+            length decide it.
+        steps_per_epoch: None without epochs, or if their length is unknown.
         history: the records so far.
         names: the names of its metrics.
         directions: whether a metric is maximized, by name.
@@ -60,26 +63,28 @@ class Run:
         *,
         epochs: int | None,
         steps: int | None,
-        batch_size: int,
+        batch_size: int | None,
         hooks: Sequence[Any],
         every: Every | int | None,
         state: Any,
         placement: Any,
     ) -> None:
         self.program, self.data, self.key = program, data, paths.as_key(key)
-        self.batch_size = check_count(batch_size, "batch_size")
+        self.batch_size = batch_size
         self.placement, self.given = placement, state
         self.hooks = _checked_hooks(hooks)
         words = np.asarray(paths.kept_words(self.key))
-        self.loader = loader_of(data, batch_size, words, placement)
+        self.loader, self._functions = loader_of(program, data, batch_size, words, placement)
         self.steps_per_epoch = self.loader.steps_per_epoch
-        self.total = _length(epochs, steps, self.steps_per_epoch)
-        self.every = _every(every, self.steps_per_epoch, self.total)
+        self._epochs, self._ended_epochs = epochs, 0
+        self.total = _length(epochs, steps, self.loader, data)
+        self.every = _every(every, self.loader.has_epochs, self.total)
         self.state: Any = None
         self.step, self.history = 0, []
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
         self.stop: str | None = None
+        self._at_end = True  # of an epoch of unknown length
         self.asked = Asked()
         self._stopped = ""
         self.tally = Tally()
@@ -88,12 +93,25 @@ class Run:
         self.checkpoint: Callable[[], Any] = lambda: None
         self._clock = 0.0
         self._before, self._began, self._position = 0.0, time.perf_counter(), None
-        self._words, self._first = words, None
+        self._words = words
 
     @property
     def epoch(self) -> int | None:
-        """The number of the epoch of the last step, from 1."""
-        return None if self.steps_per_epoch is None else -(-self.step // self.steps_per_epoch)
+        """The number of the epoch of the last step, from 1; None without epochs."""
+        if not self.loader.has_epochs:
+            return None
+        if self.steps_per_epoch is None:
+            return self._ended_epochs + (not self._at_end)
+        return -(-self.step // self.steps_per_epoch)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step is done, or a hook stopped the run."""
+        if self.stop is not None:
+            return True
+        if self.total is None:
+            return self._ended_epochs == self._epochs
+        return self.step >= self.total
 
     def seconds(self) -> float:
         """The time that the run has taken, also before it was resumed."""
@@ -101,7 +119,7 @@ class Run:
 
     def moment(self) -> Moment:
         """The end of the last dispatch, in steps and in time."""
-        return Moment(self.step, self.steps_per_epoch or self.total, self._clock)
+        return Moment(self.step, self.steps_per_epoch or ENDLESS, self._clock)
 
     def progress(self, event: Event) -> tuple[Any, dict[str, Any]]:
         """All that decides how the run continues after an event: arrays, and numbers as JSON."""
@@ -130,13 +148,13 @@ class Run:
             state = jax.eval_shape(
                 lambda key, first: jax.tree.map(_strong, self.program.init(key, first)),
                 self.key,
-                self._first,
+                self.loader.spec(),
             )
-        memories = {
-            label: jax.eval_shape(hook.begin, state)
-            for label, hook in zip(self.labels(), self.hooks, strict=True)
-        }
-        arrays, _ = _split(memories, progress["memories"])
+        numbers, arrays = progress["memories"], {}
+        for label, hook in zip(self.labels(), self.hooks, strict=True):
+            own, _ = _split({label: jax.eval_shape(hook.begin, state)}, numbers)
+            if all(f"memories/{path}" in progress["arrays"] for path in own):
+                arrays |= own  # a hook that the checkpoint does not know begins now
         return self.placement.like({"state": state, "memories": arrays})
 
     def resume(self, arrays: Any, progress: Mapping[str, Any], source: str) -> None:
@@ -147,7 +165,7 @@ class Run:
             source: the checkpoint that holds them, for errors.
         """
         self.state, self.step = arrays["state"], progress["step"]
-        if self.step > self.total:
+        if self.total is not None and self.step > self.total:
             unit, length = "steps", self.step
             if self.steps_per_epoch is not None:
                 unit, length = "epochs", -(-self.step // self.steps_per_epoch)
@@ -174,33 +192,34 @@ class Run:
         with contextlib.ExitStack() as opened:
             opened.enter_context(watching_peers(self._where))
             opened.callback(self.loader.close)
-            self._first = first = self.loader.first()
             hooks = self._open(opened)
-            steps = Steps(self.program, self.loader, self._words, self.placement)
+            steps = Steps(self.program, self.loader, self._functions, self._words, self.placement)
             everys = [self.every, *(hook.every for hook in hooks if hook.every is not None)]
             further = tuple(end for hook in hooks for end in hook.ends)
-            if self.step < self.total:
+            if not self.is_over:
                 count = self._ahead(everys, further)(self.step) - self.step
-                metrics = steps.check(self.state, first, count)
+                metrics = steps.check(self.state, count)
                 self.names |= metrics.keys()
                 self.directions |= directions(metrics)
                 for hook in hooks:
                     with named(hook, "check"):
                         hook.check(self)
             ahead = self._ahead(everys, further)
-            self.loader.begin(self.step, self._position, ahead)
+            self.loader.begin(self.step, self._position)
             agreed = Agreed(self.seconds, self.asked)
             recorded = self.moment()
             seen = [recorded] * len(hooks)
-            while self.step < self.total and self.stop is None:
-                end = ahead(self.step)
-                self.state, metrics = steps(self.state, self.step, end - self.step)
-                self.tally.add(metrics, self.loader.rows)
-                self.step = end
+            while not self.is_over:
+                batches = self.loader.take(self.step, ahead(self.step) - self.step)
+                self.state, metrics = steps(self.state, self.step, batches)
+                self.tally.add(metrics, batches.rows)
+                self.step += batches.steps
+                self._at_end = self.loader.ends_epoch()
+                self._ended_epochs += self._at_end
                 self._clock = agreed.seconds()
                 self.asked.number = agreed.signal()
                 now = self.moment()
-                is_record = end == self.total or self.every.due(now, recorded)
+                is_record = self.is_over or self.every.due(now, recorded) or self._ends_record()
                 due = [
                     is_record or hook.is_due(now, since)
                     for hook, since in zip(hooks, seen, strict=True)
@@ -214,6 +233,11 @@ class Run:
                 if is_record:
                     recorded, self.tally = now, Tally()
                     yield event
+
+    def _ends_record(self) -> bool:
+        """Whether a record is due at the end of an epoch of unknown length."""
+        often = self.every.epochs
+        return self._at_end and often is not None and self._ended_epochs % often == 0
 
     def _open(self, opened: contextlib.ExitStack) -> list[Hook]:
         """The opened hooks, and the memory of each."""
@@ -248,12 +272,13 @@ class Run:
     def _initial(self) -> Any:
         if self.given is not None:
             return self.given
-        state = self.placement.init(self.program, self.key, self._first)
+        state = self.placement.init(self.program, self.key, self.loader.first())
         return jax.tree.map(_strong, state)
 
     def _ahead(self, everys: list[Every], further: tuple[int, ...]) -> Any:
-        epoch = self.steps_per_epoch or self.total
-        return ends_of(epoch, self.loader.at_once, self.total, everys, further)
+        total = ENDLESS if self.total is None else self.total
+        epoch = self.steps_per_epoch or max(total, 1)
+        return ends_of(epoch, self.loader.at_once, total, everys, further)
 
     def _where(self) -> str:
         newest = self.checkpoint()
@@ -267,7 +292,7 @@ def run(
     key: jax.Array,
     epochs: int | None = None,
     steps: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     hooks: Sequence[Any] = (),
     every: Every | int | None = None,
     state: Any = None,
@@ -280,12 +305,13 @@ def run(
 
     Args:
         program: the `train.Program`.
-        data: any pytree of arrays of rows, which then lie on the device; a `data.Source`; or None
-            for a program that makes its own data.
+        data: whatever `data.as_source` accepts: a pytree of arrays or frames, whose rows then lie
+            on the device; a `data.Source`, a DataLoader, a generator, or a function that returns
+            one, which are read ahead; `data.Augmented`; or None for a program that makes its own.
         key: a JAX key, the root of all random numbers.
         epochs: the number of epochs of the whole run. Write either `epochs` or `steps`.
         steps: the number of steps of the whole run.
-        batch_size: the rows of a step, 128 by default.
+        batch_size: the rows of a step, 128 by default. Batches of a stream have their own number.
         hooks: `train.Hook` values and functions of an event, called in this order at each record.
             `train.Evaluate` comes first and `train.Checkpoints` last.
         every: how often there is a record, a `train.Every` or a number of steps: by default each
@@ -333,7 +359,7 @@ def fit(
     key: jax.Array,
     epochs: int | None = None,
     steps: int | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     validation: Any = None,
     hooks: Sequence[Any] = (),
     every: Every | int | None = None,
@@ -420,7 +446,8 @@ def _checked_hooks(hooks: Any) -> list[Hook]:
     return found
 
 
-def _length(epochs: Any, steps: Any, steps_per_epoch: int | None) -> int:
+def _length(epochs: Any, steps: Any, loader: Any, data: Any) -> int | None:
+    """The number of steps of the run; None if the epochs' lengths are unknown."""
     if (epochs is None) == (steps is None):
         given = "neither" if epochs is None else "both"
         raise ValueError(
@@ -428,20 +455,28 @@ def _length(epochs: Any, steps: Any, steps_per_epoch: int | None) -> int:
         )
     if steps is not None:
         return check_count(steps, "steps", least=0)
-    if steps_per_epoch is None:
+    check_count(epochs, "epochs", least=0)
+    if not loader.has_epochs:
         raise ValueError("there are no epochs without data of known length; write steps=1000")
-    return check_count(epochs, "epochs", least=0) * steps_per_epoch
+    if loader.steps_per_epoch is None:
+        if isinstance(data, Iterator) and epochs > 1:
+            raise ValueError(
+                f"{data!r:.80} is read once, so it has one epoch, got epochs={epochs}; write "
+                "epochs=1, steps=, or pass a function that returns a new iterator"
+            )
+        return None
+    return epochs * loader.steps_per_epoch
 
 
-def _every(every: Any, steps_per_epoch: int | None, total: int) -> Every:
+def _every(every: Any, has_epochs: bool, total: int | None) -> Every:
     if isinstance(every, Every):
-        if every.epochs is not None and steps_per_epoch is None:
+        if every.epochs is not None and not has_epochs:
             raise ValueError(
                 f"there are no epochs without data, got every={every!r}; write every=100"
             )
         return every
     if every is None:
-        return Every(epochs=1) if steps_per_epoch else Every(steps=max(total, 1))
+        return Every(epochs=1) if has_epochs else Every(steps=max(total or 1, 1))
     return Every(steps=every)
 
 

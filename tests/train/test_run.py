@@ -135,6 +135,20 @@ def test_a_stopped_run_stays_stopped(tmp_path):
     assert records == history
 
 
+def test_hooks_may_change_when_a_run_resumes(tmp_path):
+    whole, _ = train.fit(PROGRAM, (X, Y), **options())
+    checkpoints = train.Checkpoints(str(tmp_path), train.Every(steps=5))
+    several = [
+        [train.Divergence(retries=1)],  # with an array that the next does not know
+        [train.EarlyStopping("loss", patience=9)],
+        [train.Divergence(retries=1), train.EarlyStopping("loss", patience=9)],
+    ]
+    for i, before in enumerate(several):
+        given = options(hooks=[*before, checkpoints], epochs=i + 2)
+        state, _ = train.fit(PROGRAM, (X, Y), **given)
+    assert same(whole, state)
+
+
 def test_another_run_is_refused(tmp_path):
     train.fit(PROGRAM, (X, Y), **options(hooks=hooks(tmp_path)))
     others = {

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
-from ..assessment import SIZE, check_names, evaluated, evaluation_spec
+from ...data.accept import as_source, fingerprint_of
+from ..assessment import SIZE, check_names, evaluated, evaluation_spec, prepared
 from ..event import Event
-from ..identity import data_identity
 from ..metrics import directions
 from ..record import prefixed
 from .hook import Hook
@@ -21,7 +21,7 @@ class Evaluate(Hook):
     record. Hooks that read them, such as `EarlyStopping`, come after it.
 
     Args:
-        data: a pytree of arrays of rows, as for `train.evaluate`; None for a program without data.
+        data: as for `train.evaluate`; None (the default) for a program without data.
         name: the prefix of the metrics: "validation" (the default) gives `validation_loss`.
         batch_size: the largest number of rows that are evaluated at once, 1,024 by default.
         program: the program that evaluates the state; the run's own by default.
@@ -38,13 +38,14 @@ class Evaluate(Hook):
 
     @contextmanager
     def open(self, run: Any) -> Iterator[Self]:
-        """Put the data on the device once."""
-        data = self.data if self.data is None else run.placement.put(self.data)
-        yield dataclasses.replace(self, data=data)
+        """Check the data, and put arrays on the device once."""
+        program = run.program if self.program is None else self.program
+        data = prepared(program, self.data, f"{self.name} data", run.placement)
+        yield dataclasses.replace(self, data=data, program=program)
 
     def check(self, run: Any) -> None:
         """Add the names and directions of the metrics, by abstract evaluation."""
-        program = run.program if self.program is None else self.program
+        program = self.program
         metrics = evaluation_spec(program, run.state, self.data, self.batch_size, run.placement)
         check_names(metrics, type(program).__name__)
         run.names |= prefixed(self.name, metrics).keys()
@@ -52,7 +53,7 @@ class Evaluate(Hook):
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
         """Add the metrics to the record."""
-        program = event.run.program if self.program is None else self.program
+        program = self.program
         metrics, maximized = evaluated(
             program,
             event.state,
@@ -66,4 +67,4 @@ class Evaluate(Hook):
 
     def identity(self) -> Mapping[str, Any]:
         """The checksums of the data."""
-        return {} if self.data is None else {self.name: data_identity(self.data)}
+        return {} if self.data is None else {self.name: fingerprint_of(as_source(self.data))}

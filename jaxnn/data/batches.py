@@ -6,22 +6,25 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from jaxnn.data.order import epoch_order
+
 Arrays = TypeVar("Arrays")
 
 
-def batches(key: jax.Array, arrays: Arrays, size: int) -> Iterator[Arrays]:
-    """Go once through the rows in random order, `size` at a time.
+def batches(key: jax.Array, arrays: Arrays, size: int, epoch: int = 0) -> Iterator[Arrays]:
+    """The batches of an epoch, in the order in which `train.fit` with the same key visits them.
 
     Rows that do not fill a last batch are left out, so that every batch has one shape and a
-    jitted step compiles once; the next epoch's key leaves out others.
+    jitted step compiles once; another epoch leaves out others.
 
     Args:
-        key: a JAX key, another one each epoch.
-        arrays: a pytree of host arrays of as many rows, such as `Examples` or (x, y).
-        size: rows a batch.
+        key: a JAX key, the same in all epochs.
+        arrays: a pytree of host arrays with one number of rows, such as `Examples` or (x, y).
+        size: the rows of a batch.
+        epoch: the number of the epoch, from 0 (the default).
 
     Returns:
-        an iterator of floor(rows / size) pytrees like `arrays`.
+        An iterator of floor(rows / size) pytrees like `arrays`.
 
     Raises:
         ValueError: arrays differ in rows, or have fewer than `size`. Raised at the call.
@@ -42,6 +45,6 @@ def batches(key: jax.Array, arrays: Arrays, size: int) -> Iterator[Arrays]:
             f"batches: size is {size}, wanted 1 .. {total} for {total} rows: "
             f"write batches(key, arrays, {min(max(size, 1), max(total, 1))})"
         )
-    order = np.asarray(jax.random.permutation(key, total))
+    order = epoch_order(key, epoch, total)
     chosen = order[: total // size * size].reshape(-1, size)
     return (jax.tree.map(lambda leaf, rows=rows: leaf[rows], arrays) for rows in chosen)

@@ -11,6 +11,8 @@ Everything is a pure function of values, so the loop can be written by hand from
 from .average import average_of, averaged, evaluation_params
 from .blocks import for_network
 from .checkpoint import Checkpoints
+from .class_scores import accuracy, confusion_matrix, f1, iou, precision, recall
+from .classification import Binary, Classification, LanguageModel, MultiLabelClassification
 from .divergence import Diverged
 from .evaluation import evaluate, predict
 from .every import Every
@@ -18,11 +20,15 @@ from .groups import by_path
 from .logging import JsonLines, Logger
 from .loop import fit
 from .loss_scale import loss_scaled
-from .metrics import Collected, Mean, Ratio
+from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum, combine
 from .minimize import Minimize, Supervised
+from .multitask import MultiTask
 from .optimizer import Optimizer
 from .profile import Profile
 from .program import Program
+from .ranking_scores import auc, bits, perplexity, top_k_accuracy
+from .regression import Regression
+from .regression_scores import mae, r2, rmse
 from .schedules import (
     Constant,
     Cosine,
@@ -38,7 +44,7 @@ from .skipping import skip_nonfinite
 from .state import TrainState
 from .step import make_step
 from .stopping import EarlyStopping
-from .task import Binary, Classification, LanguageModel, Regression, Task
+from .task import Task
 from .tracking import MLflow, TensorBoard, WandB
 from .weights import Weights, load_weights, pack_weights
 
@@ -49,6 +55,7 @@ __all__ = [
     "Collected",
     "Constant",
     "Cosine",
+    "Derived",
     "Diverged",
     "EarlyStopping",
     "Every",
@@ -60,7 +67,10 @@ __all__ = [
     "Logger",
     "MLflow",
     "Mean",
+    "Metric",
     "Minimize",
+    "MultiLabelClassification",
+    "MultiTask",
     "OneCycle",
     "Optimizer",
     "Piecewise",
@@ -69,6 +79,7 @@ __all__ = [
     "Ratio",
     "Regression",
     "Schedule",
+    "Sum",
     "Supervised",
     "Task",
     "TensorBoard",
@@ -76,17 +87,31 @@ __all__ = [
     "WandB",
     "Warmup",
     "Weights",
+    "accuracy",
+    "auc",
     "average_of",
     "averaged",
+    "bits",
     "by_path",
+    "combine",
+    "confusion_matrix",
     "evaluate",
     "evaluation_params",
+    "f1",
     "fit",
     "for_network",
+    "iou",
     "load_weights",
     "loss_scaled",
+    "mae",
     "make_step",
     "pack_weights",
+    "perplexity",
+    "precision",
     "predict",
+    "r2",
+    "recall",
+    "rmse",
     "skip_nonfinite",
+    "top_k_accuracy",
 ]

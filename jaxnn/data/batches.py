@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import jax
-import numpy as np
 
 from jaxnn.data.order import epoch_order
 

@@ -101,10 +101,18 @@ def _finite(array: np.ndarray, what: str) -> None:
     rows = int(bad.reshape(len(bad), -1).any(axis=1).sum())
     symbol = what[-1]
     at = f"row {row}, position {tuple(position)}" if position else f"row {row}"
+    advice = (
+        f"write keep = np.isfinite({symbol}).reshape(len({symbol}), -1).all(axis=1); "
+        "x, y = x[keep], y[keep], or fill them in"
+    )
+    if symbol == "y" and array.ndim > 1:  # a row may hold other targets, which are known
+        advice = (
+            "write np.nan_to_num(y, posinf=0, neginf=0), and weights np.isfinite(y) as the third "
+            "part of a batch of train.Supervised"
+        )
     raise ValueError(
         f"{what} holds {array[(row, *position)]} at {at} ({rows} of {len(array)} rows are not "
-        f"finite), wanted finite numbers: write keep = np.isfinite({symbol}).reshape("
-        f"len({symbol}), -1).all(axis=1); x, y = x[keep], y[keep], or fill them in"
+        f"finite), wanted finite numbers: {advice}"
     )
 
 
@@ -135,21 +143,30 @@ def _labels(y: np.ndarray, classes: int, ignore: int | None, name: str) -> None:
             f"{name}: y is one-hot, {y.shape}, wanted labels, ({len(y)},): write y.argmax(axis=1)"
         )
     if not np.issubdtype(y.dtype, np.integer):
+        advice = "write y.astype(np.int32), or classes=None for regression"
+        if not (y == np.round(y)).all():
+            advice = (
+                "they are not whole numbers: write classes=None, and in training, a task for "
+                "numbers such as train.Regression(), or a loss function of probabilities"
+            )
         raise TypeError(
             f"{name}: y has dtype {y.dtype}, wanted integer labels 0 .. {classes - 1} for "
-            f"classes={classes}: write y.astype(np.int32), or classes=None for regression"
+            f"classes={classes}: {advice}"
         )
     wrong = wrong_label(y, classes, ignore)
     if wrong is None:
         return
     known = y if ignore is None else y[y != ignore]
+    whole = known.size == y.size  # a map of all numbers would make a class of the ignored label
+    unique = ", or np.unique(y, return_inverse=True)[1]" if whole else ""
     advice = (
-        "The labels seem to count from 1: write y - 1"
+        "The labels seem to count from 1: write "
+        + ("y - 1" if whole else f"np.where(y == {ignore}, y, y - 1)")
         if known.min() == 1 and known.max() == classes
-        else f"Write classes={int(known.max()) + 1}, or np.unique(y, return_inverse=True)[1]"
+        else f"Write classes={int(known.max()) + 1}{unique}"
         if known.min() >= 0
         else f"Write {'-100' if ignore is None else ignore} for examples without a label (the "
-        "ignore= of the task), or np.unique(y, return_inverse=True)[1]"
+        f"ignore= of the task){unique}"
     )
     raise ValueError(
         f"{name}: y holds {wrong}, wanted 0 .. {classes - 1} for classes={classes}. {advice}"

@@ -11,6 +11,9 @@ Everything is a pure function of values, so the loop can be written by hand from
 from .average import average_of, averaged, evaluation_params
 from .blocks import for_network
 from .checkpoint import Checkpoints
+from .class_scores import accuracy, confusion_matrix, f1, iou, precision, recall
+from .classification import Binary, Classification, LanguageModel, MultiLabelClassification
+from .combining import combine
 from .divergence import Diverged
 from .every import Every
 from .groups import by_path
@@ -20,12 +23,16 @@ from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, RollBack, Stop
 from .logging import JsonLines, Logger
 from .loss_scale import loss_scaled
-from .metrics import Collected, Mean, Ratio
+from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
 from .minimize import Minimize, Supervised
+from .multitask import MultiTask
 from .optimizer import Optimizer
 from .overloads import evaluate, fit, predict
 from .profile import Profile
 from .program import Program
+from .ranking_scores import auc, bits, perplexity, top_k_accuracy
+from .regression import Regression
+from .regression_scores import mae, r2, rmse
 from .run import Event, run
 from .schedules import (
     Constant,
@@ -41,7 +48,7 @@ from .signals import Interrupted
 from .skipping import skip_nonfinite
 from .state import TrainState
 from .step import make_step
-from .task import Binary, Classification, LanguageModel, Regression, Task
+from .task import Task
 from .tracking import MLflow, TensorBoard, WandB
 from .weights import Weights, load_weights, pack_weights
 
@@ -52,6 +59,7 @@ __all__ = [
     "Collected",
     "Constant",
     "Cosine",
+    "Derived",
     "Diverged",
     "Divergence",
     "EarlyStopping",
@@ -67,7 +75,10 @@ __all__ = [
     "Logger",
     "MLflow",
     "Mean",
+    "Metric",
     "Minimize",
+    "MultiLabelClassification",
+    "MultiTask",
     "OneCycle",
     "Optimizer",
     "Piecewise",
@@ -78,6 +89,7 @@ __all__ = [
     "RollBack",
     "Schedule",
     "Stop",
+    "Sum",
     "Supervised",
     "Task",
     "TensorBoard",
@@ -85,18 +97,32 @@ __all__ = [
     "WandB",
     "Warmup",
     "Weights",
+    "accuracy",
+    "auc",
     "average_of",
     "averaged",
+    "bits",
     "by_path",
+    "combine",
+    "confusion_matrix",
     "evaluate",
     "evaluation_params",
+    "f1",
     "fit",
     "for_network",
+    "iou",
     "load_weights",
     "loss_scaled",
+    "mae",
     "make_step",
     "pack_weights",
+    "perplexity",
+    "precision",
     "predict",
+    "r2",
+    "recall",
+    "rmse",
     "run",
     "skip_nonfinite",
+    "top_k_accuracy",
 ]

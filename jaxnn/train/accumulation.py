@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from ..core.declarations import describe
-from .metrics import Ratio, Sum, terms_of
+from .metrics import Derived, Ratio, Sum, merged, terms_of
 
 # (params, state, batch, key) -> gradients, metrics, state
 Gradients = Callable[[Any, Any, Any, jax.Array], tuple[Any, Any, Any]]
@@ -36,20 +36,19 @@ def accumulated(
         batch, number = micro
         below = jax.random.fold_in(key, number)
         grads, metrics, state = gradients(params, state, batch, below)
-        sums = jax.tree.map(
-            lambda total, new: total + new.astype(total.dtype), sums, (grads, metrics)
-        )
-        return (state, sums), None
+        added = jax.tree.map(lambda total, new: total + new.astype(total.dtype), sums[0], grads)
+        parts = {name: merged(total, metrics[name]) for name, total in sums[1].items()}
+        return (state, (added, parts)), None
 
     (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
 
     def mean(total: Any, like: Any) -> Any:
-        if isinstance(like, Ratio):  # its sum and count are those of the whole batch
+        if isinstance(like, Ratio | Derived):  # its sums are those of the whole batch
             return jax.tree.map(lambda total, like: total.astype(like.dtype), total, like)
         return (total / count).astype(like.dtype)
 
     grads, metrics = jax.tree.map(
-        mean, sums, (shapes, metrics), is_leaf=lambda node: isinstance(node, Ratio)
+        mean, sums, (shapes, metrics), is_leaf=lambda node: isinstance(node, Ratio | Derived)
     )
     return grads, metrics, state
 

@@ -15,8 +15,9 @@ from ..data.augmented import Augmented
 from ..data.rows import row_count, row_spec
 from ..data.source import Source
 from ..data.stream import Stream
+from .combining import combine
 from .evaluation import check_count
-from .metrics import check_metrics, combine, directions
+from .metrics import check_metrics, directions
 from .placement import SINGLE_DEVICE
 from .program import Program, code_of
 from .step import remembered

@@ -120,7 +120,12 @@ def progress_of(folder: Path) -> dict[str, Any]:
 
 
 def _sums(sums: Mapping[str, Any]) -> bool:
-    return all(isinstance(some, list) and _numbers(dict(enumerate(some))) for some in sums.values())
+    """Whether all are numbers or nested lists of numbers."""
+
+    def right(item: Any) -> bool:
+        return all(map(right, item)) if isinstance(item, list) else _numbers({"": item})
+
+    return all(isinstance(leaves, list) and right(leaves) for leaves in sums.values())
 
 
 def _numbers(items: Mapping[Any, Any]) -> bool:

@@ -7,15 +7,15 @@ declares how its parts are combined:
     a plain scalar          a mean, weighted by the rows of its batch (by steps without data)
     Mean(value)             the same, with a direction
     Ratio(sum, count)       sums and counts are added, and divided once at the end
+    Derived(f, sums)        f of several sums, each of which is added
     Collected(f, arrays)    f of the arrays of all rows, on the host
 
-`total` adds the parts within a batch, `combine` those of several batches. A loss may also be a sum
-of ratios, `beta * Ratio(a, n) + Ratio(b, m)`: each term divides by its own count.
+`total` adds the parts within a batch, `combining.combine` those of several batches. A loss may also
+be a sum of ratios, `beta * Ratio(a, n) + Ratio(b, m)`: each term divides by its own count.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,9 +26,19 @@ import numpy as np
 from ..core.declarations import describe
 
 
+class Metric:
+    """Base of the metrics: `float(metric)` and `f"{metric:.3f}"` read the value of one."""
+
+    def __float__(self) -> float:
+        return float(value_of(self))
+
+    def __format__(self, spec: str) -> str:
+        return format(value_of(self), spec)
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=("value",), meta_fields=("maximize",))
 @dataclasses.dataclass(frozen=True)
-class Mean:
+class Mean(Metric):
     """A mean over the rows of a batch, with a direction.
 
     Args:
@@ -45,7 +55,7 @@ class Mean:
 
 @partial(jax.tree_util.register_dataclass, data_fields=("sum", "count"), meta_fields=("maximize",))
 @dataclasses.dataclass(frozen=True)
-class Ratio:
+class Ratio(Metric):
     """sum / count: two are combined by adding both.
 
     Ratios can be added to each other and to scalars, and multiplied by numbers: a loss may be
@@ -58,7 +68,7 @@ class Ratio:
         maximize: whether larger is better; None if nothing may be ranked by it.
 
     >>> import jax.numpy as jnp
-    >>> float(Ratio(jnp.float32(6), jnp.float32(4)).value)
+    >>> float(Ratio(jnp.float32(6), jnp.float32(4)))
     1.5
     """
 
@@ -98,13 +108,13 @@ class Ratio:
 
 @partial(jax.tree_util.register_dataclass, data_fields=("terms",), meta_fields=())
 @dataclasses.dataclass(frozen=True)
-class Sum:
+class Sum(Metric):
     """Several terms, ratios and scalars, each with its own count: what adding ratios gives.
 
     >>> import jax.numpy as jnp
     >>> both = 2 * Ratio(jnp.float32(6), jnp.float32(4)) + Ratio(jnp.float32(1), jnp.float32(2))
-    >>> float(both.value)
-    3.5
+    >>> f"{both:.2f}"
+    '3.50'
     """
 
     terms: tuple[Any, ...]
@@ -138,11 +148,56 @@ class Sum:
 
 @partial(
     jax.tree_util.register_dataclass,
+    data_fields=("sums",),
+    meta_fields=("function", "maximize", "merge"),
+)
+@dataclasses.dataclass(frozen=True)
+class Derived(Metric):
+    """function(*sums), a function of several sums over the examples: perplexity, macro F1, R2.
+
+    It is combined like a `Ratio`, also inside compiled steps: the sums of all batches are added,
+    and the function is called once at the end.
+
+    Args:
+        function: takes the sums, JAX or NumPy arrays, and returns a scalar.
+        sums: a tuple of arrays of any shape.
+        maximize: whether larger is better; None if nothing may be ranked by it.
+        merge: what combines parts that are not added. It takes each of `sums` with a leading axis,
+            one entry per part, and returns the sums without it. A part of zeros has no effect.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxnn.train import combine
+    >>> def perplexity(loss, count):
+    ...     return jnp.exp(loss / count)
+    >>> parts = [({"perplexity": Derived(perplexity, (2.0, 1.0))}, 1),
+    ...          ({"perplexity": Derived(perplexity, (1.0, 2.0))}, 2)]
+    >>> round(combine(parts)["perplexity"], 4)  # exp((2 + 1) / (1 + 2))
+    2.7183
+    """
+
+    function: Callable[..., Any]
+    sums: tuple[Any, ...]
+    maximize: bool | None = None
+    merge: Callable[..., tuple[Any, ...]] | None = None
+
+    @property
+    def value(self) -> Any:
+        """function(*sums)."""
+        return self.function(*self.sums)
+
+    def over_parts(self) -> "Derived":
+        """The metric of all parts, which are stacked along a leading axis of the sums."""
+        merged = self.merge(*self.sums) if self.merge else tuple(s.sum(0) for s in self.sums)
+        return dataclasses.replace(self, sums=tuple(merged))
+
+
+@partial(
+    jax.tree_util.register_dataclass,
     data_fields=("arrays",),
     meta_fields=("function", "maximize"),
 )
 @dataclasses.dataclass(frozen=True)
-class Collected:
+class Collected(Metric):
     """function(*arrays) of all rows, computed in NumPy on the host: for AUC, medians, and ranks.
 
     A training step drops it, since its arrays would have to be kept.
@@ -153,6 +208,7 @@ class Collected:
         maximize: whether larger is better; None if nothing may be ranked by it.
 
     >>> import numpy as np
+    >>> from jaxnn.train import combine
     >>> combine([({"median": Collected(np.median, (np.arange(n),))}, n) for n in (4, 1)])
     {'median': 1.0}
     """
@@ -161,10 +217,15 @@ class Collected:
     arrays: tuple[Any, ...]
     maximize: bool | None = None
 
+    @property
+    def value(self) -> float:
+        """function(*arrays) of the rows at hand."""
+        return float(self.function(*map(np.asarray, self.arrays)))
+
 
 def value_of(metric: Any) -> Any:
     """The number of a metric of one batch, such as a loss, as an array."""
-    return metric.value if isinstance(metric, Mean | Ratio | Sum) else metric
+    return metric.value if isinstance(metric, Mean | Ratio | Sum | Derived | Collected) else metric
 
 
 def terms_of(metric: Any, rows: Any) -> list[Ratio]:
@@ -181,6 +242,14 @@ def terms_of(metric: Any, rows: Any) -> list[Ratio]:
 def of_terms(terms: list[Ratio]) -> Ratio | Sum:
     """The metric with these terms; a single one keeps its direction."""
     return terms[0] if len(terms) == 1 else Sum(tuple(terms))
+
+
+def directed(metric: Any, maximize: bool) -> Any:
+    """The metric with a direction, unless it states one; a scalar becomes a `Mean`."""
+    if isinstance(metric, Mean | Ratio | Derived | Collected):
+        undirected = metric.maximize is None
+        return dataclasses.replace(metric, maximize=maximize) if undirected else metric
+    return metric if isinstance(metric, Sum) else Mean(metric, maximize)
 
 
 def without_collected(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,60 +271,23 @@ def total(metrics: Mapping[str, Any], rows: Any) -> dict[str, Any]:
         return Ratio(jnp.sum(term.sum, 0), jnp.sum(count, 0), term.maximize)
 
     return {
-        name: of_terms([added(term) for term in terms_of(metric, rows)])
+        name: metric.over_parts()
+        if isinstance(metric, Derived)
+        else of_terms([added(term) for term in terms_of(metric, rows)])
         for name, metric in without_collected(metrics).items()
     }
 
 
-def combine(parts: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[str, float]:
-    """The numbers of the whole from (metrics, rows) of its parts, in double precision on the host.
-
-    Args:
-        parts: the metrics of each part by name, and the rows that plain scalars are means over (1
-            without data). Every part has the same names.
-
-    Returns:
-        A float for each name.
-
-    Raises:
-        ValueError: no parts, or parts with different names.
-
-    >>> parts = [({"loss": 1.0, "f1": Ratio(2, 3)}, 2), ({"loss": 4.0, "f1": Ratio(0, 1)}, 1)]
-    >>> combine(parts)
-    {'f1': 0.5, 'loss': 2.0}
-    """
-    pieces = list(jax.device_get([(dict(metrics), rows) for metrics, rows in parts]))
-    if not pieces:
-        raise ValueError("combine needs the metrics of one part or more, got none")
-    names = set(pieces[0][0])
-    for metrics, _ in pieces:
-        if set(metrics) != names:
-            raise ValueError(
-                f"every part has the same metrics, got {sorted(names)} and {sorted(metrics)}"
-            )
-    return {name: _combined([(m[name], rows) for m, rows in pieces]) for name in pieces[0][0]}
-
-
-def _combined(parts: list[tuple[Any, Any]]) -> float:
-    first = parts[0][0]
-    if isinstance(first, Collected):
-        columns = zip(*(metric.arrays for metric, _ in parts), strict=True)
-        return float(first.function(*(np.concatenate(list(map(np.asarray, c))) for c in columns)))
-    several = zip(*(_host_terms(metric, rows) for metric, rows in parts), strict=True)
-    return math.fsum(_quotient(terms) for terms in several)
-
-
-def _host_terms(metric: Any, rows: Any) -> list[tuple[float, float]]:
-    if isinstance(metric, Sum):
-        return [pair for term in metric.terms for pair in _host_terms(term, rows)]
-    if isinstance(metric, Ratio):
-        return [(float(metric.sum), float(metric.count))]
-    return [(float(value_of(metric)) * float(rows), float(rows))]
-
-
-def _quotient(terms: tuple[tuple[float, float], ...]) -> float:
-    added, count = (math.fsum(each) for each in zip(*terms, strict=True))
-    return added / count if count else 0.0
+def merged(total: Any, new: Any) -> Any:
+    """The metric `total` with another part, in the types and with the functions of `total`."""
+    leaves, structure = jax.tree.flatten(total)
+    more = [
+        jnp.asarray(n).astype(t.dtype) for t, n in zip(leaves, jax.tree.leaves(new), strict=True)
+    ]
+    if isinstance(total, Derived):
+        pairs = [jnp.stack(pair) for pair in zip(leaves, more, strict=True)]
+        return jax.tree.unflatten(structure, pairs).over_parts()
+    return jax.tree.unflatten(structure, [t + n for t, n in zip(leaves, more, strict=True)])
 
 
 def directions(metrics: Mapping[str, Any]) -> dict[str, bool]:
@@ -284,6 +316,8 @@ def check_metrics(metrics: Any, owner: str) -> None:
     for name, metric in metrics.items():
         if isinstance(metric, Collected):
             continue
+        if isinstance(metric, Derived):
+            metric = jax.eval_shape(metric.function, *metric.sums)
         for leaf in jax.tree.leaves(metric):
             if jnp.shape(leaf) != ():
                 raise ValueError(
@@ -299,12 +333,17 @@ def check_loss(loss: Any, owner: str) -> None:
         loss: what an objective returned.
         owner: the objective, for the error.
     """
-    if isinstance(loss, tuple | list | Mapping | Collected | Mean):
+    if isinstance(loss, tuple | list | Mapping):
         raise TypeError(
             f"a loss is a scalar or a train.Ratio, got {describe(loss)} from {owner}; write "
             "return loss, metrics"
         )
     for term in loss.terms if isinstance(loss, Sum) else (loss,):
+        if isinstance(term, Mean | Derived | Collected):
+            raise TypeError(
+                f"a loss is a scalar or a train.Ratio, got a train.{type(term).__name__} from "
+                f"{owner}; write train.Ratio(sum, count)"
+            )
         leaf = term.sum if isinstance(term, Ratio) else term
         if jnp.shape(leaf) != ():
             raise ValueError(

@@ -1,6 +1,7 @@
 """Minimize: the program of one objective and one optimizer; Supervised: of a network and a task."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from ..core import paths
 from ..core.binding import visible
 from ..core.calls import Call, Outcome
 from ..core.composite import Composite
-from ..core.declarations import Declaration, brief, describe
+from ..core.declarations import Declaration, brief
 from ..core.layer import Layer, declared
 from ..core.signatures import Signature, suggestion
 from ..core.wrapper import Wrapper
@@ -20,12 +21,12 @@ from ..data.rows import check_finite
 from .average import evaluation_params
 from .blocks import for_network
 from .labels import check_labels
-from .metrics import Ratio, check_loss, check_metrics
+from .metrics import check_loss, check_metrics
 from .optimizer import as_pytree
 from .program import Program
 from .state import TrainState, owned
 from .step import check_optimizer, check_options, check_parts, gradient_step
-from .task import Loss, Task, losses_and_metrics
+from .task import Loss, Task, measured
 
 
 class Minimize(Program):
@@ -231,7 +232,8 @@ class SupervisedLoss(Wrapper):
     """The objective of a network and a task: the loss of the task on (inputs, targets).
 
     It adds no level to paths. A batch is (inputs, targets) or (inputs, targets, weights), with a
-    weight per row. Inputs are one array, a tuple (positional inputs), or a dict (named inputs).
+    weight per row or per position. Inputs are one array, a tuple (positional inputs), or a dict
+    (named inputs).
     """
 
     inner: Layer
@@ -255,16 +257,14 @@ class SupervisedLoss(Wrapper):
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
         (batch,) = inputs
+        if method == "forward":
+            batch = _without_hidden(batch)
         given = visible(self.wrapped, "forward", *self._given(method, batch))
         outcome = self.wrapped._evaluate(call, "forward", *given)
         if method == "predict":
             return outcome._replace(output=self.task.predict(outcome.output))
-        _, targets, *weights = batch
-        if not weights:
-            loss, metrics = losses_and_metrics(self.task, outcome.output, targets)
-        else:
-            loss, metrics = self._weighted(outcome.output, targets, weights[0])
-        return outcome._replace(output=(loss, {n: m for n, m in metrics.items() if n != "loss"}))
+        metrics = measured(self.task, outcome.output, *batch[1:])
+        return outcome._replace(output=(metrics.pop("loss"), metrics))
 
     def check_data(self, data: Any, name: str) -> None:
         """Raise ValueError or TypeError for rows that cannot be trained on.
@@ -274,8 +274,9 @@ class SupervisedLoss(Wrapper):
             name: what errors call the data.
         """
         inputs = _inputs_of(data)
-        check_finite(inputs, f"{name}: inputs")
-        check_finite(data[1], f"{name}: targets")
+        if len(data) == 2:  # a weight of zero hides what is not finite
+            check_finite(inputs, f"{name}: inputs")
+            check_finite(data[1], f"{name}: targets")
         check_labels(self.task, data[1], name)
 
     def _given(self, method: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -292,37 +293,18 @@ class SupervisedLoss(Wrapper):
             return (), dict(given)
         return (given if isinstance(given, tuple) else (given,)), {}
 
-    def _weighted(self, outputs: Any, targets: Any, weights: Any) -> Any:
-        """Loss and metrics as ratios: the task's numbers of each row, weighted."""
-        rows = jax.tree.leaves(targets)[0].shape[0]
-        if jnp.shape(weights) != (rows,):
-            raise ValueError(
-                f"weights have one number per row, ({rows},), got {describe(weights)}; write "
-                "weights.mean(axis=tuple(range(1, weights.ndim))), or weight the loss in a "
-                "train.Minimize objective"
-            )
-
-        def of_row(outputs: Any, targets: Any) -> dict[str, Any]:
-            one = jax.tree.map(lambda a: a[None], (outputs, targets))
-            return losses_and_metrics(self.task, *one)[1]
-
-        values = jax.vmap(of_row)(outputs, targets)
-        kept = weights != 0  # a weight of zero hides NaN too
-        ratios = {
-            name: Ratio(
-                jnp.sum(jnp.where(kept, value, 0) * weights.astype(value.dtype)), jnp.sum(weights)
-            )
-            for name, value in values.items()
-        }
-        return ratios["loss"], ratios
-
 
 def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimize:
     """The program of a network, a task, and an optimizer, on batches (inputs, targets[, weights]).
 
     Inputs are one array, a tuple (positional inputs of the network), or a dict (named inputs, such
-    as `segments`). Weights have a number per row; losses and metrics are then weighted means.
-    `state.params` starts as `net.init(key, x)`, and `net.apply(state.params, x)` works.
+    as `segments`). Targets and outputs may be any pytree that the task takes. Loss and metrics are
+    those of `task.measure`, which are means over the examples that count.
+
+    Weights have a number per row or per position: their shape is a prefix of that of the targets. A
+    loss function takes one per row. A row with the weight 0 has no effect on loss, metrics, and
+    gradients, even if it holds NaN. `state.params` starts as `net.init(key, x)`, and
+    `net.apply(state.params, x)` works.
 
     Args:
         net: the network.
@@ -351,6 +333,28 @@ def _inputs_of(batch: Any) -> Any:
             f"{brief(batch)}; write a train.Minimize objective for other batches"
         )
     return batch[0]
+
+
+def _without_hidden(batch: Any) -> Any:
+    """The batch, with zeros for NaN and infinity in the inputs of rows whose weights are all 0.
+
+    The gradient of a parameter sums the inputs times those of the outputs, and 0 times NaN is NaN.
+    """
+    if len(batch) == 2 or batch[2] is None:
+        return batch
+    weights = map(jnp.asarray, jax.tree.leaves(batch[2]))
+    rows = [(w != 0).any(axis=tuple(range(1, w.ndim))) for w in weights]
+    if len({row.shape for row in rows}) != 1 or rows[0].ndim == 0:
+        return batch  # the task reports them
+    shown = functools.reduce(jnp.logical_or, rows)
+
+    def cleaned(leaf: Any) -> Any:
+        if jnp.shape(leaf)[:1] != shown.shape or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        place = shown.reshape((-1,) + (1,) * (jnp.ndim(leaf) - 1))
+        return jnp.where(place | jnp.isfinite(leaf), leaf, 0)
+
+    return (jax.tree.map(cleaned, batch[0]), *batch[1:])
 
 
 def _check_state(state: Any, owner: str) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from ..core import paths
 from ..core.declarations import brief
 from .agreement import Agreed, watching_peers
+from .combining import Tally
 from .evaluation import check_count
 from .event import Event
 from .every import Every, Moment, ends_of
@@ -31,7 +32,7 @@ from .loading import Steps, loader_of
 from .metrics import directions
 from .placement import SINGLE_DEVICE
 from .program import Program
-from .record import Record, Tally
+from .record import Record
 from .signals import Asked
 from .state import is_key
 

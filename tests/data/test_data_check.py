@@ -79,6 +79,23 @@ def test_labels():
         refused(ValueError, "y is one-hot, (4, 3)", "y.argmax(axis=1)", y=np.eye(3, dtype=kind)[Y])
 
 
+def test_advice_keeps_what_the_data_mean():
+    """No advice drops known targets, or makes a class of a label that marks missing ones."""
+    y = np.array([[0.0, 1.0], [np.nan, 2.0], [1.0, 1.0], [0.0, 0.0]])
+    with pytest.raises(ValueError, match=r"y holds nan .* weights np.isfinite\(y\)") as error:
+        check(X, y)
+    assert "keep" not in str(error.value)
+    with pytest.raises(ValueError, match=r"from 1: write np.where\(y == -100, y, y - 1\)"):
+        check(X, np.array([1, 2, 3, -100]), classes=3, ignore=-100)
+    for wrong in ([0, -1, 2, -100], [0, 1, 5, -100]):
+        with pytest.raises(ValueError, match=r"Write (-100|classes=6)") as error:
+            check(X, np.array(wrong), classes=3, ignore=-100)
+        assert "np.unique" not in str(error.value)
+    with pytest.raises(TypeError, match=r"not whole numbers: write classes=None") as error:
+        check(X, np.array([0.2, 0.9, 1.0, 0.0]), classes=2)
+    assert "astype" not in str(error.value)
+
+
 def test_traced():
     with pytest.raises(TypeError, match=r"x is traced.*outside jit"):
         jax.jit(lambda x: check(x, Y))(X)

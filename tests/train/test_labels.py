@@ -233,10 +233,10 @@ def test_a_label_out_of_range_in_a_source_is_named_by_its_row_in_the_batch():
         )
 
 
-def test_label_smoothing_as_documented_leaves_out_ignored_labels():
+def test_label_smoothing_in_a_subclass_leaves_out_ignored_labels():
     """torch.nn.CrossEntropyLoss(label_smoothing=s): (1 - s) * -log p[y] + s * mean of -log p."""
 
-    class Smoothed(train.Classification):  # as in the docstring of the module
+    class Smoothed(train.Classification):
         share: float = 0.1
 
         def __call__(self, outputs, targets):

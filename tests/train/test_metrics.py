@@ -11,7 +11,8 @@ from sklearn import metrics as sklearn_metrics
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.train.metrics import combine, directions, total
+from jaxnn.train.combining import combine
+from jaxnn.train.metrics import directions, total
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.random(23).astype(np.float32)

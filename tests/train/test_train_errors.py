@@ -79,13 +79,13 @@ def nan_at(row):
         (
             lambda: fit(net=nn.Dense(2), task=train.Regression(), data=(X, X[:, :2])),
             ValueError,
-            r"Regression has 1 per example; for several targets, write the loss as a function: "
-            r"lambda outputs, targets: \(\(outputs - targets\) \*\* 2\).mean\(\)",
+            r"Regression has 1 per example; for several targets, write "
+            r"train.Regression\(outputs=2\)",
         ),
         (
             lambda: fit(task=train.Binary(), data=(X, np.zeros((20, 3), int))),
             ValueError,
-            r"for several targets, .* optax.sigmoid_binary_cross_entropy\(outputs, targets\)",
+            r"for several targets, write train.MultiLabelClassification\(3\)",
         ),
         (
             lambda: fit(start={"w": X}),

@@ -1,0 +1,343 @@
+"""Ready-made metrics equal scikit-learn's on the same predictions, however the rows are cut."""
+
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+
+from jaxnn import train
+from jaxnn.train.metrics import directions, total
+
+RNG = np.random.default_rng(0)
+ROWS, CLASSES = 12, 4
+CUTS = st.permutations([1, 3, 4, 4])  # three shapes, so that few programs are compiled
+LABELS = st.lists(st.sampled_from([0, 1, 2, 3, -100]), min_size=ROWS, max_size=ROWS)
+PREDICTIONS = st.lists(st.integers(0, CLASSES - 1), min_size=ROWS, max_size=ROWS)
+WEIGHTS = st.lists(st.sampled_from([0.0, 1.0, 2.5]), min_size=ROWS, max_size=ROWS)
+AVERAGED: dict[str, Any] = {
+    "precision": (train.precision, sk.precision_score),
+    "recall": (train.recall, sk.recall_score),
+    "f1": (train.f1, sk.f1_score),
+    "iou": (train.iou, sk.jaccard_score),
+}
+
+
+def whole(score, lengths, *arrays):
+    """The metrics of all rows from pieces of these lengths, and their directions."""
+    edges = np.cumsum([0, *lengths])
+    pieces = [(score(*(a[i:j] for a in arrays)), j - i) for i, j in itertools.pairwise(edges)]
+    return train.combine(pieces), directions(pieces[0][0])
+
+
+@jax.jit
+def of_classes(predicted, labels, weights):
+    logits = jax.nn.one_hot(predicted, CLASSES)
+    found: Any = {"accuracy": train.accuracy(logits, labels, weights)}
+    for name, (score, _) in AVERAGED.items():
+        for average in ("macro", "micro"):
+            found[f"{name}/{average}"] = score(logits, labels, weights, average=average)
+    return found
+
+
+@settings(max_examples=25, deadline=None)
+@given(PREDICTIONS, LABELS, WEIGHTS, CUTS)
+def test_classes(predicted, labels, weights, lengths):
+    predicted, labels = np.array(predicted), np.array(labels)
+    weights = np.array(weights, np.float32)
+    found, larger = whole(of_classes, lengths, predicted, labels, weights)
+    kept = (labels != -100) & (weights != 0)
+    assert larger == dict.fromkeys(found, True)
+    if not kept.any():
+        assert set(found.values()) == {0.0}
+        return
+    y, p, w = labels[kept], predicted[kept], weights[kept]
+    np.testing.assert_allclose(
+        found.pop("accuracy"), sk.accuracy_score(y, p, sample_weight=w), rtol=1e-6
+    )
+    for name, value in found.items():
+        score, average = name.split("/")
+        expected = AVERAGED[score][1](y, p, average=average, sample_weight=w, zero_division=0)
+        np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=name)
+
+
+SCORES = RNG.normal(size=(ROWS, 3)).astype(np.float32).round(1)  # with ties
+YES = RNG.integers(0, 2, (ROWS, 3))
+POSITION = RNG.integers(0, 3, ROWS).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", AVERAGED)
+def test_yes_or_no(name):
+    score, reference = AVERAGED[name]
+    logits, y, w = SCORES[:, 0], YES[:, 0], POSITION
+    pair = np.stack([0 * logits, logits], 1)
+    several = YES * [1, 1, 0]  # the last one is never so
+
+    @jax.jit
+    def run(logits):
+        found = [score(one, y, w) for one in (logits, logits[:, None], logits > 0, pair)]
+        found.append(score(jax.nn.sigmoid(logits), y, w, threshold=0.5))
+        for average in ("macro", "micro"):
+            found.append(score(logits[:, None], y, w, average=average))  # over the two classes
+            found.append(score(SCORES, several, average=average))  # over the three labels
+        return [one.value for one in found]
+
+    expected = [reference(y, logits > 0, sample_weight=w)] * 5
+    for average in ("macro", "micro"):
+        expected.append(reference(y, logits > 0, average=average, sample_weight=w))
+        expected.append(reference(several, SCORES > 0, average=average, zero_division=0))
+    np.testing.assert_allclose(run(logits), expected, rtol=1e-6)
+
+
+def test_accuracy_of_several_labels_is_one_minus_hamming_loss():
+    expected = 1 - sk.hamming_loss(YES, SCORES > 0)
+    np.testing.assert_allclose(float(train.accuracy(SCORES, YES)), expected, rtol=1e-6)
+
+
+def test_predictions_of_several_classes():
+    y, p = RNG.integers(0, 5, 20), RNG.integers(0, 5, 20)
+    expected = sk.f1_score(y, p, average="macro")
+    np.testing.assert_allclose(float(train.f1(p, y, average="macro", classes=5)), expected)
+
+
+def test_auc_with_ties_weights_and_ignored_labels():
+    scores, y, w = SCORES[:, 0], YES[:, 0].copy(), POSITION.copy()
+    y[:2] = -100
+    kept = (y != -100) & (w != 0)
+    expected = sk.roc_auc_score(y[kept], scores[kept], sample_weight=w[kept])
+
+    def both(scores, y, w):
+        spoilt = jnp.where((w == 0) | (y == -100), jnp.nan, scores)
+        return {"auc": train.auc(spoilt[:, None], y, w), "yes": train.accuracy(spoilt, y, w)}
+
+    found, larger = whole(jax.jit(both), (5, 3, 4), scores, y, w)
+    np.testing.assert_allclose(found["auc"], expected, rtol=1e-12)
+    assert larger["auc"] is True
+    several = train.auc(SCORES, YES)
+    np.testing.assert_allclose(float(several), sk.roc_auc_score(YES, SCORES), rtol=1e-12)
+    assert np.isnan(float(train.auc(scores, np.ones(ROWS, int))))  # undefined, as scikit-learn has
+
+
+def test_top_k_accuracy_with_ties():
+    reference: Any = sk.top_k_accuracy_score
+    logits, y = RNG.integers(0, 3, (30, 4)).astype(np.float32), RNG.integers(0, 4, 30)
+    weights = RNG.integers(0, 3, 30).astype(np.float32)
+
+    @jax.jit
+    def top(logits, y, weights):
+        ones = jnp.ones_like(weights)
+        return {
+            (k, weighted): train.top_k_accuracy(logits, y, weights if weighted else ones, k=k)
+            for k in (1, 2, 3)
+            for weighted in (False, True)
+        }
+
+    found, _ = whole(top, (15, 15), logits, y, weights)
+    for (k, weighted), value in found.items():
+        chosen = weights if weighted else None
+        expected = reference(y, logits, k=k, labels=range(4), sample_weight=chosen)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [(6,), (2, 2, 2)])
+def test_perplexity_and_bits(cut):
+    """exp and log2 of the mean over all tokens, which no mean over the batches gives."""
+    logits = 3 * RNG.normal(size=(6, 5, 7)).astype(np.float32)
+    y = np.where(np.arange(5) < RNG.integers(1, 6, (6, 1)), RNG.integers(0, 7, (6, 5)), -100)
+
+    @jax.jit
+    def both(logits, y):
+        return {"perplexity": train.perplexity(logits, y), "bits": train.bits(logits, y)}
+
+    found, larger = whole(both, cut, logits, y)
+    kept = y != -100
+    wide = logits.astype(np.float64)[kept]
+    logs = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+    nats = -logs[np.arange(kept.sum()), y[kept]].mean()
+    np.testing.assert_allclose(found["perplexity"], np.exp(nats), rtol=1e-5)
+    np.testing.assert_allclose(found["bits"], nats / np.log(2), rtol=1e-6)
+    assert larger == {"perplexity": False, "bits": False}
+
+
+NUMBERS = {
+    "mae": (train.mae, sk.mean_absolute_error),
+    "rmse": (train.rmse, sk.root_mean_squared_error),
+    "r2": (train.r2, sk.r2_score),
+}
+
+
+def of_numbers(outputs, targets, weights):
+    return {name: score(outputs, targets, weights) for name, (score, _) in NUMBERS.items()}
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+@pytest.mark.parametrize("outputs", [1, 3])
+@settings(max_examples=6, deadline=None)
+@given(lengths=CUTS)
+def test_numbers(mean, outputs, lengths):
+    """The mean is 10,000 standard deviations large, where float32 sums of squares cancel."""
+    rng = np.random.default_rng(1)
+    y = (mean + 0.1 * rng.normal(size=(ROWS, outputs))).astype(np.float32)
+    p = (y + 0.05 * rng.normal(size=y.shape)).astype(np.float32)
+    hidden = np.where(POSITION[:, None] == 0, np.nan, y)
+    found, larger = whole(jax.jit(of_numbers), lengths, p, hidden, POSITION)
+    assert larger == {"mae": False, "rmse": False, "r2": True}
+    for name, (_, reference) in NUMBERS.items():
+        expected = reference(np.float64(y), np.float64(p), sample_weight=POSITION)
+        np.testing.assert_allclose(found[name], expected, rtol=2e-6, err_msg=name)
+        score = NUMBERS[name][0]
+        np.testing.assert_allclose(float(score(p, hidden, POSITION)), expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize(("error", "expected"), [(0.0, 1.0), (0.1, 0.0)])
+def test_r2_of_equal_targets(error, expected):
+    y = np.full(6, 0.5, np.float32)
+    found, _ = whole(lambda p, y: {"r2": train.r2(p, y)}, (3, 3), y + np.float32(error), y)
+    assert found["r2"] == expected == sk.r2_score(y, y + np.float32(error))
+
+
+def test_within_compiled_loops_and_lanes():
+    """A scan over pieces, one lane per network, then one number per lane."""
+    logits, y = RNG.normal(size=(2, 12, 4)).astype(np.float32), RNG.integers(0, 4, 12)
+    numbers = RNG.normal(size=12).astype(np.float32) + 100
+
+    def measured(logits, y, numbers):
+        return {
+            "f1": train.f1(logits, y, average="macro"),
+            "r2": train.r2(numbers + 0.1 * logits[:, 0], numbers),
+        }
+
+    def run(logits):
+        pieces = [a.reshape(3, 4, *a.shape[1:]) for a in (logits, jnp.asarray(y), numbers)]
+        _, metrics = jax.lax.scan(lambda carry, piece: (carry, measured(*piece)), 0, pieces)
+        return total(metrics, rows=4)
+
+    lanes = jax.jit(jax.vmap(run))(logits)
+    for lane in range(2):
+        found = jax.tree.map(lambda a, i=lane: a[i], lanes)
+        f1 = sk.f1_score(y, logits[lane].argmax(1), average="macro")
+        np.testing.assert_allclose(float(found["f1"]), f1, rtol=1e-6)
+        r2 = sk.r2_score(numbers, numbers + np.float32(0.1) * logits[lane][:, 0])
+        np.testing.assert_allclose(float(found["r2"]), r2, rtol=1e-5)  # 100 + 0.1 z in float32
+
+
+def test_confusion_matrix():
+    logits, y = RNG.normal(size=(40, 4)).astype(np.float32), RNG.integers(0, 3, 40)
+    y[::5] = -100
+    kept, p = y != -100, logits.argmax(1)
+    expected = sk.confusion_matrix(y[kept], p[kept], labels=range(4))  # without examples of 3
+    for found in (
+        train.confusion_matrix(logits, y),
+        jax.jit(train.confusion_matrix)(logits, y),
+        train.confusion_matrix(p, y, classes=4),
+        jax.vmap(train.confusion_matrix)(logits.reshape(2, 20, 4), y.reshape(2, 20)).sum(0),
+    ):
+        np.testing.assert_array_equal(found, expected)
+    w = RNG.integers(0, 3, 40).astype(np.float32) / 2
+    expected = sk.confusion_matrix(y[kept], p[kept], labels=range(4), sample_weight=w[kept])
+    np.testing.assert_allclose(train.confusion_matrix(logits, y, w), expected, rtol=1e-6)
+    np.testing.assert_array_equal(train.confusion_matrix(logits, np.full(40, -100)), 0)
+    yes = train.confusion_matrix(SCORES, YES)
+    np.testing.assert_array_equal(yes, sk.confusion_matrix(YES.ravel(), (SCORES > 0).ravel()))
+    with pytest.raises(ValueError, match=r"outside of \[0, 4\) for 4 classes; write classes=8"):
+        train.confusion_matrix(logits, np.where(y == 0, 7, y))
+
+
+def test_a_label_out_of_range_gives_nan():
+    logits = RNG.normal(size=(4, 3)).astype(np.float32)
+    scores: dict[str, Any] = {
+        name: getattr(train, name) for name in ("accuracy", "top_k_accuracy", "perplexity", "bits")
+    }
+    for name, (score, _) in AVERAGED.items():
+        for average in ("macro", "micro"):
+            scores[f"{name}/{average}"] = functools.partial(score, average=average)
+
+    @jax.jit
+    def run(y, yes, weights):
+        found = {name: score(logits, y, weights).value for name, score in scores.items()}
+        found |= {n: one(logits[:, :1], yes, weights).value for n, (one, _) in AVERAGED.items()}
+        return found, train.auc(logits[:, :1], yes, weights)
+
+    y, yes = np.array([0, 1, 7, 2]), np.array([0, 1, 7, 0])
+    for weight, lost in ((1.0, True), (0.0, False)):
+        found, auc = run(y, yes, np.array([1.0, 1.0, weight, 1.0], np.float32))
+        assert {name: bool(np.isnan(value)) for name, value in found.items()} == dict.fromkeys(
+            found, lost
+        )
+        assert np.isnan(float(auc)) == lost
+
+
+LOGITS, TARGETS = np.zeros((4, 3), np.float32), np.zeros(4, int)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (
+            lambda: train.f1(LOGITS, TARGETS),
+            ValueError,
+            r"f1: average='binary' is the score of one of 2 classes, got 3 .* average='macro'",
+        ),
+        (
+            lambda: train.iou(LOGITS, TARGETS, average="weighted"),
+            ValueError,
+            r"iou: average is one of 'binary', 'macro', 'micro', got 'weighted'; write average=",
+        ),
+        (
+            lambda: train.accuracy(LOGITS, TARGETS[:3]),
+            ValueError,
+            r"accuracy needs outputs \(..., classes\) .*, got float32\[4,3\] for int64\[3\]; write",
+        ),
+        (
+            lambda: train.recall(LOGITS, TARGETS.astype(np.float32)),
+            TypeError,
+            r"recall needs integer labels, got float32\[4\]; write targets.astype\('int32'\) if",
+        ),
+        (
+            lambda: train.auc(LOGITS, TARGETS),
+            ValueError,
+            r"auc needs one score per label, got float32\[4,3\] .* train.auc\(outputs\[..., i\],",
+        ),
+        (
+            lambda: train.perplexity(LOGITS[:, 0], TARGETS),
+            ValueError,
+            r"perplexity needs outputs \(..., classes\) for targets \(...\), got float32\[4\]",
+        ),
+        (
+            lambda: train.top_k_accuracy(LOGITS, TARGETS, k=0),
+            ValueError,
+            r"top_k_accuracy: k is an int >= 1, got 0; write k=5",
+        ),
+        (
+            lambda: train.mae(LOGITS, TARGETS),
+            ValueError,
+            r"mae needs outputs of the shape of the targets.*write outputs of shape \(4,\)",
+        ),
+        (
+            lambda: train.rmse(LOGITS[:, 0], TARGETS[:, None]),
+            ValueError,
+            r"rmse needs outputs of the shape of the targets.*write outputs.reshape\(4, 1\)",
+        ),
+        (
+            lambda: train.r2(LOGITS, LOGITS, LOGITS[:2, 0]),
+            ValueError,
+            r"weights have one number per row, \(4,\), or per position, \(4, 3\), got "
+            r"float32\[2\] for train.r2; write weights of shape \(4,\)",
+        ),
+        (
+            lambda: train.accuracy(LOGITS, TARGETS, LOGITS[:, :1]),
+            ValueError,
+            r"weights have one number per row, \(4,\), got float32\[4,1\] for train.accuracy; "
+            r"write weights.reshape\(4,\)",
+        ),
+    ],
+)
+def test_the_error_says_what_to_write(call, error, text):
+    with pytest.raises(error, match=text):
+        call()

@@ -74,8 +74,9 @@ class LowRank(Wrapper):
             stack = tuple((levels + 1, n) for levels, n in param.stack)
             copies = param.shape[: len(stack)]
             base = dataclasses.replace(param, stack=stack, lift=param.lift + 1)
-            down = Param((*copies, math.prod(rows), self.rank), self.down_init, param.dtype, stack)
-            up = Param((*copies, self.rank, columns), zeros(), param.dtype, stack)
+            shape = (*copies, math.prod(rows), self.rank)
+            down = dataclasses.replace(base, shape=shape, init=self.down_init, lift=0)
+            up = dataclasses.replace(down, shape=(*copies, self.rank, columns), init=zeros())
             return {"base": base, "down": down, "up": up}
 
         return declaration._replace(params=paths.map_with_path(split, declaration.params))

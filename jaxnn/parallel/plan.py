@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ..core import paths
+from ..core.calls import placeholder_key
 from ..core.declarations import abstract, describe, placeholder
 from ..core.layer import Layer
 from ..inspect import table
@@ -177,7 +178,7 @@ def _targets(net: Layer, task: Loss | None, x: Any) -> Any:
 
 def _outputs(net: Layer, x: Any) -> Any:
     params, given = net.init(jax.random.key(0), x), placeholder(x)
-    return net.apply(params, given, state=net.init_state(x))[0]
+    return net.apply(params, given, state=net.init_state(x, key=placeholder_key()))[0]
 
 
 def _check_rows(x: Any, mesh: Mesh) -> None:

@@ -66,9 +66,7 @@ class OnTrained:
         """The state of the trained parameters."""
         return self.inner.init(self.partition.split(params)[0])
 
-    def update(
-        self, updates: Any, state: Any, params: Any = None, **extra: Any
-    ) -> tuple[Any, Any]:
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         """The updates, which leave the frozen parameters as they are, and the optimizer's state."""
         part = self.partition
         given, still = part.split(updates)

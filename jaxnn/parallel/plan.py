@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ..core import paths
-from ..core.calls import placeholder_key
-from ..core.declarations import abstract, describe, placeholder
-from ..core.layer import Layer
+from ..core.declarations import abstract, describe
+from ..core.layer import Layer, declared
 from ..inspect import table
 from ..train import TrainState
 from ..train.optimizer import as_pytree
@@ -172,14 +171,9 @@ def _targets(net: Layer, task: Loss | None, x: Any) -> Any:
             f"{task!r} does not say what its targets are: write parallel.plan(..., targets="
             "jax.ShapeDtypeStruct(shape, dtype))"
         )
-    outputs = jax.eval_shape(lambda: _outputs(net, x))
+    outputs: Any = declared(net, "forward", (x,), {}).output
     dtype = "float32" if task.classes is None else "int32"
     return jax.ShapeDtypeStruct(outputs.shape[:-1], dtype)
-
-
-def _outputs(net: Layer, x: Any) -> Any:
-    params, given = net.init(jax.random.key(0), x), placeholder(x)
-    return net.apply(params, given, state=net.init_state(x, key=placeholder_key()))[0]
 
 
 def _check_rows(x: Any, mesh: Mesh) -> None:

@@ -37,7 +37,9 @@ class Partition:
         if structure != self.structure:
             raise ValueError(
                 f"the optimizer was made for parameters with the structure {self.structure}, got "
-                f"{structure}; write train.for_network(optimizer, net, x)"
+                f"{structure}: these are the parameters of another network; write "
+                "train.TrainState.create(net, optimizer, key, x), or, in a loop of your own, "
+                "train.for_network(optimizer, net, x)"
             )
         pairs = [*zip(leaves, self.frozen, strict=True)]
         trained = [None if still else leaf for leaf, still in pairs]

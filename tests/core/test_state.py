@@ -126,7 +126,10 @@ class Noise(nn.Primitive):
         return x + params["w"] * jax.random.normal(key, x.shape)
 
 
-class Quiet(Noise):
+class Quiet(nn.Primitive):
+    def parameters(self, x):
+        return {"w": nn.Param(x.shape[-1:], nn.normal(1.0))}
+
     def forward(self, params, x):
         return x * params["w"]
 

@@ -1,5 +1,7 @@
 """Parameters under nn.Inference: no optimizer receives them, and the others train as alone."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,7 @@ def with_negative_zeros(params):
     return jax.tree.map(lambda a: jnp.where(a == 0, -0.0, a), params)
 
 
-def alone(optimizer, state, steps, loss_scale=1.0):
+def alone(optimizer, state, steps) -> Any:
     """The student by hand in optax, with the outputs of the teacher as data."""
     targets, _ = TEACHER.apply(state.params["teacher"], X, state=state.state["teacher"])
     targets = np.asarray(targets)  # before a step takes the memory of the parameters
@@ -53,7 +55,7 @@ def alone(optimizer, state, steps, loss_scale=1.0):
         )
         return optax.apply_updates(params, updates), opt_state, (value, grads, updates)
 
-    params, found = jax.tree.map(jnp.copy, state.params["student"]), None
+    params, found = jax.tree.map(jnp.copy, state.params["student"]), ()
     opt_state = optimizer.init(params)
     for _ in range(steps):
         params, opt_state, found = step(params, opt_state)

@@ -193,7 +193,7 @@ def drawing(key: Any) -> Iterator[None]:
         raise TypeError(
             "forward draws random numbers, but no key was given, so its key is None: write "
             "net.apply(params, x, key=key); or draw only if key is not None, since "
-            "train.evaluate, train.predict, and validation give no key"
+            "train.evaluate, train.predict, validation, and nn.Inference give no key"
         ) from None
 
 

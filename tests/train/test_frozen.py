@@ -184,6 +184,27 @@ def test_the_step_of_a_network_and_a_task_does_the_same():
     assert len(jax.tree.leaves(ts.opt_state)) == 1 + 2 * 2  # a count, and moments of w and b
 
 
+def test_an_interrupted_run_resumes_with_the_same_results(tmp_path):
+    net = nn.Serial(features=nn.Inference(TEACHER), head=nn.Dense(2))
+    y = np.asarray(RNG.integers(0, 2, 8))
+    optimizer = train.averaged(optax.adamw(1e-2))
+
+    def fit(folder, epochs):
+        return train.fit(
+            net,
+            train.Classification(2),
+            optimizer,
+            (np.asarray(X), y),
+            key=KEY,
+            epochs=epochs,
+            batch_size=4,
+            checkpoints=train.Checkpoints(tmp_path / folder),
+        )[0]
+
+    fit("a", 1)
+    assert bits(fit("a", 2)) == bits(fit("b", 2))
+
+
 def test_int8_weights_may_be_a_part_of_what_is_trained():
     small, params = nn.quantized(TEACHER, TEACHER.init(KEY, X))
     program = train.Minimize(
@@ -235,6 +256,6 @@ def test_errors_show_what_to_write():
         train.Minimize(NET, optimizer).init(KEY, X)
     other = train.for_network(optax.sgd(0.1), NET, X)
     with pytest.raises(
-        ValueError, match=r"for parameters with the structure .* write train.for_network"
+        ValueError, match=r"with the structure .* another network; write train.TrainS"
     ):
         other.init(STUDENT.init(KEY, X))

@@ -1,6 +1,7 @@
 """Inference: a part of a network that is not trained."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from jax import lax
@@ -26,9 +27,10 @@ class Inference(Wrapper):
     they have no moments, no weight decay, and no share of a global norm. They are still a part of
     the network's parameters, at the same paths as without this wrapper.
 
-    `nn.LowRank` or `nn.WeightNorm` outside of `Inference` computes the weights inside from its own
-    parameters, which are then constants too. To train the adapters of a network whose weights do
-    not change, use `train.by_path` instead.
+    The adapters of an `nn.LowRank` outside of `Inference` are trained, so that
+    `nn.adapted(nn.Inference(net), params, key, x)` fine-tunes a network whose own parameters do not
+    change. An `nn.WeightNorm` outside has the parameters of the weights inside, which are constants
+    too.
 
     Args:
         inner: the layer, or a plain function.
@@ -55,12 +57,12 @@ class Inference(Wrapper):
         return declaration._replace(params=params)
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        caching = _caching(self.wrapped)
+        caching = next((one for one in layers_in(self.wrapped) if getattr(one, "cache", 0)), None)
         if caching is not None:
             check_not_training(caching, call.train)
         below = dataclasses.replace(
             call,
-            params=lax.stop_gradient(call.params),
+            params=call.params if call.stopped else lax.stop_gradient(call.params),
             key=None,
             train=False,
             # State that does not change may be read inside a transform of the user's own.
@@ -73,16 +75,17 @@ class Inference(Wrapper):
         return outcome._replace(state=state)
 
 
-def _caching(item: Any) -> Layer | None:
-    """The first layer that keeps a cache, or None."""
+def layers_in(item: Any) -> Iterator[Layer]:
+    """A layer and all layers in it, or all layers in nested dicts and tuples."""
     if isinstance(item, Layer):
-        if getattr(item, "cache", 0):
-            return item
+        yield item
         item = item.wrapped if isinstance(item, Wrapper) else item._children()
         if isinstance(item, Layer):
-            return _caching(item)
-    found = (_caching(child) for _, child in paths.walk(item) if isinstance(child, Layer))
-    return next((layer for layer in found if layer is not None), None)
+            yield from layers_in(item)
+            return
+    for _, child in paths.walk(item):
+        if isinstance(child, Layer):
+            yield from layers_in(child)
 
 
 def _with_caches(item: Any, before: Any, after: Any) -> Any:

@@ -195,6 +195,7 @@ class Evaluation:
                 capture=None if self.call.capture is None else self.call.capture.child(path),
                 foreign=self.call.foreign or current_trace() != self.trace,
                 casting=None if self.call.casting is None else self.call.casting.child(path),
+                stopped=self.call.stopped,
             )
             with jax.named_scope(paths.text(path)), below(path):
                 outcome = layer._evaluate(call, method, inputs, named)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
+from jaxnn.core import paths
 from tests.near import assert_near
 
 KEY = jax.random.key(0)
@@ -61,7 +62,6 @@ def test_it_is_the_layer_in_inference():
             nn.Bidirectional(nn.Recurrent(CELL)),
             XS,
         ),
-        (nn.LowRank(nn.Inference(NET), 2), nn.LowRank(NET, 2), X),
         (nn.Inference(nn.LowRank(NET, 2)), nn.LowRank(NET, 2), X),
         (nn.WeightNorm(nn.Inference(NET)), nn.WeightNorm(NET), X),
         (nn.SpectralNorm(nn.Inference(NET)), nn.SpectralNorm(NET), X),
@@ -172,6 +172,38 @@ def test_quantized_weights_inside_may_be_part_of_a_training():
     assert_near(y, nn.Dense(2).apply(params["head"], small.apply(params["teacher"], X)))
     outside, _ = nn.quantized(nn.Inference(plain), plain.init(KEY, X))
     assert outside == nn.Inference(small)
+
+
+@pytest.mark.parametrize(
+    ("inside", "plain", "trained"),
+    [
+        (nn.Inference(NET), NET, set()),
+        (nn.Repeat(nn.Remat(nn.Inference(BLOCK)), 2), nn.Repeat(BLOCK, 2), set()),
+        (
+            nn.Serial(nn.Inference(nn.Dense(4)), nn.Dense(4)),
+            nn.Serial(nn.Dense(4), nn.Dense(4)),
+            {"1/b", "1/w/base"},
+        ),
+    ],
+    ids=["all", "stacked", "a part"],
+)
+def test_adapters_outside_are_trained(inside, plain, trained):
+    """Their gradients are those of adapters of the layer itself; the weights have none."""
+    net, state = nn.LowRank(inside, 2), plain.init_state(X)
+    params = jax.tree.map(lambda a: a + 0.1, net.init(KEY, X))  # `up` starts at 0
+
+    def gradients(net, train):
+        loss = lambda params: mean_square(net, params, X, state=state, train=train)  # noqa: E731
+        return dict(paths.walk(jax.jit(jax.grad(loss))(params)))
+
+    found, wanted = gradients(net, True), gradients(nn.LowRank(plain, 2), False)
+    for path, param in paths.walk(net.spec(X)):
+        assert param.frozen == (path[-1] not in ("down", "up") and paths.text(path) not in trained)
+        if param.frozen:
+            assert not np.asarray(found[path]).any()
+        else:
+            assert np.asarray(wanted[path]).any()
+            np.testing.assert_allclose(found[path], wanted[path], rtol=1e-5, atol=1e-6)
 
 
 def test_surgery_and_inspection_see_through_it():

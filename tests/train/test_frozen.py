@@ -205,6 +205,24 @@ def test_an_interrupted_run_resumes_with_the_same_results(tmp_path):
     assert bits(fit("a", 2)) == bits(fit("b", 2))
 
 
+def test_adapters_around_frozen_weights_train_alone():
+    """As adapters by path patterns, without patterns."""
+    net, optimizer = nn.Serial(nn.Dense(6), jnp.tanh, nn.Dense(1)), optax.adamw(1e-2)
+    by_path = train.by_path({"**/down": optimizer, "**/up": optimizer, "**": None})
+    found, start = [], net.init(KEY, X)
+    for base, one in ((nn.Inference(net), optimizer), (net, by_path)):
+        tuned, params = nn.adapted(base, start, KEY, X, rank=2)
+        program = train.Supervised(tuned, train.Regression(), one, initial=params)
+        state = program.init(KEY, (X, X[:, 0]))
+        for _ in range(3):
+            state, _ = train.make_step(program)(state, (X, X[:, 0]))
+        found.append(state.params)
+        weights = [state.params[i]["w"]["base"] for i in (0, 2)]
+        assert bits(weights) == bits([start[i]["w"] for i in (0, 2)])
+    assert_near(*found)
+    assert np.asarray(found[0][0]["w"]["up"]).any()
+
+
 def test_int8_weights_may_be_a_part_of_what_is_trained():
     small, params = nn.quantized(TEACHER, TEACHER.init(KEY, X))
     program = train.Minimize(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .combine.bidirectional import Bidirectional
 from .combine.capture import Tap, capture
 from .combine.ensemble import Ensemble
+from .combine.inference import Inference
 from .combine.low_rank import LowRank
 from .combine.mixture import MixtureOfExperts
 from .combine.precision import Precision
@@ -111,7 +112,7 @@ if TYPE_CHECKING:
     from .inspect.checked import checked
     from .inspect.summary import summary
     from .surgery.adapters import adapted, merged
-    from .surgery.cached import cached
+    from .surgery.cached import cached, with_cache
     from .surgery.replacement import replace, replaced
     from .surgery.stacking import stacked, unstacked
     from .surgery.widening import widened
@@ -129,6 +130,7 @@ _LATER = {
     "summary": "jaxnn.inspect.summary",
     "unstacked": "jaxnn.surgery.stacking",
     "widened": "jaxnn.surgery.widening",
+    "with_cache": "jaxnn.surgery.cached",
 }
 
 
@@ -170,6 +172,7 @@ __all__ = [
     "GlobalAveragePool",
     "GlobalMaxPool",
     "GroupNorm",
+    "Inference",
     "Initializer",
     "InstanceNorm",
     "LSTMCell",
@@ -250,5 +253,6 @@ __all__ = [
     "unstacked",
     "variance_scaling",
     "widened",
+    "with_cache",
     "zeros",
 ]

@@ -203,6 +203,11 @@ CASES = [
     Case("Remat of BatchNorm", nn.Remat(STATEFUL), X),
     Case("Ensemble of BatchNorm", nn.Ensemble(STATEFUL, 2), X),
     Case("Precision", nn.Precision(BLOCK, "float32"), X),
+    Case("Inference", nn.Inference(STATEFUL), X),
+    Case(
+        "Inference of Attention", nn.Inference(nn.Repeat(nn.Attention(2, causal=True), 2)), XS, True
+    ),
+    Case("Repeat of Inference", nn.Repeat(nn.Serial(nn.Inference(BLOCK), nn.Dense(4)), 2), X),
     # So many rounds find the singular vectors, where holding them fixed changes no gradient.
     Case("SpectralNorm", nn.SpectralNorm(nn.Dense(4), steps=200), X),
     Case("LowRank", nn.LowRank(nn.Repeat(nn.Dense(4), 2), 2), X),

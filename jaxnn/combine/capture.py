@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from ..core import paths
-from ..core.calls import Call, Capture, Outcome
+from ..core.calls import Call, Capture, Outcome, placeholder_key
 from ..core.declarations import Declaration, split_arrays
 from ..core.layer import LayerLike, declared
 from ..core.primitive import Primitive
@@ -44,7 +44,8 @@ class capture(Wrapper):
         arrays, join = split_arrays((inputs, named))
 
         def run(params: Any, state: Any, arrays: Any) -> Any:
-            return self._evaluate(Call(params, state, None, False), method, *join(arrays)).output
+            call = Call(params, state, paths.PathKey(placeholder_key()), False)
+            return self._evaluate(call, method, *join(arrays)).output
 
         params, state, _ = declaration
         shapes = jax.tree.map(lambda d: jax.ShapeDtypeStruct(d.shape, d.dtype), (params, state))

@@ -7,15 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ..core import paths
 from ..core.calls import Call, Mismatch, Outcome
-from ..core.declarations import Declaration, Param, describe
+from ..core.declarations import Declaration, Param, abstract, describe
 from ..core.initialisers import Initialiser, lecun_normal, zeros
 from ..core.layer import LayerLike, declared
 from ..core.values import is_traced
 from ..core.wrapper import Wrapper
 from ..functional.linear import wider_type
+from .inference import Inference, layers_in
 from .weight_norm import check_fits, check_match, each_of_stack
 
 
@@ -31,8 +33,9 @@ class LowRank(Wrapper):
     two axes.
 
     `nn.adapted` puts it around a trained network, and `nn.merged` adds the products into the
-    weights, of which the layer then computes the same. It trains alone with an optimizer by path
-    patterns that has None for all but `"**/down"` and `"**/up"`.
+    weights, of which the layer then computes the same. Only the adapters are trained around an
+    `nn.Inference`, or by an optimizer by path patterns that has None for all but `"**/down"` and
+    `"**/up"`.
 
     Reference: Hu et al., LoRA: low-rank adaptation of large language models, 2021.
 
@@ -74,15 +77,26 @@ class LowRank(Wrapper):
             stack = tuple((levels + 1, n) for levels, n in param.stack)
             copies = param.shape[: len(stack)]
             base = dataclasses.replace(param, stack=stack, lift=param.lift + 1)
-            down = Param((*copies, math.prod(rows), self.rank), self.down_init, param.dtype, stack)
-            up = Param((*copies, self.rank, columns), zeros(), param.dtype, stack)
+            shape = (*copies, math.prod(rows), self.rank)
+            down = Param(shape, self.down_init, param.dtype, stack)
+            up = dataclasses.replace(down, shape=(*copies, self.rank, columns), init=zeros())
             return {"base": base, "down": down, "up": up}
 
         return declaration._replace(params=paths.map_with_path(split, declaration.params))
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        if not call.stopped and any(isinstance(one, Inference) for one in layers_in(self.wrapped)):
+            call = self._stopped(call, declared(self, method, *abstract((inputs, named))).params)
         below = dataclasses.replace(call, params=self.merge(call.params))
         return self.wrapped._evaluate(below, method, inputs, named)
+
+    def _stopped(self, call: Call, spec: Any) -> Call:
+        """The call, without gradients of the frozen parameters: the adapters have some."""
+        frozen = {path for path, param in paths.walk(spec) if param.frozen}
+        params = paths.map_with_path(
+            lambda path, leaf: lax.stop_gradient(leaf) if path in frozen else leaf, call.params
+        )
+        return dataclasses.replace(call, params=params, stopped=True)
 
     def merge(self, params: Any, path: paths.Path = ()) -> Any:
         """The parameters of the inner layer, in which the products are added to the weights."""

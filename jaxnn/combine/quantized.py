@@ -25,6 +25,7 @@ from ..layers.gated import GatedFeedForward
 from ..layers.patch import PatchEmbedding
 from .capture import capture
 from .ensemble import Ensemble
+from .inference import Inference
 from .precision import Precision
 from .remat import Remat
 from .repeat import Repeat
@@ -45,7 +46,7 @@ KINDS = (
     PatchEmbedding,
 )
 # Wrappers whose parameters are those of the layer inside, or stacks of them.
-TRANSPARENT = (Precision, Remat, Residual, capture)
+TRANSPARENT = (Inference, Precision, Remat, Residual, capture)
 STACKING = (Ensemble, Repeat)
 LARGEST = 127
 

@@ -16,7 +16,7 @@ from ..core.wrapper import Wrapper
 from ..functional.recurrence import Marks, marks, scan, unroll
 from ..functional.segments import check_segments
 from ..layers.checks import check_cache, check_flags, check_not_training
-from ..layers.recurrence import Cell, check_carry, initial
+from ..layers.recurrence import Cell, check_carry, check_constant, initial
 
 
 class Given(NamedTuple):
@@ -159,6 +159,7 @@ class Recurrent(Wrapper):
         x, carry, _, passing = self._given(method, inputs, named)
         element, time = self._element(x), self._time(x)
         carries = self._cell().carries(element)
+        check_constant(carries)
         if carry is not None:
             check_carry(carry, carries)
         begin = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), carries)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from . import paths
-from .calls import Call, Mismatch, Outcome, current_trace, located
+from .calls import Call, Mismatch, Outcome, current_trace, located, placeholder_key
 from .checking import below
 from .declarations import Declaration, abstract, describe, is_array, mismatches, placeholder
 from .floating import narrowed, widened
@@ -195,6 +195,7 @@ class Evaluation:
                 capture=None if self.call.capture is None else self.call.capture.child(path),
                 foreign=self.call.foreign or current_trace() != self.trace,
                 casting=None if self.call.casting is None else self.call.casting.child(path),
+                stopped=self.call.stopped,
             )
             with jax.named_scope(paths.text(path)), below(path):
                 outcome = layer._evaluate(call, method, inputs, named)
@@ -319,7 +320,8 @@ class Declaring:
                 # forward has declared what another method uses, whose inputs may be others.
                 params, state = placeholder(before.params), placeholder(before.state)
                 with contextlib.suppress(ValueError):  # it may reach what forward did not
-                    call = Call(params, state, None, False)
+                    key = paths.PathKey(placeholder_key())  # as forward has it
+                    call = Call(params, state, key, False)
                     return layer._evaluate(call, method, inputs, named).output
             declaration = self.declare(layer, method, abstract(inputs), abstract(named))
             self.found[path] = _joined(before, declaration) if before else declaration

@@ -79,7 +79,9 @@ class Call:
     """What a layer is called with, beside its inputs.
 
     `foreign` says that a transform of the user's own stands between this call and the one that
-    brought key and state; a layer that uses either then raises.
+    brought key and state; a layer that uses either then raises. `stopped` says that a wrapper
+    outside has stopped the gradients of all parameters under `nn.Inference`, and that others may
+    have been added to them.
     """
 
     params: Any
@@ -89,6 +91,7 @@ class Call:
     capture: Capture | None = None
     foreign: bool = False
     casting: Casting | None = None
+    stopped: bool = False
 
     def with_arrays(self, arrays: "Arrays") -> "Call":
         """The same call on other parameters, state and key: what a wrapper makes in a transform."""
@@ -193,7 +196,7 @@ def drawing(key: Any) -> Iterator[None]:
         raise TypeError(
             "forward draws random numbers, but no key was given, so its key is None: write "
             "net.apply(params, x, key=key); or draw only if key is not None, since "
-            "train.evaluate, train.predict, and validation give no key"
+            "train.evaluate, train.predict, validation, and nn.Inference give no key"
         ) from None
 
 

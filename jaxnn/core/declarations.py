@@ -14,17 +14,25 @@ import jax
 import jax.numpy as jnp
 
 from . import paths
-from .initialisers import Initialiser, Initializer, constant, zeros
+from .initialisers import Initialiser, Initializer, zeros
 from .values import Value, code
 
 
 class Declared(Value):
     """A declared array: its full shape, how it starts, and its type (the default float type when
-    None is given)."""
+    None is given).
+
+    The last two fields are for wrappers. `stack` holds a pair `(levels, n)` for each leading axis
+    that stacks n copies of a layer: copy i has the key `fold(key, i)`, folded `levels` segments
+    above the array's own. `lift` is the number of the path's last segments that its key leaves out,
+    so that several arrays can come from one draw.
+    """
 
     shape: tuple[int, ...]
     init: Initialiser = zeros()
     dtype: Any = None
+    stack: tuple[tuple[int, int], ...] = ()
+    lift: int = 0
 
     def __post_init__(self) -> None:
         """Check the shape and resolve the type."""
@@ -44,6 +52,11 @@ class Declared(Value):
     def ndim(self) -> int:
         """The number of axes."""
         return len(self.shape)
+
+    @property
+    def slice_shape(self) -> tuple[int, ...]:
+        """The shape that one key draws: without the stacked axes."""
+        return self.shape[len(self.stack) :]
 
 
 def _is_size(n: Any) -> bool:
@@ -74,32 +87,32 @@ def _check_initialiser(init: Any) -> None:
 class Param(Declared):
     """A declared parameter: `Param(shape, init, dtype)`.
 
-    The last two fields are for wrappers. `stack` holds a pair `(levels, n)` for each leading axis
-    that stacks n copies of a layer: copy i has the key `fold(key, i)`, folded `levels` segments
-    above the parameter's own. `lift` is the number of the path's last segments that its key leaves
-    out, so that several parameters can come from one draw.
+    `frozen` is set by `nn.Inference`: no optimizer receives the parameter.
 
     >>> Param((784, 128)).shape
     (784, 128)
     """
 
-    stack: tuple[tuple[int, int], ...] = ()
-    lift: int = 0
-
-    @property
-    def slice_shape(self) -> tuple[int, ...]:
-        """The shape that one key draws: without the stacked axes."""
-        return self.shape[len(self.stack) :]
+    frozen: bool = False
 
 
 class Slot(Declared):
-    """A declared piece of state: `Slot(shape, init, dtype)`; it starts constant, without a key."""
+    """A declared piece of state: `Slot(shape, init, dtype)`.
 
-    def __post_init__(self) -> None:
-        """Check that no key is needed."""
-        super().__post_init__()
-        if not isinstance(self.init, constant):
-            raise TypeError(f"state starts constant, as nn.zeros() does; got {self.init!r}")
+    State that starts constant, as with `nn.zeros()`, needs no key. Any other initializer draws from
+    the key of its path, as for a parameter: `net.init_state(x, key=key)`.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> class Codebook(nn.Primitive):
+    ...     def variables(self, x):
+    ...         return {"codes": Slot((16, x.shape[-1]), nn.normal(1.0))}
+    ...     def forward(self, params, x, *, state):
+    ...         distances = jnp.sum((x[..., None, :] - state["codes"]) ** 2, -1)
+    ...         return state["codes"][jnp.argmin(distances, -1)], state
+    >>> state = Codebook().init_state(jnp.ones((2, 3)), key=jax.random.key(0))
+    >>> jax.tree.map(jnp.shape, state)
+    {'codes': (16, 3)}
+    """
 
 
 class Declaration(NamedTuple):
@@ -113,17 +126,12 @@ class Declaration(NamedTuple):
 def stacked(declaration: Declaration, n: int) -> tuple[Any, Any]:
     """The parameters and state of n copies of a layer along a new leading axis."""
 
-    def stack_param(path: paths.Path, param: Param) -> Param:
-        stack = ((len(path), n), *param.stack)
-        return dataclasses.replace(param, shape=(n, *param.shape), stack=stack)
+    def stack(path: paths.Path, one: Declared) -> Declared:
+        levels = ((len(path), n), *one.stack)
+        return dataclasses.replace(one, shape=(n, *one.shape), stack=levels)
 
-    def stack_slot(_: paths.Path, slot: Slot) -> Slot:
-        return dataclasses.replace(slot, shape=(n, *slot.shape))
-
-    return (
-        paths.map_with_path(stack_param, declaration.params),
-        paths.map_with_path(stack_slot, declaration.state),
-    )
+    params, state, _ = declaration
+    return paths.map_with_path(stack, params), paths.map_with_path(stack, state)
 
 
 def is_array(leaf: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Drawing: from declared parameters and a key to arrays.
+"""Drawing: from declared parameters or state and a key to arrays.
 
 Two ways give the same numbers, to rounding.
 
@@ -19,14 +19,14 @@ from jax import lax
 
 from . import paths
 from .calls import is_outside, located
-from .declarations import Param
+from .declarations import Declared
 from .initialisers import Initialiser, Initializer, Shape, constant
 from .rows import Draw, distribution_of, draw_rows
 from .values import is_lasting, is_traced
 
 
 def draw(spec: Any, key: jax.Array) -> Any:
-    """The arrays that `spec`, a tree of `Param`, declares, drawn from the root `key`."""
+    """The arrays that `spec`, a tree of `Param` or `Slot`, declares, drawn from the root `key`."""
     leaves = list(paths.walk(spec))
     draws = [_draws(path, param) for path, param in leaves]
     arrays: list[Any] = [None] * len(leaves)
@@ -72,7 +72,7 @@ def _counter_based(key: jax.Array) -> bool:
     return threefry and bool(jax.config.jax_threefry_partitionable)  # type: ignore[attr-defined]
 
 
-def _draws(path: paths.Path, param: Param) -> list[Draw]:
+def _draws(path: paths.Path, param: Declared) -> list[Draw]:
     """The draws of a parameter: one, or one for each slice along its stacked axes."""
     drawn: list[list[str]] = [[]]
     start = 0
@@ -84,7 +84,7 @@ def _draws(path: paths.Path, param: Param) -> list[Draw]:
     return [Draw(param, tuple(map(paths.segment_hash, [*done, *rest]))) for done in drawn]
 
 
-def _group(param: Param) -> Any:
+def _group(param: Declared) -> Any:
     try:
         hash(param.init)
     except TypeError:  # it holds a traced number: a group of its own

@@ -26,6 +26,7 @@ from .declarations import (
     mismatches,
 )
 from .drawing import draw
+from .initialisers import constant
 from .signatures import (
     REQUESTS,
     RESERVED_INPUTS,
@@ -79,10 +80,32 @@ class Layer(Value):
         key = paths.as_key(key)  # first: net.init(x, key) is then told that x is no key
         return draw(self.spec(*inputs, **named), key)
 
-    def init_state(self, *inputs: Any, **named: Any) -> State:
-        """The state before the first step: nested dicts of arrays, `{}` where none is kept."""
+    def init_state(self, *inputs: Any, key: jax.Array | None = None, **named: Any) -> State:
+        """The state before the first step: nested dicts of arrays, `{}` if no layer keeps any.
+
+        State that starts constant needs no key. State that starts random, such as a codebook, is
+        drawn by path as parameters are: a child `name` has the state that
+        `child.init_state(x, key=nn.fold(key, name))` returns.
+
+        Args:
+            *inputs: arrays or `jax.ShapeDtypeStruct`, as for `init`.
+            key: a JAX key; required if some state starts random.
+            **named: named inputs, as for `init`.
+
+        Raises:
+            ValueError: some state starts random, and no key was given.
+        """
+        root = None if key is None else paths.as_key(key)
         slots = self._declaration("forward", inputs, named).state
-        return paths.map_with_path(lambda _, s: s.init(None, s.shape, s.dtype), slots)
+        drawn = [path for path, s in paths.walk(slots) if not isinstance(s.init, constant)]
+        if not drawn:
+            return paths.map_with_path(lambda _, s: s.init(None, s.shape, s.dtype), slots)
+        if root is None:
+            raise ValueError(
+                f"the state {', '.join(map(paths.text, drawn))} starts random, but no key was "
+                "given: write state = net.init_state(x, key=key)"
+            )
+        return draw(slots, root)
 
     @overload
     def apply(
@@ -220,7 +243,7 @@ class Layer(Value):
             if name in RESERVED_INPUTS:
                 raise TypeError(
                     f"{name!r} is reserved, and is not an input: spec, init, and init_state take "
-                    f"inputs only, and apply takes {name}= itself"
+                    f"inputs only (init_state also takes key=), and apply takes {name}= itself"
                 )
             if name not in taken:
                 raise TypeError(

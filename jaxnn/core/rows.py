@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 
 from . import paths
-from .declarations import Param
+from .declarations import Declared
 from .initialisers import normal, truncated_normal, uniform, variance_scaling
 from .values import is_traced
 
@@ -28,7 +28,7 @@ DEPTH = 16
 class Draw(NamedTuple):
     """One draw: a parameter, or a slice of a stacked one, with the hashes on its key's path."""
 
-    param: Param
+    param: Declared
     folds: tuple[int, ...]
 
 
@@ -42,7 +42,7 @@ class Distribution(NamedTuple):
     scale: float
 
 
-def distribution_of(param: Param) -> Distribution | None:
+def distribution_of(param: Declared) -> Distribution | None:
     """The distribution of a parameter, or None where the program does not know it."""
     init = param.init
     if isinstance(init, variance_scaling):

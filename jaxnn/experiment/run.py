@@ -380,7 +380,8 @@ def scores_text(scores: dict[str, float]) -> str:
 
 def _weights_size(program: Program, example: Any) -> int:
     net = program.net
-    shapes = jax.eval_shape(lambda: (net.init(jax.random.key(0), example), net.init_state(example)))
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(lambda: (net.init(key, example), net.init_state(example, key=key)))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 

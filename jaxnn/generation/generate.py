@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from ..core import paths
+from ..core.calls import placeholder_key
 from ..core.declarations import abstract, describe, mismatches
 from ..core.layer import Layer, declared
 from ..core.values import is_traced
@@ -133,7 +134,8 @@ def _compiled(net: Layer, steps: int) -> tuple[Callable[..., Any], Callable[...,
 def _prefill(net: Layer, params: Any, tokens: jax.Array, marks: Any, kept: Any) -> Any:
     """The state after tokens (rows, T): of the logits nothing is computed, as nobody asks."""
     one = jax.ShapeDtypeStruct((tokens.shape[0], 1), tokens.dtype)
-    state = _merged(net.init_state(one, **{name: one for name in marks}), kept)
+    begun = net.init_state(one, key=placeholder_key(), **{name: one for name in marks})
+    state = _merged(begun, kept)  # what is drawn is replaced
     return net.apply(params, tokens, state=state, **marks)[1] if tokens.shape[1] else state
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from ..core import paths
+from ..core.calls import placeholder_key
 from ..core.declarations import abstract, describe, split_arrays
 from ..core.layer import Layer
 from . import table
@@ -131,7 +132,7 @@ def _traced(
     net: Layer, rows: list[paths.Path], inputs: Any, named: Any
 ) -> tuple[dict[paths.Path, Any], _Amounts]:
     """The outputs by path, and all that is to be counted: at which path, as what, how much."""
-    state = jax.eval_shape(lambda: net.init_state(*inputs, **named))
+    state = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))
     params, state = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (net.spec(*inputs, **named), state)
     )

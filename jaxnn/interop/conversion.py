@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core import paths
 from ..core.binding import at
+from ..core.calls import placeholder_key
 from ..core.layer import Layer
 from ..core.primitive import Primitive
 from ..core.signatures import suggestion
@@ -48,7 +49,7 @@ def converted(
         )
     bare = uncached(net)  # caches begin as init_state begins them
     spec = bare.spec(*inputs, **named)
-    slots = jax.eval_shape(lambda: bare.init_state(*inputs, **named))
+    slots = jax.eval_shape(lambda: bare.init_state(*inputs, key=placeholder_key(), **named))
     owners = list(_owners(bare))
     check_names(names, owners, {"params": spec, "state": slots})
     trace = traced(bare, inputs, named, spec, slots)
@@ -83,7 +84,8 @@ def converted(
 
         return paths.map_with_path(leaf, tree)
 
-    return Weights(filled("params", spec), filled("state", net.init_state(*inputs, **named)))
+    begun = net.init_state(*inputs, key=placeholder_key(), **named)  # what is drawn is replaced
+    return Weights(filled("params", spec), filled("state", begun))
 
 
 def check_names(names: Names, owners: list[Owner], trees: Any) -> None:

@@ -41,19 +41,24 @@ def params_of(make: Callable[..., Any], inputs: Any) -> Any:
 
 
 def slots_of(make: Callable[..., Any], inputs: Any) -> Any:
-    """A `Slot` for each array of `make(key, *inputs)`, which has to start with equal numbers."""
+    """A `Slot` for each array of `make(key, *inputs)`.
+
+    It starts constant if its numbers are equal, and the same for two keys; otherwise it is drawn at
+    the layer's own key.
+    """
     with jax.ensure_compile_time_eval():
-        arrays = jax.jit(make)(jax.random.key(0), *placeholder(inputs))
+        made = jax.jit(make)
+        arrays, others = (made(jax.random.key(i), *placeholder(inputs)) for i in range(2))
+    again = dict(paths.walk(others))
+    given, structure = jax.tree.flatten(inputs)
 
     def declare(path: paths.Path, leaf: Any) -> Slot:
         numbers = np.asarray(leaf)
         first = numbers.flat[0].item() if numbers.size else 0
-        if not (numbers == first).all():
-            raise ValueError(
-                f"the state at {paths.text(path)!r} starts with numbers that are not equal, which "
-                "a layer's state does not"
-            )
-        return Slot(numbers.shape, constant(first), numbers.dtype)
+        if (numbers == first).all() and (np.asarray(again[path]) == first).all():
+            return Slot(numbers.shape, constant(first), numbers.dtype)
+        init = Drawn(make, tuple(given), structure, path)
+        return Slot(numbers.shape, init, numbers.dtype, lift=len(path))
 
     return paths.map_with_path(declare, arrays)
 

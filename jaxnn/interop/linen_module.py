@@ -18,11 +18,13 @@ class Network(linen.Module):
         net = self.net
         params = self.param("net", lambda key: net.init(key, *inputs, **named))
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+        begun: Any = {}
         if not self.has_variable("batch_stats", "net"):
-            state = net.init_state(*inputs, **named)
-            if not state:
+            drawn = self.make_rng("params") if self.has_rng("params") else None
+            begun = net.init_state(*inputs, key=drawn, **named)
+            if not begun:
                 return net.apply(params, *inputs, key=key, train=train, **named)
-        kept = self.variable("batch_stats", "net", lambda: net.init_state(*inputs, **named))
+        kept = self.variable("batch_stats", "net", lambda: begun)
         output, state = net.apply(params, *inputs, state=kept.value, key=key, train=train, **named)
         if train and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
             kept.value = state

@@ -17,6 +17,7 @@ from ..core.initialisers import (
     Initialiser,
     Initializer,
     Shape,
+    constant,
     glorot_uniform,
     ones,
     orthogonal,
@@ -365,7 +366,18 @@ class by_gate(Initializer):
 
 def initial(slots: Any) -> Any:
     """The arrays that a declared carry starts as."""
+    check_constant(slots)
     return paths.map_with_path(lambda _, slot: slot.init(None, slot.shape, slot.dtype), slots)
+
+
+def check_constant(slots: Any) -> None:
+    """Raise TypeError for a declared carry that starts random."""
+    for path, slot in paths.walk(slots):
+        if not isinstance(slot.init, constant):
+            raise TypeError(
+                f"a carry starts constant, as nn.zeros() does, but {paths.text(path)!r} starts as "
+                f"{slot.init!r}; pass another one by name: net.apply(params, x, carry=carry)"
+            )
 
 
 def check_carry(carry: Any, slots: Any) -> None:

@@ -16,6 +16,7 @@ from jax.lax import with_sharding_constraint
 from jax.sharding import PartitionSpec as P
 
 from ..combine.capture import capture
+from ..combine.inference import Inference
 from ..combine.precision import Precision
 from ..combine.remat import Remat
 from ..combine.repeat import Repeat
@@ -31,7 +32,7 @@ from .rules import own_specs, placed
 
 # Wrappers that hand the parameters of one copy on as they are. Below any other, a weight might be
 # gathered once for each turn of a loop, or be no parameter any more.
-_OPEN = (Repeat, Remat, Precision, Residual, capture)
+_OPEN = (Inference, Repeat, Remat, Precision, Residual, capture)
 
 
 def gathered(net: Layer, layout: Layout, *inputs: Any) -> Layer:

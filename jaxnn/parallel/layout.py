@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..core import paths
+from ..core.calls import placeholder_key
 from ..core.layer import Layer
 from ..train import TrainState, for_network
 from ..train.optimizer import as_pytree
@@ -45,7 +46,7 @@ class Layout:
         spec, whole = net.spec(*inputs, **named), cast(Any, self.whole)
         params = shardings(spec, self.mesh, self.rules)
         arrays = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), spec)
-        state = jax.eval_shape(lambda: net.init_state(*inputs, **named))
+        state = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))
         optimizer = for_network(as_pytree(optimizer), net, *inputs, **named)
         return TrainState(
             params=params,

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ..core import paths
-from ..core.declarations import abstract, describe, placeholder
-from ..core.layer import Layer
+from ..core.declarations import abstract, describe
+from ..core.layer import Layer, declared
 from ..inspect import table
 from ..train import TrainState
 from ..train.optimizer import as_pytree
+from ..train.partition import Partition
 from ..train.step import check_parts
 from ..train.task import Loss, Task
 from .collectives import Collective, collectives
@@ -40,9 +41,9 @@ class Plan:
     """The bytes that one device holds in a training step, and what the devices exchange in it.
 
     `parameters`, `optimizer`, `state` (the network's state, the step and the key) and `batch` are
-    what a step is given. `gradients` are as large as the parameters. `activations` are all else
-    that is alive when most is. `total` is XLA's own account of the whole step. `rows` are the
-    parameters by path. Its text is a table, and a notebook shows it as HTML.
+    what a step is given. `gradients` are as large as the parameters outside of `nn.Inference`.
+    `activations` are all else that is alive when most is. `total` is XLA's own account of the whole
+    step. `rows` are the parameters by path. Its text is a table, and a notebook shows it as HTML.
     """
 
     mesh: dict[str, int]
@@ -142,17 +143,17 @@ def plan(
     quick = _QUICK if mesh.devices.flat[0].platform == "cpu" else None
     compiled = step.lower(ts, batch, *numbers).compile(compiler_options=quick)
     memory = compiled.memory_analysis()
-    parameters = _bytes(ts.params)
+    gradients = _bytes(Partition.of(net, x).split(ts.params)[0])
     given, kept = memory.argument_size_in_bytes, memory.alias_size_in_bytes
     return Plan(
         mesh=dict(mesh.shape),
         rows=_rows(spec, places.params),
-        parameters=parameters,
+        parameters=_bytes(ts.params),
         optimizer=_bytes(ts.opt_state),
         state=_bytes((ts.state, ts.step, ts.key)),
         batch=_bytes(batch),
-        gradients=parameters,
-        activations=max(0, memory.temp_size_in_bytes - parameters),
+        gradients=gradients,
+        activations=max(0, memory.temp_size_in_bytes - gradients),
         total=given + memory.output_size_in_bytes - kept + memory.temp_size_in_bytes,
         collectives=collectives(compiled),
     )
@@ -170,14 +171,9 @@ def _targets(net: Layer, task: Loss | None, x: Any) -> Any:
             f"{task!r} does not say what its targets are: write parallel.plan(..., targets="
             "jax.ShapeDtypeStruct(shape, dtype))"
         )
-    outputs = jax.eval_shape(lambda: _outputs(net, x))
+    outputs: Any = declared(net, "forward", (x,), {}).output
     dtype = "float32" if task.classes is None else "int32"
     return jax.ShapeDtypeStruct(outputs.shape[:-1], dtype)
-
-
-def _outputs(net: Layer, x: Any) -> Any:
-    params, given = net.init(jax.random.key(0), x), placeholder(x)
-    return net.apply(params, given, state=net.init_state(x))[0]
 
 
 def _check_rows(x: Any, mesh: Mesh) -> None:

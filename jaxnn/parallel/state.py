@@ -16,6 +16,7 @@ from ..core.initialisers import constant
 from ..core.layer import Layer
 from ..train import TrainState, for_network
 from ..train.optimizer import as_pytree
+from ..train.state import state_key
 from .layout import Layout
 from .mesh import batch_axes
 from .rules import Rules
@@ -56,7 +57,8 @@ def create(
         params = paths.map_with_path(lambda path, _: arrays[path], found.params)
         zero = jnp.zeros((), jnp.int32)
         opt_state = for_network(as_pytree(optimizer), net, x).init(params)
-        return TrainState(params, net.init_state(x), opt_state, zero, paths.kept_words(key))
+        state = net.init_state(x, key=state_key(key))
+        return TrainState(params, state, opt_state, zero, paths.kept_words(key))
 
     # On the host, the key's words are the same to all processes.
     return jax.jit(make, out_shardings=found)(paths.key_words(key))

@@ -25,7 +25,7 @@ def adapted(
 
     Each weight w whose path fits `match` becomes {"base": w, "down": (n, rank), "up": (rank, m)}
     and stands for base + scale * down @ up; down is drawn from `key`, up is 0. Inputs are as for
-    `net.init`. The adapters train alone with
+    `net.init`. The adapters train alone if `net` is an `nn.Inference`, or with
     `train.by_path({"**/down": optimizer, "**/up": optimizer, "**": None})`, and `merged` is the way
     back. The weights are not copied: a step that takes the memory of the new parameters takes that
     of `params` too. Raises ValueError where nothing fits `match`, and for parameters of another

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..combine.inference import Inference
 from ..combine.repeat import Repeat, check_stacked
 from ..combine.serial import Serial
 from ..core.layer import Layer
@@ -76,7 +77,8 @@ def _stacked(net: Any, params: Any) -> tuple[Any, Any]:
 
 
 def _below(edit: Edit, net: Any, params: Any) -> tuple[Any, Any]:
-    if isinstance(net, Wrapper) and type(net)._declare is not Wrapper._declare:
+    rearranges = isinstance(net, Wrapper) and type(net)._declare is not Wrapper._declare
+    if rearranges and not isinstance(net, Inference):
         return net, params  # it arranges parameters in its own way
     return edit_below(edit, net, params)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..core import paths
 from ..core.binding import at
+from ..core.calls import placeholder_key
 from ..core.declarations import is_array
 from ..core.layer import Layer
 from .editing import check_net, check_params
@@ -75,7 +76,7 @@ def widened(
 
 
 def _shapes(net: Layer, inputs: Any, named: Any) -> dict[str, Any]:
-    state = jax.eval_shape(lambda: net.init_state(*inputs, **named))
+    state = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))
     return {"params": net.spec(*inputs, **named), "state": state}
 
 

@@ -105,7 +105,8 @@ def average_of(ts: TrainState) -> Weights:
             f"the optimizer's state holds {found}; write train.averaged(optimizer, decay=0.999) "
             "around the whole optimizer, for training too"
         )
-    params = jax.tree.map(lambda mean, p: mean.astype(p.dtype), states[0].average, ts.params)
+    average = _where_present(lambda mean, _: mean, states[0].average, ts.params)
+    params = jax.tree.map(lambda mean, p: mean.astype(p.dtype), average, ts.params)
     return Weights(params, ts.state)
 
 
@@ -156,12 +157,16 @@ def _unperturbed(state: Any, params: Any) -> Any:
 
 
 def _where_present(function: Any, tree: Any, params: Any) -> Any:
-    """function(leaf, p) where the tree has a leaf, and p where an optimizer's mask hides it."""
+    """function(leaf, p) if the tree has a leaf, and p if it has None or a masked node.
+
+    It has None for parameters under `nn.Inference`.
+    """
+
+    def absent(node: Any) -> bool:
+        return node is None or isinstance(node, optax.MaskedNode)
+
     return jax.tree.map(
-        lambda leaf, p: p if isinstance(leaf, optax.MaskedNode) else function(leaf, p),
-        tree,
-        params,
-        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+        lambda leaf, p: p if absent(leaf) else function(leaf, p), tree, params, is_leaf=absent
     )
 
 

@@ -28,6 +28,7 @@ from ..core.layer import Layer
 from .block_tree import Blocks, Form
 from .lifting import JOINED, Arrays, NotLifted, Symbols, Value, interpret
 from .optimizer import Optimizer, as_pytree, updated
+from .partition import OnTrained, Partition, on_trained
 
 WRONG_STATE = (
     "the optimizer's state is not that of separate blocks; make it by "
@@ -75,6 +76,9 @@ class OnBlocks:
 def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
     """The optimizer, for which stacked blocks of the network's parameters are separate arrays.
 
+    It never receives parameters under `nn.Inference`: its state has no leaf for them, and its
+    updates leave them as they are.
+
     Updates of the parameters of `Repeat(block, n)` are then those of n blocks in a row, for every
     optimizer: a norm, a trust ratio, or a matrix factorization is that of each block, and so is the
     rank that a mask of weight decay looks at. The same holds for `Ensemble`, `MixtureOfExperts`,
@@ -92,7 +96,7 @@ def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
         **named: named inputs, as for `net.init`.
 
     Returns:
-        A `train.Optimizer`; `optimizer` itself if the network has no stacked parameters.
+        A `train.Optimizer`; `optimizer` itself if no parameter is stacked or under `nn.Inference`.
 
     Raises:
         ValueError: in `init` or `update`, for parameters or a state of another structure, and for
@@ -106,15 +110,25 @@ def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
     >>> updates["w"][:, 0, 0].tolist()
     [1.0, 2.0]
     """
+    partition = Partition.of(net, *inputs, **named)
+    frozen = any(partition.frozen)
     stacks = Stacks.of(net, *inputs, **named)
-    return Optimizer(OnBlocks, _bare(optimizer), stacks) if any(stacks.depths) else optimizer
+    if frozen:
+        depths = jax.tree.unflatten(partition.structure, stacks.depths)
+        stacks = Stacks.from_tree(partition.split(depths)[0])
+    if not frozen and not any(stacks.depths):
+        return optimizer
+    optimizer = _bare(optimizer)
+    if any(stacks.depths):
+        optimizer = Optimizer(OnBlocks, optimizer, stacks)
+    return on_trained(optimizer, partition) if frozen else optimizer
 
 
 def _bare(optimizer: Any) -> Any:
-    """The optimizer without any `OnBlocks` in it, which would get blocks from the one outside."""
+    """The optimizer without what `for_network` put into it before, which the new one replaces."""
     if not isinstance(optimizer, Optimizer):
         return optimizer
-    if optimizer.factory is OnBlocks:
+    if optimizer.factory in (OnBlocks, OnTrained):
         return _bare(optimizer.parts[0])
     parts, arguments = jax.tree.map(
         _bare, (optimizer.parts, optimizer.arguments), is_leaf=lambda x: isinstance(x, Optimizer)

@@ -104,18 +104,25 @@ def _first(patterns: list[str], name: str) -> int | None:
 
 def _labels(patterns: list[str], params: Any) -> Any:
     """The number of each parameter's group, as text; ValueError where groups and paths miss."""
-    names = [paths.text(path) for path, _ in paths.walk(params)]
+    names = [paths.text(path) for path, leaf in paths.walk(params) if leaf is not None]
+    still = [paths.text(path) for path, leaf in paths.walk(params) if leaf is None]
     first = {name: _first(patterns, name) for name in names}
     lines = [f"{name} fits no pattern" for name in names if first[name] is None]
     for number, pattern in enumerate(patterns):
         if number in first.values():
             continue
         others = [name for name in names if paths.matches(pattern, name)]
-        lines.append(
-            f"{pattern!r} comes after patterns that take all it fits: {', '.join(others)}"
-            if others
-            else f"{pattern!r} fits no parameter"
-        )
+        if others:
+            lines.append(
+                f"{pattern!r} comes after patterns that take all it fits: {', '.join(others)}"
+            )
+        elif any(paths.matches(pattern, name) for name in still):
+            lines.append(
+                f"{pattern!r} fits only parameters under nn.Inference, which no optimizer "
+                "receives: leave it out"
+            )
+        else:
+            lines.append(f"{pattern!r} fits no parameter")
     if lines:
         raise ValueError(
             "by_path: patterns and parameters do not fit each other:\n  "
@@ -123,7 +130,9 @@ def _labels(patterns: list[str], params: Any) -> Any:
             + f"\nThere are the parameters {', '.join(names) or 'none'}; the first pattern that "
             'fits wins, and "**" fits all: train.by_path({..., "**": optimizer})'
         )
-    return paths.map_with_path(lambda path, _: str(first[paths.text(path)]), params)
+    return paths.map_with_path(
+        lambda path, leaf: None if leaf is None else str(first[paths.text(path)]), params
+    )
 
 
 def _as_optax(optimizer: Any) -> Any:

@@ -24,7 +24,7 @@ from .labels import check_labels
 from .metrics import check_loss, check_metrics
 from .optimizer import as_pytree
 from .program import Program
-from .state import TrainState, owned
+from .state import TrainState, owned, state_key
 from .step import check_optimizer, check_options, check_parts, gradient_step
 from .task import Loss, Task, measured
 
@@ -39,7 +39,7 @@ class Minimize(Program):
     Args:
         objective: the layer; its forward takes the batch as its one positional input.
         optimizer: an optax optimizer or a `train.Optimizer`. Stacked parameters are separate arrays
-            to it, by `train.for_network`.
+            to it, and it never receives parameters under `nn.Inference`, by `train.for_network`.
         accumulate: the number of micro-batches of a step, which go through one after the other in
             the memory of one. A `Ratio` divides by the count of the whole batch.
         inputs: hyperparameters that the forward takes by name, such as {"beta": 0.1}. A schedule
@@ -49,7 +49,8 @@ class Minimize(Program):
             rounded.
         log_norms: a pattern of parameter paths such as "**/w"; the metrics then have
             `gradient_norm` and `update_norm`, of all parameters and of each one that fits.
-        initial: parameters to start from, for some or all children by name. The others are drawn.
+        initial: parameters to start from, for some or all children by name, such as {"teacher":
+            params}. The others are drawn.
 
     The state is a `TrainState`. A subclass may override `loss` or `step`.
 
@@ -112,7 +113,7 @@ class Minimize(Program):
         return owned(
             TrainState(
                 params=params,
-                state=objective.init_state(batch, **named),
+                state=objective.init_state(batch, key=state_key(key), **named),
                 opt_state=optimizer.init(params),
                 step=jnp.zeros((), jnp.int32),
                 key=paths.kept_words(key),

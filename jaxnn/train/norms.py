@@ -13,7 +13,8 @@ def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
     """`gradient_norm` and `update_norm`, of all together and of each parameter that fits.
 
     A norm is the square root of the sum of squares, taken in at least float32; those by path are
-    called `gradient_norm/PATH` and `update_norm/PATH`. Parameters stacked by `Repeat` count as one.
+    called `gradient_norm/PATH` and `update_norm/PATH`. Parameters stacked by `Repeat` count as one;
+    parameters under `nn.Inference`, for which the trees have None, do not count.
     Raises ValueError where no path fits the pattern.
 
     >>> import jax.numpy as jnp
@@ -23,7 +24,8 @@ def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
     """
     found: Metrics = {}
     for name, tree in (("gradient_norm", gradients), ("update_norm", updates)):
-        squares = {paths.text(path): _sum_of_squares(leaf) for path, leaf in paths.walk(tree)}
+        leaves = [(path, leaf) for path, leaf in paths.walk(tree) if leaf is not None]
+        squares = {paths.text(path): _sum_of_squares(leaf) for path, leaf in leaves}
         fits = [path for path in squares if paths.matches(pattern, path)]
         if not fits:
             raise ValueError(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from .blocks import OnBlocks
 from .optimizer import Optimizer, as_pytree, states_of, updated
+from .partition import OnTrained
 
 
 class SkipState(NamedTuple):
@@ -68,7 +69,7 @@ def skip_nonfinite(optimizer: Any) -> Optimizer:
 def _skips(optimizer: Any) -> bool:
     if not isinstance(optimizer, Optimizer):
         return False
-    if optimizer.factory is OnBlocks:
+    if optimizer.factory in (OnBlocks, OnTrained):
         return _skips(optimizer.parts[0])
     return getattr(optimizer.factory, "skips", False)
 

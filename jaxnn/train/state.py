@@ -51,7 +51,9 @@ class TrainState(NamedTuple):
         """The state before the first step: `net.init(key, *inputs)`, and fresh everything else.
 
         `inputs` are arrays or `jax.ShapeDtypeStruct`, a batch or any part of one. The optimizer
-        sees the blocks of stacked parameters as separate arrays, by `train.for_network`.
+        sees the blocks of stacked parameters as separate arrays, and no parameter under
+        `nn.Inference`, by `train.for_network`. State that starts random is drawn from
+        `nn.fold(key, "variables")`.
         """
         if "params" in named:
             raise TypeError(
@@ -63,12 +65,20 @@ class TrainState(NamedTuple):
         params = net.init(key, *inputs, **named)
         ts = cls(
             params=params,
-            state=net.init_state(*inputs, **named),
+            state=net.init_state(*inputs, key=state_key(key), **named),
             opt_state=for_network(as_pytree(optimizer), net, *inputs, **named).init(params),
             step=jnp.zeros((), jnp.int32),
             key=paths.kept_words(key),
         )
         return owned(ts)
+
+
+def state_key(key: jax.Array) -> jax.Array:
+    """The key from which state that starts random is drawn, given the key of a run.
+
+    No layer is called `variables`, so it is the key of no parameter.
+    """
+    return paths.fold(key, "variables")
 
 
 def owned(tree: Any) -> Any:

@@ -23,6 +23,7 @@ from .loss_scale import scale_of, unscaled
 from .metrics import terms_of, value_of, without_collected
 from .norms import check_norms, norms_by_path
 from .optimizer import as_pytree, first_updated
+from .partition import parts_of
 from .program import Program, code_of
 from .skipping import chosen, was_made
 from .state import TrainState, separate
@@ -195,7 +196,7 @@ def gradient_step(
     Args:
         loss_of: maps (params, state, batch, key) to ((loss, metrics), state). The loss is a scalar,
             a mean over the rows, or a `Ratio` or a sum of them; the metrics have the loss, too.
-        optimizer: as `for_network` returns it.
+        optimizer: as `for_network` returns it; parameters under `nn.Inference` are not changed.
         ts: the state before the step.
         batch: a pytree of rows.
         accumulate: the number of micro-batches, which go through one after the other.
@@ -206,11 +207,20 @@ def gradient_step(
         dropped.
     """
     scale = scale_of(ts.opt_state)
-    arguments = ts.params, ts.state, batch, step_key(ts)
-    counts = None if accumulate == 1 else total_counts(loss_of, accumulate, *arguments)
+    optimizer, partition = parts_of(optimizer)
+    trained, still = (ts.params, None) if partition is None else partition.split(ts.params)
+    arguments = trained, ts.state, batch, step_key(ts)
 
-    def objective(params: Any, *rest: Any) -> tuple[jax.Array, Any]:
-        (loss, metrics), state = loss_of(without_gradient(optimizer, params), *rest)
+    def whole(trained: Any) -> Any:
+        return trained if partition is None else partition.join(trained, still)
+
+    counts = None
+    if accumulate > 1:
+        counts = total_counts(loss_of, accumulate, ts.params, *arguments[1:])
+
+    def objective(trained: Any, *rest: Any) -> tuple[jax.Array, Any]:
+        params = whole(without_gradient(optimizer, trained))
+        (loss, metrics), state = loss_of(params, *rest)
         if counts is not None:  # of the whole batch, since the means of micro-batches are taken
             pairs = zip(terms_of(loss, 1), counts, strict=True)
             loss = sum(accumulate * term.sum / jnp.where(n == 0, 1, n) for term, n in pairs)
@@ -227,7 +237,7 @@ def gradient_step(
     else:
         grads, metrics, state = accumulated(gradients, accumulate, *arguments)
 
-    def loss_at(params: Any, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
+    def loss_at(trained: Any, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
         # optax's line searches refuse arguments that their function does not name.
         del obj_fn, grad_fn
 
@@ -235,7 +245,7 @@ def gradient_step(
             _, (metrics, state) = objective(*arguments)
             return {}, {"loss": metrics["loss"]}, state
 
-        given = (params, *arguments[1:])
+        given = (trained, *arguments[1:])
         if accumulate == 1:
             return value_of(loss_only(*given)[1]["loss"])
         return value_of(accumulated(loss_only, accumulate, *given)[1]["loss"])
@@ -244,14 +254,14 @@ def gradient_step(
         optimizer,
         grads,
         ts.opt_state,
-        ts.params,
+        trained,
         value=value_of(metrics["loss"]),
         grad=grads,
         value_fn=loss_at,
         obj_fn=loss_at,
-        grad_fn=lambda params, _: jax.grad(loss_at)(params),
+        grad_fn=lambda trained, _: jax.grad(loss_at)(trained),
     )
-    params = optax.apply_updates(ts.params, updates)
+    params = whole(optax.apply_updates(trained, updates))
     metrics = dict(metrics)
     if log_norms is not None:
         metrics |= norms_by_path(log_norms, grads, updates)

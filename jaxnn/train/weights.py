@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
+from ..core.calls import placeholder_key
 from ..core.layer import Layer
 from ..files.arrays import open_arrays
 from ..files.reading import FileError, listed
@@ -102,7 +103,7 @@ def load_weights(
     """
     file = Path(file)
     spec = net.spec(*inputs, **named)
-    slots = jax.eval_shape(lambda: net.init_state(*inputs, **named))
+    slots = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))
     declared = _flat(spec, slots)
     kept = _kept(declared, start, keep)
     with open_arrays(file) as opened:

@@ -147,3 +147,33 @@ def test_refused():
         interop.from_nnx(lambda rngs: 3).init(KEY, X)
     with pytest.raises(TypeError, match="to_linen wants a layer, got 3"):
         interop.to_linen(cast(Any, 3))
+
+
+class Codebook(linen.Module):
+    """State that starts random, next to state that starts constant."""
+
+    @linen.compact
+    def __call__(self, x, train: bool = False):
+        def codes():
+            return jax.random.normal(self.make_rng("params"), (4, x.shape[-1]))
+
+        kept = self.variable("book", "codes", codes)
+        count = self.variable("book", "count", lambda: jnp.zeros(()))
+        if train and not self.is_initializing():
+            count.value = count.value + 1
+        return linen.Dense(2)(x + kept.value.sum(0))
+
+
+def test_state_that_starts_random():
+    """It is drawn at the path of the layer, both from a module and for one."""
+    net = nn.Serial(interop.from_linen(Codebook()))
+    params, state = net.init(KEY, X), net.init_state(X, key=KEY)
+    theirs = Codebook().init(nn.fold(KEY, "0"), X)
+    chex.assert_trees_all_close(state["0"], {"book": theirs["book"]}, rtol=1e-6)
+    y, after = net.apply(params, X, state=state, key=KEY, train=True)
+    assert after["0"]["book"]["count"] == 1
+    assert_near(y, Codebook().apply({"params": params[0], **state["0"]}, X))
+    with pytest.raises(ValueError, match=r"the state 0/book/codes starts random, but no key was"):
+        net.init_state(X)
+    back = interop.to_linen(net).init(KEY, X)
+    assert back["batch_stats"]["net"]["0"]["book"]["codes"].std() > 0.5

@@ -37,6 +37,15 @@ def test_bytes_by_hand():
     assert "<td" in found._repr_html_()
 
 
+def test_parameters_in_inference_have_no_gradients_or_moments():
+    net = nn.Serial(NET, nn.Inference(nn.Dense(64)))
+    found = parallel.plan(net, optax.adam(1e-3), X, MESH, parallel.FSDP)
+    trained = 2 * 64 * 128 * 4 // 2 + 128 * 4  # the axis `data` splits matrices alone
+    assert found.gradients == trained
+    assert found.optimizer == 2 * trained + 4
+    assert found.parameters == trained + 64 * 64 * 4 // 2 + 64 * 4
+
+
 def test_what_a_plan_refuses():
     with pytest.raises(ValueError, match=r"x is float32\[15,64\], whose rows .* a multiple of 2"):
         x = jax.ShapeDtypeStruct((15, 64), "float32")

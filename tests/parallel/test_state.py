@@ -15,10 +15,21 @@ X = jnp.ones((4, 6))
 NET = nn.Serial(nn.Dense(8), nn.BatchNorm(), nn.Repeat(nn.Dense(8), 2), nn.Dense(3))
 
 
-def test_a_state_as_on_one_device():
+class Codebook(nn.Primitive):
+    """State that starts random."""
+
+    def variables(self, x):
+        return {"codes": nn.Slot((5, x.shape[-1]), nn.normal(1.0))}
+
+    def forward(self, params, x, *, state):
+        return x + state["codes"].sum(0), state
+
+
+@pytest.mark.parametrize("net", [NET, nn.Serial(nn.Inference(NET), Codebook(), nn.Dense(2))])
+def test_a_state_as_on_one_device(net):
     optimizer, key = optax.adam(0.1), jax.random.key(3)
-    found = parallel.create(NET, optimizer, key, X, ONE, parallel.FSDP)
-    wanted = train.TrainState.create(NET, optimizer, key, X)
+    found = parallel.create(net, optimizer, key, X, ONE, parallel.FSDP)
+    wanted = train.TrainState.create(net, optimizer, key, X)
     # Drawn in a compiled program, there and here: to rounding.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, wanted)

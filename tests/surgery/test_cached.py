@@ -49,6 +49,96 @@ def test_a_network_that_keeps_nothing_is_refused():
         nn.cached(cast(Any, 3))
 
 
+class Translation(nn.Composite):
+    """An encoder that looks both ways, and a decoder that looks at what the encoder gives."""
+
+    encoder: nn.Layer
+    decoder: nn.Layer
+
+    def forward(self, source, target):
+        return self.decoder(target, self.encoder(source))
+
+
+ENCODER = nn.Serial(
+    nn.SinusoidalPositions(),
+    nn.Repeat(nn.EncoderLayer(nn.Attention(2), nn.Dense(4)), 2),
+    nn.Bidirectional(nn.Recurrent(nn.GRUCell(2)), merge=lambda a, b: jnp.concatenate([a, b], -1)),
+)
+
+
+class Decoder(nn.Composite):
+    positions: nn.Layer
+    layers: tuple[nn.Layer, ...]
+
+    def forward(self, x, memory):
+        x = self.positions(x)
+        for layer in self.layers:
+            x = layer(x, memory)
+        return x
+
+
+DECODER = Decoder(
+    nn.LearnedPositions(9),
+    (nn.DecoderLayer(nn.Attention(2, causal=True), nn.Attention(2), nn.Dense(4)),) * 2,
+)
+
+
+@pytest.mark.parametrize("match", ["decoder", "dec*", lambda path, layer: layer == DECODER])
+def test_a_cache_in_a_part_of_a_network(match):
+    """A cached decoder with an encoder that gets its whole input: any split is the whole."""
+    net = Translation(ENCODER, DECODER)
+    source, target = X[:, :4], normals(1, 2, 6, 4)
+    params = net.init(KEY, source, target)
+    cached = nn.with_cache(net, 6, match)
+    assert cached == Translation(ENCODER, nn.cached(DECODER, 6))
+    chex.assert_trees_all_equal(cached.init(KEY, source, target), params)
+    whole = jax.jit(net.apply)(params, source, target)
+    run = jax.jit(lambda source, piece, state: cached.apply(params, source, piece, state=state))
+    for split in ((1,) * 6, (2, 3, 1)) if match == "decoder" else ((6,),):
+        state, outputs, begin = cached.init_state(source, target[:, :1]), [], 0
+        assert list(state) == ["decoder"]
+        for length in split:
+            y, state = run(source, target[:, begin : begin + length], state)
+            outputs.append(y)
+            begin += length
+        assert_near(jnp.concatenate(outputs, 1), whole)
+
+
+def test_parts_are_chosen_by_path_and_keep_what_they_have():
+    attention = nn.Attention(2, causal=True)
+    net = nn.Serial(a=attention, blocks=nn.Repeat(nn.Remat(nn.Serial(x=attention, y=attention)), 2))
+    assert nn.with_cache(net, 5) == nn.cached(net, 5)
+    assert nn.with_cache(net, 5, "**") == nn.cached(net, 5)
+    kept = nn.Attention(2, causal=True, cache=5)
+    other = nn.Attention(2, causal=True, cache=7)
+    found = nn.with_cache(nn.with_cache(net, 5, "blocks/y"), 7, "a")
+    inside = nn.Serial(x=attention, y=kept)
+    assert found == nn.Serial(a=other, blocks=nn.Repeat(nn.Remat(inside), 2))
+    seen = []
+    nn.with_cache(net, 5, lambda path, layer: seen.append((path, type(layer))) or path == "a")
+    assert seen[:2] == [("", nn.Serial), ("a", nn.Attention)]
+    assert ("blocks/x", nn.Attention) in seen and ("blocks", nn.Remat) in seen
+    # Other wrappers and layers below what fits come with it.
+    assert nn.with_cache(net, 5, lambda path, layer: isinstance(layer, nn.Repeat)) == nn.Serial(
+        a=attention,
+        blocks=nn.cached(nn.Repeat(nn.Remat(nn.Serial(x=attention, y=attention)), 2), 5),
+    )
+
+
+def test_a_match_that_fits_nothing_is_refused():
+    net = nn.Serial(a=nn.Attention(2, causal=True), b=nn.Dense(4))
+    with pytest.raises(ValueError, match=r"fits match='b', nor is it .* that can are at 'a'"):
+        nn.with_cache(net, 5, match="b")
+    with pytest.raises(ValueError, match="that can are at the network itself"):
+        nn.with_cache(nn.Attention(2, causal=True), match="b")
+    with pytest.raises(TypeError, match=r"match is a pattern .* 'decoder', or a function .* got 3"):
+        nn.with_cache(net, 5, match=cast(Any, 3))
+    with pytest.raises(
+        TypeError, match=r"with_cache wants a layer, got 3; write nn.with_cache\(net"
+    ):
+        nn.with_cache(cast(Any, 3))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def step(net: nn.Layer, params: Any, x: Any, state: Any) -> Any:
     return net.apply(params, x, state=state)

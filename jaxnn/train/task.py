@@ -34,11 +34,11 @@ from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from ..core.declarations import describe
 from ..core.values import Value
+from ..data.check import saturated
 from .directions import Direction
 from .labels import Labels, accuracy, check_ignore, cross_entropy
 
@@ -117,11 +117,7 @@ class Task(Value):
     def _labels(self, targets: Any) -> "Labels":
         """The targets as labels of this task."""
         assert self.classes is not None
-        if isinstance(targets, np.ndarray) and targets.dtype.itemsize > 4:
-            # JAX keeps the lower 32 bits, which may be a class.
-            info = np.iinfo(jax.dtypes.canonicalize_dtype(targets.dtype))
-            targets = np.clip(targets, info.min, info.max)
-        return Labels.of(jnp.asarray(targets), self.classes, self.ignored)
+        return Labels.of(jnp.asarray(saturated(targets)), self.classes, self.ignored)
 
 
 class Classification(Task):

@@ -116,6 +116,20 @@ def _finite(array: np.ndarray, what: str) -> None:
     )
 
 
+def saturated(value: Any) -> Any:
+    """A NumPy array of integers as JAX holds it, clipped to the range of that type.
+
+    JAX keeps the lower 32 bits of 64, which may be a class. Other values are returned as they are.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu":
+        return value
+    held = jax.dtypes.canonicalize_dtype(value.dtype)
+    if held == value.dtype:
+        return value
+    info = np.iinfo(held)
+    return np.clip(value, info.min, info.max).astype(held)
+
+
 def wrong_label(y: np.ndarray, classes: int, ignore: int | None) -> str | None:
     """The first label that is neither in [0, classes) nor `ignore`, and its place; None if all are.
 

@@ -21,7 +21,7 @@ from ..core.primitive import Primitive
 from ..core.signatures import suggestion
 from ..core.wrapper import Wrapper
 from ..surgery.cached import uncached
-from ..train.weights import Weights
+from ..train.weights import Weights, not_held
 from .axes import Trace, traced
 from .book import Book
 from .source import IfThere, Library, Names, Owner
@@ -67,6 +67,11 @@ def converted(
         for path, declared in paths.walk({"params": spec, "state": slots})
         if path in found and np.shape(found[path]) != tuple(declared.shape)
     ]
+    lines += [
+        f"{paths.text(path)}: {lost}"
+        for path, declared in paths.walk({"params": spec, "state": slots})
+        if path in found and (lost := not_held(np.asarray(found[path]), declared.dtype))
+    ]
     lines += book.shared()
     lines += book.unused(ignore)
     lines += book.another_prefix()
@@ -90,6 +95,11 @@ def converted(
 
 def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
     """Raise TypeError for a rule of another type, ValueError for a path that no layer has."""
+    if not isinstance(names, Mapping):
+        raise TypeError(
+            "names maps a path of the network to a prefix, as in "
+            f'names={{"path/of/a/layer": "its prefix"}}; got {names!r:.200}'
+        )
     leaves = [path[1:-1] for path, _ in paths.walk(trees)]
     known = {
         path[:i] for path in (*leaves, *(o.path for o in owners)) for i in range(len(path) + 1)

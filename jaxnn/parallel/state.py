@@ -14,6 +14,7 @@ from ..core.declarations import Param, describe
 from ..core.drawing import draw
 from ..core.initialisers import constant
 from ..core.layer import Layer
+from ..data.check import saturated
 from ..train import TrainState, for_network
 from ..train.optimizer import as_pytree
 from ..train.state import state_key
@@ -115,6 +116,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
                 f"{_written(mesh, batch_axes(mesh))} of the mesh has here; make the batch a "
                 f"multiple of {parts}"
             )
+    batch = jax.tree.map(saturated, batch)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
     return jax.tree.map(

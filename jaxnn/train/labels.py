@@ -16,7 +16,7 @@ import optax
 from ..core.checking import check_range
 from ..core.declarations import describe
 from ..core.values import is_traced
-from ..data.check import wrong_label
+from ..data.check import saturated, wrong_label
 from .metrics import Ratio
 
 
@@ -39,11 +39,7 @@ class Labels(NamedTuple):
     @classmethod
     def of(cls, targets: Any, classes: int, ignore: int | None, weights: Any = None) -> "Labels":
         """Labels of integer targets (...) of any type; weights have the same shape."""
-        if isinstance(targets, np.ndarray) and targets.dtype.itemsize > 4:
-            # JAX keeps the lower 32 bits, which may be a class.
-            info = np.iinfo(jax.dtypes.canonicalize_dtype(targets.dtype))
-            targets = np.clip(targets, info.min, info.max)
-        targets = jnp.asarray(targets)
+        targets = jnp.asarray(saturated(targets))
         if targets.dtype == bool:
             targets = targets.astype(jnp.int32)
         info = jnp.iinfo(targets.dtype)

@@ -227,22 +227,36 @@ def _numeric(array: Any) -> bool:
 
 def _converted(file: Path, path: str, array: np.ndarray[Any, Any], dtype: Any) -> jax.Array:
     """The array with the network's type; FileError if a number would become another one."""
-    if array.dtype != dtype:
+    if lost := not_held(array, dtype):
+        raise FileError(f"{file}: {path} {lost}")
+    return jnp.asarray(array.astype(dtype))
+
+
+def not_held(array: np.ndarray[Any, Any], dtype: Any) -> str:
+    """What is lost if an array gets another type; empty if nothing is.
+
+    Rounding is not a loss. A finite number that becomes infinite is, a whole number that becomes
+    another one, and a complex array that becomes real.
+    """
+    if array.dtype == dtype:
+        return ""
+    if np.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating):
+        lost: Any = True
+    elif jnp.issubdtype(dtype, jnp.integer):
         with np.errstate(all="ignore"):
-            new = array.astype(dtype)
-            whole = jnp.issubdtype(dtype, jnp.integer)
-            lost = new.astype(array.dtype) != array if whole else _finite(new) != _finite(array)
-        if np.any(lost):
-            raise FileError(
-                f"{file}: {path} is {array.dtype}, and has numbers that {np.dtype(dtype)} does not "
-                "hold; convert it before"
-            )
-        array = new
-    return jnp.asarray(array)
+            lost = array.astype(dtype).astype(array.dtype) != array
+    else:
+        with np.errstate(all="ignore"):
+            lost = _finite(array.astype(dtype)) != _finite(array)
+    if not np.any(lost):
+        return ""
+    return (
+        f"is {array.dtype}, and has numbers that {np.dtype(dtype)} does not hold; convert it before"
+    )
 
 
 def _finite(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.isfinite(array.astype(np.float64))
+    return np.isfinite(array if np.iscomplexobj(array) else array.astype(np.float64))
 
 
 def _library() -> Any:

@@ -651,3 +651,16 @@ def test_a_converter_of_ones_own():
     np.testing.assert_allclose(found.params["scale"]["log"], [0, 1], atol=1e-6)
     same = interop.from_torch(net, {"scale.log": np.zeros(2)}, x)
     assert same.params["scale"]["log"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("w", [np.float64([[1e300]]), np.complex64([[1 + 2j]])])
+def test_a_number_that_the_declared_type_does_not_hold(w):
+    message = rf"params/w: is {w.dtype}, and has numbers that float32 does not hold"
+    with pytest.raises(ValueError, match=message):
+        interop.from_torch(nn.Dense(1, bias=False), {"weight": w}, jnp.ones((1, 1)))
+
+
+def test_names_are_a_mapping():
+    names: Any = ["0"]
+    with pytest.raises(TypeError, match=r"names maps a path .* got \['0'\]"):
+        interop.from_torch(nn.Dense(1), {"weight": np.ones((1, 1))}, jnp.ones((1, 1)), names=names)

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import jaxnn as nn
-from jaxnn import data, train
+from jaxnn import data, parallel, train
 
 RNG = np.random.default_rng(3)
 OUTPUTS = RNG.normal(size=(2, 3, 5)).astype(np.float32)
@@ -122,6 +122,19 @@ def test_a_step_does_not_train_another_class():
     step = train.make_step(net, train.Classification(5), optimizer)
     _, metrics = step(ts, (x, jnp.full((4,), -1)))
     assert np.isnan(metrics["loss"])
+
+
+@pytest.mark.parametrize("label", [2**32 + 1, 2**32 - 100, np.iinfo(np.int64).min])
+def test_labels_of_64_bits_do_not_wrap(label):
+    """Their lower 32 bits are a class or the ignored label; NaN cast to int64 is the last one."""
+    net, optimizer, task = nn.Dense(5), optax.sgd(0.1), train.Classification(5)
+    batch = np.ones((4, 2), np.float32), np.array([0, 1, 2, label])
+    for module in (train, parallel):
+        more = () if module is train else (parallel.mesh(data=1), parallel.FSDP)
+        step = module.make_step(net, task, optimizer, *more)
+        ts = train.TrainState.create(net, optimizer, jax.random.key(0), batch[0])
+        given = batch if module is train else parallel.shard_batch(batch, more[0])
+        assert np.isnan(step(ts, given)[1]["loss"])
 
 
 class Batches:

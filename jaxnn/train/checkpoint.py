@@ -44,6 +44,7 @@ from .checkpoint_files import (
     cause,
     check_seal,
     progress_of,
+    quiet,
     read,
     seal,
     steps,
@@ -317,21 +318,19 @@ class CheckpointFolder:
             "forced": self._forced,
             **dataclasses.asdict(progress),
         }
+        # Orbax warns where there are none.
+        metrics = {
+            "score": -math.inf if score is None else score,
+            "metric": self.settings.best,
+            "maximize": self.settings.maximize,
+        }
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
+        )
         try:
-            self._opened().save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
-                ),
-                # Orbax warns where there is none.
-                metrics={
-                    "score": -math.inf if score is None else score,
-                    "metric": self.settings.best,
-                    "maximize": self.settings.maximize,
-                },
-                force=True,
-            )
-            self._manager.wait_until_finished()
+            with quiet():
+                self._opened().save(step, args=items, metrics=metrics, force=True)
+                self._manager.wait_until_finished()
             if self._first:
                 seal(self.folder / str(step))
             self.saved = step

@@ -44,6 +44,12 @@ from .labels import Labels, accuracy, check_ignore, cross_entropy
 
 Metrics: TypeAlias = dict[str, jax.Array]
 
+# Names of other numbers in the records of a run, which a metric must not replace.
+RESERVED = frozenset(
+    {"epoch", "step", "skipped", "seconds", "examples_per_second"}
+    | {"flops_per_second", "flop_utilisation", "device_bytes"}
+)
+
 
 class Task(Value):
     """Base of the tasks. A subclass gives `outputs`, `__call__`, `metrics` and `predict`.
@@ -403,6 +409,11 @@ def losses_and_metrics(task: Loss, outputs: Any, targets: Any) -> tuple[jax.Arra
         )
     more = task.metrics(outputs, targets) if isinstance(task, Task) else {}
     for name, value in more.items():
+        if name in RESERVED or name.removeprefix("validation_") in {"loss", *more} - {name}:
+            raise ValueError(
+                f"{task!r} reports a metric {name!r}, but that is the name of another number in "
+                "the records of a run; return it under another name"
+            )
         if jnp.shape(value) != ():
             raise ValueError(
                 f"a metric is a scalar, but {name!r} of {task!r} is {describe(value)}; write its "

@@ -28,6 +28,7 @@ from ..experiment.prediction import load_run, load_watched, predict
 from ..experiment.program import Command, Recipe
 from ..experiment.run import Watching, run
 from ..files.plain import quoted
+from ..files.reading import printable
 from ..train import Interrupted
 from .parsing import imported, library, module_of, parse, place, refuse
 
@@ -123,7 +124,7 @@ def _trained(
     try:
         run(recipe, config, folder, watching, force)
     except Interrupted as stopped:
-        print(f"\n{stopped}\n{go_on}", file=sys.stderr)
+        print(f"\n{printable(str(stopped), lines=True)}\n{go_on}", file=sys.stderr)
         return 128 + stopped.number
     except KeyboardInterrupt:
         if (folder / "result.json").exists():
@@ -131,9 +132,9 @@ def _trained(
         left = f"{folder} is not finished; {go_on}" if folder.exists() else "nothing was written"
         return refuse(f"interrupted: {left}", 130)
     files = ", ".join(sorted(file.name for file in folder.iterdir()))
-    print(f"\n{folder} holds {files}")
+    print(f"\n{printable(str(folder), lines=True)} holds {files}")
     if (folder / "report.html").exists():  # if it cannot be written, the run warns
-        print(f"Look at it: {folder / 'report.html'}")
+        print(f"Look at it: {printable(str(folder / 'report.html'), lines=True)}")
     print(f"Predict from it: {module} predict {quoted(folder)}")
     return 0
 

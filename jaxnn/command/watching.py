@@ -81,7 +81,7 @@ def finish(ledger: Ledger) -> None:
     sweep = read(ledger)
     print(f"\n{summary(sweep)}", flush=True)  # the report takes a moment
     try:
-        print(f"\nReport: {write(ledger)}")
+        print(f"\nReport: {printable(str(write(ledger)), lines=True)}")
     except Exception as error:  # whatever drawing raises: the ledger has all results
         cause = printable(" ".join(str(error).split()), 300)
         warnings.warn(

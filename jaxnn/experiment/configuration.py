@@ -4,9 +4,12 @@ A configuration is a frozen dataclass of numbers, texts, tuples and further data
 dataclass is an object that names its class under "type", which tells the members of a union apart:
 
     {"type": "Experiment", "optimizer": {"type": "AdamW", "learning_rate": 0.001, ...}, ...}
+
+JSON has no infinity and no NaN; they are written as {"type": "float", "value": "inf"}.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 from ..core.signatures import suggestion
 
 SCALARS = (bool, int, float, str)
+UNFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 def to_plain(config: Any) -> Any:
@@ -28,6 +32,8 @@ def to_plain(config: Any) -> Any:
         return {"type": type(config).__name__} | {k: to_plain(v) for k, v in items.items()}
     if isinstance(config, tuple):
         return [to_plain(item) for item in config]
+    if isinstance(config, float) and not math.isfinite(config):
+        return {"type": "float", "value": str(float(config))}
     if config is None or isinstance(config, SCALARS):
         return config
     raise TypeError(f"a configuration holds numbers, texts, tuples and dataclasses; got {config!r}")
@@ -44,6 +50,8 @@ def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
     Traceback (most recent call last):
     ValueError: config (SGD) has no field 'momentun'; did you mean 'momentum'?
     """
+    if isinstance(plain, dict) and plain.get("type") == "float":
+        plain = UNFINITE.get(str(plain.get("value")), plain)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return from_plain(arguments[0], plain, where)

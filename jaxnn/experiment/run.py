@@ -33,9 +33,9 @@ import optax
 from .. import inspect, train
 from ..core.fingerprint import differences
 from ..files.plain import quoted
-from ..files.reading import FileError, listed, printable, read_json
+from ..files.reading import FileError, listed, printable, read_bytes, read_json
 from ..files.replacing import replace
-from ..train.logging import finite_or_text
+from ..train.logging import LONGEST_LINE, finite_or_text, line_of
 from ..train.loop import TIMINGS, Record
 from ..version import __version__
 from . import configuration, pictures, sources
@@ -186,6 +186,9 @@ def run(
             for name, contents in recipe.finish(problem, program, trained).items():
                 replace(folder / name, contents)
     history = [problem.reported(record) for record in history]
+    if going_on:
+        with _attempted("completing metrics.jsonl", folder):
+            _complete_lines(folder, history)
     pictured = {}
     for name, draw in pictures.drawings(problem, history, predictions).items():
         with _attempted(f"the picture {name}", folder):
@@ -311,6 +314,14 @@ def _metrics(record: Record) -> Record:
 
 def _timings(record: Record) -> Record:
     return {k: v for k, v in record.items() if k in ("epoch", "step", *TIMINGS)}
+
+
+def _complete_lines(folder: Path, history: list[Record]) -> None:
+    """Write the lines that a file lost since the checkpoint, which has all records, was saved."""
+    for name, part in (("metrics.jsonl", _metrics), ("timings.jsonl", _timings)):
+        lines = b"".join(line_of(part(record)) for record in history)
+        if read_bytes(folder / name, max(len(lines), LONGEST_LINE)) != lines:
+            replace(folder / name, lines)
 
 
 def _remarks(

@@ -123,7 +123,9 @@ def _definitions(body: list[ast.stmt], within: str = "") -> Iterator[tuple[str, 
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield f"{within}{node.name}", _text(node)
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            yield IMPORTS, ast.unparse(node)
+            for alias in node.names:  # on one line or several
+                node.names = [alias]
+                yield IMPORTS, ast.unparse(node)
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             yield within + ", ".join(map(ast.unparse, targets)), _text(node)

@@ -8,19 +8,34 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from .reading import printable
+
 # Everything else may be a pattern, an escape, the end of a URL's scheme, or text that cannot be
 # encoded.
 _PLAIN = re.compile(r"[\w./~@=+,% -]*")
 
 
 def quoted(path: str | os.PathLike[str]) -> str:
-    """The path as one word of a shell command, which no program takes for an option.
+    r"""The path as one word of a shell command, which no program takes for an option.
 
-    >>> quoted("runs/one two"), quoted("-a")
-    ("'runs/one two'", './-a')
+    Characters that control a terminal are written as escapes, which bash and zsh read in `$'...'`.
+
+    >>> quoted("runs/one two"), quoted("-a"), quoted("a\x1b[1m")
+    ("'runs/one two'", './-a', "$'a\\x1b[1m'")
     """
     text = os.fspath(path)
-    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+    text = f"./{text}" if text.startswith("-") else text
+    if printable(text, lines=True) == text:
+        return shlex.quote(text)
+    return f"$'{''.join(map(_escaped, text))}'"
+
+
+def _escaped(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 @contextlib.contextmanager

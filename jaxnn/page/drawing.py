@@ -7,6 +7,7 @@ light and in dark. In the drawing they are placeholders, replaced by CSS variabl
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -67,9 +68,11 @@ def svg(key: str, label: str, draw: Callable[[Any], None], height: float) -> str
     """
     file = io.StringIO()
     matplotlib = library()
-    with matplotlib.rc_context(SETTINGS):
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         figure = matplotlib.figure.Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure)
+        # A browser shows the text in its own fonts.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return themed(file.getvalue(), key, label)
 

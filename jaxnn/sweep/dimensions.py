@@ -8,6 +8,7 @@ but the unit cube, such as a Sobol sequence, can search any space.
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -208,6 +209,10 @@ class Choice(_Options):
             if not (option is None or isinstance(option, SCALARS)) or option != option:
                 raise ValueError(
                     f"{self!r}: an option is a number, a text, True, False or None, got {option!r}"
+                )
+            if isinstance(option, str) and re.search("[\ud800-\udfff]", option):
+                raise ValueError(
+                    f"{self!r}: the option {option!r} has a lone surrogate, which no file can hold"
                 )
             if any(_same(option, other) for other in plain[:i]):
                 raise ValueError(f"{self!r} has the option {option!r} twice")

@@ -47,6 +47,7 @@ from .checkpoint_files import (
     cause,
     check_seal,
     progress_of,
+    quiet,
     read,
     read_tree,
     seal,
@@ -474,21 +475,19 @@ class CheckpointFolder:
             "forced": self._forced,
             **progress,
         }
+        # Orbax warns where there are none.
+        metrics = {
+            "score": -math.inf if score is None else score,
+            "metric": self.settings.best,
+            "maximize": self.settings.maximize,
+        }
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
+        )
         try:
-            self._opened().save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
-                ),
-                # Orbax warns where there is none.
-                metrics={
-                    "score": -math.inf if score is None else score,
-                    "metric": self.settings.best,
-                    "maximize": self.settings.maximize,
-                },
-                force=True,
-            )
-            self._manager.wait_until_finished()
+            with quiet():
+                self._opened().save(step, args=items, metrics=metrics, force=True)
+                self._manager.wait_until_finished()
             if self._first:
                 seal(self.folder / str(step))
             self.saved = step

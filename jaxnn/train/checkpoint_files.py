@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import re
 import sys
@@ -180,7 +181,7 @@ def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> 
             f"{folder} is a checkpoint of another network or optimizer: {listed(lines)}. It was "
             f"written for {network:.400}, and this is {title:.400}: name another folder"
         )
-    with _unsealed(folder), plain(folder) as place, _quiet():
+    with _unsealed(folder), plain(folder) as place, quiet():
         _check_arrays(place / "state", declared)
         targets |= _stored(place / "state", spare) if spare else {}
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
@@ -216,18 +217,23 @@ def _stored(folder: Path, names: list[str]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tracebacks of the reads that orbax leaves behind when one of several fails.
+def quiet() -> Iterator[None]:
+    """Suppress the tracebacks that orbax prints when it fails; the error is still raised.
 
-    They end in an event loop that is closed, and Python prints each of them.
+    Orbax logs an error once in each of its threads. If one of several reads or writes fails, the
+    others end in an event loop that is closed, and Python prints each of them.
     """
-    before = sys.unraisablehook
+    before, logger = sys.unraisablehook, logging.getLogger("absl")
 
     def hook(found: Any) -> None:
         if str(found.exc_value) != "Event loop is closed":
             before(found)
 
+    def is_kept(record: logging.LogRecord) -> bool:
+        return "orbax" not in Path(record.pathname).parts
+
     sys.unraisablehook = hook
+    logger.addFilter(is_kept)
     try:
         yield
     except Exception:
@@ -235,6 +241,7 @@ def _quiet() -> Iterator[None]:
         raise
     finally:
         sys.unraisablehook = before
+        logger.removeFilter(is_kept)
 
 
 def by_path(tree: Any) -> Iterator[tuple[str, Any]]:

@@ -336,6 +336,11 @@ class Steps:
         arguments = self._numbers, state, self._words, numbers, items, self._loader.arrays
         traced = self._compiled.trace(*arguments)
         _, metrics = traced.out_info
+        for name in {"step", "epoch"} & metrics.keys():
+            raise ValueError(
+                f"the program reports a metric {name!r}, but that is the name of another number in "
+                "the records of a run; return it under another name"
+            )
         if count > 1 and jax.default_backend() == "cpu" and _has_convolution(traced.jaxpr.jaxpr):
             self._loader.at_once = 1  # XLA's convolutions are ten times slower in a loop on a CPU
         return metrics

@@ -104,10 +104,9 @@ class JsonLines:
         with opened:
 
             def log(record: Mapping[str, Any]) -> None:
-                line = json.dumps({name: _plain(item) for name, item in record.items()}).encode()
-                whole = opened.tell()
+                line, whole = line_of(record), opened.tell()
                 with _explained(file):
-                    if opened.write(line + b"\n") != len(line) + 1:
+                    if opened.write(line) != len(line):
                         opened.truncate(whole)
                         raise OSError("the disk is full")
 
@@ -118,6 +117,11 @@ class JsonLines:
     def records(self) -> list[Record]:
         """The records in the file, in order; a torn end is no record."""
         return [_record(line, self.file) for line in _lines(Path(self.file))]
+
+
+def line_of(record: Mapping[str, Any]) -> bytes:
+    """A record as a line of JSON."""
+    return json.dumps({name: _plain(item) for name, item in record.items()}).encode() + b"\n"
 
 
 def _plain(item: Any) -> Any:

@@ -67,6 +67,12 @@ from .metrics import (
 
 Metrics: TypeAlias = dict[str, jax.Array]
 
+# Names of other numbers in the records of a run, which a metric must not replace.
+RESERVED = frozenset(
+    {"epoch", "step", "skipped", "seconds", "examples_per_second"}
+    | {"flops_per_second", "flop_utilisation", "device_bytes"}
+)
+
 
 class Task(Value):
     """Base of the tasks. A subclass writes `outputs`, `predict`, and `measure`.
@@ -339,8 +345,18 @@ def losses_and_metrics(task: Loss, outputs: Any, targets: Any) -> tuple[jax.Arra
     _only_scalars(task, more, Derived | Collected)
     _checked(task, loss)
     check_metrics(more, name_of(task))
+    _check_names(task, more)
     loss = value_of(loss)
     return loss, {"loss": loss, **{name: value_of(metric) for name, metric in more.items()}}
+
+
+def _check_names(task: Loss, metrics: Mapping[str, Any]) -> None:
+    for name in metrics:
+        if name in RESERVED or name.removeprefix("validation_") in {"loss", *metrics} - {name}:
+            raise ValueError(
+                f"{task!r} reports a metric {name!r}, but that is the name of another number in "
+                "the records of a run; return it under another name"
+            )
 
 
 def _only_scalars(task: Loss, found: Mapping[str, Any], kinds: Any) -> None:

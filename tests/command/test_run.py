@@ -363,6 +363,22 @@ def test_a_run_that_was_asked_to_stop_goes_on_to_the_same_files(
     assert (status, text[:30]) == (1, f"error: {folder} is finished: write predict"[:30])
 
 
+def test_lines_that_a_stopped_run_lost_are_restored(tmp_path, monkeypatch, long_run):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        stopped_after(3, signal.SIGTERM, patched)
+        assert main(RECIPE, [*LONG, "--folder", str(folder)]) == 128 + signal.SIGTERM
+    first, second, third = (folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_bytes(first + first + second + third[:-9])
+    timings = (folder / "timings.jsonl").read_bytes()
+    (folder / "timings.jsonl").unlink()
+    assert main(RECIPE, ["resume", str(folder)]) == 0
+    wanted = (long_run / "metrics.jsonl").read_bytes()  # of the run that was never stopped
+    assert (folder / "metrics.jsonl").read_bytes() == wanted
+    found = (folder / "timings.jsonl").read_bytes()
+    assert found.startswith(timings) and found.count(b"\n") == wanted.count(b"\n")
+
+
 def test_an_unfinished_run_of_another_configuration_is_left_alone(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     with monkeypatch.context() as patched:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Literal
 
 import pytest
@@ -36,10 +37,11 @@ class Config:
         Config(),
         Config(optimizer=Fast(momentum=0.9), sizes=(), activation="tanh", verbose=True),
         Config(optimizer=Fast(1e-30)),
+        Config(optimizer=Fast(math.inf, -math.inf)),
     ],
 )
 def test_a_configuration_comes_back_equal(config):
-    text = json.dumps(to_plain(config))
+    text = json.dumps(to_plain(config), allow_nan=False)
     assert from_plain(Config, json.loads(text)) == config
 
 
@@ -73,6 +75,13 @@ def test_what_does_not_fit_is_refused_by_its_place(change, message):
     with pytest.raises(ValueError) as caught:
         from_plain(Config, to_plain(Config()) | change)
     assert str(caught.value) == message
+
+
+def test_a_number_that_is_not_one_comes_back():
+    text = json.dumps(to_plain(Slow(math.nan)), allow_nan=False)
+    assert math.isnan(from_plain(Slow, json.loads(text)).rate)
+    with pytest.raises(ValueError, match=r"config.rate is {'type': 'float', 'value': 'x'}, wanted"):
+        from_plain(Slow, {"type": "Slow", "rate": {"type": "float", "value": "x"}})
 
 
 def test_what_json_cannot_hold_is_refused_when_written():

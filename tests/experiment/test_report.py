@@ -163,7 +163,7 @@ def test_a_browser_shows_it_without_a_complaint(shown, tmp_path, dark):
 
 EVIL: tuple[str, ...] = (
     "red", "#fe0001", "#feff01", "<script>alert(1)</script>", "a\"b'c", "a\nb", "\ud800",
-    "$\\frac{", "_hidden", "%s{}", "x" * 3000, "\x1b[31m", "\u202eabc", "",
+    "$\\frac{", "_hidden", "%s{}", "x" * 3000, "\x1b[31m", "\u202eabc", "", "日本",
 )  # fmt: skip
 
 
@@ -185,6 +185,7 @@ def test_a_report_shows_any_text():
     assert ">#fe0001<" in page  # in a drawing, where colors are replaced
     assert "\x1b" not in page
     assert "\u202e" not in page
+    assert ">日本<" in page  # without a warning that a font lacks it
 
 
 @pytest.mark.parametrize("a", [1e308, 5e-324, 1e16])

@@ -129,6 +129,8 @@ SAME = {
     "spaces": ("network.py", "self.inner(x) * GAIN", "(self.inner(x)*GAIN)"),
     "number": ("network.py", "GAIN = 2.0", "GAIN = 2.00"),
     "main": ("network.py", "by hand", "by foot"),
+    "imports": ("network.py", "import Composite, Dense, Layer", "import Layer, Dense, Composite"),
+    "lines": ("network.py", "Dense, Layer\n", "Dense\nfrom jaxnn import Layer\n"),
     "unrelated": ("unrelated.py", "1", "2"),
 }
 

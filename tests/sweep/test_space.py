@@ -267,6 +267,11 @@ def test_a_space_is_a_value():
         (lambda: Choice(), "Choice() has no option; write Choice(64, 128), say"),
         (lambda: Choice(1, 2, 1), "Choice(1, 2, 1) has the option 1 twice"),
         (
+            lambda: Choice("a", "\ud800"),
+            r"Choice('a', '\ud800'): the option '\ud800' has a lone surrogate, which no file "
+            "can hold",
+        ),
+        (
             lambda: Choice((1, 2)),  # type: ignore[arg-type]
             "Choice((1, 2)): an option is a number, a text, True, False or None, got (1, 2)",
         ),

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -546,6 +547,22 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_run_goes_on(
     with pytest.warns(RuntimeWarning, match=r"could not be written in .*No space left .*step 12"):
         end = fit(tmp_path, 5)
     assert digest(*end) == uninterrupted
+
+
+def test_a_full_disk_is_a_warning_without_the_tracebacks_of_orbax(tmp_path, caplog, monkeypatch):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    unraisable = []
+    monkeypatch.setattr("sys.unraisablehook", unraisable.append)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # the system refuses to write
+        with pytest.warns(RuntimeWarning, match=r"could not be written in .*\(File too large\)"):
+            fit(tmp_path, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    logging.getLogger("absl").error("of another library")
+    assert [record.getMessage() for record in caplog.records] == ["of another library"]
+    assert not unraisable
 
 
 def test_a_signal_ends_the_dispatch_saves_and_says_how_to_go_on(tmp_path, uninterrupted):

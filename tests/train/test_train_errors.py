@@ -10,6 +10,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
+from jaxnn.train.loop import TIMINGS
 
 NET = nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dense(3))
 TASK = train.Classification(3)
@@ -27,6 +28,13 @@ def fit(net: Any = NET, task: Any = TASK, optimizer: Any = None, data: Any = (X,
 class PerClass(train.Classification):
     def metrics(self, outputs, targets):
         return {"share": jax.nn.one_hot(targets, 3).mean(0)}
+
+
+class Reporting(train.Classification):
+    name: str = ""
+
+    def metrics(self, outputs, targets):
+        return {**super().metrics(outputs, targets), self.name: 1.0}
 
 
 def nan_at(row):
@@ -75,6 +83,15 @@ def nan_at(row):
             lambda: fit(task=PerClass(3)),
             ValueError,
             r"a metric is a scalar, but 'share' of PerClass\(3\) is float32\[3\]; write its mean",
+        ),
+        *(
+            (
+                lambda name=name: fit(task=Reporting(3, name=name)),
+                ValueError,
+                rf"Reporting\(3, name='{name}'\) reports a metric '{name}', but that is the name "
+                "of another number in the records of a run; return it under another name",
+            )
+            for name in ("step", "epoch", "skipped", *TIMINGS, "validation_loss")
         ),
         (
             lambda: fit(net=nn.Dense(2), task=train.Regression(), data=(X, X[:, :2])),

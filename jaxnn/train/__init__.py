@@ -18,6 +18,10 @@ from .hooks.divergence import Divergence
 from .hooks.early_stopping import EarlyStopping
 from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, RollBack, Stop
+from .hooks.learning_rate import LearningRate
+from .hooks.log import Log
+from .hooks.progress import Progress
+from .hooks.throughput import TIMINGS, Throughput
 from .logging import JsonLines, Logger
 from .loss_scale import loss_scaled
 from .metrics import Collected, Mean, Ratio
@@ -46,6 +50,7 @@ from .tracking import MLflow, TensorBoard, WandB
 from .weights import Weights, load_weights, pack_weights
 
 __all__ = [
+    "TIMINGS",
     "Binary",
     "Checkpoints",
     "Classification",
@@ -63,7 +68,9 @@ __all__ = [
     "InverseSquareRoot",
     "JsonLines",
     "LanguageModel",
+    "LearningRate",
     "Linear",
+    "Log",
     "Logger",
     "MLflow",
     "Mean",
@@ -73,6 +80,7 @@ __all__ = [
     "Piecewise",
     "Profile",
     "Program",
+    "Progress",
     "Ratio",
     "Regression",
     "RollBack",
@@ -81,6 +89,7 @@ __all__ = [
     "Supervised",
     "Task",
     "TensorBoard",
+    "Throughput",
     "TrainState",
     "WandB",
     "Warmup",

@@ -38,6 +38,7 @@ from ..files.plain import plain
 from ..files.reading import printable, read_json
 from .agreement import is_peer_lost
 from .checkpoint_files import (
+    ORBAX,
     RUN_SCHEMA,
     SCHEMA,
     Damaged,
@@ -256,7 +257,7 @@ class _Saving(Hook):
 
     def is_due(self, now: Moment, since: Moment) -> bool:
         """Whether it is time to save, or the run is asked to stop."""
-        return self._run.asked.number is not None or self._settings.every.due(now, self._saved)
+        return self._run.signal is not None or self._settings.every.due(now, self._saved)
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
         """Save if it is time, and end the run if it is asked to stop."""
@@ -269,11 +270,9 @@ class _Saving(Hook):
             if math.isfinite(event.metrics.get("loss", 0.0)):
                 tree, progress = run.progress(event)
                 self._folder.save_tree(event.step, tree, progress, score)
-        if run.asked.number is not None and not is_over:
+        if run.signal is not None and not is_over:
             self._folder.wait()
-            raise Interrupted(
-                left(self._folder, run.asked.number, event.step, run.total), run.asked.number
-            )
+            raise Interrupted(left(self._folder, run.signal, event.step, run.total), run.signal)
         return memory, None
 
     def _score(self, event: Event) -> float | None:
@@ -455,7 +454,8 @@ class CheckpointFolder:
         try:
             self.wait()
             if self._manager is not None:
-                self._manager.close()
+                with ORBAX:
+                    self._manager.close()
         finally:
             self._held.close()
 
@@ -473,20 +473,21 @@ class CheckpointFolder:
             **progress,
         }
         try:
-            self._opened().save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
-                ),
-                # Orbax warns where there is none.
-                metrics={
-                    "score": -math.inf if score is None else score,
-                    "metric": self.settings.best,
-                    "maximize": self.settings.maximize,
-                },
-                force=True,
-            )
-            self._manager.wait_until_finished()
+            with ORBAX:
+                self._opened().save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
+                    ),
+                    # Orbax warns where there is none.
+                    metrics={
+                        "score": -math.inf if score is None else score,
+                        "metric": self.settings.best,
+                        "maximize": self.settings.maximize,
+                    },
+                    force=True,
+                )
+                self._manager.wait_until_finished()
             if self._first:
                 seal(self.folder / str(step))
             self.saved = step
@@ -531,7 +532,7 @@ class CheckpointFolder:
 
     def _drop(self) -> None:
         """Leave a manager that has failed, which would go on telling of it."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), ORBAX:
             self._manager.close()
         self._manager = None
 

@@ -5,6 +5,7 @@ source is read ahead in a thread. A program without data gets None. In each case
 one compiled program, and what a step computes depends on the key, the step, and the batch alone.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -58,6 +59,16 @@ class Loader(Protocol):
         """What `count` compiled steps after `step` run on, stacked along a first axis."""
         ...
 
+    def again(self, step: int, count: int, position: Position | None) -> Iterator[Any] | None:
+        """The `items` of each of `count` steps after `step` once more; None if that is impossible.
+
+        Args:
+            step: the number of steps that are done there.
+            count: the number of steps.
+            position: the position of the source there, None if it is not known.
+        """
+        ...
+
     def position(self) -> Position | None:
         """The position of the source; None if it follows from the step."""
         ...
@@ -84,6 +95,10 @@ class NoLoader:
     def items(self, step: int, count: int) -> Any:
         """One None for each step."""
         return None
+
+    def again(self, step: int, count: int, position: Position | None) -> Iterator[Any]:
+        """One None for each step."""
+        return itertools.repeat(None, count)
 
     def position(self) -> None:
         """It follows from the step."""
@@ -127,6 +142,10 @@ class ArrayLoader:
         epoch, begin = divmod(step, self._steps)
         table = self._order(epoch)[: self._steps * self.rows].reshape(-1, self.rows)
         return table[begin : begin + count]
+
+    def again(self, step: int, count: int, position: Position | None) -> Iterator[np.ndarray]:
+        """The rows of each step."""
+        return (self.items(step + i, 1) for i in range(count))
 
     def position(self) -> None:
         """It follows from the step."""
@@ -186,6 +205,21 @@ class SourceLoader:
                 f"the source of data ended after step {step}, before the run did; repeat it, or "
                 f"write steps={step}"
             ) from None
+
+    def again(self, step: int, count: int, position: Position | None) -> Iterator[Any] | None:
+        """The batches of each step, read once more; None if the position there is not known."""
+        if step > 0 and position is None:
+            return None
+
+        def read() -> Iterator[Any]:
+            batches = self._open(position)
+            try:
+                for batch in itertools.islice(batches, count):
+                    yield self._placed(jax.tree.map(lambda leaf: np.asarray(leaf)[None], batch))
+            finally:
+                batches.close()
+
+        return read()
 
     def position(self) -> Position | None:
         """The position of the training: batches that were read ahead count as not read."""
@@ -258,9 +292,18 @@ class Steps:
 
     def __call__(self, state: Any, step: int, count: int) -> tuple[Any, dict[str, Any]]:
         """The state after `count` steps, and the metrics of each, stacked."""
+        return self.on(state, step, count, self._loader.items(step, count))
+
+    def on(self, state: Any, step: int, count: int, items: Any) -> tuple[Any, dict[str, Any]]:
+        """The same with given items of the loader."""
         numbers = np.arange(step, step + count, dtype=np.int32)
-        items = numbers, self._loader.items(step, count)
-        return self._compiled(self._numbers, state, self._words, items, self._loader.arrays)
+        stacked = numbers, items
+        return self._compiled(self._numbers, state, self._words, stacked, self._loader.arrays)
+
+    def batch(self, items: Any) -> Any:
+        """The batch of the items of one step."""
+        one = jax.tree.map(lambda leaf: leaf[0], items)
+        return jax.tree.map(lambda leaf: leaf[one], self._loader.arrays) if self._gathers else one
 
 
 @remembered

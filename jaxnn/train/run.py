@@ -11,6 +11,7 @@ numbers of one that was never interrupted.
 import contextlib
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,8 @@ from .event import Event
 from .every import Every, Moment, ends_of
 from .hooks.divergence import Divergence
 from .hooks.evaluate import Evaluate
-from .hooks.hook import Hook, RollBack, Stop, as_hook, named
+from .hooks.hook import Hook, RollBack, Stop, as_hook, checked, checked_memory, named
+from .hooks.progress import Progress
 from .loading import Steps, loader_of
 from .metrics import directions
 from .placement import SINGLE_DEVICE
@@ -49,7 +51,12 @@ class Run:
         names: the names of its metrics.
         directions: whether a metric is maximized, by name.
         stop: why the run ended early, None if it did not.
-        asked: the number of the signal that asks the run to stop, if one came.
+        asked: notes a signal that asks this process to stop.
+        signal: the number of a signal that asks the run to stop, as all processes agree.
+        first: the first batch.
+        position: the position of the data source that a resumed run begins at.
+        steps: its compiled steps, once the hooks are open.
+        recorded_at: when the steps after the last record began, by `time.perf_counter`.
     """
 
     def __init__(
@@ -80,15 +87,16 @@ class Run:
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
         self.stop: str | None = None
-        self.asked = Asked()
+        self.asked, self.signal = Asked(), None
         self._stopped = ""
         self.tally = Tally()
         self.memories: list[Any] = [None] * len(self.hooks)
         self._restored: dict[str, Any] = {}
         self.checkpoint: Callable[[], Any] = lambda: None
         self._clock = 0.0
-        self._before, self._began, self._position = 0.0, time.perf_counter(), None
-        self._words, self._first = words, None
+        self._before, self._began, self.position = 0.0, time.perf_counter(), None
+        self._words, self.first, self.steps = words, None, None
+        self.recorded_at = time.perf_counter()
 
     @property
     def epoch(self) -> int | None:
@@ -130,13 +138,16 @@ class Run:
             state = jax.eval_shape(
                 lambda key, first: jax.tree.map(_strong, self.program.init(key, first)),
                 self.key,
-                self._first,
+                self.first,
             )
         memories = {
             label: jax.eval_shape(hook.begin, state)
             for label, hook in zip(self.labels(), self.hooks, strict=True)
         }
         arrays, _ = _split(memories, progress["memories"])
+        kept = [path.removeprefix("memories/") for path in progress["arrays"]]
+        new = [label for label in memories if not any(p.startswith(f"{label}/") for p in kept)]
+        arrays = {p: leaf for p, leaf in arrays.items() if not p.startswith(tuple(new))}
         return self.placement.like({"state": state, "memories": arrays})
 
     def resume(self, arrays: Any, progress: Mapping[str, Any], source: str) -> None:
@@ -157,7 +168,7 @@ class Run:
             )
         self.history = [Record(record) for record in progress["history"]]
         self.tally = Tally(progress["sums"], source)
-        self._position, self._before = progress["position"], progress["seconds"]
+        self.position, self._before = progress["position"], progress["seconds"]
         self._clock = self._before
         self._restored = {"arrays": arrays["memories"], "numbers": progress["memories"]}
         stop = progress["stop"]
@@ -174,9 +185,9 @@ class Run:
         with contextlib.ExitStack() as opened:
             opened.enter_context(watching_peers(self._where))
             opened.callback(self.loader.close)
-            self._first = first = self.loader.first()
+            self.first = first = self.loader.first()
             hooks = self._open(opened)
-            steps = Steps(self.program, self.loader, self._words, self.placement)
+            steps = self.steps = Steps(self.program, self.loader, self._words, self.placement)
             everys = [self.every, *(hook.every for hook in hooks if hook.every is not None)]
             further = tuple(end for hook in hooks for end in hook.ends)
             if self.step < self.total:
@@ -188,17 +199,24 @@ class Run:
                     with named(hook, "check"):
                         hook.check(self)
             ahead = self._ahead(everys, further)
-            self.loader.begin(self.step, self._position, ahead)
+            self.loader.begin(self.step, self.position, ahead)
             agreed = Agreed(self.seconds, self.asked)
             recorded = self.moment()
             seen = [recorded] * len(hooks)
+            in_flight: deque[Any] = deque()
+            self.recorded_at = time.perf_counter()
             while self.step < self.total and self.stop is None:
                 end = ahead(self.step)
                 self.state, metrics = steps(self.state, self.step, end - self.step)
                 self.tally.add(metrics, self.loader.rows)
                 self.step = end
+                # At most two dispatches are in flight, since each holds its batches, and a signal
+                # waits for them.
+                in_flight.append(jax.tree.leaves(metrics)[:1] or jax.block_until_ready(self.state))
+                if len(in_flight) > 2:
+                    jax.block_until_ready(in_flight.popleft())
                 self._clock = agreed.seconds()
-                self.asked.number = agreed.signal()
+                self.signal = agreed.signal()
                 now = self.moment()
                 is_record = end == self.total or self.every.due(now, recorded)
                 due = [
@@ -214,6 +232,7 @@ class Run:
                 if is_record:
                     recorded, self.tally = now, Tally()
                     yield event
+                    self.recorded_at = time.perf_counter()
 
     def _open(self, opened: contextlib.ExitStack) -> list[Hook]:
         """The opened hooks, and the memory of each."""
@@ -225,12 +244,14 @@ class Run:
             self.state = _owned(self._initial())
         for i, (hook, label) in enumerate(zip(hooks, self.labels(), strict=True)):
             with named(hook, "begin"):
-                self.memories[i] = _restored(label, hook.begin(self.state), self._restored)
+                self.memories[i] = _begun(label, hook, self.state, self._restored)
+        self.given, self._restored = None, {}
         return hooks
 
     def _see(self, hooks: list[Hook], i: int, event: Event) -> None:
         with named(hooks[i], f"see, after step {event.step:,}"):
-            self.memories[i], action = hooks[i].see(self.memories[i], event)
+            result = hooks[i].see(self.memories[i], event)
+            self.memories[i], action = checked(result, self.memories[i])
         if isinstance(action, Stop) and self.stop is None:
             self.stop, self._stopped = action.reason, repr(self.hooks[i])
         elif isinstance(action, RollBack):
@@ -248,7 +269,7 @@ class Run:
     def _initial(self) -> Any:
         if self.given is not None:
             return self.given
-        state = self.placement.init(self.program, self.key, self._first)
+        state = self.placement.init(self.program, self.key, self.first)
         return jax.tree.map(_strong, state)
 
     def _ahead(self, everys: list[Every], further: tuple[int, ...]) -> Any:
@@ -392,10 +413,15 @@ def fit(
 def _default_hooks(validation: Any, hooks: Any, progress: bool) -> list[Any]:
     """The hooks of `fit`: its own, before those that are given."""
     given = _checked_hooks(hooks)
-    first: list[Any] = [] if validation is None else [Evaluate(validation)]
+    first: list[Any] = [hook for hook in given if hook.leads]
+    if validation is not None:
+        first.append(Evaluate(validation))
     if not any(isinstance(hook, Divergence) for hook in given):
         first.append(Divergence(metric=None))
-    return [*first, *given]
+    then = [hook for hook in given if not hook.leads and not hook.last]
+    if progress and not any(isinstance(hook, Progress) for hook in given):
+        then.append(Progress())
+    return [*first, *then, *(hook for hook in given if hook.last)]
 
 
 def _program(program: Any) -> Program:
@@ -411,6 +437,12 @@ def _checked_hooks(hooks: Any) -> list[Hook]:
     if isinstance(hooks, Hook) or not isinstance(hooks, Sequence):
         raise TypeError(f"hooks are a list, got {brief(hooks)}; write hooks=[hook]")
     found = [as_hook(hook) for hook in hooks]
+    for before, hook in itertools.pairwise(found):
+        if hook.leads and not before.leads:
+            raise ValueError(
+                f"{type(hook).__name__} has to be the first hook, since it times the steps alone, "
+                f"but {before!r} comes before it; write hooks=[{hook!r}, ...]"
+            )
     for hook, after in itertools.pairwise(found):
         if hook.last:
             raise ValueError(
@@ -471,15 +503,22 @@ def _split(
     return arrays, {path: leaf for path, leaf in leaves.items() if path in numbers}
 
 
-def _restored(label: str, memory: Any, kept: Mapping[str, Any]) -> Any:
+def _begun(label: str, hook: Hook, state: Any, kept: Mapping[str, Any]) -> Any:
     """The memory of a hook as a checkpoint kept it; as it begins if the checkpoint has none."""
-    flat, structure = jax.tree_util.tree_flatten_with_path({label: memory})
     saved = {**kept.get("arrays", {}), **kept.get("numbers", {})}
+    found = {name: leaf for name, leaf in saved.items() if f"{name}/".startswith(f"{label}/")}
+    if not found:
+        return checked_memory(hook.begin(state))
+    begun = jax.eval_shape(hook.begin, state)  # without a second copy of a state
+    flat, structure = jax.tree_util.tree_flatten_with_path({label: begun})
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-    if not all(name in saved for name in names):
-        return memory
-    leaves = [saved[name] for name in names]
-    return jax.tree.unflatten(structure, leaves)[label]
+    if found.keys() != set(names):
+        raise ValueError(
+            f"the checkpoint has {', '.join(sorted(found))} of the memory of the hook, which "
+            f"begins with {', '.join(sorted(names)) or 'none'}; write the hook as it was, or name "
+            "another folder"
+        )
+    return jax.tree.unflatten(structure, [found[name] for name in names])[label]
 
 
 def _owned(tree: Any) -> Any:

@@ -172,6 +172,7 @@ class Checkpoints(Value, Hook):
             found = folder.restore_run(run.like)
             if found is not None:
                 run.resume(*found, str(folder.folder / str(folder.saved)))
+                del found  # this frame lives as long as the run, which holds one copy of its state
             with listening(run.asked):
                 yield _Saving(self, folder, run)
 

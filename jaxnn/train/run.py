@@ -27,7 +27,7 @@ from .event import Event
 from .every import Every, Moment, ends_of
 from .hooks.divergence import Divergence
 from .hooks.evaluate import Evaluate
-from .hooks.hook import Hook, RollBack, Stop, as_hook, checked, checked_memory, named
+from .hooks.hook import Hook, RollBack, Stop, as_hook, checked, checked_memory, named, title
 from .hooks.progress import Progress
 from .loading import Steps, loader_of
 from .metrics import directions
@@ -441,13 +441,13 @@ def _checked_hooks(hooks: Any) -> list[Hook]:
         if hook.leads and not before.leads:
             raise ValueError(
                 f"{type(hook).__name__} has to be the first hook, since it times the steps alone, "
-                f"but {before!r} comes before it; write hooks=[{hook!r}, ...]"
+                f"but {title(before)} comes before it; write hooks=[{hook!r}, ...]"
             )
     for hook, after in itertools.pairwise(found):
         if hook.last:
             raise ValueError(
                 f"{type(hook).__name__} has to be the last hook, since it saves what the others "
-                f"remember, but {after!r} comes after it; write hooks=[..., {hook!r}]"
+                f"remember, but {title(after)} comes after it; write hooks=[..., {hook!r}]"
             )
     return found
 

@@ -214,5 +214,14 @@ def named(hook: Hook, call: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        error.add_note(f"raised by the hook {hook!r} in {call}")
+        error.add_note(f"raised by the hook {title(hook)} in {call}")
         raise
+
+
+def title(hook: Hook) -> str:
+    """The hook as the call that makes it, without the numbers of its arrays."""
+    if not dataclasses.is_dataclass(hook):
+        return f"{hook!r:.200}"
+    fields = [f for f in dataclasses.fields(hook) if getattr(hook, f.name) is not f.default]
+    parts = (f"{field.name}={brief(getattr(hook, field.name))}" for field in fields)
+    return f"{type(hook).__name__}({', '.join(parts)})"

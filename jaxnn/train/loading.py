@@ -19,6 +19,7 @@ from ..core.declarations import describe
 from ..data.order import epoch_order
 from ..data.prefetch import prefetched
 from ..data.source import Position, Source
+from .dispatch import steps_at_once
 from .metrics import check_metrics, without_collected
 from .program import Program, code_of
 from .step import remembered
@@ -286,8 +287,10 @@ class Steps:
         arguments = self._numbers, state, self._words, (numbers, batches), self._loader.arrays
         traced = self._compiled.trace(*arguments)
         _, metrics = traced.out_info
-        if count > 1 and jax.default_backend() == "cpu" and _has_convolution(traced.jaxpr.jaxpr):
-            self._loader.at_once = 1  # XLA's convolutions are ten times slower in a loop on a CPU
+        loader = self._loader
+        loader.at_once = steps_at_once(
+            traced.jaxpr.jaxpr, count, loader.at_once, loader.steps_per_epoch
+        )
         return metrics
 
     def __call__(self, state: Any, step: int, count: int) -> tuple[Any, dict[str, Any]]:
@@ -368,17 +371,6 @@ def _check_state(owner: str, before: Any, after: Any) -> None:
             f"{told}, but in the one that {owner}.step returns {'; '.join(lines[:5])}; write "
             "new.astype(old.dtype), or give init's array that type"
         )
-
-
-def _has_convolution(jaxpr: Any) -> bool:
-    """Whether a jaxpr or one inside it convolves."""
-    from jax.extend.core import jaxprs_in_params  # here: its import is slow
-
-    return any(
-        equation.primitive.name == "conv_general_dilated"
-        or any(map(_has_convolution, jaxprs_in_params(equation.params)))
-        for equation in jaxpr.eqns
-    )
 
 
 def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,8 @@ import numpy as np
 from ..files.reading import FileError
 from .metrics import Mean, Ratio, Sum, combine
 
+MOST = 1000  # dispatches whose metrics wait on the device
+
 
 class Tally:
     """Sums of the metrics since the last record.
@@ -35,6 +37,8 @@ class Tally:
             rows: the rows of a batch; 1 without data.
         """
         self._waiting.append((dict(metrics), rows))
+        if len(self._waiting) >= MOST:
+            self._fetch()
 
     def plain(self) -> dict[str, list[float]]:
         """The sums as JSON."""

@@ -191,8 +191,8 @@ class Run:
             everys = [self.every, *(hook.every for hook in hooks if hook.every is not None)]
             further = tuple(end for hook in hooks for end in hook.ends)
             if self.step < self.total:
-                count = self._ahead(everys, further)(self.step) - self.step
-                metrics = steps.check(self.state, first, count)
+                # Of the first dispatch, also in a resumed run, whose others have to end alike.
+                metrics = steps.check(self.state, first, self._ahead(everys, further)(0))
                 self.names |= metrics.keys()
                 self.directions |= directions(metrics)
                 for hook in hooks:

@@ -21,6 +21,10 @@ from .hooks.divergence import Divergence
 from .hooks.early_stopping import EarlyStopping
 from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, RollBack, Stop
+from .hooks.learning_rate import LearningRate
+from .hooks.log import Log
+from .hooks.progress import Progress
+from .hooks.throughput import TIMINGS, Throughput
 from .logging import JsonLines, Logger
 from .loss_scale import loss_scaled
 from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
@@ -53,6 +57,7 @@ from .tracking import MLflow, TensorBoard, WandB
 from .weights import Weights, load_weights, pack_weights
 
 __all__ = [
+    "TIMINGS",
     "Binary",
     "Checkpoints",
     "Classification",
@@ -71,7 +76,9 @@ __all__ = [
     "InverseSquareRoot",
     "JsonLines",
     "LanguageModel",
+    "LearningRate",
     "Linear",
+    "Log",
     "Logger",
     "MLflow",
     "Mean",
@@ -84,6 +91,7 @@ __all__ = [
     "Piecewise",
     "Profile",
     "Program",
+    "Progress",
     "Ratio",
     "Regression",
     "RollBack",
@@ -93,6 +101,7 @@ __all__ = [
     "Supervised",
     "Task",
     "TensorBoard",
+    "Throughput",
     "TrainState",
     "WandB",
     "Warmup",

@@ -39,6 +39,7 @@ from ..files.plain import plain
 from ..files.reading import printable, read_json
 from .agreement import is_peer_lost
 from .checkpoint_files import (
+    ORBAX,
     RUN_SCHEMA,
     SCHEMA,
     Damaged,
@@ -174,6 +175,7 @@ class Checkpoints(Value, Hook):
             found = folder.restore_run(run.like)
             if found is not None:
                 run.resume(*found, str(folder.folder / str(folder.saved)))
+                del found  # this frame lives as long as the run, which holds one copy of its state
             with listening(run.asked):
                 yield _Saving(self, folder, run)
 
@@ -259,7 +261,7 @@ class _Saving(Hook):
 
     def is_due(self, now: Moment, since: Moment) -> bool:
         """Whether it is time to save, or the run is asked to stop."""
-        return self._run.asked.number is not None or self._settings.every.due(now, self._saved)
+        return self._run.signal is not None or self._settings.every.due(now, self._saved)
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
         """Save if it is time, and end the run if it is asked to stop."""
@@ -272,11 +274,9 @@ class _Saving(Hook):
             if math.isfinite(event.metrics.get("loss", 0.0)):
                 tree, progress = run.progress(event)
                 self._folder.save_tree(event.step, tree, progress, score)
-        if run.asked.number is not None and not is_over:
+        if run.signal is not None and not is_over:
             self._folder.wait()
-            raise Interrupted(
-                left(self._folder, run.asked.number, event.step, run.total), run.asked.number
-            )
+            raise Interrupted(left(self._folder, run.signal, event.step, run.total), run.signal)
         return memory, None
 
     def _score(self, event: Event) -> float | None:
@@ -458,7 +458,8 @@ class CheckpointFolder:
         try:
             self.wait()
             if self._manager is not None:
-                self._manager.close()
+                with ORBAX:
+                    self._manager.close()
         finally:
             self._held.close()
 
@@ -485,7 +486,7 @@ class CheckpointFolder:
             state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(about)
         )
         try:
-            with quiet():
+            with ORBAX, quiet():
                 self._opened().save(step, args=items, metrics=metrics, force=True)
                 self._manager.wait_until_finished()
             if self._first:
@@ -532,7 +533,7 @@ class CheckpointFolder:
 
     def _drop(self) -> None:
         """Leave a manager that has failed, which would go on telling of it."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), ORBAX:
             self._manager.close()
         self._manager = None
 

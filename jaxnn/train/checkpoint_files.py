@@ -13,6 +13,7 @@ import logging
 import math
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ SCHEMA = 2  # of `train.fit(net, task, optimizer, ...)`
 RUN_SCHEMA = 3  # of `train.run(program, ...)`
 SEAL = "seal.json"
 LARGEST = 512 * MEGABYTE  # bytes of the file of progress, which holds all records of the run
+# Orbax numbers its operations for the whole process: two at once wait for each other's signals.
+ORBAX = threading.RLock()
 ABOUT = {
     "network": str,
     "arrays": dict,
@@ -181,7 +184,7 @@ def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> 
             f"{folder} is a checkpoint of another network or optimizer: {listed(lines)}. It was "
             f"written for {network:.400}, and this is {title:.400}: name another folder"
         )
-    with _unsealed(folder), plain(folder) as place, quiet():
+    with ORBAX, _unsealed(folder), plain(folder) as place, quiet():
         _check_arrays(place / "state", declared)
         targets |= _stored(place / "state", spare) if spare else {}
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:

@@ -11,6 +11,8 @@ import numpy as np
 from ..files.reading import FileError
 from .metrics import Collected, Derived, Mean, Ratio, Sum
 
+MOST = 1000  # dispatches whose metrics wait on the device
+
 
 class Tally:
     """Metrics of several parts, such as steps or batches, added one after the other.
@@ -40,6 +42,8 @@ class Tally:
             rows: the rows of each part, over which plain scalars are means; 1 without data.
         """
         self._waiting.append((dict(metrics), rows))
+        if len(self._waiting) >= MOST:
+            self._fetch()
 
     def plain(self) -> dict[str, Any]:
         """The sums as JSON."""

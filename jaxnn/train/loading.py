@@ -5,6 +5,7 @@ source is read ahead in a thread, and gives one batch at a time. A program witho
 What a step computes depends on the key, the number of the step, and the batch alone.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -15,13 +16,14 @@ from jax import lax
 
 from ..core import paths
 from ..core.declarations import describe
-from ..data.accept import as_source
+from ..data.accept import as_source, is_resumable
 from ..data.augmented import Augmented, augmented
 from ..data.order import epoch_order
 from ..data.prefetch import prefetched
 from ..data.rows import row_count, row_spec
 from ..data.source import NoEpochs, Position, Source
 from ..data.stream import Stream
+from .dispatch import steps_at_once
 from .evaluation import check_count
 from .metrics import check_metrics, without_collected
 from .program import Program, code_of
@@ -85,6 +87,16 @@ class Loader(Protocol):
         """Whether an epoch of unknown length ended with the last batch."""
         ...
 
+    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
+        """The batches of each of `count` steps after `step` again; None if that is impossible.
+
+        Args:
+            step: the number of steps that are done there.
+            count: the number of steps.
+            position: the position of the source there, None if it is not known.
+        """
+        ...
+
     def position(self) -> Position | None:
         """The position of the source; None if it follows from the step."""
         ...
@@ -118,6 +130,10 @@ class NoLoader:
     def ends_epoch(self) -> bool:
         """There are no epochs."""
         return False
+
+    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches]:
+        """No items for each step."""
+        return itertools.repeat(Batches(None, 1, 1), count)
 
     def position(self) -> None:
         """It follows from the step."""
@@ -168,6 +184,10 @@ class ArrayLoader:
     def ends_epoch(self) -> bool:
         """The step says it."""
         return False
+
+    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches]:
+        """The rows of each step."""
+        return (self.take(step + i, 1) for i in range(count))
 
     def position(self) -> None:
         """It follows from the step."""
@@ -227,9 +247,7 @@ class SourceLoader:
         """Open the source there and read ahead."""
         if step or self._batches is None:
             self.close()
-            process = jax.process_index(), jax.process_count()
-            opened = self._source.open(self._words, self._size, position, process=process)
-            self._batches = prefetched(opened, self._placed)
+            self._batches = prefetched(self._open(position), self._placed)
 
     def take(self, step: int, count: int) -> Batches:
         """The next batch."""
@@ -250,6 +268,21 @@ class SourceLoader:
             self.close()
             return True
 
+    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
+        """The batches of each step, read again; None if the position there is not known."""
+        if not is_resumable(self._source) or (step > 0 and position is None):
+            return None
+
+        def read() -> Iterator[Batches]:
+            batches = self._open(position)
+            try:
+                for batch in itertools.islice(batches, count):
+                    yield Batches(self._placed(batch), 1, row_count(batch))
+            finally:
+                batches.close()
+
+        return read()
+
     def position(self) -> Position | None:
         """The position of the training: batches that were read ahead count as not read."""
         return None if self._batches is None else self._batches.position()
@@ -259,6 +292,10 @@ class SourceLoader:
         if self._batches is not None:
             self._batches.close()
             self._batches = None
+
+    def _open(self, position: Position | None) -> Any:
+        process = jax.process_index(), jax.process_count()
+        return self._source.open(self._words, self._size, position, process=process)
 
     def _peek(self) -> Any:
         try:
@@ -341,8 +378,10 @@ class Steps:
                 f"the program reports a metric {name!r}, but that is the name of another number in "
                 "the records of a run; return it under another name"
             )
-        if count > 1 and jax.default_backend() == "cpu" and _has_convolution(traced.jaxpr.jaxpr):
-            self._loader.at_once = 1  # XLA's convolutions are ten times slower in a loop on a CPU
+        loader = self._loader
+        loader.at_once = steps_at_once(
+            traced.jaxpr.jaxpr, count, loader.at_once, loader.steps_per_epoch
+        )
         return metrics
 
     def __call__(self, state: Any, step: int, batches: Batches) -> tuple[Any, dict[str, Any]]:
@@ -350,6 +389,12 @@ class Steps:
         numbers = np.arange(step, step + batches.steps, dtype=np.int32)
         arrays = self._loader.arrays
         return self._compiled(self._numbers, state, self._words, numbers, batches.items, arrays)
+
+    def batch(self, batches: Batches) -> Any:
+        """The batch of one step."""
+        if not self._gathers:
+            return batches.items
+        return jax.tree.map(lambda leaf: leaf[batches.items[0]], self._loader.arrays)
 
 
 @remembered
@@ -418,17 +463,6 @@ def _check_state(owner: str, before: Any, after: Any) -> None:
             f"{told}, but in the one that {owner}.step returns {'; '.join(lines[:5])}; write "
             "new.astype(old.dtype), or give init's array that type"
         )
-
-
-def _has_convolution(jaxpr: Any) -> bool:
-    """Whether a jaxpr or one inside it convolves."""
-    from jax.extend.core import jaxprs_in_params  # here: its import is slow
-
-    return any(
-        equation.primitive.name == "conv_general_dilated"
-        or any(map(_has_convolution, jaxprs_in_params(equation.params)))
-        for equation in jaxpr.eqns
-    )
 
 
 def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:

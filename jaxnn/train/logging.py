@@ -15,12 +15,13 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from ..files.reading import MEGABYTE, FileError, open_regular, parse_json
+from ..files.replacing import replace
 
 Record: TypeAlias = dict[str, Any]
 Log: TypeAlias = Callable[[Mapping[str, Any]], None]
@@ -36,6 +37,9 @@ class Logger(Protocol):
         self, step: int | None = None, config: Mapping[str, Any] | None = None
     ) -> AbstractContextManager[Log]:
         """A context with the function that takes each record, a dict of numbers with its `step`.
+
+        A logger whose `open` also has an argument `history` gets the records of a run that is
+        resumed from `train.Log`, and writes those that it lacks.
 
         Args:
             step: where a run goes on, so that its records of later steps are dropped; None for a
@@ -85,13 +89,23 @@ class JsonLines:
 
     @contextlib.contextmanager
     def open(
-        self, step: int | None = None, config: Mapping[str, Any] | None = None
+        self,
+        step: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        history: Sequence[Record] | None = None,
     ) -> Iterator[Log]:
         """The function that appends a record; with `step`, records of later steps are cut first.
 
+        Args:
+            step: where a run is resumed; None for a new run.
+            config: is not written.
+            history: the records until `step`. The file then has exactly these: lines that were
+                lost are written again.
+
         Raises:
             FileExistsError: the file has lines already, and `step` is not given.
-            ValueError: a line that is no record of a run stands in the file.
+            ValueError: a line that is no record of a run stands in the file, or one that `history`
+                has not.
             OSError: the file cannot be written, or the disk is full: the lines before stay whole.
         """
         file = Path(self.file)
@@ -100,6 +114,8 @@ class JsonLines:
                 raise FileExistsError("it has the lines of another run, which are never mixed")
             if step is not None and file.exists():
                 os.truncate(file, _length_until(file, step))
+            if history is not None:
+                _repair(file, history)
             opened = open(file, "ab", buffering=0, opener=_opener)  # noqa: SIM115, closed below
         with opened:
 
@@ -122,6 +138,28 @@ class JsonLines:
 def line_of(record: Mapping[str, Any]) -> bytes:
     """A record as a line of JSON."""
     return json.dumps({name: _plain(item) for name, item in record.items()}).encode() + b"\n"
+
+
+def _repair(file: Path, history: Sequence[Record]) -> None:
+    """Write the file again if it is not the lines of these records; FileError for other records."""
+    lines = [line_of(record) for record in history]
+    there = list(_lines(file)) if file.exists() else []
+    if there == lines:
+        return
+    known = {record["step"]: record for record in history}
+    for line in there:
+        record = _record(line, file)
+        if not _texts(record) <= _texts(known.get(record["step"], {})):
+            raise FileError(
+                f"{file} has a record of step {record['step']:,} that the history of the resumed "
+                f"run has not: {line[:80]!r}; write metrics to another file"
+            )
+    replace(file, b"".join(lines))
+
+
+def _texts(record: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """The items of a record, of which NaN equals itself."""
+    return {(name, repr(_plain(item))) for name, item in record.items()}
 
 
 def _plain(item: Any) -> Any:

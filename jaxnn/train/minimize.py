@@ -104,7 +104,7 @@ class Minimize(Program):
             key: a JAX key.
             batch: a batch, or `jax.ShapeDtypeStruct` in its place.
         """
-        objective, named = self._objective(), self.named_inputs(0)
+        objective, named = self.layer(), self.named_inputs(0)
         key = paths.as_key(key)
         params = objective.init(key, batch, **named)
         if self.initial is not None:
@@ -140,7 +140,7 @@ class Minimize(Program):
             step: the number of steps before this one.
             train: whether this is training, and not evaluation.
         """
-        objective = self._objective()
+        objective = self.layer()
         found, state = objective.apply(
             params, batch, state=state, key=key, train=train, **self.named_inputs(step)
         )
@@ -166,7 +166,7 @@ class Minimize(Program):
 
         return gradient_step(
             loss_of,
-            for_network(as_pytree(self.optimizer), self._objective(), batch, **named),
+            for_network(as_pytree(self.optimizer), self.layer(), batch, **named),
             state,
             batch,
             accumulate=self.accumulate,
@@ -202,14 +202,14 @@ class Minimize(Program):
                 "inputs) in it"
             )
         params = evaluation_params(state)
-        return self._objective().apply(params, inputs, state=state.state, method="predict")[0]
+        return self.layer().apply(params, inputs, state=state.state, method="predict")[0]
 
     def check_data(self, data: Any, name: str) -> None:
         """Raise as the task does for inputs and targets of `Supervised`: see `train.fit`."""
         if isinstance(self.objective, SupervisedLoss):
             self.objective.check_data(data, name)
 
-    def _objective(self) -> Layer:
+    def layer(self) -> Layer:
         """The objective, whose children compute as `precision` says."""
         policy = self.precision
         if policy is None:

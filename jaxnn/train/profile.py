@@ -10,13 +10,23 @@ import jax
 
 from ..core.values import Value
 from .evaluation import check_count
+from .event import Event
+from .every import Moment
+from .hooks.hook import Hook
 
 
-class Profile(Value):
+class Profile(Value, Hook):
     """Write a trace of `steps` steps, from the one after `first` on, into `folder`.
 
-    TensorBoard's profiler and Perfetto show it. The first steps of a run compile; skip them. Raises
-    ValueError for numbers that are no counts.
+    TensorBoard's profiler and Perfetto show it. The first steps of a run compile; skip them. It is
+    a hook, `train.fit(program, data, ..., hooks=[Profile("runs/a/trace")])`. A trace that cannot
+    be written is reported by a warning, and the run continues. Raises ValueError for numbers that
+    are no counts.
+
+    Args:
+        folder: where the trace goes; it is created.
+        first: the number of steps before the trace, 10 by default.
+        steps: the number of steps in the trace, 3 by default.
 
     >>> Profile("runs/a/trace", first=10, steps=3).ends
     (10, 13)
@@ -35,6 +45,38 @@ class Profile(Value):
     def ends(self) -> tuple[int, int]:
         """The steps after which the trace begins and ends."""
         return self.first, self.first + self.steps
+
+    @contextlib.contextmanager
+    def open(self, run: Any) -> Iterator[Hook]:
+        """The trace of a run; it ends with the run."""
+        with tracing_of(self) as tracing:
+            yield _Profiling(self, run.step, tracing)
+
+
+class _Profiling(Hook):
+    """The opened `Profile` of a run."""
+
+    def __init__(self, profile: Profile, step: int, tracing: "Tracing") -> None:
+        self._ends, self._step, self._tracing = profile.ends, step, tracing
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """As `Profile.ends`."""
+        return self._ends
+
+    def begin(self, state: Any) -> None:
+        """Begin the trace if its first step is that of the run."""
+        self._tracing.at(self._step)
+
+    def is_due(self, now: Moment, since: Moment) -> bool:
+        """Whether the trace begins or ends here."""
+        return now.step in self._ends
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
+        """Begin or end the trace."""
+        self._tracing.at(event.step, event.state)
+        self._tracing.at(event.step)
+        return memory, None
 
 
 class Tracing:

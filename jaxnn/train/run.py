@@ -11,6 +11,8 @@ numbers of one that was never interrupted.
 import contextlib
 import itertools
 import time
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 
 from ..core import paths
 from ..core.declarations import brief
+from ..files.reading import listed
 from .agreement import Agreed, watching_peers
 from .combining import Tally
 from .evaluation import check_count
@@ -27,7 +30,8 @@ from .event import Event
 from .every import Every, Moment, ends_of
 from .hooks.divergence import Divergence
 from .hooks.evaluate import Evaluate
-from .hooks.hook import Hook, RollBack, Stop, as_hook, named
+from .hooks.hook import Hook, RollBack, Stop, as_hook, checked, checked_memory, named, title
+from .hooks.progress import Progress
 from .loading import Steps, loader_of
 from .metrics import directions
 from .placement import SINGLE_DEVICE
@@ -46,6 +50,7 @@ class Run:
         program, key, batch_size, placement: as given.
         state: the state after `step` steps.
         step: the number of steps that are done.
+        rows: the number of rows trained on since the run was started or resumed.
         total: the number of steps of the whole run; None until the end if epochs of unknown
             length decide it.
         steps_per_epoch: None without epochs, or if their length is unknown.
@@ -53,7 +58,12 @@ class Run:
         names: the names of its metrics.
         directions: whether a metric is maximized, by name.
         stop: why the run ended early, None if it did not.
-        asked: the number of the signal that asks the run to stop, if one came.
+        asked: notes a signal that asks this process to stop.
+        signal: the number of a signal that asks the run to stop, as all processes agree.
+        first: the first batch.
+        position: the position of the data source that a resumed run begins at.
+        steps: its compiled steps, once the hooks are open.
+        recorded_at: when the steps after the last record began, by `time.perf_counter`.
     """
 
     def __init__(
@@ -81,20 +91,21 @@ class Run:
         self.total = _length(epochs, steps, self.loader, data)
         self.every = _every(every, self.loader.has_epochs, self.total)
         self.state: Any = None
-        self.step, self.history = 0, []
+        self.step, self.rows, self.history = 0, 0, []
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
         self.stop: str | None = None
         self._at_end = True  # of an epoch of unknown length
-        self.asked = Asked()
+        self.asked, self.signal = Asked(), None
         self._stopped = ""
         self.tally = Tally()
         self.memories: list[Any] = [None] * len(self.hooks)
         self._restored: dict[str, Any] = {}
         self.checkpoint: Callable[[], Any] = lambda: None
         self._clock = 0.0
-        self._before, self._began, self._position = 0.0, time.perf_counter(), None
-        self._words = words
+        self._before, self._began, self.position = 0.0, time.perf_counter(), None
+        self._words, self.steps = words, None
+        self.recorded_at = time.perf_counter()
 
     @property
     def epoch(self) -> int | None:
@@ -176,7 +187,7 @@ class Run:
             )
         self.history = [Record(record) for record in progress["history"]]
         self.tally = Tally(progress["sums"], source)
-        self._position, self._before = progress["position"], progress["seconds"]
+        self.position, self._before = progress["position"], progress["seconds"]
         self._clock = self._before
         self._restored = {"arrays": arrays["memories"], "numbers": progress["memories"]}
         stop = progress["stop"]
@@ -194,31 +205,41 @@ class Run:
             opened.enter_context(watching_peers(self._where))
             opened.callback(self.loader.close)
             hooks = self._open(opened)
-            steps = Steps(self.program, self.loader, self._functions, self._words, self.placement)
+            steps = self.steps = Steps(
+                self.program, self.loader, self._functions, self._words, self.placement
+            )
             everys = [self.every, *(hook.every for hook in hooks if hook.every is not None)]
             further = tuple(end for hook in hooks for end in hook.ends)
             if not self.is_over:
-                count = self._ahead(everys, further)(self.step) - self.step
-                metrics = steps.check(self.state, count)
+                # Of the first dispatch, also in a resumed run, whose others have to end alike.
+                metrics = steps.check(self.state, self._ahead(everys, further)(0))
                 self.names |= metrics.keys()
                 self.directions |= directions(metrics)
                 for hook in hooks:
                     with named(hook, "check"):
                         hook.check(self)
             ahead = self._ahead(everys, further)
-            self.loader.begin(self.step, self._position)
+            self.loader.begin(self.step, self.position)
             agreed = Agreed(self.seconds, self.asked)
             recorded = self.moment()
             seen = [recorded] * len(hooks)
+            in_flight: deque[Any] = deque()
+            self.recorded_at = time.perf_counter()
             while not self.is_over:
                 batches = self.loader.take(self.step, ahead(self.step) - self.step)
                 self.state, metrics = steps(self.state, self.step, batches)
                 self.tally.add(metrics, batches.rows)
                 self.step += batches.steps
+                self.rows += batches.steps * batches.rows
                 self._at_end = self.loader.ends_epoch()
                 self._ended_epochs += self._at_end
+                # At most two dispatches are in flight, since each holds its batches, and a signal
+                # waits for them.
+                in_flight.append(jax.tree.leaves(metrics)[:1] or jax.block_until_ready(self.state))
+                if len(in_flight) > 2:
+                    jax.block_until_ready(in_flight.popleft())
                 self._clock = agreed.seconds()
-                self.asked.number = agreed.signal()
+                self.signal = agreed.signal()
                 now = self.moment()
                 is_record = self.is_over or self.every.due(now, recorded) or self._ends_record()
                 due = [
@@ -234,6 +255,7 @@ class Run:
                 if is_record:
                     recorded, self.tally = now, Tally()
                     yield event
+                    self.recorded_at = time.perf_counter()
 
     def _ends_record(self) -> bool:
         """Whether a record is due at the end of an epoch of unknown length."""
@@ -250,12 +272,14 @@ class Run:
             self.state = _owned(self._initial())
         for i, (hook, label) in enumerate(zip(hooks, self.labels(), strict=True)):
             with named(hook, "begin"):
-                self.memories[i] = _restored(label, hook.begin(self.state), self._restored)
+                self.memories[i] = _begun(label, hook, self.state, self._restored)
+        self.given, self._restored = None, {}
         return hooks
 
     def _see(self, hooks: list[Hook], i: int, event: Event) -> None:
         with named(hooks[i], f"see, after step {event.step:,}"):
-            self.memories[i], action = hooks[i].see(self.memories[i], event)
+            result = hooks[i].see(self.memories[i], event)
+            self.memories[i], action = checked(result, self.memories[i])
         if isinstance(action, Stop) and self.stop is None:
             self.stop, self._stopped = action.reason, repr(self.hooks[i])
         elif isinstance(action, RollBack):
@@ -419,10 +443,15 @@ def fit(
 def _default_hooks(validation: Any, hooks: Any, progress: bool) -> list[Any]:
     """The hooks of `fit`: its own, before those that are given."""
     given = _checked_hooks(hooks)
-    first: list[Any] = [] if validation is None else [Evaluate(validation)]
+    first: list[Any] = [hook for hook in given if hook.leads]
+    if validation is not None:
+        first.append(Evaluate(validation))
     if not any(isinstance(hook, Divergence) for hook in given):
         first.append(Divergence(metric=None))
-    return [*first, *given]
+    then = [hook for hook in given if not hook.leads and not hook.last]
+    if progress and not any(isinstance(hook, Progress) for hook in given):
+        then.append(Progress())
+    return [*first, *then, *(hook for hook in given if hook.last)]
 
 
 def _program(program: Any) -> Program:
@@ -438,11 +467,17 @@ def _checked_hooks(hooks: Any) -> list[Hook]:
     if isinstance(hooks, Hook) or not isinstance(hooks, Sequence):
         raise TypeError(f"hooks are a list, got {brief(hooks)}; write hooks=[hook]")
     found = [as_hook(hook) for hook in hooks]
+    for before, hook in itertools.pairwise(found):
+        if hook.leads and not before.leads:
+            raise ValueError(
+                f"{type(hook).__name__} has to be the first hook, since it times the steps alone, "
+                f"but {title(before)} comes before it; write hooks=[{hook!r}, ...]"
+            )
     for hook, after in itertools.pairwise(found):
         if hook.last:
             raise ValueError(
                 f"{type(hook).__name__} has to be the last hook, since it saves what the others "
-                f"remember, but {after!r} comes after it; write hooks=[..., {hook!r}]"
+                f"remember, but {title(after)} comes after it; write hooks=[..., {hook!r}]"
             )
     return found
 
@@ -507,15 +542,24 @@ def _split(
     return arrays, {path: leaf for path, leaf in leaves.items() if path in numbers}
 
 
-def _restored(label: str, memory: Any, kept: Mapping[str, Any]) -> Any:
+def _begun(label: str, hook: Hook, state: Any, kept: Mapping[str, Any]) -> Any:
     """The memory of a hook as a checkpoint kept it; as it begins if the checkpoint has none."""
-    flat, structure = jax.tree_util.tree_flatten_with_path({label: memory})
     saved = {**kept.get("arrays", {}), **kept.get("numbers", {})}
+    found = {name: leaf for name, leaf in saved.items() if f"{name}/".startswith(f"{label}/")}
+    if not found:
+        return checked_memory(hook.begin(state))
+    begun = jax.eval_shape(hook.begin, state)  # without a second copy of a state
+    flat, structure = jax.tree_util.tree_flatten_with_path({label: begun})
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-    if not all(name in saved for name in names):
-        return memory
-    leaves = [saved[name] for name in names]
-    return jax.tree.unflatten(structure, leaves)[label]
+    if found.keys() != set(names):
+        warnings.warn(
+            f"the checkpoint has {listed(sorted(found))} of the memory of {title(hook)}, which "
+            f"begins with {listed(sorted(names)) or 'none'}: it begins again, as in a new run",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return checked_memory(hook.begin(state))
+    return jax.tree.unflatten(structure, [found[name] for name in names])[label]
 
 
 def _owned(tree: Any) -> Any:

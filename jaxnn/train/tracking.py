@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from typing import Any, Literal
 from ..files.plain import quoted
 from ..files.replacing import replace
 from ..installation import missing
-from .logging import Log
+from .logging import Log, Record
 
 PATIENCE = 30.0  # seconds that the end of a run waits for a logger
 
@@ -42,7 +42,10 @@ class TensorBoard:
     folder: str | os.PathLike[str]
 
     def open(
-        self, step: int | None = None, config: Mapping[str, Any] | None = None
+        self,
+        step: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        history: Sequence[Record] = (),
     ) -> AbstractContextManager[Log]:
         """As `Logger.open`. Raises ImportError where tensorboardX is not installed."""
         if importlib.util.find_spec("tensorboardX") is None:
@@ -51,8 +54,9 @@ class TensorBoard:
         def connect() -> tuple[Log, Callable[[], None]]:
             from tensorboardX import SummaryWriter
 
+            held: set[tuple[str, int]] = set()
             if step is not None:
-                _remove_events_after(Path(self.folder), step)
+                held = _remove_events_after(Path(self.folder), step)
             # Files are told apart by the second they were begun in, and by what is added here. A
             # TensorBoard that is running has read what was removed, and forgets it at purge_step.
             later = {} if step is None else {"purge_step": step + 1, "filename_suffix": f".{step}"}
@@ -61,13 +65,15 @@ class TensorBoard:
                 writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```", 0)
 
             def log(record: Mapping[str, Any]) -> None:
+                at = int(record["step"])
                 for name, number in _numbers(record).items():
-                    writer.add_scalar(name, number, int(record["step"]))
+                    if (name, at) not in held:
+                        writer.add_scalar(name, number, at)
                 writer.flush()
 
             return log, writer.close
 
-        return _beside(f"TensorBoard in {os.fspath(self.folder)}", connect)
+        return _beside(f"TensorBoard in {os.fspath(self.folder)}", connect, history)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +94,10 @@ class WandB:
     mode: Literal["online", "offline"] = "online"
 
     def open(
-        self, step: int | None = None, config: Mapping[str, Any] | None = None
+        self,
+        step: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        history: Sequence[Record] = (),
     ) -> AbstractContextManager[Log]:
         """As `Logger.open`. Raises ImportError where wandb is not installed."""
         if importlib.util.find_spec("wandb") is None:
@@ -142,7 +151,7 @@ class WandB:
 
         told: list[str] = []
         name = f"Weights & Biases of {self.project}"
-        return _beside(name, connect, told)
+        return _beside(name, connect, history, told)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +169,10 @@ class MLflow:
     run: str | None = None
 
     def open(
-        self, step: int | None = None, config: Mapping[str, Any] | None = None
+        self,
+        step: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        history: Sequence[Record] = (),
     ) -> AbstractContextManager[Log]:
         """As `Logger.open`. Raises ImportError where mlflow is not installed."""
         if importlib.util.find_spec("mlflow") is None:
@@ -194,7 +206,7 @@ class MLflow:
 
             return log, lambda: client.set_terminated(run)
 
-        return _beside(f"MLflow at {self.uri}", connect)
+        return _beside(f"MLflow at {self.uri}", connect, history)
 
     def _earlier(self, client: Any, experiment: str) -> str | None:
         if self.run is None:
@@ -204,10 +216,14 @@ class MLflow:
         return runs[0].info.run_id if runs else None
 
 
-def _remove_events_after(folder: Path, step: int) -> None:
-    """Remove the events of later steps from TensorBoard's files, each replaced whole."""
+def _remove_events_after(folder: Path, step: int) -> set[tuple[str, int]]:
+    """Remove the events of later steps from TensorBoard's files, each replaced whole.
+
+    Returns the names and steps of those that stay.
+    """
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
 
+    held: set[tuple[str, int]] = set()
     for file in sorted(folder.glob("*tfevents*")):
         kept, removed = [], False
         raw = file.read_bytes()
@@ -221,18 +237,24 @@ def _remove_events_after(folder: Path, step: int) -> None:
                 removed = True
             else:
                 kept.append(raw[place:end])
+                held |= {(value.tag, event.step) for value in event.summary.value}
             place = end
         if removed or place < len(raw):
             replace(file, b"".join(kept))
+    return held
 
 
 @contextlib.contextmanager
 def _beside(
-    name: str, connect: Callable[[], tuple[Log, Callable[[], None]]], told: list[str] | None = None
+    name: str,
+    connect: Callable[[], tuple[Log, Callable[[], None]]],
+    history: Sequence[Record] = (),
+    told: list[str] | None = None,
 ) -> Iterator[Log]:
     """A function that hands records to a thread; what fails there is warned of once.
 
-    `connect` gives the function of records and the one that closes, all called in the thread.
+    `connect` gives the function of records and the one that closes, all called in the thread. The
+    function gets the records of `history` first, of which it skips those that are there.
     Warnings are given where records are, for a thread has nobody to warn.
     """
     waiting: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
@@ -242,6 +264,8 @@ def _beside(
     def work() -> None:
         try:
             log, close = connect()
+            for record in history:
+                log(record)
             while (record := waiting.get()) is not None:
                 log(record)
             close()

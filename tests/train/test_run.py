@@ -135,6 +135,7 @@ def test_a_stopped_run_stays_stopped(tmp_path):
     assert records == history
 
 
+@pytest.mark.filterwarnings("ignore:the checkpoint has .* begins again")
 def test_hooks_may_change_when_a_run_resumes(tmp_path):
     whole, _ = train.fit(PROGRAM, (X, Y), **options())
     checkpoints = train.Checkpoints(str(tmp_path), train.Every(steps=5))

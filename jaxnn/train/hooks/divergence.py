@@ -1,8 +1,10 @@
 """Divergence: what is done about a loss that is no longer finite."""
 
+import contextlib
 import dataclasses
 import math
 import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -10,10 +12,15 @@ import jax.numpy as jnp
 
 from ...core import paths
 from ...core.signatures import suggestion
-from ..divergence import Diverged
+from ...inspect.nonfinite import first_nonfinite
+from ..combining import Tally
+from ..divergence import Diverged, first_in
 from ..evaluation import check_count
 from ..event import Event
+from ..metrics import value_of
+from ..minimize import Minimize
 from ..state import TrainState, is_key
+from ..step import step_key
 from .hook import Hook, RollBack
 
 
@@ -22,7 +29,9 @@ class Divergence(Hook):
     """Raise `train.Diverged` if a metric is not finite at a record, or roll back a few times first.
 
     With `retries`, the state of the last record whose metric was finite is kept, and the run
-    continues from it with the batches after the failed steps. Random keys in the state are folded
+    continues from it with the batches after the failed steps. The failed steps are taken once more,
+    one by one, to report which one gave the first value that is not finite, and in a
+    `train.Minimize` the layer or the gradient. Random keys in the state are folded
     with the attempt, so that a program without data does not repeat them.
 
     Args:
@@ -49,19 +58,45 @@ class Divergence(Hook):
                 f"{suggestion(self.metric, run.names)}"
             )
 
+    @contextlib.contextmanager
+    def open(self, run: Any) -> Iterator[Hook]:
+        """The hook of this run."""
+        yield _Watching(self, run)
+
     def begin(self, state: Any) -> Any:
-        """The number of failures in a row, and a copy of the state."""
-        return {"failed": 0, "good": self._copy(state)}
+        """The number of failures in a row, a copy of the state, and its step."""
+        return {"failed": 0, "good": _copy(state) if self.retries else None, "step": 0}
+
+
+class _Watching(Hook):
+    """The opened `Divergence` of a run."""
+
+    def __init__(self, settings: Divergence, run: Any) -> None:
+        self._settings, self._run = settings, run
+        self._position: tuple[int, Any] = (run.step, run.position)
+
+    def check(self, run: Any) -> None:
+        """As `Divergence.check`."""
+        self._settings.check(run)
+
+    def begin(self, state: Any) -> Any:
+        """As `Divergence.begin`."""
+        return self._settings.begin(state) | {"step": self._run.step}
 
     def see(self, memory: Any, event: Event) -> tuple[Any, RollBack | None]:
         """Keep the state, go back to the last one, or raise."""
-        name = "loss" if self.metric is None else self.metric
+        if not event.is_record:
+            return memory, None
+        retries = self._settings.retries
+        name = "loss" if self._settings.metric is None else self._settings.metric
         value = event.metrics[name] if name in event.run.names else 0.0
+        begun, self._position = self._position, (event.step, self._run.loader.position())
         if math.isfinite(value):
-            return {"failed": 0, "good": self._copy(event.state)}, None
+            good = _copy(event.state) if retries else None
+            return {"failed": 0, "good": good, "step": event.step}, None
+        cause = self._cause(memory, event, name, begun) if retries else cause_of(event.state)
         failed = memory["failed"] + 1
-        cause = cause_of(event.state)
-        if failed > self.retries:
+        if failed > retries:
             raise Diverged(
                 f"{name} is {value} after step {event.step:,}: the run diverged; {cause}. "
                 "Write a smaller learning rate, clip the gradients by "
@@ -70,14 +105,81 @@ class Divergence(Hook):
             )
         warnings.warn(
             f"{name} is {value} after step {event.step:,} ({cause}): rolled back to the "
-            f"state of the last record, attempt {failed} of {self.retries}",
+            f"state of the last record, attempt {failed} of {retries}",
             RuntimeWarning,
             stacklevel=2,
         )
-        return memory | {"failed": failed}, RollBack(with_other_keys(memory["good"], failed))
+        action = RollBack(with_other_keys(memory["good"], failed))
+        return memory | {"failed": failed, "step": event.step}, action
 
-    def _copy(self, state: Any) -> Any:
-        return jax.tree.map(jnp.copy, state) if self.retries else None
+    def _cause(self, memory: Any, event: Event, metric: str, begun: tuple[int, Any]) -> str:
+        """Where the first value that is not finite came from: it takes the steps once more."""
+        step = memory["step"]
+        position = begun[1] if begun[0] == step else None
+        items = self._run.loader.again(step, event.step - step, position)
+        if items is None:
+            return cause_of(event.state)
+        failed = memory["failed"]
+        good = with_other_keys(memory["good"], failed) if failed else memory["good"]
+        found = origin(self._run, good, step, items, metric)
+        if found is None:
+            return f"none of the steps {step + 1:,} to {event.step:,} fails when taken once more"
+        return f"the first value that is not finite came in step {found[0]:,}, at {found[1]}"
+
+
+def origin(
+    run: Any, state: Any, step: int, several: Iterable[Any], metric: str
+) -> tuple[int, str] | None:
+    """The first step that gives something not finite, and what that is; None if all are finite.
+
+    Args:
+        run: the run.
+        state: the state before these steps.
+        step: the number of steps before.
+        several: the batches of each step, as the loader gives them.
+        metric: the metric that fails.
+    """
+    well = {path for path, leaf in _by_path(state) if _is_finite(leaf)}
+    for number, batches in enumerate(several, step):
+        before, state = state, _copy(state)  # a step takes the memory of its state
+        state, metrics = run.steps(state, number, batches)
+        tally = Tally()
+        tally.add(metrics, batches.rows)
+        is_metric = not math.isfinite(tally.metrics().get(metric, 0.0))
+        after = next((p for p, leaf in _by_path(state) if p in well and not _is_finite(leaf)), None)
+        if is_metric or after is not None:
+            place = f"{after} of the state" if after is not None else f"the metric {metric!r}"
+            inside = _inside(run.program, before, run.steps.batch(batches), is_metric)
+            return number + 1, inside or place
+    return None
+
+
+def _inside(program: Any, before: Any, batch: Any, is_metric: bool) -> str | None:
+    """The layer, the loss, or the gradient of a `Minimize` that is not finite; None if unknown."""
+    kind = type(program)
+    is_own = isinstance(program, Minimize) and (kind.step, kind.loss) == (
+        Minimize.step,
+        Minimize.loss,
+    )
+    if not is_own or not isinstance(before, TrainState):
+        return None
+    objective, key = program.layer(), step_key(before)
+    named = program.named_inputs(before.step)
+    given = {"state": before.state, "key": key, "train": True}
+    layer = first_nonfinite(objective, before.params, batch, **given, **named)
+    if layer is not None:
+        return "the loss, of outputs that are finite" if layer == "output" else layer
+
+    def loss(params: Any) -> Any:
+        (loss, _), _ = program.loss(
+            params, before.state, batch, key=key, step=before.step, train=True
+        )
+        return value_of(loss)
+
+    if is_metric:
+        return None
+    gradient = first_in(jax.jit(jax.grad(loss))(before.params))
+    return f"the gradient of {gradient}" if gradient else None
 
 
 def with_other_keys(state: Any, attempt: int) -> Any:
@@ -100,8 +202,20 @@ def with_other_keys(state: Any, attempt: int) -> Any:
 
 def cause_of(state: Any) -> str:
     """The first array of a state that is not finite, in words."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not bool(jnp.isfinite(leaf).all()):
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
-            return f"{where} is the first array that is not finite"
-    return "all arrays of the state are finite"
+    path = next((path for path, leaf in _by_path(state) if not _is_finite(leaf)), None)
+    if path is None:
+        return "all arrays of the state are finite"
+    return f"{path} is the first array that is not finite"
+
+
+def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+
+
+def _is_finite(leaf: Any) -> bool:
+    return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(jnp.isfinite(leaf).all())
+
+
+def _copy(state: Any) -> Any:
+    return jax.tree.map(jnp.copy, state)

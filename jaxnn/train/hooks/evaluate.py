@@ -39,13 +39,12 @@ class Evaluate(Hook):
     @contextmanager
     def open(self, run: Any) -> Iterator[Self]:
         """Check the data, and put arrays on the device once."""
-        program = run.program if self.program is None else self.program
-        data = prepared(program, self.data, f"{self.name} data", run.placement)
-        yield dataclasses.replace(self, data=data, program=program)
+        data = prepared(self._program(run), self.data, f"{self.name} data", run.placement)
+        yield dataclasses.replace(self, data=data)
 
     def check(self, run: Any) -> None:
         """Add the names and directions of the metrics, by abstract evaluation."""
-        program = self.program
+        program = self._program(run)
         metrics = evaluation_spec(program, run.state, self.data, self.batch_size, run.placement)
         check_names(metrics, type(program).__name__)
         run.names |= prefixed(self.name, metrics).keys()
@@ -53,7 +52,7 @@ class Evaluate(Hook):
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
         """Add the metrics to the record."""
-        program = self.program
+        program = self._program(event.run)
         metrics, maximized = evaluated(
             program,
             event.state,
@@ -68,3 +67,6 @@ class Evaluate(Hook):
     def identity(self) -> Mapping[str, Any]:
         """The checksums of the data."""
         return {} if self.data is None else {self.name: fingerprint_of(as_source(self.data))}
+
+    def _program(self, run: Any) -> Any:
+        return run.program if self.program is None else self.program

@@ -13,6 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
+import jax
+import numpy as np
+
+from ...core.declarations import brief, describe
 from ..event import Event
 from ..every import Every, Moment
 
@@ -58,6 +62,8 @@ class Hook:
     """
 
     every: Every | None = None
+    leads: ClassVar[bool] = False
+    """Whether the hook has to come before all others."""
     last: ClassVar[bool] = False
     """Whether the hook has to come after all others."""
 
@@ -144,11 +150,78 @@ def as_hook(hook: Any) -> Hook:
     return Callback(hook)
 
 
+def checked(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]:
+    """What `see` returned: a memory like the one before, and an action. TypeError otherwise.
+
+    Args:
+        result: what it returned.
+        before: the memory that it was given.
+    """
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"see returns the memory and an action, got {brief(result)}; write return memory, None"
+        )
+    memory, action = result
+    if action is not None and not isinstance(action, Stop | RollBack):
+        raise TypeError(
+            f"the action of a hook is None, a train.Stop, or a train.RollBack, got {brief(action)};"
+            " write return memory, train.Stop('the loss is below 0.1')"
+        )
+    if memory is before:
+        return memory, action
+    given, returned = (_kinds(tree) for tree in (before, checked_memory(memory)))
+    if given != returned:
+        differ = [
+            f"{path or 'the memory'} is {returned.get(path, 'missing')} instead of "
+            f"{given.get(path, 'nothing')}"
+            for path in {**given, **returned}
+            if given.get(path) != returned.get(path)
+        ]
+        raise TypeError(
+            "a hook's memory keeps its structure, shapes, and types, since checkpoints restore it "
+            f"by those that begin(state) returns, but {'; '.join(differ[:3])}; return the whole "
+            "memory from begin, with zeros for what is not known yet"
+        )
+    return memory, action
+
+
+def checked_memory(memory: Any) -> Any:
+    """The memory of a hook; TypeError for leaves other than arrays and numbers."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(memory):
+        if not isinstance(leaf, bool | int | float | jax.Array | np.ndarray | np.generic):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise TypeError(
+                "a hook's memory is a pytree of arrays and numbers, which checkpoints can save, "
+                f"got {brief(leaf)}{f' at {where}' if where else ''}; keep other values in the "
+                "hook that open(run) yields"
+            )
+    return memory
+
+
+def _kinds(memory: Any) -> dict[str, str]:
+    """What each leaf of a memory is, by path."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): "a number"
+        if isinstance(leaf, bool | int | float)
+        else describe(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(memory)
+    }
+
+
 @contextlib.contextmanager
 def named(hook: Hook, call: str) -> Iterator[None]:
     """Add to an error which hook raised it, and when."""
     try:
         yield
     except Exception as error:
-        error.add_note(f"raised by the hook {hook!r} in {call}")
+        error.add_note(f"raised by the hook {title(hook)} in {call}")
         raise
+
+
+def title(hook: Hook) -> str:
+    """The hook as the call that makes it, without the numbers of its arrays."""
+    if not dataclasses.is_dataclass(hook):
+        return f"{hook!r:.200}"
+    fields = [f for f in dataclasses.fields(hook) if getattr(hook, f.name) is not f.default]
+    parts = (f"{field.name}={brief(getattr(hook, field.name))}" for field in fields)
+    return f"{type(hook).__name__}({', '.join(parts)})"

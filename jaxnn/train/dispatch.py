@@ -1,0 +1,63 @@
+"""How many steps one compiled program takes: as many as a run may wait for.
+
+A signal, a display, and hooks that go by time wait for the end of a dispatch. The number follows
+from the jaxpr of the steps alone and not from a clock, so that a resumed run has the dispatches of
+an uninterrupted one.
+"""
+
+import math
+from typing import Any
+
+import jax
+
+from ..inspect.flops import costs
+
+LONGEST = 2.0  # seconds of a dispatch, by an estimate that is too high rather than too low
+OPERATIONS = {"cpu": 5e9, "gpu": 1e13, "tpu": 1e13}  # a second
+EQUATION = 1e-6  # seconds to begin one
+UNKNOWN = 100  # times that a loop of unknown length runs
+
+
+def steps_at_once(jaxpr: Any, count: int, most: int, steps_per_epoch: int | None) -> int:
+    """The largest number of steps in one dispatch.
+
+    Args:
+        jaxpr: that of `count` steps.
+        count: their number.
+        most: the largest number that is allowed.
+        steps_per_epoch: the steps of an epoch, which dispatches divide evenly if they can, so that
+            there is one program; None without epochs.
+    """
+    platform = jax.default_backend()
+    if platform == "cpu" and _has_convolution(jaxpr):
+        return 1  # XLA's convolutions are ten times slower in a loop on a CPU
+    operations = sum(cost for _, cost in costs(jaxpr)) / OPERATIONS.get(platform, 5e9)
+    seconds = (operations + EQUATION * _equations(jaxpr)) / count
+    most = min(most, max(1, math.floor(LONGEST / seconds)) if seconds else most)
+    if steps_per_epoch is None:
+        return most
+    even = (n for n in range(most, most // 4, -1) if steps_per_epoch % n == 0)
+    return next(even, most)
+
+
+def _equations(jaxpr: Any) -> int:
+    """How many equations run, those of loops as often as these run."""
+    from jax.extend.core import jaxprs_in_params  # here: its import is slow
+
+    total = 0
+    for equation in jaxpr.eqns:
+        times = {"scan": equation.params.get("length", 1), "while": UNKNOWN}
+        inside = sum(map(_equations, jaxprs_in_params(equation.params)))
+        total += 1 + inside * times.get(equation.primitive.name, 1)
+    return total
+
+
+def _has_convolution(jaxpr: Any) -> bool:
+    """Whether a jaxpr or one inside it convolves."""
+    from jax.extend.core import jaxprs_in_params
+
+    return any(
+        equation.primitive.name == "conv_general_dilated"
+        or any(map(_has_convolution, jaxprs_in_params(equation.params)))
+        for equation in jaxpr.eqns
+    )

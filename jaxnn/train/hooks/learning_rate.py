@@ -1,0 +1,86 @@
+"""LearningRate: the learning rate of the last step, in each record."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import optax
+
+from ..event import Event
+from ..learning_rate import rate_at
+from ..optimizer import Optimizer, states_of
+from ..program import Program
+from .hook import Hook
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRate(Hook):
+    """Add `learning_rate`, that of the last step, to each record.
+
+    It is known for a `train.Optimizer` with an argument `learning_rate`, a number or a schedule,
+    anywhere in the program. If the program has several, they are `learning_rate/PATH`, with the
+    path in the program. A single schedule is read at the count of updates in the state. If there
+    are several, they are read at the step of the run.
+
+    Raises ValueError before the first step if the program has no such optimizer.
+
+    >>> import optax, jaxnn as nn
+    >>> from jaxnn import train
+    >>> rates = train.Cosine(1e-3, steps=100)
+    >>> program = train.Supervised(nn.Dense(1), train.Regression(),
+    ...                            train.Optimizer(optax.adam, learning_rate=rates))
+    >>> list(rates_of(program, 0))
+    ['learning_rate']
+    """
+
+    def check(self, run: Any) -> None:
+        """Raise ValueError for a program without a learning rate."""
+        names = rates_of(run.program, 0).keys()
+        if not names:
+            raise ValueError(
+                "LearningRate finds no train.Optimizer with a learning_rate in "
+                f"{type(run.program).__name__}; write "
+                "train.Optimizer(optax.adam, learning_rate=1e-3), or leave the hook out"
+            )
+        run.names |= names
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
+        """Add the rates to the record."""
+        if event.is_record:
+            counts = states_of(event.state, optax.ScaleByScheduleState)
+            updates = int(counts[0].count) if len(counts) == 1 else event.step
+            event.add(rates_of(event.run.program, max(updates - 1, 0)), {})
+        return memory, None
+
+
+def rates_of(program: Any, step: int) -> Mapping[str, float]:
+    """The learning rates of a program by name, in the step with this number, from 0.
+
+    Args:
+        program: a `train.Program`, with optimizers anywhere in its fields.
+        step: the number of updates before.
+    """
+    found = {
+        path: rate["learning_rate"]
+        for path, optimizer in _optimizers(program, ())
+        if (rate := rate_at(optimizer, step))
+    }
+    if len(found) == 1:
+        return {"learning_rate": next(iter(found.values()))}
+    return {f"learning_rate/{path}": rate for path, rate in found.items()}
+
+
+def _optimizers(program: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Optimizer]]:
+    def is_whole(item: Any) -> bool:
+        return isinstance(item, Optimizer | Program)
+
+    for field in dataclasses.fields(program):
+        value = getattr(program, field.name)
+        for keys, item in jax.tree_util.tree_leaves_with_path(value, is_leaf=is_whole):
+            below = jax.tree_util.keystr(keys, simple=True, separator="/")
+            where = (*path, field.name, *([below] if below else []))
+            if isinstance(item, Program):
+                yield from _optimizers(item, where)
+            elif isinstance(item, Optimizer):
+                yield "/".join(where), item

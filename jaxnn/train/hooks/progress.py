@@ -1,0 +1,163 @@
+"""Progress: how far a run is, on a terminal, in a notebook, or as lines."""
+
+import contextlib
+import dataclasses
+import html
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from ...files.reading import printable
+from ..event import Event
+from ..every import Moment
+from .hook import Hook
+from .throughput import TIMINGS
+
+WIDEST = 40  # characters of a name
+HIDDEN = ("step", *TIMINGS)
+SECONDS = 0.5  # between two updates of a bar
+
+Show = Callable[[int, str | None], None]
+"""Shows the number of steps that are done, and the line of a record if there is a new one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress(Hook):
+    """Show a line per record, and how far the run is. `train.fit` does so by default.
+
+    On a terminal there is a bar below the lines, drawn by rich if that is installed. In a notebook
+    the output of the cell is a bar and the lines. Elsewhere there are the lines alone, without
+    escape codes. Metrics are read at records only. In a run of several processes the first one
+    shows. Output that fails, such as that of a closed terminal, does not stop the run.
+
+    >>> line({"epoch": 1, "step": 27, "loss": 0.52, "accuracy": 0.81}, total=54, left=1.3)
+    'step 27/54  epoch 1  loss 0.52  accuracy 0.81  0:00:01 left'
+    """
+
+    @contextlib.contextmanager
+    def open(self, run: Any) -> Iterator[Hook]:
+        """Begin the display."""
+        if jax.process_index() > 0:
+            yield self
+            return
+        with _display()(run.total, run.step) as show:
+            yield _Showing(run, show)
+
+
+class _Showing(Hook):
+    """The opened `Progress` of a run."""
+
+    def __init__(self, run: Any, show: Show) -> None:
+        self._begin, self._show, self._total = run.step, show, run.total
+        self._began = time.perf_counter()
+
+    def is_due(self, now: Moment, since: Moment) -> bool:
+        """Whether it is time to move the bar."""
+        return now.seconds - since.seconds >= SECONDS
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
+        """Move the bar, and show the line of a record."""
+        text = None
+        if event.is_record:
+            record = event.metrics.plain()  # it waits for the steps, so the time left is right
+            took = time.perf_counter() - self._began
+            rest = took / max(event.step - self._begin, 1) * (self._total - event.step)
+            text = line(record, self._total, None if event.stop else rest)
+        # A terminal that is gone, or that lacks a character, must not stop the run.
+        with contextlib.suppress(OSError, ValueError):
+            self._show(event.step, text)
+        return memory, None
+
+
+def line(record: Mapping[str, Any], total: int, left: float | None = None) -> str:
+    """A record in a line: its step, epoch, and metrics, and the time that is left.
+
+    Args:
+        record: the numbers by name.
+        total: the number of steps of the run.
+        left: the seconds that are left; None (the default) shows nothing.
+    """
+    parts = [f"step {record['step']:,}/{total:,}"]
+    for name, item in record.items():
+        if name not in HIDDEN:
+            title = printable(name.replace("_", " "), WIDEST)
+            parts.append(f"{title} {item if isinstance(item, int) else f'{item:.4g}'}")
+    if left is not None:
+        parts.append(f"{_clock(left)} left")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _display() -> Callable[[int, int], contextlib.AbstractContextManager[Show]]:
+    """The display that fits where standard output goes."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None and type(shell).__name__ == "ZMQInteractiveShell":
+        return _in_notebook
+    is_terminal = getattr(sys.stdout, "isatty", lambda: False)()
+    if is_terminal and importlib.util.find_spec("rich") is not None:
+        return _on_terminal
+    return _as_lines
+
+
+@contextlib.contextmanager
+def _as_lines(total: int, step: int) -> Iterator[Show]:
+    def show(step: int, text: str | None) -> None:
+        if text is not None:
+            print(text, flush=True)
+
+    yield show
+
+
+@contextlib.contextmanager
+def _on_terminal(total: int, step: int) -> Iterator[Show]:
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("training"),
+        progress.BarColumn(bar_width=40),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("steps, left"),
+        progress.TimeRemainingColumn(),
+    )
+    # A thread that redraws would take time from the run, so the bar is drawn at events only.
+    bar = progress.Progress(*columns, transient=True, auto_refresh=False)
+    task = bar.add_task("training", total=total, completed=step)
+
+    def show(step: int, text: str | None) -> None:
+        bar.update(task, completed=step)
+        if text is not None:
+            bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        bar.refresh()
+
+    with bar:
+        yield show
+
+
+@contextlib.contextmanager
+def _in_notebook(total: int, step: int) -> Iterator[Show]:
+    from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
+
+    lines: list[str] = []
+
+    def page(step: int) -> Any:
+        bar = f'<progress value="{step}" max="{max(total, 1)}"></progress> {step:,}/{total:,} steps'
+        kept = ["..."] * (len(lines) > 1000) + lines[-1000:]
+        return HTML(f"<div>{bar}</div><pre>{html.escape(chr(10).join(kept))}</pre>")
+
+    shown = display(page(step), display_id=True)
+
+    def show(step: int, text: str | None) -> None:
+        if text is not None:
+            lines.append(text)
+        shown.update(page(step))
+
+    yield show

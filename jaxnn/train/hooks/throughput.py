@@ -1,0 +1,96 @@
+"""Throughput: how fast the steps of a run are."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import jax
+
+from ...inspect.flops import flops
+from ..device import peak_flops
+from ..event import Event
+from .hook import Hook
+
+TIMINGS = (
+    "seconds",
+    "examples_per_second",
+    "steps_per_second",
+    "flops_per_second",
+    "mfu",
+    "device_bytes",
+)
+"""The names that `Throughput` adds: they differ between equal runs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Throughput(Hook):
+    """Add to each record how fast the steps were since the last one.
+
+    The time of hooks, such as an evaluation, is not counted, so it is the first hook. The first
+    record includes the time of compilation. The names are in `train.TIMINGS`:
+
+    - `seconds`: the time that the run has taken, also before it was resumed, in seconds.
+    - `examples_per_second`, or `steps_per_second` for a program without data.
+    - `flops_per_second`: by the floating-point operations in the jaxpr of a step.
+    - `mfu`: the utilization of the peak of the devices in bfloat16, if that is known.
+    - `device_bytes`: the most memory that the first device has used, if it is known.
+
+    >>> Throughput()
+    Throughput()
+    """
+
+    leads: ClassVar[bool] = True
+
+    @contextlib.contextmanager
+    def open(self, run: Any) -> Iterator[Hook]:
+        """A meter of this run."""
+        yield _Meter(run)
+
+
+class _Meter(Hook):
+    """The opened `Throughput` of a run."""
+
+    leads = True
+
+    def __init__(self, run: Any) -> None:
+        self._run, self._step, self._rows = run, run.step, run.rows
+        self._flops, self._devices, self._peak = 0, jax.local_devices()[:1], None
+
+    def check(self, run: Any) -> None:
+        """Count the operations of a step."""
+        leaves = [leaf for leaf in jax.tree.leaves(run.state) if isinstance(leaf, jax.Array)]
+        if leaves:
+            self._devices = sorted(leaves[0].devices(), key=lambda device: device.id)
+        self._peak = peak_flops(self._devices[0].device_kind)
+        spec = jax.eval_shape(lambda: run.state)
+        self._flops = flops(run.program.step, spec, run.loader.spec())
+        run.names |= self._numbers(1, 1, 1.0).keys()
+
+    def see(self, memory: Any, event: Event) -> tuple[Any, None]:
+        """Wait for the steps, and add the numbers to the record."""
+        if event.is_record:
+            event.metrics.plain()  # it waits for the steps
+            seconds = max(time.perf_counter() - self._run.recorded_at, 1e-9)
+            rows = event.run.rows - self._rows
+            event.add(self._numbers(event.step - self._step, rows, seconds), {})
+            self._step, self._rows = event.step, event.run.rows
+        return memory, None
+
+    def _numbers(self, steps: int, rows: int, seconds: float) -> dict[str, float]:
+        run, rate = self._run, steps / seconds
+        found = {"seconds": run.seconds()}
+        if run.data is None:
+            found["steps_per_second"] = rate
+        else:
+            found["examples_per_second"] = rows / seconds
+        if self._flops:
+            found["flops_per_second"] = rate * self._flops
+        if self._flops and self._peak is not None:
+            found["mfu"] = rate * self._flops / (self._peak * len(self._devices))
+        own = next((one for one in self._devices if one in jax.local_devices()), None)
+        memory = own and own.memory_stats()
+        if memory and "peak_bytes_in_use" in memory:
+            found["device_bytes"] = memory["peak_bytes_in_use"]
+        return found

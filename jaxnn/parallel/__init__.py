@@ -17,6 +17,7 @@ from .collectives import Collective, collectives
 from .fitting import fit
 from .layout import Layout
 from .mesh import mesh
+from .placement import Placement
 from .plan import Plan, plan
 from .processes import is_first, start
 from .rules import (
@@ -39,6 +40,7 @@ __all__ = [
     "TENSOR_PARALLEL",
     "Collective",
     "Layout",
+    "Placement",
     "Plan",
     "Rules",
     "Split",

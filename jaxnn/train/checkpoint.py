@@ -256,7 +256,7 @@ class _Saving(Hook):
 
     def is_due(self, now: Moment, since: Moment) -> bool:
         """Whether it is time to save, or the run is asked to stop."""
-        return self._run.asked.number is not None or self._settings.every.due(now, self._saved)
+        return self._run.signal is not None or self._settings.every.due(now, self._saved)
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
         """Save if it is time, and end the run if it is asked to stop."""
@@ -269,10 +269,10 @@ class _Saving(Hook):
             if math.isfinite(event.metrics.get("loss", 0.0)):
                 tree, progress = run.progress(event)
                 self._folder.save_tree(event.step, tree, progress, score)
-        if run.asked.number is not None and not is_over:
+        if run.signal is not None and not is_over:
             self._folder.wait()
             raise Interrupted(
-                left(self._folder, run.asked.number, event.step, run.total), run.asked.number
+                left(self._folder, run.signal, event.step, run.total), run.signal
             )
         return memory, None
 

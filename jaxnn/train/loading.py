@@ -226,12 +226,12 @@ class Steps:
     def __init__(
         self, program: Program, loader: Loader, words: Any, placement: Any, augment: Any = None
     ) -> None:
-        self._numbers, structure = jax.tree.flatten(program)
-        self._loader, self._words = loader, words
+        numbers, structure = jax.tree.flatten(program)
+        self._numbers = placement.put_numbers(numbers)
+        self._loader, self._words, self._placement = loader, words, placement
         self._gathers = isinstance(loader, ArrayLoader)
-        self._compiled = _compiled_steps(
-            structure, code_of(program), self._gathers, augment, placement
-        )
+        self._static = structure, code_of(program), self._gathers, augment, placement
+        self._compiled: Any = None
 
     def check(self, state: Any, first: Any, count: int) -> Any:
         """The metrics of `count` steps as shapes; an error for steps that do not fit together.
@@ -250,7 +250,7 @@ class Steps:
             )
         numbers = jax.ShapeDtypeStruct((count,), jnp.int32)
         arguments = self._numbers, state, self._words, (numbers, batches), self._loader.arrays
-        traced = self._compiled.trace(*arguments)
+        traced = self._steps_for(state).trace(*arguments)
         _, metrics = traced.out_info
         if count > 1 and jax.default_backend() == "cpu" and _has_convolution(traced.jaxpr.jaxpr):
             self._loader.at_once = 1  # XLA's convolutions are ten times slower in a loop on a CPU
@@ -260,12 +260,19 @@ class Steps:
         """The state after `count` steps, and the metrics of each, stacked."""
         numbers = np.arange(step, step + count, dtype=np.int32)
         items = numbers, self._loader.items(step, count)
-        return self._compiled(self._numbers, state, self._words, items, self._loader.arrays)
+        steps = self._steps_for(state)
+        return steps(self._numbers, state, self._words, items, self._loader.arrays)
+
+    def _steps_for(self, state: Any) -> Any:
+        """The compiled steps, which keep states where the first one lies."""
+        if self._compiled is None:
+            self._compiled = _compiled_steps(*self._static, self._placement.layout(state))
+        return self._compiled
 
 
 @remembered
 def _compiled_steps(
-    structure: Any, code: Any, gathers: bool, augment: Any, placement: Any
+    structure: Any, code: Any, gathers: bool, augment: Any, placement: Any, layout: Any
 ) -> Callable[..., Any]:
     """The jitted function (numbers, state, words, items, arrays) of a step for each item."""
 
@@ -280,10 +287,11 @@ def _compiled_steps(
             if augment is not None:
                 key = jax.random.fold_in(jax.random.fold_in(paths.kept_key(words), number), 1)
                 batch = augment(key, batch)
-            result = program.step(state, batch)
+            result = placement.gathering(program, state, batch, layout).step(state, batch)
             check_step(result, state, type(program).__name__)
             after, metrics = result
-            return placement.pinned(after), without_collected(metrics)
+            metrics = placement.pinned_whole(without_collected(metrics))
+            return placement.pinned(after, layout), metrics
 
         if items[0].shape[0] == 1:  # without a loop
             state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], items))

@@ -29,11 +29,10 @@ from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, RollBack, Stop, as_hook, named
 from .loading import Steps, loader_of
 from .metrics import directions
-from .placement import SINGLE_DEVICE
+from .placement import SINGLE_DEVICE, strong
 from .program import Program
 from .record import Record, Tally
 from .signals import Asked
-from .state import is_key
 
 
 class Run:
@@ -49,7 +48,8 @@ class Run:
         names: the names of its metrics.
         directions: whether a metric is maximized, by name.
         stop: why the run ended early, None if it did not.
-        asked: the number of the signal that asks the run to stop, if one came.
+        signal: the number of the signal that asks the run to stop, if one came to any process.
+        asked: the signals that come to this process.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Run:
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
         self.stop: str | None = None
+        self.signal: int | None = None
         self.asked = Asked()
         self._stopped = ""
         self.tally = Tally()
@@ -128,7 +129,7 @@ class Run:
         state = self.given
         if state is None:
             state = jax.eval_shape(
-                lambda key, first: jax.tree.map(_strong, self.program.init(key, first)),
+                lambda key, first: jax.tree.map(strong, self.program.init(key, first)),
                 self.key,
                 self._first,
             )
@@ -137,7 +138,8 @@ class Run:
             for label, hook in zip(self.labels(), self.hooks, strict=True)
         }
         arrays, _ = _split(memories, progress["memories"])
-        return self.placement.like({"state": state, "memories": arrays})
+        tree = {"state": state, "memories": arrays}
+        return self.placement.like(self.program, self.key, self._first, tree)
 
     def resume(self, arrays: Any, progress: Mapping[str, Any], source: str) -> None:
         """Continue from what `progress()` returned.
@@ -198,7 +200,7 @@ class Run:
                 self.tally.add(metrics, self.loader.rows)
                 self.step = end
                 self._clock = agreed.seconds()
-                self.asked.number = agreed.signal()
+                self.signal = agreed.signal()
                 now = self.moment()
                 is_record = end == self.total or self.every.due(now, recorded)
                 due = [
@@ -222,7 +224,7 @@ class Run:
             with named(hook, "open"):
                 hooks.insert(0, opened.enter_context(hook.open(self)))
         if self.state is None:
-            self.state = _owned(self._initial())
+            self.state = self.placement.init(self.program, self.key, self._first, self.given)
         for i, (hook, label) in enumerate(zip(hooks, self.labels(), strict=True)):
             with named(hook, "begin"):
                 self.memories[i] = _restored(label, hook.begin(self.state), self._restored)
@@ -244,12 +246,6 @@ class Run:
                 self.history[-1].plain()  # the device has it by now
             self.history.append(record)
         return Event(self, record, is_record)
-
-    def _initial(self) -> Any:
-        if self.given is not None:
-            return self.given
-        state = self.placement.init(self.program, self.key, self._first)
-        return jax.tree.map(_strong, state)
 
     def _ahead(self, everys: list[Every], further: tuple[int, ...]) -> Any:
         epoch = self.steps_per_epoch or self.total
@@ -443,15 +439,6 @@ def _every(every: Any, steps_per_epoch: int | None, total: int) -> Every:
     if every is None:
         return Every(epochs=1) if steps_per_epoch else Every(steps=max(total, 1))
     return Every(steps=every)
-
-
-def _strong(leaf: Any) -> Any:
-    """The leaf as an array that is not weakly typed, as a step would return it."""
-    return (
-        leaf
-        if hasattr(leaf, "dtype") and is_key(leaf)
-        else jnp.asarray(leaf, jnp.result_type(leaf))
-    )
 
 
 def _split(

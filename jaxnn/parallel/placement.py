@@ -252,7 +252,9 @@ class Placement:
 
     def pinned_piece(self, piece: Any) -> Any:
         """A piece of an evaluation, each device with its rows, or with all if they are uneven."""
-        uneven = any(not leaf.ndim or leaf.shape[0] % self._parts() for leaf in jax.tree.leaves(piece))
+        uneven = any(
+            not leaf.ndim or leaf.shape[0] % self._parts() for leaf in jax.tree.leaves(piece)
+        )
         rows = P() if uneven else P(batch_axes(self.mesh))
         return with_sharding_constraint(piece, placed(self.mesh, rows))
 

@@ -271,9 +271,7 @@ class _Saving(Hook):
                 self._folder.save_tree(event.step, tree, progress, score)
         if run.signal is not None and not is_over:
             self._folder.wait()
-            raise Interrupted(
-                left(self._folder, run.signal, event.step, run.total), run.signal
-            )
+            raise Interrupted(left(self._folder, run.signal, event.step, run.total), run.signal)
         return memory, None
 
     def _score(self, event: Event) -> float | None:

@@ -14,11 +14,10 @@ import numpy as np
 from jax import lax
 
 from ..core import paths
-from ..core.declarations import describe
 from ..data.order import epoch_order
 from ..data.prefetch import prefetched
 from ..data.source import Position, Source
-from .metrics import check_metrics, without_collected
+from .placed_step import placed_step
 from .program import Program, code_of
 from .step import remembered
 
@@ -283,15 +282,10 @@ def _compiled_steps(
             number, batch = item
             if gathers:
                 batch = jax.tree.map(lambda leaf: leaf[batch], arrays)
-            batch = placement.pinned_batch(batch)
             if augment is not None:
                 key = jax.random.fold_in(jax.random.fold_in(paths.kept_key(words), number), 1)
-                batch = augment(key, batch)
-            result = placement.gathering(program, state, batch, layout).step(state, batch)
-            check_step(result, state, type(program).__name__)
-            after, metrics = result
-            metrics = placement.pinned_whole(without_collected(metrics))
-            return placement.pinned(after, layout), metrics
+                batch = augment(key, placement.pinned_batch(batch))
+            return placed_step(program, state, batch, placement, layout)
 
         if items[0].shape[0] == 1:  # without a loop
             state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], items))
@@ -299,40 +293,6 @@ def _compiled_steps(
         return lax.scan(step, state, items)
 
     return jax.jit(steps, donate_argnums=1)
-
-
-def check_step(result: Any, before: Any, owner: str) -> None:
-    """Raise TypeError or ValueError for anything but a state like the one before, and metrics."""
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise TypeError(
-            f"a step returns the new state and metrics, got {describe(result)} from {owner}.step; "
-            "write return state, {'loss': loss}"
-        )
-    check_metrics(result[1], f"{owner}.step")
-    _check_state(owner, before, jax.eval_shape(lambda: result[0]))
-
-
-def _check_state(owner: str, before: Any, after: Any) -> None:
-    """Raise ValueError if a step returns a state of another structure, shape, or type."""
-    told = "a step returns a state like the one it is given, in structure, shapes, and types"
-    given, returned = (dict(_by_path(tree)) for tree in (before, after))
-    if jax.tree.structure(before) != jax.tree.structure(after):
-        only = [f"{name} is missing" for name in given if name not in returned]
-        only += [f"{name} is new" for name in returned if name not in given]
-        found = "; ".join(only[:5]) or (
-            f"{jax.tree.structure(after)} instead of {jax.tree.structure(before)}"
-        )
-        raise ValueError(f"{told}, but in the one that {owner}.step returns {found}")
-    lines = [
-        f"{name} is {describe(returned[name])} instead of {describe(leaf)}"
-        for name, leaf in given.items()
-        if (leaf.shape, leaf.dtype) != (returned[name].shape, returned[name].dtype)
-    ]
-    if lines:
-        raise ValueError(
-            f"{told}, but in the one that {owner}.step returns {'; '.join(lines[:5])}; write "
-            "new.astype(old.dtype), or give init's array that type"
-        )
 
 
 def _has_convolution(jaxpr: Any) -> bool:
@@ -344,11 +304,6 @@ def _has_convolution(jaxpr: Any) -> bool:
         or any(map(_has_convolution, jaxprs_in_params(equation.params)))
         for equation in jaxpr.eqns
     )
-
-
-def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield jax.tree_util.keystr(path, simple=True, separator="/") or "the state", leaf
 
 
 def _rows_of(tree: Any) -> int:

@@ -148,11 +148,20 @@ class Placement:
             batch: the first batch.
             given: a state to begin with instead of `program.init(key, batch)`, which is copied.
         """
-        state, recording = self._traced(program, key, batch)
-        declared = self._declared(program, batch, recording)
         if given is not None:
-            return jax.tree.map(self._copied, given, self._places(given, declared))
-        places = self._places(state, declared)
+            _, recording = self._traced(program, key, batch)
+            places = self._places(given, self._declared(program, batch, recording))
+            put = jax.tree.map(self._put, given, places)
+            # Copies: on the device that had an array, `device_put` keeps its memory.
+            return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(put)
+        # On the host, the key's words are the same to all processes.
+        words = np.asarray(paths.kept_words(key))
+        return self._drawing(program, key, batch)(words, batch)
+
+    def _drawing(self, program: Any, key: jax.Array, batch: Any) -> Any:
+        """The jitted function (words of the key, batch) that draws a state in its parts."""
+        state, recording = self._traced(program, key, batch)
+        places = self._places(state, self._declared(program, batch, recording))
 
         def make(words: jax.Array, batch: Any) -> Any:
             with watching(Drawing(recording, jax.tree.leaves(places))):
@@ -160,9 +169,7 @@ class Placement:
             # Copies, since an output that is an input would be the same memory.
             return jax.tree.map(lambda leaf: jnp.copy(strong(leaf)), state)
 
-        # On the host, the key's words are the same to all processes.
-        words = np.asarray(paths.kept_words(key))
-        return jax.jit(make, out_shardings=places)(words, batch)
+        return jax.jit(make, out_shardings=places)
 
     def like(self, program: Any, key: jax.Array, batch: Any, tree: Any) -> Any:
         """Shapes and types with the sharding that the arrays are to have.
@@ -221,7 +228,7 @@ class Placement:
     def put_numbers(self, numbers: list[Any]) -> list[Any]:
         """The leaves of a program, whole on every device; Python numbers as they are."""
         return [
-            self._copied(one, self.whole) if isinstance(one, jax.Array) else one for one in numbers
+            self._put(one, self.whole) if isinstance(one, jax.Array) else one for one in numbers
         ]
 
     # ---- what compiled code calls ----
@@ -310,11 +317,11 @@ class Placement:
                     f"multiple of {self._parts()}"
                 )
 
-    def _copied(self, leaf: Any, place: NamedSharding) -> Any:
-        if is_key(jnp.asarray(leaf) if not hasattr(leaf, "dtype") else leaf):
-            words = jax.device_put(_on_host(jax.random.key_data(leaf)), self.whole)
+    def _put(self, leaf: Any, place: NamedSharding) -> Any:
+        if hasattr(leaf, "dtype") and is_key(leaf):
+            words = self._put(jax.random.key_data(leaf), self.whole)
             return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
-        return jax.device_put(_on_host(leaf), place, may_alias=False)
+        return jax.device_put(_on_host(leaf), place)
 
 
 def _on_host(array: Any) -> Any:

@@ -290,7 +290,9 @@ def _compiled_steps(
         if items[0].shape[0] == 1:  # without a loop
             state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], items))
             return state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
-        return lax.scan(step, state, items)
+        state, metrics = lax.scan(step, state, items)
+        # Again, since XLA may place the results of a loop in another way than its steps.
+        return placement.pinned(state, layout), placement.pinned_whole(metrics)
 
     return jax.jit(steps, donate_argnums=1)
 

@@ -156,20 +156,34 @@ class Placement:
             return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(put)
         # On the host, the key's words are the same to all processes.
         words = np.asarray(paths.kept_words(key))
-        return self._drawing(program, key, batch)(words, batch)
+        make, places = self._drawing(program, key, batch)
+        return make(words, batch, self._initial(program, places))
 
-    def _drawing(self, program: Any, key: jax.Array, batch: Any) -> Any:
-        """The jitted function (words of the key, batch) that draws a state in its parts."""
+    def _drawing(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
+        """The jitted function (words of the key, batch, initial) that makes a state in its parts.
+
+        And where the parts lie. Parameters to start from are an argument, so that they are not part
+        of the compiled code.
+        """
         state, recording = self._traced(program, key, batch)
         places = self._places(state, self._declared(program, batch, recording))
 
-        def make(words: jax.Array, batch: Any) -> Any:
+        def make(words: jax.Array, batch: Any, initial: Any) -> Any:
+            one = program if initial is None else dataclasses.replace(program, initial=initial)
             with watching(Drawing(recording, jax.tree.leaves(places))):
-                state = program.init(paths.kept_key(words), batch)
+                state = one.init(paths.kept_key(words), batch)
             # Copies, since an output that is an input would be the same memory.
             return jax.tree.map(lambda leaf: jnp.copy(strong(leaf)), state)
 
-        return jax.jit(make, out_shardings=places)
+        return jax.jit(make, out_shardings=places), places
+
+    def _initial(self, program: Any, places: Any) -> Any:
+        """The parameters that a program starts from, each where it will lie."""
+        if not isinstance(program, Minimize) or program.initial is None:
+            return None
+        found = dict(by_path(places.params))
+        leaves = [self._put(leaf, found[path]) for path, leaf in by_path(program.initial)]
+        return jax.tree.unflatten(jax.tree.structure(program.initial), leaves)
 
     def like(self, program: Any, key: jax.Array, batch: Any, tree: Any) -> Any:
         """Shapes and types with the sharding that the arrays are to have.
@@ -220,16 +234,40 @@ class Placement:
     def put_batches(self, batches: Any) -> Any:
         """Batches stacked along a first axis, of which each process gives its rows."""
         self._check_rows(batches, 1, max(1, self._parts() // jax.process_count()))
-        sharding = placed(self.mesh, P(None, batch_axes(self.mesh)))
         return jax.tree.map(
-            lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batches
+            lambda leaf: jax.make_array_from_process_local_data(self._stacked, np.asarray(leaf)),
+            batches,
         )
 
-    def put_numbers(self, numbers: list[Any]) -> list[Any]:
-        """The leaves of a program, whole on every device; Python numbers as they are."""
-        return [
-            self._put(one, self.whole) if isinstance(one, jax.Array) else one for one in numbers
-        ]
+    def batches_like(self, batch: Any, count: int) -> Any:
+        """The shapes of stacked batches, as `put_batches` returns them."""
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (count, *leaf.shape), leaf.dtype, sharding=self._stacked
+            ),
+            batch,
+        )
+
+    @property
+    def _stacked(self) -> NamedSharding:
+        return placed(self.mesh, P(None, batch_axes(self.mesh)))
+
+    def put_numbers(self, program: Any) -> list[Any]:
+        """The leaves of a program, as arguments of its compiled code: whole on every device.
+
+        Python numbers stay as they are, and so do parameters to start from, which no step reads.
+        """
+        initial = jax.tree.leaves(program.initial) if isinstance(program, Minimize) else []
+        unread = {id(leaf) for leaf in initial}
+
+        def leaf(one: Any) -> Any:
+            if not isinstance(one, jax.Array):
+                return one
+            if id(one) not in unread:
+                return self._put(one, self.whole)
+            return one if not one.is_fully_addressable else np.asarray(one)
+
+        return [leaf(one) for one in jax.tree.leaves(program)]
 
     # ---- what compiled code calls ----
 

@@ -85,9 +85,8 @@ def predicted(
             every device gets all predictions.
     """
     check_count(batch_size, "batch_size")
-    numbers, structure = jax.tree.flatten(program)
-    compiled = _compiled_prediction(structure, code_of(program), placement)
-    numbers = placement.put_numbers(numbers)
+    compiled = _compiled_prediction(jax.tree.structure(program), code_of(program), placement)
+    numbers = placement.put_numbers(program)
     pieces = [compiled(numbers, state, piece) for piece in _pieces(inputs, batch_size, placement)]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
 
@@ -133,10 +132,11 @@ def _pieces(data: Any, size: int, placement: Any) -> Iterator[Any]:
 
 def _evaluation_of(program: Program, state: Any, placement: Any) -> tuple[Any, Any]:
     """The compiled evaluation of a program, and the program's numbers."""
-    numbers, structure = jax.tree.flatten(program)
     layout = placement.layout(state)
-    compiled = _compiled_evaluation(structure, code_of(program), placement, layout)
-    return compiled, placement.put_numbers(numbers)
+    compiled = _compiled_evaluation(
+        jax.tree.structure(program), code_of(program), placement, layout
+    )
+    return compiled, placement.put_numbers(program)
 
 
 def _words(key: Any) -> np.ndarray:

@@ -225,8 +225,8 @@ class Steps:
     def __init__(
         self, program: Program, loader: Loader, words: Any, placement: Any, augment: Any = None
     ) -> None:
-        numbers, structure = jax.tree.flatten(program)
-        self._numbers = placement.put_numbers(numbers)
+        structure = jax.tree.structure(program)
+        self._numbers = placement.put_numbers(program)
         self._loader, self._words, self._placement = loader, words, placement
         self._gathers = isinstance(loader, ArrayLoader)
         self._static = structure, code_of(program), self._gathers, augment, placement
@@ -244,9 +244,7 @@ class Steps:
         """
         batches: Any = jax.ShapeDtypeStruct((count, self._loader.rows), jnp.int32)
         if not self._gathers:
-            batches = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), first
-            )
+            batches = self._placement.batches_like(first, count)
         numbers = jax.ShapeDtypeStruct((count,), jnp.int32)
         arguments = self._numbers, state, self._words, (numbers, batches), self._loader.arrays
         traced = self._steps_for(state).trace(*arguments)

@@ -133,9 +133,20 @@ class SingleDevice:
         """Batches stacked along a first axis."""
         return jax.device_put(batches)
 
-    def put_numbers(self, numbers: list[Any]) -> list[Any]:
-        """The leaves of a program, as arguments of its compiled steps."""
-        return numbers
+    def batches_like(self, batch: Any, count: int) -> Any:
+        """The shapes of `count` stacked batches, as `put_batches` returns them.
+
+        Args:
+            batch: a batch, or its shapes.
+            count: the number of batches.
+        """
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), batch
+        )
+
+    def put_numbers(self, program: Any) -> list[Any]:
+        """The leaves of a program, as arguments of its compiled code."""
+        return jax.tree.leaves(program)
 
 
 SINGLE_DEVICE = SingleDevice()

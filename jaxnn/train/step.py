@@ -172,8 +172,8 @@ class PlacedStep:
     """The step of a program whose arrays lie by a placement; it takes the memory of the state."""
 
     def __init__(self, program: Program, placement: Any) -> None:
-        numbers, structure = jax.tree.flatten(program)
-        self._numbers = placement.put_numbers(numbers)
+        structure = jax.tree.structure(program)
+        self._numbers = placement.put_numbers(program)
         self._static, self._placement = (structure, code_of(program), placement), placement
         self._compiled: Any = None
 

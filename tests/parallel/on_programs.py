@@ -236,8 +236,8 @@ def drawing():
     for table in ("FSDP", "DATA_PARALLEL"):
         placement = parallel.Placement(parallel.mesh(**EIGHT), getattr(parallel, table))
         words = jax.ShapeDtypeStruct((2,), "uint32")
-        memory = placement._drawing(program, KEY, batch).lower(words, batch).compile()
-        memory = memory.memory_analysis()
+        make, _ = placement._drawing(program, KEY, batch)
+        memory = make.lower(words, batch, None).compile().memory_analysis()
         found[table] = [memory.output_size_in_bytes, memory.temp_size_in_bytes]
     return found
 

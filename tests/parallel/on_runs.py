@@ -27,6 +27,11 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+def source():
+    """The rows in memory, from which each process takes its share."""
+    return data.HostArrays(*examples())
+
+
 def told(state, history):
     """The records without what differs each time, and the parameters."""
     records = [{k: v for k, v in r.items() if k not in TIMINGS} for r in history]
@@ -44,11 +49,16 @@ def main(folder, steps, signaled, coordinator, processes, index):
 
     key = jax.random.key(0)
     hooks = [send, train.Checkpoints(f"{folder}/checkpoints", train.Every(minutes=60.0))]
-    source = data.HostArrays(*examples())
     placement = parallel.Placement(mesh, rules)
     try:
         state, history = train.fit(
-            PROGRAM, source, key=key, steps=int(steps), hooks=hooks, placement=placement, **OPTIONS
+            PROGRAM,
+            source(),
+            key=key,
+            steps=int(steps),
+            hooks=hooks,
+            placement=placement,
+            **OPTIONS,
         )
     except train.Interrupted as stopped:
         print(json.dumps({"interrupted": str(stopped)}))

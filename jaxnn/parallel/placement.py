@@ -27,7 +27,7 @@ from ..train.state import is_key
 from .gathering import gathering
 from .mesh import batch_axes
 from .rules import DATA_PARALLEL, Rules, check_rules, placed, unknown_axes
-from .watches import Drawing, Recording
+from .watches import Recording
 from .whole_state import Declared, by_path, shardings_of
 
 NOT_TRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
@@ -128,8 +128,8 @@ class Placement:
         >>> batch = jax.ShapeDtypeStruct((4, 2), "float32"), jax.ShapeDtypeStruct((4,), "int32")
         >>> placement = parallel.Placement(parallel.simulated(data=4), parallel.FSDP)
         >>> found = placement.shardings(program, jax.random.key(0), batch)
-        >>> found.params["w"].spec, found.opt_state[0].mu["w"].spec, found.step.spec
-        (PartitionSpec(None, 'data'), PartitionSpec(None, 'data'), PartitionSpec())
+        >>> [tuple(one.spec) for one in (found.params["w"], found.opt_state[0].mu["w"], found.step)]
+        [(None, 'data'), (None, 'data'), ()]
         """
         state, recording = self._traced(program, paths.as_key(key), batch)
         return self._places(state, self._declared(program, batch, recording))
@@ -170,7 +170,7 @@ class Placement:
 
         def make(words: jax.Array, batch: Any, initial: Any) -> Any:
             one = program if initial is None else dataclasses.replace(program, initial=initial)
-            with watching(Drawing(recording, jax.tree.leaves(places))):
+            with watching(recording.placed(jax.tree.leaves(places))):
                 state = one.init(paths.kept_key(words), batch)
             # Copies, since an output that is an input would be the same memory.
             return jax.tree.map(lambda leaf: jnp.copy(strong(leaf)), state)
@@ -217,8 +217,9 @@ class Placement:
 
         def of(leaf: Any) -> NamedSharding:
             found = getattr(leaf, "sharding", None)
-            here = isinstance(found, NamedSharding) and found.mesh == self.mesh
-            return placed(self.mesh, found.spec) if here else self.whole
+            if isinstance(found, NamedSharding) and found.mesh == self.mesh:
+                return placed(self.mesh, found.spec)
+            return self.whole
 
         return tuple(map(of, jax.tree.leaves(state)))
 
@@ -285,8 +286,8 @@ class Placement:
         own = {}
         for path, param in paths.walk(_spec(program, batch)):
             if path in found:
-                entries = found[path].spec
-                entries = (*entries, *(None,) * (param.ndim - len(entries)))
+                entries = tuple(found[path].spec or ())
+                entries += (None,) * (param.ndim - len(entries))
                 own[path] = P(*entries[len(param.stack) :])
         return dataclasses.replace(program, objective=gathering(program.objective, self.mesh, own))
 

@@ -1,4 +1,4 @@
-"""Watches of `program.init`: the first trace records what its layers draw, the second places it."""
+"""Watches: one trace of an `init` records what its layers draw, and another places it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,6 +42,19 @@ class Recording:
             self.leaves.append(found)
         self.calls = [(spec, {}) for spec, _ in self.calls]  # tracers do not outlive their trace
 
+    def placed(self, places: Sequence[NamedSharding]) -> "Drawing":
+        """The watch that places what the same function draws again.
+
+        Args:
+            places: a sharding for each leaf of the state.
+        """
+        return Drawing(
+            [
+                (spec, {path: places[leaf] for path, leaf in leaves.items()})
+                for (spec, _), leaves in zip(self.calls, self.leaves, strict=True)
+            ]
+        )
+
     def declared(self) -> list[Declared]:
         """The parameters that were drawn, each with the path in the state above its own."""
         return [
@@ -52,23 +65,22 @@ class Recording:
 
 
 class Drawing:
-    """Places the parameters that the same function draws again.
+    """Places the parameters of known calls.
 
     Args:
-        recording: of the first trace.
-        places: a sharding for each leaf of the state.
+        calls: for each tree of parameters that is drawn, in order, what it declares and where its
+            parameters lie. A call that declares something else is not placed.
     """
 
-    def __init__(self, recording: Recording, places: Sequence[NamedSharding]) -> None:
-        self._recording, self._places, self._call = recording, places, -1
+    def __init__(
+        self, calls: Sequence[tuple[Mapping[paths.Path, Param], Mapping[paths.Path, NamedSharding]]]
+    ) -> None:
+        self._left = list(calls)
 
     def places(self, spec: Mapping[paths.Path, Param]) -> Mapping[paths.Path, NamedSharding]:
-        """Where the parameters of the next call lie; nothing if it is not the recorded one."""
-        self._call += 1
-        calls = self._recording.calls
-        if self._call >= len(calls) or calls[self._call][0] != spec:
-            return {}
-        return {p: self._places[leaf] for p, leaf in self._recording.leaves[self._call].items()}
+        """Where the parameters of the next call lie; nothing if it is not the expected one."""
+        expected, places = self._left.pop(0) if self._left else ({}, {})
+        return places if expected == spec else {}
 
     def drawn(
         self, spec: Mapping[paths.Path, Param], arrays: Mapping[paths.Path, jax.Array]

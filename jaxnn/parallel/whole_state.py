@@ -105,31 +105,35 @@ def _leaves(state: Any, declared: Sequence[Declared]) -> Iterator[_Leaf]:
         inside = max((p for p in states if path[: len(p)] == p), key=len, default=None)
         field = None if inside is None else path[len(inside)]
         fixed = not shape or is_key(leaf) or field in ("state", "step", "key")
-        of, one, follows = _parameter(path, shape, by_own)
+        one, follows = _parameter(path, shape, by_own)
+        of = None if one is None else one.path
         names = [paths.text(path)]
         if inside is not None and field == "params":
             names.append(paths.text(path[len(inside) + 1 :]))
         elif inside is not None and of is not None and not fixed:
             names.append(paths.text(of))
-        stacked = one.stacked if one is not None and follows else 0
+        stacked = 0 if one is None else one.stacked
+        if one is not None and shape[:stacked] != one.shape[:stacked]:
+            stacked = 0
         yield _Leaf(path, shape, tuple(names), stacked, of, follows, fixed)
 
 
 def _parameter(
     path: paths.Path, shape: tuple[int, ...], by_own: dict[paths.Path, list[Declared]]
-) -> tuple[paths.Path | None, Declared | None, bool]:
+) -> tuple[Declared | None, bool]:
     """The parameter at the end of a path, if there is one, and whether it has the shape."""
     other = None
     for start in range(len(path)):
-        candidates = by_own.get(path[start:], [])
+        above = path[:start]
+        # Of parameters of several networks, first that of the network which the path names.
+        candidates = sorted(
+            by_own.get(path[start:], []), key=lambda d: -sum(s in above for s in d.prefix)
+        )
         same = [one for one in candidates if one.shape == shape]
         if same:
-            above = path[:start]
-            # Of parameters of several networks, that of the network which the path names.
-            return path[start:], max(same, key=lambda d: sum(s in above for s in d.prefix)), True
-        if candidates and other is None:
-            other = path[start:]
-    return other, None, False
+            return same[0], True
+        other = other or next(iter(candidates), None)
+    return other, False
 
 
 def _nodes(state: Any) -> Iterator[tuple[paths.Path, Any]]:

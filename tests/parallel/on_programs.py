@@ -40,7 +40,8 @@ class GAN(train.Program):
         kept = {"g": self.optimizers["g"].init(g), "c": self.optimizers["c"].init(c)}
         return {"g": g, "c": c, "optimizers": kept, "key": key, "step": jnp.int32(0)}
 
-    def step(self, state, real):
+    def step(self, state, batch):
+        real = batch
         key = jax.random.fold_in(state["key"], state["step"])
 
         def fake(g, key):
@@ -135,7 +136,7 @@ RULES = (("**/c/**", jax.P()), ("**", parallel.Split(largest="data")))
 
 def gan():
     """Four steps on eight devices, then on one of them, against six steps on one device."""
-    options = {"every": 2, "batch_size": 64}
+    options: dict[str, Any] = {"every": 2, "batch_size": 64}
     whole, records = fitted(A_GAN, RING, steps=6, **options)
     with tempfile.TemporaryDirectory() as folder:
         options["hooks"] = [train.Divergence(retries=2), train.Checkpoints(folder)]
@@ -273,7 +274,7 @@ def meshes():
     """A run whose thirds are on eight devices, on 2 x 4, and on one, against one device."""
     net = NETWORKS["mlp"][0]
     program, data = train.Supervised(net, CLASSES, OPTIMIZER), (ROWS, LABELS)
-    options = {"batch_size": 8, "every": 2}
+    options: dict[str, Any] = {"batch_size": 8, "every": 2}
     whole, records = fitted(program, data, steps=6, **options)
     with tempfile.TemporaryDirectory() as folder:
         options["hooks"] = [train.Divergence(retries=2), train.Checkpoints(folder)]

@@ -238,6 +238,16 @@ def test_what_has_another_shape_is_replicated_if_the_spec_does_not_fit():
     assert kept(("**/up/w", P("model"))) == (("model",), ("model",), ())
 
 
+def test_stacked_axes_of_what_has_another_shape_are_not_split():
+    net = nn.Serial(nn.Repeat(nn.Dense(16), 8), nn.Dense(12))
+    optimizer = optax.adafactor(0.1, min_dim_size_to_factor=8)
+    rules = (("0/w", parallel.Split(outputs="model")),)
+    factored = specs(supervised(net, optimizer), rules).opt_state[0]
+    # For eight matrices (16, 16), vectors (8, 16) and placeholders (8, 1).
+    assert factored.v_row[0]["w"] == factored.v_col[0]["w"] == (None, "model")
+    assert factored.v[0]["w"] == ()
+
+
 def test_statistics_scalars_and_keys_stay_whole():
     class Keys(train.Program):
         def init(self, key, batch):

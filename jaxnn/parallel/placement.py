@@ -22,8 +22,7 @@ from ..core import paths
 from ..core.declarations import describe
 from ..core.watching import watching
 from ..train import Minimize, TrainState
-from ..train.placement import strong
-from ..train.state import is_key
+from ..train.state import is_key, strong
 from .gathering import gathering
 from .mesh import batch_axes
 from .rules import DATA_PARALLEL, Rules, check_rules, placed, unknown_axes

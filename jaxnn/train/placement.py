@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..core.layer import Layer
-from .state import TrainState, is_key
+from .state import TrainState, strong
 from .step import pure_step
 from .task import Loss, Metrics
 
@@ -150,9 +150,3 @@ class SingleDevice:
 
 
 SINGLE_DEVICE = SingleDevice()
-
-
-def strong(leaf: Any) -> Any:
-    """The leaf as an array that is not weakly typed, as a step would return it."""
-    typed_key = hasattr(leaf, "dtype") and is_key(leaf)
-    return leaf if typed_key else jnp.asarray(leaf, jnp.result_type(leaf))

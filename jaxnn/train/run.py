@@ -29,10 +29,11 @@ from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, RollBack, Stop, as_hook, named
 from .loading import Steps, loader_of
 from .metrics import directions
-from .placement import SINGLE_DEVICE, strong
+from .placement import SINGLE_DEVICE
 from .program import Program
 from .record import Record, Tally
 from .signals import Asked
+from .state import strong
 
 
 class Run:
@@ -48,8 +49,8 @@ class Run:
         names: the names of its metrics.
         directions: whether a metric is maximized, by name.
         stop: why the run ended early, None if it did not.
-        signal: the number of the signal that asks the run to stop, if one came to any process.
-        asked: the signals that come to this process.
+        asked: notes a signal that asks this process to stop.
+        signal: the number of a signal that asks the run to stop, as all processes agree.
     """
 
     def __init__(
@@ -80,8 +81,7 @@ class Run:
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
         self.stop: str | None = None
-        self.signal: int | None = None
-        self.asked = Asked()
+        self.asked, self.signal = Asked(), None
         self._stopped = ""
         self.tally = Tally()
         self.memories: list[Any] = [None] * len(self.hooks)

@@ -27,7 +27,7 @@ from .gathering import gathering
 from .mesh import batch_axes
 from .rules import DATA_PARALLEL, Rules, check_rules, placed, unknown_axes
 from .watches import Recording
-from .whole_state import Declared, by_path, shardings_of
+from .whole_state import Drawn, by_path, shardings_of
 
 NOT_TRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
@@ -329,14 +329,14 @@ class Placement:
                 f"compute these values before and pass them as a field of {owner}"
             ) from error
 
-    def _declared(self, program: Any, batch: Any, recording: Recording) -> list[Declared]:
+    def _declared(self, program: Any, batch: Any, recording: Recording) -> list[Drawn]:
         declared = recording.declared()
         if isinstance(program, Minimize):  # `initial` replaces what was drawn
             walked = paths.walk(_spec(program, batch))
-            declared += [Declared.of(path, param, ("params",)) for path, param in walked]
+            declared += [Drawn.of(path, param, ("params",)) for path, param in walked]
         return declared
 
-    def _places(self, state: Any, declared: list[Declared]) -> Any:
+    def _places(self, state: Any, declared: list[Drawn]) -> Any:
         return shardings_of(state, declared, self.mesh, self.rules)
 
     def _parts(self) -> int:

@@ -7,26 +7,24 @@ import jax
 from jax.sharding import NamedSharding
 
 from ..core import paths
-from ..core.declarations import Param
-from .whole_state import Declared, by_path
+from ..core.watching import Spec
+from .whole_state import Drawn, by_path
 
 
 class Recording:
     """What the layers of a program drew, and which leaves of its state are these arrays."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Mapping[paths.Path, Param], Mapping[paths.Path, Any]]] = []
+        self.calls: list[tuple[Spec, Mapping[paths.Path, Any]]] = []
         self.leaves: list[dict[paths.Path, int]] = []
         """For each call, the number of the leaf of the state that a parameter is."""
         self._prefixes: dict[tuple[int, paths.Path], paths.Path] = {}
 
-    def places(self, spec: Mapping[paths.Path, Param]) -> Mapping[paths.Path, Any]:
+    def places(self, spec: Spec) -> Mapping[paths.Path, Any]:
         """Nothing is placed."""
         return {}
 
-    def drawn(
-        self, spec: Mapping[paths.Path, Param], arrays: Mapping[paths.Path, jax.Array]
-    ) -> None:
+    def drawn(self, spec: Spec, arrays: Mapping[paths.Path, jax.Array]) -> None:
         """Record a call."""
         self.calls.append((spec, arrays))
 
@@ -55,10 +53,10 @@ class Recording:
             ]
         )
 
-    def declared(self) -> list[Declared]:
+    def declared(self) -> list[Drawn]:
         """The parameters that were drawn, each with the path in the state above its own."""
         return [
-            Declared.of(path, param, self._prefixes.get((call, path), ()))
+            Drawn.of(path, param, self._prefixes.get((call, path), ()))
             for call, (spec, _) in enumerate(self.calls)
             for path, param in spec.items()
         ]
@@ -72,17 +70,13 @@ class Drawing:
             parameters lie. A call that declares something else is not placed.
     """
 
-    def __init__(
-        self, calls: Sequence[tuple[Mapping[paths.Path, Param], Mapping[paths.Path, NamedSharding]]]
-    ) -> None:
+    def __init__(self, calls: Sequence[tuple[Spec, Mapping[paths.Path, NamedSharding]]]) -> None:
         self._left = list(calls)
 
-    def places(self, spec: Mapping[paths.Path, Param]) -> Mapping[paths.Path, NamedSharding]:
+    def places(self, spec: Spec) -> Mapping[paths.Path, NamedSharding]:
         """Where the parameters of the next call lie; nothing if it is not the expected one."""
         expected, places = self._left.pop(0) if self._left else ({}, {})
         return places if expected == spec else {}
 
-    def drawn(
-        self, spec: Mapping[paths.Path, Param], arrays: Mapping[paths.Path, jax.Array]
-    ) -> None:
+    def drawn(self, spec: Spec, arrays: Mapping[paths.Path, jax.Array]) -> None:
         """They are pinned already."""

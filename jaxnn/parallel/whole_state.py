@@ -9,15 +9,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..core import paths
-from ..core.declarations import Param
 from ..train import TrainState
 from ..train.state import is_key
 from .rules import Rules, Split, first_rule, misfits, placed, unused
 
 
 @dataclasses.dataclass(frozen=True)
-class Declared:
-    """A parameter as its layer declares it.
+class Drawn:
+    """An array that a layer draws, as the layer declares it.
 
     Args:
         path: its path in the network.
@@ -32,7 +31,7 @@ class Declared:
     prefix: paths.Path
 
     @classmethod
-    def of(cls, path: paths.Path, param: Param, prefix: paths.Path) -> "Declared":
+    def of(cls, path: paths.Path, param: Any, prefix: paths.Path) -> "Drawn":
         """The declaration at a path of a network."""
         return cls(path, tuple(param.shape), len(param.stack), prefix)
 
@@ -60,7 +59,7 @@ def by_path(tree: Any) -> Iterator[tuple[paths.Path, Any]]:
         yield tuple(jax.tree_util.keystr((key,), simple=True) for key in keys), leaf
 
 
-def shardings_of(state: Any, declared: Sequence[Declared], mesh: Mesh, rules: Rules) -> Any:
+def shardings_of(state: Any, declared: Sequence[Drawn], mesh: Mesh, rules: Rules) -> Any:
     """A sharding for each array of a state; see `Placement` for what the rules mean.
 
     Args:
@@ -95,8 +94,8 @@ def shardings_of(state: Any, declared: Sequence[Declared], mesh: Mesh, rules: Ru
     return jax.tree.unflatten(jax.tree.structure(state), places)
 
 
-def _leaves(state: Any, declared: Sequence[Declared]) -> Iterator[_Leaf]:
-    by_own: dict[paths.Path, list[Declared]] = {}
+def _leaves(state: Any, declared: Sequence[Drawn]) -> Iterator[_Leaf]:
+    by_own: dict[paths.Path, list[Drawn]] = {}
     for one in declared:
         by_own.setdefault(one.path, []).append(one)
     states = [path for path, node in _nodes(state) if isinstance(node, TrainState)]
@@ -119,8 +118,8 @@ def _leaves(state: Any, declared: Sequence[Declared]) -> Iterator[_Leaf]:
 
 
 def _parameter(
-    path: paths.Path, shape: tuple[int, ...], by_own: dict[paths.Path, list[Declared]]
-) -> tuple[Declared | None, bool]:
+    path: paths.Path, shape: tuple[int, ...], by_own: dict[paths.Path, list[Drawn]]
+) -> tuple[Drawn | None, bool]:
     """The parameter at the end of a path, if there is one, and whether it has the shape."""
     other = None
     for start in range(len(path)):

@@ -23,11 +23,14 @@ from .declarations import Declared
 from .initialisers import Initialiser, Initializer, Shape, constant
 from .rows import Draw, distribution_of, draw_rows
 from .values import is_lasting, is_traced
+from .watching import current_watch
 
 
 def draw(spec: Any, key: jax.Array) -> Any:
     """The arrays that `spec`, a tree of `Param` or `Slot`, declares, drawn from the root `key`."""
     leaves = list(paths.walk(spec))
+    watch = current_watch()
+    places = {} if watch is None else watch.places(dict(leaves))
     draws = [_draws(path, param) for path, param in leaves]
     arrays: list[Any] = [None] * len(leaves)
     rows: list[int] = []
@@ -45,7 +48,7 @@ def draw(spec: Any, key: jax.Array) -> Any:
             elif by_rows and param.dtype == np.float32 and distribution_of(param) is not None:
                 rows.append(i)
             else:
-                groups.setdefault(_group(param), []).append(i)
+                groups.setdefault((_group(param), _own(places.get(path), param)), []).append(i)
     if rows:
         host |= zip(rows, draw_rows([draws[i] for i in rows], key), strict=True)
     for members in groups.values():
@@ -63,6 +66,9 @@ def draw(spec: Any, key: jax.Array) -> Any:
     for i, array in zip(host, placed, strict=True):
         arrays[i] = array
     found = {path: array for (path, _), array in zip(leaves, arrays, strict=True)}
+    found |= {path: lax.with_sharding_constraint(found[path], at) for path, at in places.items()}
+    if watch is not None:
+        watch.drawn(dict(leaves), found)
     return paths.map_with_path(lambda path, _: found[path], spec)
 
 
@@ -90,6 +96,11 @@ def _group(param: Declared) -> Any:
     except TypeError:  # it holds a traced number: a group of its own
         return id(param)
     return param.init, param.slice_shape, param.dtype
+
+
+def _own(place: Any, param: Declared) -> Any:
+    """How a slice of a parameter lies: slices that lie differently are drawn apart."""
+    return None if place is None else tuple(place.spec)[len(param.stack) :]
 
 
 def _draw_group(draws: list[Draw], key: jax.Array, outside: bool) -> jax.Array:

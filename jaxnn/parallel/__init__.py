@@ -1,22 +1,28 @@
-"""Many devices: a mesh, rules that split the parameters over it, and the training step on it.
+"""Many devices: a mesh, rules on paths that split a state over it, and training on both.
 
-A network says nothing of devices. A table of path patterns beside it says what is split how, and
-the numbers stay those of one device:
+A network and a program do not mention devices. A table of path patterns states what is split and
+how, and the numbers stay those of one device:
 
-    parallel.start()  # where there are several processes
-    mesh, rules = parallel.mesh(data=2, model=4), parallel.FSDP_TENSOR_PARALLEL
-    ts = parallel.create(net, optimizer, key, x, mesh, rules)
-    step = parallel.make_step(net, task, optimizer, mesh, rules)
+    parallel.start()  # if there are several processes
+    placement = parallel.Placement(parallel.mesh(data=2, model=4), parallel.FSDP_TENSOR_PARALLEL)
+    state, history = train.fit(program, data, key=key, epochs=10, placement=placement)
+
+A loop written by hand has the same parts:
+
+    state = placement.init(program, key, batch)
+    step = train.make_step(program, placement=placement)
     for batch in batches:
-        ts, metrics = step(ts, parallel.shard_batch(batch, mesh))
+        state, metrics = step(state, parallel.shard_batch(batch, placement.mesh))
 
-`parallel.plan` says beforehand what each device will hold, and what they will exchange.
+`create`, `make_step`, and `fit` do the same for a network, a task, and an optimizer. `plan` reports
+beforehand what each device will hold, and what the devices will exchange.
 """
 
 from .collectives import Collective, collectives
 from .fitting import fit
 from .layout import Layout
 from .mesh import mesh
+from .placement import Placement
 from .plan import Plan, plan
 from .processes import is_first, start
 from .rules import (
@@ -39,6 +45,7 @@ __all__ = [
     "TENSOR_PARALLEL",
     "Collective",
     "Layout",
+    "Placement",
     "Plan",
     "Rules",
     "Split",

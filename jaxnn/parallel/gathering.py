@@ -8,11 +8,12 @@ split as the weight is.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 from jax.lax import with_sharding_constraint
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ..combine.capture import capture
@@ -26,28 +27,40 @@ from ..core.calls import Call, Outcome
 from ..core.layer import Layer, LayerLike
 from ..core.values import FrozenDict, copy_with
 from ..core.wrapper import Wrapper
+from ..train.minimize import SupervisedLoss
 from .layout import Layout
 from .mesh import batch_axes
 from .rules import own_specs, placed
 
 # Wrappers that hand the parameters of one copy on as they are. Below any other, a weight might be
 # gathered once for each turn of a loop, or be no parameter any more.
-_OPEN = (Inference, Repeat, Remat, Precision, Residual, capture)
+_OPEN = (Inference, Repeat, Remat, Precision, Residual, capture, SupervisedLoss)
 
 
 def gathered(net: Layer, layout: Layout, *inputs: Any) -> Layer:
     """`net`, each of whose layers gathers its weights: the same function, for one trace."""
-    axes = batch_axes(layout.mesh)
+    return gathering(net, layout.mesh, own_specs(net.spec(*inputs), layout.mesh, layout.rules))
+
+
+def gathering(net: Layer, mesh: Mesh, lying: Mapping[paths.Path, P]) -> Layer:
+    """`net`, each of whose layers gathers its weights: the same function, for one trace.
+
+    Args:
+        net: the network.
+        mesh: the mesh.
+        lying: the spec of each parameter's own axes, an entry for each, by path.
+    """
+    axes = batch_axes(mesh)
     specs = {
         path: (spec, whole)
-        for path, spec in own_specs(net.spec(*inputs), layout.mesh, layout.rules).items()
+        for path, spec in lying.items()
         if (whole := _without(spec, axes)) != spec
     }
 
     def gather(path: paths.Path, leaf: jax.Array) -> jax.Array:
         for spec in specs.get(path, ()):
             stacked = (None,) * (leaf.ndim - len(spec))
-            leaf = with_sharding_constraint(leaf, placed(layout.mesh, P(*stacked, *spec)))
+            leaf = with_sharding_constraint(leaf, placed(mesh, P(*stacked, *spec)))
         return leaf
 
     def walk(layer: Layer, path: paths.Path) -> Layer:

@@ -151,13 +151,13 @@ def placed(mesh: Mesh, spec: P) -> NamedSharding:
 
 def own_specs(tree: Any, mesh: Mesh, rules: Rules) -> dict[paths.Path, P]:
     """The spec of each parameter's own axes, an entry for each, by path; raises as `shardings`."""
-    _check_rules(rules)
+    check_rules(rules)
     leaves = dict(paths.walk(tree))
     texts = {path: paths.text(path) for path in leaves}
-    lines = [*_unused(rules, list(texts.values())), *_unknown_axes(rules, mesh)]
+    lines = [*unused(rules, list(texts.values()), "parameters"), *unknown_axes(rules, mesh)]
     specs: dict[paths.Path, P] = {}
     for path, leaf in leaves.items() if not lines else ():
-        found = next((rule for rule in rules if _fits(rule, texts[path])), None)
+        found = first_rule(rules, (texts[path],))
         if found is None:
             lines.append(f"no rule matches {texts[path]!r}; end the rules with ('**', P())")
             continue
@@ -165,7 +165,7 @@ def own_specs(tree: Any, mesh: Mesh, rules: Rules) -> dict[paths.Path, P]:
         spec = found[1]
         if isinstance(spec, Split):
             spec = spec.spec(shape, mesh.shape)
-        lines += _misfits(texts[path], shape, spec, mesh)
+        lines += misfits(texts[path], shape, spec, mesh)
         specs[path] = P(*spec, *(None,) * (len(shape) - len(spec)))
     if lines:
         raise ValueError("the rules do not fit the parameters:\n  " + "\n  ".join(lines))
@@ -180,11 +180,17 @@ def _patterns(rule: Rule) -> tuple[str, ...]:
     return (rule[0],) if isinstance(rule[0], str) else rule[0]
 
 
+def first_rule(rules: Rules, names: tuple[str, ...]) -> Rule | None:
+    """The first rule of which a pattern matches one of the paths."""
+    return next((rule for rule in rules if any(_fits(rule, name) for name in names)), None)
+
+
 def _fits(rule: Rule, path: str) -> bool:
     return any(paths.matches(pattern, path) for pattern in _patterns(rule))
 
 
-def _check_rules(rules: Any) -> None:
+def check_rules(rules: Any) -> None:
+    """Raise TypeError for anything but a tuple of pairs (pattern, spec)."""
     example = 'write (("**/up/w", P(None, "model")), ("**", P()))'
     if not isinstance(rules, tuple):
         raise TypeError(f"rules are a tuple of pairs (pattern, spec), got {rules!r}; {example}")
@@ -199,12 +205,19 @@ def _check_rules(rules: Any) -> None:
             )
 
 
-def _unused(rules: Rules, texts: list[str]) -> Iterator[str]:
+def unused(rules: Rules, texts: list[str], what: str) -> Iterator[str]:
+    """A line for each rule that matches nothing.
+
+    Args:
+        rules: the rules.
+        texts: the paths.
+        what: what lies at them, for the line.
+    """
     for rule in rules:
         if not any(_fits(rule, text) for text in texts):
             close = [c for p in _patterns(rule) for c in difflib.get_close_matches(p, texts, 1, 0)]
             near = f"; the closest is {close[0]!r}" if close else ""
-            yield f"the rule {rule!r} matches none of the {len(texts)} parameters{near}"
+            yield f"the rule {rule!r} matches none of the {len(texts)} {what}{near}"
 
 
 def _axes(spec: P | Split) -> list[str]:
@@ -217,7 +230,8 @@ def _names(entry: Any) -> tuple[str, ...]:
     return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
 
 
-def _unknown_axes(rules: Rules, mesh: Mesh) -> Iterator[str]:
+def unknown_axes(rules: Rules, mesh: Mesh) -> Iterator[str]:
+    """A line for each axis that a rule names and the mesh has not, or that is there twice."""
     for rule in rules:
         axes = _axes(rule[1])
         for axis in dict.fromkeys(axes):
@@ -230,7 +244,15 @@ def _unknown_axes(rules: Rules, mesh: Mesh) -> Iterator[str]:
             yield f"the rule {rule!r} has a mesh axis twice"
 
 
-def _misfits(text: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> Iterator[str]:
+def misfits(text: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> Iterator[str]:
+    """A line for each reason why an array cannot lie by a spec.
+
+    Args:
+        text: the path of the array.
+        shape: its own axes.
+        spec: the spec.
+        mesh: the mesh.
+    """
     if len(spec) > len(shape):
         yield f"{text}: {spec} has {len(spec)} entries, for the shape {shape}"
         return

@@ -4,23 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.lax import with_sharding_constraint as pinned
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from ..core import paths
-from ..core.declarations import Param, describe
-from ..core.drawing import draw
-from ..core.initialisers import constant
+from ..core.declarations import describe
 from ..core.layer import Layer
+from ..core.watching import watching
 from ..data.check import saturated
-from ..train import TrainState, for_network
-from ..train.optimizer import as_pytree
-from ..train.state import state_key
+from ..train import TrainState
 from .layout import Layout
 from .mesh import batch_axes
 from .rules import Rules
+from .watches import Drawing
 
 
 def create(
@@ -46,50 +42,14 @@ def create(
     """
     found = Layout(mesh, rules).state_shardings(net, optimizer, x)
     key = paths.as_key(key)
-    kind = jax.random.key_impl(key)
     spec, places = dict(paths.walk(net.spec(x))), dict(paths.walk(found.params))
 
     def make(words: jax.Array) -> TrainState:
-        key = jax.random.wrap_key_data(words, impl=kind)
-        arrays: dict[paths.Path, jax.Array] = {}
-        for group in _groups(spec, places):
-            drawn = _drawn({path: spec[path] for path in group}, key)
-            arrays |= {path: pinned(drawn[path], places[path]) for path in group}
-        params = paths.map_with_path(lambda path, _: arrays[path], found.params)
-        zero = jnp.zeros((), jnp.int32)
-        opt_state = for_network(as_pytree(optimizer), net, x).init(params)
-        state = net.init_state(x, key=state_key(key))
-        return TrainState(params, state, opt_state, zero, paths.kept_words(key))
+        with watching(Drawing([(spec, places)])):
+            return TrainState.create(net, optimizer, paths.kept_key(words), x)
 
     # On the host, the key's words are the same to all processes.
-    return jax.jit(make, out_shardings=found)(paths.key_words(key))
-
-
-def _groups(
-    spec: dict[paths.Path, Param], places: dict[paths.Path, NamedSharding]
-) -> list[list[paths.Path]]:
-    """Paths drawn at once: all constants, else those of equal initialiser, shape and place."""
-    groups: dict[Any, list[paths.Path]] = {}
-    for path, param in spec.items():
-        own = tuple(places[path].spec)[len(param.stack) :]
-        group: Any = param.init, param.slice_shape, param.dtype, own
-        try:
-            hash(group)
-        except TypeError:  # an initialiser that holds an array
-            group = path
-        group = constant if isinstance(param.init, constant) else group
-        groups.setdefault(group, []).append(path)
-    return list(groups.values())
-
-
-def _drawn(specs: dict[paths.Path, Param], key: jax.Array) -> dict[paths.Path, jax.Array]:
-    tree: dict[str, Any] = {}
-    for path, param in specs.items():
-        node = tree
-        for segment in path[:-1]:
-            node = node.setdefault(segment, {})
-        node[path[-1]] = param
-    return dict(paths.walk(draw(tree, key)))
+    return jax.jit(make, out_shardings=found)(np.asarray(paths.kept_words(key)))
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
@@ -101,6 +61,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 
     Raises ValueError where the devices do not divide the rows.
 
+    >>> import jax.numpy as jnp
     >>> from jaxnn import parallel
     >>> x, y = shard_batch((jnp.ones((4, 2)), jnp.ones(4)), parallel.mesh(data=1))
     >>> x.shape, y.shape

@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ..core import paths
 from ..data.accept import as_source, pieces
 from ..data.augmented import Augmented
 from ..data.rows import row_count, row_spec
@@ -48,14 +50,13 @@ def evaluated(
     Returns:
         Floats by name, and the directions that metrics declare.
     """
-    key = jax.random.key(0) if key is None else key
+    words = _words(jax.random.key(0) if key is None else key)
     check_count(batch_size, "batch_size")
-    numbers, structure = jax.tree.flatten(program)
-    compiled = _compiled_evaluation(structure, code_of(program), placement)
     data = prepared(program, data, "data", placement)
+    compiled, numbers = _evaluation_of(program, state, placement)
     parts = []
-    for i, piece in enumerate(_pieces(data, batch_size)):
-        metrics = compiled(numbers, state, piece, jax.random.fold_in(key, i))
+    for i, piece in enumerate(_pieces(data, batch_size, placement)):
+        metrics = compiled(numbers, state, piece, words, np.int32(i))
         parts.append((metrics, 1 if data is None else row_count(piece)))
     if not parts:
         raise ValueError("evaluation needs one row of data or more, got none")
@@ -66,8 +67,7 @@ def evaluation_spec(
     program: Program, state: Any, data: Any, batch_size: int, placement: Any
 ) -> dict[str, Any]:
     """The metrics of the first piece of an evaluation as shapes; arguments as for `evaluated`."""
-    numbers, structure = jax.tree.flatten(program)
-    compiled = _compiled_evaluation(structure, code_of(program), placement)
+    compiled, numbers = _evaluation_of(program, state, placement)
     if data is None:
         piece: Any = None
     elif isinstance(data, Stream):
@@ -76,19 +76,33 @@ def evaluation_spec(
         piece = data.spec(batch_size)
     else:
         piece = row_spec(data, min(batch_size, row_count(data)))
-    return compiled.eval_shape(numbers, state, piece, jax.random.key(0))
+    return compiled.eval_shape(numbers, state, piece, _words(jax.random.key(0)), np.int32(0))
 
 
-def predicted(program: Program, state: Any, inputs: Any, *, batch_size: int = SIZE) -> Any:
-    """`program.predict` of all rows of `inputs`, a pytree of arrays of rows, in pieces."""
+def predicted(
+    program: Program,
+    state: Any,
+    inputs: Any,
+    *,
+    batch_size: int = SIZE,
+    placement: Any = SINGLE_DEVICE,
+) -> Any:
+    """`program.predict` of all rows, in pieces.
+
+    Args:
+        program: the program.
+        state: a state of it.
+        inputs: a pytree of arrays of rows.
+        batch_size: the largest number of rows of a piece.
+        placement: where the arrays lie: one device by default, or a `parallel.Placement`. On a mesh
+            every device gets all predictions.
+    """
     check_count(batch_size, "batch_size")
-    numbers, structure = jax.tree.flatten(program)
-    compiled = _compiled_prediction(structure, code_of(program))
-    pieces = [
-        compiled(numbers, state, piece)
-        for piece in _pieces(as_source(inputs, "inputs"), batch_size)
-    ]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
+    compiled = _compiled_prediction(jax.tree.structure(program), code_of(program), placement)
+    numbers = placement.put_numbers(program)
+    rows = _pieces(as_source(inputs, "inputs"), batch_size, placement)
+    parts = [compiled(numbers, state, piece) for piece in rows]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
@@ -109,25 +123,50 @@ def prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
     return placement.put(data)
 
 
-def _pieces(data: Any, size: int) -> Iterator[Any]:
-    return iter([None]) if data is None else pieces(data, size)
+def _pieces(data: Any, size: int, placement: Any) -> Iterator[Any]:
+    """All rows once, in pieces that lie where `placement` has whole arrays."""
+    if data is None:
+        return iter([None])
+    if isinstance(data, Source):
+        return (placement.put(piece) for piece in pieces(data, size))
+    return pieces(placement.put(data), size)
+
+
+def _evaluation_of(program: Program, state: Any, placement: Any) -> tuple[Any, Any]:
+    """The compiled evaluation of a program, and the program's numbers."""
+    layout = placement.layout(state)
+    compiled = _compiled_evaluation(
+        jax.tree.structure(program), code_of(program), placement, layout
+    )
+    return compiled, placement.put_numbers(program)
+
+
+def _words(key: Any) -> np.ndarray:
+    # On the host, they are the same to all processes.
+    return np.asarray(paths.kept_words(paths.as_key(key)))
 
 
 @remembered
-def _compiled_evaluation(structure: Any, code: Any, placement: Any) -> Any:
-    def evaluate(numbers: Any, state: Any, batch: Any, key: jax.Array) -> dict[str, Any]:
+def _compiled_evaluation(structure: Any, code: Any, placement: Any, layout: Any) -> Any:
+    def evaluate(numbers: Any, state: Any, piece: Any, words: Any, number: Any) -> dict[str, Any]:
         program = jax.tree.unflatten(structure, numbers)
-        metrics = program.evaluate(state, placement.pinned_batch(batch), key=key)
-        check_metrics(metrics, f"{type(program).__name__}.evaluate")
-        return dict(metrics)
+        owner = type(program).__name__
+        piece = placement.pinned_piece(piece)
+        program = placement.gathering(program, state, piece, layout)
+        key = jax.random.fold_in(paths.kept_key(words), number)
+        metrics = program.evaluate(state, piece, key=key)
+        check_metrics(metrics, f"{owner}.evaluate")
+        return placement.pinned_whole(dict(metrics))
 
     return jax.jit(evaluate)
 
 
 @remembered
-def _compiled_prediction(structure: Any, code: Any) -> Any:
+def _compiled_prediction(structure: Any, code: Any, placement: Any) -> Any:
     def predict(numbers: Any, state: Any, inputs: Any) -> Any:
-        return jax.tree.unflatten(structure, numbers).predict(state, inputs)
+        program = jax.tree.unflatten(structure, numbers)
+        found = program.predict(state, placement.pinned_piece(inputs))
+        return placement.pinned_whole(found)
 
     return jax.jit(predict)
 

@@ -15,7 +15,6 @@ import numpy as np
 from jax import lax
 
 from ..core import paths
-from ..core.declarations import describe
 from ..data.accept import as_source, is_resumable
 from ..data.augmented import Augmented, augmented
 from ..data.order import epoch_order
@@ -25,7 +24,7 @@ from ..data.source import NoEpochs, Position, Source
 from ..data.stream import Stream
 from .dispatch import steps_at_once
 from .evaluation import check_count
-from .metrics import check_metrics, without_collected
+from .placed_step import placed_step
 from .program import Program, code_of
 from .step import remembered
 
@@ -354,12 +353,12 @@ class Steps:
     def __init__(
         self, program: Program, loader: Loader, functions: Any, words: Any, placement: Any
     ) -> None:
-        self._numbers, structure = jax.tree.flatten(program)
-        self._loader, self._words = loader, words
+        structure = jax.tree.structure(program)
+        self._numbers = placement.put_numbers(program)
+        self._loader, self._words, self._placement = loader, words, placement
         self._gathers = isinstance(loader, ArrayLoader)
-        self._compiled = _compiled_steps(
-            structure, code_of(program), self._gathers, functions, placement
-        )
+        self._static = structure, code_of(program), self._gathers, functions, placement
+        self._compiled: Any = None
 
     def check(self, state: Any, count: int) -> Any:
         """The metrics of `count` steps as shapes; an error for steps that do not fit together.
@@ -369,9 +368,11 @@ class Steps:
         items = self._loader.spec()
         if self._gathers:
             items = jax.ShapeDtypeStruct((count, row_count(items)), jnp.int32)
+        else:
+            items = self._placement.batch_like(items)
         numbers = jax.ShapeDtypeStruct((count,), jnp.int32)
         arguments = self._numbers, state, self._words, numbers, items, self._loader.arrays
-        traced = self._compiled.trace(*arguments)
+        traced = self._steps_for(state).trace(*arguments)
         _, metrics = traced.out_info
         for name in {"step", "epoch"} & metrics.keys():
             raise ValueError(
@@ -387,8 +388,8 @@ class Steps:
     def __call__(self, state: Any, step: int, batches: Batches) -> tuple[Any, dict[str, Any]]:
         """The state after the steps, and the metrics of each, stacked."""
         numbers = np.arange(step, step + batches.steps, dtype=np.int32)
-        arrays = self._loader.arrays
-        return self._compiled(self._numbers, state, self._words, numbers, batches.items, arrays)
+        items, arrays = batches.items, self._loader.arrays
+        return self._steps_for(state)(self._numbers, state, self._words, numbers, items, arrays)
 
     def batch(self, batches: Batches) -> Any:
         """The batch of one step."""
@@ -396,10 +397,16 @@ class Steps:
             return batches.items
         return jax.tree.map(lambda leaf: leaf[batches.items[0]], self._loader.arrays)
 
+    def _steps_for(self, state: Any) -> Any:
+        """The compiled steps, which keep states where the first one lies."""
+        if self._compiled is None:
+            self._compiled = _compiled_steps(*self._static, self._placement.layout(state))
+        return self._compiled
+
 
 @remembered
 def _compiled_steps(
-    structure: Any, code: Any, gathers: bool, functions: Any, placement: Any
+    structure: Any, code: Any, gathers: bool, functions: Any, placement: Any, layout: Any
 ) -> Callable[..., Any]:
     """The jitted function (numbers, state, words, steps, items, arrays) of several steps."""
 
@@ -413,58 +420,17 @@ def _compiled_steps(
             batch = items
             if gathers:
                 batch = jax.tree.map(lambda leaf: leaf[chosen], arrays)
-            batch = placement.pinned_batch(batch)
             if functions:
                 key = jax.random.fold_in(jax.random.fold_in(paths.kept_key(words), number), 1)
-                batch = augmented(functions, key, batch)
-            result = program.step(state, batch)
-            check_step(result, state, type(program).__name__)
-            after, metrics = result
-            return placement.pinned(after), without_collected(metrics)
+                batch = augmented(functions, key, placement.pinned_batch(batch))
+            return placed_step(program, state, batch, placement, layout)
 
         given = steps, items if gathers else None
         if steps.shape[0] == 1:  # without a loop
             state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], given))
             return state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
-        return lax.scan(step, state, given)
+        state, metrics = lax.scan(step, state, given)
+        # Again, since XLA may place the results of a loop in another way than its steps.
+        return placement.pinned(state, layout), placement.pinned_whole(metrics)
 
     return jax.jit(run, donate_argnums=1)
-
-
-def check_step(result: Any, before: Any, owner: str) -> None:
-    """Raise TypeError or ValueError for anything but a state like the one before, and metrics."""
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise TypeError(
-            f"a step returns the new state and metrics, got {describe(result)} from {owner}.step; "
-            "write return state, {'loss': loss}"
-        )
-    check_metrics(result[1], f"{owner}.step")
-    _check_state(owner, before, jax.eval_shape(lambda: result[0]))
-
-
-def _check_state(owner: str, before: Any, after: Any) -> None:
-    """Raise ValueError if a step returns a state of another structure, shape, or type."""
-    told = "a step returns a state like the one it is given, in structure, shapes, and types"
-    given, returned = (dict(_by_path(tree)) for tree in (before, after))
-    if jax.tree.structure(before) != jax.tree.structure(after):
-        only = [f"{name} is missing" for name in given if name not in returned]
-        only += [f"{name} is new" for name in returned if name not in given]
-        found = "; ".join(only[:5]) or (
-            f"{jax.tree.structure(after)} instead of {jax.tree.structure(before)}"
-        )
-        raise ValueError(f"{told}, but in the one that {owner}.step returns {found}")
-    lines = [
-        f"{name} is {describe(returned[name])} instead of {describe(leaf)}"
-        for name, leaf in given.items()
-        if (leaf.shape, leaf.dtype) != (returned[name].shape, returned[name].dtype)
-    ]
-    if lines:
-        raise ValueError(
-            f"{told}, but in the one that {owner}.step returns {'; '.join(lines[:5])}; write "
-            "new.astype(old.dtype), or give init's array that type"
-        )
-
-
-def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield jax.tree_util.keystr(path, simple=True, separator="/") or "the state", leaf

@@ -38,7 +38,7 @@ from .placement import SINGLE_DEVICE
 from .program import Program
 from .record import Record
 from .signals import Asked
-from .state import is_key
+from .state import strong
 
 ENDLESS = 2**31 - 1  # more steps than an epoch or a run has
 
@@ -60,7 +60,6 @@ class Run:
         stop: why the run ended early, None if it did not.
         asked: notes a signal that asks this process to stop.
         signal: the number of a signal that asks the run to stop, as all processes agree.
-        first: the first batch.
         position: the position of the data source that a resumed run begins at.
         steps: its compiled steps, once the hooks are open.
         recorded_at: when the steps after the last record began, by `time.perf_counter`.
@@ -158,7 +157,7 @@ class Run:
         state = self.given
         if state is None:
             state = jax.eval_shape(
-                lambda key, first: jax.tree.map(_strong, self.program.init(key, first)),
+                lambda key, first: jax.tree.map(strong, self.program.init(key, first)),
                 self.key,
                 self.loader.spec(),
             )
@@ -167,7 +166,8 @@ class Run:
             own, _ = _split({label: jax.eval_shape(hook.begin, state)}, numbers)
             if all(f"memories/{path}" in progress["arrays"] for path in own):
                 arrays |= own  # a hook that the checkpoint does not know begins now
-        return self.placement.like({"state": state, "memories": arrays})
+        tree = {"state": state, "memories": arrays}
+        return self.placement.like(self.program, self.key, self.loader.spec(), tree)
 
     def resume(self, arrays: Any, progress: Mapping[str, Any], source: str) -> None:
         """Continue from what `progress()` returned.
@@ -269,7 +269,8 @@ class Run:
             with named(hook, "open"):
                 hooks.insert(0, opened.enter_context(hook.open(self)))
         if self.state is None:
-            self.state = _owned(self._initial())
+            first = self.loader.first() if self.given is None else self.loader.spec()
+            self.state = self.placement.init(self.program, self.key, first, self.given)
         for i, (hook, label) in enumerate(zip(hooks, self.labels(), strict=True)):
             with named(hook, "begin"):
                 self.memories[i] = _begun(label, hook, self.state, self._restored)
@@ -293,12 +294,6 @@ class Run:
                 self.history[-1].plain()  # the device has it by now
             self.history.append(record)
         return Event(self, record, is_record)
-
-    def _initial(self) -> Any:
-        if self.given is not None:
-            return self.given
-        state = self.placement.init(self.program, self.key, self.loader.first())
-        return jax.tree.map(_strong, state)
 
     def _ahead(self, everys: list[Every], further: tuple[int, ...]) -> Any:
         total = ENDLESS if self.total is None else self.total
@@ -514,15 +509,6 @@ def _every(every: Any, has_epochs: bool, total: int | None) -> Every:
     if every is None:
         return Every(epochs=1) if has_epochs else Every(steps=max(total or 1, 1))
     return Every(steps=every)
-
-
-def _strong(leaf: Any) -> Any:
-    """The leaf as an array that is not weakly typed, as a step would return it."""
-    return (
-        leaf
-        if hasattr(leaf, "dtype") and is_key(leaf)
-        else jnp.asarray(leaf, jnp.result_type(leaf))
-    )
 
 
 def _split(

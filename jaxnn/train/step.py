@@ -25,6 +25,7 @@ from .metrics import terms_of, value_of, without_collected
 from .norms import check_norms, norms_by_path
 from .optimizer import as_pytree, first_updated
 from .partition import parts_of
+from .placed_step import placed_step
 from .program import Program, code_of
 from .skipping import chosen, was_made
 from .state import TrainState, separate
@@ -54,7 +55,9 @@ def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @overload
-def make_step(net: Program) -> Callable[[Any, Any], tuple[Any, dict[str, Any]]]: ...
+def make_step(
+    net: Program, *, placement: Any = None
+) -> Callable[[Any, Any], tuple[Any, dict[str, Any]]]: ...
 @overload
 def make_step(
     net: Layer,
@@ -73,6 +76,7 @@ def make_step(
     accumulate: int = 1,
     norms: str | None = None,
     precision: Precision | None = None,
+    placement: Any = None,
 ) -> Any:
     """A jitted training step: `ts, metrics = step(ts, (x, y))`, or that of a `train.Program`.
 
@@ -101,6 +105,8 @@ def make_step(
             and `update_norm`, of all parameters together and as `gradient_norm/PATH` of each one
             that fits.
         precision: how the network computes, `nn.Precision(compute="bfloat16")` without a network.
+        placement: for a program, where its arrays lie: one device by default. On a mesh, the state
+            comes from `parallel.Placement.init`, and the new state lies as the first one did.
 
     Raises:
         TypeError, ValueError: parts that do not fit together; while tracing, a batch that
@@ -123,8 +129,15 @@ def make_step(
                 "a program holds all that a step needs: write train.make_step(program), and "
                 "options such as accumulate= in train.Minimize or train.Supervised"
             )
+        if placement is not None:
+            return PlacedStep(net, placement)
         numbers, structure = jax.tree.flatten(net)
         return Donating(_compiled_program_step(structure, code_of(net)), numbers)
+    if placement is not None:
+        raise TypeError(
+            "placement is that of a program; write train.make_step(train.Supervised(net, task, "
+            "optimizer), placement=placement)"
+        )
     check_parts(net, task, optimizer)
     check_options(accumulate, norms, precision)
     assert task is not None
@@ -156,6 +169,30 @@ class Donating:
     def lower(self, ts: TrainState, batch: Any) -> Any:
         """The step lowered for arguments of these shapes, as by `jax.jit(step).lower`."""
         return self._compiled.lower(ts, batch, *self._numbers)
+
+
+class PlacedStep:
+    """The step of a program whose arrays lie by a placement; it takes the memory of the state."""
+
+    def __init__(self, program: Program, placement: Any) -> None:
+        structure = jax.tree.structure(program)
+        self._numbers = placement.put_numbers(program)
+        self._static, self._placement = (structure, code_of(program), placement), placement
+        self._compiled: Any = None
+
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+        """The next state, and the metrics."""
+        return self._step_for(state)(state, batch, *self._numbers)
+
+    def lower(self, state: Any, batch: Any) -> Any:
+        """The step lowered for arguments of these shapes, as by `jax.jit(step).lower`."""
+        return self._step_for(state).lower(state, batch, *self._numbers)
+
+    def _step_for(self, state: Any) -> Any:
+        """The compiled step, which keeps states where the first one lies."""
+        if self._compiled is None:
+            self._compiled = _compiled_placed_step(*self._static, self._placement.layout(state))
+        return self._compiled
 
 
 def pure_step(
@@ -317,6 +354,17 @@ def _compiled_program_step(structure: Any, code: Any) -> Callable[..., Any]:
     def step(state: Any, batch: Any, *numbers: Any) -> tuple[Any, Any]:
         after, metrics = jax.tree.unflatten(structure, numbers).step(state, batch)
         return after, without_collected(metrics)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+@remembered
+def _compiled_placed_step(
+    structure: Any, code: Any, placement: Any, layout: Any
+) -> Callable[..., Any]:
+    def step(state: Any, batch: Any, *numbers: Any) -> tuple[Any, Any]:
+        program = jax.tree.unflatten(structure, numbers)
+        return placed_step(program, state, batch, placement, layout)
 
     return jax.jit(step, donate_argnums=0)
 

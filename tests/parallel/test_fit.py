@@ -19,15 +19,15 @@ from tests.parallel.test_processes import TOLD, free_port
 EPOCHS = 4
 
 
-def run(devices, *arguments, processes=1):
-    """What the first of the processes prints."""
+def run(devices, *arguments, processes=1, module=on_meshes, every=False):
+    """What the first of the processes prints, or every one."""
     flags = f"--xla_force_host_platform_device_count={devices} " + os.environ.get("XLA_FLAGS", "")
     outside = {name: text for name, text in os.environ.items() if not name.startswith(TOLD)}
     address = f"localhost:{free_port()}"
     ends = [[address, str(processes), str(i)] for i in range(processes)] if processes > 1 else [[]]
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", on_meshes.__name__, *map(str, arguments), *end],
+            [sys.executable, "-m", module.__name__, *map(str, arguments), *end],
             env=outside | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
@@ -43,6 +43,8 @@ def run(devices, *arguments, processes=1):
             process.kill()
     assert [process.returncode for process in running] == [0] * len(running), said
     lines = [line for out, _ in said for line in out.splitlines() if line.startswith("{")]
+    if every:
+        return [json.loads(line) for line in lines]
     assert len(lines) == 1
     return json.loads(lines[0])
 

@@ -1,0 +1,364 @@
+"""Placement: any program on eight devices gives what it gives on one, lying as the rules state."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import jaxnn as nn
+from jaxnn import parallel, train
+from tests.parallel import on_programs, on_runs
+from tests.parallel.test_equalities import MATRICES, METRICS, VECTORS
+from tests.parallel.test_fit import run
+
+QUICK = ("gan", "without_data", "evaluation", "stacked", "drawing", "continuing", "accounts")
+SLOW = ("supervised", "meshes")
+KEY = jax.random.key(0)
+EIGHT = parallel.simulated(data=2, model=4)
+X, Y = jax.ShapeDtypeStruct((8, 16), "float32"), jax.ShapeDtypeStruct((8,), "int32")
+
+
+@functools.cache
+def on_eight(cases):
+    flags = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
+    child = subprocess.run(
+        [sys.executable, "-m", on_programs.__name__, *cases],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def found(case):
+    return on_eight(QUICK if case in QUICK else SLOW)[case]
+
+
+def test_a_gan_trains_on_eight_devices_as_on_one_and_resumes_on_one():
+    gan = found("gan")
+    # Sums over the rows in another order, over some steps of Adam with eps=1e-2.
+    assert gan["apart"] < 2e-5
+    assert gan["loss"] < 5e-6
+    assert gan["devices"] == 1
+    assert gan["again"] == 0
+    # The critic is whole by the first rule, and so is what its optimizer keeps.
+    moments = {f"optimizers/g/0/{kind}/" for kind in ("mu", "nu")}
+    assert gan["spec"] == gan["restored"]
+    assert gan["spec"] == {
+        f"{above}{path}": axes
+        for above in ("g/", *moments)
+        for path, axes in (("0/w", ["None", "data"]), ("2/w", ["data"]))
+    }
+
+
+def test_a_program_without_data_and_layers():
+    mixing = found("without_data")
+    # The third power of the eigenvalues 1 to 16, scaled.
+    np.testing.assert_allclose(mixing["x"], (np.arange(1, 17) / 16) ** 3, rtol=1e-6)
+    assert mixing["value"] == 16
+    assert mixing["spec"] == {"x": ["data"], "seen": ["data"]}
+
+
+def test_uneven_pieces_give_the_numbers_of_the_whole():
+    evaluation = found("evaluation")
+    for name, wanted in evaluation["wanted"].items():
+        np.testing.assert_allclose(evaluation["found"][name], wanted, rtol=1e-6)
+    assert evaluation["predictions"] < 1e-6
+    assert evaluation["split"] == {"params/net/w": ["None", "data"]}
+
+
+def test_stacked_axes_are_never_split():
+    # Eight blocks of 16 x 16: the stacked axis is as divisible as the others.
+    assert found("stacked")["spec"] == {
+        f"{above}/{path}": axes
+        for above in ("params", "opt_state/inner/1/0/mu", "opt_state/inner/1/0/nu",
+                      "opt_state/average")
+        for path, axes in (("0/0/w", ["None", "None", "data"]), ("1/w", ["data"]))
+    }  # fmt: skip
+
+
+def test_a_state_is_drawn_in_its_parts():
+    matrices = 3 * 256 * 256 * 4
+    output, temporary = found("drawing")["FSDP"]
+    # The parameters and two moments; then the two counts, the step, and the words of the key.
+    assert 3 * matrices // 8 <= output < 3 * matrices // 8 + 1024
+    # The parts of the matrices while they are drawn together, and cut apart.
+    assert temporary < 2 * matrices // 8 + 4096
+    assert found("drawing")["DATA_PARALLEL"][0] >= 3 * matrices
+
+
+def test_a_given_state_is_copied():
+    continuing = found("continuing")
+    assert continuing["apart"] < 1e-6
+    assert continuing["deleted"] == [False] * 3
+    assert continuing["spec"] == {"seen": ["data"]}
+
+
+def test_a_step_exchanges_no_more_than_it_has_to():
+    # The same closed forms as those of `parallel.make_step`.
+    accounts = found("accounts")
+    assert accounts["FSDP"]["all-gather"][1] == MATRICES
+    assert accounts["FSDP"]["all-reduce"][1] == MATRICES + VECTORS + METRICS
+    both = accounts["FSDP_TENSOR_PARALLEL"]
+    assert both["all-gather"][1] == MATRICES // 4
+    assert both["all-reduce"][1] == MATRICES // 4 + 4 * (8 + 8) + METRICS + 4 * 64
+
+
+@pytest.mark.slow
+def test_tables_give_the_numbers_of_one_device():
+    for table, one in found("supervised").items():
+        assert one["apart"] < 2e-5, table
+        assert one["metrics"] < 5e-6, table
+
+
+@pytest.mark.slow
+def test_a_run_continues_on_other_meshes():
+    assert found("meshes")["apart"] < 2e-5
+    assert found("meshes")["loss"] < 5e-6
+
+
+STEPS = 16
+
+
+def test_two_processes_stop_at_one_signal_and_resume_as_one(tmp_path):
+    def two(signaled):
+        arguments = tmp_path, STEPS, signaled
+        return run(2, *arguments, processes=2, module=on_runs, every=True)
+
+    # It comes after step 2, and the processes ask each other at every fifth dispatch.
+    stopped = {one["interrupted"] for one in two(2)}
+    assert stopped == {
+        "SIGTERM: the run stopped after step 5 of 16; the checkpoint after step 5 is in "
+        f"{tmp_path / 'checkpoints'}, and the same call goes on from it"
+    }
+    first, second = two(0)
+    assert first == second
+    source = train.fit(on_runs.PROGRAM, on_runs.source(), key=KEY, steps=STEPS, **on_runs.OPTIONS)
+    alone = on_runs.told(source[0].params, source[1])
+    for one, other in zip(first["records"], alone["records"], strict=True):
+        assert one.keys() == other.keys()
+        # Sums over the rows in another order, over 16 steps of Adam.
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-4, atol=1e-5)
+    for one, other in zip(first["params"], alone["params"], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    predictions = train.predict(on_runs.PROGRAM, source[0], on_runs.examples()[0][:5])
+    np.testing.assert_allclose(first["predictions"], predictions, rtol=1e-3, atol=1e-5)
+
+
+# ---- shardings, planned for devices that need not exist ----
+
+NET = nn.Serial(up=nn.Dense(32), down=nn.Dense(12))
+
+
+def specs(program, rules, mesh=EIGHT, batch=(X, Y)):
+    state = parallel.Placement(mesh, rules).shardings(program, KEY, batch)
+    return jax.tree.map(lambda sharding: tuple(sharding.spec), state)
+
+
+def supervised(net=NET, optimizer=None, **options):
+    optimizer = optax.adam(0.1) if optimizer is None else optimizer
+    return train.Supervised(net, train.Classification(12), optimizer, **options)
+
+
+def test_rules_may_split_what_the_optimizer_keeps_alone():
+    # ZeRO, stage 1: whole parameters, split moments.
+    rules = (("params/**", P()), ("opt_state/**", parallel.Split(largest="data")))
+    state = specs(supervised(), rules)
+    assert set(jax.tree.leaves(state.params, is_leaf=lambda x: isinstance(x, tuple))) == {()}
+    assert state.opt_state[0].mu["up"]["w"] == (None, "data")
+
+
+def test_paths_of_the_network_reach_its_moments():
+    rules = (("up/w", P(None, "model")), ("down/w", P("model")))
+    state = specs(supervised(), rules)
+    assert state.params == {
+        "up": {"w": (None, "model"), "b": ()},
+        "down": {"w": ("model",), "b": ()},
+    }
+    assert state.opt_state[0].mu == state.opt_state[0].nu == state.params
+    assert state.step == state.key == state.opt_state[0].count == ()
+
+
+def test_given_parameters_lie_as_drawn_ones():
+    class Pair(nn.Composite):
+        student: nn.Layer
+        teacher: nn.Layer
+
+        def forward(self, batch):
+            return jnp.mean((self.student(batch) - self.teacher(batch)) ** 2)
+
+    net = nn.Repeat(nn.Dense(16), 8)
+    teacher = net.init(KEY, X)
+    program = train.Minimize(Pair(net, net), optax.sgd(0.1, 0.9), initial={"teacher": teacher})
+    state = specs(program, parallel.FSDP, batch=X)
+    assert state.params["teacher"]["w"] == state.params["student"]["w"] == (None, None, "data")
+    assert state.opt_state[0].trace == state.params
+
+
+def test_blocks_of_a_program_written_by_hand():
+    """The stacked axis of a network that a program holds is found by tracing its init."""
+    net, other = nn.Repeat(nn.Dense(16), 8), nn.Ensemble(nn.Dense(16), 8)
+
+    class Two(train.Program):
+        def init(self, key, batch):
+            a, b = net.init(key, batch), other.init(key, batch)
+            moments = {"a": optax.adam(0.1).init(a), "b": optax.adam(0.1).init(b)}
+            return {"a": a, "b": b, "target": {"a": jax.tree.map(jnp.copy, a)}, "kept": moments}
+
+        def step(self, state, batch):
+            return state, {"loss": 0.0}
+
+    state = specs(Two(), parallel.FSDP, batch=X)
+    assert state["a"]["w"] == state["b"]["w"] == state["target"]["a"]["w"] == (None, None, "data")
+    assert state["kept"]["a"][0].mu["w"] == state["kept"]["b"][0].nu["w"] == (None, None, "data")
+
+
+def test_what_has_another_shape_is_replicated_if_the_spec_does_not_fit():
+    optimizer = optax.adafactor(0.1, min_dim_size_to_factor=8)
+
+    def kept(rule):
+        state = specs(supervised(optimizer=optimizer), (rule,))
+        assert state.params["up"]["w"] == tuple(rule[1])
+        factored = state.opt_state[0]
+        return factored.v_row["up"]["w"], factored.v_col["up"]["w"], factored.v["up"]["w"]
+
+    # For a matrix (16, 32), Adafactor keeps vectors (16,) and (32,), and a placeholder (1,).
+    assert kept(("**/up/w", P(None, "model"))) == ((), (), ())
+    assert kept(("**/up/w", P("model"))) == (("model",), ("model",), ())
+
+
+def test_stacked_axes_of_what_has_another_shape_are_not_split():
+    net = nn.Serial(nn.Repeat(nn.Dense(16), 8), nn.Dense(12))
+    optimizer = optax.adafactor(0.1, min_dim_size_to_factor=8)
+    rules = (("0/w", parallel.Split(outputs="model")),)
+    factored = specs(supervised(net, optimizer), rules).opt_state[0]
+    # For eight matrices (16, 16), vectors (8, 16) and placeholders (8, 1).
+    assert factored.v_row[0]["w"] == factored.v_col[0]["w"] == (None, "model")
+    assert factored.v[0]["w"] == ()
+
+
+def test_statistics_scalars_and_keys_stay_whole():
+    class Keys(train.Program):
+        def init(self, key, batch):
+            return {"key": key, "keys": jax.random.split(key, 8), "n": 0, "x": jnp.zeros(8)}
+
+        def step(self, state, batch):
+            return state, {"loss": 0.0}
+
+    assert specs(Keys(), (("**", P("data")),)) == {"key": (), "keys": (), "n": (), "x": ("data",)}
+    state = specs(supervised(nn.Serial(nn.BatchNorm(), nn.Dense(12))), (("**", P()),))
+    assert set(jax.tree.leaves(state.state, is_leaf=lambda x: isinstance(x, tuple))) == {()}
+
+
+# ---- what is refused ----
+
+
+def test_rules_that_do_not_fit_name_paths_of_the_state():
+    rules = (("**/upp/w", P("data")), ("**/w", P(None, "model")))
+    with pytest.raises(ValueError) as error:
+        specs(supervised(nn.Serial(up=nn.Dense(32), down=nn.Dense(10))), rules)
+    # Moments do not fit for the reason of their parameters, which are named once.
+    assert str(error.value).splitlines() == [
+        "the rules do not fit the state:",
+        f"  the rule {rules[0]!r} matches none of the 19 paths of the state; the closest is 'up/w'",
+        f"  params/down/w: {rules[1][1]} splits the axis of 10 of the shape (32, 10) in 4, which "
+        "does not divide it; write None there, or parallel.Split, which leaves it whole",
+    ]
+
+
+def test_axes_that_the_mesh_does_not_have():
+    with pytest.raises(ValueError) as error:
+        parallel.Placement(parallel.simulated(model=4), parallel.FSDP)
+    assert "the rules do not fit the mesh:\n  the rule ('**', Split(" in str(error.value)
+    assert (
+        "by the mesh axis 'data', but the mesh has 'model'; write parallel.mesh(data=...)"
+        in str(error.value)
+    )
+
+
+def test_a_mesh_with_explicit_axes():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with pytest.raises(ValueError) as error:
+        parallel.Placement(mesh, parallel.FSDP)
+    assert str(error.value) == (
+        "a placement needs a mesh whose axes are AxisType.Auto, but 'data' is Explicit; write "
+        "parallel.mesh(data=1), or jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * 1)"
+    )
+    with pytest.raises(
+        TypeError, match=r"has a mesh of devices, got 8; write parallel.Placement\("
+    ):
+        parallel.Placement(8, parallel.FSDP)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"rules are a tuple of pairs \(pattern, spec\), got \["):
+        parallel.Placement(EIGHT, [("**", P())])  # type: ignore[arg-type]
+
+
+def test_batches_that_the_devices_do_not_divide():
+    placement = parallel.Placement(EIGHT, parallel.FSDP)
+    with pytest.raises(ValueError) as error:
+        jax.eval_shape(placement.pinned_batch, {"x": jnp.zeros((3, 2))})
+    assert str(error.value) == (
+        "x is float32[3,2], whose rows do not fall into the 2 parts into which data=2 of the mesh "
+        "splits a batch; write a batch_size that is a multiple of 2"
+    )
+
+
+def test_an_init_that_reads_values():
+    class Reading(train.Program):
+        def init(self, key, batch):
+            return jnp.float32(float(batch.mean()))
+
+        def step(self, state, batch):
+            return state, {"loss": state}
+
+    with pytest.raises(TypeError, match=r"Reading.init reads values of its batch or key in Python"):
+        parallel.Placement(EIGHT, parallel.DATA_PARALLEL).shardings(Reading(), KEY, X)
+
+
+def test_steps_on_a_mesh_are_traced_once():
+    traces = []
+
+    def loss(outputs, targets):
+        traces.append(1)
+        return jnp.mean((outputs - targets) ** 2)
+
+    x = np.ones((16, 4), np.float32)
+    program = train.Supervised(nn.Dense(1), loss, optax.sgd(0.1))
+    for rows in ((x, x[:, :1]), nn.data.HostArrays(x, x[:, :1])):
+        traces.clear()
+        train.fit(program, rows, key=KEY, steps=4, every=2, batch_size=8, progress=False,
+                  placement=parallel.Placement(parallel.mesh(data=1)))  # fmt: skip
+        assert len(traces) == 1
+
+
+def test_a_program_starts_from_parameters_that_lie_on_the_mesh():
+    net, x = nn.Dense(4), jnp.ones((8, 2))
+    placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
+    data = x, jnp.zeros(8, int)
+    options = {"key": KEY, "batch_size": 4, "progress": False}
+    task = train.Classification(4)
+    first, _ = train.fit(
+        train.Supervised(net, task, optax.adam(0.1)), data, steps=2, placement=placement, **options
+    )
+    second = train.Supervised(net, task, optax.sgd(0.1), initial=first.params)
+    found, _ = train.fit(second, data, steps=3, placement=placement, **options)
+    wanted, _ = train.fit(second, data, steps=3, **options)
+    assert not first.params["w"].is_deleted()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
+
+
+def test_a_placement_is_that_of_a_program():
+    placement = parallel.Placement(parallel.mesh(data=1))
+    with pytest.raises(TypeError, match=r"write train.make_step\(train.Supervised\(net, task"):
+        train.make_step(NET, train.Classification(12), optax.sgd(0.1), placement=placement)  # type: ignore[call-overload]
+    assert hash(placement) == hash(parallel.Placement(parallel.mesh(data=1)))

@@ -60,6 +60,10 @@ class Loader(Protocol):
         """What `count` compiled steps after `step` run on, stacked along a first axis."""
         ...
 
+    def prepare(self, step: int) -> None:
+        """Do what the steps after `step` need on the host, while the device is busy."""
+        ...
+
     def again(self, step: int, count: int, position: Position | None) -> Iterator[Any] | None:
         """The `items` of each of `count` steps after `step` once more; None if that is impossible.
 
@@ -97,6 +101,9 @@ class NoLoader:
         """One None for each step."""
         return None
 
+    def prepare(self, step: int) -> None:
+        """Nothing is needed."""
+
     def again(self, step: int, count: int, position: Position | None) -> Iterator[Any]:
         """One None for each step."""
         return itertools.repeat(None, count)
@@ -129,6 +136,7 @@ class ArrayLoader:
         self._steps = self.at_once = self._total // size
         self.steps_per_epoch: int | None = self._steps
         self._drawn: tuple[int, Any] = (-1, None)
+        self._ahead: Ahead = lambda step: step
 
     def first(self) -> Any:
         """The batch of the first step."""
@@ -137,12 +145,18 @@ class ArrayLoader:
 
     def begin(self, step: int, position: Position | None, ahead: Ahead) -> None:
         """The step says everything."""
+        self._ahead = ahead
 
     def items(self, step: int, count: int) -> np.ndarray:
         """The rows of each step, int32 (count, batch)."""
         epoch, begin = divmod(step, self._steps)
         table = self._order(epoch)[: self._steps * self.rows].reshape(-1, self.rows)
         return table[begin : begin + count]
+
+    def prepare(self, step: int) -> None:
+        """Draw the order of a new epoch, unless the run ends there."""
+        if self._ahead(step) > step:
+            self._order(step // self._steps)
 
     def again(self, step: int, count: int, position: Position | None) -> Iterator[np.ndarray]:
         """The rows of each step."""
@@ -206,6 +220,9 @@ class SourceLoader:
                 f"the source of data ended after step {step}, before the run did; repeat it, or "
                 f"write steps={step}"
             ) from None
+
+    def prepare(self, step: int) -> None:
+        """A thread reads ahead."""
 
     def again(self, step: int, count: int, position: Position | None) -> Iterator[Any] | None:
         """The batches of each step, read once more; None if the position there is not known."""
@@ -295,7 +312,9 @@ class Steps:
 
     def __call__(self, state: Any, step: int, count: int) -> tuple[Any, dict[str, Any]]:
         """The state after `count` steps, and the metrics of each, stacked."""
-        return self.on(state, step, count, self._loader.items(step, count))
+        result = self.on(state, step, count, self._loader.items(step, count))
+        self._loader.prepare(step + count)
+        return result
 
     def on(self, state: Any, step: int, count: int, items: Any) -> tuple[Any, dict[str, Any]]:
         """The same with given items of the loader."""

@@ -167,10 +167,8 @@ def checked(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]:
             f"the action of a hook is None, a train.Stop, or a train.RollBack, got {brief(action)};"
             " write return memory, train.Stop('the loss is below 0.1')"
         )
-    if memory is before:
-        return memory, action
-    given, returned = (_kinds(tree) for tree in (before, checked_memory(memory)))
-    if given != returned:
+    if memory is not before and _form(memory) != _form(before):
+        given, returned = _kinds(before), _kinds(checked_memory(memory))
         differ = [
             f"{path or 'the memory'} is {returned.get(path, 'missing')} instead of "
             f"{given.get(path, 'nothing')}"
@@ -196,6 +194,18 @@ def checked_memory(memory: Any) -> Any:
                 "hook that open(run) yields"
             )
     return memory
+
+
+def _form(memory: Any) -> Any:
+    """The structure of a memory, and what each leaf is."""
+    leaves, structure = jax.tree.flatten(memory)
+    kinds = [
+        None
+        if isinstance(leaf, bool | int | float)
+        else (np.shape(leaf), getattr(leaf, "dtype", 0))
+        for leaf in leaves
+    ]
+    return structure, kinds
 
 
 def _kinds(memory: Any) -> dict[str, str]:

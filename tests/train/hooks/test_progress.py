@@ -14,6 +14,7 @@ import pytest
 
 from jaxnn import train
 from jaxnn.train.hooks import progress
+from jaxnn.train.record import Record
 
 KEY = jax.random.key(0)
 
@@ -134,8 +135,8 @@ def test_metrics_are_not_read_between_records(monkeypatch):
     """Only the bar moves there: reading would wait for the device."""
     monkeypatch.setattr(progress, "SECONDS", 0.0)
     fetched = []
-    plain = train.record.Record.plain
-    monkeypatch.setattr(train.record.Record, "plain", lambda self: fetched.append(1) or plain(self))
+    plain = Record.plain
+    monkeypatch.setattr(Record, "plain", lambda self: fetched.append(1) or plain(self))
     shown = []
 
     def display():

@@ -209,7 +209,7 @@ class SourceLoader:
                 yield end - at
                 at = end
 
-        self._batches = prefetched(self._open(position), self._placed, counts=counts())
+        self._batches = prefetched(self._open(position), self._placed, ahead=1, counts=counts())
 
     def items(self, step: int, count: int) -> Any:
         """The batches that come next."""

@@ -27,7 +27,8 @@ from .event import Event
 from .every import Every, Moment, ends_of
 from .hooks.divergence import Divergence
 from .hooks.evaluate import Evaluate
-from .hooks.hook import Hook, RollBack, Stop, as_hook, checked, checked_memory, named, title
+from .hooks.hook import Hook, RollBack, Stop, as_hook, checked, named, title
+from .hooks.memory import begun, split
 from .hooks.progress import Progress
 from .loading import Steps, loader_of
 from .metrics import directions
@@ -53,7 +54,7 @@ class Run:
         stop: why the run ended early, None if it did not.
         asked: notes a signal that asks this process to stop.
         signal: the number of a signal that asks the run to stop, as all processes agree.
-        first: the first batch.
+        first: the first batch; once the hooks are open, its shapes.
         position: the position of the data source that a resumed run begins at.
         steps: its compiled steps, once the hooks are open.
         recorded_at: when the steps after the last record began, by `time.perf_counter`.
@@ -114,7 +115,7 @@ class Run:
     def progress(self, event: Event) -> tuple[Any, dict[str, Any]]:
         """All that decides how the run continues after an event: arrays, and numbers as JSON."""
         memories = dict(zip(self.labels(), self.memories, strict=True))
-        arrays, numbers = _split(memories)
+        arrays, numbers = split(memories)
         tally = Tally() if event.is_record else self.tally
         progress = {
             "step": self.step,
@@ -144,7 +145,7 @@ class Run:
             label: jax.eval_shape(hook.begin, state)
             for label, hook in zip(self.labels(), self.hooks, strict=True)
         }
-        arrays, _ = _split(memories, progress["memories"])
+        arrays, _ = split(memories, progress["memories"])
         kept = [path.removeprefix("memories/") for path in progress["arrays"]]
         new = [label for label in memories if not any(p.startswith(f"{label}/") for p in kept)]
         arrays = {p: leaf for p, leaf in arrays.items() if not p.startswith(tuple(new))}
@@ -185,14 +186,14 @@ class Run:
         with contextlib.ExitStack() as opened:
             opened.enter_context(watching_peers(self._where))
             opened.callback(self.loader.close)
-            self.first = first = self.loader.first()
+            self.first = self.loader.first()
             hooks = self._open(opened)
             steps = self.steps = Steps(self.program, self.loader, self._words, self.placement)
             everys = [self.every, *(hook.every for hook in hooks if hook.every is not None)]
             further = tuple(end for hook in hooks for end in hook.ends)
             if self.step < self.total:
                 # Of the first dispatch, also in a resumed run, whose others have to end alike.
-                metrics = steps.check(self.state, first, self._ahead(everys, further)(0))
+                metrics = steps.check(self.state, self.first, self._ahead(everys, further)(0))
                 self.names |= metrics.keys()
                 self.directions |= directions(metrics)
                 for hook in hooks:
@@ -244,8 +245,10 @@ class Run:
             self.state = _owned(self._initial())
         for i, (hook, label) in enumerate(zip(hooks, self.labels(), strict=True)):
             with named(hook, "begin"):
-                self.memories[i] = _begun(label, hook, self.state, self._restored)
+                self.memories[i] = begun(label, hook, self.state, self._restored)
+        # The run holds one copy of its state, and no batch longer than it is needed.
         self.given, self._restored = None, {}
+        self.first = jax.eval_shape(lambda batch: batch, self.first)
         return hooks
 
     def _see(self, hooks: list[Hook], i: int, event: Event) -> None:
@@ -484,41 +487,6 @@ def _strong(leaf: Any) -> Any:
         if hasattr(leaf, "dtype") and is_key(leaf)
         else jnp.asarray(leaf, jnp.result_type(leaf))
     )
-
-
-def _split(
-    memories: Mapping[str, Any], numbers: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The leaves of the hooks' memories by path, as (arrays, numbers).
-
-    Args:
-        memories: by label, of arrays and Python numbers, or of shapes.
-        numbers: which paths are numbers, if the leaves are shapes.
-    """
-    flat = jax.tree_util.tree_flatten_with_path(memories)[0]
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-    if numbers is None:
-        numbers = {path: leaf for path, leaf in leaves.items() if isinstance(leaf, int | float)}
-    arrays = {path: leaf for path, leaf in leaves.items() if path not in numbers}
-    return arrays, {path: leaf for path, leaf in leaves.items() if path in numbers}
-
-
-def _begun(label: str, hook: Hook, state: Any, kept: Mapping[str, Any]) -> Any:
-    """The memory of a hook as a checkpoint kept it; as it begins if the checkpoint has none."""
-    saved = {**kept.get("arrays", {}), **kept.get("numbers", {})}
-    found = {name: leaf for name, leaf in saved.items() if f"{name}/".startswith(f"{label}/")}
-    if not found:
-        return checked_memory(hook.begin(state))
-    begun = jax.eval_shape(hook.begin, state)  # without a second copy of a state
-    flat, structure = jax.tree_util.tree_flatten_with_path({label: begun})
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-    if found.keys() != set(names):
-        raise ValueError(
-            f"the checkpoint has {', '.join(sorted(found))} of the memory of the hook, which "
-            f"begins with {', '.join(sorted(names)) or 'none'}; write the hook as it was, or name "
-            "another folder"
-        )
-    return jax.tree.unflatten(structure, [found[name] for name in names])[label]
 
 
 def _owned(tree: Any) -> Any:

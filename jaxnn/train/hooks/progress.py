@@ -19,7 +19,7 @@ from .throughput import TIMINGS
 
 WIDEST = 40  # characters of a name
 HIDDEN = ("step", *TIMINGS)
-SECONDS = 0.5  # between two updates of a bar
+SECONDS = 1.0  # between two updates of a bar, which takes up to 20 ms
 
 Show = Callable[[int, list[str]], None]
 """Shows the number of steps that are done, and the lines of new records."""

@@ -117,7 +117,7 @@ def test_a_notebook_gets_one_display_that_is_updated(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", displays)
     fit()
-    # The empty page, the first record, and at the end what came within half a second.
+    # The empty page, the first record, and at the end what came within a second.
     assert len(pages) == 3
     assert '<progress value="4" max="4">' in pages[-1]
     assert "step 2/4  loss 0.75" in pages[-1]

@@ -82,6 +82,10 @@ class Loader(Protocol):
         """The batches of `count` steps after `step`, or of fewer."""
         ...
 
+    def prepare(self, step: int) -> None:
+        """Do what the steps after `step` need on the host, while the device is busy."""
+        ...
+
     def ends_epoch(self) -> bool:
         """Whether an epoch of unknown length ended with the last batch."""
         ...
@@ -125,6 +129,9 @@ class NoLoader:
     def take(self, step: int, count: int) -> Batches:
         """No items."""
         return Batches(None, count, 1)
+
+    def prepare(self, step: int) -> None:
+        """Nothing is needed."""
 
     def ends_epoch(self) -> bool:
         """There are no epochs."""
@@ -175,6 +182,10 @@ class ArrayLoader:
 
     def begin(self, step: int, position: Position | None) -> None:
         """The step says everything."""
+
+    def prepare(self, step: int) -> None:
+        """Draw the order of a new epoch."""
+        self._order(step // self._steps)
 
     def take(self, step: int, count: int) -> Batches:
         """The rows of each step."""
@@ -246,7 +257,7 @@ class SourceLoader:
         """Open the source there and read ahead."""
         if step or self._batches is None:
             self.close()
-            self._batches = prefetched(self._open(position), self._placed)
+            self._batches = prefetched(self._open(position), self._placed, ahead=1)
 
     def take(self, step: int, count: int) -> Batches:
         """The next batch."""
@@ -266,6 +277,9 @@ class SourceLoader:
         except StopIteration:
             self.close()
             return True
+
+    def prepare(self, step: int) -> None:
+        """A thread reads ahead."""
 
     def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
         """The batches of each step, read again; None if the position there is not known."""

@@ -11,7 +11,6 @@ numbers of one that was never interrupted.
 import contextlib
 import itertools
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +21,6 @@ import numpy as np
 
 from ..core import paths
 from ..core.declarations import brief
-from ..files.reading import listed
 from .agreement import Agreed, watching_peers
 from .combining import Tally
 from .evaluation import check_count
@@ -30,7 +28,8 @@ from .event import Event
 from .every import Every, Moment, ends_of
 from .hooks.divergence import Divergence
 from .hooks.evaluate import Evaluate
-from .hooks.hook import Hook, RollBack, Stop, as_hook, checked, checked_memory, named, title
+from .hooks.hook import Hook, RollBack, Stop, as_hook, checked, named, title
+from .hooks.memory import begun, split
 from .hooks.progress import Progress
 from .loading import Steps, loader_of
 from .metrics import directions
@@ -135,7 +134,7 @@ class Run:
     def progress(self, event: Event) -> tuple[Any, dict[str, Any]]:
         """All that decides how the run continues after an event: arrays, and numbers as JSON."""
         memories = dict(zip(self.labels(), self.memories, strict=True))
-        arrays, numbers = _split(memories)
+        arrays, numbers = split(memories)
         tally = Tally() if event.is_record else self.tally
         progress = {
             "step": self.step,
@@ -163,7 +162,7 @@ class Run:
             )
         numbers, arrays = progress["memories"], {}
         for label, hook in zip(self.labels(), self.hooks, strict=True):
-            own, _ = _split({label: jax.eval_shape(hook.begin, state)}, numbers)
+            own, _ = split({label: jax.eval_shape(hook.begin, state)}, numbers)
             if all(f"memories/{path}" in progress["arrays"] for path in own):
                 arrays |= own  # a hook that the checkpoint does not know begins now
         tree = {"state": state, "memories": arrays}
@@ -231,8 +230,11 @@ class Run:
                 self.tally.add(metrics, batches.rows)
                 self.step += batches.steps
                 self.rows += batches.steps * batches.rows
+                del batches  # its memory is needed for the one after the next
                 self._at_end = self.loader.ends_epoch()
                 self._ended_epochs += self._at_end
+                if not self.is_over:
+                    self.loader.prepare(self.step)
                 # At most two dispatches are in flight, since each holds its batches, and a signal
                 # waits for them.
                 in_flight.append(jax.tree.leaves(metrics)[:1] or jax.block_until_ready(self.state))
@@ -273,7 +275,8 @@ class Run:
             self.state = self.placement.init(self.program, self.key, first, self.given)
         for i, (hook, label) in enumerate(zip(hooks, self.labels(), strict=True)):
             with named(hook, "begin"):
-                self.memories[i] = _begun(label, hook, self.state, self._restored)
+                self.memories[i] = begun(label, hook, self.state, self._restored)
+        # The run holds one copy of its state.
         self.given, self._restored = None, {}
         return hooks
 
@@ -509,43 +512,6 @@ def _every(every: Any, has_epochs: bool, total: int | None) -> Every:
     if every is None:
         return Every(epochs=1) if has_epochs else Every(steps=max(total or 1, 1))
     return Every(steps=every)
-
-
-def _split(
-    memories: Mapping[str, Any], numbers: Mapping[str, Any] | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The leaves of the hooks' memories by path, as (arrays, numbers).
-
-    Args:
-        memories: by label, of arrays and Python numbers, or of shapes.
-        numbers: which paths are numbers, if the leaves are shapes.
-    """
-    flat = jax.tree_util.tree_flatten_with_path(memories)[0]
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
-    if numbers is None:
-        numbers = {path: leaf for path, leaf in leaves.items() if isinstance(leaf, int | float)}
-    arrays = {path: leaf for path, leaf in leaves.items() if path not in numbers}
-    return arrays, {path: leaf for path, leaf in leaves.items() if path in numbers}
-
-
-def _begun(label: str, hook: Hook, state: Any, kept: Mapping[str, Any]) -> Any:
-    """The memory of a hook as a checkpoint kept it; as it begins if the checkpoint has none."""
-    saved = {**kept.get("arrays", {}), **kept.get("numbers", {})}
-    found = {name: leaf for name, leaf in saved.items() if f"{name}/".startswith(f"{label}/")}
-    if not found:
-        return checked_memory(hook.begin(state))
-    begun = jax.eval_shape(hook.begin, state)  # without a second copy of a state
-    flat, structure = jax.tree_util.tree_flatten_with_path({label: begun})
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-    if found.keys() != set(names):
-        warnings.warn(
-            f"the checkpoint has {listed(sorted(found))} of the memory of {title(hook)}, which "
-            f"begins with {listed(sorted(names)) or 'none'}: it begins again, as in a new run",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return checked_memory(hook.begin(state))
-    return jax.tree.unflatten(structure, [found[name] for name in names])[label]
 
 
 def _owned(tree: Any) -> Any:

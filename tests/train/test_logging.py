@@ -11,6 +11,7 @@ import types
 import warnings
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from jaxnn.installation import install
@@ -213,6 +214,33 @@ def test_mlflow_has_no_step_twice_after_a_run_is_resumed(client):
     (run,) = client.runs
     held = [(one.key, one.step, one.value) for one in run["metrics"]]
     assert held == [(name, r["step"], r[name]) for r in RECORDS for name in ("epoch", "loss")]
+
+
+def resumed(logger, lost):
+    """The run is resumed after the third record, and the logger lacks some before that."""
+    write(logger, [one for i, one in enumerate(RECORDS) if i not in lost and i < 3])
+    with logger.open(RECORDS[2]["step"], history=RECORDS[:3]) as log:
+        for record in RECORDS[3:]:
+            log(record)
+
+
+@pytest.mark.parametrize("lost", [(), (2,), (1,), (0, 1, 2)])
+def test_mlflow_gets_what_it_lacks_once(client, lost):
+    resumed(MLflow("memory", "trial", run="one"), lost)
+    held = [(one.key, one.step, one.value) for one in client.runs[-1]["metrics"]]
+    expected = [(name, r["step"], r[name]) for r in RECORDS for name in ("epoch", "loss")]
+    assert sorted(held) == sorted(expected)
+
+
+@pytest.mark.parametrize("lost", [(), (2,), (1,), (0, 1, 2)])
+def test_tensorboard_gets_what_it_lacks_once(tmp_path, lost):
+    pytest.importorskip("tensorboardX")
+    resumed(TensorBoard(tmp_path), lost)
+    scalars, _ = events(tmp_path)
+    expected = [
+        (name, r["step"], np.float32(r[name])) for r in RECORDS for name in ("epoch", "loss")
+    ]
+    assert sorted(map(repr, scalars)) == sorted(repr((n, s, float(v))) for n, s, v in expected)
 
 
 def test_a_new_run_of_an_earlier_name_is_a_new_run_of_mlflow(client):

@@ -13,12 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
-import jax
-import numpy as np
-
-from ...core.declarations import brief, describe
+from ...core.declarations import brief
 from ..event import Event
 from ..every import Every, Moment
+from .memory import check_like
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,45 +165,9 @@ def checked(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]:
             f"the action of a hook is None, a train.Stop, or a train.RollBack, got {brief(action)};"
             " write return memory, train.Stop('the loss is below 0.1')"
         )
-    if memory is before:
-        return memory, action
-    given, returned = (_kinds(tree) for tree in (before, checked_memory(memory)))
-    if given != returned:
-        differ = [
-            f"{path or 'the memory'} is {returned.get(path, 'missing')} instead of "
-            f"{given.get(path, 'nothing')}"
-            for path in {**given, **returned}
-            if given.get(path) != returned.get(path)
-        ]
-        raise TypeError(
-            "a hook's memory keeps its structure, shapes, and types, since checkpoints restore it "
-            f"by those that begin(state) returns, but {'; '.join(differ[:3])}; return the whole "
-            "memory from begin, with zeros for what is not known yet"
-        )
+    if memory is not before:
+        check_like(memory, before)
     return memory, action
-
-
-def checked_memory(memory: Any) -> Any:
-    """The memory of a hook; TypeError for leaves other than arrays and numbers."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(memory):
-        if not isinstance(leaf, bool | int | float | jax.Array | np.ndarray | np.generic):
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise TypeError(
-                "a hook's memory is a pytree of arrays and numbers, which checkpoints can save, "
-                f"got {brief(leaf)}{f' at {where}' if where else ''}; keep other values in the "
-                "hook that open(run) yields"
-            )
-    return memory
-
-
-def _kinds(memory: Any) -> dict[str, str]:
-    """What each leaf of a memory is, by path."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): "a number"
-        if isinstance(leaf, bool | int | float)
-        else describe(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(memory)
-    }
 
 
 @contextlib.contextmanager

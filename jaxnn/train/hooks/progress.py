@@ -19,10 +19,10 @@ from .throughput import TIMINGS
 
 WIDEST = 40  # characters of a name
 HIDDEN = ("step", *TIMINGS)
-SECONDS = 0.5  # between two updates of a bar
+SECONDS = 1.0  # between two updates of a bar, which takes up to 20 ms
 
-Show = Callable[[int, str | None], None]
-"""Shows the number of steps that are done, and the line of a record if there is a new one."""
+Show = Callable[[int, list[str]], None]
+"""Shows the number of steps that are done, and the lines of new records."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +44,24 @@ class Progress(Hook):
         if jax.process_index() > 0:
             yield self
             return
-        with _display()(run.total, run.step) as show:
-            yield _Showing(run, show)
+        display = _display()
+        with display(run.total, run.step) as show:
+            # To draw takes milliseconds, so a bar shows the lines of many quick records at once.
+            showing = _Showing(run, show, 0.0 if display is _as_lines else SECONDS)
+            try:
+                yield showing
+            finally:
+                showing.flush()
 
 
 class _Showing(Hook):
     """The opened `Progress` of a run."""
 
-    def __init__(self, run: Any, show: Show) -> None:
+    def __init__(self, run: Any, show: Show, pause: float) -> None:
         self._begin, self._show, self._total = run.step, show, run.total
         self._began = time.perf_counter()
+        self._lines: list[str] = []
+        self._step, self._pause, self._next = run.step, pause, 0.0
 
     def is_due(self, now: Moment, since: Moment) -> bool:
         """Whether it is time to move the bar."""
@@ -61,16 +69,23 @@ class _Showing(Hook):
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
         """Move the bar, and show the line of a record."""
-        text = None
+        self._step = event.step
         if event.is_record:
             record = event.metrics.plain()  # it waits for the steps, so the time left is right
             took = time.perf_counter() - self._began
             rest = took / max(event.step - self._begin, 1) * (self._total - event.step)
-            text = line(record, self._total, None if event.stop else rest)
+            self._lines.append(line(record, self._total, None if event.stop else rest))
+        if time.perf_counter() >= self._next:
+            self.flush()
+        return memory, None
+
+    def flush(self) -> None:
+        """Show what has not been shown."""
+        lines, self._lines = self._lines, []
         # A terminal that is gone, or that lacks a character, must not stop the run.
         with contextlib.suppress(OSError, ValueError):
-            self._show(event.step, text)
-        return memory, None
+            self._show(self._step, lines)
+        self._next = time.perf_counter() + self._pause
 
 
 def line(record: Mapping[str, Any], total: int, left: float | None = None) -> str:
@@ -110,8 +125,8 @@ def _display() -> Callable[[int, int], contextlib.AbstractContextManager[Show]]:
 
 @contextlib.contextmanager
 def _as_lines(total: int, step: int) -> Iterator[Show]:
-    def show(step: int, text: str | None) -> None:
-        if text is not None:
+    def show(step: int, lines: list[str]) -> None:
+        for text in lines:
             print(text, flush=True)
 
     yield show
@@ -132,9 +147,10 @@ def _on_terminal(total: int, step: int) -> Iterator[Show]:
     bar = progress.Progress(*columns, transient=True, auto_refresh=False)
     task = bar.add_task("training", total=total, completed=step)
 
-    def show(step: int, text: str | None) -> None:
+    def show(step: int, lines: list[str]) -> None:
         bar.update(task, completed=step)
-        if text is not None:
+        if lines:
+            text = "\n".join(lines)
             bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         bar.refresh()
 
@@ -146,18 +162,17 @@ def _on_terminal(total: int, step: int) -> Iterator[Show]:
 def _in_notebook(total: int, step: int) -> Iterator[Show]:
     from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
 
-    lines: list[str] = []
+    shown_lines: list[str] = []
 
     def page(step: int) -> Any:
         bar = f'<progress value="{step}" max="{max(total, 1)}"></progress> {step:,}/{total:,} steps'
-        kept = ["..."] * (len(lines) > 1000) + lines[-1000:]
+        kept = ["..."] * (len(shown_lines) > 1000) + shown_lines[-1000:]
         return HTML(f"<div>{bar}</div><pre>{html.escape(chr(10).join(kept))}</pre>")
 
     shown = display(page(step), display_id=True)
 
-    def show(step: int, text: str | None) -> None:
-        if text is not None:
-            lines.append(text)
+    def show(step: int, lines: list[str]) -> None:
+        shown_lines.extend(lines)
         shown.update(page(step))
 
     yield show

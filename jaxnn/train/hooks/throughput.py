@@ -64,8 +64,7 @@ class _Meter(Hook):
         if leaves:
             self._devices = sorted(leaves[0].devices(), key=lambda device: device.id)
         self._peak = peak_flops(self._devices[0].device_kind)
-        spec = jax.eval_shape(lambda: run.state)
-        self._flops = flops(run.program.step, spec, run.loader.spec())
+        self._flops = flops(run.program.step, run.state, run.loader.spec())
         run.names |= self._numbers(1, 1, 1.0).keys()
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxnn import train
+from jaxnn.data import HostArrays
 
 KEY = jax.random.key(0)
 
@@ -155,3 +156,23 @@ def test_a_run_holds_one_copy_of_its_state_or_two(tmp_path, retries, copies):
     given = Large().init(KEY, None)
     assert max(held(tmp_path / "b", retries, given)) < copies + 0.1
     assert float(given["a"][0, 0]) == 0  # the caller's is not donated
+
+
+def test_a_run_reads_one_batch_ahead():
+    """One waits and one is on its way; none of those that were used is kept."""
+
+    class Sum(train.Program):
+        def init(self, key, batch):
+            return jnp.float32(0)
+
+        def step(self, state, batch):
+            return state + batch[0].sum(), {"loss": state}
+
+    source = HostArrays(np.ones((32, 100_000), "f"), np.zeros(32, "f"))
+    size, copies = 4 * 4 * 100_000, []
+    before = sum(array.nbytes for array in jax.live_arrays())
+    for event in train.run(Sum(), source, key=KEY, epochs=2, batch_size=4, every=2):
+        event.metrics.plain()
+        time.sleep(0.05)
+        copies.append((sum(array.nbytes for array in jax.live_arrays()) - before) / size)
+    assert max(copies) < 2.1

@@ -130,10 +130,12 @@ def test_a_run_that_was_rolled_back_resumes_bitwise(tmp_path):
         program = train.Supervised(
             nn.Serial(jnp.log, nn.Dense(1)), train.Regression(), optax.adam(1e-2)
         )
+        state, history = None, []
         for event in train.run(program, (rows(-1.0), np.ones(64, "f")), **given):
+            state, history = event.state, [dict(record) for record in event.history]
             if event.step == stop_after:
-                return None, None
-        return event.state, [dict(record) for record in event.history]
+                break
+        return state, history
 
     with pytest.warns(RuntimeWarning, match="rolled back"):
         whole, history = fit("whole")

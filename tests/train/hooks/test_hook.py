@@ -73,6 +73,7 @@ def test_a_memory_is_of_arrays_and_numbers(memory):
         (None, {"n": 1}, "n is a number instead of nothing"),
         ({"n": 1}, {}, "n is missing instead of a number"),
         ({"n": 1}, {"n": np.zeros(2)}, r"n is float64\[2\] instead of a number"),
+        ((1,), [1], r"it is PyTreeDef\(\[\*\]\) instead of PyTreeDef\(\(\*,\)\)"),
         (np.zeros(2, "f"), np.zeros(3, "f"), r"the memory is float32\[3\] instead of float32\[2\]"),
     ],
 )

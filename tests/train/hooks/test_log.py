@@ -152,4 +152,4 @@ def test_a_logger_that_fails_costs_no_state():
 
 def test_what_is_not_a_logger_is_rejected():
     with pytest.raises(TypeError, match=r'write train.Log\("metrics.jsonl", train.TensorBoard'):
-        train.Log(3)
+        train.Log(3)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 import types
 
 import jax
@@ -14,6 +15,7 @@ import pytest
 
 from jaxnn import train
 from jaxnn.train.hooks import progress
+from jaxnn.train.record import Record
 
 KEY = jax.random.key(0)
 
@@ -115,9 +117,26 @@ def test_a_notebook_gets_one_display_that_is_updated(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", displays)
     fit()
+    # The empty page, the first record, and at the end what came within a second.
     assert len(pages) == 3
     assert '<progress value="4" max="4">' in pages[-1]
     assert "step 2/4  loss 0.75" in pages[-1]
+
+
+def test_many_quick_records_are_drawn_at_once(monkeypatch):
+    """To draw takes milliseconds, and a record of this program takes less than one."""
+    shown = []
+
+    def display():
+        return lambda total, step: contextlib.nullcontext(lambda *given: shown.append(given))
+
+    monkeypatch.setattr(progress, "_display", display)
+    began = time.perf_counter()
+    fit(steps=300, every=1)
+    assert len(shown) <= 3 + (time.perf_counter() - began) / progress.SECONDS
+    assert [line.split("  ")[0] for _, lines in shown for line in lines] == [
+        f"step {step}/300" for step in range(1, 301)
+    ]
 
 
 def test_output_that_fails_does_not_stop_the_run(monkeypatch):
@@ -134,8 +153,8 @@ def test_metrics_are_not_read_between_records(monkeypatch):
     """Only the bar moves there: reading would wait for the device."""
     monkeypatch.setattr(progress, "SECONDS", 0.0)
     fetched = []
-    plain = train.record.Record.plain
-    monkeypatch.setattr(train.record.Record, "plain", lambda self: fetched.append(1) or plain(self))
+    plain = Record.plain
+    monkeypatch.setattr(Record, "plain", lambda self: fetched.append(1) or plain(self))
     shown = []
 
     def display():
@@ -143,6 +162,6 @@ def test_metrics_are_not_read_between_records(monkeypatch):
 
     monkeypatch.setattr(progress, "_display", display)
     list(train.run(Halve(), key=KEY, steps=2500, hooks=[train.Progress()]))
-    assert [step for step, _ in shown] == [1000, 2000, 2500]
-    assert [text is None for _, text in shown] == [True, True, False]
+    assert [step for step, _ in shown] == [1000, 2000, 2500, 2500]
+    assert [len(lines) for _, lines in shown] == [0, 0, 1, 0]
     assert len(fetched) == 1

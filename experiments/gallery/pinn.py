@@ -43,6 +43,11 @@ class Poisson(nn.Composite):
         return self.u(x[:, None])[:, 0]
 
 
+def adam(rate: float = 3e-3) -> train.Optimizer:
+    """The optimizer of the first stage."""
+    return train.Optimizer(optax.adam, learning_rate=rate)
+
+
 def program(optimizer: Any, width: int = 32, initial: Any = None) -> train.Minimize:
     """The equation, with a network of two hidden layers."""
     net = nn.Serial(nn.Dense(width), jnp.tanh, nn.Dense(width), jnp.tanh, nn.Dense(1))
@@ -52,7 +57,7 @@ def program(optimizer: Any, width: int = 32, initial: Any = None) -> train.Minim
 def main() -> dict[str, float]:
     """Train twice, and compare with the solution."""
     x, options = data(), {"key": jax.random.key(0), "batch_size": 64}
-    first = program(train.Optimizer(optax.adam, learning_rate=3e-3))
+    first = program(adam())
     rough, _ = train.fit(first, x, steps=1000, every=250, **options)
     second = dataclasses.replace(first, optimizer=optax.lbfgs(), initial=rough.params)
     fine, _ = train.fit(second, x, steps=500, every=100, **options)

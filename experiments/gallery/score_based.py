@@ -17,7 +17,7 @@ from jaxnn import train
 CENTERS, STD = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]), 0.5
 
 
-def data(rows: int = 20000, seed: int = 0) -> jax.Array:
+def data(rows: int = 100_000, seed: int = 0) -> jax.Array:
     """Points (rows, 2) of the mixture."""
     choose, draw = jax.random.split(jax.random.key(seed))
     centers = CENTERS[jax.random.randint(choose, (rows,), 0, 4)]

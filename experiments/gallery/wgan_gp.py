@@ -78,7 +78,9 @@ class WGAN(train.Program):
         def critic(x):
             return self.critic.apply(params, x)[..., 0]
 
-        slopes = jnp.linalg.norm(jax.vmap(jax.grad(critic))(share * x + (1 - share) * fake), axis=-1)
+        slopes = jnp.linalg.norm(
+            jax.vmap(jax.grad(critic))(share * x + (1 - share) * fake), axis=-1
+        )
         return (critic(fake) - critic(x)).mean() + self.penalty * ((slopes - 1) ** 2).mean()
 
     def generator_loss(self, params, both, key):
@@ -104,10 +106,12 @@ def program(width: int = 128, rate: float | train.Schedule = 1e-3, **options: An
 
 def main(steps: int = 3000) -> dict[str, float]:
     """Train, and compare 4,000 fakes with the ring."""
-    gan = program(rate=train.Linear(1e-3, steps=steps))
+    gan = program(rate=train.Linear(1e-3, 0.0, steps=steps))
     state, _ = train.fit(gan, key=jax.random.key(0), steps=steps, every=500)
     fakes = train.predict(gan, state, jax.random.normal(jax.random.key(1), (4000, LATENT)))
-    centers = jnp.stack([jnp.cos(jnp.arange(8) * jnp.pi / 4), jnp.sin(jnp.arange(8) * jnp.pi / 4)], -1)
+    centers = jnp.stack(
+        [jnp.cos(jnp.arange(8) * jnp.pi / 4), jnp.sin(jnp.arange(8) * jnp.pi / 4)], -1
+    )
     distance = jnp.linalg.norm(fakes[:, None] - centers, axis=-1)
     shares = jnp.bincount(distance.argmin(-1), length=8) / len(fakes)
     return {

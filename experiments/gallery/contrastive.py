@@ -1,0 +1,83 @@
+"""Contrastive learning: two views of an image are found among all views of a batch.
+
+Chen et al., A simple framework for contrastive learning of visual representations (SimCLR), 2020.
+Two views of a digit are random shifts with parts cut out. What it learns is measured by logistic
+regression on the features of the test digits.
+
+    python -m experiments.gallery.contrastive
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from sklearn.linear_model import LogisticRegression
+
+import jaxnn as nn
+from jaxnn import data, train
+
+
+def view(key: jax.Array, x: jax.Array) -> jax.Array:
+    """A random view of flat images x (rows, 784)."""
+    of_shift, of_cut = jax.random.split(key)
+    images = data.random_shift(of_shift, x.reshape(-1, 28, 28), 4)
+    return data.cutout(of_cut, images, 8).reshape(x.shape)
+
+
+class SimCLR(nn.Composite):
+    """The objective: the cross-entropy of finding a view's partner, by cosines / temperature."""
+
+    encoder: nn.Layer
+    projector: nn.Layer
+
+    def forward(self, x, *, temperature=0.5, key):
+        """Loss and metrics of flat images x (rows, 784)."""
+        rows = len(x)
+        views = jnp.concatenate([view(one, x) for one in jax.random.split(key)])
+        z = self.projector(self.encoder(views))
+        z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+        cosines = jnp.where(jnp.eye(2 * rows), -jnp.inf, z @ z.T / temperature)
+        partner = jnp.roll(jnp.arange(2 * rows), rows)
+        loss = optax.softmax_cross_entropy_with_integer_labels(cosines, partner).mean()
+        found = train.Mean((cosines.argmax(-1) == partner).mean(), maximize=True)
+        return loss, {"accuracy": found}
+
+    def predict(self, x):
+        """Features (rows, width) of flat images."""
+        return self.encoder(x)
+
+
+def program(width: int = 256, rate: float | train.Schedule = 1e-3, temperature: float = 0.5):
+    """SimCLR of images of 784 pixels."""
+    encoder = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(width), jax.nn.relu)
+    projector = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(64))
+    optimizer = train.Optimizer(optax.adam, learning_rate=rate)
+    inputs = {"temperature": temperature}
+    return train.Minimize(SimCLR(encoder, projector), optimizer, inputs=inputs)
+
+
+def probe(program: train.Minimize, state: train.TrainState, digits: data.Dataset) -> float:
+    """Test accuracy of logistic regression on the features."""
+    features = [train.predict(program, state, part.x) for part in (digits.train, digits.test)]
+    mean, std = features[0].mean(0), features[0].std(0) + 1e-6
+    known, new = [(one - mean) / std for one in features]
+    found = LogisticRegression(C=0.1, max_iter=300).fit(known, digits.train.y)
+    return float(found.score(new, digits.test.y))
+
+
+def main(epochs: int = 60) -> dict[str, float]:
+    """Train without labels, and classify by the features before and after."""
+    digits = data.mnist_5k()
+    trained = program(rate=train.Cosine(1e-3, steps=epochs * 13))
+    options = {"key": jax.random.key(0), "batch_size": 256}
+    start, _ = train.fit(trained, digits.train.x, epochs=0, **options)
+    state, _ = train.fit(trained, digits.train.x, epochs=epochs, **options)
+    pixels = LogisticRegression(C=0.1, max_iter=300).fit(digits.train.x, digits.train.y)
+    return {
+        "pixels": float(pixels.score(digits.test.x, digits.test.y)),
+        "untrained": probe(trained, start, digits),
+        "trained": probe(trained, state, digits),
+    }
+
+
+if __name__ == "__main__":
+    print(main())

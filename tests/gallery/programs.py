@@ -1,0 +1,60 @@
+"""The programs of experiments/gallery: each one small, for the laws, and the numbers of each."""
+
+import jax
+import numpy as np
+import optax
+
+from experiments.gallery import (
+    byol,
+    contrastive,
+    diffusion,
+    dqn,
+    maml,
+    node,
+    normalizing_flow,
+    pinn,
+    ppo,
+    score_based,
+    vae,
+    vqvae,
+    wgan_gp,
+)
+
+IMAGES = np.random.default_rng(0).uniform(size=(24, 784)).astype("f")
+
+# The program, its data, and options of a run.
+SMALL = {
+    "byol": lambda: (byol.program(4), IMAGES, {"batch_size": 8}),
+    "contrastive": lambda: (contrastive.program(4), IMAGES, {"batch_size": 8}),
+    "diffusion": lambda: (diffusion.program(4), diffusion.data(24), {"batch_size": 8}),
+    "dqn": lambda: (dqn.Seeds(dqn.program(4, capacity=16, rows=4), 2), None, {}),
+    "maml": lambda: (maml.program(4), maml.data(24, 3), {"batch_size": 8}),
+    "node": lambda: (node.program(4), node.data(24, 2), {"batch_size": 8}),
+    "normalizing_flow": lambda: (
+        normalizing_flow.program(2, 4),
+        normalizing_flow.data(24),
+        {"batch_size": 8},
+    ),
+    "pinn": lambda: (pinn.program(pinn.adam(), 4), pinn.data(8), {"batch_size": 8}),
+    "pinn_lbfgs": lambda: (pinn.program(optax.lbfgs(), 4), pinn.data(8), {"batch_size": 8}),
+    "ppo": lambda: (
+        ppo.program(4, environments=4, horizon=4, epochs=2, minibatches=2),
+        None,
+        {},
+    ),
+    "score_based": lambda: (score_based.program(4), score_based.data(24), {"batch_size": 8}),
+    "vae": lambda: (vae.program((4,)), IMAGES[:, :64], {"batch_size": 8}),
+    "vqvae": lambda: (vqvae.program(4, 8, 2), IMAGES, {"batch_size": 8}),
+    "wgan_gp": lambda: (wgan_gp.program(4, rows=8, critic_steps=2), None, {}),
+}
+
+# Those that are killed and resumed in other processes for every change; the others at night.
+KILLED = ("byol", "dqn")
+
+# What main() returns lies between these.
+EXPECTED: dict[str, dict[str, tuple[float, float]]] = {}
+
+
+def run_options(**more):
+    """Three steps with a record each."""
+    return {"key": jax.random.key(7), "steps": 3, "every": 1} | more

@@ -1,0 +1,152 @@
+"""Laws of every program in experiments/gallery, and at night the numbers that their files state."""
+
+import ast
+import importlib
+import io
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxnn import train
+from jaxnn.train.state import is_key
+from tests.gallery.killed import digest
+from tests.gallery.programs import EXPECTED, KILLED, SMALL, run_options
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "experiments" / "gallery").glob("[a-z]*.py"))
+TRACES: list[int] = []
+
+
+def near(one, other):
+    """Assert that two trees are equal to rounding.
+
+    Compiled code adds float32 numbers in another order, which Adam's first step, a gradient divided
+    by its own size, carries over to the parameters.
+    """
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        a, b = (np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in (a, b))
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def first_batch(data, options):
+    rows = slice(options.get("batch_size"))
+    return jax.tree.map(lambda leaf: leaf[rows], data)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_jit_equals_eager_and_vmap_over_seeds_equals_single_runs(name):
+    program, data, options = SMALL[name]()
+    batch = first_batch(data, options)
+    keys = jax.random.split(jax.random.key(3))
+    step = jax.jit(program.step)
+    init = jax.jit(program.init)
+    states = [init(key, batch) for key in keys]
+    found = [step(state, batch) for state in states]
+    near(program.step(states[0], batch), found[0])
+
+    def one(key):
+        return program.step(program.init(key, batch), batch)
+
+    together = jax.jit(jax.vmap(one))(keys)
+    for lane, alone in enumerate(found):
+        near(jax.tree.map(lambda leaf, lane=lane: leaf[lane], together), alone)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_broken_run_resumes_bitwise(name, tmp_path):
+    program, data, options = SMALL[name]()
+    whole = train.fit(program, data, **run_options(progress=False, **options))
+    hooks = [train.Checkpoints(str(tmp_path))]
+    for event in train.run(program, data, **run_options(hooks=hooks, **options)):
+        if event.step == 2:
+            break
+    given = run_options(hooks=hooks, progress=False, **options)
+    assert digest(*train.fit(program, data, **given)) == digest(*whole)
+
+
+class Counted(train.Program):
+    """A program whose traces are counted."""
+
+    program: train.Program
+
+    def init(self, key, batch):
+        return self.program.init(key, batch)
+
+    def step(self, state, batch):
+        # By its name, since data that the code refers to belong to the program.
+        vars(sys.modules[__name__])["TRACES"].append(1)
+        return self.program.step(state, batch)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_another_number_traces_nothing(name):
+    program, data, options = SMALL[name]()
+    numbers, structure = jax.tree.flatten(Counted(program))
+    assert numbers or name == "pinn_lbfgs"  # optax.lbfgs has its numbers in closures
+    given = run_options(progress=False, **options) | {"steps": 1}
+    TRACES.clear()
+    train.fit(Counted(program), data, **given)
+    traces = len(TRACES)
+    assert traces > 0
+    for i in range(len(numbers)):
+        changed = [x + 0.01 if i == j else x for j, x in enumerate(numbers)]
+        train.fit(jax.tree.unflatten(structure, changed), data, **given)
+        assert len(TRACES) == traces, jax.tree_util.tree_leaves_with_path(Counted(program))[i]
+
+
+def killed_or_slow(name):
+    return name if name in KILLED else pytest.param(name, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", map(killed_or_slow, SMALL))
+def test_a_killed_run_resumes_bitwise_in_another_process(name, tmp_path):
+    program, data, options = SMALL[name]()
+    whole = train.fit(program, data, **run_options(progress=False, **options))
+
+    def start(how):
+        command = [sys.executable, "-m", "tests.gallery.killed", name, str(tmp_path), how]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+    died, lived = start("die"), start("live")
+    assert died.returncode == -9, died.stderr
+    assert lived.stdout.strip() == digest(*whole), lived.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_program_reaches_its_number(name):
+    found = importlib.import_module(f"experiments.gallery.{name}").main()
+    for number, (low, high) in EXPECTED[name].items():
+        assert low <= found[number] <= high, (number, found[number])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_states_its_command_and_is_short(file):
+    text = file.read_text()
+    module = ast.parse(text)
+    assert f"    python -m experiments.gallery.{file.stem}\n" in (
+        ast.get_docstring(module, False) or ""
+    )
+    assert file.stem in SMALL and file.stem in EXPECTED
+    assert lines_of_code(text, module) <= 100
+
+
+def lines_of_code(text, module):
+    """The number of lines with code, except imports and docstrings."""
+    skipped = set()
+    for node in ast.walk(module):
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if is_text or isinstance(node, ast.Import | ast.ImportFrom):
+            skipped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    used = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in blank and token.type != tokenize.ENDMARKER:
+            used |= set(range(token.start[0], token.end[0] + 1))
+    return len(used - skipped)

@@ -1,19 +1,26 @@
 """Contrastive learning: two views of an image are found among all views of a batch.
 
 Chen et al., A simple framework for contrastive learning of visual representations (SimCLR), 2020.
-Two views of a digit are random shifts with parts cut out. What it learns is measured by logistic
-regression on the features of the test digits.
+Two views of a digit are random shifts with parts cut out. What it learns is measured by
+logistic regression on the features of 100 digits with labels.
 
     python -m experiments.gallery.contrastive
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import jaxnn as nn
 from jaxnn import data, train
+
+LABELS = 100
 
 
 def view(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -34,7 +41,7 @@ class SimCLR(nn.Composite):
         rows = len(x)
         views = jnp.concatenate([view(one, x) for one in jax.random.split(key)])
         z = self.projector(self.encoder(views))
-        z = z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+        z = z / jnp.sqrt((z**2).sum(-1, keepdims=True) + 1e-8)
         cosines = jnp.where(jnp.eye(2 * rows), -jnp.inf, z @ z.T / temperature)
         partner = jnp.roll(jnp.arange(2 * rows), rows)
         loss = optax.softmax_cross_entropy_with_integer_labels(cosines, partner).mean()
@@ -55,27 +62,24 @@ def program(width: int = 256, rate: float | train.Schedule = 1e-3, temperature: 
     return train.Minimize(SimCLR(encoder, projector), optimizer, inputs=inputs)
 
 
-def probe(program: train.Minimize, state: train.TrainState, digits: data.Dataset) -> float:
-    """Test accuracy of logistic regression on the features."""
-    features = [train.predict(program, state, part.x) for part in (digits.train, digits.test)]
-    mean, std = features[0].mean(0), features[0].std(0) + 1e-6
-    known, new = [(one - mean) / std for one in features]
-    found = LogisticRegression(C=0.1, max_iter=300).fit(known, digits.train.y)
-    return float(found.score(new, digits.test.y))
+def probe(features: Callable[[Any], Any], digits: data.Dataset) -> float:
+    """Test accuracy of logistic regression on the features of LABELS images."""
+    known, new = features(digits.train.x[:LABELS]), features(digits.test.x)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
+    return float(classifier.fit(known, digits.train.y[:LABELS]).score(new, digits.test.y))
 
 
 def main(epochs: int = 60) -> dict[str, float]:
-    """Train without labels, and classify by the features before and after."""
+    """Train without labels, and classify by pixels, and by features before and after."""
     digits = data.mnist_5k()
     trained = program(rate=train.Cosine(1e-3, steps=epochs * 13))
     options = {"key": jax.random.key(0), "batch_size": 256}
     start, _ = train.fit(trained, digits.train.x, epochs=0, **options)
     state, _ = train.fit(trained, digits.train.x, epochs=epochs, **options)
-    pixels = LogisticRegression(C=0.1, max_iter=300).fit(digits.train.x, digits.train.y)
     return {
-        "pixels": float(pixels.score(digits.test.x, digits.test.y)),
-        "untrained": probe(trained, start, digits),
-        "trained": probe(trained, state, digits),
+        "pixels": probe(lambda x: x, digits),
+        "untrained": probe(lambda x: train.predict(trained, start, x), digits),
+        "trained": probe(lambda x: train.predict(trained, state, x), digits),
     }
 
 

@@ -59,7 +59,7 @@ def program(width: int = 64, rate: float | train.Schedule = 3e-3) -> train.Minim
     return train.Minimize(NeuralODE(nn.Serial(*hidden, nn.Dense(2))), optimizer)
 
 
-def main(steps: int = 2000) -> dict[str, float]:
+def main(steps: int = 4000) -> dict[str, float]:
     """Train, and continue other paths to ten times the time."""
     trained = program(rate=train.Cosine(5e-3, steps=steps))
     state, _ = train.fit(trained, data(), key=jax.random.key(0), steps=steps, batch_size=128)

@@ -39,8 +39,8 @@ class PPO(train.Program):
     discount: float = 0.9
     trace: float = 0.9
     clip: float = 0.2
-    noise: float = 0.3
-    environments: int = 64
+    noise: float = 1.0
+    environments: int = 128
     horizon: int = 32
     epochs: int = 4
     minibatches: int = 4
@@ -130,14 +130,14 @@ def program(width: int = 32, rate: float | train.Schedule = 1e-3, **options: Any
     return PPO(net, train.Optimizer(optax.adam, learning_rate=rate), **options)
 
 
-def main(steps: int = 400) -> dict[str, float]:
+def main(steps: int = 500) -> dict[str, float]:
     """Train, and compare the slope of the policy with Riccati's."""
     agent = program(rate=train.Cosine(3e-3, steps=steps * 16))
-    state, _ = train.fit(agent, key=jax.random.key(0), steps=steps, every=50)
+    state, _ = train.fit(agent, key=jax.random.key(0), steps=steps, every=100)
     p = 1.0
     for _ in range(100):
         p = 1 + agent.discount * p / (1 + agent.discount * p)
-    x = jnp.linspace(-1, 1, 101)
+    x = jnp.linspace(-2, 2, 101)
     actions = train.predict(agent, state, x)
     return {
         "best slope": -agent.discount * p / (1 + agent.discount * p),

@@ -32,7 +32,7 @@ class WGAN(train.Program):
     generator: nn.Layer
     critic: nn.Layer
     optimizers: dict[str, Any]
-    penalty: float = 10.0
+    penalty: float = 0.1
     critic_steps: int = 5
     rows: int = 128
 
@@ -99,7 +99,7 @@ class WGAN(train.Program):
 def program(width: int = 128, rate: float | train.Schedule = 1e-3, **options: Any) -> WGAN:
     """A WGAN of two-dimensional points."""
     hidden = [nn.Dense(width), jax.nn.leaky_relu, nn.Dense(width), jax.nn.leaky_relu]
-    adam = train.Optimizer(optax.adam, learning_rate=rate, b1=0.0, b2=0.9)
+    adam = train.Optimizer(optax.adam, learning_rate=rate, b1=0.5, b2=0.9)
     generator, critic = nn.Serial(*hidden, nn.Dense(2)), nn.Serial(*hidden, nn.Dense(1))
     return WGAN(generator, critic, {"generator": adam, "critic": adam}, **options)
 

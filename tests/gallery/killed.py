@@ -1,4 +1,4 @@
-"""A run of a small program with checkpoints that kills its process after two of three steps.
+"""A run of a small program with checkpoints that kills its process after the third step.
 
 python -m tests.gallery.killed NAME FOLDER die     ends by SIGKILL
 python -m tests.gallery.killed NAME FOLDER live    prints the SHA-256 of the state and the history
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxnn import train
-from tests.gallery.programs import SMALL, run_options
+from tests.gallery.programs import small
 
 
 def digest(state, history):
@@ -26,16 +26,15 @@ def digest(state, history):
 
 
 def main(name, folder, how):
-    """Train; die after the second step, whose checkpoint may be half written, or live."""
+    """Train; die after the last step, which no checkpoint has, or live."""
 
     def kill(event):
         if how == "die" and event.step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    program, data, options = SMALL[name]()
+    program, data, options = small(name)
     hooks = [kill, train.Checkpoints(folder)]
-    given = run_options(hooks=hooks, progress=False, **options)
-    print(digest(*train.fit(program, data, **given)))
+    print(digest(*train.fit(program, data, hooks=hooks, progress=False, **options)))
 
 
 if __name__ == "__main__":

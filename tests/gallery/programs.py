@@ -1,5 +1,7 @@
 """The programs of experiments/gallery: each one small, for the laws, and the numbers of each."""
 
+import sys
+
 import jax
 import numpy as np
 import optax
@@ -19,6 +21,24 @@ from experiments.gallery import (
     vqvae,
     wgan_gp,
 )
+from jaxnn import train
+
+TRACES: list[int] = []
+
+
+class Counted(train.Program):
+    """A program whose traces are counted."""
+
+    program: train.Program
+
+    def init(self, key, batch):
+        return self.program.init(key, batch)
+
+    def step(self, state, batch):
+        # By its name, since data that the code refers to belong to the program.
+        vars(sys.modules[__name__])["TRACES"].append(1)
+        return self.program.step(state, batch)
+
 
 IMAGES = np.random.default_rng(0).uniform(size=(24, 784)).astype("f")
 
@@ -55,6 +75,7 @@ KILLED = ("byol", "dqn")
 EXPECTED: dict[str, dict[str, tuple[float, float]]] = {}
 
 
-def run_options(**more):
-    """Three steps with a record each."""
-    return {"key": jax.random.key(7), "steps": 3, "every": 1} | more
+def small(name):
+    """A small program whose traces are counted, its data, and the options of its run."""
+    program, data, options = SMALL[name]()
+    return Counted(program), data, {"key": jax.random.key(7), "steps": 3, "every": 1} | options

@@ -15,11 +15,10 @@ import pytest
 from jaxnn import train
 from jaxnn.train.state import is_key
 from tests.gallery.killed import digest
-from tests.gallery.programs import EXPECTED, KILLED, SMALL, run_options
+from tests.gallery.programs import EXPECTED, KILLED, SMALL, TRACES, small
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments" / "gallery").glob("[a-z]*.py"))
-TRACES: list[int] = []
 
 
 def near(one, other):
@@ -34,80 +33,51 @@ def near(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def first_batch(data, options):
-    rows = slice(options.get("batch_size"))
-    return jax.tree.map(lambda leaf: leaf[rows], data)
-
-
 @pytest.mark.parametrize("name", SMALL)
 def test_jit_equals_eager_and_vmap_over_seeds_equals_single_runs(name):
     program, data, options = SMALL[name]()
-    batch = first_batch(data, options)
+    batch = jax.tree.map(lambda leaf: leaf[: options["batch_size"]], data)
+
+    def run(key, step):
+        return step(program.init(key, batch), batch)
+
     keys = jax.random.split(jax.random.key(3))
-    step = jax.jit(program.step)
-    init = jax.jit(program.init)
-    states = [init(key, batch) for key in keys]
-    found = [step(state, batch) for state in states]
-    near(program.step(states[0], batch), found[0])
-
-    def one(key):
-        return program.step(program.init(key, batch), batch)
-
-    together = jax.jit(jax.vmap(one))(keys)
+    found = [run(key, jax.jit(program.step)) for key in keys]
+    assert all(np.isfinite(number) for number in jax.tree.leaves(found[0][1]))
+    near(run(keys[0], program.step), found[0])
+    together = jax.jit(jax.vmap(lambda key: run(key, program.step)))(keys)
     for lane, alone in enumerate(found):
         near(jax.tree.map(lambda leaf, lane=lane: leaf[lane], together), alone)
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_broken_run_resumes_bitwise(name, tmp_path):
-    program, data, options = SMALL[name]()
-    whole = train.fit(program, data, **run_options(progress=False, **options))
+def test_a_broken_run_resumes_bitwise_and_another_number_traces_nothing(name, tmp_path):
+    program, data, options = small(name)
+    whole = train.fit(program, data, progress=False, **options)
+    traces = len(TRACES)
     hooks = [train.Checkpoints(str(tmp_path))]
-    for event in train.run(program, data, **run_options(hooks=hooks, **options)):
+    for event in train.run(program, data, hooks=hooks, **options):
         if event.step == 2:
             break
-    given = run_options(hooks=hooks, progress=False, **options)
-    assert digest(*train.fit(program, data, **given)) == digest(*whole)
+    again = train.fit(program, data, hooks=hooks, progress=False, **options)
+    assert digest(*again) == digest(*whole)
 
-
-class Counted(train.Program):
-    """A program whose traces are counted."""
-
-    program: train.Program
-
-    def init(self, key, batch):
-        return self.program.init(key, batch)
-
-    def step(self, state, batch):
-        # By its name, since data that the code refers to belong to the program.
-        vars(sys.modules[__name__])["TRACES"].append(1)
-        return self.program.step(state, batch)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_another_number_traces_nothing(name):
-    program, data, options = SMALL[name]()
-    numbers, structure = jax.tree.flatten(Counted(program))
+    numbers, structure = jax.tree.flatten(program)
     assert numbers or name == "pinn_lbfgs"  # optax.lbfgs has its numbers in closures
-    given = run_options(progress=False, **options) | {"steps": 1}
-    TRACES.clear()
-    train.fit(Counted(program), data, **given)
-    traces = len(TRACES)
-    assert traces > 0
     for i in range(len(numbers)):
         changed = [x + 0.01 if i == j else x for j, x in enumerate(numbers)]
-        train.fit(jax.tree.unflatten(structure, changed), data, **given)
-        assert len(TRACES) == traces, jax.tree_util.tree_leaves_with_path(Counted(program))[i]
+        train.fit(jax.tree.unflatten(structure, changed), data, progress=False, **options)
+    assert len(TRACES) == traces > 0
 
 
 def killed_or_slow(name):
     return name if name in KILLED else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", map(killed_or_slow, SMALL))
+@pytest.mark.parametrize("name", [killed_or_slow(name) for name in SMALL])
 def test_a_killed_run_resumes_bitwise_in_another_process(name, tmp_path):
-    program, data, options = SMALL[name]()
-    whole = train.fit(program, data, **run_options(progress=False, **options))
+    program, data, options = small(name)
+    whole = train.fit(program, data, progress=False, **options)
 
     def start(how):
         command = [sys.executable, "-m", "tests.gallery.killed", name, str(tmp_path), how]

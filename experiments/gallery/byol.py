@@ -1,8 +1,7 @@
 """BYOL: a network predicts what its own moving average makes of another view of an image.
 
 Grill et al., Bootstrap your own latent, 2020. Two views of a digit are random shifts with parts cut
-out. What it learns is measured by
-logistic regression on the features of 100 digits with labels.
+out. What it learns is measured by logistic regression on the features of 100 labeled digits.
 
     python -m experiments.gallery.byol
 """
@@ -26,7 +25,7 @@ def view(key: jax.Array, x: jax.Array) -> jax.Array:
     """A random view of flat images x (rows, 784)."""
     of_shift, of_cut = jax.random.split(key)
     images = data.random_shift(of_shift, x.reshape(-1, 28, 28), 4)
-    return data.cutout(of_cut, images, 8).reshape(x.shape)
+    return data.cutout(of_cut, images, 14).reshape(x.shape)
 
 
 class BYOL(nn.Composite):
@@ -53,7 +52,7 @@ class BYOL(nn.Composite):
 class WithTeacher(train.Minimize):
     """After each step, the teacher follows the encoder and the projector."""
 
-    decay: float = 0.99
+    decay: float = 0.95
 
     def init(self, key, batch):
         """The teacher starts as a copy."""
@@ -72,16 +71,14 @@ def follow(params, decay):
     return params | {"teacher": optax.incremental_update(online, params["teacher"], 1 - decay)}
 
 
-def program(width: int = 256, rate: float | train.Schedule = 1e-3, decay: float = 0.99):
+def program(width: int = 256, rate: float | train.Schedule = 1e-3, decay: float = 0.95):
     """BYOL of images of 784 pixels."""
 
-    def mlp(features):
+    def mlp(features):  # biases before a batch normalization would have no effect
         hidden = nn.Serial(nn.Dense(width, bias=False), nn.BatchNorm(), jax.nn.relu)
-        return nn.Serial(hidden, nn.Dense(features))
+        return nn.Serial(hidden, nn.Dense(features, bias=False))
 
-    encoder = nn.Serial(
-        nn.Serial(nn.Dense(width, bias=False), nn.BatchNorm(), jax.nn.relu), mlp(width)
-    )
+    encoder = nn.Serial(mlp(width), nn.BatchNorm(), jax.nn.relu)
     teacher = nn.Serial(encoder=encoder, projector=mlp(64))
     byol = BYOL(encoder, mlp(64), mlp(64), teacher)
     optimizer = train.Optimizer(optax.adam, learning_rate=rate)
@@ -95,7 +92,7 @@ def probe(features: Callable[[Any], Any], digits: data.Dataset) -> float:
     return float(classifier.fit(known, digits.train.y[:LABELS]).score(new, digits.test.y))
 
 
-def main(epochs: int = 60) -> dict[str, float]:
+def main(epochs: int = 100) -> dict[str, float]:
     """Train without labels, and classify by pixels, and by features before and after."""
     digits = data.mnist_5k()
     trained = program(rate=train.Cosine(2e-3, steps=epochs * 13))

@@ -1,8 +1,8 @@
 """Contrastive learning: two views of an image are found among all views of a batch.
 
 Chen et al., A simple framework for contrastive learning of visual representations (SimCLR), 2020.
-Two views of a digit are random shifts with parts cut out. What it learns is measured by
-logistic regression on the features of 100 digits with labels.
+Two views of a digit are random shifts with parts cut out. What it learns is measured by logistic
+regression on the features of 100 labeled digits.
 
     python -m experiments.gallery.contrastive
 """
@@ -27,7 +27,7 @@ def view(key: jax.Array, x: jax.Array) -> jax.Array:
     """A random view of flat images x (rows, 784)."""
     of_shift, of_cut = jax.random.split(key)
     images = data.random_shift(of_shift, x.reshape(-1, 28, 28), 4)
-    return data.cutout(of_cut, images, 8).reshape(x.shape)
+    return data.cutout(of_cut, images, 14).reshape(x.shape)
 
 
 class SimCLR(nn.Composite):
@@ -36,7 +36,7 @@ class SimCLR(nn.Composite):
     encoder: nn.Layer
     projector: nn.Layer
 
-    def forward(self, x, *, temperature=0.5, key):
+    def forward(self, x, *, temperature=0.2, key):
         """Loss and metrics of flat images x (rows, 784)."""
         rows = len(x)
         views = jnp.concatenate([view(one, x) for one in jax.random.split(key)])
@@ -53,7 +53,7 @@ class SimCLR(nn.Composite):
         return self.encoder(x)
 
 
-def program(width: int = 256, rate: float | train.Schedule = 1e-3, temperature: float = 0.5):
+def program(width: int = 256, rate: float | train.Schedule = 1e-3, temperature: float = 0.2):
     """SimCLR of images of 784 pixels."""
     encoder = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(width), jax.nn.relu)
     projector = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(64))
@@ -69,10 +69,10 @@ def probe(features: Callable[[Any], Any], digits: data.Dataset) -> float:
     return float(classifier.fit(known, digits.train.y[:LABELS]).score(new, digits.test.y))
 
 
-def main(epochs: int = 60) -> dict[str, float]:
+def main(epochs: int = 100) -> dict[str, float]:
     """Train without labels, and classify by pixels, and by features before and after."""
     digits = data.mnist_5k()
-    trained = program(rate=train.Cosine(1e-3, steps=epochs * 13))
+    trained = program(rate=train.Cosine(2e-3, steps=epochs * 13))
     options = {"key": jax.random.key(0), "batch_size": 256}
     start, _ = train.fit(trained, digits.train.x, epochs=0, **options)
     state, _ = train.fit(trained, digits.train.x, epochs=epochs, **options)

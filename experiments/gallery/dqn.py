@@ -6,6 +6,8 @@ gives 0.02 and returns to the start. The best action values are known in closed 
 discount of d, Q(s, right) = d^(4 - s) and Q(s, left) = 0.02 + d^5.
 
     python -m experiments.gallery.dqn
+
+Expected in 10 seconds on two CPU cores: all 80 action values within 1e-4, and every best action.
 """
 
 from typing import Any
@@ -125,9 +127,10 @@ def program(width: int = 32, rate: float | train.Schedule = 1e-3, **options: Any
 
 def main(steps: int = 6000) -> dict[str, float]:
     """Train for eight seeds, and compare with the best action values."""
-    agents = Seeds(program(rate=train.Cosine(3e-3, steps=steps)), 8)
+    agent = program(rate=train.Cosine(3e-3, steps=steps))
+    agents = Seeds(agent, 8)
     state, _ = train.fit(agents, key=jax.random.key(0), steps=steps, every=1000)
-    s, discount = jnp.arange(STATES), agents.program.discount
+    s, discount = jnp.arange(STATES), agent.discount
     best = jnp.stack([jnp.full(STATES, 0.02 + discount**5), discount ** (STATES - 1 - s)], -1)
     found = train.predict(agents, state, s)
     return {

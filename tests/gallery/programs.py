@@ -44,8 +44,8 @@ IMAGES = np.random.default_rng(0).uniform(size=(24, 784)).astype("f")
 
 # The program, its data, and options of a run.
 SMALL = {
-    "byol": lambda: (byol.program(4), IMAGES, {"batch_size": 8}),
-    "contrastive": lambda: (contrastive.program(4), IMAGES, {"batch_size": 8}),
+    "byol": lambda: (byol.program(8), IMAGES, {"batch_size": 8}),
+    "contrastive": lambda: (contrastive.program(16), IMAGES, {"batch_size": 8}),
     "diffusion": lambda: (diffusion.program(4), diffusion.data(24), {"batch_size": 8}),
     "dqn": lambda: (dqn.Seeds(dqn.program(4, capacity=16, rows=4), 2), None, {}),
     "maml": lambda: (maml.program(4), maml.data(24, 3), {"batch_size": 8}),

@@ -112,7 +112,9 @@ def lines_of_code(text, module):
     skipped = set()
     for node in ast.walk(module):
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if is_text or isinstance(node, ast.Import | ast.ImportFrom):
+        if isinstance(node, ast.stmt) and (
+            is_text or isinstance(node, ast.Import | ast.ImportFrom)
+        ):
             skipped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     used = set()

@@ -5,6 +5,9 @@ Two views of a digit are random shifts with parts cut out. What it learns is mea
 regression on the features of 100 labeled digits.
 
     python -m experiments.gallery.contrastive
+
+Expected accuracy on the 1,000 test digits, in 20 seconds on two CPU cores: 0.74, compared with 0.58
+for the untrained network and 0.62 for pixels.
 """
 
 from collections.abc import Callable

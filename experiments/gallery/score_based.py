@@ -6,8 +6,8 @@ whose score is known in closed form.
 
     python -m experiments.gallery.score_based
 
-Expected in 20 seconds on two CPU cores, on other points: a mean squared error of the score of 0.014,
-of a mean square of 5.8.
+Expected in 20 seconds on two CPU cores, on other points: a mean squared error of the score of
+0.014 (its mean square is 5.8).
 """
 
 import jax

@@ -5,9 +5,9 @@ unit circle, which the program draws itself.
 
     python -m experiments.gallery.wgan_gp
 
-Expected in 30 seconds on two CPU cores, compared with the ring itself: mean radius 1.00 (1.005), and
-95 % of the fakes within three standard deviations of a mode (98.9 %). Each mode has fakes, though
-not equally many.
+Expected in 30 seconds on two CPU cores, compared with the ring itself: a mean radius of 1.00
+(1.005), and 95 % of the fakes within three standard deviations of a mode (98.9 %). Each mode has
+fakes, but their shares differ.
 """
 
 from typing import Any

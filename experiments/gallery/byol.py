@@ -74,7 +74,9 @@ def follow(params, decay):
     return params | {"teacher": optax.incremental_update(online, params["teacher"], 1 - decay)}
 
 
-def program(width: int = 256, rate: float | train.Schedule = 1e-3, decay: float = 0.95):
+def program(
+    width: int = 256, rate: float | train.Schedule = 1e-3, decay: float = 0.95
+) -> train.Minimize:
     """BYOL of images of 784 pixels."""
 
     def mlp(features):  # biases before a batch normalization would have no effect

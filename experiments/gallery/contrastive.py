@@ -56,7 +56,9 @@ class SimCLR(nn.Composite):
         return self.encoder(x)
 
 
-def program(width: int = 256, rate: float | train.Schedule = 1e-3, temperature: float = 0.2):
+def program(
+    width: int = 256, rate: float | train.Schedule = 1e-3, temperature: float = 0.2
+) -> train.Minimize:
     """SimCLR of images of 784 pixels."""
     encoder = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(width), jax.nn.relu)
     projector = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(64))

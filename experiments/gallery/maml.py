@@ -51,7 +51,9 @@ class MAML(nn.Composite):
         return jax.vmap(adapted)(tasks).mean(), {"before": before.mean()}
 
 
-def program(width: int = 40, rate: float | train.Schedule = 1e-3, inner: float = 0.01):
+def program(
+    width: int = 40, rate: float | train.Schedule = 1e-3, inner: float = 0.01
+) -> train.Minimize:
     """MAML of a small network."""
 
     def dense(features):

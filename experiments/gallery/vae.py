@@ -49,7 +49,9 @@ class VAE(nn.Composite):
         return self.decoder(z)
 
 
-def program(hidden: tuple[int, ...] = (), beta: float = 1.0, rate: float | train.Schedule = 1e-3):
+def program(
+    hidden: tuple[int, ...] = (), beta: float = 1.0, rate: float | train.Schedule = 1e-3
+) -> train.Minimize:
     """A VAE of images of 64 pixels, whose networks have these hidden layers."""
     layers = [layer for width in hidden for layer in (nn.Dense(width), jax.nn.gelu)]
     vae = VAE(

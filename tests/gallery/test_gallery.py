@@ -1,4 +1,7 @@
-"""Laws of every program in experiments/gallery, and at night the numbers that their files state."""
+"""Laws of every program in experiments/gallery, and at night the numbers that their files state.
+
+`tests/gallery/programs.py` lists the programs.
+"""
 
 import ast
 import io
@@ -33,9 +36,9 @@ def near(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_jit_equals_eager_and_vmap_over_seeds_equals_single_runs(name):
-    program, data, options = SMALL[name]()
+@pytest.mark.parametrize("case", SMALL)
+def test_jit_equals_eager_and_vmap_over_seeds_equals_single_runs(case):
+    program, data, options = SMALL[case]()
     batch = jax.tree.map(lambda leaf: leaf[: options["batch_size"]], data)
 
     def run(key, step):
@@ -50,9 +53,10 @@ def test_jit_equals_eager_and_vmap_over_seeds_equals_single_runs(name):
         near(jax.tree.map(lambda leaf, lane=lane: leaf[lane], together), alone)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_broken_run_resumes_bitwise_and_another_number_traces_nothing(name, tmp_path):
-    program, data, options = small(name)
+@pytest.mark.parametrize("case", SMALL)
+def test_a_broken_run_resumes_bitwise_and_another_number_traces_nothing(case, tmp_path):
+    program, data, options = small(case)
+    TRACES.clear()
     whole = train.fit(program, data, progress=False, **options)
     traces = len(TRACES)
     hooks = [train.Checkpoints(str(tmp_path))]
@@ -63,24 +67,24 @@ def test_a_broken_run_resumes_bitwise_and_another_number_traces_nothing(name, tm
     assert digest(*again) == digest(*whole)
 
     numbers, structure = jax.tree.flatten(program)
-    assert numbers or name == "pinn_lbfgs"  # optax.lbfgs has its numbers in closures
+    assert numbers or case == "pinn_lbfgs"  # optax.lbfgs has its numbers in closures
     for i in range(len(numbers)):
         changed = [x + 0.01 if i == j else x for j, x in enumerate(numbers)]
         train.fit(jax.tree.unflatten(structure, changed), data, progress=False, **options)
     assert len(TRACES) == traces > 0
 
 
-def killed_or_slow(name):
-    return name if name in KILLED else pytest.param(name, marks=pytest.mark.slow)
+def killed_or_slow(case):
+    return case if case in KILLED else pytest.param(case, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", [killed_or_slow(name) for name in SMALL])
-def test_a_killed_run_resumes_bitwise_in_another_process(name, tmp_path):
-    program, data, options = small(name)
+@pytest.mark.parametrize("case", [killed_or_slow(case) for case in SMALL])
+def test_a_killed_run_resumes_bitwise_in_another_process(case, tmp_path):
+    program, data, options = small(case)
     whole = train.fit(program, data, progress=False, **options)
 
     def start(how):
-        command = [sys.executable, "-m", "tests.gallery.killed", name, str(tmp_path), how]
+        command = [sys.executable, "-m", "tests.gallery.killed", case, str(tmp_path), how]
         return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
     died, lived = start("die"), start("live")
@@ -89,17 +93,17 @@ def test_a_killed_run_resumes_bitwise_in_another_process(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPECTED)
-def test_a_program_reaches_its_number(name):
+@pytest.mark.parametrize("case", EXPECTED)
+def test_a_program_reaches_its_number(case):
     """By the command in its header, compiled as users compile it."""
-    command = [sys.executable, "-m", f"experiments.gallery.{name}"]
+    command = [sys.executable, "-m", f"experiments.gallery.{case}"]
     settings = os.environ | {"XLA_FLAGS": ""}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=ROOT, env=settings
     )
     assert done.returncode == 0, done.stderr
     found = ast.literal_eval(done.stdout.splitlines()[-1])
-    for number, (low, high) in EXPECTED[name].items():
+    for number, (low, high) in EXPECTED[case].items():
         assert low <= found[number] <= high, (number, found[number])
 
 

@@ -97,7 +97,7 @@ class Program:
             cls, cls._flatten_with_keys, cls._unflatten, cls._flatten
         )
 
-    def init(self, key: jax.Array, batch: Any) -> Any:
+    def init(self, key: jax.Array, batch: Any, /) -> Any:
         """The state before the first step, any pytree of arrays.
 
         Args:
@@ -109,7 +109,7 @@ class Program:
             f"{type(self).__name__} has no init; write def init(self, key, batch): ... return state"
         )
 
-    def step(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+    def step(self, state: Any, batch: Any, /) -> tuple[Any, dict[str, Any]]:
         """The state after a step, of the same structure, and metrics by name.
 
         Args:
@@ -121,7 +121,7 @@ class Program:
             "return state, metrics"
         )
 
-    def evaluate(self, state: Any, batch: Any, *, key: jax.Array) -> dict[str, Any]:
+    def evaluate(self, state: Any, batch: Any, /, *, key: jax.Array) -> dict[str, Any]:
         """Metrics of a state on a piece of data, by name; none unless a subclass computes some.
 
         Args:
@@ -131,7 +131,7 @@ class Program:
         """
         return {}
 
-    def predict(self, state: Any, inputs: Any) -> Any:
+    def predict(self, state: Any, inputs: Any, /) -> Any:
         """Predictions for a pytree of rows.
 
         Args:

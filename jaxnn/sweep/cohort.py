@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from . import lanes
-from .compiled import By, Compiled, Way, compiled_cohort, metric_names, problem_of
+from .compiled import By, Compiled, Way, compiled_cohort
 from .space import Values
 from .structure import Structure
+from .training import metric_names, problem_of
 
 __all__ = [
     "By",

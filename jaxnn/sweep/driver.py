@@ -18,7 +18,6 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any
 
 from ..experiment.configuration import from_plain
-from ..experiment.program import Recipe
 from .assembly import Assembly, Lane
 from .cohort import Outcome, Work, work
 from .engine import TRIES, answer, lost
@@ -30,6 +29,7 @@ from .records import OPEN, Cohort, Group, Trial
 from .search import Observation
 from .settings import Settings
 from .space import Values
+from .training import AnyRecipe
 
 __all__ = ["Driver", "Lane", "Progress", "Watch"]
 
@@ -47,7 +47,7 @@ class Driver:
 
     def __init__(
         self,
-        recipe: Recipe[Any],
+        recipe: AnyRecipe,
         ledger: Ledger,
         executor: Executor,
         workers: int = 1,

@@ -59,17 +59,17 @@ class Tally:
                     f"{given}; restore it from a copy, or name another folder"
                 )
             for name, metric in metrics.items():
-                leaves, self._forms[name] = jax.tree.flatten(_sums(metric, rows))
+                leaves, self._forms[name] = jax.tree.flatten(summable(metric, rows))
                 before = self._sums.get(name, [0.0] * len(leaves))
                 self._sums[name] = [
-                    _added(start, leaf) for start, leaf in zip(before, leaves, strict=True)
+                    float(added(start, leaf)) for start, leaf in zip(before, leaves, strict=True)
                 ]
 
 
-def _sums(metric: Any, rows: int) -> Any:
+def summable(metric: Any, rows: int) -> Any:
     """The metric as something whose leaves are added: a scalar is weighted by its rows."""
     if isinstance(metric, Sum):
-        return Sum(tuple(_sums(term, rows) for term in metric.terms))
+        return Sum(tuple(summable(term, rows) for term in metric.terms))
     if isinstance(metric, Mean):
         return _ratio(metric.value, rows, metric.maximize)
     if isinstance(metric, Ratio):
@@ -86,9 +86,10 @@ def _wide(leaf: Any) -> np.ndarray:
     return np.asarray(leaf, np.float64)
 
 
-def _added(start: float, steps: np.ndarray) -> float:
-    """start + steps[0] + steps[1] + ..., in this order."""
-    return float(np.add.accumulate(np.concatenate([[start], steps.reshape(-1)]))[-1])
+def added(start: float, steps: np.ndarray) -> np.ndarray:
+    """start + steps[..., 0] + steps[..., 1] + ..., in this order."""
+    begin = np.full((*steps.shape[:-1], 1), start, np.float64)
+    return np.add.accumulate(np.concatenate([begin, steps], -1), -1)[..., -1]
 
 
 class Record(Mapping[str, float]):

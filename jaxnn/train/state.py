@@ -114,6 +114,13 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def strong(leaf: Any) -> Any:
+    """The leaf as an array that is not weakly typed, as a step would return it."""
+    if hasattr(leaf, "dtype") and is_key(leaf):
+        return leaf
+    return jnp.asarray(leaf, jnp.result_type(leaf))
+
+
 def without_keys(tree: Any) -> Any:
     """The tree with the words of keys, uint32, instead of the keys: it can leave the device."""
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)

@@ -1,0 +1,434 @@
+"""The training of one configuration, as what a lane needs: pure functions of its numbers.
+
+A lane trains up to a record, evaluates, and trains on. This is all that the rest of a sweep knows
+of what it trains, so any program can be swept:
+
+    begin(seed)                     the state before the first step, as a run of its own makes it
+    advance(state, order, data)     the state after the steps of a record, and what was found
+    metrics(found)                  the numbers of what was found, on the host
+    leaves(), with_leaves(leaves)   the numbers that a run of its own passes to compiled code
+
+`ProgramTraining` is that of a `train.Program`, and `FitTraining` that of a `Recipe`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol, Self, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .. import train
+from ..core import paths
+from ..core.values import is_traced
+from ..data.order import epoch_order
+from ..experiment.experiment import Configured, Experiment, Loaded, loaded
+from ..experiment.problem import Problem
+from ..experiment.program import Program, Recipe
+from ..train.assessment import SIZE, check_names, rows_of
+from ..train.average import evaluation_params
+from ..train.directions import direction_of
+from ..train.evaluation import pure_evaluation
+from ..train.feed import pure_steps
+from ..train.loading import check_step
+from ..train.metrics import Sum, check_metrics, combine, directions, without_collected
+from ..train.record import added, prefixed, summable
+from ..train.state import strong
+from ..train.tally import means_of
+from .numbers import like
+
+AnyRecipe: TypeAlias = Recipe[Any] | Experiment[Any]
+Source: TypeAlias = Problem | Loaded
+
+
+class Training(Protocol):
+    """The training of one configuration; its numbers may be traced.
+
+    Attributes:
+        epochs: the number of its records.
+        seed: the root of its random numbers.
+    """
+
+    @property
+    def epochs(self) -> int:
+        """The number of its records."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The root of its random numbers."""
+        ...
+
+    @property
+    def source(self) -> "Source":
+        """The data that all lanes share."""
+        ...
+
+    def leaves(self) -> dict[str, Any]:
+        """The numbers by path that a run of its own passes to compiled code."""
+        ...
+
+    def with_leaves(self, leaves: Mapping[str, Any]) -> Self:
+        """The same training with these numbers."""
+        ...
+
+    def begin(self, seed: int) -> Any:
+        """The state before the first step."""
+        ...
+
+    def order(self, seed: int, record: int) -> np.ndarray:
+        """The rows of each step up to a record, int32 (steps, batch)."""
+        ...
+
+    def advance(self, state: Any, order: Any, data: Any) -> tuple[Any, Any]:
+        """The state after the steps of an order, and what was found: pure."""
+        ...
+
+    def metrics(self, found: Any, steps: int) -> dict[str, np.ndarray]:
+        """Numbers by name, float64 (lanes,), of what `advance` found, stacked, on the host."""
+        ...
+
+    def reported(self, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The metrics as a run of its own reports them."""
+        ...
+
+    def tried(self) -> Any:
+        """A step and an evaluation, for abstract evaluation."""
+        ...
+
+    def names(self) -> list[str]:
+        """What it reports at each record, by name."""
+        ...
+
+    def maximized(self, metric: str) -> bool | None:
+        """Whether a metric is maximized; None if nobody declares it."""
+        ...
+
+
+def training_of(recipe: AnyRecipe, config: Any, base: Any) -> Training:
+    """The training of a configuration.
+
+    Args:
+        recipe: the experiment.
+        config: the configuration, whose numbers may be traced.
+        base: the configuration whose data it has: one without traced numbers.
+    """
+    if isinstance(recipe, Experiment):
+        return ProgramTraining(Configured(recipe, config, loaded(recipe, base)))
+    problem = problem_of(recipe)
+    return FitTraining(recipe.build(config, problem), problem)
+
+
+@functools.lru_cache(maxsize=8)
+def problem_of(recipe: Recipe[Any]) -> Problem:
+    """The experiment's problem, read once a process."""
+    return recipe.problem()
+
+
+def arrays_of(source: Source) -> tuple[Any, Any]:
+    """The arrays to train on, and those for validation."""
+    if isinstance(source, Loaded):
+        return source.train, source.validation
+    return (*source.scaled.train,), (*source.scaled.validation,)
+
+
+class ProgramTraining:
+    """The training of a `train.Program`, as `train.fit` trains it.
+
+    Args:
+        run: the configuration with its program and data.
+    """
+
+    def __init__(self, run: Configured) -> None:
+        self.run = run
+
+    @property
+    def epochs(self) -> int:
+        """The number of its records."""
+        return len(self.run.ends)
+
+    @property
+    def seed(self) -> int:
+        """The root of its random numbers."""
+        return self.run.seed
+
+    @property
+    def source(self) -> "Source":
+        """The data of the configuration."""
+        return self.run.data
+
+    def leaves(self) -> dict[str, Any]:
+        """The leaves of the program by path."""
+        flat = jax.tree_util.tree_flatten_with_path(self.run.program)[0]
+        return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
+
+    def with_leaves(self, leaves: Mapping[str, Any]) -> Self:
+        """The program with these leaves. Numbers that are leaves only when traced stay."""
+        flat, structure = jax.tree_util.tree_flatten_with_path(self.run.program)
+        now = {jax.tree_util.keystr(path): leaf for path, leaf in flat}
+        given = {n: like(leaves[n], leaf) if n in leaves else leaf for n, leaf in now.items()}
+        new = object.__new__(Configured)
+        vars(new).update(vars(self.run))
+        new.program = jax.tree.unflatten(structure, list(given.values()))
+        return type(self)(new)
+
+    def begin(self, seed: int) -> Any:
+        """The state before the first step."""
+        first = _rows(self.run.data.train, self.order(seed, 0)[0])
+        first = jax.tree.map(jnp.asarray, first)
+        state = self.run.program.init(paths.as_key(jax.random.key(seed)), first)
+        return jax.tree.map(strong, state)
+
+    def order(self, seed: int, record: int) -> np.ndarray:
+        """The rows of each step."""
+        return self.run.order(seed, record)
+
+    def advance(self, state: Any, order: Any, data: Any) -> tuple[Any, Any]:
+        """The steps, the metrics of each, and an evaluation."""
+        rows, validation = data
+        program = self.run.program
+
+        def step(state: Any, chosen: Any) -> tuple[Any, Any]:
+            result = program.step(state, _rows(rows, chosen))
+            check_step(result, state, type(program).__name__)
+            return result[0], without_collected(result[1])
+
+        if order.shape[0] == 1:  # without a loop, as in a run of its own
+            state, metrics = step(state, order[0])
+            metrics = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
+        else:
+            state, metrics = lax.scan(step, state, order)
+        if not self.run.evaluations():
+            return state, (metrics, ())
+        # XLA must not fuse the evaluation with the steps, which a run of its own compiles apart.
+        return state, (metrics, self._evaluated(lax.optimization_barrier(state), validation))
+
+    def _evaluated(self, state: Any, validation: Any) -> tuple[Any, ...]:
+        """The metrics of the pieces of the validation data: of whole ones, stacked, and the rest."""
+        key = jax.random.key(0)
+
+        def piece(i: Any, batch: Any) -> dict[str, Any]:
+            found = self.run.program.evaluate(state, batch, key=jax.random.fold_in(key, i))
+            owner = type(self.run.program).__name__
+            check_metrics(found, f"{owner}.evaluate")
+            check_names(found, owner)
+            return dict(found)
+
+        if validation is None:
+            return (piece(0, None),)
+        rows = rows_of(validation, "validation data")
+        whole = rows // SIZE
+        parts: list[Any] = [
+            piece(i, jax.tree.map(lambda leaf, at=i: leaf[at * SIZE :][:SIZE], validation))
+            for i in range(whole)
+            if whole <= UNROLLED
+        ]
+        if whole > UNROLLED:
+            piles = jax.tree.map(
+                lambda leaf: leaf[: whole * SIZE].reshape(whole, SIZE, *leaf.shape[1:]), validation
+            )
+            stacked = lax.map(lambda one: piece(*one), (jnp.arange(whole), piles))
+            parts = [jax.tree.map(lambda leaf, at=i: leaf[at], stacked) for i in range(whole)]
+        if rows % SIZE:
+            rest = jax.tree.map(lambda leaf: leaf[whole * SIZE :], validation)
+            parts.append(piece(whole, rest))
+        return tuple(parts)
+
+    def metrics(self, found: Any, steps: int) -> dict[str, np.ndarray]:
+        """Sums in double precision, step by step, as those of a record."""
+        metrics, pieces = found
+        numbers = {name: _of_steps(one, self.run.batch_size) for name, one in metrics.items()}
+        if not pieces:
+            return numbers
+        validation, lanes = self.run.data.validation, len(jax.tree.leaves(pieces)[0])
+        counts = [1] * len(pieces)
+        if validation is not None:
+            rows = rows_of(validation, "validation data")
+            counts = [min(SIZE, rows - i * SIZE) for i in range(len(pieces))]
+        each = [
+            combine(
+                (jax.tree.map(lambda leaf, at=lane: leaf[at], piece), count)
+                for piece, count in zip(pieces, counts, strict=True)
+            )
+            for lane in range(lanes)
+        ]
+        held = {name: np.array([one[name] for one in each], np.float64) for name in each[0]}
+        return numbers | prefixed("validation", held)
+
+    def reported(self, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The metrics as they are."""
+        return metrics
+
+    def tried(self) -> Any:
+        """A step and an evaluation of the first batch."""
+        state = self.begin(0)
+        return self.advance(state, self.order(0, 0)[:1], arrays_of(self.source))
+
+    @functools.cached_property
+    def _declared(self) -> tuple[list[str], dict[str, bool]]:
+        """The names of the metrics, and the directions that they declare."""
+        _, (metrics, pieces) = jax.eval_shape(self.tried)
+        found = metrics | (prefixed("validation", pieces[0]) if pieces else {})
+        larger = directions(metrics)
+        larger |= prefixed("validation", directions(pieces[0]) if pieces else {})
+        return list(found), larger
+
+    def names(self) -> list[str]:
+        """What it reports at each record."""
+        return self._declared[0]
+
+    def maximized(self, metric: str) -> bool | None:
+        """What the experiment says, or else the metric itself."""
+        stated = {self.run.experiment.maximize: True, self.run.experiment.minimize: False}
+        return stated.get(metric, self._declared[1].get(metric))
+
+
+UNROLLED = 4  # pieces of an evaluation that are compiled one after the other, without a loop
+
+
+def _rows(data: Any, chosen: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[chosen], data)
+
+
+def _of_steps(metric: Any, rows: int) -> np.ndarray:
+    """A training metric over the steps of a record, float64 (lanes,), from arrays (lanes, steps)."""
+    sums = jax.tree.map(lambda steps: added(0.0, steps), summable(metric, rows))
+    terms = sums.terms if isinstance(sums, Sum) else (sums,)
+    values = [
+        np.where(term.count == 0, 0.0, term.sum / np.where(term.count == 0, 1, term.count))
+        for term in terms
+    ]
+    if len(values) == 1:
+        return values[0]
+    return np.array([math.fsum(each) for each in zip(*values, strict=True)])
+
+
+class FitTraining:
+    """The training of a network, a task, and an optimizer, as `experiment.Program.fit` trains it.
+
+    Args:
+        program: the program of the configuration.
+        problem: its data.
+    """
+
+    def __init__(self, program: Program, problem: Problem) -> None:
+        self.program, self.problem = program, problem
+
+    @property
+    def epochs(self) -> int:
+        """The number of its epochs."""
+        if not is_traced(self.program.epochs) and self.program.epochs < 1:
+            raise ValueError(f"epochs is {self.program.epochs}, wanted at least 1")
+        return self.program.epochs
+
+    @property
+    def seed(self) -> int:
+        """The root of its random numbers."""
+        return self.program.seed
+
+    @property
+    def source(self) -> "Source":
+        """The problem."""
+        return self.problem
+
+    def leaves(self) -> dict[str, Any]:
+        """The numbers of the optimizer."""
+        return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(self.program.optimizer))}
+
+    def with_leaves(self, leaves: Mapping[str, Any]) -> Self:
+        """The program with these numbers of the optimizer."""
+        now, structure = jax.tree.flatten(self.program.optimizer)
+        given = [like(leaves[str(i)], leaf) for i, leaf in enumerate(now)]
+        optimizer = jax.tree.unflatten(structure, given)
+        return type(self)(dataclasses.replace(self.program, optimizer=optimizer), self.problem)
+
+    def begin(self, seed: int) -> Any:
+        """The state before the first step."""
+        return start(self.program, self.problem, seed)
+
+    def order(self, seed: int, record: int) -> np.ndarray:
+        """The rows of each step of an epoch."""
+        rows, size = len(self.problem.scaled.train.x), self.program.batch_size
+        steps = rows // size
+        return _order(seed, record, rows)[: steps * size].reshape(steps, size)
+
+    def advance(self, state: Any, order: Any, data: Any) -> tuple[Any, Any]:
+        """The steps, the sums of their metrics, and an evaluation."""
+        (x, y), (held_x, held_y) = data
+        p = self.program
+        state, sums = pure_steps(p.net, p.task, p.optimizer, p.augment, state, x, y, order)
+        size = min(1024, len(held_x))
+        params = evaluation_params(state)
+        return state, (
+            sums,
+            pure_evaluation(p.net, p.task, params, state.state, held_x, held_y, size),
+        )
+
+    def metrics(self, found: Any, steps: int) -> dict[str, np.ndarray]:
+        """Means over the steps of an epoch, and those of the evaluation."""
+        sums, held = (
+            {name: np.asarray(one, np.float64) for name, one in part.items()} for part in found
+        )
+        return means_of(sums, steps) | prefixed("validation", held)
+
+    def reported(self, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The metrics in the units of the data set."""
+        return self.problem.reported(metrics)
+
+    def tried(self) -> Any:
+        """A step and an evaluation of the first rows."""
+        for field in ("batch_size", "epochs"):
+            if is_traced(getattr(self.program, field)):
+                raise TypeError(f"Program.{field} must be a number that Python knows")
+        size = self.program.batch_size
+        few = tuple(jnp.asarray(part[:size]) for part in self.problem.scaled.train)
+        return self.advance(self.begin(0), jnp.zeros((1, size), jnp.int32), (few, few))
+
+    def names(self) -> list[str]:
+        """What it reports after each epoch."""
+        return metric_names(self.program, self.problem)
+
+    def maximized(self, metric: str) -> bool | None:
+        """What the task declares."""
+        direction = direction_of(metric, self.program.task)
+        return None if direction is None else direction == "maximize"
+
+
+def start(program: Program, problem: Problem, seed: Any) -> train.TrainState:
+    """The state before the first step, as `train.fit` makes it."""
+    x = problem.scaled.train.x
+    example = jax.ShapeDtypeStruct((program.batch_size, *x.shape[1:]), x.dtype)
+    return train.TrainState.create(program.net, program.optimizer, jax.random.key(seed), example)
+
+
+def metric_names(program: Program, problem: Problem) -> list[str]:
+    """What a run reports after each epoch, by name."""
+    x, y = problem.scaled.train
+
+    def names(x: Any, y: Any) -> Any:
+        ts = start(program, problem, 0)
+        return pure_evaluation(
+            program.net, program.task, evaluation_params(ts), ts.state, x, y, len(x)
+        )
+
+    size = program.batch_size
+    found = jax.eval_shape(
+        names, *(jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for a in (x, y))
+    )
+    return [*found, *(f"validation_{name}" for name in found)]
+
+
+@functools.lru_cache(maxsize=1024)
+def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    """The order of an epoch, which lanes of one seed share."""
+    return epoch_order(_root(seed), epoch, rows)
+
+
+@functools.lru_cache(maxsize=1024)
+def _root(seed: int) -> np.ndarray:
+    """The words of the root key of a seed, on the host."""
+    return np.asarray(jax.random.key_data(jax.random.key(seed)))

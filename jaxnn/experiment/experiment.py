@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ from ..data import Dataset
 from ..data.order import epoch_order
 from ..data.source import Source
 from ..train.assessment import rows_of
+from .program import Command, Recipe
 
 Config = TypeVar("Config")
 LENGTHS = ("steps", "epochs")
@@ -82,6 +83,11 @@ class Experiment(Generic[Config]):
             )
 
     @property
+    def commands(self) -> tuple[Command, ...]:
+        """Further commands of its command line: none."""
+        return ()
+
+    @property
     def module(self) -> str:
         """The name of the module that defines it."""
         return self.program.__module__
@@ -95,6 +101,9 @@ class Experiment(Generic[Config]):
     def parts(self) -> tuple[Any, ...]:
         """The functions and classes that its numbers follow from."""
         return tuple(part for part in (self.program, self.data, self.config) if part is not None)
+
+
+AnyRecipe: TypeAlias = Recipe[Any] | Experiment[Any]
 
 
 class Loaded:
@@ -295,4 +304,5 @@ def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1024)
 def _words(seed: int) -> np.ndarray:
-    return np.asarray(paths.kept_words(jax.random.key(seed)))
+    with jax.ensure_compile_time_eval():
+        return np.asarray(paths.kept_words(jax.random.key(seed)))

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
@@ -26,7 +25,7 @@ from jax.sharding import PartitionSpec as P
 
 from ..train.state import with_keys, without_keys
 from . import lanes
-from .numbers import as_written, dependent, depends, scalar
+from .numbers import array, as_written, dependent, depends, scalar
 from .space import Values
 from .structure import Structure
 from .training import Source, Training, arrays_of
@@ -164,7 +163,7 @@ class Compiled:
         traced = {name: scalar(value) for name, value in values.items()}
         if self._varying is None:
             self._varying = self._found(traced, training)
-        leaves = {n: _array(leaf) for n, leaf in training.leaves().items() if n in self._varying}
+        leaves = {n: array(leaf) for n, leaf in training.leaves().items() if n in self._varying}
         return Numbers(traced, leaves)
 
     def _found(self, traced: dict[str, Any], training: Training) -> set[str]:
@@ -184,7 +183,7 @@ class Compiled:
         """The leaves of the program that are the same for all lanes, on the devices."""
         varying = self._varying or set()
         kept = {n: leaf for n, leaf in training.leaves().items() if n not in varying}
-        return jax.device_put(jax.tree.map(_array, kept), self._whole)
+        return jax.device_put(jax.tree.map(array, kept), self._whole)
 
     def _training(self, numbers: Numbers, constant: dict[str, Any]) -> Training:
         """The training of traced numbers; leaves come as a run of its own has them."""
@@ -242,13 +241,6 @@ def compiled_cohort(structure: Structure, way: Way, shared: bool) -> Compiled:
 def _data_on(source: Source, devices: int) -> Any:
     """The arrays to train on and those for validation, on each of the devices."""
     return jax.device_put(arrays_of(source), NamedSharding(_mesh(devices), P()))
-
-
-def _array(leaf: Any) -> Any:
-    """A leaf as compiled code takes it."""
-    if isinstance(leaf, jax.Array):
-        return leaf
-    return np.asarray(leaf, jnp.result_type(leaf))
 
 
 def _mesh(devices: int) -> Mesh:

@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any
 
 from ..experiment.configuration import from_plain
+from ..experiment.experiment import AnyRecipe
 from .assembly import Assembly, Lane
 from .cohort import Outcome, Work, work
 from .engine import TRIES, answer, lost
@@ -29,7 +30,6 @@ from .records import OPEN, Cohort, Group, Trial
 from .search import Observation
 from .settings import Settings
 from .space import Values
-from .training import AnyRecipe
 
 __all__ = ["Driver", "Lane", "Progress", "Watch"]
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Var, primitives
 
@@ -22,14 +23,24 @@ def as_written(number: Any) -> Any:
     )
 
 
+def array(leaf: Any) -> Any:
+    """A leaf of a program as compiled code takes it."""
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, jnp.result_type(leaf))
+
+
 def like(number: Any, other: Any) -> Any:
     """A traced number, weakly typed if another one is."""
     return as_written(number) if getattr(jax.typeof(other), "weak_type", False) else number
 
 
-def dependent(jaxpr: Any) -> list[bool]:
-    """Whether each result of a jaxpr depends on its arguments, as far as it shows."""
-    reached = set(jaxpr.invars)
+def dependent(jaxpr: Any, count: int | None = None) -> list[bool]:
+    """Whether each result of a jaxpr depends on its arguments, as far as it shows.
+
+    Args:
+        jaxpr: the jaxpr.
+        count: how many of the first arguments count; all by default.
+    """
+    reached = set(jaxpr.invars[:count])
     for equation in jaxpr.eqns:
         if any(isinstance(var, Var) and var in reached for var in equation.invars):
             reached.update(equation.outvars)

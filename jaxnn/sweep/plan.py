@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ..core.signatures import suggestion
-from ..experiment.experiment import Experiment
+from ..experiment.experiment import AnyRecipe, Experiment
 from ..train.directions import is_maximized
 from .cohort import Way, Work
 from .engine import lost
@@ -22,7 +22,7 @@ from .search import searcher
 from .settings import Settings
 from .space import Values
 from .structure import TRACED, Structure, space_of, structure_of, traced_or_static
-from .training import AnyRecipe, FitTraining, Training, training_of
+from .training import FitTraining, Training, training_of
 
 # Seconds of training that go to a worker, and into the ledger, at a time.
 AIM = 4.0

@@ -20,14 +20,14 @@ import numpy as np
 from .. import core
 from ..core.values import is_traced
 from ..experiment import experiment as experiment_module
-from ..experiment.experiment import Experiment
+from ..experiment.experiment import AnyRecipe, Experiment
 from ..experiment.problem import Problem
 from ..experiment.program import Program
 from . import training as training_module
 from .dimensions import Dimension, Int
-from .numbers import as_written, dependent, scalar
+from .numbers import array, as_written, dependent, scalar
 from .space import Space, Values
-from .training import AnyRecipe, Training, start, training_of
+from .training import Training, start, training_of
 
 __all__ = [
     "TRACED",
@@ -114,7 +114,7 @@ def structure_of(
 
 
 def traced_or_static(
-    recipe: AnyRecipe, base: Any, problem: Any = None, exact: bool = False
+    recipe: AnyRecipe, base: Any, exact: bool = False
 ) -> dict[str, str]:
     """`traced`, or the reason why not, for each dimension of the experiment's space.
 
@@ -124,7 +124,6 @@ def traced_or_static(
     Args:
         recipe: the experiment.
         base: the configuration that trials change.
-        problem: what a `Recipe` learns, which it is read from by default.
         exact: whether lanes have the bits of runs of their own. A number of a program that is not
             one of its leaves, such as one inside a layer, is a constant of such a run.
     """
@@ -203,14 +202,15 @@ def _check_data(
 
 def _check_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> None:
     """Raise an error unless a number acts through leaves of the program alone."""
-    known = structure.training(numbers).leaves()
+    plain = {n: number.item() for n, number in numbers.items()}
+    known = {n: array(leaf) for n, leaf in structure.training(plain).leaves().items()}
 
-    def results(value: Any) -> Any:
-        values = dict(jax.tree.map(as_written, numbers)) | {name: as_written(value)}
-        training = structure.training(values)
-        return training.with_leaves({n: known[n] for n in training.leaves() if n in known}).tried()
+    def results(value: Any, others: Any) -> Any:
+        training = structure.training(jax.tree.map(as_written, others | {name: value}))
+        return training.with_leaves(known).tried()
 
-    if any(dependent(jax.make_jaxpr(results)(numbers[name]).jaxpr)):
+    others = {n: number for n, number in numbers.items() if n != name}
+    if any(dependent(jax.make_jaxpr(results)(numbers[name], others).jaxpr, count=1)):
         raise _Static(
             "it is not a leaf of the program, so a run of its own compiles it as a constant, whose "
             "bits --exact keeps"
@@ -219,17 +219,19 @@ def _check_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> 
 
 def reason(error: Exception) -> str:
     """Why a number is static: the place that looked at it, and what was said there."""
+    raised = traceback.extract_tb(error.__traceback__)
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
+        for frame in raised
         if not frame.filename.startswith(INNER) and frame.filename not in OWN
     ]
     said = str(error).strip().split("\n")[0]
     if isinstance(error, _Static):
         return said
+    by_jax = bool(raised) and raised[-1].filename.startswith(INNER[0])
     if isinstance(
         error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError
-    ):
+    ) or (by_jax and "Tracer" in said):
         said = "Python has to know it there"
     if not frames:
         return said

@@ -26,7 +26,7 @@ from .. import train
 from ..core import paths
 from ..core.values import is_traced
 from ..data.order import epoch_order
-from ..experiment.experiment import Configured, Experiment, Loaded, loaded
+from ..experiment.experiment import AnyRecipe, Configured, Experiment, Loaded, loaded
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
 from ..train.assessment import SIZE, check_names, rows_of
@@ -41,7 +41,6 @@ from ..train.state import strong
 from ..train.tally import means_of
 from .numbers import like
 
-AnyRecipe: TypeAlias = Recipe[Any] | Experiment[Any]
 Source: TypeAlias = Problem | Loaded
 
 
@@ -129,6 +128,11 @@ def problem_of(recipe: Recipe[Any]) -> Problem:
     return recipe.problem()
 
 
+def source_of(recipe: AnyRecipe, base: Any) -> Source:
+    """The data of a configuration."""
+    return loaded(recipe, base) if isinstance(recipe, Experiment) else problem_of(recipe)
+
+
 def arrays_of(source: Source) -> tuple[Any, Any]:
     """The arrays to train on, and those for validation."""
     if isinstance(source, Loaded):
@@ -195,11 +199,11 @@ class ProgramTraining:
         def step(state: Any, chosen: Any) -> tuple[Any, Any]:
             result = program.step(state, _rows(rows, chosen))
             check_step(result, state, type(program).__name__)
-            return result[0], without_collected(result[1])
+            return result[0], jax.tree.map(jnp.asarray, without_collected(result[1]))
 
         if order.shape[0] == 1:  # without a loop, as in a run of its own
             state, metrics = step(state, order[0])
-            metrics = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
+            metrics = jax.tree.map(lambda leaf: leaf[None], metrics)
         else:
             state, metrics = lax.scan(step, state, order)
         if not self.run.evaluations():
@@ -216,7 +220,7 @@ class ProgramTraining:
             owner = type(self.run.program).__name__
             check_metrics(found, f"{owner}.evaluate")
             check_names(found, owner)
-            return dict(found)
+            return jax.tree.map(jnp.asarray, dict(found))
 
         if validation is None:
             return (piece(0, None),)
@@ -282,9 +286,11 @@ class ProgramTraining:
         return self._declared[0]
 
     def maximized(self, metric: str) -> bool | None:
-        """What the experiment says, or else the metric itself."""
+        """What the experiment says, or else the metric itself, or else the task."""
         stated = {self.run.experiment.maximize: True, self.run.experiment.minimize: False}
-        return stated.get(metric, self._declared[1].get(metric))
+        known = self._declared[1] | {name: larger for name, larger in stated.items() if name}
+        objective = getattr(self.run.program, "objective", None)
+        return known.get(metric, _of_task(metric, getattr(objective, "task", None)))
 
 
 UNROLLED = 4  # pieces of an evaluation that are compiled one after the other, without a loop
@@ -394,8 +400,12 @@ class FitTraining:
 
     def maximized(self, metric: str) -> bool | None:
         """What the task declares."""
-        direction = direction_of(metric, self.program.task)
-        return None if direction is None else direction == "maximize"
+        return _of_task(metric, self.program.task)
+
+
+def _of_task(metric: str, task: Any) -> bool | None:
+    direction = direction_of(metric, task)
+    return None if direction is None else direction == "maximize"
 
 
 def start(program: Program, problem: Problem, seed: Any) -> train.TrainState:

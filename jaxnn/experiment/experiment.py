@@ -244,6 +244,13 @@ class Configured:
         ]
         return np.concatenate(tables)[begin - first * per_epoch :][: end - begin]
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the program has predictions."""
+        if isinstance(self.program, train.Minimize):
+            return self.program.objective._has_method("predict")
+        return type(self.program).predict is not train.Program.predict
+
     def evaluations(self) -> list[train.Hook]:
         """The hooks that evaluate at each record."""
         if self.data.validation is not None:

@@ -11,7 +11,6 @@ A `Way` only says how lanes go through it:
 each other: one that diverges does so alone.
 """
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Sequence

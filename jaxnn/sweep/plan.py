@@ -21,13 +21,22 @@ from .probe import Probe, Timing, probe
 from .search import searcher
 from .settings import Settings
 from .space import Values
-from .structure import TRACED, Structure, space_of, structure_of, traced_or_static
+from .structure import (
+    TRACED,
+    Structure,
+    reads_seed,
+    space_of,
+    structure_of,
+    traced_or_static,
+)
 from .training import FitTraining, Training, training_of
 
 # Seconds of training that go to a worker, and into the ledger, at a time.
 AIM = 4.0
 # How many lanes that is where nothing was measured.
 LANES = 16
+# What the length of a run, and of the way to a rung, follows from.
+LENGTHS = ("epochs", "steps", "every")
 
 
 class Member(NamedTuple):
@@ -218,10 +227,20 @@ class Planner:
         settings.rounds(self.epochs)  # raises for rungs that cannot be
         if settings.seeds > 1 and not hasattr(self.base, "seed"):
             raise ValueError("--seeds wants a field `seed` in the configuration; there is none")
-        if settings.halving != "none" and "epochs" in self.found:
+        if settings.seeds > 1 and isinstance(self.recipe, Experiment):
+            why = reads_seed(self.recipe, self.base)
+            if why is not None:
+                raise ValueError(
+                    f"--seeds {settings.seeds} gives the lanes of a trial other keys, but the "
+                    f"experiment reads the configuration's seed ({why}): draw from the key that "
+                    'init gets, or sweep "seed": Choice(0, 1, 2)'
+                )
+        lengths = [name for name in LENGTHS if name in self.found]
+        if settings.halving != "none" and lengths:
             raise ValueError(
                 f"--halving {settings.halving} compares trials after equally many epochs, but "
-                "epochs is swept: sweep without --halving, or take epochs out of the space"
+                f"{lengths[0]} is swept: sweep without --halving, or take {lengths[0]} out of the "
+                "space"
             )
         static = [name for name, why in self.found.items() if why != TRACED]
         if settings.halving == "population" and static:

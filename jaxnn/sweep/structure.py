@@ -22,7 +22,7 @@ from ..core.values import is_traced
 from ..experiment import experiment as experiment_module
 from ..experiment.experiment import AnyRecipe, Experiment
 from ..experiment.problem import Problem
-from ..experiment.program import Program
+from ..experiment.program import Program, Recipe
 from . import training as training_module
 from .dimensions import Dimension, Int
 from .numbers import array, as_written, dependent, scalar
@@ -33,6 +33,7 @@ __all__ = [
     "TRACED",
     "Structure",
     "as_written",
+    "reads_seed",
     "reason",
     "scalar",
     "space_of",
@@ -85,6 +86,7 @@ class Structure:
 
     def program(self, problem: Problem, numbers: Mapping[str, Any]) -> Program:
         """The program of a `Recipe` with these numbers, traced or not."""
+        assert isinstance(self.recipe, Recipe)
         return self.recipe.build(self.configured(numbers), problem)
 
     def training(self, numbers: Mapping[str, Any]) -> Training:
@@ -113,9 +115,7 @@ def structure_of(
     return Structure(recipe, base, static, tuple(n for n in values if found[n] == TRACED))
 
 
-def traced_or_static(
-    recipe: AnyRecipe, base: Any, exact: bool = False
-) -> dict[str, str]:
+def traced_or_static(recipe: AnyRecipe, base: Any, exact: bool = False) -> dict[str, str]:
     """`traced`, or the reason why not, for each dimension of the experiment's space.
 
     Dimensions are tried one after the other, each beside those that came through before it, so
@@ -186,18 +186,42 @@ def _check_data(
 
     Lanes share their data, which are made outside of any trace.
     """
+    _check_read(experiment, structure.configured, numbers)
+
+
+def _check_read(experiment: Experiment[Any], configured: Any, numbers: Any) -> None:
     load = experiment.data
     if load is None:
         return
 
     def read(numbers: Any) -> None:
-        config = structure.configured(numbers)
+        config = configured(numbers)
         with jax.ensure_compile_time_eval():  # all that does not depend on the numbers has values
             data = load(config)
         if any(map(is_traced, jax.tree.leaves(data))):
             raise _Static("the data depend on it, and all lanes of a program share their data")
 
     jax.eval_shape(read, numbers)
+
+
+def reads_seed(experiment: Experiment[Any], base: Any) -> str | None:
+    """Where an experiment reads the seed of its configuration; None if it does not.
+
+    Lanes with different seeds then differ in more than their keys.
+    """
+
+    def configured(seed: Any) -> Any:
+        return dataclasses.replace(base, seed=as_written(seed))
+
+    try:
+        seed = scalar(base.seed)
+        _check_read(experiment, configured, seed)
+        jaxpr = jax.make_jaxpr(lambda seed: training_of(experiment, configured(seed), base).tried())
+        if any(dependent(jaxpr(seed).jaxpr)):
+            raise _Static(f"its program depends on {type(base).__name__}.seed")
+    except Exception as error:  # whatever a user's code raises on a tracer
+        return reason(error)
+    return None
 
 
 def _check_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> None:

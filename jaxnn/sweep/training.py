@@ -13,7 +13,6 @@ of what it trains, so any program can be swept:
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -35,7 +34,7 @@ from ..train.directions import direction_of
 from ..train.evaluation import pure_evaluation
 from ..train.feed import pure_steps
 from ..train.loading import check_step
-from ..train.metrics import Sum, check_metrics, combine, directions, without_collected
+from ..train.metrics import Sum, check_metrics, combine, directions, exact_sum, without_collected
 from ..train.record import added, prefixed, summable
 from ..train.state import strong
 from ..train.tally import means_of
@@ -212,7 +211,7 @@ class ProgramTraining:
         return state, (metrics, self._evaluated(lax.optimization_barrier(state), validation))
 
     def _evaluated(self, state: Any, validation: Any) -> tuple[Any, ...]:
-        """The metrics of the pieces of the validation data: of whole ones, stacked, and the rest."""
+        """The metrics of each piece of the validation data."""
         key = jax.random.key(0)
 
         def piece(i: Any, batch: Any) -> dict[str, Any]:
@@ -301,7 +300,7 @@ def _rows(data: Any, chosen: Any) -> Any:
 
 
 def _of_steps(metric: Any, rows: int) -> np.ndarray:
-    """A training metric over the steps of a record, float64 (lanes,), from arrays (lanes, steps)."""
+    """A training metric over the steps of a record, (lanes,), from arrays (lanes, steps)."""
     sums = jax.tree.map(lambda steps: added(0.0, steps), summable(metric, rows))
     terms = sums.terms if isinstance(sums, Sum) else (sums,)
     values = [
@@ -310,7 +309,7 @@ def _of_steps(metric: Any, rows: int) -> np.ndarray:
     ]
     if len(values) == 1:
         return values[0]
-    return np.array([math.fsum(each) for each in zip(*values, strict=True)])
+    return np.array([exact_sum(each) for each in zip(*values, strict=True)])
 
 
 class FitTraining:

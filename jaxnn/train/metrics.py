@@ -242,7 +242,21 @@ def _combined(parts: list[tuple[Any, Any]]) -> float:
         columns = zip(*(metric.arrays for metric, _ in parts), strict=True)
         return float(first.function(*(np.concatenate(list(map(np.asarray, c))) for c in columns)))
     several = zip(*(_host_terms(metric, rows) for metric, rows in parts), strict=True)
-    return math.fsum(_quotient(terms) for terms in several)
+    return exact_sum(_quotient(terms) for terms in several)
+
+
+def exact_sum(values: Iterable[float]) -> float:
+    """The sum of numbers, rounded once; NaN or infinity as NumPy adds them if it is not finite.
+
+    >>> exact_sum([1e16, 1.0, -1e16]), exact_sum([math.inf, -math.inf])
+    (1.0, nan)
+    """
+    numbers = list(values)
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):  # of infinities of both signs, and of huge numbers
+        with np.errstate(all="ignore"):
+            return float(np.sum(numbers))
 
 
 def _host_terms(metric: Any, rows: Any) -> list[tuple[float, float]]:
@@ -254,7 +268,7 @@ def _host_terms(metric: Any, rows: Any) -> list[tuple[float, float]]:
 
 
 def _quotient(terms: tuple[tuple[float, float], ...]) -> float:
-    added, count = (math.fsum(each) for each in zip(*terms, strict=True))
+    added, count = (exact_sum(each) for each in zip(*terms, strict=True))
     return added / count if count else 0.0
 
 

@@ -1,6 +1,6 @@
 """A WGAN with a gradient penalty on points of a ring: two optimizers, several critic steps.
 
-    python -m tests.sweep.programs.gan sweep
+python -m tests.sweep.programs.gan sweep
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """A classifier of three of its inputs, by `train.Supervised`.
 
-    python -m tests.sweep.programs.supervised sweep
+python -m tests.sweep.programs.supervised sweep
 """
 
 import dataclasses

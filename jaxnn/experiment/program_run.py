@@ -56,7 +56,7 @@ def run_program(
     experiment: Experiment[Any],
     config: Any,
     folder: Path,
-    watching: Watching = Watching(),
+    watching: Watching,
     force: bool = False,
 ) -> dict[str, float]:
     """Train one configuration, and fill `folder`; returns the last record.

@@ -42,8 +42,9 @@ __all__ = [
     "traced_or_static",
 ]
 
-# The directories whose code a reason does not point into: those of jax, and what a layer is.
-INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core))
+# The directories whose code a reason does not point into: those of jax and numpy, and what a layer
+# is.
+INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core, np))
 OWN = (__file__, str(training_module.__file__), str(experiment_module.__file__))
 TRACED = "traced"
 # Samples of the space that are looked at, where those before could not run.
@@ -247,7 +248,9 @@ def reason(error: Exception) -> str:
     frames = [
         frame
         for frame in raised
-        if not frame.filename.startswith(INNER) and frame.filename not in OWN
+        if not frame.filename.startswith(INNER)
+        and not frame.filename.endswith(".pyx")  # NumPy's, whose lines are not to be seen
+        and frame.filename not in OWN
     ]
     said = str(error).strip().split("\n")[0]
     if isinstance(error, _Static):

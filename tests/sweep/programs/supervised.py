@@ -26,7 +26,7 @@ class Config:
     width: int = 4
     fold: int = 0
     batch_size: int = 16
-    epochs: int = 4
+    epochs: int = 3
     seed: int = 0
 
 

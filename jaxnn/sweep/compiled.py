@@ -1,6 +1,7 @@
 """The compiled program of a structure: what a lane does in an epoch, for many lanes.
 
 A lane does what `train.fit` does in an epoch: the same steps in the same order, then an evaluation.
+A run of its own compiles the two apart, so lanes that have its bits do so too, one after the other.
 A `Way` only says how lanes go through it:
 
     loop    one after the other, a call each
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
@@ -84,7 +86,15 @@ class Compiled:
         mesh = _mesh(way.devices)
         self._split = NamedSharding(mesh, P("lanes"))
         self._whole = NamedSharding(mesh, P())
-        self._epoch = self._jitted(mesh)
+        self._epoch = jax.jit(
+            self._of_lanes(self._lane_epoch, (0, 0, None if shared else 0, None), mesh),
+            donate_argnums=1,
+        )
+        evaluation = self._lane_evaluation
+        if way.by == "vmap":
+            evaluation = self._of_lanes(evaluation, (0, 0, None, None, None), mesh)
+        self._evaluation: Any = jax.jit(evaluation)
+        self._pieces: set[Any] = set()  # the shapes of the evaluations that are compiled
         self._alike: bool | None = None  # whether lanes of one seed start alike
         self._started: tuple[int | None, Any] = (None, None)  # the last seed's
         self._varying: set[str] | None = None  # the leaves that follow from a lane's values
@@ -108,13 +118,14 @@ class Compiled:
             The lanes' states, stacked, and a list of what `metrics` reads, an item an epoch. Both
             are still being computed; a call of fewer lanes than its width repeats the last one.
         """
-        fill = self.way.lanes - len(seeds)
+        count, fill = len(seeds), self.way.lanes - len(seeds)
         values, seeds = [*values, *[values[-1]] * fill], [*seeds, *[seeds[-1]] * fill]
         values = [self.structure.numbers(lane) for lane in values]
         trainings = [self.structure.training(lane) for lane in values]
         first = self._example = trainings[0]
         numbers = jax.tree.map(lambda *each: np.stack(each), *map(self._numbers, values, trainings))
         data = _data_on(first.source, self.way.devices), self._constant(first)
+        pieces = first.pieces(data[0])
         if state is not None:
             ts = jax.tree.map(lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * fill]), state)
         else:  # as `train.fit` starts, which is quicker than to compile it for all lanes
@@ -124,8 +135,7 @@ class Compiled:
         found = []
         for epoch in range(*epochs):
             orders = [first.order(seed, epoch) for seed in (seeds[:1] if self.shared else seeds)]
-            rows_of = orders[0] if self.shared else np.stack(orders)
-            arguments = numbers, ts, rows_of, data
+            arguments = numbers, ts, orders[0] if self.shared else np.stack(orders), data
             try:
                 if not self.bytes:
                     self._compile(arguments)
@@ -133,7 +143,9 @@ class Compiled:
             except Exception:
                 self._started = None, None  # code that is put right may start otherwise
                 raise
-            found.append((sums, len(orders[0])))
+            found.append(
+                (sums, self._evaluated(numbers, ts, data[1], pieces, count), len(orders[0]))
+            )
         return ts, found
 
     def metrics(self, found: list[list[Any]], count: int) -> dict[str, np.ndarray]:
@@ -142,10 +154,20 @@ class Compiled:
         assert self._example is not None
         pieces = []
         for epochs in found:
-            each = [self._example.metrics(one, steps) for one, steps in epochs]
+            each = [
+                self._example.metrics(one, self._by_lane(held), steps)
+                for one, held, steps in epochs
+            ]
             pieces.append({name: np.stack([one[name] for one in each], 1) for name in each[0]})
         joined = {name: np.concatenate([one[name] for one in pieces])[:count] for name in pieces[0]}
         return self._example.reported(joined)
+
+    def _by_lane(self, held: Any) -> list[Any]:
+        """The metrics of the pieces of an evaluation, lane by lane, on the host."""
+        if self.way.by != "vmap" or not held:
+            return held
+        lanes = len(jax.tree.leaves(held)[0])
+        return [jax.tree.map(lambda leaf, at=i: leaf[at], held) for i in range(lanes)]
 
     def lane(self, values: Values) -> Any:
         """The shapes and types of one lane's state."""
@@ -209,6 +231,33 @@ class Compiled:
         ts, found = training.advance(ts, order, arrays)
         return without_keys(ts), found
 
+    def _lane_evaluation(
+        self, numbers: Numbers, ts: Any, constant: Any, piece: Any, key: jax.Array
+    ) -> Any:
+        training = self._training(numbers, constant)
+        return training.evaluate(
+            with_keys(ts, jax.eval_shape(lambda: training.begin(0))), piece, key
+        )
+
+    def _evaluated(
+        self, numbers: Numbers, ts: Any, constant: Any, pieces: list[Any], count: int
+    ) -> list[Any]:
+        """The metrics of each piece; of each of `count` lanes if they go one after the other."""
+        if self.way.by == "vmap":
+            return [self._held(numbers, ts, constant, *one) for one in pieces]
+        taken = [_lane((numbers, ts), lane) for lane in range(count if pieces else 0)]
+        return [[self._held(*one, constant, *piece) for piece in pieces] for one in taken]
+
+    def _held(self, *arguments: Any) -> Any:
+        """An evaluation, compiled first if it is the first of its shapes."""
+        shapes = tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(arguments[3]))
+        if shapes not in self._pieces:
+            began = time.perf_counter()
+            self._evaluation.lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - began
+            self._pieces.add(shapes)
+        return self._evaluation(*arguments)
+
     def _compile(self, arguments: tuple[Any, ...]) -> None:
         """Compile for the calls to come, to know how long it takes and what memory they need."""
         began = time.perf_counter()
@@ -217,17 +266,24 @@ class Compiled:
         held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arguments[:3]))
         self.bytes = held // self.way.devices + getattr(memory, "temp_size_in_bytes", 0)
 
-    def _jitted(self, mesh: Mesh) -> Any:
-        """The epoch of all lanes of a call, jitted; their states are donated."""
-        axes = (0, 0, None if self.shared else 0, None)
+    def _of_lanes(
+        self, lane: Callable[..., Any], axes: tuple[Any, ...], mesh: Mesh
+    ) -> Callable[..., Any]:
+        """A function of one lane for all lanes of a call."""
         wrap: Any = {"loop": _alone, "map": _mapped, "vmap": jax.vmap}[self.way.by]
-        several = wrap(self._lane_epoch, axes)
+        several = wrap(lane, axes)
         if self.way.devices > 1:
             specs = tuple(P("lanes") if axis == 0 else P() for axis in axes)
             several = jax.shard_map(
                 several, mesh=mesh, in_specs=specs, out_specs=P("lanes"), check_vma=False
             )
-        return jax.jit(several, donate_argnums=1)
+        return several
+
+
+@jax.jit
+def _lane(stacked: Any, lane: Any) -> Any:
+    """One lane of stacked trees."""
+    return jax.tree.map(lambda leaf: leaf[lane], stacked)
 
 
 @functools.lru_cache(maxsize=256)

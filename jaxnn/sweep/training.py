@@ -4,8 +4,9 @@ A lane trains up to a record, evaluates, and trains on. This is all that the res
 of what it trains, so any program can be swept:
 
     begin(seed)                     the state before the first step, as a run of its own makes it
-    advance(state, order, data)     the state after the steps of a record, and what was found
-    metrics(found)                  the numbers of what was found, on the host
+    advance(state, order, data)     the state after the steps of a record, and their metrics
+    evaluate(state, piece, key)     the metrics of a piece of the validation data
+    metrics(found, held, steps)     the numbers of both, on the host
     leaves(), with_leaves(leaves)   the numbers that a run of its own passes to compiled code
 
 `ProgramTraining` is that of a `train.Program`, and `FitTraining` that of a `Recipe`.
@@ -13,7 +14,8 @@ of what it trains, so any program can be swept:
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, TypeAlias
 
 import jax
@@ -86,8 +88,22 @@ class Training(Protocol):
         """The state after the steps of an order, and what was found: pure."""
         ...
 
-    def metrics(self, found: Any, steps: int) -> dict[str, np.ndarray]:
-        """Numbers by name, float64 (lanes,), of what `advance` found, stacked, on the host."""
+    def pieces(self, data: Any) -> list[tuple[Any, jax.Array]]:
+        """The pieces of the data that are evaluated, each with its key; none if `advance` does."""
+        ...
+
+    def evaluate(self, state: Any, piece: Any, key: jax.Array) -> Any:
+        """The metrics of a piece: pure."""
+        ...
+
+    def metrics(self, found: Any, held: Sequence[Any], steps: int) -> dict[str, np.ndarray]:
+        """Numbers by name, float64 (lanes,), on the host.
+
+        Args:
+            found: what `advance` found, stacked.
+            held: of each lane, the metrics of each piece.
+            steps: the number of steps.
+        """
         ...
 
     def reported(self, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -191,8 +207,8 @@ class ProgramTraining:
         return self.run.order(seed, record)
 
     def advance(self, state: Any, order: Any, data: Any) -> tuple[Any, Any]:
-        """The steps, the metrics of each, and an evaluation."""
-        rows, validation = data
+        """The steps, and the metrics of each."""
+        rows, _ = data
         program = self.run.program
 
         def step(state: Any, chosen: Any) -> tuple[Any, Any]:
@@ -205,80 +221,59 @@ class ProgramTraining:
             metrics = jax.tree.map(lambda leaf: leaf[None], metrics)
         else:
             state, metrics = lax.scan(step, state, order)
+        return state, metrics
+
+    def pieces(self, data: Any) -> list[tuple[Any, jax.Array]]:
+        """The pieces that `train.Evaluate` evaluates, and their keys."""
         if not self.run.evaluations():
-            return state, (metrics, ())
-        # XLA must not fuse the evaluation with the steps, which a run of its own compiles apart.
-        return state, (metrics, self._evaluated(lax.optimization_barrier(state), validation))
-
-    def _evaluated(self, state: Any, validation: Any) -> tuple[Any, ...]:
-        """The metrics of each piece of the validation data."""
+            return []
+        _, validation = data
         key = jax.random.key(0)
-
-        def piece(i: Any, batch: Any) -> dict[str, Any]:
-            found = self.run.program.evaluate(state, batch, key=jax.random.fold_in(key, i))
-            owner = type(self.run.program).__name__
-            check_metrics(found, f"{owner}.evaluate")
-            check_names(found, owner)
-            return jax.tree.map(jnp.asarray, dict(found))
-
         if validation is None:
-            return (piece(0, None),)
-        rows = rows_of(validation, "validation data")
-        whole = rows // SIZE
-        parts: list[Any] = [
-            piece(i, jax.tree.map(lambda leaf, at=i: leaf[at * SIZE :][:SIZE], validation))
-            for i in range(whole)
-            if whole <= UNROLLED
+            return [(None, jax.random.fold_in(key, 0))]
+        return [
+            (jax.tree.map(lambda leaf, at=i: leaf[at * SIZE :][:SIZE], validation), one)
+            for i in range(-(-rows_of(validation, "validation data") // SIZE))
+            for one in [jax.random.fold_in(key, i)]
         ]
-        if whole > UNROLLED:
-            piles = jax.tree.map(
-                lambda leaf: leaf[: whole * SIZE].reshape(whole, SIZE, *leaf.shape[1:]), validation
-            )
-            stacked = lax.map(lambda one: piece(*one), (jnp.arange(whole), piles))
-            parts = [jax.tree.map(lambda leaf, at=i: leaf[at], stacked) for i in range(whole)]
-        if rows % SIZE:
-            rest = jax.tree.map(lambda leaf: leaf[whole * SIZE :], validation)
-            parts.append(piece(whole, rest))
-        return tuple(parts)
 
-    def metrics(self, found: Any, steps: int) -> dict[str, np.ndarray]:
+    def evaluate(self, state: Any, piece: Any, key: jax.Array) -> Any:
+        """The metrics of a piece."""
+        found, owner = self.run.program.evaluate(state, piece, key=key), type(self.run.program)
+        check_metrics(found, f"{owner.__name__}.evaluate")
+        check_names(found, owner.__name__)
+        return jax.tree.map(jnp.asarray, dict(found))
+
+    def metrics(self, found: Any, held: Sequence[Any], steps: int) -> dict[str, np.ndarray]:
         """Sums in double precision, step by step, as those of a record."""
-        metrics, pieces = found
-        numbers = {name: _of_steps(one, self.run.batch_size) for name, one in metrics.items()}
-        if not pieces:
+        numbers = {name: _of_steps(one, self.run.batch_size) for name, one in found.items()}
+        if not held or not held[0]:
             return numbers
-        validation, lanes = self.run.data.validation, len(jax.tree.leaves(pieces)[0])
-        counts = [1] * len(pieces)
-        if validation is not None:
+        counts = [1] * len(held[0])
+        if (validation := self.run.data.validation) is not None:
             rows = rows_of(validation, "validation data")
-            counts = [min(SIZE, rows - i * SIZE) for i in range(len(pieces))]
-        each = [
-            combine(
-                (jax.tree.map(lambda leaf, at=lane: leaf[at], piece), count)
-                for piece, count in zip(pieces, counts, strict=True)
-            )
-            for lane in range(lanes)
-        ]
-        held = {name: np.array([one[name] for one in each], np.float64) for name in each[0]}
-        return numbers | prefixed("validation", held)
+            counts = [min(SIZE, rows - i * SIZE) for i in range(len(counts))]
+        each = [combine(zip(pieces, counts, strict=True)) for pieces in held]
+        whole = {name: np.array([one[name] for one in each], np.float64) for name in each[0]}
+        return numbers | prefixed("validation", whole)
 
     def reported(self, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
         """The metrics as they are."""
         return metrics
 
     def tried(self) -> Any:
-        """A step and an evaluation of the first batch."""
-        state = self.begin(0)
-        return self.advance(state, self.order(0, 0)[:1], arrays_of(self.source))
+        """A step, and an evaluation of the first piece."""
+        state, metrics = self.advance(self.begin(0), self.order(0, 0)[:1], arrays_of(self.source))
+        held = [self.evaluate(state, *one) for one in self.pieces(arrays_of(self.source))[:1]]
+        return state, metrics, held
 
     @functools.cached_property
     def _declared(self) -> tuple[list[str], dict[str, bool]]:
         """The names of the metrics, and the directions that they declare."""
-        _, (metrics, pieces) = jax.eval_shape(self.tried)
-        found = metrics | (prefixed("validation", pieces[0]) if pieces else {})
-        larger = directions(metrics)
-        larger |= prefixed("validation", directions(pieces[0]) if pieces else {})
-        return list(found), larger
+        _, metrics, held = jax.eval_shape(self.tried)
+        several = [metrics, *(prefixed("validation", one) for one in held)]
+        larger = [directions(metrics), *(prefixed("validation", directions(one)) for one in held)]
+        return [name for one in several for name in one], dict(ChainMap(*larger))
 
     def names(self) -> list[str]:
         """What it reports at each record."""
@@ -290,9 +285,6 @@ class ProgramTraining:
         known = self._declared[1] | {name: larger for name, larger in stated.items() if name}
         objective = getattr(self.run.program, "objective", None)
         return known.get(metric, _of_task(metric, getattr(objective, "task", None)))
-
-
-UNROLLED = 4  # pieces of an evaluation that are compiled one after the other, without a loop
 
 
 def _rows(data: Any, chosen: Any) -> Any:
@@ -373,12 +365,20 @@ class FitTraining:
             pure_evaluation(p.net, p.task, params, state.state, held_x, held_y, size),
         )
 
-    def metrics(self, found: Any, steps: int) -> dict[str, np.ndarray]:
+    def pieces(self, data: Any) -> list[tuple[Any, jax.Array]]:
+        """None: `advance` evaluates."""
+        return []
+
+    def evaluate(self, state: Any, piece: Any, key: jax.Array) -> Any:
+        """Not called."""
+        raise NotImplementedError
+
+    def metrics(self, found: Any, held: Sequence[Any], steps: int) -> dict[str, np.ndarray]:
         """Means over the steps of an epoch, and those of the evaluation."""
-        sums, held = (
+        sums, evaluated = (
             {name: np.asarray(one, np.float64) for name, one in part.items()} for part in found
         )
-        return means_of(sums, steps) | prefixed("validation", held)
+        return means_of(sums, steps) | prefixed("validation", evaluated)
 
     def reported(self, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
         """The metrics in the units of the data set."""

@@ -14,7 +14,7 @@ each other: one that diverges does so alone.
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -126,6 +126,7 @@ class Compiled:
         numbers = jax.tree.map(lambda *each: np.stack(each), *map(self._numbers, values, trainings))
         data = _data_on(first.source, self.way.devices), self._constant(first)
         pieces = first.pieces(data[0])
+        at_once = steps_at_once(self.structure, tuple(values[0].items()))
         if state is not None:
             ts = jax.tree.map(lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * fill]), state)
         else:  # as `train.fit` starts, which is quicker than to compile it for all lanes
@@ -135,17 +136,19 @@ class Compiled:
         found = []
         for epoch in range(*epochs):
             orders = [first.order(seed, epoch) for seed in (seeds[:1] if self.shared else seeds)]
-            arguments = numbers, ts, orders[0] if self.shared else np.stack(orders), data
-            try:
-                if not self.bytes:
-                    self._compile(arguments)
-                ts, sums = self._epoch(*arguments)
-            except Exception:
-                self._started = None, None  # code that is put right may start otherwise
-                raise
-            found.append(
-                (sums, self._evaluated(numbers, ts, data[1], pieces, count), len(orders[0]))
-            )
+            sums = []
+            for part in _parts(orders, at_once):
+                arguments = numbers, ts, part[0] if self.shared else np.stack(part), data
+                try:
+                    if not self.bytes:
+                        self._compile(arguments)
+                    ts, some = self._epoch(*arguments)
+                except Exception:
+                    self._started = None, None  # code that is put right may start otherwise
+                    raise
+                sums.append(some)
+            held = self._evaluated(numbers, ts, data[1], pieces, count)
+            found.append((sums, held, len(orders[0])))
         return ts, found
 
     def metrics(self, found: list[list[Any]], count: int) -> dict[str, np.ndarray]:
@@ -155,8 +158,8 @@ class Compiled:
         pieces = []
         for epochs in found:
             each = [
-                self._example.metrics(one, self._by_lane(held), steps)
-                for one, held, steps in epochs
+                self._example.metrics(_joined(sums), self._by_lane(held), steps)
+                for sums, held, steps in epochs
             ]
             pieces.append({name: np.stack([one[name] for one in each], 1) for name in each[0]})
         joined = {name: np.concatenate([one[name] for one in pieces])[:count] for name in pieces[0]}
@@ -278,6 +281,26 @@ class Compiled:
                 several, mesh=mesh, in_specs=specs, out_specs=P("lanes"), check_vma=False
             )
         return several
+
+
+@functools.lru_cache(maxsize=256)
+def steps_at_once(structure: Structure, values: tuple[tuple[str, Any], ...]) -> int | None:
+    """The largest number of steps of one compiled program; None for all of a record."""
+    return structure.training(dict(values)).at_once()
+
+
+def _parts(orders: list[np.ndarray], at_once: int | None) -> Iterator[list[np.ndarray]]:
+    """The orders of all lanes, cut into parts of so many steps."""
+    size = at_once or len(orders[0])
+    for begin in range(0, len(orders[0]), size):
+        yield [order[begin : begin + size] for order in orders]
+
+
+def _joined(parts: list[Any]) -> Any:
+    """What was found in the parts of a record, along the steps."""
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
 
 
 @jax.jit

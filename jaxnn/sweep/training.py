@@ -35,7 +35,7 @@ from ..train.average import evaluation_params
 from ..train.directions import direction_of
 from ..train.evaluation import pure_evaluation
 from ..train.feed import pure_steps
-from ..train.loading import check_step
+from ..train.loading import check_step, has_convolution
 from ..train.metrics import Sum, check_metrics, combine, directions, exact_sum, without_collected
 from ..train.record import added, prefixed, summable
 from ..train.state import strong
@@ -112,6 +112,10 @@ class Training(Protocol):
 
     def tried(self) -> Any:
         """A step and an evaluation, for abstract evaluation."""
+        ...
+
+    def at_once(self) -> int | None:
+        """The largest number of steps of one compiled program; None for all of a record."""
         ...
 
     def names(self) -> list[str]:
@@ -267,6 +271,12 @@ class ProgramTraining:
         held = [self.evaluate(state, *one) for one in self.pieces(arrays_of(self.source))[:1]]
         return state, metrics, held
 
+    def at_once(self) -> int | None:
+        """One if a step convolves on a CPU, where XLA has slower convolutions in loops."""
+        if jax.default_backend() != "cpu":
+            return None
+        return 1 if has_convolution(jax.make_jaxpr(self.tried)().jaxpr) else None
+
     @functools.cached_property
     def _declared(self) -> tuple[list[str], dict[str, bool]]:
         """The names of the metrics, and the directions that they declare."""
@@ -392,6 +402,9 @@ class FitTraining:
         size = self.program.batch_size
         few = tuple(jnp.asarray(part[:size]) for part in self.problem.scaled.train)
         return self.advance(self.begin(0), jnp.zeros((1, size), jnp.int32), (few, few))
+
+    def at_once(self) -> None:
+        """All steps of an epoch."""
 
     def names(self) -> list[str]:
         """What it reports after each epoch."""

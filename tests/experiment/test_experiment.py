@@ -13,6 +13,8 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import Loaded, configured
+from jaxnn.experiment.program_run import restored
+from jaxnn.train.state import without_keys
 from tests.sweep.programs import dqn, gan, supervised
 
 
@@ -97,7 +99,10 @@ def refused(made, config):
 
 
 def test_lengths_that_cannot_be():
-    said = "the length of a run is the field steps or epochs of {}, which has {}; write steps: int = 1000"
+    said = (
+        "the length of a run is the field steps or epochs of {}, which has {}; write "
+        "steps: int = 1000"
+    )
     assert refused(changed(dqn.EXPERIMENT, config=Both), Both()) == said.format("Both", "both")
     assert refused(changed(dqn.EXPERIMENT, config=Neither), Neither()) == said.format(
         "Neither", "neither"
@@ -213,6 +218,9 @@ def test_a_run_that_was_cut_resumes_to_the_same_bits(tmp_path, capsys, monkeypat
     assert not (cut / "result.json").exists()
     assert main(gan.EXPERIMENT, ["resume", str(cut)]) == 0
     assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    ends = [restored(gan.EXPERIMENT, folder)[1] for folder in (whole, cut)]
+    for one, other in zip(*map(jax.tree.leaves, map(without_keys, ends)), strict=True):
+        np.testing.assert_array_equal(one, other)
     capsys.readouterr()
     np.save(tmp_path / "x.npy", np.zeros((2, 2), np.float32))
     command = ["predict", str(cut), "--input", str(tmp_path / "x.npy")]

@@ -107,6 +107,67 @@ def test_a_lane_is_the_run_of_its_configuration(name):
         assert_close(state, states(together, structure, values)[i], rtol=1e-4, atol=1e-5)
 
 
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.normal(size=(16, 6, 6, 1)).astype(np.float32)
+ROWS = RANDOM.normal(size=(16, 3)).astype(np.float32)
+MANY = RANDOM.normal(size=(2 * 1024 + 70, 3)).astype(np.float32)
+
+
+class Noisy(nn.Composite):
+    """An objective with every kind of metric, which draws in evaluation too."""
+
+    net: nn.Layer
+
+    def forward(self, batch, *, key):
+        z = self.net(batch)
+        z = z + jax.random.normal(jax.random.key(0) if key is None else key, z.shape)
+        loss = 0.5 * train.Ratio(jnp.sum(z**2), 1.0 * z.size) + train.Ratio(jnp.sum(z), len(z))
+        return loss + 3.0 * jnp.mean(jnp.abs(z)), {
+            "median": train.Collected(np.median, (z[:, 0],)),
+            "mean": train.Mean(jnp.mean(z), maximize=True),
+            "positive": train.Ratio((z > 0).sum(), z.size),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Short:
+    learning_rate: float = 0.1
+    batch_size: int = 8
+    epochs: int = 2
+    seed: int = 0
+
+
+def noisy(net, *parts):
+    def program(config, data):
+        optimizer = train.Optimizer(optax.adam, learning_rate=config.learning_rate)
+        return train.Minimize(Noisy(net), optimizer)
+
+    space = {"learning_rate": Log(0.01, 0.1)}
+    return Experiment("noisy", Short, data=lambda config: parts, program=program, space=space)
+
+
+@pytest.mark.parametrize(
+    ("made", "config"),
+    [
+        # An evaluation in three pieces.
+        (noisy(nn.Serial(nn.Dense(16), jnp.tanh, nn.Dense(4)), ROWS, MANY), Short()),
+        # One step per record, which is compiled without a loop.
+        (noisy(nn.Dense(4), ROWS, MANY[:9]), Short(batch_size=16)),
+        # Convolutions, which a run on a CPU does not put into loops.
+        (noisy(nn.Serial(nn.Conv(3, (3, 3)), nn.Flatten(), nn.Dense(2)), IMAGES, IMAGES), Short()),
+    ],
+)
+def test_every_metric_of_mapped_lanes_is_that_of_a_run_bitwise(made, config):
+    structure = Structure(made, config, (), ("learning_rate",))
+    values = drawn(structure)
+    outcome = trained(structure, MAP, values, records=(0, 2))
+    for i in (1, 2):
+        state, metrics = solo(structure, values[i], SEEDS[i])
+        assert_close(state, states(outcome, structure, values)[i], rtol=0, atol=0)
+        assert list(metrics) == list(outcome.metrics)
+        assert {name: table[i].tolist() for name, table in outcome.metrics.items()} == metrics
+
+
 def test_lanes_with_other_seeds_differ_in_init_and_in_every_draw():
     structure = STRUCTURES["dqn"]
     values = drawn(structure, 1) * 3
@@ -322,6 +383,21 @@ def traces(made):
         for clip in (0.0, 1.0)
         for names in [("learning_rate",)]
     )
+
+
+def test_a_population_copies_states_between_trials_with_seeds_of_their_own(tmp_path):
+    """Seed k of a trial takes over the state of seed k of another, whatever they are."""
+    made = with_space(
+        dqn.EXPERIMENT, {"learning_rate": Log(1e-3, 1e-2), "seed": Choice(0, 3, 6, 9)}
+    )
+    settings = Settings(trials=4, lanes=2, by="map", halving="population", seeds=2)
+    folder = tmp_path / "sweep"
+    meta = _meta(made, Planner(made, made.config(), settings))
+    Ledger.create(folder, meta).close()
+    _, trials, _, _ = drive(folder, made)
+    assert [trial.status for trial in trials] == ["done"] * 4
+    with Ledger.open(folder) as ledger:
+        assert any(change.source != change.trial for change in ledger.changes())
 
 
 @pytest.mark.slow

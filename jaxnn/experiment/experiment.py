@@ -58,6 +58,24 @@ class Experiment(Generic[Config]):
 
     Raises:
         TypeError, ValueError: parts that are something else.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn.sweep import Uniform
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...     rate: float = 0.25
+    ...     steps: int = 2
+    >>> class Descent(train.Program):
+    ...     rate: float
+    ...     def init(self, key, batch):
+    ...         return jnp.float32(1)
+    ...     def step(self, state, batch):
+    ...         return state - self.rate * 2 * state, {"loss": state**2}
+    >>> experiment = Experiment("descent", Config, space={"rate": Uniform(0.0, 1.0)},
+    ...                         program=lambda config, data: Descent(config.rate))
+    >>> state, history = configured(experiment, Config()).fit(progress=False)
+    >>> float(state), history
+    (0.25, [{'step': 2, 'loss': 0.625}])
     """
 
     name: str

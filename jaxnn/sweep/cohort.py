@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from . import lanes
-from .compiled import By, Compiled, Way, compiled_cohort, steps_at_once
+from .compiled import By, Compiled, Way, compiled_cohort
+from .fit_training import metric_names, problem_of
 from .space import Values
 from .structure import Structure
-from .training import metric_names, problem_of
 
 __all__ = [
     "By",
@@ -111,8 +111,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 def taken(structure: Structure, values: Values, way: Way) -> Way:
     """The way that lanes take: a program that is not to be in a loop is not mapped either."""
-    numbers = structure.numbers(values)
-    alone = way.by == "map" and steps_at_once(structure, tuple(numbers.items())) == 1
+    mapped = way.by == "map"
+    alone = mapped and compiled_cohort(structure, way, True).steps_at_once(values) == 1
     return Way("loop", 1) if alone else way
 
 

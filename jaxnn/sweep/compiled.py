@@ -95,6 +95,7 @@ class Compiled:
             evaluation = self._of_lanes(evaluation, (0, 0, None, None, None), mesh)
         self._evaluation: Any = jax.jit(evaluation)
         self._pieces: set[Any] = set()  # the shapes of the evaluations that are compiled
+        self._at_once: tuple[int | None, ...] = ()  # empty as long as it is not known
         self._alike: bool | None = None  # whether lanes of one seed start alike
         self._started: tuple[int | None, Any] = (None, None)  # the last seed's
         self._varying: set[str] | None = None  # the leaves that follow from a lane's values
@@ -126,7 +127,7 @@ class Compiled:
         numbers = jax.tree.map(lambda *each: np.stack(each), *map(self._numbers, values, trainings))
         data = _data_on(first.source, self.way.devices), self._constant(first)
         pieces = first.pieces(data[0])
-        at_once = steps_at_once(self.structure, tuple(values[0].items()))
+        at_once = self.steps_at_once(values[0])
         if state is not None:
             ts = jax.tree.map(lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * fill]), state)
         else:  # as `train.fit` starts, which is quicker than to compile it for all lanes
@@ -164,6 +165,17 @@ class Compiled:
             pieces.append({name: np.stack([one[name] for one in each], 1) for name in each[0]})
         joined = {name: np.concatenate([one[name] for one in pieces])[:count] for name in pieces[0]}
         return self._example.reported(joined)
+
+    def steps_at_once(self, values: Values) -> int | None:
+        """The largest number of steps of one program; None for all of a record.
+
+        Args:
+            values: of any lane.
+        """
+        if not self._at_once:
+            written = self.structure.numbers(values)
+            self._at_once = (self.structure.training(written).at_once(),)
+        return self._at_once[0]
 
     def _by_lane(self, held: Any) -> list[Any]:
         """The metrics of the pieces of an evaluation, lane by lane, on the host."""
@@ -281,12 +293,6 @@ class Compiled:
                 several, mesh=mesh, in_specs=specs, out_specs=P("lanes"), check_vma=False
             )
         return several
-
-
-@functools.lru_cache(maxsize=256)
-def steps_at_once(structure: Structure, values: tuple[tuple[str, Any], ...]) -> int | None:
-    """The largest number of steps of one compiled program; None for all of a record."""
-    return structure.training(dict(values)).at_once()
 
 
 def _parts(orders: list[np.ndarray], at_once: int | None) -> Iterator[list[np.ndarray]]:

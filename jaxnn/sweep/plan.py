@@ -17,6 +17,7 @@ from ..experiment.experiment import AnyRecipe, Experiment
 from ..train.directions import is_maximized
 from .cohort import Way, Work
 from .engine import lost
+from .fit_training import FitTraining
 from .probe import Probe, Timing, probe
 from .search import searcher
 from .settings import Settings
@@ -29,7 +30,7 @@ from .structure import (
     structure_of,
     traced_or_static,
 )
-from .training import FitTraining, Training, training_of
+from .training import Training, training_of
 
 # Seconds of training that go to a worker, and into the ledger, at a time.
 AIM = 4.0

@@ -8,6 +8,7 @@ have the same `Structure`, and share compiled programs.
 """
 
 import dataclasses
+import functools
 import os
 import traceback
 from collections.abc import Mapping
@@ -25,9 +26,10 @@ from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
 from . import training as training_module
 from .dimensions import Dimension, Int
+from .fit_training import start
 from .numbers import array, as_written, dependent, scalar
 from .space import Space, Values
-from .training import Training, start, training_of
+from .training import Training, training_of
 
 __all__ = [
     "TRACED",
@@ -105,7 +107,25 @@ def space_of(recipe: AnyRecipe) -> Space:
             f"{recipe.name} declares no search space: write {kind}(..., space=Space({config}, "
             '{"optimizer.learning_rate": Log(1e-4, 1e-1)}))'
         )
-    return Space(recipe.config, space) if isinstance(space, Mapping) else space
+    return _space(recipe.config, _Same(space)) if isinstance(space, Mapping) else space
+
+
+class _Same:
+    """A mapping, compared by identity."""
+
+    def __init__(self, paths: Mapping[str, Any]) -> None:
+        self.paths = paths
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.paths is other.paths
+
+    def __hash__(self) -> int:
+        return id(self.paths)
+
+
+@functools.lru_cache(maxsize=64)
+def _space(config: type[Any], same: _Same) -> Space:
+    return Space(config, same.paths)
 
 
 def structure_of(

@@ -21,7 +21,7 @@ import numpy as np
 from .. import core
 from ..core.values import is_traced
 from ..experiment import experiment as experiment_module
-from ..experiment.experiment import AnyRecipe, Experiment
+from ..experiment.experiment import AnyRecipe, Experiment, Loaded
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
 from . import training as training_module
@@ -29,7 +29,7 @@ from .dimensions import Dimension, Int
 from .fit_training import start
 from .numbers import array, as_written, dependent, scalar
 from .space import Space, Values
-from .training import Training, training_of
+from .training import Training, arrays_of, training_of
 
 __all__ = [
     "TRACED",
@@ -152,6 +152,7 @@ def traced_or_static(recipe: AnyRecipe, base: Any, exact: bool = False) -> dict[
     random = np.random.default_rng(0)
     samples = [space.sample(random) for _ in range(64)]
     found: dict[str, str] = {}
+    data = _Data(recipe, base)
     for name in space.dimensions:
         having = [values for values in samples if name in values]
         options = getattr(space.dimensions[name], "options", ())
@@ -160,6 +161,8 @@ def traced_or_static(recipe: AnyRecipe, base: Any, exact: bool = False) -> dict[
             found[name] = "no sample of the space has it"
         elif others:
             found[name] = f"it is no number, but {others[0]!r}, say"
+        elif (why := data.reason(having[0], name)) is not None:
+            found[name] = why
         else:
             for values in having[:TRIES]:
                 together = tuple(other for other in values if found.get(other) == TRACED)
@@ -184,8 +187,6 @@ def _tried(
     structure = Structure(recipe, base, static, names)
     try:
         numbers = {name: scalar(value) for name, value in structure.numbers(values).items()}
-        if isinstance(recipe, Experiment) and names:
-            _check_data(structure, recipe, numbers)
         jax.eval_shape(
             lambda numbers: structure.training(jax.tree.map(as_written, numbers)).tried(), numbers
         )
@@ -200,26 +201,55 @@ class _Static(Exception):
     """Why a number is static, as a whole sentence."""
 
 
-def _check_data(
-    structure: Structure, experiment: Experiment[Any], numbers: Mapping[str, Any]
-) -> None:
-    """Raise an error if the data of an experiment depend on the numbers.
+class _Data:
+    """Which numbers the data of an experiment depend on.
 
-    Lanes share their data, which are made outside of any trace.
+    Lanes share their data, which are made outside of any trace. They are made once if they depend
+    on no number, and else once for each.
+
+    Args:
+        recipe: the experiment.
+        base: the configuration that trials change.
     """
-    _check_read(experiment, structure.configured, numbers)
+
+    def __init__(self, recipe: AnyRecipe, base: Any) -> None:
+        self._recipe, self._base = recipe, base
+        self._independent: set[str] = set()
+
+    def reason(self, values: Values, name: str) -> str | None:
+        """Where the data depend on a number; None if they do not."""
+        if not isinstance(self._recipe, Experiment) or name in self._independent:
+            return None
+        plain = {n: v for n, v in values.items() if isinstance(v, int | float)}
+        plain = {n: v for n, v in plain.items() if not isinstance(v, bool)}
+        said: str | None = None
+        for names in (set(plain), {name}):
+            static = tuple((n, value) for n, value in values.items() if n not in names)
+            structure = Structure(self._recipe, self._base, static, tuple(names))
+            try:
+                _check_read(
+                    self._recipe, structure.configured, {n: scalar(plain[n]) for n in names}
+                )
+            except Exception as error:  # whatever a user's code raises on a tracer
+                said = reason(error)
+            else:
+                self._independent |= names
+                return None
+        return said
 
 
 def _check_read(experiment: Experiment[Any], configured: Any, numbers: Any) -> None:
+    """Raise an error if the data depend on the numbers that `configured` puts in their places."""
     load = experiment.data
     if load is None:
         return
 
     def read(numbers: Any) -> None:
-        config = configured(numbers)
+        config = configured(jax.tree.map(as_written, numbers))
         with jax.ensure_compile_time_eval():  # all that does not depend on the numbers has values
             data = load(config)
-        if any(map(is_traced, jax.tree.leaves(data))):
+        leaves = [] if data is None else jax.tree.leaves(arrays_of(Loaded(data)))
+        if any(map(is_traced, leaves)):
             raise _Static("the data depend on it, and all lanes of a program share their data")
 
     jax.eval_shape(read, numbers)
@@ -232,12 +262,15 @@ def reads_seed(experiment: Experiment[Any], base: Any) -> str | None:
     """
 
     def configured(seed: Any) -> Any:
-        return dataclasses.replace(base, seed=as_written(seed))
+        return dataclasses.replace(base, seed=seed)
+
+    def tried(seed: Any) -> Any:
+        return training_of(experiment, configured(as_written(seed)), base).tried()
 
     try:
         seed = scalar(base.seed)
         _check_read(experiment, configured, seed)
-        jaxpr = jax.make_jaxpr(lambda seed: training_of(experiment, configured(seed), base).tried())
+        jaxpr = jax.make_jaxpr(tried)
         if any(dependent(jaxpr(seed).jaxpr)):
             raise _Static(f"its program depends on {type(base).__name__}.seed")
     except Exception as error:  # whatever a user's code raises on a tracer

@@ -236,6 +236,23 @@ def test_data_that_depend_on_a_number_make_it_static():
     assert "programs/supervised.py:" in reasons(supervised.EXPERIMENT)["fold"]
 
 
+@pytest.mark.parametrize("reads", [False, True])
+def test_data_are_read_once_unless_they_depend_on_a_number(reads):
+    read = []
+
+    def load(config):
+        read.append(config)
+        rows = np.ones((16, 3), np.float32)
+        return (rows * config.scale if reads else rows), None
+
+    made = dataclasses.replace(SCALED, data=load)
+    found = traced_or_static(made, Config())
+    assert found["learning_rate"] == TRACED
+    assert (found["scale"] == TRACED) is not reads
+    traced = [config for config in read if not isinstance(config.scale, float)]
+    assert len(traced) == (3 if reads else 1)  # all numbers, each alone
+
+
 def test_groups_with_other_data_train_on_their_own():
     values = drawn(STRUCTURES["supervised"], 1)
     found = []

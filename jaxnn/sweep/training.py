@@ -27,7 +27,7 @@ from ..core import paths
 from ..experiment.experiment import AnyRecipe, Configured, Experiment, Loaded, loaded
 from ..experiment.problem import Problem
 from ..train.assessment import SIZE, check_names, rows_of
-from ..train.loading import check_step, has_convolution
+from ..train.loading import _has_convolution, check_step
 from ..train.metrics import Sum, check_metrics, combine, directions, exact_sum, without_collected
 from ..train.record import added, prefixed, summable
 from ..train.state import strong
@@ -261,7 +261,7 @@ class ProgramTraining:
         """One if a step convolves on a CPU, where XLA has slower convolutions in loops."""
         if jax.default_backend() != "cpu":
             return None
-        return 1 if has_convolution(jax.make_jaxpr(self.tried)().jaxpr) else None
+        return 1 if _has_convolution(jax.make_jaxpr(self.tried)().jaxpr) else None
 
     @functools.cached_property
     def _declared(self) -> tuple[list[str], dict[str, bool]]:

@@ -252,7 +252,7 @@ class Steps:
         arguments = self._numbers, state, self._words, (numbers, batches), self._loader.arrays
         traced = self._compiled.trace(*arguments)
         _, metrics = traced.out_info
-        if count > 1 and jax.default_backend() == "cpu" and has_convolution(traced.jaxpr.jaxpr):
+        if count > 1 and jax.default_backend() == "cpu" and _has_convolution(traced.jaxpr.jaxpr):
             self._loader.at_once = 1  # XLA's convolutions are ten times slower in a loop on a CPU
         return metrics
 
@@ -327,13 +327,13 @@ def _check_state(owner: str, before: Any, after: Any) -> None:
         )
 
 
-def has_convolution(jaxpr: Any) -> bool:
+def _has_convolution(jaxpr: Any) -> bool:
     """Whether a jaxpr or one inside it convolves."""
     from jax.extend.core import jaxprs_in_params  # here: its import is slow
 
     return any(
         equation.primitive.name == "conv_general_dilated"
-        or any(map(has_convolution, jaxprs_in_params(equation.params)))
+        or any(map(_has_convolution, jaxprs_in_params(equation.params)))
         for equation in jaxpr.eqns
     )
 

@@ -33,7 +33,7 @@ from .placement import SINGLE_DEVICE
 from .program import Program
 from .record import Record, Tally
 from .signals import Asked
-from .state import strong
+from .state import is_key
 
 
 class Run:
@@ -128,7 +128,7 @@ class Run:
         state = self.given
         if state is None:
             state = jax.eval_shape(
-                lambda key, first: jax.tree.map(strong, self.program.init(key, first)),
+                lambda key, first: jax.tree.map(_strong, self.program.init(key, first)),
                 self.key,
                 self._first,
             )
@@ -249,7 +249,7 @@ class Run:
         if self.given is not None:
             return self.given
         state = self.placement.init(self.program, self.key, self._first)
-        return jax.tree.map(strong, state)
+        return jax.tree.map(_strong, state)
 
     def _ahead(self, everys: list[Every], further: tuple[int, ...]) -> Any:
         epoch = self.steps_per_epoch or self.total
@@ -443,6 +443,15 @@ def _every(every: Any, steps_per_epoch: int | None, total: int) -> Every:
     if every is None:
         return Every(epochs=1) if steps_per_epoch else Every(steps=max(total, 1))
     return Every(steps=every)
+
+
+def _strong(leaf: Any) -> Any:
+    """The leaf as an array that is not weakly typed, as a step would return it."""
+    return (
+        leaf
+        if hasattr(leaf, "dtype") and is_key(leaf)
+        else jnp.asarray(leaf, jnp.result_type(leaf))
+    )
 
 
 def _split(

@@ -10,6 +10,7 @@ have the same `Structure`, and share compiled programs.
 import dataclasses
 import functools
 import os
+import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from ..experiment import experiment as experiment_module
 from ..experiment.experiment import AnyRecipe, Experiment, Loaded
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
+from . import fit_training
 from . import training as training_module
 from .dimensions import Dimension, Int
 from .fit_training import start
@@ -47,7 +49,10 @@ __all__ = [
 # The directories whose code a reason does not point into: those of jax and numpy, and what a layer
 # is.
 INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core, np))
-OWN = (__file__, str(training_module.__file__), str(experiment_module.__file__))
+OWN = {
+    str(module.__file__)
+    for module in (sys.modules[__name__], training_module, fit_training, experiment_module)
+}
 TRACED = "traced"
 # Samples of the space that are looked at, where those before could not run.
 TRIES = 8

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..core.signatures import suggestion
+from ..experiment.experiment import AnyRecipe, Experiment, configured
 from ..experiment.folder import default_place
 from ..experiment.prediction import load_run, load_watched, predict
 from ..experiment.program import Command, Recipe
+from ..experiment.program_run import predict_program, run_program
 from ..experiment.run import Watching, run
 from ..files.plain import quoted
 from ..files.reading import printable
@@ -33,7 +35,7 @@ from ..train import Interrupted
 from .parsing import imported, library, module_of, parse, place, refuse
 
 
-def main(recipe: Recipe[Any], arguments: Sequence[str] | None = None) -> int:
+def main(recipe: AnyRecipe, arguments: Sequence[str] | None = None) -> int:
     """Run the command line of an experiment, and return the exit status.
 
     0 is success, 1 something that could not be done, 2 a wrong command line, 130 Ctrl-C. Raises
@@ -53,7 +55,7 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
-def _run(recipe: Recipe[Any], arguments: list[str]) -> int:
+def _run(recipe: AnyRecipe, arguments: list[str]) -> int:
     # Python's last look for garbage, through all that JAX holds, takes half a second.
     atexit.register(gc.freeze)
     # An option or `optimizer:sgd` belongs to the default command.
@@ -70,7 +72,7 @@ def _run(recipe: Recipe[Any], arguments: list[str]) -> int:
         return refuse("interrupted", 130)
 
 
-def run_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+def run_command(recipe: AnyRecipe, arguments: list[str]) -> int:
     """Train, and write a run folder."""
     module = f"python -m {module_of(recipe)}"
     start, arguments = _start(recipe, arguments)
@@ -105,7 +107,7 @@ def run_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     return _trained(recipe, config, options.folder or default_place(recipe.name), watching)
 
 
-def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+def resume_command(recipe: AnyRecipe, arguments: list[str]) -> int:
     """Go on with a run or a sweep that stopped."""
     force = "--force" in arguments
     rest = [one for one in arguments if one != "--force"]
@@ -116,13 +118,14 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
 
 
 def _trained(
-    recipe: Recipe[Any], config: Any, folder: Path, watching: Watching, force: bool = False
+    recipe: AnyRecipe, config: Any, folder: Path, watching: Watching, force: bool = False
 ) -> int:
     """Train, and say what there is then."""
     module = f"python -m {module_of(recipe)}"
     go_on = f"go on with it: {module} resume {quoted(folder)}"
+    train = run_program if isinstance(recipe, Experiment) else run
     try:
-        run(recipe, config, folder, watching, force)
+        train(recipe, config, folder, watching, force)  # type: ignore[arg-type]
     except Interrupted as stopped:
         print(f"\n{printable(str(stopped), lines=True)}\n{go_on}", file=sys.stderr)
         return 128 + stopped.number
@@ -135,11 +138,14 @@ def _trained(
     print(f"\n{printable(str(folder), lines=True)} holds {files}")
     if (folder / "report.html").exists():  # if it cannot be written, the run warns
         print(f"Look at it: {printable(str(folder / 'report.html'), lines=True)}")
-    print(f"Predict from it: {module} predict {quoted(folder)}")
+    if not isinstance(recipe, Experiment):
+        print(f"Predict from it: {module} predict {quoted(folder)}")
+    elif configured(recipe, config).predicts:
+        print(f"Predict from it: {module} predict {quoted(folder)} --input FILE")
     return 0
 
 
-def _start(recipe: Recipe[Any], arguments: list[str]) -> tuple[Any, list[str]]:
+def _start(recipe: AnyRecipe, arguments: list[str]) -> tuple[Any, list[str]]:
     """The configuration that `--from FOLDER:TRIAL` names, or the experiment's; and what is left."""
     if "--from" not in arguments:
         return None, arguments
@@ -151,7 +157,7 @@ def _start(recipe: Recipe[Any], arguments: list[str]) -> tuple[Any, list[str]]:
     return configuration_of(recipe, arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
 
 
-def predict_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+def predict_command(recipe: AnyRecipe, arguments: list[str]) -> int:
     """Predict from a run folder."""
     tyro = library()
 
@@ -176,14 +182,17 @@ def predict_command(recipe: Recipe[Any], arguments: list[str]) -> int:
         prog=f"python -m {module_of(recipe)} predict",
         description="Predict from a saved run: print a row an example.",
     )
-    predict(recipe, folder, file)
+    if isinstance(recipe, Experiment):
+        predict_program(recipe, folder, file)
+    else:
+        predict(recipe, folder, file)
     return 0
 
 
-def _of_its_own(command: Command) -> Callable[[Recipe[Any], list[str]], int]:
+def _of_its_own(command: Command) -> Callable[[AnyRecipe, list[str]], int]:
     """A command of the experiment's own, on a run folder."""
 
-    def run_on(recipe: Recipe[Any], arguments: list[str]) -> int:
+    def run_on(recipe: AnyRecipe, arguments: list[str]) -> int:
         tyro = library()
         positional = tyro.conf.arg(metavar="FOLDER", help="The folder of a run.")
 
@@ -200,14 +209,15 @@ def _of_its_own(command: Command) -> Callable[[Recipe[Any], list[str]], int]:
             prog=f"python -m {module_of(recipe)} {command.name}",
             description=command.help[0].upper() + command.help[1:] + ".",
         )
+        assert isinstance(recipe, Recipe)
         command.run(*load_run(recipe, folder), options)
         return 0
 
     return run_on
 
 
-def _sweeping(name: str) -> Callable[[Recipe[Any], list[str]], int]:
-    def command(recipe: Recipe[Any], arguments: list[str]) -> int:
+def _sweeping(name: str) -> Callable[[AnyRecipe, list[str]], int]:
+    def command(recipe: AnyRecipe, arguments: list[str]) -> int:
         from . import sweep  # what it imports takes as long as all the rest
 
         return getattr(sweep, f"{name}_command")(recipe, arguments)
@@ -215,7 +225,7 @@ def _sweeping(name: str) -> Callable[[Recipe[Any], list[str]], int]:
     return command
 
 
-COMMANDS: dict[str, Callable[[Recipe[Any], list[str]], int]] = {
+COMMANDS: dict[str, Callable[[AnyRecipe, list[str]], int]] = {
     "run": run_command,
     "predict": predict_command,
     "plan": _sweeping("plan"),

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..core.signatures import suggestion
-from ..experiment.program import Recipe
+from ..experiment.experiment import AnyRecipe
 from ..files.reading import printable
 from ..installation import missing
 
 
 def parse(
-    recipe: Recipe[Any],
+    recipe: AnyRecipe,
     arguments: list[str],
     options: list[type[Any]],
     *,
@@ -106,23 +106,23 @@ def place(default: str) -> type[Any]:
     return dataclasses.make_dataclass("Place", [("folder", kind, None)], frozen=True)
 
 
-def module_of(recipe: Recipe[Any]) -> str:
+def module_of(recipe: AnyRecipe) -> str:
     """The module that a recipe is from, as `python -m` takes it."""
-    if recipe.build.__module__ != "__main__":
-        return recipe.build.__module__
+    if recipe.module != "__main__":
+        return recipe.module
     main = sys.modules["__main__"]
     if spec := getattr(main, "__spec__", None):
         return spec.name
     return Path(getattr(main, "__file__", "__main__")).stem  # run as a file
 
 
-def imported(recipe: Recipe[Any]) -> Recipe[Any]:
+def imported(recipe: AnyRecipe) -> AnyRecipe:
     """The recipe as every process knows it, where `python -m` runs its module as `__main__`."""
     name = module_of(recipe)
-    if recipe.build.__module__ != "__main__" or name == "__main__":
+    if recipe.module != "__main__" or name == "__main__":
         return recipe
     module = importlib.import_module(name)
-    found = [one for one in vars(module).values() if isinstance(one, Recipe)]
+    found = [one for one in vars(module).values() if isinstance(one, type(recipe))]
     return next((one for one in found if one.name == recipe.name), recipe)
 
 

@@ -17,10 +17,9 @@ import jax
 from ..core.fingerprint import differences
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
-from ..experiment.program import Recipe
+from ..experiment.experiment import AnyRecipe
 from ..experiment.run import versions
 from ..files.plain import quoted
-from ..sweep.cohort import problem_of
 from ..sweep.driver import Driver, Progress
 from ..sweep.engine import answer, checked, engine, lost
 from ..sweep.faults import resume_command as resume_text
@@ -31,6 +30,7 @@ from ..sweep.records import OPEN
 from ..sweep.report import check_library, prepared
 from ..sweep.settings import Settings
 from ..sweep.structure import space_of
+from ..sweep.training import source_of
 from .parsing import library, module_of, parse, place, refuse
 from .watching import finish, watched
 
@@ -47,7 +47,7 @@ class Resources:
     """On a CPU, devices to make of it, which share lanes where that is faster; 0 for one."""
 
 
-def plan_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+def plan_command(recipe: AnyRecipe, arguments: list[str]) -> int:
     """Print what a sweep would be."""
     planner, _, resources = _planned(recipe, arguments, "plan", "Say what a sweep would be.")
     asked = planner.search.ask(planner.settings.rounds(planner.epochs)[0].count, 0, [])
@@ -56,7 +56,7 @@ def plan_command(recipe: Recipe[Any], arguments: list[str]) -> int:
     return 0
 
 
-def sweep_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+def sweep_command(recipe: AnyRecipe, arguments: list[str]) -> int:
     """Sweep the experiment's space, and write the report."""
     title = "Train many configurations of the experiment's space."
     planner, folder, resources = _planned(recipe, arguments, "sweep", title)
@@ -68,7 +68,7 @@ def sweep_command(recipe: Recipe[Any], arguments: list[str]) -> int:
         return _drive(recipe, ledger, resources)
 
 
-def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
+def resume_command(recipe: AnyRecipe, arguments: list[str]) -> int:
     """Go on with a sweep that was stopped."""
     tyro = library()
 
@@ -103,7 +103,8 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
                 f"{folder} is a sweep of {meta['recipe']}: write "
                 f"{resume_text(folder, meta['recipe'])}"
             )
-        now = _sources(recipe)
+        base = from_plain(recipe.config, dict(meta["config"]), f"{folder}: config")
+        now = _sources(recipe, base)
         began = sources.recorded(meta.get("sources"), f"the ledger in {folder}")
         changed = sources.changed(began["modules"])
         changed += differences(_others(began), _others(now))
@@ -120,7 +121,7 @@ def resume_command(recipe: Recipe[Any], arguments: list[str]) -> int:
         return _drive(recipe, ledger, resources)
 
 
-def configuration_of(recipe: Recipe[Any], text: str) -> Any:
+def configuration_of(recipe: AnyRecipe, text: str) -> Any:
     """The configuration of a trial: `FOLDER:best`, or `FOLDER:17`.
 
     Raises ValueError or OSError for a folder or trial that there is not.
@@ -146,7 +147,7 @@ def configuration_of(recipe: Recipe[Any], text: str) -> Any:
 
 
 def _planned(
-    recipe: Recipe[Any], arguments: list[str], command: str, title: str
+    recipe: AnyRecipe, arguments: list[str], command: str, title: str
 ) -> tuple[Planner, Path | None, Resources]:
     """What the arguments of `plan` and `sweep` ask for."""
     space = space_of(recipe)
@@ -167,7 +168,7 @@ def _planned(
     return Planner(recipe, config, settings), where.folder, resources
 
 
-def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
+def _drive(recipe: AnyRecipe, ledger: Ledger, resources: Resources) -> int:
     """Run a sweep to its end, or to the signal that stops it."""
     with prepared():
         status = _driven(recipe, ledger, resources)
@@ -176,7 +177,7 @@ def _drive(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
         return status
 
 
-def _driven(recipe: Recipe[Any], ledger: Ledger, resources: Resources) -> int:
+def _driven(recipe: AnyRecipe, ledger: Ledger, resources: Resources) -> int:
     """Run a sweep's trials; the exit status."""
     resume = resume_text(ledger.folder, module_of(recipe))
     jobs = ledger.folder / "jobs"
@@ -228,7 +229,7 @@ def _signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _meta(recipe: Recipe[Any], planner: Planner) -> dict[str, Any]:
+def _meta(recipe: AnyRecipe, planner: Planner) -> dict[str, Any]:
     """What the ledger keeps about the whole sweep."""
     settings = planner.settings
     return {
@@ -245,18 +246,18 @@ def _meta(recipe: Recipe[Any], planner: Planner) -> dict[str, Any]:
         "search": settings.search,
         "seed": settings.search_seed,
         "exact": settings.exact,
-        "sources": _sources(recipe),
+        "sources": _sources(recipe, planner.base),
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
         **({"left_out": planner.left_out} if planner.left_out else {}),
     }
 
 
-def _sources(recipe: Recipe[Any]) -> dict[str, Any]:
+def _sources(recipe: AnyRecipe, base: Any) -> dict[str, Any]:
     """What a trial's numbers follow from besides its values: code, data, and versions."""
     return {
         "modules": sources.modules(recipe),
-        "data": sources.data(problem_of(recipe)),
+        "data": sources.data(source_of(recipe, base)),
         "versions": {name: text for name, text in versions().items() if name != "python"},
     }
 

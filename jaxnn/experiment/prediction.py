@@ -14,6 +14,7 @@ from ..core.signatures import suggestion
 from ..files.plain import quoted
 from ..files.reading import FileError, check_regular, printable, read_bytes, read_json
 from .configuration import from_plain
+from .experiment import AnyRecipe
 from .problem import Problem
 from .program import Program, Recipe
 from .run import SCHEMA, Watching, scores_of, scores_text
@@ -25,7 +26,7 @@ FIELDS = {"schema", "experiment", "config", "watching", "sources", "forced"}
 SHOWN = 10
 
 
-def load_config(recipe: Recipe[Any], folder: Path) -> Any:
+def load_config(recipe: AnyRecipe, folder: Path) -> Any:
     """The configuration of a run, equal to the one it had.
 
     Raises ValueError for a folder of another experiment, and for fields that are unknown, missing
@@ -62,7 +63,7 @@ def _valued(kind: Any, plain: Any, where: str) -> Any:
         raise FileError(str(error)) from error
 
 
-def load_watched(recipe: Recipe[Any], folder: Path) -> tuple[Any, Watching]:
+def load_watched(recipe: AnyRecipe, folder: Path) -> tuple[Any, Watching]:
     """The configuration of a run that stopped, and how it is watched.
 
     Raises FileExistsError for one that is finished, and what `load_config` raises.
@@ -157,7 +158,7 @@ def read_inputs(file: Path, problem: Problem) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: another kind of file, another shape, or numbers that the data set cannot hold.
     """
-    x = _read(file)
+    x = read_table(file)
     row = problem.data.train.x.shape[1:]
     image = problem.data.image_shape
     if image is not None and x.shape[-len(image) :] == image:
@@ -192,7 +193,8 @@ def _tokens(file: Path, x: np.ndarray, problem: Problem) -> np.ndarray:
     return x.astype(problem.data.train.x.dtype)
 
 
-def _read(file: Path) -> np.ndarray:
+def read_table(file: Path) -> np.ndarray:
+    """The numbers in a `.npy` or `.csv` file."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
     if file.suffix not in (".npy", ".csv"):

@@ -96,6 +96,16 @@ class Recipe(Generic[Config]):
     finish: Callable[[Problem, Program, Trained], dict[str, bytes]] | None = None
     commands: tuple[Command, ...] = ()
 
+    @property
+    def module(self) -> str:
+        """The name of the module that defines it."""
+        return self.build.__module__
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The functions and classes that its numbers follow from."""
+        return self.build, self.problem, self.config
+
 
 def run_length(rows: int, batch_size: int, epochs: int) -> int:
     """The number of steps of a run: whole batches an epoch, times epochs.

@@ -133,15 +133,15 @@ def run(
         at_end=False,  # the weights are written
         force=force,
     )
-    going_on = _is_unfinished(folder, about)
-    forced = _check_sources(folder, about, force) if going_on else []
+    going_on = is_unfinished(folder, about)
+    forced = check_sources(folder, about, force) if going_on else []
     if not going_on:
         check_place(folder, _weights_size(program, example) + ROOM)
     pictures.check_library()  # not after the training
     summary = str(inspect.summary(program.net, example))
     print(f"{recipe.name}: {data}\n\n{summary}\n")
     if not going_on:
-        begin_folder(folder, {"config.json": _json(about)})
+        begin_folder(folder, {"config.json": json_bytes(about)})
     began = time.perf_counter()
     try:
         with shown(program.epochs) as report:
@@ -149,14 +149,14 @@ def run(
                 data.train,
                 validation=data.validation,
                 report=lambda record: report(problem.reported(record)),
-                loggers=_loggers(problem, folder, recipe.name, watching, about),
+                loggers=loggers_of(problem.reported, folder, recipe.name, watching, about),
                 checkpoints=checkpoints,
                 stop=None
                 if watching.patience is None
                 else train.EarlyStopping("validation_loss", patience=watching.patience),
             )
     except BaseException:
-        if not going_on and not _checkpoints(folder):  # nothing to go on from
+        if not going_on and not has_checkpoints(folder):  # nothing to go on from
             shutil.rmtree(folder, ignore_errors=True)
         raise
     seconds = time.perf_counter() - began
@@ -165,7 +165,7 @@ def run(
     finish_folder(folder, weights, last="weights.safetensors")
     scores: dict[str, float] = {}
     predictions = None
-    with _attempted("scoring the test examples", folder):
+    with attempted("scoring the test examples", folder):
         predictions = problem.predict(program.net, trained, problem.data.test.x)
         scores = scores_of(problem, predictions, problem.data.test.y)
     result = {
@@ -177,27 +177,27 @@ def run(
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
     }
-    finish_folder(folder, {"result.json": _json(result)}, last="result.json")
+    finish_folder(folder, {"result.json": json_bytes(result)}, last="result.json")
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
         print(f"\ntest: {scores_text(scores)} on {len(problem.data.test.y):,} examples")
     if recipe.finish is not None:
-        with _attempted("the experiment's function finish", folder):
+        with attempted("the experiment's function finish", folder):
             for name, contents in recipe.finish(problem, program, trained).items():
                 replace(folder / name, contents)
     history = [problem.reported(record) for record in history]
     if going_on:
-        with _attempted("completing metrics.jsonl", folder):
+        with attempted("completing metrics.jsonl", folder):
             _complete_lines(folder, history)
     pictured = {}
     for name, draw in pictures.drawings(problem, history, predictions).items():
-        with _attempted(f"the picture {name}", folder):
+        with attempted(f"the picture {name}", folder):
             pictured[name] = pictures.png(draw())
             replace(folder / name, pictured[name])
-    with _attempted("report.html", folder):
+    with attempted("report.html", folder):
         page = report_of(
             folder.name,
-            [_metrics(record) for record in history],
+            [metrics_of(record) for record in history],
             timings=[_timings(record) for record in history],
             config=about["config"],
             scores=scores,
@@ -211,7 +211,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _attempted(what: str, folder: Path) -> Iterator[None]:
+def attempted(what: str, folder: Path) -> Iterator[None]:
     """Turn what fails into a warning: the run's weights are written, and nothing may cost them."""
     try:
         yield
@@ -225,7 +225,7 @@ def _attempted(what: str, folder: Path) -> Iterator[None]:
         )
 
 
-def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
+def is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
     """Whether the folder holds this very run, unfinished; FileExistsError for another one."""
     file = folder / "config.json"
     if (folder / "result.json").exists() or not file.is_file():
@@ -242,7 +242,7 @@ def _is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
     return True
 
 
-def _check_sources(folder: Path, about: dict[str, Any], force: bool) -> list[list[str]]:
+def check_sources(folder: Path, about: dict[str, Any], force: bool) -> list[list[str]]:
     """Raise ValueError if the code or data of an unfinished run changed; record it if forced.
 
     Returns what changed each time that it was forced.
@@ -262,7 +262,7 @@ def _check_sources(folder: Path, about: dict[str, Any], force: bool) -> list[lis
         raise FileError(f"{file} has no valid 'forced'")
     if lines:
         forced = [*forced, lines]
-        replace(file, _json(there | {"sources": about["sources"], "forced": forced}))
+        replace(file, json_bytes(there | {"sources": about["sources"], "forced": forced}))
     return forced
 
 
@@ -287,7 +287,8 @@ def _differences(there: Any, here: Any, path: str = "") -> list[str]:
     return [] if there == here else [f"{path} is {there!r:.200} there, {here!r:.200} here"]
 
 
-def _checkpoints(folder: Path) -> bool:
+def has_checkpoints(folder: Path) -> bool:
+    """Whether there is a checkpoint to continue from."""
     return any(one.name.isdigit() for one in (folder / CHECKPOINTS).glob("*"))
 
 
@@ -307,7 +308,7 @@ class _Mapped:
             yield lambda record: log(self.function(dict(record)))
 
 
-def _metrics(record: Record) -> Record:
+def metrics_of(record: Record) -> Record:
     """What is the same each time the run is made."""
     return {k: v for k, v in record.items() if k not in TIMINGS}
 
@@ -318,7 +319,7 @@ def _timings(record: Record) -> Record:
 
 def _complete_lines(folder: Path, history: list[Record]) -> None:
     """Write the lines that a file lost since the checkpoint, which has all records, was saved."""
-    for name, part in (("metrics.jsonl", _metrics), ("timings.jsonl", _timings)):
+    for name, part in (("metrics.jsonl", metrics_of), ("timings.jsonl", _timings)):
         lines = b"".join(line_of(part(record)) for record in history)
         if read_bytes(folder / name, max(len(lines), LONGEST_LINE)) != lines:
             replace(folder / name, lines)
@@ -336,14 +337,19 @@ def _remarks(
     return remarks
 
 
-def _loggers(
-    problem: Problem, folder: Path, name: str, watching: Watching, about: dict[str, Any]
+def loggers_of(
+    reported: Callable[[Record], Record],
+    folder: Path,
+    name: str,
+    watching: Watching,
+    about: dict[str, Any],
 ) -> list[train.Logger]:
+    """Where the records of a run go: its folder, and what it is watched with."""
     run_name = f"{name}-{folder.name}" if name not in folder.name else folder.name
     loggers = [
         _Mapped(
             train.JsonLines(folder / "metrics.jsonl"),
-            lambda r: _metrics(problem.reported(r)),
+            lambda r: metrics_of(reported(r)),
             about,
         ),
         _Mapped(train.JsonLines(folder / "timings.jsonl"), _timings, about),
@@ -356,7 +362,7 @@ def _loggers(
         others.append(train.WandB(watching.wandb, run_name, folder, mode))
     if watching.mlflow is not None:
         others.append(train.MLflow(watching.mlflow, name, run_name))
-    return [*loggers, *(_Mapped(one, problem.reported, about) for one in others)]
+    return [*loggers, *(_Mapped(one, reported, about) for one in others)]
 
 
 def versions() -> dict[str, str]:
@@ -396,5 +402,6 @@ def _weights_size(program: Program, example: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def _json(content: Any) -> bytes:
+def json_bytes(content: Any) -> bytes:
+    """Plain data as the bytes of a JSON file."""
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()

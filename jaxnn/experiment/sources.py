@@ -22,17 +22,16 @@ from typing import Any
 
 from ..core.fingerprint import checksum, is_users
 from ..files.reading import FileError
+from .experiment import AnyRecipe, Loaded
 from .problem import Problem
-from .program import Recipe
 
 Modules = Mapping[str, Mapping[str, str]]
 IMPORTS, STATEMENTS = "its imports", "its other statements"
 
 
-def modules(recipe: Recipe[Any]) -> dict[str, dict[str, str]]:
+def modules(recipe: AnyRecipe) -> dict[str, dict[str, str]]:
     """The definitions of the user's modules that an experiment follows from, by module."""
-    parts = (recipe.build, recipe.problem, recipe.config)
-    roots = {name for part in parts if (name := getattr(part, "__module__", None))}
+    roots = {name for part in recipe.parts if (name := getattr(part, "__module__", None))}
     found: dict[str, dict[str, str]] = {}
     waiting = [one for root in sorted(roots) for one in _with_packages(root)]
     seen = set(waiting)
@@ -50,8 +49,10 @@ def modules(recipe: Recipe[Any]) -> dict[str, dict[str, str]]:
     return dict(sorted(found.items()))
 
 
-def data(problem: Problem) -> dict[str, Any]:
+def data(problem: Problem | Loaded) -> dict[str, Any]:
     """Shapes, types, and checksums of the examples that an experiment trains and validates on."""
+    if isinstance(problem, Loaded):
+        return problem.checksums()
     parts = {"train": problem.scaled.train, "validation": problem.scaled.validation}
     return {name: {"x": checksum(x), "y": checksum(y)} for name, (x, y) in parts.items()}
 

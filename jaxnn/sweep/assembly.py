@@ -118,10 +118,13 @@ class Assembly:
     def states(self, part: Sequence[Lane], epoch: int) -> bytes:
         """The packed states that these lanes go on from."""
         source = {c.trial: c.source for c in self.ledger.changes() if c.epoch == epoch}
+        trials = {trial.number: trial for trial in self.ledger.trials()}
         kept = self.ledger.states()
         places: dict[int, list[tuple[int, int]]] = {}
         for index, lane in enumerate(part):
-            key = (source.get(lane.trial, lane.trial), lane.seed, epoch)
+            number = source.get(lane.trial, lane.trial)
+            first, own = (self.member(trials[n]).seed for n in (number, lane.trial))
+            key = (number, first + lane.seed - own, epoch)  # trials may have seeds of their own
             if key not in kept:
                 raise LedgerError(
                     f"{damaged(self.ledger.folder)} (trial {key[0]} has no state after epoch "

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from . import lanes
-from .compiled import By, Compiled, Way, compiled_cohort, metric_names, problem_of
+from .compiled import By, Compiled, Way, compiled_cohort
+from .fit_training import metric_names, problem_of
 from .space import Values
 from .structure import Structure
 
@@ -26,6 +27,7 @@ __all__ = [
     "metric_names",
     "out_of_memory",
     "problem_of",
+    "taken",
     "work",
 ]
 
@@ -107,7 +109,15 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _run(task: Work, way: Way) -> Outcome:
+def taken(structure: Structure, values: Values, way: Way) -> Way:
+    """The way that lanes take: a program that is not to be in a loop is not mapped either."""
+    mapped = way.by == "map"
+    alone = mapped and compiled_cohort(structure, way, True).steps_at_once(values) == 1
+    return Way("loop", 1) if alone else way
+
+
+def _run(task: Work, asked: Way) -> Outcome:
+    way = taken(task.structure, task.values[0], asked)
     compiled = compiled_cohort(task.structure, way, len(set(task.seeds)) == 1)
     traces, compile_seconds = compiled.traces, compiled.compile_seconds
     held = None if task.state is None else lanes.unpack(task.state, compiled.lane(task.values[0]))
@@ -124,7 +134,7 @@ def _run(task: Work, way: Way) -> Outcome:
     return Outcome(
         metrics=compiled.metrics(jax.device_get(found), count),
         state=lanes.pack(lanes.joined(jax.device_get(states), count)) if task.keep else None,
-        way=way,
+        way=asked,
         seconds=0.0,
         compile_seconds=compiled.compile_seconds - compile_seconds,
         traces=compiled.traces - traces,

@@ -1,6 +1,7 @@
 """The compiled program of a structure: what a lane does in an epoch, for many lanes.
 
 A lane does what `train.fit` does in an epoch: the same steps in the same order, then an evaluation.
+A run of its own compiles the two apart, so lanes that have its bits do so too, one after the other.
 A `Way` only says how lanes go through it:
 
     loop    one after the other, a call each
@@ -11,31 +12,24 @@ A `Way` only says how lanes go through it:
 each other: one that diverges does so alone.
 """
 
-import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Var
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..data.order import epoch_order
-from ..experiment.problem import Problem
-from ..experiment.program import Program, Recipe
-from ..train import TrainState
-from ..train.average import evaluation_params
-from ..train.evaluation import pure_evaluation
-from ..train.feed import pure_steps
 from ..train.state import with_keys, without_keys
-from ..train.tally import means_of
 from . import lanes
+from .numbers import array, as_written, dependent, depends, scalar
 from .space import Values
-from .structure import Structure, as_written, scalar, start
+from .structure import Structure
+from .training import Source, Training, arrays_of
 
 By: TypeAlias = Literal["loop", "map", "vmap"]
 
@@ -64,10 +58,15 @@ class Way(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """The numbers of a lane that are arguments of its program."""
+    """The numbers of a lane that are arguments of its program.
+
+    Args:
+        values: those of its values that are traced, by dimension.
+        leaves: those that a run of its own passes to compiled code and that follow from its values.
+    """
 
     values: dict[str, Any]
-    optimizer: list[Any]
+    leaves: dict[str, Any]
 
 
 class Compiled:
@@ -81,16 +80,26 @@ class Compiled:
 
     def __init__(self, structure: Structure, way: Way, shared: bool) -> None:
         self.structure, self.way, self.shared = structure, way, shared
-        self.problem = problem_of(structure.recipe)
         self.traces = 0  # how often the epoch was traced, hence compiled
         self.compile_seconds = 0.0
         self.bytes = 0  # of memory that a call takes on a device, beside the data
         mesh = _mesh(way.devices)
         self._split = NamedSharding(mesh, P("lanes"))
-        self._data = _data_on(structure.recipe, way.devices)
-        self._epoch = self._jitted(mesh)
+        self._whole = NamedSharding(mesh, P())
+        self._epoch = jax.jit(
+            self._of_lanes(self._lane_epoch, (0, 0, None if shared else 0, None), mesh),
+            donate_argnums=1,
+        )
+        evaluation = self._lane_evaluation
+        if way.by == "vmap":
+            evaluation = self._of_lanes(evaluation, (0, 0, None, None, None), mesh)
+        self._evaluation: Any = jax.jit(evaluation)
+        self._pieces: set[Any] = set()  # the shapes of the evaluations that are compiled
+        self._at_once: tuple[int | None, ...] = ()  # empty as long as it is not known
         self._alike: bool | None = None  # whether lanes of one seed start alike
         self._started: tuple[int | None, Any] = (None, None)  # the last seed's
+        self._varying: set[str] | None = None  # the leaves that follow from a lane's values
+        self._example: Training | None = None
 
     def train(
         self,
@@ -110,98 +119,159 @@ class Compiled:
             The lanes' states, stacked, and a list of what `metrics` reads, an item an epoch. Both
             are still being computed; a call of fewer lanes than its width repeats the last one.
         """
-        fill = self.way.lanes - len(seeds)
+        count, fill = len(seeds), self.way.lanes - len(seeds)
         values, seeds = [*values, *[values[-1]] * fill], [*seeds, *[seeds[-1]] * fill]
         values = [self.structure.numbers(lane) for lane in values]
-        programs = [self.structure.program(self.problem, lane) for lane in values]
-        numbers = jax.tree.map(lambda *each: np.stack(each), *map(self._numbers, values, programs))
-        rows, size = len(self._data[0][0]), programs[0].batch_size
-        steps = rows // size
+        trainings = [self.structure.training(lane) for lane in values]
+        first = self._example = trainings[0]
+        numbers = jax.tree.map(lambda *each: np.stack(each), *map(self._numbers, values, trainings))
+        data = _data_on(first.source, self.way.devices), self._constant(first)
+        pieces = first.pieces(data[0])
+        at_once = self.steps_at_once(values[0])
         if state is not None:
             ts = jax.tree.map(lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * fill]), state)
         else:  # as `train.fit` starts, which is quicker than to compile it for all lanes
-            pairs = zip(programs, seeds, strict=True)
-            ts = lanes.stacked([self._start(program, seed, numbers) for program, seed in pairs])
+            pairs = zip(trainings, seeds, strict=True)
+            ts = lanes.stacked([self._start(one, seed, numbers, data[1]) for one, seed in pairs])
         ts = jax.device_put(ts, self._split)
-
-        def order(seed: int, epoch: int) -> np.ndarray:
-            return _order(seed, epoch, rows)[: steps * size].reshape(steps, size)
-
         found = []
         for epoch in range(*epochs):
-            orders = [order(seed, epoch) for seed in (seeds[:1] if self.shared else seeds)]
-            rows_of = orders[0] if self.shared else np.stack(orders)
-            arguments = numbers, ts, rows_of, self._data
-            try:
-                if not self.bytes:
-                    self._compile(arguments)
-                ts, sums = self._epoch(*arguments)
-            except Exception:
-                self._started = None, None  # code that is put right may start otherwise
-                raise
-            found.append((sums, steps))
+            orders = [first.order(seed, epoch) for seed in (seeds[:1] if self.shared else seeds)]
+            sums = []
+            for part in _parts(orders, at_once):
+                arguments = numbers, ts, part[0] if self.shared else np.stack(part), data
+                try:
+                    if not self.bytes:
+                        self._compile(arguments)
+                    ts, some = self._epoch(*arguments)
+                except Exception:
+                    self._started = None, None  # code that is put right may start otherwise
+                    raise
+                sums.append(some)
+            held = self._evaluated(numbers, ts, data[1], pieces, count)
+            found.append((sums, held, len(orders[0])))
         return ts, found
 
     def metrics(self, found: list[list[Any]], count: int) -> dict[str, np.ndarray]:
         """Metrics by name, float64 (count, epochs), of what calls of `train` found, one after the
         other: training metrics are those of an epoch's steps, as `train.fit` reports them."""
+        assert self._example is not None
         pieces = []
         for epochs in found:
             each = [
-                means_of({n: np.asarray(total, np.float64) for n, total in sums.items()}, steps)
-                | {
-                    f"validation_{name}": np.asarray(mean, np.float64)
-                    for name, mean in held.items()
-                }
-                for (sums, held), steps in epochs
+                self._example.metrics(_joined(sums), self._by_lane(held), steps)
+                for sums, held, steps in epochs
             ]
             pieces.append({name: np.stack([one[name] for one in each], 1) for name in each[0]})
         joined = {name: np.concatenate([one[name] for one in pieces])[:count] for name in pieces[0]}
-        return self.problem.reported(joined)
+        return self._example.reported(joined)
+
+    def steps_at_once(self, values: Values) -> int | None:
+        """The largest number of steps of one program; None for all of a record.
+
+        Args:
+            values: of any lane.
+        """
+        if not self._at_once:
+            written = self.structure.numbers(values)
+            self._at_once = (self.structure.training(written).at_once(),)
+        return self._at_once[0]
+
+    def _by_lane(self, held: Any) -> list[Any]:
+        """The metrics of the pieces of an evaluation, lane by lane, on the host."""
+        if self.way.by != "vmap" or not held:
+            return held
+        lanes = len(jax.tree.leaves(held)[0])
+        return [jax.tree.map(lambda leaf, at=i: leaf[at], held) for i in range(lanes)]
 
     def lane(self, values: Values) -> Any:
         """The shapes and types of one lane's state."""
         written = self.structure.numbers(values)
-        numbers = self._numbers(written, self.structure.program(self.problem, written))
+        training = self.structure.training(written)
+        numbers = self._numbers(written, training)
+        constant = self._constant(training)
         return jax.eval_shape(
-            lambda n: without_keys(start(self._program(n), self.problem, 0)), numbers
+            lambda n, c: without_keys(self._training(n, c).begin(0)), numbers, constant
         )
 
-    def _numbers(self, values: Values, program: Program) -> Numbers:
-        """A lane's numbers: those of its values that are traced, and those of its optimizer."""
+    def _numbers(self, values: Values, training: Training) -> Numbers:
+        """A lane's numbers: those of its values that are traced, and the leaves they change."""
         traced = {name: scalar(value) for name, value in values.items()}
-        return Numbers(traced, [scalar(leaf) for leaf in jax.tree.leaves(program.optimizer)])
+        if self._varying is None:
+            self._varying = self._found(traced, training)
+        leaves = {n: array(leaf) for n, leaf in training.leaves().items() if n in self._varying}
+        return Numbers(traced, leaves)
 
-    def _program(self, numbers: Numbers) -> Program:
-        """The program of traced numbers; those of the optimizer come as `train.fit` has them."""
-        values, leaves = jax.tree.map(as_written, numbers)
-        program = self.structure.program(self.problem, values)
-        optimizer = jax.tree.unflatten(jax.tree.structure(program.optimizer), leaves)
-        return dataclasses.replace(program, optimizer=optimizer)
+    def _found(self, traced: dict[str, Any], training: Training) -> set[str]:
+        """The leaves of the program that depend on the values of a lane."""
+        names: list[str] = []
 
-    def _start(self, program: Program, seed: int, numbers: Numbers) -> Any:
+        def leaves(values: dict[str, Any]) -> list[Any]:
+            made = self.structure.training(jax.tree.map(as_written, values)).leaves()
+            names.extend(made)
+            return list(made.values())
+
+        which = dependent(jax.make_jaxpr(leaves)(traced).jaxpr)
+        known = training.leaves()  # a whole number is a leaf only if it is traced
+        return {name for name, one in zip(names, which, strict=True) if one and name in known}
+
+    def _constant(self, training: Training) -> dict[str, Any]:
+        """The leaves of the program that are the same for all lanes, on the devices."""
+        varying = self._varying or set()
+        kept = {n: leaf for n, leaf in training.leaves().items() if n not in varying}
+        return jax.device_put(jax.tree.map(array, kept), self._whole)
+
+    def _training(self, numbers: Numbers, constant: dict[str, Any]) -> Training:
+        """The training of traced numbers; leaves come as a run of its own has them."""
+        values = jax.tree.map(as_written, numbers.values)
+        return self.structure.training(values).with_leaves(numbers.leaves | constant)
+
+    def _start(self, training: Training, seed: int, numbers: Numbers, constant: Any) -> Any:
         """A lane before its first step, on the host; one for all lanes of a seed if it can be."""
         if self._alike is None:
             first = jax.tree.map(lambda leaf: leaf[0], numbers)
-            begun = jax.make_jaxpr(lambda n: start(self._program(n), self.problem, 0))(first)
+            begun = jax.make_jaxpr(lambda n: self._training(n, constant).begin(0))(first)
             self._alike = not depends(begun.jaxpr)
         if self._alike and self._started[0] == seed:
             return self._started[1]
-        begun = without_keys(start(program, self.problem, seed))
+        begun = without_keys(training.begin(seed))
         self._started = seed, jax.device_get(begun)
         return self._started[1]
 
-    def _lane_epoch(self, numbers: Numbers, ts: TrainState, order: Any, data: Any) -> Any:
+    def _lane_epoch(self, numbers: Numbers, ts: Any, order: Any, data: Any) -> Any:
         self.traces += 1
-        (x, y), (held_x, held_y) = data
-        p = self._program(numbers)
-        ts = with_keys(ts, jax.eval_shape(lambda: start(p, self.problem, 0)))
-        ts, sums = pure_steps(p.net, p.task, p.optimizer, p.augment, ts, x, y, order)
-        size = min(1024, len(held_x))
-        found = pure_evaluation(
-            p.net, p.task, evaluation_params(ts), ts.state, held_x, held_y, size
+        arrays, constant = data
+        training = self._training(numbers, constant)
+        ts = with_keys(ts, jax.eval_shape(lambda: training.begin(0)))
+        ts, found = training.advance(ts, order, arrays)
+        return without_keys(ts), found
+
+    def _lane_evaluation(
+        self, numbers: Numbers, ts: Any, constant: Any, piece: Any, key: jax.Array
+    ) -> Any:
+        training = self._training(numbers, constant)
+        return training.evaluate(
+            with_keys(ts, jax.eval_shape(lambda: training.begin(0))), piece, key
         )
-        return without_keys(ts), (sums, found)
+
+    def _evaluated(
+        self, numbers: Numbers, ts: Any, constant: Any, pieces: list[Any], count: int
+    ) -> list[Any]:
+        """The metrics of each piece; of each of `count` lanes if they go one after the other."""
+        if self.way.by == "vmap":
+            return [self._held(numbers, ts, constant, *one) for one in pieces]
+        taken = [_lane((numbers, ts), lane) for lane in range(count if pieces else 0)]
+        return [[self._held(*one, constant, *piece) for piece in pieces] for one in taken]
+
+    def _held(self, *arguments: Any) -> Any:
+        """An evaluation, compiled first if it is the first of its shapes."""
+        shapes = tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(arguments[3]))
+        if shapes not in self._pieces:
+            began = time.perf_counter()
+            self._evaluation.lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - began
+            self._pieces.add(shapes)
+        return self._evaluation(*arguments)
 
     def _compile(self, arguments: tuple[Any, ...]) -> None:
         """Compile for the calls to come, to know how long it takes and what memory they need."""
@@ -211,17 +281,38 @@ class Compiled:
         held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arguments[:3]))
         self.bytes = held // self.way.devices + getattr(memory, "temp_size_in_bytes", 0)
 
-    def _jitted(self, mesh: Mesh) -> Any:
-        """The epoch of all lanes of a call, jitted; their states are donated."""
-        axes = (0, 0, None if self.shared else 0, None)
+    def _of_lanes(
+        self, lane: Callable[..., Any], axes: tuple[Any, ...], mesh: Mesh
+    ) -> Callable[..., Any]:
+        """A function of one lane for all lanes of a call."""
         wrap: Any = {"loop": _alone, "map": _mapped, "vmap": jax.vmap}[self.way.by]
-        several = wrap(self._lane_epoch, axes)
+        several = wrap(lane, axes)
         if self.way.devices > 1:
             specs = tuple(P("lanes") if axis == 0 else P() for axis in axes)
             several = jax.shard_map(
                 several, mesh=mesh, in_specs=specs, out_specs=P("lanes"), check_vma=False
             )
-        return jax.jit(several, donate_argnums=1)
+        return several
+
+
+def _parts(orders: list[np.ndarray], at_once: int | None) -> Iterator[list[np.ndarray]]:
+    """The orders of all lanes, cut into parts of so many steps."""
+    size = at_once or len(orders[0])
+    for begin in range(0, len(orders[0]), size):
+        yield [order[begin : begin + size] for order in orders]
+
+
+def _joined(parts: list[Any]) -> Any:
+    """What was found in the parts of a record, along the steps."""
+    if len(parts) == 1:
+        return parts[0]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
+
+
+@jax.jit
+def _lane(stacked: Any, lane: Any) -> Any:
+    """One lane of stacked trees."""
+    return jax.tree.map(lambda leaf: leaf[lane], stacked)
 
 
 @functools.lru_cache(maxsize=256)
@@ -231,59 +322,13 @@ def compiled_cohort(structure: Structure, way: Way, shared: bool) -> Compiled:
 
 
 @functools.lru_cache(maxsize=8)
-def problem_of(recipe: Recipe[Any]) -> Problem:
-    """The experiment's problem, read once a process."""
-    return recipe.problem()
-
-
-@functools.lru_cache(maxsize=8)
-def _data_on(recipe: Recipe[Any], devices: int) -> Any:
-    """The examples to train on and those for validation, on each of the devices."""
-    data = problem_of(recipe).scaled
-    pairs = (*data.train,), (*data.validation,)
-    return jax.device_put(pairs, NamedSharding(_mesh(devices), P()))
+def _data_on(source: Source, devices: int) -> Any:
+    """The arrays to train on and those for validation, on each of the devices."""
+    return jax.device_put(arrays_of(source), NamedSharding(_mesh(devices), P()))
 
 
 def _mesh(devices: int) -> Mesh:
     return Mesh(np.array(jax.local_devices()[:devices]), ("lanes",))
-
-
-def metric_names(program: Program, problem: Problem) -> list[str]:
-    """What a run reports after each epoch, by name."""
-    x, y = problem.scaled.train
-
-    def names(x: Any, y: Any) -> Any:
-        ts = start(program, problem, 0)
-        return pure_evaluation(
-            program.net, program.task, evaluation_params(ts), ts.state, x, y, len(x)
-        )
-
-    size = program.batch_size
-    found = jax.eval_shape(
-        names, *(jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype) for a in (x, y))
-    )
-    return [*found, *(f"validation_{name}" for name in found)]
-
-
-def depends(jaxpr: Any) -> bool:
-    """Whether any result of a jaxpr depends on its arguments, as far as it shows."""
-    reached = set(jaxpr.invars)
-    for equation in jaxpr.eqns:
-        if any(isinstance(var, Var) and var in reached for var in equation.invars):
-            reached.update(equation.outvars)
-    return any(isinstance(var, Var) and var in reached for var in jaxpr.outvars)
-
-
-@functools.lru_cache(maxsize=1024)
-def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
-    """The order of an epoch, which lanes of one seed share."""
-    return epoch_order(_root(seed), epoch, rows)
-
-
-@functools.lru_cache(maxsize=1024)
-def _root(seed: int) -> np.ndarray:
-    """The words of the root key of a seed, on the host."""
-    return np.asarray(jax.random.key_data(jax.random.key(seed)))
 
 
 def _alone(lane: Callable[..., Any], axes: tuple[Any, ...]) -> Callable[..., Any]:

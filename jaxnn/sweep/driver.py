@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any
 
 from ..experiment.configuration import from_plain
-from ..experiment.program import Recipe
+from ..experiment.experiment import AnyRecipe
 from .assembly import Assembly, Lane
 from .cohort import Outcome, Work, work
 from .engine import TRIES, answer, lost
@@ -47,7 +47,7 @@ class Driver:
 
     def __init__(
         self,
-        recipe: Recipe[Any],
+        recipe: AnyRecipe,
         ledger: Ledger,
         executor: Executor,
         workers: int = 1,

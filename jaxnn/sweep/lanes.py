@@ -28,8 +28,7 @@ def pack(state: Any) -> bytes:
     """Stacked states as the bytes of a safetensors file."""
     safetensors = _library()
     leaves = jax.device_get(jax.tree.leaves(state))
-    arrays = {f"{index:06d}": np.ascontiguousarray(leaf) for index, leaf in enumerate(leaves)}
-    return safetensors.save(arrays)
+    return safetensors.save({f"{index:06d}": _plain(leaf) for index, leaf in enumerate(leaves)})
 
 
 def unpack(packed: bytes, lane: Any) -> Any:
@@ -48,6 +47,9 @@ def unpack(packed: bytes, lane: Any) -> Any:
         raise ValueError(f"the state of the lanes is damaged: {error}") from None
     leaves, structure = jax.tree.flatten(lane)
     found = [arrays[name] for name in sorted(arrays)]
+    if len(found) == len(leaves):
+        pairs = zip(found, leaves, strict=True)
+        found = [_typed(array, leaf.dtype) for array, leaf in pairs]
     count = len(found[0]) if found and found[0].ndim else 0
     wanted = [describe(jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)) for leaf in leaves]
     if [describe(leaf) for leaf in found] != wanted:
@@ -56,6 +58,19 @@ def unpack(packed: bytes, lane: Any) -> Any:
             f"{', '.join(wanted)}; got {', '.join(map(describe, found))}"
         )
     return jax.tree.unflatten(structure, found)
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    """An array that NumPy itself knows: bfloat16 and float8 as their bits."""
+    array = np.ascontiguousarray(leaf)
+    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
+
+
+def _typed(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """The array that `_plain` was given, if it had this type."""
+    dtype = np.dtype(dtype)
+    bits = f"u{dtype.itemsize}"
+    return array.view(dtype) if dtype.kind == "V" and array.dtype == np.dtype(bits) else array
 
 
 def regrouped(pieces: Sequence[tuple[bytes, Sequence[int]]], order: Sequence[int]) -> bytes:

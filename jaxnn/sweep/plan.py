@@ -13,20 +13,31 @@ from typing import Any, NamedTuple
 import jax
 
 from ..core.signatures import suggestion
-from ..experiment.program import Program, Recipe
+from ..experiment.experiment import AnyRecipe, Experiment
 from ..train.directions import is_maximized
-from .cohort import Way, Work, metric_names, problem_of
+from .cohort import Way, Work
 from .engine import lost
+from .fit_training import FitTraining
 from .probe import Probe, Timing, probe
 from .search import searcher
 from .settings import Settings
 from .space import Values
-from .structure import TRACED, Structure, space_of, structure_of, traced_or_static
+from .structure import (
+    TRACED,
+    Structure,
+    reads_seed,
+    space_of,
+    structure_of,
+    traced_or_static,
+)
+from .training import Training, training_of
 
 # Seconds of training that go to a worker, and into the ledger, at a time.
 AIM = 4.0
 # How many lanes that is where nothing was measured.
 LANES = 16
+# What the length of a run, and of the way to a rung, follows from.
+LENGTHS = ("epochs", "steps", "every")
 
 
 class Member(NamedTuple):
@@ -74,23 +85,21 @@ class Planner:
 
     def __init__(
         self,
-        recipe: Recipe[Any],
+        recipe: AnyRecipe,
         base: Any,
         settings: Settings,
         found: Mapping[str, str] | None = None,
     ) -> None:
         self.recipe, self.base, self.settings = recipe, base, settings
-        self.space, self.problem = space_of(recipe), problem_of(recipe)
-        program = recipe.build(base, self.problem)
-        self.epochs = _epochs_of(program)
-        self.metrics = metric_names(program, self.problem)
-        self.metric = self._metric(self.metrics)
-        remedy = f"write --maximize {self.metric} or --minimize {self.metric}"
-        self.maximise = is_maximized(self.metric, program.task, settings.maximized, remedy)
+        self.space, training = space_of(recipe), training_of(recipe, base, base)
+        self.epochs = training.epochs
+        self.metrics = training.names()
+        self.metric = self._metric(training)
+        self.maximise = self._is_maximized(training)
         self.search = searcher(
             settings.search, self.space, seed=settings.search_seed, points=settings.points
         )
-        self.found = dict(found or traced_or_static(recipe, base, self.problem))
+        self.found = dict(found or traced_or_static(recipe, base, exact=settings.exact))
         self._check_groups()
         self._check_settings()
 
@@ -108,14 +117,14 @@ class Planner:
 
     def member(self, values: Values) -> Member:
         """The structure, epochs and seed of a trial; raises what its configuration raises."""
-        program = self.recipe.build(self.space.configured(self.base, values), self.problem)
-        if self.settings.halving != "none" and program.epochs != self.epochs:
+        structure = structure_of(self.recipe, self.base, self.found, values)
+        training = structure.training({name: values[name] for name in structure.traced})
+        if self.settings.halving != "none" and training.epochs != self.epochs:
             raise ValueError(
-                f"a run of {program.epochs} epochs cannot be compared at the rungs of one of "
+                f"a run of {training.epochs} epochs cannot be compared at the rungs of one of "
                 f"{self.epochs}: sweep without --halving"
             )
-        structure = structure_of(self.recipe, self.base, self.found, values)
-        return Member(structure, _epochs_of(program), program.seed)
+        return Member(structure, training.epochs, training.seed)
 
     def grouped(
         self, member: Member, values: Sequence[Values], share: float, ask: Callable[..., Any]
@@ -159,14 +168,39 @@ class Planner:
             times = max(1, LANES // unit)
         return Grouped(structure, member.epochs, way, unit * times, timings, said)
 
-    def _metric(self, names: Sequence[str]) -> str:
+    def _metric(self, training: Training) -> str:
+        names, experiment = self.metrics, self.recipe
         metric = self.settings.ranked
+        if not metric and isinstance(experiment, Experiment):
+            metric = experiment.maximize or experiment.minimize or ""
         if metric and metric not in names:
             raise ValueError(
                 f"the program reports no metric {metric!r}; {suggestion(metric, names)}"
             )
         usual = [name for name in ("validation_accuracy", "validation_loss") if name in names]
-        return metric or usual[0]
+        if metric or usual:
+            return metric or usual[0]
+        held = [name for name in names if name.startswith("validation_")]
+        directed = [name for name in held or names if training.maximized(name) is not None]
+        if len(directed) != 1:
+            raise ValueError(
+                f"trials are compared by one metric of {', '.join(names)}; write --maximize "
+                f"{names[-1]} or --minimize {names[-1]}, or Experiment(..., maximize={names[-1]!r})"
+            )
+        return directed[0]
+
+    def _is_maximized(self, training: Training) -> bool:
+        metric, stated = self.metric, self.settings.maximized
+        remedy = f"write --maximize {metric} or --minimize {metric}"
+        if isinstance(training, FitTraining):
+            return is_maximized(metric, training.program.task, stated, remedy)
+        found = training.maximized(metric) if stated is None else stated
+        if found is None:
+            raise ValueError(
+                f"the direction of {metric!r} is unknown: {remedy}, or declare it in the metric by "
+                "train.Mean(value, maximize=True) or train.Ratio(sum, count, maximize=True)"
+            )
+        return found
 
     def _check_groups(self) -> None:
         most = self.settings.trials
@@ -194,10 +228,20 @@ class Planner:
         settings.rounds(self.epochs)  # raises for rungs that cannot be
         if settings.seeds > 1 and not hasattr(self.base, "seed"):
             raise ValueError("--seeds wants a field `seed` in the configuration; there is none")
-        if settings.halving != "none" and "epochs" in self.found:
+        if settings.seeds > 1 and isinstance(self.recipe, Experiment):
+            why = reads_seed(self.recipe, self.base)
+            if why is not None:
+                raise ValueError(
+                    f"--seeds {settings.seeds} gives the lanes of a trial other keys, but the "
+                    f"experiment reads the configuration's seed ({why}): draw from the key that "
+                    'init gets, or sweep "seed": Choice(0, 1, 2)'
+                )
+        lengths = [name for name in LENGTHS if name in self.found]
+        if settings.halving != "none" and lengths:
             raise ValueError(
                 f"--halving {settings.halving} compares trials after equally many epochs, but "
-                "epochs is swept: sweep without --halving, or take epochs out of the space"
+                f"{lengths[0]} is swept: sweep without --halving, or take {lengths[0]} out of the "
+                "space"
             )
         static = [name for name, why in self.found.items() if why != TRACED]
         if settings.halving == "population" and static:
@@ -293,13 +337,6 @@ def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]
         grouped = planner.grouped(each[0][0], some, len(each) / len(asked), ask)
         groups.append((grouped, len(each)))
     return Plan(planner, tuple(groups), failed)
-
-
-def _epochs_of(program: Program) -> int:
-    """The epochs of a run, without which no trial would come to its end."""
-    if program.epochs < 1:
-        raise ValueError(f"epochs is {program.epochs}, wanted at least 1")
-    return program.epochs
 
 
 def _last_line(error: Exception) -> str:

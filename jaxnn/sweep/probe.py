@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import jax
 
-from .cohort import By, Way, Work, compiled_cohort, out_of_memory
+from .cohort import By, Way, Work, compiled_cohort, out_of_memory, taken
 
 WIDTHS = (8, 32, 128, 512, 2048)
 # Lanes of `map` gain nothing by being more.
@@ -136,7 +136,12 @@ def _ladders(asked: Probe) -> Iterator[list[Way]]:
         for devices in sorted({len(jax.local_devices()), 1}, reverse=True):
             most = -(-asked.lanes // devices)  # a wider call would only be filled up
             if by in asked.by:
-                yield [Way(by, w, devices) for w in dict.fromkeys(min(w, most) for w in widths)]
+                ways = [Way(by, w, devices) for w in dict.fromkeys(min(w, most) for w in widths)]
+                yield [one for one in ways if len(asked.by) == 1 or _is_taken(asked.work, one)]
+
+
+def _is_taken(work: Work, way: Way) -> bool:
+    return taken(work.structure, work.values[0], way) == way
 
 
 def _timed(work: Work, way: Way) -> Timing:

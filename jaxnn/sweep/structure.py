@@ -8,29 +8,51 @@ have the same `Structure`, and share compiled programs.
 """
 
 import dataclasses
+import functools
 import os
+import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import primitives
 
-from .. import core, train
+from .. import core
 from ..core.values import is_traced
+from ..experiment import experiment as experiment_module
+from ..experiment.experiment import AnyRecipe, Experiment, Loaded
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
-from ..train.average import evaluation_params
-from ..train.evaluation import pure_evaluation
-from ..train.feed import pure_steps
+from . import fit_training
+from . import training as training_module
 from .dimensions import Dimension, Int
+from .fit_training import start
+from .numbers import array, as_written, dependent, scalar
 from .space import Space, Values
+from .training import Training, arrays_of, training_of
 
-# The directories whose code a reason does not point into: those of jax, and what a layer is.
-INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core))
+__all__ = [
+    "TRACED",
+    "Structure",
+    "as_written",
+    "reads_seed",
+    "reason",
+    "scalar",
+    "space_of",
+    "start",
+    "structure_of",
+    "traced_or_static",
+]
+
+# The directories whose code a reason does not point into: those of jax and numpy, and what a layer
+# is.
+INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core, np))
+OWN = {
+    str(module.__file__)
+    for module in (sys.modules[__name__], training_module, fit_training, experiment_module)
+}
 TRACED = "traced"
 # Samples of the space that are looked at, where those before could not run.
 TRIES = 8
@@ -47,7 +69,7 @@ class Structure:
         traced: the dimensions whose values are arguments of the program.
     """
 
-    recipe: Recipe[Any]
+    recipe: AnyRecipe
     base: Any
     static: tuple[tuple[str, Any], ...]
     traced: tuple[str, ...]
@@ -65,40 +87,77 @@ class Structure:
             for name in self.traced
         }
 
-    def program(self, problem: Problem, numbers: Mapping[str, Any]) -> Program:
-        """The program with these numbers, traced or not."""
+    def configured(self, numbers: Mapping[str, Any]) -> Any:
+        """The configuration with these numbers, traced or not."""
         values = {**dict(self.static), **numbers}
-        return self.recipe.build(space_of(self.recipe).configured(self.base, values), problem)
+        return space_of(self.recipe).configured(self.base, values)
+
+    def program(self, problem: Problem, numbers: Mapping[str, Any]) -> Program:
+        """The program of a `Recipe` with these numbers, traced or not."""
+        assert isinstance(self.recipe, Recipe)
+        return self.recipe.build(self.configured(numbers), problem)
+
+    def training(self, numbers: Mapping[str, Any]) -> Training:
+        """The training with these numbers, traced or not."""
+        return training_of(self.recipe, self.configured(numbers), self.configured({}))
 
 
-def space_of(recipe: Recipe[Any]) -> Space:
+def space_of(recipe: AnyRecipe) -> Space:
     """The experiment's search space; ValueError where it declares none."""
-    if recipe.space is None:
+    space = recipe.space
+    if space is None:
+        kind = type(recipe).__name__
+        config = "Experiment" if kind == "Recipe" else recipe.config.__name__
         raise ValueError(
-            f"{recipe.name} declares no search space: write Recipe(..., space=Space(Experiment, "
+            f"{recipe.name} declares no search space: write {kind}(..., space=Space({config}, "
             '{"optimizer.learning_rate": Log(1e-4, 1e-1)}))'
         )
-    return recipe.space
+    return _space(recipe.config, _Same(space)) if isinstance(space, Mapping) else space
+
+
+class _Same:
+    """A mapping, compared by identity."""
+
+    def __init__(self, paths: Mapping[str, Any]) -> None:
+        self.paths = paths
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.paths is other.paths
+
+    def __hash__(self) -> int:
+        return id(self.paths)
+
+
+@functools.lru_cache(maxsize=64)
+def _space(config: type[Any], same: _Same) -> Space:
+    return Space(config, same.paths)
 
 
 def structure_of(
-    recipe: Recipe[Any], base: Any, found: Mapping[str, str], values: Values
+    recipe: AnyRecipe, base: Any, found: Mapping[str, str], values: Values
 ) -> Structure:
     """The structure of the trial with these values, by what `traced_or_static` found."""
     static = tuple((name, value) for name, value in values.items() if found[name] != TRACED)
     return Structure(recipe, base, static, tuple(n for n in values if found[n] == TRACED))
 
 
-def traced_or_static(recipe: Recipe[Any], base: Any, problem: Problem) -> dict[str, str]:
+def traced_or_static(recipe: AnyRecipe, base: Any, exact: bool = False) -> dict[str, str]:
     """`traced`, or the reason why not, for each dimension of the experiment's space.
 
     Dimensions are tried one after the other, each beside those that came through before it, so
     that what is called traced can be traced together.
+
+    Args:
+        recipe: the experiment.
+        base: the configuration that trials change.
+        exact: whether lanes have the bits of runs of their own. A number of a program that is not
+            one of its leaves, such as one inside a layer, is a constant of such a run.
     """
     space = space_of(recipe)
     random = np.random.default_rng(0)
     samples = [space.sample(random) for _ in range(64)]
     found: dict[str, str] = {}
+    data = _Data(recipe, base)
     for name in space.dimensions:
         having = [values for values in samples if name in values]
         options = getattr(space.dimensions[name], "options", ())
@@ -107,13 +166,15 @@ def traced_or_static(recipe: Recipe[Any], base: Any, problem: Problem) -> dict[s
             found[name] = "no sample of the space has it"
         elif others:
             found[name] = f"it is no number, but {others[0]!r}, say"
+        elif (why := data.reason(having[0], name)) is not None:
+            found[name] = why
         else:
             for values in having[:TRIES]:
                 together = tuple(other for other in values if found.get(other) == TRACED)
-                found[name] = _tried(recipe, base, problem, values, (*together, name))
+                found[name] = _tried(recipe, base, values, (*together, name), exact)
                 if found[name] == TRACED:
                     break
-                if _tried(recipe, base, problem, values, together) == TRACED:
+                if _tried(recipe, base, values, together, exact) == TRACED:
                     break  # a trial that cannot run anyway says nothing about the number
     return found
 
@@ -124,70 +185,138 @@ def _is_float(dimension: Dimension) -> bool:
 
 
 def _tried(
-    recipe: Recipe[Any], base: Any, problem: Problem, values: Values, names: tuple[str, ...]
+    recipe: AnyRecipe, base: Any, values: Values, names: tuple[str, ...], exact: bool
 ) -> str:
+    """Whether the last of these names can be traced next to the others."""
     static = tuple((name, value) for name, value in values.items() if name not in names)
     structure = Structure(recipe, base, static, names)
     try:
         numbers = {name: scalar(value) for name, value in structure.numbers(values).items()}
         jax.eval_shape(
-            lambda numbers: _one_step(structure, problem, jax.tree.map(as_written, numbers)),
-            numbers,
+            lambda numbers: structure.training(jax.tree.map(as_written, numbers)).tried(), numbers
         )
+        if exact and isinstance(recipe, Experiment) and names:
+            _check_leaf(structure, numbers, names[-1])
     except Exception as error:  # whatever a user's code raises on a tracer
         return reason(error)
     return TRACED
 
 
-def _one_step(structure: Structure, problem: Problem, numbers: dict[str, Any]) -> Any:
-    program = structure.program(problem, numbers)
-    for field in ("batch_size", "epochs"):
-        if is_traced(getattr(program, field)):
-            raise TypeError(f"Program.{field} must be a number that Python knows")
-    x, y = (jnp.asarray(part[: program.batch_size]) for part in problem.scaled.train)
-    ts = start(program, problem, 0)
-    order = jnp.zeros((1, program.batch_size), jnp.int32)
-    ts, sums = pure_steps(
-        program.net, program.task, program.optimizer, program.augment, ts, x, y, order
-    )
-    return sums, pure_evaluation(
-        program.net, program.task, evaluation_params(ts), ts.state, x, y, len(x)
-    )
+class _Static(Exception):
+    """Why a number is static, as a whole sentence."""
 
 
-def start(program: Program, problem: Problem, seed: Any) -> train.TrainState:
-    """The state before the first step, as `train.fit` makes it."""
-    x = problem.scaled.train.x
-    example = jax.ShapeDtypeStruct((program.batch_size, *x.shape[1:]), x.dtype)
-    return train.TrainState.create(program.net, program.optimizer, jax.random.key(seed), example)
+class _Data:
+    """Which numbers the data of an experiment depend on.
 
+    Lanes share their data, which are made outside of any trace. They are made once if they depend
+    on no number, and else once for each.
 
-def scalar(value: Any) -> np.ndarray[Any, Any]:
-    """A number as the program takes it: float32, or int32 for a whole number."""
-    return np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
-
-
-def as_written(number: Any) -> Any:
-    """A traced number with the type that a Python number would have there.
-
-    A Python number never widens what it meets: 0.1 times bfloat16 is bfloat16.
+    Args:
+        recipe: the experiment.
+        base: the configuration that trials change.
     """
-    return primitives.convert_element_type_p.bind(
-        number, new_dtype=number.dtype, weak_type=True, sharding=None
-    )
+
+    def __init__(self, recipe: AnyRecipe, base: Any) -> None:
+        self._recipe, self._base = recipe, base
+        self._independent: set[str] = set()
+
+    def reason(self, values: Values, name: str) -> str | None:
+        """Where the data depend on a number; None if they do not."""
+        if not isinstance(self._recipe, Experiment) or name in self._independent:
+            return None
+        plain = {n: v for n, v in values.items() if isinstance(v, int | float)}
+        plain = {n: v for n, v in plain.items() if not isinstance(v, bool)}
+        said: str | None = None
+        for names in (set(plain), {name}):
+            static = tuple((n, value) for n, value in values.items() if n not in names)
+            structure = Structure(self._recipe, self._base, static, tuple(names))
+            try:
+                _check_read(
+                    self._recipe, structure.configured, {n: scalar(plain[n]) for n in names}
+                )
+            except Exception as error:  # whatever a user's code raises on a tracer
+                said = reason(error)
+            else:
+                self._independent |= names
+                return None
+        return said
+
+
+def _check_read(experiment: Experiment[Any], configured: Any, numbers: Any) -> None:
+    """Raise an error if the data depend on the numbers that `configured` puts in their places."""
+    load = experiment.data
+    if load is None:
+        return
+
+    def read(numbers: Any) -> None:
+        config = configured(jax.tree.map(as_written, numbers))
+        with jax.ensure_compile_time_eval():  # all that does not depend on the numbers has values
+            data = load(config)
+        leaves = [] if data is None else jax.tree.leaves(arrays_of(Loaded(data)))
+        if any(map(is_traced, leaves)):
+            raise _Static("the data depend on it, and all lanes of a program share their data")
+
+    jax.eval_shape(read, numbers)
+
+
+def reads_seed(experiment: Experiment[Any], base: Any) -> str | None:
+    """Where an experiment reads the seed of its configuration; None if it does not.
+
+    Lanes with different seeds then differ in more than their keys.
+    """
+
+    def configured(seed: Any) -> Any:
+        return dataclasses.replace(base, seed=seed)
+
+    def tried(seed: Any) -> Any:
+        return training_of(experiment, configured(as_written(seed)), base).tried()
+
+    try:
+        seed = scalar(base.seed)
+        _check_read(experiment, configured, seed)
+        jaxpr = jax.make_jaxpr(tried)
+        if any(dependent(jaxpr(seed).jaxpr)):
+            raise _Static(f"its program depends on {type(base).__name__}.seed")
+    except Exception as error:  # whatever a user's code raises on a tracer
+        return reason(error)
+    return None
+
+
+def _check_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> None:
+    """Raise an error unless a number acts through leaves of the program alone."""
+    plain = {n: number.item() for n, number in numbers.items()}
+    known = {n: array(leaf) for n, leaf in structure.training(plain).leaves().items()}
+
+    def results(value: Any, others: Any) -> Any:
+        training = structure.training(jax.tree.map(as_written, others | {name: value}))
+        return training.with_leaves(known).tried()
+
+    others = {n: number for n, number in numbers.items() if n != name}
+    if any(dependent(jax.make_jaxpr(results)(numbers[name], others).jaxpr, count=1)):
+        raise _Static(
+            "it is not a leaf of the program, so a run of its own compiles it as a constant, whose "
+            "bits --exact keeps"
+        )
 
 
 def reason(error: Exception) -> str:
     """Why a number is static: the place that looked at it, and what was said there."""
+    raised = traceback.extract_tb(error.__traceback__)
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(INNER) and frame.filename != __file__
+        for frame in raised
+        if not frame.filename.startswith(INNER)
+        and not frame.filename.endswith(".pyx")  # NumPy's, whose lines are not to be seen
+        and frame.filename not in OWN
     ]
     said = str(error).strip().split("\n")[0]
+    if isinstance(error, _Static):
+        return said
+    by_jax = bool(raised) and raised[-1].filename.startswith(INNER[0])
     if isinstance(
         error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError
-    ):
+    ) or (by_jax and "Tracer" in said):
         said = "Python has to know it there"
     if not frames:
         return said

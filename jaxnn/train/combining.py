@@ -129,6 +129,7 @@ def _wide(leaf: Any) -> np.ndarray:
     return np.asarray(leaf, np.float64)
 
 
+@np.errstate(all="ignore")
 def _added(form: Any, before: list[Any], leaves: list[Any]) -> list[Any]:
     """before + leaf[0] + leaf[1] + ..., in this order, for each leaf."""
     pairs = zip(before, leaves, strict=True)
@@ -145,7 +146,17 @@ def _merged(form: Any, before: list[Any], leaves: list[Any]) -> list[Any]:
 
 def _number(whole: Any) -> float:
     if isinstance(whole, Sum):
-        return math.fsum(map(_number, whole.terms))
+        return _sum(map(_number, whole.terms))
     if isinstance(whole, Derived):
         return float(whole.value)
     return float(whole.sum / whole.count) if whole.count else 0.0
+
+
+def _sum(values: Iterable[float]) -> float:
+    """The sum of numbers, rounded once; NaN or infinity as NumPy adds them if it is not finite."""
+    numbers = list(values)
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):  # of infinities of both signs, and of huge numbers
+        with np.errstate(all="ignore"):
+            return float(np.sum(numbers))

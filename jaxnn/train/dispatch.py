@@ -29,7 +29,7 @@ def steps_at_once(jaxpr: Any, count: int, most: int, steps_per_epoch: int | None
             there is one program; None without epochs.
     """
     platform = jax.default_backend()
-    if platform == "cpu" and _has_convolution(jaxpr):
+    if platform == "cpu" and has_convolution(jaxpr):
         return 1  # XLA's convolutions are ten times slower in a loop on a CPU
     operations = sum(cost for _, cost in costs(jaxpr)) / OPERATIONS.get(platform, 5e9)
     seconds = (operations + EQUATION * _equations(jaxpr)) / count
@@ -52,12 +52,12 @@ def _equations(jaxpr: Any) -> int:
     return total
 
 
-def _has_convolution(jaxpr: Any) -> bool:
+def has_convolution(jaxpr: Any) -> bool:
     """Whether a jaxpr or one inside it convolves."""
     from jax.extend.core import jaxprs_in_params
 
     return any(
         equation.primitive.name == "conv_general_dilated"
-        or any(map(_has_convolution, jaxprs_in_params(equation.params)))
+        or any(map(has_convolution, jaxprs_in_params(equation.params)))
         for equation in jaxpr.eqns
     )

@@ -34,9 +34,12 @@ class _Static:
 
     def __init__(self, value: Any, where: str) -> None:
         self.value = value
+        self._hash: int | None = None
         try:
             self._hash = hash((type(value), value))
         except TypeError:
+            if _holds_traced(value):
+                return  # used inside the trace that made it, and never compared
             raise TypeError(
                 f"{where} holds {value!r:.80}, a {type(value).__name__}, which is neither a number "
                 "nor a value that can be hashed; write a tuple, a frozen dataclass, or an array"
@@ -48,6 +51,11 @@ class _Static:
         return bool(self.value == other.value)
 
     def __hash__(self) -> int:
+        if self._hash is None:
+            raise TypeError(
+                f"{self.value!r:.80} holds a traced number, so a program that has it stays inside "
+                "the trace that made it; build the program inside the transformed function"
+            )
         return self._hash
 
     def __repr__(self) -> str:
@@ -217,6 +225,18 @@ class _Path:
 
     def __str__(self) -> str:
         return jax.tree_util.keystr(self.keys)
+
+
+def _holds_traced(value: Any) -> bool:
+    """Whether a static part, such as a layer, has a traced number somewhere in its fields."""
+    if dataclasses.is_dataclass(value):
+        inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
+        return any(map(_holds_traced, inner))
+    if isinstance(value, dict):
+        return any(map(_holds_traced, value.values()))
+    if isinstance(value, tuple | list):
+        return any(map(_holds_traced, value))
+    return is_traced(value)
 
 
 def _is_number(leaf: Any) -> bool:

@@ -73,7 +73,7 @@ def test_rates_are_traced_so_that_a_sweep_of_them_is_one_program(name):
     if name == "python_gpt":
         model = dataclasses.replace(config.model, layers=1, width=8, heads=2)
         config = dataclasses.replace(config, model=model)
-    found = traced_or_static(recipe, config, recipe.problem())
+    found = traced_or_static(recipe, config)
     static = {"mnist_cnn": "shift", "mnist_rnn": "model.width", "python_gpt": "model.layers"}
     assert {path for path, how in found.items() if how != TRACED} == {"optimizer", static[name]}
 

@@ -68,7 +68,7 @@ def build(config, problem):
 
 def found(paths, build=build, base=None, config=Wide):
     recipe = quick.recipe(Space(config, paths), config, build=build)
-    return traced_or_static(recipe, base or config(), PROBLEM)
+    return traced_or_static(recipe, base or config())
 
 
 def line_of(text, file=__file__):
@@ -177,7 +177,7 @@ def test_a_trial_that_cannot_run_makes_no_number_static(widths):
 
     recipe = quick.recipe(Space(quick.Experiment, RATE | {"model.width": Choice(*widths)}))
     recipe = dataclasses.replace(recipe, build=build)
-    found = traced_or_static(recipe, quick.Experiment(), PROBLEM)
+    found = traced_or_static(recipe, quick.Experiment())
     assert found["optimizer.learning_rate"] == TRACED
     assert "no width of 8" not in found["model.width"]
 
@@ -285,7 +285,7 @@ def test_a_reason_without_a_place():
 
 
 def test_trials_of_equal_static_values_have_one_structure():
-    names = traced_or_static(quick.RECIPE, quick.Experiment(), PROBLEM)
+    names = traced_or_static(quick.RECIPE, quick.Experiment())
     trials = quick.sampled(20)
     structures = {structure_of(quick.RECIPE, quick.Experiment(), names, t) for t in trials}
     assert {s.name for s in structures} == {"model.width=16", "model.width=32"}

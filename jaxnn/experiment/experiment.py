@@ -1,0 +1,333 @@
+"""An experiment: a configuration, the data, and the program that it trains.
+
+    EXPERIMENT = Experiment("ring_gan", Config, data=ring, program=build, space=SPACE,
+                            maximize="validation_score")
+
+`data(config)` is called outside of any trace and `program(config, data)` inside one, so a sweep can
+trace every number of the configuration, those inside layers too. The length of a run, its batch
+size, and its seed are fields of the configuration:
+
+    steps or epochs     the length of a run
+    batch_size          rows of a step; 128 if there is no such field
+    every               steps between two records; by default an epoch, or the whole run
+    seed                the root of all random numbers; 0 if there is no such field
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import jax
+import numpy as np
+
+from .. import train
+from ..core import paths
+from ..core.declarations import brief
+from ..core.fingerprint import checksum
+from ..core.values import is_traced
+from ..data import Dataset
+from ..data.order import epoch_order
+from ..data.rows import check_rows
+from ..data.source import Source
+from .program import Command, Recipe
+
+Config = TypeVar("Config")
+LENGTHS = ("steps", "epochs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Generic[Config]):
+    """What is trained, on which data, and which numbers a sweep may change.
+
+    Args:
+        name: the name of the module, which names run folders too.
+        config: the configuration, a frozen dataclass whose fields all have defaults.
+        program: maps (config, data) to a `train.Program`, where data are what `data` returned. It
+            is a pure function, called inside a trace.
+        data: maps a configuration to (training data, validation data), each any pytree of arrays of
+            rows; the latter may be None. It may also return a `data.Dataset`, a dict or an array
+            to train on, or None if the program makes its own data, as does the default.
+        space: what a sweep may change: dimensions by dotted path, or a `jaxnn.sweep.Space`.
+        maximize: the metric that trials are compared by if larger is better, such as
+            "validation_accuracy".
+        minimize: the metric that trials are compared by if smaller is better. By default trials are
+            compared by the validation accuracy, the validation loss, or the one validation metric
+            that declares a direction.
+
+    Raises:
+        TypeError, ValueError: parts that are something else.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn.sweep import Uniform
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Config:
+    ...     rate: float = 0.25
+    ...     steps: int = 2
+    >>> class Descent(train.Program):
+    ...     rate: float
+    ...     def init(self, key, batch):
+    ...         return jnp.float32(1)
+    ...     def step(self, state, batch):
+    ...         return state - self.rate * 2 * state, {"loss": state**2}
+    >>> experiment = Experiment("descent", Config, space={"rate": Uniform(0.0, 1.0)},
+    ...                         program=lambda config, data: Descent(config.rate))
+    >>> state, history = configured(experiment, Config()).fit(progress=False)
+    >>> float(state), history
+    (0.25, [{'step': 2, 'loss': 0.625}])
+    """
+
+    name: str
+    config: type[Config]
+    _: dataclasses.KW_ONLY
+    program: Callable[[Config, Any], train.Program]
+    data: Callable[[Config], Any] | None = None
+    space: Any = dataclasses.field(default=None, compare=False)
+    maximize: str | None = None
+    minimize: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the parts."""
+        if not (isinstance(self.config, type) and dataclasses.is_dataclass(self.config)):
+            raise TypeError(
+                f"Experiment.config is a frozen dataclass, got {brief(self.config)}; write "
+                "@dataclass(frozen=True) class Config: steps: int = 1000"
+            )
+        if self.maximize and self.minimize:
+            raise ValueError(
+                f"trials are compared by one metric, got maximize={self.maximize!r} and "
+                f"minimize={self.minimize!r}; write one of them"
+            )
+
+    @property
+    def commands(self) -> tuple[Command, ...]:
+        """Further commands of its command line: none."""
+        return ()
+
+    @property
+    def module(self) -> str:
+        """The name of the module that defines it."""
+        return self.program.__module__
+
+    @property
+    def header(self) -> str | None:
+        """The docstring of the module that defines it."""
+        return getattr(sys.modules.get(self.module), "__doc__", None)
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The functions and classes that its numbers follow from."""
+        return tuple(part for part in (self.program, self.data, self.config) if part is not None)
+
+
+AnyRecipe: TypeAlias = Recipe[Any] | Experiment[Any]
+
+
+class Loaded:
+    """The data of an experiment: compared by identity.
+
+    Args:
+        data: as the experiment's function returned them.
+
+    Attributes:
+        data: the same.
+        train, validation: pytrees of arrays of rows, or None.
+        rows: the number of rows to train on; None without data.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        if isinstance(data, Dataset):
+            self.train, self.validation = (*data.train,), (*data.validation,)
+        elif isinstance(data, tuple) and len(data) == 2:
+            self.train, self.validation = data
+        elif isinstance(data, tuple | list):
+            raise TypeError(
+                f"an experiment's data are (training data, validation data), got {len(data)} "
+                "items; write return (x, y, weights), None to train on several arrays"
+            )
+        else:
+            self.train, self.validation = data, None
+        for part in (self.train, self.validation):
+            if isinstance(part, Source):
+                raise TypeError(
+                    f"an experiment's data are arrays of rows, got {brief(part)}; write the arrays "
+                    "themselves, which all trials of a sweep share"
+                )
+        self.rows = None if self.train is None else check_rows(self.train, "training data")
+        if self.validation is not None:
+            check_rows(self.validation, "validation data")
+
+    def checksums(self) -> dict[str, Any]:
+        """Shapes, types, and checksums of all arrays by path."""
+        parts = {"train": self.train, "validation": self.validation}
+        return {
+            name: {
+                jax.tree_util.keystr(path, simple=True, separator="/"): checksum(leaf)
+                for path, leaf in jax.tree_util.tree_flatten_with_path(part)[0]
+            }
+            for name, part in parts.items()
+        }
+
+
+_kept: list[Loaded] = []
+
+
+@functools.lru_cache(maxsize=32)
+def loaded(experiment: Experiment[Any], config: Any) -> Loaded:
+    """The data of a configuration, read once. Equal data of several configurations are one."""
+    new = Loaded(None if experiment.data is None else experiment.data(config))
+    for old in _kept:
+        if _equal((old.train, old.validation), (new.train, new.validation)):
+            return old
+    _kept.append(new)
+    del _kept[:-4]
+    return new
+
+
+class Configured:
+    """One configuration of an experiment: its program, its data, and the length of its run.
+
+    Numbers of the program may be traced, those of the loop may not.
+
+    Args:
+        experiment: the experiment.
+        config: the configuration.
+        data: its data.
+
+    Raises:
+        TypeError, ValueError: what is no program, and numbers of a run that cannot be.
+    """
+
+    def __init__(self, experiment: Experiment[Any], config: Any, data: Loaded) -> None:
+        self.experiment, self.config, self.data = experiment, config, data
+        for name in (*LENGTHS, "batch_size", "every"):
+            if is_traced(getattr(config, name, None)):
+                raise TypeError(f"the configuration's {name} must be a number that Python knows")
+        self.length = _length(config)
+        self.batch_size = getattr(config, "batch_size", 128) if data.rows else 1
+        self.seed: Any = getattr(config, "seed", 0)
+        self.every: int | None = getattr(config, "every", None)
+        for name, number in (("batch_size", self.batch_size), ("every", self.every)):
+            if number is not None and (type(number) is not int or number < 1):
+                raise ValueError(f"the configuration's {name} is an int >= 1, got {number!r}")
+        if data.rows and self.batch_size > data.rows:
+            raise ValueError(
+                f"batch_size is {self.batch_size}, but the training data have {data.rows} rows; "
+                f"write batch_size={data.rows} or less"
+            )
+        if data.rows is None and "epochs" in self.length:
+            raise ValueError(
+                f"{experiment.name} has no data, so its runs have no epochs; give the "
+                "configuration a field steps: int = 1000"
+            )
+        self.program = experiment.program(config, data.data)
+        if not isinstance(self.program, train.Program):
+            raise TypeError(
+                f"{experiment.name}: the experiment's function {experiment.program.__qualname__} "
+                f"returns a train.Program, got {brief(self.program)}; write "
+                "return train.Supervised(net, task, optimizer)"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """The number of batches of an epoch; None without data."""
+        return None if self.data.rows is None else self.data.rows // self.batch_size
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The steps after which there is a record, the last of them the end of the run."""
+        per_epoch = self.steps_per_epoch
+        total = self.length.get("steps") or self.length["epochs"] * (per_epoch or 1)
+        every = self.every or per_epoch or total
+        return (*range(every, total, every), total)
+
+    def order(self, seed: int, record: int) -> np.ndarray:
+        """The rows of each step up to a record, int32 (steps, batch); (steps, 0) without data.
+
+        Args:
+            seed: of the run.
+            record: its number, from 0.
+        """
+        ends = (0, *self.ends)
+        begin, end = ends[record], ends[record + 1]
+        per_epoch, rows, size = self.steps_per_epoch, self.data.rows, self.batch_size
+        if rows is None or per_epoch is None:
+            return np.zeros((end - begin, 0), np.int32)
+        first = begin // per_epoch
+        tables = [
+            _order(seed, epoch, rows)[: per_epoch * size].reshape(per_epoch, size)
+            for epoch in range(first, -(-end // per_epoch))
+        ]
+        return np.concatenate(tables)[begin - first * per_epoch :][: end - begin]
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the program has predictions."""
+        if isinstance(self.program, train.Minimize):
+            return self.program.objective._has_method("predict")
+        return type(self.program).predict is not train.Program.predict
+
+    def evaluations(self) -> list[train.Hook]:
+        """The hooks that evaluate at each record."""
+        if self.data.validation is not None:
+            return [train.Evaluate(self.data.validation)]
+        evaluates = type(self.program).evaluate is not train.Program.evaluate
+        return [train.Evaluate()] if self.data.rows is None and evaluates else []
+
+    def fit(self, *, hooks: Any = (), **options: Any) -> tuple[Any, list[dict[str, float]]]:
+        """Train by `train.fit`: the final state, and the records.
+
+        Args:
+            hooks: further hooks.
+            **options: further arguments of `train.fit`, such as `progress`.
+        """
+        return train.fit(
+            self.program,
+            self.data.train,
+            key=jax.random.key(self.seed),
+            batch_size=self.batch_size,
+            every=self.every,
+            hooks=[*self.evaluations(), *hooks],
+            **self.length,
+            **options,
+        )
+
+
+def configured(experiment: Experiment[Any], config: Any) -> Configured:
+    """A configuration with its data and its program."""
+    return Configured(experiment, config, loaded(experiment, config))
+
+
+def _length(config: Any) -> dict[str, int]:
+    given = {name: getattr(config, name) for name in LENGTHS if hasattr(config, name)}
+    given = {name: number for name, number in given.items() if number is not None}
+    if len(given) != 1:
+        raise ValueError(
+            f"the length of a run is the field steps or epochs of {type(config).__name__}, which "
+            f"has {'both' if given else 'neither'}; write steps: int = 1000"
+        )
+    ((name, number),) = given.items()
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{name} is an int >= 1, got {number!r}")
+    return given
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return False
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(a is b or checksum(a) == checksum(b) for a, b in pairs)
+
+
+@functools.lru_cache(maxsize=1024)
+def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
+    """The order of an epoch, which all runs of a seed share."""
+    return epoch_order(_words(seed), epoch, rows)
+
+
+@functools.lru_cache(maxsize=1024)
+def _words(seed: int) -> np.ndarray:
+    with jax.ensure_compile_time_eval():
+        return np.asarray(paths.kept_words(jax.random.key(seed)))

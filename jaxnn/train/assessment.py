@@ -55,6 +55,8 @@ def evaluated(
     data = prepared(program, data, "data", placement)
     parts = []
     for i, piece in enumerate(_pieces(data, batch_size)):
+        if isinstance(data, Source):  # arrays were checked as a whole
+            program.check_data(piece, "a batch of the data")
         metrics = compiled(numbers, state, piece, jax.random.fold_in(key, i))
         parts.append((metrics, 1 if data is None else row_count(piece)))
     if not parts:

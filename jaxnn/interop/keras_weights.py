@@ -94,7 +94,8 @@ def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
     for variable in variables if isinstance(variables, Iterable) else [None]:
         if not hasattr(variable, "path"):
             raise TypeError(
-                f"from_keras takes the weights of a model, or arrays by name; got {variables!r:.80}; "
+                "from_keras takes the weights of a model, or arrays by name; got "
+                f"{variables!r:.80}; "
                 "write keras.saving.load_model(file).weights for a .keras file, or a dict of the "
                 "arrays of a .weights.h5 file"
             )

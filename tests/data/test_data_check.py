@@ -70,7 +70,9 @@ def test_labels():
         "classes=6",
         y=np.array([0, 1, 5, 4]),
     )
-    refused(ValueError, "y holds label -1 at row 1", "Write ignore=-1 if -1", y=np.array([0, -1, 2, 1]))
+    refused(
+        ValueError, "y holds label -1 at row 1", "Write ignore=-1 if -1", y=np.array([0, -1, 2, 1])
+    )
     refused(ValueError, "y holds label 3 at row 2", "write y - 1", y=Y + 1)
     refused(TypeError, "y has dtype float32", "write y.astype(np.int32)", y=Y.astype(np.float32))
     tokens = np.zeros((4, 3), int)

@@ -91,7 +91,8 @@ def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
     """Variables by their paths; ValueError if two have one, TypeError for anything else."""
     found: dict[str, Any] = {}
     twice = []
-    for variable in variables if isinstance(variables, Iterable) else [None]:
+    given: Any = variables if isinstance(variables, Iterable) else [variables]
+    for variable in given:
         if not hasattr(variable, "path"):
             raise TypeError(
                 "from_keras takes the weights of a model, or arrays by name; got "

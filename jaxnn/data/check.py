@@ -15,6 +15,7 @@ def check(
     classes: int | None = None,
     ignore: int | None = None,
     name: str = "data",
+    write: str = "classes={}",
 ) -> None:
     """Raise if inputs and targets cannot be trained on; return nothing if they can.
 
@@ -27,6 +28,7 @@ def check(
         classes: how many classes there are; None if y is not a class label.
         ignore: a label that is accepted although it is not a class, such as -100; None for none.
         name: what the data are called in errors.
+        write: the code that sets the number of classes, for errors, with {} for the number.
 
     Raises:
         TypeError: not an array, not numbers, or labels that are not integers.
@@ -53,7 +55,7 @@ count from 1: write y - 1
     _finite(x, f"{name}: x")
     _finite(y, f"{name}: y")
     if classes is not None:
-        _labels(y, classes, ignore, name)
+        _labels(y, classes, ignore, name, write)
 
 
 def _numbers(value: Any, what: str) -> np.ndarray:
@@ -151,7 +153,7 @@ def _outside(y: np.ndarray, classes: int, ignore: int | None) -> np.ndarray:
     return bad if ignore is None else bad & (y != ignore)
 
 
-def _labels(y: np.ndarray, classes: int, ignore: int | None, name: str) -> None:
+def _labels(y: np.ndarray, classes: int, ignore: int | None, name: str, write: str) -> None:
     if y.ndim == 2 and y.shape[1] == classes > 1 and _one_hot(y):
         raise ValueError(
             f"{name}: y is one-hot, {y.shape}, wanted labels, ({len(y)},): write y.argmax(axis=1)"
@@ -170,21 +172,29 @@ def _labels(y: np.ndarray, classes: int, ignore: int | None, name: str) -> None:
     wrong = wrong_label(y, classes, ignore)
     if wrong is None:
         return
-    known = y if ignore is None else y[y != ignore]
-    whole = known.size == y.size  # a map of all numbers would make a class of the ignored label
-    unique = ", or np.unique(y, return_inverse=True)[1]" if whole else ""
-    advice = (
-        "The labels seem to count from 1: write "
-        + ("y - 1" if whole else f"np.where(y == {ignore}, y, y - 1)")
-        if known.min() == 1 and known.max() == classes
-        else f"Write classes={int(known.max()) + 1}{unique}"
-        if known.min() >= 0
-        else f"Write {'-100' if ignore is None else ignore} for examples without a label (the "
-        f"ignore= of the task){unique}"
-    )
     raise ValueError(
-        f"{name}: y holds {wrong}, wanted 0 .. {classes - 1} for classes={classes}. {advice}"
+        f"{name}: y holds {wrong}, wanted 0 .. {classes - 1} for classes={classes}. "
+        f"{_label_advice(y, classes, ignore, write)}"
     )
+
+
+def _label_advice(y: np.ndarray, classes: int, ignore: int | None, write: str) -> str:
+    """A change that keeps what every label means, if it is made in all parts of the data."""
+    known = y if ignore is None else y[y != ignore]
+    whole = known.size == y.size
+    low, high = int(known.min()), int(known.max())
+    if low == 1 and high == classes:
+        change = "y - 1" if whole else f"np.where(y == {ignore}, y, y - 1)"
+        return f"The labels seem to count from 1: write {change}"
+    if classes == 2 and low == -1 and high == 1 and known.all():
+        change = "(y + 1) // 2" if whole else f"np.where(y == {ignore}, y, (y + 1) // 2)"
+        return f"The labels seem to be -1 and 1: write {change}"
+    label = int(known[_outside(known, classes, ignore)].ravel()[0])
+    excluded = f"ignore={label}" if whole else f"np.where(y == {label}, {ignore}, y)"
+    excluded = f"write {excluded} if {label} marks examples without a label"
+    if low < 0:
+        return f"If labels are below 0, {excluded}" if label >= 0 else excluded.capitalize()
+    return f"Write {write.format(high + 1)} if {high} is a class; {excluded}"
 
 
 def _one_hot(y: np.ndarray) -> bool:

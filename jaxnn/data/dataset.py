@@ -66,7 +66,8 @@ class Dataset:
             x, y = getattr(self, part)
             classes, name = len(self.class_names) or None, f"{self.name}.{part}"
             if jax.tree_util.all_leaves([x, y]):
-                check(x, y, classes=classes, ignore=-100, name=name)
+                write = "class_names of {} classes"
+                check(x, y, classes=classes, ignore=-100, name=name, write=write)
             else:
                 check_rows(Examples(x, y), name)
 

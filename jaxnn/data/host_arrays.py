@@ -80,6 +80,7 @@ class HostArrays:
         classes: int | None = None,
         ignore: int | None = None,
         name: str = "training data",
+        write: str = "classes={}",
     ) -> None:
         """Raise ValueError or TypeError as `data.check` does, whose arguments these are.
 
@@ -98,7 +99,7 @@ class HostArrays:
         for begin in range(0, len(x), rows):
             part = slice(begin, begin + rows)
             where = name if rows >= len(x) else f"{name} from row {begin}"
-            check(x[part], y[part], classes=classes, ignore=ignore, name=where)
+            check(x[part], y[part], classes=classes, ignore=ignore, name=where, write=write)
 
     def fingerprint(self) -> dict[str, str]:
         """Shape, type, and checksum of each array, which is read once."""

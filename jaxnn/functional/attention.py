@@ -99,6 +99,10 @@ def attention(
         finite = bias != -jnp.inf
         bias = jnp.where(finite, bias, jnp.zeros((), bias.dtype))
         allowed = _joined(allowed, finite)
+    if implementation in ("xla", "cudnn"):
+        # Their gradient has 0 times dy @ v.T, which large values make inf.
+        seen = jnp.any(allowed, (-3, -2))
+        v = jnp.where(seen[..., None, None], v, jnp.zeros((), v.dtype))
     broken = queries | jnp.swapaxes(keys, -1, -2)
     broken = jnp.any(allowed & broken[..., None, :, :], -1, keepdims=True)
     y = attend(q, k, v, allowed, bias, **options)

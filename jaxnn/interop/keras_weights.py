@@ -40,8 +40,10 @@ def from_keras(
     for `from_torch`, with `/` between the segments. A model's own name goes in front by
     `names={"": "sequential"}`. A cell may stand under `lstm_cell`, `gru_cell` or `simple_rnn_cell`.
 
-    The model is taken to have channels last, keras's default; for a layer whose weights run over a
-    flattened image with channels first, state `interop.channels_first(C, H, W)`, as for torch.
+    Images are taken to have channels last, keras's default. If a model is given that has a layer
+    with `data_format="channels_first"`, or a path in `names` states
+    `interop.channels_first(C, H, W)`, weights that run over an image are read as by `from_torch`.
+    The kernel of an EinsumDense that is not (inputs, outputs) is that of `nn.Einsum`.
 
     Names of a `.weights.h5` file are numbers, `layers/dense_1/vars/0`. They are taken in the order
     in which keras makes the variables of a layer: kernel, recurrent kernel, bias; gamma, beta,
@@ -50,7 +52,8 @@ def from_keras(
 
     Args:
         net: the network.
-        weights: `model.weights`; or arrays by name, such as those of a `.weights.h5` file.
+        weights: the model, or `model.weights`; or arrays by name, such as those of a `.weights.h5`
+            file.
         inputs, named: as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
         names: from a path of the network, or a pattern of paths, to a prefix of names.
         ignore: patterns of names that may be left over. States of random generators always may.
@@ -70,16 +73,33 @@ def from_keras(
     >>> jax.tree.map(jnp.shape, found.params)
     {'dense': {'b': (2,), 'w': (3, 2)}}
     """
+    library = KERAS
     if not isinstance(weights, Mapping):
+        library = KERAS._replace(channels_first=_has_channels_first(weights))
         weights = _by_path(getattr(weights, "weights", weights))
-    return converted(KERAS, net, weights, inputs, named, names or {}, ignore)
+    return converted(library, net, weights, inputs, named, names or {}, ignore)
+
+
+def _has_channels_first(layer: Any) -> bool:
+    """Whether a layer of a keras model, or one inside, has channels first."""
+    if getattr(layer, "data_format", None) == "channels_first":
+        return True
+    return any(_has_channels_first(one) for one in getattr(layer, "_layers", ()))
 
 
 def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
-    """Variables by their paths; ValueError where two have one."""
+    """Variables by their paths; ValueError if two have one, TypeError for anything else."""
     found: dict[str, Any] = {}
     twice = []
-    for variable in variables:
+    given: Any = variables if isinstance(variables, Iterable) else [variables]
+    for variable in given:
+        if not hasattr(variable, "path"):
+            raise TypeError(
+                "from_keras takes the weights of a model, or arrays by name; got "
+                f"{variables!r:.80}; "
+                "write keras.saving.load_model(file).weights for a .keras file, or a dict of the "
+                "arrays of a .weights.h5 file"
+            )
         if variable.path in found:
             twice.append(variable.path)
         found[variable.path] = variable

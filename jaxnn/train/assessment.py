@@ -55,7 +55,7 @@ def evaluated(
     data = prepared(program, data, "data", placement)
     compiled, numbers = _evaluation_of(program, state, placement)
     parts = []
-    for i, piece in enumerate(_pieces(data, batch_size, placement)):
+    for i, piece in enumerate(_pieces(data, batch_size, placement, program.check_data)):
         metrics = compiled(numbers, state, piece, words, np.int32(i))
         parts.append((metrics, 1 if data is None else row_count(piece)))
     if not parts:
@@ -123,13 +123,20 @@ def prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
     return placement.put(data)
 
 
-def _pieces(data: Any, size: int, placement: Any) -> Iterator[Any]:
-    """All rows once, in pieces that lie where `placement` has whole arrays."""
+def _pieces(data: Any, size: int, placement: Any, check: Any = None) -> Iterator[Any]:
+    """All rows once, in pieces that lie where `placement` has whole arrays.
+
+    Those of a source are checked on the host; arrays were checked as a whole.
+    """
     if data is None:
-        return iter([None])
-    if isinstance(data, Source):
-        return (placement.put(piece) for piece in pieces(data, size))
-    return pieces(placement.put(data), size)
+        yield None
+    elif isinstance(data, Source):
+        for piece in pieces(data, size):
+            if check is not None:
+                check(piece, "a batch of the data")
+            yield placement.put(piece)
+    else:
+        yield from pieces(placement.put(data), size)
 
 
 def _evaluation_of(program: Program, state: Any, placement: Any) -> tuple[Any, Any]:

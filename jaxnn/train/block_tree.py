@@ -9,8 +9,7 @@ from .lifting import NotLifted
 
 
 class _SameKey:
-    """The last key of the path to a block: it has the attributes of the parameter's own key, and
-    adds nothing to `jax.tree_util.keystr`, so that masks by path find the parameter."""
+    """A copy of a key of another type: it has its attributes."""
 
     def __init__(self, key: Any) -> None:
         self._key = key
@@ -24,6 +23,28 @@ class _SameKey:
         return ""
 
 
+def _silent(kind: Any) -> Any:
+    return type(kind.__name__, (kind,), {"__str__": lambda self: "", "__module__": __name__})
+
+
+_ARGUMENTS = {
+    jax.tree_util.DictKey: "key",
+    jax.tree_util.SequenceKey: "idx",
+    jax.tree_util.GetAttrKey: "name",
+    jax.tree_util.FlattenedIndexKey: "key",
+}
+_SILENT = {kind: _silent(kind) for kind in _ARGUMENTS}
+
+
+def _same(key: Any) -> Any:
+    """The last key of the path to a block: it is of the type of the parameter's own key and equals
+    it, and adds nothing to `jax.tree_util.keystr`, so that masks by path find the parameter."""
+    kind = type(key)
+    if kind not in _ARGUMENTS:
+        return _SameKey(key)
+    return _SILENT[kind](getattr(key, _ARGUMENTS[kind]))
+
+
 @jax.tree_util.register_pytree_with_keys_class
 class Blocks:
     """The blocks of one parameter, in its place in a tree."""
@@ -33,7 +54,7 @@ class Blocks:
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """The blocks, each with the parameter's own key."""
-        return [(_SameKey(self.key), item) for item in self.items], (self.leaf, self.key)
+        return [(_same(self.key), item) for item in self.items], (self.leaf, self.key)
 
     def tree_flatten(self) -> tuple[Any, Any]:
         """The blocks, and which parameter they are of."""

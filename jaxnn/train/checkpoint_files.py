@@ -117,7 +117,7 @@ def progress_of(folder: Path) -> dict[str, Any]:
     with _unsealed(folder):
         for name, kinds in (RUN_ABOUT if of_run else ABOUT).items():
             value = about.get(name)
-            right = isinstance(value, kinds) and not isinstance(value, bool)
+            right = name in about and isinstance(value, kinds) and not isinstance(value, bool)
             if not right or not valid.get(name, lambda _: True)(value):
                 raise FileError(f"{file} has no valid {name!r}")
     return about

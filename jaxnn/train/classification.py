@@ -67,6 +67,7 @@ class Classification(Task):
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
+    _with_classes = "train.Classification({})"
 
     def __post_init__(self) -> None:
         """Check the number of classes, the ignored label, the smoothing, and the weights."""
@@ -155,6 +156,7 @@ class LanguageModel(Task):
     ignore: int | None = -100
     label_smoothing: float = 0.0
     directions = {"accuracy": "maximize", "bits": "minimize"}  # noqa: RUF012, no field
+    _with_classes = "train.LanguageModel({})"
 
     def __post_init__(self) -> None:
         """Check the number of tokens, the ignored label, and the smoothing."""
@@ -219,6 +221,7 @@ class Binary(Task):
     pos_weight: float | None = None
 
     directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
+    _with_classes = "train.Classification({})"
 
     def __post_init__(self) -> None:
         """Check the ignored label and the weight."""
@@ -285,6 +288,8 @@ class MultiLabelClassification(Task):
     ignore: int | None = -100
     pos_weight: float | tuple[float, ...] | None = None
     directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
+    _with_classes = ""
+    _classes_per_output = 2
     _per_output = True
 
     def __post_init__(self) -> None:

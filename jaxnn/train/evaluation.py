@@ -13,7 +13,7 @@ from ..core.layer import Layer
 from ..data import check
 from ..data.source import Source
 from .average import evaluation_params
-from .labels import label_range
+from .labels import check_labels, label_range
 from .state import Trained
 from .step import remembered
 from .task import Loss, Metrics, Task, losses_and_metrics
@@ -38,6 +38,7 @@ def evaluate(
     """
     x, y = pair_of(data, "data")
     check(x, y, name="data", **label_range(task))
+    check_labels(task, y, "data")
     size = check_count(batch_size, "batch_size")
     metrics = compiled_evaluation(net, task)(
         evaluation_params(trained), trained.state, jnp.asarray(x), jnp.asarray(y), size

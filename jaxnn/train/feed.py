@@ -23,7 +23,7 @@ from ..data.order import epoch_order
 from ..data.prefetch import prefetched
 from ..data.source import Position, Source
 from .evaluation import check_count, pair_of
-from .labels import check_batch_labels, label_range
+from .labels import check_batch_labels, check_labels, label_range
 from .optimizer import as_pytree
 from .placement import HERE, Placement
 from .state import TrainState
@@ -242,6 +242,7 @@ def checked(task: Loss, data: Any, name: str, placement: Placement) -> tuple[jax
     x, y = pair_of(data, name)
     if not is_traced(x) and not is_traced(y):
         check(x, y, name=name, **label_range(task))
+        check_labels(task, y, name)
     return placement.whole(x), placement.whole(y)
 
 

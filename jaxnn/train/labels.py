@@ -192,11 +192,25 @@ def accuracy(outputs: Any, labels: Labels) -> Ratio:
     return labels.ratio(correct.astype(jnp.float32), maximize=True)
 
 
-def ignoring(task: Any) -> str:
-    """The label to write for examples without one, for an error."""
+def _advice(task: Any) -> str:
+    """What to write for a label that a task does not have, for an error."""
     if task.ignored is None:
-        return f"{type(task).__name__}(..., ignore=-100) and that label"
-    return f"the label {task.ignored}"
+        excluded = f"{type(task).__name__}(..., ignore=-100) and that label"
+    else:
+        excluded = f"the label {task.ignored}"
+    more = _with_classes(task)
+    more = more and f"{more.format('n')} for n classes if it is a class, or "
+    return f"write {more}{excluded} to leave the example out of the loss and the metrics"
+
+
+def _with_classes(task: Any) -> str:
+    return getattr(task, "_with_classes", "a task with {} classes")
+
+
+def _classes_of(task: Any) -> int | None:
+    """The number of classes that integer targets have; None if they are not labels."""
+    classes = getattr(task, "classes", None)
+    return getattr(task, "_classes_per_output", None) if classes is None else classes
 
 
 def check_ignore(task: Any) -> None:
@@ -211,7 +225,11 @@ def check_ignore(task: Any) -> None:
 
 def label_range(task: Any) -> dict[str, Any]:
     """What `data.check` needs to know about the labels of a task or a plain loss function."""
-    return {"classes": getattr(task, "classes", None), "ignore": getattr(task, "ignored", None)}
+    return {
+        "classes": getattr(task, "classes", None),
+        "ignore": getattr(task, "ignored", None),
+        "write": _with_classes(task),
+    }
 
 
 def check_labels(task: Any, targets: Any, name: str) -> None:
@@ -227,26 +245,27 @@ def check_labels(task: Any, targets: Any, name: str) -> None:
     if isinstance(tasks, dict | tuple):
         for part in tasks if isinstance(tasks, dict) else range(len(tasks)):
             check_labels(tasks[part], targets[part], f"{name}/{part}")
-    if getattr(task, "classes", None) is None or not hasattr(targets, "dtype"):
+    classes = _classes_of(task)
+    if classes is None or not hasattr(targets, "dtype"):
         return
-    wrong = wrong_label(np.asarray(targets), task.classes, task.ignored)
+    wrong = wrong_label(np.asarray(targets), classes, task.ignored)
     if wrong is not None:
         raise ValueError(
-            f"{name}: the targets hold {wrong}, but {task!r} needs labels in [0, {task.classes}); "
-            f"write {ignoring(task)} to leave examples out of the loss and the metrics"
+            f"{name}: the targets hold {wrong}, but {task!r} needs labels in [0, {classes}); "
+            f"{_advice(task)}"
         )
 
 
 def check_batch_labels(task: Any, targets: Any) -> None:
     """Raise ValueError if stacked batches of a source hold labels that the task does not have."""
-    if getattr(task, "classes", None) is None or not hasattr(targets, "dtype"):
+    classes = _classes_of(task)
+    if classes is None or not hasattr(targets, "dtype"):
         return
     for batch in np.asarray(targets):
-        wrong = wrong_label(batch, task.classes, task.ignored)
+        wrong = wrong_label(batch, classes, task.ignored)
         if wrong is None:
             continue
         raise ValueError(
             f"a batch of the training data holds {wrong}, but {task!r} needs labels in "
-            f"[0, {task.classes}); write {ignoring(task)} to leave examples out of the loss and "
-            "the metrics"
+            f"[0, {classes}); {_advice(task)}"
         )

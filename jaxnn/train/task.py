@@ -145,6 +145,10 @@ class Task(Value):
                 )
         super()._normalise_fields()
 
+    # The task with another number of classes, as code for an error; "" if there is none.
+    _with_classes = "a task with {} classes"
+    # The number of classes of each integer target, for tasks without `classes`.
+    _classes_per_output = None
     # Whether the targets have a number for each output, and not one in all.
     _per_output = False
 

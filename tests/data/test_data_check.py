@@ -1,5 +1,6 @@
 """What can be trained on passes in silence; what cannot says what, where and what to write."""
 
+import re
 from typing import Any
 
 import jax
@@ -69,7 +70,9 @@ def test_labels():
         "classes=6",
         y=np.array([0, 1, 5, 4]),
     )
-    refused(ValueError, "y holds label -1 at row 1", "return_inverse", y=np.array([0, -1, 2, 1]))
+    refused(
+        ValueError, "y holds label -1 at row 1", "Write ignore=-1 if -1", y=np.array([0, -1, 2, 1])
+    )
     refused(ValueError, "y holds label 3 at row 2", "write y - 1", y=Y + 1)
     refused(TypeError, "y has dtype float32", "write y.astype(np.int32)", y=Y.astype(np.float32))
     tokens = np.zeros((4, 3), int)
@@ -87,10 +90,18 @@ def test_advice_keeps_what_the_data_mean():
     assert "keep" not in str(error.value)
     with pytest.raises(ValueError, match=r"from 1: write np.where\(y == -100, y, y - 1\)"):
         check(X, np.array([1, 2, 3, -100]), classes=3, ignore=-100)
-    for wrong in ([0, -1, 2, -100], [0, 1, 5, -100]):
-        with pytest.raises(ValueError, match=r"Write (-100|classes=6)") as error:
-            check(X, np.array(wrong), classes=3, ignore=-100)
+    # A map of all numbers would make a class of the missing label, or differ from part to part.
+    for wrong, ignore, advice in (
+        ([0, -1, 2, -100], -100, "Write np.where(y == -1, -100, y) if -1 marks examples without a"),
+        ([0, -1, 2, 1], -100, "Write ignore=-1 if -1 marks examples without a label"),
+        ([0, 1, 5, -100], -100, "Write classes=6 if 5 is a class; write np.where(y == 5, -100, y)"),
+        ([0, 255, 2, 1], None, "Write classes=256 if 255 is a class; write ignore=255 if 255"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(advice)) as error:
+            check(X, np.array(wrong), classes=3, ignore=ignore)
         assert "np.unique" not in str(error.value)
+    with pytest.raises(ValueError, match=re.escape("be -1 and 1: write (y + 1) // 2")):
+        check(X, np.array([1, -1, -1, 1]), classes=2)
     with pytest.raises(TypeError, match=r"not whole numbers: write classes=None") as error:
         check(X, np.array([0.2, 0.9, 1.0, 0.0]), classes=2)
     assert "astype" not in str(error.value)

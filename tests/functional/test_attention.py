@@ -267,6 +267,26 @@ def test_packed_sequences_that_are_not_finite_stay_apart(implementation: str | N
                 assert jnp.isnan(whole[:, 1]).all() == (which > 0)
 
 
+@pytest.mark.parametrize("implementation", [None, "xla"])
+def test_large_keys_and_values_behind_a_mask_have_no_effect(implementation: str | None):
+    """dy @ v.T overflows there; 0 times inf is NaN."""
+    q, k, v = (normals(seed, 1, 4, 2, 4) for seed in range(3))
+    mask = jnp.array([True, True, True, False])[None, None, None]
+
+    def run(q: Any, k: Any, v: Any) -> Any:
+        y = attention(q, k, v, mask=mask[..., : k.shape[1]], implementation=implementation)
+        return 4 * jnp.sum(y), y
+
+    gradients = jax.value_and_grad(run, (0, 1, 2), has_aux=True)
+    (_, expected), wanted = gradients(q, k[:, :3], v[:, :3])
+    (_, y), found = gradients(q, k.at[:, 3].set(2e38), v.at[:, 3].set(2e38))
+    assert_near(y, expected)
+    assert_near(found[0], wanted[0])
+    for one, other in zip(found[1:], wanted[1:], strict=True):
+        assert_near(one[:, :3], other)
+        assert not one[:, 3].any()
+
+
 def test_a_causal_mask_hides_later_positions():
     q, k, v = (normals(seed, 1, 4, 1, 2) for seed in range(3))
     mask = jnp.tril(jnp.ones((4, 4), bool))

@@ -353,6 +353,41 @@ def test_two_weights_of_keras_with_one_path():
     np.testing.assert_array_equal(found.params["b"]["w"], 2 * kernel)
 
 
+class Keras:
+    """A layer or a model of keras: its layers, its weights, and where its channels are."""
+
+    def __init__(self, *layers: "Keras", weights: Any = (), data_format: str = "") -> None:
+        self._layers, self.weights = layers, list(weights)
+        if data_format:
+            self.data_format = data_format
+
+
+def test_a_keras_model_with_channels_first():
+    """A Flatten of keras that is told nothing keeps the order, here (C, H, W)."""
+    kernel = np.arange(24.0).reshape(12, 2).astype("f")
+    image = np.arange(12.0).reshape(1, 2, 2, 3).astype("f")
+    expected = np.moveaxis(image, -1, 1).reshape(1, 12) @ kernel
+    net = nn.Serial(f=nn.Flatten(), d=nn.Dense(2, bias=False))
+    inner = Keras(Keras(data_format="channels_first"))
+    model = Keras(inner, Keras(), weights=[Variable("d/kernel", kernel)])
+    with pytest.raises(ValueError, match=r"d: w has axis 0 over 2 positions x 2 .*") as caught:
+        interop.from_keras(net, model, image)
+    assert 'names={"d": ("d", interop.channels_first(3, 2, 2))} if the source' in str(caught.value)
+    found = interop.from_keras(
+        net, model, image, names={"d": ("d", interop.channels_first(3, 2, 2))}
+    )
+    np.testing.assert_allclose(net.apply(found.params, image), expected, rtol=1e-6)
+    last = Keras(Keras(data_format="channels_last"), weights=model.weights)
+    found = interop.from_keras(net, last, image)
+    np.testing.assert_array_equal(found.params["d"]["w"], kernel)
+
+
+@pytest.mark.parametrize("given", ["model.keras", 5, [np.ones(3)]])
+def test_what_is_not_weights_of_keras(given):
+    with pytest.raises(TypeError, match=r"from_keras takes the weights of a model.* write keras"):
+        interop.from_keras(nn.Dense(2), given, np.ones((1, 3), "f"))
+
+
 class Block(linen.Module):
     """A residual block of a ResNet, as flax's own example has it."""
 

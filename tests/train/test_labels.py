@@ -262,3 +262,35 @@ def test_label_smoothing_in_a_subclass_leaves_out_ignored_labels():
     expected = (0.9 * hard + 0.1 * every.mean(-1))[KEPT].mean()
     np.testing.assert_allclose(Smoothed(5)(OUTPUTS, LABELS), expected, rtol=1e-6)
     assert np.isnan(Smoothed(5)(OUTPUTS, np.full_like(LABELS, 5)))
+
+
+def test_a_rejected_label_names_the_task_to_write():
+    x, y = np.zeros((4, 2), np.float32), np.array([0, 1, 7, 1])
+    for task, advice in (
+        (train.Binary(), r"Write train.Classification\(8\) if 7 is a class; write ignore=7 if 7"),
+        (train.LanguageModel(2), r"Write train.LanguageModel\(8\) if 7 is a class"),
+    ):
+        net = nn.Dense(task.outputs)
+        ts = train.TrainState.create(net, optax.sgd(0.1), jax.random.key(0), x)
+        with pytest.raises(ValueError, match=advice):
+            train.evaluate(net, task, ts, (x, y))
+        program = train.Supervised(net, task, optax.sgd(0.1))
+        with pytest.raises(ValueError, match=advice[6:22] + r".*\(n\) for n classes if it is a"):
+            train.evaluate(program, program.init(jax.random.key(0), (x, y)), (x, y))
+
+
+@pytest.mark.parametrize("source", [lambda x, y: (x, y), data.HostArrays])
+def test_integer_targets_of_several_labels_are_checked(source):
+    """A program reads a source for evaluation, too; floats are probabilities."""
+    x, y = np.zeros((4, 2), np.float32), np.array([[0, 1, 0], [1, 1, 0], [0, 7, 0], [1, 0, 0]])
+    task, optimizer, key = train.MultiLabelClassification(3), optax.sgd(0.1), jax.random.key(0)
+    net = nn.Dense(3)
+    match = r"holds? label 7 at row \d, position \(1,\), but MultiLabelClassification\(3\) needs"
+    with pytest.raises(ValueError, match=match):
+        train.fit(net, task, optimizer, source(x, y), key=key, batch_size=4, epochs=1)
+    program = train.Supervised(net, task, optimizer)
+    state = program.init(key, (x, y))
+    with pytest.raises(ValueError, match=match):
+        train.evaluate(program, state, source(x, y))
+    y = y / 7
+    assert np.isfinite(train.evaluate(program, state, source(x, y))["loss"])

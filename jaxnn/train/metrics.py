@@ -82,7 +82,8 @@ class Ratio(Metric):
         count = jax.lax.stop_gradient(jnp.asarray(self.count))
         wide = jnp.promote_types(jnp.result_type(self.sum), jnp.float32)
         some = jnp.where(count == 0, 1, count).astype(wide)
-        return jnp.where(count == 0, 0, jnp.asarray(self.sum).astype(wide) / some)
+        # XLA may divide by a count that lanes share in this way; written out, all programs do.
+        return jnp.where(count == 0, 0, jnp.asarray(self.sum).astype(wide) * (1 / some))
 
     def __mul__(self, factor: Any) -> "Ratio":
         return Ratio(self.sum * factor, self.count)

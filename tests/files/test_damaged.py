@@ -19,7 +19,7 @@ from jaxnn.command import main
 from jaxnn.command.watching import summary
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.prediction import load_config, load_watched, read_inputs
-from jaxnn.experiment.run import Watching, _is_unfinished
+from jaxnn.experiment.run import Watching, is_unfinished
 from jaxnn.files.reading import FileError
 from jaxnn.sweep.export import export
 from jaxnn.sweep.faults import LedgerError
@@ -109,7 +109,7 @@ def test_configurations(tmp_path, many):
 
     def begin():
         try:
-            _is_unfinished(file.parent, about)
+            is_unfinished(file.parent, about)
         except FileExistsError as error:  # of another configuration
             raise FileError(str(error)) from None
 

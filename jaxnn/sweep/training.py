@@ -239,7 +239,7 @@ class ProgramTraining:
 
     def metrics(self, found: Any, held: Sequence[Any], steps: int) -> dict[str, np.ndarray]:
         """Sums in double precision, step by step, as those of a record."""
-        numbers = _of_steps(found, self.run.batch_size, len(held))
+        numbers = _of_steps(found, self.run.batch_size)
         if not held or not held[0]:
             return numbers
         counts = [1] * len(held[0])
@@ -290,10 +290,12 @@ def _rows(data: Any, chosen: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[chosen], data)
 
 
-def _of_steps(found: Any, rows: int, lanes: int) -> dict[str, np.ndarray]:
+def _of_steps(found: Any, rows: int) -> dict[str, np.ndarray]:
     """Training metrics over the steps of a record, (lanes,), from arrays (lanes, steps)."""
+    if not found:
+        return {}
     each = []
-    for lane in range(lanes):
+    for lane in range(len(jax.tree.leaves(found)[0])):
         tally = Tally()
         tally.add(jax.tree.map(lambda leaf, lane=lane: leaf[lane], found), rows)
         each.append(tally.metrics())

@@ -237,7 +237,9 @@ class Run:
                     self.loader.prepare(self.step)
                 # At most two dispatches are in flight, since each holds its batches, and a signal
                 # waits for them.
-                in_flight.append(jax.tree.leaves(metrics)[:1] or jax.block_until_ready(self.state))
+                in_flight.append(jax.tree.leaves(metrics)[:1])
+                if not in_flight[-1]:
+                    jax.block_until_ready(self.state)
                 if len(in_flight) > 2:
                     jax.block_until_ready(in_flight.popleft())
                 self._clock = agreed.seconds()

@@ -48,8 +48,9 @@ def test_what_data_may_be():
         (
             ((np.ones((3, 2)), np.ones(4)), None),
             ValueError,
-            "training data: all arrays have one number of rows, but training data/0 has 3, "
-            "training data/1 has 4",
+            "training data: leaves differ in their number of rows: training data/0 has 3, "
+            "training data/1 has 4; expected one row per example along the first axis of every "
+            "leaf. Write jax.tree.map(np.shape, data) to see all shapes",
         ),
     ],
 )

@@ -6,6 +6,9 @@ from the same parameters, train alone, and the server averages what they return.
 on all images of each client, a round is one step of gradient descent on the union of their images.
 
     python -m experiments.gallery.federated
+
+Expected accuracy on the 1,000 test digits, in SECONDS seconds on two CPU cores: 0.90 after 150 rounds
+of all clients, 0.88 of five random clients, and 0.92 by training on the union of their images.
 """
 
 from typing import Any
@@ -74,7 +77,7 @@ def main(rounds: int = 150) -> dict[str, float]:
     options = {"key": key, "every": rounds}
 
     def accuracy(state):
-        return train.evaluate(trained, state, tuple(digits.test))["accuracy"]
+        return train.evaluate(trained, state, digits.test)["accuracy"]
 
     rows = clients(digits.train)
     found = {}

@@ -6,6 +6,9 @@ The number of edges is sufficient, so the accuracy of the best classifier follow
 distribution. Nodes and edges are padded to the largest graph, and masks hide the padding.
 
     python -m experiments.gallery.gnn
+
+Expected on 20,000 other graphs, in SECONDS seconds on two CPU cores: accuracy 0.837, and 0.845 is the
+best possible.
 """
 
 import jax

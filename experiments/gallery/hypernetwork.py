@@ -6,6 +6,8 @@ that it makes never sees the code. No prediction has a mean squared error below 
 of the noise.
 
     python -m experiments.gallery.hypernetwork
+
+Expected mean squared error on 10,000 other pairs, in SECONDS seconds on two CPU cores: 0.0104.
 """
 
 import jax

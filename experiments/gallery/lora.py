@@ -7,12 +7,15 @@ module of the standard library, character by character. They are then added to t
 
     python -m experiments.gallery.lora
 
-Expected nats per character of the test text, in SECONDS seconds on two CPU cores and Python 3.11: 1.82
-before, 1.13 after; the logits differ from those of torch by less than 1e-4.
+Expected nats per character of the test text, with Python 3.11, in 25 seconds on two CPU cores:
+1.82 before and 1.13 after. The logits before differ from those of torch by 2e-5.
 """
 
 import argparse
+import inspect
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,34 +37,36 @@ def weights() -> tuple[train.Weights, np.ndarray, np.ndarray]:
     return interop.from_torch(GPT2, arrays, tokens, names=interop.GPT2), tokens, logits
 
 
-def source(module=argparse) -> data.Dataset:
+def source(module: ModuleType = argparse) -> data.Dataset:
     """The source code of a module in windows; the last fifth of them is the test."""
-    text = Path(module.__file__).read_text(encoding="utf-8")
+    text = inspect.getsource(module)
     vocabulary = data.python_reference().vocabulary
     text = "".join(symbol for symbol in text if symbol in vocabulary)
     return split_text(text, vocabulary, name=module.__name__).windows(LENGTH)
 
 
-def program(
-    net: nn.Layer, given: train.Weights, rank: int = 4, rate: float | train.Schedule = 1e-3
-) -> train.Minimize:
-    """The program of adapters around weights that stay."""
+def adapted(net: nn.Layer, given: train.Weights, rank: int = 4) -> tuple[nn.Layer, Any]:
+    """A network with adapters around its weights, which stay, and its parameters."""
     key, tokens = jax.random.key(1), np.zeros((1, LENGTH), int)
-    frozen, match = nn.Inference(net), "blocks/**/w"
-    tuned, params = nn.adapted(frozen, given.params, key, tokens, rank=rank, match=match)
+    net, match = nn.Inference(net), "blocks/**/w"
+    return nn.adapted(net, given.params, key, tokens, rank=rank, match=match)
+
+
+def program(net: nn.Layer, params: Any, rate: float | train.Schedule = 1e-3) -> train.Minimize:
+    """The program that trains the adapters."""
     adam = train.Optimizer(optax.adam, learning_rate=rate)
-    return train.Supervised(tuned, train.LanguageModel(96), adam, initial=params)
+    return train.Supervised(net, train.LanguageModel(96), adam, initial=params)
 
 
 def main(steps: int = 1000) -> dict[str, float]:
     """Train adapters, and measure the loss in nats per character before and after."""
-    given, tokens, logits = weights()
-    code = source()
+    (given, tokens, logits), code = weights(), source()
+    net, params = adapted(GPT2, given)
+    trained, key = program(net, params, train.Cosine(1e-2, steps=steps)), jax.random.key(0)
+    before = trained.init(key, code.test)
     rows = code.train_and_validation
-    trained, key = program(GPT2, given, rate=train.Cosine(1e-2, steps=steps)), jax.random.key(0)
-    before, _ = train.fit(trained, rows, key=key, steps=0)
     state, _ = train.fit(trained, rows, key=key, steps=steps, batch_size=32)
-    plain, params = nn.merged(trained.objective.wrapped, state.params)
+    plain, params = nn.merged(net, state.params)
     merged = plain.apply(params, code.test.x)
     return {
         "difference from torch": float(abs(GPT2.apply(given.params, tokens) - logits).max()),

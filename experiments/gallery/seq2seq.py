@@ -6,8 +6,8 @@ by position, with caches in the decoder alone. The targets are known, so all of 
 
     python -m experiments.gallery.seq2seq
 
-Expected share of 500 other sequences, in SECONDS seconds on two CPU cores: 0.998 are right with both
-searches, and all that the beam of 4 finds are at least as probable as the greedy ones.
+Expected for 500 other sequences, in 30 seconds on two CPU cores: all are right with both searches,
+and none that the beam finds is less probable than the greedy one.
 """
 
 import functools
@@ -64,14 +64,18 @@ class Translation(nn.Composite):
         return self.decoder(target, memory)
 
 
-def program(width: int = 32, layers: int = 2, rate: float | train.Schedule = 1e-3):
-    """The translation of digits, trained with the right tokens so far."""
+def network(width: int = 32, layers: int = 2) -> Translation:
+    """A network for digits."""
     heads = nn.Attention(4, bias=False)
     feed = nn.Serial(nn.Dense(2 * width), jax.nn.gelu, nn.Dense(width))
     tokens = nn.Serial(nn.Embedding(TOKENS, width), nn.LearnedPositions(LENGTH + 1))
     encoder = nn.Serial(tokens, *[nn.EncoderLayer(heads, feed)] * layers)
     block = nn.DecoderLayer(nn.Attention(4, causal=True, bias=False), heads, feed)
-    net = Translation(encoder, Decoder(tokens, (block,) * layers, nn.Dense(TOKENS)))
+    return Translation(encoder, Decoder(tokens, (block,) * layers, nn.Dense(TOKENS)))
+
+
+def program(net: nn.Layer, rate: float | train.Schedule = 1e-3) -> train.Minimize:
+    """The program that trains a network with the right tokens so far."""
     adam = train.Optimizer(optax.adam, learning_rate=rate)
     return train.Supervised(net, train.LanguageModel(TOKENS), adam)
 
@@ -102,9 +106,10 @@ def beam_search(net, params, source, width):
 
 def main(steps: int = 1500) -> dict[str, float]:
     """Train, and reverse other sequences."""
-    trained, key = program(rate=train.Cosine(3e-3, steps=steps)), jax.random.key(0)
+    net, key = network(), jax.random.key(0)
+    trained = program(net, train.Cosine(3e-3, steps=steps))
     state, _ = train.fit(trained, data(20000), key=key, steps=steps, batch_size=100)
-    net, ((source, _), target) = trained.objective.wrapped, data(500, seed=1)
+    (source, _), target = data(500, seed=1)
     one, scores = beam_search(net, state.params, source, 1)
     four, best = beam_search(net, state.params, source, 4)
     return {

@@ -6,7 +6,7 @@ returns to the start. The way along the cliff takes 13 steps, so the best return
 
     python -m experiments.gallery.sweep_dqn
 
-Expected, in SECONDS seconds on two CPU cores: 4 of the 9 lanes reach -13.
+Expected, in 15 seconds on two CPU cores: four of the nine lanes return -13.
 """
 
 import dataclasses

@@ -8,7 +8,7 @@ statistics, 2013), which is 0 for equal distributions; that of two real samples 
 
     python -m experiments.gallery.sweep_gan
 
-Expected, in SECONDS seconds on two CPU cores: a distance of 0.005 in the best of the 9 lanes, and of
+Expected, in 20 seconds on two CPU cores: a distance of 0.005 in the best of the nine lanes, and of
 -0.0006 between two real samples.
 """
 

@@ -8,8 +8,9 @@ linear regression, which scikit-learn computes in closed form.
 
     python -m experiments.gallery.uncertainty
 
-Expected nats per test patient, in SECONDS seconds on two CPU cores: Bayesian regression 1.106, Laplace
-1.106 for a linear network and 1.11 for a deep one, ensemble ENSEMBLE.
+Expected negative log likelihood per test patient in nats, in 20 seconds on two CPU cores: 1.106 by
+Bayesian regression and by Laplace's approximation of a linear network, 1.112 by that of a network
+with a hidden layer, and 1.016 by the ensemble, whose standard deviations depend on the patient.
 """
 
 import jax
@@ -56,10 +57,9 @@ class Posterior(nn.Composite):
     def forward(self, batch, *, noise, prior, rows):
         """Loss of (inputs, targets), with the standard deviations of noise and parameters."""
         x, y = batch
-        squares = sum((leaf**2).sum() for leaf in jax.tree.leaves(self.net.params))
-        return ((self.net(x)[..., 0] - y) ** 2).mean() / (2 * noise**2) + squares / (
-            2 * rows * prior**2
-        )
+        error = ((self.net(x)[..., 0] - y) ** 2).mean() / noise**2
+        squares = sum((leaf**2).sum() for leaf in jax.tree.leaves(self.net.params)) / prior**2
+        return (error + squares / rows) / 2
 
 
 def program(

@@ -30,17 +30,17 @@ def test_a_round_of_one_step_each_is_a_step_on_the_union_of_all_images():
 
 def test_a_beam_that_holds_every_sequence_finds_the_most_probable_one(monkeypatch):
     monkeypatch.setattr(seq2seq, "LENGTH", 1)
-    program = seq2seq.program(4, 1)
+    net = seq2seq.network(4, 1)
     (source, target), _ = seq2seq.data(4)
-    params = program.init(KEY, ((source, target), target)).params
+    params = net.init(KEY, source, target)
     params = jax.tree.map(lambda leaf: 3 * leaf, params)  # far from uniform
-    net, tokens = program.objective.wrapped, range(seq2seq.TOKENS)
+    tokens = range(seq2seq.TOKENS)
     every = np.array(list(itertools.product(tokens, tokens)))
     before = np.pad(every[:, :1], ((0, 0), (1, 0)), constant_values=seq2seq.BEGIN)
     found, scores = seq2seq.beam_search(net, params, source, len(every))
     for i, row in enumerate(source):
         logits = net.apply(params, np.broadcast_to(row, (len(every), 1)), before)
-        logs = np.take_along_axis(jax.nn.log_softmax(logits), every[..., None], -1).sum((1, 2))
+        logs = jnp.take_along_axis(jax.nn.log_softmax(logits), every[..., None], -1).sum((1, 2))
         assert tuple(found[i]) == tuple(every[logs.argmax()])
         np.testing.assert_allclose(scores[i], logs.max(), rtol=1e-4)
 
@@ -78,7 +78,7 @@ def test_a_lane_is_the_program_of_its_numbers():
 
 def test_the_cliff_is_the_one_of_sutton_and_barto():
     """Thirteen steps along the edge end at the goal; a step into the cliff returns to the start."""
-    s, total = jnp.array(sweep_dqn.START), 0.0
+    s, total, end = jnp.array(sweep_dqn.START), 0.0, False
     for action in [0, *[1] * 11, 2]:
         s, reward, end = sweep_dqn.environment(s, jnp.array(action))
         total += float(reward)

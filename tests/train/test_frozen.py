@@ -301,6 +301,7 @@ def test_weights_without_the_state_of_the_part_are_refused():
     weights = train.Weights(TEACHER.init(KEY, X), {})
     program = train.Minimize(NET, optax.adam(1e-2), initial={"teacher": weights})
     with pytest.raises(
-        ValueError, match="initial has other state than the objective at 'teacher': expected .*mean"
+        ValueError,
+        match=r"initial has other state than the objective at 'teacher': expected .*mean",
     ):
         program.init(KEY, X)

@@ -75,6 +75,9 @@ SMALL = {
     "uncertainty_ensemble": lambda: (uncertainty.ensemble(3, 2), POINTS, {"batch_size": 8}),
 }
 
+# Thousands of operations, each of which compiles alone: compared with compiled code at night.
+SLOW_WITHOUT_JIT = ("gnn", "lora", "seq2seq", "sweep_dqn", "sweep_gan", "uncertainty")
+
 # What each prints lies between these.
 EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
     "distillation": {"teacher": (0.96, 0.98), "distilled": (0.94, 0.96), "labels": (0.91, 0.935)},

@@ -27,6 +27,7 @@ from .program import Program
 from .state import TrainState, owned, state_key
 from .step import check_optimizer, check_options, check_parts, gradient_step
 from .task import Loss, Task, measured
+from .weights import Weights
 
 
 class Minimize(Program):
@@ -50,7 +51,8 @@ class Minimize(Program):
         log_norms: a pattern of parameter paths such as "**/w"; the metrics then have
             `gradient_norm` and `update_norm`, of all parameters and of each one that fits.
         initial: parameters to start from, for some or all children by name, such as {"teacher":
-            params}. The others are drawn.
+            params}. The others are drawn. `train.Weights(params, state)` in the place of parameters
+            is the state to start from, too, such as the running statistics of a trained teacher.
 
     The state is a `TrainState`. A subclass may override `loss` or `step`.
 
@@ -107,13 +109,14 @@ class Minimize(Program):
         objective, named = self.layer(), self.named_inputs(0)
         key = paths.as_key(key)
         params = objective.init(key, batch, **named)
+        state = objective.init_state(batch, key=state_key(key), **named)
         if self.initial is not None:
-            params = _with_initial(params, self.initial)
+            params, state = _with_initial(params, state, self.initial)
         optimizer = for_network(as_pytree(self.optimizer), objective, batch, **named)
         return owned(
             TrainState(
                 params=params,
-                state=objective.init_state(batch, key=state_key(key), **named),
+                state=state,
                 opt_state=optimizer.init(params),
                 step=jnp.zeros((), jnp.int32),
                 key=paths.kept_words(key),
@@ -366,31 +369,41 @@ def _check_state(state: Any, owner: str) -> None:
         )
 
 
-def _with_initial(params: Any, initial: Any, path: paths.Path = ()) -> Any:
-    """The parameters, with those of `initial` where it has some."""
+def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) -> tuple[Any, Any]:
+    """The parameters and the state, with those of `initial` where it has some."""
+    if isinstance(initial, Weights):
+        params, _ = _with_initial(params, {}, initial.params, path)
+        return params, _like(state, initial.state, "state", path)
     if isinstance(params, dict) and isinstance(initial, Mapping):
-        for name in initial:
+        params, state = dict(params), dict(state)
+        for name, given in initial.items():
             if name not in params:
                 raise ValueError(
                     f"initial has {paths.text((*path, name))!r}, which the objective has not; "
                     f"{suggestion(name, params)}"
                 )
-        return {
-            name: _with_initial(item, initial[name], (*path, name)) if name in initial else item
-            for name, item in params.items()
-        }
-    drawn, structure = jax.tree.flatten(params)
-    if jax.tree.structure(initial) != structure:
+            params[name], below = _with_initial(
+                params[name], state.get(name, {}), given, (*path, name)
+            )
+            if name in state:
+                state[name] = below
+        return params, state
+    return _like(params, initial, "parameters", path), state
+
+
+def _like(drawn: Any, given: Any, kind: str, path: paths.Path) -> Any:
+    """Copies of the arrays that are given in the place of those drawn, since steps donate them."""
+    where = repr(paths.text(path) or "the root")
+    leaves, structure = jax.tree.flatten(drawn)
+    if jax.tree.structure(given) != structure:
         raise ValueError(
-            f"initial has other parameters than the objective at {paths.text(path) or 'the root'!r}"
-            f": expected {structure}, got {jax.tree.structure(initial)}"
+            f"initial has other {kind} than the objective at {where}: expected {structure}, got "
+            f"{jax.tree.structure(given)}"
         )
-    given = jax.tree.leaves(initial)
-    for one, other in zip(drawn, given, strict=True):
+    for one, other in zip(leaves, jax.tree.leaves(given), strict=True):
         if jnp.shape(one) != jnp.shape(other):
             raise ValueError(
-                f"initial has an array of shape {jnp.shape(other)} under "
-                f"{paths.text(path) or 'the root'!r}, expected {jnp.shape(one)}"
+                f"initial has an array of shape {jnp.shape(other)} under {where}, expected "
+                f"{jnp.shape(one)}"
             )
-    copies = [jnp.array(b, a.dtype) for a, b in zip(drawn, given, strict=True)]  # steps donate them
-    return jax.tree.unflatten(structure, copies)
+    return jax.tree.map(lambda a, b: jnp.array(b, a.dtype), drawn, given)

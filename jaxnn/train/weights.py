@@ -6,6 +6,7 @@ own declaration gives back; reading compares the file with that declaration, arr
 """
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,12 @@ from .state import Trained
 SCHEMA = "1"
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("params", "state"), meta_fields=()
+)
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The parameters and the state of a network: what `evaluate` and `predict` need."""
+    """The parameters and the state of a network, a pytree: what `evaluate` and `predict` need."""
 
     params: Any
     state: Any

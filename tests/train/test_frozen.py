@@ -277,3 +277,31 @@ def test_errors_show_what_to_write():
         ValueError, match=r"with the structure .* another network; write train.TrainS"
     ):
         other.init(STUDENT.init(KEY, X))
+
+
+def test_weights_are_the_parameters_and_the_state_to_start_from():
+    trained = train.Supervised(TEACHER, train.Regression(3), optax.sgd(0.1))
+    state = trained.init(KEY, (X, X[:, :3]))
+    state, _ = trained.step(state, (X, X[:, :3]))
+    weights = train.Weights(state.params, state.state)
+    program = train.Minimize(NET, optax.adam(1e-2), initial={"teacher": weights})
+    started = program.init(jax.random.key(5), X)
+    assert bits(started.params["teacher"]) == bits(state.params)
+    assert bits(started.state["teacher"]) == bits(state.state)
+    drawn = train.Minimize(NET, optax.adam(1e-2)).init(jax.random.key(5), X)
+    assert bits(started.params["student"]) == bits(drawn.params["student"])
+    assert bits(drawn.state["teacher"]) != bits(state.state)
+    again = train.Supervised(TEACHER, train.Regression(3), optax.sgd(0.1), initial=weights)
+    whole = again.init(jax.random.key(5), (X, X[:, :3]))
+    assert bits((whole.params, whole.state)) == bits((state.params, state.state))
+    assert len(jax.tree.leaves(weights)) == len(bits((state.params, state.state)))
+
+
+def test_weights_without_the_state_of_the_part_are_refused():
+    weights = train.Weights(TEACHER.init(KEY, X), {})
+    program = train.Minimize(NET, optax.adam(1e-2), initial={"teacher": weights})
+    with pytest.raises(
+        ValueError,
+        match=r"initial has other state than the objective at 'teacher': expected .*mean",
+    ):
+        program.init(KEY, X)

@@ -1,0 +1,123 @@
+"""A sequence-to-sequence transformer that reverses digits, with greedy and beam search.
+
+Vaswani et al., Attention is all you need, 2017; Sutskever et al., Sequence to sequence learning
+with neural networks, 2014. Greedy search is a beam of one sequence. Both searches decode position
+by position, with caches in the decoder alone. The targets are known, so all of them can be found.
+
+    python -m experiments.gallery.seq2seq
+
+Expected for 500 other sequences, in 30 seconds on two CPU cores: all are right with both searches,
+and none that the beam finds is less probable than the greedy one.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxnn as nn
+from jaxnn import train
+
+LENGTH, BEGIN, END, TOKENS = 6, 10, 11, 12
+
+
+def data(rows: int, seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """Inputs (source, target up to the last token), and targets: digits and an end."""
+    source = np.random.default_rng(seed).integers(0, 10, (rows, LENGTH))
+    target = np.pad(source[:, ::-1], ((0, 0), (1, 1)), constant_values=((0, 0), (BEGIN, END)))
+    return (source, target[:, :-1]), target[:, 1:]
+
+
+class Decoder(nn.Composite):
+    """Logits of the next token, from the tokens so far and the encoded source."""
+
+    tokens: nn.Layer
+    layers: tuple[nn.Layer, ...]
+    head: nn.Layer
+
+    def forward(self, target, memory):
+        """Logits (..., T, TOKENS)."""
+        h = self.tokens(target)
+        for layer in self.layers:
+            h = layer(h, memory)
+        return self.head(h)
+
+
+class Translation(nn.Composite):
+    """An encoder and a decoder."""
+
+    encoder: nn.Layer
+    decoder: nn.Layer
+
+    def forward(self, source, target):
+        """Logits of the token after each one of the target."""
+        return self.decoder(target, self.encoder(source))
+
+    def encode(self, source):
+        """What the decoder reads of the source."""
+        return self.encoder(source)
+
+    def decode(self, target, memory):
+        """Logits of further tokens, with a cache."""
+        return self.decoder(target, memory)
+
+
+def network(width: int = 32, layers: int = 2) -> Translation:
+    """A network for digits."""
+    heads = nn.Attention(4, bias=False)
+    feed = nn.Serial(nn.Dense(2 * width), jax.nn.gelu, nn.Dense(width))
+    tokens = nn.Serial(nn.Embedding(TOKENS, width), nn.LearnedPositions(LENGTH + 1))
+    encoder = nn.Serial(tokens, *[nn.EncoderLayer(heads, feed)] * layers)
+    block = nn.DecoderLayer(nn.Attention(4, causal=True, bias=False), heads, feed)
+    return Translation(encoder, Decoder(tokens, (block,) * layers, nn.Dense(TOKENS)))
+
+
+def program(net: nn.Layer, rate: float | train.Schedule = 1e-3) -> train.Minimize:
+    """The program that trains a network with the right tokens so far."""
+    adam = train.Optimizer(optax.adam, learning_rate=rate)
+    return train.Supervised(net, train.LanguageModel(TOKENS), adam)
+
+
+@functools.partial(jax.jit, static_argnames=("net", "width"))
+@functools.partial(jax.vmap, in_axes=(None, None, 0, None))
+def beam_search(net, params, source, width):
+    """The most probable of `width` sequences of each source, and its log probability."""
+    net = nn.with_cache(net, LENGTH + 1, match="decoder")
+    source = jnp.repeat(source[None], width, 0)
+    memory = net.apply(params, source, method="encode")
+
+    def step(carry, t):
+        tokens, scores, found, state = carry
+        logits, state = net.apply(params, tokens, memory, state=state, method="decode")
+        total = scores[:, None] + jax.nn.log_softmax(logits[:, -1])
+        scores, place = jax.lax.top_k(total.ravel(), width)
+        parent, token = jnp.divmod(place, TOKENS)
+        state = jax.tree.map(lambda leaf: leaf[parent] if leaf.ndim else leaf, state)
+        return (token[:, None], scores, found[parent].at[:, t].set(token), state), None
+
+    tokens, found = jnp.full((width, 1), BEGIN), jnp.zeros((width, LENGTH + 1), int)
+    scores = jnp.where(jnp.arange(width) == 0, 0.0, -jnp.inf)  # they begin as one sequence
+    carry = tokens, scores, found, net.init_state(source, tokens)
+    (_, scores, found, _), _ = jax.lax.scan(step, carry, jnp.arange(LENGTH + 1))
+    return found[0], scores[0]
+
+
+def main(steps: int = 1500) -> dict[str, float]:
+    """Train, and reverse other sequences."""
+    net, key = network(), jax.random.key(0)
+    trained = program(net, train.Cosine(3e-3, steps=steps))
+    state, _ = train.fit(trained, data(20000), key=key, steps=steps, batch_size=100)
+    (source, _), target = data(500, seed=1)
+    one, scores = beam_search(net, state.params, source, 1)
+    four, best = beam_search(net, state.params, source, 4)
+    return {
+        "greedy": float((one == target).all(-1).mean()),
+        "beam": float((four == target).all(-1).mean()),
+        "at least as probable": float((best >= scores - 1e-5).mean()),
+    }
+
+
+if __name__ == "__main__":
+    print(main())

@@ -29,6 +29,7 @@ def test_what_data_may_be():
     x, y = np.ones((4, 2)), np.zeros(4)
     part = data.Examples(x.astype("f"), y.astype("f"))
     both = Loaded(data.Dataset("few", part, part, part))
+    assert both.validation is not None
     assert (both.rows, len(both.train), len(both.validation)) == (4, 2, 2)
     assert (Loaded(None).rows, Loaded(x).rows, Loaded({"x": x, "y": y}).rows) == (None, 4, 4)
     pair = Loaded(((x, y), None))
@@ -182,6 +183,7 @@ def test_a_run_is_written_and_predicted_from(tmp_path, capsys):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert lines == history
     assert json.loads((folder / "result.json").read_text())["record"] == history[-1]
+    assert run.data.validation is not None
     x = run.data.validation[0][:3]
     np.save(tmp_path / "x.npy", x)
     command = ["predict", str(folder), "--input", str(tmp_path / "x.npy")]

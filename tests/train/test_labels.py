@@ -129,11 +129,16 @@ def test_labels_of_64_bits_do_not_wrap(label):
     """Their lower 32 bits are a class or the ignored label; NaN cast to int64 is the last one."""
     net, optimizer, task = nn.Dense(5), optax.sgd(0.1), train.Classification(5)
     batch = np.ones((4, 2), np.float32), np.array([0, 1, 2, label])
-    for module in (train, parallel):
-        more = () if module is train else (parallel.mesh(data=1), parallel.FSDP)
-        step = module.make_step(net, task, optimizer, *more)
+    mesh = parallel.mesh(data=1)
+    steps = [
+        (train.make_step(net, task, optimizer), batch),
+        (
+            parallel.make_step(net, task, optimizer, mesh, parallel.FSDP),
+            parallel.shard_batch(batch, mesh),
+        ),
+    ]
+    for step, given in steps:
         ts = train.TrainState.create(net, optimizer, jax.random.key(0), batch[0])
-        given = batch if module is train else parallel.shard_batch(batch, more[0])
         assert np.isnan(step(ts, given)[1]["loss"])
 
 

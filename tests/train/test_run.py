@@ -4,6 +4,7 @@ import functools
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,12 +89,12 @@ def test_a_program_without_data():
     )
 
 
-def hooks(folder, **more):
+def hooks(folder):
     return [
         train.Evaluate((X[:20], Y[:20])),
         train.EarlyStopping("validation_loss", patience=3),
         train.Divergence(retries=2),
-        train.Checkpoints(str(folder), **{"every": train.Every(steps=5)} | more),
+        train.Checkpoints(str(folder), train.Every(steps=5)),
     ]
 
 
@@ -144,6 +145,7 @@ def test_hooks_may_change_when_a_run_resumes(tmp_path):
         [train.EarlyStopping("loss", patience=9)],
         [train.Divergence(retries=1), train.EarlyStopping("loss", patience=9)],
     ]
+    state = None
     for i, before in enumerate(several):
         given = options(hooks=[*before, checkpoints], epochs=i + 2)
         state, _ = train.fit(PROGRAM, (X, Y), **given)
@@ -238,7 +240,7 @@ def test_a_changed_number_traces_nothing():
 
 
 def test_a_changed_helper_takes_effect():
-    space = {"train": train, "jnp": jnp}
+    space: dict[str, Any] = {"train": train, "jnp": jnp}
     code = """
     class P(train.Program):
         def init(self, key, batch): return jnp.float32(0)

@@ -175,6 +175,7 @@ def test_augmented_data_get_the_key_of_the_step():
         for i, (x, y) in enumerate(epoch_batches(1))
     ]
     expected, _ = by_hand(noisy)
+    assert expected is not None
     pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True)
     for one, other in pairs:
         np.testing.assert_allclose(one, other, atol=1e-6)

@@ -71,7 +71,7 @@ def run_identity(run: Any) -> dict[str, Any]:
         **{name: value for hook in run.hooks for name, value in hook.identity().items()},
         "key": checksum(run.key),
         "batch_size": repr(run.batch_size),
-        "every": repr(run.every),
+        "every": repr(run.stated_every),
         "settings": {name: repr(getattr(jax.config, name)) for name in SETTINGS},
     }
 

@@ -59,6 +59,7 @@ class Run:
         stop: why the run ended early, None if it did not.
         asked: notes a signal that asks this process to stop.
         signal: the number of a signal that asks the run to stop, as all processes agree.
+        stated_every: how often there is a record, as given.
         position: the position of the data source that a resumed run begins at.
         steps: its compiled steps, once the hooks are open.
         recorded_at: when the steps after the last record began, by `time.perf_counter`.
@@ -88,6 +89,7 @@ class Run:
         self._epochs, self._ended_epochs = epochs, 0
         self.total = _length(epochs, steps, self.loader, data)
         self.every = _every(every, self.loader.has_epochs, self.total)
+        self.stated_every = every
         self.state: Any = None
         self.step, self.rows, self.history = 0, 0, []
         self.names: set[str] = set()
@@ -256,6 +258,10 @@ class Run:
                 for i in (i for i, is_due in enumerate(due) if is_due):
                     self._see(hooks, i, event)
                     seen[i] = now
+                if self.stop is not None and not is_record:  # a run ends with a record
+                    is_record, event = True, self._event(True)
+                    for i in range(len(hooks)):
+                        self._see(hooks, i, event)
                 if is_record:
                     recorded, self.tally = now, Tally()
                     yield event
@@ -290,6 +296,7 @@ class Run:
             self.stop, self._stopped = action.reason, repr(self.hooks[i])
         elif isinstance(action, RollBack):
             self.state = event.state = _owned(action.state)
+            self.tally = Tally()  # without the steps that failed
 
     def _event(self, is_record: bool) -> Event:
         where = {} if self.epoch is None else {"epoch": self.epoch}

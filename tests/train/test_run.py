@@ -152,6 +152,37 @@ def test_hooks_may_change_when_a_run_resumes(tmp_path):
     assert same(whole, state)
 
 
+@pytest.mark.parametrize(
+    ("program", "data", "short", "long"),
+    [(Decay(), None, {"steps": 6}, {"steps": 12}), (PROGRAM, (X, Y), {"epochs": 2}, {"epochs": 4})],
+)
+def test_a_finished_run_is_made_longer(tmp_path, program, data, short, long):
+    given = {"key": KEY, "batch_size": 8, "progress": False}
+    whole, _ = train.fit(program, data, **given, **long)
+    hooks = [train.Checkpoints(str(tmp_path))]
+    train.fit(program, data, **given, **short, hooks=hooks)
+    longer, history = train.fit(program, data, **given, **long, hooks=hooks)
+    assert same(whole, longer)
+    assert history[-1]["step"] == (12 if data is None else 24)
+    with pytest.raises(ValueError, match=r"write (steps=12|epochs=4) or more, or name another"):
+        train.fit(program, data, **given, **short, hooks=hooks)
+
+
+def test_a_stop_between_records_ends_with_a_record(tmp_path):
+    class Early(train.Hook):
+        every = train.Every(steps=4)
+
+        def see(self, memory, event):
+            return memory, None if event.is_record else train.Stop("early")
+
+    hooks = [Early(), train.Checkpoints(str(tmp_path))]
+    state, history = train.fit(Decay(), key=KEY, steps=20, every=10, hooks=hooks, progress=False)
+    assert [one["step"] for one in history] == [4]
+    expected, _ = train.fit(Decay(), key=KEY, steps=4, progress=False)
+    assert same(state, expected)
+    assert [int(one.name) for one in tmp_path.iterdir() if one.is_dir()] == [4]
+
+
 def test_another_run_is_refused(tmp_path):
     train.fit(PROGRAM, (X, Y), **options(hooks=hooks(tmp_path)))
     others = {

@@ -17,6 +17,7 @@ from .labels import check_labels, label_range
 from .state import Trained
 from .step import remembered
 from .task import Loss, Metrics, Task, losses_and_metrics
+from .weights import check_trained
 
 
 def evaluate(
@@ -36,6 +37,7 @@ def evaluate(
     >>> sorted(train.evaluate(net, train.Regression(), ts, (x, jnp.zeros(5))))
     ['loss', 'mae']
     """
+    check_trained(trained, "evaluate")
     x, y = pair_of(data, "data")
     check(x, y, name="data", **label_range(task))
     check_labels(task, y, "data")
@@ -66,6 +68,7 @@ def predict(
             f"predict needs a train.Task, which maps outputs to predictions; got {task!r}; write "
             "net.apply(params, x) for the outputs themselves"
         )
+    check_trained(trained, "predict")
     x = jnp.asarray(x)
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError(f"predict wants at least one example, got {describe(x)}")

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..core import paths
 from ..core.calls import placeholder_key
+from ..core.declarations import brief
 from ..core.layer import Layer
 from ..files.arrays import open_arrays
 from ..files.reading import FileError, listed
@@ -40,6 +41,21 @@ class Weights:
     state: Any
 
 
+def check_trained(trained: Any, function: str) -> None:
+    """Raise TypeError for plain parameters in place of what holds them.
+
+    Args:
+        trained: a `TrainState`, `Weights`, or what a run folder gives.
+        function: what takes it, for the error.
+    """
+    if not (hasattr(trained, "params") and hasattr(trained, "state")):
+        raise TypeError(
+            f"{function} takes a train.TrainState or train.Weights(params, state), got "
+            f"{brief(trained)}; write train.Weights(params, {{}}) for plain parameters, with "
+            "net.init_state(x) in place of {} if the network keeps state"
+        )
+
+
 def pack_weights(net: Layer, trained: Trained) -> bytes:
     """The contents of a safetensors file with the parameters and state of `net`.
 
@@ -58,6 +74,7 @@ def pack_weights(net: Layer, trained: Trained) -> bytes:
     ({'b': (3,), 'w': (2, 3)}, {})
     """
     safetensors = _library()
+    check_trained(trained, "pack_weights")
     # safetensors writes an array's memory as it lies, so it has to lie row by row.
     arrays = {
         path: np.asarray(leaf, order="C")

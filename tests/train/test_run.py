@@ -343,6 +343,26 @@ def test_bad_lengths_and_hooks():
         train.fit(Decay(), key=KEY, steps=1, hooks=[train.EarlyStopping("x")], progress=False)
 
 
+def test_plain_parameters_are_no_state():
+    params = NET.init(KEY, X)
+    task = train.Classification(3)
+    advice = r"got .*; write train\.Weights\(params, \{\}\) for plain parameters"
+    for call in (
+        lambda: train.evaluate(NET, task, params, (X, Y)),
+        lambda: train.predict(NET, task, params, X),
+        lambda: train.pack_weights(NET, params),
+    ):
+        with pytest.raises(TypeError, match=advice):
+            call()
+    advice = r"Minimize keeps a train.TrainState, got .*; write state = program.init\(key, batch\)"
+    for call in (
+        lambda: train.evaluate(PROGRAM, params, (X, Y)),
+        lambda: train.predict(PROGRAM, params, X),
+    ):
+        with pytest.raises(TypeError, match=advice):
+            call()
+
+
 def test_an_error_of_a_hook_names_the_hook():
     def broken(event):
         raise RuntimeError("no")

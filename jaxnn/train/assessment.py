@@ -68,15 +68,24 @@ def evaluation_spec(
 ) -> dict[str, Any]:
     """The metrics of the first piece of an evaluation as shapes; arguments as for `evaluated`."""
     compiled, numbers = _evaluation_of(program, state, placement)
-    if data is None:
-        piece: Any = None
-    elif isinstance(data, Stream):
-        piece = data.spec()
-    elif isinstance(data, Source):
-        piece = data.spec(batch_size)
-    else:
-        piece = row_spec(data, min(batch_size, row_count(data)))
+    piece = piece_spec(data, batch_size)
     return compiled.eval_shape(numbers, state, piece, _words(jax.random.key(0)), np.int32(0))
+
+
+def piece_spec(data: Any, batch_size: int) -> Any:
+    """The shapes and types of the first piece of an evaluation.
+
+    Args:
+        data: what `prepared` returned.
+        batch_size: the largest number of rows of a piece.
+    """
+    if data is None:
+        return None
+    if isinstance(data, Stream):
+        return data.spec()
+    if isinstance(data, Source):
+        return data.spec(batch_size)
+    return row_spec(data, min(batch_size, row_count(data)))
 
 
 def predicted(

@@ -22,6 +22,7 @@ from experiments.gallery import (
     wgan_gp,
 )
 from jaxnn import train
+from tests.gallery import more_programs
 
 TRACES: list[int] = []
 
@@ -95,6 +96,9 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "within 3 standard deviations": (0.9, 0.99),
     },
 }
+
+SMALL |= more_programs.SMALL
+EXPECTED |= more_programs.EXPECTED
 
 
 def small(name):

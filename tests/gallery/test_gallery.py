@@ -18,8 +18,10 @@ import pytest
 from jaxnn import train
 from jaxnn.train.state import is_key
 from tests.gallery.killed import digest
+from tests.gallery.more_programs import SLOW_WITHOUT_JIT
 from tests.gallery.programs import EXPECTED, KILLED, SMALL, TRACES, small
 
+KEY = jax.random.key(3)
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "experiments" / "gallery").glob("[a-z]*.py"))
 
@@ -36,20 +38,35 @@ def near(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", SMALL)
-def test_jit_equals_eager_and_vmap_over_seeds_equals_single_runs(case):
+def fast_or_slow(case):
+    return pytest.param(case, marks=pytest.mark.slow) if case in SLOW_WITHOUT_JIT else case
+
+
+def small_batch(case):
+    """A small program and a batch."""
     program, data, options = SMALL[case]()
-    batch = jax.tree.map(lambda leaf: leaf[: options["batch_size"]], data)
+    return program, jax.tree.map(lambda leaf: leaf[: options["batch_size"]], data)
+
+
+@pytest.mark.parametrize("case", [fast_or_slow(case) for case in SMALL])
+def test_jit_equals_eager(case):
+    program, batch = small_batch(case)
+    state = program.init(KEY, batch)
+    near(program.step(state, batch), jax.jit(program.step)(state, batch))
+
+
+@pytest.mark.parametrize("case", SMALL)
+def test_vmap_over_seeds_equals_single_runs(case):
+    program, batch = small_batch(case)
 
     def run(key, step):
         return step(program.init(key, batch), batch)
 
-    keys = jax.random.split(jax.random.key(3))
-    found = [run(key, jax.jit(program.step)) for key in keys]
-    assert all(np.isfinite(number) for number in jax.tree.leaves(found[0][1]))
-    near(run(keys[0], program.step), found[0])
+    keys = jax.random.split(KEY)
     together = jax.jit(jax.vmap(lambda key: run(key, program.step)))(keys)
-    for lane, alone in enumerate(found):
+    for lane, key in enumerate(keys):
+        alone = run(key, jax.jit(program.step))
+        assert all(np.isfinite(number) for number in jax.tree.leaves(alone[1]))
         near(jax.tree.map(lambda leaf, lane=lane: leaf[lane], together), alone)
 
 

@@ -207,6 +207,21 @@ class Batch:
             yield jax.tree.map(lambda leaf, begin=begin: leaf[begin : begin + 8], self._batch)
 
 
+def test_validation_data_of_another_structure_are_named():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 5, (40, 6))
+    rows = {"tokens": tokens, "next": tokens, "mask": np.ones((40, 6), "f")}
+    program = train.Minimize(Words(nn.Embedding(5, 8), nn.Dense(5)), optax.adam(0.1))
+    wrong = {"tokens": tokens, "next": tokens}
+    with pytest.raises(ValueError, match=r"validation data differs from the training data.*mask"):
+        train.fit(program, rows, key=KEY, epochs=1, batch_size=8, validation=wrong, progress=False)
+    weighted = X, Y, np.ones(30, "f")  # a third part is welcome where the program takes it
+    _, history = train.fit(
+        PROGRAM, weighted, key=KEY, epochs=1, batch_size=8, validation=(X, Y), progress=False
+    )
+    assert "validation_loss" in history[-1]
+
+
 def test_rows_that_differ_are_named():
     with pytest.raises(ValueError, match=r"training data"):
         train.fit(PROGRAM, (X, Y[:-1]), key=KEY, epochs=1, progress=False)

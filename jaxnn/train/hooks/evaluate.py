@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from ...data.accept import as_source, fingerprint_of
-from ..assessment import SIZE, check_names, evaluated, evaluation_spec, prepared
+from ...data.rows import check_like
+from ..assessment import SIZE, check_names, evaluated, evaluation_spec, piece_spec, prepared
 from ..event import Event
 from ..metrics import directions
 from ..record import prefixed
@@ -45,7 +46,17 @@ class Evaluate(Hook):
     def check(self, run: Any) -> None:
         """Add the names and directions of the metrics, by abstract evaluation."""
         program = self._program(run)
-        metrics = evaluation_spec(program, run.state, self.data, self.batch_size, run.placement)
+        try:
+            metrics = evaluation_spec(program, run.state, self.data, self.batch_size, run.placement)
+        except Exception as error:
+            spec = run.loader.spec()
+            if self.data is not None and spec is not None and program is run.program:
+                given = piece_spec(self.data, self.batch_size)
+                try:
+                    check_like(given, spec, f"{self.name} data", "the training data")
+                except ValueError as difference:  # which is what the program failed at
+                    raise difference from error
+            raise
         check_names(metrics, type(program).__name__)
         run.names |= prefixed(self.name, metrics).keys()
         run.directions |= prefixed(self.name, directions(metrics))

@@ -28,6 +28,7 @@ def batches(key: jax.Array, arrays: Arrays, size: int, epoch: int = 0) -> Iterat
     Raises:
         ValueError: arrays differ in rows, or have fewer than `size`. Raised at the call.
 
+    >>> import numpy as np
     >>> x, y = np.arange(10.0), np.arange(10)
     >>> [len(labels) for _, labels in batches(jax.random.key(0), (x, y), 4)]
     [4, 4]

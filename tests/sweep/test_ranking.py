@@ -104,7 +104,8 @@ def test_optuna_finds_the_same_best(tmp_path, maximise):
     optuna = pytest.importorskip("optuna")
     with Ledger.open(written(tmp_path / "sweep", maximise)) as ledger:
         export(ledger, "optuna", tmp_path / "study.db")
-    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    # By its name: to find it, Optuna opens another connection, which it does not close.
+    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert study.best_trial.number == 3
     directions = optuna.study.StudyDirection
     assert study.direction == (directions.MAXIMIZE if maximise else directions.MINIMIZE)

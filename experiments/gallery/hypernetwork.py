@@ -1,6 +1,6 @@
 """A hypernetwork: one network returns the parameters of another from a code.
 
-Ha et al., Hypernetworks, 2017. A code (a, b) stands for the function a sin(2 x) + b, which is
+Ha et al., Hypernetworks, 2017. A code (a, b) describes the function a sin(2 x) + b, which is
 observed with noise of a standard deviation of 0.1. The hypernetwork never sees x, and the network
 that it makes never sees the code. No prediction has a mean squared error below 0.01, the variance
 of the noise.
@@ -32,7 +32,7 @@ def data(rows: int, seed: int = 0) -> tuple[tuple[np.ndarray, np.ndarray], np.nd
 
 
 class Hypernetwork(nn.Composite):
-    """y = main(x) with the parameters trunk(code); `main` has no parameters of its own."""
+    """y = main(x) with the parameters trunk(code); `main` declares no parameters."""
 
     trunk: nn.Layer
     main: nn.Layer

@@ -197,7 +197,7 @@ class Configured:
         data: its data.
 
     Raises:
-        TypeError, ValueError: what is no program, and numbers of a run that cannot be.
+        TypeError, ValueError: anything but a program, and an invalid length or size of a run.
     """
 
     def __init__(self, experiment: Experiment[Any], config: Any, data: Loaded) -> None:

@@ -1,7 +1,7 @@
 """The compiled program of a structure: what a lane does in an epoch, for many lanes.
 
 A lane does what `train.fit` does in an epoch: the same steps in the same order, then an evaluation.
-A run of its own compiles the two apart, so lanes that have its bits do so too, one after the other.
+A solo run compiles the two apart, so lanes that have its bits do so too, one after the other.
 A `Way` only says how lanes go through it:
 
     loop    one after the other, a call each
@@ -62,7 +62,7 @@ class Numbers(NamedTuple):
 
     Args:
         values: those of its values that are traced, by dimension.
-        leaves: those that a run of its own passes to compiled code and that follow from its values.
+        leaves: those that a solo run passes to compiled code and that follow from its values.
     """
 
     values: dict[str, Any]
@@ -222,7 +222,7 @@ class Compiled:
         return jax.device_put(jax.tree.map(array, kept), self._whole)
 
     def _training(self, numbers: Numbers, constant: dict[str, Any]) -> Training:
-        """The training of traced numbers; leaves come as a run of its own has them."""
+        """The training of traced numbers; leaves come as a solo run has them."""
         values = jax.tree.map(as_written, numbers.values)
         return self.structure.training(values).with_leaves(numbers.leaves | constant)
 
@@ -296,7 +296,7 @@ class Compiled:
 
 
 def _parts(orders: list[np.ndarray], at_once: int | None) -> Iterator[list[np.ndarray]]:
-    """The orders of all lanes, cut into parts of so many steps."""
+    """The orders of all lanes, cut into parts of a given number of steps."""
     size = at_once or len(orders[0])
     for begin in range(0, len(orders[0]), size):
         yield [order[begin : begin + size] for order in orders]

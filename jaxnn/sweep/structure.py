@@ -295,7 +295,7 @@ def _check_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> 
     others = {n: number for n, number in numbers.items() if n != name}
     if any(dependent(jax.make_jaxpr(results)(numbers[name], others).jaxpr, count=1)):
         raise _Static(
-            "it is not a leaf of the program, so a run of its own compiles it as a constant, whose "
+            "it is not a leaf of the program, so a solo run compiles it as a constant, whose "
             "bits --exact keeps"
         )
 

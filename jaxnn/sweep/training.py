@@ -3,11 +3,11 @@
 A lane trains up to a record, evaluates, and trains on. This is all that the rest of a sweep knows
 of what it trains, so any program can be swept:
 
-    begin(seed)                     the state before the first step, as a run of its own makes it
+    begin(seed)                     the state before the first step, as a solo run makes it
     advance(state, order, data)     the state after the steps of a record, and their metrics
     evaluate(state, piece, key)     the metrics of a piece of the validation data
     metrics(found, held, steps)     the numbers of both, on the host
-    leaves(), with_leaves(leaves)   the numbers that a run of its own passes to compiled code
+    leaves(), with_leaves(leaves)   the numbers that a solo run passes to compiled code
 
 `ProgramTraining` is that of a `train.Program`, and `FitTraining`, in another file, that of a
 `Recipe`.
@@ -64,7 +64,7 @@ class Training(Protocol):
         ...
 
     def leaves(self) -> dict[str, Any]:
-        """The numbers by path that a run of its own passes to compiled code."""
+        """The numbers by path that a solo run passes to compiled code."""
         ...
 
     def with_leaves(self, leaves: Mapping[str, Any]) -> Self:
@@ -102,7 +102,7 @@ class Training(Protocol):
         ...
 
     def reported(self, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The metrics as a run of its own reports them."""
+        """The metrics as a solo run reports them."""
         ...
 
     def tried(self) -> Any:
@@ -209,7 +209,7 @@ class ProgramTraining:
             check_step(result, state, type(program).__name__)
             return result[0], jax.tree.map(jnp.asarray, without_collected(result[1]))
 
-        if order.shape[0] == 1:  # without a loop, as in a run of its own
+        if order.shape[0] == 1:  # without a loop, as in a solo run
             state, metrics = step(state, order[0])
             metrics = jax.tree.map(lambda leaf: leaf[None], metrics)
         else:

@@ -104,7 +104,7 @@ class JsonLines:
 
         Raises:
             FileExistsError: the file has lines already, and `step` is not given.
-            ValueError: a line that is no record of a run stands in the file, or one that `history`
+            ValueError: the file has a line that is not a record of a run, or one that `history`
                 has not.
             OSError: the file cannot be written, or the disk is full: the lines before stay whole.
         """

@@ -1,6 +1,7 @@
 """`fit`, `evaluate`, and `predict` of a program, or of a network, a task, and an optimizer."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,15 @@ def _either(of_program: Callable[..., Any], of_network: Callable[..., Any]) -> A
         first = args[0] if args else named.get("program")
         if isinstance(first, Program) or "program" in named:
             return of_program(*args, **named)
+        try:
+            inspect.signature(of_network).bind(*args, **named)
+        except TypeError as error:
+            name = of_network.__name__
+            raise TypeError(
+                f"{name}: {error}; write train.{name}(program, ...) with program = "
+                "train.Supervised(net, task, optimizer), or pass the network, the task, and what "
+                "follows"
+            ) from None
         return of_network(*args, **named)
 
     return function

@@ -74,7 +74,7 @@ def states(outcome, structure, values):
 
 
 def solo(structure, values, seed=0):
-    """The state at the end of a run of its own, and its metrics after each epoch."""
+    """The state at the end of a solo run, and its metrics after each epoch."""
     return _solo(structure, tuple(values.items()), seed)
 
 

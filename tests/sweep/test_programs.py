@@ -73,7 +73,7 @@ def states(outcome, structure, values):
 
 
 def solo(structure, values, seed):
-    """The final state of a run of its own, and its metrics at each record."""
+    """The final state of a solo run, and its metrics at each record."""
     config = dataclasses.replace(structure.configured(values), seed=seed)
     state, history = configured(structure.recipe, config).fit(progress=False)
     named = {name: [record[name] for record in history] for name in history[0]}
@@ -303,7 +303,7 @@ def test_a_number_inside_a_layer_is_traced_because_the_program_is_built_inside()
     values = drawn(structure)
     outcome = trained(structure, VMAP, values, records=(0, 2))
     assert outcome.traces == 1
-    for i in range(2):  # to rounding, since a run of its own compiles the number as a constant
+    for i in range(2):  # to rounding, since a solo run compiles the number as a constant
         _, metrics = solo(structure, values[i], SEEDS[i])
         np.testing.assert_allclose(outcome.metrics["loss"][i], metrics["loss"], rtol=1e-5)
 
@@ -311,7 +311,7 @@ def test_a_number_inside_a_layer_is_traced_because_the_program_is_built_inside()
 def test_exact_keeps_a_number_inside_a_layer_static():
     assert reasons(SCALED) == {"scale": TRACED, "learning_rate": TRACED}
     assert reasons(SCALED, exact=True) == {
-        "scale": "it is not a leaf of the program, so a run of its own compiles it as a constant, "
+        "scale": "it is not a leaf of the program, so a solo run compiles it as a constant, "
         "whose bits --exact keeps",
         "learning_rate": TRACED,
     }

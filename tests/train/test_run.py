@@ -363,6 +363,14 @@ def test_plain_parameters_are_no_state():
             call()
 
 
+def test_a_network_alone_is_no_program():
+    advice = r"fit: missing a required argument.*write train\.fit\(program, \.\.\.\) with program"
+    with pytest.raises(TypeError, match=advice):
+        train.fit(NET, (X, Y), key=KEY, epochs=1)
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'epoch'"):
+        train.fit(PROGRAM, (X, Y), key=KEY, epoch=1)
+
+
 def test_an_error_of_a_hook_names_the_hook():
     def broken(event):
         raise RuntimeError("no")

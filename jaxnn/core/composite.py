@@ -4,8 +4,6 @@ import re
 import sys
 from typing import Any
 
-import jax
-
 from . import paths
 from .binding import Declaring, Evaluation, bind
 from .calls import (

@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 import jaxnn as nn
 from jaxnn import train
 from jaxnn.functional.gradients import dear, gradient_once, picked
-from jaxnn.functional.normalisation import moments
+from jaxnn.functional.normalization import moments
 from tests.layers.agreement import KEY, normals
 
 X = normals(0, 3, 4)
@@ -101,6 +101,6 @@ def test_picked_is_an_index_with_every_derivative_and_without_a_scatter():
 
 def test_a_large_vocabulary_has_a_gradient_without_a_scatter():
     """It would be written to memory, three times the size of the logits in bfloat16."""
-    task, labels = train.LanguageModel(50), jnp.array([7, 49, -100])
+    task, labels = train.NextToken(50), jnp.array([7, 49, -100])
     text = program(jax.grad(lambda x: task(x, labels)), normals(0, 3, 50))
     assert "scatter" not in text

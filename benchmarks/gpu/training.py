@@ -31,25 +31,23 @@ def gpt2_jaxnn(small: bool) -> Iterator[str]:
 
 
 def gpt2_jaxnn_default(small: bool) -> Iterator[str]:
-    """The same in plain XLA, as `models.GPT` is without arguments."""
-    yield from _trained("jaxnn, default attention, blocks repeated", _network(small), small)
+    """The same in plain XLA, as `models.GPT` is without arguments; and without its `nn.Remat`."""
+    net = _network(small)
+    yield from _trained("jaxnn, default attention, blocks repeated", net, small)
+    kept = _without_remat(_in_a_row(net, small))
+    yield from _trained("jaxnn, default attention, blocks in a row, no Remat", kept, small)
 
 
 def gpt2_ablation(small: bool) -> Iterator[str]:
-    """What costs how much: each line changes one thing of a line above, in blocks in a row."""
-    fused, plain = _network(small, _fused()), _network(small)
-    row = _in_a_row(fused, small)
-    if not small:
-        kept = _without_remat(_in_a_row(plain, small))
-        yield from _trained("default attention, no Remat", kept, small)
-    yield from _trained("cuDNN attention, no Remat", _without_remat(row), small)
+    """What costs how much: each line changes one thing of `gpt2_jaxnn` with blocks in a row."""
+    row = _in_a_row(_network(small, _fused()), small)
+    yield from _trained("no Remat", _without_remat(row), small)
     with mock.patch("jaxnn.train.labels.picked", _scattered):
-        name = "cuDNN attention, the label's gradient a scatter"
-        yield from _trained(name, row, small)
+        yield from _trained("the label's gradient a scatter", row, small)
     with mock.patch("jaxnn.layers.attention.attention", _unprotected):
-        yield from _trained("cuDNN attention, NaN not kept apart", row, small)
+        yield from _trained("NaN not kept apart", row, small)
     if not small:
-        yield from _trained("cuDNN attention, no metrics", row, small, metrics=False)
+        yield from _trained("no metrics", row, small, metrics=False)
 
 
 def gpt2_flax_nnx(small: bool) -> Iterator[str]:

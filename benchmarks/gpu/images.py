@@ -141,7 +141,8 @@ def _nnx_network(rngs: Any, small: bool) -> Any:
 
         def __call__(self, x: jax.Array) -> jax.Array:
             x = nnx.relu(self.stem(x.astype(jnp.bfloat16)))
-            x = nnx.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            padding: Any = ((1, 1), (1, 1))
+            x = nnx.max_pool(x, (3, 3), (2, 2), padding=padding)
             for block in self.blocks:
                 x = block(x)
             return self.head(x.mean((1, 2)))

@@ -135,6 +135,9 @@ def _torch_decoder(sizes: GPTSizes, rows: int) -> Any:
     width, heads = sizes.width, sizes.heads
 
     class Block(nn.Module):
+        keys: Any
+        values: Any
+
         def __init__(self) -> None:
             super().__init__()
             self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)

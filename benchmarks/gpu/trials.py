@@ -35,6 +35,7 @@ def thousand(small: bool) -> Iterator[str]:
         )
         alone.append(time.perf_counter() - began)
     each = statistics.median(alone)
+    seconds = float("nan")
     for trials in (2,) if small else (1, TRIALS):
         began = time.perf_counter()
         losses = _losses(np.logspace(-4, -2, trials), np.arange(trials), small)

@@ -26,8 +26,9 @@ RATE, DECAY = 3e-4, 0.1
 def gpt2_jaxnn(small: bool) -> Iterator[str]:
     """By `train.make_step` of a program: cuDNN's attention, blocks repeated and in a row."""
     fused = _network(small, _fused())
-    yield from _trained("jaxnn, cuDNN attention, blocks repeated", fused, small)
-    yield from _trained("jaxnn, cuDNN attention, blocks in a row", _in_a_row(fused, small), small)
+    name = f"jaxnn, {'cuDNN' if _fused() else 'default'} attention"
+    yield from _trained(f"{name}, blocks repeated", fused, small)
+    yield from _trained(f"{name}, blocks in a row", _in_a_row(fused, small), small)
 
 
 def gpt2_jaxnn_default(small: bool) -> Iterator[str]:

@@ -75,6 +75,7 @@ def first_network(small: bool) -> Iterator[str]:
         epochs=epochs,
         key=jax.random.key(0),
         hooks=[noted],
+        progress=False,
     )
     steady = [b - a for a, b in itertools.pairwise(ends)]
     yield (

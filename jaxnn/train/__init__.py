@@ -1,28 +1,30 @@
-"""Training: a task, a state, a step, a loop over them; evaluation and prediction.
+"""Training: programs, tasks, metrics, optimizers, and runs with hooks.
 
-Everything is a pure function of values, so the loop can be written by hand from the same parts:
+Everything is a pure function of values, so a loop can be written by hand from the same parts:
 
-    ts = TrainState.create(net, optimizer, key, x)
-    step = make_step(net, task, optimizer)
+    program = Supervised(net, task, optimizer)
+    state, step = program.init(key, batch), make_step(program)
     for batch in batches:
-        ts, metrics = step(ts, batch)
+        state, metrics = step(state, batch)
 """
 
 from .average import average_of, averaged, evaluation_params
 from .blocks import for_network
-from .checkpoint import Checkpoints
 from .class_scores import accuracy, confusion_matrix, f1, iou, precision, recall
 from .classification import Binary, Classification, LanguageModel, MultiLabelClassification
 from .combining import combine
-from .divergence import Diverged
+from .evaluation import evaluate, predict
 from .every import Every
+from .fit import fit
 from .groups import by_path
-from .hooks.divergence import Divergence
+from .hooks.checkpoints import Checkpoints
+from .hooks.divergence import Diverged, Divergence
 from .hooks.early_stopping import EarlyStopping
 from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, RollBack, Stop
 from .hooks.learning_rate import LearningRate
 from .hooks.log import Log
+from .hooks.profile import Profile
 from .hooks.progress import Progress
 from .hooks.throughput import TIMINGS, Throughput
 from .logging import JsonLines, Logger
@@ -31,8 +33,6 @@ from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
 from .minimize import Minimize, Supervised
 from .multitask import MultiTask
 from .optimizer import Optimizer
-from .overloads import evaluate, fit, predict
-from .profile import Profile
 from .program import Program
 from .ranking_scores import auc, bits, perplexity, top_k_accuracy
 from .regression import Regression

@@ -77,12 +77,6 @@ def total_counts(
     return [lax.stop_gradient(jnp.sum(each)) for each in several]
 
 
-def check_accumulate(count: Any) -> None:
-    """Raise ValueError where it is not a number of micro-batches."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"accumulate is a number of micro-batches, an int >= 1; got {count!r}")
-
-
 def _cut(rows: Any, count: int) -> Any:
     """Rows (n, ...) as micro-batches (count, n / count, ...)."""
     rows = jnp.asarray(rows)

@@ -78,13 +78,13 @@ def averaged(optimizer: Any, decay: Any = 0.999) -> Optimizer:
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
     >>> from jaxnn import train
-    >>> net, x, optimizer = nn.Dense(1), jnp.ones((4, 2)), averaged(optax.adam(1e-3), decay=0.9)
-    >>> ts = train.TrainState.create(net, optimizer, jax.random.key(0), x)
-    >>> step = train.make_step(net, train.Regression(), optimizer)
+    >>> batch, optimizer = (jnp.ones((4, 2)), jnp.ones(4)), averaged(optax.adam(1e-3), decay=0.9)
+    >>> program = train.Supervised(nn.Dense(1), train.Regression(), optimizer)
+    >>> state, step = program.init(jax.random.key(0), batch), train.make_step(program)
     >>> for _ in range(3):
-    ...     ts, _ = step(ts, (x, jnp.ones(4)))
-    >>> sorted(train.evaluate(net, train.Regression(), train.average_of(ts), (x, jnp.ones(4))))
-    ['loss', 'mae']
+    ...     state, _ = step(state, batch)
+    >>> jax.tree.map(jnp.shape, train.average_of(state).params)
+    {'b': (1,), 'w': (2, 1)}
     """
     if not is_traced(decay) and not 0 <= decay < 1:
         raise ValueError(f"averaged: decay is a number in [0, 1), got {decay!r}")

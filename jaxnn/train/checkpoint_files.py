@@ -6,7 +6,6 @@ what was written raises `Damaged`; any other error leaves it as it is.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import logging
@@ -23,56 +22,29 @@ import jax
 import jax.numpy as jnp
 
 from ..core.declarations import describe
-from ..core.layer import Layer
 from ..files.plain import plain
 from ..files.reading import MEGABYTE, FileError, listed, printable, read_json
 from ..files.replacing import replace
-from .state import TrainState
 
-SCHEMA = 2  # of `train.fit(net, task, optimizer, ...)`
-RUN_SCHEMA = 3  # of `train.run(program, ...)`
+SCHEMA = 3
 SEAL = "seal.json"
 LARGEST = 512 * MEGABYTE  # bytes of the file of progress, which holds all records of the run
 # Orbax numbers its operations for the whole process: two at once wait for each other's signals.
 ORBAX = threading.RLock()
 ABOUT = {
-    "network": str,
+    "program": str,
     "arrays": dict,
+    "step": int,
     "history": list,
     "sums": dict,
-    "count": int,
     "position": dict | None,
     "seconds": float | int,
+    "stop": dict | None,
+    "memories": dict,
     "identity": dict,
     "versions": dict,
     "forced": list,
 }
-
-
-RUN_ABOUT = {name: ABOUT[name] for name in ABOUT if name != "count"} | {
-    "step": int,
-    "stop": dict | None,
-    "memories": dict,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a run is, without its state: plain JSON.
-
-    Args:
-        history: the records.
-        sums: the sum of each metric over the steps since the last record.
-        count: the number of those steps.
-        position: the position of the data source; None if it follows from the step.
-        seconds: the time that the run has taken.
-    """
-
-    history: list[dict[str, float]]
-    sums: dict[str, float]
-    count: int
-    position: dict[str, Any] | None
-    seconds: float
 
 
 class Damaged(FileError):
@@ -95,18 +67,16 @@ def progress_of(folder: Path) -> dict[str, Any]:
         about = read_json(file, LARGEST, finite=False, bits=1000, values=10**8)
         if not isinstance(about, dict):
             raise FileError(f"{file} is not a JSON object")
-    of_run = about.get("schema") == RUN_SCHEMA
-    if about.get("schema") not in (SCHEMA, RUN_SCHEMA):
+    if about.get("schema") != SCHEMA:
         raise FileError(
-            f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
-            f"{SCHEMA} and {RUN_SCHEMA}"
+            f"{folder} has the schema {about.get('schema')!r}, and this version of jaxnn reads "
+            f"{SCHEMA}; name another folder"
         )
     valid = {
         "history": lambda records: all(isinstance(one, dict) and _numbers(one) for one in records),
-        "sums": _sums if of_run else _numbers,
+        "sums": _sums,
         "step": lambda step: 0 <= step < 2**53,
         "memories": _numbers,
-        "count": lambda count: 0 <= count < 2**53,
         "seconds": lambda seconds: 0 <= seconds < math.inf,
         "versions": lambda texts: all(isinstance(one, str) for one in texts.values()),
         "forced": lambda lists: all(
@@ -115,7 +85,7 @@ def progress_of(folder: Path) -> dict[str, Any]:
         ),
     }
     with _unsealed(folder):
-        for name, kinds in (RUN_ABOUT if of_run else ABOUT).items():
+        for name, kinds in ABOUT.items():
             value = about.get(name)
             right = name in about and isinstance(value, kinds) and not isinstance(value, bool)
             if not right or not valid.get(name, lambda _: True)(value):
@@ -136,22 +106,6 @@ def _numbers(items: Mapping[Any, Any]) -> bool:
     return all(isinstance(one, int | float) and not isinstance(one, bool) for one in items.values())
 
 
-def read(
-    folder: Path, net: Layer, like: Any, about: Mapping[str, Any]
-) -> tuple[TrainState, Progress]:
-    """The state and progress of a checkpoint, with the shapes and types of `like`.
-
-    Raises FileError if the checkpoint has other arrays; nothing of them is read.
-    """
-    if about["schema"] != SCHEMA:
-        raise FileError(
-            f"{folder} was written by train.run or train.fit of a program; read it by "
-            "train.Checkpoints(folder).restore_run(program, like)"
-        )
-    progress = Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})
-    return read_tree(folder, repr(net), like, about), progress
-
-
 def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> Any:
     """The arrays of a checkpoint, with the shapes and types of `like`, a pytree.
 
@@ -167,7 +121,7 @@ def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> 
 
     declared = dict(by_path(like))
     targets = {path: _target(leaf) for path, leaf in declared.items()}
-    network, arrays = about["network"], dict(about["arrays"])
+    arrays = dict(about["arrays"])
     # What hooks remembered that the run no longer has is read, but not returned.
     spare = [path for path in arrays if path.startswith("memories/") and path not in declared]
     for path in spare:
@@ -181,8 +135,8 @@ def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> 
             if wanted.get(path) != arrays.get(path)
         ]
         raise FileError(
-            f"{folder} is a checkpoint of another network or optimizer: {listed(lines)}. It was "
-            f"written for {network:.400}, and this is {title:.400}: name another folder"
+            f"{folder} is a checkpoint of another program: {listed(lines)}. It was written for "
+            f"{about['program']:.400}, and this is {title:.400}: name another folder"
         )
     with ORBAX, _unsealed(folder), plain(folder) as place, quiet():
         _check_arrays(place / "state", declared)

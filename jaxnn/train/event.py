@@ -42,12 +42,10 @@ class Event:
         """Why the run ends here."""
         return self.run.stop
 
-    def add(self, metrics: Mapping[str, float], directions: Mapping[str, bool]) -> None:
-        """Add numbers to the record, such as those of a validation.
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add floats by name to the record, such as those of a validation.
 
-        Args:
-            metrics: floats by name.
-            directions: whether a metric is maximized, for those with a direction.
+        A hook that adds metrics adds their names to `run.names`, and the directions of those that
+        have one to `run.directions`, in `check(run)`.
         """
         self.metrics.add(metrics)
-        self.run.directions |= directions

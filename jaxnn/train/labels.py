@@ -223,15 +223,6 @@ def check_ignore(task: Any) -> None:
         )
 
 
-def label_range(task: Any) -> dict[str, Any]:
-    """What `data.check` needs to know about the labels of a task or a plain loss function."""
-    return {
-        "classes": getattr(task, "classes", None),
-        "ignore": getattr(task, "ignored", None),
-        "write": _with_classes(task),
-    }
-
-
 def check_labels(task: Any, targets: Any, name: str) -> None:
     """Raise ValueError if targets hold labels that the task does not have.
 
@@ -253,19 +244,4 @@ def check_labels(task: Any, targets: Any, name: str) -> None:
         raise ValueError(
             f"{name}: the targets hold {wrong}, but {task!r} needs labels in [0, {classes}); "
             f"{_advice(task)}"
-        )
-
-
-def check_batch_labels(task: Any, targets: Any) -> None:
-    """Raise ValueError if stacked batches of a source hold labels that the task does not have."""
-    classes = _classes_of(task)
-    if classes is None or not hasattr(targets, "dtype"):
-        return
-    for batch in np.asarray(targets):
-        wrong = wrong_label(batch, classes, task.ignored)
-        if wrong is None:
-            continue
-        raise ValueError(
-            f"a batch of the training data holds {wrong}, but {task!r} needs labels in "
-            f"[0, {classes}); {_advice(task)}"
         )

@@ -9,7 +9,6 @@ numbers of one that was never interrupted.
 """
 
 import contextlib
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,24 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
-from ..core.declarations import brief
 from .agreement import Agreed, watching_peers
 from .combining import Tally
 from .evaluation import check_count
 from .event import Event
 from .every import Every, Moment, ends_of
-from .hooks.divergence import Divergence
-from .hooks.evaluate import Evaluate
-from .hooks.hook import Hook, RollBack, Stop, as_hook, checked, named, title
+from .hooks.hook import Hook, RollBack, Stop, checked, checked_hooks, named
 from .hooks.memory import begun, split
-from .hooks.progress import Progress
-from .loading import Steps, loader_of
+from .loading import loader_of
 from .metrics import directions
 from .placement import SINGLE_DEVICE
-from .program import Program
+from .program import Program, check_program
 from .record import Record
 from .signals import Asked
 from .state import strong
+from .steps import Steps
 
 ENDLESS = 2**31 - 1  # more steps than an epoch or a run has
 
@@ -79,10 +75,11 @@ class Run:
         state: Any,
         placement: Any,
     ) -> None:
+        check_program(program, "run")
         self.program, self.data, self.key = program, data, paths.as_key(key)
         self.batch_size = batch_size
         self.placement, self.given = placement, state
-        self.hooks = _checked_hooks(hooks)
+        self.hooks = checked_hooks(hooks)
         words = np.asarray(paths.kept_words(self.key))
         self.loader, self._functions = loader_of(program, data, batch_size, words, placement)
         self.steps_per_epoch = self.loader.steps_per_epoch
@@ -371,7 +368,7 @@ def run(
     4 0.0625 0.1875
     """
     return Run(
-        _program(program),
+        program,
         data,
         key,
         epochs=epochs,
@@ -382,111 +379,6 @@ def run(
         state=state,
         placement=placement,
     ).events()
-
-
-def fit(
-    program: Program,
-    data: Any = None,
-    *,
-    key: jax.Array,
-    epochs: int | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    validation: Any = None,
-    hooks: Sequence[Any] = (),
-    every: Every | int | None = None,
-    state: Any = None,
-    placement: Any = SINGLE_DEVICE,
-    progress: bool = True,
-) -> tuple[Any, list[dict[str, float]]]:
-    """Train a program, and return its state and its history.
-
-    It drains `train.run`, whose arguments these are, with three hooks by default: `Evaluate` of the
-    validation data, `Divergence()` if the program has a loss, and a progress display.
-
-    Args:
-        program, data, key, epochs, steps, batch_size, every, state, placement: as for `train.run`.
-        validation: data to evaluate at each record, as `validation_loss` and so on; None by
-            default. Further sets are hooks: `train.Evaluate(data, name="other")`.
-        hooks: further `train.Hook` values and functions of an event.
-        progress: whether the records are displayed: on a terminal, in a notebook, or as lines.
-
-    Returns:
-        The final state, and a dict for each record.
-
-    Raises:
-        TypeError, ValueError: as `train.run`.
-        Diverged: the loss is not finite at a record.
-        Interrupted: a signal asked a run with `train.Checkpoints` to stop.
-
-    >>> import jax, jax.numpy as jnp, optax
-    >>> import jaxnn as nn
-    >>> from jaxnn import train
-    >>> x = jnp.linspace(-1, 1, 64)[:, None]
-    >>> program = train.Supervised(nn.Dense(1), train.Regression(), optax.adam(0.1))
-    >>> state, history = train.fit(program, (x, 3 * x[:, 0]), key=jax.random.key(0), epochs=50,
-    ...                            batch_size=16, progress=False)
-    >>> history[-1]["loss"] < 1e-3
-    True
-    """
-    hooks = _default_hooks(validation, hooks, progress)
-    run_ = Run(
-        _program(program),
-        data,
-        key,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        hooks=hooks,
-        every=every,
-        state=state,
-        placement=placement,
-    )
-    for _ in run_.events():
-        pass
-    return run_.state, [dict(record) for record in run_.history]
-
-
-def _default_hooks(validation: Any, hooks: Any, progress: bool) -> list[Any]:
-    """The hooks of `fit`: its own, before those that are given."""
-    given = _checked_hooks(hooks)
-    first: list[Any] = [hook for hook in given if hook.leads]
-    if validation is not None:
-        first.append(Evaluate(validation))
-    if not any(isinstance(hook, Divergence) for hook in given):
-        first.append(Divergence(metric=None))
-    then = [hook for hook in given if not hook.leads and not hook.last]
-    if progress and not any(isinstance(hook, Progress) for hook in given):
-        then.append(Progress())
-    return [*first, *then, *(hook for hook in given if hook.last)]
-
-
-def _program(program: Any) -> Program:
-    if not isinstance(program, Program):
-        raise TypeError(
-            f"a run is that of a train.Program, got {brief(program)}; write "
-            "train.Supervised(net, task, optimizer), or train.Minimize(objective, optimizer)"
-        )
-    return program
-
-
-def _checked_hooks(hooks: Any) -> list[Hook]:
-    if isinstance(hooks, Hook) or not isinstance(hooks, Sequence):
-        raise TypeError(f"hooks are a list, got {brief(hooks)}; write hooks=[hook]")
-    found = [as_hook(hook) for hook in hooks]
-    for before, hook in itertools.pairwise(found):
-        if hook.leads and not before.leads:
-            raise ValueError(
-                f"{type(hook).__name__} has to be the first hook, since it times the steps alone, "
-                f"but {title(before)} comes before it; write hooks=[{hook!r}, ...]"
-            )
-    for hook, after in itertools.pairwise(found):
-        if hook.last:
-            raise ValueError(
-                f"{type(hook).__name__} has to be the last hook, since it saves what the others "
-                f"remember, but {title(after)} comes after it; write hooks=[..., {hook!r}]"
-            )
-    return found
 
 
 def _length(epochs: Any, steps: Any, loader: Any, data: Any) -> int | None:

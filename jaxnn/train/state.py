@@ -55,22 +55,24 @@ class TrainState(NamedTuple):
         `nn.Inference`, by `train.for_network`. State that starts random is drawn from
         `nn.fold(key, "variables")`.
         """
-        if "params" in named:
-            raise TypeError(
-                "TrainState.create draws the parameters; to start from given ones write "
-                "train.TrainState.create(net, optimizer, key, x)._replace(params=params), or "
-                "with opt_state=train.for_network(optimizer, net, x).init(params) too"
-            )
         key = paths.as_key(key)
         params = net.init(key, *inputs, **named)
-        ts = cls(
-            params=params,
-            state=net.init_state(*inputs, key=state_key(key), **named),
-            opt_state=for_network(as_pytree(optimizer), net, *inputs, **named).init(params),
-            step=jnp.zeros((), jnp.int32),
-            key=paths.kept_words(key),
-        )
-        return owned(ts)
+        state = net.init_state(*inputs, key=state_key(key), **named)
+        optimizer = for_network(as_pytree(optimizer), net, *inputs, **named)
+        return cls.begun(params, state, optimizer, key)
+
+    @classmethod
+    def begun(cls, params: Any, state: State, optimizer: Any, key: jax.Array) -> "TrainState":
+        """The state before the first step, in memory that a step may take.
+
+        Args:
+            params: the parameters.
+            state: the state of the network.
+            optimizer: as `train.for_network` returns it.
+            key: the root key.
+        """
+        step = jnp.zeros((), jnp.int32)
+        return owned(cls(params, state, optimizer.init(params), step, paths.kept_words(key)))
 
 
 def state_key(key: jax.Array) -> jax.Array:

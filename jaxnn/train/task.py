@@ -56,7 +56,6 @@ from .metrics import (
     Derived,
     Metric,
     Ratio,
-    Sum,
     check_loss,
     check_metrics,
     directed,
@@ -66,12 +65,6 @@ from .metrics import (
 )
 
 Metrics: TypeAlias = dict[str, jax.Array]
-
-# Names of other numbers in the records of a run, which a metric must not replace.
-RESERVED = frozenset(
-    {"epoch", "step", "skipped", "seconds", "examples_per_second"}
-    | {"flops_per_second", "flop_utilisation", "device_bytes"}
-)
 
 
 class Task(Value):
@@ -335,41 +328,6 @@ def _by_rows(
 
     rows = jax.vmap(of_row)(*jax.tree.map(shown, (outputs, targets)))
     return {name: mean(name, metric) for name, metric in rows.items()}
-
-
-def losses_and_metrics(task: Loss, outputs: Any, targets: Any) -> tuple[jax.Array, Metrics]:
-    """The loss, and all metrics with the loss among them, as scalars."""
-    if isinstance(task, Task) and not _own_methods(task):
-        more = _measure(task, outputs, targets)
-        loss = more.pop("loss")
-    else:
-        loss = task(outputs, targets)
-        more = task.metrics(outputs, targets) if isinstance(task, Task) else {}
-        _only_scalars(task, {"loss": loss, **more}, Ratio | Sum)
-    _only_scalars(task, more, Derived | Collected)
-    _checked(task, loss)
-    check_metrics(more, name_of(task))
-    _check_names(task, more)
-    loss = value_of(loss)
-    return loss, {"loss": loss, **{name: value_of(metric) for name, metric in more.items()}}
-
-
-def _check_names(task: Loss, metrics: Mapping[str, Any]) -> None:
-    for name in metrics:
-        if name in RESERVED or name.removeprefix("validation_") in {"loss", *metrics} - {name}:
-            raise ValueError(
-                f"{task!r} reports a metric {name!r}, but that is the name of another number in "
-                "the records of a run; return it under another name"
-            )
-
-
-def _only_scalars(task: Loss, found: Mapping[str, Any], kinds: Any) -> None:
-    for name, metric in found.items():
-        if isinstance(metric, kinds):
-            raise TypeError(
-                f"{name!r} of {name_of(task)} is a train.{type(metric).__name__}, which "
-                "programs combine over batches; write train.Supervised(net, task, optimizer)"
-            )
 
 
 def _checked(task: Loss, loss: Any) -> Any:

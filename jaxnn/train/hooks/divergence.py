@@ -11,17 +11,29 @@ import jax
 import jax.numpy as jnp
 
 from ...core import paths
-from ...core.signatures import suggestion
 from ...inspect.nonfinite import first_nonfinite
 from ..combining import Tally
-from ..divergence import Diverged, first_in
+from ..directions import check_metric
 from ..evaluation import check_count
 from ..event import Event
+from ..gradient_step import step_key
 from ..metrics import value_of
 from ..minimize import Minimize
 from ..state import TrainState, is_key
-from ..step import step_key
 from .hook import Hook, RollBack
+
+
+class Diverged(ValueError):
+    """A metric of a run, such as its loss, is not a finite number.
+
+    Args:
+        message: after which step, where the first such value came from, and what to write.
+        history: the records before.
+    """
+
+    def __init__(self, message: str, history: list[dict[str, float]]) -> None:
+        super().__init__(message)
+        self.history = history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +63,9 @@ class Divergence(Hook):
         check_count(self.retries, "Divergence.retries", least=0)
 
     def check(self, run: Any) -> None:
-        """Raise ValueError for a metric that the run has not."""
-        if self.metric is not None and self.metric not in run.names:
-            raise ValueError(
-                f"Divergence watches {self.metric!r}, which is not among the metrics; "
-                f"{suggestion(self.metric, run.names)}"
-            )
+        """Raise ValueError for a metric that the run does not have."""
+        if self.metric is not None:
+            check_metric(self.metric, run.names, "Divergence watches")
 
     @contextlib.contextmanager
     def open(self, run: Any) -> Iterator[Hook]:
@@ -178,8 +187,9 @@ def _inside(program: Any, before: Any, batch: Any, is_metric: bool) -> str | Non
 
     if is_metric:
         return None
-    gradient = first_in(jax.jit(jax.grad(loss))(before.params))
-    return f"the gradient of {gradient}" if gradient else None
+    gradients = jax.jit(jax.grad(loss))(before.params)
+    gradient = _first(gradients)
+    return None if gradient is None else f"the gradient of {gradient}"
 
 
 def with_other_keys(state: Any, attempt: int) -> Any:
@@ -202,7 +212,7 @@ def with_other_keys(state: Any, attempt: int) -> Any:
 
 def cause_of(state: Any) -> str:
     """The first array of a state that is not finite, in words."""
-    path = next((path for path, leaf in _by_path(state) if not _is_finite(leaf)), None)
+    path = _first(state)
     if path is None:
         return "all arrays of the state are finite"
     return f"{path} is the first array that is not finite"
@@ -211,6 +221,11 @@ def cause_of(state: Any) -> str:
 def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+
+
+def _first(tree: Any) -> str | None:
+    """The path of the first array that is not finite."""
+    return next((path for path, leaf in _by_path(tree) if not _is_finite(leaf)), None)
 
 
 def _is_finite(leaf: Any) -> bool:

@@ -9,7 +9,8 @@ A plain function of an event is a hook, too.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
@@ -168,6 +169,26 @@ def checked(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]:
     if memory is not before:
         check_like(memory, before)
     return memory, action
+
+
+def checked_hooks(hooks: Any) -> list[Hook]:
+    """The hooks of a run; TypeError or ValueError for others, or for hooks out of order."""
+    if isinstance(hooks, Hook) or not isinstance(hooks, Sequence):
+        raise TypeError(f"hooks are a list, got {brief(hooks)}; write hooks=[hook]")
+    found = [as_hook(hook) for hook in hooks]
+    for before, hook in itertools.pairwise(found):
+        if hook.leads and not before.leads:
+            raise ValueError(
+                f"{type(hook).__name__} has to be the first hook, since it times the steps alone, "
+                f"but {title(before)} comes before it; write hooks=[{hook!r}, ...]"
+            )
+    for hook, after in itertools.pairwise(found):
+        if hook.last:
+            raise ValueError(
+                f"{type(hook).__name__} has to be the last hook, since it saves what the others "
+                f"remember, but {title(after)} comes after it; write hooks=[..., {hook!r}]"
+            )
+    return found
 
 
 @contextlib.contextmanager

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from ..event import Event
-from ..learning_rate import rate_at
 from ..optimizer import Optimizer, states_of
 from ..program import Program
 from .hook import Hook
@@ -50,7 +50,7 @@ class LearningRate(Hook):
         if event.is_record:
             counts = states_of(event.state, optax.ScaleByScheduleState)
             updates = int(counts[0].count) if len(counts) == 1 else event.step
-            event.add(rates_of(event.run.program, max(updates - 1, 0)), {})
+            event.add(rates_of(event.run.program, max(updates - 1, 0)))
         return memory, None
 
 
@@ -84,3 +84,18 @@ def _optimizers(program: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Opti
                 yield from _optimizers(item, where)
             elif isinstance(item, Optimizer):
                 yield "/".join(where), item
+
+
+def rate_at(optimizer: Any, step: int) -> dict[str, float]:
+    """`learning_rate` in the step with this number, from 0, if a `train.Optimizer` has one."""
+    if not isinstance(optimizer, Optimizer):
+        return {}
+    rate = optimizer.arguments.get("learning_rate")
+    if rate is None:
+        inside = (one for one in jax.tree.leaves(optimizer.parts, is_leaf=_is_one) if _is_one(one))
+        return next((found for one in inside if (found := rate_at(one, step))), {})
+    return {"learning_rate": float(np.asarray(rate(step) if callable(rate) else rate))}
+
+
+def _is_one(item: Any) -> bool:
+    return isinstance(item, Optimizer)

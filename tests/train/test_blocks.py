@@ -243,8 +243,8 @@ def test_a_step_of_training_is_that_of_the_row(wrap):
     found = []
     for net, start in ((NET, params), nn.unstacked(NET, params)):
         optimizer = wrap(train.Optimizer(optax.lamb, learning_rate=0.1))
-        ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
-        step = train.make_step(net, mean_square, optimizer)
+        program = train.Supervised(net, mean_square, optimizer)
+        ts, step = program.init(jax.random.key(0), (X, X)), train.make_step(program)
         ts, _ = step(ts._replace(params=jax.tree.map(jnp.copy, start)), (X, X))
         found.append(ts.params)
     assert_near(nn.unstacked(NET, found[0])[1], found[1])

@@ -439,10 +439,3 @@ def test_the_error_says_what_to_write(task, weights, error, text):
     batch = (TASKS["classes"][1], LABELS) + (() if weights is None else (weights,))
     with pytest.raises(error, match=text):
         program.step(program.init(KEY, batch), batch)
-
-
-def test_metrics_that_only_programs_combine():
-    step = train.make_step(Given(), Ranked(4), SGD)
-    ts = train.TrainState.create(Given(), SGD, KEY, TASKS["classes"][1])
-    with pytest.raises(TypeError, match=r"'f1' of Ranked\(4\) is a train.Derived, .*Supervised"):
-        step(ts, TASKS["classes"][1:])

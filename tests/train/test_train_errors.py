@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxnn.train.loop import TIMINGS
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.train.loop import TIMINGS
 
 NET = nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dense(3))
 TASK = train.Classification(3)

@@ -22,7 +22,7 @@ from .optimizer import as_pytree
 from .program import Program
 from .state import TrainState, state_key
 from .supervised_loss import SupervisedLoss, check_parts
-from .task import Loss
+from .task import Loss, name_of
 from .weights import Weights
 
 
@@ -198,6 +198,12 @@ class Minimize(Program):
         """
         _check_state(state, type(self).__name__)
         if not self.objective._has_method("predict"):
+            if isinstance(self.objective, SupervisedLoss):
+                raise TypeError(
+                    "predict needs a train.Task, which maps outputs to predictions, got "
+                    f"{name_of(self.objective.task)}; write net.apply(state.params, x) for the "
+                    "outputs themselves"
+                )
             raise TypeError(
                 f"{type(self.objective).__name__} has no predictions; write def predict(self, "
                 "inputs) in it"

@@ -161,9 +161,8 @@ def test_records_leave_out_the_steps_that_were_skipped(examples, steps_per_recor
     several = np.reshape(losses, (-1, steps_per_record))
     skipped = np.isnan(several)
     assert 3 <= skipped.sum() <= 4
-    means = [
-        np.mean(part[~out]) if not out.all() else np.nan for part, out in zip(several, skipped)
-    ]  # noqa: B905
+    pairs = zip(several, skipped, strict=True)
+    means = [np.nan if out.all() else np.mean(part[~out]) for part, out in pairs]
     np.testing.assert_allclose([record["loss"] for record in history], means, rtol=1e-6)
     np.testing.assert_allclose(
         [record["skipped"] for record in history], skipped.mean(1), rtol=1e-6

@@ -133,7 +133,7 @@ NOT_PROGRAMS: dict[str, Any] = {
                 lambda call=call: call(nn.Dense(3)),
                 TypeError,
                 rf"^train.{name} takes a train.Program, got Dense\(3\); write train.{name}\("
-                r"program, ...\) with program = train.Supervised\(net, task, optimizer\) or train.M",
+                r"program, ...\) with program = train.Supervised\(net, task, optimizer\) or ",
             )
             for name, call in NOT_PROGRAMS.items()
         ),

@@ -9,13 +9,13 @@ import optax
 
 from ..core import paths
 from .accumulation import accumulated, total_counts
-from .groups import without_gradient
+from .apply_if_finite import chosen, was_made
+from .frozen import parts_of
 from .loss_scale import scale_of, unscaled
 from .metrics import terms_of, value_of, without_collected
 from .norms import norms_by_path
 from .optimizer import first_updated
-from .partition import parts_of
-from .skipping import chosen, was_made
+from .partition import without_gradient
 from .state import TrainState
 
 

@@ -118,7 +118,7 @@ def _without_hidden(batch: Any) -> Any:
 def check_parts(net: Any, task: Any) -> None:
     """Raise TypeError for anything but a network and a task, or a loss function in its place."""
     if not isinstance(net, Layer):
-        raise TypeError(f"the network is a layer, got {net!r}; write nn.Serial(...)")
+        raise TypeError(f"the network is a layer, got {net!r}; write nn.Sequential(...)")
     if isinstance(task, type | Layer) or not callable(task):
         raise TypeError(
             f"the task is a train.Task or a function loss(outputs, targets), got {task!r}; write "

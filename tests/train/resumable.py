@@ -14,7 +14,7 @@ import orbax.checkpoint  # noqa: F401  imported once, before the processes are f
 import jaxnn as nn
 from jaxnn import train
 
-NET = nn.Serial(nn.Dense(16), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.2), nn.Dense(3))
+NET = nn.Sequential(nn.Dense(16), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.2), nn.Dense(3))
 
 
 def examples():
@@ -28,7 +28,7 @@ def main(folder: str, epochs: int, told) -> None:
     """Tell through a connection that it began, and at the end the SHA-256 of all that it has."""
     x, y = examples()
     told.send("begun")
-    optimizer = train.averaged(optax.adam(1e-3), 0.9)
+    optimizer = train.with_ema(optax.adam(1e-3), 0.9)
     state, history = train.fit(
         train.Supervised(NET, train.Classification(3), optimizer),
         (x, y),

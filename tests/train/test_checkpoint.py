@@ -146,7 +146,7 @@ def test_the_best_is_kept_and_found(tmp_path):
 
 
 def other_network():
-    return nn.Serial(nn.Dense(16), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.3), nn.Dense(3))
+    return nn.Sequential(nn.Dense(16), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.3), nn.Dense(3))
 
 
 def shifted(key, x):
@@ -176,7 +176,7 @@ OTHER_RUNS = {
     ),
     "task": (
         {"task": lambda o, t: TASK(o, t)},
-        "Classification(3)), now SupervisedLoss(Serial(Dense(16)",
+        "Classification(3)), now SupervisedLoss(Sequential(Dense(16)",
     ),
     "augment": (
         {"data": data.Augmented(examples(), shifted)},
@@ -520,7 +520,7 @@ def test_a_checkpoint_of_another_schema_is_left_alone(tmp_path):
 
 def test_a_checkpoint_of_another_program_is_refused_path_by_path(tmp_path):
     fit(tmp_path, 1)
-    other = nn.Serial(nn.Dense(5), nn.Dense(3))
+    other = nn.Sequential(nn.Dense(5), nn.Dense(3))
     with pytest.raises(ValueError) as caught:
         fit(tmp_path, 2, net=other, arguments={"batch_size": 8})
     message = str(caught.value)
@@ -534,7 +534,7 @@ def test_a_checkpoint_of_another_program_is_refused_path_by_path(tmp_path):
     assert "is a checkpoint of another program" in message
     assert "state/params/0/w: wanted float32[8,5], got float32[8,16]" in message
     assert "state/params/4/b: wanted nothing, got float32[3]" in message
-    assert "It was written for Minimize(SupervisedLoss(Serial(Dense(16), BatchNorm()" in message
+    assert "It was written for Minimize(SupervisedLoss(Sequential(Dense(16), BatchNorm()" in message
     with pytest.raises(ValueError, match=r"opt_state/0/mu/0/b: wanted nothing, got float32"):
         fit(tmp_path, 2, optimizer=optax.sgd(0.1), force=True)
     assert names(tmp_path) == ["6", "run.lock"]

@@ -14,7 +14,7 @@ from jaxnn import train
 from jaxnn.data.order import epoch_order
 
 TASK = train.Classification(3)
-NET = nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dropout(0.2), nn.Dense(3))
+NET = nn.Sequential(nn.Dense(8), jax.nn.relu, nn.Dropout(0.2), nn.Dense(3))
 KEY = jax.random.key(5)
 
 
@@ -84,7 +84,7 @@ def counted(x):
 
 
 def test_fit_traces_the_network_once_for_all_epochs_and_rates(examples):
-    net = nn.Serial(nn.Dense(3), counted)
+    net = nn.Sequential(nn.Dense(3), counted)
     for rate in (1e-3, 1e-2):
         fit(program_of(net, train.Optimizer(optax.adam, learning_rate=rate)), examples)
     # The abstract trace of init, and the compiled epoch.
@@ -92,7 +92,7 @@ def test_fit_traces_the_network_once_for_all_epochs_and_rates(examples):
 
 
 def test_fit_keeps_the_state_of_the_network(examples):
-    net = nn.Serial(nn.Dense(8), nn.BatchNorm(), jax.nn.relu, nn.Dense(3))
+    net = nn.Sequential(nn.Dense(8), nn.BatchNorm(), jax.nn.relu, nn.Dense(3))
     state, history = fit(program_of(net), examples, validation=examples, batch_size=25, epochs=30)
     assert history[-1]["validation_accuracy"] > 0.9
     assert float(jnp.abs(state.state["1"]["mean"]).max()) > 0
@@ -123,9 +123,9 @@ def test_records_by_steps_have_the_means_since_the_last(examples):
 
 
 def test_the_averaged_parameters_are_validated(examples):
-    program = program_of(optimizer=train.averaged(optax.adam(1e-2), 0.9))
+    program = program_of(optimizer=train.with_ema(optax.adam(1e-2), 0.9))
     state, history = fit(program, examples, validation=examples)
-    averaged = state._replace(params=train.average_of(state).params, opt_state=())
+    averaged = state._replace(params=train.ema_params(state).params, opt_state=())
     wanted = train.evaluate(program, averaged, examples)
     np.testing.assert_allclose(history[-1]["validation_loss"], wanted["loss"], rtol=1e-6)
 
@@ -140,7 +140,7 @@ def test_precision_is_the_validations_too(examples):
     assert state.params[0]["w"].dtype == jnp.float32
 
 
-LINEAR = nn.Serial(first=nn.Dense(4), second=nn.Dense(3))
+LINEAR = nn.Sequential(first=nn.Dense(4), second=nn.Dense(3))
 
 
 @pytest.mark.parametrize("steps_per_record", [1, 3])
@@ -148,7 +148,7 @@ def test_records_leave_out_the_steps_that_were_skipped(examples, steps_per_recor
     """Steps on a row that overflows are skipped; the records are those of the others."""
     x, y = examples
     x = np.where(np.arange(50)[:, None] == 7, 3e38, x).astype(np.float32)
-    program = program_of(LINEAR, train.skip_nonfinite(optax.sgd(0.1)))
+    program = program_of(LINEAR, train.apply_if_finite(optax.sgd(0.1)))
     hooks = [train.Divergence(metric="skipped")]  # in place of the one that watches the loss
     state, history = fit(program, (x, y), every=steps_per_record, hooks=hooks)
     step, by_hand, losses = train.make_step(program), program.init(KEY, (x[:16], y[:16])), []

@@ -21,7 +21,7 @@ def gap(outputs, targets):
 def test_a_teacher_may_start_as_the_arrays_of_its_student(on_mesh):
     """XLA refuses to donate one buffer twice; the numbers are those of a copy of the parameters."""
     net = nn.Parallel(online=nn.Dense(1), teacher=nn.Dense(1))
-    optimizer = train.by_path({"online/**": optax.sgd(0.1), "**": None})
+    optimizer = train.partition({"online/**": optax.sgd(0.1), "**": None})
     program = train.Supervised(net, gap, optimizer)
     ts, step, batch = program.init(KEY, (X, Y)), train.make_step(program), (X, Y)
     if on_mesh:

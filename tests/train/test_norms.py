@@ -11,7 +11,7 @@ import pytest
 import jaxnn as nn
 from jaxnn import train
 
-NET = nn.Serial(nn.Dense(3), jnp.tanh, nn.Repeat(nn.Dense(3), 2), nn.Dense(1))
+NET = nn.Sequential(nn.Dense(3), jnp.tanh, nn.Repeat(nn.Dense(3), 2), nn.Dense(1))
 TASK, OPTIMIZER = train.Regression(), optax.sgd(0.5)
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 Y = X[:, 0]

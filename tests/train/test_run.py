@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 TRACES: list[int] = []
 X = np.random.default_rng(0).normal(size=(50, 4)).astype("f")
 Y = np.random.default_rng(1).integers(0, 3, 50)
-NET = nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dropout(0.1), nn.Dense(3))
+NET = nn.Sequential(nn.Dense(8), jax.nn.relu, nn.Dropout(0.1), nn.Dense(3))
 PROGRAM = train.Supervised(NET, train.Classification(3), optax.adam(1e-2))
 
 
@@ -347,7 +347,7 @@ def test_plain_parameters_are_no_state():
     params = NET.init(KEY, X)
     advice = r"got .*; write train\.Weights\(params, \{\}\) for plain parameters"
     with pytest.raises(TypeError, match=advice):
-        train.pack_weights(NET, params)
+        train.save_weights(NET, params)
     advice = r"Minimize keeps a train.TrainState, got .*; write state = program.init\(key, batch\)"
     for call in (
         lambda: train.evaluate(PROGRAM, params, (X, Y)),

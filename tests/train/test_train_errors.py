@@ -11,7 +11,7 @@ import pytest
 import jaxnn as nn
 from jaxnn import train
 
-NET = nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dense(3))
+NET = nn.Sequential(nn.Dense(8), jax.nn.relu, nn.Dense(3))
 TASK = train.Classification(3)
 NOT_A_FACTORY: Any = 1e-3
 X = np.zeros((20, 4), np.float32)
@@ -105,7 +105,9 @@ def nan_at(row):
             r"train.Regression\(outputs=2\)",
         ),
         (
-            lambda: fit(net=nn.Dense(1), task=train.Binary(), data=(X, np.zeros((20, 3), int))),
+            lambda: fit(
+                net=nn.Dense(1), task=train.BinaryClassification(), data=(X, np.zeros((20, 3), int))
+            ),
             ValueError,
             r"for several targets, write train.MultiLabelClassification\(3\)",
         ),
@@ -128,7 +130,11 @@ def nan_at(row):
         (lambda: fit(epochs=-1), ValueError, r"epochs is an int >= 0, got -1"),
         (lambda: fit(key=3), TypeError, r"a random key is wanted, got int 3; write jax.random.key"),
         (lambda: fit(net=nn.Dense), TypeError, r"the network is a layer, got <class"),
-        (lambda: fit(task=train.Binary), TypeError, r"the task is a train.Task or a function"),
+        (
+            lambda: fit(task=train.BinaryClassification),
+            TypeError,
+            r"the task is a train.Task or a function",
+        ),
         (lambda: fit(task=nn.Dense(3)), TypeError, r"the task is a train.Task or a function"),
         (lambda: fit(optimizer=optax.adam), TypeError, r"optimizer has init and update.*adam"),
         (
@@ -142,7 +148,11 @@ def nan_at(row):
             ValueError,
             r"a loss is a scalar, got float32\[5\].*\.mean\(\)",
         ),
-        (lambda: train.Classification(1), ValueError, r"at least 2 classes, got 1.*train.Binary"),
+        (
+            lambda: train.Classification(1),
+            ValueError,
+            r"at least 2 classes, got 1.*train.BinaryClassification",
+        ),
         (
             lambda: train.Classification(3)(jnp.zeros((2, 3)), jnp.zeros((2, 1), jnp.int32)),
             ValueError,
@@ -181,7 +191,7 @@ def test_a_state_of_another_network_is_rejected():
 
 
 def test_state_is_asked_for_by_name():
-    net = nn.Serial(nn.BatchNorm(), nn.Dense(3))
+    net = nn.Sequential(nn.BatchNorm(), nn.Dense(3))
     params = net.init(jax.random.key(0), X)
     with pytest.raises(ValueError, match=r"'0', BatchNorm\(\).*net.init_state"):
         net.apply(params, X, train=True)

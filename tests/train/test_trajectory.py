@@ -63,7 +63,7 @@ def test_fifty_steps_equal_the_program_written_by_hand(digits):
     x, y = digits
     rows = np.random.default_rng(0).integers(0, len(x), (STEPS, BATCH))
     batches = [(x[r], y[r]) for r in rows]
-    net = nn.Serial(nn.Dense(128), jax.nn.relu, nn.Dense(10))
+    net = nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
     program = train.Supervised(net, train.Classification(10), optax.adam(RATE))
     ts = program.init(jax.random.key(0), batches[0])
     assert sum(leaf.size for leaf in jax.tree.leaves(ts.params)) == 101_770

@@ -62,21 +62,12 @@ def fit(
     """
     check_program(program, "fit")
     hooks = _default_hooks(validation, hooks, progress)
-    run_ = Run(
-        program,
-        data,
-        key,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        hooks=hooks,
-        every=every,
-        state=state,
-        placement=placement,
-    )
-    for _ in run_.events():
+    more = {"hooks": hooks, "every": every, "state": state, "placement": placement}
+    length = {"batch_size": batch_size, "epochs": epochs, "steps": steps}
+    run = Run(program, data, key, **length, **more)
+    for _ in run.events():
         pass
-    return run_.state, [dict(record) for record in run_.history]
+    return run.state, [dict(record) for record in run.history]
 
 
 def _default_hooks(validation: Any, hooks: Any, progress: bool) -> list[Any]:

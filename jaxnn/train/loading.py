@@ -5,9 +5,10 @@ source is read ahead in a thread, and gives one batch at a time. A program witho
 What a step computes depends on the key, the number of the step, and the batch alone.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,8 +40,8 @@ class Batches(NamedTuple):
     rows: int
 
 
-class Loader(Protocol):
-    """The batches of a run.
+class Loader:
+    """The batches of a run; also those of a program that makes its own data, which are None.
 
     Attributes:
         steps_per_epoch: the number of batches of an epoch; None if it is unknown, or if there are
@@ -50,18 +51,18 @@ class Loader(Protocol):
         arrays: what all steps have in common, None if nothing.
     """
 
-    steps_per_epoch: int | None
-    has_epochs: bool
-    at_once: int
-    arrays: Any
+    steps_per_epoch: int | None = None
+    has_epochs: bool = False
+    at_once: int = 1000
+    arrays: Any = None
 
     def first(self) -> Any:
         """The batch of the first step, for `program.init`."""
-        ...
+        return None
 
     def spec(self) -> Any:
         """The shapes and types of a batch."""
-        ...
+        return None
 
     def begin(self, step: int, position: Position | None) -> None:
         """Get ready for the steps after `step`.
@@ -70,19 +71,17 @@ class Loader(Protocol):
             step: the number of steps that are done.
             position: the position of the source there, as `position` returned it.
         """
-        ...
 
     def take(self, step: int, count: int) -> Batches:
         """The batches of `count` steps after `step`, or of fewer."""
-        ...
+        return Batches(None, count, 1)
 
     def prepare(self, step: int) -> None:
         """Do what the steps after `step` need on the host, while the device is busy."""
-        ...
 
     def ends_epoch(self) -> bool:
         """Whether an epoch of unknown length ended with the last batch."""
-        ...
+        return False
 
     def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
         """The batches of each of `count` steps after `step` again; None if that is impossible.
@@ -92,57 +91,16 @@ class Loader(Protocol):
             count: the number of steps.
             position: the position of the source there, None if it is not known.
         """
-        ...
+        return (self.take(step + i, 1) for i in range(count))
 
     def position(self) -> Position | None:
         """The position of the source; None if it follows from the step."""
-        ...
 
     def close(self) -> None:
         """Release what reading needs."""
-        ...
 
 
-class NoLoader:
-    """The loader of a program that makes its own data."""
-
-    def __init__(self) -> None:
-        self.steps_per_epoch: int | None = None
-        self.has_epochs, self.at_once = False, 1000
-        self.arrays: Any = None
-
-    def first(self) -> None:
-        """None."""
-
-    def spec(self) -> None:
-        """None."""
-
-    def begin(self, step: int, position: Position | None) -> None:
-        """Nothing is read."""
-
-    def take(self, step: int, count: int) -> Batches:
-        """No items."""
-        return Batches(None, count, 1)
-
-    def prepare(self, step: int) -> None:
-        """Nothing is needed."""
-
-    def ends_epoch(self) -> bool:
-        """There are no epochs."""
-        return False
-
-    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches]:
-        """No items for each step."""
-        return itertools.repeat(Batches(None, 1, 1), count)
-
-    def position(self) -> None:
-        """It follows from the step."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class ArrayLoader:
+class ArrayLoader(Loader):
     """Arrays on the device: each step gathers its rows there, in the order of `epoch_order`.
 
     Args:
@@ -152,6 +110,8 @@ class ArrayLoader:
         placement: where the arrays lie.
     """
 
+    has_epochs = True
+
     def __init__(self, arrays: Any, size: int, words: np.ndarray, placement: Any) -> None:
         self._total, self._size, self._words = row_count(arrays), size, words
         if size > self._total:
@@ -159,10 +119,9 @@ class ArrayLoader:
                 f"batch_size is {size}, but the training data have {self._total} rows; write "
                 f"batch_size={self._total} or less"
             )
-        self.arrays: Any = placement.put(arrays)
+        self.arrays = placement.put(arrays)
         self._steps = self.at_once = self._total // size
-        self.steps_per_epoch: int | None = self._steps
-        self.has_epochs = True
+        self.steps_per_epoch = self._steps
         self._drawn: tuple[int, Any] = (-1, None)
 
     def first(self) -> Any:
@@ -174,9 +133,6 @@ class ArrayLoader:
         """The shapes and types of a batch."""
         return row_spec(self.arrays, self._size)
 
-    def begin(self, step: int, position: Position | None) -> None:
-        """The step says everything."""
-
     def prepare(self, step: int) -> None:
         """Draw the order of a new epoch."""
         self._order(step // self._steps)
@@ -184,20 +140,6 @@ class ArrayLoader:
     def take(self, step: int, count: int) -> Batches:
         """The rows of each step."""
         return Batches(self._rows(step, count), count, self._size)
-
-    def ends_epoch(self) -> bool:
-        """The step says it."""
-        return False
-
-    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches]:
-        """The rows of each step."""
-        return (self.take(step + i, 1) for i in range(count))
-
-    def position(self) -> None:
-        """It follows from the step."""
-
-    def close(self) -> None:
-        """Nothing is held."""
 
     def _rows(self, step: int, count: int) -> np.ndarray:
         epoch, begin = divmod(step, self._steps)
@@ -210,7 +152,7 @@ class ArrayLoader:
         return self._drawn[1]
 
 
-class SourceLoader:
+class SourceLoader(Loader):
     """A source, whose batches a thread reads and puts on the device ahead of the training.
 
     Args:
@@ -218,24 +160,18 @@ class SourceLoader:
         size: the rows of a batch, of all processes together; None for those of a stream.
         words: of the run's root key.
         placement: where the batches lie.
-        check: called with each batch on the host.
+        program: the program, which checks each batch on the host.
     """
 
+    at_once = 1
+
     def __init__(
-        self,
-        source: Any,
-        size: int | None,
-        words: np.ndarray,
-        placement: Any,
-        check: Callable[[Any], None],
+        self, source: Any, size: int | None, words: Any, placement: Any, program: Program
     ) -> None:
         self._source, self._size, self._words = source, size, words
-        self._placement, self._check = placement, check
-        self.at_once, self.arrays, self.has_epochs = 1, None, True
-        try:
-            self.steps_per_epoch: int | None = source.steps_per_epoch(size)
-        except NoEpochs:
-            self.steps_per_epoch, self.has_epochs = None, False
+        self._placement, self._program = placement, program
+        with contextlib.suppress(NoEpochs):
+            self.steps_per_epoch, self.has_epochs = source.steps_per_epoch(size), True
         self._batches: Any = None
 
     def first(self) -> Any:
@@ -271,9 +207,6 @@ class SourceLoader:
         except StopIteration:
             self.close()
             return True
-
-    def prepare(self, step: int) -> None:
-        """A thread reads ahead."""
 
     def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
         """The batches of each step, read again; None if the position there is not known."""
@@ -314,7 +247,7 @@ class SourceLoader:
             ) from None
 
     def _placed(self, batch: Any) -> Any:
-        self._check(batch)
+        self._program.check_data(batch, "a batch of the training data")
         return self._placement.put_batch(batch)
 
 
@@ -338,10 +271,9 @@ def loader_of(
     while isinstance(source, Augmented):
         source = source.source
     if source is None:
-        return NoLoader(), functions
+        return Loader(), functions
     if isinstance(source, Source):
         size = size if size is not None or isinstance(source, Stream) else DEFAULT_SIZE
-        check = lambda batch: program.check_data(batch, "a batch of the training data")  # noqa: E731
-        return SourceLoader(source, size, words, placement, check), functions
+        return SourceLoader(source, size, words, placement, program), functions
     program.check_data(source, "training data")
     return ArrayLoader(source, size or DEFAULT_SIZE, words, placement), functions

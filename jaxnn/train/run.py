@@ -67,11 +67,11 @@ class Run:
         data: Any,
         key: jax.Array,
         *,
+        batch_size: int | None,
         epochs: int | None,
         steps: int | None,
-        batch_size: int | None,
         hooks: Sequence[Any],
-        every: Every | int | None,
+        every: Any,
         state: Any,
         placement: Any,
     ) -> None:
@@ -92,17 +92,14 @@ class Run:
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
         self.stop: str | None = None
+        self._stopped, self.asked, self.signal = "", Asked(), None
         self._at_end = True  # of an epoch of unknown length
-        self.asked, self.signal = Asked(), None
-        self._stopped = ""
-        self.tally = Tally()
+        self.tally, self._restored = Tally(), {}
         self.memories: list[Any] = [None] * len(self.hooks)
-        self._restored: dict[str, Any] = {}
         self.checkpoint: Callable[[], Any] = lambda: None
-        self._clock = 0.0
-        self._before, self._began, self.position = 0.0, time.perf_counter(), None
-        self._words, self.steps = words, None
-        self.recorded_at = time.perf_counter()
+        self.position, self.steps, self._words = None, None, words
+        self._clock = self._before = 0.0
+        self._began = self.recorded_at = time.perf_counter()
 
     @property
     def epoch(self) -> int | None:
@@ -132,8 +129,7 @@ class Run:
 
     def progress(self, event: Event) -> tuple[Any, dict[str, Any]]:
         """All that decides how the run continues after an event: arrays, and numbers as JSON."""
-        memories = dict(zip(self.labels(), self.memories, strict=True))
-        arrays, numbers = split(memories)
+        arrays, numbers = split(dict(zip(self.labels(), self.memories, strict=True)))
         tally = Tally() if event.is_record else self.tally
         progress = {
             "step": self.step,
@@ -292,7 +288,8 @@ class Run:
         if isinstance(action, Stop) and self.stop is None:
             self.stop, self._stopped = action.reason, repr(self.hooks[i])
         elif isinstance(action, RollBack):
-            self.state = event.state = _owned(action.state)
+            # A copy, since steps take the memory of their state.
+            self.state = event.state = jax.tree.map(jnp.copy, action.state)
             self.tally = Tally()  # without the steps that failed
 
     def _event(self, is_record: bool) -> Event:
@@ -310,8 +307,7 @@ class Run:
         return ends_of(epoch, self.loader.at_once, total, everys, further)
 
     def _where(self) -> str:
-        newest = self.checkpoint()
-        return f"; they resume from the checkpoint {newest}" if newest else ""
+        return f"; they resume from the checkpoint {self.checkpoint()}" if self.checkpoint() else ""
 
 
 def run(
@@ -367,18 +363,9 @@ def run(
     2 0.25 0.75
     4 0.0625 0.1875
     """
-    return Run(
-        program,
-        data,
-        key,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        hooks=hooks,
-        every=every,
-        state=state,
-        placement=placement,
-    ).events()
+    more = {"hooks": hooks, "every": every, "state": state, "placement": placement}
+    length = {"batch_size": batch_size, "epochs": epochs, "steps": steps}
+    return Run(program, data, key, **length, **more).events()
 
 
 def _length(epochs: Any, steps: Any, loader: Any, data: Any) -> int | None:
@@ -413,8 +400,3 @@ def _every(every: Any, has_epochs: bool, total: int | None) -> Every:
     if every is None:
         return Every(epochs=1) if has_epochs else Every(steps=max(total or 1, 1))
     return Every(steps=every)
-
-
-def _owned(tree: Any) -> Any:
-    """Copies, since steps take the memory of their state."""
-    return jax.tree.map(jnp.copy, tree)

@@ -194,23 +194,12 @@ def accuracy(outputs: Any, labels: Labels) -> Ratio:
 
 def _advice(task: Any) -> str:
     """What to write for a label that a task does not have, for an error."""
+    excluded = f"the label {task.ignored}"
     if task.ignored is None:
         excluded = f"{type(task).__name__}(..., ignore=-100) and that label"
-    else:
-        excluded = f"the label {task.ignored}"
-    more = _with_classes(task)
+    more = getattr(task, "_with_classes", "a task with {} classes")
     more = more and f"{more.format('n')} for n classes if it is a class, or "
     return f"write {more}{excluded} to leave the example out of the loss and the metrics"
-
-
-def _with_classes(task: Any) -> str:
-    return getattr(task, "_with_classes", "a task with {} classes")
-
-
-def _classes_of(task: Any) -> int | None:
-    """The number of classes that integer targets have; None if they are not labels."""
-    classes = getattr(task, "classes", None)
-    return getattr(task, "_classes_per_output", None) if classes is None else classes
 
 
 def check_ignore(task: Any) -> None:
@@ -236,7 +225,9 @@ def check_labels(task: Any, targets: Any, name: str) -> None:
     if isinstance(tasks, dict | tuple):
         for part in tasks if isinstance(tasks, dict) else range(len(tasks)):
             check_labels(tasks[part], targets[part], f"{name}/{part}")
-    classes = _classes_of(task)
+    classes = getattr(task, "classes", None)
+    if classes is None:  # each of several targets may have classes
+        classes = getattr(task, "_classes_per_output", None)
     if classes is None or not hasattr(targets, "dtype"):
         return
     wrong = wrong_label(np.asarray(targets), classes, task.ignored)
@@ -245,3 +236,9 @@ def check_labels(task: Any, targets: Any, name: str) -> None:
             f"{name}: the targets hold {wrong}, but {task!r} needs labels in [0, {classes}); "
             f"{_advice(task)}"
         )
+
+
+def wide(outputs: Any) -> jax.Array:
+    """Outputs in at least float32."""
+    outputs = jnp.asarray(outputs)
+    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))

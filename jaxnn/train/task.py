@@ -50,7 +50,7 @@ import numpy as np
 from ..core.declarations import describe
 from ..core.values import Value, is_traced
 from .directions import Direction, directions_of
-from .labels import Labels, bad_weights, weights_like
+from .labels import Labels, bad_weights, weights_like, wide
 from .metrics import (
     Collected,
     Derived,
@@ -142,29 +142,26 @@ class Task(Value):
     _with_classes = "a task with {} classes"
     # The number of classes of each integer target, for tasks without `classes`.
     _classes_per_output = None
+    # The task for targets of several numbers per example, as code for an error.
+    _several: ClassVar[str | None] = None
     # Whether the targets have a number for each output, and not one in all.
     _per_output = False
 
     @property
     def ignored(self) -> int | None:
         """The label that marks examples without one, or None if there is no such label."""
-        return None
-
-    def _for_several(self, number: int) -> str | None:
-        """The task for targets of `number` numbers per example, as code for an error."""
-        return None
+        return getattr(self, "ignore", None)
 
     def _wide(self, outputs: Any, targets: Any, labels: bool) -> jax.Array:
         """The outputs in at least float32, once their shape fits the targets'."""
         number = outputs.shape[-1] if outputs.ndim else 0
         same = outputs.ndim > 1 and outputs.shape == targets.shape
         if number != self.outputs:
-            several = self._for_several(number) if same else None
             advice = f"end the network with nn.Dense({self.outputs})"
-            if several:  # several targets per example, as intended
+            if same and self._several:  # several targets per example, as intended
                 advice = (
                     f"{type(self).__name__} has {self.outputs} per example; for several targets, "
-                    f"write {several}"
+                    f"write {self._several.format(number)}"
                 )
             raise ValueError(
                 f"{self!r} needs {self.outputs} outputs of shape (..., {self.outputs}), got "
@@ -181,7 +178,7 @@ class Task(Value):
                 f"{self!r} needs integer class labels, got {describe(targets)}; write "
                 f"y.astype('int32') if they are whole numbers{self._if_fractions}"
             )
-        return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        return wide(outputs)
 
     def _of_another_shape(self, targets: Any, expected: tuple[int, ...]) -> str:
         """The call to write for targets with a further axis, for an error."""
@@ -190,10 +187,9 @@ class Task(Value):
         number = targets.shape[-1]
         if number == 1:
             return "; write targets[..., 0]"
-        several = self._for_several(number)
-        if several is None:
+        if self._several is None:
             return ""
-        advice = f"; for several targets, write {several}"
+        advice = f"; for several targets, write {self._several.format(number)}"
         if number == self.classes:
             advice += ", and for one-hot targets, targets.astype('float32')"
         return advice

@@ -27,8 +27,9 @@ from ..core.declarations import split_arrays
 from ..core.layer import Layer
 from .block_tree import Blocks, Form
 from .frozen import OnTrained, Partition, on_trained
-from .lifting import JOINED, Arrays, NotLifted, Symbols, Value, interpret
+from .lifting import JOINED, NotLifted, Symbols, Value, interpret
 from .optimizer import Optimizer, as_pytree, updated
+from .stacked_arrays import Arrays
 
 WRONG_STATE = (
     "the optimizer's state is not that of separate blocks; make it by "

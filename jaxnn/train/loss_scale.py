@@ -86,8 +86,8 @@ def scale_of(opt_state: Any) -> jax.Array | None:
     states = states_of(opt_state, LossScaleState)
     if len(states) > 1:
         raise ValueError(
-            f"the optimizer scales the loss {len(states)} times; put one dynamic_loss_scale around "
-            "the whole optimizer"
+            f"the optimizer scales the loss {len(states)} times; put one train.dynamic_loss_scale "
+            "around the whole optimizer"
         )
     return states[0].scale if states else None
 

@@ -119,7 +119,7 @@ class Fails:
         self.failing, self.calls, self.kept, self.opened = failing, 0, [], None
 
     @contextlib.contextmanager
-    def open(self, step=None, config=None):
+    def open(self, step, config, history):
         self.opened = step, config
 
         def log(record):

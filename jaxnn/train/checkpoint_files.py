@@ -25,6 +25,7 @@ from ..core.declarations import describe
 from ..files.plain import plain
 from ..files.reading import MEGABYTE, FileError, listed, printable, read_json
 from ..files.replacing import replace
+from .state import by_path
 
 SCHEMA = 3
 SEAL = "seal.json"
@@ -139,16 +140,16 @@ def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> 
             f"{about['program']:.400}, and this is {title:.400}: name another folder"
         )
     with ORBAX, _unsealed(folder), plain(folder) as place, quiet():
-        _check_arrays(place / "state", declared)
-        targets |= _stored(place / "state", spare) if spare else {}
+        stored = _stored(place / "state", declared)
+        targets |= {path: _target(stored[path]) for path in spare}
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             found = reader.restore(place / "state", args=ocp.args.StandardRestore(targets))
     leaves = [found[path] for path, _ in by_path(like)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
-    """Raise FileError if the stored arrays are not of the declared shapes: before they are read."""
+def _stored(folder: Path, declared: Mapping[str, Any]) -> Any:
+    """What is stored, by path; FileError if it does not have the declared shapes."""
     import orbax.checkpoint as ocp
     from etils import epath
 
@@ -159,18 +160,7 @@ def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
         shape, chunk = tuple(stored[path].shape), stored[path].storage.chunk_shape or ()
         if shape != tuple(leaf.shape) or math.prod(chunk) > math.prod(leaf.shape):
             raise FileError(f"{folder}: {path} is stored as {shape}, wanted {tuple(leaf.shape)}")
-
-
-def _stored(folder: Path, names: list[str]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of stored arrays, as they are."""
-    import orbax.checkpoint as ocp
-    from etils import epath
-
-    stored = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
-    return {
-        name: _target(jax.ShapeDtypeStruct(stored[name].shape, stored[name].dtype))
-        for name in names
-    }
+    return stored
 
 
 @contextlib.contextmanager
@@ -201,22 +191,9 @@ def quiet() -> Iterator[None]:
         logger.removeFilter(is_kept)
 
 
-def by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield "/".join(_segment(entry) for entry in path), leaf
-
-
-def _segment(entry: Any) -> str:
-    for name in ("key", "name", "idx"):
-        if hasattr(entry, name):
-            return str(getattr(entry, name))
-    return str(entry)
-
-
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
+    if not isinstance(sharding, jax.sharding.Sharding):  # none, or what orbax stored of one
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

@@ -36,7 +36,6 @@ from .checkpoint_files import (
     ORBAX,
     SCHEMA,
     Damaged,
-    by_path,
     cause,
     check_seal,
     progress_of,
@@ -46,7 +45,7 @@ from .checkpoint_files import (
     steps,
 )
 from .identity import changes, environment
-from .state import is_key
+from .state import by_path, is_key
 
 LOCK = "run.lock"
 

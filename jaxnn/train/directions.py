@@ -1,7 +1,8 @@
 """Whether a metric is maximized or minimized: the one rule of all that ranks records and trials.
 
-The direction of a metric is stated by whoever ranks by it (`maximize=` of `EarlyStopping` and
-`Checkpoints`, `--maximize` and `--minimize` of a sweep), or declared by the task:
+The direction of a metric is stated by the caller that ranks by it (`maximize=` of `EarlyStopping`
+and `Checkpoints`, `--maximize` and `--minimize` of a sweep), or declared by the program or its
+task:
 
     class Scored(train.Classification):
         directions = {"f1": "maximize"}
@@ -65,30 +66,7 @@ def direction_of(metric: str, task: Any = None) -> Direction | None:
     return declared[metric] if metric in declared else declared.get(plain(metric))
 
 
-def is_maximized(metric: str, task: Any, maximize: bool | None, remedy: str) -> bool:
-    """Whether a metric is maximized: as stated, or else as the task declares.
-
-    Args:
-        metric: the name in the records.
-        task: the task or loss function that reports it; None if it is not known.
-        maximize: what the caller states; None if it states nothing.
-        remedy: the call to write, which states it.
-
-    Raises ValueError if the direction is not known.
-    """
-    if maximize is not None:
-        return maximize
-    direction = direction_of(metric, task)
-    if direction is None:
-        raise ValueError(
-            f"the direction of {metric!r} is unknown: {remedy}, or declare it in the task by "
-            f'directions = {{"{plain(metric)}": "maximize"}}; known are '
-            f"{', '.join(directions_of(task))}"
-        )
-    return direction == "maximize"
-
-
-def is_better_larger(
+def is_maximized(
     metric: str, directions: Mapping[str, bool], maximize: bool | None, call: str
 ) -> bool:
     """Whether a metric of a run is maximized: as stated, or else as the program declares.

@@ -128,9 +128,10 @@ def evaluation_params(trained: Trained) -> Any:
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
     >>> from jaxnn import train
-    >>> net, x, optimizer = nn.Dense(1), jnp.ones((4, 2)), optax.contrib.schedule_free_sgd(0.1)
-    >>> ts = train.TrainState.create(net, optimizer, jax.random.key(0), x)
-    >>> jax.tree.map(jnp.shape, evaluation_params(ts))
+    >>> optimizer = optax.contrib.schedule_free_sgd(0.1)
+    >>> program = train.Supervised(nn.Dense(1), train.Regression(), optimizer)
+    >>> state = program.init(jax.random.key(0), (jnp.ones((4, 2)), jnp.ones(4)))
+    >>> jax.tree.map(jnp.shape, evaluation_params(state))
     {'b': (1,), 'w': (2, 1)}
     """
     if not isinstance(trained, TrainState):

@@ -20,7 +20,7 @@ from .gradient_step import gradient_step
 from .metrics import check_loss, check_metrics
 from .optimizer import as_pytree
 from .program import Program
-from .state import TrainState, state_key
+from .state import TrainState, owned, state_key
 from .supervised_loss import SupervisedLoss, check_parts
 from .task import Loss, name_of
 from .weights import Weights
@@ -119,7 +119,9 @@ class Minimize(Program):
         if self.initial is not None:
             params, state = _with_initial(params, state, self.initial)
         optimizer = for_network(as_pytree(self.optimizer), objective, batch, **named)
-        return TrainState.begun(params, state, optimizer, key)
+        zero = jnp.zeros((), jnp.int32)
+        words = paths.kept_words(key)
+        return owned(TrainState(params, state, optimizer.init(params), zero, words))
 
     def named_inputs(self, step: Any) -> dict[str, Any]:
         """The inputs that forward takes by name, at a step."""

@@ -1,6 +1,5 @@
 """A step of any program, with its arrays where a placement has them, and what it may return."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,6 +7,7 @@ import jax
 from ..core.declarations import describe
 from .metrics import check_metrics, without_collected
 from .program import Program
+from .state import by_path
 
 
 def placed_step(
@@ -46,7 +46,7 @@ def check_step(result: Any, before: Any, owner: str) -> None:
 def _check_state(owner: str, before: Any, after: Any) -> None:
     """Raise ValueError if a step returns a state of another structure, shape, or type."""
     told = "a step returns a state like the one it is given, in structure, shapes, and types"
-    given, returned = (dict(_by_path(tree)) for tree in (before, after))
+    given, returned = (dict(by_path(tree)) for tree in (before, after))
     if jax.tree.structure(before) != jax.tree.structure(after):
         only = [f"{name} is missing" for name in given if name not in returned]
         only += [f"{name} is new" for name in returned if name not in given]
@@ -55,7 +55,7 @@ def _check_state(owner: str, before: Any, after: Any) -> None:
         )
         raise ValueError(f"{told}, but in the one that {owner}.step returns {found}")
     lines = [
-        f"{name} is {describe(returned[name])} instead of {describe(leaf)}"
+        f"{name or 'the state'} is {describe(returned[name])} instead of {describe(leaf)}"
         for name, leaf in given.items()
         if (leaf.shape, leaf.dtype) != (returned[name].shape, returned[name].dtype)
     ]
@@ -64,8 +64,3 @@ def _check_state(owner: str, before: Any, after: Any) -> None:
             f"{told}, but in the one that {owner}.step returns {'; '.join(lines[:5])}; write "
             "new.astype(old.dtype), or give init's array that type"
         )
-
-
-def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield jax.tree_util.keystr(path, simple=True, separator="/") or "the state", leaf

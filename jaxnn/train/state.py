@@ -1,5 +1,6 @@
 """TrainState: all that a training step changes, in one pytree."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -7,10 +8,7 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.calls import State
-from ..core.layer import Layer
 from ..core.values import is_traced
-from .blocks import for_network
-from .optimizer import as_pytree
 
 
 class Trained(Protocol):
@@ -43,36 +41,6 @@ class TrainState(NamedTuple):
     opt_state: Any
     step: jax.Array
     key: jax.Array
-
-    @classmethod
-    def create(
-        cls, net: Layer, optimizer: Any, key: jax.Array, *inputs: Any, **named: Any
-    ) -> "TrainState":
-        """The state before the first step: `net.init(key, *inputs)`, and fresh everything else.
-
-        `inputs` are arrays or `jax.ShapeDtypeStruct`, a batch or any part of one. The optimizer
-        sees the blocks of stacked parameters as separate arrays, and no parameter under
-        `nn.Inference`, by `train.for_network`. State that starts random is drawn from
-        `nn.fold_in(key, "variables")`.
-        """
-        key = paths.as_key(key)
-        params = net.init(key, *inputs, **named)
-        state = net.init_state(*inputs, key=state_key(key), **named)
-        optimizer = for_network(as_pytree(optimizer), net, *inputs, **named)
-        return cls.begun(params, state, optimizer, key)
-
-    @classmethod
-    def begun(cls, params: Any, state: State, optimizer: Any, key: jax.Array) -> "TrainState":
-        """The state before the first step, in memory that a step may take.
-
-        Args:
-            params: the parameters.
-            state: the state of the network.
-            optimizer: as `train.for_network` returns it.
-            key: the root key.
-        """
-        step = jnp.zeros((), jnp.int32)
-        return owned(cls(params, state, optimizer.init(params), step, paths.kept_words(key)))
 
 
 def state_key(key: jax.Array) -> jax.Array:
@@ -119,6 +87,12 @@ def separate(tree: Any) -> Any:
         return array
 
     return jax.tree.map(leaf, tree)
+
+
+def by_path(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
 def is_key(leaf: Any) -> bool:

@@ -324,7 +324,7 @@ def test_a_mask_that_blocks_cannot_keep_is_rejected():
     net = nn.Repeat(nn.Dense(4), 3)
     walk = jax.tree_util.tree_map_with_path
     optimizer = optax.adamw(0.1, mask=lambda tree: walk(lambda path, _: len(path) == 1, tree))
-    with pytest.raises(ValueError, match=r"whole path of a parameter.*train\.by_path"):
+    with pytest.raises(ValueError, match=r"whole path of a parameter.*train\.partition"):
         params = trees(net.spec(X), 1)[0]
         trained(train.for_network(optimizer, net, X), params, [params])
 

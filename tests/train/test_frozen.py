@@ -278,7 +278,7 @@ def test_errors_show_what_to_write():
         train.Minimize(NET, optimizer).init(KEY, X)
     other = train.for_network(optax.sgd(0.1), NET, X)
     with pytest.raises(
-        ValueError, match=r"with the structure .* another network; write train.TrainS"
+        ValueError, match=r"with the structure .* another network; write program.ini"
     ):
         other.init(STUDENT.init(KEY, X))
 

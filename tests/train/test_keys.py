@@ -81,7 +81,8 @@ def test_a_raw_key_is_of_the_default_generator():
             assert (
                 words(jax.random.fold_in(key, 1)) == np.asarray(jax.random.fold_in(raw, 1)).tolist()
             )
-            ts = train.TrainState.create(NET, OPTIMIZER, raw, X)
+            program = train.Supervised(NET, train.Regression(), OPTIMIZER)
+            ts = program.init(raw, (X, Y))
         assert jax.random.key_impl(step_key(ts)) == kind
 
 

@@ -13,7 +13,7 @@ from ...core.values import Value
 from ...data.accept import as_source, check_resumable
 from ..checkpoint_files import Damaged, check_seal, progress_of, read_tree, steps
 from ..checkpoint_folder import CheckpointFolder, explained, score_of
-from ..directions import badness, check_maximize, check_metric, is_better_larger
+from ..directions import badness, check_maximize, check_metric, is_maximized
 from ..event import Event
 from ..every import Every, Moment
 from ..identity import identity
@@ -129,7 +129,7 @@ class Checkpoints(Value, Hook):
     def _maximize(self, run: Any) -> bool:
         assert self.best is not None
         call = f"Checkpoints(..., best={self.best!r}, "
-        return is_better_larger(self.best, run.directions, self.maximize, call)
+        return is_maximized(self.best, run.directions, self.maximize, call)
 
 
 class _Title:

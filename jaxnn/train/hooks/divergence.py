@@ -19,7 +19,7 @@ from ..event import Event
 from ..gradient_step import step_key
 from ..metrics import value_of
 from ..minimize import Minimize
-from ..state import TrainState, is_key
+from ..state import TrainState, by_path, is_key
 from .hook import Hook, RollBack
 
 
@@ -148,14 +148,14 @@ def origin(
         several: the batches of each step, as the loader gives them.
         metric: the metric that fails.
     """
-    well = {path for path, leaf in _by_path(state) if _is_finite(leaf)}
+    well = {path for path, leaf in by_path(state) if _is_finite(leaf)}
     for number, batches in enumerate(several, step):
         before, state = state, _copy(state)  # a step takes the memory of its state
         state, metrics = run.steps(state, number, batches)
         tally = Tally()
         tally.add(metrics, batches.rows)
         is_metric = not math.isfinite(tally.metrics().get(metric, 0.0))
-        after = next((p for p, leaf in _by_path(state) if p in well and not _is_finite(leaf)), None)
+        after = next((p for p, leaf in by_path(state) if p in well and not _is_finite(leaf)), None)
         if is_metric or after is not None:
             place = f"{after} of the state" if after is not None else f"the metric {metric!r}"
             inside = _inside(run.program, before, run.steps.batch(batches), is_metric)
@@ -218,14 +218,9 @@ def cause_of(state: Any) -> str:
     return f"{path} is the first array that is not finite"
 
 
-def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
 def _first(tree: Any) -> str | None:
     """The path of the first array that is not finite."""
-    return next((path for path, leaf in _by_path(tree) if not _is_finite(leaf)), None)
+    return next((path for path, leaf in by_path(tree) if not _is_finite(leaf)), None)
 
 
 def _is_finite(leaf: Any) -> bool:

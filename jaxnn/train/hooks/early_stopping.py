@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from ...core.values import Value
-from ..directions import badness, check_maximize, check_metric, is_better_larger
+from ..directions import badness, check_maximize, check_metric, is_maximized
 from ..event import Event
 from .hook import Hook, Stop
 
@@ -70,4 +70,4 @@ class EarlyStopping(Value, Hook):
 
     def _maximize(self, run: Any) -> bool:
         call = f"EarlyStopping({self.metric!r}, "
-        return is_better_larger(self.metric, run.directions, self.maximize, call)
+        return is_maximized(self.metric, run.directions, self.maximize, call)

@@ -9,13 +9,13 @@ import numpy as np
 
 from ...core.declarations import brief, describe
 from ...files.reading import listed
+from ..state import by_path
 
 
 def checked_memory(memory: Any) -> Any:
     """The memory of a hook; TypeError for leaves other than arrays and numbers."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(memory):
+    for where, leaf in by_path(memory):
         if not isinstance(leaf, bool | int | float | jax.Array | np.ndarray | np.generic):
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
             raise TypeError(
                 "a hook's memory is a pytree of arrays and numbers, which checkpoints can save, "
                 f"got {brief(leaf)}{f' at {where}' if where else ''}; keep other values in the "
@@ -39,10 +39,8 @@ def _form(memory: Any) -> Any:
 def _kinds(memory: Any) -> dict[str, str]:
     """What each leaf of a memory is, by path."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): "a number"
-        if isinstance(leaf, bool | int | float)
-        else describe(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(memory)
+        path: "a number" if isinstance(leaf, bool | int | float) else describe(leaf)
+        for path, leaf in by_path(memory)
     }
 
 
@@ -73,8 +71,7 @@ def split(
         memories: by label, of arrays and Python numbers, or of shapes.
         numbers: which paths are numbers, if the leaves are shapes.
     """
-    flat = jax.tree_util.tree_flatten_with_path(memories)[0]
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+    leaves = dict(by_path(memories))
     if numbers is None:
         numbers = {path: leaf for path, leaf in leaves.items() if isinstance(leaf, int | float)}
     arrays = {path: leaf for path, leaf in leaves.items() if path not in numbers}
@@ -97,8 +94,7 @@ def begun(label: str, hook: Any, state: Any, kept: Mapping[str, Any]) -> Any:
     if not found:
         return checked_memory(hook.begin(state))
     begun = jax.eval_shape(hook.begin, state)  # without a second copy of a state
-    flat, structure = jax.tree_util.tree_flatten_with_path({label: begun})
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    names = [name for name, _ in by_path({label: begun})]
     if found.keys() != set(names):
         warnings.warn(
             f"the checkpoint has {listed(sorted(found))} of the memory of {hook!r:.200}, which "
@@ -107,4 +103,4 @@ def begun(label: str, hook: Any, state: Any, kept: Mapping[str, Any]) -> Any:
             stacklevel=2,
         )
         return checked_memory(hook.begin(state))
-    return jax.tree.unflatten(structure, [found[name] for name in names])[label]
+    return jax.tree.unflatten(jax.tree.structure(begun), [found[name] for name in names])

@@ -46,18 +46,18 @@ class Schedule:
             lambda s: ([getattr(s, n) for n in names], None),
         )
 
+    def __post_init__(self) -> None:
+        """Check the number of steps, if there is one."""
+        number = getattr(self, "steps", 1)
+        known = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_traced(number) and not (known and number > 0) and not _is_array(number):
+            raise ValueError(
+                f"{type(self).__name__}.steps is a number of steps > 0, got {number!r}"
+            )
+
     def __call__(self, step: Any) -> Any:
         """The number at a step, 0 for the first one."""
         raise NotImplementedError
-
-    def _check_lengths(self, *names: str) -> None:
-        for name in names:
-            number = getattr(self, name)
-            known = isinstance(number, int | float) and not isinstance(number, bool)
-            if not is_traced(number) and not (known and number > 0) and not _is_array(number):
-                raise ValueError(
-                    f"{type(self).__name__}.{name} is a number of steps > 0, got {number!r}"
-                )
 
 
 class Constant(Schedule):
@@ -86,10 +86,6 @@ class Linear(Schedule):
     end: Number
     steps: Number
 
-    def __post_init__(self) -> None:
-        """Check the number of steps."""
-        self._check_lengths("steps")
-
     def __call__(self, step: Any) -> Any:
         """The number at a step."""
         return self.start + (self.end - self.start) * _share(step, self.steps)
@@ -111,10 +107,6 @@ class Cosine(Schedule):
     steps: Number
     end: Number = 0.0
 
-    def __post_init__(self) -> None:
-        """Check the number of steps."""
-        self._check_lengths("steps")
-
     def __call__(self, step: Any) -> Any:
         """The number at a step."""
         return self.end + (self.peak - self.end) * _half_cosine(_share(step, self.steps))
@@ -135,10 +127,6 @@ class InverseSquareRoot(Schedule):
 
     peak: Number
     steps: Number
-
-    def __post_init__(self) -> None:
-        """Check the number of steps."""
-        self._check_lengths("steps")
 
     def __call__(self, step: Any) -> Any:
         """The number at a step."""
@@ -219,7 +207,7 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         """Check the number of steps and the fraction."""
-        self._check_lengths("steps")
+        super().__post_init__()
         share = self.warmup
         if not is_traced(share) and not _is_array(share) and not 0 < share < 1:
             raise ValueError(f"OneCycle.warmup is a share of the steps in (0, 1), got {share!r}")
@@ -252,7 +240,7 @@ class Warmup(Schedule):
 
     def __post_init__(self) -> None:
         """Check the number of steps and the schedule."""
-        self._check_lengths("steps")
+        super().__post_init__()
         if not callable(self.then):
             raise TypeError(
                 f"Warmup.then is a schedule, got {self.then!r}; write "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.calls import State
+from ..core.declarations import brief
 from ..core.values import is_traced
 
 
@@ -93,6 +94,44 @@ def by_path(tree: Any) -> Iterator[tuple[str, Any]]:
     """The leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+
+
+def differences(before: Any, after: Any, whole: str) -> list[str]:
+    """Where two trees differ in structure, shapes, or types; a line each.
+
+    Args:
+        before, after: pytrees of arrays and Python numbers.
+        whole: what the root is called.
+    """
+    one, other = jax.tree.structure(before), jax.tree.structure(after)
+    if one == other and all(map(_are_alike, jax.tree.leaves(before), jax.tree.leaves(after))):
+        return []
+    given, found = dict(by_path(before)), dict(by_path(after))
+
+    def text(leaves: dict[str, Any], path: str, absent: str) -> str:
+        leaf = leaves.get(path, absent)
+        if leaf is absent:
+            return absent
+        return "a number" if isinstance(leaf, bool | int | float) else brief(leaf)
+
+    lines = [
+        f"{path or whole} is {text(found, path, 'missing')} instead of "
+        f"{text(given, path, 'nothing')}"
+        for path in {**given, **found}
+        if path not in given or path not in found or not _are_alike(given[path], found[path])
+    ]
+    return lines or [f"it is {other} instead of {one}"]
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    """Whether both are Python numbers, or arrays of the same shape and type."""
+    kinds = [
+        None
+        if isinstance(leaf, bool | int | float)
+        else (getattr(leaf, "shape", None), getattr(leaf, "dtype", None))
+        for leaf in (one, other)
+    ]
+    return kinds[0] == kinds[1]
 
 
 def is_key(leaf: Any) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...core.declarations import brief, describe
+from ...core.declarations import brief
 from ...files.reading import listed
-from ..state import by_path
+from ..state import by_path, differences
 
 
 def checked_memory(memory: Any) -> Any:
@@ -24,42 +24,15 @@ def checked_memory(memory: Any) -> Any:
     return memory
 
 
-def _form(memory: Any) -> Any:
-    """The structure of a memory, and what each leaf is."""
-    leaves, structure = jax.tree.flatten(memory)
-    kinds = [
-        None
-        if isinstance(leaf, bool | int | float)
-        else (np.shape(leaf), getattr(leaf, "dtype", 0))
-        for leaf in leaves
-    ]
-    return structure, kinds
-
-
-def _kinds(memory: Any) -> dict[str, str]:
-    """What each leaf of a memory is, by path."""
-    return {
-        path: "a number" if isinstance(leaf, bool | int | float) else describe(leaf)
-        for path, leaf in by_path(memory)
-    }
-
-
 def check_like(memory: Any, before: Any) -> None:
     """Raise TypeError for a memory of another structure, shapes, or types than the one before."""
-    if _form(memory) == _form(before):
-        return
-    given, returned = _kinds(before), _kinds(checked_memory(memory))
-    differ = [
-        f"{path or 'the memory'} is {returned.get(path, 'missing')} instead of "
-        f"{given.get(path, 'nothing')}"
-        for path in {**given, **returned}
-        if given.get(path) != returned.get(path)
-    ] or [f"it is {jax.tree.structure(memory)} instead of {jax.tree.structure(before)}"]
-    raise TypeError(
-        "a hook's memory keeps its structure, shapes, and types, since checkpoints restore it "
-        f"by those that begin(state) returns, but {'; '.join(differ[:3])}; return the whole "
-        "memory from begin, with zeros for what is not known yet"
-    )
+    if lines := differences(before, memory, "the memory"):
+        checked_memory(memory)
+        raise TypeError(
+            "a hook's memory keeps its structure, shapes, and types, since checkpoints restore it "
+            f"by those that begin(state) returns, but {'; '.join(lines[:3])}; return the whole "
+            "memory from begin, with zeros for what is not known yet"
+        )
 
 
 def split(

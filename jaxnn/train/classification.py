@@ -162,7 +162,7 @@ class NextToken(_OneOfSeveral):
         if not isinstance(self.vocabulary, int) or self.vocabulary < 2:
             raise ValueError(
                 f"NextToken wants a vocabulary of at least 2 tokens, got {self.vocabulary!r}; "
-                "write train.NextToken(len(text.vocabulary)), say"
+                "write train.NextToken(len(text.vocabulary))"
             )
         _check_smoothing(self)
 

@@ -1,4 +1,4 @@
-"""with_ema: an exponential moving average of the parameters, kept beside the optimizer's state."""
+"""with_ema: an exponential moving average of the parameters, kept in the optimizer's state."""
 
 from typing import Any, NamedTuple
 
@@ -95,9 +95,13 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
 def ema_params(ts: TrainState) -> Weights:
     """The averaged parameters, in the parameters' own types, and the network's state as it is.
 
-    Before the first step they are the parameters. Running statistics, of a batch norm say, are
-    those of the parameters themselves. Raises ValueError where the optimizer keeps no average, or
-    several.
+    Before the first step they are the parameters. Running statistics, such as those of a batch
+    norm, are those of the parameters themselves.
+
+    Args:
+        ts: a state of a program whose optimizer is `train.with_ema`.
+
+    Raises ValueError if the optimizer keeps no average, or several.
     """
     states = states_of(ts.opt_state, AverageState)
     if len(states) != 1:

@@ -124,8 +124,8 @@ def _repair(file: Path, history: Sequence[Record]) -> None:
         record = _record(line, file)
         if not _texts(record) <= _texts(known.get(record["step"], {})):
             raise FileError(
-                f"{file} has a record of step {record['step']:,} that the history of the resumed "
-                f"run has not: {line[:80]!r}; write metrics to another file"
+                f"{file} has a record of step {record['step']:,} that is not in the history of "
+                f"the resumed run: {line[:80]!r}; write metrics to another file"
             )
     replace(file, b"".join(lines))
 

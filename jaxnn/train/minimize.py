@@ -279,7 +279,7 @@ def _check_state(state: Any, owner: str) -> None:
 
 
 def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) -> tuple[Any, Any]:
-    """The parameters and the state, with those of `initial` where it has some."""
+    """The parameters and the state, with those of `initial` if it has some."""
     if isinstance(initial, Weights):
         params, _ = _with_initial(params, {}, initial.params, path)
         return params, _like(state, initial.state, "state", path)
@@ -288,8 +288,8 @@ def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) 
         for name, given in initial.items():
             if name not in params:
                 raise ValueError(
-                    f"initial has {paths.text((*path, name))!r}, which the objective has not; "
-                    f"{suggestion(name, params)}"
+                    f"initial has {paths.text((*path, name))!r}, which the objective does not "
+                    f"have; {suggestion(name, params)}"
                 )
             params[name], below = _with_initial(
                 params[name], state.get(name, {}), given, (*path, name)

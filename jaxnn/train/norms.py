@@ -15,7 +15,7 @@ def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
     A norm is the square root of the sum of squares, taken in at least float32; those by path are
     called `gradient_norm/PATH` and `update_norm/PATH`. Parameters stacked by `Repeat` count as one;
     parameters under `nn.Inference`, for which the trees have None, do not count.
-    Raises ValueError where no path fits the pattern.
+    Raises ValueError if no path fits the pattern.
 
     >>> import jax.numpy as jnp
     >>> norms = norms_by_path("*/w", ({"w": jnp.array([3.0, 4.0])},), ({"w": jnp.zeros(2)},))

@@ -1,4 +1,4 @@
-"""A step of any program, with its arrays where a placement has them, and what it may return."""
+"""A step of any program under a placement, and the check of what it returns."""
 
 from typing import Any
 

@@ -1,14 +1,14 @@
 """Schedules: a number that changes from step to step, such as a learning rate.
 
 A schedule is a value and a pytree of its numbers: it prints and compares as the code that builds
-it, its numbers may be traced, and changing them compiles nothing anew. Called with a step, which
-counts from 0, it gives the number. It stands wherever optax takes a schedule:
+it, its numbers may be traced, and changing them does not recompile. Called with a step, which
+counts from 0, it returns the number. optax takes it as a schedule:
 
     Optimizer(optax.adamw, learning_rate=Warmup(500, Cosine(1e-3, steps=9500)))
 
-Where optax has the schedule, the numbers are the same. optax's own work as well, but many refuse
-traced numbers. To lower a rate where the loss no longer falls, chain
-`optax.contrib.reduce_on_plateau` behind the optimizer: training tells it the loss.
+If optax has the schedule, the numbers are the same. optax's own schedules work as well, but many
+reject traced numbers. To lower a rate when the loss no longer falls, chain
+`optax.contrib.reduce_on_plateau` behind the optimizer: a training step passes it the loss.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Schedule:
         dataclasses.dataclass(frozen=True)(cls)
         names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
 
-        def unflatten(_: Any, items: Any) -> Any:  # not built anew: nothing is checked
+        def unflatten(_: Any, items: Any) -> Any:  # nothing is checked again
             self = object.__new__(cls)
             self.__dict__.update(zip(names, items, strict=True))
             return self
@@ -134,10 +134,10 @@ class InverseSquareRoot(Schedule):
 
 
 class Piecewise(Schedule):
-    """values[i] where i of the boundaries are at or before the step: constant in pieces.
+    """values[i] after i of the boundaries: constant in pieces.
 
     As `optax.piecewise_constant_schedule`, whose scales are quotients of these values. Raises
-    ValueError where there is not one value more than boundaries, and for boundaries out of order.
+    ValueError unless there is one value more than boundaries, and for boundaries out of order.
 
     >>> schedule = Piecewise((1.0, 0.1, 0.01), boundaries=(30, 60))
     >>> [round(float(schedule(step)), 6) for step in (29, 30, 60)]
@@ -244,7 +244,7 @@ class Warmup(Schedule):
         if not callable(self.then):
             raise TypeError(
                 f"Warmup.then is a schedule, got {self.then!r}; write "
-                "Warmup(500, train.Constant(1e-3)), say"
+                "Warmup(500, train.Constant(1e-3))"
             )
 
     def __call__(self, step: Any) -> Any:

@@ -22,7 +22,7 @@ class Trained(Protocol):
 
     @property
     def state(self) -> Any:
-        """The state, `{}` where the network keeps none."""
+        """The state, `{}` if the network keeps none."""
         ...
 
 

@@ -167,7 +167,7 @@ NOT_PROGRAMS: dict[str, Any] = {
                 KEY, (X, Y)
             ),
             ValueError,
-            r"initial has 'nets', which the objective has not; did you mean 'net'\?",
+            r"initial has 'nets', which the objective does not have; did you mean 'net'\?",
         ),
     ],
 )

@@ -81,8 +81,8 @@ class Checkpoints(Value, Hook):
     def open(self, run: Any) -> Iterator[Hook]:
         """Lock the folder, restore the run from the newest checkpoint, and listen for signals."""
         check_resumable(as_source(run.data))
-        title = _Title(run.program)
-        with CheckpointFolder(self, title, identity(run)) as folder:
+        opened = CheckpointFolder(self, _Title(run.program), identity(run))
+        with contextlib.closing(opened) as folder:
             run.checkpoint = lambda: folder.saved and folder.folder / str(folder.saved)
             found = folder.restore(run.like)
             if found is not None:

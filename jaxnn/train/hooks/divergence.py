@@ -1,4 +1,4 @@
-"""Divergence: what is done about a loss that is no longer finite."""
+"""Divergence: stop or roll back a run whose loss is no longer finite."""
 
 import contextlib
 import dataclasses

@@ -25,22 +25,9 @@ class Event:
     def __init__(self, run: Any, metrics: Record, is_record: bool) -> None:
         self.run, self.metrics, self.is_record = run, metrics, is_record
         self.state, self.step, self.epoch = run.state, run.step, run.epoch
-        self.moment = run.moment()
-
-    @property
-    def directions(self) -> dict[str, bool]:
-        """Whether a metric is maximized, by name."""
-        return self.run.directions
-
-    @property
-    def history(self) -> list[Record]:
-        """The records so far."""
-        return self.run.history
-
-    @property
-    def stop(self) -> str | None:
-        """Why the run ends here."""
-        return self.run.stop
+        self.moment, self.stop = run.moment(), run.stop
+        self.directions: dict[str, bool] = run.directions
+        self.history: list[Record] = run.history
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Add floats by name to the record, such as those of a validation.

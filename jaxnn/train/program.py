@@ -18,16 +18,7 @@ import numpy as np
 from ..core.declarations import brief
 from ..core.fingerprint import CODE, fingerprint
 from ..core.values import is_traced
-
-
-class _Number:
-    """Marks the place of a leaf among the static parts of a program."""
-
-    def __repr__(self) -> str:
-        return "<number>"
-
-
-NUMBER = _Number()
+from .optimizer import NUMBER
 
 
 class _Static:

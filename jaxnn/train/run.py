@@ -287,6 +287,7 @@ class Run:
             self.memories[i], action = checked(result, self.memories[i])
         if isinstance(action, Stop) and self.stop is None:
             self.stop, self._stopped = action.reason, repr(self.hooks[i])
+            event.stop = self.stop
         elif isinstance(action, RollBack):
             # A copy, since steps take the memory of their state.
             self.state = event.state = jax.tree.map(jnp.copy, action.state)

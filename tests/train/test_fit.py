@@ -27,7 +27,7 @@ def examples():
     return x, y
 
 
-def program_of(net=NET, optimizer=None, **options):
+def program_of(net: nn.Layer = NET, optimizer=None, **options):
     return train.Supervised(net, TASK, optimizer or optax.adam(1e-2), **options)
 
 
@@ -162,7 +162,7 @@ def test_records_leave_out_the_steps_that_were_skipped(examples, steps_per_recor
     skipped = np.isnan(several)
     assert 3 <= skipped.sum() <= 4
     pairs = zip(several, skipped, strict=True)
-    means = [np.nan if out.all() else np.mean(part[~out]) for part, out in pairs]
+    means = np.array([np.nan if out.all() else part[~out].mean() for part, out in pairs])
     np.testing.assert_allclose([record["loss"] for record in history], means, rtol=1e-6)
     np.testing.assert_allclose(
         [record["skipped"] for record in history], skipped.mean(1), rtol=1e-6

@@ -14,6 +14,7 @@ from ...data.accept import as_source, check_resumable
 from ..checkpoint_files import Damaged, check_seal, progress_of, read_tree, steps
 from ..checkpoint_folder import CheckpointFolder, explained, score_of
 from ..directions import badness, check_maximize, check_metric, is_maximized
+from ..evaluation import check_count
 from ..event import Event
 from ..every import Every, Moment
 from ..identity import identity
@@ -67,8 +68,7 @@ class Checkpoints(Value, Hook):
                 f"Checkpoints.every is a train.Every, got {self.every!r}; write "
                 "every=train.Every(epochs=1)"
             )
-        if not isinstance(self.keep, int) or isinstance(self.keep, bool) or self.keep < 1:
-            raise ValueError(f"Checkpoints.keep is an int >= 1, got {self.keep!r}")
+        check_count(self.keep, "Checkpoints.keep")
         check_maximize(self.maximize, "Checkpoints")
 
     def check(self, run: Any) -> None:

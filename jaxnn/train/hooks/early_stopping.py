@@ -5,6 +5,7 @@ from typing import Any
 
 from ...core.values import Value
 from ..directions import badness, check_maximize, check_metric, is_maximized
+from ..evaluation import check_count
 from ..event import Event
 from .hook import Hook, Stop
 
@@ -38,8 +39,7 @@ class EarlyStopping(Value, Hook):
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if not isinstance(self.patience, int) or self.patience < 1:
-            raise ValueError(f"EarlyStopping.patience is an int >= 1, got {self.patience!r}")
+        check_count(self.patience, "EarlyStopping.patience")
         if not 0 <= self.margin < math.inf:
             raise ValueError(f"EarlyStopping.margin is a finite number >= 0, got {self.margin!r}")
         check_maximize(self.maximize, "EarlyStopping")

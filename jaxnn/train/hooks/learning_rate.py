@@ -61,11 +61,8 @@ def rates_of(program: Any, step: int) -> Mapping[str, float]:
         program: a `train.Program`, with optimizers anywhere in its fields.
         step: the number of updates before.
     """
-    found = {
-        path: rate["learning_rate"]
-        for path, optimizer in _optimizers(program, ())
-        if (rate := rate_at(optimizer, step))
-    }
+    several = ((path, _rate_at(one, step)) for path, one in _optimizers(program, ()))
+    found = {path: rate for path, rate in several if rate is not None}
     if len(found) == 1:
         return {"learning_rate": next(iter(found.values()))}
     return {f"learning_rate/{path}": rate for path, rate in found.items()}
@@ -86,16 +83,11 @@ def _optimizers(program: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Opti
                 yield "/".join(where), item
 
 
-def rate_at(optimizer: Any, step: int) -> dict[str, float]:
-    """`learning_rate` in the step with this number, from 0, if a `train.Optimizer` has one."""
-    if not isinstance(optimizer, Optimizer):
-        return {}
+def _rate_at(optimizer: Optimizer, step: int) -> float | None:
+    """The learning rate in the step with this number, of an optimizer or the first inside it."""
     rate = optimizer.arguments.get("learning_rate")
-    if rate is None:
-        inside = (one for one in jax.tree.leaves(optimizer.parts, is_leaf=_is_one) if _is_one(one))
-        return next((found for one in inside if (found := rate_at(one, step))), {})
-    return {"learning_rate": float(np.asarray(rate(step) if callable(rate) else rate))}
-
-
-def _is_one(item: Any) -> bool:
-    return isinstance(item, Optimizer)
+    if rate is not None:
+        return float(np.asarray(rate(step) if callable(rate) else rate))
+    parts = jax.tree.leaves(optimizer.parts, is_leaf=lambda one: isinstance(one, Optimizer))
+    inside = (_rate_at(one, step) for one in parts if isinstance(one, Optimizer))
+    return next((found for found in inside if found is not None), None)

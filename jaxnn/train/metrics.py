@@ -302,17 +302,17 @@ def check_metrics(metrics: Any, owner: str) -> None:
                 )
 
 
-def check_loss(loss: Any, owner: str) -> None:
+def check_loss(loss: Any, owner: str, advice: str = "write return loss, metrics") -> None:
     """Raise TypeError or ValueError for a loss that is not a real scalar, a Ratio, or a sum.
 
     Args:
         loss: what an objective returned.
         owner: the objective, for the error.
+        advice: what to write in place of a tuple.
     """
     if isinstance(loss, tuple | list | Mapping):
         raise TypeError(
-            f"a loss is a scalar or a train.Ratio, got {describe(loss)} from {owner}; write "
-            "return loss, metrics"
+            f"a loss is a scalar or a train.Ratio, got {describe(loss)} from {owner}; {advice}"
         )
     for term in loss.terms if isinstance(loss, Sum) else (loss,):
         if isinstance(term, Mean | Derived | Collected):

@@ -54,7 +54,6 @@ from .labels import Labels, bad_weights, weights_like, wide
 from .metrics import (
     Collected,
     Derived,
-    Metric,
     Ratio,
     check_loss,
     check_metrics,
@@ -279,8 +278,12 @@ def _written(task: Loss, own: set[str], outputs: Any, targets: Any) -> dict[str,
     """What the task's own methods return, by name."""
     found = {}
     if "__call__" in own:
-        found["loss"] = _checked(task, task(outputs, targets))
-        check_loss(found["loss"], name_of(task))
+        found["loss"] = task(outputs, targets)
+        advice = (
+            "to report metrics, write a train.Task whose __call__ returns the loss and whose "
+            "`metrics` returns them"
+        )
+        check_loss(found["loss"], name_of(task), advice)
     if "metrics" in own and isinstance(task, Task):
         more = task.metrics(outputs, targets)
         check_metrics(more, name_of(task))
@@ -324,23 +327,3 @@ def _by_rows(
 
     rows = jax.vmap(of_row)(*jax.tree.map(shown, (outputs, targets)))
     return {name: mean(name, metric) for name, metric in rows.items()}
-
-
-def _checked(task: Loss, loss: Any) -> Any:
-    """The loss, a real scalar or a ratio; TypeError or ValueError for anything else."""
-    if isinstance(loss, tuple | list | dict):
-        raise TypeError(
-            f"a loss is a scalar, got {describe(loss)} from {name_of(task)}; to report metrics, "
-            "write a train.Task whose __call__ returns the loss and whose `metrics` returns them"
-        )
-    if not isinstance(loss, Metric) and jnp.shape(loss) != ():
-        raise ValueError(
-            f"a loss is a scalar, got {describe(loss)} from {name_of(task)}; write "
-            "loss(outputs, targets).mean()"
-        )
-    if not isinstance(loss, Metric) and jnp.iscomplexobj(loss):
-        raise TypeError(
-            f"a loss is a real number, got {describe(loss)} from {name_of(task)}; write its real "
-            "part or its absolute value"
-        )
-    return loss

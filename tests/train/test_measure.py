@@ -388,8 +388,8 @@ class Ranked(train.Classification):
             lambda outputs, targets: (outputs.mean(), {"a": 1.0}),
             None,
             TypeError,
-            r"a loss is a scalar, got \(float32\[\], \{a: 1.0\}\) from <lambda>; to report "
-            r"metrics, write a train.Task",
+            r"a loss is a scalar or a train.Ratio, got \(float32\[\], \{a: 1.0\}\) from <lambda>; to "
+            r"report metrics, write a train.Task",
         ),
         (
             lambda outputs, targets: outputs.mean() + 0j,

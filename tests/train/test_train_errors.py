@@ -66,8 +66,8 @@ def nan_at(row):
         (
             lambda: fit(task=lambda outputs, targets: (outputs.mean(), {"a": 1.0})),
             TypeError,
-            r"a loss is a scalar, got \(float32\[\], \{a: 1.0\}\) from <lambda>; to report "
-            r"metrics, write a train.Task",
+            r"a loss is a scalar or a train.Ratio, got \(float32\[\], \{a: 1.0\}\) from <lambda>; to "
+            r"report metrics, write a train.Task",
         ),
         (
             lambda: fit(task=lambda outputs, targets: outputs.mean() + 0j),

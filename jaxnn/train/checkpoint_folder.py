@@ -57,11 +57,11 @@ class CheckpointFolder:
 
     Args:
         settings: the `train.Checkpoints`.
-        title: the program, whose repr checkpoints keep.
+        title: the program in a line, which checkpoints keep for errors.
         identity: what determines the numbers of the run.
     """
 
-    def __init__(self, settings: Any, title: Any, identity: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Any, title: str, identity: Mapping[str, Any]) -> None:
         self.settings, self._title, self._identity = settings, title, identity
         self._forced: list[list[str]] = []
         self.folder = Path(settings.folder).absolute()
@@ -97,7 +97,7 @@ class CheckpointFolder:
                 check_seal(folder)
                 about = progress_of(folder)
                 differ, versions = self._changes(folder, about)
-                restored = read_tree(folder, repr(self._title), like(about), about), about
+                restored = read_tree(folder, self._title, like(about), about), about
             except Damaged as error:
                 aside = _move_aside(folder) if self._first else folder
                 warnings.warn(
@@ -197,7 +197,7 @@ class CheckpointFolder:
         arrays = {path: leaf for path, leaf in by_path(tree)}
         about = {
             "schema": SCHEMA,
-            "program": repr(self._title),
+            "program": self._title,
             "arrays": {path: describe(leaf) for path, leaf in arrays.items()},
             "identity": self._identity,
             "versions": environment(),

@@ -389,7 +389,7 @@ def test_stacks_may_be_given_as_a_tree_and_wrapped_twice_count_once():
 def test_a_state_without_blocks_is_rejected():
     params, gradient = trees(SPEC, 2)
     for plain in (contrib.muon(0.1), optax.adafactor(0.1, min_dim_size_to_factor=3)):
-        with pytest.raises(ValueError, match=r"not that of separate blocks.*TrainState\.create"):
+        with pytest.raises(ValueError, match=r"not that of separate blocks.*program\.init"):
             train.for_network(plain, NET, X).update(gradient, plain.init(params), params)
     with pytest.raises(ValueError, match=r"made for parameters with the structure"):
         train.for_network(optax.adam(0.1), NET, X).init(params[0])

@@ -534,7 +534,10 @@ def test_a_checkpoint_of_another_program_is_refused_path_by_path(tmp_path):
     assert "is a checkpoint of another program" in message
     assert "state/params/0/w: wanted float32[8,5], got float32[8,16]" in message
     assert "state/params/4/b: wanted nothing, got float32[3]" in message
-    assert "It was written for Minimize(SupervisedLoss(Sequential(Dense(16), BatchNorm()" in message
+    assert (
+        "It was written for Minimize(objective=SupervisedLoss(Sequential(Dense(16), BatchNorm()"
+        in message
+    )
     with pytest.raises(ValueError, match=r"opt_state/0/mu/0/b: wanted nothing, got float32"):
         fit(tmp_path, 2, optimizer=optax.sgd(0.1), force=True)
     assert names(tmp_path) == ["6", "run.lock"]

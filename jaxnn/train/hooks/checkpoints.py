@@ -1,14 +1,12 @@
 """Checkpoints: save a run, and resume it."""
 
 import contextlib
-import dataclasses
 import math
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from ...core.declarations import brief
 from ...core.values import Value
 from ...data.accept import as_source, check_resumable
 from ..checkpoint_files import Damaged, check_seal, progress_of, read_tree, steps
@@ -19,7 +17,7 @@ from ..event import Event
 from ..every import Every, Moment
 from ..identity import identity
 from ..signals import Interrupted, listening
-from .hook import Hook
+from .hook import Hook, title
 
 
 class Checkpoints(Value, Hook):
@@ -81,7 +79,7 @@ class Checkpoints(Value, Hook):
     def open(self, run: Any) -> Iterator[Hook]:
         """Lock the folder, restore the run from the newest checkpoint, and listen for signals."""
         check_resumable(as_source(run.data))
-        opened = CheckpointFolder(self, _Title(run.program), identity(run))
+        opened = CheckpointFolder(self, title(run.program), identity(run))
         with contextlib.closing(opened) as folder:
             run.checkpoint = lambda: folder.saved and folder.folder / str(folder.saved)
             found = folder.restore(run.like)
@@ -130,18 +128,6 @@ class Checkpoints(Value, Hook):
         assert self.best is not None
         call = f"Checkpoints(..., best={self.best!r}, "
         return is_maximized(self.best, run.directions, self.maximize, call)
-
-
-class _Title:
-    """A program in messages and checkpoints: its name, and its parts without their arrays."""
-
-    def __init__(self, program: Any) -> None:
-        self._program = program
-
-    def __repr__(self) -> str:
-        fields = dataclasses.fields(self._program)
-        parts = (brief(getattr(self._program, field.name)) for field in fields)
-        return f"{type(self._program).__name__}({', '.join(parts)})"
 
 
 class _Saving(Hook):

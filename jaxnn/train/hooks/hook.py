@@ -201,10 +201,10 @@ def named(hook: Hook, call: str) -> Iterator[None]:
         raise
 
 
-def title(hook: Hook) -> str:
-    """The hook as the call that makes it, without the numbers of its arrays."""
-    if not dataclasses.is_dataclass(hook):
-        return f"{hook!r:.200}"
-    fields = [f for f in dataclasses.fields(hook) if getattr(hook, f.name) is not f.default]
-    parts = (f"{field.name}={brief(getattr(hook, field.name))}" for field in fields)
-    return f"{type(hook).__name__}({', '.join(parts)})"
+def title(value: Any) -> str:
+    """A hook or a program as the call that makes it, without the numbers of its arrays."""
+    if not dataclasses.is_dataclass(value):
+        return f"{value!r:.200}"
+    fields = [f for f in dataclasses.fields(value) if getattr(value, f.name) is not f.default]
+    parts = (f"{field.name}={brief(getattr(value, field.name))}" for field in fields)
+    return f"{type(value).__name__}({', '.join(parts)})"

@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,6 @@ SEAL = "seal.json"
 LARGEST = 512 * MEGABYTE  # bytes of the file of progress, which holds all records of the run
 # Orbax numbers its operations for the whole process: two at once wait for each other's signals.
 ORBAX = threading.RLock()
-ABOUT = {
-    "program": str,
-    "arrays": dict,
-    "step": int,
-    "history": list,
-    "sums": dict,
-    "position": dict | None,
-    "seconds": float | int,
-    "stop": dict | None,
-    "memories": dict,
-    "identity": dict,
-    "versions": dict,
-    "forced": list,
-}
 
 
 class Damaged(FileError):
@@ -73,38 +59,51 @@ def progress_of(folder: Path) -> dict[str, Any]:
             f"{folder} has the schema {about.get('schema')!r}, and this version of jaxnn reads "
             f"{SCHEMA}; name another folder"
         )
-    valid = {
-        "history": lambda records: all(isinstance(one, dict) and _numbers(one) for one in records),
-        "sums": _sums,
-        "step": lambda step: 0 <= step < 2**53,
-        "memories": _numbers,
-        "seconds": lambda seconds: 0 <= seconds < math.inf,
-        "versions": lambda texts: all(isinstance(one, str) for one in texts.values()),
-        "forced": lambda lists: all(
-            isinstance(lines, list) and all(isinstance(line, str) for line in lines)
-            for lines in lists
-        ),
-    }
     with _unsealed(folder):
-        for name, kinds in ABOUT.items():
+        for name, (kinds, valid) in ABOUT.items():
             value = about.get(name)
             right = name in about and isinstance(value, kinds) and not isinstance(value, bool)
-            if not right or not valid.get(name, lambda _: True)(value):
+            if not right or not valid(value):
                 raise FileError(f"{file} has no valid {name!r}")
     return about
 
 
-def _sums(sums: Mapping[str, Any]) -> bool:
-    """Whether all are numbers or nested lists of numbers."""
-
-    def right(item: Any) -> bool:
-        return all(map(right, item)) if isinstance(item, list) else _numbers({"": item})
-
-    return all(isinstance(leaves, list) and right(leaves) for leaves in sums.values())
+def _any(value: Any) -> bool:
+    return True
 
 
-def _numbers(items: Mapping[Any, Any]) -> bool:
-    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in items.values())
+def _nested(item: Any) -> bool:
+    """Whether this is a number, or nested lists of numbers."""
+    if isinstance(item, list):
+        return all(map(_nested, item))
+    return isinstance(item, int | float) and not isinstance(item, bool)
+
+
+def _numbers(items: Any) -> bool:
+    return isinstance(items, dict) and all(
+        _nested(one) and not isinstance(one, list) for one in items.values()
+    )
+
+
+def _texts(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(one, str) for one in items)
+
+
+# What a checkpoint has besides its arrays: types in JSON, and whether a value is valid.
+ABOUT: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+    "program": (str, _any),
+    "arrays": (dict, _any),
+    "step": (int, lambda step: 0 <= step < 2**53),
+    "history": (list, lambda records: all(map(_numbers, records))),
+    "sums": (dict, lambda sums: all(isinstance(a, list) and _nested(a) for a in sums.values())),
+    "position": (dict | None, _any),
+    "seconds": (float | int, lambda seconds: 0 <= seconds < math.inf),
+    "stop": (dict | None, _any),
+    "memories": (dict, _numbers),
+    "identity": (dict, _any),
+    "versions": (dict, lambda versions: _texts([*versions.values()])),
+    "forced": (list, lambda lists: all(map(_texts, lists))),
+}
 
 
 def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
+from jaxnn.train.feed import pure_steps
 
 from benchmarks.report import Bar, Result, Table
 from benchmarks.timing import sample
@@ -28,7 +29,6 @@ from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.space import Values
 from jaxnn.sweep.structure import start
 from jaxnn.train.evaluation import pure_evaluation
-from jaxnn.train.feed import pure_steps
 
 TRIALS = 1000
 EPOCHS = 10

@@ -100,7 +100,7 @@ def by_sklearn(rows: dict[str, Any], new: dict[str, Any]) -> dict[str, float]:
 def main(steps: int = 4000) -> dict[str, float]:
     """Train on all rows at once, and compare with scikit-learn on the test rows."""
     rows, trained = tumors(), program(rate=train.Cosine(3e-2, steps=steps))
-    options = {"steps": steps, "batch_size": len(rows["train"]["weight"]), "every": steps}
+    options: Any = {"steps": steps, "batch_size": len(rows["train"]["weight"]), "every": steps}
     state, _ = train.fit(trained, rows["train"], key=jax.random.key(0), **options)
     found = train.evaluate(trained, state, rows["test"])
     wanted = by_sklearn(rows["train"], rows["test"])

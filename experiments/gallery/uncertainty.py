@@ -98,8 +98,8 @@ def main() -> dict[str, float]:
     noise, prior = float(ridge.alpha_**-0.5), float(ridge.lambda_**-0.5)
     found = {"bayesian regression": ridge.predict(new, return_std=True)}
     for name, hidden in {"laplace, linear": (), "laplace, deep": (16,)}.items():
-        trained, options = program(hidden, noise, prior, float(len(x))), {"batch_size": len(x)}
-        state, _ = train.fit(trained, (x, y), key=jax.random.key(0), steps=100, **options)
+        trained, n = program(hidden, noise, prior, float(len(x))), len(x)
+        state, _ = train.fit(trained, (x, y), key=jax.random.key(0), steps=100, batch_size=n)
         net, params = trained.objective.net, state.params["net"]
         found[name] = laplace(net, params, x, new, noise=noise, prior=prior)
     trained = ensemble(rate=train.Cosine(3e-3, steps=1000))

@@ -35,7 +35,7 @@ class Precision(Wrapper):
     for them, and what they give is cast to `compute`.
 
     Without a network it is a policy alone, `Precision(compute="bfloat16")`, for
-    `train.make_step(precision=...)`; `dataclasses.replace(policy, inner=net)` puts it around one.
+    `train.Supervised(precision=...)`; `dataclasses.replace(policy, inner=net)` puts it around one.
     Raises ValueError for a name that is no floating type, and where no layer fits `keep`.
 
     Reference: Micikevicius et al., Mixed precision training, 2018.
@@ -91,7 +91,7 @@ class Precision(Wrapper):
         if self.inner is None:
             raise TypeError(
                 f"{self!r} is a policy without a network: write nn.Precision(net, "
-                f"{self.compute!r}), or train.make_step(net, task, optimizer, precision=...)"
+                f"{self.compute!r}), or train.Supervised(net, task, optimizer, precision=...)"
             )
         return super().wrapped
 

@@ -7,7 +7,7 @@ import jax
 from ..core.declarations import is_array
 from ..core.layer import Layer
 from ..installation import pip
-from ..train.evaluation import Trained
+from ..train.state import Trained
 
 
 def pack_onnx(net: Layer, trained: Trained, *inputs: Any) -> bytes:

@@ -10,7 +10,7 @@ from ..core.declarations import is_array
 from ..core.layer import Layer
 from ..files.reading import MEGABYTE, FileError, open_regular
 from ..installation import missing
-from ..train.evaluation import Trained
+from ..train.state import Trained
 
 
 def export(

@@ -1,16 +1,15 @@
-"""Training: a task, a state, a step, a loop over them; evaluation and prediction.
+"""Training: programs, tasks, metrics, optimizers, and runs with hooks.
 
-Everything is a pure function of values, so the loop can be written by hand from the same parts:
+Everything is a pure function of values, so a loop can be written by hand from the same parts:
 
-    ts = TrainState.create(net, optimizer, key, x)
-    step = make_step(net, task, optimizer)
+    program = Supervised(net, task, optimizer)
+    state, step = program.init(key, batch), make_step(program)
     for batch in batches:
-        ts, metrics = step(ts, batch)
+        state, metrics = step(state, batch)
 """
 
 from .apply_if_finite import apply_if_finite
 from .blocks import for_network
-from .checkpoint import Checkpoints
 from .class_scores import accuracy, confusion_matrix, f1, iou, precision, recall
 from .classification import (
     BinaryClassification,
@@ -19,15 +18,18 @@ from .classification import (
     NextToken,
 )
 from .combining import combine
-from .divergence import Diverged
 from .ema import ema_params, evaluation_params, with_ema
+from .evaluation import evaluate, predict
 from .every import Every
-from .hooks.divergence import Divergence
+from .fit import fit
+from .hooks.checkpoints import Checkpoints
+from .hooks.divergence import Diverged, Divergence
 from .hooks.early_stopping import EarlyStopping
 from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, RollBack, Stop
 from .hooks.learning_rate import LearningRate
 from .hooks.log import Log
+from .hooks.profile import Profile
 from .hooks.progress import Progress
 from .hooks.throughput import TIMINGS, Throughput
 from .logging import JsonLines, Logger
@@ -36,9 +38,7 @@ from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
 from .minimize import Minimize, Supervised
 from .multitask import MultiTask
 from .optimizer import Optimizer
-from .overloads import evaluate, fit, predict
 from .partition import partition
-from .profile import Profile
 from .program import Program
 from .ranking_scores import auc, bits, perplexity, top_k_accuracy
 from .regression import Regression

@@ -23,7 +23,7 @@ def accumulated(
     Only one micro-batch is in memory at a time. Micro-batch i has the rows i, i + count, ... and
     the key `fold_in(key, i)`; the state goes from each to the next. What is a mean over the rows,
     as a loss is, has the gradient of the whole batch; statistics of a batch norm are those of a
-    micro-batch. Sums are taken in at least float32. Raises ValueError where `count` does not divide
+    micro-batch. Sums are taken in at least float32. Raises ValueError if `count` does not divide
     the rows.
     """
     batches = jax.tree.map(lambda rows: _cut(rows, count), batch)
@@ -75,12 +75,6 @@ def total_counts(
 
     several = lax.map(counts, (batches, np.arange(count)))
     return [lax.stop_gradient(jnp.sum(each)) for each in several]
-
-
-def check_accumulate(count: Any) -> None:
-    """Raise ValueError where it is not a number of micro-batches."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"accumulate is a number of micro-batches, an int >= 1; got {count!r}")
 
 
 def _cut(rows: Any, count: int) -> Any:

@@ -84,5 +84,5 @@ class Agreed:
         return self._last[0]
 
     def signal(self) -> int | None:
-        """The number of the signal that came, as of the last asking where there are several."""
+        """The number of the signal that came, as of the last exchange between processes."""
         return self._asked.number if jax.process_count() == 1 else self._last[1] or None

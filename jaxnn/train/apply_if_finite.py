@@ -49,13 +49,17 @@ class SkipNonfinite:
 
 
 def apply_if_finite(optimizer: Any) -> Optimizer:
-    """The optimizer, for which a step with a gradient that is NaN or infinite does not happen.
+    """An optimizer that skips each step whose gradients are not finite.
 
-    Such a step leaves parameters, the optimizer's state (its own count of steps too) and the
-    network's state as they were; `ts.step` goes on, so that the next one has another batch and key.
-    The metrics of a step then have `skipped`, 1 or 0. Put it around what else wraps an optimizer.
-    An optimizer that skips such steps already is returned as it is. In a loop of your own,
-    `opt_state.finite` says whether the last step was made, `opt_state.skipped` how many were not.
+    Such a step leaves the parameters, the optimizer's state (its count of steps, too), and the
+    network's state as they were; `state.step` is incremented, so the next step has another batch
+    and key. The metrics of a step then have `skipped`, 1 or 0, and the records of a run leave out
+    all other metrics of skipped steps. Put it around other wrappers of an optimizer. An optimizer
+    that skips such steps already is returned as it is. `opt_state.finite` is whether the last step
+    was made, and `opt_state.skipped` how many were not.
+
+    Args:
+        optimizer: an optax optimizer or a `train.Optimizer`.
 
     >>> import jax.numpy as jnp, optax
     >>> optimizer, params = apply_if_finite(optax.adam(0.1)), jnp.ones(2)

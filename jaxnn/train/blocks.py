@@ -27,13 +27,13 @@ from ..core.declarations import split_arrays
 from ..core.layer import Layer
 from .block_tree import Blocks, Form
 from .frozen import OnTrained, Partition, on_trained
-from .lifting import JOINED, Arrays, NotLifted, Symbols, Value, interpret
+from .lifting import JOINED, NotLifted, Symbols, Value, interpret
 from .optimizer import Optimizer, as_pytree, updated
+from .stacked_arrays import Arrays
 
 WRONG_STATE = (
     "the optimizer's state is not that of separate blocks; make it by "
-    "train.TrainState.create(net, optimizer, key, x), or by the init of "
-    "train.for_network(optimizer, net, x)"
+    "program.init(key, batch), or by the init of train.for_network(optimizer, net, x)"
 )
 
 
@@ -82,9 +82,9 @@ def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
     Updates of the parameters of `Repeat(block, n)` are then those of n blocks in a row, for every
     optimizer: a norm, a trust ratio, or a matrix factorization is that of each block, and so is the
     rank that a mask of weight decay looks at. The same holds for `Ensemble`, `MixtureOfExperts`,
-    and nests of them. `TrainState.create`, `make_step`, `fit`, `jaxnn.parallel`, and sweeps apply
-    this function to every optimizer; a training loop that calls `init` and `update` itself calls it
-    first. What the state keeps for a block is stacked as the parameter is, at the same path.
+    and nests of them. `train.Minimize` applies this function to its optimizer; a training loop that
+    calls `init` and `update` itself calls it first. What the state keeps for a block is stacked as
+    the parameter is, at the same path.
 
     Masks and labels may depend on the shape, the rank, and the path of a parameter, and `update`
     passes further arguments on; functions among them are called with stacked parameters.

@@ -6,7 +6,6 @@ what was written raises `Damaged`; any other error leaves it as it is.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import logging
@@ -15,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,56 +22,16 @@ import jax
 import jax.numpy as jnp
 
 from ..core.declarations import describe
-from ..core.layer import Layer
 from ..files.plain import plain
 from ..files.reading import MEGABYTE, FileError, listed, printable, read_json
 from ..files.replacing import replace
-from .state import TrainState
+from .state import by_path
 
-SCHEMA = 2  # of `train.fit(net, task, optimizer, ...)`
-RUN_SCHEMA = 3  # of `train.run(program, ...)`
+SCHEMA = 3
 SEAL = "seal.json"
 LARGEST = 512 * MEGABYTE  # bytes of the file of progress, which holds all records of the run
 # Orbax numbers its operations for the whole process: two at once wait for each other's signals.
 ORBAX = threading.RLock()
-ABOUT = {
-    "network": str,
-    "arrays": dict,
-    "history": list,
-    "sums": dict,
-    "count": int,
-    "position": dict | None,
-    "seconds": float | int,
-    "identity": dict,
-    "versions": dict,
-    "forced": list,
-}
-
-
-RUN_ABOUT = {name: ABOUT[name] for name in ABOUT if name != "count"} | {
-    "step": int,
-    "stop": dict | None,
-    "memories": dict,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a run is, without its state: plain JSON.
-
-    Args:
-        history: the records.
-        sums: the sum of each metric over the steps since the last record.
-        count: the number of those steps.
-        position: the position of the data source; None if it follows from the step.
-        seconds: the time that the run has taken.
-    """
-
-    history: list[dict[str, float]]
-    sums: dict[str, float]
-    count: int
-    position: dict[str, Any] | None
-    seconds: float
 
 
 class Damaged(FileError):
@@ -95,61 +54,56 @@ def progress_of(folder: Path) -> dict[str, Any]:
         about = read_json(file, LARGEST, finite=False, bits=1000, values=10**8)
         if not isinstance(about, dict):
             raise FileError(f"{file} is not a JSON object")
-    of_run = about.get("schema") == RUN_SCHEMA
-    if about.get("schema") not in (SCHEMA, RUN_SCHEMA):
+    if about.get("schema") != SCHEMA:
         raise FileError(
-            f"{folder} is of schema {about.get('schema')!r}, and this version of jaxnn reads "
-            f"{SCHEMA} and {RUN_SCHEMA}"
+            f"{folder} has the schema {about.get('schema')!r}, and this version of jaxnn reads "
+            f"{SCHEMA}; name another folder"
         )
-    valid = {
-        "history": lambda records: all(isinstance(one, dict) and _numbers(one) for one in records),
-        "sums": _sums if of_run else _numbers,
-        "step": lambda step: 0 <= step < 2**53,
-        "memories": _numbers,
-        "count": lambda count: 0 <= count < 2**53,
-        "seconds": lambda seconds: 0 <= seconds < math.inf,
-        "versions": lambda texts: all(isinstance(one, str) for one in texts.values()),
-        "forced": lambda lists: all(
-            isinstance(lines, list) and all(isinstance(line, str) for line in lines)
-            for lines in lists
-        ),
-    }
     with _unsealed(folder):
-        for name, kinds in (RUN_ABOUT if of_run else ABOUT).items():
+        for name, (kinds, valid) in ABOUT.items():
             value = about.get(name)
             right = name in about and isinstance(value, kinds) and not isinstance(value, bool)
-            if not right or not valid.get(name, lambda _: True)(value):
+            if not right or not valid(value):
                 raise FileError(f"{file} has no valid {name!r}")
     return about
 
 
-def _sums(sums: Mapping[str, Any]) -> bool:
-    """Whether all are numbers or nested lists of numbers."""
-
-    def right(item: Any) -> bool:
-        return all(map(right, item)) if isinstance(item, list) else _numbers({"": item})
-
-    return all(isinstance(leaves, list) and right(leaves) for leaves in sums.values())
+def _any(value: Any) -> bool:
+    return True
 
 
-def _numbers(items: Mapping[Any, Any]) -> bool:
-    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in items.values())
+def _nested(item: Any) -> bool:
+    """Whether this is a number, or nested lists of numbers."""
+    if isinstance(item, list):
+        return all(map(_nested, item))
+    return isinstance(item, int | float) and not isinstance(item, bool)
 
 
-def read(
-    folder: Path, net: Layer, like: Any, about: Mapping[str, Any]
-) -> tuple[TrainState, Progress]:
-    """The state and progress of a checkpoint, with the shapes and types of `like`.
+def _numbers(items: Any) -> bool:
+    return isinstance(items, dict) and all(
+        _nested(one) and not isinstance(one, list) for one in items.values()
+    )
 
-    Raises FileError if the checkpoint has other arrays; nothing of them is read.
-    """
-    if about["schema"] != SCHEMA:
-        raise FileError(
-            f"{folder} was written by train.run or train.fit of a program; read it by "
-            "train.Checkpoints(folder).restore_run(program, like)"
-        )
-    progress = Progress(**{f.name: about[f.name] for f in dataclasses.fields(Progress)})
-    return read_tree(folder, repr(net), like, about), progress
+
+def _texts(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(one, str) for one in items)
+
+
+# What a checkpoint has besides its arrays: types in JSON, and whether a value is valid.
+ABOUT: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+    "program": (str, _any),
+    "arrays": (dict, _any),
+    "step": (int, lambda step: 0 <= step < 2**53),
+    "history": (list, lambda records: all(map(_numbers, records))),
+    "sums": (dict, lambda sums: all(isinstance(a, list) and _nested(a) for a in sums.values())),
+    "position": (dict | None, _any),
+    "seconds": (float | int, lambda seconds: 0 <= seconds < math.inf),
+    "stop": (dict | None, _any),
+    "memories": (dict, _numbers),
+    "identity": (dict, _any),
+    "versions": (dict, lambda versions: _texts([*versions.values()])),
+    "forced": (list, lambda lists: all(map(_texts, lists))),
+}
 
 
 def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> Any:
@@ -167,7 +121,7 @@ def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> 
 
     declared = dict(by_path(like))
     targets = {path: _target(leaf) for path, leaf in declared.items()}
-    network, arrays = about["network"], dict(about["arrays"])
+    arrays = dict(about["arrays"])
     # What hooks remembered that the run no longer has is read, but not returned.
     spare = [path for path in arrays if path.startswith("memories/") and path not in declared]
     for path in spare:
@@ -181,20 +135,20 @@ def read_tree(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -> 
             if wanted.get(path) != arrays.get(path)
         ]
         raise FileError(
-            f"{folder} is a checkpoint of another network or optimizer: {listed(lines)}. It was "
-            f"written for {network:.400}, and this is {title:.400}: name another folder"
+            f"{folder} is a checkpoint of another program: {listed(lines)}. It was written for "
+            f"{about['program']:.400}, and this is {title:.400}: name another folder"
         )
     with ORBAX, _unsealed(folder), plain(folder) as place, quiet():
-        _check_arrays(place / "state", declared)
-        targets |= _stored(place / "state", spare) if spare else {}
+        stored = _stored(place / "state", declared)
+        targets |= {path: _target(stored[path]) for path in spare}
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             found = reader.restore(place / "state", args=ocp.args.StandardRestore(targets))
     leaves = [found[path] for path, _ in by_path(like)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
-    """Raise FileError if the stored arrays are not of the declared shapes: before they are read."""
+def _stored(folder: Path, declared: Mapping[str, Any]) -> Any:
+    """What is stored, by path; FileError if it does not have the declared shapes."""
     import orbax.checkpoint as ocp
     from etils import epath
 
@@ -205,18 +159,7 @@ def _check_arrays(folder: Path, declared: Mapping[str, Any]) -> None:
         shape, chunk = tuple(stored[path].shape), stored[path].storage.chunk_shape or ()
         if shape != tuple(leaf.shape) or math.prod(chunk) > math.prod(leaf.shape):
             raise FileError(f"{folder}: {path} is stored as {shape}, wanted {tuple(leaf.shape)}")
-
-
-def _stored(folder: Path, names: list[str]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of stored arrays, as they are."""
-    import orbax.checkpoint as ocp
-    from etils import epath
-
-    stored = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
-    return {
-        name: _target(jax.ShapeDtypeStruct(stored[name].shape, stored[name].dtype))
-        for name in names
-    }
+    return stored
 
 
 @contextlib.contextmanager
@@ -247,22 +190,9 @@ def quiet() -> Iterator[None]:
         logger.removeFilter(is_kept)
 
 
-def by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield "/".join(_segment(entry) for entry in path), leaf
-
-
-def _segment(entry: Any) -> str:
-    for name in ("key", "name", "idx"):
-        if hasattr(entry, name):
-            return str(getattr(entry, name))
-    return str(entry)
-
-
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
+    if not isinstance(sharding, jax.sharding.Sharding):  # none, or what orbax stored of one
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

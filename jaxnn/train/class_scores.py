@@ -354,9 +354,3 @@ def integers(name: str, targets: Any) -> Any:
 def spread_weights(name: str, weights: Any, targets: Any) -> jax.Array | None:
     """Weights in the shape of the targets; None for none."""
     return weights_like(weights, jnp.shape(targets), f"train.{name}")
-
-
-def wide(outputs: Any) -> jax.Array:
-    """Outputs in at least float32."""
-    outputs = jnp.asarray(outputs)
-    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))

@@ -15,12 +15,26 @@ from .labels import (
     cross_entropy,
     soft_cross_entropy,
     weights_like,
+    wide,
 )
 from .metrics import Ratio
 from .task import Task
 
 
-class Classification(Task):
+class _OneOfSeveral(Task):
+    """Base of the tasks whose outputs are a logit for each of several classes."""
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self.outputs
+
+    def predict(self, outputs: Any) -> jax.Array:
+        """Softmax: a probability for each class."""
+        return jax.nn.softmax(wide(outputs))
+
+
+class Classification(_OneOfSeveral):
     """One of `number` classes: softmax cross entropy of integer labels, or of probabilities.
 
     Outputs are logits (..., number), targets integer labels (...) in [0, number), or a probability
@@ -68,6 +82,7 @@ class Classification(Task):
     class_weights: tuple[float, ...] | None = None
     directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
     _with_classes = "train.Classification({})"
+    _several = "train.MultiLabelClassification({})"
 
     def __post_init__(self) -> None:
         """Check the number of classes, the ignored label, the smoothing, and the weights."""
@@ -84,16 +99,6 @@ class Classification(Task):
     def outputs(self) -> int:
         """One logit a class."""
         return self.number
-
-    @property
-    def classes(self) -> int:
-        """The number of classes."""
-        return self.number
-
-    @property
-    def ignored(self) -> int | None:
-        """The label that is ignored."""
-        return self.ignore
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """The mean of -log softmax(outputs)[target], or of its mean by the targets' probabilities;
@@ -113,19 +118,12 @@ class Classification(Task):
             loss = cross_entropy(logits, labels, self.label_smoothing, self.class_weights)
         return {"loss": loss, "accuracy": accuracy(outputs, labels)}
 
-    def predict(self, outputs: Any) -> jax.Array:
-        """Softmax: a probability for each class."""
-        return jax.nn.softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
-
-    def _for_several(self, number: int) -> str:
-        return f"train.MultiLabelClassification({number})"
-
     @property
     def _if_fractions(self) -> str:  # type: ignore[override]
         return f", or a probability for each class, (..., {self.number})"
 
 
-class NextToken(Task):
+class NextToken(_OneOfSeveral):
     """The next token: softmax cross entropy at every position of a sequence.
 
     Outputs are logits (..., T, vocabulary), targets integer tokens (..., T) in [0, vocabulary), the
@@ -164,7 +162,7 @@ class NextToken(Task):
         if not isinstance(self.vocabulary, int) or self.vocabulary < 2:
             raise ValueError(
                 f"NextToken wants a vocabulary of at least 2 tokens, got {self.vocabulary!r}; "
-                "write train.NextToken(len(text.vocabulary)), say"
+                "write train.NextToken(len(text.vocabulary))"
             )
         _check_smoothing(self)
 
@@ -172,16 +170,6 @@ class NextToken(Task):
     def outputs(self) -> int:
         """One logit a token."""
         return self.vocabulary
-
-    @property
-    def classes(self) -> int:
-        """The number of tokens."""
-        return self.vocabulary
-
-    @property
-    def ignored(self) -> int | None:
-        """The target that is ignored."""
-        return self.ignore
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """The mean of -log softmax(outputs)[target], token accuracy, and bits per token."""
@@ -193,10 +181,6 @@ class NextToken(Task):
             "accuracy": accuracy(outputs, labels),
             "bits": Ratio(plain.sum / math.log(2), plain.count, maximize=False),
         }
-
-    def predict(self, outputs: Any) -> jax.Array:
-        """Softmax: a probability for each token."""
-        return jax.nn.softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
 
 
 class BinaryClassification(Task):
@@ -222,6 +206,7 @@ class BinaryClassification(Task):
 
     directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
     _with_classes = "train.Classification({})"
+    _several = "train.MultiLabelClassification({})"
 
     def __post_init__(self) -> None:
         """Check the ignored label and the weight."""
@@ -232,11 +217,6 @@ class BinaryClassification(Task):
     def outputs(self) -> int:
         """One logit."""
         return 1
-
-    @property
-    def ignored(self) -> int | None:
-        """The target that is ignored."""
-        return self.ignore
 
     @property
     def classes(self) -> int:
@@ -251,11 +231,7 @@ class BinaryClassification(Task):
 
     def predict(self, outputs: Any) -> jax.Array:
         """Sigmoid: the probability of 1."""
-        wide = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-        return jax.nn.sigmoid(wide[..., 0])
-
-    def _for_several(self, number: int) -> str:
-        return f"train.MultiLabelClassification({number})"
+        return jax.nn.sigmoid(wide(outputs)[..., 0])
 
     _if_fractions = ", or train.MultiLabelClassification(1) with targets y[..., None] if they are "
     _if_fractions += "probabilities"
@@ -289,6 +265,7 @@ class MultiLabelClassification(Task):
     pos_weight: float | tuple[float, ...] | None = None
     directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
     _with_classes = ""
+    _several = "train.MultiLabelClassification({})"
     _classes_per_output = 2
     _per_output = True
 
@@ -307,11 +284,6 @@ class MultiLabelClassification(Task):
     def outputs(self) -> int:
         """One logit a label."""
         return self.number
-
-    @property
-    def ignored(self) -> int | None:
-        """The target that is ignored."""
-        return self.ignore
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """The mean of log(1 + exp(-s z)) for logit z and s = 1 or -1, and the accuracy."""
@@ -333,10 +305,7 @@ class MultiLabelClassification(Task):
 
     def predict(self, outputs: Any) -> jax.Array:
         """Sigmoid: the probability of each label."""
-        return jax.nn.sigmoid(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
-
-    def _for_several(self, number: int) -> str:
-        return f"train.MultiLabelClassification({number})"
+        return jax.nn.sigmoid(wide(outputs))
 
 
 def _yes_or_no(logits: jax.Array, targets: jax.Array, labels: Labels, pos_weight: Any) -> Any:

@@ -12,6 +12,8 @@ from ..files.reading import FileError
 from .metrics import Collected, Derived, Mean, Ratio, Sum
 
 MOST = 1000  # dispatches whose metrics wait on the device
+SKIPPED = "skipped"  # 1 for a step that changed nothing: its other metrics are left out
+EVERY_STEP = (SKIPPED, "loss_scale")
 
 
 class Tally:
@@ -51,12 +53,15 @@ class Tally:
         return {name: [leaf.tolist() for leaf in leaves] for name, leaves in self._sums.items()}
 
     def metrics(self) -> dict[str, float]:
-        """The numbers of all parts together."""
+        """The numbers of all parts together; NaN if all steps were skipped."""
         self._fetch()
-        return {
+        found = {
             name: _number(jax.tree.unflatten(self._forms[name], leaves))
             for name, leaves in self._sums.items()
         }
+        if found.get(SKIPPED) == 1:
+            found |= {name: math.nan for name in found if name not in EVERY_STEP}
+        return found
 
     def _fetch(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -67,7 +72,10 @@ class Tally:
                     f"{self._source} has sums of the metrics {recorded}, and the program returns "
                     f"{given}; restore it from a copy, or name another folder"
                 )
+            made = np.asarray(metrics.get(SKIPPED, 0)) != 1
             for name, metric in metrics.items():
+                if name not in EVERY_STEP and not made.all():
+                    metric = jax.tree.map(lambda leaf: leaf[made], metric)  # noqa: B023
                 form = _sums(metric, rows)
                 leaves, self._forms[name] = jax.tree.flatten(form)
                 before = self._sums.get(name) or [np.zeros(leaf.shape[1:]) for leaf in leaves]

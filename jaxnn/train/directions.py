@@ -1,7 +1,8 @@
 """Whether a metric is maximized or minimized: the one rule of all that ranks records and trials.
 
-The direction of a metric is stated by whoever ranks by it (`maximize=` of `EarlyStopping` and
-`Checkpoints`, `--maximize` and `--minimize` of a sweep), or declared by the task:
+The direction of a metric is stated by the caller that ranks by it (`maximize=` of `EarlyStopping`
+and `Checkpoints`, `--maximize` and `--minimize` of a sweep), or declared by the program or its
+task:
 
     class Scored(train.Classification):
         directions = {"f1": "maximize"}
@@ -11,8 +12,10 @@ direction of `f1`. The loss is minimized. A metric without a direction is not ra
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeAlias
+
+from ..core.signatures import suggestion
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
 DIRECTIONS = ("maximize", "minimize")
@@ -63,48 +66,51 @@ def direction_of(metric: str, task: Any = None) -> Direction | None:
     return declared[metric] if metric in declared else declared.get(plain(metric))
 
 
-def is_maximized(metric: str, task: Any, maximize: bool | None, remedy: str) -> bool:
-    """Whether a metric is maximized: as stated, or else as the task declares.
+def is_maximized(
+    metric: str, directions: Mapping[str, bool], maximize: bool | None, call: str
+) -> bool:
+    """Whether a metric of a run is maximized: as stated, or else as the program declares.
 
     Args:
         metric: the name in the records.
-        task: the task or loss function that reports it; None if it is not known.
+        directions: whether a metric is maximized, by name, as the program declares it.
         maximize: what the caller states; None if it states nothing.
-        remedy: the call to write, which states it.
+        call: the call that states it, up to `maximize=`, for the error.
 
     Raises ValueError if the direction is not known.
     """
-    if maximize is not None:
-        return maximize
-    direction = direction_of(metric, task)
-    if direction is None:
+    found = directions.get(metric) if maximize is None else maximize
+    if found is None:
         raise ValueError(
-            f"the direction of {metric!r} is unknown: {remedy}, or declare it in the task by "
-            f'directions = {{"{plain(metric)}": "maximize"}}; known are '
-            f"{', '.join(directions_of(task))}"
+            f"the direction of {metric!r} is unknown: write {call}maximize=True) or "
+            "maximize=False, or return train.Mean(value, maximize=True) from the program; known "
+            f"are {', '.join(sorted(directions)) or 'none'}"
         )
-    return direction == "maximize"
+    return found
 
 
-def stated(maximize: bool | None, larger: bool | None, where: str) -> bool | None:
-    """The direction that a caller states by `maximize`, or by `larger`, its former name.
+def check_maximize(maximize: Any, owner: str) -> None:
+    """Raise TypeError for anything but a direction that a caller may state."""
+    if maximize is not None and not isinstance(maximize, bool):
+        raise TypeError(
+            f"{owner}.maximize is {maximize!r}, expected True if larger is better, False if less "
+            "is better, or None for the direction that the program declares"
+        )
+
+
+def check_metric(metric: str, names: Collection[str], what: str) -> None:
+    """Raise ValueError for a metric that a run does not have.
 
     Args:
-        maximize: True if larger is better, False if less is, None for what the task declares.
-        larger: the same.
-        where: what takes them, for errors.
-
-    Raises TypeError for anything else, and ValueError for both.
+        metric: the name.
+        names: the names of the run's metrics.
+        what: the beginning of the error, such as "EarlyStopping watches".
     """
-    for name, value in (("maximize", maximize), ("larger", larger)):
-        if value is not None and not isinstance(value, bool):
-            raise TypeError(
-                f"{where}.{name} is {value!r}, expected True if larger is better, False if less is "
-                "better, or None for the direction that the task declares"
-            )
-    if maximize is not None and larger is not None:
-        raise ValueError(f"{where} got maximize and larger, its former name: write maximize alone")
-    return larger if maximize is None else maximize
+    if metric not in names:
+        raise ValueError(
+            f"{what} {metric!r}, which is not among the metrics; {suggestion(metric, names)}; a "
+            "train.Evaluate that adds it comes before in hooks="
+        )
 
 
 def plain(metric: str) -> str:

@@ -1,4 +1,4 @@
-"""with_ema: an exponential moving average of the parameters, kept beside the optimizer's state."""
+"""with_ema: an exponential moving average of the parameters, kept in the optimizer's state."""
 
 from typing import Any, NamedTuple
 
@@ -79,13 +79,13 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
     >>> from jaxnn import train
-    >>> net, x, optimizer = nn.Dense(1), jnp.ones((4, 2)), with_ema(optax.adam(1e-3), decay=0.9)
-    >>> ts = train.TrainState.create(net, optimizer, jax.random.key(0), x)
-    >>> step = train.make_step(net, train.Regression(), optimizer)
+    >>> batch, optimizer = (jnp.ones((4, 2)), jnp.ones(4)), with_ema(optax.adam(1e-3), decay=0.9)
+    >>> program = train.Supervised(nn.Dense(1), train.Regression(), optimizer)
+    >>> state, step = program.init(jax.random.key(0), batch), train.make_step(program)
     >>> for _ in range(3):
-    ...     ts, _ = step(ts, (x, jnp.ones(4)))
-    >>> sorted(train.evaluate(net, train.Regression(), train.ema_params(ts), (x, jnp.ones(4))))
-    ['loss', 'mae']
+    ...     state, _ = step(state, batch)
+    >>> jax.tree.map(jnp.shape, train.ema_params(state).params)
+    {'b': (1,), 'w': (2, 1)}
     """
     if not is_traced(decay) and not 0 <= decay < 1:
         raise ValueError(f"with_ema: decay is a number in [0, 1), got {decay!r}")
@@ -95,9 +95,13 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
 def ema_params(ts: TrainState) -> Weights:
     """The averaged parameters, in the parameters' own types, and the network's state as it is.
 
-    Before the first step they are the parameters. Running statistics, of a batch norm say, are
-    those of the parameters themselves. Raises ValueError where the optimizer keeps no average, or
-    several.
+    Before the first step they are the parameters. Running statistics, such as those of a batch
+    norm, are those of the parameters themselves.
+
+    Args:
+        ts: a state of a program whose optimizer is `train.with_ema`.
+
+    Raises ValueError if the optimizer keeps no average, or several.
     """
     states = states_of(ts.opt_state, AverageState)
     if len(states) != 1:
@@ -128,9 +132,10 @@ def evaluation_params(trained: Trained) -> Any:
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
     >>> from jaxnn import train
-    >>> net, x, optimizer = nn.Dense(1), jnp.ones((4, 2)), optax.contrib.schedule_free_sgd(0.1)
-    >>> ts = train.TrainState.create(net, optimizer, jax.random.key(0), x)
-    >>> jax.tree.map(jnp.shape, evaluation_params(ts))
+    >>> optimizer = optax.contrib.schedule_free_sgd(0.1)
+    >>> program = train.Supervised(nn.Dense(1), train.Regression(), optimizer)
+    >>> state = program.init(jax.random.key(0), (jnp.ones((4, 2)), jnp.ones(4)))
+    >>> jax.tree.map(jnp.shape, evaluation_params(state))
     {'b': (1,), 'w': (2, 1)}
     """
     if not isinstance(trained, TrainState):

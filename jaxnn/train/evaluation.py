@@ -1,106 +1,163 @@
-"""Evaluation and prediction: a trained network over a whole data set, in pieces."""
+"""Evaluation and prediction of a program: a state over a whole data set, in pieces.
 
-import functools
-from collections.abc import Callable
+Metrics are combined as they declare it, so the numbers do not depend on the size of the pieces.
+Piece i draws with `fold_in(key, i)`.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 
-from ..core.declarations import brief, describe
-from ..core.layer import Layer
-from ..data import check
+from ..core import paths
+from ..data.accept import as_source, pieces
+from ..data.augmented import Augmented
+from ..data.rows import row_count, row_spec
 from ..data.source import Source
-from .ema import evaluation_params
-from .labels import check_labels, label_range
-from .state import Trained
+from ..data.stream import Stream
+from .combining import combine
+from .metrics import check_metrics
+from .placement import SINGLE_DEVICE
+from .program import Program, check_program, code_of
 from .step import remembered
-from .task import Loss, Metrics, Task, losses_and_metrics
-from .weights import check_trained
+
+SIZE = 1024  # rows of a piece
 
 
 def evaluate(
-    net: Layer, task: Loss, trained: Trained, data: Any, *, batch_size: int = 1024
+    program: Program,
+    state: Any,
+    data: Any = None,
+    *,
+    key: jax.Array | None = None,
+    batch_size: int = SIZE,
+    placement: Any = SINGLE_DEVICE,
 ) -> dict[str, float]:
-    """The loss and metrics over all examples of `data = (x, y)`, in inference mode.
+    """The metrics of a state over all rows of data.
 
-    Each is the mean over the examples, however they fall into batches. A `TrainState` is evaluated
-    with `train.evaluation_params`. Raises ValueError or TypeError for data that cannot be
-    evaluated: no rows, NaN, labels out of range.
+    Args:
+        program: the program, whose `evaluate` is called.
+        state: a state of it.
+        data: whatever `train.run` accepts, of which each row is read once; None (the default) for a
+            program without data.
+        key: a JAX key; `jax.random.key(0)` by default, so that two evaluations are comparable.
+        batch_size: the largest number of rows of a piece, 1,024 by default.
+        placement: where the arrays lie: one device by default, or a `parallel.Placement`.
+
+    Returns:
+        Floats by name.
+
+    Raises:
+        TypeError, ValueError: no rows, or data that the program cannot be evaluated on.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
     >>> from jaxnn import train
-    >>> net, x = nn.Dense(1), jnp.ones((5, 2))
-    >>> ts = train.TrainState.create(net, optax.sgd(0.1), jax.random.key(0), x)
-    >>> sorted(train.evaluate(net, train.Regression(), ts, (x, jnp.zeros(5))))
+    >>> program = train.Supervised(nn.Dense(1), train.Regression(), optax.sgd(0.1))
+    >>> data = jnp.ones((5, 2)), jnp.zeros(5)
+    >>> sorted(train.evaluate(program, program.init(jax.random.key(0), data), data))
     ['loss', 'mae']
     """
-    check_trained(trained, "evaluate")
-    x, y = pair_of(data, "data")
-    check(x, y, name="data", **label_range(task))
-    check_labels(task, y, "data")
-    size = check_count(batch_size, "batch_size")
-    metrics = compiled_evaluation(net, task)(
-        evaluation_params(trained), trained.state, jnp.asarray(x), jnp.asarray(y), size
-    )
-    return {name: float(value) for name, value in metrics.items()}
+    check_program(program, "evaluate")
+    check_count(batch_size, "batch_size")
+    data = prepared(program, data, "data", placement)
+    return evaluated(program, state, data, batch_size, placement, key)
+
+
+def evaluated(
+    program: Program, state: Any, data: Any, size: int, placement: Any, key: Any = None
+) -> dict[str, float]:
+    """As `evaluate`, for data that `prepared` returned, in pieces of `size` rows."""
+    words = _words(jax.random.key(0) if key is None else key)
+    compiled, numbers = _evaluation_of(program, state, placement)
+    parts = []
+    for i, piece in enumerate(_pieces(data, size, placement, program.check_data)):
+        metrics = compiled(numbers, state, piece, words, np.int32(i))
+        parts.append((metrics, 1 if data is None else row_count(piece)))
+    if not parts:
+        raise ValueError("evaluation needs one row of data or more, got none")
+    return combine(parts)
 
 
 def predict(
-    net: Layer, task: Task, trained: Trained, x: Any, *, batch_size: int = 1024
-) -> jax.Array:
-    """The task's predictions for all examples of `x`: probabilities, or numbers.
+    program: Program,
+    state: Any,
+    inputs: Any,
+    *,
+    batch_size: int = SIZE,
+    placement: Any = SINGLE_DEVICE,
+) -> Any:
+    """`program.predict` of all rows, in pieces.
 
-    A `TrainState` predicts with `train.evaluation_params`.
+    Args:
+        program: the program.
+        state: a state of it.
+        inputs: a pytree of arrays of rows.
+        batch_size: the largest number of rows of a piece, 1,024 by default.
+        placement: where the arrays lie: one device by default, or a `parallel.Placement`. On a mesh
+            every device gets all predictions.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
     >>> from jaxnn import train
-    >>> net, x = nn.Dense(3), jnp.ones((5, 2))
-    >>> ts = train.TrainState.create(net, optax.sgd(0.1), jax.random.key(0), x)
-    >>> train.predict(net, train.Classification(3), ts, x).shape
+    >>> program = train.Supervised(nn.Dense(3), train.Classification(3), optax.sgd(0.1))
+    >>> x = jnp.ones((5, 2))
+    >>> state = program.init(jax.random.key(0), (x, jnp.zeros(5, int)))
+    >>> train.predict(program, state, x).shape
     (5, 3)
     """
-    if not isinstance(task, Task):
-        raise TypeError(
-            f"predict needs a train.Task, which maps outputs to predictions; got {task!r}; write "
-            "net.apply(params, x) for the outputs themselves"
-        )
-    check_trained(trained, "predict")
-    x = jnp.asarray(x)
-    if x.ndim == 0 or x.shape[0] == 0:
-        raise ValueError(f"predict wants at least one example, got {describe(x)}")
-    size = check_count(batch_size, "batch_size")
-    return _compiled_prediction(net, task)(evaluation_params(trained), trained.state, x, size)
+    check_program(program, "predict")
+    check_count(batch_size, "batch_size")
+    compiled = _compiled_prediction(jax.tree.structure(program), code_of(program), placement)
+    numbers = placement.put_numbers(program)
+    rows = _pieces(as_source(inputs, "inputs"), batch_size, placement)
+    parts = [compiled(numbers, state, piece) for piece in rows]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-def pair_of(data: Any, name: str) -> tuple[Any, Any]:
-    """The arrays (x, y) of `data`; TypeError for anything else, with what to write instead."""
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        kinds = "a pair (x, y) of arrays"
-        if name == "training data":
-            kinds += ", or a data.Source such as data.HostArrays(x, y)"
-        raise TypeError(f"{name}: wanted {kinds}, got {brief(data)}{_advice(data)}")
-    if data[1] is None:
-        raise TypeError(f"{name}: y is None; {_NO_TARGETS}")
-    return data[0], data[1]
+def evaluation_spec(
+    program: Program, state: Any, data: Any, batch_size: int, placement: Any
+) -> dict[str, Any]:
+    """The metrics of the first piece of an evaluation as shapes; arguments as for `evaluate`."""
+    compiled, numbers = _evaluation_of(program, state, placement)
+    piece = piece_spec(data, batch_size)
+    return compiled.eval_shape(numbers, state, piece, _words(jax.random.key(0)), np.int32(0))
 
 
-_NO_TARGETS = (
-    "if the inputs are the targets too, write (x, x); if there are none, write any array with a "
-    "row for each example, and a loss that does not read it"
-)
+def piece_spec(data: Any, batch_size: int) -> Any:
+    """The shapes and types of the first piece of an evaluation.
 
-
-def _advice(data: Any) -> str:
+    Args:
+        data: what `prepared` returned.
+        batch_size: the largest number of rows of a piece.
+    """
+    if data is None:
+        return None
+    if isinstance(data, Stream):
+        return data.spec()
     if isinstance(data, Source):
-        return "; a data.Source is for training only: write the arrays (x, y) to evaluate on"
-    if isinstance(data, dict):
-        return "; for several sets, call train.evaluate on each, in fit by callbacks="
-    one = hasattr(data, "shape") or (isinstance(data, tuple | list) and len(data) == 1)
-    return f"; {_NO_TARGETS}" if one else ""
+        return data.spec(batch_size)
+    return row_spec(data, min(batch_size, row_count(data)))
+
+
+def prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
+    """Data to evaluate: a source, or arrays on the device that the program accepts.
+
+    Args:
+        program: the program, which checks the data.
+        data: whatever `data.as_source` accepts.
+        name: what errors call the data.
+        placement: where the arrays lie.
+    """
+    data = as_source(data, name)
+    while isinstance(data, Augmented):
+        data = data.source
+    if data is None or isinstance(data, Source):
+        return data
+    program.check_data(data, name)
+    return placement.put(data)
 
 
 def check_count(number: Any, name: str, least: int = 1) -> int:
@@ -110,53 +167,62 @@ def check_count(number: Any, name: str, least: int = 1) -> int:
     return number
 
 
-def pure_evaluation(
-    net: Layer, task: Loss, params: Any, state: Any, x: jax.Array, y: jax.Array, size: int
-) -> Metrics:
-    """Mean metrics over all examples, in pieces of `size`, as a plain pure function."""
+def check_names(metrics: dict[str, Any], owner: str) -> None:
+    """Raise ValueError for no metrics at all."""
+    if not metrics:
+        raise ValueError(
+            f"{owner} returns no metrics to evaluate; write def evaluate(self, state, batch, *, "
+            "key): ... return {'loss': loss}"
+        )
 
-    def piece(x: jax.Array, y: jax.Array) -> Metrics:
-        outputs, _ = net.apply(params, x, state=state)
-        _, metrics = losses_and_metrics(task, outputs, y)
-        return {name: item * x.shape[0] for name, item in metrics.items()}
 
-    sums = _in_pieces(piece, (x, y), size, join=lambda piles: jax.tree.map(jnp.sum, piles))
-    totals: dict[str, Any] = {name: sum(parts) for name, parts in _transposed(sums).items()}
-    return {name: total / x.shape[0] for name, total in totals.items()}
+def _pieces(data: Any, size: int, placement: Any, check: Any = None) -> Iterator[Any]:
+    """All rows once, in pieces that lie where `placement` has whole arrays.
+
+    Those of a source are checked on the host; arrays were checked as a whole.
+    """
+    if data is None:
+        yield None
+    elif isinstance(data, Source):
+        for piece in pieces(data, size):
+            if check is not None:
+                check(piece, "a batch of the data")
+            yield placement.put(piece)
+    else:
+        yield from pieces(placement.put(data), size)
+
+
+def _evaluation_of(program: Program, state: Any, placement: Any) -> tuple[Any, Any]:
+    """The compiled evaluation of a program, and the program's numbers."""
+    static = jax.tree.structure(program), code_of(program), placement, placement.layout(state)
+    return _compiled_evaluation(*static), placement.put_numbers(program)
+
+
+def _words(key: Any) -> np.ndarray:
+    # On the host, they are the same to all processes.
+    return np.asarray(paths.kept_words(paths.as_key(key)))
 
 
 @remembered
-def compiled_evaluation(net: Layer, task: Loss) -> Callable[..., Metrics]:
-    """The jitted function `(params, state, x, y, batch_size)` that gives mean metrics."""
-    return jax.jit(functools.partial(pure_evaluation, net, task), static_argnums=4)
+def _compiled_evaluation(structure: Any, code: Any, placement: Any, layout: Any) -> Any:
+    def evaluate(numbers: Any, state: Any, piece: Any, words: Any, number: Any) -> dict[str, Any]:
+        program = jax.tree.unflatten(structure, numbers)
+        owner = type(program).__name__
+        piece = placement.pinned_piece(piece)
+        program = placement.gathering(program, state, piece, layout)
+        key = jax.random.fold_in(paths.kept_key(words), number)
+        metrics = program.evaluate(state, piece, key=key)
+        check_metrics(metrics, f"{owner}.evaluate")
+        return placement.pinned_whole(dict(metrics))
+
+    return jax.jit(evaluate)
 
 
 @remembered
-def _compiled_prediction(net: Layer, task: Task) -> Callable[..., jax.Array]:
-    def run(params: Any, state: Any, x: jax.Array, size: int) -> Any:
-        def piece(x: jax.Array) -> jax.Array:
-            return task.predict(net.apply(params, x, state=state)[0])
+def _compiled_prediction(structure: Any, code: Any, placement: Any) -> Any:
+    def predict(numbers: Any, state: Any, inputs: Any) -> Any:
+        program = jax.tree.unflatten(structure, numbers)
+        found = program.predict(state, placement.pinned_piece(inputs))
+        return placement.pinned_whole(found)
 
-        rows = _in_pieces(piece, (x,), size, join=lambda pile: pile.reshape(-1, *pile.shape[2:]))
-        return jnp.concatenate(rows)
-
-    return jax.jit(run, static_argnums=3)
-
-
-def _in_pieces(
-    piece: Callable[..., Any], arrays: tuple[jax.Array, ...], size: int, join: Callable[[Any], Any]
-) -> list[Any]:
-    """`piece` of every `size` rows, joined, and of the rows that are left, if any."""
-    rows = arrays[0].shape[0]
-    whole = rows - rows % size
-    parts = []
-    if whole:
-        piles = tuple(a[:whole].reshape(-1, size, *a.shape[1:]) for a in arrays)
-        parts.append(join(lax.map(lambda pile: piece(*pile), piles)))
-    if whole < rows:
-        parts.append(piece(*(a[whole:] for a in arrays)))
-    return parts
-
-
-def _transposed(parts: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [part[name] for part in parts] for name in parts[0]}
+    return jax.jit(predict)

@@ -25,29 +25,14 @@ class Event:
     def __init__(self, run: Any, metrics: Record, is_record: bool) -> None:
         self.run, self.metrics, self.is_record = run, metrics, is_record
         self.state, self.step, self.epoch = run.state, run.step, run.epoch
-        self.moment = run.moment()
+        self.moment, self.stop = run.moment(), run.stop
+        self.directions: dict[str, bool] = run.directions
+        self.history: list[Record] = run.history
 
-    @property
-    def directions(self) -> dict[str, bool]:
-        """Whether a metric is maximized, by name."""
-        return self.run.directions
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add floats by name to the record, such as those of a validation.
 
-    @property
-    def history(self) -> list[Record]:
-        """The records so far."""
-        return self.run.history
-
-    @property
-    def stop(self) -> str | None:
-        """Why the run ends here."""
-        return self.run.stop
-
-    def add(self, metrics: Mapping[str, float], directions: Mapping[str, bool]) -> None:
-        """Add numbers to the record, such as those of a validation.
-
-        Args:
-            metrics: floats by name.
-            directions: whether a metric is maximized, for those with a direction.
+        A hook that adds metrics adds their names to `run.names`, and the directions of those that
+        have one to `run.directions`, in `check(run)`.
         """
         self.metrics.add(metrics)
-        self.run.directions |= directions

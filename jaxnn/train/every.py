@@ -1,4 +1,4 @@
-"""How often: every so many steps, epochs or minutes."""
+"""How often something is done: after a number of steps, epochs, or minutes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ class Moment(NamedTuple):
     Args:
         step: steps done since the beginning of the run.
         steps_per_epoch: steps of an epoch.
-        seconds: of a clock that only goes on.
+        seconds: of a clock that never goes back.
     """
 
     step: int
@@ -22,11 +22,17 @@ class Moment(NamedTuple):
 
 
 class Every(Value):
-    """Every so many steps, epochs or minutes; where several are given, whenever one is due.
+    """After a number of steps, epochs, or minutes; if several are given, whenever one is due.
 
-    Steps and epochs count from the beginning of the run, so they fall where they would have fallen
-    had it never been interrupted. Minutes count from the last time, and fall on the end of a
-    dispatch. Raises ValueError where nothing is given, or a number that is not above 0.
+    Steps and epochs count from the beginning of the run, so a resumed run has the same ones.
+    Minutes count from the last time, and are noticed at the end of a dispatch.
+
+    Args:
+        steps: an int > 0, or None (the default).
+        epochs: an int > 0, or None (the default).
+        minutes: a number > 0, or None (the default).
+
+    Raises ValueError if nothing is given, and for a number that is not above 0.
 
     >>> Every(epochs=2).due(Moment(20, 10, 0.0), since=Moment(10, 10, 0.0))
     True
@@ -41,7 +47,7 @@ class Every(Value):
         given = {"steps": self.steps, "epochs": self.epochs, "minutes": self.minutes}
         given = {name: number for name, number in given.items() if number is not None}
         if not given:
-            raise ValueError("Every wants steps, epochs or minutes: write Every(epochs=1)")
+            raise ValueError("Every takes steps, epochs, or minutes; write Every(epochs=1)")
         for name, number in given.items():
             whole = name == "minutes" or isinstance(number, int)
             if isinstance(number, bool) or not whole or not 0 < number < math.inf:
@@ -49,7 +55,7 @@ class Every(Value):
                 raise ValueError(f"Every.{name} is {kind} above 0, got {number!r}")
 
     def due(self, now: Moment, since: Moment) -> bool:
-        """Whether it is time now, where the last time was `since`."""
+        """Whether it is time now, if the last time was `since`."""
         if self.minutes is not None and now.seconds - since.seconds >= 60 * self.minutes:
             return True
         lengths = (self.steps, self.epochs and self.epochs * now.steps_per_epoch)
@@ -66,7 +72,7 @@ def ends_of(
 ) -> Callable[[int], int]:
     """From a step to the end of the dispatch that begins there: a function of the step alone.
 
-    Dispatches end with an epoch of so many steps, with the run, whenever one of `several` is due by
+    Dispatches end with an epoch of `epoch` steps, with the run, whenever one of `several` is due by
     steps or epochs, and at the steps `further`; in between they take `at_once` steps.
 
     >>> end = ends_of(epoch=10, at_once=4, total=25, several=[Every(steps=6)])

@@ -38,7 +38,7 @@ class Partition:
             raise ValueError(
                 f"the optimizer was made for parameters with the structure {self.structure}, got "
                 f"{structure}: these are the parameters of another network; write "
-                "train.TrainState.create(net, optimizer, key, x), or, in a loop of your own, "
+                "program.init(key, batch), or, in a loop written by hand, "
                 "train.for_network(optimizer, net, x)"
             )
         pairs = [*zip(leaves, self.frozen, strict=True)]

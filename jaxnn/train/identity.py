@@ -1,16 +1,16 @@
-"""What determines the numbers of a run, so that a resumed run is the same run or is refused.
+"""What determines the numbers of a run, so that a resumed run is the same run or is rejected.
 
 `identity` is kept in each checkpoint and compared when the run is resumed. It holds everything that
-`fit` is given, except what changes no number of the steps done: how long the run is (`epochs`,
-`stop`, `on_divergence`), how often it is saved, who looks at it, and where its arrays are placed.
+`train.run` is given, except what changes no number of the steps done: the length of the run, hooks
+that only look at it, and where its arrays are placed.
 `environment` is recorded too, but a difference there is reported by a warning. A run of weeks has
 to survive a security update or a move to another machine. Usually only rounding differs then, and
-the old versions may not be available any more, so that a refusal could not be obeyed.
+the old versions may not be available any more, so that the run could never be resumed.
 """
 
 import dataclasses
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -18,10 +18,8 @@ import jax
 import numpy as np
 import optax
 
-from ..core import paths
 from ..core.fingerprint import CODE, checksum, differences, fingerprint
 from ..data.accept import as_source, fingerprint_of
-from ..data.source import Source
 from ..version import __version__
 
 # Settings of JAX that change the numbers of a program.
@@ -33,27 +31,7 @@ SETTINGS = (
 )
 
 
-def identity(
-    parts: Mapping[str, Any], data: Mapping[str, Any], key: jax.Array, plain: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What determines the numbers of a run, as JSON.
-
-    Args:
-        parts: the network, the task, the optimizer, and other values by name.
-        data: pairs (x, y) of arrays, or sources, by name; None for one that is not given.
-        key: the root key.
-        plain: numbers and text by name.
-    """
-    return {
-        **{name: fingerprint(part) for name, part in parts.items()},
-        **{name: _data(one) for name, one in data.items() if one is not None},
-        "key": checksum(paths.as_key(key)),
-        **{name: repr(item) for name, item in plain.items()},
-        "settings": {name: repr(getattr(jax.config, name)) for name in SETTINGS},
-    }
-
-
-def run_identity(run: Any) -> dict[str, Any]:
+def identity(run: Any) -> dict[str, Any]:
     """What determines the numbers of a run of a program, as JSON.
 
     The length of the run and the hooks that only look at it change no number of the steps done.
@@ -103,15 +81,6 @@ def changes(
     if _minor(versions) != _minor(here):  # its bytecode is another, whatever the source
         lines = differences(_without_code(recorded), _without_code(now))
     return lines, differences(versions, here)
-
-
-def _data(data: Any) -> dict[str, Any]:
-    if isinstance(data, Source):
-        own: Callable[[], dict[str, Any]] | None = getattr(data, "fingerprint", None)
-        kind = f"{type(data).__module__}.{type(data).__qualname__}"
-        return {"source": kind, **(fingerprint(data) if own is None else own())}
-    x, y = data
-    return {"x": checksum(x), "y": checksum(y)}
 
 
 def _minor(versions: Mapping[str, str]) -> list[str]:

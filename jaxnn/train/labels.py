@@ -195,23 +195,12 @@ def accuracy(outputs: Any, labels: Labels) -> Ratio:
 
 def _advice(task: Any) -> str:
     """What to write for a label that a task does not have, for an error."""
+    excluded = f"the label {task.ignored}"
     if task.ignored is None:
         excluded = f"{type(task).__name__}(..., ignore=-100) and that label"
-    else:
-        excluded = f"the label {task.ignored}"
-    more = _with_classes(task)
+    more = getattr(task, "_with_classes", "a task with {} classes")
     more = more and f"{more.format('n')} for n classes if it is a class, or "
     return f"write {more}{excluded} to leave the example out of the loss and the metrics"
-
-
-def _with_classes(task: Any) -> str:
-    return getattr(task, "_with_classes", "a task with {} classes")
-
-
-def _classes_of(task: Any) -> int | None:
-    """The number of classes that integer targets have; None if they are not labels."""
-    classes = getattr(task, "classes", None)
-    return getattr(task, "_classes_per_output", None) if classes is None else classes
 
 
 def check_ignore(task: Any) -> None:
@@ -222,15 +211,6 @@ def check_ignore(task: Any) -> None:
             f"{type(task).__name__}.ignore is a label, an int, or None; got {ignore!r}; write "
             f"ignore=-100"
         )
-
-
-def label_range(task: Any) -> dict[str, Any]:
-    """What `data.check` needs to know about the labels of a task or a plain loss function."""
-    return {
-        "classes": getattr(task, "classes", None),
-        "ignore": getattr(task, "ignored", None),
-        "write": _with_classes(task),
-    }
 
 
 def check_labels(task: Any, targets: Any, name: str) -> None:
@@ -246,7 +226,9 @@ def check_labels(task: Any, targets: Any, name: str) -> None:
     if isinstance(tasks, dict | tuple):
         for part in tasks if isinstance(tasks, dict) else range(len(tasks)):
             check_labels(tasks[part], targets[part], f"{name}/{part}")
-    classes = _classes_of(task)
+    classes = getattr(task, "classes", None)
+    if classes is None:  # each of several targets may have classes
+        classes = getattr(task, "_classes_per_output", None)
     if classes is None or not hasattr(targets, "dtype"):
         return
     wrong = wrong_label(np.asarray(targets), classes, task.ignored)
@@ -257,16 +239,7 @@ def check_labels(task: Any, targets: Any, name: str) -> None:
         )
 
 
-def check_batch_labels(task: Any, targets: Any) -> None:
-    """Raise ValueError if stacked batches of a source hold labels that the task does not have."""
-    classes = _classes_of(task)
-    if classes is None or not hasattr(targets, "dtype"):
-        return
-    for batch in np.asarray(targets):
-        wrong = wrong_label(batch, classes, task.ignored)
-        if wrong is None:
-            continue
-        raise ValueError(
-            f"a batch of the training data holds {wrong}, but {task!r} needs labels in "
-            f"[0, {classes}); {_advice(task)}"
-        )
+def wide(outputs: Any) -> jax.Array:
+    """Outputs in at least float32."""
+    outputs = jnp.asarray(outputs)
+    return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))

@@ -5,28 +5,23 @@ source is read ahead in a thread, and gives one batch at a time. A program witho
 What a step computes depends on the key, the number of the step, and the batch alone.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from ..core import paths
 from ..data.accept import as_source, is_resumable
-from ..data.augmented import Augmented, augmented
+from ..data.augmented import Augmented
 from ..data.order import epoch_order
 from ..data.prefetch import prefetched
 from ..data.rows import row_count, row_spec
 from ..data.source import NoEpochs, Position, Source
 from ..data.stream import Stream
-from .dispatch import steps_at_once
 from .evaluation import check_count
-from .placed_step import placed_step
-from .program import Program, code_of
-from .step import remembered
+from .program import Program
 
 DEFAULT_SIZE = 128  # rows of a batch
 
@@ -45,8 +40,8 @@ class Batches(NamedTuple):
     rows: int
 
 
-class Loader(Protocol):
-    """The batches of a run.
+class Loader:
+    """The batches of a run; also those of a program that makes its own data, which are None.
 
     Attributes:
         steps_per_epoch: the number of batches of an epoch; None if it is unknown, or if there are
@@ -56,18 +51,18 @@ class Loader(Protocol):
         arrays: what all steps have in common, None if nothing.
     """
 
-    steps_per_epoch: int | None
-    has_epochs: bool
-    at_once: int
-    arrays: Any
+    steps_per_epoch: int | None = None
+    has_epochs: bool = False
+    at_once: int = 1000
+    arrays: Any = None
 
     def first(self) -> Any:
         """The batch of the first step, for `program.init`."""
-        ...
+        return None
 
     def spec(self) -> Any:
         """The shapes and types of a batch."""
-        ...
+        return None
 
     def begin(self, step: int, position: Position | None) -> None:
         """Get ready for the steps after `step`.
@@ -76,19 +71,17 @@ class Loader(Protocol):
             step: the number of steps that are done.
             position: the position of the source there, as `position` returned it.
         """
-        ...
 
     def take(self, step: int, count: int) -> Batches:
         """The batches of `count` steps after `step`, or of fewer."""
-        ...
+        return Batches(None, count, 1)
 
     def prepare(self, step: int) -> None:
         """Do what the steps after `step` need on the host, while the device is busy."""
-        ...
 
     def ends_epoch(self) -> bool:
         """Whether an epoch of unknown length ended with the last batch."""
-        ...
+        return False
 
     def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
         """The batches of each of `count` steps after `step` again; None if that is impossible.
@@ -98,57 +91,16 @@ class Loader(Protocol):
             count: the number of steps.
             position: the position of the source there, None if it is not known.
         """
-        ...
+        return (self.take(step + i, 1) for i in range(count))
 
     def position(self) -> Position | None:
         """The position of the source; None if it follows from the step."""
-        ...
 
     def close(self) -> None:
         """Release what reading needs."""
-        ...
 
 
-class NoLoader:
-    """The loader of a program that makes its own data."""
-
-    def __init__(self) -> None:
-        self.steps_per_epoch: int | None = None
-        self.has_epochs, self.at_once = False, 1000
-        self.arrays: Any = None
-
-    def first(self) -> None:
-        """None."""
-
-    def spec(self) -> None:
-        """None."""
-
-    def begin(self, step: int, position: Position | None) -> None:
-        """Nothing is read."""
-
-    def take(self, step: int, count: int) -> Batches:
-        """No items."""
-        return Batches(None, count, 1)
-
-    def prepare(self, step: int) -> None:
-        """Nothing is needed."""
-
-    def ends_epoch(self) -> bool:
-        """There are no epochs."""
-        return False
-
-    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches]:
-        """No items for each step."""
-        return itertools.repeat(Batches(None, 1, 1), count)
-
-    def position(self) -> None:
-        """It follows from the step."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-class ArrayLoader:
+class ArrayLoader(Loader):
     """Arrays on the device: each step gathers its rows there, in the order of `epoch_order`.
 
     Args:
@@ -158,6 +110,8 @@ class ArrayLoader:
         placement: where the arrays lie.
     """
 
+    has_epochs = True
+
     def __init__(self, arrays: Any, size: int, words: np.ndarray, placement: Any) -> None:
         self._total, self._size, self._words = row_count(arrays), size, words
         if size > self._total:
@@ -165,10 +119,9 @@ class ArrayLoader:
                 f"batch_size is {size}, but the training data have {self._total} rows; write "
                 f"batch_size={self._total} or less"
             )
-        self.arrays: Any = placement.put(arrays)
+        self.arrays = placement.put(arrays)
         self._steps = self.at_once = self._total // size
-        self.steps_per_epoch: int | None = self._steps
-        self.has_epochs = True
+        self.steps_per_epoch = self._steps
         self._drawn: tuple[int, Any] = (-1, None)
 
     def first(self) -> Any:
@@ -180,9 +133,6 @@ class ArrayLoader:
         """The shapes and types of a batch."""
         return row_spec(self.arrays, self._size)
 
-    def begin(self, step: int, position: Position | None) -> None:
-        """The step says everything."""
-
     def prepare(self, step: int) -> None:
         """Draw the order of a new epoch."""
         self._order(step // self._steps)
@@ -190,20 +140,6 @@ class ArrayLoader:
     def take(self, step: int, count: int) -> Batches:
         """The rows of each step."""
         return Batches(self._rows(step, count), count, self._size)
-
-    def ends_epoch(self) -> bool:
-        """The step says it."""
-        return False
-
-    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches]:
-        """The rows of each step."""
-        return (self.take(step + i, 1) for i in range(count))
-
-    def position(self) -> None:
-        """It follows from the step."""
-
-    def close(self) -> None:
-        """Nothing is held."""
 
     def _rows(self, step: int, count: int) -> np.ndarray:
         epoch, begin = divmod(step, self._steps)
@@ -216,7 +152,7 @@ class ArrayLoader:
         return self._drawn[1]
 
 
-class SourceLoader:
+class SourceLoader(Loader):
     """A source, whose batches a thread reads and puts on the device ahead of the training.
 
     Args:
@@ -224,24 +160,18 @@ class SourceLoader:
         size: the rows of a batch, of all processes together; None for those of a stream.
         words: of the run's root key.
         placement: where the batches lie.
-        check: called with each batch on the host.
+        program: the program, which checks each batch on the host.
     """
 
+    at_once = 1
+
     def __init__(
-        self,
-        source: Any,
-        size: int | None,
-        words: np.ndarray,
-        placement: Any,
-        check: Callable[[Any], None],
+        self, source: Any, size: int | None, words: Any, placement: Any, program: Program
     ) -> None:
         self._source, self._size, self._words = source, size, words
-        self._placement, self._check = placement, check
-        self.at_once, self.arrays, self.has_epochs = 1, None, True
-        try:
-            self.steps_per_epoch: int | None = source.steps_per_epoch(size)
-        except NoEpochs:
-            self.steps_per_epoch, self.has_epochs = None, False
+        self._placement, self._program = placement, program
+        with contextlib.suppress(NoEpochs):
+            self.steps_per_epoch, self.has_epochs = source.steps_per_epoch(size), True
         self._batches: Any = None
 
     def first(self) -> Any:
@@ -277,9 +207,6 @@ class SourceLoader:
         except StopIteration:
             self.close()
             return True
-
-    def prepare(self, step: int) -> None:
-        """A thread reads ahead."""
 
     def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
         """The batches of each step, read again; None if the position there is not known."""
@@ -320,7 +247,7 @@ class SourceLoader:
             ) from None
 
     def _placed(self, batch: Any) -> Any:
-        self._check(batch)
+        self._program.check_data(batch, "a batch of the training data")
         return self._placement.put_batch(batch)
 
 
@@ -344,107 +271,9 @@ def loader_of(
     while isinstance(source, Augmented):
         source = source.source
     if source is None:
-        return NoLoader(), functions
+        return Loader(), functions
     if isinstance(source, Source):
         size = size if size is not None or isinstance(source, Stream) else DEFAULT_SIZE
-        check = lambda batch: program.check_data(batch, "a batch of the training data")  # noqa: E731
-        return SourceLoader(source, size, words, placement, check), functions
+        return SourceLoader(source, size, words, placement, program), functions
     program.check_data(source, "training data")
     return ArrayLoader(source, size or DEFAULT_SIZE, words, placement), functions
-
-
-class Steps:
-    """The compiled steps of a program on the batches of a loader.
-
-    Args:
-        program: the program.
-        loader: its batches.
-        functions: the augmentations of its batches.
-        words: of the run's root key.
-        placement: where the state and the batches lie.
-    """
-
-    def __init__(
-        self, program: Program, loader: Loader, functions: Any, words: Any, placement: Any
-    ) -> None:
-        structure = jax.tree.structure(program)
-        self._numbers = placement.put_numbers(program)
-        self._loader, self._words, self._placement = loader, words, placement
-        self._gathers = isinstance(loader, ArrayLoader)
-        self._static = structure, code_of(program), self._gathers, functions, placement
-        self._compiled: Any = None
-
-    def check(self, state: Any, count: int) -> Any:
-        """The metrics of `count` steps as shapes; an error for steps that do not fit together.
-
-        It traces the compiled steps, which is not repeated when they run.
-        """
-        items = self._loader.spec()
-        if self._gathers:
-            items = jax.ShapeDtypeStruct((count, row_count(items)), jnp.int32)
-        else:
-            items = self._placement.batch_like(items)
-        numbers = jax.ShapeDtypeStruct((count,), jnp.int32)
-        arguments = self._numbers, state, self._words, numbers, items, self._loader.arrays
-        traced = self._steps_for(state).trace(*arguments)
-        _, metrics = traced.out_info
-        for name in {"step", "epoch"} & metrics.keys():
-            raise ValueError(
-                f"the program reports a metric {name!r}, but that is the name of another number in "
-                "the records of a run; return it under another name"
-            )
-        loader = self._loader
-        loader.at_once = steps_at_once(
-            traced.jaxpr.jaxpr, count, loader.at_once, loader.steps_per_epoch
-        )
-        return metrics
-
-    def __call__(self, state: Any, step: int, batches: Batches) -> tuple[Any, dict[str, Any]]:
-        """The state after the steps, and the metrics of each, stacked."""
-        numbers = np.arange(step, step + batches.steps, dtype=np.int32)
-        items, arrays = batches.items, self._loader.arrays
-        return self._steps_for(state)(self._numbers, state, self._words, numbers, items, arrays)
-
-    def batch(self, batches: Batches) -> Any:
-        """The batch of one step."""
-        if not self._gathers:
-            return batches.items
-        return jax.tree.map(lambda leaf: leaf[batches.items[0]], self._loader.arrays)
-
-    def _steps_for(self, state: Any) -> Any:
-        """The compiled steps, which keep states where the first one lies."""
-        if self._compiled is None:
-            self._compiled = _compiled_steps(*self._static, self._placement.layout(state))
-        return self._compiled
-
-
-@remembered
-def _compiled_steps(
-    structure: Any, code: Any, gathers: bool, functions: Any, placement: Any, layout: Any
-) -> Callable[..., Any]:
-    """The jitted function (numbers, state, words, steps, items, arrays) of several steps."""
-
-    def run(
-        numbers: Any, state: Any, words: Any, steps: Any, items: Any, arrays: Any
-    ) -> tuple[Any, Any]:
-        program = jax.tree.unflatten(structure, numbers)
-
-        def step(state: Any, given: Any) -> tuple[Any, Any]:
-            number, chosen = given
-            batch = items
-            if gathers:
-                batch = jax.tree.map(lambda leaf: leaf[chosen], arrays)
-            if functions:
-                key = jax.random.fold_in(jax.random.fold_in(paths.kept_key(words), number), 1)
-                batch = augmented(functions, key, placement.pinned_batch(batch))
-            return placed_step(program, state, batch, placement, layout)
-
-        given = steps, items if gathers else None
-        if steps.shape[0] == 1:  # without a loop
-            state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], given))
-            return state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
-        state, metrics = lax.scan(step, state, given)
-        # Again, since XLA may place the results of a loop in another way than its steps.
-        return placement.pinned(state, layout), placement.pinned_whole(metrics)
-
-    return jax.jit(run, donate_argnums=1)

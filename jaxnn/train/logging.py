@@ -1,13 +1,12 @@
-"""Where a run's metrics go: JSON lines always, and whatever else a researcher looks at.
+"""Where a run's metrics go: a file of JSON lines, and other tools.
 
 A logger is a value that opens into a function of records:
 
-    loggers = (JsonLines("run/metrics.jsonl"), TensorBoard("run/tensorboard"))
-    with logged(loggers) as log:
+    with JsonLines("run/metrics.jsonl").open() as log:
         log({"epoch": 1, "step": 27, "loss": 0.52})
 
-`JsonLines` is the one that loses nothing, and raises where it would. Those for other tools are in
-`tracking`. Anything with their `open` is a logger.
+`JsonLines` loses nothing, and raises if it would. Loggers for other tools are in `tracking`.
+Anything with their `open` is a logger.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -34,55 +33,29 @@ class Logger(Protocol):
     """A place for the records of a run."""
 
     def open(
-        self, step: int | None = None, config: Mapping[str, Any] | None = None
+        self, step: int | None, config: Mapping[str, Any] | None, history: Sequence[Record]
     ) -> AbstractContextManager[Log]:
         """A context with the function that takes each record, a dict of numbers with its `step`.
 
-        A logger whose `open` also has an argument `history` gets the records of a run that is
-        resumed from `train.Log`, and writes those that it lacks.
-
         Args:
-            step: where a run goes on, so that its records of later steps are dropped; None for a
+            step: where a run is resumed, so that its records of later steps are removed; None for a
                 new run.
-            config: what the run was started with, as plain data.
+            config: what the run was started with, as plain data; None if that is not known.
+            history: the records until `step`, of which the logger writes those that it lacks.
         """
         ...
 
 
-@contextlib.contextmanager
-def logged(
-    loggers: Iterable[Logger], step: int | None = None, config: Mapping[str, Any] | None = None
-) -> Iterator[Log]:
-    """All loggers opened as one; they are closed in the opposite order.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     lines = JsonLines(Path(folder, "metrics.jsonl"))
-    ...     with logged([lines]) as log:
-    ...         log({"step": 1, "loss": 0.5})
-    ...     lines.records()
-    [{'step': 1, 'loss': 0.5}]
-    """
-    with contextlib.ExitStack() as stack:
-        logs = [stack.enter_context(logger.open(step, config)) for logger in loggers]
-
-        def log(record: Mapping[str, Any]) -> None:
-            for one in logs:
-                one(record)
-
-        yield log
-
-
 @dataclasses.dataclass(frozen=True)
 class JsonLines:
-    """A line of JSON a record, appended as it comes: the same records give the same bytes.
+    """A line of JSON per record, appended as it comes: the same records give the same bytes.
 
-    Numbers that are not finite, which JSON has not, are the texts "nan", "inf" and "-inf". A line
-    is there whole or not at all: a process that was killed leaves at most a torn end, which is cut
-    off when the run goes on.
+    Numbers that are not finite, which JSON does not have, are the texts "nan", "inf", and "-inf". A
+    process that was killed leaves at most one incomplete line at the end, which is removed when the
+    run is resumed.
 
     Args:
-        file: where; its folder must be there.
+        file: a path in an existing folder.
     """
 
     file: str | os.PathLike[str]
@@ -92,20 +65,20 @@ class JsonLines:
         self,
         step: int | None = None,
         config: Mapping[str, Any] | None = None,
-        history: Sequence[Record] | None = None,
+        history: Sequence[Record] = (),
     ) -> Iterator[Log]:
-        """The function that appends a record; with `step`, records of later steps are cut first.
+        """The function that appends a record; with `step`, later records are removed first.
 
         Args:
-            step: where a run is resumed; None for a new run.
+            step: where a run is resumed; None (the default) for a new run.
             config: is not written.
-            history: the records until `step`. The file then has exactly these: lines that were
-                lost are written again.
+            history: the records until `step`. If there are any, the file then has exactly these:
+                lines that were lost are written again.
 
         Raises:
             FileExistsError: the file has lines already, and `step` is not given.
-            ValueError: the file has a line that is not a record of a run, or one that `history`
-                has not.
+            ValueError: the file has a line that is not a record of a run, or one that is not in
+                `history`.
             OSError: the file cannot be written, or the disk is full: the lines before stay whole.
         """
         file = Path(self.file)
@@ -114,7 +87,7 @@ class JsonLines:
                 raise FileExistsError("it has the lines of another run, which are never mixed")
             if step is not None and file.exists():
                 os.truncate(file, _length_until(file, step))
-            if history is not None:
+            if history:
                 _repair(file, history)
             opened = open(file, "ab", buffering=0, opener=_opener)  # noqa: SIM115, closed below
         with opened:
@@ -128,10 +101,10 @@ class JsonLines:
 
             yield log
             with _explained(file):
-                os.fsync(opened.fileno())  # a full disk may tell only now
+                os.fsync(opened.fileno())  # a full disk may be noticed only now
 
     def records(self) -> list[Record]:
-        """The records in the file, in order; a torn end is no record."""
+        """The records in the file, in order, without an incomplete line at the end."""
         return [_record(line, self.file) for line in _lines(Path(self.file))]
 
 
@@ -151,8 +124,8 @@ def _repair(file: Path, history: Sequence[Record]) -> None:
         record = _record(line, file)
         if not _texts(record) <= _texts(known.get(record["step"], {})):
             raise FileError(
-                f"{file} has a record of step {record['step']:,} that the history of the resumed "
-                f"run has not: {line[:80]!r}; write metrics to another file"
+                f"{file} has a record of step {record['step']:,} that is not in the history of "
+                f"the resumed run: {line[:80]!r}; write metrics to another file"
             )
     replace(file, b"".join(lines))
 
@@ -169,7 +142,7 @@ def _plain(item: Any) -> Any:
 
 
 def finite_or_text(number: Any) -> float | str:
-    """A number as JSON has it; one that is not finite as "nan", "inf" or "-inf"."""
+    """A number as it is in JSON: "nan", "inf", or "-inf" if it is not finite."""
     number = float(number)
     return number if math.isfinite(number) else str(number)
 
@@ -187,8 +160,8 @@ def _lines(file: Path) -> Iterator[bytes]:
                 yield line
             elif len(line) == LONGEST_LINE:
                 raise FileError(
-                    f"{file}: has a line of more than {LONGEST_LINE:,} bytes, which is no record "
-                    "of a run; restore it from a copy, or write metrics to another file"
+                    f"{file}: has a line of more than {LONGEST_LINE:,} bytes, which is not a "
+                    "record of a run; restore it from a copy, or write metrics to another file"
                 )
 
 
@@ -200,8 +173,8 @@ def _record(line: bytes, file: str | os.PathLike[str]) -> Record:
             raise ValueError("it has no step")
     except ValueError as error:
         raise FileError(
-            f"{os.fspath(file)} has a line that is no record of a run: {line[:80]!r}; wanted an "
-            'object with a "step". Remove the line, or write metrics to another file'
+            f"{os.fspath(file)} has a line that is not a record of a run: {line[:80]!r}; expected "
+            'an object with a "step". Remove the line, or write metrics to another file'
         ) from error
     return {
         name: UNFINITE.get(item, item) if isinstance(item, str) else item

@@ -51,14 +51,14 @@ class LossScaled:
 def dynamic_loss_scale(
     optimizer: Any, initial: Any = 2.0**15, period: Any = 2000, factor: Any = 2.0
 ) -> Optimizer:
-    """The optimizer, for a loss times a factor that follows what float16 can hold.
+    """An optimizer for a loss times a factor, which follows the range of float16.
 
     A step of training multiplies the loss by the factor and divides the gradients, of the
-    parameters' own type, by it. Where they are not finite, the step is skipped, as by
+    parameters' own type, by it. If they are not finite, the step is skipped, as by
     `apply_if_finite`, and the factor is divided by `factor`, down to 1; after `period` good steps
     in a row it is multiplied. It is for `nn.Precision(net, "float16")`, whose smallest number is
     6e-8; bfloat16 has the range of float32 and needs none. Metrics are those of the plain loss, and
-    have `loss_scale`, the factor of the step, and `skipped`. Put it around what else wraps an
+    have `loss_scale`, the factor of the step, and `skipped`. Put it around other wrappers of an
     optimizer. Raises ValueError for an initial factor or a period below 1, and a factor that is not
     above 1.
 
@@ -79,15 +79,15 @@ def dynamic_loss_scale(
 
 
 def scale_of(opt_state: Any) -> jax.Array | None:
-    """The factor on the loss that an optimizer's state holds; None where there is none.
+    """The factor on the loss that an optimizer's state holds; None if there is none.
 
     Raises ValueError for more than one.
     """
     states = states_of(opt_state, LossScaleState)
     if len(states) > 1:
         raise ValueError(
-            f"the optimizer scales the loss {len(states)} times; put one dynamic_loss_scale around "
-            "the whole optimizer"
+            f"the optimizer scales the loss {len(states)} times; put one train.dynamic_loss_scale "
+            "around the whole optimizer"
         )
     return states[0].scale if states else None
 

@@ -10,8 +10,8 @@ declares how its parts are combined:
     Derived(f, sums)        f of several sums, each of which is added
     Collected(f, arrays)    f of the arrays of all rows, on the host
 
-`total` adds the parts within a batch, `combining.combine` those of several batches. A loss may also
-be a sum of ratios, `beta * Ratio(a, n) + Ratio(b, m)`: each term divides by its own count.
+`combining` adds the parts of several steps or batches. A loss may also be a sum of ratios,
+`beta * Ratio(a, n) + Ratio(b, m)`: each term divides by its own count.
 """
 
 import dataclasses
@@ -53,9 +53,31 @@ class Mean(Metric):
     maximize: bool | None = None
 
 
+class _Term(Metric):
+    """A metric that can be added to others and to scalars, and multiplied by numbers."""
+
+    def __mul__(self, factor: Any) -> Any:
+        raise NotImplementedError
+
+    def __neg__(self) -> Any:
+        return self * -1
+
+    def __add__(self, other: Any) -> "Sum":
+        several = [one.terms if isinstance(one, Sum) else (one,) for one in (self, other)]
+        return Sum((*several[0], *several[1]))
+
+    def __sub__(self, other: Any) -> "Sum":
+        return self + -other
+
+    def __rsub__(self, other: Any) -> "Sum":
+        return -self + other
+
+    __radd__ = __add__
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=("sum", "count"), meta_fields=("maximize",))
 @dataclasses.dataclass(frozen=True)
-class Ratio(Metric):
+class Ratio(_Term):
     """sum / count: two are combined by adding both.
 
     Ratios can be added to each other and to scalars, and multiplied by numbers: a loss may be
@@ -91,25 +113,12 @@ class Ratio(Metric):
     def __truediv__(self, divisor: Any) -> "Ratio":
         return Ratio(self.sum / divisor, self.count)
 
-    def __neg__(self) -> "Ratio":
-        return Ratio(-self.sum, self.count)
-
-    def __add__(self, other: Any) -> "Sum":
-        return Sum((self,)) + other
-
-    def __sub__(self, other: Any) -> "Sum":
-        return Sum((self,)) + -other
-
-    def __rsub__(self, other: Any) -> "Sum":
-        return -self + other
-
     __rmul__ = __mul__
-    __radd__ = __add__
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("terms",), meta_fields=())
 @dataclasses.dataclass(frozen=True)
-class Sum(Metric):
+class Sum(_Term):
     """Several terms, ratios and scalars, each with its own count: what adding ratios gives.
 
     >>> import jax.numpy as jnp
@@ -131,20 +140,7 @@ class Sum(Metric):
     def __truediv__(self, divisor: Any) -> "Sum":
         return Sum(tuple(term / divisor for term in self.terms))
 
-    def __neg__(self) -> "Sum":
-        return self * -1
-
-    def __add__(self, other: Any) -> "Sum":
-        return Sum(self.terms + (other.terms if isinstance(other, Sum) else (other,)))
-
-    def __sub__(self, other: Any) -> "Sum":
-        return self + -other
-
-    def __rsub__(self, other: Any) -> "Sum":
-        return -self + other
-
     __rmul__ = __mul__
-    __radd__ = __add__
 
 
 @partial(
@@ -258,27 +254,6 @@ def without_collected(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: one for name, one in metrics.items() if not isinstance(one, Collected)}
 
 
-def total(metrics: Mapping[str, Any], rows: Any) -> dict[str, Any]:
-    """Metrics with a leading axis, one entry per step or micro-batch of `rows` rows, added over it.
-
-    >>> import jax.numpy as jnp
-    >>> both = total({"loss": jnp.array([1.0, 3.0])}, rows=4)
-    >>> float(both["loss"].sum), float(both["loss"].count)
-    (16.0, 8.0)
-    """
-
-    def added(term: Ratio) -> Ratio:
-        count = jnp.broadcast_to(term.count, jnp.shape(term.sum))
-        return Ratio(jnp.sum(term.sum, 0), jnp.sum(count, 0), term.maximize)
-
-    return {
-        name: metric.over_parts()
-        if isinstance(metric, Derived)
-        else of_terms([added(term) for term in terms_of(metric, rows)])
-        for name, metric in without_collected(metrics).items()
-    }
-
-
 def merged(total: Any, new: Any) -> Any:
     """The metric `total` with another part, in the types and with the functions of `total`."""
     leaves, structure = jax.tree.flatten(total)
@@ -327,17 +302,17 @@ def check_metrics(metrics: Any, owner: str) -> None:
                 )
 
 
-def check_loss(loss: Any, owner: str) -> None:
+def check_loss(loss: Any, owner: str, advice: str = "write return loss, metrics") -> None:
     """Raise TypeError or ValueError for a loss that is not a real scalar, a Ratio, or a sum.
 
     Args:
         loss: what an objective returned.
         owner: the objective, for the error.
+        advice: what to write in place of a tuple.
     """
     if isinstance(loss, tuple | list | Mapping):
         raise TypeError(
-            f"a loss is a scalar or a train.Ratio, got {describe(loss)} from {owner}; write "
-            "return loss, metrics"
+            f"a loss is a scalar or a train.Ratio, got {describe(loss)} from {owner}; {advice}"
         )
     for term in loss.terms if isinstance(loss, Sum) else (loss,):
         if isinstance(term, Mean | Derived | Collected):

@@ -1,7 +1,6 @@
-"""Minimize: the program of one objective and one optimizer; Supervised: of a network and a task."""
+"""Minimize: the program of one objective and one optimizer."""
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,23 +9,20 @@ import jax.numpy as jnp
 
 from ..combine.precision import Precision
 from ..core import paths
-from ..core.binding import visible
-from ..core.calls import Call, Outcome
 from ..core.composite import Composite
-from ..core.declarations import Declaration, brief
-from ..core.layer import Layer, declared
-from ..core.signatures import Signature, suggestion
-from ..core.wrapper import Wrapper
-from ..data.rows import check_finite
+from ..core.declarations import brief
+from ..core.layer import Layer
+from ..core.signatures import suggestion
 from .blocks import for_network
 from .ema import evaluation_params
-from .labels import check_labels
+from .evaluation import check_count
+from .gradient_step import gradient_step
 from .metrics import check_loss, check_metrics
 from .optimizer import as_pytree
 from .program import Program
 from .state import TrainState, owned, state_key
-from .step import check_optimizer, check_options, check_parts, gradient_step
-from .task import Loss, Task, measured
+from .supervised_loss import SupervisedLoss, check_parts
+from .task import Loss, name_of
 from .weights import Weights
 
 
@@ -92,7 +88,17 @@ class Minimize(Program):
                 "task, optimizer)"
             )
         check_optimizer(self.optimizer)
-        check_options(self.accumulate, self.log_norms, self.precision)
+        check_count(self.accumulate, "accumulate")
+        policy = self.precision
+        if policy is not None and not (isinstance(policy, Precision) and policy.inner is None):
+            raise TypeError(
+                f"precision is a policy without a network, got {policy!r}; write "
+                "nn.Precision(compute='bfloat16')"
+            )
+        if self.log_norms is not None and not isinstance(self.log_norms, str):
+            raise TypeError(
+                f"log_norms is a path pattern such as '**/w', or None; got {self.log_norms!r}"
+            )
         if self.inputs is not None and not isinstance(self.inputs, Mapping):
             raise TypeError(
                 f"{type(self).__name__}.inputs is a dict of inputs by name, got "
@@ -113,15 +119,9 @@ class Minimize(Program):
         if self.initial is not None:
             params, state = _with_initial(params, state, self.initial)
         optimizer = for_network(as_pytree(self.optimizer), objective, batch, **named)
-        return owned(
-            TrainState(
-                params=params,
-                state=state,
-                opt_state=optimizer.init(params),
-                step=jnp.zeros((), jnp.int32),
-                key=paths.kept_words(key),
-            )
-        )
+        zero = jnp.zeros((), jnp.int32)
+        words = paths.kept_words(key)
+        return owned(TrainState(params, state, optimizer.init(params), zero, words))
 
     def named_inputs(self, step: Any) -> dict[str, Any]:
         """The inputs that forward takes by name, at a step."""
@@ -200,6 +200,12 @@ class Minimize(Program):
         """
         _check_state(state, type(self).__name__)
         if not self.objective._has_method("predict"):
+            if isinstance(self.objective, SupervisedLoss):
+                raise TypeError(
+                    "predict needs a train.Task, which maps outputs to predictions, got "
+                    f"{name_of(self.objective.task)}; write net.apply(state.params, x) for the "
+                    "outputs themselves"
+                )
             raise TypeError(
                 f"{type(self.objective).__name__} has no predictions; write def predict(self, "
                 "inputs) in it"
@@ -232,72 +238,6 @@ class Minimize(Program):
         return dataclasses.replace(policy, inner=self.objective)
 
 
-class SupervisedLoss(Wrapper):
-    """The objective of a network and a task: the loss of the task on (inputs, targets).
-
-    It adds no level to paths. A batch is (inputs, targets) or (inputs, targets, weights), with a
-    weight per row or per position. Inputs are one array, a tuple (positional inputs), or a dict
-    (named inputs).
-    """
-
-    inner: Layer
-    task: Any
-
-    def _signature(self, method: str) -> Signature:
-        return Signature(("batch",), 1, False, frozenset({"batch"}), frozenset())
-
-    def _takes(self, method: str) -> set[str]:
-        return {"batch"}
-
-    def _has_method(self, name: str) -> bool:
-        return name == "forward" or (name == "predict" and isinstance(self.task, Task))
-
-    def _methods(self) -> list[str]:
-        return ["predict"] if isinstance(self.task, Task) else []
-
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        found = declared(self.wrapped, "forward", *self._given(method, inputs[0]))
-        return Declaration(found.params, found.state, None)
-
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        (batch,) = inputs
-        if method == "forward":
-            batch = _without_hidden(batch)
-        given = visible(self.wrapped, "forward", *self._given(method, batch))
-        outcome = self.wrapped._evaluate(call, "forward", *given)
-        if method == "predict":
-            return outcome._replace(output=self.task.predict(outcome.output))
-        metrics = measured(self.task, outcome.output, *batch[1:])
-        return outcome._replace(output=(metrics.pop("loss"), metrics))
-
-    def check_data(self, data: Any, name: str) -> None:
-        """Raise ValueError or TypeError for rows that cannot be trained on.
-
-        Args:
-            data: (inputs, targets) or (inputs, targets, weights).
-            name: what errors call the data.
-        """
-        inputs = _inputs_of(data)
-        if len(data) == 2:  # a weight of zero hides what is not finite
-            check_finite(inputs, f"{name}: inputs")
-            check_finite(data[1], f"{name}: targets")
-        check_labels(self.task, data[1], name)
-
-    def _given(self, method: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and named inputs of the network."""
-        given = batch if method == "predict" else _inputs_of(batch)
-        if isinstance(given, dict):
-            known = self.wrapped._takes("forward")
-            for name in given:
-                if name not in known:
-                    raise TypeError(
-                        f"the batch has an input {name!r}, which no layer of the network takes; "
-                        f"{suggestion(name, known)}"
-                    )
-            return (), dict(given)
-        return (given if isinstance(given, tuple) else (given,)), {}
-
-
 def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimize:
     """The program of a network, a task, and an optimizer, on batches (inputs, targets[, weights]).
 
@@ -326,39 +266,8 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
     >>> sorted(metrics), program.predict(state, x).shape
     (['accuracy', 'loss'], (4, 2))
     """
-    check_parts(net, task, optimizer)
+    check_parts(net, task)
     return Minimize(SupervisedLoss(net, task), optimizer, **options)
-
-
-def _inputs_of(batch: Any) -> Any:
-    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-        raise TypeError(
-            "a batch of train.Supervised is (inputs, targets) or (inputs, targets, weights), got "
-            f"{brief(batch)}; write a train.Minimize objective for other batches"
-        )
-    return batch[0]
-
-
-def _without_hidden(batch: Any) -> Any:
-    """The batch, with zeros for NaN and infinity in the inputs of rows whose weights are all 0.
-
-    The gradient of a parameter sums the inputs times those of the outputs, and 0 times NaN is NaN.
-    """
-    if len(batch) == 2 or batch[2] is None:
-        return batch
-    weights = map(jnp.asarray, jax.tree.leaves(batch[2]))
-    rows = [(w != 0).any(axis=tuple(range(1, w.ndim))) for w in weights]
-    if len({row.shape for row in rows}) != 1 or rows[0].ndim == 0:
-        return batch  # the task reports them
-    shown = functools.reduce(jnp.logical_or, rows)
-
-    def cleaned(leaf: Any) -> Any:
-        if jnp.shape(leaf)[:1] != shown.shape or not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return leaf
-        place = shown.reshape((-1,) + (1,) * (jnp.ndim(leaf) - 1))
-        return jnp.where(place | jnp.isfinite(leaf), leaf, 0)
-
-    return (jax.tree.map(cleaned, batch[0]), *batch[1:])
 
 
 def _check_state(state: Any, owner: str) -> None:
@@ -370,7 +279,7 @@ def _check_state(state: Any, owner: str) -> None:
 
 
 def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) -> tuple[Any, Any]:
-    """The parameters and the state, with those of `initial` where it has some."""
+    """The parameters and the state, with those of `initial` if it has some."""
     if isinstance(initial, Weights):
         params, _ = _with_initial(params, {}, initial.params, path)
         return params, _like(state, initial.state, "state", path)
@@ -379,8 +288,8 @@ def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) 
         for name, given in initial.items():
             if name not in params:
                 raise ValueError(
-                    f"initial has {paths.text((*path, name))!r}, which the objective has not; "
-                    f"{suggestion(name, params)}"
+                    f"initial has {paths.text((*path, name))!r}, which the objective does not "
+                    f"have; {suggestion(name, params)}"
                 )
             params[name], below = _with_initial(
                 params[name], state.get(name, {}), given, (*path, name)
@@ -407,3 +316,13 @@ def _like(drawn: Any, given: Any, kind: str, path: paths.Path) -> Any:
                 f"{jnp.shape(one)}"
             )
     return jax.tree.map(lambda a, b: jnp.array(b, a.dtype), drawn, given)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raise TypeError for anything but an optimizer."""
+    if isinstance(optimizer, type) or not (
+        hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    ):
+        raise TypeError(
+            f"the optimizer has init and update, as optax.adam(1e-3) has; got {optimizer!r}"
+        )

@@ -15,7 +15,7 @@ def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
     A norm is the square root of the sum of squares, taken in at least float32; those by path are
     called `gradient_norm/PATH` and `update_norm/PATH`. Parameters stacked by `Repeat` count as one;
     parameters under `nn.Inference`, for which the trees have None, do not count.
-    Raises ValueError where no path fits the pattern.
+    Raises ValueError if no path fits the pattern.
 
     >>> import jax.numpy as jnp
     >>> norms = norms_by_path("*/w", ({"w": jnp.array([3.0, 4.0])},), ({"w": jnp.zeros(2)},))
@@ -29,7 +29,8 @@ def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
         fits = [path for path in squares if paths.matches(pattern, path)]
         if not fits:
             raise ValueError(
-                f"norms={pattern!r} fits no parameter; there are: {', '.join(squares) or 'none'}"
+                f"log_norms={pattern!r} fits no parameter; there are: "
+                f"{', '.join(squares) or 'none'}"
             )
         found[name] = jnp.sqrt(sum(squares.values()))  # type: ignore[arg-type]
         found |= {f"{name}/{path}": jnp.sqrt(squares[path]) for path in fits}
@@ -38,9 +39,3 @@ def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
 
 def _sum_of_squares(leaf: jax.Array) -> jax.Array:
     return jnp.sum(jnp.square(leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))))
-
-
-def check_norms(pattern: Any) -> None:
-    """Raise TypeError for a pattern that is no text."""
-    if pattern is not None and not isinstance(pattern, str):
-        raise TypeError(f"norms is a path pattern such as '**/w', or None; got {pattern!r}")

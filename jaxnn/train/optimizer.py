@@ -1,8 +1,8 @@
 """Optimizers are optax's. `Optimizer` holds one as data, so that its numbers can change.
 
 An optimizer is a value with `init(params)` and `update(gradients, opt_state, params, **extra)`, and
-may wrap other ones. All that training keeps beside the parameters (moments, averages, a loss scale)
-is in its `opt_state`.
+may wrap other ones. Everything else that training keeps (moments, averages, a loss scale) is in its
+`opt_state`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from ..core.values import identity, is_traced
 
 
 class _Number:
-    """Stands where a number was taken out of the arguments of an optimizer."""
+    """Marks the place of a number among the static arguments of an optimizer."""
 
     def __repr__(self) -> str:
         return "<number>"
@@ -38,15 +38,15 @@ class Optimizer:
     """An optax optimizer whose numbers are data: `Optimizer(optax.adam, learning_rate=1e-3)`.
 
     `optax.adam(1e-3)` hides its numbers in closures, so another learning rate is another compiled
-    program. Here the numbers are leaves of a pytree: changing, sweeping or differentiating them
-    costs no compilation. Numbers may be inside of arguments: of schedules, such as
+    program. Here the numbers are leaves of a pytree: they can be changed, swept, and
+    differentiated without recompiling. Numbers may be inside of arguments: of schedules, such as
     `train.Cosine(1e-3, steps=100)`, and of other optimizers. Everything else that the function
     takes (flags, text, functions) is static. It has `init` and `update` as every optax optimizer,
-    and stands wherever one does. Equal functions with equal arguments are equal optimizers, so a
+    and can be used in place of one. Equal functions with equal arguments are equal optimizers, so a
     pickled one equals its copy.
 
     The function may join optimizers. In `Optimizer(optax.chain, ...)` the numbers of members that
-    are an `Optimizer` stay data; `optax.chain(...)` alone works too, and compiles its own in.
+    are an `Optimizer` stay data; the numbers of a plain `optax.chain(...)` are compiled in.
 
     >>> import jax, optax
     >>> slow = Optimizer(optax.sgd, learning_rate=0.1, nesterov=False)

@@ -37,10 +37,15 @@ class Groups:
 def partition(optimizers: Mapping[str, Any]) -> Optimizer:
     """Each parameter by the optimizer of the first pattern that its path fits; None freezes.
 
-    In a pattern `*` stands for any text in one segment and `**` for any segments. What is frozen
-    has no update, no weight decay and no memory in the optimizer, and a training step computes no
-    gradient for it. Raises ValueError where a path fits no pattern, and where a pattern is left
-    without any, since nothing fits it or patterns before it take all that do.
+    In a pattern `*` matches any text in one segment and `**` any segments. Frozen parameters have
+    no update, no weight decay, and no memory in the optimizer, and a training step computes no
+    gradient for them.
+
+    Args:
+        optimizers: optimizers by path pattern, None to freeze.
+
+    Raises ValueError for a path that fits no pattern, and for a pattern that no path fits or whose
+    paths all fit an earlier one.
 
     >>> import jax, optax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(4), nn.LayerNorm())
@@ -89,7 +94,7 @@ def frozen(optimizer: Any, names: Iterable[str]) -> set[str]:
 
 
 def without_gradient(optimizer: Any, params: Any) -> Any:
-    """The parameters, as constants where the optimizer freezes them."""
+    """The parameters, of which those that the optimizer freezes are constants."""
     still = frozen(optimizer, (paths.text(path) for path, _ in paths.walk(params)))
     if not still:
         return params
@@ -104,7 +109,7 @@ def _first(patterns: list[str], name: str) -> int | None:
 
 
 def _labels(patterns: list[str], params: Any) -> Any:
-    """The number of each parameter's group, as text; ValueError where groups and paths miss."""
+    """The number of each parameter's group, as text; ValueError for groups without paths."""
     names = [paths.text(path) for path, leaf in paths.walk(params) if leaf is not None]
     still = [paths.text(path) for path, leaf in paths.walk(params) if leaf is None]
     first = {name: _first(patterns, name) for name in names}

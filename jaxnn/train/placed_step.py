@@ -1,6 +1,5 @@
-"""A step of any program, with its arrays where a placement has them, and what it may return."""
+"""A step of any program under a placement, and the check of what it returns."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,6 +7,7 @@ import jax
 from ..core.declarations import describe
 from .metrics import check_metrics, without_collected
 from .program import Program
+from .state import differences
 
 
 def placed_step(
@@ -40,32 +40,9 @@ def check_step(result: Any, before: Any, owner: str) -> None:
             "write return state, {'loss': loss}"
         )
     check_metrics(result[1], f"{owner}.step")
-    _check_state(owner, before, jax.eval_shape(lambda: result[0]))
-
-
-def _check_state(owner: str, before: Any, after: Any) -> None:
-    """Raise ValueError if a step returns a state of another structure, shape, or type."""
-    told = "a step returns a state like the one it is given, in structure, shapes, and types"
-    given, returned = (dict(_by_path(tree)) for tree in (before, after))
-    if jax.tree.structure(before) != jax.tree.structure(after):
-        only = [f"{name} is missing" for name in given if name not in returned]
-        only += [f"{name} is new" for name in returned if name not in given]
-        found = "; ".join(only[:5]) or (
-            f"{jax.tree.structure(after)} instead of {jax.tree.structure(before)}"
-        )
-        raise ValueError(f"{told}, but in the one that {owner}.step returns {found}")
-    lines = [
-        f"{name} is {describe(returned[name])} instead of {describe(leaf)}"
-        for name, leaf in given.items()
-        if (leaf.shape, leaf.dtype) != (returned[name].shape, returned[name].dtype)
-    ]
-    if lines:
+    if lines := differences(before, jax.eval_shape(lambda: result[0]), "the state"):
         raise ValueError(
-            f"{told}, but in the one that {owner}.step returns {'; '.join(lines[:5])}; write "
-            "new.astype(old.dtype), or give init's array that type"
+            "a step returns a state like the one it is given, in structure, shapes, and types, but "
+            f"in the one that {owner}.step returns {'; '.join(lines[:5])}; write "
+            "new.astype(old.dtype), or return from init all that step returns"
         )
-
-
-def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield jax.tree_util.keystr(path, simple=True, separator="/") or "the state", leaf

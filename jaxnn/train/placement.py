@@ -1,72 +1,12 @@
-"""Where a run's arrays are and how a step is made there: on one device, or on a mesh.
-
-`fit` asks a `Placement` for both. `Here` is one device; `jaxnn.parallel` has the one of a mesh.
-"""
+"""Where the arrays of a run lie: on one device; `parallel.Placement` is the one of a mesh."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ..core.layer import Layer
-from .state import TrainState, strong
-from .step import pure_step
-from .task import Loss, Metrics
-
-
-class Placement(Protocol):
-    """A hashable value that says where arrays lie."""
-
-    def create(self, net: Layer, optimizer: Any, key: jax.Array, x: Any) -> TrainState:
-        """`TrainState.create`, there."""
-        ...
-
-    def step(
-        self,
-        net: Layer,
-        task: Loss,
-        optimizer: Any,
-        ts: TrainState,
-        batch: Any,
-        **options: Any,
-    ) -> tuple[TrainState, Metrics]:
-        """`pure_step`, there."""
-        ...
-
-    def whole(self, array: Any) -> jax.Array:
-        """An array that every device has."""
-        ...
-
-    def batches(self, batches: Any) -> Any:
-        """Batches stacked along a first axis, each device with its rows of them."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Here:
-    """JAX's default device."""
-
-    def create(self, net: Layer, optimizer: Any, key: jax.Array, x: Any) -> TrainState:
-        """`TrainState.create`."""
-        return TrainState.create(net, optimizer, key, x)
-
-    def step(
-        self, net: Layer, task: Loss, optimizer: Any, ts: TrainState, batch: Any, **options: Any
-    ) -> tuple[TrainState, Metrics]:
-        """`pure_step`."""
-        return pure_step(net, task, optimizer, ts, batch, **options)
-
-    def whole(self, array: Any) -> jax.Array:
-        """The array on the device."""
-        return jnp.asarray(array)
-
-    def batches(self, batches: Any) -> Any:
-        """The batches on the device."""
-        return jax.device_put(batches)
-
-
-HERE = Here()
+from .state import strong
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,18 +15,10 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import numpy as np
 
+from ..core.declarations import brief
 from ..core.fingerprint import CODE, fingerprint
 from ..core.values import is_traced
-
-
-class _Number:
-    """Marks the place of a leaf among the static parts of a program."""
-
-    def __repr__(self) -> str:
-        return "<number>"
-
-
-NUMBER = _Number()
+from .optimizer import NUMBER
 
 
 class _Static:
@@ -206,6 +198,21 @@ class Program:
         values = jax.tree.unflatten(structure, leaves)
         vars(self).update(zip(names, values, strict=True), _partition=aux)
         return self
+
+
+def check_program(program: Any, function: str) -> None:
+    """Raise TypeError for anything but a program, such as a network.
+
+    Args:
+        program: what was passed in its place.
+        function: the function of `jaxnn.train` that takes it, for the error.
+    """
+    if not isinstance(program, Program):
+        raise TypeError(
+            f"train.{function} takes a train.Program, got {brief(program)}; write "
+            f"train.{function}(program, ...) with program = train.Supervised(net, task, optimizer) "
+            "or train.Minimize(objective, optimizer)"
+        )
 
 
 def code_of(program: Program) -> tuple[tuple[str, str], ...]:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core.declarations import describe
-from .class_scores import integers, spread_weights, wide
-from .labels import Labels, cross_entropy
+from .class_scores import integers, spread_weights
+from .labels import Labels, cross_entropy, wide
 from .metrics import Collected, Derived, Ratio
 
 
@@ -58,8 +58,7 @@ def auc(outputs: Any, targets: Any, weights: Any = None, *, ignore: int | None =
     >>> float(auc(jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1])))
     0.75
     """
-    outputs = jnp.asarray(outputs)
-    outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+    outputs = wide(outputs)
     several = outputs.shape == jnp.shape(targets) and outputs.ndim > 1
     if outputs.shape[:-1] == jnp.shape(targets) and outputs.shape[-1] in (1, 2):
         outputs = outputs[..., 0] if outputs.shape[-1] == 1 else outputs[..., 1] - outputs[..., 0]

@@ -32,6 +32,7 @@ class Regression(Task):
 
     outputs: int = 1  # type: ignore[override]
     directions = {"mae": "minimize", "rmse": "minimize", "r2": "maximize"}  # noqa: RUF012, no field
+    _several = "train.Regression(outputs={})"
 
     def __post_init__(self) -> None:
         """Check the number of outputs."""
@@ -62,6 +63,3 @@ class Regression(Task):
     @property
     def _per_output(self) -> bool:  # type: ignore[override]
         return self.outputs > 1
-
-    def _for_several(self, number: int) -> str:
-        return f"train.Regression(outputs={number})"

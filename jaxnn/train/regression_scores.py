@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from ..core.declarations import describe
-from .class_scores import mean_of_ratios, spread_weights, wide
-from .labels import ratio
+from .class_scores import mean_of_ratios, spread_weights
+from .labels import ratio, wide
 from .metrics import Derived, Ratio
 
 

@@ -9,7 +9,6 @@ numbers of one that was never interrupted.
 """
 
 import contextlib
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,24 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
-from ..core.declarations import brief
 from .agreement import Agreed, watching_peers
 from .combining import Tally
 from .evaluation import check_count
 from .event import Event
 from .every import Every, Moment, ends_of
-from .hooks.divergence import Divergence
-from .hooks.evaluate import Evaluate
-from .hooks.hook import Hook, RollBack, Stop, as_hook, checked, named, title
+from .hooks.hook import Hook, RollBack, Stop, checked, checked_hooks, named
 from .hooks.memory import begun, split
-from .hooks.progress import Progress
-from .loading import Steps, loader_of
+from .loading import loader_of
 from .metrics import directions
 from .placement import SINGLE_DEVICE
-from .program import Program
+from .program import Program, check_program
 from .record import Record
 from .signals import Asked
 from .state import strong
+from .steps import Steps
 
 ENDLESS = 2**31 - 1  # more steps than an epoch or a run has
 
@@ -71,18 +67,19 @@ class Run:
         data: Any,
         key: jax.Array,
         *,
+        batch_size: int | None,
         epochs: int | None,
         steps: int | None,
-        batch_size: int | None,
         hooks: Sequence[Any],
-        every: Every | int | None,
+        every: Any,
         state: Any,
         placement: Any,
     ) -> None:
+        check_program(program, "run")
         self.program, self.data, self.key = program, data, paths.as_key(key)
         self.batch_size = batch_size
         self.placement, self.given = placement, state
-        self.hooks = _checked_hooks(hooks)
+        self.hooks = checked_hooks(hooks)
         words = np.asarray(paths.kept_words(self.key))
         self.loader, self._functions = loader_of(program, data, batch_size, words, placement)
         self.steps_per_epoch = self.loader.steps_per_epoch
@@ -95,17 +92,14 @@ class Run:
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
         self.stop: str | None = None
+        self._stopped, self.asked, self.signal = "", Asked(), None
         self._at_end = True  # of an epoch of unknown length
-        self.asked, self.signal = Asked(), None
-        self._stopped = ""
-        self.tally = Tally()
+        self.tally, self._restored = Tally(), {}
         self.memories: list[Any] = [None] * len(self.hooks)
-        self._restored: dict[str, Any] = {}
         self.checkpoint: Callable[[], Any] = lambda: None
-        self._clock = 0.0
-        self._before, self._began, self.position = 0.0, time.perf_counter(), None
-        self._words, self.steps = words, None
-        self.recorded_at = time.perf_counter()
+        self.position, self.steps, self._words = None, None, words
+        self._clock = self._before = 0.0
+        self._began = self.recorded_at = time.perf_counter()
 
     @property
     def epoch(self) -> int | None:
@@ -135,8 +129,7 @@ class Run:
 
     def progress(self, event: Event) -> tuple[Any, dict[str, Any]]:
         """All that decides how the run continues after an event: arrays, and numbers as JSON."""
-        memories = dict(zip(self.labels(), self.memories, strict=True))
-        arrays, numbers = split(memories)
+        arrays, numbers = split(dict(zip(self.labels(), self.memories, strict=True)))
         tally = Tally() if event.is_record else self.tally
         progress = {
             "step": self.step,
@@ -294,8 +287,10 @@ class Run:
             self.memories[i], action = checked(result, self.memories[i])
         if isinstance(action, Stop) and self.stop is None:
             self.stop, self._stopped = action.reason, repr(self.hooks[i])
+            event.stop = self.stop
         elif isinstance(action, RollBack):
-            self.state = event.state = _owned(action.state)
+            # A copy, since steps take the memory of their state.
+            self.state = event.state = jax.tree.map(jnp.copy, action.state)
             self.tally = Tally()  # without the steps that failed
 
     def _event(self, is_record: bool) -> Event:
@@ -313,8 +308,7 @@ class Run:
         return ends_of(epoch, self.loader.at_once, total, everys, further)
 
     def _where(self) -> str:
-        newest = self.checkpoint()
-        return f"; they resume from the checkpoint {newest}" if newest else ""
+        return f"; they resume from the checkpoint {self.checkpoint()}" if self.checkpoint() else ""
 
 
 def run(
@@ -370,123 +364,9 @@ def run(
     2 0.25 0.75
     4 0.0625 0.1875
     """
-    return Run(
-        _program(program),
-        data,
-        key,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        hooks=hooks,
-        every=every,
-        state=state,
-        placement=placement,
-    ).events()
-
-
-def fit(
-    program: Program,
-    data: Any = None,
-    *,
-    key: jax.Array,
-    epochs: int | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    validation: Any = None,
-    hooks: Sequence[Any] = (),
-    every: Every | int | None = None,
-    state: Any = None,
-    placement: Any = SINGLE_DEVICE,
-    progress: bool = True,
-) -> tuple[Any, list[dict[str, float]]]:
-    """Train a program, and return its state and its history.
-
-    It drains `train.run`, whose arguments these are, with three hooks by default: `Evaluate` of the
-    validation data, `Divergence()` if the program has a loss, and a progress display.
-
-    Args:
-        program, data, key, epochs, steps, batch_size, every, state, placement: as for `train.run`.
-        validation: data to evaluate at each record, as `validation_loss` and so on; None by
-            default. Further sets are hooks: `train.Evaluate(data, name="other")`.
-        hooks: further `train.Hook` values and functions of an event.
-        progress: whether the records are displayed: on a terminal, in a notebook, or as lines.
-
-    Returns:
-        The final state, and a dict for each record.
-
-    Raises:
-        TypeError, ValueError: as `train.run`.
-        Diverged: the loss is not finite at a record.
-        Interrupted: a signal asked a run with `train.Checkpoints` to stop.
-
-    >>> import jax, jax.numpy as jnp, optax
-    >>> import jaxnn as nn
-    >>> from jaxnn import train
-    >>> x = jnp.linspace(-1, 1, 64)[:, None]
-    >>> program = train.Supervised(nn.Dense(1), train.Regression(), optax.adam(0.1))
-    >>> state, history = train.fit(program, (x, 3 * x[:, 0]), key=jax.random.key(0), epochs=50,
-    ...                            batch_size=16, progress=False)
-    >>> history[-1]["loss"] < 1e-3
-    True
-    """
-    hooks = _default_hooks(validation, hooks, progress)
-    run_ = Run(
-        _program(program),
-        data,
-        key,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        hooks=hooks,
-        every=every,
-        state=state,
-        placement=placement,
-    )
-    for _ in run_.events():
-        pass
-    return run_.state, [dict(record) for record in run_.history]
-
-
-def _default_hooks(validation: Any, hooks: Any, progress: bool) -> list[Any]:
-    """The hooks of `fit`: its own, before those that are given."""
-    given = _checked_hooks(hooks)
-    first: list[Any] = [hook for hook in given if hook.leads]
-    if validation is not None:
-        first.append(Evaluate(validation))
-    if not any(isinstance(hook, Divergence) for hook in given):
-        first.append(Divergence(metric=None))
-    then = [hook for hook in given if not hook.leads and not hook.last]
-    if progress and not any(isinstance(hook, Progress) for hook in given):
-        then.append(Progress())
-    return [*first, *then, *(hook for hook in given if hook.last)]
-
-
-def _program(program: Any) -> Program:
-    if not isinstance(program, Program):
-        raise TypeError(
-            f"a run is that of a train.Program, got {brief(program)}; write "
-            "train.Supervised(net, task, optimizer), or train.Minimize(objective, optimizer)"
-        )
-    return program
-
-
-def _checked_hooks(hooks: Any) -> list[Hook]:
-    if isinstance(hooks, Hook) or not isinstance(hooks, Sequence):
-        raise TypeError(f"hooks are a list, got {brief(hooks)}; write hooks=[hook]")
-    found = [as_hook(hook) for hook in hooks]
-    for before, hook in itertools.pairwise(found):
-        if hook.leads and not before.leads:
-            raise ValueError(
-                f"{type(hook).__name__} has to be the first hook, since it times the steps alone, "
-                f"but {title(before)} comes before it; write hooks=[{hook!r}, ...]"
-            )
-    for hook, after in itertools.pairwise(found):
-        if hook.last:
-            raise ValueError(
-                f"{type(hook).__name__} has to be the last hook, since it saves what the others "
-                f"remember, but {title(after)} comes after it; write hooks=[..., {hook!r}]"
-            )
-    return found
+    more = {"hooks": hooks, "every": every, "state": state, "placement": placement}
+    length = {"batch_size": batch_size, "epochs": epochs, "steps": steps}
+    return Run(program, data, key, **length, **more).events()
 
 
 def _length(epochs: Any, steps: Any, loader: Any, data: Any) -> int | None:
@@ -521,8 +401,3 @@ def _every(every: Any, has_epochs: bool, total: int | None) -> Every:
     if every is None:
         return Every(epochs=1) if has_epochs else Every(steps=max(total or 1, 1))
     return Every(steps=every)
-
-
-def _owned(tree: Any) -> Any:
-    """Copies, since steps take the memory of their state."""
-    return jax.tree.map(jnp.copy, tree)

@@ -1,14 +1,14 @@
 """Schedules: a number that changes from step to step, such as a learning rate.
 
 A schedule is a value and a pytree of its numbers: it prints and compares as the code that builds
-it, its numbers may be traced, and changing them compiles nothing anew. Called with a step, which
-counts from 0, it gives the number. It stands wherever optax takes a schedule:
+it, its numbers may be traced, and changing them does not recompile. Called with a step, which
+counts from 0, it returns the number. optax takes it as a schedule:
 
     Optimizer(optax.adamw, learning_rate=Warmup(500, Cosine(1e-3, steps=9500)))
 
-Where optax has the schedule, the numbers are the same. optax's own work as well, but many refuse
-traced numbers. To lower a rate where the loss no longer falls, chain
-`optax.contrib.reduce_on_plateau` behind the optimizer: training tells it the loss.
+If optax has the schedule, the numbers are the same. optax's own schedules work as well, but many
+reject traced numbers. To lower a rate when the loss no longer falls, chain
+`optax.contrib.reduce_on_plateau` behind the optimizer: a training step passes it the loss.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Schedule:
         dataclasses.dataclass(frozen=True)(cls)
         names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
 
-        def unflatten(_: Any, items: Any) -> Any:  # not built anew: nothing is checked
+        def unflatten(_: Any, items: Any) -> Any:  # nothing is checked again
             self = object.__new__(cls)
             self.__dict__.update(zip(names, items, strict=True))
             return self
@@ -46,18 +46,18 @@ class Schedule:
             lambda s: ([getattr(s, n) for n in names], None),
         )
 
+    def __post_init__(self) -> None:
+        """Check the number of steps, if there is one."""
+        number = getattr(self, "steps", 1)
+        known = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_traced(number) and not (known and number > 0) and not _is_array(number):
+            raise ValueError(
+                f"{type(self).__name__}.steps is a number of steps > 0, got {number!r}"
+            )
+
     def __call__(self, step: Any) -> Any:
         """The number at a step, 0 for the first one."""
         raise NotImplementedError
-
-    def _check_lengths(self, *names: str) -> None:
-        for name in names:
-            number = getattr(self, name)
-            known = isinstance(number, int | float) and not isinstance(number, bool)
-            if not is_traced(number) and not (known and number > 0) and not _is_array(number):
-                raise ValueError(
-                    f"{type(self).__name__}.{name} is a number of steps > 0, got {number!r}"
-                )
 
 
 class Constant(Schedule):
@@ -86,10 +86,6 @@ class Linear(Schedule):
     end: Number
     steps: Number
 
-    def __post_init__(self) -> None:
-        """Check the number of steps."""
-        self._check_lengths("steps")
-
     def __call__(self, step: Any) -> Any:
         """The number at a step."""
         return self.start + (self.end - self.start) * _share(step, self.steps)
@@ -110,10 +106,6 @@ class Cosine(Schedule):
     peak: Number
     steps: Number
     end: Number = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the number of steps."""
-        self._check_lengths("steps")
 
     def __call__(self, step: Any) -> Any:
         """The number at a step."""
@@ -136,20 +128,16 @@ class InverseSquareRoot(Schedule):
     peak: Number
     steps: Number
 
-    def __post_init__(self) -> None:
-        """Check the number of steps."""
-        self._check_lengths("steps")
-
     def __call__(self, step: Any) -> Any:
         """The number at a step."""
         return self.peak / jnp.sqrt(1 + step / self.steps)
 
 
 class Piecewise(Schedule):
-    """values[i] where i of the boundaries are at or before the step: constant in pieces.
+    """values[i] after i of the boundaries: constant in pieces.
 
     As `optax.piecewise_constant_schedule`, whose scales are quotients of these values. Raises
-    ValueError where there is not one value more than boundaries, and for boundaries out of order.
+    ValueError unless there is one value more than boundaries, and for boundaries out of order.
 
     >>> schedule = Piecewise((1.0, 0.1, 0.01), boundaries=(30, 60))
     >>> [round(float(schedule(step)), 6) for step in (29, 30, 60)]
@@ -219,7 +207,7 @@ class OneCycle(Schedule):
 
     def __post_init__(self) -> None:
         """Check the number of steps and the fraction."""
-        self._check_lengths("steps")
+        super().__post_init__()
         share = self.warmup
         if not is_traced(share) and not _is_array(share) and not 0 < share < 1:
             raise ValueError(f"OneCycle.warmup is a share of the steps in (0, 1), got {share!r}")
@@ -252,11 +240,11 @@ class Warmup(Schedule):
 
     def __post_init__(self) -> None:
         """Check the number of steps and the schedule."""
-        self._check_lengths("steps")
+        super().__post_init__()
         if not callable(self.then):
             raise TypeError(
                 f"Warmup.then is a schedule, got {self.then!r}; write "
-                "Warmup(500, train.Constant(1e-3)), say"
+                "Warmup(500, train.Constant(1e-3))"
             )
 
     def __call__(self, step: Any) -> Any:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was asked to stop, and did after a whole step.
+    """Raised by a run that a signal asked to stop, after a whole step.
 
     Args:
-        message: where the run stands and how it goes on, in a line.
-        number: of the signal.
+        message: where the run stopped and how to resume it, in a line.
+        number: the number of the signal.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -20,14 +20,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Asked:
-    """What has been asked: the number of the signal, or None."""
+    """The number of the signal that came, or None."""
 
     number: int | None = None
 
 
 @contextlib.contextmanager
 def listening(asked: Asked | None = None) -> Iterator[Asked]:
-    """Note the first SIGINT or SIGTERM inside; the second acts as if nobody listened.
+    """Note the first SIGINT or SIGTERM inside; the second has its usual effect.
 
     Args:
         asked: where it is noted; a new one by default.

@@ -1,5 +1,6 @@
 """TrainState: all that a training step changes, in one pytree."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -7,10 +8,8 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.calls import State
-from ..core.layer import Layer
+from ..core.declarations import brief
 from ..core.values import is_traced
-from .blocks import for_network
-from .optimizer import as_pytree
 
 
 class Trained(Protocol):
@@ -23,7 +22,7 @@ class Trained(Protocol):
 
     @property
     def state(self) -> Any:
-        """The state, `{}` where the network keeps none."""
+        """The state, `{}` if the network keeps none."""
         ...
 
 
@@ -43,34 +42,6 @@ class TrainState(NamedTuple):
     opt_state: Any
     step: jax.Array
     key: jax.Array
-
-    @classmethod
-    def create(
-        cls, net: Layer, optimizer: Any, key: jax.Array, *inputs: Any, **named: Any
-    ) -> "TrainState":
-        """The state before the first step: `net.init(key, *inputs)`, and fresh everything else.
-
-        `inputs` are arrays or `jax.ShapeDtypeStruct`, a batch or any part of one. The optimizer
-        sees the blocks of stacked parameters as separate arrays, and no parameter under
-        `nn.Inference`, by `train.for_network`. State that starts random is drawn from
-        `nn.fold_in(key, "variables")`.
-        """
-        if "params" in named:
-            raise TypeError(
-                "TrainState.create draws the parameters; to start from given ones write "
-                "train.TrainState.create(net, optimizer, key, x)._replace(params=params), or "
-                "with opt_state=train.for_network(optimizer, net, x).init(params) too"
-            )
-        key = paths.as_key(key)
-        params = net.init(key, *inputs, **named)
-        ts = cls(
-            params=params,
-            state=net.init_state(*inputs, key=state_key(key), **named),
-            opt_state=for_network(as_pytree(optimizer), net, *inputs, **named).init(params),
-            step=jnp.zeros((), jnp.int32),
-            key=paths.kept_words(key),
-        )
-        return owned(ts)
 
 
 def state_key(key: jax.Array) -> jax.Array:
@@ -117,6 +88,50 @@ def separate(tree: Any) -> Any:
         return array
 
     return jax.tree.map(leaf, tree)
+
+
+def by_path(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+
+
+def differences(before: Any, after: Any, whole: str) -> list[str]:
+    """Where two trees differ in structure, shapes, or types; a line each.
+
+    Args:
+        before, after: pytrees of arrays and Python numbers.
+        whole: what the root is called.
+    """
+    one, other = jax.tree.structure(before), jax.tree.structure(after)
+    if one == other and all(map(_are_alike, jax.tree.leaves(before), jax.tree.leaves(after))):
+        return []
+    given, found = dict(by_path(before)), dict(by_path(after))
+
+    def text(leaves: dict[str, Any], path: str, absent: str) -> str:
+        leaf = leaves.get(path, absent)
+        if leaf is absent:
+            return absent
+        return "a number" if isinstance(leaf, bool | int | float) else brief(leaf)
+
+    lines = [
+        f"{path or whole} is {text(found, path, 'missing')} instead of "
+        f"{text(given, path, 'nothing')}"
+        for path in {**given, **found}
+        if path not in given or path not in found or not _are_alike(given[path], found[path])
+    ]
+    return lines or [f"it is {other} instead of {one}"]
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    """Whether both are Python numbers, or arrays of the same shape and type."""
+    kinds = [
+        None
+        if isinstance(leaf, bool | int | float)
+        else (getattr(leaf, "shape", None), getattr(leaf, "dtype", None))
+        for leaf in (one, other)
+    ]
+    return kinds[0] == kinds[1]
 
 
 def is_key(leaf: Any) -> bool:

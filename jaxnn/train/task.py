@@ -50,13 +50,11 @@ import numpy as np
 from ..core.declarations import describe
 from ..core.values import Value, is_traced
 from .directions import Direction, directions_of
-from .labels import Labels, bad_weights, weights_like
+from .labels import Labels, bad_weights, weights_like, wide
 from .metrics import (
     Collected,
     Derived,
-    Metric,
     Ratio,
-    Sum,
     check_loss,
     check_metrics,
     directed,
@@ -66,12 +64,6 @@ from .metrics import (
 )
 
 Metrics: TypeAlias = dict[str, jax.Array]
-
-# Names of other numbers in the records of a run, which a metric must not replace.
-RESERVED = frozenset(
-    {"epoch", "step", "skipped", "seconds", "examples_per_second"}
-    | {"flops_per_second", "mfu", "device_bytes"}
-)
 
 
 class Task(Value):
@@ -149,29 +141,26 @@ class Task(Value):
     _with_classes = "a task with {} classes"
     # The number of classes of each integer target, for tasks without `classes`.
     _classes_per_output = None
+    # The task for targets of several numbers per example, as code for an error.
+    _several: ClassVar[str | None] = None
     # Whether the targets have a number for each output, and not one in all.
     _per_output = False
 
     @property
     def ignored(self) -> int | None:
         """The label that marks examples without one, or None if there is no such label."""
-        return None
-
-    def _for_several(self, number: int) -> str | None:
-        """The task for targets of `number` numbers per example, as code for an error."""
-        return None
+        return getattr(self, "ignore", None)
 
     def _wide(self, outputs: Any, targets: Any, labels: bool) -> jax.Array:
         """The outputs in at least float32, once their shape fits the targets'."""
         number = outputs.shape[-1] if outputs.ndim else 0
         same = outputs.ndim > 1 and outputs.shape == targets.shape
         if number != self.outputs:
-            several = self._for_several(number) if same else None
             advice = f"end the network with nn.Dense({self.outputs})"
-            if several:  # several targets per example, as intended
+            if same and self._several:  # several targets per example, as intended
                 advice = (
                     f"{type(self).__name__} has {self.outputs} per example; for several targets, "
-                    f"write {several}"
+                    f"write {self._several.format(number)}"
                 )
             raise ValueError(
                 f"{self!r} needs {self.outputs} outputs of shape (..., {self.outputs}), got "
@@ -188,7 +177,7 @@ class Task(Value):
                 f"{self!r} needs integer class labels, got {describe(targets)}; write "
                 f"y.astype('int32') if they are whole numbers{self._if_fractions}"
             )
-        return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        return wide(outputs)
 
     def _of_another_shape(self, targets: Any, expected: tuple[int, ...]) -> str:
         """The call to write for targets with a further axis, for an error."""
@@ -197,10 +186,9 @@ class Task(Value):
         number = targets.shape[-1]
         if number == 1:
             return "; write targets[..., 0]"
-        several = self._for_several(number)
-        if several is None:
+        if self._several is None:
             return ""
-        advice = f"; for several targets, write {several}"
+        advice = f"; for several targets, write {self._several.format(number)}"
         if number == self.classes:
             advice += ", and for one-hot targets, targets.astype('float32')"
         return advice
@@ -290,8 +278,12 @@ def _written(task: Loss, own: set[str], outputs: Any, targets: Any) -> dict[str,
     """What the task's own methods return, by name."""
     found = {}
     if "__call__" in own:
-        found["loss"] = _checked(task, task(outputs, targets))
-        check_loss(found["loss"], name_of(task))
+        found["loss"] = task(outputs, targets)
+        advice = (
+            "to report metrics, write a train.Task whose __call__ returns the loss and whose "
+            "`metrics` returns them"
+        )
+        check_loss(found["loss"], name_of(task), advice)
     if "metrics" in own and isinstance(task, Task):
         more = task.metrics(outputs, targets)
         check_metrics(more, name_of(task))
@@ -335,58 +327,3 @@ def _by_rows(
 
     rows = jax.vmap(of_row)(*jax.tree.map(shown, (outputs, targets)))
     return {name: mean(name, metric) for name, metric in rows.items()}
-
-
-def losses_and_metrics(task: Loss, outputs: Any, targets: Any) -> tuple[jax.Array, Metrics]:
-    """The loss, and all metrics with the loss among them, as scalars."""
-    if isinstance(task, Task) and not _own_methods(task):
-        more = _measure(task, outputs, targets)
-        loss = more.pop("loss")
-    else:
-        loss = task(outputs, targets)
-        more = task.metrics(outputs, targets) if isinstance(task, Task) else {}
-        _only_scalars(task, {"loss": loss, **more}, Ratio | Sum)
-    _only_scalars(task, more, Derived | Collected)
-    _checked(task, loss)
-    check_metrics(more, name_of(task))
-    _check_names(task, more)
-    loss = value_of(loss)
-    return loss, {"loss": loss, **{name: value_of(metric) for name, metric in more.items()}}
-
-
-def _check_names(task: Loss, metrics: Mapping[str, Any]) -> None:
-    for name in metrics:
-        if name in RESERVED or name.removeprefix("validation_") in {"loss", *metrics} - {name}:
-            raise ValueError(
-                f"{task!r} reports a metric {name!r}, but that is the name of another number in "
-                "the records of a run; return it under another name"
-            )
-
-
-def _only_scalars(task: Loss, found: Mapping[str, Any], kinds: Any) -> None:
-    for name, metric in found.items():
-        if isinstance(metric, kinds):
-            raise TypeError(
-                f"{name!r} of {name_of(task)} is a train.{type(metric).__name__}, which "
-                "programs combine over batches; write train.Supervised(net, task, optimizer)"
-            )
-
-
-def _checked(task: Loss, loss: Any) -> Any:
-    """The loss, a real scalar or a ratio; TypeError or ValueError for anything else."""
-    if isinstance(loss, tuple | list | dict):
-        raise TypeError(
-            f"a loss is a scalar, got {describe(loss)} from {name_of(task)}; to report metrics, "
-            "write a train.Task whose __call__ returns the loss and whose `metrics` returns them"
-        )
-    if not isinstance(loss, Metric) and jnp.shape(loss) != ():
-        raise ValueError(
-            f"a loss is a scalar, got {describe(loss)} from {name_of(task)}; write "
-            "loss(outputs, targets).mean()"
-        )
-    if not isinstance(loss, Metric) and jnp.iscomplexobj(loss):
-        raise TypeError(
-            f"a loss is a real number, got {describe(loss)} from {name_of(task)}; write its real "
-            "part or its absolute value"
-        )
-    return loss

@@ -1,7 +1,7 @@
 """Loggers that show a run in other tools: TensorBoard, Weights & Biases, MLflow.
 
-Each writes from a thread of its own, so that a slow server costs training no time. One that fails
-is told of once, in a warning, and left behind: the JSON lines of the run have all metrics.
+Each writes from a thread, so that a slow server costs no training time. If one fails, a warning
+reports it once, and it gets no more records: the JSON lines of the run have all metrics.
 
 A run that is resumed repeats the steps after its last checkpoint, with the same numbers. No logger
 holds such a step twice: what can be removed is removed, and what cannot is not sent again.
@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..files.plain import quoted
 from ..files.replacing import replace
@@ -28,18 +28,17 @@ from .logging import Log, Record
 
 PATIENCE = 30.0  # seconds that the end of a run waits for a logger
 
+Opened = tuple[Log, Callable[[], Any]]
+"""What takes a record, and what closes; both are called in the logger's thread."""
 
-@dataclasses.dataclass(frozen=True)
-class TensorBoard:
-    """Event files for TensorBoard, by tensorboardX: `tensorboard --logdir FOLDER` shows them.
 
-    A resumed run removes what its files have of later steps, and writes another file there.
+class _Tool:
+    """Base of the loggers that write from a thread."""
 
-    Args:
-        folder: of this run alone.
-    """
-
-    folder: str | os.PathLike[str]
+    module: ClassVar[str]
+    """What has to be installed, as it is imported."""
+    package: ClassVar[tuple[str, str]]
+    """The same for an error: what it writes, and the package."""
 
     def open(
         self,
@@ -47,166 +46,180 @@ class TensorBoard:
         config: Mapping[str, Any] | None = None,
         history: Sequence[Record] = (),
     ) -> AbstractContextManager[Log]:
-        """As `Logger.open`. Raises ImportError where tensorboardX is not installed."""
-        if importlib.util.find_spec("tensorboardX") is None:
-            raise missing("TensorBoard's files are written by", "tensorboardX", "logging")
+        """As `Logger.open`. Raises ImportError if the library is not installed."""
+        if importlib.util.find_spec(self.module) is None:
+            raise missing(*self.package, "logging")
+        told: list[str] = []
+        return _in_thread(
+            self._title(), lambda: self._connect(step, config or {}, told), history, told
+        )
 
-        def connect() -> tuple[Log, Callable[[], None]]:
-            from tensorboardX import SummaryWriter
+    def _title(self) -> str:
+        """What warnings call it."""
+        raise NotImplementedError
 
-            held: set[tuple[str, int]] = set()
-            if step is not None:
-                held = _remove_events_after(Path(self.folder), step)
-            # Files are told apart by the second they were begun in, and by what is added here. A
-            # TensorBoard that is running has read what was removed, and forgets it at purge_step.
-            later = {} if step is None else {"purge_step": step + 1, "filename_suffix": f".{step}"}
-            writer = SummaryWriter(os.fspath(self.folder), **later)  # type: ignore[arg-type]
-            if config is not None and not step:
-                writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```", 0)
-
-            def log(record: Mapping[str, Any]) -> None:
-                at = int(record["step"])
-                for name, number in _numbers(record).items():
-                    if (name, at) not in held:
-                        writer.add_scalar(name, number, at)
-                writer.flush()
-
-            return log, writer.close
-
-        return _beside(f"TensorBoard in {os.fspath(self.folder)}", connect, history)
+    def _connect(self, step: int | None, config: Mapping[str, Any], told: list[str]) -> Opened:
+        """Connect to the tool, in the thread; texts added to `told` become warnings."""
+        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
-class WandB:
+class TensorBoard(_Tool):
+    """Event files for TensorBoard, by tensorboardX: `tensorboard --logdir FOLDER` shows them.
+
+    A resumed run removes what its files have of later steps, and writes another file there.
+
+    Args:
+        folder: the folder of this run alone.
+    """
+
+    folder: str | os.PathLike[str]
+    module: ClassVar[str] = "tensorboardX"
+    package: ClassVar[tuple[str, str]] = "TensorBoard's files are written by", "tensorboardX"
+
+    def _title(self) -> str:
+        return f"TensorBoard in {os.fspath(self.folder)}"
+
+    def _connect(self, step: int | None, config: Mapping[str, Any], told: list[str]) -> Opened:
+        from tensorboardX import SummaryWriter
+
+        held: set[tuple[str, int]] = set()
+        later: dict[str, Any] = {}
+        if step is not None:
+            held = _remove_events_after(Path(self.folder), step)
+            # Files are named by the second they were begun in, and by the suffix. A TensorBoard
+            # that is running has read what was removed, and forgets it at purge_step.
+            later = {"purge_step": step + 1, "filename_suffix": f".{step}"}
+        writer = SummaryWriter(os.fspath(self.folder), **later)
+        if config and not step:
+            writer.add_text("config", f"```\n{json.dumps(config, indent=2)}\n```", 0)
+
+        def log(record: Mapping[str, Any]) -> None:
+            at = int(record["step"])
+            for name, number in _numbers(record).items():
+                if (name, at) not in held:
+                    writer.add_scalar(name, number, at)
+            writer.flush()
+
+        return log, writer.close
+
+
+@dataclasses.dataclass(frozen=True)
+class WandB(_Tool):
     """Weights & Biases: a run of a project, sent as it goes or kept for `wandb sync`.
 
     Args:
-        project: whose run it is.
-        run: the run's name and id, which a run that goes on must give again.
-        folder: where wandb keeps its files, in a folder `wandb` there.
-        mode: "online" or "offline". Where the server does not answer when the run begins, it is
-            kept offline, under an id of its own.
+        project: the project of the run.
+        run: the run's name and id, which the call that resumes a run has to give again; None (the
+            default) for a new one.
+        folder: where wandb keeps its files, in a folder `wandb` there; "." by default.
+        mode: "online" (the default) or "offline". If the server does not answer when the run
+            begins, it is kept offline, under another id.
     """
 
     project: str
     run: str | None = None
     folder: str | os.PathLike[str] = "."
     mode: Literal["online", "offline"] = "online"
+    module: ClassVar[str] = "wandb"
+    package: ClassVar[tuple[str, str]] = "Weights & Biases' files are written by", "wandb"
 
-    def open(
-        self,
-        step: int | None = None,
-        config: Mapping[str, Any] | None = None,
-        history: Sequence[Record] = (),
-    ) -> AbstractContextManager[Log]:
-        """As `Logger.open`. Raises ImportError where wandb is not installed."""
-        if importlib.util.find_spec("wandb") is None:
-            raise missing("Weights & Biases' files are written by", "wandb", "logging")
+    def _title(self) -> str:
+        return f"Weights & Biases of {self.project}"
+
+    def _connect(self, step: int | None, config: Mapping[str, Any], told: list[str]) -> Opened:
+        import wandb  # pyright: ignore[reportMissingImports]
 
         def started(mode: Any, run: str | None) -> Any:
-            import wandb  # pyright: ignore[reportMissingImports]
-
             return wandb.init(
                 project=self.project,
                 name=self.run,
                 id=run,
                 resume="allow" if run is not None and mode == "online" else None,
                 dir=os.fspath(self.folder),
-                config=dict(config or {}),
+                config=dict(config),
                 mode=mode,
                 settings=wandb.Settings(silent=True, console="off", init_timeout=PATIENCE / 2),
             )
 
-        def connect() -> tuple[Log, Callable[[], None]]:
-            try:
-                run = started(self.mode, self.run)
-            except Exception as error:
-                if self.mode == "offline":
-                    raise
-                told.append(
-                    f"{name} goes on offline, for its server does not answer: {_cause(error)}. "
-                    f"Write wandb sync {quoted(Path(self.folder, 'wandb'))} when it "
-                    "does"
-                )
-                run = started("offline", None)  # the id is still in use
+        try:
+            run = started(self.mode, self.run)
+        except Exception as error:
+            if self.mode == "offline":
+                raise
+            told.append(
+                f"{self._title()} continues offline, since its server does not answer: "
+                f"{_cause(error)}. Write wandb sync {quoted(Path(self.folder, 'wandb'))} when it "
+                "does"
+            )
+            run = started("offline", None)  # the id is still in use
+        # Online wandb knows where the run is. What an offline run sent lies in files of another
+        # format, so its last step is kept in a file next to them.
+        last = Path(self.folder, "wandb", f"{self.run}.last-step")
+        keeps = self.run is not None and self.mode == "offline"
+        begin = int(getattr(run, "starting_step", 0) or 0)
+        if keeps and step and last.exists():
+            begin = int(last.read_text()) + 1
 
-            # Online wandb knows where the run is. What an offline run sent lies in files of its
-            # own format, so its last step is kept in a file next to them.
-            last = Path(self.folder, "wandb", f"{self.run}.last-step")
-            keeps = self.run is not None and self.mode == "offline"
-            begin = int(getattr(run, "starting_step", 0) or 0)
-            if keeps and step and last.exists():
-                begin = int(last.read_text()) + 1
+        def log(record: Mapping[str, Any]) -> None:
+            at = int(record["step"])
+            if at < begin:
+                return
+            run.log(_numbers(record), step=at)
+            if keeps:
+                last.parent.mkdir(exist_ok=True)
+                last.write_text(str(at))
 
-            def log(record: Mapping[str, Any]) -> None:
-                at = int(record["step"])
-                if at < begin:
-                    return
-                run.log(_numbers(record), step=at)
-                if keeps:
-                    last.parent.mkdir(exist_ok=True)
-                    last.write_text(str(at))
-
-            return log, run.finish
-
-        told: list[str] = []
-        name = f"Weights & Biases of {self.project}"
-        return _beside(name, connect, history, told)
+        return log, run.finish
 
 
 @dataclasses.dataclass(frozen=True)
-class MLflow:
+class MLflow(_Tool):
     """A run of an MLflow experiment, on a server or in a database.
 
     Args:
         uri: of the server, "http://host:5000", or of a database, "sqlite:///mlflow.db".
-        experiment: its name; made where it is not there.
-        run: the run's name, which a run that goes on must give again.
+        experiment: its name; it is created if it does not exist.
+        run: the run's name, which the call that resumes a run has to give again; None (the default)
+            for a new one.
     """
 
     uri: str
     experiment: str
     run: str | None = None
+    module: ClassVar[str] = "mlflow"
+    package: ClassVar[tuple[str, str]] = "MLflow's runs are written by", "mlflow-skinny"
 
-    def open(
-        self,
-        step: int | None = None,
-        config: Mapping[str, Any] | None = None,
-        history: Sequence[Record] = (),
-    ) -> AbstractContextManager[Log]:
-        """As `Logger.open`. Raises ImportError where mlflow is not installed."""
-        if importlib.util.find_spec("mlflow") is None:
-            raise missing("MLflow's runs are written by", "mlflow-skinny", "logging")
+    def _title(self) -> str:
+        return f"MLflow at {self.uri}"
 
-        def connect() -> tuple[Log, Callable[[], None]]:
-            from mlflow import MlflowClient  # pyright: ignore
-            from mlflow.entities import Metric, Param  # pyright: ignore
+    def _connect(self, step: int | None, config: Mapping[str, Any], told: list[str]) -> Opened:
+        from mlflow import MlflowClient  # pyright: ignore
+        from mlflow.entities import Metric, Param  # pyright: ignore
 
-            client = MlflowClient(tracking_uri=self.uri)
-            found = client.get_experiment_by_name(self.experiment)
-            place = found.experiment_id if found else client.create_experiment(self.experiment)
-            # Before its first checkpoint a run has nothing to resume, and begins again.
-            run = self._earlier(client, place) if step else None
-            held: set[tuple[str, int]] = set()
-            if run is not None:  # MLflow removes nothing
-                names = list(client.get_run(run).data.metrics)
-                held = {(k, m.step) for k in names for m in client.get_metric_history(run, k)}
-            else:
-                run = client.create_run(place, run_name=self.run).info.run_id
-                params = [Param(name, str(item)[:500]) for name, item in _flat(config or {})]
-                for begin in range(0, len(params), 100):  # as many as a request may have
-                    client.log_batch(run, params=params[begin : begin + 100])
+        client = MlflowClient(tracking_uri=self.uri)
+        found = client.get_experiment_by_name(self.experiment)
+        place = found.experiment_id if found else client.create_experiment(self.experiment)
+        # Before its first checkpoint a run has nothing to resume, and begins again.
+        run = self._earlier(client, place) if step else None
+        held: set[tuple[str, int]] = set()
+        if run is not None:  # MLflow removes nothing
+            names = list(client.get_run(run).data.metrics)
+            held = {(k, m.step) for k in names for m in client.get_metric_history(run, k)}
+        else:
+            run = client.create_run(place, run_name=self.run).info.run_id
+            params = [Param(name, str(item)[:500]) for name, item in _flat(config)]
+            for begin in range(0, len(params), 100):  # as many as a request may have
+                client.log_batch(run, params=params[begin : begin + 100])
 
-            def log(record: Mapping[str, Any]) -> None:
-                now, at = int(time.time() * 1000), int(record["step"])
-                numbers = {k: v for k, v in _numbers(record).items() if (k, at) not in held}
-                metrics = [Metric(k, float(v), now, at) for k, v in numbers.items()]
-                if metrics:
-                    client.log_batch(run, metrics=metrics)
+        def log(record: Mapping[str, Any]) -> None:
+            now, at = int(time.time() * 1000), int(record["step"])
+            numbers = {k: v for k, v in _numbers(record).items() if (k, at) not in held}
+            metrics = [Metric(k, float(v), now, at) for k, v in numbers.items()]
+            if metrics:
+                client.log_batch(run, metrics=metrics)
 
-            return log, lambda: client.set_terminated(run)
-
-        return _beside(f"MLflow at {self.uri}", connect, history)
+        return log, lambda: client.set_terminated(run)
 
     def _earlier(self, client: Any, experiment: str) -> str | None:
         if self.run is None:
@@ -245,20 +258,18 @@ def _remove_events_after(folder: Path, step: int) -> set[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def _beside(
-    name: str,
-    connect: Callable[[], tuple[Log, Callable[[], None]]],
-    history: Sequence[Record] = (),
-    told: list[str] | None = None,
+def _in_thread(
+    name: str, connect: Callable[[], Opened], history: Sequence[Record], told: list[str]
 ) -> Iterator[Log]:
-    """A function that hands records to a thread; what fails there is warned of once.
+    """A function that hands records to a thread, which takes those of `history` first.
 
-    `connect` gives the function of records and the one that closes, all called in the thread. The
-    function gets the records of `history` first, of which it skips those that are there.
-    Warnings are given where records are, for a thread has nobody to warn.
+    Args:
+        name: what warnings call the logger.
+        connect: called in the thread.
+        history: the records before; the logger skips those that it has.
+        told: texts of warnings, which are given when the next record comes.
     """
     waiting: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
-    told = [] if told is None else told
     failed = threading.Event()
 
     def work() -> None:
@@ -272,8 +283,8 @@ def _beside(
         except Exception as error:
             failed.set()
             told.append(
-                f"{name} is left behind: {_cause(error)}. The run goes on, and its JSON lines have "
-                "all metrics"
+                f"{name} gets no more records: {_cause(error)}. The run continues, and its JSON "
+                "lines have all metrics"
             )
 
     def tell() -> None:
@@ -294,8 +305,8 @@ def _beside(
         thread.join(PATIENCE)
         if thread.is_alive():
             told.append(
-                f"{name} is left behind: it did not take its last records in {PATIENCE:g} s. The "
-                "JSON lines have all metrics"
+                f"{name} lacks records: it did not take the last ones in {PATIENCE:g} s. The JSON "
+                "lines have all metrics"
             )
         tell()
 

@@ -118,18 +118,17 @@ def test_embeddings_and_other_methods_are_kept():
     assert "bf16[7,4]" not in jaxpr  # the table is never rounded
 
 
-def test_a_policy_is_put_around_a_network_by_the_step():
+def test_a_policy_is_put_around_a_network_by_the_program():
     net = nn.Sequential(nn.Dense(8), jnp.tanh, nn.Dense(1))
     policy = nn.Precision(compute="bfloat16", keep="2")
     assert repr(policy) == "Precision(keep='2')"
     wrapped = dataclasses.replace(policy, inner=net)
     assert wrapped == nn.Precision(net, keep="2")
     assert eval(repr(wrapped), vars(nn) | {"jax": jax}) == wrapped
-    optimizer, found = optax.adam(1e-2), []
+    optimizer, found, batch = optax.adam(1e-2), [], (X, X[:, 0])
     for one, precision in ((wrapped, None), (net, policy)):
-        ts = train.TrainState.create(net, optimizer, KEY, X)
-        step = train.make_step(one, train.Regression(), optimizer, precision=precision)
-        found.append(step(ts, (X, X[:, 0])))
+        program = train.Supervised(one, train.Regression(), optimizer, precision=precision)
+        found.append(train.make_step(program)(program.init(KEY, batch), batch))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -180,11 +179,11 @@ def test_sums_of_products_accumulate_in_float32(layer, x, compute):
             r"Precision\(compute='float16'\) is a policy without a network: write nn.Precision\(n",
         ),
         (
-            lambda: train.make_step(
+            lambda: train.Supervised(
                 nn.Dense(1), train.Regression(), optax.sgd(1), precision=nn.Precision(nn.Dense(1))
             ),
             TypeError,
-            r"precision is a policy without a network, such as nn.Precision\(compute='bfloat16'\)",
+            r"precision is a policy without a network, got .*; write nn.Precision\(compute='bf",
         ),
     ],
 )

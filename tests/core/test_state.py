@@ -85,8 +85,6 @@ def test_without_a_key_it_shows_the_call_to_write():
 def test_a_run_draws_it_from_its_key():
     task = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)  # noqa: E731
     wanted = NET.init_state(X, key=nn.fold_in(KEY, "variables"))
-    ts = train.TrainState.create(NET, optax.sgd(0.1), KEY, X)
-    chex.assert_trees_all_equal(ts.state, wanted)
     program = train.Supervised(NET, task, optax.sgd(0.1))
     state = program.init(KEY, (X, X))
     chex.assert_trees_all_equal(state.state, wanted)

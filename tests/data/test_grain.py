@@ -222,9 +222,9 @@ def test_errors():
         "batch_size 4: write dataset.batch(4, drop_remainder=True)"
     )
     single = Grain(grain.MapDataset.source(Rows()).map(lambda row: row[0]))
-    with pytest.raises(TypeError, match=r"batches of Grain\(.* are .*float32\[2\].*wanted a pair"):
-        train.fit(nn.Dense(1), train.Regression(), optax.sgd(0.1), single, key=KEY, epochs=1,
-                  batch_size=2)  # fmt: skip
+    program = train.Supervised(nn.Dense(1), train.Regression(), optax.sgd(0.1))
+    with pytest.raises(TypeError, match=r"batch of train.Supervised is \(inputs, targets\) or"):
+        train.fit(program, single, key=KEY, epochs=1, batch_size=2)
     with pytest.raises(ValueError, match=r"is not one of this Grain pipeline with batch_size 2"):
         Grain(pipeline()).open(KEY, 2, {"batches": 1, "rows": 10})
 

@@ -27,7 +27,6 @@ from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import read
 from jaxnn.sweep.report import page
 from jaxnn.train import JsonLines
-from jaxnn.train.checkpoint_files import Progress
 from jaxnn.train.weights import packed
 from tests.command.test_run import RECIPE, Experiment, problem
 from tests.files import mutation
@@ -150,32 +149,36 @@ def test_inputs(tmp_path, many):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A folder with one checkpoint, and a state like that in it."""
+    """A folder with one checkpoint, and the state in it."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    net = nn.Dense(3)
-    ts = train.TrainState.create(net, optax.sgd(0.1), jax.random.key(0), jnp.ones((1, 5)))
-    with train.Checkpoints(str(folder)).open(net) as opened:
-        opened.save(ts, Progress([{"step": 0, "loss": 0.5}], {}, 0, None, 0.0))
-    return folder, net, ts
+    program, batch = (
+        train.Supervised(nn.Dense(3), train.Regression(3), optax.sgd(0.1)),
+        jnp.ones((4, 5)),
+    )
+    ts, _ = train.fit(
+        program, (batch, batch[:, :3]), key=jax.random.key(0), steps=1, batch_size=4,
+        hooks=[train.Checkpoints(str(folder))], progress=False,
+    )  # fmt: skip
+    return folder, ts
 
 
 @many(12, 400)
 def test_checkpoints(tmp_path, checkpoint, many):
-    whole, net, ts = checkpoint
+    whole, ts = checkpoint
     refusals = 0
     for seed in range(many):
         rng = random.Random(seed)
         folder = shutil.copytree(whole, tmp_path / str(seed))
-        files = sorted(one for one in (folder / "0").rglob("*") if one.is_file())
+        files = sorted(one for one in (folder / "1").rglob("*") if one.is_file())
         if seed % 2:  # without a seal: what is in a file is looked at
-            (folder / "0" / "seal.json").unlink()
-            files = [folder / "0" / "progress" / "metadata"] if seed % 4 == 1 else files
+            (folder / "1" / "seal.json").unlink()
+            files = [folder / "1" / "progress" / "metadata"] if seed % 4 == 1 else files
             files = [one for one in files if one.exists()]
         file = rng.choice(files)
         raw = file.read_bytes()
         change = mutation.json_changed if raw[:1] == b"{" else mutation.bytes_changed
         file.write_bytes(change(raw, rng))
-        call = functools.partial(train.Checkpoints(str(folder)).restore, net, ts)
+        call = functools.partial(train.Checkpoints(str(folder)).restore, ts)
         refusals += bool(refused(call, folder))
         shutil.rmtree(folder)
     assert refusals > many // 3

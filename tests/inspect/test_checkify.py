@@ -45,8 +45,8 @@ def test_a_token_out_of_range(params):
 
 def test_within_transforms(params):
     """In a gradient, a scan, lanes, and in a step that was compiled without checks before."""
-    step = train.make_step(NET, train.NextToken(10), optax.sgd(0.1))
-    ts = train.TrainState.create(NET, optax.sgd(0.1), KEY, TOKENS)
+    program = train.Supervised(NET, train.NextToken(10), optax.sgd(0.1))
+    ts, step = program.init(KEY, (TOKENS, TOKENS)), train.make_step(program)
     ts, _ = step(ts, (TOKENS, TOKENS))
     with raises("token 99"):
         nn.checkify(lambda ts, x: step(ts, (x, x)))(ts, TOKENS.at[0, 2].set(99))

@@ -85,12 +85,9 @@ def test_the_most_similar_call_is_shown():
 
 def test_a_training_step():
     """Its memory is donated, and its last batch is smaller: the classic."""
-    net, optimizer = nn.Dense(1), train.Optimizer(optax.sgd, learning_rate=0.1)
-    x = jnp.ones((8, 2))
-    ts = train.TrainState.create(net, optimizer, KEY, x)
-    step = why_recompiled(
-        train.make_step(net, lambda outputs, targets: jnp.mean(outputs), optimizer)
-    )
+    optimizer, x = train.Optimizer(optax.sgd, learning_rate=0.1), jnp.ones((8, 2))
+    program = train.Supervised(nn.Dense(1), lambda outputs, targets: jnp.mean(outputs), optimizer)
+    ts, step = program.init(KEY, (x, x[:, 0])), why_recompiled(train.make_step(program))
     for rows in (8, 8, 5):
         ts, _ = step(ts, (x[:rows], x[:rows, 0]))
     assert step.reasons[-1].splitlines()[-2:] == [

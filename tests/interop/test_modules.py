@@ -59,10 +59,9 @@ def test_a_linen_module():
 
 def test_a_linen_module_in_a_network_is_trained():
     net = nn.Sequential(interop.from_linen(Module(4)), jax.nn.relu, nn.Dense(1))
-    optimizer = optax.sgd(0.1)
-    ts = train.TrainState.create(net, optimizer, KEY, X)
+    program = train.Supervised(net, lambda y, targets: jnp.mean((y - targets) ** 2), optax.sgd(0.1))
+    ts, step = program.init(KEY, (X, X[:, :1])), train.make_step(program)
     before = jax.tree.map(np.asarray, (ts.params, ts.state))
-    step = train.make_step(net, lambda y, targets: jnp.mean((y - targets) ** 2), optimizer)
     for _ in range(2):
         ts, _ = step(ts, (X, X[:, :1]))
     for one, other in zip(*map(jax.tree.leaves, (before, (ts.params, ts.state))), strict=True):

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jaxnn.train.loop import TIMINGS
 
 from jaxnn import data, models, parallel, train
-from jaxnn.train.loop import TIMINGS
 
 NET = models.MLP(width=8, depth=1, dropout=0.25).network(4)
 TASK, OPTIMIZER = train.Classification(4), optax.adam(1e-2, eps=1e-2)

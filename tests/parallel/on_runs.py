@@ -13,9 +13,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxnn.train.loop import TIMINGS
 
 from jaxnn import data, parallel, train
-from jaxnn.train.loop import TIMINGS
 from tests.parallel.on_meshes import NET, OPTIMIZER, TASK, examples
 
 PROGRAM = train.Supervised(NET, TASK, OPTIMIZER)

@@ -88,8 +88,9 @@ def test_adapters_train_alone(params):
     )
     start = jax.tree.map(jnp.copy, params)
     optimizer = train.partition({"**/down": optax.adam(0.1), "**/up": optax.adam(0.1), "**": None})
-    ts = train.TrainState.create(net, optimizer, KEY, X)._replace(params=params)
-    step = train.make_step(net, lambda y, targets: jnp.mean(y**2), optimizer)
+    loss = lambda y, targets: jnp.mean(y**2)  # noqa: E731
+    program = train.Supervised(net, loss, optimizer, initial=params)
+    ts, step = program.init(KEY, (X, X)), train.make_step(program)
     losses = []
     for _ in range(5):
         ts, metrics = step(ts, (X, X))

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from jaxnn.train.loop import TIMINGS
 
 from jaxnn import Dense, constant, data, train
 from jaxnn.combine.precision import Precision
@@ -32,7 +33,6 @@ from jaxnn.sweep.cohort import (
 )
 from jaxnn.sweep.compiled import depends
 from jaxnn.sweep.structure import Structure
-from jaxnn.train.loop import TIMINGS
 from tests.sweep import quick
 
 NUMBERS = ("optimizer.learning_rate", "optimizer.momentum", "model.dropout")

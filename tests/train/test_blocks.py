@@ -243,8 +243,8 @@ def test_a_step_of_training_is_that_of_the_row(wrap):
     found = []
     for net, start in ((NET, params), nn.unstack_layers(NET, params)):
         optimizer = wrap(train.Optimizer(optax.lamb, learning_rate=0.1))
-        ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
-        step = train.make_step(net, mean_square, optimizer)
+        program = train.Supervised(net, mean_square, optimizer)
+        ts, step = program.init(jax.random.key(0), (X, X)), train.make_step(program)
         ts, _ = step(ts._replace(params=jax.tree.map(jnp.copy, start)), (X, X))
         found.append(ts.params)
     assert_near(nn.unstack_layers(NET, found[0])[1], found[1])
@@ -324,7 +324,7 @@ def test_a_mask_that_blocks_cannot_keep_is_rejected():
     net = nn.Repeat(nn.Dense(4), 3)
     walk = jax.tree_util.tree_map_with_path
     optimizer = optax.adamw(0.1, mask=lambda tree: walk(lambda path, _: len(path) == 1, tree))
-    with pytest.raises(ValueError, match=r"whole path of a parameter.*train\.by_path"):
+    with pytest.raises(ValueError, match=r"whole path of a parameter.*train\.partition"):
         params = trees(net.spec(X), 1)[0]
         trained(train.for_network(optimizer, net, X), params, [params])
 
@@ -389,7 +389,7 @@ def test_stacks_may_be_given_as_a_tree_and_wrapped_twice_count_once():
 def test_a_state_without_blocks_is_rejected():
     params, gradient = trees(SPEC, 2)
     for plain in (contrib.muon(0.1), optax.adafactor(0.1, min_dim_size_to_factor=3)):
-        with pytest.raises(ValueError, match=r"not that of separate blocks.*TrainState\.create"):
+        with pytest.raises(ValueError, match=r"not that of separate blocks.*program\.init"):
             train.for_network(plain, NET, X).update(gradient, plain.init(params), params)
     with pytest.raises(ValueError, match=r"made for parameters with the structure"):
         train.for_network(optax.adam(0.1), NET, X).init(params[0])

@@ -1,4 +1,4 @@
-"""Checkpoints: a run that was killed ends with the same bits, and damage is told, not used."""
+"""Checkpoints: a killed run ends bitwise as if it never was; damaged ones are not used."""
 
 import contextlib
 import hashlib
@@ -24,6 +24,7 @@ import pytest
 import jaxnn as nn
 from jaxnn import data, train
 from jaxnn.files.reading import FileError
+from jaxnn.train.checkpoint_folder import CheckpointFolder
 from tests.train.resumable import NET, digest, examples, main
 
 EPOCHS = 6
@@ -86,7 +87,7 @@ def test_a_run_killed_at_twenty_moments_ends_with_the_same_bits(server, tmp_path
 
 
 def fit(folder, epochs=2, net: nn.Layer = NET, optimizer=None, arguments=None, **options):
-    """A small run; `arguments` are of `fit`, and `options` of `Checkpoints`."""
+    """A small run; `arguments` are of `fit` and `Supervised`, and `options` of `Checkpoints`."""
     options = {"every": train.Every(epochs=1), "keep": 2} | options
     parts = {
         "net": net,
@@ -96,12 +97,12 @@ def fit(folder, epochs=2, net: nn.Layer = NET, optimizer=None, arguments=None, *
         "validation": examples(),
         "batch_size": 16,
         "key": jax.random.key(3),
+        **(arguments or {}),
     }
-    return train.fit(
-        **{**parts, **(arguments or {})},
-        epochs=epochs,
-        checkpoints=None if folder is None else train.Checkpoints(str(folder), **options),
-    )
+    names = ("net", "task", "optimizer", "accumulate", "precision")
+    program = train.Supervised(**{name: parts.pop(name) for name in names if name in parts})
+    hooks = [] if folder is None else [train.Checkpoints(str(folder), **options)]
+    return train.fit(program, **parts, epochs=epochs, hooks=hooks, progress=False)
 
 
 def changed(x):
@@ -134,47 +135,59 @@ def test_the_best_is_kept_and_found(tmp_path):
     best = int(np.argmin(losses))
     kept = train.Checkpoints(str(tmp_path), best="validation_loss")
     assert names(tmp_path) == [*sorted({"36", str(6 * (best + 1))}), "run.lock"]
-    like = train.TrainState.create(NET, optax.sgd(1.5), jax.random.key(0), examples()[0])
-    found = kept.restore(NET, like, "best")
-    again = train.evaluate(NET, TASK, found, examples())
-    # Another batching of the sum over 96 examples.
+    program = train.Supervised(NET, TASK, optax.sgd(1.5))
+    like = jax.eval_shape(program.init, jax.random.key(0), examples())
+    found = kept.restore(like, "best")
+    again = train.evaluate(program, found, examples())
     np.testing.assert_allclose(again["loss"], losses[best], rtol=1e-6)
-    assert int(kept.restore(NET, like).step) == 36
+    assert int(kept.restore(like).step) == 36
     with pytest.raises(FileNotFoundError, match=r"has no checkpoint 7; there are those after"):
-        kept.restore(NET, like, 7)
+        kept.restore(like, 7)
 
 
 def other_network():
     return nn.Sequential(nn.Dense(16), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.3), nn.Dense(3))
 
 
+def shifted(key, x):
+    return x
+
+
 # What determines the numbers of a run: an argument of `fit`, and the line about it.
 OTHER_RUNS = {
     "batch size": ({"batch_size": 8}, "batch_size: recorded 16, now 8"),
     "key": ({"key": jax.random.key(4)}, "key: recorded threefry2x32 uint32[2] "),
-    "rows": ({"data": [part[:80] for part in examples()]}, "data/x: recorded float32[96,8] "),
-    "one number": ({"data": (changed(examples()[0]), examples()[1])}, "data/x: recorded float32[9"),
-    "one label": ({"data": (examples()[0], examples()[1][::-1])}, "data/y: recorded int32[96] "),
-    "validation": ({"validation": [p[:9] for p in examples()]}, "validation/x: recorded float32[9"),
-    "no validation": ({"validation": None}, "validation: recorded {'x': 'float32[96,8] "),
+    "rows": (
+        {"data": tuple(part[:80] for part in examples())},
+        "data/0: recorded float32[96,8] ",
+    ),
+    "one number": ({"data": (changed(examples()[0]), examples()[1])}, "data/0: recorded float32[9"),
+    "one label": ({"data": (examples()[0], examples()[1][::-1])}, "data/1: recorded int32[96] "),
+    "validation": (
+        {"validation": tuple(p[:9] for p in examples())},
+        "validation/0: recorded float32[9",
+    ),
+    "no validation": ({"validation": None}, "validation: recorded {'0': 'float32[96,8] "),
     "rate": ({"optimizer": optax.adam(2e-2)}, "step_size: recorded -0.01, now -0.02"),
     "moment": ({"optimizer": optax.adam(1e-2, b2=0.99)}, "b2: recorded 0.999, now 0.99"),
     "network": (
         {"net": other_network()},
-        "Dropout(0.2), Dense(3)), now Sequential(Dense(16), BatchNo",
+        "Dropout(0.2), Dense(3)), Classification(3)), now Superv",
     ),
-    "task": ({"task": lambda o, t: TASK(o, t)}, "task: recorded Classification(3), now "),
+    "task": (
+        {"task": lambda o, t: TASK(o, t)},
+        "Classification(3)), now SupervisedLoss(Sequential(Dense(16)",
+    ),
     "augment": (
-        {"augment": lambda key, x: x},
-        "augment: recorded None, now tests.train.test_check",
+        {"data": data.Augmented(examples(), shifted)},
+        "tests.train.test_checkpoint.shifted",
     ),
-    "accumulate": ({"accumulate": 2}, "accumulate: recorded 1, now 2"),
+    "accumulate": ({"accumulate": 2}, "/accumulate: recorded 1, now 2"),
     "precision": (
         {"precision": nn.Precision(compute="bfloat16")},
-        "network: recorded Sequential(Dense(16)",
+        "/precision: recorded None, now Precision()",
     ),
-    "records": ({"every": train.Every(steps=3)}, "every: recorded Every(epochs=1), now Every(step"),
-    "dispatch": ({"steps_per_dispatch": 2}, "steps_per_dispatch: recorded 6, now 2"),
+    "records": ({"every": 3}, "every: recorded None, now 3"),
 }
 
 
@@ -199,7 +212,9 @@ def test_another_run_is_refused_and_the_folder_left_alone(saved, name):
 
 
 def test_a_run_of_fewer_epochs_is_refused(saved):
-    with pytest.raises(ValueError, match=r"has 12 steps behind it, and epochs=1 are 6 steps: wri"):
+    with pytest.raises(
+        ValueError, match=r"has done 12 steps, and this one is 6 steps long; write epochs=2"
+    ):
         fit(saved, 1)
 
 
@@ -227,7 +242,7 @@ def test_changed_code_of_a_layer_is_refused_and_a_changed_comment_is_not(tmp_pat
     monkeypatch.setattr(Gain, "forward", same)
     fit(tmp_path, 2, net=net)
     monkeypatch.setattr(Gain, "forward", other)
-    with pytest.raises(ValueError, match=r"\n  network: the code of Gain changed\n"):
+    with pytest.raises(ValueError, match=r"\n  program.*: the code of Gain changed\n"):
         fit(tmp_path, 3, net=net)
 
 
@@ -257,7 +272,7 @@ def test_data_on_the_host_and_on_the_device_are_one(tmp_path, uninterrupted):
 
 
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "removed", "metadata"])
-def test_a_damaged_newest_is_told_and_the_one_before_used(tmp_path, uninterrupted, harm):
+def test_a_damaged_newest_is_reported_and_the_one_before_used(tmp_path, uninterrupted, harm):
     fit(tmp_path, 4)
     files = [one for one in (tmp_path / "24" / "state").rglob("*") if one.is_file()]
     file = max(files, key=lambda one: one.stat().st_size)
@@ -302,8 +317,7 @@ def test_a_folder_of_any_name_is_resumed(tmp_path, name, recwarn):
         for epochs in (1, 2):
             small(folder, epochs)
     assert names(folder) == ["4", "8", "run.lock"]
-    like = train.TrainState.create(SMALL, optax.sgd(0.1), jax.random.key(0), jnp.zeros((8, 3)))
-    assert int(train.Checkpoints(str(folder)).restore(SMALL, like, 4).step) == 4
+    assert int(train.Checkpoints(str(folder)).restore(small_state(), 4).step) == 4
 
 
 @pytest.mark.parametrize("impl", ["threefry2x32", "unsafe_rbg"])
@@ -320,7 +334,7 @@ def test_a_random_key_in_the_state_of_an_optimizer_is_resumed(tmp_path, impl):
     assert jax.random.key_impl(resumed.opt_state[0].rng_key) == impl
     assert (a == b).all() and (whole.params["w"] == resumed.params["w"]).all()
     like = jax.eval_shape(lambda: whole)
-    found = train.Checkpoints(str(tmp_path / "whole")).restore(SMALL, like)
+    found = train.Checkpoints(str(tmp_path / "whole")).restore(like)
     assert (jax.random.key_data(found.opt_state[0].rng_key) == a).all()
 
 
@@ -347,8 +361,8 @@ class Ramp:
 def test_another_source_of_the_same_class_is_refused(tmp_path):
     def run(epochs, slope):
         return train.fit(
-            SMALL, train.Regression(), optax.sgd(0.1), Ramp(slope), batch_size=8, epochs=epochs,
-            key=jax.random.key(0), checkpoints=train.Checkpoints(str(tmp_path)),
+            small_program(), Ramp(slope), batch_size=8, epochs=epochs, key=jax.random.key(0),
+            hooks=[train.Checkpoints(str(tmp_path))], progress=False,
         )  # fmt: skip
 
     run(1, 2.0)
@@ -364,18 +378,23 @@ def test_a_relative_folder_and_one_behind_a_link_are_resumed(tmp_path, monkeypat
     for epochs, folder in enumerate(("link/a", "real[1]/a", str(tmp_path / "link" / "a")), 1):
         _, history = small(folder, epochs)
         assert len(history) == epochs
-    like = train.TrainState.create(SMALL, optax.sgd(0.1), jax.random.key(0), jnp.zeros((8, 3)))
-    assert int(train.Checkpoints("link/a").restore(SMALL, like).step) == 12
+    assert int(train.Checkpoints("link/a").restore(small_state()).step) == 12
 
 
-SMALL = nn.Dense(1)
+def small_program(optimizer=None):
+    return train.Supervised(nn.Dense(1), train.Regression(), optimizer or optax.sgd(0.1))
+
+
+def small_state():
+    batch = jnp.zeros((8, 3)), jnp.zeros(8)
+    return jax.eval_shape(small_program().init, jax.random.key(0), batch)
 
 
 def small(folder, epochs, optimizer=None):
     x = np.ones((32, 3), np.float32)
     return train.fit(
-        SMALL, train.Regression(), optimizer or optax.sgd(0.1), (x, x[:, 0]), batch_size=8,
-        epochs=epochs, key=jax.random.key(0), checkpoints=train.Checkpoints(str(folder)),
+        small_program(optimizer), (x, x[:, 0]), batch_size=8, epochs=epochs,
+        key=jax.random.key(0), hooks=[train.Checkpoints(str(folder))], progress=False,
     )  # fmt: skip
 
 
@@ -444,9 +463,11 @@ def small_run(tmp_path_factory):
         ("history", [{"loss": [1.0]}]),
         ("sums", {"loss": "x"}),
         ("sums", {"loss": None}),
-        ("sums", {"\x1b[31mred": 1.0}),
-        ("count", -1),
-        ("count", True),
+        ("sums", {"\x1b[31mred": [1.0]}),
+        ("step", -1),
+        ("step", True),
+        ("memories", {"EarlyStopping/0/best": "x"}),
+        ("stop", "x"),
         ("seconds", float("nan")),
         ("versions", {"python": 5}),
         ("forced", [5]),
@@ -490,38 +511,50 @@ def test_a_file_too_many_is_no_damage(tmp_path):
 def test_a_checkpoint_of_another_schema_is_left_alone(tmp_path):
     small(tmp_path, 1)
     file = tmp_path / "4" / "progress" / "metadata"
-    file.write_text(file.read_text().replace('"schema": 2', '"schema": 1'))
+    file.write_text(file.read_text().replace('"schema": 3', '"schema": 1'))
     (tmp_path / "4" / "seal.json").unlink()
-    with pytest.raises(ValueError, match=r"4 is of schema 1, and this version of jaxnn reads 2"):
+    with pytest.raises(ValueError, match=r"4 has the schema 1, and this version of jaxnn reads 3"):
         small(tmp_path, 2)
     assert names(tmp_path) == ["4", "run.lock"]
 
 
-def test_a_checkpoint_of_another_network_or_optimizer_is_refused_path_by_path(tmp_path):
+def test_a_checkpoint_of_another_program_is_refused_path_by_path(tmp_path):
     fit(tmp_path, 1)
     other = nn.Sequential(nn.Dense(5), nn.Dense(3))
     with pytest.raises(ValueError) as caught:
         fit(tmp_path, 2, net=other, arguments={"batch_size": 8})
     message = str(caught.value)
-    assert f"network: recorded {NET!r}, now {other!r}" in message
+    recorded, now = f"SupervisedLoss({NET!r}, {TASK!r})", f"SupervisedLoss({other!r}, {TASK!r})"
+    assert f"recorded {recorded}, now {now}" in message
     assert "batch_size: recorded 16, now 8" in message
     with pytest.raises(ValueError) as caught, warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # it does not claim that it resumed
         fit(tmp_path, 2, net=other, force=True)
     message = str(caught.value)
-    assert "is a checkpoint of another network or optimizer" in message
-    assert "params/0/w: wanted float32[8,5], got float32[8,16]" in message
-    assert "params/4/b: wanted nothing, got float32[3]" in message
-    assert f"It was written for {NET!r}" in message
+    assert "is a checkpoint of another program" in message
+    assert "state/params/0/w: wanted float32[8,5], got float32[8,16]" in message
+    assert "state/params/4/b: wanted nothing, got float32[3]" in message
+    assert (
+        "It was written for Minimize(objective=SupervisedLoss(Sequential(Dense(16), BatchNorm()"
+        in message
+    )
     with pytest.raises(ValueError, match=r"opt_state/0/mu/0/b: wanted nothing, got float32"):
         fit(tmp_path, 2, optimizer=optax.sgd(0.1), force=True)
     assert names(tmp_path) == ["6", "run.lock"]
 
 
 def test_two_runs_into_one_folder(tmp_path):
-    held = train.Checkpoints(str(tmp_path)).open(NET)
-    with held, pytest.raises(OSError, match=r"another run is at work in .*name another folder"):
-        fit(tmp_path)
+    def another(event):
+        with pytest.raises(OSError, match=r"another run works in .* or name another folder"):
+            fit(tmp_path)
+
+    hooks = [another, train.Checkpoints(str(tmp_path))]
+    x = np.ones((32, 3), np.float32)
+    train.fit(
+        small_program(), (x, x[:, 0]), key=jax.random.key(0), epochs=1, hooks=hooks, progress=False,
+        batch_size=8,
+    )  # fmt: skip
+    shutil.rmtree(tmp_path)
     fit(tmp_path, 1)
 
 
@@ -531,11 +564,11 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         fit(tmp_path / "file" / "checkpoints")
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_and_the_run_goes_on(
+def test_a_checkpoint_that_cannot_be_written_is_a_warning_and_the_run_continues(
     tmp_path, monkeypatch, uninterrupted
 ):
     fit(tmp_path, 2)
-    opened = train.checkpoint.CheckpointFolder._opened
+    opened = CheckpointFolder._opened
 
     def full(self):
         manager = opened(self)
@@ -546,7 +579,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_run_goes_on(
     def raise_full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train.checkpoint.CheckpointFolder, "_opened", full)
+    monkeypatch.setattr(CheckpointFolder, "_opened", full)
     with pytest.warns(RuntimeWarning, match=r"could not be written in .*No space left .*step 12"):
         end = fit(tmp_path, 5)
     assert digest(*end) == uninterrupted
@@ -568,21 +601,23 @@ def test_a_full_disk_is_a_warning_without_the_tracebacks_of_orbax(tmp_path, capl
     assert not unraisable
 
 
-def test_a_signal_ends_the_dispatch_saves_and_says_how_to_go_on(tmp_path, uninterrupted):
-    def ask(ts, record):
-        if record["epoch"] == 2:
+def test_a_signal_ends_the_dispatch_saves_and_says_how_to_resume(tmp_path, uninterrupted):
+    def ask(event):
+        if event.epoch == 2:
             signal.raise_signal(signal.SIGTERM)
 
-    x, y = examples()
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(train.Interrupted) as caught:
         train.fit(
-            NET, TASK, optax.adam(1e-2), (x, y), validation=(x, y), batch_size=16, epochs=5,
-            key=jax.random.key(3), checkpoints=train.Checkpoints(str(tmp_path)), callbacks=[ask],
+            train.Supervised(NET, TASK, optax.adam(1e-2)), examples(), validation=examples(),
+            batch_size=16, epochs=5, key=jax.random.key(3), progress=False,
+            hooks=[ask, train.Checkpoints(str(tmp_path))],
         )  # fmt: skip
+    step = caught.value.args[0].split()[6]  # of the dispatch that ended after the signal
+    assert step in ("12", "18")
     assert str(caught.value) == (
-        f"SIGTERM: the run stopped after step 12 of 30; the checkpoint after step 12 is in "
-        f"{tmp_path}, and the same call goes on from it"
+        f"SIGTERM: the run stopped after step {step} of 30; the checkpoint after step {step} is in "
+        f"{tmp_path}, and the same call resumes from it"
     )
     assert caught.value.number == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
@@ -614,7 +649,7 @@ def test_nothing_is_unpickled_and_no_path_leads_out(tmp_path):
         try:
             ts, _ = fit(folder, 3)
         except ValueError as error:
-            assert "another network" in str(error)
+            assert "another program" in str(error)
         else:
             assert np.isfinite(np.asarray(ts.params[0]["w"])).all()
     (folder / "999").symlink_to(outside)
@@ -622,7 +657,7 @@ def test_nothing_is_unpickled_and_no_path_leads_out(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         with pytest.raises((ValueError, FileNotFoundError)):
-            train.Checkpoints(str(folder)).restore(NET, jnp.zeros(3), 999)
+            train.Checkpoints(str(folder)).restore(jnp.zeros(3), 999)
     assert not mark.exists()
     assert (outside / "secret").read_text() == "not to be read"
     assert names(outside) == ["secret"]

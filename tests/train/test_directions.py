@@ -1,4 +1,4 @@
-"""Which way is better: declared by tasks, stated by who ranks, and refused where nobody says it."""
+"""Which direction is better: declared by tasks, stated by hooks, and rejected if it is unknown."""
 
 from typing import Any
 
@@ -102,27 +102,35 @@ def test_what_is_not_finite_is_worse_than_all_that_is(maximize):
         assert badness(bad, maximize) > max(badness(value, maximize) for value in finite)
 
 
-def fit(task, rate=0.3, seed=1, **options):
+def fit(task, *hooks, rate=0.3, seed=1):
     return train.fit(
-        nn.Dense(3), task, optax.sgd(rate), (X, Y), validation=(X, Y), batch_size=4, epochs=4,
-        key=jax.random.key(seed), **options,
+        program_of(task, rate), (X, Y), validation=(X, Y), batch_size=4, epochs=4,
+        key=jax.random.key(seed), hooks=hooks, progress=False,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("metric", ["validation_novel", "gradient_norm"])
-def test_an_unknown_direction_is_refused_before_the_first_step(tmp_path, metric):
+def program_of(task, rate=0.3):
+    return train.Supervised(nn.Dense(3), task, optax.sgd(rate))
+
+
+STATE = jax.eval_shape(program_of(train.Classification(3)).init, jax.random.key(0), (X, Y))
+
+
+def test_an_unknown_direction_is_rejected_before_the_first_step(tmp_path):
     seen = []
-    options: dict[str, Any] = {"callbacks": [lambda ts, record: seen.append(record)]}
-    with pytest.raises(ValueError) as said:
-        fit(Scored(3), stop=train.EarlyStopping(metric), **options)
-    plain = metric.removeprefix("validation_")
-    assert str(said.value) == (
-        f"the direction of '{metric}' is unknown: write EarlyStopping('{metric}', maximize=True) "
-        f"or maximize=False, or declare it in the task by "
-        f'directions = {{"{plain}": "maximize"}}; known are loss, accuracy, f1'
+    with pytest.raises(ValueError) as caught:
+        fit(Scored(3), seen.append, train.EarlyStopping("validation_novel"))
+    assert str(caught.value) == (
+        "the direction of 'validation_novel' is unknown: write EarlyStopping('validation_novel', "
+        "maximize=True) or maximize=False, or return train.Mean(value, maximize=True) from the "
+        "program; known are accuracy, f1, loss, validation_accuracy, validation_f1, validation_loss"
     )
     with pytest.raises(ValueError, match=r"write Checkpoints\(..., best='.*', maximize=True\) or"):
-        fit(Scored(3), checkpoints=train.Checkpoints(str(tmp_path), best=metric), **options)
+        fit(Scored(3), seen.append, train.Checkpoints(str(tmp_path), best="validation_novel"))
+    with pytest.raises(ValueError, match=r"Checkpoints.best is 'f2', which is not among the metr"):
+        fit(Scored(3), seen.append, train.Checkpoints(str(tmp_path), best="f2"))
+    with pytest.raises(ValueError, match=r"watches 'los', which is not among.*did you mean 'loss'"):
+        fit(Scored(3), seen.append, train.EarlyStopping("los"))
     assert not seen
     with pytest.raises(TypeError, match=r"EarlyStopping.maximize is 'f1', expected True if"):
         train.EarlyStopping("f1", maximize="f1")  # type: ignore[arg-type]
@@ -130,34 +138,22 @@ def test_an_unknown_direction_is_refused_before_the_first_step(tmp_path, metric)
         train.Checkpoints("a", maximize="max")  # type: ignore[arg-type]
 
 
-def test_the_former_name_is_the_same_value():
-    assert train.EarlyStopping("f1", larger=True) == train.EarlyStopping("f1", maximize=True)
-    assert train.Checkpoints("a", best="f1", larger=False).maximize is False
-    assert repr(train.EarlyStopping("f1", larger=True)) == (
-        "EarlyStopping(metric='f1', maximize=True)"
-    )
-    with pytest.raises(ValueError, match="EarlyStopping got maximize and larger, its former name"):
-        train.EarlyStopping("f1", maximize=True, larger=True)
-    with pytest.raises(TypeError, match=r"Checkpoints.larger is 1, expected True if"):
-        train.Checkpoints("a", larger=1)  # type: ignore[arg-type]
-
-
 def test_the_best_checkpoint_has_the_largest_f1_of_scikit_learn(tmp_path):
     """The records' F1 is scikit-learn's, and the best checkpoint is the one where it is largest."""
     net, scores, states = nn.Dense(3), [], []
 
-    def measure(ts, record):
-        found = np.asarray(net.apply(ts.params, X)).argmax(-1)
+    def measure(event):
+        found = np.asarray(net.apply(event.state.params, X)).argmax(-1)
         scores.append(f1_score(np.asarray(Y) == 0, found == 0, zero_division=0))  # type: ignore
-        states.append(jax.tree.map(np.array, ts.params))
+        states.append(jax.tree.map(np.array, event.state.params))
 
     checkpoints = train.Checkpoints(str(tmp_path), best="validation_f1", keep=1)
     # At this rate the F1 goes up and down; it is largest in the second record.
-    ts, history = fit(Scored(3), 12.0, 2, callbacks=[measure], checkpoints=checkpoints)
+    _, history = fit(Scored(3), measure, checkpoints, rate=12.0, seed=2)
     np.testing.assert_allclose([record["validation_f1"] for record in history], scores, rtol=1e-6)
     assert 0 < np.argmax(scores) < len(scores) - 1
     assert np.argmax(scores) != np.argmin(scores)
-    best = checkpoints.restore(net, ts, "best")
+    best = checkpoints.restore(STATE, "best")
     jax.tree.map(np.testing.assert_array_equal, best.params, states[int(np.argmax(scores))])
 
 
@@ -170,26 +166,59 @@ def test_early_stopping_takes_the_direction_of_the_task():
 
     # It never becomes better than in the first record: two more are waited for.
     stop = train.EarlyStopping("validation_count", patience=2)
-    _, history = fit(Rising(3), stop=stop)
+    _, history = fit(Rising(3), stop)
     assert len(history) == 3
+
+
+class Given(train.Program):
+    """Its metric "f1" takes the given values, one per step."""
+
+    values: Any
+
+    def init(self, key, batch):
+        return jnp.int32(0)
+
+    def step(self, state, batch):
+        return state + 1, {"f1": self.values[state]}
+
+
+def run(values, *hooks):
+    program = Given(jnp.array(values, jnp.float32))
+    options = {"key": jax.random.key(0), "steps": len(values), "every": 1, "progress": False}
+    return train.fit(program, hooks=hooks, **options)[1]
 
 
 @pytest.mark.parametrize("maximize", [True, False])
 @pytest.mark.parametrize("bad", BAD)
-def test_what_is_not_finite_neither_is_the_best_nor_blocks_a_better_one(bad, maximize):
+def test_a_value_that_is_not_finite_is_never_the_best(tmp_path, bad, maximize):
     sign = 1 if maximize else -1
     values = [bad, sign * 1.0, bad, sign * 3.0, sign * 2.0, bad, sign * 4.0]
-    history = [{"step": step, "f1": value} for step, value in enumerate(values)]
-    kept = train.Checkpoints("a", best="f1", maximize=maximize)
-    scores = [kept.score(history[: n + 1]) for n in range(len(values))]
-    assert scores == [None, 1.0, None, 3.0, None, None, 4.0]
-    stop = train.EarlyStopping("f1", patience=3, maximize=maximize)
-    assert [stop(history[: n + 1]) for n in range(len(values))] == [None] * 7
+    settings = {"every": train.Every(steps=100), "at_end": False, "keep": 10}
+    kept = train.Checkpoints(str(tmp_path), best="f1", maximize=maximize, **settings)
+    run(values, train.EarlyStopping("f1", patience=3, maximize=maximize), kept)
+    saved = sorted(int(one.name) for one in tmp_path.iterdir() if one.name.isdigit())
+    assert saved == [2, 4, 7]
     two = train.EarlyStopping("f1", patience=2, maximize=maximize)
-    assert [two(history[: n + 1]) is None for n in range(6)] == [True] * 5 + [False]
-    assert two(history[:6]) == f"f1 has not become better than {sign * 3} for 2 records"
-    assert two([history[0]] * 2) == "f1 has not been finite for 2 records"
-    assert not [stop for stop in [train.EarlyStopping("f1", maximize=maximize)] if stop([])]
+    reasons = []
+    for event in train.run(
+        Given(jnp.array(values, jnp.float32)), key=jax.random.key(0), steps=7, every=1, hooks=[two]
+    ):
+        reasons.append(event.stop)
+    reason = f"f1 has not become better than {sign * 3} for 2 records"
+    assert reasons == [None] * 5 + [reason]
+    for event in train.run(
+        Given(jnp.full(3, bad)), key=jax.random.key(0), steps=3, every=1, hooks=[two]
+    ):
+        reasons.append(event.stop)
+    assert reasons[-2:] == [None, "f1 has not been finite for 2 records"]
+
+
+def test_early_stopping_waits_for_a_margin():
+    values = [3.0, 1.0, 2.0, 0.95, 1.5, 0.94, 1.1]
+    stop = train.EarlyStopping("f1", patience=2, margin=0.1, maximize=False)
+    assert len(run(values, stop)) == 4
+    with pytest.raises(ValueError, match="patience is an int >= 1, got 0"):
+        train.EarlyStopping(patience=0)
 
 
 def test_after_a_nan_the_best_is_still_saved(tmp_path):
@@ -211,31 +240,31 @@ def test_after_a_nan_the_best_is_still_saved(tmp_path):
     checkpoints = train.Checkpoints(
         str(tmp_path), train.Every(epochs=100), best="validation_score", keep=1, at_end=False
     )
-    ts, history = fit(Once(3), checkpoints=checkpoints)
+    _, history = fit(Once(3), checkpoints)
     scores = [record["validation_score"] for record in history]
     assert np.isnan(scores[0])
     assert np.isfinite(scores[1:]).all()
-    assert int(checkpoints.restore(nn.Dense(3), ts, "best").step) == 12
+    assert int(checkpoints.restore(STATE, "best").step) == 12
 
 
 def test_a_run_resumed_with_another_best_compares_by_that_alone(tmp_path):
     """An F1 of 0.5 from an earlier call is not compared with minus a loss of 1.9."""
-    folder, stopping = str(tmp_path), {"rate": 12.0, "seed": 2}
+    folder, rates = str(tmp_path), {"rate": 12.0, "seed": 2}
 
-    def up_to(count):
-        return lambda history: "enough" if len(history) >= count else None
+    def up_to(event):
+        return train.Stop("enough") if len(event.history) >= 2 else None
 
     options = {"every": train.Every(epochs=100), "keep": 1}
     by_f1 = train.Checkpoints(folder, best="validation_f1", **options)
     by_loss = train.Checkpoints(folder, best="validation_loss", **options)
-    fit(Scored(3), **stopping, checkpoints=by_f1, stop=up_to(2))
-    ts, history = fit(Scored(3), **stopping, checkpoints=by_loss)
+    fit(Scored(3), up_to, by_f1, **rates)
+    _, history = fit(Scored(3), by_loss, **rates)
     losses = [record["validation_loss"] for record in history]
     assert int(np.argmin(losses)) == 2  # after the first call, which is of the first two
-    assert int(by_loss.restore(nn.Dense(3), ts, "best").step) == 3 * 3
+    assert int(by_loss.restore(STATE, "best").step) == 3 * 3
     turned = train.Checkpoints(folder, best="validation_loss", maximize=True)
     with pytest.raises(FileNotFoundError, match="has no checkpoint 'best'"):
-        turned.restore(nn.Dense(3), ts, "best")
+        turned.restore(STATE, "best")
 
 
 def test_a_loss_scale_that_could_never_come_down_is_refused():

@@ -176,37 +176,33 @@ def test_the_average_is_that_of_the_student():
     assert bits(found) == bits(state.params)  # of the newest parameters alone
 
 
-def test_the_step_of_a_network_and_a_task_does_the_same():
+def test_supervised_leaves_them_as_they_are():
     net = nn.Sequential(features=nn.Inference(TEACHER), head=nn.Dense(2))
     y = jnp.asarray(RNG.integers(0, 2, 8))
-    task, optimizer = train.Classification(2), optax.adamw(1e-1, weight_decay=0.5)
-    ts = train.TrainState.create(net, optimizer, KEY, X)
-    program = train.Supervised(net, task, optimizer)
+    optimizer = optax.adamw(1e-1, weight_decay=0.5)
+    program = train.Supervised(net, train.Classification(2), optimizer)
     state = program.init(KEY, (X, y))
-    before = bits((ts.params["features"], ts.state))
+    before = bits((state.params["features"], state.state))
     for _ in range(2):
-        ts, _ = train.make_step(net, task, optimizer)(ts, (X, y))
         state, _ = train.make_step(program)(state, (X, y))
-    assert bits((ts.params["features"], ts.state)) == before
-    assert bits(ts) == bits(state)
-    assert len(jax.tree.leaves(ts.opt_state)) == 1 + 2 * 2  # a count, and moments of w and b
+    assert bits((state.params["features"], state.state)) == before
+    assert len(jax.tree.leaves(state.opt_state)) == 1 + 2 * 2  # a count, and moments of w and b
 
 
 def test_an_interrupted_run_resumes_with_the_same_results(tmp_path):
     net = nn.Sequential(features=nn.Inference(TEACHER), head=nn.Dense(2))
     y = np.asarray(RNG.integers(0, 2, 8))
-    optimizer = train.with_ema(optax.adamw(1e-2))
+    program = train.Supervised(net, train.Classification(2), train.with_ema(optax.adamw(1e-2)))
 
     def fit(folder, epochs):
         return train.fit(
-            net,
-            train.Classification(2),
-            optimizer,
+            program,
             (np.asarray(X), y),
             key=KEY,
             epochs=epochs,
             batch_size=4,
-            checkpoints=train.Checkpoints(tmp_path / folder),
+            hooks=[train.Checkpoints(tmp_path / folder)],
+            progress=False,
         )[0]
 
     fit("a", 1)
@@ -282,7 +278,7 @@ def test_errors_show_what_to_write():
         train.Minimize(NET, optimizer).init(KEY, X)
     other = train.for_network(optax.sgd(0.1), NET, X)
     with pytest.raises(
-        ValueError, match=r"with the structure .* another network; write train.TrainS"
+        ValueError, match=r"with the structure .* another network; write program.ini"
     ):
         other.init(STUDENT.init(KEY, X))
 

@@ -10,7 +10,7 @@ import jaxnn as nn
 from jaxnn import parallel, train
 from jaxnn.core import paths
 from jaxnn.data.order import epoch_order
-from jaxnn.train.step import step_key
+from jaxnn.train.gradient_step import step_key
 
 KINDS = ["threefry2x32", "rbg", "unsafe_rbg"]
 X = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
@@ -27,18 +27,21 @@ def words(key):
 def test_a_step_draws_what_jax_draws_from_the_key_given(kind):
     """Step i has `fold_in(key, i)`; the mask of dropout is drawn from it by its path."""
     key = jax.random.key(7, impl=kind)
-    created = train.TrainState.create(NET, OPTIMIZER, key, X)
-    on_mesh = parallel.create(NET, OPTIMIZER, key, X, parallel.mesh(data=1), parallel.FSDP)
+
+    def loss(outputs, targets):
+        return jnp.mean(outputs) + 0 * jnp.mean(targets)
+
+    program = train.Supervised(NET, loss, OPTIMIZER)
+    created = program.init(key, (X, Y))
+    placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
+    on_mesh = placement.init(program, key, (X, Y))
     for ts in (created, on_mesh):
         found = step_key(ts._replace(step=jnp.asarray(5)))
         assert jax.random.key_impl(found) == jax.random.key_impl(key)
         assert words(found) == words(jax.random.fold_in(key, 5))
 
-    def loss(outputs, targets):
-        return jnp.mean(outputs) + 0 * jnp.mean(targets)
-
     before = jax.tree.map(np.asarray, created)
-    after, metrics = train.make_step(NET, loss, OPTIMIZER)(created, (X, Y))
+    after, metrics = train.make_step(program)(created, (X, Y))
     assert words(step_key(after)) == words(jax.random.fold_in(key, 1))
     mask_key = paths.fold_in(jax.random.fold_in(key, 0), "0")
     kept = jax.random.bernoulli(mask_key, 0.5, X.shape)
@@ -49,22 +52,22 @@ def test_a_step_draws_what_jax_draws_from_the_key_given(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_has_the_same_generator(kind, tmp_path):
     """And a run by another generator of the same words is refused: its numbers would be others."""
-    task = train.Regression()
+    program, kept = train.Supervised(NET, train.Regression(), OPTIMIZER), tmp_path / "run"
 
-    def fit(epochs, kind=kind, **options):
-        key = jax.random.key(7, impl=kind)
-        run = {"batch_size": 4, "epochs": epochs, "key": key, **options}
-        return train.fit(NET, task, OPTIMIZER, (X, Y), **run)[0]
+    def fit(epochs, *folders, kind=kind):
+        key, hooks = jax.random.key(7, impl=kind), [train.Checkpoints(one) for one in folders]
+        options = {"batch_size": 4, "epochs": epochs, "key": key, "progress": False}
+        return train.fit(program, (X, Y), hooks=hooks, **options)[0]
 
     whole = fit(2)
-    fit(1, checkpoints=train.Checkpoints(tmp_path / "run"))
-    resumed = fit(2, checkpoints=train.Checkpoints(tmp_path / "run"))
+    fit(1, kept)
+    resumed = fit(2, kept)
     for a, b in zip(*map(jax.tree.leaves, (whole, resumed)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert jax.random.key_impl(step_key(resumed)) == kind
     if kind == "unsafe_rbg":
         with pytest.raises(ValueError, match=r"key: recorded unsafe_rbg uint32\[4\] .*, now rbg "):
-            fit(3, kind="rbg", checkpoints=train.Checkpoints(tmp_path / "run"))
+            fit(3, kept, kind="rbg")
 
 
 def test_a_raw_key_is_of_the_default_generator():
@@ -78,7 +81,8 @@ def test_a_raw_key_is_of_the_default_generator():
             assert (
                 words(jax.random.fold_in(key, 1)) == np.asarray(jax.random.fold_in(raw, 1)).tolist()
             )
-            ts = train.TrainState.create(NET, OPTIMIZER, raw, X)
+            program = train.Supervised(NET, train.Regression(), OPTIMIZER)
+            ts = program.init(raw, (X, Y))
         assert jax.random.key_impl(step_key(ts)) == kind
 
 

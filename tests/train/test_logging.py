@@ -1,5 +1,6 @@
 """Loggers: the lines of a run to the byte, what other tools read back, and what fails."""
 
+import contextlib
 import importlib.machinery
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 
 from jaxnn.installation import install
 from jaxnn.train import tracking
-from jaxnn.train.logging import JsonLines, logged
+from jaxnn.train.logging import JsonLines
 from jaxnn.train.tracking import MLflow, TensorBoard, WandB
 
 RECORDS = [{"epoch": n, "step": 10 * n, "loss": 1 / n} for n in range(1, 5)]
@@ -27,6 +28,14 @@ def write(logger, records=RECORDS, step=None, config=None):
     with logger.open(step, config) as log:
         for record in records:
             log(record)
+
+
+@contextlib.contextmanager
+def logged(*loggers):
+    """Several loggers as one, closed in the opposite order."""
+    with contextlib.ExitStack() as opened:
+        logs = [opened.enter_context(logger.open()) for logger in loggers]
+        yield lambda record: [log(record) for log in logs]
 
 
 def test_a_line_a_record_at_once(tmp_path):
@@ -74,7 +83,7 @@ def test_lines_are_never_mixed_or_lost(tmp_path):
     with pytest.raises(OSError, match=r"cannot write metrics to .*: No such file or directory\."):
         write(JsonLines(tmp_path / "none" / "m.jsonl"))
     (tmp_path / "m.jsonl").write_text("hello\n")
-    with pytest.raises(ValueError, match=r"a line that is no record of a run: b'hello'; wanted"):
+    with pytest.raises(ValueError, match=r"a line that is not a record of a run: b'hello'; expec"):
         write(lines, step=10)
     assert (tmp_path / "m.jsonl").read_text() == "hello\n"
 
@@ -267,12 +276,12 @@ def test_wandb_offline(tmp_path):
 
 
 @pytest.mark.slow
-def test_wandb_goes_on_offline_without_a_server(tmp_path, monkeypatch):
+def test_wandb_continues_offline_without_a_server(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(tracking, "PATIENCE", 6.0)
-    with pytest.warns(UserWarning, match="Biases of trial goes on offline, for its server does n"):
+    with pytest.warns(UserWarning, match="Biases of trial continues offline, since its server"):
         logger = WandB("trial", run="one", folder=tmp_path)
         with logger.open() as log:
             monkeypatch.setattr(tracking, "PATIENCE", 60.0)
@@ -290,7 +299,7 @@ def test_mlflow_reads_them_back(tmp_path):
     with warnings.catch_warnings(record=True) as told:
         write(MLflow(uri, "trial", run="one"), RECORDS[:3], config=CONFIG)
         write(MLflow(uri, "trial", run="one"), RECORDS[2:], step=20)
-    assert not [str(one.message) for one in told if "left behind" in str(one.message)]
+    assert not [str(one.message) for one in told if "no more records" in str(one.message)]
     client = mlflow.MlflowClient(tracking_uri=uri)
     place = client.get_experiment_by_name("trial").experiment_id
     (run,) = client.search_runs([place])
@@ -307,11 +316,13 @@ def test_a_dead_mlflow_server(tmp_path, monkeypatch):
     lines = JsonLines(tmp_path / "m.jsonl")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", UserWarning)
-        with logged([lines, MLflow("http://127.0.0.1:9", "trial")]) as log:
+        with logged(lines, MLflow("http://127.0.0.1:9", "trial")) as log:
             for record in RECORDS:
                 log(record)
-    (one,) = [str(one.message) for one in told if "left behind" in str(one.message)]
-    assert one.startswith("MLflow at http://127.0.0.1:9 is left behind: MlflowException: API requ")
+    (one,) = [str(one.message) for one in told if "no more records" in str(one.message)]
+    assert one.startswith(
+        "MLflow at http://127.0.0.1:9 gets no more records: MlflowException: API "
+    )
     assert lines.records() == RECORDS
 
 
@@ -331,20 +342,20 @@ class Server:
 
         return log, lambda: self.got.append("closed")
 
-    def open(self, step=None, config=None):
-        return tracking._beside("the server", self.connect)
+    def open(self, step=None, config=None, history=()):
+        return tracking._in_thread("the server", self.connect, history, [])
 
 
-def test_a_server_that_dies_is_told_of_once(tmp_path):
+def test_a_server_that_dies_is_reported_once(tmp_path):
     lines, server = JsonLines(tmp_path / "m.jsonl"), Server(dies=2)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        with logged([lines, server]) as log:
+        with logged(lines, server) as log:
             for record in RECORDS:
                 log(record)
     assert [str(one.message) for one in told] == [
-        "the server is left behind: ConnectionError: the server is gone. The run goes on, and its "
-        "JSON lines have all metrics"
+        "the server gets no more records: ConnectionError: the server is gone. The run continues, "
+        "and its JSON lines have all metrics"
     ]
     assert server.got == RECORDS[:2]
     assert lines.records() == RECORDS
@@ -353,7 +364,7 @@ def test_a_server_that_dies_is_told_of_once(tmp_path):
 def test_a_server_that_hangs_holds_nothing_up(monkeypatch):
     monkeypatch.setattr(tracking, "PATIENCE", 0.05)
     server = Server(hangs=True)
-    with pytest.warns(UserWarning, match=r"did not take its last records in 0.05 s\. The JSON"):
+    with pytest.warns(UserWarning, match=r"did not take the last ones in 0.05 s\. The JSON"):
         write(server)
     server.gone.set()
 
@@ -366,7 +377,7 @@ def test_a_server_that_lives_gets_all_and_is_closed():
 
 def test_an_error_of_the_run_closes_all(tmp_path):
     server = Server()
-    with pytest.raises(KeyError), logged([server, JsonLines(tmp_path / "m.jsonl")]) as log:
+    with pytest.raises(KeyError), logged(server, JsonLines(tmp_path / "m.jsonl")) as log:
         log(RECORDS[0])
         raise KeyError
     assert server.got == [RECORDS[0], "closed"]

@@ -17,8 +17,12 @@ NET = nn.Sequential(nn.BatchNorm(), nn.Dense(1))
 TASK = train.Regression()
 
 
+def program_of(optimizer, net: nn.Layer = NET, **options):
+    return train.Supervised(net, TASK, optimizer, **options)
+
+
 def begun(optimizer, net: nn.Layer = NET):
-    return train.TrainState.create(net, optimizer, KEY, X)
+    return program_of(optimizer, net).init(KEY, (X, Y))
 
 
 def skipping(opt_state):
@@ -57,7 +61,7 @@ def test_a_scaled_step_is_the_plain_one(optimizer, accumulate):
     found = []
     for one in (optimizer, train.dynamic_loss_scale(optimizer, initial=1024.0)):
         ts, metrics = begun(one, net), {}
-        step = train.make_step(net, TASK, one, accumulate=accumulate, norms="**")
+        step = train.make_step(program_of(one, net, accumulate=accumulate, log_norms="**"))
         for _ in range(3):
             ts, metrics = step(ts, (X, Y))
         found.append((ts.params, metrics))
@@ -76,8 +80,8 @@ def test_gradients_that_vanish_in_float16_do_not_when_scaled():
 
     x, moved = np.ones((1, 1), np.float32), []
     for optimizer in (optax.sgd(1e9), train.dynamic_loss_scale(optax.sgd(1e9), initial=2.0**15)):
-        ts = begun(optimizer, net)._replace(params={"w": jnp.zeros((1, 1))})
-        ts, _ = train.make_step(net, loss, optimizer, precision=policy)(ts, (x, x))
+        program = train.Supervised(net, loss, optimizer, precision=policy)
+        ts, _ = train.make_step(program)(program.init(KEY, (x, x)), (x, x))
         moved.append(float(ts.params["w"][0, 0]))
     assert moved[0] == 0.0
     assert moved[1] == pytest.approx(-1.0, rel=1e-2)  # 3e-5 has 9 bits below 2**-14 in float16
@@ -86,13 +90,13 @@ def test_gradients_that_vanish_in_float16_do_not_when_scaled():
 @pytest.mark.parametrize("wrap", [train.apply_if_finite, train.dynamic_loss_scale])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count(wrap):
     optimizer = wrap(train.with_ema(train.Optimizer(optax.adam, learning_rate=0.1), decay=0.9))
-    step = train.make_step(NET, TASK, optimizer)
+    step = train.make_step(program_of(optimizer))
     ts, metrics = step(begun(optimizer), (X, Y))
     assert float(metrics["skipped"]) == 0.0
     before = jax.tree.map(np.asarray, ts)
     ts, metrics = step(ts, (NAN, Y))
     assert float(metrics["skipped"]) == 1.0
-    assert np.isnan(metrics["loss"])
+    assert np.isnan(float(metrics["loss"]))
     assert int(ts.step) == 2
     assert digest((ts.params, ts.state)) == digest((before.params, before.state))
     kept, old = (skipping(state.opt_state) for state in (ts, before))
@@ -109,7 +113,7 @@ def test_a_run_with_a_bad_batch_is_the_run_without_it():
 
     def run(optimizer, batches):
         ts = begun(optimizer, net)
-        step = train.make_step(net, TASK, optimizer)
+        step = train.make_step(program_of(optimizer, net))
         for batch in batches:
             ts, _ = step(ts, batch)
         return digest(ts.params)
@@ -139,7 +143,7 @@ PARAMS = jnp.ones(2)
             r"skips steps has another one inside, .*dynamic_loss_scale around the whole ",
         ),
         (
-            lambda: begun(optax.sgd(1)) and train.make_step(NET, TASK, TWICE)(begun(TWICE), (X, Y)),
+            lambda: train.make_step(program_of(TWICE))(begun(TWICE), (X, Y)),
             r"scales the loss 2 times; put one train.dynamic_loss_scale around the whole optimizer",
         ),
         (

@@ -93,9 +93,8 @@ def test_a_step_takes_them(kind):
         "ctc": (nn.Dense(3), ctc, x.reshape(2, 3, 4), frames),
         "contrastive": (nn.Dense(3), contrastive, x, LABELS),
     }[kind]
-    optimizer = optax.sgd(0.01)
-    ts = train.TrainState.create(net, optimizer, KEY, x)
-    step = train.make_step(net, task, optimizer)
+    program = train.Supervised(net, task, optax.sgd(0.01))
+    ts, step = program.init(KEY, (x, y)), train.make_step(program)
     ts, first = step(ts, (x, y))
     _, second = step(ts, (x, y))
-    assert second["loss"] < first["loss"]
+    assert float(second["loss"]) < float(first["loss"])

@@ -11,8 +11,8 @@ from sklearn import metrics as sklearn_metrics
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.train.combining import combine
-from jaxnn.train.metrics import directions, total
+from jaxnn.train.combining import Tally, combine
+from jaxnn.train.metrics import directions
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.random(23).astype(np.float32)
@@ -46,13 +46,15 @@ def test_numbers_of_the_whole_do_not_depend_on_the_pieces():
         np.testing.assert_allclose(found[name], value, rtol=1e-6)
 
 
-def test_totals_over_a_scan_are_those_of_the_whole():
+def test_the_metrics_of_a_scan_are_those_of_the_whole():
     def one(carry, rows):
         return carry, {name: m for name, m in measured(*rows).items() if name != "auc"}
 
     rows = SCORES[:20].reshape(4, 5), LABELS[:20].reshape(4, 5)
     _, metrics = jax.jit(lambda rows: jax.lax.scan(one, 0, rows))(rows)
-    found = combine([(total(metrics, rows=5), None)])
+    tally = Tally()
+    tally.add(metrics, 5)
+    found = tally.metrics()
     np.testing.assert_allclose(
         found["f1"], sklearn_metrics.f1_score(LABELS[:20], SCORES[:20] > 0.5), rtol=1e-6
     )

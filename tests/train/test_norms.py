@@ -10,7 +10,6 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.train.step import pure_step
 
 NET = nn.Sequential(nn.Dense(3), jnp.tanh, nn.Repeat(nn.Dense(3), 2), nn.Dense(1))
 TASK, OPTIMIZER = train.Regression(), optax.sgd(0.5)
@@ -19,9 +18,13 @@ Y = X[:, 0]
 KEY = jax.random.key(1)
 
 
+def program_with(norms: Any):
+    return train.Supervised(NET, TASK, OPTIMIZER, log_norms=norms)
+
+
 def metrics_with(norms: Any):
-    ts = train.TrainState.create(NET, OPTIMIZER, KEY, X)
-    return train.make_step(NET, TASK, OPTIMIZER, norms=norms)(ts, (X, Y))[1]
+    program = program_with(norms)
+    return train.make_step(program)(program.init(KEY, (X, Y)), (X, Y))[1]
 
 
 def test_norms_are_the_roots_of_the_sums_of_squares():
@@ -41,20 +44,17 @@ def test_norms_are_the_roots_of_the_sums_of_squares():
 
 
 def test_a_step_without_norms_computes_none():
-    ts = train.TrainState.create(NET, OPTIMIZER, KEY, X)
+    ts = program_with(None).init(KEY, (X, Y))
 
     def roots(norms):
-        def step(ts):
-            return pure_step(NET, TASK, OPTIMIZER, ts, (X, Y), norms=norms)
-
-        return str(jax.make_jaxpr(step)(ts)).count("sqrt")
+        return str(jax.make_jaxpr(program_with(norms).step)(ts, (X, Y))).count("sqrt")
 
     assert (roots(None), roots("**/w")) == (0, 2 + 2 * 3)
 
 
 def test_a_pattern_that_fits_nothing_is_refused_with_the_paths():
-    text = r"norms='\*\*/scale' fits no parameter; there are: 0/b, 0/w, 2/b, 2/w, 3/b, 3/w"
+    text = r"log_norms='\*\*/scale' fits no parameter; there are: 0/b, 0/w, 2/b, 2/w, 3/b, 3/w"
     with pytest.raises(ValueError, match=text):
         metrics_with("**/scale")
-    with pytest.raises(TypeError, match=r"norms is a path pattern such as '\*\*/w', .*got True"):
+    with pytest.raises(TypeError, match=r"log_norms is a path pattern .*'\*\*/w', .*got True"):
         metrics_with(True)

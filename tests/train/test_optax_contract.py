@@ -44,9 +44,18 @@ def by_hand(optimizer: Any, params: Any, steps: int, *, names: Any) -> Any:
     return params, state
 
 
+def program_of(optimizer: Any, **options: Any) -> Any:
+    return train.Supervised(NET, TASK, optimizer, **options)
+
+
+def fit(program: Any, **options: Any) -> Any:
+    options = {"batch_size": 4, "epochs": 1, "key": KEY, "progress": False, **options}
+    return train.fit(program, (X, Y), **options)
+
+
 def by_steps(optimizer: Any, steps: int, **options: Any) -> Any:
-    ts = train.TrainState.create(NET, optimizer, KEY, X)
-    step = train.make_step(NET, TASK, optimizer, **options)
+    program = program_of(optimizer, **options)
+    ts, step = program.init(KEY, (X, Y)), train.make_step(program)
     for _ in range(steps):
         ts, _ = step(ts, (X, Y))
     return ts
@@ -113,7 +122,7 @@ def test_lookahead_evaluates_its_slow_parameters():
         ts = by_steps(optimizer, 4)
         assert_near(ts.params, both.fast)
         assert_near(train.evaluation_params(ts), both.slow)
-        metrics = train.evaluate(NET, TASK, ts, (X, Y))
+        metrics = train.evaluate(program_of(optimizer), ts, (X, Y))
         np.testing.assert_allclose(metrics["loss"], loss(both.slow), rtol=1e-4)
 
 
@@ -136,7 +145,7 @@ def test_schedule_free_evaluates_the_parameters_that_optax_defines(grouped):
     ts = by_steps(optimizer, 5)
     assert_near(train.evaluation_params(ts), expected)
     assert not np.allclose(ts.params["w"], expected["w"], rtol=1e-3)
-    prediction = train.predict(NET, TASK, ts, X)
+    prediction = train.predict(program_of(optimizer), ts, X)
     np.testing.assert_allclose(prediction, NET.apply(expected, X)[:, 0], rtol=1e-3, atol=1e-4)
 
 
@@ -159,9 +168,7 @@ def test_sam_evaluates_unperturbed_parameters(steps):
     ids=["schedule-free", "lookahead", "prodigy", "cocob"],
 )
 def test_fit_validates_with_the_evaluation_parameters(optimizer):
-    ts, history = train.fit(
-        NET, TASK, optimizer, (X, Y), validation=(X, Y), batch_size=8, epochs=4, key=KEY
-    )
+    ts, history = fit(program_of(optimizer), validation=(X, Y), batch_size=8, epochs=4)
     expected = loss(train.evaluation_params(ts))
     np.testing.assert_allclose(history[-1]["validation_loss"], expected, rtol=1e-4)
 
@@ -186,15 +193,16 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_others_are_rejected_by_name_before_the_first_step(name):
     optimizer, part = REFUSED[name]
-    ts = train.TrainState.create(NET, optimizer, KEY, X)
+    program = program_of(optimizer)
+    ts = program.init(KEY, (X, Y))
     text = (
         rf"(?s)the optimizer {part} cannot be used in a training step: .* write another optimizer"
     )
     with pytest.raises(TypeError, match=text):
-        train.make_step(NET, TASK, optimizer)(ts, (X, Y))
+        train.make_step(program)(ts, (X, Y))
     assert ts.params["w"].shape == (3, 1)  # not donated
     with pytest.raises(TypeError, match=text):
-        train.fit(NET, TASK, optimizer, (X, Y), batch_size=8, epochs=1, key=KEY)
+        fit(program)
 
 
 def test_a_step_leaves_the_arrays_of_its_optimizer():
@@ -217,15 +225,18 @@ def test_a_number_that_optax_cannot_trace_is_named(name):
     inner, arguments = UNTRACEABLE[name]
     factory = getattr(optax, name)
     text = rf"optimizer {name} needs Python numbers .*functools\.partial\(optax\.{name},"
+    traced = jax.tree.map(np.asarray, arguments)  # Python integers are static in a program
     with pytest.raises(TypeError, match=text):
-        by_steps(train.Optimizer(factory, inner, **arguments), 1)
+        by_steps(train.Optimizer(factory, inner, **traced), 1)
     bound = train.Optimizer(functools.partial(factory, **arguments), inner)  # as it says
-    assert_near(by_steps(bound, 4).params, by_steps(factory(inner, **arguments), 4).params)
+    expected = by_steps(factory(inner, **arguments), 4).params
+    assert_near(by_steps(bound, 4).params, expected)
+    assert_near(by_steps(train.Optimizer(factory, inner, **arguments), 4).params, expected)
 
 
 def test_a_state_has_no_memory_twice():
     """XLA refuses to donate one buffer twice; prodigy begins with the parameters themselves."""
-    ts = train.TrainState.create(NET, optax.contrib.prodigy(), KEY, X)
+    ts = program_of(optax.contrib.prodigy()).init(KEY, (X, Y))
     places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(ts)]
     assert len(set(places)) == len(places)
 
@@ -239,15 +250,17 @@ STACKED = nn.Sequential(nn.Dense(3), nn.Repeat(nn.Residual(nn.Dense(3)), 3), nn.
 def test_stacked_blocks_are_separate_arrays(name):
     """The function arguments of an update take the parameters of the network, not of blocks."""
     optimizer, _ = TAKEN[name]
-    ts = train.TrainState.create(STACKED, optimizer, KEY, X)
+    stacked = train.Supervised(STACKED, TASK, optimizer)
+    ts = stacked.init(KEY, (X, Y))
     row, params = nn.unstack_layers(STACKED, ts.params)
     params = jax.tree.map(jnp.copy, params)  # a step takes the memory of the others
-    begun = train.TrainState.create(row, optimizer, KEY, X)._replace(params=params)
+    of_row = train.Supervised(row, TASK, optimizer)
+    begun = of_row.init(KEY, (X, Y))._replace(params=params)
     opt_state = jax.tree.map(jnp.copy, optimizer.init(params))
     begun = begun._replace(opt_state=opt_state)
     states = []
-    for net, state in ((STACKED, ts), (row, begun)):
-        step = train.make_step(net, TASK, optimizer)
+    for program, state in ((stacked, ts), (of_row, begun)):
+        step = train.make_step(program)
         for _ in range(3):
             state, _ = step(state, (X, Y))
         states.append(state)
@@ -261,9 +274,9 @@ def test_the_arguments_of_a_step_unroll_no_blocks():
 
     def equations(copies: int) -> int:
         net = nn.Repeat(nn.Residual(nn.Dense(3)), copies)
-        ts = train.TrainState.create(net, optax.adam(0.1), KEY, X)
-        step = train.make_step(net, lambda outputs, targets: outputs.mean(), optax.adam(0.1))
-        return str(jax.make_jaxpr(step)(ts, (X, Y))).count("\n")
+        program = train.Supervised(net, lambda outputs, targets: outputs.mean(), optax.adam(0.1))
+        ts = program.init(KEY, (X, Y))
+        return str(jax.make_jaxpr(program.step)(ts, (X, Y))).count("\n")
 
     assert equations(3) == equations(30)
 
@@ -271,33 +284,23 @@ def test_the_arguments_of_a_step_unroll_no_blocks():
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
 def test_the_keys_of_an_optimizer_are_in_checkpoints(tmp_path, implementation):
     """The state of `optax.noisy_sgd` has a key, which is no number."""
-    optimizer = optax.noisy_sgd(0.01, key=jax.random.key(5, impl=implementation))
-
-    def fit(epochs, **options):
-        options = {"batch_size": 4, "epochs": epochs, "key": KEY, **options}
-        return train.fit(NET, TASK, optimizer, (X, Y), **options)[0]
-
-    saved = train.Checkpoints(str(tmp_path), train.Every(epochs=1))
-    fit(1, checkpoints=saved)
-    whole, resumed = fit(3), fit(3, checkpoints=saved)
+    program = program_of(optax.noisy_sgd(0.01, key=jax.random.key(5, impl=implementation)))
+    saved = [train.Checkpoints(str(tmp_path), train.Every(epochs=1))]
+    fit(program, hooks=saved)
+    (whole, _), (resumed, _) = (fit(program, epochs=3, hooks=hooks) for hooks in ([], saved))
     jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
     assert bool(
         jax.random.bits(whole.opt_state[0].rng_key) == jax.random.bits(resumed.opt_state[0].rng_key)
     )
 
 
-def test_a_state_that_changes_its_structure_shows_what_to_write():
+def test_a_state_that_changes_its_structure_is_rejected():
     """That of `optax.monitor` begins without the measurements that an update adds."""
-    optimizer = optax.chain(optax.monitor({"norm": optax.tree.norm}), optax.sgd(0.1))
-
-    def fit(**options):
-        options = {"batch_size": 4, "epochs": 1, "key": KEY, **options}
-        return train.fit(NET, TASK, optimizer, (X, Y), **options)[0]
-
-    with pytest.raises(TypeError, match="write steps_per_dispatch=1"):
-        fit()
-    plain = train.fit(NET, TASK, optax.sgd(0.1), (X, Y), batch_size=4, epochs=1, key=KEY)[0]
-    assert_near(fit(steps_per_dispatch=1).params, plain.params)
+    program = program_of(optax.chain(optax.monitor({"norm": optax.tree.norm}), optax.sgd(0.1)))
+    with pytest.raises(ValueError, match=r"state like .*opt_state/0/.* instead of nothing"):
+        fit(program)
+    with pytest.raises(ValueError, match=r"state like .*opt_state/0/.* instead of nothing"):
+        train.make_step(program)(program.init(KEY, (X, Y)), (X, Y))
 
 
 def test_arrays_that_an_optimizer_or_a_layer_holds_survive_training():
@@ -309,6 +312,7 @@ def test_arrays_that_an_optimizer_or_a_layer_holds_survive_training():
     optimizer = optax.chain(optax.add_noise(0.1, 0.5, key=key), anchored, optax.sgd(0.1))
     net = nn.layer(lambda key, x: {"w": weight}, lambda params, x: x @ params["w"])
     x = jnp.ones((8, 3))
+    program = train.Supervised(net, train.Regression(), optimizer)
     for _ in range(2):
-        train.fit(net, train.Regression(), optimizer, (x, x[:, 0]), key=key, batch_size=4, epochs=1)
+        train.fit(program, (x, x[:, 0]), key=key, batch_size=4, epochs=1, progress=False)
     assert (weight == 1).all() and jax.random.key_data(key).shape

@@ -1,6 +1,7 @@
 """Optimizers as data: nested numbers, chains, further arguments."""
 
 import pickle
+import sys
 from typing import Any
 
 import jax
@@ -20,8 +21,8 @@ NET, TASK, KEY = nn.Dense(1), train.Regression(), jax.random.key(0)
 
 
 def run(optimizer, steps=3, **options):
-    ts = train.TrainState.create(NET, optimizer, KEY, X)
-    step, metrics = train.make_step(NET, TASK, optimizer, **options), {}
+    program = train.Supervised(NET, TASK, optimizer, **options)
+    ts, step, metrics = program.init(KEY, (X, Y)), train.make_step(program), {}
     for _ in range(steps):
         ts, metrics = step(ts, (X, Y))
     return ts, metrics
@@ -66,7 +67,8 @@ TRACES: list[int] = []
 
 def counted(x):
     """The identity, as a layer that counts how often it is traced."""
-    TRACES.append(1)
+    # By its name, since data that the code refers to belong to the program.
+    vars(sys.modules[__name__])["TRACES"].append(1)
     return x
 
 
@@ -89,8 +91,8 @@ def test_changed_numbers_of_a_chain_and_of_what_wraps_it_cost_no_trace():
     found = set()
     for peak in (0.1, 0.2):
         optimizer = build(peak)
-        ts = train.TrainState.create(net, optimizer, KEY, X)
-        step = train.make_step(net, TASK, optimizer)
+        program = train.Supervised(net, TASK, optimizer)
+        ts, step = program.init(KEY, (X, Y)), train.make_step(program)
         for _ in range(2):
             ts, _ = step(ts, (X, Y))
         found.add(float(ts.params[0]["w"][0, 0]))
@@ -105,7 +107,7 @@ def test_a_plateau_is_told_the_loss():
     as_data = train.Optimizer(optax.chain, train.Optimizer(optax.sgd, learning_rate=0.0), plateau)
     by_hand: Any = plateau.init(1.0)
     scales = []
-    loss = run(chain, 1)[1]["loss"]
+    loss = float(run(chain, 1)[1]["loss"])
     for _ in range(6):
         _, by_hand = plateau.update(1.0, by_hand, value=loss)
         scales.append(float(by_hand.scale))

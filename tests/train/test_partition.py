@@ -8,7 +8,6 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.train.step import pure_step
 
 NET = nn.Sequential(a=nn.Dense(5), norm=nn.LayerNorm(), act=jnp.tanh, b=nn.Dense(1))
 TASK = train.Regression()
@@ -18,8 +17,8 @@ KEY = jax.random.key(1)
 
 
 def trained(optimizer, steps=3):
-    ts = train.TrainState.create(NET, optimizer, KEY, X)
-    step = train.make_step(NET, TASK, optimizer)
+    program = train.Supervised(NET, TASK, optimizer)
+    ts, step = program.init(KEY, (X, Y)), train.make_step(program)
     for _ in range(steps):
         ts, _ = step(ts, (X, Y))
     return ts
@@ -56,12 +55,9 @@ def test_what_is_frozen_has_no_update_no_decay_and_no_memory():
 
 def products(optimizer):
     """The number of matrix products in the step."""
-    ts = train.TrainState.create(NET, optimizer, KEY, X)
-
-    def step(ts):
-        return pure_step(NET, TASK, optimizer, ts, (X, Y))
-
-    return str(jax.make_jaxpr(step)(ts)).count("dot_general")
+    program = train.Supervised(NET, TASK, optimizer)
+    ts = program.init(KEY, (X, Y))
+    return str(jax.make_jaxpr(program.step)(ts, (X, Y))).count("dot_general")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from jaxnn import train
-from jaxnn.train.metrics import directions, total
+from jaxnn.train.combining import Tally
+from jaxnn.train.metrics import directions
 
 RNG = np.random.default_rng(0)
 ROWS, CLASSES = 12, 4
@@ -215,16 +216,17 @@ def test_within_compiled_loops_and_lanes():
 
     def run(logits):
         pieces = [a.reshape(3, 4, *a.shape[1:]) for a in (logits, jnp.asarray(y), numbers)]
-        _, metrics = jax.lax.scan(lambda carry, piece: (carry, measured(*piece)), 0, pieces)
-        return total(metrics, rows=4)
+        return jax.lax.scan(lambda carry, piece: (carry, measured(*piece)), 0, pieces)[1]
 
     lanes = jax.jit(jax.vmap(run))(logits)
     for lane in range(2):
-        found = jax.tree.map(lambda a, i=lane: a[i], lanes)
+        tally = Tally()
+        tally.add(jax.tree.map(lambda a, i=lane: a[i], lanes), 4)
+        found = tally.metrics()
         f1 = sk.f1_score(y, logits[lane].argmax(1), average="macro")
-        np.testing.assert_allclose(float(found["f1"]), f1, rtol=1e-6)
+        np.testing.assert_allclose(found["f1"], f1, rtol=1e-6)
         r2 = sk.r2_score(numbers, numbers + np.float32(0.1) * logits[lane][:, 0])
-        np.testing.assert_allclose(float(found["r2"]), r2, rtol=1e-5)  # 100 + 0.1 z in float32
+        np.testing.assert_allclose(found["r2"], r2, rtol=1e-5)  # 100 + 0.1 z in float32
 
 
 def test_confusion_matrix():

@@ -1,5 +1,7 @@
 """One training step: optimizers against a hand computation, traces, donation, state and keys."""
 
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -51,10 +53,10 @@ def adam(p, g, memory, count):
     ids=["gradient descent", "momentum", "adam", "adam as data"],
 )
 def test_optimizers_equal_a_hand_computation(optimizer, by_hand):
-    net = nn.Dense(1)
-    ts = train.TrainState.create(net, optimizer, jax.random.key(1), X)
+    program = train.Supervised(nn.Dense(1), mean_squared, optimizer)
+    ts = program.init(jax.random.key(1), (X, Y))
     w, b = np.asarray(ts.params["w"])[:, 0].astype(float), 0.0
-    step = train.make_step(net, mean_squared, optimizer)
+    step = train.make_step(program)
     memory_w, memory_b = 0.0, 0.0
     for count in range(1, 6):
         ts, metrics = step(ts, (X, Y))
@@ -83,8 +85,8 @@ def test_optimizers_equal_a_hand_computation(optimizer, by_hand):
 )
 def test_every_optax_optimizer_works_unchanged(optimizer):
     net = nn.Sequential(nn.Dense(3), jnp.tanh, nn.Dense(1))
-    ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
-    step = train.make_step(net, train.Regression(), optimizer)
+    program = train.Supervised(net, train.Regression(), optimizer)
+    ts, step = program.init(jax.random.key(0), (X, Y)), train.make_step(program)
     metrics = {}
     for _ in range(3):
         ts, metrics = step(ts, (X, Y))
@@ -97,17 +99,18 @@ TRACES: list[int] = []
 
 def counted(x):
     """The identity, as a layer that counts how often it is traced."""
-    TRACES.append(1)
+    # By its name, since data that the code refers to belong to the program.
+    vars(sys.modules[__name__])["TRACES"].append(1)
     return x
 
 
 def test_a_second_step_and_an_equal_network_cost_no_trace():
     net, twin = (nn.Sequential(nn.Dense(1), counted) for _ in range(2))
     optimizer = optax.adam(1e-3)
-    ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
+    ts = train.Supervised(net, train.Regression(), optimizer).init(jax.random.key(0), (X, Y))
     TRACES.clear()
     for network in (net, twin, net):
-        step = train.make_step(network, train.Regression(), optimizer)
+        step = train.make_step(train.Supervised(network, train.Regression(), optimizer))
         for _ in range(2):
             ts, _ = step(ts, (X, Y))
     assert len(TRACES) == 1
@@ -121,8 +124,8 @@ def test_a_changed_learning_rate_or_seed_costs_no_trace():
     TRACES.clear()
     for seed, rate in [(0, 1e-3), (0, 0.3), (7, 0.3)]:
         optimizer = train.Optimizer(optax.adamw, learning_rate=rate, weight_decay=0.1 * rate)
-        ts = train.TrainState.create(net, optimizer, jax.random.key(seed), X)
-        step = train.make_step(net, task, optimizer)
+        program = train.Supervised(net, task, optimizer)
+        ts, step = program.init(jax.random.key(seed), (X, Y)), train.make_step(program)
         ts, _ = step(ts, (X, Y))
         ts, metrics = step(ts, (X, Y))
         losses.add(float(metrics["loss"]))
@@ -135,10 +138,10 @@ def test_a_traced_dropout_rate_and_learning_rate_are_one_program():
     def run(rate, learning_rate, seed):
         net = nn.Sequential(nn.Dense(4), nn.Dropout(rate), nn.Dense(1))
         optimizer = optax.adam(learning_rate)
-        key = jax.random.key(seed)
-        ts = train.TrainState.create(net, optimizer, key, X)
-        ts, metrics = train.make_step(net, train.Regression(), optimizer)(ts, (X, Y))
-        return metrics["loss"]
+        program = train.Supervised(net, train.Regression(), optimizer)
+        ts = program.init(jax.random.key(seed), (X, Y))
+        ts, metrics = train.make_step(program)(ts, (X, Y))
+        return metrics["loss"].value
 
     jitted = jax.jit(run)
     losses = [float(jitted(r, lr, s)) for r, lr, s in [(0.0, 0.1, 0), (0.5, 0.2, 0), (0.5, 0.2, 1)]]
@@ -147,9 +150,9 @@ def test_a_traced_dropout_rate_and_learning_rate_are_one_program():
 
 def test_the_step_takes_the_memory_of_its_state_and_leaves_the_key():
     key = jax.random.key(0)
-    net, optimizer = nn.Dense(1), optax.adam(0.1)
-    ts = train.TrainState.create(net, optimizer, key, X)
-    new, _ = train.make_step(net, train.Regression(), optimizer)(ts, (X, Y))
+    program = train.Supervised(nn.Dense(1), train.Regression(), optax.adam(0.1))
+    ts = program.init(key, (X, Y))
+    new, _ = train.make_step(program)(ts, (X, Y))
     assert ts.params["w"].is_deleted()
     assert not new.params["w"].is_deleted()
     jax.random.normal(key)  # still the caller's
@@ -158,11 +161,11 @@ def test_the_step_takes_the_memory_of_its_state_and_leaves_the_key():
 def test_the_key_of_step_i_is_the_root_folded_by_i():
     """Dropout in step i draws as the network applied by hand at fold_in(key, i)."""
     net = nn.Sequential(nn.Dropout(0.5))
-    optimizer = optax.sgd(0.0)
-    key = jax.random.key(3)
-    ts = train.TrainState.create(net, optimizer, key, X)
-    step = train.make_step(net, lambda outputs, targets: jnp.sum(outputs * targets), optimizer)
-    weights = np.arange(1, 7, dtype=np.float32).reshape(3, 2)
+    program = train.Supervised(
+        net, lambda outputs, targets: jnp.sum(outputs * targets), optax.sgd(0.0)
+    )
+    key, weights = jax.random.key(3), np.arange(1, 7, dtype=np.float32).reshape(3, 2)
+    ts, step = program.init(key, (X, weights)), train.make_step(program)
     for i in range(3):
         ts, metrics = step(ts, (X, weights))
         by_hand = net.apply(({},), X, key=jax.random.fold_in(key, i), train=True)
@@ -171,9 +174,8 @@ def test_the_key_of_step_i_is_the_root_folded_by_i():
 
 def test_the_state_of_the_network_is_threaded():
     net = nn.Sequential(nn.BatchNorm(momentum=0.5), nn.Dense(1))
-    optimizer = optax.sgd(0.1)
-    ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
-    step = train.make_step(net, train.Regression(), optimizer)
+    program = train.Supervised(net, train.Regression(), optax.sgd(0.1))
+    ts, step = program.init(jax.random.key(0), (X, Y)), train.make_step(program)
     for _ in range(2):
         ts, _ = step(ts, (X, Y))
     # 0 -> m/2 -> 3m/4, from the formula
@@ -181,14 +183,12 @@ def test_the_state_of_the_network_is_threaded():
 
 
 def test_the_step_is_the_same_under_vmap_as_alone():
-    net, task = nn.Dense(1), train.Regression()
-    optimizer = optax.sgd(0.1)
+    program = train.Supervised(nn.Dense(1), train.Regression(), optax.sgd(0.1))
 
     def losses(seed):
-        ts = train.TrainState.create(net, optimizer, jax.random.key(seed), X)
-        step = train.make_step(net, task, optimizer)
+        ts, step = program.init(jax.random.key(seed), (X, Y)), train.make_step(program)
         _, metrics = step(step(ts, (X, Y))[0], (X, Y))
-        return metrics["loss"]
+        return metrics["loss"].value
 
     alone = [losses(seed) for seed in range(3)]
     lanes = jax.jit(jax.vmap(losses))(jnp.arange(3))

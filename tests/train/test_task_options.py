@@ -182,19 +182,20 @@ def test_several_tasks_in_a_tuple_with_weights_of_each():
 def test_fit_takes_several_targets(task, targets, near):
     x = np.concatenate([LOGITS, np.ones((4, 1), np.float32)], 1)
     net = nn.Dense(3)
+    program = train.Supervised(net, task, optax.adam(0.1))
     ts, _ = train.fit(
-        net,
-        task,
-        optax.adam(0.1),
+        program,
         (x, targets),
         batch_size=4,
         epochs=100,
         key=jax.random.key(0),
+        every=train.Every(epochs=100),
+        progress=False,
     )
-    found = train.evaluate(net, task, ts, (x, targets), batch_size=3)
+    found = train.evaluate(program, ts, (x, targets), batch_size=3)
     np.testing.assert_allclose(found["loss"], task(net.apply(ts.params, x), targets), rtol=1e-5)
     # Four rows in four dimensions: the targets can be met.
-    np.testing.assert_allclose(train.predict(net, task, ts, x), targets, atol=near)
+    np.testing.assert_allclose(train.predict(program, ts, x), targets, atol=near)
 
 
 TASKS: list[Any] = [

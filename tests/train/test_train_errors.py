@@ -10,19 +10,18 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.train.loop import TIMINGS
 
 NET = nn.Sequential(nn.Dense(8), jax.nn.relu, nn.Dense(3))
 TASK = train.Classification(3)
-NOT_A_TASK: Any = abs
 NOT_A_FACTORY: Any = 1e-3
 X = np.zeros((20, 4), np.float32)
 Y = np.arange(20, dtype=np.int32) % 3
 
 
 def fit(net: Any = NET, task: Any = TASK, optimizer: Any = None, data: Any = (X, Y), **given: Any):
-    options: Any = {"batch_size": 5, "epochs": 1, "key": jax.random.key(0), **given}
-    return train.fit(net, task, optimizer or optax.adam(1e-3), data, **options)
+    options: Any = {"batch_size": 5, "epochs": 1, "key": jax.random.key(0), "progress": False}
+    program = train.Supervised(net, task, optimizer or optax.adam(1e-3))
+    return train.fit(program, data, **options | given)
 
 
 class PerClass(train.Classification):
@@ -49,19 +48,15 @@ def nan_at(row):
         (
             lambda: fit(data=(X, Y + 1)),
             ValueError,
-            r"training data: y holds label 3 at row 2.*0 .. 2",
+            r"training data: the targets hold label 3 at row 2, but .* needs labels in \[0, 3\)",
         ),
-        (lambda: fit(data=(X, Y.astype(float))), TypeError, r"training data: y .*float"),
-        (lambda: fit(data=(nan_at(7), Y)), ValueError, r"training data: x .*row 7"),
-        (lambda: fit(data=(X[:0], Y[:0])), ValueError, r"training data: no rows"),
-        (lambda: fit(data=(X, Y[:3])), ValueError, r"x has 20 rows and y has 3"),
-        (lambda: fit(data=X), TypeError, r"training data: wanted a pair \(x, y\)"),
-        (lambda: fit(data=(X, None)), TypeError, r"y is None; if the inputs are the targets too"),
-        (lambda: fit(data=(X,)), TypeError, r"got a tuple of 1; if .*, write \(x, x\)"),
+        (lambda: fit(data=(X, Y.astype(float))), TypeError, r"integer class labels, got float32"),
+        (lambda: fit(data=(nan_at(7), Y)), ValueError, r"training data: inputs .*row 7"),
+        (lambda: fit(data=(X[:0], Y[:0])), ValueError, r"training data.*no rows"),
         (
-            lambda: fit(validation={"a": (X, Y)}),
-            TypeError,
-            r"validation data: .* got a dict of 1; for several sets, call train.evaluate on each",
+            lambda: fit(data=(X, Y[:3])),
+            ValueError,
+            r"training data/0 has 20, training data/1 has 3",
         ),
         (
             lambda: fit(task=lambda outputs, targets, key: 0.0),
@@ -71,8 +66,8 @@ def nan_at(row):
         (
             lambda: fit(task=lambda outputs, targets: (outputs.mean(), {"a": 1.0})),
             TypeError,
-            r"a loss is a scalar, got \(float32\[\], \{a: 1.0\}\) from <lambda>; to report "
-            r"metrics, write a train.Task",
+            r"a loss is a scalar or a .*, got \(float32\[\], \{a: 1.0\}\) from <lambda>; to "
+            r"report metrics, write a train.Task",
         ),
         (
             lambda: fit(task=lambda outputs, targets: outputs.mean() + 0j),
@@ -88,10 +83,20 @@ def nan_at(row):
             (
                 lambda name=name: fit(task=Reporting(3, name=name)),
                 ValueError,
-                rf"Reporting\(3, name='{name}'\) reports a metric '{name}', but that is the name "
-                "of another number in the records of a run; return it under another name",
+                rf"a metric '{name}', but that is the name of another number in the records of a "
+                "run; return it under another name",
             )
-            for name in ("step", "epoch", "skipped", *TIMINGS, "validation_loss")
+            for name in ("step", "epoch")
+        ),
+        (
+            lambda: fit(task=Reporting(3, name="validation_loss"), validation=(X, Y)),
+            ValueError,
+            "the record has validation_loss already; give the second hook another name",
+        ),
+        (
+            lambda: fit(task=Reporting(3, name="seconds"), hooks=[train.Throughput()]),
+            ValueError,
+            "the record has seconds already",
         ),
         (
             lambda: fit(net=nn.Dense(2), task=train.Regression(), data=(X, X[:, :2])),
@@ -100,41 +105,28 @@ def nan_at(row):
             r"train.Regression\(outputs=2\)",
         ),
         (
-            lambda: fit(task=train.BinaryClassification(), data=(X, np.zeros((20, 3), int))),
+            lambda: fit(
+                net=nn.Dense(1), task=train.BinaryClassification(), data=(X, np.zeros((20, 3), int))
+            ),
             ValueError,
             r"for several targets, write train.MultiLabelClassification\(3\)",
         ),
         (
-            lambda: fit(start={"w": X}),
+            lambda: fit(state={"w": X}),
             TypeError,
-            r"start is a TrainState, got a dict of 1; .*_replace\(params=params\)",
+            r"Minimize keeps a train.TrainState, got a dict of 1; write state = program.init",
         ),
         (
-            lambda: train.TrainState.create(
-                NET, optax.sgd(0.1), jax.random.key(0), X, params={"w": X}
-            ),
-            TypeError,
-            r"TrainState.create draws the parameters; .*_replace\(params=params\)",
+            lambda: fit(validation=(X, Y - 1)),
+            ValueError,
+            r"validation data: the .* label -1 at row 0",
         ),
-        (
-            lambda: train.make_step(NET, TASK, optax.sgd(0.1))(
-                train.TrainState.create(NET, optax.sgd(0.1), jax.random.key(0), X), (X, X, Y)
-            ),
-            TypeError,
-            r"a batch is a pair \(x, y\) of inputs and targets, got a tuple of 3",
-        ),
-        (lambda: fit(validation=(X, Y - 1)), ValueError, r"validation data: y holds label -1"),
         (
             lambda: fit(batch_size=21),
             ValueError,
             r"batch_size is 21, but the training data have 20 rows; write batch_size=20 or less",
         ),
         (lambda: fit(batch_size=0), ValueError, r"batch_size is an int >= 1, got 0"),
-        (
-            lambda: fit(steps_per_dispatch=0),
-            ValueError,
-            r"steps_per_dispatch is an int >= 1, got 0",
-        ),
         (lambda: fit(epochs=-1), ValueError, r"epochs is an int >= 0, got -1"),
         (lambda: fit(key=3), TypeError, r"a random key is wanted, got int 3; write jax.random.key"),
         (lambda: fit(net=nn.Dense), TypeError, r"the network is a layer, got <class"),
@@ -143,7 +135,7 @@ def nan_at(row):
             TypeError,
             r"the task is a train.Task or a function",
         ),
-        (lambda: fit(task=nn.Dense(3)), TypeError, r"the task is no layer"),
+        (lambda: fit(task=nn.Dense(3)), TypeError, r"the task is a train.Task or a function"),
         (lambda: fit(optimizer=optax.adam), TypeError, r"optimizer has init and update.*adam"),
         (
             lambda: fit(net=nn.Dense(4)),
@@ -172,9 +164,13 @@ def nan_at(row):
             r"needs integer class labels, got float32\[2\]",
         ),
         (
-            lambda: train.predict(NET, NOT_A_TASK, fit()[0], X),
+            lambda: train.predict(
+                program := train.Supervised(NET, lambda outputs, targets: 0.0, optax.sgd(0.1)),
+                program.init(jax.random.key(0), (X, Y)),
+                X,
+            ),
             TypeError,
-            r"predict needs a train.Task.*net.apply",
+            r"predict needs a train.Task, which maps outputs to predictions, got <lambda>; write",
         ),
         (
             lambda: train.Optimizer(NOT_A_FACTORY),
@@ -188,11 +184,10 @@ def test_the_error_says_what_is_wrong(call, error, text):
         call()
 
 
-def test_a_start_of_another_network_is_refused():
-    other = nn.Dense(3)
-    start = train.TrainState.create(other, optax.adam(1e-3), jax.random.key(0), X)
-    with pytest.raises(ValueError, match=r"the parameters are not those of this network"):
-        fit(start=start)
+def test_a_state_of_another_network_is_rejected():
+    other = train.Supervised(nn.Dense(3), TASK, optax.adam(1e-3))
+    with pytest.raises(ValueError, match=r"parameters"):
+        fit(state=other.init(jax.random.key(0), (X, Y)))
 
 
 def test_state_is_asked_for_by_name():
@@ -203,9 +198,10 @@ def test_state_is_asked_for_by_name():
 
 
 def test_a_state_whose_memory_a_step_took():
-    ts = train.TrainState.create(NET, optax.sgd(0.1), jax.random.key(0), X)
+    program = train.Supervised(NET, TASK, optax.sgd(0.1))
+    ts = program.init(jax.random.key(0), (X, Y))
     old = ts.params
-    train.make_step(NET, TASK, optax.sgd(0.1))(ts, (X, Y))
+    train.make_step(program)(ts, (X, Y))
     text = r"given to a training step.*jax.tree.map\(jnp.copy, ts"
     with pytest.raises((ValueError, RuntimeError), match=text):  # JAX's type, by how it runs
         NET.apply(old, X)

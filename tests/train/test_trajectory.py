@@ -64,13 +64,13 @@ def test_fifty_steps_equal_the_program_written_by_hand(digits):
     rows = np.random.default_rng(0).integers(0, len(x), (STEPS, BATCH))
     batches = [(x[r], y[r]) for r in rows]
     net = nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
-    optimizer = optax.adam(RATE)
-    ts = train.TrainState.create(net, optimizer, jax.random.key(0), x[:1])
+    program = train.Supervised(net, train.Classification(10), optax.adam(RATE))
+    ts = program.init(jax.random.key(0), batches[0])
     assert sum(leaf.size for leaf in jax.tree.leaves(ts.params)) == 101_770
     weights = [jnp.copy(ts.params[i][name]) for i in (0, 2) for name in ("w", "b")]
     expected, final = by_hand(weights, batches)
 
-    step = train.make_step(net, train.Classification(10), optimizer)
+    step = train.make_step(program)
     losses = []
     for batch in batches:
         ts, metrics = step(ts, batch)

@@ -1,4 +1,4 @@
-"""Divergence: what is done about a loss that is no longer finite."""
+"""Divergence: stop or roll back a run whose loss is no longer finite."""
 
 import contextlib
 import dataclasses
@@ -11,17 +11,29 @@ import jax
 import jax.numpy as jnp
 
 from ...core import paths
-from ...core.signatures import suggestion
 from ...inspect.nonfinite import first_nonfinite
 from ..combining import Tally
-from ..divergence import Diverged, first_in
+from ..directions import check_metric
 from ..evaluation import check_count
 from ..event import Event
+from ..gradient_step import step_key
 from ..metrics import value_of
 from ..minimize import Minimize
-from ..state import TrainState, is_key
-from ..step import step_key
+from ..state import TrainState, by_path, is_key
 from .hook import Hook, RollBack
+
+
+class Diverged(ValueError):
+    """A metric of a run, such as its loss, is not a finite number.
+
+    Args:
+        message: after which step, where the first such value came from, and what to write.
+        history: the records before.
+    """
+
+    def __init__(self, message: str, history: list[dict[str, float]]) -> None:
+        super().__init__(message)
+        self.history = history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +63,9 @@ class Divergence(Hook):
         check_count(self.retries, "Divergence.retries", least=0)
 
     def check(self, run: Any) -> None:
-        """Raise ValueError for a metric that the run has not."""
-        if self.metric is not None and self.metric not in run.names:
-            raise ValueError(
-                f"Divergence watches {self.metric!r}, which is not among the metrics; "
-                f"{suggestion(self.metric, run.names)}"
-            )
+        """Raise ValueError for a metric that the run does not have."""
+        if self.metric is not None:
+            check_metric(self.metric, run.names, "Divergence watches")
 
     @contextlib.contextmanager
     def open(self, run: Any) -> Iterator[Hook]:
@@ -139,14 +148,14 @@ def origin(
         several: the batches of each step, as the loader gives them.
         metric: the metric that fails.
     """
-    well = {path for path, leaf in _by_path(state) if _is_finite(leaf)}
+    well = {path for path, leaf in by_path(state) if _is_finite(leaf)}
     for number, batches in enumerate(several, step):
         before, state = state, _copy(state)  # a step takes the memory of its state
         state, metrics = run.steps(state, number, batches)
         tally = Tally()
         tally.add(metrics, batches.rows)
         is_metric = not math.isfinite(tally.metrics().get(metric, 0.0))
-        after = next((p for p, leaf in _by_path(state) if p in well and not _is_finite(leaf)), None)
+        after = next((p for p, leaf in by_path(state) if p in well and not _is_finite(leaf)), None)
         if is_metric or after is not None:
             place = f"{after} of the state" if after is not None else f"the metric {metric!r}"
             inside = _inside(run.program, before, run.steps.batch(batches), is_metric)
@@ -178,8 +187,9 @@ def _inside(program: Any, before: Any, batch: Any, is_metric: bool) -> str | Non
 
     if is_metric:
         return None
-    gradient = first_in(jax.jit(jax.grad(loss))(before.params))
-    return f"the gradient of {gradient}" if gradient else None
+    gradients = jax.jit(jax.grad(loss))(before.params)
+    gradient = _first(gradients)
+    return None if gradient is None else f"the gradient of {gradient}"
 
 
 def with_other_keys(state: Any, attempt: int) -> Any:
@@ -202,15 +212,15 @@ def with_other_keys(state: Any, attempt: int) -> Any:
 
 def cause_of(state: Any) -> str:
     """The first array of a state that is not finite, in words."""
-    path = next((path for path, leaf in _by_path(state) if not _is_finite(leaf)), None)
+    path = _first(state)
     if path is None:
         return "all arrays of the state are finite"
     return f"{path} is the first array that is not finite"
 
 
-def _by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
+def _first(tree: Any) -> str | None:
+    """The path of the first array that is not finite."""
+    return next((path for path, leaf in by_path(tree) if not _is_finite(leaf)), None)
 
 
 def _is_finite(leaf: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from ...data.accept import as_source, fingerprint_of
 from ...data.rows import check_like
-from ..assessment import SIZE, check_names, evaluated, evaluation_spec, piece_spec, prepared
+from ..evaluation import SIZE, check_names, evaluated, evaluation_spec, piece_spec, prepared
 from ..event import Event
 from ..metrics import directions
 from ..record import prefixed
@@ -63,16 +63,9 @@ class Evaluate(Hook):
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
         """Add the metrics to the record."""
-        program = self._program(event.run)
-        metrics, maximized = evaluated(
-            program,
-            event.state,
-            self.data,
-            batch_size=self.batch_size,
-            placement=event.run.placement,
-        )
-        check_names(metrics, type(program).__name__)
-        event.add(prefixed(self.name, metrics), prefixed(self.name, maximized))
+        program, placement = self._program(event.run), event.run.placement
+        metrics = evaluated(program, event.state, self.data, self.batch_size, placement)
+        event.add(prefixed(self.name, metrics))
         return memory, None
 
     def identity(self) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ A plain function of an event is a hook, too.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
@@ -170,6 +171,26 @@ def checked(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]:
     return memory, action
 
 
+def checked_hooks(hooks: Any) -> list[Hook]:
+    """The hooks of a run; TypeError or ValueError for others, or for hooks out of order."""
+    if isinstance(hooks, Hook) or not isinstance(hooks, Sequence):
+        raise TypeError(f"hooks are a list, got {brief(hooks)}; write hooks=[hook]")
+    found = [as_hook(hook) for hook in hooks]
+    for before, hook in itertools.pairwise(found):
+        if hook.leads and not before.leads:
+            raise ValueError(
+                f"{type(hook).__name__} has to be the first hook, since it times the steps alone, "
+                f"but {title(before)} comes before it; write hooks=[{hook!r}, ...]"
+            )
+    for hook, after in itertools.pairwise(found):
+        if hook.last:
+            raise ValueError(
+                f"{type(hook).__name__} has to be the last hook, since it saves what the others "
+                f"remember, but {title(after)} comes after it; write hooks=[..., {hook!r}]"
+            )
+    return found
+
+
 @contextlib.contextmanager
 def named(hook: Hook, call: str) -> Iterator[None]:
     """Add to an error which hook raised it, and when."""
@@ -180,10 +201,10 @@ def named(hook: Hook, call: str) -> Iterator[None]:
         raise
 
 
-def title(hook: Hook) -> str:
-    """The hook as the call that makes it, without the numbers of its arrays."""
-    if not dataclasses.is_dataclass(hook):
-        return f"{hook!r:.200}"
-    fields = [f for f in dataclasses.fields(hook) if getattr(hook, f.name) is not f.default]
-    parts = (f"{field.name}={brief(getattr(hook, field.name))}" for field in fields)
-    return f"{type(hook).__name__}({', '.join(parts)})"
+def title(value: Any) -> str:
+    """A hook or a program as the call that makes it, without the numbers of its arrays."""
+    if not dataclasses.is_dataclass(value):
+        return f"{value!r:.200}"
+    fields = [f for f in dataclasses.fields(value) if getattr(value, f.name) is not f.default]
+    parts = (f"{field.name}={brief(getattr(value, field.name))}" for field in fields)
+    return f"{type(value).__name__}({', '.join(parts)})"

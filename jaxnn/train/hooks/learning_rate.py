@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from ..event import Event
-from ..learning_rate import rate_at
 from ..optimizer import Optimizer, states_of
 from ..program import Program
 from .hook import Hook
@@ -50,7 +50,7 @@ class LearningRate(Hook):
         if event.is_record:
             counts = states_of(event.state, optax.ScaleByScheduleState)
             updates = int(counts[0].count) if len(counts) == 1 else event.step
-            event.add(rates_of(event.run.program, max(updates - 1, 0)), {})
+            event.add(rates_of(event.run.program, max(updates - 1, 0)))
         return memory, None
 
 
@@ -61,11 +61,8 @@ def rates_of(program: Any, step: int) -> Mapping[str, float]:
         program: a `train.Program`, with optimizers anywhere in its fields.
         step: the number of updates before.
     """
-    found = {
-        path: rate["learning_rate"]
-        for path, optimizer in _optimizers(program, ())
-        if (rate := rate_at(optimizer, step))
-    }
+    several = ((path, _rate_at(one, step)) for path, one in _optimizers(program, ()))
+    found = {path: rate for path, rate in several if rate is not None}
     if len(found) == 1:
         return {"learning_rate": next(iter(found.values()))}
     return {f"learning_rate/{path}": rate for path, rate in found.items()}
@@ -84,3 +81,13 @@ def _optimizers(program: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Opti
                 yield from _optimizers(item, where)
             elif isinstance(item, Optimizer):
                 yield "/".join(where), item
+
+
+def _rate_at(optimizer: Optimizer, step: int) -> float | None:
+    """The learning rate in the step with this number, of an optimizer or the first inside it."""
+    rate = optimizer.arguments.get("learning_rate")
+    if rate is not None:
+        return float(np.asarray(rate(step) if callable(rate) else rate))
+    parts = jax.tree.leaves(optimizer.parts, is_leaf=lambda one: isinstance(one, Optimizer))
+    inside = (_rate_at(one, step) for one in parts if isinstance(one, Optimizer))
+    return next((found for found in inside if found is not None), None)

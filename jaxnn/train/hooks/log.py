@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,9 +87,7 @@ class _Outlet:
         self._logger = logger
         self._waiting: list[Record] = []
         self._is_reported = False
-        takes = "history" in inspect.signature(logger.open).parameters
-        more = {"history": history} if takes and step else {}
-        self._context = logger.open(step, config, **more)
+        self._context = logger.open(step, config, history)
         self._log: Callable[[Record], None] = self._context.__enter__()
         opened.callback(self._close)
 

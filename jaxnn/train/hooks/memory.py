@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...core.declarations import brief, describe
+from ...core.declarations import brief
 from ...files.reading import listed
+from ..state import by_path, differences
 
 
 def checked_memory(memory: Any) -> Any:
     """The memory of a hook; TypeError for leaves other than arrays and numbers."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(memory):
+    for where, leaf in by_path(memory):
         if not isinstance(leaf, bool | int | float | jax.Array | np.ndarray | np.generic):
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
             raise TypeError(
                 "a hook's memory is a pytree of arrays and numbers, which checkpoints can save, "
                 f"got {brief(leaf)}{f' at {where}' if where else ''}; keep other values in the "
@@ -24,44 +24,15 @@ def checked_memory(memory: Any) -> Any:
     return memory
 
 
-def _form(memory: Any) -> Any:
-    """The structure of a memory, and what each leaf is."""
-    leaves, structure = jax.tree.flatten(memory)
-    kinds = [
-        None
-        if isinstance(leaf, bool | int | float)
-        else (np.shape(leaf), getattr(leaf, "dtype", 0))
-        for leaf in leaves
-    ]
-    return structure, kinds
-
-
-def _kinds(memory: Any) -> dict[str, str]:
-    """What each leaf of a memory is, by path."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): "a number"
-        if isinstance(leaf, bool | int | float)
-        else describe(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(memory)
-    }
-
-
 def check_like(memory: Any, before: Any) -> None:
     """Raise TypeError for a memory of another structure, shapes, or types than the one before."""
-    if _form(memory) == _form(before):
-        return
-    given, returned = _kinds(before), _kinds(checked_memory(memory))
-    differ = [
-        f"{path or 'the memory'} is {returned.get(path, 'missing')} instead of "
-        f"{given.get(path, 'nothing')}"
-        for path in {**given, **returned}
-        if given.get(path) != returned.get(path)
-    ] or [f"it is {jax.tree.structure(memory)} instead of {jax.tree.structure(before)}"]
-    raise TypeError(
-        "a hook's memory keeps its structure, shapes, and types, since checkpoints restore it "
-        f"by those that begin(state) returns, but {'; '.join(differ[:3])}; return the whole "
-        "memory from begin, with zeros for what is not known yet"
-    )
+    if lines := differences(before, memory, "the memory"):
+        checked_memory(memory)
+        raise TypeError(
+            "a hook's memory keeps its structure, shapes, and types, since checkpoints restore it "
+            f"by those that begin(state) returns, but {'; '.join(lines[:3])}; return the whole "
+            "memory from begin, with zeros for what is not known yet"
+        )
 
 
 def split(
@@ -73,8 +44,7 @@ def split(
         memories: by label, of arrays and Python numbers, or of shapes.
         numbers: which paths are numbers, if the leaves are shapes.
     """
-    flat = jax.tree_util.tree_flatten_with_path(memories)[0]
-    leaves = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+    leaves = dict(by_path(memories))
     if numbers is None:
         numbers = {path: leaf for path, leaf in leaves.items() if isinstance(leaf, int | float)}
     arrays = {path: leaf for path, leaf in leaves.items() if path not in numbers}
@@ -97,8 +67,7 @@ def begun(label: str, hook: Any, state: Any, kept: Mapping[str, Any]) -> Any:
     if not found:
         return checked_memory(hook.begin(state))
     begun = jax.eval_shape(hook.begin, state)  # without a second copy of a state
-    flat, structure = jax.tree_util.tree_flatten_with_path({label: begun})
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    names = [name for name, _ in by_path({label: begun})]
     if found.keys() != set(names):
         warnings.warn(
             f"the checkpoint has {listed(sorted(found))} of the memory of {hook!r:.200}, which "
@@ -107,4 +76,4 @@ def begun(label: str, hook: Any, state: Any, kept: Mapping[str, Any]) -> Any:
             stacklevel=2,
         )
         return checked_memory(hook.begin(state))
-    return jax.tree.unflatten(structure, [found[name] for name in names])[label]
+    return jax.tree.unflatten(jax.tree.structure(begun), [found[name] for name in names])

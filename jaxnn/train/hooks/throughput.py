@@ -73,7 +73,7 @@ class _Meter(Hook):
             event.metrics.plain()  # it waits for the steps
             seconds = max(time.perf_counter() - self._run.recorded_at, 1e-9)
             rows = event.run.rows - self._rows
-            event.add(self._numbers(event.step - self._step, rows, seconds), {})
+            event.add(self._numbers(event.step - self._step, rows, seconds))
             self._step, self._rows = event.step, event.run.rows
         return memory, None
 

@@ -100,7 +100,9 @@ def test_the_file_of_another_run_is_kept(tmp_path):
     run([train.Log(file), kept], stop_after=10)
     other = '{"step": 2, "loss": 7.0}\n'
     file.write_text(other)
-    with pytest.raises(ValueError, match="has a record of step 2 that the history of the resumed"):
+    with pytest.raises(
+        ValueError, match="has a record of step 2 that is not in the history of the"
+    ):
         run([train.Log(file), kept])
     assert file.read_text() == other
 
@@ -119,7 +121,7 @@ class Fails:
         self.failing, self.calls, self.kept, self.opened = failing, 0, [], None
 
     @contextlib.contextmanager
-    def open(self, step=None, config=None):
+    def open(self, step, config, history):
         self.opened = step, config
 
         def log(record):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +29,9 @@ class Halve(train.Program):
         return state / 2, {"loss": state}
 
 
-def fit(**options):
-    return train.fit(Halve(), key=KEY, **{"steps": 4, "every": 2} | options)
+def fit(**options: Any):
+    given: dict[str, Any] = {"steps": 4, "every": 2}
+    return train.fit(Halve(), key=KEY, **given | options)
 
 
 def test_lines_without_escape_codes(capsys):

@@ -1,0 +1,115 @@
+"""Steps: the compiled steps of a program on the batches of a loader."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..core import paths
+from ..data.augmented import augmented
+from ..data.rows import row_count
+from .dispatch import steps_at_once
+from .loading import ArrayLoader, Batches, Loader
+from .placed_step import placed_step
+from .program import Program, code_of
+from .step import remembered
+
+
+class Steps:
+    """The compiled steps of a program on the batches of a loader.
+
+    Args:
+        program: the program.
+        loader: its batches.
+        functions: the augmentations of its batches.
+        words: of the run's root key.
+        placement: where the state and the batches lie.
+    """
+
+    def __init__(
+        self, program: Program, loader: Loader, functions: Any, words: Any, placement: Any
+    ) -> None:
+        structure = jax.tree.structure(program)
+        self._numbers = placement.put_numbers(program)
+        self._loader, self._words, self._placement = loader, words, placement
+        self._gathers = isinstance(loader, ArrayLoader)
+        self._static = structure, code_of(program), self._gathers, functions, placement
+        self._compiled: Any = None
+
+    def check(self, state: Any, count: int) -> Any:
+        """The metrics of `count` steps as shapes; an error for steps that do not fit together.
+
+        It traces the compiled steps, which is not repeated when they run.
+        """
+        items = self._loader.spec()
+        if self._gathers:
+            items = jax.ShapeDtypeStruct((count, row_count(items)), jnp.int32)
+        else:
+            items = self._placement.batch_like(items)
+        numbers = jax.ShapeDtypeStruct((count,), jnp.int32)
+        arguments = self._numbers, state, self._words, numbers, items, self._loader.arrays
+        traced = self._steps_for(state).trace(*arguments)
+        _, metrics = traced.out_info
+        for name in {"step", "epoch"} & metrics.keys():
+            raise ValueError(
+                f"the program reports a metric {name!r}, but that is the name of another number in "
+                "the records of a run; return it under another name"
+            )
+        loader = self._loader
+        loader.at_once = steps_at_once(
+            traced.jaxpr.jaxpr, count, loader.at_once, loader.steps_per_epoch
+        )
+        return metrics
+
+    def __call__(self, state: Any, step: int, batches: Batches) -> tuple[Any, dict[str, Any]]:
+        """The state after the steps, and the metrics of each, stacked."""
+        numbers = np.arange(step, step + batches.steps, dtype=np.int32)
+        items, arrays = batches.items, self._loader.arrays
+        return self._steps_for(state)(self._numbers, state, self._words, numbers, items, arrays)
+
+    def batch(self, batches: Batches) -> Any:
+        """The batch of one step."""
+        if not self._gathers:
+            return batches.items
+        return jax.tree.map(lambda leaf: leaf[batches.items[0]], self._loader.arrays)
+
+    def _steps_for(self, state: Any) -> Any:
+        """The compiled steps, which keep states where the first one lies."""
+        if self._compiled is None:
+            self._compiled = _compiled_steps(*self._static, self._placement.layout(state))
+        return self._compiled
+
+
+@remembered
+def _compiled_steps(
+    structure: Any, code: Any, gathers: bool, functions: Any, placement: Any, layout: Any
+) -> Callable[..., Any]:
+    """The jitted function (numbers, state, words, steps, items, arrays) of several steps."""
+
+    def run(
+        numbers: Any, state: Any, words: Any, steps: Any, items: Any, arrays: Any
+    ) -> tuple[Any, Any]:
+        program = jax.tree.unflatten(structure, numbers)
+
+        def step(state: Any, given: Any) -> tuple[Any, Any]:
+            number, chosen = given
+            batch = items
+            if gathers:
+                batch = jax.tree.map(lambda leaf: leaf[chosen], arrays)
+            if functions:
+                key = jax.random.fold_in(jax.random.fold_in(paths.kept_key(words), number), 1)
+                batch = augmented(functions, key, placement.pinned_batch(batch))
+            return placed_step(program, state, batch, placement, layout)
+
+        given = steps, items if gathers else None
+        if steps.shape[0] == 1:  # without a loop
+            state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], given))
+            return state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
+        state, metrics = lax.scan(step, state, given)
+        # Again, since XLA may place the results of a loop in another way than its steps.
+        return placement.pinned(state, layout), placement.pinned_whole(metrics)
+
+    return jax.jit(run, donate_argnums=1)

@@ -1,0 +1,138 @@
+"""SupervisedLoss: the objective of a network and a task."""
+
+import functools
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core.binding import visible
+from ..core.calls import Call, Outcome
+from ..core.declarations import Declaration, brief
+from ..core.layer import Layer, declared
+from ..core.signatures import Signature, suggestion
+from ..core.wrapper import Wrapper
+from ..data.rows import check_finite
+from .labels import check_labels
+from .task import Task, measured, name_of
+
+
+class SupervisedLoss(Wrapper):
+    """The objective of a network and a task: the loss of the task on (inputs, targets).
+
+    It adds no level to paths. A batch is (inputs, targets) or (inputs, targets, weights), with a
+    weight per row or per position. Inputs are one array, a tuple (positional inputs), or a dict
+    (named inputs).
+    """
+
+    inner: Layer
+    task: Any
+
+    def _signature(self, method: str) -> Signature:
+        return Signature(("batch",), 1, False, frozenset({"batch"}), frozenset())
+
+    def _takes(self, method: str) -> set[str]:
+        return {"batch"}
+
+    def _has_method(self, name: str) -> bool:
+        return name == "forward" or (name == "predict" and isinstance(self.task, Task))
+
+    def _methods(self) -> list[str]:
+        return ["predict"] if isinstance(self.task, Task) else []
+
+    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+        found = declared(self.wrapped, "forward", *self._given(method, inputs[0]))
+        return Declaration(found.params, found.state, None)
+
+    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        (batch,) = inputs
+        if method == "forward":
+            batch = _without_hidden(batch)
+        given = visible(self.wrapped, "forward", *self._given(method, batch))
+        outcome = self.wrapped._evaluate(call, "forward", *given)
+        if method == "predict":
+            return outcome._replace(output=self.task.predict(outcome.output))
+        metrics = measured(self.task, outcome.output, *batch[1:])
+        return outcome._replace(output=(metrics.pop("loss"), metrics))
+
+    def check_data(self, data: Any, name: str) -> None:
+        """Raise ValueError or TypeError for rows that cannot be trained on.
+
+        Args:
+            data: (inputs, targets) or (inputs, targets, weights).
+            name: what errors call the data.
+        """
+        inputs = _inputs_of(data)
+        if len(data) == 2:  # a weight of zero hides what is not finite
+            check_finite(inputs, f"{name}: inputs")
+            check_finite(data[1], f"{name}: targets")
+        check_labels(self.task, data[1], name)
+
+    def _given(self, method: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and named inputs of the network."""
+        given = batch if method == "predict" else _inputs_of(batch)
+        if isinstance(given, dict):
+            known = self.wrapped._takes("forward")
+            for name in given:
+                if name not in known:
+                    raise TypeError(
+                        f"the batch has an input {name!r}, which no layer of the network takes; "
+                        f"{suggestion(name, known)}"
+                    )
+            return (), dict(given)
+        return (given if isinstance(given, tuple) else (given,)), {}
+
+
+def _inputs_of(batch: Any) -> Any:
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise TypeError(
+            "a batch of train.Supervised is (inputs, targets) or (inputs, targets, weights), got "
+            f"{brief(batch)}; write a train.Minimize objective for other batches"
+        )
+    return batch[0]
+
+
+def _without_hidden(batch: Any) -> Any:
+    """The batch, with zeros for NaN and infinity in the inputs of rows whose weights are all 0.
+
+    The gradient of a parameter sums the inputs times those of the outputs, and 0 times NaN is NaN.
+    """
+    if len(batch) == 2 or batch[2] is None:
+        return batch
+    weights = map(jnp.asarray, jax.tree.leaves(batch[2]))
+    rows = [(w != 0).any(axis=tuple(range(1, w.ndim))) for w in weights]
+    if len({row.shape for row in rows}) != 1 or rows[0].ndim == 0:
+        return batch  # the task reports them
+    shown = functools.reduce(jnp.logical_or, rows)
+
+    def cleaned(leaf: Any) -> Any:
+        if jnp.shape(leaf)[:1] != shown.shape or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        place = shown.reshape((-1,) + (1,) * (jnp.ndim(leaf) - 1))
+        return jnp.where(place | jnp.isfinite(leaf), leaf, 0)
+
+    return (jax.tree.map(cleaned, batch[0]), *batch[1:])
+
+
+def check_parts(net: Any, task: Any) -> None:
+    """Raise TypeError for anything but a network and a task, or a loss function in its place."""
+    if not isinstance(net, Layer):
+        raise TypeError(f"the network is a layer, got {net!r}; write nn.Sequential(...)")
+    if isinstance(task, type | Layer) or not callable(task):
+        raise TypeError(
+            f"the task is a train.Task or a function loss(outputs, targets), got {task!r}; write "
+            "train.Classification(10)"
+        )
+    try:
+        signature = inspect.signature(task)
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise TypeError(
+            f"a loss is called as loss(outputs, targets), but {name_of(task)} takes {signature}; "
+            "put what else it needs into the outputs of the network, such as a penalty on its "
+            "parameters, or bind constants by functools.partial"
+        ) from None

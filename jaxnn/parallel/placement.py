@@ -8,7 +8,6 @@
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -19,15 +18,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..core import paths
-from ..core.declarations import describe
 from ..core.watching import watching
-from ..train import Minimize, TrainState
+from ..train import Minimize
 from ..train.state import is_key, strong
-from .gathering import gathering
-from .mesh import batch_axes
-from .rules import DATA_PARALLEL, Rules, check_rules, placed, unknown_axes
-from .watches import Recording
-from .whole_state import Drawn, by_path, shardings_of
+from .batches import check_rows, row_parts, row_sharding, shard_batch
+from .gathering import Gathering
+from .recording import Recording, by_path
+from .rules import DATA_PARALLEL, Rules, check_rules, placed
+from .shardings import shardings_of
 
 NOT_TRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
@@ -99,9 +97,7 @@ class Placement:
                 f"write parallel.mesh({sizes}), or jax.make_mesh(..., axis_types="
                 f"(jax.sharding.AxisType.Auto,) * {len(self.mesh.axis_names)})"
             )
-        check_rules(self.rules)
-        if lines := list(unknown_axes(self.rules, self.mesh)):
-            raise ValueError("the rules do not fit the mesh:\n  " + "\n  ".join(lines))
+        check_rules(self.rules, self.mesh)
 
     @property
     def whole(self) -> NamedSharding:
@@ -130,8 +126,7 @@ class Placement:
         >>> [tuple(one.spec) for one in (found.params["w"], found.opt_state[0].mu["w"], found.step)]
         [(None, 'data'), (None, 'data'), ()]
         """
-        state, recording = self._traced(program, paths.as_key(key), batch)
-        return self._places(state, self._declared(program, batch, recording))
+        return self.places(*self.traced(program, paths.as_key(key), batch))
 
     # ---- what a run calls outside of compiled code ----
 
@@ -148,24 +143,23 @@ class Placement:
             given: a state to begin with instead of `program.init(key, batch)`, which is copied.
         """
         if given is not None:
-            _, recording = self._traced(program, key, batch)
-            places = self._places(given, self._declared(program, batch, recording))
+            places = self.places(given, self.traced(program, key, batch)[1])
             put = jax.tree.map(self._put, given, places)
             # Copies: on the device that had an array, `device_put` keeps its memory.
             return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(put)
         # On the host, the key's words are the same to all processes.
         words = np.asarray(paths.kept_words(key))
-        make, places = self._drawing(program, key, batch)
+        make, places = self.drawing(program, key, batch)
         return make(words, batch, self._initial(program, places))
 
-    def _drawing(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
+    def drawing(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
         """The jitted function (words of the key, batch, initial) that makes a state in its parts.
 
-        And where the parts lie. Parameters to start from are an argument, so that they are not part
-        of the compiled code.
+        And the sharding of each array. Parameters to start from are an argument, so that they are
+        not part of the compiled code.
         """
-        state, recording = self._traced(program, key, batch)
-        places = self._places(state, self._declared(program, batch, recording))
+        state, recording = self.traced(program, key, batch)
+        places = self.places(state, recording)
 
         def make(words: jax.Array, batch: Any, initial: Any) -> Any:
             one = program if initial is None else dataclasses.replace(program, initial=initial)
@@ -192,8 +186,7 @@ class Placement:
             tree: `{"state": ..., "memories": ...}`: shapes and types of a state, and of what hooks
                 keep of it, which lies as the state does.
         """
-        _, recording = self._traced(program, key, batch)
-        places = self._places(tree["state"], self._declared(program, batch, recording))
+        places = self.places(tree["state"], self.traced(program, key, batch)[1])
         shapes = dict(by_path(tree["state"]))
         found = {path: (shapes[path].shape, place) for path, place in by_path(places)}
 
@@ -233,18 +226,11 @@ class Placement:
 
     def put_batch(self, batch: Any) -> Any:
         """A batch that a source gave, of which each process gives its rows."""
-        self._check_rows(batch, max(1, self._parts() // jax.process_count()))
-        return jax.tree.map(
-            lambda leaf: jax.make_array_from_process_local_data(self._rows, np.asarray(leaf)), batch
-        )
+        return shard_batch(batch, self.mesh)
 
     def batch_like(self, batch: Any) -> Any:
         """The shapes of a batch, as `put_batch` returns it."""
-        return jax.tree.map(lambda leaf: _like(leaf, self._rows), batch)
-
-    @property
-    def _rows(self) -> NamedSharding:
-        return placed(self.mesh, P(batch_axes(self.mesh)))
+        return jax.tree.map(lambda leaf: _like(leaf, row_sharding(self.mesh)), batch)
 
     def put_numbers(self, program: Any) -> list[Any]:
         """The leaves of a program, as arguments of its compiled code: whole on every device.
@@ -271,30 +257,25 @@ class Placement:
         return jax.tree.unflatten(structure, map(with_sharding_constraint, leaves, layout))
 
     def gathering(self, program: Any, state: Any, batch: Any, layout: Any) -> Any:
-        """The program; that of `train.Minimize` with layers that gather their weights."""
-        if not isinstance(program, Minimize) or not isinstance(state, TrainState):
-            return program
-        places = jax.tree.unflatten(jax.tree.structure(state), layout).params
-        found = dict(paths.walk(places))
-        own = {}
-        for path, param in paths.walk(_spec(program, batch)):
-            if path in found:
-                entries = tuple(found[path].spec or ())
-                entries += (None,) * (param.ndim - len(entries))
-                own[path] = P(*entries[len(param.stack) :])
-        return dataclasses.replace(program, objective=gathering(program.objective, self.mesh, own))
+        """The program, whose networks gather their split weights layer by layer."""
+        leaves = zip(by_path(state), layout, strict=True)
+        return _Gathering(
+            program,
+            Gathering(
+                self.mesh, tuple((path, np.shape(leaf), at.spec) for (path, leaf), at in leaves)
+            ),
+        )
 
     def pinned_batch(self, batch: Any) -> Any:
         """A batch of a step, each device with its rows; ValueError if they do not divide it."""
-        self._check_rows(batch, self._parts())
-        return with_sharding_constraint(batch, self._rows)
+        check_rows(batch, self.mesh, row_parts(self.mesh))
+        return with_sharding_constraint(batch, row_sharding(self.mesh))
 
     def pinned_piece(self, piece: Any) -> Any:
         """A piece of an evaluation, each device with its rows, or with all if they are uneven."""
-        uneven = any(
-            not leaf.ndim or leaf.shape[0] % self._parts() for leaf in jax.tree.leaves(piece)
-        )
-        return with_sharding_constraint(piece, self.whole if uneven else self._rows)
+        parts = row_parts(self.mesh)
+        uneven = any(not leaf.ndim or leaf.shape[0] % parts for leaf in jax.tree.leaves(piece))
+        return with_sharding_constraint(piece, self.whole if uneven else row_sharding(self.mesh))
 
     def pinned_whole(self, tree: Any) -> Any:
         """Metrics and predictions, whole on every device."""
@@ -302,7 +283,7 @@ class Placement:
 
     # ---- parts ----
 
-    def _traced(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Recording]:
+    def traced(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Recording]:
         """The shapes of the state, and what the layers drew for it."""
         recording = Recording()
 
@@ -322,31 +303,9 @@ class Placement:
                 f"compute these values before and pass them as a field of {owner}"
             ) from error
 
-    def _declared(self, program: Any, batch: Any, recording: Recording) -> list[Drawn]:
-        declared = recording.declared()
-        if isinstance(program, Minimize):  # `initial` replaces what was drawn
-            walked = paths.walk(_spec(program, batch))
-            declared += [Drawn.of(path, param, ("params",)) for path, param in walked]
-        return declared
-
-    def _places(self, state: Any, declared: list[Drawn]) -> Any:
-        return shardings_of(state, declared, self.mesh, self.rules)
-
-    def _parts(self) -> int:
-        return math.prod(self.mesh.shape[axis] for axis in batch_axes(self.mesh))
-
-    def _check_rows(self, batch: Any, parts: int) -> None:
-        for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
-            shape = np.shape(leaf)
-            if not shape or shape[0] % parts:
-                where = jax.tree_util.keystr(path, simple=True, separator="/") or "the batch"
-                one = jax.ShapeDtypeStruct(shape, leaf.dtype)
-                sizes = " x ".join(f"{a}={self.mesh.shape[a]}" for a in batch_axes(self.mesh))
-                raise ValueError(
-                    f"{where} is {describe(one)}, whose rows do not fall into the {parts} parts "
-                    f"into which {sizes} of the mesh splits a batch; write a batch_size that is a "
-                    f"multiple of {self._parts()}"
-                )
+    def places(self, state: Any, recording: Recording) -> Any:
+        """A sharding for each array of a state."""
+        return shardings_of(state, recording.declared(), self.mesh, self.rules)
 
     def _put(self, leaf: Any, place: NamedSharding) -> Any:
         if hasattr(leaf, "dtype") and is_key(leaf):
@@ -365,5 +324,19 @@ def _like(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
-def _spec(program: Minimize, batch: Any) -> Any:
-    return program.objective.spec(batch, **program.named_inputs(0))
+@dataclasses.dataclass(frozen=True)
+class _Gathering:
+    """The functions of a program, inside of which a watch is called."""
+
+    program: Any
+    watch: Gathering
+
+    def step(self, state: Any, batch: Any) -> Any:
+        """The program's."""
+        with watching(self.watch):
+            return self.program.step(state, batch)
+
+    def evaluate(self, state: Any, batch: Any, *, key: Any) -> Any:
+        """The program's."""
+        with watching(self.watch):
+            return self.program.evaluate(state, batch, key=key)

@@ -17,7 +17,7 @@ says what a table makes of a network.
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from jax.sharding import Mesh, NamedSharding
@@ -105,36 +105,6 @@ FSDP_TENSOR_PARALLEL: Rules = _by_role(Split(largest="data"), "data")
 """Layers are split by `model`, and what each device then has by `data`, as in FSDP."""
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
-    """A `NamedSharding` for each parameter, in the structure of `tree`.
-
-    Args:
-        tree: what `net.spec(x)` gives, where stacked axes are known; or any tree of arrays.
-        mesh: the mesh, from `parallel.mesh`.
-        rules: pairs (pattern, spec). A pattern may be a tuple of patterns, of which one has to
-            match. A spec is a `PartitionSpec`, whose missing entries are None, or a `Split`.
-
-    Raises:
-        TypeError: the rules are something else.
-        ValueError: a rule whose pattern matches nothing, a parameter that no rule matches, a spec
-            with more entries than the parameter has axes, a mesh axis that there is not, or that is
-            there twice, or that does not divide the parameter's axis; all are listed.
-
-    >>> import jax, jaxnn as nn
-    >>> from jaxnn import parallel
-    >>> net, x = nn.Repeat(nn.Dense(4), 3), jax.ShapeDtypeStruct((2, 4), "float32")
-    >>> found = parallel.shardings(net.spec(x), parallel.abstract_mesh(data=2), parallel.FSDP)
-    >>> tuple(found["w"].spec), tuple(found["b"].spec)
-    ((None, None, 'data'), ())
-    """
-    specs = own_specs(tree, mesh, rules)
-
-    def sharding(path: paths.Path, leaf: Any) -> NamedSharding:
-        return placed(mesh, P(*(None,) * len(_stack(leaf)), *specs[path]))
-
-    return paths.map_with_path(sharding, tree)
-
-
 def placed(mesh: Mesh, spec: P) -> NamedSharding:
     """The sharding with the spec written as XLA hands it back: equal ones are then the same.
 
@@ -149,38 +119,11 @@ def placed(mesh: Mesh, spec: P) -> NamedSharding:
     return NamedSharding(mesh, P(*entries))
 
 
-def own_specs(tree: Any, mesh: Mesh, rules: Rules) -> dict[paths.Path, P]:
-    """The spec of each parameter's own axes, an entry for each, by path; raises as `shardings`."""
-    check_rules(rules)
-    leaves = dict(paths.walk(tree))
-    texts = {path: paths.text(path) for path in leaves}
-    lines = [*unused(rules, list(texts.values()), "parameters"), *unknown_axes(rules, mesh)]
-    specs: dict[paths.Path, P] = {}
-    for path, leaf in leaves.items() if not lines else ():
-        found = first_rule(rules, (texts[path],))
-        if found is None:
-            lines.append(f"no rule matches {texts[path]!r}; end the rules with ('**', P())")
-            continue
-        shape = tuple(leaf.shape)[len(_stack(leaf)) :]
-        spec = found[1]
-        if isinstance(spec, Split):
-            spec = spec.spec(shape, mesh.shape)
-        lines += misfits(texts[path], shape, spec, mesh)
-        specs[path] = P(*spec, *(None,) * (len(shape) - len(spec)))
-    if lines:
-        raise ValueError("the rules do not fit the parameters:\n  " + "\n  ".join(lines))
-    return specs
-
-
-def _stack(leaf: Any) -> tuple[Any, ...]:
-    return getattr(leaf, "stack", ())
-
-
 def _patterns(rule: Rule) -> tuple[str, ...]:
     return (rule[0],) if isinstance(rule[0], str) else rule[0]
 
 
-def first_rule(rules: Rules, names: tuple[str, ...]) -> Rule | None:
+def first_rule(rules: Rules, names: Sequence[str]) -> Rule | None:
     """The first rule of which a pattern matches one of the paths."""
     return next((rule for rule in rules if any(_fits(rule, name) for name in names)), None)
 
@@ -189,20 +132,32 @@ def _fits(rule: Rule, path: str) -> bool:
     return any(paths.matches(pattern, path) for pattern in _patterns(rule))
 
 
-def check_rules(rules: Any) -> None:
-    """Raise TypeError for anything but a tuple of pairs (pattern, spec)."""
+def check_rules(rules: Any, mesh: Mesh) -> None:
+    """Raise TypeError for anything but rules, and ValueError for rules that do not fit a mesh."""
     example = 'write (("**/up/w", P(None, "model")), ("**", P()))'
     if not isinstance(rules, tuple):
         raise TypeError(f"rules are a tuple of pairs (pattern, spec), got {rules!r}; {example}")
+    lines: list[str] = []
     for rule in rules:
         pair = isinstance(rule, tuple) and len(rule) == 2
-        patterns = rule[0] if pair and isinstance(rule[0], tuple) else rule[:1] if pair else ()
-        texts = bool(patterns) and all(isinstance(pattern, str) for pattern in patterns)
-        if not texts or not isinstance(rule[1], P | Split):
+        patterns = _patterns(rule) if pair else ()
+        texts = isinstance(patterns, tuple) and all(isinstance(one, str) for one in patterns)
+        if not patterns or not texts or not isinstance(rule[1], P | Split):
             raise TypeError(
                 f"a rule is a pair of a path pattern and a PartitionSpec or parallel.Split, got "
                 f"{rule!r}; {example}"
             )
+        axes = _axes(rule[1])
+        lines += [
+            f"the rule {rule!r} splits by the mesh axis {axis!r}, but the mesh has "
+            f"{', '.join(map(repr, mesh.axis_names))}; write parallel.mesh({axis}=...)"
+            for axis in dict.fromkeys(axes)
+            if axis not in mesh.axis_names
+        ]
+        if len(axes) > len(set(axes)):
+            lines.append(f"the rule {rule!r} names a mesh axis twice")
+    if lines:
+        raise ValueError("the rules do not fit the mesh:\n  " + "\n  ".join(lines))
 
 
 def unused(rules: Rules, texts: list[str], what: str) -> Iterator[str]:
@@ -228,20 +183,6 @@ def _axes(spec: P | Split) -> list[str]:
 
 def _names(entry: Any) -> tuple[str, ...]:
     return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
-
-
-def unknown_axes(rules: Rules, mesh: Mesh) -> Iterator[str]:
-    """A line for each axis that a rule names and the mesh has not, or that is there twice."""
-    for rule in rules:
-        axes = _axes(rule[1])
-        for axis in dict.fromkeys(axes):
-            if axis not in mesh.axis_names:
-                yield (
-                    f"the rule {rule!r} splits by the mesh axis {axis!r}, but the mesh has "
-                    f"{', '.join(map(repr, mesh.axis_names))}; write parallel.mesh({axis}=...)"
-                )
-        if len(axes) > len(set(axes)):
-            yield f"the rule {rule!r} has a mesh axis twice"
 
 
 def misfits(text: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> Iterator[str]:

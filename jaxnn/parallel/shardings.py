@@ -1,0 +1,117 @@
+"""Shardings of a whole state, or of the parameters of a network, by rules on paths."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ..core import paths
+from ..train import TrainState
+from ..train.state import is_key
+from .recording import Drawn, by_path
+from .rules import Rules, Split, check_rules, first_rule, misfits, placed, unused
+
+
+def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+    """A `NamedSharding` for each parameter of a network, in the structure of `tree`.
+
+    Args:
+        tree: what `net.spec(x)` returns, in which stacked axes are known; or any tree of arrays.
+        mesh: the mesh, from `parallel.mesh`.
+        rules: pairs (pattern, spec). A pattern may be a tuple of patterns, one of which has to
+            match. A spec is a `PartitionSpec`, whose missing entries are None, or a `Split`.
+            Parameters that no rule matches are replicated.
+
+    Raises:
+        TypeError: the rules are something else.
+        ValueError: a rule whose pattern matches nothing, a spec with more entries than the
+            parameter has axes, a mesh axis that does not exist, or is named twice, or does not
+            divide the parameter's axis; all are listed.
+
+    >>> import jax, jaxnn as nn
+    >>> from jaxnn import parallel
+    >>> net, x = nn.Repeat(nn.Dense(4), 3), jax.ShapeDtypeStruct((2, 4), "float32")
+    >>> found = parallel.shardings(net.spec(x), parallel.abstract_mesh(data=2), parallel.FSDP)
+    >>> tuple(found["w"].spec), tuple(found["b"].spec)
+    ((None, None, 'data'), ())
+    """
+    check_rules(rules, mesh)
+    declared = [Drawn.of(path, leaf) for path, leaf in by_path(tree)]
+    return shardings_of(tree, declared, mesh, rules, "parameters")
+
+
+def shardings_of(
+    state: Any, declared: Iterable[Drawn], mesh: Mesh, rules: Rules, what: str = "state"
+) -> Any:
+    """A sharding for each array of a state; see `Placement` for what the rules mean.
+
+    Args:
+        state: arrays, or their shapes.
+        declared: the arrays that layers draw, most of which are in it.
+        mesh: the mesh.
+        rules: the rules.
+        what: the name of the state in errors.
+
+    Raises:
+        ValueError: a rule that matches nothing, and a spec that does not fit; all are listed.
+    """
+    by_own: dict[paths.Path, list[Drawn]] = {}
+    for one in declared:
+        by_own.setdefault(one.path, []).append(one)
+    is_state = lambda node: isinstance(node, TrainState)  # noqa: E731
+    nodes = by_path(jax.tree.map(is_state, state, is_leaf=is_state))
+    states = [path for path, found in nodes if found]
+    names: dict[str, None] = {}
+    lines: dict[Any, list[str]] = {}
+    places: list[Any] = []
+    for path, leaf in by_path(state):
+        shape = tuple(np.shape(leaf))
+        above = max((p for p in states if path[: len(p)] == p), key=len, default=path)
+        inside = path[len(above) :]
+        fixed = not shape or is_key(leaf) or inside[:1] in (("state",), ("step",), ("key",))
+        one = _parameter(path, shape, by_own)
+        called = [paths.text(path)]
+        if inside[:1] == ("params",):
+            called.append(paths.text(inside[1:]))
+        elif inside and one is not None and not fixed:
+            called.append(paths.text(one.path))
+        names |= dict.fromkeys(called)
+        rule = None if fixed else first_rule(rules, called)
+        spec = P() if rule is None else rule[1]
+        stacked = 0 if one is None or shape[: one.stacked] != one.shape[: one.stacked] else one.stacked
+        own = shape[stacked:]
+        if isinstance(spec, Split):
+            spec = spec.spec(own, mesh.shape)
+        wrong = list(misfits(paths.text(path), own, spec, mesh))
+        if wrong and one is not None and shape != one.shape:  # as Adafactor keeps for a parameter
+            wrong, spec = [], P()
+        if wrong:
+            # What is kept for a parameter does not fit for the same reason.
+            lines.setdefault((rule, path if one is None else one.path, own), wrong)
+        places.append(None if wrong else placed(mesh, P(*(None,) * stacked, *spec)))
+    where = "parameters" if what == "parameters" else f"paths of the {what}"
+    found = [*unused(rules, list(names), where), *(line for one in lines.values() for line in one)]
+    if found:
+        raise ValueError(f"the rules do not fit the {what}:\n  " + "\n  ".join(found))
+    return jax.tree.unflatten(jax.tree.structure(state), places)
+
+
+def _parameter(
+    path: paths.Path, shape: tuple[int, ...], by_own: dict[paths.Path, list[Drawn]]
+) -> Drawn | None:
+    """The parameter whose path a path ends with, of the same shape if there is one."""
+    other = None
+    for start in range(len(path)):
+        above = path[:start]
+        # Of parameters of several networks, first that of the network which the path names.
+        candidates = sorted(
+            by_own.get(path[start:], []), key=lambda d: -sum(s in above for s in d.prefix)
+        )
+        for one in candidates:
+            if one.shape == shape:
+                return one
+        other = other or next(iter(candidates), None)
+    return other

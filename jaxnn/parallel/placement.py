@@ -35,22 +35,25 @@ class Placement:
     """A mesh and rules: where the whole state of a program lies, and the rows of its batches.
 
     The first rule whose pattern matches the path of an array in the state decides: `**/g/**`
-    matches `g/0/w` and `optimizers/g/0/mu/0/w`. In a `train.TrainState`, patterns also match the
-    paths of the network: `head/w` matches `params/head/w`, and what the optimizer keeps for it, so
-    all tables of `jaxnn.parallel` fit `train.Minimize` and `train.Supervised`. Arrays that no rule
-    matches, scalars, random keys, and the `state` of a `TrainState` (running statistics) are
-    replicated.
+    matches `g/0/w` and `optimizers/g/0/mu/0/w`. Patterns also match the path of a parameter in its
+    network: `head/w` matches `params/head/w`, and what an optimizer keeps for it. Arrays that no
+    rule matches, scalars, random keys, and the `state` of a `train.TrainState` (running statistics)
+    are replicated.
 
     Axes that `Repeat` or `Ensemble` stack are left out of a spec and never split. An array at the
     path of a parameter that has another shape, as Adafactor keeps them, is split if the spec fits
-    it, and replicated if not.
+    it, and replicated otherwise.
 
-    A state is drawn in its parts, and each step returns it as it lay. The numbers are those of one
-    device, to the rounding of sums in another order. The networks of `train.Minimize` gather split
-    weights layer by layer; in other programs XLA decides what is exchanged. Data that are arrays
-    lie whole on every device, and the axes `replica` and `data` of the mesh split the rows of each
-    batch, whose number they have to divide. A piece of an evaluation that they do not divide is
-    computed by every device.
+    Each device draws its parts of a state, and a step returns the state with the same shardings.
+    Results are those of one device, to the rounding of sums in another order. A network that is
+    applied to parameters in the state gathers those that the axes of the batch split, layer by
+    layer. XLA decides what is exchanged for everything else, such as parameters that the step
+    stacks or makes, or parameters found at two places with different specs; then it may exchange
+    activations instead, which changes the traffic and not the results.
+
+    Data that are arrays are replicated. The axes `replica` and `data` of the mesh split the rows of
+    each batch, whose number they have to divide. A piece of an evaluation that they do not divide
+    is computed by every device.
 
     Args:
         mesh: the mesh, from `parallel.mesh`.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ..core import paths
-from ..core.declarations import abstract, describe
+from ..core.declarations import abstract, describe, is_array
 from ..inspect import table
 from ..train import Program, make_step
 from .collectives import Collective, collectives
@@ -83,7 +83,7 @@ class Plan:
         }
         notes = [(name, table.binary(size).strip()) for name, size in sizes.items()]
         notes += [
-            (kind, f"{one.times:,} a step, {table.binary(one.bytes).strip()}")
+            (kind, f"{one.times:,} per step, {table.binary(one.bytes).strip()}")
             for kind, one in self.collectives.items()
         ]
         mesh = " x ".join(f"{axis}={size}" for axis, size in self.mesh.items())
@@ -130,8 +130,14 @@ def plan(program: Program, batch: Any, placement: Placement) -> Plan:
     state = jax.tree.map(
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, places
     )
-    # As shapes, arrays of the program lie on no device.
-    step: Any = make_step(jax.tree.map(abstract, program), placement=placement)
+    whole = placement.whole
+    numbers = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+        if is_array(leaf)
+        else leaf,
+        program,
+    )
+    step: Any = make_step(numbers, placement=placement)
     quick = _QUICK if placement.mesh.devices.flat[0].platform == "cpu" else None
     compiled = step.lower(state, batch).compile(compiler_options=quick)
     memory = compiled.memory_analysis()

@@ -70,13 +70,11 @@ def shardings_of(
     for path, leaf in by_path(state):
         shape = tuple(np.shape(leaf))
         above = max((p for p in states if path[: len(p)] == p), key=len, default=path)
-        inside = path[len(above) :]
-        fixed = not shape or is_key(leaf) or inside[:1] in (("state",), ("step",), ("key",))
+        field = path[len(above) : len(above) + 1]
+        fixed = not shape or is_key(leaf) or field in (("state",), ("step",), ("key",))
         one = _parameter(path, shape, by_own)
         called = [paths.text(path)]
-        if inside[:1] == ("params",):
-            called.append(paths.text(inside[1:]))
-        elif inside and one is not None and not fixed:
+        if one is not None and not fixed:
             called.append(paths.text(one.path))
         names |= dict.fromkeys(called)
         rule = None if fixed else first_rule(rules, called)

@@ -1,4 +1,4 @@
-"""Placement: any program on eight devices gives what it gives on one, lying as the rules state."""
+"""Placement: any program has the results of one device on eight, with the shardings of the rules."""
 
 import functools
 import json
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,13 @@ from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
 from jaxnn import parallel, train
-from tests.parallel import on_programs, on_runs
+from jaxnn.parallel.gathering import Gathering
+from jaxnn.parallel.recording import by_path
+from tests.parallel import on_programs
 from tests.parallel.test_equalities import MATRICES, METRICS, VECTORS
-from tests.parallel.test_fit import run
 
-QUICK = ("gan", "without_data", "evaluation", "stacked", "drawing", "continuing", "accounts")
-SLOW = ("supervised", "meshes")
+QUICK = ("gan", "without_data", "evaluation", "stacked", "drawing", "continuing", "by_hand")
+SLOW = ("supervised",)
 KEY = jax.random.key(0)
 EIGHT = parallel.abstract_mesh(data=2, model=4)
 X, Y = jax.ShapeDtypeStruct((8, 16), "float32"), jax.ShapeDtypeStruct((8,), "int32")
@@ -105,14 +107,17 @@ def test_a_given_state_is_copied():
     assert continuing["spec"] == {"seen": ["data"]}
 
 
-def test_a_step_exchanges_no_more_than_it_has_to():
-    # The same closed forms as those of `parallel.make_step`.
-    accounts = found("accounts")
-    assert accounts["FSDP"]["all-gather"][1] == MATRICES
-    assert accounts["FSDP"]["all-reduce"][1] == MATRICES + VECTORS + METRICS
-    both = accounts["FSDP_TENSOR_PARALLEL"]
-    assert both["all-gather"][1] == MATRICES // 4
+def test_a_program_written_by_hand_gathers_as_supervised():
+    # The closed forms of test_equalities.
+    exchanged = found("by_hand")
+    assert exchanged["FSDP"]["all-gather"] == [2, MATRICES]
+    assert exchanged["FSDP"]["all-reduce"][1] == MATRICES + VECTORS + METRICS
+    both = exchanged["FSDP_TENSOR_PARALLEL"]
+    assert both["all-gather"] == [2, MATRICES // 4]
     assert both["all-reduce"][1] == MATRICES // 4 + 4 * (8 + 8) + METRICS + 4 * 64
+    # Both networks are gathered once: the teacher for its outputs, and the student for its own.
+    assert exchanged["distillation"]["all-gather"] == [4, 2 * MATRICES]
+    assert set(exchanged["distillation"]) == {"all-gather", "all-reduce"}
 
 
 @pytest.mark.slow
@@ -120,40 +125,6 @@ def test_tables_give_the_numbers_of_one_device():
     for table, one in found("supervised").items():
         assert one["apart"] < 2e-5, table
         assert one["metrics"] < 5e-6, table
-
-
-@pytest.mark.slow
-def test_a_run_continues_on_other_meshes():
-    assert found("meshes")["apart"] < 2e-5
-    assert found("meshes")["loss"] < 5e-6
-
-
-STEPS = 16
-
-
-def test_two_processes_stop_at_one_signal_and_resume_as_one(tmp_path):
-    def two(signaled):
-        arguments = tmp_path, STEPS, signaled
-        return run(2, *arguments, processes=2, module=on_runs, every=True)
-
-    # It comes after step 2, and the processes ask each other at every fifth dispatch.
-    stopped = {one["interrupted"] for one in two(2)}
-    assert stopped == {
-        "SIGTERM: the run stopped after step 5 of 16; the checkpoint after step 5 is in "
-        f"{tmp_path / 'checkpoints'}, and the same call goes on from it"
-    }
-    first, second = two(0)
-    assert first == second
-    source = train.fit(on_runs.PROGRAM, on_runs.source(), key=KEY, steps=STEPS, **on_runs.OPTIONS)
-    alone = on_runs.told(source[0].params, source[1])
-    for one, other in zip(first["records"], alone["records"], strict=True):
-        assert one.keys() == other.keys()
-        # Sums over the rows in another order, over 16 steps of Adam.
-        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-4, atol=1e-5)
-    for one, other in zip(first["params"], alone["params"], strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
-    predictions = train.predict(on_runs.PROGRAM, source[0], on_runs.examples()[0][:5])
-    np.testing.assert_allclose(first["predictions"], predictions, rtol=1e-3, atol=1e-5)
 
 
 # ---- shardings, planned for devices that need not exist ----
@@ -261,7 +232,78 @@ def test_statistics_scalars_and_keys_stay_whole():
     assert set(jax.tree.leaves(state.state, is_leaf=lambda x: isinstance(x, tuple))) == {()}
 
 
-# ---- what is refused ----
+# ---- gathering, compiled for devices that need not exist ----
+
+
+class Applying(train.Program):
+    """A network applied in a way that the test decides."""
+
+    net: nn.Layer
+    apply: Any
+
+    def init(self, key, batch):
+        return {"a": self.net.init(key, batch), "b": self.net.init(jax.random.key(1), batch)}
+
+    def step(self, state, batch):
+        def loss(a):
+            return jnp.mean((self.apply(a, batch) - self.net.apply(state["b"], batch)) ** 2)
+
+        value, grads = jax.value_and_grad(loss)(state["a"])
+        return state | {"a": jax.tree.map(lambda p, g: p - g, state["a"], grads)}, {"loss": value}
+
+
+WIDE = nn.Dense(64, bias=False)  # 16 x 64 weights, of which eight devices have 16 x 8
+EIGHT_ROWS = parallel.abstract_mesh(data=8)
+
+
+def exchanged(apply, rules):
+    placement = parallel.Placement(EIGHT_ROWS, rules)
+    return parallel.plan(Applying(WIDE, apply), X, placement).collectives
+
+
+def test_a_jitted_network_is_traced_for_each_placement():
+    apply = jax.jit(WIDE.apply)
+    program, x = Applying(WIDE, apply), jnp.ones((8, 16))
+    wanted = program.step(program.init(KEY, x), x)
+    for _ in range(2):
+        found = exchanged(apply, parallel.FSDP)
+        assert found["all-gather"] == parallel.Collective(2, 2 * 16 * 64 * 4)
+        # What was traced for the mesh is not used on one device.
+        jax.tree.map(np.testing.assert_array_equal, program.step(program.init(KEY, x), x), wanted)
+
+
+def test_a_network_inside_shard_map_is_left_alone():
+    def apply(params, x):
+        rows = P("data")
+        one = jax.shard_map(WIDE.apply, mesh=EIGHT_ROWS, in_specs=(P(), rows), out_specs=rows)
+        return one(params, x)
+
+    found = exchanged(apply, parallel.FSDP)
+    assert found["all-gather"] == parallel.Collective(2, 2 * 16 * 64 * 4)
+
+
+def test_equal_networks_with_other_rules_are_left_to_xla():
+    rules = (("a/w", P(None, "data")), ("b/w", P("data")))
+    watch = gathering(rules)
+    # The shapes do not tell which of them is meant.
+    assert watch.specs({"w": jax.ShapeDtypeStruct((16, 64), "float32")}) == {}
+    both = {name: {"w": jax.ShapeDtypeStruct((16, 64), "float32")} for name in "ab"}
+    assert watch.specs(both) == {("a", "w"): P(None, "data"), ("b", "w"): P("data", None)}
+    same = gathering(parallel.FSDP)
+    assert same.specs({"w": jax.ShapeDtypeStruct((16, 64), "float32")}) == {("w",): P(None, "data")}
+    assert same.specs({"w": jax.ShapeDtypeStruct((16, 32), "float32")}) == {}
+    assert same.specs({}) == {}
+
+
+def gathering(rules):
+    placement = parallel.Placement(EIGHT_ROWS, rules)
+    state = jax.eval_shape(Applying(WIDE, WIDE.apply).init, KEY, X)
+    places = placement.shardings(Applying(WIDE, WIDE.apply), KEY, X)
+    leaves = zip(by_path(state), jax.tree.leaves(places), strict=True)
+    return Gathering(EIGHT_ROWS, tuple((path, one.shape, at.spec) for (path, one), at in leaves))
+
+
+# ---- what is rejected ----
 
 
 def test_rules_that_do_not_fit_name_paths_of_the_state():
@@ -308,8 +350,8 @@ def test_batches_that_the_devices_do_not_divide():
     with pytest.raises(ValueError) as error:
         jax.eval_shape(placement.pinned_batch, {"x": jnp.zeros((3, 2))})
     assert str(error.value) == (
-        "x is float32[3,2], whose rows do not fall into the 2 parts into which data=2 of the mesh "
-        "splits a batch; write a batch_size that is a multiple of 2"
+        "x is float32[3,2], whose rows cannot be split into the 2 equal parts that data=2 of the "
+        "mesh needs; write a batch_size that is a multiple of 2"
     )
 
 
@@ -357,8 +399,7 @@ def test_a_program_starts_from_parameters_that_lie_on_the_mesh():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
 
 
-def test_a_placement_is_that_of_a_program():
+def test_placements_are_values():
     placement = parallel.Placement(parallel.mesh(data=1))
-    with pytest.raises(TypeError, match=r"write train.make_step\(train.Supervised\(net, task"):
-        train.make_step(NET, train.Classification(12), optax.sgd(0.1), placement=placement)  # type: ignore[call-overload]
+    assert placement == parallel.Placement(parallel.mesh(data=1))
     assert hash(placement) == hash(parallel.Placement(parallel.mesh(data=1)))

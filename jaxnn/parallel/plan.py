@@ -132,9 +132,9 @@ def plan(program: Program, batch: Any, placement: Placement) -> Plan:
     )
     whole = placement.whole
     numbers = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
-        if is_array(leaf)
-        else leaf,
+        lambda leaf: (
+            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole) if is_array(leaf) else leaf
+        ),
         program,
     )
     step: Any = make_step(numbers, placement=placement)

@@ -112,7 +112,7 @@ def placed(mesh: Mesh, spec: P) -> NamedSharding:
     """
     entries: list[Any] = []
     for entry in spec:
-        axes = tuple(axis for axis in _names(entry) if mesh.shape[axis] > 1)
+        axes = tuple(axis for axis in axes_of((entry,)) if mesh.shape[axis] > 1)
         entries.append(axes[0] if len(axes) == 1 else axes or None)
     while entries and entries[-1] is None:
         entries.pop()
@@ -147,7 +147,7 @@ def check_rules(rules: Any, mesh: Mesh) -> None:
                 f"a rule is a pair of a path pattern and a PartitionSpec or parallel.Split, got "
                 f"{rule!r}; {example}"
             )
-        axes = _axes(rule[1])
+        axes = axes_of(rule[1])
         lines += [
             f"the rule {rule!r} splits by the mesh axis {axis!r}, but the mesh has "
             f"{', '.join(map(repr, mesh.axis_names))}; write parallel.mesh({axis}=...)"
@@ -175,14 +175,12 @@ def unused(rules: Rules, texts: list[str], what: str) -> Iterator[str]:
             yield f"the rule {rule!r} matches none of the {len(texts)} {what}{near}"
 
 
-def _axes(spec: P | Split) -> list[str]:
+def axes_of(spec: Any) -> tuple[str, ...]:
+    """The mesh axes that a spec names, in order."""
     if isinstance(spec, Split):
-        return [axis for axis in (spec.inputs, spec.outputs, spec.largest) if axis is not None]
-    return [axis for entry in spec for axis in _names(entry)]
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
+        spec = spec.inputs, spec.outputs, spec.largest
+    entries = (entry if isinstance(entry, tuple) else (entry,) for entry in spec)
+    return tuple(axis for entry in entries for axis in entry if axis is not None)
 
 
 def misfits(text: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> Iterator[str]:
@@ -198,7 +196,7 @@ def misfits(text: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> Iterator[
         yield f"{text}: {spec} has {len(spec)} entries, for the shape {shape}"
         return
     for size, entry in zip(shape, spec, strict=False):
-        parts = math.prod(mesh.shape[axis] for axis in _names(entry))
+        parts = math.prod(mesh.shape[axis] for axis in axes_of((entry,)))
         if size % parts:
             yield (
                 f"{text}: {spec} splits the axis of {size} of the shape {shape} in {parts}, which "

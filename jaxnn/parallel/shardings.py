@@ -79,7 +79,9 @@ def shardings_of(
         names |= dict.fromkeys(called)
         rule = None if fixed else first_rule(rules, called)
         spec = P() if rule is None else rule[1]
-        stacked = 0 if one is None or shape[: one.stacked] != one.shape[: one.stacked] else one.stacked
+        stacked = (
+            0 if one is None or shape[: one.stacked] != one.shape[: one.stacked] else one.stacked
+        )
         own = shape[stacked:]
         if isinstance(spec, Split):
             spec = spec.spec(own, mesh.shape)

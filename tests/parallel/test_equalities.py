@@ -134,7 +134,9 @@ def test_plans_are_what_xla_reports_of_the_real_step(case):
     if case.startswith("gpt") and case in QUICK:
         pytest.skip("takes 4 s: the other networks do")
     program, batch = program_of(name)
-    placement = parallel.Placement(parallel.abstract_mesh(**MESHES[table]), getattr(parallel, table))
+    placement = parallel.Placement(
+        parallel.abstract_mesh(**MESHES[table]), getattr(parallel, table)
+    )
     found = parallel.plan(program, batch, placement)
     memory = found_in(case)["memory"]
     given = found.state + found.batch

@@ -1,8 +1,8 @@
 """One call of a step whose state is split over eight simulated devices, against raw `jax.jit`.
 
-The devices are those of a CPU, so the time of the step itself means little: what is compared is what
-a call costs before the program runs, which raw jit pays too. It runs in a separate process, since
-the number of devices is fixed when JAX starts.
+The devices are those of a CPU, so the time of the step itself means little: the comparison is about
+the cost of a call before the program runs, which raw jit has too. It runs in a separate process,
+since the number of devices is fixed when JAX starts.
 """
 
 import json
@@ -47,10 +47,10 @@ def run(rounds: int = ROUNDS) -> Result:
     return Result(
         f"A training step with FSDP (Adam, softmax cross entropy) at width {WIDTH}, batch {BATCH}, "
         f"on {DEVICES} simulated devices of a CPU, always on the same batch: `train.make_step` "
-        "with a `parallel.Placement`, and the same mathematics and state written by hand in `jax.jit` with donation and the "
-        "same shardings. *Dispatched* is the time that a call takes to come back, each one's end "
-        "awaited before the next; *done* is that of steps that follow each other, which the "
-        "devices decide, several to a core.",
+        "with a `parallel.Placement`, and the same mathematics and state written by hand in "
+        "`jax.jit` with donation and the same shardings. *Dispatched* is the time until a call "
+        "returns, with the end of each step awaited before the next; *done* is that of steps that "
+        "follow each other, which is mostly that of the devices, several of which share a core.",
         [_table(caption, samples) for caption, samples in found.items()],
     )
 

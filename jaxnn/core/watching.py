@@ -18,7 +18,7 @@ Spec = Mapping[paths.Path, Declared]
 
 
 class Watch:
-    """A hashable value whose methods are called inside `watching`; by default it changes nothing."""
+    """What is called inside `watching`, a hashable value; this class changes nothing."""
 
     def places(self, spec: Spec) -> Mapping[paths.Path, Any]:
         """The sharding of each array that is drawn, or none at all. Equal ones are drawn together.

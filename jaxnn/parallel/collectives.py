@@ -17,7 +17,7 @@ KINDS = (
     "collective-broadcast",
 )
 
-# An operation that starts and is done later counts when it is done.
+# An asynchronous operation counts where it is done.
 _OPERATION = re.compile(rf"= (?P<shape>.*?) (?P<kind>{'|'.join(KINDS)})(?:-done)?\(")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALLED = re.compile(
@@ -31,7 +31,7 @@ _SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """How often one kind of exchange runs, and the bytes that each device has from all of them."""
+    """How often one kind of exchange runs, and the bytes that each device receives in all."""
 
     times: int
     bytes: int
@@ -40,11 +40,13 @@ class Collective:
 def collectives(compiled: Any) -> dict[str, Collective]:
     """What the devices exchange in one call of a compiled program, by XLA's name for it.
 
-    `compiled` is what `jax.jit(f).lower(...).compile()` gives. An exchange within a loop runs as
-    often as the loop turns, where XLA knows how often, and once where it does not; each branch of a
-    condition counts. Several arrays that are exchanged together are one. XLA may write the same
-    exchange in other words on another kind of device: an `all-reduce` whose result is split becomes
-    a `reduce-scatter` on a GPU or TPU.
+    An exchange inside a loop counts as often as the loop runs, or once if XLA does not know the
+    number; each branch of a condition counts. Several arrays that are exchanged together count as
+    one exchange. XLA may choose another kind on other devices: an `all-reduce` whose result is
+    split becomes a `reduce-scatter` on a GPU or TPU.
+
+    Args:
+        compiled: what `jax.jit(f).lower(...).compile()` returns.
 
     >>> import jax, jax.numpy as jnp
     >>> collectives(jax.jit(jnp.sum).lower(jnp.ones(4)).compile())
@@ -62,7 +64,7 @@ def collectives(compiled: Any) -> dict[str, Collective]:
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """Each instruction with the name of its computation; callers come after what they call."""
+    """Each instruction with the name of its computation."""
     computation = ""
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):

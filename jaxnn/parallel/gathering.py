@@ -73,9 +73,9 @@ class Gathering(Watch):
             path: (shape, (*spec, *(None,) * (len(shape) - len(spec))))
             for path, shape, spec in self.leaves
         }
-        first = next(iter(own), None)
+        first: paths.Path = next(iter(own), ())
         found: dict[int, set[Any]] = {}
-        for place in known if first is not None else ():
+        for place in known if own else ():
             above = place[: len(place) - len(first)]
             if (*above, *first) == place:
                 there = [known.get((*above, *path), (None, ())) for path in own]

@@ -97,8 +97,7 @@ class Placement:
             sizes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items())
             raise ValueError(
                 f"a placement needs a mesh whose axes are AxisType.Auto, but {', '.join(wrong)}; "
-                f"write parallel.mesh({sizes}), or jax.make_mesh(..., axis_types="
-                f"(jax.sharding.AxisType.Auto,) * {len(self.mesh.axis_names)})"
+                f"write parallel.mesh({sizes})"
             )
         check_rules(self.rules, self.mesh)
 
@@ -189,26 +188,23 @@ class Placement:
             tree: `{"state": ..., "memories": ...}`: shapes and types of a state, and of what hooks
                 keep of it, which lies as the state does.
         """
-        places = self.places(tree["state"], self.traced(program, key, batch)[1])
-        shapes = dict(by_path(tree["state"]))
-        found = {path: (shapes[path].shape, place) for path, place in by_path(places)}
+        state = tree["state"]
+        places = self.places(state, self.traced(program, key, batch)[1])
+        pairs = zip(by_path(state), jax.tree.leaves(places), strict=True)
+        found = {(path, leaf.shape): place for (path, leaf), place in pairs}
 
-        def of_memory(path: paths.Path, leaf: Any) -> NamedSharding:
-            for start in range(len(path)):
-                shape, place = found.get(path[start:], (None, self.whole))
-                if shape == leaf.shape:
-                    return place
-            return self.whole
+        def of_memory(name: str, leaf: Any) -> NamedSharding:
+            path = tuple(name.split("/"))  # the names of memories are whole paths
+            ends = ((path[start:], leaf.shape) for start in range(len(path)))
+            return next((found[end] for end in ends if end in found), self.whole)
 
-        # The names of memories are whole paths.
         memories = {
-            name: _like(leaf, of_memory(tuple(name.split("/")), leaf))
-            for name, leaf in tree["memories"].items()
+            name: like(leaf, of_memory(name, leaf)) for name, leaf in tree["memories"].items()
         }
-        return {"state": jax.tree.map(_like, tree["state"], places), "memories": memories}
+        return {"state": jax.tree.map(like, state, places), "memories": memories}
 
     def layout(self, state: Any) -> tuple[NamedSharding, ...]:
-        """How a state lies, as a hashable value, for `pinned` and `gathering`."""
+        """The sharding of each array of a state, for `pinned` and `gathering`."""
 
         def of(leaf: Any) -> NamedSharding:
             found = getattr(leaf, "sharding", None)
@@ -220,12 +216,7 @@ class Placement:
 
     def put(self, tree: Any) -> Any:
         """Arrays of rows, whole on every device."""
-
-        def leaf(array: Any) -> Any:
-            lies = isinstance(array, jax.Array) and array.sharding == self.whole
-            return array if lies else jax.device_put(_on_host(array), self.whole)
-
-        return jax.tree.map(leaf, tree)
+        return jax.tree.map(lambda leaf: self._put(leaf, self.whole), tree)
 
     def put_batch(self, batch: Any) -> Any:
         """A batch that a source gave, of which each process gives its rows."""
@@ -233,22 +224,22 @@ class Placement:
 
     def batch_like(self, batch: Any) -> Any:
         """The shapes of a batch, as `put_batch` returns it."""
-        return jax.tree.map(lambda leaf: _like(leaf, row_sharding(self.mesh)), batch)
+        return jax.tree.map(lambda leaf: like(leaf, row_sharding(self.mesh)), batch)
 
     def put_numbers(self, program: Any) -> list[Any]:
         """The leaves of a program, as arguments of its compiled code: whole on every device.
 
         Python numbers stay as they are, and so do parameters to start from, which no step reads.
         """
-        initial = jax.tree.leaves(program.initial) if isinstance(program, Minimize) else []
-        unread = {id(leaf) for leaf in initial}
+        initial = program.initial if isinstance(program, Minimize) else None
+        unread = {id(leaf) for leaf in jax.tree.leaves(initial)}
 
         def leaf(one: Any) -> Any:
             if not isinstance(one, jax.Array):
                 return one
-            if id(one) not in unread:
-                return self._put(one, self.whole)
-            return one if not one.is_fully_addressable else np.asarray(one)
+            if id(one) in unread:  # on the host, since it may lie on another device
+                return np.asarray(one) if one.is_fully_addressable else one
+            return self._put(one, self.whole)
 
         return [leaf(one) for one in jax.tree.leaves(program)]
 
@@ -323,7 +314,8 @@ def _on_host(array: Any) -> Any:
     return array if is_global or jax.process_count() == 1 else np.asarray(array)
 
 
-def _like(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
+def like(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
+    """The shape and type of an array, with a sharding."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 

@@ -1,18 +1,18 @@
 """plan: what a training step on a mesh will take, before anything is allocated or run."""
 
 import dataclasses
+import math
 from collections import Counter
 from typing import Any
 
 import jax
-import numpy as np
 
 from ..core import paths
 from ..core.declarations import abstract, describe, is_array
 from ..inspect import table
 from ..train import Program, make_step
 from .collectives import Collective, collectives
-from .placement import Placement
+from .placement import Placement, like
 from .recording import by_path
 
 # The memory of a program on a CPU does not depend on the quality of its code: compile quickly.
@@ -67,31 +67,24 @@ class Plan:
         return table.html(*self._table())
 
     def _table(self) -> tuple[list[table.Line], list[table.Line]]:
+        lines = [("Path", "Array", "Split by", "Bytes", "Per device")]
+        for path, row in self.rows.items():
+            sizes = table.binary(row.bytes), table.binary(row.bytes_per_device)
+            lines.append((path, table.shape(row.shape), row.split, *sizes))
         whole = sum(row.bytes for row in self.rows.values())
-        lines = [
-            ("Path", "Array", "Split by", "Bytes", "Per device"),
-            *(
-                (path, table.shape(row.shape), row.split, *map(table.binary, _sizes(row)))
-                for path, row in self.rows.items()
-            ),
-            ("total", "", "", table.binary(whole), table.binary(self.state)),
-        ]
-        sizes = self.parts if len(self.parts) > 1 else {}
+        lines.append(("total", "", "", table.binary(whole), table.binary(self.state)))
+        parts = {f"state/{name}": size for name, size in self.parts.items()}
         names = ("state", "batch", "gradients", "activations", "total")
-        sizes = {f"state/{name}": size for name, size in sizes.items()} | {
-            name: getattr(self, name) for name in names
-        }
-        notes = [(name, table.binary(size).strip()) for name, size in sizes.items()]
+        parts |= {name: getattr(self, name) for name in names}
+        notes = [("mesh", " x ".join(f"{axis}={size}" for axis, size in self.mesh.items()))]
         notes += [
-            (kind, f"{one.times:,} per step, {table.binary(one.bytes).strip()}")
+            (name, f"{table.binary(size).strip()} per device") for name, size in parts.items()
+        ]
+        notes += [
+            (kind, f"{one.times:,} per step, {table.binary(one.bytes).strip()} per device")
             for kind, one in self.collectives.items()
         ]
-        mesh = " x ".join(f"{axis}={size}" for axis, size in self.mesh.items())
-        return lines, [("mesh", mesh), *((name, f"{note} per device") for name, note in notes)]
-
-
-def _sizes(row: Array) -> tuple[int, int]:
-    return row.bytes, row.bytes_per_device
+        return lines, notes
 
 
 def plan(program: Program, batch: Any, placement: Placement) -> Plan:
@@ -126,18 +119,12 @@ def plan(program: Program, batch: Any, placement: Placement) -> Plan:
     """
     batch = placement.batch_like(abstract(batch))
     state, recording = placement.traced(program, jax.random.key(0), batch)
-    places = placement.places(state, recording)
-    state = jax.tree.map(
-        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), state, places
+    state = jax.tree.map(like, state, placement.places(state, recording))
+    # As shapes, arrays of the program need no devices.
+    shapes = jax.tree.map(
+        lambda leaf: like(leaf, placement.whole) if is_array(leaf) else leaf, program
     )
-    whole = placement.whole
-    numbers = jax.tree.map(
-        lambda leaf: (
-            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole) if is_array(leaf) else leaf
-        ),
-        program,
-    )
-    step: Any = make_step(numbers, placement=placement)
+    step: Any = make_step(shapes, placement=placement)
     quick = _QUICK if placement.mesh.devices.flat[0].platform == "cpu" else None
     compiled = step.lower(state, batch).compile(compiler_options=quick)
     memory = compiled.memory_analysis()
@@ -168,6 +155,5 @@ def plan(program: Program, batch: Any, placement: Placement) -> Plan:
 
 def _row(leaf: Any) -> Array:
     split = ", ".join("-" if entry is None else str(entry) for entry in leaf.sharding.spec)
-    size = int(np.prod(leaf.shape, dtype=int)) * leaf.dtype.itemsize
-    part = int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=int)) * leaf.dtype.itemsize
-    return Array(describe(leaf), split, size, part)
+    shapes = leaf.shape, leaf.sharding.shard_shape(leaf.shape)
+    return Array(describe(leaf), split, *(math.prod(one) * leaf.dtype.itemsize for one in shapes))

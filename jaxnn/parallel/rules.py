@@ -1,7 +1,7 @@
-"""Rules: which mesh axis splits which axis of which parameter, as a table beside the network.
+"""Rules: which mesh axis splits which axis of which array, as a table next to the network.
 
-A rule is a pair of a path pattern and a spec, and the first whose pattern matches a parameter's
-path decides:
+A rule is a pair of a path pattern and a spec. The first rule whose pattern matches the path of a
+parameter decides:
 
     rules = (
         ("head/w", P()),                        # stays whole on every device
@@ -9,15 +9,15 @@ path decides:
         ("**", parallel.Split(largest="data")), # the largest axis of everything else
     )
 
-The axes are those that the layer declares: what `Repeat` or `Ensemble` stacks in front of them is
-left out of the spec and never split, so one table fits both forms of a network. `parallel.plan`
-says what a table makes of a network.
+The axes of a spec are those that the layer declares. Axes that `Repeat` or `Ensemble` stack in
+front of them are left out and never split, so one table fits a network with and without `Repeat`.
+`parallel.plan` reports what a table does to a program.
 """
 
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 from jax.sharding import Mesh, NamedSharding
@@ -28,12 +28,16 @@ from ..core import paths
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A spec found from the shape: kernels (..., inputs, outputs), and vectors (outputs,).
+    """A spec that depends on the shape: of kernels (..., inputs, outputs) or vectors (outputs,).
 
-    `outputs` is the mesh axis that splits the last array axis, `inputs` the one for the axis before
-    it, and `largest` that for the largest axis of those left, the last of equal ones, in arrays of
-    two axes or more: to gather a vector costs more than it holds. An axis that a mesh axis does not
-    divide stays whole; write a `PartitionSpec` for an error instead.
+    An array axis that the mesh axis does not divide stays whole; a `PartitionSpec` raises instead.
+
+    Args:
+        inputs: the mesh axis that splits the array axis before the last one; None by default.
+        outputs: the mesh axis that splits the last array axis; None by default.
+        largest: the mesh axis that splits the largest of the other array axes, the last one of
+            equal ones, in arrays of two axes or more, since to gather a vector costs more than it
+            saves; None by default.
 
     >>> split = Split(outputs="model", largest="data")
     >>> tuple(split.spec((64, 256), {"data": 2, "model": 4}))
@@ -68,8 +72,8 @@ Rule: TypeAlias = tuple[str | tuple[str, ...], P | Split]
 Rules: TypeAlias = tuple[Rule, ...]
 
 # Tensor parallelism: of two layers in a row, the first is split by its outputs and the second by
-# its inputs, so that what is between them needs no exchange (Shoeybi et al., Megatron-LM, 2019).
-# By the names of the models: transformers, ResNet, and the layers of an MLP by their places.
+# its inputs, so that nothing is exchanged between them (Shoeybi et al., Megatron-LM, 2019). The
+# names are those of transformers and ResNet, and the positions of the layers of an MLP.
 _FIRST = (
     ("**/query/*", "**/key/*", "**/value/*", "**/up/*", "**/gate/*", "head/*"),
     ("**/branch/first/**", "**/branch/middle/**"),
@@ -91,7 +95,7 @@ def _by_role(rest: P | Split, largest: str | None = None) -> Rules:
 
 
 DATA_PARALLEL: Rules = (("**", P()),)
-"""Every device holds everything and takes its rows of a batch; axis `data`."""
+"""Every device holds the whole state and takes its rows of a batch, by the axis `data`."""
 
 FSDP: Rules = (("**", Split(largest="data")),)
 """Rows of a batch and weights are split by `data`: weights are gathered layer by layer, where they
@@ -106,9 +110,9 @@ FSDP_TENSOR_PARALLEL: Rules = _by_role(Split(largest="data"), "data")
 
 
 def placed(mesh: Mesh, spec: P) -> NamedSharding:
-    """The sharding with the spec written as XLA hands it back: equal ones are then the same.
+    """The sharding with the spec as XLA returns it, so that equal shardings compare equal.
 
-    Without axes of size 1, which split nothing, and without None at the end.
+    It has no mesh axes of size 1, which split nothing, and no None at the end.
     """
     entries: list[Any] = []
     for entry in spec:
@@ -123,13 +127,9 @@ def _patterns(rule: Rule) -> tuple[str, ...]:
     return (rule[0],) if isinstance(rule[0], str) else rule[0]
 
 
-def first_rule(rules: Rules, names: Sequence[str]) -> Rule | None:
-    """The first rule of which a pattern matches one of the paths."""
-    return next((rule for rule in rules if any(_fits(rule, name) for name in names)), None)
-
-
-def _fits(rule: Rule, path: str) -> bool:
-    return any(paths.matches(pattern, path) for pattern in _patterns(rule))
+def fits(rule: Rule, names: Iterable[str]) -> bool:
+    """Whether a pattern of a rule matches one of several paths."""
+    return any(paths.matches(pattern, name) for name in names for pattern in _patterns(rule))
 
 
 def check_rules(rules: Any, mesh: Mesh) -> None:
@@ -148,12 +148,11 @@ def check_rules(rules: Any, mesh: Mesh) -> None:
                 f"{rule!r}; {example}"
             )
         axes = axes_of(rule[1])
-        lines += [
-            f"the rule {rule!r} splits by the mesh axis {axis!r}, but the mesh has "
-            f"{', '.join(map(repr, mesh.axis_names))}; write parallel.mesh({axis}=...)"
-            for axis in dict.fromkeys(axes)
-            if axis not in mesh.axis_names
-        ]
+        if unknown := [axis for axis in axes if axis not in mesh.axis_names]:
+            lines.append(
+                f"the rule {rule!r} splits by the mesh axis {unknown[0]!r}, but the mesh has "
+                f"{', '.join(map(repr, mesh.axis_names))}; write parallel.mesh({unknown[0]}=...)"
+            )
         if len(axes) > len(set(axes)):
             lines.append(f"the rule {rule!r} names a mesh axis twice")
     if lines:
@@ -166,10 +165,10 @@ def unused(rules: Rules, texts: list[str], what: str) -> Iterator[str]:
     Args:
         rules: the rules.
         texts: the paths.
-        what: what lies at them, for the line.
+        what: what the paths are, for the line.
     """
     for rule in rules:
-        if not any(_fits(rule, text) for text in texts):
+        if not fits(rule, texts):
             close = [c for p in _patterns(rule) for c in difflib.get_close_matches(p, texts, 1, 0)]
             near = f"; the closest is {close[0]!r}" if close else ""
             yield f"the rule {rule!r} matches none of the {len(texts)} {what}{near}"

@@ -5,14 +5,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ..core import paths
 from ..train import TrainState
 from ..train.state import is_key
 from .recording import Drawn, by_path
-from .rules import Rules, Split, check_rules, first_rule, misfits, placed, unused
+from .rules import Rules, Split, check_rules, fits, misfits, placed, unused
 
 
 def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
@@ -77,11 +77,11 @@ def shardings_of(
         if one is not None and not fixed:
             called.append(paths.text(one.path))
         names |= dict.fromkeys(called)
-        rule = None if fixed else first_rule(rules, called)
+        rule = None if fixed else next((one for one in rules if fits(one, called)), None)
         spec = P() if rule is None else rule[1]
-        stacked = (
-            0 if one is None or shape[: one.stacked] != one.shape[: one.stacked] else one.stacked
-        )
+        stacked = 0 if one is None else one.stacked
+        if one is not None and shape[:stacked] != one.shape[:stacked]:
+            stacked = 0
         own = shape[stacked:]
         if isinstance(spec, Split):
             spec = spec.spec(own, mesh.shape)

@@ -1,9 +1,9 @@
 """Fits a small network on a mesh with checkpoints, and resumes from them on any other mesh.
 
 Run by test_fit.py: `python -m tests.parallel.on_meshes FOLDER EPOCHS SOURCE DATA MODEL SIGNALED
-[COORDINATOR PROCESSES INDEX]`. The last process sends itself SIGTERM after step SIGNALED, if that is
-not 0. Each process prints a JSON object: why it was interrupted, or the records, the parameters, and
-predictions.
+[COORDINATOR PROCESSES INDEX]`. The last process sends itself SIGTERM after step SIGNALED, if that
+is not 0. Each process prints a JSON object: why it was interrupted, or the records, the parameters,
+and predictions.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Two processes with two devices each give the numbers of one; and how processes find each other."""
+"""Two processes of two devices give the numbers of one; and how processes find each other."""
 
 import json
 import os

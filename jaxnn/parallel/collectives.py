@@ -7,18 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-KINDS = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-)
-
 # An asynchronous operation counts where it is done.
-_OPERATION = re.compile(rf"= (?P<shape>.*?) (?P<kind>{'|'.join(KINDS)})(?:-done)?\(")
+_KIND = (
+    r"(?:ragged-)?all-to-all|all-gather|all-reduce|reduce-scatter|collective-(?:permute|broadcast)"
+)
+_OPERATION = re.compile(rf"= (?P<shape>.*?) (?P<kind>{_KIND})(?:-done)?\(")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALLED = re.compile(
     r"(?:body|condition|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)"
@@ -60,7 +53,7 @@ def collectives(compiled: Any) -> dict[str, Collective]:
             counts = found.setdefault(match["kind"], [0, 0])
             counts[0] += times[computation]
             counts[1] += times[computation] * _bytes(match["shape"])
-    return {kind: Collective(*found[kind]) for kind in KINDS if kind in found}
+    return {kind: Collective(*counts) for kind, counts in sorted(found.items())}
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:

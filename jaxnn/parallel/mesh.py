@@ -98,15 +98,11 @@ def _sizes(axes: dict[str, Any], devices: int) -> dict[str, int]:
     if known > devices or (free and devices % known):
         wanted = f"a multiple of {known}" if free else str(known)
         raise ValueError(
-            f"{_written(axes)} needs {wanted} devices, but there {_are(devices)}; make an axis "
-            "smaller, or, to try it on a CPU, start Python with "
+            f"{_written(axes)} needs {wanted} devices, but jax.devices() has {devices}; make an "
+            "axis smaller, or, to try it on a CPU, start Python with "
             f"XLA_FLAGS=--xla_force_host_platform_device_count={known}"
         )
     return {name: devices // known if size == -1 else size for name, size in axes.items()}
-
-
-def _are(devices: int) -> str:
-    return "is 1" if devices == 1 else f"are {devices}"
 
 
 def _written(axes: dict[str, Any]) -> str:

@@ -57,11 +57,8 @@ class Plan:
     total: int
     collectives: dict[str, Collective]
 
-    def __str__(self) -> str:
-        return table.text(*self._table())
-
     def __repr__(self) -> str:
-        return str(self)
+        return table.text(*self._table())
 
     def _repr_html_(self) -> str:
         return table.html(*self._table())

@@ -159,19 +159,13 @@ def check_rules(rules: Any, mesh: Mesh) -> None:
         raise ValueError("the rules do not fit the mesh:\n  " + "\n  ".join(lines))
 
 
-def unused(rules: Rules, texts: list[str], what: str) -> Iterator[str]:
-    """A line for each rule that matches nothing.
-
-    Args:
-        rules: the rules.
-        texts: the paths.
-        what: what the paths are, for the line.
-    """
+def unused(rules: Rules, texts: list[str]) -> Iterator[str]:
+    """A line for each rule that matches none of several paths."""
     for rule in rules:
         if not fits(rule, texts):
             close = [c for p in _patterns(rule) for c in difflib.get_close_matches(p, texts, 1, 0)]
             near = f"; the closest is {close[0]!r}" if close else ""
-            yield f"the rule {rule!r} matches none of the {len(texts)} {what}{near}"
+            yield f"the rule {rule!r} matches none of the {len(texts)} paths{near}"
 
 
 def axes_of(spec: Any) -> tuple[str, ...]:

@@ -92,8 +92,7 @@ def shardings_of(
             # What is kept for a parameter does not fit for the same reason.
             lines.setdefault((rule, path if one is None else one.path, own), wrong)
         places.append(None if wrong else placed(mesh, P(*(None,) * stacked, *spec)))
-    where = "parameters" if what == "parameters" else f"paths of the {what}"
-    found = [*unused(rules, list(names), where), *(line for one in lines.values() for line in one)]
+    found = [*unused(rules, list(names)), *(line for one in lines.values() for line in one)]
     if found:
         raise ValueError(f"the rules do not fit the {what}:\n  " + "\n  ".join(found))
     return jax.tree.unflatten(jax.tree.structure(state), places)
@@ -102,16 +101,12 @@ def shardings_of(
 def _parameter(
     path: paths.Path, shape: tuple[int, ...], by_own: dict[paths.Path, list[Drawn]]
 ) -> Drawn | None:
-    """The parameter whose path a path ends with, of the same shape if there is one."""
-    other = None
-    for start in range(len(path)):
-        above = path[:start]
+    """The parameter whose path a path ends with, preferably one of the same shape."""
+
+    def rank(one: Drawn) -> Any:
         # Of parameters of several networks, first that of the network which the path names.
-        candidates = sorted(
-            by_own.get(path[start:], []), key=lambda d: -sum(s in above for s in d.prefix)
-        )
-        for one in candidates:
-            if one.shape == shape:
-                return one
-        other = other or next(iter(candidates), None)
-    return other
+        above = path[: len(path) - len(one.path)]
+        return one.shape != shape, -len(one.path), -sum(name in above for name in one.prefix)
+
+    ends = (by_own.get(path[start:], []) for start in range(len(path)))
+    return min((one for several in ends for one in several), key=rank, default=None)

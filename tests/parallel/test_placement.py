@@ -313,7 +313,7 @@ def test_rules_that_do_not_fit_name_paths_of_the_state():
     # Moments do not fit for the reason of their parameters, which are named once.
     assert str(error.value).splitlines() == [
         "the rules do not fit the state:",
-        f"  the rule {rules[0]!r} matches none of the 19 paths of the state; the closest is 'up/w'",
+        f"  the rule {rules[0]!r} matches none of the 19 paths; the closest is 'up/w'",
         f"  params/down/w: {rules[1][1]} splits the axis of 10 of the shape (32, 10) in 4, which "
         "does not divide it; write None there, or parallel.Split, which leaves it whole",
     ]

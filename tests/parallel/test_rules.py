@@ -20,7 +20,10 @@ def specs(net, x, mesh, rules):
 
 def test_a_device_is_no_mesh_of_two():
     have = jax.device_count()
-    wanted = f"parallel.mesh(data={2 * have}, model=1) needs {2 * have} devices, but there"
+    wanted = (
+        f"parallel.mesh(data={2 * have}, model=1) needs {2 * have} devices, but jax.devices() has "
+        f"{have}; make an axis smaller"
+    )
     with pytest.raises(ValueError) as error:
         parallel.mesh(data=2 * have, model=1)
     assert str(error.value).startswith(wanted)
@@ -86,7 +89,7 @@ def test_a_rule_that_matches_nothing():
     rule = ("**/upp/w", P())
     with pytest.raises(ValueError) as error:
         parallel.shardings(NET.spec(X), EIGHT, (rule, ("**", P())))
-    text = f"the rule {rule!r} matches none of the 4 parameters; the closest is 'up/w'"
+    text = f"the rule {rule!r} matches none of the 4 paths; the closest is 'up/w'"
     assert text in str(error.value)
 
 

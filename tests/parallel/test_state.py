@@ -78,7 +78,7 @@ def test_options_are_those_of_the_program():
 def test_rules_that_do_not_fit_are_reported_before_anything_is_drawn():
     program = train.Supervised(NET, TASK, optax.sgd(0.1))
     placement = parallel.Placement(ONE.mesh, (("head/w", P()), ("**", P())))
-    with pytest.raises(ValueError, match=r"matches none of the \d+ paths of the state"):
+    with pytest.raises(ValueError, match=r"matches none of the \d+ paths"):
         placement.init(program, jax.random.key(0), BATCH)
 
 

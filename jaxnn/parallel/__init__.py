@@ -24,14 +24,7 @@ from .mesh import abstract_mesh, mesh
 from .placement import Placement
 from .plan import Plan, plan
 from .processes import initialize, is_first
-from .rules import (
-    DATA_PARALLEL,
-    FSDP,
-    FSDP_TENSOR_PARALLEL,
-    TENSOR_PARALLEL,
-    Rules,
-    Split,
-)
+from .rules import DATA_PARALLEL, FSDP, FSDP_TENSOR_PARALLEL, TENSOR_PARALLEL, Rules, Split
 from .shardings import shardings
 
 __all__ = [

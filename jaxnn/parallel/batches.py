@@ -32,19 +32,14 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     >>> x.shape, y.shape
     ((4, 2), (4,))
     """
-    axes = [mesh.axis_names.index(axis) for axis in batch_axes(mesh)]
-    here = {
-        tuple(place[axis] for axis in axes)
-        for place, device in np.ndenumerate(mesh.devices)
-        if device.process_index == jax.process_index()
-    }
-    check_rows(batch, mesh, max(1, len(here)))
+    rows = row_sharding(mesh)
+    here = rows.addressable_devices_indices_map((row_parts(mesh),)).values()
+    check_rows(batch, mesh, len(set(map(repr, here))))  # a slice has no hash
     batch = jax.tree.map(saturated, batch)
     if jax.process_count() == 1:
-        return jax.device_put(batch, row_sharding(mesh))
+        return jax.device_put(batch, rows)
     return jax.tree.map(
-        lambda leaf: jax.make_array_from_process_local_data(row_sharding(mesh), np.asarray(leaf)),
-        batch,
+        lambda leaf: jax.make_array_from_process_local_data(rows, np.asarray(leaf)), batch
     )
 
 

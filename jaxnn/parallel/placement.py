@@ -8,6 +8,7 @@
 """
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from ..train import Minimize
 from ..train.state import is_key, strong
 from .batches import check_rows, row_parts, row_sharding, shard_batch
 from .gathering import Gathering
-from .recording import Recording, by_path
+from .recording import Drawing, Recording, by_path
 from .rules import DATA_PARALLEL, Rules, check_rules, placed
 from .shardings import shardings_of
 
@@ -165,7 +166,7 @@ class Placement:
 
         def make(words: jax.Array, batch: Any, initial: Any) -> Any:
             one = program if initial is None else dataclasses.replace(program, initial=initial)
-            with watching(recording.placed(jax.tree.leaves(places))):
+            with watching(Drawing(recording, jax.tree.leaves(places))):
                 state = one.init(paths.kept_key(words), batch)
             # Copies, since an output that is an input would be the same memory.
             return jax.tree.map(lambda leaf: jnp.copy(strong(leaf)), state)
@@ -253,12 +254,16 @@ class Placement:
     def gathering(self, program: Any, state: Any, batch: Any, layout: Any) -> Any:
         """The program, whose networks gather their split weights layer by layer."""
         leaves = zip(by_path(state), layout, strict=True)
-        return _Gathering(
-            program,
-            Gathering(
-                self.mesh, tuple((path, np.shape(leaf), at.spec) for (path, leaf), at in leaves)
-            ),
-        )
+        known = tuple((path, np.shape(leaf), at.spec) for (path, leaf), at in leaves)
+
+        def inside(function: Any) -> Any:
+            def call(*arguments: Any, **named: Any) -> Any:
+                with watching(Gathering(self.mesh, known)):
+                    return function(*arguments, **named)
+
+            return call
+
+        return SimpleNamespace(step=inside(program.step), evaluate=inside(program.evaluate))
 
     def pinned_batch(self, batch: Any) -> Any:
         """A batch of a step, each device with its rows; ValueError if they do not divide it."""
@@ -317,21 +322,3 @@ def _on_host(array: Any) -> Any:
 def like(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
     """The shape and type of an array, with a sharding."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Gathering:
-    """The functions of a program, inside of which a watch is called."""
-
-    program: Any
-    watch: Gathering
-
-    def step(self, state: Any, batch: Any) -> Any:
-        """The program's."""
-        with watching(self.watch):
-            return self.program.step(state, batch)
-
-    def evaluate(self, state: Any, batch: Any, *, key: Any) -> Any:
-        """The program's."""
-        with watching(self.watch):
-            return self.program.evaluate(state, batch, key=key)

@@ -103,11 +103,9 @@ def from_environment(
         return coordinator, int(processes), int(index)
     # Under sbatch alone there is one process, whatever the number of tasks.
     slurm = {"SLURM_JOB_ID", "SLURM_PROCID", "SLURM_NTASKS"} <= set(environment)
-    if slurm and environment["SLURM_NTASKS"] != "1":
-        return ()
-    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment):
-        return ()
-    return None
+    several = slurm and environment["SLURM_NTASKS"] != "1"
+    pods = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment)
+    return () if several or pods else None
 
 
 def _report_lost_peers() -> None:

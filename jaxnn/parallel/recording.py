@@ -66,26 +66,24 @@ class Recording(Watch):
         """All arrays that were drawn."""
         return [drawn for _, several in self.calls for drawn in several]
 
-    def placed(self, places: Sequence[NamedSharding]) -> "Drawing":
-        """The watch for drawing the same again in parts; `places` has a sharding for each leaf."""
-        return Drawing(
-            [
-                (spec, {one.path: places[one.leaf] for one in several if one.leaf is not None})
-                for spec, several in self.calls
-            ]
-        )
-
 
 class Drawing(Watch):
-    """Places the arrays of known calls, in their order; a call of something else is not placed."""
+    """Places what a known function draws again; a call that draws something else is not placed.
 
-    def __init__(self, calls: Sequence[tuple[Spec, Mapping[paths.Path, NamedSharding]]]) -> None:
-        self._left = list(calls)
+    Args:
+        recording: what the function drew.
+        shardings: a sharding for each leaf of the state.
+    """
+
+    def __init__(self, recording: Recording, shardings: Sequence[NamedSharding]) -> None:
+        self._left, self._shardings = list(recording.calls), shardings
 
     def places(self, spec: Spec) -> Mapping[paths.Path, Any]:
         """The shardings of the next call."""
-        expected, places = self._left.pop(0) if self._left else ({}, {})
-        return places if expected == spec else {}
+        expected, drawn = self._left.pop(0) if self._left else ({}, ())
+        if expected != spec:
+            return {}
+        return {one.path: self._shardings[one.leaf] for one in drawn if one.leaf is not None}
 
 
 def by_path(tree: Any) -> Iterator[tuple[paths.Path, Any]]:

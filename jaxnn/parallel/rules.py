@@ -56,15 +56,11 @@ class Split:
         for place, axis in ((-1, self.outputs), (-2, self.inputs)):
             if axis is not None and len(shape) >= -place and shape[place] % sizes[axis] == 0:
                 entries[place] = axis
-        free = [
-            (size, place)
-            for place, size in enumerate(shape)
-            if self.largest is not None
-            and entries[place] is None
-            and size % sizes[self.largest] == 0
-        ]
-        if free and len(shape) > 1:
-            entries[max(free)[1]] = self.largest
+        if self.largest is not None and len(shape) > 1:
+            parts = sizes[self.largest]
+            free = [(n, i) for i, n in enumerate(shape) if entries[i] is None and n % parts == 0]
+            if free:
+                entries[max(free)[1]] = self.largest
         return P(*entries)
 
 

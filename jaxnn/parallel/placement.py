@@ -139,12 +139,30 @@ class Placement:
         No device holds a whole array that is split. Parameters of one kind are drawn together, and
         meanwhile a device holds about twice its parts of them besides the state.
 
+        Numbers are those of `program.init(key, batch)`, to rounding, for JAX's default generator
+        (`threefry2x32` with `jax_threefry_partitionable`); other generators draw other numbers.
+
         Args:
             program: the program.
-            key: a typed key.
-            batch: the first batch.
+            key: a JAX key.
+            batch: the first batch, of all processes together. Programs that need only its shapes
+                also accept `jax.ShapeDtypeStruct`.
             given: a state to begin with instead of `program.init(key, batch)`, which is copied.
+
+        Raises:
+            TypeError: an `init` that reads values of the batch.
+            ValueError: rules that do not fit the state.
+
+        >>> import jax, optax
+        >>> from jaxnn import Dense, parallel, train
+        >>> program = train.Supervised(Dense(8), train.Classification(8), optax.adam(0.1))
+        >>> batch = jax.ShapeDtypeStruct((4, 2), "float32"), jax.ShapeDtypeStruct((4,), "int32")
+        >>> placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
+        >>> state = placement.init(program, jax.random.key(0), batch)
+        >>> state.params["w"].shape, state.params["w"].sharding.mesh == placement.mesh
+        ((2, 8), True)
         """
+        key = paths.as_key(key)
         if given is not None:
             places = self.places(given, self.traced(program, key, batch)[1])
             put = jax.tree.map(self._put, given, places)
@@ -153,7 +171,8 @@ class Placement:
         # On the host, the key's words are the same to all processes.
         words = np.asarray(paths.kept_words(key))
         make, places = self.drawing(program, key, batch)
-        return make(words, batch, self._initial(program, places))
+        shapes = jax.ShapeDtypeStruct in map(type, jax.tree.leaves(batch))
+        return make(words, None if shapes else batch, self._initial(program, places))
 
     def drawing(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
         """The jitted function (words of the key, batch, initial) that makes a state in its parts.
@@ -164,10 +183,10 @@ class Placement:
         state, recording = self.traced(program, key, batch)
         places = self.places(state, recording)
 
-        def make(words: jax.Array, batch: Any, initial: Any) -> Any:
+        def make(words: jax.Array, given: Any, initial: Any) -> Any:
             one = program if initial is None else dataclasses.replace(program, initial=initial)
             with watching(Drawing(recording, jax.tree.leaves(places))):
-                state = one.init(paths.kept_key(words), batch)
+                state = one.init(paths.kept_key(words), batch if given is None else given)
             # Copies, since an output that is an input would be the same memory.
             return jax.tree.map(lambda leaf: jnp.copy(strong(leaf)), state)
 
@@ -178,7 +197,10 @@ class Placement:
         if not isinstance(program, Minimize) or program.initial is None:
             return None
         found = dict(by_path(places.params))
-        leaves = [self._put(leaf, found[path]) for path, leaf in by_path(program.initial)]
+        leaves = []
+        for keys, leaf in by_path(program.initial):
+            path = tuple(key for key in keys if key != "params")  # of `train.Weights`
+            leaves.append(self._put(leaf, found.get(path, self.whole)))
         return jax.tree.unflatten(jax.tree.structure(program.initial), leaves)
 
     def like(self, program: Any, key: jax.Array, batch: Any, tree: Any) -> Any:

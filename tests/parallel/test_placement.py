@@ -177,6 +177,26 @@ def test_given_parameters_lie_as_drawn_ones():
     assert state.opt_state[0].trace == state.params
 
 
+def test_a_state_that_is_given_with_parameters():
+    class Teacher(nn.Composite):
+        student: nn.Layer
+        teacher: nn.Layer
+
+        def forward(self, batch):
+            return jnp.mean((self.student(batch) - self.teacher(batch)) ** 2)
+
+    x = jnp.arange(12.0).reshape(4, 3)
+    net = nn.Sequential(nn.Dense(3), nn.BatchNorm())
+    given = train.Weights(net.init(KEY, x), {"1": {"mean": x[0], "var": x[1]}})
+    program = train.Minimize(
+        Teacher(net, nn.Inference(net)), optax.sgd(0.1), initial={"teacher": given}
+    )
+    wanted = program.init(KEY, x)
+    found = parallel.Placement(parallel.mesh(data=1), parallel.FSDP).init(program, KEY, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
+    np.testing.assert_array_equal(found.state["teacher"]["1"]["mean"], x[0])
+
+
 def test_blocks_of_a_program_written_by_hand():
     """The stacked axis of a network that a program holds is found by tracing its init."""
     net, other = nn.Repeat(nn.Dense(16), 8), nn.Ensemble(nn.Dense(16), 8)

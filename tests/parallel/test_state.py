@@ -32,6 +32,9 @@ def test_a_state_as_on_one_device(net):
     program, key = train.Supervised(net, TASK, optax.adam(0.1)), jax.random.key(3)
     found = ONE.init(program, key, BATCH)
     wanted = program.init(key, BATCH)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), BATCH)
+    again = ONE.init(program, jax.random.key_data(key), shapes)
+    jax.tree.map(np.testing.assert_array_equal, found, again)
     # Drawn in a compiled program, there and here: to rounding.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, wanted)

@@ -3,8 +3,7 @@
     placement = parallel.Placement(parallel.mesh(data=8), parallel.FSDP)
     state, history = train.fit(program, data, key=key, epochs=10, placement=placement)
 
-`train.run` and `train.fit` know a placement by its methods alone, which are those of
-`train.placement.SingleDevice`.
+`train.run` and `train.fit` call only the methods that `train.placement.SingleDevice` has, too.
 """
 
 import dataclasses
@@ -89,12 +88,8 @@ class Placement:
                 f"a placement has a mesh of devices, got {self.mesh!r:.80}; write "
                 "parallel.Placement(parallel.mesh(data=-1), parallel.FSDP)"
             )
-        wrong = [
-            f"{name!r} is {kind.name}"
-            for name, kind in zip(self.mesh.axis_names, self.mesh.axis_types, strict=True)
-            if kind != AxisType.Auto
-        ]
-        if wrong:
+        kinds = zip(self.mesh.axis_names, self.mesh.axis_types, strict=True)
+        if wrong := [f"{name!r} is {kind.name}" for name, kind in kinds if kind != AxisType.Auto]:
             sizes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items())
             raise ValueError(
                 f"a placement needs a mesh whose axes are AxisType.Auto, but {', '.join(wrong)}; "
@@ -129,15 +124,15 @@ class Placement:
         >>> [tuple(one.spec) for one in (found.params["w"], found.opt_state[0].mu["w"], found.step)]
         [(None, 'data'), (None, 'data'), ()]
         """
-        return self.places(*self.traced(program, paths.as_key(key), batch))
+        return self._places(*self._traced(program, paths.as_key(key), batch))
 
     # ---- what a run calls outside of compiled code ----
 
     def init(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
         """The state before the first step, of which each device draws its own parts.
 
-        No device holds a whole array that is split. Parameters of one kind are drawn together, and
-        meanwhile a device holds about twice its parts of them besides the state.
+        No device holds a whole array that is split. Parameters of one shape and initializer are
+        drawn together, which takes about twice their parts in addition to the state.
 
         Numbers are those of `program.init(key, batch)`, to rounding, for JAX's default generator
         (`threefry2x32` with `jax_threefry_partitionable`); other generators draw other numbers.
@@ -164,24 +159,24 @@ class Placement:
         """
         key = paths.as_key(key)
         if given is not None:
-            places = self.places(given, self.traced(program, key, batch)[1])
+            places = self._places(given, self._traced(program, key, batch)[1])
             put = jax.tree.map(self._put, given, places)
             # Copies: on the device that had an array, `device_put` keeps its memory.
             return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(put)
         # On the host, the key's words are the same to all processes.
         words = np.asarray(paths.kept_words(key))
-        make, places = self.drawing(program, key, batch)
+        make, places = self._drawing(program, key, batch)
         shapes = jax.ShapeDtypeStruct in map(type, jax.tree.leaves(batch))
         return make(words, None if shapes else batch, self._initial(program, places))
 
-    def drawing(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
+    def _drawing(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
         """The jitted function (words of the key, batch, initial) that makes a state in its parts.
 
-        And the sharding of each array. Parameters to start from are an argument, so that they are
-        not part of the compiled code.
+        The second result has the sharding of each array. Parameters to start from are an argument,
+        so that they are not part of the compiled code.
         """
-        state, recording = self.traced(program, key, batch)
-        places = self.places(state, recording)
+        state, recording = self._traced(program, key, batch)
+        places = self._places(state, recording)
 
         def make(words: jax.Array, given: Any, initial: Any) -> Any:
             one = program if initial is None else dataclasses.replace(program, initial=initial)
@@ -193,7 +188,7 @@ class Placement:
         return jax.jit(make, out_shardings=places), places
 
     def _initial(self, program: Any, places: Any) -> Any:
-        """The parameters that a program starts from, each where it will lie."""
+        """The parameters that a program starts from, each with its sharding in the state."""
         if not isinstance(program, Minimize) or program.initial is None:
             return None
         found = dict(by_path(places.params))
@@ -209,10 +204,10 @@ class Placement:
         Args:
             program, key, batch: as for `init`.
             tree: `{"state": ..., "memories": ...}`: shapes and types of a state, and of what hooks
-                keep of it, which lies as the state does.
+                keep of it, which have the shardings of the state.
         """
         state = tree["state"]
-        places = self.places(state, self.traced(program, key, batch)[1])
+        places = self._places(state, self._traced(program, key, batch)[1])
         pairs = zip(by_path(state), jax.tree.leaves(places), strict=True)
         found = {(path, leaf.shape): place for (path, leaf), place in pairs}
 
@@ -242,7 +237,7 @@ class Placement:
         return jax.tree.map(lambda leaf: self._put(leaf, self.whole), tree)
 
     def put_batch(self, batch: Any) -> Any:
-        """A batch that a source gave, of which each process gives its rows."""
+        """A batch from a source, of which each process has read its rows."""
         return shard_batch(batch, self.mesh)
 
     def batch_like(self, batch: Any) -> Any:
@@ -269,7 +264,7 @@ class Placement:
     # ---- what compiled code calls ----
 
     def pinned(self, state: Any, layout: tuple[NamedSharding, ...]) -> Any:
-        """The state that a step returns, where the one before it lay."""
+        """The state that a step returns, with the shardings of the one before it."""
         leaves, structure = jax.tree.flatten(state)
         return jax.tree.unflatten(structure, map(with_sharding_constraint, leaves, layout))
 
@@ -304,8 +299,8 @@ class Placement:
 
     # ---- parts ----
 
-    def traced(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Recording]:
-        """The shapes of the state, and what the layers drew for it."""
+    def _traced(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Recording]:
+        """The shapes of a program's first state, and what its layers draw for it."""
         recording = Recording()
 
         def init(key: jax.Array, batch: Any) -> Any:
@@ -324,7 +319,7 @@ class Placement:
                 f"compute these values before and pass them as a field of {owner}"
             ) from error
 
-    def places(self, state: Any, recording: Recording) -> Any:
+    def _places(self, state: Any, recording: Recording) -> Any:
         """A sharding for each array of a state."""
         return shardings_of(state, recording.declared(), self.mesh, self.rules)
 

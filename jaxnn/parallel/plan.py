@@ -115,8 +115,8 @@ def plan(program: Program, batch: Any, placement: Placement) -> Plan:
     ['all-gather', 'all-reduce']
     """
     batch = placement.batch_like(abstract(batch))
-    state, recording = placement.traced(program, jax.random.key(0), batch)
-    state = jax.tree.map(like, state, placement.places(state, recording))
+    state, recording = placement._traced(program, jax.random.key(0), batch)
+    state = jax.tree.map(like, state, placement._places(state, recording))
     # As shapes, arrays of the program need no devices.
     shapes = jax.tree.map(
         lambda leaf: like(leaf, placement.whole) if is_array(leaf) else leaf, program

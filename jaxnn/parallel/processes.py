@@ -114,8 +114,7 @@ def _report_lost_peers() -> None:
 
     def report(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if not is_peer_lost(error):
-            before(kind, error, trace)
-            return
+            return before(kind, error, trace)
         print(f"error: {peer_lost(error)}", file=sys.stderr)
         # Registered last, it runs first: before JAX waits for the dead process, and aborts.
         atexit.register(_leave)

@@ -237,7 +237,7 @@ def drawing():
     for table in ("FSDP", "DATA_PARALLEL"):
         placement = parallel.Placement(parallel.mesh(**EIGHT), getattr(parallel, table))
         words = jax.ShapeDtypeStruct((2,), "uint32")
-        make, _ = placement.drawing(program, KEY, batch)
+        make, _ = placement._drawing(program, KEY, batch)
         memory = make.lower(words, batch, None).compile().memory_analysis()
         found[table] = [memory.output_size_in_bytes, memory.temp_size_in_bytes]
     return found

@@ -106,7 +106,7 @@ class Scores(nn.Composite):
 
 
 def spec_of(state):
-    """How each array lies: {path: [axes]}."""
+    """The mesh axes that split each array: {path: [axes]}."""
     return {
         "/".join(path): [str(axis) for axis in leaf.sharding.spec]
         for path, leaf in by_path(state)
@@ -216,7 +216,7 @@ def evaluation():
 
 
 def stacked():
-    """The net of blocks: how its state lies, and the bytes that each device has of it."""
+    """The shardings of the state of a network of blocks."""
     net = nn.Sequential(nn.Repeat(nn.Sequential(nn.Dense(16), nn.BatchNorm()), 8), nn.Dense(8))
     optimizer = train.with_ema(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)))
     program = train.Supervised(net, CLASSES, optimizer)
@@ -299,7 +299,7 @@ def by_hand():
 
 
 def continuing():
-    """A state that is given: one device's, on a mesh. Its arrays stay the caller's."""
+    """A run on a mesh from a state of one device, whose arrays stay valid."""
     program = Mixing(jnp.asarray(np.diag(np.arange(1, 17)).astype("f")))
     rules = (("*", parallel.Split(largest="data")),)
     first, _ = fitted(program, None, steps=2)

@@ -101,7 +101,7 @@ METRICS = 4 * (2 + 2)  # two sums over the rows, and how many labels each is ove
     [
         # Every gradient, and the metrics.
         ("DATA_PARALLEL", 0, MATRICES + VECTORS + METRICS),
-        # Each matrix once beside: it is kept from the forward pass to the backward one.
+        # Each matrix once more: it is kept from the forward pass to the backward one.
         ("FSDP", MATRICES, MATRICES + VECTORS + METRICS),
         # The first layer's part of the vectors, all of the second's; 8 rows of 8 outputs.
         ("TENSOR_PARALLEL", 0, MATRICES // 4 + 4 * (32 // 4 + 8) + METRICS + 4 * 8 * 8),

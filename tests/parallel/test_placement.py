@@ -161,7 +161,7 @@ def test_paths_of_the_network_reach_its_moments():
     assert state.step == state.key == state.opt_state[0].count == ()
 
 
-def test_given_parameters_lie_as_drawn_ones():
+def test_given_parameters_have_the_shardings_of_drawn_ones():
     class Pair(nn.Composite):
         student: nn.Layer
         teacher: nn.Layer
@@ -283,13 +283,35 @@ def exchanged(apply, rules):
 
 def test_a_jitted_network_is_traced_for_each_placement():
     apply = jax.jit(WIDE.apply)
-    program, x = Applying(WIDE, apply), jnp.ones((8, 16))
-    wanted = program.step(program.init(KEY, x), x)
-    for _ in range(2):
-        found = exchanged(apply, parallel.FSDP)
+    for spec in (P(None, "data"), P("data"), P(None, "data")):
+        # Each network is gathered once, from where it is.
+        found = exchanged(apply, (("**/w", spec),))
         assert found["all-gather"] == parallel.Collective(2, 2 * 16 * 64 * 4)
-        # What was traced for the mesh is not used on one device.
-        jax.tree.map(np.testing.assert_array_equal, program.step(program.init(KEY, x), x), wanted)
+        assert set(found) == {"all-gather", "all-reduce"}
+    program, x = Applying(WIDE, apply), jnp.ones((8, 16))
+    found = program.step(program.init(KEY, x), x)
+    plain = Applying(WIDE, WIDE.apply).step(program.init(KEY, x), x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, plain)
+
+
+def test_what_a_jitted_init_draws_does_not_shift_what_is_placed():
+    narrow = nn.Dense(8, bias=False)
+    jitted = jax.jit(narrow.init)
+
+    class Two(train.Program):
+        def init(self, key, batch):
+            return {"a": jitted(key, batch), "b": WIDE.init(key, batch)}
+
+        def step(self, state, batch):
+            return state, {"loss": 0.0}
+
+    placement = parallel.Placement(EIGHT_ROWS, parallel.FSDP)
+    make, _ = placement._drawing(Two(), KEY, X)
+    words = jax.ShapeDtypeStruct((2,), "uint32")
+    lines = make.lower(words, X, None).as_text().splitlines()
+    # Parameters that are drawn inside another `jax.jit` are placed by XLA.
+    (placed,) = (line for line in lines if "sharding_constraint" in line)
+    assert "tensor<16x64xf32>" in placed
 
 
 def test_a_network_inside_shard_map_is_left_alone():
@@ -305,7 +327,7 @@ def test_a_network_inside_shard_map_is_left_alone():
 def test_equal_networks_with_other_rules_are_left_to_xla():
     rules = (("a/w", P(None, "data")), ("b/w", P("data")))
     watch = gathering(rules)
-    # The shapes do not tell which of them is meant.
+    # The shapes do not decide which of the two it is.
     assert watch.specs({"w": jax.ShapeDtypeStruct((16, 64), "float32")}) == {}
     both = {name: {"w": jax.ShapeDtypeStruct((16, 64), "float32")} for name in "ab"}
     assert watch.specs(both) == {("a", "w"): (None, "data"), ("b", "w"): ("data", None)}
@@ -403,7 +425,7 @@ def test_steps_on_a_mesh_are_traced_once():
         assert len(traces) == 1
 
 
-def test_a_program_starts_from_parameters_that_lie_on_the_mesh():
+def test_a_program_starts_from_parameters_on_the_mesh():
     net, x = nn.Dense(4), jnp.ones((8, 2))
     placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
     data = x, jnp.zeros(8, int)

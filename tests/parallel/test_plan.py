@@ -1,4 +1,4 @@
-"""Plans: closed forms, texts, and a network that no machine here could hold."""
+"""Plans: closed forms, texts, and a network that exceeds the memory of this machine."""
 
 import json
 import os

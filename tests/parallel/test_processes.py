@@ -30,7 +30,7 @@ def free_port():
 
 
 def processes(starts):
-    """What the first of the processes prints, each of which is given arguments and variables."""
+    """What the first of the processes prints, given the arguments and variables of each."""
     flags = "--xla_force_host_platform_device_count=2 " + os.environ.get("XLA_FLAGS", "")
     outside = {name: text for name, text in os.environ.items() if not name.startswith(VARIABLES)}
     running = [
@@ -77,7 +77,7 @@ def test_two_processes_of_two_devices_are_one():
     assert_as_alone(found)
 
 
-def test_the_survivor_of_two_processes_says_so_in_one_line(tmp_path):
+def test_the_survivor_of_two_processes_reports_it_in_one_line(tmp_path):
     address = f"localhost:{free_port()}"
     flags = "--xla_force_host_platform_device_count=2 " + os.environ.get("XLA_FLAGS", "")
     began = time.monotonic()
@@ -149,7 +149,7 @@ def test_the_same_program_runs_alone():
     assert_as_alone(found)
 
 
-def test_what_the_environment_tells():
+def test_the_variables_of_schedulers():
     given = {"JAX_COORDINATOR_ADDRESS": "node:1234", "JAX_NUM_PROCESSES": "4"}
     assert from_environment(given | {"JAX_PROCESS_ID": "3"}) == ("node:1234", 4, 3)
     # An Indexed Job of Kubernetes counts its pods.
@@ -179,7 +179,7 @@ def test_starts_that_cannot_be():
         parallel.initialize("localhost:1234", 2, 0)
 
 
-def test_alone_there_is_nothing_to_start(monkeypatch):
+def test_a_single_process_initializes_nothing(monkeypatch):
     for name in list(os.environ):
         if name.startswith(VARIABLES):
             monkeypatch.delenv(name)

@@ -18,7 +18,7 @@ def specs(net, x, mesh, rules):
     return jax.tree.map(lambda sharding: tuple(sharding.spec), found)
 
 
-def test_a_device_is_no_mesh_of_two():
+def test_a_mesh_larger_than_the_devices():
     have = jax.device_count()
     wanted = (
         f"parallel.mesh(data={2 * have}, model=1) needs {2 * have} devices, but jax.devices() has "
@@ -32,7 +32,7 @@ def test_a_device_is_no_mesh_of_two():
         parallel.mesh(data=-1, model=2 * have)
 
 
-def test_axes_that_make_no_mesh():
+def test_axes_that_are_not_a_mesh():
     with pytest.raises(ValueError, match=r"at least one axis: write parallel.mesh\(data=-1\)"):
         parallel.mesh()
     with pytest.raises(ValueError, match=r"'data' of a mesh is an int >= 1, or -1 .*; got 0"):
@@ -49,6 +49,11 @@ def test_the_first_rule_that_matches_decides():
         "up": {"w": (None, "model"), "b": ()},
         "down": {"w": ("data",), "b": ("data",)},
     }
+
+
+def test_parameters_that_no_rule_matches_are_replicated():
+    found = specs(NET, X, EIGHT, (("up/w", P(None, "model")),))
+    assert found == {"up": {"w": (None, "model"), "b": ()}, "down": {"w": (), "b": ()}}
 
 
 def test_stacked_axes_are_left_out():
@@ -93,7 +98,7 @@ def test_a_rule_that_matches_nothing():
     assert text in str(error.value)
 
 
-def test_a_mesh_axis_that_there_is_not():
+def test_a_mesh_axis_that_does_not_exist():
     mesh = parallel.abstract_mesh(model=4)
     rule = ("**", parallel.Split(largest="data"))
     with pytest.raises(ValueError) as error:
@@ -107,7 +112,7 @@ def test_a_mesh_axis_that_there_is_not():
         parallel.shardings(NET.spec(X), mesh, (("**", P("model", "model")),))
 
 
-def test_what_is_no_table():
+def test_values_that_are_not_rules():
     with pytest.raises(TypeError, match=r"rules are a tuple of pairs \(pattern, spec\), got \["):
         parallel.shardings(NET.spec(X), EIGHT, [("**", P())])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"a rule is a pair of .* got \('\*\*', 'data'\)"):
@@ -131,7 +136,7 @@ BOTTLENECK = models.ResNet((1, 1), width=8, stem="cifar", bottleneck=True)
          "stages/1/0/branch/wide/conv/w"),
     ],
 )  # fmt: skip
-def test_the_table_of_tensor_parallelism_knows_the_models(net, x, first, second):
+def test_the_table_of_tensor_parallelism_matches_the_models(net, x, first, second):
     spec = net.spec(jax.ShapeDtypeStruct(*x))
     from jaxnn.core import paths
 

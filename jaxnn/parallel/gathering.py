@@ -47,8 +47,9 @@ class Gathering(Watch):
     """Lets networks gather their parameters, if these are part of a state.
 
     The parameters of a network are found by their paths and shapes, since in a step they may be
-    inside of transforms such as `jax.grad`. If several parts of the state fit, those at the
-    shortest paths count. A network whose parameters are found at two such places with different
+    inside of transforms such as `jax.grad`. Inside of `jax.vmap` or `lax.scan` they have fewer axes
+    than in the state. If several parts of the state fit, those of equal shapes and then those at
+    the shortest paths count. A network whose parameters are found at two such places with different
     specs is evaluated as it is.
 
     Args:
@@ -74,13 +75,17 @@ class Gathering(Watch):
             for path, shape, spec in self.leaves
         }
         first: paths.Path = next(iter(own), ())
-        found: dict[int, set[Any]] = {}
+        found: dict[tuple[bool, int], set[Any]] = {}
         for place in known if own else ():
             above = place[: len(place) - len(first)]
             if (*above, *first) == place:
-                there = [known.get((*above, *path), (None, ())) for path in own]
-                if [shape for shape, _ in there] == list(own.values()):
-                    found.setdefault(len(above), set()).add(tuple(spec for _, spec in there))
+                there = [known.get((*above, *path), ((), ())) for path in own]
+                shapes = [shape for shape, _ in there]
+                if all(
+                    a[len(a) - len(b) :] == b for a, b in zip(shapes, own.values(), strict=True)
+                ):
+                    rank = shapes != list(own.values()), len(above)
+                    found.setdefault(rank, set()).add(tuple(spec for _, spec in there))
         nearest = found[min(found)] if found else set()
         return dict(zip(own, nearest.pop(), strict=True)) if len(nearest) == 1 else {}
 

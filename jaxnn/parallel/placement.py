@@ -45,11 +45,14 @@ class Placement:
     it, and replicated otherwise.
 
     Each device draws its parts of a state, and a step returns the state with the same shardings.
-    Results are those of one device, to the rounding of sums in another order. A network that is
-    applied to parameters in the state gathers those that the axes of the batch split, layer by
-    layer. XLA decides what is exchanged for everything else, such as parameters that the step
-    stacks or makes, or parameters found at two places with different specs; then it may exchange
-    activations instead, which changes the traffic and not the results.
+    Results are those of one device, to the rounding of sums in another order.
+
+    In a step or an evaluation, every network that is applied to parameters of the state gathers
+    those that the axes of the batch split, layer by layer, also inside of `jax.grad`, `jax.vmap`,
+    and `lax.scan`. XLA decides what is exchanged for everything else: for parameters that a step
+    makes or reshapes, parameters that equal networks have with different specs, predictions, and
+    functions inside of `jax.shard_map`. There, it may exchange activations instead of weights,
+    which changes the traffic and not the results.
 
     Data that are arrays are replicated. The axes `replica` and `data` of the mesh split the rows of
     each batch, whose number they have to divide. A piece of an evaluation that they do not divide

@@ -324,6 +324,36 @@ def test_a_network_inside_shard_map_is_left_alone():
     assert found["all-gather"] == parallel.Collective(2, 2 * 16 * 64 * 4)
 
 
+class Members(train.Program):
+    """Three networks, with stacked parameters."""
+
+    by: str
+
+    def init(self, key, batch):
+        return jax.vmap(lambda key: WIDE.init(key, batch))(jax.random.split(key, 3))
+
+    def step(self, state, batch):
+        def loss(params):
+            return jnp.mean(WIDE.apply(params, batch) ** 2)
+
+        def total(state):
+            if self.by == "vmap":
+                return jax.vmap(loss)(state).sum()
+            return jax.lax.scan(lambda sum, one: (sum + loss(one), None), 0.0, state)[0]
+
+        value, grads = jax.value_and_grad(total)(state)
+        return jax.tree.map(lambda p, g: p - g, state, grads), {"loss": value}
+
+
+@pytest.mark.parametrize("by", ["vmap", "scan"])
+def test_stacked_networks_are_gathered_inside_of_a_transform(by):
+    x = jax.ShapeDtypeStruct((1024, 16), "float32")
+    found = parallel.plan(Members(by), x, parallel.Placement(EIGHT_ROWS, parallel.FSDP))
+    # The weights once, and not the rows, which are five times as large.
+    assert found.collectives["all-gather"].bytes == 3 * 16 * 64 * 4
+    assert set(found.collectives) == {"all-gather", "all-reduce"}
+
+
 def test_equal_networks_with_other_rules_are_left_to_xla():
     rules = (("a/w", P(None, "data")), ("b/w", P("data")))
     watch = gathering(rules)

@@ -81,9 +81,8 @@ class Gathering(Watch):
             if (*above, *first) == place:
                 there = [known.get((*above, *path), ((), ())) for path in own]
                 shapes = [shape for shape, _ in there]
-                if all(
-                    a[len(a) - len(b) :] == b for a, b in zip(shapes, own.values(), strict=True)
-                ):
+                pairs = zip(shapes, own.values(), strict=True)
+                if all(shape[len(shape) - len(one) :] == one for shape, one in pairs):
                     rank = shapes != list(own.values()), len(above)
                     found.setdefault(rank, set()).add(tuple(spec for _, spec in there))
         nearest = found[min(found)] if found else set()

@@ -79,9 +79,8 @@ def shardings_of(
         names |= dict.fromkeys(called)
         rule = None if fixed else next((one for one in rules if fits(one, called)), None)
         spec = P() if rule is None else rule[1]
-        stacked = 0 if one is None else one.stacked
-        if one is not None and shape[:stacked] != one.shape[:stacked]:
-            stacked = 0
+        lead = () if one is None else one.shape[: one.stacked]
+        stacked = len(lead) if shape[: len(lead)] == lead else 0
         own = shape[stacked:]
         if isinstance(spec, Split):
             spec = spec.spec(own, mesh.shape)

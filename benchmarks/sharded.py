@@ -1,8 +1,8 @@
 """One call of a step whose state is split over eight simulated devices, against raw `jax.jit`.
 
-The devices are those of a CPU, so the step itself is no measure of anything: what is compared is
-what a call costs before the program runs, which raw jit pays too. It runs in a process of its own,
-as the number of devices is settled when JAX starts.
+The devices are those of a CPU, so the time of the step itself means little: the comparison is about
+the cost of a call before the program runs, which raw jit has too. It runs in a separate process,
+since the number of devices is fixed when JAX starts.
 """
 
 import json
@@ -21,7 +21,7 @@ import optax
 import jaxnn as nn
 from benchmarks.report import Bar, Result, Table
 from benchmarks.timing import Sample, interleaved
-from jaxnn import parallel
+from jaxnn import parallel, train
 
 DEVICES = 8
 WIDTH, BATCH = 16, 32
@@ -29,7 +29,7 @@ WIDTH, BATCH = 16, 32
 CALLS = {4: 20, 32: 5}
 ROUNDS = 101
 RAW = "raw jax.jit with the same shardings"
-OURS = "jaxnn parallel.make_step"
+OURS = "jaxnn train.make_step with a placement"
 
 
 def run(rounds: int = ROUNDS) -> Result:
@@ -46,11 +46,11 @@ def run(rounds: int = ROUNDS) -> Result:
     found = json.loads(child.stdout)
     return Result(
         f"A training step with FSDP (Adam, softmax cross entropy) at width {WIDTH}, batch {BATCH}, "
-        f"on {DEVICES} simulated devices of a CPU, always on the same batch: `parallel.make_step`, "
-        "and the same mathematics and state written by hand in `jax.jit` with donation and the "
-        "same shardings. *Dispatched* is the time that a call takes to come back, each one's end "
-        "awaited before the next; *done* is that of steps that follow each other, which the "
-        "devices decide, several to a core.",
+        f"on {DEVICES} simulated devices of a CPU, always on the same batch: `train.make_step` "
+        "with a `parallel.Placement`, and the same mathematics and state written by hand in "
+        "`jax.jit` with donation and the same shardings. *Dispatched* is the time until a call "
+        "returns, with the end of each step awaited before the next; *done* is that of steps that "
+        "follow each other, which is mostly that of the devices, several of which share a core.",
         [_table(caption, samples) for caption, samples in found.items()],
     )
 
@@ -94,7 +94,7 @@ def _repeated(step: Callable[[], Any], calls: int, what: str) -> Callable[[], ob
 
 
 def _sides(depth: int) -> dict[str, Callable[[], Any]]:
-    """Each side as a function that runs one step of a held state and gives its loss."""
+    """Each side as a function that runs one step of a held state and returns its loss."""
     net = nn.Sequential(
         *[layer for _ in range(depth - 1) for layer in (nn.Dense(WIDTH), jax.nn.relu)],
         nn.Dense(WIDTH),
@@ -104,13 +104,14 @@ def _sides(depth: int) -> dict[str, Callable[[], Any]]:
     random = np.random.default_rng(0)
     x = random.normal(size=(BATCH, WIDTH)).astype(np.float32)
     y = random.integers(WIDTH, size=BATCH).astype(np.int32)
+    program, placement = train.Supervised(net, _loss, optimizer), parallel.Placement(mesh, rules)
     batch = parallel.shard_batch((x, y), mesh)
-    ts = parallel.create(net, optimizer, jax.random.key(0), x, mesh, rules)
-    places = jax.tree.map(lambda array: array.sharding, ts)
-    compiled = parallel.make_step(net, _loss, optimizer, mesh, rules)
+    state = placement.init(program, jax.random.key(0), batch)
+    places = jax.tree.map(lambda array: array.sharding, state)
+    compiled = train.make_step(program, placement=placement)
 
-    def by_hand(state: Any, x: Any, y: Any) -> Any:
-        params, opt_state, count, key = state
+    def by_hand(held: Any, x: Any, y: Any) -> Any:
+        params, opt_state, count, key = held
 
         def loss(params: Any) -> jax.Array:
             hidden = x
@@ -125,11 +126,12 @@ def _sides(depth: int) -> dict[str, Callable[[], Any]]:
         updates, opt_state = optimizer.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, count + 1, key), value
 
-    whole = parallel.Layout(mesh, rules).whole
+    whole = placement.whole
     put = places.params, places.opt_state, places.step, places.key
     raw = jax.jit(by_hand, donate_argnums=0, out_shardings=(put, whole))
-    held = jax.tree.map(lambda array: array.copy(), (ts.params, ts.opt_state, ts.step, ts.key))
-    state = ts
+    held = jax.tree.map(
+        lambda array: array.copy(), (state.params, state.opt_state, state.step, state.key)
+    )
 
     def run_raw() -> jax.Array:
         nonlocal held

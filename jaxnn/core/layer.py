@@ -38,6 +38,7 @@ from .signatures import (
     suggestion,
 )
 from .values import Value, is_lasting
+from .watching import current_watch
 
 INIT = (
     "Write params = net.init(key, x) and net.apply(params, x) with the same network, and x of the "
@@ -168,10 +169,13 @@ class Layer(Value):
         params, state, inputs, named = concrete_inputs((params, state, inputs, named))
         inputs, named = visible(self, method, inputs, named)
         root = None if key is None else paths.PathKey(paths.as_key(key))
-        call = Call(params, state, root, train)
+        call, watch = Call(params, state, root, train), current_watch()
         try:
             with located((), self):
-                outcome = self._evaluate(call, method, inputs, named)
+                if watch is None:
+                    outcome = self._evaluate(call, method, inputs, named)
+                else:
+                    outcome = watch.evaluate(self, call, method, inputs, named)
         except Mismatch as error:
             raise ValueError(self._explain(error, params, method, inputs, named)) from None
         return outcome.output if state is None else (outcome.output, outcome.state)

@@ -1,30 +1,32 @@
-"""Watching what layers draw: to learn which parameters a function draws, or to place them.
+"""Watches: how a part of the library sees or changes what layers do inside any function.
 
-`Layer.init` may be called anywhere inside a function, such as the `init` of a program. A watch is
-asked where the parameters of each call are to lie, and sees the arrays.
+`Layer.init` and `Layer.apply` may be called anywhere inside a function, such as the `init` and
+`step` of a program. A watch records or places the parameters that are drawn there, and may evaluate
+a network in another way. `jax.jit` inside the function traces again for each watch.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 
 from . import paths
+from .calls import Call, Outcome
 from .declarations import Declared
 
 Spec = Mapping[paths.Path, Declared]
 
 
-class Watch(Protocol):
-    """What is called for each tree of parameters that is drawn."""
+class Watch:
+    """What is called inside `watching`, a hashable value; this class changes nothing."""
 
     def places(self, spec: Spec) -> Mapping[paths.Path, Any]:
-        """A sharding for each array, or none at all. Equal ones are drawn together.
+        """The sharding of each array that is drawn, or none at all. Equal ones are drawn together.
 
         Args:
             spec: the declared parameters or state by path.
         """
-        ...
+        return {}
 
     def drawn(self, spec: Spec, arrays: Mapping[paths.Path, Any]) -> None:
         """Take note of the arrays.
@@ -33,22 +35,29 @@ class Watch(Protocol):
             spec: the declared parameters or state by path.
             arrays: the array of each.
         """
-        ...
+
+    def evaluate(self, layer: Any, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        """The outcome of `layer.apply`.
+
+        Args:
+            layer: the layer.
+            call: its parameters, state, and key.
+            method: the name of the method.
+            inputs: the positional inputs.
+            named: the named inputs.
+        """
+        return layer._evaluate(call, method, inputs, named)
 
 
-_WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
+# Part of the key of every `jax.jit` cache, so that no trace of one watch is used under another.
+_WATCH = jax.make_user_context(default_value=None)
 
 
 def current_watch() -> Watch | None:
     """The watch of the innermost `watching`, if any."""
-    return _WATCH.get()
+    return _WATCH.value
 
 
-@contextlib.contextmanager
-def watching(watch: Watch) -> Iterator[None]:
-    """Call a watch for everything that layers draw inside."""
-    token = _WATCH.set(watch)
-    try:
-        yield
-    finally:
-        _WATCH.reset(token)
+def watching(watch: Watch | None) -> Any:
+    """A context in which the methods of a watch are called; None for no watch."""
+    return _WATCH(watch)

@@ -14,29 +14,18 @@ A loop written by hand has the same parts:
     for batch in batches:
         state, metrics = step(state, parallel.shard_batch(batch, placement.mesh))
 
-`create`, `make_step`, and `fit` do the same for a network, a task, and an optimizer. `plan` reports
-beforehand what each device will hold, and what the devices will exchange.
+`plan(program, batch, placement)` reports beforehand what each device will hold, and what the
+devices will exchange.
 """
 
-from .abstract_mesh import abstract_mesh
+from .batches import shard_batch
 from .collectives import Collective, collectives
-from .fitting import fit
-from .layout import Layout
-from .mesh import mesh
+from .mesh import abstract_mesh, mesh
 from .placement import Placement
 from .plan import Plan, plan
 from .processes import initialize, is_first
-from .rules import (
-    DATA_PARALLEL,
-    FSDP,
-    FSDP_TENSOR_PARALLEL,
-    TENSOR_PARALLEL,
-    Rules,
-    Split,
-    shardings,
-)
-from .state import create, shard_batch
-from .step import make_step
+from .rules import DATA_PARALLEL, FSDP, FSDP_TENSOR_PARALLEL, TENSOR_PARALLEL, Rules, Split
+from .shardings import shardings
 
 __all__ = [
     "DATA_PARALLEL",
@@ -44,18 +33,14 @@ __all__ = [
     "FSDP_TENSOR_PARALLEL",
     "TENSOR_PARALLEL",
     "Collective",
-    "Layout",
     "Placement",
     "Plan",
     "Rules",
     "Split",
     "abstract_mesh",
     "collectives",
-    "create",
-    "fit",
     "initialize",
     "is_first",
-    "make_step",
     "mesh",
     "plan",
     "shard_batch",

@@ -7,18 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-KINDS = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
+# An asynchronous operation counts where it is done.
+_KIND = (
+    r"(?:ragged-)?all-to-all|all-gather|all-reduce|reduce-scatter|collective-(?:permute|broadcast)"
 )
-
-# An operation that starts and is done later counts when it is done.
-_OPERATION = re.compile(rf"= (?P<shape>.*?) (?P<kind>{'|'.join(KINDS)})(?:-done)?\(")
+_OPERATION = re.compile(rf"= (?P<shape>.*?) (?P<kind>{_KIND})(?:-done)?\(")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALLED = re.compile(
     r"(?:body|condition|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)"
@@ -31,7 +24,7 @@ _SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """How often one kind of exchange runs, and the bytes that each device has from all of them."""
+    """How often one kind of exchange runs, and the bytes that each device receives in all."""
 
     times: int
     bytes: int
@@ -40,11 +33,13 @@ class Collective:
 def collectives(compiled: Any) -> dict[str, Collective]:
     """What the devices exchange in one call of a compiled program, by XLA's name for it.
 
-    `compiled` is what `jax.jit(f).lower(...).compile()` gives. An exchange within a loop runs as
-    often as the loop turns, where XLA knows how often, and once where it does not; each branch of a
-    condition counts. Several arrays that are exchanged together are one. XLA may write the same
-    exchange in other words on another kind of device: an `all-reduce` whose result is split becomes
-    a `reduce-scatter` on a GPU or TPU.
+    An exchange inside a loop counts as often as the loop runs, or once if XLA does not know the
+    number; each branch of a condition counts. Several arrays that are exchanged together count as
+    one exchange. XLA may choose another kind on other devices: an `all-reduce` whose result is
+    split becomes a `reduce-scatter` on a GPU or TPU.
+
+    Args:
+        compiled: what `jax.jit(f).lower(...).compile()` returns.
 
     >>> import jax, jax.numpy as jnp
     >>> collectives(jax.jit(jnp.sum).lower(jnp.ones(4)).compile())
@@ -58,11 +53,11 @@ def collectives(compiled: Any) -> dict[str, Collective]:
             counts = found.setdefault(match["kind"], [0, 0])
             counts[0] += times[computation]
             counts[1] += times[computation] * _bytes(match["shape"])
-    return {kind: Collective(*found[kind]) for kind in KINDS if kind in found}
+    return {kind: Collective(*counts) for kind, counts in sorted(found.items())}
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """Each instruction with the name of its computation; callers come after what they call."""
+    """Each instruction with the name of its computation."""
     computation = ""
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):

@@ -1,17 +1,18 @@
-"""Gathering: weights that the batch's axes split are made whole where they are used.
+"""Gathering: parameters that the axes of a batch split are gathered where a layer uses them.
 
 A mesh axis that splits a batch cannot split a weight in use: each device needs all of it for its
-rows. Left alone, XLA may exchange activations instead, at several times the traffic. So each layer
-asks for its weights whole along those axes; in a `Repeat` one copy at a time, and under `Remat`
-again in the backward pass. A gradient comes back the other way, summed over the rows' devices and
-split as the weight is.
+rows. Left alone, XLA may exchange activations instead, which takes several times the traffic. So
+each layer of a network gathers its weights along those axes: in a `Repeat` one copy at a time, and
+under `Remat` again in the backward pass. Their gradient is summed over the devices and split as the
+weight is.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.lax import with_sharding_constraint
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
@@ -24,89 +25,108 @@ from ..combine.repeat import Repeat
 from ..combine.residual import Residual
 from ..core import paths
 from ..core.calls import Call, Outcome
-from ..core.layer import Layer, LayerLike
+from ..core.layer import Layer
 from ..core.values import FrozenDict, copy_with
+from ..core.watching import Watch, watching
 from ..core.wrapper import Wrapper
+from ..inspect.watching import evaluated_by
 from ..train.minimize import SupervisedLoss
-from .layout import Layout
 from .mesh import batch_axes
-from .rules import own_specs, placed
+from .rules import axes_of, placed
 
-# Wrappers that hand the parameters of one copy on as they are. Below any other, a weight might be
-# gathered once for each turn of a loop, or be no parameter any more.
+# Wrappers that pass the parameters of one copy on as they are. Below any other, a weight might be
+# gathered at each turn of a loop, or not be a parameter any more.
 _OPEN = (Inference, Repeat, Remat, Precision, Residual, capture, SupervisedLoss)
 
-
-def gathered(net: Layer, layout: Layout, *inputs: Any) -> Layer:
-    """`net`, each of whose layers gathers its weights: the same function, for one trace."""
-    return gathering(net, layout.mesh, own_specs(net.spec(*inputs), layout.mesh, layout.rules))
+# The mesh axes that split each axis of an array, with None for the axes that are not split.
+Entries = tuple[Any, ...]
 
 
-def gathering(net: Layer, mesh: Mesh, lying: Mapping[paths.Path, P]) -> Layer:
-    """`net`, each of whose layers gathers its weights: the same function, for one trace.
+@dataclasses.dataclass(frozen=True)
+class Gathering(Watch):
+    """Lets networks gather their parameters, if these are part of a state.
+
+    The parameters of a network are found by their paths and shapes, since in a step they may be
+    inside of transforms such as `jax.grad`. Inside of `jax.vmap` or `lax.scan` they have fewer axes
+    than in the state. If several parts of the state fit, those of equal shapes and then those at
+    the shortest paths count. A network whose parameters are found at two such places with different
+    specs is evaluated as it is.
+
+    Args:
+        mesh: the mesh.
+        leaves: the path, shape, and spec of each array of the state.
+    """
+
+    mesh: Mesh
+    leaves: tuple[tuple[paths.Path, tuple[int, ...], P], ...]
+
+    def evaluate(self, layer: Layer, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+        """The outcome of the network that gathers."""
+        manual = jax.sharding.get_abstract_mesh().manual_axes  # inside of jax.shard_map
+        specs = {} if manual else self.specs(call.params)
+        with watching(None):  # nested calls have gathered parameters
+            return gathered(layer, self.mesh, specs)._evaluate(call, method, inputs, named)
+
+    def specs(self, params: Any) -> dict[paths.Path, Entries]:
+        """How each parameter of a network is split, by path; {} if they are not in the state."""
+        own = {path: np.shape(leaf) for path, leaf in paths.walk(params)}
+        known = {
+            path: (shape, (*spec, *(None,) * (len(shape) - len(spec))))
+            for path, shape, spec in self.leaves
+        }
+        first: paths.Path = next(iter(own), ())
+        found: dict[tuple[bool, int], set[Any]] = {}
+        for place in known if own else ():
+            above = place[: len(place) - len(first)]
+            if (*above, *first) == place:
+                there = [known.get((*above, *path), ((), ())) for path in own]
+                shapes = [shape for shape, _ in there]
+                pairs = zip(shapes, own.values(), strict=True)
+                if all(shape[len(shape) - len(one) :] == one for shape, one in pairs):
+                    rank = shapes != list(own.values()), len(above)
+                    found.setdefault(rank, set()).add(tuple(spec for _, spec in there))
+        nearest = found[min(found)] if found else set()
+        return dict(zip(own, nearest.pop(), strict=True)) if len(nearest) == 1 else {}
+
+
+def gathered(net: Layer, mesh: Mesh, specs: Mapping[paths.Path, Entries]) -> Layer:
+    """A network each of whose layers gathers its parameters: the same function, for one trace.
 
     Args:
         net: the network.
         mesh: the mesh.
-        lying: the spec of each parameter's own axes, an entry for each, by path.
+        specs: how each parameter is split, by path.
     """
     axes = batch_axes(mesh)
-    specs = {
-        path: (spec, whole)
-        for path, spec in lying.items()
-        if (whole := _without(spec, axes)) != spec
-    }
+    split = {path: spec for path, spec in specs.items() if not set(axes).isdisjoint(axes_of(spec))}
 
     def gather(path: paths.Path, leaf: jax.Array) -> jax.Array:
-        for spec in specs.get(path, ()):
-            stacked = (None,) * (leaf.ndim - len(spec))
-            leaf = with_sharding_constraint(leaf, placed(mesh, P(*stacked, *spec)))
-        return leaf
+        if path not in split:
+            return leaf
+        own = split[path][len(split[path]) - leaf.ndim :]  # of one copy of stacked parameters
+        whole = [tuple(axis for axis in axes_of((entry,)) if axis not in axes) for entry in own]
+        leaf = with_sharding_constraint(leaf, placed(mesh, P(*own)))
+        return with_sharding_constraint(leaf, placed(mesh, P(*whole)))
 
-    def walk(layer: Layer, path: paths.Path) -> Layer:
+    def walk(layer: Any, path: paths.Path) -> Any:
+        if isinstance(layer, dict):
+            return FrozenDict({name: walk(one, (*path, name)) for name, one in layer.items()})
+        if isinstance(layer, tuple):
+            return paths.like(layer, [walk(one, (*path, str(i))) for i, one in enumerate(layer)])
+        if not isinstance(layer, Layer):
+            return layer
         if isinstance(layer, _OPEN):
             return copy_with(layer, inner=walk(layer.wrapped, path))
         children = layer._children()
         if children and not isinstance(layer, Wrapper):
-            return layer._with_children(within(children, path))
-
-        def below(call: Call) -> Call:
-            # Cast first: half the traffic in half the bits.
-            params = paths.map_with_path(gather, call.cast_params(), path)
-            return dataclasses.replace(call, params=params, casting=None)
-
-        if isinstance(layer, Wrapper):
-            return Gathered(layer, below)
+            return layer._with_children(walk(children, path))
 
         def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-            return layer._evaluate(below(call), method, inputs, named)
+            # Cast first, which halves the traffic of bfloat16.
+            params = paths.map_with_path(gather, call.cast_params(), path)
+            below = dataclasses.replace(call, params=params, casting=None)
+            return layer._evaluate(below, method, inputs, named)
 
-        # The instance's attribute goes before the method, so type, fields and methods stay.
-        return copy_with(layer, _evaluate=evaluate)
+        return evaluated_by(layer, evaluate)
 
-    def within(tree: Any, path: paths.Path) -> Any:
-        if isinstance(tree, dict):
-            return FrozenDict({name: within(item, (*path, name)) for name, item in tree.items()})
-        if isinstance(tree, tuple):
-            return tuple(within(item, (*path, str(i))) for i, item in enumerate(tree))
-        return walk(tree, path) if isinstance(tree, Layer) else tree
-
-    return walk(net, ()) if specs else net
-
-
-class Gathered(Wrapper):
-    """A wrapper all of whose weights are gathered before it runs."""
-
-    inner: LayerLike
-    below: Callable[[Call], Call]
-
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        return self.wrapped._evaluate(self.below(call), method, inputs, named)
-
-
-def _without(spec: P, axes: tuple[str, ...]) -> P:
-    def entry(item: Any) -> Any:
-        kept = tuple(a for a in (item if isinstance(item, tuple) else (item,)) if a not in axes)
-        return kept[0] if len(kept) == 1 else kept or None
-
-    return P(*map(entry, spec))
+    return walk(net, ()) if split else net

@@ -3,12 +3,11 @@
     placement = parallel.Placement(parallel.mesh(data=8), parallel.FSDP)
     state, history = train.fit(program, data, key=key, epochs=10, placement=placement)
 
-`train.run` and `train.fit` know a placement by its methods alone, which are those of
-`train.placement.SingleDevice`.
+`train.run` and `train.fit` call only the methods that `train.placement.SingleDevice` has, too.
 """
 
 import dataclasses
-import math
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,15 +18,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..core import paths
-from ..core.declarations import describe
 from ..core.watching import watching
-from ..train import Minimize, TrainState
+from ..train import Minimize
 from ..train.state import is_key, strong
-from .gathering import gathering
-from .mesh import batch_axes
-from .rules import DATA_PARALLEL, Rules, check_rules, placed, unknown_axes
-from .watches import Recording
-from .whole_state import Drawn, by_path, shardings_of
+from .batches import check_rows, row_parts, row_sharding, shard_batch
+from .gathering import Gathering
+from .recording import Drawing, Recording, by_path
+from .rules import DATA_PARALLEL, Rules, check_rules, placed
+from .shardings import shardings_of
 
 NOT_TRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
@@ -37,22 +35,28 @@ class Placement:
     """A mesh and rules: where the whole state of a program lies, and the rows of its batches.
 
     The first rule whose pattern matches the path of an array in the state decides: `**/g/**`
-    matches `g/0/w` and `optimizers/g/0/mu/0/w`. In a `train.TrainState`, patterns also match the
-    paths of the network: `head/w` matches `params/head/w`, and what the optimizer keeps for it, so
-    all tables of `jaxnn.parallel` fit `train.Minimize` and `train.Supervised`. Arrays that no rule
-    matches, scalars, random keys, and the `state` of a `TrainState` (running statistics) are
-    replicated.
+    matches `g/0/w` and `optimizers/g/0/mu/0/w`. Patterns also match the path of a parameter in its
+    network: `head/w` matches `params/head/w`, and what an optimizer keeps for it. Arrays that no
+    rule matches, scalars, random keys, and the `state` of a `train.TrainState` (running statistics)
+    are replicated.
 
     Axes that `Repeat` or `Ensemble` stack are left out of a spec and never split. An array at the
     path of a parameter that has another shape, as Adafactor keeps them, is split if the spec fits
-    it, and replicated if not.
+    it, and replicated otherwise.
 
-    A state is drawn in its parts, and each step returns it as it lay. The numbers are those of one
-    device, to the rounding of sums in another order. The networks of `train.Minimize` gather split
-    weights layer by layer; in other programs XLA decides what is exchanged. Data that are arrays
-    lie whole on every device, and the axes `replica` and `data` of the mesh split the rows of each
-    batch, whose number they have to divide. A piece of an evaluation that they do not divide is
-    computed by every device.
+    Each device draws its parts of a state, and a step returns the state with the same shardings.
+    Results are those of one device, to the rounding of sums in another order.
+
+    In a step or an evaluation, every network that is applied to parameters of the state gathers
+    those that the axes of the batch split, layer by layer, also inside of `jax.grad`, `jax.vmap`,
+    and `lax.scan`. XLA decides what is exchanged for everything else: for parameters that a step
+    makes or reshapes, parameters that equal networks have with different specs, predictions, and
+    functions inside of `jax.shard_map`. There, it may exchange activations instead of weights,
+    which changes the traffic and not the results.
+
+    Data that are arrays are replicated. The axes `replica` and `data` of the mesh split the rows of
+    each batch, whose number they have to divide. A piece of an evaluation that they do not divide
+    is computed by every device.
 
     Args:
         mesh: the mesh, from `parallel.mesh`.
@@ -87,21 +91,14 @@ class Placement:
                 f"a placement has a mesh of devices, got {self.mesh!r:.80}; write "
                 "parallel.Placement(parallel.mesh(data=-1), parallel.FSDP)"
             )
-        wrong = [
-            f"{name!r} is {kind.name}"
-            for name, kind in zip(self.mesh.axis_names, self.mesh.axis_types, strict=True)
-            if kind != AxisType.Auto
-        ]
-        if wrong:
+        kinds = zip(self.mesh.axis_names, self.mesh.axis_types, strict=True)
+        if wrong := [f"{name!r} is {kind.name}" for name, kind in kinds if kind != AxisType.Auto]:
             sizes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items())
             raise ValueError(
                 f"a placement needs a mesh whose axes are AxisType.Auto, but {', '.join(wrong)}; "
-                f"write parallel.mesh({sizes}), or jax.make_mesh(..., axis_types="
-                f"(jax.sharding.AxisType.Auto,) * {len(self.mesh.axis_names)})"
+                f"write parallel.mesh({sizes})"
             )
-        check_rules(self.rules)
-        if lines := list(unknown_axes(self.rules, self.mesh)):
-            raise ValueError("the rules do not fit the mesh:\n  " + "\n  ".join(lines))
+        check_rules(self.rules, self.mesh)
 
     @property
     def whole(self) -> NamedSharding:
@@ -130,58 +127,78 @@ class Placement:
         >>> [tuple(one.spec) for one in (found.params["w"], found.opt_state[0].mu["w"], found.step)]
         [(None, 'data'), (None, 'data'), ()]
         """
-        state, recording = self._traced(program, paths.as_key(key), batch)
-        return self._places(state, self._declared(program, batch, recording))
+        return self._places(*self._traced(program, paths.as_key(key), batch))
 
     # ---- what a run calls outside of compiled code ----
 
     def init(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
         """The state before the first step, of which each device draws its own parts.
 
-        No device holds a whole array that is split. Parameters of one kind are drawn together, and
-        meanwhile a device holds about twice its parts of them besides the state.
+        No device holds a whole array that is split. Parameters of one shape and initializer are
+        drawn together, which takes about twice their parts in addition to the state.
+
+        Numbers are those of `program.init(key, batch)`, to rounding, for JAX's default generator
+        (`threefry2x32` with `jax_threefry_partitionable`); other generators draw other numbers.
 
         Args:
             program: the program.
-            key: a typed key.
-            batch: the first batch.
+            key: a JAX key.
+            batch: the first batch, of all processes together. Programs that need only its shapes
+                also accept `jax.ShapeDtypeStruct`.
             given: a state to begin with instead of `program.init(key, batch)`, which is copied.
+
+        Raises:
+            TypeError: an `init` that reads values of the batch.
+            ValueError: rules that do not fit the state.
+
+        >>> import jax, optax
+        >>> from jaxnn import Dense, parallel, train
+        >>> program = train.Supervised(Dense(8), train.Classification(8), optax.adam(0.1))
+        >>> batch = jax.ShapeDtypeStruct((4, 2), "float32"), jax.ShapeDtypeStruct((4,), "int32")
+        >>> placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
+        >>> state = placement.init(program, jax.random.key(0), batch)
+        >>> state.params["w"].shape, state.params["w"].sharding.mesh == placement.mesh
+        ((2, 8), True)
         """
+        key = paths.as_key(key)
         if given is not None:
-            _, recording = self._traced(program, key, batch)
-            places = self._places(given, self._declared(program, batch, recording))
+            places = self._places(given, self._traced(program, key, batch)[1])
             put = jax.tree.map(self._put, given, places)
             # Copies: on the device that had an array, `device_put` keeps its memory.
             return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(put)
         # On the host, the key's words are the same to all processes.
         words = np.asarray(paths.kept_words(key))
         make, places = self._drawing(program, key, batch)
-        return make(words, batch, self._initial(program, places))
+        shapes = jax.ShapeDtypeStruct in map(type, jax.tree.leaves(batch))
+        return make(words, None if shapes else batch, self._initial(program, places))
 
     def _drawing(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
         """The jitted function (words of the key, batch, initial) that makes a state in its parts.
 
-        And where the parts lie. Parameters to start from are an argument, so that they are not part
-        of the compiled code.
+        The second result has the sharding of each array. Parameters to start from are an argument,
+        so that they are not part of the compiled code.
         """
         state, recording = self._traced(program, key, batch)
-        places = self._places(state, self._declared(program, batch, recording))
+        places = self._places(state, recording)
 
-        def make(words: jax.Array, batch: Any, initial: Any) -> Any:
+        def make(words: jax.Array, given: Any, initial: Any) -> Any:
             one = program if initial is None else dataclasses.replace(program, initial=initial)
-            with watching(recording.placed(jax.tree.leaves(places))):
-                state = one.init(paths.kept_key(words), batch)
+            with watching(Drawing(recording, jax.tree.leaves(places))):
+                state = one.init(paths.kept_key(words), batch if given is None else given)
             # Copies, since an output that is an input would be the same memory.
             return jax.tree.map(lambda leaf: jnp.copy(strong(leaf)), state)
 
         return jax.jit(make, out_shardings=places), places
 
     def _initial(self, program: Any, places: Any) -> Any:
-        """The parameters that a program starts from, each where it will lie."""
+        """The parameters that a program starts from, each with its sharding in the state."""
         if not isinstance(program, Minimize) or program.initial is None:
             return None
         found = dict(by_path(places.params))
-        leaves = [self._put(leaf, found[path]) for path, leaf in by_path(program.initial)]
+        leaves = []
+        for keys, leaf in by_path(program.initial):
+            path = tuple(key for key in keys if key != "params")  # of `train.Weights`
+            leaves.append(self._put(leaf, found.get(path, self.whole)))
         return jax.tree.unflatten(jax.tree.structure(program.initial), leaves)
 
     def like(self, program: Any, key: jax.Array, batch: Any, tree: Any) -> Any:
@@ -190,29 +207,25 @@ class Placement:
         Args:
             program, key, batch: as for `init`.
             tree: `{"state": ..., "memories": ...}`: shapes and types of a state, and of what hooks
-                keep of it, which lies as the state does.
+                keep of it, which have the shardings of the state.
         """
-        _, recording = self._traced(program, key, batch)
-        places = self._places(tree["state"], self._declared(program, batch, recording))
-        shapes = dict(by_path(tree["state"]))
-        found = {path: (shapes[path].shape, place) for path, place in by_path(places)}
+        state = tree["state"]
+        places = self._places(state, self._traced(program, key, batch)[1])
+        pairs = zip(by_path(state), jax.tree.leaves(places), strict=True)
+        found = {(path, leaf.shape): place for (path, leaf), place in pairs}
 
-        def of_memory(path: paths.Path, leaf: Any) -> NamedSharding:
-            for start in range(len(path)):
-                shape, place = found.get(path[start:], (None, self.whole))
-                if shape == leaf.shape:
-                    return place
-            return self.whole
+        def of_memory(name: str, leaf: Any) -> NamedSharding:
+            path = tuple(name.split("/"))  # the names of memories are whole paths
+            ends = ((path[start:], leaf.shape) for start in range(len(path)))
+            return next((found[end] for end in ends if end in found), self.whole)
 
-        # The names of memories are whole paths.
         memories = {
-            name: _like(leaf, of_memory(tuple(name.split("/")), leaf))
-            for name, leaf in tree["memories"].items()
+            name: like(leaf, of_memory(name, leaf)) for name, leaf in tree["memories"].items()
         }
-        return {"state": jax.tree.map(_like, tree["state"], places), "memories": memories}
+        return {"state": jax.tree.map(like, state, places), "memories": memories}
 
     def layout(self, state: Any) -> tuple[NamedSharding, ...]:
-        """How a state lies, as a hashable value, for `pinned` and `gathering`."""
+        """The sharding of each array of a state, for `pinned` and `gathering`."""
 
         def of(leaf: Any) -> NamedSharding:
             found = getattr(leaf, "sharding", None)
@@ -224,77 +237,64 @@ class Placement:
 
     def put(self, tree: Any) -> Any:
         """Arrays of rows, whole on every device."""
-
-        def leaf(array: Any) -> Any:
-            lies = isinstance(array, jax.Array) and array.sharding == self.whole
-            return array if lies else jax.device_put(_on_host(array), self.whole)
-
-        return jax.tree.map(leaf, tree)
+        return jax.tree.map(lambda leaf: self._put(leaf, self.whole), tree)
 
     def put_batch(self, batch: Any) -> Any:
-        """A batch that a source gave, of which each process gives its rows."""
-        self._check_rows(batch, max(1, self._parts() // jax.process_count()))
-        return jax.tree.map(
-            lambda leaf: jax.make_array_from_process_local_data(self._rows, np.asarray(leaf)), batch
-        )
+        """A batch from a source, of which each process has read its rows."""
+        return shard_batch(batch, self.mesh)
 
     def batch_like(self, batch: Any) -> Any:
         """The shapes of a batch, as `put_batch` returns it."""
-        return jax.tree.map(lambda leaf: _like(leaf, self._rows), batch)
-
-    @property
-    def _rows(self) -> NamedSharding:
-        return placed(self.mesh, P(batch_axes(self.mesh)))
+        return jax.tree.map(lambda leaf: like(leaf, row_sharding(self.mesh)), batch)
 
     def put_numbers(self, program: Any) -> list[Any]:
         """The leaves of a program, as arguments of its compiled code: whole on every device.
 
         Python numbers stay as they are, and so do parameters to start from, which no step reads.
         """
-        initial = jax.tree.leaves(program.initial) if isinstance(program, Minimize) else []
-        unread = {id(leaf) for leaf in initial}
+        initial = program.initial if isinstance(program, Minimize) else None
+        unread = {id(leaf) for leaf in jax.tree.leaves(initial)}
 
         def leaf(one: Any) -> Any:
             if not isinstance(one, jax.Array):
                 return one
-            if id(one) not in unread:
-                return self._put(one, self.whole)
-            return one if not one.is_fully_addressable else np.asarray(one)
+            if id(one) in unread:  # on the host, since it may lie on another device
+                return np.asarray(one) if one.is_fully_addressable else one
+            return self._put(one, self.whole)
 
         return [leaf(one) for one in jax.tree.leaves(program)]
 
     # ---- what compiled code calls ----
 
     def pinned(self, state: Any, layout: tuple[NamedSharding, ...]) -> Any:
-        """The state that a step returns, where the one before it lay."""
+        """The state that a step returns, with the shardings of the one before it."""
         leaves, structure = jax.tree.flatten(state)
         return jax.tree.unflatten(structure, map(with_sharding_constraint, leaves, layout))
 
     def gathering(self, program: Any, state: Any, batch: Any, layout: Any) -> Any:
-        """The program; that of `train.Minimize` with layers that gather their weights."""
-        if not isinstance(program, Minimize) or not isinstance(state, TrainState):
-            return program
-        places = jax.tree.unflatten(jax.tree.structure(state), layout).params
-        found = dict(paths.walk(places))
-        own = {}
-        for path, param in paths.walk(_spec(program, batch)):
-            if path in found:
-                entries = tuple(found[path].spec or ())
-                entries += (None,) * (param.ndim - len(entries))
-                own[path] = P(*entries[len(param.stack) :])
-        return dataclasses.replace(program, objective=gathering(program.objective, self.mesh, own))
+        """The program, whose networks gather their split weights layer by layer."""
+        leaves = zip(by_path(state), layout, strict=True)
+        known = tuple((path, np.shape(leaf), at.spec) for (path, leaf), at in leaves)
+
+        def inside(function: Any) -> Any:
+            def call(*arguments: Any, **named: Any) -> Any:
+                with watching(Gathering(self.mesh, known)):
+                    return function(*arguments, **named)
+
+            return call
+
+        return SimpleNamespace(step=inside(program.step), evaluate=inside(program.evaluate))
 
     def pinned_batch(self, batch: Any) -> Any:
         """A batch of a step, each device with its rows; ValueError if they do not divide it."""
-        self._check_rows(batch, self._parts())
-        return with_sharding_constraint(batch, self._rows)
+        check_rows(batch, self.mesh, row_parts(self.mesh))
+        return with_sharding_constraint(batch, row_sharding(self.mesh))
 
     def pinned_piece(self, piece: Any) -> Any:
         """A piece of an evaluation, each device with its rows, or with all if they are uneven."""
-        uneven = any(
-            not leaf.ndim or leaf.shape[0] % self._parts() for leaf in jax.tree.leaves(piece)
-        )
-        return with_sharding_constraint(piece, self.whole if uneven else self._rows)
+        parts = row_parts(self.mesh)
+        uneven = any(not leaf.ndim or leaf.shape[0] % parts for leaf in jax.tree.leaves(piece))
+        return with_sharding_constraint(piece, self.whole if uneven else row_sharding(self.mesh))
 
     def pinned_whole(self, tree: Any) -> Any:
         """Metrics and predictions, whole on every device."""
@@ -303,7 +303,7 @@ class Placement:
     # ---- parts ----
 
     def _traced(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Recording]:
-        """The shapes of the state, and what the layers drew for it."""
+        """The shapes of a program's first state, and what its layers draw for it."""
         recording = Recording()
 
         def init(key: jax.Array, batch: Any) -> Any:
@@ -322,31 +322,9 @@ class Placement:
                 f"compute these values before and pass them as a field of {owner}"
             ) from error
 
-    def _declared(self, program: Any, batch: Any, recording: Recording) -> list[Drawn]:
-        declared = recording.declared()
-        if isinstance(program, Minimize):  # `initial` replaces what was drawn
-            walked = paths.walk(_spec(program, batch))
-            declared += [Drawn.of(path, param, ("params",)) for path, param in walked]
-        return declared
-
-    def _places(self, state: Any, declared: list[Drawn]) -> Any:
-        return shardings_of(state, declared, self.mesh, self.rules)
-
-    def _parts(self) -> int:
-        return math.prod(self.mesh.shape[axis] for axis in batch_axes(self.mesh))
-
-    def _check_rows(self, batch: Any, parts: int) -> None:
-        for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
-            shape = np.shape(leaf)
-            if not shape or shape[0] % parts:
-                where = jax.tree_util.keystr(path, simple=True, separator="/") or "the batch"
-                one = jax.ShapeDtypeStruct(shape, leaf.dtype)
-                sizes = " x ".join(f"{a}={self.mesh.shape[a]}" for a in batch_axes(self.mesh))
-                raise ValueError(
-                    f"{where} is {describe(one)}, whose rows do not fall into the {parts} parts "
-                    f"into which {sizes} of the mesh splits a batch; write a batch_size that is a "
-                    f"multiple of {self._parts()}"
-                )
+    def _places(self, state: Any, recording: Recording) -> Any:
+        """A sharding for each array of a state."""
+        return shardings_of(state, recording.declared(), self.mesh, self.rules)
 
     def _put(self, leaf: Any, place: NamedSharding) -> Any:
         if hasattr(leaf, "dtype") and is_key(leaf):
@@ -361,9 +339,6 @@ def _on_host(array: Any) -> Any:
     return array if is_global or jax.process_count() == 1 else np.asarray(array)
 
 
-def _like(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
+def like(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
+    """The shape and type of an array, with a sharding."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-
-
-def _spec(program: Minimize, batch: Any) -> Any:
-    return program.objective.spec(batch, **program.named_inputs(0))

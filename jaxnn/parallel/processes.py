@@ -1,4 +1,4 @@
-"""Several processes that train one network, each with devices of its own."""
+"""Several processes that train one program together, each with its own devices."""
 
 import atexit
 import os
@@ -16,64 +16,63 @@ def initialize(
 ) -> None:
     """Join the processes of a run, so that `jax.devices()` are those of all of them.
 
-    Every process calls it once, before anything else of JAX, and then runs the same program: makes
-    the same mesh, the same state and the same steps, each with its own rows of a batch
-    (`parallel.shard_batch`). Metrics are the same in all of them; `parallel.is_first()` says which
-    one writes files and prints.
+    Every process calls it once, before anything else of JAX, and then runs the same code: it makes
+    the same mesh, state, and steps, with its own rows of each batch (`parallel.shard_batch`).
+    Metrics are the same in all of them; `parallel.is_first()` is True in one, for writing files and
+    printing.
 
-    Without arguments the environment tells: `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
+    Without arguments, the environment decides: `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, and
     `JAX_PROCESS_ID` (or `JOB_COMPLETION_INDEX`, which Kubernetes sets in an Indexed Job); else
     Slurm's variables, under `srun` with several tasks; else the API of Kubernetes, which needs the
-    package `kubernetes`. Where none of these is there, it is a run of one process, and nothing is
-    done: the same program runs on one machine.
+    package `kubernetes`. If none of these is set, the run has one process, and nothing is done.
 
-    If one process dies, the others cannot continue. Each of them reports that in one line instead
-    of a traceback, and exits with status 1 at once: JAX would wait for the dead process.
+    If one process dies, the others cannot continue. Each of them reports it in one line instead of
+    a traceback, and exits with status 1 at once: JAX would wait for the dead process.
 
     Args:
         coordinator: "host:port" of the process with index 0, a port that is free there.
-        processes: how many there are.
-        index: which one this is, from 0.
+        processes: the number of processes.
+        index: the index of this process, from 0.
 
     Raises:
-        ValueError: some of the arguments are given and not all, or are no such numbers.
+        ValueError: some of the arguments are missing, or are not such values.
         RuntimeError: JAX has been used already, or this has been called before.
 
     Reference: `jax.distributed.initialize`, which it calls.
     """
-    given = {"coordinator": coordinator, "processes": processes, "index": index}
-    missing = [name for name, item in given.items() if item is None]
-    if 0 < len(missing) < len(given):
-        raise ValueError(
-            f"parallel.initialize was given no {' and no '.join(missing)}: write "
-            'parallel.initialize("host:1234", processes=2, index=0), or parallel.initialize() if '
-            "the environment has them"
-        )
     if jax.distributed.is_initialized():
         raise RuntimeError("parallel.initialize was called before in this process: call it once")
-    if coordinator is None or processes is None or index is None:
+    given: Any = coordinator, processes, index
+    names = "coordinator", "processes", "index"
+    missing = [name for name, item in zip(names, given, strict=True) if item is None]
+    if len(missing) == len(given):
         found = from_environment(os.environ)
         if found is None:
             return
-        if found:
-            coordinator, processes, index = found
-    if coordinator is not None and processes is not None and index is not None:
-        _check(coordinator, processes, index)
+        given = found or given
+    elif missing:
+        raise ValueError(
+            f"parallel.initialize was given no {' and no '.join(missing)}: write "
+            'parallel.initialize("host:1234", processes=2, index=0), or parallel.initialize() if '
+            "the environment states them"
+        )
+    if None not in given:
+        _check(*given)
     try:
-        jax.distributed.initialize(coordinator, processes, index)
+        jax.distributed.initialize(*given)
     except RuntimeError as error:
         if "before any JAX calls" not in str(error):
             raise
         raise RuntimeError(
-            "parallel.initialize comes before all else of JAX, which has its devices already: call "
-            "it in the first line of the program, before arrays and keys are made"
+            "parallel.initialize comes before anything else of JAX, which has its devices already: "
+            "call it in the first line of the program, before arrays and keys are made"
         ) from error
     if jax.process_count() > 1:
         _report_lost_peers()
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes: the one with index 0, or the only one.
+    """Whether this is the process with index 0, or the only one.
 
     >>> is_first()
     True
@@ -84,7 +83,7 @@ def is_first() -> bool:
 def from_environment(
     environment: Mapping[str, str],
 ) -> tuple[str, int, int] | tuple[()] | None:
-    """Coordinator, processes and index; () where JAX finds them out by itself; None for none.
+    """Coordinator, processes, and index; () if JAX finds them itself; None for a single process.
 
     >>> from_environment({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2",
     ...                   "JOB_COMPLETION_INDEX": "1"})
@@ -92,9 +91,9 @@ def from_environment(
     >>> from_environment({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"})
     ()
     """
-    index = environment.get("JAX_PROCESS_ID", environment.get("JOB_COMPLETION_INDEX"))
-    texts = environment.get("JAX_COORDINATOR_ADDRESS"), environment.get("JAX_NUM_PROCESSES"), index
-    coordinator, processes, index = texts
+    names = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+    coordinator, processes, index = map(environment.get, names)
+    index = environment.get("JOB_COMPLETION_INDEX") if index is None else index
     if coordinator is not None and processes is not None and index is not None:
         if not processes.isdecimal() or not index.isdecimal():
             raise ValueError(
@@ -102,13 +101,11 @@ def from_environment(
                 "are ints >= 0"
             )
         return coordinator, int(processes), int(index)
-    # Under sbatch alone there is one process, whatever the tasks are: srun sets the step.
+    # Under sbatch alone there is one process, whatever the number of tasks.
     slurm = {"SLURM_JOB_ID", "SLURM_PROCID", "SLURM_NTASKS"} <= set(environment)
-    if slurm and environment["SLURM_NTASKS"] != "1":
-        return ()
-    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment):
-        return ()
-    return None
+    several = slurm and environment["SLURM_NTASKS"] != "1"
+    pods = {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= set(environment)
+    return () if several or pods else None
 
 
 def _report_lost_peers() -> None:
@@ -117,8 +114,7 @@ def _report_lost_peers() -> None:
 
     def report(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if not is_peer_lost(error):
-            before(kind, error, trace)
-            return
+            return before(kind, error, trace)
         print(f"error: {peer_lost(error)}", file=sys.stderr)
         # Registered last, it runs first: before JAX waits for the dead process, and aborts.
         atexit.register(_leave)

@@ -1,7 +1,7 @@
-"""Rules: which mesh axis splits which axis of which parameter, as a table beside the network.
+"""Rules: which mesh axis splits which axis of which array, as a table next to the network.
 
-A rule is a pair of a path pattern and a spec, and the first whose pattern matches a parameter's
-path decides:
+A rule is a pair of a path pattern and a spec. The first rule whose pattern matches the path of a
+parameter decides:
 
     rules = (
         ("head/w", P()),                        # stays whole on every device
@@ -9,15 +9,15 @@ path decides:
         ("**", parallel.Split(largest="data")), # the largest axis of everything else
     )
 
-The axes are those that the layer declares: what `Repeat` or `Ensemble` stacks in front of them is
-left out of the spec and never split, so one table fits both forms of a network. `parallel.plan`
-says what a table makes of a network.
+The axes of a spec are those that the layer declares. Axes that `Repeat` or `Ensemble` stack in
+front of them are left out and never split, so one table fits a network with and without `Repeat`.
+`parallel.plan` reports what a table does to a program.
 """
 
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 from jax.sharding import Mesh, NamedSharding
@@ -28,12 +28,16 @@ from ..core import paths
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A spec found from the shape: kernels (..., inputs, outputs), and vectors (outputs,).
+    """A spec that depends on the shape: of kernels (..., inputs, outputs) or vectors (outputs,).
 
-    `outputs` is the mesh axis that splits the last array axis, `inputs` the one for the axis before
-    it, and `largest` that for the largest axis of those left, the last of equal ones, in arrays of
-    two axes or more: to gather a vector costs more than it holds. An axis that a mesh axis does not
-    divide stays whole; write a `PartitionSpec` for an error instead.
+    An array axis that the mesh axis does not divide stays whole; a `PartitionSpec` raises instead.
+
+    Args:
+        inputs: the mesh axis that splits the array axis before the last one; None by default.
+        outputs: the mesh axis that splits the last array axis; None by default.
+        largest: the mesh axis that splits the largest of the other array axes, the last one of
+            equal ones, in arrays of two axes or more, since to gather a vector costs more than it
+            saves; None by default.
 
     >>> split = Split(outputs="model", largest="data")
     >>> tuple(split.spec((64, 256), {"data": 2, "model": 4}))
@@ -52,15 +56,11 @@ class Split:
         for place, axis in ((-1, self.outputs), (-2, self.inputs)):
             if axis is not None and len(shape) >= -place and shape[place] % sizes[axis] == 0:
                 entries[place] = axis
-        free = [
-            (size, place)
-            for place, size in enumerate(shape)
-            if self.largest is not None
-            and entries[place] is None
-            and size % sizes[self.largest] == 0
-        ]
-        if free and len(shape) > 1:
-            entries[max(free)[1]] = self.largest
+        if self.largest is not None and len(shape) > 1:
+            parts = sizes[self.largest]
+            free = [(n, i) for i, n in enumerate(shape) if entries[i] is None and n % parts == 0]
+            if free:
+                entries[max(free)[1]] = self.largest
         return P(*entries)
 
 
@@ -68,8 +68,8 @@ Rule: TypeAlias = tuple[str | tuple[str, ...], P | Split]
 Rules: TypeAlias = tuple[Rule, ...]
 
 # Tensor parallelism: of two layers in a row, the first is split by its outputs and the second by
-# its inputs, so that what is between them needs no exchange (Shoeybi et al., Megatron-LM, 2019).
-# By the names of the models: transformers, ResNet, and the layers of an MLP by their places.
+# its inputs, so that nothing is exchanged between them (Shoeybi et al., Megatron-LM, 2019). The
+# names are those of transformers and ResNet, and the positions of the layers of an MLP.
 _FIRST = (
     ("**/query/*", "**/key/*", "**/value/*", "**/up/*", "**/gate/*", "head/*"),
     ("**/branch/first/**", "**/branch/middle/**"),
@@ -91,7 +91,7 @@ def _by_role(rest: P | Split, largest: str | None = None) -> Rules:
 
 
 DATA_PARALLEL: Rules = (("**", P()),)
-"""Every device holds everything and takes its rows of a batch; axis `data`."""
+"""Every device holds the whole state and takes its rows of a batch, by the axis `data`."""
 
 FSDP: Rules = (("**", Split(largest="data")),)
 """Rows of a batch and weights are split by `data`: weights are gathered layer by layer, where they
@@ -105,143 +105,71 @@ FSDP_TENSOR_PARALLEL: Rules = _by_role(Split(largest="data"), "data")
 """Layers are split by `model`, and what each device then has by `data`, as in FSDP."""
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
-    """A `NamedSharding` for each parameter, in the structure of `tree`.
-
-    Args:
-        tree: what `net.spec(x)` gives, where stacked axes are known; or any tree of arrays.
-        mesh: the mesh, from `parallel.mesh`.
-        rules: pairs (pattern, spec). A pattern may be a tuple of patterns, of which one has to
-            match. A spec is a `PartitionSpec`, whose missing entries are None, or a `Split`.
-
-    Raises:
-        TypeError: the rules are something else.
-        ValueError: a rule whose pattern matches nothing, a parameter that no rule matches, a spec
-            with more entries than the parameter has axes, a mesh axis that there is not, or that is
-            there twice, or that does not divide the parameter's axis; all are listed.
-
-    >>> import jax, jaxnn as nn
-    >>> from jaxnn import parallel
-    >>> net, x = nn.Repeat(nn.Dense(4), 3), jax.ShapeDtypeStruct((2, 4), "float32")
-    >>> found = parallel.shardings(net.spec(x), parallel.abstract_mesh(data=2), parallel.FSDP)
-    >>> tuple(found["w"].spec), tuple(found["b"].spec)
-    ((None, None, 'data'), ())
-    """
-    specs = own_specs(tree, mesh, rules)
-
-    def sharding(path: paths.Path, leaf: Any) -> NamedSharding:
-        return placed(mesh, P(*(None,) * len(_stack(leaf)), *specs[path]))
-
-    return paths.map_with_path(sharding, tree)
-
-
 def placed(mesh: Mesh, spec: P) -> NamedSharding:
-    """The sharding with the spec written as XLA hands it back: equal ones are then the same.
+    """The sharding with the spec as XLA returns it, so that equal shardings compare equal.
 
-    Without axes of size 1, which split nothing, and without None at the end.
+    It has no mesh axes of size 1, which split nothing, and no None at the end.
     """
     entries: list[Any] = []
     for entry in spec:
-        axes = tuple(axis for axis in _names(entry) if mesh.shape[axis] > 1)
+        axes = tuple(axis for axis in axes_of((entry,)) if mesh.shape[axis] > 1)
         entries.append(axes[0] if len(axes) == 1 else axes or None)
     while entries and entries[-1] is None:
         entries.pop()
     return NamedSharding(mesh, P(*entries))
 
 
-def own_specs(tree: Any, mesh: Mesh, rules: Rules) -> dict[paths.Path, P]:
-    """The spec of each parameter's own axes, an entry for each, by path; raises as `shardings`."""
-    check_rules(rules)
-    leaves = dict(paths.walk(tree))
-    texts = {path: paths.text(path) for path in leaves}
-    lines = [*unused(rules, list(texts.values()), "parameters"), *unknown_axes(rules, mesh)]
-    specs: dict[paths.Path, P] = {}
-    for path, leaf in leaves.items() if not lines else ():
-        found = first_rule(rules, (texts[path],))
-        if found is None:
-            lines.append(f"no rule matches {texts[path]!r}; end the rules with ('**', P())")
-            continue
-        shape = tuple(leaf.shape)[len(_stack(leaf)) :]
-        spec = found[1]
-        if isinstance(spec, Split):
-            spec = spec.spec(shape, mesh.shape)
-        lines += misfits(texts[path], shape, spec, mesh)
-        specs[path] = P(*spec, *(None,) * (len(shape) - len(spec)))
-    if lines:
-        raise ValueError("the rules do not fit the parameters:\n  " + "\n  ".join(lines))
-    return specs
-
-
-def _stack(leaf: Any) -> tuple[Any, ...]:
-    return getattr(leaf, "stack", ())
-
-
 def _patterns(rule: Rule) -> tuple[str, ...]:
     return (rule[0],) if isinstance(rule[0], str) else rule[0]
 
 
-def first_rule(rules: Rules, names: tuple[str, ...]) -> Rule | None:
-    """The first rule of which a pattern matches one of the paths."""
-    return next((rule for rule in rules if any(_fits(rule, name) for name in names)), None)
+def fits(rule: Rule, names: Iterable[str]) -> bool:
+    """Whether a pattern of a rule matches one of several paths."""
+    return any(paths.matches(pattern, name) for name in names for pattern in _patterns(rule))
 
 
-def _fits(rule: Rule, path: str) -> bool:
-    return any(paths.matches(pattern, path) for pattern in _patterns(rule))
-
-
-def check_rules(rules: Any) -> None:
-    """Raise TypeError for anything but a tuple of pairs (pattern, spec)."""
+def check_rules(rules: Any, mesh: Mesh) -> None:
+    """Raise TypeError for anything but rules, and ValueError for rules that do not fit a mesh."""
     example = 'write (("**/up/w", P(None, "model")), ("**", P()))'
     if not isinstance(rules, tuple):
         raise TypeError(f"rules are a tuple of pairs (pattern, spec), got {rules!r}; {example}")
+    lines: list[str] = []
     for rule in rules:
         pair = isinstance(rule, tuple) and len(rule) == 2
-        patterns = rule[0] if pair and isinstance(rule[0], tuple) else rule[:1] if pair else ()
-        texts = bool(patterns) and all(isinstance(pattern, str) for pattern in patterns)
-        if not texts or not isinstance(rule[1], P | Split):
+        patterns = _patterns(rule) if pair else ()
+        texts = isinstance(patterns, tuple) and all(isinstance(one, str) for one in patterns)
+        if not patterns or not texts or not isinstance(rule[1], P | Split):
             raise TypeError(
                 f"a rule is a pair of a path pattern and a PartitionSpec or parallel.Split, got "
                 f"{rule!r}; {example}"
             )
+        axes = axes_of(rule[1])
+        if unknown := [axis for axis in axes if axis not in mesh.axis_names]:
+            lines.append(
+                f"the rule {rule!r} splits by the mesh axis {unknown[0]!r}, but the mesh has "
+                f"{', '.join(map(repr, mesh.axis_names))}; write parallel.mesh({unknown[0]}=...)"
+            )
+        if len(axes) > len(set(axes)):
+            lines.append(f"the rule {rule!r} names a mesh axis twice")
+    if lines:
+        raise ValueError("the rules do not fit the mesh:\n  " + "\n  ".join(lines))
 
 
-def unused(rules: Rules, texts: list[str], what: str) -> Iterator[str]:
-    """A line for each rule that matches nothing.
-
-    Args:
-        rules: the rules.
-        texts: the paths.
-        what: what lies at them, for the line.
-    """
+def unused(rules: Rules, texts: list[str]) -> Iterator[str]:
+    """A line for each rule that matches none of several paths."""
     for rule in rules:
-        if not any(_fits(rule, text) for text in texts):
+        if not fits(rule, texts):
             close = [c for p in _patterns(rule) for c in difflib.get_close_matches(p, texts, 1, 0)]
             near = f"; the closest is {close[0]!r}" if close else ""
-            yield f"the rule {rule!r} matches none of the {len(texts)} {what}{near}"
+            yield f"the rule {rule!r} matches none of the {len(texts)} paths{near}"
 
 
-def _axes(spec: P | Split) -> list[str]:
+def axes_of(spec: Any) -> tuple[str, ...]:
+    """The mesh axes that a spec names, in order."""
     if isinstance(spec, Split):
-        return [axis for axis in (spec.inputs, spec.outputs, spec.largest) if axis is not None]
-    return [axis for entry in spec for axis in _names(entry)]
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-    return entry if isinstance(entry, tuple) else () if entry is None else (entry,)
-
-
-def unknown_axes(rules: Rules, mesh: Mesh) -> Iterator[str]:
-    """A line for each axis that a rule names and the mesh has not, or that is there twice."""
-    for rule in rules:
-        axes = _axes(rule[1])
-        for axis in dict.fromkeys(axes):
-            if axis not in mesh.axis_names:
-                yield (
-                    f"the rule {rule!r} splits by the mesh axis {axis!r}, but the mesh has "
-                    f"{', '.join(map(repr, mesh.axis_names))}; write parallel.mesh({axis}=...)"
-                )
-        if len(axes) > len(set(axes)):
-            yield f"the rule {rule!r} has a mesh axis twice"
+        spec = spec.inputs, spec.outputs, spec.largest
+    entries = (entry if isinstance(entry, tuple) else (entry,) for entry in spec)
+    return tuple(axis for entry in entries for axis in entry if axis is not None)
 
 
 def misfits(text: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> Iterator[str]:
@@ -257,7 +185,7 @@ def misfits(text: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> Iterator[
         yield f"{text}: {spec} has {len(spec)} entries, for the shape {shape}"
         return
     for size, entry in zip(shape, spec, strict=False):
-        parts = math.prod(mesh.shape[axis] for axis in _names(entry))
+        parts = math.prod(mesh.shape[axis] for axis in axes_of((entry,)))
         if size % parts:
             yield (
                 f"{text}: {spec} splits the axis of {size} of the shape {shape} in {parts}, which "

@@ -1,16 +1,17 @@
-"""Trains small networks on one device and on eight simulated ones, and tells what is between them.
+"""Trains small networks on one device and on eight simulated ones, and compares them.
 
-Run by test_equalities.py, once, in a process of its own: `python -m tests.parallel.on_eight`. It
+Run by test_equalities.py, once, in a separate process: `python -m tests.parallel.on_eight`. It
 prints a JSON object of cases; each has
 
-    apart        the largest difference of an array of the state, to the array's largest number
+    apart        the largest difference of an array of the state, over the array's largest number
     metrics      the largest difference of a metric
-    lies         whether the state lies after the steps as it did before
-    part         the share of the largest parameter that a device holds
+    lies         whether the shardings of the state after the steps are those before
+    part         the part of the largest parameter that a device holds
     collectives  kind -> [times, bytes]
-    memory       XLA's account: given, kept, temporary and total bytes
+    memory       the bytes that XLA reports: arguments and total
 """
 
+import functools
 import json
 import sys
 from typing import Any
@@ -62,35 +63,41 @@ MESHES = {
 OPTIMIZER = optax.adam(1e-2, eps=1e-2)
 
 
+def program_of(name):
+    """The program that trains a network, and its batch."""
+    net, task, batch = NETWORKS[name]
+    return train.Supervised(net, task, OPTIMIZER), batch
+
+
+@functools.cache
 def alone(name):
     """The state and metrics after the steps on one device."""
-    net, task, batch = NETWORKS[name]
-    ts = train.TrainState.create(net, OPTIMIZER, jax.random.key(0), batch[0])
-    step = train.make_step(net, task, OPTIMIZER)
+    program, batch = program_of(name)
+    state, step = program.init(jax.random.key(0), batch), train.make_step(program)
     metrics = {}
     for _ in range(STEPS):
-        ts, metrics = step(ts, batch)
-    return ts, metrics
+        state, metrics = step(state, batch)
+    return state, metrics
 
 
 def together(name, table, expected):
-    """What there is to tell of the steps on eight devices, beside those on one."""
-    net, task, batch = NETWORKS[name]
-    mesh, rules = parallel.mesh(**MESHES[table]), getattr(parallel, table)
-    ts = parallel.create(net, OPTIMIZER, jax.random.key(0), batch[0], mesh, rules)
-    step: Any = parallel.make_step(net, task, OPTIMIZER, mesh, rules)
-    batch = parallel.shard_batch(batch, mesh)
-    compiled = step.lower(ts, batch).compile()
-    before = jax.tree.map(lambda array: array.sharding, ts)
+    """The steps on eight devices, compared with those on one."""
+    program, batch = program_of(name)
+    placement = parallel.Placement(parallel.mesh(**MESHES[table]), getattr(parallel, table))
+    state = placement.init(program, jax.random.key(0), batch)
+    step: Any = train.make_step(program, placement=placement)
+    batch = parallel.shard_batch(batch, placement.mesh)
+    compiled = step.lower(state, batch).compile()
+    before = jax.tree.map(lambda array: array.sharding, state)
     metrics = {}
     for _ in range(STEPS):
-        ts, metrics = compiled(ts, batch)
-    largest = max(jax.tree.leaves(ts.params), key=lambda array: array.size)
+        state, metrics = compiled(state, batch)
+    largest = max(jax.tree.leaves(state.params), key=lambda array: array.size)
     memory = compiled.memory_analysis()
     return {
-        "apart": max(jax.tree.leaves(jax.tree.map(apart, ts, expected[0]))),
+        "apart": max(jax.tree.leaves(jax.tree.map(apart, state, expected[0]))),
         "metrics": max(abs(float(metrics[k]) - float(v)) for k, v in expected[1].items()),
-        "lies": before == jax.tree.map(lambda array: array.sharding, ts),
+        "lies": before == jax.tree.map(lambda array: array.sharding, state),
         "part": largest.addressable_shards[0].data.size / largest.size,
         "collectives": {
             kind: [one.times, one.bytes] for kind, one in parallel.collectives(compiled).items()
@@ -106,9 +113,9 @@ def together(name, table, expected):
 
 
 def apart(one, other):
-    """The largest difference, to the largest number, or to 1e-3 where all are smaller.
+    """The largest difference over the largest number, or over 1e-3 if all are smaller.
 
-    The gradient of a bias of keys is 0 but for rounding, since a softmax does not change with it.
+    The gradient of a bias of keys is 0 except for rounding: a softmax does not depend on it.
     """
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
     return float(np.max(np.abs(one - other)) / max(np.max(np.abs(other)), 1e-3))
@@ -118,6 +125,5 @@ if __name__ == "__main__":
     found = {}
     for case in sys.argv[1:]:
         name, _, table = case.partition(":")
-        expected = alone(name)
-        found |= {f"{name}:{t}": together(name, t, expected) for t in table.split(",")}
+        found[case] = together(name, table, alone(name))
     print(json.dumps(found))

@@ -1,29 +1,39 @@
-"""Fits a small network on a mesh with checkpoints, and goes on from them on another mesh.
+"""Fits a small network on a mesh with checkpoints, and resumes from them on any other mesh.
 
-Run by test_fit.py: `python -m tests.parallel.on_meshes FOLDER EPOCHS SOURCE DATA MODEL [COORDINATOR
-PROCESSES INDEX]`. The first process prints a JSON object: the records, and the parameters.
+Run by test_fit.py: `python -m tests.parallel.on_meshes FOLDER EPOCHS SOURCE DATA MODEL SIGNALED
+[COORDINATOR PROCESSES INDEX]`. The last process sends itself SIGTERM after step SIGNALED, if that
+is not 0. Each process prints a JSON object: why it was interrupted, or the records, the parameters,
+and predictions.
 """
 
 import json
+import os
+import signal
 import sys
 from typing import Any
 
 import jax
 import numpy as np
 import optax
-from jaxnn.train.loop import TIMINGS
 
 from jaxnn import data, models, parallel, train
 
 NET = models.MLP(width=8, depth=1, dropout=0.25).network(4)
-TASK, OPTIMIZER = train.Classification(4), optax.adam(1e-2, eps=1e-2)
-OPTIONS: dict[str, Any] = {"batch_size": 8, "steps_per_dispatch": 2}
+PROGRAM = train.Supervised(NET, train.Classification(4), optax.adam(1e-2, eps=1e-2))
 
 
 def examples():
     """(x, y) of 48 rows."""
     random = np.random.default_rng(0)
     return random.normal(size=(48, 6)).astype(np.float32), random.integers(4, size=48)
+
+
+OPTIONS: dict[str, Any] = {
+    "batch_size": 8,
+    "every": 2,
+    "validation": examples(),
+    "progress": False,
+}
 
 
 def host_arrays(processes):
@@ -42,31 +52,45 @@ def grain(processes):
 SOURCES = {"host arrays": host_arrays, "grain": grain}
 
 
-def told(ts, history):
-    """What is compared: the records without what differs each time, and the parameters."""
-    records = [{k: v for k, v in r.items() if k not in TIMINGS} for r in history]
-    return {"records": records, "params": [np.asarray(p).tolist() for p in jax.tree.leaves(ts)]}
+def results(state, history, predictions):
+    """What is compared."""
+    params = [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(state)]
+    return {
+        "records": history,
+        "params": params,
+        "predictions": np.asarray(predictions).tolist(),
+    }
 
 
-def main(
-    folder, epochs, source, split, model, coordinator=None, processes: Any = 1, index: Any = 0
-):
-    """Join, fit, and tell."""
-    if coordinator is not None:
-        parallel.initialize(coordinator, int(processes), int(index))
-    mesh, rules = parallel.mesh(data=int(split), model=int(model)), parallel.FSDP_TENSOR_PARALLEL
-    ts, history = parallel.fit(
-        NET, TASK, OPTIMIZER, SOURCES[source](int(processes)), mesh=mesh, rules=rules,
-        key=jax.random.key(0), validation=examples(), epochs=int(epochs),
-        checkpoints=train.Checkpoints(
-            f"{folder}/checkpoints", train.Every(epochs=1, minutes=1e-6), keep=2
-        ),
-        loggers=[train.JsonLines(f"{folder}/metrics.jsonl")], **OPTIONS,
-    )  # fmt: skip
-    whole = jax.jit(lambda tree: tree, out_shardings=parallel.Layout(mesh, rules).whole)
-    params = whole(ts.params)
-    if parallel.is_first():
-        print(json.dumps(told(params, history)))
+def main(folder, epochs, source, split, model, signaled, *joined):
+    """Join, fit, and print."""
+    processes, index = 1, 0
+    if joined:
+        processes, index = int(joined[1]), int(joined[2])
+        parallel.initialize(joined[0], processes, index)
+    mesh = parallel.mesh(data=int(split), model=int(model))
+    placement = parallel.Placement(mesh, parallel.FSDP_TENSOR_PARALLEL)
+
+    def send(event):
+        if index == processes - 1 and event.step == int(signaled):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    often = train.Every(epochs=1, minutes=60.0 if int(signaled) else 1e-6)
+    hooks = [
+        send,
+        train.Log(f"{folder}/metrics.jsonl"),
+        train.Checkpoints(f"{folder}/checkpoints", often, keep=2),
+    ]
+    options = OPTIONS | {"epochs": int(epochs), "hooks": hooks, "placement": placement}
+    key, rows = jax.random.key(0), SOURCES[source](processes)
+    try:
+        state, history = train.fit(PROGRAM, rows, key=key, **options)
+    except train.Interrupted as stopped:
+        print(json.dumps({"interrupted": str(stopped)}))
+        return
+    whole = jax.jit(lambda tree: tree, out_shardings=placement.whole)(state.params)
+    predictions = train.predict(PROGRAM, state, examples()[0][:5], placement=placement)
+    print(json.dumps(results(whole, history, predictions)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Eight devices give what one gives, however a network is split; and exchange no more than they
-have to."""
+"""Eight devices give the numbers of one, however a network is split, and exchange no more than
+necessary."""
 
 import functools
 import json
@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import jaxnn as nn
 from jaxnn import parallel
+from jaxnn.parallel.gathering import Gathering, gathered
+from jaxnn.parallel.recording import by_path
 from tests.parallel import on_eight
-from tests.parallel.on_eight import MESHES, NETWORKS, OPTIMIZER
+from tests.parallel.on_eight import MESHES, NETWORKS, program_of
 
 QUICK = (
     "mlp:DATA_PARALLEL",
@@ -28,7 +29,7 @@ SLOW = tuple(
     case
     for name in NETWORKS
     for table in MESHES
-    # The tables of tensor parallelism go by the names of the models.
+    # The tables of tensor parallelism match the names of the models.
     if (case := f"{name}:{table}") not in QUICK
     and not (name in ("convolution", "lstm") and "TENSOR" in table)
 )
@@ -36,7 +37,7 @@ SLOW = tuple(
 
 @functools.cache
 def trained(cases):
-    """What `on_eight` tells of the cases, in one process for all of them."""
+    """What `on_eight` prints for the cases, in one process for all of them."""
     flags = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     child = subprocess.run(
@@ -56,14 +57,14 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("case", [*QUICK, *slow])
 
 
-def told(case):
+def found_in(case):
     return trained(QUICK if case in QUICK else SLOW)[case]
 
 
 @pytest.mark.xdist_group("equalities")
 def test_eight_devices_are_one(case):
-    found = told(case)
-    # Sums in another order: some float32 roundings of 6e-8 each, three steps of Adam after another.
+    found = found_in(case)
+    # Sums in another order: some float32 roundings of 6e-8 each, over three steps of Adam.
     assert found["apart"] < 2e-5
     assert found["metrics"] < 5e-6
     assert found["lies"]
@@ -77,12 +78,12 @@ def test_weights_are_split(case):
     wanted = parts[table]
     if name == "gpt" and "TENSOR" in table:  # positions, which no layer's role splits
         wanted //= 4
-    assert told(case)["part"] == 1 / wanted
+    assert found_in(case)["part"] == 1 / wanted
 
 
 @pytest.mark.xdist_group("equalities")
 def test_nothing_else_is_exchanged(case):
-    kinds = set(told(case)["collectives"])
+    kinds = set(found_in(case)["collectives"])
     # Sums of gradients; weights made whole. Never activations from one split to another, by
     # all-to-all or collective-permute.
     assert kinds <= ({"all-reduce"} if "DATA" in case else {"all-reduce", "all-gather"})
@@ -100,7 +101,7 @@ METRICS = 4 * (2 + 2)  # two sums over the rows, and how many labels each is ove
     [
         # Every gradient, and the metrics.
         ("DATA_PARALLEL", 0, MATRICES + VECTORS + METRICS),
-        # Each matrix once beside: it is kept from the forward pass to the backward one.
+        # Each matrix once more: it is kept from the forward pass to the backward one.
         ("FSDP", MATRICES, MATRICES + VECTORS + METRICS),
         # The first layer's part of the vectors, all of the second's; 8 rows of 8 outputs.
         ("TENSOR_PARALLEL", 0, MATRICES // 4 + 4 * (32 // 4 + 8) + METRICS + 4 * 8 * 8),
@@ -127,17 +128,19 @@ def test_weights_of_a_transformer_are_gathered_a_layer_at_a_time():
 
 
 @pytest.mark.xdist_group("equalities")
-def test_plans_are_what_xla_says_of_the_real_step(case):
+def test_plans_are_what_xla_reports_of_the_real_step(case):
     """Planned here, in a process with one device, and compiled there for eight."""
     name, table = case.split(":")
     if case.startswith("gpt") and case in QUICK:
         pytest.skip("takes 4 s: the other networks do")
-    net, task, (x, _) = NETWORKS[name]
-    mesh = parallel.abstract_mesh(**MESHES[table])
-    found = parallel.plan(net, OPTIMIZER, x, mesh, getattr(parallel, table), task=task)
-    memory = told(case)["memory"]
-    given = found.parameters + found.optimizer + found.state + found.batch
-    # The count that no step of Adam's reads may be left out by XLA.
+    program, batch = program_of(name)
+    placement = parallel.Placement(
+        parallel.abstract_mesh(**MESHES[table]), getattr(parallel, table)
+    )
+    found = parallel.plan(program, batch, placement)
+    memory = found_in(case)["memory"]
+    given = found.state + found.batch
+    # XLA may leave out a key or a scalar that no step reads.
     np.testing.assert_allclose(given, memory["given"], rtol=0.01)
     np.testing.assert_allclose(found.total, memory["total"], rtol=0.1)
     parts = given + found.gradients + found.activations
@@ -146,11 +149,14 @@ def test_plans_are_what_xla_says_of_the_real_step(case):
 
 def test_gathering_changes_nothing_in_a_network():
     """It is the same value, and takes the same parameters."""
-    from jaxnn.parallel.gathering import gathered
-
     net, _, (x, _) = NETWORKS["gpt"]
-    layout = parallel.Layout(parallel.abstract_mesh(data=8), parallel.FSDP)
-    assert gathered(net, layout, x) == net
-    plain = parallel.Layout(parallel.abstract_mesh(data=8), parallel.DATA_PARALLEL)
-    assert gathered(net, plain, x) is net
-    assert isinstance(net, nn.Layer)
+    mesh, spec = parallel.abstract_mesh(data=8), net.spec(x)
+
+    def gathering(rules):
+        places = dict(by_path(parallel.shardings(spec, mesh, rules)))
+        leaves = ((path, one.shape, places[path].spec) for path, one in by_path(spec))
+        return gathered(net, mesh, Gathering(mesh, tuple(leaves)).specs(spec))
+
+    assert gathering(parallel.FSDP) == net
+    assert gathering(parallel.FSDP) is not net
+    assert gathering(parallel.DATA_PARALLEL) is net

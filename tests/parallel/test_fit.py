@@ -1,4 +1,4 @@
-"""parallel.fit: the loop of one device, on any mesh, and on from another mesh's checkpoint."""
+"""A run on any mesh, also one that resumes on another, gives the numbers of one device."""
 
 import functools
 import json
@@ -13,21 +13,21 @@ import pytest
 
 from jaxnn import train
 from tests.parallel import on_meshes
-from tests.parallel.on_meshes import NET, OPTIMIZER, OPTIONS, SOURCES, TASK, examples, told
-from tests.parallel.test_processes import TOLD, free_port
+from tests.parallel.on_meshes import OPTIONS, PROGRAM, SOURCES, examples, results
+from tests.parallel.test_processes import VARIABLES, free_port
 
-EPOCHS = 4
+EPOCHS, STEPS = 4, 24
 
 
-def run(devices, *arguments, processes=1, module=on_meshes, every=False):
-    """What the first of the processes prints, or every one."""
+def run(devices, *arguments, processes=1):
+    """What each of the processes prints."""
     flags = f"--xla_force_host_platform_device_count={devices} " + os.environ.get("XLA_FLAGS", "")
-    outside = {name: text for name, text in os.environ.items() if not name.startswith(TOLD)}
+    outside = {name: text for name, text in os.environ.items() if not name.startswith(VARIABLES)}
     address = f"localhost:{free_port()}"
     ends = [[address, str(processes), str(i)] for i in range(processes)] if processes > 1 else [[]]
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", module.__name__, *map(str, arguments), *end],
+            [sys.executable, "-m", on_meshes.__name__, *map(str, arguments), *end],
             env=outside | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
@@ -37,25 +37,22 @@ def run(devices, *arguments, processes=1, module=on_meshes, every=False):
         for end in ends
     ]
     try:
-        said = [process.communicate(timeout=180) for process in running]
+        printed = [process.communicate(timeout=180) for process in running]
     finally:
         for process in running:
             process.kill()
-    assert [process.returncode for process in running] == [0] * len(running), said
-    lines = [line for out, _ in said for line in out.splitlines() if line.startswith("{")]
-    if every:
-        return [json.loads(line) for line in lines]
-    assert len(lines) == 1
-    return json.loads(lines[0])
+    assert [process.returncode for process in running] == [0] * len(running), printed
+    # Gloo, which carries what is exchanged, prints too.
+    lines = [line for out, _ in printed for line in out.splitlines() if line.startswith("{")]
+    assert len(lines) == processes
+    return [json.loads(line) for line in lines]
 
 
 @functools.cache
 def alone(source):
-    ts, history = train.fit(
-        NET, TASK, OPTIMIZER, SOURCES[source](1), key=jax.random.key(0), validation=examples(),
-        epochs=EPOCHS, **OPTIONS,
-    )  # fmt: skip
-    return told(ts.params, history)
+    key = jax.random.key(0)
+    state, history = train.fit(PROGRAM, SOURCES[source](1), key=key, epochs=EPOCHS, **OPTIONS)
+    return results(state.params, history, train.predict(PROGRAM, state, examples()[0][:5]))
 
 
 def assert_as_alone(found, alone):
@@ -65,23 +62,43 @@ def assert_as_alone(found, alone):
         np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-4, atol=1e-5)
     for one, other in zip(found["params"], alone["params"], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found["predictions"], alone["predictions"], rtol=1e-3, atol=1e-5)
 
 
-def test_a_run_goes_on_on_another_mesh_as_on_one_device(tmp_path):
-    run(8, tmp_path, 2, "host arrays", 8, 1)
-    found = run(8, tmp_path, EPOCHS, "host arrays", 2, 4)
+def assert_logged_once(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(2, STEPS + 1, 2))
+
+
+def test_a_run_resumes_on_another_mesh_as_on_one_device(tmp_path):
+    run(8, tmp_path, 2, "host arrays", 8, 1, 0)
+    (found,) = run(8, tmp_path, EPOCHS, "host arrays", 2, 4, 0)
     assert_as_alone(found, alone("host arrays"))
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
+    assert_logged_once(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["host arrays", pytest.param("grain", marks=pytest.mark.slow)])
-def test_two_processes_train_keep_and_go_on_as_one(tmp_path, source):
-    run(2, tmp_path, 2, source, 2, 2, processes=2)
-    assert_as_alone(run(2, tmp_path, EPOCHS, source, 2, 2, processes=2), alone(source))
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
-    # The fifth dispatch after the twelfth step, when the processes look at their clocks.
-    assert sorted(one.name for one in (tmp_path / "checkpoints").iterdir()) == [
-        "22", "24", "run.lock"
-    ]  # fmt: skip
+def test_two_processes_train_and_resume_as_one(tmp_path, source):
+    run(2, tmp_path, 2, source, 2, 2, 0, processes=2)
+    first, second = run(2, tmp_path, EPOCHS, source, 2, 2, 0, processes=2)
+    assert first == second
+    assert_as_alone(first, alone(source))
+    assert_logged_once(tmp_path)
+    # The fifth dispatch after step 17, when the processes compare their clocks, and the last.
+    kept = sorted(one.name for one in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["22", "24", "run.lock"]
+
+
+def test_two_processes_stop_at_one_signal_and_resume_as_one(tmp_path):
+    # It comes after step 2, and the processes ask each other at every fifth dispatch.
+    stopped = run(2, tmp_path, EPOCHS, "host arrays", 2, 2, 2, processes=2)
+    folder = tmp_path / "checkpoints"
+    (reason,) = {one["interrupted"] for one in stopped}
+    assert reason.startswith(
+        "SIGTERM: the run stopped after step 5 of 24; the checkpoint after step 5 is in "
+        f"{folder}, and the same call "
+    )
+    first, second = run(2, tmp_path, EPOCHS, "host arrays", 2, 2, 0, processes=2)
+    assert first == second
+    assert_as_alone(first, alone("host arrays"))
+    assert_logged_once(tmp_path)

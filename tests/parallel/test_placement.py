@@ -1,4 +1,4 @@
-"""Placement: any program on eight devices gives what it gives on one, lying as the rules state."""
+"""Placement: on eight devices, any program has the results of one, and the rules' shardings."""
 
 import functools
 import json
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,13 @@ from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
 from jaxnn import parallel, train
-from tests.parallel import on_programs, on_runs
+from jaxnn.parallel.gathering import Gathering
+from jaxnn.parallel.recording import by_path
+from tests.parallel import on_programs
 from tests.parallel.test_equalities import MATRICES, METRICS, VECTORS
-from tests.parallel.test_fit import run
 
-QUICK = ("gan", "without_data", "evaluation", "stacked", "drawing", "continuing", "accounts")
-SLOW = ("supervised", "meshes")
+QUICK = ("gan", "without_data", "evaluation", "stacked", "drawing", "continuing", "by_hand")
+SLOW = ("supervised",)
 KEY = jax.random.key(0)
 EIGHT = parallel.abstract_mesh(data=2, model=4)
 X, Y = jax.ShapeDtypeStruct((8, 16), "float32"), jax.ShapeDtypeStruct((8,), "int32")
@@ -105,14 +107,17 @@ def test_a_given_state_is_copied():
     assert continuing["spec"] == {"seen": ["data"]}
 
 
-def test_a_step_exchanges_no_more_than_it_has_to():
-    # The same closed forms as those of `parallel.make_step`.
-    accounts = found("accounts")
-    assert accounts["FSDP"]["all-gather"][1] == MATRICES
-    assert accounts["FSDP"]["all-reduce"][1] == MATRICES + VECTORS + METRICS
-    both = accounts["FSDP_TENSOR_PARALLEL"]
-    assert both["all-gather"][1] == MATRICES // 4
+def test_a_program_written_by_hand_gathers_as_supervised():
+    # The closed forms of test_equalities.
+    exchanged = found("by_hand")
+    assert exchanged["FSDP"]["all-gather"] == [2, MATRICES]
+    assert exchanged["FSDP"]["all-reduce"][1] == MATRICES + VECTORS + METRICS
+    both = exchanged["FSDP_TENSOR_PARALLEL"]
+    assert both["all-gather"] == [2, MATRICES // 4]
     assert both["all-reduce"][1] == MATRICES // 4 + 4 * (8 + 8) + METRICS + 4 * 64
+    # Both networks are gathered once: the teacher for its outputs, and the student for its own.
+    assert exchanged["distillation"]["all-gather"] == [4, 2 * MATRICES]
+    assert set(exchanged["distillation"]) == {"all-gather", "all-reduce"}
 
 
 @pytest.mark.slow
@@ -120,40 +125,6 @@ def test_tables_give_the_numbers_of_one_device():
     for table, one in found("supervised").items():
         assert one["apart"] < 2e-5, table
         assert one["metrics"] < 5e-6, table
-
-
-@pytest.mark.slow
-def test_a_run_continues_on_other_meshes():
-    assert found("meshes")["apart"] < 2e-5
-    assert found("meshes")["loss"] < 5e-6
-
-
-STEPS = 16
-
-
-def test_two_processes_stop_at_one_signal_and_resume_as_one(tmp_path):
-    def two(signaled):
-        arguments = tmp_path, STEPS, signaled
-        return run(2, *arguments, processes=2, module=on_runs, every=True)
-
-    # It comes after step 2, and the processes ask each other at every fifth dispatch.
-    stopped = {one["interrupted"] for one in two(2)}
-    assert stopped == {
-        "SIGTERM: the run stopped after step 5 of 16; the checkpoint after step 5 is in "
-        f"{tmp_path / 'checkpoints'}, and the same call goes on from it"
-    }
-    first, second = two(0)
-    assert first == second
-    source = train.fit(on_runs.PROGRAM, on_runs.source(), key=KEY, steps=STEPS, **on_runs.OPTIONS)
-    alone = on_runs.told(source[0].params, source[1])
-    for one, other in zip(first["records"], alone["records"], strict=True):
-        assert one.keys() == other.keys()
-        # Sums over the rows in another order, over 16 steps of Adam.
-        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-4, atol=1e-5)
-    for one, other in zip(first["params"], alone["params"], strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
-    predictions = train.predict(on_runs.PROGRAM, source[0], on_runs.examples()[0][:5])
-    np.testing.assert_allclose(first["predictions"], predictions, rtol=1e-3, atol=1e-5)
 
 
 # ---- shardings, planned for devices that need not exist ----
@@ -190,7 +161,7 @@ def test_paths_of_the_network_reach_its_moments():
     assert state.step == state.key == state.opt_state[0].count == ()
 
 
-def test_given_parameters_lie_as_drawn_ones():
+def test_given_parameters_have_the_shardings_of_drawn_ones():
     class Pair(nn.Composite):
         student: nn.Layer
         teacher: nn.Layer
@@ -204,6 +175,26 @@ def test_given_parameters_lie_as_drawn_ones():
     state = specs(program, parallel.FSDP, batch=X)
     assert state.params["teacher"]["w"] == state.params["student"]["w"] == (None, None, "data")
     assert state.opt_state[0].trace == state.params
+
+
+def test_a_state_that_is_given_with_parameters():
+    class Teacher(nn.Composite):
+        student: nn.Layer
+        teacher: nn.Layer
+
+        def forward(self, batch):
+            return jnp.mean((self.student(batch) - self.teacher(batch)) ** 2)
+
+    x = jnp.arange(12.0).reshape(4, 3)
+    net = nn.Sequential(nn.Dense(3), nn.BatchNorm())
+    given = train.Weights(net.init(KEY, x), {"1": {"mean": x[0], "var": x[1]}})
+    program = train.Minimize(
+        Teacher(net, nn.Inference(net)), optax.sgd(0.1), initial={"teacher": given}
+    )
+    wanted = program.init(KEY, x)
+    found = parallel.Placement(parallel.mesh(data=1), parallel.FSDP).init(program, KEY, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
+    np.testing.assert_array_equal(found.state["teacher"]["1"]["mean"], x[0])
 
 
 def test_blocks_of_a_program_written_by_hand():
@@ -261,7 +252,130 @@ def test_statistics_scalars_and_keys_stay_whole():
     assert set(jax.tree.leaves(state.state, is_leaf=lambda x: isinstance(x, tuple))) == {()}
 
 
-# ---- what is refused ----
+# ---- gathering, compiled for devices that need not exist ----
+
+
+class Applying(train.Program):
+    """A network applied in a way that the test decides."""
+
+    net: nn.Layer
+    apply: Any
+
+    def init(self, key, batch):
+        return {"a": self.net.init(key, batch), "b": self.net.init(jax.random.key(1), batch)}
+
+    def step(self, state, batch):
+        def loss(a):
+            return jnp.mean((self.apply(a, batch) - self.net.apply(state["b"], batch)) ** 2)
+
+        value, grads = jax.value_and_grad(loss)(state["a"])
+        return state | {"a": jax.tree.map(lambda p, g: p - g, state["a"], grads)}, {"loss": value}
+
+
+WIDE = nn.Dense(64, bias=False)  # 16 x 64 weights, of which eight devices have 16 x 8
+EIGHT_ROWS = parallel.abstract_mesh(data=8)
+
+
+def exchanged(apply, rules):
+    placement = parallel.Placement(EIGHT_ROWS, rules)
+    return parallel.plan(Applying(WIDE, apply), X, placement).collectives
+
+
+def test_a_jitted_network_is_traced_for_each_placement():
+    apply = jax.jit(WIDE.apply)
+    for spec in (P(None, "data"), P("data"), P(None, "data")):
+        # Each network is gathered once, from where it is.
+        found = exchanged(apply, (("**/w", spec),))
+        assert found["all-gather"] == parallel.Collective(2, 2 * 16 * 64 * 4)
+        assert set(found) == {"all-gather", "all-reduce"}
+    program, x = Applying(WIDE, apply), jnp.ones((8, 16))
+    found = program.step(program.init(KEY, x), x)
+    plain = Applying(WIDE, WIDE.apply).step(program.init(KEY, x), x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, plain)
+
+
+def test_what_a_jitted_init_draws_does_not_shift_what_is_placed():
+    narrow = nn.Dense(8, bias=False)
+    jitted = jax.jit(narrow.init)
+
+    class Two(train.Program):
+        def init(self, key, batch):
+            return {"a": jitted(key, batch), "b": WIDE.init(key, batch)}
+
+        def step(self, state, batch):
+            return state, {"loss": 0.0}
+
+    placement = parallel.Placement(EIGHT_ROWS, parallel.FSDP)
+    make, _ = placement._drawing(Two(), KEY, X)
+    words = jax.ShapeDtypeStruct((2,), "uint32")
+    lines = make.lower(words, X, None).as_text().splitlines()
+    # Parameters that are drawn inside another `jax.jit` are placed by XLA.
+    (placed,) = (line for line in lines if "sharding_constraint" in line)
+    assert "tensor<16x64xf32>" in placed
+
+
+def test_a_network_inside_shard_map_is_left_alone():
+    def apply(params, x):
+        rows = P("data")
+        one = jax.shard_map(WIDE.apply, mesh=EIGHT_ROWS, in_specs=(P(), rows), out_specs=rows)
+        return one(params, x)
+
+    found = exchanged(apply, parallel.FSDP)
+    assert found["all-gather"] == parallel.Collective(2, 2 * 16 * 64 * 4)
+
+
+class Members(train.Program):
+    """Three networks, with stacked parameters."""
+
+    by: str
+
+    def init(self, key, batch):
+        return jax.vmap(lambda key: WIDE.init(key, batch))(jax.random.split(key, 3))
+
+    def step(self, state, batch):
+        def loss(params):
+            return jnp.mean(WIDE.apply(params, batch) ** 2)
+
+        def total(state):
+            if self.by == "vmap":
+                return jax.vmap(loss)(state).sum()
+            return jax.lax.scan(lambda sum, one: (sum + loss(one), None), 0.0, state)[0]
+
+        value, grads = jax.value_and_grad(total)(state)
+        return jax.tree.map(lambda p, g: p - g, state, grads), {"loss": value}
+
+
+@pytest.mark.parametrize("by", ["vmap", "scan"])
+def test_stacked_networks_are_gathered_inside_of_a_transform(by):
+    x = jax.ShapeDtypeStruct((1024, 16), "float32")
+    found = parallel.plan(Members(by), x, parallel.Placement(EIGHT_ROWS, parallel.FSDP))
+    # The weights once, and not the rows, which are five times as large.
+    assert found.collectives["all-gather"].bytes == 3 * 16 * 64 * 4
+    assert set(found.collectives) == {"all-gather", "all-reduce"}
+
+
+def test_equal_networks_with_other_rules_are_left_to_xla():
+    rules = (("a/w", P(None, "data")), ("b/w", P("data")))
+    watch = gathering(rules)
+    # The shapes do not decide which of the two it is.
+    assert watch.specs({"w": jax.ShapeDtypeStruct((16, 64), "float32")}) == {}
+    both = {name: {"w": jax.ShapeDtypeStruct((16, 64), "float32")} for name in "ab"}
+    assert watch.specs(both) == {("a", "w"): (None, "data"), ("b", "w"): ("data", None)}
+    same = gathering(parallel.FSDP)
+    assert same.specs({"w": jax.ShapeDtypeStruct((16, 64), "float32")}) == {("w",): (None, "data")}
+    assert same.specs({"w": jax.ShapeDtypeStruct((16, 32), "float32")}) == {}
+    assert same.specs({}) == {}
+
+
+def gathering(rules):
+    placement = parallel.Placement(EIGHT_ROWS, rules)
+    state = jax.eval_shape(Applying(WIDE, WIDE.apply).init, KEY, X)
+    places = placement.shardings(Applying(WIDE, WIDE.apply), KEY, X)
+    leaves = zip(by_path(state), jax.tree.leaves(places), strict=True)
+    return Gathering(EIGHT_ROWS, tuple((path, one.shape, at.spec) for (path, one), at in leaves))
+
+
+# ---- what is rejected ----
 
 
 def test_rules_that_do_not_fit_name_paths_of_the_state():
@@ -271,7 +385,7 @@ def test_rules_that_do_not_fit_name_paths_of_the_state():
     # Moments do not fit for the reason of their parameters, which are named once.
     assert str(error.value).splitlines() == [
         "the rules do not fit the state:",
-        f"  the rule {rules[0]!r} matches none of the 19 paths of the state; the closest is 'up/w'",
+        f"  the rule {rules[0]!r} matches none of the 19 paths; the closest is 'up/w'",
         f"  params/down/w: {rules[1][1]} splits the axis of 10 of the shape (32, 10) in 4, which "
         "does not divide it; write None there, or parallel.Split, which leaves it whole",
     ]
@@ -293,7 +407,7 @@ def test_a_mesh_with_explicit_axes():
         parallel.Placement(mesh, parallel.FSDP)
     assert str(error.value) == (
         "a placement needs a mesh whose axes are AxisType.Auto, but 'data' is Explicit; write "
-        "parallel.mesh(data=1), or jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * 1)"
+        "parallel.mesh(data=1)"
     )
     with pytest.raises(
         TypeError, match=r"has a mesh of devices, got 8; write parallel.Placement\("
@@ -308,8 +422,8 @@ def test_batches_that_the_devices_do_not_divide():
     with pytest.raises(ValueError) as error:
         jax.eval_shape(placement.pinned_batch, {"x": jnp.zeros((3, 2))})
     assert str(error.value) == (
-        "x is float32[3,2], whose rows do not fall into the 2 parts into which data=2 of the mesh "
-        "splits a batch; write a batch_size that is a multiple of 2"
+        "x is float32[3,2], whose rows cannot be split into the 2 equal parts that data=2 of the "
+        "mesh needs; write a batch_size that is a multiple of 2"
     )
 
 
@@ -341,7 +455,7 @@ def test_steps_on_a_mesh_are_traced_once():
         assert len(traces) == 1
 
 
-def test_a_program_starts_from_parameters_that_lie_on_the_mesh():
+def test_a_program_starts_from_parameters_on_the_mesh():
     net, x = nn.Dense(4), jnp.ones((8, 2))
     placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
     data = x, jnp.zeros(8, int)
@@ -357,8 +471,7 @@ def test_a_program_starts_from_parameters_that_lie_on_the_mesh():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
 
 
-def test_a_placement_is_that_of_a_program():
+def test_placements_are_values():
     placement = parallel.Placement(parallel.mesh(data=1))
-    with pytest.raises(TypeError, match=r"write train.make_step\(train.Supervised\(net, task"):
-        train.make_step(NET, train.Classification(12), optax.sgd(0.1), placement=placement)  # type: ignore[call-overload]
+    assert placement == parallel.Placement(parallel.mesh(data=1))
     assert hash(placement) == hash(parallel.Placement(parallel.mesh(data=1)))

@@ -1,4 +1,4 @@
-"""Two processes with two devices each are one process; and how processes find each other."""
+"""Two processes of two devices give the numbers of one; and how processes find each other."""
 
 import json
 import os
@@ -17,10 +17,10 @@ from jaxnn import parallel, train
 from jaxnn.parallel.processes import from_environment
 from jaxnn.train.agreement import is_peer_lost
 from tests.parallel import on_two
-from tests.parallel.on_two import NET, OPTIMIZER, SHAPE, STEPS, TASK
+from tests.parallel.on_two import PROGRAM, SHAPES, STEPS
 
-# What a scheduler may have told the tests themselves.
-TOLD = ("JAX_COORDINATOR", "JAX_NUM", "JAX_PROCESS", "JOB_COMPLETION", "SLURM", "KUBERNETES")
+# What a scheduler may have set for the tests themselves.
+VARIABLES = ("JAX_COORDINATOR", "JAX_NUM", "JAX_PROCESS", "JOB_COMPLETION", "SLURM", "KUBERNETES")
 
 
 def free_port():
@@ -30,9 +30,9 @@ def free_port():
 
 
 def processes(starts):
-    """What the first of the processes prints, each of which is given arguments and variables."""
+    """What the first of the processes prints, given the arguments and variables of each."""
     flags = "--xla_force_host_platform_device_count=2 " + os.environ.get("XLA_FLAGS", "")
-    outside = {name: text for name, text in os.environ.items() if not name.startswith(TOLD)}
+    outside = {name: text for name, text in os.environ.items() if not name.startswith(VARIABLES)}
     running = [
         subprocess.Popen(
             [sys.executable, "-m", on_two.__name__, *arguments],
@@ -45,39 +45,39 @@ def processes(starts):
         for arguments, variables in starts
     ]
     try:
-        told = [process.communicate(timeout=120) for process in running]
+        given = [process.communicate(timeout=120) for process in running]
     finally:
         for process in running:
             process.kill()
-    assert [process.returncode for process in running] == [0] * len(running), told
+    assert [process.returncode for process in running] == [0] * len(running), given
     # Gloo, which carries what is exchanged, prints too. The first process alone writes results.
-    lines = [[line for line in out.splitlines() if line.startswith("{")] for out, _ in told]
+    lines = [[line for line in out.splitlines() if line.startswith("{")] for out, _ in given]
     assert [len(own) for own in lines] == [1] + [0] * (len(lines) - 1)
     return json.loads(lines[0][0])
 
 
 def assert_as_alone(found):
     """It has the numbers of one process with one device."""
-    ts = train.TrainState.create(NET, OPTIMIZER, jax.random.key(0), SHAPE)
-    step, metrics = train.make_step(NET, TASK, OPTIMIZER), {}
+    state = PROGRAM.init(jax.random.key(0), SHAPES)
+    step, metrics = train.make_step(PROGRAM), {}
     for _ in range(STEPS):
-        ts, metrics = step(ts, on_two.data())
+        state, metrics = step(state, on_two.data())
     for name, item in metrics.items():
-        np.testing.assert_allclose(found["metrics"][name], item, rtol=1e-5)
+        np.testing.assert_allclose(found["metrics"][name], float(item), rtol=1e-5)
     # Sums in another order, in float32, over three steps of Adam.
-    for leaf, wanted in zip(found["params"], jax.tree.leaves(ts.params), strict=True):
+    for leaf, wanted in zip(found["params"], jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(leaf, wanted, atol=1e-6)
 
 
 def test_two_processes_of_two_devices_are_one():
     address = f"localhost:{free_port()}"
-    told = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
-    found = processes([((address, "2", "0"), {}), ((), told)])
+    given = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+    found = processes([((address, "2", "0"), {}), ((), given)])
     assert (found["processes"], found["devices"]) == (2, 4)
     assert_as_alone(found)
 
 
-def test_the_survivor_of_two_processes_says_so_in_one_line(tmp_path):
+def test_the_survivor_of_two_processes_reports_it_in_one_line(tmp_path):
     address = f"localhost:{free_port()}"
     flags = "--xla_force_host_platform_device_count=2 " + os.environ.get("XLA_FLAGS", "")
     began = time.monotonic()
@@ -107,10 +107,8 @@ def test_the_survivor_of_two_processes_says_so_in_one_line(tmp_path):
     assert line.startswith(
         "error: another process of this run died, and process 0 of 2 cannot continue without it ("
     )
-    assert line.endswith(
-        "and start all 2 again; they resume from the checkpoint after step 4 in "
-        f"{tmp_path / 'checkpoints'}"
-    )
+    checkpoint = tmp_path / "checkpoints" / "4"
+    assert line.endswith(f"and start all 2 again; they resume from the checkpoint {checkpoint}")
 
 
 @pytest.mark.parametrize(
@@ -151,12 +149,12 @@ def test_the_same_program_runs_alone():
     assert_as_alone(found)
 
 
-def test_what_the_environment_tells():
-    told = {"JAX_COORDINATOR_ADDRESS": "node:1234", "JAX_NUM_PROCESSES": "4"}
-    assert from_environment(told | {"JAX_PROCESS_ID": "3"}) == ("node:1234", 4, 3)
+def test_the_variables_of_schedulers():
+    given = {"JAX_COORDINATOR_ADDRESS": "node:1234", "JAX_NUM_PROCESSES": "4"}
+    assert from_environment(given | {"JAX_PROCESS_ID": "3"}) == ("node:1234", 4, 3)
     # An Indexed Job of Kubernetes counts its pods.
-    assert from_environment(told | {"JOB_COMPLETION_INDEX": "2"}) == ("node:1234", 4, 2)
-    assert from_environment(told) is None
+    assert from_environment(given | {"JOB_COMPLETION_INDEX": "2"}) == ("node:1234", 4, 2)
+    assert from_environment(given) is None
     assert from_environment({}) is None
     slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
     assert from_environment(slurm) is None  # sbatch alone
@@ -166,11 +164,11 @@ def test_what_the_environment_tells():
     assert from_environment(cluster) is None  # a pod alone
     assert from_environment(cluster | {"JOB_COMPLETION_INDEX": "0"}) == ()
     with pytest.raises(ValueError, match="JAX_NUM_PROCESSES is 'four'"):
-        from_environment(told | {"JAX_NUM_PROCESSES": "four", "JAX_PROCESS_ID": "3"})
+        from_environment(given | {"JAX_NUM_PROCESSES": "four", "JAX_PROCESS_ID": "3"})
 
 
 def test_starts_that_cannot_be():
-    with pytest.raises(ValueError, match=r"was given no processes and no index: write parallel.st"):
+    with pytest.raises(ValueError, match=r"was given no processes and no index: write parallel.in"):
         parallel.initialize("localhost:1234")
     with pytest.raises(ValueError, match=r'the coordinator is "host:port", got \'localhost\''):
         parallel.initialize("localhost", 2, 0)
@@ -181,9 +179,9 @@ def test_starts_that_cannot_be():
         parallel.initialize("localhost:1234", 2, 0)
 
 
-def test_alone_there_is_nothing_to_start(monkeypatch):
+def test_a_single_process_initializes_nothing(monkeypatch):
     for name in list(os.environ):
-        if name.startswith(TOLD):
+        if name.startswith(VARIABLES):
             monkeypatch.delenv(name)
     parallel.initialize()
     assert parallel.is_first()

@@ -1,4 +1,4 @@
-"""Meshes and tables of rules: what they give, and what they refuse."""
+"""Meshes and tables of rules: what they return, and what they reject."""
 
 import jax
 import optax
@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
-from jaxnn import models, parallel
+from jaxnn import models, parallel, train
 
 EIGHT = parallel.abstract_mesh(data=2, model=4)
 X = jax.ShapeDtypeStruct((8, 16), "float32")
@@ -18,9 +18,12 @@ def specs(net, x, mesh, rules):
     return jax.tree.map(lambda sharding: tuple(sharding.spec), found)
 
 
-def test_a_device_is_no_mesh_of_two():
+def test_a_mesh_larger_than_the_devices():
     have = jax.device_count()
-    wanted = f"parallel.mesh(data={2 * have}, model=1) needs {2 * have} devices, but there"
+    wanted = (
+        f"parallel.mesh(data={2 * have}, model=1) needs {2 * have} devices, but jax.devices() has "
+        f"{have}; make an axis smaller"
+    )
     with pytest.raises(ValueError) as error:
         parallel.mesh(data=2 * have, model=1)
     assert str(error.value).startswith(wanted)
@@ -29,7 +32,7 @@ def test_a_device_is_no_mesh_of_two():
         parallel.mesh(data=-1, model=2 * have)
 
 
-def test_axes_that_make_no_mesh():
+def test_axes_that_are_not_a_mesh():
     with pytest.raises(ValueError, match=r"at least one axis: write parallel.mesh\(data=-1\)"):
         parallel.mesh()
     with pytest.raises(ValueError, match=r"'data' of a mesh is an int >= 1, or -1 .*; got 0"):
@@ -46,6 +49,11 @@ def test_the_first_rule_that_matches_decides():
         "up": {"w": (None, "model"), "b": ()},
         "down": {"w": ("data",), "b": ("data",)},
     }
+
+
+def test_parameters_that_no_rule_matches_are_replicated():
+    found = specs(NET, X, EIGHT, (("up/w", P(None, "model")),))
+    assert found == {"up": {"w": (None, "model"), "b": ()}, "down": {"w": (), "b": ()}}
 
 
 def test_stacked_axes_are_left_out():
@@ -72,14 +80,13 @@ def test_what_does_not_fit_is_listed():
         parallel.shardings(nn.Sequential(up=nn.Dense(3), down=nn.Dense(5)).spec(X), EIGHT, rules)
     assert str(error.value).splitlines() == [
         "the rules do not fit the parameters:",
-        f"  up/w: {P(None, None, 'data')} has 3 entries, for the shape (16, 3)",
-        f"  up/b: {P('data')} splits the axis of 3 of the shape (3,) in 2, which does not divide "
-        "it; write None there, or parallel.Split, which leaves it whole",
         f"  down/w: {P('model', 'data')} splits the axis of 3 of the shape (3, 5) in 4, which does "
         "not divide it; write None there, or parallel.Split, which leaves it whole",
         f"  down/w: {P('model', 'data')} splits the axis of 5 of the shape (3, 5) in 2, which does "
         "not divide it; write None there, or parallel.Split, which leaves it whole",
-        "  no rule matches 'down/b'; end the rules with ('**', P())",
+        f"  up/b: {P('data')} splits the axis of 3 of the shape (3,) in 2, which does not divide "
+        "it; write None there, or parallel.Split, which leaves it whole",
+        f"  up/w: {P(None, None, 'data')} has 3 entries, for the shape (16, 3)",
     ]
 
 
@@ -87,11 +94,11 @@ def test_a_rule_that_matches_nothing():
     rule = ("**/upp/w", P())
     with pytest.raises(ValueError) as error:
         parallel.shardings(NET.spec(X), EIGHT, (rule, ("**", P())))
-    text = f"the rule {rule!r} matches none of the 4 parameters; the closest is 'up/w'"
+    text = f"the rule {rule!r} matches none of the 4 paths; the closest is 'up/w'"
     assert text in str(error.value)
 
 
-def test_a_mesh_axis_that_there_is_not():
+def test_a_mesh_axis_that_does_not_exist():
     mesh = parallel.abstract_mesh(model=4)
     rule = ("**", parallel.Split(largest="data"))
     with pytest.raises(ValueError) as error:
@@ -101,11 +108,11 @@ def test_a_mesh_axis_that_there_is_not():
         "parallel.mesh(data=...)"
     )
     assert text in str(error.value)
-    with pytest.raises(ValueError, match="has a mesh axis twice"):
+    with pytest.raises(ValueError, match="names a mesh axis twice"):
         parallel.shardings(NET.spec(X), mesh, (("**", P("model", "model")),))
 
 
-def test_what_is_no_table():
+def test_values_that_are_not_rules():
     with pytest.raises(TypeError, match=r"rules are a tuple of pairs \(pattern, spec\), got \["):
         parallel.shardings(NET.spec(X), EIGHT, [("**", P())])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"a rule is a pair of .* got \('\*\*', 'data'\)"):
@@ -129,7 +136,7 @@ BOTTLENECK = models.ResNet((1, 1), width=8, stem="cifar", bottleneck=True)
          "stages/1/0/branch/wide/conv/w"),
     ],
 )  # fmt: skip
-def test_the_table_of_tensor_parallelism_knows_the_models(net, x, first, second):
+def test_the_table_of_tensor_parallelism_matches_the_models(net, x, first, second):
     spec = net.spec(jax.ShapeDtypeStruct(*x))
     from jaxnn.core import paths
 
@@ -145,6 +152,12 @@ def test_the_table_of_tensor_parallelism_knows_the_models(net, x, first, second)
     assert both == (("data", "model"), ("model", "data"))
 
 
+def state_shardings(net, optimizer, rules):
+    program = train.Supervised(net, train.Classification(16), optimizer)
+    labels = jax.ShapeDtypeStruct((8,), "int32")
+    return parallel.Placement(EIGHT, rules).shardings(program, jax.random.key(0), (X, labels))
+
+
 def test_an_optimizers_state_follows_the_parameters():
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -152,24 +165,20 @@ def test_an_optimizers_state_follows_the_parameters():
             {"yes": optax.adam(0.1), "no": optax.set_to_zero()}, {"up": "yes", "down": "no"}
         ),
     )
-    layout = parallel.Layout(EIGHT, parallel.TENSOR_PARALLEL)
-    found = layout.state_shardings(NET, optimizer, X)
+    rules = (("up/w", P(None, "model")), ("**", P()))
+    found = state_shardings(NET, optimizer, rules)
     adam = found.opt_state[1].inner_states["yes"].inner_state[0]
     assert adam.mu["up"] == adam.nu["up"] == found.params["up"]
     assert tuple(adam.mu["up"]["w"].spec) == (None, "model")
-    assert adam.count == found.step == layout.whole
-    # Adafactor keeps means of rows and columns, which have other shapes.
-    factored = layout.state_shardings(NET, optax.adafactor(0.1, min_dim_size_to_factor=8), X)
-    assert {tuple(leaf.spec) for leaf in jax.tree.leaves(factored.opt_state)} >= {()}
+    assert tuple(adam.count.spec) == tuple(found.step.spec) == ()
 
 
 def test_what_an_optimizer_keeps_of_blocks_follows_the_stack():
     net = nn.Repeat(nn.Dense(16), 3)
-    layout = parallel.Layout(EIGHT, parallel.FSDP)
-    found = layout.state_shardings(net, optax.contrib.muon(0.1), X)
+    found = state_shardings(net, optax.contrib.muon(0.1), parallel.FSDP)
     momentum = found.opt_state.inner_states["muon"].inner_state[0].mu
     assert momentum["w"] == found.params["w"]
     assert tuple(momentum["w"].spec) == (None, None, "data")
-    # flatten joins all parameters to one vector, which no rule splits.
-    joined = layout.state_shardings(net, optax.flatten(optax.adam(0.1)), X)
+    # flatten joins all parameters to one vector, which FSDP does not split.
+    joined = state_shardings(net, optax.flatten(optax.adam(0.1)), parallel.FSDP)
     assert {tuple(leaf.spec) for leaf in jax.tree.leaves(joined.opt_state)} == {()}

@@ -1,4 +1,4 @@
-"""States and batches where they belong: numbers as elsewhere, and what is refused."""
+"""States and batches on a mesh: the numbers of one device, and what is rejected."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,11 @@ from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
 from jaxnn import parallel, train
+from jaxnn.parallel.batches import row_sharding
 
-ONE = parallel.mesh(data=1)
+ONE = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
 X = jnp.ones((4, 6))
+BATCH, TASK = (X, jnp.zeros(4, int)), train.Classification(3)
 NET = nn.Sequential(nn.Dense(8), nn.BatchNorm(), nn.Repeat(nn.Dense(8), 2), nn.Dense(3))
 
 
@@ -25,11 +27,14 @@ class Codebook(nn.Primitive):
         return x + state["codes"].sum(0), state
 
 
-@pytest.mark.parametrize("net", [NET, nn.Sequential(nn.Inference(NET), Codebook(), nn.Dense(2))])
+@pytest.mark.parametrize("net", [NET, nn.Sequential(nn.Inference(NET), Codebook(), nn.Dense(3))])
 def test_a_state_as_on_one_device(net):
-    optimizer, key = optax.adam(0.1), jax.random.key(3)
-    found = parallel.create(net, optimizer, key, X, ONE, parallel.FSDP)
-    wanted = train.TrainState.create(net, optimizer, key, X)
+    program, key = train.Supervised(net, TASK, optax.adam(0.1)), jax.random.key(3)
+    found = ONE.init(program, key, BATCH)
+    wanted = program.init(key, BATCH)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), BATCH)
+    again = ONE.init(program, jax.random.key_data(key), shapes)
+    jax.tree.map(np.testing.assert_array_equal, found, again)
     # Drawn in a compiled program, there and here: to rounding.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, wanted)
@@ -46,43 +51,38 @@ class Averaging:
 
 
 def test_no_memory_is_given_twice():
-    task, optimizer = train.Classification(3), Averaging()
-    ts = parallel.create(NET, optimizer, jax.random.key(0), X, ONE, parallel.FSDP)
     traces = []
 
     def loss(outputs, targets):
         traces.append(outputs)
-        return task(outputs, targets)
+        return TASK(outputs, targets)
 
-    step = parallel.make_step(NET, loss, optimizer, ONE, parallel.FSDP)
-    batch = parallel.shard_batch((X, jnp.zeros(4, int)), ONE)
-    first = ts
+    program = train.Supervised(NET, loss, Averaging())
+    first = state = ONE.init(program, jax.random.key(0), BATCH)
+    step = train.make_step(program, placement=ONE)
+    batch = parallel.shard_batch(BATCH, ONE.mesh)
     for _ in range(3):
-        ts, _ = step(ts, batch)
+        state, _ = step(state, batch)
     assert first.step.is_deleted() and len(traces) == 1
 
 
-def test_options_are_those_of_a_step():
-    task, optimizer = train.Classification(3), train.Optimizer(optax.sgd, learning_rate=0.1)
-    net = nn.Dense(3)
-    arguments = {"accumulate": 2, "norms": "w"}
-    ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
+def test_options_are_those_of_the_program():
+    optimizer = train.Optimizer(optax.sgd, learning_rate=0.1)
+    program = train.Supervised(nn.Dense(3), TASK, optimizer, accumulate=2, log_norms="w")
     batch = jnp.arange(24.0).reshape(4, 6), jnp.arange(4) % 3
-    _, wanted = train.make_step(net, task, optimizer, **arguments)(ts, batch)
-    ts = parallel.create(net, optimizer, jax.random.key(0), X, ONE, parallel.FSDP)
-    step = parallel.make_step(net, task, optimizer, ONE, parallel.FSDP, **arguments)
-    _, found = step(ts, parallel.shard_batch(batch, ONE))
+    key = jax.random.key(0)
+    _, wanted = train.make_step(program)(program.init(key, batch), batch)
+    step = train.make_step(program, placement=ONE)
+    _, found = step(ONE.init(program, key, batch), parallel.shard_batch(batch, ONE.mesh))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
-    with pytest.raises(ValueError, match="accumulate is a number of micro-batches"):
-        parallel.make_step(net, task, optimizer, ONE, parallel.FSDP, accumulate=0)
+    assert "gradient_norm/w" in found
 
 
-def test_rules_that_do_not_fit_are_told_before_anything_is_made():
-    from jax.sharding import PartitionSpec as P
-
-    with pytest.raises(ValueError, match="matches none of the 8 parameters"):
-        rules = (("head/w", P()), ("**", P()))
-        parallel.create(NET, optax.sgd(0.1), jax.random.key(0), X, ONE, rules)
+def test_rules_that_do_not_fit_are_reported_before_anything_is_drawn():
+    program = train.Supervised(NET, TASK, optax.sgd(0.1))
+    placement = parallel.Placement(ONE.mesh, (("head/w", P()), ("**", P())))
+    with pytest.raises(ValueError, match=r"matches none of the \d+ paths"):
+        placement.init(program, jax.random.key(0), BATCH)
 
 
 def test_rows_that_the_devices_do_not_divide():
@@ -90,18 +90,17 @@ def test_rows_that_the_devices_do_not_divide():
     with pytest.raises(ValueError) as error:
         parallel.shard_batch((jnp.ones((16, 2)), jnp.ones(12)), mesh)
     assert str(error.value) == (
-        "[1] is float32[12], whose rows do not fall into the 8 parts that data=8 of the mesh has "
-        "here; make the batch a multiple of 8"
+        "1 is float32[12], whose rows cannot be split into the 8 equal parts that data=8 of the "
+        "mesh needs; write a batch_size that is a multiple of 8"
     )
     with pytest.raises(ValueError, match=r"the batch is float32\[\]"):
-        parallel.shard_batch(jnp.ones(()), ONE)
+        parallel.shard_batch(jnp.ones(()), ONE.mesh)
 
 
 def test_other_axes_do_not_split_a_batch():
-    layout = parallel.Layout(parallel.abstract_mesh(model=8), ())
-    assert layout.batch == layout.whole
-    both = parallel.Layout(parallel.abstract_mesh(replica=2, data=2, model=2), ())
-    assert tuple(both.batch.spec) == (("replica", "data"),)
+    assert tuple(row_sharding(parallel.abstract_mesh(model=8)).spec) == ()
+    both = row_sharding(parallel.abstract_mesh(replica=2, data=2, model=2))
+    assert tuple(both.spec) == (("replica", "data"),)
 
 
 @pytest.mark.parametrize(
@@ -109,25 +108,22 @@ def test_other_axes_do_not_split_a_batch():
     [optax.contrib.muon(0.1), optax.chain(optax.clip_by_global_norm(0.1), optax.lamb(0.1))],
 )
 def test_an_optimizer_sees_blocks_on_a_mesh_as_on_one_device(optimizer):
-    net, mesh, rules = nn.Repeat(nn.Dense(6), 3), ONE, parallel.FSDP
-    key = jax.random.key(0)
-
     def loss(outputs, targets):
         return jnp.mean((outputs - targets) ** 2)
 
-    there = parallel.create(net, optimizer, key, X, mesh, rules)
-    here = train.TrainState.create(net, optimizer, key, X)
-    on_mesh = parallel.make_step(net, loss, optimizer, mesh, rules)
-    step = train.make_step(net, loss, optimizer)
+    program = train.Supervised(nn.Repeat(nn.Dense(6), 3), loss, optimizer)
+    key, batch = jax.random.key(0), (X, X)
+    there, here = ONE.init(program, key, batch), program.init(key, batch)
+    on_mesh, step = train.make_step(program, placement=ONE), train.make_step(program)
     for _ in range(2):
-        there, _ = on_mesh(there, parallel.shard_batch((X, X), mesh))
-        here, _ = step(here, (X, X))
+        there, _ = on_mesh(there, parallel.shard_batch(batch, ONE.mesh))
+        here, _ = step(here, batch)
     for a, b in zip(jax.tree.leaves(there.params), jax.tree.leaves(here.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_an_optimizer_sees_blocks_inside_of_shard_map():
-    net, mesh = nn.Repeat(nn.Dense(6), 3), ONE
+    net, mesh = nn.Repeat(nn.Dense(6), 3), ONE.mesh
     params = net.init(jax.random.key(0), X)
     optimizer = train.for_network(optax.lamb(0.1), net, X)
 

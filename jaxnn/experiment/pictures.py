@@ -1,66 +1,69 @@
-"""Pictures of a run. Each is a pure function from numbers to a matplotlib figure.
+"""Pictures of a run: each is a pure function from numbers to a matplotlib figure.
 
-`png` turns a figure into the bytes of a file. Nothing global of matplotlib is used: no pyplot, no
+`png` turns a figure into the bytes of a file. No global state of matplotlib is used: no pyplot, no
 style, no display.
 """
 
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import train
+from ..data import Standardiser
 from ..files.reading import printable
 from ..installation import missing
 from ..page.drawing import FARTHEST, drawable
-from ..train.loop import TIMINGS, Record
-from .problem import Problem
-from .scores import of_truth_in, regression_scores
+from .experiment import Configured
+from .prediction import bits_of, class_names, is_of_classes
+from .report import A_ROW, draw_panels, panels_of
 
-BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
+BLUE, ORANGE, GRAY = "#2b6cb0", "#dd6b20", "#718096"
+Drawing = Callable[[], Any]
 
 
 def drawings(
-    problem: Problem, history: list[Record], predictions: np.ndarray | None
-) -> dict[str, Callable[[], Any]]:
-    """What draws each picture of a run, by file name: which, depends on the task and the data."""
-    y = problem.data.test.y
-    if problem.task.classes is None:
-        units = {"loss": "mean squared error", "mae": "mean absolute error"}
-        of_predictions = {
-            "predicted_and_true": (predicted_and_true, problem.quantity),
-            "residuals": (residuals, problem.quantity),
-        }
-    elif isinstance(problem.task, train.LanguageModel):
-        units = {"loss": "cross entropy, nats a token", "bits": "cross entropy, bits a token"}
-        of_predictions = {"bits_by_position": (bits_by_position,)}
-    else:
-        units = {"loss": "cross entropy"}
-        names = problem.class_names
-        of_predictions = {
-            "confusion_matrix": (lambda y, p: confusion_matrix(y, p.argmax(1), names),),
-        }
-        if problem.data.image_shape or problem.data.test.x.ndim in (2, 3):
-            of_predictions["worst_mistakes"] = (lambda y, p: _worst_mistakes(problem, y, p),)
-    found: dict[str, Callable[[], Any]] = {
-        "learning_curves.png": lambda: learning_curves(history, units)
-    }
-    if predictions is not None:
-        for name, (draw, *more) in of_predictions.items():
-            found[f"{name}.png"] = functools.partial(draw, y, predictions, *more)
+    one: Configured, history: Sequence[Mapping[str, Any]], predictions: Any
+) -> dict[str, Drawing]:
+    """What draws each picture of a run, by file name.
+
+    Args:
+        one: the run's configuration, data, and program.
+        history: its records.
+        predictions: those of the test rows; None without test rows or without a task.
+    """
+    found: dict[str, Drawing] = {}
+    if panels_of(history):
+        found["learning_curves.png"] = functools.partial(learning_curves, history)
+    dataset, task = one.data.dataset, one.task
+    if predictions is None or dataset is None:
+        return found
+    y, names = dataset.test.y, class_names(one)
+    if isinstance(task, train.LanguageModel):
+        found["bits_by_position.png"] = lambda: bits_by_position(y, predictions)
+    elif isinstance(task, train.Regression) and task.outputs == 1:
+        quantity = dataset.target_name or "target"
+        found["predicted_and_true.png"] = lambda: predicted_and_true(y, predictions, quantity)
+        found["residuals.png"] = lambda: residuals(y, predictions, quantity)
+    elif is_of_classes(task, predictions):
+        kept = y >= 0  # without ignored labels
+        y, predictions = y[kept], predictions[kept]
+        found["confusion_matrix.png"] = lambda: confusion_matrix(y, predictions.argmax(1), names)
+        if dataset.image_shape or dataset.test.x.ndim in (2, 3):
+            found["worst_mistakes.png"] = lambda: _worst(dataset, kept, y, predictions, names)
     return found
 
 
-def _worst_mistakes(problem: Problem, y: np.ndarray, predictions: np.ndarray) -> Any:
-    data, x, names = problem.data, problem.data.test.x, problem.class_names
-    if data.image_shape:
-        images = x.reshape(-1, *data.image_shape)
-        return worst_images(images, y, predictions, names)
-    features = data.feature_names or tuple(f"feature {i}" for i in range(x.shape[-1]))
-    draw = worst_series if x.ndim == 3 else worst_rows
-    return draw(problem.scaled.test.x, y, predictions, names, features)
+def _worst(dataset: Any, kept: np.ndarray, y: np.ndarray, predictions: Any, names: Any) -> Any:
+    x = dataset.test.x[kept]
+    if dataset.image_shape:
+        return worst_images(x.reshape(-1, *dataset.image_shape), y, predictions, names)
+    features = dataset.feature_names or tuple(f"feature {i}" for i in range(x.shape[-1]))
+    if x.ndim == 3:
+        return worst_series(x, y, predictions, names, features)
+    return worst_rows(Standardiser.fit(dataset.train.x)(x), y, predictions, names, features)
 
 
 def png(figure: Any) -> bytes:
@@ -82,35 +85,12 @@ def check_library() -> None:
         raise missing("pictures are drawn by", "matplotlib", "experiments") from error
 
 
-def learning_curves(history: Sequence[Record], units: dict[str, str] | None = None) -> Any:
-    """The loss and each metric by epoch, a panel each: training, and validation where there is one.
-
-    `units` gives an axis' label for the name of a metric.
-    """
-    epochs = [record["epoch"] for record in history]
-    names = [
-        name
-        for name in history[0]
-        if name not in ("epoch", "step", "learning_rate", *TIMINGS)
-        and not name.startswith("validation_")
-    ]
-    figure = _figure(4.8 * len(names), 3.6)
-    for panel, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        curves = {
-            "training, mean over the epoch": (name, BLUE),
-            "validation, after the epoch": (f"validation_{name}", ORANGE),
-        }
-        for label, (key, colour) in curves.items():
-            if key in history[0]:
-                numbers = [drawable(record[key]) for record in history]
-                panel.plot(epochs, numbers, color=colour, marker="o", markersize=3, label=label)
-        panel.set_xlabel("epoch")
-        panel.set_ylabel(_shown((units or {}).get(name, name)))
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        if epochs[0] == epochs[-1]:
-            panel.set_xticks(epochs)
-        _plain(panel)
-        panel.legend(frameon=False, fontsize=8)
+def learning_curves(history: Sequence[Mapping[str, Any]]) -> Any:
+    """A panel for each metric: its curve on the training data, and on the validation data."""
+    panels = panels_of(history)
+    columns, lines = min(A_ROW, len(panels)), -(-len(panels) // A_ROW)
+    figure = _figure(4.2 * columns, 3.2 * lines)
+    draw_panels(figure, history, panels, (BLUE, ORANGE))
     figure.suptitle("Learning curves")
     return figure
 
@@ -133,7 +113,7 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str])
     for (row, column), count in np.ndenumerate(counts):
         dark = shares[row, column] > 0.5
         wrong = row != column and count
-        colour = "white" if dark else ORANGE if wrong else GREY
+        colour = "white" if dark else ORANGE if wrong else GRAY
         text = str(count) if count or row == column else "·"
         panel.text(
             column, row, text, ha="center", va="center", color=colour,
@@ -205,7 +185,7 @@ def worst_rows(
             mean = z[y == label].mean(0)
             panel.plot(mean, places, label=f"mean of the {_shown(names[int(label)])} test examples")
         panel.scatter(z[row], places, color="black", s=12, zorder=3, label="this example")
-        panel.axvline(0, color=GREY, linewidth=0.5)
+        panel.axvline(0, color=GRAY, linewidth=0.5)
         panel.set_yticks(places, features, fontsize=7)
         panel.set_ylim(len(features) - 0.5, -0.5)
         panel.set_xlabel("standard deviations\nfrom the training mean", fontsize=8)
@@ -268,12 +248,11 @@ def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
         y: the token that follows each, (rows, T) integers.
         probabilities: (rows, T, vocabulary).
     """
-    floor = np.finfo(np.float32).tiny
-    bits = -np.log2(np.maximum(of_truth_in(probabilities, y), floor)).mean(0)
+    bits = np.nanmean(bits_of(probabilities, y), 0)
     figure = _figure(6.4, 4.2)
     panel = figure.subplots()
     panel.plot(np.arange(1, len(bits) + 1), bits, color=BLUE, label="at this position")
-    panel.axhline(bits.mean(), color=GREY, linewidth=1, label=f"mean {bits.mean():.3f}")
+    panel.axhline(bits.mean(), color=GRAY, linewidth=1, label=f"mean {bits.mean():.3f}")
     panel.set_xscale("log")
     panel.set_xlabel("tokens seen, of the window")
     panel.set_ylabel("bits a token")
@@ -291,7 +270,7 @@ def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> A
     figure = _figure(5.2, 5.2)
     panel = figure.subplots()
     low, high = float(min(y.min(), predicted.min())), float(max(y.max(), predicted.max()))
-    panel.plot([low, high], [low, high], color=GREY, linewidth=1, label="predicted = true")
+    panel.plot([low, high], [low, high], color=GRAY, linewidth=1, label="predicted = true")
     panel.scatter(y, predicted, color=BLUE, alpha=0.7, s=22, edgecolors="none")
     panel.set_aspect("equal")
     panel.set_xlabel(f"true {_shown(quantity)}")
@@ -314,7 +293,7 @@ def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
     side.hist(errors[np.isfinite(errors)], bins=20, orientation="horizontal", color=BLUE, alpha=0.7)
     side.set_xlabel("test examples")
     for one in (panel, side):
-        one.axhline(0, color=GREY, linewidth=1)
+        one.axhline(0, color=GRAY, linewidth=1)
         _plain(one)
     mean, std = f"{errors.mean():+.1f}", f"{errors.std():.1f}"
     if max(len(mean), len(std)) > 12:
@@ -344,13 +323,10 @@ def worst(y: np.ndarray, probabilities: np.ndarray, most: int) -> tuple[np.ndarr
 
 def _errors(y: np.ndarray, predicted: np.ndarray) -> str:
     """The scores of a regression for a title."""
-    with np.errstate(over="ignore"):  # a square may be infinite
-        scores = regression_scores(y, predicted)
-    rmse, mae = (
-        f"{scores[name]:.1f}" if scores[name] < 1e6 else f"{scores[name]:.3g}"
-        for name in ("rmse", "mae")
-    )
-    return f"R² {scores['r2']:.3f}, RMSE {rmse}, MAE {mae}"
+    scores = (train.r2(predicted, y), train.rmse(predicted, y), train.mae(predicted, y))
+    r2, *errors = map(float, scores)
+    rmse, mae = (f"{error:.1f}" if 1 <= error < 1e6 else f"{error:.3g}" for error in errors)
+    return f"R² {r2:.3f}, RMSE {rmse}, MAE {mae}"
 
 
 def _shown(name: str) -> str:

@@ -1,8 +1,7 @@
-"""The report of a run: one HTML file that opens from disk, for who wants to know how it went.
+"""The report of a run: one HTML file that opens from disk.
 
-It shows the scores, the curves of all that was measured, what the run made mistakes at, the
-network, the configuration, and what it ran on. It is a pure function of values: the same give the
-same text.
+It shows the scores, the curves of all metrics, pictures of the predictions, the network, the
+configuration, and the environment. It is a pure function: equal values give the same text.
 """
 
 import math
@@ -15,12 +14,15 @@ from ..page.document import document
 from ..page.drawing import BAND, BEST, CURVE, LEVELS, drawable, svg
 from ..page.ticks import linear_ticks, log_ticks, set_ticks
 from ..page.words import LONGEST_NAME, NONE, count, duration, escaped, flat, label, number
-from ..train.loop import TIMINGS, Record
+from ..train.hooks.throughput import TIMINGS
 
-A_ROW = 3  # panels beside each other
-MOST_PATHS = 8  # norms by path that are told apart
+A_ROW = 3  # panels next to each other
+MOST_PATHS = 8  # norms by path that have names
 RATE = "learning_rate"
-UNITS = {"device_bytes": "bytes on the device", "flop_utilisation": "share of peak FLOPs"}
+UNITS = {"device_bytes": "bytes on the device", "mfu": "share of peak FLOPs"}
+
+Record = Mapping[str, Any]
+Panels = list[tuple[str, dict[str, str]]]
 
 
 def report(
@@ -30,6 +32,8 @@ def report(
     timings: Sequence[Record] = (),
     config: Mapping[str, Any] | None = None,
     scores: Mapping[str, float] | None = None,
+    metric: str = "validation_loss",
+    maximize: bool = False,
     pictures: Mapping[str, bytes] | None = None,
     summary: str = "",
     environment: Mapping[str, Any] | None = None,
@@ -38,18 +42,20 @@ def report(
     """The report of a run as HTML.
 
     Args:
-        name: of the run.
-        records: what was measured, in order, each with `epoch` and `step`: the metrics on the
-            training data, those on validation data as `validation_...`, the `learning_rate`, and
-            norms as `gradient_norm`, `update_norm`, and those by path after a slash.
-        timings: the same records' times and rates, which are other numbers each time; where there
-            are none, those in `records`.
-        config: what the run was started with, as plain data.
-        scores: on the test examples, by name.
-        pictures: PNG files by name, "worst_mistakes.png", say.
-        summary: of the network, as text.
-        environment: versions, device and whatever else the numbers hang on, by name.
-        remarks: what befell the run: that it went on, was stopped early, or was rolled back.
+        name: the name of the run.
+        records: its records, in order, each with its `step`: metrics on the training data, those
+            on validation data as `validation_...`, `learning_rate`, and norms as `gradient_norm`
+            and `update_norm`, those of a path after a slash.
+        timings: the times and rates of the records, in `train.TIMINGS`; by default those in
+            `records`.
+        config: the configuration, as plain data.
+        scores: on the test rows, by name.
+        metric: the metric of the best record.
+        maximize: whether larger is better; False by default.
+        pictures: PNG files by name, such as "worst_mistakes.png".
+        summary: the network, as text.
+        environment: versions, device, and whatever else the numbers depend on, by name.
+        remarks: what happened to the run: that it was resumed, stopped early, or rolled back.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -60,7 +66,9 @@ def report(
     """
     body = "".join(
         (
-            _result(records, timings or records, scores or {}, remarks),
+            _result(
+                records, timings or records, scores or {}, _best(records, metric, maximize), remarks
+            ),
             _curves(records),
             _pictures(pictures or {}),
             _network(summary),
@@ -72,10 +80,9 @@ def report(
 
 
 def _subtitle(records: Sequence[Record], scores: Mapping[str, float]) -> str:
-    facts = [f"{label(k)} {number(v)} on the test examples" for k, v in list(scores.items())[:1]]
+    facts = [f"{label(k)} {number(v)} on the test rows" for k, v in list(scores.items())[:1]]
     if records:
-        last = records[-1]
-        facts += [count(int(last["epoch"]), "epoch"), count(int(last["step"]), "step")]
+        facts += [count(int(records[-1][k]), k) for k in ("epoch", "step") if k in records[-1]]
     return " · ".join(map(escaped, facts))
 
 
@@ -83,23 +90,23 @@ def _result(
     records: Sequence[Record],
     timings: Sequence[Record],
     scores: Mapping[str, float],
+    best: tuple[str, Record] | None,
     remarks: Sequence[str],
 ) -> str:
     cards = [(number(v), f"test {label(k)}", "once, at the end") for k, v in scores.items()]
     if timings and "seconds" in timings[-1]:
         seconds = timings[-1]["seconds"]
         rate = _median(timings, "examples_per_second")
-        told = "" if rate is None else f"{number(rate, 3)} examples a second, in the median"
-        cards.append((duration(seconds), "of training", told))
+        speed = "" if rate is None else f"{number(rate, 3)} rows per second (median)"
+        cards.append((duration(seconds), "of training", speed))
     parts = [html.cards(cards)] if cards else []
     parts += [html.note(escaped(remark), "warn") for remark in remarks]
     if not records:
-        parts.append(html.note("Nothing was measured: the run had no epoch.", "warn"))
+        parts.append(html.note("The run has no records.", "warn"))
         return html.section("result", "Result", *parts)
-    best = _best(records)
-    rows = [["last", records[-1]]]
+    rows = [("last", records[-1])]
     if best is not None:
-        rows.insert(0, ["least validation loss", best])
+        rows.insert(0, best)
     names = sorted((one for one in records[-1] if not _detail(one)), key=_rank)
     parts.append(
         html.table(
@@ -125,30 +132,39 @@ def _result(
     return html.section("result", "Result", *parts)
 
 
-def _curves(records: Sequence[Record]) -> str:
-    """Panels of the metrics, of the learning rate, and of norms."""
-    names = sorted(dict.fromkeys(name for record in records for name in record), key=_rank)
-    numbers = [n for n in names if n not in ("epoch", "step", *TIMINGS)]
-    metrics = list(
-        dict.fromkeys(
-            n.removeprefix("validation_")
-            for n in numbers
-            if n != RATE and "/" not in n and not n.endswith("_norm")
-        )
+def panels_of(records: Sequence[Record]) -> Panels:
+    """Titles and curves of the panels: metrics, learning rates, and norms."""
+    numbers = _numbers(records)
+    metrics = dict.fromkeys(
+        name.removeprefix("validation_")
+        for name in numbers
+        if name != RATE and "/" not in name and not name.endswith("_norm")
     )
     panels = [(label(m), {"training": m, "validation": f"validation_{m}"}) for m in metrics]
-    panels += [(label(n), {"": n}) for n in numbers if n == RATE]
-    for norm in (n for n in numbers if n.endswith("_norm") and "/" not in n):
-        panels.append((label(norm), {"": norm}))
+    alone = [name for name in numbers if name == RATE]
+    alone += [name for name in numbers if name.endswith("_norm") and "/" not in name]
+    return panels + [(label(name), {"": name}) for name in alone]
+
+
+def _numbers(records: Sequence[Record]) -> list[str]:
+    names = dict.fromkeys(name for record in records for name in record)
+    return [name for name in sorted(names, key=_rank) if name not in ("epoch", "step", *TIMINGS)]
+
+
+def _curves(records: Sequence[Record]) -> str:
+    panels, numbers = panels_of(records), _numbers(records)
     if not panels or not records:
         return ""
     drawn = [
         html.figure(
             svg(
-                "curves", "Learning curves", lambda f: _panels(f, records, panels), _height(panels)
+                "curves",
+                "Learning curves",
+                lambda figure: draw_panels(figure, records, panels),
+                2.6 * -(-len(panels) // A_ROW),
             ),
-            "Blue: on the training data, the mean since the record before. Orange: on the "
-            "validation data.",
+            "Blue: on the training data, over the steps since the record before. Orange: on the "
+            "validation data, at the record.",
         )
     ]
     groups = dict.fromkeys(n.partition("/")[0] for n in numbers if "/" in n)
@@ -162,22 +178,30 @@ def _curves(records: Sequence[Record]) -> str:
                     lambda f, paths=paths, group=group: _by_path(f, records, group, paths),
                     3.2,
                 ),
-                f"By path. {_told(paths)}",
+                f"By path. {_which(paths)}",
             )
         )
     return html.section("curves", "Curves", *drawn)
 
 
-def _panels(
-    figure: Any, records: Sequence[Record], panels: list[tuple[str, dict[str, str]]]
+def draw_panels(
+    figure: Any, records: Sequence[Record], panels: Panels, colors: tuple[str, str] = (CURVE, BEST)
 ) -> None:
+    """Draw the panels of `panels_of` into a figure.
+
+    Args:
+        figure: an empty figure of matplotlib.
+        records: the records.
+        panels: titles and curves.
+        colors: of the training curves, and of the validation curves.
+    """
     rows = -(-len(panels) // A_ROW)
     grid = figure.subplots(rows, min(A_ROW, len(panels)), squeeze=False).ravel()
     for panel, (title, curves) in zip(grid, panels, strict=False):
         shown = []
         for name, key in curves.items():
-            colour = BEST if name == "validation" else CURVE
-            shown += _line(panel, records, key, color=colour, label=name or None)
+            color = colors[name == "validation"]
+            shown += _line(panel, records, key, color=color, label=name or None)
         _finished(panel, records, title, shown)
         if len(shown) and len(panel.get_legend_handles_labels()[0]) > 1:
             panel.legend()
@@ -214,7 +238,7 @@ def _line(panel: Any, records: Sequence[Record], key: str, **style: Any) -> list
 
 
 def _finished(panel: Any, records: Sequence[Record], title: str, shown: Iterable[float]) -> None:
-    """Title, and axes that fit the numbers: logarithmic where they span more than tenfold."""
+    """Title, and axes that fit the numbers: logarithmic if they span more than tenfold."""
     heights = list(shown)
     panel.set_title(title)
     panel.set_xlabel("epoch" if _by_epoch(records) else "step")
@@ -257,10 +281,13 @@ def _timing_rows(timings: Sequence[Record]) -> list[list[str]]:
     return rows
 
 
-def _best(records: Sequence[Record]) -> Record | None:
-    """The record with the least validation loss."""
-    there = [one for one in records if _finite(one.get("validation_loss"))]
-    return min(there, key=lambda one: one["validation_loss"]) if there else None
+def _best(records: Sequence[Record], metric: str, maximize: bool) -> tuple[str, Record] | None:
+    """The best record, and what it is."""
+    there = [one for one in records if _finite(one.get(metric))]
+    if not there:
+        return None
+    pick, word = (max, "largest") if maximize else (min, "least")
+    return f"{word} {label(metric)}", pick(there, key=lambda one: one[metric])
 
 
 def _median(records: Sequence[Record], name: str) -> float | None:
@@ -269,12 +296,12 @@ def _median(records: Sequence[Record], name: str) -> float | None:
 
 
 def _largest(records: Sequence[Record], paths: list[str]) -> list[str]:
-    """The paths to tell apart: those with the largest median."""
+    """The paths that have names: those with the largest median."""
     sizes = {path: _median(records, path) or 0.0 for path in paths}
     return sorted(paths, key=lambda path: -sizes[path])[:MOST_PATHS]
 
 
-def _told(paths: list[str]) -> str:
+def _which(paths: list[str]) -> str:
     if len(paths) <= MOST_PATHS:
         return "The largest first."
     return f"The {MOST_PATHS} largest of {len(paths)} have names; the others are pale."
@@ -286,13 +313,13 @@ def _detail(name: str) -> bool:
 
 
 def _rank(name: str) -> tuple[bool, bool, bool]:
-    """Where a number comes: epoch and step, the losses, all others as they came."""
+    """The order of the numbers: epoch and step, the losses, all others as they came."""
     return name not in ("epoch", "step"), name != "loss", name != "validation_loss"
 
 
 def _by_epoch(records: Sequence[Record]) -> bool:
-    """Whether epochs tell the records apart; steps do where there are several an epoch."""
-    return len({record["epoch"] for record in records}) == len(records)
+    """Whether each record has another epoch; otherwise the steps place them."""
+    return len({record.get("epoch") for record in records} - {None}) == len(records)
 
 
 def _place(record: Record, records: Sequence[Record]) -> float:
@@ -305,7 +332,3 @@ def _finite(item: Any) -> bool:
 
 def _shown(item: Any) -> str:
     return NONE if item is None else number(item)
-
-
-def _height(panels: Sequence[Any]) -> float:
-    return 2.6 * -(-len(panels) // A_ROW)

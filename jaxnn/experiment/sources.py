@@ -20,18 +20,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.fingerprint import checksum, is_users
+from ..core.fingerprint import is_users
 from ..files.reading import FileError
-from .experiment import AnyRecipe, Loaded
-from .problem import Problem
+from .experiment import Experiment
 
 Modules = Mapping[str, Mapping[str, str]]
 IMPORTS, STATEMENTS = "its imports", "its other statements"
 
 
-def modules(recipe: AnyRecipe) -> dict[str, dict[str, str]]:
+def modules(experiment: Experiment[Any]) -> dict[str, dict[str, str]]:
     """The definitions of the user's modules that an experiment follows from, by module."""
-    roots = {name for part in recipe.parts if (name := getattr(part, "__module__", None))}
+    roots = {name for part in experiment.parts if (name := getattr(part, "__module__", None))}
     found: dict[str, dict[str, str]] = {}
     waiting = [one for root in sorted(roots) for one in _with_packages(root)]
     seen = set(waiting)
@@ -47,14 +46,6 @@ def modules(recipe: AnyRecipe) -> dict[str, dict[str, str]]:
         waiting += [one for one in dict.fromkeys(names) if one not in seen and one != "__main__"]
         seen.update(names)
     return dict(sorted(found.items()))
-
-
-def data(problem: Problem | Loaded) -> dict[str, Any]:
-    """Shapes, types, and checksums of the examples that an experiment trains and validates on."""
-    if isinstance(problem, Loaded):
-        return problem.checksums()
-    parts = {"train": problem.scaled.train, "validation": problem.scaled.validation}
-    return {name: {"x": checksum(x), "y": checksum(y)} for name, (x, y) in parts.items()}
 
 
 def recorded(plain: Any, file: Path | str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def run_command(experiment: Experiment[Any], arguments: list[str]) -> int:
             "plan": "show what a sweep would do",
             "sweep": "train many configurations",
             "resume": "continue an interrupted run or sweep",
-            "run --from FOLDER:best": "train the best trial of a sweep; FOLDER:17 is trial 17",
+            "run --from FOLDER:best": "train the best trial, or FOLDER:17",
         }
     calls = {
         f"{module} {name}{'' if ':' in name else ' --help'}": commands[name] for name in commands
@@ -90,7 +90,7 @@ def run_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     width = max(map(len, calls))
     text = [
         # tyro adds an empty line before an indented block, which has one already.
-        (experiment.header or "").replace("\n\n    ", "\n    "),
+        (experiment.header or "").rstrip().replace("\n\n    ", "\n    ") + "\n",
         "\n".join(
             [
                 "Other commands:",

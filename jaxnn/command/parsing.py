@@ -100,7 +100,7 @@ def place(default: str) -> type[Any]:
     tyro = library()
     folder = tyro.conf.arg(
         metavar="FOLDER",
-        help="Where to write it: a folder that does not exist yet.",
+        help="The folder to write, which does not exist yet.",
         help_behavior_hint=f"(default: {default})",
     )
     kind = Annotated[Path | None, folder]

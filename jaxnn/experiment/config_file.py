@@ -50,8 +50,7 @@ class RunOptions:
 
     checkpoint: Checkpointing = Checkpointing()
     patience: int | None = None
-    """Stop once the experiment's metric, by default the validation loss, has not become better for
-    this number of records."""
+    """Stop after this number of records without a better metric, by default the validation loss."""
     tensorboard: bool = False
     """Write event files for TensorBoard into the run folder."""
     wandb: str | None = None

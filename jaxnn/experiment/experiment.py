@@ -235,16 +235,19 @@ class Loaded:
         return {name: fingerprint_of(part) for name, part in parts.items()}
 
     def is_like(self, other: "Loaded") -> bool:
-        """Whether both have equal arrays and augmentations."""
-        one, two = (
-            (one.arrays, one.validation, one.dataset and (*one.dataset.test,))
-            for one in (self, other)
-        )
-        functions = [getattr(each.train, "functions", ()) for each in (self, other)]
-        if functions[0] != functions[1] or jax.tree.structure(one) != jax.tree.structure(two):
+        """Whether both have equal arrays, augmentations, and names."""
+        one, two = self._parts(), other._parts()
+        if one[1] != two[1] or jax.tree.structure(one[0]) != jax.tree.structure(two[0]):
             return False
-        pairs = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
+        pairs = zip(*map(jax.tree.leaves, (one[0], two[0])), strict=True)
         return all(a is b or checksum(a) == checksum(b) for a, b in pairs)
+
+    def _parts(self) -> tuple[Any, Any]:
+        """All arrays, and everything else."""
+        about = {} if self.dataset is None else dict(vars(self.dataset))
+        arrays = self.arrays, self.validation, about.pop("test", None)
+        about.pop("train", None), about.pop("validation", None)
+        return arrays, (about, getattr(self.train, "functions", ()))
 
 
 def _plain(data: Any) -> Any:

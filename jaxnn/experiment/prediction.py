@@ -179,9 +179,12 @@ def _columns(one: Configured, predictions: Any, y: Any) -> dict[str, list[str]]:
 
 def _texts(tree: Any) -> list[str]:
     """Each row of a pytree as text."""
-    leaves = jax.tree.leaves(tree)
-    rows = zip(*leaves, strict=True)
-    return [", ".join(np.array2string(np.asarray(a), precision=4) for a in row) for row in rows]
+
+    def text(row: Any) -> str:
+        return np.array2string(row, precision=4) if np.ndim(row) else f"{row:.4g}"
+
+    rows = zip(*map(np.asarray, jax.tree.leaves(tree)), strict=True)
+    return [", ".join(map(text, row)) for row in rows]
 
 
 def is_of_classes(task: Any, predictions: Any) -> bool:

@@ -122,6 +122,7 @@ def run(
         "experiment": experiment.name,
         "record": last,
         "test": {name: finite_or_text(number) for name, number in scores.items()},
+        **_sizes(one, state),
         "training_seconds": round(seconds, 2),
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
@@ -242,6 +243,16 @@ def attempted(what: str, folder: Path) -> Iterator[None]:
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _sizes(one: Configured, state: Any) -> dict[str, int]:
+    """The numbers of parameters and of test rows."""
+    found = {}
+    if one.network is not None:
+        found["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    if one.data.dataset is not None:
+        found["test_rows"] = row_count(one.data.dataset.test)
+    return found
 
 
 def _remarks(

@@ -18,7 +18,7 @@ from experiments import mnist_mlp
 from jaxnn.data.order import epoch_order
 from jaxnn.experiment import Problem, Recipe
 from jaxnn.experiment.configuration import to_plain
-from jaxnn.sweep import Log, Space, Uniform
+from jaxnn.sweep import LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way, problem_of
 from jaxnn.sweep.driver import Driver, Progress
 from jaxnn.sweep.engine import engine
@@ -37,7 +37,7 @@ BATCH = 128
 SHARE = 0.05
 SPACE = Space(
     mnist_mlp.Experiment,
-    {"optimizer.learning_rate": Log(1e-2, 0.5), "model.dropout": Uniform(0.0, 0.6)},
+    {"optimizer.learning_rate": LogUniform(1e-2, 0.5), "model.dropout": Uniform(0.0, 0.6)},
 )
 RECIPE = Recipe("thousand", None, mnist_mlp.Experiment, mnist_mlp.problem, mnist_mlp.build, SPACE)
 OURS, BARE = "jaxnn sweep", "bare loop"

@@ -9,12 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxnn.experiment.progress import shown
 
 from benchmarks.report import Bar, Result, Table
 from benchmarks.timing import interleaved, sample
 from experiments.mnist_mlp import RECIPE, Experiment
 from jaxnn import train
-from jaxnn.experiment.progress import shown
 from jaxnn.train.checkpoint import Progress
 
 EPOCHS = 150

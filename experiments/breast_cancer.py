@@ -17,7 +17,7 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,17 +42,17 @@ def load(config: Config) -> data.Dataset:
 def build(config: Config, tumors: data.Dataset) -> train.Minimize:
     """The training program of a configuration, whose network standardizes the measurements."""
     steps = len(tumors.train.y) // config.batch_size * config.epochs
-    scale = data.Standardiser.fit(tumors.train.x)
-    net = nn.Serial(scale=scale.layer(), mlp=config.model.network(outputs=1))
-    return train.Supervised(net, train.Binary(), config.optimizer.build(steps))
+    scale = data.Standardizer.fit(tumors.train.x)
+    net = nn.Sequential(scale=scale.layer(), mlp=config.model.network(outputs=1))
+    return train.Supervised(net, train.BinaryClassification(), config.optimizer.build(steps))
 
 
 SPACE = Space(
     Config,
     {
         "optimizer": Branch(
-            SGD={"learning_rate": Log(1e-3, 0.5), "momentum": Uniform(0.5, 0.98)},
-            AdamW={"learning_rate": Log(1e-4, 1e-1), "weight_decay": Log(1e-6, 1e-1)},
+            SGD={"learning_rate": LogUniform(1e-3, 0.5), "momentum": Uniform(0.5, 0.98)},
+            AdamW={"learning_rate": LogUniform(1e-4, 1e-1), "weight_decay": LogUniform(1e-6, 1e-1)},
         ),
         "model.dropout": Uniform(0.0, 0.6),
         "model.width": Choice(8, 32, 128),

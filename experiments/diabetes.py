@@ -21,7 +21,7 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def build(config: Config, patients: data.Dataset) -> train.Minimize:
     """
     x, y = patients.train
     steps = len(y) // config.batch_size * config.epochs
-    net = nn.Serial(scale=data.Standardiser.fit(x).layer(), mlp=config.model.network(outputs=1))
+    net = nn.Sequential(scale=data.Standardizer.fit(x).layer(), mlp=config.model.network(outputs=1))
     task = Progression(mean=float(y.mean()), std=float(y.std()))
     return train.Supervised(net, task, config.optimizer.build(steps))
 
@@ -71,8 +71,8 @@ SPACE = Space(
     Config,
     {
         "optimizer": Branch(
-            SGD={"learning_rate": Log(1e-4, 0.1), "momentum": Uniform(0.5, 0.98)},
-            AdamW={"learning_rate": Log(1e-4, 1e-1), "weight_decay": Log(1e-6, 1e-1)},
+            SGD={"learning_rate": LogUniform(1e-4, 0.1), "momentum": Uniform(0.5, 0.98)},
+            AdamW={"learning_rate": LogUniform(1e-4, 1e-1), "weight_decay": LogUniform(1e-6, 1e-1)},
         ),
         "model.dropout": Uniform(0.0, 0.6),
         "model.width": Choice(16, 64, 256),

@@ -20,7 +20,7 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.models import LeNet
-from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
 SHAPE = (28, 28)
 
@@ -66,7 +66,7 @@ def load(config: Config) -> data.Dataset | data.Augmented:
 def build(config: Config, digits: data.Dataset) -> train.Minimize:
     """The training program of a configuration."""
     steps = len(digits.train.y) // config.batch_size * config.epochs
-    net = nn.Serial(image=nn.Reshape((*SHAPE, 1)), lenet=config.model.network(outputs=10))
+    net = nn.Sequential(image=nn.Reshape((*SHAPE, 1)), lenet=config.model.network(outputs=10))
     return train.Supervised(net, train.Classification(10), config.optimizer.build(steps))
 
 
@@ -74,8 +74,8 @@ SPACE = Space(
     Config,
     {
         "optimizer": Branch(
-            SGD={"learning_rate": Log(1e-2, 0.3), "momentum": Uniform(0.5, 0.98)},
-            AdamW={"learning_rate": Log(3e-4, 1e-2), "weight_decay": Log(1e-4, 1e-1)},
+            SGD={"learning_rate": LogUniform(1e-2, 0.3), "momentum": Uniform(0.5, 0.98)},
+            AdamW={"learning_rate": LogUniform(3e-4, 1e-2), "weight_decay": LogUniform(1e-4, 1e-1)},
         ),
         "model.dropout": Uniform(0.0, 0.6),
         "shift": Choice(0, 1, 2, 3),

@@ -26,7 +26,7 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Command, Experiment, TrainedRun
 from jaxnn.models import GPT
-from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
 # Characters of a window: the network never sees more at once, in training or when it writes.
 LENGTH = 128
@@ -36,7 +36,7 @@ LENGTH = 128
 class Config:
     """The configuration of a run."""
 
-    model: GPT = GPT(layers=3, width=128, heads=4, length=LENGTH, positions="rotary")
+    model: GPT = GPT(layers=3, width=128, num_heads=4, length=LENGTH, positions="rotary")
     optimizer: AdamW | SGD = AdamW(learning_rate=3e-3, weight_decay=0.1)
     batch_size: int = 8
     """Windows of 128 characters per step."""
@@ -73,7 +73,7 @@ def build(config: Config, manual: data.Dataset) -> train.Minimize:
     """The training program of a configuration."""
     steps = len(manual.train.y) // config.batch_size * config.epochs
     characters = len(manual.class_names)
-    net, task = config.model.network(characters), train.LanguageModel(characters)
+    net, task = config.model.network(characters), train.NextToken(characters)
     return train.Supervised(net, task, config.optimizer.build(steps))
 
 
@@ -82,7 +82,7 @@ def written(trained: TrainedRun, options: Sample) -> str:
     vocabulary, half = trained.data.class_names, LENGTH // 2
     tokens = data.encode(options.prompt, vocabulary)
     length, key = len(tokens) + options.characters, jax.random.key(options.seed)
-    net, params = nn.unstacked(trained.net, trained.params)  # a row decodes faster
+    net, params = nn.unstack_layers(trained.net, trained.params)  # a row decodes faster
     while len(tokens) < length:
         new = nn.generate(
             net,
@@ -114,7 +114,7 @@ SPACE = Space(
     Config,
     {
         "optimizer": Branch(
-            AdamW={"learning_rate": Log(3e-4, 1e-2), "weight_decay": Log(1e-3, 1.0)},
+            AdamW={"learning_rate": LogUniform(3e-4, 1e-2), "weight_decay": LogUniform(1e-3, 1.0)},
         ),
         "model.dropout": Uniform(0.0, 0.3),
         "model.layers": Choice(2, 3, 4),

@@ -15,20 +15,20 @@ from benchmarks.sweeping.sizes import BATCH, EPOCHS, RATES, STEPS, WIDTHS
 from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import Problem, Program, Recipe
-from jaxnn.sweep import Log, Space
+from jaxnn.sweep import LogUniform, Space
 
 CLASSES = WIDTHS[-1]
 
 
 def _perceptron(*widths: int) -> nn.Layer:
     hidden = [layer for width in widths for layer in (nn.Dense(width), jax.nn.relu)]
-    return nn.Serial(*hidden, nn.Dense(CLASSES))
+    return nn.Sequential(*hidden, nn.Dense(CLASSES))
 
 
 NETWORKS = {
     "narrow": _perceptron(*WIDTHS[1:-1]),
     "wide": _perceptron(512, 512),
-    "convolutional": nn.Serial(
+    "convolutional": nn.Sequential(
         nn.Reshape((8, 8, 1)),
         nn.Conv(8, (3, 3)),
         jax.nn.relu,
@@ -57,7 +57,7 @@ class Experiment:
 
 
 def problem() -> Problem:
-    """Grey levels in [0, 1] of 8 x 8 pixels: a class of ten for each."""
+    """Gray levels in [0, 1] of 8 x 8 pixels: a class of ten for each."""
     digits = data.digits()
     x, y = digits.train_and_validation
     rows = BATCH * STEPS
@@ -81,7 +81,7 @@ def build(config: Experiment, problem: Problem) -> Program:
     )
 
 
-SPACE = Space(Experiment, {"learning_rate": Log(*RATES)})
+SPACE = Space(Experiment, {"learning_rate": LogUniform(*RATES)})
 RECIPE = Recipe("digits", __doc__, Experiment, problem, build, SPACE)
 
 if __name__ == "__main__":

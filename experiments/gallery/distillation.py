@@ -20,7 +20,7 @@ import jaxnn as nn
 from jaxnn import data, train
 
 DIGITS = train.Classification(10)
-TEACHER = nn.Serial(nn.Dense(800), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.5), nn.Dense(10))
+TEACHER = nn.Sequential(nn.Dense(800), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.5), nn.Dense(10))
 
 
 class Distillation(nn.Composite):
@@ -44,7 +44,7 @@ class Distillation(nn.Composite):
 
 def student(width: int) -> nn.Layer:
     """A small network."""
-    return nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(10))
+    return nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(10))
 
 
 def supervised(net: nn.Layer, rate: float | train.Schedule = 1e-3) -> train.Minimize:

@@ -121,7 +121,7 @@ class Seeds(train.Program):
 
 def program(width: int = 32, rate: float | train.Schedule = 1e-3, **options: Any) -> DQN:
     """A DQN with one hidden layer."""
-    net = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(2))
+    net = nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(2))
     return DQN(net, train.Optimizer(optax.adam, learning_rate=rate), **options)
 
 

@@ -55,9 +55,9 @@ def program(
     """A VAE of images of 64 pixels, whose networks have these hidden layers."""
     layers = [layer for width in hidden for layer in (nn.Dense(width), jax.nn.gelu)]
     vae = VAE(
-        encoder=nn.Serial(*layers, nn.Dense(2 * LATENT)),
-        decoder=nn.Serial(*layers, nn.Dense(64)),
-        log_noise=nn.Parameter(()),
+        encoder=nn.Sequential(*layers, nn.Dense(2 * LATENT)),
+        decoder=nn.Sequential(*layers, nn.Dense(64)),
+        log_noise=nn.LearnedArray(()),
     )
     optimizer = train.Optimizer(optax.adam, learning_rate=rate)
     return train.Minimize(vae, optimizer, inputs={"beta": beta})

@@ -42,8 +42,8 @@ class WGAN(train.Program):
 
     def init(self, key, batch):
         """Parameters and optimizer states of both."""
-        generator = self.generator.init(nn.fold(key, "generator"), jnp.zeros((1, LATENT)))
-        critic = self.critic.init(nn.fold(key, "critic"), jnp.zeros((1, 2)))
+        generator = self.generator.init(nn.fold_in(key, "generator"), jnp.zeros((1, LATENT)))
+        critic = self.critic.init(nn.fold_in(key, "critic"), jnp.zeros((1, 2)))
         params = {"generator": generator, "critic": critic}
         moments = {name: self.optimizers[name].init(params[name]) for name in params}
         return {"params": params, "opt_state": moments, "step": jnp.int32(0), "key": key}
@@ -104,7 +104,7 @@ def program(width: int = 128, rate: float | train.Schedule = 1e-3, **options: An
     """A WGAN of two-dimensional points."""
     hidden = [nn.Dense(width), jax.nn.leaky_relu, nn.Dense(width), jax.nn.leaky_relu]
     adam = train.Optimizer(optax.adam, learning_rate=rate, b1=0.5, b2=0.9)
-    generator, critic = nn.Serial(*hidden, nn.Dense(2)), nn.Serial(*hidden, nn.Dense(1))
+    generator, critic = nn.Sequential(*hidden, nn.Dense(2)), nn.Sequential(*hidden, nn.Dense(1))
     return WGAN(generator, critic, {"generator": adam, "critic": adam}, **options)
 
 

@@ -239,7 +239,7 @@ def _meta(recipe: AnyRecipe, planner: Planner) -> dict[str, Any]:
         "space": planner.space.to_plain(),
         "traced": planner.found,
         "metric": planner.metric,
-        "maximise": planner.maximise,
+        "maximize": planner.maximize,
         "seeds": settings.seeds,
         "epochs": planner.epochs,
         "rungs": settings.rungs(planner.epochs),

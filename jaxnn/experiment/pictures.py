@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import train
-from ..data import Standardiser
+from ..data import Standardizer
 from ..files.reading import printable
 from ..installation import missing
 from ..page.drawing import FARTHEST, drawable
@@ -41,7 +41,7 @@ def drawings(
     if predictions is None or dataset is None:
         return found
     y, names = dataset.test.y, class_names(one)
-    if isinstance(task, train.LanguageModel):
+    if isinstance(task, train.NextToken):
         found["bits_by_position.png"] = lambda: bits_by_position(y, predictions)
     elif isinstance(task, train.Regression) and task.outputs == 1:
         quantity = dataset.target_name or "target"
@@ -63,7 +63,7 @@ def _worst(dataset: Any, kept: np.ndarray, y: np.ndarray, predictions: Any, name
     features = dataset.feature_names or tuple(f"feature {i}" for i in range(x.shape[-1]))
     if x.ndim == 3:
         return worst_series(x, y, predictions, names, features)
-    return worst_rows(Standardiser.fit(dataset.train.x)(x), y, predictions, names, features)
+    return worst_rows(Standardizer.fit(dataset.train.x)(x), y, predictions, names, features)
 
 
 def png(figure: Any) -> bytes:
@@ -113,10 +113,10 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str])
     for (row, column), count in np.ndenumerate(counts):
         dark = shares[row, column] > 0.5
         wrong = row != column and count
-        colour = "white" if dark else ORANGE if wrong else GRAY
+        color = "white" if dark else ORANGE if wrong else GRAY
         text = str(count) if count or row == column else "·"
         panel.text(
-            column, row, text, ha="center", va="center", color=colour,
+            column, row, text, ha="center", va="center", color=color,
             fontweight="bold" if wrong else "normal",
         )  # fmt: skip
     panel.set_xticks(range(len(names)), names)
@@ -165,11 +165,11 @@ def worst_rows(
 ) -> Any:
     """The worst mistakes among rows of measurements, each beside the means of the classes.
 
-    A panel an example: its standardised measurements as dots, the mean of each class as a line, so
+    A panel an example: its standardized measurements as dots, the mean of each class as a line, so
     that one sees which class it looks like.
 
     Args:
-        z: standardised measurements, (rows, features).
+        z: standardized measurements, (rows, features).
         y: labels, (rows,) integers.
         probabilities: (rows, classes).
         names: of the classes, by label.
@@ -207,7 +207,7 @@ def worst_series(
 ) -> Any:
     """The worst mistakes among sequences, each beside the means of the classes.
 
-    A column an example, a row a feature: the sequence in black, the mean of each class in colour,
+    A column an example, a row a feature: the sequence in black, the mean of each class in color,
     so that one sees which class it looks like.
 
     Args:

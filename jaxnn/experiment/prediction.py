@@ -72,7 +72,7 @@ def pack(one: Configured, state: Any) -> bytes | None:
     if one.network is None:
         return None
     weights = train.Weights(train.evaluation_params(state), state.state)
-    return train.pack_weights(one.network[0], weights)
+    return train.save_weights(one.network[0], weights)
 
 
 def checkpoints(
@@ -97,7 +97,7 @@ def has_checkpoints(folder: Path) -> bool:
 def predicted(one: Configured, state: Any, inputs: Any) -> Any:
     """Predictions on the host; of a yes-or-no task, the probabilities of both (rows, 2)."""
     found = jax.tree.map(np.asarray, train.predict(one.program, state, inputs))
-    if isinstance(one.task, train.Binary):
+    if isinstance(one.task, train.BinaryClassification):
         return np.stack([1 - found, found], axis=-1)
     return found
 
@@ -159,7 +159,7 @@ def _columns(one: Configured, predictions: Any, y: Any) -> dict[str, list[str]]:
     """The columns that fit the task."""
     task, names = one.task, class_names(one)
     columns: dict[str, list[str]] = {}
-    if isinstance(task, train.LanguageModel):
+    if isinstance(task, train.NextToken):
         if y is not None:
             columns["bits"] = [f"{row:.3f}" for row in np.nanmean(bits_of(predictions, y), -1)]
         last = predictions[:, -1]
@@ -189,7 +189,10 @@ def _texts(tree: Any) -> list[str]:
 
 def is_of_classes(task: Any, predictions: Any) -> bool:
     """Whether predictions are a probability for each class, (rows, classes)."""
-    return isinstance(task, train.Classification | train.Binary) and predictions.ndim == 2
+    return (
+        isinstance(task, train.Classification | train.BinaryClassification)
+        and predictions.ndim == 2
+    )
 
 
 def class_names(one: Configured) -> tuple[str, ...]:

@@ -60,12 +60,12 @@ class Uniform:
 
 
 @dataclasses.dataclass(frozen=True)
-class Log:
+class LogUniform:
     """A float between two numbers above 0, each ratio as likely as another of the same size.
 
     Raises ValueError for a range that is upside down, empty or not finite, or not above 0.
 
-    >>> Log(1e-4, 1e-2).grid(3)
+    >>> LogUniform(1e-4, 1e-2).grid(3)
     [0.0001, 0.001, 0.01]
     """
 
@@ -145,7 +145,7 @@ class Int:
         """At most `points` numbers, evenly from end to end; in equal ratios with `log`."""
         if points > self.high - self.low:
             return list(range(self.low, self.high + 1))
-        scale = Log(self.low, self.high) if self.log else Uniform(self.low, self.high)
+        scale = LogUniform(self.low, self.high) if self.log else Uniform(self.low, self.high)
         return list(dict.fromkeys(round(value) for value in _even(scale, points)))
 
     def has(self, value: Any) -> bool:
@@ -244,7 +244,7 @@ class Grid(_Options):
             raise ValueError(f"{self!r}: the numbers increase; write {Grid(*ordered)!r}")
 
 
-Dimension = Uniform | Log | Int | Choice | Grid
+Dimension = Uniform | LogUniform | Int | Choice | Grid
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -255,8 +255,8 @@ class Branch:
     that place starts from its defaults. Where None is allowed, it is the class `"None"`:
     `Branch(Shift={...}, **{"None": {}})`.
 
-    >>> Branch(AdamW={"learning_rate": Log(1e-4, 1e-1)}, SGD={})
-    Branch(AdamW={'learning_rate': Log(low=0.0001, high=0.1)}, SGD={})
+    >>> Branch(AdamW={"learning_rate": LogUniform(1e-4, 1e-1)}, SGD={})
+    Branch(AdamW={'learning_rate': LogUniform(low=0.0001, high=0.1)}, SGD={})
     """
 
     classes: Mapping[str, Mapping[str, "Dimension | Branch"]]
@@ -285,7 +285,7 @@ def _float(dimension: Any, end: Any) -> float:
     return float(end)
 
 
-def _check_above_0(dimension: Log | Int) -> None:
+def _check_above_0(dimension: LogUniform | Int) -> None:
     if dimension.low <= 0:
         name = type(dimension).__name__
         instead = f"Uniform({dimension.low!r}, {dimension.high!r})"
@@ -297,7 +297,7 @@ def _check_above_0(dimension: Log | Int) -> None:
         )
 
 
-def _check_range(dimension: Uniform | Log | Int) -> None:
+def _check_range(dimension: Uniform | LogUniform | Int) -> None:
     low, high, name = dimension.low, dimension.high, type(dimension).__name__
     if low > high:
         raise ValueError(f"{dimension!r} is upside down; write {name}({high!r}, {low!r})")
@@ -305,7 +305,7 @@ def _check_range(dimension: Uniform | Log | Int) -> None:
         raise ValueError(f"{dimension!r} has one value only; write Choice({low!r})")
 
 
-def _even(scale: Uniform | Log, points: int) -> list[float]:
+def _even(scale: Uniform | LogUniform, points: int) -> list[float]:
     if points == 1:
         return [scale.at(0.5)]
     inner = [scale.at(i / (points - 1)) for i in range(1, points - 1)]

@@ -59,8 +59,8 @@ class Driver:
         )
         base = from_plain(recipe.config, meta["config"], f"{ledger.folder}: config")
         self.planner = Planner(recipe, base, self.settings, meta.get("traced"))
-        now = self.planner.metric, self.planner.maximise
-        recorded = meta["metric"], meta["maximise"]
+        now = self.planner.metric, self.planner.maximize
+        recorded = meta["metric"], meta["maximize"]
         if now != recorded:
             told = [
                 f"{metric} ({'more' if up else 'less'} is better)" for metric, up in (recorded, now)

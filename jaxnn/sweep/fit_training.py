@@ -14,8 +14,8 @@ from ..core.values import is_traced
 from ..data.order import epoch_order
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
-from ..train.average import evaluation_params
 from ..train.directions import direction_of
+from ..train.ema import evaluation_params
 from ..train.evaluation import pure_evaluation
 from ..train.feed import pure_steps
 from ..train.record import prefixed

@@ -52,7 +52,7 @@ class TPESearch:
         needed(self.name, "optuna")
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """The next trials: a Sobol sequence until there are some scores, then learnt ones."""
+        """The next trials: a Sobol sequence until there are some scores, then learned ones."""
         scored = _scored(history)
         if len(scored) < STARTUP:
             return SobolSearch(self.space, self.seed).ask(count, round, history)
@@ -78,7 +78,7 @@ class GPSearch:
         needed(self.name, "optuna", "torch", "scipy")
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """The next trials: a Sobol sequence until there are some scores, then learnt ones."""
+        """The next trials: a Sobol sequence until there are some scores, then learned ones."""
         scored = _scored(history)
         if len(scored) < STARTUP:
             return SobolSearch(self.space, self.seed).ask(count, round, history)

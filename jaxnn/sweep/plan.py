@@ -95,7 +95,7 @@ class Planner:
         self.epochs = training.epochs
         self.metrics = training.names()
         self.metric = self._metric(training)
-        self.maximise = self._is_maximized(training)
+        self.maximize = self._is_maximized(training)
         self.search = searcher(
             settings.search, self.space, seed=settings.search_seed, points=settings.points
         )
@@ -299,7 +299,7 @@ class Plan:
         lines.append(
             f"{settings.trials} trials of {settings.seeds} lane{'s' * (settings.seeds > 1)} by "
             f"{settings.search} search, compared by {planner.metric} "
-            f"({'more' if planner.maximise else 'less'} is better); rungs at epochs "
+            f"({'more' if planner.maximize else 'less'} is better); rungs at epochs "
             f"{', '.join(map(str, settings.rungs(planner.epochs)))}."
         )
         if planner.left_out:

@@ -24,12 +24,12 @@ import numpy as np
 from ..files.reading import FileError, listed
 from ..page.words import count
 from ..train.directions import badness
-from .dimensions import Choice, Dimension, Grid, Int, Log, Uniform
+from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
 from .faults import LedgerError, damaged
 from .history import History
 from .records import BROKEN, Cohort, Group, Trial
 
-KINDS = {kind.__name__.lower(): kind for kind in (Uniform, Log, Int, Choice, Grid)}
+KINDS = {kind.__name__.lower(): kind for kind in (Uniform, LogUniform, Int, Choice, Grid)}
 # By metric, trial and seed: (epoch, number) in order; None for what was not finite.
 Curves = Mapping[str, Mapping[int, Mapping[int, Sequence[tuple[int, float | None]]]]]
 
@@ -57,7 +57,7 @@ class Sweep:
         config: the configuration that trials change, as `configuration.to_plain` gives it.
         dimensions: what is searched, by name.
         metric: the name that trials are compared by.
-        maximise: whether more of it is better.
+        maximize: whether more of it is better.
         seeds: lanes a trial.
         epochs: the length of a whole run.
         rungs: the epochs at which trials are compared; of one epoch count without halving.
@@ -73,7 +73,7 @@ class Sweep:
     config: Mapping[str, Any]
     dimensions: Mapping[str, Dimension]
     metric: str
-    maximise: bool
+    maximize: bool
     seeds: int
     epochs: int
     rungs: Sequence[int]
@@ -132,7 +132,7 @@ class Sweep:
 
     def better(self, a: float, b: float) -> bool:
         """Whether the metric `a` is better than `b`; what is not finite is never better."""
-        return badness(a, self.maximise) < badness(b, self.maximise)
+        return badness(a, self.maximize) < badness(b, self.maximize)
 
     def at(self, number: int, epoch: int) -> float | None:
         """The metric of a trial after an epoch, the mean over its seeds; None where it has none."""
@@ -185,7 +185,7 @@ class Sweep:
         return (
             not done,
             0 if done else -score.epoch,
-            badness(score.mean, self.maximise),
+            badness(score.mean, self.maximize),
             trial.number,
         )
 
@@ -237,7 +237,7 @@ NEEDED = {
     "config": dict,
     "space": list,
     "metric": str,
-    "maximise": bool,
+    "maximize": bool,
     "seeds": int,
     "epochs": int,
     "rungs": list,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..installation import install
-from .dimensions import Choice, Dimension, Grid, Int, Log, Scalar
+from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Scalar
 from .observation import Observation
 from .space import Space, Values
 from .studies import quiet
@@ -64,7 +64,9 @@ def _suggest(trial: Any, name: str, dimension: Dimension) -> Scalar:
             return options[trial.suggest_int(name, 0, len(options) - 1)]
         case Int(low=low, high=high, log=log):
             return trial.suggest_int(name, low, high, log=log)
-    return trial.suggest_float(name, dimension.low, dimension.high, log=isinstance(dimension, Log))
+    return trial.suggest_float(
+        name, dimension.low, dimension.high, log=isinstance(dimension, LogUniform)
+    )
 
 
 def _told(space: Space, name: str, value: Any) -> Any:
@@ -83,5 +85,5 @@ def _distribution(dimension: Dimension) -> Any:
         case Int(low=low, high=high, log=log):
             return distributions.IntDistribution(low, high, log=log)
     return distributions.FloatDistribution(
-        dimension.low, dimension.high, log=isinstance(dimension, Log)
+        dimension.low, dimension.high, log=isinstance(dimension, LogUniform)
     )

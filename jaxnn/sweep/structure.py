@@ -110,7 +110,7 @@ def space_of(recipe: AnyRecipe) -> Space:
         config = "Experiment" if kind == "Recipe" else recipe.config.__name__
         raise ValueError(
             f"{recipe.name} declares no search space: write {kind}(..., space=Space({config}, "
-            '{"optimizer.learning_rate": Log(1e-4, 1e-1)}))'
+            '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}))'
         )
     return _space(recipe.config, _Same(space)) if isinstance(space, Mapping) else space
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..installation import missing
-from .dimensions import Choice, Dimension, Grid, Int, Log
+from .dimensions import Choice, Dimension, Grid, Int, LogUniform
 
 
 def without_library() -> ImportError:
@@ -31,7 +31,7 @@ def distribution(dimension: Dimension) -> Any:
     if isinstance(dimension, Int):
         return distributions.IntDistribution(dimension.low, dimension.high, dimension.log)
     return distributions.FloatDistribution(
-        dimension.low, dimension.high, isinstance(dimension, Log)
+        dimension.low, dimension.high, isinstance(dimension, LogUniform)
     )
 
 

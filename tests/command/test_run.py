@@ -50,10 +50,10 @@ def load(config=None):
     return data.Dataset("toy", part(40), part(10), part(20), **names)
 
 
-def build(config, dataset, task=train.Binary()):  # noqa: B008
+def build(config, dataset, task=train.BinaryClassification()):  # noqa: B008
     steps = len(dataset.train.y) // config.batch_size * config.epochs
-    scale = data.Standardiser.fit(dataset.train.x)
-    net = nn.Serial(scale=scale.layer(), mlp=config.model.network(task.outputs))
+    scale = data.Standardizer.fit(dataset.train.x)
+    net = nn.Sequential(scale=scale.layer(), mlp=config.model.network(task.outputs))
     return train.Supervised(net, task, config.optimizer.build(steps))
 
 
@@ -517,7 +517,7 @@ def test_a_missing_library_is_named_with_what_to_install(library, monkeypatch, t
     uses = {
         "tyro": parsing.library,
         "matplotlib": pictures.check_library,
-        "safetensors": lambda: train.pack_weights(MLP().network(1), train.Weights({}, {})),
+        "safetensors": lambda: train.save_weights(MLP().network(1), train.Weights({}, {})),
     }
     with pytest.raises(ImportError, match=re.escape(f"write {install('experiments')}")):
         uses[library]()

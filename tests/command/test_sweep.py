@@ -17,7 +17,7 @@ import pytest
 from jaxnn.command import main, tool
 from jaxnn.experiment.configuration import from_plain, to_plain
 from jaxnn.installation import install
-from jaxnn.sweep import Choice, Grid, Log, Space, Uniform, checkpoints
+from jaxnn.sweep import Choice, Grid, LogUniform, Space, Uniform, checkpoints
 from jaxnn.sweep import cohort as cohorts
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
@@ -276,17 +276,17 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
     ("paths", "message"),
     [
         (
-            lambda: {"optimizer.learning_rat": Log(1e-3, 0.3)},
+            lambda: {"optimizer.learning_rat": LogUniform(1e-3, 0.3)},
             "optimizer (Descent) has no field 'learning_rat', which the space sweeps as "
             "'optimizer.learning_rat'; did you mean 'learning_rate'?",
         ),
         (
-            lambda: {"optimizer.learning_rate": Log(0.3, 1e-3)},
-            "Log(low=0.3, high=0.001) is upside down; write Log(0.001, 0.3)",
+            lambda: {"optimizer.learning_rate": LogUniform(0.3, 1e-3)},
+            "LogUniform(low=0.3, high=0.001) is upside down; write LogUniform(0.001, 0.3)",
         ),
         (
-            lambda: {"optimizer.learning_rate": Log(0, 0.3)},
-            "Log(low=0.0, high=0.3): a log range is above 0; write Log from a number above 0, or "
+            lambda: {"optimizer.learning_rate": LogUniform(0, 0.3)},
+            "LogUniform(low=0.0, high=0.3): a log range is above 0; write LogUniform from a number above 0, or "
             "Uniform(0.0, 0.3)",
         ),
         (lambda: {"model.width": Choice()}, "Choice() has no option; write Choice(64, 128), say"),
@@ -436,7 +436,7 @@ def test_an_experiment_without_a_space(capsys, nothing_computed):
         assert status == 1
         assert error == (
             "error: quick declares no search space: write Recipe(..., space=Space(Experiment, "
-            '{"optimizer.learning_rate": Log(1e-4, 1e-1)}))\n'
+            '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}))\n'
         )
 
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxnn.experiment.program_run import restored
 
 from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import Loaded, configured
-from jaxnn.experiment.program_run import restored
 from jaxnn.train.state import without_keys
 from tests.sweep.programs import dqn, gan, supervised
 

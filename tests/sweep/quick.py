@@ -8,7 +8,7 @@ import optax
 from jaxnn import data, train
 from jaxnn.experiment import Problem, Program, Recipe
 from jaxnn.models import MLP
-from jaxnn.sweep import Choice, Log, Space, Uniform
+from jaxnn.sweep import Choice, LogUniform, Space, Uniform
 
 # 25 batches of 32 an epoch.
 ROWS = 800
@@ -40,7 +40,7 @@ def problem():
     digits = data.digits()
     few = data.Examples(digits.train.x[:ROWS], digits.train.y[:ROWS])
     digits = dataclasses.replace(digits, train=few)
-    return Problem(digits, train.Classification(10), inputs=data.Standardiser.fit(digits.train.x))
+    return Problem(digits, train.Classification(10), inputs=data.Standardizer.fit(digits.train.x))
 
 
 def build(config, problem):
@@ -59,7 +59,7 @@ def build(config, problem):
 SPACE = Space(
     Experiment,
     {
-        "optimizer.learning_rate": Log(1e-3, 0.3),
+        "optimizer.learning_rate": LogUniform(1e-3, 0.3),
         "optimizer.momentum": Uniform(0.5, 0.95),
         "model.dropout": Uniform(0.0, 0.5),
         "model.width": Choice(16, 32),

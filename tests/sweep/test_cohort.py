@@ -19,7 +19,7 @@ from jaxnn.combine.precision import Precision
 from jaxnn.core.values import is_traced
 from jaxnn.experiment import AdamW, Problem
 from jaxnn.models import MLP
-from jaxnn.sweep import Log, Space, Uniform, lanes
+from jaxnn.sweep import LogUniform, Space, Uniform, lanes
 from jaxnn.sweep.cohort import (
     Compiled,
     Way,
@@ -191,8 +191,8 @@ class ByAdam:
 ADAM_SPACE = Space(
     ByAdam,
     {
-        "optimizer.learning_rate": Log(1e-4, 3e-2),
-        "optimizer.weight_decay": Log(1e-6, 1e-1),
+        "optimizer.learning_rate": LogUniform(1e-4, 3e-2),
+        "optimizer.weight_decay": LogUniform(1e-6, 1e-1),
     },
 )
 ADAM = Structure(
@@ -221,8 +221,8 @@ def diabetes():
     return Problem(
         sugar,
         train.Regression(),
-        inputs=data.Standardiser.fit(sugar.train.x),
-        targets=data.Standardiser.fit(sugar.train.y),
+        inputs=data.Standardizer.fit(sugar.train.x),
+        targets=data.Standardizer.fit(sugar.train.y),
     )
 
 
@@ -260,7 +260,7 @@ def test_a_traced_number_widens_nothing():
 
 def skipping(config, problem):
     program = quick.build(config, problem)
-    return dataclasses.replace(program, optimizer=train.skip_nonfinite(program.optimizer))
+    return dataclasses.replace(program, optimizer=train.apply_if_finite(program.optimizer))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -322,7 +322,7 @@ def test_a_program_is_compiled_once_for_each_group_and_width():
     groups = [dataclasses.replace(SMALL, static=(("model.width", w),)) for w in (10, 11)]
     traces = 0
     with compilations() as compiled:
-        for again in range(2):  # other numbers, more and fewer lanes than a call has, segments
+        for again in range(2):  # other numbers, more and fewer lanes than a call has, segment_ids
             for structure in groups:
                 for way in ways:
                     values = drawn(structure, 4 + again, seed=again)
@@ -336,7 +336,7 @@ def test_a_program_is_compiled_once_for_each_group_and_width():
     assert len(compiled) == traces
 
 
-# Seeds and segments
+# Seeds and segment_ids
 
 
 def test_each_lane_has_its_own_seed():

@@ -25,7 +25,7 @@ from jaxnn.sweep import checkpoints
 from jaxnn.sweep.ledger import Change, Cohort, Group, Ledger, LedgerError, Result
 from tests.sweep import toy
 
-META = {"recipe": "experiments.toy", "epochs": 5, "maximise": False}
+META = {"recipe": "experiments.toy", "epochs": 5, "maximize": False}
 PLACE = r"python -m experiments\.toy resume "
 
 

@@ -20,7 +20,7 @@ from jaxnn.experiment import SGD
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.folder import check_place
 from jaxnn.experiment.prediction import load_run, load_watched
-from jaxnn.sweep import Branch, Choice, Grid, Int, Log, Space, Uniform, faults, opening
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, faults, opening
 from jaxnn.sweep.export import export
 from jaxnn.sweep.halve import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
@@ -36,14 +36,14 @@ from tests.sweep import driven, quick
 from tests.sweep.made_up import made_up
 
 NAN, INF = math.nan, math.inf
-SPACE = Space(SGD, {"learning_rate": Log(1e-3, 1.0), "momentum": Uniform(0.0, 1.0)})
+SPACE = Space(SGD, {"learning_rate": LogUniform(1e-3, 1.0), "momentum": Uniform(0.0, 1.0)})
 META = {
     "recipe": "experiments.toy",
     "config": to_plain(SGD()),
     "settings": {"trials": 8},
     "space": SPACE.to_plain(),
     "metric": "validation_f1",
-    "maximise": True,
+    "maximize": True,
     "seeds": 1,
     "epochs": 4,
     "rungs": [4],
@@ -61,10 +61,10 @@ F1 = {
 }
 
 
-def written(folder, maximise=True):
+def written(folder, maximize=True):
     """A sweep with these numbers; to be minimized, with their signs turned."""
-    sign = 1 if maximise else -1
-    with Ledger.create(folder, META | {"maximise": maximise}) as ledger:
+    sign = 1 if maximize else -1
+    with Ledger.create(folder, META | {"maximize": maximize}) as ledger:
         ledger.add_group(Group("all", {}, "loop", 1, probe={"seconds": 3.0}, compile_seconds=2.0))
         ledger.ask(0, 0, [({"learning_rate": 0.01 * (n + 1), "momentum": 0.5}, "all") for n in F1])
         for number, values in F1.items():
@@ -74,17 +74,17 @@ def written(folder, maximise=True):
     return folder
 
 
-@pytest.mark.parametrize("maximise", [True, False])
-def test_the_best_is_the_best_for_every_reader(tmp_path, maximise):
-    folder = written(tmp_path / "sweep", maximise)
+@pytest.mark.parametrize("maximize", [True, False])
+def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
+    folder = written(tmp_path / "sweep", maximize)
     with Ledger.open(folder) as ledger:
         found = read(ledger)
         planner = types.SimpleNamespace(
-            metric="validation_f1", maximise=maximise, epochs=4, settings=Settings(trials=8)
+            metric="validation_f1", maximize=maximize, epochs=4, settings=Settings(trials=8)
         )
         teller = Teller(ledger, planner, lambda progress: None)  # type: ignore[arg-type]
         told = teller.progress(4)
-    sign = 1 if maximise else -1
+    sign = 1 if maximize else -1
     # A trial that ran longer comes after a better one, one that was stopped after all of those.
     assert [trial.number for trial in found.ranking] == [3, 1, 6, 0, 7]
     assert told.best == (3, sign * 0.9)
@@ -99,16 +99,16 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximise):
     assert best == SGD(learning_rate=0.04, momentum=0.5)
 
 
-@pytest.mark.parametrize("maximise", [True, False])
-def test_optuna_finds_the_same_best(tmp_path, maximise):
+@pytest.mark.parametrize("maximize", [True, False])
+def test_optuna_finds_the_same_best(tmp_path, maximize):
     optuna = pytest.importorskip("optuna")
-    with Ledger.open(written(tmp_path / "sweep", maximise)) as ledger:
+    with Ledger.open(written(tmp_path / "sweep", maximize)) as ledger:
         export(ledger, "optuna", tmp_path / "study.db")
     # By its name: to find it, Optuna opens another connection, which it does not close.
     study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert study.best_trial.number == 3
     directions = optuna.study.StudyDirection
-    assert study.direction == (directions.MAXIMIZE if maximise else directions.MINIMIZE)
+    assert study.direction == (directions.MAXIMIZE if maximize else directions.MINIMIZE)
     study._storage.remove_session()
     study._storage._backend.engine.dispose()
 
@@ -184,14 +184,14 @@ def planner(**settings):
 
 def test_the_direction_is_the_tasks_or_the_one_that_was_asked_for():
     found = planner(metric="validation_f1")
-    assert (found.metric, found.maximise) == ("validation_f1", True)
-    assert not planner(metric="validation_miss").maximise
-    assert not planner(metric="loss").maximise
+    assert (found.metric, found.maximize) == ("validation_f1", True)
+    assert not planner(metric="validation_miss").maximize
+    assert not planner(metric="loss").maximize
     assert planner().metric == "validation_accuracy"
     asked = planner(maximize="validation_novel")
-    assert (asked.metric, asked.maximise) == ("validation_novel", True)
+    assert (asked.metric, asked.maximize) == ("validation_novel", True)
     asked = planner(minimize="novel", metric="novel")
-    assert (asked.metric, asked.maximise) == ("novel", False)
+    assert (asked.metric, asked.maximize) == ("novel", False)
     with pytest.raises(ValueError) as said:
         planner(metric="validation_novel")
     assert str(said.value) == (
@@ -221,7 +221,7 @@ def test_halving_keeps_the_trials_with_the_largest_f1(tmp_path, metric):
         statuses = collections.Counter(trial.status for trial in ledger.trials())
         best = read(ledger).best
         # Another direction is another sweep, even if someone edits the settings.
-        ledger.set_meta({"maximise": metric == "validation_miss"})
+        ledger.set_meta({"maximize": metric == "validation_miss"})
         with pytest.raises(ValueError, match=r"are compared by validation_.*: restore it, or begi"):
             driven.drive(ledger, scored())
     assert statuses == {"stopped": 6, "done": 2}  # a metric of NaN ends no trial
@@ -255,8 +255,8 @@ def test_the_size_of_a_grid_is_the_number_of_its_points(points):
         {
             "model.dropout": Grid(0.1, 0.2),
             "optimizer": Branch(
-                SGD={"learning_rate": Log(1e-2, 0.5), "momentum": Uniform(0.5, 0.98)},
-                AdamW={"learning_rate": Log(1e-4, 1e-1)},
+                SGD={"learning_rate": LogUniform(1e-2, 0.5), "momentum": Uniform(0.5, 0.98)},
+                AdamW={"learning_rate": LogUniform(1e-4, 1e-1)},
             ),
             "model.width": Choice(64, 128, 256),
         },
@@ -290,7 +290,7 @@ def test_held_out_shares_are_those_of_scikit_learn():
     from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
     random = np.random.default_rng(0)
-    for dimension in (Uniform(0.0, 2.0), Log(1e-3, 1.0), Int(1, 9), Choice("a", "b", "c")):
+    for dimension in (Uniform(0.0, 2.0), LogUniform(1e-3, 1.0), Int(1, 9), Choice("a", "b", "c")):
         values: list[Any] = [dimension.at(u) for u in random.random(40)]
         worth = [dimension.unit(v) ** 2 + 0.3 * random.normal() for v in values]
         worth[3] = worth[7]  # equal ones share their rank
@@ -314,8 +314,8 @@ def conditional(seed, trials=40):
     random = np.random.default_rng(seed)
     dimensions = {
         "optimizer": Choice("AdamW", "SGD"),
-        "adamw.rate": Log(1e-4, 1e-1),
-        "sgd.rate": Log(1e-3, 1.0),
+        "adamw.rate": LogUniform(1e-4, 1e-1),
+        "sgd.rate": LogUniform(1e-3, 1.0),
         "sgd.nothing": Uniform(0.0, 1.0),
         "nothing": Int(0, 4),
         "none": Choice("a", "b"),
@@ -341,7 +341,7 @@ def swept_by(dimensions, asked, scores):
     curves = {"validation_loss": {n: {0: [(1, score)]} for n, score in enumerate(scores)}}
     return dataclasses.replace(
         found, dimensions=dimensions, trials=trials, curves=curves, metric="validation_loss",
-        maximise=False,
+        maximize=False,
     )  # fmt: skip
 
 

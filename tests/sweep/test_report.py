@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from jaxnn.installation import install
-from jaxnn.sweep.dimensions import Choice, Grid, Int, Log, Uniform
+from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import mean, read
 from jaxnn.sweep.records import Change, Cohort, Group, Result
@@ -40,7 +40,7 @@ META = {
         {"name": "batch", "kind": "grid", "options": [32, 64], "log": False, "when": {}},
     ],
     "metric": "validation_accuracy",
-    "maximise": True,
+    "maximize": True,
     "seeds": 2,
     "epochs": 2,
     "rungs": [1, 2],
@@ -86,7 +86,7 @@ def test_a_ledger_is_read_as_it_was_written(tmp_path):
     with Ledger.open(small_ledger(tmp_path / "sweep")) as ledger:
         sweep = read(ledger)
     assert sweep.dimensions == {
-        "rate": Log(1e-4, 0.1), "width": Choice(64, 128), "depth": Int(1, 3),
+        "rate": LogUniform(1e-4, 0.1), "width": Choice(64, 128), "depth": Int(1, 3),
         "decay": Uniform(0.0, 1.0), "batch": Grid(32, 64),
     }  # fmt: skip
     assert [trial.number for trial in sweep.ranking] == [1, 0]
@@ -123,7 +123,7 @@ def test_more_epochs_go_before_better_scores_and_lost_trials_have_no_place():
     places = [(-SWEEP.scores[t.number].epoch, -SWEEP.scores[t.number].mean) for t in ranking]
     assert places == sorted(places)
     assert {t.status for t in ranking} == {"done", "stopped"}
-    turned = dataclasses.replace(SWEEP, metric="validation_loss", maximise=False)
+    turned = dataclasses.replace(SWEEP, metric="validation_loss", maximize=False)
     assert turned.best is not None
     losses = [turned.scores[t.number].mean for t in turned.finalists]
     assert turned.scores[turned.best.number].mean == min(losses)
@@ -149,7 +149,7 @@ def test_the_interval_is_students():
 
 
 def test_what_lies_at_an_edge():
-    assert at_edge(Log(1e-4, 1e-1), 1.2e-4) == "lower"
+    assert at_edge(LogUniform(1e-4, 1e-1), 1.2e-4) == "lower"
     assert at_edge(Uniform(0.0, 0.5), 0.49) == "upper"
     assert at_edge(Uniform(0.0, 0.5), 0.25) is None
     assert at_edge(Int(0, 4), 4) == "upper"
@@ -158,11 +158,11 @@ def test_what_lies_at_an_edge():
 
 
 def test_scores_far_off_do_not_squeeze_the_others():
-    scale = score_scale([0.1] + [0.9 + 0.001 * i for i in range(19)], maximise=True)
+    scale = score_scale([0.1] + [0.9 + 0.001 * i for i in range(19)], maximize=True)
     assert scale.low > 0.8
     assert scale.beyond == 2  # the tenth of 20 that lies below the quantile
     assert scale.clipped(0.1) == scale.low
-    assert score_scale([0.001, 0.1, 0.1, 0.1], maximise=False).log
+    assert score_scale([0.001, 0.1, 0.1, 0.1], maximize=False).log
     assert log_ticks(3, 7) == [5.0] or len(log_ticks(3, 7)) >= 2
 
 
@@ -274,7 +274,7 @@ def test_the_page_asks_for_nothing(shown_page):
     assert "NaN" not in shown_page
     identities = re.findall(r' id="([^"]*)"', shown_page)
     assert len(identities) == len(set(identities))
-    # Everything that a figure refers to is there, and no placeholder of a colour is left.
+    # Everything that a figure refers to is there, and no placeholder of a color is left.
     assert set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', shown_page)) <= {
         pair for name in identities for pair in ((name, ""), ("", name))
     }
@@ -365,8 +365,8 @@ def test_a_browser_shows_it_without_a_complaint(shown_page, tmp_path, dark):
     picture = picture_of(tmp_path / "page.png")
     paper = np.array([20, 24, 31] if dark else [255, 255, 255])
     assert (picture[5, 5] == paper).all()
-    for colour in ([255, 154, 61], [116, 179, 234]) if dark else ([213, 94, 0], [33, 102, 172]):
-        assert (np.abs(picture - colour).sum(-1) == 0).sum() > 200  # the best, and the bars
+    for color in ([255, 154, 61], [116, 179, 234]) if dark else ([213, 94, 0], [33, 102, 172]):
+        assert (np.abs(picture - color).sum(-1) == 0).sum() > 200  # the best, and the bars
 
 
 def picture_of(file):
@@ -448,7 +448,7 @@ def test_a_report_draws_any_finite_numbers(a):
         }
         for name, by_trial in swept.curves.items()
     }
-    ends = Uniform(-1e308, 1e308), Log(5e-324, 1e308), Uniform(0.0, 5e-324)
+    ends = Uniform(-1e308, 1e308), LogUniform(5e-324, 1e308), Uniform(0.0, 5e-324)
     dimensions = dict(zip(("u", "l", "tiny"), ends, strict=True))
     trials = [
         dataclasses.replace(t, values={k: d.at(t.number / 12) for k, d in dimensions.items()})

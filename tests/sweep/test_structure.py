@@ -12,7 +12,7 @@ import pytest
 from jaxnn import train
 from jaxnn.experiment import AdamW
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Grid, Int, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way, Work, problem_of, work
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.settings import Settings
@@ -30,7 +30,7 @@ from tests.sweep import quick
 from tests.sweep.quick import Descent
 
 PROBLEM = problem_of(quick.RECIPE)
-RATE = {"optimizer.learning_rate": Log(1e-3, 0.3)}
+RATE = {"optimizer.learning_rate": LogUniform(1e-3, 0.3)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ def test_numbers_beside_none_are_static(options):
 
 
 def test_a_branch_finds_the_numbers_of_each_class():
-    inner = {"learning_rate": Log(1e-3, 0.3)}
+    inner = {"learning_rate": LogUniform(1e-3, 0.3)}
     names = found({"optimizer": Branch(Descent=inner, AdamW=inner), **RATE_OF_MODEL})
     assert list(names) == [
         "optimizer",
@@ -303,7 +303,7 @@ def test_an_experiment_without_a_space():
         space_of(dataclasses.replace(quick.RECIPE, space=None))
     assert str(said.value) == (
         "quick declares no search space: write Recipe(..., space=Space(Experiment, "
-        '{"optimizer.learning_rate": Log(1e-4, 1e-1)}))'
+        '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}))'
     )
 
 

@@ -148,7 +148,7 @@ def _changed(best: Trial) -> str:
 
 
 def _told(sweep: Sweep) -> str:
-    better = "largest" if sweep.maximise else "smallest"
+    better = "largest" if sweep.maximize else "smallest"
     many = sweep.seeds
     interval = (
         "Mean over n seeds ± half of the 95 % interval (Student's t with n - 1 degrees of freedom)."

@@ -14,6 +14,7 @@ from .. import train
 from ..data import Dataset
 from ..files.plain import quoted
 from ..files.reading import FileError, check_regular, printable, read_bytes
+from ..train.weights import packed
 from .config_file import CHECKPOINTS, RESULT, RunOptions, load_config
 from .experiment import Configured, Experiment, TrainedRun, configured
 
@@ -72,7 +73,7 @@ def pack(one: Configured, state: Any) -> bytes | None:
     if one.network is None:
         return None
     weights = train.Weights(train.evaluation_params(state), state.state)
-    return train.save_weights(one.network[0], weights)
+    return packed(one.network[0], weights)
 
 
 def checkpoints(

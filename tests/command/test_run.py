@@ -24,6 +24,7 @@ from jaxnn.experiment import folder as folders
 from jaxnn.experiment.experiment import configured
 from jaxnn.installation import install
 from jaxnn.models import MLP
+from jaxnn.train.weights import packed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -517,7 +518,7 @@ def test_a_missing_library_is_named_with_what_to_install(library, monkeypatch, t
     uses = {
         "tyro": parsing.library,
         "matplotlib": pictures.check_library,
-        "safetensors": lambda: train.save_weights(MLP().network(1), train.Weights({}, {})),
+        "safetensors": lambda: packed(MLP().network(1), train.Weights({}, {})),
     }
     with pytest.raises(ImportError, match=re.escape(f"write {install('experiments')}")):
         uses[library]()

@@ -117,11 +117,10 @@ def run(
     if weights is not None:
         finish_folder(folder, {WEIGHTS: weights}, last=WEIGHTS)
     scores, predictions = _on_test_rows(one, state, folder)
-    last = {name: finite_or_text(number) for name, number in metrics_of(history[-1]).items()}
     result = {
         "experiment": experiment.name,
-        "record": last,
-        "test": {name: finite_or_text(number) for name, number in scores.items()},
+        "record": _plain(metrics_of(history[-1])),
+        "test": _plain(scores),
         **_sizes(one, state),
         "training_seconds": round(seconds, 2),
         "device": jax.devices()[0].device_kind,
@@ -211,6 +210,11 @@ class _Part:
 def metrics_of(record: Mapping[str, Any]) -> Record:
     """The numbers of a record that are equal each time the run is made."""
     return {name: number for name, number in record.items() if name not in train.TIMINGS}
+
+
+def _plain(numbers: Mapping[str, Any]) -> Record:
+    """Numbers as JSON has them."""
+    return {k: v if isinstance(v, int) else finite_or_text(v) for k, v in numbers.items()}
 
 
 def _timings(record: Mapping[str, Any]) -> Record:

@@ -156,7 +156,7 @@ def _start(experiment: Experiment[Any], arguments: list[str]) -> tuple[Any, list
         return None, arguments
     at = arguments.index("--from")
     if at + 1 == len(arguments):
-        raise ValueError("--from takes a sweep and a trial; write --from sweeps/NAME-DATE:best")
+        raise ValueError("--from wants a sweep and a trial: write --from sweeps/NAME-DATE:best")
     from .sweep import configuration_of
 
     return configuration_of(experiment, arguments[at + 1]), arguments[:at] + arguments[at + 2 :]

@@ -25,7 +25,6 @@ import numpy as np
 from .. import train
 from ..core import paths
 from ..core.declarations import brief, describe
-from ..core.fingerprint import checksum
 from ..core.layer import Layer
 from ..core.values import is_traced
 from ..data import Dataset
@@ -222,32 +221,23 @@ class Loaded:
         """What the data are, on one line."""
         if self.arrays is None:
             return "the program makes its own data"
+        if self.dataset is not None:
+            return repr(self.dataset)
         leaves = leaves_by_path(self.arrays).items()
-        return (
-            repr(self.dataset)
-            if self.dataset is not None
-            else ", ".join(f"{path} {describe(leaf)}".strip() for path, leaf in leaves)
-        )
+        return ", ".join(f"{path} {describe(leaf)}".strip() for path, leaf in leaves)
 
     def checksums(self) -> dict[str, Any]:
         """Shapes, types, and checksums of all arrays by path."""
         parts = {"train": self.arrays, "validation": self.validation}
         return {name: fingerprint_of(part) for name, part in parts.items()}
 
-    def is_like(self, other: "Loaded") -> bool:
-        """Whether both have equal arrays, augmentations, and names."""
-        one, two = self._parts(), other._parts()
-        if one[1] != two[1] or jax.tree.structure(one[0]) != jax.tree.structure(two[0]):
-            return False
-        pairs = zip(*map(jax.tree.leaves, (one[0], two[0])), strict=True)
-        return all(a is b or checksum(a) == checksum(b) for a, b in pairs)
-
-    def _parts(self) -> tuple[Any, Any]:
-        """All arrays, and everything else."""
+    @functools.cached_property
+    def identity(self) -> Any:
+        """What is equal for data with equal arrays, augmentations, and names."""
         about = {} if self.dataset is None else dict(vars(self.dataset))
-        arrays = self.arrays, self.validation, about.pop("test", None)
-        about.pop("train", None), about.pop("validation", None)
-        return arrays, (about, getattr(self.train, "functions", ()))
+        test = fingerprint_of(about.pop("test", None))
+        about = {name: about[name] for name in about.keys() - {"train", "validation"}}
+        return self.checksums(), test, about, getattr(self.train, "functions", ())
 
 
 def _plain(data: Any) -> Any:
@@ -263,12 +253,11 @@ _kept: list[Loaded] = []
 def loaded(experiment: Experiment[Any], config: Any) -> Loaded:
     """The data of a configuration, read once. Equal data of several configurations are one."""
     new = Loaded(None if experiment.data is None else experiment.data(config))
-    for old in _kept:
-        if old.is_like(new):
-            return old
-    _kept.append(new)
-    del _kept[:-4]
-    return new
+    kept = next((old for old in _kept if old.identity == new.identity), new)
+    if kept is new:
+        _kept.append(new)
+        del _kept[:-4]
+    return kept
 
 
 class Configured:

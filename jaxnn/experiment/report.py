@@ -11,13 +11,15 @@ from typing import Any
 from ..files.reading import printable
 from ..page import html
 from ..page.document import document
-from ..page.drawing import BAND, BEST, CURVE, LEVELS, drawable, svg
+from ..page.drawing import BEST, CURVE, drawable, svg
 from ..page.ticks import linear_ticks, log_ticks, set_ticks
 from ..page.words import LONGEST_NAME, NONE, count, duration, escaped, flat, label, number
 from ..train.hooks.throughput import TIMINGS
 
+COLORS = (CURVE, BEST)
+LINES = ("-", "--", ":", "-.")
 A_ROW = 3  # panels next to each other
-MOST_PATHS = 8  # norms by path that have names
+MOST_PATHS = len(COLORS) * len(LINES)  # curves by path of a panel
 RATE = "learning_rate"
 UNITS = {"device_bytes": "bytes on the device", "mfu": "share of peak FLOPs"}
 
@@ -133,59 +135,39 @@ def _result(
 
 
 def panels_of(records: Sequence[Record]) -> Panels:
-    """Titles and curves of the panels: metrics, learning rates, and norms."""
-    numbers = _numbers(records)
-    metrics = dict.fromkeys(
-        name.removeprefix("validation_")
-        for name in numbers
-        if name != RATE and "/" not in name and not name.endswith("_norm")
-    )
-    panels = [(label(m), {"training": m, "validation": f"validation_{m}"}) for m in metrics]
-    alone = [name for name in numbers if name == RATE]
-    alone += [name for name in numbers if name.endswith("_norm") and "/" not in name]
-    return panels + [(label(name), {"": name}) for name in alone]
-
-
-def _numbers(records: Sequence[Record]) -> list[str]:
+    """Titles and curves of the panels: metrics, learning rates and norms, and those by path."""
     names = dict.fromkeys(name for record in records for name in record)
-    return [name for name in sorted(names, key=_rank) if name not in ("epoch", "step", *TIMINGS)]
+    numbers = [name for name in sorted(names, key=_rank) if name not in ("epoch", "step", *TIMINGS)]
+    whole = [name for name in numbers if "/" not in name]
+    alone = {name: name.endswith("_norm") for name in whole if name == RATE or "_norm" in name}
+    metrics = dict.fromkeys(n.removeprefix("validation_") for n in whole if n not in alone)
+    panels: Panels = [(label(m), {"training": m, "validation": f"validation_{m}"}) for m in metrics]
+    panels += [(label(name), {"": name}) for name in sorted(alone, key=lambda n: alone[n])]
+    for group in dict.fromkeys(name.partition("/")[0] for name in numbers if "/" in name):
+        paths = [name for name in numbers if name.startswith(f"{group}/")]
+        sizes = {path: _median(records, path) or 0.0 for path in paths}
+        largest = sorted(paths, key=lambda path: -sizes[path])[:MOST_PATHS]
+        which = f", {MOST_PATHS} largest of {len(paths)}" if len(paths) > MOST_PATHS else ""
+        curves = {printable(path.partition("/")[2], LONGEST_NAME): path for path in largest}
+        panels.append((f"{label(group)}{which}", curves))
+    return panels
 
 
 def _curves(records: Sequence[Record]) -> str:
-    panels, numbers = panels_of(records), _numbers(records)
-    if not panels or not records:
+    panels = panels_of(records)
+    if not panels:
         return ""
-    drawn = [
-        html.figure(
-            svg(
-                "curves",
-                "Learning curves",
-                lambda figure: draw_panels(figure, records, panels),
-                2.6 * -(-len(panels) // A_ROW),
-            ),
-            "Blue: on the training data, over the steps since the record before. Orange: on the "
-            "validation data, at the record.",
-        )
-    ]
-    groups = dict.fromkeys(n.partition("/")[0] for n in numbers if "/" in n)
-    for index, group in enumerate(groups):
-        paths = [n for n in numbers if n.startswith(f"{group}/")]
-        drawn.append(
-            html.figure(
-                svg(
-                    f"paths{index}",
-                    f"{label(group)} by path",
-                    lambda f, paths=paths, group=group: _by_path(f, records, group, paths),
-                    3.2,
-                ),
-                f"By path. {_which(paths)}",
-            )
-        )
-    return html.section("curves", "Curves", *drawn)
+    height = 2.6 * -(-len(panels) // A_ROW)
+    drawn = svg("curves", "Learning curves", lambda f: draw_panels(f, records, panels), height)
+    caption = (
+        "Blue: on the training data, over the steps since the record before. Orange: on the "
+        "validation data, at the record."
+    )
+    return html.section("curves", "Curves", html.figure(drawn, caption))
 
 
 def draw_panels(
-    figure: Any, records: Sequence[Record], panels: Panels, colors: tuple[str, str] = (CURVE, BEST)
+    figure: Any, records: Sequence[Record], panels: Panels, colors: tuple[str, ...] = COLORS
 ) -> None:
     """Draw the panels of `panels_of` into a figure.
 
@@ -193,37 +175,21 @@ def draw_panels(
         figure: an empty figure of matplotlib.
         records: the records.
         panels: titles and curves.
-        colors: of the training curves, and of the validation curves.
+        colors: of the curves of a panel, in turn: the first ones are training and validation.
     """
     rows = -(-len(panels) // A_ROW)
     grid = figure.subplots(rows, min(A_ROW, len(panels)), squeeze=False).ravel()
     for panel, (title, curves) in zip(grid, panels, strict=False):
         shown = []
-        for name, key in curves.items():
-            color = colors[name == "validation"]
-            shown += _line(panel, records, key, color=color, label=name or None)
+        for rank, (name, key) in enumerate(curves.items()):
+            style = {"color": colors[rank % len(colors)], "linestyle": LINES[rank // len(colors)]}
+            name = f" {name}" if name.startswith("_") else name  # a legend leaves these out
+            shown += _line(panel, records, key, label=name or None, **style)
         _finished(panel, records, title, shown)
-        if len(shown) and len(panel.get_legend_handles_labels()[0]) > 1:
+        if len(panel.get_legend_handles_labels()[0]) > 1:
             panel.legend()
     for panel in grid[len(panels) :]:
         panel.axis("off")
-
-
-def _by_path(figure: Any, records: Sequence[Record], group: str, paths: list[str]) -> None:
-    panel = figure.subplots()
-    shown = []
-    named = _largest(records, paths)
-    for path in paths:
-        if path not in named:
-            shown += _line(panel, records, path, color=BAND, linewidth=0.8)
-    for rank, path in enumerate(named):
-        style = {"color": LEVELS[-1 - 2 * (rank % 3)], "linestyle": ("-", "--", ":")[rank // 3]}
-        name = printable(path.partition("/")[2], LONGEST_NAME)
-        name = f" {name}" if name[:1] in ("", "_") else name  # a legend leaves these out
-        shown += _line(panel, records, path, label=name, **style)
-    _finished(panel, records, label(group), shown)
-    if named:
-        panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _line(panel: Any, records: Sequence[Record], key: str, **style: Any) -> list[float]:
@@ -293,18 +259,6 @@ def _best(records: Sequence[Record], metric: str, maximize: bool) -> tuple[str, 
 def _median(records: Sequence[Record], name: str) -> float | None:
     there = sorted(float(one[name]) for one in records if _finite(one.get(name)))
     return there[len(there) // 2] if there else None
-
-
-def _largest(records: Sequence[Record], paths: list[str]) -> list[str]:
-    """The paths that have names: those with the largest median."""
-    sizes = {path: _median(records, path) or 0.0 for path in paths}
-    return sorted(paths, key=lambda path: -sizes[path])[:MOST_PATHS]
-
-
-def _which(paths: list[str]) -> str:
-    if len(paths) <= MOST_PATHS:
-        return "The largest first."
-    return f"The {MOST_PATHS} largest of {len(paths)} have names; the others are pale."
 
 
 def _detail(name: str) -> bool:

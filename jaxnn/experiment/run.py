@@ -29,7 +29,7 @@ import jax
 import optax
 
 from .. import inspect, train
-from ..data.rows import row_count
+from ..data.rows import row_count, row_spec
 from ..files.reading import listed, printable
 from ..files.replacing import replace
 from ..train.hooks.learning_rate import rates_of
@@ -99,7 +99,9 @@ def run(
     resumes = is_unfinished(folder, content)
     forced = check_sources(folder, content, force) if resumes else []
     if not resumes:
-        check_place(folder, _state_bytes(one) + ROOM)
+        batch = None if one.data.rows is None else row_spec(one.data.arrays, one.batch_size)
+        state = jax.eval_shape(one.program.init, jax.random.key(0), batch)
+        check_place(folder, ROOM + sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state)))
     pictures.check_library()  # before the training
     summary = _summary(one)
     print(f"{experiment.name}: {one.data}\n\n{summary}\n")
@@ -289,14 +291,3 @@ def _summary(one: Configured) -> str:
         return ""
     net, inputs, named = one.network
     return str(inspect.summary(net, *inputs, **named))
-
-
-def _state_bytes(one: Configured) -> int:
-    if one.network is None:
-        return 0
-    net, inputs, named = one.network
-    key = jax.random.key(0)
-    shapes = jax.eval_shape(
-        lambda: (net.init(key, *inputs, **named), net.init_state(*inputs, key=key, **named))
-    )
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

@@ -103,9 +103,9 @@ def test_data_that_differ_in_the_test_rows_or_in_names_are_others():
     a, b = (data.Examples(rng.normal(size=(4, 2)), np.arange(4) % 2) for _ in range(2))
     made = data.Dataset("few", a, a, a, class_names=("no", "yes"))
     same = data.Dataset("few", *(data.Examples(a.x + 0, a.y + 0),) * 3, class_names=("no", "yes"))
-    assert Loaded(made).is_like(Loaded(same))
+    assert Loaded(made).identity == Loaded(same).identity
     others = (changed(made, test=b), changed(made, class_names=()), data.Augmented(made, flipped))
-    assert not any(Loaded(made).is_like(Loaded(other)) for other in others)
+    assert all(Loaded(made).identity != Loaded(other).identity for other in others)
 
 
 # The length of a run

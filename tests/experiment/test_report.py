@@ -85,9 +85,9 @@ def test_every_curve_is_drawn(shown):
     titles = re.findall(r">([a-z ]+)</text>", shown)
     for title in ("loss", "accuracy", "learning rate", "gradient norm", "training", "validation"):
         assert title in titles, title
-    # Ten paths, of which the eight largest have names.
+    # Ten paths, of which the eight largest are drawn.
     assert re.findall(r">(layer\d)/w</text>", shown) == [f"layer{i}" for i in range(9, 1, -1)]
-    assert "The 8 largest of 10 have names" in shown
+    assert "gradient norm, 8 largest of 10" in shown
     assert "mathdefault" not in shown  # which a browser does not read
 
 

@@ -119,11 +119,12 @@ def run(
     if weights is not None:
         finish_folder(folder, {WEIGHTS: weights}, last=WEIGHTS)
     scores, predictions = _on_test_rows(one, state, folder)
+    sizes = _sizes(one, state)
     result = {
         "experiment": experiment.name,
         "record": _plain(metrics_of(history[-1])),
         "test": _plain(scores),
-        **_sizes(one, state),
+        **sizes,
         "training_seconds": round(seconds, 2),
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
@@ -133,8 +134,7 @@ def run(
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
         if scores:
-            rows = row_count(one.data.dataset.test)
-            print(f"\ntest: {scores_text(scores)} on {rows:,} rows")
+            print(f"\ntest: {scores_text(scores)} on {sizes['test_rows']:,} rows")
     if experiment.finish is not None:
         with attempted("the experiment's function finish", folder):
             trained = TrainedRun(one.config, one.data.data, one.program, state)

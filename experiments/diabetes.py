@@ -3,10 +3,10 @@
 Expected on the 88 test patients, mean of seeds 0 to 4, on two CPU cores:
 
     python -m experiments.diabetes
-        R2 0.486 (0.469 to 0.510), RMSE 57.1, about 10 seconds
+        R2 0.484 (0.450 to 0.503), RMSE 57.2, about 10 seconds
 
-Linear regression (scikit-learn) on the same split: R2 0.492, RMSE 56.8; more is not in these data.
-Trained on 310 patients; the numbers were chosen on the 44 validation patients and by five-fold
+Linear regression (scikit-learn) on the same split: R2 0.492, RMSE 56.8. Trained on 310
+patients. The hyperparameters were chosen on the 44 validation patients and by five-fold
 cross-validation over those and the training patients, never on the test patients.
 """
 

@@ -28,7 +28,7 @@ from jaxnn.experiment import SGD, AdamW, Command, Experiment, TrainedRun
 from jaxnn.models import GPT
 from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
-# Characters of a window: the network never sees more at once, in training or when it writes.
+# Characters of a window: the longest context, in training and in sampling.
 LENGTH = 128
 
 
@@ -41,27 +41,27 @@ class Config:
     batch_size: int = 8
     """Windows of 128 characters per step."""
     epochs: int = 6
-    """Times every training window is seen."""
+    """Passes over the training windows."""
     seed: int = 0
     """The root of all random numbers: parameters, order, dropout, the sample."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """How a text is sampled."""
+    """Options of the sampling."""
 
     prompt: str = "The with statement "
     """The text to continue, in printable ASCII."""
     characters: int = 400
     """Number of characters to add."""
     temperature: float = 0.8
-    """Below 1 likelier characters, above 1 rarer ones; 0 for the likeliest alone."""
+    """Divides the logits: less than 1 prefers likely characters; 0 takes the likeliest."""
     top_k: int | None = None
-    """Draw among the likeliest of this number alone."""
+    """The number of likeliest characters to draw from; all by default."""
     top_p: float | None = None
-    """Draw among the fewest likeliest that have this share of the probability."""
+    """Draw from the smallest set of likeliest characters with this probability; all by default."""
     seed: int = 0
-    """Of the draws."""
+    """The seed of the draws."""
 
 
 def load(config: Config) -> data.Dataset:

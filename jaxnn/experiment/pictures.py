@@ -78,7 +78,7 @@ def png(figure: Any) -> bytes:
 
 
 def check_library() -> None:
-    """Raise ImportError, with what to install, where matplotlib is not there."""
+    """Raise ImportError, with the command that installs it, without matplotlib."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -100,7 +100,7 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str])
 
     Args:
         y, predicted: labels, (rows,) integers.
-        names: of the classes, by label.
+        names: the names of the classes, by label.
     """
     names = [*map(_shown, names)]
     counts = np.zeros((len(names), len(names)), int)
@@ -139,7 +139,7 @@ def worst_images(
         images: (rows, height, width), 0 for background.
         y: labels, (rows,) integers.
         probabilities: (rows, classes).
-        names: of the classes, by label.
+        names: the names of the classes, by label.
     """
     chosen, title = worst(y, probabilities, most=24)
     columns = min(6, len(chosen))
@@ -163,17 +163,17 @@ def worst_rows(
     names: Sequence[str],
     features: Sequence[str],
 ) -> Any:
-    """The worst mistakes among rows of measurements, each beside the means of the classes.
+    """The worst mistakes among rows of measurements, each with the means of the classes.
 
-    A panel an example: its standardized measurements as dots, the mean of each class as a line, so
-    that one sees which class it looks like.
+    A panel per example shows its standardized measurements as dots, and the mean of each class as a
+    line, so that it shows which class the example resembles.
 
     Args:
         z: standardized measurements, (rows, features).
         y: labels, (rows,) integers.
         probabilities: (rows, classes).
-        names: of the classes, by label.
-        features: of the columns of z.
+        names: the names of the classes, by label.
+        features: the names of the columns of z.
     """
     features, z = [*map(_shown, features)], _clipped(z)
     chosen, title = worst(y, probabilities, most=6)
@@ -205,17 +205,17 @@ def worst_series(
     names: Sequence[str],
     features: Sequence[str],
 ) -> Any:
-    """The worst mistakes among sequences, each beside the means of the classes.
+    """The worst mistakes among sequences, each with the means of the classes.
 
-    A column an example, a row a feature: the sequence in black, the mean of each class in color,
-    so that one sees which class it looks like.
+    There is a column per example and a line per feature, with the sequence in black and the mean of
+    each class in color.
 
     Args:
-        z: sequences as the network sees them, (rows, T, features).
+        z: sequences (rows, T, features).
         y: labels, (rows,) integers.
         probabilities: (rows, classes).
-        names: of the classes, by label.
-        features: of the last axis of z.
+        names: the names of the classes, by label.
+        features: the names along the last axis of z.
     """
     features, z = [*map(_shown, features)], _clipped(z)
     chosen, title = worst(y, probabilities, most=6)
@@ -242,7 +242,7 @@ def worst_series(
 
 
 def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
-    """The mean loss at each position of a window, in bits: how much more text in front helps.
+    """The mean loss at each position of a window, in bits: the effect of a longer context.
 
     Args:
         y: the token that follows each, (rows, T) integers.
@@ -254,17 +254,17 @@ def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
     panel.plot(np.arange(1, len(bits) + 1), bits, color=BLUE, label="at this position")
     panel.axhline(bits.mean(), color=GRAY, linewidth=1, label=f"mean {bits.mean():.3f}")
     panel.set_xscale("log")
-    panel.set_xlabel("tokens seen, of the window")
-    panel.set_ylabel("bits a token")
+    panel.set_xlabel("tokens of context")
+    panel.set_ylabel("bits per token")
     panel.set_ylim(bottom=0)
     _plain(panel)
     panel.legend(frameon=False)
-    figure.suptitle(f"Bits a token by position, on {y.size:,} test tokens")
+    figure.suptitle(f"Bits per token by position, on {y.size:,} test tokens")
     return figure
 
 
 def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
-    """A dot an example: the true number across, the predicted one up; on the line is right."""
+    """Predicted numbers by true numbers, a dot per example."""
     errors = _errors(y, predicted)
     y, predicted = _clipped(y), _clipped(predicted)
     figure = _figure(5.2, 5.2)
@@ -282,7 +282,7 @@ def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> A
 
 
 def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
-    """The errors by what was predicted, and how often each occurs; a trend shows what is missed."""
+    """The errors by predicted number, and their histogram; a trend shows what the fit misses."""
     predicted, y = _clipped(predicted), _clipped(y)
     errors = predicted - y
     figure = _figure(7.6, 4.2)
@@ -303,9 +303,10 @@ def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
 
 
 def worst(y: np.ndarray, probabilities: np.ndarray, most: int) -> tuple[np.ndarray, str]:
-    """The rows of the worst mistakes, the worst first, and a title that says what they are.
+    """The rows of the worst mistakes, the worst first, and a title.
 
-    The worst gives its true class the least probability. Without any mistake, the least certain.
+    The worst mistake gives its true class the least probability. Without a mistake, the rows are
+    those with the least certain predictions.
 
     >>> worst(np.array([0, 1]), np.array([[0.1, 0.9], [0.2, 0.8]]), most=5)
     (array([0]), 'The 1 mistake among 2 test examples')
@@ -330,7 +331,7 @@ def _errors(y: np.ndarray, predicted: np.ndarray) -> str:
 
 
 def _shown(name: str) -> str:
-    """A name as matplotlib shows it: between dollar signs it would read mathematics."""
+    """A name that matplotlib shows as it is: it would read text between dollar signs as math."""
     return printable(str(name), 32).replace("$", r"\$")
 
 

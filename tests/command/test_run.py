@@ -209,7 +209,7 @@ def test_an_existing_folder_is_refused_before_the_training(run_folder, capsys):
     before = {file: file.read_bytes() for file in run_folder.iterdir()}
     status, text = errors(capsys, "--folder", str(run_folder))
     assert status == 1
-    assert f"{run_folder} exists already, and a run never writes over another" in text
+    assert f"{run_folder} exists already, and a run never overwrites another" in text
     assert {file: file.read_bytes() for file in run_folder.iterdir()} == before
 
 

@@ -53,7 +53,7 @@ def test_a_real_limit_on_file_size_is_told_before_the_training(tmp_path):
 
 
 def test_more_than_is_free_is_told_before_the_training(tmp_path):
-    with pytest.raises(OSError, match=r"bytes are needed there, and [\d,]+ are free"):
+    with pytest.raises(OSError, match=r"bytes are needed, and [\d,]+ are free"):
         check_place(tmp_path / "one", 2**60)
 
 
@@ -61,7 +61,9 @@ def test_more_than_is_free_is_told_before_the_training(tmp_path):
 def test_a_place_that_cannot_be_is_refused(tmp_path, write):
     (tmp_path / "file").write_text("here first")
     for place in (tmp_path / "file" / "one", tmp_path / "file" / "deep" / "one"):
-        with pytest.raises(OSError, match=f"cannot write the run folder {place}: .* is no folder"):
+        with pytest.raises(
+            OSError, match=f"cannot write the run folder {place}: .* is not a folder"
+        ):
             write(place)
     assert (tmp_path / "file").read_text() == "here first"
 
@@ -70,7 +72,7 @@ def test_an_existing_folder_is_refused_with_another_to_write(tmp_path):
     (tmp_path / "one").mkdir()
     with pytest.raises(FileExistsError, match=r"exists already.*--folder .*one-2, or remove it"):
         check_place(tmp_path / "one", 10)
-    with pytest.raises(OSError, match="it came to be while the run went on"):
+    with pytest.raises(OSError, match="it was made by another process meanwhile"):
         begin_folder(tmp_path / "one", FILES)
     assert list((tmp_path / "one").iterdir()) == []
 

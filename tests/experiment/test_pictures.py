@@ -78,10 +78,10 @@ def test_bits_by_position_are_means_over_the_windows():
     (panel,) = figure.axes
     np.testing.assert_allclose(panel.lines[0].get_ydata(), [1, 3])  # (2 + 4) / 2 at the second
     assert (panel.get_xlabel(), panel.get_ylabel()) == (
-        "tokens seen, of the window",
-        "bits a token",
+        "tokens of context",
+        "bits per token",
     )
-    assert figure.get_suptitle() == "Bits a token by position, on 4 test tokens"
+    assert figure.get_suptitle() == "Bits per token by position, on 4 test tokens"
 
 
 def test_without_mistakes_the_least_certain_are_shown():

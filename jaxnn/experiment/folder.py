@@ -2,7 +2,7 @@
 
     check_place      whether the folder can be written, before the training
     begin_folder     a new folder with the configuration: put in place by one rename
-    finish_folder    the results, each file completely or not at all, `result.json` last
+    write_file       a file of the results, completely or not at all; `result.json` is the last
 
 A folder without a result is a run that can be resumed.
 """
@@ -67,19 +67,18 @@ def begin_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             hidden.rename(folder)
 
 
-def finish_folder(folder: Path, files: Mapping[str, bytes], last: str) -> None:
-    """Write `files` into an existing folder: each completely or not at all, and `last` last.
+def write_file(folder: Path, name: str, contents: bytes) -> None:
+    """Write a file into an existing folder: completely, or not at all.
 
-    Raises OSError with the folder and the cause; without `last`, the run is not finished.
+    Raises OSError with the folder and the cause.
     """
-    with _explained(folder, f"{last} was not written, so the run is not finished"):
-        for name in [*(name for name in files if name != last), last]:
-            hidden = folder / f".{name}-{secrets.token_hex(4)}"
-            try:
-                _write(hidden, files[name])
-                hidden.replace(folder / name)
-            finally:
-                hidden.unlink(missing_ok=True)
+    hidden = folder / f".{name}-{secrets.token_hex(4)}"
+    with _explained(folder, f"{name} was not written, so the run is not finished"):
+        try:
+            _write(hidden, contents)
+            hidden.replace(folder / name)
+        finally:
+            hidden.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

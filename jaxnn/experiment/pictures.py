@@ -47,11 +47,11 @@ def drawings(
         quantity = dataset.target_name or "target"
         found["predicted_and_true.png"] = lambda: predicted_and_true(y, predictions, quantity)
         found["residuals.png"] = lambda: residuals(y, predictions, quantity)
-    elif is_of_classes(task, predictions):
+    elif is_of_classes(task, predictions) and np.ndim(y) == 1:
         kept = y >= 0  # without ignored labels
         y, predictions = y[kept], predictions[kept]
         found["confusion_matrix.png"] = lambda: confusion_matrix(y, predictions.argmax(1), names)
-        if dataset.image_shape or dataset.test.x.ndim in (2, 3):
+        if dataset.image_shape or getattr(dataset.test.x, "ndim", 0) in (2, 3):
             found["worst_mistakes.png"] = lambda: _worst(dataset, kept, y, predictions, names)
     return found
 

@@ -167,7 +167,7 @@ def _columns(one: Configured, predictions: Any, y: Any) -> dict[str, list[str]]:
         columns["next"] = [repr(names[token]) for token in last.argmax(1)]
         columns["probability"] = [f"{share:.3f}" for share in last.max(1)]
     elif is_of_classes(task, predictions):
-        if y is not None:
+        if y is not None and np.ndim(y) == 1:
             columns["true"] = [names[label] if label >= 0 else "" for label in y]
         columns["predicted"] = [names[label] for label in predictions.argmax(1)]
         columns["probability"] = [f"{share:.3f}" for share in predictions.max(1)]

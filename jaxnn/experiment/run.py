@@ -35,28 +35,10 @@ from ..files.replacing import replace
 from ..train.hooks.learning_rate import rates_of
 from ..train.logging import finite_or_text
 from ..version import __version__
-from . import pictures
-from .config_file import (
-    CHECKPOINTS,
-    FILE,
-    RESULT,
-    RunOptions,
-    check_sources,
-    content_of,
-    is_unfinished,
-    json_bytes,
-)
+from . import config_file, pictures, prediction
+from .configuration import to_plain
 from .experiment import Configured, Experiment, TrainedRun, configured
-from .folder import begin_folder, check_place, default_place, finish_folder
-from .prediction import (
-    WEIGHTS,
-    checkpoints,
-    has_checkpoints,
-    pack,
-    predicted,
-    scores_of,
-    scores_text,
-)
+from .folder import begin_folder, check_place, default_place, write_file
 from .report import report as report_of
 
 ROOM = 2 * 2**20  # bytes of the pictures and texts of a run
@@ -67,7 +49,7 @@ def run(
     experiment: Experiment[Any],
     config: Any = None,
     folder: str | Path | None = None,
-    options: RunOptions | None = None,
+    options: config_file.RunOptions | None = None,
     force: bool = False,
 ) -> dict[str, float]:
     """Train one configuration and write the run folder; returns the scores on the test rows.
@@ -93,11 +75,11 @@ def run(
         train.Interrupted: a signal asked the run to stop; it can be resumed.
     """
     folder = default_place(experiment.name) if folder is None else Path(folder)
-    options = RunOptions() if options is None else options
+    options = config_file.RunOptions() if options is None else options
     one = configured(experiment, experiment.config() if config is None else config)
-    content = content_of(one, options)
-    resumes = is_unfinished(folder, content)
-    forced = check_sources(folder, content, force) if resumes else []
+    content = config_file.content_of(one, options)
+    resumes = config_file.is_unfinished(folder, content)
+    forced = config_file.check_sources(folder, content, force) if resumes else []
     if not resumes:
         batch = None if one.data.rows is None else row_spec(one.data.arrays, one.batch_size)
         state = jax.eval_shape(one.program.init, jax.random.key(0), batch)
@@ -106,18 +88,18 @@ def run(
     summary = _summary(one)
     print(f"{experiment.name}: {one.data}\n\n{summary}\n")
     if not resumes:
-        begin_folder(folder, {FILE: json_bytes(content)})
+        begin_folder(folder, {config_file.FILE: config_file.json_bytes(content)})
     began = time.perf_counter()
     try:
         state, history = one.fit(hooks=_hooks(one, folder, options, content, force))
     except BaseException:
-        if not resumes and not has_checkpoints(folder):  # nothing to resume
+        if not resumes and not prediction.has_checkpoints(folder):  # nothing to resume
             shutil.rmtree(folder, ignore_errors=True)
         raise
     seconds = time.perf_counter() - began
-    weights = pack(one, state)
+    weights = prediction.pack(one, state)
     if weights is not None:
-        finish_folder(folder, {WEIGHTS: weights}, last=WEIGHTS)
+        write_file(folder, prediction.WEIGHTS, weights)
     scores, predictions = _on_test_rows(one, state, folder)
     sizes = _sizes(one, state)
     result = {
@@ -129,42 +111,72 @@ def run(
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
     }
-    finish_folder(folder, {RESULT: json_bytes(result)}, last=RESULT)
+    write_file(folder, config_file.RESULT, config_file.json_bytes(result))
     if weights is not None:
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        shutil.rmtree(folder / config_file.CHECKPOINTS, ignore_errors=True)
     with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
         if scores:
-            print(f"\ntest: {scores_text(scores)} on {sizes['test_rows']:,} rows")
-    if experiment.finish is not None:
+            print(f"\ntest: {prediction.scores_text(scores)} on {sizes['test_rows']:,} rows")
+    remarks = _remarks(one, resumes, forced, history)
+    _illustrate(one, folder, state, history, scores, predictions, summary=summary, remarks=remarks)
+    return scores or history[-1]
+
+
+def _illustrate(
+    one: Configured,
+    folder: Path,
+    state: Any,
+    history: list[Record],
+    scores: Mapping[str, float],
+    predictions: Any,
+    **texts: Any,
+) -> None:
+    """Write the files of the experiment's function `finish`, the pictures, and the report.
+
+    Args:
+        one: the configuration with its program and data.
+        folder: the run folder.
+        state: the final state.
+        history: the records.
+        scores: of the test rows.
+        predictions: of the test rows, or None.
+        **texts: further parts of the report.
+    """
+    if one.experiment.finish is not None:
         with attempted("the experiment's function finish", folder):
             trained = TrainedRun(one.config, one.data.data, one.program, state)
-            for name, contents in experiment.finish(trained).items():
+            for name, contents in one.experiment.finish(trained).items():
                 replace(folder / name, contents)
     pictured = {}
     for name, draw in pictures.drawings(one, history, predictions).items():
         with attempted(f"the picture {name}", folder):
             pictured[name] = pictures.png(draw())
             replace(folder / name, pictured[name])
+    pictured.pop("learning_curves.png", None)  # the report draws them
+    metric, maximize = one.experiment.ranked
+    device = jax.devices()[0].device_kind
     with attempted("report.html", folder):
         page = report_of(
             folder.name,
             [metrics_of(record) for record in history],
             timings=[_timings(record) for record in history],
-            config=content["config"],
+            config=to_plain(one.config),
             scores=scores,
-            metric=experiment.ranked[0],
-            maximize=experiment.ranked[1],
-            pictures={k: v for k, v in pictured.items() if k != "learning_curves.png"},
-            summary=summary,
-            environment={"device": result["device"], "system": platform.platform(), **versions()},
-            remarks=_remarks(one, resumes, forced, history),
+            metric=metric,
+            maximize=maximize,
+            pictures=pictured,
+            environment={"device": device, "system": platform.platform(), **versions()},
+            **texts,
         )
         replace(folder / "report.html", page.encode())
-    return scores or history[-1]
 
 
 def _hooks(
-    one: Configured, folder: Path, options: RunOptions, content: Mapping[str, Any], force: bool
+    one: Configured,
+    folder: Path,
+    options: config_file.RunOptions,
+    content: Mapping[str, Any],
+    force: bool,
 ) -> list[train.Hook]:
     """What the run does besides its steps."""
     experiment, name = one.experiment, one.experiment.name
@@ -186,7 +198,11 @@ def _hooks(
         loggers.append(train.WandB(options.wandb, run_name, folder, mode))
     if options.mlflow is not None:
         loggers.append(train.MLflow(options.mlflow, name, run_name))
-    return [*hooks, train.Log(*loggers, config=content), checkpoints(one, folder, options, force)]
+    return [
+        *hooks,
+        train.Log(*loggers, config=content),
+        prediction.checkpoints(one, folder, options, force),
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,10 +245,10 @@ def _on_test_rows(one: Configured, state: Any, folder: Path) -> tuple[dict[str, 
     if one.data.dataset is not None and one.evaluates:
         rows = (*one.data.dataset.test,)
         with attempted("evaluating the test rows", folder):
-            scores = scores_of(one, state, rows)
+            scores = prediction.scores_of(one, state, rows)
         if one.task is not None:
             with attempted("predicting the test rows", folder):
-                predictions = predicted(one, state, rows[0])
+                predictions = prediction.predicted(one, state, rows[0])
     return scores, predictions
 
 

@@ -261,8 +261,8 @@ FAILURES = {
     "a picture": ("jaxnn.experiment.pictures.worst_rows", "the picture worst_mistakes.png failed"),
     "all pictures": ("jaxnn.experiment.pictures.png", "the picture learning_curves.png failed"),
     "the report": ("report_of", "report.html failed"),
-    "the scores": ("scores_of", "evaluating the test rows failed"),
-    "predicting": ("predicted", "predicting the test rows failed"),
+    "the scores": ("jaxnn.experiment.prediction.scores_of", "evaluating the test rows failed"),
+    "predicting": ("jaxnn.experiment.prediction.predicted", "predicting the test rows failed"),
     "finish": (None, "the experiment's function finish failed"),
     "the disk": ("replace", "the picture confusion_matrix.png failed"),
 }
@@ -294,7 +294,7 @@ def test_what_fails_after_the_weights_costs_no_run(tmp_path, monkeypatch, capsys
 
 
 def test_scores_that_are_not_finite_are_written(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(RUN, "scores_of", lambda *_: {"r2": float("nan")})
+    monkeypatch.setattr("jaxnn.experiment.prediction.scores_of", lambda *_: {"r2": float("nan")})
     assert main(EXPERIMENT, ["--folder", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["test"] == {"r2": "nan"}

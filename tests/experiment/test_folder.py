@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from jaxnn.experiment import folder
-from jaxnn.experiment.folder import begin_folder, check_place, default_place, finish_folder
+from jaxnn.experiment.folder import begin_folder, check_place, default_place, write_file
 
 FILES = {"config.json": b"{}", "weights.safetensors": b"w" * 5000}
 
@@ -96,22 +96,18 @@ def test_the_default_place_says_what_and_when():
     assert default_place("digits").match("runs/digits-????????-??????")
 
 
-def test_a_run_is_finished_by_its_last_file(tmp_path, monkeypatch):
+def test_a_file_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
     begin_folder(tmp_path / "one", {"config.json": b"{}"})
-    written = []
     write = folder._write
 
     def full(file, contents):
-        if len(written) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(file.name)
-        write(file, contents)
+        write(file, contents[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(folder, "_write", full)
-    files = {"a": b"1", "result.json": b"{}", "weights": b"2"}
     with pytest.raises(OSError, match=r"on device\. result\.json was not written, so"):
-        finish_folder(tmp_path / "one", files, last="result.json")
-    assert sorted(f.name for f in (tmp_path / "one").iterdir()) == ["a", "config.json", "weights"]
+        write_file(tmp_path / "one", "result.json", b"{}")
+    assert [f.name for f in (tmp_path / "one").iterdir()] == ["config.json"]
     monkeypatch.setattr(folder, "_write", write)
-    finish_folder(tmp_path / "one", files, last="result.json")
+    write_file(tmp_path / "one", "result.json", b"{}")
     assert (tmp_path / "one" / "result.json").read_bytes() == b"{}"

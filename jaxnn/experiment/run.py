@@ -21,7 +21,7 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,11 +217,10 @@ class _Part:
         self,
         step: int | None = None,
         config: Mapping[str, Any] | None = None,
-        history: list[Record] | None = None,
+        history: Sequence[Record] = (),
     ) -> Iterator[Any]:
         part = _timings if self.timings else metrics_of
-        shown = None if history is None else [part(record) for record in history]
-        with self.file.open(step, config, shown) as log:
+        with self.file.open(step, config, [part(record) for record in history]) as log:
             yield lambda record: log(part(record))
 
 

@@ -22,6 +22,7 @@ from jaxnn.command.parsing import chosen
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.experiment import folder as folders
 from jaxnn.experiment.experiment import configured
+from jaxnn.files.lock import Lock
 from jaxnn.installation import install
 from jaxnn.models import MLP
 from jaxnn.train.weights import packed
@@ -399,7 +400,8 @@ def test_a_run_at_work_in_the_folder_is_left_alone(tmp_path, monkeypatch, capsys
         stopped_after(1, signal.SIGINT, patched)
         errors(capsys, *LONG, "--folder", str(folder))
     shutil.rmtree(folder / "checkpoints")
-    with train.Checkpoints(str(folder / "checkpoints")).open(MLP().network(1)):
+    (folder / "checkpoints").mkdir()
+    with Lock(folder / "checkpoints" / "run.lock", "another run holds it"):
         status, text = errors(capsys, *LONG, "--folder", str(folder))
     assert status == 1
     assert "another run is at work in" in text

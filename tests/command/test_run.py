@@ -404,7 +404,7 @@ def test_a_run_at_work_in_the_folder_is_left_alone(tmp_path, monkeypatch, capsys
     with Lock(folder / "checkpoints" / "run.lock", "another run holds it"):
         status, text = errors(capsys, *LONG, "--folder", str(folder))
     assert status == 1
-    assert "another run is at work in" in text
+    assert re.search(r"another run (is at work|works) in", text)
     assert (folder / "config.json").exists()
 
 

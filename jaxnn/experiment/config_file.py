@@ -12,7 +12,6 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -148,13 +147,10 @@ def _loaded(experiment: Experiment[Any], folder: Path) -> tuple[Any, dict[str, A
     if unknown := plain.keys() - FIELDS:
         first = min(unknown)
         raise FileError(f"{file} has the unknown field {first!r:.80}; {suggestion(first, FIELDS)}")
-    other = plain.get("experiment")
-    if other != experiment.name:
-        if not isinstance(other, str) or not re.fullmatch(r"\w{1,100}", other):
-            raise FileError(f"{file} is of the experiment {other!r:.80}, not of {experiment.name}")
+    if (other := plain.get("experiment")) != experiment.name:
         raise FileError(
-            f"{folder} is a run of {other}, not of {experiment.name}; write "
-            f"python -m experiments.{other} predict {quoted(folder)}"
+            f"{folder} is a run of {other!r:.80}, not of {experiment.name!r}; write the command "
+            "with the module of that experiment"
         )
     return _valued(experiment.config, plain.get("config"), f"{file}: config"), plain
 

@@ -61,9 +61,8 @@ def _worst(dataset: Any, kept: np.ndarray, y: np.ndarray, predictions: Any, name
     if dataset.image_shape:
         return worst_images(x.reshape(-1, *dataset.image_shape), y, predictions, names)
     features = dataset.feature_names or tuple(f"feature {i}" for i in range(x.shape[-1]))
-    if x.ndim == 3:
-        return worst_series(x, y, predictions, names, features)
-    return worst_rows(Standardizer.fit(dataset.train.x)(x), y, predictions, names, features)
+    z = Standardizer.fit(dataset.train.x)(x) if x.ndim == 2 else x
+    return worst_profiles(z, y, predictions, names, features)
 
 
 def png(figure: Any) -> bytes:
@@ -156,84 +155,49 @@ def worst_images(
     return figure
 
 
-def worst_rows(
+def worst_profiles(
     z: np.ndarray,
     y: np.ndarray,
     probabilities: np.ndarray,
     names: Sequence[str],
     features: Sequence[str],
 ) -> Any:
-    """The worst mistakes among rows of measurements, each with the means of the classes.
+    """The worst mistakes among rows of measurements or sequences, with the means of the classes.
 
-    A panel per example shows its standardized measurements as dots, and the mean of each class as a
-    line, so that it shows which class the example resembles.
-
-    Args:
-        z: standardized measurements, (rows, features).
-        y: labels, (rows,) integers.
-        probabilities: (rows, classes).
-        names: the names of the classes, by label.
-        features: the names of the columns of z.
-    """
-    features, z = [*map(_shown, features)], _clipped(z)
-    chosen, title = worst(y, probabilities, most=6)
-    figure = _figure(2.1 * len(chosen) + 2.6, 0.17 * len(features) + 2)
-    panels = np.atleast_1d(figure.subplots(1, len(chosen), sharex=True, sharey=True))
-    places = np.arange(len(features))
-    for panel, row in zip(panels, chosen, strict=True):
-        for label in np.unique(y):
-            mean = z[y == label].mean(0)
-            panel.plot(mean, places, label=f"mean of the {_shown(names[int(label)])} test examples")
-        panel.scatter(z[row], places, color="black", s=12, zorder=3, label="this example")
-        panel.axvline(0, color=GRAY, linewidth=0.5)
-        panel.set_yticks(places, features, fontsize=7)
-        panel.set_ylim(len(features) - 0.5, -0.5)
-        panel.set_xlabel("standard deviations\nfrom the training mean", fontsize=8)
-        _plain(panel)
-        _verdict(panel, int(y[row]), probabilities[row], names)
-    handles, labels = panels[0].get_legend_handles_labels()
-    columns = len(labels) if len(chosen) > 2 else 1
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    figure.suptitle(title)
-    return figure
-
-
-def worst_series(
-    z: np.ndarray,
-    y: np.ndarray,
-    probabilities: np.ndarray,
-    names: Sequence[str],
-    features: Sequence[str],
-) -> Any:
-    """The worst mistakes among sequences, each with the means of the classes.
-
-    There is a column per example and a line per feature, with the sequence in black and the mean of
-    each class in color.
+    There is a column per example, in black, so that it shows which class the example resembles. A
+    sequence has a panel per feature.
 
     Args:
-        z: sequences (rows, T, features).
+        z: standardized measurements (rows, features), or sequences (rows, T, features).
         y: labels, (rows,) integers.
         probabilities: (rows, classes).
         names: the names of the classes, by label.
         features: the names along the last axis of z.
     """
-    features, z = [*map(_shown, features)], _clipped(z)
+    features, z, is_row = [*map(_shown, features)], _clipped(z), z.ndim == 2
     chosen, title = worst(y, probabilities, most=6)
-    figure = _figure(2.4 * len(chosen) + 1.2, 2.2 * len(features) + 1.4)
-    grid = figure.subplots(len(features), len(chosen), sharex=True, sharey="row", squeeze=False)
-    for (feature, column), panel in np.ndenumerate(grid):
-        row = chosen[column]
-        for label in np.unique(y):
-            mean = z[y == label][..., feature].mean(0)
-            panel.plot(mean, label=f"mean of the test examples of {_shown(names[int(label)])}")
-        panel.plot(z[row][..., feature], color="black", linewidth=1.2, label="this example")
+    curves = z[..., None] if is_row else z
+    places, lines = np.arange(curves.shape[1]), curves.shape[2]
+    height = 0.17 * len(features) if is_row else 2.2 * lines
+    figure = _figure(2.2 * len(chosen) + 2.6, height + 2)
+    grid = figure.subplots(lines, len(chosen), sharex=True, sharey="row", squeeze=False)
+    for (line, column), panel in np.ndenumerate(grid):
+        row, across = chosen[column], curves[..., line]
+        shown = {f"mean of {_shown(names[k])} test examples": across[y == k] for k in np.unique(y)}
+        for label, values in {**shown, "this example": across[[row]]}.items():
+            pair = places, values.mean(0)
+            style = {"color": "black"} if label == "this example" else {}
+            panel.plot(*(pair[::-1] if is_row else pair), label=label, **style)
         _plain(panel)
-        if feature == 0:
+        if is_row:
+            panel.set_yticks(places, features, fontsize=7)
+            panel.set_ylim(len(features) - 0.5, -0.5)
+        elif column == 0:
+            panel.set_ylabel(features[line])
+        if line == 0:
             _verdict(panel, int(y[row]), probabilities[row], names)
-        if feature == len(features) - 1:
-            panel.set_xlabel("step")
-        if column == 0:
-            panel.set_ylabel(features[feature])
+    for panel in grid[-1]:
+        panel.set_xlabel("standard deviations\nfrom the training mean" if is_row else "step")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     columns = len(labels) if len(chosen) > 2 else 1
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
@@ -342,15 +306,10 @@ def _clipped(numbers: np.ndarray) -> np.ndarray:
 
 def _verdict(panel: Any, truth: int, probabilities: np.ndarray, names: Sequence[str]) -> None:
     guess = int(probabilities.argmax())
-    right, said, share = _shown(names[truth]), _shown(names[guess]), _percent(probabilities[guess])
-    panel.set_title(
-        f"true {right}\npredicted {said} ({share})",
-        fontsize=9,
-    )
-
-
-def _percent(share: float) -> str:
-    return "> 99 %" if 0.99 < share < 1 else f"{share:.0%}".replace("%", " %")
+    share = probabilities[guess]
+    percent = "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+    text = f"true {_shown(names[truth])}\npredicted {_shown(names[guess])} ({percent})"
+    panel.set_title(text, fontsize=9)
 
 
 def _plain(panel: Any) -> None:

@@ -259,7 +259,10 @@ def broken(*_, **__):
 
 
 FAILURES = {
-    "a picture": ("jaxnn.experiment.pictures.worst_rows", "the picture worst_mistakes.png failed"),
+    "a picture": (
+        "jaxnn.experiment.pictures.worst_profiles",
+        "the picture worst_mistakes.png failed",
+    ),
     "all pictures": ("jaxnn.experiment.pictures.png", "the picture learning_curves.png failed"),
     "the report": ("report_of", "report.html failed"),
     "the scores": ("jaxnn.experiment.prediction.scores_of", "evaluating the test rows failed"),
@@ -439,7 +442,11 @@ def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
             "no program can be built from its configuration: batch_size is 1000",
         ),
         ('"schema": 1', '"schema": 9', "is not a configuration of schema 1"),
-        ('"experiment": "toy"', '"experiment": "joy"', "is a run of joy, not of toy"),
+        (
+            '"experiment": "toy"',
+            '"experiment": "joy"',
+            "is a run of 'joy', not of 'toy'; write the command with",
+        ),
         ("{", "", "is not valid JSON"),
         ('"width": 4', '"width": 5', "params/mlp/0/w: wanted float32[3,5], got float32[3,4]"),
     ],

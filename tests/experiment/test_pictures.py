@@ -51,14 +51,14 @@ def test_the_worst_mistake_comes_first():
     figure = pictures.worst_images(np.zeros((5, 4, 4)), Y, P, NAMES)
     titles = [panel.get_title() for panel in figure.axes]
     assert titles == ["true cat\npredicted dog (80 %)", "true owl\npredicted cat (60 %)"]
-    figure = pictures.worst_rows(np.zeros((5, 2)), Y, P, NAMES, ("height", "weight"))
+    figure = pictures.worst_profiles(np.zeros((5, 2)), Y, P, NAMES, ("height", "weight"))
     assert [panel.get_title() for panel in figure.axes] == titles
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["height", "weight"]
 
 
 def test_the_worst_sequences_are_drawn_with_the_means_of_the_classes():
     x = np.arange(5 * 4 * 2, dtype=np.float32).reshape(5, 4, 2)
-    figure = pictures.worst_series(x, Y, P, NAMES, ("demand", "price"))
+    figure = pictures.worst_profiles(x, Y, P, NAMES, ("demand", "price"))
     first, second, below, _ = figure.axes
     assert first.get_title() == "true cat\npredicted dog (80 %)"
     assert second.get_title() == "true owl\npredicted cat (60 %)"

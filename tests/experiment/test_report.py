@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxnn.experiment.pictures import confusion_matrix, png, residuals, worst_rows
+from jaxnn.experiment.pictures import confusion_matrix, png, residuals, worst_profiles
 from jaxnn.experiment.report import report
 
 RECORDS = [
@@ -212,5 +212,5 @@ def test_a_report_draws_any_finite_numbers(a):
 def test_a_picture_shows_any_name(name):
     y, p = np.array([0, 1]), np.array([[0.2, 0.8], [0.3, 0.7]])
     png(confusion_matrix(y, p.argmax(1), [name, "b"]))
-    png(worst_rows(np.ones((2, 1)), y, p, [name, "b"], [name]))
+    png(worst_profiles(np.ones((2, 1)), y, p, [name, "b"], [name]))
     png(residuals(y * 1e308, p[:, 0], name))

@@ -353,6 +353,20 @@ def test_scores_and_predictions_are_in_the_units_of_the_data(tmp_path):
     assert result["test_rows"] == 30
 
 
+def test_a_regression_of_standardized_outputs():
+    """Closed forms: the loss in squared standard deviations, the error in the targets' units."""
+    outputs, y = np.array([[0.5], [-1.0]], np.float32), np.array([1000.0, 950.0], np.float32)
+    task = train.Regression(mean=1000.0, std=100.0)
+    np.testing.assert_array_equal(task.predict(outputs), [1050, 900])
+    found = task.measure(outputs, y)
+    assert float(found["loss"]) == (0.5**2 + 0.5**2) / 2
+    assert float(found["mae"]) == (50 + 50) / 2
+    weighted = task.measure(outputs, np.array([np.nan, 950.0]), np.array([0.0, 1.0]))
+    assert float(weighted["mae"]) == 50
+    with pytest.raises(ValueError, match=r"Regression.std is a number > 0, got 0.0; write train"):
+        train.Regression(std=0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Units:
     batch_size: int = 20

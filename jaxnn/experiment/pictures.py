@@ -174,11 +174,11 @@ def worst_profiles(
         names: the names of the classes, by label.
         features: the names along the last axis of z.
     """
-    features, z, is_row = [*map(_shown, features)], _clipped(z), z.ndim == 2
+    titles, z, is_row = [*map(_shown, features)], _clipped(z), z.ndim == 2
     chosen, title = worst(y, probabilities, most=6)
     curves = z[..., None] if is_row else z
     places, lines = np.arange(curves.shape[1]), curves.shape[2]
-    height = 0.17 * len(features) if is_row else 2.2 * lines
+    height = 0.17 * len(titles) if is_row else 2.2 * lines
     figure = _figure(2.2 * len(chosen) + 2.6, height + 2)
     grid = figure.subplots(lines, len(chosen), sharex=True, sharey="row", squeeze=False)
     for (line, column), panel in np.ndenumerate(grid):
@@ -190,10 +190,10 @@ def worst_profiles(
             panel.plot(*(pair[::-1] if is_row else pair), label=label, **style)
         _plain(panel)
         if is_row:
-            panel.set_yticks(places, features, fontsize=7)
-            panel.set_ylim(len(features) - 0.5, -0.5)
+            panel.set_yticks(places, titles, fontsize=7)
+            panel.set_ylim(len(titles) - 0.5, -0.5)
         elif column == 0:
-            panel.set_ylabel(features[line])
+            panel.set_ylabel(titles[line])
         if line == 0:
             _verdict(panel, int(y[row]), probabilities[row], names)
     for panel in grid[-1]:

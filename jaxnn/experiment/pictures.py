@@ -183,9 +183,9 @@ def worst_profiles(
     grid = figure.subplots(lines, len(chosen), sharex=True, sharey="row", squeeze=False)
     for (line, column), panel in np.ndenumerate(grid):
         row, across = chosen[column], curves[..., line]
-        shown = {f"mean of {_shown(names[k])} test examples": across[y == k] for k in np.unique(y)}
-        for label, values in {**shown, "this example": across[[row]]}.items():
-            pair = places, values.mean(0)
+        means = [(f"mean of {_shown(names[int(k)])} test examples", y == k) for k in np.unique(y)]
+        for label, rows in [*means, ("this example", [row])]:
+            pair = places, across[rows].mean(0)
             style = {"color": "black"} if label == "this example" else {}
             panel.plot(*(pair[::-1] if is_row else pair), label=label, **style)
         _plain(panel)

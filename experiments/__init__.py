@@ -1,4 +1,4 @@
 """Experiments: one file each, run by `python -m experiments.NAME`.
 
-A file opens with what it does, the command and the result to expect. `--help` shows its options.
+A file begins with what it does, the command, and the expected result. `--help` shows the options.
 """

@@ -20,7 +20,7 @@ import numpy as np
 import jaxnn as nn
 from jaxnn import data, train
 from jaxnn.command import main
-from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
+from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
 SHAPE = (28, 28)
@@ -48,17 +48,17 @@ class RNN:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What a run depends on."""
+class Config:
+    """The configuration of a run."""
 
     model: RNN = RNN(dropout=0.5)
     optimizer: AdamW | SGD = AdamW(learning_rate=3e-3, weight_decay=1e-2)
     batch_size: int = 64
-    """Examples a step."""
+    """Rows per step."""
     epochs: int = 20
-    """Times every training example is seen."""
+    """Passes over the training rows."""
     seed: int = 0
-    """Of all random numbers: parameters, order, dropout."""
+    """The root of all random numbers: parameters, order, dropout."""
 
 
 def as_rows(x: np.ndarray) -> np.ndarray:
@@ -66,27 +66,20 @@ def as_rows(x: np.ndarray) -> np.ndarray:
     return x.reshape(-1, *SHAPE)
 
 
-def problem() -> Problem:
-    """5,000 digits as sequences of 28 rows of 28 gray levels in [0, 1], and their classes."""
-    digits = data.mnist_5k()
-    return Problem(digits.map(x=as_rows), train.Classification(10))
+def load(config: Config) -> data.Dataset:
+    """5,000 digits in ten classes, as sequences of 28 rows of 28 gray levels in [0, 1]."""
+    return data.mnist_5k().map(x=as_rows)
 
 
-def build(config: Experiment, problem: Problem) -> Program:
+def build(config: Config, digits: data.Dataset) -> train.Minimize:
     """The training program of a configuration."""
-    steps = run_length(len(problem.data.train.x), config.batch_size, config.epochs)
-    return Program(
-        net=config.model.network(problem.task.outputs),
-        task=problem.task,
-        optimizer=config.optimizer.build(steps),
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        seed=config.seed,
-    )
+    steps = len(digits.train.y) // config.batch_size * config.epochs
+    net, task = config.model.network(outputs=10), train.Classification(10)
+    return train.Supervised(net, task, config.optimizer.build(steps))
 
 
 SPACE = Space(
-    Experiment,
+    Config,
     {
         "optimizer": Branch(
             SGD={"learning_rate": LogUniform(1e-2, 0.5), "momentum": Uniform(0.5, 0.98)},
@@ -96,7 +89,9 @@ SPACE = Space(
         "model.width": Choice(64, 128, 256),
     },
 )
-RECIPE = Recipe("mnist_rnn", __doc__, Experiment, problem, build, SPACE)
+EXPERIMENT = Experiment(
+    "mnist_rnn", Config, data=load, program=build, space=SPACE, maximize="validation_accuracy"
+)
 
 if __name__ == "__main__":
-    sys.exit(main(RECIPE))
+    sys.exit(main(EXPERIMENT))

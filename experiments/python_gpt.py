@@ -12,7 +12,7 @@ Expected on the last fifth of the manual, which is not used in training, seed 0,
 The manual differs between versions of Python, and so does the result. On the same characters a
 table of how often each character follows another needs 3.59 bits.
 
-To train on another text, write `data.read_text("mine.txt")` in `problem`.
+To train on another text, write `data.read_text("mine.txt")` in `load`.
 """
 
 import dataclasses
@@ -24,72 +24,65 @@ import numpy as np
 import jaxnn as nn
 from jaxnn import data, train
 from jaxnn.command import main
-from jaxnn.experiment import SGD, AdamW, Command, Problem, Program, Recipe, run_length
+from jaxnn.experiment import SGD, AdamW, Command, Experiment, TrainedRun
 from jaxnn.models import GPT
 from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
-from jaxnn.train.evaluation import Trained
 
-# Characters of a window: the network never sees more at once, in training or when it writes.
+# Characters of a window: the longest context, in training and in sampling.
 LENGTH = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """What a run depends on."""
+class Config:
+    """The configuration of a run."""
 
     model: GPT = GPT(layers=3, width=128, num_heads=4, length=LENGTH, positions="rotary")
     optimizer: AdamW | SGD = AdamW(learning_rate=3e-3, weight_decay=0.1)
     batch_size: int = 8
     """Windows of 128 characters per step."""
     epochs: int = 6
-    """Times every training window is seen."""
+    """Passes over the training windows."""
     seed: int = 0
-    """Of all random numbers: parameters, order, dropout, the sample."""
+    """The root of all random numbers: parameters, order, dropout, the sample."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """How a text is sampled."""
+    """Options of the sampling."""
 
     prompt: str = "The with statement "
     """The text to continue, in printable ASCII."""
     characters: int = 400
     """Number of characters to add."""
     temperature: float = 0.8
-    """Below 1 likelier characters, above 1 rarer ones; 0 for the likeliest alone."""
+    """Divides the logits: less than 1 prefers likely characters; 0 takes the likeliest."""
     top_k: int | None = None
-    """Draw among the likeliest of this number alone."""
+    """The number of likeliest characters to draw from; all by default."""
     top_p: float | None = None
-    """Draw among the fewest likeliest that have this share of the probability."""
+    """Draw from the smallest set of likeliest characters with this probability; all by default."""
     seed: int = 0
-    """Of the draws."""
+    """The seed of the draws."""
 
 
-def problem() -> Problem:
+def load(config: Config) -> data.Dataset:
     """Windows of the manual, and the character that follows each of their characters."""
-    text = data.python_reference()
-    return Problem(text.windows(LENGTH), train.NextToken(len(text.vocabulary)))
+    return data.python_reference().windows(LENGTH)
 
 
-def build(config: Experiment, problem: Problem) -> Program:
+def build(config: Config, manual: data.Dataset) -> train.Minimize:
     """The training program of a configuration."""
-    steps = run_length(len(problem.data.train.x), config.batch_size, config.epochs)
-    return Program(
-        net=config.model.network(problem.task.outputs),
-        task=problem.task,
-        optimizer=config.optimizer.build(steps),
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        seed=config.seed,
-    )
+    steps = len(manual.train.y) // config.batch_size * config.epochs
+    characters = len(manual.class_names)
+    net, task = config.model.network(characters), train.NextToken(characters)
+    return train.Supervised(net, task, config.optimizer.build(steps))
 
 
-def written(problem: Problem, program: Program, trained: Trained, options: Sample) -> str:
-    """The prompt, and what the network writes after it: half a window at a time."""
-    vocabulary, half = problem.data.class_names, LENGTH // 2
+def written(trained: TrainedRun, options: Sample) -> str:
+    """The prompt and its continuation by the network, half a window at a time."""
+    vocabulary, half = trained.data.class_names, LENGTH // 2
     tokens = data.encode(options.prompt, vocabulary)
     length, key = len(tokens) + options.characters, jax.random.key(options.seed)
-    net, params = nn.unstack_layers(program.net, trained.params)  # a row decodes faster
+    net, params = nn.unstack_layers(trained.net, trained.params)  # a row decodes faster
     while len(tokens) < length:
         new = nn.generate(
             net,
@@ -105,20 +98,20 @@ def written(problem: Problem, program: Program, trained: Trained, options: Sampl
     return data.decode(tokens[:length], vocabulary)
 
 
-def sample(problem: Problem, program: Program, trained: Trained, options: Sample) -> None:
-    """Print what the network writes."""
-    print(written(problem, program, trained, options))
+def sample(trained: TrainedRun, options: Sample) -> None:
+    """Print a sample."""
+    print(written(trained, options))
 
 
-def finish(problem: Problem, program: Program, trained: Trained) -> dict[str, bytes]:
+def finish(trained: TrainedRun) -> dict[str, bytes]:
     """Print a sample, and keep it in the run folder."""
-    text = written(problem, program, trained, Sample(seed=program.seed))
+    text = written(trained, Sample(seed=trained.config.seed))
     print(f"\nA sample:\n{text}")
     return {"sample.md": text.encode()}
 
 
 SPACE = Space(
-    Experiment,
+    Config,
     {
         "optimizer": Branch(
             AdamW={"learning_rate": LogUniform(3e-4, 1e-2), "weight_decay": LogUniform(1e-3, 1.0)},
@@ -127,16 +120,16 @@ SPACE = Space(
         "model.layers": Choice(2, 3, 4),
     },
 )
-RECIPE = Recipe(
+EXPERIMENT = Experiment(
     "python_gpt",
-    __doc__,
-    Experiment,
-    problem,
-    build,
-    SPACE,
-    finish,
-    (Command("sample", "write on from a prompt, by a saved run", Sample, sample),),
+    Config,
+    data=load,
+    program=build,
+    space=SPACE,
+    minimize="validation_bits",
+    finish=finish,
+    commands=(Command("sample", "continue a prompt with a trained network", Sample, sample),),
 )
 
 if __name__ == "__main__":
-    sys.exit(main(RECIPE))
+    sys.exit(main(EXPERIMENT))

@@ -1,6 +1,6 @@
 """The command lines: of an experiment (`python -m experiments.NAME`), and `jaxnn sweep`.
 
-`main(recipe)` is what an experiment's file ends with.
+An experiment's module ends with `main(EXPERIMENT)`.
 """
 
 from .experiment import main

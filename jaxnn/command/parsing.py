@@ -1,7 +1,7 @@
-"""Arguments of a command as values: a configuration, and options of the command's own.
+"""Arguments of a command as values: a configuration, and the options of the command.
 
-A configuration's union fields are chosen by words such as `optimizer:sgd`; everything else is an
-option, read by tyro, whose help and suggestions a user sees.
+A union field of a configuration is chosen by a word such as `optimizer:sgd`. Everything else is an
+option, which tyro reads; the help and the suggestions for misspellings are tyro's.
 """
 
 import dataclasses
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..core.signatures import suggestion
-from ..experiment.experiment import AnyRecipe
+from ..experiment.experiment import Experiment
 from ..files.reading import printable
 from ..installation import missing
 
 
 def parse(
-    recipe: AnyRecipe,
+    experiment: Experiment[Any],
     arguments: list[str],
     options: list[type[Any]],
     *,
@@ -29,25 +29,26 @@ def parse(
     start: Any = None,
     swept: Collection[str] = (),
 ) -> list[Any]:
-    """The configuration, and a value of each class of options, from what a user wrote.
+    """The configuration and a value of each class of options, from the command line.
 
     Args:
-        recipe: the experiment.
+        experiment: the experiment.
         arguments: the words and options.
-        options: frozen dataclasses whose fields are the command's own options.
+        options: frozen dataclasses whose fields are the options of the command.
         prog: how the command is called.
         text: paragraphs of the help before the options.
         start: the configuration that the arguments change; by default that of the experiment.
-        swept: dotted paths of fields that the arguments cannot give, since a sweep does.
+        swept: dotted paths of fields that the arguments cannot set, since the sweep does.
 
-    Raises SystemExit with 0 after printing help, and with 2 for options that there are not, and
-    ValueError for a field that is swept.
+    Raises:
+        SystemExit: 0 after printing help, 2 for unknown options.
+        ValueError: a field that is swept.
     """
     tyro = library()
     _check_not_swept(arguments, swept)
-    default, rest = chosen(recipe.config() if start is None else start, arguments)
+    default, rest = chosen(experiment.config() if start is None else start, arguments)
 
-    parts = {"config": (recipe.config, default)}
+    parts = {"config": (experiment.config, default)}
     parts |= {f"options{index}": (cls, cls()) for index, cls in enumerate(options)}
     flat = tyro.conf.arg(name="")  # without the name of the part before each option
     signature = [
@@ -68,7 +69,7 @@ def parse(
     choices = [
         f"{field.capitalize()}: write {' or '.join(f'{field}:{name}' for name in members)}; the "
         f"options below are those of {_short(type(getattr(default, field)))}.\n"
-        for field, members in alternatives(recipe.config).items()
+        for field, members in alternatives(experiment.config).items()
         if field not in swept
     ]
     return tyro.cli(
@@ -81,7 +82,7 @@ def parse(
 
 
 def _check_not_swept(arguments: list[str], swept: Collection[str]) -> None:
-    """Raise ValueError for an argument that says what no trial would have."""
+    """Raise ValueError for an argument that sets a field that the sweep sets."""
     for argument in arguments:
         if argument.startswith("--"):
             field = argument[2:].partition("=")[0].replace("-", "_")
@@ -95,35 +96,35 @@ def _check_not_swept(arguments: list[str], swept: Collection[str]) -> None:
 
 
 def place(default: str) -> type[Any]:
-    """Options with one field, `folder`, a path or None: where to write what the command makes."""
+    """Options with one field, `folder`: the path of the folder to write, or None."""
     tyro = library()
     folder = tyro.conf.arg(
         metavar="FOLDER",
-        help="Where to write it: a folder that does not exist yet.",
+        help="The folder to write, which does not exist yet.",
         help_behavior_hint=f"(default: {default})",
     )
     kind = Annotated[Path | None, folder]
     return dataclasses.make_dataclass("Place", [("folder", kind, None)], frozen=True)
 
 
-def module_of(recipe: AnyRecipe) -> str:
-    """The module that a recipe is from, as `python -m` takes it."""
-    if recipe.module != "__main__":
-        return recipe.module
+def module_of(experiment: Experiment[Any]) -> str:
+    """The module of an experiment, as `python -m` takes it."""
+    if experiment.module != "__main__":
+        return experiment.module
     main = sys.modules["__main__"]
     if spec := getattr(main, "__spec__", None):
         return spec.name
     return Path(getattr(main, "__file__", "__main__")).stem  # run as a file
 
 
-def imported(recipe: AnyRecipe) -> AnyRecipe:
-    """The recipe as every process knows it, where `python -m` runs its module as `__main__`."""
-    name = module_of(recipe)
-    if recipe.module != "__main__" or name == "__main__":
-        return recipe
+def imported(experiment: Experiment[Any]) -> Experiment[Any]:
+    """The experiment of the imported module, if `python -m` runs the module as `__main__`."""
+    name = module_of(experiment)
+    if experiment.module != "__main__" or name == "__main__":
+        return experiment
     module = importlib.import_module(name)
-    found = [one for one in vars(module).values() if isinstance(one, type(recipe))]
-    return next((one for one in found if one.name == recipe.name), recipe)
+    found = [one for one in vars(module).values() if isinstance(one, Experiment)]
+    return next((one for one in found if one.name == experiment.name), experiment)
 
 
 def alternatives(config: type[Any]) -> dict[str, dict[str, type[Any]]]:
@@ -142,7 +143,7 @@ def alternatives(config: type[Any]) -> dict[str, dict[str, type[Any]]]:
 def chosen(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
     """The configuration with the dataclasses that arguments like `optimizer:sgd` name.
 
-    Returns it with the other arguments. Raises ValueError for a name that there is not.
+    Returns it with the other arguments. Raises ValueError for an unknown name.
     """
     unions, rest = alternatives(type(config)), []
     for argument in arguments:
@@ -162,13 +163,13 @@ def _short(cls: type[Any]) -> str:
 
 
 def refuse(message: str, status: int) -> int:
-    """Say on standard error what cannot be done, and return the exit status."""
+    """Print an error in one line, and return the exit status."""
     print(f"error: {printable(message, lines=True)}", file=sys.stderr)
     return status
 
 
 def library() -> Any:
-    """tyro, or an ImportError that says what to install."""
+    """tyro; ImportError with the command that installs it."""
     try:
         import tyro
     except ImportError as error:

@@ -1,10 +1,10 @@
-"""`jaxnn sweep`: look at a sweep's folder, whichever experiment it is of.
+"""`jaxnn sweep`: inspect the folder of a sweep of any experiment.
 
-jaxnn sweep top FOLDER                   how far a running sweep is, until it ends
-jaxnn sweep show FOLDER                  its best trials, and how the others ended
+jaxnn sweep top FOLDER                   show the progress of a running sweep
+jaxnn sweep show FOLDER                  show its best trials, and how the others ended
 jaxnn sweep report FOLDER                write its report again
-jaxnn sweep export FOLDER csv TARGET     write it for another tool
-jaxnn sweep retry FOLDER                 ask its failed and diverged trials again
+jaxnn sweep export FOLDER csv TARGET     write its trials for another tool
+jaxnn sweep retry FOLDER                 train its failed and diverged trials again
 """
 
 import sys
@@ -26,15 +26,15 @@ from ..sweep.report import write
 from .parsing import library, refuse
 from .watching import summary
 
-# Seconds between two looks at a running sweep.
+# Seconds between two updates of a running sweep.
 PATIENCE = 1.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `jaxnn`, and return the exit status.
 
-    0 is success, 1 something that could not be done, 2 a wrong command line, 130 Ctrl-C. Raises
-    SystemExit with 0 after printing help, and with 2 for options that there are not.
+    The status is 0 for success, 1 for an error, 2 for a wrong command line, and 130 for Ctrl-C.
+    Raises SystemExit with 0 after printing help, and with 2 for unknown options.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def top(folder: Path) -> None:
-    """Show how far a running sweep is, until it ends.
+    """Show the progress of a running sweep until it ends.
 
     Args:
         folder: The folder of a sweep.
@@ -87,7 +87,7 @@ def top(folder: Path) -> None:
 
 
 def _asked_for(sweep: Sweep) -> int:
-    """How many trials a sweep is to have."""
+    """The number of trials that a sweep is to have."""
     many = sweep.facts.get("settings", {}).get("trials")
     if type(many) is not int:
         raise LedgerError(f"{damaged(sweep.folder)} (settings.trials is {many!r:.40})")
@@ -99,7 +99,7 @@ def show(folder: Path, trials: int = 10) -> None:
 
     Args:
         folder: The folder of a sweep.
-        trials: How many to list.
+        trials: The number of trials to list.
     """
     with Ledger.open(folder) as ledger:
         sweep = read(ledger)
@@ -111,7 +111,7 @@ def show(folder: Path, trials: int = 10) -> None:
 
 
 def report(folder: Path) -> None:
-    """Write the report of a sweep again, as it stands.
+    """Write the report of a sweep again.
 
     Args:
         folder: The folder of a sweep.
@@ -127,7 +127,7 @@ def export_(
 
     Args:
         folder: The folder of a sweep.
-        kind: What to write: tables, an Optuna storage, or a run a lane.
+        kind: What to write: tables, an Optuna storage, or a run per lane.
         target: The file or folder to write, which does not exist yet.
     """
     with Ledger.open(folder) as ledger:
@@ -135,7 +135,7 @@ def export_(
 
 
 def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
-    """Ask failed and diverged trials again; `resume` then runs them.
+    """Reset failed and diverged trials; `resume` then trains them again.
 
     Args:
         folder: The folder of a sweep.

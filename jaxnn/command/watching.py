@@ -1,4 +1,4 @@
-"""How far a sweep is: a live table on a terminal, plain lines elsewhere; and what it found."""
+"""The progress of a sweep, a live table on a terminal and lines elsewhere; and its results."""
 
 import contextlib
 import importlib.util
@@ -18,13 +18,13 @@ from ..sweep.report import write
 from ..sweep.report.headline import best_command
 from ..sweep.report.statistics import seed_mean
 
-# Trials that are listed at the end, and on the way.
+# Trials that are listed, at the end and before.
 LISTED = 5
 
 
 @contextlib.contextmanager
 def watched(ledger: Ledger) -> Iterator[Watch]:
-    """A function that shows how far a sweep is, each time it is told."""
+    """A function that shows the progress of a sweep."""
     metric, seeds = ledger.meta["metric"], ledger.meta["seeds"]
     if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
         yield lambda progress: print(line(progress, metric, seeds), flush=True)
@@ -36,7 +36,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
 
 
 def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
-    """What there is to say about a sweep on its way, by title."""
+    """The facts about a running sweep by title."""
     share = progress.epochs / progress.whole if progress.whole else 1.0
     trained = progress.epochs - progress.before
     left = progress.seconds * (progress.whole - progress.epochs) / trained if trained > 0 else None
@@ -64,7 +64,7 @@ def line(progress: Progress, metric: str, seeds: int) -> str:
 
 
 def table(progress: Progress, metric: str, seeds: int) -> Any:
-    """A table with a column a fact."""
+    """A table with a column per fact."""
     from rich.table import Table
     from rich.text import Text
 
@@ -72,17 +72,17 @@ def table(progress: Progress, metric: str, seeds: int) -> Any:
     drawn = Table(title="sweep")
     for title in found:
         drawn.add_column(title, no_wrap=True)
-    drawn.add_row(*map(Text, found.values()))  # a text would be read as markup
+    drawn.add_row(*map(Text, found.values()))  # a string would be read as markup
     return drawn
 
 
 def finish(ledger: Ledger) -> None:
-    """Print what a sweep found, and write its report."""
+    """Print the results of a sweep, and write its report."""
     sweep = read(ledger)
     print(f"\n{summary(sweep)}", flush=True)  # the report takes a moment
     try:
         print(f"\nReport: {printable(str(write(ledger)), lines=True)}")
-    except Exception as error:  # whatever drawing raises: the ledger has all results
+    except Exception as error:  # any error of the drawing: the ledger has all results
         cause = printable(" ".join(str(error).split()), 300)
         warnings.warn(
             f"the report of {sweep.folder} was not written ({type(error).__name__}: {cause}). All "

@@ -38,6 +38,7 @@ class Dataset:
         test: what the chosen configuration is reported on.
         class_names: by label 0, 1, ...; empty for regression.
         feature_names: by column of x; empty for images.
+        target_name: what regression targets are, for pictures; empty for labels.
         image_shape: (height, width) if a row of x is an image, read row by row from the top left.
         source: who made the data.
         licence: the terms of the package that carries it.
@@ -56,6 +57,7 @@ class Dataset:
     test: Examples
     class_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
+    target_name: str = ""
     image_shape: tuple[int, int] | None = None
     source: str = ""
     licence: str = ""

@@ -164,6 +164,7 @@ def diabetes() -> Dataset:
         _DIABETES.read(),
         _DIABETES_TARGET.read()[:, 0],
         feature_names=("age", "sex", "bmi", "bp", "s1", "s2", "s3", "s4", "s5", "s6"),
+        target_name="disease progression",
         source="Efron, Hastie, Johnstone and Tibshirani (2004), Least angle regression",
         licence="BSD-3-Clause (scikit-learn)",
     )

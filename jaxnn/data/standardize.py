@@ -1,6 +1,7 @@
 """Mean 0 and standard deviation 1, by statistics that are taken once and kept."""
 
-from typing import NamedTuple, TypeVar, cast
+import functools
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +77,17 @@ class Standardizer(NamedTuple):
         mean, std = self._beside(z)
         return cast(Array, (z * std + mean).astype(self._dtype(z)))
 
+    def layer(self) -> functools.partial[Any]:
+        """The same as a function that a network may hold, which then takes inputs in their units.
+
+        >>> import jaxnn as nn
+        >>> scale = Standardizer(np.float32(15), np.float32(5))
+        >>> net = nn.Sequential(scale.layer(), nn.Dense(1))
+        >>> net == nn.Sequential(scale.layer(), nn.Dense(1))
+        True
+        """
+        return functools.partial(standardized, mean=_numbers(self.mean), std=_numbers(self.std))
+
     def _beside(self, x: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
         """Mean and std with x's rank, which strict rank promotion asks for."""
         row = np.shape(self.mean)
@@ -91,3 +103,18 @@ class Standardizer(NamedTuple):
     def _dtype(x: np.ndarray | jax.Array) -> np.dtype:
         floating = jnp.issubdtype(x.dtype, np.inexact)
         return np.dtype(x.dtype) if floating else np.dtype(np.float32)
+
+
+def standardized(x: Array, *, mean: Any, std: Any) -> Array:
+    """(x - mean) / std, feature by feature: what `Standardizer.layer` returns with its numbers.
+
+    Args:
+        x: (..., *shape), of the shape of one row.
+        mean, std: numbers, in tuples of the shape of one row.
+    """
+    return Standardizer(np.asarray(mean, np.float32), np.asarray(std, np.float32))(x)
+
+
+def _numbers(array: Any) -> Any:
+    """The numbers of an array, in nested tuples."""
+    return tuple(map(_numbers, array)) if np.ndim(array) else float(array)

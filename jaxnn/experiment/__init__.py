@@ -1,22 +1,31 @@
-"""What an experiment needs around its training: a program, a run folder, pictures.
+"""What an experiment needs around its training: a configuration, a run folder, pictures.
 
-An experiment is a frozen configuration beside two pure functions, joined in a `Recipe`:
+An `Experiment` joins a frozen configuration and two pure functions:
 
-    problem()               what is to be learned: the data set, the task, how both are scaled
-    build(config, problem)  a configuration as a pure training `Program`
+    data(config)             the data: a `data.Dataset`, (training data, validation data), or None
+    program(config, data)    the `train.Program` of the configuration
 
-A `train.Program` of any kind is trained by an `Experiment`: a configuration, `data(config)`, and
-`program(config, data)`.
-
-A run trains (`program`), shows how far it is (`progress`), judges the result (`scores`), draws it
-(`pictures`) and writes a folder (`folder`, `configuration`) from which `prediction` predicts;
-`jaxnn.command` is its command line. Nothing of it is imported by `import jaxnn`, and rich and
-matplotlib are imported where they are used.
+`run` trains one configuration by `train.fit` with hooks, evaluates the result, and writes a run
+folder (`folder`, `config_file`) with pictures and a report (`pictures`, `report`), from which
+`load_run` and the command line predict (`prediction`). `jaxnn.command` is its command line, and
+`jaxnn.sweep` trains many configurations. `import jaxnn` imports none of this, and matplotlib is
+imported where it is used.
 """
 
-from .experiment import Experiment
+from .config_file import Checkpointing, RunOptions
+from .experiment import Command, Experiment, TrainedRun
 from .optimizers import SGD, AdamW
-from .problem import Problem
-from .program import Command, Program, Recipe, run_length
+from .prediction import load_run
+from .run import run
 
-__all__ = ["SGD", "AdamW", "Command", "Experiment", "Problem", "Program", "Recipe", "run_length"]
+__all__ = [
+    "SGD",
+    "AdamW",
+    "Checkpointing",
+    "Command",
+    "Experiment",
+    "RunOptions",
+    "TrainedRun",
+    "load_run",
+    "run",
+]

@@ -1,9 +1,10 @@
-"""Configurations as JSON and back, strictly: what comes back is equal to what was written.
+"""Configurations as JSON and back: what is read is equal to what was written.
 
-A configuration is a frozen dataclass of numbers, texts, tuples and further dataclasses. In JSON a
-dataclass is an object that names its class under "type", which tells the members of a union apart:
+A configuration is a frozen dataclass of numbers, strings, tuples, and further dataclasses. In JSON,
+a dataclass is an object with the name of its class under "type", which distinguishes the members of
+a union:
 
-    {"type": "Experiment", "optimizer": {"type": "AdamW", "learning_rate": 0.001, ...}, ...}
+    {"type": "Config", "optimizer": {"type": "AdamW", "learning_rate": 0.001, ...}, ...}
 
 JSON has no infinity and no NaN; they are written as {"type": "float", "value": "inf"}.
 """
@@ -21,7 +22,7 @@ UNFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 def to_plain(config: Any) -> Any:
-    """A configuration as dicts, lists and scalars, for `json.dumps`.
+    """A configuration as dicts, lists, and scalars, for `json.dumps`.
 
     >>> from .optimizers import SGD
     >>> to_plain(SGD(learning_rate=0.1))
@@ -36,14 +37,17 @@ def to_plain(config: Any) -> Any:
         return {"type": "float", "value": str(float(config))}
     if config is None or isinstance(config, SCALARS):
         return config
-    raise TypeError(f"a configuration holds numbers, texts, tuples and dataclasses; got {config!r}")
+    raise TypeError(
+        f"a configuration holds numbers, strings, tuples, and dataclasses, got {config!r}; write a "
+        "tuple or a frozen dataclass"
+    )
 
 
 def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
-    """The configuration of type `kind` that `to_plain` gave `plain` for.
+    """The configuration of type `kind` of which `plain` is the result of `to_plain`.
 
-    Raises ValueError, with the place in the configuration, for an unknown or missing field, another
-    class than the type allows, or a value of another type. Nothing is filled in.
+    Raises ValueError with the path in the configuration for an unknown or missing field, a class
+    that the type does not allow, or a value of another type.
 
     >>> from .optimizers import SGD
     >>> from_plain(SGD, {"type": "SGD", "learning_rate": 0.1, "momentun": 0.9})

@@ -17,24 +17,70 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 
 from .. import train
 from ..core import paths
-from ..core.declarations import brief
-from ..core.fingerprint import checksum
+from ..core.declarations import brief, describe
+from ..core.layer import Layer
 from ..core.values import is_traced
 from ..data import Dataset
+from ..data.accept import as_source, fingerprint_of
+from ..data.augmented import Augmented
 from ..data.order import epoch_order
-from ..data.rows import check_rows
+from ..data.rows import leaves_by_path, row_count, row_spec
 from ..data.source import Source
-from .program import Command, Recipe
+from ..train.minimize import SupervisedLoss
 
 Config = TypeVar("Config")
 LENGTHS = ("steps", "epochs")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A finished run: what `finish` and further commands are given.
+
+    Args:
+        config: its configuration.
+        data: what the experiment's function `data` returned.
+        program: its program.
+        state: the final state of the program.
+    """
+
+    config: Any
+    data: Any
+    program: Any
+    state: Any
+
+    @property
+    def net(self) -> Layer:
+        """The network of a `train.Supervised`."""
+        return self.program.objective.wrapped
+
+    @property
+    def params(self) -> Any:
+        """The parameters of a `train.Minimize`, as it evaluates and predicts with them."""
+        return train.evaluation_params(self.state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A further command of an experiment's command line, on the folder of a finished run.
+
+    Args:
+        name: the word of the command line, before the folder.
+        help: what it does, on one line.
+        options: a frozen dataclass whose fields all have defaults: the options of the command.
+        run: does it and prints the result: a function of the `TrainedRun` and the options.
+    """
+
+    name: str
+    help: str
+    options: type[Any]
+    run: Callable[[TrainedRun, Any], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +90,22 @@ class Experiment(Generic[Config]):
     Args:
         name: the name of the module, which names run folders too.
         config: the configuration, a frozen dataclass whose fields all have defaults.
-        program: maps (config, data) to a `train.Program`, where data are what `data` returned. It
-            is a pure function, called inside a trace.
-        data: maps a configuration to (training data, validation data), each any pytree of arrays of
-            rows; the latter may be None. It may also return a `data.Dataset`, a dict or an array
-            to train on, or None if the program makes its own data, as does the default.
+        program: maps (config, data) to a `train.Program`, where data are what `data` returned,
+            without `data.Augmented` around them. It is a pure function, called inside a trace.
+        data: maps a configuration to a `data.Dataset`, whose test rows are scored at the end of a
+            run; or to (training data, validation data), each any pytree of arrays of rows, of which
+            the latter may be None; or to a dict or an array to train on; or to None, the default,
+            if the program makes its own data. `data.Augmented` around a data set, or around
+            training data, augments the batches of the training.
         space: what a sweep may change: dimensions by dotted path, or a `jaxnn.sweep.Space`.
         maximize: the metric that trials are compared by if larger is better, such as
-            "validation_accuracy".
+            "validation_accuracy". With `--patience`, a solo run watches the same metric.
         minimize: the metric that trials are compared by if smaller is better. By default trials are
             compared by the validation accuracy, the validation loss, or the one validation metric
-            that declares a direction.
+            that declares a direction, and a solo run watches the validation loss.
+        finish: called with the `TrainedRun` at the end of a solo run. It may print, and returns
+            further files for the run folder, contents by name. None by default.
+        commands: further commands for the folder of a run; none by default.
 
     Raises:
         TypeError, ValueError: parts that are something else.
@@ -86,6 +137,8 @@ class Experiment(Generic[Config]):
     space: Any = dataclasses.field(default=None, compare=False)
     maximize: str | None = None
     minimize: str | None = None
+    finish: Callable[[TrainedRun], dict[str, bytes]] | None = None
+    commands: tuple[Command, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the parts."""
@@ -101,9 +154,9 @@ class Experiment(Generic[Config]):
             )
 
     @property
-    def commands(self) -> tuple[Command, ...]:
-        """Further commands of its command line: none."""
-        return ()
+    def ranked(self) -> tuple[str, bool]:
+        """The metric that a solo run watches, and whether larger is better."""
+        return self.maximize or self.minimize or "validation_loss", self.maximize is not None
 
     @property
     def module(self) -> str:
@@ -121,9 +174,6 @@ class Experiment(Generic[Config]):
         return tuple(part for part in (self.program, self.data, self.config) if part is not None)
 
 
-AnyRecipe: TypeAlias = Recipe[Any] | Experiment[Any]
-
-
 class Loaded:
     """The data of an experiment: compared by identity.
 
@@ -131,13 +181,18 @@ class Loaded:
         data: as the experiment's function returned them.
 
     Attributes:
-        data: the same.
-        train, validation: pytrees of arrays of rows, or None.
+        data: the same, without `data.Augmented` around them: what `program` is given.
+        dataset: the data if they are a `data.Dataset`, None otherwise.
+        train: a pytree of arrays of rows, or `data.Augmented` of one; None without data.
+        arrays: the arrays of `train`, without augmentation.
+        validation: a pytree of arrays of rows, or None.
         rows: the number of rows to train on; None without data.
     """
 
     def __init__(self, data: Any) -> None:
-        self.data = data
+        functions = data.functions if isinstance(data, Augmented) else ()
+        self.data = data = _plain(data)
+        self.dataset = data if isinstance(data, Dataset) else None
         if isinstance(data, Dataset):
             self.train, self.validation = (*data.train,), (*data.validation,)
         elif isinstance(data, tuple) and len(data) == 2:
@@ -149,26 +204,46 @@ class Loaded:
             )
         else:
             self.train, self.validation = data, None
-        for part in (self.train, self.validation):
-            if isinstance(part, Source):
+        self.train = as_source(self.train, "training data")
+        self.validation = as_source(self.validation, "validation data")
+        self.arrays = _plain(self.train)
+        for part in (self.arrays, self.validation):
+            if isinstance(part, Source | Augmented):
                 raise TypeError(
                     f"an experiment's data are arrays of rows, got {brief(part)}; write the arrays "
                     "themselves, which all trials of a sweep share"
                 )
-        self.rows = None if self.train is None else check_rows(self.train, "training data")
-        if self.validation is not None:
-            check_rows(self.validation, "validation data")
+        for function in functions:
+            self.train = Augmented(self.train, function)
+        self.rows = None if self.arrays is None else row_count(self.arrays)
+
+    def __str__(self) -> str:
+        """What the data are, on one line."""
+        if self.arrays is None:
+            return "the program makes its own data"
+        if self.dataset is not None:
+            return repr(self.dataset)
+        leaves = leaves_by_path(self.arrays).items()
+        return ", ".join(f"{path} {describe(leaf)}".strip() for path, leaf in leaves)
 
     def checksums(self) -> dict[str, Any]:
         """Shapes, types, and checksums of all arrays by path."""
-        parts = {"train": self.train, "validation": self.validation}
-        return {
-            name: {
-                jax.tree_util.keystr(path, simple=True, separator="/"): checksum(leaf)
-                for path, leaf in jax.tree_util.tree_flatten_with_path(part)[0]
-            }
-            for name, part in parts.items()
-        }
+        parts = {"train": self.arrays, "validation": self.validation}
+        return {name: fingerprint_of(part) for name, part in parts.items()}
+
+    @functools.cached_property
+    def identity(self) -> Any:
+        """What is equal for data with equal arrays, augmentations, and names."""
+        about = {} if self.dataset is None else dict(vars(self.dataset))
+        test = fingerprint_of(about.pop("test", None))
+        about = {name: about[name] for name in about.keys() - {"train", "validation"}}
+        return self.checksums(), test, about, getattr(self.train, "functions", ())
+
+
+def _plain(data: Any) -> Any:
+    while isinstance(data, Augmented):
+        data = data.source
+    return data
 
 
 _kept: list[Loaded] = []
@@ -178,12 +253,11 @@ _kept: list[Loaded] = []
 def loaded(experiment: Experiment[Any], config: Any) -> Loaded:
     """The data of a configuration, read once. Equal data of several configurations are one."""
     new = Loaded(None if experiment.data is None else experiment.data(config))
-    for old in _kept:
-        if _equal((old.train, old.validation), (new.train, new.validation)):
-            return old
-    _kept.append(new)
-    del _kept[:-4]
-    return new
+    kept = next((old for old in _kept if old.identity == new.identity), new)
+    if kept is new:
+        _kept.append(new)
+        del _kept[:-4]
+    return kept
 
 
 class Configured:
@@ -269,12 +343,36 @@ class Configured:
             return self.program.objective._has_method("predict")
         return type(self.program).predict is not train.Program.predict
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether the program has metrics of an evaluation."""
+        return type(self.program).evaluate is not train.Program.evaluate
+
     def evaluations(self) -> list[train.Hook]:
         """The hooks that evaluate at each record."""
         if self.data.validation is not None:
             return [train.Evaluate(self.data.validation)]
-        evaluates = type(self.program).evaluate is not train.Program.evaluate
-        return [train.Evaluate()] if self.data.rows is None and evaluates else []
+        return [train.Evaluate()] if self.data.rows is None and self.evaluates else []
+
+    @property
+    def task(self) -> Any:
+        """The task of a `train.Supervised`, None for other programs."""
+        objective = getattr(self.program, "objective", None)
+        return objective.task if isinstance(objective, SupervisedLoss) else None
+
+    @property
+    def network(self) -> tuple[Layer, tuple[Any, ...], dict[str, Any]] | None:
+        """The network, or the whole objective, of a `train.Minimize`; its inputs for one row.
+
+        Inputs are shapes and types, positional and named. None for other programs.
+        """
+        if not isinstance(self.program, train.Minimize):
+            return None
+        row = None if self.data.rows is None else row_spec(self.data.arrays, 1)
+        objective = self.program.objective
+        if isinstance(objective, SupervisedLoss):
+            return objective.wrapped, *objective._given("forward", row)
+        return objective, (row,), self.program.named_inputs(0)
 
     def fit(self, *, hooks: Any = (), **options: Any) -> tuple[Any, list[dict[str, float]]]:
         """Train by `train.fit`: the final state, and the records.
@@ -283,13 +381,15 @@ class Configured:
             hooks: further hooks.
             **options: further arguments of `train.fit`, such as `progress`.
         """
+        hooks = sorted(hooks, key=lambda hook: not getattr(hook, "leads", False))
+        first = sum(getattr(hook, "leads", False) for hook in hooks)
         return train.fit(
             self.program,
             self.data.train,
             key=jax.random.key(self.seed),
             batch_size=self.batch_size,
             every=self.every,
-            hooks=[*self.evaluations(), *hooks],
+            hooks=[*hooks[:first], *self.evaluations(), *hooks[first:]],
             **self.length,
             **options,
         )
@@ -312,13 +412,6 @@ def _length(config: Any) -> dict[str, int]:
     if type(number) is not int or number < 1:
         raise ValueError(f"{name} is an int >= 1, got {number!r}")
     return given
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if jax.tree.structure(one) != jax.tree.structure(other):
-        return False
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(a is b or checksum(a) == checksum(b) for a, b in pairs)
 
 
 @functools.lru_cache(maxsize=1024)

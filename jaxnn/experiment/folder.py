@@ -1,10 +1,10 @@
-"""A run folder: it begins with a configuration and ends with a result.
+"""Writing a run folder, so that an interrupted run leaves complete files.
 
-    begin_folder     a new folder with what the run is: put in place by one rename
-    finish_folder    what it came to: each file whole or not there, `result.json` the last
+    check_place      whether the folder can be written, before the training
+    begin_folder     a new folder with the configuration: put in place by one rename
+    write_file       a file of the results, completely or not at all; `result.json` is the last
 
-A folder without a result is a run that can go on. `check_place` asks before the training whether
-all will be written.
+A folder without a result is a run that can be resumed.
 """
 
 import contextlib
@@ -19,37 +19,37 @@ from ..files.plain import quoted
 
 
 def default_place(name: str) -> Path:
-    """`runs/NAME-DATE-TIME` below the current folder: a place of its own for each run."""
+    """`runs/NAME-DATE-TIME` in the current folder."""
     return Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
 
 
 def check_place(folder: Path, size: int) -> None:
-    """Raise now what writing `size` bytes into `folder` would raise after the training.
+    """Raise before the training what writing `size` bytes into `folder` would raise after it.
 
-    Makes the folder above it, and writes and removes as many bytes in it.
+    It makes the parent folder, and writes and removes a file of that size there.
 
     Raises:
-        FileExistsError: there is something of that name already.
-        OSError: the place cannot be written, or the disk is too full, with what to write instead.
+        FileExistsError: the path exists already.
+        OSError: the place cannot be written, or the disk is full.
     """
     if folder.exists() or folder.is_symlink():
         raise FileExistsError(
-            f"{folder} exists already, and a run never writes over another: write --folder "
+            f"{folder} exists already, and a run never overwrites another; write --folder "
             f"{quoted(folder.with_name(folder.name + '-2'))}, or remove it"
         )
     with _explained(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder.parent).free
         if free < size:
-            raise OSError(f"{size:,} bytes are needed there, and {free:,} are free")
+            raise OSError(f"{size:,} bytes are needed, and {free:,} are free")
         with _beside(folder) as hidden:
             _write(hidden / "trial", bytes(size))
 
 
 def begin_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files`, contents by name, into a new folder: all of them, or nothing.
+    """Write `files`, contents by name, into a new folder: all of them, or none.
 
-    Raises OSError, with the folder and the cause, where that fails; then nothing is left behind.
+    Raises OSError with the folder and the cause; then nothing is left behind.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
@@ -62,30 +62,28 @@ def begin_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         with _beside(folder) as hidden:
             for name, contents in files.items():
                 _write(hidden / name, contents)
-            if folder.exists():  # an empty folder would be replaced in silence
-                raise FileExistsError("it came to be while the run went on")
+            if folder.exists():  # an empty folder would be replaced silently
+                raise FileExistsError("it was made by another process meanwhile")
             hidden.rename(folder)
 
 
-def finish_folder(folder: Path, files: Mapping[str, bytes], last: str) -> None:
-    """Write `files` into a folder that is there: each whole or not at all, `last` after all others.
+def write_file(folder: Path, name: str, contents: bytes) -> None:
+    """Write a file into an existing folder: completely, or not at all.
 
-    Raises OSError, with the folder and the cause, where that fails: without `last` the run counts
-    as unfinished.
+    Raises OSError with the folder and the cause.
     """
-    with _explained(folder, f"{last} was not written, so the run is not finished"):
-        for name in [*(name for name in files if name != last), last]:
-            hidden = folder / f".{name}-{secrets.token_hex(4)}"
-            try:
-                _write(hidden, files[name])
-                hidden.replace(folder / name)
-            finally:
-                hidden.unlink(missing_ok=True)
+    hidden = folder / f".{name}-{secrets.token_hex(4)}"
+    with _explained(folder, f"{name} was not written, so the run is not finished"):
+        try:
+            _write(hidden, contents)
+            hidden.replace(folder / name)
+        finally:
+            hidden.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder`, gone at the end unless it was renamed."""
+    """A hidden folder next to `folder`, removed at the end unless it was renamed."""
     hidden = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
     hidden.mkdir()
     try:
@@ -101,7 +99,7 @@ def _explained(folder: Path, left: str = "Nothing was written") -> Iterator[None
     except OSError as error:
         cause = error.strerror or str(error)
         if isinstance(error, FileExistsError | NotADirectoryError) and error.errno:
-            cause = f"{folder.parent} is no folder"
+            cause = f"{folder.parent} is not a folder"
         raise OSError(
             f"cannot write the run folder {folder}: {cause}. {left}; make room or write --folder "
             "with another place"
@@ -112,4 +110,4 @@ def _write(file: Path, contents: bytes) -> None:
     with open(file, "xb") as opened:
         opened.write(contents)
         opened.flush()
-        os.fsync(opened.fileno())  # a full disk may tell only now
+        os.fsync(opened.fileno())  # a full disk may be reported only now

@@ -1,66 +1,68 @@
-"""Pictures of a run. Each is a pure function from numbers to a matplotlib figure.
+"""Pictures of a run: each is a pure function from numbers to a matplotlib figure.
 
-`png` turns a figure into the bytes of a file. Nothing global of matplotlib is used: no pyplot, no
+`png` turns a figure into the bytes of a file. No global state of matplotlib is used: no pyplot, no
 style, no display.
 """
 
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import train
+from ..data import Standardizer
 from ..files.reading import printable
 from ..installation import missing
 from ..page.drawing import FARTHEST, drawable
-from ..train.loop import TIMINGS, Record
-from .problem import Problem
-from .scores import of_truth_in, regression_scores
+from .experiment import Configured
+from .prediction import bits_of, class_names, is_of_classes
+from .report import A_ROW, draw_panels, panels_of
 
 BLUE, ORANGE, GRAY = "#2b6cb0", "#dd6b20", "#718096"
+Drawing = Callable[[], Any]
 
 
 def drawings(
-    problem: Problem, history: list[Record], predictions: np.ndarray | None
-) -> dict[str, Callable[[], Any]]:
-    """What draws each picture of a run, by file name: which, depends on the task and the data."""
-    y = problem.data.test.y
-    if problem.task.classes is None:
-        units = {"loss": "mean squared error", "mae": "mean absolute error"}
-        of_predictions = {
-            "predicted_and_true": (predicted_and_true, problem.quantity),
-            "residuals": (residuals, problem.quantity),
-        }
-    elif isinstance(problem.task, train.NextToken):
-        units = {"loss": "cross entropy, nats a token", "bits": "cross entropy, bits a token"}
-        of_predictions = {"bits_by_position": (bits_by_position,)}
-    else:
-        units = {"loss": "cross entropy"}
-        names = problem.class_names
-        of_predictions = {
-            "confusion_matrix": (lambda y, p: confusion_matrix(y, p.argmax(1), names),),
-        }
-        if problem.data.image_shape or problem.data.test.x.ndim in (2, 3):
-            of_predictions["worst_mistakes"] = (lambda y, p: _worst_mistakes(problem, y, p),)
-    found: dict[str, Callable[[], Any]] = {
-        "learning_curves.png": lambda: learning_curves(history, units)
-    }
-    if predictions is not None:
-        for name, (draw, *more) in of_predictions.items():
-            found[f"{name}.png"] = functools.partial(draw, y, predictions, *more)
+    one: Configured, history: Sequence[Mapping[str, Any]], predictions: Any
+) -> dict[str, Drawing]:
+    """What draws each picture of a run, by file name.
+
+    Args:
+        one: the run's configuration, data, and program.
+        history: its records.
+        predictions: those of the test rows; None without test rows or without a task.
+    """
+    found: dict[str, Drawing] = {}
+    if panels_of(history):
+        found["learning_curves.png"] = functools.partial(learning_curves, history)
+    dataset, task = one.data.dataset, one.task
+    if predictions is None or dataset is None:
+        return found
+    y, names = dataset.test.y, class_names(one)
+    if isinstance(task, train.NextToken):
+        found["bits_by_position.png"] = lambda: bits_by_position(y, predictions)
+    elif isinstance(task, train.Regression) and task.outputs == 1:
+        quantity = dataset.target_name or "target"
+        found["predicted_and_true.png"] = lambda: predicted_and_true(y, predictions, quantity)
+        found["residuals.png"] = lambda: residuals(y, predictions, quantity)
+    elif is_of_classes(task, predictions) and np.ndim(y) == 1:
+        kept = y >= 0  # without ignored labels
+        y, predictions = y[kept], predictions[kept]
+        found["confusion_matrix.png"] = lambda: confusion_matrix(y, predictions.argmax(1), names)
+        if dataset.image_shape or getattr(dataset.test.x, "ndim", 0) in (2, 3):
+            found["worst_mistakes.png"] = lambda: _worst(dataset, kept, y, predictions, names)
     return found
 
 
-def _worst_mistakes(problem: Problem, y: np.ndarray, predictions: np.ndarray) -> Any:
-    data, x, names = problem.data, problem.data.test.x, problem.class_names
-    if data.image_shape:
-        images = x.reshape(-1, *data.image_shape)
-        return worst_images(images, y, predictions, names)
-    features = data.feature_names or tuple(f"feature {i}" for i in range(x.shape[-1]))
-    draw = worst_series if x.ndim == 3 else worst_rows
-    return draw(problem.scaled.test.x, y, predictions, names, features)
+def _worst(dataset: Any, kept: np.ndarray, y: np.ndarray, predictions: Any, names: Any) -> Any:
+    x = dataset.test.x[kept]
+    if dataset.image_shape:
+        return worst_images(x.reshape(-1, *dataset.image_shape), y, predictions, names)
+    features = dataset.feature_names or tuple(f"feature {i}" for i in range(x.shape[-1]))
+    z = Standardizer.fit(dataset.train.x)(x) if x.ndim == 2 else x
+    return worst_profiles(z, y, predictions, names, features)
 
 
 def png(figure: Any) -> bytes:
@@ -75,42 +77,19 @@ def png(figure: Any) -> bytes:
 
 
 def check_library() -> None:
-    """Raise ImportError, with what to install, where matplotlib is not there."""
+    """Raise ImportError, with the command that installs it, without matplotlib."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise missing("pictures are drawn by", "matplotlib", "experiments") from error
 
 
-def learning_curves(history: Sequence[Record], units: dict[str, str] | None = None) -> Any:
-    """The loss and each metric by epoch, a panel each: training, and validation where there is one.
-
-    `units` gives an axis' label for the name of a metric.
-    """
-    epochs = [record["epoch"] for record in history]
-    names = [
-        name
-        for name in history[0]
-        if name not in ("epoch", "step", "learning_rate", *TIMINGS)
-        and not name.startswith("validation_")
-    ]
-    figure = _figure(4.8 * len(names), 3.6)
-    for panel, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        curves = {
-            "training, mean over the epoch": (name, BLUE),
-            "validation, after the epoch": (f"validation_{name}", ORANGE),
-        }
-        for label, (key, color) in curves.items():
-            if key in history[0]:
-                numbers = [drawable(record[key]) for record in history]
-                panel.plot(epochs, numbers, color=color, marker="o", markersize=3, label=label)
-        panel.set_xlabel("epoch")
-        panel.set_ylabel(_shown((units or {}).get(name, name)))
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        if epochs[0] == epochs[-1]:
-            panel.set_xticks(epochs)
-        _plain(panel)
-        panel.legend(frameon=False, fontsize=8)
+def learning_curves(history: Sequence[Mapping[str, Any]]) -> Any:
+    """A panel for each metric: its curve on the training data, and on the validation data."""
+    panels = panels_of(history)
+    columns, lines = min(A_ROW, len(panels)), -(-len(panels) // A_ROW)
+    figure = _figure(4.2 * columns, 3.2 * lines)
+    draw_panels(figure, history, panels, (BLUE, ORANGE))
     figure.suptitle("Learning curves")
     return figure
 
@@ -120,7 +99,7 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str])
 
     Args:
         y, predicted: labels, (rows,) integers.
-        names: of the classes, by label.
+        names: the names of the classes, by label.
     """
     names = [*map(_shown, names)]
     counts = np.zeros((len(names), len(names)), int)
@@ -159,7 +138,7 @@ def worst_images(
         images: (rows, height, width), 0 for background.
         y: labels, (rows,) integers.
         probabilities: (rows, classes).
-        names: of the classes, by label.
+        names: the names of the classes, by label.
     """
     chosen, title = worst(y, probabilities, most=24)
     columns = min(6, len(chosen))
@@ -176,84 +155,49 @@ def worst_images(
     return figure
 
 
-def worst_rows(
+def worst_profiles(
     z: np.ndarray,
     y: np.ndarray,
     probabilities: np.ndarray,
     names: Sequence[str],
     features: Sequence[str],
 ) -> Any:
-    """The worst mistakes among rows of measurements, each beside the means of the classes.
+    """The worst mistakes among rows of measurements or sequences, with the means of the classes.
 
-    A panel an example: its standardized measurements as dots, the mean of each class as a line, so
-    that one sees which class it looks like.
-
-    Args:
-        z: standardized measurements, (rows, features).
-        y: labels, (rows,) integers.
-        probabilities: (rows, classes).
-        names: of the classes, by label.
-        features: of the columns of z.
-    """
-    features, z = [*map(_shown, features)], _clipped(z)
-    chosen, title = worst(y, probabilities, most=6)
-    figure = _figure(2.1 * len(chosen) + 2.6, 0.17 * len(features) + 2)
-    panels = np.atleast_1d(figure.subplots(1, len(chosen), sharex=True, sharey=True))
-    places = np.arange(len(features))
-    for panel, row in zip(panels, chosen, strict=True):
-        for label in np.unique(y):
-            mean = z[y == label].mean(0)
-            panel.plot(mean, places, label=f"mean of the {_shown(names[int(label)])} test examples")
-        panel.scatter(z[row], places, color="black", s=12, zorder=3, label="this example")
-        panel.axvline(0, color=GRAY, linewidth=0.5)
-        panel.set_yticks(places, features, fontsize=7)
-        panel.set_ylim(len(features) - 0.5, -0.5)
-        panel.set_xlabel("standard deviations\nfrom the training mean", fontsize=8)
-        _plain(panel)
-        _verdict(panel, int(y[row]), probabilities[row], names)
-    handles, labels = panels[0].get_legend_handles_labels()
-    columns = len(labels) if len(chosen) > 2 else 1
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    figure.suptitle(title)
-    return figure
-
-
-def worst_series(
-    z: np.ndarray,
-    y: np.ndarray,
-    probabilities: np.ndarray,
-    names: Sequence[str],
-    features: Sequence[str],
-) -> Any:
-    """The worst mistakes among sequences, each beside the means of the classes.
-
-    A column an example, a row a feature: the sequence in black, the mean of each class in color,
-    so that one sees which class it looks like.
+    There is a column per example, in black, so that it shows which class the example resembles. A
+    sequence has a panel per feature.
 
     Args:
-        z: sequences as the network sees them, (rows, T, features).
+        z: standardized measurements (rows, features), or sequences (rows, T, features).
         y: labels, (rows,) integers.
         probabilities: (rows, classes).
-        names: of the classes, by label.
-        features: of the last axis of z.
+        names: the names of the classes, by label.
+        features: the names along the last axis of z.
     """
-    features, z = [*map(_shown, features)], _clipped(z)
+    titles, z, is_row = [*map(_shown, features)], _clipped(z), z.ndim == 2
     chosen, title = worst(y, probabilities, most=6)
-    figure = _figure(2.4 * len(chosen) + 1.2, 2.2 * len(features) + 1.4)
-    grid = figure.subplots(len(features), len(chosen), sharex=True, sharey="row", squeeze=False)
-    for (feature, column), panel in np.ndenumerate(grid):
-        row = chosen[column]
-        for label in np.unique(y):
-            mean = z[y == label][..., feature].mean(0)
-            panel.plot(mean, label=f"mean of the test examples of {_shown(names[int(label)])}")
-        panel.plot(z[row][..., feature], color="black", linewidth=1.2, label="this example")
+    curves = z[..., None] if is_row else z
+    places, lines = np.arange(curves.shape[1]), curves.shape[2]
+    height = 0.17 * len(titles) if is_row else 2.2 * lines
+    figure = _figure(2.2 * len(chosen) + 2.6, height + 2)
+    grid = figure.subplots(lines, len(chosen), sharex=True, sharey="row", squeeze=False)
+    for (line, column), panel in np.ndenumerate(grid):
+        row, across = chosen[column], curves[..., line]
+        means = [(f"mean of {_shown(names[int(k)])} test examples", y == k) for k in np.unique(y)]
+        for label, rows in [*means, ("this example", [row])]:
+            pair = places, across[rows].mean(0)
+            style = {"color": "black"} if label == "this example" else {}
+            panel.plot(*(pair[::-1] if is_row else pair), label=label, **style)
         _plain(panel)
-        if feature == 0:
+        if is_row:
+            panel.set_yticks(places, titles, fontsize=7)
+            panel.set_ylim(len(titles) - 0.5, -0.5)
+        elif column == 0:
+            panel.set_ylabel(titles[line])
+        if line == 0:
             _verdict(panel, int(y[row]), probabilities[row], names)
-        if feature == len(features) - 1:
-            panel.set_xlabel("step")
-        if column == 0:
-            panel.set_ylabel(features[feature])
+    for panel in grid[-1]:
+        panel.set_xlabel("standard deviations\nfrom the training mean" if is_row else "step")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     columns = len(labels) if len(chosen) > 2 else 1
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
@@ -262,30 +206,29 @@ def worst_series(
 
 
 def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
-    """The mean loss at each position of a window, in bits: how much more text in front helps.
+    """The mean loss at each position of a window, in bits: the effect of a longer context.
 
     Args:
         y: the token that follows each, (rows, T) integers.
         probabilities: (rows, T, vocabulary).
     """
-    floor = np.finfo(np.float32).tiny
-    bits = -np.log2(np.maximum(of_truth_in(probabilities, y), floor)).mean(0)
+    bits = np.nanmean(bits_of(probabilities, y), 0)
     figure = _figure(6.4, 4.2)
     panel = figure.subplots()
     panel.plot(np.arange(1, len(bits) + 1), bits, color=BLUE, label="at this position")
     panel.axhline(bits.mean(), color=GRAY, linewidth=1, label=f"mean {bits.mean():.3f}")
     panel.set_xscale("log")
-    panel.set_xlabel("tokens seen, of the window")
-    panel.set_ylabel("bits a token")
+    panel.set_xlabel("tokens of context")
+    panel.set_ylabel("bits per token")
     panel.set_ylim(bottom=0)
     _plain(panel)
     panel.legend(frameon=False)
-    figure.suptitle(f"Bits a token by position, on {y.size:,} test tokens")
+    figure.suptitle(f"Bits per token by position, on {y.size:,} test tokens")
     return figure
 
 
 def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
-    """A dot an example: the true number across, the predicted one up; on the line is right."""
+    """Predicted numbers by true numbers, a dot per example."""
     errors = _errors(y, predicted)
     y, predicted = _clipped(y), _clipped(predicted)
     figure = _figure(5.2, 5.2)
@@ -303,7 +246,7 @@ def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> A
 
 
 def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
-    """The errors by what was predicted, and how often each occurs; a trend shows what is missed."""
+    """The errors by predicted number, and their histogram; a trend shows what the fit misses."""
     predicted, y = _clipped(predicted), _clipped(y)
     errors = predicted - y
     figure = _figure(7.6, 4.2)
@@ -324,9 +267,10 @@ def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
 
 
 def worst(y: np.ndarray, probabilities: np.ndarray, most: int) -> tuple[np.ndarray, str]:
-    """The rows of the worst mistakes, the worst first, and a title that says what they are.
+    """The rows of the worst mistakes, the worst first, and a title.
 
-    The worst gives its true class the least probability. Without any mistake, the least certain.
+    The worst mistake gives its true class the least probability. Without a mistake, the rows are
+    those with the least certain predictions.
 
     >>> worst(np.array([0, 1]), np.array([[0.1, 0.9], [0.2, 0.8]]), most=5)
     (array([0]), 'The 1 mistake among 2 test examples')
@@ -344,17 +288,14 @@ def worst(y: np.ndarray, probabilities: np.ndarray, most: int) -> tuple[np.ndarr
 
 def _errors(y: np.ndarray, predicted: np.ndarray) -> str:
     """The scores of a regression for a title."""
-    with np.errstate(over="ignore"):  # a square may be infinite
-        scores = regression_scores(y, predicted)
-    rmse, mae = (
-        f"{scores[name]:.1f}" if scores[name] < 1e6 else f"{scores[name]:.3g}"
-        for name in ("rmse", "mae")
-    )
-    return f"R² {scores['r2']:.3f}, RMSE {rmse}, MAE {mae}"
+    scores = (train.r2(predicted, y), train.rmse(predicted, y), train.mae(predicted, y))
+    r2, *errors = map(float, scores)
+    rmse, mae = (f"{error:.1f}" if 1 <= error < 1e6 else f"{error:.3g}" for error in errors)
+    return f"R² {r2:.3f}, RMSE {rmse}, MAE {mae}"
 
 
 def _shown(name: str) -> str:
-    """A name as matplotlib shows it: between dollar signs it would read mathematics."""
+    """A name that matplotlib shows as it is: it would read text between dollar signs as math."""
     return printable(str(name), 32).replace("$", r"\$")
 
 
@@ -365,15 +306,10 @@ def _clipped(numbers: np.ndarray) -> np.ndarray:
 
 def _verdict(panel: Any, truth: int, probabilities: np.ndarray, names: Sequence[str]) -> None:
     guess = int(probabilities.argmax())
-    right, said, share = _shown(names[truth]), _shown(names[guess]), _percent(probabilities[guess])
-    panel.set_title(
-        f"true {right}\npredicted {said} ({share})",
-        fontsize=9,
-    )
-
-
-def _percent(share: float) -> str:
-    return "> 99 %" if 0.99 < share < 1 else f"{share:.0%}".replace("%", " %")
+    share = probabilities[guess]
+    percent = "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
+    text = f"true {_shown(names[truth])}\npredicted {_shown(names[guess])} ({percent})"
+    panel.set_title(text, fontsize=9)
 
 
 def _plain(panel: Any) -> None:

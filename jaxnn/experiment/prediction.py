@@ -1,146 +1,154 @@
-"""Predicting from a run folder: its configuration builds the network, its file fills it."""
+"""Predicting from a run folder: its configuration builds the program, its files hold the state."""
 
 import io
-import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .. import train
-from ..core.signatures import suggestion
+from ..data import Dataset
 from ..files.plain import quoted
-from ..files.reading import FileError, check_regular, printable, read_bytes, read_json
-from .configuration import from_plain
-from .experiment import AnyRecipe
-from .problem import Problem
-from .program import Program, Recipe
-from .run import SCHEMA, Watching, scores_of, scores_text
-from .scores import language_scores
+from ..files.reading import FileError, check_regular, printable, read_bytes
+from ..train.weights import packed
+from .config_file import CHECKPOINTS, RESULT, RunOptions, load_config
+from .experiment import Configured, Experiment, TrainedRun, configured
 
 LARGEST = 2**30  # bytes of a file with inputs
-FIELDS = {"schema", "experiment", "config", "watching", "sources", "forced"}
-# How many of the test examples are printed one by one.
-SHOWN = 10
+SHOWN = 10  # rows that are printed
+WEIGHTS = "weights.safetensors"
 
 
-def load_config(recipe: AnyRecipe, folder: Path) -> Any:
-    """The configuration of a run, equal to the one it had.
+def load_run(experiment: Experiment[Any], folder: str | Path) -> TrainedRun:
+    """A finished run: its configuration, data, program, and final state.
 
-    Raises ValueError for a folder of another experiment, and for fields that are unknown, missing
-    or of another type; FileNotFoundError where there is no such run.
+    Of a `train.Minimize`, the state holds the parameters that it evaluates and predicts with, and
+    no state of the optimizer.
+
+    Args:
+        experiment: the experiment.
+        folder: the run folder.
+
+    Raises:
+        ValueError: a folder of another experiment or of a run that is not finished, or files that
+            are damaged.
+        FileNotFoundError: there is no such run.
     """
-    file = folder / "config.json"
-    if not file.is_file():
-        runs = [one.parent.name for one in folder.parent.glob("*/config.json") if one.is_file()]
-        hint = suggestion(folder.name, runs) if runs else "train first, which makes one"
-        raise FileNotFoundError(f"{folder} is not a run folder: it has no file config.json; {hint}")
-    plain = read_json(file)
-    if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
-        raise FileError(
-            f"{file} is not a configuration of schema {SCHEMA}, which this version reads"
-        )
-    if unknown := plain.keys() - FIELDS:
-        first = min(unknown)
-        raise FileError(f"{file} has the unknown field {first!r:.80}; {suggestion(first, FIELDS)}")
-    if plain.get("experiment") != recipe.name:
-        other = plain.get("experiment")
-        if not isinstance(other, str) or not re.fullmatch(r"\w{1,100}", other):
-            raise FileError(f"{file} is of the experiment {other!r:.80}, not of {recipe.name}")
-        raise FileError(
-            f"{folder} is a run of {other}, not of {recipe.name}: write "
-            f"python -m experiments.{other} predict {quoted(folder)}"
-        )
-    return _valued(recipe.config, plain.get("config"), f"{file}: config")
+    one, state = _restored(experiment, Path(folder))
+    return TrainedRun(one.config, one.data.data, one.program, state)
 
 
-def _valued(kind: Any, plain: Any, where: str) -> Any:
-    try:
-        return from_plain(kind, plain, where)
-    except ValueError as error:
-        raise FileError(str(error)) from error
-
-
-def load_watched(recipe: AnyRecipe, folder: Path) -> tuple[Any, Watching]:
-    """The configuration of a run that stopped, and how it is watched.
-
-    Raises FileExistsError for one that is finished, and what `load_config` raises.
-    """
-    config = load_config(recipe, folder)
-    if (folder / "result.json").exists():
-        raise FileExistsError(
-            f"{folder} is finished: write predict {quoted(folder)}, or begin a run in "
-            "another folder"
-        )
-    file = folder / "config.json"
-    return config, _valued(Watching, read_json(file).get("watching"), f"{file}: watching")
-
-
-def load_run(recipe: Recipe[Any], folder: Path) -> tuple[Problem, Program, train.Weights]:
-    """What was learned, how, and the weights; raises as `load_config` and `load_weights` do."""
-    config = load_config(recipe, folder)
-    if not (folder / "weights.safetensors").exists() and (folder / "checkpoints").is_dir():
+def _restored(experiment: Experiment[Any], folder: Path) -> tuple[Configured, Any]:
+    config = load_config(experiment, folder)
+    if not (folder / RESULT).exists():
         raise ValueError(
             f"{folder} is a run that is not finished: write resume {quoted(folder)} first"
         )
-    problem = recipe.problem()
     try:
-        program = recipe.build(config, problem)
+        one = configured(experiment, config)
     except (ValueError, TypeError, MemoryError) as error:
         raise FileError(
-            f"{folder / 'config.json'}: no network can be built from it: "
+            f"{folder}: no program can be built from its configuration: "
             f"{error or type(error).__name__}"
         ) from error
-    x = problem.data.train.x
-    example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-    return (
-        problem,
-        program,
-        train.load_weights(folder / "weights.safetensors", program.net, example),
+    if one.network is not None:
+        net, inputs, named = one.network
+        weights = train.load_weights(folder / WEIGHTS, net, *inputs, **named)
+        zero = jnp.zeros((), jnp.int32)
+        words = jax.random.key_data(jax.random.key(one.seed))
+        return one, train.TrainState(weights.params, weights.state, (), zero, words)
+    if not has_checkpoints(folder):
+        raise FileError(f"{folder} has no checkpoint; restore {CHECKPOINTS} from a copy")
+    # The run is over, so it only restores its state.
+    hooks = [checkpoints(one, folder, RunOptions(), force=True)]
+    return one, one.fit(hooks=hooks, progress=False)[0]
+
+
+def pack(one: Configured, state: Any) -> bytes | None:
+    """The contents of the weights file of a `train.Minimize`; None for another program."""
+    if one.network is None:
+        return None
+    weights = train.Weights(train.evaluation_params(state), state.state)
+    return packed(one.network[0], weights)
+
+
+def checkpoints(
+    one: Configured, folder: Path, options: RunOptions, force: bool
+) -> train.Checkpoints:
+    """The checkpoints of a run, which keep the final state if there is no weights file."""
+    often = options.checkpoint
+    return train.Checkpoints(
+        str(folder / CHECKPOINTS),
+        train.Every(steps=often.steps, epochs=often.epochs, minutes=often.minutes),
+        keep=often.keep,
+        at_end=one.network is None,
+        force=force,
     )
 
 
-def predict(recipe: Recipe[Any], folder: Path, file: Path | None) -> None:
-    """Print predictions of a saved run: of the test examples, or of the rows of a file.
+def has_checkpoints(folder: Path) -> bool:
+    """Whether there is a checkpoint to resume from."""
+    return any(one.name.isdigit() for one in (folder / CHECKPOINTS).glob("*"))
 
-    Raises ValueError or OSError for a folder or file that does not fit, with what would.
+
+def predicted(one: Configured, state: Any, inputs: Any) -> Any:
+    """Predictions on the host; of a yes-or-no task, the probabilities of both (rows, 2)."""
+    found = jax.tree.map(np.asarray, train.predict(one.program, state, inputs))
+    if isinstance(one.task, train.BinaryClassification):
+        return np.stack([1 - found, found], axis=-1)
+    return found
+
+
+def scores_of(one: Configured, state: Any, rows: Any) -> dict[str, float]:
+    """The metrics of a state, the one that the experiment states first, and the loss last."""
+    found = train.evaluate(one.program, state, rows)
+    metric = one.experiment.ranked[0].removeprefix("validation_")
+    return {name: found[name] for name in sorted(found, key=lambda n: (n == "loss", n != metric))}
+
+
+def scores_text(scores: Mapping[str, float]) -> str:
+    """Scores on one line.
+
+    >>> scores_text({"accuracy": 0.931, "loss": 0.25})
+    'accuracy 0.931, loss 0.25'
     """
-    problem, program, weights = load_run(recipe, folder)
+    return ", ".join(f"{name} {number:.4g}" for name, number in scores.items())
+
+
+def predict(experiment: Experiment[Any], folder: Path, file: Path | None) -> None:
+    """Print the predictions of a finished run: of the test rows, or of the rows of a file.
+
+    Raises ValueError or OSError for a folder or a file that does not fit.
+    """
+    one, state = _restored(experiment, folder)
+    dataset = one.data.dataset
     if file is not None:
-        x = read_inputs(file, problem)
-        table(problem, problem.predict(program.net, weights, x), None)
-        return
-    x, y = problem.data.test
-    predictions = problem.predict(program.net, weights, x)
-    scores = scores_text(scores_of(problem, predictions, y))
-    print(f"{folder} on {len(y):,} test examples: {scores}\n\nThe first of them:\n")
-    table(problem, predictions[:SHOWN], y[:SHOWN])
-
-
-def table(problem: Problem, predictions: np.ndarray, y: np.ndarray | None) -> None:
-    """Print a row an example: its number, the truth where it is known, and the prediction."""
-    names = problem.class_names
-    numbers = [str(row) for row in range(len(predictions))]
-    columns = {"row": numbers}
-    if problem.task.classes is None:
-        if y is not None:
-            columns["true"] = [f"{number:.1f}" for number in y]
-        columns["predicted"] = [f"{number:.1f}" for number in predictions]
-    elif isinstance(problem.task, train.NextToken):
-        if y is not None:
-            scores = [language_scores(y[[row]], predictions[[row]]) for row in range(len(y))]
-            columns["bits"] = [f"{one['bits']:.3f}" for one in scores]
-            columns["accuracy"] = [f"{one['accuracy']:.3f}" for one in scores]
-        last = predictions[:, -1]
-        columns["next"] = [repr(names[token]) for token in last.argmax(1)]
-        columns["probability"] = [f"{share:.3f}" for share in last.max(1)]
+        inputs = read_inputs(file, dataset)
+        try:
+            predictions = predicted(one, state, inputs)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{file}: {error}") from error
+        table(one, predictions, None)
+    elif dataset is None:
+        raise ValueError(
+            f"predictions need inputs; write predict {quoted(folder)} --input inputs.npy"
+        )
     else:
-        if y is not None:
-            columns["true"] = [names[label] for label in y]
-        columns["predicted"] = [names[label] for label in predictions.argmax(1)]
-        columns["probability"] = [f"{share:.3f}" for share in predictions.max(1)]
+        x, y = dataset.test
+        scores = scores_text(scores_of(one, state, (x, y)))
+        print(f"{folder} on {len(y):,} test rows: {scores}\n\nThe first of them:\n")
+        few = jax.tree.map(lambda leaf: leaf[:SHOWN], (x, y))
+        table(one, predicted(one, state, few[0]), few[1])
+
+
+def table(one: Configured, predictions: Any, y: Any) -> None:
+    """Print a line per row: its number, the target if it is known, and the prediction."""
+    columns = {"row": [str(row) for row in range(len(jax.tree.leaves(predictions)[0]))]}
+    columns |= _columns(one, predictions, y)
     columns = {title: [printable(cell, 60) for cell in cells] for title, cells in columns.items()}
     widths = {title: max(map(len, (title, *cells))) for title, cells in columns.items()}
     print("  ".join(title.rjust(widths[title]) for title in columns))
@@ -148,19 +156,87 @@ def table(problem: Problem, predictions: np.ndarray, y: np.ndarray | None) -> No
         print("  ".join(c.rjust(w) for c, w in zip(cells, widths.values(), strict=True)))
 
 
-def read_inputs(file: Path, problem: Problem) -> np.ndarray:
-    """Inputs from a `.npy` or `.csv` file, in the data set's units: (rows, ...) float32.
+def _columns(one: Configured, predictions: Any, y: Any) -> dict[str, list[str]]:
+    """The columns that fit the task."""
+    task, names = one.task, class_names(one)
+    columns: dict[str, list[str]] = {}
+    if isinstance(task, train.NextToken):
+        if y is not None:
+            columns["bits"] = [f"{row:.3f}" for row in np.nanmean(bits_of(predictions, y), -1)]
+        last = predictions[:, -1]
+        columns["next"] = [repr(names[token]) for token in last.argmax(1)]
+        columns["probability"] = [f"{share:.3f}" for share in last.max(1)]
+    elif is_of_classes(task, predictions):
+        if y is not None and np.ndim(y) == 1:
+            columns["true"] = [names[label] if label >= 0 else "" for label in y]
+        columns["predicted"] = [names[label] for label in predictions.argmax(1)]
+        columns["probability"] = [f"{share:.3f}" for share in predictions.max(1)]
+    else:
+        if y is not None:
+            columns["true"] = _texts(y)
+        columns["predicted"] = _texts(predictions)
+    return columns
 
-    A csv file has a row an example and may have one line of titles; rows of images may have the
-    shape of an image or be flat; one example alone may leave out the axis of rows.
+
+def _texts(tree: Any) -> list[str]:
+    """Each row of a pytree as text."""
+
+    def text(row: Any) -> str:
+        return np.array2string(row, precision=4) if np.ndim(row) else f"{row:.4g}"
+
+    rows = zip(*map(np.asarray, jax.tree.leaves(tree)), strict=True)
+    return [", ".join(map(text, row)) for row in rows]
+
+
+def is_of_classes(task: Any, predictions: Any) -> bool:
+    """Whether predictions are a probability for each class, (rows, classes)."""
+    return (
+        isinstance(task, train.Classification | train.BinaryClassification)
+        and predictions.ndim == 2
+    )
+
+
+def class_names(one: Configured) -> tuple[str, ...]:
+    """The names of the classes by label; their numbers if the data set has no names."""
+    found = one.data.dataset.class_names if one.data.dataset is not None else ()
+    return found or tuple(map(str, range(getattr(one.task, "classes", None) or 0)))
+
+
+def bits_of(probabilities: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """-log2 of the probability of each label y (...), NaN for labels that are ignored.
+
+    Args:
+        probabilities: (..., classes).
+        y: integers (...).
+
+    >>> bits_of(np.array([[0.25, 0.75], [0.5, 0.5]]), np.array([0, -100])).tolist()
+    [2.0, nan]
+    """
+    found = np.take_along_axis(probabilities, np.maximum(y, 0)[..., None], -1)[..., 0]
+    # Float32 rounds a probability below 1e-45 to 0, whose logarithm would hide all other rows.
+    bits = -np.log2(np.maximum(found.astype(np.float64), np.finfo(np.float32).tiny))
+    return np.where(y < 0, np.nan, bits)
+
+
+def read_inputs(file: Path, dataset: Dataset | None) -> np.ndarray:
+    """Inputs from a `.npy` or `.csv` file: float32, or integers if the data are.
+
+    A csv file has a line per row, and may have a line of titles. Rows of images may be flat or have
+    the shape of an image. The axis of rows may be left out for a single row.
+
+    Args:
+        file: the file.
+        dataset: the data set, whose inputs are in the same units; None accepts any table.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: another kind of file, another shape, or numbers that the data set cannot hold.
     """
     x = read_table(file)
-    row = problem.data.train.x.shape[1:]
-    image = problem.data.image_shape
+    if dataset is None or not hasattr(dataset.train.x, "shape"):
+        return x
+    known = dataset.train.x
+    row, image = known.shape[1:], dataset.image_shape
     if image is not None and x.shape[-len(image) :] == image:
         x = x.reshape(*x.shape[: -len(image)], *row)
     if x.shape == row:
@@ -169,28 +245,23 @@ def read_inputs(file: Path, problem: Problem) -> np.ndarray:
         wanted = f"(rows, {', '.join(map(str, row))})"
         if image is not None:
             wanted += f" or (rows, {', '.join(map(str, image))})"
-        raise FileError(f"{file} holds numbers of shape {x.shape}, wanted {wanted}")
+        raise FileError(f"{file} holds numbers of shape {x.shape}, expected {wanted}")
     if not np.isfinite(x).all():
         bad = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(1)))
-        raise FileError(f"{file} holds NaN or infinity in row {bad}: leave it out, or fill it in")
-    if np.issubdtype(problem.data.train.x.dtype, np.integer):
-        return _tokens(file, x, problem)
-    low, high = problem.data.train.x.min(), problem.data.train.x.max()
-    if image is not None and (x.min() < low or x.max() > high):
+        raise FileError(f"{file} holds NaN or infinity in row {bad}; leave it out, or fill it in")
+    if np.issubdtype(known.dtype, np.integer):
+        most = int(known.max()) if not dataset.class_names else len(dataset.class_names) - 1
+        if (x != np.round(x)).any() or x.min() < 0 or x.max() > most:
+            raise FileError(
+                f"{file} holds numbers that are not tokens, expected whole numbers in 0 .. {most}"
+            )
+        return x.astype(known.dtype)
+    if image is not None and (x.min() < known.min() or x.max() > known.max()):
         raise FileError(
-            f"{file} holds numbers from {x.min():g} to {x.max():g}, wanted {low:g} to {high:g} as "
-            f"in {problem.data.name}: divide gray levels of 0 to 255 by 255"
+            f"{file} holds numbers from {x.min():g} to {x.max():g}, expected {known.min():g} to "
+            f"{known.max():g} as in {dataset.name}; divide gray levels of 0 to 255 by 255"
         )
     return x
-
-
-def _tokens(file: Path, x: np.ndarray, problem: Problem) -> np.ndarray:
-    most = len(problem.class_names) - 1
-    if (x != np.round(x)).any() or x.min() < 0 or x.max() > most:
-        raise FileError(
-            f"{file} holds numbers that are no tokens, wanted whole numbers in 0 .. {most}"
-        )
-    return x.astype(problem.data.train.x.dtype)
 
 
 def read_table(file: Path) -> np.ndarray:
@@ -198,9 +269,9 @@ def read_table(file: Path) -> np.ndarray:
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
     if file.suffix not in (".npy", ".csv"):
-        raise ValueError(f"{file} is neither .npy nor .csv: write np.save('inputs.npy', x)")
+        raise ValueError(f"{file} is neither .npy nor .csv; write np.save('inputs.npy', x)")
     if check_regular(file) > LARGEST:
-        raise FileError(f"{file} has more than {LARGEST:,} bytes: predict from parts of it")
+        raise FileError(f"{file} has more than {LARGEST:,} bytes; predict from parts of it")
     try:
         if file.suffix == ".npy":
             # The shape is compared with the size of the file before anything is read.

@@ -1,8 +1,7 @@
-"""The report of a run: one HTML file that opens from disk, for who wants to know how it went.
+"""The report of a run: one HTML file that opens from disk.
 
-It shows the scores, the curves of all that was measured, what the run made mistakes at, the
-network, the configuration, and what it ran on. It is a pure function of values: the same give the
-same text.
+It shows the scores, the curves of all metrics, pictures of the predictions, the network, the
+configuration, and the environment. It is a pure function: equal values give the same text.
 """
 
 import math
@@ -12,15 +11,20 @@ from typing import Any
 from ..files.reading import printable
 from ..page import html
 from ..page.document import document
-from ..page.drawing import BAND, BEST, CURVE, LEVELS, drawable, svg
+from ..page.drawing import BEST, CURVE, drawable, svg
 from ..page.ticks import linear_ticks, log_ticks, set_ticks
 from ..page.words import LONGEST_NAME, NONE, count, duration, escaped, flat, label, number
-from ..train.loop import TIMINGS, Record
+from ..train.hooks.throughput import TIMINGS
 
-A_ROW = 3  # panels beside each other
-MOST_PATHS = 8  # norms by path that are told apart
+COLORS = (CURVE, BEST)
+LINES = ("-", "--", ":", "-.")
+A_ROW = 3  # panels next to each other
+MOST_PATHS = len(COLORS) * len(LINES)  # curves by path of a panel
 RATE = "learning_rate"
 UNITS = {"device_bytes": "bytes on the device", "mfu": "share of peak FLOPs"}
+
+Record = Mapping[str, Any]
+Panels = list[tuple[str, dict[str, str]]]
 
 
 def report(
@@ -30,6 +34,8 @@ def report(
     timings: Sequence[Record] = (),
     config: Mapping[str, Any] | None = None,
     scores: Mapping[str, float] | None = None,
+    metric: str = "validation_loss",
+    maximize: bool = False,
     pictures: Mapping[str, bytes] | None = None,
     summary: str = "",
     environment: Mapping[str, Any] | None = None,
@@ -38,18 +44,20 @@ def report(
     """The report of a run as HTML.
 
     Args:
-        name: of the run.
-        records: what was measured, in order, each with `epoch` and `step`: the metrics on the
-            training data, those on validation data as `validation_...`, the `learning_rate`, and
-            norms as `gradient_norm`, `update_norm`, and those by path after a slash.
-        timings: the same records' times and rates, which are other numbers each time; where there
-            are none, those in `records`.
-        config: what the run was started with, as plain data.
-        scores: on the test examples, by name.
-        pictures: PNG files by name, "worst_mistakes.png", say.
-        summary: of the network, as text.
-        environment: versions, device and whatever else the numbers hang on, by name.
-        remarks: what befell the run: that it went on, was stopped early, or was rolled back.
+        name: the name of the run.
+        records: its records, in order, each with its `step`: metrics on the training data, those
+            on validation data as `validation_...`, `learning_rate`, and norms as `gradient_norm`
+            and `update_norm`, those of a path after a slash.
+        timings: the times and rates of the records, in `train.TIMINGS`; by default those in
+            `records`.
+        config: the configuration, as plain data.
+        scores: on the test rows, by name.
+        metric: the metric of the best record.
+        maximize: whether larger is better; False by default.
+        pictures: PNG files by name, such as "worst_mistakes.png".
+        summary: the network, as text.
+        environment: versions, device, and whatever else the numbers depend on, by name.
+        remarks: what happened to the run: that it was resumed, stopped early, or rolled back.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -60,7 +68,9 @@ def report(
     """
     body = "".join(
         (
-            _result(records, timings or records, scores or {}, remarks),
+            _result(
+                records, timings or records, scores or {}, _best(records, metric, maximize), remarks
+            ),
             _curves(records),
             _pictures(pictures or {}),
             _network(summary),
@@ -72,10 +82,9 @@ def report(
 
 
 def _subtitle(records: Sequence[Record], scores: Mapping[str, float]) -> str:
-    facts = [f"{label(k)} {number(v)} on the test examples" for k, v in list(scores.items())[:1]]
+    facts = [f"{label(k)} {number(v)} on the test rows" for k, v in list(scores.items())[:1]]
     if records:
-        last = records[-1]
-        facts += [count(int(last["epoch"]), "epoch"), count(int(last["step"]), "step")]
+        facts += [count(int(records[-1][k]), k) for k in ("epoch", "step") if k in records[-1]]
     return " · ".join(map(escaped, facts))
 
 
@@ -83,23 +92,23 @@ def _result(
     records: Sequence[Record],
     timings: Sequence[Record],
     scores: Mapping[str, float],
+    best: tuple[str, Record] | None,
     remarks: Sequence[str],
 ) -> str:
     cards = [(number(v), f"test {label(k)}", "once, at the end") for k, v in scores.items()]
     if timings and "seconds" in timings[-1]:
         seconds = timings[-1]["seconds"]
         rate = _median(timings, "examples_per_second")
-        told = "" if rate is None else f"{number(rate, 3)} examples a second, in the median"
-        cards.append((duration(seconds), "of training", told))
+        speed = "" if rate is None else f"{number(rate, 3)} rows per second (median)"
+        cards.append((duration(seconds), "of training", speed))
     parts = [html.cards(cards)] if cards else []
     parts += [html.note(escaped(remark), "warn") for remark in remarks]
     if not records:
-        parts.append(html.note("Nothing was measured: the run had no epoch.", "warn"))
+        parts.append(html.note("The run has no records.", "warn"))
         return html.section("result", "Result", *parts)
-    best = _best(records)
-    rows = [["last", records[-1]]]
+    rows = [("last", records[-1])]
     if best is not None:
-        rows.insert(0, ["least validation loss", best])
+        rows.insert(0, best)
     names = sorted((one for one in records[-1] if not _detail(one)), key=_rank)
     parts.append(
         html.table(
@@ -125,81 +134,62 @@ def _result(
     return html.section("result", "Result", *parts)
 
 
+def panels_of(records: Sequence[Record]) -> Panels:
+    """Titles and curves of the panels: metrics, learning rates and norms, and those by path."""
+    names = dict.fromkeys(name for record in records for name in record)
+    numbers = [name for name in sorted(names, key=_rank) if name not in ("epoch", "step", *TIMINGS)]
+    whole = [name for name in numbers if "/" not in name]
+    alone = {name: name.endswith("_norm") for name in whole if name == RATE or "_norm" in name}
+    metrics = dict.fromkeys(n.removeprefix("validation_") for n in whole if n not in alone)
+    panels: Panels = [(label(m), {"training": m, "validation": f"validation_{m}"}) for m in metrics]
+    panels += [(label(name), {"": name}) for name in sorted(alone, key=lambda n: alone[n])]
+    for group in dict.fromkeys(name.partition("/")[0] for name in numbers if "/" in name):
+        paths = [name for name in numbers if name.startswith(f"{group}/")]
+        sizes = {path: _median(records, path) or 0.0 for path in paths}
+        largest = sorted(paths, key=lambda path: -sizes[path])[:MOST_PATHS]
+        which = f", {MOST_PATHS} largest of {len(paths)}" if len(paths) > MOST_PATHS else ""
+        curves = {printable(path.partition("/")[2], LONGEST_NAME): path for path in largest}
+        panels.append((f"{label(group)}{which}", curves))
+    return panels
+
+
 def _curves(records: Sequence[Record]) -> str:
-    """Panels of the metrics, of the learning rate, and of norms."""
-    names = sorted(dict.fromkeys(name for record in records for name in record), key=_rank)
-    numbers = [n for n in names if n not in ("epoch", "step", *TIMINGS)]
-    metrics = list(
-        dict.fromkeys(
-            n.removeprefix("validation_")
-            for n in numbers
-            if n != RATE and "/" not in n and not n.endswith("_norm")
-        )
-    )
-    panels = [(label(m), {"training": m, "validation": f"validation_{m}"}) for m in metrics]
-    panels += [(label(n), {"": n}) for n in numbers if n == RATE]
-    for norm in (n for n in numbers if n.endswith("_norm") and "/" not in n):
-        panels.append((label(norm), {"": norm}))
-    if not panels or not records:
+    panels = panels_of(records)
+    if not panels:
         return ""
-    drawn = [
-        html.figure(
-            svg(
-                "curves", "Learning curves", lambda f: _panels(f, records, panels), _height(panels)
-            ),
-            "Blue: on the training data, the mean since the record before. Orange: on the "
-            "validation data.",
-        )
-    ]
-    groups = dict.fromkeys(n.partition("/")[0] for n in numbers if "/" in n)
-    for index, group in enumerate(groups):
-        paths = [n for n in numbers if n.startswith(f"{group}/")]
-        drawn.append(
-            html.figure(
-                svg(
-                    f"paths{index}",
-                    f"{label(group)} by path",
-                    lambda f, paths=paths, group=group: _by_path(f, records, group, paths),
-                    3.2,
-                ),
-                f"By path. {_told(paths)}",
-            )
-        )
-    return html.section("curves", "Curves", *drawn)
+    height = 2.6 * -(-len(panels) // A_ROW)
+    drawn = svg("curves", "Learning curves", lambda f: draw_panels(f, records, panels), height)
+    caption = (
+        "Blue: on the training data, over the steps since the record before. Orange: on the "
+        "validation data, at the record."
+    )
+    return html.section("curves", "Curves", html.figure(drawn, caption))
 
 
-def _panels(
-    figure: Any, records: Sequence[Record], panels: list[tuple[str, dict[str, str]]]
+def draw_panels(
+    figure: Any, records: Sequence[Record], panels: Panels, colors: tuple[str, ...] = COLORS
 ) -> None:
+    """Draw the panels of `panels_of` into a figure.
+
+    Args:
+        figure: an empty figure of matplotlib.
+        records: the records.
+        panels: titles and curves.
+        colors: of the curves of a panel, in turn: the first ones are training and validation.
+    """
     rows = -(-len(panels) // A_ROW)
     grid = figure.subplots(rows, min(A_ROW, len(panels)), squeeze=False).ravel()
     for panel, (title, curves) in zip(grid, panels, strict=False):
         shown = []
-        for name, key in curves.items():
-            color = BEST if name == "validation" else CURVE
-            shown += _line(panel, records, key, color=color, label=name or None)
+        for rank, (name, key) in enumerate(curves.items()):
+            style = {"color": colors[rank % len(colors)], "linestyle": LINES[rank // len(colors)]}
+            name = f" {name}" if name.startswith("_") else name  # a legend leaves these out
+            shown += _line(panel, records, key, label=name or None, **style)
         _finished(panel, records, title, shown)
-        if len(shown) and len(panel.get_legend_handles_labels()[0]) > 1:
+        if len(panel.get_legend_handles_labels()[0]) > 1:
             panel.legend()
     for panel in grid[len(panels) :]:
         panel.axis("off")
-
-
-def _by_path(figure: Any, records: Sequence[Record], group: str, paths: list[str]) -> None:
-    panel = figure.subplots()
-    shown = []
-    named = _largest(records, paths)
-    for path in paths:
-        if path not in named:
-            shown += _line(panel, records, path, color=BAND, linewidth=0.8)
-    for rank, path in enumerate(named):
-        style = {"color": LEVELS[-1 - 2 * (rank % 3)], "linestyle": ("-", "--", ":")[rank // 3]}
-        name = printable(path.partition("/")[2], LONGEST_NAME)
-        name = f" {name}" if name[:1] in ("", "_") else name  # a legend leaves these out
-        shown += _line(panel, records, path, label=name, **style)
-    _finished(panel, records, label(group), shown)
-    if named:
-        panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _line(panel: Any, records: Sequence[Record], key: str, **style: Any) -> list[float]:
@@ -214,7 +204,7 @@ def _line(panel: Any, records: Sequence[Record], key: str, **style: Any) -> list
 
 
 def _finished(panel: Any, records: Sequence[Record], title: str, shown: Iterable[float]) -> None:
-    """Title, and axes that fit the numbers: logarithmic where they span more than tenfold."""
+    """Title, and axes that fit the numbers: logarithmic if they span more than tenfold."""
     heights = list(shown)
     panel.set_title(title)
     panel.set_xlabel("epoch" if _by_epoch(records) else "step")
@@ -257,27 +247,18 @@ def _timing_rows(timings: Sequence[Record]) -> list[list[str]]:
     return rows
 
 
-def _best(records: Sequence[Record]) -> Record | None:
-    """The record with the least validation loss."""
-    there = [one for one in records if _finite(one.get("validation_loss"))]
-    return min(there, key=lambda one: one["validation_loss"]) if there else None
+def _best(records: Sequence[Record], metric: str, maximize: bool) -> tuple[str, Record] | None:
+    """The best record, and what it is."""
+    there = [one for one in records if _finite(one.get(metric))]
+    if not there:
+        return None
+    pick, word = (max, "largest") if maximize else (min, "least")
+    return f"{word} {label(metric)}", pick(there, key=lambda one: one[metric])
 
 
 def _median(records: Sequence[Record], name: str) -> float | None:
     there = sorted(float(one[name]) for one in records if _finite(one.get(name)))
     return there[len(there) // 2] if there else None
-
-
-def _largest(records: Sequence[Record], paths: list[str]) -> list[str]:
-    """The paths to tell apart: those with the largest median."""
-    sizes = {path: _median(records, path) or 0.0 for path in paths}
-    return sorted(paths, key=lambda path: -sizes[path])[:MOST_PATHS]
-
-
-def _told(paths: list[str]) -> str:
-    if len(paths) <= MOST_PATHS:
-        return "The largest first."
-    return f"The {MOST_PATHS} largest of {len(paths)} have names; the others are pale."
 
 
 def _detail(name: str) -> bool:
@@ -286,13 +267,13 @@ def _detail(name: str) -> bool:
 
 
 def _rank(name: str) -> tuple[bool, bool, bool]:
-    """Where a number comes: epoch and step, the losses, all others as they came."""
+    """The order of the numbers: epoch and step, the losses, all others as they came."""
     return name not in ("epoch", "step"), name != "loss", name != "validation_loss"
 
 
 def _by_epoch(records: Sequence[Record]) -> bool:
-    """Whether epochs tell the records apart; steps do where there are several an epoch."""
-    return len({record["epoch"] for record in records}) == len(records)
+    """Whether each record has another epoch; otherwise the steps place them."""
+    return len({record.get("epoch") for record in records} - {None}) == len(records)
 
 
 def _place(record: Record, records: Sequence[Record]) -> float:
@@ -305,7 +286,3 @@ def _finite(item: Any) -> bool:
 
 def _shown(item: Any) -> str:
     return NONE if item is None else number(item)
-
-
-def _height(panels: Sequence[Any]) -> float:
-    return 2.6 * -(-len(panels) // A_ROW)

@@ -1,219 +1,259 @@
-"""One run of an experiment: train, judge on the test examples, and write the run folder.
+"""A run of an experiment: train one configuration, evaluate the result, and write the run folder.
 
 runs/mnist_mlp-20260131-142530/
-    config.json             the resolved configuration, every default spelled out, and of which
-                            code and data
-    metrics.jsonl           a line an epoch, the same each time the run is made
+    config.json             the configuration with all defaults, the options, and the code and data
+    metrics.jsonl           a line per record, equal each time the run is made
     timings.jsonl           how long each took
-    checkpoints/            while the run is not finished: what it goes on from
-    weights.safetensors     parameters and state by path
-    result.json             scores on the test examples, seconds, versions, device
+    checkpoints/            the state of the program: what an unfinished run resumes from
+    weights.safetensors     parameters and state by path, of a `train.Minimize`
+    result.json             the last record, scores on the test rows, seconds, versions, device
     learning_curves.png     and the pictures that fit the task
     report.html             all of it on one page, which opens from disk
 
-They are written in this order once the training has ended, and a run with a result is finished.
+They are written in this order, and a run with a result is finished. The checkpoints are then
+removed, except for a program that is not a `train.Minimize`: they hold its final state.
 """
 
 import contextlib
 import dataclasses
-import json
 import os
 import platform
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from .. import inspect, train
-from ..core.fingerprint import differences
-from ..files.plain import quoted
-from ..files.reading import FileError, listed, printable, read_bytes, read_json
+from ..data.rows import row_count, row_spec
+from ..files.reading import listed, printable
 from ..files.replacing import replace
-from ..train.logging import LONGEST_LINE, finite_or_text, line_of
-from ..train.loop import TIMINGS, Record
-from ..train.weights import packed
+from ..train.hooks.learning_rate import rates_of
+from ..train.logging import finite_or_text
 from ..version import __version__
-from . import configuration, pictures, sources
-from .folder import begin_folder, check_place, finish_folder
-from .problem import Problem
-from .program import Program, Recipe
-from .progress import shown
+from . import config_file, pictures, prediction
+from .configuration import to_plain
+from .experiment import Configured, Experiment, TrainedRun, configured
+from .folder import begin_folder, check_place, default_place, write_file
 from .report import report as report_of
-from .scores import classification_scores, language_scores, regression_scores
 
-SCHEMA = 1
-CHECKPOINTS = "checkpoints"
-# Room for the pictures and texts of a run beside its weights.
-ROOM = 2 * 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpointing:
-    """How often a run is saved."""
-
-    minutes: float | None = 5.0
-    """A checkpoint every so many minutes."""
-    epochs: int | None = None
-    """A checkpoint every so many epochs."""
-    steps: int | None = None
-    """A checkpoint every so many steps."""
-    keep: int = 2
-    """How many of the newest are kept until the run is finished."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Watching:
-    """How a run is kept and watched; all but `patience` changes none of its numbers."""
-
-    checkpoint: Checkpointing = Checkpointing()
-    patience: int | None = None
-    """Stop once the validation loss has not become better for so many epochs."""
-    tensorboard: bool = False
-    """Write event files for TensorBoard into the run's folder."""
-    wandb: str | None = None
-    """A project of Weights & Biases to log to, offline where the environment says so."""
-    mlflow: str | None = None
-    """The address of an MLflow server to log to."""
+ROOM = 2 * 2**20  # bytes of the pictures and texts of a run
+Record = dict[str, Any]
 
 
 def run(
-    recipe: Recipe[Any],
-    config: Any,
-    folder: Path,
-    watching: Watching = Watching(),
+    experiment: Experiment[Any],
+    config: Any = None,
+    folder: str | Path | None = None,
+    options: config_file.RunOptions | None = None,
     force: bool = False,
 ) -> dict[str, float]:
-    """Train one configuration, print how it goes, and fill `folder`; returns the test scores.
+    """Train one configuration and write the run folder; returns the scores on the test rows.
 
-    Trains on the data set's training examples, reports on those for validation after each epoch,
-    and looks at the test examples once, at the end. A folder with an unfinished run of this very
-    configuration goes on from its newest checkpoint.
-
-    The weights are written first, then the results, then pictures and the report. What fails after
-    the weights is a warning.
+    Without test rows, it returns the last record. A folder with an unfinished run of this
+    configuration is resumed from its newest checkpoint. If something fails after the weights are
+    written, a warning reports it.
 
     Args:
-        recipe: the experiment.
-        config: its configuration.
-        folder: where the run is written; it does not exist yet, or holds this run, unfinished.
-        watching: how the run is kept and watched.
+        experiment: the experiment.
+        config: its configuration; by default that with all defaults.
+        folder: where the run is written; it does not exist yet, or holds this run, unfinished. By
+            default `runs/NAME-DATE-TIME`.
+        options: how the run is saved and logged, and when it stops early; `RunOptions()` by
+            default.
         force: resume even if the experiment's code or data changed since the run began; the folder
-            records what changed.
+            records what changed. False by default.
 
     Raises:
         FileExistsError: the folder holds another run, or one that is finished.
-        OSError: it cannot be written; told before the training where it can be known.
+        OSError: it cannot be written; if possible, before the training.
         ValueError: a configuration that cannot be trained, or a run that diverged.
-        train.Interrupted: a signal asked the run to stop; it can go on.
+        train.Interrupted: a signal asked the run to stop; it can be resumed.
     """
-    problem = recipe.problem()
-    program = recipe.build(config, problem)
-    data = problem.scaled
-    example = jax.ShapeDtypeStruct((1, *data.train.x.shape[1:]), data.train.x.dtype)
-    about = {
-        "schema": SCHEMA,
-        "experiment": recipe.name,
-        "config": configuration.to_plain(config),
-        "watching": configuration.to_plain(watching),
-        "sources": {"modules": sources.modules(recipe), "data": sources.data(problem)},
-    }
-    checkpoints = train.Checkpoints(
-        str(folder / CHECKPOINTS),
-        train.Every(
-            steps=watching.checkpoint.steps,
-            epochs=watching.checkpoint.epochs,
-            minutes=watching.checkpoint.minutes,
-        ),
-        keep=watching.checkpoint.keep,
-        at_end=False,  # the weights are written
-        force=force,
-    )
-    going_on = is_unfinished(folder, about)
-    forced = check_sources(folder, about, force) if going_on else []
-    if not going_on:
-        check_place(folder, _weights_size(program, example) + ROOM)
-    pictures.check_library()  # not after the training
-    summary = str(inspect.summary(program.net, example))
-    print(f"{recipe.name}: {data}\n\n{summary}\n")
-    if not going_on:
-        begin_folder(folder, {"config.json": json_bytes(about)})
+    folder = default_place(experiment.name) if folder is None else Path(folder)
+    options = config_file.RunOptions() if options is None else options
+    one = configured(experiment, experiment.config() if config is None else config)
+    content = config_file.content_of(one, options)
+    resumes = config_file.is_unfinished(folder, content)
+    forced = config_file.check_sources(folder, content, force) if resumes else []
+    if not resumes:
+        batch = None if one.data.rows is None else row_spec(one.data.arrays, one.batch_size)
+        state = jax.eval_shape(one.program.init, jax.random.key(0), batch)
+        check_place(folder, ROOM + sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state)))
+    pictures.check_library()  # before the training
+    summary = _summary(one)
+    print(f"{experiment.name}: {one.data}\n\n{summary}\n")
+    if not resumes:
+        begin_folder(folder, {config_file.FILE: config_file.json_bytes(content)})
     began = time.perf_counter()
     try:
-        with shown(program.epochs) as report:
-            trained, history = program.fit(
-                data.train,
-                validation=data.validation,
-                report=lambda record: report(problem.reported(record)),
-                loggers=loggers_of(problem.reported, folder, recipe.name, watching, about),
-                checkpoints=checkpoints,
-                stop=None
-                if watching.patience is None
-                else train.EarlyStopping("validation_loss", patience=watching.patience),
-            )
+        state, history = one.fit(hooks=_hooks(one, folder, options, content, force))
     except BaseException:
-        if not going_on and not has_checkpoints(folder):  # nothing to go on from
+        if not resumes and not prediction.has_checkpoints(folder):  # nothing to resume
             shutil.rmtree(folder, ignore_errors=True)
         raise
     seconds = time.perf_counter() - began
-    trained = train.Weights(train.evaluation_params(trained), trained.state)
-    weights = {"weights.safetensors": packed(program.net, trained)}
-    finish_folder(folder, weights, last="weights.safetensors")
-    scores: dict[str, float] = {}
-    predictions = None
-    with attempted("scoring the test examples", folder):
-        predictions = problem.predict(program.net, trained, problem.data.test.x)
-        scores = scores_of(problem, predictions, problem.data.test.y)
+    weights = prediction.pack(one, state)
+    if weights is not None:
+        write_file(folder, prediction.WEIGHTS, weights)
+    scores, predictions = _on_test_rows(one, state, folder)
+    sizes = _sizes(one, state)
     result = {
-        "experiment": recipe.name,
-        "test": {name: finite_or_text(number) for name, number in scores.items()},
-        "test_examples": len(problem.data.test.y),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(trained.params)),
+        "experiment": experiment.name,
+        "record": _plain(metrics_of(history[-1])),
+        "test": _plain(scores),
+        **sizes,
         "training_seconds": round(seconds, 2),
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
     }
-    finish_folder(folder, {"result.json": json_bytes(result)}, last="result.json")
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    write_file(folder, config_file.RESULT, config_file.json_bytes(result))
+    if weights is not None:
+        shutil.rmtree(folder / config_file.CHECKPOINTS, ignore_errors=True)
     with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
-        print(f"\ntest: {scores_text(scores)} on {len(problem.data.test.y):,} examples")
-    if recipe.finish is not None:
+        if scores:
+            print(f"\ntest: {prediction.scores_text(scores)} on {sizes['test_rows']:,} rows")
+    remarks = _remarks(one, resumes, forced, history)
+    _illustrate(one, folder, state, history, scores, predictions, summary=summary, remarks=remarks)
+    return scores or history[-1]
+
+
+def _illustrate(
+    one: Configured,
+    folder: Path,
+    state: Any,
+    history: list[Record],
+    scores: Mapping[str, float],
+    predictions: Any,
+    **texts: Any,
+) -> None:
+    """Write the files of the experiment's function `finish`, the pictures, and the report.
+
+    Args:
+        one: the configuration with its program and data.
+        folder: the run folder.
+        state: the final state.
+        history: the records.
+        scores: of the test rows.
+        predictions: of the test rows, or None.
+        **texts: further parts of the report.
+    """
+    if one.experiment.finish is not None:
         with attempted("the experiment's function finish", folder):
-            for name, contents in recipe.finish(problem, program, trained).items():
+            trained = TrainedRun(one.config, one.data.data, one.program, state)
+            for name, contents in one.experiment.finish(trained).items():
                 replace(folder / name, contents)
-    history = [problem.reported(record) for record in history]
-    if going_on:
-        with attempted("completing metrics.jsonl", folder):
-            _complete_lines(folder, history)
     pictured = {}
-    for name, draw in pictures.drawings(problem, history, predictions).items():
+    for name, draw in pictures.drawings(one, history, predictions).items():
         with attempted(f"the picture {name}", folder):
             pictured[name] = pictures.png(draw())
             replace(folder / name, pictured[name])
+    pictured.pop("learning_curves.png", None)  # the report draws them
+    metric, maximize = one.experiment.ranked
+    device = jax.devices()[0].device_kind
     with attempted("report.html", folder):
         page = report_of(
             folder.name,
             [metrics_of(record) for record in history],
             timings=[_timings(record) for record in history],
-            config=about["config"],
+            config=to_plain(one.config),
             scores=scores,
-            pictures={k: v for k, v in pictured.items() if k != "learning_curves.png"},
-            summary=summary,
-            environment={"device": result["device"], "system": platform.platform(), **versions()},
-            remarks=_remarks(going_on, forced, history, program.epochs),
+            metric=metric,
+            maximize=maximize,
+            pictures=pictured,
+            environment={"device": device, "system": platform.platform(), **versions()},
+            **texts,
         )
         replace(folder / "report.html", page.encode())
-    return scores
+
+
+def _hooks(
+    one: Configured,
+    folder: Path,
+    options: config_file.RunOptions,
+    content: Mapping[str, Any],
+    force: bool,
+) -> list[train.Hook]:
+    """What the run does besides its steps."""
+    experiment, name = one.experiment, one.experiment.name
+    hooks: list[train.Hook] = [train.Throughput()]
+    if rates_of(one.program, 0):
+        hooks.append(train.LearningRate())
+    if options.patience is not None:
+        metric, maximize = experiment.ranked
+        hooks.append(train.EarlyStopping(metric, options.patience, maximize=maximize))
+    loggers: list[Any] = [
+        _Part(train.JsonLines(folder / "metrics.jsonl"), timings=False),
+        _Part(train.JsonLines(folder / "timings.jsonl"), timings=True),
+    ]
+    run_name = folder.name if name in folder.name else f"{name}-{folder.name}"
+    if options.tensorboard:
+        loggers.append(train.TensorBoard(folder / "tensorboard"))
+    if options.wandb is not None:
+        mode = "offline" if os.environ.get("WANDB_MODE") == "offline" else "online"
+        loggers.append(train.WandB(options.wandb, run_name, folder, mode))
+    if options.mlflow is not None:
+        loggers.append(train.MLflow(options.mlflow, name, run_name))
+    return [
+        *hooks,
+        train.Log(*loggers, config=content),
+        prediction.checkpoints(one, folder, options, force),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A file of a part of each record: the metrics, or the times."""
+
+    file: train.JsonLines
+    timings: bool
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        step: int | None = None,
+        config: Mapping[str, Any] | None = None,
+        history: Sequence[Record] = (),
+    ) -> Iterator[Any]:
+        part = _timings if self.timings else metrics_of
+        with self.file.open(step, config, [part(record) for record in history]) as log:
+            yield lambda record: log(part(record))
+
+
+def metrics_of(record: Mapping[str, Any]) -> Record:
+    """The numbers of a record that are equal each time the run is made."""
+    return {name: number for name, number in record.items() if name not in train.TIMINGS}
+
+
+def _plain(numbers: Mapping[str, Any]) -> Record:
+    """Numbers as JSON has them."""
+    return {k: v if isinstance(v, int) else finite_or_text(v) for k, v in numbers.items()}
+
+
+def _timings(record: Mapping[str, Any]) -> Record:
+    return {k: v for k, v in record.items() if k in ("epoch", "step", *train.TIMINGS)}
+
+
+def _on_test_rows(one: Configured, state: Any, folder: Path) -> tuple[dict[str, float], Any]:
+    """The scores of the final state on the test rows of a `data.Dataset`, and its predictions."""
+    scores, predictions = {}, None
+    if one.data.dataset is not None and one.evaluates:
+        rows = (*one.data.dataset.test,)
+        with attempted("evaluating the test rows", folder):
+            scores = prediction.scores_of(one, state, rows)
+        if one.task is not None:
+            with attempted("predicting the test rows", folder):
+                predictions = prediction.predicted(one, state, rows[0])
+    return scores, predictions
 
 
 @contextlib.contextmanager
 def attempted(what: str, folder: Path) -> Iterator[None]:
-    """Turn what fails into a warning: the run's weights are written, and nothing may cost them."""
+    """Make a warning of what fails: the training is done, and must not be lost."""
     try:
         yield
     except Exception as error:
@@ -226,144 +266,28 @@ def attempted(what: str, folder: Path) -> Iterator[None]:
         )
 
 
-def is_unfinished(folder: Path, about: dict[str, Any]) -> bool:
-    """Whether the folder holds this very run, unfinished; FileExistsError for another one."""
-    file = folder / "config.json"
-    if (folder / "result.json").exists() or not file.is_file():
-        return False
-    there = read_json(file)
-    if not isinstance(there, dict):
-        raise FileError(f"{file} is not a configuration: remove {folder}")
-    if _numbers_of(there) != _numbers_of(about):
-        lines = _differences(_numbers_of(there), _numbers_of(about))
-        raise FileExistsError(
-            f"{folder} holds an unfinished run of another configuration: {listed(lines)}. Write "
-            f"resume {quoted(folder)} to continue it, or --folder with another place"
-        )
-    return True
-
-
-def check_sources(folder: Path, about: dict[str, Any], force: bool) -> list[list[str]]:
-    """Raise ValueError if the code or data of an unfinished run changed; record it if forced.
-
-    Returns what changed each time that it was forced.
-    """
-    file = folder / "config.json"
-    there = read_json(file)
-    began = sources.recorded(there.get("sources"), file)
-    lines = sources.changed(began["modules"])
-    lines += differences({"data": began.get("data")}, {"data": about["sources"]["data"]})
-    if lines and not force:
-        raise ValueError(
-            f"the experiment changed since the run in {folder} began: {'; '.join(lines)}. Undo it, "
-            f"write --folder with another place, or write resume {quoted(folder)} --force"
-        )
-    forced = there.get("forced", [])
-    if not isinstance(forced, list) or not all(isinstance(one, list) for one in forced):
-        raise FileError(f"{file} has no valid 'forced'")
-    if lines:
-        forced = [*forced, lines]
-        replace(file, json_bytes(there | {"sources": about["sources"], "forced": forced}))
-    return forced
-
-
-def _numbers_of(about: Any) -> dict[str, Any]:
-    """All that a run's numbers depend on, of what its config.json says."""
-    watching = about.get("watching")
-    return {
-        "schema": about.get("schema"),
-        "experiment": about.get("experiment"),
-        "config": about.get("config"),
-        "patience": watching.get("patience") if isinstance(watching, dict) else None,
-    }
-
-
-def _differences(there: Any, here: Any, path: str = "") -> list[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        lines = []
-        for name in here | there:
-            below = f"{path}.{name}" if path else name
-            lines += _differences(there.get(name), here.get(name), below)
-        return lines
-    return [] if there == here else [f"{path} is {there!r:.200} there, {here!r:.200} here"]
-
-
-def has_checkpoints(folder: Path) -> bool:
-    """Whether there is a checkpoint to continue from."""
-    return any(one.name.isdigit() for one in (folder / CHECKPOINTS).glob("*"))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Mapped:
-    """A logger of what a function makes of each record, which knows the run's configuration."""
-
-    logger: train.Logger
-    function: Callable[[Record], Record]
-    config: Mapping[str, Any]
-
-    @contextlib.contextmanager
-    def open(
-        self, step: int | None = None, config: Mapping[str, Any] | None = None
-    ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-        with self.logger.open(step, self.config) as log:
-            yield lambda record: log(self.function(dict(record)))
-
-
-def metrics_of(record: Record) -> Record:
-    """What is the same each time the run is made."""
-    return {k: v for k, v in record.items() if k not in TIMINGS}
-
-
-def _timings(record: Record) -> Record:
-    return {k: v for k, v in record.items() if k in ("epoch", "step", *TIMINGS)}
-
-
-def _complete_lines(folder: Path, history: list[Record]) -> None:
-    """Write the lines that a file lost since the checkpoint, which has all records, was saved."""
-    for name, part in (("metrics.jsonl", metrics_of), ("timings.jsonl", _timings)):
-        lines = b"".join(line_of(part(record)) for record in history)
-        if read_bytes(folder / name, max(len(lines), LONGEST_LINE)) != lines:
-            replace(folder / name, lines)
+def _sizes(one: Configured, state: Any) -> dict[str, int]:
+    """The numbers of parameters and of test rows."""
+    found = {}
+    if one.network is not None:
+        found["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    if one.data.dataset is not None:
+        found["test_rows"] = row_count(one.data.dataset.test)
+    return found
 
 
 def _remarks(
-    going_on: bool, forced: list[list[str]], history: list[Record], epochs: int
+    one: Configured, resumes: bool, forced: list[list[str]], history: list[Record]
 ) -> list[str]:
-    remarks = ["The run was stopped once at least, and went on."] if going_on else []
+    remarks = ["The run was interrupted and resumed."] if resumes else []
     remarks += [
         f"It was resumed with --force, although this changed: {listed(lines)}." for lines in forced
     ]
-    if history and history[-1]["epoch"] < epochs:
-        remarks.append(f"It was stopped early, after {history[-1]['epoch']} of {epochs} epochs.")
+    if history[-1]["step"] < one.ends[-1]:
+        remarks.append(
+            f"It was stopped early, after {history[-1]['step']:,} of {one.ends[-1]:,} steps."
+        )
     return remarks
-
-
-def loggers_of(
-    reported: Callable[[Record], Record],
-    folder: Path,
-    name: str,
-    watching: Watching,
-    about: dict[str, Any],
-) -> list[train.Logger]:
-    """Where the records of a run go: its folder, and what it is watched with."""
-    run_name = f"{name}-{folder.name}" if name not in folder.name else folder.name
-    loggers = [
-        _Mapped(
-            train.JsonLines(folder / "metrics.jsonl"),
-            lambda r: metrics_of(reported(r)),
-            about,
-        ),
-        _Mapped(train.JsonLines(folder / "timings.jsonl"), _timings, about),
-    ]
-    others: list[train.Logger] = []
-    if watching.tensorboard:
-        others.append(train.TensorBoard(folder / "tensorboard"))
-    if watching.wandb is not None:
-        mode = "offline" if os.environ.get("WANDB_MODE") == "offline" else "online"
-        others.append(train.WandB(watching.wandb, run_name, folder, mode))
-    if watching.mlflow is not None:
-        others.append(train.MLflow(watching.mlflow, name, run_name))
-    return [*loggers, *(_Mapped(one, reported, about) for one in others)]
 
 
 def versions() -> dict[str, str]:
@@ -376,33 +300,9 @@ def versions() -> dict[str, str]:
     }
 
 
-def scores_of(problem: Problem, predictions: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """The scores that fit the task, in the data set's units, without ignored labels."""
-    if problem.task.classes is None:
-        return regression_scores(y, predictions)
-    kept = y != problem.task.ignored
-    y, predictions = y[kept], predictions[kept]
-    if isinstance(problem.task, train.NextToken):
-        return language_scores(y, predictions)
-    return classification_scores(y, predictions)
-
-
-def scores_text(scores: dict[str, float]) -> str:
-    """Scores on one line.
-
-    >>> scores_text({"accuracy": 0.931, "loss": 0.25})
-    'accuracy 0.931, loss 0.25'
-    """
-    return ", ".join(f"{name} {number:.4g}" for name, number in scores.items())
-
-
-def _weights_size(program: Program, example: Any) -> int:
-    net = program.net
-    key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda: (net.init(key, example), net.init_state(example, key=key)))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-
-
-def json_bytes(content: Any) -> bytes:
-    """Plain data as the bytes of a JSON file."""
-    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+def _summary(one: Configured) -> str:
+    """The network, or the objective, as a table; empty for a program of another kind."""
+    if one.network is None:
+        return ""
+    net, inputs, named = one.network
+    return str(inspect.summary(net, *inputs, **named))

@@ -1,14 +1,13 @@
-"""The code that an experiment's numbers follow from: every module of the user's project.
+"""The code that determines an experiment's numbers: every module of the user's project.
 
-Each module is recorded by the meaning of its definitions, so that comments, documentation,
-formatting, and the order of functions do not count, and a changed function is named:
+Each module is recorded by digests of its definitions, which ignore comments, docstrings,
+formatting, and the order of functions. So a changed function can be named:
 
     {"project.network": {"MLP.forward": "5d41402abc4b2a76", "WIDTH": ...}, ...}
 
-A project's modules are that of the experiment and those that it imports, directly or through
-others, also inside functions; those of Python's library and of installed packages are not followed.
-If one of them imports by a computed name (`importlib.import_module`), every module of the user that
-is imported is recorded.
+The modules of a project are that of the experiment and all that it imports, also indirectly and
+inside functions, without Python's library and installed packages. If one of them imports by a
+computed name (`importlib.import_module`), every imported module of the user is recorded.
 """
 
 import ast
@@ -20,18 +19,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.fingerprint import checksum, is_users
+from ..core.fingerprint import is_users
 from ..files.reading import FileError
-from .experiment import AnyRecipe, Loaded
-from .problem import Problem
+from .experiment import Experiment
 
 Modules = Mapping[str, Mapping[str, str]]
 IMPORTS, STATEMENTS = "its imports", "its other statements"
 
 
-def modules(recipe: AnyRecipe) -> dict[str, dict[str, str]]:
-    """The definitions of the user's modules that an experiment follows from, by module."""
-    roots = {name for part in recipe.parts if (name := getattr(part, "__module__", None))}
+def modules(experiment: Experiment[Any]) -> dict[str, dict[str, str]]:
+    """The definitions of the user's modules that an experiment depends on, by module."""
+    roots = {name for part in experiment.parts if (name := getattr(part, "__module__", None))}
     found: dict[str, dict[str, str]] = {}
     waiting = [one for root in sorted(roots) for one in _with_packages(root)]
     seen = set(waiting)
@@ -49,34 +47,23 @@ def modules(recipe: AnyRecipe) -> dict[str, dict[str, str]]:
     return dict(sorted(found.items()))
 
 
-def data(problem: Problem | Loaded) -> dict[str, Any]:
-    """Shapes, types, and checksums of the examples that an experiment trains and validates on."""
-    if isinstance(problem, Loaded):
-        return problem.checksums()
-    parts = {"train": problem.scaled.train, "validation": problem.scaled.validation}
-    return {name: {"x": checksum(x), "y": checksum(y)} for name, (x, y) in parts.items()}
-
-
 def recorded(plain: Any, file: Path | str) -> dict[str, Any]:
-    """The sources that a run or a sweep recorded in `file`.
-
-    Raises FileError if it recorded none, or none that can be compared.
-    """
+    """The sources that a run or a sweep recorded in `file`; FileError if there are none."""
     found = plain if isinstance(plain, dict) else {}
     modules, data = found.get("modules"), found.get("data")
     listed = isinstance(modules, dict) and all(isinstance(one, dict) for one in modules.values())
     if not listed or not isinstance(data, dict):
         raise FileError(
             f"{file} does not record the code and the data that it began with, so they cannot be "
-            "compared: begin again in another folder"
+            "compared; begin again in another folder"
         )
     return plain
 
 
 def changed(recorded: Modules) -> list[str]:
-    """A line for each recorded module that means something else now: its file, what changed.
+    """A line for each recorded module that changed: its file, and the definitions.
 
-    Modules that were not recorded do not count: what was recorded does not import them.
+    Modules that were not recorded are not imported by those that were, so they do not count.
     """
     lines = []
     for name, before in recorded.items():
@@ -98,7 +85,7 @@ def changed(recorded: Modules) -> list[str]:
 
 
 def definitions(source: str | bytes) -> dict[str, str]:
-    """The meaning of each definition of a module: a digest by name, such as `MLP.forward`.
+    """A digest of each definition of a module by name, such as `MLP.forward`.
 
     >>> a = definitions("WIDTH = 8\\ndef f(x):\\n    '''Double.'''\\n    return 2 * x  # twice")
     >>> b = definitions("def f(x):\\n    return 2*x\\nWIDTH = 9")
@@ -108,7 +95,7 @@ def definitions(source: str | bytes) -> dict[str, str]:
     texts: dict[str, list[str]] = {}
     for name, text in _definitions(ast.parse(source).body):
         texts.setdefault(name, []).append(text)
-    texts.get(IMPORTS, []).sort()  # their order is a matter of taste
+    texts.get(IMPORTS, []).sort()  # their order does not matter
     return {
         name: hashlib.sha256(repr(text).encode()).hexdigest()[:16] for name, text in texts.items()
     }
@@ -135,7 +122,7 @@ def _definitions(body: list[ast.stmt], within: str = "") -> Iterator[tuple[str, 
 
 
 def _text(node: ast.stmt) -> str:
-    """The code of a statement, without comments, documentation, and formatting."""
+    """The code of a statement, without comments, docstrings, and formatting."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             inner.body = _without_documentation(inner.body) or [ast.Pass()]
@@ -143,7 +130,7 @@ def _text(node: ast.stmt) -> str:
 
 
 def _without_documentation(body: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements without texts that nobody uses: docstrings, and those below a field."""
+    """The statements without strings that nothing uses: docstrings, and those below a field."""
     return [
         node
         for node in body

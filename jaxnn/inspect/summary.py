@@ -143,7 +143,8 @@ def _traced(
 
     def forward(params: Any, state: Any, arrays: Any) -> Any:
         inputs, named = join(arrays)
-        output, state = observed.apply(params, *inputs, state=state, **named)
+        key = jax.random.key(0)  # for a forward that draws in inference, such as an objective
+        output, state = observed.apply(params, *inputs, state=state, key=key, **named)
         return split_arrays(output)[0], state
 
     jaxpr = jax.make_jaxpr(forward)(params, state, arrays).jaxpr

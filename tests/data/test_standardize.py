@@ -1,5 +1,7 @@
 """Standardizing: against scikit-learn, its inverse, and the features that do not vary."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import jaxnn as nn
 from jaxnn import data
 
 
@@ -108,3 +111,15 @@ def test_errors():
         data.Standardizer.fit(np.zeros((0, 3)))
     with pytest.raises(ValueError, match=r"x holds nan at row 1, position \(0,\)"):
         data.Standardizer.fit(np.array([[0.0], [np.nan]]))
+
+
+def test_a_network_holds_the_scale_as_a_value():
+    x = np.random.default_rng(0).normal(50, 10, (20, 3)).astype(np.float32)
+    scale = data.Standardizer.fit(x)
+    net, plain = nn.Sequential(scale.layer(), nn.Dense(2)), nn.Dense(2)
+    assert net == pickle.loads(pickle.dumps(net))
+    params = net.init(jax.random.key(0), x)
+    z = pytest.importorskip("sklearn.preprocessing").StandardScaler().fit_transform(x)
+    expected = plain.apply(params[1], z.astype(np.float32))
+    # The mean of about 50 is rounded to float32, 4e-6, which is 4e-7 standard deviations.
+    np.testing.assert_allclose(net.apply(params, x), expected, atol=5e-6)

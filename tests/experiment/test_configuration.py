@@ -85,5 +85,5 @@ def test_a_number_that_is_not_one_comes_back():
 
 
 def test_what_json_cannot_hold_is_refused_when_written():
-    with pytest.raises(TypeError, match="a configuration holds numbers, texts, tuples"):
+    with pytest.raises(TypeError, match="a configuration holds numbers, strings, tuples"):
         to_plain(Config(sizes={1: 2}))  # type: ignore[arg-type]

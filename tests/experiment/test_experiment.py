@@ -1,4 +1,4 @@
-"""Experiments of programs: their data, the length of a run, and one run by the command line."""
+"""Experiments: their data, the length of a run, and runs of several kinds of programs."""
 
 import dataclasses
 import json
@@ -7,13 +7,14 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+import jaxnn as nn
 from jaxnn import data, train
 from jaxnn.command import main
-from jaxnn.experiment import Experiment
+from jaxnn.experiment import Command, Experiment, load_run, run
 from jaxnn.experiment.experiment import Loaded, configured
-from jaxnn.experiment.program_run import restored
 from jaxnn.train.state import without_keys
 from tests.sweep.programs import dqn, gan, supervised
 
@@ -35,6 +36,28 @@ def test_what_data_may_be():
     pair = Loaded(((x, y), None))
     assert pair.train == (x, y)
     assert pair.validation is None
+
+
+def flipped(key, x):
+    return -x
+
+
+def test_augmented_data_augment_the_training_alone():
+    x, y = np.ones((4, 2), np.float32), np.zeros(4, np.float32)
+    part = data.Examples(x, y)
+    dataset = data.Dataset("few", part, part, part)
+    for augmented in (
+        data.Augmented(dataset, flipped),
+        (data.Augmented((x, y), flipped), (x, y)),
+    ):
+        found = Loaded(augmented)
+        assert found.train.functions == (flipped,)
+        assert found.rows == 4
+        assert found.arrays[0] is x
+        assert isinstance(found.validation, tuple)
+    assert Loaded(data.Augmented(dataset, flipped)).data is dataset
+    with pytest.raises(TypeError, match="data are arrays of rows, got Augmented"):
+        Loaded(((x, y), data.Augmented((x, y), flipped)))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +96,16 @@ def test_equal_data_of_several_configurations_are_kept_once():
     other = configured(supervised.EXPERIMENT, supervised.Config(fold=1))
     assert one.data is two.data
     assert one.data is not other.data
+
+
+def test_data_that_differ_in_the_test_rows_or_in_names_are_others():
+    rng = np.random.default_rng(0)
+    a, b = (data.Examples(rng.normal(size=(4, 2)), np.arange(4) % 2) for _ in range(2))
+    made = data.Dataset("few", a, a, a, class_names=("no", "yes"))
+    same = data.Dataset("few", *(data.Examples(a.x + 0, a.y + 0),) * 3, class_names=("no", "yes"))
+    assert Loaded(made).identity == Loaded(same).identity
+    others = (changed(made, test=b), changed(made, class_names=()), data.Augmented(made, flipped))
+    assert all(Loaded(made).identity != Loaded(other).identity for other in others)
 
 
 # The length of a run
@@ -169,28 +202,43 @@ class Counted(train.Program):
         return state + 1, {}
 
 
-# A run by the command line
+# Runs
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_is_written_and_predicted_from(tmp_path, capsys):
+    """Without a data set there are no test scores; predictions are those of `train.predict`."""
     folder = tmp_path / "run"
     assert main(supervised.EXPERIMENT, ["--epochs", "2", "--folder", str(folder)]) == 0
     assert f"predict {folder} --input FILE" in capsys.readouterr().out
-    names = {file.name for file in folder.iterdir()}
-    assert names >= {"checkpoints", "config.json", "metrics.jsonl", "report.html", "result.json"}
+    assert {file.name for file in folder.iterdir()} == {
+        "config.json", "learning_curves.png", "metrics.jsonl", "report.html", "result.json",
+        "timings.jsonl", "weights.safetensors",
+    }  # fmt: skip
     run = configured(supervised.EXPERIMENT, supervised.Config(epochs=2))
-    state, history = run.fit(progress=False)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert lines == history
-    assert json.loads((folder / "result.json").read_text())["record"] == history[-1]
+    state, history = run.fit(progress=False, hooks=[train.LearningRate()])
+    assert lines_of(folder) == history
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["record"], result["test"]) == (history[-1], {})
     assert run.data.validation is not None
     x = run.data.validation[0][:3]
+    found = load_run(supervised.EXPERIMENT, folder)
+    expected = train.predict(run.program, state, x)
+    np.testing.assert_array_equal(train.predict(found.program, found.state, x), expected)
+    np.testing.assert_array_equal(found.net.apply(found.params, x), run.network[0].apply(
+        state.params, x))  # fmt: skip
     np.save(tmp_path / "x.npy", x)
     command = ["predict", str(folder), "--input", str(tmp_path / "x.npy")]
     assert main(supervised.EXPERIMENT, command) == 0
-    printed = [float(n) for n in re.findall(r"0\.\d+", capsys.readouterr().out)]
-    # printed with four digits
-    np.testing.assert_allclose(printed, np.ravel(train.predict(run.program, state, x)), atol=1e-4)
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert printed[0] == ["row", "predicted", "probability"]
+    assert [int(row[1]) for row in printed[1:]] == np.argmax(expected, 1).tolist()
+    np.testing.assert_allclose(  # printed with three digits
+        [float(row[2]) for row in printed[1:]], np.max(expected, 1), atol=5e-4
+    )
 
 
 class Cut(Exception):
@@ -198,14 +246,12 @@ class Cut(Exception):
 
 
 def test_a_run_that_was_cut_resumes_to_the_same_bits(tmp_path, capsys, monkeypatch):
-    """A program without predictions and without a loss; only `predict` is refused."""
+    """A program without predictions and without a loss; only `predict` is rejected."""
     options = ["--epochs", "3", "--checkpoint.epochs", "1"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert main(gan.EXPERIMENT, [*options, "--folder", str(whole)]) == 0
     assert "predict" not in capsys.readouterr().out
-
-    evaluate, seen = gan.WGAN.evaluate, []
-    see = train.Evaluate.see
+    see, seen = train.Evaluate.see, []
 
     def dies(self, memory, event):
         seen.append(event.step)
@@ -213,15 +259,15 @@ def test_a_run_that_was_cut_resumes_to_the_same_bits(tmp_path, capsys, monkeypat
             raise Cut
         return see(self, memory, event)
 
-    monkeypatch.setattr(train.Evaluate, "see", dies)
-    with pytest.raises(Cut):
-        main(gan.EXPERIMENT, [*options, "--folder", str(cut)])
-    monkeypatch.undo()
-    assert gan.WGAN.evaluate is evaluate
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Evaluate, "see", dies)
+        with pytest.raises(Cut):
+            main(gan.EXPERIMENT, [*options, "--folder", str(cut)])
     assert not (cut / "result.json").exists()
     assert main(gan.EXPERIMENT, ["resume", str(cut)]) == 0
     assert (cut / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-    ends = [restored(gan.EXPERIMENT, folder)[1] for folder in (whole, cut)]
+    assert "The run was interrupted and resumed." in (cut / "report.html").read_text()
+    ends = [load_run(gan.EXPERIMENT, folder).state for folder in (whole, cut)]
     for one, other in zip(*map(jax.tree.leaves, map(without_keys, ends)), strict=True):
         np.testing.assert_array_equal(one, other)
     capsys.readouterr()
@@ -234,3 +280,94 @@ def test_a_run_that_was_cut_resumes_to_the_same_bits(tmp_path, capsys, monkeypat
     )
     assert main(gan.EXPERIMENT, ["predict", str(cut)]) == 1
     assert f"predictions need inputs; write predict {cut} --input" in capsys.readouterr().err
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """Options of a command."""
+
+    digits: int = 3
+
+
+def test_a_run_without_data_has_curves_a_finish_and_further_commands(tmp_path, capsys):
+    def finish(trained):
+        return {"reward.txt": f"{float(trained.state['buffer']['r'].sum()):.6f}".encode()}
+
+    def show(trained, options):
+        print(f"sum {float(trained.state['buffer']['r'].sum()):.{options.digits}f}")
+
+    command = Command("show", "print the rewards", Best, show)
+    made, folder = changed(dqn.EXPERIMENT, finish=finish, commands=(command,)), tmp_path / "run"
+    assert main(made, ["--folder", str(folder), "--patience", "1"]) == 1
+    assert "'validation_loss', which is not among the metrics" in capsys.readouterr().err
+    assert not folder.exists()
+    made = changed(made, maximize="validation_return")
+    assert main(made, ["--folder", str(folder), "--patience", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "dqn: the program makes its own data" in text
+    steps = [line["step"] for line in lines_of(folder)]
+    assert steps == [10, 20, 30][: len(steps)]
+    assert (folder / "learning_curves.png").exists()
+    page = (folder / "report.html").read_text()
+    assert "largest validation return" in page
+    assert ("stopped early" in page) == (len(steps) < 3)
+    written = (folder / "reward.txt").read_text()
+    assert main(made, ["show", str(folder), "--digits", "6"]) == 0
+    assert capsys.readouterr().out == f"sum {written}\n"
+    assert main(made, ["shw"]) == 2
+    assert "there is no command 'shw'; did you mean 'show'?" in capsys.readouterr().err
+
+
+def units(config):
+    """Targets of mean 1,000 and standard deviation 100, which follow from inputs around 50."""
+    rng = np.random.default_rng(0)
+
+    def part(rows):
+        x = rng.normal(50, 10, (rows, 2)).astype(np.float32)
+        return data.Examples(x, 1000 + 7 * (x[:, 0] - 50) - 7 * (x[:, 1] - 50))
+
+    return data.Dataset("units", part(60), part(20), part(30))
+
+
+def in_units(config, dataset):
+    x, y = dataset.train
+    net = nn.Sequential(scale=data.Standardizer.fit(x).layer(), linear=nn.Dense(1))
+    task = train.Regression(mean=float(y.mean()), std=float(y.std()))
+    return train.Supervised(net, task, train.Optimizer(optax.adam, learning_rate=0.1))
+
+
+def test_scores_and_predictions_are_in_the_units_of_the_data(tmp_path):
+    """A network of standardized numbers: it takes raw rows, and returns raw targets."""
+    made = Experiment("units", Units, data=units, program=in_units)
+    scores = run(made, folder=tmp_path / "run")
+    found = load_run(made, tmp_path / "run")
+    x, y = found.data.test
+    predicted = train.predict(found.program, found.state, x)
+    # Numbers of about 1,000 are rounded to 6e-5 in float32.
+    assert scores["mae"] == pytest.approx(np.abs(predicted - y).mean(), abs=1e-4)
+    assert np.abs(predicted - y).max() < 5  # of a range of 400: the line is exact
+    records = lines_of(tmp_path / "run")
+    assert records[0]["validation_mae"] > 10 > records[-1]["validation_mae"]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["test"] == scores
+    assert result["test_rows"] == 30
+
+
+def test_a_regression_of_standardized_outputs():
+    """Closed forms: the loss in squared standard deviations, the error in the targets' units."""
+    outputs, y = np.array([[0.5], [-1.0]], np.float32), np.array([1000.0, 950.0], np.float32)
+    task = train.Regression(mean=1000.0, std=100.0)
+    np.testing.assert_array_equal(task.predict(outputs), [1050, 900])
+    found = task.measure(outputs, y)
+    assert float(found["loss"]) == (0.5**2 + 0.5**2) / 2
+    assert float(found["mae"]) == (50 + 50) / 2
+    weighted = task.measure(outputs, np.array([np.nan, 950.0]), np.array([0.0, 1.0]))
+    assert float(weighted["mae"]) == 50
+    with pytest.raises(ValueError, match=r"Regression.std is a number > 0, got 0.0; write train"):
+        train.Regression(std=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Units:
+    batch_size: int = 20
+    epochs: int = 30

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from jaxnn.experiment import folder
-from jaxnn.experiment.folder import begin_folder, check_place, default_place, finish_folder
+from jaxnn.experiment.folder import begin_folder, check_place, default_place, write_file
 
 FILES = {"config.json": b"{}", "weights.safetensors": b"w" * 5000}
 
@@ -53,7 +53,7 @@ def test_a_real_limit_on_file_size_is_told_before_the_training(tmp_path):
 
 
 def test_more_than_is_free_is_told_before_the_training(tmp_path):
-    with pytest.raises(OSError, match=r"bytes are needed there, and [\d,]+ are free"):
+    with pytest.raises(OSError, match=r"bytes are needed, and [\d,]+ are free"):
         check_place(tmp_path / "one", 2**60)
 
 
@@ -61,7 +61,9 @@ def test_more_than_is_free_is_told_before_the_training(tmp_path):
 def test_a_place_that_cannot_be_is_refused(tmp_path, write):
     (tmp_path / "file").write_text("here first")
     for place in (tmp_path / "file" / "one", tmp_path / "file" / "deep" / "one"):
-        with pytest.raises(OSError, match=f"cannot write the run folder {place}: .* is no folder"):
+        with pytest.raises(
+            OSError, match=f"cannot write the run folder {place}: .* is not a folder"
+        ):
             write(place)
     assert (tmp_path / "file").read_text() == "here first"
 
@@ -70,7 +72,7 @@ def test_an_existing_folder_is_refused_with_another_to_write(tmp_path):
     (tmp_path / "one").mkdir()
     with pytest.raises(FileExistsError, match=r"exists already.*--folder .*one-2, or remove it"):
         check_place(tmp_path / "one", 10)
-    with pytest.raises(OSError, match="it came to be while the run went on"):
+    with pytest.raises(OSError, match="it was made by another process meanwhile"):
         begin_folder(tmp_path / "one", FILES)
     assert list((tmp_path / "one").iterdir()) == []
 
@@ -94,22 +96,18 @@ def test_the_default_place_says_what_and_when():
     assert default_place("digits").match("runs/digits-????????-??????")
 
 
-def test_a_run_is_finished_by_its_last_file(tmp_path, monkeypatch):
+def test_a_file_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
     begin_folder(tmp_path / "one", {"config.json": b"{}"})
-    written = []
     write = folder._write
 
     def full(file, contents):
-        if len(written) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        written.append(file.name)
-        write(file, contents)
+        write(file, contents[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(folder, "_write", full)
-    files = {"a": b"1", "result.json": b"{}", "weights": b"2"}
     with pytest.raises(OSError, match=r"on device\. result\.json was not written, so"):
-        finish_folder(tmp_path / "one", files, last="result.json")
-    assert sorted(f.name for f in (tmp_path / "one").iterdir()) == ["a", "config.json", "weights"]
+        write_file(tmp_path / "one", "result.json", b"{}")
+    assert [f.name for f in (tmp_path / "one").iterdir()] == ["config.json"]
     monkeypatch.setattr(folder, "_write", write)
-    finish_folder(tmp_path / "one", files, last="result.json")
+    write_file(tmp_path / "one", "result.json", b"{}")
     assert (tmp_path / "one" / "result.json").read_bytes() == b"{}"

@@ -1,13 +1,18 @@
 """Pictures say what they show: axes, titles, and the numbers in them."""
 
+import dataclasses
 import warnings
 
 import numpy as np
+import optax
 import pytest
 
+import jaxnn as nn
 from jaxnn import train
 from jaxnn.data import Dataset, Examples
-from jaxnn.experiment import Problem, pictures
+from jaxnn.experiment import Experiment, pictures
+from jaxnn.experiment.experiment import configured
+from jaxnn.experiment.prediction import bits_of
 
 NAMES = ("cat", "dog", "owl")
 Y = np.array([0, 0, 1, 2, 2])
@@ -21,15 +26,15 @@ def texts(panel):
     return [text.get_text() for text in panel.texts]
 
 
-def test_learning_curves_have_a_panel_a_metric_and_a_curve_a_part():
+def test_learning_curves_have_a_panel_per_metric_and_a_curve_per_part():
     history = [{"epoch": e, "step": e, "loss": 1 / e, "mae": 2 / e, "validation_loss": 2 / e,
                 "validation_mae": 3 / e, "seconds": 1.0} for e in (1, 2, 3)]  # fmt: skip
-    figure = pictures.learning_curves(history, {"loss": "cross entropy"})
-    assert [panel.get_ylabel() for panel in figure.axes] == ["cross entropy", "mae"]
+    figure = pictures.learning_curves(history)
+    assert [panel.get_title() for panel in figure.axes] == ["loss", "mae"]
     for panel in figure.axes:
         assert panel.get_xlabel() == "epoch"
         labels = [text.get_text() for text in panel.get_legend().get_texts()]
-        assert labels == ["training, mean over the epoch", "validation, after the epoch"]
+        assert labels == ["training", "validation"]
     np.testing.assert_array_equal(figure.axes[1].lines[1].get_ydata(), [3, 1.5, 1])
 
 
@@ -46,14 +51,14 @@ def test_the_worst_mistake_comes_first():
     figure = pictures.worst_images(np.zeros((5, 4, 4)), Y, P, NAMES)
     titles = [panel.get_title() for panel in figure.axes]
     assert titles == ["true cat\npredicted dog (80 %)", "true owl\npredicted cat (60 %)"]
-    figure = pictures.worst_rows(np.zeros((5, 2)), Y, P, NAMES, ("height", "weight"))
+    figure = pictures.worst_profiles(np.zeros((5, 2)), Y, P, NAMES, ("height", "weight"))
     assert [panel.get_title() for panel in figure.axes] == titles
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["height", "weight"]
 
 
-def test_the_worst_sequences_stand_beside_the_means_of_the_classes():
+def test_the_worst_sequences_are_drawn_with_the_means_of_the_classes():
     x = np.arange(5 * 4 * 2, dtype=np.float32).reshape(5, 4, 2)
-    figure = pictures.worst_series(x, Y, P, NAMES, ("demand", "price"))
+    figure = pictures.worst_profiles(x, Y, P, NAMES, ("demand", "price"))
     first, second, below, _ = figure.axes
     assert first.get_title() == "true cat\npredicted dog (80 %)"
     assert second.get_title() == "true owl\npredicted cat (60 %)"
@@ -73,10 +78,10 @@ def test_bits_by_position_are_means_over_the_windows():
     (panel,) = figure.axes
     np.testing.assert_allclose(panel.lines[0].get_ydata(), [1, 3])  # (2 + 4) / 2 at the second
     assert (panel.get_xlabel(), panel.get_ylabel()) == (
-        "tokens seen, of the window",
-        "bits a token",
+        "tokens of context",
+        "bits per token",
     )
-    assert figure.get_suptitle() == "Bits a token by position, on 4 test tokens"
+    assert figure.get_suptitle() == "Bits per token by position, on 4 test tokens"
 
 
 def test_without_mistakes_the_least_certain_are_shown():
@@ -109,12 +114,57 @@ def test_residuals_that_are_not_numbers_are_left_out(bad):
     assert counts == np.isfinite(predicted).sum()
 
 
+def test_bits_of_ignored_labels_and_of_a_probability_of_zero():
+    bits = bits_of(np.array([[0.25, 0.75], [0.5, 0.5], [0.0, 1.0]]), np.array([0, -100, 0]))
+    np.testing.assert_array_equal(bits[:2], [2, np.nan])
+    assert 126 <= bits[2] < 127  # of the smallest normal float32, 2**-126
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    epochs: int = 1
+    batch_size: int = 5
+
+
+def drawn(x, y, task, predictions, **names):
+    """The pictures of a run with these test rows."""
+    part = Examples(x, y)
+    one = Experiment(
+        "plain",
+        Config,
+        data=lambda config: Dataset("plain", part, part, part, **names),
+        program=lambda config, data: train.Supervised(nn.Dense(3), task, optax.sgd(0.1)),
+    )
+    history = [{"epoch": 1, "step": 1, "loss": 1.0}]
+    found = pictures.drawings(configured(one, Config()), history, predictions)
+    figures = {name.removesuffix(".png"): draw() for name, draw in found.items()}
+    assert all(pictures.png(figure)[1:4] == b"PNG" for figure in figures.values())
+    return figures
+
+
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (4, 4, 1), (2, 4, 4, 1)])
 def test_every_picture_of_data_without_names_and_image_shape_is_drawn(shape):
     x = np.random.default_rng(0).normal(size=(5, *shape)).astype(np.float32)
-    part = Examples(x, Y.astype(np.int32))
-    problem = Problem(Dataset("plain", part, part, part), train.Classification(3))
-    drawn = pictures.drawings(problem, [{"epoch": 1, "step": 1, "loss": 1.0}], P)
-    assert ("worst_mistakes.png" in drawn) == (len(shape) < 3)
-    for draw in drawn.values():
-        assert pictures.png(draw())[1:4] == b"PNG"
+    found = drawn(x, Y.astype(np.int32), train.Classification(3), P)
+    worst = {"worst_mistakes"} if len(shape) < 3 else set()
+    assert found.keys() == {"learning_curves", "confusion_matrix"} | worst
+
+
+def test_ignored_labels_are_in_no_picture():
+    y = np.where(np.arange(5) == 3, -100, Y).astype(np.int32)
+    found = drawn(np.ones((5, 3), np.float32), y, train.Classification(3), P)
+    assert found["confusion_matrix"].get_suptitle() == (
+        "Confusion matrix\n1 of 4 test examples wrong"
+    )
+
+
+def test_other_tasks_have_learning_curves_alone():
+    x, y = np.ones((5, 3), np.float32), np.ones((5, 3), np.float32)
+    assert drawn(x, y, train.Regression(outputs=3), y).keys() == {"learning_curves"}
+
+
+def test_a_regression_names_its_target():
+    x, y = np.ones((5, 3), np.float32), np.arange(5, dtype=np.float32)
+    found = drawn(x, y, train.Regression(), y + 1, target_name="price")
+    assert found.keys() == {"learning_curves", "predicted_and_true", "residuals"}
+    assert found["residuals"].axes[0].get_xlabel() == "predicted price"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxnn.experiment.pictures import confusion_matrix, png, residuals, worst_rows
+from jaxnn.experiment.pictures import confusion_matrix, png, residuals, worst_profiles
 from jaxnn.experiment.report import report
 
 RECORDS = [
@@ -63,9 +63,9 @@ def test_it_says_what_there_is_to_know(shown):
     text = text_of(shown)
     for told in (
         "Run mnist_mlp",
-        "accuracy 0.931 on the test examples · 11 epochs · 297 steps",
+        "accuracy 0.931 on the test rows · 11 epochs · 297 steps",
         "0.931 test accuracy",
-        "16.5 s of training 1,006 examples a second, in the median",
+        "16.5 s of training 1,006 rows per second (median)",
         "stopped early at epoch 11",
         "optimizer.learning_rate 0.001",
         "layer0/w (2, 3)",
@@ -76,15 +76,18 @@ def test_it_says_what_there_is_to_know(shown):
     # 1 + (n - 7)^2 / 50 is least at epoch 7.
     assert re.search(r"least validation loss 7 189 0.2857 ", text)
     assert re.search(r"last 11 297 0.1818 ", text)
+    text = text_of(made(metric="validation_accuracy", maximize=True))
+    assert re.search(r"largest validation accuracy 1 27 2 ", text)
+    assert "least validation loss" not in text
 
 
 def test_every_curve_is_drawn(shown):
     titles = re.findall(r">([a-z ]+)</text>", shown)
     for title in ("loss", "accuracy", "learning rate", "gradient norm", "training", "validation"):
         assert title in titles, title
-    # Ten paths, of which the eight largest have names.
+    # Ten paths, of which the eight largest are drawn.
     assert re.findall(r">(layer\d)/w</text>", shown) == [f"layer{i}" for i in range(9, 1, -1)]
-    assert "The 8 largest of 10 have names" in shown
+    assert "gradient norm, 8 largest of 10" in shown
     assert "mathdefault" not in shown  # which a browser does not read
 
 
@@ -120,13 +123,19 @@ def test_numbers_that_are_not_finite_are_gaps():
     assert "<svg" in report("x", [{"epoch": 1, "step": 1, "loss": nan}])
 
 
-def test_steps_where_an_epoch_has_several_records():
+def test_a_run_without_epochs_is_drawn_by_steps():
+    page = report("x", [{"step": s, "loss": 1.0} for s in (10, 20)])
+    assert ">step</text>" in page and ">epoch</text>" not in page
+    assert "20 steps" in text_of(page) and "epoch" not in text_of(page)
+
+
+def test_steps_if_an_epoch_has_several_records():
     page = report("x", [{"epoch": 1, "step": s, "loss": 1.0} for s in (10, 20, 30)])
     assert ">step</text>" in page and ">epoch</text>" not in page
 
 
-def test_a_run_that_measured_nothing_has_a_page():
-    assert "Nothing was measured" in report("x", [])
+def test_a_run_without_records_has_a_page():
+    assert "The run has no records" in report("x", [])
 
 
 def test_without_matplotlib_there_is_none(monkeypatch):
@@ -203,5 +212,5 @@ def test_a_report_draws_any_finite_numbers(a):
 def test_a_picture_shows_any_name(name):
     y, p = np.array([0, 1]), np.array([[0.2, 0.8], [0.3, 0.7]])
     png(confusion_matrix(y, p.argmax(1), [name, "b"]))
-    png(worst_rows(np.ones((2, 1)), y, p, [name, "b"], [name]))
+    png(worst_profiles(np.ones((2, 1)), y, p, [name, "b"], [name]))
     png(residuals(y * 1e308, p[:, 0], name))

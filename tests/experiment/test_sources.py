@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from jaxnn import train
 from jaxnn.command import main
 from jaxnn.experiment import sources
 from jaxnn.sweep.ledger import Ledger
@@ -67,7 +68,7 @@ import dataclasses
 import optax
 
 from jaxnn import train
-from jaxnn.experiment import Problem, Program, Recipe
+from jaxnn.experiment import Experiment
 from jaxnn.sweep import Choice, Space
 
 from .examples import dataset
@@ -82,21 +83,19 @@ class Config:
     seed: int = 0
 
 
-def problem():
-    return Problem(dataset(), train.Classification(2))
+def load(config):
+    return dataset()
 
 
-def build(config, problem):
+def build(config, data):
     from .later import RATE
 
     optimizer = train.Optimizer(optax.sgd, learning_rate=RATE * config.scale)
-    return Program(
-        Net(), problem.task, optimizer, config.batch_size, config.epochs, config.seed
-    )
+    return train.Supervised(Net(), train.Classification(2), optimizer)
 
 
 SPACE = Space(Config, {"scale": Choice(0.5, 1.0)})
-RECIPE = Recipe("experiment", __doc__, Config, problem, build, SPACE)
+EXPERIMENT = Experiment("experiment", Config, data=load, program=build, space=SPACE)
 """,
 }
 NAME = "a_project_of_a_user"
@@ -149,8 +148,8 @@ def project(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def recipe(project):
-    return importlib.import_module(f"{NAME}.experiment").RECIPE
+def experiment(project):
+    return importlib.import_module(f"{NAME}.experiment").EXPERIMENT
 
 
 def edit(project, name, old, new):
@@ -159,23 +158,23 @@ def edit(project, name, old, new):
     (project / name).write_text(text.replace(old, new))
 
 
-def test_every_module_of_the_project_is_recorded(recipe):
-    found = sources.modules(recipe)
+def test_every_module_of_the_project_is_recorded(experiment):
+    found = sources.modules(experiment)
     assert list(found) == [
         NAME, *(f"{NAME}.{one}" for one in ("examples", "experiment", "later", "network"))
     ]  # fmt: skip
     assert sources.changed(json.loads(json.dumps(found))) == []
 
 
-def test_what_is_imported_by_a_computed_name_is_recorded_too(project, recipe):
+def test_what_is_imported_by_a_computed_name_is_recorded_too(project, experiment):
     edit(project, "network.py", "GAIN = 2.0", "import importlib\nimportlib.import_module(str())")
     importlib.import_module(f"{NAME}.unrelated")
-    assert f"{NAME}.unrelated" in sources.modules(recipe)
+    assert f"{NAME}.unrelated" in sources.modules(experiment)
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_a_change_of_meaning_is_named(project, recipe, name):
-    before = sources.modules(recipe)
+def test_a_change_of_meaning_is_named(project, experiment, name):
+    before = sources.modules(experiment)
     file, old, new, said = CHANGED[name]
     edit(project, file, old, new)
     (line,) = sources.changed(before)
@@ -183,66 +182,66 @@ def test_a_change_of_meaning_is_named(project, recipe, name):
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_means_the_same_is_no_change(project, recipe, name):
-    before = sources.modules(recipe)
+def test_what_means_the_same_is_no_change(project, experiment, name):
+    before = sources.modules(experiment)
     edit(project, *SAME[name])
     assert sources.changed(before) == []
 
 
-def test_a_module_that_is_gone(project, recipe):
-    before = sources.modules(recipe)
+def test_a_module_that_is_gone(project, experiment):
+    before = sources.modules(experiment)
     (project / "later.py").unlink()
     sources._found.cache_clear()
     assert sources.changed(before) == [f"the module {NAME}.later cannot be found"]
 
 
-def said(capsys, recipe, *arguments):
+def said(capsys, experiment, *arguments):
     capsys.readouterr()
-    return main(recipe, list(map(str, arguments))), capsys.readouterr().err
+    return main(experiment, list(map(str, arguments))), capsys.readouterr().err
 
 
 def test_a_sweep_is_resumed_after_a_comment_and_refused_after_a_change(
-    project, recipe, tmp_path, capsys
+    project, experiment, tmp_path, capsys
 ):
     folder = tmp_path / "sweep"
     small = ("--trials", "2", "--search", "grid", "--by", "loop")
-    assert said(capsys, recipe, "sweep", *small, "--folder", folder) == (0, "")
+    assert said(capsys, experiment, "sweep", *small, "--folder", folder) == (0, "")
     edit(project, *SAME["comment"])
-    assert said(capsys, recipe, "resume", folder) == (0, "")
+    assert said(capsys, experiment, "resume", folder) == (0, "")
     edit(project, *CHANGED["forward"][:3])
-    status, error = said(capsys, recipe, "resume", folder)
+    status, error = said(capsys, experiment, "resume", folder)
     assert status == 1
     assert f"{project / 'network.py'}: Net.forward changed. Begin another sweep" in error
-    assert said(capsys, recipe, "resume", folder, "--force") == (0, "")
+    assert said(capsys, experiment, "resume", folder, "--force") == (0, "")
     with Ledger.open(folder) as ledger:
         (forced,) = ledger.meta["forced"]
     assert forced["changes"] == [f"{project / 'network.py'}: Net.forward changed"]
     shown = "Resumed with --force after 2 trials, although this changed: "
     assert shown in (folder / "report.html").read_text()
-    assert said(capsys, recipe, "resume", folder) == (0, "")
-    main(recipe, ["resume", str(folder)])
+    assert said(capsys, experiment, "resume", folder) == (0, "")
+    main(experiment, ["resume", str(folder)])
     assert shown in capsys.readouterr().out
     with Ledger.open(folder, write=True) as ledger:
         ledger.set_meta({"forced": [{"after trials": 2}]})
-    assert "('forced' is [{'after trials': 2}])" in said(capsys, recipe, "resume", folder)[1]
+    assert "('forced' is [{'after trials': 2}])" in said(capsys, experiment, "resume", folder)[1]
     with Ledger.open(folder, write=True) as ledger:
         ledger.set_meta({"forced": [], "sources": {}})
-    status, error = said(capsys, recipe, "resume", folder)
+    status, error = said(capsys, experiment, "resume", folder)
     assert status == 1
     assert error.startswith(f"error: the ledger in {folder} does not record the code and the data")
 
 
 def test_a_run_is_refused_after_a_change_and_records_that_it_was_forced(
-    project, recipe, tmp_path, capsys, monkeypatch
+    project, experiment, tmp_path, capsys, monkeypatch
 ):
     folder, epochs = tmp_path / "run", ("--epochs", "4", "--checkpoint.epochs", "1")
     with monkeypatch.context() as patch:
-        patch.setattr("jaxnn.experiment.problem.Problem.reported", interrupted_after(2))
-        status, _ = said(capsys, recipe, *epochs, "--folder", folder)
+        patch.setattr(train.Evaluate, "see", interrupted_after(2))
+        status, _ = said(capsys, experiment, *epochs, "--folder", folder)
     assert status == 130
     edit(project, *SAME["docstring"])
     edit(project, *CHANGED["data"][:3])
-    status, error = said(capsys, recipe, "resume", folder)
+    status, error = said(capsys, experiment, "resume", folder)
     assert status == 1
     assert error.startswith(f"error: the experiment changed since the run in {folder} began: ")
     assert f"{project / 'examples.py'}: dataset changed" in error
@@ -251,10 +250,10 @@ def test_a_run_is_refused_after_a_change_and_records_that_it_was_forced(
     file = folder / "config.json"
     text = file.read_text()
     file.write_text(json.dumps({k: v for k, v in json.loads(text).items() if k != "sources"}))
-    status, error = said(capsys, recipe, "resume", folder)
+    status, error = said(capsys, experiment, "resume", folder)
     assert status == 1 and error.startswith(f"error: {file} does not record the code and the data")
     file.write_text(text)
-    assert said(capsys, recipe, "resume", folder, "--force")[0] == 0
+    assert said(capsys, experiment, "resume", folder, "--force")[0] == 0
     config = json.loads((folder / "config.json").read_text())
     assert config["forced"] == [[f"{project / 'examples.py'}: dataset changed"]]
     shown = "It was resumed with --force, although this changed: "
@@ -262,14 +261,12 @@ def test_a_run_is_refused_after_a_change_and_records_that_it_was_forced(
 
 
 def interrupted_after(count):
-    """A record's report that is interrupted, as by Ctrl-C, at the end of an epoch."""
-    from jaxnn.experiment.problem import Problem
+    """An evaluation that is interrupted, as by Ctrl-C, after this number of records."""
+    see = train.Evaluate.see
 
-    reported = Problem.reported
-
-    def report(self, record):
-        if record["epoch"] > count:
+    def interrupted(self, memory, event):
+        if event.epoch > count:
             raise KeyboardInterrupt
-        return reported(self, record)
+        return see(self, memory, event)
 
-    return report
+    return interrupted

@@ -9,7 +9,7 @@ import pytest
 from jaxnn import data
 from jaxnn.command import main
 from jaxnn.sweep.structure import TRACED, traced_or_static
-from tests.experiments.test_experiments import mean_scores, recipe_of
+from tests.experiments.test_experiments import experiment_of, mean_scores, rows_of
 
 SMALL = {
     "mnist_cnn": ["--model.channels", "2", "3", "--model.hidden", "8", "8", "--batch-size", "500"],
@@ -31,50 +31,50 @@ PICTURES = {
     [pytest.param(n, marks=pytest.mark.slow if n == "python_gpt" else ()) for n in SMALL],
 )
 def test_an_experiment_trains_and_predicts_from_its_command_line(name, tmp_path, capsys):
-    recipe, folder = recipe_of(name), str(tmp_path / "run")
-    assert main(recipe, ["--epochs", "1", *SMALL[name], "--folder", folder]) == 0
+    made, folder = experiment_of(name), str(tmp_path / "run")
+    assert main(made, ["--epochs", "1", *SMALL[name], "--folder", folder]) == 0
     assert {file.stem for file in (tmp_path / "run").glob("*.png")} == PICTURES[name]
     result = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     capsys.readouterr()
-    assert main(recipe, ["predict", folder]) == 0
+    assert main(made, ["predict", folder]) == 0
     text = capsys.readouterr().out
     assert all(f"{metric} {number:.4g}" in text for metric, number in result.items())
-    np.save(tmp_path / "rows.npy", recipe.problem().data.test.x[:2])
-    assert main(recipe, ["predict", folder, "--input", str(tmp_path / "rows.npy")]) == 0
+    np.save(tmp_path / "rows.npy", rows_of(name)[1].x[:2])
+    assert main(made, ["predict", folder, "--input", str(tmp_path / "rows.npy")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
-    if recipe.commands:
-        writes_on(recipe, folder, tmp_path, capsys)
+    if made.commands:
+        writes_on(made, folder, tmp_path, capsys)
 
 
-def writes_on(recipe, folder, tmp_path, capsys):
-    """The language model's own command, and what it refuses."""
+def writes_on(made, folder, tmp_path, capsys):
+    """The command of the language model, and what it rejects."""
     sample = (tmp_path / "run" / "sample.md").read_text()
     assert len(sample) == len("The with statement ") + 400
     assert sample.startswith("The with statement ")
     options = ["--prompt", "To be", "--characters", "9", "--temperature", "0"]
     texts = set()
     for seed in ("1", "2"):
-        assert main(recipe, ["sample", folder, *options, "--seed", seed]) == 0
+        assert main(made, ["sample", folder, *options, "--seed", seed]) == 0
         texts.add(capsys.readouterr().out)
     (text,) = texts  # at temperature 0 there is nothing to draw
     assert text.startswith("To be") and len(text) == len("To be") + 9 + 1
-    assert main(recipe, ["sample", folder, "--prompt", "€"]) == 1
+    assert main(made, ["sample", folder, "--prompt", "€"]) == 1
     assert "the character '€' at 0 of the text is none of the 96" in capsys.readouterr().err
-    assert main(recipe, ["samples", folder]) == 2
+    assert main(made, ["samples", folder]) == 2
     assert "there is no command 'samples'; did you mean 'sample'?" in capsys.readouterr().err
-    np.save(tmp_path / "no.npy", recipe.problem().data.test.x[:1] + 96)
-    assert main(recipe, ["predict", folder, "--input", str(tmp_path / "no.npy")]) == 1
-    assert "no tokens, wanted whole numbers in 0 .. 95" in capsys.readouterr().err
+    np.save(tmp_path / "no.npy", rows_of("python_gpt")[1].x[:1] + 96)
+    assert main(made, ["predict", folder, "--input", str(tmp_path / "no.npy")]) == 1
+    assert "not tokens, expected whole numbers in 0 .. 95" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_rates_are_traced_so_that_a_sweep_of_them_is_one_program(name):
-    recipe = recipe_of(name)
-    config = recipe.config(batch_size=4)
+    made = experiment_of(name)
+    config = made.config(batch_size=4)
     if name == "python_gpt":
         model = dataclasses.replace(config.model, layers=1, width=8, num_heads=2)
         config = dataclasses.replace(config, model=model)
-    found = traced_or_static(recipe, config)
+    found = traced_or_static(made, config)
     static = {"mnist_cnn": "shift", "mnist_rnn": "model.width", "python_gpt": "model.layers"}
     assert {path for path, how in found.items() if how != TRACED} == {"optimizer", static[name]}
 
@@ -82,18 +82,18 @@ def test_rates_are_traced_so_that_a_sweep_of_them_is_one_program(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_an_experiment_is_planned_and_swept(name, tmp_path, capsys):
-    recipe, folder = recipe_of(name), str(tmp_path / "sweep")
+    made, folder = experiment_of(name), str(tmp_path / "sweep")
     swept = ("--model.layers", "--model.width") if name == "python_gpt" else ("--model.width",)
     options, small = ["--epochs", "1", "--trials", "3"], SMALL[name]
-    if swept[0] in small and f"model.{swept[0][8:]}" in recipe.space.fields:
+    if swept[0] in small and f"model.{swept[0][8:]}" in made.space.fields:
         at = small.index(swept[0])
         small = small[:at] + small[at + 2 :]
-    assert main(recipe, ["plan", *options, *small]) == 0
+    assert main(made, ["plan", *options, *small]) == 0
     assert "traced" in capsys.readouterr().out
-    assert main(recipe, ["sweep", *options, *small, "--folder", folder]) == 0
-    assert main(recipe, ["resume", folder]) == 0
+    assert main(made, ["sweep", *options, *small, "--folder", folder]) == 0
+    assert main(made, ["resume", folder]) == 0
     best = ["run", "--from", f"{folder}:best", "--folder", str(tmp_path / "run")]
-    assert main(recipe, best) == 0
+    assert main(made, best) == 0
 
 
 @pytest.mark.slow

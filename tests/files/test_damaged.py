@@ -17,9 +17,9 @@ import jaxnn as nn
 from jaxnn import interop, train
 from jaxnn.command import main
 from jaxnn.command.watching import summary
+from jaxnn.experiment.config_file import RunOptions, is_unfinished, load_config, load_unfinished
 from jaxnn.experiment.configuration import to_plain
-from jaxnn.experiment.prediction import load_config, load_watched, read_inputs
-from jaxnn.experiment.run import Watching, is_unfinished
+from jaxnn.experiment.prediction import read_inputs
 from jaxnn.files.reading import FileError
 from jaxnn.sweep.export import export
 from jaxnn.sweep.faults import LedgerError
@@ -28,7 +28,7 @@ from jaxnn.sweep.reading import read
 from jaxnn.sweep.report import page
 from jaxnn.train import JsonLines
 from jaxnn.train.weights import packed
-from tests.command.test_run import RECIPE, Experiment, problem
+from tests.command.test_run import EXPERIMENT, Config, load
 from tests.files import mutation
 from tests.sweep.test_report import small_ledger
 
@@ -95,14 +95,14 @@ def test_configurations(tmp_path, many):
     file = tmp_path / "run" / "config.json"
     file.parent.mkdir()
     about = {
-        "schema": 1, "experiment": "toy", "config": to_plain(Experiment()),
-        "watching": to_plain(Watching()),
+        "schema": 1, "experiment": "toy", "config": to_plain(Config()),
+        "options": to_plain(RunOptions()),
     }  # fmt: skip
     raw = json.dumps(about).encode()
 
     def call():
-        load_config(RECIPE, file.parent)
-        load_watched(RECIPE, file.parent)
+        load_config(EXPERIMENT, file.parent)
+        load_unfinished(EXPERIMENT, file.parent)
 
     where = file.parent
     assert fuzz("configuration", file, raw, mutation.json_changed, call, many, where) > many // 2
@@ -136,7 +136,7 @@ def test_records(tmp_path, many):
 
 @many(40, 800)
 def test_inputs(tmp_path, many):
-    toy = problem()
+    toy = load()
     table = np.random.default_rng(0).normal(size=(4, 3))
     file = tmp_path / "inputs.npy"
     np.save(file, table)
@@ -217,7 +217,7 @@ def test_ledgers(tmp_path, many):
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert main(RECIPE, ["--folder", str(folder)]) == 0
+    assert main(EXPERIMENT, ["--folder", str(folder)]) == 0
     return folder
 
 
@@ -233,7 +233,7 @@ def test_a_command_prints_one_line(tmp_path, run_folder, capsys, many):
         name = ("config.json", "weights.safetensors")[seed % 2]
         change = mutation.json_changed if name == "config.json" else mutation.safetensors_changed
         (folder / name).write_bytes(change((folder / name).read_bytes(), rng))
-        status = main(RECIPE, [command, str(folder)])
+        status = main(EXPERIMENT, [command, str(folder)])
         printed = capsys.readouterr()
         assert all(c.isprintable() or c == "\n" for c in printed.out)
         if status:

@@ -19,14 +19,15 @@ import jaxnn as nn
 from jaxnn import interop, train
 from jaxnn.command import tool
 from jaxnn.command.parsing import refuse
-from jaxnn.experiment.prediction import load_config, read_inputs
+from jaxnn.experiment.config_file import load_config
+from jaxnn.experiment.prediction import read_inputs
 from jaxnn.files.arrays import open_arrays
 from jaxnn.files.lock import Lock, NoLock
 from jaxnn.files.reading import FileError, parse_json, printable, read_bytes, read_json
 from jaxnn.sweep.checkpoints import name, read
 from jaxnn.sweep.faults import LedgerError
 from jaxnn.sweep.ledger import Ledger
-from tests.command.test_run import RECIPE, problem
+from tests.command.test_run import EXPERIMENT, load
 from tests.sweep.test_report import small_ledger
 
 X = jax.ShapeDtypeStruct((1, 2), jnp.float32)
@@ -157,16 +158,16 @@ def test_other_sparse_files_are_refused(tmp_path):
     folder.mkdir()
     sparse(folder / "config.json")
     with pytest.raises(FileError, match=r"config\.json: has 40,000,000,000 bytes"):
-        load_config(RECIPE, folder)
+        load_config(EXPERIMENT, folder)
     start = tmp_path / "start.npy"
     np.save(start, np.zeros((1, 3), np.float32))
     file = sparse(tmp_path / "inputs.npy", start.read_bytes())
     with pytest.raises(FileError, match=r"inputs\.npy has more than 1,073,741,824 bytes"):
-        read_inputs(file, problem())
+        read_inputs(file, load())
     raw = start.read_bytes().replace(b"(1, 3), }", b"(9999999999, 3), }")
     (tmp_path / "long.npy").write_bytes(raw)
     with pytest.raises(FileError, match=r"long\.npy holds no table of numbers"):
-        read_inputs(tmp_path / "long.npy", problem())
+        read_inputs(tmp_path / "long.npy", load())
     lines = sparse(tmp_path / "metrics.jsonl")
     with pytest.raises(FileError, match="has a line of more than"):
         train.JsonLines(lines).records()

@@ -343,3 +343,16 @@ def test_both_directions():
     rows = nn.summary(net, shaped(2, 5, 3)).rows
     assert rows["forward"].flops == rows["backward"].flops > 0
     assert rows["forward"].output.shape == rows["backward"].output.shape == (2, 5, 4)
+
+
+def test_a_forward_that_draws_in_inference_is_summarized():
+    """Such as the objective of a variational autoencoder, which gets a key at every evaluation."""
+
+    class Noisy(nn.Composite):
+        inner: nn.Layer
+
+        def forward(self, x, *, key):
+            return self.inner(x + jax.random.normal(key, x.shape)).mean()
+
+    row = nn.summary(Noisy(nn.Dense(3)), jax.ShapeDtypeStruct((2, 5), "float32")).total
+    assert (row.parameters, row.output.shape) == (5 * 3 + 3, ())

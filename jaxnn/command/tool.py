@@ -81,7 +81,7 @@ def top(folder: Path) -> None:
         if not waits and left <= 0:
             return
         if not is_driven(folder):
-            print(f"nothing drives it: continue it with {resume_command(folder, sweep.recipe)}")
+            print(f"nothing drives it: continue it with {resume_command(folder, sweep.experiment)}")
             return
         time.sleep(PATIENCE)
 
@@ -145,12 +145,12 @@ def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
         broken = [trial.number for trial in ledger.trials() if trial.status in BROKEN]
         numbers = list(trials) or broken
         ledger.retry(numbers)
-        recipe = described(folder, ledger.meta)[0]["recipe"]
+        experiment = described(folder, ledger.meta)[0]["experiment"]
     if not numbers:
         print(f"no trial of {folder} failed or diverged")
     else:
         many = count(len(numbers), "trial")
-        print(f"to run {many} again, write {resume_command(folder, recipe)}")
+        print(f"to run {many} again, write {resume_command(folder, experiment)}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -13,23 +13,10 @@ import numpy as np
 
 from . import lanes
 from .compiled import By, Compiled, Way, compiled_cohort
-from .fit_training import metric_names, problem_of
 from .space import Values
 from .structure import Structure
 
-__all__ = [
-    "By",
-    "Compiled",
-    "Outcome",
-    "Way",
-    "Work",
-    "compiled_cohort",
-    "metric_names",
-    "out_of_memory",
-    "problem_of",
-    "taken",
-    "work",
-]
+__all__ = ["By", "Compiled", "Outcome", "Way", "Work", "compiled_cohort", "work"]
 
 
 @dataclasses.dataclass(frozen=True)

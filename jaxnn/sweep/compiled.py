@@ -24,12 +24,12 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ..experiment.experiment import Loaded
 from ..train.state import with_keys, without_keys
 from . import lanes
-from .numbers import array, as_written, dependent, depends, scalar
 from .space import Values
 from .structure import Structure
-from .training import Source, Training, arrays_of
+from .training import Order, Training, array, arrays_of, as_written, dependent, scalar
 
 By: TypeAlias = Literal["loop", "map", "vmap"]
 
@@ -139,7 +139,10 @@ class Compiled:
             orders = [first.order(seed, epoch) for seed in (seeds[:1] if self.shared else seeds)]
             sums = []
             for part in _parts(orders, at_once):
-                arguments = numbers, ts, part[0] if self.shared else np.stack(part), data
+                order = (
+                    part[0] if self.shared else jax.tree.map(lambda *each: np.stack(each), *part)
+                )
+                arguments = numbers, ts, order, data
                 try:
                     if not self.bytes:
                         self._compile(arguments)
@@ -149,7 +152,7 @@ class Compiled:
                     raise
                 sums.append(some)
             held = self._evaluated(numbers, ts, data[1], pieces, count)
-            found.append((sums, held, len(orders[0])))
+            found.append((sums, held))
         return ts, found
 
     def metrics(self, found: list[list[Any]], count: int) -> dict[str, np.ndarray]:
@@ -159,12 +162,10 @@ class Compiled:
         pieces = []
         for epochs in found:
             each = [
-                self._example.metrics(_joined(sums), self._by_lane(held), steps)
-                for sums, held, steps in epochs
+                self._example.metrics(_joined(sums), self._by_lane(held)) for sums, held in epochs
             ]
             pieces.append({name: np.stack([one[name] for one in each], 1) for name in each[0]})
-        joined = {name: np.concatenate([one[name] for one in pieces])[:count] for name in pieces[0]}
-        return self._example.reported(joined)
+        return {name: np.concatenate([one[name] for one in pieces])[:count] for name in pieces[0]}
 
     def steps_at_once(self, values: Values) -> int | None:
         """The largest number of steps of one program; None for all of a record.
@@ -231,7 +232,7 @@ class Compiled:
         if self._alike is None:
             first = jax.tree.map(lambda leaf: leaf[0], numbers)
             begun = jax.make_jaxpr(lambda n: self._training(n, constant).begin(0))(first)
-            self._alike = not depends(begun.jaxpr)
+            self._alike = not any(dependent(begun.jaxpr))
         if self._alike and self._started[0] == seed:
             return self._started[1]
         begun = without_keys(training.begin(seed))
@@ -295,11 +296,13 @@ class Compiled:
         return several
 
 
-def _parts(orders: list[np.ndarray], at_once: int | None) -> Iterator[list[np.ndarray]]:
+def _parts(orders: list[Order], at_once: int | None) -> Iterator[list[Order]]:
     """The orders of all lanes, cut into parts of a given number of steps."""
-    size = at_once or len(orders[0])
-    for begin in range(0, len(orders[0]), size):
-        yield [order[begin : begin + size] for order in orders]
+    count = len(orders[0].steps)
+    size = at_once or count
+    for begin in range(0, count, size):
+        part = slice(begin, begin + size)
+        yield [Order(one.words, one.steps[part], one.rows[part]) for one in orders]
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -322,7 +325,7 @@ def compiled_cohort(structure: Structure, way: Way, shared: bool) -> Compiled:
 
 
 @functools.lru_cache(maxsize=8)
-def _data_on(source: Source, devices: int) -> Any:
+def _data_on(source: Loaded, devices: int) -> Any:
     """The arrays to train on and those for validation, on each of the devices."""
     return jax.device_put(arrays_of(source), NamedSharding(_mesh(devices), P()))
 

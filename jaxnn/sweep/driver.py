@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any
 
 from ..experiment.configuration import from_plain
-from ..experiment.experiment import AnyRecipe
+from ..experiment.experiment import Experiment
 from .assembly import Assembly, Lane
 from .cohort import Outcome, Work, work
 from .engine import TRIES, answer, lost
@@ -38,7 +38,7 @@ class Driver:
     """Drives the sweep of a ledger to its end.
 
     Args:
-        recipe: the experiment, as the ledger's meta data name it.
+        experiment: the experiment, as the ledger's meta data name it.
         ledger: open for writing.
         executor: where cohorts run.
         workers: how many run at a time.
@@ -47,7 +47,7 @@ class Driver:
 
     def __init__(
         self,
-        recipe: AnyRecipe,
+        experiment: Experiment[Any],
         ledger: Ledger,
         executor: Executor,
         workers: int = 1,
@@ -57,10 +57,10 @@ class Driver:
         self.settings: Settings = from_plain(
             Settings, meta.get("settings"), f"{ledger.folder}: settings"
         )
-        base = from_plain(recipe.config, meta["config"], f"{ledger.folder}: config")
-        self.planner = Planner(recipe, base, self.settings, meta.get("traced"))
-        now = self.planner.metric, self.planner.maximise
-        recorded = meta["metric"], meta["maximise"]
+        base = from_plain(experiment.config, meta["config"], f"{ledger.folder}: config")
+        self.planner = Planner(experiment, base, self.settings, meta.get("traced"))
+        now = self.planner.metric, self.planner.maximize
+        recorded = meta["metric"], meta["maximize"]
         if now != recorded:
             told = [
                 f"{metric} ({'more' if up else 'less'} is better)" for metric, up in (recorded, now)

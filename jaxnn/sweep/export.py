@@ -249,7 +249,7 @@ def runs(sweep: Sweep) -> Iterator[tuple[Trial, int, dict[str, Any]]]:
 
 def goal(sweep: Sweep) -> Direction:
     """The direction of the metric, in the words of Optuna and of Weights & Biases."""
-    return "maximize" if sweep.maximise else "minimize"
+    return "maximize" if sweep.maximize else "minimize"
 
 
 def run_name(trial: Trial, seed: int) -> str:

@@ -21,13 +21,13 @@ class LedgerError(OSError):
         super().__init__(printable(message, LONGEST))  # it may quote what the ledger holds
 
 
-def resume_command(folder: Path, recipe: object) -> str:
+def resume_command(folder: Path, experiment: object) -> str:
     """What to write to go on with the sweep in `folder`.
 
     >>> resume_command(Path("runs/one two"), "experiments.mnist_mlp")
     "python -m experiments.mnist_mlp resume 'runs/one two'"
     """
-    return f"python -m {shlex.quote(str(recipe))} resume {quoted(folder)}"
+    return f"python -m {shlex.quote(str(experiment))} resume {quoted(folder)}"
 
 
 @contextlib.contextmanager

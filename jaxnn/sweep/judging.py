@@ -89,7 +89,7 @@ class Judge:
         ]
         if not ends or len(ends) < self.settings.seeds:
             return None
-        score = badness(float(np.mean(ends)), self.planner.maximise)
+        score = badness(float(np.mean(ends)), self.planner.maximize)
         return score if math.isfinite(score) else None
 
     def _diverged(self, number: int, before: int, epoch: int) -> bool:

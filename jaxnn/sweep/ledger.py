@@ -38,7 +38,7 @@ class Ledger(History):
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
     >>> place = Path(folder.name, "sweep")
-    >>> with Ledger.create(place, {"recipe": "experiments.mnist_mlp"}) as ledger:
+    >>> with Ledger.create(place, {"experiment": "experiments.mnist_mlp"}) as ledger:
     ...     ledger.add_group(Group("wide", {"model.width": 128}, "vmap", lanes=64))
     ...     numbers = ledger.ask(0, 0, [({"optimizer.learning_rate": 0.1}, "wide")])
     ...     cohort = Cohort("wide", rung=0, epoch_from=0, epoch_to=1, lanes=((0, 0),))
@@ -57,7 +57,7 @@ class Ledger(History):
             self._connection = opening.connect(folder, write)
             stack.callback(self._connection.close)
             self._writes = write
-            resume = resume_command(folder, self.meta.get("recipe", "experiments.NAME"))
+            resume = resume_command(folder, self.meta.get("experiment", "experiments.NAME"))
             self._consequence = (
                 f"Nothing was lost, what was committed is whole: see to that, then write {resume}"
             )
@@ -72,7 +72,7 @@ class Ledger(History):
 
         Args:
             folder: made if need be.
-            meta: what all trials have in common, plain data by name; "recipe" is the module of the
+            meta: what all trials have in common, plain data by name; "experiment" is the module of the
                 experiment.
         """
         folder = Path(folder)
@@ -304,10 +304,10 @@ def _check_free(folder: Path) -> None:
     found = opening.foreign(folder)
     if opening.FILE in found:
         with Ledger.open(folder) as ledger:
-            recipe, count = ledger.meta.get("recipe"), len(ledger.trials())
+            experiment, count = ledger.meta.get("experiment"), len(ledger.trials())
         raise LedgerError(
-            f"{folder} holds a sweep already (of {recipe}, {count} trials): go on with it by "
-            f"{resume_command(folder, recipe)}, or write --folder with another place"
+            f"{folder} holds a sweep already (of {experiment}, {count} trials): go on with it by "
+            f"{resume_command(folder, experiment)}, or write --folder with another place"
         )
     if found:
         raise LedgerError(

@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 import jax
 
 from ..core.signatures import suggestion
-from ..experiment.experiment import AnyRecipe, Experiment
-from ..train.directions import is_maximized
+from ..experiment.experiment import Experiment
 from .cohort import Way, Work
 from .engine import lost
-from .fit_training import FitTraining
 from .probe import Probe, Timing, probe
 from .search import searcher
 from .settings import Settings
@@ -73,7 +71,7 @@ class Planner:
     """What is known of a sweep before it runs.
 
     Args:
-        recipe: the experiment.
+        experiment: the experiment.
         base: the configuration that trials change.
         settings: what was asked for.
         found: `traced`, or why not, by dimension, where that is known already.
@@ -85,21 +83,21 @@ class Planner:
 
     def __init__(
         self,
-        recipe: AnyRecipe,
+        experiment: Experiment[Any],
         base: Any,
         settings: Settings,
         found: Mapping[str, str] | None = None,
     ) -> None:
-        self.recipe, self.base, self.settings = recipe, base, settings
-        self.space, training = space_of(recipe), training_of(recipe, base, base)
+        self.experiment, self.base, self.settings = experiment, base, settings
+        self.space, training = space_of(experiment), training_of(experiment, base, base)
         self.epochs = training.epochs
         self.metrics = training.names()
         self.metric = self._metric(training)
-        self.maximise = self._is_maximized(training)
+        self.maximize = self._is_maximized(training)
         self.search = searcher(
             settings.search, self.space, seed=settings.search_seed, points=settings.points
         )
-        self.found = dict(found or traced_or_static(recipe, base, exact=settings.exact))
+        self.found = dict(found or traced_or_static(experiment, base, exact=settings.exact))
         self._check_groups()
         self._check_settings()
 
@@ -117,7 +115,7 @@ class Planner:
 
     def member(self, values: Values) -> Member:
         """The structure, epochs and seed of a trial; raises what its configuration raises."""
-        structure = structure_of(self.recipe, self.base, self.found, values)
+        structure = structure_of(self.experiment, self.base, self.found, values)
         training = structure.training({name: values[name] for name in structure.traced})
         if self.settings.halving != "none" and training.epochs != self.epochs:
             raise ValueError(
@@ -169,10 +167,8 @@ class Planner:
         return Grouped(structure, member.epochs, way, unit * times, timings, said)
 
     def _metric(self, training: Training) -> str:
-        names, experiment = self.metrics, self.recipe
-        metric = self.settings.ranked
-        if not metric and isinstance(experiment, Experiment):
-            metric = experiment.maximize or experiment.minimize or ""
+        names, experiment = self.metrics, self.experiment
+        metric = self.settings.ranked or experiment.maximize or experiment.minimize or ""
         if metric and metric not in names:
             raise ValueError(
                 f"the program reports no metric {metric!r}; {suggestion(metric, names)}"
@@ -192,8 +188,6 @@ class Planner:
     def _is_maximized(self, training: Training) -> bool:
         metric, stated = self.metric, self.settings.maximized
         remedy = f"write --maximize {metric} or --minimize {metric}"
-        if isinstance(training, FitTraining):
-            return is_maximized(metric, training.program.task, stated, remedy)
         found = training.maximized(metric) if stated is None else stated
         if found is None:
             raise ValueError(
@@ -228,8 +222,8 @@ class Planner:
         settings.rounds(self.epochs)  # raises for rungs that cannot be
         if settings.seeds > 1 and not hasattr(self.base, "seed"):
             raise ValueError("--seeds wants a field `seed` in the configuration; there is none")
-        if settings.seeds > 1 and isinstance(self.recipe, Experiment):
-            why = reads_seed(self.recipe, self.base)
+        if settings.seeds > 1:
+            why = reads_seed(self.experiment, self.base)
             if why is not None:
                 raise ValueError(
                     f"--seeds {settings.seeds} gives the lanes of a trial other keys, but the "
@@ -299,7 +293,7 @@ class Plan:
         lines.append(
             f"{settings.trials} trials of {settings.seeds} lane{'s' * (settings.seeds > 1)} by "
             f"{settings.search} search, compared by {planner.metric} "
-            f"({'more' if planner.maximise else 'less'} is better); rungs at epochs "
+            f"({'more' if planner.maximize else 'less'} is better); rungs at epochs "
             f"{', '.join(map(str, settings.rungs(planner.epochs)))}."
         )
         if planner.left_out:

@@ -76,7 +76,7 @@ class Teller:
             if result.trial in done:
                 ends[result.trial][result.seed] = result.value
         means = {n: float(np.mean([*each.values()])) for n, each in ends.items() if each}
-        places = {n: (badness(mean, planner.maximise), n) for n, mean in means.items()}
+        places = {n: (badness(mean, planner.maximize), n) for n, mean in means.items()}
         found = min(means, key=lambda number: places[number], default=None)
         best = None if found is None or places[found][0] == np.inf else (found, means[found])
         settings = planner.settings

@@ -53,11 +53,11 @@ class Sweep:
 
     Args:
         folder: where its ledger is.
-        recipe: the experiment's module, such as `experiments.mnist_mlp`.
+        experiment: the experiment's module, such as `experiments.mnist_mlp`.
         config: the configuration that trials change, as `configuration.to_plain` gives it.
         dimensions: what is searched, by name.
         metric: the name that trials are compared by.
-        maximise: whether more of it is better.
+        maximize: whether more of it is better.
         seeds: lanes a trial.
         epochs: the length of a whole run.
         rungs: the epochs at which trials are compared; of one epoch count without halving.
@@ -69,11 +69,11 @@ class Sweep:
     """
 
     folder: Path
-    recipe: str
+    experiment: str
     config: Mapping[str, Any]
     dimensions: Mapping[str, Dimension]
     metric: str
-    maximise: bool
+    maximize: bool
     seeds: int
     epochs: int
     rungs: Sequence[int]
@@ -87,7 +87,7 @@ class Sweep:
     @property
     def name(self) -> str:
         """The experiment's name, `mnist_mlp`."""
-        return self.recipe.rpartition(".")[2]
+        return self.experiment.rpartition(".")[2]
 
     @functools.cached_property
     def scores(self) -> dict[int, Score]:
@@ -132,7 +132,7 @@ class Sweep:
 
     def better(self, a: float, b: float) -> bool:
         """Whether the metric `a` is better than `b`; what is not finite is never better."""
-        return badness(a, self.maximise) < badness(b, self.maximise)
+        return badness(a, self.maximize) < badness(b, self.maximize)
 
     def at(self, number: int, epoch: int) -> float | None:
         """The metric of a trial after an epoch, the mean over its seeds; None where it has none."""
@@ -185,7 +185,7 @@ class Sweep:
         return (
             not done,
             0 if done else -score.epoch,
-            badness(score.mean, self.maximise),
+            badness(score.mean, self.maximize),
             trial.number,
         )
 
@@ -233,11 +233,11 @@ def read(ledger: History) -> Sweep:
 
 
 NEEDED = {
-    "recipe": str,
+    "experiment": str,
     "config": dict,
     "space": list,
     "metric": str,
-    "maximise": bool,
+    "maximize": bool,
     "seeds": int,
     "epochs": int,
     "rungs": list,
@@ -261,8 +261,8 @@ def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], di
     known = {name: meta[name] for name in NEEDED}
     wrong = [name for name, kind in NEEDED.items() if type(known[name]) is not kind]
     wrong += [name for name, kind in FURTHER.items() if type(meta.get(name, kind())) is not kind]
-    if not wrong and not re.fullmatch(r"\w[\w.-]*", known["recipe"]):
-        wrong = ["recipe"]  # it is printed in commands to copy
+    if not wrong and not re.fullmatch(r"\w[\w.-]*", known["experiment"]):
+        wrong = ["experiment"]  # it is printed in commands to copy
     if not wrong and not (known["seeds"] > 0 and known["epochs"] > 0):
         wrong = ["seeds"]
     if not wrong and not all(type(epoch) is int and epoch > 0 for epoch in known["rungs"]):

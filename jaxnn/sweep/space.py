@@ -1,6 +1,6 @@
 """The search space of an experiment: a dimension for each dotted path into its configuration.
 
-    Space(Experiment, {
+    Space(Config, {
         "optimizer": Branch(AdamW={"learning_rate": Log(1e-4, 1e-1)}, SGD={}),
         "model.dropout": Uniform(0.0, 0.5),
     })
@@ -40,15 +40,15 @@ class Space:
 
     >>> from jaxnn.experiment import SGD, AdamW
     >>> @dataclasses.dataclass(frozen=True)
-    ... class Experiment:
+    ... class Config:
     ...     optimizer: AdamW | SGD = AdamW()
     ...     epochs: int = 10
     >>> rates = {"learning_rate": Log(1e-4, 1e-1)}
-    >>> space = Space(Experiment, {"optimizer": Branch(AdamW=rates, SGD={}), "epochs": Int(1, 9)})
+    >>> space = Space(Config, {"optimizer": Branch(AdamW=rates, SGD={}), "epochs": Int(1, 9)})
     >>> list(space.dimensions)
     ['optimizer', 'optimizer:adamw.learning_rate', 'epochs']
-    >>> space.configured(Experiment(), {"optimizer": "SGD", "epochs": 3})
-    Experiment(optimizer=SGD(learning_rate=0.1, momentum=0.9), epochs=3)
+    >>> space.configured(Config(), {"optimizer": "SGD", "epochs": 3})
+    Config(optimizer=SGD(learning_rate=0.1, momentum=0.9), epochs=3)
     """
 
     config: type
@@ -59,14 +59,14 @@ class Space:
         if not dataclasses.is_dataclass(self.config) or not isinstance(self.config, type):
             raise ValueError(
                 "a Space is of a configuration's class, a dataclass, and its paths: "
-                f"Space(Experiment, {{...}}); got {self.config!r}"
+                f"Space(Config, {{...}}); got {self.config!r}"
             )
         object.__setattr__(self, "paths", dict(self.paths))
         object.__setattr__(self, "_places", tuple(laid_out(self.config, self.paths)))
         if not self.dimensions:
             raise ValueError(
                 f"the space of {self.config.__name__} sweeps nothing; write "
-                'Space(Experiment, {"optimizer.learning_rate": Log(1e-4, 1e-1)}), say'
+                'Space(Config, {"optimizer.learning_rate": Log(1e-4, 1e-1)}), say'
             )
 
     @property

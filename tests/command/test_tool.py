@@ -15,13 +15,13 @@ from jaxnn.sweep.lock import is_driven
 
 SPACE = Space(SGD, {"learning_rate": Log(1e-3, 1.0)})
 META = {
-    "recipe": "experiments.toy",
+    "experiment": "experiments.toy",
     "config": to_plain(SGD()),
     "settings": {"trials": 3},
     "space": SPACE.to_plain(),
     "traced": {"learning_rate": "traced"},
     "metric": "validation_loss",
-    "maximise": False,
+    "maximize": False,
     "seeds": 1,
     "epochs": 1,
     "rungs": [1],

@@ -114,11 +114,11 @@ def made_up(trials=60, epochs=6, seeds=2, rungs=(2, 6), eta=3, seed=0, **changes
     }  # fmt: skip
     given = dict(
         folder=Path("sweeps/mnist_mlp-1"),
-        recipe="experiments.mnist_mlp",
-        config={"type": "Experiment", "batch_size": 64, "epochs": epochs},
+        experiment="experiments.mnist_mlp",
+        config={"type": "Config", "batch_size": 64, "epochs": epochs},
         dimensions=SPACE,
         metric="validation_accuracy",
-        maximise=True,
+        maximize=True,
         seeds=seeds,
         epochs=epochs,
         rungs=tuple(rungs),

@@ -25,7 +25,7 @@ from jaxnn.sweep import checkpoints
 from jaxnn.sweep.ledger import Change, Cohort, Group, Ledger, LedgerError, Result
 from tests.sweep import toy
 
-META = {"recipe": "experiments.toy", "epochs": 5, "maximise": False}
+META = {"experiment": "experiments.toy", "epochs": 5, "maximize": False}
 PLACE = r"python -m experiments\.toy resume "
 
 
@@ -66,7 +66,7 @@ def raw(folder):
 
 def toy_digest(folder, rounds):
     """The digest of an uninterrupted sweep of that many rounds."""
-    with Ledger.create(folder, {"recipe": "experiments.toy"}) as ledger:
+    with Ledger.create(folder, {"experiment": "experiments.toy"}) as ledger:
         toy.sweep(ledger, rounds)
         return ledger.digest()
 
@@ -571,7 +571,7 @@ def test_a_full_disk_in_a_checkpoint_stops_cleanly_and_goes_on(ledger, monkeypat
 def test_a_real_limit_on_file_size(tmp_path, size):
     # The first is met when the ledger is opened, the second when its log grows.
     place = tmp_path / "sweep"
-    with Ledger.create(place, {"recipe": "experiments.toy"}) as ledger:
+    with Ledger.create(place, {"experiment": "experiments.toy"}) as ledger:
         ledger.add_group(Group("narrow", {}, "vmap", 1))
     code, error = finish(place, 2, f"size={size}")
     assert code == 1

@@ -16,10 +16,11 @@ import pytest
 from jaxnn import train
 from jaxnn.command import sweep as commands
 from jaxnn.command.watching import finish, summary
-from jaxnn.experiment import SGD
+from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.folder import check_place
 from jaxnn.experiment.prediction import load_run, load_watched
+from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, Log, Space, Uniform, faults, opening
 from jaxnn.sweep.export import export
 from jaxnn.sweep.halve import keep, population
@@ -38,12 +39,12 @@ from tests.sweep.made_up import made_up
 NAN, INF = math.nan, math.inf
 SPACE = Space(SGD, {"learning_rate": Log(1e-3, 1.0), "momentum": Uniform(0.0, 1.0)})
 META = {
-    "recipe": "experiments.toy",
+    "experiment": "experiments.toy",
     "config": to_plain(SGD()),
     "settings": {"trials": 8},
     "space": SPACE.to_plain(),
     "metric": "validation_f1",
-    "maximise": True,
+    "maximize": True,
     "seeds": 1,
     "epochs": 4,
     "rungs": [4],
@@ -61,10 +62,10 @@ F1 = {
 }
 
 
-def written(folder, maximise=True):
+def written(folder, maximize=True):
     """A sweep with these numbers; to be minimized, with their signs turned."""
-    sign = 1 if maximise else -1
-    with Ledger.create(folder, META | {"maximise": maximise}) as ledger:
+    sign = 1 if maximize else -1
+    with Ledger.create(folder, META | {"maximize": maximize}) as ledger:
         ledger.add_group(Group("all", {}, "loop", 1, probe={"seconds": 3.0}, compile_seconds=2.0))
         ledger.ask(0, 0, [({"learning_rate": 0.01 * (n + 1), "momentum": 0.5}, "all") for n in F1])
         for number, values in F1.items():
@@ -74,17 +75,17 @@ def written(folder, maximise=True):
     return folder
 
 
-@pytest.mark.parametrize("maximise", [True, False])
-def test_the_best_is_the_best_for_every_reader(tmp_path, maximise):
-    folder = written(tmp_path / "sweep", maximise)
+@pytest.mark.parametrize("maximize", [True, False])
+def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
+    folder = written(tmp_path / "sweep", maximize)
     with Ledger.open(folder) as ledger:
         found = read(ledger)
         planner = types.SimpleNamespace(
-            metric="validation_f1", maximise=maximise, epochs=4, settings=Settings(trials=8)
+            metric="validation_f1", maximize=maximize, epochs=4, settings=Settings(trials=8)
         )
         teller = Teller(ledger, planner, lambda progress: None)  # type: ignore[arg-type]
         told = teller.progress(4)
-    sign = 1 if maximise else -1
+    sign = 1 if maximize else -1
     # A trial that ran longer comes after a better one, one that was stopped after all of those.
     assert [trial.number for trial in found.ranking] == [3, 1, 6, 0, 7]
     assert told.best == (3, sign * 0.9)
@@ -92,23 +93,23 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximise):
     rows = [line.split() for line in summary(found).splitlines()[2:]]
     assert [int(row[0]) for row in rows] == [3, 1, 6, 0, 7]
     assert against_seconds(found)[1][-1] == sign * 0.95  # known, though not of a whole run
-    recipe = dataclasses.replace(quick.recipe(SPACE, SGD))
+    experiment = dataclasses.replace(quick.experiment(SPACE, SGD))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(commands, "module_of", lambda recipe: "experiments.toy")
-        best = commands.configuration_of(recipe, f"{folder}:best")
+        patched.setattr(commands, "module_of", lambda experiment: "experiments.toy")
+        best = commands.configuration_of(experiment, f"{folder}:best")
     assert best == SGD(learning_rate=0.04, momentum=0.5)
 
 
-@pytest.mark.parametrize("maximise", [True, False])
-def test_optuna_finds_the_same_best(tmp_path, maximise):
+@pytest.mark.parametrize("maximize", [True, False])
+def test_optuna_finds_the_same_best(tmp_path, maximize):
     optuna = pytest.importorskip("optuna")
-    with Ledger.open(written(tmp_path / "sweep", maximise)) as ledger:
+    with Ledger.open(written(tmp_path / "sweep", maximize)) as ledger:
         export(ledger, "optuna", tmp_path / "study.db")
     # By its name: to find it, Optuna opens another connection, which it does not close.
     study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert study.best_trial.number == 3
     directions = optuna.study.StudyDirection
-    assert study.direction == (directions.MAXIMIZE if maximise else directions.MINIMIZE)
+    assert study.direction == (directions.MAXIMIZE if maximize else directions.MINIMIZE)
     study._storage.remove_session()
     study._storage._backend.engine.dispose()
 
@@ -172,9 +173,8 @@ class Scored(train.Classification):
 
 
 def scored(space=driven.TRACED):
-    made = quick.recipe(space)
-    return dataclasses.replace(
-        made, problem=lambda: dataclasses.replace(quick.problem(), task=Scored(10))
+    return quick.experiment(
+        space, program=lambda config, data: quick.program(config, data, task=Scored(10))
     )
 
 
@@ -184,20 +184,20 @@ def planner(**settings):
 
 def test_the_direction_is_the_tasks_or_the_one_that_was_asked_for():
     found = planner(metric="validation_f1")
-    assert (found.metric, found.maximise) == ("validation_f1", True)
-    assert not planner(metric="validation_miss").maximise
-    assert not planner(metric="loss").maximise
+    assert (found.metric, found.maximize) == ("validation_f1", True)
+    assert not planner(metric="validation_miss").maximize
+    assert not planner(metric="loss").maximize
     assert planner().metric == "validation_accuracy"
     asked = planner(maximize="validation_novel")
-    assert (asked.metric, asked.maximise) == ("validation_novel", True)
+    assert (asked.metric, asked.maximize) == ("validation_novel", True)
     asked = planner(minimize="novel", metric="novel")
-    assert (asked.metric, asked.maximise) == ("novel", False)
+    assert (asked.metric, asked.maximize) == ("novel", False)
     with pytest.raises(ValueError) as said:
         planner(metric="validation_novel")
     assert str(said.value) == (
         "the direction of 'validation_novel' is unknown: write --maximize validation_novel or "
-        '--minimize validation_novel, or declare it in the task by directions = {"novel": '
-        '"maximize"}; known are loss, accuracy, f1, miss'
+        "--minimize validation_novel, or declare it in the metric by train.Mean(value, "
+        "maximize=True) or train.Ratio(sum, count, maximize=True)"
     )
     for wrong in (
         {"maximize": "f1", "minimize": "f1"},
@@ -221,7 +221,7 @@ def test_halving_keeps_the_trials_with_the_largest_f1(tmp_path, metric):
         statuses = collections.Counter(trial.status for trial in ledger.trials())
         best = read(ledger).best
         # Another direction is another sweep, even if someone edits the settings.
-        ledger.set_meta({"maximise": metric == "validation_miss"})
+        ledger.set_meta({"maximize": metric == "validation_miss"})
         with pytest.raises(ValueError, match=r"are compared by validation_.*: restore it, or begi"):
             driven.drive(ledger, scored())
     assert statuses == {"stopped": 6, "done": 2}  # a metric of NaN ends no trial
@@ -237,10 +237,16 @@ def test_halving_keeps_the_trials_with_the_largest_f1(tmp_path, metric):
 # Grids
 
 
+@dataclasses.dataclass(frozen=True)
+class Branched:
+    model: MLP = MLP()  # noqa: RUF009, frozen
+    optimizer: AdamW | SGD = AdamW()  # noqa: RUF009, frozen
+
+
 @pytest.mark.parametrize("points", [1, 3])
 def test_the_size_of_a_grid_is_the_number_of_its_points(points):
     space = Space(
-        driven.quick.Experiment,
+        driven.quick.Config,
         {
             "optimizer.momentum": Uniform(0.5, 0.9),
             "model.width": Int(4, 5),
@@ -248,10 +254,8 @@ def test_the_size_of_a_grid_is_the_number_of_its_points(points):
         },
     )
     assert space.grid_size(points) == len(space.grid(points))
-    from experiments.mnist_mlp import Experiment
-
     branched = Space(
-        Experiment,
+        Branched,
         {
             "model.dropout": Grid(0.1, 0.2),
             "optimizer": Branch(
@@ -341,7 +345,7 @@ def swept_by(dimensions, asked, scores):
     curves = {"validation_loss": {n: {0: [(1, score)]} for n, score in enumerate(scores)}}
     return dataclasses.replace(
         found, dimensions=dimensions, trials=trials, curves=curves, metric="validation_loss",
-        maximise=False,
+        maximize=False,
     )  # fmt: skip
 
 
@@ -413,8 +417,8 @@ def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
     named = str(said.value).partition("--folder ")[2].removesuffix(", or remove it")
     assert shlex.split(named) == [f"{folder}-2"]
     with pytest.raises(ValueError) as said:
-        monkeypatch.setattr(commands, "module_of", lambda recipe: "experiments.other")
-        commands.resume_command(quick.recipe(SPACE, SGD), [str(folder)])
+        monkeypatch.setattr(commands, "module_of", lambda experiment: "experiments.other")
+        commands.resume_command(quick.experiment(SPACE, SGD), [str(folder)])
     assert command_in(str(said.value)) == ["python", "-m", "experiments.toy", "resume", str(folder)]
     assert shlex.split(headline(found).partition("<pre><code>")[2].partition("<")[0])[:1] == [
         "python"
@@ -426,16 +430,16 @@ def test_messages_about_runs_quote_their_paths(tmp_path):
     folder.mkdir()
     (folder / "checkpoints").mkdir()
     about = '{"schema": 1, "experiment": "%s", "config": %s, "watching": {}}'
-    config = json.dumps(to_plain(quick.Experiment()))
+    config = json.dumps(to_plain(quick.Config()))
     (folder / "config.json").write_text(about % ("other", config))
     with pytest.raises(ValueError) as said:
-        load_run(quick.RECIPE, folder)
+        load_run(quick.EXPERIMENT, folder)
     assert command_in(str(said.value))[-1] == str(folder)
     (folder / "config.json").write_text(about % ("quick", config))
     with pytest.raises(ValueError) as said:
-        load_run(quick.RECIPE, folder)
+        load_run(quick.EXPERIMENT, folder)
     assert command_in(str(said.value)) == ["resume", str(folder), "first"]
     (folder / "result.json").write_text("{}")
     with pytest.raises(FileExistsError) as said:
-        load_watched(quick.RECIPE, folder)
+        load_watched(quick.EXPERIMENT, folder)
     assert command_in(str(said.value))[:2] == ["predict", f"{folder},"]

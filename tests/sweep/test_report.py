@@ -30,8 +30,8 @@ from tests.sweep.made_up import SPACE, made_up
 
 SWEEP = made_up()
 META = {
-    "recipe": "experiments.mnist_mlp",
-    "config": {"type": "Experiment", "epochs": 2},
+    "experiment": "experiments.mnist_mlp",
+    "config": {"type": "Config", "epochs": 2},
     "space": [
         {"name": "rate", "kind": "log", "low": 1e-4, "high": 0.1, "log": True, "when": {}},
         {"name": "width", "kind": "choice", "options": [64, 128], "log": False, "when": {}},
@@ -40,7 +40,7 @@ META = {
         {"name": "batch", "kind": "grid", "options": [32, 64], "log": False, "when": {}},
     ],
     "metric": "validation_accuracy",
-    "maximise": True,
+    "maximize": True,
     "seeds": 2,
     "epochs": 2,
     "rungs": [1, 2],
@@ -111,7 +111,7 @@ def test_a_changed_trial_has_its_last_values(tmp_path):
 def test_a_ledger_without_what_a_sweep_says_is_refused(tmp_path):
     said = "does not say 'config', 'space', 'metric'"
     with (
-        Ledger.create(tmp_path / "sweep", {"recipe": "experiments.a"}) as ledger,
+        Ledger.create(tmp_path / "sweep", {"experiment": "experiments.a"}) as ledger,
         pytest.raises(ValueError, match=said) as error,
     ):
         read(ledger)
@@ -123,7 +123,7 @@ def test_more_epochs_go_before_better_scores_and_lost_trials_have_no_place():
     places = [(-SWEEP.scores[t.number].epoch, -SWEEP.scores[t.number].mean) for t in ranking]
     assert places == sorted(places)
     assert {t.status for t in ranking} == {"done", "stopped"}
-    turned = dataclasses.replace(SWEEP, metric="validation_loss", maximise=False)
+    turned = dataclasses.replace(SWEEP, metric="validation_loss", maximize=False)
     assert turned.best is not None
     losses = [turned.scores[t.number].mean for t in turned.finalists]
     assert turned.scores[turned.best.number].mean == min(losses)
@@ -158,11 +158,11 @@ def test_what_lies_at_an_edge():
 
 
 def test_scores_far_off_do_not_squeeze_the_others():
-    scale = score_scale([0.1] + [0.9 + 0.001 * i for i in range(19)], maximise=True)
+    scale = score_scale([0.1] + [0.9 + 0.001 * i for i in range(19)], maximize=True)
     assert scale.low > 0.8
     assert scale.beyond == 2  # the tenth of 20 that lies below the quantile
     assert scale.clipped(0.1) == scale.low
-    assert score_scale([0.001, 0.1, 0.1, 0.1], maximise=False).log
+    assert score_scale([0.001, 0.1, 0.1, 0.1], maximize=False).log
     assert log_ticks(3, 7) == [5.0] or len(log_ticks(3, 7)) >= 2
 
 

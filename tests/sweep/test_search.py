@@ -18,7 +18,7 @@ from jaxnn.sweep.space import Branch, Choice, Grid, Int, Log, Space, Uniform
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Config:
     optimizer: AdamW | SGD = SGD()  # noqa: RUF009, frozen
     epochs: int = 10
     size: int = 1
@@ -34,7 +34,7 @@ class Point:
 
 
 SPACE = Space(
-    Experiment,
+    Config,
     {
         "optimizer": Branch(
             AdamW={"learning_rate": Log(1e-4, 0.1)}, SGD={"momentum": Uniform(0, 1)}
@@ -171,7 +171,7 @@ def test_cmaes_reaches_a_fifth_of_the_best_of_chance():
 
 
 def test_a_search_that_learns_leaves_a_bad_branch():
-    space = Space(Experiment, {"optimizer": SPACE.paths["optimizer"]})
+    space = Space(Config, {"optimizer": SPACE.paths["optimizer"]})
     history = [
         Observation(values, 1.0 if values["optimizer"] == "SGD" else 2.0)
         for values in searcher("sobol", space).ask(48, 0, [])

@@ -85,21 +85,21 @@ class ScoreScale(NamedTuple):
             set_ticks(panel.yaxis, linear_ticks(self.low, self.high))
 
 
-def score_scale(numbers: Sequence[float], maximise: bool, whole: bool = False) -> ScoreScale:
+def score_scale(numbers: Sequence[float], maximize: bool, whole: bool = False) -> ScoreScale:
     """An axis on which the good scores can be told apart, whatever the worst ones are.
 
     The worst tenth may lie beyond its end where the axis would be twice as long with it; not where
-    `whole` says so. Logarithmic where what is to be minimised spans more than a factor of ten.
+    `whole` says so. Logarithmic where what is to be minimized spans more than a factor of ten.
 
-    >>> score_scale([0.5, 0.6, 0.7], maximise=True)
+    >>> score_scale([0.5, 0.6, 0.7], maximize=True)
     ScoreScale(low=0.5, high=0.7, log=False, beyond=0)
-    >>> score_scale([0.01] + 9 * [0.02] + [9.0], maximise=False).beyond
+    >>> score_scale([0.01] + 9 * [0.02] + [9.0], maximize=False).beyond
     1
     """
     found = np.asarray([*map(drawable, numbers)], float)
-    log = bool(not maximise and found.min() > 0 and found.max() > 10 * found.min())
+    log = bool(not maximize and found.min() > 0 and found.max() > 10 * found.min())
     heights = np.log10(found) if log else found
-    heights = heights if maximise else -heights  # more is better
+    heights = heights if maximize else -heights  # more is better
     low, high, usual = (float(np.quantile(heights, q)) for q in (0.0, 1.0, 0.1))
     if not whole and high - low > 2 * (high - usual) > 0:
         low = usual
@@ -107,7 +107,7 @@ def score_scale(numbers: Sequence[float], maximise: bool, whole: bool = False) -
     if low == high:
         air = abs(low) * 0.01 or 0.01
         low, high = low - air, high + air
-    low, high = (low, high) if maximise else (-high, -low)
+    low, high = (low, high) if maximize else (-high, -low)
     low, high = (10.0**low, 10.0**high) if log else (low, high)
     return ScoreScale(low, high, log, beyond)
 
@@ -131,7 +131,7 @@ def at_edge(dimension: Dimension, value: Any) -> str | None:
 
 def metric_label(sweep: Sweep) -> str:
     """The axis label of the score, which says which way is better."""
-    return f"{label(sweep.metric)} ({'more' if sweep.maximise else 'less'} is better)"
+    return f"{label(sweep.metric)} ({'more' if sweep.maximize else 'less'} is better)"
 
 
 def _drawn(dimension: Uniform | Log | Int, value: float) -> float:

@@ -113,7 +113,7 @@ def best_trials(sweep: Sweep) -> str:
 def best_command(sweep: Sweep) -> str:
     """What to write to train the best configuration of a sweep again."""
     trial = quoted(f"{sweep.folder}:best")
-    return f"python -m {shlex.quote(sweep.recipe)} run --from {trial}"
+    return f"python -m {shlex.quote(sweep.experiment)} run --from {trial}"
 
 
 def commands(sweep: Sweep, best: Trial) -> str:
@@ -148,7 +148,7 @@ def _changed(best: Trial) -> str:
 
 
 def _told(sweep: Sweep) -> str:
-    better = "largest" if sweep.maximise else "smallest"
+    better = "largest" if sweep.maximize else "smallest"
     many = sweep.seeds
     interval = (
         "Mean over n seeds ± half of the 95 % interval (Student's t with n - 1 degrees of freedom)."

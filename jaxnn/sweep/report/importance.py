@@ -80,7 +80,7 @@ def importance_of(sweep: Sweep) -> Importance | str:
     for name, dimension in sweep.dimensions.items():
         here = [number for number in numbers if name in asked[number]]
         values = [asked[number][name] for number in here]
-        worth = [badness(scores[number], sweep.maximise) for number in here]
+        worth = [badness(scores[number], sweep.maximize) for number in here]
         share, limit = alone(dimension, values, worth, ERROR / len(sweep.dimensions))
         shares[name], chance[name], trials[name] = share if share > limit else 0.0, limit, len(here)
     if not any(shares.values()):

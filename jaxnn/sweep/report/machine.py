@@ -59,8 +59,8 @@ def settings(sweep: Sweep) -> str:
     """The section of what was swept and how."""
     space = [(name, type(d).__name__, str(d)) for name, d in sweep.dimensions.items()]
     facts = {
-        "experiment": sweep.recipe,
-        "compared by": f"{sweep.metric}, {'more' if sweep.maximise else 'less'} is better",
+        "experiment": sweep.experiment,
+        "compared by": f"{sweep.metric}, {'more' if sweep.maximize else 'less'} is better",
         "seeds a trial": sweep.seeds,
         "epochs": sweep.epochs,
         "rungs": ", ".join(map(str, sweep.rungs)) if len(sweep.rungs) > 1 else "none",

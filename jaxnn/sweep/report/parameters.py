@@ -44,7 +44,7 @@ def parameters(sweep: Sweep, weights: dict[str, float]) -> str:
                 2.35 * rows + 0.2,
             ),
             f"Across: the parameter's value. Up: {escaped(label(sweep.metric))}, "
-            f"{'more' if sweep.maximise else 'less'} is better. "
+            f"{'more' if sweep.maximize else 'less'} is better. "
             f"{words(sweep, whole_runs(sweep))}{some}{edge_words(sweep, names)}",
         ),
     ]
@@ -190,7 +190,7 @@ def parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
     if sweep.best:
         _lines(panel, [_way(sweep, sweep.best, scale)], BEST, 2.2, 1.0)
     short = shorts(names)
-    ends = [_ends(sweep, name) for name in names] + [_score_ends(scale, sweep.maximise)]
+    ends = [_ends(sweep, name) for name in names] + [_score_ends(scale, sweep.maximize)]
     titles = [short[name] for name in names] + [label(sweep.metric)]
     for at, (title, (low, high)) in enumerate(zip(titles, ends, strict=True)):
         panel.plot([at, at], [0, 1], color=INK, linewidth=0.9)
@@ -249,7 +249,7 @@ def _way(sweep: Sweep, trial: Trial, scale: Any) -> list[float]:
     score = scale.clipped(sweep.scores[trial.number].mean)
     ends = (math.log(scale.low), math.log(scale.high)) if scale.log else (scale.low, scale.high)
     share = ((math.log(score) if scale.log else score) - ends[0]) / (ends[1] - ends[0])
-    return [*heights, share if sweep.maximise else 1 - share]
+    return [*heights, share if sweep.maximize else 1 - share]
 
 
 def _lines(
@@ -270,9 +270,9 @@ def _ends(sweep: Sweep, name: str) -> tuple[str, str]:
     return number(dimension.low), number(dimension.high) + log
 
 
-def _score_ends(scale: Any, maximise: bool) -> tuple[str, str]:
+def _score_ends(scale: Any, maximize: bool) -> tuple[str, str]:
     low, high = number(scale.low, 3), number(scale.high, 3)
-    return (low, high) if maximise else (high, low)
+    return (low, high) if maximize else (high, low)
 
 
 def _wrapped(name: str) -> str:

@@ -59,7 +59,7 @@ def best_so_far(figure: Any, sweep: Sweep, scale: Any) -> None:
     left, right = figure.subplots(1, 2)
     finalists = sorted(trial.number for trial in sweep.finalists)
     means = [sweep.scores[number].mean for number in finalists]
-    best = np.maximum.accumulate(means) if sweep.maximise else np.minimum.accumulate(means)
+    best = np.maximum.accumulate(means) if sweep.maximize else np.minimum.accumulate(means)
     steps(left, [n + 1 for n in finalists], [scale.clipped(b) for b in best], len(sweep.trials))
     scores(left, sweep, shown(sweep, MOST), lambda trial: trial.number + 1, scale)
     left.set_xlabel("trials, in the order in which they were asked")
@@ -69,7 +69,7 @@ def best_so_far(figure: Any, sweep: Sweep, scale: Any) -> None:
     seconds, known = against_seconds(sweep)
     if seconds:
         unit, size = next(u for u in UNITS if seconds[-1] < 180 * u[1] or u is UNITS[-1])
-        known_scale = score_scale(known, sweep.maximise, whole=True)
+        known_scale = score_scale(known, sweep.maximize, whole=True)
         heights = [known_scale.clipped(value) for value in known]
         steps(right, [s / size for s in seconds], heights, seconds[-1] / size)
         known_scale.on(right)
@@ -141,8 +141,8 @@ def curves(figure: Any, sweep: Sweep, names: list[str]) -> None:
             chosen.append(np.array(y))
         numbers = np.concatenate([np.ravel(one) for one in chosen])
         minimized = direction_of(name) == "minimize"  # a loss, whatever the task
-        if (not sweep.maximise) if name == sweep.metric else minimized:
-            score_scale(list(numbers), maximise=False, whole=True).on(panel)
+        if (not sweep.maximize) if name == sweep.metric else minimized:
+            score_scale(list(numbers), maximize=False, whole=True).on(panel)
         for rung in sweep.rungs[:-1]:
             panel.axvline(rung, color=INK, linewidth=0.9, linestyle=":")
         panel.set_title(label(name))

@@ -71,7 +71,7 @@ def survivors(sweep: Sweep) -> list[dict[str, Any]]:
             "bad": len(lost),
             "waiting": sum(t.status == "running" for t in there),
             "median": _median(numbers) if numbers else None,
-            "best": (max if sweep.maximise else min)(numbers) if numbers else None,
+            "best": (max if sweep.maximize else min)(numbers) if numbers else None,
         })  # fmt: skip
         before = epoch
     return rows

@@ -19,7 +19,7 @@ MOST_LOST = 300
 
 def whole_runs(sweep: Sweep) -> ScoreScale:
     """The axis for the scores of the trials that are compared with each other."""
-    return score_scale([sweep.scores[t.number].mean for t in sweep.finalists], sweep.maximise)
+    return score_scale([sweep.scores[t.number].mean for t in sweep.finalists], sweep.maximize)
 
 
 def words(sweep: Sweep, scale: ScoreScale) -> str:
@@ -58,7 +58,7 @@ def scores(
     lost = [t for t in sweep.trials if t.status in BROKEN]
     short = len(sweep.finalists) < len(sweep.ranking)
     room = 0.3 if short else 0.14 if lost else 0.06
-    scale.on(panel, *((room, 0.06) if sweep.maximise else (0.06, room)))
+    scale.on(panel, *((room, 0.06) if sweep.maximize else (0.06, room)))
     strip = {"transform": panel.get_xaxis_transform()}
     there = [(t, x) for t in trials if (x := across(t)) is not None]
     compared = {trial.number for trial in sweep.finalists}
@@ -98,7 +98,7 @@ def _length(sweep: Sweep) -> str:
 
 def _up(sweep: Sweep, share: float) -> float:
     """A height in the panel, counted from the worse end of the axis."""
-    return share if sweep.maximise else 1 - share
+    return share if sweep.maximize else 1 - share
 
 
 def _off(trial: Trial) -> float:

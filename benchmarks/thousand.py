@@ -47,7 +47,7 @@ class Config:
 
 
 def load(config: Config) -> Any:
-    """4,000 digits, grey levels in [0, 1], a class of ten for each; and those for validation."""
+    """3,500 digits, grey levels in [0, 1], a class of ten for each; and those for validation."""
     return data.mnist_5k()
 
 
@@ -90,8 +90,8 @@ def run(trials: int = TRIALS, epochs: int = EPOCHS) -> Result:
     )
     return Result(
         f"{trials:,} trials of 784-128-10 with dropout on {training.source.rows:,} digits, "
-        f"{epochs} epochs at batch {BATCH}, validated after each; learning rate and dropout searched at random. The "
-        "sweep runs in process, from the plan to the last commit: probe, compilation and ledger "
+        f"{epochs} epochs at batch {BATCH}, validated after each; learning rate and dropout "
+        "searched at random. The sweep runs in process, from the plan to the last commit: probe, compilation and ledger "
         "included. The bare loop is one warm compiled program of the way that the sweep chose, "
         f"called epoch after epoch and nothing else. It trained {beside.trials:,} trials, in turns "
         "with the sweep, whose clock stood still meanwhile. Both times are totals over trials.",

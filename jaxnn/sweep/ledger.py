@@ -72,8 +72,8 @@ class Ledger(History):
 
         Args:
             folder: made if need be.
-            meta: what all trials have in common, plain data by name; "experiment" is the module of the
-                experiment.
+            meta: what all trials have in common, plain data by name; "experiment" is the module
+                of the experiment.
         """
         folder = Path(folder)
         texts = {name: tables.to_text(plain) for name, plain in meta.items()}

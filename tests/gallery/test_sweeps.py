@@ -1,6 +1,5 @@
-"""Four programs of experiments/gallery are swept by their command lines, as lanes of one program."""
+"""Four programs of experiments/gallery, swept by their command lines as lanes of one program."""
 
-import dataclasses
 import importlib
 
 import pytest

@@ -23,7 +23,7 @@ from ..train.directions import Direction
 from .history import History
 from .reading import Sweep, read
 from .records import Trial
-from .studies import distribution, library, quiet
+from .search import distribution, optuna_library, quiet
 
 Row = dict[str, Any]
 
@@ -131,7 +131,7 @@ def uniform(column: list[Any]) -> list[Any]:
 
 def to_optuna(sweep: Sweep, target: Path) -> None:
     """A study named as the experiment, its trials with the same numbers and curves."""
-    optuna = library()
+    optuna = optuna_library()
     kinds = {name: distribution(dimension) for name, dimension in sweep.dimensions.items()}
     states = optuna.trial.TrialState
     state = {"done": states.COMPLETE, "stopped": states.PRUNED, "asked": states.WAITING,

@@ -102,11 +102,7 @@ class Compiled:
         self._example: Training | None = None
 
     def train(
-        self,
-        values: Sequence[Values],
-        seeds: Sequence[int],
-        state: Any,
-        epochs: tuple[int, int],
+        self, values: Sequence[Values], seeds: Sequence[int], state: Any, epochs: tuple[int, int]
     ) -> tuple[Any, list[Any]]:
         """Train up to `way.lanes` lanes from the first epoch to the last.
 

@@ -142,11 +142,7 @@ def to_optuna(sweep: Sweep, target: Path) -> None:
         storage = optuna.storages.RDBStorage(
             "sqlite://", engine_kwargs={"creator": functools.partial(unsynchronized, place)}
         )
-        study = optuna.create_study(
-            storage=storage,
-            study_name=sweep.name,
-            direction=goal(sweep),
-        )
+        study = optuna.create_study(storage=storage, study_name=sweep.name, direction=goal(sweep))
         study.set_metric_names([sweep.metric])
         for trial in sweep.trials:
             score = sweep.scores.get(trial.number)

@@ -61,12 +61,7 @@ class Judge:
         values = self.assembly.current(epoch, members)
         space = self.planner.space
         changes = [
-            Change(
-                member,
-                epoch,
-                perturbed(space, values[members[of]], random),
-                members[of],
-            )
+            Change(member, epoch, perturbed(space, values[members[of]], random), members[of])
             for member, of, new in zip(members, source, changed, strict=True)
             if new
         ]

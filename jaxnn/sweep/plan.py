@@ -20,14 +20,7 @@ from .probe import Probe, Timing, probe
 from .search import searcher
 from .settings import Settings
 from .space import Values
-from .structure import (
-    TRACED,
-    Structure,
-    reads_seed,
-    space_of,
-    structure_of,
-    traced_or_static,
-)
+from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
 from .training import Training, training_of
 
 # Seconds of training that go to a worker, and into the ledger, at a time.

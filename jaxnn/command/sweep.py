@@ -26,10 +26,10 @@ from ..sweep.faults import resume_command as resume_text
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
 from ..sweep.reading import read
-from ..sweep.records import OPEN
 from ..sweep.report import check_library, prepared
 from ..sweep.settings import Settings
 from ..sweep.structure import space_of
+from ..sweep.tables import OPEN
 from .parsing import library, module_of, parse, place, refuse
 from .watching import finish, watched
 

@@ -19,10 +19,10 @@ from ..page.words import count
 from ..sweep.export import export
 from ..sweep.faults import LedgerError, damaged, resume_command
 from ..sweep.ledger import Ledger
-from ..sweep.lock import is_driven
+from ..sweep.opening import is_driven
 from ..sweep.reading import Sweep, described, read
-from ..sweep.records import BROKEN, OPEN
 from ..sweep.report import write
+from ..sweep.tables import BROKEN, OPEN
 from .parsing import library, refuse
 from .watching import summary
 

@@ -17,8 +17,8 @@ from .compiled import By
 from .faults import LedgerError, damaged
 from .ledger import Ledger
 from .plan import Grouped, Member, Planner
-from .records import Group, Trial
 from .space import Values
+from .tables import Group, Trial
 
 
 def _runs(group: Group) -> bool:

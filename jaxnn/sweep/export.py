@@ -22,8 +22,8 @@ from ..installation import missing
 from ..train.directions import Direction
 from .history import History
 from .reading import Sweep, read
-from .records import Trial
 from .search import distribution, optuna_library, quiet
+from .tables import Trial
 
 Row = dict[str, Any]
 

@@ -23,8 +23,8 @@ from typing import Any, Self
 from . import checkpoints, opening, tables
 from .faults import LedgerError, explained, resume_command
 from .history import History
-from .lock import DriverLock
-from .records import BROKEN, STATUSES, Change, Cohort, Group, Result, Trial, Values
+from .opening import DriverLock
+from .tables import BROKEN, Change, Cohort, Group, Result, Trial, Values
 
 __all__ = ["Change", "Cohort", "Group", "Ledger", "LedgerError", "Result", "Trial"]
 
@@ -135,7 +135,6 @@ class Ledger(History):
         program could be made for; `decide` says that it failed.
         """
         texts = [(tables.values_text(values), group) for values, group in asked]
-        self._check_groups({group for _, group in texts if group is not None})
         with self._transaction() as db:
             first = db.execute("SELECT coalesce(max(number) + 1, 0) FROM trials").fetchone()[0]
             rows = [
@@ -146,8 +145,6 @@ class Ledger(History):
 
     def join(self, groups: Mapping[int, str]) -> None:
         """Note the groups of trials that were asked without one."""
-        self._check_trials(groups)
-        self._check_groups(set(groups.values()))
         rows = [(group, number) for number, group in groups.items()]
         with self._transaction() as db:
             db.executemany('UPDATE trials SET "group" = ? WHERE number = ?', rows)
@@ -174,10 +171,7 @@ class Ledger(History):
         """
         pairs = [(int(trial), int(seed)) for trial, seed in cohort.lanes]
         rows = [(int(t), int(s), int(e), name, float(x)) for t, s, e, name, x in results]
-        cohort.check(rows)
-        self._check_groups({cohort.group})
         self._check_standing(cohort.epoch_from, pairs)
-        self._check_statuses(statuses, errors)
         key = self._query("SELECT coalesce(max(id) + 1, 0) FROM cohorts")[0][0]
         sha256 = None
         if lanes is not None:
@@ -187,7 +181,6 @@ class Ledger(History):
         run = (cohort.group, cohort.rung, cohort.epoch_from, cohort.epoch_to)
         times = float(cohort.seconds), float(cohort.compile_seconds)
         places = [(*pair, cohort.epoch_to, key, place) for place, pair in enumerate(pairs)]
-        whole = {n: s for n, s in statuses.items() if s not in BROKEN}
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -195,9 +188,7 @@ class Ledger(History):
             )
             db.executemany("INSERT INTO lanes VALUES (?, ?, ?, ?, ?)", places)
             db.executemany("INSERT INTO results VALUES (?, ?, ?, ?, ?)", rows)
-            tables.set_statuses(db, statuses, errors)
-            tables.set_rung(db, whole, cohort.rung)
-            spare = tables.release(db)
+            spare = tables.settle(db, statuses, errors, cohort.rung)
         checkpoints.remove(self.folder, spare)
         return key
 
@@ -208,12 +199,8 @@ class Ledger(History):
         errors: Mapping[int, str] | None = None,
     ) -> None:
         """Note what becomes of trials at a rung, all at once; without one, of trials anywhere."""
-        self._check_statuses(statuses, errors)
         with self._transaction() as db:
-            tables.set_statuses(db, statuses, errors)
-            if rung is not None:
-                tables.set_rung(db, statuses, rung)
-            spare = tables.release(db)
+            spare = tables.settle(db, statuses, errors, rung)
         checkpoints.remove(self.folder, spare)
 
     def change(self, changes: Iterable[Change]) -> None:
@@ -221,9 +208,7 @@ class Ledger(History):
 
         Their sources' checkpoints are kept until each changed trial has gone on.
         """
-        changes = list(changes)
         rows = [(c.trial, c.epoch, tables.values_text(c.values), c.source) for c in changes]
-        self._check_trials([number for c in changes for number in (c.trial, c.source)])
         with self._transaction() as db:
             db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", rows)
 
@@ -232,12 +217,11 @@ class Ledger(History):
 
         Raises ValueError for any other trial.
         """
-        self._check_trials(numbers)
         status = dict(self._query("SELECT number, status FROM trials"))
-        if wrong := [number for number in numbers if status[number] not in BROKEN]:
+        if wrong := [number for number in numbers if status.get(number) not in BROKEN]:
             raise ValueError(
-                f"trial {wrong[0]} is {status[wrong[0]]}: retry takes those that are "
-                f"{' or '.join(BROKEN)}"
+                f"trial {wrong[0]} is {status.get(wrong[0], 'not in the ledger')}: retry takes "
+                f"those that are {' or '.join(BROKEN)}"
             )
         keys = [(int(number),) for number in numbers]
         with self._transaction() as db:
@@ -271,13 +255,7 @@ class Ledger(History):
                 "write=True), as its one driver"
             )
 
-    def _check_groups(self, names: set[str]) -> None:
-        known = {name for (name,) in self._query("SELECT name FROM groups")}
-        if strange := sorted(names - known):
-            raise ValueError(f"no group {strange[0]!r} in the ledger: write add_group before")
-
     def _check_standing(self, epochs: int, lanes: Sequence[tuple[int, int]]) -> None:
-        self._check_trials([trial for trial, _ in lanes])
         behind = "SELECT coalesce(max(epoch), 0) FROM lanes WHERE trial = ? AND seed = ?"
         for trial, seed in lanes:
             found = self._query(behind, trial, seed)[0][0]
@@ -286,18 +264,6 @@ class Ledger(History):
                     f"seed {seed} of trial {trial} has {found} epochs behind it, and this cohort "
                     f"begins after {epochs}"
                 )
-
-    def _check_statuses(
-        self, statuses: Mapping[int, str], errors: Mapping[int, str] | None
-    ) -> None:
-        if wrong := [status for status in statuses.values() if status not in STATUSES]:
-            raise ValueError(f"no status {wrong[0]!r}: there are {', '.join(STATUSES)}")
-        self._check_trials([*statuses, *(errors or {})])
-
-    def _check_trials(self, numbers: Iterable[int]) -> None:
-        count = self._query("SELECT count(*) FROM trials")[0][0]
-        if wrong := [number for number in numbers if not 0 <= number < count]:
-            raise ValueError(f"no trial {wrong[0]} in the ledger, which has {count}")
 
 
 def _check_free(folder: Path) -> None:

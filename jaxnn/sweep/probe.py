@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 
@@ -36,8 +37,7 @@ FEW = 4
 LONG = 2.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """One way that was tried.
 
     Args:
@@ -101,8 +101,7 @@ def _settled(asked: Probe, found: list[Timing]) -> list[Timing]:
         for way, seconds in again.items():
             seconds.append(_seconds(asked.work, way, times[way]))
     return [
-        dataclasses.replace(t, seconds=statistics.median(again[t.way])) if t.way in again else t
-        for t in found
+        t._replace(seconds=statistics.median(again[t.way])) if t.way in again else t for t in found
     ]
 
 

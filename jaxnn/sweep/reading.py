@@ -27,7 +27,7 @@ from ..train.directions import badness
 from .dimensions import Choice, Dimension, Grid, Int, Log, Uniform
 from .faults import LedgerError, damaged
 from .history import History
-from .records import BROKEN, Cohort, Group, Trial
+from .tables import BROKEN, Cohort, Group, Trial
 
 KINDS = {kind.__name__.lower(): kind for kind in (Uniform, Log, Int, Choice, Grid)}
 # By metric, trial and seed: (epoch, number) in order; None for what was not finite.

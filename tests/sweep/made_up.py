@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnn.sweep.dimensions import Choice, Int, Log, Uniform
 from jaxnn.sweep.reading import Sweep
-from jaxnn.sweep.records import Cohort, Group, Trial
+from jaxnn.sweep.tables import Cohort, Group, Trial
 
 SPACE = {
     "optimizer": Choice("AdamW", "SGD"),

@@ -25,7 +25,7 @@ from jaxnn.sweep import Branch, Choice, Grid, Int, Log, Space, Uniform, faults, 
 from jaxnn.sweep.export import export
 from jaxnn.sweep.halve import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
-from jaxnn.sweep.lock import DriverLock
+from jaxnn.sweep.opening import DriverLock
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.progress import Teller
 from jaxnn.sweep.reading import read

@@ -16,7 +16,6 @@ from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Choice, Grid, Int, Log, Uniform
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import mean, read
-from jaxnn.sweep.records import Change, Cohort, Group, Result
 from jaxnn.sweep.report import page, write
 from jaxnn.sweep.report.axes import at_edge, log_ticks, score_scale
 from jaxnn.sweep.report.failures import shares
@@ -26,6 +25,7 @@ from jaxnn.sweep.report.parameters import edge_words, ranks, shown, slices
 from jaxnn.sweep.report.progress import against_seconds
 from jaxnn.sweep.report.rungs import survivors
 from jaxnn.sweep.report.statistics import seed_mean
+from jaxnn.sweep.tables import Change, Cohort, Group, Result
 from tests.sweep.made_up import SPACE, made_up
 
 SWEEP = made_up()

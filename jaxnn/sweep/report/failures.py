@@ -9,7 +9,7 @@ from ...page.drawing import BAD, SOFT, svg
 from ...page.words import NONE, count, escaped, label, number, shorts
 from ..dimensions import Choice, Dimension, Grid, Int, Log, Uniform
 from ..reading import Sweep
-from ..records import BROKEN
+from ..tables import BROKEN
 from .axes import in_log, linear_ticks, set_ticks
 
 BINS = 5  # parts of a range

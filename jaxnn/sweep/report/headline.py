@@ -8,7 +8,7 @@ from ...page import html
 from ...page.words import NONE, count, duration, escaped, label, number, shorts
 from ..dimensions import Choice
 from ..reading import Sweep
-from ..records import Trial
+from ..tables import Trial
 from .axes import at_edge
 from .statistics import seed_mean
 

@@ -12,7 +12,7 @@ from ...page.drawing import BEST, INK, LEVELS, LINE, SOFT, dots, ring, svg
 from ...page.words import escaped, label, number, shorts
 from ..dimensions import Choice, Dimension, Grid
 from ..reading import Sweep
-from ..records import Trial
+from ..tables import Trial
 from .axes import at_edge, in_log, place, set_axis
 from .scores import scores, size, whole_runs, words
 

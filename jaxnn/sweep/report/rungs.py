@@ -6,7 +6,7 @@ from ...page import html
 from ...page.drawing import CURVE, INK, LEVELS, svg
 from ...page.words import NONE, count, escaped, label, number
 from ..reading import Sweep, mean
-from ..records import BROKEN, Trial
+from ..tables import BROKEN, Trial
 
 
 def survival(sweep: Sweep) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...page.drawing import BAD, CURVE, LEVELS, SOFT, crosses, dots, ring
 from ..reading import Sweep
-from ..records import BROKEN, Trial
+from ..tables import BROKEN, Trial
 from .axes import SPREADS, ScoreScale, score_scale
 
 STOPPED, LOST = 0.13, 0.035  # where the strips are, as a share of the panel's height

@@ -118,7 +118,7 @@ def checked(text: str, workers: int | None) -> tuple[str, str]:
         extra = name.replace("submitit", "slurm")
         raise missing(f"the engine {text} needs", PACKAGES[name], extra)
     if name == "slurm" and workers is None:
-        raise ValueError("slurm runs as many jobs at a time as it is told; write --workers 8, say")
+        raise ValueError("slurm runs as many jobs at a time as it is told; write --workers 8")
     if name == "slurm" and shutil.which("srun") is None:
         raise FileNotFoundError(
             "there is no Slurm on this machine (no srun); run the sweep where jobs are submitted, "
@@ -311,7 +311,7 @@ class Submitit(Engine):
     removed.
 
     Args:
-        executor: a `submitit.AutoExecutor`, say, with its parameters set.
+        executor: a `submitit.AutoExecutor` with its parameters set.
         workers: how many jobs there are at a time.
         poll: seconds between two looks at a job.
     """
@@ -383,7 +383,7 @@ def _minutes(text: str) -> int:
     if not found:
         raise ValueError(
             f"SBATCH_TIMELIMIT={text!r} is no time limit; write minutes, H:M:S or D-H:M:S, "
-            "SBATCH_TIMELIMIT=4:00:00, say"
+            "SBATCH_TIMELIMIT=4:00:00"
         )
     days, *parts = found.groups()
     a, b, c = (int(part or 0) for part in parts)

@@ -66,7 +66,7 @@ class Space:
         if not self.dimensions:
             raise ValueError(
                 f"the space of {self.config.__name__} sweeps nothing; write "
-                'Space(Config, {"optimizer.learning_rate": Log(1e-4, 1e-1)}), say'
+                'Space(Config, {"optimizer.learning_rate": Log(1e-4, 1e-1)})'
             )
 
     @property
@@ -86,11 +86,6 @@ class Space:
     def names(self, values: Mapping[str, Any]) -> list[str]:
         """The dimensions that a trial with these values has, in order."""
         return [place.name for place in self._places if _reached(place, values)]
-
-    def in_log(self, name: str) -> bool:
-        """Whether the dimension is on a log scale, for axes."""
-        dimension = self._place(name).dimension
-        return isinstance(dimension, Log) or (isinstance(dimension, Int) and dimension.log)
 
     def sample(self, rng: np.random.Generator) -> Values:
         """A random trial: each dimension by its own law, independent of the others.
@@ -213,7 +208,7 @@ class Space:
             if "options" in plain:
                 plain["options"] = list(plain["options"])
             kind = {"name": place.name, "kind": type(place.dimension).__name__.lower()}
-            log = {"log": self.in_log(place.name), "when": dict(place.when)}
+            log = {"log": place.dimension.log, "when": dict(place.when)}
             rows.append(kind | plain | log)
         return rows
 

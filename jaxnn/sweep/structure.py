@@ -139,7 +139,7 @@ def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False
         if not having:
             found[name] = "no sample of the space has it"
         elif others:
-            found[name] = f"it is no number, but {others[0]!r}, say"
+            found[name] = f"it is not a number but {others[0]!r}"
         elif (why := data.reason(having[0], name)) is not None:
             found[name] = why
         else:

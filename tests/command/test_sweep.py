@@ -287,7 +287,7 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
             "Log(low=0.0, high=0.3): a log range is above 0; write Log from a number above 0, or "
             "Uniform(0.0, 0.3)",
         ),
-        (lambda: {"model.width": Choice()}, "Choice() has no option; write Choice(64, 128), say"),
+        (lambda: {"model.width": Choice()}, "Choice() has no option; write Choice(64, 128)"),
     ],
 )
 def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):

@@ -110,7 +110,7 @@ def made_up(trials=60, epochs=6, seeds=2, rungs=(2, 6), eta=3, seed=0, **changes
         "versions": {"python": "3.11.2", "jax": "0.10.2", "jaxnn": "0.1.0"},
         "traced": {name: "traced" for name in SPACE}
         | {"model.width": "models/mlp.py:31, 'Dense(self.width)': Python has to know it there",
-           "optimizer": "it is no number, but 'AdamW', say"},
+           "optimizer": "it is not a number but 'AdamW'"},
     }  # fmt: skip
     given = dict(
         folder=Path("sweeps/mnist_mlp-1"),

@@ -215,7 +215,7 @@ def test_rows_and_lines():
     }  # fmt: skip
     assert rows["optimizer:adamw.weight_decay"]["options"] == [0.0, 1e-4, 1e-2]
     assert rows["optimizer:adamw.weight_decay"]["when"] == {"optimizer": "AdamW"}
-    assert [SPACE.in_log(name) for name in ("model.width", "model.dropout")] == [True, False]
+    assert [SPACE.dimensions[n].log for n in ("model.width", "model.dropout")] == [True, False]
     lines = dict(re.split(r" {2,}", line) for line in str(SPACE).splitlines())
     assert lines["optimizer:sgd.learning_rate"] == "0.001 .. 1, log"
     assert lines["activation"] == "relu, tanh"
@@ -260,9 +260,9 @@ def test_a_space_is_a_value():
         ),
         (
             lambda: Uniform("0", 1),  # type: ignore[arg-type]
-            "Uniform(low='0', high=1): a range is between two finite numbers, got '0'",
+            "Uniform(low='0', high=1.0): a range is between two finite numbers, got '0'",
         ),
-        (lambda: Choice(), "Choice() has no option; write Choice(64, 128), say"),
+        (lambda: Choice(), "Choice() has no option; write Choice(64, 128)"),
         (lambda: Choice(1, 2, 1), "Choice(1, 2, 1) has the option 1 twice"),
         (
             lambda: Choice("a", "\ud800"),
@@ -273,13 +273,13 @@ def test_a_space_is_a_value():
             lambda: Choice((1, 2)),  # type: ignore[arg-type]
             "Choice((1, 2)): an option is a number, a text, True, False or None, got (1, 2)",
         ),
-        (lambda: Grid(), "Grid() has no number; write Grid(0.1, 0.3, 1.0), say"),
+        (lambda: Grid(), "Grid() has no number; write Grid(0.1, 0.3, 1.0)"),
         (lambda: Grid(3, 1, 1), "Grid(3, 1, 1): the numbers increase; write Grid(1, 3)"),
         (
             lambda: Grid("a"),  # type: ignore[arg-type]
             "Grid('a') is of finite numbers, got 'a'; see Choice",
         ),
-        (lambda: Branch(), "Branch() has no class; write Branch(AdamW={...}, SGD={...}), say"),
+        (lambda: Branch(), "Branch() has no class; write Branch(AdamW={...}, SGD={...})"),
     ],
 )
 def test_a_dimension_that_says_nothing_is_refused(make, message):
@@ -294,7 +294,7 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
         (
             {},
             "the space of Config sweeps nothing; write Space(Config, "
-            '{"optimizer.learning_rate": Log(1e-4, 1e-1)}), say',
+            '{"optimizer.learning_rate": Log(1e-4, 1e-1)})',
         ),
         (
             {"optimiser.learning_rate": Log(0.1, 1)},

@@ -118,14 +118,14 @@ def test_values_that_are_no_numbers_are_static():
         ("nesterov", "(True|False)"),
         ("optimizer", "'(Descent|AdamW)'"),
     ):
-        assert re.fullmatch(f"it is no number, but {example}, say", found_[name])
+        assert re.fullmatch(f"it is not a number but {example}", found_[name])
 
 
 @pytest.mark.parametrize("options", [(0.5, None), (None, 0.5), (None, 2.0, 3.0, 4.0)])
 def test_numbers_beside_none_are_static(options):
     """A tracer stands for a number: None would become NaN."""
     assert found({"clip": Choice(*options)}, program=quick.program) == {
-        "clip": "it is no number, but None, say"
+        "clip": "it is not a number but None"
     }
 
 

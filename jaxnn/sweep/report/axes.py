@@ -16,11 +16,6 @@ SPREADS = (0.7548776662, 0.5698402910)
 EDGE = 0.05  # a value this share of the range from its end is at the edge
 
 
-def in_log(dimension: Dimension) -> bool:
-    """Whether its axis is logarithmic."""
-    return isinstance(dimension, Log) or (isinstance(dimension, Int) and dimension.log)
-
-
 def place(dimension: Dimension, value: Any, trial: int, spread: int = 0) -> float:
     """Where on its axis a value is: itself, or an option's number.
 
@@ -49,7 +44,7 @@ def set_axis(panel: Any, which: str, dimension: Dimension, ticks: int = 6) -> No
     if low == high:  # both are too far away to be drawn
         air = 0.01 * abs(low) or 0.01
         low, high = low - air, high + air
-    if in_log(dimension):
+    if dimension.log:
         scale("log")
         share = (high / low) ** 0.04
         limits(low / share, high * share)
@@ -136,13 +131,13 @@ def metric_label(sweep: Sweep) -> str:
 
 def _drawn(dimension: Uniform | Log | Int, value: float) -> float:
     """A value as a figure can hold it: on a log axis above 0."""
-    return max(drawable(value), 1 / FARTHEST) if in_log(dimension) else drawable(value)
+    return max(drawable(value), 1 / FARTHEST) if dimension.log else drawable(value)
 
 
 def _spread(dimension: Dimension) -> bool:
     """Whether it is of so few whole numbers that dots would hide each other."""
     few = isinstance(dimension, Int) and dimension.high - dimension.low <= 16
-    return few and not in_log(dimension)
+    return few and not dimension.log
 
 
 def _cut(text: str, most: int = 14) -> str:

@@ -10,7 +10,7 @@ from ...page.words import NONE, count, escaped, label, number, shorts
 from ..dimensions import Choice, Dimension, Grid, Int, Log, Uniform
 from ..reading import Sweep
 from ..tables import BROKEN
-from .axes import in_log, linear_ticks, set_ticks
+from .axes import linear_ticks, set_ticks
 
 BINS = 5  # parts of a range
 
@@ -105,7 +105,7 @@ def regions(figure: Any, sweep: Sweep) -> None:
         panel.set_xticks(*ticks)
         panel.set_xlim(-0.6, len(ran) - 0.4)
         panel.grid(axis="x", visible=False)
-        panel.set_title(short[name] + (" (log)" if in_log(dimension) else ""))
+        panel.set_title(short[name] + (" (log)" if dimension.log else ""))
         if index % 3 == 0:
             panel.set_ylabel("lost, %")
     for panel in panels[len(names) :]:

@@ -13,7 +13,7 @@ from ...page.words import escaped, label, number, shorts
 from ..dimensions import Choice, Dimension, Grid
 from ..reading import Sweep
 from ..tables import Trial
-from .axes import at_edge, in_log, place, set_axis
+from .axes import at_edge, place, set_axis
 from .scores import scores, size, whole_runs, words
 
 MOST = 1000  # trials in a picture: beyond it the best half and an even sample of the others
@@ -118,7 +118,7 @@ def slices(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Tri
             return None if value is ABSENT else place(dimension, value, trial.number)
 
         scores(panel, sweep, trials, across, scale, named=index % 3 == 0)
-        title, style = short[name] + (" (log)" if in_log(dimension) else ""), {}
+        title, style = short[name] + (" (log)" if dimension.log else ""), {}
         values = sweep.best.values if sweep.best else {}
         if name in values and (edge := at_edge(dimension, values[name])):
             title = f"{short[name]}: best at the {edge} edge"
@@ -266,7 +266,7 @@ def _ends(sweep: Sweep, name: str) -> tuple[str, str]:
     dimension = sweep.dimensions[name]
     if isinstance(dimension, Choice | Grid):
         return number(dimension.options[0]), number(dimension.options[-1])
-    log = ", log" if in_log(dimension) else ""
+    log = ", log" if dimension.log else ""
     return number(dimension.low), number(dimension.high) + log
 
 

@@ -45,7 +45,8 @@ def explained(folder: Path, consequence: str) -> Iterator[None]:
     except sqlite3.Error as error:
         raise LedgerError(f"{_of_sqlite(folder, error)}. {consequence}") from error
     except OSError as error:
-        raise LedgerError(f"{_of_system(folder, error)}. {consequence}") from error
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise LedgerError(f"{_of_system(folder, cause)}. {consequence}") from error
 
 
 def damaged(folder: Path) -> str:

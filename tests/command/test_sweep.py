@@ -16,8 +16,9 @@ import pytest
 from jaxnn.command import main, tool
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import from_plain, to_plain
+from jaxnn.files import replacing
 from jaxnn.installation import install
-from jaxnn.sweep import Branch, Choice, Grid, Log, Space, Uniform, checkpoints
+from jaxnn.sweep import Branch, Choice, Grid, Log, Space, Uniform
 from jaxnn.sweep import cohort as cohorts
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
@@ -179,7 +180,7 @@ def test_a_full_disk_is_told_in_a_line_and_resumed(folder, tmp_path, capsys, mon
 
     place, halving = tmp_path / "new", ("--halving", "successive", "--eta", "2")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "open", full, raising=False)
+        patch.setattr(replacing, "open", full, raising=False)
         status, _, error = said(capsys, "sweep", *SMALL, *halving, "--folder", place)
     assert status == 1
     assert error == (

@@ -244,7 +244,8 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
     [
         f"DROP TABLE meta; CREATE VIEW meta AS {ENDLESS} SELECT x AS key, x AS value FROM c",
         f"DROP TABLE changes; CREATE VIEW changes AS {ENDLESS} SELECT x, x, x, x FROM c",
-        "DROP TABLE meta; CREATE VIEW meta AS SELECT 'experiment' AS key, zeroblob(900000000) AS value",
+        "DROP TABLE meta; "
+        "CREATE VIEW meta AS SELECT 'experiment' AS key, zeroblob(900000000) AS value",
         "CREATE TRIGGER t AFTER UPDATE ON trials BEGIN DELETE FROM meta; END",
         "DROP TABLE results",
     ],

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from jaxnn.experiment import SGD, AdamW
-from jaxnn.sweep import Choice, Grid, Space, checkpoints, cohort
+from jaxnn.files import replacing
+from jaxnn.sweep import Choice, Grid, Space, cohort
 from jaxnn.sweep.engine import engine
 from jaxnn.sweep.halve import hyperband
 from jaxnn.sweep.ledger import Ledger, LedgerError
@@ -210,7 +211,7 @@ def test_a_full_disk_stops_cleanly_and_goes_on_to_the_same_end(tmp_path, kind, m
     folder, left = tmp_path / "sweep", iter([open] * 2)
     with monkeypatch.context() as patch, driven.begun(made, settings, folder) as ledger:
         patch.setattr(
-            checkpoints, "open", lambda *a: next(left, lambda *_: Full())(*a), raising=False
+            replacing, "open", lambda *a: next(left, lambda *_: Full())(*a), raising=False
         )
         with pytest.raises(LedgerError, match=r"the disk is full.*Nothing was lost.*write python"):
             driven.drive(ledger, made)

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxnn.files import replacing
 from jaxnn.installation import upgrade
-from jaxnn.sweep import checkpoints
 from jaxnn.sweep.ledger import Change, Cohort, Group, Ledger, LedgerError, Result
 from tests.sweep import toy
 
@@ -510,7 +510,12 @@ def test_opening_removes_what_a_killed_driver_left_and_nothing_else(tmp_path):
     with Ledger.create(tmp_path, META) as ledger:
         ledger.add_group(Group("wide", {}, "vmap", 1))
         two_lanes(ledger)
-    for name in ("000007.safetensors", "000001.safetensors.new", "notes.txt", "x.safetensors"):
+    for name in (
+        "000007.safetensors",
+        ".000001.safetensors-0123abcd",
+        "notes.txt",
+        "x.safetensors",
+    ):
         (tmp_path / "lanes" / name).write_text(name)
     Ledger.open(tmp_path).close()
     assert len(os.listdir(tmp_path / "lanes")) == 5
@@ -550,7 +555,7 @@ def test_a_full_disk_in_a_checkpoint_stops_cleanly_and_goes_on(ledger, monkeypat
     digest = ledger.digest()
     cohort = Cohort("wide", 1, 1, 2, ((0, 7), (1, 7)))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "open", lambda *_: Full(), raising=False)
+        patch.setattr(replacing, "open", lambda *_: Full(), raising=False)
         with pytest.raises(
             LedgerError,
             match=rf"the disk is full, lanes/000001\.safetensors\.new cannot be written "

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import lanes
-from .cohort import Way, Work
+from .cohort import Way, Work, regrouped
 from .compiled import By
 from .faults import LedgerError, damaged
 from .ledger import Ledger
@@ -137,4 +136,4 @@ class Assembly:
             for cohort, each in places.items()
         ]
         order = [index for each in places.values() for _, index in each]
-        return lanes.regrouped(pieces, np.argsort(order).tolist())
+        return regrouped(pieces, np.argsort(order).tolist())

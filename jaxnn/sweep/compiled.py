@@ -26,7 +26,6 @@ from jax.sharding import PartitionSpec as P
 
 from ..experiment.experiment import Loaded
 from ..train.state import with_keys, without_keys
-from . import lanes
 from .space import Values
 from .structure import Structure
 from .training import Order, Training, array, arrays_of, as_written, dependent, scalar
@@ -128,7 +127,8 @@ class Compiled:
             ts = jax.tree.map(lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * fill]), state)
         else:  # as `train.fit` starts, which is quicker than to compile it for all lanes
             pairs = zip(trainings, seeds, strict=True)
-            ts = lanes.stacked([self._start(one, seed, numbers, data[1]) for one, seed in pairs])
+            starts = [self._start(one, seed, numbers, data[1]) for one, seed in pairs]
+            ts = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
         ts = jax.device_put(ts, self._split)
         found = []
         for epoch in range(*epochs):
@@ -257,7 +257,11 @@ class Compiled:
         """The metrics of each piece; of each of `count` lanes if they go one after the other."""
         if self.way.by == "vmap":
             return [self._held(numbers, ts, constant, *one) for one in pieces]
-        taken = [_lane((numbers, ts), lane) for lane in range(count if pieces else 0)]
+        if not pieces:
+            return [[]] * count
+        # To take lanes that several devices share is a collective, which must not wait for another.
+        held = numbers, ts if self.way.devices == 1 else jax.device_get(ts)
+        taken = [_lane(held, lane) for lane in range(count)]
         return [[self._held(*one, constant, *piece) for piece in pieces] for one in taken]
 
     def _held(self, *arguments: Any) -> Any:

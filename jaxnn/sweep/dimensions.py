@@ -75,7 +75,7 @@ class Uniform(_Range):
 
     low: float
     high: float
-    log: ClassVar[bool] = False
+    log: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         _make_floats(self)
@@ -105,7 +105,7 @@ class Log(_Range):
 
     low: float
     high: float
-    log: ClassVar[bool] = True
+    log: ClassVar[bool] = True  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         _make_floats(self)
@@ -176,7 +176,7 @@ class _Options:
     """What Choice and Grid share: a tuple of options, each with an equal share of the line."""
 
     options: tuple[Scalar, ...]
-    log: ClassVar[bool] = False
+    log: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def at(self, u: float) -> Scalar:
         """The option whose share of the unit line `u` is in."""

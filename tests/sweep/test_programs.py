@@ -25,7 +25,7 @@ from jaxnn import train
 from jaxnn.command.sweep import meta_of
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.sweep import Choice, Log, Uniform, lanes
+from jaxnn.sweep import Choice, Log, Uniform, cohort
 from jaxnn.sweep.cohort import Way, Work, compiled_cohort, work
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.engine import engine
@@ -68,7 +68,7 @@ def trained(structure, way, values, seeds=SEEDS, records=(0, 3), state=None):
 
 def states(outcome, structure, values):
     """The state of each lane."""
-    whole = lanes.unpack(outcome.state, compiled_cohort(structure, LOOP, False).lane(values[0]))
+    whole = cohort.unpack(outcome.state, compiled_cohort(structure, LOOP, False).lane(values[0]))
     return [jax.tree.map(lambda leaf, i=i: leaf[i], whole) for i in range(len(values))]
 
 

@@ -18,13 +18,11 @@ from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import mean, read
 from jaxnn.sweep.report import page, write
 from jaxnn.sweep.report.axes import at_edge, log_ticks, score_scale
-from jaxnn.sweep.report.failures import shares
-from jaxnn.sweep.report.headline import headline
+from jaxnn.sweep.report.headline import headline, seed_mean
 from jaxnn.sweep.report.importance import importance, importance_of
 from jaxnn.sweep.report.parameters import edge_words, ranks, shown, slices
 from jaxnn.sweep.report.progress import against_seconds
-from jaxnn.sweep.report.rungs import survivors
-from jaxnn.sweep.report.statistics import seed_mean
+from jaxnn.sweep.report.rungs import shares, survivors
 from jaxnn.sweep.tables import Change, Cohort, Group, Result
 from tests.sweep.made_up import SPACE, made_up
 
@@ -303,7 +301,7 @@ def test_a_sweep_that_has_hardly_begun_has_a_page(sweep):
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     folder = small_ledger(tmp_path / "sweep")
-    monkeypatch.setattr("jaxnn.sweep.report.writing.page", lambda sweep: f"{sweep.name}</html>\n")
+    monkeypatch.setattr("jaxnn.sweep.report.document.page", lambda sweep: f"{sweep.name}</html>\n")
     with Ledger.open(folder) as ledger:
         assert write(ledger) == folder / "report.html"
         assert (folder / "report.html").read_text() == "mnist_mlp</html>\n"

@@ -13,8 +13,7 @@ from ...page.words import escaped, label, number, shorts
 from ..dimensions import Choice, Dimension, Grid
 from ..reading import Sweep
 from ..tables import Trial
-from .axes import at_edge, place, set_axis
-from .scores import scores, size, whole_runs, words
+from .axes import at_edge, place, scores, set_axis, size, whole_runs, words
 
 MOST = 1000  # trials in a picture: beyond it the best half and an even sample of the others
 PERCENT = (10, 20, 35, 50, 65, 80)  # of the ranking, where a colour ends

@@ -9,9 +9,8 @@ from ...page.drawing import BAND, BEST, CURVE, INK, drawable, svg
 from ...page.words import label
 from ...train.directions import direction_of
 from ..reading import Sweep
-from .axes import linear_ticks, metric_label, score_scale, set_ticks
+from .axes import linear_ticks, metric_label, score_scale, scores, set_ticks, whole_runs, words
 from .parameters import shown
-from .scores import scores, whole_runs, words
 
 MOST = 2000  # dots in a picture
 UNITS = (("seconds", 1), ("minutes", 60), ("hours", 3600))

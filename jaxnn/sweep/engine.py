@@ -53,10 +53,26 @@ RAISED = {"ray": {"RayTaskError"}, "submitit": {"FailedJobError"}}
 class Engine(Executor):
     """An executor that knows how many calls it runs at a time."""
 
+    closed = False
+
     @property
     def workers(self) -> int:
         """How many calls run at a time."""
+        return 1
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Send a call to a worker."""
+        if self.closed:
+            raise RuntimeError("this engine is shut down and takes no more calls")
+        return self.sent(fn, args, kwargs)
+
+    def sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+        """The future of a call that is sent to a worker."""
         raise NotImplementedError
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; wait for those submitted, or give them up; stop the workers."""
+        self.closed = True
 
 
 def engine(text: str, workers: int | None = None, folder: str | Path | None = None) -> Engine:
@@ -147,19 +163,26 @@ def lost(error: BaseException) -> bool:
     return any(names.get(package, set()) & died for package, died in LOST.items())
 
 
+def retried(
+    call: Callable[[], Any], tries: int, given_up: Callable[[], bool] = lambda: False
+) -> Any:
+    """The result of a call, which is made again if its worker dies, up to so many times in all."""
+    while True:
+        tries -= 1
+        try:
+            return call()
+        except Exception as error:
+            if tries <= 0 or not lost(error) or given_up():
+                raise
+
+
 def answer(executor: Executor, function: Callable[..., Any], argument: Any) -> Any:
-    """The result of a call, which is made again where its worker dies: `TRIES` times at most.
+    """The result of a call, which is made again if its worker dies: `TRIES` times at most.
 
     >>> answer(Local(), abs, -3)
     3
     """
-    for _ in range(TRIES):
-        try:
-            return executor.submit(function, argument).result()
-        except Exception as error:
-            if not lost(error):
-                raise
-    return executor.submit(function, argument).result()
+    return retried(lambda: executor.submit(function, argument).result(), TRIES + 1)
 
 
 class Local(Engine):
@@ -169,17 +192,8 @@ class Local(Engine):
     True
     """
 
-    def __init__(self) -> None:
-        self._closed = False
-
-    @property
-    def workers(self) -> int:
-        """One."""
-        return 1
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run it, and give a future that has its result or what it raised."""
-        _check_open(self._closed)
+    def sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+        """Run it, and return a future that has its result or what it raised."""
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         try:
@@ -188,38 +202,29 @@ class Local(Engine):
             future.set_exception(error)
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls."""
-        self._closed = True
-
 
 class _Remote(Engine):
     """What Dask and Ray share: the futures that are not done, and how they end."""
 
     def __init__(self) -> None:
-        self._closed = False
         self._futures: set[Future[Any]] = set()
         self._stack = contextlib.ExitStack()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Send the call to a worker."""
-        _check_open(self._closed)
-        future = self._sent(fn, args, kwargs)
+        """Send a call to a worker."""
+        future = super().submit(fn, *args, **kwargs)
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those submitted, or give them up; stop the workers."""
-        self._closed = True
+        super().shutdown()
         if not wait or cancel_futures:
             for future in list(self._futures):
                 future.cancel()
         concurrent.futures.wait(list(self._futures))
         self._stack.close()
-
-    def _sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
-        raise NotImplementedError
 
 
 class _Dask(_Remote):
@@ -252,7 +257,7 @@ class _Dask(_Remote):
     def workers(self) -> int:
         return max(1, sum(self._client.nthreads().values()))
 
-    def _sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+    def sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
         import dask.config
 
         # The lanes of a cohort go to one worker, once: nothing to scatter, nothing to warn of.
@@ -295,7 +300,7 @@ class _Ray(_Remote):
     def workers(self) -> int:
         return max(1, int(self._ray.cluster_resources().get(self._resource, 0)))
 
-    def _sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+    def sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
         reference = self._task.remote(fn, args, kwargs)
         future = reference.future()
         future.add_done_callback(
@@ -328,24 +333,17 @@ class Submitit(Engine):
         """How many jobs there are at a time."""
         return self._workers
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
         """Submit a job as soon as there are less than `workers`."""
-        return self._pool.submit(self._tried, fn, args, kwargs)
+        given_up = self._given_up.is_set
+        return self._pool.submit(retried, lambda: self._ran(fn, args, kwargs), TRIES, given_up)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those submitted, or give them up and cancel their jobs."""
+        super().shutdown()
         if not wait:
             self._given_up.set()
         self._pool.shutdown(wait=True, cancel_futures=cancel_futures or not wait)
-
-    def _tried(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        for again in reversed(range(TRIES)):
-            try:
-                return self._ran(fn, args, kwargs)
-            except Exception as error:
-                if not (again and lost(error)) or self._given_up.is_set():
-                    raise
-        raise RuntimeError("unreachable")
 
     def _ran(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         with self._one_at_a_time:
@@ -394,8 +392,3 @@ def _minutes(text: str) -> int:
 
 def _called(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return fn(*args, **kwargs)
-
-
-def _check_open(closed: bool) -> None:
-    if closed:
-        raise RuntimeError("this engine is shut down and takes no more calls")

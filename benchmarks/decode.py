@@ -23,7 +23,7 @@ def run() -> Result:
     """Measure tokens at both places."""
     net = GPT.gpt2().network(WORDS)
     params = jax.jit(net.init)(jax.random.key(0), jax.ShapeDtypeStruct((1, 8), jnp.int32))
-    row = nn.unstacked(net, params)
+    row = nn.unstack_layers(net, params)
     sides: dict[str, Callable[[], float]] = {}
     places = {EARLY: f"after {EARLY} tokens", LATE: f"after {LATE} tokens"}
     missing: list[str] = []
@@ -53,7 +53,7 @@ def run() -> Result:
     ]
     return Result(
         f"GPT-2 of 124M parameters at random weights, float32, one sequence: {TOKENS} tokens, "
-        "greedy, one call a token. jaxnn's blocks stand in a row, by nn.unstacked, but for one "
+        "greedy, one call a token. jaxnn's blocks stand in a row, by nn.unstack_layers, but for one "
         "line that says so; its cache has 1,024 positions from the start, so a token costs the "
         "same anywhere, where transformers' cache grows.",
         [Table("A token", "ms", samples, f"jaxnn, cached, after {LATE} tokens", bars, missing)],
@@ -61,7 +61,7 @@ def run() -> Result:
 
 
 def _cached(net: nn.Layer, params: Any, prompt: int) -> Callable[[], float]:
-    cached = nn.cached(net, length=1024)
+    cached = nn.with_cache(net, length=1024)
     given = jnp.ones((1, prompt), jnp.int32)
     begun = cached.init_state(given)
 

@@ -23,9 +23,9 @@ def run() -> Result:
     sides = {
         side: ["-m", "benchmarks.init", peer, side]
         for peer in peers
-        for side in offered("initialisers", by=(peer,))[0]
+        for side in offered("initializers", by=(peer,))[0]
     }
-    missing = offered("initialisers", by=LIBRARIES)[1]
+    missing = offered("initializers", by=LIBRARIES)[1]
     samples = fresh.interleaved(sides, rounds=ROUNDS)
     tables = []
     for quantity, limit in (("first", 0.5), ("second", 1.0)):
@@ -45,7 +45,7 @@ def run() -> Result:
 
 def measure(peer: str, side: str) -> dict[str, float]:
     """Seconds of the first and of the second draw in this process."""
-    draw = offered("initialisers", by=(peer,))[0][side]
+    draw = offered("initializers", by=(peer,))[0][side]
     jax.block_until_ready(jax.random.key(0))
     return {
         "first": seconds_of(lambda: jax.block_until_ready(draw(1))),

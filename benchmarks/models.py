@@ -35,7 +35,7 @@ def run() -> Result:
         "documentation writes them: inference of a batch, a training step, and for the GPT, in new "
         "processes, tracing and compiling the step: its first call less the second. The peers "
         "write the layers of the GPT in a Python loop; jaxnn repeats one block, or has the blocks "
-        "in a row, by nn.unstacked.",
+        "in a row, by nn.unstack_layers.",
         [*tables, _compiling()],
     )
 

@@ -148,7 +148,7 @@ def _program(widths: Sequence[int]) -> train.Program:
 
 def _network(widths: Sequence[int]) -> nn.Layer:
     layers = itertools.chain.from_iterable((nn.Dense(width), jax.nn.relu) for width in widths[1:])
-    return nn.Serial(*list(layers)[:-1])
+    return nn.Sequential(*list(layers)[:-1])
 
 
 def _loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Compiling a training step of equal blocks, scanned by `Repeat` against unrolled in a `Serial`."""
+"""Compiling a training step of equal blocks, scanned by `Repeat` against unrolled in a `Sequential`."""
 
 import time
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from jaxnn import train
 BLOCKS = 24
 BATCH = 32
 ROUNDS = 3
-SCANNED, UNROLLED = "Repeat(block, n)", "Serial(*[block] * n)"
+SCANNED, UNROLLED = "Repeat(block, n)", "Sequential(*[block] * n)"
 
 
 def run() -> Result:
     """Measure both compilations."""
     block = jaxnn_.block()
-    nets = {SCANNED: nn.Repeat(block, BLOCKS), UNROLLED: nn.Serial(*[block] * BLOCKS)}
+    nets = {SCANNED: nn.Repeat(block, BLOCKS), UNROLLED: nn.Sequential(*[block] * BLOCKS)}
     sides = {name: _compilation(net) for name, net in nets.items()}
     samples = interleaved(sides, rounds=ROUNDS, warm_up=1)
-    bar = Bar("Repeat over Serial", samples[SCANNED].over(samples[UNROLLED]), 0.25)
+    bar = Bar("Repeat over Sequential", samples[SCANNED].over(samples[UNROLLED]), 0.25)
     return Result(
         f"From `train.make_step` to the end of the first call, for {BLOCKS} transformer blocks "
         f"without attention (width {shapes.WIDTH}, hidden {shapes.HIDDEN}), all of jax's caches "

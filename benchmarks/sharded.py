@@ -95,7 +95,7 @@ def _repeated(step: Callable[[], Any], calls: int, what: str) -> Callable[[], ob
 
 def _sides(depth: int) -> dict[str, Callable[[], Any]]:
     """Each side as a function that runs one step of a held state and gives its loss."""
-    net = nn.Serial(
+    net = nn.Sequential(
         *[layer for _ in range(depth - 1) for layer in (nn.Dense(WIDTH), jax.nn.relu)],
         nn.Dense(WIDTH),
     )

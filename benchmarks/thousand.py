@@ -18,7 +18,7 @@ from jaxnn import data, train
 from jaxnn.command.sweep import meta_of
 from jaxnn.experiment import SGD, Experiment
 from jaxnn.models import MLP
-from jaxnn.sweep import Log, Space, Uniform
+from jaxnn.sweep import LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way
 from jaxnn.sweep.driver import Driver, Progress
 from jaxnn.sweep.engine import engine
@@ -47,7 +47,7 @@ class Config:
 
 
 def load(config: Config) -> Any:
-    """3,500 digits, grey levels in [0, 1], a class of ten for each; and those for validation."""
+    """3,500 digits, gray levels in [0, 1], a class of ten for each; and those for validation."""
     return data.mnist_5k()
 
 
@@ -60,7 +60,7 @@ def program(config: Config, data: Any) -> train.Program:
 
 
 SPACE = Space(
-    Config, {"optimizer.learning_rate": Log(1e-2, 0.5), "model.dropout": Uniform(0.0, 0.6)}
+    Config, {"optimizer.learning_rate": LogUniform(1e-2, 0.5), "model.dropout": Uniform(0.0, 0.6)}
 )
 EXPERIMENT = Experiment("thousand", Config, data=load, program=program, space=SPACE)
 OURS, BARE = "jaxnn sweep", "bare loop"

@@ -45,7 +45,7 @@ def interleaved(
     has timed itself, as a loop must whose steady state comes after a start. Many short rounds beat
     few long ones: other work on the machine comes and goes. `warm_up` untimed runs of each side
     come first and compile. Each round starts with another side, so that none always follows the
-    same neighbour.
+    same neighbor.
     """
     for _ in range(warm_up):
         for run in sides.values():

@@ -16,7 +16,7 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,11 @@ class Experiment:
 
 
 def problem() -> Problem:
-    """569 tumours, measurements standardised by the training examples: is it benign?"""
+    """569 tumours, measurements standardized by the training examples: is it benign?"""
     cancer = data.breast_cancer()
-    return Problem(cancer, train.Binary(), inputs=data.Standardiser.fit(cancer.train.x))
+    return Problem(
+        cancer, train.BinaryClassification(), inputs=data.Standardizer.fit(cancer.train.x)
+    )
 
 
 def build(config: Experiment, problem: Problem) -> Program:
@@ -56,8 +58,8 @@ SPACE = Space(
     Experiment,
     {
         "optimizer": Branch(
-            SGD={"learning_rate": Log(1e-3, 0.5), "momentum": Uniform(0.5, 0.98)},
-            AdamW={"learning_rate": Log(1e-4, 1e-1), "weight_decay": Log(1e-6, 1e-1)},
+            SGD={"learning_rate": LogUniform(1e-3, 0.5), "momentum": Uniform(0.5, 0.98)},
+            AdamW={"learning_rate": LogUniform(1e-4, 1e-1), "weight_decay": LogUniform(1e-6, 1e-1)},
         ),
         "model.dropout": Uniform(0.0, 0.6),
         "model.width": Choice(8, 32, 128),

@@ -17,7 +17,7 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Experiment:
 
 
 def problem() -> Problem:
-    """442 patients, measurements and target standardised by the training examples."""
+    """442 patients, measurements and target standardized by the training examples."""
     diabetes = data.diabetes()
     return Problem(
         diabetes,
         train.Regression(),
-        inputs=data.Standardiser.fit(diabetes.train.x),
-        targets=data.Standardiser.fit(diabetes.train.y),
+        inputs=data.Standardizer.fit(diabetes.train.x),
+        targets=data.Standardizer.fit(diabetes.train.y),
         quantity="disease progression",
     )
 
@@ -63,8 +63,8 @@ SPACE = Space(
     Experiment,
     {
         "optimizer": Branch(
-            SGD={"learning_rate": Log(1e-4, 0.1), "momentum": Uniform(0.5, 0.98)},
-            AdamW={"learning_rate": Log(1e-4, 1e-1), "weight_decay": Log(1e-6, 1e-1)},
+            SGD={"learning_rate": LogUniform(1e-4, 0.1), "momentum": Uniform(0.5, 0.98)},
+            AdamW={"learning_rate": LogUniform(1e-4, 1e-1), "weight_decay": LogUniform(1e-6, 1e-1)},
         ),
         "model.dropout": Uniform(0.0, 0.6),
         "model.width": Choice(16, 64, 256),

@@ -20,7 +20,7 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
 from jaxnn.models import LeNet
-from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
 SHAPE = (28, 28)
 
@@ -58,7 +58,7 @@ class Shift:
 
 
 def problem() -> Problem:
-    """5,000 digits, grey levels in [0, 1]: a class of ten for each."""
+    """5,000 digits, gray levels in [0, 1]: a class of ten for each."""
     return Problem(data.mnist_5k(), train.Classification(10))
 
 
@@ -66,7 +66,7 @@ def build(config: Experiment, problem: Problem) -> Program:
     """The training program of a configuration."""
     steps = run_length(len(problem.data.train.x), config.batch_size, config.epochs)
     return Program(
-        net=nn.Serial(
+        net=nn.Sequential(
             image=nn.Reshape((*SHAPE, 1)), lenet=config.model.network(problem.task.outputs)
         ),
         task=problem.task,
@@ -83,8 +83,8 @@ SPACE = Space(
     Experiment,
     {
         "optimizer": Branch(
-            SGD={"learning_rate": Log(1e-2, 0.3), "momentum": Uniform(0.5, 0.98)},
-            AdamW={"learning_rate": Log(3e-4, 1e-2), "weight_decay": Log(1e-4, 1e-1)},
+            SGD={"learning_rate": LogUniform(1e-2, 0.3), "momentum": Uniform(0.5, 0.98)},
+            AdamW={"learning_rate": LogUniform(3e-4, 1e-2), "weight_decay": LogUniform(1e-4, 1e-1)},
         ),
         "model.dropout": Uniform(0.0, 0.6),
         "shift": Choice(0, 1, 2, 3),

@@ -21,7 +21,7 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
 SHAPE = (28, 28)
 
@@ -59,7 +59,7 @@ class Shift:
 
 
 def problem() -> Problem:
-    """5,000 digits, grey levels in [0, 1]: a class of ten for each."""
+    """5,000 digits, gray levels in [0, 1]: a class of ten for each."""
     return Problem(data.mnist_5k(), train.Classification(10))
 
 
@@ -81,8 +81,8 @@ SPACE = Space(
     Experiment,
     {
         "optimizer": Branch(
-            SGD={"learning_rate": Log(1e-2, 0.5), "momentum": Uniform(0.5, 0.98)},
-            AdamW={"learning_rate": Log(1e-4, 1e-1), "weight_decay": Log(1e-6, 1e-1)},
+            SGD={"learning_rate": LogUniform(1e-2, 0.5), "momentum": Uniform(0.5, 0.98)},
+            AdamW={"learning_rate": LogUniform(1e-4, 1e-1), "weight_decay": LogUniform(1e-6, 1e-1)},
         ),
         "model.dropout": Uniform(0.0, 0.6),
         "model.width": Choice(64, 128, 256),

@@ -21,7 +21,7 @@ import jaxnn as nn
 from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
-from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 
 SHAPE = (28, 28)
 CELLS = {"gru": nn.GRUCell, "lstm": nn.LSTMCell}
@@ -40,7 +40,7 @@ class RNN:
 
     def network(self, outputs: int) -> nn.Layer:
         """The network from sequences (rows, T, features) to (rows, outputs)."""
-        return nn.Serial(
+        return nn.Sequential(
             recurrent=nn.Recurrent(CELLS[self.cell](self.width), output="last"),
             dropout=nn.Dropout(self.dropout),
             head=nn.Dense(outputs),
@@ -89,8 +89,8 @@ SPACE = Space(
     Experiment,
     {
         "optimizer": Branch(
-            SGD={"learning_rate": Log(1e-2, 0.5), "momentum": Uniform(0.5, 0.98)},
-            AdamW={"learning_rate": Log(1e-3, 1e-1), "weight_decay": Log(1e-5, 1e-1)},
+            SGD={"learning_rate": LogUniform(1e-2, 0.5), "momentum": Uniform(0.5, 0.98)},
+            AdamW={"learning_rate": LogUniform(1e-3, 1e-1), "weight_decay": LogUniform(1e-5, 1e-1)},
         ),
         "model.dropout": Uniform(0.0, 0.6),
         "model.width": Choice(64, 128, 256),

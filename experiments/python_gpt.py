@@ -26,7 +26,7 @@ from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import SGD, AdamW, Command, Problem, Program, Recipe, run_length
 from jaxnn.models import GPT
-from jaxnn.sweep import Branch, Choice, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, LogUniform, Space, Uniform
 from jaxnn.train.evaluation import Trained
 
 # Characters of a window: the network never sees more at once, in training or when it writes.
@@ -37,7 +37,7 @@ LENGTH = 128
 class Experiment:
     """What a run depends on."""
 
-    model: GPT = GPT(layers=3, width=128, heads=4, length=LENGTH, positions="rotary")
+    model: GPT = GPT(layers=3, width=128, num_heads=4, length=LENGTH, positions="rotary")
     optimizer: AdamW | SGD = AdamW(learning_rate=3e-3, weight_decay=0.1)
     batch_size: int = 8
     """Windows of 128 characters per step."""
@@ -68,7 +68,7 @@ class Sample:
 def problem() -> Problem:
     """Windows of the manual, and the character that follows each of their characters."""
     text = data.python_reference()
-    return Problem(text.windows(LENGTH), train.LanguageModel(len(text.vocabulary)))
+    return Problem(text.windows(LENGTH), train.NextToken(len(text.vocabulary)))
 
 
 def build(config: Experiment, problem: Problem) -> Program:
@@ -89,7 +89,7 @@ def written(problem: Problem, program: Program, trained: Trained, options: Sampl
     vocabulary, half = problem.data.class_names, LENGTH // 2
     tokens = data.encode(options.prompt, vocabulary)
     length, key = len(tokens) + options.characters, jax.random.key(options.seed)
-    net, params = nn.unstacked(program.net, trained.params)  # a row decodes faster
+    net, params = nn.unstack_layers(program.net, trained.params)  # a row decodes faster
     while len(tokens) < length:
         new = nn.generate(
             net,
@@ -121,7 +121,7 @@ SPACE = Space(
     Experiment,
     {
         "optimizer": Branch(
-            AdamW={"learning_rate": Log(3e-4, 1e-2), "weight_decay": Log(1e-3, 1.0)},
+            AdamW={"learning_rate": LogUniform(3e-4, 1e-2), "weight_decay": LogUniform(1e-3, 1.0)},
         ),
         "model.dropout": Uniform(0.0, 0.3),
         "model.layers": Choice(2, 3, 4),

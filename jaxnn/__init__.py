@@ -4,7 +4,7 @@ A layer is a value, parameters are data, a configuration is data:
 
 >>> import jax, jax.numpy as jnp
 >>> import jaxnn as nn
->>> net = nn.Serial(nn.Dense(128), jax.nn.relu, nn.Dense(10))
+>>> net = nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
 >>> x = jnp.zeros((32, 784))
 >>> params = net.init(jax.random.key(0), x)
 >>> net.apply(params, x).shape
@@ -20,20 +20,20 @@ from .combine.bidirectional import Bidirectional
 from .combine.capture import Tap, capture
 from .combine.ensemble import Ensemble
 from .combine.inference import Inference
-from .combine.low_rank import LowRank
+from .combine.lora import LoRA
 from .combine.mixture import MixtureOfExperts
 from .combine.precision import Precision
-from .combine.quantized import quantized
+from .combine.quantize import quantize
 from .combine.recurrent import Recurrent
 from .combine.remat import Remat
 from .combine.repeat import Repeat
 from .combine.residual import Residual
-from .combine.serial import Parallel, Serial
+from .combine.sequential import Parallel, Sequential
 from .combine.spectral_norm import SpectralNorm
 from .combine.weight_norm import WeightNorm
 from .core.composite import Composite
-from .core.declarations import Param, Slot
-from .core.initialisers import (
+from .core.declarations import Param, Variable
+from .core.initializers import (
     Initializer,
     constant,
     delta_orthogonal,
@@ -54,11 +54,11 @@ from .core.initialisers import (
 )
 from .core.layer import Layer, LayerLike
 from .core.pair import layer
-from .core.paths import fold
+from .core.paths import fold_in
 from .core.primitive import Primitive
 from .core.wrapper import Wrapper
 from .layers.activation import PReLU
-from .layers.attention import Attention
+from .layers.attention import MultiHeadAttention
 from .layers.bilinear import Bilinear
 from .layers.convolution import Conv, DepthwiseConv, Separable, SeparableConv
 from .layers.convolution_transpose import ConvTranspose
@@ -68,8 +68,9 @@ from .layers.einsum import Einsum
 from .layers.embedding import Embedding, EmbeddingBag
 from .layers.gated import GatedFeedForward
 from .layers.layer_scale import LayerScale
+from .layers.learned_array import LearnedArray
 from .layers.linear_recurrence import LinearRecurrence
-from .layers.normalisation import (
+from .layers.normalization import (
     BatchNorm,
     GroupNorm,
     InstanceNorm,
@@ -77,14 +78,13 @@ from .layers.normalisation import (
     LocalResponseNorm,
     RMSNorm,
 )
-from .layers.parameter import Parameter
 from .layers.patch import PatchEmbedding
 from .layers.pixel_shuffle import PixelShuffle, PixelUnshuffle
 from .layers.pooling import (
-    AdaptiveAveragePool,
+    AdaptiveAvgPool,
     AdaptiveMaxPool,
-    AveragePool,
-    GlobalAveragePool,
+    AvgPool,
+    GlobalAvgPool,
     GlobalMaxPool,
     LpPool,
     MaxPool,
@@ -98,7 +98,7 @@ from .layers.rotary import (
     Llama3Scaling,
     LongRoPEScaling,
     NTKScaling,
-    Rotary,
+    RotaryEmbedding,
     YaRNScaling,
 )
 from .layers.shape import Flatten, Reshape
@@ -109,28 +109,28 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .generation.generate import generate
-    from .inspect.checked import checked
+    from .inspect.checkify import checkify
     from .inspect.summary import summary
-    from .surgery.adapters import adapted, merged
-    from .surgery.cached import cached, with_cache
+    from .surgery.adapters import add_lora, merge_lora
+    from .surgery.caching import with_cache
     from .surgery.replacement import replace, replaced
-    from .surgery.stacking import stacked, unstacked
-    from .surgery.widening import widened
+    from .surgery.stacking import stack_layers, unstack_layers
+    from .surgery.widening import widen
 
 # Only looking at networks and editing them needs these modules: imported when first asked for.
 _LATER = {
-    "adapted": "jaxnn.surgery.adapters",
-    "cached": "jaxnn.surgery.cached",
-    "checked": "jaxnn.inspect.checked",
+    "add_lora": "jaxnn.surgery.adapters",
+    "with_cache": "jaxnn.surgery.caching",
+    "checkify": "jaxnn.inspect.checkify",
     "generate": "jaxnn.generation.generate",
-    "merged": "jaxnn.surgery.adapters",
+    "merge_lora": "jaxnn.surgery.adapters",
     "replace": "jaxnn.surgery.replacement",
     "replaced": "jaxnn.surgery.replacement",
-    "stacked": "jaxnn.surgery.stacking",
+    "stack_layers": "jaxnn.surgery.stacking",
     "summary": "jaxnn.inspect.summary",
-    "unstacked": "jaxnn.surgery.stacking",
-    "widened": "jaxnn.surgery.widening",
-    "with_cache": "jaxnn.surgery.cached",
+    "unstack_layers": "jaxnn.surgery.stacking",
+    "widen": "jaxnn.surgery.widening",
+    "with_cache": "jaxnn.surgery.caching",
 }
 
 
@@ -142,11 +142,10 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "AdaptiveAveragePool",
+    "AdaptiveAvgPool",
     "AdaptiveMaxPool",
     "AlphaDropout",
-    "Attention",
-    "AveragePool",
+    "AvgPool",
     "BatchNorm",
     "Bidirectional",
     "Bilinear",
@@ -169,7 +168,7 @@ __all__ = [
     "GRUCell",
     "GatedFeedForward",
     "GaussianNoise",
-    "GlobalAveragePool",
+    "GlobalAvgPool",
     "GlobalMaxPool",
     "GroupNorm",
     "Inference",
@@ -180,23 +179,24 @@ __all__ = [
     "LayerLike",
     "LayerNorm",
     "LayerScale",
+    "LearnedArray",
     "LearnedPositions",
     "LinearRecurrence",
     "LinearScaling",
     "Llama3Scaling",
+    "LoRA",
     "LocalResponseNorm",
     "LongRoPEScaling",
-    "LowRank",
     "LpPool",
     "MaxPool",
     "MinPool",
     "MinimalGatedCell",
     "MixtureOfExperts",
+    "MultiHeadAttention",
     "NTKScaling",
     "PReLU",
     "Parallel",
     "Param",
-    "Parameter",
     "PatchEmbedding",
     "PixelShuffle",
     "PixelUnshuffle",
@@ -209,27 +209,26 @@ __all__ = [
     "Repeat",
     "Reshape",
     "Residual",
-    "Rotary",
+    "RotaryEmbedding",
     "Separable",
     "SeparableConv",
-    "Serial",
+    "Sequential",
     "SinusoidalPositions",
-    "Slot",
     "SpectralNorm",
     "SqueezeExcitation",
     "StochasticDepth",
     "Tap",
     "Upsample",
+    "Variable",
     "WeightNorm",
     "Wrapper",
     "YaRNScaling",
-    "adapted",
-    "cached",
+    "add_lora",
     "capture",
-    "checked",
+    "checkify",
     "constant",
     "delta_orthogonal",
-    "fold",
+    "fold_in",
     "generate",
     "glorot_normal",
     "glorot_uniform",
@@ -239,20 +238,20 @@ __all__ = [
     "layer",
     "lecun_normal",
     "lecun_uniform",
-    "merged",
+    "merge_lora",
     "normal",
     "ones",
     "orthogonal",
-    "quantized",
+    "quantize",
     "replace",
     "replaced",
-    "stacked",
+    "stack_layers",
     "summary",
     "truncated_normal",
     "uniform",
-    "unstacked",
+    "unstack_layers",
     "variance_scaling",
-    "widened",
+    "widen",
     "with_cache",
     "zeros",
 ]

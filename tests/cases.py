@@ -47,7 +47,7 @@ class Case:
     name: str
     layer: nn.Layer
     inputs: tuple[Any, ...]
-    causal: bool = False  # whether `nn.cached` of it may be fed a sequence in pieces
+    causal: bool = False  # whether `nn.with_cache` of it may be fed a sequence in pieces
 
     def __str__(self) -> str:
         return self.name
@@ -95,9 +95,9 @@ class Case:
         return (False, True) if self.draws or self.state else (False,)
 
 
-BLOCK = nn.Serial(nn.LayerNorm(), nn.Dense(4), jax.nn.gelu, nn.Dropout(0.5))
-STATEFUL = nn.Serial(nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.3))
-STACKED = nn.Serial(nn.Recurrent(nn.LSTMCell(3)), nn.Dropout(0.5), nn.Recurrent(nn.GRUCell(4)))
+BLOCK = nn.Sequential(nn.LayerNorm(), nn.Dense(4), jax.nn.gelu, nn.Dropout(0.5))
+STATEFUL = nn.Sequential(nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.3))
+STACKED = nn.Sequential(nn.Recurrent(nn.LSTMCell(3)), nn.Dropout(0.5), nn.Recurrent(nn.GRUCell(4)))
 X = (floats(3, 4),)
 XS = (floats(2, 3, 4),)
 
@@ -121,19 +121,21 @@ CASES = [
     Case("ConvTranspose", nn.ConvTranspose(4, 3, stride=2, groups=2), (floats(2, 3, 4),)),
     Case(
         "PixelShuffle after its inverse",
-        nn.Serial(nn.PixelUnshuffle((2, 2)), nn.PixelShuffle((2, 1))),
+        nn.Sequential(nn.PixelUnshuffle((2, 2)), nn.PixelShuffle((2, 1))),
         (floats(2, 4, 2, 3),),
     ),
     Case("Upsample", nn.Upsample(size=(5,), method="linear"), (floats(2, 3, 2),)),
     Case(
         "Attention, causal",
-        nn.Attention(4, 2, 2, causal=True, rotary=nn.Rotary(), query_key_norm=True, soft_cap=5.0),
+        nn.MultiHeadAttention(
+            4, 2, 2, causal=True, rotary=nn.RotaryEmbedding(), query_key_norm=True, soft_cap=5.0
+        ),
         XS,
         True,
     ),
     Case(
         "Attention, window",
-        nn.Attention(2, causal=True, window=3, alibi=True, dropout=0.5, bias=False),
+        nn.MultiHeadAttention(2, causal=True, window=3, alibi=True, dropout=0.5, bias=False),
         XS,
         True,
     ),
@@ -141,7 +143,7 @@ CASES = [
     Case("SinusoidalPositions", nn.SinusoidalPositions(), XS, True),
     Case(
         "EncoderLayer",
-        nn.Repeat(nn.EncoderLayer(nn.Attention(2, causal=True, window=2), nn.Dense(4)), 2),
+        nn.Repeat(nn.EncoderLayer(nn.MultiHeadAttention(2, causal=True, window=2), nn.Dense(4)), 2),
         XS,
         True,
     ),
@@ -154,12 +156,16 @@ CASES = [
     Case(
         "DecoderLayer",
         nn.DecoderLayer(
-            nn.Attention(2), nn.Attention(1), nn.Dense(4), norm_first=False, dropout=nn.Dropout(0.5)
+            nn.MultiHeadAttention(2),
+            nn.MultiHeadAttention(1),
+            nn.Dense(4),
+            norm_first=False,
+            dropout=nn.Dropout(0.5),
         ),
         (*XS, floats(2, 2, 6)),
     ),
     Case("Dropout", nn.Dropout(0.5), X),
-    Case("Dropout, shared", nn.Dropout(0.5, shared=-2), (floats(2, 3, 2),)),
+    Case("Dropout, shared", nn.Dropout(0.5, broadcast_dims=-2), (floats(2, 3, 2),)),
     Case("AlphaDropout", nn.AlphaDropout(0.5), X),
     Case("StochasticDepth", nn.StochasticDepth(0.5), X),
     Case("GaussianNoise", nn.GaussianNoise(0.5), X),
@@ -174,17 +180,17 @@ CASES = [
     Case("BatchNorm axis 1", nn.BatchNorm(axis=1, bias=False), (floats(3, 4, 2),)),
     Case("MaxPool", nn.MaxPool((2, 1), padding=(1, 0), dilation=(2, 1)), (floats(2, 4, 2, 2),)),
     Case("MinPool", nn.MinPool(3, 1, "same"), (floats(2, 4, 2),)),
-    Case("AveragePool", nn.AveragePool(3, 2, 1, ceil_mode=True), (floats(4, 2),)),
+    Case("AvgPool", nn.AvgPool(3, 2, 1, ceil_mode=True), (floats(4, 2),)),
     Case("LpPool", nn.LpPool(2, 2), (floats(2, 4, 2),)),
-    Case("AdaptiveAveragePool", nn.AdaptiveAveragePool((3, 1)), (floats(2, 4, 2, 2),)),
+    Case("AdaptiveAvgPool", nn.AdaptiveAvgPool((3, 1)), (floats(2, 4, 2, 2),)),
     Case("AdaptiveMaxPool", nn.AdaptiveMaxPool(3), (floats(2, 4, 2),)),
-    Case("GlobalAveragePool", nn.GlobalAveragePool(), (floats(2, 3, 2),)),
+    Case("GlobalAvgPool", nn.GlobalAvgPool(), (floats(2, 3, 2),)),
     Case("GlobalMaxPool", nn.GlobalMaxPool(), (floats(2, 3, 2),)),
     Case("Embedding", nn.Embedding(5, 3), (tokens(2, 3),)),
     Case("EmbeddingBag", nn.EmbeddingBag(5, 3, "max", padding=2), (tokens(2, 3),)),
     Case("EmbeddingBag, packed", nn.EmbeddingBag(5, 3, bags=2), (tokens(3), None, tokens(3))),
     Case("PReLU per feature", nn.PReLU(per_feature=True), X),
-    Case("Parameter", nn.Parameter((2, 3), w_init=nn.normal(1.0)), ()),
+    Case("LearnedArray", nn.LearnedArray((2, 3), w_init=nn.normal(1.0)), ()),
     Case("Flatten", nn.Flatten(), (floats(2, 3, 2),)),
     Case("Reshape", nn.Reshape((2, -1)), X),
     Case("Tap", nn.Tap(), X),
@@ -192,9 +198,9 @@ CASES = [
     Case("GatedFeedForward", nn.GatedFeedForward(3, bias=True), X),
     Case("SqueezeExcitation", nn.SqueezeExcitation(2), (floats(2, 2, 2, 4),)),
     Case("PatchEmbedding", nn.PatchEmbedding(3, (2, 1)), (floats(2, 4, 2, 2),)),
-    Case("Serial", nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dense(2)), X),
-    Case("Serial by name", nn.Serial(first=nn.Dense(8), act=jnp.tanh, last=nn.Dense(2)), X),
-    Case("Serial of nothing", nn.Serial(), X),
+    Case("Sequential", nn.Sequential(nn.Dense(8), jax.nn.relu, nn.Dense(2)), X),
+    Case("Sequential by name", nn.Sequential(first=nn.Dense(8), act=jnp.tanh, last=nn.Dense(2)), X),
+    Case("Sequential of nothing", nn.Sequential(), X),
     Case("Parallel", nn.Parallel(nn.Dense(3), nn.Dropout(0.5), merge=jnp.hstack), X),
     Case("Residual", nn.Residual(BLOCK), X),
     Case("Repeat", nn.Repeat(nn.Residual(BLOCK), 3), X),
@@ -205,21 +211,26 @@ CASES = [
     Case("Precision", nn.Precision(BLOCK, "float32"), X),
     Case("Inference", nn.Inference(STATEFUL), X),
     Case(
-        "Inference of Attention", nn.Inference(nn.Repeat(nn.Attention(2, causal=True), 2)), XS, True
+        "Inference of Attention",
+        nn.Inference(nn.Repeat(nn.MultiHeadAttention(2, causal=True), 2)),
+        XS,
+        True,
     ),
-    Case("Repeat of Inference", nn.Repeat(nn.Serial(nn.Inference(BLOCK), nn.Dense(4)), 2), X),
+    Case("Repeat of Inference", nn.Repeat(nn.Sequential(nn.Inference(BLOCK), nn.Dense(4)), 2), X),
     # So many rounds find the singular vectors, where holding them fixed changes no gradient.
     Case("SpectralNorm", nn.SpectralNorm(nn.Dense(4), steps=200), X),
-    Case("LowRank", nn.LowRank(nn.Repeat(nn.Dense(4), 2), 2), X),
+    Case("LoRA", nn.LoRA(nn.Repeat(nn.Dense(4), 2), 2), X),
     Case("WeightNorm", nn.WeightNorm(nn.Repeat(nn.Dense(4), 2)), X),
     Case("MixtureOfExperts", nn.MixtureOfExperts(nn.Dense(4), 3), X),
     Case("MixtureOfExperts, one", nn.MixtureOfExperts(nn.Dropout(0.5), 2, 1), X),
     Case("capture", nn.capture(nn.Repeat(nn.Remat(BLOCK), 2), "1"), X),
     Case(
         "wrappers nested",
-        nn.Serial(
+        nn.Sequential(
             ids=nn.Embedding(5, 4),
-            blocks=nn.Remat(nn.Repeat(nn.Residual(nn.Serial(nn.Remat(BLOCK), nn.BatchNorm())), 2)),
+            blocks=nn.Remat(
+                nn.Repeat(nn.Residual(nn.Sequential(nn.Remat(BLOCK), nn.BatchNorm())), 2)
+            ),
             heads=nn.Ensemble(nn.Precision(nn.Dense(2), "float32"), 2),
         ),
         (tokens(3, 2),),

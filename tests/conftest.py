@@ -1,6 +1,6 @@
 """What is compiled in the tests is compiled quickly: half their time, the same mathematics.
 
-XLA's optimisations cost more than these small programs take to run. Where XLA_FLAGS is set, even to
+XLA's optimizations cost more than these small programs take to run. Where XLA_FLAGS is set, even to
 nothing, it is left alone: `XLA_FLAGS= pytest` compiles as users do, and `.ci/run` does so for what
 is equal to the bit.
 

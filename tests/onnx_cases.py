@@ -89,7 +89,7 @@ def network(sample: Sample) -> Network:
 
 
 def _function(function: Callable[..., Any], **options: Any) -> Network:
-    layer = nn.Serial(functools.partial(function, **options) if options else function)
+    layer = nn.Sequential(functools.partial(function, **options) if options else function)
     return Network(layer, ({},), channels_last=False)
 
 
@@ -143,7 +143,7 @@ def _max_pool(nodes: list[Node], x: np.ndarray) -> Network:
 def _average_pool(nodes: list[Node], x: np.ndarray) -> Network:
     # In one dimension the graph adds an axis of one element first, and takes it away.
     node = next(node for node in nodes if node.kind == "AveragePool")
-    return Network(nn.AveragePool(count_include_pad=False, **_window(node, x.ndim - 2)))
+    return Network(nn.AvgPool(count_include_pad=False, **_window(node, x.ndim - 2)))
 
 
 def _prelu(nodes: list[Node], x: np.ndarray) -> Network:

@@ -66,6 +66,6 @@ def test_the_parameters_are_those_that_jaxnn_has():
 
     from jaxnn.models import GPT
 
-    net = GPT(layers=12, width=768, heads=12, length=1024).network(50257)
+    net = GPT(layers=12, width=768, num_heads=12, length=1024).network(50257)
     spec = net.spec(jax.ShapeDtypeStruct((1, 8), np.int32))
     assert sum(leaf.size for leaf in jax.tree.leaves(spec)) == parameters_of(GPT2) == 124_439_808

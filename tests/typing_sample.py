@@ -21,8 +21,8 @@ class Scale(nn.Primitive):
 
 
 class Count(nn.Primitive):
-    def variables(self, x: jax.Array) -> dict[str, nn.Slot]:
-        return {"n": nn.Slot((), nn.zeros())}
+    def variables(self, x: jax.Array) -> dict[str, nn.Variable]:
+        return {"n": nn.Variable((), nn.zeros())}
 
     def forward(
         self, params: Any, x: jax.Array, *, state: dict[str, Any], train: bool
@@ -55,7 +55,7 @@ class Tied(nn.Composite):
 
 
 block = Block(nn.LayerNorm(), (Scale(3), Scale(size=3, start=2.0)), jax.nn.relu)
-net = nn.Serial(block, jax.nn.relu, nn.Remat(nn.Dense(2)), lambda x: x + 1)
+net = nn.Sequential(block, jax.nn.relu, nn.Remat(nn.Dense(2)), lambda x: x + 1)
 tower: nn.Layer = nn.Parallel(a=nn.Repeat(block, 2), b=nn.Ensemble(nn.Tap(), 2), merge=None)
 activation: Callable[..., Any] = jax.nn.gelu
 

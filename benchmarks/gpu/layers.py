@@ -14,7 +14,7 @@ import optax
 import jaxnn as nn
 from jaxnn import data, train
 
-FIRST = nn.Serial(nn.Dense(128), jax.nn.relu, nn.Dense(10))
+FIRST = nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
 TASK = train.Classification(10)
 
 

@@ -31,11 +31,11 @@ def gpt2_jaxnn(small: bool) -> Iterator[str]:
     sizes, x, y = _setting(small)
     given = (sizes.layers, sizes.width, sizes.heads)
     model = GPT(*given, length=sizes.length)
-    task, optimizer = train.LanguageModel(sizes.words), optax.adamw(RATE, weight_decay=DECAY)
+    task, optimizer = train.NextToken(sizes.words), optax.adamw(RATE, weight_decay=DECAY)
     precision = nn.Precision(compute="bfloat16")
     repeated = model.network(sizes.words)
     key = jax.random.key(0)
-    row, _ = nn.unstacked(repeated, repeated.init(key, x))
+    row, _ = nn.unstack_layers(repeated, repeated.init(key, x))
     nets = {"blocks repeated": repeated, "blocks in a row": row}
     if jax.default_backend() == "gpu":
         nets["blocks in a row, cuDNN attention"] = _fused(row)
@@ -134,7 +134,7 @@ def _fused(net: Any) -> Any:
     import jaxnn as nn
 
     def changed(layer: Any) -> Any:
-        if isinstance(layer, nn.Attention):
+        if isinstance(layer, nn.MultiHeadAttention):
             return dataclasses.replace(layer, implementation="cudnn")
         children = layer._children()
         return layer._with_children(_mapped(changed, children)) if children else layer

@@ -33,16 +33,16 @@ def resnet() -> dict[str, Sides]:
 
 def gpt() -> dict[str, Sides]:
     """`models.GPT`, whose blocks are a `Repeat`, and the same blocks in a row."""
-    net = GPT(layers=LAYERS, width=WIDTH, heads=HEADS, length=256).network(WORDS)
-    row, _ = nn.unstacked(net, net.init(jax.random.key(0), batch("gpt")[0]))
+    net = GPT(layers=LAYERS, width=WIDTH, num_heads=HEADS, length=256).network(WORDS)
+    row, _ = nn.unstack_layers(net, net.init(jax.random.key(0), batch("gpt")[0]))
     nets = {"jaxnn": net, "jaxnn, blocks in a row": row}
-    return {name: _sides(net, train.LanguageModel(WORDS), "gpt") for name, net in nets.items()}
+    return {name: _sides(net, train.NextToken(WORDS), "gpt") for name, net in nets.items()}
 
 
 def lstm() -> dict[str, Sides]:
     """`models.CharLSTM`."""
     model = CharLSTM(width=UNITS, layers=STACKED)
-    return {"jaxnn": _sides(model.network(WORDS), train.LanguageModel(WORDS), "lstm")}
+    return {"jaxnn": _sides(model.network(WORDS), train.NextToken(WORDS), "lstm")}
 
 
 def _sides(net: nn.Layer, task: train.Task, kind: str) -> Sides:

@@ -47,7 +47,7 @@ def programs(
     return {"equinox": train}
 
 
-def initialisers() -> dict[str, Callable[[int], Any]]:
+def initializers() -> dict[str, Callable[[int], Any]]:
     """Building the module draws its parameters."""
     return {
         "equinox": lambda seed: eqx.filter(_Transformer(jax.random.key(seed)), eqx.is_array),

@@ -36,7 +36,7 @@ def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
     return {"flax linen": step}
 
 
-def initialisers() -> dict[str, Callable[[int], Any]]:
+def initializers() -> dict[str, Callable[[int], Any]]:
     """`model.init`, which runs the network forward, as it is and under jit."""
     model, tokens = _Transformer(), jnp.zeros(TOKENS, jnp.int32)
     compiled = jax.jit(model.init)

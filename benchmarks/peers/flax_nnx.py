@@ -39,7 +39,7 @@ def programs(
     return {"flax nnx": train}
 
 
-def initialisers() -> dict[str, Callable[[int], Any]]:
+def initializers() -> dict[str, Callable[[int], Any]]:
     """Building the module draws its parameters."""
     return {"flax nnx": lambda seed: nnx.state(_Transformer(nnx.Rngs(seed)))}
 

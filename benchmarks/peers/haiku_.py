@@ -37,7 +37,7 @@ def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
     return {"haiku": step}
 
 
-def initialisers() -> dict[str, Callable[[int], Any]]:
+def initializers() -> dict[str, Callable[[int], Any]]:
     """The `init` of the transformed function, which runs it forward."""
     network, tokens = hk.transform(_transformer), jnp.zeros(TOKENS, jnp.int32)
     return {"haiku": lambda seed: network.init(jax.random.key(seed), tokens)}

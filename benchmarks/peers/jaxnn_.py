@@ -51,7 +51,7 @@ def epochs(
     return {"jaxnn fit": run}
 
 
-def initialisers() -> dict[str, Callable[[int], Any]]:
+def initializers() -> dict[str, Callable[[int], Any]]:
     """`net.init`, from shapes alone."""
     net, tokens = transformer(), jax.ShapeDtypeStruct(TOKENS, "int32")
     return {"jaxnn": lambda seed: net.init(jax.random.key(seed), tokens)}
@@ -59,19 +59,19 @@ def initialisers() -> dict[str, Callable[[int], Any]]:
 
 def transformer() -> nn.Layer:
     """The network whose parameters are drawn."""
-    return nn.Serial(nn.Embedding(WORDS, WIDTH), *[block()] * BLOCKS, nn.Dense(WORDS))
+    return nn.Sequential(nn.Embedding(WORDS, WIDTH), *[block()] * BLOCKS, nn.Dense(WORDS))
 
 
 def block() -> nn.Layer:
     """One of its blocks."""
-    mlp = nn.Serial(nn.Dense(HIDDEN), jax.nn.relu, nn.Dense(WIDTH))
+    mlp = nn.Sequential(nn.Dense(HIDDEN), jax.nn.relu, nn.Dense(WIDTH))
     square = nn.Dense(WIDTH)
     return _Block(nn.LayerNorm(), square, square, square, square, nn.LayerNorm(), mlp)
 
 
 def _perceptron(widths: Sequence[int]) -> nn.Layer:
     layers = itertools.chain.from_iterable((nn.Dense(width), jax.nn.relu) for width in widths[1:])
-    return nn.Serial(*list(layers)[:-1])
+    return nn.Sequential(*list(layers)[:-1])
 
 
 def _loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

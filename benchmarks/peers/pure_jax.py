@@ -76,7 +76,7 @@ def products(widths: Sequence[int], x: np.ndarray, batch: int) -> dict[str, Call
     return {"matrix products alone": lambda: jax.block_until_ready(compiled(zeros, data))}
 
 
-def initialisers() -> dict[str, Callable[[int], Any]]:
+def initializers() -> dict[str, Callable[[int], Any]]:
     """`jax.nn.initializers`, one call after the other."""
     return {"pure jax, eager": _transformer}
 

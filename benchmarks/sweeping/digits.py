@@ -15,20 +15,20 @@ from benchmarks.sweeping.sizes import BATCH, EPOCHS, RATES, STEPS, WIDTHS
 from jaxnn import data, train
 from jaxnn.command import main
 from jaxnn.experiment import Experiment
-from jaxnn.sweep import Log, Space
+from jaxnn.sweep import LogUniform, Space
 
 CLASSES = WIDTHS[-1]
 
 
 def _perceptron(*widths: int) -> nn.Layer:
     hidden = [layer for width in widths for layer in (nn.Dense(width), jax.nn.relu)]
-    return nn.Serial(*hidden, nn.Dense(CLASSES))
+    return nn.Sequential(*hidden, nn.Dense(CLASSES))
 
 
 NETWORKS = {
     "narrow": _perceptron(*WIDTHS[1:-1]),
     "wide": _perceptron(512, 512),
-    "convolutional": nn.Serial(
+    "convolutional": nn.Sequential(
         nn.Reshape((8, 8, 1)),
         nn.Conv(8, (3, 3)),
         jax.nn.relu,
@@ -57,7 +57,7 @@ class Config:
 
 
 def load(config: Config) -> Any:
-    """Grey levels in [0, 1] of 8 x 8 pixels, and a class of ten for each: to train and validate."""
+    """Gray levels in [0, 1] of 8 x 8 pixels, and a class of ten for each: to train and validate."""
     x, y = data.digits().train_and_validation
     rows = BATCH * STEPS
     return (x[:rows], y[:rows]), (x[rows:], y[rows:])
@@ -69,7 +69,7 @@ def program(config: Config, data: Any) -> train.Program:
     return train.Supervised(NETWORKS[config.network], train.Classification(CLASSES), optimizer)
 
 
-SPACE = Space(Config, {"learning_rate": Log(*RATES)})
+SPACE = Space(Config, {"learning_rate": LogUniform(*RATES)})
 EXPERIMENT = Experiment("digits", Config, data=load, program=program, space=SPACE)
 
 if __name__ == "__main__":

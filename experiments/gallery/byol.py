@@ -80,11 +80,11 @@ def program(
     """BYOL of images of 784 pixels."""
 
     def mlp(features):  # biases before a batch normalization would have no effect
-        hidden = nn.Serial(nn.Dense(width, bias=False), nn.BatchNorm(), jax.nn.relu)
-        return nn.Serial(hidden, nn.Dense(features, bias=False))
+        hidden = nn.Sequential(nn.Dense(width, bias=False), nn.BatchNorm(), jax.nn.relu)
+        return nn.Sequential(hidden, nn.Dense(features, bias=False))
 
-    encoder = nn.Serial(mlp(width), nn.BatchNorm(), jax.nn.relu)
-    teacher = nn.Serial(encoder=encoder, projector=mlp(64))
+    encoder = nn.Sequential(mlp(width), nn.BatchNorm(), jax.nn.relu)
+    teacher = nn.Sequential(encoder=encoder, projector=mlp(64))
     byol = BYOL(encoder, mlp(64), mlp(64), teacher)
     optimizer = train.Optimizer(optax.adam, learning_rate=rate)
     return WithTeacher(byol, optimizer, decay=decay)

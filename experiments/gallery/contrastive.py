@@ -60,8 +60,8 @@ def program(
     width: int = 256, rate: float | train.Schedule = 1e-3, temperature: float = 0.2
 ) -> train.Minimize:
     """SimCLR of images of 784 pixels."""
-    encoder = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(width), jax.nn.relu)
-    projector = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(64))
+    encoder = nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(width), jax.nn.relu)
+    projector = nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(64))
     optimizer = train.Optimizer(optax.adam, learning_rate=rate)
     inputs = {"temperature": temperature}
     return train.Minimize(SimCLR(encoder, projector), optimizer, inputs=inputs)

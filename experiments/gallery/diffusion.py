@@ -78,11 +78,13 @@ def best(x: jax.Array, t: jax.Array) -> jax.Array:
 
 def program(width: int = 128, rate: float | train.Schedule = 2e-3) -> train.Minimize:
     """A diffusion model, evaluated with an average of its parameters."""
-    residual = nn.Residual(nn.Serial(nn.LayerNorm(), nn.Dense(width), jax.nn.silu, nn.Dense(width)))
-    body = nn.Serial(nn.Repeat(residual, 2), jax.nn.silu, nn.Dense(2))
+    residual = nn.Residual(
+        nn.Sequential(nn.LayerNorm(), nn.Dense(width), jax.nn.silu, nn.Dense(width))
+    )
+    body = nn.Sequential(nn.Repeat(residual, 2), jax.nn.silu, nn.Dense(2))
     denoiser = Denoiser(nn.Dense(width), nn.Dense(width), body)
     adam = train.Optimizer(optax.adam, learning_rate=rate)
-    return train.Minimize(Diffusion(denoiser), train.averaged(adam, decay=0.99))
+    return train.Minimize(Diffusion(denoiser), train.with_ema(adam, decay=0.99))
 
 
 def sample(noise_of: Callable[..., jax.Array], key: jax.Array, rows: int = 4000) -> jax.Array:

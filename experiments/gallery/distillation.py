@@ -24,10 +24,10 @@ import optax
 import jaxnn as nn
 from jaxnn import command, data, train
 from jaxnn.experiment import Experiment
-from jaxnn.sweep import Log, Uniform
+from jaxnn.sweep import LogUniform, Uniform
 
 DIGITS = train.Classification(10)
-TEACHER = nn.Serial(nn.Dense(800), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.5), nn.Dense(10))
+TEACHER = nn.Sequential(nn.Dense(800), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.5), nn.Dense(10))
 
 
 class Distillation(nn.Composite):
@@ -55,7 +55,7 @@ class Distillation(nn.Composite):
 
 def student(width: int) -> nn.Layer:
     """A small network."""
-    return nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(10))
+    return nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(10))
 
 
 def supervised(net: nn.Layer, rate: float | train.Schedule = 1e-3) -> train.Minimize:
@@ -121,7 +121,11 @@ def build(config: Config, digits: data.Dataset) -> train.Minimize:
     return program(TEACHER, train.Weights(state.params, state.state), config.width, **numbers)
 
 
-SPACE = {"temperature": Log(1.0, 20.0), "share": Uniform(0.0, 1.0), "rate": Log(1e-5, 1e-2)}
+SPACE = {
+    "temperature": LogUniform(1.0, 20.0),
+    "share": Uniform(0.0, 1.0),
+    "rate": LogUniform(1e-5, 1e-2),
+}
 EXPERIMENT = Experiment(
     "distillation", Config, data=digits, program=build, space=SPACE, maximize="validation_accuracy"
 )

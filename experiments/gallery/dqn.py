@@ -23,7 +23,7 @@ import optax
 import jaxnn as nn
 from jaxnn import command, train
 from jaxnn.experiment import Experiment
-from jaxnn.sweep import Log, Uniform
+from jaxnn.sweep import LogUniform, Uniform
 
 STATES = 5
 
@@ -131,7 +131,7 @@ class Seeds(train.Program):
 
 def program(width: int = 32, rate: float | train.Schedule = 1e-3, **options: Any) -> DQN:
     """A DQN with one hidden layer."""
-    net = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(2))
+    net = nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(2))
     return DQN(net, train.Optimizer(optax.adam, learning_rate=rate), **options)
 
 
@@ -151,7 +151,11 @@ def build(config: Config, data: None) -> DQN:
     return program(rate=config.rate, discount=config.discount, polyak=config.polyak)
 
 
-SPACE = {"rate": Log(1e-4, 1e-2), "discount": Uniform(0.6, 0.95), "polyak": Log(1e-3, 0.1)}
+SPACE = {
+    "rate": LogUniform(1e-4, 1e-2),
+    "discount": Uniform(0.6, 0.95),
+    "polyak": LogUniform(1e-3, 0.1),
+}
 EXPERIMENT = Experiment("dqn", Config, program=build, space=SPACE)
 
 

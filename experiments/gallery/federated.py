@@ -67,7 +67,7 @@ class Federated(train.Program):
 
 def program(width: int = 128, rate: float = 0.1, **options: Any) -> Federated:
     """Federated averaging of a classifier of digits; clients take steps of gradient descent."""
-    net = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(10))
+    net = nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(10))
     sgd = train.Optimizer(optax.sgd, learning_rate=rate)
     return Federated(train.Supervised(net, train.Classification(10), sgd), **options)
 

@@ -66,8 +66,8 @@ class GraphNetwork(nn.Composite):
 
 def program(width: int = 16, rounds: int = 2, rate: float | train.Schedule = 1e-3):
     """A classifier of graphs."""
-    mlp = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(width))
-    head = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(2))
+    mlp = nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(width))
+    head = nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(2))
     net = GraphNetwork(nn.Dense(width), nn.Repeat(MessagePassing(mlp, mlp), rounds), head)
     adam = train.Optimizer(optax.adam, learning_rate=rate)
     return train.Supervised(net, train.Classification(2), adam)

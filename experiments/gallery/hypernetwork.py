@@ -52,12 +52,12 @@ def unravel(net, x):
 
 def program(width: int = 128, hidden: int = 16, rate: float | train.Schedule = 1e-3):
     """A hypernetwork of a network with one hidden layer."""
-    main = nn.Serial(nn.Dense(hidden), jnp.tanh, nn.Dense(1))
+    main = nn.Sequential(nn.Dense(hidden), jnp.tanh, nn.Dense(1))
     shapes = jax.eval_shape(main.init, jax.random.key(0), jnp.zeros(1))
     size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     trunk = [nn.Dense(width), jax.nn.gelu, nn.Dense(width), jax.nn.gelu, nn.Dense(size)]
     adam = train.Optimizer(optax.adam, learning_rate=rate)
-    return train.Supervised(Hypernetwork(nn.Serial(*trunk), main), train.Regression(), adam)
+    return train.Supervised(Hypernetwork(nn.Sequential(*trunk), main), train.Regression(), adam)
 
 
 def main(steps: int = 6000) -> dict[str, float]:

@@ -27,7 +27,7 @@ from jaxnn.data.text import split_text
 from jaxnn.models import GPT
 
 FILE, LENGTH = Path(__file__).with_name("gpt2.npz"), 64
-GPT2 = GPT(layers=2, width=48, heads=4, length=LENGTH).network(outputs=96)
+GPT2 = GPT(layers=2, width=48, num_heads=4, length=LENGTH).network(outputs=96)
 
 
 def weights() -> tuple[train.Weights, np.ndarray, np.ndarray]:
@@ -49,13 +49,13 @@ def adapted(net: nn.Layer, given: train.Weights, rank: int = 4) -> tuple[nn.Laye
     """A network with adapters around its weights, which stay, and its parameters."""
     key, tokens = jax.random.key(1), np.zeros((1, LENGTH), int)
     net, match = nn.Inference(net), "blocks/**/w"
-    return nn.adapted(net, given.params, key, tokens, rank=rank, match=match)
+    return nn.add_lora(net, given.params, key, tokens, rank=rank, match=match)
 
 
 def program(net: nn.Layer, params: Any, rate: float | train.Schedule = 1e-3) -> train.Minimize:
     """The program that trains the adapters."""
     adam = train.Optimizer(optax.adam, learning_rate=rate)
-    return train.Supervised(net, train.LanguageModel(96), adam, initial=params)
+    return train.Supervised(net, train.NextToken(96), adam, initial=params)
 
 
 def main(steps: int = 1000) -> dict[str, float]:
@@ -66,13 +66,13 @@ def main(steps: int = 1000) -> dict[str, float]:
     before = trained.init(key, code.test)
     rows = code.train_and_validation
     state, _ = train.fit(trained, rows, key=key, steps=steps, batch_size=32)
-    plain, params = nn.merged(net, state.params)
+    plain, params = nn.merge_lora(net, state.params)
     merged = plain.apply(params, code.test.x)
     return {
         "difference from torch": float(abs(GPT2.apply(given.params, tokens) - logits).max()),
         "before": train.evaluate(trained, before, code.test)["loss"],
         "after": train.evaluate(trained, state, code.test)["loss"],
-        "merged": float(train.LanguageModel(96)(merged, code.test.y)),
+        "merged": float(train.NextToken(96)(merged, code.test.y)),
     }
 
 

@@ -59,7 +59,7 @@ def program(
     def dense(features):
         return nn.Dense(features, w_init=nn.variance_scaling(1 / 3, "fan_in", "uniform"))
 
-    net = nn.Serial(dense(width), jax.nn.relu, dense(width), jax.nn.relu, dense(1))
+    net = nn.Sequential(dense(width), jax.nn.relu, dense(width), jax.nn.relu, dense(1))
     adam = train.Optimizer(optax.adam, learning_rate=rate)
     return train.Minimize(MAML(net), adam, inputs={"rate": inner})
 

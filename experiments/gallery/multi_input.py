@@ -29,7 +29,7 @@ PENALTY = 0.01
 def tumors() -> dict[str, dict[str, Any]]:
     """The rows to train on and the test rows; in the latter nothing is missing."""
     cancer, found = data.breast_cancer(), {}
-    scale = data.Standardiser.fit(cancer.train.x)
+    scale = data.Standardizer.fit(cancer.train.x)
     for seed, name in enumerate(("train", "test")):
         part, rng = getattr(cancer, name), np.random.default_rng(seed)
         x, rows = scale(part.x), len(part.x)
@@ -75,7 +75,7 @@ class Diagnosis(nn.Composite):
 
 def program(hidden: int | None = None, rate: float | train.Schedule = 1e-2):
     """The program of a linear network, or of one with a hidden layer for each input."""
-    body = nn.Serial() if hidden is None else nn.Serial(nn.Dense(hidden), jax.nn.gelu)
+    body = nn.Sequential() if hidden is None else nn.Sequential(nn.Dense(hidden), jax.nn.gelu)
     adam = train.Optimizer(optax.adam, learning_rate=rate)
     objective = Diagnosis(body, body, nn.Dense(1), nn.Dense(10))
     return train.Minimize(objective, adam, inputs={"penalty": PENALTY})

@@ -59,7 +59,7 @@ def program(width: int = 64, rate: float | train.Schedule = 3e-3) -> train.Minim
     """A neural ODE in the plane."""
     hidden = [nn.Dense(width), jnp.tanh, nn.Dense(width), jnp.tanh]
     optimizer = train.Optimizer(optax.adam, learning_rate=rate)
-    return train.Minimize(NeuralODE(nn.Serial(*hidden, nn.Dense(2))), optimizer)
+    return train.Minimize(NeuralODE(nn.Sequential(*hidden, nn.Dense(2))), optimizer)
 
 
 def main(steps: int = 4000) -> dict[str, float]:

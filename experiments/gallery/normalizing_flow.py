@@ -70,7 +70,7 @@ def program(
     couplings: int = 8, width: int = 32, rate: float | train.Schedule = 2e-3
 ) -> train.Minimize:
     """A flow of two-dimensional points."""
-    net = nn.Serial(nn.Dense(width), jnp.tanh, nn.Dense(width), jnp.tanh, nn.Dense(2))
+    net = nn.Sequential(nn.Dense(width), jnp.tanh, nn.Dense(width), jnp.tanh, nn.Dense(2))
     return train.Minimize(
         Flow((Coupling(net),) * couplings), train.Optimizer(optax.adam, learning_rate=rate)
     )

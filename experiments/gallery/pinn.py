@@ -53,7 +53,7 @@ def adam(rate: float = 3e-3) -> train.Optimizer:
 
 def program(optimizer: Any, width: int = 32, initial: Any = None) -> train.Minimize:
     """The equation, with a network of two hidden layers."""
-    net = nn.Serial(nn.Dense(width), jnp.tanh, nn.Dense(width), jnp.tanh, nn.Dense(1))
+    net = nn.Sequential(nn.Dense(width), jnp.tanh, nn.Dense(width), jnp.tanh, nn.Dense(1))
     return train.Minimize(Poisson(net), optimizer, initial=initial)
 
 

@@ -50,7 +50,7 @@ class PPO(train.Program):
     def init(self, key, batch):
         """Parameters, and the states of the environments."""
         params = self.net.init(key, jnp.zeros(1))
-        x = jax.random.normal(nn.fold(key, "environments"), (self.environments,))
+        x = jax.random.normal(nn.fold_in(key, "environments"), (self.environments,))
         opt_state = self.optimizer.init(params)
         return {"params": params, "opt_state": opt_state, "x": x, "step": jnp.array(0), "key": key}
 
@@ -127,8 +127,8 @@ def log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
 
 def program(width: int = 32, rate: float | train.Schedule = 1e-3, **options: Any) -> PPO:
     """PPO with a network for the policy and another for the values."""
-    mlp = nn.Serial(nn.Dense(width), jnp.tanh, nn.Dense(1))
-    net = ActorCritic(mlp, nn.Parameter(()), mlp)
+    mlp = nn.Sequential(nn.Dense(width), jnp.tanh, nn.Dense(1))
+    net = ActorCritic(mlp, nn.LearnedArray(()), mlp)
     return PPO(net, train.Optimizer(optax.adam, learning_rate=rate), **options)
 
 

@@ -61,7 +61,7 @@ class ScoreMatching(nn.Composite):
 def program(width: int = 64, rate: float | train.Schedule = 2e-3) -> train.Minimize:
     """Score matching of two-dimensional points."""
     hidden = [nn.Dense(width), jax.nn.softplus, nn.Dense(width), jax.nn.softplus]
-    energy = nn.Serial(*hidden, nn.Dense(1))
+    energy = nn.Sequential(*hidden, nn.Dense(1))
     return train.Minimize(ScoreMatching(energy), train.Optimizer(optax.adam, learning_rate=rate))
 
 

@@ -66,18 +66,18 @@ class Translation(nn.Composite):
 
 def network(width: int = 32, layers: int = 2) -> Translation:
     """A network for digits."""
-    heads = nn.Attention(4, bias=False)
-    feed = nn.Serial(nn.Dense(2 * width), jax.nn.gelu, nn.Dense(width))
-    tokens = nn.Serial(nn.Embedding(TOKENS, width), nn.LearnedPositions(LENGTH + 1))
-    encoder = nn.Serial(tokens, *[nn.EncoderLayer(heads, feed)] * layers)
-    block = nn.DecoderLayer(nn.Attention(4, causal=True, bias=False), heads, feed)
+    heads = nn.MultiHeadAttention(4, bias=False)
+    feed = nn.Sequential(nn.Dense(2 * width), jax.nn.gelu, nn.Dense(width))
+    tokens = nn.Sequential(nn.Embedding(TOKENS, width), nn.LearnedPositions(LENGTH + 1))
+    encoder = nn.Sequential(tokens, *[nn.EncoderLayer(heads, feed)] * layers)
+    block = nn.DecoderLayer(nn.MultiHeadAttention(4, causal=True, bias=False), heads, feed)
     return Translation(encoder, Decoder(tokens, (block,) * layers, nn.Dense(TOKENS)))
 
 
 def program(net: nn.Layer, rate: float | train.Schedule = 1e-3) -> train.Minimize:
     """The program that trains a network with the right tokens so far."""
     adam = train.Optimizer(optax.adam, learning_rate=rate)
-    return train.Supervised(net, train.LanguageModel(TOKENS), adam)
+    return train.Supervised(net, train.NextToken(TOKENS), adam)
 
 
 @functools.partial(jax.jit, static_argnames=("net", "width"))

@@ -19,7 +19,7 @@ import optax
 import jaxnn as nn
 from experiments.gallery._lanes import lanes
 from jaxnn import train
-from jaxnn.sweep import Log, Uniform
+from jaxnn.sweep import LogUniform, Uniform
 
 ROWS, COLUMNS, START, GOAL = 4, 12, 36, 47
 DOWN, RIGHT = (-1, 0, 1, 0), (0, 1, 0, -1)  # of each action
@@ -50,7 +50,7 @@ class DQN(train.Program):
     def init(self, key, batch):
         """Parameters, random cells, and a buffer with the places of the actors in it."""
         params = self.net.init(key, jnp.zeros((1, ROWS * COLUMNS)))
-        s = jax.random.randint(nn.fold(key, "cells"), (self.actors,), 0, START)
+        s = jax.random.randint(nn.fold_in(key, "cells"), (self.actors,), 0, START)
         cells, zeros = jnp.zeros((self.capacity, self.actors), int), jnp.zeros(self.actors)
         return {
             "params": params,
@@ -130,12 +130,12 @@ class Config:
 
 def build(config: Config, data: None = None) -> DQN:
     """The program of a configuration."""
-    net = nn.Serial(nn.Dense(config.width), jax.nn.relu, nn.Dense(4))
+    net = nn.Sequential(nn.Dense(config.width), jax.nn.relu, nn.Dense(4))
     adam = train.Optimizer(optax.adam, learning_rate=config.learning_rate)
     return DQN(net, adam, config.discount)
 
 
-SPACE = {"learning_rate": Log(1e-4, 1e-2), "discount": Uniform(0.5, 0.98)}
+SPACE = {"learning_rate": LogUniform(1e-4, 1e-2), "discount": Uniform(0.5, 0.98)}
 
 
 def main(config: Config = Config()) -> dict[str, float]:

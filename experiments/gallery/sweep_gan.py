@@ -22,7 +22,7 @@ import optax
 import jaxnn as nn
 from experiments.gallery._lanes import lanes
 from jaxnn import train
-from jaxnn.sweep import Log
+from jaxnn.sweep import LogUniform
 
 NOISE, LATENT = 0.05, 4
 
@@ -92,11 +92,11 @@ def build(config: Config, data: object = None) -> train.Minimize:
         f"{name}/**": train.Optimizer(optax.adam, learning_rate=rate, b1=0.0, b2=0.9)
         for name, rate in rates.items()
     }
-    gan = GAN(nn.Serial(*hidden, nn.Dense(2)), nn.Serial(*hidden, nn.Dense(1)))
-    return train.Minimize(gan, train.by_path(adams), inputs={"penalty": config.penalty})
+    gan = GAN(nn.Sequential(*hidden, nn.Dense(2)), nn.Sequential(*hidden, nn.Dense(1)))
+    return train.Minimize(gan, train.partition(adams), inputs={"penalty": config.penalty})
 
 
-SPACE = {"generator_rate": Log(1e-4, 1e-2), "penalty": Log(0.01, 1.0)}
+SPACE = {"generator_rate": LogUniform(1e-4, 1e-2), "penalty": LogUniform(0.01, 1.0)}
 
 
 def main(config: Config = Config()) -> dict[str, float]:

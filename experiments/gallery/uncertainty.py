@@ -44,7 +44,9 @@ class Members(nn.Composite):
 
 def ensemble(width: int = 32, members: int = 5, rate: float | train.Schedule = 1e-3):
     """The program of an ensemble."""
-    net = nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dropout(0.5), nn.Dense(2, w_init=nn.zeros()))
+    net = nn.Sequential(
+        nn.Dense(width), jax.nn.relu, nn.Dropout(0.5), nn.Dense(2, w_init=nn.zeros())
+    )
     adam = train.Optimizer(optax.adamw, learning_rate=rate, weight_decay=1e-2)
     return train.Minimize(Members(nn.Ensemble(net, members)), adam)
 
@@ -68,7 +70,9 @@ def program(
     """The program of the most probable parameters, by L-BFGS on all rows."""
     layers = [layer for width in hidden for layer in (nn.Dense(width), jnp.tanh)]
     inputs = {"noise": noise, "prior": prior, "rows": rows}
-    return train.Minimize(Posterior(nn.Serial(*layers, nn.Dense(1))), optax.lbfgs(), inputs=inputs)
+    return train.Minimize(
+        Posterior(nn.Sequential(*layers, nn.Dense(1))), optax.lbfgs(), inputs=inputs
+    )
 
 
 def laplace(net, params, x, new, *, noise, prior):
@@ -87,8 +91,8 @@ def laplace(net, params, x, new, *, noise, prior):
 def main() -> dict[str, float]:
     """Negative log likelihoods of the test patients in nats, by four methods."""
     diabetes = data.diabetes()
-    scale_x = data.Standardiser.fit(diabetes.train.x)
-    scale_y = data.Standardiser.fit(diabetes.train.y)
+    scale_x = data.Standardizer.fit(diabetes.train.x)
+    scale_y = data.Standardizer.fit(diabetes.train.y)
     (x, y), (new, wanted) = ((scale_x(a), scale_y(b)) for a, b in (diabetes.train, diabetes.test))
     ridge = BayesianRidge().fit(x, y)
     noise, prior = float(ridge.alpha_**-0.5), float(ridge.lambda_**-0.5)

@@ -25,7 +25,7 @@ from sklearn.decomposition import PCA
 import jaxnn as nn
 from jaxnn import command, data, train
 from jaxnn.experiment import Experiment
-from jaxnn.sweep import Log
+from jaxnn.sweep import LogUniform
 
 LATENT, STEPS = 4, 8000
 
@@ -61,9 +61,9 @@ def program(
     """A VAE of images of 64 pixels, whose networks have these hidden layers."""
     layers = [layer for width in hidden for layer in (nn.Dense(width), jax.nn.gelu)]
     vae = VAE(
-        encoder=nn.Serial(*layers, nn.Dense(2 * LATENT)),
-        decoder=nn.Serial(*layers, nn.Dense(64)),
-        log_noise=nn.Parameter(()),
+        encoder=nn.Sequential(*layers, nn.Dense(2 * LATENT)),
+        decoder=nn.Sequential(*layers, nn.Dense(64)),
+        log_noise=nn.LearnedArray(()),
     )
     optimizer = train.Optimizer(optax.adam, learning_rate=rate)
     return train.Minimize(vae, optimizer, inputs={"beta": beta})
@@ -91,7 +91,7 @@ def build(config: Config, images: Any) -> train.Minimize:
     return program(beta=config.beta, rate=config.rate)
 
 
-SPACE = {"beta": Log(0.1, 10.0), "rate": Log(1e-3, 1e-1)}
+SPACE = {"beta": LogUniform(0.1, 10.0), "rate": LogUniform(1e-3, 1e-1)}
 EXPERIMENT = Experiment(
     "vae", Config, data=images, program=build, space=SPACE, minimize="validation_bound"
 )

@@ -59,9 +59,9 @@ def program(
 ) -> train.Minimize:
     """A VQ-VAE of images of 784 pixels, each as four codes."""
     vqvae = VQVAE(
-        encoder=nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(4 * features)),
-        codebook=nn.Parameter((codes, features), nn.normal(0.5)),
-        decoder=nn.Serial(nn.Dense(width), jax.nn.relu, nn.Dense(784), jax.nn.sigmoid),
+        encoder=nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(4 * features)),
+        codebook=nn.LearnedArray((codes, features), nn.normal(0.5)),
+        decoder=nn.Sequential(nn.Dense(width), jax.nn.relu, nn.Dense(784), jax.nn.sigmoid),
     )
     optimizer = train.Optimizer(optax.adam, learning_rate=rate)
     return train.Minimize(vqvae, optimizer, inputs={"commitment": commitment})

@@ -23,7 +23,7 @@ import optax
 import jaxnn as nn
 from jaxnn import command, train
 from jaxnn.experiment import Experiment
-from jaxnn.sweep import Log
+from jaxnn.sweep import LogUniform
 
 NOISE, LATENT = 0.1, 4
 
@@ -54,8 +54,8 @@ class WGAN(train.Program):
 
     def init(self, key, batch):
         """Parameters and optimizer states of both."""
-        generator = self.generator.init(nn.fold(key, "generator"), jnp.zeros((1, LATENT)))
-        critic = self.critic.init(nn.fold(key, "critic"), jnp.zeros((1, 2)))
+        generator = self.generator.init(nn.fold_in(key, "generator"), jnp.zeros((1, LATENT)))
+        critic = self.critic.init(nn.fold_in(key, "critic"), jnp.zeros((1, 2)))
         params = {"generator": generator, "critic": critic}
         moments = {name: self.optimizers[name].init(params[name]) for name in params}
         return {"params": params, "opt_state": moments, "step": jnp.int32(0), "key": key}
@@ -121,7 +121,7 @@ class WGAN(train.Program):
 def program(width: int = 128, rate: float | train.Schedule = 1e-3, **options: Any) -> WGAN:
     """A WGAN of two-dimensional points."""
     hidden = [nn.Dense(width), jax.nn.leaky_relu, nn.Dense(width), jax.nn.leaky_relu]
-    generator, critic = nn.Serial(*hidden, nn.Dense(2)), nn.Serial(*hidden, nn.Dense(1))
+    generator, critic = nn.Sequential(*hidden, nn.Dense(2)), nn.Sequential(*hidden, nn.Dense(1))
     return WGAN(generator, critic, {"generator": adam(rate), "critic": adam(rate)}, **options)
 
 
@@ -149,8 +149,8 @@ def build(config: Config, data: None) -> WGAN:
     return dataclasses.replace(gan, optimizers=optimizers)
 
 
-RATE = Log(1e-4, 1e-2)
-SPACE = {"generator_rate": RATE, "critic_rate": RATE, "penalty": Log(0.01, 10.0)}
+RATE = LogUniform(1e-4, 1e-2)
+SPACE = {"generator_rate": RATE, "critic_rate": RATE, "penalty": LogUniform(0.01, 10.0)}
 EXPERIMENT = Experiment("wgan_gp", Config, program=build, space=SPACE)
 
 

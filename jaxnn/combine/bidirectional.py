@@ -32,12 +32,12 @@ class Bidirectional(Composite):
     {"forward": ..., "backward": ...}; y is (..., T, 2 features) by default, and merge any function
     of both, such as jnp.add. With `output="last"` inside, y is (..., 2 features): the last output
     of either direction, each of which has seen the whole sequence. Rows of different lengths are
-    padded, on whichever side, and marked by `segments`. Layers are stacked by
-    `Serial(Bidirectional(...), Bidirectional(...))`, where each sees both directions of the one
+    padded, on whichever side, and marked by `segment_ids`. Layers are stacked by
+    `Sequential(Bidirectional(...), Bidirectional(...))`, where each sees both directions of the one
     before.
 
     `carry` holds one for each direction by name, as does that which `method="unroll"` gives beside
-    the output. Raises ValueError where nothing inside can be reversed, and under `nn.cached`.
+    the output. Raises ValueError where nothing inside can be reversed, and under `nn.with_cache`.
 
     Reference: Schuster and Paliwal, Bidirectional recurrent neural networks, 1997.
 

@@ -21,8 +21,8 @@ class capture(Wrapper):
     another method under `path.method`. Under `Repeat` and `Ensemble` values are stacked.
 
     >>> import jax, jax.numpy as jnp
-    >>> from jaxnn import Dense, Serial
-    >>> net = capture(Serial(hidden=Dense(4), act=jax.nn.relu, out=Dense(2)), match="hidden")
+    >>> from jaxnn import Dense, Sequential
+    >>> net = capture(Sequential(hidden=Dense(4), act=jax.nn.relu, out=Dense(2)), match="hidden")
     >>> x = jnp.ones((3, 5))
     >>> y, values = net.apply(net.init(jax.random.key(0), x), x)
     >>> y.shape, jax.tree.map(jnp.shape, values)

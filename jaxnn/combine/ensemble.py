@@ -19,7 +19,7 @@ class Ensemble(Wrapper):
     """`n` members of one network on the same inputs, by `jax.vmap`; outputs are stacked.
 
     Parameters, state and output have a leading axis of n. Member i is the network at
-    `fold(key, i)`, for its parameters and for its random numbers.
+    `fold_in(key, i)`, for its parameters and for its random numbers.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense

@@ -27,8 +27,8 @@ class Inference(Wrapper):
     they have no moments, no weight decay, and no share of a global norm. They are still a part of
     the network's parameters, at the same paths as without this wrapper.
 
-    The adapters of an `nn.LowRank` outside of `Inference` are trained, so that
-    `nn.adapted(nn.Inference(net), params, key, x)` fine-tunes a network whose own parameters do not
+    The adapters of an `nn.LoRA` outside of `Inference` are trained, so that
+    `nn.add_lora(nn.Inference(net), params, key, x)` fine-tunes a network whose own parameters do not
     change. An `nn.WeightNorm` outside has the parameters of the weights inside, which are constants
     too.
 
@@ -39,8 +39,8 @@ class Inference(Wrapper):
         ValueError: in training, if a layer inside keeps a cache.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> teacher = nn.Serial(nn.Dense(2), nn.Dropout(0.5))
-    >>> net, x = nn.Serial(teacher=Inference(teacher), head=nn.Dense(3)), jnp.ones((1, 4))
+    >>> teacher = nn.Sequential(nn.Dense(2), nn.Dropout(0.5))
+    >>> net, x = nn.Sequential(teacher=Inference(teacher), head=nn.Dense(3)), jnp.ones((1, 4))
     >>> params = net.init(jax.random.key(0), x)
     >>> gradient = jax.grad(lambda params: net.apply(params, x, train=True).sum())(params)
     >>> float(jnp.abs(gradient["teacher"][0]["w"]).sum()), gradient["head"]["b"].tolist()

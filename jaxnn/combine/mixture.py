@@ -13,7 +13,7 @@ from ..core.binding import without_padding
 from ..core.calls import Arrays, Call, Outcome
 from ..core.composite import Composite
 from ..core.declarations import Declaration, describe, is_array, split_arrays, stacked
-from ..core.initialisers import lecun_normal
+from ..core.initializers import lecun_normal
 from ..core.layer import Layer, LayerLike, declared
 from ..core.values import is_traced
 from ..functional.linear import floating_type, wider_type
@@ -30,7 +30,7 @@ class MixtureOfExperts(Composite):
     """y = sum of gate_i * expert_i(x) over the `top_k` experts that the router prefers.
 
     x is (..., T, n) and y (..., T, m), as `expert` makes of it; its parameters are stacked, with a
-    leading axis of `experts`, copy i having the key `fold(key, i)`. The router, Dense(experts) by
+    leading axis of `experts`, copy i having the key `fold_in(key, i)`. The router, Dense(experts) by
     default, computes in at least float32; the gate is the softmax probability for top_k = 1, and
     for more those of the chosen, divided by their sum.
 
@@ -38,9 +38,9 @@ class MixtureOfExperts(Composite):
     before second ones and early tokens before late ones; what comes later is dropped: it adds
     nothing to y, and a residual connection around passes it on. With
     capacity >= experts / top_k none is, and only then is the layer causal, and the same in pieces
-    under `nn.cached`: else later first choices displace earlier second ones, and a shorter piece
+    under `nn.with_cache`: else later first choices displace earlier second ones, and a shorter piece
     has fewer places. Sequences of a batch do not compete. Where the named input
-    `segments` (..., T) is 0, padding, a token takes no place and y is 0.
+    `segment_ids` (..., T) is 0, padding, a token takes no place and y is 0.
 
     The load-balancing loss, experts * sum_i f_i P_i, passes through the Tap `balance`: f_i is the
     share of assignments that go to expert i, P_i its mean probability. It is 1 at balance; train
@@ -96,17 +96,17 @@ class MixtureOfExperts(Composite):
         if self.router == self._default_router():  # as it comes back from nn.replace
             object.__setattr__(self, "router", None)
 
-    def forward(self, x: jax.Array, segments: jax.Array | None = None) -> jax.Array:
+    def forward(self, x: jax.Array, segment_ids: jax.Array | None = None) -> jax.Array:
         """Each token's experts, weighted."""
         check_rank(self, x, 2, "(..., T, features)")
         tokens = x.shape[-2]
-        if segments is not None:
-            check_segments(segments, x.shape[:-1])
-            x = without_padding(x, segments)
+        if segment_ids is not None:
+            check_segments(segment_ids, x.shape[:-1])
+            x = without_padding(x, segment_ids)
         if x.size == 0:
             raise ValueError(f"wants at least one token, got {describe(x)}")
         sequences = x.astype(floating_type(x)).reshape(-1, *x.shape[-2:])
-        marks = None if segments is None else segments.reshape(-1, tokens)
+        marks = None if segment_ids is None else segment_ids.reshape(-1, tokens)
         wide = wider_type(sequences.dtype, jnp.float32)
         router, expert = self.router, self.expert
         logits = router(sequences.astype(wide), **_marks(router, marks)).astype(wide)  # type: ignore[misc]
@@ -134,9 +134,9 @@ class MixtureOfExperts(Composite):
         return Dense(self.experts, bias=False, w_init=lecun_normal())
 
 
-def _marks(layer: Any, segments: Any) -> dict[str, Any]:
-    """The segments of what a child gets, if it takes any, in place of those given by name."""
-    return {"segments": segments} if "segments" in layer.layer._takes("forward") else {}
+def _marks(layer: Any, segment_ids: Any) -> dict[str, Any]:
+    """The segment_ids of what a child gets, if it takes any, in place of those given by name."""
+    return {"segment_ids": segment_ids} if "segment_ids" in layer.layer._takes("forward") else {}
 
 
 class Each(Ensemble):

@@ -53,11 +53,11 @@ class Precision(Wrapper):
     compute: str = "bfloat16"
     keep: str | None = None
 
-    def _normalise_fields(self) -> None:
+    def _normalize_fields(self) -> None:
         if self.inner is None:  # a policy, to be put around a network
-            Layer._normalise_fields(self)
+            Layer._normalize_fields(self)
         else:
-            super()._normalise_fields()
+            super()._normalize_fields()
 
     def __post_init__(self) -> None:
         """Check the type's name and the pattern."""

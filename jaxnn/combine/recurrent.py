@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ..core.calls import Arrays, Call, Outcome
-from ..core.declarations import Declaration, Slot, describe
+from ..core.declarations import Declaration, Variable, describe
 from ..core.floating import narrowed, widened
 from ..core.layer import LayerLike, declared
 from ..core.primitive import Primitive
@@ -24,7 +24,7 @@ class Given(NamedTuple):
 
     x: Any
     carry: Any
-    segments: Any
+    segment_ids: Any
     passing: dict[str, Any]
 
 
@@ -35,7 +35,7 @@ class Recurrent(Wrapper):
     after T. Parameters are the cell's. The products with the input are taken out of the scan, and
     in the backward pass those for the weights too.
 
-    `segments`, integers (..., T), serve padding and packing: at 0 the carry stays and y is 0, and
+    `segment_ids`, integers (..., T), serve padding and packing: at 0 the carry stays and y is 0, and
     where the number changes the sequence starts afresh. `carry`, by name or as the second input, is
     where to begin (in the place of zeros); it goes to the first sequence of each row. With
     `reverse` the sequence is read from its end; with `output="last"` y is (..., features), that of
@@ -45,11 +45,11 @@ class Recurrent(Wrapper):
     in a composite, `carry, y = self.encoder.unroll(source)` and then
     `self.decoder(target, carry)`.
 
-    Layers are stacked by `Serial`, with dropout between:
-    `Serial(Recurrent(LSTMCell(64)), Dropout(0.2), Recurrent(LSTMCell(64)))`. A cell is one of this
+    Layers are stacked by `Sequential`, with dropout between:
+    `Sequential(Recurrent(LSTMCell(64)), Dropout(0.2), Recurrent(LSTMCell(64)))`. A cell is one of this
     library's (fastest), or any layer with `forward(carry, x) -> (carry, y)` and a method
-    `carries(x)` that declares the carry in `Slot`s; it may draw random numbers, a key for each
-    step. With `cache` > 0, set by `nn.cached`, the carry is state and a sequence may come in
+    `carries(x)` that declares the carry in `Variable`s; it may draw random numbers, a key for each
+    step. With `cache` > 0, set by `nn.with_cache`, the carry is state and a sequence may come in
     pieces; it does not grow, so there is no length to write past.
 
     Raises ValueError for a sequence of length 0, a carry of another cell, and a cell with state.
@@ -90,7 +90,7 @@ class Recurrent(Wrapper):
         if self.cache and self.reverse:
             raise ValueError(
                 "Recurrent(reverse=True) reads a sequence from its end, so it cannot take one "
-                "piece by piece: leave it out of nn.cached(...), as Bidirectional"
+                "piece by piece: leave it out of nn.with_cache(...), as Bidirectional"
             )
 
     def _cell(self) -> Any:
@@ -124,7 +124,7 @@ class Recurrent(Wrapper):
         own.check(method, inputs, named)
         passing = {name: item for name, item in named.items() if name not in own.inputs}
         given = dict(zip(own.inputs, inputs, strict=False)) | named
-        x, segments = given["x"], given.get("segments")
+        x, segment_ids = given["x"], given.get("segment_ids")
         axes = getattr(self._cell(), "axes", 1)
         if not hasattr(x, "shape"):
             raise TypeError(f"wants a sequence (..., T, features), got {x!r}; write jnp.asarray(x)")
@@ -134,9 +134,9 @@ class Recurrent(Wrapper):
         time = len(x.shape) - axes - 1
         if x.shape[time] == 0:
             raise ValueError(f"got a sequence of length 0, {describe(x)}: there is no step to take")
-        if segments is not None:
-            check_segments(segments, x.shape[: time + 1])
-        return Given(x, given.get("carry"), segments, passing)
+        if segment_ids is not None:
+            check_segments(segment_ids, x.shape[: time + 1])
+        return Given(x, given.get("carry"), segment_ids, passing)
 
     def _time(self, x: Any) -> int:
         """The axis of time; those before it are batch."""
@@ -151,7 +151,7 @@ class Recurrent(Wrapper):
         """The declared state."""
         if not self.cache:
             return {}
-        return {"carry": carries, "segment": Slot(x.shape[: self._time(x)], dtype="int32")}
+        return {"carry": carries, "segment": Variable(x.shape[: self._time(x)], dtype="int32")}
 
     # ---- the two questions ----
 
@@ -204,8 +204,8 @@ class Recurrent(Wrapper):
             check_carry(given.carry, carries)
             carry = jax.tree.map(lambda new, old: new.astype(old.dtype), given.carry, start)
         found = None
-        if given.segments is not None:
-            found, last = marks(given.segments, last, reverse=self.reverse)
+        if given.segment_ids is not None:
+            found, last = marks(given.segment_ids, last, reverse=self.reverse)
             x = jnp.where(found.real[(..., *(None,) * (x.ndim - time - 1))], x, jnp.zeros_like(x))
         front = None if found is None else Marks(*(jnp.moveaxis(m, time, 0) for m in found))
         run = self._hoisted if isinstance(self.wrapped, Cell) else self._general
@@ -279,7 +279,7 @@ class Recurrent(Wrapper):
         return jax.tree.map(leaf, y)
 
 
-def _inputs(x: Any, carry: Any = None, segments: Any = None) -> None:
+def _inputs(x: Any, carry: Any = None, segment_ids: Any = None) -> None:
     """What forward and unroll take."""
 
 

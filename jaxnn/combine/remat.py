@@ -25,8 +25,8 @@ class Remat(Wrapper):
     Reference: Chen et al., Training deep nets with sublinear memory cost, 2016.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> nn.Repeat(Remat(nn.Serial(nn.Dense(4), jax.nn.gelu), keep="products"), 6)
-    Repeat(Remat(Serial(Dense(4), jax.nn.gelu), keep='products'), 6)
+    >>> nn.Repeat(Remat(nn.Sequential(nn.Dense(4), jax.nn.gelu), keep="products"), 6)
+    Repeat(Remat(Sequential(Dense(4), jax.nn.gelu), keep='products'), 6)
     """
 
     inner: LayerLike

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.calls import Call, Outcome, foreign
-from ..core.declarations import Declaration, Slot, describe
-from ..core.initialisers import zeros
+from ..core.declarations import Declaration, Variable, describe
+from ..core.initializers import zeros
 from ..core.layer import INIT_STATE, LayerLike, declared
 from ..core.wrapper import Wrapper
-from ..functional.normalisation import spectral_norm
+from ..functional.normalization import spectral_norm
 from .weight_norm import check_fits, check_match, each_of_stack
 
 
@@ -23,7 +23,7 @@ class SpectralNorm(Wrapper):
     power iteration from the state u, float32 of shape (n,) at the weight's path, which training
     moves on and inference leaves alone; both use sigma after the rounds. The first u of zeros
     stands for a fixed direction. The gradient holds the singular vectors fixed. `match` is the
-    pattern of the paths that are normalised, as in `capture`: by default every parameter called w,
+    pattern of the paths that are normalized, as in `capture`: by default every parameter called w,
     tables of an Embedding included. Weights stacked by `Repeat` or `Ensemble` inside are taken one
     by one; a weight of 0 stays 0. Raises ValueError where nothing fits `match`, or what fits has no
     axes, and without state.
@@ -56,7 +56,7 @@ class SpectralNorm(Wrapper):
         for path, param in paths.walk(declaration.params):
             if paths.matches(self.match, paths.text(path)):
                 sizes = (*param.shape[: len(param.stack)], param.shape[-1])
-                state = _with(state, (*path, "u"), Slot(sizes, zeros(), "float32"))
+                state = _with(state, (*path, "u"), Variable(sizes, zeros(), "float32"))
         return declaration._replace(state=state)
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
@@ -74,7 +74,7 @@ class SpectralNorm(Wrapper):
         for path, w in matched:
             below, u = _without(below, (*path, "u"))
             _check(path, w, u)
-            weights[path], new[path] = self._normalised(w, u)
+            weights[path], new[path] = self._normalized(w, u)
             old[path] = u
         params = paths.map_with_path(lambda path, w: weights.get(path, w), call.params)
         inner = dataclasses.replace(call, params=params, state=below)
@@ -84,7 +84,7 @@ class SpectralNorm(Wrapper):
             state = _with(state, (*path, "u"), u)
         return outcome._replace(state=state)
 
-    def _normalised(self, w: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _normalized(self, w: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         """w / sigma in the type of w, and the next u in the type of u."""
 
         def one(w: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,10 +8,10 @@ import jax
 from ..core import paths
 from ..core.calls import Call, Mismatch, Outcome
 from ..core.declarations import Declaration, Param, describe
-from ..core.initialisers import Initialiser, Initializer, Shape
+from ..core.initializers import InitFn, Initializer, Shape
 from ..core.layer import LayerLike, declared
 from ..core.wrapper import Wrapper
-from ..functional.normalisation import weight_norm
+from ..functional.normalization import weight_norm
 
 
 class WeightNorm(Wrapper):
@@ -19,7 +19,7 @@ class WeightNorm(Wrapper):
 
     |v| is taken over all axes but the last. The parameter w becomes w/v, of its shape, and w/g, one
     length for each feature of its last axis; both start so that w is what the layer itself would
-    have drawn, to rounding. `match` is the pattern of the paths that are reparametrised, as in
+    have drawn, to rounding. `match` is the pattern of the paths that are reparametrized, as in
     `capture`: by default every parameter called w, tables of an Embedding included. Weights stacked
     by `Repeat` or `Ensemble` inside are taken one by one. A v of 0 gives w = 0. Raises ValueError
     where nothing fits `match`, or what fits has no axes.
@@ -86,7 +86,7 @@ def _weight(pair: Any, path: paths.Path) -> jax.Array:
 class Lengths(Initializer):
     """The lengths of what `inner` draws at `shape`, over all axes but the last."""
 
-    inner: Initialiser
+    inner: InitFn
     shape: tuple[int, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = float) -> jax.Array:
@@ -123,5 +123,5 @@ def check_fits(layer: Any, match: str, params: Any) -> None:
         if paths.matches(match, paths.text(path)) and not param.slice_shape:
             raise ValueError(
                 f"{paths.text(path)!r} is a single number, which {type(layer).__name__} cannot "
-                "normalise: choose others by match=..."
+                "normalize: choose others by match=..."
             )

@@ -1,6 +1,6 @@
-"""What a layer is: values, declared parameters, initialisers, paths and keys, binding.
+"""What a layer is: values, declared parameters, initializers, paths and keys, binding.
 
-Each file imports only from those before it: `values`, `paths`, `initialisers`, `declarations`,
+Each file imports only from those before it: `values`, `paths`, `initializers`, `declarations`,
 `rows`, `calls`, `drawing`, `signatures`, `binding`, `layer`, `primitive`, `composite`, `wrapper`,
 `pair`.
 """

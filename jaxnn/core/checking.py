@@ -1,7 +1,7 @@
 """Checks of values that are known only when a program runs, such as token ids.
 
 They would cost every dispatch, so they are there only where a function is traced within
-`checking()`, as `nn.checked` does.
+`checking()`, as `nn.checkify` does.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Declarations: what a layer says of its parameters and state before any number exists.
 
-A layer declares a `Param` for every weight and bias and a `Slot` for every piece of state. The
+A layer declares a `Param` for every weight and bias and a `Variable` for every piece of state. The
 declarations of a whole network are nested as its parameters are, so `net.spec(x)` is a tree of
 `Param` that has the structure of `net.init(key, x)`.
 """
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from . import paths
-from .initialisers import Initialiser, Initializer, zeros
+from .initializers import InitFn, Initializer, zeros
 from .values import Value, code
 
 
@@ -23,13 +23,13 @@ class Declared(Value):
     None is given).
 
     The last two fields are for wrappers. `stack` holds a pair `(levels, n)` for each leading axis
-    that stacks n copies of a layer: copy i has the key `fold(key, i)`, folded `levels` segments
+    that stacks n copies of a layer: copy i has the key `fold_in(key, i)`, folded `levels` segments
     above the array's own. `lift` is the number of the path's last segments that its key leaves out,
     so that several arrays can come from one draw.
     """
 
     shape: tuple[int, ...]
-    init: Initialiser = zeros()
+    init: InitFn = zeros()
     dtype: Any = None
     stack: tuple[tuple[int, int], ...] = ()
     lift: int = 0
@@ -39,7 +39,7 @@ class Declared(Value):
         if not isinstance(self.shape, tuple) or not all(map(_is_size, self.shape)):
             raise ValueError(f"a declared shape is a tuple of ints >= 0, got {self.shape!r}")
         if not isinstance(self.init, Initializer):
-            _check_initialiser(self.init)
+            _check_initializer(self.init)
         dtype = jax.dtypes.canonicalize_dtype(float if self.dtype is None else self.dtype)
         object.__setattr__(self, "dtype", dtype)
 
@@ -67,17 +67,17 @@ def _is_size(n: Any) -> bool:
     return is_symbolic_dim(n)
 
 
-def _check_initialiser(init: Any) -> None:
+def _check_initializer(init: Any) -> None:
     if not callable(init):
         raise TypeError(
-            f"an initialiser is a function of (key, shape, dtype), got {init!r}; write "
+            f"an initializer is a function of (key, shape, dtype), got {init!r}; write "
             "nn.normal(stddev) or nn.constant(value), say"
         )
     try:
         inspect.signature(init).bind(None, (), None)
     except TypeError:
         raise TypeError(
-            f"an initialiser takes (key, shape, dtype), which {code(init)} does not; write "
+            f"an initializer takes (key, shape, dtype), which {code(init)} does not; write "
             f"{code(init)}(...) where that makes one"
         ) from None
     except ValueError:  # a builtin that does not tell what it takes
@@ -96,8 +96,8 @@ class Param(Declared):
     frozen: bool = False
 
 
-class Slot(Declared):
-    """A declared piece of state: `Slot(shape, init, dtype)`.
+class Variable(Declared):
+    """A declared piece of state: `Variable(shape, init, dtype)`.
 
     State that starts constant, as with `nn.zeros()`, needs no key. Any other initializer draws from
     the key of its path, as for a parameter: `net.init_state(x, key=key)`.
@@ -105,7 +105,7 @@ class Slot(Declared):
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> class Codebook(nn.Primitive):
     ...     def variables(self, x):
-    ...         return {"codes": Slot((16, x.shape[-1]), nn.normal(1.0))}
+    ...         return {"codes": Variable((16, x.shape[-1]), nn.normal(1.0))}
     ...     def forward(self, params, x, *, state):
     ...         distances = jnp.sum((x[..., None, :] - state["codes"]) ** 2, -1)
     ...         return state["codes"][jnp.argmin(distances, -1)], state

@@ -2,9 +2,9 @@
 
 Two ways give the same numbers, to rounding.
 
-*By groups*, the plain one: parameters of equal initialiser, shape and type are drawn one after the
-other by `lax.map`. It works for every initialiser and generator and under every transform. Outside
-of transforms the programs of an initialiser that is a value are compiled once a shape.
+*By groups*, the plain one: parameters of equal initializer, shape and type are drawn one after the
+other by `lax.map`. It works for every initializer and generator and under every transform. Outside
+of transforms the programs of an initializer that is a value are compiled once a shape.
 
 *By rows* (`rows`), outside of transforms and for the common distributions: one small program,
 compiled once a process, whatever the network.
@@ -20,14 +20,14 @@ from jax import lax
 from . import paths
 from .calls import is_outside, located
 from .declarations import Declared
-from .initialisers import Initialiser, Initializer, Shape, constant
+from .initializers import InitFn, Initializer, Shape, constant
 from .rows import Draw, distribution_of, draw_rows
 from .values import is_lasting, is_traced
 from .watching import current_watch
 
 
 def draw(spec: Any, key: jax.Array) -> Any:
-    """The arrays that `spec`, a tree of `Param` or `Slot`, declares, drawn from the root `key`."""
+    """The arrays that `spec`, a tree of `Param` or `Variable`, declares, drawn from the root `key`."""
     leaves = list(paths.walk(spec))
     watch = current_watch()
     places = {} if watch is None else watch.places(dict(leaves))
@@ -112,13 +112,13 @@ def _draw_group(draws: list[Draw], key: jax.Array, outside: bool) -> jax.Array:
     return _draw_all(init, shape, dtype, _fold_all(key, numbers, used))
 
 
-def _draw_all(init: Initialiser, shape: Shape, dtype: Any, keys: jax.Array) -> jax.Array:
+def _draw_all(init: InitFn, shape: Shape, dtype: Any, keys: jax.Array) -> jax.Array:
     """A draw for each key, one after the other."""
 
     def one(k: jax.Array) -> jax.Array:
         drawn = jnp.asarray(init(k, shape, dtype), dtype)
         if drawn.shape != shape:
-            raise ValueError(f"the initialiser was asked for shape {shape} and gave {drawn.shape}")
+            raise ValueError(f"the initializer was asked for shape {shape} and gave {drawn.shape}")
         return drawn
 
     return lax.map(one, keys)

@@ -26,7 +26,7 @@ from .declarations import (
     mismatches,
 )
 from .drawing import draw
-from .initialisers import constant
+from .initializers import constant
 from .signatures import (
     REQUESTS,
     RESERVED_INPUTS,
@@ -85,7 +85,7 @@ class Layer(Value):
 
         State that starts constant needs no key. State that starts random, such as a codebook, is
         drawn by path as parameters are: a child `name` has the state that
-        `child.init_state(x, key=nn.fold(key, name))` returns.
+        `child.init_state(x, key=nn.fold_in(key, name))` returns.
 
         Args:
             *inputs: arrays or `jax.ShapeDtypeStruct`, as for `init`.
@@ -146,8 +146,8 @@ class Layer(Value):
         State in, state out: with `state` the result is `(y, new_state)`, without it `y`. `key` is
         needed by layers that draw random numbers in training, `train` switches between training
         and inference, and `method` names another pure method of the layer than `forward`.
-        If `segments` are given by name, positions of the first input with segment 0 are padding and
-        count as zeros; `memory_segments` mark padding of the input `memory`.
+        If `segment_ids` are given by name, positions of the first input with segment 0 are padding and
+        count as zeros; `memory_segment_ids` mark padding of the input `memory`.
         Raises ValueError or TypeError, with the path of the layer concerned, for parameters,
         state or inputs that do not fit.
         """

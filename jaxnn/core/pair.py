@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from . import paths
 from .declarations import Param
-from .initialisers import Initializer, Shape
+from .initializers import Initializer, Shape
 from .primitive import Primitive
 
 

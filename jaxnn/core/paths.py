@@ -27,15 +27,15 @@ def segment_hash(segment: str | int) -> int:
     return zlib.crc32(str(segment).encode())
 
 
-def fold(key: jax.Array, segment: str | int) -> jax.Array:
+def fold_in(key: jax.Array, segment: str | int) -> jax.Array:
     """The key of the child called `segment`, given its parent's key.
 
-    `net.init(key, x)` gives its child `name` the parameters that `child.init(fold(key, name), ...)`
-    gives; member i of an ensemble and layer i of a repetition have `fold(key, i)`.
+    `net.init(key, x)` gives its child `name` the parameters that `child.init(fold_in(key, name), ...)`
+    gives; member i of an ensemble and layer i of a repetition have `fold_in(key, i)`.
 
     >>> import jax
     >>> key = jax.random.key(0)
-    >>> bool(fold(key, 3) == fold(key, "3"))
+    >>> bool(fold_in(key, 3) == fold_in(key, "3"))
     True
     """
     return jax.random.fold_in(key, np.uint32(segment_hash(segment)))

@@ -20,7 +20,7 @@ from .calls import (
 from .declarations import (
     Declaration,
     Param,
-    Slot,
+    Variable,
     abstract,
     brief,
     describe,
@@ -63,8 +63,8 @@ class Primitive(Layer):
         """Whether training draws from the key that forward asks for: not so at a rate of 0."""
         return True
 
-    def _normalise_fields(self) -> None:
-        super()._normalise_fields()
+    def _normalize_fields(self) -> None:
+        super()._normalize_fields()
         for field in fields(self):
             if isinstance(getattr(self, field.name), Layer):
                 raise TypeError(
@@ -84,7 +84,7 @@ class Primitive(Layer):
         params = self._declared_by(self.parameters, inputs, named)
         state = self._declared_by(self.variables, inputs, named)
         _check_declared(self, params, Param)
-        _check_declared(self, state, Slot)
+        _check_declared(self, state, Variable)
         arrays, join = split_arrays((inputs, named))
 
         def run(params: Any, state: Any, arrays: Any) -> Any:
@@ -161,8 +161,8 @@ class Primitive(Layer):
 
 
 def _check_declared(layer: Layer, tree: Any, kind: type) -> None:
-    if not isinstance(tree, dict) and kind is Slot:
-        raise TypeError(f"`variables` returns a dict of nn.Slot, got {tree!r}")
+    if not isinstance(tree, dict) and kind is Variable:
+        raise TypeError(f"`variables` returns a dict of nn.Variable, got {tree!r}")
     if tree is None:
         raise TypeError("`parameters` returned None; return a dict of nn.Param, {} where none")
     for path, leaf in paths.walk(tree):

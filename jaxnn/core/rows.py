@@ -17,7 +17,7 @@ from jax import lax
 
 from . import paths
 from .declarations import Declared
-from .initialisers import normal, truncated_normal, uniform, variance_scaling
+from .initializers import normal, truncated_normal, uniform, variance_scaling
 from .values import is_traced
 
 ROW = 4096

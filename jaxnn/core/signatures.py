@@ -66,7 +66,7 @@ def check_forward(cls: type, skip: int, requests: frozenset[str]) -> None:
     for p in list(inspect.signature(forward).parameters.values())[skip:]:
         if p.kind is inspect.Parameter.VAR_KEYWORD:
             raise TypeError(
-                f"{where} takes **{p.name}, which would hide misspelt inputs; name them"
+                f"{where} takes **{p.name}, which would hide misspelled inputs; name them"
             )
         if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name in REQUESTS:
             if p.name not in requests:

@@ -1,8 +1,8 @@
 """Values: frozen dataclasses that compare, hash, print and pickle by what they hold.
 
-Layers, initialisers, declared parameters and configurations are values. A subclass of `Value`
+Layers, initializers, declared parameters and configurations are values. A subclass of `Value`
 becomes a frozen dataclass by being written. What its fields may hold is decided once, in
-`normalise`; what equality means once, in `identity`; how it prints once, in `code`.
+`normalize`; what equality means once, in `identity`; how it prints once, in `code`.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Value:
 
             @functools.wraps(own)
             def post_init(self: Value) -> None:
-                self._normalise_fields()
+                self._normalize_fields()
                 own(self)
 
             cls.__post_init__ = post_init
@@ -52,12 +52,12 @@ class Value:
 
     def __post_init__(self) -> None:
         """Bring the fields to normal form; a subclass's own `__post_init__` runs after this."""
-        self._normalise_fields()
+        self._normalize_fields()
 
-    def _normalise_fields(self) -> None:
+    def _normalize_fields(self) -> None:
         for field in fields(self):
             where = f"{type(self).__name__}.{field.name}"
-            object.__setattr__(self, field.name, normalise(getattr(self, field.name), where))
+            object.__setattr__(self, field.name, normalize(getattr(self, field.name), where))
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -131,7 +131,7 @@ def copy_with(value: Any, /, **changes: Any) -> Any:
     return copy
 
 
-def normalise(value: Any, where: str) -> Any:
+def normalize(value: Any, where: str) -> Any:
     """The normal form of what a field may hold; `where` names the field in errors.
 
     Raises TypeError for arrays, lists, sets, dicts of anything but values or functions, classes
@@ -153,19 +153,19 @@ def normalise(value: Any, where: str) -> Any:
             f"write {value.__name__}(...)"
         )
     if isinstance(value, tuple):
-        items = [normalise(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        items = [normalize(item, f"{where}[{i}]") for i, item in enumerate(value)]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, dict):
-        return _normalise_dict(value, where)
+        return _normalize_dict(value, where)
     if isinstance(value, (list, set)):
         raise TypeError(
             f"{where} got a {type(value).__name__}, which can change; write a tuple: "
             f"{tuple(value)!r}"
         )
     if isinstance(value, functools.partial):
-        args = tuple(normalise(a, f"{where} argument {i}") for i, a in enumerate(value.args))
-        named = {k: normalise(v, f"{where} argument {k!r}") for k, v in value.keywords.items()}
-        return functools.partial(normalise(value.func, where), *args, **named)
+        args = tuple(normalize(a, f"{where} argument {i}") for i, a in enumerate(value.args))
+        named = {k: normalize(v, f"{where} argument {k!r}") for k, v in value.keywords.items()}
+        return functools.partial(normalize(value.func, where), *args, **named)
     try:
         hash(value)
     except TypeError:
@@ -176,7 +176,7 @@ def normalise(value: Any, where: str) -> Any:
     return value
 
 
-def _normalise_dict(value: dict[Any, Any], where: str) -> FrozenDict:
+def _normalize_dict(value: dict[Any, Any], where: str) -> FrozenDict:
     for key, item in value.items():
         if isinstance(item, (jax.Array, np.ndarray)):
             raise TypeError(_array_refused(item, f"{where}[{key!r}]"))
@@ -187,7 +187,7 @@ def _normalise_dict(value: dict[Any, Any], where: str) -> FrozenDict:
                 f"{where} got a dict with {key!r}: {item!r}; only a dict of layers by name may be "
                 f"a field: write a tuple of pairs, {tuple(value.items())!r}, or a frozen value"
             )
-    return FrozenDict({k: normalise(v, f"{where}[{k!r}]") for k, v in value.items()})
+    return FrozenDict({k: normalize(v, f"{where}[{k!r}]") for k, v in value.items()})
 
 
 def _array_refused(value: Any, where: str) -> str:
@@ -308,7 +308,7 @@ def _is_default(item: Any, default: Any) -> bool:
     if default is dataclasses.MISSING or is_traced(item):
         return False
     try:
-        return identity(item) == identity(normalise(default, "default"))
+        return identity(item) == identity(normalize(default, "default"))
     except TypeError:  # a traced number further down
         return False
 

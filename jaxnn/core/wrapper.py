@@ -19,8 +19,8 @@ class Wrapper(Layer):
 
     inner: LayerLike
 
-    def _normalise_fields(self) -> None:
-        super()._normalise_fields()
+    def _normalize_fields(self) -> None:
+        super()._normalize_fields()
         inner = as_layers(self.inner, f"{type(self).__name__}.inner")
         if not isinstance(inner, Layer):
             raise TypeError(f"{type(self).__name__} wraps a layer, got {inner!r}")

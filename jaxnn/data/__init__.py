@@ -3,7 +3,7 @@
     from jaxnn import data
 
     cancer = data.breast_cancer()                         # nothing is downloaded
-    scale = data.Standardiser.fit(cancer.train.x)         # training statistics only
+    scale = data.Standardizer.fit(cancer.train.x)         # training statistics only
     cancer = cancer.map(x=scale)                          # the same map for every part
     x, y = cancer.train
 
@@ -11,8 +11,8 @@ Data that do not fit on the device are a `source` of batches: `HostArrays`, or a
 Batches and data may be any pytree of `rows`, frames, DataLoaders, and generators; `accept` brings
 what a run is given to one form, with the help of `arrays` and `stream`.
 
-`packaged` names the data sets, `carrier` reads and verifies their files, `hold_out` splits rows,
-`dataset` holds the result, `text` that of a text. `standardise`, `check` and `batches` work on any
+`packaged` names the data sets, `carrier` reads and verifies their files, `split` splits rows,
+`dataset` holds the result, `text` that of a text. `standardize`, `check` and `batches` work on any
 arrays; so do `augment` and `mixing`, which `augmentation` joins, and `augmented` applies to the
 batches of a run. `order` is that of an epoch, in which `gathered` reads rows by number;
 `host_arrays`, `grain_pipeline` and `records` read what is larger than the device, and `prefetch`
@@ -35,7 +35,6 @@ from jaxnn.data.check import check as check
 from jaxnn.data.dataset import Dataset as Dataset
 from jaxnn.data.dataset import Examples as Examples
 from jaxnn.data.grain_pipeline import Grain as Grain
-from jaxnn.data.hold_out import hold_out as hold_out
 from jaxnn.data.host_arrays import HostArrays as HostArrays
 from jaxnn.data.mixing import cutmix as cutmix
 from jaxnn.data.mixing import mixup as mixup
@@ -55,7 +54,8 @@ from jaxnn.data.rows import row_spec as row_spec
 from jaxnn.data.source import Batches as Batches
 from jaxnn.data.source import NoEpochs as NoEpochs
 from jaxnn.data.source import Source as Source
-from jaxnn.data.standardise import Standardiser as Standardiser
+from jaxnn.data.split import split as split
+from jaxnn.data.standardize import Standardizer as Standardizer
 from jaxnn.data.stream import Stream as Stream
 from jaxnn.data.text import Text as Text
 from jaxnn.data.text import decode as decode

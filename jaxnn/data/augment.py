@@ -125,8 +125,8 @@ def cutout(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
     """Set a square of each image to zero, at a place of its own.
 
     out[b, i, j] = 0 where 0 <= i - top[b] < size and 0 <= j - left[b] < size, else images[b, i, j].
-    The square's centre is uniform over the pixels, so that at the edge a part of it lies outside,
-    which the paper found to matter: top = centre - size // 2.
+    The square's center is uniform over the pixels, so that at the edge a part of it lies outside,
+    which the paper found to matter: top = center - size // 2.
 
     Args:
         key: a JAX key; equal keys give equal squares.
@@ -149,12 +149,12 @@ def cutout(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
     if not is_traced(size) and size < 1:
         raise ValueError(f"cutout: size is {size}, wanted 1 or more: write cutout(key, images, 8)")
     with jax.named_scope("cutout"):
-        corners = square_centres(key, images) - size // 2
+        corners = square_centers(key, images) - size // 2
         inside = in_box(images, corners, corners + size)
         return jnp.where(inside, jnp.zeros((), images.dtype), images)
 
 
-def square_centres(key: jax.Array, images: jax.Array) -> jax.Array:
+def square_centers(key: jax.Array, images: jax.Array) -> jax.Array:
     """A pixel (row, column) of each image, int32 (B, 2), uniform over all."""
     return jax.random.randint(key, (len(images), 2), 0, jnp.array([images.shape[1:3]]))
 

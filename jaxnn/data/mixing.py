@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn.core.values import is_traced
-from jaxnn.data.augment import in_box, square_centres
+from jaxnn.data.augment import in_box, square_centers
 from jaxnn.data.rows import leaves_by_path, row_count
 
 
@@ -62,7 +62,7 @@ def cutmix(
     """Replace a box of each image by what another image has there, and mix targets by area.
 
     The box has sides sqrt(1 - w[b]) of the image's, w[b] drawn from Beta(alpha, alpha), and its
-    centre is uniform over the pixels, so that a part of it may lie outside. With the share s[b] of
+    center is uniform over the pixels, so that a part of it may lie outside. With the share s[b] of
     the pixels inside of it, y'[b] = (1 - s[b]) y[b] + s[b] y[p(b)], where p is a random order of
     the batch.
 
@@ -99,7 +99,7 @@ def cutmix(
     weights, order = _drawn(key, len(images), alpha, "cutmix")
     with jax.named_scope("cutmix"):
         sides = jnp.sqrt(1 - weights)[:, None] * jnp.array([images.shape[1:3]], weights.dtype)
-        low = square_centres(place, images) - (sides / 2).astype(int)
+        low = square_centers(place, images) - (sides / 2).astype(int)
         inside = in_box(images, low, low + sides.astype(int))
         share = inside.mean(tuple(range(1, inside.ndim)), dtype=weights.dtype)
         mixed = jax.tree.map(lambda a: _mean(a, a[order], 1 - share), y)

@@ -1,9 +1,9 @@
 """The data sets. Each is read from files inside an installed package, verified and split.
 
-Every split of rows is the same on every machine: `hold_out` puts a fifth of the rows into `test`,
+Every split of rows is the same on every machine: `split` puts a fifth of the rows into `test`,
 then an eighth of the rest into `validation`, leaving 70 / 10 / 20 %. There is nothing to choose, so
 that two results on one data set compare. To split the training rows otherwise, write
-`hold_out(dataset.train_and_validation, fraction)`; the test rows stay where they are.
+`split(dataset.train_and_validation, fraction)`; the test rows stay where they are.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxnn.data.carrier import CarrierFile
 from jaxnn.data.dataset import Dataset, Examples
-from jaxnn.data.hold_out import hold_out
+from jaxnn.data.split import split
 from jaxnn.data.text import Text, split_text
 
 _MNIST_5K = CarrierFile(
@@ -53,7 +53,7 @@ _CELL_FEATURES = (
 def mnist_5k() -> Dataset:
     """5,000 handwritten digits of MNIST, 500 a class, 28 x 28 pixels.
 
-    x is float32 (rows, 784) in [0, 1], 0 for background: grey level / 255. y is int32 (rows,).
+    x is float32 (rows, 784) in [0, 1], 0 for background: gray level / 255. y is int32 (rows,).
     3,500 rows train, 500 validate (50 a class), 1,000 test (100 a class).
 
     Raises:
@@ -111,7 +111,7 @@ def breast_cancer() -> Dataset:
     """569 tumours by 30 measurements of their cell nuclei; 212 malignant, 357 benign.
 
     x is float32 (rows, 30) in the units of the measurements, whose scales lie five
-    orders of magnitude apart: standardise it. y is int32 (rows,): 0 malignant, 1 benign.
+    orders of magnitude apart: standardize it. y is int32 (rows,): 0 malignant, 1 benign.
 
     Raises:
         ImportError: scikit-learn, which carries the file, is not installed.
@@ -147,7 +147,7 @@ def diabetes() -> Dataset:
 
     x is float32 (rows, 10) as measured: age in years, sex 1 or 2, body mass index, blood pressure
     and six of blood serum. It is not scaled by the statistics of all rows, as elsewhere:
-    standardise it. y is float32 (rows,), disease progression from 25 to 346, unscaled.
+    standardize it. y is float32 (rows,), disease progression from 25 to 346, unscaled.
 
     Raises:
         ImportError: scikit-learn, which carries the files, is not installed.
@@ -216,8 +216,8 @@ def python_reference() -> Text:
 
 
 def _split(name: str, x: np.ndarray, y: np.ndarray, **about: Any) -> Dataset:
-    rest, test = hold_out((x, y), 0.2, seed=0)
-    train, validation = hold_out(rest, 0.125, seed=1)
+    rest, test = split((x, y), 0.2, seed=0)
+    train, validation = split(rest, 0.125, seed=1)
     parts = {"train": train, "validation": validation, "test": test}
     return Dataset(name, **{key: _read_only(part) for key, part in parts.items()}, **about)
 

@@ -2,7 +2,7 @@
 
 An experiment is a frozen configuration beside two pure functions, joined in a `Recipe`:
 
-    problem()               what is to be learnt: the data set, the task, how both are scaled
+    problem()               what is to be learned: the data set, the task, how both are scaled
     build(config, problem)  a configuration as a pure training `Program`
 
 A `train.Program` of any kind is trained by an `Experiment`: a configuration, `data(config)`, and

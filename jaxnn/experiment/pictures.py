@@ -19,7 +19,7 @@ from ..train.loop import TIMINGS, Record
 from .problem import Problem
 from .scores import of_truth_in, regression_scores
 
-BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
+BLUE, ORANGE, GRAY = "#2b6cb0", "#dd6b20", "#718096"
 
 
 def drawings(
@@ -33,7 +33,7 @@ def drawings(
             "predicted_and_true": (predicted_and_true, problem.quantity),
             "residuals": (residuals, problem.quantity),
         }
-    elif isinstance(problem.task, train.LanguageModel):
+    elif isinstance(problem.task, train.NextToken):
         units = {"loss": "cross entropy, nats a token", "bits": "cross entropy, bits a token"}
         of_predictions = {"bits_by_position": (bits_by_position,)}
     else:
@@ -100,10 +100,10 @@ def learning_curves(history: Sequence[Record], units: dict[str, str] | None = No
             "training, mean over the epoch": (name, BLUE),
             "validation, after the epoch": (f"validation_{name}", ORANGE),
         }
-        for label, (key, colour) in curves.items():
+        for label, (key, color) in curves.items():
             if key in history[0]:
                 numbers = [drawable(record[key]) for record in history]
-                panel.plot(epochs, numbers, color=colour, marker="o", markersize=3, label=label)
+                panel.plot(epochs, numbers, color=color, marker="o", markersize=3, label=label)
         panel.set_xlabel("epoch")
         panel.set_ylabel(_shown((units or {}).get(name, name)))
         panel.xaxis.get_major_locator().set_params(integer=True)
@@ -133,10 +133,10 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str])
     for (row, column), count in np.ndenumerate(counts):
         dark = shares[row, column] > 0.5
         wrong = row != column and count
-        colour = "white" if dark else ORANGE if wrong else GREY
+        color = "white" if dark else ORANGE if wrong else GRAY
         text = str(count) if count or row == column else "·"
         panel.text(
-            column, row, text, ha="center", va="center", color=colour,
+            column, row, text, ha="center", va="center", color=color,
             fontweight="bold" if wrong else "normal",
         )  # fmt: skip
     panel.set_xticks(range(len(names)), names)
@@ -185,11 +185,11 @@ def worst_rows(
 ) -> Any:
     """The worst mistakes among rows of measurements, each beside the means of the classes.
 
-    A panel an example: its standardised measurements as dots, the mean of each class as a line, so
+    A panel an example: its standardized measurements as dots, the mean of each class as a line, so
     that one sees which class it looks like.
 
     Args:
-        z: standardised measurements, (rows, features).
+        z: standardized measurements, (rows, features).
         y: labels, (rows,) integers.
         probabilities: (rows, classes).
         names: of the classes, by label.
@@ -205,7 +205,7 @@ def worst_rows(
             mean = z[y == label].mean(0)
             panel.plot(mean, places, label=f"mean of the {_shown(names[int(label)])} test examples")
         panel.scatter(z[row], places, color="black", s=12, zorder=3, label="this example")
-        panel.axvline(0, color=GREY, linewidth=0.5)
+        panel.axvline(0, color=GRAY, linewidth=0.5)
         panel.set_yticks(places, features, fontsize=7)
         panel.set_ylim(len(features) - 0.5, -0.5)
         panel.set_xlabel("standard deviations\nfrom the training mean", fontsize=8)
@@ -227,7 +227,7 @@ def worst_series(
 ) -> Any:
     """The worst mistakes among sequences, each beside the means of the classes.
 
-    A column an example, a row a feature: the sequence in black, the mean of each class in colour,
+    A column an example, a row a feature: the sequence in black, the mean of each class in color,
     so that one sees which class it looks like.
 
     Args:
@@ -273,7 +273,7 @@ def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
     figure = _figure(6.4, 4.2)
     panel = figure.subplots()
     panel.plot(np.arange(1, len(bits) + 1), bits, color=BLUE, label="at this position")
-    panel.axhline(bits.mean(), color=GREY, linewidth=1, label=f"mean {bits.mean():.3f}")
+    panel.axhline(bits.mean(), color=GRAY, linewidth=1, label=f"mean {bits.mean():.3f}")
     panel.set_xscale("log")
     panel.set_xlabel("tokens seen, of the window")
     panel.set_ylabel("bits a token")
@@ -291,7 +291,7 @@ def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> A
     figure = _figure(5.2, 5.2)
     panel = figure.subplots()
     low, high = float(min(y.min(), predicted.min())), float(max(y.max(), predicted.max()))
-    panel.plot([low, high], [low, high], color=GREY, linewidth=1, label="predicted = true")
+    panel.plot([low, high], [low, high], color=GRAY, linewidth=1, label="predicted = true")
     panel.scatter(y, predicted, color=BLUE, alpha=0.7, s=22, edgecolors="none")
     panel.set_aspect("equal")
     panel.set_xlabel(f"true {_shown(quantity)}")
@@ -314,7 +314,7 @@ def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
     side.hist(errors[np.isfinite(errors)], bins=20, orientation="horizontal", color=BLUE, alpha=0.7)
     side.set_xlabel("test examples")
     for one in (panel, side):
-        one.axhline(0, color=GREY, linewidth=1)
+        one.axhline(0, color=GRAY, linewidth=1)
         _plain(one)
     mean, std = f"{errors.mean():+.1f}", f"{errors.std():.1f}"
     if max(len(mean), len(std)) > 12:

@@ -79,7 +79,7 @@ def load_watched(recipe: AnyRecipe, folder: Path) -> tuple[Any, Watching]:
 
 
 def load_run(recipe: Recipe[Any], folder: Path) -> tuple[Problem, Program, train.Weights]:
-    """What was learnt, how, and the weights; raises as `load_config` and `load_weights` do."""
+    """What was learned, how, and the weights; raises as `load_config` and `load_weights` do."""
     config = load_config(recipe, folder)
     if not (folder / "weights.safetensors").exists() and (folder / "checkpoints").is_dir():
         raise ValueError(
@@ -128,7 +128,7 @@ def table(problem: Problem, predictions: np.ndarray, y: np.ndarray | None) -> No
         if y is not None:
             columns["true"] = [f"{number:.1f}" for number in y]
         columns["predicted"] = [f"{number:.1f}" for number in predictions]
-    elif isinstance(problem.task, train.LanguageModel):
+    elif isinstance(problem.task, train.NextToken):
         if y is not None:
             scores = [language_scores(y[[row]], predictions[[row]]) for row in range(len(y))]
             columns["bits"] = [f"{one['bits']:.3f}" for one in scores]
@@ -179,7 +179,7 @@ def read_inputs(file: Path, problem: Problem) -> np.ndarray:
     if image is not None and (x.min() < low or x.max() > high):
         raise FileError(
             f"{file} holds numbers from {x.min():g} to {x.max():g}, wanted {low:g} to {high:g} as "
-            f"in {problem.data.name}: divide grey levels of 0 to 255 by 255"
+            f"in {problem.data.name}: divide gray levels of 0 to 255 by 255"
         )
     return x
 

@@ -1,4 +1,4 @@
-"""What is to be learnt: a data set, a task, and the scales between them and the network."""
+"""What is to be learned: a data set, a task, and the scales between them and the network."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import train
 from ..core.layer import Layer
-from ..data import Dataset, Standardiser
+from ..data import Dataset, Standardizer
 from ..train.evaluation import Trained
 from ..train.loop import TIMINGS
 
@@ -27,15 +27,15 @@ class Problem:
 
     >>> from jaxnn import data
     >>> diabetes = data.diabetes()
-    >>> problem = Problem(diabetes, train.Regression(), targets=Standardiser.fit(diabetes.train.y))
+    >>> problem = Problem(diabetes, train.Regression(), targets=Standardizer.fit(diabetes.train.y))
     >>> problem.scaled.train.y.std().round(3).item()
     1.0
     """
 
     data: Dataset
     task: train.Task
-    inputs: Standardiser | None = None
-    targets: Standardiser | None = None
+    inputs: Standardizer | None = None
+    targets: Standardizer | None = None
     quantity: str = "target"
 
     @functools.cached_property

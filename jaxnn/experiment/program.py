@@ -61,7 +61,7 @@ class Command:
         name: the word of the command line, before the run's folder.
         help: what it does, on one line.
         options: a frozen dataclass whose fields all have defaults: the command's options.
-        run: does it, and prints what there is to see; it is given what was learnt, how, the
+        run: does it, and prints what there is to see; it is given what was learned, how, the
             weights, and the options.
     """
 
@@ -79,7 +79,7 @@ class Recipe(Generic[Config]):
         name: the module's name in `experiments`, which names run folders too.
         header: the module's docstring: what it does, the command, the result to expect.
         config: the configuration, a frozen dataclass whose fields all have defaults.
-        problem: reads the data and says what is to be learnt.
+        problem: reads the data and says what is to be learned.
         build: turns a configuration into a training program, purely.
         space: what a sweep may change: a `jaxnn.sweep.Space` of the configuration.
         finish: looks at what was trained, prints what there is to see, and gives more files for

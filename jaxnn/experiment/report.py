@@ -20,7 +20,7 @@ from ..train.loop import TIMINGS, Record
 A_ROW = 3  # panels beside each other
 MOST_PATHS = 8  # norms by path that are told apart
 RATE = "learning_rate"
-UNITS = {"device_bytes": "bytes on the device", "flop_utilisation": "share of peak FLOPs"}
+UNITS = {"device_bytes": "bytes on the device", "mfu": "share of peak FLOPs"}
 
 
 def report(
@@ -176,8 +176,8 @@ def _panels(
     for panel, (title, curves) in zip(grid, panels, strict=False):
         shown = []
         for name, key in curves.items():
-            colour = BEST if name == "validation" else CURVE
-            shown += _line(panel, records, key, color=colour, label=name or None)
+            color = BEST if name == "validation" else CURVE
+            shown += _line(panel, records, key, color=color, label=name or None)
         _finished(panel, records, title, shown)
         if len(shown) and len(panel.get_legend_handles_labels()[0]) > 1:
             panel.legend()

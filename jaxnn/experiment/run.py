@@ -161,7 +161,7 @@ def run(
         raise
     seconds = time.perf_counter() - began
     trained = train.Weights(train.evaluation_params(trained), trained.state)
-    weights = {"weights.safetensors": train.pack_weights(program.net, trained)}
+    weights = {"weights.safetensors": train.save_weights(program.net, trained)}
     finish_folder(folder, weights, last="weights.safetensors")
     scores: dict[str, float] = {}
     predictions = None
@@ -381,7 +381,7 @@ def scores_of(problem: Problem, predictions: np.ndarray, y: np.ndarray) -> dict[
         return regression_scores(y, predictions)
     kept = y != problem.task.ignored
     y, predictions = y[kept], predictions[kept]
-    if isinstance(problem.task, train.LanguageModel):
+    if isinstance(problem.task, train.NextToken):
         return language_scores(y, predictions)
     return classification_scores(y, predictions)
 

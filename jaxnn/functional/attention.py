@@ -26,7 +26,7 @@ def attention(
     bias: jax.Array | None = None,
     causal: bool = False,
     window: int | None = None,
-    segments: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
     scale: Any = None,
     soft_cap: Any = None,
     dropout: Any = 0.0,
@@ -44,17 +44,17 @@ def attention(
       -inf where it may not look. Both are (T, S), or have as many axes as q and broadcast to
       (..., heads, T, S).
     - `causal`: query t looks at keys up to t. `window`: only at those fewer than `window` away.
-    - `segments`, integers (..., T) for T = S: only at those of its own packed sequence, where 0
+    - `segment_ids`, integers (..., T) for T = S: only at those of its own packed sequence, where 0
       marks padding (see `places`).
     - `scale` is 1 / sqrt(d) by default. `soft_cap`: scaled scores s become
       soft_cap * tanh(s / soft_cap), before the bias.
     - `dropout`, a rate, and a random `key`: weights are 0 with that probability and divided by
       1 - rate otherwise.
     - What a query may not look at has no effect on its output, NaN and inf included; with a mask,
-      a bias, or segments it has none on gradients either. If it may not look at everything, a query
+      a bias, or segment_ids it has none on gradients either. If it may not look at everything, a query
       that is not finite, or that may look at a key or value that is not, gives NaN.
     - `implementation`: "xla" or "cudnn" is that of `jax.nn.dot_product_attention`, "own" the one
-      written here. By default it is jax.nn's, in plain XLA, where there is no mask, bias, segments,
+      written here. By default it is jax.nn's, in plain XLA, where there is no mask, bias, segment_ids,
       soft cap or dropout, and "own" elsewhere: write "cudnn" for the fused kernel of a GPU. Neither
       soft cap nor dropout is to be had from jax.nn.
 
@@ -79,7 +79,7 @@ def attention(
         "key": key,
         "implementation": implementation,
     }
-    plain = mask is None and bias is None and segments is None
+    plain = mask is None and bias is None and segment_ids is None
     if plain and not causal and window is None:
         return attend(q, k, v, **options)
     _check(q, k, v)
@@ -93,7 +93,7 @@ def attention(
     queries = jnp.any(query_broken, -2)  # (..., T, 1)
     keys = jnp.any(key_broken | value_broken, -2)  # (..., S, 1)
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
-    allowed: Any = _joined(mask, _places_mask(q, k, causal, window, segments))
+    allowed: Any = _joined(mask, _places_mask(q, k, causal, window, segment_ids))
     if bias is not None:
         bias = _full_rank(bias, q, k, "bias")
         finite = bias != -jnp.inf
@@ -251,16 +251,16 @@ def _jax_nn(
 
 
 def _places_mask(
-    q: jax.Array, k: jax.Array, causal: bool, window: int | None, segments: jax.Array | None
+    q: jax.Array, k: jax.Array, causal: bool, window: int | None, segment_ids: jax.Array | None
 ) -> jax.Array | None:
-    """The mask of `causal`, `window` and `segments`, of as many axes as q."""
-    if segments is not None:
+    """The mask of `causal`, `window` and `segment_ids`, of as many axes as q."""
+    if segment_ids is not None:
         if q.shape[-3] != k.shape[-3]:
             raise ValueError(
-                f"segments are of one sequence, T = S; got T = {q.shape[-3]} and S = {k.shape[-3]}"
+                f"segment_ids are of one sequence, T = S; got T = {q.shape[-3]} and S = {k.shape[-3]}"
             )
-        check_segments(segments, (*q.shape[:-3], q.shape[-3]))
-        found, _ = places(segments)
+        check_segments(segment_ids, (*q.shape[:-3], q.shape[-3]))
+        found, _ = places(segment_ids)
         return places_mask(found, found, causal=causal, window=window)[..., None, :, :]
     if not causal and window is None:
         return None

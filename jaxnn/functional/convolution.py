@@ -80,38 +80,41 @@ def packed_convolution(
     w: jax.Array,
     b: jax.Array | None = None,
     *,
-    segments: jax.Array,
+    segment_ids: jax.Array,
     dilation: int = 1,
     groups: int = 1,
     before: int = 0,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The convolution of each sequence of a packed and padded row, as if it stood alone.
 
-    x (..., L, n) and `segments` (..., L), 0 for padding, have `before` positions in front of the T
+    x (..., L, n) and `segment_ids` (..., L), 0 for padding, have `before` positions in front of the T
     that give outputs: those of a chunk before, or padding. The window reaches over `before` places
     in front of an output and the rest behind; zeros are seen outside its sequence, and padding is
     skipped, so that what it holds counts nowhere. The output (..., T, m) is 0 at padding. Beside
-    it: the last `before` inputs and segments, without all but the last sequence, which stand in
+    it: the last `before` inputs and segment_ids, without all but the last sequence, which stand in
     front of the next chunk.
 
     >>> import jax.numpy as jnp
-    >>> x, segments = jnp.array([[0.0], [1], [2], [3], [4]]), jnp.array([0, 1, 1, 2, 2])
-    >>> y, _ = packed_convolution(x, jnp.ones((2, 1, 1)), segments=segments, before=1)
+    >>> x, segment_ids = jnp.array([[0.0], [1], [2], [3], [4]]), jnp.array([0, 1, 1, 2, 2])
+    >>> y, _ = packed_convolution(x, jnp.ones((2, 1, 1)), segment_ids=segment_ids, before=1)
     >>> y[:, 0].tolist()
     [1.0, 3.0, 3.0, 7.0]
     """
-    axis, window, length = segments.ndim - 1, w.shape[0], segments.shape[-1] - before
-    real = segments != 0
+    axis, window, length = segment_ids.ndim - 1, w.shape[0], segment_ids.shape[-1] - before
+    real = segment_ids != 0
     x = jnp.where(real[..., None], x, jnp.zeros_like(x))
     if window == 1:
         y = convolution(x, w, b, groups=groups)
-        return jnp.where(real[..., None], y, jnp.zeros_like(y)), (x[..., :0, :], segments[..., :0])
+        return jnp.where(real[..., None], y, jnp.zeros_like(y)), (
+            x[..., :0, :],
+            segment_ids[..., :0],
+        )
     # Padding goes to the front and the rest stays in order, so that sequences have no gaps.
     order = jnp.argsort(real, axis, stable=True)
     x = jnp.take_along_axis(x, order[..., None], axis)
-    sequence = jnp.take_along_axis(places(segments)[0].sequence, order, axis)
+    sequence = jnp.take_along_axis(places(segment_ids)[0].sequence, order, axis)
     stays = (sequence == sequence[..., -1:])[..., length:]
-    kept = jnp.take_along_axis(segments, order, axis)[..., length:]
+    kept = jnp.take_along_axis(segment_ids, order, axis)[..., length:]
     ahead = x[..., length:, :]
     kept = (
         jnp.where(stays[..., None], ahead, jnp.zeros_like(ahead)),

@@ -12,11 +12,11 @@ SELU_FLOOR = -1.7580993408473766
 
 
 def dropout(
-    key: jax.Array, x: jax.Array, rate: Any, shared: int | tuple[int, ...] = ()
+    key: jax.Array, x: jax.Array, rate: Any, broadcast_dims: int | tuple[int, ...] = ()
 ) -> jax.Array:
     """Each element is 0 with probability `rate` and divided by 1 - rate otherwise.
 
-    The mean stays. Elements along the axes `shared` fall together. `rate` may be traced; at 1 all
+    The mean stays. Elements along the axes `broadcast_dims` fall together. `rate` may be traced; at 1 all
     elements and gradients are 0. An integer x becomes floating.
 
     >>> import jax, jax.numpy as jnp
@@ -25,7 +25,10 @@ def dropout(
     """
     x = x.astype(floating_type(x))
     keep = 1.0 - jnp.asarray(rate, jnp.float32)
-    axes = {axis % x.ndim for axis in (shared if isinstance(shared, tuple) else (shared,))}
+    axes = {
+        axis % x.ndim
+        for axis in (broadcast_dims if isinstance(broadcast_dims, tuple) else (broadcast_dims,))
+    }
     shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
     mask = jnp.broadcast_to(jax.random.bernoulli(key, keep, shape), x.shape)
     # At rate 1 nothing is kept, and the factor is any finite number, also in the type of x: it is

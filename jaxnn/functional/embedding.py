@@ -33,7 +33,7 @@ def embedding_bag(
     table: jax.Array,
     ids: jax.Array,
     weights: jax.Array | None = None,
-    segments: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
     mode: str = "mean",
     padding: int | None = None,
     bags: int | None = None,
@@ -52,7 +52,7 @@ def embedding_bag(
     >>> table, ids = jnp.array([[1.0], [2.0], [6.0]]), jnp.array([0, 1, 2])
     >>> embedding_bag(table, ids)[0].item()
     3.0
-    >>> embedding_bag(table, ids, segments=jnp.array([1, 1, 2]), bags=2)[:, 0].tolist()
+    >>> embedding_bag(table, ids, segment_ids=jnp.array([1, 1, 2]), bags=2)[:, 0].tolist()
     [1.5, 6.0]
     """
     dtype = table.dtype
@@ -60,7 +60,7 @@ def embedding_bag(
         dtype = weights.dtype
     rows = embed(table, ids)
     wide = wider_type(rows.dtype, jnp.float32)
-    bag = jnp.ones(ids.shape, jnp.int32) if segments is None else segments.astype(jnp.int32)
+    bag = jnp.ones(ids.shape, jnp.int32) if segment_ids is None else segment_ids.astype(jnp.int32)
     bag = jnp.where(bag == 0, 0, 1) if bags is None else jnp.where(bag > bags, 0, bag)
     if padding is not None:
         bag = jnp.where(_is(ids, padding), 0, bag)

@@ -75,7 +75,7 @@ def _one_by_one(x: jax.Array, axis: int, along: Windows, choose: Any) -> jax.Arr
 
 
 def _doubled(x: jax.Array, axis: int, along: Windows, choose: Any) -> jax.Array:
-    """All windows of that size, those twice as large chosen from two neighbours; then some."""
+    """All windows of that size, those twice as large chosen from two neighbors; then some."""
     size = 1
     while size < along.kernel:
         step = min(size, along.kernel - size)
@@ -87,7 +87,7 @@ def _doubled(x: jax.Array, axis: int, along: Windows, choose: Any) -> jax.Array:
 
 
 def folded(x: jax.Array, axis: int, choose: Any) -> jax.Array:
-    """What is left along `axis` when one of each two neighbours is chosen, again and again.
+    """What is left along `axis` when one of each two neighbors is chosen, again and again.
 
     >>> import jax.numpy as jnp
     >>> folded(jnp.array([[3, 7, 5]]), -1, larger).tolist()

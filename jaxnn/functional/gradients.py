@@ -80,7 +80,7 @@ def gradient_once(x: jax.Array) -> jax.Array:
     """x itself; its gradient is computed before anything takes it.
 
     A CPU's compiler otherwise computes a long elementwise chain, such as the gradient of a
-    normalisation, anew inside each product that takes it, element by element.
+    normalization, anew inside each product that takes it, element by element.
 
     >>> import jax, jax.numpy as jnp
     >>> float(jax.grad(lambda x: jnp.sin(gradient_once(x)))(0.0))

@@ -125,7 +125,7 @@ def adaptive_average_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
     """The means of as many windows as `output_size` says, which cover each axis evenly.
 
     Window i of m on an axis of n elements is [floor(i * n / m), ceil((i + 1) * n / m)), so that
-    neighbours share an element where m does not divide n. Sums are taken in at least float32, and
+    neighbors share an element where m does not divide n. Sums are taken in at least float32, and
     the result is in the floating type of x. Raises ValueError for an axis without elements.
 
     >>> import jax.numpy as jnp

@@ -1,6 +1,6 @@
 """Positions as plain functions: sinusoidal, rotary with its rules for longer sequences, ALiBi.
 
-Rotary embedding turns pair i of a head's features by the angle position * frequencies[i]. A rule
+RotaryEmbedding embedding turns pair i of a head's features by the angle position * frequencies[i]. A rule
 for sequences longer than those trained on is a change of the frequencies.
 """
 

@@ -105,8 +105,8 @@ class Marks(NamedTuple):
     begins: jax.Array
 
 
-def marks(segments: jax.Array, last: jax.Array, *, reverse: bool = False) -> tuple[Marks, Any]:
-    """The marks of `segments` (..., T) in rows whose last segment so far was `last` (...), and the
+def marks(segment_ids: jax.Array, last: jax.Array, *, reverse: bool = False) -> tuple[Marks, Any]:
+    """The marks of `segment_ids` (..., T) in rows whose last segment so far was `last` (...), and the
     last segment after them. 0 is padding, and no segment yet.
 
     >>> import jax.numpy as jnp
@@ -115,9 +115,9 @@ def marks(segments: jax.Array, last: jax.Array, *, reverse: bool = False) -> tup
     ([0, 1, 0, 1, 1], [0, 0, 0, 0, 1], 2)
     """
     if reverse:
-        segments = jnp.flip(segments, -1)
+        segment_ids = jnp.flip(segment_ids, -1)
     begun = (last != 0).astype(jnp.int32)
-    found, count = places(segments, Count(last, begun, begun))
+    found, count = places(segment_ids, Count(last, begun, begun))
     real = found.sequence != 0
     both = Marks(real, real & (found.position == 0) & (found.sequence > 1))
     return (Marks(*(jnp.flip(m, -1) for m in both)) if reverse else both), count.segment

@@ -1,6 +1,6 @@
 """Places in packed and padded sequences, and the attention masks that follow from them.
 
-`segments` are integers (..., T): 0 marks padding, other numbers mark which packed sequence a
+`segment_ids` are integers (..., T): 0 marks padding, other numbers mark which packed sequence a
 position belongs to. Padding counts nowhere: it is skipped, wherever it stands, so that left and
 right padding need nothing more, nor does a sequence that goes on after padding. A new sequence
 begins where the number differs from the last one that was not 0.
@@ -36,7 +36,7 @@ def no_count(batch: tuple[int, ...] = ()) -> Count:
 
 
 def going_on(count: Count, length: int) -> jax.Array:
-    """The segments (..., length) of a chunk that goes on with each row's last one; 1 at the start.
+    """The segment_ids (..., length) of a chunk that goes on with each row's last one; 1 at the start.
 
     >>> going_on(Count(*jnp.array([[2, 0], [1, 0], [3, 0]])), 2).tolist()
     [[2, 2], [1, 1]]
@@ -45,8 +45,8 @@ def going_on(count: Count, length: int) -> jax.Array:
     return jnp.broadcast_to(segment, (*count.segment.shape, length))
 
 
-def places(segments: jax.Array, count: Count | None = None) -> tuple[Places, Count]:
-    """The places of `segments` (..., T) in rows that have come to `count`, and the count after.
+def places(segment_ids: jax.Array, count: Count | None = None) -> tuple[Places, Count]:
+    """The places of `segment_ids` (..., T) in rows that have come to `count`, and the count after.
 
     >>> import jax.numpy as jnp
     >>> found, count = places(jnp.array([0, 0, 1, 1, 2, 2, 0, 2]))
@@ -55,15 +55,15 @@ def places(segments: jax.Array, count: Count | None = None) -> tuple[Places, Cou
     >>> places(jnp.array([2, 7]), count)[0].position.tolist()
     [3, 0]
     """
-    segments = segments.astype(jnp.int32)
-    count = no_count(segments.shape[:-1]) if count is None else count
-    before = jnp.concatenate([count.segment[..., None], segments], -1)
+    segment_ids = segment_ids.astype(jnp.int32)
+    count = no_count(segment_ids.shape[:-1]) if count is None else count
+    before = jnp.concatenate([count.segment[..., None], segment_ids], -1)
     # Index of the last segment that is not 0; where there is none, of the count's, 0 or not.
     seen = jnp.where(before != 0, lax.broadcasted_iota(jnp.int32, before.shape, before.ndim - 1), 0)
     last = jnp.take_along_axis(before, lax.cummax(seen, seen.ndim - 1), -1)
-    real = segments != 0
-    begins = real & (segments != last[..., :-1])
-    axis = segments.ndim - 1
+    real = segment_ids != 0
+    begins = real & (segment_ids != last[..., :-1])
+    axis = segment_ids.ndim - 1
     sequence = count.sequence[..., None] + lax.cumsum(begins.astype(jnp.int32), axis)
     number = lax.cumsum(real.astype(jnp.int32), axis) - 1
     first = lax.cummax(jnp.where(begins, number, -count.position[..., None]), axis)
@@ -93,7 +93,7 @@ def places_mask(
 
 
 def segments_mask(query: jax.Array, key: jax.Array) -> jax.Array:
-    """Where segments (..., T) and (..., S) are the same and not 0: booleans (..., T, S)."""
+    """Where segment_ids (..., T) and (..., S) are the same and not 0: booleans (..., T, S)."""
     return (query[..., :, None] == key[..., None, :]) & (query != 0)[..., :, None]
 
 
@@ -111,16 +111,16 @@ def distance_mask(
     return mask if window is None else mask & (jnp.abs(away) < window)
 
 
-def check_segments(segments: Any, shape: tuple[int, ...], name: str = "segments") -> None:
-    """Raise where `segments` are not integers of `shape`."""
-    dtype = getattr(segments, "dtype", None)
+def check_segments(segment_ids: Any, shape: tuple[int, ...], name: str = "segment_ids") -> None:
+    """Raise where `segment_ids` are not integers of `shape`."""
+    dtype = getattr(segment_ids, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(
             f"{name} are integers, 0 for padding and the number of the packed sequence elsewhere; "
-            f"got {segments if dtype is None else dtype!s}"
+            f"got {segment_ids if dtype is None else dtype!s}"
         )
-    if tuple(segments.shape) != tuple(shape):
+    if tuple(segment_ids.shape) != tuple(shape):
         raise ValueError(
             f"{name} have the shape (..., T) of the sequence, {tuple(shape)}; got "
-            f"{tuple(segments.shape)}"
+            f"{tuple(segment_ids.shape)}"
         )

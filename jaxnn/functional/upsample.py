@@ -14,7 +14,7 @@ def upsample(x: jax.Array, size: tuple[int, ...], method: Method = "nearest") ->
     """x (..., *axes, n) with other axes: (..., *size, n).
 
     The elements are the middles of equal cells, so the ends of both grids lie on each other
-    ("half-pixel centres"). "nearest" takes the element of the cell that a middle falls in, in the
+    ("half-pixel centers"). "nearest" takes the element of the cell that a middle falls in, in the
     type of x; "linear" weighs the two nearest ones along each axis, "cubic" the four nearest by the
     kernel of Keys with a = -0.5, and both are floating. Nothing is smoothed first where `size` is
     smaller.

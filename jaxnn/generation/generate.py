@@ -21,7 +21,7 @@ from ..core.declarations import abstract, describe, mismatches
 from ..core.layer import Layer, declared
 from ..core.values import is_traced
 from ..functional import sampling
-from ..surgery.cached import cached, uncached
+from ..surgery.caching import uncached, with_cache
 from ..train.evaluation import check_count
 from ..train.step import remembered
 from .prompts import Prompts, as_prompts, as_stop, check_tokens
@@ -54,14 +54,14 @@ def generate(
 
     A token is drawn from softmax(logits / temperature), of which `top_k` and then `top_p` leave
     only the most probable ones; the logits are taken in at least float32. On a CPU, a
-    network with a `Repeat` is several times faster as a row: see `nn.unstacked`.
+    network with a `Repeat` is several times faster as a row: see `nn.unstack_layers`.
 
     Args:
-        net: a causal network that `nn.cached` takes, from tokens (rows, T) to logits
+        net: a causal network that `nn.with_cache` takes, from tokens (rows, T) to logits
             (rows, T, vocabulary). It is run in inference, with its cache.
         params: its parameters.
         prompts: integers (rows, T), or a list of rows of different lengths, which are filled up on
-            the left and told apart by `segments`; or one prompt (T,), whose result has no axis of
+            the left and told apart by `segment_ids`; or one prompt (T,), whose result has no axis of
             rows.
         steps: the most tokens to add to each.
         state: its state, where it keeps any, such as running statistics: `ts.state`.
@@ -73,14 +73,14 @@ def generate(
 
     Raises:
         ValueError: an empty prompt, a token outside the vocabulary, a number out of range, prompts
-            of different lengths for a network that takes no segments, a network without anything to
+            of different lengths for a network that takes no segment_ids, a network without anything to
             cache, a state that is missing or not the network's; and logits that are NaN, as past
             the last learned position.
         TypeError: prompts or a key of another type.
 
     >>> import jax, jaxnn as nn
     >>> from jaxnn.models import GPT
-    >>> net = GPT(layers=1, width=8, heads=2, length=16).network(outputs=10)
+    >>> net = GPT(layers=1, width=8, num_heads=2, length=16).network(outputs=10)
     >>> params = net.init(jax.random.key(0), jnp.zeros((1, 4), int))
     >>> new = nn.generate(net, params, [[1, 2, 3], [4]], steps=5, key=jax.random.key(1))
     >>> new.tokens.shape, new.lengths.tolist()
@@ -91,7 +91,7 @@ def generate(
     rows, single = as_prompts(prompts)
     vocabulary = _vocabulary(net, rows)
     check_tokens(rows, vocabulary)
-    marks = _named(net, rows.segments)
+    marks = _named(net, rows.segment_ids)
     stop = as_stop(stop)
     numbers = {"temperature": jnp.asarray(temperature, jnp.float32)}
     if top_k is not None:
@@ -99,7 +99,7 @@ def generate(
     if top_p is not None:
         numbers["top_p"] = jnp.asarray(top_p, jnp.float32)
     length = rows.tokens.shape[1] + steps - 1  # the last new token is never read
-    prefill, decode = _compiled(cached(net, length), steps)
+    prefill, decode = _compiled(with_cache(net, length), steps)
     kept = _state(net, rows.tokens, state, marks)
     before = {name: a[:, :-1] for name, a in marks.items()}
     state = prefill(params, rows.tokens[:, :-1], before, kept)
@@ -223,13 +223,13 @@ def _key(key: Any, temperature: Any) -> jax.Array:
     return jax.random.key(0)
 
 
-def _named(net: Layer, segments: np.ndarray) -> dict[str, np.ndarray]:
-    """The segments by name, where the network takes any."""
-    if "segments" in net._takes("forward"):
-        return {"segments": segments}
-    if (segments == 0).any():
+def _named(net: Layer, segment_ids: np.ndarray) -> dict[str, np.ndarray]:
+    """The segment_ids by name, where the network takes any."""
+    if "segment_ids" in net._takes("forward"):
+        return {"segment_ids": segment_ids}
+    if (segment_ids == 0).any():
         raise ValueError(
-            "prompts of different lengths are told apart by segments, which no layer of the "
+            "prompts of different lengths are told apart by segment_ids, which no layer of the "
             "network takes: generate from prompts of one length at a time"
         )
     return {}

@@ -13,10 +13,10 @@ MOST = 2**31 - 1  # of int32
 
 
 class Prompts(NamedTuple):
-    """Tokens (rows, T) and segments (rows, T), 1 where there is a token and 0 in front of it."""
+    """Tokens (rows, T) and segment_ids (rows, T), 1 where there is a token and 0 in front of it."""
 
     tokens: Any
-    segments: Any
+    segment_ids: Any
 
 
 def as_prompts(prompts: Any) -> tuple[Prompts, bool]:
@@ -25,7 +25,7 @@ def as_prompts(prompts: Any) -> tuple[Prompts, bool]:
     Raises TypeError where they are no integers, ValueError for an empty one or for none.
 
     >>> found, single = as_prompts([[5, 6, 7], [8]])
-    >>> found.tokens.tolist(), found.segments.tolist(), single
+    >>> found.tokens.tolist(), found.segment_ids.tolist(), single
     ([[5, 6, 7], [0, 0, 8]], [[1, 1, 1], [0, 0, 1]], False)
     """
     if isinstance(prompts, str):
@@ -53,11 +53,11 @@ def as_prompts(prompts: Any) -> tuple[Prompts, bool]:
             raise ValueError(f"prompt {number} is {describe(row)}, wanted tokens (T,)")
         _check_row(row, len(row), f" {number}")
     length = max(map(len, rows))
-    tokens, segments = np.zeros((2, len(rows), length), np.int32)
+    tokens, segment_ids = np.zeros((2, len(rows), length), np.int32)
     for number, row in enumerate(rows):
         tokens[number, length - len(row) :] = row
-        segments[number, length - len(row) :] = 1
-    return Prompts(tokens, segments), False
+        segment_ids[number, length - len(row) :] = 1
+    return Prompts(tokens, segment_ids), False
 
 
 def _check_row(row: Any, length: int, number: str) -> None:
@@ -97,7 +97,7 @@ def check_tokens(prompts: Prompts, vocabulary: int) -> None:
     wrong = (prompts.tokens < 0) | (prompts.tokens >= vocabulary)
     if wrong.any():
         row, place = (int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
-        before = int((prompts.segments[row, :place] == 0).sum())
+        before = int((prompts.segment_ids[row, :place] == 0).sum())
         raise ValueError(
             f"prompt {row} holds token {prompts.tokens[row, place]} at {place - before}, wanted "
             f"0 .. {vocabulary - 1}, the vocabulary of the network"

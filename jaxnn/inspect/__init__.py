@@ -1,7 +1,7 @@
 """What a network is, before it runs: rows, parameters, bytes and FLOPs, from shapes alone; and
 what is wrong in it as it runs."""
 
-from .checked import checked
+from .checkify import checkify
 from .flops import flops
 from .nonfinite import first_nonfinite
 from .recompiled import Explained, why_recompiled
@@ -14,7 +14,7 @@ __all__ = [
     "Row",
     "Statistics",
     "Summary",
-    "checked",
+    "checkify",
     "first_nonfinite",
     "flops",
     "statistics",

@@ -53,7 +53,7 @@ def first_nonfinite(
     Raises TypeError while tracing, and what `apply` raises.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net, x = nn.Serial(nn.Dense(4), jnp.zeros_like, jnp.log, nn.Dense(2)), jnp.ones((1, 3))
+    >>> net, x = nn.Sequential(nn.Dense(4), jnp.zeros_like, jnp.log, nn.Dense(2)), jnp.ones((1, 3))
     >>> params = net.init(jax.random.key(0), x)
     >>> first_nonfinite(net, params, x), first_nonfinite(net, params, x * jnp.inf)
     ('2', 'inputs/0')

@@ -91,11 +91,11 @@ def places(net: Layer) -> Iterator[tuple[paths.Path, str]]:
 
 
 def short(layer: Any) -> str:
-    """A layer without its children: `Attention(heads=8)`, `Repeat(Block, n=12)`.
+    """A layer without its children: `MultiHeadAttention(num_heads=8)`, `Repeat(Block, n=12)`.
 
     >>> import jaxnn as nn
-    >>> short(nn.Repeat(nn.Residual(nn.Serial(nn.Dense(4))), 3)), short(nn.Dense(4, bias=False))
-    ('Repeat(Residual(Serial), n=3)', 'Dense(4, bias=False)')
+    >>> short(nn.Repeat(nn.Residual(nn.Sequential(nn.Dense(4))), 3)), short(nn.Dense(4, bias=False))
+    ('Repeat(Residual(Sequential), n=3)', 'Dense(4, bias=False)')
     """
     if isinstance(layer, Primitive):
         return re.sub(r" at 0x[0-9a-f]+", "", repr(layer))

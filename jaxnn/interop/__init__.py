@@ -6,7 +6,7 @@ from .linen import from_linen, to_linen
 from .nnx import from_nnx
 from .onnx_file import pack_onnx
 from .orders import channels_first, channels_last, tied
-from .program import load_program, pack_program
+from .program import export, load_program
 from .source import Converter, Source
 from .torch_models import GPT2, LLAMA, RESNET, VIT
 from .torch_weights import from_torch
@@ -20,6 +20,7 @@ __all__ = [
     "Source",
     "channels_first",
     "channels_last",
+    "export",
     "from_flax",
     "from_keras",
     "from_linen",
@@ -27,7 +28,6 @@ __all__ = [
     "from_torch",
     "load_program",
     "pack_onnx",
-    "pack_program",
     "tied",
     "to_linen",
 ]

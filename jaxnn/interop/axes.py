@@ -25,14 +25,14 @@ from ..core.wrapper import Wrapper
 from ..inspect.watching import evaluated_by, mapped
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.normalisation import BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm
+from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm
 from ..layers.patch import PatchEmbedding
 from ..layers.pixel_shuffle import PixelShuffle, PixelUnshuffle
 from ..layers.pooling import (
-    AdaptiveAveragePool,
+    AdaptiveAvgPool,
     AdaptiveMaxPool,
-    AveragePool,
-    GlobalAveragePool,
+    AvgPool,
+    GlobalAvgPool,
     GlobalMaxPool,
     LpPool,
     MaxPool,
@@ -45,9 +45,9 @@ from .trace_rules import follow, mark_of
 
 POSITION, CHANNEL, PART = "position", "channel", "part of a flattened image"
 
-_KERNELS = (Conv, DepthwiseConv, ConvTranspose, ConvLSTMCell, MaxPool, MinPool, AveragePool, LpPool)
+_KERNELS = (Conv, DepthwiseConv, ConvTranspose, ConvLSTMCell, MaxPool, MinPool, AvgPool, LpPool)
 _WHOLE = (BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm, SqueezeExcitation)
-_GLOBAL = (GlobalAveragePool, GlobalMaxPool)
+_GLOBAL = (GlobalAvgPool, GlobalMaxPool)
 
 
 class Factor(NamedTuple):
@@ -249,7 +249,7 @@ def _window(layer: Layer, x: Any) -> int:
     ndim = len(x.shape)
     if isinstance(layer, _KERNELS):
         return len(layer.kernel_size) if isinstance(layer.kernel_size, tuple) else 1
-    if isinstance(layer, AdaptiveAveragePool | AdaptiveMaxPool):
+    if isinstance(layer, AdaptiveAvgPool | AdaptiveMaxPool):
         return len(layer.output_size) if isinstance(layer.output_size, tuple) else 1
     if isinstance(layer, PixelShuffle | PixelUnshuffle):
         return len(layer.factor)

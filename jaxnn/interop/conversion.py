@@ -20,7 +20,7 @@ from ..core.layer import Layer
 from ..core.primitive import Primitive
 from ..core.signatures import suggestion
 from ..core.wrapper import Wrapper
-from ..surgery.cached import uncached
+from ..surgery.caching import uncached
 from ..train.weights import Weights, not_held
 from .axes import Trace, traced
 from .book import Book

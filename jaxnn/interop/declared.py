@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
-from ..core.declarations import Param, Slot, placeholder
-from ..core.initialisers import Initializer, Shape, constant
+from ..core.declarations import Param, Variable, placeholder
+from ..core.initializers import Initializer, Shape, constant
 
 
 class Drawn(Initializer):
@@ -41,7 +41,7 @@ def params_of(make: Callable[..., Any], inputs: Any) -> Any:
 
 
 def slots_of(make: Callable[..., Any], inputs: Any) -> Any:
-    """A `Slot` for each array of `make(key, *inputs)`.
+    """A `Variable` for each array of `make(key, *inputs)`.
 
     It starts constant if its numbers are equal, and the same for two keys; otherwise it is drawn at
     the layer's own key.
@@ -52,13 +52,13 @@ def slots_of(make: Callable[..., Any], inputs: Any) -> Any:
     again = dict(paths.walk(others))
     given, structure = jax.tree.flatten(inputs)
 
-    def declare(path: paths.Path, leaf: Any) -> Slot:
+    def declare(path: paths.Path, leaf: Any) -> Variable:
         numbers = np.asarray(leaf)
         first = numbers.flat[0].item() if numbers.size else 0
         if (numbers == first).all() and (np.asarray(again[path]) == first).all():
-            return Slot(numbers.shape, constant(first), numbers.dtype)
+            return Variable(numbers.shape, constant(first), numbers.dtype)
         init = Drawn(make, tuple(given), structure, path)
-        return Slot(numbers.shape, init, numbers.dtype, lift=len(path))
+        return Variable(numbers.shape, init, numbers.dtype, lift=len(path))
 
     return paths.map_with_path(declare, arrays)
 

@@ -8,14 +8,14 @@ import numpy as np
 from ..core import paths
 from ..core.layer import Layer
 from ..layers.activation import PReLU
-from ..layers.attention import Attention
+from ..layers.attention import MultiHeadAttention
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.dense import Dense
 from ..layers.einsum import Einsum
 from ..layers.embedding import Embedding
-from ..layers.normalisation import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.parameter import Parameter
+from ..layers.learned_array import LearnedArray
+from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
@@ -39,12 +39,12 @@ def from_flax(
     `variables` are those of linen, {"params": ..., "batch_stats": ...}, or nested dicts of arrays
     as `nnx.to_pure_dict(nnx.state(model))` gives. A layer at the path `block/conv` takes what is at
     `block/conv/kernel` and so on; `names` and `ignore` are as for `from_torch`, with `/` between
-    the segments: `{"stem": "Conv_0", "**/norm": "/BatchNorm_0"}`. Weights that `nn.scan` or
+    the segment_ids: `{"stem": "Conv_0", "**/norm": "/BatchNorm_0"}`. Weights that `nn.scan` or
     `nn.vmap` has stacked along the first axis go into `Repeat` or `Ensemble` if their prefix has no
     `*`. Cells may stand under the `cell`
     of an `RNN`. Transposed convolutions are taken to have `transpose_kernel=False`. Weights inside
     flax's WeightNorm and SpectralNorm go into `nn.WeightNorm` and `nn.SpectralNorm`; caches of
-    `nn.cached` start empty.
+    `nn.with_cache` start empty.
 
     Args:
         net: the network.
@@ -61,7 +61,7 @@ def from_flax(
             path in `names` is not in the network. All are listed.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net = nn.Serial(hidden=nn.Dense(2))
+    >>> net = nn.Sequential(hidden=nn.Dense(2))
     >>> variables = {"params": {"Dense_0": {"kernel": np.ones((3, 2)), "bias": np.zeros(2)}}}
     >>> weights = from_flax(net, variables, jnp.ones((1, 3)), names={"hidden": "Dense_0"})
     >>> jax.tree.map(jnp.shape, weights.params)
@@ -123,9 +123,9 @@ def _beside(book: Any, name: str, kind: str) -> str | None:
         return own if own in book.weights else None
     for other in book.weights:
         if other.endswith(f"{name.rpartition('/')[2]}/{kind}"):
-            segments = other.removesuffix(f"/{kind}").split("/")
-            for i in range(len(segments)):
-                if paths.text(segments[:i] + segments[i + 1 :]) == name:
+            segment_ids = other.removesuffix(f"/{kind}").split("/")
+            for i in range(len(segment_ids)):
+                if paths.text(segment_ids[:i] + segment_ids[i + 1 :]) == name:
                     return other
     return None
 
@@ -233,8 +233,8 @@ def simple(layer: Any, source: Source) -> dict[str, Any]:
 
 def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
     """The key or the count of a random stream, which modules of nnx hold."""
-    segments = name.split("/")
-    return "rngs" in segments and segments[-1] in ("key", "count")
+    segment_ids = name.split("/")
+    return "rngs" in segment_ids and segment_ids[-1] in ("key", "count")
 
 
 FLAX = Library(
@@ -254,9 +254,9 @@ FLAX = Library(
         BatchNorm: norm,
         Embedding: table,
         LearnedPositions: table,
-        Parameter: table,
+        LearnedArray: table,
         PReLU: prelu,
-        Attention: kernels.attention("out"),
+        MultiHeadAttention: kernels.attention("out"),
         RNNCell: simple,
         LSTMCell: lstm,
         GRUCell: gated("rzn"),

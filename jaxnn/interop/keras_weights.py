@@ -8,14 +8,14 @@ import numpy as np
 from ..core import paths
 from ..core.layer import Layer
 from ..layers.activation import PReLU
-from ..layers.attention import Attention
+from ..layers.attention import MultiHeadAttention
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.dense import Dense
 from ..layers.einsum import Einsum
 from ..layers.embedding import Embedding
-from ..layers.normalisation import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.parameter import Parameter
+from ..layers.learned_array import LearnedArray
+from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
@@ -37,7 +37,7 @@ def from_keras(
     """The `train.Weights` of `net` from the weights of a keras 3 model.
 
     A layer at the path `conv` takes what is at `conv/kernel` and so on; `names` and `ignore` are as
-    for `from_torch`, with `/` between the segments. A model's own name goes in front by
+    for `from_torch`, with `/` between the segment_ids. A model's own name goes in front by
     `names={"": "sequential"}`. A cell may stand under `lstm_cell`, `gru_cell` or `simple_rnn_cell`.
 
     Images are taken to have channels last, keras's default. If a model is given that has a layer
@@ -67,7 +67,7 @@ def from_keras(
             `reset_after=False`, which is another function. All are listed.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net = nn.Serial(dense=nn.Dense(2))
+    >>> net = nn.Sequential(dense=nn.Dense(2))
     >>> weights = {"sequential/dense/kernel": np.ones((3, 2)), "sequential/dense/bias": np.zeros(2)}
     >>> found = from_keras(net, weights, jnp.ones((1, 3)), names={"": "sequential"})
     >>> jax.tree.map(jnp.shape, found.params)
@@ -252,9 +252,9 @@ KERAS = Library(
         BatchNorm: norm,
         Embedding: table,
         LearnedPositions: table,
-        Parameter: table,
+        LearnedArray: table,
         PReLU: prelu,
-        Attention: kernels.attention("attention_output"),
+        MultiHeadAttention: kernels.attention("attention_output"),
         RNNCell: recurrent("simple_rnn_cell"),
         LSTMCell: recurrent("lstm_cell"),
         ConvLSTMCell: recurrent("conv_lstm_cell"),

@@ -33,9 +33,9 @@ def attention(out: str) -> Any:
         names = {"query": "query", "key": "key", "value": "value", "out": out}
         found = {}
         for ours, theirs in names.items():
-            heads = layer.heads
+            heads = layer.num_heads
             if ours in ("key", "value"):
-                heads = layer.key_value_heads or heads
+                heads = layer.num_kv_heads or heads
             part = {"w": f"{theirs}/kernel", "b": f"{theirs}/bias"}
             found[ours] = {
                 name: _by_head(source(there), source.at(ours).shape(name), heads, ours, there)

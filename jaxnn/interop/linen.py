@@ -23,13 +23,13 @@ class from_linen(Primitive):
     such as "batch_stats", which have to start constant. Where `__call__` has an argument `train`,
     `training` or `is_training`, it gets `train`; `deterministic` and `use_running_average` get the
     opposite. Training wants a key, from which it draws whatever the stream's name. A module of many
-    parameters is initialised fastest by its own `init`, or by `jax.jit(net.init)`.
+    parameters is initialized fastest by its own `init`, or by `jax.jit(net.init)`.
 
     Raises TypeError for what is no module.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> from flax import linen
-    >>> net = nn.Serial(from_linen(linen.Dense(4)), jax.nn.relu, nn.Dense(2))
+    >>> net = nn.Sequential(from_linen(linen.Dense(4)), jax.nn.relu, nn.Dense(2))
     >>> params = net.init(jax.random.key(0), jnp.ones((1, 3)))
     >>> jax.tree.map(jnp.shape, params)
     ({'bias': (4,), 'kernel': (3, 4)}, {}, {'b': (2,), 'w': (4, 2)})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core import paths
-from ..layers.attention import Attention
+from ..layers.attention import MultiHeadAttention
 from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
@@ -26,7 +26,7 @@ from .reparametrized import Unfit
 # something else than those next to it.
 _AXIS_BY_AXIS = (
     *(Conv, DepthwiseConv, ConvTranspose, PatchEmbedding, Embedding, EmbeddingBag),
-    *(LearnedPositions, Attention, GatedFeedForward, Bilinear, Cell),
+    *(LearnedPositions, MultiHeadAttention, GatedFeedForward, Bilinear, Cell),
 )
 
 
@@ -128,7 +128,7 @@ def channels_first(channels: int, *window: int) -> ByType:
 
     >>> import jax.numpy as jnp, jaxnn as nn
     >>> from jaxnn import interop
-    >>> net = nn.Serial(nn.Conv(2, 1), nn.Flatten(), nn.Dense(1, bias=False))
+    >>> net = nn.Sequential(nn.Conv(2, 1), nn.Flatten(), nn.Dense(1, bias=False))
     >>> state_dict = {
     ...     "0.weight": np.ones((2, 1, 1)), "0.bias": np.zeros(2),
     ...     "2.weight": np.arange(6.0).reshape(1, 6),

@@ -1,4 +1,4 @@
-"""pack_program and load_program: a trained network as one file of StableHLO, by `jax.export`."""
+"""export and load_program: a trained network as one file of StableHLO, by `jax.export`."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ..installation import missing
 from ..train.evaluation import Trained
 
 
-def pack_program(
+def export(
     net: Layer,
     trained: Trained,
     *inputs: Any,
@@ -38,18 +38,18 @@ def pack_program(
     >>> import jax.numpy as jnp, jaxnn as nn, tempfile
     >>> from pathlib import Path
     >>> from jaxnn import train
-    >>> net, x = nn.Serial(nn.Dense(3), jax.nn.relu), jnp.ones((1, 2))
+    >>> net, x = nn.Sequential(nn.Dense(3), jax.nn.relu), jnp.ones((1, 2))
     >>> weights = train.Weights(net.init(jax.random.key(0), x), net.init_state(x))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder, "net.stablehlo")
-    ...     size = file.write_bytes(pack_program(net, weights, x))
+    ...     size = file.write_bytes(export(net, weights, x))
     ...     program = load_program(file)
     >>> program.call(jnp.ones((5, 2))).shape
     (5, 3)
     """
     export = _library()
     if not isinstance(net, Layer):
-        raise TypeError(f"pack_program wants a layer, got {net!r}; write pack_program(net, ts, x)")
+        raise TypeError(f"export wants a layer, got {net!r}; write export(net, ts, x)")
     params, state = trained.params, trained.state
 
     def run(*inputs: Any, **named: Any) -> Any:
@@ -74,7 +74,7 @@ def pack_program(
 
 
 def load_program(file: str | os.PathLike[str]) -> Any:
-    """The program in a file that `pack_program` made: a `jax.export.Exported`.
+    """The program in a file that `export` made: a `jax.export.Exported`.
 
     `program.call(*inputs)` runs it, under `jax.jit` too; `program.in_avals` and `out_avals` are its
     shapes, `program.mlir_module()` its text. Raises ValueError for a file of another kind, and
@@ -92,7 +92,7 @@ def load_program(file: str | os.PathLike[str]) -> Any:
             raise FileError(
                 f"{os.fspath(file)} ({status.st_size:,} bytes) is not a program of jax.export, or "
                 f"is truncated: {error!r:.200}. Write Path(file).write_bytes("
-                "interop.pack_program(net, ts, x))"
+                "interop.export(net, ts, x))"
             ) from None
 
 

@@ -9,19 +9,19 @@ import numpy as np
 from ..core.layer import Layer
 from ..functional.positions import rotary_frequencies
 from ..layers.activation import PReLU
-from ..layers.attention import Attention
+from ..layers.attention import MultiHeadAttention
 from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.dense import Dense
 from ..layers.embedding import Embedding, EmbeddingBag
 from ..layers.gated import GatedFeedForward
-from ..layers.normalisation import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.parameter import Parameter
+from ..layers.learned_array import LearnedArray
+from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
-from ..layers.rotary import Rotary
+from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
 from .conversion import converted
 from .reparametrized import Made, spectral_normed, weight_normed
@@ -56,7 +56,7 @@ def from_torch(
     `interop.GPT2`, `LLAMA`, `VIT` and `RESNET` are the names of models of transformers and
     torchvision. Tensors may require gradients, be on any device and have any floating type. Weight
     normalization of both kinds (`weight_g`, `parametrizations`) goes into `nn.WeightNorm`, or into
-    the layer itself; spectral normalization likewise. Caches of `nn.cached` start empty.
+    the layer itself; spectral normalization likewise. Caches of `nn.with_cache` start empty.
 
     Args:
         net: the network.
@@ -78,7 +78,7 @@ def from_torch(
             `channels_first` nor `channels_last` is stated. All are listed.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net = nn.Serial(nn.Dense(2), jax.nn.relu)
+    >>> net = nn.Sequential(nn.Dense(2), jax.nn.relu)
     >>> state_dict = {"0.weight": np.array([[1.0, 2, 3], [4, 5, 6]]), "0.bias": np.zeros(2)}
     >>> from_torch(net, state_dict, jnp.ones((1, 3))).params[0]["w"].tolist()
     [[1.0, 4.0], [2.0, 5.0], [3.0, 6.0]]
@@ -234,7 +234,7 @@ def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
     return False
 
 
-def _turns_by(rotary: Rotary, frequencies: Any) -> bool:
+def _turns_by(rotary: RotaryEmbedding, frequencies: Any) -> bool:
     """Whether a model that saves these frequencies turns by the angles of `rotary`."""
     features = 2 * frequencies.size
     own = rotary_frequencies(features, rotary.base)
@@ -262,9 +262,9 @@ TORCH = Library(
         Embedding: table,
         EmbeddingBag: table,
         LearnedPositions: table,
-        Parameter: table,
+        LearnedArray: table,
         PReLU: prelu,
-        Attention: attention,
+        MultiHeadAttention: attention,
         GatedFeedForward: gated,
         RNNCell: recurrent,
         LSTMCell: recurrent,

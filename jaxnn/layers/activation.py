@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ..core.declarations import Param
-from ..core.initialisers import Initialiser, constant
+from ..core.initializers import InitFn, constant
 from ..core.primitive import Primitive
 from ..functional.gradients import shared_product
 from ..functional.linear import to_compute_type
@@ -27,7 +27,7 @@ class PReLU(Primitive):
     """
 
     per_feature: bool = False
-    alpha_init: Initialiser = constant(0.25)
+    alpha_init: InitFn = constant(0.25)
 
     def __post_init__(self) -> None:
         """Check the flag."""

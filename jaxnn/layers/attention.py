@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from ..core.binding import without_padding
 from ..core.calls import State
 from ..core.checking import check_range
-from ..core.declarations import Param, Slot, describe
-from ..core.initialisers import Initialiser, glorot_uniform, ones, zeros
+from ..core.declarations import Param, Variable, describe
+from ..core.initializers import InitFn, glorot_uniform, ones, zeros
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional import cache as caches
@@ -18,7 +18,7 @@ from ..functional.attention import IMPLEMENTATIONS, attend, attention, check_typ
 from ..functional.finite import broken_rows, by_row, finite_rows
 from ..functional.gradients import shared_product
 from ..functional.linear import along_axis, floating_type, linear
-from ..functional.normalisation import rms_norm
+from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import (
     Count,
@@ -30,23 +30,23 @@ from ..functional.segments import (
     segments_mask,
 )
 from .checks import check_cache, check_flags, check_not_training, check_positive, check_share
-from .rotary import Rotary
+from .rotary import RotaryEmbedding
 
 
-class Attention(Primitive):
+class MultiHeadAttention(Primitive):
     """y = concat over heads of softmax(q k^T / sqrt(d)) v, times w_out, plus b_out.
 
     q are the heads of x @ w_query + b_query; k and v those of keys and values, from x itself or
     from `memory`. x is (..., T, n), memory (..., S, m), y (..., T, features) in the type of x, with
-    the same axes in front. `key_value_heads` divides `heads`: 1 is multi-query, between 1 and heads
+    the same axes in front. `num_kv_heads` divides `num_heads`: 1 is multi-query, between 1 and heads
     grouped-query attention. Parameters are `query`, `key`, `value` and `out`, each `w` of two axes
-    and `b`; head_features is n / heads by default, features n. The softmax is taken in at least
+    and `b`; head_dim is n / heads by default, features n. The softmax is taken in at least
     float32, and where a query may look at nothing, its heads give 0.
 
     - `causal`: position t looks at positions up to t; `window`: only at those fewer than `window`
       away.
     - `rotary` turns queries and keys by their positions; `alibi` adds -slope * distance.
-    - `query_key_norm`: queries and keys are normalised by their root mean square, over the features
+    - `query_key_norm`: queries and keys are normalized by their root mean square, over the features
       of a head, with parameters `query_norm` and `key_norm`, each `scale`; before rotary.
     - `soft_cap`: scaled scores s become soft_cap * tanh(s / soft_cap). `scale` is 1 / sqrt(d) by
       default, `dropout` the share of the weights dropped in training.
@@ -55,14 +55,14 @@ class Attention(Primitive):
       `jaxnn.functional.attention`.
 
     Inputs by name: `mask`, booleans, and `bias`, numbers added to the scores, each (T, S) or
-    broadcast to (..., heads, T, S); `segments`, integers (..., T), 0 for padding and the number of
+    broadcast to (..., heads, T, S); `segment_ids`, integers (..., T), 0 for padding and the number of
     the packed sequence elsewhere: a position only looks at its own sequence, and positions count in
-    it; `memory_segments`, integers (..., S): segment by segment where both are given, else 0 is
+    it; `memory_segment_ids`, integers (..., S): segment by segment where both are given, else 0 is
     padding. Whatever is behind a mask, `causal`, `window`, a bias of -inf, or at padding has no
-    effect on outputs, NaN and inf included; at padding y is b_out. With a mask, a bias, or segments
+    effect on outputs, NaN and inf included; at padding y is b_out. With a mask, a bias, or segment_ids
     it has none on gradients either. A position that may look at NaN or inf gives NaN.
 
-    With `cache`, which `nn.cached` sets, keys and values of up to `cache` positions are state, and
+    With `cache`, which `nn.with_cache` sets, keys and values of up to `cache` positions are state, and
     any chunk of the sequence may be given a call. A `window` shorter than the cache is kept as a
     ring, which has no end. A position past the cache's length raises ValueError where it is known
     while tracing, and gives NaN where it is not. What comes from memory is not cached.
@@ -75,7 +75,7 @@ class Attention(Primitive):
     2020; Press et al., Train short, test long, 2021 (ALiBi).
 
     >>> import jax, jax.numpy as jnp
-    >>> net = Attention(heads=4, key_value_heads=2, causal=True)
+    >>> net = MultiHeadAttention(num_heads=4, num_kv_heads=2, causal=True)
     >>> params = net.init(jax.random.key(0), jnp.zeros((2, 5, 16)))
     >>> shapes = jax.tree.map(jnp.shape, params)
     >>> shapes["query"], shapes["key"]
@@ -84,14 +84,14 @@ class Attention(Primitive):
     (2, 5, 16)
     """
 
-    heads: int
-    head_features: int | None = None
-    key_value_heads: int | None = None
+    num_heads: int
+    head_dim: int | None = None
+    num_kv_heads: int | None = None
     features: int | None = None
     _: dataclasses.KW_ONLY
     causal: bool = False
     window: int | None = None
-    rotary: Rotary | None = None
+    rotary: RotaryEmbedding | None = None
     alibi: bool = False
     query_key_norm: bool = False
     soft_cap: float | None = None
@@ -101,36 +101,38 @@ class Attention(Primitive):
     out_bias: bool | None = None
     implementation: str | None = None
     cache: int = 0
-    w_init: Initialiser = glorot_uniform()
-    b_init: Initialiser = zeros()
-    out_init: Initialiser | None = None
+    w_init: InitFn = glorot_uniform()
+    b_init: InitFn = zeros()
+    out_init: InitFn | None = None
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        sizes = ("head_features", "key_value_heads", "features", "window")
-        check_positive(self, "heads", *(n for n in sizes if getattr(self, n) is not None))
+        sizes = ("head_dim", "num_kv_heads", "features", "window")
+        check_positive(self, "num_heads", *(n for n in sizes if getattr(self, n) is not None))
         check_flags(self, "causal", "alibi", "query_key_norm", "bias")
         if self.out_bias is not None:
             check_flags(self, "out_bias")
         check_share(self, "dropout")
         check_cache(self)
-        if self.heads % self._kv_heads:
+        if self.num_heads % self._num_kv_heads:
             raise ValueError(
-                f"Attention.key_value_heads divides heads, got {self.key_value_heads} for "
-                f"{self.heads} heads"
+                f"MultiHeadAttention.num_kv_heads divides num_heads, got {self.num_kv_heads} for "
+                f"{self.num_heads} heads"
             )
-        if self.rotary is not None and not isinstance(self.rotary, Rotary):
-            raise TypeError(f"Attention.rotary is a value such as nn.Rotary(), got {self.rotary!r}")
+        if self.rotary is not None and not isinstance(self.rotary, RotaryEmbedding):
+            raise TypeError(
+                f"MultiHeadAttention.rotary is a value such as nn.RotaryEmbedding(), got {self.rotary!r}"
+            )
         if self.implementation not in IMPLEMENTATIONS:
             raise ValueError(
-                f"Attention.implementation is None, 'own', 'xla' or 'cudnn', got "
+                f"MultiHeadAttention.implementation is None, 'own', 'xla' or 'cudnn', got "
                 f"{self.implementation!r}"
             )
         for name in ("soft_cap", "scale"):
             number = getattr(self, name)
             real = isinstance(number, int | float) and not isinstance(number, bool) and number > 0
             if number is not None and not is_traced(number) and not real:
-                raise ValueError(f"Attention.{name} is a number > 0, got {number!r}")
+                raise ValueError(f"MultiHeadAttention.{name} is a number > 0, got {number!r}")
         scaling = None if self.rotary is None else self.rotary.scaling
         if self.cache and scaling is not None and scaling.by_length:
             raise ValueError(
@@ -143,14 +145,16 @@ class Attention(Primitive):
         """Weights and biases of query, key, value and out, and the scales of the norms."""
         self._check_inputs(x, memory)
         n, m = x.shape[-1], (x if memory is None else memory).shape[-1]
-        d, bias = self._head_features(n), self.bias
+        d, bias = self._head_dim(n), self.bias
         out_bias = bias if self.out_bias is None else self.out_bias
         out = n if self.features is None else self.features
         declared = {
-            "query": self._projection(n, self.heads * d, bias, self.w_init),
-            "key": self._projection(m, self._kv_heads * d, bias, self.w_init),
-            "value": self._projection(m, self._kv_heads * d, bias, self.w_init),
-            "out": self._projection(self.heads * d, out, out_bias, self.out_init or self.w_init),
+            "query": self._projection(n, self.num_heads * d, bias, self.w_init),
+            "key": self._projection(m, self._num_kv_heads * d, bias, self.w_init),
+            "value": self._projection(m, self._num_kv_heads * d, bias, self.w_init),
+            "out": self._projection(
+                self.num_heads * d, out, out_bias, self.out_init or self.w_init
+            ),
         }
         if self.query_key_norm:
             declared |= {
@@ -164,14 +168,14 @@ class Attention(Primitive):
             return {}
         batch, dtype = x.shape[:-2], floating_type(x)
         slots = (*batch, min(self.cache, self.window or self.cache))
-        heads = (*slots, self._kv_heads, self._head_features(x.shape[-1]))
+        heads = (*slots, self._num_kv_heads, self._head_dim(x.shape[-1]))
         return {
-            "keys": Slot(heads, zeros(), dtype),
-            "values": Slot(heads, zeros(), dtype),
-            "position": Slot(slots, zeros(), "int32"),
-            "sequence": Slot(slots, zeros(), "int32"),
-            "count": {name: Slot(batch, zeros(), "int32") for name in Count._fields},
-            "written": Slot(batch if self._is_ring else (), zeros(), "int32"),
+            "keys": Variable(heads, zeros(), dtype),
+            "values": Variable(heads, zeros(), dtype),
+            "position": Variable(slots, zeros(), "int32"),
+            "sequence": Variable(slots, zeros(), "int32"),
+            "count": {name: Variable(batch, zeros(), "int32") for name in Count._fields},
+            "written": Variable(batch if self._is_ring else (), zeros(), "int32"),
         }
 
     def forward(
@@ -182,36 +186,36 @@ class Attention(Primitive):
         *,
         mask: jax.Array | None = None,
         bias: jax.Array | None = None,
-        segments: jax.Array | None = None,
-        memory_segments: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
+        memory_segment_ids: jax.Array | None = None,
         key: Any,
         state: State | None,
         train: bool,
     ) -> tuple[jax.Array, State]:
         """The heads' weighted values, projected."""
-        if segments is not None:
-            check_segments(segments, x.shape[:-1])
-            x = without_padding(x, segments)
-        if memory is not None and memory_segments is not None:
-            check_segments(memory_segments, memory.shape[:-1], "memory_segments")
-            memory = without_padding(memory, memory_segments)
+        if segment_ids is not None:
+            check_segments(segment_ids, x.shape[:-1])
+            x = without_padding(x, segment_ids)
+        if memory is not None and memory_segment_ids is not None:
+            check_segments(memory_segment_ids, memory.shape[:-1], "memory_segment_ids")
+            memory = without_padding(memory, memory_segment_ids)
         check_types(mask, bias)
-        across = None if memory is None else memory_segments
-        hides = any(a is not None for a in (mask, bias, segments, across))
+        across = None if memory is None else memory_segment_ids
+        hides = any(a is not None for a in (mask, bias, segment_ids, across))
         checks = hides or (self.cache > 0 and memory is None)
 
         def projected(name: str, x: jax.Array, heads: int) -> jax.Array:
             def f(x: jax.Array) -> jax.Array:
                 a = self._split(linear(x, **params[name]), heads)
                 norm = params.get(f"{name}_norm")
-                return a if norm is None else _normalised(a, norm["scale"])
+                return a if norm is None else _normalized(a, norm["scale"])
 
             return by_row(f, x, checks)
 
         source = x if memory is None else memory
-        q = projected("query", x, self.heads)
-        k = projected("key", source, self._kv_heads)
-        v = projected("value", source, self._kv_heads)
+        q = projected("query", x, self.num_heads)
+        k = projected("key", source, self._num_kv_heads)
+        v = projected("value", source, self._num_kv_heads)
         options = {
             "scale": self.scale,
             "soft_cap": self.soft_cap,
@@ -221,32 +225,32 @@ class Attention(Primitive):
             options |= {"dropout": self.dropout, "key": key}
         new: State = {}
         if memory is not None:
-            across = _mask_across(segments, memory_segments)
+            across = _mask_across(segment_ids, memory_segment_ids)
             y = attention(q, k, v, mask=_both(mask, across, q.ndim), bias=bias, **options)
         elif self.cache:
             check_not_training(self, train)
             if mask is not None or bias is not None:
                 raise ValueError(
-                    "a mask or a bias says nothing of the keys in a cache: pass segments=..., or "
+                    "a mask or a bias says nothing of the keys in a cache: pass segment_ids=..., or "
                     "run the network without its cache"
                 )
-            y, new = self._with_cache(q, k, v, segments, state or {}, options)
+            y, new = self._with_cache(q, k, v, segment_ids, state or {}, options)
         else:
-            self._check_length_known(segments)
-            found = None if segments is None else places(segments)[0]
+            self._check_length_known(segment_ids)
+            found = None if segment_ids is None else places(segment_ids)[0]
             position = _one_sequence(x) if found is None else found.position
             q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
             options |= {"causal": self.causal, "window": self.window}
             bias = self._with_alibi(bias, position, position, q.ndim)
             if hides or self.causal or self.window is not None:
-                y = attention(q, k, v, mask=mask, bias=bias, segments=segments, **options)
+                y = attention(q, k, v, mask=mask, bias=bias, segment_ids=segment_ids, **options)
             else:
                 y = attend(q, k, v, bias=bias, **options)
         y = y.reshape(*y.shape[:-2], y.shape[-2] * y.shape[-1])
         return by_row(lambda y: linear(y, **params["out"]), y, checks), new
 
     def _with_cache(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, segments: Any, state: State, options: Any
+        self, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: Any, state: State, options: Any
     ) -> tuple[jax.Array, State]:
         """Heads (..., T, heads, d) over the cached keys and those of this chunk, and the cache."""
         *batch, length = q.shape[:-2]
@@ -254,8 +258,8 @@ class Attention(Primitive):
         v, broken = finite_rows(v)
         k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
         count, written = Count(**state["count"]), state["written"]
-        segments = going_on(count, length) if segments is None else segments
-        found, count = places(segments, count)
+        segment_ids = going_on(count, length) if segment_ids is None else segment_ids
+        found, count = places(segment_ids, count)
         q, k = (self._turned(a, found.position, length) for a in (q, k))
         chunk = {"keys": k, "values": v, **found._asdict()}
         cache = {name: state[name] for name in chunk}
@@ -264,7 +268,7 @@ class Attention(Primitive):
                 name: jnp.concatenate([slots, chunk[name].astype(slots.dtype)], len(batch))
                 for name, slots in cache.items()
             }
-            cache, written = caches.write_ring(cache, chunk, segments != 0, written)
+            cache, written = caches.write_ring(cache, chunk, segment_ids != 0, written)
         else:
             self._check_room(written, length)
             last, room = written + length - 1, self.cache
@@ -289,23 +293,23 @@ class Attention(Primitive):
         return self.window is not None and self.window < self.cache
 
     @property
-    def _kv_heads(self) -> int:
-        return self.heads if self.key_value_heads is None else self.key_value_heads
+    def _num_kv_heads(self) -> int:
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     def _draws(self) -> bool:
         return is_traced(self.dropout) or self.dropout > 0
 
-    def _head_features(self, n: int) -> int:
-        if self.head_features is not None:
-            return self.head_features
-        if n % self.heads:
+    def _head_dim(self, n: int) -> int:
+        if self.head_dim is not None:
+            return self.head_dim
+        if n % self.num_heads:
             raise ValueError(
-                f"{self.heads} heads do not divide the {n} features of the input: choose heads "
-                "that do, or give head_features"
+                f"{self.num_heads} heads do not divide the {n} features of the input: choose heads "
+                "that do, or give head_dim"
             )
-        return n // self.heads
+        return n // self.num_heads
 
-    def _projection(self, n: int, m: int, bias: bool, w_init: Initialiser) -> dict[str, Param]:
+    def _projection(self, n: int, m: int, bias: bool, w_init: InitFn) -> dict[str, Param]:
         w = {"w": Param((n, m), w_init)}
         return w | {"b": Param((m,), self.b_init)} if bias else w
 
@@ -324,7 +328,7 @@ class Attention(Primitive):
         """The bias and ALiBi's, (..., heads, T, S)."""
         if not self.alibi:
             return bias
-        slopes = alibi(query, key, self.heads)
+        slopes = alibi(query, key, self.num_heads)
         return slopes if bias is None else over_heads(bias, ndim).astype(slopes.dtype) + slopes
 
     def _check_inputs(self, x: Any, memory: Any) -> None:
@@ -333,14 +337,14 @@ class Attention(Primitive):
                 raise ValueError(f"wants a sequence of shape {name}, got {describe(one)}")
             if one is not None and one.shape[-2] == 0:
                 raise ValueError(f"wants a sequence of at least one position, got {describe(one)}")
-        d = self._head_features(x.shape[-1])
+        d = self._head_dim(x.shape[-1])
         if self.rotary is not None:
             self.rotary.turned_features(d)
         if memory is None:
             if self.cache and not self.causal:
                 raise ValueError(
                     "looks at later positions, so it needs the whole sequence at once and cannot "
-                    "keep a cache: write Attention(..., causal=True), or run it without nn.cached"
+                    "keep a cache: write MultiHeadAttention(..., causal=True), or run it without nn.with_cache"
                 )
             return
         if memory.shape[:-2] != x.shape[:-2]:
@@ -356,13 +360,13 @@ class Attention(Primitive):
                 "another Attention without to the memory"
             )
 
-    def _check_length_known(self, segments: Any) -> None:
+    def _check_length_known(self, segment_ids: Any) -> None:
         scaling = None if self.rotary is None else self.rotary.scaling
-        if segments is not None and scaling is not None and scaling.by_length:
+        if segment_ids is not None and scaling is not None and scaling.by_length:
             raise ValueError(
                 f"{scaling!r} changes the angles with the length of the sequence, but got "
-                "segments, and a row's sequences are of several lengths: take nn.NTKScaling or "
-                "nn.YaRNScaling, or leave out the segments"
+                "segment_ids, and a row's sequences are of several lengths: take nn.NTKScaling or "
+                "nn.YaRNScaling, or leave out the segment_ids"
             )
 
     def _check_room(self, written: Any, length: int) -> None:
@@ -370,12 +374,12 @@ class Attention(Primitive):
         if known + length > self.cache:
             raise ValueError(
                 f"its cache has {self.cache} positions, of which {known} are taken: {length} more "
-                f"do not fit; write nn.cached(net, length={max(2 * self.cache, known + length)}), "
+                f"do not fit; write nn.with_cache(net, length={max(2 * self.cache, known + length)}), "
                 "say, or begin with a fresh state"
             )
 
 
-def _normalised(a: jax.Array, scale: jax.Array) -> jax.Array:
+def _normalized(a: jax.Array, scale: jax.Array) -> jax.Array:
     return shared_product(rms_norm(a), along_axis(scale, a.ndim, -1))
 
 
@@ -384,13 +388,13 @@ def _one_sequence(x: jax.Array) -> jax.Array:
     return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,))
 
 
-def _mask_across(segments: Any, memory_segments: Any) -> jax.Array | None:
+def _mask_across(segment_ids: Any, memory_segment_ids: Any) -> jax.Array | None:
     """Which positions of the memory each query may look at, (..., 1, T or 1, S)."""
-    if memory_segments is None:
+    if memory_segment_ids is None:
         return None
-    if segments is None:
-        return (memory_segments != 0)[..., None, None, :]
-    return segments_mask(segments, memory_segments)[..., None, :, :]
+    if segment_ids is None:
+        return (memory_segment_ids != 0)[..., None, None, :]
+    return segments_mask(segment_ids, memory_segment_ids)[..., None, :, :]
 
 
 def _both(mask: jax.Array | None, other: jax.Array | None, ndim: int) -> jax.Array | None:

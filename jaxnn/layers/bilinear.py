@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from ..core.declarations import Param, describe
-from ..core.initialisers import Initialiser, lecun_normal, zeros
+from ..core.initializers import InitFn, lecun_normal, zeros
 from ..core.primitive import Primitive
 from ..functional.linear import bilinear
 from .checks import check_flags, check_positive, check_rank
@@ -26,8 +26,8 @@ class Bilinear(Primitive):
 
     features: int
     bias: bool = True
-    w_init: Initialiser = lecun_normal()
-    b_init: Initialiser = zeros()
+    w_init: InitFn = lecun_normal()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the number of features and the flag."""

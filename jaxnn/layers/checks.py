@@ -75,7 +75,7 @@ def check_not_training(layer: Layer, train: bool) -> None:
     if train:
         raise ValueError(
             f"{type(layer).__name__} keeps a cache of {layer.cache} positions, which is for "
-            "inference: train the network that nn.cached(net, ...) was given; the parameters are "
+            "inference: train the network that nn.with_cache(net, ...) was given; the parameters are "
             "the same"
         )
 
@@ -112,5 +112,5 @@ def check_cache(layer: Layer) -> None:
     if not isinstance(layer.cache, int) or isinstance(layer.cache, bool) or layer.cache < 0:
         raise ValueError(
             f"{type(layer).__name__}.cache is a number of positions, 0 for none; got "
-            f"{layer.cache!r}; write nn.cached(net, length=256), say"
+            f"{layer.cache!r}; write nn.with_cache(net, length=256), say"
         )

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from ..core.binding import without_padding
 from ..core.calls import State
 from ..core.composite import Composite
-from ..core.declarations import Param, Slot, describe
-from ..core.initialisers import Initialiser, he_normal, zeros
+from ..core.declarations import Param, Variable, describe
+from ..core.initializers import InitFn, he_normal, zeros
 from ..core.layer import Layer
 from ..core.primitive import Primitive
 from ..functional.convolution import PerAxis, convolution, packed_convolution, per_axis
@@ -30,20 +30,20 @@ class Conv(Primitive):
     features sees its run of channels. `padding` is one entry for all axes or a tuple with one for
     each: "same" (zeros; ceil(size / stride) outputs), "valid" (none), "causal" (zeros in front, so
     that no output sees a later input), "circular", "reflect", "replicate", an int (zeros on both
-    sides), or a pair (before, after). He initialisation by default, for ReLU.
+    sides), or a pair (before, after). He initialization by default, for ReLU.
 
-    Over one axis, of time, it takes `segments` by name: integers (..., T), 0 for padding and the
+    Over one axis, of time, it takes `segment_ids` by name: integers (..., T), 0 for padding and the
     number of the packed sequence elsewhere. An output sees zeros outside its own sequence, and is 0
     at padding, which is skipped. That wants stride 1 and zeros that keep the length. Of frames
-    (..., T, L, n), with segments (..., T), each is convolved along L as it is, and those at padding
+    (..., T, L, n), with segment_ids (..., T), each is convolved along L as it is, and those at padding
     count as zeros.
 
-    With `cache` > 0, set by `nn.cached`, a causal convolution over one axis keeps its last
+    With `cache` > 0, set by `nn.with_cache`, a causal convolution over one axis keeps its last
     (kernel_size - 1) * dilation inputs as state, and takes a sequence piece by piece; a piece
-    without segments goes on in the last one.
+    without segment_ids goes on in the last one.
 
     Raises ValueError where groups divide neither channels nor features, where a window is larger
-    than the padded input, for an input with fewer axes, and for segments of another shape or where
+    than the padded input, for an input with fewer axes, and for segment_ids of another shape or where
     the length changes.
 
     References: LeCun et al., Gradient-based learning applied to document recognition, 1998;
@@ -66,8 +66,8 @@ class Conv(Primitive):
     padding: Padding = "same"
     bias: bool = True
     cache: int = 0
-    w_init: Initialiser = he_normal()
-    b_init: Initialiser = zeros()
+    w_init: InitFn = he_normal()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -80,15 +80,15 @@ class Conv(Primitive):
         """w, and b where there is a bias."""
         return kernel_parameters(self, x, self.groups, self.features)
 
-    def variables(self, x: Any) -> dict[str, Slot]:
-        """The last inputs and their segments, where a cache is kept."""
+    def variables(self, x: Any) -> dict[str, Variable]:
+        """The last inputs and their segment_ids, where a cache is kept."""
         return _last_inputs(self, x)
 
     def forward(
-        self, params: Any, x: jax.Array, *, segments: Any = None, state: State, train: bool
+        self, params: Any, x: jax.Array, *, segment_ids: Any = None, state: State, train: bool
     ) -> tuple[jax.Array, State]:
         """The convolution plus the bias, and the last inputs."""
-        return _convolved(self, params, x, segments, state, train, self.groups)
+        return _convolved(self, params, x, segment_ids, state, train, self.groups)
 
     def _takes(self, method: str) -> set[str]:
         return super()._takes(method) - _not_over_time(self)
@@ -99,7 +99,7 @@ class DepthwiseConv(Primitive):
 
     It is `Conv` with as many groups as there are channels: x is (..., *axes, n), y
     (..., *axes, n * multiplier), w (*kernel_size, 1, n * multiplier), b (n * multiplier,). The
-    other fields are those of `Conv`, and so are `segments`.
+    other fields are those of `Conv`, and so are `segment_ids`.
 
     Reference: Chollet, Xception: deep learning with depthwise separable convolutions, 2017.
 
@@ -116,8 +116,8 @@ class DepthwiseConv(Primitive):
     padding: Padding = "same"
     bias: bool = True
     cache: int = 0
-    w_init: Initialiser = he_normal()
-    b_init: Initialiser = zeros()
+    w_init: InitFn = he_normal()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -132,15 +132,15 @@ class DepthwiseConv(Primitive):
             raise ValueError(f"wants an input with at least one channel, got {describe(x)}")
         return kernel_parameters(self, x, x.shape[-1], x.shape[-1] * self.multiplier)
 
-    def variables(self, x: Any) -> dict[str, Slot]:
-        """The last inputs and their segments, where a cache is kept."""
+    def variables(self, x: Any) -> dict[str, Variable]:
+        """The last inputs and their segment_ids, where a cache is kept."""
         return _last_inputs(self, x)
 
     def forward(
-        self, params: Any, x: jax.Array, *, segments: Any = None, state: State, train: bool
+        self, params: Any, x: jax.Array, *, segment_ids: Any = None, state: State, train: bool
     ) -> tuple[jax.Array, State]:
         """Each channel convolved, plus the bias, and the last inputs."""
-        return _convolved(self, params, x, segments, state, train, x.shape[-1])
+        return _convolved(self, params, x, segment_ids, state, train, x.shape[-1])
 
     def _takes(self, method: str) -> set[str]:
         return super()._takes(method) - _not_over_time(self)
@@ -188,7 +188,7 @@ def _convolved(
     layer: Any,
     params: Any,
     x: jax.Array,
-    segments: Any,
+    segment_ids: Any,
     state: State,
     train: bool,
     groups: int,
@@ -196,16 +196,19 @@ def _convolved(
     padding = layer.padding
     if layer.cache:
         check_not_training(layer, train)
-    if segments is not None:
-        if not _marks_frames(layer, x, segments, state):
-            return _packed(layer, params, x, segments, state, groups)
-        x = without_padding(x, segments)
+    if segment_ids is not None:
+        if not _marks_frames(layer, x, segment_ids, state):
+            return _packed(layer, params, x, segment_ids, state, groups)
+        x = without_padding(x, segment_ids)
     if state:
-        kept, marks = state["inputs"], state["segments"]
+        kept, marks = state["inputs"], state["segment_ids"]
         x, length = _joined(kept, x), x.shape[-2]
         goes_on = jnp.where(marks == 0, 1, marks)[..., -1:]
         marks = jnp.concatenate([marks, jnp.repeat(goes_on, length, -1)], -1)
-        state = {"inputs": x[..., length:, :].astype(kept.dtype), "segments": marks[..., length:]}
+        state = {
+            "inputs": x[..., length:, :].astype(kept.dtype),
+            "segment_ids": marks[..., length:],
+        }
         padding = "valid"
     y = convolution(
         x,
@@ -219,43 +222,43 @@ def _convolved(
     return y, state or {}
 
 
-def _marks_frames(layer: Any, x: jax.Array, segments: Any, state: State) -> bool:
-    """Whether `segments` mark the axis in front of the one convolved, and so nothing of it."""
-    shape, over = tuple(getattr(segments, "shape", ())), x.shape[:-1]
+def _marks_frames(layer: Any, x: jax.Array, segment_ids: Any, state: State) -> bool:
+    """Whether `segment_ids` mark the axis in front of the one convolved, and so nothing of it."""
+    shape, over = tuple(getattr(segment_ids, "shape", ())), x.shape[:-1]
     if not shape or len(shape) >= len(over) or shape != over[: len(shape)]:
-        check_segments(segments, over)
+        check_segments(segment_ids, over)
         return False
     if len(shape) < len(over) - 1 or state:
         raise ValueError(
-            f"segments {shape} mark another axis of {describe(x)} than the one convolved: write "
+            f"segment_ids {shape} mark another axis of {describe(x)} than the one convolved: write "
             f"kernel_size=(1, {kernel_sizes(layer)[0]}), which takes none and keeps no cache"
         )
-    check_segments(segments, shape)
+    check_segments(segment_ids, shape)
     return True
 
 
 def _packed(
-    layer: Any, params: Any, x: jax.Array, segments: Any, state: State, groups: int
+    layer: Any, params: Any, x: jax.Array, segment_ids: Any, state: State, groups: int
 ) -> tuple[jax.Array, State]:
-    """The convolution of each packed sequence, and the last inputs and their segments."""
+    """The convolution of each packed sequence, and the last inputs and their segment_ids."""
     before = _before(layer)
-    batch, segments = x.shape[:-2], jnp.asarray(segments, jnp.int32)
+    batch, segment_ids = x.shape[:-2], jnp.asarray(segment_ids, jnp.int32)
     kept = state or {
         "inputs": jnp.zeros((*batch, before, x.shape[-1]), x.dtype),
-        "segments": jnp.zeros((*batch, before), jnp.int32),
+        "segment_ids": jnp.zeros((*batch, before), jnp.int32),
     }
     y, (inputs, marks) = packed_convolution(
         _joined(kept["inputs"], x),
         params["w"],
         params["b"] if layer.bias else None,
-        segments=jnp.concatenate([kept["segments"], segments], -1),
+        segment_ids=jnp.concatenate([kept["segment_ids"], segment_ids], -1),
         dilation=per_axis(layer.dilation, 1)[0],
         groups=groups,
         before=before,
     )
     if not state:
         return y, {}
-    return y, {"inputs": inputs.astype(kept["inputs"].dtype), "segments": marks}
+    return y, {"inputs": inputs.astype(kept["inputs"].dtype), "segment_ids": marks}
 
 
 def _joined(kept: jax.Array, x: jax.Array) -> jax.Array:
@@ -269,7 +272,7 @@ def _before(layer: Any) -> int:
     before, after = lengths(entry, reach + 1, reach + 1, 1)
     if per_axis(layer.stride, 1) != (1,) or before + after != reach or (reach and entry in MODES):
         raise ValueError(
-            "takes segments with stride 1 and zeros around that keep the length; got "
+            "takes segment_ids with stride 1 and zeros around that keep the length; got "
             f"stride={layer.stride!r}, padding={layer.padding!r}; write padding='same' or 'causal'"
         )
     return before
@@ -277,11 +280,11 @@ def _before(layer: Any) -> int:
 
 def _not_over_time(layer: Any) -> set[str]:
     """The names of inputs that only a convolution over one axis takes."""
-    return set() if len(kernel_sizes(layer)) == 1 else {"segments"}
+    return set() if len(kernel_sizes(layer)) == 1 else {"segment_ids"}
 
 
-def _last_inputs(layer: Any, x: Any) -> dict[str, Slot]:
-    """The inputs that the next output still sees, with their segments, where a cache is kept."""
+def _last_inputs(layer: Any, x: Any) -> dict[str, Variable]:
+    """The inputs that the next output still sees, with their segment_ids, where a cache is kept."""
     if not layer.cache or len(kernel_sizes(layer)) > 1:
         return {}
     check_image(layer, x)
@@ -290,8 +293,8 @@ def _last_inputs(layer: Any, x: Any) -> dict[str, Slot]:
         return {}
     last = (*x.shape[:-2], reach)
     return {
-        "inputs": Slot((*last, x.shape[-1]), zeros(), floating_type(x)),
-        "segments": Slot(last, zeros(), "int32"),
+        "inputs": Variable((*last, x.shape[-1]), zeros(), floating_type(x)),
+        "segment_ids": Variable(last, zeros(), "int32"),
     }
 
 
@@ -310,5 +313,5 @@ def _check_causal(layer: Any) -> None:
         raise ValueError(
             f"{owner} keeps a cache where it is causal, over one axis, and has stride 1; got "
             f"kernel_size={layer.kernel_size!r}, padding={layer.padding!r}, "
-            f"stride={layer.stride!r}; write padding='causal', or leave it out of nn.cached(...)"
+            f"stride={layer.stride!r}; write padding='causal', or leave it out of nn.with_cache(...)"
         )

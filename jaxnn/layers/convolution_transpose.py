@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from ..core.declarations import Param
-from ..core.initialisers import Initialiser, he_normal, zeros
+from ..core.initializers import InitFn, he_normal, zeros
 from ..core.primitive import Primitive
 from ..functional.convolution import PerAxis, per_axis, transposed_convolution
 from ..functional.padding import Padding
@@ -46,8 +46,8 @@ class ConvTranspose(Primitive):
     padding: Padding = "same"
     output_padding: PerAxis = 0
     bias: bool = True
-    w_init: Initialiser = he_normal()
-    b_init: Initialiser = zeros()
+    w_init: InitFn = he_normal()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the fields."""

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from ..core.declarations import Param, describe
-from ..core.initialisers import Initialiser, he_normal, zeros
+from ..core.initializers import InitFn, he_normal, zeros
 from ..core.primitive import Primitive
 from ..functional.linear import linear
 from .checks import check_flags, check_positive, check_rank
@@ -16,7 +16,7 @@ class Dense(Primitive):
     """y = x @ w + b.
 
     x is (..., n) and y (..., features), in the type of x; w is (n, features) and b (features,). He
-    initialisation by default, for ReLU. Raises ValueError for features < 1 and for an input
+    initialization by default, for ReLU. Raises ValueError for features < 1 and for an input
     without axes.
 
     `axis` may be another axis, or several, over which x is summed together; `features` may be a
@@ -40,8 +40,8 @@ class Dense(Primitive):
     features: int | tuple[int, ...]
     bias: bool = True
     axis: int | tuple[int, ...] = -1
-    w_init: Initialiser = he_normal()
-    b_init: Initialiser = zeros()
+    w_init: InitFn = he_normal()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the features, the flag and the axes."""

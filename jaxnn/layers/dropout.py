@@ -19,9 +19,9 @@ from .checks import check_rank, check_share
 class Dropout(Primitive):
     """In training, each element is 0 with probability `rate` and divided by 1 - rate otherwise.
 
-    In inference it is the identity. Elements along the axes `shared` fall together: on images
-    (..., H, W, C), `Dropout(0.1, shared=(-3, -2))` drops whole feature maps (spatial dropout), and
-    on sequences (..., T, C), `shared=-2` drops a feature at all times. `rate` may be a traced
+    In inference it is the identity. Elements along the axes `broadcast_dims` fall together: on images
+    (..., H, W, C), `Dropout(0.1, broadcast_dims=(-3, -2))` drops whole feature maps (spatial dropout), and
+    on sequences (..., T, C), `broadcast_dims=-2` drops a feature at all times. `rate` may be a traced
     number, so that a sweep over rates is one program; at a traced rate of 1 all elements and
     gradients are 0. Raises ValueError for a rate outside [0, 1) or one that float32 rounds to 1,
     for a shared axis that x does not have, and in training without a key.
@@ -37,16 +37,20 @@ class Dropout(Primitive):
     """
 
     rate: float
-    shared: int | tuple[int, ...] = ()
+    broadcast_dims: int | tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the rate and the axes."""
         check_share(self, "rate")
-        axes = self.shared if isinstance(self.shared, tuple) else (self.shared,)
+        axes = (
+            self.broadcast_dims
+            if isinstance(self.broadcast_dims, tuple)
+            else (self.broadcast_dims,)
+        )
         if any(not isinstance(axis, int) or isinstance(axis, bool) for axis in axes):
             raise ValueError(
-                "Dropout.shared is an axis or several along which elements fall together: "
-                f"(-3, -2) for images, say; got {self.shared!r}"
+                "Dropout.broadcast_dims is an axis or several along which elements fall together: "
+                f"(-3, -2) for images, say; got {self.broadcast_dims!r}"
             )
 
     def _draws(self) -> bool:
@@ -55,12 +59,16 @@ class Dropout(Primitive):
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """x with random zeros in training, x in inference."""
         check_rank(self, x, 0, "(...)")
-        for axis in self.shared if isinstance(self.shared, tuple) else (self.shared,):
+        for axis in (
+            self.broadcast_dims
+            if isinstance(self.broadcast_dims, tuple)
+            else (self.broadcast_dims,)
+        ):
             if not -x.ndim <= axis < x.ndim:
                 raise ValueError(f"drops along axis {axis}, which {describe(x)} does not have")
         if not train or not self._draws():
             return _floating(x)
-        return dropout(key, x, self.rate, self.shared)
+        return dropout(key, x, self.rate, self.broadcast_dims)
 
 
 class AlphaDropout(Primitive):
@@ -100,8 +108,8 @@ class StochasticDepth(Primitive):
     """In training, each example is 0 with probability `rate` and divided by 1 - rate otherwise.
 
     It closes a residual branch, which an example then does without:
-    `Residual(Serial(branch, StochasticDepth(0.1)))`. Examples lie along the first axis; for others
-    write Dropout with the axes that fall together, `Dropout(0.1, shared=(-2, -1))`. In inference
+    `Residual(Sequential(branch, StochasticDepth(0.1)))`. Examples lie along the first axis; for others
+    write Dropout with the axes that fall together, `Dropout(0.1, broadcast_dims=(-2, -1))`. In inference
     it is the identity. `rate` may be traced. Raises ValueError for a rate outside [0, 1), and in
     training without a key.
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ..core.declarations import Param, describe
-from ..core.initialisers import Initialiser, he_normal, zeros
+from ..core.initializers import InitFn, he_normal, zeros
 from ..core.primitive import Primitive
 from ..functional.gradients import shared_sum
 from ..functional.linear import to_compute_type, wide_einsum
@@ -19,7 +19,7 @@ class Einsum(Primitive):
 
     `equation` has a letter for each axis, `"x,w->y"`, and "..." for any axes that x and y share;
     `shape` is that of w. b has an axis for each letter that stands in w and y, in the order of y. y
-    is in the type of x. For the initialiser, the axes of w that are summed over count as inputs,
+    is in the type of x. For the initializer, the axes of w that are summed over count as inputs,
     those that x shares with y as a batch, the rest as outputs. Raises ValueError for another form
     of equation, and for an x whose axes do not fit.
 
@@ -35,8 +35,8 @@ class Einsum(Primitive):
     equation: str
     shape: tuple[int, ...]
     bias: bool = True
-    w_init: Initialiser = he_normal()
-    b_init: Initialiser = zeros()
+    w_init: InitFn = he_normal()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check that the equation and the shape fit each other."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core.checking import check_range
 from ..core.declarations import Param, describe
-from ..core.initialisers import Initialiser, Initializer, Shape, variance_scaling
+from ..core.initializers import InitFn, Initializer, Shape, variance_scaling
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional.embedding import MODES, embed, embedding_bag
@@ -20,12 +20,12 @@ from .checks import check_positive
 class zero_row(Initializer):
     """What `init` draws for a table, but for its row `row`, which is zeros.
 
-    >>> from jaxnn.core.initialisers import ones
+    >>> from jaxnn.core.initializers import ones
     >>> zero_row(ones(), 1)(None, (3, 2))[:, 0].tolist()
     [1.0, 0.0, 1.0]
     """
 
-    init: Initialiser
+    init: InitFn
     row: int
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
@@ -55,7 +55,7 @@ class Embedding(Primitive):
     vocabulary: int
     features: int
     padding: int | None = None
-    w_init: Initialiser = variance_scaling(1.0, "fan_out", "normal")
+    w_init: InitFn = variance_scaling(1.0, "fan_out", "normal")
 
     def __post_init__(self) -> None:
         """Check the sizes and the token."""
@@ -86,16 +86,16 @@ class EmbeddingBag(Primitive):
 
     ids are integers (..., n), y is (..., features), w is (vocabulary, features) with variance
     1 / features. `mode` is "mean", "sum" or "max". With `mode="sum"`, `weights` (..., n) multiply
-    the rows. Tokens equal to `padding` are in no bag, nor are those where `segments` (..., n) is 0;
+    the rows. Tokens equal to `padding` are in no bag, nor are those where `segment_ids` (..., n) is 0;
     a bag without any token gives zeros. With `bags`, a row holds as many bags, bag i being the
     tokens whose segment is i + 1, and y is (..., bags, features). Row `padding` of the table begins
     as zeros. Sums are taken in at least float32; y is in the type of the weights where that is
-    floating, and of w elsewhere. As torch.nn.EmbeddingBag, whose offsets are segments here; of
+    floating, and of w elsewhere. As torch.nn.EmbeddingBag, whose offsets are segment_ids here; of
     equal maxima the first has the gradient.
 
-    Raises TypeError for ids or segments that are not integers, and ValueError for weights or
-    segments of another shape than ids, for weights in another mode than "sum", and for bags without
-    segments. A token outside [0, vocabulary) raises ValueError where it is known while tracing, and
+    Raises TypeError for ids or segment_ids that are not integers, and ValueError for weights or
+    segment_ids of another shape than ids, for weights in another mode than "sum", and for bags without
+    segment_ids. A token outside [0, vocabulary) raises ValueError where it is known while tracing, and
     where it is not, gives NaN in its bag.
 
     >>> import jax, jax.numpy as jnp
@@ -112,7 +112,7 @@ class EmbeddingBag(Primitive):
     mode: str = "mean"
     padding: int | None = None
     bags: int | None = None
-    w_init: Initialiser = variance_scaling(1.0, "fan_out", "normal")
+    w_init: InitFn = variance_scaling(1.0, "fan_out", "normal")
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -133,7 +133,7 @@ class EmbeddingBag(Primitive):
         params: Any,
         ids: jax.Array,
         weights: jax.Array | None = None,
-        segments: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
     ) -> jax.Array:
         """One row for each bag."""
         _check_tokens(ids)
@@ -143,21 +143,21 @@ class EmbeddingBag(Primitive):
             raise ValueError(
                 f"wants weights of the shape of ids, {ids.shape}; got {describe(weights)}"
             )
-        if segments is not None:
-            check_segments(segments, ids.shape)
+        if segment_ids is not None:
+            check_segments(segment_ids, ids.shape)
         if weights is not None and self.mode != "sum":
             raise ValueError(
                 f"weighs the rows of a sum alone, but its mode is {self.mode!r}; write "
                 "EmbeddingBag(..., mode='sum'), or leave out the weights"
             )
-        if self.bags is not None and segments is None:
+        if self.bags is not None and segment_ids is None:
             raise ValueError(
-                f"packs {self.bags} bags in a row, but got no segments; write "
-                "net.apply(params, ids, segments=segments), integers from 1 on, 0 for no bag"
+                f"packs {self.bags} bags in a row, but got no segment_ids; write "
+                "net.apply(params, ids, segment_ids=segment_ids), integers from 1 on, 0 for no bag"
             )
-        _check_inside(ids, self, segments)
+        _check_inside(ids, self, segment_ids)
         return embedding_bag(
-            params["w"], ids, weights, segments, self.mode, self.padding, self.bags
+            params["w"], ids, weights, segment_ids, self.mode, self.padding, self.bags
         )
 
 
@@ -185,10 +185,10 @@ def _check_tokens(ids: Any) -> None:
         )
 
 
-def _check_inside(ids: Any, layer: Any, segments: Any = None) -> None:
+def _check_inside(ids: Any, layer: Any, segment_ids: Any = None) -> None:
     """Raise ValueError for a known token that the table has no row for, and that is in a bag."""
-    if not (_is_known(ids) and (segments is None or _is_known(segments))):
-        inside = ids if segments is None else jnp.where(segments != 0, ids, 0)
+    if not (_is_known(ids) and (segment_ids is None or _is_known(segment_ids))):
+        inside = ids if segment_ids is None else jnp.where(segment_ids != 0, ids, 0)
         check_range(
             inside,
             layer.vocabulary,
@@ -197,8 +197,8 @@ def _check_inside(ids: Any, layer: Any, segments: Any = None) -> None:
         return
     tokens = np.asarray(ids)
     wrong = (tokens < 0) | (tokens >= layer.vocabulary)
-    if segments is not None:
-        wrong &= np.asarray(segments) != 0
+    if segment_ids is not None:
+        wrong &= np.asarray(segment_ids) != 0
     if wrong.any():
         token, owner = int(tokens[wrong][0]), type(layer).__name__
         write = (

@@ -2,19 +2,19 @@
 
 import dataclasses
 
-from ..core.initialisers import Initialiser, variance_scaling
+from ..core.initializers import InitFn, variance_scaling
 
 
 def by_axes(
-    init: Initialiser,
+    init: InitFn,
     inputs: tuple[int, ...],
     outputs: tuple[int, ...],
     batch: tuple[int, ...] = (),
-) -> Initialiser:
+) -> InitFn:
     """`init` with its fans counted by these axes; one that names axes of its own, or counts no
     fans, stays as it is.
 
-    >>> from jaxnn.core.initialisers import he_normal
+    >>> from jaxnn.core.initializers import he_normal
     >>> by_axes(he_normal(), (0,), (1, 2)).fan((8, 2, 5))
     8
     """

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from ..core.declarations import Param
-from ..core.initialisers import Initialiser, lecun_normal, zeros
+from ..core.initializers import InitFn, lecun_normal, zeros
 from ..core.primitive import Primitive
 from ..functional.linear import linear
 from .checks import check_activation, check_flags, check_positive, check_rank
@@ -31,9 +31,9 @@ class GatedFeedForward(Primitive):
     hidden: int
     activation: Callable[[jax.Array], jax.Array] = jax.nn.silu
     bias: bool = False
-    w_init: Initialiser = lecun_normal()
-    b_init: Initialiser = zeros()
-    down_init: Initialiser | None = None
+    w_init: InitFn = lecun_normal()
+    b_init: InitFn = zeros()
+    down_init: InitFn | None = None
 
     def __post_init__(self) -> None:
         """Check the fields."""

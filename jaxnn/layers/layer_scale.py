@@ -5,7 +5,7 @@ from typing import Any
 import jax
 
 from ..core.declarations import Param
-from ..core.initialisers import Initialiser, constant
+from ..core.initializers import InitFn, constant
 from ..core.primitive import Primitive
 from ..functional.gradients import shared_product
 from ..functional.linear import along_axis, to_compute_type
@@ -16,7 +16,7 @@ class LayerScale(Primitive):
     """y = x * scale.
 
     x and y are (..., n), scale is (n,) and starts small, so that a deep network with
-    `Residual(Serial(branch, LayerScale()))` starts near the identity. Raises ValueError for an
+    `Residual(Sequential(branch, LayerScale()))` starts near the identity. Raises ValueError for an
     input without axes.
 
     Reference: Touvron et al., Going deeper with image transformers, 2021 (0.1 up to 18 blocks, 1e-5
@@ -27,7 +27,7 @@ class LayerScale(Primitive):
     {'scale': (8,)}
     """
 
-    scale_init: Initialiser = constant(1e-5)
+    scale_init: InitFn = constant(1e-5)
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """A factor for each feature."""

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from ..core.calls import State
-from ..core.declarations import Param, Slot, describe
-from ..core.initialisers import Initializer, Shape, normal
+from ..core.declarations import Param, Variable, describe
+from ..core.initializers import Initializer, Shape, normal
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional.linear import along_axis, floating_type, linear, wider_type
@@ -31,9 +31,9 @@ class LinearRecurrence(Primitive):
 
     It is the linear recurrent unit of Orvieto et al. with s tied to a rather than learned apart.
     It has no nonlinearity: put one behind it, as in
-    Residual(Serial(LayerNorm(), LinearRecurrence(64), jax.nn.gelu, Dense(n))).
+    Residual(Sequential(LayerNorm(), LinearRecurrence(64), jax.nn.gelu, Dense(n))).
 
-    `segments`, `reverse` and `cache` are as for `Recurrent`. Raises ValueError for a sequence of
+    `segment_ids`, `reverse` and `cache` are as for `Recurrent`. Raises ValueError for a sequence of
     length 0, and for radii that are not 0 <= min_radius < max_radius <= 1.
 
     Reference: Orvieto et al., Resurrecting recurrent neural networks for long sequences, 2023.
@@ -78,7 +78,7 @@ class LinearRecurrence(Primitive):
         if self.cache and self.reverse:
             raise ValueError(
                 "LinearRecurrence(reverse=True) reads a sequence from its end, so it cannot take "
-                "one piece by piece: leave it out of nn.cached(...), as Bidirectional"
+                "one piece by piece: leave it out of nn.with_cache(...), as Bidirectional"
             )
 
     def parameters(self, x: Any) -> dict[str, Any]:
@@ -98,11 +98,11 @@ class LinearRecurrence(Primitive):
         """The state h as two real arrays, and the last segment, where a cache is kept."""
         if not self.cache:
             return {}
-        h = Slot((*x.shape[:-2], self.states), dtype=_real_type(x))
-        return {"re": h, "im": h, "segment": Slot(x.shape[:-2], dtype="int32")}
+        h = Variable((*x.shape[:-2], self.states), dtype=_real_type(x))
+        return {"re": h, "im": h, "segment": Variable(x.shape[:-2], dtype="int32")}
 
     def forward(
-        self, params: Any, x: jax.Array, segments: Any = None, *, state: State, train: bool
+        self, params: Any, x: jax.Array, segment_ids: Any = None, *, state: State, train: bool
     ) -> tuple[jax.Array, State]:
         """The outputs of all steps, and the state after them."""
         if x.shape[-2] == 0:
@@ -112,9 +112,9 @@ class LinearRecurrence(Primitive):
             check_not_training(self, train)
             h, last = jax.lax.complex(state["re"], state["im"]), state["segment"]
         found = None
-        if segments is not None:
-            check_segments(segments, x.shape[:-1])
-            found, last = marks(segments, last, reverse=self.reverse)
+        if segment_ids is not None:
+            check_segments(segment_ids, x.shape[:-1])
+            found, last = marks(segment_ids, last, reverse=self.reverse)
             x = select(found.real, x, jnp.zeros_like(x))
         wide = x.astype(_real_type(x))
         a, b = self._terms(params, wide, found)

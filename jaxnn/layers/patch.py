@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from ..core.declarations import Param, describe
-from ..core.initialisers import Initialiser, lecun_normal, zeros
+from ..core.initializers import InitFn, lecun_normal, zeros
 from ..core.primitive import Primitive
 from ..functional.linear import linear
 from .checks import check_flags, check_positive, check_rank
@@ -34,8 +34,8 @@ class PatchEmbedding(Primitive):
     features: int
     patch: int | tuple[int, ...]
     bias: bool = True
-    w_init: Initialiser = lecun_normal()
-    b_init: Initialiser = zeros()
+    w_init: InitFn = lecun_normal()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the sizes."""

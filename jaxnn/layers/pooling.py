@@ -82,7 +82,7 @@ class MinPool(Primitive):
         )
 
 
-class AveragePool(Primitive):
+class AvgPool(Primitive):
     """y[t] = mean_i x[t * stride + i], over the places i of a window.
 
     Padding is zeros that count as elements of their window; without `count_include_pad` they do
@@ -92,9 +92,9 @@ class AveragePool(Primitive):
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[2.0], [4.0], [6.0]])
-    >>> AveragePool(2, padding=1).apply({}, x).ravel().tolist()
+    >>> AvgPool(2, padding=1).apply({}, x).ravel().tolist()
     [1.0, 5.0]
-    >>> AveragePool(2, padding=1, count_include_pad=False).apply({}, x).ravel().tolist()
+    >>> AvgPool(2, padding=1, count_include_pad=False).apply({}, x).ravel().tolist()
     [2.0, 5.0]
     """
 
@@ -123,7 +123,7 @@ class LpPool(Primitive):
     p = 1 gives the sum, a large p nearly the maximum; it may be a traced number. Where the sum is
     0, so is the gradient. It is the power that is summed, not that of |x|: a p that is neither 1
     nor even wants x >= 0. In `ceil_mode` a window that hangs over the end counts as if it had as
-    many elements as any. Otherwise as `AveragePool` without padding; as torch.nn.LPPool1d to 3d,
+    many elements as any. Otherwise as `AvgPool` without padding; as torch.nn.LPPool1d to 3d,
     but for a window larger than the input, which raises in `ceil_mode` too.
 
     >>> import jax.numpy as jnp
@@ -151,17 +151,17 @@ class LpPool(Primitive):
         return pooling.lp_pool(x, self.p, self.kernel_size, self.stride, self.ceil_mode)
 
 
-class AdaptiveAveragePool(Primitive):
+class AdaptiveAvgPool(Primitive):
     """The means of as many windows along each axis as `output_size` says.
 
     Window i of m on an axis of n elements is [floor(i * n / m), ceil((i + 1) * n / m)): the axis is
-    covered evenly, and neighbours share an element where m does not divide n. x is
+    covered evenly, and neighbors share an element where m does not divide n. x is
     (..., *axes, features), y (..., *output_size, features) in the type of x, and integers become
     floating. An int is one axis. Sums are taken in at least float32. As
     torch.nn.AdaptiveAvgPool1d to 3d. Raises ValueError for an axis without elements.
 
     >>> import jax.numpy as jnp
-    >>> AdaptiveAveragePool((7, 7)).apply({}, jnp.zeros((2, 10, 12, 16))).shape
+    >>> AdaptiveAvgPool((7, 7)).apply({}, jnp.zeros((2, 10, 12, 16))).shape
     (2, 7, 7, 16)
     """
 
@@ -178,7 +178,7 @@ class AdaptiveAveragePool(Primitive):
 
 
 class AdaptiveMaxPool(Primitive):
-    """The maxima of the windows of `AdaptiveAveragePool`, in the type of x.
+    """The maxima of the windows of `AdaptiveAvgPool`, in the type of x.
 
     As torch.nn.AdaptiveMaxPool1d to 3d; of equal maxima the first has the gradient.
 
@@ -199,17 +199,17 @@ class AdaptiveMaxPool(Primitive):
         return pooling.adaptive_max_pool(x, self.output_size)
 
 
-class GlobalAveragePool(Primitive):
+class GlobalAvgPool(Primitive):
     """The mean over all axes from `start` on but the last: (batch, H, W, C) becomes (batch, C).
 
     Sums are taken in at least float32; y is in the type of x, and integers become floating. It
-    takes no `segments`: padding counts as any other place. Raises ValueError where there are no
+    takes no `segment_ids`: padding counts as any other place. Raises ValueError where there are no
     such axes, or no elements.
 
     Reference: Lin et al., Network in network, 2014.
 
     >>> import jax.numpy as jnp
-    >>> GlobalAveragePool().apply({}, jnp.zeros((8, 7, 7, 512))).shape
+    >>> GlobalAvgPool().apply({}, jnp.zeros((8, 7, 7, 512))).shape
     (8, 512)
     """
 
@@ -228,7 +228,7 @@ class GlobalAveragePool(Primitive):
 class GlobalMaxPool(Primitive):
     """The maximum over all axes from `start` on but the last: (batch, H, W, C) becomes (batch, C).
 
-    In the type of x; of equal maxima the first has the gradient. It takes no `segments`: padding
+    In the type of x; of equal maxima the first has the gradient. It takes no `segment_ids`: padding
     counts as any other place. Raises ValueError where there are no such axes, or no elements.
 
     >>> import jax.numpy as jnp

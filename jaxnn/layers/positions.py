@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from ..core.binding import without_padding
 from ..core.calls import State
 from ..core.checking import check_range
-from ..core.declarations import Param, Slot
-from ..core.initialisers import Initialiser, normal, zeros
+from ..core.declarations import Param, Variable
+from ..core.initializers import InitFn, normal, zeros
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional.gradients import shared_rows, shared_sum
@@ -23,8 +23,8 @@ class LearnedPositions(Primitive):
     """y = x + w[positions], with a learned vector for each of `length` positions.
 
     x and y are (..., T, n), w is (length, n) with standard deviation 0.02. Positions count from 0,
-    and again from 0 in each packed sequence if `segments`, integers (..., T), are given. At
-    padding, 0, x counts as zeros. With `cache`, which `nn.cached` sets, they keep counting from
+    and again from 0 in each packed sequence if `segment_ids`, integers (..., T), are given. At
+    padding, 0, x counts as zeros. With `cache`, which `nn.with_cache` sets, they keep counting from
     call to call. A position past the table raises ValueError where it is known while tracing, and
     gives NaN where it is not.
 
@@ -37,7 +37,7 @@ class LearnedPositions(Primitive):
     """
 
     length: int
-    w_init: Initialiser = normal(0.02)
+    w_init: InitFn = normal(0.02)
     cache: int = 0
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class LearnedPositions(Primitive):
         check_rank(self, x, 2, "(..., T, features)")
         return {"w": Param((self.length, x.shape[-1]), self.w_init)}
 
-    def variables(self, x: Any) -> dict[str, Slot]:
+    def variables(self, x: Any) -> dict[str, Variable]:
         """How far each row has come, where there is a cache."""
         return _count_slots(self, x)
 
@@ -59,19 +59,19 @@ class LearnedPositions(Primitive):
         params: Any,
         x: jax.Array,
         *,
-        segments: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
         state: State | None,
         train: bool,
     ) -> tuple[jax.Array, State]:
         """x plus the rows of the table at its positions."""
         length = x.shape[-2]
-        if not self.cache and segments is None:
+        if not self.cache and segment_ids is None:
             self._check_last(length - 1)
             # A slice, whose gradient is no scatter.
             rows = jnp.expand_dims(params["w"][:length], tuple(range(x.ndim - 2)))
             return shared_sum(x.astype(floating_type(x)), rows), {}
-        positions, new = _positions(self, x, segments, state, train)
-        x = x if segments is None else without_padding(x, segments)
+        positions, new = _positions(self, x, segment_ids, state, train)
+        x = x if segment_ids is None else without_padding(x, segment_ids)
         if not is_traced(positions) and positions.size:
             self._check_last(int(positions.max()))
         check_range(positions, self.length, f"position {{value}} is past a table of {self.length}")
@@ -89,8 +89,8 @@ class SinusoidalPositions(Primitive):
     """y = x + sin(p / base**(2i / n)) in feature 2i, and + cos of the same in feature 2i + 1.
 
     x and y are (..., T, n). Positions p count from 0, and again from 0 in each packed sequence if
-    `segments`, integers (..., T), are given. At padding, 0, x counts as zeros. With `cache`, which
-    `nn.cached` sets, they keep counting from call to call. Computed in float32. Raises ValueError
+    `segment_ids`, integers (..., T), are given. At padding, 0, x counts as zeros. With `cache`, which
+    `nn.with_cache` sets, they keep counting from call to call. Computed in float32. Raises ValueError
     for a base <= 0.
 
     Reference: Vaswani et al., Attention is all you need, 2017.
@@ -115,7 +115,7 @@ class SinusoidalPositions(Primitive):
         check_rank(self, x, 2, "(..., T, features)")
         return {}
 
-    def variables(self, x: Any) -> dict[str, Slot]:
+    def variables(self, x: Any) -> dict[str, Variable]:
         """How far each row has come, where there is a cache."""
         return _count_slots(self, x)
 
@@ -124,37 +124,37 @@ class SinusoidalPositions(Primitive):
         params: Any,
         x: jax.Array,
         *,
-        segments: jax.Array | None = None,
+        segment_ids: jax.Array | None = None,
         state: State | None,
         train: bool,
     ) -> tuple[jax.Array, State]:
         """x plus the waves at its positions."""
-        positions, new = _positions(self, x, segments, state, train)
-        x = x if segments is None else without_padding(x, segments)
+        positions, new = _positions(self, x, segment_ids, state, train)
+        x = x if segment_ids is None else without_padding(x, segment_ids)
         return _add(x, sinusoidal(positions, x.shape[-1], self.base)), new
 
 
-def _count_slots(layer: Any, x: Any) -> dict[str, Slot]:
+def _count_slots(layer: Any, x: Any) -> dict[str, Variable]:
     if not layer.cache:
         return {}
-    return {name: Slot(x.shape[:-2], zeros(), "int32") for name in Count._fields}
+    return {name: Variable(x.shape[:-2], zeros(), "int32") for name in Count._fields}
 
 
 def _positions(
-    layer: Any, x: jax.Array, segments: jax.Array | None, state: State | None, train: bool
+    layer: Any, x: jax.Array, segment_ids: jax.Array | None, state: State | None, train: bool
 ) -> tuple[jax.Array, State]:
     """The positions of x, (..., T) or (1, ..., T), and the count after it."""
-    if segments is not None:
-        check_segments(segments, x.shape[:-1])
+    if segment_ids is not None:
+        check_segments(segment_ids, x.shape[:-1])
     if layer.cache:
         check_not_training(layer, train)
         count = Count(**(state or {}))
-        segments = going_on(count, x.shape[-2]) if segments is None else segments
-        found, count = places(segments, count)
+        segment_ids = going_on(count, x.shape[-2]) if segment_ids is None else segment_ids
+        found, count = places(segment_ids, count)
         return found.position, count._asdict()
-    if segments is None:
+    if segment_ids is None:
         return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,)), {}
-    return places(segments)[0].position, {}
+    return places(segment_ids)[0].position, {}
 
 
 def _add(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..core.declarations import Param, Slot, mismatches
-from ..core.initialisers import (
-    Initialiser,
+from ..core.declarations import Param, Variable, mismatches
+from ..core.initializers import (
+    InitFn,
     Initializer,
     Shape,
     constant,
@@ -38,7 +38,7 @@ class Cell(Primitive):
 
     - `parameters(carry, x)`: in two parts, `input` with w and b, and `recurrent` with w (and b, for
       the last gate, where it is apart); blocks along the last axis belong to the gates in turn;
-    - `carries(x)`: the carry, a dict of `Slot`, by default one called h, the hidden state;
+    - `carries(x)`: the carry, a dict of `Variable`, by default one called h, the hidden state;
     - `step(carry, *gates)`: the new carry and y, elementwise, without parameters.
 
     So `Recurrent` takes the products with the input out of its scan. The carry is kept in at least
@@ -63,7 +63,7 @@ class Cell(Primitive):
         """The number of axes of one element: what is in front of them is batch."""
         return 1
 
-    def carries(self, x: Any) -> dict[str, Slot]:
+    def carries(self, x: Any) -> dict[str, Variable]:
         """The declared carry for one element x of a sequence."""
         return {"h": self._slot(x)}
 
@@ -104,9 +104,9 @@ class Cell(Primitive):
         carry, y = self.step(carry, *(gate.astype(carry["h"].dtype) for gate in gates))
         return carry, y.astype(dtype)
 
-    def _slot(self, x: Any) -> Slot:
+    def _slot(self, x: Any) -> Variable:
         shape = (*x.shape[:-1], self.features)
-        return Slot(shape, dtype=wider_type(floating_type(x), jnp.float32))
+        return Variable(shape, dtype=wider_type(floating_type(x), jnp.float32))
 
     def _input(self, x: Any, inits: tuple[Any, ...], biases: tuple[Any, ...]) -> dict[str, Param]:
         """Weights and biases of the input, with a block for each gate."""
@@ -144,9 +144,9 @@ class RNNCell(Cell):
     """
 
     activation: Callable[..., Any] = jnp.tanh
-    w_init: Initialiser = glorot_uniform()
-    recurrent_init: Initialiser = orthogonal()
-    b_init: Initialiser = zeros()
+    w_init: InitFn = glorot_uniform()
+    recurrent_init: InitFn = orthogonal()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -167,11 +167,11 @@ class RNNCell(Cell):
 
 
 class LongShortTerm(Cell):
-    """Base of the LSTM cells, whatever their products; both have the four initialisers."""
+    """Base of the LSTM cells, whatever their products; both have the four initializers."""
 
     gates = 4
 
-    def carries(self, x: Any) -> dict[str, Slot]:
+    def carries(self, x: Any) -> dict[str, Variable]:
         """The sum that the cell remembers, and its output."""
         return {"c": self._slot(x), "h": self._slot(x)}
 
@@ -194,7 +194,7 @@ class LSTMCell(LongShortTerm):
     """c' = f * c + i * g, h' = o * tanh(c'), with gates from x @ w + h @ w_h + b; y is h'.
 
     i, f and o are sigmoids, g is a tanh, and the matrices of i, f, g, o stand side by side in one:
-    input w (n, 4 features) and b (4 features,), recurrent w (features, 4 features). Initialisers
+    input w (n, 4 features) and b (4 features,), recurrent w (features, 4 features). Initializers
     draw the matrix of one gate. The bias of the forget gate starts at 1, so that a fresh cell
     remembers. The carry is {"c", "h"}, each (..., features).
 
@@ -211,10 +211,10 @@ class LSTMCell(LongShortTerm):
     >>> carry, y = cell.apply(params, carry, x)
     """
 
-    w_init: Initialiser = glorot_uniform()
-    recurrent_init: Initialiser = orthogonal()
-    b_init: Initialiser = zeros()
-    forget_init: Initialiser = ones()
+    w_init: InitFn = glorot_uniform()
+    recurrent_init: InitFn = orthogonal()
+    b_init: InitFn = zeros()
+    forget_init: InitFn = ones()
 
 
 class GRUCell(Cell):
@@ -222,7 +222,7 @@ class GRUCell(Cell):
 
     r and k are sigmoids of x @ w + h @ w_h + b, and the matrices of r, k, n stand side by side in
     one: input w (n, 3 features) and b (3 features,), recurrent w (features, 3 features) and b
-    (features,), the last for n alone. Initialisers draw the matrix of one gate. The carry is {"h"}.
+    (features,), the last for n alone. Initializers draw the matrix of one gate. The carry is {"h"}.
 
     The gate r multiplies what comes of the hidden state, as in torch and cuDNN, so that there is
     one product a step. Cho et al. have it multiply the hidden state itself, (r * h) @ w_hn, which
@@ -236,9 +236,9 @@ class GRUCell(Cell):
     {'input': {'b': (24,), 'w': (3, 24)}, 'recurrent': {'b': (8,), 'w': (8, 24)}}
     """
 
-    w_init: Initialiser = glorot_uniform()
-    recurrent_init: Initialiser = orthogonal()
-    b_init: Initialiser = zeros()
+    w_init: InitFn = glorot_uniform()
+    recurrent_init: InitFn = orthogonal()
+    b_init: InitFn = zeros()
 
     gates = 3
     apart = True
@@ -262,7 +262,7 @@ class MinimalGatedCell(Cell):
 
     f is the sigmoid of x @ w_f + h @ w_hf + b_f: a GRU with one gate in place of two. The matrices
     of f, n stand side by side in one: input w (n, 2 features) and b (2 features,), recurrent w
-    (features, 2 features) and b (features,), the last for n alone. Initialisers draw the matrix of
+    (features, 2 features) and b (features,), the last for n alone. Initializers draw the matrix of
     one gate. The bias of f starts at 1, so that a fresh cell remembers. The carry is {"h"}. As in
     flax, f = 1 keeps h; Zhou et al. write 1 - f for it, and f * h inside the product.
 
@@ -274,10 +274,10 @@ class MinimalGatedCell(Cell):
     {'input': {'b': (16,), 'w': (3, 16)}, 'recurrent': {'b': (8,), 'w': (8, 16)}}
     """
 
-    w_init: Initialiser = glorot_uniform()
-    recurrent_init: Initialiser = orthogonal()
-    b_init: Initialiser = zeros()
-    forget_init: Initialiser = ones()
+    w_init: InitFn = glorot_uniform()
+    recurrent_init: InitFn = orthogonal()
+    b_init: InitFn = zeros()
+    forget_init: InitFn = ones()
 
     gates = 2
     apart = True
@@ -315,10 +315,10 @@ class ConvLSTMCell(LongShortTerm):
     """
 
     kernel_size: PerAxis
-    w_init: Initialiser = glorot_uniform()
-    recurrent_init: Initialiser = orthogonal()
-    b_init: Initialiser = zeros()
-    forget_init: Initialiser = ones()
+    w_init: InitFn = glorot_uniform()
+    recurrent_init: InitFn = orthogonal()
+    b_init: InitFn = zeros()
+    forget_init: InitFn = ones()
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -346,13 +346,13 @@ class ConvLSTMCell(LongShortTerm):
 
 
 class by_gate(Initializer):
-    """Blocks along the last axis, one for each gate, each drawn by its own initialiser.
+    """Blocks along the last axis, one for each gate, each drawn by its own initializer.
 
     >>> by_gate((zeros(), ones()))(jax.random.key(0), (4,)).tolist()
     [0.0, 0.0, 1.0, 1.0]
     """
 
-    inits: tuple[Initialiser, ...]
+    inits: tuple[InitFn, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
         """An array of `shape` and `dtype` drawn from `key`."""

@@ -1,6 +1,6 @@
-"""Rotary: how attention turns queries and keys by their positions, and rules for longer sequences.
+"""RotaryEmbedding: how attention turns queries and keys by their positions, and rules for longer sequences.
 
-A value, and a field of `Attention`. The rules are values too, and a field of `Rotary`.
+A value, and a field of `MultiHeadAttention`. The rules are values too, and a field of `RotaryEmbedding`.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ class Scaling(Value):
     """Base of the rules for sequences longer than those trained on.
 
     Where a rule is `by_length`, all angles depend on the length of the sequence, so it goes neither
-    with a cache nor with segments.
+    with a cache nor with segment_ids.
     """
 
     by_length = False
@@ -192,10 +192,10 @@ class LongRoPEScaling(Scaling):
         return rules.longrope_magnitude(self.factor, self.original_length)
 
 
-class Rotary(Value):
+class RotaryEmbedding(Value):
     """Queries and keys are turned, pair by pair of features, by angles that grow with position.
 
-    Pair i turns by position * base**(-2i / d), where d = fraction * head_features is even: the
+    Pair i turns by position * base**(-2i / d), where d = fraction * head_dim is even: the
     first d features turn, the others stay. The pairs are features i and i + d / 2 (the two halves:
     GPT-NeoX, LLaMA), or with `interleaved` 2i and 2i + 1 (RoFormer, GPT-J). `scaling` is a rule for
     sequences longer than those trained on: `LinearScaling`, `NTKScaling`, `DynamicNTKScaling`,
@@ -205,8 +205,8 @@ class Rotary(Value):
 
     Reference: Su et al., RoFormer: enhanced transformer with rotary position embedding, 2021.
 
-    >>> Rotary(base=500000.0, scaling=Llama3Scaling(factor=32.0))
-    Rotary(base=500000.0, scaling=Llama3Scaling(factor=32.0))
+    >>> RotaryEmbedding(base=500000.0, scaling=Llama3Scaling(factor=32.0))
+    RotaryEmbedding(base=500000.0, scaling=Llama3Scaling(factor=32.0))
     """
 
     base: float = 10000.0
@@ -220,14 +220,16 @@ class Rotary(Value):
         _check_positive_number(self, "fraction", self.fraction)
         if is_traced(self.fraction) or self.fraction > 1:
             raise ValueError(
-                f"Rotary.fraction is the share of the features that turn, in (0, 1]; got "
+                f"RotaryEmbedding.fraction is the share of the features that turn, in (0, 1]; got "
                 f"{self.fraction!r}"
             )
         if not isinstance(self.interleaved, bool):
-            raise TypeError(f"Rotary.interleaved is True or False, got {self.interleaved!r}")
+            raise TypeError(
+                f"RotaryEmbedding.interleaved is True or False, got {self.interleaved!r}"
+            )
         if self.scaling is not None and not isinstance(self.scaling, Scaling):
             raise TypeError(
-                f"Rotary.scaling is a rule such as LinearScaling(2.0), got {self.scaling!r}"
+                f"RotaryEmbedding.scaling is a rule such as LinearScaling(2.0), got {self.scaling!r}"
             )
 
     def turned_features(self, features: int) -> int:
@@ -238,7 +240,7 @@ class Rotary(Value):
         if turned < 2 or turned % 2:
             raise ValueError(
                 f"rotary positions turn pairs of features, but {self!r} turns {turned} of a head's "
-                f"{features}: choose head_features or fraction for an even number"
+                f"{features}: choose head_dim or fraction for an even number"
             )
         return turned
 

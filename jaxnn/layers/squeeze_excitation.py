@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from ..core.declarations import Param
-from ..core.initialisers import Initialiser, he_normal, zeros
+from ..core.initializers import InitFn, he_normal, zeros
 from ..core.primitive import Primitive
 from ..functional.linear import floating_type, linear, wider_type
 from .checks import check_activation, check_positive
-from .normalisation import check_spatial, window_axes
+from .normalization import check_spatial, window_axes
 
 
 class SqueezeExcitation(Primitive):
@@ -33,8 +33,8 @@ class SqueezeExcitation(Primitive):
     reduction: int = 16
     activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
     spatial: int | None = None
-    w_init: Initialiser = he_normal()
-    b_init: Initialiser = zeros()
+    w_init: InitFn = he_normal()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the fields."""

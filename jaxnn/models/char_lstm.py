@@ -3,7 +3,7 @@
 import dataclasses
 
 from ..combine.recurrent import Recurrent
-from ..combine.serial import Serial
+from ..combine.sequential import Sequential
 from ..core.layer import Layer
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
@@ -35,12 +35,12 @@ class CharLSTM:
         """The network from characters (..., T) to scores (..., T, outputs), of as many characters.
 
         >>> CharLSTM(width=64, layers=1).network(outputs=84)
-        Serial(embedding=Embedding(84, 64), layers=Serial(Recurrent(LSTMCell(64)), Dropout(0.0)), \
+        Sequential(embedding=Embedding(84, 64), layers=Sequential(Recurrent(LSTMCell(64)), Dropout(0.0)), \
 head=Dense(84))
         """
         layers = (Recurrent(LSTMCell(self.width)), Dropout(self.dropout)) * self.layers
-        return Serial(
+        return Sequential(
             embedding=Embedding(outputs, self.width),
-            layers=Serial(*layers),
+            layers=Sequential(*layers),
             head=Dense(outputs),
         )

@@ -28,9 +28,9 @@ def check_choice(config: Any, name: str, choices: Collection[str]) -> None:
 
 def check_heads(config: Any) -> None:
     """Raise ValueError where the heads do not divide the width."""
-    if config.width % config.heads:
+    if config.width % config.num_heads:
         raise ValueError(
-            f"{type(config).__name__}.heads divides the width, got {config.heads} heads for a "
+            f"{type(config).__name__}.num_heads divides the width, got {config.num_heads} heads for a "
             f"width of {config.width}"
         )
 

@@ -8,18 +8,18 @@ import jax
 
 from ..combine.remat import Remat
 from ..combine.repeat import Repeat
-from ..combine.serial import Serial
+from ..combine.sequential import Sequential
 from ..core.composite import Composite
-from ..core.initialisers import Initialiser, normal
+from ..core.initializers import InitFn, normal
 from ..core.layer import Layer
-from ..layers.attention import Attention
+from ..layers.attention import MultiHeadAttention
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
 from ..layers.gated import GatedFeedForward
-from ..layers.normalisation import LayerNorm, RMSNorm
+from ..layers.normalization import LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
-from ..layers.rotary import Rotary
+from ..layers.rotary import RotaryEmbedding
 from ..layers.transformer import EncoderLayer
 from .checks import check_choice, check_heads, check_sizes
 
@@ -27,8 +27,8 @@ from .checks import check_choice, check_heads, check_sizes
 class Decoder(Composite):
     """Logits (..., T, vocabulary) of the token that follows each of tokens (..., T).
 
-    Without a head, the table of the embedding serves again. `segments` (..., T) go to the layers
-    that take them, and `nn.cached` makes it take a sequence chunk by chunk.
+    Without a head, the table of the embedding serves again. `segment_ids` (..., T) go to the layers
+    that take them, and `nn.with_cache` makes it take a sequence chunk by chunk.
     """
 
     embedding: Layer
@@ -64,9 +64,9 @@ class GPT:
     """Blocks of attention and feed-forward network."""
     width: int = 384
     """Features of each position."""
-    heads: int = 6
+    num_heads: int = 6
     """Heads of attention, a divisor of the width."""
-    key_value_heads: int | None = None
+    num_kv_heads: int | None = None
     """Heads of keys and values, a divisor of the heads; as many as those where None."""
     hidden: int | None = None
     """Units of the feed-forward network; 4 * width where None."""
@@ -77,7 +77,7 @@ class GPT:
     rotary_base: float = 10000.0
     """Base of the frequencies of rotary positions."""
     norm: Literal["layer", "rms"] = "layer"
-    """Normalisation: by mean and variance, or by the root mean square."""
+    """Normalization: by mean and variance, or by the root mean square."""
     eps: float = 1e-5
     """Added to the variance, or to the mean square, in the norms."""
     feed_forward: Literal["gelu", "swiglu"] = "gelu"
@@ -91,8 +91,8 @@ class GPT:
 
     def __post_init__(self) -> None:
         """Raise ValueError for sizes that make no network, or another word or rate."""
-        check_sizes(self, 1, "layers", "width", "heads", "length")
-        optional = ("key_value_heads", "hidden")
+        check_sizes(self, 1, "layers", "width", "num_heads", "length")
+        optional = ("num_kv_heads", "hidden")
         check_sizes(self, 1, *(name for name in optional if getattr(self, name) is not None))
         check_choice(self, "positions", ("learned", "rotary"))
         check_choice(self, "norm", ("layer", "rms"))
@@ -100,7 +100,7 @@ class GPT:
         check_heads(self)
         self.network(1)
         if self.positions == "rotary":
-            Rotary(self.rotary_base).turned_features(self.width // self.heads)
+            RotaryEmbedding(self.rotary_base).turned_features(self.width // self.num_heads)
 
     def network(self, outputs: int) -> Layer:
         """The network from tokens (..., T) to logits (..., T, outputs): a vocabulary of `outputs`.
@@ -110,7 +110,7 @@ class GPT:
         whatever the rate, which may be traced.
 
         >>> import jax, jax.numpy as jnp
-        >>> net = GPT(layers=2, width=16, heads=2).network(outputs=84)
+        >>> net = GPT(layers=2, width=16, num_heads=2).network(outputs=84)
         >>> tokens = jnp.zeros((1, 5), int)
         >>> params = net.init(jax.random.key(0), tokens)
         >>> params["blocks"]["attention"]["query"]["w"].shape
@@ -122,11 +122,11 @@ class GPT:
         last_init = normal(0.02 / math.sqrt(2 * self.layers))
         norm = LayerNorm(eps=self.eps) if self.norm == "layer" else RMSNorm(eps=self.eps)
         block = EncoderLayer(
-            Attention(
-                self.heads,
-                key_value_heads=self.key_value_heads,
+            MultiHeadAttention(
+                self.num_heads,
+                num_kv_heads=self.num_kv_heads,
                 causal=True,
-                rotary=None if learned else Rotary(self.rotary_base),
+                rotary=None if learned else RotaryEmbedding(self.rotary_base),
                 dropout=self.dropout,
                 bias=self.bias,
                 w_init=w_init,
@@ -146,11 +146,11 @@ class GPT:
             head=None if self.tied else Dense(outputs, bias=False, w_init=w_init),
         )
 
-    def _feed_forward(self, w_init: Initialiser, last_init: Initialiser) -> Layer:
+    def _feed_forward(self, w_init: InitFn, last_init: InitFn) -> Layer:
         hidden = self.hidden or 4 * self.width
         if self.feed_forward == "swiglu":
             return GatedFeedForward(hidden, bias=self.bias, w_init=w_init, down_init=last_init)
-        return Serial(
+        return Sequential(
             up=Dense(hidden, bias=self.bias, w_init=w_init),
             activation=jax.nn.gelu,
             down=Dense(self.width, bias=self.bias, w_init=last_init),
@@ -159,22 +159,22 @@ class GPT:
     @classmethod
     def gpt2(cls) -> "GPT":
         """GPT-2, 124M with its vocabulary of 50,257."""
-        return cls(layers=12, width=768, heads=12, length=1024, dropout=0.1)
+        return cls(layers=12, width=768, num_heads=12, length=1024, dropout=0.1)
 
     @classmethod
     def gpt2_medium(cls) -> "GPT":
         """GPT-2 medium, 355M."""
-        return dataclasses.replace(cls.gpt2(), layers=24, width=1024, heads=16)
+        return dataclasses.replace(cls.gpt2(), layers=24, width=1024, num_heads=16)
 
     @classmethod
     def gpt2_large(cls) -> "GPT":
         """GPT-2 large, 774M."""
-        return dataclasses.replace(cls.gpt2(), layers=36, width=1280, heads=20)
+        return dataclasses.replace(cls.gpt2(), layers=36, width=1280, num_heads=20)
 
     @classmethod
     def gpt2_xl(cls) -> "GPT":
         """GPT-2 XL, 1558M."""
-        return dataclasses.replace(cls.gpt2(), layers=48, width=1600, heads=25)
+        return dataclasses.replace(cls.gpt2(), layers=48, width=1600, num_heads=25)
 
     @classmethod
     def llama2_7b(cls) -> "GPT":
@@ -182,7 +182,7 @@ class GPT:
         return cls(
             layers=32,
             width=4096,
-            heads=32,
+            num_heads=32,
             hidden=11008,
             length=4096,
             positions="rotary",
@@ -195,11 +195,13 @@ class GPT:
     @classmethod
     def llama2_13b(cls) -> "GPT":
         """LLaMA-2 13B."""
-        return dataclasses.replace(cls.llama2_7b(), layers=40, width=5120, heads=40, hidden=13824)
+        return dataclasses.replace(
+            cls.llama2_7b(), layers=40, width=5120, num_heads=40, hidden=13824
+        )
 
     @classmethod
     def llama2_70b(cls) -> "GPT":
         """LLaMA-2 70B, with grouped queries."""
         return dataclasses.replace(
-            cls.llama2_7b(), layers=80, width=8192, heads=64, key_value_heads=8, hidden=28672
+            cls.llama2_7b(), layers=80, width=8192, num_heads=64, num_kv_heads=8, hidden=28672
         )

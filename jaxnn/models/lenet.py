@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from ..combine.serial import Serial
+from ..combine.sequential import Sequential
 from ..core.layer import Layer
 from ..layers.convolution import Conv
 from ..layers.dense import Dense
@@ -50,7 +50,7 @@ class LeNet:
         """
         first, second = self.channels
         hidden1, hidden2 = self.hidden
-        return Serial(
+        return Sequential(
             conv1=Conv(first, (5, 5)),
             relu1=jax.nn.relu,
             pool1=MaxPool((2, 2)),

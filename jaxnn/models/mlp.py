@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from ..combine.serial import Serial
+from ..combine.sequential import Sequential
 from ..core.layer import Layer
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
@@ -35,7 +35,7 @@ class MLP:
         the rate, which may be traced.
 
         >>> MLP(width=64, dropout=0.5).network(outputs=10)
-        Serial(Dense(64), jax.nn.relu, Dropout(0.5), Dense(10))
+        Sequential(Dense(64), jax.nn.relu, Dropout(0.5), Dense(10))
         """
         hidden = (Dense(self.width), jax.nn.relu, Dropout(self.dropout)) * self.depth
-        return Serial(*hidden, Dense(outputs))
+        return Sequential(*hidden, Dense(outputs))

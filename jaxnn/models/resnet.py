@@ -5,14 +5,14 @@ from typing import Literal
 
 import jax
 
-from ..combine.serial import Serial
+from ..combine.sequential import Sequential
 from ..core.composite import Composite
-from ..core.initialisers import variance_scaling
+from ..core.initializers import variance_scaling
 from ..core.layer import Layer
 from ..layers.convolution import Conv
 from ..layers.dense import Dense
-from ..layers.normalisation import BatchNorm
-from ..layers.pooling import GlobalAveragePool, MaxPool
+from ..layers.normalization import BatchNorm
+from ..layers.pooling import GlobalAvgPool, MaxPool
 from .checks import check_choice, check_sizes
 
 
@@ -30,7 +30,7 @@ class ResNetBlock(Composite):
 
 @dataclasses.dataclass(frozen=True)
 class ResNet:
-    """A residual network with batch normalisation, from images to scores.
+    """A residual network with batch normalization, from images to scores.
 
     `resnet18()` to `resnet152()` are the published sizes. A bottleneck has its stride in the 3 x 3
     convolution, as in torchvision. Weights of convolutions start normal, by the fan out.
@@ -72,18 +72,18 @@ class ResNet:
                 shortcut = _convolution(features, 1, stride) if resized else None
                 stage.append(ResNetBlock(self._branch(width, stride), shortcut))
                 channels = features
-            stages.append(Serial(*stage))
-        return Serial(
+            stages.append(Sequential(*stage))
+        return Sequential(
             stem=self._stem(),
-            stages=Serial(*stages),
-            pool=GlobalAveragePool(),
+            stages=Sequential(*stages),
+            pool=GlobalAvgPool(),
             head=Dense(outputs),
         )
 
     def _stem(self) -> Layer:
         if self.stem == "cifar":
-            return Serial(convolution=_convolution(self.width, 3), relu=jax.nn.relu)
-        return Serial(
+            return Sequential(convolution=_convolution(self.width, 3), relu=jax.nn.relu)
+        return Sequential(
             convolution=_convolution(self.width, 7, stride=2),
             relu=jax.nn.relu,
             pool=MaxPool((3, 3), stride=2, padding=1),
@@ -91,12 +91,12 @@ class ResNet:
 
     def _branch(self, width: int, stride: int) -> Layer:
         if not self.bottleneck:
-            return Serial(
+            return Sequential(
                 first=_convolution(width, 3, stride),
                 relu=jax.nn.relu,
                 second=_convolution(width, 3),
             )
-        return Serial(
+        return Sequential(
             narrow=_convolution(width, 1),
             relu1=jax.nn.relu,
             middle=_convolution(width, 3, stride),
@@ -132,7 +132,7 @@ class ResNet:
 
 def _convolution(features: int, size: int, stride: int = 1) -> Layer:
     """A square convolution without bias, padded so that stride 1 keeps the size, and its norm."""
-    return Serial(
+    return Sequential(
         conv=Conv(
             features,
             (size, size),

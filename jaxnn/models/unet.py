@@ -5,13 +5,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ..combine.serial import Serial
+from ..combine.sequential import Sequential
 from ..core.composite import Composite
 from ..core.declarations import describe
 from ..core.layer import Layer
 from ..layers.convolution import Conv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.normalisation import BatchNorm
+from ..layers.normalization import BatchNorm
 from ..layers.pooling import MaxPool
 from .checks import check_sizes
 
@@ -40,7 +40,7 @@ class UNetLevel(Composite):
 
 @dataclasses.dataclass(frozen=True)
 class UNet:
-    """A U-shaped network with batch normalisation, from images to scores of each pixel.
+    """A U-shaped network with batch normalization, from images to scores of each pixel.
 
     Unlike in the paper, convolutions are padded, so that scores are as many as pixels.
 
@@ -70,16 +70,16 @@ class UNet:
         """
         levels = _twice(self.width * 2**self.depth)
         for width in (self.width * 2**level for level in reversed(range(self.depth))):
-            coarse = Serial(
+            coarse = Sequential(
                 pool=MaxPool((2, 2)), inner=levels, up=ConvTranspose(width, (2, 2), stride=2)
             )
             levels = UNetLevel(_twice(width), coarse, _twice(width))
-        return Serial(levels=levels, head=Conv(outputs, (1, 1)))
+        return Sequential(levels=levels, head=Conv(outputs, (1, 1)))
 
 
 def _twice(width: int) -> Layer:
     """Two 3 x 3 convolutions, each with its norm."""
-    return Serial(
+    return Sequential(
         conv1=Conv(width, (3, 3), bias=False),
         norm1=BatchNorm(),
         relu1=jax.nn.relu,

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 
 from ..combine.remat import Remat
 from ..combine.repeat import Repeat
-from ..combine.serial import Serial
+from ..combine.sequential import Sequential
 from ..core.composite import Composite
 from ..core.declarations import describe
 from ..core.floating import widened
-from ..core.initialisers import glorot_uniform, zeros
+from ..core.initializers import glorot_uniform, zeros
 from ..core.layer import Layer
-from ..layers.attention import Attention
+from ..layers.attention import MultiHeadAttention
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
-from ..layers.normalisation import LayerNorm
-from ..layers.parameter import Parameter
+from ..layers.learned_array import LearnedArray
+from ..layers.normalization import LayerNorm
 from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.transformer import EncoderLayer
@@ -77,7 +77,7 @@ class ViT:
     """Blocks of attention and feed-forward network."""
     width: int = 768
     """Features of each patch."""
-    heads: int = 12
+    num_heads: int = 12
     """Heads of attention, a divisor of the width."""
     hidden: int | None = None
     """Units of the feed-forward network; 4 * width where None."""
@@ -86,7 +86,7 @@ class ViT:
 
     def __post_init__(self) -> None:
         """Raise ValueError for sizes that make no network or a rate outside [0, 1)."""
-        check_sizes(self, 1, "image", "patch", "layers", "width", "heads")
+        check_sizes(self, 1, "image", "patch", "layers", "width", "num_heads")
         if self.hidden is not None:
             check_sizes(self, 1, "hidden")
         if self.image % self.patch:
@@ -105,15 +105,15 @@ class ViT:
         whatever the rate, which may be traced.
 
         >>> import jax
-        >>> net = ViT(image=8, patch=4, layers=2, width=16, heads=2).network(outputs=10)
+        >>> net = ViT(image=8, patch=4, layers=2, width=16, num_heads=2).network(outputs=10)
         >>> params = net.init(jax.random.key(0), jax.ShapeDtypeStruct((5, 8, 8, 3), "float32"))
         >>> params["positions"]["w"].shape, params["blocks"]["attention"]["query"]["w"].shape
         ((5, 16), (2, 16, 16))
         """
         norm, hidden = LayerNorm(eps=1e-6), self.hidden or 4 * self.width
         block = EncoderLayer(
-            Attention(self.heads),
-            Serial(
+            MultiHeadAttention(self.num_heads),
+            Sequential(
                 up=Dense(hidden, w_init=glorot_uniform()),
                 activation=functools.partial(jax.nn.gelu, approximate=False),
                 down=Dense(self.width, w_init=glorot_uniform()),
@@ -124,7 +124,7 @@ class ViT:
         )
         return PatchTransformer(
             patches=PatchEmbedding(self.width, self.patch),
-            token=Parameter((self.width,)),
+            token=LearnedArray((self.width,)),
             positions=LearnedPositions((self.image // self.patch) ** 2 + 1),
             dropout=Dropout(self.dropout),
             blocks=Repeat(Remat(block, "products"), self.layers),
@@ -136,12 +136,12 @@ class ViT:
     @classmethod
     def tiny16(cls) -> "ViT":
         """ViT-Ti/16."""
-        return cls(width=192, heads=3)
+        return cls(width=192, num_heads=3)
 
     @classmethod
     def small16(cls) -> "ViT":
         """ViT-S/16."""
-        return cls(width=384, heads=6)
+        return cls(width=384, num_heads=6)
 
     @classmethod
     def base16(cls) -> "ViT":
@@ -156,9 +156,9 @@ class ViT:
     @classmethod
     def large16(cls) -> "ViT":
         """ViT-L/16."""
-        return cls(layers=24, width=1024, heads=16)
+        return cls(layers=24, width=1024, num_heads=16)
 
     @classmethod
     def huge14(cls) -> "ViT":
         """ViT-H/14."""
-        return cls(patch=14, layers=32, width=1280, heads=16)
+        return cls(patch=14, layers=32, width=1280, num_heads=16)

@@ -1,6 +1,6 @@
-"""Figures for a page: matplotlib draws, and what comes out is small, and coloured by the page.
+"""Figures for a page: matplotlib draws, and what comes out is small, and colored by the page.
 
-Colours are names here (`INK`, `BEST`, a `LEVELS[i]`): the page's style says what each looks like in
+Colors are names here (`INK`, `BEST`, a `LEVELS[i]`): the page's style says what each looks like in
 light and in dark. In the drawing they are placeholders, replaced by CSS variables at the end.
 """
 
@@ -16,13 +16,13 @@ import numpy as np
 from ..installation import missing
 from .words import escaped
 
-# Names of CSS variables; a colour's place in this list is its placeholder.
-COLOURS = (
+# Names of CSS variables; a color's place in this list is its placeholder.
+COLORS = (
     "ink", "soft", "line", "paper", "best", "band", "curve", "bad",
     "level0", "level1", "level2", "level3", "level4", "level5", "level6",
 )  # fmt: skip
 INK, SOFT, LINE, PAPER, BEST, BAND, CURVE, BAD, *LEVELS = (
-    f"#fe{index:02x}01" for index in range(len(COLOURS))
+    f"#fe{index:02x}01" for index in range(len(COLORS))
 )
 FARTHEST = 1e100
 WIDTH = 9.6  # inches across the page
@@ -104,7 +104,7 @@ def library() -> Any:
 
 
 def themed(drawn: str, key: str, label: str) -> str:
-    """Matplotlib's SVG made small, its colours those of the page and its names of its own.
+    """Matplotlib's SVG made small, its colors those of the page and its names of its own.
 
     Coordinates keep a tenth of a point, which is less than a pixel of the page.
     """
@@ -129,11 +129,11 @@ def _tag(tag: str, key: str) -> str:
     tag = re.sub(r'( id="|href="#|url\(#)([mpC][0-9a-f]{6,})', rf"\1{key}-\2", tag)
     tag = tag.replace("xlink:href", "href").replace("; stroke-linejoin: miter", "")
     tag = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", tag)
-    return re.sub(r"#fe([0-9a-f]{2})01", lambda m: f"var(--{COLOURS[int(m[1], 16)]})", tag)
+    return re.sub(r"#fe([0-9a-f]{2})01", lambda m: f"var(--{COLORS[int(m[1], 16)]})", tag)
 
 
 def dots(
-    panel: Any, x: Iterable[float], y: Iterable[float], colour: str, size: float = 3.0, **style: Any
+    panel: Any, x: Iterable[float], y: Iterable[float], color: str, size: float = 3.0, **style: Any
 ) -> None:
     """A dot at each point, all as one path: a dozen bytes a dot."""
     x, y = np.asarray(list(x), float), np.asarray(list(y), float)
@@ -142,7 +142,7 @@ def dots(
         panel.plot(
             np.stack([x, x, gap], 1).ravel(),
             np.stack([y, y, gap], 1).ravel(),
-            color=colour,
+            color=color,
             linewidth=size,
             solid_capstyle="round",
             **style,

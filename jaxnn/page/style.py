@@ -1,6 +1,6 @@
 """How the page looks, in light and in dark.
 
-The colours are safe for the colour-blind: one sequential scale from pale to dark blue (turned round
+The colors are safe for the color-blind: one sequential scale from pale to dark blue (turned round
 in the dark), Okabe and Ito's orange for the best, and their purple-red for what went wrong.
 """
 

@@ -3,7 +3,7 @@
 A network and a program do not mention devices. A table of path patterns states what is split and
 how, and the numbers stay those of one device:
 
-    parallel.start()  # if there are several processes
+    parallel.initialize()  # if there are several processes
     placement = parallel.Placement(parallel.mesh(data=2, model=4), parallel.FSDP_TENSOR_PARALLEL)
     state, history = train.fit(program, data, key=key, epochs=10, placement=placement)
 
@@ -18,13 +18,14 @@ A loop written by hand has the same parts:
 beforehand what each device will hold, and what the devices will exchange.
 """
 
+from .abstract_mesh import abstract_mesh
 from .collectives import Collective, collectives
 from .fitting import fit
 from .layout import Layout
 from .mesh import mesh
 from .placement import Placement
 from .plan import Plan, plan
-from .processes import is_first, start
+from .processes import initialize, is_first
 from .rules import (
     DATA_PARALLEL,
     FSDP,
@@ -34,7 +35,6 @@ from .rules import (
     Split,
     shardings,
 )
-from .simulated import simulated
 from .state import create, shard_batch
 from .step import make_step
 
@@ -49,15 +49,15 @@ __all__ = [
     "Plan",
     "Rules",
     "Split",
+    "abstract_mesh",
     "collectives",
     "create",
     "fit",
+    "initialize",
     "is_first",
     "make_step",
     "mesh",
     "plan",
     "shard_batch",
     "shardings",
-    "simulated",
-    "start",
 ]

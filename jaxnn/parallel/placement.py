@@ -125,7 +125,7 @@ class Placement:
         >>> from jaxnn import Dense, parallel, train
         >>> program = train.Supervised(Dense(8), train.Classification(8), optax.adam(0.1))
         >>> batch = jax.ShapeDtypeStruct((4, 2), "float32"), jax.ShapeDtypeStruct((4,), "int32")
-        >>> placement = parallel.Placement(parallel.simulated(data=4), parallel.FSDP)
+        >>> placement = parallel.Placement(parallel.abstract_mesh(data=4), parallel.FSDP)
         >>> found = placement.shardings(program, jax.random.key(0), batch)
         >>> [tuple(one.spec) for one in (found.params["w"], found.opt_state[0].mu["w"], found.step)]
         [(None, 'data'), (None, 'data'), ()]

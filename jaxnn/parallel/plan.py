@@ -12,8 +12,8 @@ from ..core.declarations import abstract, describe
 from ..core.layer import Layer, declared
 from ..inspect import table
 from ..train import TrainState
+from ..train.frozen import Partition
 from ..train.optimizer import as_pytree
-from ..train.partition import Partition
 from ..train.step import check_parts
 from ..train.task import Loss, Task
 from .collectives import Collective, collectives
@@ -104,7 +104,7 @@ def plan(
 
     The step is compiled as `parallel.make_step` would have it, for the devices of the mesh, and
     nothing is allocated or run, so the network may be larger than any memory. On the mesh of
-    `parallel.simulated(data=16, model=16)` there need be no such devices: the step is compiled for
+    `parallel.abstract_mesh(data=16, model=16)` there need be no such devices: the step is compiled for
     as many of the CPU's. There, arrays that live for a moment may be more than on a GPU, whose
     compiler fuses more, and products in bfloat16 are computed in float32.
 
@@ -112,7 +112,7 @@ def plan(
         net: the network; its forward takes x as its one input.
         optimizer: an optax optimizer or a `train.Optimizer`.
         x: the whole batch, an array or a `jax.ShapeDtypeStruct`.
-        mesh: the mesh, from `parallel.mesh` or `parallel.simulated`.
+        mesh: the mesh, from `parallel.mesh` or `parallel.abstract_mesh`.
         rules: the table that says how parameters are split.
         task: a `Task`, or any loss(outputs, targets); the mean of the outputs where None.
         targets: the targets, as `x` is given; those that the task wants where None.
@@ -122,7 +122,7 @@ def plan(
     >>> import optax, jaxnn as nn
     >>> from jaxnn import parallel
     >>> net, x = nn.Dense(8, bias=False), jax.ShapeDtypeStruct((16, 32), "float32")
-    >>> found = parallel.plan(net, optax.adam(1e-3), x, parallel.simulated(data=4), parallel.FSDP)
+    >>> found = parallel.plan(net, optax.adam(1e-3), x, parallel.abstract_mesh(data=4), parallel.FSDP)
     >>> found.parameters, found.optimizer, found.batch
     (256, 516, 512)
     >>> list(found.collectives)

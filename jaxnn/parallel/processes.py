@@ -11,7 +11,7 @@ import jax
 from ..train.agreement import is_peer_lost, peer_lost
 
 
-def start(
+def initialize(
     coordinator: str | None = None, processes: int | None = None, index: int | None = None
 ) -> None:
     """Join the processes of a run, so that `jax.devices()` are those of all of them.
@@ -45,12 +45,12 @@ def start(
     missing = [name for name, item in given.items() if item is None]
     if 0 < len(missing) < len(given):
         raise ValueError(
-            f"parallel.start was given no {' and no '.join(missing)}: write "
-            'parallel.start("host:1234", processes=2, index=0), or parallel.start() where the '
+            f"parallel.initialize was given no {' and no '.join(missing)}: write "
+            'parallel.initialize("host:1234", processes=2, index=0), or parallel.initialize() where the '
             "environment tells"
         )
     if jax.distributed.is_initialized():
-        raise RuntimeError("parallel.start was called before in this process: call it once")
+        raise RuntimeError("parallel.initialize was called before in this process: call it once")
     if coordinator is None or processes is None or index is None:
         found = from_environment(os.environ)
         if found is None:
@@ -65,7 +65,7 @@ def start(
         if "before any JAX calls" not in str(error):
             raise
         raise RuntimeError(
-            "parallel.start comes before anything else of JAX, which has its devices already: call "
+            "parallel.initialize comes before anything else of JAX, which has its devices already: call "
             "it in the first line of the program, before arrays and keys are made"
         ) from error
     if jax.process_count() > 1:

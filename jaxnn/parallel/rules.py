@@ -123,7 +123,7 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     >>> import jax, jaxnn as nn
     >>> from jaxnn import parallel
     >>> net, x = nn.Repeat(nn.Dense(4), 3), jax.ShapeDtypeStruct((2, 4), "float32")
-    >>> found = parallel.shardings(net.spec(x), parallel.simulated(data=2), parallel.FSDP)
+    >>> found = parallel.shardings(net.spec(x), parallel.abstract_mesh(data=2), parallel.FSDP)
     >>> tuple(found["w"].spec), tuple(found["b"].spec)
     ((None, None, 'data'), ())
     """

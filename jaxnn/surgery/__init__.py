@@ -1,18 +1,18 @@
 """Surgery: a network made from another one."""
 
-from .adapters import adapted, merged
-from .cached import cached
+from .adapters import add_lora, merge_lora
+from .caching import with_cache
 from .replacement import replace, replaced
-from .stacking import stacked, unstacked
-from .widening import widened
+from .stacking import stack_layers, unstack_layers
+from .widening import widen
 
 __all__ = [
-    "adapted",
-    "cached",
-    "merged",
+    "add_lora",
+    "merge_lora",
     "replace",
     "replaced",
-    "stacked",
-    "unstacked",
-    "widened",
+    "stack_layers",
+    "unstack_layers",
+    "widen",
+    "with_cache",
 ]

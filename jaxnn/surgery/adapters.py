@@ -1,17 +1,17 @@
-"""adapted and merged: a trained network with low-rank adapters, and with these added in again."""
+"""add_lora and merge_lora: a trained network with low-rank adapters, and with these added in again."""
 
 from typing import Any
 
 import jax
 
-from ..combine.low_rank import LowRank
+from ..combine.lora import LoRA
 from ..core import paths
 from ..core.binding import at
 from ..core.layer import Layer
 from .editing import check_net, check_params, edit_below, filled
 
 
-def adapted(
+def add_lora(
     net: Layer,
     params: Any,
     key: jax.Array,
@@ -21,12 +21,12 @@ def adapted(
     scale: float = 1.0,
     **named: Any,
 ) -> tuple[Layer, Any]:
-    """`net` in a `LowRank`, and its parameters with fresh adapters: the same function at first.
+    """`net` in a `LoRA`, and its parameters with fresh adapters: the same function at first.
 
     Each weight w whose path fits `match` becomes {"base": w, "down": (n, rank), "up": (rank, m)}
     and stands for base + scale * down @ up; down is drawn from `key`, up is 0. Inputs are as for
     `net.init`. The adapters train alone if `net` is an `nn.Inference`, or with
-    `train.by_path({"**/down": optimizer, "**/up": optimizer, "**": None})`, and `merged` is the way
+    `train.partition({"**/down": optimizer, "**/up": optimizer, "**": None})`, and `merge_lora` is the way
     back. The weights are not copied: a step that takes the memory of the new parameters takes that
     of `params` too. Raises ValueError where nothing fits `match`, and for parameters of another
     network.
@@ -34,19 +34,19 @@ def adapted(
     Reference: Hu et al., LoRA: low-rank adaptation of large language models, 2021.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net, x = nn.Serial(nn.Dense(4), nn.Dense(2)), jnp.ones((1, 3))
+    >>> net, x = nn.Sequential(nn.Dense(4), nn.Dense(2)), jnp.ones((1, 3))
     >>> params = net.init(jax.random.key(0), x)
-    >>> tuned, more = nn.adapted(net, params, jax.random.key(1), x, rank=2, match="0/w")
+    >>> tuned, more = nn.add_lora(net, params, jax.random.key(1), x, rank=2, match="0/w")
     >>> tuned
-    LowRank(Serial(Dense(4), Dense(2)), rank=2, match='0/w')
+    LoRA(Sequential(Dense(4), Dense(2)), rank=2, match='0/w')
     >>> jax.tree.map(jnp.shape, more[0]["w"])
     {'base': (3, 4), 'down': (3, 2), 'up': (2, 4)}
     >>> bool((tuned.apply(more, x) == net.apply(params, x)).all())
     True
     """
-    check_net(net, "nn.adapted(net, params, key, x, rank=8)")
+    check_net(net, "nn.add_lora(net, params, key, x, rank=8)")
     check_params(net, params, inputs, named)
-    around = LowRank(net, rank, match, scale)
+    around = LoRA(net, rank, match, scale)
 
     def kept(path: paths.Path) -> Any:
         """The weight that stays; None for an adapter, which is to be drawn."""
@@ -59,24 +59,24 @@ def adapted(
     return around, filled(spec, key, {path: kept(path) for path, _ in paths.walk(spec)})
 
 
-def merged(net: Layer, params: Any) -> tuple[Layer, Any]:
-    """`net` without its `LowRank` wrappers, and its parameters with the adapters added in.
+def merge_lora(net: Layer, params: Any) -> tuple[Layer, Any]:
+    """`net` without its `LoRA` wrappers, and its parameters with the adapters added in.
 
     The same function, to the bit: w is computed once as the wrapper computes it in each call.
     Raises ValueError for a network without adapters.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net, x = nn.LowRank(nn.Dense(4), rank=2), jnp.ones((1, 3))
+    >>> net, x = nn.LoRA(nn.Dense(4), rank=2), jnp.ones((1, 3))
     >>> params = net.init(jax.random.key(0), x)
-    >>> plain, fewer = nn.merged(net, params)
+    >>> plain, fewer = nn.merge_lora(net, params)
     >>> plain, jax.tree.map(jnp.shape, fewer)
     (Dense(4), {'b': (4,), 'w': (3, 4)})
     """
-    check_net(net, "nn.merged(net, params)")
-    found: list[LowRank] = []
+    check_net(net, "nn.merge_lora(net, params)")
+    found: list[LoRA] = []
 
     def edit(net: Any, params: Any) -> tuple[Any, Any]:
-        if isinstance(net, LowRank):
+        if isinstance(net, LoRA):
             found.append(net)
             return edit(net.wrapped, net.merge(params))
         return edit_below(edit, net, params)
@@ -84,7 +84,7 @@ def merged(net: Layer, params: Any) -> tuple[Layer, Any]:
     plain = edit(net, params)
     if not found:
         raise ValueError(
-            "no layer is wrapped in LowRank, so there is nothing to merge; write "
-            "net, params = nn.adapted(net, params, key, x, rank=8) to add adapters"
+            "no layer is wrapped in LoRA, so there is nothing to merge; write "
+            "net, params = nn.add_lora(net, params, key, x, rank=8) to add adapters"
         )
     return plain

@@ -39,11 +39,11 @@ def replace(net: Net, path: str, value: Any) -> Net:
     parameters along.
 
     >>> import jax, jaxnn as nn
-    >>> net = nn.Serial(nn.Dense(128), jax.nn.relu, nn.Dense(10))
+    >>> net = nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
     >>> replace(replace(net, "1", jax.nn.gelu), "0/features", 64)
-    Serial(Dense(64), jax.nn.gelu, Dense(10))
+    Sequential(Dense(64), jax.nn.gelu, Dense(10))
     >>> replace(net, "**/bias", False)
-    Serial(Dense(128, bias=False), jax.nn.relu, Dense(10, bias=False))
+    Sequential(Dense(128, bias=False), jax.nn.relu, Dense(10, bias=False))
     >>> replace(nn.Repeat(nn.Residual(nn.Dense(8)), 3), "n", 6)
     Repeat(Residual(Dense(8)), 6)
     """
@@ -67,10 +67,10 @@ def replaced(
     `init(key, *inputs)` of the new network); all others are those of `params`. Inputs are as for
     `net.init`. Raises ValueError, beside what `replace` raises, where another parameter does not
     fit the new network: as the weights of the layer behind one that is now wider, which
-    `nn.widened` carries along.
+    `nn.widen` carries along.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net, x = nn.Serial(body=nn.Dense(4), head=nn.Dense(10)), jnp.ones((1, 3))
+    >>> net, x = nn.Sequential(body=nn.Dense(4), head=nn.Dense(10)), jnp.ones((1, 3))
     >>> params = net.init(jax.random.key(0), x)
     >>> new, both = replaced(net, params, "head", nn.Dense(100), jax.random.key(1), x)
     >>> both["body"]["w"] is params["body"]["w"], both["head"]["w"].shape
@@ -109,7 +109,7 @@ def replaced(
         raise ValueError(
             f"with {path!r} replaced, parameters elsewhere no longer fit:\n  "
             + "\n  ".join(lines)
-            + "\nReplace these layers too, or write nn.widened(net, params, ...)"
+            + "\nReplace these layers too, or write nn.widen(net, params, ...)"
         )
     return new, filled(spec, key, old)
 

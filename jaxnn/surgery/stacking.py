@@ -1,4 +1,4 @@
-"""unstacked and stacked: rows of equal layers as `Serial`, and as `Repeat`."""
+"""unstack_layers and stacked: rows of equal layers as `Sequential`, and as `Repeat`."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 from ..combine.inference import Inference
 from ..combine.repeat import Repeat, check_stacked
-from ..combine.serial import Serial
+from ..combine.sequential import Sequential
 from ..core.layer import Layer
 from ..core.wrapper import Wrapper
 from .editing import Edit, check_net, edit_below
 
 
-def unstacked(net: Layer, params: Any) -> tuple[Layer, Any]:
-    """`net` with every `Repeat` as a row of its copies, a `Serial`, and the parameters for it.
+def unstack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
+    """`net` with every `Repeat` as a row of its copies, a `Sequential`, and the parameters for it.
 
     The same function, random numbers included: copy i has the key it had. It compiles longer, but
     no scan has to take a layer's parameters out of a stack, which on a CPU is most of the time of
@@ -27,29 +27,29 @@ def unstacked(net: Layer, params: Any) -> tuple[Layer, Any]:
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Repeat(nn.Dense(4), 2)
     >>> params = net.init(jax.random.key(0), jnp.zeros(4))
-    >>> row, row_params = unstacked(net, params)
+    >>> row, row_params = unstack_layers(net, params)
     >>> row, jax.tree.map(jnp.shape, row_params)
-    (Serial(Dense(4), Dense(4)), ({'b': (4,), 'w': (4, 4)}, {'b': (4,), 'w': (4, 4)}))
+    (Sequential(Dense(4), Dense(4)), ({'b': (4,), 'w': (4, 4)}, {'b': (4,), 'w': (4, 4)}))
     """
-    check_net(net, "nn.unstacked(net, params)")
+    check_net(net, "nn.unstack_layers(net, params)")
     return _unstacked(net, params)
 
 
-def stacked(net: Layer, params: Any) -> tuple[Layer, Any]:
-    """`net` with every `Serial` of two or more equal layers as a `Repeat`, and its parameters.
+def stack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
+    """`net` with every `Sequential` of two or more equal layers as a `Repeat`, and its parameters.
 
-    The inverse of `unstacked`: the same function, random numbers included, compiled in the time of
+    The inverse of `unstack_layers`: the same function, random numbers included, compiled in the time of
     one layer. A row stays as it is where its layers have names, differ, or have parameters of
     different shapes or none.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net = nn.Serial(nn.Dense(4), nn.Dense(4))
+    >>> net = nn.Sequential(nn.Dense(4), nn.Dense(4))
     >>> params = net.init(jax.random.key(0), jnp.zeros(4))
-    >>> once, once_params = stacked(net, params)
+    >>> once, once_params = stack_layers(net, params)
     >>> once, jax.tree.map(jnp.shape, once_params)
     (Repeat(Dense(4), 2), {'b': (2, 4), 'w': (2, 4, 4)})
     """
-    check_net(net, "nn.stacked(net, params)")
+    check_net(net, "nn.stack_layers(net, params)")
     return _stacked(net, params)
 
 
@@ -61,12 +61,12 @@ def _unstacked(net: Any, params: Any) -> tuple[Any, Any]:
         _unstacked(net.wrapped, jax.tree.map(lambda a, i=i: a[i], params)) for i in range(net.n)
     ]
     row, row_params = zip(*copies, strict=True)
-    return Serial(*row), row_params
+    return Sequential(*row), row_params
 
 
 def _stacked(net: Any, params: Any) -> tuple[Any, Any]:
     net, params = _below(_stacked, net, params)
-    if type(net) is not Serial or not isinstance(net.layers, tuple):
+    if type(net) is not Sequential or not isinstance(net.layers, tuple):
         return net, params
     equal = all(layer == net.layers[0] for layer in net.layers)
     if not (equal and len(set(map(_kinds, params))) == 1 < len(net.layers)):

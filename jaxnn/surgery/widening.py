@@ -1,4 +1,4 @@
-"""widened: a trained network with more units in a layer, which computes the same."""
+"""widen: a trained network with more units in a layer, which computes the same."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from .editing import check_net, check_params
 from .replacement import replace
 
 
-def widened(
+def widen(
     net: Layer,
     params: Any,
     path: str,
@@ -42,15 +42,15 @@ def widened(
     Reference: Chen et al., Net2Net: accelerating learning via knowledge transfer, 2016.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net, x = nn.Serial(nn.Dense(4), jax.nn.relu, nn.Dense(2)), jnp.ones((1, 3))
+    >>> net, x = nn.Sequential(nn.Dense(4), jax.nn.relu, nn.Dense(2)), jnp.ones((1, 3))
     >>> params = net.init(jax.random.key(0), x)
-    >>> wide, more = widened(net, params, "0/features", 6, jax.random.key(1), x)
+    >>> wide, more = widen(net, params, "0/features", 6, jax.random.key(1), x)
     >>> wide, jax.tree.map(jnp.shape, more[2])
-    (Serial(Dense(6), jax.nn.relu, Dense(2)), {'b': (2,), 'w': (6, 2)})
+    (Sequential(Dense(6), jax.nn.relu, Dense(2)), {'b': (2,), 'w': (6, 2)})
     >>> bool(jnp.allclose(wide.apply(more, x), net.apply(params, x), atol=1e-5))
     True
     """
-    check_net(net, "nn.widened(net, params, path, features, key, x)")
+    check_net(net, "nn.widen(net, params, path, features, key, x)")
     check_params(net, params, inputs, named)
     key = paths.as_key(key)
     wide = replace(net, path, features)

@@ -6,7 +6,7 @@ at any moment, and one HTML page shows what was found. Nothing of it is imported
 and optuna, scipy, pyarrow and the like are imported where they are used.
 """
 
-from .dimensions import Branch, Choice, Grid, Int, Log, Uniform
+from .dimensions import Branch, Choice, Grid, Int, LogUniform, Uniform
 from .space import Space
 
-__all__ = ["Branch", "Choice", "Grid", "Int", "Log", "Space", "Uniform"]
+__all__ = ["Branch", "Choice", "Grid", "Int", "LogUniform", "Space", "Uniform"]

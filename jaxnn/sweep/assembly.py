@@ -1,7 +1,7 @@
 """What is sent to workers: the lanes of trials, cut into cohorts, each as plain data.
 
 Which lanes form a cohort follows from the trials and the plan alone, so that it is the same after a
-sweep was stopped, and a lane has the same neighbours.
+sweep was stopped, and a lane has the same neighbors.
 """
 
 import dataclasses

@@ -94,12 +94,12 @@ class Uniform(_Range):
 
 
 @dataclasses.dataclass(frozen=True)
-class Log(_Range):
+class LogUniform(_Range):
     """A float between two numbers above 0, each ratio as likely as another of the same size.
 
     Raises ValueError for a range that is upside down, empty or not finite, or not above 0.
 
-    >>> Log(1e-4, 1e-2).grid(3)
+    >>> LogUniform(1e-4, 1e-2).grid(3)
     [0.0001, 0.001, 0.01]
     """
 
@@ -165,7 +165,7 @@ class Int(_Range):
         """At most `points` numbers, evenly from end to end; in equal ratios with `log`."""
         if points > self.high - self.low:
             return list(range(self.low, self.high + 1))
-        scale = (Log if self.log else Uniform)(self.low, self.high)
+        scale = (LogUniform if self.log else Uniform)(self.low, self.high)
         return list(dict.fromkeys(round(value) for value in scale.grid(points)))  # type: ignore[arg-type]
 
     def __str__(self) -> str:
@@ -261,7 +261,7 @@ class Grid(_Options):
             raise ValueError(f"{self!r}: the numbers increase; write {Grid(*ordered)!r}")
 
 
-Dimension = Uniform | Log | Int | Choice | Grid
+Dimension = Uniform | LogUniform | Int | Choice | Grid
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -272,8 +272,8 @@ class Branch:
     that place starts from its defaults. Where None is allowed, it is the class `"None"`:
     `Branch(Shift={...}, **{"None": {}})`.
 
-    >>> Branch(AdamW={"learning_rate": Log(1e-4, 1e-1)}, SGD={})
-    Branch(AdamW={'learning_rate': Log(low=0.0001, high=0.1)}, SGD={})
+    >>> Branch(AdamW={"learning_rate": LogUniform(1e-4, 1e-1)}, SGD={})
+    Branch(AdamW={'learning_rate': LogUniform(low=0.0001, high=0.1)}, SGD={})
     """
 
     classes: Mapping[str, Mapping[str, "Dimension | Branch"]]
@@ -295,7 +295,7 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _make_floats(dimension: Uniform | Log) -> None:
+def _make_floats(dimension: Uniform | LogUniform) -> None:
     for name in ("low", "high"):
         end = getattr(dimension, name)
         end = end.item() if isinstance(end, np.generic) else end

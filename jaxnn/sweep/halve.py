@@ -202,7 +202,7 @@ def perturbed(
     """Values near those given: what a member tries from another's weights on.
 
     A number of a range is multiplied by 0.8 or 1.2 and kept in its range (a whole one moves by at
-    least 1), one of a `Grid` moves to a neighbour, a `Choice` stays; but with probability
+    least 1), one of a `Grid` moves to a neighbor, a `Choice` stays; but with probability
     `resample` any is drawn anew instead. Draws as many numbers whatever comes out.
 
     Args:
@@ -217,8 +217,8 @@ def perturbed(
     Reference: Jaderberg et al., Population based training of neural networks, 2017.
 
     >>> from jaxnn.experiment import SGD
-    >>> from jaxnn.sweep.space import Log
-    >>> space = Space(SGD, {"learning_rate": Log(1e-3, 1.0)})
+    >>> from jaxnn.sweep.space import LogUniform
+    >>> space = Space(SGD, {"learning_rate": LogUniform(1e-3, 1.0)})
     >>> perturbed(space, {"learning_rate": 0.5}, np.random.default_rng(0), resample=0.0)
     {'learning_rate': 0.4}
     """
@@ -238,11 +238,11 @@ def perturbed(
         elif whether < resample:
             found[name] = dimension.at(float(at))
         else:
-            found[name] = _neighbour(dimension, values[name], up=bool(which >= 0.5))
+            found[name] = _neighbor(dimension, values[name], up=bool(which >= 0.5))
     return found
 
 
-def _neighbour(dimension: Dimension, value: Any, up: bool) -> Any:
+def _neighbor(dimension: Dimension, value: Any, up: bool) -> Any:
     if isinstance(dimension, Choice):
         return value
     if isinstance(dimension, Grid):

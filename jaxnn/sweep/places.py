@@ -8,9 +8,9 @@ from typing import Any
 
 from ..core.signatures import suggestion
 from ..experiment.configuration import from_plain
-from .dimensions import Branch, Choice, Dimension, Grid, Int, Log, Uniform
+from .dimensions import Branch, Choice, Dimension, Grid, Int, LogUniform, Uniform
 
-DIMENSIONS = (Uniform, Log, Int, Choice, Grid)
+DIMENSIONS = (Uniform, LogUniform, Int, Choice, Grid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _inside(
             yield Place(name, swept, path, when)
         else:
             raise ValueError(
-                f"{name} is swept by a Log, Uniform, Int, Choice, Grid or Branch, got {swept!r}"
+                f"{name} is swept by a LogUniform, Uniform, Int, Choice, Grid or Branch, got {swept!r}"
             )
 
 
@@ -169,7 +169,7 @@ def _check_fits(name: str, dimension: Dimension, kind: Any) -> None:
             instead = ""
             if any(_is_class(member) for member in _members([kind])):
                 instead = "; write Branch(...) for a choice of classes"
-            elif isinstance(dimension, Uniform | Log) and kind is int:
+            elif isinstance(dimension, Uniform | LogUniform) and kind is int:
                 instead = f"; write Int({dimension.low:.0f}, {dimension.high:.0f})"
             raise ValueError(f"{error}, which {dimension!r} does not give{instead}") from None
 

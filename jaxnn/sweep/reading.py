@@ -24,12 +24,12 @@ import numpy as np
 from ..files.reading import FileError, listed
 from ..page.words import count
 from ..train.directions import badness
-from .dimensions import Choice, Dimension, Grid, Int, Log, Uniform
+from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
 from .faults import LedgerError, damaged
 from .history import History
 from .tables import BROKEN, Cohort, Group, Trial
 
-KINDS = {kind.__name__.lower(): kind for kind in (Uniform, Log, Int, Choice, Grid)}
+KINDS = {kind.__name__.lower(): kind for kind in (Uniform, LogUniform, Int, Choice, Grid)}
 # By metric, trial and seed: (epoch, number) in order; None for what was not finite.
 Curves = Mapping[str, Mapping[int, Mapping[int, Sequence[tuple[int, float | None]]]]]
 

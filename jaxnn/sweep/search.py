@@ -28,7 +28,7 @@ import numpy as np
 
 from ..core.signatures import suggestion
 from ..installation import install, missing
-from .dimensions import Choice, Dimension, Grid, Int, Log, Scalar
+from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Scalar
 from .space import Space, Values
 
 STARTUP = 10
@@ -353,7 +353,7 @@ def distribution(dimension: Dimension) -> Any:
         return distributions.CategoricalDistribution(dimension.options)
     if isinstance(dimension, Int):
         return distributions.IntDistribution(dimension.low, dimension.high, dimension.log)
-    log = isinstance(dimension, Log)
+    log = isinstance(dimension, LogUniform)
     return distributions.FloatDistribution(dimension.low, dimension.high, log)
 
 
@@ -379,4 +379,6 @@ def _suggest(trial: Any, name: str, dimension: Dimension) -> Scalar:
             return options[trial.suggest_int(name, 0, len(options) - 1)]
         case Int(low=low, high=high, log=log):
             return trial.suggest_int(name, low, high, log=log)
-    return trial.suggest_float(name, dimension.low, dimension.high, log=isinstance(dimension, Log))
+    return trial.suggest_float(
+        name, dimension.low, dimension.high, log=isinstance(dimension, LogUniform)
+    )

@@ -1,13 +1,13 @@
 """The search space of an experiment: a dimension for each dotted path into its configuration.
 
     Space(Config, {
-        "optimizer": Branch(AdamW={"learning_rate": Log(1e-4, 1e-1)}, SGD={}),
+        "optimizer": Branch(AdamW={"learning_rate": LogUniform(1e-4, 1e-1)}, SGD={}),
         "model.dropout": Uniform(0.0, 0.5),
     })
 
 A trial's *values* are a dict by dimension name, which is the path; what a branch sweeps inside of a
 class is called as on the command line, `optimizer:adamw.learning_rate`, and is there only in trials
-of that class. A space is checked when it is made: an experiment with a misspelt path does not
+of that class. A space is checked when it is made: an experiment with a misspelled path does not
 import.
 """
 
@@ -19,10 +19,20 @@ from typing import Any
 import numpy as np
 
 from ..core.signatures import suggestion
-from .dimensions import Branch, Choice, Dimension, Grid, Int, Log, Scalar, Uniform
+from .dimensions import Branch, Choice, Dimension, Grid, Int, LogUniform, Scalar, Uniform
 from .places import Place, laid_out
 
-__all__ = ["Branch", "Choice", "Dimension", "Grid", "Int", "Log", "Space", "Uniform", "Values"]
+__all__ = [
+    "Branch",
+    "Choice",
+    "Dimension",
+    "Grid",
+    "Int",
+    "LogUniform",
+    "Space",
+    "Uniform",
+    "Values",
+]
 
 Values = dict[str, Any]  # of scalars, by dimension
 
@@ -43,7 +53,7 @@ class Space:
     ... class Config:
     ...     optimizer: AdamW | SGD = AdamW()
     ...     epochs: int = 10
-    >>> rates = {"learning_rate": Log(1e-4, 1e-1)}
+    >>> rates = {"learning_rate": LogUniform(1e-4, 1e-1)}
     >>> space = Space(Config, {"optimizer": Branch(AdamW=rates, SGD={}), "epochs": Int(1, 9)})
     >>> list(space.dimensions)
     ['optimizer', 'optimizer:adamw.learning_rate', 'epochs']
@@ -66,7 +76,7 @@ class Space:
         if not self.dimensions:
             raise ValueError(
                 f"the space of {self.config.__name__} sweeps nothing; write "
-                'Space(Config, {"optimizer.learning_rate": Log(1e-4, 1e-1)})'
+                'Space(Config, {"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
             )
 
     @property

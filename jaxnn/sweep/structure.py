@@ -84,7 +84,7 @@ def space_of(experiment: Experiment[Any]) -> Space:
     if space is None:
         raise ValueError(
             f"{experiment.name} declares no search space: write Experiment(..., "
-            'space={"optimizer.learning_rate": Log(1e-4, 1e-1)})'
+            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
         )
     return _space(experiment.config, _Same(space)) if isinstance(space, Mapping) else space
 

@@ -8,15 +8,20 @@ Everything is a pure function of values, so the loop can be written by hand from
         ts, metrics = step(ts, batch)
 """
 
-from .average import average_of, averaged, evaluation_params
+from .apply_if_finite import apply_if_finite
 from .blocks import for_network
 from .checkpoint import Checkpoints
 from .class_scores import accuracy, confusion_matrix, f1, iou, precision, recall
-from .classification import Binary, Classification, LanguageModel, MultiLabelClassification
+from .classification import (
+    BinaryClassification,
+    Classification,
+    MultiLabelClassification,
+    NextToken,
+)
 from .combining import combine
 from .divergence import Diverged
+from .ema import ema_params, evaluation_params, with_ema
 from .every import Every
-from .groups import by_path
 from .hooks.divergence import Divergence
 from .hooks.early_stopping import EarlyStopping
 from .hooks.evaluate import Evaluate
@@ -26,12 +31,13 @@ from .hooks.log import Log
 from .hooks.progress import Progress
 from .hooks.throughput import TIMINGS, Throughput
 from .logging import JsonLines, Logger
-from .loss_scale import loss_scaled
+from .loss_scale import dynamic_loss_scale
 from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
 from .minimize import Minimize, Supervised
 from .multitask import MultiTask
 from .optimizer import Optimizer
 from .overloads import evaluate, fit, predict
+from .partition import partition
 from .profile import Profile
 from .program import Program
 from .ranking_scores import auc, bits, perplexity, top_k_accuracy
@@ -49,16 +55,15 @@ from .schedules import (
     Warmup,
 )
 from .signals import Interrupted
-from .skipping import skip_nonfinite
 from .state import TrainState
 from .step import make_step
 from .task import Task
 from .tracking import MLflow, TensorBoard, WandB
-from .weights import Weights, load_weights, pack_weights
+from .weights import Weights, load_weights, save_weights
 
 __all__ = [
     "TIMINGS",
-    "Binary",
+    "BinaryClassification",
     "Checkpoints",
     "Classification",
     "Collected",
@@ -75,7 +80,6 @@ __all__ = [
     "Interrupted",
     "InverseSquareRoot",
     "JsonLines",
-    "LanguageModel",
     "LearningRate",
     "Linear",
     "Log",
@@ -86,6 +90,7 @@ __all__ = [
     "Minimize",
     "MultiLabelClassification",
     "MultiTask",
+    "NextToken",
     "OneCycle",
     "Optimizer",
     "Piecewise",
@@ -107,13 +112,13 @@ __all__ = [
     "Warmup",
     "Weights",
     "accuracy",
+    "apply_if_finite",
     "auc",
-    "average_of",
-    "averaged",
     "bits",
-    "by_path",
     "combine",
     "confusion_matrix",
+    "dynamic_loss_scale",
+    "ema_params",
     "evaluate",
     "evaluation_params",
     "f1",
@@ -121,10 +126,9 @@ __all__ = [
     "for_network",
     "iou",
     "load_weights",
-    "loss_scaled",
     "mae",
     "make_step",
-    "pack_weights",
+    "partition",
     "perplexity",
     "precision",
     "predict",
@@ -132,6 +136,7 @@ __all__ = [
     "recall",
     "rmse",
     "run",
-    "skip_nonfinite",
+    "save_weights",
     "top_k_accuracy",
+    "with_ema",
 ]

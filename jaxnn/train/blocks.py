@@ -26,9 +26,9 @@ from jax import lax
 from ..core.declarations import split_arrays
 from ..core.layer import Layer
 from .block_tree import Blocks, Form
+from .frozen import OnTrained, Partition, on_trained
 from .lifting import JOINED, Arrays, NotLifted, Symbols, Value, interpret
 from .optimizer import Optimizer, as_pytree, updated
-from .partition import OnTrained, Partition, on_trained
 
 WRONG_STATE = (
     "the optimizer's state is not that of separate blocks; make it by "
@@ -259,8 +259,8 @@ class _Split:
             raise ValueError(
                 "the optimizer depends on the whole path of a parameter, or on the structure of "
                 "the parameters, in a way that separate blocks of a stack do not keep; choose "
-                "parameters by the last key of a path or by train.by_path({pattern: optimizer}), "
-                "or train nn.unstacked(net, params)"
+                "parameters by the last key of a path or by train.partition({pattern: optimizer}), "
+                "or train nn.unstack_layers(net, params)"
             ) from cause
 
     def _lifted(self, function: Callable[..., Any], form: Form, args: Any) -> Any:

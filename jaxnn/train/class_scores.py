@@ -220,7 +220,7 @@ def confusion_matrix(
 
     Raises:
         ValueError: a label out of range. Traced ones, as in `jax.jit`, are left out, and
-            `nn.checked` reports them.
+            `nn.checkify` reports them.
 
     >>> import jax.numpy as jnp
     >>> confusion_matrix(jnp.array([0, 1, 1]), jnp.array([0, 1, 0])).tolist()

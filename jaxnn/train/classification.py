@@ -30,7 +30,7 @@ class Classification(Task):
 
     A label outside of [0, number) gives a loss, gradient, and accuracy of NaN, and never those of
     another class. `train.fit` and `train.evaluate` raise ValueError when they meet one, and so does
-    `nn.checked`.
+    `nn.checkify`.
 
     Args:
         number: the number of classes, at least 2.
@@ -75,7 +75,7 @@ class Classification(Task):
         if not isinstance(self.number, int) or self.number < 2:
             raise ValueError(
                 f"Classification wants at least 2 classes, got {self.number!r}; write "
-                "train.Binary() for one yes-or-no output"
+                "train.BinaryClassification() for one yes-or-no output"
             )
         _check_smoothing(self)
         _check_weights(self, "class_weights", self.class_weights, self.number)
@@ -125,7 +125,7 @@ class Classification(Task):
         return f", or a probability for each class, (..., {self.number})"
 
 
-class LanguageModel(Task):
+class NextToken(Task):
     """The next token: softmax cross entropy at every position of a sequence.
 
     Outputs are logits (..., T, vocabulary), targets integer tokens (..., T) in [0, vocabulary), the
@@ -146,7 +146,7 @@ class LanguageModel(Task):
     Reference: Shannon, Prediction and entropy of printed English, 1951.
 
     >>> import jax.numpy as jnp
-    >>> task = LanguageModel(32)
+    >>> task = NextToken(32)
     >>> outputs, targets = jnp.zeros((2, 5, 32)), jnp.zeros((2, 5), int)
     >>> round(float(task.metrics(outputs, targets)["bits"]), 5)  # log2 32
     5.0
@@ -156,15 +156,15 @@ class LanguageModel(Task):
     ignore: int | None = -100
     label_smoothing: float = 0.0
     directions = {"accuracy": "maximize", "bits": "minimize"}  # noqa: RUF012, no field
-    _with_classes = "train.LanguageModel({})"
+    _with_classes = "train.NextToken({})"
 
     def __post_init__(self) -> None:
         """Check the number of tokens, the ignored label, and the smoothing."""
         check_ignore(self)
         if not isinstance(self.vocabulary, int) or self.vocabulary < 2:
             raise ValueError(
-                f"LanguageModel wants a vocabulary of at least 2 tokens, got {self.vocabulary!r}; "
-                "write train.LanguageModel(len(text.vocabulary)), say"
+                f"NextToken wants a vocabulary of at least 2 tokens, got {self.vocabulary!r}; "
+                "write train.NextToken(len(text.vocabulary)), say"
             )
         _check_smoothing(self)
 
@@ -199,7 +199,7 @@ class LanguageModel(Task):
         return jax.nn.softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
 
 
-class Binary(Task):
+class BinaryClassification(Task):
     """Yes or no: sigmoid cross entropy of one output.
 
     Outputs are logits (..., 1), targets integers 0 or 1 (...), predictions the probability of 1
@@ -213,7 +213,7 @@ class Binary(Task):
             torch.nn.BCEWithLogitsLoss; None for 1. The loss divides by the number of examples.
 
     >>> import jax.numpy as jnp
-    >>> Binary().predict(jnp.zeros((1, 1))).tolist()
+    >>> BinaryClassification().predict(jnp.zeros((1, 1))).tolist()
     [0.5]
     """
 

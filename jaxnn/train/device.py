@@ -75,7 +75,7 @@ class Meter:
         if self._peak is not None:
             rate = steps * self._flops / seconds
             found["flops_per_second"] = rate
-            found["flop_utilisation"] = rate / (self._peak * self._devices)
+            found["mfu"] = rate / (self._peak * self._devices)
         memory = self._own.memory_stats()
         if memory and "peak_bytes_in_use" in memory:
             found["device_bytes"] = memory["peak_bytes_in_use"]

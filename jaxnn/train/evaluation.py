@@ -12,7 +12,7 @@ from ..core.declarations import brief, describe
 from ..core.layer import Layer
 from ..data import check
 from ..data.source import Source
-from .average import evaluation_params
+from .ema import evaluation_params
 from .labels import check_labels, label_range
 from .state import Trained
 from .step import remembered

@@ -21,11 +21,12 @@ from ..combine.precision import Precision
 from ..core.declarations import brief
 from ..core.layer import Layer
 from .agreement import Agreed, watching_peers
-from .average import evaluation_params
+from .apply_if_finite import apply_if_finite
 from .checkpoint import CheckpointFolder, Checkpoints, left
 from .checkpoint_files import Progress
 from .device import Meter
 from .divergence import Diverged, Good, cause, told
+from .ema import evaluation_params
 from .evaluation import check_count, compiled_evaluation
 from .every import Every, Moment, ends_of
 from .feed import Augment, Steps, checked, feed_of
@@ -36,7 +37,6 @@ from .logging import Logger, logged
 from .placement import HERE, Placement
 from .profile import Profile, tracing_of
 from .signals import Asked, Interrupted, listening
-from .skipping import skip_nonfinite
 from .state import TrainState
 from .step import check_options, check_parts
 from .tally import Tally
@@ -46,7 +46,7 @@ Record: TypeAlias = dict[str, float]
 Policy: TypeAlias = Literal["stop", "skip", "roll back"]
 
 # Of these a run tells other numbers each time; all else in a record follows from its key and data.
-TIMINGS = ("seconds", "examples_per_second", "flops_per_second", "flop_utilisation", "device_bytes")
+TIMINGS = ("seconds", "examples_per_second", "flops_per_second", "mfu", "device_bytes")
 # How often in a row a run is rolled back before it counts as diverged.
 PATIENCE = 3
 
@@ -124,7 +124,7 @@ def fit(
         `train.Optimizer` has one, the metrics on the validation data (`validation_loss`, ...), and
         what the run took: `seconds` since it began,
         `examples_per_second` since the last record without the validation, and where the device
-        tells them `flops_per_second`, `flop_utilisation` (of the device's peak) and `device_bytes`.
+        tells them `flops_per_second`, `mfu` (of the device's peak) and `device_bytes`.
 
     Raises:
         ValueError, TypeError: data that cannot be trained on (no rows, NaN, labels out of range), a
@@ -159,7 +159,7 @@ def fit(
     stop = stop.directed(task) if isinstance(stop, EarlyStopping) else stop
     net = net if precision is None else dataclasses.replace(precision, inner=net)
     if on_divergence == "skip":
-        optimizer = skip_nonfinite(optimizer)
+        optimizer = apply_if_finite(optimizer)
     options = {"accumulate": accumulate, "norms": norms}
     steps = Steps(net, task, optimizer, augment, placement, tuple(options.items()))
     feed = feed_of(data, steps, task, batch_size)

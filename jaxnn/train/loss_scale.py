@@ -1,4 +1,4 @@
-"""loss_scaled: a factor on the loss that keeps small gradients of float16 from becoming zero."""
+"""dynamic_loss_scale: a factor on the loss that keeps small gradients of float16 from becoming zero."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from ..core.values import is_traced
+from .apply_if_finite import SkipNonfinite, SkipState
 from .optimizer import Optimizer, states_of
-from .skipping import SkipNonfinite, SkipState
 
 
 class LossScaleState(NamedTuple):
@@ -20,7 +20,7 @@ class LossScaleState(NamedTuple):
 
 
 class LossScaled:
-    """What `loss_scaled` gives."""
+    """What `dynamic_loss_scale` gives."""
 
     skips = True
 
@@ -48,14 +48,14 @@ class LossScaled:
         return updates, LossScaleState(scale, good, inner)
 
 
-def loss_scaled(
+def dynamic_loss_scale(
     optimizer: Any, initial: Any = 2.0**15, period: Any = 2000, factor: Any = 2.0
 ) -> Optimizer:
     """The optimizer, for a loss times a factor that follows what float16 can hold.
 
     A step of training multiplies the loss by the factor and divides the gradients, of the
     parameters' own type, by it. Where they are not finite, the step is skipped, as by
-    `skip_nonfinite`, and the factor is divided by `factor`, down to 1; after `period` good steps in
+    `apply_if_finite`, and the factor is divided by `factor`, down to 1; after `period` good steps in
     a row it is multiplied. It is for `nn.Precision(net, "float16")`, whose smallest number is 6e-8;
     bfloat16 has the range of float32 and needs none. Metrics are those of the plain loss, and have
     `loss_scale`, the factor of the step, and `skipped`. Put it around what else wraps an optimizer.
@@ -64,16 +64,16 @@ def loss_scaled(
     Reference: Micikevicius et al., Mixed precision training, 2018.
 
     >>> import jax.numpy as jnp, optax
-    >>> optimizer, params = loss_scaled(optax.sgd(0.1), initial=8.0), jnp.ones(2)
+    >>> optimizer, params = dynamic_loss_scale(optax.sgd(0.1), initial=8.0), jnp.ones(2)
     >>> _, opt_state = optimizer.update(jnp.array([1.0, jnp.inf]), optimizer.init(params))
     >>> opt_state.scale.item()
     4.0
     """
     for name, number in (("initial", initial), ("period", period)):
         if not is_traced(number) and not 1 <= number < math.inf:
-            raise ValueError(f"loss_scaled: {name} is a finite number >= 1, got {number!r}")
+            raise ValueError(f"dynamic_loss_scale: {name} is a finite number >= 1, got {number!r}")
     if not is_traced(factor) and not 1 < factor < math.inf:
-        raise ValueError(f"loss_scaled: factor is a finite number > 1, got {factor!r}")
+        raise ValueError(f"dynamic_loss_scale: factor is a finite number > 1, got {factor!r}")
     return Optimizer(LossScaled, optimizer, initial=initial, period=period, factor=factor)
 
 
@@ -85,7 +85,7 @@ def scale_of(opt_state: Any) -> jax.Array | None:
     states = states_of(opt_state, LossScaleState)
     if len(states) > 1:
         raise ValueError(
-            f"the optimizer scales the loss {len(states)} times; put one train.loss_scaled around "
+            f"the optimizer scales the loss {len(states)} times; put one train.dynamic_loss_scale around "
             "the whole optimizer"
         )
     return states[0].scale if states else None

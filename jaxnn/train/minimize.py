@@ -18,8 +18,8 @@ from ..core.layer import Layer, declared
 from ..core.signatures import Signature, suggestion
 from ..core.wrapper import Wrapper
 from ..data.rows import check_finite
-from .average import evaluation_params
 from .blocks import for_network
+from .ema import evaluation_params
 from .labels import check_labels
 from .metrics import check_loss, check_metrics
 from .optimizer import as_pytree
@@ -302,7 +302,7 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
     """The program of a network, a task, and an optimizer, on batches (inputs, targets[, weights]).
 
     Inputs are one array, a tuple (positional inputs of the network), or a dict (named inputs, such
-    as `segments`). Targets and outputs may be any pytree that the task takes. Loss and metrics are
+    as `segment_ids`). Targets and outputs may be any pytree that the task takes. Loss and metrics are
     those of `task.measure`, which are means over the examples that count.
 
     Weights have a number per row or per position: their shape is a prefix of that of the targets. A

@@ -1,114 +1,143 @@
-"""Trained and frozen parameters: no optimizer receives what is under `nn.Inference`.
+"""partition: an optimizer for each group of parameters, by the patterns of their paths."""
 
-`Partition` splits a tree of parameters in two, each with None in place of the other's leaves. The
-optimizer, the gradients, and the averages are trees of the trained part, so they have no leaf for a
-frozen parameter; a step joins the two parts again. Which parameters are frozen follows from the
-network's own declaration.
-"""
-
-import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import optax
+from jax import lax
 
-from ..core.layer import Layer
-from .optimizer import Optimizer, as_pytree, updated
-
-
-@dataclasses.dataclass(frozen=True)
-class Partition:
-    """Which parameters are frozen, in the order of the leaves, as a hashable value."""
-
-    structure: Any
-    frozen: tuple[bool, ...]
-
-    @classmethod
-    def of(cls, net: Layer, *inputs: Any, **named: Any) -> "Partition":
-        """The partition of a network's parameters, from `net.spec(*inputs, **named)`."""
-        leaves, structure = jax.tree.flatten(net.spec(*inputs, **named))
-        return cls(structure, tuple(param.frozen for param in leaves))
-
-    def split(self, tree: Any) -> tuple[Any, Any]:
-        """(trained, frozen): the tree twice, each with None for the leaves of the other part."""
-        leaves, structure = jax.tree.flatten(tree)
-        if structure != self.structure:
-            raise ValueError(
-                f"the optimizer was made for parameters with the structure {self.structure}, got "
-                f"{structure}: these are the parameters of another network; write "
-                "train.TrainState.create(net, optimizer, key, x), or, in a loop of your own, "
-                "train.for_network(optimizer, net, x)"
-            )
-        pairs = [*zip(leaves, self.frozen, strict=True)]
-        trained = [None if still else leaf for leaf, still in pairs]
-        frozen = [leaf if still else None for leaf, still in pairs]
-        return jax.tree.unflatten(structure, trained), jax.tree.unflatten(structure, frozen)
-
-    def join(self, trained: Any, frozen: Any) -> Any:
-        """The tree that `split` was given."""
-        parts = [self.structure.flatten_up_to(part) for part in (trained, frozen)]
-        several = zip(*parts, self.frozen, strict=True)
-        return jax.tree.unflatten(self.structure, [b if still else a for a, b, still in several])
-
-    def trained(self, tree: Any) -> Any:
-        """The trained part of a tree like the parameters; any other value as it is."""
-        like = jax.tree.structure(tree) == self.structure
-        return self.split(tree)[0] if like else tree
+from ..core import paths
+from .optimizer import Optimizer, updated, with_slow_params
 
 
-class OnTrained:
-    """The optimizer that `for_network` makes: one that receives only the trained parameters."""
+class Groups:
+    """What `partition` gives: pairs of a pattern and its optimizer."""
 
-    def __init__(self, optimizer: Any, partition: Partition) -> None:
-        self.inner, self.partition = as_pytree(optimizer), partition
+    def __init__(self, *groups: tuple[str, Any]) -> None:
+        patterns = [pattern for pattern, _ in groups]
+        self.inner = optax.partition(
+            {
+                str(number): optax.set_to_zero() if optimizer is None else _as_optax(optimizer)
+                for number, (_, optimizer) in enumerate(groups)
+            },
+            lambda params: _labels(patterns, params),
+        )
 
     def init(self, params: Any) -> Any:
-        """The state of the trained parameters."""
-        return self.inner.init(self.partition.split(params)[0])
+        """The states of all groups."""
+        return self.inner.init(params)
 
-    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        """The updates, which leave the frozen parameters as they are, and the optimizer's state."""
-        part = self.partition
-        given, still = part.split(updates)
-        if params is not None:
-            params, still = part.split(params)
-
-        def joined(item: Any) -> Any:
-            trained = jax.tree.structure(item) == jax.tree.structure(given)
-            return part.join(item, still) if trained else item
-
-        def of_trained(function: Callable[..., Any]) -> Callable[..., Any]:
-            @functools.wraps(function)  # optax looks at the names of its parameters
-            def of_trained(*args: Any, **named: Any) -> Any:
-                named = {name: joined(item) for name, item in named.items()}
-                return part.trained(function(*map(joined, args), **named))
-
-            return of_trained
-
-        more = {
-            name: of_trained(item) if callable(item) else part.trained(item)
-            for name, item in extra.items()
-        }
-        found, state = updated(self.inner, given, state, params, **more)
-        return part.join(found, jax.tree.map(_no_update, still)), state
+    def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        """The updates of all groups, and their states."""
+        return self.inner.update(updates, state, params, **extra)
 
 
-def on_trained(optimizer: Any, partition: Partition) -> Optimizer:
-    """An optimizer of all parameters that leaves the frozen ones as they are."""
-    return Optimizer(OnTrained, optimizer, partition)
+def partition(optimizers: Mapping[str, Any]) -> Optimizer:
+    """Each parameter by the optimizer of the first pattern that its path fits; None freezes.
+
+    In a pattern `*` stands for any text in one segment and `**` for any segments. What is frozen
+    has no update, no weight decay and no memory in the optimizer, and a training step computes no
+    gradient for it. Raises ValueError where a path fits no pattern, and where a pattern is left
+    without any, since nothing fits it or patterns before it take all that do.
+
+    >>> import jax, optax, jax.numpy as jnp, jaxnn as nn
+    >>> params = nn.Sequential(nn.Dense(4), nn.LayerNorm()).init(jax.random.key(0), jnp.ones((1, 2)))
+    >>> optimizer = partition({
+    ...     "0/b": None,
+    ...     "**/w": optax.adamw(1e-3, weight_decay=0.1),
+    ...     "**": optax.adam(1e-3),
+    ... })
+    >>> updates, _ = optimizer.update(params, optimizer.init(params), params)
+    >>> updates[0]["b"].tolist()
+    [0.0, 0.0, 0.0, 0.0]
+    """
+    if not isinstance(optimizers, Mapping) or not optimizers:
+        raise TypeError(
+            f"partition takes a dict of optimizers by path pattern, got {optimizers!r}; write "
+            'train.partition({"**/b": None, "**": optax.adam(1e-3)})'
+        )
+    for pattern, one in optimizers.items():
+        if not isinstance(pattern, str):
+            raise TypeError(f"partition: a path pattern is text such as '**/w', got {pattern!r}")
+        if one is not None and not (hasattr(one, "init") and hasattr(one, "update")):
+            raise TypeError(
+                f"partition: {pattern!r} wants an optimizer, or None to freeze; got {one!r}"
+            )
+    return Optimizer(Groups, *optimizers.items())
 
 
-def parts_of(optimizer: Any) -> tuple[Any, Partition | None]:
-    """The optimizer of the trained parameters, and which these are; None for all of them."""
-    if isinstance(optimizer, Optimizer) and optimizer.factory is OnTrained:
-        inner, partition = optimizer.parts
-        return as_pytree(inner), partition
-    return optimizer, None
+def frozen(optimizer: Any, names: Iterable[str]) -> set[str]:
+    """The paths among `names` for which an optimizer, or one inside of it, computes nothing."""
+    if not isinstance(optimizer, Optimizer):
+        return set()
+    names = list(names)
+    if optimizer.factory is not Groups:
+        inside = jax.tree.leaves(
+            (optimizer.parts, optimizer.arguments), is_leaf=lambda item: isinstance(item, Optimizer)
+        )
+        return {name for one in inside for name in frozen(one, names)}
+    groups = optimizer.parts
+    first = {name: _first([pattern for pattern, _ in groups], name) for name in names}
+    found: set[str] = set()
+    for number, (_, one) in enumerate(groups):
+        mine = [name for name in names if first[name] == number]
+        found |= set(mine) if one is None else frozen(one, mine)
+    return found
 
 
-def _no_update(leaf: Any) -> jax.Array:
-    """What can be added to an array without a change: -0 + -0 is -0, but -0 + 0 is 0."""
-    zero = jnp.zeros_like(leaf)
-    return -zero if jnp.issubdtype(zero.dtype, jnp.inexact) else zero
+def without_gradient(optimizer: Any, params: Any) -> Any:
+    """The parameters, as constants where the optimizer freezes them."""
+    still = frozen(optimizer, (paths.text(path) for path, _ in paths.walk(params)))
+    if not still:
+        return params
+    return paths.map_with_path(
+        lambda path, leaf: lax.stop_gradient(leaf) if paths.text(path) in still else leaf, params
+    )
+
+
+def _first(patterns: list[str], name: str) -> int | None:
+    fits = (i for i, pattern in enumerate(patterns) if paths.matches(pattern, name))
+    return next(fits, None)
+
+
+def _labels(patterns: list[str], params: Any) -> Any:
+    """The number of each parameter's group, as text; ValueError where groups and paths miss."""
+    names = [paths.text(path) for path, leaf in paths.walk(params) if leaf is not None]
+    still = [paths.text(path) for path, leaf in paths.walk(params) if leaf is None]
+    first = {name: _first(patterns, name) for name in names}
+    lines = [f"{name} fits no pattern" for name in names if first[name] is None]
+    for number, pattern in enumerate(patterns):
+        if number in first.values():
+            continue
+        others = [name for name in names if paths.matches(pattern, name)]
+        if others:
+            lines.append(
+                f"{pattern!r} comes after patterns that take all it fits: {', '.join(others)}"
+            )
+        elif any(paths.matches(pattern, name) for name in still):
+            lines.append(
+                f"{pattern!r} fits only parameters under nn.Inference, which no optimizer "
+                "receives: leave it out"
+            )
+        else:
+            lines.append(f"{pattern!r} fits no parameter")
+    if lines:
+        raise ValueError(
+            "partition: patterns and parameters do not fit each other:\n  "
+            + "\n  ".join(lines)
+            + f"\nThere are the parameters {', '.join(names) or 'none'}; the first pattern that "
+            'fits wins, and "**" fits all: train.partition({..., "**": optimizer})'
+        )
+    return paths.map_with_path(
+        lambda path, leaf: None if leaf is None else str(first[paths.text(path)]), params
+    )
+
+
+def _as_optax(optimizer: Any) -> Any:
+    """An optimizer in optax's own form, that takes any further arguments by name."""
+    optimizer = with_slow_params(optimizer)
+    return optax.GradientTransformationExtraArgs(
+        optimizer.init, functools.partial(updated, optimizer)
+    )

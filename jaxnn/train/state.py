@@ -53,7 +53,7 @@ class TrainState(NamedTuple):
         `inputs` are arrays or `jax.ShapeDtypeStruct`, a batch or any part of one. The optimizer
         sees the blocks of stacked parameters as separate arrays, and no parameter under
         `nn.Inference`, by `train.for_network`. State that starts random is drawn from
-        `nn.fold(key, "variables")`.
+        `nn.fold_in(key, "variables")`.
         """
         if "params" in named:
             raise TypeError(
@@ -78,7 +78,7 @@ def state_key(key: jax.Array) -> jax.Array:
 
     No layer is called `variables`, so it is the key of no parameter.
     """
-    return paths.fold(key, "variables")
+    return paths.fold_in(key, "variables")
 
 
 def owned(tree: Any) -> Any:

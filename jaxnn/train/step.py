@@ -18,16 +18,16 @@ from ..core.declarations import brief
 from ..core.layer import Layer
 from ..data.check import saturated
 from .accumulation import accumulated, check_accumulate, total_counts
+from .apply_if_finite import chosen, was_made
 from .blocks import for_network
-from .groups import without_gradient
+from .frozen import parts_of
 from .loss_scale import scale_of, unscaled
 from .metrics import terms_of, value_of, without_collected
 from .norms import check_norms, norms_by_path
 from .optimizer import as_pytree, first_updated
-from .partition import parts_of
+from .partition import without_gradient
 from .placed_step import placed_step
 from .program import Program, code_of
-from .skipping import chosen, was_made
 from .state import TrainState, separate
 from .task import Loss, Metrics, losses_and_metrics, name_of
 
@@ -402,7 +402,7 @@ def check_options(accumulate: Any, norms: Any, precision: Any) -> None:
 def check_parts(net: Any, task: Any, optimizer: Any) -> None:
     """Raise TypeError where one of them is something else, or stands in another's place."""
     if not isinstance(net, Layer):
-        raise TypeError(f"the network is a layer, got {net!r}; write nn.Serial(...), say")
+        raise TypeError(f"the network is a layer, got {net!r}; write nn.Sequential(...), say")
     if isinstance(task, type) or not callable(task):
         raise TypeError(
             f"the task is a train.Task or a function loss(outputs, targets), got {task!r}; write "

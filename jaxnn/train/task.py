@@ -19,7 +19,7 @@ A subclass adds metrics to `measure`:
 
 Losses come from optax. A task with another one is a subclass that keeps metrics and predictions:
 
->>> class Focal(train.Binary):
+>>> class Focal(train.BinaryClassification):
 ...     gamma: float = 2.0
 ...     def __call__(self, outputs, targets):
 ...         logits, labels = self._wide(outputs, targets, True), self._labels(targets)
@@ -70,7 +70,7 @@ Metrics: TypeAlias = dict[str, jax.Array]
 # Names of other numbers in the records of a run, which a metric must not replace.
 RESERVED = frozenset(
     {"epoch", "step", "skipped", "seconds", "examples_per_second"}
-    | {"flops_per_second", "flop_utilisation", "device_bytes"}
+    | {"flops_per_second", "mfu", "device_bytes"}
 )
 
 
@@ -135,7 +135,7 @@ class Task(Value):
         """Predictions from outputs."""
         raise NotImplementedError
 
-    def _normalise_fields(self) -> None:
+    def _normalize_fields(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             given = getattr(self, field.name)
             if isinstance(given, np.ndarray | jax.Array) and given.ndim and not is_traced(given):
@@ -143,7 +143,7 @@ class Task(Value):
                     f"{type(self).__name__}.{field.name} is a tuple of numbers, got "
                     f"{describe(given)}; write {field.name}=tuple({field.name}.tolist())"
                 )
-        super()._normalise_fields()
+        super()._normalize_fields()
 
     # The task with another number of classes, as code for an error; "" if there is none.
     _with_classes = "a task with {} classes"

@@ -56,7 +56,7 @@ def check_trained(trained: Any, function: str) -> None:
         )
 
 
-def pack_weights(net: Layer, trained: Trained) -> bytes:
+def save_weights(net: Layer, trained: Trained) -> bytes:
     """The contents of a safetensors file with the parameters and state of `net`.
 
     The header's metadata hold the schema of the file, the code of the network and the versions of
@@ -64,17 +64,17 @@ def pack_weights(net: Layer, trained: Trained) -> bytes:
 
     >>> import jax, jax.numpy as jnp, tempfile
     >>> import jaxnn as nn
-    >>> net, x = nn.Serial(nn.Dense(3), jax.nn.relu), jnp.ones((1, 2))
+    >>> net, x = nn.Sequential(nn.Dense(3), jax.nn.relu), jnp.ones((1, 2))
     >>> weights = Weights(net.init(jax.random.key(0), x), net.init_state(x))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder, "weights.safetensors")
-    ...     size = file.write_bytes(pack_weights(net, weights))
+    ...     size = file.write_bytes(save_weights(net, weights))
     ...     loaded = load_weights(file, net, x)
     >>> jax.tree.map(jnp.shape, loaded.params)
     ({'b': (3,), 'w': (2, 3)}, {})
     """
     safetensors = _library()
-    check_trained(trained, "pack_weights")
+    check_trained(trained, "save_weights")
     # safetensors writes an array's memory as it lies, so it has to lie row by row.
     arrays = {
         path: np.asarray(leaf, order="C")
@@ -96,7 +96,7 @@ def load_weights(
     cast: bool = False,
     **named: Any,
 ) -> Weights:
-    """The parameters and state of `net` from a file that `pack_weights` made.
+    """The parameters and state of `net` from a file that `save_weights` made.
 
     Every path of the network has to be in the file, and every one of the file in the network. What
     is to be otherwise is said path by path:
@@ -133,7 +133,7 @@ def load_weights(
             raise FileError(
                 f"{file}: wanted a file of jaxnn's schema {SCHEMA}, got format "
                 f"{about.get('format')!r:.40}, schema {about.get('schema')!r:.40}; write it with "
-                "train.pack_weights(net, trained)"
+                "train.save_weights(net, trained)"
             )
         names = {name: name for name in opened.entries}
         names = _renamed(_without(names, leave_out, f"{file}: leave_out"), rename or {}, file)

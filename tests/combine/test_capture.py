@@ -12,7 +12,7 @@ X = jnp.linspace(-1.0, 1.0, 8).reshape(2, 4)
 
 
 def test_values_are_those_on_the_way():
-    net = nn.Serial(hidden=nn.Dense(3), act=jnp.tanh, out=nn.Serial(nn.Dense(2), jnp.sin))
+    net = nn.Sequential(hidden=nn.Dense(3), act=jnp.tanh, out=nn.Sequential(nn.Dense(2), jnp.sin))
     params = net.init(KEY, X)
     hidden = nn.Dense(3).apply(params["hidden"], X)
     pairs = {
@@ -31,7 +31,7 @@ def test_values_are_those_on_the_way():
 
 
 def test_stacked_under_wrappers():
-    block = nn.Serial(dense=nn.Dense(4), tap=nn.Tap())
+    block = nn.Sequential(dense=nn.Dense(4), tap=nn.Tap())
     net = nn.capture(nn.Ensemble(nn.Remat(nn.Repeat(nn.Remat(block), 3)), 2), "tap")
     params = net.init(KEY, X)
     y, values = net.apply(params, X)
@@ -46,7 +46,7 @@ def test_stacked_under_wrappers():
 
 
 def test_a_captured_value_has_a_gradient():
-    net = nn.capture(nn.Serial(a=nn.Dense(3), tap=nn.Tap(), b=nn.Dense(2)), "tap")
+    net = nn.capture(nn.Sequential(a=nn.Dense(3), tap=nn.Tap(), b=nn.Dense(2)), "tap")
     params = net.init(KEY, X)
     grads = jax.jit(jax.grad(lambda p: net.apply(p, X)[1]["tap"].sum()))(params)
     # d sum(x w + b) / db is the number of rows, and nothing flows to what comes after.
@@ -70,8 +70,8 @@ def test_second_calls_and_methods_have_names_of_their_own():
 
 
 def test_capture_inside_capture():
-    inner = nn.capture(nn.Serial(a=jnp.sin, b=jnp.cos), "a")
-    outer = nn.capture(nn.Serial(net=inner, first=lambda pair: pair[0]), "net/b")
+    inner = nn.capture(nn.Sequential(a=jnp.sin, b=jnp.cos), "a")
+    outer = nn.capture(nn.Sequential(net=inner, first=lambda pair: pair[0]), "net/b")
     y, values = outer.apply(outer.init(KEY, X), X)
     assert set(values) == {"net/b"}
     assert (values["net/b"] == jnp.cos(jnp.sin(X))).all()

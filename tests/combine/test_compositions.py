@@ -28,7 +28,7 @@ def mean(outputs):
 
 def average(net: nn.Layer) -> nn.Layer:
     """An ensemble's members as one value, so that it fits wherever a layer does."""
-    return nn.Serial(nn.Ensemble(net, 2), functools.partial(jnp.mean, axis=0))
+    return nn.Sequential(nn.Ensemble(net, 2), functools.partial(jnp.mean, axis=0))
 
 
 def named(layers):
@@ -43,8 +43,8 @@ leaves = st.sampled_from(
 def bigger(nets):
     several = st.lists(nets, min_size=1, max_size=3)
     return st.one_of(
-        several.map(lambda layers: nn.Serial(*layers)),
-        several.map(lambda layers: nn.Serial(**named(layers))),
+        several.map(lambda layers: nn.Sequential(*layers)),
+        several.map(lambda layers: nn.Sequential(**named(layers))),
         several.map(lambda layers: nn.Parallel(*layers, merge=mean)),
         several.map(lambda layers: nn.Parallel(**named(layers), merge=mean)),
         nets.map(nn.Residual),
@@ -55,7 +55,7 @@ def bigger(nets):
     )
 
 
-networks = st.recursive(leaves, bigger, max_leaves=4).map(lambda net: nn.Serial(net))
+networks = st.recursive(leaves, bigger, max_leaves=4).map(lambda net: nn.Sequential(net))
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
 
 
@@ -86,7 +86,7 @@ def test_values(net):
 @few
 @given(networks)
 def test_repeat_is_a_row(net):
-    params, state, grads, (y, new) = outcome(nn.Serial(*[net] * 2))
+    params, state, grads, (y, new) = outcome(nn.Sequential(*[net] * 2))
     stacked, state_, grads_, (y_, new_) = outcome(nn.Repeat(net, 2))
     chex.assert_trees_all_equal(stacked, stack(params))
     assert_near(y_, y)
@@ -114,7 +114,7 @@ def test_members_and_captures(net):
     (y, captured), new = ensemble.run(params, state, KEY, case.arrays())
     assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(captured))
     for i in range(2):
-        below = nn.fold(KEY, i)
+        below = nn.fold_in(KEY, i)
         mine, kept, out, after = jax.tree.map(lambda a, i=i: a[i], (params, state, y, new))
         chex.assert_trees_all_equal(mine, case.init(below))
         chex.assert_trees_all_equal(kept, case.state)

@@ -13,8 +13,8 @@ from tests.near import assert_near
 KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)
 XS = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 4)), jnp.float32)
-NET = nn.Serial(nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.5))
-BLOCK = nn.Residual(nn.Serial(nn.Dense(4), jnp.tanh, nn.Dropout(0.5)))
+NET = nn.Sequential(nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.5))
+BLOCK = nn.Residual(nn.Sequential(nn.Dense(4), jnp.tanh, nn.Dropout(0.5)))
 CELL = nn.GRUCell(4)
 
 
@@ -62,7 +62,7 @@ def test_it_is_the_layer_in_inference():
             nn.Bidirectional(nn.Recurrent(CELL)),
             XS,
         ),
-        (nn.Inference(nn.LowRank(NET, 2)), nn.LowRank(NET, 2), X),
+        (nn.Inference(nn.LoRA(NET, 2)), nn.LoRA(NET, 2), X),
         (nn.WeightNorm(nn.Inference(NET)), nn.WeightNorm(NET), X),
         (nn.SpectralNorm(nn.Inference(NET)), nn.SpectralNorm(NET), X),
         (nn.Inference(nn.SpectralNorm(NET)), nn.SpectralNorm(NET), X),
@@ -116,7 +116,7 @@ def test_it_runs_in_a_transform_of_the_user():
 
 
 def test_it_runs_in_scan_and_shard_map():
-    net = nn.Inference(nn.Serial(nn.Dense(4), nn.Dropout(0.5)))
+    net = nn.Inference(nn.Sequential(nn.Dense(4), nn.Dropout(0.5)))
     params = net.init(KEY, X)
     expected = net.apply(params, net.apply(params, X))
     found, _ = jax.lax.scan(lambda x, _: (net.apply(params, x, train=True), None), X, length=2)
@@ -133,8 +133,8 @@ def test_it_runs_in_scan_and_shard_map():
 
 
 def test_a_cache_inside_moves_on_and_is_not_for_training():
-    decoder = nn.Serial(nn.BatchNorm(axis=-1), nn.Attention(2, causal=True))
-    net = nn.Inference(nn.cached(decoder, 3))
+    decoder = nn.Sequential(nn.BatchNorm(axis=-1), nn.MultiHeadAttention(2, causal=True))
+    net = nn.Inference(nn.with_cache(decoder, 3))
     params = net.init(KEY, XS)
     whole, _ = decoder.apply(params, XS, state=decoder.init_state(XS))
     state, found = net.init_state(XS[:, :1]), []
@@ -142,7 +142,7 @@ def test_a_cache_inside_moves_on_and_is_not_for_training():
         y, state = net.apply(params, XS[:, t : t + 1], state=state)
         found.append(y)
     assert_near(jnp.concatenate(found, 1), whole)
-    assert nn.cached(nn.Inference(decoder), 3) == net
+    assert nn.with_cache(nn.Inference(decoder), 3) == net
     with pytest.raises(ValueError, match=r"at the root, Inference.* keeps a cache of 3 positions"):
         net.apply(params, XS[:, :1], state=state, train=True)
 
@@ -150,13 +150,15 @@ def test_a_cache_inside_moves_on_and_is_not_for_training():
 def test_another_state_inside_does_not_change():
     class Counter(nn.Primitive):
         def variables(self, x):
-            return {"n": nn.Slot(())}
+            return {"n": nn.Variable(())}
 
         def forward(self, params, x, *, state):
             return x + state["n"], {"n": state["n"] + 1}
 
-    cached = nn.cached(nn.Serial(count=Counter(), attend=nn.Attention(2, causal=True)), 3)
-    for net in (nn.Inference(nn.Serial(count=Counter())), nn.Inference(cached)):
+    cached = nn.with_cache(
+        nn.Sequential(count=Counter(), attend=nn.MultiHeadAttention(2, causal=True)), 3
+    )
+    for net in (nn.Inference(nn.Sequential(count=Counter())), nn.Inference(cached)):
         params, state = net.init(KEY, XS[:, :1]), net.init_state(XS[:, :1])
         _, after = net.apply(params, XS[:, :1], state=state)
         assert after["count"]["n"] == 0
@@ -164,13 +166,13 @@ def test_another_state_inside_does_not_change():
 
 
 def test_quantized_weights_inside_may_be_part_of_a_training():
-    plain = nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dense(4))
-    small, params = nn.quantized(plain, plain.init(KEY, X))
-    net = nn.Serial(teacher=nn.Inference(small), head=nn.Dense(2))
+    plain = nn.Sequential(nn.Dense(8), jax.nn.relu, nn.Dense(4))
+    small, params = nn.quantize(plain, plain.init(KEY, X))
+    net = nn.Sequential(teacher=nn.Inference(small), head=nn.Dense(2))
     params = net.init(KEY, X) | {"teacher": params}
     y = net.apply(params, X, train=True)
     assert_near(y, nn.Dense(2).apply(params["head"], small.apply(params["teacher"], X)))
-    outside, _ = nn.quantized(nn.Inference(plain), plain.init(KEY, X))
+    outside, _ = nn.quantize(nn.Inference(plain), plain.init(KEY, X))
     assert outside == nn.Inference(small)
 
 
@@ -180,8 +182,8 @@ def test_quantized_weights_inside_may_be_part_of_a_training():
         (nn.Inference(NET), NET, set()),
         (nn.Repeat(nn.Remat(nn.Inference(BLOCK)), 2), nn.Repeat(BLOCK, 2), set()),
         (
-            nn.Serial(nn.Inference(nn.Dense(4)), nn.Dense(4)),
-            nn.Serial(nn.Dense(4), nn.Dense(4)),
+            nn.Sequential(nn.Inference(nn.Dense(4)), nn.Dense(4)),
+            nn.Sequential(nn.Dense(4), nn.Dense(4)),
             {"1/b", "1/w/base"},
         ),
     ],
@@ -189,14 +191,14 @@ def test_quantized_weights_inside_may_be_part_of_a_training():
 )
 def test_adapters_outside_are_trained(inside, plain, trained):
     """Their gradients are those of adapters of the layer itself; the weights have none."""
-    net, state = nn.LowRank(inside, 2), plain.init_state(X)
+    net, state = nn.LoRA(inside, 2), plain.init_state(X)
     params = jax.tree.map(lambda a: a + 0.1, net.init(KEY, X))  # `up` starts at 0
 
     def gradients(net, train):
         loss = lambda params: mean_square(net, params, X, state=state, train=train)  # noqa: E731
         return dict(paths.walk(jax.jit(jax.grad(loss))(params)))
 
-    found, wanted = gradients(net, True), gradients(nn.LowRank(plain, 2), False)
+    found, wanted = gradients(net, True), gradients(nn.LoRA(plain, 2), False)
     for path, param in paths.walk(net.spec(X)):
         assert param.frozen == (path[-1] not in ("down", "up") and paths.text(path) not in trained)
         if param.frozen:
@@ -207,25 +209,25 @@ def test_adapters_outside_are_trained(inside, plain, trained):
 
 
 def test_surgery_and_inspection_see_through_it():
-    net = nn.Serial(a=nn.Inference(nn.Repeat(nn.Dense(4), 2)), b=nn.Dense(3))
+    net = nn.Sequential(a=nn.Inference(nn.Repeat(nn.Dense(4), 2)), b=nn.Dense(3))
     params = net.init(KEY, X)
-    row, row_params = nn.unstacked(net, params)
-    assert row == nn.Serial(a=nn.Inference(nn.Serial(*[nn.Dense(4)] * 2)), b=nn.Dense(3))
+    row, row_params = nn.unstack_layers(net, params)
+    assert row == nn.Sequential(a=nn.Inference(nn.Sequential(*[nn.Dense(4)] * 2)), b=nn.Dense(3))
     assert_near(row.apply(row_params, X), net.apply(params, X))
-    assert nn.stacked(row, row_params)[0] == net
-    plain = nn.Serial(a=nn.Repeat(nn.Dense(4), 2), b=nn.Dense(3))
+    assert nn.stack_layers(row, row_params)[0] == net
+    plain = nn.Sequential(a=nn.Repeat(nn.Dense(4), 2), b=nn.Dense(3))
     rows, wanted = nn.summary(net, X), nn.summary(plain, X)
     assert rows.rows["a"].layer == "Inference(Repeat(Dense(4), n=2))"
     assert rows.total == wanted.total
-    assert nn.replace(net, "a", nn.Dense(4)) == nn.Serial(a=nn.Dense(4), b=nn.Dense(3))
-    tuned, _ = nn.adapted(net, params, KEY, X, rank=2, match="b/w")
+    assert nn.replace(net, "a", nn.Dense(4)) == nn.Sequential(a=nn.Dense(4), b=nn.Dense(3))
+    tuned, _ = nn.add_lora(net, params, KEY, X, rank=2, match="b/w")
     frozen = jax.tree.map(lambda param: param.frozen, tuned.spec(X))
     assert frozen["a"] == {"b": True, "w": True}
     assert not any(jax.tree.leaves(frozen["b"]))
 
 
 def test_methods_and_errors_are_those_of_the_layer():
-    net = nn.Serial(embed=nn.Inference(nn.Embedding(5, 3)))
+    net = nn.Sequential(embed=nn.Inference(nn.Embedding(5, 3)))
     tokens = jnp.array([1, 2])
     params = net.init(KEY, tokens)
     x = jnp.ones((2, 3))
@@ -233,6 +235,6 @@ def test_methods_and_errors_are_those_of_the_layer():
     found = nn.Inference(nn.Embedding(5, 3)).apply(params["embed"], x, method="attend")
     np.testing.assert_array_equal(found, embedding)
     with pytest.raises(ValueError, match=r"at '0', BatchNorm.* none was given"):
-        nn.Inference(nn.Serial(nn.BatchNorm())).apply(({"scale": X[0], "b": X[0]},), X)
+        nn.Inference(nn.Sequential(nn.BatchNorm())).apply(({"scale": X[0], "b": X[0]},), X)
     with pytest.raises(TypeError, match="Inference wraps a layer, got None"):
         nn.Inference(None)  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def test_by_hand(experts, top_k, capacity):
     params = net.init(KEY, X)
     run = jax.jit(nn.capture(net, "balance").apply)
     for real in (None, np.arange(6) < np.array([[4], [6]])):
-        named = {} if real is None else {"segments": jnp.asarray(real, jnp.int32)}
+        named = {} if real is None else {"segment_ids": jnp.asarray(real, jnp.int32)}
         y, taps = run(params, X, **named)
         expected, balance = by_hand(net, params, X, real)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
@@ -78,7 +78,7 @@ def test_members_start_as_an_ensemble_does():
     net = nn.MixtureOfExperts(nn.Dense(4), 3)
     params = net.init(KEY, X)
     np.testing.assert_array_equal(
-        params["expert"]["w"], nn.Ensemble(nn.Dense(4), 3).init(nn.fold(KEY, "expert"), X)["w"]
+        params["expert"]["w"], nn.Ensemble(nn.Dense(4), 3).init(nn.fold_in(KEY, "expert"), X)["w"]
     )
 
 
@@ -111,13 +111,13 @@ def test_sequences_do_not_compete_and_padding_changes_nothing():
     assert_near(jax.jit(net.apply)(params, X[1]), whole[1])
     # Six tokens and two of padding among them, with the capacity of six.
     padded = np.insert(X, [0, 3], 7.0, axis=1)
-    segments = np.insert(np.ones((2, 6), np.int32), [0, 3], 0, axis=1)
+    segment_ids = np.insert(np.ones((2, 6), np.int32), [0, 3], 0, axis=1)
     same = nn.replace(net, "capacity", 0.6 * 6 / 8)
-    run = jax.jit(lambda x: same.apply(params, x, segments=segments))
+    run = jax.jit(lambda x: same.apply(params, x, segment_ids=segment_ids))
     y, grads = np.asarray(run(padded)), jax.jit(jax.grad(lambda x: run(x).sum()))(padded)
-    assert_near(y[segments == 1].reshape(X.shape), whole)
-    assert not np.any(y[segments == 0])
-    assert not np.any(np.asarray(grads)[segments == 0])
+    assert_near(y[segment_ids == 1].reshape(X.shape), whole)
+    assert not np.any(y[segment_ids == 0])
+    assert not np.any(np.asarray(grads)[segment_ids == 0])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -191,9 +191,9 @@ def test_inputs_that_do_not_fit():
     with pytest.raises(ValueError, match=r"wants an input of shape \(..., T, features\), got"):
         net.init(KEY, jnp.ones(4))
     with pytest.raises(
-        ValueError, match=r"segments have the shape .* of the sequence, \(2, 6\); got \(6,\)"
+        ValueError, match=r"segment_ids have the shape .* of the sequence, \(2, 6\); got \(6,\)"
     ):
-        net.apply(params, X, segments=jnp.ones(6, jnp.int32))
+        net.apply(params, X, segment_ids=jnp.ones(6, jnp.int32))
     with pytest.raises(ValueError, match=r"wants at least one token, got float32\[2,0,4\]"):
         net.apply(params, X[:, :0])
     with pytest.raises(ValueError, match=r"a number for each of 3 experts, got float32\[2,6,5\]"):

@@ -42,16 +42,16 @@ def types(net, *inputs):
     return list(dict.fromkeys(SEEN)), y.dtype
 
 
-BLOCK = nn.Residual(nn.Serial(up=nn.Dense(4), norm1=Scale(), act=noted))
+BLOCK = nn.Residual(nn.Sequential(up=nn.Dense(4), norm1=Scale(), act=noted))
 
 
 @pytest.mark.parametrize(
     "net",
     [
         BLOCK,
-        nn.Serial(blocks=nn.Repeat(BLOCK, 2)),
-        nn.Remat(nn.Serial(nn.Remat(BLOCK))),
-        nn.Serial(nn.capture(BLOCK, "none"), lambda pair: pair[0]),
+        nn.Sequential(blocks=nn.Repeat(BLOCK, 2)),
+        nn.Remat(nn.Sequential(nn.Remat(BLOCK))),
+        nn.Sequential(nn.capture(BLOCK, "none"), lambda pair: pair[0]),
     ],
     ids=["residual", "repeat", "remat", "capture"],
 )
@@ -63,7 +63,7 @@ def test_what_is_kept_computes_in_its_parameters_type_and_the_rest_in_the_other(
 
 def test_products_are_in_bfloat16_and_the_norm_in_float32():
     """As the jaxpr says, forward and backward; parameters and gradients are float32."""
-    net = nn.Precision(nn.Serial(nn.Dense(8), nn.LayerNorm(), nn.Dense(1)), keep="1")
+    net = nn.Precision(nn.Sequential(nn.Dense(8), nn.LayerNorm(), nn.Dense(1)), keep="1")
     params = net.init(KEY, X)
 
     def loss(params):
@@ -91,7 +91,7 @@ def flat(jaxpr):
 
 def test_a_scale_that_bfloat16_cannot_hold():
     """1 + 2**-10 rounds to 1 in bfloat16: kept, it moves a sum of 1024 by 1."""
-    net = nn.Serial(norm=Scale(), sum=lambda x: jnp.sum(x, dtype=jnp.float32) * jnp.ones(1))
+    net = nn.Sequential(norm=Scale(), sum=lambda x: jnp.sum(x, dtype=jnp.float32) * jnp.ones(1))
     params = {"norm": {"scale": jnp.full(1024, 1 + 2.0**-10)}, "sum": {}}
     x = np.full((1024,), 256.0, np.float32)
     assert float(nn.Precision(net).apply(params, x)[0]) == 256 * 1024
@@ -110,7 +110,7 @@ def test_embeddings_and_other_methods_are_kept():
         def forward(self, ids):
             return self.embed.attend(self.body(self.embed(ids)))
 
-    net, ids = Tied(nn.Embedding(7, 4), nn.Serial(noted)), np.array([1, 2])
+    net, ids = Tied(nn.Embedding(7, 4), nn.Sequential(noted)), np.array([1, 2])
     precise = nn.Precision(net, keep="embed")
     assert types(precise, ids) == ([("bfloat16",)], np.float32)
     params = net.init(KEY, ids)
@@ -119,7 +119,7 @@ def test_embeddings_and_other_methods_are_kept():
 
 
 def test_a_policy_is_put_around_a_network_by_the_step():
-    net = nn.Serial(nn.Dense(8), jnp.tanh, nn.Dense(1))
+    net = nn.Sequential(nn.Dense(8), jnp.tanh, nn.Dense(1))
     policy = nn.Precision(compute="bfloat16", keep="2")
     assert repr(policy) == "Precision(keep='2')"
     wrapped = dataclasses.replace(policy, inner=net)
@@ -165,7 +165,7 @@ def test_sums_of_products_accumulate_in_float32(layer, x, compute):
     ("make", "error", "text"),
     [
         (
-            lambda: nn.Precision(nn.Serial(a=nn.Dense(3), b=BLOCK), keep="**/gone"),
+            lambda: nn.Precision(nn.Sequential(a=nn.Dense(3), b=BLOCK), keep="**/gone"),
             ValueError,
             r"Precision.keep='\*\*/gone' fits no layer; there are: a, b, b/up, b/norm1, b/act",
         ),

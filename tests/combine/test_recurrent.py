@@ -63,7 +63,7 @@ def test_as_torch(kind):
     both, layer = "both" in kind, nn.Recurrent(cell)
     count = sum(k.startswith("weight_hh") for k in weights) // (2 if both else 1)
     net = Stack((nn.Bidirectional(layer) if both else layer,) * count)
-    named = {"segments": SEGMENTS} if "packed" in kind else {}
+    named = {"segment_ids": SEGMENTS} if "packed" in kind else {}
     kept = [name for name in ("h", "c") if f"{name}_0" in found]
 
     def in_layers(states: Any) -> Any:
@@ -213,8 +213,8 @@ def test_a_composite_is_a_cell():
         )
         > 1
     )
-    segments = jnp.array([[1, 1, 0, 0], [0, 1, 1, 1]])
-    y = net.apply(params, x, segments=segments)
+    segment_ids = jnp.array([[1, 1, 0, 0], [0, 1, 1, 1]])
+    y = net.apply(params, x, segment_ids=segment_ids)
     assert_near(y[1, 1:], net.apply(params, x[1, 1:]))
     assert not y[0, 2:].any()
 
@@ -233,21 +233,21 @@ def test_a_wrapped_cell_is_the_cell():
         assert_near(*pair(params, x))
 
 
-# ---- segments ----
+# ---- segment_ids ----
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_packed_rows_are_each_sequence_alone(reverse):
     """Outputs and gradients, whatever stands in the padding."""
     net = nn.Recurrent(nn.GRUCell(2), reverse=reverse)
-    segments = jnp.array([[0, 4, 4, 0, 4, 0], [1, 1, 2, 2, 2, 0], [0, 0, 0, 0, 0, 0]])
+    segment_ids = jnp.array([[0, 4, 4, 0, 4, 0], [1, 1, 2, 2, 2, 0], [0, 0, 0, 0, 0, 0]])
     x = normals(0, 3, 6, 2)
     params = net.init(KEY, x)
-    spoilt = jnp.where(segments[..., None] == 0, jnp.nan, x)
+    spoilt = jnp.where(segment_ids[..., None] == 0, jnp.nan, x)
     places = [(0, [1, 2, 4]), (1, [0, 1]), (1, [2, 3, 4])]
 
     def packed(params: Any) -> Any:
-        return net.apply(params, spoilt, segments=segments)
+        return net.apply(params, spoilt, segment_ids=segment_ids)
 
     def alone(params: Any) -> Any:
         y = jnp.zeros((3, 6, 2))
@@ -263,14 +263,14 @@ def test_packed_rows_are_each_sequence_alone(reverse):
 def test_the_last_output(reverse):
     net = nn.Recurrent(nn.LSTMCell(2), reverse=reverse, output="last")
     whole = nn.replace(net, "output", "all")
-    x, segments = normals(0, 3, 5, 2), SEGMENTS.at[1].set(0)
+    x, segment_ids = normals(0, 3, 5, 2), SEGMENTS.at[1].set(0)
     params = net.init(KEY, x)
 
     @jax.jit
     def run(params: Any, x: Any) -> Any:
         plain = net.apply(params, x), whole.apply(params, x)
-        packed = [one.apply(params, x, segments=segments) for one in (net, whole)]
-        return plain, packed, net.apply(params, x, segments=segments, method="unroll")
+        packed = [one.apply(params, x, segment_ids=segment_ids) for one in (net, whole)]
+        return plain, packed, net.apply(params, x, segment_ids=segment_ids, method="unroll")
 
     (end, plain), (last, y), (carry, all_of_them) = run(params, x)
     assert_near(end, plain[:, 0 if reverse else -1])
@@ -284,12 +284,12 @@ def test_the_last_output(reverse):
 def test_a_carry_begins_the_first_sequence_only():
     net, x = nn.Recurrent(nn.RNNCell(2)), normals(0, 4, 2)
     params, carry = net.init(KEY, x), {"h": jnp.array([3.0, -2.0])}
-    segments = jnp.array([0, 1, 2, 2])
+    segment_ids = jnp.array([0, 1, 2, 2])
 
     @jax.jit
     def run(params: Any, x: Any) -> Any:
-        y = net.apply(params, x, carry, segments=segments)
-        named = net.apply(params, x, carry=carry, segments=segments)
+        y = net.apply(params, x, carry, segment_ids=segment_ids)
+        named = net.apply(params, x, carry=carry, segment_ids=segment_ids)
         return y, named, net.apply(params, x[1:2], carry), net.apply(params, x[2:])
 
     y, named, one, rest = run(params, x)
@@ -303,7 +303,7 @@ def test_a_carry_begins_the_first_sequence_only():
 
 def test_a_carry_given_to_a_cached_layer_replaces_its_own():
     net, x = nn.Recurrent(nn.GRUCell(2)), normals(0, 2, 4, 2)
-    params, streamed = net.init(KEY, x), nn.cached(net)
+    params, streamed = net.init(KEY, x), nn.with_cache(net)
 
     @jax.jit
     def run(params: Any, x: Any) -> Any:
@@ -337,7 +337,7 @@ def test_bidirectional_is_two_layers():
     net, x = nn.Bidirectional(layer), normals(0, 2, 4, 3)
     params = net.init(KEY, x)
     for name in ("forward", "backward"):
-        chex.assert_trees_all_equal(params[name], layer.init(nn.fold(KEY, name), x))
+        chex.assert_trees_all_equal(params[name], layer.init(nn.fold_in(KEY, name), x))
     added = nn.Bidirectional(layer, jnp.add)
     last = nn.Bidirectional(nn.replace(layer, "output", "last"))
 
@@ -353,7 +353,7 @@ def test_bidirectional_is_two_layers():
 
 
 def test_bidirectional_of_a_network():
-    deep = nn.Serial(
+    deep = nn.Sequential(
         nn.Recurrent(nn.RNNCell(2)), nn.Dense(3), nn.Remat(nn.Recurrent(nn.RNNCell(2)))
     )
     net, x = nn.Bidirectional(deep), normals(0, 4, 3)
@@ -376,7 +376,7 @@ def test_replaced_in_both_directions():
     wanted = nn.Bidirectional(nn.Recurrent(nn.GRUCell(5)))
     assert nn.replace(net, "forward/features", 5) == wanted
     assert nn.replace(net, "backward/features", 5) == wanted
-    assert nn.replace(nn.Serial(net), "0/merge", jnp.add) == nn.Serial(
+    assert nn.replace(nn.Sequential(net), "0/merge", jnp.add) == nn.Sequential(
         nn.Bidirectional(nn.Recurrent(nn.GRUCell(2)), jnp.add)
     )
 
@@ -411,21 +411,21 @@ def test_refused():
     with raises(TypeError, r"Recurrent.reverse is True or False, got 1"):
         nn.Recurrent(nn.LSTMCell(2), reverse=1)  # type: ignore[arg-type]
     with raises(ValueError, r"reads a sequence from its end, so it cannot take one piece by piece"):
-        nn.cached(nn.Bidirectional(net))
+        nn.with_cache(nn.Bidirectional(net))
     with raises(ValueError, r"a sequence of shape \(\.\.\., T, features\), got float32\[3\]"):
         net.init(KEY, jnp.ones(3))
     with raises(ValueError, r"at '1', Recurrent.*a sequence of length 0, float32\[2,0,3\]"):
-        nn.Serial(jnp.tanh, net).apply(({}, params), jnp.ones((2, 0, 3)))
-    with raises(ValueError, r"segments have the shape \(\.\.\., T\) of the sequence, \(2, 4\)"):
-        net.apply(params, x, segments=jnp.ones((2, 3), int))
-    with raises(TypeError, r"segments are integers, 0 for padding"):
-        net.apply(params, x, segments=jnp.ones((2, 4)))
+        nn.Sequential(jnp.tanh, net).apply(({}, params), jnp.ones((2, 0, 3)))
+    with raises(ValueError, r"segment_ids have the shape \(\.\.\., T\) of the sequence, \(2, 4\)"):
+        net.apply(params, x, segment_ids=jnp.ones((2, 3), int))
+    with raises(TypeError, r"segment_ids are integers, 0 for padding"):
+        net.apply(params, x, segment_ids=jnp.ones((2, 4)))
     with raises(ValueError, r"carry is not that of this cell .*: c: declared \(2, 2\), missing"):
         net.apply(params, x, {"h": jnp.ones((2, 2))})
     with raises(ValueError, r"keeps state \(carry, segment\), but none was given"):
-        nn.cached(net).apply(params, x)
+        nn.with_cache(net).apply(params, x)
     with raises(ValueError, r"Recurrent keeps a cache of 256 positions, which is for inference"):
-        kept = nn.cached(net)
+        kept = nn.with_cache(net)
         kept.apply(params, x, state=kept.init_state(x), train=True)
     with raises(ValueError, r"the parameters are not those of this network"):
         net.apply(params, jnp.ones((2, 4, 5)))
@@ -444,7 +444,7 @@ class Odd(nn.Primitive):
     wrong: str
 
     def carries(self, x: Any) -> Any:
-        return {"h": nn.Slot(x.shape)}
+        return {"h": nn.Variable(x.shape)}
 
     def forward(self, params: Any, carry: Any, x: Any) -> Any:
         return x if self.wrong == "alone" else ({"h": x[..., :1]}, x)

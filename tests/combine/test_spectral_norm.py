@@ -99,7 +99,7 @@ def test_nested_with_other_wrappers():
     """Copies outside and inside are the same numbers as layers of their own."""
     x = normals(0, 2, 4)
     one = nn.SpectralNorm(nn.Dense(4))
-    row = nn.Serial(one, one, one)
+    row = nn.Sequential(one, one, one)
     params, state = row.init(KEY, x), row.init_state(x)
     wanted = row.apply(params, x, state=state, train=True)
     state = jax.tree.map(lambda *a: jnp.stack(a), *state.values())
@@ -120,7 +120,7 @@ def test_nested_with_other_wrappers():
 
 def test_the_state_stands_at_the_weight_beside_the_layers_own():
     net = nn.SpectralNorm(
-        nn.Serial(first=nn.Dense(3), norm=nn.BatchNorm(), last=nn.Dense(2)), match="last/w"
+        nn.Sequential(first=nn.Dense(3), norm=nn.BatchNorm(), last=nn.Dense(2)), match="last/w"
     )
     x = normals(0, 5, 4)
     params, state = net.init(KEY, x), net.init_state(x)
@@ -142,7 +142,7 @@ def test_half_precision_keeps_a_float32_state():
 
 
 def test_what_it_refuses():
-    net = nn.SpectralNorm(nn.Serial(a=nn.Dense(3)))
+    net = nn.SpectralNorm(nn.Sequential(a=nn.Dense(3)))
     params = net.init(KEY, X)
     with pytest.raises(ValueError, match=r"keeps state \(a/w/u\), but none was given: write state"):
         net.apply(params, X)

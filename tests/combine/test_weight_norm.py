@@ -1,4 +1,4 @@
-"""WeightNorm: what it leaves alone, what it reparametrises, and against flax."""
+"""WeightNorm: what it leaves alone, what it reparametrizes, and against flax."""
 
 import chex
 import flax.linen
@@ -27,7 +27,7 @@ def test_as_flax():
 def test_it_starts_as_the_layer_itself():
     """Through wrappers outside and inside; parameters stack, paths stay."""
     key, x = jax.random.key(3), normals(0, 2, 4)
-    inside = nn.Serial(nn.Dense(4), nn.Repeat(nn.Serial(nn.Dense(4), jnp.tanh), 2))
+    inside = nn.Sequential(nn.Dense(4), nn.Repeat(nn.Sequential(nn.Dense(4), jnp.tanh), 2))
     for plain, net in [
         (inside, nn.WeightNorm(inside)),
         (nn.Repeat(inside, 2), nn.Repeat(nn.WeightNorm(inside), 2)),
@@ -41,7 +41,7 @@ def test_it_starts_as_the_layer_itself():
 
 
 def test_only_what_fits():
-    net = nn.WeightNorm(nn.Serial(a=nn.Dense(3), b=nn.Dense(2)), match="b/w")
+    net = nn.WeightNorm(nn.Sequential(a=nn.Dense(3), b=nn.Dense(2)), match="b/w")
     params = net.init(KEY, jnp.ones((1, 4)))
     assert set(params["b"]["w"]) == {"v", "g"} and params["a"]["w"].shape == (4, 3)
 
@@ -61,8 +61,8 @@ def test_other_methods_and_state_go_through():
     whole = table.apply(params, jnp.arange(5))
     x = normals(0, 2, 3)
     assert_near(table.apply(params, x, method="attend"), x @ whole.T)
-    net, x = nn.WeightNorm(nn.Serial(nn.Dense(3), nn.BatchNorm())), normals(0, 4, 2)
-    plain = nn.Serial(nn.Dense(3), nn.BatchNorm())
+    net, x = nn.WeightNorm(nn.Sequential(nn.Dense(3), nn.BatchNorm())), normals(0, 4, 2)
+    plain = nn.Sequential(nn.Dense(3), nn.BatchNorm())
     found = net.apply(net.init(KEY, x), x, state=net.init_state(x), train=True)
     wanted = plain.apply(plain.init(KEY, x), x, state=plain.init_state(x), train=True)
     assert_near(found, wanted)

@@ -49,7 +49,9 @@ def problem():
     dataset = data.Dataset(
         "toy", part(40), part(10), part(20), ("no", "yes"), feature_names=("a", "b", "c")
     )
-    return Problem(dataset, train.Binary(), inputs=data.Standardiser.fit(dataset.train.x))
+    return Problem(
+        dataset, train.BinaryClassification(), inputs=data.Standardizer.fit(dataset.train.x)
+    )
 
 
 def build(config, problem):
@@ -485,12 +487,12 @@ def test_the_choice_of_a_union_is_taken_from_anywhere():
 
 def test_another_number_compiles_nothing_anew(caplog):
     """The learning rate and the length of a run are data of one compiled program."""
-    learnt = problem()
+    learned = problem()
 
     def compiled(**changes):
         caplog.clear()
         with jax.log_compiles():
-            build(Experiment(**changes), learnt).fit(learnt.scaled.train)
+            build(Experiment(**changes), learned).fit(learned.scaled.train)
         return "Compiling jit(run)" in caplog.text
 
     compiled(batch_size=7)
@@ -544,7 +546,7 @@ def test_a_missing_library_is_named_with_what_to_install(library, monkeypatch, t
         "tyro": parsing.library,
         "rich": lambda: progress.shown(2).__enter__(),
         "matplotlib": pictures.check_library,
-        "safetensors": lambda: train.pack_weights(MLP().network(1), train.Weights({}, {})),
+        "safetensors": lambda: train.save_weights(MLP().network(1), train.Weights({}, {})),
     }
     with pytest.raises(ImportError, match=re.escape(f"write {install('experiments')}")):
         uses[library]()

@@ -18,7 +18,7 @@ from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import from_plain, to_plain
 from jaxnn.files import replacing
 from jaxnn.installation import install
-from jaxnn.sweep import Branch, Choice, Grid, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, Grid, LogUniform, Space, Uniform
 from jaxnn.sweep import cohort as cohorts
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
@@ -275,17 +275,17 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
     ("paths", "message"),
     [
         (
-            lambda: {"optimizer.learning_rat": Log(1e-3, 0.3)},
+            lambda: {"optimizer.learning_rat": LogUniform(1e-3, 0.3)},
             "optimizer (Descent) has no field 'learning_rat', which the space sweeps as "
             "'optimizer.learning_rat'; did you mean 'learning_rate'?",
         ),
         (
-            lambda: {"optimizer.learning_rate": Log(0.3, 1e-3)},
-            "Log(low=0.3, high=0.001) is upside down; write Log(0.001, 0.3)",
+            lambda: {"optimizer.learning_rate": LogUniform(0.3, 1e-3)},
+            "LogUniform(low=0.3, high=0.001) is upside down; write LogUniform(0.001, 0.3)",
         ),
         (
-            lambda: {"optimizer.learning_rate": Log(0, 0.3)},
-            "Log(low=0.0, high=0.3): a log range is above 0; write Log from a number above 0, or "
+            lambda: {"optimizer.learning_rate": LogUniform(0, 0.3)},
+            "LogUniform(low=0.0, high=0.3): a log range is above 0; write LogUniform from a number above 0, or "
             "Uniform(0.0, 0.3)",
         ),
         (lambda: {"model.width": Choice()}, "Choice() has no option; write Choice(64, 128)"),
@@ -422,7 +422,7 @@ class Either(quick.Config):
 def test_what_is_swept_cannot_be_given(tmp_path, monkeypatch, capsys, argument, field):
     """No trial would have it, and silence would hide that."""
     monkeypatch.chdir(tmp_path)
-    rates = {"learning_rate": Log(1e-3, 0.3)}
+    rates = {"learning_rate": LogUniform(1e-3, 0.3)}
     space = {"optimizer": Branch(SGD=rates, AdamW=rates), "model.dropout": Uniform(0.0, 0.6)}
     branched = quick.experiment(Space(Either, space), Either)
     for command in ("plan", "sweep"):
@@ -442,7 +442,7 @@ def test_an_experiment_without_a_space(capsys, nothing_computed):
         assert status == 1
         assert error == (
             "error: quick declares no search space: write Experiment(..., "
-            'space={"optimizer.learning_rate": Log(1e-4, 1e-1)})\n'
+            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})\n'
         )
 
 

@@ -9,11 +9,11 @@ import pytest
 from jaxnn.command.tool import main
 from jaxnn.experiment import SGD
 from jaxnn.experiment.configuration import to_plain
-from jaxnn.sweep import Log, Space
+from jaxnn.sweep import LogUniform, Space
 from jaxnn.sweep.ledger import Cohort, Group, Ledger
 from jaxnn.sweep.opening import is_driven
 
-SPACE = Space(SGD, {"learning_rate": Log(1e-3, 1.0)})
+SPACE = Space(SGD, {"learning_rate": LogUniform(1e-3, 1.0)})
 META = {
     "experiment": "experiments.toy",
     "config": to_plain(SGD()),

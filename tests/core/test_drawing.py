@@ -1,4 +1,4 @@
-"""Drawing: every parameter has the numbers that its initialiser gives at the key of its path.
+"""Drawing: every parameter has the numbers that its initializer gives at the key of its path.
 
 The key is folded here by hand, from what a path key is: CRC-32 of each segment in turn. The numbers
 come from `jax.random` and `jax.nn.initializers`.
@@ -36,7 +36,7 @@ def assert_same(drawn, expected):
     np.testing.assert_allclose(one, other, rtol=rounding, atol=rounding * size)
 
 
-INITIALISERS = {
+INITIALIZERS = {
     "normal": (nn.normal(0.3), peers.normal(0.3)),
     "truncated": (nn.truncated_normal(0.3, -1.0, 2.0), peers.truncated_normal(0.3, None, -1, 2)),
     "cut below": (
@@ -54,20 +54,20 @@ INITIALISERS = {
 }
 
 
-@pytest.mark.parametrize("name", INITIALISERS)
+@pytest.mark.parametrize("name", INITIALIZERS)
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, 300_000])
 def test_sizes_about_the_length_of_a_row(name, size):
-    ours, theirs = INITIALISERS[name]
-    params = nn.Parameter((size,), ours).init(KEY)
+    ours, theirs = INITIALIZERS[name]
+    params = nn.LearnedArray((size,), ours).init(KEY)
     if size:
         assert_same(params["w"], theirs(key_at("w"), (size,), jnp.float32))
     assert params["w"].shape == (size,)
 
 
 def test_many_parameters_of_several_kinds():
-    kinds = list(INITIALISERS.values())
+    kinds = list(INITIALIZERS.values())
     layers: dict[str, nn.Layer] = {}
-    layers |= {f"n{i}": nn.Parameter((i % 7 + 1, 600), kinds[i % 5][0]) for i in range(150)}
+    layers |= {f"n{i}": nn.LearnedArray((i % 7 + 1, 600), kinds[i % 5][0]) for i in range(150)}
 
     class Many(nn.Composite):
         layers: dict[str, nn.Layer]
@@ -86,8 +86,8 @@ def he(path, shape, root=KEY, dtype=jnp.float32):
 
 
 def test_stacked_and_nested():
-    inner = nn.Serial(b=nn.Ensemble(nn.Repeat(nn.Dense(4), 3), 2), c=lambda y: y.mean(0))
-    w = nn.Serial(a=nn.Repeat(inner, 2)).init(KEY, X)["a"]["b"]["w"]
+    inner = nn.Sequential(b=nn.Ensemble(nn.Repeat(nn.Dense(4), 3), 2), c=lambda y: y.mean(0))
+    w = nn.Sequential(a=nn.Repeat(inner, 2)).init(KEY, X)["a"]["b"]["w"]
     assert w.shape == (2, 2, 3, 4, 4)
     for i in range(2):
         for j in range(2):
@@ -99,7 +99,7 @@ def test_stacked_and_nested():
 def test_deep_paths(depth):
     net = nn.Dense(4)
     for _ in range(depth):
-        net = nn.Serial(deeper=net)
+        net = nn.Sequential(deeper=net)
     w = jax.tree.leaves(net.init(KEY, X))[1]
     assert_same(w, he("deeper/" * depth + "w", (4, 4)))
 
@@ -114,7 +114,7 @@ def test_the_type_that_is_declared(dtype):
             return x
 
     with jax.enable_x64(dtype == "float64"):
-        drawn = nn.Serial(a=Typed()).init(KEY, X)["a"]["w"]
+        drawn = nn.Sequential(a=Typed()).init(KEY, X)["a"]["w"]
         assert_same(drawn, he("a/w", (4, 5), dtype=jnp.dtype(dtype)))
 
 
@@ -128,7 +128,7 @@ def test_functions_of_the_users_own():
     def cauchy(key, shape, dtype):
         return jax.random.cauchy(key, shape, dtype)
 
-    net = nn.Serial(
+    net = nn.Sequential(
         jaxs=nn.Dense(5, w_init=jax.nn.initializers.he_normal()),
         own=nn.Dense(5, w_init=cauchy),
         partial=nn.Dense(5, w_init=functools.partial(cauchy)),
@@ -160,7 +160,7 @@ def test_the_program_of_a_value_serves_every_seed_and_one_for_each_number():
     CALLS.clear()
     for seed, by in ((0, 1.0), (1, 1.0), (1, 2.0), (2, 2.0)):
         key = jax.random.key(seed)
-        w = nn.Serial(a=nn.Dense(5, w_init=counted(by))).init(key, X)["a"]["w"]
+        w = nn.Sequential(a=nn.Dense(5, w_init=counted(by))).init(key, X)["a"]["w"]
         assert_same(w, by * jax.random.normal(key_at("a/w", key), (4, 5)))
     assert CALLS == [(4, 5)] * 2
     traced = jax.jit(lambda by: nn.Dense(5, w_init=counted(by)).init(KEY, X)["w"])
@@ -172,8 +172,8 @@ def test_the_program_of_a_value_serves_every_seed_and_one_for_each_number():
 @pytest.mark.parametrize("kind", ["rbg", "unsafe_rbg"])
 def test_other_generators(kind):
     root = jax.random.key(1, impl=kind)
-    inner = nn.Serial(nn.Dense(4), nn.Dense(4))
-    params = nn.Serial(a=nn.Dense(4), b=nn.Repeat(inner, 2)).init(root, X)
+    inner = nn.Sequential(nn.Dense(4), nn.Dense(4))
+    params = nn.Sequential(a=nn.Dense(4), b=nn.Repeat(inner, 2)).init(root, X)
     assert_same(params["a"]["w"], he("a/w", (4, 4), root))
     for i in range(2):
         for j in range(2):
@@ -187,7 +187,7 @@ def test_an_old_style_key_gives_the_same():
 
 @pytest.mark.parametrize("partitionable", [True, False])
 def test_eager_jitted_and_mapped(partitionable):
-    net = nn.Serial(a=nn.Dense(4), b=nn.Repeat(nn.Dense(4), 2))
+    net = nn.Sequential(a=nn.Dense(4), b=nn.Repeat(nn.Dense(4), 2))
     with jax.threefry_partitionable(partitionable):
         eager = net.init(KEY, X)
         jitted = jax.jit(net.init)(KEY, X)
@@ -207,7 +207,7 @@ def test_shapes_without_numbers():
 def test_a_traced_deviation_beside_a_known_one():
     @jax.jit
     def init(stddev):
-        return nn.Serial(
+        return nn.Sequential(
             a=nn.Dense(4, w_init=nn.normal(stddev)), b=nn.Dense(4, w_init=nn.normal(0.3))
         ).init(KEY, X)
 
@@ -223,7 +223,7 @@ def test_what_a_stax_pair_draws():
         shape = x.shape[-1:]
         return jax.random.normal(one, shape), {"s": (jax.random.normal(other, shape), 2.0)}
 
-    params = nn.Serial(pair=nn.layer(init_fun, lambda params, x: x)).init(KEY, X)["pair"]
+    params = nn.Sequential(pair=nn.layer(init_fun, lambda params, x: x)).init(KEY, X)["pair"]
     one, other = jax.random.split(key_at("pair"))
     assert_same(params[0], jax.random.normal(one, (4,)))
     assert_same(params[1]["s"][0], jax.random.normal(other, (4,)))

@@ -14,7 +14,7 @@ import jaxnn as nn
 
 KEY = jax.random.key(0)
 X = jnp.ones((2, 4))
-NET = nn.Serial(nn.Dense(3), jax.nn.relu, nn.Dense(2))
+NET = nn.Sequential(nn.Dense(3), jax.nn.relu, nn.Dense(2))
 PARAMS = jax.tree.map(lambda a: jnp.zeros(a.shape), jax.eval_shape(NET.init, KEY, X))
 AGAIN = (
     "Write params = net.init(key, x) and net.apply(params, x) with the same network, and x of the "
@@ -52,9 +52,9 @@ class Block(nn.Composite):
         return x + self.mlp(self.norm(x))
 
 
-DEEP = nn.Serial(
+DEEP = nn.Sequential(
     stem=nn.Dense(4),
-    blocks=nn.Serial(*[Block(nn.LayerNorm(), nn.Serial(nn.Dense(8), nn.Dense(4)))] * 2),
+    blocks=nn.Sequential(*[Block(nn.LayerNorm(), nn.Sequential(nn.Dense(8), nn.Dense(4)))] * 2),
 )
 
 
@@ -71,7 +71,9 @@ def test_another_width():
 
 
 def test_another_width_deep_in_a_network():
-    wider = nn.Serial(a=nn.Serial(b=nn.Dense(3)), c=lambda x: jnp.concatenate([x, x], -1), d=NET)
+    wider = nn.Sequential(
+        a=nn.Sequential(b=nn.Dense(3)), c=lambda x: jnp.concatenate([x, x], -1), d=NET
+    )
     params = parameters_of(wider, X)
     params["d"] = PARAMS
     check(
@@ -103,7 +105,7 @@ def test_an_error_of_jax_in_a_users_forward():
         def forward(self, x):
             return self.inner(x) @ jnp.ones((7, 2))
 
-    net = nn.Serial(a=nn.Dense(3), c=nn.Serial(Bad(NET)))
+    net = nn.Sequential(a=nn.Dense(3), c=nn.Sequential(Bad(NET)))
     check(lambda: net.init(KEY, X), TypeError, "at 'c/0', Bad(", "dot_general requires contracting")
     params = {"a": PARAMS[0], "c": ({"inner": parameters_of(NET, jnp.ones((2, 3)))},)}
     check(lambda: net.apply(params, X), TypeError, "at 'c/0', Bad(", "dot_general requires")
@@ -114,7 +116,7 @@ def test_an_error_of_another_kind_is_kept_and_gets_the_path_as_a_note():
         return x.nothing
 
     check(
-        lambda: nn.Serial(a=nn.Serial(lookup)).init(KEY, X),
+        lambda: nn.Sequential(a=nn.Sequential(lookup)).init(KEY, X),
         AttributeError,
         "has no attribute",
         "raised at 'a/0', ",
@@ -122,7 +124,12 @@ def test_an_error_of_another_kind_is_kept_and_gets_the_path_as_a_note():
 
 
 def test_how_many_inputs():
-    check(lambda: NET.init(KEY), TypeError, "at the root, Serial(", "got no 'x'; forward takes (x)")
+    check(
+        lambda: NET.init(KEY),
+        TypeError,
+        "at the root, Sequential(",
+        "got no 'x'; forward takes (x)",
+    )
     check(lambda: NET.apply(PARAMS), TypeError, "got no 'x'; forward takes (x)")
     check(
         lambda: nn.Dense(3).init(KEY, X, X),
@@ -142,7 +149,7 @@ def test_how_many_inputs():
             return self.inner(x, y)
 
     check(
-        lambda: nn.Serial(two=Two(nn.Dense(3))).init(KEY, X),
+        lambda: nn.Sequential(two=Two(nn.Dense(3))).init(KEY, X),
         TypeError,
         "at 'two/inner', Dense(3): got 2 inputs; forward takes (x)",
     )
@@ -154,7 +161,7 @@ def test_an_unknown_named_input():
         def forward(self, params, x, mask=None):
             return x
 
-    net = nn.Serial(nn.Dense(3), Masked())
+    net = nn.Sequential(nn.Dense(3), Masked())
     text = "no layer of the network takes an input 'maskk'; did you mean 'mask'?"
     check(lambda: net.init(KEY, X, maskk=X), TypeError, text)
     check(lambda: net.apply((PARAMS[0], {}), X, maskk=X), TypeError, text)
@@ -171,7 +178,7 @@ def test_an_unknown_named_input():
             return self.inner(x, mask=x)
 
     check(
-        lambda: nn.Serial(asks=Asks(nn.Dense(3))).init(KEY, X),
+        lambda: nn.Sequential(asks=Asks(nn.Dense(3))).init(KEY, X),
         TypeError,
         "at 'asks/inner', Dense(3): the input 'mask' is taken by no layer here; known are 'x'",
     )
@@ -190,7 +197,7 @@ def test_a_shape_where_an_array_is_wanted():
 
 
 def test_parameters_of_another_network_all_listed():
-    other = parameters_of(nn.Serial(nn.Dense(7), jax.nn.relu, nn.Dense(5)), X)
+    other = parameters_of(nn.Sequential(nn.Dense(7), jax.nn.relu, nn.Dense(5)), X)
     found, message = raised(lambda: NET.apply(other, X))
     assert found is ValueError
     first, *lines, last = message.split("\n")
@@ -250,9 +257,9 @@ def test_no_parameters_at_all():
     check(
         lambda: NET.apply(X),
         ValueError,
-        "at the root, Serial(Dense(3), jax.nn.relu, Dense(2)): has 3 children, but the parameters "
+        "at the root, Sequential(Dense(3), jax.nn.relu, Dense(2)): has 3 children, but the parameters "
         "are float32[2,4]; positional children have a tuple of parameters\n",
-        "Nor do the inputs fit: at the root, Serial(",
+        "Nor do the inputs fit: at the root, Sequential(",
         "got no 'x'; forward takes (x)\n" + AGAIN,
     )
 
@@ -272,7 +279,7 @@ def test_a_child_that_init_never_reached():
         "was not reached by init, so it has no parameters: write params = net.init(key, x) with "
         "inputs for which forward calls it"
     )
-    net = nn.Serial(c=Either(nn.Dense(3), nn.Dense(3)))
+    net = nn.Sequential(c=Either(nn.Dense(3), nn.Dense(3)))
     params = parameters_of(net, X)
     check(
         lambda: net.apply(params, X, big=X),
@@ -280,11 +287,11 @@ def test_a_child_that_init_never_reached():
         "  c/other/w: declared (4, 3), missing\n",
         f"at 'c/other', Dense(3): {text}",
     )
-    one = Either(nn.Dense(3), nn.Serial(q=nn.Dense(5)))
+    one = Either(nn.Dense(3), nn.Sequential(q=nn.Dense(5)))
     check(
         lambda: one.apply(parameters_of(one, X), X, method="second"),
         ValueError,
-        f"at 'other', Serial(q=Dense(5)): {text}",
+        f"at 'other', Sequential(q=Dense(5)): {text}",
     )
 
 
@@ -304,7 +311,7 @@ def test_parameters_read_before_the_child_is_called(read):
         def forward(self, x):
             return read(self.inner.params)
 
-    found, message = raised(lambda: nn.Serial(a=Early(nn.Dense(3))).init(KEY, X))
+    found, message = raised(lambda: nn.Sequential(a=Early(nn.Dense(3))).init(KEY, X))
     assert found in (ValueError, AttributeError)
     assert "at 'a', Early(Dense(3))" in message
     assert (
@@ -321,7 +328,7 @@ def test_one_child_called_with_two_shapes():
             return self.inner(self.inner(x))
 
     check(
-        lambda: nn.Serial(twice=Twice(nn.Dense(3))).init(KEY, X),
+        lambda: nn.Sequential(twice=Twice(nn.Dense(3))).init(KEY, X),
         ValueError,
         "at 'twice/inner', Dense(3): called twice with inputs that need different parameters:\n"
         "  w: declared (4, 3), got (3, 3)",
@@ -330,7 +337,7 @@ def test_one_child_called_with_two_shapes():
 
 # ---- state ----
 
-NORM = nn.Serial(nn.Dense(3), nn.BatchNorm())
+NORM = nn.Sequential(nn.Dense(3), nn.BatchNorm())
 NORM_PARAMS = parameters_of(NORM, X)
 STATE = {"1": {"mean": jnp.zeros(3), "var": jnp.ones(3)}}
 
@@ -347,7 +354,7 @@ def test_missing_state(given):
 @pytest.mark.parametrize(
     ("state", "text"),
     [
-        ({**STATE, "7": {}}, "at the root, Serial(Dense(3), BatchNorm()): got state for ['7']"),
+        ({**STATE, "7": {}}, "at the root, Sequential(Dense(3), BatchNorm()): got state for ['7']"),
         (
             {**STATE, "0": {"mean": X}},
             "at '0', Dense(3): keeps no state, but got state for ['mean']",
@@ -394,13 +401,13 @@ def test_state_that_is_no_dict(state, shown):
 def test_a_forward_that_returns_another_state(new, text):
     class Counts(nn.Primitive):
         def variables(self, x):
-            return {"m": nn.Slot((3,))}
+            return {"m": nn.Variable((3,))}
 
         def forward(self, params, x, *, state):
             return x, new(state)
 
     check(
-        lambda: nn.Serial(a=Counts()).apply({"a": {}}, X, state={"a": {"m": jnp.ones(3)}}),
+        lambda: nn.Sequential(a=Counts()).apply({"a": {}}, X, state={"a": {"m": jnp.ones(3)}}),
         ValueError,
         f"at 'a', Counts(): forward returned a state unlike the one it was given: {text}",
         "return (y, state)",
@@ -411,7 +418,7 @@ def test_a_forward_that_returns_another_state(new, text):
 
 
 def test_a_missing_key():
-    net = nn.Serial(nn.Dense(3), nn.Serial(drop=nn.Dropout(0.5)))
+    net = nn.Sequential(nn.Dense(3), nn.Sequential(drop=nn.Dropout(0.5)))
     check(
         lambda: net.apply(parameters_of(net, X), X, train=True),
         ValueError,
@@ -487,7 +494,7 @@ def test_calling_an_unbound_layer():
         def forward(self, x):
             return nn.Dense(3)(x)
 
-    check(lambda: nn.Serial(a=Makes()).init(KEY, X), TypeError, f"at 'a', Makes(): {text}")
+    check(lambda: nn.Sequential(a=Makes()).init(KEY, X), TypeError, f"at 'a', Makes(): {text}")
 
 
 def test_a_transform_of_the_users_own():
@@ -497,7 +504,7 @@ def test_a_transform_of_the_users_own():
         def forward(self, x):
             return jax.vmap(self.inner)(x)
 
-    net = nn.Serial(m=Mapped(nn.Dropout(0.5)))
+    net = nn.Sequential(m=Mapped(nn.Dropout(0.5)))
     check(
         lambda: net.apply({"m": {"inner": {}}}, X, key=KEY, train=True),
         ValueError,
@@ -543,29 +550,32 @@ def test_what_a_field_cannot_hold(item, text):
     ("make", "text"),
     [
         (
-            lambda: nn.Serial(nn.Dense(3), nn.LayerNorm),
-            "Serial[1] got the class LayerNorm; an inst",
+            lambda: nn.Sequential(nn.Dense(3), nn.LayerNorm),
+            "Sequential[1] got the class LayerNorm; an inst",
         ),
-        (lambda: nn.Serial(a=nn.LayerNorm), "Serial['a'] got the class LayerNorm"),
+        (lambda: nn.Sequential(a=nn.LayerNorm), "Sequential['a'] got the class LayerNorm"),
         (lambda: nn.Remat(nn.Dense), "Remat.inner got the class Dense; an instance is wanted"),
         (lambda: Block(nn.LayerNorm, NET), "Block.norm got the class LayerNorm"),
         (lambda: Block(3, NET), "Block.norm wants a layer or a function, got 3"),
-        (lambda: nn.Serial("relu"), "Serial[0] wants a layer or a function, got 'relu'"),
-        (lambda: nn.Serial(None), "Serial[0] wants a layer or a function, got None; leave it out"),
+        (lambda: nn.Sequential("relu"), "Sequential[0] wants a layer or a function, got 'relu'"),
         (
-            lambda: nn.Serial([NET]),
-            "got [Serial(Dense(3), jax.nn.relu, Dense(2))]; write Serial(*lay",
+            lambda: nn.Sequential(None),
+            "Sequential[0] wants a layer or a function, got None; leave it out",
         ),
-        (lambda: nn.Serial((NET, NET)), "write Serial(*layers)"),
-        (lambda: nn.Serial({"a": NET}), "write Serial(**layers)"),
+        (
+            lambda: nn.Sequential([NET]),
+            "got [Sequential(Dense(3), jax.nn.relu, Dense(2))]; write Sequential(*lay",
+        ),
+        (lambda: nn.Sequential((NET, NET)), "write Sequential(*layers)"),
+        (lambda: nn.Sequential({"a": NET}), "write Sequential(**layers)"),
         (lambda: nn.Remat(None), "Remat wraps a layer, got None"),
         (
-            lambda: nn.Serial(nn.Dense(3), out=nn.Dense(2)),
-            "Serial takes children by position or by name, not both; got 1 by position and ['out']",
+            lambda: nn.Sequential(nn.Dense(3), out=nn.Dense(2)),
+            "Sequential takes children by position or by name, not both; got 1 by position and ['out']",
         ),
         (
-            lambda: nn.Serial(init=nn.Dense(3)),
-            "Serial has a field or child called 'init', which is reserved; rename it",
+            lambda: nn.Sequential(init=nn.Dense(3)),
+            "Sequential has a field or child called 'init', which is reserved; rename it",
         ),
     ],
 )
@@ -575,19 +585,19 @@ def test_what_a_child_cannot_be(make, text):
 
 def test_names_of_children():
     check(
-        lambda: nn.Serial(**{"a/b": NET}),
+        lambda: nn.Sequential(**{"a/b": NET}),
         ValueError,
-        "Serial has a child called 'a/b'; a name is text without a slash",
+        "Sequential has a child called 'a/b'; a name is text without a slash",
     )
     # Two words known to share a CRC-32.
     check(
-        lambda: nn.Serial(plumless=NET, buckeroo=NET),
+        lambda: nn.Sequential(plumless=NET, buckeroo=NET),
         ValueError,
-        "Serial has the children 'plumless' and 'buckeroo', whose names have the same CRC-32",
+        "Sequential has the children 'plumless' and 'buckeroo', whose names have the same CRC-32",
         "rename one of them",
     )
     with pytest.raises(SyntaxError, match="keyword argument repeated: a"):
-        compile("nn.Serial(a=NET, a=NET)", "a reused name", "eval")
+        compile("nn.Sequential(a=NET, a=NET)", "a reused name", "eval")
 
 
 def declared_class(base, **members):
@@ -612,7 +622,7 @@ def declared_class(base, **members):
         ),
         (
             declared_class(nn.Composite, forward=lambda self, x, **others: x),
-            "Mine.forward takes **others, which would hide misspelt inputs; name them",
+            "Mine.forward takes **others, which would hide misspelled inputs; name them",
         ),
         (
             declared_class(nn.Composite, forward=lambda self, x, *, state: x),
@@ -635,7 +645,10 @@ def test_a_class_without_forward():
     text = "has no forward; write def forward"
     check(lambda: Empty().init(KEY, X), TypeError, f"Empty {text}(self, params, x)")
     check(
-        lambda: nn.Serial(a=Hollow()).init(KEY, X), TypeError, "at 'a', ", f"Hollow {text}(self, x)"
+        lambda: nn.Sequential(a=Hollow()).init(KEY, X),
+        TypeError,
+        "at 'a', ",
+        f"Hollow {text}(self, x)",
     )
 
 
@@ -667,7 +680,7 @@ def test_what_cannot_be_declared(parameters, text):
         def forward(self, params, x):
             return x
 
-    found, message = raised(lambda: nn.Serial(z=Mine()).init(KEY, X))
+    found, message = raised(lambda: nn.Sequential(z=Mine()).init(KEY, X))
     assert found in (ValueError, TypeError)
     assert message.startswith("at 'z', Mine(): ") and text in message
 
@@ -677,31 +690,31 @@ def test_what_cannot_be_declared(parameters, text):
     [
         (
             "he",
-            "at 'a', Dense(3, w_init='he'): an initialiser is a function of (key, shape, dtype)",
+            "at 'a', Dense(3, w_init='he'): an initializer is a function of (key, shape, dtype)",
         ),
         (0.1, "got 0.1; write nn.normal(stddev) or nn.constant(value), say"),
-        (nn.he_normal, "an initialiser takes (key, shape, dtype), which "),
+        (nn.he_normal, "an initializer takes (key, shape, dtype), which "),
         (nn.he_normal, "he_normal(...) where that makes one"),
         (nn.orthogonal, "Dense.w_init got the class orthogonal; an instance is wanted"),
         (nn.delta_orthogonal(), "at 'a/w', delta_orthogonal(): "),
         (
             lambda key, shape, dtype: jnp.ones(2),
-            "the initialiser was asked for shape (4, 3) and gave (2,)",
+            "the initializer was asked for shape (4, 3) and gave (2,)",
         ),
     ],
 )
-def test_what_is_no_initialiser(init, text):
-    _, message = raised(lambda: nn.Serial(a=nn.Dense(3, w_init=init)).init(KEY, X))
+def test_what_is_no_initializer(init, text):
+    _, message = raised(lambda: nn.Sequential(a=nn.Dense(3, w_init=init)).init(KEY, X))
     assert text in message
 
 
-def test_an_initialiser_that_needs_more_axes():
+def test_an_initializer_that_needs_more_axes():
     for init, text in [
         (nn.he_normal(), "needs axes [-2, -1], but the array has shape (3,); write nn.normal(stdd"),
         (nn.orthogonal(), "requires at least a 2D shape"),
         (nn.identity(), "identity wants a shape (n, m), got (3,)"),
     ]:
-        net = nn.Serial(a=nn.Dense(3, b_init=init))
+        net = nn.Sequential(a=nn.Dense(3, b_init=init))
         check(lambda net=net: net.init(KEY, X), ValueError, "at 'a/b', ", text)
 
 
@@ -777,8 +790,8 @@ def test_fields_of_the_layers(make, text):
 @pytest.mark.parametrize(
     ("net", "inputs", "text"),
     [
-        (nn.LayerNorm(), jnp.ones(()), "normalises axis -1, which float32[] does not have"),
-        (nn.BatchNorm(axis=5), X, "normalises axis 5, which float32[2,4] does not have"),
+        (nn.LayerNorm(), jnp.ones(()), "normalizes axis -1, which float32[] does not have"),
+        (nn.BatchNorm(axis=5), X, "normalizes axis 5, which float32[2,4] does not have"),
         (nn.LayerNorm(), 3.0, "wants an array, got 3.0; write jnp.asarray(x)"),
         (
             nn.Embedding(5, 3),
@@ -797,7 +810,7 @@ def test_fields_of_the_layers(make, text):
     ids=lambda item: str(item)[:30],
 )
 def test_inputs_of_the_layers(net, inputs, text):
-    _, message = raised(lambda: nn.Serial(deep=nn.Serial(net)).init(KEY, inputs))
+    _, message = raised(lambda: nn.Sequential(deep=nn.Sequential(net)).init(KEY, inputs))
     assert re.match(r"at 'deep/0', \w+\(.*\): ", message) and text in message
 
 
@@ -810,7 +823,7 @@ def test_a_tied_head_of_another_width():
             return self.embed.attend(self.body(self.embed(ids)))
 
     check(
-        lambda: nn.Serial(t=Tied(nn.Embedding(5, 3), nn.Dense(4))).init(KEY, jnp.array([1])),
+        lambda: nn.Sequential(t=Tied(nn.Embedding(5, 3), nn.Dense(4))).init(KEY, jnp.array([1])),
         ValueError,
         "at 't/embed', Embedding(5, 3): attend wants features (..., 3), got float32[1,4]",
     )
@@ -821,13 +834,13 @@ def test_a_tied_head_of_another_width():
 
 def test_wrappers():
     check(
-        lambda: nn.Serial(r=nn.Repeat(nn.Dense(3), 2)).init(KEY, X),
+        lambda: nn.Sequential(r=nn.Repeat(nn.Dense(3), 2)).init(KEY, X),
         ValueError,
         "at 'r', Repeat(Dense(3), 2): Repeat feeds each copy the output of the one before, so one "
         "input must keep its shape and type; got float32[2,4], which becomes float32[2,3]",
     )
     check(
-        lambda: nn.Serial(r=nn.Residual(nn.Dense(3))).init(KEY, X),
+        lambda: nn.Sequential(r=nn.Residual(nn.Dense(3))).init(KEY, X),
         ValueError,
         "at 'r', Residual(Dense(3)): Residual adds the output to its one input, but got "
         "float32[2,4] and the output float32[2,3]; make the shapes equal, or add in a Composite's",
@@ -872,7 +885,7 @@ class Noise(nn.Primitive):
         return x + jax.random.normal(key, x.shape)
 
 
-@pytest.mark.parametrize("net", [Noisy(nn.Dense(3)), nn.Serial(Noise()), nn.Repeat(Noise(), 2)])
+@pytest.mark.parametrize("net", [Noisy(nn.Dense(3)), nn.Sequential(Noise()), nn.Repeat(Noise(), 2)])
 def test_a_forward_that_always_draws(net):
     """Init needs no special case, since its key is a placeholder; apply without a key raises."""
     x, key = jnp.ones((2, 3)), jax.random.key(0)

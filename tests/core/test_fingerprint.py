@@ -42,7 +42,7 @@ def closed(by):
 
 def values():
     """What a run may be given."""
-    net = nn.Serial(Scaled(nn.Dense(2)), lambda x: x * GAIN, jax.nn.relu)
+    net = nn.Sequential(Scaled(nn.Dense(2)), lambda x: x * GAIN, jax.nn.relu)
     schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, 10, 100)
     clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule))
     traced = train.Optimizer(optax.sgd, learning_rate=train.Cosine(0.1, 10), momentum=0.9)

@@ -25,10 +25,10 @@ class Named(nn.Composite):
 
 
 def test_fold_is_the_crc_of_the_text():
-    assert zlib.crc32(b"123456789") == 0xCBF43926  # the check value in the catalogue of CRCs
+    assert zlib.crc32(b"123456789") == 0xCBF43926  # the check value in the catalog of CRCs
     expected = jax.random.fold_in(KEY, zlib.crc32(b"dense"))
-    assert nn.fold(KEY, "dense") == expected
-    assert nn.fold(KEY, 3) == nn.fold(KEY, "3")
+    assert nn.fold_in(KEY, "dense") == expected
+    assert nn.fold_in(KEY, 3) == nn.fold_in(KEY, "3")
 
 
 @pytest.mark.parametrize("kind", ["parameters", "dropout"])
@@ -56,8 +56,8 @@ def test_names_of_one_hash_are_refused():
     assert zlib.crc32(one.encode()) == zlib.crc32(other.encode())
     pair: dict[str, nn.LayerLike] = {one: nn.Dense(3), other: nn.Dense(3)}
     for make in (
-        lambda: nn.Serial(**pair),
-        lambda: nn.Residual(nn.Serial(nn.Parallel(**pair))),
+        lambda: nn.Sequential(**pair),
+        lambda: nn.Residual(nn.Sequential(nn.Parallel(**pair))),
         lambda: Named({one: nn.Dense(3), other: nn.Dense(3)}),
     ):
         with pytest.raises(ValueError, match=f"{one}.*{other}.*same CRC-32"):
@@ -85,12 +85,12 @@ def test_a_second_call_draws_anew_and_shares_parameters():
         def forward(self, x):
             return self.inner(x), self.inner(x)
 
-    net = Twice(nn.Serial(nn.Dense(64), nn.Dropout(0.5)))
+    net = Twice(nn.Sequential(nn.Dense(64), nn.Dropout(0.5)))
     params = net.init(KEY, X)
     assert jax.tree.map(jnp.shape, params) == {"inner": ({"b": (64,), "w": (64, 64)}, {})}
     first, second = net.apply(params, X, key=KEY, train=True)
     assert ((first == 0) != (second == 0)).any()
-    alone = net.inner.apply(params["inner"], X, key=nn.fold(KEY, "inner"), train=True)
+    alone = net.inner.apply(params["inner"], X, key=nn.fold_in(KEY, "inner"), train=True)
     assert (first == alone).all()
     first, second = net.apply(params, X)
     assert (first == second).all()

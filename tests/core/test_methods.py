@@ -78,13 +78,13 @@ def test_methods_by_name(wrap):
         net.apply(params, X, method="encoed")
 
 
-@pytest.mark.parametrize("layer", [nn.Dense, lambda n: nn.Serial(nn.Dense(n), nn.BatchNorm())])
+@pytest.mark.parametrize("layer", [nn.Dense, lambda n: nn.Sequential(nn.Dense(n), nn.BatchNorm())])
 @pytest.mark.parametrize("wrap", [lambda n: n, nn.Remat])
 def test_methods_that_reach_different_children(layer, wrap):
     inner = Autoencoder(layer(3), layer(4))
     net = Around(wrap(inner))
     params, state = net.init(KEY, X), net.init_state(X)
-    chex.assert_trees_all_equal(params["inner"], inner.init(nn.fold(KEY, "inner"), X))
+    chex.assert_trees_all_equal(params["inner"], inner.init(nn.fold_in(KEY, "inner"), X))
     chex.assert_trees_all_equal(state.get("inner", {}), inner.init_state(X))
     found = net.apply(params, X, state=state, train=True)
     below = inner.apply(params["inner"], X, state=inner.init_state(X), train=True)
@@ -111,7 +111,7 @@ def test_a_method_uses_what_forward_declares():
 def test_a_method_that_keeps_state_wants_it():
     class Counter(nn.Primitive):
         def variables(self):
-            return {"n": nn.Slot(())}
+            return {"n": nn.Variable(())}
 
         def forward(self, params, x, *, state):
             return x, {"n": state["n"] + 1}
@@ -162,7 +162,7 @@ def test_children_in_every_nesting():
     params = net.init(KEY, X)
     assert set(params) == {"parts", "table", "pair"}
     assert jax.tree.map(jnp.shape, params["parts"]) == ({}, {"b": (3,), "w": (4, 3)}, {})
-    below = nn.fold(nn.fold(nn.fold(KEY, "table"), "row"), 0)
+    below = nn.fold_in(nn.fold_in(nn.fold_in(KEY, "table"), "row"), 0)
     found = params["table"]["row"][0]
     chex.assert_trees_all_equal(found, nn.Dense(2).init(below, jnp.ones((2, 3))))
     assert net.apply(params, X).shape == (2, 5)
@@ -174,8 +174,8 @@ def test_a_functional_pair_with_any_pytree():
 
     net = nn.layer(draw, lambda p, x: x["a"] * p[0] * p[1][0]["s"])
     inputs = {"a": X}
-    params = nn.Serial(first=net).init(KEY, inputs)["first"]
-    assert_near(params, draw(nn.fold(KEY, "first"), inputs))
+    params = nn.Sequential(first=net).init(KEY, inputs)["first"]
+    assert_near(params, draw(nn.fold_in(KEY, "first"), inputs))
     chex.assert_trees_all_close(net.apply(params, inputs), X * params[0])
     bare = nn.layer(lambda key, x: jax.random.normal(key, (4,)), lambda p, x: x * p)
     assert_near(bare.init(KEY, X), jax.random.normal(KEY, (4,)))
@@ -186,12 +186,12 @@ def test_a_real_stax_network():
     from jax.example_libraries import stax
 
     init, apply = stax.serial(stax.Dense(8), stax.Relu, stax.Dropout(0.5, mode="test"))
-    net = nn.Serial(
+    net = nn.Sequential(
         stax=nn.layer(lambda key, x: init(key, x.shape)[1], lambda p, x: apply(p, x, rng=KEY)),
         out=nn.Dense(2),
     )
     params = net.init(KEY, X)
-    theirs = init(nn.fold(KEY, "stax"), X.shape)[1]
+    theirs = init(nn.fold_in(KEY, "stax"), X.shape)[1]
     assert_near(params["stax"], theirs)
     hidden = jnp.maximum(X @ theirs[0][0] + theirs[0][1], 0)
     expected = hidden @ params["out"]["w"] + params["out"]["b"]

@@ -27,7 +27,9 @@ class Shifted(nn.Primitive):
     [lambda n: n, nn.Remat, lambda n: nn.Repeat(n, 2), lambda n: nn.Ensemble(n, 2), nn.Precision],
 )
 def test_inputs_reach_those_that_name_them(wrap):
-    net = nn.Serial(a=nn.Dense(4), b=wrap(nn.Serial(Masked(), nn.Residual(Masked()))), c=Shifted())
+    net = nn.Sequential(
+        a=nn.Dense(4), b=wrap(nn.Sequential(Masked(), nn.Residual(Masked()))), c=Shifted()
+    )
     params = net.init(KEY, X, mask=jnp.zeros(4), shift=2.0)
     y = net.apply(params, X, mask=jnp.zeros(4), shift=2.0)
     assert (y == 2.0).all()
@@ -35,8 +37,8 @@ def test_inputs_reach_those_that_name_them(wrap):
     assert (run(params, jnp.zeros(4)) == 2.0).all()
 
 
-def test_a_misspelt_input_is_an_error():
-    net = nn.Serial(nn.Dense(4), Masked())
+def test_a_misspelled_input_is_an_error():
+    net = nn.Sequential(nn.Dense(4), Masked())
     params = net.init(KEY, X)
     for call in (
         lambda: net.apply(params, X, maks=X),
@@ -55,7 +57,7 @@ def test_inputs_that_are_no_arrays_stay_python_values():
             assert isinstance(name, str)
             return x**exponent
 
-    net = nn.Remat(nn.Serial(nn.Repeat(Power(), 2)))
+    net = nn.Remat(nn.Sequential(nn.Repeat(Power(), 2)))
     params = net.init(KEY, X, exponent=2, name="square")
     assert (net.apply(params, 2 * X, exponent=2, name="square") == 16).all()
 
@@ -72,7 +74,7 @@ class Weighted(nn.Composite):
 
 def test_an_input_reaches_children_of_a_composite_that_takes_it_too():
     mask = jnp.full(4, 3.0)
-    net = nn.Serial(Weighted(nn.Residual(Weighted(Masked()))))
+    net = nn.Sequential(Weighted(nn.Residual(Weighted(Masked()))))
     y = net.apply(net.init(KEY, X, mask=mask), X, mask=mask)
     assert (y == 3 + (1 + (3 + 3))).all()
 
@@ -104,24 +106,24 @@ def test_what_a_composite_requires_by_position_is_its_own_also_by_name():
 
 
 class Marked(nn.Primitive):
-    """It takes segments, and does nothing with them."""
+    """It takes segment_ids, and does nothing with them."""
 
-    def forward(self, params, x, memory=None, *, segments=None, memory_segments=None):
+    def forward(self, params, x, memory=None, *, segment_ids=None, memory_segment_ids=None):
         return x if memory is None else (x, memory)
 
 
 @pytest.mark.parametrize("by_name", [False, True])
 def test_padding_is_zeros_at_the_entrance(by_name):
     x, memory = jnp.full((1, 3, 2), jnp.nan).at[:, :2].set(1), jnp.array([[7, -1]])
-    named: Any = {"segments": jnp.array([[1, 1, 0]]), "memory_segments": jnp.array([[1, 0]])}
+    named: Any = {"segment_ids": jnp.array([[1, 1, 0]]), "memory_segment_ids": jnp.array([[1, 0]])}
     if by_name:
         y, z = Marked().apply({}, x=x, memory=memory, **named)
     else:
         y, z = Marked().apply({}, x, memory, **named)
     assert y.tolist() == [[[1, 1], [1, 1], [0, 0]]]
     assert z.tolist() == [[7, 0]]
-    image = jnp.full((4, 4), jnp.nan)  # segments are of another array: it stays as it is
-    assert jnp.isnan(Marked().apply({}, image, segments=jnp.array([[1, 0]]))).all()
+    image = jnp.full((4, 4), jnp.nan)  # segment_ids are of another array: it stays as it is
+    assert jnp.isnan(Marked().apply({}, image, segment_ids=jnp.array([[1, 0]]))).all()
 
 
 def test_padding_is_zeros_where_a_composite_passes_segments():
@@ -129,9 +131,9 @@ def test_padding_is_zeros_where_a_composite_passes_segments():
         inner: nn.Layer
 
         def forward(self, x):
-            return self.inner(x, segments=jnp.isfinite(x[..., 0]).astype(jnp.int32))
+            return self.inner(x, segment_ids=jnp.isfinite(x[..., 0]).astype(jnp.int32))
 
-    net = Marking(nn.Serial(nn.Dense(2), Marked()))
+    net = Marking(nn.Sequential(nn.Dense(2), Marked()))
     params = net.init(KEY, X)
     x = X.at[1].set(jnp.nan)
     gradient = jax.grad(lambda p: net.apply(p, x)[0].sum())(params)

@@ -21,8 +21,8 @@ class Box(nn.Composite):
 
 
 KINDS = {
-    "Serial": nn.Serial,
-    "Serial by name": lambda layer: nn.Serial(a=layer),
+    "Sequential": nn.Sequential,
+    "Sequential by name": lambda layer: nn.Sequential(a=layer),
     "Composite": Box,
     "Residual": nn.Residual,
     "Remat": nn.Remat,
@@ -54,7 +54,9 @@ def test_more_levels_are_refused(kind):
     levels = sys.getrecursionlimit() // 24 + 1
     with pytest.raises(ValueError, match=rf"nests layers {levels} deep, and Python's recursion"):
         nested(KINDS[kind], levels)
-    with pytest.raises(ValueError, match=r"write them in a row, nn.Serial\(a, b, c\) or nn.Repeat"):
+    with pytest.raises(
+        ValueError, match=r"write them in a row, nn.Sequential\(a, b, c\) or nn.Repeat"
+    ):
         nested(KINDS[kind], 100)
 
 
@@ -63,7 +65,7 @@ def test_a_hundred_levels_work_under_a_higher_limit():
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(2 * 24 * 100)
     try:
-        net = nested(nn.Serial, 100)
+        net = nested(nn.Sequential, 100)
         params = net.init(jax.random.key(0), X)
         alone = params
         for _ in range(99):
@@ -74,12 +76,12 @@ def test_a_hundred_levels_work_under_a_higher_limit():
 
 
 def test_layers_in_a_row_are_not_nested():
-    net = nn.Serial(*[nn.Dense(4)] * 300)
+    net = nn.Sequential(*[nn.Dense(4)] * 300)
     assert len(net.init(jax.random.key(0), X)) == 300
 
 
 def test_the_depth_is_that_of_the_layer_put_in():
     """A copy with another layer inside does not remember the depth of the first."""
-    deep = nested(nn.Serial, sys.getrecursionlimit() // 24)
+    deep = nested(nn.Sequential, sys.getrecursionlimit() // 24)
     shallow = nn.replace(deep, "0", nn.Dense(4))
-    assert nn.Serial(nn.Serial(shallow)).init(jax.random.key(0), X)
+    assert nn.Sequential(nn.Sequential(shallow)).init(jax.random.key(0), X)

@@ -51,15 +51,15 @@ class Differentiated(nn.Composite):
 @pytest.mark.parametrize("kind", [Mapped, Scanned, Checkpointed, Jitted, Differentiated])
 class TestOwnTransforms:
     def test_pure_children_work(self, kind):
-        net = kind(nn.Serial(nn.Dense(4), jnp.tanh, nn.Dropout(0.5)))
+        net = kind(nn.Sequential(nn.Dense(4), jnp.tanh, nn.Dropout(0.5)))
         params = net.init(KEY, X)
-        chex.assert_trees_all_equal(params["inner"], net.inner.init(nn.fold(KEY, "inner"), X))
+        chex.assert_trees_all_equal(params["inner"], net.inner.init(nn.fold_in(KEY, "inner"), X))
         with jax.checking_leaks():
             y = jax.jit(net.apply)(params, X)
         chex.assert_trees_all_close(y, net.apply(params, X), rtol=1e-5, atol=1e-6)
 
     def test_a_key_is_refused(self, kind):
-        net = kind(nn.Residual(nn.Serial(nn.Dense(4), nn.Dropout(0.5))))
+        net = kind(nn.Residual(nn.Sequential(nn.Dense(4), nn.Dropout(0.5))))
         params = net.init(KEY, X)
         with pytest.raises(ValueError, match=r"inner/1.*transform of your own.*nn\.Repeat"):
             net.apply(params, X, key=KEY, train=True)
@@ -84,7 +84,7 @@ class TestOwnTransforms:
             net.apply(params, X, key=KEY)
 
     def test_a_captured_value_is_refused(self, kind):
-        net = nn.capture(kind(nn.Serial(nn.Dense(4), jnp.tanh)), "inner/0")
+        net = nn.capture(kind(nn.Sequential(nn.Dense(4), jnp.tanh)), "inner/0")
         inner = net.inner
         assert isinstance(inner, nn.Layer)
         with pytest.raises(ValueError, match=r"inner.*would be captured inside a transform"):
@@ -106,7 +106,7 @@ def test_contexts_are_no_transforms():
             with jax.named_scope("part"), jax.default_matmul_precision("float32"):
                 return self.inner(x)
 
-    net = Context(nn.Serial(nn.BatchNorm(), nn.Dropout(0.5)))
+    net = Context(nn.Sequential(nn.BatchNorm(), nn.Dropout(0.5)))
     given = net.init(KEY, X), X
     y, _ = net.apply(*given, state=net.init_state(X), key=KEY, train=True)
     assert y.shape == X.shape
@@ -114,7 +114,7 @@ def test_contexts_are_no_transforms():
 
 def test_masks_under_wrappers_do_not_repeat():
     x = jnp.ones(64)
-    repeated = nn.capture(nn.Repeat(nn.Serial(nn.Dropout(0.5), jnp.ones_like), 3), "0")
+    repeated = nn.capture(nn.Repeat(nn.Sequential(nn.Dropout(0.5), jnp.ones_like), 3), "0")
     _, masks = repeated.apply(({}, {}), x, key=KEY, train=True)
     rows = {tuple((row == 0).tolist()) for row in masks["0"]}
     members = nn.Ensemble(nn.Dropout(0.5), 3).apply({}, x, key=KEY, train=True)
@@ -145,9 +145,9 @@ def test_the_pure_pair_in_a_scan_by_hand():
 
             return lax.scan(body, x, keys, length=5)[0]
 
-    net = ByHand(nn.Serial(nn.Dense(4), nn.Dropout(0.5)))
+    net = ByHand(nn.Sequential(nn.Dense(4), nn.Dropout(0.5)))
     params = net.init(KEY, X)
-    chex.assert_trees_all_equal(params["cell"], net.cell.init(nn.fold(KEY, "cell"), X))
+    chex.assert_trees_all_equal(params["cell"], net.cell.init(nn.fold_in(KEY, "cell"), X))
     expected = X
     for _ in range(5):
         expected = net.cell.apply(params["cell"], expected)

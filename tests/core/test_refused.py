@@ -13,7 +13,7 @@ def test_reserved_fields_and_children(name):
     for base in (nn.Primitive, nn.Composite, nn.Wrapper):
         with pytest.raises(TypeError, match=f"{name!r}, which is reserved"):
             type("Bad", (base,), {"__annotations__": {name: int}, "__module__": __name__})
-    for combinator in (nn.Serial, nn.Parallel):
+    for combinator in (nn.Sequential, nn.Parallel):
         with pytest.raises(TypeError, match=f"{name!r}, which is reserved"):
             combinator(**{name: nn.Dense(3)})
 
@@ -57,7 +57,7 @@ def test_a_primitive_has_no_children():
 
 def test_children_by_position_or_by_name():
     with pytest.raises(TypeError, match="not both"):
-        nn.Serial(nn.Dense(3), out=nn.Dense(3))
+        nn.Sequential(nn.Dense(3), out=nn.Dense(3))
 
 
 def test_an_unbound_layer_is_not_called():

@@ -19,10 +19,10 @@ class Codebook(nn.Primitive):
     """A random codebook, and a count that starts constant."""
 
     def variables(self, x):
-        codes = nn.Slot((5, x.shape[-1]), nn.normal(2.0))
+        codes = nn.Variable((5, x.shape[-1]), nn.normal(2.0))
         return {
             "codes": codes,
-            "more": {"u": nn.Slot((3,), nn.uniform(-1.0, 1.0)), "n": nn.Slot(())},
+            "more": {"u": nn.Variable((3,), nn.uniform(-1.0, 1.0)), "n": nn.Variable(())},
         }
 
     def forward(self, params, x, *, state, train):
@@ -30,18 +30,18 @@ class Codebook(nn.Primitive):
         return x + state["codes"].sum(0), new
 
 
-NET = nn.Serial(a=nn.Dense(4), code=Codebook())
+NET = nn.Sequential(a=nn.Dense(4), code=Codebook())
 
 
 def test_it_is_drawn_by_path():
     state = NET.init_state(X, key=KEY)["code"]
-    at = nn.fold(nn.fold(KEY, "code"), "codes")
+    at = nn.fold_in(nn.fold_in(KEY, "code"), "codes")
     assert_near(state["codes"], 2 * jax.random.normal(at, (5, 4)))
-    at = nn.fold(nn.fold(nn.fold(KEY, "code"), "more"), "u")
+    at = nn.fold_in(nn.fold_in(nn.fold_in(KEY, "code"), "more"), "u")
     assert_near(state["more"]["u"], jax.random.uniform(at, (3,), minval=-1.0, maxval=1.0))
     assert state["more"]["n"] == 0
-    chex.assert_trees_all_equal(state, Codebook().init_state(X, key=nn.fold(KEY, "code")))
-    more = nn.Serial(first=Codebook(), a=nn.Dense(4), code=Codebook(), norm=nn.BatchNorm())
+    chex.assert_trees_all_equal(state, Codebook().init_state(X, key=nn.fold_in(KEY, "code")))
+    more = nn.Sequential(first=Codebook(), a=nn.Dense(4), code=Codebook(), norm=nn.BatchNorm())
     chex.assert_trees_all_equal(more.init_state(X, key=KEY)["code"], state)
 
 
@@ -49,14 +49,14 @@ def test_it_is_drawn_by_path():
 def test_copies_are_drawn_as_layers_of_their_own(impl):
     key = jax.random.key(5, impl=impl)
     members = nn.Ensemble(NET, 3).init_state(X, key=key)
-    wanted = [NET.init_state(X, key=nn.fold(key, i)) for i in range(3)]
+    wanted = [NET.init_state(X, key=nn.fold_in(key, i)) for i in range(3)]
     chex.assert_trees_all_equal(members, jax.tree.map(lambda *a: np.stack(a), *wanted))
     stack = nn.Repeat(nn.Remat(nn.Ensemble(Codebook(), 1)), 2)
     with pytest.raises(ValueError, match="Repeat feeds each copy"):
         stack.init_state(X, key=key)
-    block = nn.Serial(nn.Inference(Codebook()))
+    block = nn.Sequential(nn.Inference(Codebook()))
     repeated = nn.Repeat(nn.Remat(nn.Precision(block, "float32")), 2).init_state(X, key=key)
-    row = nn.Serial(block, block).init_state(X, key=key)
+    row = nn.Sequential(block, block).init_state(X, key=key)
     chex.assert_trees_all_equal(repeated, jax.tree.map(lambda *a: np.stack(a), row["0"], row["1"]))
 
 
@@ -84,7 +84,7 @@ def test_without_a_key_it_shows_the_call_to_write():
 
 def test_a_run_draws_it_from_its_key():
     task = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)  # noqa: E731
-    wanted = NET.init_state(X, key=nn.fold(KEY, "variables"))
+    wanted = NET.init_state(X, key=nn.fold_in(KEY, "variables"))
     ts = train.TrainState.create(NET, optax.sgd(0.1), KEY, X)
     chex.assert_trees_all_equal(ts.state, wanted)
     program = train.Supervised(NET, task, optax.sgd(0.1))
@@ -99,7 +99,7 @@ def test_a_run_draws_it_from_its_key():
 def test_a_carry_starts_constant():
     class Cell(nn.Primitive):
         def carries(self, x):
-            return {"h": nn.Slot(x.shape, nn.normal(1.0))}
+            return {"h": nn.Variable(x.shape, nn.normal(1.0))}
 
         def forward(self, params, carry, x):
             return carry, x
@@ -168,7 +168,7 @@ LATENT, PLAIN = Latent(Noise()), Plain(Quiet())
     [
         (Noise(), Quiet()),
         (LATENT, PLAIN),
-        (nn.Serial(LATENT, Plain(LATENT)), nn.Serial(PLAIN, Plain(PLAIN))),
+        (nn.Sequential(LATENT, Plain(LATENT)), nn.Sequential(PLAIN, Plain(PLAIN))),
         (nn.Repeat(LATENT, 2), nn.Repeat(PLAIN, 2)),
         (nn.Ensemble(nn.Remat(LATENT), 2), nn.Ensemble(PLAIN, 2)),
         (nn.Residual(nn.Precision(LATENT, "float32")), PLAIN),
@@ -191,7 +191,7 @@ def test_a_forward_that_draws_needs_no_special_case(net, quiet):
 def test_a_cell_that_draws():
     net, x = nn.Recurrent(Cell(nn.GRUCell(3))), jnp.ones((2, 5, 4))
     params = net.init(KEY, x)
-    quiet = nn.Recurrent(nn.GRUCell(3)).init(nn.fold(KEY, "cell"), x)
+    quiet = nn.Recurrent(nn.GRUCell(3)).init(nn.fold_in(KEY, "cell"), x)
     chex.assert_trees_all_equal(params, {"cell": quiet})
     assert net.apply(params, x, key=KEY).shape == (2, 5, 3)
 

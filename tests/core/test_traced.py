@@ -13,13 +13,13 @@ KEY = jax.random.key(0)
 X = jnp.ones((4, 8))
 WRAPPERS = {
     "alone": lambda net: net,
-    "Serial": lambda net: nn.Serial(nn.Dense(8), net),
+    "Sequential": lambda net: nn.Sequential(nn.Dense(8), net),
     "Residual": nn.Residual,
     "Repeat": lambda net: nn.Repeat(net, 2),
     "Remat": nn.Remat,
     "Ensemble": lambda net: nn.Ensemble(net, 2),
     "Precision": nn.Precision,
-    "capture": lambda net: nn.capture(nn.Serial(net), "**"),
+    "capture": lambda net: nn.capture(nn.Sequential(net), "**"),
 }
 
 
@@ -81,9 +81,9 @@ def test_the_rate_has_a_gradient():
 def test_a_traced_layer_is_never_compared():
     @jax.jit
     def run(rate):
-        net = nn.Serial(nn.Dropout(rate))
+        net = nn.Sequential(nn.Dropout(rate))
         assert "traced" in repr(net)
-        for compare in (hash, lambda n: n == nn.Serial(nn.Dropout(rate)), lambda n: {n}):
+        for compare in (hash, lambda n: n == nn.Sequential(nn.Dropout(rate)), lambda n: {n}):
             with pytest.raises(TypeError, match="cannot be compared or hashed"):
                 compare(net)
         return net.apply(({},), X, key=KEY, train=True)
@@ -99,7 +99,7 @@ def test_sizes_are_never_traced():
 def test_a_function_that_closes_over_a_tracer_is_not_kept():
     @jax.jit
     def run(scale):
-        net = nn.Serial(lambda x: scale * x, nn.Dense(3))
+        net = nn.Sequential(lambda x: scale * x, nn.Dense(3))
         return net.apply(net.init(KEY, X), X)
 
     with jax.checking_leaks():
@@ -108,7 +108,7 @@ def test_a_function_that_closes_over_a_tracer_is_not_kept():
 
 def test_init_under_jit_with_a_key_from_outside():
     """A concrete key does not mean that numbers can be computed while tracing."""
-    net = nn.Serial(nn.Dense(3), nn.Dense(3))
+    net = nn.Sequential(nn.Dense(3), nn.Dense(3))
     expected = net.init(KEY, X)
     assert_near(jax.jit(lambda: net.init(KEY, X))(), expected)
     params = jax.eval_shape(lambda: net.init(KEY, X))

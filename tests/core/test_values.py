@@ -42,19 +42,19 @@ def test_type_and_bits_decide():
     assert hash(Scale(math.nan)) == hash(Scale(float("nan")))
     assert Scale((1, 2.0)) != Scale((1, 2))
     assert nn.Dense(3) != nn.Dense(3, bias=False)
-    assert nn.Serial(jax.nn.relu) != nn.Parallel(jax.nn.relu)
+    assert nn.Sequential(jax.nn.relu) != nn.Parallel(jax.nn.relu)
 
 
-def test_initialisers_are_values():
+def test_initializers_are_values():
     assert nn.he_normal() == nn.he_normal()
     assert nn.Dense(3, w_init=nn.normal(0.1)) == nn.Dense(3, w_init=nn.normal(0.1))
     assert nn.normal(0.1) != nn.normal(0.2)
     assert nn.zeros() == nn.constant(0.0)
     every = [nn.he_normal(), nn.orthogonal(), nn.identity(), nn.uniform(), nn.delta_orthogonal()]
     assert len(set(every)) == len(every)
-    for initialiser in every:
-        assert eval(repr(initialiser), dict(vars(nn))) == initialiser
-        assert pickle.loads(pickle.dumps(initialiser)) == initialiser
+    for initializer in every:
+        assert eval(repr(initializer), dict(vars(nn))) == initializer
+        assert pickle.loads(pickle.dumps(initializer)) == initializer
 
 
 @pytest.mark.parametrize("number", [np.float32(0.5), np.int64(3), np.bool_(True)])
@@ -107,20 +107,20 @@ def test_a_dict_of_layers_is_a_value():
 
 def test_partials_are_values_by_their_parts():
     def made(slope):
-        return nn.Serial(functools.partial(jax.nn.leaky_relu, negative_slope=slope))
+        return nn.Sequential(functools.partial(jax.nn.leaky_relu, negative_slope=slope))
 
     assert made(0.1) == made(0.1)
     assert made(0.1) != made(0.2)
-    shown = "Serial(functools.partial(jax.nn.leaky_relu, negative_slope=0.1))"
+    shown = "Sequential(functools.partial(jax.nn.leaky_relu, negative_slope=0.1))"
     assert repr(made(0.1)) == shown
     assert pickle.loads(pickle.dumps(made(0.1))) == made(0.1)
     with pytest.raises(TypeError, match="an array of shape"):
-        nn.Serial(functools.partial(jnp.add, jnp.ones(2)))
+        nn.Sequential(functools.partial(jnp.add, jnp.ones(2)))
 
 
 def test_own_functions_are_known_by_where_they_are():
-    net = nn.Serial(double)
-    assert repr(net) == f"Serial({__name__}.double)"
+    net = nn.Sequential(double)
+    assert repr(net) == f"Sequential({__name__}.double)"
     assert pickle.loads(pickle.dumps(net)) == net
 
 
@@ -129,9 +129,9 @@ def test_lambdas_work_but_do_not_pickle():
         return x + 1
 
     for function in (lambda x: x + 1, local):
-        net = nn.Serial(function)
-        assert net == nn.Serial(function)
-        assert net != nn.Serial(lambda x: x + 1)
+        net = nn.Sequential(function)
+        assert net == nn.Sequential(function)
+        assert net != nn.Sequential(lambda x: x + 1)
         assert net.apply(net.init(jax.random.key(0), 1.0), 1.0) == 2.0
         with pytest.raises((pickle.PicklingError, AttributeError)):
             pickle.dumps(net)
@@ -152,12 +152,12 @@ def activations():
 @pytest.mark.parametrize("name", list(activations()))
 def test_every_activation_of_jax_is_a_layer(name):
     function = getattr(jax.nn, name)
-    net = nn.Serial(function)
+    net = nn.Sequential(function)
     x = jnp.linspace(-0.9, 0.9, 8).reshape(2, 4)
     np.testing.assert_array_equal(net.apply(net.init(jax.random.key(0), x), x), function(x))
     assert eval(repr(net), {**vars(nn), "jax": jax}) == net
     assert pickle.loads(pickle.dumps(net)) == net
-    assert repr(net).startswith("Serial(jax.nn.")
+    assert repr(net).startswith("Sequential(jax.nn.")
 
 
 def test_the_activations_are_found():

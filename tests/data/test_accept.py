@@ -206,10 +206,10 @@ def test_a_pytree_is_split_as_its_arrays():
     tree = {"a": X, "b": (Y,)}
     floats = Y.astype(np.float32)
     for found, expected in zip(
-        data.hold_out((tree, {"y": Y}), 0.3), data.hold_out((X, floats), 0.3), strict=True
+        data.split((tree, {"y": Y}), 0.3), data.split((X, floats), 0.3), strict=True
     ):
         assert_equal(found.x, {"a": expected.x, "b": (expected.y.astype(Y.dtype),)})
         assert_equal(found.y, {"y": expected.y.astype(Y.dtype)})
     labels = np.array([0, 1] * 5 + [1])
-    kept, held = data.hold_out((tree, labels), 0.4)
+    kept, held = data.split((tree, labels), 0.4)
     assert sorted(held.y.tolist()) == [0, 0, 1, 1] and kept.x["a"].shape == (7, 2)

@@ -46,7 +46,7 @@ def test_a_flip_mirrors_half_of_the_images():
 
 
 def test_cutout_takes_the_papers_square():
-    """A square around a centre that is uniform over the pixels, cut off at the edge."""
+    """A square around a center that is uniform over the pixels, cut off at the edge."""
     images = jnp.ones((600, 5, 5, 2))
     out = np.asarray(cutout(KEY, images, 3))
     assert (out[..., 0] == out[..., 1]).all()
@@ -123,7 +123,7 @@ def test_cutmix_takes_a_box_of_one_other_image(channels):
 
 
 def test_cutmix_has_uniform_areas_before_the_edge_cuts_them():
-    """A box of share 1 - w around a uniform centre keeps, of each side r, r - r^2 / 4 in the mean.
+    """A box of share 1 - w around a uniform center keeps, of each side r, r - r^2 / 4 in the mean.
 
     With u = 1 - w uniform and r = sqrt(u), the mean share inside is the mean of (r - r^2 / 4)^2 =
     u - u^1.5 / 2 + u^2 / 16, which is 1/2 - 1/5 + 1/48 = 0.3208.

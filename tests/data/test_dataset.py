@@ -24,7 +24,7 @@ def test_the_union_leaves_the_test_rows_alone():
 
 
 def test_map_does_the_same_to_every_part():
-    scale = data.Standardiser.fit(TOY.train.x)
+    scale = data.Standardizer.fit(TOY.train.x)
     scaled = TOY.map(x=scale)
     # Rows 0 .. 5 have mean 2.5 and variance 35 / 12, whatever is in the other parts.
     for before, after in zip(

@@ -54,7 +54,7 @@ def test_every_image_is_a_loops_shift_of_itself(shape, pixels, seed, kind):
 def test_shifts_are_uniform_and_independent():
     image = np.arange(1, 26, dtype=np.float32).reshape(5, 5)
     out = random_shift(jax.random.key(0), jnp.tile(image, (2500, 1, 1)), 2)
-    # The centre pixel, 13, tells the shift; it stays in sight for shifts of up to 2.
+    # The center pixel, 13, tells the shift; it stays in sight for shifts of up to 2.
     where = np.argwhere(np.asarray(out) == 13)
     assert len(where) == 2500
     counts = np.zeros((5, 5))

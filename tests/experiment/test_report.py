@@ -155,8 +155,8 @@ def test_a_browser_shows_it_without_a_complaint(shown, tmp_path, dark):
 
     picture = (imread(tmp_path / "page.png")[..., :3] * 255).round().astype(int)
     assert picture[5, 5].tolist() == ([20, 24, 31] if dark else [255, 255, 255])
-    for colour in ([255, 154, 61], [116, 179, 234]) if dark else ([213, 94, 0], [33, 102, 172]):
-        assert (abs(picture - colour).sum(-1) == 0).sum() > 100  # validation and training
+    for color in ([255, 154, 61], [116, 179, 234]) if dark else ([213, 94, 0], [33, 102, 172]):
+        assert (abs(picture - color).sum(-1) == 0).sum() > 100  # validation and training
 
 
 # Any text, any number.

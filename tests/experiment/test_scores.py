@@ -51,13 +51,13 @@ def test_language_scores_are_those_of_all_positions_in_nats_and_bits():
     [
         (train.Classification(4), -100),
         (train.Classification(4, ignore=0), 0),
-        (train.LanguageModel(4), -100),
+        (train.NextToken(4), -100),
     ],
     ids=str,
 )
 def test_ignored_labels_are_in_no_score(task, ignore):
     rng = np.random.default_rng(0)
-    shape = (20, 10) if isinstance(task, train.LanguageModel) else (200,)
+    shape = (20, 10) if isinstance(task, train.NextToken) else (200,)
     y, p = rng.integers(0, 4, shape), rng.dirichlet(np.ones(4), shape)
     y[rng.random(shape) < 0.3] = ignore
     part = data.Examples(np.zeros((len(y), 2), np.float32), y)

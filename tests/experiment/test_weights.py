@@ -13,7 +13,7 @@ from jaxnn import train
 
 X = jax.ShapeDtypeStruct((1, 5), jnp.float32)
 LAYERS = nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Repeat(nn.Dense(4), 3)
-NET = nn.Serial(*LAYERS)
+NET = nn.Sequential(*LAYERS)
 
 
 class Half(nn.Primitive):
@@ -30,7 +30,7 @@ def weights(net, x=X):
 
 def saved(tmp_path, net=NET, x=X):
     file = tmp_path / "weights.safetensors"
-    file.write_bytes(train.pack_weights(net, weights(net, x)))
+    file.write_bytes(train.save_weights(net, weights(net, x)))
     return file
 
 
@@ -38,9 +38,9 @@ def saved(tmp_path, net=NET, x=X):
     "net",
     [
         NET,
-        nn.Serial(first=nn.Dense(3), second=nn.Serial(), third=nn.Dropout(0.5)),
+        nn.Sequential(first=nn.Dense(3), second=nn.Sequential(), third=nn.Dropout(0.5)),
         Half(),
-        nn.Serial(),
+        nn.Sequential(),
     ],
 )
 def test_parameters_and_state_come_back_to_the_bit(tmp_path, net):
@@ -59,7 +59,7 @@ def test_arrays_that_lie_column_by_column_are_saved_as_they_read(tmp_path):
     net = nn.Dense(3, bias=False)
     w = np.asfortranarray(np.arange(15, dtype=np.float32).reshape(5, 3))
     file = tmp_path / "weights.safetensors"
-    file.write_bytes(train.pack_weights(net, train.Weights({"w": w}, {})))
+    file.write_bytes(train.save_weights(net, train.Weights({"w": w}, {})))
     np.testing.assert_array_equal(train.load_weights(file, net, X).params["w"], w)
 
 
@@ -74,12 +74,12 @@ def test_the_header_says_what_the_file_is(tmp_path):
 
 
 def test_every_path_that_does_not_fit_is_listed(tmp_path):
-    other = nn.Serial(nn.Dense(6), nn.BatchNorm(), jax.nn.relu, nn.Dense(2, bias=False))
+    other = nn.Sequential(nn.Dense(6), nn.BatchNorm(), jax.nn.relu, nn.Dense(2, bias=False))
     file = saved(tmp_path, other)
     with pytest.raises(ValueError) as caught:
         train.load_weights(file, NET, X)
     message = str(caught.value)
-    assert "does not hold the weights of Serial(Dense(4), BatchNorm()" in message
+    assert "does not hold the weights of Sequential(Dense(4), BatchNorm()" in message
     for line in (
         "params/0/w: wanted float32[5,4], got float32[5,6]",
         "params/3/w: wanted float32[3,4,4], got float32[6,2]",
@@ -95,7 +95,7 @@ def test_every_path_that_does_not_fit_is_listed(tmp_path):
 def test_another_type_is_refused(tmp_path):
     file = tmp_path / "weights.safetensors"
     half = {"w": np.zeros((5, 3), np.float16), "b": np.zeros(3, np.float32)}
-    file.write_bytes(train.pack_weights(nn.Dense(3), train.Weights(half, {})))
+    file.write_bytes(train.save_weights(nn.Dense(3), train.Weights(half, {})))
     with pytest.raises(ValueError, match=r"params/w: wanted float32\[5,3\], got float16\[5,3\]"):
         train.load_weights(file, nn.Dense(3), X)
 
@@ -118,18 +118,18 @@ def test_a_file_of_another_make_is_refused(tmp_path):
 
 
 def test_the_same_weights_are_the_same_bytes():
-    packed = {train.pack_weights(NET, weights(NET)) for _ in range(4)}
+    packed = {train.save_weights(NET, weights(NET)) for _ in range(4)}
     assert len(packed) == 1
 
 
-OTHER = nn.Serial(encoder=nn.Serial(*LAYERS), head=nn.Dense(2))
+OTHER = nn.Sequential(encoder=nn.Sequential(*LAYERS), head=nn.Dense(2))
 
 
 def test_what_is_renamed_left_out_and_kept_is_said_path_by_path(tmp_path):
     file = tmp_path / "weights.safetensors"
     trained = weights(OTHER)
-    file.write_bytes(train.pack_weights(OTHER, trained))
-    net = nn.Serial(*LAYERS, nn.Dense(7))
+    file.write_bytes(train.save_weights(OTHER, trained))
+    net = nn.Sequential(*LAYERS, nn.Dense(7))
     fresh = train.Weights(net.init(jax.random.key(9), X), net.init_state(X))
     loaded = train.load_weights(
         file, net, X,
@@ -160,7 +160,7 @@ def test_what_is_said_wrong_is_told(tmp_path, options, message):
 
 def test_a_hostile_file_leads_nowhere(tmp_path):
     """Names are only compared; a header that points outside of the file is refused."""
-    raw = train.pack_weights(NET, weights(NET))
+    raw = train.save_weights(NET, weights(NET))
     size = int.from_bytes(raw[:8], "little")
 
     def file(header):

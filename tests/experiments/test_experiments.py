@@ -53,7 +53,7 @@ def test_an_experiment_trains_and_predicts_from_its_command_line(name, tmp_path,
     assert all(f"{metric} {number:.4g}" in text for metric, number in result.items())
 
 
-def test_digits_are_predicted_from_images_and_refused_in_other_grey_levels(
+def test_digits_are_predicted_from_images_and_refused_in_other_gray_levels(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(run.pictures, "drawings", lambda *_: {})
@@ -64,9 +64,9 @@ def test_digits_are_predicted_from_images_and_refused_in_other_grey_levels(
     np.save(tmp_path / "digits.npy", images)
     assert main(recipe, ["predict", folder, "--input", str(tmp_path / "digits.npy")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
-    np.save(tmp_path / "grey.npy", images * 255)
-    assert main(recipe, ["predict", folder, "--input", str(tmp_path / "grey.npy")]) == 1
-    assert "divide grey levels of 0 to 255 by 255" in capsys.readouterr().err
+    np.save(tmp_path / "gray.npy", images * 255)
+    assert main(recipe, ["predict", folder, "--input", str(tmp_path / "gray.npy")]) == 1
+    assert "divide gray levels of 0 to 255 by 255" in capsys.readouterr().err
 
 
 def test_the_digits_network_is_784_128_10():

@@ -15,7 +15,7 @@ SMALL = {
     "mnist_cnn": ["--model.channels", "2", "3", "--model.hidden", "8", "8", "--batch-size", "500"],
     "mnist_rnn": ["--model.width", "4", "--batch-size", "500"],
     "python_gpt": [
-        "--model.layers", "1", "--model.width", "8", "--model.heads", "2", "--batch-size", "100",
+        "--model.layers", "1", "--model.width", "8", "--model.num_heads", "2", "--batch-size", "100",
     ],
 }  # fmt: skip
 PICTURES = {
@@ -71,7 +71,7 @@ def test_rates_are_traced_so_that_a_sweep_of_them_is_one_program(name):
     recipe = recipe_of(name)
     config = recipe.config(batch_size=4)
     if name == "python_gpt":
-        model = dataclasses.replace(config.model, layers=1, width=8, heads=2)
+        model = dataclasses.replace(config.model, layers=1, width=8, num_heads=2)
         config = dataclasses.replace(config, model=model)
     found = traced_or_static(recipe, config)
     static = {"mnist_cnn": "shift", "mnist_rnn": "model.width", "python_gpt": "model.layers"}

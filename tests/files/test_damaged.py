@@ -33,7 +33,7 @@ from tests.files import mutation
 from tests.sweep.test_report import small_ledger
 
 X = jax.ShapeDtypeStruct((1, 5), jnp.float32)
-NET = nn.Serial(nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Repeat(nn.Dense(4), 3))
+NET = nn.Sequential(nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Repeat(nn.Dense(4), 3))
 SECONDS = 20  # more than any of these takes, on a machine that does much else
 
 
@@ -76,7 +76,7 @@ def many(few, lots):
 @many(60, 1500)
 def test_weights(tmp_path, many):
     file = tmp_path / "weights.safetensors"
-    raw = train.pack_weights(NET, weights())
+    raw = train.save_weights(NET, weights())
     call = lambda: train.load_weights(file, NET, X)  # noqa: E731
     assert fuzz("weights", file, raw, mutation.safetensors_changed, call, many) > many // 2
 
@@ -85,7 +85,7 @@ def test_weights(tmp_path, many):
 def test_programs(tmp_path, many):
     file = tmp_path / "net.stablehlo"
     net = nn.Dense(3)
-    raw = interop.pack_program(net, weights(net), X)
+    raw = interop.export(net, weights(net), X)
     call = lambda: interop.load_program(file)  # noqa: E731
     assert fuzz("program", file, raw, mutation.bytes_changed, call, many) > many // 8
 

@@ -51,8 +51,10 @@ def masks() -> dict[str, Any]:
     mask[1, 0, 2] = False
     bias = rng.normal(size=(LENGTH, LENGTH)).astype(np.float32)
     bias[3] = bias[1, 2] = -np.inf
-    segments = np.array([[0, 1, 1, 2, 2], [3, 3, 3, 0, 0]])
-    same = (segments[:, None, :, None] == segments[:, None, None]) & (segments != 0)[:, None, None]
+    segment_ids = np.array([[0, 1, 1, 2, 2], [3, 3, 3, 0, 0]])
+    same = (segment_ids[:, None, :, None] == segment_ids[:, None, None]) & (segment_ids != 0)[
+        :, None, None
+    ]
     whole = rng.normal(size=(2, HEADS, LENGTH, LENGTH)).astype(np.float32)
     return {
         "nothing": ({}, {}),
@@ -62,7 +64,7 @@ def masks() -> dict[str, Any]:
         "mask": ({"mask": mask, "causal": True}, {"mask": mask & (s <= t)}),
         "bias": ({"bias": bias, "scale": 0.3}, {"bias": bias, "scale": 0.3}),
         "bias of heads": ({"bias": whole, "mask": s != 1}, {"bias": whole, "mask": s != 1}),
-        "segments": ({"segments": segments, "causal": True}, {"mask": same & (s <= t)}),
+        "segment_ids": ({"segment_ids": segment_ids, "causal": True}, {"mask": same & (s <= t)}),
         "soft cap": ({"soft_cap": 0.7, "causal": True}, {"cap": 0.7, "mask": s <= t}),
     }
 
@@ -153,14 +155,14 @@ def test_half_precision_of_large_numbers(dtype: str, implementation: str | None)
 
 
 @pytest.mark.parametrize("implementation", [None, "xla"])
-@pytest.mark.parametrize("kind", ["mask", "bias", "segments"])
+@pytest.mark.parametrize("kind", ["mask", "bias", "segment_ids"])
 def test_rows_that_see_nothing_are_zero(kind: str, implementation: str | None):
     """Forward and backward; NaN would spread from one to all keys."""
     options = as_given(masks()[kind][0])
     run = functools.partial(attention, implementation=implementation, **options)
     found = jax.jit(functools.partial(outputs_and_gradients, run))(*heads())
     y, (dq, dk, dv) = jax.tree.map(np.asarray, found)
-    row = {"mask": (1, 2), "bias": (0, 3), "segments": (0, 0)}[kind]
+    row = {"mask": (1, 2), "bias": (0, 3), "segment_ids": (0, 0)}[kind]
     assert (y[row] == 0).all() and (dq[row] == 0).all()
     assert all(np.isfinite(a).all() for a in (y, dq, dk, dv))
     assert (y[0, 1] != 0).all() and (dq[0] != 0).any()
@@ -186,7 +188,7 @@ def test_jax_nn_where_it_can(monkeypatch: pytest.MonkeyPatch):
 
     trace(causal=True, window=3, scale=0.5)
     trace(causal=True, implementation="cudnn")
-    trace(segments=np.ones((2, LENGTH), np.int32), implementation="cudnn")
+    trace(segment_ids=np.ones((2, LENGTH), np.int32), implementation="cudnn")
     assert calls[0] == (None, {"scale": 0.5, "is_causal": True, "local_window_size": (2, 0)})
     assert calls[1][0] == "cudnn" and calls[1][1]["is_causal"]
     assert calls[2][0] == "cudnn" and calls[2][1]["mask"].shape == (2, 1, LENGTH, LENGTH)
@@ -219,14 +221,14 @@ def test_dropout_of_the_weights():
         ({"mask": [[True]]}, r"mask is an array, got \[\[True\]\]; write jnp.asarray\(mask\)"),
         ({"bias": jnp.ones((5, 5), bool)}, "bias is of numbers .*; got bool: write mask=... for"),
         ({"bias": jnp.ones((2, 5, 5))}, r"got \(2, 5, 5\); .*write bias\[\.\.\., None, :, :\]"),
-        ({"segments": jnp.ones((2, 4), int)}, r"shape \(\.\.\., T\) .*\(2, 5\); got \(2, 4\)"),
-        ({"segments": jnp.ones((2, 5))}, "segments are integers, 0 for padding.*got float32"),
+        ({"segment_ids": jnp.ones((2, 4), int)}, r"shape \(\.\.\., T\) .*\(2, 5\); got \(2, 4\)"),
+        ({"segment_ids": jnp.ones((2, 5))}, "segment_ids are integers, 0 for padding.*got float32"),
         ({"implementation": "fast"}, "None, 'own', 'xla' or 'cudnn', got 'fast'"),
         ({"implementation": "cudnn", "soft_cap": 1.0}, "'cudnn' .* has no soft cap: leave"),
         ({"k": jnp.ones((2, 5, 2, 4))}, "k and v .* with the same axes|same features a head"),
         ({"k": jnp.ones((2, 5, 3, 3)), "v": jnp.ones((2, 5, 3, 3))}, "heads of k, 3, divide"),
         ({"q": jnp.ones((5, 4, 3))}, r"q is \(\.\.\., T, heads, d\)"),
-        ({"q": jnp.ones((2, 4, 4, 3)), "segments": jnp.ones((2, 5), int)}, r"T = S"),
+        ({"q": jnp.ones((2, 4, 4, 3)), "segment_ids": jnp.ones((2, 5), int)}, r"T = S"),
     ],
 )
 def test_errors(options: dict[str, Any], text: str):
@@ -240,19 +242,19 @@ def test_packed_sequences_that_are_not_finite_stay_apart(implementation: str | N
     """Each sequence has the outputs and gradients that it has alone; a NaN that may be looked at
     gives NaN."""
     q, k, v = (normals(seed, 1, 5, 2, 4) for seed in range(3))
-    segments = jnp.array([[1, 1, 2, 2, 2]])
+    segment_ids = jnp.array([[1, 1, 2, 2, 2]])
 
     def run(q: Any, k: Any, v: Any, **options: Any) -> Any:
         y = attention(q, k, v, implementation=implementation, **options)[:, -3:]
         return jnp.sum(jnp.sin(y)), y
 
     alone = jax.value_and_grad(run, (0, 1, 2), has_aux=True)(*(a[:, 2:] for a in (q, k, v)))
-    same = segments[:, None, :, None] == segments[:, None, None, :]
+    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
     for bad in (jnp.nan, jnp.inf, -jnp.inf):
         for which in range(3):
             broken = [a.at[:, 0].set(bad) if i == which else a for i, a in enumerate((q, k, v))]
             for options in (
-                {"segments": segments},
+                {"segment_ids": segment_ids},
                 {"mask": same},
                 {"bias": jnp.where(same, 0.0, -jnp.inf)},
             ):

@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 import jaxnn as nn
 from jaxnn.functional.gradients import dear, gradient_once
-from jaxnn.functional.normalisation import moments
+from jaxnn.functional.normalization import moments
 from tests.layers.agreement import KEY, normals
 
 X = normals(0, 3, 4)

@@ -30,14 +30,14 @@ def by_loop(row: list[int]) -> tuple[list[int], list[int]]:
 
 @pytest.mark.parametrize("split", [(8,), (1,) * 8, (3, 5)])
 def test_places_by_a_loop(split: tuple[int, ...]):
-    segments, count, found = jnp.array(ROWS), None, []
-    for piece in jnp.split(segments, np.cumsum(split)[:-1], axis=1):
+    segment_ids, count, found = jnp.array(ROWS), None, []
+    for piece in jnp.split(segment_ids, np.cumsum(split)[:-1], axis=1):
         one, count = jax.jit(places)(piece, count)
         found.append(one)
     sequence, position = (jnp.concatenate(arrays, 1) for arrays in zip(*found, strict=True))
     expected = np.array([by_loop(row) for row in ROWS])
     np.testing.assert_array_equal(sequence, expected[:, 0])
-    np.testing.assert_array_equal(jnp.where(segments != 0, position, 0), expected[:, 1])
+    np.testing.assert_array_equal(jnp.where(segment_ids != 0, position, 0), expected[:, 1])
     assert (position >= 0).all()
 
 
@@ -46,13 +46,13 @@ def test_places_by_a_loop(split: tuple[int, ...]):
 def test_masks_by_a_loop(causal: bool, window: int | None):
 
     @jax.jit
-    def run(segments):
-        found, _ = places(segments)
+    def run(segment_ids):
+        found, _ = places(segment_ids)
         return places_mask(found, found, causal=causal, window=window)
 
     mask = np.asarray(run(np.array(ROWS)))
-    for row, segments in enumerate(ROWS):
-        sequence, position = by_loop(segments)
+    for row, segment_ids in enumerate(ROWS):
+        sequence, position = by_loop(segment_ids)
         for t, s in np.ndindex(8, 8):
             away = position[t] - position[s]
             seen = sequence[t] == sequence[s] != 0 and not (causal and away < 0)
@@ -60,7 +60,7 @@ def test_masks_by_a_loop(causal: bool, window: int | None):
 
 
 def test_other_segments_are_refused():
-    with pytest.raises(TypeError, match=r"segments are integers, 0 for padding .* got float32"):
+    with pytest.raises(TypeError, match=r"segment_ids are integers, 0 for padding .* got float32"):
         check_segments(jnp.ones(3), (3,))
     with pytest.raises(TypeError, match=r"got \[1, 2\]"):
         check_segments([1, 2], (2,))

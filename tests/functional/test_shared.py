@@ -81,7 +81,7 @@ class Counter(nn.Primitive):
     """A cell whose output is x + b: a cell of another structure than this library's."""
 
     def carries(self, x):
-        return {"h": nn.Slot(x.shape, dtype=x.dtype)}
+        return {"h": nn.Variable(x.shape, dtype=x.dtype)}
 
     def parameters(self, carry, x):
         return {"b": nn.Param(x.shape[-1:])}
@@ -145,7 +145,7 @@ def test_a_gradient_counts_the_calls_of_a_layer(way):
 
 def test_the_token_of_a_vision_transformer_has_the_gradient_of_float32():
     """One token for 64 x 64 images; the head starts at 0, and is drawn here."""
-    net = ViT(image=4, patch=2, layers=1, width=8, heads=2).network(outputs=1)
+    net = ViT(image=4, patch=2, layers=1, width=8, num_heads=2).network(outputs=1)
     x = jnp.tile(numbers(1, 1, 4, 4, 1), (64, 64, 1, 1, 1))
     params = net.init(KEY, x)
     params["head"] = jax.tree.map(lambda a: numbers(*a.shape, seed=3), params["head"])
@@ -169,8 +169,8 @@ def test_what_is_kept_and_what_is_adapted():
         return jax.grad(lambda p: jnp.sum(net.apply(p, ids).astype(jnp.float32)))(params)
 
     for inner in (
-        nn.LowRank(nn.Serial(table=nn.Embedding(4, 2)), 2),
-        nn.WeightNorm(nn.Serial(table=nn.Embedding(4, 2))),
+        nn.LoRA(nn.Sequential(table=nn.Embedding(4, 2)), 2),
+        nn.WeightNorm(nn.Sequential(table=nn.Embedding(4, 2))),
     ):
         params = inner.init(KEY, ids)
         expected = gradient(inner, params)

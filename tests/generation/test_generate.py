@@ -15,9 +15,9 @@ from jaxnn.models import GPT, CharLSTM
 KEY, V = jax.random.key(0), 11
 PROMPTS = [[1, 2, 3, 4], [7], [5, 6]]
 NETS = {
-    "gpt": GPT(layers=2, width=16, heads=4, length=16),
+    "gpt": GPT(layers=2, width=16, num_heads=4, length=16),
     "llama": GPT(
-        layers=1, width=16, heads=4, key_value_heads=2, hidden=24, positions="rotary",
+        layers=1, width=16, num_heads=4, num_kv_heads=2, hidden=24, positions="rotary",
         norm="rms", feed_forward="swiglu", bias=False, tied=False,
     ),
     "lstm": CharLSTM(width=8, layers=2),
@@ -207,7 +207,7 @@ def test_what_cannot_be_written_on_from_is_refused(gpt, prompts, options, text):
 
 
 def test_networks_that_cannot_write_are_refused():
-    mixer = nn.Serial(nn.Embedding(V, 4), nn.Dense(V))
+    mixer = nn.Sequential(nn.Embedding(V, 4), nn.Dense(V))
     params = mixer.init(KEY, jnp.zeros((1, 2), int))
     with pytest.raises(ValueError, match="has a field `cache`"):
         nn.generate(mixer, params, [[1]], steps=1, temperature=0)
@@ -215,7 +215,7 @@ def test_networks_that_cannot_write_are_refused():
         ValueError, match="layer of the network takes: generate from prompts of one"
     ):
         nn.generate(mixer, params, [[1], [1, 2]], steps=1, temperature=0)
-    pooled = nn.Serial(nn.Embedding(V, 4), nn.Flatten(), nn.Dense(V))
+    pooled = nn.Sequential(nn.Embedding(V, 4), nn.Flatten(), nn.Dense(V))
     with pytest.raises(ValueError, match=r"logits \(1, 2, vocabulary\); this one gives"):
         nn.generate(pooled, {}, [[1, 2]], steps=1, temperature=0)
     with pytest.raises(TypeError, match="generate wants a layer"):
@@ -224,16 +224,19 @@ def test_networks_that_cannot_write_are_refused():
 
 def test_prefill_computes_no_logits(gpt):
     """The program that reads the prompts leaves out the head: it has no array of logits."""
-    prefill, _ = _compiled(nn.cached(gpt.net, 6), 3)
+    prefill, _ = _compiled(nn.with_cache(gpt.net, 6), 3)
     tokens = np.zeros((2, 3), np.int32)
-    text = prefill.lower(gpt.params, tokens, {"segments": tokens + 1}, {}).compile().as_text()
+    text = prefill.lower(gpt.params, tokens, {"segment_ids": tokens + 1}, {}).compile().as_text()
     assert f"[2,3,{V}]" not in text
 
 
 def test_state_beside_the_caches_is_kept():
     """Running statistics, with which the likeliest tokens are others than with fresh ones."""
-    net = nn.Serial(
-        nn.Embedding(V, 8), nn.BatchNorm(), nn.Residual(nn.Attention(2, causal=True)), nn.Dense(V)
+    net = nn.Sequential(
+        nn.Embedding(V, 8),
+        nn.BatchNorm(),
+        nn.Residual(nn.MultiHeadAttention(2, causal=True)),
+        nn.Dense(V),
     )
     tokens = jnp.array([[1, 2, 3]])
     params, fresh = net.init(KEY, tokens), net.init_state(tokens)
@@ -251,10 +254,10 @@ def test_state_beside_the_caches_is_kept():
 
 
 def test_prompts_of_any_length_for_a_network_with_convolutions():
-    net = nn.Serial(
+    net = nn.Sequential(
         nn.Embedding(V, 8),
         nn.Conv(8, 3, padding="causal"),
-        nn.Residual(nn.Attention(2, causal=True)),
+        nn.Residual(nn.MultiHeadAttention(2, causal=True)),
         nn.Dense(V),
     )
     tried = Tried(net, jax.tree.map(lambda p: p * 4, net.init(KEY, jnp.zeros((1, 3), int))))

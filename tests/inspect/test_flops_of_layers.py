@@ -159,8 +159,8 @@ TRANSPOSED = [  # 2 * input elements * window * output features / groups; a bias
 ]
 
 POOLS = [  # means: the window and a quotient; maxima: what is taken along W, then along H
-    Case(nn.AveragePool((2, 2)), IMAGE, 0, 2 * 16 * 3 * (4 + 1)),
-    Case(nn.AveragePool((3, 3), stride=1), IMAGE, 0, 2 * 36 * 3 * (9 + 1)),
+    Case(nn.AvgPool((2, 2)), IMAGE, 0, 2 * 16 * 3 * (4 + 1)),
+    Case(nn.AvgPool((3, 3), stride=1), IMAGE, 0, 2 * 36 * 3 * (9 + 1)),
     # A power of each element; the window, a quotient, a factor and the root; 1 / p.
     Case(nn.LpPool(2, (2, 2)), IMAGE, 0, 2 * 64 * 3 + 2 * 16 * 3 * (4 + 3) + 1),
     Case(nn.MaxPool((2, 2)), IMAGE, 0, 2 * 3 * (8 * 4 + 4 * 4)),
@@ -170,17 +170,17 @@ POOLS = [  # means: the window and a quotient; maxima: what is taken along W, th
     Case(
         nn.MaxPool(9, 1), shaped(2, 20, 3), 0, 2 * 3 * (19 + 17 + 13 + 12)
     ),  # of 2, 4, 8 and 9 places
-    Case(nn.GlobalAveragePool(), IMAGE, 0, 2 * 64 * 3 + 2 * 3),
+    Case(nn.GlobalAvgPool(), IMAGE, 0, 2 * 64 * 3 + 2 * 3),
     Case(nn.GlobalMaxPool(), IMAGE, 0, 2 * 3 * (64 - 1)),
     Case(
-        nn.AdaptiveAveragePool((2, 4)),
+        nn.AdaptiveAvgPool((2, 4)),
         IMAGE,
         0,
         2 * 3 * (2 * 8) * (4 + 1) + 2 * 3 * (2 * 4) * (2 + 1),
     ),
     # [0, 3), [2, 6) and [5, 8), each filled up to the 4 of the longest.
     Case(
-        nn.AdaptiveAveragePool((3, 3)),
+        nn.AdaptiveAvgPool((3, 3)),
         IMAGE,
         0,
         2 * 3 * (3 * 8) * (4 + 1) + 2 * 3 * (3 * 3) * (4 + 1),
@@ -221,7 +221,7 @@ MOVES = [
         tokens(2, 5),
         0,
         2 * 5 * 4,
-        {"segments": tokens(2, 5)},
+        {"segment_ids": tokens(2, 5)},
     ),
     Case(nn.LearnedPositions(10), SEQUENCE, 0, 12 * 8),
     # The sum; an angle, its sine and its cosine for each position and half of the features.
@@ -253,35 +253,37 @@ BRANCH = together(12 * 8, norm(12 * 8, 12))
 MEMORY = shaped(2, 5, 7)
 
 TRANSFORMERS = [  # a mask saves nothing: causal attention takes all the products
-    Case(nn.Attention(2), SEQUENCE, HEADS, WEIGHTS),
-    Case(nn.Attention(2, causal=True), SEQUENCE, HEADS, WEIGHTS),
-    Case(nn.Attention(2, causal=True, window=2), SEQUENCE, HEADS, WEIGHTS),
-    Case(nn.Attention(2), SEQUENCE, HEADS, WEIGHTS, {"segments": tokens(2, 6)}),
-    Case(nn.Attention(2, implementation="own"), SEQUENCE, HEADS, WEIGHTS),
-    Case(nn.Attention(2, soft_cap=5.0), SEQUENCE, HEADS, WEIGHTS + 3 * (2 * 2 * 6 * 6)),
+    Case(nn.MultiHeadAttention(2), SEQUENCE, HEADS, WEIGHTS),
+    Case(nn.MultiHeadAttention(2, causal=True), SEQUENCE, HEADS, WEIGHTS),
+    Case(nn.MultiHeadAttention(2, causal=True, window=2), SEQUENCE, HEADS, WEIGHTS),
+    Case(nn.MultiHeadAttention(2), SEQUENCE, HEADS, WEIGHTS, {"segment_ids": tokens(2, 6)}),
+    Case(nn.MultiHeadAttention(2, implementation="own"), SEQUENCE, HEADS, WEIGHTS),
+    Case(nn.MultiHeadAttention(2, soft_cap=5.0), SEQUENCE, HEADS, WEIGHTS + 3 * (2 * 2 * 6 * 6)),
     # 4 query heads and 2 of keys and values, each of 2 features.
     Case(
-        nn.Attention(4, key_value_heads=2),
+        nn.MultiHeadAttention(4, num_kv_heads=2),
         SEQUENCE,
         2 * (2 * 12 * 8 * 8) + 2 * (2 * 12 * 8 * 4) + 2 * (2 * (2 * 4 * 6 * 6) * 2),
         12 * (8 + 4 + 4 + 8) + softmax(2 * 4 * 6, 6),
     ),
     # Queries and keys turned: two products and a sum each, with a sine and a cosine an angle.
     Case(
-        nn.Attention(2, rotary=nn.Rotary()),
+        nn.MultiHeadAttention(2, rotary=nn.RotaryEmbedding()),
         SEQUENCE,
         HEADS,
         together(WEIGHTS, between(3 * (2 * 12 * 8), 5 * (2 * 12 * 8))),
     ),
-    Case(nn.Attention(2), (SEQUENCE, MEMORY), ACROSS, WEIGHTS_ACROSS),
+    Case(nn.MultiHeadAttention(2), (SEQUENCE, MEMORY), ACROSS, WEIGHTS_ACROSS),
     Case(
-        nn.EncoderLayer(nn.Attention(2), nn.GatedFeedForward(16)),
+        nn.EncoderLayer(nn.MultiHeadAttention(2), nn.GatedFeedForward(16)),
         SEQUENCE,
         HEADS + GATED,
         together(WEIGHTS, GATES, BRANCH, BRANCH),
     ),
     Case(
-        nn.DecoderLayer(nn.Attention(2, causal=True), nn.Attention(2), nn.GatedFeedForward(16)),
+        nn.DecoderLayer(
+            nn.MultiHeadAttention(2, causal=True), nn.MultiHeadAttention(2), nn.GatedFeedForward(16)
+        ),
         (SEQUENCE, MEMORY),
         HEADS + ACROSS + GATED,
         together(WEIGHTS, WEIGHTS_ACROSS, GATES, BRANCH, BRANCH, BRANCH),
@@ -314,7 +316,7 @@ RECURRENT = [
         SEQUENCE,
         steps(4),
         12 * 5 * LSTM,
-        {"segments": tokens(2, 6)},
+        {"segment_ids": tokens(2, 6)},
     ),
     Case(nn.Recurrent(nn.GRUCell(5)), SEQUENCE, steps(3), together(*[GRU] * (12 * 5))),
     Case(nn.Recurrent(nn.MinimalGatedCell(5)), SEQUENCE, steps(2), together(*[MINIMAL] * (12 * 5))),
@@ -361,4 +363,6 @@ def test_flops_are_the_closed_form(case, monkeypatch):
 
 
 def test_functions_that_stand_as_layers():
-    assert nn.summary(nn.Serial(jnp.tanh, jax.nn.silu), SEQUENCE).total.flops == (1 + 2) * 12 * 8
+    assert (
+        nn.summary(nn.Sequential(jnp.tanh, jax.nn.silu), SEQUENCE).total.flops == (1 + 2) * 12 * 8
+    )

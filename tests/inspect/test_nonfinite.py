@@ -43,7 +43,7 @@ class Block(nn.Composite):
         return self.second(self.first(x + 1.0))
 
 
-BLOCK = Block(Scale(), nn.Serial(Scale(), jnp.tanh))
+BLOCK = Block(Scale(), nn.Sequential(Scale(), jnp.tanh))
 
 
 def found(net, edit=lambda params: params, *inputs, **named):
@@ -66,24 +66,24 @@ def scaled(*path, at=()):
 
 def test_a_layer_in_the_order_of_evaluation():
     """The names sort the other way round; both b and a are wrong."""
-    net = nn.Serial(b=nn.Serial(jnp.tanh, Scale()), a=jnp.log)
+    net = nn.Sequential(b=nn.Sequential(jnp.tanh, Scale()), a=jnp.log)
     assert found(net) is None
     assert found(net, scaled("b", 1)) is None  # tanh(1) times it is finite
     assert found(net, scaled("b", 1), 3 * X, key=KEY) is None
-    assert found(nn.Serial(b=jnp.exp, a=jnp.log), lambda p: p, 100 * X) == "b"
-    assert found(nn.Serial(b=jnp.negative, a=jnp.log)) == "a"
+    assert found(nn.Sequential(b=jnp.exp, a=jnp.log), lambda p: p, 100 * X) == "b"
+    assert found(nn.Sequential(b=jnp.negative, a=jnp.log)) == "a"
 
 
 @pytest.mark.parametrize(
     ("net", "edit", "path"),
     [
         (nn.Repeat(BLOCK, 3), scaled("first", at=1), "[1]/first"),
-        (nn.Serial(x=nn.Repeat(BLOCK, 3)), scaled("x", "second", 0, at=2), "x[2]/second/0"),
+        (nn.Sequential(x=nn.Repeat(BLOCK, 3)), scaled("x", "second", 0, at=2), "x[2]/second/0"),
         (nn.Remat(nn.Repeat(nn.Remat(BLOCK), 2)), scaled("second", 0, at=0), "[0]/second/0"),
         (nn.Repeat(nn.Repeat(BLOCK, 2), 2), scaled("first", at=(1, 0)), "[1][0]/first"),
         (nn.Ensemble(nn.Repeat(BLOCK, 2), 3), scaled("first", at=(2, 1)), "[2][1]/first"),
         (nn.capture(nn.Repeat(BLOCK, 2), "**"), scaled("first", at=1), "[1]/first"),
-        (nn.Repeat(nn.Serial(Scale()), 2), scaled(0, at=1), None),
+        (nn.Repeat(nn.Sequential(Scale()), 2), scaled(0, at=1), None),
         (Scale(), scaled(), None),
     ],
 )
@@ -121,8 +121,8 @@ class Mapped(nn.Composite):
 
 def test_places_that_are_no_layer_of_their_own():
     assert found(Spoilt(nn.Dense(2))) == "output"
-    assert found(nn.Serial(nn.Dense(2), Spoilt(jnp.tanh), jnp.tanh)) == "1"
-    assert found(nn.Serial(Mapped(jnp.log), jnp.tanh), lambda p: p, X - 1) == "0"
+    assert found(nn.Sequential(nn.Dense(2), Spoilt(jnp.tanh), jnp.tanh)) == "1"
+    assert found(nn.Sequential(Mapped(jnp.log), jnp.tanh), lambda p: p, X - 1) == "0"
     assert found(Scale(), scaled(), 2 * X) == "output"
     assert found(nn.Repeat(Spoilt(jnp.tanh), 2)) == "[0]"
 
@@ -155,13 +155,13 @@ def test_both_directions():
         dense, cell = params["backward"]
         return {**params, "backward": ({**dense, "b": dense["b"] + HUGE}, cell)}
 
-    net = nn.Bidirectional(nn.Serial(Bias(), nn.Recurrent(nn.RNNCell(1))))
+    net = nn.Bidirectional(nn.Sequential(Bias(), nn.Recurrent(nn.RNNCell(1))))
     inputs = jnp.full((1, 2, 3), 1e38)
     assert found(net, edit, inputs) == "backward/0"
 
 
 def test_inputs_parameters_and_state():
-    net = nn.Serial(nn.Dense(2), nn.BatchNorm())
+    net = nn.Sequential(nn.Dense(2), nn.BatchNorm())
     params, state = net.init(KEY, X), net.init_state(X)
     nan = jnp.nan
 
@@ -173,11 +173,11 @@ def test_inputs_parameters_and_state():
     wrong = (params[0], {**params[1], "scale": params[1]["scale"].at[0].set(nan)})
     assert at(wrong, X, state) == "1/scale"
     assert at(params, X, {"1": {**state["1"], "mean": state["1"]["mean"] + nan}}) == "1/mean"
-    stack = nn.Serial(blocks=nn.Repeat(nn.Serial(nn.Dense(3)), 4))
+    stack = nn.Sequential(blocks=nn.Repeat(nn.Sequential(nn.Dense(3)), 4))
     weights = stack.init(KEY, X)
     bad = jax.tree.map(lambda a: a.at[2].set(-jnp.inf), weights)
     assert first_nonfinite(stack, bad, X) == "blocks[2]/0/w"
-    named = nn.Attention(1)
+    named = nn.MultiHeadAttention(1)
     x = jnp.ones((2, 4))
     bias = jnp.full((1, 2, 2), nan)
     assert first_nonfinite(named, named.init(KEY, x), x, bias=bias) == "inputs/bias"
@@ -185,7 +185,7 @@ def test_inputs_parameters_and_state():
 
 def test_random_numbers_are_those_of_the_call():
     """Dropout divides by 1 - rate: a value near the largest float becomes infinite where kept."""
-    net = nn.Serial(nn.Dropout(0.5))
+    net = nn.Sequential(nn.Dropout(0.5))
     x = jnp.full((8,), HUGE)
     assert first_nonfinite(net, ({},), x) is None
     assert first_nonfinite(net, ({},), x, key=KEY, train=True) == "0"

@@ -64,11 +64,11 @@ def test_static_values_and_layers():
         return net.apply(net.init(KEY, x), x)
 
     x = jnp.ones((1, 2))
-    nets = [nn.Serial(nn.Dense(n), jax.nn.relu) for n in (3, 3, 4)]
+    nets = [nn.Sequential(nn.Dense(n), jax.nn.relu) for n in (3, 3, 4)]
     assert reasons(jax.jit(apply), *[(net, x) for net in nets]) == [
         "net.layers[0].features: was 3, is 4"
     ]
-    mixed = [nn.Serial(nn.Dense(3), act) for act in (jnp.tanh, jnp.sin)]
+    mixed = [nn.Sequential(nn.Dense(3), act) for act in (jnp.tanh, jnp.sin)]
     (line,) = reasons(jax.jit(apply), *[(net, x) for net in mixed])
     assert line.startswith("net.layers[1].function: was <") and "tanh" in line and "sin" in line
 

@@ -13,8 +13,9 @@ from jaxnn.inspect import statistics
 from tests.cases import KEY
 
 RNG = np.random.default_rng(0)
-NET = nn.Serial(
-    z=nn.Repeat(nn.Residual(nn.Serial(nn.Dense(3), jax.nn.relu)), 2), a=nn.Serial(nn.Dense(4))
+NET = nn.Sequential(
+    z=nn.Repeat(nn.Residual(nn.Sequential(nn.Dense(3), jax.nn.relu)), 2),
+    a=nn.Sequential(nn.Dense(4)),
 )
 X = jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32)
 
@@ -81,7 +82,7 @@ def test_what_layers_give():
 
 
 def test_state_key_and_text():
-    net = nn.Serial(nn.BatchNorm(), nn.Dropout(0.5))
+    net = nn.Sequential(nn.BatchNorm(), nn.Dropout(0.5))
     params, state = net.init(KEY, X), net.init_state(X)
     found = statistics(net, params, X, state=state, key=KEY, train=True)
     assert abs(found.rows["0"].mean) < 1e-6 and found.rows["1"].zeros > 0

@@ -15,10 +15,10 @@ def shaped(*shape, dtype="float32"):
 
 
 X = shaped(32, 784)
-MLP = nn.Serial(nn.Dense(128), jax.nn.relu, nn.Dense(10))
+MLP = nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
 
 
-class Attention(nn.Composite):
+class MultiHeadAttention(nn.Composite):
     heads: int
     query: nn.Layer
     value: nn.Layer
@@ -42,7 +42,7 @@ class Block(nn.Composite):
         return x + self.mlp(x)
 
 
-class LanguageModel(nn.Composite):
+class NextToken(nn.Composite):
     embed: Any
     blocks: nn.Layer
     norm: nn.Layer
@@ -52,8 +52,8 @@ class LanguageModel(nn.Composite):
 
 
 def block(n=16):
-    mlp = nn.Serial(up=nn.Dense(2 * n), act=jax.nn.gelu, down=nn.Dense(n))
-    return Block(nn.LayerNorm(), Attention(2, nn.Dense(n), nn.Dense(n)), mlp)
+    mlp = nn.Sequential(up=nn.Dense(2 * n), act=jax.nn.gelu, down=nn.Dense(n))
+    return Block(nn.LayerNorm(), MultiHeadAttention(2, nn.Dense(n), nn.Dense(n)), mlp)
 
 
 class Branching(nn.Composite):
@@ -72,17 +72,17 @@ class Branching(nn.Composite):
         return self.heads["bound"](x) + jax.vmap(pair)(x) + by_hand
 
 
-RESIDUAL = nn.Residual(nn.Serial(nn.BatchNorm(), jnp.tanh, nn.Dense(8)))
+RESIDUAL = nn.Residual(nn.Sequential(nn.BatchNorm(), jnp.tanh, nn.Dense(8)))
 NETS: list[tuple[nn.Layer, Any]] = [
     (nn.Dense(5), shaped(2, 3)),
     (MLP, X),
-    (nn.Serial(), shaped(2, 3)),
+    (nn.Sequential(), shaped(2, 3)),
     (
-        LanguageModel(nn.Embedding(50, 16), nn.Repeat(block(), 3), nn.RMSNorm()),
+        NextToken(nn.Embedding(50, 16), nn.Repeat(block(), 3), nn.RMSNorm()),
         shaped(2, 6, dtype="int32"),
     ),
     (nn.Repeat(nn.Remat(block()), 3), shaped(2, 6, 16)),
-    (nn.Ensemble(nn.Serial(nn.Dense(4), nn.BatchNorm()), 5), shaped(2, 3)),
+    (nn.Ensemble(nn.Sequential(nn.Dense(4), nn.BatchNorm()), 5), shaped(2, 3)),
     (nn.Ensemble(nn.Repeat(nn.Dense(4), 3), 5), shaped(2, 4)),
     (
         Branching((RESIDUAL,) * 2, {"hand": nn.Dense(3), "bound": nn.Dense(3)}, nn.Dense(9)),
@@ -91,7 +91,7 @@ NETS: list[tuple[nn.Layer, Any]] = [
     (nn.Precision(MLP), X),
     (nn.capture(MLP), X),
     (nn.Parallel(nn.Dense(3), nn.Dense(3), merge=sum), shaped(2, 8)),
-    (nn.Serial(nn.Embedding(10, 4), nn.Dropout(0.5), nn.PReLU()), shaped(2, dtype="int32")),
+    (nn.Sequential(nn.Embedding(10, 4), nn.Dropout(0.5), nn.PReLU()), shaped(2, dtype="int32")),
 ]
 
 
@@ -170,7 +170,7 @@ def test_repeat_counts_its_block_n_times(wrap):
 
 
 def test_ensemble_counts_its_network_n_times():
-    net = nn.Serial(nn.Dense(4), nn.BatchNorm())
+    net = nn.Sequential(nn.Dense(4), nn.BatchNorm())
     one, many = nn.summary(net, shaped(2, 3)), nn.summary(nn.Ensemble(net, 5), shaped(2, 3))
     assert many.total.parameters == 5 * one.total.parameters
     assert many.total.state == 5 * one.total.state
@@ -180,7 +180,7 @@ def test_ensemble_counts_its_network_n_times():
 
 
 def test_a_layer_called_twice_counts_its_parameters_once_and_both_calls():
-    net = LanguageModel(nn.Embedding(50, 16), nn.Serial(), nn.Serial())
+    net = NextToken(nn.Embedding(50, 16), nn.Sequential(), nn.Sequential())
     row = nn.summary(net, shaped(2, 6, dtype="int32")).rows["embed"]
     assert row.parameters == 50 * 16
     assert row.flops == 2 * (2 * 6) * 16 * 50  # the lookup is free, the head is a product
@@ -218,17 +218,21 @@ def test_a_forward_reads_its_children_as_ever():
             assert repr(self.inner.layer) == "Repeat(Dense(3), 4)"
             return self.inner(x) * self.inner.n * self.inner.inner.features * self.number
 
-    row = nn.summary(nn.Serial(Reading(nn.Repeat(nn.Dense(3), 4), 7)), shaped(2, 3)).rows["0/inner"]
+    row = nn.summary(nn.Sequential(Reading(nn.Repeat(nn.Dense(3), 4), 7)), shaped(2, 3)).rows[
+        "0/inner"
+    ]
     assert row.flops == 4 * (2 * 2 * 9 + 2 * 3)
 
 
 def test_functions_that_jax_caches_count_where_they_stand():
-    rows = nn.summary(nn.Serial(jax.nn.relu, jax.nn.silu, jax.nn.relu, jax.nn.silu), shaped(5)).rows
+    rows = nn.summary(
+        nn.Sequential(jax.nn.relu, jax.nn.silu, jax.nn.relu, jax.nn.silu), shaped(5)
+    ).rows
     assert [row.flops for row in rows.values()] == [5, 10, 5, 10]
 
 
 def test_wrappers_add_no_row():
-    net = nn.Serial(a=nn.Repeat(nn.Remat(nn.Residual(nn.Dense(3))), 4))
+    net = nn.Sequential(a=nn.Repeat(nn.Remat(nn.Residual(nn.Dense(3))), 4))
     summary = nn.summary(net, shaped(2, 3))
     assert list(summary.rows) == ["a"]
     assert summary.rows["a"].layer == "Repeat(Remat(Residual(Dense(3))), n=4)"
@@ -261,7 +265,7 @@ def test_named_inputs():
 
 
 def test_a_table_checked_by_hand():
-    net = nn.Serial(dense=nn.Dense(4, bias=False), relu=jax.nn.relu, out=nn.Dense(1000))
+    net = nn.Sequential(dense=nn.Dense(4, bias=False), relu=jax.nn.relu, out=nn.Dense(1000))
     lines = str(nn.summary(net, shaped(2, 3))).split("\n")
     # Dense: 2*2*3*4 = 48; relu: 2*4 = 8; Dense: 2*2*4*1000 + 2*1000 = 18,000.
     # 3*4 = 12 weights of 4 bytes; 4*1000 + 1000 = 5,000 of them are 20,000 bytes, 19.5 KiB.
@@ -272,7 +276,7 @@ def test_a_table_checked_by_hand():
         "relu   jax.nn.relu           f32[2,4]              0     0 B       8",
         "out    Dense(1000)           f32[2,1000]       5,000  19.5 KiB  18.0 k",
         "──────────────────────────────────────────────────────────────────────",
-        "total  Serial                f32[2,1000]       5,012  19.6 KiB  18.1 k",
+        "total  Sequential                f32[2,1000]       5,012  19.6 KiB  18.1 k",
         "──────────────────────────────────────────────────────────────────────",
         "parameters  5,012 (19.6 KiB)",
         "state       0 (0 B)",
@@ -281,7 +285,7 @@ def test_a_table_checked_by_hand():
 
 
 def test_state_has_a_column_where_there_is_any():
-    text = str(nn.summary(nn.Serial(nn.Dense(4), nn.BatchNorm()), shaped(2, 3)))
+    text = str(nn.summary(nn.Sequential(nn.Dense(4), nn.BatchNorm()), shaped(2, 3)))
     head, _, _, norm, *_ = text.split("\n")
     assert head.split() == ["Path", "Layer", "Output", "Parameters", "Bytes", "State", "FLOPs"]
     assert norm.split()[3:7] == ["8", "32", "B", "8"]
@@ -293,7 +297,7 @@ def test_html_holds_the_same_and_escapes_it():
         return x
 
     named.__qualname__ = "<script>"
-    summary = nn.summary(nn.Serial(nn.Dense(1000), named), shaped(2, 3))
+    summary = nn.summary(nn.Sequential(nn.Dense(1000), named), shaped(2, 3))
     page = summary._repr_html_()
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "Dense(1000)" in page and "4,000" in page
@@ -304,7 +308,7 @@ def test_html_holds_the_same_and_escapes_it():
 def test_long_texts_are_cut_and_paths_keep_their_end():
     deep: nn.Layer = nn.Dense(4)
     for name in ("inner", "a_long_name", "another_long_name", "a_name_that_is_longer_still") * 2:
-        deep = nn.Serial(**{name: deep})
+        deep = nn.Sequential(**{name: deep})
     lines = str(nn.summary(deep, shaped(2, 3))).split("\n")
     assert max(map(len, lines)) <= 100
     assert lines[-7].startswith("…") and "a_long_name/inner  Dense(4)" in lines[-7]
@@ -315,11 +319,11 @@ def test_errors_say_what_is_wanted_and_where():
         nn.summary((1, 2), X)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="depth is a number of path segments, an int >= 0"):
         nn.summary(MLP, X, depth=-1)
-    net = nn.Serial(blocks=nn.Repeat(nn.Serial(hidden=nn.Dense(3)), 2))
+    net = nn.Sequential(blocks=nn.Repeat(nn.Sequential(hidden=nn.Dense(3)), 2))
     with pytest.raises(ValueError, match=r"at 'blocks'.*keep its shape"):
         nn.summary(net, shaped(2, 4))
     with pytest.raises(TypeError, match="at 'embed', Embedding"):
-        nn.summary(nn.Serial(embed=nn.Embedding(5, 4)), shaped(2))
+        nn.summary(nn.Sequential(embed=nn.Embedding(5, 4)), shaped(2))
 
 
 def test_the_network_is_left_as_it_is():
@@ -329,7 +333,7 @@ def test_the_network_is_left_as_it_is():
 
 
 def test_lambdas_print_without_their_address():
-    summary = nn.summary(nn.Serial(lambda x: x + 1), shaped(3))
+    summary = nn.summary(nn.Sequential(lambda x: x + 1), shaped(3))
     assert "lambda" in summary.rows["0"].layer and "0x" not in str(summary)
 
 

@@ -58,7 +58,7 @@ def test_a_linen_module():
 
 
 def test_a_linen_module_in_a_network_is_trained():
-    net = nn.Serial(interop.from_linen(Module(4)), jax.nn.relu, nn.Dense(1))
+    net = nn.Sequential(interop.from_linen(Module(4)), jax.nn.relu, nn.Dense(1))
     optimizer = optax.sgd(0.1)
     ts = train.TrainState.create(net, optimizer, KEY, X)
     before = jax.tree.map(np.asarray, (ts.params, ts.state))
@@ -73,7 +73,7 @@ def test_copies_of_a_linen_module():
     net = nn.Repeat(interop.from_linen(linen.Dense(3)), 2)
     params = net.init(KEY, X)
     assert jax.tree.map(jnp.shape, params) == {"bias": (2, 3), "kernel": (2, 3, 3)}
-    kernel: Any = linen.Dense(3).init(nn.fold(KEY, 1), X)["params"]["kernel"]
+    kernel: Any = linen.Dense(3).init(nn.fold_in(KEY, 1), X)["params"]["kernel"]
     np.testing.assert_allclose(params["kernel"][1], kernel, rtol=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_an_nnx_module():
     assert_near(new["norm"]["mean"], theirs.norm.mean[...])
     linear = functools.partial(nnx.Linear, 3, 4)
     assert interop.from_nnx(linear) == interop.from_nnx(functools.partial(nnx.Linear, 3, 4))
-    tuned = nn.Serial(net, nn.Dense(1))
+    tuned = nn.Sequential(net, nn.Dense(1))
     weights = jax.jit(tuned.init)(KEY, X)
 
     def loss(weights):
@@ -113,7 +113,7 @@ def test_an_nnx_module():
 
 
 def test_a_network_as_a_linen_module():
-    net = nn.Serial(nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.5), nn.Dense(2))
+    net = nn.Sequential(nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.5), nn.Dense(2))
     module = linen.Sequential([linen.Dense(3), interop.to_linen(net, name="net")])
     variables = jax.jit(module.init)(KEY, X)
     own = interop.to_linen(net)
@@ -132,7 +132,7 @@ def test_a_network_as_a_linen_module():
 
 
 def test_there_and_back():
-    net = nn.Serial(nn.Dense(4), jnp.tanh)
+    net = nn.Sequential(nn.Dense(4), jnp.tanh)
     back = interop.from_linen(interop.to_linen(net))
     params = back.init(KEY, X)
     assert_near(back.apply(params, X), net.apply(params["net"], X))
@@ -166,9 +166,9 @@ class Codebook(linen.Module):
 
 def test_state_that_starts_random():
     """It is drawn at the path of the layer, both from a module and for one."""
-    net = nn.Serial(interop.from_linen(Codebook()))
+    net = nn.Sequential(interop.from_linen(Codebook()))
     params, state = net.init(KEY, X), net.init_state(X, key=KEY)
-    theirs = Codebook().init(nn.fold(KEY, "0"), X)
+    theirs = Codebook().init(nn.fold_in(KEY, "0"), X)
     chex.assert_trees_all_close(state["0"], {"book": theirs["book"]}, rtol=1e-6)
     y, after = net.apply(params, X, state=state, key=KEY, train=True)
     assert after["0"]["book"]["count"] == 1

@@ -13,8 +13,8 @@ from tests.converted import assert_same, fixture, outputs
 
 
 def network(weight: Any, spectral: Any) -> nn.Layer:
-    return nn.Serial(
-        layers=nn.Serial(
+    return nn.Sequential(
+        layers=nn.Sequential(
             weight(nn.Conv(3, (3, 3), padding=1)),
             weight(nn.Conv(4, (3, 3), padding=1)),
             weight(nn.ConvTranspose(3, (2, 2), padding=0)),
@@ -52,7 +52,7 @@ def test_several_rounds_of_power_iteration():
 
 
 def test_vectors_of_another_weight_are_rejected():
-    net, x = nn.Serial(nn.SpectralNorm(nn.Dense(3, bias=False))), np.ones((1, 3), "f")
+    net, x = nn.Sequential(nn.SpectralNorm(nn.Dense(3, bias=False))), np.ones((1, 3), "f")
     one = np.eye(3, dtype="f")[0]
     weights = {"0.weight_orig": np.diag([3.0, 2.0, 1.0]), "0.weight_u": one}
     with pytest.raises(ValueError, match="run the source once in training mode and save it again"):
@@ -63,11 +63,11 @@ def test_a_plain_weight_is_not_a_normalized_one():
     x, weights = np.ones((1, 3), "f"), {"0.weight": np.eye(3), "0.bias": np.zeros(3)}
     for wrap, name in ((nn.WeightNorm, "WeightNorm"), (nn.SpectralNorm, "SpectralNorm")):
         with pytest.raises(ValueError, match=f"0: w is inside {name}.*network without {name}"):
-            interop.from_torch(nn.Serial(wrap(nn.Dense(3))), weights, x)
+            interop.from_torch(nn.Sequential(wrap(nn.Dense(3))), weights, x)
 
 
 def test_a_flattened_image_behind_a_normalized_weight():
-    net = nn.Serial(nn.Conv(2, 1), nn.Flatten(), nn.WeightNorm(nn.Dense(1, bias=False)))
+    net = nn.Sequential(nn.Conv(2, 1), nn.Flatten(), nn.WeightNorm(nn.Dense(1, bias=False)))
     v = np.arange(1.0, 7.0).reshape(1, 6)
     weights = {"0.weight": np.ones((2, 1, 1)), "0.bias": np.zeros(2)}
     weights |= {"2.weight_g": np.full((1, 1), 2.0), "2.weight_v": v}
@@ -97,15 +97,17 @@ def test_linen():
     x = randomized(np.zeros((2, 5)))
     variables = randomized(jax.eval_shape(Normalized().init, jax.random.key(0), x))
     y = Normalized().apply(variables, x)
-    net = nn.Serial(
+    net = nn.Sequential(
         Dense_0=nn.WeightNorm(nn.Dense(4)),
         Dense_1=nn.WeightNorm(nn.Dense(3)),
         Dense_2=nn.SpectralNorm(nn.Dense(2)),
     )
     assert_same(outputs(net, interop.from_flax(net, variables, x), x), y)
-    net = nn.Serial(Dense_0=nn.Dense(4), Dense_1=nn.Dense(3), Dense_2=nn.SpectralNorm(nn.Dense(2)))
+    net = nn.Sequential(
+        Dense_0=nn.Dense(4), Dense_1=nn.Dense(3), Dense_2=nn.SpectralNorm(nn.Dense(2))
+    )
     assert_same(outputs(net, interop.from_flax(net, variables, x), x), y)
-    net = nn.Serial(Dense_0=nn.Dense(4), Dense_1=nn.Dense(3), Dense_2=nn.Dense(2))
+    net = nn.Sequential(Dense_0=nn.Dense(4), Dense_1=nn.Dense(3), Dense_2=nn.Dense(2))
     with pytest.raises(ValueError, match=r"Dense_2/kernel is divided by its largest singular"):
         interop.from_flax(net, variables, x)
 
@@ -127,7 +129,7 @@ def test_linen_wrappers_in_setup():
     y = Held().apply(variables, x)
     names = {"weight": "weight/layer_instance", "spectral": "spectral/layer_instance"}
     for first in (nn.WeightNorm(nn.Dense(4)), nn.Dense(4)):
-        net = nn.Serial(weight=first, spectral=nn.SpectralNorm(nn.Dense(3)))
+        net = nn.Sequential(weight=first, spectral=nn.SpectralNorm(nn.Dense(3)))
         assert_same(outputs(net, interop.from_flax(net, variables, x, names=names), x), y)
 
 
@@ -144,7 +146,7 @@ def test_nnx():
         state = nnx.state(module)
         nnx.replace_by_pure_dict(state, variables[name])
         nnx.update(module, state)
-    net = nn.Serial(a=nn.WeightNorm(nn.Dense(4)), b=nn.SpectralNorm(nn.Dense(3)))
+    net = nn.Sequential(a=nn.WeightNorm(nn.Dense(4)), b=nn.SpectralNorm(nn.Dense(3)))
     names = {"a": "a/layer_instance", "b": "b/layer_instance"}
     found = interop.from_flax(net, variables, x, names=names)
     y = second(first(x), update_stats=False)

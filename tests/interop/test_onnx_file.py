@@ -23,7 +23,7 @@ X = normals(0, 2, 8, 8, 3)
 def test_a_network_in_onnxruntime(rows):
     import onnxruntime  # type: ignore[import-not-found]
 
-    net = nn.Serial(nn.Conv(4, (3, 3)), nn.BatchNorm(), jax.nn.relu, nn.Flatten(), nn.Dense(3))
+    net = nn.Sequential(nn.Conv(4, (3, 3)), nn.BatchNorm(), jax.nn.relu, nn.Flatten(), nn.Dense(3))
     trained = train.Weights(net.init(KEY, X), net.init_state(X))
     shape = jax.export.symbolic_shape("batch, 8, 8, 3")
     data = interop.pack_onnx(net, trained, jax.ShapeDtypeStruct(shape, "float32"))

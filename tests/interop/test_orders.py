@@ -13,7 +13,7 @@ from jaxnn.core.wrapper import Wrapper
 from jaxnn.interop import axes, orders
 from tests.converted import assert_same, fixture, outputs
 
-AUTOENCODER = nn.Serial(
+AUTOENCODER = nn.Sequential(
     conv=nn.Conv(3, (3, 3), padding=1),
     relu=jax.nn.relu,
     flatten=nn.Flatten(),
@@ -56,7 +56,7 @@ class Square(nn.Composite):
 
 def test_weights_over_axes_of_one_size():
     whole = (-3, -2, -1)
-    net = Square(nn.LayerNorm(axis=whole), nn.RMSNorm(axis=whole), nn.Parameter((3, 3, 3)))
+    net = Square(nn.LayerNorm(axis=whole), nn.RMSNorm(axis=whole), nn.LearnedArray((3, 3, 3)))
     weights, (x,), y = fixture("square")
     with pytest.raises(ValueError) as caught:
         interop.from_torch(net, weights, x)
@@ -70,7 +70,7 @@ def test_weights_over_axes_of_one_size():
 
 
 def test_the_shape_of_an_array_shows_its_order():
-    net, x = nn.Serial(nn.LayerNorm(axis=(-3, -2, -1), bias=False)), np.zeros((1, 4, 5, 3), "f")
+    net, x = nn.Sequential(nn.LayerNorm(axis=(-3, -2, -1), bias=False)), np.zeros((1, 4, 5, 3), "f")
     ours = np.arange(60.0).reshape(4, 5, 3)
     found = interop.from_torch(net, {"0.weight": ours}, x)
     np.testing.assert_array_equal(found.params[0]["scale"], ours)
@@ -140,27 +140,29 @@ MIXED = {
     "joined": (Joined(nn.Conv(2, (3, 3)), nn.Dense(2)), IMAGE),
     "a part": (Joined(nn.Conv(2, (3, 3)), nn.Dense(2), first=5), IMAGE),
     "cut": (Cut(nn.Dense(30), nn.Conv(2, (3, 3))), np.zeros((2, 3), "f")),
-    "flatten": (nn.Serial(a=nn.Conv(2, (3, 3)), b=nn.Flatten(), c=nn.Dense(2)), IMAGE),
-    "raw image": (nn.Serial(b=nn.Flatten(), c=nn.Dense(2)), IMAGE),
-    "axes": (nn.Serial(c=nn.Dense(2, axis=(-3, -2, -1))), IMAGE),
-    "einsum": (nn.Serial(c=nn.Einsum("nhwc,hwco->no", (3, 3, 3, 2))), IMAGE[:, :3, :3]),
+    "flatten": (nn.Sequential(a=nn.Conv(2, (3, 3)), b=nn.Flatten(), c=nn.Dense(2)), IMAGE),
+    "raw image": (nn.Sequential(b=nn.Flatten(), c=nn.Dense(2)), IMAGE),
+    "axes": (nn.Sequential(c=nn.Dense(2, axis=(-3, -2, -1))), IMAGE),
+    "einsum": (nn.Sequential(c=nn.Einsum("nhwc,hwco->no", (3, 3, 3, 2))), IMAGE[:, :3, :3]),
     "pool": (
-        nn.Serial(a=nn.AdaptiveAveragePool((2, 2)), b=nn.Flatten(), c=nn.Dense(2)),
+        nn.Sequential(a=nn.AdaptiveAvgPool((2, 2)), b=nn.Flatten(), c=nn.Dense(2)),
         IMAGE,
     ),
-    "shuffle": (nn.Serial(a=nn.PixelUnshuffle((2, 2)), b=nn.Flatten(), c=nn.Dense(2)), IMAGE),
-    "patches": (nn.Serial(a=nn.PatchEmbedding(5, 2), b=nn.Flatten(), c=nn.Dense(2)), IMAGE),
+    "shuffle": (nn.Sequential(a=nn.PixelUnshuffle((2, 2)), b=nn.Flatten(), c=nn.Dense(2)), IMAGE),
+    "patches": (nn.Sequential(a=nn.PatchEmbedding(5, 2), b=nn.Flatten(), c=nn.Dense(2)), IMAGE),
     "rows": (
-        nn.Serial(a=nn.Conv(2, (3, 3)), b=nn.Reshape((4, 12)), c=nn.Recurrent(nn.LSTMCell(2))),
+        nn.Sequential(a=nn.Conv(2, (3, 3)), b=nn.Reshape((4, 12)), c=nn.Recurrent(nn.LSTMCell(2))),
         IMAGE,
     ),
-    "norm": (nn.Serial(a=nn.BatchNorm(), b=nn.Flatten(), c=nn.Dense(2)), IMAGE[0]),
+    "norm": (nn.Sequential(a=nn.BatchNorm(), b=nn.Flatten(), c=nn.Dense(2)), IMAGE[0]),
     "decoder": (
-        nn.Serial(c=nn.Dense(24), a=nn.Reshape((4, 3, 2)), b=nn.Conv(2, (3, 3))),
+        nn.Sequential(c=nn.Dense(24), a=nn.Reshape((4, 3, 2)), b=nn.Conv(2, (3, 3))),
         np.zeros((2, 3), "f"),
     ),
     "residual": (
-        nn.Serial(a=nn.Conv(2, (3, 3)), b=nn.Flatten(), c=nn.Repeat(nn.Residual(nn.Dense(48)), 2)),
+        nn.Sequential(
+            a=nn.Conv(2, (3, 3)), b=nn.Flatten(), c=nn.Repeat(nn.Residual(nn.Dense(48)), 2)
+        ),
         IMAGE,
     ),
 }
@@ -178,31 +180,31 @@ class Transposing(nn.Composite):
 TOKENS = np.zeros((2, 6), np.int32)
 ALIKE = {
     "channels joined": (
-        nn.Serial(
+        nn.Sequential(
             a=nn.Parallel(
                 nn.Conv(2, (3, 3)), nn.Conv(3, (3, 3)), merge=lambda y: jnp.concatenate(y, -1)
             ),
-            b=nn.GlobalAveragePool(),
+            b=nn.GlobalAvgPool(),
             c=nn.Dense(2),
         ),
         IMAGE,
     ),
-    "tokens": (nn.Serial(a=nn.Embedding(5, 4), b=nn.Flatten(), c=nn.Dense(2)), TOKENS),
-    "one channel": (nn.Serial(b=nn.Flatten(), c=nn.Dense(2)), IMAGE[..., :1]),
-    "sequence": (nn.Serial(b=nn.Flatten(), c=nn.Dense(2)), IMAGE[0]),
+    "tokens": (nn.Sequential(a=nn.Embedding(5, 4), b=nn.Flatten(), c=nn.Dense(2)), TOKENS),
+    "one channel": (nn.Sequential(b=nn.Flatten(), c=nn.Dense(2)), IMAGE[..., :1]),
+    "sequence": (nn.Sequential(b=nn.Flatten(), c=nn.Dense(2)), IMAGE[0]),
     "global": (
-        nn.Serial(a=nn.Conv(2, (3, 3)), b=nn.GlobalAveragePool(), c=nn.Dense(2)),
+        nn.Sequential(a=nn.Conv(2, (3, 3)), b=nn.GlobalAvgPool(), c=nn.Dense(2)),
         IMAGE,
     ),
     "one place": (
-        nn.Serial(a=nn.AdaptiveAveragePool((1, 1)), b=nn.Flatten(), c=nn.Dense(2)),
+        nn.Sequential(a=nn.AdaptiveAvgPool((1, 1)), b=nn.Flatten(), c=nn.Dense(2)),
         IMAGE,
     ),
-    "pointwise": (nn.Serial(a=nn.Conv(2, (3, 3)), c=nn.Dense(2)), IMAGE),
-    "height and width": (nn.Serial(a=nn.Conv(2, (3, 3)), c=nn.LayerNorm(axis=(1, 2))), IMAGE),
+    "pointwise": (nn.Sequential(a=nn.Conv(2, (3, 3)), c=nn.Dense(2)), IMAGE),
+    "height and width": (nn.Sequential(a=nn.Conv(2, (3, 3)), c=nn.LayerNorm(axis=(1, 2))), IMAGE),
     "channels first here": (Transposing(nn.Conv(2, (3, 3)), nn.Dense(2)), IMAGE),
     "hidden units of rows": (
-        nn.Serial(
+        nn.Sequential(
             a=nn.Conv(1, (3, 3)),
             b=nn.Reshape((4, 6)),
             r=nn.Recurrent(nn.LSTMCell(2)),
@@ -261,12 +263,12 @@ def test_a_part_of_a_flattened_image_needs_a_converter():
     found = interop.from_torch(net, weights, x, names={"c": ("c", convert)})
     assert found.params["c"]["w"][:, 0].tolist() == [0, 2, 1, 3, 4, 5, 6]
     with pytest.raises(ValueError, match="names has a converter at 'b', which is not a layer that"):
-        flat = nn.Serial(b=nn.Flatten(), c=nn.Dense(2))
+        flat = nn.Sequential(b=nn.Flatten(), c=nn.Dense(2))
         interop.from_torch(flat, weights, x, names={"b": ("c", interop.channels_first(3, 2))})
 
 
 def test_what_is_stated_is_checked():
-    net = nn.Serial(nn.Conv(2, 1), nn.Flatten(), nn.Dense(1))
+    net = nn.Sequential(nn.Conv(2, 1), nn.Flatten(), nn.Dense(1))
     weights = {
         "0.weight": np.ones((2, 1, 1)),
         "0.bias": np.zeros(2),
@@ -287,7 +289,7 @@ def test_what_is_stated_is_checked():
 def test_stacked_layers_behind_a_flattened_image():
     """A residual stream keeps the order of the image that begins it: both axes of each weight."""
     rng = np.random.default_rng(0)
-    net = nn.Serial(
+    net = nn.Sequential(
         conv=nn.Conv(2, 1),
         flatten=nn.Flatten(),
         blocks=nn.Repeat(nn.Residual(nn.Dense(6)), 2),
@@ -313,7 +315,10 @@ def test_stacked_layers_behind_a_flattened_image():
 
 
 def test_keras_with_channels_first_is_stated():
-    net, x = nn.Serial(c=nn.LayerNorm(axis=(-3, -2, -1), bias=False)), np.zeros((1, 2, 2, 2), "f")
+    net, x = (
+        nn.Sequential(c=nn.LayerNorm(axis=(-3, -2, -1), bias=False)),
+        np.zeros((1, 2, 2, 2), "f"),
+    )
     theirs = np.arange(8.0).reshape(2, 2, 2)
     names = {"c": ("c", interop.channels_first(2, 2, 2))}
     found = interop.from_keras(net, {"c/gamma": theirs}, x, names=names)
@@ -322,7 +327,7 @@ def test_keras_with_channels_first_is_stated():
 
 def test_an_order_that_the_trace_does_not_show_may_be_stated():
     """A sequence that the source takes as (C, T), though nothing here says so."""
-    net, x = nn.Serial(nn.Flatten(), nn.Dense(1, bias=False)), np.zeros((1, 3, 2), "f")
+    net, x = nn.Sequential(nn.Flatten(), nn.Dense(1, bias=False)), np.zeros((1, 3, 2), "f")
     weights = {"1.weight": np.arange(6.0).reshape(1, 6)}
     names = {"1": ("1", interop.channels_first(2, 3))}
     found = interop.from_torch(net, weights, x, names=names)

@@ -16,8 +16,8 @@ from jaxnn.models.resnet import ResNetBlock
 from tests.converted import assert_same, fixture, outputs
 from tests.fixtures import models as published
 
-CONVOLUTIONS = nn.Serial(
-    layers=nn.Serial(
+CONVOLUTIONS = nn.Sequential(
+    layers=nn.Sequential(
         nn.Conv(4, (3, 3), padding=1),
         nn.BatchNorm(),
         nn.PReLU(),
@@ -42,13 +42,13 @@ def both(cell: Any) -> nn.Layer:
 
 def test_sequences_of_torch():
     """An LSTM of two layers and both directions, a GRU, an RNN without biases, attention."""
-    net = nn.Serial(
+    net = nn.Sequential(
         embed=nn.Embedding(5, 4),
-        lstm=nn.Serial(both(nn.LSTMCell(3)), both(nn.LSTMCell(3))),
+        lstm=nn.Sequential(both(nn.LSTMCell(3)), both(nn.LSTMCell(3))),
         gru=nn.Recurrent(nn.GRUCell(4)),
         rnn=nn.Recurrent(nn.RNNCell(4)),
         norm=nn.RMSNorm(),
-        attention=nn.Attention(2),
+        attention=nn.MultiHeadAttention(2),
         out=nn.Dense(3, bias=False),
     )
     weights, (x,), y = fixture("sequences")
@@ -77,9 +77,13 @@ class Bert(nn.Composite):
 
 def test_bert_of_transformers():
     norm = nn.LayerNorm(eps=1e-12)
-    gelu = nn.Serial(up=nn.Dense(12), act=lambda x: jax.nn.gelu(x, False), down=nn.Dense(8))
+    gelu = nn.Sequential(up=nn.Dense(12), act=lambda x: jax.nn.gelu(x, False), down=nn.Dense(8))
     block = nn.EncoderLayer(
-        nn.Attention(2), gelu, norm_first=False, attention_norm=norm, feed_forward_norm=norm
+        nn.MultiHeadAttention(2),
+        gelu,
+        norm_first=False,
+        attention_norm=norm,
+        feed_forward_norm=norm,
     )
     net = Bert(
         nn.Embedding(11, 8), nn.Embedding(2, 8), nn.LearnedPositions(7), norm, nn.Repeat(block, 2)
@@ -102,19 +106,19 @@ def test_bert_of_transformers():
     }
     weights, (tokens, types, mask), y = fixture("bert")
     found = interop.from_torch(net, weights, tokens, types, names=names, ignore=["pooler.**"])
-    ours = outputs(net, found, tokens, types, segments=mask)
+    ours = outputs(net, found, tokens, types, segment_ids=mask)
     real = mask.astype(bool)  # what is at padding is nobody's
     assert_same(ours[real], y[real])
 
 
 MODELS = {
-    "gpt2": (GPT(layers=2, width=8, heads=2, length=7).network(11), interop.GPT2),
+    "gpt2": (GPT(layers=2, width=8, num_heads=2, length=7).network(11), interop.GPT2),
     "llama": (
         GPT(
             layers=2,
             width=16,
-            heads=4,
-            key_value_heads=2,
+            num_heads=4,
+            num_kv_heads=2,
             hidden=12,
             positions="rotary",
             norm="rms",
@@ -124,7 +128,10 @@ MODELS = {
         ).network(11),
         interop.LLAMA,
     ),
-    "vit": (ViT(image=8, patch=4, layers=2, width=8, heads=2, hidden=12).network(3), interop.VIT),
+    "vit": (
+        ViT(image=8, patch=4, layers=2, width=8, num_heads=2, hidden=12).network(3),
+        interop.VIT,
+    ),
 }
 
 
@@ -158,7 +165,7 @@ def test_the_state_dict_of_a_model_with_a_tied_head_and_buffers():
     assert_same(outputs(net, found, x), y)
     with pytest.raises(ValueError, match=r"lm_head\.weight: given, but no layer takes it\n"):
         interop.from_torch(net, weights | {"lm_head.weight": table + 1}, x, names=names)
-    untied = GPT(layers=2, width=8, heads=2, length=7, tied=False).network(11)
+    untied = GPT(layers=2, width=8, num_heads=2, length=7, tied=False).network(11)
     tied = {**names, "head": ("transformer.wte", interop.tied)}
     assert_same(outputs(untied, interop.from_torch(untied, weights, x, names=tied), x), y)
     found = interop.from_torch(untied, weights | extra, x, names=names)
@@ -186,7 +193,7 @@ def test_saved_frequencies_are_those_of_the_network():
 def test_a_network_with_a_cache():
     """Its caches are those of init_state; fed token by token, it equals the source."""
     net, names = MODELS["gpt2"]
-    net = nn.cached(net, 7)
+    net = nn.with_cache(net, 7)
     weights, x, y = published_model("gpt2")
     found = interop.from_torch(net, weights, x[:, :1], names=names)
     fresh = net.init_state(x[:, :1])
@@ -223,7 +230,7 @@ class Tensor:
 
 
 def test_tensors_of_torch_need_no_preparation():
-    net, x = nn.Serial(nn.Dense(2)), np.ones((1, 3), "f")
+    net, x = nn.Sequential(nn.Dense(2)), np.ones((1, 3), "f")
     weight = np.array([[0.1, 1.0, -3.0], [2.0, 1e-30, 3e38]]).astype(jnp.bfloat16)
     given = {"0.weight": Tensor(weight), "0.bias": Tensor(np.zeros(2, "f"))}
     found = interop.from_torch(net, given, x).params[0]["w"]
@@ -231,7 +238,7 @@ def test_tensors_of_torch_need_no_preparation():
 
 
 def test_images_of_keras():
-    net = nn.Serial(
+    net = nn.Sequential(
         conv=nn.Conv(4, (3, 3)),
         norm=nn.BatchNorm(eps=1e-3),
         prelu=nn.PReLU(per_feature=True),
@@ -246,20 +253,20 @@ def test_images_of_keras():
 
 
 def test_sequences_of_keras():
-    net = nn.Serial(
+    net = nn.Sequential(
         embed=nn.Embedding(5, 4),
         both=both(nn.LSTMCell(3)),
         gru=nn.Recurrent(nn.GRUCell(4)),
         rnn=nn.Recurrent(nn.RNNCell(4)),
         norm=nn.LayerNorm(),
-        attention=nn.Attention(2, head_features=3),
+        attention=nn.MultiHeadAttention(2, head_dim=3),
     )
     names = {"both/forward": "/forward_lstm", "both/backward": "/backward_lstm"}
     weights, (x,), y = fixture("keras sequence")
     assert_same(outputs(net, interop.from_keras(net, weights, x, names=names), x), y)
 
 
-FLAT = nn.Serial(
+FLAT = nn.Sequential(
     conv=nn.Conv(3, (3, 3)),
     norm=nn.BatchNorm(scale=False),
     whole=nn.LayerNorm(axis=(-3, -2, -1)),
@@ -287,13 +294,13 @@ def test_a_flattened_image_of_keras_is_in_our_order():
 
 
 def test_names_of_a_file_of_keras():
-    net = nn.Serial(
+    net = nn.Sequential(
         embedding=nn.Embedding(5, 4),
         bidirectional=both(nn.LSTMCell(3)),
         gru=nn.Recurrent(nn.GRUCell(4)),
         simple_rnn=nn.Recurrent(nn.RNNCell(4)),
         layer_normalization=nn.LayerNorm(),
-        multi_head_attention=nn.Attention(2, head_features=3),
+        multi_head_attention=nn.MultiHeadAttention(2, head_dim=3),
     )
     names = {
         "": "layers",
@@ -312,7 +319,7 @@ def test_a_number_does_not_show_which_array_of_a_norm_it_is():
     # keras.layers.LayerNormalization(scale=False) has beta alone, and saves it as vars/0.
     x, weights = np.array([[1.0, 3.0]], "f"), {"n/vars/0": np.array([10.0, 20.0])}
     for bias in (False, True):
-        net = nn.Serial(n=nn.LayerNorm(scale=not bias, bias=bias, eps=0.0))
+        net = nn.Sequential(n=nn.LayerNorm(scale=not bias, bias=bias, eps=0.0))
         with pytest.raises(ValueError, match="n/vars/0 is gamma or beta, which its name") as caught:
             interop.from_keras(net, weights, x)
         written = re.search(r"write names=(\{.*\}\)\})", str(caught.value))
@@ -321,7 +328,7 @@ def test_a_number_does_not_show_which_array_of_a_norm_it_is():
         expected = [[9.0, 21.0]] if bias else [[-10.0, 20.0]]
         np.testing.assert_allclose(net.apply(found.params, x), expected, atol=1e-5)
     named = {"n/gamma": np.array([10.0, 20.0])}
-    interop.from_keras(nn.Serial(n=nn.LayerNorm(bias=False)), named, x)
+    interop.from_keras(nn.Sequential(n=nn.LayerNorm(bias=False)), named, x)
 
 
 class Variable:
@@ -336,7 +343,7 @@ class Variable:
 
 def test_two_weights_of_keras_with_one_path():
     x, kernel = np.ones((1, 3), "f"), np.arange(9.0).reshape(3, 3)
-    net = nn.Serial(a=nn.Dense(3, bias=False), b=nn.Dense(3, bias=False))
+    net = nn.Sequential(a=nn.Dense(3, bias=False), b=nn.Dense(3, bias=False))
     twice = [Variable("block/d/kernel", kernel), Variable("block/d/kernel", 2 * kernel)]
     with pytest.raises(ValueError, match="two weights of the model have one path: block/d/kernel"):
         interop.from_keras(net, twice, x)
@@ -367,7 +374,7 @@ def test_a_keras_model_with_channels_first():
     kernel = np.arange(24.0).reshape(12, 2).astype("f")
     image = np.arange(12.0).reshape(1, 2, 2, 3).astype("f")
     expected = np.moveaxis(image, -1, 1).reshape(1, 12) @ kernel
-    net = nn.Serial(f=nn.Flatten(), d=nn.Dense(2, bias=False))
+    net = nn.Sequential(f=nn.Flatten(), d=nn.Dense(2, bias=False))
     inner = Keras(Keras(data_format="channels_first"))
     model = Keras(inner, Keras(), weights=[Variable("d/kernel", kernel)])
     with pytest.raises(ValueError, match=r"d: w has axis 0 over 2 positions x 2 .*") as caught:
@@ -402,13 +409,13 @@ class Block(linen.Module):
         return linen.relu(x + y)
 
 
-def randomised(tree: Any) -> Any:
+def randomized(tree: Any) -> Any:
     """Positive numbers in the place of each array, so that they may be variances."""
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: (0.2 + np.abs(rng.normal(size=a.shape))).astype("f"), tree)
 
 
-def centred(tree: Any) -> Any:
+def centered(tree: Any) -> Any:
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda a: rng.normal(size=a.shape).astype("f"), tree)
 
@@ -416,7 +423,7 @@ def centred(tree: Any) -> Any:
 def test_a_block_of_resnet_of_flax():
     norm = nn.BatchNorm()
     conv = nn.Conv(4, (3, 3), stride=2, padding=1, bias=False)
-    branch = nn.Serial(
+    branch = nn.Sequential(
         conv1=conv,
         norm1=norm,
         relu=jax.nn.relu,
@@ -424,12 +431,12 @@ def test_a_block_of_resnet_of_flax():
         norm2=norm,
     )
     conv = nn.Conv(4, (1, 1), stride=2, padding=0, bias=False)
-    net = ResNetBlock(branch, nn.Serial(conv=conv, norm=norm))
-    x = centred(np.zeros((2, 6, 6, 3)))
+    net = ResNetBlock(branch, nn.Sequential(conv=conv, norm=norm))
+    x = centered(np.zeros((2, 6, 6, 3)))
     shapes = jax.eval_shape(Block().init, jax.random.key(0), x)
     variables = {
-        "params": centred(shapes["params"]),
-        "batch_stats": randomised(shapes["batch_stats"]),
+        "params": centered(shapes["params"]),
+        "batch_stats": randomized(shapes["batch_stats"]),
     }
     names = {
         "branch/conv1": "Conv_0",
@@ -463,13 +470,13 @@ class Sequence(linen.Module):
 
 
 def test_sequences_of_flax():
-    net = nn.Serial(
+    net = nn.Sequential(
         embed=nn.Embedding(5, 4),
         lstm=nn.Recurrent(nn.LSTMCell(3)),
         gru=nn.Recurrent(nn.GRUCell(4)),
         mgu=nn.Recurrent(nn.MinimalGatedCell(4)),
         rnn=nn.Recurrent(nn.RNNCell(4)),
-        attention=nn.Attention(2, head_features=3),
+        attention=nn.MultiHeadAttention(2, head_dim=3),
         norm=nn.LayerNorm(),
         rms=nn.RMSNorm(),
         prelu=nn.PReLU(),
@@ -478,7 +485,7 @@ def test_sequences_of_flax():
         heads=nn.Dense((2, 3)),
     )
     x = np.array([[1, 4, 0], [2, 2, 3]])
-    variables = centred(jax.eval_shape(Sequence().init, jax.random.key(0), x))
+    variables = centered(jax.eval_shape(Sequence().init, jax.random.key(0), x))
     cells = {"lstm": "OptimizedLSTMCell", "gru": "GRUCell", "mgu": "MGUCell", "rnn": "SimpleCell"}
     names = {path: f"{cell}_0" for path, cell in cells.items()}
     found = interop.from_flax(net, variables, x, names=names)
@@ -490,8 +497,8 @@ def test_a_model_of_nnx():
         nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.BatchNorm(4, rngs=nnx.Rngs(1)), nnx.relu
     )
     model.eval()
-    x = centred(np.zeros((5, 3)))
-    net = nn.Serial(layers=nn.Serial(nn.Dense(4), nn.BatchNorm(), jax.nn.relu))
+    x = centered(np.zeros((5, 3)))
+    net = nn.Sequential(layers=nn.Sequential(nn.Dense(4), nn.BatchNorm(), jax.nn.relu))
     found = interop.from_flax(net, nnx.to_pure_dict(nnx.state(model)), x)
     assert_same(outputs(net, found, x), model(x))
 
@@ -507,9 +514,9 @@ def test_a_model_of_nnx():
 )
 def test_cells_of_nnx(name, ours):
     model = nnx.RNN(getattr(nnx, name)(3, 4, rngs=nnx.Rngs(0)))
-    net, x = nn.Serial(rnn=nn.Recurrent(ours(4))), centred(np.zeros((2, 5, 3)))
+    net, x = nn.Sequential(rnn=nn.Recurrent(ours(4))), centered(np.zeros((2, 5, 3)))
     state = nnx.state(model, nnx.Param)
-    weights = centred(nnx.to_pure_dict(state))
+    weights = centered(nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, weights)
     nnx.update(model, state)
     found = interop.from_flax(net, weights, x, names={"rnn": ""})
@@ -531,13 +538,13 @@ class Scanned(linen.Module):
 
 
 def test_layers_that_flax_has_stacked():
-    x = centred(np.zeros((2, 4)))
-    variables = centred(jax.eval_shape(Scanned().init, jax.random.key(0), x))
-    net = nn.Repeat(nn.Serial(dense=nn.Dense(4), tanh=jnp.tanh), 3)
+    x = centered(np.zeros((2, 4)))
+    variables = centered(jax.eval_shape(Scanned().init, jax.random.key(0), x))
+    net = nn.Repeat(nn.Sequential(dense=nn.Dense(4), tanh=jnp.tanh), 3)
     assert_same(
         outputs(net, interop.from_flax(net, variables, x), x), Scanned().apply(variables, x)
     )
-    fewer = nn.Repeat(nn.Serial(dense=nn.Dense(4), tanh=jnp.tanh), 2)
+    fewer = nn.Repeat(nn.Sequential(dense=nn.Dense(4), tanh=jnp.tanh), 2)
     with pytest.raises(ValueError, match=r"kernel is \(3, 4, 4\), wanted one with the first axes"):
         interop.from_flax(fewer, variables, x)
 
@@ -545,7 +552,7 @@ def test_layers_that_flax_has_stacked():
 def test_random_streams_of_nnx_are_not_weights():
     linear = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
     model = nnx.Sequential(linear, nnx.Dropout(0.5, rngs=nnx.Rngs(1)))
-    net, x = nn.Serial(layers=nn.Serial(nn.Dense(4))), np.ones((2, 3), "f")
+    net, x = nn.Sequential(layers=nn.Sequential(nn.Dense(4))), np.ones((2, 3), "f")
     found = interop.from_flax(net, nnx.to_pure_dict(nnx.state(model)), x)
     np.testing.assert_array_equal(found.params["layers"][0]["w"], linear.kernel[...])
 
@@ -571,7 +578,7 @@ def test_every_difference_is_listed():
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
 def test_a_prefix_of_all_names_is_found(prefix):
-    net, x = nn.Serial(nn.Dense(2)), np.ones((1, 3), "f")
+    net, x = nn.Sequential(nn.Dense(2)), np.ones((1, 3), "f")
     weights = {"0.weight": np.arange(6.0).reshape(2, 3), "0.bias": np.zeros(2)}
     wrapped = {prefix + name: array for name, array in weights.items()}
     with pytest.raises(ValueError) as caught:
@@ -620,7 +627,7 @@ def test_axes_are_split_or_joined_in_their_order_alone():
     sequence = np.zeros((1, 4, 6), "f")
     variables = attention.init(jax.random.key(0), sequence)
     with pytest.raises(ValueError, match=r"query/kernel is \(6, 2, 3\), and \(6, 3, 2\) for"):
-        interop.from_flax(nn.Attention(3), variables, sequence)
+        interop.from_flax(nn.MultiHeadAttention(3), variables, sequence)
     net = nn.PReLU(per_feature=True)  # one slope for each place, where one for each feature is due
     with pytest.raises(ValueError, match=r"alpha is \(2, 2, 1\), and \(1, 1, 4\) for this"):
         interop.from_keras(net, {"alpha": np.zeros((2, 2, 1))}, np.zeros((1, 2, 2, 4)))
@@ -631,7 +638,7 @@ def test_axes_are_split_or_joined_in_their_order_alone():
 
 
 def test_names_are_of_layers_and_used_once():
-    net, x = nn.Serial(hidden=nn.Dense(3), out=nn.Dense(3)), np.zeros((1, 3), "f")
+    net, x = nn.Sequential(hidden=nn.Dense(3), out=nn.Dense(3)), np.zeros((1, 3), "f")
     weights = {"a.weight": np.eye(3), "a.bias": np.zeros(3)}
     with pytest.raises(ValueError) as caught:
         interop.from_torch(net, weights, x, names={"hidden": "a", "out": "a"})
@@ -651,11 +658,11 @@ def test_names_are_of_layers_and_used_once():
 def test_two_collections_with_one_name():
     clash = {"params": {"n": {"mean": np.zeros(2)}}, "batch_stats": {"n": {"mean": np.ones(2)}}}
     with pytest.raises(ValueError, match="two collections of the variables have an array 'n/mean'"):
-        interop.from_flax(nn.Serial(n=nn.BatchNorm()), clash, np.zeros((1, 2), "f"))
+        interop.from_flax(nn.Sequential(n=nn.BatchNorm()), clash, np.zeros((1, 2), "f"))
 
 
 def test_copies_want_a_place_for_their_number():
-    net, x = nn.Serial(blocks=nn.Repeat(nn.Dense(2), 3)), np.zeros((1, 2), "f")
+    net, x = nn.Sequential(blocks=nn.Repeat(nn.Dense(2), 3)), np.zeros((1, 2), "f")
     weights = {
         f"h.{i}.{n}": np.full((2, 2)[: 3 - k], i)
         for i in range(3)
@@ -679,7 +686,7 @@ def test_a_converter_of_ones_own():
         def forward(self, params, x):
             return x * params["log"]
 
-    net, x = nn.Serial(scale=Scale()), np.ones((1, 2), "f")
+    net, x = nn.Sequential(scale=Scale()), np.ones((1, 2), "f")
     given = {"s.factor": np.array([1.0, np.e])}
     names = {"scale": ("s", lambda layer, source: {"log": np.log(source("factor"))})}
     found = interop.from_torch(net, given, x, names=names)

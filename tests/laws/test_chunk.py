@@ -46,12 +46,12 @@ def whole(case: Case, params: Any, x: jax.Array, **named: Any) -> jax.Array:
 
 
 def takes_segments(case: Case) -> bool:
-    return "segments" in case.layer._takes("forward")
+    return "segment_ids" in case.layer._takes("forward")
 
 
 @every_causal
 def test_the_same_parameters(case: Case):
-    net = nn.cached(case.layer, 9)
+    net = nn.with_cache(case.layer, 9)
     assert net != case.layer
     chex.assert_trees_all_equal(net.init(KEY, *case.inputs), case.init())
 
@@ -61,9 +61,9 @@ def test_any_split_is_the_whole(case: Case):
     """One by one, in a cache just long enough; and in pieces, in a longer one."""
     params, x = case.init(), sequence(case, 2)
     expected = whole(case, params, x)
-    assert_near(fed(nn.cached(case.layer, 7), params, x, (1,) * 7), expected)
+    assert_near(fed(nn.with_cache(case.layer, 7), params, x, (1,) * 7), expected)
     if not takes_segments(case):  # else below
-        assert_near(fed(nn.cached(case.layer, 9), params, x, (3, 1, 3)), expected)
+        assert_near(fed(nn.with_cache(case.layer, 9), params, x, (3, 1, 3)), expected)
 
 
 @every_causal
@@ -72,7 +72,7 @@ def test_padding_and_packing(case: Case):
     is shorter has 4 positions, and is run alone too."""
     if not takes_segments(case):
         return
-    segments = jnp.array(
+    segment_ids = jnp.array(
         [
             [1, 1, 1, 1, 1, 1, 1],
             [0, 0, 0, 1, 1, 1, 1],
@@ -82,10 +82,10 @@ def test_padding_and_packing(case: Case):
         ]
     )
     params, x = case.init(), sequence(case, 5)
-    full = whole(case, params, x, segments=segments)
-    real = (segments != 0)[..., None]
+    full = whole(case, params, x, segment_ids=segment_ids)
+    real = (segment_ids != 0)[..., None]
     broken = jnp.where(real, x, jnp.nan)  # what is at padding has no effect
-    found = fed(nn.cached(case.layer, 7), params, broken, (3, 1, 3), segments=segments)
+    found = fed(nn.with_cache(case.layer, 7), params, broken, (3, 1, 3), segment_ids=segment_ids)
     assert_near(jnp.where(real, found, 0), jnp.where(real, full, 0))
     short = [(1, [3, 4, 5, 6]), (2, [1, 2, 3, 4]), (3, [3, 4, 5, 6]), (4, [0, 1, 5, 6])]
     rows, places = np.array([r for r, _ in short])[:, None], np.array([p for _, p in short])
@@ -110,13 +110,15 @@ def test_no_gradient_from_later_positions(case: Case):
 @st.composite
 def layers(draw: st.DrawFn) -> nn.Layer:
     window = draw(st.sampled_from([None, 1, 2, 3, 20]))
-    attention = nn.Attention(2, causal=True, window=window)
+    attention = nn.MultiHeadAttention(2, causal=True, window=window)
     kinds = ["attention", "positions", "sinusoidal", "encoder", "convolution", "separable"]
     kind = draw(st.sampled_from([*kinds, "gru", "lstm", "linear"]))
     if kind == "attention":
         heads = draw(st.sampled_from([(4, 4), (4, 2), (4, 1)]))
-        rotary, alibi = draw(st.sampled_from([(nn.Rotary(), False), (None, True), (None, False)]))
-        return nn.Attention(
+        rotary, alibi = draw(
+            st.sampled_from([(nn.RotaryEmbedding(), False), (None, True), (None, False)])
+        )
+        return nn.MultiHeadAttention(
             heads[0], 2, heads[1], causal=True, window=window, rotary=rotary, alibi=alibi
         )
     if kind in ("convolution", "separable"):
@@ -125,8 +127,8 @@ def layers(draw: st.DrawFn) -> nn.Layer:
             return nn.Conv(2, size, 1, dilation, groups, "causal")
         return nn.SeparableConv(3, size, 1, dilation, "causal", multiplier=groups)
     return {
-        "positions": nn.Serial(nn.LearnedPositions(20), attention, nn.Dense(4)),
-        "sinusoidal": nn.Serial(nn.SinusoidalPositions(), attention),
+        "positions": nn.Sequential(nn.LearnedPositions(20), attention, nn.Dense(4)),
+        "sinusoidal": nn.Sequential(nn.SinusoidalPositions(), attention),
         "encoder": nn.EncoderLayer(attention, nn.Dense(4), norm_first=draw(st.booleans())),
         "gru": nn.Recurrent(nn.GRUCell(3)),
         "lstm": nn.Recurrent(nn.LSTMCell(3)),
@@ -148,12 +150,12 @@ def test_random_layers_splits_caches_and_padding(layer, batch, split, spare, dat
     length = sum(split)
     padding = data.draw(st.lists(st.integers(0, length), min_size=8, max_size=8))
     padding = np.array(padding[: int(np.prod(batch, dtype=int))]).reshape(batch)
-    segments = jnp.asarray(np.arange(length) >= padding[..., None], jnp.int32)
+    segment_ids = jnp.asarray(np.arange(length) >= padding[..., None], jnp.int32)
     x = jnp.asarray(np.random.default_rng(length).normal(size=(*batch, length, 4)), np.float32)
     params = layer.init(KEY, x)
-    full = run(layer, params, x, None, {"segments": segments})
-    found = fed(nn.cached(layer, length + spare), params, x, split, segments=segments)
-    real = (segments != 0)[..., None]
+    full = run(layer, params, x, None, {"segment_ids": segment_ids})
+    found = fed(nn.with_cache(layer, length + spare), params, x, split, segment_ids=segment_ids)
+    real = (segment_ids != 0)[..., None]
     assert_near(jnp.where(real, found, 0), jnp.where(real, full, 0))
     if not padding.any():
-        assert_near(fed(nn.cached(layer, length + spare), params, x, split), full)
+        assert_near(fed(nn.with_cache(layer, length + spare), params, x, split), full)

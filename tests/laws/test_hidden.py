@@ -15,13 +15,20 @@ from tests.near import assert_near
 
 LONG = (floats(2, 5, 4),)
 NETS = [
-    Case("Dense before attention", nn.Serial(nn.Dense(4), nn.LayerNorm(), nn.Attention(2)), LONG),
-    Case("Attention, xla", nn.Attention(2, implementation="xla"), LONG),
+    Case(
+        "Dense before attention",
+        nn.Sequential(nn.Dense(4), nn.LayerNorm(), nn.MultiHeadAttention(2)),
+        LONG,
+    ),
+    Case("Attention, xla", nn.MultiHeadAttention(2, implementation="xla"), LONG),
     Case("LinearRecurrence, reversed", nn.LinearRecurrence(3, reverse=True), LONG),
     Case("DepthwiseConv", nn.DepthwiseConv(3), LONG),
     Case("Conv of frames", nn.Conv(3, 2), (floats(2, 3, 4, 2),)),
     Case(
-        "GPT", GPT(layers=2, width=8, heads=2, length=8).network(outputs=6), (tokens(2, 5),), True
+        "GPT",
+        GPT(layers=2, width=8, num_heads=2, length=8).network(outputs=6),
+        (tokens(2, 5),),
+        True,
     ),
 ]
 
@@ -67,23 +74,23 @@ def padded(case: Case) -> dict[str, np.ndarray]:
     """Segments by name, which make the last position of each row padding."""
 
     def ending(*shape: int) -> np.ndarray:
-        segments = np.ones(shape, np.int32)
-        segments[..., -1] = 0
-        return segments
+        segment_ids = np.ones(shape, np.int32)
+        segment_ids[..., -1] = 0
+        return segment_ids
 
     named = {}
     x, *others = case.inputs
-    if "memory_segments" in case.layer._takes("forward") and others:
-        named["memory_segments"] = ending(*others[0].shape[:-1])
+    if "memory_segment_ids" in case.layer._takes("forward") and others:
+        named["memory_segment_ids"] = ending(*others[0].shape[:-1])
     shape: tuple[int, ...] = x.shape
     for axes in range(len(shape), 0, -1):
-        named["segments"] = ending(*shape[:axes])
+        named["segment_ids"] = ending(*shape[:axes])
         try:
             output(case, case.inputs, named)
         except ValueError:
             continue
         return named
-    raise AssertionError(f"{case} takes no segments")
+    raise AssertionError(f"{case} takes no segment_ids")
 
 
 def weights_for(shape: tuple[int, ...], real: np.ndarray) -> np.ndarray:
@@ -107,24 +114,24 @@ def without_last(x: Any, axis: int) -> Any:
 def with_behind(inputs: Any, named: Any, number: float) -> tuple[Any, ...]:
     """Inputs with another number, or an invalid token, at padding."""
     found = []
-    for x, segments in zip(inputs, marked(inputs, named), strict=True):
-        if segments is not None:
+    for x, segment_ids in zip(inputs, marked(inputs, named), strict=True):
+        if segment_ids is not None:
             there = (-1 if np.isnan(number) else 99) if x.dtype == np.int32 else number
-            x = np.where(along(segments != 0, x.shape), x, np.asarray(there, x.dtype))
+            x = np.where(along(segment_ids != 0, x.shape), x, np.asarray(there, x.dtype))
         found.append(x)
     return tuple(found)
 
 
 def marked(inputs: Any, named: Any) -> list[Any]:
-    """The segments that mark each input, or None."""
-    return [named.get("segments"), named.get("memory_segments"), None][: len(inputs)]
+    """The segment_ids that mark each input, or None."""
+    return [named.get("segment_ids"), named.get("memory_segment_ids"), None][: len(inputs)]
 
 
-@taking("segments")
+@taking("segment_ids")
 def test_padding(case: Case):
     """The outcome is that of the sequences without their padding."""
     params, inputs, named = case.init(), case.arrays(), padded(case)
-    real = named["segments"] != 0
+    real = named["segment_ids"] != 0
     time, shape = real.ndim - 1, output(case, inputs, named).shape
     weights = weights_for(shape, real)
     short = tuple(
@@ -145,13 +152,13 @@ def test_padding(case: Case):
             assert_near(by_broken[i], np.pad(gradient, more))
 
 
-@taking("segments")
+@taking("segment_ids")
 def test_padding_in_training(case: Case):
     """Outputs, gradients and state are those with ordinary numbers at padding."""
     if case.modes == (False,):
         return
     params, inputs, named = case.init(), case.arrays(), padded(case)
-    weights = weights_for(output(case, inputs, named).shape, named["segments"] != 0)
+    weights = weights_for(output(case, inputs, named).shape, named["segment_ids"] != 0)
     one, other = (
         outcome(case, params, with_behind(inputs, named, number), named, weights, True)
         for number in (2.0, np.nan)
@@ -162,7 +169,7 @@ def test_padding_in_training(case: Case):
 @taking("mask")
 def test_masks(case: Case):
     """The last position is hidden from all others; its own output has no weight in the loss."""
-    if case in NETS and not isinstance(case.layer, nn.Attention):
+    if case in NETS and not isinstance(case.layer, nn.MultiHeadAttention):
         return  # a mask hides keys from an attention, which says nothing to layers before it
     params, inputs = case.init(), case.arrays()
     batch, length = inputs[0].shape[:2]
@@ -205,8 +212,8 @@ def test_later_positions(case: Case):
 @pytest.mark.parametrize("implementation", [None, "xla"])
 def test_positions_outside_of_what_attention_looks_at(options: Any, implementation: Any):
     """Positions that look at NaN give NaN; the others are those of an explicit mask."""
-    net = nn.Attention(2, **options, implementation=implementation)
-    plain = nn.Attention(2, implementation=implementation)
+    net = nn.MultiHeadAttention(2, **options, implementation=implementation)
+    plain = nn.MultiHeadAttention(2, implementation=implementation)
     x = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
     params = net.init(KEY, x)
     away = np.subtract.outer(np.arange(5), np.arange(5))

@@ -59,22 +59,22 @@ def test_out_shardings():
     ("impl", "jit"), [("threefry2x32", False), ("threefry2x32", True), ("rbg", False)]
 )
 def test_the_key_at_a_path_folds_segment_by_segment(impl: str, jit: bool):
-    """`net.init(key)` gives child `name` what `child.init(fold(key, name))` gives."""
+    """`net.init(key)` gives child `name` what `child.init(fold_in(key, name))` gives."""
     key, x = jax.random.key(7, impl=impl), jnp.zeros((2, 4))
-    inner = nn.Serial(nn.Dense(4), nn.Residual(nn.Dense(4)))
-    net = nn.Serial(a=nn.Dense(4), b=nn.Repeat(inner, 2), c=nn.Ensemble(nn.Dense(3), 2))
+    inner = nn.Sequential(nn.Dense(4), nn.Residual(nn.Dense(4)))
+    net = nn.Sequential(a=nn.Dense(4), b=nn.Repeat(inner, 2), c=nn.Ensemble(nn.Dense(3), 2))
 
     def init(key):
         return net.init(key, x)
 
     params = (jax.jit(init) if jit else init)(key)
     same = assert_near if jit else chex.assert_trees_all_equal
-    below = nn.fold(key, "b")
-    same(params["a"], nn.Dense(4).init(nn.fold(key, "a"), x))
+    below = nn.fold_in(key, "b")
+    same(params["a"], nn.Dense(4).init(nn.fold_in(key, "a"), x))
     for i in range(2):
         found = jax.tree.map(lambda a, i=i: a[i], params)
-        copy = nn.fold(below, i)
+        copy = nn.fold_in(below, i)
         same(found["b"], inner.init(copy, x))
-        same(found["b"][1], nn.Dense(4).init(nn.fold(copy, 1), x))
-        member = nn.fold(nn.fold(key, "c"), i)
+        same(found["b"][1], nn.Dense(4).init(nn.fold_in(copy, 1), x))
+        member = nn.fold_in(nn.fold_in(key, "c"), i)
         same(found["c"], nn.Dense(3).init(member, x))

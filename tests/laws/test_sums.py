@@ -15,7 +15,7 @@ BOUND = 0.03
 
 # Layers that normalize over the first axis, or whose first axis is not a batch: they are mapped.
 MAPPED = ("Dense of a vector", "Dense on axes", "EmbeddingBag, packed", "LayerNorm on axes")
-# `Parameter` hands its array out: its uses are the caller's.
+# `LearnedArray` hands its array out: its uses are the caller's.
 WITH_PARAMETERS = [
     case for case in CASES if case.inputs and jax.tree.leaves(case.layer.spec(*case.inputs))
 ]

@@ -12,7 +12,7 @@ from jax.test_util import check_vjp
 import jaxnn as nn
 from tests.cases import KEY, Case, every, host
 
-NO_BATCH = ("Dense of a vector", "Dense on axes", "AveragePool", "EmbeddingBag, packed")
+NO_BATCH = ("Dense of a vector", "Dense on axes", "AvgPool", "EmbeddingBag, packed")
 
 
 def floating(tree):
@@ -34,7 +34,7 @@ def test_half_precision(case: Case, dtype: str):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, case.state)
     if floating(inputs):
         assert {str(a.dtype) for a in floating(found)} == {dtype}
-    # Each of some ten roundings on the way is half a unit; normalisation may enlarge them tenfold.
+    # Each of some ten roundings on the way is half a unit; normalization may enlarge them tenfold.
     rounding = 50 * float(jnp.finfo(dtype).eps)
     wide = jax.tree.map(lambda a: a.astype(np.float32), host(found))
     chex.assert_trees_all_close(wide, exact, rtol=rounding, atol=rounding)

@@ -46,7 +46,7 @@ def test_member_of_an_ensemble_is_the_network_at_its_key(case: Case, impl: str):
     members = host((params, state, found))
     for i in range(2):
         mine = jax.tree.map(lambda a, i=i: a[i], members)
-        below = nn.fold(key, i)
+        below = nn.fold_in(key, i)
         chex.assert_trees_all_equal(mine[0], case.init(below))
         chex.assert_trees_all_equal(mine[1], case.state)
         assert_near(mine[2], case.run(mine[0], mine[1], below, inputs))
@@ -62,7 +62,7 @@ def test_repeat_is_a_row(case: Case, impl: str):
             nn.Repeat(case.layer, 2).init(KEY, *case.inputs)
         return
     key, inputs = jax.random.key(9, impl=impl), case.arrays()
-    row, repeat = nn.Serial(*[case.layer] * 2), nn.Repeat(case.layer, 2)
+    row, repeat = nn.Sequential(*[case.layer] * 2), nn.Repeat(case.layer, 2)
     params, many = row.init(key, *inputs), repeat.init(key, *inputs)
     chex.assert_trees_all_equal(many, stacked(params))
     state = row.init_state(*inputs)
@@ -84,7 +84,7 @@ def test_repeat_is_a_row(case: Case, impl: str):
 
 def test_wrappers_nest_in_shard_map():
     """Lanes of a mesh run the same pure function; one lane is the whole."""
-    net = nn.Remat(nn.Repeat(nn.Residual(nn.Serial(nn.Dense(4), nn.Dropout(0.5))), 2))
+    net = nn.Remat(nn.Repeat(nn.Residual(nn.Sequential(nn.Dense(4), nn.Dropout(0.5))), 2))
     x = jnp.linspace(-1.0, 1.0, 8).reshape(2, 4)
     params = net.init(KEY, floats(2, 4))
     spec = jax.sharding.PartitionSpec

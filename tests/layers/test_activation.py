@@ -67,7 +67,7 @@ def test_formulas():
     def run(x):
         found = []
         for function in FORMULAS:
-            net = nn.Serial(function)
+            net = nn.Sequential(function)
             y, pull = jax.vjp(lambda x, net=net: net.apply(({},), x), x)
             found.append((y, *pull(jnp.asarray(v, y.dtype))))
         return found
@@ -86,8 +86,11 @@ def test_formulas():
 
 @pytest.mark.parametrize("function", FORMULAS, ids=lambda f: getattr(f, "__name__", "threshold"))
 def test_activations_are_values_keep_types_and_nan(function):
-    net = nn.Serial(function)
-    assert eval(repr(net), {"Serial": nn.Serial, "functools": functools, "jaxnn": jaxnn}) == net
+    net = nn.Sequential(function)
+    assert (
+        eval(repr(net), {"Sequential": nn.Sequential, "functools": functools, "jaxnn": jaxnn})
+        == net
+    )
     for dtype, expected in (("bfloat16", "bfloat16"), ("int32", "float32")):
         with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
             y = jax.eval_shape(function, jax.ShapeDtypeStruct((2, 3), dtype))

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.functional.normalisation import rms_norm
+from jaxnn.functional.normalization import rms_norm
 from tests.fixtures.attention import ATTENTION, FILE, LAYERS
 from tests.layers.agreement import KEY, assert_agree, normals
 from tests.near import assert_near
 
 TORCH = dict(np.load(FILE))
 X = normals(0, 2, 5, 6)
-INPUTS, NAMED = ("x", "memory"), ("mask", "bias", "segments", "memory_segments")
+INPUTS, NAMED = ("x", "memory"), ("mask", "bias", "segment_ids", "memory_segment_ids")
 
 
 def nested(flat: dict[str, Any]) -> Any:
@@ -49,7 +49,7 @@ def test_as_torch(name: str):
     def run(params, inputs, dy):
         def output(params, inputs):
             y = layer.apply(params, *inputs, **named)
-            return y * (named["segments"] != 0)[..., None] if "segments" in named else y
+            return y * (named["segment_ids"] != 0)[..., None] if "segment_ids" in named else y
 
         y, pull = jax.vjp(output, params, inputs)
         return y, *pull(dy)
@@ -81,7 +81,7 @@ def test_as_flax():
         variables = {name: leaf(name, p) for name, p in params.items()}
         return peer.apply({"params": variables}, x, mask=mask)
 
-    net = nn.Attention(2, 4, features=3)
+    net = nn.MultiHeadAttention(2, 4, features=3)
     assert_agree(
         lambda params, x: net.apply(params, x, mask=jnp.asarray(mask)), theirs, weights(net, X), X
     )
@@ -90,7 +90,7 @@ def test_as_flax():
 def test_as_equinox():
     """Attention to a memory of other features, without biases; equinox has no batch axes."""
     memory = normals(1, 2, 3, 4)
-    net = nn.Attention(2, 3, features=5, bias=False)
+    net = nn.MultiHeadAttention(2, 3, features=5, bias=False)
 
     def theirs(params, x, memory):
         peer = eqx.nn.MultiheadAttention(2, 6, 4, 4, 5, qk_size=3, vo_size=3, key=jax.random.key(0))
@@ -103,9 +103,9 @@ def test_as_equinox():
 
 
 def test_norm_of_queries_and_keys():
-    """The same as an attention whose queries and keys, one feature a head, are so normalised: their
+    """The same as an attention whose queries and keys, one feature a head, are so normalized: their
     signs times the scales."""
-    net = nn.Attention(6, query_key_norm=True, bias=False)
+    net = nn.MultiHeadAttention(6, query_key_norm=True, bias=False)
     params = weights(net, X)
     q, k = (
         rms_norm((X @ params[name]["w"])[..., None]) * params[f"{name}_norm"]["scale"]
@@ -123,17 +123,20 @@ def test_norm_of_queries_and_keys():
 
 def test_segments_are_sequences_apart():
     """For queries and memory alike; what is packed equals what is alone."""
-    net, across = nn.Attention(2, 4, rotary=nn.Rotary(), window=2), nn.Attention(2, 4)
+    net, across = (
+        nn.MultiHeadAttention(2, 4, rotary=nn.RotaryEmbedding(), window=2),
+        nn.MultiHeadAttention(2, 4),
+    )
     params, memory = weights(net, X), normals(1, 1, 4, 6)
-    segments = jnp.array([[7, 7, 7, 4, 4], [0, 2, 2, 2, 2]])
+    segment_ids = jnp.array([[7, 7, 7, 4, 4], [0, 2, 2, 2, 2]])
     numbers: dict[str, Any] = {
-        "segments": segments[:1] // 3,
-        "memory_segments": jnp.array([[1, 2, 2, 0]]),
+        "segment_ids": segment_ids[:1] // 3,
+        "memory_segment_ids": jnp.array([[1, 2, 2, 0]]),
     }
 
     @jax.jit
     def run(x, memory):
-        y = net.apply(params, x, segments=segments)
+        y = net.apply(params, x, segment_ids=segment_ids)
         alone = [net.apply(params, part) for part in (x[0, :3], x[0, 3:], x[1, 1:])]
         z = across.apply(params, x[:1], memory, **numbers)
         parts = (x[0, :3], memory[0, 1:3]), (x[0, 3:], memory[0, :1])
@@ -144,21 +147,23 @@ def test_segments_are_sequences_apart():
 
 
 def test_dropout_needs_a_key_only_where_there_is_one():
-    net = nn.Attention(2)
+    net = nn.MultiHeadAttention(2)
     params = net.init(KEY, X)
     plain = net.apply(params, X)
     np.testing.assert_array_equal(net.apply(params, X, train=True), plain)
-    dropped = nn.Attention(2, dropout=0.5)
+    dropped = nn.MultiHeadAttention(2, dropout=0.5)
     with pytest.raises(ValueError, match="draws random numbers in training, but no key was given"):
         dropped.apply(params, X, train=True)
     y = jax.jit(lambda x: dropped.apply(params, x, key=KEY, train=True))(X)
     assert not np.allclose(y, plain)
-    run = jax.jit(lambda rate: nn.Attention(2, dropout=rate).apply(params, X, key=KEY, train=True))
+    run = jax.jit(
+        lambda rate: nn.MultiHeadAttention(2, dropout=rate).apply(params, X, key=KEY, train=True)
+    )
     assert_near(run(0.5), y)
 
 
 def test_rows_that_see_nothing_have_the_bias():
-    net = nn.Attention(2)
+    net = nn.MultiHeadAttention(2)
     params = weights(net, X)
     mask = jnp.ones((5, 5), bool).at[2].set(False)
     y = net.apply(params, X, mask=mask)
@@ -168,20 +173,26 @@ def test_rows_that_see_nothing_have_the_bias():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: nn.Attention(0), "Attention.heads is an int >= 1, got 0"),
-        (lambda: nn.Attention(4, key_value_heads=3), "key_value_heads divides heads, got 3 for 4"),
+        (lambda: nn.MultiHeadAttention(0), "MultiHeadAttention.num_heads is an int >= 1, got 0"),
         (
-            lambda: nn.Attention(2, rotary=cast(Any, True)),
-            r"rotary is a value such as nn.Rotary\(\), got True",
+            lambda: nn.MultiHeadAttention(4, num_kv_heads=3),
+            "num_kv_heads divides num_heads, got 3 for 4",
         ),
         (
-            lambda: nn.Attention(2, dropout=1.0),
+            lambda: nn.MultiHeadAttention(2, rotary=cast(Any, True)),
+            r"rotary is a value such as nn.RotaryEmbedding\(\), got True",
+        ),
+        (
+            lambda: nn.MultiHeadAttention(2, dropout=1.0),
             r"dropout is the share dropped, in \[0, 1\); got 1.0",
         ),
-        (lambda: nn.Attention(2, implementation="flash"), "'xla' or 'cudnn', got 'flash'"),
-        (lambda: nn.Attention(2, soft_cap=0.0), "soft_cap is a number > 0, got 0.0"),
-        (lambda: nn.Attention(2, cache=-1), "cache is a number of positions, 0 for none; got -1"),
-        (lambda: nn.Attention(2, causal=cast(Any, 1)), "causal is True or False, got 1"),
+        (lambda: nn.MultiHeadAttention(2, implementation="flash"), "'xla' or 'cudnn', got 'flash'"),
+        (lambda: nn.MultiHeadAttention(2, soft_cap=0.0), "soft_cap is a number > 0, got 0.0"),
+        (
+            lambda: nn.MultiHeadAttention(2, cache=-1),
+            "cache is a number of positions, 0 for none; got -1",
+        ),
+        (lambda: nn.MultiHeadAttention(2, causal=cast(Any, 1)), "causal is True or False, got 1"),
     ],
 )
 def test_settings_refused(make: Any, text: str):
@@ -192,12 +203,24 @@ def test_settings_refused(make: Any, text: str):
 @pytest.mark.parametrize(
     ("net", "inputs", "text"),
     [
-        (nn.Attention(4), (X,), "4 heads do not divide the 6 features of the input: choose heads"),
-        (nn.Attention(2), (X[0, 0],), r"of shape \(\.\.\., T, features\), got float32\[6\]"),
-        (nn.Attention(2), (X[:, :0],), r"at least one position, got float32\[2,0,6\]"),
-        (nn.Attention(2), (X, X[0]), "x and memory have the same axes in front"),
-        (nn.Attention(2, causal=True), (X, X), "causal tell of places in one sequence"),
-        (nn.Attention(2, rotary=nn.Rotary()), (X,), "turns 3 of a head's 3: choose head_features"),
+        (
+            nn.MultiHeadAttention(4),
+            (X,),
+            "4 heads do not divide the 6 features of the input: choose heads",
+        ),
+        (
+            nn.MultiHeadAttention(2),
+            (X[0, 0],),
+            r"of shape \(\.\.\., T, features\), got float32\[6\]",
+        ),
+        (nn.MultiHeadAttention(2), (X[:, :0],), r"at least one position, got float32\[2,0,6\]"),
+        (nn.MultiHeadAttention(2), (X, X[0]), "x and memory have the same axes in front"),
+        (nn.MultiHeadAttention(2, causal=True), (X, X), "causal tell of places in one sequence"),
+        (
+            nn.MultiHeadAttention(2, rotary=nn.RotaryEmbedding()),
+            (X,),
+            "turns 3 of a head's 3: choose head_dim",
+        ),
     ],
 )
 def test_inputs_refused(net: Any, inputs: Any, text: str):
@@ -213,17 +236,19 @@ class _At(nn.Composite):
 
 
 def test_named_inputs_refused():
-    net = nn.Attention(2)
+    net = nn.MultiHeadAttention(2)
     params = net.init(KEY, X)
     with pytest.raises(ValueError, match=r"at the root.*mask is \(T, S\).*\(2, 2, 5, 5\)"):
         net.apply(params, X, mask=jnp.ones((4, 4), bool))
     with pytest.raises(TypeError, match=r"at the root.*got bool: write mask=\.\.\."):
-        nn.Attention(2, alibi=True).apply(params, X, bias=jnp.ones((5, 5), bool))
-    dynamic = nn.Attention(1, rotary=nn.Rotary(scaling=nn.DynamicNTKScaling(2.0, 3)))
+        nn.MultiHeadAttention(2, alibi=True).apply(params, X, bias=jnp.ones((5, 5), bool))
+    dynamic = nn.MultiHeadAttention(
+        1, rotary=nn.RotaryEmbedding(scaling=nn.DynamicNTKScaling(2.0, 3))
+    )
     assert dynamic.apply(params, X).shape == X.shape
     with pytest.raises(ValueError, match=r"at the root.*a row's sequences are of several lengths"):
-        dynamic.apply(params, X, segments=jnp.ones((2, 5), int))
-    with pytest.raises(ValueError, match=r"segments have the shape .*\(2, 5\); got \(5,\)"):
-        net.apply(params, X, segments=jnp.ones(5, int))
-    with pytest.raises(ValueError, match=r"memory_segments have the shape .*\(2, 5\)"):
-        net.apply(params, X, X, memory_segments=jnp.ones((2, 4), int))
+        dynamic.apply(params, X, segment_ids=jnp.ones((2, 5), int))
+    with pytest.raises(ValueError, match=r"segment_ids have the shape .*\(2, 5\); got \(5,\)"):
+        net.apply(params, X, segment_ids=jnp.ones(5, int))
+    with pytest.raises(ValueError, match=r"memory_segment_ids have the shape .*\(2, 5\)"):
+        net.apply(params, X, X, memory_segment_ids=jnp.ones((2, 4), int))

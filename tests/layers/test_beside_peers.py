@@ -68,8 +68,8 @@ def test_batch_norm():
     ("ours", "theirs"),
     [
         (nn.MaxPool(3, 2, 1), eqx.nn.MaxPool1d(3, 2, 1)),
-        (nn.AveragePool(3, 2, 0), eqx.nn.AvgPool1d(3, 2, 0)),
-        (nn.AdaptiveAveragePool(3), eqx.nn.AdaptiveAvgPool1d(3)),
+        (nn.AvgPool(3, 2, 0), eqx.nn.AvgPool1d(3, 2, 0)),
+        (nn.AdaptiveAvgPool(3), eqx.nn.AdaptiveAvgPool1d(3)),
         (nn.AdaptiveMaxPool(3), eqx.nn.AdaptiveMaxPool1d(3)),
     ],
     ids=repr,
@@ -84,14 +84,14 @@ def test_pooling_as_haiku():
         return hk.max_pool(x, window, stride, "VALID") + hk.avg_pool(x, window, stride, "VALID")
 
     def ours(x):
-        return nn.MaxPool(3, 2).apply({}, x) + nn.AveragePool(3, 2).apply({}, x)
+        return nn.MaxPool(3, 2).apply({}, x) + nn.AvgPool(3, 2).apply({}, x)
 
     assert_agree(ours, theirs, X)
 
 
 def test_attention_as_haiku():
     """Haiku's has three inputs; query, key and value are from one here."""
-    net = nn.Attention(2, head_features=3, features=5)
+    net = nn.MultiHeadAttention(2, head_dim=3, features=5)
     params = jax.tree.map(lambda a: normals(a.size, *a.shape), net.init(KEY, X))
 
     def run(x):
@@ -133,7 +133,7 @@ def test_rotary_as_equinox():
     peer = eqx.nn.RotaryPositionalEmbedding(8, theta=100.0)
 
     def ours(q):
-        return nn.Rotary(100.0).rotate(q, jnp.arange(6), 6)
+        return nn.RotaryEmbedding(100.0).rotate(q, jnp.arange(6), 6)
 
     assert_agree(ours, jax.vmap(peer, 1, 1), q)
 

@@ -246,7 +246,10 @@ def test_the_fan_of_a_kernel_is_its_window(net: nn.Layer, fan: int):
 def test_explicit_padding_may_be_causal():
     """The law of chunks runs over "causal" itself."""
     whole = nn.DepthwiseConv(3, 2, padding=((2, 0),))
-    net, x = nn.cached(whole, 1), normals(0, 2, 5, 3)  # it keeps what it needs, whatever the length
+    net, x = (
+        nn.with_cache(whole, 1),
+        normals(0, 2, 5, 3),
+    )  # it keeps what it needs, whatever the length
     params = whole.init(KEY, x)
     start, state = net.apply(params, x[:, :1], state=net.init_state(x))
     end, _ = net.apply(params, x[:, 1:], state=state)
@@ -258,7 +261,7 @@ def test_a_cache_keeps_what_the_next_output_sees():
     x = jax.ShapeDtypeStruct((5, 1, 3), "bfloat16")
     assert jax.tree.map(lambda s: (s.shape, s.dtype.name), net.init_state(x)) == {
         "inputs": ((5, 4, 3), "bfloat16"),
-        "segments": ((5, 4), "int32"),
+        "segment_ids": ((5, 4), "int32"),
     }
     assert nn.Conv(4, 1, cache=1).init_state(x) == {}
     assert nn.Conv(4, (3, 3), cache=1).init_state(jnp.ones((4, 4, 3))) == {}
@@ -289,7 +292,7 @@ def test_packed_rows_are_each_sequence_alone(net: nn.Layer):
     spoilt = jnp.where(SEGMENTS[..., None] == 0, jnp.nan, x)
 
     def packed(params: Any, x: Any) -> Any:
-        return net.apply(params, x, segments=SEGMENTS)
+        return net.apply(params, x, segment_ids=SEGMENTS)
 
     def alone(params: Any, x: Any) -> Any:
         y = jnp.zeros((3, 6, jax.eval_shape(net.apply, params, x).shape[-1]))
@@ -306,17 +309,17 @@ def test_packed_rows_are_each_sequence_alone(net: nn.Layer):
 
 
 def test_a_piece_without_segments_goes_on_in_the_last_one():
-    whole = nn.Serial(nn.Conv(3, 3, padding="causal"), nn.SeparableConv(2, 2, padding="causal"))
-    net, x = nn.cached(whole, 1), normals(0, 2, 6, 3)
+    whole = nn.Sequential(nn.Conv(3, 3, padding="causal"), nn.SeparableConv(2, 2, padding="causal"))
+    net, x = nn.with_cache(whole, 1), normals(0, 2, 6, 3)
     params = whole.init(KEY, x)
 
     @jax.jit
     def run(first: jax.Array) -> Any:
-        y0, state = net.apply(params, x[:, :2], state=net.init_state(x), segments=first)
+        y0, state = net.apply(params, x[:, :2], state=net.init_state(x), segment_ids=first)
         y1, state = net.apply(params, x[:, 2:3], state=state)
         y2, _ = net.apply(params, x[:, 3:], state=state)
-        segments = jnp.concatenate([first, jnp.array([[2] * 4, [-2] * 4])], 1)
-        return jnp.concatenate([y0, y1, y2], 1), whole.apply(params, x, segments=segments)
+        segment_ids = jnp.concatenate([first, jnp.array([[2] * 4, [-2] * 4])], 1)
+        return jnp.concatenate([y0, y1, y2], 1), whole.apply(params, x, segment_ids=segment_ids)
 
     assert_near(*run(jnp.array([[1, 2], [-2, 0]])))
 
@@ -324,7 +327,7 @@ def test_a_piece_without_segments_goes_on_in_the_last_one():
     def begun_without(then: jax.Array) -> Any:
         """At the start it is segment 1."""
         _, state = net.apply(params, x[:, :2], state=net.init_state(x))
-        y, _ = net.apply(params, x[:, 2:], state=state, segments=then)
+        y, _ = net.apply(params, x[:, 2:], state=state, segment_ids=then)
         return y, jnp.stack([whole.apply(params, x)[0, 2:], whole.apply(params, x[1, 2:])])
 
     assert_near(*begun_without(jnp.array([[1] * 4, [2] * 4])))
@@ -332,11 +335,11 @@ def test_a_piece_without_segments_goes_on_in_the_last_one():
 
 def test_segments_pass_by_a_convolution_over_more_axes():
     """Of frames, whose axes in front are batch."""
-    net = nn.Serial(nn.Conv(2, (2, 1)), nn.Recurrent(nn.ConvLSTMCell(2, (1, 1))))
-    frames, segments = normals(0, 3, 2, 2, 1), jnp.array([1, 1, 2])
+    net = nn.Sequential(nn.Conv(2, (2, 1)), nn.Recurrent(nn.ConvLSTMCell(2, (1, 1))))
+    frames, segment_ids = normals(0, 3, 2, 2, 1), jnp.array([1, 1, 2])
     params = net.init(KEY, frames)
     apply = jax.jit(net.apply)
-    y = apply(params, frames, segments=segments)
+    y = apply(params, frames, segment_ids=segment_ids)
     assert_near(y[2:], apply(params, frames[2:]))
 
 
@@ -355,8 +358,8 @@ def test_segments_of_frames_pass_by_a_convolution_along_each(net: nn.Layer):
     def run(params: Any, x: Any) -> Any:
         frames = jnp.where(real, x, 0)
         alone = jax.vmap(jax.vmap(lambda frame: net.apply(params, frame)))(frames)
-        packed = net.apply(params, x, segments=SEGMENTS[:2])
-        return alone, packed, net.apply(params, x[0], segments=SEGMENTS[0])
+        packed = net.apply(params, x, segment_ids=SEGMENTS[:2])
+        return alone, packed, net.apply(params, x[0], segment_ids=SEGMENTS[0])
 
     alone, packed, one = run(params, x)
     assert_near((packed, one), (alone, alone[0]))
@@ -369,22 +372,25 @@ def test_segments_of_another_axis():
         "mark another axis of float32[2,6,3,5,2] than the one convolved: write kernel_size=(1, 3)"
     )
     params = net.init(KEY, x)
-    fails(f"segments (2, 6) {text}", lambda: net.apply(params, x, segments=SEGMENTS[:2]))
-    kept, frames = nn.cached(net, 8), x[:, :, 0]
+    fails(f"segment_ids (2, 6) {text}", lambda: net.apply(params, x, segment_ids=SEGMENTS[:2]))
+    kept, frames = nn.with_cache(net, 8), x[:, :, 0]
     state = kept.init_state(frames)
     fails(
         "kernel_size=(1, 3), which takes none and keeps no cache",
-        lambda: kept.apply(params, frames, state=state, segments=SEGMENTS[:2]),
+        lambda: kept.apply(params, frames, state=state, segment_ids=SEGMENTS[:2]),
     )
-    video = nn.Serial(nn.Conv(4, (1, 3)), nn.Recurrent(nn.ConvLSTMCell(2, (1, 1))))
-    shape = jax.eval_shape(lambda: video.apply(video.init(KEY, x), x, segments=SEGMENTS[:2]))
+    video = nn.Sequential(nn.Conv(4, (1, 3)), nn.Recurrent(nn.ConvLSTMCell(2, (1, 1))))
+    shape = jax.eval_shape(lambda: video.apply(video.init(KEY, x), x, segment_ids=SEGMENTS[:2]))
     assert shape.shape == (2, 6, 3, 5, 2)
 
 
 @pytest.mark.parametrize(
     ("net", "text"),
     [
-        (nn.Conv(4, 3, stride=2), "takes segments with stride 1 and zeros around that keep the le"),
+        (
+            nn.Conv(4, 3, stride=2),
+            "takes segment_ids with stride 1 and zeros around that keep the le",
+        ),
         (nn.Conv(4, 3, padding="valid"), "padding='valid'; write padding='same' or 'causal'"),
         (nn.Conv(4, 3, padding=2), "that keep the length; got stride=1, padding=2"),
         (nn.DepthwiseConv(3, padding="circular"), "zeros around that keep the length"),
@@ -395,7 +401,7 @@ def test_segments_of_another_axis():
 def test_segments_that_cannot_be(net: nn.Layer, text: str):
     x = normals(0, 2, 6, 2)
     params = net.init(KEY, x)
-    fails(text, lambda: net.apply(params, x, segments=SEGMENTS[:2]))
+    fails(text, lambda: net.apply(params, x, segment_ids=SEGMENTS[:2]))
 
 
 def test_segments_that_do_not_fit():
@@ -403,20 +409,20 @@ def test_segments_that_do_not_fit():
     for net in (nn.Conv(4, (3, 3)), nn.DepthwiseConv((3, 3)), nn.SeparableConv(4, (3, 3))):
         params = net.init(KEY, x)
         fails(
-            "no layer of the network takes an input 'segments'",
-            lambda net=net, params=params: net.apply(params, x, segments=SEGMENTS[:2]),
+            "no layer of the network takes an input 'segment_ids'",
+            lambda net=net, params=params: net.apply(params, x, segment_ids=SEGMENTS[:2]),
             TypeError,
         )
     net = nn.Conv(4, 3)
     params = net.init(KEY, x[0])
     fails(
-        "segments have the shape (..., T) of the sequence, (6, 6); got (3, 6)",
-        lambda: net.apply(params, x[0], segments=SEGMENTS),
+        "segment_ids have the shape (..., T) of the sequence, (6, 6); got (3, 6)",
+        lambda: net.apply(params, x[0], segment_ids=SEGMENTS),
     )
     for floating in (x[0, ..., 0], x[0, :, 0, 0]):
         fails(
-            "segments are integers",
-            lambda floating=floating: net.apply(params, x[0], segments=floating),
+            "segment_ids are integers",
+            lambda floating=floating: net.apply(params, x[0], segment_ids=floating),
             TypeError,
         )
 
@@ -475,7 +481,7 @@ def test_a_layer_that_cannot_be(make: Any, text: str):
 )
 def test_an_input_that_cannot_be(net: nn.Layer, x: jax.Array, text: str):
     fails(text, lambda: net.init(KEY, x))
-    fails("at 'here', ", lambda: nn.Serial(here=net).init(KEY, x))
+    fails("at 'here', ", lambda: nn.Sequential(here=net).init(KEY, x))
 
 
 def test_a_cached_layer_is_not_trained():

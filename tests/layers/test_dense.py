@@ -121,7 +121,7 @@ def test_the_fan_is_the_number_of_inputs(net, fan):
     assert float(jnp.abs(flat).max()) <= 2 * np.sqrt(2 / fan) / 0.8796  # cut at two deviations
 
 
-def test_an_initialiser_that_names_its_axes_keeps_them():
+def test_an_initializer_that_names_its_axes_keeps_them():
     own = nn.variance_scaling(2.0, "fan_in", "normal", in_axis=0, out_axis=(1, 2))
     assert nn.Dense((8, 64), w_init=own).spec(jnp.zeros((2, 16)))["w"].init == own
 
@@ -168,7 +168,7 @@ def test_gradients_of_many_batch_axes_are_products_of_matrices():
 
 
 def test_a_sequence_split_over_a_mesh_stays_split():
-    mesh, net = parallel.simulated(data=2, model=4), nn.Dense(6)
+    mesh, net = parallel.abstract_mesh(data=2, model=4), nn.Dense(6)
 
     def placed(a, *axes):
         sharding = NamedSharding(mesh, PartitionSpec(*axes))

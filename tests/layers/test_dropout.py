@@ -85,7 +85,7 @@ def test_integers_are_floats_in_inference_too(net):
     assert y.dtype == net.apply({}, x, key=KEY, train=True).dtype == jnp.float32
     np.testing.assert_array_equal(y, x)
     with pytest.raises(TypeError, match=r"at 'a', .*wants an array of shape .*got 1.5; write jnp"):
-        nn.Serial(a=net).apply({"a": {}}, 1.5)
+        nn.Sequential(a=net).apply({"a": {}}, 1.5)
 
 
 def test_zeros_hide_infinities():
@@ -164,9 +164,12 @@ def test_traced_strengths(kind):
         (lambda: nn.AlphaDropout(1.0), r"AlphaDropout.rate is the share dropped, in \[0, 1\)"),
         (lambda: nn.StochasticDepth(-0.1), r"StochasticDepth.rate is the share dropped"),
         (lambda: nn.GaussianNoise(-0.1), r"GaussianNoise.stddev is the noise's .* >= 0; got -0.1"),
-        (lambda: nn.Dropout(0.1, shared=True), r"Dropout.shared is an axis or several"),
         (
-            lambda: nn.Dropout(0.1, shared=-2).apply({}, jnp.ones(3)),
+            lambda: nn.Dropout(0.1, broadcast_dims=True),
+            r"Dropout.broadcast_dims is an axis or several",
+        ),
+        (
+            lambda: nn.Dropout(0.1, broadcast_dims=-2).apply({}, jnp.ones(3)),
             r"drops along axis -2, which float32\[3\] does not have",
         ),
     ],
@@ -202,15 +205,15 @@ def test_a_rate_that_rounds_to_one_is_refused(kind):
     with pytest.raises(ValueError, match=f"{name}.rate .* got 0.999999999, which is 1 in float32"):
         kind(0.999999999)
     with pytest.raises(ValueError, match=r"write Attention\(dropout=0.999\)"):
-        nn.Attention(2, dropout=0.999999999)
+        nn.MultiHeadAttention(2, dropout=0.999999999)
 
 
 def test_dropped_attention_weights_at_rate_one():
     x = normals(1, 3, 4)
-    params = nn.Attention(2).init(KEY, x)
+    params = nn.MultiHeadAttention(2).init(KEY, x)
 
     def run(params, rate):
-        return nn.Attention(2, dropout=rate).apply(params, x, key=KEY, train=True)
+        return nn.MultiHeadAttention(2, dropout=rate).apply(params, x, key=KEY, train=True)
 
     assert (jax.jit(run)(params, 1.0) == 0).all()
     gradient = jax.jit(jax.grad(lambda p, r: run(p, r).sum()))(params, 1.0)

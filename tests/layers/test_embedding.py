@@ -75,7 +75,7 @@ def test_a_token_outside_gives_nan_and_no_gradient(dtype, token):
     with pytest.raises(
         ValueError, match=rf"at 'ids', .*0 \.\. 4, and got the token {token}: write"
     ):
-        nn.Serial(ids=NET).apply({"ids": TABLE}, ids)
+        nn.Sequential(ids=NET).apply({"ids": TABLE}, ids)
     y = jax.jit(NET.apply)(TABLE, ids)
     assert np.isnan(y[0]).all()
     np.testing.assert_array_equal(y[1], TABLE["w"][1])
@@ -111,10 +111,10 @@ def test_padding_and_bags_as_torch():
         record("embedding", lambda p: nn.Embedding(6, 3, padding=2).apply(p, TORCH_IDS), table)
         for i, case in enumerate(BAGS):
             net, packed = bag(*case), case[-1]
-            ids, segments = (PACKED, SEGMENTS) if packed else (TORCH_IDS, None)
+            ids, segment_ids = (PACKED, SEGMENTS) if packed else (TORCH_IDS, None)
 
-            def call(params, weights=None, net=net, ids=ids, segments=segments):
-                return net.apply(params, ids, weights, segments=segments)
+            def call(params, weights=None, net=net, ids=ids, segment_ids=segment_ids):
+                return net.apply(params, ids, weights, segment_ids=segment_ids)
 
             record(f"bag {i}", call, table)
             if case[0] == "sum":
@@ -127,8 +127,8 @@ def test_padding_and_bags_as_torch():
 
 def test_segments_of_zero_are_in_no_bag():
     table, ids = {"w": normals(1, 5, 3)}, jnp.array([[4, 0, 1], [3, 3, 2]])
-    segments = jnp.array([[1, 7, 0], [0, 0, 0]])
-    y = nn.EmbeddingBag(5, 3).apply(table, ids, segments=segments)
+    segment_ids = jnp.array([[1, 7, 0], [0, 0, 0]])
+    y = nn.EmbeddingBag(5, 3).apply(table, ids, segment_ids=segment_ids)
     np.testing.assert_allclose(y[0], (table["w"][4] + table["w"][0]) / 2, rtol=1e-6)
     np.testing.assert_array_equal(y[1], np.zeros(3))
     assert nn.EmbeddingBag(5, 3, "max").apply(table, ids[:, :0]).tolist() == [[0.0] * 3] * 2
@@ -136,14 +136,14 @@ def test_segments_of_zero_are_in_no_bag():
 
 def test_a_token_outside_gives_nan_in_its_bag_alone():
     table, ids = {"w": normals(1, 5, 3)}, jnp.array([0, 5, 1, 2, -1])
-    segments = jnp.array([1, 1, 2, 2, 0])
+    segment_ids = jnp.array([1, 1, 2, 2, 0])
 
     @jax.jit
     def run(table, ids):
         found = []
         for mode in MODES:
             net = nn.EmbeddingBag(5, 3, mode, bags=2)
-            found.append(net.apply(table, ids, segments=segments))
+            found.append(net.apply(table, ids, segment_ids=segment_ids))
             found.append(nn.EmbeddingBag(5, 3, mode).apply(table, ids.reshape(5, 1)))
         return found
 
@@ -156,7 +156,7 @@ def test_a_known_token_outside_is_refused_where_it_is_in_a_bag():
     net, ids = nn.EmbeddingBag(5, 3), jnp.array([0, 5, 1])
     with pytest.raises(ValueError, match=r"got the token 5: write EmbeddingBag\(6, 3\), say"):
         net.apply(TABLE, ids)
-    y = net.apply(TABLE, ids, segments=jnp.array([1, 0, 1]))
+    y = net.apply(TABLE, ids, segment_ids=jnp.array([1, 0, 1]))
     assert_near(y, (TABLE["w"][0] + TABLE["w"][1]) / 2)
 
 
@@ -172,21 +172,21 @@ def test_bags_without_rows_or_tokens():
     for shape in ((0, 4), (4, 0)):
         none = jnp.zeros(shape, int)
         np.testing.assert_array_equal(
-            net.apply(TABLE, none, segments=none), np.zeros((shape[0], 2, 3))
+            net.apply(TABLE, none, segment_ids=none), np.zeros((shape[0], 2, 3))
         )
 
 
 def test_bags_packed_in_several_rows():
     table = {"w": normals(1, 5, 3)}
-    ids, segments = jnp.array([[0, 1, 2], [3, 4, 0]]), jnp.array([[2, 2, 1], [1, 3, 2]])
+    ids, segment_ids = jnp.array([[0, 1, 2], [3, 4, 0]]), jnp.array([[2, 2, 1], [1, 3, 2]])
 
     @jax.jit
     def run(table):
         found = []
         for mode in MODES:
             net = nn.EmbeddingBag(5, 3, mode, bags=2)
-            rows = [net.apply(table, ids[i], segments=segments[i]) for i in range(2)]
-            found.append((net.apply(table, ids, segments=segments), jnp.stack(rows)))
+            rows = [net.apply(table, ids[i], segment_ids=segment_ids[i]) for i in range(2)]
+            found.append((net.apply(table, ids, segment_ids=segment_ids), jnp.stack(rows)))
         return found
 
     for y, rows in run(table):
@@ -212,10 +212,13 @@ REFUSED = [
     (lambda: BAG.apply(TABLE, IDS > 1), "wants an array of integer tokens, got bool[2,3]"),
     (lambda: BAG.apply(TABLE, IDS[0, 0]), "wants tokens (..., n), got int32[]; write Embedding"),
     (
-        lambda: BAG.apply(TABLE, IDS, segments=IDS[0]),
-        "segments have the shape (..., T) of the sequence, (2, 3); got (3,)",
+        lambda: BAG.apply(TABLE, IDS, segment_ids=IDS[0]),
+        "segment_ids have the shape (..., T) of the sequence, (2, 3); got (3,)",
     ),
-    (lambda: BAG.apply(TABLE, IDS, segments=IDS * 1.0), "segments are integers, 0 for padding"),
+    (
+        lambda: BAG.apply(TABLE, IDS, segment_ids=IDS * 1.0),
+        "segment_ids are integers, 0 for padding",
+    ),
     (
         lambda: BAG.apply(TABLE, IDS, jnp.ones((2, 3))),
         "weighs the rows of a sum alone, but its mode is 'mean'; write EmbeddingBag(..., "
@@ -223,8 +226,8 @@ REFUSED = [
     ),
     (
         lambda: nn.EmbeddingBag(5, 3, bags=2).apply(TABLE, IDS),
-        "packs 2 bags in a row, but got no segments; write net.apply(params, ids, "
-        "segments=segments)",
+        "packs 2 bags in a row, but got no segment_ids; write net.apply(params, ids, "
+        "segment_ids=segment_ids)",
     ),
 ]
 
@@ -239,13 +242,13 @@ def test_refused(call, text):
 def test_a_row_of_weight_zero_has_no_effect():
     """NaN in a row whose weight is 0, or at padding; a finite row's weight keeps its gradient."""
     table = jnp.array([[1.0], [jnp.nan], [jnp.inf], [5.0]])
-    ids, segments = jnp.array([[0, 1, 2, 3]]), jnp.array([[1, 1, 1, 1]])
+    ids, segment_ids = jnp.array([[0, 1, 2, 3]]), jnp.array([[1, 1, 1, 1]])
 
-    def run(table, weights, segments):
-        return nn.EmbeddingBag(4, 1, "sum").apply({"w": table}, ids, weights, segments).sum()
+    def run(table, weights, segment_ids):
+        return nn.EmbeddingBag(4, 1, "sum").apply({"w": table}, ids, weights, segment_ids).sum()
 
     weights = jnp.array([[2.0, 0.0, 0.0, 0.0]])
-    value, (by_table, by_weights) = jax.value_and_grad(run, (0, 1))(table, weights, segments)
+    value, (by_table, by_weights) = jax.value_and_grad(run, (0, 1))(table, weights, segment_ids)
     assert value == 2
     assert by_table[:, 0].tolist() == [2, 0, 0, 0]
     assert by_weights[0, [0, 3]].tolist() == [1, 5] and jnp.isfinite(by_weights).all()

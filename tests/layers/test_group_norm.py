@@ -102,7 +102,7 @@ def test_a_large_mean_keeps_the_digits():
         nn.BatchNorm(),
         nn.SpectralNorm(nn.LayerScale(nn.ones()), match="scale"),
         nn.WeightNorm(nn.LayerScale(nn.ones()), match="scale"),
-        nn.Serial(jax.nn.softmax),
+        nn.Sequential(jax.nn.softmax),
     ],
     ids=str,
 )
@@ -139,7 +139,7 @@ def test_numbers_of_1e4_in_half_precision(net, dtype):
         (nn.GroupNorm(2), (4,), r"wants an input of shape \(examples, ..., features\)"),
         (nn.GroupNorm(2, spatial=2), (3, 4), r"\(..., 2 axes of the window, features\)"),
         (nn.InstanceNorm(), (2, 4), r"over a window, which float32\[2,4\] does not have"),
-        (nn.LayerNorm(axis=(0, 2)), (2, 4), r"normalises axis 2, which float32\[2,4\]"),
+        (nn.LayerNorm(axis=(0, 2)), (2, 4), r"normalizes axis 2, which float32\[2,4\]"),
         (nn.RMSNorm(axis=(1, -1)), (2, 4), r"the axes \(1, -1\), two of which are one in"),
         (nn.LocalResponseNorm(), (), r"shape \(..., features\), got float32\[\]"),
     ],
@@ -156,7 +156,7 @@ def test_inputs_that_do_not_fit(net, shape, text):
         (lambda: nn.GroupNorm(0), "GroupNorm.groups is an int >= 1, got 0"),
         (lambda: nn.GroupNorm(2, eps=-1.0), "GroupNorm.eps is a number >= 0"),
         (lambda: nn.InstanceNorm(spatial=-1), "InstanceNorm.spatial is the number of axes"),
-        (lambda: nn.LayerNorm(axis=()), r"LayerNorm.axis is the axis to normalise, or several"),
+        (lambda: nn.LayerNorm(axis=()), r"LayerNorm.axis is the axis to normalize, or several"),
         (lambda: nn.LocalResponseNorm(0), "LocalResponseNorm.size is an int >= 1"),
     ],
 )

@@ -88,10 +88,10 @@ def test_gradients():
     with jax.enable_x64(True):
         net, x = nn.LinearRecurrence(3, 0.3, 0.9), normals(0, 4, 2, dtype=np.float64)
         params = net.init(KEY, x)
-        segments = jnp.array([1, 1, 0, 2])
+        segment_ids = jnp.array([1, 1, 0, 2])
 
         def run(params, x):
-            return net.apply(params, x, segments=segments)
+            return net.apply(params, x, segment_ids=segment_ids)
 
         check_grads(jax.jit(run), (params, x), order=1, modes=("fwd", "rev"))
 
@@ -99,11 +99,11 @@ def test_gradients():
 @pytest.mark.parametrize("reverse", [False, True])
 def test_packed_rows_are_each_sequence_alone(reverse):
     net = nn.LinearRecurrence(3, reverse=reverse)
-    segments = jnp.array([[0, 4, 4, 0, 4, 0], [1, 1, 2, 2, 2, 0]])
+    segment_ids = jnp.array([[0, 4, 4, 0, 4, 0], [1, 1, 2, 2, 2, 0]])
     x = normals(0, 2, 6, 2)
     params = net.init(KEY, x)
-    spoilt = jnp.where(segments[..., None] == 0, jnp.nan, x)
-    y = jax.jit(net.apply)(params, spoilt, segments=segments)
+    spoilt = jnp.where(segment_ids[..., None] == 0, jnp.nan, x)
+    y = jax.jit(net.apply)(params, spoilt, segment_ids=segment_ids)
 
     @jax.jit
     def alone(params, x):
@@ -131,16 +131,16 @@ def test_refused():
     with pytest.raises(ValueError, match=r"LinearRecurrence.max_phase is an angle > 0, got 0.0"):
         nn.LinearRecurrence(3, max_phase=0.0)
     with pytest.raises(ValueError, match=r"so it cannot take one piece by piece"):
-        nn.cached(nn.LinearRecurrence(3, reverse=True))
+        nn.with_cache(nn.LinearRecurrence(3, reverse=True))
     net, x = nn.LinearRecurrence(3), jnp.ones((2, 4, 2))
     params = net.init(KEY, x)
     with pytest.raises(ValueError, match=r"a sequence of length 0, float32\[2,0,2\]"):
         net.apply(params, x[:, :0])
     with pytest.raises(ValueError, match=r"wants an input of shape \(\.\.\., T, features\)"):
         net.init(KEY, jnp.ones(3))
-    with pytest.raises(ValueError, match=r"segments have the shape"):
-        net.apply(params, x, segments=jnp.ones((2, 2), int))
-    kept = nn.cached(net)
+    with pytest.raises(ValueError, match=r"segment_ids have the shape"):
+        net.apply(params, x, segment_ids=jnp.ones((2, 2), int))
+    kept = nn.with_cache(net)
     with pytest.raises(ValueError, match=r"keeps a cache of 256 positions"):
         kept.apply(params, x, state=kept.init_state(x), train=True)
 
@@ -151,11 +151,11 @@ def test_a_new_sequence_forgets_what_is_not_finite():
     params = net.init(KEY, x)
     alone = net.apply(params, x[:, 3:])
     for bad in (jnp.nan, jnp.inf):
-        broken, segments = x.at[:, :3].set(bad), jnp.array([[1, 1, 1, 2, 2, 2]])
-        assert_near(net.apply(params, broken, segments=segments)[:, 3:], alone)
-        cached = nn.cached(net, 6)
+        broken, segment_ids = x.at[:, :3].set(bad), jnp.array([[1, 1, 1, 2, 2, 2]])
+        assert_near(net.apply(params, broken, segment_ids=segment_ids)[:, 3:], alone)
+        cached = nn.with_cache(net, 6)
         _, state = cached.apply(
-            params, broken[:, :3], state=cached.init_state(x), segments=segments[:, :3]
+            params, broken[:, :3], state=cached.init_state(x), segment_ids=segment_ids[:, :3]
         )
-        y, _ = cached.apply(params, x[:, 3:], state=state, segments=segments[:, 3:])
+        y, _ = cached.apply(params, x[:, 3:], state=state, segment_ids=segment_ids[:, 3:])
         assert_near(y, alone)

@@ -51,7 +51,7 @@ def test_as_flax():
             mine.append(nn.MinPool(kernel, stride, padding).apply({}, x))
             theirs.append(peer.min_pool(x, kernel, stride, named))
             for count in (True, False):
-                mine.append(nn.AveragePool(kernel, stride, padding, count).apply({}, x))
+                mine.append(nn.AvgPool(kernel, stride, padding, count).apply({}, x))
                 theirs.append(peer.avg_pool(x, kernel, stride, named, count))
         return mine, theirs
 
@@ -59,7 +59,7 @@ def test_as_flax():
 
 
 def test_any_number_of_batch_axes():
-    for layer in (nn.MaxPool((2, 3)), nn.AveragePool((2, 3)), nn.AdaptiveAveragePool((2, 3))):
+    for layer in (nn.MaxPool((2, 3)), nn.AvgPool((2, 3)), nn.AdaptiveAvgPool((2, 3))):
         inputs = (X, X[1], X[:, None], X[:0])
 
         @jax.jit
@@ -100,7 +100,7 @@ def test_a_pair_is_the_padding_of_one_axis():
     for layer, expected in (
         (nn.MaxPool(2, 1, (1, 0)), [3, 3, 2]),
         (nn.MinPool(2, 1, (0, 1)), [1, 1, 2]),
-        (nn.AveragePool(2, 1, (1, 0)), [1.5, 2, 1.5]),
+        (nn.AvgPool(2, 1, (1, 0)), [1.5, 2, 1.5]),
     ):
         assert layer.apply({}, x)[:, 0].tolist() == expected
     assert nn.MaxPool((2, 2), 1, (1, 0)).apply({}, jnp.ones((3, 3, 1))).shape == (4, 2, 1)
@@ -126,10 +126,10 @@ def test_windows_of_any_size_by_hand():
 def test_integers_have_floating_means():
     x = jnp.arange(6)[:, None]
     for layer, expected in (
-        (nn.AveragePool(2), [0.5, 2.5, 4.5]),
-        (nn.AdaptiveAveragePool(2), [1.0, 4.0]),
+        (nn.AvgPool(2), [0.5, 2.5, 4.5]),
+        (nn.AdaptiveAvgPool(2), [1.0, 4.0]),
         (nn.LpPool(1, 3), [3.0, 12.0]),
-        (nn.GlobalAveragePool(0), 2.5),
+        (nn.GlobalAvgPool(0), 2.5),
     ):
         y = jax.jit(layer.apply)({}, x)
         assert y.dtype == jnp.float32
@@ -140,7 +140,7 @@ def test_sums_of_halves_are_taken_in_float32():
     """4,096 ones and as many threes: half precision counts to 2,048, bfloat16 to 256."""
     for dtype in ("float16", "bfloat16"):
         x = jnp.tile(jnp.array([1, 3], dtype), 4096)[:, None]
-        for layer in (nn.AveragePool(8192), nn.AdaptiveAveragePool(1), nn.GlobalAveragePool(0)):
+        for layer in (nn.AvgPool(8192), nn.AdaptiveAvgPool(1), nn.GlobalAvgPool(0)):
             y = jax.jit(layer.apply)({}, x)
             assert y.dtype == dtype and y.item() == 2.0
         root = jax.jit(nn.LpPool(2, 8192).apply)({}, x).item()
@@ -152,8 +152,8 @@ def test_nan_and_infinity_stay_in_their_windows():
     for layer, expected in (
         (nn.MaxPool(2), [np.nan, np.inf, 4.0]),
         (nn.MinPool(2), [np.nan, 2.0, 3.0]),
-        (nn.AveragePool(2), [np.nan, np.inf, 3.5]),
-        (nn.AdaptiveAveragePool(3), [np.nan, np.inf, 3.5]),
+        (nn.AvgPool(2), [np.nan, np.inf, 3.5]),
+        (nn.AdaptiveAvgPool(3), [np.nan, np.inf, 3.5]),
         (nn.AdaptiveMaxPool(3), [np.nan, np.inf, 4.0]),
     ):
         y = jax.jit(layer.apply)({}, x)
@@ -179,7 +179,7 @@ def test_a_traced_power():
 @pytest.mark.parametrize("start", [0, 1, 2])
 def test_global_is_over_all_axes_between(start):
     axes = tuple(range(start, 3))
-    mean = jax.jit(nn.GlobalAveragePool(start).apply)({}, X)
+    mean = jax.jit(nn.GlobalAvgPool(start).apply)({}, X)
     np.testing.assert_allclose(mean, np.mean(X, axes), rtol=1e-5, atol=1e-6)
     most = jax.jit(nn.GlobalMaxPool(start).apply)({}, X)
     np.testing.assert_array_equal(most, np.max(X, axes))
@@ -201,25 +201,25 @@ REFUSED = [
     ),
     (lambda: nn.MaxPool((2, 2, 2, 2)), "for each of 1 to 3 axes; got (2, 2, 2, 2)"),
     (
-        lambda: nn.AveragePool((2, 2), stride=(1,)),
-        "AveragePool.stride is an int >= 1, or a tuple with one for each of the 2 axes of the "
+        lambda: nn.AvgPool((2, 2), stride=(1,)),
+        "AvgPool.stride is an int >= 1, or a tuple with one for each of the 2 axes of the "
         "kernel; got (1,)",
     ),
     (lambda: nn.MinPool(2, dilation=0), "MinPool.dilation is an int >= 1"),
     (lambda: nn.MaxPool(2, padding="full"), "MaxPool.padding is 'same', 'valid', an int >= 0"),
-    (lambda: nn.AveragePool(2, padding=-1), "int or a pair of ints for each of the 1 axes; got -1"),
-    (lambda: nn.AveragePool(2, ceil_mode=BAD), "AveragePool.ceil_mode is True or False, got 1"),
+    (lambda: nn.AvgPool(2, padding=-1), "int or a pair of ints for each of the 1 axes; got -1"),
+    (lambda: nn.AvgPool(2, ceil_mode=BAD), "AvgPool.ceil_mode is True or False, got 1"),
     (lambda: nn.LpPool(0, 2), "LpPool.p is a number > 0, got 0; for the maximum write MaxPool"),
     (lambda: nn.AdaptiveMaxPool((0, 1)), "AdaptiveMaxPool.output_size is an int >= 1"),
-    (lambda: nn.GlobalAveragePool(-1), "GlobalAveragePool.start is an axis, an int >= 0; got -1"),
+    (lambda: nn.GlobalAvgPool(-1), "GlobalAvgPool.start is an axis, an int >= 0; got -1"),
     (
         lambda: nn.MaxPool((9, 2)).apply({}, X),
         "a window that spans 9 elements (kernel 9, dilation 1) does not fit axis -3 of an array "
         "(2, 5, 6, 3), with 0 before and 0 after it; write a smaller kernel, or padding='same'",
     ),
-    (lambda: nn.AveragePool(2).apply({}, jnp.ones((0, 1))), "does not fit axis -2 of an array"),
+    (lambda: nn.AvgPool(2).apply({}, jnp.ones((0, 1))), "does not fit axis -2 of an array"),
     (
-        lambda: nn.Serial(pool=nn.AveragePool(3, padding=3)).apply({"pool": {}}, X[0, 0]),
+        lambda: nn.Sequential(pool=nn.AvgPool(3, padding=3)).apply({"pool": {}}, X[0, 0]),
         "would lie in the padding alone on axis -2 of an array (6, 3), with 3 before and 3 after it"
         "; write padding=1, say",
     ),
@@ -227,7 +227,7 @@ REFUSED = [
         lambda: nn.MaxPool((2, 2)).apply({}, X[0, 0]),
         "wants an input of shape (..., height, width, features), got float32[6,3]",
     ),
-    (lambda: nn.AdaptiveAveragePool(2).apply({}, X[:, 0, :0]), "axis -2 of an array (2, 0, 3)"),
+    (lambda: nn.AdaptiveAvgPool(2).apply({}, X[:, 0, :0]), "axis -2 of an array (2, 0, 3)"),
     (
         lambda: nn.GlobalMaxPool().apply({}, X[0, 0]),
         "wants an input of shape (*1 batch axes, *axes, features), got float32[6,3]",

@@ -39,7 +39,7 @@ def test_ntk_as_published():
 
 @pytest.mark.parametrize(("name", "interleaved"), [("half", False), ("interleaved", True)])
 def test_layouts_as_transformers(name: str, interleaved: bool):
-    rotary = nn.Rotary(100.0, interleaved=interleaved)
+    rotary = nn.RotaryEmbedding(100.0, interleaved=interleaved)
     found = rotary.rotate(jnp.asarray(THEIRS["q"]), jnp.arange(5), 5)
     assert_near(found, jnp.asarray(THEIRS[name]))
 
@@ -47,14 +47,14 @@ def test_layouts_as_transformers(name: str, interleaved: bool):
 def test_part_of_the_features_turns():
     """By the frequencies of a head of that many features (GPT-NeoX, GPT-J)."""
     q = normals(0, 5, 2, 8)
-    found = nn.Rotary(fraction=0.5).rotate(q, jnp.arange(5), 5)
+    found = nn.RotaryEmbedding(fraction=0.5).rotate(q, jnp.arange(5), 5)
     np.testing.assert_array_equal(found[..., 4:], q[..., 4:])
-    assert_near(found[..., :4], nn.Rotary().rotate(q[..., :4], jnp.arange(5), 5))
+    assert_near(found[..., :4], nn.RotaryEmbedding().rotate(q[..., :4], jnp.arange(5), 5))
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_scores_depend_on_distance_alone(interleaved: bool):
-    rotary = nn.Rotary(interleaved=interleaved)
+    rotary = nn.RotaryEmbedding(interleaved=interleaved)
     q, k = normals(0, 1, 1, 8), normals(1, 1, 1, 8)
 
     def score(t: int, s: int) -> jax.Array:
@@ -68,9 +68,9 @@ def test_scores_depend_on_distance_alone(interleaved: bool):
 def test_half_types_turn_in_float32():
     """At position 4000 an angle in bfloat16 would be wrong by many turns."""
     q, position = normals(0, 1, 1, 8), jnp.array([4001])
-    found = nn.Rotary().rotate(q.astype(jnp.bfloat16), position, 1)
+    found = nn.RotaryEmbedding().rotate(q.astype(jnp.bfloat16), position, 1)
     assert found.dtype == jnp.bfloat16
-    expected = nn.Rotary().rotate(q.astype(jnp.bfloat16).astype(jnp.float32), position, 1)
+    expected = nn.RotaryEmbedding().rotate(q.astype(jnp.bfloat16).astype(jnp.float32), position, 1)
     # The result is rounded once.
     np.testing.assert_allclose(found.astype(np.float32), expected, rtol=2**-8, atol=1e-3)
 
@@ -80,10 +80,12 @@ def test_a_swept_base_and_factor_are_one_program():
 
     @jax.jit
     def run(base, factor):
-        rotary = nn.Rotary(base, scaling=nn.YaRNScaling(factor, 512))
+        rotary = nn.RotaryEmbedding(base, scaling=nn.YaRNScaling(factor, 512))
         return rotary.rotate(q, jnp.arange(3), 3)
 
-    expected = nn.Rotary(500.0, scaling=nn.YaRNScaling(4.0, 512)).rotate(q, jnp.arange(3), 3)
+    expected = nn.RotaryEmbedding(500.0, scaling=nn.YaRNScaling(4.0, 512)).rotate(
+        q, jnp.arange(3), 3
+    )
     assert_near(run(500.0, 4.0), expected)
 
 
@@ -118,9 +120,9 @@ def test_learned_positions_are_rows_of_the_table():
     net, x = nn.LearnedPositions(6), normals(0, 2, 4, 3)
     params = net.init(KEY, x)
     assert_near(net.apply(params, x), x + params["w"][None, :4])
-    segments = jnp.array([[0, 1, 1, 2], [1, 1, 1, 1]])
+    segment_ids = jnp.array([[0, 1, 1, 2], [1, 1, 1, 1]])
     expected = x[0, 1:] + params["w"][jnp.array([0, 1, 0])]
-    assert_near(net.apply(params, x, segments=segments)[0, 1:], expected)
+    assert_near(net.apply(params, x, segment_ids=segment_ids)[0, 1:], expected)
     std = nn.LearnedPositions(500).init(KEY, jnp.zeros((2, 40)))["w"].std()
     assert float(std) == pytest.approx(0.02, rel=0.05)  # of 20,000 numbers
 
@@ -132,7 +134,7 @@ def test_no_positions_at_all():
 @pytest.mark.parametrize("fraction", [0.29, 0.57, 0.58])
 def test_a_share_that_is_rounded_turns_what_it_says(fraction: float):
     """0.29 * 200 is 57.99999999999999 in floating point."""
-    assert nn.Rotary(fraction=fraction).turned_features(200) == round(fraction * 200)
+    assert nn.RotaryEmbedding(fraction=fraction).turned_features(200) == round(fraction * 200)
 
 
 def test_past_the_table():
@@ -140,12 +142,12 @@ def test_past_the_table():
     with pytest.raises(ValueError, match=r"has 3 positions.*comes to position 3.*Positions\(6\)"):
         net.apply({"w": jnp.ones((3, 2))}, x)
     params, packed = {"w": jnp.ones((3, 2))}, jnp.array([1, 1, 2, 2])
-    assert jnp.isfinite(net.apply(params, x, segments=packed)).all()
+    assert jnp.isfinite(net.apply(params, x, segment_ids=packed)).all()
     with pytest.raises(ValueError, match="has 3 positions, and the sequence comes to position 3"):
-        net.apply(params, x, segments=jnp.ones(4, int))
-    y = jax.jit(lambda s: net.apply(params, x, segments=s))(jnp.ones(4, int))
+        net.apply(params, x, segment_ids=jnp.ones(4, int))
+    y = jax.jit(lambda s: net.apply(params, x, segment_ids=s))(jnp.ones(4, int))
     assert jnp.isfinite(y[:3]).all() and jnp.isnan(y[3]).all()
-    cached = nn.cached(net)
+    cached = nn.with_cache(net)
     _, state = cached.apply(params, x[:3], state=cached.init_state(x[:3]))
     with pytest.raises(ValueError, match="comes to position 3"):
         cached.apply(params, x[:1], state=state)
@@ -154,10 +156,13 @@ def test_past_the_table():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: nn.Rotary(fraction=1.5), r"share of the features that turn, in \(0, 1\]; got 1.5"),
-        (lambda: nn.Rotary(base=0.0), "Rotary.base is a number > 0, got 0.0"),
         (
-            lambda: nn.Rotary(scaling=cast(Any, 2.0)),
+            lambda: nn.RotaryEmbedding(fraction=1.5),
+            r"share of the features that turn, in \(0, 1\]; got 1.5",
+        ),
+        (lambda: nn.RotaryEmbedding(base=0.0), "RotaryEmbedding.base is a number > 0, got 0.0"),
+        (
+            lambda: nn.RotaryEmbedding(scaling=cast(Any, 2.0)),
             "a rule such as Linear.*, got 2.0",
         ),
         (lambda: nn.LinearScaling(-1.0), "LinearScaling.factor is a number > 0, got -1.0"),
@@ -178,7 +183,7 @@ def test_rotate_of_a_quarter():
 
 def test_longrope_refused():
     rule = nn.LongRoPEScaling((1.0, 1.0), (2.0, 4.0), 8, 4.0)
-    attention = nn.Attention(1, 4, causal=True, rotary=nn.Rotary(scaling=rule))
+    attention = nn.MultiHeadAttention(1, 4, causal=True, rotary=nn.RotaryEmbedding(scaling=rule))
     x = normals(0, 3, 4)
     assert attention.apply(attention.init(KEY, x), x).shape == (3, 4)
     with pytest.raises(ValueError, match="as many short as long ones; got 1 and 2"):
@@ -186,8 +191,8 @@ def test_longrope_refused():
     with pytest.raises(ValueError, match=r"LongRoPEScaling.long is a number > 0, got -1.0"):
         nn.LongRoPEScaling((1.0,), (-1.0,), 8, 4.0)
     with pytest.raises(ValueError, match="has 2 factors, but 8 features turn, which are 4 pairs"):
-        nn.Rotary(scaling=rule).rotate(normals(0, 3, 1, 8), jnp.arange(3), 3)
+        nn.RotaryEmbedding(scaling=rule).rotate(normals(0, 3, 1, 8), jnp.arange(3), 3)
     with pytest.raises(ValueError, match="which keys in a cache cannot follow"):
-        nn.cached(attention)
+        nn.with_cache(attention)
     with pytest.raises(ValueError, match="a row's sequences are of several lengths"):
-        attention.apply(attention.init(KEY, x), x, segments=jnp.ones(3, int))
+        attention.apply(attention.init(KEY, x), x, segment_ids=jnp.ones(3, int))

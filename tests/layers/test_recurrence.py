@@ -92,7 +92,7 @@ def test_padded_bidirectional_as_flax():
         return jnp.where(SEGMENTS[..., None] == 0, 0.0, y)  # which it leaves as they come
 
     def ours(params, x):
-        return net.apply(params, x, segments=SEGMENTS)
+        return net.apply(params, x, segment_ids=SEGMENTS)
 
     assert_agree(ours, theirs, random(net, x), x)
 

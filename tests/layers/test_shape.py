@@ -46,13 +46,13 @@ def test_reshape_to_a_single_number_and_of_an_empty_batch():
 @pytest.mark.parametrize("net", [nn.Flatten(), nn.Reshape((2,))], ids=str)
 def test_a_list_is_refused(net):
     with pytest.raises(TypeError, match=r"at 'a', .*wants an array, got \[.*; write jnp.asarray"):
-        nn.Serial(a=net).apply({"a": {}}, [1.0, 2.0])
+        nn.Sequential(a=net).apply({"a": {}}, [1.0, 2.0])
 
 
 def test_a_parameter_is_its_array():
-    net = nn.Parameter((3, 4), nn.normal(1.0))
+    net = nn.LearnedArray((3, 4), nn.normal(1.0))
     w = normals(1, 3, 4)
     np.testing.assert_array_equal(net.apply({"w": w}), w)
     gradient = jax.grad(lambda p: (net.apply(p) ** 2).sum())({"w": w})["w"]
     np.testing.assert_allclose(gradient, 2 * np.asarray(w), rtol=1e-6)
-    assert nn.Parameter(()).init(KEY)["w"].tolist() == 0.0
+    assert nn.LearnedArray(()).init(KEY)["w"].tolist() == 0.0

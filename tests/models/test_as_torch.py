@@ -99,7 +99,7 @@ def test_gpt2():
             "norm": norm(find, "transformer.ln_f"),
         }
 
-    assert_agrees(GPT(layers=2, width=8, heads=2, length=7).network(11), convert, "gpt2")
+    assert_agrees(GPT(layers=2, width=8, num_heads=2, length=7).network(11), convert, "gpt2")
 
 
 def test_llama():
@@ -132,8 +132,8 @@ def test_llama():
     model = GPT(
         layers=2,
         width=16,
-        heads=4,
-        key_value_heads=2,
+        num_heads=4,
+        num_kv_heads=2,
         hidden=12,
         positions="rotary",
         norm="rms",
@@ -175,7 +175,7 @@ def test_vit():
             "head": dense(find, "heads.head"),
         }
 
-    model = ViT(image=8, patch=4, layers=2, width=8, heads=2, hidden=12)
+    model = ViT(image=8, patch=4, layers=2, width=8, num_heads=2, hidden=12)
     assert_agrees(model.network(3), convert, "vit")
 
 

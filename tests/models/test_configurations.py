@@ -25,11 +25,17 @@ from tests.cases import KEY, floats
         (lambda: ResNet(stages=()), r"ResNet.stages is a tuple of ints >= 1, got \(\)"),
         (lambda: ResNet(stem="tiny"), "ResNet.stem is 'imagenet' or 'cifar', got 'tiny'"),  # type: ignore[arg-type]
         (lambda: ViT(patch=15), "ViT.patch divides the image, got patches of 15 for images of 224"),
-        (lambda: ViT(heads=7), "ViT.heads divides the width, got 7 heads for a width of 768"),
-        (lambda: GPT(heads=5), "GPT.heads divides the width, got 5 heads for a width of 384"),
+        (
+            lambda: ViT(num_heads=7),
+            "ViT.num_heads divides the width, got 7 heads for a width of 768",
+        ),
+        (
+            lambda: GPT(num_heads=5),
+            "GPT.num_heads divides the width, got 5 heads for a width of 384",
+        ),
         (lambda: GPT(norm="batch"), "GPT.norm is 'layer' or 'rms', got 'batch'"),  # type: ignore[arg-type]
-        (lambda: GPT(key_value_heads=4), "key_value_heads divides heads, got 4 for 6"),
-        (lambda: GPT(heads=128, positions="rotary"), "turn.* pairs of features"),
+        (lambda: GPT(num_kv_heads=4), "num_kv_heads divides num_heads, got 4 for 6"),
+        (lambda: GPT(num_heads=128, positions="rotary"), "turn.* pairs of features"),
         (lambda: GPT(hidden=0), "GPT.hidden is an int >= 1, got 0"),
         (lambda: GPT(dropout=-0.1), r"dropout is the share .* in \[0, 1\); got -0.1"),
         (lambda: UNet(width=True), "UNet.width is an int >= 1, got True"),
@@ -54,7 +60,7 @@ def test_written_and_read(config: Any):
 
 
 def test_vit_wants_images_of_its_size():
-    net = ViT(image=8, patch=4, layers=1, width=4, heads=1).network(3)
+    net = ViT(image=8, patch=4, layers=1, width=4, num_heads=1).network(3)
     for shape in ((1, 4, 4, 3), (1, 4, 16, 3)):
         with pytest.raises(ValueError, match=r"wants images \(\.\.\., 8, 8, C\).*got float32\[1,4"):
             net.init(KEY, floats(*shape))

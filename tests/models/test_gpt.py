@@ -14,12 +14,12 @@ from jaxnn.models import GPT, CharLSTM
 from tests.cases import KEY
 from tests.near import assert_near
 
-GPT2 = GPT(layers=2, width=8, heads=2, length=9)
+GPT2 = GPT(layers=2, width=8, num_heads=2, length=9)
 LLAMA = GPT(
     layers=2,
     width=8,
-    heads=4,
-    key_value_heads=2,
+    num_heads=4,
+    num_kv_heads=2,
     positions="rotary",
     norm="rms",
     feed_forward="swiglu",
@@ -53,18 +53,18 @@ def test_logits_depend_on_no_later_token(model: GPT):
 def test_in_pieces(model: GPT):
     """Token by token and in chunks, in a cache, it is the whole; left padding is skipped."""
     net = model.network(11)
-    params, cached = random(net), nn.cached(net, length=8)
+    params, cached = random(net), nn.with_cache(net, length=8)
     whole = jax.jit(net.apply)(params, TOKENS)
 
     @jax.jit
-    def run(tokens, segments, state):
-        return cached.apply(params, tokens, segments=segments, state=state)
+    def run(tokens, segment_ids, state):
+        return cached.apply(params, tokens, segment_ids=segment_ids, state=state)
 
     padded = jnp.pad(TOKENS, ((0, 0), (1, 0)))
-    segments = (jnp.arange(8) > 0).astype(jnp.int32) + jnp.zeros((2, 1), jnp.int32)
+    segment_ids = (jnp.arange(8) > 0).astype(jnp.int32) + jnp.zeros((2, 1), jnp.int32)
     for tokens, marks, split in (
         (TOKENS, jnp.ones_like(TOKENS), (1,) * 7),
-        (padded, segments, (4, 4)),
+        (padded, segment_ids, (4, 4)),
     ):
         state, outputs, begin = cached.init_state(tokens[:, :1]), [], 0
         for length in split:

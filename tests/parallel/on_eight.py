@@ -28,28 +28,28 @@ ROWS = jax.random.normal(jax.random.key(3), (16, 16))
 LABELS = jax.random.randint(jax.random.key(4), (16,), 0, 8)
 STEPS = 3
 
-LANGUAGE = train.LanguageModel(64), (TOKENS[:, :-1], TOKENS[:, 1:])
+LANGUAGE = train.NextToken(64), (TOKENS[:, :-1], TOKENS[:, 1:])
 CLASSES = train.Classification(8)
 SWIGLU = models.GPT(
-    layers=2, width=16, heads=4, positions="rotary", norm="rms", feed_forward="swiglu",
+    layers=2, width=16, num_heads=4, positions="rotary", norm="rms", feed_forward="swiglu",
     bias=False, tied=False,
 )  # fmt: skip
 
-CONVOLUTION = nn.Serial(
+CONVOLUTION = nn.Sequential(
     nn.Conv(8, (3, 3), bias=False),
     nn.BatchNorm(),
     jax.nn.relu,
-    nn.GlobalAveragePool(),
+    nn.GlobalAvgPool(),
     nn.Dense(8),
 )
 
 NETWORKS = {
-    "gpt": (models.GPT(layers=2, width=16, heads=4).network(64), *LANGUAGE),
+    "gpt": (models.GPT(layers=2, width=16, num_heads=4).network(64), *LANGUAGE),
     "llama": (nn.Precision(SWIGLU.network(64), "float32", keep="**/*norm"), *LANGUAGE),
     "mlp": (models.MLP(width=32, depth=1, dropout=0.1).network(8), CLASSES, (ROWS, LABELS)),
     "convolution": (CONVOLUTION, CLASSES, (IMAGES, LABELS)),
     "resnet": (models.ResNet((1,), width=8, stem="cifar").network(8), CLASSES, (IMAGES, LABELS)),
-    "vit": (models.ViT(8, 4, 2, width=16, heads=4).network(8), CLASSES, (IMAGES, LABELS)),
+    "vit": (models.ViT(8, 4, 2, width=16, num_heads=4).network(8), CLASSES, (IMAGES, LABELS)),
     "lstm": (models.CharLSTM(width=16, layers=1).network(64), *LANGUAGE),
 }
 MESHES = {

@@ -53,7 +53,7 @@ def main(
 ):
     """Join, fit, and tell."""
     if coordinator is not None:
-        parallel.start(coordinator, int(processes), int(index))
+        parallel.initialize(coordinator, int(processes), int(index))
     mesh, rules = parallel.mesh(data=int(split), model=int(model)), parallel.FSDP_TENSOR_PARALLEL
     ts, history = parallel.fit(
         NET, TASK, OPTIMIZER, SOURCES[source](int(processes)), mesh=mesh, rules=rules,

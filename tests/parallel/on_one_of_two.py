@@ -17,7 +17,7 @@ from tests.parallel.on_two import NET, TASK, data
 
 def main(coordinator, index, folder):
     """Join, train, and die."""
-    parallel.start(coordinator, 2, int(index))
+    parallel.initialize(coordinator, 2, int(index))
 
     def die(ts, record):
         if index == "1" and record["step"] >= 6:

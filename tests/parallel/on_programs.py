@@ -21,8 +21,8 @@ from tests.parallel.on_eight import CLASSES, LABELS, MESHES, NETWORKS, OPTIMIZER
 
 KEY = jax.random.key(0)
 EIGHT = {"data": 8}
-GENERATOR = nn.Serial(nn.Dense(32), jax.nn.relu, nn.Dense(2))
-CRITIC = nn.Serial(nn.Dense(32), jax.nn.relu, nn.Dense(1))
+GENERATOR = nn.Sequential(nn.Dense(32), jax.nn.relu, nn.Dense(2))
+CRITIC = nn.Sequential(nn.Dense(32), jax.nn.relu, nn.Dense(1))
 ANGLES = np.random.default_rng(0).uniform(0, 2 * np.pi, 256)
 RING = np.stack([np.cos(ANGLES), np.sin(ANGLES)], -1).astype("f")
 
@@ -35,8 +35,8 @@ class GAN(train.Program):
     critic_steps: int = 2
 
     def init(self, key, batch):
-        g = GENERATOR.init(nn.fold(key, "generator"), jnp.zeros((1, 4)))
-        c = CRITIC.init(nn.fold(key, "critic"), batch)
+        g = GENERATOR.init(nn.fold_in(key, "generator"), jnp.zeros((1, 4)))
+        c = CRITIC.init(nn.fold_in(key, "critic"), batch)
         kept = {"g": self.optimizers["g"].init(g), "c": self.optimizers["c"].init(c)}
         return {"g": g, "c": c, "optimizers": kept, "key": key, "step": jnp.int32(0)}
 
@@ -217,8 +217,8 @@ def evaluation():
 
 def stacked():
     """The net of blocks: how its state lies, and the bytes that each device has of it."""
-    net = nn.Serial(nn.Repeat(nn.Serial(nn.Dense(16), nn.BatchNorm()), 8), nn.Dense(8))
-    optimizer = train.averaged(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)))
+    net = nn.Sequential(nn.Repeat(nn.Sequential(nn.Dense(16), nn.BatchNorm()), 8), nn.Dense(8))
+    optimizer = train.with_ema(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)))
     program = train.Supervised(net, CLASSES, optimizer)
     placement = parallel.Placement(parallel.mesh(**EIGHT), parallel.FSDP)
     state = placement.init(program, KEY, (ROWS, LABELS))
@@ -227,7 +227,7 @@ def stacked():
 
 def drawing():
     """XLA's account of drawing three matrices of 256 x 256 and their moments."""
-    net = nn.Serial(*[nn.Dense(256, bias=False)] * 3)
+    net = nn.Sequential(*[nn.Dense(256, bias=False)] * 3)
     program = train.Supervised(net, train.Classification(256), optax.adam(1e-3))
     batch = (
         jax.ShapeDtypeStruct((8, 256), "float32"),

@@ -40,7 +40,7 @@ def told(state, history):
 
 def main(folder, steps, signaled, coordinator, processes, index):
     """Join, train, and print."""
-    parallel.start(coordinator, int(processes), int(index))
+    parallel.initialize(coordinator, int(processes), int(index))
     mesh, rules = parallel.mesh(data=2, model=-1), parallel.FSDP_TENSOR_PARALLEL
 
     def send(event):

@@ -29,7 +29,7 @@ def data():
 def main(coordinator=None, processes=None, index=None):
     """Join, train, and tell."""
     numbers = [None if text is None else int(text) for text in (processes, index)]
-    parallel.start(coordinator, *numbers)
+    parallel.initialize(coordinator, *numbers)
     here, count = jax.process_index(), jax.process_count()
     mesh, rules = parallel.mesh(data=2, model=-1), parallel.FSDP_TENSOR_PARALLEL
     ts = parallel.create(NET, OPTIMIZER, jax.random.key(0), SHAPE, mesh, rules)

@@ -133,7 +133,7 @@ def test_plans_are_what_xla_says_of_the_real_step(case):
     if case.startswith("gpt") and case in QUICK:
         pytest.skip("takes 4 s: the other networks do")
     net, task, (x, _) = NETWORKS[name]
-    mesh = parallel.simulated(**MESHES[table])
+    mesh = parallel.abstract_mesh(**MESHES[table])
     found = parallel.plan(net, OPTIMIZER, x, mesh, getattr(parallel, table), task=task)
     memory = told(case)["memory"]
     given = found.parameters + found.optimizer + found.state + found.batch
@@ -149,8 +149,8 @@ def test_gathering_changes_nothing_in_a_network():
     from jaxnn.parallel.gathering import gathered
 
     net, _, (x, _) = NETWORKS["gpt"]
-    layout = parallel.Layout(parallel.simulated(data=8), parallel.FSDP)
+    layout = parallel.Layout(parallel.abstract_mesh(data=8), parallel.FSDP)
     assert gathered(net, layout, x) == net
-    plain = parallel.Layout(parallel.simulated(data=8), parallel.DATA_PARALLEL)
+    plain = parallel.Layout(parallel.abstract_mesh(data=8), parallel.DATA_PARALLEL)
     assert gathered(net, plain, x) is net
     assert isinstance(net, nn.Layer)

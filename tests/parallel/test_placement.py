@@ -23,7 +23,7 @@ from tests.parallel.test_fit import run
 QUICK = ("gan", "without_data", "evaluation", "stacked", "drawing", "continuing", "accounts")
 SLOW = ("supervised", "meshes")
 KEY = jax.random.key(0)
-EIGHT = parallel.simulated(data=2, model=4)
+EIGHT = parallel.abstract_mesh(data=2, model=4)
 X, Y = jax.ShapeDtypeStruct((8, 16), "float32"), jax.ShapeDtypeStruct((8,), "int32")
 
 
@@ -158,7 +158,7 @@ def test_two_processes_stop_at_one_signal_and_resume_as_one(tmp_path):
 
 # ---- shardings, planned for devices that need not exist ----
 
-NET = nn.Serial(up=nn.Dense(32), down=nn.Dense(12))
+NET = nn.Sequential(up=nn.Dense(32), down=nn.Dense(12))
 
 
 def specs(program, rules, mesh=EIGHT, batch=(X, Y)):
@@ -239,7 +239,7 @@ def test_what_has_another_shape_is_replicated_if_the_spec_does_not_fit():
 
 
 def test_stacked_axes_of_what_has_another_shape_are_not_split():
-    net = nn.Serial(nn.Repeat(nn.Dense(16), 8), nn.Dense(12))
+    net = nn.Sequential(nn.Repeat(nn.Dense(16), 8), nn.Dense(12))
     optimizer = optax.adafactor(0.1, min_dim_size_to_factor=8)
     rules = (("0/w", parallel.Split(outputs="model")),)
     factored = specs(supervised(net, optimizer), rules).opt_state[0]
@@ -257,7 +257,7 @@ def test_statistics_scalars_and_keys_stay_whole():
             return state, {"loss": 0.0}
 
     assert specs(Keys(), (("**", P("data")),)) == {"key": (), "keys": (), "n": (), "x": ("data",)}
-    state = specs(supervised(nn.Serial(nn.BatchNorm(), nn.Dense(12))), (("**", P()),))
+    state = specs(supervised(nn.Sequential(nn.BatchNorm(), nn.Dense(12))), (("**", P()),))
     assert set(jax.tree.leaves(state.state, is_leaf=lambda x: isinstance(x, tuple))) == {()}
 
 
@@ -267,7 +267,7 @@ def test_statistics_scalars_and_keys_stay_whole():
 def test_rules_that_do_not_fit_name_paths_of_the_state():
     rules = (("**/upp/w", P("data")), ("**/w", P(None, "model")))
     with pytest.raises(ValueError) as error:
-        specs(supervised(nn.Serial(up=nn.Dense(32), down=nn.Dense(10))), rules)
+        specs(supervised(nn.Sequential(up=nn.Dense(32), down=nn.Dense(10))), rules)
     # Moments do not fit for the reason of their parameters, which are named once.
     assert str(error.value).splitlines() == [
         "the rules do not fit the state:",
@@ -279,7 +279,7 @@ def test_rules_that_do_not_fit_name_paths_of_the_state():
 
 def test_axes_that_the_mesh_does_not_have():
     with pytest.raises(ValueError) as error:
-        parallel.Placement(parallel.simulated(model=4), parallel.FSDP)
+        parallel.Placement(parallel.abstract_mesh(model=4), parallel.FSDP)
     assert "the rules do not fit the mesh:\n  the rule ('**', Split(" in str(error.value)
     assert (
         "by the mesh axis 'data', but the mesh has 'model'; write parallel.mesh(data=...)"

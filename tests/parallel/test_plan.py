@@ -15,8 +15,8 @@ from jaxnn import parallel, train
 from jaxnn.parallel.collectives import collectives
 
 X = jax.ShapeDtypeStruct((16, 64), "float32")
-NET = nn.Serial(up=nn.Dense(128), activation=jax.nn.relu, down=nn.Dense(64, bias=False))
-MESH = parallel.simulated(data=2, model=4)
+NET = nn.Sequential(up=nn.Dense(128), activation=jax.nn.relu, down=nn.Dense(64, bias=False))
+MESH = parallel.abstract_mesh(data=2, model=4)
 
 
 def test_bytes_by_hand():
@@ -38,7 +38,7 @@ def test_bytes_by_hand():
 
 
 def test_parameters_in_inference_have_no_gradients_or_moments():
-    net = nn.Serial(NET, nn.Inference(nn.Dense(64)))
+    net = nn.Sequential(NET, nn.Inference(nn.Dense(64)))
     found = parallel.plan(net, optax.adam(1e-3), X, MESH, parallel.FSDP)
     trained = 2 * 64 * 128 * 4 // 2 + 128 * 4  # the axis `data` splits matrices alone
     assert found.gradients == trained
@@ -99,8 +99,8 @@ from jaxnn import models, parallel, train
 began = time.perf_counter()
 found = parallel.plan(
     models.GPT.llama2_7b().network(32000), optax.adamw(1e-4),
-    jax.ShapeDtypeStruct((256, 4096), "int32"), parallel.simulated(data=16, model=16),
-    parallel.FSDP_TENSOR_PARALLEL, task=train.LanguageModel(32000),
+    jax.ShapeDtypeStruct((256, 4096), "int32"), parallel.abstract_mesh(data=16, model=16),
+    parallel.FSDP_TENSOR_PARALLEL, task=train.NextToken(32000),
 )
 print(json.dumps({
     "seconds": time.perf_counter() - began,

@@ -171,19 +171,19 @@ def test_what_the_environment_tells():
 
 def test_starts_that_cannot_be():
     with pytest.raises(ValueError, match=r"was given no processes and no index: write parallel.st"):
-        parallel.start("localhost:1234")
+        parallel.initialize("localhost:1234")
     with pytest.raises(ValueError, match=r'the coordinator is "host:port", got \'localhost\''):
-        parallel.start("localhost", 2, 0)
+        parallel.initialize("localhost", 2, 0)
     with pytest.raises(ValueError, match=r"got index=2 of processes=2"):
-        parallel.start("localhost:1234", 2, 2)
+        parallel.initialize("localhost:1234", 2, 2)
     jax.devices()
     with pytest.raises(RuntimeError, match=r"comes before anything else of JAX, which has its dev"):
-        parallel.start("localhost:1234", 2, 0)
+        parallel.initialize("localhost:1234", 2, 0)
 
 
 def test_alone_there_is_nothing_to_start(monkeypatch):
     for name in list(os.environ):
         if name.startswith(TOLD):
             monkeypatch.delenv(name)
-    parallel.start()
+    parallel.initialize()
     assert parallel.is_first()

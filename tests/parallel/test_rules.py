@@ -8,9 +8,9 @@ from jax.sharding import PartitionSpec as P
 import jaxnn as nn
 from jaxnn import models, parallel
 
-EIGHT = parallel.simulated(data=2, model=4)
+EIGHT = parallel.abstract_mesh(data=2, model=4)
 X = jax.ShapeDtypeStruct((8, 16), "float32")
-NET = nn.Serial(up=nn.Dense(32), down=nn.Dense(12))
+NET = nn.Sequential(up=nn.Dense(32), down=nn.Dense(12))
 
 
 def specs(net, x, mesh, rules):
@@ -37,7 +37,7 @@ def test_axes_that_make_no_mesh():
     with pytest.raises(ValueError, match=r"one axis .* may be -1, got parallel.mesh\(a=-1, b=-1\)"):
         parallel.mesh(a=-1, b=-1)
     with pytest.raises(ValueError, match=r"'data' of a mesh is an int >= 1; got -1"):
-        parallel.simulated(data=-1)
+        parallel.abstract_mesh(data=-1)
 
 
 def test_the_first_rule_that_matches_decides():
@@ -49,7 +49,7 @@ def test_the_first_rule_that_matches_decides():
 
 
 def test_stacked_axes_are_left_out():
-    block = nn.Serial(nn.Dense(16), nn.Dense(16))
+    block = nn.Sequential(nn.Dense(16), nn.Dense(16))
     rules = (("0/w", P(None, "model")), ("1/w", P(("model", "data"))), ("**", P()))
     plain = specs(block, X, EIGHT, rules)
     assert plain[1]["w"] == (("model", "data"),)
@@ -69,7 +69,7 @@ def test_a_split_leaves_what_it_does_not_divide():
 def test_what_does_not_fit_is_listed():
     rules = (("down/w", P("model", "data")), ("up/w", P(None, None, "data")), ("up/b", P("data")))
     with pytest.raises(ValueError) as error:
-        parallel.shardings(nn.Serial(up=nn.Dense(3), down=nn.Dense(5)).spec(X), EIGHT, rules)
+        parallel.shardings(nn.Sequential(up=nn.Dense(3), down=nn.Dense(5)).spec(X), EIGHT, rules)
     assert str(error.value).splitlines() == [
         "the rules do not fit the parameters:",
         f"  up/w: {P(None, None, 'data')} has 3 entries, for the shape (16, 3)",
@@ -92,7 +92,7 @@ def test_a_rule_that_matches_nothing():
 
 
 def test_a_mesh_axis_that_there_is_not():
-    mesh = parallel.simulated(model=4)
+    mesh = parallel.abstract_mesh(model=4)
     rule = ("**", parallel.Split(largest="data"))
     with pytest.raises(ValueError) as error:
         parallel.shardings(NET.spec(X), mesh, (rule,))
@@ -113,7 +113,7 @@ def test_what_is_no_table():
 
 
 TOKENS, IMAGES = ((8, 4), "int32"), ((8, 8, 8, 3), "float32")
-GPT, LLAMA = models.GPT(layers=2, width=16, heads=4), models.GPT.llama2_7b()
+GPT, LLAMA = models.GPT(layers=2, width=16, num_heads=4), models.GPT.llama2_7b()
 BOTTLENECK = models.ResNet((1, 1), width=8, stem="cifar", bottleneck=True)
 
 

@@ -12,20 +12,20 @@ from jaxnn import parallel, train
 
 ONE = parallel.mesh(data=1)
 X = jnp.ones((4, 6))
-NET = nn.Serial(nn.Dense(8), nn.BatchNorm(), nn.Repeat(nn.Dense(8), 2), nn.Dense(3))
+NET = nn.Sequential(nn.Dense(8), nn.BatchNorm(), nn.Repeat(nn.Dense(8), 2), nn.Dense(3))
 
 
 class Codebook(nn.Primitive):
     """State that starts random."""
 
     def variables(self, x):
-        return {"codes": nn.Slot((5, x.shape[-1]), nn.normal(1.0))}
+        return {"codes": nn.Variable((5, x.shape[-1]), nn.normal(1.0))}
 
     def forward(self, params, x, *, state):
         return x + state["codes"].sum(0), state
 
 
-@pytest.mark.parametrize("net", [NET, nn.Serial(nn.Inference(NET), Codebook(), nn.Dense(2))])
+@pytest.mark.parametrize("net", [NET, nn.Sequential(nn.Inference(NET), Codebook(), nn.Dense(2))])
 def test_a_state_as_on_one_device(net):
     optimizer, key = optax.adam(0.1), jax.random.key(3)
     found = parallel.create(net, optimizer, key, X, ONE, parallel.FSDP)
@@ -86,7 +86,7 @@ def test_rules_that_do_not_fit_are_told_before_anything_is_made():
 
 
 def test_rows_that_the_devices_do_not_divide():
-    mesh = parallel.simulated(data=8)
+    mesh = parallel.abstract_mesh(data=8)
     with pytest.raises(ValueError) as error:
         parallel.shard_batch((jnp.ones((16, 2)), jnp.ones(12)), mesh)
     assert str(error.value) == (
@@ -98,9 +98,9 @@ def test_rows_that_the_devices_do_not_divide():
 
 
 def test_other_axes_do_not_split_a_batch():
-    layout = parallel.Layout(parallel.simulated(model=8), ())
+    layout = parallel.Layout(parallel.abstract_mesh(model=8), ())
     assert layout.batch == layout.whole
-    both = parallel.Layout(parallel.simulated(replica=2, data=2, model=2), ())
+    both = parallel.Layout(parallel.abstract_mesh(replica=2, data=2, model=2), ())
     assert tuple(both.batch.spec) == (("replica", "data"),)
 
 

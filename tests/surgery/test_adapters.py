@@ -16,11 +16,11 @@ from jaxnn.core.calls import Mismatch
 from tests.cases import KEY
 from tests.layers.agreement import normals
 
-NET = nn.Serial(
-    body=nn.Repeat(nn.Residual(nn.Serial(nn.Dense(3), jnp.tanh)), 2),
+NET = nn.Sequential(
+    body=nn.Repeat(nn.Residual(nn.Sequential(nn.Dense(3), jnp.tanh)), 2),
     image=nn.Reshape((1, 3, 1)),
     conv=nn.Conv(2, (1, 2)),
-    head=nn.Serial(nn.Flatten(), nn.Dense(4)),
+    head=nn.Sequential(nn.Flatten(), nn.Dense(4)),
 )
 X = normals(0, 2, 3)
 
@@ -32,12 +32,12 @@ def params():
 
 def tuned(params, **options):
     """An adapted network whose adapters do something."""
-    net, more = nn.adapted(NET, params, KEY, X, rank=2, **options)
+    net, more = nn.add_lora(NET, params, KEY, X, rank=2, **options)
     return net, jax.tree.map(lambda a: a + 0.1, more)
 
 
 def test_the_same_function_at_first_and_the_weights_kept(params):
-    net, more = nn.adapted(NET, params, KEY, X, rank=2)
+    net, more = nn.add_lora(NET, params, KEY, X, rank=2)
     np.testing.assert_array_equal(net.apply(more, X), NET.apply(params, X))
     assert more["body"][0]["w"]["base"] is params["body"][0]["w"]
     shapes = jax.tree.map(jnp.shape, more)
@@ -48,17 +48,17 @@ def test_the_same_function_at_first_and_the_weights_kept(params):
 
 
 def test_its_own_init_draws_what_the_network_would(params):
-    """And the adapters are those of `adapted`, by their paths."""
-    net, more = nn.adapted(NET, params, KEY, X, rank=2)
+    """And the adapters are those of `add_lora`, by their paths."""
+    net, more = nn.add_lora(NET, params, KEY, X, rank=2)
     chex.assert_trees_all_close(net.init(KEY, X), more, rtol=1e-6)
-    other, _ = nn.adapted(NET, params, jax.random.key(1), X, rank=2)
+    other, _ = nn.add_lora(NET, params, jax.random.key(1), X, rank=2)
     assert other == net
 
 
 def test_merged_is_unmerged(params):
     """To the bit, under Repeat and in a convolution too; and in numpy's float64 to rounding."""
     net, more = tuned(params, scale=0.5)
-    plain, merged = nn.merged(net, more)
+    plain, merged = nn.merge_lora(net, more)
     assert plain == NET
     np.testing.assert_array_equal(plain.apply(merged, X), net.apply(more, X))
     assert not np.allclose(plain.apply(merged, X), NET.apply(params, X))
@@ -70,22 +70,24 @@ def test_merged_is_unmerged(params):
 
 def test_merged_wherever_the_wrapper_stands(params):
     for net in (
-        nn.Serial(nn.LowRank(nn.Dense(3), 2), jnp.tanh),
-        nn.Repeat(nn.LowRank(nn.Residual(nn.Dense(3)), 1), 2),
-        nn.Remat(nn.Ensemble(nn.LowRank(nn.Serial(a=nn.Dense(2)), 1, scale=2.0), 2)),
-        nn.LowRank(nn.LowRank(nn.Dense(2), 1), 2, match="w/base"),
+        nn.Sequential(nn.LoRA(nn.Dense(3), 2), jnp.tanh),
+        nn.Repeat(nn.LoRA(nn.Residual(nn.Dense(3)), 1), 2),
+        nn.Remat(nn.Ensemble(nn.LoRA(nn.Sequential(a=nn.Dense(2)), 1, scale=2.0), 2)),
+        nn.LoRA(nn.LoRA(nn.Dense(2), 1), 2, match="w/base"),
     ):
         weights = jax.tree.map(lambda a: a + 0.1, net.init(KEY, X))
-        plain, merged = nn.merged(net, weights)
-        assert "LowRank" not in repr(plain)
+        plain, merged = nn.merge_lora(net, weights)
+        assert "LoRA" not in repr(plain)
         np.testing.assert_array_equal(plain.apply(merged, X), net.apply(weights, X))
 
 
 def test_adapters_train_alone(params):
     """By an optimizer that has None for all else; the rest stays to the bit, and merges after."""
-    net, params = nn.adapted(NET, jax.tree.map(jnp.copy, params), KEY, X, rank=2, match="body/**/w")
+    net, params = nn.add_lora(
+        NET, jax.tree.map(jnp.copy, params), KEY, X, rank=2, match="body/**/w"
+    )
     start = jax.tree.map(jnp.copy, params)
-    optimizer = train.by_path({"**/down": optax.adam(0.1), "**/up": optax.adam(0.1), "**": None})
+    optimizer = train.partition({"**/down": optax.adam(0.1), "**/up": optax.adam(0.1), "**": None})
     ts = train.TrainState.create(net, optimizer, KEY, X)._replace(params=params)
     step = train.make_step(net, lambda y, targets: jnp.mean(y**2), optimizer)
     losses = []
@@ -96,31 +98,29 @@ def test_adapters_train_alone(params):
     pairs = zip(paths.walk(start), paths.walk(ts.params), strict=True)
     moved = {paths.text(path) for (path, one), (_, other) in pairs if (one != other).any()}
     assert moved == {"body/0/w/down", "body/0/w/up"}
-    plain, merged = nn.merged(net, ts.params)
+    plain, merged = nn.merge_lora(net, ts.params)
     np.testing.assert_array_equal(plain.apply(merged, X), net.apply(ts.params, X))
 
 
 def test_refused(params):
     with pytest.raises(ValueError, match=r"finds no parameter that fits 'x/\*'; there are: body/0"):
-        nn.adapted(NET, params, KEY, X, match="x/*")
-    with pytest.raises(
-        ValueError, match=r"'b' has the one axis \(4,\), which LowRank cannot adapt"
-    ):
-        nn.LowRank(nn.Dense(4), match="b").spec(X)
+        nn.add_lora(NET, params, KEY, X, match="x/*")
+    with pytest.raises(ValueError, match=r"'b' has the one axis \(4,\), which LoRA cannot adapt"):
+        nn.LoRA(nn.Dense(4), match="b").spec(X)
     with pytest.raises(ValueError, match=r"not those of this network .*\n.*head/1/b: declared \(4"):
         wrong = {**params, "head": ({}, {**params["head"][1], "b": jnp.ones(5)})}
-        nn.adapted(NET, wrong, KEY, X)
-    with pytest.raises(ValueError, match="no layer is wrapped in LowRank"):
-        nn.merged(NET, params)
-    with pytest.raises(TypeError, match=r"adapted wants a layer, got 3; write nn.adapted\("):
-        nn.adapted(cast(Any, 3), params, KEY, X)
-    with pytest.raises(ValueError, match=r"LowRank.rank is an int >= 1, got 0"):
-        nn.LowRank(nn.Dense(3), rank=0)
-    with pytest.raises(TypeError, match=r"LowRank.scale is a number, got 'a'"):
-        nn.LowRank(nn.Dense(3), scale=cast(Any, "a"))
+        nn.add_lora(NET, wrong, KEY, X)
+    with pytest.raises(ValueError, match="no layer is wrapped in LoRA"):
+        nn.merge_lora(NET, params)
+    with pytest.raises(TypeError, match=r"add_lora wants a layer, got 3; write nn.add_lora\("):
+        nn.add_lora(cast(Any, 3), params, KEY, X)
+    with pytest.raises(ValueError, match=r"LoRA.rank is an int >= 1, got 0"):
+        nn.LoRA(nn.Dense(3), rank=0)
+    with pytest.raises(TypeError, match=r"LoRA.scale is a number, got 'a'"):
+        nn.LoRA(nn.Dense(3), scale=cast(Any, "a"))
     net, more = tuned(params)
     more["conv"]["w"]["up"] = jnp.ones((3, 3))
     with pytest.raises(ValueError, match=r"conv/w/up: declared \(2, 2\), got \(3, 3\)"):
         net.apply(more, X)
     with pytest.raises(Mismatch, match="'conv/w' is a dict of base, down and up that fit"):
-        nn.merged(net, more)
+        nn.merge_lora(net, more)

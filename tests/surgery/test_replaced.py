@@ -13,9 +13,9 @@ from tests.near import assert_near
 
 X = normals(0, 2, 3)
 OTHER = jax.random.key(7)
-BODY = nn.Repeat(nn.Residual(nn.Serial(norm=nn.LayerNorm(), mlp=nn.Dense(3))), 2)
-HEAD = nn.Serial(nn.Dense(4), jnp.tanh, nn.Dense(5))
-NET = nn.Serial(body=BODY, norm=nn.LayerNorm(), head=HEAD)
+BODY = nn.Repeat(nn.Residual(nn.Sequential(norm=nn.LayerNorm(), mlp=nn.Dense(3))), 2)
+HEAD = nn.Sequential(nn.Dense(4), jnp.tanh, nn.Dense(5))
+NET = nn.Sequential(body=BODY, norm=nn.LayerNorm(), head=HEAD)
 
 
 @pytest.fixture(scope="module")
@@ -24,30 +24,32 @@ def params():
 
 
 def test_a_pattern_of_layers():
-    assert nn.replace(NET, "**/norm", nn.RMSNorm()) == nn.Serial(
-        body=nn.Repeat(nn.Residual(nn.Serial(norm=nn.RMSNorm(), mlp=nn.Dense(3))), 2),
+    assert nn.replace(NET, "**/norm", nn.RMSNorm()) == nn.Sequential(
+        body=nn.Repeat(nn.Residual(nn.Sequential(norm=nn.RMSNorm(), mlp=nn.Dense(3))), 2),
         norm=nn.RMSNorm(),
         head=HEAD,
     )
     assert nn.replace(NET, "head/*", nn.Tap()) == nn.replace(
-        NET, "head", nn.Serial(nn.Tap(), nn.Tap(), nn.Tap())
+        NET, "head", nn.Sequential(nn.Tap(), nn.Tap(), nn.Tap())
     )
     assert nn.replace(NET, "he??", jnp.sin) == nn.replace(NET, "head", jnp.sin)
-    both = nn.Bidirectional(nn.Serial(nn.Dense(2), nn.Recurrent(nn.GRUCell(2))))
+    both = nn.Bidirectional(nn.Sequential(nn.Dense(2), nn.Recurrent(nn.GRUCell(2))))
     assert nn.replace(both, "*/0", nn.Dense(3)) == nn.replace(both, "forward/0", nn.Dense(3))
 
 
 def test_the_outer_one_of_layers_within_each_other():
-    assert nn.replace(NET, "**", nn.Tap()) == nn.Serial(body=nn.Tap(), norm=nn.Tap(), head=nn.Tap())
+    assert nn.replace(NET, "**", nn.Tap()) == nn.Sequential(
+        body=nn.Tap(), norm=nn.Tap(), head=nn.Tap()
+    )
 
 
 def test_a_pattern_of_settings_where_no_layer_fits():
-    net = GPT(layers=1, width=4, heads=1, dropout=0.5).network(3)
+    net = GPT(layers=1, width=4, num_heads=1, dropout=0.5).network(3)
     calm = nn.replace(nn.replace(net, "**/dropout/rate", 0.0), "**/attention/dropout", 0.0)
-    assert calm == GPT(layers=1, width=4, heads=1).network(3)
-    layer = nn.EncoderLayer(nn.Attention(2), nn.Dense(4))
+    assert calm == GPT(layers=1, width=4, num_heads=1).network(3)
+    layer = nn.EncoderLayer(nn.MultiHeadAttention(2), nn.Dense(4))
     assert nn.replace(layer, "*norm*", nn.RMSNorm()) == nn.EncoderLayer(
-        nn.Attention(2),
+        nn.MultiHeadAttention(2),
         nn.Dense(4),
         attention_norm=nn.RMSNorm(),
         feed_forward_norm=nn.RMSNorm(),
@@ -84,7 +86,7 @@ def test_a_setting_keeps_what_still_fits(params):
 
 def test_a_layer_without_parameters_and_the_inside_of_wrappers(params):
     net, carried = nn.replaced(NET, params, "norm", nn.Tap(), OTHER, X)
-    x = nn.Serial(body=BODY).apply({"body": params["body"]}, X)
+    x = nn.Sequential(body=BODY).apply({"body": params["body"]}, X)
     expected = HEAD.apply(params["head"], x)
     assert_near(net.apply(carried, X), expected)
     _, carried = nn.replaced(NET, params, "body/inner", nn.Dense(3), OTHER, X)
@@ -99,7 +101,7 @@ def test_refused(params):
     with pytest.raises(
         ValueError,
         match=r"with 'head/0' replaced, parameters elsewhere no longer fit:\n  head/2/w: now "
-        r"\(7, 5\), the parameters have float32\[4,5\]\n.*nn.widened",
+        r"\(7, 5\), the parameters have float32\[4,5\]\n.*nn.widen",
     ):
         nn.replaced(NET, params, "head/0", nn.Dense(7), OTHER, X)
     with pytest.raises(ValueError, match="not those of this network"):

@@ -35,26 +35,32 @@ class Stack(nn.Composite):
         return {name: head(x) for name, head in self.heads.items()}
 
 
-BLOCK = Block(nn.LayerNorm(), nn.Serial(up=nn.Dense(16), act=jax.nn.gelu, down=nn.Dense(8)))
+BLOCK = Block(nn.LayerNorm(), nn.Sequential(up=nn.Dense(16), act=jax.nn.gelu, down=nn.Dense(8)))
 STACK = Stack((BLOCK, nn.Repeat(nn.Remat(BLOCK), 3)), {"a": nn.Dense(2), "b": nn.Dense(3)})
 
 
 def test_a_layer():
-    net = nn.Serial(nn.Dense(128), jax.nn.relu, nn.Dense(10))
-    assert nn.replace(net, "1", jnp.tanh) == nn.Serial(nn.Dense(128), jnp.tanh, nn.Dense(10))
-    named = nn.Serial(hidden=nn.Dense(128), out=nn.Dense(10))
-    assert nn.replace(named, "out", nn.Dense(3)) == nn.Serial(hidden=nn.Dense(128), out=nn.Dense(3))
-    assert net == nn.Serial(nn.Dense(128), jax.nn.relu, nn.Dense(10))
+    net = nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
+    assert nn.replace(net, "1", jnp.tanh) == nn.Sequential(nn.Dense(128), jnp.tanh, nn.Dense(10))
+    named = nn.Sequential(hidden=nn.Dense(128), out=nn.Dense(10))
+    assert nn.replace(named, "out", nn.Dense(3)) == nn.Sequential(
+        hidden=nn.Dense(128), out=nn.Dense(3)
+    )
+    assert net == nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
 
 
 def test_the_order_of_named_layers_stays():
-    net = nn.Serial(b=nn.Dense(1), a=nn.Dense(2), c=nn.Dense(3))
-    assert repr(nn.replace(net, "b", nn.Dense(9))) == "Serial(b=Dense(9), a=Dense(2), c=Dense(3))"
+    net = nn.Sequential(b=nn.Dense(1), a=nn.Dense(2), c=nn.Dense(3))
+    assert (
+        repr(nn.replace(net, "b", nn.Dense(9))) == "Sequential(b=Dense(9), a=Dense(2), c=Dense(3))"
+    )
 
 
 def test_a_setting():
-    net = nn.Serial(hidden=nn.Dense(128), act=jax.nn.relu)
-    assert nn.replace(net, "hidden/features", 64) == nn.Serial(hidden=nn.Dense(64), act=jax.nn.relu)
+    net = nn.Sequential(hidden=nn.Dense(128), act=jax.nn.relu)
+    assert nn.replace(net, "hidden/features", 64) == nn.Sequential(
+        hidden=nn.Dense(64), act=jax.nn.relu
+    )
     assert nn.replace(nn.Dense(3), "w_init", nn.zeros()) == nn.Dense(3, w_init=nn.zeros())
     assert nn.replace(BLOCK, "scale", 0.5) == dataclasses.replace(BLOCK, scale=0.5)
     pair = nn.Parallel(nn.Dense(2), nn.Dense(2))
@@ -81,14 +87,14 @@ def test_wrappers_add_no_level_and_stay():
     wrapped = nn.Repeat(nn.Remat(nn.Residual(BLOCK)), 4)
     changed = nn.Repeat(nn.Remat(nn.Residual(nn.replace(BLOCK, "mlp/up", nn.Dense(32)))), 4)
     assert nn.replace(wrapped, "mlp/up", nn.Dense(32)) == changed
-    assert nn.replace(nn.Serial(a=wrapped), "a/mlp/up/features", 32) == nn.Serial(a=changed)
+    assert nn.replace(nn.Sequential(a=wrapped), "a/mlp/up/features", 32) == nn.Sequential(a=changed)
 
 
 def test_settings_of_wrappers():
     assert nn.replace(nn.Repeat(nn.Remat(BLOCK), 4), "n", 6) == nn.Repeat(nn.Remat(BLOCK), 6)
     assert nn.replace(nn.Remat(nn.Repeat(BLOCK, 4)), "n", 6) == nn.Remat(nn.Repeat(BLOCK, 6))
-    net = nn.Serial(blocks=nn.Repeat(nn.Remat(BLOCK), 4))
-    assert nn.replace(net, "blocks/scale", 0.5) == nn.Serial(
+    net = nn.Sequential(blocks=nn.Repeat(nn.Remat(BLOCK), 4))
+    assert nn.replace(net, "blocks/scale", 0.5) == nn.Sequential(
         blocks=nn.Repeat(nn.Remat(dataclasses.replace(BLOCK, scale=0.5)), 4)
     )
     precise = nn.Precision(net)
@@ -96,30 +102,30 @@ def test_settings_of_wrappers():
 
 
 def test_a_path_to_wrappers_takes_them_all_and_inner_leaves_them():
-    net = nn.Serial(blocks=nn.Repeat(nn.Remat(BLOCK), 4))
-    assert nn.replace(net, "blocks", nn.Dense(3)) == nn.Serial(blocks=nn.Dense(3))
-    assert nn.replace(net, "blocks/inner", nn.Dense(3)) == nn.Serial(
+    net = nn.Sequential(blocks=nn.Repeat(nn.Remat(BLOCK), 4))
+    assert nn.replace(net, "blocks", nn.Dense(3)) == nn.Sequential(blocks=nn.Dense(3))
+    assert nn.replace(net, "blocks/inner", nn.Dense(3)) == nn.Sequential(
         blocks=nn.Repeat(nn.Remat(nn.Dense(3)), 4)
     )
     assert nn.replace(nn.Residual(nn.Dense(3)), "inner", jnp.tanh) == nn.Residual(jnp.tanh)
 
 
 def test_a_child_goes_before_a_wrappers_setting():
-    net = nn.Repeat(nn.Serial(n=nn.Dense(3), inner=nn.Dense(3)), 2)
+    net = nn.Repeat(nn.Sequential(n=nn.Dense(3), inner=nn.Dense(3)), 2)
     changed = nn.replace(nn.replace(net, "n", jnp.tanh), "inner", jnp.sin)
-    assert changed == nn.Repeat(nn.Serial(n=jnp.tanh, inner=jnp.sin), 2)
+    assert changed == nn.Repeat(nn.Sequential(n=jnp.tanh, inner=jnp.sin), 2)
 
 
 def test_parameters_of_what_stays_stay():
     x, key = jnp.ones((2, 8)), jax.random.key(0)
-    net = nn.Serial(hidden=nn.Dense(8), out=nn.Dense(3))
+    net = nn.Sequential(hidden=nn.Dense(8), out=nn.Dense(3))
     old, new = net.init(key, x), nn.replace(net, "out/features", 7).init(key, x)
     assert jnp.array_equal(old["hidden"]["w"], new["hidden"]["w"])
     assert (old["out"]["w"].shape, new["out"]["w"].shape) == ((8, 3), (8, 7))
 
 
 def test_a_traced_number():
-    net = nn.Serial(nn.Dropout(0.5))
+    net = nn.Sequential(nn.Dropout(0.5))
 
     @jax.jit
     def zeros(rate, key):
@@ -132,17 +138,23 @@ def test_a_traced_number():
 @pytest.mark.parametrize(
     ("net", "path", "value", "kind", "text"),
     [
-        (nn.Serial(nn.Dense(3)), "0/features", 0, ValueError, "Dense.features is an int >= 1"),
+        (nn.Sequential(nn.Dense(3)), "0/features", 0, ValueError, "Dense.features is an int >= 1"),
         (STACK, "blocks/1/scale", -1.0, ValueError, "Block.scale is a number > 0, got -1.0"),
         (STACK, "blocks/1/n", 0, ValueError, "Repeat wants a number of copies n >= 1"),
         (
-            nn.Serial(nn.Dense(3)),
+            nn.Sequential(nn.Dense(3)),
             "0",
             5,
             TypeError,
-            "Serial.layers[0] wants a layer or a function, got 5",
+            "Sequential.layers[0] wants a layer or a function, got 5",
         ),
-        (nn.Serial(nn.Dense(3)), "0", None, TypeError, "Serial[0] wants a layer or a function"),
+        (
+            nn.Sequential(nn.Dense(3)),
+            "0",
+            None,
+            TypeError,
+            "Sequential[0] wants a layer or a function",
+        ),
         (nn.Remat(nn.Dense(3)), "inner", 5, TypeError, "Remat.inner wants a layer or a function"),
         (STACK, "blocks", [BLOCK], TypeError, "Stack.blocks got a list"),
         (nn.Dense(3), "w_init", jnp.ones(3), TypeError, "Dense.w_init got an array"),
@@ -158,13 +170,13 @@ def test_a_wrong_value_raises_as_the_constructor_does(net, path, value, kind, te
     ("net", "path", "text"),
     [
         (
-            nn.Serial(hidden=nn.Dense(3)),
+            nn.Sequential(hidden=nn.Dense(3)),
             "hiden/features",
-            "there is no 'hiden/features': the network is Serial(hidden=Dense(3)), which has no "
+            "there is no 'hiden/features': the network is Sequential(hidden=Dense(3)), which has no "
             "'hiden'; did you mean 'hidden'?",
         ),
         (
-            nn.Serial(hidden=nn.Dense(3)),
+            nn.Sequential(hidden=nn.Dense(3)),
             "hidden/feature",
             "there is no 'hidden/feature': 'hidden' is Dense(3), which has no 'feature'; "
             "did you mean 'features'?",
@@ -181,7 +193,7 @@ def test_a_wrong_value_raises_as_the_constructor_does(net, path, value, kind, te
             "there is no 'heads/c': 'heads' is a dict of 2, which has no 'c'; known are 'a', 'b'",
         ),
         (
-            nn.Serial(nn.Dense(3)),
+            nn.Sequential(nn.Dense(3)),
             "0/features/x",
             "there is no '0/features/x': '0/features' is 3, a setting, which has no 'x'; "
             "there are none",
@@ -192,11 +204,11 @@ def test_a_wrong_value_raises_as_the_constructor_does(net, path, value, kind, te
             "there is no 'feature': the network is Repeat(Dense(3), 2), which has no 'feature'; "
             "did you mean 'features'?",
         ),
-        (nn.Serial(nn.Dense(3)), "0//features", "which has no ''"),
-        (nn.Serial(nn.Dense(3)), "00", "which has no '00'"),
-        (nn.Serial(nn.Dense(3)), "-1", "which has no '-1'"),
+        (nn.Sequential(nn.Dense(3)), "0//features", "which has no ''"),
+        (nn.Sequential(nn.Dense(3)), "00", "which has no '00'"),
+        (nn.Sequential(nn.Dense(3)), "-1", "which has no '-1'"),
         (
-            nn.Serial(a=nn.Repeat(nn.Remat(nn.Repeat(nn.Dense(3), 2)), 2)),
+            nn.Sequential(a=nn.Repeat(nn.Remat(nn.Repeat(nn.Dense(3), 2)), 2)),
             "a/n",
             "'a/n' could be a setting of Repeat and Repeat, which stand at one path: replace the "
             "layer there as a whole",
@@ -213,7 +225,7 @@ def test_what_is_no_network_or_path():
     with pytest.raises(TypeError, match="replace wants a layer, got 3"):
         nn.replace(3, "a", nn.Dense(3))  # type: ignore[type-var]
     with pytest.raises(TypeError, match="a path is text such as 'blocks/3/mlp', got 0"):
-        nn.replace(nn.Serial(nn.Dense(3)), 0, nn.Dense(3))  # type: ignore[arg-type]
+        nn.replace(nn.Sequential(nn.Dense(3)), 0, nn.Dense(3))  # type: ignore[arg-type]
 
 
 names = st.sampled_from(["a", "b", "hidden", "n", "inner", "blocks"])
@@ -226,8 +238,8 @@ leaves = st.one_of(
 
 def combined(layers):
     return st.one_of(
-        st.lists(layers, max_size=3).map(lambda items: nn.Serial(*items)),
-        st.dictionaries(names, layers, max_size=3).map(lambda items: nn.Serial(**items)),
+        st.lists(layers, max_size=3).map(lambda items: nn.Sequential(*items)),
+        st.dictionaries(names, layers, max_size=3).map(lambda items: nn.Sequential(**items)),
         st.lists(layers, max_size=3).map(lambda items: nn.Parallel(*items, merge=sum)),
         st.builds(nn.Repeat, layers, st.integers(1, 5)),
         layers.map(nn.Remat),

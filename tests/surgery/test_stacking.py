@@ -1,4 +1,4 @@
-"""unstacked and stacked: the same function, and each other's inverse."""
+"""unstack_layers and stacked: the same function, and each other's inverse."""
 
 from typing import Any, cast
 
@@ -16,19 +16,19 @@ from tests.layers.agreement import normals
 from tests.near import assert_near
 
 X = normals(0, 3, 4)
-BLOCK = nn.Residual(nn.Serial(nn.LayerNorm(), nn.Dense(4), jax.nn.tanh, nn.Dropout(0.5)))
+BLOCK = nn.Residual(nn.Sequential(nn.LayerNorm(), nn.Dense(4), jax.nn.tanh, nn.Dropout(0.5)))
 
 
 def test_the_same_function_whatever_is_around():
     """Random numbers too: a copy's key is that of the layer in the row."""
-    net = nn.Serial(
+    net = nn.Sequential(
         a=nn.Remat(nn.Repeat(nn.Remat(BLOCK), 2)), b=nn.Parallel(nn.Repeat(BLOCK, 3), jnp.tanh)
     )
     params = net.init(KEY, X)
-    row, row_params = nn.unstacked(net, params)
-    expected = nn.Serial(
-        a=nn.Remat(nn.Serial(*[nn.Remat(BLOCK)] * 2)),
-        b=nn.Parallel(nn.Serial(*[BLOCK] * 3), jnp.tanh),
+    row, row_params = nn.unstack_layers(net, params)
+    expected = nn.Sequential(
+        a=nn.Remat(nn.Sequential(*[nn.Remat(BLOCK)] * 2)),
+        b=nn.Parallel(nn.Sequential(*[BLOCK] * 3), jnp.tanh),
     )
     assert row == expected
     chex.assert_trees_all_equal(row_params, expected.init(KEY, X))
@@ -37,7 +37,7 @@ def test_the_same_function_whatever_is_around():
         return jax.jit(lambda params, x: net.apply(params, x, key=KEY, train=True))(params, X)
 
     assert_near(outputs(row, row_params), outputs(net, params))
-    back, back_params = nn.stacked(row, row_params)
+    back, back_params = nn.stack_layers(row, row_params)
     assert back == net
     chex.assert_trees_all_equal(back_params, params)
 
@@ -45,18 +45,18 @@ def test_the_same_function_whatever_is_around():
 def test_repeats_within_repeats():
     net = nn.Repeat(nn.Repeat(nn.Dense(4), 2), 3)
     params = net.init(KEY, X)
-    row, row_params = nn.unstacked(net, params)
-    assert row == nn.Serial(*[nn.Serial(nn.Dense(4), nn.Dense(4))] * 3)
+    row, row_params = nn.unstack_layers(net, params)
+    assert row == nn.Sequential(*[nn.Sequential(nn.Dense(4), nn.Dense(4))] * 3)
     np.testing.assert_array_equal(row_params[2][1]["w"], params["w"][2, 1])
-    back, back_params = nn.stacked(row, row_params)
+    back, back_params = nn.stack_layers(row, row_params)
     assert back == net
     chex.assert_trees_all_equal(back_params, params)
 
 
 def test_a_language_model_generates_the_same():
-    net = GPT(layers=2, width=8, heads=2, length=16).network(outputs=10)
+    net = GPT(layers=2, width=8, num_heads=2, length=16).network(outputs=10)
     params = net.init(KEY, jnp.zeros((1, 4), int))
-    row, row_params = nn.unstacked(net, params)
+    row, row_params = nn.unstack_layers(net, params)
     prompts = [[1, 2, 3], [4]]
     expected = nn.generate(net, params, prompts, steps=4, temperature=0)
     chex.assert_trees_all_equal(
@@ -65,30 +65,30 @@ def test_a_language_model_generates_the_same():
 
 
 def test_optional_and_bare_children_stay():
-    layer = nn.EncoderLayer(nn.Attention(2), nn.Repeat(nn.Dense(4), 2))
+    layer = nn.EncoderLayer(nn.MultiHeadAttention(2), nn.Repeat(nn.Dense(4), 2))
     params = layer.init(KEY, X)
-    row, row_params = nn.unstacked(layer, params)
+    row, row_params = nn.unstack_layers(layer, params)
     assert row.dropout is None and row.attention == layer.attention
-    assert row.feed_forward == nn.Serial(nn.Dense(4), nn.Dense(4))
+    assert row.feed_forward == nn.Sequential(nn.Dense(4), nn.Dense(4))
     assert_near(row.apply(row_params, X), layer.apply(params, X))
 
 
 @pytest.mark.parametrize(
     "net",
     [
-        nn.Serial(nn.Dense(4), nn.Dense(4, bias=False)),
-        nn.Serial(a=nn.Dense(4), b=nn.Dense(4)),
-        nn.Serial(nn.Dense(5), nn.Dense(5)),  # of 4 and 5 inputs
-        nn.Serial(jnp.tanh, jnp.tanh),
-        nn.Serial(nn.Dense(4)),
-        nn.Serial(),
-        nn.Ensemble(nn.Serial(nn.Dense(4), nn.Dense(4)), 2),
+        nn.Sequential(nn.Dense(4), nn.Dense(4, bias=False)),
+        nn.Sequential(a=nn.Dense(4), b=nn.Dense(4)),
+        nn.Sequential(nn.Dense(5), nn.Dense(5)),  # of 4 and 5 inputs
+        nn.Sequential(jnp.tanh, jnp.tanh),
+        nn.Sequential(nn.Dense(4)),
+        nn.Sequential(),
+        nn.Ensemble(nn.Sequential(nn.Dense(4), nn.Dense(4)), 2),
     ],
     ids=repr,
 )
 def test_rows_that_are_not_stacked(net):
     params = net.init(KEY, X)
-    same, same_params = nn.stacked(net, params)
+    same, same_params = nn.stack_layers(net, params)
     assert same == net
     chex.assert_trees_all_equal(same_params, params)
 
@@ -96,15 +96,17 @@ def test_rows_that_are_not_stacked(net):
 def test_a_repeat_within_an_ensemble_stays():
     net = nn.Ensemble(nn.Repeat(nn.Dense(4), 2), 3)
     params = net.init(KEY, X)
-    assert nn.unstacked(net, params)[0] == net
+    assert nn.unstack_layers(net, params)[0] == net
 
 
 def test_refused():
     net = nn.Repeat(nn.Dense(4), 2)
     params = net.init(KEY, X)
     with pytest.raises(Mismatch, match=r"3 copies have a leading axis of 3, got float32\[2"):
-        nn.unstacked(nn.Repeat(nn.Dense(4), 3), params)
-    with pytest.raises(TypeError, match=r"unstacked wants a layer, got 3; write nn.unstacked\("):
-        nn.unstacked(cast(Any, 3), params)
-    with pytest.raises(TypeError, match="stacked wants a layer"):
-        nn.stacked(cast(Any, None), params)
+        nn.unstack_layers(nn.Repeat(nn.Dense(4), 3), params)
+    with pytest.raises(
+        TypeError, match=r"unstack_layers wants a layer, got 3; write nn.unstack_layers\("
+    ):
+        nn.unstack_layers(cast(Any, 3), params)
+    with pytest.raises(TypeError, match="stack_layers wants a layer"):
+        nn.stack_layers(cast(Any, None), params)

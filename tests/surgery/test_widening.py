@@ -1,4 +1,4 @@
-"""widened: more units, the same function."""
+"""widen: more units, the same function."""
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +17,23 @@ IMAGES = normals(1, 2, 4, 4, 3)
 @pytest.mark.parametrize(
     ("net", "x", "path", "features"),
     [
-        (nn.Serial(nn.Dense(4), jax.nn.relu, nn.Dropout(0.5), nn.Dense(2)), X, "0/features", 7),
+        (nn.Sequential(nn.Dense(4), jax.nn.relu, nn.Dropout(0.5), nn.Dense(2)), X, "0/features", 7),
         (
-            nn.Serial(conv=nn.Conv(4, 3), act=nn.PReLU(), pool=nn.MaxPool(2), out=nn.Conv(2, 3)),
+            nn.Sequential(
+                conv=nn.Conv(4, 3), act=nn.PReLU(), pool=nn.MaxPool(2), out=nn.Conv(2, 3)
+            ),
             IMAGES,
             "conv/features",
             5,
         ),
         (
-            nn.Serial(blocks=nn.Repeat(nn.Residual(nn.GatedFeedForward(4)), 2)),
+            nn.Sequential(blocks=nn.Repeat(nn.Residual(nn.GatedFeedForward(4)), 2)),
             X,
             "blocks/hidden",
             6,
         ),
         (
-            nn.Serial(nn.Dense(4), nn.Parallel(nn.Dense(2), nn.Dense(3), merge=jnp.hstack)),
+            nn.Sequential(nn.Dense(4), nn.Parallel(nn.Dense(2), nn.Dense(3), merge=jnp.hstack)),
             X,
             "0/features",
             6,
@@ -42,17 +44,17 @@ IMAGES = normals(1, 2, 4, 4, 3)
 def test_the_same_function(net, x, path, features):
     params = net.init(KEY, x)
     params = jax.tree.map(lambda a: a + 0.1, params)  # no bias is 0
-    wide, more = nn.widened(net, params, path, features, KEY, x)
+    wide, more = nn.widen(net, params, path, features, KEY, x)
     assert wide == nn.replace(net, path, features)
     assert jax.tree.map(jnp.shape, more) == jax.tree.map(lambda p: p.shape, wide.spec(x))
     assert_near(jax.jit(wide.apply)(more, x), jax.jit(net.apply)(params, x))
 
 
 def test_running_statistics_grow_along():
-    net = nn.Serial(nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Dense(2))
+    net = nn.Sequential(nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Dense(2))
     params, state = net.init(KEY, X), net.init_state(X)
     _, state = net.apply(params, X, state=state, train=True)
-    wide, more, grown = nn.widened(net, params, "0/features", 9, KEY, X, state=state)
+    wide, more, grown = nn.widen(net, params, "0/features", 9, KEY, X, state=state)
     assert_near(wide.apply(more, X, state=grown)[0], net.apply(params, X, state=state)[0])
     assert_near(
         wide.apply(more, X, state=grown, train=True)[0],
@@ -62,9 +64,9 @@ def test_running_statistics_grow_along():
 
 def test_training_tells_copies_apart():
     """Copies have equal inputs; their outputs count differently, so their gradients differ."""
-    net = nn.Serial(nn.Dense(1), jnp.tanh, nn.Dense(1))
+    net = nn.Sequential(nn.Dense(1), jnp.tanh, nn.Dense(1))
     params = net.init(KEY, X)
-    wide, more = nn.widened(net, params, "0/features", 3, KEY, X)
+    wide, more = nn.widen(net, params, "0/features", 3, KEY, X)
     np.testing.assert_array_equal(more[0]["w"], np.repeat(params[0]["w"], 3, 1))
     np.testing.assert_allclose(more[2]["w"].sum(), params[2]["w"][0, 0], rtol=1e-6)
     grads = jax.grad(lambda p: jnp.square(wide.apply(p, X)).sum())(more)
@@ -72,11 +74,11 @@ def test_training_tells_copies_apart():
 
 
 def test_refused():
-    net = nn.Serial(a=nn.Dense(4), norm=nn.LayerNorm(), b=nn.Dense(4), c=jax.nn.relu)
+    net = nn.Sequential(a=nn.Dense(4), norm=nn.LayerNorm(), b=nn.Dense(4), c=jax.nn.relu)
     params = net.init(KEY, X)
 
     def widen(path, features):
-        return nn.widened(net, params, path, features, KEY, X)
+        return nn.widen(net, params, path, features, KEY, X)
 
     with pytest.raises(ValueError, match=r"computes something else: outputs .* nothing that mixes"):
         widen("a/features", 6)
@@ -88,5 +90,5 @@ def test_refused():
         widen("b/features", 8)
     with pytest.raises(ValueError, match="there is no 'a/width'"):
         widen("a/width", 8)
-    with pytest.raises(TypeError, match="widened wants a layer, got"):
-        nn.widened(jax.nn.relu, params, "a", 3, KEY, X)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="widen wants a layer, got"):
+        nn.widen(jax.nn.relu, params, "a", 3, KEY, X)  # type: ignore[arg-type]

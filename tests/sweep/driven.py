@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 from jaxnn.command.sweep import meta_of
 from jaxnn.models import MLP
-from jaxnn.sweep import Choice, Log, Space, Uniform
+from jaxnn.sweep import Choice, LogUniform, Space, Uniform
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.engine import engine
 from jaxnn.sweep.ledger import Ledger
@@ -40,7 +40,7 @@ BROKEN = Space(
 TRACED = Space(
     quick.Config,
     {
-        "optimizer.learning_rate": Log(1e-3, 1.0),
+        "optimizer.learning_rate": LogUniform(1e-3, 1.0),
         "optimizer.momentum": Uniform(0.5, 0.95),
     },
 )

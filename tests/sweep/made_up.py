@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxnn.sweep.dimensions import Choice, Int, Log, Uniform
+from jaxnn.sweep.dimensions import Choice, Int, LogUniform, Uniform
 from jaxnn.sweep.reading import Sweep
 from jaxnn.sweep.tables import Cohort, Group, Trial
 
 SPACE = {
     "optimizer": Choice("AdamW", "SGD"),
-    "optimizer:adamw.learning_rate": Log(1e-4, 1e-1),
-    "optimizer:sgd.learning_rate": Log(1e-3, 1.0),
+    "optimizer:adamw.learning_rate": LogUniform(1e-4, 1e-1),
+    "optimizer:sgd.learning_rate": LogUniform(1e-3, 1.0),
     "model.dropout": Uniform(0.0, 0.5),
     "model.width": Choice(64, 128, 256),
     "shift": Int(0, 4),

@@ -9,7 +9,7 @@ import optax
 from jaxnn import data, train
 from jaxnn.experiment import Experiment
 from jaxnn.models import MLP
-from jaxnn.sweep import Choice, Log, Space, Uniform
+from jaxnn.sweep import Choice, LogUniform, Space, Uniform
 
 # 25 batches of 32 an epoch.
 ROWS = 800
@@ -42,7 +42,7 @@ class Config:
 def digits():
     """Standardized digits: some rows to train on, and those for validation."""
     read = data.digits()
-    read = read.map(x=data.Standardiser.fit(read.train.x))
+    read = read.map(x=data.Standardizer.fit(read.train.x))
     return (read.train.x[:ROWS], read.train.y[:ROWS]), (*read.validation,)
 
 
@@ -65,7 +65,7 @@ def program(config, data, net=None, task=TASK, optimizer=None):
 SPACE = Space(
     Config,
     {
-        "optimizer.learning_rate": Log(1e-3, 0.3),
+        "optimizer.learning_rate": LogUniform(1e-3, 0.3),
         "optimizer.momentum": Uniform(0.5, 0.95),
         "model.dropout": Uniform(0.0, 0.5),
         "model.width": Choice(16, 32),

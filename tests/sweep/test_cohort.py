@@ -20,7 +20,7 @@ from jaxnn.core.values import is_traced
 from jaxnn.experiment import AdamW
 from jaxnn.experiment.experiment import configured
 from jaxnn.models import MLP
-from jaxnn.sweep import Log, Space, Uniform, cohort
+from jaxnn.sweep import LogUniform, Space, Uniform, cohort
 from jaxnn.sweep.cohort import (
     Compiled,
     Way,
@@ -187,8 +187,8 @@ class ByAdam:
 ADAM_SPACE = Space(
     ByAdam,
     {
-        "optimizer.learning_rate": Log(1e-4, 3e-2),
-        "optimizer.weight_decay": Log(1e-6, 1e-1),
+        "optimizer.learning_rate": LogUniform(1e-4, 3e-2),
+        "optimizer.weight_decay": LogUniform(1e-6, 1e-1),
     },
 )
 ADAM = Structure(
@@ -215,7 +215,7 @@ def test_100_vmapped_steps_of_adam_are_a_solo_run_to_rounding():
 def diabetes(config):
     """Inputs and targets with the mean 0 and the standard deviation 1."""
     sugar = data.diabetes()
-    x, y = (data.Standardiser.fit(part) for part in sugar.train)
+    x, y = (data.Standardizer.fit(part) for part in sugar.train)
     return sugar.map(x=x, y=y)
 
 
@@ -254,7 +254,7 @@ def test_a_traced_number_widens_nothing():
 
 
 def skipping(config, data):
-    optimizer = train.skip_nonfinite(config.optimizer.build(100))
+    optimizer = train.apply_if_finite(config.optimizer.build(100))
     return quick.program(config, data, optimizer=optimizer)
 
 
@@ -315,7 +315,7 @@ def test_a_program_is_compiled_once_for_each_group_and_width():
     groups = [dataclasses.replace(SMALL, static=(("model.width", w),)) for w in (10, 11)]
     traces = 0
     with compilations() as compiled:
-        for again in range(2):  # other numbers, more and fewer lanes than a call has, segments
+        for again in range(2):  # other numbers, more and fewer lanes than a call has, segment_ids
             for structure in groups:
                 for way in ways:
                     values = drawn(structure, 4 + again, seed=again)
@@ -329,7 +329,7 @@ def test_a_program_is_compiled_once_for_each_group_and_width():
     assert len(compiled) == traces
 
 
-# Seeds and segments
+# Seeds and segment_ids
 
 
 def test_each_lane_has_its_own_seed():

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from jaxnn.installation import install
-from jaxnn.sweep.dimensions import Grid, Int, Log, Uniform
+from jaxnn.sweep.dimensions import Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.export import export
 from jaxnn.sweep.reading import Sweep
 from jaxnn.sweep.search import distribution
@@ -89,7 +89,7 @@ def test_optuna_opens_its_storage(tmp_path):
 
 def test_dimensions_are_optunas_distributions():
     kinds = pytest.importorskip("optuna").distributions
-    assert distribution(Log(1e-4, 1e-1)) == kinds.FloatDistribution(1e-4, 1e-1, log=True)
+    assert distribution(LogUniform(1e-4, 1e-1)) == kinds.FloatDistribution(1e-4, 1e-1, log=True)
     assert distribution(Uniform(0.0, 0.5)) == kinds.FloatDistribution(0.0, 0.5)
     assert distribution(Int(8, 64, log=True)) == kinds.IntDistribution(8, 64, log=True)
     assert distribution(Grid(1, 3)) == kinds.CategoricalDistribution((1, 3))

@@ -9,7 +9,7 @@ import pytest
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.sweep import halve
 from jaxnn.sweep.halve import Bracket, hyperband, keep, kept, perturbed, population, rungs
-from jaxnn.sweep.space import Branch, Choice, Grid, Int, Log, Space, Uniform
+from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ SPACE = Space(
     Configuration,
     {
         "optimizer": Branch(
-            AdamW={"learning_rate": Log(1e-4, 1e-1)}, SGD={"momentum": Uniform(0.0, 0.9)}
+            AdamW={"learning_rate": LogUniform(1e-4, 1e-1)}, SGD={"momentum": Uniform(0.0, 0.9)}
         ),
         "width": Grid(16, 64, 256),
         "depth": Int(1, 8),
@@ -221,7 +221,7 @@ def test_numbers_move_by_a_fifth_and_stay_in_their_range():
     rates = {values["optimizer:adamw.learning_rate"] for values in found}
     assert rates == {0.01 * 0.8, 0.01 * 1.2}
     assert {values["dropout"] for values in found} == {0.4 * 0.8, 0.4 * 1.2}
-    assert {values["width"] for values in found} == {16, 256}  # neighbours
+    assert {values["width"] for values in found} == {16, 256}  # neighbors
     assert {values["depth"] for values in found} == {1, 3}  # at least by one
     assert {values["activation"] for values in found} == {"tanh"}
     assert {values["optimizer"] for values in found} == {"AdamW"}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxnn.models import MLP
-from jaxnn.sweep import Choice, Log, Space
+from jaxnn.sweep import Choice, LogUniform, Space
 from jaxnn.sweep import probe as probes
 from jaxnn.sweep.cohort import Way, Work
 from jaxnn.sweep.halve import Bracket
@@ -24,7 +24,7 @@ from tests.sweep import quick
 RATE = "optimizer.learning_rate"
 FOUND = dict.fromkeys(quick.SPACE.dimensions, TRACED) | {"model.width": "it gives a shape"}
 STRUCTURE = Structure(
-    quick.experiment(Space(quick.Config, {RATE: Log(1e-3, 0.3)})),
+    quick.experiment(Space(quick.Config, {RATE: LogUniform(1e-3, 0.3)})),
     quick.Config(model=MLP(depth=0)),
     (),
     (RATE,),
@@ -321,7 +321,7 @@ def test_a_plan_under_halving_counts_the_epochs_that_are_trained():
 
 
 def test_trials_that_have_no_program_are_counted():
-    space = Space(quick.Config, {RATE: Log(1e-3, 0.3), "model.width": Choice(0, 16)})
+    space = Space(quick.Config, {RATE: LogUniform(1e-3, 0.3), "model.width": Choice(0, 16)})
     found = {RATE: TRACED, "model.width": "it gives a shape"}
     trials = [{RATE: 0.1, "model.width": width} for width in (16, 0, 0)]
     plan = make_plan(planner(space, found, trials=3), trials, measured(Way("loop", 1), 0.01))

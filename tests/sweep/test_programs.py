@@ -25,7 +25,7 @@ from jaxnn import train
 from jaxnn.command.sweep import meta_of
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.sweep import Choice, Log, Uniform, cohort
+from jaxnn.sweep import Choice, LogUniform, Uniform, cohort
 from jaxnn.sweep.cohort import Way, Work, compiled_cohort, work
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.engine import engine
@@ -142,7 +142,7 @@ def noisy(net, *parts):
         optimizer = train.Optimizer(optax.adam, learning_rate=config.learning_rate)
         return train.Minimize(Noisy(net), optimizer)
 
-    space = {"learning_rate": Log(0.01, 0.1)}
+    space = {"learning_rate": LogUniform(0.01, 0.1)}
     return Experiment("noisy", Short, data=lambda config: parts, program=program, space=space)
 
 
@@ -150,11 +150,14 @@ def noisy(net, *parts):
     ("made", "config"),
     [
         # An evaluation in three pieces.
-        (noisy(nn.Serial(nn.Dense(16), jnp.tanh, nn.Dense(4)), ROWS, MANY), Short()),
+        (noisy(nn.Sequential(nn.Dense(16), jnp.tanh, nn.Dense(4)), ROWS, MANY), Short()),
         # One step per record, which is compiled without a loop.
         (noisy(nn.Dense(4), ROWS, MANY[:9]), Short(batch_size=16)),
         # Convolutions, which a run on a CPU does not put into loops.
-        (noisy(nn.Serial(nn.Conv(3, (3, 3)), nn.Flatten(), nn.Dense(2)), IMAGES, IMAGES), Short()),
+        (
+            noisy(nn.Sequential(nn.Conv(3, (3, 3)), nn.Flatten(), nn.Dense(2)), IMAGES, IMAGES),
+            Short(),
+        ),
     ],
 )
 def test_every_metric_of_mapped_lanes_is_that_of_a_run_bitwise(made, config):
@@ -229,7 +232,7 @@ def test_data_that_depend_on_a_number_make_it_static():
     def scaled(config):
         return jnp.ones((32, 2)) * config.penalty
 
-    found = reasons(with_space(gan.EXPERIMENT, {"penalty": Log(1.0, 2.0)}, data=scaled))
+    found = reasons(with_space(gan.EXPERIMENT, {"penalty": LogUniform(1.0, 2.0)}, data=scaled))
     assert found == {
         "penalty": "the data depend on it, and all lanes of a program share their data"
     }
@@ -294,7 +297,7 @@ SCALED = Experiment(
     Config,
     data=lambda config: np.ones((16, 3), np.float32),
     program=scaled,
-    space={"scale": Log(0.5, 2.0), "learning_rate": Log(0.01, 0.1)},
+    space={"scale": LogUniform(0.5, 2.0), "learning_rate": LogUniform(0.01, 0.1)},
 )
 
 
@@ -353,7 +356,9 @@ def test_swept_floats_are_weakly_typed_as_python_floats_are():
 # Whole sweeps
 
 FEW = Settings(trials=6, lanes=2, by="map", halving="successive", eta=3)
-CLIPPED = with_space(dqn.EXPERIMENT, {"learning_rate": Log(1e-3, 1e-2), "clip": Choice(0.0, 1.0)})
+CLIPPED = with_space(
+    dqn.EXPERIMENT, {"learning_rate": LogUniform(1e-3, 1e-2), "clip": Choice(0.0, 1.0)}
+)
 
 
 def begin(folder, made):
@@ -405,7 +410,7 @@ def traces(made):
 def test_a_population_copies_states_between_trials_with_seeds_of_their_own(tmp_path):
     """Seed k of a trial takes over the state of seed k of another, whatever they are."""
     made = with_space(
-        dqn.EXPERIMENT, {"learning_rate": Log(1e-3, 1e-2), "seed": Choice(0, 3, 6, 9)}
+        dqn.EXPERIMENT, {"learning_rate": LogUniform(1e-3, 1e-2), "seed": Choice(0, 3, 6, 9)}
     )
     settings = Settings(trials=4, lanes=2, by="map", halving="population", seeds=2)
     folder = tmp_path / "sweep"
@@ -491,7 +496,7 @@ def test_seeds_of_an_experiment_that_reads_its_seed():
     def noisy(config):
         return np.random.default_rng(config.seed).normal(size=(16, 3)).astype(np.float32)
 
-    made = with_space(SCALED, {"learning_rate": Log(0.01, 0.1)}, data=noisy)
+    made = with_space(SCALED, {"learning_rate": LogUniform(0.01, 0.1)}, data=noisy)
     planned(SCALED, seeds=2)
     with pytest.raises(ValueError) as said:
         planned(made, seeds=2)

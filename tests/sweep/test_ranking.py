@@ -21,7 +21,7 @@ from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.folder import check_place
 from jaxnn.experiment.prediction import load_run, load_watched
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Grid, Int, Log, Space, Uniform, faults, opening
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, faults, opening
 from jaxnn.sweep.export import export
 from jaxnn.sweep.halve import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
@@ -37,7 +37,7 @@ from tests.sweep import driven, quick
 from tests.sweep.made_up import made_up
 
 NAN, INF = math.nan, math.inf
-SPACE = Space(SGD, {"learning_rate": Log(1e-3, 1.0), "momentum": Uniform(0.0, 1.0)})
+SPACE = Space(SGD, {"learning_rate": LogUniform(1e-3, 1.0), "momentum": Uniform(0.0, 1.0)})
 META = {
     "experiment": "experiments.toy",
     "config": to_plain(SGD()),
@@ -259,8 +259,8 @@ def test_the_size_of_a_grid_is_the_number_of_its_points(points):
         {
             "model.dropout": Grid(0.1, 0.2),
             "optimizer": Branch(
-                SGD={"learning_rate": Log(1e-2, 0.5), "momentum": Uniform(0.5, 0.98)},
-                AdamW={"learning_rate": Log(1e-4, 1e-1)},
+                SGD={"learning_rate": LogUniform(1e-2, 0.5), "momentum": Uniform(0.5, 0.98)},
+                AdamW={"learning_rate": LogUniform(1e-4, 1e-1)},
             ),
             "model.width": Choice(64, 128, 256),
         },
@@ -294,7 +294,7 @@ def test_held_out_shares_are_those_of_scikit_learn():
     from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
     random = np.random.default_rng(0)
-    for dimension in (Uniform(0.0, 2.0), Log(1e-3, 1.0), Int(1, 9), Choice("a", "b", "c")):
+    for dimension in (Uniform(0.0, 2.0), LogUniform(1e-3, 1.0), Int(1, 9), Choice("a", "b", "c")):
         values: list[Any] = [dimension.at(u) for u in random.random(40)]
         worth = [dimension.unit(v) ** 2 + 0.3 * random.normal() for v in values]
         worth[3] = worth[7]  # equal ones share their rank
@@ -318,8 +318,8 @@ def conditional(seed, trials=40):
     random = np.random.default_rng(seed)
     dimensions = {
         "optimizer": Choice("AdamW", "SGD"),
-        "adamw.rate": Log(1e-4, 1e-1),
-        "sgd.rate": Log(1e-3, 1.0),
+        "adamw.rate": LogUniform(1e-4, 1e-1),
+        "sgd.rate": LogUniform(1e-3, 1.0),
         "sgd.nothing": Uniform(0.0, 1.0),
         "nothing": Int(0, 4),
         "none": Choice("a", "b"),

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from jaxnn.installation import install
-from jaxnn.sweep.dimensions import Choice, Grid, Int, Log, Uniform
+from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import mean, read
 from jaxnn.sweep.report import page, write
@@ -84,7 +84,7 @@ def test_a_ledger_is_read_as_it_was_written(tmp_path):
     with Ledger.open(small_ledger(tmp_path / "sweep")) as ledger:
         sweep = read(ledger)
     assert sweep.dimensions == {
-        "rate": Log(1e-4, 0.1), "width": Choice(64, 128), "depth": Int(1, 3),
+        "rate": LogUniform(1e-4, 0.1), "width": Choice(64, 128), "depth": Int(1, 3),
         "decay": Uniform(0.0, 1.0), "batch": Grid(32, 64),
     }  # fmt: skip
     assert [trial.number for trial in sweep.ranking] == [1, 0]
@@ -147,7 +147,7 @@ def test_the_interval_is_students():
 
 
 def test_what_lies_at_an_edge():
-    assert at_edge(Log(1e-4, 1e-1), 1.2e-4) == "lower"
+    assert at_edge(LogUniform(1e-4, 1e-1), 1.2e-4) == "lower"
     assert at_edge(Uniform(0.0, 0.5), 0.49) == "upper"
     assert at_edge(Uniform(0.0, 0.5), 0.25) is None
     assert at_edge(Int(0, 4), 4) == "upper"
@@ -272,7 +272,7 @@ def test_the_page_asks_for_nothing(shown_page):
     assert "NaN" not in shown_page
     identities = re.findall(r' id="([^"]*)"', shown_page)
     assert len(identities) == len(set(identities))
-    # Everything that a figure refers to is there, and no placeholder of a colour is left.
+    # Everything that a figure refers to is there, and no placeholder of a color is left.
     assert set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', shown_page)) <= {
         pair for name in identities for pair in ((name, ""), ("", name))
     }
@@ -363,8 +363,8 @@ def test_a_browser_shows_it_without_a_complaint(shown_page, tmp_path, dark):
     picture = picture_of(tmp_path / "page.png")
     paper = np.array([20, 24, 31] if dark else [255, 255, 255])
     assert (picture[5, 5] == paper).all()
-    for colour in ([255, 154, 61], [116, 179, 234]) if dark else ([213, 94, 0], [33, 102, 172]):
-        assert (np.abs(picture - colour).sum(-1) == 0).sum() > 200  # the best, and the bars
+    for color in ([255, 154, 61], [116, 179, 234]) if dark else ([213, 94, 0], [33, 102, 172]):
+        assert (np.abs(picture - color).sum(-1) == 0).sum() > 200  # the best, and the bars
 
 
 def picture_of(file):
@@ -446,7 +446,7 @@ def test_a_report_draws_any_finite_numbers(a):
         }
         for name, by_trial in swept.curves.items()
     }
-    ends = Uniform(-1e308, 1e308), Log(5e-324, 1e308), Uniform(0.0, 5e-324)
+    ends = Uniform(-1e308, 1e308), LogUniform(5e-324, 1e308), Uniform(0.0, 5e-324)
     dimensions = dict(zip(("u", "l", "tiny"), ends, strict=True))
     trials = [
         dataclasses.replace(t, values={k: d.at(t.number / 12) for k, d in dimensions.items()})

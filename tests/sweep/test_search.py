@@ -12,7 +12,7 @@ import pytest
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.installation import install
 from jaxnn.sweep.search import SEARCHES, Observation, TPESearch, best_and_newest, searcher
-from jaxnn.sweep.space import Branch, Choice, Grid, Int, Log, Space, Uniform
+from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ SPACE = Space(
     Config,
     {
         "optimizer": Branch(
-            AdamW={"learning_rate": Log(1e-4, 0.1)}, SGD={"momentum": Uniform(0, 1)}
+            AdamW={"learning_rate": LogUniform(1e-4, 0.1)}, SGD={"momentum": Uniform(0, 1)}
         ),
         "epochs": Int(1, 8, log=True),
         "size": Grid(1, 3, 10),
@@ -132,21 +132,21 @@ def test_without_scores_a_search_that_learns_is_a_sobol_sequence(name):
         SPACE.check(values)
 
 
-def run(name, centre, seed, batch, trials):
-    """The best of sum((x - centre)^2) that a search finds."""
+def run(name, center, seed, batch, trials):
+    """The best of sum((x - center)^2) that a search finds."""
     search, history = searcher(name, CUBE, seed=seed), []
     for round in range(trials // batch):
         for values in search.ask(batch, round, history):
-            score = sum((values[n] - c) ** 2 for n, c in zip("abcd", centre, strict=True))
+            score = sum((values[n] - c) ** 2 for n, c in zip("abcd", center, strict=True))
             history.append(Observation(values, float(score)))
     return min(one.score for one in history)
 
 
 def ratio(name, seeds, batch=64, trials=256):
     """The mean best of the search over that of chance, each seed with a minimum elsewhere."""
-    centres = [np.random.default_rng(1000 + seed).uniform(-4, 4, 4) for seed in range(seeds)]
+    centers = [np.random.default_rng(1000 + seed).uniform(-4, 4, 4) for seed in range(seeds)]
     means = [
-        np.mean([run(one, c, seed, batch, trials) for seed, c in enumerate(centres)])
+        np.mean([run(one, c, seed, batch, trials) for seed, c in enumerate(centers)])
         for one in (name, "random")
     ]
     return means[0] / means[1]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxnn.core.values import is_traced
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.models import MLP
-from jaxnn.sweep.space import Branch, Choice, Grid, Int, Log, Space, Uniform
+from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Config:
 
 
 OPTIMIZER = Branch(
-    AdamW={"learning_rate": Log(1e-4, 1e-1), "weight_decay": Grid(0.0, 1e-4, 1e-2)},
-    SGD={"learning_rate": Log(1e-3, 1.0)},
+    AdamW={"learning_rate": LogUniform(1e-4, 1e-1), "weight_decay": Grid(0.0, 1e-4, 1e-2)},
+    SGD={"learning_rate": LogUniform(1e-3, 1.0)},
 )
 SPACE = Space(
     Config,
@@ -68,7 +68,7 @@ NAMES = [
 finite = st.floats(-1e300, 1e300)
 uniforms = st.tuples(finite, finite).filter(lambda r: r[0] < r[1]).map(lambda r: Uniform(*r))
 logs = st.tuples(st.floats(1e-300, 1e300), st.floats(1e-300, 1e300))
-logs = logs.filter(lambda r: r[0] < r[1]).map(lambda r: Log(*r))
+logs = logs.filter(lambda r: r[0] < r[1]).map(lambda r: LogUniform(*r))
 ints = st.tuples(st.integers(-(10**6), 10**6), st.integers(1, 10**6), st.just(False))
 log_ints = st.tuples(st.integers(1, 10**6), st.integers(1, 10**6), st.just(True))
 whole = (ints | log_ints).map(lambda r: Int(r[0], r[0] + r[1], r[2]))
@@ -92,7 +92,7 @@ def test_a_discrete_value_comes_back_from_anywhere_in_its_share(dimension, u, wi
 
 @given(st.floats(-9, 9), st.floats(1, 9), units)
 def test_a_float_comes_back_from_the_unit_line(low, width, u):
-    for dimension in (Uniform(low, low + width), Log(math.exp(low), math.exp(low + width))):
+    for dimension in (Uniform(low, low + width), LogUniform(math.exp(low), math.exp(low + width))):
         # u may be lost to a few roundings of numbers of the size of the ends
         assert dimension.unit(dimension.at(u)) == pytest.approx(u, abs=1e-13)
 
@@ -112,7 +112,7 @@ def test_the_laws_of_chance():
     u = (np.arange(6000) + 0.5) / 6000
     thirds = [Int(1, 3).at(one) for one in u]
     assert [thirds.count(n) for n in (1, 2, 3)] == [2000, 2000, 2000]
-    decades = np.array([Log(1e-3, 1.0).at(one) for one in u])
+    decades = np.array([LogUniform(1e-3, 1.0).at(one) for one in u])
     assert [int(np.sum(decades < edge)) for edge in (1e-2, 1e-1)] == [2000, 4000]
     # each number is as likely as its stretch is long: [1/2, 3/2] is log 3 of log 7
     ones = [Int(1, 3, log=True).at(one) for one in u].count(1)
@@ -193,7 +193,7 @@ def test_branches_nest_and_a_shared_field_of_a_union_needs_none():
     assert not space.active(name, {**values, "inner": "SGD"})
     assert space.configured(Outer(SGD()), values).inner.optimizer == AdamW(0.01)
     assert len(space.grid(2)) == 2 * 3 + 2 + 1
-    shared = Space(Config, {"optimizer.learning_rate": Log(0.1, 1.0)})
+    shared = Space(Config, {"optimizer.learning_rate": LogUniform(0.1, 1.0)})
     assert shared.configured(Config(), {"optimizer.learning_rate": 0.2}).optimizer.momentum == 0.5
 
 
@@ -239,10 +239,13 @@ def test_a_space_is_a_value():
             "Uniform(low=0.5, high=0.0) is upside down; write Uniform(0.0, 0.5)",
         ),
         (lambda: Int(3, 1), "Int(low=3, high=1, log=False) is upside down; write Int(1, 3)"),
-        (lambda: Log(0.1, 0.1), "Log(low=0.1, high=0.1) has one value only; write Choice(0.1)"),
         (
-            lambda: Log(0, 1),
-            "Log(low=0.0, high=1.0): a log range is above 0; write Log from a number "
+            lambda: LogUniform(0.1, 0.1),
+            "LogUniform(low=0.1, high=0.1) has one value only; write Choice(0.1)",
+        ),
+        (
+            lambda: LogUniform(0, 1),
+            "LogUniform(low=0.0, high=1.0): a log range is above 0; write LogUniform from a number "
             "above 0, or Uniform(0.0, 1.0)",
         ),
         (
@@ -294,12 +297,12 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
         (
             {},
             "the space of Config sweeps nothing; write Space(Config, "
-            '{"optimizer.learning_rate": Log(1e-4, 1e-1)})',
+            '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})',
         ),
         (
-            {"optimiser.learning_rate": Log(0.1, 1)},
-            "Config has no field 'optimiser', which the space sweeps as "
-            "'optimiser.learning_rate'; did you mean 'optimizer'?",
+            {"optimizer.learning_rate": LogUniform(0.1, 1)},
+            "Config has no field 'optimizer', which the space sweeps as "
+            "'optimizer.learning_rate'; did you mean 'optimizer'?",
         ),
         (
             {"model.x": Int(1, 2)},
@@ -336,7 +339,7 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
             "one in the class",
         ),
         (
-            {"optimizer": OPTIMIZER, "optimizer.learning_rate": Log(0.1, 1)},
+            {"optimizer": OPTIMIZER, "optimizer.learning_rate": LogUniform(0.1, 1)},
             "'optimizer' is swept whole and inside, as 'optimizer.learning_rate'; write "
             "'optimizer': Branch(...) with all that is swept inside",
         ),
@@ -361,7 +364,7 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
         ),
         (
             {"epochs": [1, 2]},
-            "epochs is swept by a Log, Uniform, Int, Choice, Grid or Branch, got [1, 2]",
+            "epochs is swept by a LogUniform, Uniform, Int, Choice, Grid or Branch, got [1, 2]",
         ),
     ],
 )

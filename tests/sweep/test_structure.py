@@ -12,7 +12,7 @@ import pytest
 from jaxnn import train
 from jaxnn.experiment import AdamW
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Grid, Int, Log, Space, Uniform
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way, Work, work
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.settings import Settings
@@ -28,7 +28,7 @@ from jaxnn.sweep.training import as_written, scalar
 from tests.sweep import quick
 from tests.sweep.quick import Descent
 
-RATE = {"optimizer.learning_rate": Log(1e-3, 0.3)}
+RATE = {"optimizer.learning_rate": LogUniform(1e-3, 0.3)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def test_numbers_beside_none_are_static(options):
 
 
 def test_a_branch_finds_the_numbers_of_each_class():
-    inner = {"learning_rate": Log(1e-3, 0.3)}
+    inner = {"learning_rate": LogUniform(1e-3, 0.3)}
     names = found({"optimizer": Branch(Descent=inner, AdamW=inner), **RATE_OF_MODEL})
     assert list(names) == [
         "optimizer",
@@ -297,7 +297,7 @@ def test_an_experiment_without_a_space():
         space_of(dataclasses.replace(quick.EXPERIMENT, space=None))
     assert str(said.value) == (
         "quick declares no search space: write Experiment(..., "
-        'space={"optimizer.learning_rate": Log(1e-4, 1e-1)})'
+        'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
     )
 
 

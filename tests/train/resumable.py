@@ -15,7 +15,7 @@ import jaxnn as nn
 from jaxnn import train
 from jaxnn.train.loop import TIMINGS
 
-NET = nn.Serial(nn.Dense(16), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.2), nn.Dense(3))
+NET = nn.Sequential(nn.Dense(16), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.2), nn.Dense(3))
 
 
 def examples():
@@ -32,7 +32,7 @@ def main(folder: str, epochs: int, told) -> None:
     ts, history = train.fit(
         NET,
         train.Classification(3),
-        train.averaged(optax.adam(1e-3), 0.9),
+        train.with_ema(optax.adam(1e-3), 0.9),
         (x, y),
         validation=(x, y),
         batch_size=16,

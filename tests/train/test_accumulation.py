@@ -30,7 +30,7 @@ def run(net, accumulate, steps=3, batch=(X, Y), task: Any = TASK):
 
 @pytest.mark.parametrize("accumulate", [3, 12])
 def test_it_equals_the_large_batch(accumulate):
-    net = nn.Serial(nn.Dense(8), jnp.tanh, nn.Dense(3))
+    net = nn.Sequential(nn.Dense(8), jnp.tanh, nn.Dense(3))
     (one, metrics), (several, means) = run(net, 1), run(net, accumulate)
     assert metrics.keys() == means.keys()
     for name in metrics:
@@ -42,7 +42,7 @@ def test_it_equals_the_large_batch(accumulate):
 
 def test_the_state_goes_through_the_micro_batches():
     """A running mean after micro-batches of the rows i, i + 3, ...: by the formula."""
-    net = nn.Serial(nn.BatchNorm(momentum=0.5), nn.Dense(3))
+    net = nn.Sequential(nn.BatchNorm(momentum=0.5), nn.Dense(3))
     ts, _ = run(net, 3, steps=1)
     mean = np.zeros(4)
     for i in range(3):
@@ -51,7 +51,7 @@ def test_the_state_goes_through_the_micro_batches():
 
 
 def test_micro_batch_i_has_the_key_of_the_step_folded_by_i():
-    net, ones = nn.Serial(nn.Dropout(0.5)), np.ones((12, 4), np.float32)
+    net, ones = nn.Sequential(nn.Dropout(0.5)), np.ones((12, 4), np.float32)
     _, metrics = run(net, 2, 1, (ones, ones), lambda outputs, targets: jnp.sum(outputs))
     step = jax.random.fold_in(KEY, 0)
     sums = [

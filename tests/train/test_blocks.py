@@ -1,7 +1,7 @@
 """An optimizer sees the blocks of stacked parameters as separate arrays.
 
 The expected updates are optax's own, on parameters whose blocks are separate arrays: those of
-`nn.unstacked`, or of members and experts taken apart by hand. Blocks are scaled by 1, 4, and 9, so
+`nn.unstack_layers`, or of members and experts taken apart by hand. Blocks are scaled by 1, 4, and 9, so
 that a norm of a stack is not the norm of a block.
 """
 
@@ -23,7 +23,7 @@ from jaxnn.models import GPT
 from jaxnn.train.blocks import Stacks
 
 X = jnp.ones((2, 4))
-NET = nn.Serial(nn.Dense(4), nn.Repeat(nn.Dense(4), 3))
+NET = nn.Sequential(nn.Dense(4), nn.Repeat(nn.Dense(4), 3))
 SPEC = NET.spec(X)
 
 # Factories that need arguments other than a learning rate, and factories that join others.
@@ -179,10 +179,10 @@ def test_every_factory_is_known():
 def test_a_repeat_is_updated_as_its_blocks_in_a_row(name):
     optimizer = made(name)
     params, *gradients = trees(SPEC, 4)
-    row = [nn.unstacked(NET, tree)[1] for tree in (params, *gradients)]
+    row = [nn.unstack_layers(NET, tree)[1] for tree in (params, *gradients)]
     wanted = trained(optimizer, row[0], row[1:])
     found = trained(train.for_network(optimizer, NET, X), params, gradients)
-    assert_near(nn.unstacked(NET, found)[1], wanted)
+    assert_near(nn.unstack_layers(NET, found)[1], wanted)
 
 
 CROSSING = {
@@ -217,7 +217,7 @@ NETWORKS = {
     "a repeat in an ensemble": nn.Ensemble(nn.Repeat(nn.Dense(4), 3), 2),
     "experts": nn.MixtureOfExperts(nn.Dense(4), experts=4),
     "one parameter": nn.Repeat(nn.Dense(4, bias=False), 3),
-    "one copy": nn.Serial(nn.Repeat(nn.Dense(4), 1), nn.Repeat(nn.Dense(4), 2)),
+    "one copy": nn.Sequential(nn.Repeat(nn.Dense(4), 1), nn.Repeat(nn.Dense(4), 2)),
 }
 
 
@@ -237,29 +237,29 @@ def mean_square(outputs, targets):
     return jnp.mean((outputs - targets) ** 2)
 
 
-@pytest.mark.parametrize("wrap", [lambda o: o, train.averaged, train.loss_scaled])
+@pytest.mark.parametrize("wrap", [lambda o: o, train.with_ema, train.dynamic_loss_scale])
 def test_a_step_of_training_is_that_of_the_row(wrap):
     params = trees(SPEC, 1)[0]
     found = []
-    for net, start in ((NET, params), nn.unstacked(NET, params)):
+    for net, start in ((NET, params), nn.unstack_layers(NET, params)):
         optimizer = wrap(train.Optimizer(optax.lamb, learning_rate=0.1))
         ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
         step = train.make_step(net, mean_square, optimizer)
         ts, _ = step(ts._replace(params=jax.tree.map(jnp.copy, start)), (X, X))
         found.append(ts.params)
-    assert_near(nn.unstacked(NET, found[0])[1], found[1])
+    assert_near(nn.unstack_layers(NET, found[0])[1], found[1])
 
 
 def test_muon_orthogonalizes_each_matrix_of_a_gpt():
-    net = GPT(layers=2, width=8, heads=2, length=4).network(outputs=10)
+    net = GPT(layers=2, width=8, num_heads=2, length=4).network(outputs=10)
     tokens = jnp.zeros((1, 4), int)
     spec = net.spec(tokens)
     params, *gradients = trees(spec, 3)
     optimizer = contrib.muon(0.1)
-    row = [nn.unstacked(net, tree)[1] for tree in (params, *gradients)]
+    row = [nn.unstack_layers(net, tree)[1] for tree in (params, *gradients)]
     wanted = trained(optimizer, row[0], row[1:])
     ours = train.for_network(optimizer, net, tokens)
-    assert_near(nn.unstacked(net, trained(ours, params, gradients))[1], wanted)
+    assert_near(nn.unstack_layers(net, trained(ours, params, gradients))[1], wanted)
     momentum = ours.init(params).inner_states["muon"].inner_state[0].mu
     shapes = {jnp.shape(leaf)[len(param.stack) :] for param, leaf in zip(
         jax.tree.leaves(spec, is_leaf=lambda node: hasattr(node, "stack")),
@@ -294,7 +294,7 @@ def test_adam_on_a_stack_compiles_what_it_compiles_on_any_arrays():
 
 
 def test_masks_and_labels_find_parameters_by_path():
-    net = nn.Repeat(nn.Serial(nn.Dense(4), nn.LayerNorm()), 3)
+    net = nn.Repeat(nn.Sequential(nn.Dense(4), nn.LayerNorm()), 3)
     spec = net.spec(X)
     params, gradient = trees(spec, 2)
     walk = jax.tree_util.tree_map_with_path
@@ -314,7 +314,7 @@ def test_masks_and_labels_find_parameters_by_path():
         for tree in (params, gradient)
     ))  # fmt: skip
     optimizers = [optax.masked(optax.lars(0.1), mask) for mask in masks]
-    optimizers += [train.by_path({"0/w": optax.lars(0.1), "**": optax.identity()})]
+    optimizers += [train.partition({"0/w": optax.lars(0.1), "**": optax.identity()})]
     for optimizer in optimizers:
         found = trained(train.for_network(optimizer, net, X), params, [gradient])
         assert_near(taken_apart(spec, found), wanted)
@@ -381,8 +381,8 @@ def test_stacks_may_be_given_as_a_tree_and_wrapped_twice_count_once():
     assert train.for_network(plain, nn.Dense(4), X) is plain
     params, gradient = trees(SPEC, 2)
     wanted = trained(optimizer, params, [gradient])
-    nested = train.for_network(train.skip_nonfinite(optimizer), NET, X)
-    assert train.skip_nonfinite(nested) is nested
+    nested = train.for_network(train.apply_if_finite(optimizer), NET, X)
+    assert train.apply_if_finite(nested) is nested
     assert_near(trained(nested, params, [gradient]), wanted)
 
 

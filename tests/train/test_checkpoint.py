@@ -145,7 +145,7 @@ def test_the_best_is_kept_and_found(tmp_path):
 
 
 def other_network():
-    return nn.Serial(nn.Dense(16), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.3), nn.Dense(3))
+    return nn.Sequential(nn.Dense(16), nn.BatchNorm(), jax.nn.relu, nn.Dropout(0.3), nn.Dense(3))
 
 
 # What determines the numbers of a run: an argument of `fit`, and the line about it.
@@ -159,7 +159,10 @@ OTHER_RUNS = {
     "no validation": ({"validation": None}, "validation: recorded {'x': 'float32[96,8] "),
     "rate": ({"optimizer": optax.adam(2e-2)}, "step_size: recorded -0.01, now -0.02"),
     "moment": ({"optimizer": optax.adam(1e-2, b2=0.99)}, "b2: recorded 0.999, now 0.99"),
-    "network": ({"net": other_network()}, "Dropout(0.2), Dense(3)), now Serial(Dense(16), BatchNo"),
+    "network": (
+        {"net": other_network()},
+        "Dropout(0.2), Dense(3)), now Sequential(Dense(16), BatchNo",
+    ),
     "task": ({"task": lambda o, t: TASK(o, t)}, "task: recorded Classification(3), now "),
     "augment": (
         {"augment": lambda key, x: x},
@@ -168,7 +171,7 @@ OTHER_RUNS = {
     "accumulate": ({"accumulate": 2}, "accumulate: recorded 1, now 2"),
     "precision": (
         {"precision": nn.Precision(compute="bfloat16")},
-        "network: recorded Serial(Dense(16)",
+        "network: recorded Sequential(Dense(16)",
     ),
     "records": ({"every": train.Every(steps=3)}, "every: recorded Every(epochs=1), now Every(step"),
     "dispatch": ({"steps_per_dispatch": 2}, "steps_per_dispatch: recorded 6, now 2"),
@@ -496,7 +499,7 @@ def test_a_checkpoint_of_another_schema_is_left_alone(tmp_path):
 
 def test_a_checkpoint_of_another_network_or_optimizer_is_refused_path_by_path(tmp_path):
     fit(tmp_path, 1)
-    other = nn.Serial(nn.Dense(5), nn.Dense(3))
+    other = nn.Sequential(nn.Dense(5), nn.Dense(3))
     with pytest.raises(ValueError) as caught:
         fit(tmp_path, 2, net=other, arguments={"batch_size": 8})
     message = str(caught.value)

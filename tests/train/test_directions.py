@@ -42,7 +42,12 @@ def test_built_in_tasks_declare_what_scikit_learn_maximizes():
         "loss": "neg_log_loss",
         "bits": "neg_log_loss",
     }
-    tasks = (train.Classification(3), train.LanguageModel(5), train.Binary(), train.Regression())
+    tasks = (
+        train.Classification(3),
+        train.NextToken(5),
+        train.BinaryClassification(),
+        train.Regression(),
+    )
     for task in tasks:
         found = directions_of(task)
         assert set(task.metrics(jnp.zeros((2, task.outputs)), jnp.zeros(2, int))) < set(found)
@@ -235,6 +240,6 @@ def test_a_run_resumed_with_another_best_compares_by_that_alone(tmp_path):
 
 def test_a_loss_scale_that_could_never_come_down_is_refused():
     with pytest.raises(ValueError, match="initial is a finite number >= 1, got inf"):
-        train.loss_scaled(optax.sgd(0.1), initial=float("inf"))
+        train.dynamic_loss_scale(optax.sgd(0.1), initial=float("inf"))
     with pytest.raises(ValueError, match="margin is a finite number >= 0, got nan"):
         train.EarlyStopping(margin=float("nan"))

@@ -15,8 +15,8 @@ from tests.near import assert_near
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(8, 4)), jnp.float32)
-TEACHER = nn.Serial(nn.Dense(5), nn.BatchNorm(), nn.Dropout(0.5), nn.Dense(3))
-STUDENT = nn.Serial(nn.Dense(6), jnp.tanh, nn.Dense(3))
+TEACHER = nn.Sequential(nn.Dense(5), nn.BatchNorm(), nn.Dropout(0.5), nn.Dense(3))
+STUDENT = nn.Sequential(nn.Dense(6), jnp.tanh, nn.Dense(3))
 
 
 class Distillation(nn.Composite):
@@ -113,22 +113,30 @@ def test_norms_and_metrics_are_those_of_the_student():
 @pytest.mark.parametrize(
     "optimizer",
     [
-        train.averaged(optax.adam(1e-2), decay=0.5),
+        train.with_ema(optax.adam(1e-2), decay=0.5),
         optax.lookahead(optax.sgd(0.1), 2, 0.5),
         optax.contrib.schedule_free_sgd(0.1),
         optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.01)),
-        train.loss_scaled(optax.adam(1e-2)),
-        train.by_path({"student/2/*": None, "**": optax.adam(1e-2)}),
+        train.dynamic_loss_scale(optax.adam(1e-2)),
+        train.partition({"student/2/*": None, "**": optax.adam(1e-2)}),
         optax.contrib.muon(1e-2),
     ],
-    ids=["averaged", "lookahead", "schedule_free", "sam", "loss_scaled", "by_path", "muon"],
+    ids=[
+        "with_ema",
+        "lookahead",
+        "schedule_free",
+        "sam",
+        "dynamic_loss_scale",
+        "partition",
+        "muon",
+    ],
 )
 def test_stacks_averages_and_micro_batches(optimizer):
     """What an optimizer evaluates with has the parameters of the teacher as they are."""
-    block = nn.Residual(nn.Serial(nn.Dense(4), nn.Dropout(0.5)))
+    block = nn.Residual(nn.Sequential(nn.Dense(4), nn.Dropout(0.5)))
     net = Distillation(
-        nn.Serial(nn.Repeat(nn.Inference(block), 2), nn.Inference(nn.Repeat(block, 2))),
-        nn.Serial(nn.Repeat(nn.Residual(nn.Dense(4)), 2), jnp.tanh, nn.Dense(4)),
+        nn.Sequential(nn.Repeat(nn.Inference(block), 2), nn.Inference(nn.Repeat(block, 2))),
+        nn.Sequential(nn.Repeat(nn.Residual(nn.Dense(4)), 2), jnp.tanh, nn.Dense(4)),
     )
     program = train.Minimize(net, optimizer, accumulate=2)
     state = program.init(KEY, X)
@@ -150,7 +158,7 @@ def test_stacked_blocks_outside_are_separate_blocks():
     optimizer = optax.lamb(1e-2)
     student = nn.Residual(nn.Dense(4))
     found = []
-    for net in (nn.Repeat(student, 2), nn.Serial(student, student)):
+    for net in (nn.Repeat(student, 2), nn.Sequential(student, student)):
         program = train.Minimize(Distillation(nn.Inference(nn.Dense(4)), net), optimizer)
         state = program.init(KEY, X)
         for _ in range(2):
@@ -161,15 +169,15 @@ def test_stacked_blocks_outside_are_separate_blocks():
 
 
 def test_the_average_is_that_of_the_student():
-    program = train.Minimize(NET, train.averaged(optax.sgd(0.1), decay=0.0))
+    program = train.Minimize(NET, train.with_ema(optax.sgd(0.1), decay=0.0))
     state = program.init(KEY, X)
     state, _ = train.make_step(program)(state, X)
-    found = train.average_of(state).params
+    found = train.ema_params(state).params
     assert bits(found) == bits(state.params)  # of the newest parameters alone
 
 
 def test_the_step_of_a_network_and_a_task_does_the_same():
-    net = nn.Serial(features=nn.Inference(TEACHER), head=nn.Dense(2))
+    net = nn.Sequential(features=nn.Inference(TEACHER), head=nn.Dense(2))
     y = jnp.asarray(RNG.integers(0, 2, 8))
     task, optimizer = train.Classification(2), optax.adamw(1e-1, weight_decay=0.5)
     ts = train.TrainState.create(net, optimizer, KEY, X)
@@ -185,9 +193,9 @@ def test_the_step_of_a_network_and_a_task_does_the_same():
 
 
 def test_an_interrupted_run_resumes_with_the_same_results(tmp_path):
-    net = nn.Serial(features=nn.Inference(TEACHER), head=nn.Dense(2))
+    net = nn.Sequential(features=nn.Inference(TEACHER), head=nn.Dense(2))
     y = np.asarray(RNG.integers(0, 2, 8))
-    optimizer = train.averaged(optax.adamw(1e-2))
+    optimizer = train.with_ema(optax.adamw(1e-2))
 
     def fit(folder, epochs):
         return train.fit(
@@ -207,11 +215,11 @@ def test_an_interrupted_run_resumes_with_the_same_results(tmp_path):
 
 def test_adapters_around_frozen_weights_train_alone():
     """As adapters by path patterns, without patterns."""
-    net, optimizer = nn.Serial(nn.Dense(6), jnp.tanh, nn.Dense(1)), optax.adamw(1e-2)
-    by_path = train.by_path({"**/down": optimizer, "**/up": optimizer, "**": None})
+    net, optimizer = nn.Sequential(nn.Dense(6), jnp.tanh, nn.Dense(1)), optax.adamw(1e-2)
+    partition = train.partition({"**/down": optimizer, "**/up": optimizer, "**": None})
     found, start = [], net.init(KEY, X)
-    for base, one in ((nn.Inference(net), optimizer), (net, by_path)):
-        tuned, params = nn.adapted(base, start, KEY, X, rank=2)
+    for base, one in ((nn.Inference(net), optimizer), (net, partition)):
+        tuned, params = nn.add_lora(base, start, KEY, X, rank=2)
         program = train.Supervised(tuned, train.Regression(), one, initial=params)
         state = program.init(KEY, (X, X[:, 0]))
         for _ in range(3):
@@ -224,7 +232,7 @@ def test_adapters_around_frozen_weights_train_alone():
 
 
 def test_int8_weights_may_be_a_part_of_what_is_trained():
-    small, params = nn.quantized(TEACHER, TEACHER.init(KEY, X))
+    small, params = nn.quantize(TEACHER, TEACHER.init(KEY, X))
     program = train.Minimize(
         Distillation(nn.Inference(small), STUDENT), optax.adam(1e-2), initial={"teacher": params}
     )
@@ -267,7 +275,7 @@ def test_a_loop_of_the_user_leaves_them_as_they_are():
 
 
 def test_errors_show_what_to_write():
-    optimizer = train.by_path({"teacher/**": None, "**": optax.sgd(0.1)})
+    optimizer = train.partition({"teacher/**": None, "**": optax.sgd(0.1)})
     with pytest.raises(
         ValueError, match=r"'teacher/\*\*' fits only parameters under nn.Inference, "
     ):

@@ -18,7 +18,7 @@ KEY = jax.random.key(0)
 
 def student_and_teacher():
     net = nn.Parallel(online=nn.Dense(1), teacher=nn.Dense(1))
-    return net, train.by_path({"online/**": optax.sgd(0.1), "**": None})
+    return net, train.partition({"online/**": optax.sgd(0.1), "**": None})
 
 
 def gap(outputs, targets):

@@ -16,7 +16,7 @@ KINDS = ["threefry2x32", "rbg", "unsafe_rbg"]
 X = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
 Y = X[:, 0]
 OPTIMIZER = optax.sgd(0.1)
-NET = nn.Serial(nn.Dropout(0.5), nn.Dense(1))
+NET = nn.Sequential(nn.Dropout(0.5), nn.Dense(1))
 
 
 def words(key):
@@ -40,7 +40,7 @@ def test_a_step_draws_what_jax_draws_from_the_key_given(kind):
     before = jax.tree.map(np.asarray, created)
     after, metrics = train.make_step(NET, loss, OPTIMIZER)(created, (X, Y))
     assert words(step_key(after)) == words(jax.random.fold_in(key, 1))
-    mask_key = paths.fold(jax.random.fold_in(key, 0), "0")
+    mask_key = paths.fold_in(jax.random.fold_in(key, 0), "0")
     kept = jax.random.bernoulli(mask_key, 0.5, X.shape)
     expected = np.where(kept, X / 0.5, 0) @ before.params[1]["w"] + before.params[1]["b"]
     np.testing.assert_allclose(metrics["loss"], expected.mean(), rtol=1e-5)

@@ -28,7 +28,7 @@ def picked(outputs, labels):
     return np.take_along_axis(log_probabilities(outputs), labels[..., None], -1)[..., 0]
 
 
-@pytest.mark.parametrize("task", [train.Classification(5), train.LanguageModel(5)], ids=str)
+@pytest.mark.parametrize("task", [train.Classification(5), train.NextToken(5)], ids=str)
 def test_ignored_labels_are_left_out(task):
     expected = -picked(OUTPUTS, np.where(KEPT, LABELS, 0))[KEPT].mean()
     spoilt = np.where(KEPT[..., None], OUTPUTS, np.nan)  # nothing there may have an effect
@@ -48,7 +48,7 @@ def test_ignored_labels_are_left_out(task):
 def test_binary_leaves_out_ignored_labels():
     z, y = OUTPUTS[0, :, :1], np.array([1, -100, 0])
     p = 1 / (1 + np.exp(-z[:, 0].astype(np.float64)))
-    task = train.Binary()
+    task = train.BinaryClassification()
     np.testing.assert_allclose(task(z, y), -(np.log(p[0]) + np.log(1 - p[2])) / 2, rtol=1e-6)
     accuracy = ((p[0] > 0.5) + (p[2] <= 0.5)) / 2
     np.testing.assert_allclose(task.metrics(z, y)["accuracy"], accuracy)
@@ -74,7 +74,7 @@ def test_only_ignored_labels_give_a_loss_of_zero():
 @pytest.mark.parametrize("label", [-1, -101, 5, 7, 2**31 - 1])
 @pytest.mark.parametrize(
     "task",
-    [train.Classification(5), train.LanguageModel(5), train.Classification(5, ignore=None)],
+    [train.Classification(5), train.NextToken(5), train.Classification(5, ignore=None)],
     ids=str,
 )
 def test_a_label_out_of_range_is_no_other_class(task, label, compiled):
@@ -90,7 +90,7 @@ def test_a_label_out_of_range_is_no_other_class(task, label, compiled):
 
 @pytest.mark.parametrize("label", [-1, 2, 7])
 def test_binary_has_two_labels(label):
-    loss, metrics = train.Binary(), train.Binary().metrics
+    loss, metrics = train.BinaryClassification(), train.BinaryClassification().metrics
     assert np.isnan(loss(OUTPUTS[0, :, :1], jnp.array([0, 1, label])))
     assert np.isnan(metrics(OUTPUTS[0, :, :1], jnp.array([0, 1, label]))["accuracy"])
 
@@ -210,13 +210,15 @@ def test_ignored_labels_train():
 def test_checked_names_the_label():
     task = train.Classification(5)
     with pytest.raises(Exception, match=r"label 7 is outside of \[0, 5\)"):
-        nn.checked(lambda outputs, labels: task(outputs, labels))(OUTPUTS[0], jnp.array([0, 7, 1]))
+        nn.checkify(lambda outputs, labels: task(outputs, labels))(OUTPUTS[0], jnp.array([0, 7, 1]))
 
 
 @pytest.mark.parametrize("ignore", [True, 1.0, "-100"])
 def test_ignore_is_a_label(ignore):
-    with pytest.raises(TypeError, match=r"Binary.ignore is a label, an int, or None; got"):
-        train.Binary(ignore=ignore)
+    with pytest.raises(
+        TypeError, match=r"BinaryClassification.ignore is a label, an int, or None; got"
+    ):
+        train.BinaryClassification(ignore=ignore)
 
 
 @pytest.mark.parametrize("label", [2**32, 2**32 + 1, -(2**40), 2**63 - 1])
@@ -272,8 +274,11 @@ def test_label_smoothing_in_a_subclass_leaves_out_ignored_labels():
 def test_a_rejected_label_names_the_task_to_write():
     x, y = np.zeros((4, 2), np.float32), np.array([0, 1, 7, 1])
     for task, advice in (
-        (train.Binary(), r"Write train.Classification\(8\) if 7 is a class; write ignore=7 if 7"),
-        (train.LanguageModel(2), r"Write train.LanguageModel\(8\) if 7 is a class"),
+        (
+            train.BinaryClassification(),
+            r"Write train.Classification\(8\) if 7 is a class; write ignore=7 if 7",
+        ),
+        (train.NextToken(2), r"Write train.NextToken\(8\) if 7 is a class"),
     ):
         net = nn.Dense(task.outputs)
         ts = train.TrainState.create(net, optax.sgd(0.1), jax.random.key(0), x)

@@ -14,7 +14,7 @@ from jaxnn.data.order import epoch_order
 from jaxnn.train.loop import TIMINGS
 
 TASK = train.Classification(3)
-NET = nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dropout(0.2), nn.Dense(3))
+NET = nn.Sequential(nn.Dense(8), jax.nn.relu, nn.Dropout(0.2), nn.Dense(3))
 OPTIMIZER = optax.adam(1e-2)
 KEY = jax.random.key(5)
 
@@ -141,7 +141,7 @@ def counted(x):
 
 
 def test_fit_traces_the_network_once_for_all_epochs_and_rates(examples):
-    net = nn.Serial(nn.Dense(3), counted)
+    net = nn.Sequential(nn.Dense(3), counted)
     for rate in (1e-3, 1e-2):
         optimizer = train.Optimizer(optax.adam, learning_rate=rate)
         train.fit(net, TASK, optimizer, examples, batch_size=10, epochs=4, key=KEY)
@@ -165,7 +165,7 @@ def test_augmentation_gets_a_key_of_its_own_each_step(examples):
 
 
 def test_fit_keeps_the_state_of_the_network(examples):
-    net = nn.Serial(nn.Dense(8), nn.BatchNorm(), jax.nn.relu, nn.Dense(3))
+    net = nn.Sequential(nn.Dense(8), nn.BatchNorm(), jax.nn.relu, nn.Dense(3))
     ts, history = train.fit(
         net, TASK, OPTIMIZER, examples, validation=examples, batch_size=25, epochs=30, key=KEY
     )

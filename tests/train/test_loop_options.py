@@ -72,16 +72,16 @@ def test_callbacks_are_functions_of_the_state_and_the_record(plain):
 
 def test_the_learning_rate_of_the_last_step_is_recorded():
     optimizer = train.Optimizer(optax.sgd, learning_rate=train.Linear(0.1, 0.0, steps=24))
-    _, history = fit(optimizer=train.averaged(optimizer))
+    _, history = fit(optimizer=train.with_ema(optimizer))
     rates = [record["learning_rate"] for record in history]
     np.testing.assert_allclose(rates, [0.1 * (1 - n / 24) for n in (5, 11, 17, 23)], rtol=1e-5)
 
 
 def test_the_averaged_parameters_are_validated():
     x, y = examples()
-    optimizer = train.averaged(optax.adam(1e-2), 0.9)
+    optimizer = train.with_ema(optax.adam(1e-2), 0.9)
     ts, history = fit(optimizer=optimizer)
-    averaged = train.Weights(train.average_of(ts).params, ts.state)
+    averaged = train.Weights(train.ema_params(ts).params, ts.state)
     wanted = train.evaluate(NET, TASK, averaged, (x, y))
     # The sum over 96 examples in another order.
     np.testing.assert_allclose(history[-1]["validation_loss"], wanted["loss"], rtol=1e-5)
@@ -124,7 +124,7 @@ def diverging(at):
     return np.where(np.arange(96)[:, None] >= at, 3e38, x).astype(np.float32), y
 
 
-LINEAR = nn.Serial(first=nn.Dense(4), second=nn.Dense(3))
+LINEAR = nn.Sequential(first=nn.Dense(4), second=nn.Dense(3))
 
 
 def test_a_run_that_diverges_is_stopped_and_names_what_is_not_finite():
@@ -193,11 +193,11 @@ def test_a_grain_pipeline_goes_on_where_it_was(tmp_path):
     assert whole[1][-1]["loss"] < whole[1][0]["loss"]
 
 
-def test_rates_and_utilisation_where_the_device_has_a_known_peak(monkeypatch):
+def test_rates_and_utilization_where_the_device_has_a_known_peak(monkeypatch):
     monkeypatch.setattr(device, "peak_flops", lambda kind: 1e12)
     _, history = fit(net=nn.Dense(3), epochs=1, optimizer=optax.sgd(0.1), validation=None)
     record = history[0]
     # A product forward and one for the weights' gradient: 2 * 16 rows * 8 * 3 each, and the rest.
     flops = record["flops_per_second"] / (record["examples_per_second"] / 16)
     assert 2 * 2 * 16 * 8 * 3 < flops < 2 * 2 * 2 * 16 * 8 * 3
-    np.testing.assert_allclose(record["flop_utilisation"], record["flops_per_second"] / 1e12)
+    np.testing.assert_allclose(record["mfu"], record["flops_per_second"] / 1e12)

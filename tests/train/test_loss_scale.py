@@ -13,7 +13,7 @@ KEY = jax.random.key(0)
 X = np.array([[1.0, 2.0], [3.0, -1.0]], np.float32)
 Y = np.array([1.0, -2.0], np.float32)
 NAN = np.full_like(X, np.nan)
-NET = nn.Serial(nn.BatchNorm(), nn.Dense(1))
+NET = nn.Sequential(nn.BatchNorm(), nn.Dense(1))
 TASK = train.Regression()
 
 
@@ -31,7 +31,7 @@ def digest(tree):
 
 
 def test_the_factor_grows_after_good_steps_and_halves_after_a_bad_one():
-    optimizer = train.loss_scaled(optax.sgd(0.1), initial=8.0, period=3)
+    optimizer = train.dynamic_loss_scale(optax.sgd(0.1), initial=8.0, period=3)
     params, good, bad = jnp.ones(2), jnp.ones(2), jnp.array([1.0, jnp.inf])
     state, scales = optimizer.init(params), []
     update = jax.jit(optimizer.update)
@@ -44,7 +44,7 @@ def test_the_factor_grows_after_good_steps_and_halves_after_a_bad_one():
 
 
 def test_the_factor_stays_finite():
-    optimizer = train.loss_scaled(optax.sgd(0.1), initial=2.0**127, period=1)
+    optimizer = train.dynamic_loss_scale(optax.sgd(0.1), initial=2.0**127, period=1)
     _, state = optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)))
     assert float(state.scale) == 2.0**127
 
@@ -53,9 +53,9 @@ def test_the_factor_stays_finite():
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_scaled_step_is_the_plain_one(optimizer, accumulate):
     """A factor of a power of two changes no digit of float32."""
-    net = nn.Serial(nn.Dense(4), jnp.tanh, nn.Dense(1))
+    net = nn.Sequential(nn.Dense(4), jnp.tanh, nn.Dense(1))
     found = []
-    for one in (optimizer, train.loss_scaled(optimizer, initial=1024.0)):
+    for one in (optimizer, train.dynamic_loss_scale(optimizer, initial=1024.0)):
         ts, metrics = begun(one, net), {}
         step = train.make_step(net, TASK, one, accumulate=accumulate, norms="**")
         for _ in range(3):
@@ -75,7 +75,7 @@ def test_gradients_that_vanish_in_float16_do_not_when_scaled():
         return 1e-9 * jnp.sum(outputs)
 
     x, moved = np.ones((1, 1), np.float32), []
-    for optimizer in (optax.sgd(1e9), train.loss_scaled(optax.sgd(1e9), initial=2.0**15)):
+    for optimizer in (optax.sgd(1e9), train.dynamic_loss_scale(optax.sgd(1e9), initial=2.0**15)):
         ts = begun(optimizer, net)._replace(params={"w": jnp.zeros((1, 1))})
         ts, _ = train.make_step(net, loss, optimizer, precision=policy)(ts, (x, x))
         moved.append(float(ts.params["w"][0, 0]))
@@ -83,9 +83,9 @@ def test_gradients_that_vanish_in_float16_do_not_when_scaled():
     assert moved[1] == pytest.approx(-1.0, rel=1e-2)  # 3e-5 has 9 bits below 2**-14 in float16
 
 
-@pytest.mark.parametrize("wrap", [train.skip_nonfinite, train.loss_scaled])
+@pytest.mark.parametrize("wrap", [train.apply_if_finite, train.dynamic_loss_scale])
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count(wrap):
-    optimizer = wrap(train.averaged(train.Optimizer(optax.adam, learning_rate=0.1), decay=0.9))
+    optimizer = wrap(train.with_ema(train.Optimizer(optax.adam, learning_rate=0.1), decay=0.9))
     step = train.make_step(NET, TASK, optimizer)
     ts, metrics = step(begun(optimizer), (X, Y))
     assert float(metrics["skipped"]) == 0.0
@@ -115,15 +115,15 @@ def test_a_run_with_a_bad_batch_is_the_run_without_it():
         return digest(ts.params)
 
     batches = [(X, Y), (NAN, Y), (X, Y + 1)]
-    skipping = run(train.skip_nonfinite(optax.adam(0.1)), batches)
-    assert skipping == run(train.skip_nonfinite(optax.adam(0.1)), [batches[0], batches[2]])
+    skipping = run(train.apply_if_finite(optax.adam(0.1)), batches)
+    assert skipping == run(train.apply_if_finite(optax.adam(0.1)), [batches[0], batches[2]])
     assert skipping == run(optax.apply_if_finite(optax.adam(0.1), 9), batches)
 
 
 def test_what_skips_already_is_returned_as_it_is():
-    scaled = train.loss_scaled(optax.adam(1e-3))
-    for optimizer in (scaled, train.skip_nonfinite(optax.adam(1e-3))):
-        assert train.skip_nonfinite(optimizer) is optimizer
+    scaled = train.dynamic_loss_scale(optax.adam(1e-3))
+    for optimizer in (scaled, train.apply_if_finite(optax.adam(1e-3))):
+        assert train.apply_if_finite(optimizer) is optimizer
 
 
 PARAMS = jnp.ones(2)
@@ -133,18 +133,27 @@ PARAMS = jnp.ones(2)
     ("make", "text"),
     [
         (
-            lambda: train.skip_nonfinite(train.averaged(train.loss_scaled(optax.sgd(1)))).init(
-                PARAMS
-            ),
-            r"skips steps has another one inside, .*train.loss_scaled.* around the whole optimizer",
+            lambda: train.apply_if_finite(
+                train.with_ema(train.dynamic_loss_scale(optax.sgd(1)))
+            ).init(PARAMS),
+            r"skips steps has another one inside, .*train.dynamic_loss_scale.* around the whole optimizer",
         ),
         (
             lambda: begun(optax.sgd(1)) and train.make_step(NET, TASK, TWICE)(begun(TWICE), (X, Y)),
-            r"scales the loss 2 times; put one train.loss_scaled around the whole optimizer",
+            r"scales the loss 2 times; put one train.dynamic_loss_scale around the whole optimizer",
         ),
-        (lambda: train.loss_scaled(optax.sgd(1), 0.5), r"loss_scaled: initial .* >= 1, got 0.5"),
-        (lambda: train.loss_scaled(optax.sgd(1), period=0), r"loss_scaled: period .* >= 1, got 0"),
-        (lambda: train.loss_scaled(optax.sgd(1), factor=1), r"loss_scaled: factor .* > 1, got 1"),
+        (
+            lambda: train.dynamic_loss_scale(optax.sgd(1), 0.5),
+            r"dynamic_loss_scale: initial .* >= 1, got 0.5",
+        ),
+        (
+            lambda: train.dynamic_loss_scale(optax.sgd(1), period=0),
+            r"dynamic_loss_scale: period .* >= 1, got 0",
+        ),
+        (
+            lambda: train.dynamic_loss_scale(optax.sgd(1), factor=1),
+            r"dynamic_loss_scale: factor .* > 1, got 1",
+        ),
     ],
 )
 def test_the_error_says_what_is_wrong(make, text):
@@ -152,6 +161,6 @@ def test_the_error_says_what_is_wrong(make, text):
         make()
 
 
-TWICE = train.by_path(
-    {"**/w": train.loss_scaled(optax.sgd(1)), "**": train.loss_scaled(optax.sgd(1))}
+TWICE = train.partition(
+    {"**/w": train.dynamic_loss_scale(optax.sgd(1)), "**": train.dynamic_loss_scale(optax.sgd(1))}
 )

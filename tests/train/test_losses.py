@@ -8,7 +8,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from tests.fixtures.normalisation import FILE
+from tests.fixtures.normalization import FILE
 from tests.layers.agreement import KEY, normals
 from tests.near import assert_near
 
@@ -21,7 +21,7 @@ class Smoothed(train.Classification):
         return optax.softmax_cross_entropy(self._wide(outputs, targets, True), labels).mean()
 
 
-class Focal(train.Binary):
+class Focal(train.BinaryClassification):
     gamma: float = 2.0
 
     def __call__(self, outputs, targets):

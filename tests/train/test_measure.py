@@ -55,8 +55,12 @@ TASKS: dict[str, tuple[Any, Any, Any]] = {
         normal(ROWS, 3),
         RNG.dirichlet(np.ones(3), ROWS).astype(np.float32),
     ),
-    "tokens": (train.LanguageModel(4, label_smoothing=0.1), normal(ROWS, 5, 4), TOKENS),
-    "binary": (train.Binary(pos_weight=3.0), normal(ROWS, 1), np.array([0, 1, 1, -100, 0, 1])),
+    "tokens": (train.NextToken(4, label_smoothing=0.1), normal(ROWS, 5, 4), TOKENS),
+    "binary": (
+        train.BinaryClassification(pos_weight=3.0),
+        normal(ROWS, 1),
+        np.array([0, 1, 1, -100, 0, 1]),
+    ),
     "labels": (train.MultiLabelClassification(3), normal(ROWS, 3), np.where(BITS, 1, [0, -100, 0])),
     "floats": (
         train.MultiLabelClassification(3, pos_weight=(1.0, 2.0, 0.5)),
@@ -192,7 +196,7 @@ def test_accumulation_divides_by_all_valid_tokens(accumulate):
     x, y = normal(8, 6, 3), RNG.integers(0, 5, (8, 6))
     y = np.where(np.arange(6) < np.array([1, 6, 2, 0, 3, 6, 1, 5])[:, None], y, -1)
     weights = np.array([1, 2, 0, 1, 0.5, 1, 3, 1], np.float32)
-    net, task = nn.Dense(5), train.LanguageModel(5, ignore=-1)
+    net, task = nn.Dense(5), train.NextToken(5, ignore=-1)
     states, metrics = [], []
     for count in (1, accumulate):
         program = train.Supervised(net, task, SGD, accumulate=count)
@@ -227,8 +231,8 @@ def test_a_masked_mean_in_a_plain_loss_is_a_ratio():
         each = optax.softmax_cross_entropy_with_integer_labels(outputs, jnp.maximum(targets, 0))
         return train.Ratio(jnp.sum(jnp.where(real, each, 0)), jnp.sum(real))
 
-    net = nn.Serial(nn.Embedding(7, 8), nn.Dense(7))
-    task = train.LanguageModel(7, ignore=-1)
+    net = nn.Sequential(nn.Embedding(7, 8), nn.Dense(7))
+    task = train.NextToken(7, ignore=-1)
     for loss in (masked, task):
         program = train.Supervised(net, loss, SGD)
         state = program.init(KEY, (x, y))
@@ -244,7 +248,7 @@ def test_a_masked_mean_in_a_plain_loss_is_a_ratio():
             np.testing.assert_allclose(train.combine(parts)["loss"], expected, rtol=1e-5)
 
 
-class Scored(train.Binary):
+class Scored(train.BinaryClassification):
     def measure(self, outputs, targets, weights=None):
         return super().measure(outputs, targets, weights) | {
             "f1": train.f1(outputs, targets, weights),

@@ -12,7 +12,7 @@ import jaxnn as nn
 from jaxnn import train
 from jaxnn.train.step import pure_step
 
-NET = nn.Serial(nn.Dense(3), jnp.tanh, nn.Repeat(nn.Dense(3), 2), nn.Dense(1))
+NET = nn.Sequential(nn.Dense(3), jnp.tanh, nn.Repeat(nn.Dense(3), 2), nn.Dense(1))
 TASK, OPTIMIZER = train.Regression(), optax.sgd(0.5)
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 Y = X[:, 0]

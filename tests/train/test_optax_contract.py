@@ -109,7 +109,7 @@ def test_lookahead_evaluates_its_slow_parameters():
         both = optax.apply_updates(both, updates)
     fixed = functools.partial(optax.lookahead, sync_period=3)  # optax refuses a traced period
     inside = train.Optimizer(fixed, optax.sgd(0.1), slow_step_size=0.5)
-    for optimizer in (plain, inside, train.by_path({"**": plain})):
+    for optimizer in (plain, inside, train.partition({"**": plain})):
         ts = by_steps(optimizer, 4)
         assert_near(ts.params, both.fast)
         assert_near(train.evaluation_params(ts), both.slow)
@@ -124,7 +124,7 @@ def test_schedule_free_evaluates_the_parameters_that_optax_defines(grouped):
     given, state = by_hand(plain, params, 5, names=())
     optimizer = plain
     if grouped:  # the other group has parameters that the state of the first one masks
-        optimizer = train.by_path({"w": plain, "b": optax.sgd(0.1)})
+        optimizer = train.partition({"w": plain, "b": optax.sgd(0.1)})
         split: Any = optax.partition({"w": plain, "b": optax.sgd(0.1)}, {"w": "w", "b": "b"})
         given, state = by_hand(split, params, 5, names=())
         inner = state.inner_states["w"].inner_state
@@ -168,7 +168,7 @@ def test_fit_validates_with_the_evaluation_parameters(optimizer):
 
 REFUSED = {
     "a line search on a part of the parameters": (
-        train.by_path({"w": optax.lbfgs(), "b": optax.sgd(0.1)}),
+        train.partition({"w": optax.lbfgs(), "b": optax.sgd(0.1)}),
         "zoom_linesearch",
     ),
     "gradients per example": (
@@ -230,7 +230,7 @@ def test_a_state_has_no_memory_twice():
     assert len(set(places)) == len(places)
 
 
-STACKED = nn.Serial(nn.Dense(3), nn.Repeat(nn.Residual(nn.Dense(3)), 3), nn.Dense(1))
+STACKED = nn.Sequential(nn.Dense(3), nn.Repeat(nn.Residual(nn.Dense(3)), 3), nn.Dense(1))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_stacked_blocks_are_separate_arrays(name):
     """The function arguments of an update take the parameters of the network, not of blocks."""
     optimizer, _ = TAKEN[name]
     ts = train.TrainState.create(STACKED, optimizer, KEY, X)
-    row, params = nn.unstacked(STACKED, ts.params)
+    row, params = nn.unstack_layers(STACKED, ts.params)
     params = jax.tree.map(jnp.copy, params)  # a step takes the memory of the others
     begun = train.TrainState.create(row, optimizer, KEY, X)._replace(params=params)
     opt_state = jax.tree.map(jnp.copy, optimizer.init(params))
@@ -251,9 +251,9 @@ def test_stacked_blocks_are_separate_arrays(name):
         for _ in range(3):
             state, _ = step(state, (X, Y))
         states.append(state)
-    assert_near(nn.unstacked(STACKED, states[0].params)[1], states[1].params)
+    assert_near(nn.unstack_layers(STACKED, states[0].params)[1], states[1].params)
     evaluated = [train.evaluation_params(state) for state in states]
-    assert_near(nn.unstacked(STACKED, evaluated[0])[1], evaluated[1])
+    assert_near(nn.unstack_layers(STACKED, evaluated[0])[1], evaluated[1])
 
 
 def test_the_arguments_of_a_step_unroll_no_blocks():

@@ -71,7 +71,7 @@ def counted(x):
 
 
 def test_changed_numbers_of_a_chain_and_of_what_wraps_it_cost_no_trace():
-    net = nn.Serial(nn.Dense(1), counted)
+    net = nn.Sequential(nn.Dense(1), counted)
     net.spec(X)
     TRACES.clear()
 
@@ -81,8 +81,8 @@ def test_changed_numbers_of_a_chain_and_of_what_wraps_it_cost_no_trace():
             train.Optimizer(optax.clip_by_global_norm, max_norm=10 * peak),
             train.Optimizer(optax.adam, learning_rate=train.Cosine(peak, 10)),
         )
-        return train.loss_scaled(
-            train.averaged(train.by_path({"**/b": None, "**": inner}), decay=1 - peak),
+        return train.dynamic_loss_scale(
+            train.with_ema(train.partition({"**/b": None, "**": inner}), decay=1 - peak),
             initial=8 / peak,
         )
 
@@ -177,12 +177,14 @@ VALUES = {
         train.Optimizer(optax.clip_by_global_norm, max_norm=1.0),
         train.Optimizer(optax.sgd, learning_rate=rate),
     ),
-    "averaged": lambda rate: train.averaged(train.Optimizer(optax.sgd, learning_rate=rate)),
-    "by_path": lambda rate: train.by_path(
+    "averaged": lambda rate: train.with_ema(train.Optimizer(optax.sgd, learning_rate=rate)),
+    "by_path": lambda rate: train.partition(
         {"**/b": None, "**": train.Optimizer(optax.sgd, learning_rate=rate)}
     ),
-    "loss_scaled": lambda rate: train.loss_scaled(train.Optimizer(optax.sgd, learning_rate=rate)),
-    "skip_nonfinite": lambda rate: train.skip_nonfinite(
+    "dynamic_loss_scale": lambda rate: train.dynamic_loss_scale(
+        train.Optimizer(optax.sgd, learning_rate=rate)
+    ),
+    "apply_if_finite": lambda rate: train.apply_if_finite(
         train.Optimizer(optax.sgd, learning_rate=rate)
     ),
     "for_network": lambda rate: train.for_network(

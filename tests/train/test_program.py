@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(8, 4)).astype(np.float32)
 Y = RNG.integers(0, 3, 8).astype(np.int32)
-NET = nn.Serial(nn.Dense(5), jnp.tanh, nn.Dense(3))
+NET = nn.Sequential(nn.Dense(5), jnp.tanh, nn.Dense(3))
 TASK = train.Classification(3)
 
 
@@ -29,7 +29,7 @@ class Critic(train.Program):
     steps: int = 2
 
     def init(self, key, batch):
-        return {n: net.init(nn.fold(key, n), batch) for n, net in self.networks.items()}
+        return {n: net.init(nn.fold_in(key, n), batch) for n, net in self.networks.items()}
 
     def step(self, state, batch):
         def loss(params):
@@ -209,13 +209,13 @@ def test_weights_of_rows_hide_what_they_exclude():
 
 
 def test_inputs_by_position_and_by_name():
-    net, x = nn.Attention(2, causal=True), RNG.normal(size=(2, 5, 4)).astype(np.float32)
-    segments = np.array([[1, 1, 1, 0, 0], [1, 1, 2, 2, 2]])
+    net, x = nn.MultiHeadAttention(2, causal=True), RNG.normal(size=(2, 5, 4)).astype(np.float32)
+    segment_ids = np.array([[1, 1, 1, 0, 0], [1, 1, 2, 2, 2]])
     loss: Any = lambda outputs, targets: jnp.mean((outputs - targets) ** 2)  # noqa: E731
     program = train.Supervised(net, loss, optax.sgd(0.1))
-    batch = {"x": x, "segments": segments}, x
+    batch = {"x": x, "segment_ids": segment_ids}, x
     state = program.init(KEY, batch)
-    expected = loss(net.apply(state.params, x, segments=segments), x)
+    expected = loss(net.apply(state.params, x, segment_ids=segment_ids), x)
     np.testing.assert_allclose(program.evaluate(state, batch, key=KEY)["loss"], expected, rtol=1e-6)
     pair = nn.Bilinear(3)
     program = train.Supervised(pair, TASK, optax.sgd(0.1))

@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 TRACES: list[int] = []
 X = np.random.default_rng(0).normal(size=(50, 4)).astype("f")
 Y = np.random.default_rng(1).integers(0, 3, 50)
-NET = nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dropout(0.1), nn.Dense(3))
+NET = nn.Sequential(nn.Dense(8), jax.nn.relu, nn.Dropout(0.1), nn.Dense(3))
 PROGRAM = train.Supervised(NET, train.Classification(3), optax.adam(1e-2))
 
 
@@ -350,7 +350,7 @@ def test_plain_parameters_are_no_state():
     for call in (
         lambda: train.evaluate(NET, task, params, (X, Y)),
         lambda: train.predict(NET, task, params, X),
-        lambda: train.pack_weights(NET, params),
+        lambda: train.save_weights(NET, params),
     ):
         with pytest.raises(TypeError, match=advice):
             call()

@@ -82,7 +82,7 @@ def test_optimizers_equal_a_hand_computation(optimizer, by_hand):
     ids=["adamw", "lion", "rmsprop", "chain", "multi steps", "injected"],
 )
 def test_every_optax_optimizer_works_unchanged(optimizer):
-    net = nn.Serial(nn.Dense(3), jnp.tanh, nn.Dense(1))
+    net = nn.Sequential(nn.Dense(3), jnp.tanh, nn.Dense(1))
     ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
     step = train.make_step(net, train.Regression(), optimizer)
     metrics = {}
@@ -102,7 +102,7 @@ def counted(x):
 
 
 def test_a_second_step_and_an_equal_network_cost_no_trace():
-    net, twin = (nn.Serial(nn.Dense(1), counted) for _ in range(2))
+    net, twin = (nn.Sequential(nn.Dense(1), counted) for _ in range(2))
     optimizer = optax.adam(1e-3)
     ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
     TRACES.clear()
@@ -114,7 +114,7 @@ def test_a_second_step_and_an_equal_network_cost_no_trace():
 
 
 def test_a_changed_learning_rate_or_seed_costs_no_trace():
-    net = nn.Serial(nn.Dense(4), nn.Dropout(0.5), nn.Dense(1), counted)
+    net = nn.Sequential(nn.Dense(4), nn.Dropout(0.5), nn.Dense(1), counted)
     losses = set()
     task = train.Regression()
     net.spec(X)
@@ -133,7 +133,7 @@ def test_a_changed_learning_rate_or_seed_costs_no_trace():
 def test_a_traced_dropout_rate_and_learning_rate_are_one_program():
     @chex.assert_max_traces(n=1)
     def run(rate, learning_rate, seed):
-        net = nn.Serial(nn.Dense(4), nn.Dropout(rate), nn.Dense(1))
+        net = nn.Sequential(nn.Dense(4), nn.Dropout(rate), nn.Dense(1))
         optimizer = optax.adam(learning_rate)
         key = jax.random.key(seed)
         ts = train.TrainState.create(net, optimizer, key, X)
@@ -157,7 +157,7 @@ def test_the_step_takes_the_memory_of_its_state_and_leaves_the_key():
 
 def test_the_key_of_step_i_is_the_root_folded_by_i():
     """Dropout in step i draws as the network applied by hand at fold_in(key, i)."""
-    net = nn.Serial(nn.Dropout(0.5))
+    net = nn.Sequential(nn.Dropout(0.5))
     optimizer = optax.sgd(0.0)
     key = jax.random.key(3)
     ts = train.TrainState.create(net, optimizer, key, X)
@@ -170,7 +170,7 @@ def test_the_key_of_step_i_is_the_root_folded_by_i():
 
 
 def test_the_state_of_the_network_is_threaded():
-    net = nn.Serial(nn.BatchNorm(momentum=0.5), nn.Dense(1))
+    net = nn.Sequential(nn.BatchNorm(momentum=0.5), nn.Dense(1))
     optimizer = optax.sgd(0.1)
     ts = train.TrainState.create(net, optimizer, jax.random.key(0), X)
     step = train.make_step(net, train.Regression(), optimizer)

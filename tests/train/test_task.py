@@ -26,7 +26,7 @@ def test_classification():
 
 def test_language_model():
     """Positions are examples: mean over all, in nats and in bits."""
-    task = train.LanguageModel(4)
+    task = train.NextToken(4)
     logits, labels = LOGITS.reshape(2, 3, 4), LABELS.reshape(2, 3)
     log_probs = LOGITS - np.log(np.exp(LOGITS).sum(1, keepdims=True))
     loss = -log_probs[np.arange(6), LABELS].mean()
@@ -36,14 +36,14 @@ def test_language_model():
     np.testing.assert_allclose(metrics["bits"], loss / np.log(2), rtol=1e-6)
     np.testing.assert_allclose(metrics["accuracy"], np.mean(LOGITS.argmax(1) == LABELS))
     np.testing.assert_allclose(task.predict(logits), np.exp(log_probs).reshape(2, 3, 4), rtol=1e-5)
-    with pytest.raises(ValueError, match="LanguageModel wants a vocabulary of at least 2 tokens"):
-        train.LanguageModel(1)
+    with pytest.raises(ValueError, match="NextToken wants a vocabulary of at least 2 tokens"):
+        train.NextToken(1)
     with pytest.raises(ValueError, match=r"targets of shape \(2, 3\)"):
         task(logits, labels[:, 0])
 
 
 def test_binary():
-    task = train.Binary()
+    task = train.BinaryClassification()
     z, y = LOGITS[:, :1], (LABELS > 1).astype(np.int32)
     p = 1 / (1 + np.exp(-z[:, 0]))
     assert task.outputs == 1
@@ -77,13 +77,15 @@ def test_large_logits_do_not_overflow():
     logits = np.array([[1e4, -1e4], [-1e4, 1e4]], np.float32)
     loss = train.Classification(2)(logits, np.array([0, 0]))
     np.testing.assert_allclose(loss, 1e4)  # (0 + 2e4) / 2
-    np.testing.assert_allclose(train.Binary()(logits[:, :1], np.array([1, 1])), 5e3)
+    np.testing.assert_allclose(train.BinaryClassification()(logits[:, :1], np.array([1, 1])), 5e3)
 
 
 def test_tasks_are_values():
     assert train.Classification(4) == train.Classification(4) != train.Classification(5)
     assert repr(train.Classification(4)) == "Classification(4)"
-    assert len({train.Binary(), train.Binary(), train.Regression()}) == 2
+    assert (
+        len({train.BinaryClassification(), train.BinaryClassification(), train.Regression()}) == 2
+    )
 
 
 def test_a_class_without_probability_has_no_part():

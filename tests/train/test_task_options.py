@@ -59,7 +59,7 @@ def test_several_labels_as_torch(weight, loss, kind):
 
 
 def test_a_positive_weight_as_torch():
-    task = train.Binary(pos_weight=3.0)
+    task = train.BinaryClassification(pos_weight=3.0)
     np.testing.assert_allclose(task(LOGITS[:, :1], SEVERAL[:, 0]), 2.5493938610529843, rtol=1e-6)
 
 
@@ -73,9 +73,9 @@ def test_label_smoothing_as_optax():
 
     np.testing.assert_allclose(loss(0.2), expected, rtol=1e-6)
     np.testing.assert_allclose(loss(0.0), train.Classification(3)(LOGITS, LABELS), rtol=1e-6)
-    task = train.LanguageModel(3, label_smoothing=0.2)
+    task = train.NextToken(3, label_smoothing=0.2)
     np.testing.assert_allclose(task(LOGITS, LABELS), expected, rtol=1e-6)
-    nats = train.LanguageModel(3)(LOGITS, LABELS)
+    nats = train.NextToken(3)(LOGITS, LABELS)
     found = task.metrics(LOGITS, LABELS)
     np.testing.assert_allclose(found["bits"], nats / np.log(2), rtol=1e-6)
 
@@ -199,11 +199,13 @@ def test_fit_takes_several_targets(task, targets, near):
 
 TASKS: list[Any] = [
     train.Classification(3, label_smoothing=0.1, class_weights=WEIGHTS),
-    train.Binary(pos_weight=2.0),
+    train.BinaryClassification(pos_weight=2.0),
     train.MultiLabelClassification(3, pos_weight=WEIGHTS),
     train.Regression(outputs=3),
-    train.MultiTask({"a": train.Regression(), "b": train.Binary()}, weights={"a": 0.5}),
-    train.MultiTask((train.Regression(), train.Binary())),
+    train.MultiTask(
+        {"a": train.Regression(), "b": train.BinaryClassification()}, weights={"a": 0.5}
+    ),
+    train.MultiTask((train.Regression(), train.BinaryClassification())),
 ]
 
 
@@ -241,9 +243,9 @@ def test_tasks_are_values(task):
             r"class_weights=tuple\(class_weights.tolist\(\)\)",
         ),
         (
-            lambda: train.Binary(pos_weight=-1.0),
+            lambda: train.BinaryClassification(pos_weight=-1.0),
             ValueError,
-            r"Binary.pos_weight holds -1.0, expected numbers >= 0; write pos_weight=2.0",
+            r"BinaryClassification.pos_weight holds -1.0, expected numbers >= 0; write pos_weight=2.0",
         ),
         (
             lambda: train.MultiLabelClassification(3, pos_weight=(1.0,)),
@@ -272,18 +274,20 @@ def test_tasks_are_values(task):
             r"targets, targets.astype\('float32'\)",
         ),
         (
-            lambda: train.Binary()(LOGITS[:, :1], SEVERAL),
+            lambda: train.BinaryClassification()(LOGITS[:, :1], SEVERAL),
             ValueError,
             r"got int64\[4,3\]; for several targets, write train.MultiLabelClassification\(3\)",
         ),
         (
-            lambda: train.Binary()(LOGITS[:, :1], SOFT[:, 0]),
+            lambda: train.BinaryClassification()(LOGITS[:, :1], SOFT[:, 0]),
             TypeError,
             r"write y.astype\('int32'\) if they are whole numbers, or "
             r"train.MultiLabelClassification\(1\) with targets y\[..., None\]",
         ),
         (
-            lambda: train.Binary().measure(LOGITS[:, :1], SEVERAL[:, 0], [1.0, 0.0, 1.0, 1.0]),
+            lambda: train.BinaryClassification().measure(
+                LOGITS[:, :1], SEVERAL[:, 0], [1.0, 0.0, 1.0, 1.0]
+            ),
             ValueError,
             r"weights have one number per row, \(4,\), got \[1.0, .* write np.asarray\(weights\)",
         ),

@@ -12,7 +12,7 @@ import jaxnn as nn
 from jaxnn import train
 from jaxnn.train.loop import TIMINGS
 
-NET = nn.Serial(nn.Dense(8), jax.nn.relu, nn.Dense(3))
+NET = nn.Sequential(nn.Dense(8), jax.nn.relu, nn.Dense(3))
 TASK = train.Classification(3)
 NOT_A_TASK: Any = abs
 NOT_A_FACTORY: Any = 1e-3
@@ -100,7 +100,7 @@ def nan_at(row):
             r"train.Regression\(outputs=2\)",
         ),
         (
-            lambda: fit(task=train.Binary(), data=(X, np.zeros((20, 3), int))),
+            lambda: fit(task=train.BinaryClassification(), data=(X, np.zeros((20, 3), int))),
             ValueError,
             r"for several targets, write train.MultiLabelClassification\(3\)",
         ),
@@ -138,7 +138,11 @@ def nan_at(row):
         (lambda: fit(epochs=-1), ValueError, r"epochs is an int >= 0, got -1"),
         (lambda: fit(key=3), TypeError, r"a random key is wanted, got int 3; write jax.random.key"),
         (lambda: fit(net=nn.Dense), TypeError, r"the network is a layer, got <class"),
-        (lambda: fit(task=train.Binary), TypeError, r"the task is a train.Task or a function"),
+        (
+            lambda: fit(task=train.BinaryClassification),
+            TypeError,
+            r"the task is a train.Task or a function",
+        ),
         (lambda: fit(task=nn.Dense(3)), TypeError, r"the task is no layer"),
         (lambda: fit(optimizer=optax.adam), TypeError, r"optimizer has init and update.*adam"),
         (
@@ -152,7 +156,11 @@ def nan_at(row):
             ValueError,
             r"a loss is a scalar, got float32\[5\].*\.mean\(\)",
         ),
-        (lambda: train.Classification(1), ValueError, r"at least 2 classes, got 1.*train.Binary"),
+        (
+            lambda: train.Classification(1),
+            ValueError,
+            r"at least 2 classes, got 1.*train.BinaryClassification",
+        ),
         (
             lambda: train.Classification(3)(jnp.zeros((2, 3)), jnp.zeros((2, 1), jnp.int32)),
             ValueError,
@@ -188,7 +196,7 @@ def test_a_start_of_another_network_is_refused():
 
 
 def test_state_is_asked_for_by_name():
-    net = nn.Serial(nn.BatchNorm(), nn.Dense(3))
+    net = nn.Sequential(nn.BatchNorm(), nn.Dense(3))
     params = net.init(jax.random.key(0), X)
     with pytest.raises(ValueError, match=r"'0', BatchNorm\(\).*net.init_state"):
         net.apply(params, X, train=True)

@@ -63,7 +63,7 @@ def test_fifty_steps_equal_the_program_written_by_hand(digits):
     x, y = digits
     rows = np.random.default_rng(0).integers(0, len(x), (STEPS, BATCH))
     batches = [(x[r], y[r]) for r in rows]
-    net = nn.Serial(nn.Dense(128), jax.nn.relu, nn.Dense(10))
+    net = nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
     optimizer = optax.adam(RATE)
     ts = train.TrainState.create(net, optimizer, jax.random.key(0), x[:1])
     assert sum(leaf.size for leaf in jax.tree.leaves(ts.params)) == 101_770

@@ -14,7 +14,7 @@ import numpy as np
 from ...page.drawing import BAD, CURVE, FARTHEST, LEVELS, SOFT, crosses, dots, drawable, ring
 from ...page.ticks import linear_ticks, log_ticks, set_ticks
 from ...page.words import label, number
-from ..dimensions import Choice, Dimension, Grid, Int, Log, Uniform
+from ..dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
 from ..reading import Sweep
 from ..tables import BROKEN, Trial
 
@@ -117,7 +117,7 @@ def score_scale(numbers: Sequence[float], maximize: bool, whole: bool = False) -
 def at_edge(dimension: Dimension, value: Any) -> str | None:
     """Which edge of its range a value lies at, "lower" or "upper"; options have no edges.
 
-    >>> at_edge(Log(1e-4, 1e-1), 0.09), at_edge(Log(1e-4, 1e-1), 0.01)
+    >>> at_edge(LogUniform(1e-4, 1e-1), 0.09), at_edge(LogUniform(1e-4, 1e-1), 0.01)
     ('upper', None)
     """
     if isinstance(dimension, Choice):
@@ -136,7 +136,7 @@ def metric_label(sweep: Sweep) -> str:
     return f"{label(sweep.metric)} ({'more' if sweep.maximize else 'less'} is better)"
 
 
-def _drawn(dimension: Uniform | Log | Int, value: float) -> float:
+def _drawn(dimension: Uniform | LogUniform | Int, value: float) -> float:
     """A value as a figure can hold it: on a log axis above 0."""
     return max(drawable(value), 1 / FARTHEST) if dimension.log else drawable(value)
 
@@ -212,13 +212,13 @@ def scores(
     if sweep.best and (x := across(sweep.best)) is not None:
         ring(panel, x, scale.clipped(sweep.scores[sweep.best.number].mean))
     if named:
-        for at, name, here, colour in (
+        for at, name, here, color in (
             (STOPPED, "stopped", short, SOFT),
             (LOST, "lost", lost, BAD),
         ):
             if here:
                 panel.text(
-                    -0.02, _up(sweep, at), name, color=colour, transform=panel.transAxes,
+                    -0.02, _up(sweep, at), name, color=color, transform=panel.transAxes,
                     ha="right", va="center", fontsize=6.5,
                 )  # fmt: skip
 

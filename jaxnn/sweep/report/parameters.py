@@ -16,7 +16,7 @@ from ..tables import Trial
 from .axes import at_edge, place, scores, set_axis, size, whole_runs, words
 
 MOST = 1000  # trials in a picture: beyond it the best half and an even sample of the others
-PERCENT = (10, 20, 35, 50, 65, 80)  # of the ranking, where a colour ends
+PERCENT = (10, 20, 35, 50, 65, 80)  # of the ranking, where a color ends
 ABSENT = object()
 PAIRED = 6  # parameters in the pair maps
 
@@ -60,7 +60,7 @@ def parameters(sweep: Sweep, weights: dict[str, float]) -> str:
                     lambda f: pairs(f, sweep, paired, trials),
                     1.75 * side + 0.5,
                 ),
-                "Each dot is a trial at its two values, coloured by its place in the ranking: the "
+                "Each dot is a trial at its two values, colored by its place in the ranking: the "
                 f"best tenth stands out, the ring is the best.{left_out} Trials that lack one of "
                 "the two are not in that map.",
             ),
@@ -69,7 +69,7 @@ def parameters(sweep: Sweep, weights: dict[str, float]) -> str:
         "<h3>All parameters at once</h3>",
         html.figure(
             svg("parallel", "Parallel coordinates", lambda f: parallel(f, sweep, trials), 3.8),
-            "Each line is a trial, from its values to its score at the right; coloured by its "
+            "Each line is a trial, from its values to its score at the right; colored by its "
             "place "
             "in the ranking, the best in orange. Below an axis: the trial does not have it. At "
             "the low end of the "
@@ -130,7 +130,7 @@ def slices(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Tri
 
 
 def pairs(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Trial]) -> None:
-    """A panel for each two parameters, trials coloured by their rank."""
+    """A panel for each two parameters, trials colored by their rank."""
     side, short = len(names) - 1, shorts(names)
     grid, levels = figure.add_gridspec(side, side), ranks(sweep)
     for column, row in itertools.combinations_with_replacement(range(side), 2):
@@ -139,10 +139,10 @@ def pairs(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Tria
         set_axis(panel, "x", sweep.dimensions[x], 3)
         set_axis(panel, "y", sweep.dimensions[y], 4)
         here = [trial for trial in trials if x in trial.values and y in trial.values]
-        for level, colour in enumerate(LEVELS):
+        for level, color in enumerate(LEVELS):
             some = [t for t in here if levels[t.number] == level]
             across, up = _places(sweep, (x, y), some)
-            dots(panel, across, up, colour, 0.85 * size(len(here)))
+            dots(panel, across, up, color, 0.85 * size(len(here)))
         if sweep.best and x in sweep.best.values and y in sweep.best.values:
             ring(panel, *(one[0] for one in _places(sweep, (x, y), [sweep.best])))
         if not here:
@@ -165,7 +165,7 @@ def pairs(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Tria
 
 
 def _legend(panel: Any) -> None:
-    """What the colours mean, where a matrix of maps is empty."""
+    """What the colors mean, where a matrix of maps is empty."""
     panel.set_axis_off()
     panel.text(0, 1.0, "place in the ranking", transform=panel.transAxes, va="top")
     for level, name in enumerate(
@@ -183,9 +183,9 @@ def parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
     scale, levels = whole_runs(sweep), ranks(sweep)
     width, alpha = (0.45, 0.4) if len(trials) > 300 else (0.8, 0.75)
     panel.set_axis_off()
-    for level, colour in enumerate(LEVELS):
+    for level, color in enumerate(LEVELS):
         ways = [_way(sweep, t, scale) for t in trials if levels[t.number] == level]
-        _lines(panel, ways, colour, width, 0.9 if level == len(LEVELS) - 1 else alpha)
+        _lines(panel, ways, color, width, 0.9 if level == len(LEVELS) - 1 else alpha)
     if sweep.best:
         _lines(panel, [_way(sweep, sweep.best, scale)], BEST, 2.2, 1.0)
     short = shorts(names)
@@ -218,7 +218,7 @@ def parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
 
 
 def ranks(sweep: Sweep) -> dict[int, int]:
-    """The colour of each trial by its place in the ranking; the last level is the best tenth.
+    """The color of each trial by its place in the ranking; the last level is the best tenth.
 
     The other levels end where `PERCENT` says.
     """
@@ -252,13 +252,13 @@ def _way(sweep: Sweep, trial: Trial, scale: Any) -> list[float]:
 
 
 def _lines(
-    panel: Any, ways: Sequence[Sequence[float]], colour: str, width: float, alpha: float
+    panel: Any, ways: Sequence[Sequence[float]], color: str, width: float, alpha: float
 ) -> None:
     if ways:
         x = np.arange(len(ways[0]) + 1, dtype=float)
         x[-1] = np.nan
         y = np.concatenate([np.asarray(ways, float), np.full((len(ways), 1), np.nan)], 1)
-        panel.plot(np.tile(x, len(ways)), y.ravel(), color=colour, linewidth=width, alpha=alpha)
+        panel.plot(np.tile(x, len(ways)), y.ravel(), color=color, linewidth=width, alpha=alpha)
 
 
 def _ends(sweep: Sweep, name: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 from ...page import html
 from ...page.drawing import BAD, CURVE, INK, LEVELS, SOFT, svg
 from ...page.words import NONE, count, escaped, label, number, shorts
-from ..dimensions import Choice, Dimension, Grid, Int, Log, Uniform
+from ..dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
 from ..reading import Sweep, mean
 from ..tables import BROKEN, Trial
 from .axes import linear_ticks, set_ticks
@@ -257,5 +257,5 @@ def each(dimension: Dimension) -> list[Any] | None:
 def ends(dimension: Any) -> list[float]:
     """The ends of equal parts of a range on its axis."""
     if isinstance(dimension, Int):
-        dimension = (Log if dimension.log else Uniform)(dimension.low, dimension.high)
+        dimension = (LogUniform if dimension.log else Uniform)(dimension.low, dimension.high)
     return [dimension.at(i / BINS) for i in range(BINS + 1)]

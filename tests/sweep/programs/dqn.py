@@ -16,7 +16,7 @@ import jaxnn as nn
 from jaxnn import train
 from jaxnn.command import main
 from jaxnn.experiment import Experiment
-from jaxnn.sweep import Choice, Log, Uniform
+from jaxnn.sweep import Choice, LogUniform, Uniform
 
 N, CAPACITY = 3, 32
 
@@ -105,13 +105,13 @@ class DQN(train.Program):
 
 def build(config, data):
     """The program of this configuration."""
-    net = nn.Serial(nn.Dense(config.width), jax.nn.relu, nn.Dense(2))
+    net = nn.Sequential(nn.Dense(config.width), jax.nn.relu, nn.Dense(2))
     optimizer = train.Optimizer(optax.adam, learning_rate=config.learning_rate)
     return DQN(net, optimizer, config.discount, config.clip)
 
 
 SPACE = {
-    "learning_rate": Log(1e-3, 3e-2),
+    "learning_rate": LogUniform(1e-3, 3e-2),
     "discount": Uniform(0.8, 0.99),
     "seed": Choice(0, 1, 2, 3),
 }

@@ -15,7 +15,7 @@ import jaxnn as nn
 from jaxnn import train
 from jaxnn.command import main
 from jaxnn.experiment import Experiment
-from jaxnn.sweep import Choice, Log
+from jaxnn.sweep import Choice, LogUniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +43,8 @@ class WGAN(train.Program):
 
     def init(self, key, batch):
         """The state before the first step; it reads the first batch."""
-        g = self.generator.init(nn.fold(key, "generator"), jnp.zeros((1, 2)))
-        c = self.critic.init(nn.fold(key, "critic"), batch)
+        g = self.generator.init(nn.fold_in(key, "generator"), jnp.zeros((1, 2)))
+        c = self.critic.init(nn.fold_in(key, "critic"), batch)
         optimizers = {"g": self.optimizers["g"].init(g), "c": self.optimizers["c"].init(c)}
         state = {"g": g, "c": c, "optimizers": optimizers, "key": key, "step": jnp.int32(0)}
         return state | {"scale": batch.std()}
@@ -106,8 +106,8 @@ def ring(config):
 def build(config, data):
     """The program of this configuration."""
     return WGAN(
-        nn.Serial(nn.Dense(config.width), jax.nn.relu, nn.Dense(2)),
-        nn.Serial(nn.Dense(config.width), jax.nn.leaky_relu, nn.Dense(1)),
+        nn.Sequential(nn.Dense(config.width), jax.nn.relu, nn.Dense(2)),
+        nn.Sequential(nn.Dense(config.width), jax.nn.leaky_relu, nn.Dense(1)),
         {
             "g": train.Optimizer(optax.adam, learning_rate=config.generator_rate, b1=0.5),
             "c": train.Optimizer(optax.adam, learning_rate=config.critic_rate, b1=0.5),
@@ -118,9 +118,9 @@ def build(config, data):
 
 
 SPACE = {
-    "generator_rate": Log(1e-3, 1e-2),
-    "critic_rate": Log(1e-3, 1e-2),
-    "penalty": Log(1.0, 30.0),
+    "generator_rate": LogUniform(1e-3, 1e-2),
+    "critic_rate": LogUniform(1e-3, 1e-2),
+    "penalty": LogUniform(1.0, 30.0),
     "critic_steps": Choice(1, 2),
 }
 EXPERIMENT = Experiment("gan", Config, data=ring, program=build, space=SPACE)

@@ -14,7 +14,7 @@ import jaxnn as nn
 from jaxnn import train
 from jaxnn.command import main
 from jaxnn.experiment import Experiment
-from jaxnn.sweep import Choice, Log, Uniform
+from jaxnn.sweep import Choice, LogUniform, Uniform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +40,15 @@ def load(config):
 
 def build(config, data):
     """The program of this configuration."""
-    net = nn.Serial(nn.Dense(config.width), jax.nn.relu, nn.Dropout(config.dropout), nn.Dense(2))
+    net = nn.Sequential(
+        nn.Dense(config.width), jax.nn.relu, nn.Dropout(config.dropout), nn.Dense(2)
+    )
     optimizer = train.Optimizer(optax.adam, learning_rate=config.learning_rate)
     return train.Supervised(net, train.Classification(2), optimizer)
 
 
 SPACE = {
-    "learning_rate": Log(1e-3, 1e-1),
+    "learning_rate": LogUniform(1e-3, 1e-1),
     "dropout": Uniform(0.0, 0.5),
     "fold": Choice(0, 1),
 }

@@ -92,20 +92,20 @@ def minimize(net, x, hooks, rate=1e-3, **more):
 
 def test_the_layer_of_an_objective_is_named():
     """log gives NaN of the bad row, which is negative, and the layer after it gets that."""
-    net = nn.Serial(jnp.log, nn.Dense(1))
+    net = nn.Sequential(jnp.log, nn.Dense(1))
     with pytest.warns(RuntimeWarning, match=r"came in step 11, at 0\)"):
         minimize(net, rows(-1.0), [train.Divergence(retries=3)])
 
 
 def test_the_loss_is_named_if_the_outputs_are_finite():
-    net = nn.Serial(nn.Dense(1))
+    net = nn.Sequential(nn.Dense(1))
     with pytest.warns(RuntimeWarning, match="step 11, at the loss, of outputs that are finite"):
         minimize(net, rows(1e30), [train.Divergence(retries=3)])
 
 
 def test_the_gradient_is_named_if_the_loss_is_finite():
     """The gradient of sqrt(|w x|) at w = 0 is infinite, and the next loss is not finite."""
-    net = nn.Serial(nn.Dense(1, bias=False, w_init=nn.constant(0.0)), jnp.abs, jnp.sqrt)
+    net = nn.Sequential(nn.Dense(1, bias=False, w_init=nn.constant(0.0)), jnp.abs, jnp.sqrt)
     with (
         pytest.warns(RuntimeWarning, match=r"step 1, at the gradient of 0/w\)"),
         pytest.raises(train.Diverged),
@@ -128,7 +128,7 @@ def test_a_run_that_was_rolled_back_resumes_bitwise(tmp_path):
         ]
         given = {"key": KEY, "epochs": 1, "batch_size": 4, "every": 4, "hooks": hooks}
         program = train.Supervised(
-            nn.Serial(jnp.log, nn.Dense(1)), train.Regression(), optax.adam(1e-2)
+            nn.Sequential(jnp.log, nn.Dense(1)), train.Regression(), optax.adam(1e-2)
         )
         state, history = None, []
         for event in train.run(program, (rows(-1.0), np.ones(64, "f")), **given):

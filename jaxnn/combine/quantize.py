@@ -1,4 +1,4 @@
-"""quantized: a trained network whose weights are int8 numbers, for inference."""
+"""quantize: a trained network whose weights are int8 numbers, for inference."""
 
 import dataclasses
 from typing import Any
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from ..core import paths
 from ..core.calls import Call, Mismatch, Outcome
 from ..core.declarations import Declaration, Param, describe
-from ..core.initialisers import Initialiser, Initializer, Shape
+from ..core.initializers import InitFn, Initializer, Shape
 from ..core.layer import Layer, LayerLike, declared
 from ..core.primitive import Primitive
 from ..core.values import copy_with
 from ..core.wrapper import Wrapper
-from ..layers.attention import Attention
+from ..layers.attention import MultiHeadAttention
 from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
@@ -33,7 +33,7 @@ from .residual import Residual
 from .weight_norm import each_of_stack
 
 KINDS = (
-    Attention,
+    MultiHeadAttention,
     Bilinear,
     Conv,
     ConvTranspose,
@@ -52,13 +52,13 @@ LARGEST = 127
 
 
 class Quantized(Wrapper):
-    """A layer with the weights w = scale * q, where q is int8: what `quantized` makes.
+    """A layer with the weights w = scale * q, where q is int8: what `quantize` makes.
 
     The parameter w becomes w/q, int8 of its shape, and w/scale, float32, with an axis of 1 in place
     of each that is summed over. Biases and scales of norms stay. Products are taken of scale * q,
-    so the arithmetic is that of the layer itself. `init` draws what `quantized` makes of the
+    so the arithmetic is that of the layer itself. `init` draws what `quantize` makes of the
     layer's own draw. Raises ValueError in training, and TypeError around another layer than Dense,
-    Einsum, Bilinear, the convolutions, embeddings, Attention and GatedFeedForward.
+    Einsum, Bilinear, the convolutions, embeddings, MultiHeadAttention and GatedFeedForward.
     """
 
     inner: LayerLike
@@ -68,7 +68,7 @@ class Quantized(Wrapper):
         if not isinstance(self.wrapped, KINDS):
             raise TypeError(
                 f"Quantized wants one of {', '.join(kind.__name__ for kind in KINDS)}, got "
-                f"{self.wrapped!r}; write nn.quantized(net, params) for a network"
+                f"{self.wrapped!r}; write nn.quantize(net, params) for a network"
             )
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
@@ -90,14 +90,14 @@ class Quantized(Wrapper):
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
         if call.train:
             raise ValueError(
-                "has int8 weights, which cannot be trained: train the network that nn.quantized "
+                "has int8 weights, which cannot be trained: train the network that nn.quantize "
                 "was given"
             )
         below = dataclasses.replace(call, params=_whole(call.params, ()))
         return self.wrapped._evaluate(below, method, inputs, named)
 
 
-def quantized(net: Layer, params: Any) -> tuple[Layer, Any]:
+def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
     """`net` with int8 weights, and its parameters: a quarter of the memory of float32.
 
     For each output of a layer (a feature of a product, a channel of a convolution, a row of a
@@ -105,19 +105,19 @@ def quantized(net: Layer, params: Any) -> tuple[Layer, Any]:
 
         scale = max |w| / 127,   q = round(w / scale),   |w - scale * q| <= scale / 2
 
-    Weights of Dense, Einsum, Bilinear, convolutions, embeddings, Attention and GatedFeedForward are
-    quantised, those stacked by `Repeat` or `Ensemble` one by one; all other parameters stay as they
+    Weights of Dense, Einsum, Bilinear, convolutions, embeddings, MultiHeadAttention and GatedFeedForward are
+    quantized, those stacked by `Repeat` or `Ensemble` one by one; all other parameters stay as they
     are, and so do layers that compute their weights, as in `WeightNorm`, and recurrent cells. It is
     for inference: training raises. Works under `jax.jit`. Raises ValueError where nothing can be
-    quantised.
+    quantized.
 
     Reference: Jacob et al., Quantization and training of neural networks for efficient
     integer-arithmetic-only inference, 2018.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net, x = nn.Serial(nn.Dense(64), jax.nn.relu, nn.Dense(10)), jnp.ones((2, 256))
+    >>> net, x = nn.Sequential(nn.Dense(64), jax.nn.relu, nn.Dense(10)), jnp.ones((2, 256))
     >>> params = net.init(jax.random.key(0), x)
-    >>> small, small_params = quantized(net, params)
+    >>> small, small_params = quantize(net, params)
     >>> jax.tree.map(jnp.shape, small_params[0])
     {'b': (64,), 'w': {'q': (256, 64), 'scale': (1, 64)}}
     >>> y, z = net.apply(params, x), small.apply(small_params, x)
@@ -125,21 +125,21 @@ def quantized(net: Layer, params: Any) -> tuple[Layer, Any]:
     True
     """
     if not isinstance(net, Layer):
-        raise TypeError(f"quantized wants a layer, got {net!r}; write nn.quantized(net, params)")
+        raise TypeError(f"quantize wants a layer, got {net!r}; write nn.quantize(net, params)")
     new = _edited(net, params, 0)
     if new[0] == net:
         shown = repr(net)
         raise ValueError(
             f"no layer of {shown if len(shown) <= 80 else type(net).__name__ + '(...)'} has "
-            f"weights that can be quantised: those of {', '.join(k.__name__ for k in KINDS)} can"
+            f"weights that can be quantized: those of {', '.join(k.__name__ for k in KINDS)} can"
         )
     return new
 
 
-def quantize(w: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def to_int8(w: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """q in int8 and scale in at least float32, one for all weights along `axes`: w is scale * q.
 
-    >>> q, scale = quantize(jnp.array([[1.0, 0.0], [-0.5, 0.0]]), axes=(0,))
+    >>> q, scale = to_int8(jnp.array([[1.0, 0.0], [-0.5, 0.0]]), axes=(0,))
     >>> q.tolist(), (127 * scale).tolist()
     ([[127, 0], [-64, 0]], [[1.0, 127.0]])
     """
@@ -151,26 +151,26 @@ def quantize(w: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]
 
 
 class Rounded(Initializer):
-    """The int8 numbers of what another initialiser draws."""
+    """The int8 numbers of what another initializer draws."""
 
-    init: Initialiser
+    init: InitFn
     axes: tuple[int, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.int8) -> jax.Array:
         """An array of int8."""
-        return quantize(self.init(key, shape, jnp.float32), self.axes)[0].astype(dtype)
+        return to_int8(self.init(key, shape, jnp.float32), self.axes)[0].astype(dtype)
 
 
 class Steps(Initializer):
-    """The scales of what another initialiser draws at `shape`."""
+    """The scales of what another initializer draws at `shape`."""
 
-    init: Initialiser
+    init: InitFn
     axes: tuple[int, ...]
     shape: tuple[int, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
         """An array of scales, from the very draw that the int8 numbers have."""
-        return quantize(self.init(key, self.shape, jnp.float32), self.axes)[1].astype(dtype)
+        return to_int8(self.init(key, self.shape, jnp.float32), self.axes)[1].astype(dtype)
 
 
 def _is_weight(path: paths.Path, leaf: Any) -> bool:
@@ -199,7 +199,7 @@ def _whole(tree: Any, path: paths.Path) -> Any:
     if hasattr(tree, "shape") and _is_weight(path, tree):
         raise Mismatch(
             f"{paths.text(path)!r} is a dict of int8 numbers q and their scale, got "
-            f"{describe(tree)}; write net, params = nn.quantized(net, params)"
+            f"{describe(tree)}; write net, params = nn.quantize(net, params)"
         )
     return tree
 
@@ -241,7 +241,7 @@ def _numbers(layer: Layer, params: Any, depth: int) -> Any:
         if not _is_weight(path, jax.ShapeDtypeStruct(w.shape[depth:], w.dtype)):
             return w
         axes = _summed(layer, w.ndim - depth)
-        q, scale = each_of_stack(lambda w: quantize(w, axes), depth)(w)
+        q, scale = each_of_stack(lambda w: to_int8(w, axes), depth)(w)
         return {"q": q, "scale": scale}
 
     return paths.map_with_path(leaf, params)

@@ -14,11 +14,11 @@ SHELL_ORDER = [4, 0, 6, 7, 2, 1, 5, 3]
 
 def test_eight_rows_by_hand():
     rows = np.arange(8)
-    kept, held = data.hold_out((rows, rows.astype(np.float32)), 0.25)
+    kept, held = data.split((rows, rows.astype(np.float32)), 0.25)
     assert held.x.tolist() == SHELL_ORDER[:2]
     assert kept.x.tolist() == SHELL_ORDER[2:]
     # Classes {0, 1, 2, 3} and {4, 5, 6, 7}: the first of each in that order are 0 and 4.
-    kept, held = data.hold_out((rows, rows // 4), 0.25)
+    kept, held = data.split((rows, rows // 4), 0.25)
     assert held.x.tolist() == [4, 0]
     assert kept.x.tolist() == [6, 7, 2, 1, 5, 3]
 
@@ -34,37 +34,37 @@ def test_a_partition_stratified_and_repeatable(labels, fraction, seed):
     expected = {label: round(fraction * labels.count(label)) for label in set(labels)}
     if not 0 < sum(expected.values()) < len(labels):
         with pytest.raises(ValueError, match="at least one on either side"):
-            data.hold_out((rows, y), fraction, seed=seed)
+            data.split((rows, y), fraction, seed=seed)
         return
-    kept, held = data.hold_out((rows, y), fraction, seed=seed)
+    kept, held = data.split((rows, y), fraction, seed=seed)
     assert sorted([*kept.x, *held.x]) == list(rows)
     assert {label: held.y.tolist().count(label) for label in expected} == expected
     for part in (kept, held):
         np.testing.assert_array_equal(part.y, y[part.x])
-    again, _ = data.hold_out((rows, y), fraction, seed=seed)
+    again, _ = data.split((rows, y), fraction, seed=seed)
     np.testing.assert_array_equal(again.x, kept.x)
 
 
 def test_another_seed_is_another_split():
     y = np.zeros(100, np.float32)
-    splits = [tuple(data.hold_out((np.arange(100), y), 0.5, seed=s)[1].x) for s in range(4)]
+    splits = [tuple(data.split((np.arange(100), y), 0.5, seed=s)[1].x) for s in range(4)]
     assert len(set(splits)) == 4
 
 
 @pytest.mark.parametrize("fraction", [0, 1, 1.5, -0.1, float("nan"), 20])
 def test_a_fraction_out_of_range(fraction):
     with pytest.raises(ValueError) as error:
-        data.hold_out((np.arange(9), np.arange(9.0)), fraction)
+        data.split((np.arange(9), np.arange(9.0)), fraction)
     assert f"fraction is {fraction}, wanted a number between 0 and 1" in str(error.value)
-    assert "write hold_out((x, y), 0.2)" in str(error.value)
+    assert "write split((x, y), 0.2)" in str(error.value)
 
 
 def test_bad_rows():
-    with pytest.raises(ValueError, match="hold_out: no rows"):
-        data.hold_out((np.zeros((0, 3)), np.zeros(0)), 0.5)
-    with pytest.raises(ValueError, match="hold_out: x has 3 rows and y has 4"):
-        data.hold_out((np.zeros(3), np.zeros(4)), 0.5)
+    with pytest.raises(ValueError, match="split: no rows"):
+        data.split((np.zeros((0, 3)), np.zeros(0)), 0.5)
+    with pytest.raises(ValueError, match="split: x has 3 rows and y has 4"):
+        data.split((np.zeros(3), np.zeros(4)), 0.5)
     with pytest.raises(ValueError, match=r"integers of shape \(4, 2\), wanted one label a row"):
-        data.hold_out((np.zeros(4), np.zeros((4, 2), int)), 0.5)
+        data.split((np.zeros(4), np.zeros((4, 2), int)), 0.5)
     with pytest.raises(TypeError, match="integer"):
-        data.hold_out((np.zeros(4), np.zeros(4)), 0.5, seed=0.5)  # pyright: ignore[reportArgumentType]
+        data.split((np.zeros(4), np.zeros(4)), 0.5, seed=0.5)  # pyright: ignore[reportArgumentType]

@@ -12,7 +12,7 @@ from jaxnn.data.dataset import Examples
 from jaxnn.data.rows import check_rows, row_count
 
 
-def hold_out(
+def split(
     examples: tuple[Any, Any], fraction: float, *, seed: int = 0
 ) -> tuple[Examples, Examples]:
     """Split rows in two: those kept, and a fraction held out.
@@ -37,20 +37,20 @@ def hold_out(
         TypeError: the seed is not an integer, or x, y fail the check.
 
     >>> y = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-    >>> kept, held = hold_out((np.arange(8), y), 0.25)
+    >>> kept, held = split((np.arange(8), y), 0.25)
     >>> sorted(held.y.tolist()), kept.x.shape
     ([0, 1], (6,))
     """
     x, y = examples
     if jax.tree_util.all_leaves([x, y]):
-        check(x, y, name="hold_out")
+        check(x, y, name="split")
     else:
-        check_rows(Examples(x, y), "hold_out")
+        check_rows(Examples(x, y), "split")
     rows = row_count((x, y))
     if not 0 < fraction < 1:
         raise ValueError(
-            f"hold_out: fraction is {fraction}, wanted a number between 0 and 1: "
-            "write hold_out((x, y), 0.2) to hold out a fifth of the rows"
+            f"split: fraction is {fraction}, wanted a number between 0 and 1: "
+            "write split((x, y), 0.2) to hold out a fifth of the rows"
         )
     seed = operator.index(seed)
     digests = [hashlib.sha256(f"{seed}/{row}".encode()).digest() for row in range(rows)]
@@ -61,7 +61,7 @@ def hold_out(
         held[members[: round(fraction * len(members))]] = True
     if held.all() or not held.any():
         raise ValueError(
-            f"hold_out: fraction {fraction} of {rows} rows, rounded in each class, leaves "
+            f"split: fraction {fraction} of {rows} rows, rounded in each class, leaves "
             f"{int(held.sum())} held out, wanted at least one on either side: "
             "write another fraction, or bring more rows"
         )
@@ -76,7 +76,7 @@ def _classes(y: np.ndarray) -> list[np.ndarray]:
         return [np.arange(len(y))]
     if y.ndim != 1:
         raise ValueError(
-            f"hold_out: y holds integers of shape {y.shape}, wanted one label a row, ({len(y)},): "
-            "write hold_out((x, y.astype(np.float32)), fraction) to split without regard to y"
+            f"split: y holds integers of shape {y.shape}, wanted one label a row, ({len(y)},): "
+            "write split((x, y.astype(np.float32)), fraction) to split without regard to y"
         )
     return [np.flatnonzero(y == label) for label in np.unique(y)]

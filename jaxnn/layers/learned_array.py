@@ -1,15 +1,15 @@
-"""Parameter: a bare learned array."""
+"""LearnedArray: a bare learned array."""
 
 from typing import Any
 
 import jax
 
 from ..core.declarations import Param
-from ..core.initialisers import Initialiser, zeros
+from ..core.initializers import InitFn, zeros
 from ..core.primitive import Primitive
 
 
-class Parameter(Primitive):
+class LearnedArray(Primitive):
     """y = w: a learned array of `shape`, without inputs.
 
     Under `Precision`, y and its gradient have the computing type. If many outputs share y, as in
@@ -17,12 +17,12 @@ class Parameter(Primitive):
     sum its gradient in float32.
 
     >>> import jax, jax.numpy as jnp
-    >>> jax.tree.map(jnp.shape, Parameter((3, 4)).init(jax.random.key(0)))
+    >>> jax.tree.map(jnp.shape, LearnedArray((3, 4)).init(jax.random.key(0)))
     {'w': (3, 4)}
     """
 
     shape: tuple[int, ...]
-    w_init: Initialiser = zeros()
+    w_init: InitFn = zeros()
 
     def parameters(self) -> dict[str, Param]:
         """The array."""

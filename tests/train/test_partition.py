@@ -10,7 +10,7 @@ import jaxnn as nn
 from jaxnn import train
 from jaxnn.train.step import pure_step
 
-NET = nn.Serial(a=nn.Dense(5), norm=nn.LayerNorm(), act=jnp.tanh, b=nn.Dense(1))
+NET = nn.Sequential(a=nn.Dense(5), norm=nn.LayerNorm(), act=jnp.tanh, b=nn.Dense(1))
 TASK = train.Regression()
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 Y = X[:, 0]
@@ -29,7 +29,7 @@ def test_each_group_is_updated_as_by_its_own_optimizer():
     """One step: the gradients are those of the whole, the updates those of each optimizer."""
     parts = {"a/w": optax.adamw(0.1, weight_decay=0.5), "**/norm*/**": optax.sgd(0.3), "b/b": None}
     rest = train.Optimizer(optax.rmsprop, learning_rate=0.2)
-    ts = trained(train.by_path({**parts, "**": rest}), 1)
+    ts = trained(train.partition({**parts, "**": rest}), 1)
     for path, optimizer in {
         "a/w": parts["a/w"],
         "norm/scale": parts["**/norm*/**"],
@@ -44,7 +44,7 @@ def test_each_group_is_updated_as_by_its_own_optimizer():
 
 
 def test_what_is_frozen_has_no_update_no_decay_and_no_memory():
-    optimizer = train.by_path({"a/**": None, "**": optax.adamw(0.1, weight_decay=0.5)})
+    optimizer = train.partition({"a/**": None, "**": optax.adamw(0.1, weight_decay=0.5)})
     ts, params = trained(optimizer), NET.init(KEY, X)
     for name in ("w", "b"):
         np.testing.assert_array_equal(ts.params["a"][name], params["a"][name])
@@ -66,19 +66,24 @@ def products(optimizer):
 
 @pytest.mark.parametrize(
     "wrap",
-    [lambda o: o, train.averaged, train.loss_scaled, lambda o: train.Optimizer(optax.chain, o)],
+    [
+        lambda o: o,
+        train.with_ema,
+        train.dynamic_loss_scale,
+        lambda o: train.Optimizer(optax.chain, o),
+    ],
 )
 def test_what_is_frozen_needs_no_gradient(wrap):
     """Two products forward; backward one for each weight, and one for what a layer is given."""
     sgd = optax.sgd(0.1)
     assert products(wrap(sgd)) == 2 + 3
-    assert products(wrap(train.by_path({"a/**": None, "**": sgd}))) == 2 + 2
-    assert products(wrap(train.by_path({"a/**": None, "norm/**": None, "**": sgd}))) == 2 + 1
+    assert products(wrap(train.partition({"a/**": None, "**": sgd}))) == 2 + 2
+    assert products(wrap(train.partition({"a/**": None, "norm/**": None, "**": sgd}))) == 2 + 1
 
 
 def test_groups_within_groups():
-    inner = train.by_path({"**/b": None, "**": optax.sgd(0.1)})
-    ts = trained(train.by_path({"a/**": inner, "**": optax.sgd(0.2)}), 1)
+    inner = train.partition({"**/b": None, "**": optax.sgd(0.1)})
+    ts = trained(train.partition({"a/**": inner, "**": optax.sgd(0.2)}), 1)
     params = NET.init(KEY, X)
     np.testing.assert_array_equal(ts.params["a"]["b"], params["a"]["b"])
     assert not np.array_equal(ts.params["b"]["b"], params["b"]["b"])
@@ -88,7 +93,7 @@ def test_groups_within_groups():
 
 def test_a_member_is_told_the_loss():
     plateau = optax.chain(optax.sgd(0.0), optax.contrib.reduce_on_plateau(factor=0.5, patience=1))
-    ts = trained(train.by_path({"a/**": plateau, "**": optax.sgd(0.0)}), 4)
+    ts = trained(train.partition({"a/**": plateau, "**": optax.sgd(0.0)}), 4)
     assert float(ts.opt_state.inner_states["0"].inner_state[1].scale) < 1
 
 
@@ -110,11 +115,11 @@ SGD = optax.sgd(0.1)
             ValueError,
             r"'\*\*/b' comes after patterns that take all it fits: a/b, ",
         ),
-        ({}, TypeError, r"by_path takes a dict of optimizers by path pattern, got \{\}; write"),
+        ({}, TypeError, r"partition takes a dict of optimizers by path pattern, got \{\}; write"),
         ({"**": 0.1}, TypeError, r"'\*\*' wants an optimizer, or None to freeze; got 0.1"),
         ({3: SGD}, TypeError, r"a path pattern is text such as '\*\*/w', got 3"),
     ],
 )
 def test_the_error_says_what_is_wrong(rules, error, text):
     with pytest.raises(error, match=text):
-        train.by_path(rules).init(NET.init(KEY, X))
+        train.partition(rules).init(NET.init(KEY, X))

@@ -1,4 +1,4 @@
-"""Initialisers: against `jax.nn.initializers` at the same key, and what is known of each
+"""Initializers: against `jax.nn.initializers` at the same key, and what is known of each
 distribution."""
 
 import functools
@@ -34,7 +34,7 @@ def assert_same(drawn, expected):
 
 
 def assert_all_same(cases, dtype=jnp.float32):
-    """Both initialisers of each case give the same array of its shape: all in one program."""
+    """Both initializers of each case give the same array of its shape: all in one program."""
 
     @jax.jit
     def draw(key):
@@ -136,9 +136,9 @@ def test_orthogonal(shape):
 @pytest.mark.parametrize("shape", [(3, 4, 6), (3, 5, 4, 4), (3, 3, 3, 2, 7)], ids=str)
 def test_delta_orthogonal(shape):
     w = np.asarray(jax.jit(lambda key: nn.delta_orthogonal(2.0)(key, shape))(FAST), np.float64)
-    centre = tuple(n // 2 for n in shape[:-2])
-    np.testing.assert_allclose(w[centre] @ w[centre].T, 4.0 * np.eye(shape[-2]), atol=1e-5)
-    w[centre] = 0.0
+    center = tuple(n // 2 for n in shape[:-2])
+    np.testing.assert_allclose(w[center] @ w[center].T, 4.0 * np.eye(shape[-2]), atol=1e-5)
+    w[center] = 0.0
     assert not w.any()
 
 

@@ -1,4 +1,4 @@
-"""Normalisation layers: layer, root mean square, group, instance, local response, batch."""
+"""Normalization layers: layer, root mean square, group, instance, local response, batch."""
 
 import math
 from typing import Any
@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from ..core.calls import State
-from ..core.declarations import Param, Slot, describe
-from ..core.initialisers import Initialiser, ones, zeros
+from ..core.declarations import Param, Variable, describe
+from ..core.initializers import InitFn, ones, zeros
 from ..core.layer import Layer
 from ..core.primitive import Primitive
 from ..core.values import is_traced
-from ..functional import normalisation as norm
+from ..functional import normalization as norm
 from ..functional.gradients import gradient_once
 from ..functional.linear import along_axis, floating_type, wider_type
 from .checks import check_flags, check_positive, check_rank
@@ -36,8 +36,8 @@ class LayerNorm(Primitive):
     bias: bool = True
     eps: float = 1e-5
     axis: norm.Axes = -1
-    scale_init: Initialiser = ones()
-    b_init: Initialiser = zeros()
+    scale_init: InitFn = ones()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -50,9 +50,9 @@ class LayerNorm(Primitive):
         return _scale_and_bias(self, x, self.axis, self.scale, self.bias)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x normalised over its axis or axes."""
+        """x normalized over its axis or axes."""
         x = gradient_once(x)
-        y = norm.standardise(x, *norm.moments(x, self.axis), self.eps)
+        y = norm.standardize(x, *norm.moments(x, self.axis), self.eps)
         return _scaled(y, params, self.axis).astype(floating_type(x))
 
 
@@ -72,7 +72,7 @@ class RMSNorm(Primitive):
     scale: bool = True
     eps: float = 1e-6
     axis: norm.Axes = -1
-    scale_init: Initialiser = ones()
+    scale_init: InitFn = ones()
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -95,7 +95,7 @@ class GroupNorm(Primitive):
     """y = (x - mean) / sqrt(var + eps) * scale + b, with mean and var over window and group.
 
     x and y are (..., *window, n), scale and b (n,). The n features fall into `groups` runs of
-    neighbours, each with statistics of its own over its features and all of the window: all axes
+    neighbors, each with statistics of its own over its features and all of the window: all axes
     between the first, which holds the examples, and the last. Where there are more axes of
     examples, or none, `spatial` is the number of the window's axes: 2 for images (..., H, W, n).
     Statistics are taken in at least float32. Raises ValueError where the groups do not divide n.
@@ -112,8 +112,8 @@ class GroupNorm(Primitive):
     bias: bool = True
     eps: float = 1e-5
     spatial: int | None = None
-    scale_init: Initialiser = ones()
-    b_init: Initialiser = zeros()
+    scale_init: InitFn = ones()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -133,7 +133,7 @@ class GroupNorm(Primitive):
         return _scale_and_bias(self, x, -1, self.scale, self.bias)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x normalised over the window and each group of features."""
+        """x normalized over the window and each group of features."""
         y = norm.group_norm(x, self.groups, window_axes(self, x, self.spatial), self.eps)
         return _scaled(y, params, -1).astype(floating_type(x))
 
@@ -158,8 +158,8 @@ class InstanceNorm(Primitive):
     bias: bool = True
     eps: float = 1e-5
     spatial: int | None = None
-    scale_init: Initialiser = ones()
-    b_init: Initialiser = zeros()
+    scale_init: InitFn = ones()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -171,21 +171,21 @@ class InstanceNorm(Primitive):
         """Scale and bias, where wanted."""
         if window_axes(self, x, self.spatial) == 0:
             raise ValueError(
-                f"normalises each feature over a window, which {describe(x)} does not have: one "
-                "number less its own mean is 0; write nn.LayerNorm(), which normalises features"
+                f"normalizes each feature over a window, which {describe(x)} does not have: one "
+                "number less its own mean is 0; write nn.LayerNorm(), which normalizes features"
             )
         return _scale_and_bias(self, x, -1, self.scale, self.bias)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x normalised over the window."""
+        """x normalized over the window."""
         y = norm.group_norm(x, x.shape[-1], window_axes(self, x, self.spatial), self.eps)
         return _scaled(y, params, -1).astype(floating_type(x))
 
 
 class LocalResponseNorm(Primitive):
-    """y = x / (k + alpha / size * s)**beta, with s the sum of squares over neighbouring features.
+    """y = x / (k + alpha / size * s)**beta, with s the sum of squares over neighboring features.
 
-    x and y are (..., n). The `size` neighbours of a feature reach from size // 2 before it to
+    x and y are (..., n). The `size` neighbors of a feature reach from size // 2 before it to
     (size - 1) // 2 after it; beyond the ends they are 0. There are no parameters. s is taken in at
     least float32. Raises ValueError for size < 1. (In the paper alpha is not divided by size, and
     k = 2, size = 5, alpha = 5e-4 in this form.)
@@ -236,8 +236,8 @@ class BatchNorm(Primitive):
     eps: float = 1e-5
     axis: int = -1
     axis_name: str | tuple[str, ...] | None = None
-    scale_init: Initialiser = ones()
-    b_init: Initialiser = zeros()
+    scale_init: InitFn = ones()
+    b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
         """Check the fields."""
@@ -258,15 +258,18 @@ class BatchNorm(Primitive):
         """Scale and bias, where wanted."""
         return _scale_and_bias(self, x, self.axis, self.scale, self.bias)
 
-    def variables(self, x: Any) -> dict[str, Slot]:
+    def variables(self, x: Any) -> dict[str, Variable]:
         """The running mean and variance."""
         n = x.shape[self.axis]
-        return {"mean": Slot((n,), zeros(), "float32"), "var": Slot((n,), ones(), "float32")}
+        return {
+            "mean": Variable((n,), zeros(), "float32"),
+            "var": Variable((n,), ones(), "float32"),
+        }
 
     def forward(
         self, params: Any, x: jax.Array, *, state: State, train: bool
     ) -> tuple[jax.Array, State]:
-        """x normalised, and the running statistics after it."""
+        """x normalized, and the running statistics after it."""
         if train:
             others = tuple(i for i in range(x.ndim) if i != self.axis % x.ndim)
             if math.prod(x.shape[i] for i in others) == 0:
@@ -283,7 +286,7 @@ class BatchNorm(Primitive):
         rest = dict(params)
         scale = rest.pop("scale", None)
         scale = None if scale is None else along_axis(scale, x.ndim, self.axis)
-        y = norm.standardise(x, mean, var, self.eps, scale)
+        y = norm.standardize(x, mean, var, self.eps, scale)
         return _scaled(y, rest, self.axis).astype(floating_type(x)), state
 
 
@@ -323,7 +326,7 @@ def _check_axes(layer: Layer, axis: Any) -> None:
     axes = axis if isinstance(axis, tuple) else (axis,)
     if not axes or any(not isinstance(one, int) or isinstance(one, bool) for one in axes):
         raise ValueError(
-            f"{type(layer).__name__}.axis is the axis to normalise, or several: -1 or (-2, -1), "
+            f"{type(layer).__name__}.axis is the axis to normalize, or several: -1 or (-2, -1), "
             f"say; got {axis!r}"
         )
 
@@ -336,9 +339,9 @@ def _scale_and_bias(
     axes, ndim = axis if isinstance(axis, tuple) else (axis,), len(x.shape)
     for one in axes:
         if not -ndim <= one < ndim:
-            raise ValueError(f"normalises axis {one}, which {describe(x)} does not have")
+            raise ValueError(f"normalizes axis {one}, which {describe(x)} does not have")
     if len({one % ndim for one in axes}) < len(axes):
-        raise ValueError(f"normalises the axes {axes}, two of which are one in {describe(x)}")
+        raise ValueError(f"normalizes the axes {axes}, two of which are one in {describe(x)}")
     shape = tuple(x.shape[i] for i in sorted(one % ndim for one in axes))
     declared = {"scale": Param(shape, layer.scale_init)} if scale else {}
     return declared | {"b": Param(shape, layer.b_init)} if bias else declared

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.fixtures.normalisation import CASES, FILE
+from tests.fixtures.normalization import CASES, FILE
 from tests.near import assert_near
 
 STORED = np.load(FILE)

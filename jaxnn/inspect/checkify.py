@@ -1,4 +1,4 @@
-"""checked: a function whose values are checked as it runs."""
+"""checkify: a function whose values are checked as it runs."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from jax.experimental import checkify
 from ..core.checking import checking
 
 
-def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, compiled, raising ValueError for wrong values that only the run brings to light.
 
     A token id outside the vocabulary, a position past a table or a cache give NaN in a compiled
@@ -22,15 +22,15 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     Reference: `jax.experimental.checkify`.
 
     >>> import jax.numpy as jnp, jaxnn as nn
-    >>> net = nn.Serial(nn.Embedding(5, 2), nn.Dense(3))
+    >>> net = nn.Sequential(nn.Embedding(5, 2), nn.Dense(3))
     >>> params = net.init(jax.random.key(0), jnp.array([1]))
-    >>> checked(net.apply)(params, jnp.array([1, 7]))
+    >>> checkify(net.apply)(params, jnp.array([1, 7]))
     Traceback (most recent call last):
     ValueError: at '0': token 7 is outside of a vocabulary of 5
     """
     if not callable(function) or hasattr(function, "lower"):
         raise TypeError(
-            f"checked wants a plain function, got {function!r}; write nn.checked(net.apply), "
+            f"checkify wants a plain function, got {function!r}; write nn.checkify(net.apply), "
             "without jax.jit, which it does by itself"
         )
 

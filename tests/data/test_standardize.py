@@ -1,4 +1,4 @@
-"""Standardising: against scikit-learn, its inverse, and the features that do not vary."""
+"""Standardizing: against scikit-learn, its inverse, and the features that do not vary."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxnn import data
 def test_the_same_as_scikit_learns():
     preprocessing = pytest.importorskip("sklearn.preprocessing")
     cancer = data.breast_cancer()
-    scale = data.Standardiser.fit(cancer.train.x)
+    scale = data.Standardizer.fit(cancer.train.x)
     reference = preprocessing.StandardScaler().fit(cancer.train.x.astype(np.float64))
     np.testing.assert_allclose(scale.mean, reference.mean_, rtol=1e-6)  # float32 holds 6e-8
     np.testing.assert_allclose(scale.std, reference.scale_, rtol=1e-6)
@@ -27,7 +27,7 @@ def test_the_same_as_scikit_learns():
 @pytest.mark.parametrize("value", [0.0, 0.1, 7.0, 1e30, 1e-44])
 def test_constant_features_become_zero(value):
     x = np.column_stack([np.full(30, value, np.float32), np.arange(30, dtype=np.float32)])
-    scale = data.Standardiser.fit(x)
+    scale = data.Standardizer.fit(x)
     assert scale.std[0] == 1
     assert (scale(x)[:, 0] == 0).all()
     assert np.isfinite(scale(x)).all()
@@ -36,7 +36,7 @@ def test_constant_features_become_zero(value):
 def test_a_constant_whose_mean_rounds_is_constant_all_the_same():
     x = np.full((3, 1), 0.1)
     assert 0 < x.std(axis=0) < 1e-15  # numpy's own: the mean of three 0.1 is not 0.1
-    scale = data.Standardiser.fit(x)
+    scale = data.Standardizer.fit(x)
     assert scale.std == 1
     assert (np.abs(scale(x)) < 1e-8).all()  # the rounding of 0.1 to float32
 
@@ -44,7 +44,7 @@ def test_a_constant_whose_mean_rounds_is_constant_all_the_same():
 def test_small_spread_about_a_large_mean():
     # One-pass variance gives 0 here in float32.
     x = (1000 + 0.1 * np.tile([-1.0, 1.0], 50))[:, None]
-    assert data.Standardiser.fit(x.astype(np.float32)).std == pytest.approx(0.1, rel=1e-3)
+    assert data.Standardizer.fit(x.astype(np.float32)).std == pytest.approx(0.1, rel=1e-3)
 
 
 @settings(max_examples=50, deadline=None)
@@ -54,7 +54,7 @@ def test_small_spread_about_a_large_mean():
     )
 )
 def test_mean_zero_deviation_one_and_back(x):
-    scale = data.Standardiser.fit(x)
+    scale = data.Standardizer.fit(x)
     z = scale(x)
     assert np.isfinite(z).all()
     # The rounding of mean to float32 shifts z by 6e-8 * 99 / std.
@@ -67,7 +67,7 @@ def test_mean_zero_deviation_one_and_back(x):
 
 def test_targets_and_predictions():
     y = np.array([10.0, 20.0, 30.0], np.float32)
-    scale = data.Standardiser.fit(y)
+    scale = data.Standardizer.fit(y)
     assert scale.mean.shape == scale.std.shape == ()
     predictions = jnp.zeros((5, 1))
     np.testing.assert_allclose(scale.inverse(predictions), np.full((5, 1), 20.0))
@@ -75,7 +75,7 @@ def test_targets_and_predictions():
 
 def test_works_on_jax_arrays_under_transforms_and_strict_promotion():
     x = np.array([[1.0, 2.0], [3.0, 6.0]], np.float32)
-    scale = data.Standardiser.fit(x)
+    scale = data.Standardizer.fit(x)
     with jax.numpy_rank_promotion("raise"):
         eager = scale(jnp.asarray(x))
         traced = jax.jit(lambda scale, x: scale(x))(scale, x)
@@ -91,7 +91,7 @@ def test_works_on_jax_arrays_under_transforms_and_strict_promotion():
 )
 def test_types(given_type, wanted):
     x = np.array([[1, 2], [3, 6]], given_type)
-    scale = data.Standardiser.fit(x)
+    scale = data.Standardizer.fit(x)
     assert scale.mean.dtype == scale.std.dtype == np.float32
     assert scale(x).dtype == wanted
     np.testing.assert_allclose(scale(x), [[-1, -1], [1, 1]])
@@ -99,12 +99,12 @@ def test_types(given_type, wanted):
 
 
 def test_errors():
-    scale = data.Standardiser.fit(np.ones((4, 3)))
+    scale = data.Standardizer.fit(np.ones((4, 3)))
     for shape in [(4, 2), (3, 4), (), (3, 1)]:
         with pytest.raises(ValueError) as error:
             scale(np.zeros(shape))
         assert f"x has shape {shape}, wanted (..., 3)" in str(error.value)
-    with pytest.raises(ValueError, match=r"Standardiser\.fit: no rows"):
-        data.Standardiser.fit(np.zeros((0, 3)))
+    with pytest.raises(ValueError, match=r"Standardizer\.fit: no rows"):
+        data.Standardizer.fit(np.zeros((0, 3)))
     with pytest.raises(ValueError, match=r"x holds nan at row 1, position \(0,\)"):
-        data.Standardiser.fit(np.array([[0.0], [np.nan]]))
+        data.Standardizer.fit(np.array([[0.0], [np.nan]]))

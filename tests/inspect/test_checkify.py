@@ -1,4 +1,4 @@
-"""checked: what compiled programs answer with NaN is an error with the path."""
+"""checkify: what compiled programs answer with NaN is an error with the path."""
 
 import functools
 
@@ -13,7 +13,7 @@ from jaxnn import train
 from jaxnn.models import GPT
 from tests.cases import KEY
 
-NET = GPT(layers=2, width=8, heads=2, length=4).network(outputs=10)
+NET = GPT(layers=2, width=8, num_heads=2, length=4).network(outputs=10)
 TOKENS = jnp.array([[1, 2, 3]])
 
 
@@ -27,7 +27,7 @@ def raises(text):
 
 
 def test_right_values_change_nothing(params):
-    y = nn.checked(NET.apply)(params, TOKENS)
+    y = nn.checkify(NET.apply)(params, TOKENS)
     np.testing.assert_allclose(y, NET.apply(params, TOKENS), atol=1e-5)
 
 
@@ -35,53 +35,53 @@ def test_a_token_out_of_range(params):
     wrong = TOKENS.at[0, 1].set(10)
     assert jnp.isnan(jax.jit(NET.apply)(params, wrong)).any()
     with raises("^at 'embedding': token 10 is outside of a vocabulary of 10$"):
-        nn.checked(NET.apply)(params, wrong)
+        nn.checkify(NET.apply)(params, wrong)
     with raises("^at 'embedding': token -1 is outside"):
-        nn.checked(NET.apply)(params, TOKENS.at[0, 0].set(-1))
+        nn.checkify(NET.apply)(params, TOKENS.at[0, 0].set(-1))
     bag = nn.EmbeddingBag(4, 2)
     with raises("^token 4 is outside of a vocabulary of 4$"):
-        nn.checked(bag.apply)(bag.init(KEY, TOKENS), TOKENS + 1)
+        nn.checkify(bag.apply)(bag.init(KEY, TOKENS), TOKENS + 1)
 
 
 def test_within_transforms(params):
     """In a gradient, a scan, lanes, and in a step that was compiled without checks before."""
-    step = train.make_step(NET, train.LanguageModel(10), optax.sgd(0.1))
+    step = train.make_step(NET, train.NextToken(10), optax.sgd(0.1))
     ts = train.TrainState.create(NET, optax.sgd(0.1), KEY, TOKENS)
     ts, _ = step(ts, (TOKENS, TOKENS))
     with raises("token 99"):
-        nn.checked(lambda ts, x: step(ts, (x, x)))(ts, TOKENS.at[0, 2].set(99))
+        nn.checkify(lambda ts, x: step(ts, (x, x)))(ts, TOKENS.at[0, 2].set(99))
     ts, _ = step(ts, (TOKENS, TOKENS))
-    table = nn.Serial(nn.Embedding(4, 2), nn.Repeat(nn.Residual(nn.Dense(2)), 2))
+    table = nn.Sequential(nn.Embedding(4, 2), nn.Repeat(nn.Residual(nn.Dense(2)), 2))
     weights = table.init(KEY, jnp.array(0))
 
     def total(weights, ids):
         return jax.vmap(functools.partial(table.apply, weights))(ids).sum()
 
     with raises("^at '0': token 5"):
-        nn.checked(jax.grad(total))(weights, jnp.array([1, 5]))
+        nn.checkify(jax.grad(total))(weights, jnp.array([1, 5]))
 
 
 def test_a_position_past_the_table_and_past_the_cache(params):
-    net = nn.cached(NET, length=8)
-    state = nn.checked(lambda p, x, s: net.apply(p, x, state=s)[1])(
+    net = nn.with_cache(NET, length=8)
+    state = nn.checkify(lambda p, x, s: net.apply(p, x, state=s)[1])(
         params, TOKENS, net.init_state(TOKENS)
     )
     with raises("^at 'positions': position 4 is past a table of 4$"):
-        nn.checked(lambda p, x, s: net.apply(p, x, state=s))(params, TOKENS, state)
-    short = nn.cached(nn.Serial(a=nn.Attention(2, causal=True)), length=4)
+        nn.checkify(lambda p, x, s: net.apply(p, x, state=s))(params, TOKENS, state)
+    short = nn.with_cache(nn.Sequential(a=nn.MultiHeadAttention(2, causal=True)), length=4)
     x = jnp.ones((3, 4))
     weights, state = short.init(KEY, x), short.init_state(x)
-    run = nn.checked(lambda p, x, s: short.apply(p, x, state=s))
+    run = nn.checkify(lambda p, x, s: short.apply(p, x, state=s))
     _, state = run(weights, x, state)
     with raises("^at 'a': position 5 is past a cache of 4$"):
         run(weights, x, state)
 
 
 def test_costs_nothing_elsewhere(params):
-    nn.checked(NET.apply)(params, TOKENS)
+    nn.checkify(NET.apply)(params, TOKENS)
     assert not jax.make_jaxpr(NET.apply)(params, TOKENS).effects
 
 
 def test_refused():
-    with pytest.raises(TypeError, match=r"checked wants a plain function, .*without jax.jit"):
-        nn.checked(jax.jit(NET.apply))
+    with pytest.raises(TypeError, match=r"checkify wants a plain function, .*without jax.jit"):
+        nn.checkify(jax.jit(NET.apply))

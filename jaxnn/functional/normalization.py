@@ -1,4 +1,4 @@
-"""Normalisation as plain functions. Statistics are taken in at least float32, variances by two
+"""Normalization as plain functions. Statistics are taken in at least float32, variances by two
 passes: the mean first, then the mean square of what is left, since the mean of squares less the
 squared mean loses all digits where the mean is large."""
 
@@ -42,7 +42,7 @@ def _mean(x: jax.Array, axis: Axes, axis_name: Any) -> jax.Array:
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
-def standardise(
+def standardize(
     x: jax.Array, mean: jax.Array, variance: jax.Array, eps: Any, scale: jax.Array | None = None
 ) -> jax.Array:
     """(x - mean) / sqrt(variance + eps) * scale, in the wider type of x and the statistics.
@@ -51,21 +51,21 @@ def standardise(
     """
     x, mean, variance = (a.astype(wider_type(x.dtype, mean.dtype)) for a in (x, mean, variance))
     factor = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
-    return _centred(x, mean, factor if scale is None else factor * scale.astype(x.dtype))
+    return _centered(x, mean, factor if scale is None else factor * scale.astype(x.dtype))
 
 
 @jax.custom_jvp
-def _centred(x: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:
+def _centered(x: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:
     return (x - mean) * factor
 
 
-@_centred.defjvp
+@_centered.defjvp
 def _(primals: Any, tangents: Any) -> Any:
     """dmean * factor is of the statistics' size: what goes backward is summed before it is
     multiplied, and that sum is the gradient of a bias, too."""
     (x, mean, factor), (dx, dmean, dfactor) = primals, tangents
-    centred = x - mean
-    return centred * factor, dx * factor - dmean * factor + centred * dfactor
+    centered = x - mean
+    return centered * factor, dx * factor - dmean * factor + centered * dfactor
 
 
 def layer_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-5) -> jax.Array:
@@ -75,7 +75,7 @@ def layer_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-5) -> jax.Array:
     >>> layer_norm(jnp.array([1.0, 3.0]), eps=0.0).tolist()
     [-1.0, 1.0]
     """
-    return standardise(x, *moments(x, axis), eps).astype(floating_type(x))
+    return standardize(x, *moments(x, axis), eps).astype(floating_type(x))
 
 
 def rms_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-6) -> jax.Array:
@@ -91,8 +91,8 @@ def rms_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-6) -> jax.Array:
 
 
 def group_norm(x: jax.Array, groups: int, spatial: int, eps: float = 1e-5) -> jax.Array:
-    """x (..., *window, features) standardised over the `spatial` axes of the window and each of
-    `groups` runs of neighbouring features; in at least float32.
+    """x (..., *window, features) standardized over the `spatial` axes of the window and each of
+    `groups` runs of neighboring features; in at least float32.
 
     >>> import jax.numpy as jnp
     >>> group_norm(jnp.array([1.0, 3.0, 10.0, 30.0]), groups=2, spatial=0, eps=0.0).tolist()
@@ -100,11 +100,11 @@ def group_norm(x: jax.Array, groups: int, spatial: int, eps: float = 1e-5) -> ja
     """
     split = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     axes = (*range(split.ndim - 2 - spatial, split.ndim - 2), split.ndim - 1)
-    return standardise(split, *moments(split, axes), eps).reshape(x.shape)
+    return standardize(split, *moments(split, axes), eps).reshape(x.shape)
 
 
 def local_response_norm(x: jax.Array, size: int, alpha: Any, beta: Any, k: Any) -> jax.Array:
-    """x / (k + alpha / size * s) ** beta, with s the sum of squares over `size` neighbouring
+    """x / (k + alpha / size * s) ** beta, with s the sum of squares over `size` neighboring
     features of the last axis, size // 2 of them before; in the floating type of x.
 
     >>> import jax.numpy as jnp

@@ -38,9 +38,9 @@ def reference(
 ) -> Any:
     """The formula in float64 numpy."""
     x = np.asarray(x, np.float64)
-    centred = x - x.mean(axis, keepdims=True) if mean else x
+    centered = x - x.mean(axis, keepdims=True) if mean else x
     scale, b = np.asarray(scale, np.float64), np.asarray(b, np.float64)
-    return centred / np.sqrt((centred**2).mean(axis, keepdims=True) + eps) * scale + b
+    return centered / np.sqrt((centered**2).mean(axis, keepdims=True) + eps) * scale + b
 
 
 # ---- layer and root mean square ----

@@ -43,8 +43,8 @@ def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> 
     ...     decoder: nn.Layer
     ...     def forward(self, source, target):
     ...         return self.decoder(target, self.encoder(source))
-    >>> encoder = nn.EncoderLayer(nn.Attention(2), nn.Dense(4))
-    >>> decoder = nn.DecoderLayer(nn.Attention(2, causal=True), nn.Attention(2), nn.Dense(4))
+    >>> encoder = nn.EncoderLayer(nn.MultiHeadAttention(2), nn.Dense(4))
+    >>> decoder = nn.DecoderLayer(nn.MultiHeadAttention(2, causal=True), nn.MultiHeadAttention(2), nn.Dense(4))
     >>> net = Translation(encoder, decoder)
     >>> source, target = jax.random.normal(jax.random.key(0), (2, 3, 4))  # 3 positions each
     >>> params = net.init(jax.random.key(1), source, target)
@@ -81,7 +81,7 @@ def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> 
     return new
 
 
-def cached(net: Net, length: int = 256) -> Net:
+def with_cache(net: Net, length: int = 256) -> Net:
     """`net` with a cache of `length` positions in every layer: `with_cache(net, length)`.
 
     It has the same parameters, and takes a sequence in pieces of any length, each call with the
@@ -93,16 +93,16 @@ def cached(net: Net, length: int = 256) -> Net:
     Raises ValueError for a network in which no layer has a field `cache`, and for a length < 1.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net = nn.Residual(nn.Attention(2, causal=True))
+    >>> net = nn.Residual(nn.MultiHeadAttention(2, causal=True))
     >>> x = jax.random.normal(jax.random.key(0), (3, 4))  # three positions
     >>> params = net.init(jax.random.key(1), x)
-    >>> one_by_one, state = cached(net, length=8), cached(net, length=8).init_state(x)
+    >>> one_by_one, state = with_cache(net, length=8), with_cache(net, length=8).init_state(x)
     >>> for t in range(3):
     ...     y, state = one_by_one.apply(params, x[t : t + 1], state=state)
     >>> bool(jnp.allclose(y[0], net.apply(params, x)[2], atol=1e-5))
     True
     """
-    check_net(net, "nn.cached(net, length=256)")
+    check_net(net, "nn.with_cache(net, length=256)")
     _check_length(net, length)
     return _with_cache(net, length)
 
@@ -121,7 +121,7 @@ def _check_length(net: Layer, length: Any) -> None:
         raise ValueError(
             f"no layer of {shown if len(shown) <= 80 else type(net).__name__ + '(...)'} has a "
             "field `cache`: only layers that look at other positions of a sequence, such as "
-            "nn.Attention, keep any"
+            "nn.MultiHeadAttention, keep any"
         )
 
 

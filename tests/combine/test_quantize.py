@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.combine.quantized import KINDS, Quantized
+from jaxnn.combine.quantize import KINDS, Quantized
 from jaxnn.models import GPT
 
 KEY = jax.random.key(0)
@@ -30,7 +30,7 @@ LAYERS = {
     "PatchEmbedding": (nn.PatchEmbedding(6, (2, 2)), normals(2, 4, 4, 3), None),
     "Embedding": (nn.Embedding(9, 4), np.array([[1, 8], [0, 3]]), (1,)),
     "EmbeddingBag": (nn.EmbeddingBag(9, 4), np.array([[1, 8], [0, 3]]), (1,)),
-    "Attention": (nn.Attention(2, causal=True), normals(2, 5, 8), (0,)),
+    "MultiHeadAttention": (nn.MultiHeadAttention(2, causal=True), normals(2, 5, 8), (0,)),
     "GatedFeedForward": (nn.GatedFeedForward(6, bias=True), normals(3, 4), (0,)),
 }
 
@@ -44,8 +44,8 @@ def test_weights_are_within_half_a_step_and_the_rest_is_as_it_was(name):
     layer, inputs, axes = LAYERS[name]
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     params = layer.init(KEY, *inputs)
-    small, _ = nn.quantized(layer, params)
-    numbers = jax.jit(lambda p: nn.quantized(layer, p)[1])(params)
+    small, _ = nn.quantize(layer, params)
+    numbers = jax.jit(lambda p: nn.quantize(layer, p)[1])(params)
     assert small == Quantized(layer)
     found = leaves(numbers)
     rounded = dict(leaves(params))
@@ -62,7 +62,7 @@ def test_weights_are_within_half_a_step_and_the_rest_is_as_it_was(name):
         else:
             np.testing.assert_array_equal(found.pop(path), w)
     assert not found
-    # The layer is the layer of those weights, and its init is what quantized makes of init.
+    # The layer is the layer of those weights, and its init is what quantize makes of init.
     same = jax.tree.unflatten(jax.tree.structure(params), list(rounded.values()))
     y, z = (jax.jit(net.apply)(p, *inputs) for net, p in ((small, numbers), (layer, same)))
     np.testing.assert_allclose(y, z, rtol=1e-5, atol=1e-6)  # q * scale inside of a product or not
@@ -82,10 +82,10 @@ def byte_count(tree):
 
 
 def test_a_gpt_in_a_quarter_of_the_memory():
-    net = GPT(layers=2, width=32, heads=2, feed_forward="swiglu").network(64)
+    net = GPT(layers=2, width=32, num_heads=2, feed_forward="swiglu").network(64)
     tokens = np.arange(10, dtype=np.int32)[None]
     params = net.init(KEY, tokens)
-    small, numbers = nn.quantized(net, params)
+    small, numbers = nn.quantize(net, params)
     weights = [w for path, w in leaves(params).items() if path.endswith("['w']")]
     tables = [leaves(params)["['positions']['w']"]]
     assert byte_count(numbers) < 0.5 * byte_count(params)
@@ -97,19 +97,19 @@ def test_a_gpt_in_a_quarter_of_the_memory():
     y, z = jax.jit(net.apply)(params, tokens), jax.jit(small.apply)(numbers, tokens)
     # Each weight is off by up to 1/254 of the largest of its column.
     assert np.abs(y - z).max() < 0.05 * np.abs(y).max()
-    # A copy of a stack is quantised as it would be alone.
+    # A copy of a stack is quantized as it would be alone.
     block = jax.tree.map(lambda a: a[1], numbers["blocks"])
-    alone = nn.quantized(net.blocks.wrapped, jax.tree.map(lambda a: a[1], params["blocks"]))[1]
+    alone = nn.quantize(net.blocks.wrapped, jax.tree.map(lambda a: a[1], params["blocks"]))[1]
     for a, b in zip(jax.tree.leaves(block), jax.tree.leaves(alone), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_it_nests_with_cached_and_with_precision():
-    net = nn.Serial(nn.Attention(2, causal=True), nn.Residual(nn.Dense(8)))
+    net = nn.Sequential(nn.MultiHeadAttention(2, causal=True), nn.Residual(nn.Dense(8)))
     x = normals(6, 8)
-    small, numbers = nn.quantized(net, net.init(KEY, x))
+    small, numbers = nn.quantize(net, net.init(KEY, x))
     whole = jax.jit(small.apply)(numbers, x)
-    one_by_one = nn.cached(small, 8)
+    one_by_one = nn.with_cache(small, 8)
     step = jax.jit(one_by_one.apply)
     state, rows = one_by_one.init_state(x), []
     for t in range(6):
@@ -118,48 +118,48 @@ def test_it_nests_with_cached_and_with_precision():
     np.testing.assert_allclose(jnp.concatenate(rows), whole, rtol=1e-4, atol=1e-5)
     half = jax.jit(nn.Precision(small, "bfloat16").apply)(numbers, x)
     np.testing.assert_allclose(half, whole, atol=0.1)  # some ten roundings of 2**-9
-    inside, others = nn.quantized(nn.Precision(net, "bfloat16"), net.init(KEY, x))
+    inside, others = nn.quantize(nn.Precision(net, "bfloat16"), net.init(KEY, x))
     np.testing.assert_array_equal(jax.jit(inside.apply)(others, x), half)
 
 
 def test_state_goes_through_and_weights_that_are_computed_stay():
     x = normals(8, 4)
-    net = nn.Serial(nn.BatchNorm(), nn.Ensemble(nn.Dense(3), 2))
+    net = nn.Sequential(nn.BatchNorm(), nn.Ensemble(nn.Dense(3), 2))
     params, state = net.init(KEY, x), net.init_state(x)
-    small, numbers = nn.quantized(net, params)
+    small, numbers = nn.quantize(net, params)
     assert numbers[1]["w"]["q"].shape == (2, 4, 3)
     assert numbers[1]["w"]["scale"].shape == (2, 1, 3)
     (y, _), (z, _) = (
         jax.jit(one.apply)(p, x, state=state) for one, p in ((net, params), (small, numbers))
     )
     np.testing.assert_allclose(z, y, atol=0.02 * float(jnp.abs(y).max()))
-    kept = nn.Serial(nn.Dense(4), nn.WeightNorm(nn.Dense(3)))
-    _, numbers = nn.quantized(kept, params := kept.init(KEY, x))
+    kept = nn.Sequential(nn.Dense(4), nn.WeightNorm(nn.Dense(3)))
+    _, numbers = nn.quantize(kept, params := kept.init(KEY, x))
     for a, b in zip(jax.tree.leaves(numbers[1:]), jax.tree.leaves(params[1:]), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 NO_NET: Any = jnp.tanh
-NET, X = nn.Serial(nn.Dense(3), jnp.tanh), normals(2, 4)
+NET, X = nn.Sequential(nn.Dense(3), jnp.tanh), normals(2, 4)
 
 
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
         (
-            lambda: nn.quantized(nn.LayerNorm(), nn.LayerNorm().init(KEY, X)),
+            lambda: nn.quantize(nn.LayerNorm(), nn.LayerNorm().init(KEY, X)),
             ValueError,
-            r"no layer of LayerNorm\(\) has weights that can be quantised: those of Attention, ",
+            r"no layer of LayerNorm\(\) has weights that can be quantized: those of Attention, ",
         ),
-        (lambda: nn.quantized(NO_NET, {}), TypeError, r"quantized wants a layer, got .*tanh"),
+        (lambda: nn.quantize(NO_NET, {}), TypeError, r"quantize wants a layer, got .*tanh"),
         (
-            lambda: nn.quantized(NET, NET.init(KEY, X))[0].apply(NET.init(KEY, X), X),
+            lambda: nn.quantize(NET, NET.init(KEY, X))[0].apply(NET.init(KEY, X), X),
             ValueError,
             r"0/w: declared a dict \['q', 'scale'\], got .*float32\[4,3\]",
         ),
         (
-            lambda: nn.quantized(NET, NET.init(KEY, X))[0].apply(
-                nn.quantized(NET, NET.init(KEY, X))[1], X, train=True
+            lambda: nn.quantize(NET, NET.init(KEY, X))[0].apply(
+                nn.quantize(NET, NET.init(KEY, X))[1], X, train=True
             ),
             ValueError,
             r"at '0'.*has int8 weights, which cannot be trained: train the network that",

@@ -1,4 +1,4 @@
-"""Serial and Parallel: layers one after the other, and side by side.
+"""Sequential and Parallel: layers one after the other, and side by side.
 
 Both hold any number of layers, by position (a tuple of parameters) or by name (a dict).
 """
@@ -10,7 +10,7 @@ from ..core import paths
 from ..core.composite import Composite, as_layers
 from ..core.layer import Layer, LayerLike
 from ..core.signatures import check_names
-from ..core.values import FrozenDict, code, copy_with, normalise
+from ..core.values import FrozenDict, code, copy_with, normalize
 
 
 class Branches(Composite):
@@ -26,12 +26,12 @@ class Branches(Composite):
                 f"position and {sorted(named)} by name"
             )
         _check_layers(named or layers, owner)
-        children = as_layers(normalise(named or layers, owner), owner)
+        children = as_layers(normalize(named or layers, owner), owner)
         object.__setattr__(self, "layers", children)
 
-    def _normalise_fields(self) -> None:
+    def _normalize_fields(self) -> None:
         _check_layers(self.layers, type(self).__name__)
-        super()._normalise_fields()
+        super()._normalize_fields()
 
     def _children(self) -> Any:
         return self.layers
@@ -66,7 +66,7 @@ def _check_layers(layers: Any, owner: str) -> None:
             )
 
 
-class Serial(Branches):
+class Sequential(Branches):
     """Layers one after the other: y = f_n(... f_2(f_1(x))).
 
     One value passes from layer to layer; a tuple stays one value. Parameters are a tuple, or a dict
@@ -75,9 +75,9 @@ class Serial(Branches):
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense
-    >>> net = Serial(Dense(128), jax.nn.relu, Dense(10))
+    >>> net = Sequential(Dense(128), jax.nn.relu, Dense(10))
     >>> net
-    Serial(Dense(128), jax.nn.relu, Dense(10))
+    Sequential(Dense(128), jax.nn.relu, Dense(10))
     >>> params = net.init(jax.random.key(0), jnp.zeros((32, 784)))
     >>> jax.tree.map(jnp.shape, params)
     ({'b': (128,), 'w': (784, 128)}, {}, {'b': (10,), 'w': (128, 10)})
@@ -126,7 +126,7 @@ class Parallel(Branches):
         if merge is not None and (isinstance(merge, Layer) or not callable(merge)):
             raise TypeError(
                 f"Parallel.merge is a plain function of the outputs, got {merge!r}; put a layer "
-                "behind it: Serial(Parallel(...), layer)"
+                "behind it: Sequential(Parallel(...), layer)"
             )
 
     def forward(self, *inputs: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 import jaxnn as nn
 from jaxnn import train
 
-NET = nn.Serial(nn.BatchNorm(), nn.Dense(1))
+NET = nn.Sequential(nn.BatchNorm(), nn.Dense(1))
 TASK = train.Regression()
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 Y = X[:, 0]
@@ -24,7 +24,7 @@ def begun(optimizer):
 
 @pytest.mark.parametrize("decay", [0.9, 0.0, 0.9999])
 def test_it_is_the_debiased_average_of_optax(decay):
-    plain, optimizer = optax.sgd(0.1), train.averaged(optax.sgd(0.1), decay=decay)
+    plain, optimizer = optax.sgd(0.1), train.with_ema(optax.sgd(0.1), decay=decay)
     ts, hand = begun(optimizer), begun(plain)
     ema = optax.ema(decay, debias=True)
     state = ema.init(hand.params)
@@ -36,7 +36,7 @@ def test_it_is_the_debiased_average_of_optax(decay):
         expected, state = ema.update(hand.params, state)
     for a, b in zip(jax.tree.leaves(ts.params), jax.tree.leaves(hand.params), strict=True):
         np.testing.assert_array_equal(a, b)  # training itself is the same
-    average = train.average_of(ts)
+    average = train.ema_params(ts)
     for a, b in zip(jax.tree.leaves(average.params), jax.tree.leaves(expected), strict=True):
         # 1 - 0.9999 has 3 digits left in float32, on both sides
         np.testing.assert_allclose(a, b, rtol=2e-3 if decay > 0.99 else 1e-5, atol=1e-6)
@@ -44,14 +44,14 @@ def test_it_is_the_debiased_average_of_optax(decay):
 
 
 def test_it_begins_with_the_parameters_and_evaluates_as_they_do():
-    ts = begun(train.averaged(optax.adam(0.1)))
-    average = train.average_of(ts)
+    ts = begun(train.with_ema(optax.adam(0.1)))
+    average = train.ema_params(ts)
     assert train.evaluate(NET, TASK, average, (X, Y)) == train.evaluate(NET, TASK, ts, (X, Y))
 
 
 def test_a_decay_is_data_and_half_precision_is_averaged_in_float32():
     params: Any = {"w": jnp.ones(2, jnp.bfloat16)}
-    optimizer = train.averaged(train.Optimizer(optax.sgd, learning_rate=2.0**-8), decay=0.5)
+    optimizer = train.with_ema(train.Optimizer(optax.sgd, learning_rate=2.0**-8), decay=0.5)
     assert jax.tree.leaves(optimizer) == [2.0**-8, 0.5]
     opt_state = optimizer.init(params)
     assert opt_state.average["w"].dtype == jnp.float32
@@ -59,7 +59,7 @@ def test_a_decay_is_data_and_half_precision_is_averaged_in_float32():
         updates, opt_state = optimizer.update(params, opt_state, params)
         params = optax.apply_updates(params, updates)
     ts = begun(optax.sgd(1))._replace(params=params, opt_state=opt_state)
-    assert train.average_of(ts).params["w"].dtype == jnp.bfloat16
+    assert train.ema_params(ts).params["w"].dtype == jnp.bfloat16
     # after 2 steps: p_1 / 3 + 2 p_2 / 3
     first = 1 - 2.0**-8
     np.testing.assert_allclose(
@@ -70,14 +70,14 @@ def test_a_decay_is_data_and_half_precision_is_averaged_in_float32():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: train.averaged(optax.sgd(1), 1.0), r"decay is a number in \[0, 1\), got 1.0"),
+        (lambda: train.with_ema(optax.sgd(1), 1.0), r"decay is a number in \[0, 1\), got 1.0"),
         (
-            lambda: train.average_of(begun(optax.adam(1e-3))),
-            r"holds no average; write train.averaged\(optimizer, decay=0.999\) around the whole",
+            lambda: train.ema_params(begun(optax.adam(1e-3))),
+            r"holds no average; write train.with_ema\(optimizer, decay=0.999\) around the whole",
         ),
         (
-            lambda: train.averaged(optax.sgd(1)).update(
-                jnp.ones(1), train.averaged(optax.sgd(1)).init(jnp.ones(1))
+            lambda: train.with_ema(optax.sgd(1)).update(
+                jnp.ones(1), train.with_ema(optax.sgd(1)).init(jnp.ones(1))
             ),
             r"needs the parameters: write optimizer.update\(gradients, opt_state, params\)",
         ),
@@ -100,7 +100,7 @@ def test_the_error_says_what_is_wrong(make, text):
 def test_parameters_without_weight_have_no_part(decay, broken, expected):
     @jax.jit
     def run(decay: Any) -> Any:
-        optimizer = train.averaged(optax.sgd(1.0), decay)
+        optimizer = train.with_ema(optax.sgd(1.0), decay)
         points = [jnp.nan if i in broken else p for i, p in enumerate((9.0, 3.0, 5.0))]
         state = optimizer.init(jnp.array(points[0]))
         for point in points[1:]:

@@ -1,4 +1,4 @@
-"""skip_nonfinite: steps whose gradients are not finite change nothing."""
+"""apply_if_finite: steps whose gradients are not finite change nothing."""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from .blocks import OnBlocks
+from .frozen import OnTrained
 from .optimizer import Optimizer, as_pytree, states_of, updated
-from .partition import OnTrained
 
 
 class SkipState(NamedTuple):
@@ -19,7 +19,7 @@ class SkipState(NamedTuple):
 
 
 class SkipNonfinite:
-    """What `skip_nonfinite` gives."""
+    """What `apply_if_finite` gives."""
 
     skips = True
 
@@ -32,7 +32,7 @@ class SkipNonfinite:
         if states_of(inner, SkipState):
             raise ValueError(
                 "an optimizer that skips steps has another one inside, whose state a "
-                "skipped step would not update; write train.loss_scaled, which skips too, around "
+                "skipped step would not update; write train.dynamic_loss_scale, which skips too, around "
                 "the whole optimizer, and no other one"
             )
         return SkipState(inner, jnp.array(True), jnp.zeros((), jnp.int32))
@@ -48,7 +48,7 @@ class SkipNonfinite:
         return new, SkipState(chosen(finite, inner, state.inner), finite, skipped)
 
 
-def skip_nonfinite(optimizer: Any) -> Optimizer:
+def apply_if_finite(optimizer: Any) -> Optimizer:
     """The optimizer, for which a step with a gradient that is NaN or infinite does not happen.
 
     Such a step leaves parameters, the optimizer's state (its own count of steps too) and the
@@ -58,7 +58,7 @@ def skip_nonfinite(optimizer: Any) -> Optimizer:
     `opt_state.finite` says whether the last step was made, `opt_state.skipped` how many were not.
 
     >>> import jax.numpy as jnp, optax
-    >>> optimizer, params = skip_nonfinite(optax.adam(0.1)), jnp.ones(2)
+    >>> optimizer, params = apply_if_finite(optax.adam(0.1)), jnp.ones(2)
     >>> updates, opt_state = optimizer.update(jnp.array([1.0, jnp.nan]), optimizer.init(params))
     >>> updates.tolist(), opt_state.skipped.item()
     ([0.0, 0.0], 1)

@@ -1,4 +1,4 @@
-"""Initialisers: frozen values that draw an array from a key, a shape and a type.
+"""Initializers: frozen values that draw an array from a key, a shape and a type.
 
 They draw the numbers of `jax.nn.initializers`, and compare, hash and print by what they are, so a
 layer that holds one is a value too. Any function of `(key, shape, dtype)` may stand for one.
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from .values import Value, is_traced
 
 Shape = Sequence[int]
-Initialiser: TypeAlias = Callable[[Any, Shape, Any], jax.Array]
+InitFn: TypeAlias = Callable[[Any, Shape, Any], jax.Array]
 Mode = Literal["fan_in", "fan_out", "fan_avg"]
 Distribution = Literal["truncated_normal", "normal", "uniform"]
 
@@ -23,7 +23,7 @@ TRUNCATED_STDDEV = 0.87962566103423978
 
 
 class Initializer(Value):
-    """Base of the initialisers: `initializer(key, shape, dtype)` gives an array."""
+    """Base of the initializers: `initializer(key, shape, dtype)` gives an array."""
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
         """An array of `shape` and `dtype` drawn from `key`."""
@@ -152,7 +152,7 @@ class variance_scaling(Initializer):
         return fans[self.mode]
 
     def sized(self, shape: Shape) -> Initializer:
-        """The initialiser without fans that this one is at `shape`."""
+        """The initializer without fans that this one is at `shape`."""
         variance = self.scale / max(1.0, self.fan(shape))
         root: Any = jnp.sqrt(variance) if is_traced(variance) else math.sqrt(variance)
         if self.distribution == "normal":
@@ -222,7 +222,7 @@ class orthogonal(Initializer):
 
 
 class delta_orthogonal(Initializer):
-    """A convolution kernel that is zero but for an orthogonal matrix at its centre.
+    """A convolution kernel that is zero but for an orthogonal matrix at its center.
 
     Shapes are (*window, in, out) with 1 to 3 window axes and in <= out; others raise ValueError.
 

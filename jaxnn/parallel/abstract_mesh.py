@@ -10,14 +10,14 @@ from jax.sharding import AxisType, Mesh
 from .mesh import check_axes
 
 
-def simulated(**axes: int) -> Mesh:
+def abstract_mesh(**axes: int) -> Mesh:
     """A mesh as `parallel.mesh` gives, of as many simulated devices as it needs.
 
     They belong to a CPU, and to nothing else that JAX does in this process: `parallel.plan` and
     `jax.jit(f).lower(...).compile()` compile for them. Raises ValueError for an axis that is no
     size.
 
-    >>> dict(simulated(data=64, model=4).shape)
+    >>> dict(abstract_mesh(data=64, model=4).shape)
     {'data': 64, 'model': 4}
     """
     check_axes(axes, rest=False)

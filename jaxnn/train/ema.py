@@ -1,4 +1,4 @@
-"""averaged: an exponential moving average of the parameters, kept beside the optimizer's state."""
+"""with_ema: an exponential moving average of the parameters, kept beside the optimizer's state."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ class AverageState(NamedTuple):
 
 
 class Averaged:
-    """What `averaged` gives."""
+    """What `with_ema` gives."""
 
     def __init__(self, optimizer: Any, decay: Any) -> None:
         self.inner, self.decay = as_pytree(optimizer), decay
@@ -39,7 +39,7 @@ class Averaged:
         """The optimizer's updates, and the average with the parameters that they lead to."""
         if params is None:
             raise ValueError(
-                "train.averaged needs the parameters: write "
+                "train.with_ema needs the parameters: write "
                 "optimizer.update(gradients, opt_state, params)"
             )
         updates, inner = updated(self.inner, updates, state.inner, params, **extra)
@@ -60,7 +60,7 @@ class Averaged:
         return updates, AverageState(inner, average, count)
 
 
-def averaged(optimizer: Any, decay: Any = 0.999) -> Optimizer:
+def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
     """The optimizer, which also keeps an exponential moving average of the parameters.
 
     After n steps the average of p_1 .. p_n, the parameters after each, is
@@ -69,8 +69,8 @@ def averaged(optimizer: Any, decay: Any = 0.999) -> Optimizer:
 
     so the weights add up to 1 at every n and the first parameters, which were drawn, have none: as
     `optax.ema` with debias=True. It is kept in at least float32, in the optimizer's state;
-    `train.average_of(ts)` gives it. Put it around the whole optimizer, since it counts with the
-    updates that come out of it, and within `train.loss_scaled` or `train.skip_nonfinite`, which
+    `train.ema_params(ts)` gives it. Put it around the whole optimizer, since it counts with the
+    updates that come out of it, and within `train.dynamic_loss_scale` or `train.apply_if_finite`, which
     then leave it alone in a step that is skipped. Raises ValueError for a decay outside of [0, 1).
 
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992.
@@ -78,20 +78,20 @@ def averaged(optimizer: Any, decay: Any = 0.999) -> Optimizer:
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
     >>> from jaxnn import train
-    >>> net, x, optimizer = nn.Dense(1), jnp.ones((4, 2)), averaged(optax.adam(1e-3), decay=0.9)
+    >>> net, x, optimizer = nn.Dense(1), jnp.ones((4, 2)), with_ema(optax.adam(1e-3), decay=0.9)
     >>> ts = train.TrainState.create(net, optimizer, jax.random.key(0), x)
     >>> step = train.make_step(net, train.Regression(), optimizer)
     >>> for _ in range(3):
     ...     ts, _ = step(ts, (x, jnp.ones(4)))
-    >>> sorted(train.evaluate(net, train.Regression(), train.average_of(ts), (x, jnp.ones(4))))
+    >>> sorted(train.evaluate(net, train.Regression(), train.ema_params(ts), (x, jnp.ones(4))))
     ['loss', 'mae']
     """
     if not is_traced(decay) and not 0 <= decay < 1:
-        raise ValueError(f"averaged: decay is a number in [0, 1), got {decay!r}")
+        raise ValueError(f"with_ema: decay is a number in [0, 1), got {decay!r}")
     return Optimizer(Averaged, optimizer, decay=decay)
 
 
-def average_of(ts: TrainState) -> Weights:
+def ema_params(ts: TrainState) -> Weights:
     """The averaged parameters, in the parameters' own types, and the network's state as it is.
 
     Before the first step they are the parameters. Running statistics, of a batch norm say, are
@@ -102,7 +102,7 @@ def average_of(ts: TrainState) -> Weights:
     if len(states) != 1:
         found = f"{len(states)} averages" if states else "no average"
         raise ValueError(
-            f"the optimizer's state holds {found}; write train.averaged(optimizer, decay=0.999) "
+            f"the optimizer's state holds {found}; write train.with_ema(optimizer, decay=0.999) "
             "around the whole optimizer, for training too"
         )
     average = _where_present(lambda mean, _: mean, states[0].average, ts.params)
@@ -113,7 +113,7 @@ def average_of(ts: TrainState) -> Weights:
 def evaluation_params(trained: Trained) -> Any:
     """The parameters with which a network is evaluated, as the optimizer of a state defines them.
 
-    They are the average for `train.averaged`, the slow parameters for `optax.lookahead`,
+    They are the average for `train.with_ema`, the slow parameters for `optax.lookahead`,
     `optax.contrib.schedule_free_eval_params` for schedule-free optimizers, the unperturbed
     parameters for `optax.contrib.sam`, and the parameters themselves for everything else. Training
     computes its validation metrics with them, and so do `evaluate` and `predict`.

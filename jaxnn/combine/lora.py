@@ -1,4 +1,4 @@
-"""LowRank: weights with a product of two narrow matrices added, to be trained in their place."""
+"""LoRA: weights with a product of two narrow matrices added, to be trained in their place."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from jax import lax
 from ..core import paths
 from ..core.calls import Call, Mismatch, Outcome
 from ..core.declarations import Declaration, Param, abstract, describe
-from ..core.initialisers import Initialiser, lecun_normal, zeros
+from ..core.initializers import InitFn, lecun_normal, zeros
 from ..core.layer import LayerLike, declared
 from ..core.values import is_traced
 from ..core.wrapper import Wrapper
@@ -21,7 +21,7 @@ from .inference import Inference, layers_in
 from .weight_norm import check_fits, check_match, each_of_stack
 
 
-class LowRank(Wrapper):
+class LoRA(Wrapper):
     """The same layer with base + scale * down @ up in place of each weight w.
 
     The parameter w becomes w/base, of its shape and with its numbers, w/down (n, rank) and w/up
@@ -32,7 +32,7 @@ class LowRank(Wrapper):
     in at least float32. Raises ValueError where nothing fits `match`, or what fits has fewer than
     two axes.
 
-    `nn.adapted` puts it around a trained network, and `nn.merged` adds the products into the
+    `nn.add_lora` puts it around a trained network, and `nn.merge_lora` adds the products into the
     weights, of which the layer then computes the same. Only the adapters are trained around an
     `nn.Inference`, or by an optimizer by path patterns that has None for all but `"**/down"` and
     `"**/up"`.
@@ -41,7 +41,7 @@ class LowRank(Wrapper):
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense
-    >>> params = LowRank(Dense(4), rank=2).init(jax.random.key(0), jnp.zeros((2, 3)))
+    >>> params = LoRA(Dense(4), rank=2).init(jax.random.key(0), jnp.zeros((2, 3)))
     >>> jax.tree.map(jnp.shape, params)
     {'b': (4,), 'w': {'base': (3, 4), 'down': (3, 2), 'up': (2, 4)}}
     """
@@ -50,16 +50,16 @@ class LowRank(Wrapper):
     rank: int = 8
     match: str = "**/w"
     scale: float = 1.0
-    down_init: Initialiser = lecun_normal()
+    down_init: InitFn = lecun_normal()
 
     def __post_init__(self) -> None:
         """Check the rank, the pattern and the scale."""
         if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
-            raise ValueError(f"LowRank.rank is an int >= 1, got {self.rank!r}")
+            raise ValueError(f"LoRA.rank is an int >= 1, got {self.rank!r}")
         check_match(self)
         number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
         if not is_traced(self.scale) and not number:
-            raise TypeError(f"LowRank.scale is a number, got {self.scale!r}")
+            raise TypeError(f"LoRA.scale is a number, got {self.scale!r}")
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
         declaration = declared(self.wrapped, method, inputs, named)
@@ -71,7 +71,7 @@ class LowRank(Wrapper):
             *rows, columns = param.slice_shape
             if not rows:
                 raise ValueError(
-                    f"{paths.text(path)!r} has the one axis {param.slice_shape}, which LowRank "
+                    f"{paths.text(path)!r} has the one axis {param.slice_shape}, which LoRA "
                     "cannot adapt: choose others by match=..."
                 )
             stack = tuple((levels + 1, n) for levels, n in param.stack)

@@ -11,7 +11,7 @@ from jaxnn.data.check import check
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
-class Standardiser(NamedTuple):
+class Standardizer(NamedTuple):
     """z = (x - mean) / std, feature by feature.
 
     A pytree of two plain arrays: save it beside the parameters and apply it to whatever is
@@ -21,7 +21,7 @@ class Standardiser(NamedTuple):
     Args:
         mean, std: float32, the shape of one row.
 
-    >>> scale = Standardiser.fit(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    >>> scale = Standardizer.fit(np.array([[1.0, 5.0], [3.0, 5.0]]))
     >>> scale.mean.tolist(), scale.std.tolist()          # the second feature never varies
     ([2.0, 5.0], [1.0, 1.0])
     >>> scale(np.array([[4.0, 5.0]])).tolist()
@@ -32,7 +32,7 @@ class Standardiser(NamedTuple):
     std: np.ndarray
 
     @classmethod
-    def fit(cls, x: np.ndarray) -> "Standardiser":
+    def fit(cls, x: np.ndarray) -> "Standardizer":
         """The statistics of training inputs, or of targets, over rows.
 
         std is that of the rows themselves (divided by their number), taken in float64 about the
@@ -45,10 +45,10 @@ class Standardiser(NamedTuple):
             ValueError: no rows, or a NaN or infinity among them.
             TypeError: not an array of numbers.
 
-        >>> Standardiser.fit(np.array([0.0, 10.0, 20.0, 30.0])).mean.item()
+        >>> Standardizer.fit(np.array([0.0, 10.0, 20.0, 30.0])).mean.item()
         15.0
         """
-        check(x, x, name="Standardiser.fit")
+        check(x, x, name="Standardizer.fit")
         rows = np.asarray(x, np.float64)
         std = rows.std(axis=0).astype(np.float32)
         # Rounding in the mean gives a constant 0.1 a std of 1e-17: ask for equality instead.
@@ -61,16 +61,16 @@ class Standardiser(NamedTuple):
     def __call__(self, x: Array) -> Array:
         """(x - mean) / std for x of shape (..., *mean.shape); ValueError for any other.
 
-        >>> Standardiser(np.float32(15), np.float32(5))(np.array([10, 15, 20])).tolist()
+        >>> Standardizer(np.float32(15), np.float32(5))(np.array([10, 15, 20])).tolist()
         [-1.0, 0.0, 1.0]
         """
         mean, std = self._beside(x)
         return cast(Array, ((x - mean) / std).astype(self._dtype(x)))
 
     def inverse(self, z: Array) -> Array:
-        """z * std + mean: back to the original units, for predictions of standardised targets.
+        """z * std + mean: back to the original units, for predictions of standardized targets.
 
-        >>> Standardiser(np.float32(15), np.float32(5)).inverse(np.array([-1.0, 0.0])).tolist()
+        >>> Standardizer(np.float32(15), np.float32(5)).inverse(np.array([-1.0, 0.0])).tolist()
         [10.0, 15.0]
         """
         mean, std = self._beside(z)
@@ -81,8 +81,8 @@ class Standardiser(NamedTuple):
         row = np.shape(self.mean)
         if x.shape[x.ndim - len(row) :] != row or x.ndim < len(row):
             raise ValueError(
-                f"Standardiser: x has shape {x.shape}, wanted (..., {', '.join(map(str, row))}) "
-                "as in the rows it was fitted to: write Standardiser.fit(x_train) for these"
+                f"Standardizer: x has shape {x.shape}, wanted (..., {', '.join(map(str, row))}) "
+                "as in the rows it was fitted to: write Standardizer.fit(x_train) for these"
             )
         shape = (1,) * (x.ndim - len(row)) + row
         return self.mean.reshape(shape), self.std.reshape(shape)

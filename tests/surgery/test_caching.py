@@ -1,4 +1,4 @@
-"""cached: which layers keep what, and what a cache refuses. Its law is tests/laws/test_chunk.py."""
+"""with_cache: which layers keep what, and what a cache refuses. Its law is tests/laws/test_chunk.py."""
 
 import functools
 from typing import Any, cast
@@ -17,36 +17,38 @@ X = normals(0, 2, 6, 4)
 
 
 def test_every_layer_that_can_keep_is_reached():
-    attention = nn.Attention(2, causal=True)
-    block = nn.Remat(nn.Serial(attention=nn.Residual(attention), mlp=nn.Dense(4)))
-    net = nn.Serial(
+    attention = nn.MultiHeadAttention(2, causal=True)
+    block = nn.Remat(nn.Sequential(attention=nn.Residual(attention), mlp=nn.Dense(4)))
+    net = nn.Sequential(
         nn.LearnedPositions(9), nn.Repeat(block, 2), nn.Parallel(a=attention, b=jax.nn.relu)
     )
-    kept = nn.Attention(2, causal=True, cache=5)
-    block = nn.Remat(nn.Serial(attention=nn.Residual(kept), mlp=nn.Dense(4)))
-    expected = nn.Serial(
+    kept = nn.MultiHeadAttention(2, causal=True, cache=5)
+    block = nn.Remat(nn.Sequential(attention=nn.Residual(kept), mlp=nn.Dense(4)))
+    expected = nn.Sequential(
         nn.LearnedPositions(9, cache=5), nn.Repeat(block, 2), nn.Parallel(a=kept, b=jax.nn.relu)
     )
-    found = nn.cached(net, 5)
+    found = nn.with_cache(net, 5)
     assert found == expected and hash(found) == hash(expected)
-    assert nn.cached(found, 7) == nn.cached(net, 7) != found
+    assert nn.with_cache(found, 7) == nn.with_cache(net, 7) != found
     shape = found.init_state(X[:, :1])["1"]["attention"]["keys"].shape
     assert shape == (2, 2, 5, 2, 2)  # copies, rows, slots, heads, features
 
 
 def test_optional_children_stay_none():
-    net = nn.EncoderLayer(nn.Attention(2, causal=True), nn.Dense(4))
-    assert nn.cached(net, 3).attention == nn.Attention(2, causal=True, cache=3)
-    assert nn.cached(net, 3).dropout is None
+    net = nn.EncoderLayer(nn.MultiHeadAttention(2, causal=True), nn.Dense(4))
+    assert nn.with_cache(net, 3).attention == nn.MultiHeadAttention(2, causal=True, cache=3)
+    assert nn.with_cache(net, 3).dropout is None
 
 
 def test_a_network_that_keeps_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"no layer of Serial\(Dense\(3\), .*has a field `cache`"):
-        nn.cached(nn.Serial(nn.Dense(3), jax.nn.relu))
+    with pytest.raises(
+        ValueError, match=r"no layer of Sequential\(Dense\(3\), .*has a field `cache`"
+    ):
+        nn.with_cache(nn.Sequential(nn.Dense(3), jax.nn.relu))
     with pytest.raises(ValueError, match="at least 1 position, an int; got 0"):
-        nn.cached(nn.Attention(2, causal=True), 0)
-    with pytest.raises(TypeError, match="cached wants a layer, got 3"):
-        nn.cached(cast(Any, 3))
+        nn.with_cache(nn.MultiHeadAttention(2, causal=True), 0)
+    with pytest.raises(TypeError, match="with_cache wants a layer, got 3"):
+        nn.with_cache(cast(Any, 3))
 
 
 class Translation(nn.Composite):
@@ -59,9 +61,9 @@ class Translation(nn.Composite):
         return self.decoder(target, self.encoder(source))
 
 
-ENCODER = nn.Serial(
+ENCODER = nn.Sequential(
     nn.SinusoidalPositions(),
-    nn.Repeat(nn.EncoderLayer(nn.Attention(2), nn.Dense(4)), 2),
+    nn.Repeat(nn.EncoderLayer(nn.MultiHeadAttention(2), nn.Dense(4)), 2),
     nn.Bidirectional(nn.Recurrent(nn.GRUCell(2)), merge=lambda a, b: jnp.concatenate([a, b], -1)),
 )
 
@@ -79,7 +81,8 @@ class Decoder(nn.Composite):
 
 DECODER = Decoder(
     nn.LearnedPositions(9),
-    (nn.DecoderLayer(nn.Attention(2, causal=True), nn.Attention(2), nn.Dense(4)),) * 2,
+    (nn.DecoderLayer(nn.MultiHeadAttention(2, causal=True), nn.MultiHeadAttention(2), nn.Dense(4)),)
+    * 2,
 )
 
 
@@ -90,7 +93,7 @@ def test_a_cache_in_a_part_of_a_network(match):
     source, target = X[:, :4], normals(1, 2, 6, 4)
     params = net.init(KEY, source, target)
     cached = nn.with_cache(net, 6, match)
-    assert cached == Translation(ENCODER, nn.cached(DECODER, 6))
+    assert cached == Translation(ENCODER, nn.with_cache(DECODER, 6))
     chex.assert_trees_all_equal(cached.init(KEY, source, target), params)
     whole = jax.jit(net.apply)(params, source, target)
     run = jax.jit(lambda source, piece, state: cached.apply(params, source, piece, state=state))
@@ -105,32 +108,34 @@ def test_a_cache_in_a_part_of_a_network(match):
 
 
 def test_parts_are_chosen_by_path_and_keep_what_they_have():
-    attention = nn.Attention(2, causal=True)
-    net = nn.Serial(a=attention, blocks=nn.Repeat(nn.Remat(nn.Serial(x=attention, y=attention)), 2))
-    assert nn.with_cache(net, 5) == nn.cached(net, 5)
-    assert nn.with_cache(net, 5, "**") == nn.cached(net, 5)
-    kept = nn.Attention(2, causal=True, cache=5)
-    other = nn.Attention(2, causal=True, cache=7)
+    attention = nn.MultiHeadAttention(2, causal=True)
+    net = nn.Sequential(
+        a=attention, blocks=nn.Repeat(nn.Remat(nn.Sequential(x=attention, y=attention)), 2)
+    )
+    assert nn.with_cache(net, 5) == nn.with_cache(net, 5)
+    assert nn.with_cache(net, 5, "**") == nn.with_cache(net, 5)
+    kept = nn.MultiHeadAttention(2, causal=True, cache=5)
+    other = nn.MultiHeadAttention(2, causal=True, cache=7)
     found = nn.with_cache(nn.with_cache(net, 5, "blocks/y"), 7, "a")
-    inside = nn.Serial(x=attention, y=kept)
-    assert found == nn.Serial(a=other, blocks=nn.Repeat(nn.Remat(inside), 2))
+    inside = nn.Sequential(x=attention, y=kept)
+    assert found == nn.Sequential(a=other, blocks=nn.Repeat(nn.Remat(inside), 2))
     seen = []
     nn.with_cache(net, 5, lambda path, layer: seen.append((path, type(layer))) or path == "a")
-    assert seen[:2] == [("", nn.Serial), ("a", nn.Attention)]
-    assert ("blocks/x", nn.Attention) in seen and ("blocks", nn.Remat) in seen
+    assert seen[:2] == [("", nn.Sequential), ("a", nn.MultiHeadAttention)]
+    assert ("blocks/x", nn.MultiHeadAttention) in seen and ("blocks", nn.Remat) in seen
     # Other wrappers and layers below what fits come with it.
-    assert nn.with_cache(net, 5, lambda path, layer: isinstance(layer, nn.Repeat)) == nn.Serial(
+    assert nn.with_cache(net, 5, lambda path, layer: isinstance(layer, nn.Repeat)) == nn.Sequential(
         a=attention,
-        blocks=nn.cached(nn.Repeat(nn.Remat(nn.Serial(x=attention, y=attention)), 2), 5),
+        blocks=nn.with_cache(nn.Repeat(nn.Remat(nn.Sequential(x=attention, y=attention)), 2), 5),
     )
 
 
 def test_a_match_that_fits_nothing_is_refused():
-    net = nn.Serial(a=nn.Attention(2, causal=True), b=nn.Dense(4))
+    net = nn.Sequential(a=nn.MultiHeadAttention(2, causal=True), b=nn.Dense(4))
     with pytest.raises(ValueError, match=r"fits match='b', nor is it .* that can are at 'a'"):
         nn.with_cache(net, 5, match="b")
     with pytest.raises(ValueError, match="that can are at the network itself"):
-        nn.with_cache(nn.Attention(2, causal=True), match="b")
+        nn.with_cache(nn.MultiHeadAttention(2, causal=True), match="b")
     with pytest.raises(TypeError, match=r"match is a pattern .* 'decoder', or a function .* got 3"):
         nn.with_cache(net, 5, match=cast(Any, 3))
     with pytest.raises(
@@ -156,11 +161,12 @@ def decode(net: nn.Layer, params: Any, x: Any, *split: int) -> Any:
 
 def test_writing_past_the_length():
     """Raises where the position is known; NaN, and NaN ever after, where it is not."""
-    net = nn.cached(nn.Attention(2, causal=True), 4)
+    net = nn.with_cache(nn.MultiHeadAttention(2, causal=True), 4)
     params = net.init(KEY, X[:, :1])
     _, state = decode(net, params, X, 3)
     with pytest.raises(
-        ValueError, match=r"cache has 4 positions, of which 3 are taken: 2 more .*cached\(net, leng"
+        ValueError,
+        match=r"cache has 4 positions, of which 3 are taken: 2 more .*with_cache\(net, leng",
     ):
         net.apply(params, X[:, :2], state=state)
     with pytest.raises(ValueError, match="of which 0 are taken: 6 more do not fit"):
@@ -174,8 +180,8 @@ def test_writing_past_the_length():
 
 def test_a_ring_has_no_end():
     """A window of 2 kept in 2 slots, far past the cache's length; chunks longer than the ring."""
-    net = nn.Attention(2, causal=True, window=2, rotary=nn.Rotary())
-    cached = nn.cached(net, 4)
+    net = nn.MultiHeadAttention(2, causal=True, window=2, rotary=nn.RotaryEmbedding())
+    cached = nn.with_cache(net, 4)
     params = net.init(KEY, X)
     assert cached.init_state(X)["keys"].shape == (2, 2, 2, 2)
     y, state = decode(cached, params, X, 5, 1)
@@ -185,18 +191,18 @@ def test_a_ring_has_no_end():
 
 def test_a_chunk_without_segments_goes_on_with_the_last():
     """After a chunk marked 2; and the padding before the first one changes nothing."""
-    net = nn.Serial(
+    net = nn.Sequential(
         nn.SinusoidalPositions(),
-        nn.Attention(2, causal=True, rotary=nn.Rotary()),
-        nn.Attention(2, causal=True, window=2, alibi=True),
+        nn.MultiHeadAttention(2, causal=True, rotary=nn.RotaryEmbedding()),
+        nn.MultiHeadAttention(2, causal=True, window=2, alibi=True),
     )
-    params, segments = net.init(KEY, X), jnp.array([[2, 2, 2], [0, 0, 2]])
-    cached = nn.cached(net, 6)
+    params, segment_ids = net.init(KEY, X), jnp.array([[2, 2, 2], [0, 0, 2]])
+    cached = nn.with_cache(net, 6)
 
     @jax.jit
     def run(x):
         state = cached.init_state(x[:, :1])
-        first, state = cached.apply(params, x[:, :3], state=state, segments=segments)
+        first, state = cached.apply(params, x[:, :3], state=state, segment_ids=segment_ids)
         then, _ = cached.apply(params, x[:, 3:], state=state)
         return (
             jnp.concatenate([first, then], 1),
@@ -210,19 +216,21 @@ def test_a_chunk_without_segments_goes_on_with_the_last():
 
 
 def test_axes_in_front():
-    net = nn.Serial(
-        nn.LearnedPositions(6), nn.Attention(2, causal=True), nn.Attention(2, causal=True, window=2)
+    net = nn.Sequential(
+        nn.LearnedPositions(6),
+        nn.MultiHeadAttention(2, causal=True),
+        nn.MultiHeadAttention(2, causal=True, window=2),
     )
     params, apply = net.init(KEY, X), jax.jit(net.apply)
-    assert_near(decode(nn.cached(net, 6), params, X[0], 2, 4)[0], apply(params, X[0]))
+    assert_near(decode(nn.with_cache(net, 6), params, X[0], 2, 4)[0], apply(params, X[0]))
     more = X.reshape(2, 1, 6, 4)
-    assert_near(decode(nn.cached(net, 6), params, more, 6)[0], apply(params, more))
+    assert_near(decode(nn.with_cache(net, 6), params, more, 6)[0], apply(params, more))
 
 
 def test_decoding_is_one_program():
     """One token costs the same work at any position: the same program, whose arrays all have the
     cache's length or a chunk's."""
-    net = nn.cached(nn.Attention(2, causal=True), 6)
+    net = nn.with_cache(nn.MultiHeadAttention(2, causal=True), 6)
     params, state = net.init(KEY, X[:, :1]), net.init_state(X[:, :1])
 
     @jax.jit
@@ -235,7 +243,7 @@ def test_decoding_is_one_program():
 
 
 def test_the_cache_has_the_type_of_the_computation():
-    net = nn.cached(nn.Precision(nn.Attention(2, causal=True), "bfloat16"), 6)
+    net = nn.with_cache(nn.Precision(nn.MultiHeadAttention(2, causal=True), "bfloat16"), 6)
     state = net.init_state(X)
     assert state["keys"].dtype == state["values"].dtype == jnp.bfloat16
     params = net.init(KEY, X)
@@ -247,11 +255,11 @@ def test_the_cache_has_the_type_of_the_computation():
 
 def test_state_of_the_network_beside_its_cache():
     """The vectors of SpectralNorm, which training left, next to keys and values."""
-    net = nn.SpectralNorm(nn.Attention(2, causal=True))
+    net = nn.SpectralNorm(nn.MultiHeadAttention(2, causal=True))
     params = net.init(KEY, X)
     _, trained = net.apply(params, X, state=net.init_state(X), train=True)
     expected, _ = step(net, params, X, trained)
-    cached = nn.cached(net, 6)
+    cached = nn.with_cache(net, 6)
     fresh = cached.init_state(X[:, :1])
     assert fresh.keys() - trained.keys() >= {"keys", "values"}
     outputs, state = [], fresh | trained
@@ -263,8 +271,8 @@ def test_state_of_the_network_beside_its_cache():
 
 
 def test_memory_is_not_cached():
-    net, memory = nn.Attention(2), normals(1, 2, 3, 4)
-    cached = nn.cached(net, 8)
+    net, memory = nn.MultiHeadAttention(2), normals(1, 2, 3, 4)
+    cached = nn.with_cache(net, 8)
     params = net.init(KEY, X, memory)
     assert cached.init_state(X, memory) == {}
     y = cached.apply(params, X[:, 2:3], memory)
@@ -272,7 +280,7 @@ def test_memory_is_not_cached():
 
 
 def test_refused_with_a_cache():
-    net = nn.cached(nn.Attention(2, causal=True), 8)
+    net = nn.with_cache(nn.MultiHeadAttention(2, causal=True), 8)
     params, state = net.init(KEY, X), net.init_state(X)
     with pytest.raises(ValueError, match="cache of 8 positions, which is for inference: train the"):
         net.apply(params, X, state=state, train=True)
@@ -281,10 +289,10 @@ def test_refused_with_a_cache():
     with pytest.raises(ValueError, match=r"keeps state \(keys, values, .*init_state\(x\)"):
         net.apply(params, X)
     with pytest.raises(ValueError, match=r"looks at later positions.*causal=True"):
-        nn.cached(nn.Attention(2), 8).init(KEY, X)
-    rotary = nn.Rotary(scaling=nn.DynamicNTKScaling(2.0, 16))
+        nn.with_cache(nn.MultiHeadAttention(2), 8).init(KEY, X)
+    rotary = nn.RotaryEmbedding(scaling=nn.DynamicNTKScaling(2.0, 16))
     with pytest.raises(ValueError, match=r"changes the angles of all positions.*nn.NTKScaling"):
-        nn.cached(nn.Attention(2, causal=True, rotary=rotary), 8)
+        nn.with_cache(nn.MultiHeadAttention(2, causal=True, rotary=rotary), 8)
     with pytest.raises(ValueError, match="for inference: train the network"):
-        positions = nn.cached(nn.SinusoidalPositions(), 8)
+        positions = nn.with_cache(nn.SinusoidalPositions(), 8)
         positions.apply({}, X, state=positions.init_state(X), train=True)

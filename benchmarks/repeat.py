@@ -1,4 +1,4 @@
-"""Compiling a training step of equal blocks, scanned by `Repeat` against unrolled in a `Sequential`."""
+"""Compiling a training step of equal blocks: a `Repeat`, which scans, and a `Sequential`."""
 
 import time
 from collections.abc import Callable

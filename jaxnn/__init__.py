@@ -113,19 +113,17 @@ if TYPE_CHECKING:
     from .inspect.summary import summary
     from .surgery.adapters import add_lora, merge_lora
     from .surgery.caching import with_cache
-    from .surgery.replacement import replace, replaced
+    from .surgery.replacement import replace
     from .surgery.stacking import stack_layers, unstack_layers
     from .surgery.widening import widen
 
 # Only looking at networks and editing them needs these modules: imported when first asked for.
 _LATER = {
     "add_lora": "jaxnn.surgery.adapters",
-    "with_cache": "jaxnn.surgery.caching",
     "checkify": "jaxnn.inspect.checkify",
     "generate": "jaxnn.generation.generate",
     "merge_lora": "jaxnn.surgery.adapters",
     "replace": "jaxnn.surgery.replacement",
-    "replaced": "jaxnn.surgery.replacement",
     "stack_layers": "jaxnn.surgery.stacking",
     "summary": "jaxnn.inspect.summary",
     "unstack_layers": "jaxnn.surgery.stacking",
@@ -244,7 +242,6 @@ __all__ = [
     "orthogonal",
     "quantize",
     "replace",
-    "replaced",
     "stack_layers",
     "summary",
     "truncated_normal",

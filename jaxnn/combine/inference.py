@@ -28,9 +28,9 @@ class Inference(Wrapper):
     the network's parameters, at the same paths as without this wrapper.
 
     The adapters of an `nn.LoRA` outside of `Inference` are trained, so that
-    `nn.add_lora(nn.Inference(net), params, key, x)` fine-tunes a network whose own parameters do not
-    change. An `nn.WeightNorm` outside has the parameters of the weights inside, which are constants
-    too.
+    `nn.add_lora(nn.Inference(net), params, key, x)` fine-tunes a network whose own parameters do
+    not change. An `nn.WeightNorm` outside has the parameters of the weights inside, which are
+    constants too.
 
     Args:
         inner: the layer, or a plain function.

@@ -30,16 +30,16 @@ class MixtureOfExperts(Composite):
     """y = sum of gate_i * expert_i(x) over the `top_k` experts that the router prefers.
 
     x is (..., T, n) and y (..., T, m), as `expert` makes of it; its parameters are stacked, with a
-    leading axis of `experts`, copy i having the key `fold_in(key, i)`. The router, Dense(experts) by
-    default, computes in at least float32; the gate is the softmax probability for top_k = 1, and
+    leading axis of `experts`, copy i having the key `fold_in(key, i)`. The router, Dense(experts)
+    by default, computes in at least float32; the gate is the softmax probability for top_k = 1, and
     for more those of the chosen, divided by their sum.
 
     Each expert takes ceil(capacity * top_k * T / experts) tokens of a sequence, first choices
     before second ones and early tokens before late ones; what comes later is dropped: it adds
     nothing to y, and a residual connection around passes it on. With
     capacity >= experts / top_k none is, and only then is the layer causal, and the same in pieces
-    under `nn.with_cache`: else later first choices displace earlier second ones, and a shorter piece
-    has fewer places. Sequences of a batch do not compete. Where the named input
+    under `nn.with_cache`: else later first choices displace earlier second ones, and a shorter
+    piece has fewer places. Sequences of a batch do not compete. Where the named input
     `segment_ids` (..., T) is 0, padding, a token takes no place and y is 0.
 
     The load-balancing loss, experts * sum_i f_i P_i, passes through the Tap `balance`: f_i is the

@@ -105,11 +105,11 @@ def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
 
         scale = max |w| / 127,   q = round(w / scale),   |w - scale * q| <= scale / 2
 
-    Weights of Dense, Einsum, Bilinear, convolutions, embeddings, MultiHeadAttention and GatedFeedForward are
-    quantized, those stacked by `Repeat` or `Ensemble` one by one; all other parameters stay as they
-    are, and so do layers that compute their weights, as in `WeightNorm`, and recurrent cells. It is
-    for inference: training raises. Works under `jax.jit`. Raises ValueError where nothing can be
-    quantized.
+    Weights of Dense, Einsum, Bilinear, convolutions, embeddings, MultiHeadAttention and
+    GatedFeedForward are quantized, those stacked by `Repeat` or `Ensemble` one by one; all other
+    parameters stay as they are, and so do layers that compute their weights, as in `WeightNorm`,
+    and recurrent cells. It is for inference: training raises. Works under `jax.jit`. Raises
+    ValueError where nothing can be quantized.
 
     Reference: Jacob et al., Quantization and training of neural networks for efficient
     integer-arithmetic-only inference, 2018.

@@ -35,19 +35,19 @@ class Recurrent(Wrapper):
     after T. Parameters are the cell's. The products with the input are taken out of the scan, and
     in the backward pass those for the weights too.
 
-    `segment_ids`, integers (..., T), serve padding and packing: at 0 the carry stays and y is 0, and
-    where the number changes the sequence starts afresh. `carry`, by name or as the second input, is
-    where to begin (in the place of zeros); it goes to the first sequence of each row. With
-    `reverse` the sequence is read from its end; with `output="last"` y is (..., features), that of
-    the last step which is not padding (the first one in time where reversed).
+    `segment_ids`, integers (..., T), serve padding and packing: at 0 the carry stays and y is 0,
+    and where the number changes the sequence starts afresh. `carry`, by name or as the second
+    input, is where to begin (in the place of zeros); it goes to the first sequence of each row.
+    With `reverse` the sequence is read from its end; with `output="last"` y is (..., features),
+    that of the last step which is not padding (the first one in time where reversed).
 
     `method="unroll"` gives (carry, y), the carry that the sequence ended with, and all outputs:
     in a composite, `carry, y = self.encoder.unroll(source)` and then
     `self.decoder(target, carry)`.
 
     Layers are stacked by `Sequential`, with dropout between:
-    `Sequential(Recurrent(LSTMCell(64)), Dropout(0.2), Recurrent(LSTMCell(64)))`. A cell is one of this
-    library's (fastest), or any layer with `forward(carry, x) -> (carry, y)` and a method
+    `Sequential(Recurrent(LSTMCell(64)), Dropout(0.2), Recurrent(LSTMCell(64)))`. A cell is one of
+    this library's (fastest), or any layer with `forward(carry, x) -> (carry, y)` and a method
     `carries(x)` that declares the carry in `Variable`s; it may draw random numbers, a key for each
     step. With `cache` > 0, set by `nn.with_cache`, the carry is state and a sequence may come in
     pieces; it does not grow, so there is no length to write past.

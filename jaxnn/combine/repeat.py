@@ -24,10 +24,10 @@ def check_count(n: Any, owner: str) -> None:
 class Repeat(Wrapper):
     """`n` copies of a layer in a row, each with its own parameters, as one `lax.scan`.
 
-    The same function and the same numbers as `Sequential(*[layer] * n)`, but the layer is traced and
-    compiled once; parameters and state have a leading axis of n, copy i having the key
-    `fold_in(key, i)`. The layer takes one input and keeps its shape and type; named inputs go to every
-    copy. Raises ValueError where the layer changes the shape.
+    The same function and the same numbers as `Sequential(*[layer] * n)`, but the layer is traced
+    and compiled once; parameters and state have a leading axis of n, copy i having the key
+    `fold_in(key, i)`. The layer takes one input and keeps its shape and type; named inputs go to
+    every copy. Raises ValueError where the layer changes the shape.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense

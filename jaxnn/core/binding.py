@@ -110,9 +110,9 @@ def visible(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The inputs, with zeros at the positions that segment_ids given by name mark as padding.
 
-    `segment_ids` mark the first input and `memory_segment_ids` the input `memory`. An input without the
-    axes of its segment_ids stays as it is. Zeros at the entrance keep NaN and invalid tokens out of
-    every layer: the gradient of a weight sums over padding too, and 0 * NaN is NaN.
+    `segment_ids` mark the first input and `memory_segment_ids` the input `memory`. An input without
+    the axes of its segment_ids stays as it is. Zeros at the entrance keep NaN and invalid tokens
+    out of every layer: the gradient of a weight sums over padding too, and 0 * NaN is NaN.
     """
     names = layer._signature(method).inputs
     marked = {"segment_ids": 0}

@@ -152,7 +152,7 @@ def _check_nesting(layer: Layer, where: str) -> None:
     if depth > limit // FRAMES_PER_LEVEL:
         raise ValueError(
             f"{where} nests layers {depth} deep, and Python's recursion limit of {limit:,} is "
-            f"enough for {limit // FRAMES_PER_LEVEL}: write them in a row, nn.Sequential(a, b, c) or "
+            f"enough for {limit // FRAMES_PER_LEVEL}: write nn.Sequential(a, b, c) or "
             f"nn.Repeat(layer, n); or call sys.setrecursionlimit({2 * FRAMES_PER_LEVEL * depth:,}) "
             "before"
         )

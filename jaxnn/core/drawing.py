@@ -27,7 +27,7 @@ from .watching import current_watch
 
 
 def draw(spec: Any, key: jax.Array) -> Any:
-    """The arrays that `spec`, a tree of `Param` or `Variable`, declares, drawn from the root `key`."""
+    """The arrays that `spec`, a tree of `Param` or `Variable`, declares, drawn from a root key."""
     leaves = list(paths.walk(spec))
     watch = current_watch()
     places = {} if watch is None else watch.places(dict(leaves))

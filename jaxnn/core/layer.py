@@ -146,8 +146,8 @@ class Layer(Value):
         State in, state out: with `state` the result is `(y, new_state)`, without it `y`. `key` is
         needed by layers that draw random numbers in training, `train` switches between training
         and inference, and `method` names another pure method of the layer than `forward`.
-        If `segment_ids` are given by name, positions of the first input with segment 0 are padding and
-        count as zeros; `memory_segment_ids` mark padding of the input `memory`.
+        If `segment_ids` are given by name, positions of the first input with segment 0 are padding
+        and count as zeros; `memory_segment_ids` mark padding of the input `memory`.
         Raises ValueError or TypeError, with the path of the layer concerned, for parameters,
         state or inputs that do not fit.
         """

@@ -30,8 +30,8 @@ def segment_hash(segment: str | int) -> int:
 def fold_in(key: jax.Array, segment: str | int) -> jax.Array:
     """The key of the child called `segment`, given its parent's key.
 
-    `net.init(key, x)` gives its child `name` the parameters that `child.init(fold_in(key, name), ...)`
-    gives; member i of an ensemble and layer i of a repetition have `fold_in(key, i)`.
+    `net.init(key, x)` gives its child `name` the parameters that `child.init(fold_in(key, name),
+    ...)` gives; member i of an ensemble and layer i of a repetition have `fold_in(key, i)`.
 
     >>> import jax
     >>> key = jax.random.key(0)

@@ -37,6 +37,7 @@ from ..files.reading import FileError, listed, printable, read_bytes, read_json
 from ..files.replacing import replace
 from ..train.logging import LONGEST_LINE, finite_or_text, line_of
 from ..train.loop import TIMINGS, Record
+from ..train.weights import packed
 from ..version import __version__
 from . import configuration, pictures, sources
 from .folder import begin_folder, check_place, finish_folder
@@ -161,7 +162,7 @@ def run(
         raise
     seconds = time.perf_counter() - began
     trained = train.Weights(train.evaluation_params(trained), trained.state)
-    weights = {"weights.safetensors": train.save_weights(program.net, trained)}
+    weights = {"weights.safetensors": packed(program.net, trained)}
     finish_folder(folder, weights, last="weights.safetensors")
     scores: dict[str, float] = {}
     predictions = None

@@ -51,12 +51,12 @@ def attention(
     - `dropout`, a rate, and a random `key`: weights are 0 with that probability and divided by
       1 - rate otherwise.
     - What a query may not look at has no effect on its output, NaN and inf included; with a mask,
-      a bias, or segment_ids it has none on gradients either. If it may not look at everything, a query
-      that is not finite, or that may look at a key or value that is not, gives NaN.
+      a bias, or segment_ids it has none on gradients either. If it may not look at everything, a
+      query that is not finite, or that may look at a key or value that is not, gives NaN.
     - `implementation`: "xla" or "cudnn" is that of `jax.nn.dot_product_attention`, "own" the one
-      written here. By default it is jax.nn's, in plain XLA, where there is no mask, bias, segment_ids,
-      soft cap or dropout, and "own" elsewhere: write "cudnn" for the fused kernel of a GPU. Neither
-      soft cap nor dropout is to be had from jax.nn.
+      written here. By default it is jax.nn's, in plain XLA, where there is no mask, bias,
+      segment_ids, soft cap or dropout, and "own" elsewhere: write "cudnn" for the fused kernel of a
+      GPU. Neither soft cap nor dropout is to be had from jax.nn.
 
     Raises ValueError for shapes that do not fit, an unknown implementation, and for soft cap or
     dropout with jax.nn's; TypeError for a mask that is not of booleans, or a bias that is.
@@ -256,9 +256,7 @@ def _places_mask(
     """The mask of `causal`, `window` and `segment_ids`, of as many axes as q."""
     if segment_ids is not None:
         if q.shape[-3] != k.shape[-3]:
-            raise ValueError(
-                f"segment_ids are of one sequence, T = S; got T = {q.shape[-3]} and S = {k.shape[-3]}"
-            )
+            raise ValueError(f"segment_ids need T = S, got T = {q.shape[-3]} and S = {k.shape[-3]}")
         check_segments(segment_ids, (*q.shape[:-3], q.shape[-3]))
         found, _ = places(segment_ids)
         return places_mask(found, found, causal=causal, window=window)[..., None, :, :]

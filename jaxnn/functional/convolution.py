@@ -87,10 +87,11 @@ def packed_convolution(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The convolution of each sequence of a packed and padded row, as if it stood alone.
 
-    x (..., L, n) and `segment_ids` (..., L), 0 for padding, have `before` positions in front of the T
-    that give outputs: those of a chunk before, or padding. The window reaches over `before` places
-    in front of an output and the rest behind; zeros are seen outside its sequence, and padding is
-    skipped, so that what it holds counts nowhere. The output (..., T, m) is 0 at padding. Beside
+    x (..., L, n) and `segment_ids` (..., L), 0 for padding, have `before` positions in front of the
+    T that give outputs: those of a chunk before, or padding. The window reaches over `before`
+    places in front of an output and the rest behind; zeros are seen outside its sequence, and
+    padding is skipped, so that what it holds counts nowhere. The output (..., T, m) is 0 at
+    padding. Beside
     it: the last `before` inputs and segment_ids, without all but the last sequence, which stand in
     front of the next chunk.
 

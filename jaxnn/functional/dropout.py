@@ -16,8 +16,8 @@ def dropout(
 ) -> jax.Array:
     """Each element is 0 with probability `rate` and divided by 1 - rate otherwise.
 
-    The mean stays. Elements along the axes `broadcast_dims` fall together. `rate` may be traced; at 1 all
-    elements and gradients are 0. An integer x becomes floating.
+    The mean stays. Elements along the axes `broadcast_dims` fall together. `rate` may be traced; at
+    1 all elements and gradients are 0. An integer x becomes floating.
 
     >>> import jax, jax.numpy as jnp
     >>> sorted(set(dropout(jax.random.key(0), jnp.ones(100), 0.5).tolist()))

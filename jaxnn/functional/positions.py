@@ -1,7 +1,7 @@
 """Positions as plain functions: sinusoidal, rotary with its rules for longer sequences, ALiBi.
 
-RotaryEmbedding embedding turns pair i of a head's features by the angle position * frequencies[i]. A rule
-for sequences longer than those trained on is a change of the frequencies.
+RotaryEmbedding embedding turns pair i of a head's features by the angle position * frequencies[i].
+A rule for sequences longer than those trained on is a change of the frequencies.
 """
 
 import math

@@ -106,8 +106,9 @@ class Marks(NamedTuple):
 
 
 def marks(segment_ids: jax.Array, last: jax.Array, *, reverse: bool = False) -> tuple[Marks, Any]:
-    """The marks of `segment_ids` (..., T) in rows whose last segment so far was `last` (...), and the
-    last segment after them. 0 is padding, and no segment yet.
+    """The marks of `segment_ids` (..., T) in rows whose last segment so far was `last` (...).
+
+    And the last segment after them. 0 is padding, and no segment yet.
 
     >>> import jax.numpy as jnp
     >>> found, last = marks(jnp.array([0, 1, 0, 1, 2]), jnp.array(0))

@@ -36,7 +36,7 @@ def no_count(batch: tuple[int, ...] = ()) -> Count:
 
 
 def going_on(count: Count, length: int) -> jax.Array:
-    """The segment_ids (..., length) of a chunk that goes on with each row's last one; 1 at the start.
+    """The segment_ids (..., length) of a chunk that continues each row's last one; 1 at the start.
 
     >>> going_on(Count(*jnp.array([[2, 0], [1, 0], [3, 0]])), 2).tolist()
     [[2, 2], [1, 1]]

@@ -61,8 +61,8 @@ def generate(
             (rows, T, vocabulary). It is run in inference, with its cache.
         params: its parameters.
         prompts: integers (rows, T), or a list of rows of different lengths, which are filled up on
-            the left and told apart by `segment_ids`; or one prompt (T,), whose result has no axis of
-            rows.
+            the left and told apart by `segment_ids`; or one prompt (T,), whose result has no axis
+            of rows.
         steps: the most tokens to add to each.
         state: its state, where it keeps any, such as running statistics: `ts.state`.
         key: a random key; not needed at temperature 0.
@@ -73,8 +73,8 @@ def generate(
 
     Raises:
         ValueError: an empty prompt, a token outside the vocabulary, a number out of range, prompts
-            of different lengths for a network that takes no segment_ids, a network without anything to
-            cache, a state that is missing or not the network's; and logits that are NaN, as past
+            of different lengths for a network that takes no segment_ids, a network without anything
+            to cache, a state that is missing or not the network's; and logits that are NaN, as past
             the last learned position.
         TypeError: prompts or a key of another type.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.experimental import checkify
+from jax.experimental import checkify as jax_checkify
 
 from ..core.checking import checking
 
@@ -38,7 +38,7 @@ def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
         with checking():
             return function(*args, **named)
 
-    compiled = jax.jit(checkify.checkify(run))
+    compiled = jax.jit(jax_checkify.checkify(run))
 
     @functools.wraps(function)
     def wrapped(*args: Any, **named: Any) -> Any:

@@ -88,8 +88,8 @@ def statistics(
       optimizer's state.
     - `statistics(net, params, *inputs, ...)`, with the arguments of `net.apply`, looks at what the
       layers give in this call, in the order of the network, and at the network's own `"output"`.
-      Paths are those of `nn.capture`; the copies of a `Repeat` count together, which `nn.unstack_layers`
-      tells apart.
+      Paths are those of `nn.capture`; the copies of a `Repeat` count together, which
+      `nn.unstack_layers` tells apart.
 
     Everything is computed in at least float32, in one compiled program. Raises TypeError while
     tracing, and ValueError where there is no floating array.

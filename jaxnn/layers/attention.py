@@ -38,9 +38,9 @@ class MultiHeadAttention(Primitive):
 
     q are the heads of x @ w_query + b_query; k and v those of keys and values, from x itself or
     from `memory`. x is (..., T, n), memory (..., S, m), y (..., T, features) in the type of x, with
-    the same axes in front. `num_kv_heads` divides `num_heads`: 1 is multi-query, between 1 and heads
-    grouped-query attention. Parameters are `query`, `key`, `value` and `out`, each `w` of two axes
-    and `b`; head_dim is n / heads by default, features n. The softmax is taken in at least
+    the same axes in front. `num_kv_heads` divides `num_heads`: 1 is multi-query, between 1 and
+    heads grouped-query attention. Parameters are `query`, `key`, `value` and `out`, each `w` of two
+    axes and `b`; head_dim is n / heads by default, features n. The softmax is taken in at least
     float32, and where a query may look at nothing, its heads give 0.
 
     - `causal`: position t looks at positions up to t; `window`: only at those fewer than `window`
@@ -55,16 +55,16 @@ class MultiHeadAttention(Primitive):
       `jaxnn.functional.attention`.
 
     Inputs by name: `mask`, booleans, and `bias`, numbers added to the scores, each (T, S) or
-    broadcast to (..., heads, T, S); `segment_ids`, integers (..., T), 0 for padding and the number of
-    the packed sequence elsewhere: a position only looks at its own sequence, and positions count in
-    it; `memory_segment_ids`, integers (..., S): segment by segment where both are given, else 0 is
-    padding. Whatever is behind a mask, `causal`, `window`, a bias of -inf, or at padding has no
-    effect on outputs, NaN and inf included; at padding y is b_out. With a mask, a bias, or segment_ids
-    it has none on gradients either. A position that may look at NaN or inf gives NaN.
+    broadcast to (..., heads, T, S); `segment_ids`, integers (..., T), 0 for padding and the number
+    of the packed sequence elsewhere: a position only looks at its own sequence, and positions count
+    in it; `memory_segment_ids`, integers (..., S): segment by segment where both are given, else 0
+    is padding. Whatever is behind a mask, `causal`, `window`, a bias of -inf, or at padding has no
+    effect on outputs, NaN and inf included; at padding y is b_out. With a mask, a bias, or
+    segment_ids it has none on gradients either. A position that may look at NaN or inf gives NaN.
 
-    With `cache`, which `nn.with_cache` sets, keys and values of up to `cache` positions are state, and
-    any chunk of the sequence may be given a call. A `window` shorter than the cache is kept as a
-    ring, which has no end. A position past the cache's length raises ValueError where it is known
+    With `cache`, which `nn.with_cache` sets, keys and values of up to `cache` positions are state,
+    and any chunk of the sequence may be given a call. A `window` shorter than the cache is kept as
+    a ring, which has no end. A position past the cache's length raises ValueError where it is known
     while tracing, and gives NaN where it is not. What comes from memory is not cached.
 
     Raises ValueError for heads that do not divide, for shapes that do not fit, for positions,
@@ -121,7 +121,7 @@ class MultiHeadAttention(Primitive):
             )
         if self.rotary is not None and not isinstance(self.rotary, RotaryEmbedding):
             raise TypeError(
-                f"MultiHeadAttention.rotary is a value such as nn.RotaryEmbedding(), got {self.rotary!r}"
+                f"MultiHeadAttention.rotary is nn.RotaryEmbedding(...), got {self.rotary!r}"
             )
         if self.implementation not in IMPLEMENTATIONS:
             raise ValueError(
@@ -231,7 +231,7 @@ class MultiHeadAttention(Primitive):
             check_not_training(self, train)
             if mask is not None or bias is not None:
                 raise ValueError(
-                    "a mask or a bias says nothing of the keys in a cache: pass segment_ids=..., or "
+                    "a mask or a bias does not cover the keys in a cache: pass segment_ids=..., or "
                     "run the network without its cache"
                 )
             y, new = self._with_cache(q, k, v, segment_ids, state or {}, options)
@@ -344,7 +344,7 @@ class MultiHeadAttention(Primitive):
             if self.cache and not self.causal:
                 raise ValueError(
                     "looks at later positions, so it needs the whole sequence at once and cannot "
-                    "keep a cache: write MultiHeadAttention(..., causal=True), or run it without nn.with_cache"
+                    "keep a cache: write causal=True, or run it without nn.with_cache"
                 )
             return
         if memory.shape[:-2] != x.shape[:-2]:
@@ -374,7 +374,8 @@ class MultiHeadAttention(Primitive):
         if known + length > self.cache:
             raise ValueError(
                 f"its cache has {self.cache} positions, of which {known} are taken: {length} more "
-                f"do not fit; write nn.with_cache(net, length={max(2 * self.cache, known + length)}), "
+                "do not fit; write "
+                f"nn.with_cache(net, length={max(2 * self.cache, known + length)}), "
                 "say, or begin with a fresh state"
             )
 

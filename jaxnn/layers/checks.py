@@ -75,7 +75,7 @@ def check_not_training(layer: Layer, train: bool) -> None:
     if train:
         raise ValueError(
             f"{type(layer).__name__} keeps a cache of {layer.cache} positions, which is for "
-            "inference: train the network that nn.with_cache(net, ...) was given; the parameters are "
+            "inference: train the network that nn.with_cache received; the parameters are "
             "the same"
         )
 

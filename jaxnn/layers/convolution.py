@@ -35,16 +35,16 @@ class Conv(Primitive):
     Over one axis, of time, it takes `segment_ids` by name: integers (..., T), 0 for padding and the
     number of the packed sequence elsewhere. An output sees zeros outside its own sequence, and is 0
     at padding, which is skipped. That wants stride 1 and zeros that keep the length. Of frames
-    (..., T, L, n), with segment_ids (..., T), each is convolved along L as it is, and those at padding
-    count as zeros.
+    (..., T, L, n), with segment_ids (..., T), each is convolved along L as it is, and those at
+    padding count as zeros.
 
     With `cache` > 0, set by `nn.with_cache`, a causal convolution over one axis keeps its last
     (kernel_size - 1) * dilation inputs as state, and takes a sequence piece by piece; a piece
     without segment_ids goes on in the last one.
 
     Raises ValueError where groups divide neither channels nor features, where a window is larger
-    than the padded input, for an input with fewer axes, and for segment_ids of another shape or where
-    the length changes.
+    than the padded input, for an input with fewer axes, and for segment_ids of another shape or
+    where the length changes.
 
     References: LeCun et al., Gradient-based learning applied to document recognition, 1998;
     van den Oord et al., WaveNet, 2016 (causal, dilated).
@@ -311,7 +311,7 @@ def _check_causal(layer: Any) -> None:
     causal = lengths(each[0], span, span, 1) == (span - 1, 0)  # as is a window of one place
     if axes > 1 or not causal or per_axis(layer.stride, axes) != (1,):
         raise ValueError(
-            f"{owner} keeps a cache where it is causal, over one axis, and has stride 1; got "
+            f"{owner} keeps a cache if it is causal, over one axis, and has stride 1; got "
             f"kernel_size={layer.kernel_size!r}, padding={layer.padding!r}, "
-            f"stride={layer.stride!r}; write padding='causal', or leave it out of nn.with_cache(...)"
+            f"stride={layer.stride!r}; write padding='causal', or nn.with_cache(net, match=...)"
         )

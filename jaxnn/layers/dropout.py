@@ -19,12 +19,12 @@ from .checks import check_rank, check_share
 class Dropout(Primitive):
     """In training, each element is 0 with probability `rate` and divided by 1 - rate otherwise.
 
-    In inference it is the identity. Elements along the axes `broadcast_dims` fall together: on images
-    (..., H, W, C), `Dropout(0.1, broadcast_dims=(-3, -2))` drops whole feature maps (spatial dropout), and
-    on sequences (..., T, C), `broadcast_dims=-2` drops a feature at all times. `rate` may be a traced
-    number, so that a sweep over rates is one program; at a traced rate of 1 all elements and
-    gradients are 0. Raises ValueError for a rate outside [0, 1) or one that float32 rounds to 1,
-    for a shared axis that x does not have, and in training without a key.
+    In inference it is the identity. Elements along the axes `broadcast_dims` fall together: on
+    images (..., H, W, C), `Dropout(0.1, broadcast_dims=(-3, -2))` drops whole feature maps (spatial
+    dropout), and on sequences (..., T, C), `broadcast_dims=-2` drops a feature at all times. `rate`
+    may be a traced number, so that a sweep over rates is one program; at a traced rate of 1 all
+    elements and gradients are 0. Raises ValueError for a rate outside [0, 1) or one that float32
+    rounds to 1, for a shared axis that x does not have, and in training without a key.
 
     Reference: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting,
     2014; Tompson et al., Efficient object localization using convolutional networks, 2015
@@ -108,10 +108,10 @@ class StochasticDepth(Primitive):
     """In training, each example is 0 with probability `rate` and divided by 1 - rate otherwise.
 
     It closes a residual branch, which an example then does without:
-    `Residual(Sequential(branch, StochasticDepth(0.1)))`. Examples lie along the first axis; for others
-    write Dropout with the axes that fall together, `Dropout(0.1, broadcast_dims=(-2, -1))`. In inference
-    it is the identity. `rate` may be traced. Raises ValueError for a rate outside [0, 1), and in
-    training without a key.
+    `Residual(Sequential(branch, StochasticDepth(0.1)))`. Examples lie along the first axis; for
+    others write Dropout with the axes that fall together, `Dropout(0.1, broadcast_dims=(-2, -1))`.
+    In inference it is the identity. `rate` may be traced. Raises ValueError for a rate outside [0,
+    1), and in training without a key.
 
     Reference: Huang et al., Deep networks with stochastic depth, 2016.
 

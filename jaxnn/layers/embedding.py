@@ -86,17 +86,17 @@ class EmbeddingBag(Primitive):
 
     ids are integers (..., n), y is (..., features), w is (vocabulary, features) with variance
     1 / features. `mode` is "mean", "sum" or "max". With `mode="sum"`, `weights` (..., n) multiply
-    the rows. Tokens equal to `padding` are in no bag, nor are those where `segment_ids` (..., n) is 0;
-    a bag without any token gives zeros. With `bags`, a row holds as many bags, bag i being the
+    the rows. Tokens equal to `padding` are in no bag, nor are those where `segment_ids` (..., n) is
+    0; a bag without any token gives zeros. With `bags`, a row holds as many bags, bag i being the
     tokens whose segment is i + 1, and y is (..., bags, features). Row `padding` of the table begins
     as zeros. Sums are taken in at least float32; y is in the type of the weights where that is
     floating, and of w elsewhere. As torch.nn.EmbeddingBag, whose offsets are segment_ids here; of
     equal maxima the first has the gradient.
 
     Raises TypeError for ids or segment_ids that are not integers, and ValueError for weights or
-    segment_ids of another shape than ids, for weights in another mode than "sum", and for bags without
-    segment_ids. A token outside [0, vocabulary) raises ValueError where it is known while tracing, and
-    where it is not, gives NaN in its bag.
+    segment_ids of another shape than ids, for weights in another mode than "sum", and for bags
+    without segment_ids. A token outside [0, vocabulary) raises ValueError where it is known while
+    tracing, and where it is not, gives NaN in its bag.
 
     >>> import jax, jax.numpy as jnp
     >>> net, ids = EmbeddingBag(1000, 64, padding=0), jnp.array([[3, 7, 9], [5, 0, 0]])

@@ -89,9 +89,9 @@ class SinusoidalPositions(Primitive):
     """y = x + sin(p / base**(2i / n)) in feature 2i, and + cos of the same in feature 2i + 1.
 
     x and y are (..., T, n). Positions p count from 0, and again from 0 in each packed sequence if
-    `segment_ids`, integers (..., T), are given. At padding, 0, x counts as zeros. With `cache`, which
-    `nn.with_cache` sets, they keep counting from call to call. Computed in float32. Raises ValueError
-    for a base <= 0.
+    `segment_ids`, integers (..., T), are given. At padding, 0, x counts as zeros. With `cache`,
+    which `nn.with_cache` sets, they keep counting from call to call. Computed in float32. Raises
+    ValueError for a base <= 0.
 
     Reference: Vaswani et al., Attention is all you need, 2017.
 

@@ -1,6 +1,7 @@
-"""RotaryEmbedding: how attention turns queries and keys by their positions, and rules for longer sequences.
+"""RotaryEmbedding: queries and keys turned by their positions; rules for longer sequences.
 
-A value, and a field of `MultiHeadAttention`. The rules are values too, and a field of `RotaryEmbedding`.
+A value, and a field of `MultiHeadAttention`. The rules are values too, and a field of
+`RotaryEmbedding`.
 """
 
 from typing import Any
@@ -229,7 +230,7 @@ class RotaryEmbedding(Value):
             )
         if self.scaling is not None and not isinstance(self.scaling, Scaling):
             raise TypeError(
-                f"RotaryEmbedding.scaling is a rule such as LinearScaling(2.0), got {self.scaling!r}"
+                f"RotaryEmbedding.scaling is a rule, LinearScaling(2.0); got {self.scaling!r}"
             )
 
     def turned_features(self, features: int) -> int:

@@ -21,9 +21,9 @@ class EncoderLayer(Composite):
 
     With `norm_first=False` the norm comes after: x = norm(x + attention(x)). Both branches go
     through `dropout`, a layer such as `nn.Dropout(0.1)`, where it is given. x and y are
-    (..., T, n). `mask` and `bias` go to the attention, as do the named inputs it takes, `segment_ids`.
-    If they are given, a position of NaN or inf that they hide has no effect on others or on the
-    gradients of the parameters, and `feed_forward` gets zeros in its place.
+    (..., T, n). `mask` and `bias` go to the attention, as do the named inputs it takes,
+    `segment_ids`. If they are given, a position of NaN or inf that they hide has no effect on
+    others or on the gradients of the parameters, and `feed_forward` gets zeros in its place.
     With a causal attention it is the layer of a decoder-only network.
 
     References: Vaswani et al., Attention is all you need, 2017; Xiong et al., On layer
@@ -63,14 +63,15 @@ class DecoderLayer(Composite):
     feed_forward, each with a norm of its own.
 
     x and y are (..., T, n), the memory is (..., S, m), what an encoder gave. `mask` and `bias` go
-    to the attention, `memory_mask` to the attention to the memory; `segment_ids` and `memory_segment_ids`
-    to those that take them. `norm_first` and `dropout` as in `EncoderLayer`.
+    to the attention, `memory_mask` to the attention to the memory; `segment_ids` and
+    `memory_segment_ids` to those that take them. `norm_first` and `dropout` as in `EncoderLayer`.
 
     References: as `EncoderLayer`.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> feed_forward = nn.Sequential(nn.Dense(32), jax.nn.gelu, nn.Dense(8))
-    >>> net = DecoderLayer(nn.MultiHeadAttention(2, causal=True), nn.MultiHeadAttention(2), feed_forward)
+    >>> over_itself = nn.MultiHeadAttention(2, causal=True)
+    >>> net = DecoderLayer(over_itself, nn.MultiHeadAttention(2), feed_forward)
     >>> x, memory = jnp.zeros((3, 5, 8)), jnp.zeros((3, 7, 6))
     >>> net.apply(net.init(jax.random.key(0), x, memory), x, memory).shape
     (3, 5, 8)

@@ -35,7 +35,8 @@ class CharLSTM:
         """The network from characters (..., T) to scores (..., T, outputs), of as many characters.
 
         >>> CharLSTM(width=64, layers=1).network(outputs=84)
-        Sequential(embedding=Embedding(84, 64), layers=Sequential(Recurrent(LSTMCell(64)), Dropout(0.0)), \
+        Sequential(embedding=Embedding(84, 64), layers=Sequential(Recurrent(LSTMCell(64)),
+        Dropout(0.0)), \
 head=Dense(84))
         """
         layers = (Recurrent(LSTMCell(self.width)), Dropout(self.dropout)) * self.layers

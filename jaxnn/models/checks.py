@@ -30,7 +30,7 @@ def check_heads(config: Any) -> None:
     """Raise ValueError where the heads do not divide the width."""
     if config.width % config.num_heads:
         raise ValueError(
-            f"{type(config).__name__}.num_heads divides the width, got {config.num_heads} heads for a "
+            f"{type(config).__name__}.num_heads divides the width, got {config.num_heads} for a "
             f"width of {config.width}"
         )
 

@@ -104,8 +104,8 @@ def plan(
 
     The step is compiled as `parallel.make_step` would have it, for the devices of the mesh, and
     nothing is allocated or run, so the network may be larger than any memory. On the mesh of
-    `parallel.abstract_mesh(data=16, model=16)` there need be no such devices: the step is compiled for
-    as many of the CPU's. There, arrays that live for a moment may be more than on a GPU, whose
+    `parallel.abstract_mesh(data=16, model=16)` there need be no such devices: the step is compiled
+    for as many of the CPU's. There, arrays that live for a moment may be more than on a GPU, whose
     compiler fuses more, and products in bfloat16 are computed in float32.
 
     Args:
@@ -122,7 +122,8 @@ def plan(
     >>> import optax, jaxnn as nn
     >>> from jaxnn import parallel
     >>> net, x = nn.Dense(8, bias=False), jax.ShapeDtypeStruct((16, 32), "float32")
-    >>> found = parallel.plan(net, optax.adam(1e-3), x, parallel.abstract_mesh(data=4), parallel.FSDP)
+    >>> mesh = parallel.abstract_mesh(data=4)
+    >>> found = parallel.plan(net, optax.adam(1e-3), x, mesh, parallel.FSDP)
     >>> found.parameters, found.optimizer, found.batch
     (256, 516, 512)
     >>> list(found.collectives)

@@ -46,8 +46,8 @@ def initialize(
     if 0 < len(missing) < len(given):
         raise ValueError(
             f"parallel.initialize was given no {' and no '.join(missing)}: write "
-            'parallel.initialize("host:1234", processes=2, index=0), or parallel.initialize() where the '
-            "environment tells"
+            'parallel.initialize("host:1234", processes=2, index=0), or parallel.initialize() if '
+            "the environment has them"
         )
     if jax.distributed.is_initialized():
         raise RuntimeError("parallel.initialize was called before in this process: call it once")
@@ -65,7 +65,7 @@ def initialize(
         if "before any JAX calls" not in str(error):
             raise
         raise RuntimeError(
-            "parallel.initialize comes before anything else of JAX, which has its devices already: call "
+            "parallel.initialize comes before all else of JAX, which has its devices already: call "
             "it in the first line of the program, before arrays and keys are made"
         ) from error
     if jax.process_count() > 1:

@@ -2,7 +2,7 @@
 
 from .adapters import add_lora, merge_lora
 from .caching import with_cache
-from .replacement import replace, replaced
+from .replacement import replace
 from .stacking import stack_layers, unstack_layers
 from .widening import widen
 
@@ -10,7 +10,6 @@ __all__ = [
     "add_lora",
     "merge_lora",
     "replace",
-    "replaced",
     "stack_layers",
     "unstack_layers",
     "widen",

@@ -1,4 +1,4 @@
-"""add_lora and merge_lora: a trained network with low-rank adapters, and with these added in again."""
+"""add_lora and merge_lora: low-rank adapters around a trained network, and added to its weights."""
 
 from typing import Any
 
@@ -26,10 +26,10 @@ def add_lora(
     Each weight w whose path fits `match` becomes {"base": w, "down": (n, rank), "up": (rank, m)}
     and stands for base + scale * down @ up; down is drawn from `key`, up is 0. Inputs are as for
     `net.init`. The adapters train alone if `net` is an `nn.Inference`, or with
-    `train.partition({"**/down": optimizer, "**/up": optimizer, "**": None})`, and `merge_lora` is the way
-    back. The weights are not copied: a step that takes the memory of the new parameters takes that
-    of `params` too. Raises ValueError where nothing fits `match`, and for parameters of another
-    network.
+    `train.partition({"**/down": optimizer, "**/up": optimizer, "**": None})`, and `merge_lora` is
+    the way back. The weights are not copied: a step that takes the memory of the new parameters
+    takes that of `params` too. Raises ValueError where nothing fits `match`, and for parameters of
+    another network.
 
     Reference: Hu et al., LoRA: low-rank adaptation of large language models, 2021.
 

@@ -44,7 +44,9 @@ def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> 
     ...     def forward(self, source, target):
     ...         return self.decoder(target, self.encoder(source))
     >>> encoder = nn.EncoderLayer(nn.MultiHeadAttention(2), nn.Dense(4))
-    >>> decoder = nn.DecoderLayer(nn.MultiHeadAttention(2, causal=True), nn.MultiHeadAttention(2), nn.Dense(4))
+    >>> decoder = nn.DecoderLayer(
+    ...     nn.MultiHeadAttention(2, causal=True), nn.MultiHeadAttention(2), nn.Dense(4)
+    ... )
     >>> net = Translation(encoder, decoder)
     >>> source, target = jax.random.normal(jax.random.key(0), (2, 3, 4))  # 3 positions each
     >>> params = net.init(jax.random.key(1), source, target)
@@ -79,32 +81,6 @@ def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> 
             f"the layers that can are at {names}"
         )
     return new
-
-
-def with_cache(net: Net, length: int = 256) -> Net:
-    """`net` with a cache of `length` positions in every layer: `with_cache(net, length)`.
-
-    It has the same parameters, and takes a sequence in pieces of any length, each call with the
-    state that the last one gave; the outputs are those of the whole sequence at once. It is for
-    inference: training raises. `init_state` begins everything afresh: where the network keeps other
-    state, such as running statistics, put that in its place. Writing past the length raises where
-    the position is known while tracing, and gives NaN where it is not.
-
-    Raises ValueError for a network in which no layer has a field `cache`, and for a length < 1.
-
-    >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net = nn.Residual(nn.MultiHeadAttention(2, causal=True))
-    >>> x = jax.random.normal(jax.random.key(0), (3, 4))  # three positions
-    >>> params = net.init(jax.random.key(1), x)
-    >>> one_by_one, state = with_cache(net, length=8), with_cache(net, length=8).init_state(x)
-    >>> for t in range(3):
-    ...     y, state = one_by_one.apply(params, x[t : t + 1], state=state)
-    >>> bool(jnp.allclose(y[0], net.apply(params, x)[2], atol=1e-5))
-    True
-    """
-    check_net(net, "nn.with_cache(net, length=256)")
-    _check_length(net, length)
-    return _with_cache(net, length)
 
 
 def uncached(net: Net) -> Net:

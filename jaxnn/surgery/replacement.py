@@ -1,8 +1,7 @@
-"""replace: a network with layers, or settings of layers, exchanged; and replaced, its parameters
-too."""
+"""replace: a network with other layers, or other settings of layers, and its parameters."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import jax
 
@@ -14,38 +13,72 @@ from ..core.layer import Layer
 from ..core.signatures import suggestion
 from ..core.values import copy_with, fields
 from ..core.wrapper import Wrapper
-from .editing import check_net, check_params, checked, filled
+from .editing import check_params, checked, filled
 
 Net = TypeVar("Net", bound=Layer)
 
 
-def replace(net: Net, path: str, value: Any) -> Net:
-    """`net` with `value` at `path`; `net` itself stays as it is.
+@overload
+def replace(net: Net, path: str, value: Any) -> Net: ...
+@overload
+def replace(
+    net: Net, path: str, value: Any, params: Any, key: jax.Array, *inputs: Any, **named: Any
+) -> tuple[Net, Any]: ...
+def replace(
+    net: Layer,
+    path: str,
+    value: Any,
+    params: Any = None,
+    key: Any = None,
+    *inputs: Any,
+    **named: Any,
+) -> Any:
+    """Return `net` with `value` at `path`, and its parameters if those of `net` are given.
 
-    A path leads from child to child, as in the parameters: `"blocks/3/mlp"`. What stands there is
-    replaced as a whole, its wrappers included. The last segment may also name
+    A path leads from child to child, as in the parameters: `"blocks/3/mlp"`. The layer there is
+    replaced as a whole, with its wrappers. The last segment of a path can also be
 
-    - a setting of the layer there or of one of its wrappers: `"hidden/features"`, and `"blocks/n"`
-      for `blocks=Repeat(block, n)`; a child of that name goes first;
-    - `inner`, what is inside all the wrappers, which stay: `"blocks/inner"` is the block.
+    - a setting of that layer or of one of its wrappers: `"hidden/features"`, or `"blocks/n"` for
+      `blocks=Repeat(block, n)`. A child of the same name takes precedence;
+    - `inner`, the layer inside all wrappers, which stay: `"blocks/inner"` is the block.
 
-    A pattern, `"**/norm*"`, replaces every layer whose path fits: `*` stands for any text in one
-    segment, `**` for any segments. Of layers within each other the outer one is replaced. Where no
-    layer fits, it means settings: `"**/attention/dropout"`.
+    A pattern such as `"**/norm*"` replaces every layer whose path matches: `*` matches any text in
+    one segment, `**` any segments. If one matching layer contains another, the outer one is
+    replaced. If no layer matches, the pattern selects settings: `"**/attention/dropout"`.
 
-    Every layer on the way is checked again, so a wrong value raises as the constructor does.
-    Raises ValueError for a path that leads nowhere, that two of the wrappers could mean, or that is
-    empty (the network itself), and for a pattern that nothing fits. `nn.replaced` carries the
-    parameters along.
+    With `params`, parameters at and below the replaced places are drawn from `key`, as
+    `init(key, *inputs)` of the new network draws them; all others are taken from `params`.
 
-    >>> import jax, jaxnn as nn
+    Args:
+        net: the network, which does not change.
+        path: a path or a pattern.
+        value: the new layer, function, or setting. Every layer on the path is checked again, so a
+            wrong value raises as the constructor does.
+        params: the parameters of `net`. By default only the network is returned.
+        key: a JAX key for the new parameters; needed with `params`.
+        *inputs: inputs of the network, as for `net.init`.
+        **named: named inputs.
+
+    Returns:
+        The network, or `(network, parameters)` if `params` are given.
+
+    Raises:
+        TypeError: `net` is not a layer, or the path is not text.
+        ValueError: a path that does not exist, that two wrappers could mean, or that is empty (the
+            network itself); a pattern that nothing matches; parameters elsewhere that do not fit
+            the new network, such as the weights after a layer that is wider now (see `nn.widen`).
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
     >>> replace(replace(net, "1", jax.nn.gelu), "0/features", 64)
     Sequential(Dense(64), jax.nn.gelu, Dense(10))
     >>> replace(net, "**/bias", False)
     Sequential(Dense(128, bias=False), jax.nn.relu, Dense(10, bias=False))
-    >>> replace(nn.Repeat(nn.Residual(nn.Dense(8)), 3), "n", 6)
-    Repeat(Residual(Dense(8)), 6)
+    >>> x = jnp.ones((1, 3))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> new, both = replace(net, "2", nn.Dense(100), params, jax.random.key(1), x)
+    >>> both[0]["w"] is params[0]["w"], both[2]["w"].shape
+    (True, (128, 100))
     """
     if not isinstance(net, Layer):
         raise TypeError(f"replace wants a layer, got {net!r}; write nn.replace(net, path, value)")
@@ -53,32 +86,24 @@ def replace(net: Net, path: str, value: Any) -> Net:
         raise TypeError(f"a path is text such as 'blocks/3/mlp', got {path!r}")
     if not path:
         raise ValueError("the path '' is the network itself: write the new network in its place")
+    if (params is None) != (key is None):
+        raise TypeError(
+            "parameters and a key belong together; write "
+            "nn.replace(net, path, value, params, jax.random.key(0), x)"
+        )
+    new = net
     for found in _fitting(net, path):
-        net = _in_layer(net, found, value, ())
-    return net
+        new = _in_layer(new, found, value, ())
+    if params is None:
+        return new
+    return new, _carried(net, new, path, params, key, inputs, named)
 
 
-def replaced(
-    net: Layer, params: Any, path: str, value: Any, key: jax.Array, *inputs: Any, **named: Any
-) -> tuple[Layer, Any]:
-    """`nn.replace(net, path, value)`, and its parameters: fresh where the network is another one.
-
-    At and below what is replaced, parameters are drawn from `key` (a number there is that of
-    `init(key, *inputs)` of the new network); all others are those of `params`. Inputs are as for
-    `net.init`. Raises ValueError, beside what `replace` raises, where another parameter does not
-    fit the new network: as the weights of the layer behind one that is now wider, which
-    `nn.widen` carries along.
-
-    >>> import jax, jax.numpy as jnp, jaxnn as nn
-    >>> net, x = nn.Sequential(body=nn.Dense(4), head=nn.Dense(10)), jnp.ones((1, 3))
-    >>> params = net.init(jax.random.key(0), x)
-    >>> new, both = replaced(net, params, "head", nn.Dense(100), jax.random.key(1), x)
-    >>> both["body"]["w"] is params["body"]["w"], both["head"]["w"].shape
-    (True, (4, 100))
-    """
-    check_net(net, "nn.replaced(net, params, path, value, key, x)")
+def _carried(
+    net: Layer, new: Layer, path: str, params: Any, key: jax.Array, inputs: Any, named: Any
+) -> Any:
+    """The parameters of the new network: `params`, and new ones at and below `path`."""
     check_params(net, params, inputs, named)
-    new = replace(net, path, value)
     layers = dict(_layers(net))
     whole, settings = [], []
     for place in _fitting(net, path):
@@ -111,7 +136,7 @@ def replaced(
             + "\n  ".join(lines)
             + "\nReplace these layers too, or write nn.widen(net, params, ...)"
         )
-    return new, filled(spec, key, old)
+    return filled(spec, key, old)
 
 
 def _is_below(place: paths.Path, tops: list[paths.Path]) -> bool:

@@ -38,9 +38,9 @@ def unstack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
 def stack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
     """`net` with every `Sequential` of two or more equal layers as a `Repeat`, and its parameters.
 
-    The inverse of `unstack_layers`: the same function, random numbers included, compiled in the time of
-    one layer. A row stays as it is where its layers have names, differ, or have parameters of
-    different shapes or none.
+    The inverse of `unstack_layers`: the same function, random numbers included, compiled in the
+    time of one layer. A row stays as it is where its layers have names, differ, or have parameters
+    of different shapes or none.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(4), nn.Dense(4))

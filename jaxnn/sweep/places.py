@@ -66,7 +66,8 @@ def _inside(
             yield Place(name, swept, path, when)
         else:
             raise ValueError(
-                f"{name} is swept by a LogUniform, Uniform, Int, Choice, Grid or Branch, got {swept!r}"
+                f"{name} is swept by Uniform, LogUniform, Int, Choice, Grid or Branch; "
+                f"got {swept!r}"
             )
 
 

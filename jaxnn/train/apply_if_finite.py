@@ -32,8 +32,8 @@ class SkipNonfinite:
         if states_of(inner, SkipState):
             raise ValueError(
                 "an optimizer that skips steps has another one inside, whose state a "
-                "skipped step would not update; write train.dynamic_loss_scale, which skips too, around "
-                "the whole optimizer, and no other one"
+                "skipped step would not update; write train.dynamic_loss_scale around the whole "
+                "optimizer, and no other one"
             )
         return SkipState(inner, jnp.array(True), jnp.zeros((), jnp.int32))
 

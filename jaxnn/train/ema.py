@@ -70,8 +70,9 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
     so the weights add up to 1 at every n and the first parameters, which were drawn, have none: as
     `optax.ema` with debias=True. It is kept in at least float32, in the optimizer's state;
     `train.ema_params(ts)` gives it. Put it around the whole optimizer, since it counts with the
-    updates that come out of it, and within `train.dynamic_loss_scale` or `train.apply_if_finite`, which
-    then leave it alone in a step that is skipped. Raises ValueError for a decay outside of [0, 1).
+    updates that come out of it, and within `train.dynamic_loss_scale` or `train.apply_if_finite`,
+    which then leave it alone in a step that is skipped. Raises ValueError for a decay outside of
+    [0, 1).
 
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992.
 

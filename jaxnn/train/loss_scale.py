@@ -1,4 +1,4 @@
-"""dynamic_loss_scale: a factor on the loss that keeps small gradients of float16 from becoming zero."""
+"""dynamic_loss_scale: a factor that keeps small gradients of float16 from becoming zero."""
 
 import math
 from typing import Any, NamedTuple
@@ -55,11 +55,12 @@ def dynamic_loss_scale(
 
     A step of training multiplies the loss by the factor and divides the gradients, of the
     parameters' own type, by it. Where they are not finite, the step is skipped, as by
-    `apply_if_finite`, and the factor is divided by `factor`, down to 1; after `period` good steps in
-    a row it is multiplied. It is for `nn.Precision(net, "float16")`, whose smallest number is 6e-8;
-    bfloat16 has the range of float32 and needs none. Metrics are those of the plain loss, and have
-    `loss_scale`, the factor of the step, and `skipped`. Put it around what else wraps an optimizer.
-    Raises ValueError for an initial factor or a period below 1, and a factor that is not above 1.
+    `apply_if_finite`, and the factor is divided by `factor`, down to 1; after `period` good steps
+    in a row it is multiplied. It is for `nn.Precision(net, "float16")`, whose smallest number is
+    6e-8; bfloat16 has the range of float32 and needs none. Metrics are those of the plain loss, and
+    have `loss_scale`, the factor of the step, and `skipped`. Put it around what else wraps an
+    optimizer. Raises ValueError for an initial factor or a period below 1, and a factor that is not
+    above 1.
 
     Reference: Micikevicius et al., Mixed precision training, 2018.
 
@@ -85,7 +86,7 @@ def scale_of(opt_state: Any) -> jax.Array | None:
     states = states_of(opt_state, LossScaleState)
     if len(states) > 1:
         raise ValueError(
-            f"the optimizer scales the loss {len(states)} times; put one train.dynamic_loss_scale around "
+            f"the optimizer scales the loss {len(states)} times; put one dynamic_loss_scale around "
             "the whole optimizer"
         )
     return states[0].scale if states else None

@@ -302,8 +302,8 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
     """The program of a network, a task, and an optimizer, on batches (inputs, targets[, weights]).
 
     Inputs are one array, a tuple (positional inputs of the network), or a dict (named inputs, such
-    as `segment_ids`). Targets and outputs may be any pytree that the task takes. Loss and metrics are
-    those of `task.measure`, which are means over the examples that count.
+    as `segment_ids`). Targets and outputs may be any pytree that the task takes. Loss and metrics
+    are those of `task.measure`, which are means over the examples that count.
 
     Weights have a number per row or per position: their shape is a prefix of that of the targets. A
     loss function takes one per row. A row with the weight 0 has no effect on loss, metrics, and

@@ -43,7 +43,8 @@ def partition(optimizers: Mapping[str, Any]) -> Optimizer:
     without any, since nothing fits it or patterns before it take all that do.
 
     >>> import jax, optax, jax.numpy as jnp, jaxnn as nn
-    >>> params = nn.Sequential(nn.Dense(4), nn.LayerNorm()).init(jax.random.key(0), jnp.ones((1, 2)))
+    >>> net = nn.Sequential(nn.Dense(4), nn.LayerNorm())
+    >>> params = net.init(jax.random.key(0), jnp.ones((1, 2)))
     >>> optimizer = partition({
     ...     "0/b": None,
     ...     "**/w": optax.adamw(1e-3, weight_decay=0.1),

@@ -23,6 +23,7 @@ from ..core.declarations import brief
 from ..core.layer import Layer
 from ..files.arrays import open_arrays
 from ..files.reading import FileError, listed
+from ..files.replacing import replace
 from ..installation import missing
 from ..version import __version__
 from .state import Trained
@@ -56,11 +57,21 @@ def check_trained(trained: Any, function: str) -> None:
         )
 
 
-def save_weights(net: Layer, trained: Trained) -> bytes:
-    """The contents of a safetensors file with the parameters and state of `net`.
+def save_weights(file: str | os.PathLike[str], net: Layer, trained: Trained) -> None:
+    """Write the parameters and the state of a network into a safetensors file.
 
-    The header's metadata hold the schema of the file, the code of the network and the versions of
-    jax and jaxnn. Raises ImportError where safetensors is not installed.
+    The file is written whole or not at all, and replaces one of the same name. Its metadata hold
+    the schema, the code of the network, and the versions of jax and jaxnn.
+
+    Args:
+        file: the path of the file.
+        net: the network.
+        trained: `train.Weights(params, state)`, or a `train.TrainState`.
+
+    Raises:
+        TypeError: plain parameters.
+        ImportError: safetensors is not installed.
+        OSError: the file cannot be written.
 
     >>> import jax, jax.numpy as jnp, tempfile
     >>> import jaxnn as nn
@@ -68,11 +79,16 @@ def save_weights(net: Layer, trained: Trained) -> bytes:
     >>> weights = Weights(net.init(jax.random.key(0), x), net.init_state(x))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder, "weights.safetensors")
-    ...     size = file.write_bytes(save_weights(net, weights))
+    ...     save_weights(file, net, weights)
     ...     loaded = load_weights(file, net, x)
     >>> jax.tree.map(jnp.shape, loaded.params)
     ({'b': (3,), 'w': (2, 3)}, {})
     """
+    replace(Path(file), packed(net, trained))
+
+
+def packed(net: Layer, trained: Trained) -> bytes:
+    """The contents of the file that `save_weights` writes."""
     safetensors = _library()
     check_trained(trained, "save_weights")
     # safetensors writes an array's memory as it lies, so it has to lie row by row.
@@ -96,7 +112,7 @@ def load_weights(
     cast: bool = False,
     **named: Any,
 ) -> Weights:
-    """The parameters and state of `net` from a file that `save_weights` made.
+    """The parameters and state of `net` from a file of `save_weights`.
 
     Every path of the network has to be in the file, and every one of the file in the network. What
     is to be otherwise is said path by path:
@@ -133,7 +149,7 @@ def load_weights(
             raise FileError(
                 f"{file}: wanted a file of jaxnn's schema {SCHEMA}, got format "
                 f"{about.get('format')!r:.40}, schema {about.get('schema')!r:.40}; write it with "
-                "train.save_weights(net, trained)"
+                "train.save_weights(file, net, trained)"
             )
         names = {name: name for name in opened.entries}
         names = _renamed(_without(names, leave_out, f"{file}: leave_out"), rename or {}, file)

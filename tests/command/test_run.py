@@ -24,6 +24,7 @@ from jaxnn.experiment import SGD, AdamW, Problem, Program, Recipe, run_length
 from jaxnn.experiment import folder as folders
 from jaxnn.installation import install
 from jaxnn.models import MLP
+from jaxnn.train.weights import packed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -546,7 +547,7 @@ def test_a_missing_library_is_named_with_what_to_install(library, monkeypatch, t
         "tyro": parsing.library,
         "rich": lambda: progress.shown(2).__enter__(),
         "matplotlib": pictures.check_library,
-        "safetensors": lambda: train.save_weights(MLP().network(1), train.Weights({}, {})),
+        "safetensors": lambda: packed(MLP().network(1), train.Weights({}, {})),
     }
     with pytest.raises(ImportError, match=re.escape(f"write {install('experiments')}")):
         uses[library]()

@@ -285,7 +285,8 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
         ),
         (
             lambda: {"optimizer.learning_rate": LogUniform(0, 0.3)},
-            "LogUniform(low=0.0, high=0.3): a log range is above 0; write LogUniform from a number above 0, or "
+            "LogUniform(low=0.0, high=0.3): a log range is above 0; write LogUniform "
+            "from a number above 0, or "
             "Uniform(0.0, 0.3)",
         ),
         (lambda: {"model.width": Choice()}, "Choice() has no option; write Choice(64, 128)"),

@@ -257,7 +257,8 @@ def test_no_parameters_at_all():
     check(
         lambda: NET.apply(X),
         ValueError,
-        "at the root, Sequential(Dense(3), jax.nn.relu, Dense(2)): has 3 children, but the parameters "
+        "at the root, Sequential(Dense(3), jax.nn.relu, Dense(2)): has 3 children, but the "
+        "parameters "
         "are float32[2,4]; positional children have a tuple of parameters\n",
         "Nor do the inputs fit: at the root, Sequential(",
         "got no 'x'; forward takes (x)\n" + AGAIN,
@@ -571,7 +572,8 @@ def test_what_a_field_cannot_hold(item, text):
         (lambda: nn.Remat(None), "Remat wraps a layer, got None"),
         (
             lambda: nn.Sequential(nn.Dense(3), out=nn.Dense(2)),
-            "Sequential takes children by position or by name, not both; got 1 by position and ['out']",
+            "Sequential takes children by position or by name, not both; got 1 by position and "
+            "['out']",
         ),
         (
             lambda: nn.Sequential(init=nn.Dense(3)),

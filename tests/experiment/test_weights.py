@@ -10,6 +10,7 @@ import safetensors.numpy
 
 import jaxnn as nn
 from jaxnn import train
+from jaxnn.train.weights import packed
 
 X = jax.ShapeDtypeStruct((1, 5), jnp.float32)
 LAYERS = nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Repeat(nn.Dense(4), 3)
@@ -30,7 +31,7 @@ def weights(net, x=X):
 
 def saved(tmp_path, net=NET, x=X):
     file = tmp_path / "weights.safetensors"
-    file.write_bytes(train.save_weights(net, weights(net, x)))
+    train.save_weights(file, net, weights(net, x))
     return file
 
 
@@ -59,7 +60,7 @@ def test_arrays_that_lie_column_by_column_are_saved_as_they_read(tmp_path):
     net = nn.Dense(3, bias=False)
     w = np.asfortranarray(np.arange(15, dtype=np.float32).reshape(5, 3))
     file = tmp_path / "weights.safetensors"
-    file.write_bytes(train.save_weights(net, train.Weights({"w": w}, {})))
+    train.save_weights(file, net, train.Weights({"w": w}, {}))
     np.testing.assert_array_equal(train.load_weights(file, net, X).params["w"], w)
 
 
@@ -95,7 +96,7 @@ def test_every_path_that_does_not_fit_is_listed(tmp_path):
 def test_another_type_is_refused(tmp_path):
     file = tmp_path / "weights.safetensors"
     half = {"w": np.zeros((5, 3), np.float16), "b": np.zeros(3, np.float32)}
-    file.write_bytes(train.save_weights(nn.Dense(3), train.Weights(half, {})))
+    train.save_weights(file, nn.Dense(3), train.Weights(half, {}))
     with pytest.raises(ValueError, match=r"params/w: wanted float32\[5,3\], got float16\[5,3\]"):
         train.load_weights(file, nn.Dense(3), X)
 
@@ -118,8 +119,8 @@ def test_a_file_of_another_make_is_refused(tmp_path):
 
 
 def test_the_same_weights_are_the_same_bytes():
-    packed = {train.save_weights(NET, weights(NET)) for _ in range(4)}
-    assert len(packed) == 1
+    contents = {packed(NET, weights(NET)) for _ in range(4)}
+    assert len(contents) == 1
 
 
 OTHER = nn.Sequential(encoder=nn.Sequential(*LAYERS), head=nn.Dense(2))
@@ -128,7 +129,7 @@ OTHER = nn.Sequential(encoder=nn.Sequential(*LAYERS), head=nn.Dense(2))
 def test_what_is_renamed_left_out_and_kept_is_said_path_by_path(tmp_path):
     file = tmp_path / "weights.safetensors"
     trained = weights(OTHER)
-    file.write_bytes(train.save_weights(OTHER, trained))
+    train.save_weights(file, OTHER, trained)
     net = nn.Sequential(*LAYERS, nn.Dense(7))
     fresh = train.Weights(net.init(jax.random.key(9), X), net.init_state(X))
     loaded = train.load_weights(
@@ -160,7 +161,7 @@ def test_what_is_said_wrong_is_told(tmp_path, options, message):
 
 def test_a_hostile_file_leads_nowhere(tmp_path):
     """Names are only compared; a header that points outside of the file is refused."""
-    raw = train.save_weights(NET, weights(NET))
+    raw = packed(NET, weights(NET))
     size = int.from_bytes(raw[:8], "little")
 
     def file(header):

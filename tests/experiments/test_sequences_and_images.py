@@ -15,7 +15,8 @@ SMALL = {
     "mnist_cnn": ["--model.channels", "2", "3", "--model.hidden", "8", "8", "--batch-size", "500"],
     "mnist_rnn": ["--model.width", "4", "--batch-size", "500"],
     "python_gpt": [
-        "--model.layers", "1", "--model.width", "8", "--model.num_heads", "2", "--batch-size", "100",
+        "--model.layers", "1", "--model.width", "8", "--model.num-heads", "2",
+        "--batch-size", "100",
     ],
 }  # fmt: skip
 PICTURES = {

@@ -28,6 +28,7 @@ from jaxnn.sweep.reading import read
 from jaxnn.sweep.report import page
 from jaxnn.train import JsonLines
 from jaxnn.train.checkpoint_files import Progress
+from jaxnn.train.weights import packed
 from tests.command.test_run import RECIPE, Experiment, problem
 from tests.files import mutation
 from tests.sweep.test_report import small_ledger
@@ -76,7 +77,7 @@ def many(few, lots):
 @many(60, 1500)
 def test_weights(tmp_path, many):
     file = tmp_path / "weights.safetensors"
-    raw = train.save_weights(NET, weights())
+    raw = packed(NET, weights())
     call = lambda: train.load_weights(file, NET, X)  # noqa: E731
     assert fuzz("weights", file, raw, mutation.safetensors_changed, call, many) > many // 2
 

@@ -1,4 +1,4 @@
-"""with_cache: which layers keep what, and what a cache refuses. Its law is tests/laws/test_chunk.py."""
+"""with_cache: which layers keep what, and errors; tests/laws/test_chunk.py is its law."""
 
 import functools
 from typing import Any, cast

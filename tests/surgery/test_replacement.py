@@ -172,8 +172,8 @@ def test_a_wrong_value_raises_as_the_constructor_does(net, path, value, kind, te
         (
             nn.Sequential(hidden=nn.Dense(3)),
             "hiden/features",
-            "there is no 'hiden/features': the network is Sequential(hidden=Dense(3)), which has no "
-            "'hiden'; did you mean 'hidden'?",
+            "there is no 'hiden/features': the network is Sequential(hidden=Dense(3)), which has "
+            "no 'hiden'; did you mean 'hidden'?",
         ),
         (
             nn.Sequential(hidden=nn.Dense(3)),

@@ -364,7 +364,7 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
         ),
         (
             {"epochs": [1, 2]},
-            "epochs is swept by a LogUniform, Uniform, Int, Choice, Grid or Branch, got [1, 2]",
+            "epochs is swept by Uniform, LogUniform, Int, Choice, Grid or Branch; got [1, 2]",
         ),
     ],
 )

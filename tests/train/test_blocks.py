@@ -1,8 +1,8 @@
 """An optimizer sees the blocks of stacked parameters as separate arrays.
 
 The expected updates are optax's own, on parameters whose blocks are separate arrays: those of
-`nn.unstack_layers`, or of members and experts taken apart by hand. Blocks are scaled by 1, 4, and 9, so
-that a norm of a stack is not the norm of a block.
+`nn.unstack_layers`, or of members and experts taken apart by hand. Blocks are scaled by 1, 4, and
+9, so that a norm of a stack is not the norm of a block.
 """
 
 import functools

@@ -350,7 +350,7 @@ def test_plain_parameters_are_no_state():
     for call in (
         lambda: train.evaluate(NET, task, params, (X, Y)),
         lambda: train.predict(NET, task, params, X),
-        lambda: train.save_weights(NET, params),
+        lambda: train.save_weights("weights.safetensors", NET, params),
     ):
         with pytest.raises(TypeError, match=advice):
             call()

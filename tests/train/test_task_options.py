@@ -245,7 +245,7 @@ def test_tasks_are_values(task):
         (
             lambda: train.BinaryClassification(pos_weight=-1.0),
             ValueError,
-            r"BinaryClassification.pos_weight holds -1.0, expected numbers >= 0; write pos_weight=2.0",
+            r"pos_weight holds -1.0, expected numbers >= 0; write pos_weight=2.0",
         ),
         (
             lambda: train.MultiLabelClassification(3, pos_weight=(1.0,)),

@@ -1,4 +1,4 @@
-"""replace by pattern, and replaced, which carries the parameters along."""
+"""replace by pattern, and with parameters."""
 
 import chex
 import jax
@@ -57,7 +57,7 @@ def test_a_pattern_of_settings_where_no_layer_fits():
 
 
 def test_others_keep_their_parameters(params):
-    net, carried = nn.replaced(NET, params, "**/norm", nn.RMSNorm(), OTHER, X)
+    net, carried = nn.replace(NET, "**/norm", nn.RMSNorm(), params, OTHER, X)
     assert net == nn.replace(NET, "**/norm", nn.RMSNorm())
     assert set(carried["norm"]) == {"scale"}
     assert carried["head"][0]["w"] is params["head"][0]["w"]
@@ -66,7 +66,7 @@ def test_others_keep_their_parameters(params):
 
 
 def test_what_is_replaced_is_fresh_even_of_the_same_shape(params):
-    net, carried = nn.replaced(NET, params, "head", HEAD, OTHER, X)
+    net, carried = nn.replace(NET, "head", HEAD, params, OTHER, X)
     fresh = net.init(OTHER, X)
     chex.assert_trees_all_equal(carried["head"], fresh["head"])
     assert (carried["head"][0]["w"] != params["head"][0]["w"]).all()
@@ -74,22 +74,22 @@ def test_what_is_replaced_is_fresh_even_of_the_same_shape(params):
 
 
 def test_a_setting_keeps_what_still_fits(params):
-    _, carried = nn.replaced(NET, params, "head/2/features", 9, OTHER, X)
+    _, carried = nn.replace(NET, "head/2/features", 9, params, OTHER, X)
     assert carried["head"][2]["w"].shape == (4, 9)
     assert carried["head"][0]["w"] is params["head"][0]["w"]
-    _, carried = nn.replaced(NET, params, "**/eps", 1e-3, OTHER, X)
+    _, carried = nn.replace(NET, "**/eps", 1e-3, params, OTHER, X)
     chex.assert_trees_all_equal(carried, params)
-    _, carried = nn.replaced(NET, params, "**/bias", False, OTHER, X)
+    _, carried = nn.replace(NET, "**/bias", False, params, OTHER, X)
     assert set(carried["head"][0]) == {"w"} and set(carried["norm"]) == {"scale"}
     assert carried["head"][0]["w"] is params["head"][0]["w"]
 
 
 def test_a_layer_without_parameters_and_the_inside_of_wrappers(params):
-    net, carried = nn.replaced(NET, params, "norm", nn.Tap(), OTHER, X)
+    net, carried = nn.replace(NET, "norm", nn.Tap(), params, OTHER, X)
     x = nn.Sequential(body=BODY).apply({"body": params["body"]}, X)
     expected = HEAD.apply(params["head"], x)
     assert_near(net.apply(carried, X), expected)
-    _, carried = nn.replaced(NET, params, "body/inner", nn.Dense(3), OTHER, X)
+    _, carried = nn.replace(NET, "body/inner", nn.Dense(3), params, OTHER, X)
     assert jax.tree.map(jnp.shape, carried["body"]) == {"b": (2, 3), "w": (2, 3, 3)}
 
 
@@ -103,6 +103,6 @@ def test_refused(params):
         match=r"with 'head/0' replaced, parameters elsewhere no longer fit:\n  head/2/w: now "
         r"\(7, 5\), the parameters have float32\[4,5\]\n.*nn.widen",
     ):
-        nn.replaced(NET, params, "head/0", nn.Dense(7), OTHER, X)
+        nn.replace(NET, "head/0", nn.Dense(7), params, OTHER, X)
     with pytest.raises(ValueError, match="not those of this network"):
         nn.replaced(NET, {**params, "norm": {}}, "head", nn.Tap(), OTHER, X)

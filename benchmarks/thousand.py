@@ -91,10 +91,11 @@ def run(trials: int = TRIALS, epochs: int = EPOCHS) -> Result:
     return Result(
         f"{trials:,} trials of 784-128-10 with dropout on {training.source.rows:,} digits, "
         f"{epochs} epochs at batch {BATCH}, validated after each; learning rate and dropout "
-        "searched at random. The sweep runs in process, from the plan to the last commit: probe, compilation and ledger "
-        "included. The bare loop is one warm compiled program of the way that the sweep chose, "
-        f"called epoch after epoch and nothing else. It trained {beside.trials:,} trials, in turns "
-        "with the sweep, whose clock stood still meanwhile. Both times are totals over trials.",
+        "searched at random. The sweep runs in process, from the plan to the last commit: probe, "
+        "compilation and ledger included. The bare loop is one warm compiled program of the way "
+        "that the sweep chose, called epoch after epoch and nothing else. It trained "
+        f"{beside.trials:,} trials, in turns with the sweep, whose clock stood still meanwhile. "
+        "Both times are totals over trials.",
         [Table("Trials", "ms a trial", {s: sample([t]) for s, t in each.items()}, BARE, [bar])],
         [
             f"{trials:,} trials in {seconds / 60:.1f} minutes, {1 / each[OURS]:.2f} trials a "

@@ -192,15 +192,7 @@ class Planner:
     def _check_groups(self) -> None:
         most = self.settings.trials
         static = {n: d for n, d in self.space.dimensions.items() if self.found[n] != TRACED}
-        kinds: list[Values] = [{}]
-        for name, dimension in static.items():  # a branch's choice comes before what is inside it
-            grid = dimension.grid(most)
-            kinds = [
-                {**kind, **more}
-                for kind in kinds
-                for more in ([{name: v} for v in grid] if self.space.active(name, kind) else [{}])
-            ][: most + 1]
-        groups = min(len(kinds), most)
+        groups = min(self.space.grid_size(most, static), most)
         if groups > self.settings.max_groups:
             sizes = {name: len(dimension.grid(most)) for name, dimension in static.items()}
             each = ", ".join(f"{name} ({size})" for name, size in sizes.items() if size > 1)

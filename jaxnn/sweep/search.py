@@ -103,7 +103,7 @@ class GridSearch(Search):
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """The next points of the grid, [] at its end."""
-        points = self.space.grid_points(self.points)
+        points = self.space.grid(self.points)
         return list(itertools.islice(points, len(history), len(history) + count))
 
 

@@ -13,7 +13,7 @@ import.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,25 +133,44 @@ class Space:
             ]
         )
 
-    def grid(self, points: int) -> list[Values]:
+    def grid(self, points: int) -> Iterator[Values]:
         """The product of all dimensions' grids, the last dimension fastest.
 
         Ranges have `points` points each (an `Int` no more than it has numbers), options all.
         """
-        return list(self.grid_points(points))
+        if points < 1:
+            raise ValueError(f"a grid has at least 1 point a range, got {points}")
+        return self._product({}, self._places, points)
 
-    def grid_size(self, points: int) -> int:
+    def _product(self, values: Values, places: Sequence[Place], points: int) -> Iterator[Values]:
+        if not places:
+            yield values
+            return
+        place, *rest = places
+        reached = _reached(place, values)
+        for value in place.dimension.grid(points) if reached else (None,):
+            more = {place.name: value} if reached else {}
+            yield from self._product(values | more, rest, points)
+
+    def grid_size(self, points: int, names: Collection[str] | None = None) -> int:
         """How many points `grid` lists, without making them.
+
+        Args:
+            points: of each range.
+            names: the dimensions that tell points apart, and all choices of classes among them; all
+                by default.
 
         >>> from jaxnn.experiment import SGD
         >>> space = {"momentum": Uniform(0.5, 0.9), "learning_rate": Grid(0.1, 1.0)}
-        >>> Space(SGD, space).grid_size(5)
-        10
+        >>> Space(SGD, space).grid_size(5), Space(SGD, space).grid_size(5, ["learning_rate"])
+        (10, 2)
         """
         # Only the options that say whether a later dimension is there tell points apart.
         deciding = {choice for place in self._places for choice, _ in place.when}
         counts: dict[tuple[tuple[str, Scalar], ...], int] = {(): 1}
         for place in self._places:
+            if names is not None and place.name not in names:
+                continue
             grid, found = place.dimension.grid(points), dict[Any, int]()
             for chosen, count in counts.items():
                 if not _reached(place, dict(chosen)):
@@ -162,24 +181,6 @@ class Space:
                     found[chosen] = found.get(chosen, 0) + count * len(grid)
             counts = found
         return sum(counts.values())
-
-    def grid_points(self, points: int) -> Iterator[Values]:
-        """What `grid` lists, one after the other."""
-        if points < 1:
-            raise ValueError(f"a grid has at least 1 point a range, got {points}")
-        grids = [place.dimension.grid(points) for place in self._places]
-        return self._product({}, list(zip(self._places, grids, strict=True)))
-
-    def _product(self, values: Values, rest: list[tuple[Place, list[Scalar]]]) -> Iterator[Values]:
-        if not rest:
-            yield values
-            return
-        (place, grid), *rest = rest
-        if not _reached(place, values):
-            yield from self._product(values, rest)
-            return
-        for value in grid:
-            yield from self._product({**values, place.name: value}, rest)
 
     def configured(self, config: Any, values: Mapping[str, Any]) -> Any:
         """The configuration with these values in their places, all else as it is.
@@ -192,18 +193,6 @@ class Space:
         """
         self._check_names(values)
         return _changed(config, [(p.path, p.put(values[p.name])) for p in self._of(values)])
-
-    def check(self, values: Mapping[str, Any]) -> None:
-        """Raise ValueError unless these are a trial's values: every name, and each in its range."""
-        self._check_names(values)
-        missing = [name for name in self.names(values) if name not in values]
-        if missing:
-            raise ValueError(f"a trial has a value for {missing[0]!r}; got {dict(values)}")
-        for place in self._of(values):
-            if not place.dimension.has(values[place.name]):
-                raise ValueError(
-                    f"{place.name} is {values[place.name]!r}, wanted one of {place.dimension}"
-                )
 
     def to_plain(self) -> list[dict[str, Any]]:
         """A row a dimension, for JSON: name, kind, its range or options, log, and when it is there.

@@ -83,3 +83,9 @@ def sampled(count, space=SPACE, seed=0):
     """So many random trials."""
     random = np.random.default_rng(seed)
     return [space.sample(random) for _ in range(count)]
+
+
+def check(space, values):
+    """A trial has a value for each of its names, and each is in its range."""
+    assert set(values) == set(space.names(values))
+    assert all(space.dimensions[name].has(value) for name, value in values.items())

@@ -16,6 +16,7 @@ from jaxnn.core.values import is_traced
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.models import MLP
 from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
+from tests.sweep import quick
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ def test_names_are_as_the_command_line_says_them():
 @given(st.integers(0, 2**32))
 def test_a_sample_has_the_names_of_its_branches_and_passes_the_check(seed):
     values = SPACE.sample(np.random.default_rng(seed))
-    SPACE.check(values)
+    quick.check(SPACE, values)
     assert list(values) == SPACE.names(values)
     adamw = values["optimizer"] == "AdamW"
     assert SPACE.active("optimizer:adamw.weight_decay", values) == adamw
@@ -192,14 +193,14 @@ def test_branches_nest_and_a_shared_field_of_a_union_needs_none():
     assert space.active(name, values)
     assert not space.active(name, {**values, "inner": "SGD"})
     assert space.configured(Outer(SGD()), values).inner.optimizer == AdamW(0.01)
-    assert len(space.grid(2)) == 2 * 3 + 2 + 1
+    assert len(list(space.grid(2))) == 2 * 3 + 2 + 1
     shared = Space(Config, {"optimizer.learning_rate": LogUniform(0.1, 1.0)})
     assert shared.configured(Config(), {"optimizer.learning_rate": 0.2}).optimizer.momentum == 0.5
 
 
 @given(st.integers(1, 4))
 def test_a_grid_is_the_product_of_its_branches(points):
-    trials = SPACE.grid(points)
+    trials = list(SPACE.grid(points))
     p = points
     pixels = min(points, 4)
     assert len(trials) == (p * 3 + p) * p * p * (pixels + 1) * 2
@@ -300,9 +301,9 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
             '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})',
         ),
         (
-            {"optimizer.learning_rate": LogUniform(0.1, 1)},
-            "Config has no field 'optimizer', which the space sweeps as "
-            "'optimizer.learning_rate'; did you mean 'optimizer'?",
+            {"optimiser.learning_rate": LogUniform(0.1, 1)},
+            "Config has no field 'optimiser', which the space sweeps as "
+            "'optimiser.learning_rate'; did you mean 'optimizer'?",
         ),
         (
             {"model.x": Int(1, 2)},
@@ -400,9 +401,6 @@ def test_a_space_is_of_a_dataclass():
     ("values", "message"),
     [
         ({"epohcs": 3}, "the space of Config has no 'epohcs'; did you mean 'epochs'?"),
-        ({"optimizer": "SGD"}, "a trial has a value for 'epochs'; got {'optimizer': 'SGD'}"),
-        ({"optimizer": "SGD", "epochs": 4}, "epochs is 4, wanted one of 1 .. 3, whole numbers"),
-        ({"optimizer": "SGD", "epochs": 2.0}, "epochs is 2.0, wanted one of 1 .. 3, whole numbers"),
         ({"optimizer": "Adam", "epochs": 2}, "optimizer is 'Adam', wanted one of AdamW, SGD"),
         (
             {"optimizer": "SGD", "optimizer:adamw.weight_decay": 0.1},
@@ -411,11 +409,11 @@ def test_a_space_is_of_a_dataclass():
         ),
     ],
 )
-def test_values_from_a_file_are_checked(values, message):
+def test_values_that_the_space_does_not_have_are_rejected(values, message):
     branch = Branch(AdamW={"weight_decay": Uniform(0, 1)}, SGD={})
     space = Space(Config, {"optimizer": branch, "epochs": Int(1, 3)})
     with pytest.raises(ValueError) as error:
-        space.check(values)
+        space.configured(Config(), values)
     assert str(error.value) == message
 
 

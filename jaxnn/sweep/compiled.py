@@ -268,17 +268,20 @@ class Compiled:
         """An evaluation, compiled first if it is the first of its shapes."""
         shapes = tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(arguments[3]))
         if shapes not in self._pieces:
-            began = time.perf_counter()
-            self._evaluation.lower(*arguments).compile()
-            self.compile_seconds += time.perf_counter() - began
+            self._ready(self._evaluation, arguments)
             self._pieces.add(shapes)
         return self._evaluation(*arguments)
 
-    def _compile(self, arguments: tuple[Any, ...]) -> None:
+    def _ready(self, function: Any, arguments: tuple[Any, ...]) -> Any:
         """Compile for the calls to come, to know how long it takes and what memory they need."""
         began = time.perf_counter()
-        memory = self._epoch.lower(*arguments).compile().memory_analysis()
+        compiled = function.lower(*arguments).compile()
         self.compile_seconds += time.perf_counter() - began
+        return compiled.memory_analysis()
+
+    def _compile(self, arguments: tuple[Any, ...]) -> None:
+        """Compile the steps, and note the memory of a call."""
+        memory = self._ready(self._epoch, arguments)
         held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arguments[:3]))
         self.bytes = held // self.way.devices + getattr(memory, "temp_size_in_bytes", 0)
 

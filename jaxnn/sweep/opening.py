@@ -191,8 +191,7 @@ class DriverLock(Lock):
             super().__init__(
                 folder / LOCK,
                 f"another driver is at work in {folder}, and one at a time may be: let it end, or "
-                "stop it, and then resume; "
-                f"`jaxnn sweep top {quoted(folder)}` shows how far it is",
+                f"stop it, and then resume; `jaxnn sweep top {quoted(folder)}` shows how far it is",
             )
         except Locked as error:
             raise LedgerError(str(error)) from None

@@ -8,7 +8,6 @@ have the same `Structure`, and share compiled programs.
 """
 
 import dataclasses
-import functools
 import os
 import sys
 import traceback
@@ -86,25 +85,15 @@ def space_of(experiment: Experiment[Any]) -> Space:
             f"{experiment.name} declares no search space: write Experiment(..., "
             'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
         )
-    return _space(experiment.config, _Same(space)) if isinstance(space, Mapping) else space
+    if not isinstance(space, Mapping):
+        return space
+    key = id(space), experiment.config
+    if key not in _spaces:
+        _spaces[key] = space, Space(experiment.config, space)  # with the mapping, for its id
+    return _spaces[key][1]
 
 
-class _Same:
-    """A mapping, compared by identity."""
-
-    def __init__(self, paths: Mapping[str, Any]) -> None:
-        self.paths = paths
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.paths is other.paths
-
-    def __hash__(self) -> int:
-        return id(self.paths)
-
-
-@functools.lru_cache(maxsize=64)
-def _space(config: type[Any], same: _Same) -> Space:
-    return Space(config, same.paths)
+_spaces: dict[Any, tuple[Mapping[str, Any], Space]] = {}
 
 
 def structure_of(
@@ -131,7 +120,7 @@ def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False
     random = np.random.default_rng(0)
     samples = [space.sample(random) for _ in range(64)]
     found: dict[str, str] = {}
-    data = _Data(experiment, base)
+    independent: set[str] = set()
     for name in space.dimensions:
         having = [values for values in samples if name in values]
         options = getattr(space.dimensions[name], "options", ())
@@ -140,7 +129,7 @@ def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False
             found[name] = "no sample of the space has it"
         elif others:
             found[name] = f"it is not a number but {others[0]!r}"
-        elif (why := data.reason(having[0], name)) is not None:
+        elif (why := _data_reason(experiment, base, having[0], name, independent)) is not None:
             found[name] = why
         else:
             for values in having[:TRIES]:
@@ -180,8 +169,10 @@ class _Static(Exception):
     """Why a number is static, as a whole sentence."""
 
 
-class _Data:
-    """Which numbers the data of an experiment depend on.
+def _data_reason(
+    experiment: Experiment[Any], base: Any, values: Values, name: str, independent: set[str]
+) -> str | None:
+    """Where the data of an experiment depend on a number; None if they do not.
 
     Lanes share their data, which are made outside of any trace. They are made once if they depend
     on no number, and else once for each.
@@ -189,32 +180,26 @@ class _Data:
     Args:
         experiment: the experiment.
         base: the configuration that trials change.
+        values: of a trial.
+        name: of the number.
+        independent: names of numbers that the data do not depend on, which grow.
     """
-
-    def __init__(self, experiment: Experiment[Any], base: Any) -> None:
-        self._experiment, self._base = experiment, base
-        self._independent: set[str] = set()
-
-    def reason(self, values: Values, name: str) -> str | None:
-        """Where the data depend on a number; None if they do not."""
-        if name in self._independent:
+    if name in independent:
+        return None
+    plain = {n: v for n, v in values.items() if isinstance(v, int | float)}
+    plain = {n: v for n, v in plain.items() if not isinstance(v, bool)}
+    said: str | None = None
+    for names in (set(plain), {name}):
+        static = tuple((n, value) for n, value in values.items() if n not in names)
+        structure = Structure(experiment, base, static, tuple(names))
+        try:
+            _check_read(experiment, structure.configured, {n: scalar(plain[n]) for n in names})
+        except Exception as error:  # whatever a user's code raises on a tracer
+            said = reason(error)
+        else:
+            independent |= names
             return None
-        plain = {n: v for n, v in values.items() if isinstance(v, int | float)}
-        plain = {n: v for n, v in plain.items() if not isinstance(v, bool)}
-        said: str | None = None
-        for names in (set(plain), {name}):
-            static = tuple((n, value) for n, value in values.items() if n not in names)
-            structure = Structure(self._experiment, self._base, static, tuple(names))
-            try:
-                _check_read(
-                    self._experiment, structure.configured, {n: scalar(plain[n]) for n in names}
-                )
-            except Exception as error:  # whatever a user's code raises on a tracer
-                said = reason(error)
-            else:
-                self._independent |= names
-                return None
-        return said
+    return said
 
 
 def _check_read(experiment: Experiment[Any], configured: Any, numbers: Any) -> None:

@@ -31,7 +31,7 @@ META = {
     "experiment": "experiments.mnist_mlp",
     "config": {"type": "Config", "epochs": 2},
     "space": [
-        {"name": "rate", "kind": "log", "low": 1e-4, "high": 0.1, "log": True, "when": {}},
+        {"name": "rate", "kind": "loguniform", "low": 1e-4, "high": 0.1, "log": True, "when": {}},
         {"name": "width", "kind": "choice", "options": [64, 128], "log": False, "when": {}},
         {"name": "depth", "kind": "int", "low": 1, "high": 3, "log": False, "when": {}},
         {"name": "decay", "kind": "uniform", "low": 0.0, "high": 1.0, "log": False, "when": {}},

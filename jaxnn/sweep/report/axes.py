@@ -211,16 +211,10 @@ def scores(
     crosses(panel, crossed, [_up(sweep, LOST)] * len(crossed), **strip)
     if sweep.best and (x := across(sweep.best)) is not None:
         ring(panel, x, scale.clipped(sweep.scores[sweep.best.number].mean))
-    if named:
-        for at, name, here, color in (
-            (STOPPED, "stopped", short, SOFT),
-            (LOST, "lost", lost, BAD),
-        ):
-            if here:
-                panel.text(
-                    -0.02, _up(sweep, at), name, color=color, transform=panel.transAxes,
-                    ha="right", va="center", fontsize=6.5,
-                )  # fmt: skip
+    style: Any = {"transform": panel.transAxes, "ha": "right", "va": "center", "fontsize": 6.5}
+    for at, name, here, color in ((STOPPED, "stopped", short, SOFT), (LOST, "lost", lost, BAD)):
+        if named and here:
+            panel.text(-0.02, _up(sweep, at), name, color=color, **style)
 
 
 def size(many: int) -> float:

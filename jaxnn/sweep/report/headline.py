@@ -145,8 +145,7 @@ def commands(sweep: Sweep, best: Trial) -> str:
 def _changed(best: Trial) -> str:
     return html.note(
         f"Population-based training changed the values of trial {best.number} on its way. Those "
-        "here "
-        "are its last; the command trains with them from the beginning, which is another run.",
+        "here are its last; the command trains with them from the beginning, which is another run.",
         "warn",
     )
 

@@ -36,9 +36,8 @@ def groups(sweep: Sweep) -> str:
     parts = [
         html.note(
             "Trials of equal structure are a group: one compiled program for each width, whose "
-            "lanes "
-            "are the trials. Measuring found out how to run them. Running counts neither compiling "
-            "nor measuring. An epoch of one lane is a lane epoch."
+            "lanes are the trials. Measuring found out how to run them. Running counts neither "
+            "compiling nor measuring. An epoch of one lane is a lane epoch."
         ),
         html.table(heads, rows, range(2, len(heads))),
     ]

@@ -28,8 +28,7 @@ def progress(sweep: Sweep) -> str:
             svg("progress", "Best score so far", lambda f: best_so_far(f, sweep, scale), 2.9),
             f"Left: by trials. {words(sweep, scale)} The line is the best until then. Right: by "
             "time: the best known after so much computing, whatever the epoch, so that it rises "
-            "with "
-            "the epochs too; what several workers computed at once is added up, time between "
+            "with the epochs too; what several workers computed at once is added up, time between "
             "interrupted runs is not counted.",
         ),
     )
@@ -40,9 +39,8 @@ def progress(sweep: Sweep) -> str:
         html.figure(
             svg("curves", "Learning curves", lambda f: curves(f, sweep, names), 3.1),
             "The pale band holds the middle 80 % of all runs of that epoch (a run is a trial with "
-            "one "
-            "seed), the darker one the middle half, the thin line their median. Orange: the best "
-            "trial, a line a seed."
+            "one seed), the darker one the middle half, the thin line their median. Orange: the "
+            "best trial, a line a seed."
             + (
                 " Dotted: rungs, after which only the better trials go on, so that the band jumps."
                 if len(sweep.rungs) > 1

@@ -201,15 +201,8 @@ def regions(figure: Any, sweep: Sweep) -> None:
             share = 100 * bad / all_ if all_ else 0.0
             most = max(most, share)
             panel.bar(at, share, width=0.86, color=BAD, alpha=0.85)
-            panel.text(
-                at,
-                share,
-                f"{bad}/{all_}" if all_ else NONE,
-                ha="center",
-                va="bottom",
-                fontsize=6.5,
-                color=SOFT,
-            )
+            style: Any = {"ha": "center", "va": "bottom", "fontsize": 6.5, "color": SOFT}
+            panel.text(at, share, f"{bad}/{all_}" if all_ else NONE, **style)
         panel.set_xticks(*ticks)
         panel.set_xlim(-0.6, len(ran) - 0.4)
         panel.grid(axis="x", visible=False)

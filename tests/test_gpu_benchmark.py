@@ -11,14 +11,22 @@ from benchmarks.networks.sizes import GPT2
 
 EXPECTED = {
     "device": r"cpu",
-    "gpt2_jaxnn": r"blocks in a row: [\d.]+ ms a step of 32 tokens, [\d,]+ tokens/s",
-    "gpt2_flax_nnx": r"flax nnx: [\d.]+ ms",
+    "gpt2_jaxnn": r"blocks in a row: [\d.]+ ms a step of 32 tokens, [\d,]+ tokens/s; init [\d.]+ s",
+    "gpt2_jaxnn_default": r"default attention, blocks repeated: [\d.]+ ms",
+    "gpt2_flax_nnx": r"flax nnx, default attention: [\d.]+ ms",
+    "gpt2_equinox": r"equinox: [\d.]+ ms",
+    "resnet_jaxnn": r"jaxnn: [\d.]+ ms a step of 2 images, [\d,]+ images/s",
+    "resnet_flax_nnx": r"flax nnx: [\d.]+ ms",
+    "lstm_jaxnn": r"jaxnn, bfloat16: [\d.]+ ms a step of 16 tokens",
+    "decode_jaxnn": r"jaxnn, 1 at once: [\d.]+ ms a token",
+    "thousand": r"2 trials as lanes: .* 2 losses finite.*\n- a process for each trial: [\d.]+ s",
     "sums": r"Recurrent LSTM, float16: off by",
     "attention": r"xla: [\d.]+ ms; off from own by 0",
     "first_network": r"later ones [\d.]+ ms",
     "lanes": r"4 lanes: .* 4 losses finite",
     "cases": r"4 of 4 cases compared with the CPU, 0 wrong or failed, 0 not reached",
 }
+TORCH = {"gpt2_torch", "resnet_torch", "lstm_torch", "decode_torch"}  # is not a dependency
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -30,8 +38,17 @@ def test_a_part_finds_something(name):
 
 
 def test_every_part_is_tested():
-    assert set(driver.PARTS) - set(EXPECTED) == {"gpt2_torch"}  # torch is not a dependency
-    assert driver.WHOLE <= 300
+    assert set(driver.PARTS) - set(EXPECTED) == TORCH | {"gpt2_ablation"}
+    assert driver.WHOLE < 8 * 60
+
+
+def test_an_ablation_changes_no_number():
+    from benchmarks.gpu import training
+
+    lines = list(training.gpt2_ablation(True))
+    losses = {re.findall(r"loss (.*)", line)[0] for line in lines}
+    assert len(lines) == 3 and len(losses) == 1
+    assert re.search(r"NaN not kept apart: [\d.]+ ms", lines[-1])
 
 
 def test_a_part_that_fails_does_not_cost_the_others(tmp_path):
@@ -69,3 +86,19 @@ def test_the_parameters_are_those_that_jaxnn_has():
     net = GPT(layers=12, width=768, num_heads=12, length=1024).network(50257)
     spec = net.spec(jax.ShapeDtypeStruct((1, 8), np.int32))
     assert sum(leaf.size for leaf in jax.tree.leaves(spec)) == parameters_of(GPT2) == 124_439_808
+
+
+def test_a_difference_beyond_the_tolerance_is_held_against_float64(monkeypatch):
+    """A gradient that is 0 in truth has no digits: the CPU is as far from it as any device."""
+    import jax.numpy as jnp
+
+    import jaxnn as nn
+    from benchmarks.gpu import correctness
+    from tests.cases import Case, floats
+
+    case = Case("norm of a bias", nn.Sequential(nn.Dense(4), nn.BatchNorm()), (floats(6, 3),))
+    monkeypatch.setattr(correctness, "TOLERANCE", -1.0)
+    found = correctness._compared(case, float("inf"))
+    assert found is not None
+    assert found.difference == 0 and found.device == found.cpu > 0
+    assert found.cpu < 0.1 and jnp.isfinite(found.cpu)

@@ -2,62 +2,57 @@
 
 All sides have learned positions, a tied head, GELU by tanh, no dropout, float32 parameters, and
 AdamW. The FLOPs of a token are 6 N + 12 L T W (parameters N, layers L, length T, width W: Chowdhery
-et al., PaLM, 2022, appendix B), for every side, over the peak of the chip in bfloat16.
+et al., PaLM, 2022, appendix B), for every side, over the peak of the chip in bfloat16. Peak memory
+is that of the process, so the variants of a part are in the order of what they need.
 """
 
-import statistics
+import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
+from benchmarks.gpu.measure import failure, memory, speed, torch_memory, torch_wait
 from benchmarks.networks.sizes import GPT2, GPTSizes
 
 BATCH = 16
-SMALL = GPTSizes(layers=2, width=32, heads=2, words=64, length=16)
+SMALL = GPTSizes(layers=1, width=32, heads=2, words=64, length=16)
 RATE, DECAY = 3e-4, 0.1
 
 
 def gpt2_jaxnn(small: bool) -> Iterator[str]:
-    """By `train.make_step`: blocks as a Repeat and in a row, own and fused attention."""
-    import jax
-    import optax
+    """By `train.make_step` of a program: cuDNN's attention, blocks repeated and in a row."""
+    fused = _network(small, _fused())
+    name = f"jaxnn, {'cuDNN' if _fused() else 'default'} attention"
+    yield from _trained(f"{name}, blocks repeated", fused, small)
+    yield from _trained(f"{name}, blocks in a row", _in_a_row(fused, small), small)
 
-    import jaxnn as nn
-    from jaxnn import train
-    from jaxnn.models import GPT
 
-    sizes, x, y = _setting(small)
-    given = (sizes.layers, sizes.width, sizes.heads)
-    model = GPT(*given, length=sizes.length)
-    task, optimizer = train.NextToken(sizes.words), optax.adamw(RATE, weight_decay=DECAY)
-    precision = nn.Precision(compute="bfloat16")
-    repeated = model.network(sizes.words)
-    key = jax.random.key(0)
-    row, _ = nn.unstack_layers(repeated, repeated.init(key, x))
-    nets = {"blocks repeated": repeated, "blocks in a row": row}
-    if jax.default_backend() == "gpu":
-        nets["blocks in a row, cuDNN attention"] = _fused(row)
-    for name, net in nets.items():
-        try:
-            ts = train.TrainState.create(net, optimizer, key, x)
-            step = train.make_step(net, task, optimizer, precision=precision)
-            batch = jax.device_put((x, y))
+def gpt2_jaxnn_default(small: bool) -> Iterator[str]:
+    """The same in plain XLA, as `models.GPT` is without arguments; and without its `nn.Remat`."""
+    net = _network(small)
+    yield from _trained("jaxnn, default attention, blocks repeated", net, small)
+    kept = _without_remat(_in_a_row(net, small))
+    yield from _trained("jaxnn, default attention, blocks in a row, no Remat", kept, small)
 
-            def one(step: Any = step, batch: Any = batch) -> Any:
-                nonlocal ts
-                ts, metrics = step(ts, batch)
-                return metrics["loss"]
 
-            yield _line(f"jaxnn, {name}", one, jax.block_until_ready, sizes, small)
-            del ts
-        except Exception as error:  # the other forms are still worth their time
-            yield _failure(name, error)
+def gpt2_ablation(small: bool) -> Iterator[str]:
+    """What costs how much: each line changes one thing of `gpt2_jaxnn` with blocks in a row."""
+    row = _in_a_row(_network(small, _fused()), small)
+    yield from _trained("no Remat", _without_remat(row), small)
+    with mock.patch("jaxnn.train.labels.picked", _scattered):
+        yield from _trained("the label's gradient a scatter", row, small)
+    with mock.patch("jaxnn.layers.attention.attention", _unprotected):
+        yield from _trained("NaN not kept apart", row, small)
+    if not small:
+        yield from _trained("no metrics", row, small, metrics=False)
 
 
 def gpt2_flax_nnx(small: bool) -> Iterator[str]:
-    """By `nnx.jit`, with donated state."""
+    """By `nnx.jit`, with donated state; with cuDNN's attention, too."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -66,8 +61,6 @@ def gpt2_flax_nnx(small: bool) -> Iterator[str]:
     from benchmarks.networks.flax_nnx import GPT
 
     sizes, x, y = _setting(small)
-    model = GPT(nnx.Rngs(0), sizes, jnp.bfloat16)
-    optimizer = nnx.Optimizer(model, optax.adamw(RATE, weight_decay=DECAY), wrt=nnx.Param)
 
     @nnx.jit(donate_argnums=(0, 1))
     def step(model: Any, optimizer: Any, x: Any, y: Any) -> jax.Array:
@@ -79,10 +72,72 @@ def gpt2_flax_nnx(small: bool) -> Iterator[str]:
         optimizer.update(model, gradients)
         return value
 
+    def cudnn(query: Any, key: Any, value: Any, **_: Any) -> jax.Array:
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=True, implementation="cudnn"
+        )
+
+    ways: dict[str, Any] = {"flax nnx, default attention": None}
+    if _fused():
+        ways = {"flax nnx, cuDNN attention": cudnn} | ways
+    for name, attention in ways.items():
+        try:
+            began = time.perf_counter()
+            model = GPT(nnx.Rngs(0), sizes, jnp.bfloat16)
+            for block in model.blocks if attention else ():
+                block.attention.attention_fn = attention
+            optimizer = nnx.Optimizer(model, optax.adamw(RATE, weight_decay=DECAY), wrt=nnx.Param)
+            jax.block_until_ready(nnx.state((model, optimizer)))
+            started = time.perf_counter() - began
+            batch = jax.device_put((x, y))
+            run = functools.partial(step, model, optimizer, *batch)
+            yield _line(name, run, jax.block_until_ready, sizes, small, started) + memory()
+            del model, optimizer, run
+        except Exception as error:
+            yield failure(name, error)
+
+
+def gpt2_equinox(small: bool) -> Iterator[str]:
+    """By `eqx.filter_jit`, with donated arrays; parameters cast to bfloat16 in the loss."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from benchmarks.networks.equinox_ import GPT
+
+    sizes, x, y = _setting(small)
+    optimizer = optax.adamw(RATE, weight_decay=DECAY)
+    began = time.perf_counter()
+    model = GPT(jax.random.key(0), sizes)
+    opt_state = optimizer.init(eqx.filter(model, eqx.is_array))
+    jax.block_until_ready((eqx.filter(model, eqx.is_array), opt_state))
+    started = time.perf_counter() - began
+
+    @eqx.filter_jit(donate="all-except-first")
+    def compiled(batch: Any, model: Any, opt_state: Any) -> Any:
+        x, y = batch
+
+        def loss(model: Any) -> jax.Array:
+            half = jax.tree.map(
+                lambda a: a.astype(jnp.bfloat16) if eqx.is_inexact_array(a) else a, model
+            )
+            logits, _ = jax.vmap(half, (0, None), (0, None))(x, None)
+            logits = logits.astype(jnp.float32)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+        value, gradients = eqx.filter_value_and_grad(loss)(model)
+        updates, opt_state = optimizer.update(gradients, opt_state, eqx.filter(model, eqx.is_array))
+        return eqx.apply_updates(model, updates), opt_state, value
+
     batch = jax.device_put((x, y))
-    yield _line(
-        "flax nnx", lambda: step(model, optimizer, *batch), jax.block_until_ready, sizes, small
-    )
+
+    def step() -> Any:
+        nonlocal model, opt_state
+        model, opt_state, value = compiled(batch, model, opt_state)
+        return value
+
+    yield _line("equinox", step, jax.block_until_ready, sizes, small, started) + memory()
 
 
 def gpt2_torch(small: bool) -> Iterator[str]:
@@ -94,11 +149,13 @@ def gpt2_torch(small: bool) -> Iterator[str]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes, x, y = _setting(small)
     torch.set_float32_matmul_precision("high")
+    began = time.perf_counter()
     model = GPT(sizes).to(device)
     tokens, targets = (torch.from_numpy(a).long().to(device) for a in (x, y))
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=RATE, weight_decay=DECAY, fused=device == "cuda"
     )
+    started = time.perf_counter() - began
 
     def step_of(forward: Any) -> Callable[[], Any]:
         def step() -> Any:
@@ -112,42 +169,112 @@ def gpt2_torch(small: bool) -> Iterator[str]:
 
         return step
 
-    def wait(value: Any) -> Any:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return value
-
     for name, forward in {"torch.compile": torch.compile(model), "torch, eager": model}.items():
         if small and name == "torch.compile":
             continue  # needs a C++ compiler and a minute
         try:
-            yield _line(name, step_of(forward), wait, sizes, small)
+            line = _line(name, step_of(forward), torch_wait, sizes, small, started)
+            yield line + torch_memory()
             return
         except Exception as error:
-            yield _failure(name, error)
+            yield failure(name, error)
 
 
-def _fused(net: Any) -> Any:
-    """The network with `implementation="cudnn"` in every attention layer."""
-    import dataclasses
+def _fused() -> str | None:
+    """cuDNN's attention on a GPU; the default on a CPU, which has none."""
+    import jax
+
+    return "cudnn" if jax.default_backend() == "gpu" else None
+
+
+def _network(small: bool, implementation: str | None = None) -> Any:
+    from jaxnn.models import GPT
+
+    sizes, _, _ = _setting(small)
+    model = GPT(sizes.layers, sizes.width, sizes.heads, length=sizes.length)
+    return dataclasses.replace(model, implementation=implementation).network(sizes.words)
+
+
+def _in_a_row(net: Any, small: bool) -> Any:
+    return in_a_row(net, _setting(small)[1])
+
+
+def in_a_row(net: Any, x: Any) -> Any:
+    """A network with its blocks in a row: compiled longer, without copies out of stacks."""
+    import jax
 
     import jaxnn as nn
 
-    def changed(layer: Any) -> Any:
-        if isinstance(layer, nn.MultiHeadAttention):
-            return dataclasses.replace(layer, implementation="cudnn")
-        children = layer._children()
-        return layer._with_children(_mapped(changed, children)) if children else layer
+    found: list[Any] = []
 
-    return changed(net)
+    def build() -> Any:
+        row, params = nn.unstack_layers(net, net.init(jax.random.key(0), x))
+        found.append(row)
+        return params
+
+    jax.eval_shape(build)
+    return found[0]
 
 
-def _mapped(function: Any, children: Any) -> Any:
-    if isinstance(children, dict):
-        return {name: _mapped(function, child) for name, child in children.items()}
-    if isinstance(children, tuple):
-        return tuple(_mapped(function, child) for child in children)
-    return None if children is None else function(children)
+def _without_remat(net: Any) -> Any:
+    """A network with blocks in a row, with none of them under `nn.Remat`."""
+    import jaxnn as nn
+
+    blocks = nn.Sequential(*(block.inner for block in net.blocks._children()))
+    return dataclasses.replace(net, blocks=blocks)
+
+
+def _scattered(x: Any, index: Any) -> Any:
+    """x[..., index], whose gradient is a scatter."""
+    import jax.numpy as jnp
+
+    return jnp.take_along_axis(x, index[..., None], -1)[..., 0]
+
+
+def _unprotected(q: Any, k: Any, v: Any, *, segment_ids: Any = None, **options: Any) -> Any:
+    """Attention that lets NaN in a later value reach earlier positions."""
+    from jaxnn.functional.attention import attend
+
+    return attend(q, k, v, **options)
+
+
+def _trained(name: str, net: Any, small: bool, metrics: bool = True) -> Iterator[str]:
+    """A line for a network trained by a program."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    import jaxnn as nn
+    from jaxnn import train
+    from jaxnn.functional.gradients import picked
+
+    def loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        return jnp.mean(jax.nn.logsumexp(logits, -1) - picked(logits, targets))
+
+    sizes, x, y = _setting(small)
+    program = train.Supervised(
+        net,
+        train.NextToken(sizes.words) if metrics else loss,
+        optax.adamw(RATE, weight_decay=DECAY),
+        precision=nn.Precision(compute="bfloat16"),
+    )
+    try:
+        batch = jax.device_put((x, y))
+        began = time.perf_counter()
+        state = jax.block_until_ready(program.init(jax.random.key(0), batch))
+        started = time.perf_counter() - began
+        compiled = train.make_step(program)
+
+        def step() -> Any:
+            nonlocal state
+            state, found = compiled(state, batch)
+            return found["loss"]
+
+        yield _line(name, step, jax.block_until_ready, sizes, small, started) + memory()
+        del state
+    except Exception as error:  # the other variants are still worth their time
+        yield failure(name, error)
+    jax.clear_caches()  # equal programs share compiled code, with another function patched, too
 
 
 def _setting(small: bool) -> tuple[GPTSizes, np.ndarray, np.ndarray]:
@@ -170,30 +297,23 @@ def parameters_of(sizes: GPTSizes) -> int:
 
 
 def _line(
-    name: str, step: Callable[[], Any], wait: Callable[[Any], Any], sizes: GPTSizes, small: bool
+    name: str,
+    step: Callable[[], Any],
+    wait: Callable[[Any], Any],
+    sizes: GPTSizes,
+    small: bool,
+    started: float,
 ) -> str:
     """The speed of a step as a line: its first call compiles."""
-    began = time.perf_counter()
-    first = float(wait(step()))
-    compiling = time.perf_counter() - began
-    rounds, each = (3, 2) if small else (7, 5)
-    wait(step())
-    seconds = []
-    loss = first
-    for _ in range(rounds):
-        began = time.perf_counter()
-        for _ in range(each):
-            loss = step()
-        loss = float(wait(loss))
-        seconds.append((time.perf_counter() - began) / each)
-    median = statistics.median(seconds)
+    found = speed(step, wait, small)
     tokens = (2 if small else BATCH) * sizes.length
     flops = 6 * parameters_of(sizes) + 12 * sizes.layers * sizes.length * sizes.width
     peak = _peak()
-    used = "" if peak is None else f", FLOP utilization {flops * tokens / median / peak:.1%}"
+    used = f", FLOP utilization {flops * tokens / found.seconds / peak:.1%}" if peak else ""
     return (
-        f"- {name}: {1e3 * median:.2f} ms a step of {tokens:,} tokens, {tokens / median:,.0f} "
-        f"tokens/s{used}; first step {compiling:.1f} s; loss {first:.3f}, then {loss:.3f}"
+        f"- {name}: {1e3 * found.seconds:.2f} ms a step of {tokens:,} tokens, "
+        f"{tokens / found.seconds:,.0f} tokens/s{used}; init {started:.1f} s, first step "
+        f"{found.first:.1f} s; loss {found.start:.3f}, then {found.end:.3f}"
     )
 
 
@@ -203,7 +323,3 @@ def _peak() -> float | None:
     from jaxnn.train.device import peak_flops
 
     return peak_flops(jax.devices()[0].device_kind)
-
-
-def _failure(name: str, error: Exception) -> str:
-    return f"- {name}: failed: {type(error).__name__}: {str(error).splitlines()[0][:200]}"

@@ -13,13 +13,12 @@ from benchmarks.networks.sizes import (
     BLOCKS,
     CHANNELS,
     CLASSES,
-    HEADS,
-    LAYERS,
+    GPT_SMALL,
     LEARNING_RATE,
     STACKED,
     UNITS,
-    WIDTH,
     WORDS,
+    GPTSizes,
     Sides,
 )
 
@@ -34,7 +33,7 @@ def resnet() -> dict[str, Sides]:
 
 def gpt() -> dict[str, Sides]:
     """`MultiheadAttention` with a causal mask, the layers in a list."""
-    return {"equinox": _sides(_GPT(KEY))}
+    return {"equinox": _sides(GPT(KEY))}
 
 
 def lstm() -> dict[str, Sides]:
@@ -107,12 +106,12 @@ class _Block(eqx.Module):
     up: eqx.nn.Linear
     down: eqx.nn.Linear
 
-    def __init__(self, key: jax.Array) -> None:
-        one, two, three = jax.random.split(key, 3)
-        self.norm1, self.norm2 = eqx.nn.LayerNorm(WIDTH), eqx.nn.LayerNorm(WIDTH)
-        self.attention = eqx.nn.MultiheadAttention(HEADS, WIDTH, key=one)
-        self.up = eqx.nn.Linear(WIDTH, 4 * WIDTH, key=two)
-        self.down = eqx.nn.Linear(4 * WIDTH, WIDTH, key=three)
+    def __init__(self, key: jax.Array, sizes: GPTSizes) -> None:
+        (one, two, three), width = jax.random.split(key, 3), sizes.width
+        self.norm1, self.norm2 = eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width)
+        self.attention = eqx.nn.MultiheadAttention(sizes.heads, width, key=one)
+        self.up = eqx.nn.Linear(width, 4 * width, key=two)
+        self.down = eqx.nn.Linear(4 * width, width, key=three)
 
     def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
         h = jax.vmap(self.norm1)(x)
@@ -121,20 +120,23 @@ class _Block(eqx.Module):
         return x + jax.vmap(self.down)(h)
 
 
-class _GPT(eqx.Module):
+class GPT(eqx.Module):
+    """A GPT with norms first and a tied head, of one sequence."""
+
     embedding: eqx.nn.Embedding
     positions: eqx.nn.Embedding
     blocks: list[_Block]
     norm: eqx.nn.LayerNorm
 
-    def __init__(self, key: jax.Array) -> None:
-        first, last, *keys = jax.random.split(key, LAYERS + 2)
-        self.embedding = eqx.nn.Embedding(WORDS, WIDTH, key=first)
-        self.positions = eqx.nn.Embedding(256, WIDTH, key=last)
-        self.blocks = [_Block(k) for k in keys]
-        self.norm = eqx.nn.LayerNorm(WIDTH)
+    def __init__(self, key: jax.Array, sizes: GPTSizes = GPT_SMALL) -> None:
+        first, last, *keys = jax.random.split(key, sizes.layers + 2)
+        self.embedding = eqx.nn.Embedding(sizes.words, sizes.width, key=first)
+        self.positions = eqx.nn.Embedding(sizes.length, sizes.width, key=last)
+        self.blocks = [_Block(k, sizes) for k in keys]
+        self.norm = eqx.nn.LayerNorm(sizes.width)
 
     def __call__(self, tokens: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        """The logits (T, words) of tokens (T,), and the state, which there is none of."""
         length = tokens.shape[0]
         x = jax.vmap(self.embedding)(tokens) + self.positions.weight[:length]
         mask = jnp.tril(jnp.ones((length, length), bool))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from ..core import paths
-from ..core.calls import Call, Capture, Outcome, placeholder_key
+from ..core.calls import Call, Capture, Outcome, output_shapes, placeholder_key
 from ..core.declarations import Declaration, split_arrays
 from ..core.layer import LayerLike, declared
 from ..core.primitive import Primitive
@@ -49,7 +49,7 @@ class capture(Wrapper):
 
         params, state, _ = declaration
         shapes = jax.tree.map(lambda d: jax.ShapeDtypeStruct(d.shape, d.dtype), (params, state))
-        return Declaration(params, state, jax.eval_shape(run, *shapes, arrays))
+        return Declaration(params, state, output_shapes(run, *shapes, arrays))
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
         outer = call.capture

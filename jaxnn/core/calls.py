@@ -8,8 +8,9 @@ is why a wrapper can put any JAX transform between the two.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -203,6 +204,23 @@ def drawing(key: Any) -> Iterator[None]:
 def placeholder_key() -> jax.Array:
     """A key for a forward that is traced to infer shapes: what it draws is never computed."""
     return jax.random.key(0)
+
+
+_ONLY_SHAPES: ContextVar[bool] = ContextVar("only_shapes", default=False)
+
+
+def only_shapes() -> bool:
+    """Whether a forward is traced to infer shapes, as by `init`, and is never computed."""
+    return _ONLY_SHAPES.get()
+
+
+def output_shapes(run: Callable[..., Any], *arguments: Any) -> Any:
+    """`jax.eval_shape` of a forward, within which `only_shapes()` is True."""
+    token = _ONLY_SHAPES.set(True)
+    try:
+        return jax.eval_shape(run, *arguments)
+    finally:
+        _ONLY_SHAPES.reset(token)
 
 
 def _locate(error: Exception, path: paths.Path, layer: Any) -> None:

@@ -4,11 +4,18 @@ import re
 import sys
 from typing import Any
 
-import jax
-
 from . import paths
 from .binding import Declaring, Evaluation, bind
-from .calls import UNREACHED, Call, Mismatch, Outcome, Unreached, drawing, placeholder_key
+from .calls import (
+    UNREACHED,
+    Call,
+    Mismatch,
+    Outcome,
+    Unreached,
+    drawing,
+    output_shapes,
+    placeholder_key,
+)
 from .declarations import Declaration, brief, split_arrays
 from .layer import Layer, declared
 from .primitive import Function
@@ -77,7 +84,7 @@ class Composite(Layer):
             return getattr(self._with_children(bind(children, frame)), method)(*inputs, **named)
 
         # The trace runs where nothing is shared with a transform around it.
-        output = jax.eval_shape(run, arrays)
+        output = output_shapes(run, arrays)
         frame.check_read()
         params = paths.map_with_path(
             lambda path, child: frame.found[path].params if path in frame.found else {}, children

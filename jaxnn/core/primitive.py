@@ -15,6 +15,7 @@ from .calls import (
     Unreached,
     drawing,
     foreign,
+    output_shapes,
     placeholder_key,
 )
 from .declarations import (
@@ -92,7 +93,7 @@ class Primitive(Layer):
             return self._forward(method, params, state, placeholder_key(), False, inputs, named)[0]
 
         shapes = jax.tree.map(lambda d: jax.ShapeDtypeStruct(d.shape, d.dtype), (params, state))
-        return Declaration(params, state, jax.eval_shape(run, *shapes, arrays))
+        return Declaration(params, state, output_shapes(run, *shapes, arrays))
 
     def _forward(
         self, method: str, params: Any, state: Any, key: Any, train: bool, inputs: Any, named: Any

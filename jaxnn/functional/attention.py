@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..core.calls import only_shapes
 from .dropout import dropout as drop
 from .finite import broken_rows, finite_rows
 from .linear import floating_type, wider_type
@@ -54,12 +55,14 @@ def attention(
       a bias, or segment_ids it has none on gradients either. If it may not look at everything, a
       query that is not finite, or that may look at a key or value that is not, gives NaN.
     - `implementation`: "xla" or "cudnn" is that of `jax.nn.dot_product_attention`, "own" the one
-      written here. By default it is jax.nn's, in plain XLA, where there is no mask, bias,
-      segment_ids, soft cap or dropout, and "own" elsewhere: write "cudnn" for the fused kernel of a
-      GPU. Neither soft cap nor dropout is to be had from jax.nn.
+      written here. By default it is jax.nn's in plain XLA if there is no mask, bias, segment_ids,
+      soft cap, or dropout, and "own" otherwise. "cudnn" is the fused kernel of NVIDIA GPUs, which
+      keeps no scores in memory; it needs bfloat16 or float16, and heads of a multiple of 8
+      features, at most 256 (128 before the H100). jax.nn's have neither soft cap nor dropout.
 
-    Raises ValueError for shapes that do not fit, an unknown implementation, and for soft cap or
-    dropout with jax.nn's; TypeError for a mask that is not of booleans, or a bias that is.
+    Raises ValueError for shapes that do not fit, an unknown implementation, soft cap or dropout
+    with jax.nn's, and heads or devices that "cudnn" does not take; TypeError for a mask that is not
+    of booleans, a bias that is, and other types than bfloat16 and float16 with "cudnn".
 
     References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA: training
     generalized multi-query transformer models, 2023; soft cap: Gemma team, Gemma 2, 2024.
@@ -230,6 +233,10 @@ def _jax_nn(
     **options: Any,
 ) -> jax.Array:
     """jax.nn's, which wants one batch axis."""
+    if implementation == "cudnn":
+        if only_shapes():  # whatever the type; NaN, in case that it is computed after all
+            return jnp.full((*q.shape[:-1], v.shape[-1]), jnp.nan, q.dtype)
+        _check_fused(q, v)
     batch = q.shape[:-3]
 
     def one_batch_axis(a: jax.Array | None) -> jax.Array | None:
@@ -239,15 +246,43 @@ def _jax_nn(
 
     wide = None if bias is None else bias.astype(wider_type(q.dtype, jnp.float32))
     with jax.numpy_dtype_promotion("standard"):  # it promotes half types on its way
-        y = jax.nn.dot_product_attention(
-            *map(one_batch_axis, (q, k, v)),  # type: ignore[arg-type]
-            bias=one_batch_axis(wide),
-            mask=one_batch_axis(mask),
-            scale=scale,
-            implementation=implementation,  # type: ignore[arg-type]
-            **options,
-        )
+        try:
+            y = jax.nn.dot_product_attention(
+                *map(one_batch_axis, (q, k, v)),  # type: ignore[arg-type]
+                bias=one_batch_axis(wide),
+                mask=one_batch_axis(mask),
+                scale=scale,
+                implementation=implementation,  # type: ignore[arg-type]
+                **options,
+            )
+        except (NotImplementedError, RuntimeError, ValueError) as error:
+            if implementation != "cudnn":
+                raise
+            raise ValueError(
+                f"implementation 'cudnn', the fused kernel of NVIDIA GPUs, does not take q "
+                f"{q.dtype}{list(q.shape)}, k {list(k.shape)}, and v {list(v.shape)} here: {error} "
+                f"{_PLAIN}"
+            ) from error
     return y.reshape(*q.shape[:-1], v.shape[-1])
+
+
+_PLAIN = "Leave implementation out for plain XLA, which takes everything."
+
+
+def _check_fused(q: jax.Array, v: jax.Array) -> None:
+    """Raise TypeError or ValueError for arrays that cuDNN's kernel does not take on any GPU."""
+    if q.dtype not in (jnp.bfloat16, jnp.float16):
+        raise TypeError(
+            f"implementation 'cudnn' computes in bfloat16 or float16, got {q.dtype}{list(q.shape)}:"
+            " write nn.Precision(net, 'bfloat16'), or train.Supervised(net, task, optimizer, "
+            f"precision=nn.Precision(compute='bfloat16')). {_PLAIN}"
+        )
+    if q.shape[-1] % 8 or q.shape[-1] > 256 or q.shape[-1] != v.shape[-1]:
+        raise ValueError(
+            "implementation 'cudnn' takes heads whose queries, keys, and values have the same "
+            f"number of features, a multiple of 8 of at most 256, got {q.shape[-1]} for queries "
+            f"and {v.shape[-1]} for values: write head_dim=64. {_PLAIN}"
+        )
 
 
 def _places_mask(

@@ -76,6 +76,33 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 
 @jax.custom_jvp
+def picked(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x[..., index], one number of each row, whose gradient is a selection and not a scatter.
+
+    A scatter is written to memory. A selection becomes a part of what takes it, such as the rest of
+    the gradient of a cross entropy.
+
+    Args:
+        x: an array (..., n).
+        index: integers (...) in [0, n).
+
+    >>> import jax, jax.numpy as jnp
+    >>> x, index = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 0])
+    >>> picked(x, index).tolist(), jax.grad(lambda x: picked(x, index).sum())(x).tolist()
+    ([2.0, 3.0], [[0.0, 1.0], [1.0, 0.0]])
+    """
+    return jnp.take_along_axis(x, index[..., None], -1)[..., 0]
+
+
+@picked.defjvp
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x, index), (dx, _) = primals, tangents
+    places = lax.broadcasted_iota(index.dtype, x.shape, x.ndim - 1)
+    chosen = jnp.where(places == index[..., None], dx, jnp.zeros((), dx.dtype))
+    return picked(x, index), jnp.sum(chosen, -1)
+
+
+@jax.custom_jvp
 def gradient_once(x: jax.Array) -> jax.Array:
     """x itself; its gradient is computed before anything takes it.
 
@@ -99,7 +126,7 @@ def dear(primitive: Any, *_: Any, **params: Any) -> bool:
     """A policy of `jax.checkpoint`: keep matrix products, convolutions and random bits.
 
     Products in batches, as of queries and keys, are few operations for the memory they take: they
-    are computed again.
+    are computed again. Fused attention, which keeps no such product, is kept.
 
     >>> import jax, jax.numpy as jnp
     >>> f = jax.checkpoint(lambda x, w: jnp.sum(jnp.sin(x @ w)), policy=dear)
@@ -109,4 +136,5 @@ def dear(primitive: Any, *_: Any, **params: Any) -> bool:
     if primitive.name == "dot_general":
         (_, _), (batch, _) = params["dimension_numbers"]
         return not batch
-    return primitive.name in ("conv_general_dilated", "random_bits")
+    fused = primitive.name.startswith("dot_product_attention_fwd")  # cuDNN's
+    return fused or primitive.name in ("conv_general_dilated", "random_bits")

@@ -52,7 +52,8 @@ class MultiHeadAttention(Primitive):
       default, `dropout` the share of the weights dropped in training.
     - `out_init` draws out/w, where it is not to be as `w_init` says.
     - `implementation`: "own", or "xla" or "cudnn" of `jax.nn.dot_product_attention`; see
-      `jaxnn.functional.attention`.
+      `jaxnn.functional.attention`. On an NVIDIA GPU, "cudnn" within `nn.Precision(net, "bfloat16")`
+      is several times faster than the default.
 
     Inputs by name: `mask`, booleans, and `bias`, numbers added to the scores, each (T, S) or
     broadcast to (..., heads, T, S); `segment_ids`, integers (..., T), 0 for padding and the number

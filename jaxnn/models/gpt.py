@@ -88,6 +88,8 @@ class GPT:
     """Whether the embedding's table is the output layer too."""
     dropout: float = 0.0
     """Share left out in training, of embeddings, attention weights and branches, in [0, 1)."""
+    implementation: str | None = None
+    """That of `nn.MultiHeadAttention`: "cudnn" for the fused kernel of NVIDIA GPUs, in bfloat16."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for sizes that make no network, or another word or rate."""
@@ -129,6 +131,7 @@ class GPT:
                 rotary=None if learned else RotaryEmbedding(self.rotary_base),
                 dropout=self.dropout,
                 bias=self.bias,
+                implementation=self.implementation,
                 w_init=w_init,
                 out_init=last_init,
             ),

@@ -83,6 +83,8 @@ class ViT:
     """Units of the feed-forward network; 4 * width where None."""
     dropout: float = 0.0
     """Share of embeddings and branches left out at each training step, in [0, 1)."""
+    implementation: str | None = None
+    """That of `nn.MultiHeadAttention`: "cudnn" for the fused kernel of NVIDIA GPUs, in bfloat16."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for sizes that make no network or a rate outside [0, 1)."""
@@ -112,7 +114,7 @@ class ViT:
         """
         norm, hidden = LayerNorm(eps=1e-6), self.hidden or 4 * self.width
         block = EncoderLayer(
-            MultiHeadAttention(self.num_heads),
+            MultiHeadAttention(self.num_heads, implementation=self.implementation),
             Sequential(
                 up=Dense(hidden, w_init=glorot_uniform()),
                 activation=functools.partial(jax.nn.gelu, approximate=False),

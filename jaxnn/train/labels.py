@@ -17,6 +17,7 @@ from ..core.checking import check_range
 from ..core.declarations import describe
 from ..core.values import is_traced
 from ..data.check import saturated, wrong_label
+from ..functional.gradients import picked
 from .metrics import Ratio
 
 
@@ -155,7 +156,7 @@ def cross_entropy(
     of w[label].
     """
     logits = labels.select(logits)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.number)
+    losses = jax.nn.logsumexp(logits, -1) - picked(logits, labels.number)
     counts = None
     if class_weights is not None:
         counts = jnp.asarray(class_weights, losses.dtype)[labels.number]

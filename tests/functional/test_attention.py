@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxnn.functional.attention import attention
+from jaxnn.functional.gradients import dear
 from tests.fixtures.attention import FILE, GROUPED
 from tests.layers.agreement import normals, outputs_and_gradients
 from tests.near import assert_near
@@ -181,7 +182,7 @@ def test_jax_nn_where_it_can(monkeypatch: pytest.MonkeyPatch):
         return true(*args, **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
-    q, k, v = heads()
+    q, k, v = (jnp.ones((*a.shape[:-1], 8), jnp.bfloat16) for a in heads())
 
     def trace(**options: Any) -> None:
         jax.eval_shape(functools.partial(attention, **options), q, k, v)
@@ -195,6 +196,47 @@ def test_jax_nn_where_it_can(monkeypatch: pytest.MonkeyPatch):
     trace(implementation="own")
     trace(soft_cap=1.0)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "features", "text"),
+    [
+        (
+            "float32",
+            8,
+            r"bfloat16 or float16, got float32\[2, 5, 4, 8\]: write nn.Precision\(net, ",
+        ),
+        ("float64", 8, "bfloat16 or float16, got float64"),
+        ("bfloat16", 12, "a multiple of 8 of at most 256, got 12 for queries and 12 for values: "),
+        ("float16", 264, "got 264 .*: write head_dim=64. Leave implementation out"),
+        ("bfloat16", 8, r"does not take q bfloat16\[2, 5, 4, 8\].* here: cuDNN .* Leave impl"),
+    ],
+)
+def test_what_the_fused_kernel_does_not_take(dtype: str, features: int, text: str):
+    """No other implementation computes in its place; the last one needs a GPU."""
+    if dtype == "bfloat16" and features == 8 and jax.default_backend() == "gpu":
+        pytest.skip("a GPU takes it")
+    with jax.enable_x64(True), pytest.raises((TypeError, ValueError), match=text):
+        arrays = (jnp.ones((*a.shape[:-1], features), dtype) for a in heads())
+        attention(*arrays, causal=True, implementation="cudnn")
+
+
+def test_the_fused_kernel_is_not_computed_again(monkeypatch: pytest.MonkeyPatch):
+    """Under the policy that keeps matrix products, since it has no scores to keep."""
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+    q = jnp.ones((2, 8, 4, 8), jnp.bfloat16)
+
+    def block(q: jax.Array) -> jax.Array:
+        y = attention(2 * q, q, q, causal=True, implementation="cudnn")
+        return jnp.sum(y.astype(jnp.float32))
+
+    def calls(policy: Any) -> int:
+        gradient = jax.grad(jax.checkpoint(block, policy=policy))
+        return str(jax.make_jaxpr(gradient)(q)).count("dot_product_attention_fwd_wrapper[")
+
+    assert calls(dear) == 1 and calls(None) == 2
 
 
 @pytest.mark.parametrize("implementation", ["own", "xla"])

@@ -9,7 +9,8 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxnn as nn
-from jaxnn.functional.gradients import dear, gradient_once
+from jaxnn import train
+from jaxnn.functional.gradients import dear, gradient_once, picked
 from jaxnn.functional.normalization import moments
 from tests.layers.agreement import KEY, normals
 
@@ -86,3 +87,20 @@ def test_what_is_dear_is_computed_once():
 def test_remat_refuses_another_word():
     with pytest.raises(ValueError, match=r"Remat\.keep is 'nothing' or 'products', got 'dots'"):
         nn.Remat(nn.Dense(3), keep="dots")  # type: ignore[arg-type]
+
+
+def test_picked_is_an_index_with_every_derivative_and_without_a_scatter():
+    index = jnp.array([3, 0, 2])
+    np.testing.assert_array_equal(picked(X, index), np.asarray(X)[np.arange(3), index])
+    check_grads(lambda x: jnp.sin(picked(x, index)), (X,), order=2, modes=("fwd", "rev"))
+    text = program(jax.grad(lambda x: jnp.sum(picked(x, index))), X)
+    assert "scatter" not in text and "select_n" in text
+    rows = jax.vmap(picked, (None, 0))(X, jnp.stack([index, index[::-1]]))
+    np.testing.assert_array_equal(rows[1], np.asarray(X)[np.arange(3), [2, 0, 3]])
+
+
+def test_a_large_vocabulary_has_a_gradient_without_a_scatter():
+    """It would be written to memory, three times the size of the logits in bfloat16."""
+    task, labels = train.NextToken(50), jnp.array([7, 49, -100])
+    text = program(jax.grad(lambda x: task(x, labels)), normals(0, 3, 50))
+    assert "scatter" not in text

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.models import GPT, CharLSTM
+from jaxnn.functional.attention import attention
+from jaxnn.models import GPT, CharLSTM, ViT
 from tests.cases import KEY
 from tests.near import assert_near
 
@@ -139,3 +140,37 @@ def test_a_sequence_longer_than_the_positions():
     net = GPT2.network(11)
     with pytest.raises(ValueError, match=r"at 'positions'.* has 9 positions"):
         net.init(KEY, jnp.zeros((1, 10), jnp.int32))
+
+
+def test_fused_attention_is_one_argument():
+    """Parameters need no GPU, and neither does an error that says what to write."""
+    fused = dataclasses.replace(GPT2, implementation="cudnn").network(11)
+    assert isinstance(fused.blocks.inner.inner.attention, nn.MultiHeadAttention)
+    assert fused.blocks.inner.inner.attention.implementation == "cudnn"
+    params = fused.init(KEY, TOKENS)
+    chex.assert_trees_all_equal(params, GPT2.network(11).init(KEY, TOKENS))
+    assert fused.spec(TOKENS) == GPT2.network(11).spec(TOKENS)
+    with pytest.raises(TypeError, match=r"at 'blocks/attention'.* got float32.*: write nn.Prec"):
+        fused.apply(params, TOKENS)
+    vit = ViT(image=8, patch=4, layers=1, width=16, num_heads=2, implementation="cudnn").network(3)
+    vit.init(KEY, jnp.ones((1, 8, 8, 3)))
+    with pytest.raises(TypeError, match=r"at 'blocks/attention'.* got float32"):
+        vit.apply(vit.init(KEY, jnp.ones((1, 8, 8, 3))), jnp.ones((1, 8, 8, 3)))
+
+
+def test_shapes_inferred_in_a_jitted_function_are_not_taken_for_numbers():
+    """The function's program is cached; it must not compute something else than the kernel."""
+
+    @jax.jit
+    def attend(q: jax.Array) -> jax.Array:
+        return attention(q, q, q, implementation="cudnn")
+
+    class Net(nn.Composite):
+        def forward(self, x: jax.Array) -> jax.Array:
+            return attend(x)
+
+    x = jnp.ones((1, 4, 2, 8))
+    assert Net().init(KEY, x) == {}
+    assert np.isnan(Net().apply({}, x)).all()
+    with pytest.raises(TypeError, match="got float32"):
+        attention(x, x, x, implementation="cudnn")

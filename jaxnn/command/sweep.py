@@ -195,13 +195,13 @@ def _driven(experiment: Experiment[Any], ledger: Ledger, resources: Resources) -
                 Driver(experiment, ledger, executor, workers, told).run()
         except KeyboardInterrupt:
             executor.shutdown(wait=False, cancel_futures=True)
-            return refuse(f"interrupted: what was committed is whole; go on with {resume}", 130)
+            return refuse(f"interrupted: what was committed is whole; continue with {resume}", 130)
         except Exception as error:
             if not lost(error):
                 raise
             executor.shutdown(wait=False, cancel_futures=True)
             died = f"workers of {resources.engine} died again and again ({error})"
-            return refuse(f"{died}: what was committed is whole; go on with {resume}", 1)
+            return refuse(f"{died}: what was committed is whole; continue with {resume}", 1)
     return 0
 
 

@@ -38,7 +38,7 @@ class Assembly:
 
     Args:
         planner: says what trials have in common.
-        ledger: holds the trials, their groups, and the states that they go on from.
+        ledger: holds the trials, their groups, and the states that they continue from.
     """
 
     def __init__(self, planner: Planner, ledger: Ledger) -> None:
@@ -115,7 +115,7 @@ class Assembly:
         return values
 
     def states(self, part: Sequence[Lane], epoch: int) -> bytes:
-        """The packed states that these lanes go on from."""
+        """The packed states that these lanes continue from."""
         source = {c.trial: c.source for c in self.ledger.changes() if c.epoch == epoch}
         trials = {trial.number: trial for trial in self.ledger.trials()}
         kept = self.ledger.states()

@@ -81,7 +81,7 @@ class Compiled:
         self.structure, self.way, self.shared = structure, way, shared
         self.traces = 0  # how often the epoch was traced, hence compiled
         self.compile_seconds = 0.0
-        self.bytes = 0  # of memory that a call takes on a device, beside the data
+        self.bytes = 0  # of memory that a call takes on a device, besides the data
         mesh = _mesh(way.devices)
         self._split = NamedSharding(mesh, P("lanes"))
         self._whole = NamedSharding(mesh, P())

@@ -239,7 +239,7 @@ class Choice(_Options):
 class Grid(_Options):
     """One of some numbers, which are in order and not all of a range.
 
-    Raises ValueError for no number, for what is no finite number, and for numbers that do not
+    Raises ValueError for no number, for anything but finite numbers, and for numbers that do not
     increase.
 
     >>> Grid(1, 3, 10, 30).grid(points=2)

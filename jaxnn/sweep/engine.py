@@ -291,7 +291,7 @@ class _Ray(_Remote):
                 ray.init("local", num_cpus=workers, include_dashboard=False, **options)
             self._stack.callback(ray.shutdown)
         self._ray = ray
-        # A call gets a device of its own where there are any, else Ray would hide them.
+        # A call gets a separate device if there are any, else Ray would hide them.
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self._resource = "GPU" if gpus else "CPU"
         self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES)(_called)
@@ -310,7 +310,7 @@ class _Ray(_Remote):
 
 
 class Submitit(Engine):
-    """A submitit executor as one of `concurrent.futures`: each call is a job of its own.
+    """A submitit executor as one of `concurrent.futures`: each call is a separate job.
 
     A job that dies is submitted again, three times in all; the files of one that ends well are
     removed.
@@ -380,7 +380,7 @@ def _minutes(text: str) -> int:
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if not found:
         raise ValueError(
-            f"SBATCH_TIMELIMIT={text!r} is no time limit; write minutes, H:M:S or D-H:M:S, "
+            f"SBATCH_TIMELIMIT={text!r} is not a time limit; write minutes, H:M:S or D-H:M:S, "
             "SBATCH_TIMELIMIT=4:00:00"
         )
     days, *parts = found.groups()

@@ -1,6 +1,6 @@
 """A sweep in the form that other tools read.
 
-    csv, parquet   a row a trial; and beside it, in NAME-results, a row a number reported
+    csv, parquet   a row a trial; and next to it, in NAME-results, a row a number reported
     optuna         an SQLite storage with one study, which Optuna and its dashboard open
     tensorboard    a folder with a run a lane (a trial with one seed)
     wandb          a folder with an offline run a lane, which `wandb sync` sends
@@ -259,7 +259,7 @@ def unsynchronized(file: Path) -> Any:
 
 @contextlib.contextmanager
 def both(target: Path, ending: str) -> Iterator[tuple[Path, Path]]:
-    """Where to write trials and results: `target`, and the file beside it that ends in -results."""
+    """Where to write trials, and results: `target`, and a file next to it that ends in -results."""
     beside = target.with_name(f"{target.stem}-results{target.suffix or '.' + ending}")
     with fresh(beside) as results, fresh(target) as trials:
         yield trials, results

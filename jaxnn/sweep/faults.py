@@ -22,7 +22,7 @@ class LedgerError(OSError):
 
 
 def resume_command(folder: Path, experiment: object) -> str:
-    """What to write to go on with the sweep in `folder`.
+    """The command that continues the sweep in `folder`.
 
     >>> resume_command(Path("runs/one two"), "experiments.mnist_mlp")
     "python -m experiments.mnist_mlp resume 'runs/one two'"
@@ -50,7 +50,7 @@ def explained(folder: Path, consequence: str) -> Iterator[None]:
 
 
 def damaged(folder: Path) -> str:
-    """What to say of a ledger that is no whole file any more."""
+    """What to say of a ledger that is damaged."""
     return f"the ledger in {folder} is damaged, put back a copy of ledger.sqlite"
 
 
@@ -75,5 +75,5 @@ def _of_system(folder: Path, error: OSError) -> str:
     if error.errno in FULL:
         return f"the disk is full, {where} cannot be written ({cause})"
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return f"{folder} cannot be written, {where} is no folder"
+        return f"{folder} cannot be written, {where} is not a folder"
     return f"{where} cannot be written ({cause})"

@@ -1,4 +1,4 @@
-"""What a ledger tells: all that was asked and all that came of it, as the values of `records`."""
+"""What a ledger holds: all that was asked and all that came of it, as values."""
 
 import contextlib
 import hashlib
@@ -109,7 +109,7 @@ class History:
         if not rows:
             raise ValueError(f"no cohort {cohort!r} in the ledger")
         if rows[0][0] is None:
-            raise ValueError(f"cohort {cohort} has no checkpoint: none of its lanes goes on")
+            raise ValueError(f"cohort {cohort} has no checkpoint: none of its lanes continues")
         return checkpoints.read(self.folder, cohort, rows[0][0])
 
     def digest(self) -> str:

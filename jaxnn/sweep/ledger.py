@@ -1,7 +1,7 @@
 """The ledger of a sweep: all that was asked and all that came of it, in a folder.
 
     FOLDER/ledger.sqlite   the tables (`opening`, `tables`), their rows as values (`records`)
-    FOLDER/lanes/          the states of lanes that go on from a rung (`checkpoints`)
+    FOLDER/lanes/          the states of lanes that continue from a rung (`checkpoints`)
     FOLDER/driver.lock     held by the driver, which alone writes (`lock`)
     FOLDER/report.html     what the report makes of it
 
@@ -131,8 +131,8 @@ class Ledger(History):
     ) -> list[int]:
         """Note the trials of a round, each with its group: all of them, or none.
 
-        Returns their numbers, which go on from those before. A group of None is for a trial that no
-        program could be made for; `decide` says that it failed.
+        Returns their numbers, which continue from those before. A group of None is for a trial that
+        no program could be made for; `decide` notes that it failed.
         """
         texts = [(tables.values_text(values), group) for values, group in asked]
         with self._transaction() as db:
@@ -162,9 +162,9 @@ class Ledger(History):
         Args:
             cohort: what ran; its lanes must stand at its `epoch_from`.
             results: (trial, seed, epoch, name, value) of each number reported.
-            statuses: what becomes of its trials; `running` goes on, from `lanes`.
+            statuses: what becomes of its trials; `running` continues, from `lanes`.
             errors: why trials failed or diverged.
-            lanes: the states of the lanes, for those that go on.
+            lanes: the states of the lanes, for those that continue.
 
         Returns the number of the cohort. Raises ValueError for lanes that stand elsewhere, so that
         an outcome that comes twice is noted once.
@@ -206,7 +206,7 @@ class Ledger(History):
     def change(self, changes: Iterable[Change]) -> None:
         """Note what a step of population-based training changes, all at once.
 
-        Their sources' checkpoints are kept until each changed trial has gone on.
+        Their sources' checkpoints are kept until each changed trial has continued.
         """
         rows = [(c.trial, c.epoch, tables.values_text(c.values), c.source) for c in changes]
         with self._transaction() as db:
@@ -272,7 +272,7 @@ def _check_free(folder: Path) -> None:
         with Ledger.open(folder) as ledger:
             experiment, count = ledger.meta.get("experiment"), len(ledger.trials())
         raise LedgerError(
-            f"{folder} holds a sweep already (of {experiment}, {count} trials): go on with it by "
+            f"{folder} holds a sweep already (of {experiment}, {count} trials): continue it by "
             f"{resume_command(folder, experiment)}, or write --folder with another place"
         )
     if found:

@@ -67,7 +67,7 @@ def connect(folder: Path, write: bool) -> sqlite3.Connection:
     try:
         connection = _checked(file, "rw" if write else "ro")
     except sqlite3.OperationalError:
-        # SQLite wants to make files beside it even to read; not so where nothing can change.
+        # SQLite wants to make files next to it even to read; not so where nothing can change.
         if write or file.with_name(FILE + "-wal").exists():
             raise
         connection = _checked(file, "ro&immutable=1")
@@ -129,9 +129,11 @@ def _check(connection: sqlite3.Connection, file: Path) -> None:
     except sqlite3.DatabaseError as error:
         if code(error) != sqlite3.SQLITE_NOTADB:
             raise
-        raise LedgerError(f"{file} is no ledger of a sweep ({error}): look at the path") from None
+        raise LedgerError(
+            f"{file} is not the ledger of a sweep ({error}): look at the path"
+        ) from None
     if application != APPLICATION:
-        raise LedgerError(f"{file} is no ledger of a sweep: look at the path")
+        raise LedgerError(f"{file} is not the ledger of a sweep: look at the path")
     if schema > SCHEMA:
         raise LedgerError(
             f"{file} was written by a newer jaxnn (its schema is {schema}, this one knows "
@@ -196,7 +198,7 @@ class DriverLock(Lock):
         except Locked as error:
             raise LedgerError(str(error)) from None
         except NoLock:
-            raise LedgerError(f"{folder / LOCK} is no driver's lock: remove it") from None
+            raise LedgerError(f"{folder / LOCK} is not a driver's lock: remove it") from None
 
 
 def is_driven(folder: Path) -> bool:

@@ -55,7 +55,7 @@ class Timing(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A question to a worker: how should so many lanes of this structure go?
+    """A question to a worker: how should this many lanes of this structure run?
 
     Args:
         work: one lane or more of it, as examples.

@@ -185,7 +185,7 @@ class Space:
     def configured(self, config: Any, values: Mapping[str, Any]) -> Any:
         """The configuration with these values in their places, all else as it is.
 
-        Dataclasses on the way are made anew by `dataclasses.replace`, once each, so that their own
+        Dataclasses on the way are made again by `dataclasses.replace`, once each, so that their own
         checks run. The values stay what they are and may be traced by JAX. A class that a branch
         chose and `config` does not have there starts from its defaults.
 

@@ -107,7 +107,7 @@ def structure_of(
 def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False) -> dict[str, str]:
     """`traced`, or the reason why not, for each dimension of the experiment's space.
 
-    Dimensions are tried one after the other, each beside those that came through before it, so
+    Dimensions are tried one after the other, each next to those that came through before it, so
     that what is called traced can be traced together.
 
     Args:

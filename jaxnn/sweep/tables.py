@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 Scalar = float | int | str | bool | None
 Values = dict[str, Scalar]
-# Open trials go on: those not begun, and those that wait at a rung. The others have ended.
+# Open trials continue: those not begun, and those that wait at a rung. The others have ended.
 OPEN = ("asked", "running")
 BROKEN = ("diverged", "failed")
 STATUSES = (*OPEN, "done", "stopped", *BROKEN)
@@ -114,7 +114,7 @@ class Cohort:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Population-based training: after `epoch`, `trial` goes on from the state of `source`, with
+    """Population-based training: after `epoch`, `trial` continues from the state of `source`, with
     other `values`."""
 
     trial: int
@@ -156,7 +156,7 @@ TABLES = (
     "CREATE INDEX changes_from ON changes (source, epoch)",
 )
 
-# Cohorts with a checkpoint that nothing goes on from: no open trial stands there, and no open trial
+# Cohorts with a checkpoint that nothing continues from: no open trial stands there, and no open trial
 # that stands at its epoch takes over a state of it.
 SPARE = """
     SELECT id FROM cohorts WHERE checkpoint IS NOT NULL AND NOT EXISTS (
@@ -184,7 +184,7 @@ def to_text(plain: Any) -> str:
 
 
 def values_text(values: Values) -> str:
-    """The values of a trial as JSON; raises TypeError for what is no scalar of Python's."""
+    """The values of a trial as JSON; raises TypeError for anything but Python scalars."""
     for name, value in values.items():
         if not isinstance(value, float | int | str | bool | None):
             raise TypeError(
@@ -220,7 +220,7 @@ def settle(
 
 
 def release(db: sqlite3.Connection) -> list[int]:
-    """Note that checkpoints from which nothing goes on are gone; returns their cohorts."""
+    """Note that checkpoints from which nothing continues are gone; returns their cohorts."""
     spare = [key for (key,) in db.execute(SPARE)]
     db.executemany("UPDATE cohorts SET checkpoint = NULL WHERE id = ?", [(key,) for key in spare])
     return spare

@@ -144,7 +144,7 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys,
         status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert (status, error) == (
         130,
-        "error: interrupted: what was committed is whole; go on with "
+        "error: interrupted: what was committed is whole; continue with "
         f"python -m tests.sweep.quick resume {place}\n",
     )
     assert ask is Driver._reach
@@ -168,7 +168,7 @@ def test_a_signal_that_is_lost_within_a_callback_stops_a_sweep_all_the_same(
         patch.setattr(Driver, "_reach", deaf)
         status, out, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert (status, out) == (130, "")
-    assert error.startswith("error: interrupted: what was committed is whole; go on with ")
+    assert error.startswith("error: interrupted: what was committed is whole; continue with ")
     assert signal.getsignal(number) is handlers
     assert said(capsys, "resume", place)[0] == 0
     assert digest(place) == digest(folder)
@@ -323,7 +323,7 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
         ),
         (
             ["--halving", "successive", "--eta", "1"],
-            "eta is a whole number from 2 on: one in eta goes on; got eta=1",
+            "eta is a whole number from 2 on: one in eta continues; got eta=1",
         ),
         (
             ["--halving", "hyperband", "--least", "5"],
@@ -452,7 +452,7 @@ def test_a_folder_that_holds_another_sweep(folder, capsys, nothing_computed):
     status, _, error = said(capsys, "sweep", *SMALL, "--folder", folder)
     assert (status, error) == (
         1,
-        f"error: {folder} holds a sweep already (of tests.sweep.quick, 8 trials): go on with it "
+        f"error: {folder} holds a sweep already (of tests.sweep.quick, 8 trials): continue it "
         f"by python -m tests.sweep.quick resume {folder}, or write --folder with another place\n",
     )
     assert digest(folder) == before
@@ -470,7 +470,7 @@ def test_a_folder_that_holds_something_else(tmp_path, capsys, nothing_computed):
     status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert status == 1
     assert error.startswith(f"error: {place} cannot be written, ")
-    assert error.endswith("is no folder. Nothing was run; write --folder with another place\n")
+    assert error.endswith("is not a folder. Nothing was run; write --folder with another place\n")
     assert error.count("\n") == 1
 
 

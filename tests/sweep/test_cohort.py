@@ -466,7 +466,7 @@ def test_a_lane_that_diverges_does_so_alone(way):
         else:
             assert_same_bits(row, was)
             assert_same_bits(after[i], before[i])
-    # It goes on from there, as it is.
+    # It continues from there, as it is.
     half = trained(SMALL, way, values, seeds, (0, 2))
     rest = trained(SMALL, way, values, seeds, (2, 4), half.state)
     assert rest.state == broken.state

@@ -1,4 +1,4 @@
-"""A sweep goes on from anywhere, and what breaks in it breaks alone."""
+"""A sweep continues from anywhere, and what breaks in it breaks alone."""
 
 import concurrent.futures
 import contextlib

@@ -62,7 +62,7 @@ def test_rungs_are_floors_of_the_whole(eta):
     "arguments, text",
     [
         ((0, 3), r"a trial runs for at least 1 epoch, got epochs=0"),
-        ((9, 1), r"eta is a whole number from 2 on: one in eta goes on; got eta=1"),
+        ((9, 1), r"eta is a whole number from 2 on: one in eta continues; got eta=1"),
         ((9, 2.5), r"eta is a whole number from 2 on.*got eta=2\.5"),
         ((9, 3, 10), r"the first rung is within 1 \.\. 9 epochs, got least=10"),
         ((9, 3, 0), r"the first rung is within 1 \.\. 9 epochs, got least=0"),
@@ -132,7 +132,7 @@ def test_the_table_of_mlr3hyperband():
 
 @pytest.mark.parametrize("epochs, eta", [(81, 3), (64, 4), (50, 3), (10, 2), (1, 2)])
 def test_no_bracket_trains_longer_than_its_share(epochs, eta):
-    # Each bracket has n * epochs to spend if every segment started from scratch; lanes go on from
+    # Each bracket has n * epochs to spend if every segment started from scratch; lanes continue from
     # the rung before, so it is less. The ceiling of the count adds at most a trial a rung.
     brackets = hyperband(epochs, eta)
     n = len(brackets)
@@ -244,7 +244,7 @@ def test_all_is_drawn_anew_at_times_and_fits_the_space():
     drawn = np.mean([float(values["dropout"] or 0) < 0.25 for values in found])
     assert 0.35 < drawn < 0.65  # half, four standard deviations of 200 draws wide
     kept = np.mean([values["depth"] in (1, 3) for values in perturbations(VALUES)])
-    # 3/4 stay near, and of 1/4 drawn anew 2/8 are 1 or 3 too; four standard deviations wide.
+    # 3/4 stay near, and of 1/4 drawn again 2/8 are 1 or 3 too; four standard deviations wide.
     assert abs(kept - (0.75 + 0.25 * 2 / 8)) < 0.12
 
 

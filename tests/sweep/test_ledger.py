@@ -262,7 +262,7 @@ def test_a_checkpoint_stays_exactly_while_a_lane_goes_on_from_it(ledger):
     ledger.commit(Cohort("wide", 1, 1, 2, ((1, 7),)), [], {1: "running"}, lanes=b"later")
     assert not file.exists()
     assert ledger.states() == {(1, 7, 2): (1, 0)}
-    with pytest.raises(ValueError, match="cohort 0 has no checkpoint: none of its lanes goes on"):
+    with pytest.raises(ValueError, match="cohort 0 has no checkpoint: none of its lanes continues"):
         ledger.lanes(0)
     ledger.decide({1: "stopped"}, 1)
     assert list((ledger.folder / "lanes").iterdir()) == []
@@ -425,7 +425,7 @@ def test_what_is_no_ledger_is_told_and_left_alone(tmp_path, contents):
         lambda: Ledger.open(tmp_path, write=True),
         lambda: Ledger.create(tmp_path, META),
     ):
-        with pytest.raises(LedgerError, match=rf"{file} is no ledger of a sweep"):
+        with pytest.raises(LedgerError, match=rf"{file} is not the ledger of a sweep"):
             use()
     assert file.read_bytes() == before
     assert os.listdir(tmp_path) == ["ledger.sqlite"]
@@ -464,7 +464,7 @@ def test_a_damaged_ledger_is_told(tmp_path):
 def test_a_lock_that_is_none_is_told(tmp_path):
     Ledger.create(tmp_path, META).close()
     (tmp_path / "driver.lock").write_bytes(b"mine" * 1000)
-    with pytest.raises(LedgerError, match=r"driver\.lock is no driver's lock: remove it"):
+    with pytest.raises(LedgerError, match=r"driver\.lock is not a driver's lock: remove it"):
         Ledger.open(tmp_path, write=True)
 
 
@@ -586,9 +586,7 @@ def test_a_real_limit_on_file_size(tmp_path, size):
 def test_a_place_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("here first")
     for place in (tmp_path / "file", tmp_path / "file" / "sweep"):
-        text = (
-            rf"{place} cannot be written, .*file.* is no folder\. Nothing was run; write --folder"
-        )
+        text = rf"{place} cannot be written, .*file.* is not a folder\. Nothing was run; write --folder"
         with pytest.raises(LedgerError, match=text):
             Ledger.create(place, META)
     assert (tmp_path / "file").read_text() == "here first"

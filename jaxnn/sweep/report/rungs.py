@@ -89,7 +89,7 @@ def survival_bars(figure: Any, rows: list[dict[str, Any]]) -> None:
         on = row["reached"] - row["stopped"]
         panel.barh(at, row["reached"], height=0.62, color=LEVELS[1])
         panel.barh(at, on, height=0.62, color=CURVE)
-        told = f"{row['reached']:,}" + (f", {on:,} go on" if row["stopped"] else "")
+        told = f"{row['reached']:,}" + (f", {on:,} continue" if row["stopped"] else "")
         panel.text(row["reached"] + 0.01 * most, at, told, va="center")
     panel.set_yticks(range(len(rows)), [f"epoch {row['epoch']}" for row in rows])
     panel.tick_params(axis="y", labelcolor=INK)

@@ -156,8 +156,8 @@ TABLES = (
     "CREATE INDEX changes_from ON changes (source, epoch)",
 )
 
-# Cohorts with a checkpoint that nothing continues from: no open trial stands there, and no open trial
-# that stands at its epoch takes over a state of it.
+# Cohorts with a checkpoint that nothing continues from: no open trial is there, and no open trial at
+# its epoch takes over a state of it.
 SPARE = """
     SELECT id FROM cohorts WHERE checkpoint IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM lanes AS here WHERE here.cohort = cohorts.id AND (

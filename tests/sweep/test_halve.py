@@ -132,8 +132,8 @@ def test_the_table_of_mlr3hyperband():
 
 @pytest.mark.parametrize("epochs, eta", [(81, 3), (64, 4), (50, 3), (10, 2), (1, 2)])
 def test_no_bracket_trains_longer_than_its_share(epochs, eta):
-    # Each bracket has n * epochs to spend if every segment started from scratch; lanes continue from
-    # the rung before, so it is less. The ceiling of the count adds at most a trial a rung.
+    # Each bracket has n * epochs to spend if every segment started from scratch; lanes continue
+    # from the rung before, so it is less. The ceiling of the count adds at most a trial a rung.
     brackets = hyperband(epochs, eta)
     n = len(brackets)
     for bracket in brackets:

@@ -385,7 +385,7 @@ def test_a_folder_that_holds_another_sweep_is_refused_with_what_to_write(ledger)
     two_lanes(ledger)
     place = ledger.folder
     text = (
-        rf"{place} holds a sweep already \(of experiments\.toy, 2 trials\): go on with it by "
+        rf"{place} holds a sweep already \(of experiments\.toy, 2 trials\): continue it by "
         rf"{PLACE}{place}, or write --folder with another place"
     )
     with pytest.raises(LedgerError, match=text):
@@ -586,7 +586,9 @@ def test_a_real_limit_on_file_size(tmp_path, size):
 def test_a_place_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("here first")
     for place in (tmp_path / "file", tmp_path / "file" / "sweep"):
-        text = rf"{place} cannot be written, .*file.* is not a folder\. Nothing was run; write --folder"
+        text = (
+            rf"{place} cannot be written, .*file.* is not a folder\. Nothing was run; write --fold"
+        )
         with pytest.raises(LedgerError, match=text):
             Ledger.create(place, META)
     assert (tmp_path / "file").read_text() == "here first"

@@ -42,7 +42,7 @@ def progress(sweep: Sweep) -> str:
             "one seed), the darker one the middle half, the thin line their median. Orange: the "
             "best trial, a line a seed."
             + (
-                " Dotted: rungs, after which only the better trials continue, so that the band jumps."
+                " Dotted: rungs, after which only better trials continue, so that the band jumps."
                 if len(sweep.rungs) > 1
                 else ""
             ),

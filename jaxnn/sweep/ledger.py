@@ -134,7 +134,7 @@ class Ledger(History):
         Returns their numbers, which continue from those before. A group of None is for a trial that
         no program could be made for; `decide` notes that it failed.
         """
-        texts = [(tables.values_text(values), group) for values, group in asked]
+        texts = [(tables.to_text(values), group) for values, group in asked]
         with self._transaction() as db:
             first = db.execute("SELECT coalesce(max(number) + 1, 0) FROM trials").fetchone()[0]
             rows = [
@@ -208,7 +208,7 @@ class Ledger(History):
 
         Their sources' checkpoints are kept until each changed trial has continued.
         """
-        rows = [(c.trial, c.epoch, tables.values_text(c.values), c.source) for c in changes]
+        rows = [(c.trial, c.epoch, tables.to_text(c.values), c.source) for c in changes]
         with self._transaction() as db:
             db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", rows)
 

@@ -136,11 +136,8 @@ def _ladders(asked: Probe) -> Iterator[list[Way]]:
             most = -(-asked.lanes // devices)  # a wider call would only be filled up
             if by in asked.by:
                 ways = [Way(by, w, devices) for w in dict.fromkeys(min(w, most) for w in widths)]
-                yield [one for one in ways if len(asked.by) == 1 or _is_taken(asked.work, one)]
-
-
-def _is_taken(work: Work, way: Way) -> bool:
-    return taken(work.structure, work.values[0], way) == way
+                structure, values = asked.work.structure, asked.work.values[0]
+                yield [w for w in ways if len(asked.by) == 1 or taken(structure, values, w) == w]
 
 
 def _timed(work: Work, way: Way) -> Timing:

@@ -156,8 +156,8 @@ TABLES = (
     "CREATE INDEX changes_from ON changes (source, epoch)",
 )
 
-# Cohorts with a checkpoint that nothing continues from: no open trial is there, and no open trial at
-# its epoch takes over a state of it.
+# Cohorts with a checkpoint that nothing continues from: no open trial is there, and no open trial
+# at its epoch takes over a state of it.
 SPARE = """
     SELECT id FROM cohorts WHERE checkpoint IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM lanes AS here WHERE here.cohort = cohorts.id AND (
@@ -181,17 +181,6 @@ ADD_GROUP = """
 def to_text(plain: Any) -> str:
     """Plain data as JSON; infinities and NaN as Python writes them, since values may be such."""
     return json.dumps(plain, separators=(",", ":"))
-
-
-def values_text(values: Values) -> str:
-    """The values of a trial as JSON; raises TypeError for anything but Python scalars."""
-    for name, value in values.items():
-        if not isinstance(value, float | int | str | bool | None):
-            raise TypeError(
-                f"a trial's values are numbers, texts, booleans or None; {name!r} is {value!r} "
-                f"({type(value).__name__}): convert it before, as in float(value)"
-            )
-    return to_text(values)
 
 
 def settle(

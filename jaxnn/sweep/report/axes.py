@@ -203,7 +203,8 @@ def scores(
     whole = [(t, x) for t, x in there if t.number in compared]
     cut = [(t, x) for t, x in there if t.number not in compared]
     diameter = size(sum(t.number in compared for t in trials))
-    heights = [_up(sweep, STOPPED + 0.05 * (_off(t) - 0.5)) for t, _ in cut]
+    offs = [(SPREADS[1] * (t.number + 1)) % 1 - 0.5 for t, _ in cut]
+    heights = [_up(sweep, STOPPED + 0.05 * off) for off in offs]
     dots(panel, [x for _, x in cut], heights, LEVELS[3], 0.6 * diameter, **strip)
     numbers = [scale.clipped(sweep.scores[t.number].mean) for t, _ in whole]
     dots(panel, [x for _, x in whole], numbers, CURVE, diameter)
@@ -231,7 +232,3 @@ def _length(sweep: Sweep) -> str:
 def _up(sweep: Sweep, share: float) -> float:
     """A height in the panel, counted from the worse end of the axis."""
     return share if sweep.maximize else 1 - share
-
-
-def _off(trial: Trial) -> float:
-    return (SPREADS[1] * (trial.number + 1)) % 1

@@ -409,7 +409,7 @@ def test_without_optuna_a_sweep_runs_and_has_its_report(tmp_path, monkeypatch, c
 
 @dataclasses.dataclass(frozen=True)
 class Either(quick.Config):
-    optimizer: AdamW | SGD = SGD()  # noqa: RUF009, frozen
+    optimizer: AdamW | SGD = SGD()  # type: ignore[assignment]  # noqa: RUF009, frozen
 
 
 @pytest.mark.parametrize(

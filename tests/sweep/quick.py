@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 import optax
@@ -51,7 +52,7 @@ def load(config):
     return digits()
 
 
-def program(config, data, net=None, task=TASK, optimizer=None):
+def program(config, data, net=None, task: Any = TASK, optimizer=None):
     """The program of this configuration, or of any other with these fields."""
     steps = ROWS // config.batch_size * config.epochs
     return train.Supervised(

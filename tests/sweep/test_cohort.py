@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -602,8 +603,8 @@ def test_lanes_start_alike_only_where_nothing_swept_says_otherwise():
     values = ({"bias": -0.5}, {"bias": 0.25})
     outcome = trained(structure, LOOP, values, epochs=(0, 1))
     for lane, one in enumerate(values):
-        net = structure.training(one).run.program.objective.inner
-        assert net.b_init == constant(one["bias"])
+        program: Any = structure.training(one).run.program
+        assert program.objective.inner.b_init == constant(one["bias"])
         assert outcome.metrics["loss"][lane, 0] == solo(structure, one)[1]["loss"][0]
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import importlib
 import json
 import math
 import shlex
@@ -426,8 +427,7 @@ def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
 
 def test_messages_about_runs_quote_their_paths(tmp_path):
     load_unfinished = pytest.importorskip("jaxnn.experiment.config_file").load_unfinished
-    from jaxnn.experiment.prediction import load_run
-
+    load_run: Any = importlib.import_module("jaxnn.experiment.prediction").load_run
     folder = tmp_path / "a run"
     folder.mkdir()
     (folder / "checkpoints").mkdir()

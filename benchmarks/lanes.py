@@ -46,8 +46,8 @@ def run(trials: int = TRIALS, rounds: int = ROUNDS) -> Result:
 
 def _table(name: str, trials: int, rounds: int) -> Table:
     planner = Planner(
-        digits.RECIPE,
-        dataclasses.replace(digits.Experiment(), network=name),
+        digits.EXPERIMENT,
+        dataclasses.replace(digits.Config(), network=name),
         Settings(trials=trials),
     )
     random = np.random.default_rng(0)

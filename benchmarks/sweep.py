@@ -84,8 +84,7 @@ def run(trials: int = TRIALS) -> Result:
 
 def _rows(place: Path) -> Path:
     """The problem's arrays in a file, for those who do not import jaxnn."""
-    data = digits.problem().data
-    (x, y), (held_x, held_y) = data.train, data.validation
+    (x, y), (held_x, held_y) = digits.load(digits.Config())
     file = place / "digits.npz"
     np.savez(file, x=x, y=y, held_x=held_x, held_y=held_y)
     return file

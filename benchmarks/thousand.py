@@ -11,57 +11,74 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jaxnn.train.feed import pure_steps
 
 from benchmarks.report import Bar, Result, Table
 from benchmarks.timing import sample
-from experiments import mnist_mlp
-from jaxnn.data.order import epoch_order
-from jaxnn.experiment import Problem, Recipe
-from jaxnn.experiment.configuration import to_plain
+from jaxnn import data, train
+from jaxnn.command.sweep import meta_of
+from jaxnn.experiment import SGD, Experiment
+from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform
-from jaxnn.sweep.cohort import Way, problem_of
+from jaxnn.sweep.cohort import Way
 from jaxnn.sweep.driver import Driver, Progress
 from jaxnn.sweep.engine import engine
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.space import Values
-from jaxnn.sweep.structure import start
-from jaxnn.train.evaluation import pure_evaluation
+from jaxnn.sweep.training import Training, arrays_of, training_of
 
 TRIALS = 1000
 EPOCHS = 10
 BATCH = 128
 # Of the sweep's trials, the share that the bare loop trains too.
 SHARE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """784-128-10 with dropout, by descent with momentum."""
+
+    model: MLP = MLP(width=128, depth=1, dropout=0.5)  # noqa: RUF009, frozen
+    optimizer: SGD = SGD(learning_rate=0.1)  # noqa: RUF009, frozen
+    batch_size: int = BATCH
+    epochs: int = EPOCHS
+    seed: int = 0
+
+
+def load(config: Config) -> Any:
+    """3,500 digits, gray levels in [0, 1], a class of ten for each; and those for validation."""
+    return data.mnist_5k()
+
+
+def program(config: Config, data: Any) -> train.Program:
+    """The training program of a configuration."""
+    steps = len(data.train.x) // config.batch_size * config.epochs
+    return train.Supervised(
+        config.model.network(10), train.Classification(10), config.optimizer.build(steps)
+    )
+
+
 SPACE = Space(
-    mnist_mlp.Experiment,
-    {"optimizer.learning_rate": LogUniform(1e-2, 0.5), "model.dropout": Uniform(0.0, 0.6)},
+    Config, {"optimizer.learning_rate": LogUniform(1e-2, 0.5), "model.dropout": Uniform(0.0, 0.6)}
 )
-RECIPE = Recipe("thousand", None, mnist_mlp.Experiment, mnist_mlp.problem, mnist_mlp.build, SPACE)
+EXPERIMENT = Experiment("thousand", Config, data=load, program=program, space=SPACE)
 OURS, BARE = "jaxnn sweep", "bare loop"
 
 
 def run(trials: int = TRIALS, epochs: int = EPOCHS) -> Result:
     """Measure the sweep, and the loop in turns with it."""
-    config = dataclasses.replace(mnist_mlp.Experiment(), batch_size=BATCH, epochs=epochs)
-    problem = problem_of(RECIPE)
-    rows = len(problem.data.train.x)
-    beside = _Beside(config, problem)
+    config = Config(epochs=epochs)
+    training = training_of(EXPERIMENT, config, config)
+    beside = _Beside(config, training)
     began = time.perf_counter()
-    planner = Planner(RECIPE, config, Settings(trials=trials))
-    meta = {
-        "config": to_plain(config),
-        "settings": to_plain(planner.settings),
-        "traced": planner.found,
-    }
+    planner = Planner(EXPERIMENT, config, Settings(trials=trials))
     with (
         tempfile.TemporaryDirectory() as place,
-        Ledger.create(Path(place, "sweep"), meta) as ledger,
+        Ledger.create(Path(place, "sweep"), meta_of(EXPERIMENT, planner)) as ledger,
         engine("local") as executor,
     ):
-        Driver(RECIPE, ledger, executor, watch=lambda seen: beside.keep_up(ledger, seen)).run()
+        Driver(EXPERIMENT, ledger, executor, watch=lambda seen: beside.keep_up(ledger, seen)).run()
         seconds = time.perf_counter() - began - beside.paused
         ends = Counter(trial.status for trial in ledger.trials())
     each = {OURS: seconds / trials, BARE: beside.seconds / beside.trials}
@@ -72,12 +89,13 @@ def run(trials: int = TRIALS, epochs: int = EPOCHS) -> Result:
         at_least=True,
     )
     return Result(
-        f"{trials:,} trials of 784-128-10 with dropout on {rows:,} digits, {epochs} epochs at "
-        f"batch {BATCH}, validated after each; learning rate and dropout searched at random. The "
-        "sweep runs in process, from the plan to the last commit: probe, compilation and ledger "
-        "included. The bare loop is one warm compiled program of the way that the sweep chose, "
-        f"called epoch after epoch and nothing else. It trained {beside.trials:,} trials, in turns "
-        "with the sweep, whose clock stood still meanwhile. Both times are totals over trials.",
+        f"{trials:,} trials of 784-128-10 with dropout on {training.source.rows:,} digits, "
+        f"{epochs} epochs at batch {BATCH}, validated after each; learning rate and dropout "
+        "searched at random. The sweep runs in process, from the plan to the last commit: probe, "
+        "compilation and ledger included. The bare loop is one warm compiled program of the way "
+        "that the sweep chose, called epoch after epoch and nothing else. It trained "
+        f"{beside.trials:,} trials, in turns with the sweep, whose clock stood still meanwhile. "
+        "Both times are totals over trials.",
         [Table("Trials", "ms a trial", {s: sample([t]) for s, t in each.items()}, BARE, [bar])],
         [
             f"{trials:,} trials in {seconds / 60:.1f} minutes, {1 / each[OURS]:.2f} trials a "
@@ -89,8 +107,8 @@ def run(trials: int = TRIALS, epochs: int = EPOCHS) -> Result:
 class _Beside:
     """The bare loop, which trains a few trials whenever the sweep has trained some more."""
 
-    def __init__(self, config: mnist_mlp.Experiment, problem: Problem) -> None:
-        self._config, self._problem = config, problem
+    def __init__(self, config: Config, training: Training) -> None:
+        self._config, self._training = config, training
         self._loop: Callable[[], None] | None = None
         self.way = Way("loop", 1)
         self.trials = 0
@@ -103,7 +121,7 @@ class _Beside:
         if self._loop is None:
             group = ledger.groups()[0]
             self.way = Way(group.way, group.lanes, group.devices)  # type: ignore[arg-type]
-            self._loop = bare(self._config, self._problem, self.way)
+            self._loop = bare(self._config, self._training, self.way)
             self._loop()
         while self.trials < SHARE * seen.lanes:
             turn = time.perf_counter()
@@ -113,29 +131,25 @@ class _Beside:
         self.paused += time.perf_counter() - began
 
 
-def bare(config: mnist_mlp.Experiment, problem: Problem, way: Way) -> Callable[[], None]:
+def bare(config: Config, training: Training, way: Way) -> Callable[[], None]:
     """A function that trains as many trials as a call has lanes, by one jitted epoch."""
-    program = mnist_mlp.build(config, problem)
     random = np.random.default_rng(0)
     asked = [SPACE.sample(random) for _ in range(way.width)]
     values = {name: np.array([one[name] for one in asked], np.float32) for name in asked[0]}
-    data = jax.device_put((tuple(problem.scaled.train), tuple(problem.scaled.validation)))
-    first = jax.device_get(start(program, problem, program.seed))
+    data = jax.device_put(arrays_of(training.source))
+    first = jax.device_get(training.begin(config.seed))
     lanes = jax.tree.map(lambda leaf: np.stack([leaf] * way.width), first)
-    rows, size = len(problem.scaled.train.x), program.batch_size
-    steps = rows // size
-    orders = [
-        epoch_order(jax.random.key(program.seed), epoch, rows)[: steps * size].reshape(steps, size)
-        for epoch in range(program.epochs)
-    ]
+    orders = [training.order(config.seed, epoch).rows for epoch in range(config.epochs)]
 
     def epoch(values: Values, ts: Any, order: Any, data: Any) -> Any:
-        (x, y), (held_x, held_y) = data
-        p = mnist_mlp.build(SPACE.configured(config, values), problem)
-        ts, sums = pure_steps(p.net, p.task, p.optimizer, p.augment, ts, x, y, order)
-        size = len(held_x)
-        found = pure_evaluation(p.net, p.task, ts.params, ts.state, held_x, held_y, size)
-        return ts, (sums, found)
+        rows, held = data
+        made = program(SPACE.configured(config, values), training.source.data)
+
+        def step(ts: Any, chosen: Any) -> Any:
+            return made.step(ts, jax.tree.map(lambda leaf: leaf[chosen], rows))
+
+        ts, metrics = lax.scan(step, ts, order)
+        return ts, (metrics, made.evaluate(ts, held, key=jax.random.key(0)))
 
     def one_by_one(values: Any, ts: Any, order: Any, data: Any) -> Any:
         return lax.map(lambda lane: epoch(lane[0], lane[1], order, data), (values, ts))

@@ -5,7 +5,7 @@
 
 import dataclasses
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import optax
@@ -14,7 +14,7 @@ import jaxnn as nn
 from benchmarks.sweeping.sizes import BATCH, EPOCHS, RATES, STEPS, WIDTHS
 from jaxnn import data, train
 from jaxnn.command import main
-from jaxnn.experiment import Problem, Program, Recipe
+from jaxnn.experiment import Experiment
 from jaxnn.sweep import LogUniform, Space
 
 CLASSES = WIDTHS[-1]
@@ -41,7 +41,7 @@ NETWORKS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Config:
     """What a run depends on."""
 
     network: Literal["narrow", "wide", "convolutional"] = "narrow"
@@ -56,33 +56,21 @@ class Experiment:
     """Of all random numbers: parameters, order."""
 
 
-def problem() -> Problem:
-    """Gray levels in [0, 1] of 8 x 8 pixels: a class of ten for each."""
-    digits = data.digits()
-    x, y = digits.train_and_validation
+def load(config: Config) -> Any:
+    """Gray levels in [0, 1] of 8 x 8 pixels, and a class of ten for each: to train and validate."""
+    x, y = data.digits().train_and_validation
     rows = BATCH * STEPS
-    divided = dataclasses.replace(
-        digits,
-        train=data.Examples(x[:rows], y[:rows]),
-        validation=data.Examples(x[rows:], y[rows:]),
-    )
-    return Problem(divided, train.Classification(CLASSES))
+    return (x[:rows], y[:rows]), (x[rows:], y[rows:])
 
 
-def build(config: Experiment, problem: Problem) -> Program:
+def program(config: Config, data: Any) -> train.Program:
     """The training program of a configuration."""
-    return Program(
-        net=NETWORKS[config.network],
-        task=problem.task,
-        optimizer=train.Optimizer(optax.adam, learning_rate=config.learning_rate),
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        seed=config.seed,
-    )
+    optimizer = train.Optimizer(optax.adam, learning_rate=config.learning_rate)
+    return train.Supervised(NETWORKS[config.network], train.Classification(CLASSES), optimizer)
 
 
-SPACE = Space(Experiment, {"learning_rate": LogUniform(*RATES)})
-RECIPE = Recipe("digits", __doc__, Experiment, problem, build, SPACE)
+SPACE = Space(Config, {"learning_rate": LogUniform(*RATES)})
+EXPERIMENT = Experiment("digits", Config, data=load, program=program, space=SPACE)
 
 if __name__ == "__main__":
-    sys.exit(main(RECIPE))
+    sys.exit(main(EXPERIMENT))

@@ -6,10 +6,14 @@ gives 0.02 and returns to the start. The best action values are known in closed 
 discount of d, Q(s, right) = d^(4 - s) and Q(s, left) = 0.02 + d^5.
 
     python -m experiments.gallery.dqn
+    python -m experiments.gallery.dqn sweep --trials 16
 
 Expected in 10 seconds on two CPU cores: all 80 action values within 1e-4, and every best action.
+The sweep trains its trials as lanes of one program, and compares them by the largest error.
 """
 
+import dataclasses
+import sys
 from typing import Any
 
 import jax
@@ -17,7 +21,9 @@ import jax.numpy as jnp
 import optax
 
 import jaxnn as nn
-from jaxnn import train
+from jaxnn import command, train
+from jaxnn.experiment import Experiment
+from jaxnn.sweep import LogUniform, Uniform
 
 STATES = 5
 
@@ -70,9 +76,8 @@ class DQN(train.Program):
         at = state["step"] % self.capacity
         buffer = jax.tree.map(lambda kept, item: kept.at[at].set(item), state["buffer"], one)
         filled = jnp.minimum(state["step"] + 1, self.capacity)
-        rows = jax.tree.map(
-            lambda kept: kept[jax.random.randint(draw, (self.rows,), 0, filled)], buffer
-        )
+        chosen = jax.random.randint(draw, (self.rows,), 0, filled)
+        rows = jax.tree.map(lambda kept: kept[chosen], buffer)
         following = self.values(state["target"], rows["next"]).max(-1)
         wanted = rows["reward"] + self.discount * jnp.where(rows["end"], 0, following)
 
@@ -84,15 +89,20 @@ class DQN(train.Program):
         value, grads = jax.value_and_grad(loss)(state["params"])
         updates, opt_state = self.optimizer.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        return {
-            "params": params,
-            "target": optax.incremental_update(params, state["target"], self.polyak),
-            "opt_state": opt_state,
-            "buffer": buffer,
-            "s": new,
-            "step": state["step"] + 1,
-            "key": state["key"],
-        }, {"loss": value, "reward": train.Mean(reward, maximize=True)}
+        target = optax.incremental_update(params, state["target"], self.polyak)
+        after = {"params": params, "target": target, "opt_state": opt_state, "buffer": buffer}
+        after |= {"s": new, "step": state["step"] + 1, "key": state["key"]}
+        return after, {"loss": value, "reward": train.Mean(reward, maximize=True)}
+
+    def best(self):
+        """The best action values (states, 2) in closed form."""
+        right = self.discount ** jnp.arange(STATES - 1, -1, -1)
+        return jnp.stack([jnp.full(STATES, 0.02 + self.discount**STATES), right], -1)
+
+    def evaluate(self, state, batch, *, key):
+        """The largest error of an action value."""
+        error = jnp.abs(self.values(state["params"], jnp.arange(STATES)) - self.best()).max()
+        return {"error": train.Mean(error, maximize=False)}
 
     def predict(self, state, s):
         """Action values (rows, 2) of states s (rows,)."""
@@ -125,14 +135,36 @@ def program(width: int = 32, rate: float | train.Schedule = 1e-3, **options: Any
     return DQN(net, train.Optimizer(optax.adam, learning_rate=rate), **options)
 
 
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a trial of a sweep depends on."""
+
+    rate: float = 1e-3
+    discount: float = 0.9
+    polyak: float = 0.01
+    steps: int = 2000
+    seed: int = 0
+
+
+def build(config: Config, data: None) -> DQN:
+    """The program of a configuration."""
+    return program(rate=config.rate, discount=config.discount, polyak=config.polyak)
+
+
+SPACE = {
+    "rate": LogUniform(1e-4, 1e-2),
+    "discount": Uniform(0.6, 0.95),
+    "polyak": LogUniform(1e-3, 0.1),
+}
+EXPERIMENT = Experiment("dqn", Config, program=build, space=SPACE)
+
+
 def main(steps: int = 6000) -> dict[str, float]:
     """Train for eight seeds, and compare with the best action values."""
     agent = program(rate=train.Cosine(3e-3, steps=steps))
     agents = Seeds(agent, 8)
     state, _ = train.fit(agents, key=jax.random.key(0), steps=steps, every=1000)
-    s, discount = jnp.arange(STATES), agent.discount
-    best = jnp.stack([jnp.full(STATES, 0.02 + discount**5), discount ** (STATES - 1 - s)], -1)
-    found = train.predict(agents, state, s)
+    found, best = train.predict(agents, state, jnp.arange(STATES)), agent.best()
     return {
         "largest error": float(jnp.abs(found - best[:, None]).max()),
         "best actions": float((found.argmax(-1) == best.argmax(-1)[:, None]).mean()),
@@ -140,4 +172,4 @@ def main(steps: int = 6000) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(main())
+    sys.exit(command.main(EXPERIMENT)) if sys.argv[1:] else print(main())

@@ -17,7 +17,7 @@ import jax
 from ..core.fingerprint import differences
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
-from ..experiment.experiment import AnyRecipe
+from ..experiment.experiment import Experiment, loaded
 from ..experiment.run import versions
 from ..files.plain import quoted
 from ..sweep.driver import Driver, Progress
@@ -26,11 +26,10 @@ from ..sweep.faults import resume_command as resume_text
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
 from ..sweep.reading import read
-from ..sweep.records import OPEN
 from ..sweep.report import check_library, prepared
 from ..sweep.settings import Settings
 from ..sweep.structure import space_of
-from ..sweep.training import source_of
+from ..sweep.tables import OPEN
 from .parsing import library, module_of, parse, place, refuse
 from .watching import finish, watched
 
@@ -47,28 +46,28 @@ class Resources:
     """On a CPU, devices to make of it, which share lanes where that is faster; 0 for one."""
 
 
-def plan_command(recipe: AnyRecipe, arguments: list[str]) -> int:
+def plan_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Print what a sweep would be."""
-    planner, _, resources = _planned(recipe, arguments, "plan", "Say what a sweep would be.")
+    planner, _, resources = _planned(experiment, arguments, "plan", "Say what a sweep would be.")
     asked = planner.search.ask(planner.settings.rounds(planner.epochs)[0].count, 0, [])
     with engine(resources.engine, resources.workers or None) as executor:
         print(make_plan(planner, asked, functools.partial(answer, executor)))
     return 0
 
 
-def sweep_command(recipe: AnyRecipe, arguments: list[str]) -> int:
+def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Sweep the experiment's space, and write the report."""
     title = "Train many configurations of the experiment's space."
-    planner, folder, resources = _planned(recipe, arguments, "sweep", title)
+    planner, folder, resources = _planned(experiment, arguments, "sweep", title)
     if folder is None:
-        folder = Path("sweeps", f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+        folder = Path("sweeps", f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     check_library()
     _note(planner.left_out)
-    with Ledger.create(folder, _meta(recipe, planner)) as ledger:
-        return _drive(recipe, ledger, resources)
+    with Ledger.create(folder, meta_of(experiment, planner)) as ledger:
+        return _drive(experiment, ledger, resources)
 
 
-def resume_command(recipe: AnyRecipe, arguments: list[str]) -> int:
+def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Go on with a sweep that was stopped."""
     tyro = library()
 
@@ -89,7 +88,7 @@ def resume_command(recipe: AnyRecipe, arguments: list[str]) -> int:
     folder, resources, force = tyro.cli(
         parsed,
         args=arguments,
-        prog=f"python -m {module_of(recipe)} resume",
+        prog=f"python -m {module_of(experiment)} resume",
         description="Go on with a sweep, or with a run in runs/, that stopped, as if it had not.",
     )
     checked(resources.engine, resources.workers or None)
@@ -98,13 +97,13 @@ def resume_command(recipe: AnyRecipe, arguments: list[str]) -> int:
     with Ledger.open(folder, write=True) as ledger:
         meta = ledger.meta
         read(ledger)  # which checks all that it holds
-        if meta["recipe"] != module_of(recipe):
+        if meta["experiment"] != module_of(experiment):
             raise ValueError(
-                f"{folder} is a sweep of {meta['recipe']}: write "
-                f"{resume_text(folder, meta['recipe'])}"
+                f"{folder} is a sweep of {meta['experiment']}: write "
+                f"{resume_text(folder, meta['experiment'])}"
             )
-        base = from_plain(recipe.config, dict(meta["config"]), f"{folder}: config")
-        now = _sources(recipe, base)
+        base = from_plain(experiment.config, dict(meta["config"]), f"{folder}: config")
+        now = _sources(experiment, base)
         began = sources.recorded(meta.get("sources"), f"the ledger in {folder}")
         changed = sources.changed(began["modules"])
         changed += differences(_others(began), _others(now))
@@ -118,10 +117,10 @@ def resume_command(recipe: AnyRecipe, arguments: list[str]) -> int:
             after = sum(trial.status not in OPEN for trial in ledger.trials())
             forced = [*meta.get("forced", []), {"after trials": after, "changes": changed}]
             ledger.set_meta({"sources": now, "forced": forced})
-        return _drive(recipe, ledger, resources)
+        return _drive(experiment, ledger, resources)
 
 
-def configuration_of(recipe: AnyRecipe, text: str) -> Any:
+def configuration_of(experiment: Experiment[Any], text: str) -> Any:
     """The configuration of a trial: `FOLDER:best`, or `FOLDER:17`.
 
     Raises ValueError or OSError for a folder or trial that there is not.
@@ -131,8 +130,10 @@ def configuration_of(recipe: AnyRecipe, text: str) -> Any:
         raise ValueError(f"--from is {text!r}, wanted FOLDER:best, or FOLDER:17 for trial 17")
     with Ledger.open(Path(folder)) as ledger:
         found = read(ledger)
-    if found.recipe != module_of(recipe):
-        raise ValueError(f"{folder} is a sweep of {found.recipe}, not of {module_of(recipe)}")
+    if found.experiment != module_of(experiment):
+        raise ValueError(
+            f"{folder} is a sweep of {found.experiment}, not of {module_of(experiment)}"
+        )
     trial = found.best if name == "best" else None
     if name != "best":
         trial = next((one for one in found.trials if one.number == int(name)), None)
@@ -142,20 +143,20 @@ def configuration_of(recipe: AnyRecipe, text: str) -> Any:
             if name == "best"
             else f"{folder} has the trials 0 .. {len(found.trials) - 1}, and no {name}"
         )
-    base = from_plain(recipe.config, dict(found.config), f"{folder}: config")
-    return space_of(recipe).configured(base, trial.values)
+    base = from_plain(experiment.config, dict(found.config), f"{folder}: config")
+    return space_of(experiment).configured(base, trial.values)
 
 
 def _planned(
-    recipe: AnyRecipe, arguments: list[str], command: str, title: str
+    experiment: Experiment[Any], arguments: list[str], command: str, title: str
 ) -> tuple[Planner, Path | None, Resources]:
     """What the arguments of `plan` and `sweep` ask for."""
-    space = space_of(recipe)
+    space = space_of(experiment)
     config, settings, where, resources = parse(
-        recipe,
+        experiment,
         arguments,
-        [Settings, place(f"sweeps/{recipe.name}-DATE-TIME"), Resources],
-        prog=f"python -m {module_of(recipe)} {command}",
+        [Settings, place(f"sweeps/{experiment.name}-DATE-TIME"), Resources],
+        prog=f"python -m {module_of(experiment)} {command}",
         text=[
             f"{title}\n\nIt sweeps:\n"
             + "\n".join(f"    {line}" for line in str(space).splitlines())
@@ -165,21 +166,21 @@ def _planned(
     )
     checked(resources.engine, resources.workers or None)
     _make_devices(resources.devices)
-    return Planner(recipe, config, settings), where.folder, resources
+    return Planner(experiment, config, settings), where.folder, resources
 
 
-def _drive(recipe: AnyRecipe, ledger: Ledger, resources: Resources) -> int:
+def _drive(experiment: Experiment[Any], ledger: Ledger, resources: Resources) -> int:
     """Run a sweep to its end, or to the signal that stops it."""
     with prepared():
-        status = _driven(recipe, ledger, resources)
+        status = _driven(experiment, ledger, resources)
         if status == 0:
             finish(ledger)
         return status
 
 
-def _driven(recipe: AnyRecipe, ledger: Ledger, resources: Resources) -> int:
+def _driven(experiment: Experiment[Any], ledger: Ledger, resources: Resources) -> int:
     """Run a sweep's trials; the exit status."""
-    resume = resume_text(ledger.folder, module_of(recipe))
+    resume = resume_text(ledger.folder, module_of(experiment))
     jobs = ledger.folder / "jobs"
     with engine(resources.engine, resources.workers or None, jobs) as executor, _signals() as came:
         workers = resources.workers or executor.workers
@@ -191,16 +192,16 @@ def _driven(recipe: AnyRecipe, ledger: Ledger, resources: Resources) -> int:
                         raise KeyboardInterrupt
                     watch(progress)
 
-                Driver(recipe, ledger, executor, workers, told).run()
+                Driver(experiment, ledger, executor, workers, told).run()
         except KeyboardInterrupt:
             executor.shutdown(wait=False, cancel_futures=True)
-            return refuse(f"interrupted: what was committed is whole; go on with {resume}", 130)
+            return refuse(f"interrupted: what was committed is whole; continue with {resume}", 130)
         except Exception as error:
             if not lost(error):
                 raise
             executor.shutdown(wait=False, cancel_futures=True)
             died = f"workers of {resources.engine} died again and again ({error})"
-            return refuse(f"{died}: what was committed is whole; go on with {resume}", 1)
+            return refuse(f"{died}: what was committed is whole; continue with {resume}", 1)
     return 0
 
 
@@ -229,11 +230,11 @@ def _signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _meta(recipe: AnyRecipe, planner: Planner) -> dict[str, Any]:
+def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
     """What the ledger keeps about the whole sweep."""
     settings = planner.settings
     return {
-        "recipe": module_of(recipe),
+        "experiment": module_of(experiment),
         "config": to_plain(planner.base),
         "settings": to_plain(settings),
         "space": planner.space.to_plain(),
@@ -246,18 +247,18 @@ def _meta(recipe: AnyRecipe, planner: Planner) -> dict[str, Any]:
         "search": settings.search,
         "seed": settings.search_seed,
         "exact": settings.exact,
-        "sources": _sources(recipe, planner.base),
+        "sources": _sources(experiment, planner.base),
         "device": jax.devices()[0].device_kind,
         "versions": versions(),
         **({"left_out": planner.left_out} if planner.left_out else {}),
     }
 
 
-def _sources(recipe: AnyRecipe, base: Any) -> dict[str, Any]:
+def _sources(experiment: Experiment[Any], base: Any) -> dict[str, Any]:
     """What a trial's numbers follow from besides its values: code, data, and versions."""
     return {
-        "modules": sources.modules(recipe),
-        "data": sources.data(source_of(recipe, base)),
+        "modules": sources.modules(experiment),
+        "data": loaded(experiment, base).checksums(),
         "versions": {name: text for name, text in versions().items() if name != "python"},
     }
 

@@ -19,10 +19,10 @@ from ..page.words import count
 from ..sweep.export import export
 from ..sweep.faults import LedgerError, damaged, resume_command
 from ..sweep.ledger import Ledger
-from ..sweep.lock import is_driven
+from ..sweep.opening import is_driven
 from ..sweep.reading import Sweep, described, read
-from ..sweep.records import BROKEN, OPEN
 from ..sweep.report import write
+from ..sweep.tables import BROKEN, OPEN
 from .parsing import library, refuse
 from .watching import summary
 
@@ -81,7 +81,7 @@ def top(folder: Path) -> None:
         if not waits and left <= 0:
             return
         if not is_driven(folder):
-            print(f"nothing drives it: continue it with {resume_command(folder, sweep.recipe)}")
+            print(f"nothing drives it: continue it with {resume_command(folder, sweep.experiment)}")
             return
         time.sleep(PATIENCE)
 
@@ -145,12 +145,12 @@ def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
         broken = [trial.number for trial in ledger.trials() if trial.status in BROKEN]
         numbers = list(trials) or broken
         ledger.retry(numbers)
-        recipe = described(folder, ledger.meta)[0]["recipe"]
+        experiment = described(folder, ledger.meta)[0]["experiment"]
     if not numbers:
         print(f"no trial of {folder} failed or diverged")
     else:
         many = count(len(numbers), "trial")
-        print(f"to run {many} again, write {resume_command(folder, recipe)}")
+        print(f"to run {many} again, write {resume_command(folder, experiment)}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

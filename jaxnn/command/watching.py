@@ -15,8 +15,7 @@ from ..sweep.driver import Progress, Watch
 from ..sweep.ledger import Ledger
 from ..sweep.reading import Sweep, read
 from ..sweep.report import write
-from ..sweep.report.headline import best_command
-from ..sweep.report.statistics import seed_mean
+from ..sweep.report.headline import best_command, seed_mean
 
 # Trials that are listed, at the end and before.
 LISTED = 5

@@ -1,6 +1,6 @@
 """Sweeps: thousands of trials as a few compiled programs.
 
-A sweep searches a `Space` beside an experiment's configuration. Trials of equal structure run
+A sweep searches a `Space` of an experiment's configuration. Trials of equal structure run
 together as lanes of one compiled program, all results go into a ledger that survives being killed
 at any moment, and one HTML page shows what was found. Nothing of it is imported by `import jaxnn`,
 and optuna, scipy, pyarrow and the like are imported where they are used.

@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import lanes
-from .cohort import Way, Work
+from .cohort import Way, Work, regrouped
 from .compiled import By
 from .faults import LedgerError, damaged
 from .ledger import Ledger
 from .plan import Grouped, Member, Planner
-from .records import Group, Trial
 from .space import Values
+from .tables import Group, Trial
 
 
 def _runs(group: Group) -> bool:
@@ -39,7 +38,7 @@ class Assembly:
 
     Args:
         planner: says what trials have in common.
-        ledger: holds the trials, their groups, and the states that they go on from.
+        ledger: holds the trials, their groups, and the states that they continue from.
     """
 
     def __init__(self, planner: Planner, ledger: Ledger) -> None:
@@ -116,7 +115,7 @@ class Assembly:
         return values
 
     def states(self, part: Sequence[Lane], epoch: int) -> bytes:
-        """The packed states that these lanes go on from."""
+        """The packed states that these lanes continue from."""
         source = {c.trial: c.source for c in self.ledger.changes() if c.epoch == epoch}
         trials = {trial.number: trial for trial in self.ledger.trials()}
         kept = self.ledger.states()
@@ -137,4 +136,4 @@ class Assembly:
             for cohort, each in places.items()
         ]
         order = [index for each in places.values() for _, index in each]
-        return lanes.regrouped(pieces, np.argsort(order).tolist())
+        return regrouped(pieces, np.argsort(order).tolist())

@@ -13,10 +13,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..files.reading import FileError, open_regular
+from ..files.replacing import replace
 from .faults import LedgerError
 
 FOLDER = "lanes"
-NEW = ".new"
 
 
 def name(cohort: int) -> str:
@@ -34,20 +34,10 @@ def write(folder: Path, cohort: int, contents: bytes) -> str:
     Raises OSError where that fails; then there is no file, or the one that was there before.
     """
     file = folder / name(cohort)
-    new = file.with_name(file.name + NEW)
     if not file.parent.is_dir():
         file.parent.mkdir(exist_ok=True)
         sync_folder(folder)
-    try:
-        with open(new, "wb") as opened:
-            opened.write(contents)
-            opened.flush()
-            os.fsync(opened.fileno())  # a full disk may tell only now
-        os.replace(new, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink(missing_ok=True)
-        raise
+    replace(file, contents)
     sync_folder(file.parent)
     return hashlib.sha256(contents).hexdigest()
 
@@ -89,7 +79,7 @@ def clean(folder: Path, wanted: Collection[int]) -> None:
     keep = {Path(name(cohort)).name for cohort in wanted}
     with contextlib.suppress(OSError):
         for file in (folder / FOLDER).iterdir():
-            ours = re.fullmatch(rf"\d{{6,}}\.safetensors({re.escape(NEW)})?", file.name)
+            ours = re.fullmatch(r"\d{6,}\.safetensors|\.\d{6,}\.safetensors-\w+", file.name)
             if ours and file.name not in keep:
                 file.unlink(missing_ok=True)
 

@@ -24,12 +24,11 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ..experiment.experiment import Loaded
 from ..train.state import with_keys, without_keys
-from . import lanes
-from .numbers import array, as_written, dependent, depends, scalar
 from .space import Values
 from .structure import Structure
-from .training import Source, Training, arrays_of
+from .training import Order, Training, array, arrays_of, as_written, dependent, scalar
 
 By: TypeAlias = Literal["loop", "map", "vmap"]
 
@@ -82,7 +81,7 @@ class Compiled:
         self.structure, self.way, self.shared = structure, way, shared
         self.traces = 0  # how often the epoch was traced, hence compiled
         self.compile_seconds = 0.0
-        self.bytes = 0  # of memory that a call takes on a device, beside the data
+        self.bytes = 0  # of memory that a call takes on a device, besides the data
         mesh = _mesh(way.devices)
         self._split = NamedSharding(mesh, P("lanes"))
         self._whole = NamedSharding(mesh, P())
@@ -102,11 +101,7 @@ class Compiled:
         self._example: Training | None = None
 
     def train(
-        self,
-        values: Sequence[Values],
-        seeds: Sequence[int],
-        state: Any,
-        epochs: tuple[int, int],
+        self, values: Sequence[Values], seeds: Sequence[int], state: Any, epochs: tuple[int, int]
     ) -> tuple[Any, list[Any]]:
         """Train up to `way.lanes` lanes from the first epoch to the last.
 
@@ -132,14 +127,18 @@ class Compiled:
             ts = jax.tree.map(lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * fill]), state)
         else:  # as `train.fit` starts, which is quicker than to compile it for all lanes
             pairs = zip(trainings, seeds, strict=True)
-            ts = lanes.stacked([self._start(one, seed, numbers, data[1]) for one, seed in pairs])
+            starts = [self._start(one, seed, numbers, data[1]) for one, seed in pairs]
+            ts = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
         ts = jax.device_put(ts, self._split)
         found = []
         for epoch in range(*epochs):
             orders = [first.order(seed, epoch) for seed in (seeds[:1] if self.shared else seeds)]
             sums = []
             for part in _parts(orders, at_once):
-                arguments = numbers, ts, part[0] if self.shared else np.stack(part), data
+                order = (
+                    part[0] if self.shared else jax.tree.map(lambda *each: np.stack(each), *part)
+                )
+                arguments = numbers, ts, order, data
                 try:
                     if not self.bytes:
                         self._compile(arguments)
@@ -149,7 +148,7 @@ class Compiled:
                     raise
                 sums.append(some)
             held = self._evaluated(numbers, ts, data[1], pieces, count)
-            found.append((sums, held, len(orders[0])))
+            found.append((sums, held))
         return ts, found
 
     def metrics(self, found: list[list[Any]], count: int) -> dict[str, np.ndarray]:
@@ -159,12 +158,10 @@ class Compiled:
         pieces = []
         for epochs in found:
             each = [
-                self._example.metrics(_joined(sums), self._by_lane(held), steps)
-                for sums, held, steps in epochs
+                self._example.metrics(_joined(sums), self._by_lane(held)) for sums, held in epochs
             ]
             pieces.append({name: np.stack([one[name] for one in each], 1) for name in each[0]})
-        joined = {name: np.concatenate([one[name] for one in pieces])[:count] for name in pieces[0]}
-        return self._example.reported(joined)
+        return {name: np.concatenate([one[name] for one in pieces])[:count] for name in pieces[0]}
 
     def steps_at_once(self, values: Values) -> int | None:
         """The largest number of steps of one program; None for all of a record.
@@ -231,7 +228,7 @@ class Compiled:
         if self._alike is None:
             first = jax.tree.map(lambda leaf: leaf[0], numbers)
             begun = jax.make_jaxpr(lambda n: self._training(n, constant).begin(0))(first)
-            self._alike = not depends(begun.jaxpr)
+            self._alike = not any(dependent(begun.jaxpr))
         if self._alike and self._started[0] == seed:
             return self._started[1]
         begun = without_keys(training.begin(seed))
@@ -260,24 +257,31 @@ class Compiled:
         """The metrics of each piece; of each of `count` lanes if they go one after the other."""
         if self.way.by == "vmap":
             return [self._held(numbers, ts, constant, *one) for one in pieces]
-        taken = [_lane((numbers, ts), lane) for lane in range(count if pieces else 0)]
+        if not pieces:
+            return [[]] * count
+        # To take lanes that several devices share is a collective, which must not wait for another.
+        held = numbers, ts if self.way.devices == 1 else jax.device_get(ts)
+        taken = [_lane(held, lane) for lane in range(count)]
         return [[self._held(*one, constant, *piece) for piece in pieces] for one in taken]
 
     def _held(self, *arguments: Any) -> Any:
         """An evaluation, compiled first if it is the first of its shapes."""
         shapes = tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(arguments[3]))
         if shapes not in self._pieces:
-            began = time.perf_counter()
-            self._evaluation.lower(*arguments).compile()
-            self.compile_seconds += time.perf_counter() - began
+            self._ready(self._evaluation, arguments)
             self._pieces.add(shapes)
         return self._evaluation(*arguments)
 
-    def _compile(self, arguments: tuple[Any, ...]) -> None:
+    def _ready(self, function: Any, arguments: tuple[Any, ...]) -> Any:
         """Compile for the calls to come, to know how long it takes and what memory they need."""
         began = time.perf_counter()
-        memory = self._epoch.lower(*arguments).compile().memory_analysis()
+        compiled = function.lower(*arguments).compile()
         self.compile_seconds += time.perf_counter() - began
+        return compiled.memory_analysis()
+
+    def _compile(self, arguments: tuple[Any, ...]) -> None:
+        """Compile the steps, and note the memory of a call."""
+        memory = self._ready(self._epoch, arguments)
         held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arguments[:3]))
         self.bytes = held // self.way.devices + getattr(memory, "temp_size_in_bytes", 0)
 
@@ -295,11 +299,13 @@ class Compiled:
         return several
 
 
-def _parts(orders: list[np.ndarray], at_once: int | None) -> Iterator[list[np.ndarray]]:
+def _parts(orders: list[Order], at_once: int | None) -> Iterator[list[Order]]:
     """The orders of all lanes, cut into parts of a given number of steps."""
-    size = at_once or len(orders[0])
-    for begin in range(0, len(orders[0]), size):
-        yield [order[begin : begin + size] for order in orders]
+    count = len(orders[0].steps)
+    size = at_once or count
+    for begin in range(0, count, size):
+        part = slice(begin, begin + size)
+        yield [Order(one.words, one.steps[part], one.rows[part]) for one in orders]
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -322,7 +328,7 @@ def compiled_cohort(structure: Structure, way: Way, shared: bool) -> Compiled:
 
 
 @functools.lru_cache(maxsize=8)
-def _data_on(source: Source, devices: int) -> Any:
+def _data_on(source: Loaded, devices: int) -> Any:
     """The arrays to train on and those for validation, on each of the devices."""
     return jax.device_put(arrays_of(source), NamedSharding(_mesh(devices), P()))
 

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,8 +18,53 @@ Scalar = float | int | str | bool | None
 SCALARS = (bool, int, float, str)
 
 
+class _Range:
+    """What ranges share: two ends, a position between them, and evenly spaced points."""
+
+    low: Any
+    high: Any
+    log: bool
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a range that is upside down, empty, not finite, or log from 0."""
+        name, low, high = type(self).__name__, self.low, self.high
+        for end in (low, high):
+            if not _is_number(end) or not math.isfinite(end):
+                raise ValueError(f"{self!r}: a range is between two finite numbers, got {end!r}")
+        if self.log and low <= 0:
+            plain = "Int" if isinstance(self, Int) else "Uniform"
+            raise ValueError(
+                f"{self!r}: a log range is above 0; write {name} from a number above 0, or "
+                f"{plain}({low!r}, {high!r})"
+            )
+        if low > high:
+            raise ValueError(f"{self!r} is upside down; write {name}({high!r}, {low!r})")
+        if low == high:
+            raise ValueError(f"{self!r} has one value only; write Choice({low!r})")
+
+    def has(self, value: Any) -> bool:
+        """Whether it is a value of this dimension."""
+        whole = type(value) is int or not isinstance(self, Int)
+        return whole and _is_number(value) and self.low <= value <= self.high
+
+    def grid(self, points: int) -> list[Scalar]:
+        """Both ends and what lies evenly between, in equal ratios on a log scale; the middle for
+        one point."""
+        if points == 1:
+            return [self.at(0.5)]
+        inner = [self.at(i / (points - 1)) for i in range(1, points - 1)]
+        return [self.low, *inner, self.high]
+
+    def at(self, u: float) -> Any:
+        """The value at `u` of the unit line."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return f"{self.low:g} .. {self.high:g}{', log' if self.log else ''}"
+
+
 @dataclasses.dataclass(frozen=True)
-class Uniform:
+class Uniform(_Range):
     """A float between two numbers, each stretch as likely as another of the same length.
 
     Raises ValueError for a range that is upside down, empty or not finite.
@@ -30,11 +75,11 @@ class Uniform:
 
     low: float
     high: float
+    log: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
-        for name in ("low", "high"):
-            object.__setattr__(self, name, _float(self, getattr(self, name)))
-        _check_range(self)
+        _make_floats(self)
+        super().__post_init__()
 
     def at(self, u: float) -> float:
         """The value at `u` of the unit line: low + u * (high - low)."""
@@ -47,20 +92,9 @@ class Uniform:
             low, high, value = low / 2, high / 2, value / 2
         return min(max((value - low) / (high - low), 0.0), 1.0)
 
-    def grid(self, points: int) -> list[Scalar]:
-        """Both ends and what lies evenly between; the middle for one point."""
-        return [*_even(self, points)]
-
-    def has(self, value: Any) -> bool:
-        """Whether it is a value of this dimension."""
-        return _is_number(value) and self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        return f"{self.low:g} .. {self.high:g}"
-
 
 @dataclasses.dataclass(frozen=True)
-class LogUniform:
+class LogUniform(_Range):
     """A float between two numbers above 0, each ratio as likely as another of the same size.
 
     Raises ValueError for a range that is upside down, empty or not finite, or not above 0.
@@ -71,12 +105,11 @@ class LogUniform:
 
     low: float
     high: float
+    log: ClassVar[bool] = True  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
-        for name in ("low", "high"):
-            object.__setattr__(self, name, _float(self, getattr(self, name)))
-        _check_above_0(self)
-        _check_range(self)
+        _make_floats(self)
+        super().__post_init__()
 
     def at(self, u: float) -> float:
         """The value at `u` of the unit line: low ** (1 - u) * high ** u."""
@@ -87,20 +120,9 @@ class LogUniform:
         low, high = math.log(self.low), math.log(self.high)
         return min(max((math.log(value) - low) / (high - low), 0.0), 1.0)
 
-    def grid(self, points: int) -> list[Scalar]:
-        """Both ends and what lies in equal ratios between; the middle for one point."""
-        return [*_even(self, points)]
-
-    def has(self, value: Any) -> bool:
-        """Whether it is a value of this dimension."""
-        return _is_number(value) and self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        return f"{self.low:g} .. {self.high:g}, log"
-
 
 @dataclasses.dataclass(frozen=True)
-class Int:
+class Int(_Range):
     """A whole number from `low` to `high`, both included.
 
     With `log`, a number is as likely as its stretch [n - 1/2, n + 1/2] is long on a log scale.
@@ -120,9 +142,7 @@ class Int:
         for end in (self.low, self.high):
             if isinstance(end, bool) or not isinstance(end, int):
                 raise ValueError(f"{self!r}: an Int is between two whole numbers, got {end!r}")
-        if self.log:
-            _check_above_0(self)
-        _check_range(self)
+        super().__post_init__()
 
     def at(self, u: float) -> int:
         """The number whose stretch of the unit line `u` is in."""
@@ -145,12 +165,8 @@ class Int:
         """At most `points` numbers, evenly from end to end; in equal ratios with `log`."""
         if points > self.high - self.low:
             return list(range(self.low, self.high + 1))
-        scale = LogUniform(self.low, self.high) if self.log else Uniform(self.low, self.high)
-        return list(dict.fromkeys(round(value) for value in _even(scale, points)))
-
-    def has(self, value: Any) -> bool:
-        """Whether it is a value of this dimension."""
-        return type(value) is int and self.low <= value <= self.high
+        scale = (LogUniform if self.log else Uniform)(self.low, self.high)
+        return list(dict.fromkeys(round(value) for value in scale.grid(points)))  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         return f"{self.low} .. {self.high}, whole numbers{', log' if self.log else ''}"
@@ -160,6 +176,7 @@ class _Options:
     """What Choice and Grid share: a tuple of options, each with an equal share of the line."""
 
     options: tuple[Scalar, ...]
+    log: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def at(self, u: float) -> Scalar:
         """The option whose share of the unit line `u` is in."""
@@ -202,7 +219,7 @@ class Choice(_Options):
 
     def __init__(self, *options: Scalar) -> None:
         if not options:
-            raise ValueError("Choice() has no option; write Choice(64, 128), say")
+            raise ValueError("Choice() has no option; write Choice(64, 128)")
         plain = tuple(o.item() if isinstance(o, np.generic) else o for o in options)
         object.__setattr__(self, "options", plain)
         for i, option in enumerate(plain):
@@ -222,7 +239,7 @@ class Choice(_Options):
 class Grid(_Options):
     """One of some numbers, which are in order and not all of a range.
 
-    Raises ValueError for no number, for what is no finite number, and for numbers that do not
+    Raises ValueError for no number, for anything but finite numbers, and for numbers that do not
     increase.
 
     >>> Grid(1, 3, 10, 30).grid(points=2)
@@ -233,7 +250,7 @@ class Grid(_Options):
 
     def __init__(self, *numbers: float) -> None:
         if not numbers:
-            raise ValueError("Grid() has no number; write Grid(0.1, 0.3, 1.0), say")
+            raise ValueError("Grid() has no number; write Grid(0.1, 0.3, 1.0)")
         plain = tuple(n.item() if isinstance(n, np.generic) else n for n in numbers)
         object.__setattr__(self, "options", plain)
         for number in plain:
@@ -263,7 +280,7 @@ class Branch:
 
     def __init__(self, **classes: Mapping[str, "Dimension | Branch"]) -> None:
         if not classes:
-            raise ValueError("Branch() has no class; write Branch(AdamW={...}, SGD={...}), say")
+            raise ValueError("Branch() has no class; write Branch(AdamW={...}, SGD={...})")
         object.__setattr__(self, "classes", {name: dict(inner) for name, inner in classes.items()})
 
     def __repr__(self) -> str:
@@ -278,35 +295,8 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _float(dimension: Any, end: Any) -> float:
-    end = end.item() if isinstance(end, np.generic) else end
-    if not _is_number(end) or not math.isfinite(end):
-        raise ValueError(f"{dimension!r}: a range is between two finite numbers, got {end!r}")
-    return float(end)
-
-
-def _check_above_0(dimension: LogUniform | Int) -> None:
-    if dimension.low <= 0:
-        name = type(dimension).__name__
-        instead = f"Uniform({dimension.low!r}, {dimension.high!r})"
-        if isinstance(dimension, Int):
-            instead = f"Int({dimension.low!r}, {dimension.high!r})"
-        raise ValueError(
-            f"{dimension!r}: a log range is above 0; write {name} from a number above 0, "
-            f"or {instead}"
-        )
-
-
-def _check_range(dimension: Uniform | LogUniform | Int) -> None:
-    low, high, name = dimension.low, dimension.high, type(dimension).__name__
-    if low > high:
-        raise ValueError(f"{dimension!r} is upside down; write {name}({high!r}, {low!r})")
-    if low == high:
-        raise ValueError(f"{dimension!r} has one value only; write Choice({low!r})")
-
-
-def _even(scale: Uniform | LogUniform, points: int) -> list[float]:
-    if points == 1:
-        return [scale.at(0.5)]
-    inner = [scale.at(i / (points - 1)) for i in range(1, points - 1)]
-    return [scale.low, *inner, scale.high]
+def _make_floats(dimension: Uniform | LogUniform) -> None:
+    for name in ("low", "high"):
+        end = getattr(dimension, name)
+        end = end.item() if isinstance(end, np.generic) else end
+        object.__setattr__(dimension, name, float(end) if _is_number(end) else end)

@@ -53,10 +53,26 @@ RAISED = {"ray": {"RayTaskError"}, "submitit": {"FailedJobError"}}
 class Engine(Executor):
     """An executor that knows how many calls it runs at a time."""
 
+    closed = False
+
     @property
     def workers(self) -> int:
         """How many calls run at a time."""
+        return 1
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Send a call to a worker."""
+        if self.closed:
+            raise RuntimeError("this engine is shut down and takes no more calls")
+        return self.sent(fn, args, kwargs)
+
+    def sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+        """The future of a call that is sent to a worker."""
         raise NotImplementedError
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; wait for those submitted, or give them up; stop the workers."""
+        self.closed = True
 
 
 def engine(text: str, workers: int | None = None, folder: str | Path | None = None) -> Engine:
@@ -118,7 +134,7 @@ def checked(text: str, workers: int | None) -> tuple[str, str]:
         extra = name.replace("submitit", "slurm")
         raise missing(f"the engine {text} needs", PACKAGES[name], extra)
     if name == "slurm" and workers is None:
-        raise ValueError("slurm runs as many jobs at a time as it is told; write --workers 8, say")
+        raise ValueError("slurm runs as many jobs at a time as it is told; write --workers 8")
     if name == "slurm" and shutil.which("srun") is None:
         raise FileNotFoundError(
             "there is no Slurm on this machine (no srun); run the sweep where jobs are submitted, "
@@ -147,19 +163,26 @@ def lost(error: BaseException) -> bool:
     return any(names.get(package, set()) & died for package, died in LOST.items())
 
 
+def retried(
+    call: Callable[[], Any], tries: int, given_up: Callable[[], bool] = lambda: False
+) -> Any:
+    """The result of a call, which is made again if its worker dies, up to so many times in all."""
+    while True:
+        tries -= 1
+        try:
+            return call()
+        except Exception as error:
+            if tries <= 0 or not lost(error) or given_up():
+                raise
+
+
 def answer(executor: Executor, function: Callable[..., Any], argument: Any) -> Any:
-    """The result of a call, which is made again where its worker dies: `TRIES` times at most.
+    """The result of a call, which is made again if its worker dies: `TRIES` times at most.
 
     >>> answer(Local(), abs, -3)
     3
     """
-    for _ in range(TRIES):
-        try:
-            return executor.submit(function, argument).result()
-        except Exception as error:
-            if not lost(error):
-                raise
-    return executor.submit(function, argument).result()
+    return retried(lambda: executor.submit(function, argument).result(), TRIES + 1)
 
 
 class Local(Engine):
@@ -169,17 +192,8 @@ class Local(Engine):
     True
     """
 
-    def __init__(self) -> None:
-        self._closed = False
-
-    @property
-    def workers(self) -> int:
-        """One."""
-        return 1
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run it, and give a future that has its result or what it raised."""
-        _check_open(self._closed)
+    def sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+        """Run it, and return a future that has its result or what it raised."""
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
         try:
@@ -188,38 +202,29 @@ class Local(Engine):
             future.set_exception(error)
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls."""
-        self._closed = True
-
 
 class _Remote(Engine):
     """What Dask and Ray share: the futures that are not done, and how they end."""
 
     def __init__(self) -> None:
-        self._closed = False
         self._futures: set[Future[Any]] = set()
         self._stack = contextlib.ExitStack()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Send the call to a worker."""
-        _check_open(self._closed)
-        future = self._sent(fn, args, kwargs)
+        """Send a call to a worker."""
+        future = super().submit(fn, *args, **kwargs)
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those submitted, or give them up; stop the workers."""
-        self._closed = True
+        super().shutdown()
         if not wait or cancel_futures:
             for future in list(self._futures):
                 future.cancel()
         concurrent.futures.wait(list(self._futures))
         self._stack.close()
-
-    def _sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
-        raise NotImplementedError
 
 
 class _Dask(_Remote):
@@ -252,7 +257,7 @@ class _Dask(_Remote):
     def workers(self) -> int:
         return max(1, sum(self._client.nthreads().values()))
 
-    def _sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+    def sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
         import dask.config
 
         # The lanes of a cohort go to one worker, once: nothing to scatter, nothing to warn of.
@@ -286,7 +291,7 @@ class _Ray(_Remote):
                 ray.init("local", num_cpus=workers, include_dashboard=False, **options)
             self._stack.callback(ray.shutdown)
         self._ray = ray
-        # A call gets a device of its own where there are any, else Ray would hide them.
+        # A call gets a separate device if there are any, else Ray would hide them.
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self._resource = "GPU" if gpus else "CPU"
         self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=TRIES)(_called)
@@ -295,7 +300,7 @@ class _Ray(_Remote):
     def workers(self) -> int:
         return max(1, int(self._ray.cluster_resources().get(self._resource, 0)))
 
-    def _sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
+    def sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
         reference = self._task.remote(fn, args, kwargs)
         future = reference.future()
         future.add_done_callback(
@@ -305,13 +310,13 @@ class _Ray(_Remote):
 
 
 class Submitit(Engine):
-    """A submitit executor as one of `concurrent.futures`: each call is a job of its own.
+    """A submitit executor as one of `concurrent.futures`: each call is a separate job.
 
     A job that dies is submitted again, three times in all; the files of one that ends well are
     removed.
 
     Args:
-        executor: a `submitit.AutoExecutor`, say, with its parameters set.
+        executor: a `submitit.AutoExecutor` with its parameters set.
         workers: how many jobs there are at a time.
         poll: seconds between two looks at a job.
     """
@@ -328,24 +333,17 @@ class Submitit(Engine):
         """How many jobs there are at a time."""
         return self._workers
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def sent(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
         """Submit a job as soon as there are less than `workers`."""
-        return self._pool.submit(self._tried, fn, args, kwargs)
+        given_up = self._given_up.is_set
+        return self._pool.submit(retried, lambda: self._ran(fn, args, kwargs), TRIES, given_up)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait for those submitted, or give them up and cancel their jobs."""
+        super().shutdown()
         if not wait:
             self._given_up.set()
         self._pool.shutdown(wait=True, cancel_futures=cancel_futures or not wait)
-
-    def _tried(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        for again in reversed(range(TRIES)):
-            try:
-                return self._ran(fn, args, kwargs)
-            except Exception as error:
-                if not (again and lost(error)) or self._given_up.is_set():
-                    raise
-        raise RuntimeError("unreachable")
 
     def _ran(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         with self._one_at_a_time:
@@ -382,8 +380,8 @@ def _minutes(text: str) -> int:
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
     if not found:
         raise ValueError(
-            f"SBATCH_TIMELIMIT={text!r} is no time limit; write minutes, H:M:S or D-H:M:S, "
-            "SBATCH_TIMELIMIT=4:00:00, say"
+            f"SBATCH_TIMELIMIT={text!r} is not a time limit; write minutes, H:M:S or D-H:M:S, "
+            "SBATCH_TIMELIMIT=4:00:00"
         )
     days, *parts = found.groups()
     a, b, c = (int(part or 0) for part in parts)
@@ -394,8 +392,3 @@ def _minutes(text: str) -> int:
 
 def _called(fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return fn(*args, **kwargs)
-
-
-def _check_open(closed: bool) -> None:
-    if closed:
-        raise RuntimeError("this engine is shut down and takes no more calls")

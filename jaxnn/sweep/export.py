@@ -1,6 +1,6 @@
 """A sweep in the form that other tools read.
 
-    csv, parquet   a row a trial; and beside it, in NAME-results, a row a number reported
+    csv, parquet   a row a trial; and next to it, in NAME-results, a row a number reported
     optuna         an SQLite storage with one study, which Optuna and its dashboard open
     tensorboard    a folder with a run a lane (a trial with one seed)
     wandb          a folder with an offline run a lane, which `wandb sync` sends
@@ -22,8 +22,8 @@ from ..installation import missing
 from ..train.directions import Direction
 from .history import History
 from .reading import Sweep, read
-from .records import Trial
-from .studies import distribution, library, quiet
+from .search import distribution, optuna_library, quiet
+from .tables import Trial
 
 Row = dict[str, Any]
 
@@ -131,7 +131,7 @@ def uniform(column: list[Any]) -> list[Any]:
 
 def to_optuna(sweep: Sweep, target: Path) -> None:
     """A study named as the experiment, its trials with the same numbers and curves."""
-    optuna = library()
+    optuna = optuna_library()
     kinds = {name: distribution(dimension) for name, dimension in sweep.dimensions.items()}
     states = optuna.trial.TrialState
     state = {"done": states.COMPLETE, "stopped": states.PRUNED, "asked": states.WAITING,
@@ -142,11 +142,7 @@ def to_optuna(sweep: Sweep, target: Path) -> None:
         storage = optuna.storages.RDBStorage(
             "sqlite://", engine_kwargs={"creator": functools.partial(unsynchronized, place)}
         )
-        study = optuna.create_study(
-            storage=storage,
-            study_name=sweep.name,
-            direction=goal(sweep),
-        )
+        study = optuna.create_study(storage=storage, study_name=sweep.name, direction=goal(sweep))
         study.set_metric_names([sweep.metric])
         for trial in sweep.trials:
             score = sweep.scores.get(trial.number)
@@ -178,17 +174,15 @@ def to_tensorboard(sweep: Sweep, target: Path) -> None:
         raise missing("TensorBoard's files are written by", "tensorboardX", "export") from error
     with fresh(target) as place:
         place.mkdir()
-        for trial, seed, curves in runs(sweep):
+        for trial, seed, records in runs(sweep):
             with SummaryWriter(str(place / run_name(trial, seed))) as writer:
-                for name, curve in curves.items():
-                    for epoch, value in curve:
-                        if value is not None:
-                            writer.add_scalar(name, value, epoch)
-                numbers = curves.get(sweep.metric) or [(0, None)]
-                values = {name: plain(value) for name, value in trial.values.items()}
-                last, broken = numbers[-1][1], trial.number not in sweep.scores
-                scored = {} if last is None or broken else {sweep.metric: last}
-                for summary in hparams(values, scored):
+                for epoch, numbers in records.items():
+                    for name, value in numbers.items():
+                        writer.add_scalar(name, value, epoch)
+                values = {n: "None" if v is None else v for n, v in trial.values.items()}
+                last = list(records.values())[-1].get(sweep.metric)
+                broken = last is None or trial.number not in sweep.scores
+                for summary in hparams(values, {} if broken else {sweep.metric: last}):
                     if writer.file_writer is not None:
                         writer.file_writer.add_summary(summary)
 
@@ -202,7 +196,7 @@ def to_wandb(sweep: Sweep, target: Path) -> None:
     target = target.absolute()
     with fresh(target) as place:
         place.mkdir()
-        for trial, seed, curves in runs(sweep):
+        for trial, seed, records in runs(sweep):
             run = wandb.init(
                 project=sweep.name,
                 group=f"trial-{trial.number}",
@@ -217,13 +211,8 @@ def to_wandb(sweep: Sweep, target: Path) -> None:
                 mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
                 settings=wandb.Settings(silent=True, console="off"),
             )
-            by_epoch: dict[int, Row] = {}
-            for name, curve in curves.items():
-                for epoch, value in curve:
-                    if value is not None:
-                        by_epoch.setdefault(epoch, {"epoch": epoch})[name] = value
-            for epoch in sorted(by_epoch):
-                run.log(by_epoch[epoch], step=epoch)
+            for epoch, numbers in records.items():
+                run.log({"epoch": epoch, **numbers}, step=epoch)
             run.finish(exit_code=int(trial.status == "failed"))
 
 
@@ -236,15 +225,17 @@ KINDS: Mapping[str, Callable[[Sweep, Path], None]] = {
 }
 
 
-def runs(sweep: Sweep) -> Iterator[tuple[Trial, int, dict[str, Any]]]:
-    """Each lane that ran: its trial, its seed, and its curves by metric."""
+def runs(sweep: Sweep) -> Iterator[tuple[Trial, int, dict[int, Row]]]:
+    """Each lane that ran: its trial, its seed, and its finite metrics by epoch."""
     for trial in sweep.trials:
-        found: dict[int, dict[str, Any]] = {}
+        found: dict[int, dict[int, Row]] = {}
         for name, trials in sweep.curves.items():
             for seed, curve in trials.get(trial.number, {}).items():
-                found.setdefault(seed, {})[name] = curve
+                records = found.setdefault(seed, {})
+                for epoch, value in curve:
+                    records.setdefault(epoch, {}).update({} if value is None else {name: value})
         for seed in sorted(found):
-            yield trial, seed, found[seed]
+            yield trial, seed, dict(sorted(found[seed].items()))
 
 
 def goal(sweep: Sweep) -> Direction:
@@ -255,11 +246,6 @@ def goal(sweep: Sweep) -> Direction:
 def run_name(trial: Trial, seed: int) -> str:
     """What a lane's run is called."""
     return f"trial-{trial.number:05d}-seed-{seed}"
-
-
-def plain(value: Any) -> Any:
-    """A hyperparameter as TensorBoard takes it."""
-    return "None" if value is None else value
 
 
 def unsynchronized(file: Path) -> Any:
@@ -273,7 +259,7 @@ def unsynchronized(file: Path) -> Any:
 
 @contextlib.contextmanager
 def both(target: Path, ending: str) -> Iterator[tuple[Path, Path]]:
-    """Where to write trials and results: `target`, and the file beside it that ends in -results."""
+    """Where to write trials, and results: `target`, and a file next to it that ends in -results."""
     beside = target.with_name(f"{target.stem}-results{target.suffix or '.' + ending}")
     with fresh(beside) as results, fresh(target) as trials:
         yield trials, results

@@ -21,13 +21,13 @@ class LedgerError(OSError):
         super().__init__(printable(message, LONGEST))  # it may quote what the ledger holds
 
 
-def resume_command(folder: Path, recipe: object) -> str:
-    """What to write to go on with the sweep in `folder`.
+def resume_command(folder: Path, experiment: object) -> str:
+    """The command that continues the sweep in `folder`.
 
     >>> resume_command(Path("runs/one two"), "experiments.mnist_mlp")
     "python -m experiments.mnist_mlp resume 'runs/one two'"
     """
-    return f"python -m {shlex.quote(str(recipe))} resume {quoted(folder)}"
+    return f"python -m {shlex.quote(str(experiment))} resume {quoted(folder)}"
 
 
 @contextlib.contextmanager
@@ -45,11 +45,12 @@ def explained(folder: Path, consequence: str) -> Iterator[None]:
     except sqlite3.Error as error:
         raise LedgerError(f"{_of_sqlite(folder, error)}. {consequence}") from error
     except OSError as error:
-        raise LedgerError(f"{_of_system(folder, error)}. {consequence}") from error
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise LedgerError(f"{_of_system(folder, cause)}. {consequence}") from error
 
 
 def damaged(folder: Path) -> str:
-    """What to say of a ledger that is no whole file any more."""
+    """What to say of a ledger that is damaged."""
     return f"the ledger in {folder} is damaged, put back a copy of ledger.sqlite"
 
 
@@ -74,5 +75,5 @@ def _of_system(folder: Path, error: OSError) -> str:
     if error.errno in FULL:
         return f"the disk is full, {where} cannot be written ({cause})"
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return f"{folder} cannot be written, {where} is no folder"
+        return f"{folder} cannot be written, {where} is not a folder"
     return f"{where} cannot be written ({cause})"

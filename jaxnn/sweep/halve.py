@@ -1,4 +1,4 @@
-"""Which trials go on: successive halving, Hyperband and population-based training.
+"""Which trials continue: successive halving, Hyperband and population-based training.
 
 Exact functions of numbers, without files or clocks. Scores are smaller for better; None, NaN, and
 infinities of either sign, of trials that failed or diverged, come after all others, and ties go to
@@ -34,7 +34,7 @@ def rungs(epochs: int, eta: int, least: int = 1) -> list[int]:
     if epochs < 1:
         raise ValueError(f"a trial runs for at least 1 epoch, got epochs={epochs!r}")
     if not isinstance(eta, int) or eta < 2:
-        raise ValueError(f"eta is a whole number from 2 on: one in eta goes on; got eta={eta!r}")
+        raise ValueError(f"eta is a whole number from 2 on: one in eta continues; got eta={eta!r}")
     if not 1 <= least <= epochs:
         raise ValueError(f"the first rung is within 1 .. {epochs} epochs, got least={least!r}")
     found, rung = [], epochs
@@ -45,7 +45,7 @@ def rungs(epochs: int, eta: int, least: int = 1) -> list[int]:
 
 
 def kept(count: int, eta: int) -> int:
-    """How many of `count` trials go on from a rung: floor(count / eta), but at least one.
+    """How many of `count` trials continue from a rung: floor(count / eta), but at least one.
 
     >>> kept(64, eta=4), kept(10, eta=4), kept(3, eta=4)
     (16, 2, 1)
@@ -75,7 +75,7 @@ class Bracket:
     Args:
         count: trials at the start.
         rungs: epochs after which they are compared, the last of them the end.
-        eta: one in `eta` goes on from a rung to the next.
+        eta: one in `eta` continues from a rung to the next.
 
     >>> Bracket(64, (1, 4, 16), eta=4).counts
     [64, 16, 4]
@@ -108,7 +108,7 @@ def hyperband(epochs: int, eta: int, trials: int | None = None, least: int = 1) 
 
     Args:
         epochs: of a trial that runs to the end.
-        eta: one in `eta` goes on from a rung to the next.
+        eta: one in `eta` continues from a rung to the next.
         trials: how many there are in all; the brackets come again and again until they are used
             up, and the last starts what is left. None for each bracket once.
         least: the smallest rung.
@@ -144,7 +144,7 @@ class Population(NamedTuple):
     """What becomes of each member of a population.
 
     Args:
-        source: whose weights, and values, it goes on with; its own where nothing changes.
+        source: whose weights, and values, it continues with; its own where nothing changes.
         changed: whether they are another's.
     """
 
@@ -203,14 +203,14 @@ def perturbed(
 
     A number of a range is multiplied by 0.8 or 1.2 and kept in its range (a whole one moves by at
     least 1), one of a `Grid` moves to a neighbor, a `Choice` stays; but with probability
-    `resample` any is drawn anew instead. Draws as many numbers whatever comes out.
+    `resample` any is drawn again instead. Draws as many numbers whatever comes out.
 
     Args:
         space: what the values are of.
         values: the values to start from.
         rng: draws the changes.
         names: the dimensions that may change, for weights do not fit another shape; None for all.
-        resample: how often a value is drawn anew.
+        resample: how often a value is drawn again.
 
     Raises ValueError for a name that the space does not have.
 
@@ -231,7 +231,7 @@ def perturbed(
     ):
         if not space.active(name, found):
             continue
-        if name not in values:  # of a branch that was drawn anew
+        if name not in values:  # of a branch that was drawn again
             found[name] = dimension.at(float(at))
         elif names is not None and name not in names:
             found[name] = values[name]

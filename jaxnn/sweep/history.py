@@ -1,4 +1,4 @@
-"""What a ledger tells: all that was asked and all that came of it, as the values of `records`."""
+"""What a ledger holds: all that was asked and all that came of it, as values."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 from ..files.reading import parse_json
 from . import checkpoints, opening
 from .faults import LedgerError, damaged, explained
-from .records import STATUSES, Change, Cohort, Group, Result, Trial, Values
+from .tables import STATUSES, Change, Cohort, Group, Result, Trial, Values
 
 
 class History:
@@ -51,14 +51,11 @@ class History:
 
     def results(self, name: str | None = None) -> list[Result]:
         """All results, or those of one name, by trial, seed, epoch and name; NaN where it was."""
-        order = "ORDER BY trial, seed, epoch, name"
-        if name is None:
-            rows = self._rows("results", "iiitR", order)
-        else:
-            rows = self._rows("results", "iiitR", f"WHERE name = ? {order}", name)
+        which, values = ("", ()) if name is None else ("WHERE name = ?", (name,))
+        order = f"{which} ORDER BY trial, seed, epoch, name"
         return [
-            Result(trial, seed, epoch, key, math.nan if value is None else value)
-            for trial, seed, epoch, key, value in rows
+            Result(trial, seed, at, key, math.nan if value is None else value)
+            for trial, seed, at, key, value in self._rows("results", "iiitR", order, *values)
         ]
 
     def curves(self, trial: int, name: str) -> dict[int, list[tuple[int, float]]]:
@@ -78,30 +75,16 @@ class History:
         lanes = self._plain(text, list)
         if not all(isinstance(one, list) and [*map(type, one)] == [int, int] for one in lanes):
             raise LedgerError(f"{damaged(self.folder)} (cohort {key} has lanes of another form)")
-        try:
-            return Cohort(
-                group,
-                rung,
-                first,
-                last,
-                lanes=tuple((trial, seed) for trial, seed in lanes),
-                seconds=seconds,
-                compile_seconds=compile_seconds,
-                id=key,
-                checkpoint=None if sha256 is None else checkpoints.name(key),
-                finished=finished,
-            )
-        except ValueError as error:
-            raise LedgerError(f"{damaged(self.folder)} ({error})") from error
+        pairs = tuple((trial, seed) for trial, seed in lanes)
+        file = None if sha256 is None else checkpoints.name(key)
+        return Cohort(
+            group, rung, first, last, pairs, seconds, compile_seconds, key, file, finished
+        )
 
     def changes(self) -> list[Change]:
         """The changes of population-based training, by epoch and trial."""
-        return [
-            Change(trial, epoch, self._scalars(values), source)
-            for trial, epoch, values, source in self._rows(
-                "changes", "iiti", "ORDER BY epoch, trial"
-            )
-        ]
+        rows = self._rows("changes", "iiti", "ORDER BY epoch, trial")
+        return [Change(trial, at, self._scalars(text), source) for trial, at, text, source in rows]
 
     def standing(self) -> dict[tuple[int, int], int]:
         """How many epochs each (trial, seed) that has run has behind it."""
@@ -126,7 +109,7 @@ class History:
         if not rows:
             raise ValueError(f"no cohort {cohort!r} in the ledger")
         if rows[0][0] is None:
-            raise ValueError(f"cohort {cohort} has no checkpoint: none of its lanes goes on")
+            raise ValueError(f"cohort {cohort} has no checkpoint: none of its lanes continues")
         return checkpoints.read(self.folder, cohort, rows[0][0])
 
     def digest(self) -> str:

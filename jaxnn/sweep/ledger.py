@@ -1,7 +1,7 @@
 """The ledger of a sweep: all that was asked and all that came of it, in a folder.
 
     FOLDER/ledger.sqlite   the tables (`opening`, `tables`), their rows as values (`records`)
-    FOLDER/lanes/          the states of lanes that go on from a rung (`checkpoints`)
+    FOLDER/lanes/          the states of lanes that continue from a rung (`checkpoints`)
     FOLDER/driver.lock     held by the driver, which alone writes (`lock`)
     FOLDER/report.html     what the report makes of it
 
@@ -23,8 +23,8 @@ from typing import Any, Self
 from . import checkpoints, opening, tables
 from .faults import LedgerError, explained, resume_command
 from .history import History
-from .lock import DriverLock
-from .records import BROKEN, STATUSES, Change, Cohort, Group, Result, Trial, Values
+from .opening import DriverLock
+from .tables import BROKEN, Change, Cohort, Group, Result, Trial, Values
 
 __all__ = ["Change", "Cohort", "Group", "Ledger", "LedgerError", "Result", "Trial"]
 
@@ -38,7 +38,7 @@ class Ledger(History):
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
     >>> place = Path(folder.name, "sweep")
-    >>> with Ledger.create(place, {"recipe": "experiments.mnist_mlp"}) as ledger:
+    >>> with Ledger.create(place, {"experiment": "experiments.mnist_mlp"}) as ledger:
     ...     ledger.add_group(Group("wide", {"model.width": 128}, "vmap", lanes=64))
     ...     numbers = ledger.ask(0, 0, [({"optimizer.learning_rate": 0.1}, "wide")])
     ...     cohort = Cohort("wide", rung=0, epoch_from=0, epoch_to=1, lanes=((0, 0),))
@@ -57,7 +57,7 @@ class Ledger(History):
             self._connection = opening.connect(folder, write)
             stack.callback(self._connection.close)
             self._writes = write
-            resume = resume_command(folder, self.meta.get("recipe", "experiments.NAME"))
+            resume = resume_command(folder, self.meta.get("experiment", "experiments.NAME"))
             self._consequence = (
                 f"Nothing was lost, what was committed is whole: see to that, then write {resume}"
             )
@@ -72,8 +72,8 @@ class Ledger(History):
 
         Args:
             folder: made if need be.
-            meta: what all trials have in common, plain data by name; "recipe" is the module of the
-                experiment.
+            meta: what all trials have in common, plain data by name; "experiment" is the module
+                of the experiment.
         """
         folder = Path(folder)
         texts = {name: tables.to_text(plain) for name, plain in meta.items()}
@@ -131,11 +131,10 @@ class Ledger(History):
     ) -> list[int]:
         """Note the trials of a round, each with its group: all of them, or none.
 
-        Returns their numbers, which go on from those before. A group of None is for a trial that no
-        program could be made for; `decide` says that it failed.
+        Returns their numbers, which continue from those before. A group of None is for a trial that
+        no program could be made for; `decide` notes that it failed.
         """
-        texts = [(tables.values_text(values), group) for values, group in asked]
-        self._check_groups({group for _, group in texts if group is not None})
+        texts = [(tables.to_text(values), group) for values, group in asked]
         with self._transaction() as db:
             first = db.execute("SELECT coalesce(max(number) + 1, 0) FROM trials").fetchone()[0]
             rows = [
@@ -146,8 +145,6 @@ class Ledger(History):
 
     def join(self, groups: Mapping[int, str]) -> None:
         """Note the groups of trials that were asked without one."""
-        self._check_trials(groups)
-        self._check_groups(set(groups.values()))
         rows = [(group, number) for number, group in groups.items()]
         with self._transaction() as db:
             db.executemany('UPDATE trials SET "group" = ? WHERE number = ?', rows)
@@ -165,19 +162,16 @@ class Ledger(History):
         Args:
             cohort: what ran; its lanes must stand at its `epoch_from`.
             results: (trial, seed, epoch, name, value) of each number reported.
-            statuses: what becomes of its trials; `running` goes on, from `lanes`.
+            statuses: what becomes of its trials; `running` continues, from `lanes`.
             errors: why trials failed or diverged.
-            lanes: the states of the lanes, for those that go on.
+            lanes: the states of the lanes, for those that continue.
 
         Returns the number of the cohort. Raises ValueError for lanes that stand elsewhere, so that
         an outcome that comes twice is noted once.
         """
         pairs = [(int(trial), int(seed)) for trial, seed in cohort.lanes]
         rows = [(int(t), int(s), int(e), name, float(x)) for t, s, e, name, x in results]
-        cohort.check(rows)
-        self._check_groups({cohort.group})
         self._check_standing(cohort.epoch_from, pairs)
-        self._check_statuses(statuses, errors)
         key = self._query("SELECT coalesce(max(id) + 1, 0) FROM cohorts")[0][0]
         sha256 = None
         if lanes is not None:
@@ -187,7 +181,6 @@ class Ledger(History):
         run = (cohort.group, cohort.rung, cohort.epoch_from, cohort.epoch_to)
         times = float(cohort.seconds), float(cohort.compile_seconds)
         places = [(*pair, cohort.epoch_to, key, place) for place, pair in enumerate(pairs)]
-        whole = {n: s for n, s in statuses.items() if s not in BROKEN}
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -195,9 +188,7 @@ class Ledger(History):
             )
             db.executemany("INSERT INTO lanes VALUES (?, ?, ?, ?, ?)", places)
             db.executemany("INSERT INTO results VALUES (?, ?, ?, ?, ?)", rows)
-            tables.set_statuses(db, statuses, errors)
-            tables.set_rung(db, whole, cohort.rung)
-            spare = tables.release(db)
+            spare = tables.settle(db, statuses, errors, cohort.rung)
         checkpoints.remove(self.folder, spare)
         return key
 
@@ -208,22 +199,16 @@ class Ledger(History):
         errors: Mapping[int, str] | None = None,
     ) -> None:
         """Note what becomes of trials at a rung, all at once; without one, of trials anywhere."""
-        self._check_statuses(statuses, errors)
         with self._transaction() as db:
-            tables.set_statuses(db, statuses, errors)
-            if rung is not None:
-                tables.set_rung(db, statuses, rung)
-            spare = tables.release(db)
+            spare = tables.settle(db, statuses, errors, rung)
         checkpoints.remove(self.folder, spare)
 
     def change(self, changes: Iterable[Change]) -> None:
         """Note what a step of population-based training changes, all at once.
 
-        Their sources' checkpoints are kept until each changed trial has gone on.
+        Their sources' checkpoints are kept until each changed trial has continued.
         """
-        changes = list(changes)
-        rows = [(c.trial, c.epoch, tables.values_text(c.values), c.source) for c in changes]
-        self._check_trials([number for c in changes for number in (c.trial, c.source)])
+        rows = [(c.trial, c.epoch, tables.to_text(c.values), c.source) for c in changes]
         with self._transaction() as db:
             db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", rows)
 
@@ -232,12 +217,11 @@ class Ledger(History):
 
         Raises ValueError for any other trial.
         """
-        self._check_trials(numbers)
         status = dict(self._query("SELECT number, status FROM trials"))
-        if wrong := [number for number in numbers if status[number] not in BROKEN]:
+        if wrong := [number for number in numbers if status.get(number) not in BROKEN]:
             raise ValueError(
-                f"trial {wrong[0]} is {status[wrong[0]]}: retry takes those that are "
-                f"{' or '.join(BROKEN)}"
+                f"trial {wrong[0]} is {status.get(wrong[0], 'not in the ledger')}: retry takes "
+                f"those that are {' or '.join(BROKEN)}"
             )
         keys = [(int(number),) for number in numbers]
         with self._transaction() as db:
@@ -271,13 +255,7 @@ class Ledger(History):
                 "write=True), as its one driver"
             )
 
-    def _check_groups(self, names: set[str]) -> None:
-        known = {name for (name,) in self._query("SELECT name FROM groups")}
-        if strange := sorted(names - known):
-            raise ValueError(f"no group {strange[0]!r} in the ledger: write add_group before")
-
     def _check_standing(self, epochs: int, lanes: Sequence[tuple[int, int]]) -> None:
-        self._check_trials([trial for trial, _ in lanes])
         behind = "SELECT coalesce(max(epoch), 0) FROM lanes WHERE trial = ? AND seed = ?"
         for trial, seed in lanes:
             found = self._query(behind, trial, seed)[0][0]
@@ -287,27 +265,15 @@ class Ledger(History):
                     f"begins after {epochs}"
                 )
 
-    def _check_statuses(
-        self, statuses: Mapping[int, str], errors: Mapping[int, str] | None
-    ) -> None:
-        if wrong := [status for status in statuses.values() if status not in STATUSES]:
-            raise ValueError(f"no status {wrong[0]!r}: there are {', '.join(STATUSES)}")
-        self._check_trials([*statuses, *(errors or {})])
-
-    def _check_trials(self, numbers: Iterable[int]) -> None:
-        count = self._query("SELECT count(*) FROM trials")[0][0]
-        if wrong := [number for number in numbers if not 0 <= number < count]:
-            raise ValueError(f"no trial {wrong[0]} in the ledger, which has {count}")
-
 
 def _check_free(folder: Path) -> None:
     found = opening.foreign(folder)
     if opening.FILE in found:
         with Ledger.open(folder) as ledger:
-            recipe, count = ledger.meta.get("recipe"), len(ledger.trials())
+            experiment, count = ledger.meta.get("experiment"), len(ledger.trials())
         raise LedgerError(
-            f"{folder} holds a sweep already (of {recipe}, {count} trials): go on with it by "
-            f"{resume_command(folder, recipe)}, or write --folder with another place"
+            f"{folder} holds a sweep already (of {experiment}, {count} trials): continue it by "
+            f"{resume_command(folder, experiment)}, or write --folder with another place"
         )
     if found:
         raise LedgerError(

@@ -7,16 +7,16 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..files.lock import code
+from ..files.lock import Lock, Locked, NoLock, code
 from ..files.plain import quoted
 from ..files.reading import MEGABYTE, FileError, check_regular
 from ..installation import upgrade
-from . import lock
 from .checkpoints import sync_folder
 from .faults import LedgerError, damaged
 from .tables import TABLES
 
 FILE = "ledger.sqlite"
+LOCK = "driver.lock"
 APPLICATION = 0x6A786E6E  # "jxnn": what the file says that it is
 SCHEMA = 1
 WAIT = 10.0  # seconds for another connection, which holds the file for milliseconds at most
@@ -67,7 +67,7 @@ def connect(folder: Path, write: bool) -> sqlite3.Connection:
     try:
         connection = _checked(file, "rw" if write else "ro")
     except sqlite3.OperationalError:
-        # SQLite wants to make files beside it even to read; not so where nothing can change.
+        # SQLite wants to make files next to it even to read; not so where nothing can change.
         if write or file.with_name(FILE + "-wal").exists():
             raise
         connection = _checked(file, "ro&immutable=1")
@@ -80,7 +80,7 @@ def connect(folder: Path, write: bool) -> sqlite3.Connection:
 
 def foreign(folder: Path) -> list[str]:
     """The names in `folder` that a driver killed while it made a ledger did not leave there."""
-    ours = {lock.FILE, FILE + NEW, FILE + NEW + "-journal"}
+    ours = {LOCK, FILE + NEW, FILE + NEW + "-journal"}
     return sorted({file.name for file in folder.iterdir()} - ours) if folder.is_dir() else []
 
 
@@ -129,9 +129,11 @@ def _check(connection: sqlite3.Connection, file: Path) -> None:
     except sqlite3.DatabaseError as error:
         if code(error) != sqlite3.SQLITE_NOTADB:
             raise
-        raise LedgerError(f"{file} is no ledger of a sweep ({error}): look at the path") from None
+        raise LedgerError(
+            f"{file} is not the ledger of a sweep ({error}): look at the path"
+        ) from None
     if application != APPLICATION:
-        raise LedgerError(f"{file} is no ledger of a sweep: look at the path")
+        raise LedgerError(f"{file} is not the ledger of a sweep: look at the path")
     if schema > SCHEMA:
         raise LedgerError(
             f"{file} was written by a newer jaxnn (its schema is {schema}, this one knows "
@@ -175,3 +177,30 @@ def _words(text: str) -> str:
 def _remove(new: Path) -> None:
     for file in (new, new.with_name(new.name + "-journal")):
         file.unlink(missing_ok=True)
+
+
+# The driver's lock: one driver a folder. The ledger itself stays open to readers.
+
+
+class DriverLock(Lock):
+    """Held from when it is made until `close`, or until the process dies.
+
+    Raises LedgerError where another driver holds it, in this process or another.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            super().__init__(
+                folder / LOCK,
+                f"another driver is at work in {folder}, and one at a time may be: let it end, or "
+                f"stop it, and then resume; `jaxnn sweep top {quoted(folder)}` shows how far it is",
+            )
+        except Locked as error:
+            raise LedgerError(str(error)) from None
+        except NoLock:
+            raise LedgerError(f"{folder / LOCK} is not a driver's lock: remove it") from None
+
+
+def is_driven(folder: Path) -> bool:
+    """Whether a driver of another process is at work in the folder."""
+    return Lock.held(folder / LOCK)

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,19 +37,22 @@ class Place:
         return self.classes[names.index(value)]
 
 
-def laid_out(config: type, paths: Mapping[str, Any]) -> Iterator[Place]:
-    """The places of all dimensions; raises ValueError for what does not fit the class."""
-    yield from _inside(config, paths, "", (), ())
-
-
-def _inside(
+def laid_out(
     owner: type,
     paths: Mapping[str, Any],
-    prefix: str,
-    above: tuple[str, ...],
-    when: tuple[tuple[str, str], ...],
+    prefix: str = "",
+    above: tuple[str, ...] = (),
+    when: tuple[tuple[str, str], ...] = (),
 ) -> Iterator[Place]:
-    """The places of `paths`, which start at the fields of `owner`; names start with `prefix`."""
+    """The places of all dimensions; raises ValueError for what does not fit the class.
+
+    Args:
+        owner: the class whose fields the paths start at.
+        paths: the dimension, or `Branch`, for each dotted path.
+        prefix: of the names of the places.
+        above: the path to the owner.
+        when: the choices of class that the owner depends on.
+    """
     for dotted, swept in paths.items():
         for other in paths:
             if dotted.startswith(f"{other}."):
@@ -78,25 +82,24 @@ def _branch(
     kinds: list[Any],
     branch: Branch,
 ) -> Iterator[Place]:
-    known = {_class_name(cls): cls for cls in _members(kinds) if _is_class(cls)}
-    names = [_class_name(cls).lower() for cls in _members(kinds) if _is_class(cls)]
-    for short in names:
-        if names.count(short) > 1:
-            raise ValueError(
-                f"{name} is {_described(_members(kinds))}, two of which would be {name}:{short} in "
-                "the names of dimensions; give one of the classes another name"
-            )
-    for option in branch.classes:
-        if option not in known:
-            raise ValueError(
-                f"{name} is {_described(_members(kinds))}, of which Branch names {option!r}; "
-                f"{suggestion(option, known)}"
-            )
+    members = _members(kinds)
+    known = {_class_name(cls): cls for cls in members if _is_class(cls)}
+    short = Counter(_class_name(cls).lower() for cls in members if _is_class(cls))
+    if twice := [one for one, count in short.items() if count > 1]:
+        raise ValueError(
+            f"{name} is {_described(members)}, two of which would be {name}:{twice[0]} in the "
+            "names of dimensions; give one of the classes another name"
+        )
+    if wrong := [option for option in branch.classes if option not in known]:
+        raise ValueError(
+            f"{name} is {_described(members)}, of which Branch names {wrong[0]!r}; "
+            f"{suggestion(wrong[0], known)}"
+        )
     classes = [known[option] for option in branch.classes]
+    absent = dataclasses.MISSING
     for cls in classes:
         for field in dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ():
-            absent = dataclasses.MISSING
-            if field.init and field.default is absent and field.default_factory is absent:
+            if field.init and field.default is field.default_factory is absent:
                 raise ValueError(
                     f"{name}: a trial's {_class_name(cls)} starts from its defaults, and "
                     f"{field.name!r} has none; give it one in the class"
@@ -104,7 +107,7 @@ def _branch(
     yield Place(name, Choice(*branch.classes), path, when, tuple(classes))
     for cls, (option, paths) in zip(classes, branch.classes.items(), strict=True):
         prefix = f"{name}:{option.lower()}."
-        yield from _inside(cls, paths, prefix, path, (*when, (name, option)))
+        yield from laid_out(cls, paths, prefix, path, (*when, (name, option)))
 
 
 def _kinds(owner: type, dotted: str, name: str) -> list[Any]:
@@ -117,15 +120,11 @@ def _kinds(owner: type, dotted: str, name: str) -> list[Any]:
         has = [cls for cls in owners if part in _fields(cls)]
         lacks = [cls for cls in owners if part not in _fields(cls)]
         if has and lacks:
-            inner = dotted.removeprefix(f"{here}.")
+            inner, other = dotted.removeprefix(f"{here}."), _class_name(lacks[0])
+            rest = '**{"None": {}}' if other == "None" else f"{other}={{}}"
             raise ValueError(
-                f"{here} is {_described(owners)}, and {_class_name(lacks[0])} has no {part!r}; "
-                f'write "{here}": Branch({_class_name(has[0])}={{"{inner}": ...}}, '
-                + (
-                    '**{"None": {}})'
-                    if lacks[0] is type(None)
-                    else f"{_class_name(lacks[0])}={{}})"
-                )
+                f"{here} is {_described(owners)}, and {other} has no {part!r}; write "
+                f'"{here}": Branch({_class_name(has[0])}={{"{inner}": ...}}, {rest})'
             )
         if lacks:
             fields = [field for cls in owners for field in _fields(cls)]

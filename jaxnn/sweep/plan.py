@@ -13,23 +13,14 @@ from typing import Any, NamedTuple
 import jax
 
 from ..core.signatures import suggestion
-from ..experiment.experiment import AnyRecipe, Experiment
-from ..train.directions import is_maximized
+from ..experiment.experiment import Experiment
 from .cohort import Way, Work
 from .engine import lost
-from .fit_training import FitTraining
 from .probe import Probe, Timing, probe
 from .search import searcher
 from .settings import Settings
 from .space import Values
-from .structure import (
-    TRACED,
-    Structure,
-    reads_seed,
-    space_of,
-    structure_of,
-    traced_or_static,
-)
+from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
 from .training import Training, training_of
 
 # Seconds of training that go to a worker, and into the ledger, at a time.
@@ -73,7 +64,7 @@ class Planner:
     """What is known of a sweep before it runs.
 
     Args:
-        recipe: the experiment.
+        experiment: the experiment.
         base: the configuration that trials change.
         settings: what was asked for.
         found: `traced`, or why not, by dimension, where that is known already.
@@ -85,13 +76,13 @@ class Planner:
 
     def __init__(
         self,
-        recipe: AnyRecipe,
+        experiment: Experiment[Any],
         base: Any,
         settings: Settings,
         found: Mapping[str, str] | None = None,
     ) -> None:
-        self.recipe, self.base, self.settings = recipe, base, settings
-        self.space, training = space_of(recipe), training_of(recipe, base, base)
+        self.experiment, self.base, self.settings = experiment, base, settings
+        self.space, training = space_of(experiment), training_of(experiment, base, base)
         self.epochs = training.epochs
         self.metrics = training.names()
         self.metric = self._metric(training)
@@ -99,7 +90,7 @@ class Planner:
         self.search = searcher(
             settings.search, self.space, seed=settings.search_seed, points=settings.points
         )
-        self.found = dict(found or traced_or_static(recipe, base, exact=settings.exact))
+        self.found = dict(found or traced_or_static(experiment, base, exact=settings.exact))
         self._check_groups()
         self._check_settings()
 
@@ -117,7 +108,7 @@ class Planner:
 
     def member(self, values: Values) -> Member:
         """The structure, epochs and seed of a trial; raises what its configuration raises."""
-        structure = structure_of(self.recipe, self.base, self.found, values)
+        structure = structure_of(self.experiment, self.base, self.found, values)
         training = structure.training({name: values[name] for name in structure.traced})
         if self.settings.halving != "none" and training.epochs != self.epochs:
             raise ValueError(
@@ -169,10 +160,8 @@ class Planner:
         return Grouped(structure, member.epochs, way, unit * times, timings, said)
 
     def _metric(self, training: Training) -> str:
-        names, experiment = self.metrics, self.recipe
-        metric = self.settings.ranked
-        if not metric and isinstance(experiment, Experiment):
-            metric = experiment.maximize or experiment.minimize or ""
+        names, experiment = self.metrics, self.experiment
+        metric = self.settings.ranked or experiment.maximize or experiment.minimize or ""
         if metric and metric not in names:
             raise ValueError(
                 f"the program reports no metric {metric!r}; {suggestion(metric, names)}"
@@ -192,8 +181,6 @@ class Planner:
     def _is_maximized(self, training: Training) -> bool:
         metric, stated = self.metric, self.settings.maximized
         remedy = f"write --maximize {metric} or --minimize {metric}"
-        if isinstance(training, FitTraining):
-            return is_maximized(metric, training.program.task, stated, remedy)
         found = training.maximized(metric) if stated is None else stated
         if found is None:
             raise ValueError(
@@ -205,15 +192,7 @@ class Planner:
     def _check_groups(self) -> None:
         most = self.settings.trials
         static = {n: d for n, d in self.space.dimensions.items() if self.found[n] != TRACED}
-        kinds: list[Values] = [{}]
-        for name, dimension in static.items():  # a branch's choice comes before what is inside it
-            grid = dimension.grid(most)
-            kinds = [
-                {**kind, **more}
-                for kind in kinds
-                for more in ([{name: v} for v in grid] if self.space.active(name, kind) else [{}])
-            ][: most + 1]
-        groups = min(len(kinds), most)
+        groups = min(self.space.grid_size(most, static), most)
         if groups > self.settings.max_groups:
             sizes = {name: len(dimension.grid(most)) for name, dimension in static.items()}
             each = ", ".join(f"{name} ({size})" for name, size in sizes.items() if size > 1)
@@ -228,8 +207,8 @@ class Planner:
         settings.rounds(self.epochs)  # raises for rungs that cannot be
         if settings.seeds > 1 and not hasattr(self.base, "seed"):
             raise ValueError("--seeds wants a field `seed` in the configuration; there is none")
-        if settings.seeds > 1 and isinstance(self.recipe, Experiment):
-            why = reads_seed(self.recipe, self.base)
+        if settings.seeds > 1:
+            why = reads_seed(self.experiment, self.base)
             if why is not None:
                 raise ValueError(
                     f"--seeds {settings.seeds} gives the lanes of a trial other keys, but the "

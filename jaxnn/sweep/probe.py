@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 
@@ -36,8 +37,7 @@ FEW = 4
 LONG = 2.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """One way that was tried.
 
     Args:
@@ -55,7 +55,7 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A question to a worker: how should so many lanes of this structure go?
+    """A question to a worker: how should this many lanes of this structure run?
 
     Args:
         work: one lane or more of it, as examples.
@@ -101,8 +101,7 @@ def _settled(asked: Probe, found: list[Timing]) -> list[Timing]:
         for way, seconds in again.items():
             seconds.append(_seconds(asked.work, way, times[way]))
     return [
-        dataclasses.replace(t, seconds=statistics.median(again[t.way])) if t.way in again else t
-        for t in found
+        t._replace(seconds=statistics.median(again[t.way])) if t.way in again else t for t in found
     ]
 
 
@@ -137,11 +136,8 @@ def _ladders(asked: Probe) -> Iterator[list[Way]]:
             most = -(-asked.lanes // devices)  # a wider call would only be filled up
             if by in asked.by:
                 ways = [Way(by, w, devices) for w in dict.fromkeys(min(w, most) for w in widths)]
-                yield [one for one in ways if len(asked.by) == 1 or _is_taken(asked.work, one)]
-
-
-def _is_taken(work: Work, way: Way) -> bool:
-    return taken(work.structure, work.values[0], way) == way
+                structure, values = asked.work.structure, asked.work.values[0]
+                yield [w for w in ways if len(asked.by) == 1 or taken(structure, values, w) == w]
 
 
 def _timed(work: Work, way: Way) -> Timing:

@@ -1,6 +1,8 @@
-"""How far a sweep is, and who is told."""
+"""How far a sweep is, for whoever watches."""
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -10,8 +12,8 @@ from ..train.directions import badness
 from .history import History
 from .plan import Planner
 
-# Seconds between two messages to whoever watches: to count takes long after many trials.
 PATIENCE = 1.0
+"""Seconds between two messages to whoever watches: to count takes long after many trials."""
 
 
 class Progress(NamedTuple):
@@ -44,51 +46,44 @@ Watch = Callable[[Progress], None]
 
 
 class Teller:
-    """Tells whoever watches how far a sweep is, but not all the time.
+    """Reports how far a sweep is, but not all the time.
 
     Args:
         ledger, planner: of the sweep.
-        watch: is told.
+        watch: gets the progress.
     """
 
     def __init__(self, ledger: History, planner: Planner, watch: Watch) -> None:
         self.ledger, self.planner, self.watch = ledger, planner, watch
         self.lanes = 0  # trained in this session
         self._before = float(sum(ledger.standing().values()))
-        self._began, self._told = time.perf_counter(), -np.inf
+        self._began, self._told = time.perf_counter(), -math.inf
 
     def tell(self, rung: int, now: bool = False) -> None:
-        """Tell, unless that was a moment ago."""
+        """Report, unless that was a moment ago."""
         if now or time.perf_counter() >= self._told + PATIENCE:
             self._told = time.perf_counter()
             self.watch(self.progress(rung))
 
     def progress(self, rung: int) -> Progress:
         """How far the sweep is."""
-        ledger, planner = self.ledger, self.planner
-        trials = ledger.trials()
-        statuses: dict[str, int] = {}
-        for trial in trials:
-            statuses[trial.status] = statuses.get(trial.status, 0) + 1
-        done = {trial.number for trial in trials if trial.status == "done"}
-        ends: dict[int, dict[int, float]] = {number: {} for number in done}
-        for result in ledger.results(planner.metric):  # the last of a seed comes last
-            if result.trial in done:
+        trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
+        ends: dict[int, dict[int, float]] = {t.number: {} for t in trials if t.status == "done"}
+        for result in self.ledger.results(planner.metric):  # the last of a seed comes last
+            if result.trial in ends:
                 ends[result.trial][result.seed] = result.value
         means = {n: float(np.mean([*each.values()])) for n, each in ends.items() if each}
-        places = {n: (badness(mean, planner.maximize), n) for n, mean in means.items()}
-        found = min(means, key=lambda number: places[number], default=None)
-        best = None if found is None or places[found][0] == np.inf else (found, means[found])
-        settings = planner.settings
+        places = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
+        worth, best = min(places, default=(math.inf, -1))
         whole = sum(bracket.epochs for bracket in settings.rounds(planner.epochs)) * settings.seeds
         return Progress(
             asked=len(trials),
             trials=settings.trials,
-            statuses=statuses,
+            statuses=Counter(trial.status for trial in trials),
             rung=rung,
-            best=best,
+            best=(best, means[best]) if worth < math.inf else None,
             lanes=self.lanes,
-            epochs=float(sum(ledger.standing().values())),
+            epochs=float(sum(self.ledger.standing().values())),
             whole=float(whole),
             before=self._before,
             seconds=time.perf_counter() - self._began,

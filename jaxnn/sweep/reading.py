@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..train.directions import badness
 from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
 from .faults import LedgerError, damaged
 from .history import History
-from .records import BROKEN, Cohort, Group, Trial
+from .tables import BROKEN, Cohort, Group, Trial
 
 KINDS = {kind.__name__.lower(): kind for kind in (Uniform, LogUniform, Int, Choice, Grid)}
 # By metric, trial and seed: (epoch, number) in order; None for what was not finite.
@@ -53,7 +53,7 @@ class Sweep:
 
     Args:
         folder: where its ledger is.
-        recipe: the experiment's module, such as `experiments.mnist_mlp`.
+        experiment: the experiment's module, such as `experiments.mnist_mlp`.
         config: the configuration that trials change, as `configuration.to_plain` gives it.
         dimensions: what is searched, by name.
         metric: the name that trials are compared by.
@@ -69,7 +69,7 @@ class Sweep:
     """
 
     folder: Path
-    recipe: str
+    experiment: str
     config: Mapping[str, Any]
     dimensions: Mapping[str, Dimension]
     metric: str
@@ -87,7 +87,7 @@ class Sweep:
     @property
     def name(self) -> str:
         """The experiment's name, `mnist_mlp`."""
-        return self.recipe.rpartition(".")[2]
+        return self.experiment.rpartition(".")[2]
 
     @functools.cached_property
     def scores(self) -> dict[int, Score]:
@@ -232,19 +232,23 @@ def read(ledger: History) -> Sweep:
     )
 
 
-NEEDED = {
-    "recipe": str,
-    "config": dict,
-    "space": list,
-    "metric": str,
-    "maximize": bool,
-    "seeds": int,
-    "epochs": int,
-    "rungs": list,
-}
+NEEDED = {"experiment": str, "config": dict, "space": list, "metric": str, "maximize": bool}
+NEEDED |= {"seeds": int, "epochs": int, "rungs": list}
 # What else a report and a driver take from the meta data, if it is there.
 FURTHER = {"settings": dict, "traced": dict, "versions": dict, "sources": dict, "search": str}
+FURTHER |= {"forced": list}
 FORCED = {"after trials": int, "changes": list}
+# What the values of some of them are, beyond their type.
+VALID: dict[str, Callable[[Any], Any]] = {
+    "experiment": lambda name: re.fullmatch(r"\w[\w.-]*", name),  # it is in commands to copy
+    "seeds": lambda count: count > 0,
+    "epochs": lambda count: count > 0,
+    "rungs": lambda epochs: all(type(epoch) is int and epoch > 0 for epoch in epochs),
+    "forced": lambda all_: all(
+        isinstance(one, dict) and all(isinstance(one.get(k), kind) for k, kind in FORCED.items())
+        for one in all_
+    ),
+}
 
 
 def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Dimension]]:
@@ -252,36 +256,23 @@ def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], di
 
     Raises ValueError if they lack what a sweep has, and LedgerError for another type.
     """
-    missing = [name for name in NEEDED if name not in meta]
-    if missing:
+    if missing := [name for name in NEEDED if name not in meta]:
         raise FileError(
             f"the ledger in {folder} does not say {', '.join(map(repr, missing))}: it was "
             "not written by a sweep"
         )
-    known = {name: meta[name] for name in NEEDED}
-    wrong = [name for name, kind in NEEDED.items() if type(known[name]) is not kind]
-    wrong += [name for name, kind in FURTHER.items() if type(meta.get(name, kind())) is not kind]
-    if not wrong and not re.fullmatch(r"\w[\w.-]*", known["recipe"]):
-        wrong = ["recipe"]  # it is printed in commands to copy
-    if not wrong and not (known["seeds"] > 0 and known["epochs"] > 0):
-        wrong = ["seeds"]
-    if not wrong and not all(type(epoch) is int and epoch > 0 for epoch in known["rungs"]):
-        wrong = ["rungs"]
-    if wrong:
-        raise LedgerError(f"{damaged(folder)} ({wrong[0]!r} is {meta[wrong[0]]!r:.80})")
+    for name, kind in (NEEDED | FURTHER).items():
+        value = meta.get(name, kind())
+        whole = name in meta and name in VALID
+        if type(value) is not kind or (whole and not VALID[name](value)):
+            raise LedgerError(f"{damaged(folder)} ({name!r} is {value!r:.80})")
     try:
-        dimensions = {str(row["name"]): dimension_of(row) for row in known["space"]}
+        dimensions = {str(row["name"]): dimension_of(row) for row in meta["space"]}
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"{damaged(folder)} (the space is not one: {error})") from error
-    forced = meta.get("forced", [])
-    if not isinstance(forced, list) or not all(
-        isinstance(one, dict) and all(isinstance(one.get(k), kind) for k, kind in FORCED.items())
-        for one in forced
-    ):
-        raise LedgerError(f"{damaged(folder)} ('forced' is {forced!r:.80})")
     if not set(dimensions) <= set(meta.get("traced", dimensions)):
         raise LedgerError(f"{damaged(folder)} ('traced' lacks a parameter)")
-    return known, dimensions
+    return {name: meta[name] for name in NEEDED}, dimensions
 
 
 def _check_values(

@@ -1,47 +1,295 @@
-"""Which configurations to try next, by the name of a search.
+"""Searches: they say which trials to run next.
 
-A search is asked in rounds, for a batch at a time. What it answers is a function of the space, the
-seed, the round, how many are wanted and what was observed, and of nothing else: a sweep that was
-killed asks again and gets the same trials.
+    grid                    all points of the space's grid, in order
+    random, sobol           samples, independent or evenly spread
+    tpe, gp                 tree Parzen estimators and a Gaussian process: Optuna's samplers
+    cmaes                   covariance matrix adaptation, by the library `cmaes`
+
+A search is pure: its next trials follow from its seed, the round, and the history. Optuna's
+samplers get a new study in memory each round. CMA-ES is replayed from the whole history, since
+Optuna's sampler of that name keeps the state of the search in the study and learns only from the
+first trials of a batch. Trials that failed are left out for TPE and the Gaussian process, and are
+the worst of all for CMA-ES.
+
+References: Bergstra et al., Algorithms for hyper-parameter optimization, 2011. Hansen, The CMA
+evolution strategy: a tutorial, 2016. Sobol, On the distribution of points in a cube, 1967.
 """
 
+import contextlib
+import dataclasses
+import importlib
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
 from ..core.signatures import suggestion
-from .guided import CMAESSearch, GPSearch, TPESearch
-from .observation import Observation, Search
-from .space import Space
-from .unguided import GridSearch, RandomSearch, SobolSearch
+from ..installation import install, missing
+from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Scalar
+from .space import Space, Values
 
-__all__ = [
-    "CMAESSearch",
-    "GPSearch",
-    "GridSearch",
-    "Observation",
-    "RandomSearch",
-    "Search",
-    "SobolSearch",
-    "TPESearch",
-    "searcher",
-]
+STARTUP = 10
+"""Scores below which there is nothing to learn from: a Sobol sequence is asked instead."""
 
-SEARCHES = ("grid", "random", "sobol", "tpe", "cmaes", "gp")
+TPE_HISTORY = 1000
+"""Values that TPE gets, over all dimensions: the cost of a trial grows with them.
+
+But never fewer than 200 trials: with 100 it finds several times less.
+"""
+
+GP_HISTORY = 100
+"""Trials that the Gaussian process gets: the cost of a trial grows with their cube."""
+
+
+class Observation(NamedTuple):
+    """A trial that was asked: its values, and its score.
+
+    Smaller scores are better, whatever the direction of the metric; one that is None or not finite
+    is of a trial that failed, diverged, or is not done.
+    """
+
+    values: Values
+    score: float | None
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether it has a finite score."""
+        return self.score is not None and math.isfinite(self.score)
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Says which trials to run next; made by `searcher`.
+
+    Args:
+        space: where to search.
+        seed: of everything random in it.
+        points: of each range of a grid.
+    """
+
+    space: Space
+    seed: int = 0
+    points: int = 5
+    name: ClassVar[str]
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Raise ImportError, with the command that installs it, for a missing library."""
+        for module in self.needs:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                others = ("torch",) if module == "torch" else ()  # in no extra: it is large
+                raise ImportError(
+                    f"the search {self.name!r} needs {module}, which is not installed: take "
+                    f"another search, such as 'sobol', or write {install('sweep', *others)}"
+                ) from error
+
+    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """The next `count` trials after those of `history`, which has all trials asked before.
+
+        There are fewer only if a grid ends.
+        """
+        raise NotImplementedError
+
+
+class GridSearch(Search):
+    """All points of the space's grid in order, and none after the last."""
+
+    name = "grid"
+
+    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """The next points of the grid, [] at its end."""
+        points = self.space.grid(self.points)
+        return list(itertools.islice(points, len(history), len(history) + count))
+
+
+class RandomSearch(Search):
+    """Independent samples of the space; trial n is the same however the rounds are cut."""
+
+    name = "random"
+
+    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """The next samples."""
+        trials = range(len(history), len(history) + count)
+        return [self.space.sample(np.random.default_rng([self.seed, n])) for n in trials]
+
+
+class SobolSearch(Search):
+    """A scrambled Sobol sequence, which fills the unit cube more evenly than chance.
+
+    Trial n is the same however the rounds are cut. Most even after a power of two of trials.
+    """
+
+    name = "sobol"
+
+    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """The next points of the sequence."""
+        from scipy.stats import qmc
+
+        sequence = qmc.Sobol(len(self.space.dimensions), rng=np.random.default_rng(self.seed))
+        if history:
+            sequence.fast_forward(len(history))
+        with warnings.catch_warnings():  # of a first batch that is not a power of two
+            warnings.simplefilter("ignore", UserWarning)
+            points = sequence.random(count)
+        return [self.space.from_unit(point) for point in points]
+
+
+class _OptunaSearch(SobolSearch):
+    """A sampler of Optuna on a new study in memory: a Sobol sequence until there are some scores.
+
+    A trial that was asked and has no score yet is running, for the sampler.
+    """
+
+    def most(self) -> int:
+        """How many observations the sampler gets."""
+        raise NotImplementedError
+
+    def sampler(self, seed: int) -> Any:
+        """A new sampler."""
+        raise NotImplementedError
+
+    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """The next trials."""
+        scored = [one for one in history if one.is_scored]
+        if len(scored) < STARTUP:
+            return super().ask(count, round, history)
+        optuna, dimensions = optuna_library(), self.space.dimensions
+        distributions = {name: _by_index(one) for name, one in dimensions.items()}
+        with quiet():
+            study = optuna.create_study(sampler=self.sampler(_seed_of(self.seed, round)))
+            study.add_trials(
+                [
+                    optuna.trial.create_trial(
+                        value=one.score,
+                        params={n: _index(dimensions[n], value) for n, value in one.values.items()},
+                        distributions={name: distributions[name] for name in one.values},
+                    )
+                    for one in best_and_newest(scored, self.most())
+                ]
+            )
+            return [self._suggested(study.ask()) for _ in range(count)]
+
+    def _suggested(self, trial: Any) -> Values:
+        values: Values = {}
+        for name, dimension in self.space.dimensions.items():
+            if self.space.active(name, values):
+                values[name] = _suggest(trial, name, dimension)
+        return values
+
+
+class TPESearch(_OptunaSearch):
+    """Tree Parzen estimators, a dimension at a time.
+
+    While a batch is drawn, its own trials count as bad ones, which spreads it. With 64 trials a
+    batch this is several times better than estimators of all dimensions together.
+    """
+
+    name = "tpe"
+    needs = ("optuna",)
+
+    def most(self) -> int:
+        """How many observations the sampler gets."""
+        return max(200, TPE_HISTORY // len(self.space.dimensions))
+
+    def sampler(self, seed: int) -> Any:
+        """A new sampler."""
+        options = {"multivariate": False, "constant_liar": True, "n_startup_trials": 0}
+        return optuna_library().samplers.TPESampler(seed=seed, **options)
+
+
+class GPSearch(_OptunaSearch):
+    """A Gaussian process and its expected improvement, for runs that take longer than asking.
+
+    What is inside of branches is left to tree Parzen estimators.
+    """
+
+    name = "gp"
+    needs = ("optuna", "torch", "scipy")
+
+    def most(self) -> int:
+        """How many observations the sampler gets."""
+        return GP_HISTORY
+
+    def sampler(self, seed: int) -> Any:
+        """A new sampler."""
+        samplers = optuna_library().samplers
+        inside = samplers.TPESampler(seed=seed, multivariate=False, n_startup_trials=0)
+        options = {"warn_independent_sampling": False, "n_startup_trials": 0}
+        return samplers.GPSampler(seed=seed, independent_sampler=inside, **options)
+
+
+class CMAESSearch(SobolSearch):
+    """Covariance matrix adaptation in the unit cube, of all dimensions.
+
+    An option or a whole number becomes a random point of its share of the unit line, and a
+    dimension that the trial does not have a random point of the whole line, which keeps their
+    spread. A batch is up to three generations of at least 16, and batches of 16 learn most from a
+    trial. If the distribution has shrunk to a point, it starts again from another place.
+    """
+
+    name = "cmaes"
+    needs = ("cmaes",)
+
+    def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """The next trials: the first batch of a Sobol sequence, then of the distribution."""
+        if not history:
+            return super().ask(count, round, history)
+        batch = max(1, len(history) // round if round else count)
+        strategy = self._replayed(max(2, batch // 3, min(batch, 16)), history)
+        strategy.reseed_rng(_seed_of(self.seed, round))
+        below_1 = np.nextafter(1.0, 0.0)
+        return [self.space.from_unit(np.minimum(strategy.ask(), below_1)) for _ in range(count)]
+
+    def _replayed(self, size: int, history: Sequence[Observation]) -> Any:
+        rng = np.random.default_rng(self.seed)
+        strategy = self._start(size, 0.5)
+        for start in range(0, len(history) - size + 1, size):
+            generation = [
+                (self.space.to_unit(one.values, rng), one.score if one.is_scored else math.inf)
+                for one in history[start : start + size]
+            ]
+            if all(score == math.inf for _, score in generation):
+                continue  # their order would say nothing
+            strategy.tell(generation)
+            if strategy.should_stop():
+                strategy = self._start(size, rng.random(len(self.space.dimensions)))
+        return strategy
+
+    def _start(self, size: int, mean: Any) -> Any:
+        import cmaes
+
+        dimensions = len(self.space.dimensions)
+        return cmaes.CMA(
+            mean=np.broadcast_to(mean, dimensions).astype(float),
+            sigma=0.25,
+            bounds=np.tile([0.0, 1.0], (dimensions, 1)),
+            population_size=size,
+            seed=0,  # it is set again before it is asked
+        )
+
+
+SEARCHES: dict[str, type[Search]] = {
+    kind.name: kind
+    for kind in (GridSearch, RandomSearch, SobolSearch, TPESearch, CMAESSearch, GPSearch)
+}
 
 
 def searcher(name: str, space: Space, *, seed: int = 0, points: int = 5) -> Search:
     """The search of that name over a space.
 
     Args:
-        name: "grid" in order; "random"; "sobol", which fills the space evenly; "tpe" (tree Parzen
-            estimators), "cmaes" (covariance matrix adaptation) and "gp" (Gaussian process), which
-            learn from round to round.
+        name: "grid", "random", "sobol", "tpe", "cmaes", or "gp".
         space: where to search.
         seed: of everything random in it.
         points: of each range of a grid.
 
-    Raises ValueError for an unknown name, and ImportError where a library that the search needs is
-    not installed.
-
-    References: Bergstra et al., Algorithms for hyper-parameter optimization, 2011. Hansen, The CMA
-    evolution strategy: a tutorial, 2016. Sobol, On the distribution of points in a cube, 1967.
+    Raises ValueError for an unknown name, and ImportError if a library that the search needs is not
+    installed.
 
     >>> from jaxnn.experiment import SGD
     >>> from jaxnn.sweep.space import Grid, Uniform
@@ -49,17 +297,88 @@ def searcher(name: str, space: Space, *, seed: int = 0, points: int = 5) -> Sear
     >>> searcher("grid", space, points=3).ask(2, round=0, history=[])
     [{'learning_rate': 0.1, 'momentum': 0.5}, {'learning_rate': 0.1, 'momentum': 0.7}]
     """
-    match name:
-        case "grid":
-            return GridSearch(space, points)
-        case "random":
-            return RandomSearch(space, seed)
-        case "sobol":
-            return SobolSearch(space, seed)
-        case "tpe":
-            return TPESearch(space, seed)
-        case "cmaes":
-            return CMAESSearch(space, seed)
-        case "gp":
-            return GPSearch(space, seed)
-    raise ValueError(f"there is no search {name!r}; {suggestion(name, SEARCHES)}")
+    if name not in SEARCHES:
+        raise ValueError(f"there is no search {name!r}; {suggestion(name, SEARCHES)}")
+    return SEARCHES[name](space, seed, points)
+
+
+def best_and_newest(scored: Sequence[Observation], most: int) -> list[Observation]:
+    """At most `most` observations, in order: the newest half, and the best of those before.
+
+    >>> history = [Observation({}, score) for score in (3.0, 1.0, 2.0, 9.0, 8.0)]
+    >>> [one.score for one in best_and_newest(history, 4)]
+    [1.0, 2.0, 9.0, 8.0]
+    """
+    if len(scored) <= most:
+        return list(scored)
+    older = range(len(scored) - most // 2)
+    best = sorted(older, key=lambda i: scored[i].score)[: most - most // 2]  # type: ignore[arg-type]
+    return [scored[i] for i in (*sorted(best), *range(len(older), len(scored)))]
+
+
+def _seed_of(seed: int, round: int) -> int:
+    """A seed of 32 bits for the round."""
+    return int(np.random.SeedSequence([seed, round]).generate_state(1)[0])
+
+
+# Optuna
+
+
+def optuna_library() -> Any:
+    """Optuna; its ImportError has the command that installs it."""
+    try:
+        return importlib.import_module("optuna")
+    except ImportError as error:
+        raise missing("this is done by", "optuna", "sweep") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's remarks about what it is given."""
+    optuna = optuna_library()
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def distribution(dimension: Dimension) -> Any:
+    """The dimension as a distribution of Optuna: options are categories, whatever they are."""
+    distributions = optuna_library().distributions
+    if isinstance(dimension, Choice | Grid):
+        return distributions.CategoricalDistribution(dimension.options)
+    if isinstance(dimension, Int):
+        return distributions.IntDistribution(dimension.low, dimension.high, dimension.log)
+    log = isinstance(dimension, LogUniform)
+    return distributions.FloatDistribution(dimension.low, dimension.high, log)
+
+
+def _by_index(dimension: Dimension) -> Any:
+    """The same with options as their indices: Optuna could not tell 1 from True."""
+    distributions = optuna_library().distributions
+    if isinstance(dimension, Choice):
+        return distributions.CategoricalDistribution(range(len(dimension.options)))
+    if isinstance(dimension, Grid):
+        return distributions.IntDistribution(0, len(dimension.options) - 1)
+    return distribution(dimension)
+
+
+def _index(dimension: Dimension, value: Any) -> Any:
+    return dimension.index(value) if isinstance(dimension, Choice | Grid) else value
+
+
+def _suggest(trial: Any, name: str, dimension: Dimension) -> Scalar:
+    match dimension:
+        case Choice(options=options):
+            return options[trial.suggest_categorical(name, range(len(options)))]
+        case Grid(options=options):
+            return options[trial.suggest_int(name, 0, len(options) - 1)]
+        case Int(low=low, high=high, log=log):
+            return trial.suggest_int(name, low, high, log=log)
+    return trial.suggest_float(
+        name, dimension.low, dimension.high, log=isinstance(dimension, LogUniform)
+    )

@@ -31,7 +31,7 @@ class Settings:
     halving: Halving = "none"
     """Whether trials stop early: by successive halving, Hyperband, or population-based training."""
     eta: int = 4
-    """One trial in so many goes on from a rung to the next."""
+    """One trial in this many continues from a rung to the next."""
     least: int = 1
     """Epochs to the first rung; of population-based training, between two changes."""
     batch: int = 0
@@ -43,7 +43,7 @@ class Settings:
     by: Literal["auto", "loop", "map", "vmap"] = "auto"
     """How lanes go through a program: one after the other, or together; auto measures."""
     exact: bool = False
-    """Train each lane to the very bits of a run of its own."""
+    """Train each lane so that it is bitwise equal to a solo run."""
     max_groups: int = 16
     """The most programs to compile: trials of other static values need another."""
     search_seed: int = 0

@@ -1,6 +1,6 @@
 """The search space of an experiment: a dimension for each dotted path into its configuration.
 
-    Space(Experiment, {
+    Space(Config, {
         "optimizer": Branch(AdamW={"learning_rate": LogUniform(1e-4, 1e-1)}, SGD={}),
         "model.dropout": Uniform(0.0, 0.5),
     })
@@ -13,7 +13,7 @@ import.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,15 +50,15 @@ class Space:
 
     >>> from jaxnn.experiment import SGD, AdamW
     >>> @dataclasses.dataclass(frozen=True)
-    ... class Experiment:
+    ... class Config:
     ...     optimizer: AdamW | SGD = AdamW()
     ...     epochs: int = 10
     >>> rates = {"learning_rate": LogUniform(1e-4, 1e-1)}
-    >>> space = Space(Experiment, {"optimizer": Branch(AdamW=rates, SGD={}), "epochs": Int(1, 9)})
+    >>> space = Space(Config, {"optimizer": Branch(AdamW=rates, SGD={}), "epochs": Int(1, 9)})
     >>> list(space.dimensions)
     ['optimizer', 'optimizer:adamw.learning_rate', 'epochs']
-    >>> space.configured(Experiment(), {"optimizer": "SGD", "epochs": 3})
-    Experiment(optimizer=SGD(learning_rate=0.1, momentum=0.9), epochs=3)
+    >>> space.configured(Config(), {"optimizer": "SGD", "epochs": 3})
+    Config(optimizer=SGD(learning_rate=0.1, momentum=0.9), epochs=3)
     """
 
     config: type
@@ -69,14 +69,14 @@ class Space:
         if not dataclasses.is_dataclass(self.config) or not isinstance(self.config, type):
             raise ValueError(
                 "a Space is of a configuration's class, a dataclass, and its paths: "
-                f"Space(Experiment, {{...}}); got {self.config!r}"
+                f"Space(Config, {{...}}); got {self.config!r}"
             )
         object.__setattr__(self, "paths", dict(self.paths))
         object.__setattr__(self, "_places", tuple(laid_out(self.config, self.paths)))
         if not self.dimensions:
             raise ValueError(
                 f"the space of {self.config.__name__} sweeps nothing; write "
-                'Space(Experiment, {"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}), say'
+                'Space(Config, {"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
             )
 
     @property
@@ -96,11 +96,6 @@ class Space:
     def names(self, values: Mapping[str, Any]) -> list[str]:
         """The dimensions that a trial with these values has, in order."""
         return [place.name for place in self._places if _reached(place, values)]
-
-    def in_log(self, name: str) -> bool:
-        """Whether the dimension is on a log scale, for axes."""
-        dimension = self._place(name).dimension
-        return isinstance(dimension, LogUniform) or (isinstance(dimension, Int) and dimension.log)
 
     def sample(self, rng: np.random.Generator) -> Values:
         """A random trial: each dimension by its own law, independent of the others.
@@ -138,25 +133,44 @@ class Space:
             ]
         )
 
-    def grid(self, points: int) -> list[Values]:
+    def grid(self, points: int) -> Iterator[Values]:
         """The product of all dimensions' grids, the last dimension fastest.
 
         Ranges have `points` points each (an `Int` no more than it has numbers), options all.
         """
-        return list(self.grid_points(points))
+        if points < 1:
+            raise ValueError(f"a grid has at least 1 point a range, got {points}")
+        return self._product({}, self._places, points)
 
-    def grid_size(self, points: int) -> int:
+    def _product(self, values: Values, places: Sequence[Place], points: int) -> Iterator[Values]:
+        if not places:
+            yield values
+            return
+        place, *rest = places
+        reached = _reached(place, values)
+        for value in place.dimension.grid(points) if reached else (None,):
+            more = {place.name: value} if reached else {}
+            yield from self._product(values | more, rest, points)
+
+    def grid_size(self, points: int, names: Collection[str] | None = None) -> int:
         """How many points `grid` lists, without making them.
+
+        Args:
+            points: of each range.
+            names: the dimensions that tell points apart, and all choices of classes among them; all
+                by default.
 
         >>> from jaxnn.experiment import SGD
         >>> space = {"momentum": Uniform(0.5, 0.9), "learning_rate": Grid(0.1, 1.0)}
-        >>> Space(SGD, space).grid_size(5)
-        10
+        >>> Space(SGD, space).grid_size(5), Space(SGD, space).grid_size(5, ["learning_rate"])
+        (10, 2)
         """
         # Only the options that say whether a later dimension is there tell points apart.
         deciding = {choice for place in self._places for choice, _ in place.when}
         counts: dict[tuple[tuple[str, Scalar], ...], int] = {(): 1}
         for place in self._places:
+            if names is not None and place.name not in names:
+                continue
             grid, found = place.dimension.grid(points), dict[Any, int]()
             for chosen, count in counts.items():
                 if not _reached(place, dict(chosen)):
@@ -168,28 +182,10 @@ class Space:
             counts = found
         return sum(counts.values())
 
-    def grid_points(self, points: int) -> Iterator[Values]:
-        """What `grid` lists, one after the other."""
-        if points < 1:
-            raise ValueError(f"a grid has at least 1 point a range, got {points}")
-        grids = [place.dimension.grid(points) for place in self._places]
-        return self._product({}, list(zip(self._places, grids, strict=True)))
-
-    def _product(self, values: Values, rest: list[tuple[Place, list[Scalar]]]) -> Iterator[Values]:
-        if not rest:
-            yield values
-            return
-        (place, grid), *rest = rest
-        if not _reached(place, values):
-            yield from self._product(values, rest)
-            return
-        for value in grid:
-            yield from self._product({**values, place.name: value}, rest)
-
     def configured(self, config: Any, values: Mapping[str, Any]) -> Any:
         """The configuration with these values in their places, all else as it is.
 
-        Dataclasses on the way are made anew by `dataclasses.replace`, once each, so that their own
+        Dataclasses on the way are made again by `dataclasses.replace`, once each, so that their own
         checks run. The values stay what they are and may be traced by JAX. A class that a branch
         chose and `config` does not have there starts from its defaults.
 
@@ -197,18 +193,6 @@ class Space:
         """
         self._check_names(values)
         return _changed(config, [(p.path, p.put(values[p.name])) for p in self._of(values)])
-
-    def check(self, values: Mapping[str, Any]) -> None:
-        """Raise ValueError unless these are a trial's values: every name, and each in its range."""
-        self._check_names(values)
-        missing = [name for name in self.names(values) if name not in values]
-        if missing:
-            raise ValueError(f"a trial has a value for {missing[0]!r}; got {dict(values)}")
-        for place in self._of(values):
-            if not place.dimension.has(values[place.name]):
-                raise ValueError(
-                    f"{place.name} is {values[place.name]!r}, wanted one of {place.dimension}"
-                )
 
     def to_plain(self) -> list[dict[str, Any]]:
         """A row a dimension, for JSON: name, kind, its range or options, log, and when it is there.
@@ -223,7 +207,7 @@ class Space:
             if "options" in plain:
                 plain["options"] = list(plain["options"])
             kind = {"name": place.name, "kind": type(place.dimension).__name__.lower()}
-            log = {"log": self.in_log(place.name), "when": dict(place.when)}
+            log = {"log": place.dimension.log, "when": dict(place.when)}
             rows.append(kind | plain | log)
         return rows
 

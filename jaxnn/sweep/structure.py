@@ -8,7 +8,6 @@ have the same `Structure`, and share compiled programs.
 """
 
 import dataclasses
-import functools
 import os
 import sys
 import traceback
@@ -22,36 +21,17 @@ import numpy as np
 from .. import core
 from ..core.values import is_traced
 from ..experiment import experiment as experiment_module
-from ..experiment.experiment import AnyRecipe, Experiment, Loaded
-from ..experiment.problem import Problem
-from ..experiment.program import Program, Recipe
-from . import fit_training
+from ..experiment.experiment import Experiment, Loaded
 from . import training as training_module
 from .dimensions import Dimension, Int
-from .fit_training import start
-from .numbers import array, as_written, dependent, scalar
 from .space import Space, Values
-from .training import Training, arrays_of, training_of
-
-__all__ = [
-    "TRACED",
-    "Structure",
-    "as_written",
-    "reads_seed",
-    "reason",
-    "scalar",
-    "space_of",
-    "start",
-    "structure_of",
-    "traced_or_static",
-]
+from .training import Training, array, arrays_of, as_written, dependent, scalar, training_of
 
 # The directories whose code a reason does not point into: those of jax and numpy, and what a layer
 # is.
 INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core, np))
 OWN = {
-    str(module.__file__)
-    for module in (sys.modules[__name__], training_module, fit_training, experiment_module)
+    str(module.__file__) for module in (sys.modules[__name__], training_module, experiment_module)
 }
 TRACED = "traced"
 # Samples of the space that are looked at, where those before could not run.
@@ -63,13 +43,13 @@ class Structure:
     """The static part of a trial: trials of equal structure share compiled programs.
 
     Args:
-        recipe: the experiment.
+        experiment: the experiment.
         base: the configuration that a trial's values change.
         static: the values that are baked into the program, by dimension.
         traced: the dimensions whose values are arguments of the program.
     """
 
-    recipe: AnyRecipe
+    experiment: Experiment[Any]
     base: Any
     static: tuple[tuple[str, Any], ...]
     traced: tuple[str, ...]
@@ -81,7 +61,7 @@ class Structure:
 
     def numbers(self, values: Values) -> dict[str, Any]:
         """The traced ones of a trial's values; a whole number among others is written as one."""
-        dimensions = space_of(self.recipe).dimensions
+        dimensions = space_of(self.experiment).dimensions
         return {
             name: float(values[name]) if _is_float(dimensions[name]) else values[name]  # type: ignore[arg-type]
             for name in self.traced
@@ -90,74 +70,57 @@ class Structure:
     def configured(self, numbers: Mapping[str, Any]) -> Any:
         """The configuration with these numbers, traced or not."""
         values = {**dict(self.static), **numbers}
-        return space_of(self.recipe).configured(self.base, values)
-
-    def program(self, problem: Problem, numbers: Mapping[str, Any]) -> Program:
-        """The program of a `Recipe` with these numbers, traced or not."""
-        assert isinstance(self.recipe, Recipe)
-        return self.recipe.build(self.configured(numbers), problem)
+        return space_of(self.experiment).configured(self.base, values)
 
     def training(self, numbers: Mapping[str, Any]) -> Training:
         """The training with these numbers, traced or not."""
-        return training_of(self.recipe, self.configured(numbers), self.configured({}))
+        return training_of(self.experiment, self.configured(numbers), self.configured({}))
 
 
-def space_of(recipe: AnyRecipe) -> Space:
+def space_of(experiment: Experiment[Any]) -> Space:
     """The experiment's search space; ValueError where it declares none."""
-    space = recipe.space
+    space = experiment.space
     if space is None:
-        kind = type(recipe).__name__
-        config = "Experiment" if kind == "Recipe" else recipe.config.__name__
         raise ValueError(
-            f"{recipe.name} declares no search space: write {kind}(..., space=Space({config}, "
-            '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}))'
+            f"{experiment.name} declares no search space: write Experiment(..., "
+            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
         )
-    return _space(recipe.config, _Same(space)) if isinstance(space, Mapping) else space
+    if not isinstance(space, Mapping):
+        return space
+    key = id(space), experiment.config
+    if key not in _spaces:
+        _spaces[key] = space, Space(experiment.config, space)  # with the mapping, for its id
+    return _spaces[key][1]
 
 
-class _Same:
-    """A mapping, compared by identity."""
-
-    def __init__(self, paths: Mapping[str, Any]) -> None:
-        self.paths = paths
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.paths is other.paths
-
-    def __hash__(self) -> int:
-        return id(self.paths)
-
-
-@functools.lru_cache(maxsize=64)
-def _space(config: type[Any], same: _Same) -> Space:
-    return Space(config, same.paths)
+_spaces: dict[Any, tuple[Mapping[str, Any], Space]] = {}
 
 
 def structure_of(
-    recipe: AnyRecipe, base: Any, found: Mapping[str, str], values: Values
+    experiment: Experiment[Any], base: Any, found: Mapping[str, str], values: Values
 ) -> Structure:
     """The structure of the trial with these values, by what `traced_or_static` found."""
     static = tuple((name, value) for name, value in values.items() if found[name] != TRACED)
-    return Structure(recipe, base, static, tuple(n for n in values if found[n] == TRACED))
+    return Structure(experiment, base, static, tuple(n for n in values if found[n] == TRACED))
 
 
-def traced_or_static(recipe: AnyRecipe, base: Any, exact: bool = False) -> dict[str, str]:
+def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False) -> dict[str, str]:
     """`traced`, or the reason why not, for each dimension of the experiment's space.
 
-    Dimensions are tried one after the other, each beside those that came through before it, so
+    Dimensions are tried one after the other, each next to those that came through before it, so
     that what is called traced can be traced together.
 
     Args:
-        recipe: the experiment.
+        experiment: the experiment.
         base: the configuration that trials change.
         exact: whether lanes have the bits of runs of their own. A number of a program that is not
             one of its leaves, such as one inside a layer, is a constant of such a run.
     """
-    space = space_of(recipe)
+    space = space_of(experiment)
     random = np.random.default_rng(0)
     samples = [space.sample(random) for _ in range(64)]
     found: dict[str, str] = {}
-    data = _Data(recipe, base)
+    independent: set[str] = set()
     for name in space.dimensions:
         having = [values for values in samples if name in values]
         options = getattr(space.dimensions[name], "options", ())
@@ -165,16 +128,16 @@ def traced_or_static(recipe: AnyRecipe, base: Any, exact: bool = False) -> dict[
         if not having:
             found[name] = "no sample of the space has it"
         elif others:
-            found[name] = f"it is no number, but {others[0]!r}, say"
-        elif (why := data.reason(having[0], name)) is not None:
+            found[name] = f"it is not a number but {others[0]!r}"
+        elif (why := _data_reason(experiment, base, having[0], name, independent)) is not None:
             found[name] = why
         else:
             for values in having[:TRIES]:
                 together = tuple(other for other in values if found.get(other) == TRACED)
-                found[name] = _tried(recipe, base, values, (*together, name), exact)
+                found[name] = _tried(experiment, base, values, (*together, name), exact)
                 if found[name] == TRACED:
                     break
-                if _tried(recipe, base, values, together, exact) == TRACED:
+                if _tried(experiment, base, values, together, exact) == TRACED:
                     break  # a trial that cannot run anyway says nothing about the number
     return found
 
@@ -185,17 +148,17 @@ def _is_float(dimension: Dimension) -> bool:
 
 
 def _tried(
-    recipe: AnyRecipe, base: Any, values: Values, names: tuple[str, ...], exact: bool
+    experiment: Experiment[Any], base: Any, values: Values, names: tuple[str, ...], exact: bool
 ) -> str:
     """Whether the last of these names can be traced next to the others."""
     static = tuple((name, value) for name, value in values.items() if name not in names)
-    structure = Structure(recipe, base, static, names)
+    structure = Structure(experiment, base, static, names)
     try:
         numbers = {name: scalar(value) for name, value in structure.numbers(values).items()}
         jax.eval_shape(
             lambda numbers: structure.training(jax.tree.map(as_written, numbers)).tried(), numbers
         )
-        if exact and isinstance(recipe, Experiment) and names:
+        if exact and names:
             _check_leaf(structure, numbers, names[-1])
     except Exception as error:  # whatever a user's code raises on a tracer
         return reason(error)
@@ -206,41 +169,37 @@ class _Static(Exception):
     """Why a number is static, as a whole sentence."""
 
 
-class _Data:
-    """Which numbers the data of an experiment depend on.
+def _data_reason(
+    experiment: Experiment[Any], base: Any, values: Values, name: str, independent: set[str]
+) -> str | None:
+    """Where the data of an experiment depend on a number; None if they do not.
 
     Lanes share their data, which are made outside of any trace. They are made once if they depend
     on no number, and else once for each.
 
     Args:
-        recipe: the experiment.
+        experiment: the experiment.
         base: the configuration that trials change.
+        values: of a trial.
+        name: of the number.
+        independent: names of numbers that the data do not depend on, which grow.
     """
-
-    def __init__(self, recipe: AnyRecipe, base: Any) -> None:
-        self._recipe, self._base = recipe, base
-        self._independent: set[str] = set()
-
-    def reason(self, values: Values, name: str) -> str | None:
-        """Where the data depend on a number; None if they do not."""
-        if not isinstance(self._recipe, Experiment) or name in self._independent:
+    if name in independent:
+        return None
+    plain = {n: v for n, v in values.items() if isinstance(v, int | float)}
+    plain = {n: v for n, v in plain.items() if not isinstance(v, bool)}
+    said: str | None = None
+    for names in (set(plain), {name}):
+        static = tuple((n, value) for n, value in values.items() if n not in names)
+        structure = Structure(experiment, base, static, tuple(names))
+        try:
+            _check_read(experiment, structure.configured, {n: scalar(plain[n]) for n in names})
+        except Exception as error:  # whatever a user's code raises on a tracer
+            said = reason(error)
+        else:
+            independent |= names
             return None
-        plain = {n: v for n, v in values.items() if isinstance(v, int | float)}
-        plain = {n: v for n, v in plain.items() if not isinstance(v, bool)}
-        said: str | None = None
-        for names in (set(plain), {name}):
-            static = tuple((n, value) for n, value in values.items() if n not in names)
-            structure = Structure(self._recipe, self._base, static, tuple(names))
-            try:
-                _check_read(
-                    self._recipe, structure.configured, {n: scalar(plain[n]) for n in names}
-                )
-            except Exception as error:  # whatever a user's code raises on a tracer
-                said = reason(error)
-            else:
-                self._independent |= names
-                return None
-        return said
+    return said
 
 
 def _check_read(experiment: Experiment[Any], configured: Any, numbers: Any) -> None:

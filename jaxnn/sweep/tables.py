@@ -1,11 +1,127 @@
-"""The tables of a ledger, and the statements that keep them in order."""
+"""The rows of a ledger as frozen values, its tables, and the statements that keep them in order.
 
+A sweep's story in them: *trials* are asked, each belonging to a *group* of equal structure; lanes
+of a group run together as *cohorts*, from one epoch to another; each epoch of a lane gives
+*results*; population-based training *changes* the values of a trial on its way.
+"""
+
+import dataclasses
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from .records import STATUSES, Values
+Scalar = float | int | str | bool | None
+Values = dict[str, Scalar]
+# Open trials continue: those not begun, and those that wait at a rung. The others have ended.
+OPEN = ("asked", "running")
+BROKEN = ("diverged", "failed")
+STATUSES = (*OPEN, "done", "stopped", *BROKEN)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Trials of equal structure: one compiled program a width.
+
+    Args:
+        name: what trials refer to it by.
+        static: the values that they have in common, by name.
+        way: how their lanes run, such as `vmap`.
+        lanes: how many run in one call.
+        devices: how many devices share them.
+        probe: what was measured to choose that, as plain data; "seconds" is its wall time.
+        compile_seconds: of that, what compiling took.
+    """
+
+    name: str
+    static: Mapping[str, Any]
+    way: str
+    lanes: int
+    devices: int = 1
+    probe: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    compile_seconds: float = 0.0
+
+    @property
+    def probe_seconds(self) -> float:
+        """The wall time that the probe took, compiling included."""
+        return max(float(self.probe.get("seconds", 0.0)), self.compile_seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One configuration.
+
+    Args:
+        number: 0, 1, ... in the order of asking.
+        round: the ask that it came from.
+        bracket: the bracket of Hyperband that it runs in; 0 without.
+        values: its point of the space, as asked.
+        group: the name of its group; None where its structure could not be found.
+        status: one of `STATUSES`.
+        rung: the last rung that it reached, counted from 0; None before the first.
+        error: why it failed or diverged.
+    """
+
+    number: int
+    round: int
+    bracket: int
+    values: Values
+    group: str | None
+    status: str = "asked"
+    rung: int | None = None
+    error: str | None = None
+
+
+class Result(NamedTuple):
+    """A number that a lane reported after an epoch; epochs are counted from 1."""
+
+    trial: int
+    seed: int
+    epoch: int
+    name: str
+    value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Cohort:
+    """Lanes of one group that ran together for a segment of epochs.
+
+    Args:
+        group: the name of their group.
+        rung: the rung that the segment leads to, counted from 0.
+        epoch_from: epochs that the lanes had behind them before.
+        epoch_to: epochs that they have behind them now.
+        lanes: the (trial, seed) of each, in the order of their states in the checkpoint.
+        seconds: wall time, compilation included.
+        compile_seconds: of it, what compiling took.
+        id: 0, 1, ...; given by the ledger.
+        checkpoint: the file with the lanes' states, below the sweep's folder; given by the ledger,
+            None where there is none or no lane needs it any more.
+        finished: when it was committed, in seconds since 1970; given by the ledger.
+    """
+
+    group: str
+    rung: int
+    epoch_from: int
+    epoch_to: int
+    lanes: tuple[tuple[int, int], ...]
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    id: int | None = None
+    checkpoint: str | None = None
+    finished: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Population-based training: after `epoch`, `trial` continues from the state of `source`, with
+    other `values`."""
+
+    trial: int
+    epoch: int
+    values: Values
+    source: int
+
 
 TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -26,7 +142,7 @@ TABLES = (
         id INTEGER PRIMARY KEY, "group" TEXT NOT NULL REFERENCES groups, rung INTEGER NOT NULL,
         epoch_from INTEGER NOT NULL, epoch_to INTEGER NOT NULL, lanes TEXT NOT NULL,
         seconds REAL NOT NULL, compile_seconds REAL NOT NULL, checkpoint TEXT,
-        finished REAL NOT NULL)""",
+        finished REAL NOT NULL, CHECK (epoch_from < epoch_to))""",
     # Where each lane has been: after `epoch`, its state was the `place`-th of the cohort's.
     """CREATE TABLE lanes (
         trial INTEGER NOT NULL REFERENCES trials, seed INTEGER NOT NULL, epoch INTEGER NOT NULL,
@@ -40,8 +156,8 @@ TABLES = (
     "CREATE INDEX changes_from ON changes (source, epoch)",
 )
 
-# Cohorts with a checkpoint that nothing goes on from: no open trial stands there, and no open trial
-# that stands at its epoch takes over a state of it.
+# Cohorts with a checkpoint that nothing continues from: no open trial is there, and no open trial
+# at its epoch takes over a state of it.
 SPARE = """
     SELECT id FROM cohorts WHERE checkpoint IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM lanes AS here WHERE here.cohort = cohorts.id AND (
@@ -67,36 +183,33 @@ def to_text(plain: Any) -> str:
     return json.dumps(plain, separators=(",", ":"))
 
 
-def values_text(values: Values) -> str:
-    """The values of a trial as JSON; raises TypeError for what is no scalar of Python's."""
-    for name, value in values.items():
-        if not isinstance(value, float | int | str | bool | None):
-            raise TypeError(
-                f"a trial's values are numbers, texts, booleans or None; {name!r} is {value!r} "
-                f"({type(value).__name__}): convert it before, as in float(value)"
-            )
-    return to_text(values)
+def settle(
+    db: sqlite3.Connection,
+    statuses: Mapping[int, str],
+    errors: Mapping[int, str] | None,
+    rung: int | None = None,
+) -> list[int]:
+    """Note what becomes of trials, why, and the rung that those reached which are not broken.
 
-
-def set_statuses(
-    db: sqlite3.Connection, statuses: Mapping[int, str], errors: Mapping[int, str] | None
-) -> None:
-    """Note what becomes of trials, and why."""
-    rows = [(status, number) for number, status in statuses.items()]
-    db.executemany("UPDATE trials SET status = ? WHERE number = ?", rows)
-    # A traceback may quote a file name that is no Unicode text.
-    texts = [(e.encode("utf-8", "backslashreplace").decode(), n) for n, e in (errors or {}).items()]
-    db.executemany("UPDATE trials SET error = ? WHERE number = ?", texts)
-
-
-def set_rung(db: sqlite3.Connection, numbers: Iterable[int], rung: int) -> None:
-    """Note the rung that trials have reached."""
-    rows = [(rung, number) for number in numbers]
-    db.executemany("UPDATE trials SET rung = ? WHERE number = ?", rows)
+    Returns the cohorts whose checkpoints nothing continues from: they are noted as gone.
+    """
+    whole = [] if rung is None else [n for n, status in statuses.items() if status not in BROKEN]
+    # A traceback may quote a file name that is not valid Unicode.
+    texts = {n: e.encode("utf-8", "backslashreplace").decode() for n, e in (errors or {}).items()}
+    for column, values in (
+        ("status", statuses),
+        ("error", texts),
+        ("rung", dict.fromkeys(whole, rung)),
+    ):
+        rows = [(value, number) for number, value in values.items()]
+        change = db.executemany(f"UPDATE trials SET {column} = ? WHERE number = ?", rows)
+        if rows and change.rowcount != len(rows):
+            raise ValueError(f"no trial {rows[0][1]} in the ledger: ask for it first")
+    return release(db)
 
 
 def release(db: sqlite3.Connection) -> list[int]:
-    """Note that checkpoints from which nothing goes on are gone; returns their cohorts."""
+    """Note that checkpoints from which nothing continues are gone; returns their cohorts."""
     spare = [key for (key,) in db.execute(SPARE)]
     db.executemany("UPDATE cohorts SET checkpoint = NULL WHERE id = ?", [(key,) for key in spare])
     return spare

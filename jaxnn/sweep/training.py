@@ -1,155 +1,77 @@
 """The training of one configuration, as what a lane needs: pure functions of its numbers.
 
-A lane trains up to a record, evaluates, and trains on. This is all that the rest of a sweep knows
+A lane trains up to a record, evaluates, and continues. This is all that the rest of a sweep knows
 of what it trains, so any program can be swept:
 
     begin(seed)                     the state before the first step, as a solo run makes it
     advance(state, order, data)     the state after the steps of a record, and their metrics
     evaluate(state, piece, key)     the metrics of a piece of the validation data
-    metrics(found, held, steps)     the numbers of both, on the host
+    metrics(found, held)            the numbers of both, on the host
     leaves(), with_leaves(leaves)   the numbers that a solo run passes to compiled code
 
-`ProgramTraining` is that of a `train.Program`, and `FitTraining`, in another file, that of a
-`Recipe`.
+The numbers of lanes are traced as arrays of the type that Python numbers would have.
 """
 
 import functools
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import Var, primitives
 
 from ..core import paths
+from ..data.augmented import Augmented, augmented
 from ..data.rows import check_rows, row_count
-from ..experiment.experiment import AnyRecipe, Configured, Experiment, Loaded, loaded
-from ..experiment.problem import Problem
+from ..experiment.experiment import Configured, Experiment, Loaded, loaded
 from ..train.assessment import SIZE, check_names
 from ..train.combining import Tally, combine
+from ..train.directions import direction_of
 from ..train.dispatch import has_convolution
 from ..train.metrics import check_metrics, directions, without_collected
 from ..train.placed_step import check_step
 from ..train.record import prefixed
 from ..train.state import strong
-from .fit_training import FitTraining, of_task, problem_of
-from .numbers import like
-
-Source: TypeAlias = Problem | Loaded
 
 
-class Training(Protocol):
-    """The training of one configuration; its numbers may be traced.
+class Order(NamedTuple):
+    """What the steps of a record run on.
 
-    Attributes:
-        epochs: the number of its records.
-        seed: the root of its random numbers.
+    Args:
+        words: of the root key, from which augmentations draw.
+        steps: the number of steps before each one, int32 (steps,).
+        rows: the rows of each step, int32 (steps, batch); (steps, 0) without data.
     """
 
-    @property
-    def epochs(self) -> int:
-        """The number of its records."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """The root of its random numbers."""
-        ...
-
-    @property
-    def source(self) -> "Source":
-        """The data that all lanes share."""
-        ...
-
-    def leaves(self) -> dict[str, Any]:
-        """The numbers by path that a solo run passes to compiled code."""
-        ...
-
-    def with_leaves(self, leaves: Mapping[str, Any]) -> Self:
-        """The same training with these numbers."""
-        ...
-
-    def begin(self, seed: int) -> Any:
-        """The state before the first step."""
-        ...
-
-    def order(self, seed: int, record: int) -> np.ndarray:
-        """The rows of each step up to a record, int32 (steps, batch)."""
-        ...
-
-    def advance(self, state: Any, order: Any, data: Any) -> tuple[Any, Any]:
-        """The state after the steps of an order, and what was found: pure."""
-        ...
-
-    def pieces(self, data: Any) -> list[tuple[Any, jax.Array]]:
-        """The pieces of the data that are evaluated, each with its key; none if `advance` does."""
-        ...
-
-    def evaluate(self, state: Any, piece: Any, key: jax.Array) -> Any:
-        """The metrics of a piece: pure."""
-        ...
-
-    def metrics(self, found: Any, held: Sequence[Any], steps: int) -> dict[str, np.ndarray]:
-        """Numbers by name, float64 (lanes,), on the host.
-
-        Args:
-            found: what `advance` found, stacked.
-            held: of each lane, the metrics of each piece.
-            steps: the number of steps.
-        """
-        ...
-
-    def reported(self, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The metrics as a solo run reports them."""
-        ...
-
-    def tried(self) -> Any:
-        """A step and an evaluation, for abstract evaluation."""
-        ...
-
-    def at_once(self) -> int | None:
-        """The largest number of steps of one compiled program; None for all of a record."""
-        ...
-
-    def names(self) -> list[str]:
-        """What it reports at each record, by name."""
-        ...
-
-    def maximized(self, metric: str) -> bool | None:
-        """Whether a metric is maximized; None if nobody declares it."""
-        ...
+    words: Any
+    steps: Any
+    rows: Any
 
 
-def training_of(recipe: AnyRecipe, config: Any, base: Any) -> Training:
+def training_of(experiment: Experiment[Any], config: Any, base: Any) -> "Training":
     """The training of a configuration.
 
     Args:
-        recipe: the experiment.
+        experiment: the experiment.
         config: the configuration, whose numbers may be traced.
         base: the configuration whose data it has: one without traced numbers.
     """
-    if isinstance(recipe, Experiment):
-        return ProgramTraining(Configured(recipe, config, loaded(recipe, base)))
-    problem = problem_of(recipe)
-    return FitTraining(recipe.build(config, problem), problem)
+    return Training(Configured(experiment, config, loaded(experiment, base)))
 
 
-def source_of(recipe: AnyRecipe, base: Any) -> Source:
-    """The data of a configuration."""
-    return loaded(recipe, base) if isinstance(recipe, Experiment) else problem_of(recipe)
-
-
-def arrays_of(source: Source) -> tuple[Any, Any]:
+def arrays_of(source: Loaded) -> tuple[Any, Any]:
     """The arrays to train on, and those for validation."""
-    if isinstance(source, Loaded):
-        return source.train, source.validation
-    return (*source.scaled.train,), (*source.scaled.validation,)
+    rows = source.train
+    while isinstance(rows, Augmented):
+        rows = rows.source
+    return rows, source.validation
 
 
-class ProgramTraining:
-    """The training of a `train.Program`, as `train.fit` trains it.
+class Training:
+    """The training of a configuration, as `train.fit` trains it; its numbers may be traced.
 
     Args:
         run: the configuration with its program and data.
@@ -169,7 +91,7 @@ class ProgramTraining:
         return self.run.seed
 
     @property
-    def source(self) -> "Source":
+    def source(self) -> Loaded:
         """The data of the configuration."""
         return self.run.data
 
@@ -180,41 +102,53 @@ class ProgramTraining:
 
     def with_leaves(self, leaves: Mapping[str, Any]) -> Self:
         """The program with these leaves. Numbers that are leaves only when traced stay."""
-        flat, structure = jax.tree_util.tree_flatten_with_path(self.run.program)
-        now = {jax.tree_util.keystr(path): leaf for path, leaf in flat}
-        given = {n: like(leaves[n], leaf) if n in leaves else leaf for n, leaf in now.items()}
+        given = [
+            like(leaves[name], leaf) if name in leaves else leaf
+            for name, leaf in self.leaves().items()
+        ]
         new = object.__new__(Configured)
         vars(new).update(vars(self.run))
-        new.program = jax.tree.unflatten(structure, list(given.values()))
+        new.program = jax.tree.unflatten(jax.tree.structure(self.run.program), given)
         return type(self)(new)
 
     def begin(self, seed: int) -> Any:
         """The state before the first step."""
-        first = _rows(self.run.data.train, self.order(seed, 0)[0])
-        first = jax.tree.map(jnp.asarray, first)
-        state = self.run.program.init(paths.as_key(jax.random.key(seed)), first)
+        first = _rows(arrays_of(self.source)[0], self.order(seed, 0).rows[0])
+        state = self.run.program.init(
+            paths.as_key(jax.random.key(seed)), jax.tree.map(jnp.asarray, first)
+        )
         return jax.tree.map(strong, state)
 
-    def order(self, seed: int, record: int) -> np.ndarray:
-        """The rows of each step."""
-        return self.run.order(seed, record)
+    def order(self, seed: int, record: int) -> Order:
+        """What the steps of a record run on.
 
-    def advance(self, state: Any, order: Any, data: Any) -> tuple[Any, Any]:
-        """The steps, and the metrics of each."""
-        rows, _ = data
-        program = self.run.program
+        Args:
+            seed: of the run.
+            record: its number, from 0.
+        """
+        begin, end = (0, *self.run.ends)[record : record + 2]
+        return Order(
+            _words(seed), np.arange(begin, end, dtype=np.int32), self.run.order(seed, record)
+        )
 
-        def step(state: Any, chosen: Any) -> tuple[Any, Any]:
-            result = program.step(state, _rows(rows, chosen))
+    def advance(self, state: Any, order: Order, data: Any) -> tuple[Any, Any]:
+        """The state after the steps of an order, and the metrics of each."""
+        program, functions = self.run.program, getattr(self.source.train, "functions", ())
+
+        def step(state: Any, given: Any) -> tuple[Any, Any]:
+            number, chosen = given
+            batch = _rows(data[0], chosen)
+            if functions:
+                key = jax.random.fold_in(paths.kept_key(order.words), number)
+                batch = augmented(functions, jax.random.fold_in(key, 1), batch)
+            result = program.step(state, batch)
             check_step(result, state, type(program).__name__)
             return result[0], jax.tree.map(jnp.asarray, without_collected(result[1]))
 
-        if order.shape[0] == 1:  # without a loop, as in a solo run
-            state, metrics = step(state, order[0])
-            metrics = jax.tree.map(lambda leaf: leaf[None], metrics)
-        else:
-            state, metrics = lax.scan(step, state, order)
-        return state, metrics
+        if order.steps.shape[0] == 1:  # without a loop, as in a solo run
+            state, metrics = step(state, (order.steps[0], order.rows[0]))
+            return state, jax.tree.map(lambda leaf: leaf[None], metrics)
+        return lax.scan(step, state, (order.steps, order.rows))
 
     def pieces(self, data: Any) -> list[tuple[Any, jax.Array]]:
         """The pieces that `train.Evaluate` evaluates, and their keys."""
@@ -237,31 +171,42 @@ class ProgramTraining:
         check_names(found, owner.__name__)
         return jax.tree.map(jnp.asarray, dict(found))
 
-    def metrics(self, found: Any, held: Sequence[Any], steps: int) -> dict[str, np.ndarray]:
-        """Sums in double precision, step by step, as those of a record."""
-        numbers = _of_steps(found, self.run.batch_size)
-        if not held or not held[0]:
-            return numbers
-        counts = [1] * len(held[0])
-        if (validation := self.run.data.validation) is not None:
-            rows = row_count(validation)
-            counts = [min(SIZE, rows - i * SIZE) for i in range(len(counts))]
-        each = [combine(zip(pieces, counts, strict=True)) for pieces in held]
-        whole = {name: np.array([one[name] for one in each], np.float64) for name in each[0]}
-        return numbers | prefixed("validation", whole)
+    def metrics(self, found: Any, held: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Numbers by name, float64 (lanes,): sums in double precision, as those of a record.
 
-    def reported(self, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
-        """The metrics as they are."""
-        return metrics
+        Args:
+            found: what `advance` found, stacked: arrays (lanes, steps).
+            held: of each lane, the metrics of each piece.
+        """
+        numbers = []
+        for lane in range(len(jax.tree.leaves(found)[0]) if found else 0):
+            tally = Tally()
+            one = jax.tree.map(lambda leaf, lane=lane: leaf[lane], found)
+            tally.add(one, self.run.batch_size)
+            numbers.append(tally.metrics())
+        whole = _by_name(numbers)
+        if held and held[0]:
+            counts = [1] * len(held[0])
+            if (validation := self.source.validation) is not None:
+                rows = row_count(validation)
+                counts = [min(SIZE, rows - i * SIZE) for i in range(len(counts))]
+            each = [combine(zip(pieces, counts, strict=True)) for pieces in held]
+            whole |= prefixed("validation", _by_name(each))
+        return whole
 
     def tried(self) -> Any:
-        """A step, and an evaluation of the first piece."""
-        state, metrics = self.advance(self.begin(0), self.order(0, 0)[:1], arrays_of(self.source))
-        held = [self.evaluate(state, *one) for one in self.pieces(arrays_of(self.source))[:1]]
+        """A step, and an evaluation of the first piece: for abstract evaluation."""
+        order, data = self.order(0, 0), arrays_of(self.source)
+        first = Order(order.words, order.steps[:1], order.rows[:1])
+        state, metrics = self.advance(self.begin(0), first, data)
+        held = [self.evaluate(state, *one) for one in self.pieces(data)[:1]]
         return state, metrics, held
 
     def at_once(self) -> int | None:
-        """One if a step convolves on a CPU, where XLA has slower convolutions in loops."""
+        """The largest number of steps of one compiled program; None for all of a record.
+
+        One if a step convolves on a CPU, where XLA has slower convolutions in loops.
+        """
         if jax.default_backend() != "cpu":
             return None
         return 1 if has_convolution(jax.make_jaxpr(self.tried)().jaxpr) else None
@@ -279,24 +224,67 @@ class ProgramTraining:
         return self._declared[0]
 
     def maximized(self, metric: str) -> bool | None:
-        """What the experiment says, or else the metric itself, or else the task."""
+        """What the experiment says, or else the metric itself, or else the task; None if none."""
         stated = {self.run.experiment.maximize: True, self.run.experiment.minimize: False}
         known = self._declared[1] | {name: larger for name, larger in stated.items() if name}
-        objective = getattr(self.run.program, "objective", None)
-        return known.get(metric, of_task(metric, getattr(objective, "task", None)))
+        task = getattr(getattr(self.run.program, "objective", None), "task", None)
+        direction = direction_of(metric, task)
+        return known.get(metric, None if direction is None else direction == "maximize")
 
 
 def _rows(data: Any, chosen: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[chosen], data)
 
 
-def _of_steps(found: Any, rows: int) -> dict[str, np.ndarray]:
-    """Training metrics over the steps of a record, (lanes,), from arrays (lanes, steps)."""
-    if not found:
-        return {}
-    each = []
-    for lane in range(len(jax.tree.leaves(found)[0])):
-        tally = Tally()
-        tally.add(jax.tree.map(lambda leaf, lane=lane: leaf[lane], found), rows)
-        each.append(tally.metrics())
-    return {name: np.array([one[name] for one in each], np.float64) for name in each[0]}
+def _by_name(numbers: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """The numbers of lanes by name, stacked."""
+    names = numbers[0] if numbers else ()
+    return {name: np.array([one[name] for one in numbers], np.float64) for name in names}
+
+
+@functools.lru_cache(maxsize=1024)
+def _words(seed: int) -> np.ndarray:
+    with jax.ensure_compile_time_eval():
+        return np.asarray(paths.kept_words(jax.random.key(seed)))
+
+
+# Numbers of lanes
+
+
+def scalar(value: Any) -> np.ndarray[Any, Any]:
+    """A number as the program takes it: float32, or int32 for a whole number."""
+    return np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
+
+
+def as_written(number: Any) -> Any:
+    """A traced number with the type that a Python number would have there.
+
+    A Python number never widens what it meets: 0.1 times bfloat16 is bfloat16.
+    """
+    return primitives.convert_element_type_p.bind(
+        number, new_dtype=number.dtype, weak_type=True, sharding=None
+    )
+
+
+def array(leaf: Any) -> Any:
+    """A leaf of a program as compiled code takes it."""
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, jnp.result_type(leaf))
+
+
+def like(number: Any, other: Any) -> Any:
+    """A traced number, weakly typed if another one is."""
+    return as_written(number) if getattr(jax.typeof(other), "weak_type", False) else number
+
+
+def dependent(jaxpr: Any, count: int | None = None) -> list[bool]:
+    """Whether each result of a jaxpr depends on its arguments, as far as it shows.
+
+    Args:
+        jaxpr: the jaxpr.
+        count: how many of the first arguments count; all by default.
+    """
+    reached = set(jaxpr.invars[:count])
+    for equation in jaxpr.eqns:
+        if any(isinstance(var, Var) and var in reached for var in equation.invars):
+            reached.update(equation.outvars)
+    return [isinstance(var, Var) and var in reached for var in jaxpr.outvars]

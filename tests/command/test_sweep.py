@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import json
 import os
 import re
@@ -15,21 +14,22 @@ from pathlib import Path
 import pytest
 
 from jaxnn.command import main, tool
+from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import from_plain, to_plain
+from jaxnn.files import replacing
 from jaxnn.installation import install
-from jaxnn.sweep import Choice, Grid, LogUniform, Space, Uniform, checkpoints
+from jaxnn.sweep import Branch, Choice, Grid, LogUniform, Space, Uniform
 from jaxnn.sweep import cohort as cohorts
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import read
-from jaxnn.train import loop
 from tests.sweep import quick
 
 SPACE = Space(
-    quick.Experiment,
+    quick.Config,
     {"optimizer.learning_rate": Grid(0.01, 0.03, 0.1, 0.3), "optimizer.momentum": Choice(0.5, 0.9)},
 )
-RECIPE = quick.recipe(SPACE)
+EXPERIMENT = quick.experiment(SPACE)
 # Fixed, so that nothing is measured, and one program serves all tests.
 SMALL = [
     *("--model.depth", "0", "--epochs", "2", "--trials", "8", "--search", "grid"),
@@ -37,11 +37,11 @@ SMALL = [
 ]
 
 
-def said(capsys, *arguments, recipe=RECIPE):
+def said(capsys, *arguments, experiment=EXPERIMENT):
     """The exit status, and what is printed as output and as an error."""
     capsys.readouterr()
     try:
-        status = main(recipe, list(map(str, arguments)))
+        status = main(experiment, list(map(str, arguments)))
     except SystemExit as stopped:
         status = stopped.code
     return status, *capsys.readouterr()
@@ -56,14 +56,13 @@ def nothing_computed(monkeypatch):
 
     monkeypatch.setattr(cohorts.Compiled, "__init__", computed)
     monkeypatch.setattr(cohorts.Compiled, "train", computed)
-    monkeypatch.setattr(loop, "fit", computed)
     monkeypatch.setattr(quick.train, "fit", computed)
 
 
 @pytest.fixture(scope="module")
 def one_sweep(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweeps") / "one"
-    assert main(RECIPE, ["sweep", *SMALL, "--folder", str(folder)]) == 0
+    assert main(EXPERIMENT, ["sweep", *SMALL, "--folder", str(folder)]) == 0
     return folder
 
 
@@ -120,8 +119,8 @@ def test_a_plan_says_what_is_traced_and_runs_nothing_to_the_end(tmp_path, capsys
 
 
 def test_a_plan_says_which_trials_cannot_run(capsys):
-    broken = quick.recipe(Space(quick.Experiment, {"model.dropout": Choice(0.1, 1.0)}))
-    status, out, _ = said(capsys, "plan", *SMALL[2:], recipe=broken)
+    broken = quick.experiment(Space(quick.Config, {"model.dropout": Choice(0.1, 1.0)}))
+    status, out, _ = said(capsys, "plan", *SMALL[2:], experiment=broken)
     assert status == 0
     assert "no program for 1 trial: ValueError: Dropout.rate is the share dropped, in [0" in out
 
@@ -145,7 +144,7 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys,
         status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert (status, error) == (
         130,
-        "error: interrupted: what was committed is whole; go on with "
+        "error: interrupted: what was committed is whole; continue with "
         f"python -m tests.sweep.quick resume {place}\n",
     )
     assert ask is Driver._reach
@@ -169,7 +168,7 @@ def test_a_signal_that_is_lost_within_a_callback_stops_a_sweep_all_the_same(
         patch.setattr(Driver, "_reach", deaf)
         status, out, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert (status, out) == (130, "")
-    assert error.startswith("error: interrupted: what was committed is whole; go on with ")
+    assert error.startswith("error: interrupted: what was committed is whole; continue with ")
     assert signal.getsignal(number) is handlers
     assert said(capsys, "resume", place)[0] == 0
     assert digest(place) == digest(folder)
@@ -181,7 +180,7 @@ def test_a_full_disk_is_told_in_a_line_and_resumed(folder, tmp_path, capsys, mon
 
     place, halving = tmp_path / "new", ("--halving", "successive", "--eta", "2")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "open", full, raising=False)
+        patch.setattr(replacing, "open", full, raising=False)
         status, _, error = said(capsys, "sweep", *SMALL, *halving, "--folder", place)
     assert status == 1
     assert error == (
@@ -208,7 +207,7 @@ def test_run_from_a_sweep_trains_that_configuration(folder, tmp_path, capsys, na
     status, _, error = said(capsys, "run", "--from", f"{folder}:{name}", "--folder", place)
     assert (status, error) == (0, "")
     plain = json.loads((place / "config.json").read_text())["config"]
-    base = from_plain(quick.Experiment, dict(found.config))
+    base = from_plain(quick.Config, dict(found.config))
     assert (base.model.depth, base.epochs) == (0, 2)
     assert plain == to_plain(SPACE.configured(base, trial.values))
     assert plain["optimizer"] == {"type": "Descent"} | {
@@ -290,12 +289,12 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
             "from a number above 0, or "
             "Uniform(0.0, 0.3)",
         ),
-        (lambda: {"model.width": Choice()}, "Choice() has no option; write Choice(64, 128), say"),
+        (lambda: {"model.width": Choice()}, "Choice() has no option; write Choice(64, 128)"),
     ],
 )
 def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
     with pytest.raises(ValueError) as raised:
-        Space(quick.Experiment, paths())
+        Space(quick.Config, paths())
     assert str(raised.value) == message
 
 
@@ -324,7 +323,7 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
         ),
         (
             ["--halving", "successive", "--eta", "1"],
-            "eta is a whole number from 2 on: one in eta goes on; got eta=1",
+            "eta is a whole number from 2 on: one in eta continues; got eta=1",
         ),
         (
             ["--halving", "hyperband", "--least", "5"],
@@ -336,7 +335,7 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "static (",
         ),
         (["--devices", "-1"], "--devices is a number of devices to make of the CPU, got -1"),
-        (["--epochs", "0"], "epochs is 0, wanted at least 1"),
+        (["--epochs", "0"], "epochs is an int >= 1, got 0"),
         (
             ["--engine", "dsak"],
             "no engine is called 'dsak'; did you mean 'dask'? (in Python also any "
@@ -350,9 +349,9 @@ def test_settings_that_cannot_be(
 ):
     monkeypatch.chdir(tmp_path)
     space = Space(
-        quick.Experiment, {"model.width": Choice(4, 8, 12), "model.dropout": Uniform(0.0, 0.5)}
+        quick.Config, {"model.width": Choice(4, 8, 12), "model.dropout": Uniform(0.0, 0.5)}
     )
-    status, _, error = said(capsys, command, *arguments, recipe=quick.recipe(space))
+    status, _, error = said(capsys, command, *arguments, experiment=quick.experiment(space))
     assert status in (1, 2)
     text = " ".join(error.replace("│", " ").split())
     assert message in text
@@ -408,6 +407,11 @@ def test_without_optuna_a_sweep_runs_and_has_its_report(tmp_path, monkeypatch, c
     assert (tmp_path / "sweep/report.html").is_file()
 
 
+@dataclasses.dataclass(frozen=True)
+class Either(quick.Config):
+    optimizer: AdamW | SGD = SGD()  # type: ignore[assignment]  # noqa: RUF009, frozen
+
+
 @pytest.mark.parametrize(
     ("argument", "field"),
     [
@@ -419,9 +423,11 @@ def test_without_optuna_a_sweep_runs_and_has_its_report(tmp_path, monkeypatch, c
 def test_what_is_swept_cannot_be_given(tmp_path, monkeypatch, capsys, argument, field):
     """No trial would have it, and silence would hide that."""
     monkeypatch.chdir(tmp_path)
-    mnist = importlib.import_module("experiments.mnist_mlp").RECIPE
+    rates = {"learning_rate": LogUniform(1e-3, 0.3)}
+    space = {"optimizer": Branch(SGD=rates, AdamW=rates), "model.dropout": Uniform(0.0, 0.6)}
+    branched = quick.experiment(Space(Either, space), Either)
     for command in ("plan", "sweep"):
-        assert said(capsys, command, "--epochs", "2", argument, recipe=mnist) == (
+        assert said(capsys, command, "--epochs", "2", argument, experiment=branched) == (
             1,
             "",
             f"error: {field} is swept, whatever {argument} says: leave it out, or take {field} out "
@@ -431,13 +437,13 @@ def test_what_is_swept_cannot_be_given(tmp_path, monkeypatch, capsys, argument, 
 
 
 def test_an_experiment_without_a_space(capsys, nothing_computed):
-    without = dataclasses.replace(RECIPE, space=None)
+    without = dataclasses.replace(EXPERIMENT, space=None)
     for command in ("plan", "sweep"):
-        status, _, error = said(capsys, command, recipe=without)
+        status, _, error = said(capsys, command, experiment=without)
         assert status == 1
         assert error == (
-            "error: quick declares no search space: write Recipe(..., space=Space(Experiment, "
-            '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}))\n'
+            "error: quick declares no search space: write Experiment(..., "
+            'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})\n'
         )
 
 
@@ -446,7 +452,7 @@ def test_a_folder_that_holds_another_sweep(folder, capsys, nothing_computed):
     status, _, error = said(capsys, "sweep", *SMALL, "--folder", folder)
     assert (status, error) == (
         1,
-        f"error: {folder} holds a sweep already (of tests.sweep.quick, 8 trials): go on with it "
+        f"error: {folder} holds a sweep already (of tests.sweep.quick, 8 trials): continue it "
         f"by python -m tests.sweep.quick resume {folder}, or write --folder with another place\n",
     )
     assert digest(folder) == before
@@ -464,7 +470,7 @@ def test_a_folder_that_holds_something_else(tmp_path, capsys, nothing_computed):
     status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert status == 1
     assert error.startswith(f"error: {place} cannot be written, ")
-    assert error.endswith("is no folder. Nothing was run; write --folder with another place\n")
+    assert error.endswith("is not a folder. Nothing was run; write --folder with another place\n")
     assert error.count("\n") == 1
 
 
@@ -524,8 +530,8 @@ def test_a_changed_source_is_not_gone_on_with(folder, capsys, monkeypatch):
         recorded = ledger.meta["sources"]
         assert list(recorded["modules"]) == ["tests", "tests.sweep.quick"]
         assert set(recorded["versions"]) == {"jaxnn", "jax", "optax"}
-        recorded["modules"]["tests.sweep.quick"]["build"] = "0"
-        recorded["data"]["train"]["x"] = "float32[800,64] 0"
+        recorded["modules"]["tests.sweep.quick"]["program"] = "0"
+        recorded["data"]["train"]["0"] = "float32[800,64] 0"
         recorded["versions"]["optax"] = "0.0.1"
         ledger.set_meta({"sources": recorded})
     with monkeypatch.context() as still:
@@ -534,7 +540,7 @@ def test_a_changed_source_is_not_gone_on_with(folder, capsys, monkeypatch):
     assert status == 1
     assert re.fullmatch(
         r"error: the experiment changed since this sweep began, so that its trials would not "
-        r"compare: \S+/quick.py: build changed; data/train/x: recorded float32\[800,64\] 0, now "
+        r"compare: \S+/quick.py: program changed; data/train/0: recorded float32\[800,64\] 0, now "
         r"float32\[800,64\] [0-9a-f]{16}; versions/optax: recorded 0\.0\.1, now \S+\. Begin "
         rf"another sweep, or write resume {folder} --force\n",
         error,
@@ -545,10 +551,10 @@ def test_a_changed_source_is_not_gone_on_with(folder, capsys, monkeypatch):
         (forced,) = ledger.meta["forced"]
     assert forced["after trials"] == 8
     assert [line.split(":")[0] for line in forced["changes"][1:]] == [
-        "data/train/x",
+        "data/train/0",
         "versions/optax",
     ]
-    assert "build changed" in (folder / "report.html").read_text()
+    assert "program changed" in (folder / "report.html").read_text()
     assert said(capsys, "resume", folder)[::2] == (0, "")  # what was forced is what it is now
 
 
@@ -558,7 +564,7 @@ def test_a_report_that_cannot_be_drawn_costs_no_sweep(tmp_path, capsys, monkeypa
 
     place = tmp_path / "sweep"
     with monkeypatch.context() as patch:
-        patch.setattr("jaxnn.sweep.report.writing.page", fails)
+        patch.setattr("jaxnn.sweep.report.document.page", fails)
         with pytest.warns(
             RuntimeWarning, match=rf"the report of {place} was not written \(IndexEr"
         ):
@@ -571,7 +577,7 @@ def test_a_report_that_cannot_be_drawn_costs_no_sweep(tmp_path, capsys, monkeypa
 
 def test_the_sweep_of_another_experiment(folder, capsys, nothing_computed):
     with Ledger.open(folder, write=True) as ledger:
-        ledger.set_meta({"recipe": "experiments.joy"})
+        ledger.set_meta({"experiment": "experiments.joy"})
     assert said(capsys, "resume", folder)[::2] == (
         1,
         f"error: {folder} is a sweep of experiments.joy: write python -m experiments.joy resume "

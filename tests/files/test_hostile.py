@@ -245,7 +245,8 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c)"
     [
         f"DROP TABLE meta; CREATE VIEW meta AS {ENDLESS} SELECT x AS key, x AS value FROM c",
         f"DROP TABLE changes; CREATE VIEW changes AS {ENDLESS} SELECT x, x, x, x FROM c",
-        "DROP TABLE meta; CREATE VIEW meta AS SELECT 'recipe' AS key, zeroblob(900000000) AS value",
+        "DROP TABLE meta; "
+        "CREATE VIEW meta AS SELECT 'experiment' AS key, zeroblob(900000000) AS value",
         "CREATE TRIGGER t AFTER UPDATE ON trials BEGIN DELETE FROM meta; END",
         "DROP TABLE results",
     ],
@@ -324,7 +325,7 @@ def test_no_text_reaches_the_terminal_as_an_escape_sequence(tmp_path, capsys):
 def test_a_name_in_a_printed_command_is_a_module(tmp_path):
     folder = small_ledger(tmp_path / "sweep")
     with contextlib.closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
-        connection.execute("UPDATE meta SET value = '\"x; rm -r ~\"' WHERE key = 'recipe'")
+        connection.execute("UPDATE meta SET value = '\"x; rm -r ~\"' WHERE key = 'experiment'")
     connection.close()
-    with Ledger.open(folder) as ledger, pytest.raises(LedgerError, match="'recipe' is 'x; rm"):
+    with Ledger.open(folder) as ledger, pytest.raises(LedgerError, match="'experiment' is 'x; rm"):
         tool.read(ledger)

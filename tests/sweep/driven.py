@@ -17,7 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from jaxnn.command.sweep import _meta
+from jaxnn.command.sweep import meta_of
 from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space, Uniform
 from jaxnn.sweep.driver import Driver
@@ -29,7 +29,7 @@ from tests.sweep import quick
 
 # In the first, some trials diverge and some have no program: a dropout of 1 is refused.
 BROKEN = Space(
-    quick.Experiment,
+    quick.Config,
     {
         "optimizer.learning_rate": Choice(0.01, 0.03, 0.1, 0.3, math.inf),
         "optimizer.momentum": Uniform(0.5, 0.95),
@@ -38,7 +38,7 @@ BROKEN = Space(
     },
 )
 TRACED = Space(
-    quick.Experiment,
+    quick.Config,
     {
         "optimizer.learning_rate": LogUniform(1e-3, 1.0),
         "optimizer.momentum": Uniform(0.5, 0.95),
@@ -52,18 +52,18 @@ KINDS = {
     "population": (TRACED, Settings(trials=8, seeds=2, halving="population", **FIXED)),
 }
 # Without a hidden layer: what takes time is to compile.
-BASE = dataclasses.replace(quick.Experiment(), model=MLP(width=4, depth=0))
+BASE = dataclasses.replace(quick.Config(), model=MLP(width=4, depth=0))
 
 
-def recipe(kind):
-    return quick.recipe(KINDS[kind][0])
+def experiment(kind):
+    return quick.experiment(KINDS[kind][0])
 
 
 def begun(made, settings, folder, opened=Ledger):
     """The sweep in `folder`, begun if it is not."""
     if (folder / "ledger.sqlite").exists():
         return opened.open(folder, write=True)
-    return opened.create(folder, _meta(made, Planner(made, BASE, settings)))
+    return opened.create(folder, meta_of(made, Planner(made, BASE, settings)))
 
 
 def drive(ledger, made, executor=None, workers=1, watch=lambda progress: None):
@@ -97,9 +97,9 @@ def main(folder, kind, *boundaries):
     opened = Ledger
     for boundary in boundaries:
         opened = ended_at(Ledger, int(boundary), lambda: os.kill(os.getpid(), signal.SIGKILL))
-    with begun(recipe(kind), KINDS[kind][1], Path(folder), opened) as ledger:
+    with begun(experiment(kind), KINDS[kind][1], Path(folder), opened) as ledger:
         print("ready", flush=True)
-        drive(ledger, recipe(kind))
+        drive(ledger, experiment(kind))
         print(ledger.digest())
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnn.sweep.dimensions import Choice, Int, LogUniform, Uniform
 from jaxnn.sweep.reading import Sweep
-from jaxnn.sweep.records import Cohort, Group, Trial
+from jaxnn.sweep.tables import Cohort, Group, Trial
 
 SPACE = {
     "optimizer": Choice("AdamW", "SGD"),
@@ -110,12 +110,12 @@ def made_up(trials=60, epochs=6, seeds=2, rungs=(2, 6), eta=3, seed=0, **changes
         "versions": {"python": "3.11.2", "jax": "0.10.2", "jaxnn": "0.1.0"},
         "traced": {name: "traced" for name in SPACE}
         | {"model.width": "models/mlp.py:31, 'Dense(self.width)': Python has to know it there",
-           "optimizer": "it is no number, but 'AdamW', say"},
+           "optimizer": "it is not a number but 'AdamW'"},
     }  # fmt: skip
     given = dict(
         folder=Path("sweeps/mnist_mlp-1"),
-        recipe="experiments.mnist_mlp",
-        config={"type": "Experiment", "batch_size": 64, "epochs": epochs},
+        experiment="experiments.mnist_mlp",
+        config={"type": "Config", "batch_size": 64, "epochs": epochs},
         dimensions=SPACE,
         metric="validation_accuracy",
         maximize=True,

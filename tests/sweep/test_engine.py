@@ -151,7 +151,9 @@ def test_time_limits(text, minutes):
 
 
 def test_what_is_no_time_limit():
-    with pytest.raises(ValueError, match=r"SBATCH_TIMELIMIT='4h' is no time limit; write minutes"):
+    with pytest.raises(
+        ValueError, match=r"SBATCH_TIMELIMIT='4h' is not a time limit; write minutes"
+    ):
         engines._minutes("4h")
 
 

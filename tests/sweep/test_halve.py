@@ -10,6 +10,7 @@ from jaxnn.experiment import SGD, AdamW
 from jaxnn.sweep import halve
 from jaxnn.sweep.halve import Bracket, hyperband, keep, kept, perturbed, population, rungs
 from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
+from tests.sweep import quick
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ def test_rungs_are_floors_of_the_whole(eta):
     "arguments, text",
     [
         ((0, 3), r"a trial runs for at least 1 epoch, got epochs=0"),
-        ((9, 1), r"eta is a whole number from 2 on: one in eta goes on; got eta=1"),
+        ((9, 1), r"eta is a whole number from 2 on: one in eta continues; got eta=1"),
         ((9, 2.5), r"eta is a whole number from 2 on.*got eta=2\.5"),
         ((9, 3, 10), r"the first rung is within 1 \.\. 9 epochs, got least=10"),
         ((9, 3, 0), r"the first rung is within 1 \.\. 9 epochs, got least=0"),
@@ -131,8 +132,8 @@ def test_the_table_of_mlr3hyperband():
 
 @pytest.mark.parametrize("epochs, eta", [(81, 3), (64, 4), (50, 3), (10, 2), (1, 2)])
 def test_no_bracket_trains_longer_than_its_share(epochs, eta):
-    # Each bracket has n * epochs to spend if every segment started from scratch; lanes go on from
-    # the rung before, so it is less. The ceiling of the count adds at most a trial a rung.
+    # Each bracket has n * epochs to spend if every segment started from scratch; lanes continue
+    # from the rung before, so it is less. The ceiling of the count adds at most a trial a rung.
     brackets = hyperband(epochs, eta)
     n = len(brackets)
     for bracket in brackets:
@@ -237,13 +238,13 @@ def test_numbers_move_by_a_fifth_and_stay_in_their_range():
 def test_all_is_drawn_anew_at_times_and_fits_the_space():
     found = perturbations(VALUES, resample=1.0)
     for values in found:
-        SPACE.check(values)
+        quick.check(SPACE, values)
     assert {values["optimizer"] for values in found} == {"AdamW", "SGD"}
     assert {values["depth"] for values in found} == set(range(1, 9))
     drawn = np.mean([float(values["dropout"] or 0) < 0.25 for values in found])
     assert 0.35 < drawn < 0.65  # half, four standard deviations of 200 draws wide
     kept = np.mean([values["depth"] in (1, 3) for values in perturbations(VALUES)])
-    # 3/4 stay near, and of 1/4 drawn anew 2/8 are 1 or 3 too; four standard deviations wide.
+    # 3/4 stay near, and of 1/4 drawn again 2/8 are 1 or 3 too; four standard deviations wide.
     assert abs(kept - (0.75 + 0.25 * 2 / 8)) < 0.12
 
 

@@ -24,8 +24,8 @@ from tests.sweep import quick
 RATE = "optimizer.learning_rate"
 FOUND = dict.fromkeys(quick.SPACE.dimensions, TRACED) | {"model.width": "it gives a shape"}
 STRUCTURE = Structure(
-    quick.recipe(Space(quick.Experiment, {RATE: LogUniform(1e-3, 0.3)})),
-    quick.Experiment(model=MLP(depth=0)),
+    quick.experiment(Space(quick.Config, {RATE: LogUniform(1e-3, 0.3)})),
+    quick.Config(model=MLP(depth=0)),
     (),
     (RATE,),
 )
@@ -142,7 +142,7 @@ def test_memory_that_ran_out_is_no_way(monkeypatch):
 
 
 def test_a_real_probe():
-    fresh = dataclasses.replace(STRUCTURE, base=quick.Experiment(model=MLP(5, depth=0)))
+    fresh = dataclasses.replace(STRUCTURE, base=quick.Config(model=MLP(5, depth=0)))
     asked = Probe(dataclasses.replace(WORK, structure=fresh), lanes=4, epochs=10**9)
     timings = probe(asked)
     devices = len(jax.local_devices())
@@ -161,8 +161,8 @@ def test_a_real_probe():
 
 
 def planner(space=quick.SPACE, found=FOUND, base=None, **settings):
-    recipe = quick.recipe(space)
-    return Planner(recipe, base or quick.Experiment(), Settings(**settings), found)
+    experiment = quick.experiment(space)
+    return Planner(experiment, base or quick.Config(), Settings(**settings), found)
 
 
 def measured(way, seconds, asked=None):
@@ -261,7 +261,7 @@ def test_the_metric_and_its_direction():
 
 
 def test_a_member():
-    planned = planner(base=quick.Experiment(seed=5), seeds=3)
+    planned = planner(base=quick.Config(seed=5), seeds=3)
     values = quick.sampled(1)[0]
     member = planned.member(values)
     assert (member.epochs, member.seed) == (4, 5)
@@ -321,7 +321,7 @@ def test_a_plan_under_halving_counts_the_epochs_that_are_trained():
 
 
 def test_trials_that_have_no_program_are_counted():
-    space = Space(quick.Experiment, {RATE: LogUniform(1e-3, 0.3), "model.width": Choice(0, 16)})
+    space = Space(quick.Config, {RATE: LogUniform(1e-3, 0.3), "model.width": Choice(0, 16)})
     found = {RATE: TRACED, "model.width": "it gives a shape"}
     trials = [{RATE: 0.1, "model.width": width} for width in (16, 0, 0)]
     plan = make_plan(planner(space, found, trials=3), trials, measured(Way("loop", 1), 0.01))

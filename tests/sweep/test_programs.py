@@ -22,10 +22,10 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.command.sweep import _meta
+from jaxnn.command.sweep import meta_of
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.sweep import Choice, LogUniform, Uniform, lanes
+from jaxnn.sweep import Choice, LogUniform, Uniform, cohort
 from jaxnn.sweep.cohort import Way, Work, compiled_cohort, work
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.engine import engine
@@ -55,7 +55,7 @@ SEEDS = (0, 5, 0)
 
 def drawn(structure, count=3):
     """Traced values of lanes."""
-    random, space = np.random.default_rng(0), space_of(structure.recipe)
+    random, space = np.random.default_rng(0), space_of(structure.experiment)
     samples = [space.sample(random) for _ in range(count)]
     return tuple({name: values[name] for name in structure.traced} for values in samples)
 
@@ -68,14 +68,14 @@ def trained(structure, way, values, seeds=SEEDS, records=(0, 3), state=None):
 
 def states(outcome, structure, values):
     """The state of each lane."""
-    whole = lanes.unpack(outcome.state, compiled_cohort(structure, LOOP, False).lane(values[0]))
+    whole = cohort.unpack(outcome.state, compiled_cohort(structure, LOOP, False).lane(values[0]))
     return [jax.tree.map(lambda leaf, i=i: leaf[i], whole) for i in range(len(values))]
 
 
 def solo(structure, values, seed):
     """The final state of a solo run, and its metrics at each record."""
     config = dataclasses.replace(structure.configured(values), seed=seed)
-    state, history = configured(structure.recipe, config).fit(progress=False)
+    state, history = configured(structure.experiment, config).fit(progress=False)
     named = {name: [record[name] for record in history] for name in history[0]}
     metrics = {name: numbers for name, numbers in named.items() if name not in ("epoch", "step")}
     return without_keys(state), metrics
@@ -182,7 +182,7 @@ def test_lanes_with_other_seeds_differ_in_init_and_in_every_draw():
     actions = [np.asarray(end["buffer"]["a"])[:30] for end in ends]
     assert (actions[0] != actions[1]).any()
     assert_close(ends[0], ends[2], rtol=0, atol=0)
-    rows = [STRUCTURES["gan"].training({}).order(seed, 0) for seed in (0, 5)]
+    rows = [STRUCTURES["gan"].training({}).order(seed, 0).rows for seed in (0, 5)]
     assert rows[0].shape == (3, 16)
     assert (rows[0] != rows[1]).any()
 
@@ -362,7 +362,7 @@ CLIPPED = with_space(
 
 
 def begin(folder, made):
-    Ledger.create(folder, _meta(made, Planner(made, made.config(), FEW))).close()
+    Ledger.create(folder, meta_of(made, Planner(made, made.config(), FEW))).close()
     return folder
 
 
@@ -414,7 +414,7 @@ def test_a_population_copies_states_between_trials_with_seeds_of_their_own(tmp_p
     )
     settings = Settings(trials=4, lanes=2, by="map", halving="population", seeds=2)
     folder = tmp_path / "sweep"
-    meta = _meta(made, Planner(made, made.config(), settings))
+    meta = meta_of(made, Planner(made, made.config(), settings))
     Ledger.create(folder, meta).close()
     _, trials, _, _ = drive(folder, made)
     assert [trial.status for trial in trials] == ["done"] * 4

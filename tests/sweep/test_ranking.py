@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import importlib
 import json
 import math
 import shlex
@@ -16,15 +17,15 @@ import pytest
 from jaxnn import train
 from jaxnn.command import sweep as commands
 from jaxnn.command.watching import finish, summary
-from jaxnn.experiment import SGD
+from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.folder import check_place
-from jaxnn.experiment.prediction import load_run, load_watched
+from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, faults, opening
 from jaxnn.sweep.export import export
 from jaxnn.sweep.halve import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
-from jaxnn.sweep.lock import DriverLock
+from jaxnn.sweep.opening import DriverLock
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.progress import Teller
 from jaxnn.sweep.reading import read
@@ -38,7 +39,7 @@ from tests.sweep.made_up import made_up
 NAN, INF = math.nan, math.inf
 SPACE = Space(SGD, {"learning_rate": LogUniform(1e-3, 1.0), "momentum": Uniform(0.0, 1.0)})
 META = {
-    "recipe": "experiments.toy",
+    "experiment": "experiments.toy",
     "config": to_plain(SGD()),
     "settings": {"trials": 8},
     "space": SPACE.to_plain(),
@@ -92,10 +93,10 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
     rows = [line.split() for line in summary(found).splitlines()[2:]]
     assert [int(row[0]) for row in rows] == [3, 1, 6, 0, 7]
     assert against_seconds(found)[1][-1] == sign * 0.95  # known, though not of a whole run
-    recipe = dataclasses.replace(quick.recipe(SPACE, SGD))
+    experiment = dataclasses.replace(quick.experiment(SPACE, SGD))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(commands, "module_of", lambda recipe: "experiments.toy")
-        best = commands.configuration_of(recipe, f"{folder}:best")
+        patched.setattr(commands, "module_of", lambda experiment: "experiments.toy")
+        best = commands.configuration_of(experiment, f"{folder}:best")
     assert best == SGD(learning_rate=0.04, momentum=0.5)
 
 
@@ -172,9 +173,8 @@ class Scored(train.Classification):
 
 
 def scored(space=driven.TRACED):
-    made = quick.recipe(space)
-    return dataclasses.replace(
-        made, problem=lambda: dataclasses.replace(quick.problem(), task=Scored(10))
+    return quick.experiment(
+        space, program=lambda config, data: quick.program(config, data, task=Scored(10))
     )
 
 
@@ -196,8 +196,8 @@ def test_the_direction_is_the_tasks_or_the_one_that_was_asked_for():
         planner(metric="validation_novel")
     assert str(said.value) == (
         "the direction of 'validation_novel' is unknown: write --maximize validation_novel or "
-        '--minimize validation_novel, or declare it in the task by directions = {"novel": '
-        '"maximize"}; known are loss, accuracy, f1, miss'
+        "--minimize validation_novel, or declare it in the metric by train.Mean(value, "
+        "maximize=True) or train.Ratio(sum, count, maximize=True)"
     )
     for wrong in (
         {"maximize": "f1", "minimize": "f1"},
@@ -237,21 +237,25 @@ def test_halving_keeps_the_trials_with_the_largest_f1(tmp_path, metric):
 # Grids
 
 
+@dataclasses.dataclass(frozen=True)
+class Branched:
+    model: MLP = MLP()  # noqa: RUF009, frozen
+    optimizer: AdamW | SGD = AdamW()  # noqa: RUF009, frozen
+
+
 @pytest.mark.parametrize("points", [1, 3])
 def test_the_size_of_a_grid_is_the_number_of_its_points(points):
     space = Space(
-        driven.quick.Experiment,
+        driven.quick.Config,
         {
             "optimizer.momentum": Uniform(0.5, 0.9),
             "model.width": Int(4, 5),
             "model.dropout": Choice(0.0, 0.1),
         },
     )
-    assert space.grid_size(points) == len(space.grid(points))
-    from experiments.mnist_mlp import Experiment
-
+    assert space.grid_size(points) == len(list(space.grid(points)))
     branched = Space(
-        Experiment,
+        Branched,
         {
             "model.dropout": Grid(0.1, 0.2),
             "optimizer": Branch(
@@ -262,7 +266,7 @@ def test_the_size_of_a_grid_is_the_number_of_its_points(points):
         },
     )
     assert branched.grid_size(points) == 2 * (points**2 + points) * 3
-    assert branched.grid_size(points) == len(branched.grid(points))
+    assert branched.grid_size(points) == len(list(branched.grid(points)))
     assert branched.grid_size(1000) == 2 * (1000**2 + 1000) * 3  # without making them
 
 
@@ -413,8 +417,8 @@ def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
     named = str(said.value).partition("--folder ")[2].removesuffix(", or remove it")
     assert shlex.split(named) == [f"{folder}-2"]
     with pytest.raises(ValueError) as said:
-        monkeypatch.setattr(commands, "module_of", lambda recipe: "experiments.other")
-        commands.resume_command(quick.recipe(SPACE, SGD), [str(folder)])
+        monkeypatch.setattr(commands, "module_of", lambda experiment: "experiments.other")
+        commands.resume_command(quick.experiment(SPACE, SGD), [str(folder)])
     assert command_in(str(said.value)) == ["python", "-m", "experiments.toy", "resume", str(folder)]
     assert shlex.split(headline(found).partition("<pre><code>")[2].partition("<")[0])[:1] == [
         "python"
@@ -422,20 +426,22 @@ def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
 
 
 def test_messages_about_runs_quote_their_paths(tmp_path):
+    load_unfinished = pytest.importorskip("jaxnn.experiment.config_file").load_unfinished
+    load_run: Any = importlib.import_module("jaxnn.experiment.prediction").load_run
     folder = tmp_path / "a run"
     folder.mkdir()
     (folder / "checkpoints").mkdir()
-    about = '{"schema": 1, "experiment": "%s", "config": %s, "watching": {}}'
-    config = json.dumps(to_plain(quick.Experiment()))
+    about = '{"schema": 1, "experiment": "%s", "config": %s, "options": {}}'
+    config = json.dumps(to_plain(quick.Config()))
     (folder / "config.json").write_text(about % ("other", config))
     with pytest.raises(ValueError) as said:
-        load_run(quick.RECIPE, folder)
+        load_run(quick.EXPERIMENT, folder)
     assert command_in(str(said.value))[-1] == str(folder)
     (folder / "config.json").write_text(about % ("quick", config))
     with pytest.raises(ValueError) as said:
-        load_run(quick.RECIPE, folder)
+        load_run(quick.EXPERIMENT, folder)
     assert command_in(str(said.value)) == ["resume", str(folder), "first"]
     (folder / "result.json").write_text("{}")
     with pytest.raises(FileExistsError) as said:
-        load_watched(quick.RECIPE, folder)
+        load_unfinished(quick.EXPERIMENT, folder)
     assert command_in(str(said.value))[:2] == ["predict", f"{folder},"]

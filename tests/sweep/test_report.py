@@ -16,24 +16,22 @@ from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import mean, read
-from jaxnn.sweep.records import Change, Cohort, Group, Result
 from jaxnn.sweep.report import page, write
 from jaxnn.sweep.report.axes import at_edge, log_ticks, score_scale
-from jaxnn.sweep.report.failures import shares
-from jaxnn.sweep.report.headline import headline
+from jaxnn.sweep.report.headline import headline, seed_mean
 from jaxnn.sweep.report.importance import importance, importance_of
 from jaxnn.sweep.report.parameters import edge_words, ranks, shown, slices
 from jaxnn.sweep.report.progress import against_seconds
-from jaxnn.sweep.report.rungs import survivors
-from jaxnn.sweep.report.statistics import seed_mean
+from jaxnn.sweep.report.rungs import shares, survivors
+from jaxnn.sweep.tables import Change, Cohort, Group, Result
 from tests.sweep.made_up import SPACE, made_up
 
 SWEEP = made_up()
 META = {
-    "recipe": "experiments.mnist_mlp",
-    "config": {"type": "Experiment", "epochs": 2},
+    "experiment": "experiments.mnist_mlp",
+    "config": {"type": "Config", "epochs": 2},
     "space": [
-        {"name": "rate", "kind": "log", "low": 1e-4, "high": 0.1, "log": True, "when": {}},
+        {"name": "rate", "kind": "loguniform", "low": 1e-4, "high": 0.1, "log": True, "when": {}},
         {"name": "width", "kind": "choice", "options": [64, 128], "log": False, "when": {}},
         {"name": "depth", "kind": "int", "low": 1, "high": 3, "log": False, "when": {}},
         {"name": "decay", "kind": "uniform", "low": 0.0, "high": 1.0, "log": False, "when": {}},
@@ -111,7 +109,7 @@ def test_a_changed_trial_has_its_last_values(tmp_path):
 def test_a_ledger_without_what_a_sweep_says_is_refused(tmp_path):
     said = "does not say 'config', 'space', 'metric'"
     with (
-        Ledger.create(tmp_path / "sweep", {"recipe": "experiments.a"}) as ledger,
+        Ledger.create(tmp_path / "sweep", {"experiment": "experiments.a"}) as ledger,
         pytest.raises(ValueError, match=said) as error,
     ):
         read(ledger)
@@ -303,7 +301,7 @@ def test_a_sweep_that_has_hardly_begun_has_a_page(sweep):
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     folder = small_ledger(tmp_path / "sweep")
-    monkeypatch.setattr("jaxnn.sweep.report.writing.page", lambda sweep: f"{sweep.name}</html>\n")
+    monkeypatch.setattr("jaxnn.sweep.report.document.page", lambda sweep: f"{sweep.name}</html>\n")
     with Ledger.open(folder) as ledger:
         assert write(ledger) == folder / "report.html"
         assert (folder / "report.html").read_text() == "mnist_mlp</html>\n"

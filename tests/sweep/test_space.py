@@ -16,6 +16,7 @@ from jaxnn.core.values import is_traced
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.models import MLP
 from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
+from tests.sweep import quick
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Bare:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Config:
     model: MLP = MLP()  # noqa: RUF009, frozen
     optimizer: AdamW | SGD = SGD(momentum=0.5)  # noqa: RUF009, frozen
     shift: Shift | None = None
@@ -44,7 +45,7 @@ OPTIMIZER = Branch(
     SGD={"learning_rate": LogUniform(1e-3, 1.0)},
 )
 SPACE = Space(
-    Experiment,
+    Config,
     {
         "optimizer": OPTIMIZER,
         "model.dropout": Uniform(0.0, 0.5),
@@ -126,7 +127,7 @@ def test_names_are_as_the_command_line_says_them():
 @given(st.integers(0, 2**32))
 def test_a_sample_has_the_names_of_its_branches_and_passes_the_check(seed):
     values = SPACE.sample(np.random.default_rng(seed))
-    SPACE.check(values)
+    quick.check(SPACE, values)
     assert list(values) == SPACE.names(values)
     adamw = values["optimizer"] == "AdamW"
     assert SPACE.active("optimizer:adamw.weight_decay", values) == adamw
@@ -149,7 +150,7 @@ def test_a_trial_comes_back_from_the_unit_cube(seed):
 @given(st.integers(0, 2**32))
 def test_what_is_configured_is_read_back(seed):
     values = SPACE.sample(np.random.default_rng(seed))
-    config = SPACE.configured(Experiment(), values)
+    config = SPACE.configured(Config(), values)
     assert type(config.optimizer).__name__ == values["optimizer"]
     rate = values[f"optimizer:{values['optimizer'].lower()}.learning_rate"]
     assert config.optimizer.learning_rate == rate
@@ -161,20 +162,20 @@ def test_what_is_configured_is_read_back(seed):
     pixels = None if config.shift is None else config.shift.pixels
     assert pixels == values.get("shift:shift.pixels")
     assert dataclasses.replace(config, model=MLP(), optimizer=SGD(), shift=None) == (
-        dataclasses.replace(Experiment(), optimizer=SGD(), activation=values["activation"])
+        dataclasses.replace(Config(), optimizer=SGD(), activation=values["activation"])
     )
 
 
 def test_a_class_that_the_configuration_has_keeps_its_other_fields():
     values = {"optimizer": "SGD", "optimizer:sgd.learning_rate": 0.25}
-    assert SPACE.configured(Experiment(), values).optimizer == SGD(0.25, momentum=0.5)
+    assert SPACE.configured(Config(), values).optimizer == SGD(0.25, momentum=0.5)
     values = {"optimizer": "AdamW", "optimizer:adamw.learning_rate": 0.25}
-    assert SPACE.configured(Experiment(), values).optimizer == AdamW(0.25)
+    assert SPACE.configured(Config(), values).optimizer == AdamW(0.25)
 
 
 def test_values_may_be_tracers():
     def rate(value):
-        config = SPACE.configured(Experiment(), {"model.dropout": value})
+        config = SPACE.configured(Config(), {"model.dropout": value})
         assert is_traced(config.model.dropout)
         return config.model.dropout * 2
 
@@ -184,24 +185,22 @@ def test_values_may_be_tracers():
 def test_branches_nest_and_a_shared_field_of_a_union_needs_none():
     @dataclasses.dataclass(frozen=True)
     class Outer:
-        inner: Experiment | SGD = Experiment()
+        inner: Config | SGD = Config()
 
-    space = Space(Outer, {"inner": Branch(Experiment={"optimizer": OPTIMIZER}, SGD={})})
-    name = "inner:experiment.optimizer:adamw.learning_rate"
-    values = {"inner": "Experiment", "inner:experiment.optimizer": "AdamW", name: 0.01}
+    space = Space(Outer, {"inner": Branch(Config={"optimizer": OPTIMIZER}, SGD={})})
+    name = "inner:config.optimizer:adamw.learning_rate"
+    values = {"inner": "Config", "inner:config.optimizer": "AdamW", name: 0.01}
     assert space.active(name, values)
     assert not space.active(name, {**values, "inner": "SGD"})
     assert space.configured(Outer(SGD()), values).inner.optimizer == AdamW(0.01)
-    assert len(space.grid(2)) == 2 * 3 + 2 + 1
-    shared = Space(Experiment, {"optimizer.learning_rate": LogUniform(0.1, 1.0)})
-    assert (
-        shared.configured(Experiment(), {"optimizer.learning_rate": 0.2}).optimizer.momentum == 0.5
-    )
+    assert len(list(space.grid(2))) == 2 * 3 + 2 + 1
+    shared = Space(Config, {"optimizer.learning_rate": LogUniform(0.1, 1.0)})
+    assert shared.configured(Config(), {"optimizer.learning_rate": 0.2}).optimizer.momentum == 0.5
 
 
 @given(st.integers(1, 4))
 def test_a_grid_is_the_product_of_its_branches(points):
-    trials = SPACE.grid(points)
+    trials = list(SPACE.grid(points))
     p = points
     pixels = min(points, 4)
     assert len(trials) == (p * 3 + p) * p * p * (pixels + 1) * 2
@@ -217,17 +216,17 @@ def test_rows_and_lines():
     }  # fmt: skip
     assert rows["optimizer:adamw.weight_decay"]["options"] == [0.0, 1e-4, 1e-2]
     assert rows["optimizer:adamw.weight_decay"]["when"] == {"optimizer": "AdamW"}
-    assert [SPACE.in_log(name) for name in ("model.width", "model.dropout")] == [True, False]
+    assert [SPACE.dimensions[n].log for n in ("model.width", "model.dropout")] == [True, False]
     lines = dict(re.split(r" {2,}", line) for line in str(SPACE).splitlines())
     assert lines["optimizer:sgd.learning_rate"] == "0.001 .. 1, log"
     assert lines["activation"] == "relu, tanh"
 
 
 def test_a_space_is_a_value():
-    again = Space(Experiment, dict(SPACE.paths))
+    again = Space(Config, dict(SPACE.paths))
     assert again == SPACE
     assert hash(again) == hash(SPACE)
-    assert Space(Experiment, {"epochs": Int(1, 3)}) != Space(Experiment, {"epochs": Int(1, 4)})
+    assert Space(Config, {"epochs": Int(1, 3)}) != Space(Config, {"epochs": Int(1, 4)})
     for dimension in (*SPACE.dimensions.values(), OPTIMIZER):
         assert repr(eval(repr(dimension))) == repr(dimension)
     assert Choice(*np.array([1, 2])) == Choice(1, 2)
@@ -265,9 +264,9 @@ def test_a_space_is_a_value():
         ),
         (
             lambda: Uniform("0", 1),  # type: ignore[arg-type]
-            "Uniform(low='0', high=1): a range is between two finite numbers, got '0'",
+            "Uniform(low='0', high=1.0): a range is between two finite numbers, got '0'",
         ),
-        (lambda: Choice(), "Choice() has no option; write Choice(64, 128), say"),
+        (lambda: Choice(), "Choice() has no option; write Choice(64, 128)"),
         (lambda: Choice(1, 2, 1), "Choice(1, 2, 1) has the option 1 twice"),
         (
             lambda: Choice("a", "\ud800"),
@@ -278,13 +277,13 @@ def test_a_space_is_a_value():
             lambda: Choice((1, 2)),  # type: ignore[arg-type]
             "Choice((1, 2)): an option is a number, a text, True, False or None, got (1, 2)",
         ),
-        (lambda: Grid(), "Grid() has no number; write Grid(0.1, 0.3, 1.0), say"),
+        (lambda: Grid(), "Grid() has no number; write Grid(0.1, 0.3, 1.0)"),
         (lambda: Grid(3, 1, 1), "Grid(3, 1, 1): the numbers increase; write Grid(1, 3)"),
         (
             lambda: Grid("a"),  # type: ignore[arg-type]
             "Grid('a') is of finite numbers, got 'a'; see Choice",
         ),
-        (lambda: Branch(), "Branch() has no class; write Branch(AdamW={...}, SGD={...}), say"),
+        (lambda: Branch(), "Branch() has no class; write Branch(AdamW={...}, SGD={...})"),
     ],
 )
 def test_a_dimension_that_says_nothing_is_refused(make, message):
@@ -298,13 +297,13 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
     [
         (
             {},
-            "the space of Experiment sweeps nothing; write Space(Experiment, "
-            '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}), say',
+            "the space of Config sweeps nothing; write Space(Config, "
+            '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})',
         ),
         (
-            {"optimizer.learning_rate": LogUniform(0.1, 1)},
-            "Experiment has no field 'optimizer', which the space sweeps as "
-            "'optimizer.learning_rate'; did you mean 'optimizer'?",
+            {"optimiser.learning_rate": LogUniform(0.1, 1)},
+            "Config has no field 'optimiser', which the space sweeps as "
+            "'optimiser.learning_rate'; did you mean 'optimizer'?",
         ),
         (
             {"model.x": Int(1, 2)},
@@ -372,7 +371,7 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
 )
 def test_a_space_that_does_not_fit_is_refused(paths, message):
     with pytest.raises(ValueError) as error:
-        Space(Experiment, paths)
+        Space(Config, paths)
     assert str(error.value) == message
 
 
@@ -401,10 +400,7 @@ def test_a_space_is_of_a_dataclass():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epohcs": 3}, "the space of Experiment has no 'epohcs'; did you mean 'epochs'?"),
-        ({"optimizer": "SGD"}, "a trial has a value for 'epochs'; got {'optimizer': 'SGD'}"),
-        ({"optimizer": "SGD", "epochs": 4}, "epochs is 4, wanted one of 1 .. 3, whole numbers"),
-        ({"optimizer": "SGD", "epochs": 2.0}, "epochs is 2.0, wanted one of 1 .. 3, whole numbers"),
+        ({"epohcs": 3}, "the space of Config has no 'epohcs'; did you mean 'epochs'?"),
         ({"optimizer": "Adam", "epochs": 2}, "optimizer is 'Adam', wanted one of AdamW, SGD"),
         (
             {"optimizer": "SGD", "optimizer:adamw.weight_decay": 0.1},
@@ -413,11 +409,11 @@ def test_a_space_is_of_a_dataclass():
         ),
     ],
 )
-def test_values_from_a_file_are_checked(values, message):
+def test_values_that_the_space_does_not_have_are_rejected(values, message):
     branch = Branch(AdamW={"weight_decay": Uniform(0, 1)}, SGD={})
-    space = Space(Experiment, {"optimizer": branch, "epochs": Int(1, 3)})
+    space = Space(Config, {"optimizer": branch, "epochs": Int(1, 3)})
     with pytest.raises(ValueError) as error:
-        space.check(values)
+        space.configured(Config(), values)
     assert str(error.value) == message
 
 

@@ -13,23 +13,21 @@ from jaxnn import train
 from jaxnn.experiment import AdamW
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
-from jaxnn.sweep.cohort import Way, Work, problem_of, work
+from jaxnn.sweep.cohort import Way, Work, work
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.structure import (
     TRACED,
     Structure,
-    as_written,
     reason,
-    scalar,
     space_of,
     structure_of,
     traced_or_static,
 )
+from jaxnn.sweep.training import as_written, scalar
 from tests.sweep import quick
 from tests.sweep.quick import Descent
 
-PROBLEM = problem_of(quick.RECIPE)
 RATE = {"optimizer.learning_rate": LogUniform(1e-3, 0.3)}
 
 
@@ -59,16 +57,15 @@ class Smoothed(train.Classification):
         return (1 - self.smoothing) * super().__call__(outputs, targets) + self.smoothing * other
 
 
-def build(config, problem):
-    program = quick.build(config, problem)
+def program(config, data):
     if config.clip is not None and config.clip < 1:
-        program = dataclasses.replace(program, batch_size=64)
-    return dataclasses.replace(program, task=Smoothed(10, smoothing=config.smoothing))
+        config = dataclasses.replace(config, activation="tanh")
+    return quick.program(config, data, task=Smoothed(10, smoothing=config.smoothing))
 
 
-def found(paths, build=build, base=None, config=Wide):
-    recipe = quick.recipe(Space(config, paths), config, build=build)
-    return traced_or_static(recipe, base or config())
+def found(paths, program=program, base=None, config=Wide):
+    experiment = quick.experiment(Space(config, paths), config, program=program)
+    return traced_or_static(experiment, base or config())
 
 
 def line_of(text, file=__file__):
@@ -103,8 +100,8 @@ def test_what_python_looks_at_is_static_and_the_reason_says_where():
 
 def test_numbers_of_the_loop_are_static():
     assert found({"batch_size": Choice(16, 32), "epochs": Int(1, 9)}) == {
-        "batch_size": "Program.batch_size must be a number that Python knows",
-        "epochs": "Program.epochs must be a number that Python knows",
+        "batch_size": "the configuration's batch_size must be a number that Python knows",
+        "epochs": "the configuration's epochs must be a number that Python knows",
     }
 
 
@@ -121,14 +118,14 @@ def test_values_that_are_no_numbers_are_static():
         ("nesterov", "(True|False)"),
         ("optimizer", "'(Descent|AdamW)'"),
     ):
-        assert re.fullmatch(f"it is no number, but {example}, say", found_[name])
+        assert re.fullmatch(f"it is not a number but {example}", found_[name])
 
 
 @pytest.mark.parametrize("options", [(0.5, None), (None, 0.5), (None, 2.0, 3.0, 4.0)])
 def test_numbers_beside_none_are_static(options):
     """A tracer stands for a number: None would become NaN."""
-    assert found({"clip": Choice(*options)}, build=quick.build) == {
-        "clip": "it is no number, but None, say"
+    assert found({"clip": Choice(*options)}, program=quick.program) == {
+        "clip": "it is not a number but None"
     }
 
 
@@ -147,12 +144,11 @@ def test_a_branch_finds_the_numbers_of_each_class():
 RATE_OF_MODEL = {"model.dropout": Uniform(0.0, 0.5)}
 
 
-def either(config, problem):
+def either(config, data):
     """Either number may be traced, but not both."""
-    program = build(config, problem)
     if not isinstance(config.smoothing, float) and not isinstance(config.model.dropout, float):
         raise RuntimeError("one of them has to be known")
-    return program
+    return program(config, data)
 
 
 def test_what_is_called_traced_can_be_traced_together():
@@ -170,14 +166,14 @@ def test_what_is_called_traced_can_be_traced_together():
 def test_a_trial_that_cannot_run_makes_no_number_static(widths):
     """Whichever the first sample has."""
 
-    def build(config, problem):
+    def program(config, data):
         if config.model.width == 8:
             raise ValueError("no width of 8")
-        return quick.build(config, problem)
+        return quick.program(config, data)
 
-    recipe = quick.recipe(Space(quick.Experiment, RATE | {"model.width": Choice(*widths)}))
-    recipe = dataclasses.replace(recipe, build=build)
-    found = traced_or_static(recipe, quick.Experiment())
+    experiment = quick.experiment(Space(quick.Config, RATE | {"model.width": Choice(*widths)}))
+    experiment = dataclasses.replace(experiment, program=program)
+    found = traced_or_static(experiment, quick.Config())
     assert found["optimizer.learning_rate"] == TRACED
     assert "no width of 8" not in found["model.width"]
 
@@ -189,9 +185,8 @@ def test_an_error_of_evaluation_alone_is_found():
         def metrics(self, outputs, targets):
             return {"few": jnp.mean(outputs) if self.smoothing < 0.1 else jnp.max(outputs)}
 
-    def picky(config, problem):
-        program = quick.build(config, problem)
-        return dataclasses.replace(program, task=Picky(10, smoothing=config.smoothing))
+    def picky(config, data):
+        return quick.program(config, data, task=Picky(10, smoothing=config.smoothing))
 
     why = found({"smoothing": Uniform(0.0, 0.2)}, picky)["smoothing"]
     assert why.endswith("Python has to know it there")
@@ -201,9 +196,9 @@ def test_an_error_of_evaluation_alone_is_found():
 def test_a_whole_number_is_traced_as_one():
     seen = []
 
-    def delayed(config, problem):
+    def delayed(config, data):
         seen.append(config.delay)
-        return quick.build(config, problem)
+        return quick.program(config, data)
 
     assert found({"delay": Int(0, 5)}, delayed) == {"delay": TRACED}
     assert jnp.issubdtype(jnp.asarray(scalar(5)).dtype, jnp.integer)
@@ -213,8 +208,8 @@ def test_a_whole_number_is_traced_as_one():
 def test_numbers_whole_and_not_are_of_one_type():
     """Otherwise each lane's type would compile another program."""
     structure = Structure(
-        quick.recipe(Space(quick.Experiment, {"optimizer.learning_rate": Grid(0.1, 1)})),
-        quick.Experiment(model=MLP(depth=0), seed=9),  # like no other test's, and compiled here
+        quick.experiment(Space(quick.Config, {"optimizer.learning_rate": Grid(0.1, 1)})),
+        quick.Config(model=MLP(depth=0), seed=9),  # like no other test's, and compiled here
         (),
         ("optimizer.learning_rate",),
     )
@@ -246,9 +241,8 @@ def test_a_number_that_only_a_wider_one_would_break_is_traced():
             carry = jnp.ones((), jnp.bfloat16)
             return {"scale": jax.lax.scan(body, carry, None, length=2)[0].astype(jnp.float32)}
 
-    def scaled(config, problem):
-        program = quick.build(config, problem)
-        return dataclasses.replace(program, task=Scan(10, scale=config.smoothing))
+    def scaled(config, data):
+        return quick.program(config, data, task=Scan(10, scale=config.smoothing))
 
     assert found({"smoothing": Uniform(0.0, 0.2)}, scaled) == {"smoothing": TRACED}
 
@@ -285,36 +279,36 @@ def test_a_reason_without_a_place():
 
 
 def test_trials_of_equal_static_values_have_one_structure():
-    names = traced_or_static(quick.RECIPE, quick.Experiment())
+    names = traced_or_static(quick.EXPERIMENT, quick.Config())
     trials = quick.sampled(20)
-    structures = {structure_of(quick.RECIPE, quick.Experiment(), names, t) for t in trials}
+    structures = {structure_of(quick.EXPERIMENT, quick.Config(), names, t) for t in trials}
     assert {s.name for s in structures} == {"model.width=16", "model.width=32"}
     assert len(structures) == 2
-    structure = structure_of(quick.RECIPE, quick.Experiment(), names, trials[0])
-    program = structure.program(PROBLEM, {n: trials[0][n] for n in structure.traced})
-    own = quick.build(quick.SPACE.configured(quick.Experiment(), trials[0]), PROBLEM)
-    assert program.optimizer.numbers == own.optimizer.numbers
-    assert dataclasses.replace(program, optimizer=own.optimizer) == own
-    assert Structure(quick.RECIPE, quick.Experiment(), (), ()).name == "all"
+    structure = structure_of(quick.EXPERIMENT, quick.Config(), names, trials[0])
+    made = structure.training({n: trials[0][n] for n in structure.traced}).run.program
+    own = quick.program(quick.SPACE.configured(quick.Config(), trials[0]), None)
+    assert jax.tree.structure(made) == jax.tree.structure(own)
+    assert jax.tree.leaves(made) == jax.tree.leaves(own)
+    assert Structure(quick.EXPERIMENT, quick.Config(), (), ()).name == "all"
 
 
 def test_an_experiment_without_a_space():
     with pytest.raises(ValueError) as said:
-        space_of(dataclasses.replace(quick.RECIPE, space=None))
+        space_of(dataclasses.replace(quick.EXPERIMENT, space=None))
     assert str(said.value) == (
-        "quick declares no search space: write Recipe(..., space=Space(Experiment, "
-        '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}))'
+        "quick declares no search space: write Experiment(..., "
+        'space={"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
     )
 
 
 # Sweeps that cannot be
 
 
-def refused(paths=None, base=None, config=quick.Experiment, **settings):
+def refused(paths=None, base=None, config=quick.Config, **settings):
     """What the planner says of it, before any compute."""
-    recipe = quick.recipe(Space(config, paths) if paths else quick.SPACE, config)
+    experiment = quick.experiment(Space(config, paths) if paths else quick.SPACE, config)
     with pytest.raises(ValueError) as said:
-        Planner(recipe, base or config(), Settings(**settings))
+        Planner(experiment, base or config(), Settings(**settings))
     return str(said.value)
 
 
@@ -335,7 +329,7 @@ def test_too_many_groups():
         "and --max-groups is 1: static are model.width (2); sweep fewer values of them, or write "
         "--max-groups 2"
     )
-    Planner(quick.recipe(Space(quick.Experiment, widths)), quick.Experiment(), Settings(trials=16))
+    Planner(quick.experiment(Space(quick.Config, widths)), quick.Config(), Settings(trials=16))
 
 
 def test_groups_of_a_branch_are_counted_branch_by_branch():
@@ -345,11 +339,11 @@ def test_groups_of_a_branch_are_counted_branch_by_branch():
             AdamW={"weight_decay": Choice(*(i / 10 for i in range(7)))},
         )
     }
-    recipe = quick.recipe(Space(Wide, paths), Wide)
-    static = dict.fromkeys(recipe.space.dimensions, "it is known")
-    Planner(recipe, Wide(), Settings(trials=64, max_groups=14), static)
+    experiment = quick.experiment(Space(Wide, paths), Wide)
+    static = dict.fromkeys(experiment.space.dimensions, "it is known")
+    Planner(experiment, Wide(), Settings(trials=64, max_groups=14), static)
     with pytest.raises(ValueError, match=r"has up to 14 groups, .* --max-groups 14$"):
-        Planner(recipe, Wide(), Settings(trials=64, max_groups=13), static)
+        Planner(experiment, Wide(), Settings(trials=64, max_groups=13), static)
 
 
 def test_epochs_swept_under_halving():
@@ -358,7 +352,7 @@ def test_epochs_swept_under_halving():
         "--halving successive compares trials after equally many epochs, but epochs is swept: "
         "sweep without --halving, or take epochs out of the space"
     )
-    Planner(quick.recipe(Space(quick.Experiment, paths)), quick.Experiment(), Settings())
+    Planner(quick.experiment(Space(quick.Config, paths)), quick.Config(), Settings())
 
 
 def test_population_based_training_of_static_dimensions():
@@ -379,14 +373,14 @@ class Seedless:
 
 
 def test_seeds_without_a_seed_field():
-    def fixed(config, problem):
-        return quick.build(Wide(config.model, config.optimizer), problem)
+    def fixed(config, data):
+        return quick.program(Wide(config.model, config.optimizer), data)
 
-    recipe = quick.recipe(Space(Seedless, RATE), Seedless, build=fixed)
+    experiment = quick.experiment(Space(Seedless, RATE), Seedless, program=fixed)
     with pytest.raises(ValueError) as said:
-        Planner(recipe, Seedless(), Settings(seeds=2))
+        Planner(experiment, Seedless(), Settings(seeds=2))
     assert str(said.value) == ("--seeds wants a field `seed` in the configuration; there is none")
-    Planner(recipe, Seedless(), Settings())
+    Planner(experiment, Seedless(), Settings())
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def begin(kind, folder):
     """The sweep in `folder`, begun if it is not."""
     if (folder / "ledger.sqlite").exists():
         return kind.open(folder, write=True)
-    return kind.create(folder, {"recipe": "experiments.toy"})
+    return kind.create(folder, {"experiment": "experiments.toy"})
 
 
 def killed_at(kind, boundary):

@@ -4,10 +4,9 @@
 raises before a sweep if it could not be drawn. The page is made of sections, a file each:
 `headline` (the result), `progress` (best so far, curves), `importance`, `parameters` (slices,
 pairs, parallel coordinates), `rungs` (survival, failures), `machine` (programs, settings). They
-draw by `drawing` on the scales of `axes`, and `style` is how it looks.
+draw on the scales of `axes`.
 """
 
-from .page import page
-from .writing import check_library, prepared, write
+from .document import check_library, page, prepared, write
 
 __all__ = ["check_library", "page", "prepared", "write"]

@@ -1,16 +1,20 @@
 """The head of the report: how good the best is, how sure that is, and how to have it again."""
 
+import math
 import shlex
 from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from ...files.plain import quoted
 from ...page import html
 from ...page.words import NONE, count, duration, escaped, label, number, shorts
 from ..dimensions import Choice
-from ..reading import Sweep
-from ..records import Trial
+from ..reading import Sweep, mean
+from ..tables import Trial
 from .axes import at_edge
-from .statistics import seed_mean
 
 SHOWN = 10
 STATUSES = {
@@ -113,7 +117,7 @@ def best_trials(sweep: Sweep) -> str:
 def best_command(sweep: Sweep) -> str:
     """What to write to train the best configuration of a sweep again."""
     trial = quoted(f"{sweep.folder}:best")
-    return f"python -m {shlex.quote(sweep.recipe)} run --from {trial}"
+    return f"python -m {shlex.quote(sweep.experiment)} run --from {trial}"
 
 
 def commands(sweep: Sweep, best: Trial) -> str:
@@ -141,8 +145,7 @@ def commands(sweep: Sweep, best: Trial) -> str:
 def _changed(best: Trial) -> str:
     return html.note(
         f"Population-based training changed the values of trial {best.number} on its way. Those "
-        "here "
-        "are its last; the command trains with them from the beginning, which is another run.",
+        "here are its last; the command trains with them from the beginning, which is another run.",
         "warn",
     )
 
@@ -165,3 +168,39 @@ def _told(sweep: Sweep) -> str:
         f"{count(len(sweep.finalists), 'trial')} by this very number, so expect a little less of "
         "it on new data."
     )
+
+
+class Mean(NamedTuple):
+    """A mean over `n` seeds, and half of its 95 % interval; None for a single seed."""
+
+    mean: float
+    half: float | None
+    n: int
+
+    def __str__(self) -> str:
+        if self.half is None:
+            return number(self.mean)
+        if not 0 < self.half < math.inf:
+            return f"{number(self.mean)} ± {number(self.half)}"
+        digits = max(0, 1 - math.floor(math.log10(self.half)))
+        if digits > 7 or self.half >= 1e6:
+            return f"{number(self.mean)} ± {number(self.half, 2)}"
+        return f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"
+
+
+def seed_mean(each: Sequence[float]) -> Mean:
+    """The mean over seeds and its 95 % t interval, t(0.975, n - 1) * s / sqrt(n).
+
+    It holds what another n seeds' mean would be near to, where seeds scatter as a normal law does.
+
+    >>> str(seed_mean([0.90, 0.92, 0.94])), str(seed_mean([0.5]))
+    ('0.920 ± 0.050', '0.5')
+    """
+    n, middle = len(each), mean(each)
+    if n < 2:
+        return Mean(middle, None, n)
+    from scipy.special import stdtrit  # half a second less to import than scipy.stats
+
+    size = max(1.0, *map(abs, each)) if max(map(abs, each)) > 1e150 else 1.0  # squares overflow
+    spread = float(np.std(np.divide(each, size), ddof=1)) * size
+    return Mean(middle, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n), n)

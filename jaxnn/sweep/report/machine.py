@@ -36,9 +36,8 @@ def groups(sweep: Sweep) -> str:
     parts = [
         html.note(
             "Trials of equal structure are a group: one compiled program for each width, whose "
-            "lanes "
-            "are the trials. Measuring found out how to run them. Running counts neither compiling "
-            "nor measuring. An epoch of one lane is a lane epoch."
+            "lanes are the trials. Measuring found out how to run them. Running counts neither "
+            "compiling nor measuring. An epoch of one lane is a lane epoch."
         ),
         html.table(heads, rows, range(2, len(heads))),
     ]
@@ -59,7 +58,7 @@ def settings(sweep: Sweep) -> str:
     """The section of what was swept and how."""
     space = [(name, type(d).__name__, str(d)) for name, d in sweep.dimensions.items()]
     facts = {
-        "experiment": sweep.recipe,
+        "experiment": sweep.experiment,
         "compared by": f"{sweep.metric}, {'more' if sweep.maximize else 'less'} is better",
         "seeds a trial": sweep.seeds,
         "epochs": sweep.epochs,

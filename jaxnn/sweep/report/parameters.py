@@ -1,5 +1,6 @@
 """How the score hangs on the parameters: slices, pair maps and parallel coordinates."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -12,14 +13,13 @@ from ...page.drawing import BEST, INK, LEVELS, LINE, SOFT, dots, ring, svg
 from ...page.words import escaped, label, number, shorts
 from ..dimensions import Choice, Dimension, Grid
 from ..reading import Sweep
-from ..records import Trial
-from .axes import at_edge, in_log, place, set_axis
-from .scores import scores, size, whole_runs, words
+from ..tables import Trial
+from .axes import at_edge, place, scores, set_axis, size, whole_runs, words
 
 MOST = 1000  # trials in a picture: beyond it the best half and an even sample of the others
 PERCENT = (10, 20, 35, 50, 65, 80)  # of the ranking, where a color ends
-ABSENT = object()
 PAIRED = 6  # parameters in the pair maps
+MIDDLE: Any = {"ha": "center", "va": "center", "color": SOFT, "fontsize": 6.5}
 
 
 def parameters(sweep: Sweep, weights: dict[str, float]) -> str:
@@ -70,11 +70,9 @@ def parameters(sweep: Sweep, weights: dict[str, float]) -> str:
         "<h3>All parameters at once</h3>",
         html.figure(
             svg("parallel", "Parallel coordinates", lambda f: parallel(f, sweep, trials), 3.8),
-            "Each line is a trial, from its values to its score at the right; colored by its "
-            "place "
-            "in the ranking, the best in orange. Below an axis: the trial does not have it. At "
-            "the low end of the "
-            "last axis: its score is there or worse, or it was stopped before.",
+            "Each line is a trial, from its values to its score at the right; colored by its place "
+            "in the ranking, the best in orange. Below an axis: the trial does not have it. At the "
+            "low end of the last axis: its score is there or worse, or it was stopped before.",
         ),
     ]
     return html.section("parameters", "Parameters", *parts)
@@ -111,14 +109,9 @@ def slices(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Tri
         dimension = sweep.dimensions[name]
         set_axis(panel, "x", dimension)
 
-        def across(
-            trial: Trial, name: str = name, dimension: Dimension = dimension
-        ) -> float | None:
-            value = trial.values.get(name, ABSENT)
-            return None if value is ABSENT else place(dimension, value, trial.number)
-
+        across = functools.partial(_place, name, dimension)
         scores(panel, sweep, trials, across, scale, named=index % 3 == 0)
-        title, style = short[name] + (" (log)" if in_log(dimension) else ""), {}
+        title, style = short[name] + (" (log)" if dimension.log else ""), {}
         values = sweep.best.values if sweep.best else {}
         if name in values and (edge := at_edge(dimension, values[name])):
             title = f"{short[name]}: best at the {edge} edge"
@@ -128,6 +121,11 @@ def slices(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Tri
             panel.set_ylabel(label(sweep.metric), labelpad=14)
     for panel in panels[len(names) :]:
         panel.set_visible(False)
+
+
+def _place(name: str, dimension: Dimension, trial: Trial) -> float | None:
+    values = trial.values
+    return place(dimension, values[name], trial.number) if name in values else None
 
 
 def pairs(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Trial]) -> None:
@@ -147,15 +145,7 @@ def pairs(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Tria
         if sweep.best and x in sweep.best.values and y in sweep.best.values:
             ring(panel, *(one[0] for one in _places(sweep, (x, y), [sweep.best])))
         if not here:
-            panel.text(
-                0.5,
-                0.5,
-                "never together",
-                transform=panel.transAxes,
-                ha="center",
-                va="center",
-                color=SOFT,
-            )
+            panel.text(0.5, 0.5, "never together", transform=panel.transAxes, **MIDDLE)
         panel.tick_params(labelsize=6.5, labelbottom=row == side - 1, labelleft=column == 0)
         if row == side - 1:
             panel.set_xlabel(_wrapped(short[x]))
@@ -169,9 +159,8 @@ def _legend(panel: Any) -> None:
     """What the colors mean, where a matrix of maps is empty."""
     panel.set_axis_off()
     panel.text(0, 1.0, "place in the ranking", transform=panel.transAxes, va="top")
-    for level, name in enumerate(
-        ("the worst fifth", *(f"best {share} %" for share in PERCENT[::-1]))
-    ):
+    names = "the worst fifth", *(f"best {share} %" for share in PERCENT[::-1])
+    for level, name in enumerate(names):
         height = 0.08 + 0.12 * level
         dots(panel, [0.03], [height], LEVELS[level], 5, transform=panel.transAxes, clip_on=False)
         panel.text(0.1, height, name, transform=panel.transAxes, va="center", color=SOFT)
@@ -190,27 +179,23 @@ def parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
     if sweep.best:
         _lines(panel, [_way(sweep, sweep.best, scale)], BEST, 2.2, 1.0)
     short = shorts(names)
-    ends = [_ends(sweep, name) for name in names] + [_score_ends(scale, sweep.maximize)]
+    worst, best = (
+        number(one, 3) for one in (scale.low, scale.high)[:: 1 if sweep.maximize else -1]
+    )
+    ends = [*(_ends(sweep, name) for name in names), (worst, best)]
     titles = [short[name] for name in names] + [label(sweep.metric)]
     for at, (title, (low, high)) in enumerate(zip(titles, ends, strict=True)):
         panel.plot([at, at], [0, 1], color=INK, linewidth=0.9)
-        panel.text(
-            at, 1.13, _wrapped(title), ha="center", va="bottom", fontweight="bold", fontsize=7.5
-        )
-        panel.text(at, 1.03, high, ha="center", va="bottom", color=SOFT, fontsize=7)
+        above = {"ha": "center", "va": "bottom"}
+        panel.text(at, 1.13, _wrapped(title), fontweight="bold", fontsize=7.5, **above)
+        panel.text(at, 1.03, high, color=SOFT, fontsize=7, **above)
         panel.text(at, -0.03, low, ha="center", va="top", color=SOFT, fontsize=7)
     for at, name in enumerate(names):
         dimension = sweep.dimensions[name]
         if isinstance(dimension, Choice | Grid) and 2 < len(dimension.options) <= 8:
             for option in dimension.options[1:-1]:
-                panel.text(
-                    at + 0.03,
-                    dimension.unit(option),
-                    number(option),
-                    va="center",
-                    fontsize=6.5,
-                    color=SOFT,
-                )
+                height = dimension.unit(option)
+                panel.text(at + 0.03, height, number(option), **MIDDLE | {"ha": "left"})
     if any(len(t.values) < len(names) for t in trials):
         panel.plot([-0.1, len(names) - 0.9], [-0.2, -0.2], color=LINE, linewidth=0.8, linestyle=":")
         panel.text(-0.12, -0.2, "none", ha="right", va="center", color=SOFT, fontsize=7)
@@ -238,14 +223,12 @@ def _places(sweep: Sweep, names: Sequence[str], trials: Sequence[Trial]) -> list
 
 
 def _way(sweep: Sweep, trial: Trial, scale: Any) -> list[float]:
-    heights = []
-    for name, dimension in sweep.dimensions.items():
-        if name not in trial.values:
-            heights.append(-0.2)
-            continue
-        spread = 0.25 + 0.5 * ((0.618034 * trial.number) % 1)
-        value: Any = trial.values[name]
-        heights.append(dimension.unit(value, spread))
+    values: Any = trial.values
+    spread = 0.25 + 0.5 * ((0.618034 * trial.number) % 1)
+    heights = [
+        dimension.unit(values[name], spread) if name in values else -0.2
+        for name, dimension in sweep.dimensions.items()
+    ]
     score = scale.clipped(sweep.scores[trial.number].mean)
     ends = (math.log(scale.low), math.log(scale.high)) if scale.log else (scale.low, scale.high)
     share = ((math.log(score) if scale.log else score) - ends[0]) / (ends[1] - ends[0])
@@ -266,13 +249,8 @@ def _ends(sweep: Sweep, name: str) -> tuple[str, str]:
     dimension = sweep.dimensions[name]
     if isinstance(dimension, Choice | Grid):
         return number(dimension.options[0]), number(dimension.options[-1])
-    log = ", log" if in_log(dimension) else ""
+    log = ", log" if dimension.log else ""
     return number(dimension.low), number(dimension.high) + log
-
-
-def _score_ends(scale: Any, maximize: bool) -> tuple[str, str]:
-    low, high = number(scale.low, 3), number(scale.high, 3)
-    return (low, high) if maximize else (high, low)
 
 
 def _wrapped(name: str) -> str:

@@ -9,9 +9,8 @@ from ...page.drawing import BAND, BEST, CURVE, INK, drawable, svg
 from ...page.words import label
 from ...train.directions import direction_of
 from ..reading import Sweep
-from .axes import linear_ticks, metric_label, score_scale, set_ticks
+from .axes import linear_ticks, metric_label, score_scale, scores, set_ticks, whole_runs, words
 from .parameters import shown
-from .scores import scores, whole_runs, words
 
 MOST = 2000  # dots in a picture
 UNITS = (("seconds", 1), ("minutes", 60), ("hours", 3600))
@@ -29,8 +28,7 @@ def progress(sweep: Sweep) -> str:
             svg("progress", "Best score so far", lambda f: best_so_far(f, sweep, scale), 2.9),
             f"Left: by trials. {words(sweep, scale)} The line is the best until then. Right: by "
             "time: the best known after so much computing, whatever the epoch, so that it rises "
-            "with "
-            "the epochs too; what several workers computed at once is added up, time between "
+            "with the epochs too; what several workers computed at once is added up, time between "
             "interrupted runs is not counted.",
         ),
     )
@@ -41,11 +39,10 @@ def progress(sweep: Sweep) -> str:
         html.figure(
             svg("curves", "Learning curves", lambda f: curves(f, sweep, names), 3.1),
             "The pale band holds the middle 80 % of all runs of that epoch (a run is a trial with "
-            "one "
-            "seed), the darker one the middle half, the thin line their median. Orange: the best "
-            "trial, a line a seed."
+            "one seed), the darker one the middle half, the thin line their median. Orange: the "
+            "best trial, a line a seed."
             + (
-                " Dotted: rungs, after which only the better trials go on, so that the band jumps."
+                " Dotted: rungs, after which only better trials continue, so that the band jumps."
                 if len(sweep.rungs) > 1
                 else ""
             ),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..core.layer import Layer
-from .state import TrainState, strong
+from .state import TrainState, owned, strong
 from .step import pure_step
 from .task import Loss, Metrics
 
@@ -87,9 +87,9 @@ class SingleDevice:
             batch: the first batch.
             given: a state to begin with instead of `program.init(key, batch)`, which is copied.
         """
-        if given is None:
-            given = jax.tree.map(strong, program.init(key, batch))
-        return jax.tree.map(jnp.copy, given)
+        if given is not None:
+            return owned(given)
+        return owned(jax.tree.map(strong, program.init(key, batch)))
 
     def like(self, program: Any, key: jax.Array, batch: Any, tree: Any) -> Any:
         """Shapes and types with the sharding that the arrays are to have.

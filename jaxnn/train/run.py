@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
@@ -37,7 +36,7 @@ from .placement import SINGLE_DEVICE
 from .program import Program
 from .record import Record
 from .signals import Asked
-from .state import strong
+from .state import owned, strong
 
 ENDLESS = 2**31 - 1  # more steps than an epoch or a run has
 
@@ -295,7 +294,8 @@ class Run:
         if isinstance(action, Stop) and self.stop is None:
             self.stop, self._stopped = action.reason, repr(self.hooks[i])
         elif isinstance(action, RollBack):
-            self.state = event.state = _owned(action.state)
+            self.state = event.state = None  # not a third copy
+            self.state = event.state = owned(action.state)
             self.tally = Tally()  # without the steps that failed
 
     def _event(self, is_record: bool) -> Event:
@@ -521,8 +521,3 @@ def _every(every: Any, has_epochs: bool, total: int | None) -> Every:
     if every is None:
         return Every(epochs=1) if has_epochs else Every(steps=max(total or 1, 1))
     return Every(steps=every)
-
-
-def _owned(tree: Any) -> Any:
-    """Copies, since steps take the memory of their state."""
-    return jax.tree.map(jnp.copy, tree)

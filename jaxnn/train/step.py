@@ -31,6 +31,9 @@ from .program import Program, code_of
 from .state import TrainState, separate
 from .task import Loss, Metrics, losses_and_metrics, name_of
 
+KEPT = 32
+"""Compiled functions that a process keeps. Each takes 2 MB of memory or more, even a small one."""
+
 Step: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
@@ -40,18 +43,22 @@ def step_key(ts: TrainState) -> jax.Array:
 
 
 def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
-    """`make`, remembering what it made for equal arguments, so that they share one program.
+    """`make`, with what it made for equal arguments kept, so that they share one program.
 
-    Inside a transform everything is made anew: what is made there may hold traced numbers, which
-    must not outlive it.
+    All functions share one cache of `KEPT` entries. Inside a transform nothing is kept: what is
+    made there may hold traced numbers, which must not outlive it.
     """
-    cached = functools.lru_cache(maxsize=128)(make)
 
     @functools.wraps(make)
     def made(*arguments: Any) -> Any:
-        return (cached if is_outside() else make)(*arguments)
+        return _kept(make, *arguments) if is_outside() else make(*arguments)
 
     return made
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _kept(make: Callable[..., Any], *arguments: Any) -> Any:
+    return make(*arguments)
 
 
 @overload

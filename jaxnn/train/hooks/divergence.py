@@ -19,7 +19,7 @@ from ..evaluation import check_count
 from ..event import Event
 from ..metrics import value_of
 from ..minimize import Minimize
-from ..state import TrainState, is_key
+from ..state import TrainState, is_key, owned
 from ..step import step_key
 from .hook import Hook, RollBack
 
@@ -65,7 +65,7 @@ class Divergence(Hook):
 
     def begin(self, state: Any) -> Any:
         """The number of failures in a row, a copy of the state, and its step."""
-        return {"failed": 0, "good": _copy(state) if self.retries else None, "step": 0}
+        return {"failed": 0, "good": owned(state) if self.retries else None, "step": 0}
 
 
 class _Watching(Hook):
@@ -92,7 +92,8 @@ class _Watching(Hook):
         value = event.metrics[name] if name in event.run.names else 0.0
         begun, self._position = self._position, (event.step, self._run.loader.position())
         if math.isfinite(value):
-            good = _copy(event.state) if retries else None
+            _delete(memory["good"])  # before it is copied, so that there are not three
+            good = owned(event.state) if retries else None
             return {"failed": 0, "good": good, "step": event.step}, None
         cause = self._cause(memory, event, name, begun) if retries else cause_of(event.state)
         failed = memory["failed"] + 1
@@ -141,7 +142,7 @@ def origin(
     """
     well = {path for path, leaf in _by_path(state) if _is_finite(leaf)}
     for number, batches in enumerate(several, step):
-        before, state = state, _copy(state)  # a step takes the memory of its state
+        before, state = state, owned(state)  # a step takes the memory of its state
         state, metrics = run.steps(state, number, batches)
         tally = Tally()
         tally.add(metrics, batches.rows)
@@ -217,5 +218,6 @@ def _is_finite(leaf: Any) -> bool:
     return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(jnp.isfinite(leaf).all())
 
 
-def _copy(state: Any) -> Any:
-    return jax.tree.map(jnp.copy, state)
+def _delete(tree: Any) -> None:
+    for leaf in jax.tree.leaves(tree):
+        leaf.delete()

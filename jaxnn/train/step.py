@@ -16,7 +16,7 @@ from ..core import paths
 from ..core.calls import is_outside
 from ..core.declarations import brief
 from ..core.layer import Layer
-from ..data.check import saturated
+from ..data.check import saturated_batch
 from .accumulation import accumulated, check_accumulate, total_counts
 from .apply_if_finite import chosen, was_made
 from .blocks import for_network
@@ -165,7 +165,7 @@ class Donating:
 
     def __call__(self, ts: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         """The next state, and the metrics."""
-        batch = jax.tree.map(saturated, batch)
+        batch = saturated_batch(batch)
         try:
             return self._compiled(ts, batch, *self._numbers)
         except jax.errors.JaxRuntimeError as error:

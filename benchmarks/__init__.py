@@ -15,6 +15,7 @@ hits all of them alike; the absolute numbers hold for one machine on one day.
     models    ResNet-18, a GPT and an LSTM: forward pass, training step, compiling it
     decode    GPT-2 a token at a time, with a cache and without
     watched   a run with records and checkpoints, against one with neither
+    memory    what many programs in one process leave in memory, against hand-written jax
     sharded   calling a step on eight simulated devices, against raw jit
 
 Each of these is a file with a `run() -> Result`. `peers/` and `networks/` hold what is compared,

@@ -54,7 +54,7 @@ def run() -> Result:
     return Result(
         f"GPT-2 of 124M parameters at random weights, float32, one sequence: {TOKENS} tokens, "
         "greedy, one call a token. jaxnn's blocks are in a row, by nn.unstack_layers, except in "
-        "one line that says so; its cache has 1,024 positions from the start, so a token costs the "
+        "one line; its cache has 1,024 positions from the start, so a token costs the "
         "same anywhere, where transformers' cache grows.",
         [Table("A token", "ms", samples, f"jaxnn, cached, after {LATE} tokens", bars, missing)],
     )

@@ -13,17 +13,20 @@ from benchmarks.timing import Sample, sample
 ROOT = Path(__file__).parents[1]
 
 
-def interleaved(sides: Mapping[str, Sequence[str]], *, rounds: int) -> dict[str, dict[str, Sample]]:
+def interleaved(
+    sides: Mapping[str, Sequence[str]], *, rounds: int, warm_up: int = 1
+) -> dict[str, dict[str, Sample]]:
     """Run `python *arguments` once a round for every side, in turns.
 
-    A side prints a JSON object of numbers, in seconds, as its last line. Returns, for each of these
-    quantities, the samples by side. The first round warms the file cache and is not counted.
+    A side prints a JSON object of numbers, in seconds or bytes, as its last line. Returns, for each
+    of these quantities, the samples by side. `warm_up` rounds come first, which warm the file cache
+    and are not counted.
     """
     seconds: dict[str, dict[str, list[float]]] = {}
-    for turn in range(rounds + 1):
+    for turn in range(warm_up + rounds):
         for name, arguments in sides.items():
             for quantity, value in _run(arguments).items():
-                if turn:
+                if turn >= warm_up:
                     seconds.setdefault(quantity, {}).setdefault(name, []).append(value)
     return {
         quantity: {name: sample(values) for name, values in by_side.items()}

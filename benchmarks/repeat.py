@@ -1,4 +1,4 @@
-"""Compiling a training step of equal blocks: a `Repeat`, which scans, and a `Sequential`."""
+"""Compiling a step of equal blocks, scanned by `Repeat` against unrolled in a `Sequential`."""
 
 import time
 from collections.abc import Callable
@@ -35,15 +35,18 @@ def run() -> Result:
 
 
 def _compilation(net: nn.Layer) -> Callable[[], object]:
-    optimizer, key, x = optax.adam(1e-3), jax.random.key(0), jnp.ones((BATCH, shapes.WIDTH))
-    start = train.TrainState.create(net, optimizer, key, x)
+    program, x = (
+        train.Supervised(net, _mean_square, optax.adam(1e-3)),
+        jnp.ones((BATCH, shapes.WIDTH)),
+    )
+    start = program.init(jax.random.key(0), (x, x))
 
     def run() -> float:
         jax.clear_caches()
         # A step takes the memory of the state it is given.
         state = jax.block_until_ready(jax.tree.map(jnp.copy, start))
         begin = time.perf_counter()
-        step = train.make_step(net, _mean_square, optimizer)
+        step = train.make_step(program)
         jax.block_until_ready(step(state, (x, x)))
         return time.perf_counter() - begin
 

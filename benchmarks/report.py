@@ -19,7 +19,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = (
     "jax", "jaxlib", "optax", "flax", "equinox", "dm-haiku", "keras", "torch", "optuna", "numpy",
 )  # fmt: skip
-UNITS = {"us": 1e6, "ms": 1e3, "s": 1.0}
+UNITS = {"us": 1e6, "ms": 1e3, "s": 1.0, "kB": 1e-3, "MB": 1e-6}
 HEADER = """\
 # Results
 

@@ -1,6 +1,6 @@
 """One call of a compiled training step, on networks so small that the call itself is the cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +10,13 @@ from benchmarks.peers import LIBRARIES, offered
 from benchmarks.report import Bar, Result, Table
 from benchmarks.timing import interleaved
 
-WIDTH = 16
-BATCH = 32
-# Calls to one measurement, by depth.
-CALLS = {4: 20, 32: 5}
+SMALL = 16
+# Widths and batch of a network, and the calls to one measurement.
+NETWORKS = {
+    f"{SMALL} wide, depth 4, batch 32": ((SMALL,) * 5, 32, 20),
+    f"{SMALL} wide, depth 32, batch 32": ((SMALL,) * 33, 32, 5),
+    "784-128-10, batch 128": ((784, 128, 10), 128, 20),
+}
 ROUNDS = 101
 FLOOR = "pure jax, a call a step"
 
@@ -21,23 +24,22 @@ FLOOR = "pure jax, a call a step"
 def run() -> Result:
     """Measure every library's step against hand-written jax."""
     return Result(
-        f"A training step (softmax cross entropy, Adam) at width {WIDTH}, batch {BATCH}, always on "
-        "the same batch: `train.make_step`, hand-written jax with donation, and each library's "
-        "step as its documentation writes it.",
-        [_table(depth) for depth in CALLS],
+        "A training step (softmax cross entropy, Adam), always on the same batch: "
+        "`train.make_step`, hand-written jax with donation, and each library's step as its "
+        "documentation writes it.",
+        [_table(title, *network) for title, network in NETWORKS.items()],
     )
 
 
-def _table(depth: int) -> Table:
-    widths = (WIDTH,) * (depth + 1)
+def _table(title: str, widths: Sequence[int], batch: int, calls: int) -> Table:
     random = np.random.default_rng(0)
-    x = jax.device_put(random.normal(size=(BATCH, WIDTH)).astype(np.float32))
-    y = jax.device_put(random.integers(WIDTH, size=BATCH).astype(np.int32))
+    x = jax.device_put(random.normal(size=(batch, widths[0])).astype(np.float32))
+    y = jax.device_put(random.integers(widths[-1], size=batch).astype(np.int32))
     steps, missing = offered("steps", widths, by=("pure_jax", "jaxnn_", *LIBRARIES))
-    sides = {name: _repeated(step, x, y, CALLS[depth]) for name, step in steps.items()}
-    samples = interleaved(sides, rounds=ROUNDS, per=CALLS[depth])
+    sides = {name: _repeated(step, x, y, calls) for name, step in steps.items()}
+    samples = interleaved(sides, rounds=ROUNDS, per=calls)
     bar = Bar("jaxnn over pure jax", samples["jaxnn make_step"].over(samples[FLOOR]), 1.05)
-    return Table(f"Depth {depth}", "us a step", samples, FLOOR, [bar], missing)
+    return Table(title.capitalize(), "us a step", samples, FLOOR, [bar], missing)
 
 
 def _repeated(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sample:
-    """A median and the quartiles around it, in seconds."""
+    """A median and the quartiles around it, in seconds or bytes."""
 
     median: float
     low: float

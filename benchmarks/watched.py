@@ -1,75 +1,92 @@
-"""What it costs to watch a run and keep it: logging, progress and checkpoints beside the steps."""
+"""What it costs to watch a run and keep it: records, a display, and checkpoints."""
 
 import contextlib
 import io
+import itertools
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxnn.train.checkpoint import Progress
 
+from benchmarks.peers.jaxnn_ import fitting, program
 from benchmarks.report import Bar, Result, Table
 from benchmarks.timing import interleaved, sample
-from experiments.mnist_mlp import RECIPE, Experiment
-from jaxnn import train
-from jaxnn.experiment.progress import shown
+from jaxnn import data, train
 
-EPOCHS = 150
-ROUNDS = 5
-MINUTES = 2 / 60
-"""Between checkpoints; by default an experiment has 5."""
+# Widths of a network, and the epochs of a run.
+NETWORKS = {"784-128-10": ((784, 128, 10), 400), "16 wide, 4 layers": ((16,) * 5, 2000)}
+BATCH = 128
+ROUNDS = 7
+SECONDS = 2
+"""Between checkpoints; an experiment has 5 minutes by default."""
 
 
 def run() -> Result:
-    """Measure the experiment with the seed's network, bare and watched, and one save alone."""
-    problem = RECIPE.problem()
-    program = RECIPE.build(Experiment(epochs=EPOCHS), problem)
-    data = problem.scaled
-    fresh, saves = iter(range(10_000)), []
+    """Measure two networks, bare and watched, and one save alone."""
+    random = np.random.default_rng(0)
+    small = random.normal(size=(6400, 16)).astype(np.float32), random.integers(16, size=6400)
+    rows = (data.mnist_5k().train_and_validation, small)
+    tables = [
+        _table(title, widths, epochs, (x, y.astype(np.int32)))
+        for (title, (widths, epochs)), (x, y) in zip(NETWORKS.items(), rows, strict=True)
+    ]
+    return Result(
+        f"`train.fit` at batch {BATCH} with a record an epoch, which is one dispatch. Watched, it "
+        "prints a line and writes one of JSON for each record, has `EarlyStopping`, and saves a "
+        f"checkpoint every {SECONDS} seconds.",
+        [*tables, _saves()],
+    )
 
+
+def _table(title: str, widths: Sequence[int], epochs: int, rows: Any) -> Table:
+    trained, fresh = program(widths), itertools.count()
     with tempfile.TemporaryDirectory() as place:
 
-        def bare() -> Any:
-            return program.fit(data.train)[0]
-
-        def watched() -> Any:
+        def watched() -> float:
             folder = Path(place, str(next(fresh)))
             folder.mkdir()
-            kept = train.Checkpoints(
-                str(folder / "checkpoints"), train.Every(minutes=MINUTES), at_end=False
-            )
-            with contextlib.redirect_stdout(io.StringIO()), shown(EPOCHS) as report:
-                return program.fit(
-                    data.train,
-                    report=report,
-                    loggers=[train.JsonLines(folder / "metrics.jsonl")],
-                    checkpoints=kept,
-                )[0]
+            hooks = [
+                train.EarlyStopping("loss", patience=epochs + 1),
+                train.Log(folder / "metrics.jsonl"),
+                train.Checkpoints(str(folder / "checkpoints"), train.Every(minutes=SECONDS / 60)),
+            ]
+            with contextlib.redirect_stdout(io.StringIO()):
+                return fitting(trained, rows, BATCH, epochs, hooks, progress=True)()
 
-        samples = interleaved({"bare": bare, "watched": watched}, rounds=ROUNDS)
-        ts = bare()
-        with train.Checkpoints(str(Path(place, "alone"))).open(program.net) as folder:
-            for step in range(6):
-                began = time.perf_counter()
-                folder.save(ts._replace(step=np.int32(step)), Progress([], {}, 0, None, 0.0))
-                called = time.perf_counter()
-                folder.wait()
-                saves.append((called - began, time.perf_counter() - began))
-    jax.block_until_ready(ts)
-    calls = {
-        "the call, for which the next step waits": sample([one for one, _ in saves[1:]]),
-        "until it is on the disk": sample([one for _, one in saves[1:]]),
+        sides = {"bare": fitting(trained, rows, BATCH, epochs), "watched": watched}
+        samples = interleaved(sides, rounds=ROUNDS, warm_up=1)
+    bar = Bar("watched over bare", samples["watched"].over(samples["bare"]), 1.03)
+    return Table(f"An epoch, {title}", "ms", samples, "bare", [bar])
+
+
+def _saves() -> Table:
+    """A checkpoint each epoch: how long the run waits for a save, alone and one after the other."""
+    widths, _ = NETWORKS["784-128-10"]
+    rows = np.zeros((2 * BATCH, widths[0]), np.float32), np.zeros(2 * BATCH, np.int32)
+    calls: dict[float, list[float]] = {}
+    for pause in (0.5, 0.0):
+        begun: list[float] = []
+        with tempfile.TemporaryDirectory() as place:
+            hooks = [
+                lambda _, begun=begun: begun.append(time.perf_counter()),
+                train.Checkpoints(place, train.Every(epochs=1)),
+            ]
+            for _ in train.run(
+                program(widths),
+                rows,
+                key=jax.random.key(0),
+                epochs=8,
+                batch_size=BATCH,
+                hooks=hooks,
+            ):
+                calls.setdefault(pause, []).append(time.perf_counter() - begun[-1])
+                time.sleep(pause)
+    samples = {
+        "the call, for which the next step waits": sample(calls[0.5][1:]),
+        "the call, if the save before is still written": sample(calls[0.0][1:]),
     }
-    cost = Bar("watched over bare", samples["watched"].over(samples["bare"]), 1.03)
-    return Result(
-        f"`experiments.mnist_mlp` for {EPOCHS} epochs of {3500 // program.batch_size} steps, one "
-        "dispatch an epoch. Watched, it prints a line and writes one of JSON an epoch, and saves a "
-        f"checkpoint every {60 * MINUTES:.0f} seconds (by default every 5 minutes).",
-        [
-            Table("A run of the seed's network", "ms", samples, "bare", [cost], []),
-            Table("One checkpoint of it", "ms", calls, "until it is on the disk", [], []),
-        ],
-    )
+    return Table("One checkpoint of 784-128-10", "ms", samples, next(iter(samples)))

@@ -46,11 +46,10 @@ def lstm() -> dict[str, Sides]:
 
 
 def _sides(net: nn.Layer, task: train.Task, kind: str) -> Sides:
-    x, _ = batch(kind)
-    optimizer = optax.adam(LEARNING_RATE)
-    ts = train.TrainState.create(net, optimizer, jax.random.key(0), x)
+    program = train.Supervised(net, task, optax.adam(LEARNING_RATE))
+    ts = program.init(jax.random.key(0), batch(kind))
     params, state = jax.tree.map(lambda leaf: leaf.copy(), (ts.params, ts.state))
-    compiled = train.make_step(net, task, optimizer)
+    compiled = train.make_step(program)
     outputs = jax.jit(lambda params, state, x: net.apply(params, x, state=state)[0])
 
     def step(x: Any, y: Any) -> jax.Array:

@@ -4,7 +4,8 @@ A multilayer perceptron with relu between its dense layers, softmax cross entrop
 labels, Adam at 1e-3. A module offers what its library can do of
 
     steps(widths)                  name -> step(x, y), which trains a held network; its loss
-    epochs(widths, x, y, batch)    name -> run(), which trains a held network for an epoch
+    epochs(widths, x, y, batch)    name -> run(), which trains for an epoch, or for several and
+                                   returns the seconds of one
     programs(widths, data, held, batch, epochs)
                                    name -> train(learning_rate), which trains by a program of its
                                    own, the numbers baked in; the loss on the data `held`
@@ -18,6 +19,8 @@ from typing import Any
 
 LIBRARIES = ("flax_nnx", "flax_linen", "equinox_", "haiku_", "keras_", "torch_")
 LEARNING_RATE = 1e-3
+STEADY = 12
+"""Epochs of one run that are timed, after a first one that is not."""
 
 
 def offered(

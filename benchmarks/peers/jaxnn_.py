@@ -1,6 +1,7 @@
 """jaxnn itself, behind the interface of its peers."""
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,20 +10,17 @@ import numpy as np
 import optax
 
 import jaxnn as nn
-from benchmarks.peers import LEARNING_RATE
+from benchmarks.peers import LEARNING_RATE, STEADY
 from benchmarks.peers.shapes import BLOCKS, HIDDEN, TOKENS, WIDTH, WORDS
 from jaxnn import train
 
-# Epochs of one call of fit that are timed, after a first one that is not.
-STEADY = 3
-
 
 def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
-    """`train.make_step` with a plain loss function."""
-    net, optimizer = _perceptron(widths), optax.adam(LEARNING_RATE)
-    x = jax.ShapeDtypeStruct((1, widths[0]), "float32")
-    state = train.TrainState.create(net, optimizer, jax.random.key(0), x)
-    compiled = train.make_step(net, _loss, optimizer)
+    """`train.make_step` of a program with a plain loss function."""
+    made = program(widths)
+    spec = jax.ShapeDtypeStruct((1, widths[0]), "float32"), jax.ShapeDtypeStruct((1,), "int32")
+    state = made.init(jax.random.key(0), spec)
+    compiled = train.make_step(made)
 
     def step(x: Any, y: Any) -> jax.Array:
         nonlocal state
@@ -35,20 +33,31 @@ def steps(widths: Sequence[int]) -> dict[str, Callable[..., Any]]:
 def epochs(
     widths: Sequence[int], x: np.ndarray, y: np.ndarray, batch: int
 ) -> dict[str, Callable[[], float]]:
-    """`train.fit`, which goes on from where it stopped; returns the seconds of a later epoch."""
-    net, optimizer, key = _perceptron(widths), optax.adam(LEARNING_RATE), jax.random.key(0)
-    state, done = None, 0
+    """`train.fit`; returns the seconds of an epoch after the first."""
+    run = fitting(program(widths), (x, y), batch, STEADY)
+    return {"jaxnn fit": run}
+
+
+def fitting(
+    program: train.Program,
+    data: Any,
+    batch: int,
+    epochs: int,
+    hooks: Sequence[Any] = (),
+    **options: Any,
+) -> Callable[[], float]:
+    """A run over 1 + `epochs` epochs by `train.fit`, with the seconds of one after the first."""
 
     def run() -> float:
-        nonlocal state, done
-        done += 1 + STEADY
-        state, history = train.fit(
-            net, _loss, optimizer, (x, y), key=key, batch_size=batch, epochs=done, start=state
-        )
-        times = [record["seconds"] for record in history]
-        return (times[-1] - times[0]) / STEADY
+        times: list[float] = []
+        clock = lambda event: times.append(time.perf_counter())  # noqa: E731
+        train.fit(
+            program, data, key=jax.random.key(0), batch_size=batch, epochs=1 + epochs,
+            hooks=[clock, *hooks], **{"progress": False} | options,
+        )  # fmt: skip
+        return (times[-1] - times[0]) / epochs
 
-    return {"jaxnn fit": run}
+    return run
 
 
 def initializers() -> dict[str, Callable[[int], Any]]:
@@ -69,9 +78,11 @@ def block() -> nn.Layer:
     return _Block(nn.LayerNorm(), square, square, square, square, nn.LayerNorm(), mlp)
 
 
-def _perceptron(widths: Sequence[int]) -> nn.Layer:
+def program(widths: Sequence[int]) -> train.Program:
+    """The training of the perceptron."""
     layers = itertools.chain.from_iterable((nn.Dense(width), jax.nn.relu) for width in widths[1:])
-    return nn.Sequential(*list(layers)[:-1])
+    net = nn.Sequential(*list(layers)[:-1])
+    return train.Supervised(net, _loss, optax.adam(LEARNING_RATE))
 
 
 def _loss(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -27,7 +27,8 @@ def prefetched(
     Args:
         batches: of a source, any pytrees; nobody else may take from them.
         place: what is done to a batch in the thread: by default it goes to the default device.
-        ahead: how many batches wait at most; they take memory on the device.
+        ahead: how many batches are read ahead of the last one given out, at least 1, 2 by default;
+            they take memory on the device.
         counts: how many batches each item holds, stacked along a new first axis, for several steps
             in one program; None for one batch an item, as it is. When they end, so do the items.
             Batches whose shapes differ, such as a smaller last one of an epoch, cannot be stacked:
@@ -46,7 +47,7 @@ def prefetched(
     ([(2, 2), (1, 2)], 3)
     """
     if not isinstance(ahead, int) or ahead < 1:
-        raise ValueError(f"ahead is {ahead!r}, wanted an int >= 1, how many batches wait at most")
+        raise ValueError(f"ahead is {ahead!r}, wanted an int >= 1, how many batches are read ahead")
     return Prefetched(batches, place, ahead, counts)
 
 
@@ -61,18 +62,19 @@ class Prefetched:
         counts: Iterable[int] | None,
     ) -> None:
         self._position = batches.position()
-        self._waiting: queue.Queue[_Item] = queue.Queue(ahead)
+        self._waiting: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._room = threading.Semaphore(ahead)
         self._ended: _Item | None = None
         self._peeked: _Item | None = None
         stop = threading.Event()
         # The thread holds nothing of `self`, which may so be given up without being closed.
         thread = threading.Thread(
             target=_read,
-            args=(batches, place, counts, self._waiting, stop),
+            args=(batches, place, counts, self._waiting, self._room, stop),
             name="jaxnn-prefetch",
             daemon=True,
         )
-        self.close = weakref.finalize(self, _close, batches, thread, stop)
+        self.close = weakref.finalize(self, _close, batches, thread, self._room, stop)
         """End the thread and close the batches; what waits is dropped. A second call does nothing.
         """
         thread.start()
@@ -84,6 +86,7 @@ class Prefetched:
         """The next batch, once it is on its way to the device."""
         item = self._next()
         self._peeked, self._position = None, item.position
+        self._room.release()
         return item.batch
 
     def peek(self) -> Any:
@@ -130,30 +133,27 @@ def _read(
     batches: Batches,
     place: Callable[[Any], Any],
     counts: Iterable[int] | None,
-    waiting: "queue.Queue[_Item]",
+    waiting: "queue.SimpleQueue[_Item]",
+    room: threading.Semaphore,
     stop: threading.Event,
 ) -> None:
-    def hand(item: _Item) -> bool:
-        while not stop.is_set():
-            try:
-                waiting.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    try:
-        for batch, position in _singly(batches) if counts is None else _stacked(batches, counts):
-            if not hand(_Item(place(batch), position)):
-                return
-        hand(_Item(error=StopIteration()))
-    except BaseException as error:  # it is raised again where the batch is waited for
-        hand(_Item(error=error))
+    # `map`, unlike a loop, holds no batch while the thread waits.
+    singly = map(lambda batch: (batch, batches.position()), batches)
+    several = singly if counts is None else _stacked(batches, counts)
+    error = None
+    while error is None:
+        room.acquire()
+        if stop.is_set():
+            return
+        try:
+            waiting.put(_placed(place, *next(several)))
+        except BaseException as raised:  # it is raised again where the batch is waited for
+            error = raised
+    waiting.put(_Item(error=error))
 
 
-def _singly(batches: Batches) -> Iterator[tuple[Any, Position | None]]:
-    for batch in batches:
-        yield batch, batches.position()
+def _placed(place: Callable[[Any], Any], batch: Any, position: Position | None) -> _Item:
+    return _Item(place(batch), position)
 
 
 def _stacked(batches: Batches, counts: Iterable[int]) -> Iterator[tuple[Any, Position | None]]:
@@ -181,8 +181,11 @@ def _shapes(batch: Any) -> list[Any]:
     return [np.shape(leaf) for leaf in jax.tree.leaves(batch)]
 
 
-def _close(batches: Batches, thread: threading.Thread, stop: threading.Event) -> None:
+def _close(
+    batches: Batches, thread: threading.Thread, room: threading.Semaphore, stop: threading.Event
+) -> None:
     stop.set()
+    room.release()
     if thread is not threading.current_thread():
         thread.join(timeout=10)
     batches.close()

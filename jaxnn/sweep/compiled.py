@@ -321,7 +321,7 @@ def _lane(stacked: Any, lane: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[lane], stacked)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def compiled_cohort(structure: Structure, way: Way, shared: bool) -> Compiled:
     """The compiled functions, the same for equal arguments."""
     return Compiled(structure, way, shared)

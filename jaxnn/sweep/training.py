@@ -27,10 +27,10 @@ from ..core import paths
 from ..data.augmented import Augmented, augmented
 from ..data.rows import check_rows, row_count
 from ..experiment.experiment import Configured, Experiment, Loaded, loaded
-from ..train.assessment import SIZE, check_names
 from ..train.combining import Tally, combine
 from ..train.directions import direction_of
 from ..train.dispatch import has_convolution
+from ..train.evaluation import SIZE, check_names
 from ..train.metrics import check_metrics, directions, without_collected
 from ..train.placed_step import check_step
 from ..train.record import prefixed

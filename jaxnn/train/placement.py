@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .state import strong
+from .state import owned, strong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,9 @@ class SingleDevice:
             batch: the first batch.
             given: a state to begin with instead of `program.init(key, batch)`, which is copied.
         """
-        if given is None:
-            given = jax.tree.map(strong, program.init(key, batch))
-        return jax.tree.map(jnp.copy, given)
+        if given is not None:
+            return owned(given)
+        return owned(jax.tree.map(strong, program.init(key, batch)))
 
     def like(self, program: Any, key: jax.Array, batch: Any, tree: Any) -> Any:
         """Shapes and types with the sharding that the arrays are to have.

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
@@ -32,7 +31,7 @@ from .placement import SINGLE_DEVICE
 from .program import Program, check_program
 from .record import Record
 from .signals import Asked
-from .state import strong
+from .state import owned, strong
 from .steps import Steps
 
 ENDLESS = 2**31 - 1  # more steps than an epoch or a run has
@@ -289,8 +288,8 @@ class Run:
             self.stop, self._stopped = action.reason, repr(self.hooks[i])
             event.stop = self.stop
         elif isinstance(action, RollBack):
-            # A copy, since steps take the memory of their state.
-            self.state = event.state = jax.tree.map(jnp.copy, action.state)
+            self.state = event.state = None  # not a third copy
+            self.state = event.state = owned(action.state)
             self.tally = Tally()  # without the steps that failed
 
     def _event(self, is_record: bool) -> Event:

@@ -59,13 +59,16 @@ def owned(tree: Any) -> Any:
     of optimizers that begin with the parameters as their state are, and the caller would lose an
     array that the optimizer or an initializer also holds, such as the key of `optax.add_noise`.
     """
-
-    def leaf(array: Any) -> Any:
-        if not isinstance(array, jax.Array) or is_traced(array):
-            return array
-        return jax.device_put(array, may_alias=False)  # unlike `jnp.copy`, it compiles nothing
-
-    return jax.tree.map(leaf, tree)
+    leaves, structure = jax.tree.flatten(tree)
+    del tree  # each array is freed once it is copied, unless the caller holds it
+    for i, leaf in enumerate(leaves):
+        if is_traced(leaf):
+            continue
+        if isinstance(leaf, jax.Array) and (is_key(leaf) or not leaf.is_fully_addressable):
+            leaves[i] = jnp.copy(leaf)  # `device_put` moves keys, and rejects parts elsewhere
+        else:  # unlike `jnp.copy`, this compiles nothing
+            leaves[i] = jax.device_put(leaf, may_alias=False)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def separate(tree: Any) -> Any:

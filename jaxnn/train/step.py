@@ -7,11 +7,14 @@ from typing import Any
 import jax
 
 from ..core.calls import is_outside
-from ..data.check import saturated
+from ..data.check import saturated_batch
 from .placed_step import placed_step
 from .placement import SINGLE_DEVICE
 from .program import Program, check_program, code_of
 from .state import separate
+
+KEPT = 32
+"""Compiled functions that a process keeps. Each takes 2 MB of memory or more, even a small one."""
 
 
 def make_step(program: Program, *, placement: Any = SINGLE_DEVICE) -> "Step":
@@ -55,7 +58,7 @@ class Step:
     def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         """The state after the step, and the metrics of the batch."""
         compiled = self._compiled or self._for(state)
-        batch = jax.tree.map(saturated, batch)
+        batch = saturated_batch(batch)
         try:
             return compiled(state, batch, *self._numbers)
         except jax.errors.JaxRuntimeError as error:
@@ -77,18 +80,22 @@ class Step:
 
 
 def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
-    """`make`, which remembers what it made for equal arguments, so that they share one program.
+    """`make`, with what it made for equal arguments kept, so that they share one program.
 
-    Nothing made inside a transform is remembered: it may hold traced numbers, which must not
-    outlive the transform.
+    All functions share one cache of `KEPT` entries. Inside a transform nothing is kept: what is
+    made there may hold traced numbers, which must not outlive it.
     """
-    cached = functools.lru_cache(maxsize=128)(make)
 
     @functools.wraps(make)
     def made(*arguments: Any) -> Any:
-        return (cached if is_outside() else make)(*arguments)
+        return _kept(make, *arguments) if is_outside() else make(*arguments)
 
     return made
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _kept(make: Callable[..., Any], *arguments: Any) -> Any:
+    return make(*arguments)
 
 
 @remembered

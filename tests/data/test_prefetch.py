@@ -64,13 +64,16 @@ def test_the_same_batches_on_the_device():
 def test_the_position_is_the_consumers():
     inner = Counted()
     with prefetched(inner, ahead=3) as batches:
-        until(lambda: inner.read >= 4)  # three wait, and one is in the thread's hand
+        until(lambda: inner.read >= 3)
         assert batches.position() == {"batches": 0}
+        batches.peek()
+        time.sleep(0.05)
+        assert inner.read == 3  # and no more than that ahead
         next(batches)
         assert batches.position() == {"batches": 1}
-        until(lambda: inner.read >= 5)
+        until(lambda: inner.read >= 4)
         time.sleep(0.05)
-        assert inner.read == 5  # and no more than that ahead
+        assert inner.read == 4
     assert inner.closed == 1
 
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from ..event import Event
 from ..gradient_step import step_key
 from ..metrics import value_of
 from ..minimize import Minimize
-from ..state import TrainState, by_path, is_key
+from ..state import TrainState, by_path, is_key, owned
 from .hook import Hook, RollBack
 
 
@@ -74,7 +74,7 @@ class Divergence(Hook):
 
     def begin(self, state: Any) -> Any:
         """The number of failures in a row, a copy of the state, and its step."""
-        return {"failed": 0, "good": _copy(state) if self.retries else None, "step": 0}
+        return {"failed": 0, "good": owned(state) if self.retries else None, "step": 0}
 
 
 class _Watching(Hook):
@@ -101,7 +101,8 @@ class _Watching(Hook):
         value = event.metrics[name] if name in event.run.names else 0.0
         begun, self._position = self._position, (event.step, self._run.loader.position())
         if math.isfinite(value):
-            good = _copy(event.state) if retries else None
+            _delete(memory["good"])  # before it is copied, so that there are not three
+            good = owned(event.state) if retries else None
             return {"failed": 0, "good": good, "step": event.step}, None
         cause = self._cause(memory, event, name, begun) if retries else cause_of(event.state)
         failed = memory["failed"] + 1
@@ -125,32 +126,36 @@ class _Watching(Hook):
         """Where the first value that is not finite came from: it takes the steps once more."""
         step = memory["step"]
         position = begun[1] if begun[0] == step else None
-        items = self._run.loader.again(step, event.step - step, position)
-        if items is None:
+
+        def again() -> Any:
+            return self._run.loader.again(step, event.step - step, position)
+
+        if again() is None:
             return cause_of(event.state)
+        event.state = self._run.state = None  # the steps below need its memory
         failed = memory["failed"]
         good = with_other_keys(memory["good"], failed) if failed else memory["good"]
-        found = origin(self._run, good, step, items, metric)
+        found = origin(self._run, good, step, again, metric)
         if found is None:
             return f"none of the steps {step + 1:,} to {event.step:,} fails when taken once more"
         return f"the first value that is not finite came in step {found[0]:,}, at {found[1]}"
 
 
 def origin(
-    run: Any, state: Any, step: int, several: Iterable[Any], metric: str
+    run: Any, good: Any, step: int, again: Callable[[], Iterable[Any]], metric: str
 ) -> tuple[int, str] | None:
     """The first step that gives something not finite, and what that is; None if all are finite.
 
     Args:
         run: the run.
-        state: the state before these steps.
+        good: the state before these steps.
         step: the number of steps before.
-        several: the batches of each step, as the loader gives them.
+        again: returns the batches of each step, as the loader gives them, at each call.
         metric: the metric that fails.
     """
-    well = {path for path, leaf in by_path(state) if _is_finite(leaf)}
-    for number, batches in enumerate(several, step):
-        before, state = state, _copy(state)  # a step takes the memory of its state
+    well = {path for path, leaf in by_path(good) if _is_finite(leaf)}
+    state = owned(good)
+    for number, batches in enumerate(again(), step):
         state, metrics = run.steps(state, number, batches)
         tally = Tally()
         tally.add(metrics, batches.rows)
@@ -158,6 +163,10 @@ def origin(
         after = next((p for p, leaf in by_path(state) if p in well and not _is_finite(leaf)), None)
         if is_metric or after is not None:
             place = f"{after} of the state" if after is not None else f"the metric {metric!r}"
+            del state
+            before = owned(good)  # again from there, so that there are two states and not three
+            for earlier, given in zip(range(step, number), again(), strict=False):
+                before, _ = run.steps(before, earlier, given)
             inside = _inside(run.program, before, run.steps.batch(batches), is_metric)
             return number + 1, inside or place
     return None
@@ -227,5 +236,6 @@ def _is_finite(leaf: Any) -> bool:
     return not jnp.issubdtype(leaf.dtype, jnp.inexact) or bool(jnp.isfinite(leaf).all())
 
 
-def _copy(state: Any) -> Any:
-    return jax.tree.map(jnp.copy, state)
+def _delete(tree: Any) -> None:
+    for leaf in jax.tree.leaves(tree):
+        leaf.delete()

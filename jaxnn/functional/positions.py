@@ -1,7 +1,7 @@
-"""Positions as plain functions: sinusoidal, rotary with its rules for longer sequences, ALiBi.
+"""Position encodings: sinusoidal, rotary with its scaling rules, and ALiBi.
 
-RotaryEmbedding embedding turns pair i of a head's features by the angle position * frequencies[i].
-A rule for sequences longer than those trained on is a change of the frequencies.
+A rotary embedding rotates pair i of a head's features by the angle position * frequencies[i]. The
+scaling rules for sequences longer than those of training change the frequencies.
 """
 
 import math
@@ -14,9 +14,15 @@ from .linear import floating_type, wider_type
 
 
 def sinusoidal(positions: jax.Array, features: int, base: Any = 10000.0) -> jax.Array:
-    """y[2i] = sin(p / base**(2i / features)), y[2i + 1] = cos of the same; float32.
+    """Sinusoidal encoding: y[2i] = sin(p / base**(2i / features)), y[2i + 1] = cos of the same.
 
-    Positions p are integers (...), y is (..., features).
+    Args:
+        positions: Integers p of any shape.
+        features: Number of features.
+        base: Ratio of the longest to the shortest wavelength. Default: 10000.
+
+    Returns:
+        float32 array of shape (..., features).
 
     Reference: Vaswani et al., Attention is all you need, 2017, section 3.5.
 
@@ -30,7 +36,7 @@ def sinusoidal(positions: jax.Array, features: int, base: Any = 10000.0) -> jax.
 
 
 def rotary_frequencies(features: int, base: Any = 10000.0) -> jax.Array:
-    """base**(-2i / features) for each pair of features i = 0, 1, ..., float32.
+    """Return base**(-2i / features) for each pair i of features, as float32 (ceil(features / 2),).
 
     >>> rotary_frequencies(4).tolist()
     [1.0, 0.009999999776482582]
@@ -47,12 +53,19 @@ def rotate(
     interleaved: bool = False,
     magnitude: Any = 1.0,
 ) -> jax.Array:
-    """Each pair (a, b) of the first features becomes (a cos - b sin, b cos + a sin).
+    """Rotate pairs of features: (a, b) becomes (a cos - b sin, b cos + a sin), times `magnitude`.
 
-    x is (..., T, heads, d), positions are integers (..., T), frequencies (n,) for 2n <= d; features
-    from 2n on stay. Pair i is features i and i + n, the two halves (GPT-NeoX, LLaMA), or with
-    `interleaved` 2i and 2i + 1 (RoFormer, GPT-J). What is turned is multiplied by `magnitude`.
-    Computed in at least float32.
+    Args:
+        x: Array of shape (..., T, heads, d).
+        positions: Integers of shape (..., T).
+        frequencies: Angle per position of each pair, in radians, of shape (n,) with 2n <= d.
+            Features from 2n on are unchanged.
+        interleaved: If False, pair i consists of features i and i + n (GPT-NeoX, LLaMA); if True,
+            of 2i and 2i + 1 (RoFormer, GPT-J). Default: False.
+        magnitude: Factor of the rotated features. Default: 1.
+
+    Returns:
+        Array of the shape of x, in its floating type; computed in at least float32.
 
     Reference: Su et al., RoFormer: enhanced transformer with rotary position embedding, 2021.
 
@@ -76,7 +89,7 @@ def rotate(
 
 
 def linear_frequencies(frequencies: jax.Array, factor: Any) -> jax.Array:
-    """Position interpolation: all frequencies divided by `factor`.
+    """Position interpolation: divide all frequencies by `factor`.
 
     Reference: Chen et al., Extending context window of large language models via positional
     interpolation, 2023.
@@ -85,8 +98,9 @@ def linear_frequencies(frequencies: jax.Array, factor: Any) -> jax.Array:
 
 
 def ntk_base(base: Any, factor: Any, features: int) -> jax.Array:
-    """NTK-aware scaling: base * factor**(d / (d - 2)), which divides the lowest frequency by
-    `factor` and leaves the highest.
+    """NTK-aware scaling: return base * factor**(d / (d - 2)).
+
+    The lowest frequency is divided by `factor` and the highest is unchanged.
 
     Reference: bloc97, NTK-aware scaled RoPE, 2023; Peng et al., YaRN, 2023, section 3.1.
     """
@@ -97,8 +111,10 @@ def ntk_base(base: Any, factor: Any, features: int) -> jax.Array:
 def dynamic_ntk_base(
     base: Any, factor: Any, features: int, length: int, original_length: Any
 ) -> jax.Array:
-    """The base by NTK-aware scaling for a sequence of `length`: unchanged up to `original_length`,
-    and from there by factor * length / original_length - (factor - 1).
+    """Dynamic NTK-aware scaling: return the base for a sequence of `length`.
+
+    The base is unchanged up to `original_length`; for longer sequences it is scaled by
+    factor * length / original_length - (factor - 1) as in `ntk_base`.
 
     Reference: emozilla, Dynamically scaled RoPE, 2023; Peng et al., YaRN, 2023, section 3.3.
     """
@@ -115,10 +131,11 @@ def yarn_frequencies(
     fast: Any = 32.0,
     slow: Any = 1.0,
 ) -> jax.Array:
-    """YaRN: pairs that turn more than `fast` times in `original_length` stay, those that turn less
-    than `slow` times are divided by `factor`, and between the two a ramp.
+    """YaRN: interpolate only pairs with long wavelengths.
 
-    The ramp runs over the pair's number, between the two bounds rounded outwards.
+    Pairs that turn more than `fast` times in `original_length` are unchanged, and those that turn
+    less than `slow` times are divided by `factor`. Between the two bounds, rounded outwards, the
+    weight is linear in the pair's index.
 
     Reference: Peng et al., YaRN: efficient context window extension of large language models, 2023.
     """
@@ -137,13 +154,14 @@ def yarn_frequencies(
 
 
 def yarn_magnitude(factor: Any) -> jax.Array:
-    """YaRN's 0.1 ln(factor) + 1, by which queries and keys are multiplied; 1 for factor <= 1."""
+    """YaRN's factor for queries and keys: 0.1 ln(factor) + 1, or 1 if factor <= 1."""
     factor = jnp.maximum(jnp.asarray(factor, jnp.float32), 1.0)
     return 0.1 * jnp.log(factor) + 1.0
 
 
 def longrope_magnitude(factor: Any, original_length: Any) -> jax.Array:
-    """LongRoPE's sqrt(1 + ln(factor) / ln(original_length)); 1 for factor <= 1."""
+    """LongRoPE's factor for queries and keys: sqrt(1 + ln(factor) / ln(original_length)), or 1 if
+    factor <= 1."""
     factor = jnp.maximum(jnp.asarray(factor, jnp.float32), 1.0)
     return jnp.sqrt(1.0 + jnp.log(factor) / jnp.log(jnp.asarray(original_length, jnp.float32)))
 
@@ -155,8 +173,11 @@ def llama3_frequencies(
     low: Any = 1.0,
     high: Any = 4.0,
 ) -> jax.Array:
-    """LLaMA 3.1: pairs that turn more than `high` times in `original_length` stay, those that turn
-    less than `low` times are divided by `factor`, and between the two a ramp over the turns.
+    """LLaMA 3.1: interpolate only pairs with long wavelengths.
+
+    Pairs that turn more than `high` times in `original_length` are unchanged, and those that turn
+    less than `low` times are divided by `factor`. Between them, the weight is linear in the number
+    of turns.
 
     Reference: Llama team, The Llama 3 herd of models, 2024 (the code published with it).
     """
@@ -169,10 +190,13 @@ def llama3_frequencies(
 
 
 def alibi_slopes(heads: int) -> jax.Array:
-    """The slope of each head: 2**(-8h / n) for h = 1 to n, where n = heads is a power of two.
+    """Return ALiBi's slope of each head: 2**(-8h / n) for h = 1 to n, if n = heads is a power of 2.
 
-    For other numbers of heads, those of the power of two below, and then every other one of the
-    power of two above. float32 (heads,).
+    Otherwise the first slopes are those of the next lower power of 2, and the others are every
+    second one of the next higher power.
+
+    Returns:
+        float32 array of shape (heads,).
 
     Reference: Press et al., Train short, test long: attention with linear biases enables input
     length extrapolation, 2021 (other numbers: the code published with it).
@@ -187,9 +211,17 @@ def alibi_slopes(heads: int) -> jax.Array:
 
 
 def alibi(query: jax.Array, key: jax.Array, heads: int) -> jax.Array:
-    """The bias -slope * |query position - key position|: float32 (..., heads, T, S).
+    """ALiBi's attention bias: -slope * |query position - key position|.
 
-    Reference: Press et al., 2021, as `alibi_slopes`.
+    Args:
+        query: Integers of shape (..., T), the positions of queries.
+        key: Integers of shape (..., S), the positions of keys.
+        heads: Number of heads.
+
+    Returns:
+        float32 array of shape (..., heads, T, S).
+
+    Reference: Press et al., 2021, as for `alibi_slopes`.
 
     >>> import jax.numpy as jnp
     >>> alibi(jnp.arange(2), jnp.arange(2), 1).tolist()
@@ -201,6 +233,6 @@ def alibi(query: jax.Array, key: jax.Array, heads: int) -> jax.Array:
 
 
 def _angles(positions: jax.Array, frequencies: jax.Array) -> jax.Array:
-    """positions (...) times frequencies (n,): (..., n)."""
+    """Multiply positions (...) by frequencies (n,), to (..., n)."""
     frequencies = frequencies.reshape((1,) * positions.ndim + frequencies.shape)
     return positions.astype(frequencies.dtype)[..., None] * frequencies

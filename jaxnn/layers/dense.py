@@ -91,5 +91,5 @@ def _sizes(x: Any, axis: int | tuple[int, ...]) -> tuple[int, ...]:
     """Return the sizes of the summed axes; raise ValueError if x lacks one or one is repeated."""
     axes, ndim = axis if isinstance(axis, tuple) else (axis,), len(x.shape)
     if any(not -ndim <= i < ndim for i in axes) or len({i % ndim for i in axes}) < len(axes):
-        raise ValueError(f"axis={axis!r} must be distinct axes of {describe(x)}")
+        raise ValueError(f"axis={axis!r} must name distinct axes of {describe(x)}")
     return tuple(x.shape[i] for i in axes)

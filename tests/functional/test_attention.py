@@ -216,18 +216,21 @@ def test_dropout_of_the_weights():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"mask": jnp.ones((5, 5))}, "mask is of booleans.*got float32: write bias="),
-        ({"mask": jnp.ones((5, 4), bool)}, r"\(2, 4, 5, 5\) with as many axes; got \(5, 4\)"),
-        ({"mask": [[True]]}, r"mask is an array, got \[\[True\]\]; write jnp.asarray\(mask\)"),
-        ({"bias": jnp.ones((5, 5), bool)}, "bias is of numbers .*; got bool: write mask=... for"),
+        ({"mask": jnp.ones((5, 5))}, "mask must be boolean.*got float32; use bias="),
+        ({"mask": jnp.ones((5, 4), bool)}, r"\(2, 4, 5, 5\) with its rank; got \(5, 4\)"),
+        ({"mask": [[True]]}, r"mask must be an array, got \[\[True\]\]; use jnp.asarray\(mask\)"),
+        ({"bias": jnp.ones((5, 5), bool)}, "bias must be numbers .*, got bool; use mask=... for"),
         ({"bias": jnp.ones((2, 5, 5))}, r"got \(2, 5, 5\); .*write bias\[\.\.\., None, :, :\]"),
         ({"segment_ids": jnp.ones((2, 4), int)}, r"shape \(\.\.\., T\) .*\(2, 5\); got \(2, 4\)"),
-        ({"segment_ids": jnp.ones((2, 5))}, "segment_ids are integers, 0 for padding.*got float32"),
+        (
+            {"segment_ids": jnp.ones((2, 5))},
+            "segment_ids must be integers: 0 for padding.*got float32",
+        ),
         ({"implementation": "fast"}, "None, 'own', 'xla' or 'cudnn', got 'fast'"),
         ({"implementation": "cudnn", "soft_cap": 1.0}, "'cudnn' .* has no soft cap: leave"),
-        ({"k": jnp.ones((2, 5, 2, 4))}, "k and v .* with the same axes|same features a head"),
+        ({"k": jnp.ones((2, 5, 2, 4))}, "k and v .* with equal leading axes|equal features"),
         ({"k": jnp.ones((2, 5, 3, 3)), "v": jnp.ones((2, 5, 3, 3))}, "heads of k, 3, divide"),
-        ({"q": jnp.ones((5, 4, 3))}, r"q is \(\.\.\., T, heads, d\)"),
+        ({"q": jnp.ones((5, 4, 3))}, r"q must be \(\.\.\., T, heads, d\)"),
         ({"q": jnp.ones((2, 4, 4, 3)), "segment_ids": jnp.ones((2, 5), int)}, r"T = S"),
     ],
 )

@@ -25,7 +25,7 @@ def side_by_side(forward: jax.Array, backward: jax.Array) -> jax.Array:
 
 
 class Bidirectional(Composite):
-    """Process a sequence in both directions: y = merge(forward(x), backward(x)).
+    """Process a sequence in both directions: `y = merge(forward(x), backward(x))`.
 
     `backward` is the same layer with separate parameters, in which each field `reverse` is
     inverted. x has shape (..., T, n) and y, by default, (..., T, 2 * features). With

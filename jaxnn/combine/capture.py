@@ -23,7 +23,7 @@ class capture(Wrapper):
     Args:
         inner: Network, a layer or a function.
         match: Path pattern of the values to return. `*` matches any text within one segment, and
-            `**` matches any number of segments. Default: "**".
+            `**` matches any number of segments. Default: `"**"`.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense, Sequential

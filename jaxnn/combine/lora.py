@@ -22,7 +22,7 @@ from .weight_norm import check_fits, check_match, each_of_stack
 
 
 class LoRA(Wrapper):
-    """Low-rank adaptation: replace each weight w of a layer by base + scale * down @ up.
+    """Low-rank adaptation: replace each weight w of a layer by `base + scale * down @ up`.
 
     The parameter w becomes w/base, the original weight, w/down (n, rank), and w/up (rank, m), where
     m is the last axis of w and n is the product of the others. up starts at 0, so the layer starts
@@ -36,7 +36,7 @@ class LoRA(Wrapper):
     Args:
         inner: Layer whose weights are adapted.
         rank: Number of columns of down, at least 1. Default: 8.
-        match: Path pattern of the parameters to adapt, as for `capture`. Default: "**/w", all
+        match: Path pattern of the parameters to adapt, as for `capture`. Default: `"**/w"`, all
             parameters called w, which includes kernels and tables.
         scale: Factor of the product, alpha / rank in the paper. Default: 1.
         down_init: Initializer of down. Default: `lecun_normal()`.

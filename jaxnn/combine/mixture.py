@@ -27,7 +27,7 @@ from .repeat import check_stacked
 
 
 class MixtureOfExperts(Composite):
-    """Mixture of experts: y = sum of gate_i * expert_i(x) over `top_k` experts for each token.
+    """Mixture of experts: `y = sum_i gate_i * expert_i(x)` over `top_k` experts for each token.
 
     x has shape (..., T, n) and y (..., T, m), with m the output features of `expert`. The experts'
     parameters are stacked along a leading axis; copy i is initialized with `fold_in(key, i)`. The

@@ -29,7 +29,7 @@ class Given(NamedTuple):
 
 
 class Recurrent(Wrapper):
-    """Apply a cell over a sequence: carry, y_t = cell(carry, x_t), by `lax.scan`.
+    """Apply a cell over a sequence: `carry, y_t = cell(carry, x_t)`, by `lax.scan`.
 
     x has shape (..., T, n) and y (..., T, features); for a cell over images, the image's axes
     follow T. Parameters are those of the cell. Matrix products with the input are computed outside

@@ -13,7 +13,7 @@ from ..core.wrapper import Wrapper
 
 
 class Residual(Wrapper):
-    """Residual connection: y = x + f(x).
+    """Residual connection: `y = x + f(x)`.
 
     Args:
         inner: Layer or function f with one input, whose shape it keeps.

@@ -67,7 +67,7 @@ def _check_layers(layers: Any, owner: str) -> None:
 
 
 class Sequential(Branches):
-    """Apply layers in sequence: y = f_n(... f_2(f_1(x))).
+    """Apply layers in sequence: `y = f_n(... f_2(f_1(x)))`.
 
     One value is passed from layer to layer; a tuple is one value. Parameters are a tuple, or a dict
     if layers are named. Without layers it is the identity.

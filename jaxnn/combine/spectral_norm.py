@@ -29,7 +29,7 @@ class SpectralNorm(Wrapper):
     Args:
         inner: Layer whose weights are normalized.
         steps: Number of steps of power iteration per call, at least 1. Default: 1.
-        match: Path pattern of the parameters to normalize, as for `capture`. Default: "**/w", all
+        match: Path pattern of the parameters to normalize, as for `capture`. Default: `"**/w"`, all
             parameters called w, which includes the tables of embeddings.
 
     Raises:

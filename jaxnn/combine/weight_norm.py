@@ -15,7 +15,7 @@ from ..functional.normalization import weight_norm
 
 
 class WeightNorm(Wrapper):
-    """Weight normalization: replace each weight w of a layer by g * v / |v|.
+    """Weight normalization: replace each weight w of a layer by `g * v / |v|`.
 
     |v| is the norm over all axes but the last. The parameter w becomes w/v, of the same shape, and
     w/g, one length for each feature of the last axis. Initially, w equals what the layer itself
@@ -24,7 +24,7 @@ class WeightNorm(Wrapper):
 
     Args:
         inner: Layer whose weights are normalized.
-        match: Path pattern of the parameters to normalize, as for `capture`. Default: "**/w", all
+        match: Path pattern of the parameters to normalize, as for `capture`. Default: `"**/w"`, all
             parameters called w, which includes the tables of embeddings.
 
     Raises:

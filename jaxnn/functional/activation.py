@@ -23,7 +23,7 @@ from .linear import floating_type, wider_type
 
 
 def soft_shrink(x: jax.Array, threshold: Any = 0.5) -> jax.Array:
-    """Shrink x toward 0: y = sign(x) * max(|x| - threshold, 0).
+    """Shrink x toward 0: `y = sign(x) * max(|x| - threshold, 0)`.
 
     Args:
         x: Real array of any shape.
@@ -39,7 +39,7 @@ def soft_shrink(x: jax.Array, threshold: Any = 0.5) -> jax.Array:
 
 
 def hard_shrink(x: jax.Array, threshold: Any = 0.5) -> jax.Array:
-    """Set small numbers to 0: y = x if |x| > threshold, otherwise 0.
+    """Set small numbers to 0: `y = x` if |x| > threshold, otherwise `y = 0`.
 
     Args:
         x: Real array of any shape.
@@ -54,7 +54,7 @@ def hard_shrink(x: jax.Array, threshold: Any = 0.5) -> jax.Array:
 
 
 def tanh_shrink(x: jax.Array) -> jax.Array:
-    """y = x - tanh(x).
+    """`y = x - tanh(x)`.
 
     Args:
         x: Real array of any shape.
@@ -68,7 +68,7 @@ def tanh_shrink(x: jax.Array) -> jax.Array:
 
 
 def threshold(x: jax.Array, threshold: Any, value: Any) -> jax.Array:
-    """Replace small numbers: y = x if x > threshold, otherwise `value`.
+    """Replace small numbers: `y = x` if x > threshold, otherwise `y = value`.
 
     Args:
         x: Real array of any shape.
@@ -84,7 +84,7 @@ def threshold(x: jax.Array, threshold: Any, value: Any) -> jax.Array:
 
 
 def soft_min(x: jax.Array, axis: int = -1) -> jax.Array:
-    """y = softmax(-x), computed in at least float32.
+    """`y = softmax(-x)`, computed in at least float32.
 
     Args:
         x: Real array of any shape.

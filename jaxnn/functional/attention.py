@@ -34,7 +34,7 @@ def attention(
     key: jax.Array | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
-    """Attention: softmax(scale * q @ k.T + bias) @ v for each head, over the visible keys.
+    """Attention: `softmax(scale * q @ k.T + bias) @ v` for each head, over the visible keys.
 
     A key is visible to a query unless a mask, `causal`, `window`, or `segment_ids` hide it. Hidden
     keys and values have no effect on the output of the query, even if they are NaN or inf. With a

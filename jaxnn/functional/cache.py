@@ -16,7 +16,13 @@ from jax import lax
 def write(
     cache: dict[str, jax.Array], chunk: dict[str, jax.Array], start: Any, axis: int
 ) -> dict[str, jax.Array]:
-    """Write a chunk into the slots of a cache that begin at `start`, along `axis`.
+    """Write a chunk into consecutive slots of a cache.
+
+    Args:
+        cache: Arrays of shape (batch..., slots, ...).
+        chunk: Arrays of shape (batch..., T, ...).
+        start: First slot to write; may be traced.
+        axis: Axis of the slots, the number of batch axes.
 
     >>> import jax.numpy as jnp
     >>> write({"key": jnp.zeros(4)}, {"key": jnp.ones(2)}, 1, axis=0)["key"].tolist()

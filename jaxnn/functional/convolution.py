@@ -39,7 +39,7 @@ def convolution(
     groups: int = 1,
     padding: Padding = "same",
 ) -> jax.Array:
-    """Convolve: y[t] = sum_i x[t * stride + i * dilation] @ w[i] + b, with x padded.
+    """Convolve: `y[t] = sum_i x[t * stride + i * dilation] @ w[i] + b`, with x padded.
 
     Along an axis of s elements, padded to p, the output has length
     (p - (window - 1) * dilation - 1) // stride + 1.
@@ -168,7 +168,7 @@ def transposed_convolution(
     padding: Padding = "same",
     output_padding: PerAxis = 0,
 ) -> jax.Array:
-    """Transposed convolution: y[t * stride + i * dilation] += x[t] @ w[i], plus b.
+    """Transposed convolution: `y[t * stride + i * dilation] += x[t] @ w[i]`, plus b.
 
     Along an axis of s elements the output has length
     (s - 1) * stride + span - before - after + output_padding, with

@@ -52,8 +52,15 @@ def dropout(
 def alpha_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
     """Set elements to SELU's limit with probability `rate`, then apply a * x + b.
 
-    a and b keep mean 0 and variance 1. The arguments are those of `dropout`; at rate 1 all elements
-    are 0.
+    a and b keep mean 0 and variance 1.
+
+    Args:
+        key: PRNG key.
+        x: Array of any shape; integers are converted to the default floating type.
+        rate: Probability in [0, 1]; may be traced. At 1, all elements are 0.
+
+    Returns:
+        Array of the shape of x.
 
     Reference: Klambauer et al., Self-normalizing neural networks, 2017.
 
@@ -76,7 +83,7 @@ def alpha_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
 
 
 def gaussian_noise(key: jax.Array, x: jax.Array, stddev: Any) -> jax.Array:
-    """Add noise: x + stddev * n with n standard normal.
+    """Add noise: `y = x + stddev * n` with n standard normal.
 
     Args:
         key: PRNG key.

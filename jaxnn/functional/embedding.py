@@ -14,7 +14,7 @@ MODES = ("sum", "mean", "max")
 
 
 def embed(table: jax.Array, ids: jax.Array, padding: int | None = None) -> jax.Array:
-    """Look up rows: y = table[ids].
+    """Look up rows: `y = table[ids]`.
 
     Args:
         table: Floating array of shape (vocabulary, features).

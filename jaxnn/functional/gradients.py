@@ -15,7 +15,7 @@ from ..core.floating import is_narrow, widened
 
 
 def shared_sum(y: jax.Array, parameter: jax.Array) -> jax.Array:
-    """y + parameter, with the parameter's gradient summed in at least float32.
+    """`y + parameter`, with the parameter's gradient summed in at least float32.
 
     Args:
         y: Floating array.
@@ -35,7 +35,7 @@ def shared_sum(y: jax.Array, parameter: jax.Array) -> jax.Array:
 
 
 def shared_product(y: jax.Array, parameter: jax.Array) -> jax.Array:
-    """y * parameter, with the parameter's gradient summed in at least float32.
+    """`y * parameter`, with the parameter's gradient summed in at least float32.
 
     Args:
         y: Floating array.
@@ -53,7 +53,7 @@ def shared_product(y: jax.Array, parameter: jax.Array) -> jax.Array:
 
 
 def shared_rows(table: jax.Array, indices: jax.Array) -> jax.Array:
-    """table[indices], with the table's gradient summed in at least float32.
+    """`table[indices]`, with the table's gradient summed in at least float32.
 
     Args:
         table: Floating array of shape (rows, ...).

@@ -44,7 +44,7 @@ def to_compute_type(x: Any, *parameters: Any) -> tuple[Any, ...]:
 def linear(
     x: jax.Array, w: jax.Array, b: jax.Array | None = None, axis: int | tuple[int, ...] = -1
 ) -> jax.Array:
-    """y = x @ w + b.
+    """Affine map: `y = x @ w + b`.
 
     Args:
         x: Array of shape (..., n).
@@ -83,7 +83,7 @@ def _on_mesh(*arrays: jax.Array) -> bool:
 
 
 def bilinear(x: jax.Array, z: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
-    """y_k = sum_ij x_i w_ijk z_j + b_k.
+    """Bilinear form: `y_k = sum_ij x_i w_ijk z_j + b_k`.
 
     Args:
         x: Array of shape (..., n).

@@ -13,7 +13,7 @@ def linear_recurrence(
     reverse: bool = False,
     resets: bool = False,
 ) -> jax.Array:
-    """Compute h_t = a_t * h_{t-1} + b_t over the leading axis.
+    """Compute `h_t = a_t * h_{t-1} + b_t` over the leading axis.
 
     The scan takes O(log T) steps, each over the whole sequence at once. It is stable if |a| <= 1,
     because it forms only products of a and sums of their multiples of b.
@@ -51,7 +51,7 @@ def linear_recurrence(
 
 
 def decay(log_rate: jax.Array, log_phase: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return a = exp(-exp(log_rate) + i exp(log_phase)) and sqrt(1 - |a|^2).
+    """Return `a = exp(-exp(log_rate) + i exp(log_phase))` and `sqrt(1 - |a|^2)`.
 
     |a| is below 1. Multiplying the input by the second value keeps the state at unit variance for
     inputs of unit variance. It is computed without forming 1 - |a|^2, which would lose all digits

@@ -51,9 +51,14 @@ def _mean(x: jax.Array, axis: Axes, axis_name: Any) -> jax.Array:
 def standardize(
     x: jax.Array, mean: jax.Array, variance: jax.Array, eps: Any, scale: jax.Array | None = None
 ) -> jax.Array:
-    """Return (x - mean) / sqrt(variance + eps) * scale, in the wider type of x and the statistics.
+    """Return `(x - mean) / sqrt(variance + eps) * scale`, in the wider of both types.
 
-    `scale` must broadcast to the statistics.
+    Args:
+        x: Array of any shape.
+        mean: Array that broadcasts to x.
+        variance: Array that broadcasts to x.
+        eps: Added to the variance.
+        scale: Array that broadcasts to the statistics. Default: None, for no scale.
     """
     x, mean, variance = (a.astype(wider_type(x.dtype, mean.dtype)) for a in (x, mean, variance))
     factor = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
@@ -75,7 +80,7 @@ def _(primals: Any, tangents: Any) -> Any:
 
 
 def layer_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-5) -> jax.Array:
-    """Standardize x over `axis`: y = (x - mean) / sqrt(variance + eps).
+    """Standardize x over `axis`: `y = (x - mean) / sqrt(variance + eps)`.
 
     Args:
         x: Array of any shape.
@@ -95,7 +100,7 @@ def layer_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-5) -> jax.Array:
 
 
 def rms_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-6) -> jax.Array:
-    """Divide x by its root mean square over `axis`: y = x / sqrt(mean(x**2) + eps).
+    """Divide x by its root mean square over `axis`: `y = x / sqrt(mean(x**2) + eps)`.
 
     Args:
         x: Array of any shape.
@@ -117,7 +122,7 @@ def rms_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-6) -> jax.Array:
 
 
 def group_norm(x: jax.Array, groups: int, spatial: int, eps: float = 1e-5) -> jax.Array:
-    """Standardize x over spatial axes and groups of features: y = (x - mean) / sqrt(var + eps).
+    """Standardize x over spatial axes and groups of features: `y = (x - mean) / sqrt(var + eps)`.
 
     Args:
         x: Array of shape `(..., *window, features)`.
@@ -140,10 +145,20 @@ def group_norm(x: jax.Array, groups: int, spatial: int, eps: float = 1e-5) -> ja
 
 
 def local_response_norm(x: jax.Array, size: int, alpha: Any, beta: Any, k: Any) -> jax.Array:
-    """Divide features by a power of their neighbors' squares: x / (k + alpha / size * s) ** beta.
+    """Divide features by a power of their neighbors' squares.
 
-    s is the sum of squares over `size` neighboring features of the last axis, size // 2 of them
-    before the feature. The result has the floating type of x.
+    `y = x / (k + alpha / size * s)**beta`, and s is the sum of squares over `size` neighboring
+    features of the last axis, size // 2 of them before the feature.
+
+    Args:
+        x: Array of shape (..., n).
+        size: Number of neighboring features.
+        alpha: Factor of the mean square.
+        beta: Exponent.
+        k: Constant added to the scaled sum.
+
+    Returns:
+        Array of the shape of x, in its floating type.
 
     >>> import jax.numpy as jnp
     >>> local_response_norm(jnp.array([3.0, 4.0]), size=2, alpha=2.0, beta=0.5, k=0.0).tolist()
@@ -203,7 +218,7 @@ def spectral_norm(
 
 
 def weight_norm(v: jax.Array, g: jax.Array) -> jax.Array:
-    """w = g * v / |v|, with the norm over all axes but the last.
+    """Weight normalization: `w = g * v / |v|`, with the norm over all axes but the last.
 
     Args:
         v: Directions, of shape (..., n). A direction of zeros gives zeros.

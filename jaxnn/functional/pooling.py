@@ -69,7 +69,18 @@ def min_pool(
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """Return the minimum of each window. The arguments are those of `max_pool`.
+    """Return the minimum of each window, in the type of x.
+
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        kernel_size: Number of elements of a window along each axis.
+        stride: Step between windows. Default: `kernel_size`.
+        padding: Padding on both sides of each axis. Default: "valid".
+        dilation: Step between the elements of a window. Default: 1.
+        ceil_mode: Whether the last window may extend past the end. Default: False.
+
+    Raises:
+        ValueError: If a window is larger than the padded array, or could lie entirely in padding.
 
     >>> import jax.numpy as jnp
     >>> min_pool(jnp.array([1, 4, 2, 3])[:, None], 2)[:, 0].tolist()
@@ -119,7 +130,7 @@ def lp_pool(
     stride: PerAxis | None = None,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """Return (sum of x**p)**(1 / p) of each window, in the floating type of x.
+    """Return `(sum of x**p)**(1 / p)` of each window, in the floating type of x.
 
     p = 1 gives the sum; a large p approaches the maximum. The gradient is 0 if the sum is 0. As in
     torch, powers of x are summed, not powers of |x|: x must be >= 0 unless p is 1 or even. Sums are
@@ -181,6 +192,13 @@ def adaptive_average_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
 def adaptive_max_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
     """Return the maxima of the windows of `adaptive_average_pool`, in the type of x.
 
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        output_size: Number of windows along each axis.
+
+    Raises:
+        ValueError: If an axis has no elements.
+
     >>> import jax.numpy as jnp
     >>> adaptive_max_pool(jnp.array([1, 2, 6])[:, None], 2)[:, 0].tolist()
     [2, 6]
@@ -193,6 +211,10 @@ def adaptive_max_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
 def global_average_pool(x: jax.Array, start: int = 1) -> jax.Array:
     """Return the mean over the axes from `start` to the second to last, in the floating type of x.
 
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        start: First axis to average. Default: 1.
+
     >>> import jax.numpy as jnp
     >>> global_average_pool(jnp.array([[[1.0], [3.0]]])).tolist()
     [[2.0]]
@@ -202,6 +224,10 @@ def global_average_pool(x: jax.Array, start: int = 1) -> jax.Array:
 
 def global_max_pool(x: jax.Array, start: int = 1) -> jax.Array:
     """Return the maximum over the axes from `start` to the second to last, in the type of x.
+
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        start: First axis to reduce. Default: 1.
 
     >>> import jax.numpy as jnp
     >>> global_max_pool(jnp.array([[[1], [3]]])).tolist()

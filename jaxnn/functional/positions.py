@@ -14,7 +14,9 @@ from .linear import floating_type, wider_type
 
 
 def sinusoidal(positions: jax.Array, features: int, base: Any = 10000.0) -> jax.Array:
-    """Sinusoidal encoding: y[2i] = sin(p / base**(2i / features)), y[2i + 1] = cos of the same.
+    """Sinusoidal position encoding.
+
+    `y[2i] = sin(p / base**(2i / features))`, and `y[2i + 1]` is the cosine of the same angle.
 
     Args:
         positions: Integers p of any shape.
@@ -36,7 +38,14 @@ def sinusoidal(positions: jax.Array, features: int, base: Any = 10000.0) -> jax.
 
 
 def rotary_frequencies(features: int, base: Any = 10000.0) -> jax.Array:
-    """Return base**(-2i / features) for each pair i of features, as float32 (ceil(features / 2),).
+    """Return the frequency of each pair i of features, `base**(-2i / features)`.
+
+    Args:
+        features: Number of features.
+        base: Ratio of the highest to the lowest frequency. Default: 10000.
+
+    Returns:
+        float32 array of shape (ceil(features / 2),), in radians per position.
 
     >>> rotary_frequencies(4).tolist()
     [1.0, 0.009999999776482582]
@@ -91,6 +100,10 @@ def rotate(
 def linear_frequencies(frequencies: jax.Array, factor: Any) -> jax.Array:
     """Position interpolation: divide all frequencies by `factor`.
 
+    Args:
+        frequencies: float32 array (n,), the angle per position of each pair, in radians.
+        factor: Ratio of the new length to the original one.
+
     Reference: Chen et al., Extending context window of large language models via positional
     interpolation, 2023.
     """
@@ -98,9 +111,14 @@ def linear_frequencies(frequencies: jax.Array, factor: Any) -> jax.Array:
 
 
 def ntk_base(base: Any, factor: Any, features: int) -> jax.Array:
-    """NTK-aware scaling: return base * factor**(d / (d - 2)).
+    """NTK-aware scaling: return `base * factor**(d / (d - 2))`.
 
     The lowest frequency is divided by `factor` and the highest is unchanged.
+
+    Args:
+        base: Base of the frequencies.
+        factor: Ratio of the new length to the original one.
+        features: Number d of rotated features.
 
     Reference: bloc97, NTK-aware scaled RoPE, 2023; Peng et al., YaRN, 2023, section 3.1.
     """
@@ -115,6 +133,13 @@ def dynamic_ntk_base(
 
     The base is unchanged up to `original_length`; for longer sequences it is scaled by
     factor * length / original_length - (factor - 1) as in `ntk_base`.
+
+    Args:
+        base: Base of the frequencies.
+        factor: Factor of the scaling.
+        features: Number of rotated features.
+        length: Length of the sequence.
+        original_length: Length of the sequences of training.
 
     Reference: emozilla, Dynamically scaled RoPE, 2023; Peng et al., YaRN, 2023, section 3.3.
     """
@@ -136,6 +161,14 @@ def yarn_frequencies(
     Pairs that turn more than `fast` times in `original_length` are unchanged, and those that turn
     less than `slow` times are divided by `factor`. Between the two bounds, rounded outwards, the
     weight is linear in the pair's index.
+
+    Args:
+        frequencies: float32 array (n,), the angle per position of each pair, in radians.
+        factor: Ratio of the new length to the original one.
+        original_length: Length of the sequences of training.
+        base: Base of the frequencies. Default: 10000.
+        fast: Number of turns above which a pair is unchanged. Default: 32.
+        slow: Number of turns below which a pair is divided by `factor`. Default: 1.
 
     Reference: Peng et al., YaRN: efficient context window extension of large language models, 2023.
     """
@@ -179,6 +212,13 @@ def llama3_frequencies(
     less than `low` times are divided by `factor`. Between them, the weight is linear in the number
     of turns.
 
+    Args:
+        frequencies: float32 array (n,), the angle per position of each pair, in radians.
+        factor: Ratio of the new length to the original one.
+        original_length: Length of the sequences of training.
+        low: Number of turns below which a pair is divided by `factor`. Default: 1.
+        high: Number of turns above which a pair is unchanged. Default: 4.
+
     Reference: Llama team, The Llama 3 herd of models, 2024 (the code published with it).
     """
     factor, original, low, high = (
@@ -190,10 +230,13 @@ def llama3_frequencies(
 
 
 def alibi_slopes(heads: int) -> jax.Array:
-    """Return ALiBi's slope of each head: 2**(-8h / n) for h = 1 to n, if n = heads is a power of 2.
+    """Return ALiBi's slope of each head: `2**(-8h / n)` for h = 1 to n, if heads n is a power of 2.
 
     Otherwise the first slopes are those of the next lower power of 2, and the others are every
     second one of the next higher power.
+
+    Args:
+        heads: Number of heads.
 
     Returns:
         float32 array of shape (heads,).
@@ -211,7 +254,7 @@ def alibi_slopes(heads: int) -> jax.Array:
 
 
 def alibi(query: jax.Array, key: jax.Array, heads: int) -> jax.Array:
-    """ALiBi's attention bias: -slope * |query position - key position|.
+    """ALiBi's attention bias: `-slope * |query position - key position|`.
 
     Args:
         query: Integers of shape (..., T), the positions of queries.

@@ -23,7 +23,7 @@ from .segments import Count, places
 def lstm_step(
     c: jax.Array, i: jax.Array, f: jax.Array, g: jax.Array, o: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Elementwise part of an LSTM step: c' = f * c + i * g and h' = o * tanh(c').
+    """Elementwise part of an LSTM step: `c' = f * c + i * g`, `h' = o * tanh(c')`.
 
     A sigmoid is applied to i, f, and o and a tanh to g first. All arrays have one shape.
 
@@ -52,7 +52,7 @@ def _(primals: Any, tangents: Any) -> Any:
 
 @jax.custom_jvp
 def gru_step(h: jax.Array, r: jax.Array, k: jax.Array, z: jax.Array, u: jax.Array) -> jax.Array:
-    """Elementwise part of a GRU step: h' = (1 - k) * n + k * h with n = tanh(z + r * u).
+    """Elementwise part of a GRU step: `h' = (1 - k) * n + k * h`, with `n = tanh(z + r * u)`.
 
     A sigmoid is applied to r and k first. z is the contribution of the input and u that of the
     hidden state. All arrays have one shape.
@@ -78,10 +78,10 @@ def _(primals: Any, tangents: Any) -> Any:
 
 @jax.custom_jvp
 def minimal_gated_step(h: jax.Array, f: jax.Array, z: jax.Array, u: jax.Array) -> jax.Array:
-    """Elementwise part of a minimal gated step: h' = (1 - f) * n + f * h with n = tanh(z + f * u).
+    """Elementwise part of a minimal gated step: `h' = (1 - f) * n + f * h`.
 
-    A sigmoid is applied to f first. z is the contribution of the input and u that of the hidden
-    state. All arrays have one shape.
+    `n = tanh(z + f * u)`. A sigmoid is applied to f first. z is the contribution of the input and u
+    that of the hidden state. All arrays have one shape.
 
     >>> import jax.numpy as jnp
     >>> float(minimal_gated_step(jnp.array(2.0), *jnp.zeros(3)))
@@ -202,7 +202,9 @@ def unroll(
     z: Products,
     marks: Marks | None,
 ) -> tuple[Any, Any]:
-    """Scan carry, y = gates(carry, *joined(z_t, recur(params, carry["h"]))) over z's leading axis.
+    """Scan the steps of a cell over the leading axis of z.
+
+    A step is `carry, y = gates(carry, *joined(z_t, recur(params, carry["h"])))`.
 
     Returns the last carry and y of all steps. The carry has `batch` batch axes. `recur` must be
     linear in `params` and accept any number of leading axes. The derivative of the parameters is

@@ -76,7 +76,15 @@ def _balance(probabilities: jax.Array, goes: jax.Array, real: jax.Array | None) 
 
 
 def dispatch(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
-    """Gather x (G, T, n) into slots (G, places, n): each token at its slots, zeros in empty slots.
+    """Gather tokens into slots; empty slots are zeros.
+
+    Args:
+        x: Tokens of shape (G, T, n).
+        slots: Integers of shape (G, T, k), the slots of each token.
+        places: Number of slots, E * C.
+
+    Returns:
+        Array of shape (G, places, n).
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[[1.0], [2.0], [3.0]]])
@@ -96,9 +104,15 @@ def dispatch(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
 
 
 def collect(y: jax.Array, slots: jax.Array, gates: jax.Array) -> jax.Array:
-    """Combine y (G, places, n) into (G, T, n): the sum over a token's slots, weighted by its gates.
+    """Sum the slots of each token, weighted by its gates; tokens without a slot get zeros.
 
-    The sum is taken in the type of the gates. A token without a slot gets zeros.
+    Args:
+        y: Outputs of experts, of shape (G, places, n).
+        slots: Integers of shape (G, T, k), the slots of each token.
+        gates: Weights of shape (G, T, k).
+
+    Returns:
+        Array of shape (G, T, n), in the type of the gates.
 
     >>> import jax.numpy as jnp
     >>> y, slots = jnp.array([[[3.0], [0.0], [1.0]]]), jnp.array([[[2], [3], [0]]])

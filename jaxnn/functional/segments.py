@@ -46,7 +46,11 @@ def going_on(count: Count, length: int) -> jax.Array:
 
 
 def places(segment_ids: jax.Array, count: Count | None = None) -> tuple[Places, Count]:
-    """Return the places of `segment_ids` (..., T) in rows with progress `count`, and the new count.
+    """Return the place of each element, and the progress of each row after them.
+
+    Args:
+        segment_ids: Integers of shape (..., T).
+        count: Progress of each row before them. Default: `no_count()`, for rows that begin.
 
     >>> import jax.numpy as jnp
     >>> found, count = places(jnp.array([0, 0, 1, 1, 2, 2, 0, 2]))
@@ -78,8 +82,13 @@ def places_mask(
 ) -> jax.Array:
     """Return which of S keys each of T queries may attend to: booleans (..., T, S).
 
-    A query attends to keys of its own sequence; padding attends to none. If `causal`, keys at later
-    positions are excluded; with `window`, so are keys `window` or more positions away.
+    A query attends to keys of the same sequence; padding attends to none.
+
+    Args:
+        query: Places of the queries.
+        key: Places of the keys.
+        causal: Whether to exclude keys at later positions. Default: False.
+        window: Exclude keys that are `window` or more positions away. Default: None.
 
     >>> import jax.numpy as jnp
     >>> found, _ = places(jnp.array([0, 1, 1, 2]))
@@ -100,7 +109,13 @@ def segments_mask(query: jax.Array, key: jax.Array) -> jax.Array:
 def distance_mask(
     query: jax.Array, key: jax.Array, *, causal: bool = False, window: int | None = None
 ) -> jax.Array:
-    """True if positions of T queries and S keys satisfy `causal` and `window`: (..., T, S).
+    """Return which pairs of positions satisfy `causal` and `window`: booleans (..., T, S).
+
+    Args:
+        query: Integers of shape (..., T).
+        key: Integers of shape (..., S).
+        causal: Whether to exclude keys at later positions. Default: False.
+        window: Exclude keys that are `window` or more positions away. Default: None.
 
     >>> import jax.numpy as jnp
     >>> distance_mask(jnp.arange(3), jnp.arange(3), causal=True, window=2).astype(int).tolist()

@@ -43,7 +43,7 @@ def windows(
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> dict[int, Windows]:
-    """Return the windows along each axis of an array (..., *axes, features), by negative axis.
+    """Return the windows along each axis of an array `(..., *axes, features)`, by negative axis.
 
     Args:
         shape: Shape of the array.

@@ -14,7 +14,7 @@ from .checks import check_flags, check_rank
 
 
 class PReLU(Primitive):
-    """Parametric ReLU: y = x if x >= 0, otherwise alpha * x, with a learned slope alpha.
+    """Parametric ReLU: `y = x` if x >= 0, otherwise `y = alpha * x`, with a learned alpha.
 
     x and y have any shape. The parameter is alpha, of shape () or (n,).
 

@@ -34,7 +34,7 @@ from .rotary import RotaryEmbedding
 
 
 class MultiHeadAttention(Primitive):
-    """Multi-head attention: y = concat_h(softmax(q_h k_h^T / sqrt(d)) v_h) @ w_out + b_out.
+    """Multi-head attention: `y = concat_h(softmax(q_h k_h^T / sqrt(d)) v_h) @ w_out + b_out`.
 
     The queries q_h are the heads of x @ w_query + b_query. Keys and values are computed in the same
     way from x, or from a second input `memory` (cross attention). x has shape (..., T, n), memory

@@ -12,7 +12,7 @@ from .checks import check_flags, check_positive, check_rank
 
 
 class Bilinear(Primitive):
-    """Bilinear form of two inputs: y_k = sum_ij x_i w_ijk z_j + b_k.
+    """Bilinear form of two inputs: `y_k = sum_ij x_i w_ijk z_j + b_k`.
 
     x has shape (..., n), z (..., m) with the same leading axes, and y (..., features), in the type
     of x. Parameters are w (n, m, features) and b (features,).

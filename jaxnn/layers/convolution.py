@@ -21,7 +21,7 @@ from .kernel import check_groups, check_image, check_kernel, kernel_parameters, 
 
 
 class Conv(Primitive):
-    """Convolution over 1 to 3 axes: y[t] = sum_i x[t * stride + i * dilation] @ w[i] + b.
+    """Convolution over 1 to 3 axes: `y[t] = sum_i x[t * stride + i * dilation] @ w[i] + b`.
 
     x has shape `(..., *axes, n)` with any number of batch axes, and y `(..., *axes, features)`, in
     the type of x. Parameters are w `(*kernel_size, n / groups, features)` and b (features,).
@@ -168,7 +168,7 @@ class DepthwiseConv(Primitive):
 
 
 class Separable(Composite):
-    """Depthwise separable convolution: y = pointwise(depthwise(x)). Built by `SeparableConv`.
+    """Depthwise separable convolution: `y = pointwise(depthwise(x))`. Built by `SeparableConv`.
 
     Args:
         depthwise: Convolution of each channel.

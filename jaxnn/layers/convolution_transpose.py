@@ -14,7 +14,7 @@ from .kernel import check_groups, check_kernel, kernel_parameters
 
 
 class ConvTranspose(Primitive):
-    """Transposed convolution: y[t * stride + i * dilation] += x[t] @ w[i], plus b.
+    """Transposed convolution: `y[t * stride + i * dilation] += x[t] @ w[i]`, plus b.
 
     x has shape `(..., *axes, n)` and y `(..., *axes, features)`, in the type of x. Parameters are w
     `(*kernel_size, n / groups, features)` and b (features,). Along an axis of s elements the output

@@ -13,7 +13,7 @@ from .fans import by_axes
 
 
 class Dense(Primitive):
-    """Affine map: y = x @ w + b.
+    """Affine map: `y = x @ w + b`.
 
     x has shape (..., n) and y (..., features), in the type of x. Parameters are w (n, features) and
     b (features,). With several axes or a tuple of features, w has shape

@@ -82,8 +82,8 @@ class AlphaDropout(Primitive):
     """Dropout for SELU networks, which keeps mean 0 and variance 1.
 
     In training, each element is set to SELU's limit at -infinity, -1.758, with probability `rate`.
-    The result is a * x + b with a = ((1 - rate) * (1 + rate * 1.758**2))**-0.5 and
-    b = a * rate * 1.758. In inference it is the identity. x and y have any shape.
+    The result is a * x + b with `a = ((1 - rate) * (1 + rate * 1.758**2))**-0.5` and
+    `b = a * rate * 1.758`. In inference it is the identity. x and y have any shape.
 
     Args:
         rate: Probability in [0, 1). It may be traced; at a traced rate of 1 the result is 0.
@@ -156,7 +156,7 @@ class StochasticDepth(Primitive):
 
 
 class GaussianNoise(Primitive):
-    """Gaussian noise: in training, y = x + stddev * n with n standard normal.
+    """Gaussian noise: in training, `y = x + stddev * n` with n standard normal.
 
     In inference it is the identity. x and y have any shape.
 

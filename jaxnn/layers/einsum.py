@@ -15,7 +15,7 @@ from .fans import by_axes
 
 
 class Einsum(Primitive):
-    """Einstein summation with a weight: y = einsum(equation, x, w) + b.
+    """Einstein summation with a weight: `y = einsum(equation, x, w) + b`.
 
     b has an axis for each letter that is in both w and y, in the order of y. y has the type of x.
 

@@ -35,7 +35,7 @@ class zero_row(Initializer):
 
 
 class Embedding(Primitive):
-    """Embedding: y = w[ids].
+    """Embedding: `y = w[ids]`.
 
     ids are integers (...), and y has shape (..., features). The parameter is w
     (vocabulary, features). The method `attend` is the output head that shares the table.

@@ -13,7 +13,7 @@ from .checks import check_activation, check_flags, check_positive, check_rank
 
 
 class GatedFeedForward(Primitive):
-    """Gated feed-forward block: y = (activation(x @ gate) * (x @ up)) @ down.
+    """Gated feed-forward block: `y = (activation(x @ gate) * (x @ up)) @ down`.
 
     x and y have shape (..., n). Parameters are gate/w and up/w (n, hidden), down/w (hidden, n), and
     for each one a bias b if `bias` is True.

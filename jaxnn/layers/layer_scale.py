@@ -13,7 +13,7 @@ from .checks import check_rank
 
 
 class LayerScale(Primitive):
-    """Layer scale: y = x * scale, with a small initial scale.
+    """Layer scale: `y = x * scale`, with a small initial scale.
 
     x and y have shape (..., n). The parameter is scale (n,). A deep network with
     `Residual(Sequential(branch, LayerScale()))` starts near the identity.

@@ -10,7 +10,7 @@ from ..core.primitive import Primitive
 
 
 class LearnedArray(Primitive):
-    """Learned array without inputs: y = w.
+    """Learned array without inputs: `y = w`.
 
     Under `Precision`, y and its gradient have the compute type. If many outputs use y, as in x + y,
     use `shared_sum(x, y)` or `shared_product(x, y)` of `jaxnn.functional.gradients`, which compute

@@ -19,12 +19,15 @@ from .checks import check_cache, check_flags, check_not_training, check_positive
 
 
 class LinearRecurrence(Primitive):
-    """Linear recurrent unit: h_t = a * h_{t-1} + s * (x_t @ w_in), y_t = Re(h_t @ w_out) + d * x_t.
+    """Linear recurrent unit, a diagonal state-space layer.
+
+        h_t = a * h_{t-1} + s * (x_t @ w_in)
+        y_t = Re(h_t @ w_out) + d * x_t
 
     All steps are computed at once, by an associative scan. x and y have shape (..., T, n), and y
     has the type of x. The state h is complex, of shape (..., states), and computed in at least
-    float32. a = exp(-exp(log_rate) + i exp(log_phase)) has a modulus below 1 for all parameters, so
-    the layer is stable for any length. s = sqrt(1 - |a|^2) keeps the state at the scale of the
+    float32. `a = exp(-exp(log_rate) + i exp(log_phase))` has a modulus below 1 for all parameters,
+    so the layer is stable for any length. `s = sqrt(1 - |a|^2)` keeps the state at the scale of the
     input; in the paper, s is learned separately.
 
     Parameters are real: log_rate and log_phase (states,), input re and im (n, states), output re

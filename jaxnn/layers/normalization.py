@@ -19,7 +19,7 @@ from .checks import check_flags, check_positive, check_rank
 
 
 class LayerNorm(Primitive):
-    """Layer normalization: y = (x - mean) / sqrt(var + eps) * scale + b, over the last axis.
+    """Layer normalization: `y = (x - mean) / sqrt(var + eps) * scale + b`, over the last axis.
 
     x and y have shape (..., n). Parameters are scale and b (n,); with several axes they have the
     sizes of these axes, in the order of x. Statistics are computed in at least float32.
@@ -67,7 +67,7 @@ class LayerNorm(Primitive):
 
 
 class RMSNorm(Primitive):
-    """Root mean square normalization: y = x / sqrt(mean(x**2) + eps) * scale, over the last axis.
+    """RMS normalization: `y = x / sqrt(mean(x**2) + eps) * scale`, over the last axis.
 
     x and y have shape (..., n). The parameter is scale (n,). The mean is computed in at least
     float32.
@@ -108,7 +108,7 @@ class RMSNorm(Primitive):
 
 
 class GroupNorm(Primitive):
-    """Group normalization: y = (x - mean) / sqrt(var + eps) * scale + b, over window and group.
+    """Group normalization: `y = (x - mean) / sqrt(var + eps) * scale + b`, over window and group.
 
     x and y have shape `(..., *window, n)`. Parameters are scale and b (n,). The features are split
     into `groups` groups of neighbors. The mean and variance of a group are taken over its features
@@ -166,7 +166,7 @@ class GroupNorm(Primitive):
 
 
 class InstanceNorm(Primitive):
-    """Instance normalization: y = (x - mean) / sqrt(var + eps) * scale + b, over the window.
+    """Instance normalization: `y = (x - mean) / sqrt(var + eps) * scale + b`, over the window.
 
     x and y have shape `(..., *window, n)`. Parameters are scale and b (n,). The mean and variance
     are taken separately for each feature of each example, in at least float32.
@@ -220,7 +220,7 @@ class InstanceNorm(Primitive):
 
 
 class LocalResponseNorm(Primitive):
-    """Local response normalization: y = x / (k + alpha / size * s)**beta.
+    """Local response normalization: `y = x / (k + alpha / size * s)**beta`.
 
     s is the sum of squares over `size` neighboring features, from size // 2 before a feature to
     (size - 1) // 2 after it, in at least float32; features past the ends are 0. x and y have shape
@@ -260,12 +260,12 @@ class LocalResponseNorm(Primitive):
 
 
 class BatchNorm(Primitive):
-    """Batch normalization: y = (x - mean) / sqrt(var + eps) * scale + b, over all axes but `axis`.
+    """Batch normalization: `y = (x - mean) / sqrt(var + eps) * scale + b`.
 
-    In training, the mean and variance (divided by n) are those of the batch, and each running
-    statistic becomes momentum * running + (1 - momentum) * batch. In inference they are the running
-    statistics. Parameters are scale and b (n,). The state is `mean` and `var`, float32 of shape
-    (n,), which start at 0 and 1.
+    In training, the mean and variance (divided by n) are those of the batch over all axes but
+    `axis`, and each running statistic becomes momentum * running + (1 - momentum) * batch. In
+    inference they are the running statistics. Parameters are scale and b (n,). The state is `mean`
+    and `var`, float32 of shape (n,), which start at 0 and 1.
 
     Args:
         momentum: Weight of the old running statistics, in [0, 1]. Default: 0.9.

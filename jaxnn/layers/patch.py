@@ -13,7 +13,7 @@ from .checks import check_flags, check_positive, check_rank
 
 
 class PatchEmbedding(Primitive):
-    """Embed patches of an image: y = patches(x) @ w + b.
+    """Embed patches of an image: `y = patches(x) @ w + b`.
 
     This is a convolution whose stride equals its window. x has shape (..., H, W, C) and y
     (..., N, features) with N = (H / patch) * (W / patch), in row-major order. Parameters are w

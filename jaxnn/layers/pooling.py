@@ -19,7 +19,7 @@ from .checks import AXES, check_flags, check_per_axis, check_rank
 
 
 class MaxPool(Primitive):
-    """Max pooling: y[t] = max_i x[t * stride + i * dilation], over the elements i of a window.
+    """Max pooling: `y[t] = max_i x[t * stride + i * dilation]`, over the elements i of a window.
 
     x has shape `(..., *axes, features)`, and so has y, in the type of x. Along an axis of n
     elements, padded to m, there are (m - (kernel_size - 1) * dilation - 1) // stride + 1 windows.
@@ -66,7 +66,7 @@ class MaxPool(Primitive):
 
 
 class MinPool(Primitive):
-    """Min pooling: y[t] = min_i x[t * stride + i * dilation], over the elements i of a window.
+    """Min pooling: `y[t] = min_i x[t * stride + i * dilation]`, over the elements i of a window.
 
     Shapes are those of `MaxPool`; of several equal minima, the first one receives the gradient.
 
@@ -104,7 +104,7 @@ class MinPool(Primitive):
 
 
 class AvgPool(Primitive):
-    """Average pooling: y[t] = mean_i x[t * stride + i], over the elements i of a window.
+    """Average pooling: `y[t] = mean_i x[t * stride + i]`, over the elements i of a window.
 
     Shapes are those of `MaxPool`. y has the type of x; integers become floating. Sums are computed
     in at least float32. The results are those of torch.nn.AvgPool1d to AvgPool3d.
@@ -148,7 +148,7 @@ class AvgPool(Primitive):
 
 
 class LpPool(Primitive):
-    """Power-average pooling: y[t] = (sum_i x[t * stride + i]**p)**(1 / p) over each window.
+    """Power-average pooling: `y[t] = (sum_i x[t * stride + i]**p)**(1 / p)` over each window.
 
     p = 1 gives the sum; a large p approaches the maximum. The gradient is 0 if the sum is 0. Powers
     of x are summed, not powers of |x|: x must be >= 0 unless p is 1 or even. Shapes are those of

@@ -20,7 +20,7 @@ from .checks import check_cache, check_not_training, check_positive, check_rank
 
 
 class LearnedPositions(Primitive):
-    """Learned position encoding: y = x + w[positions].
+    """Learned position encoding: `y = x + w[positions]`.
 
     x and y have shape (..., T, n). The parameter is w (length, n). Positions count from 0. If
     `segment_ids`, integers (..., T), are given, they restart at 0 in each packed sequence, and x is
@@ -95,7 +95,7 @@ class LearnedPositions(Primitive):
 class SinusoidalPositions(Primitive):
     """Sinusoidal position encoding, added to x.
 
-    y[2i] = x[2i] + sin(p / base**(2i / n)) and y[2i + 1] = x[2i + 1] + cos(p / base**(2i / n)),
+    `y[2i] = x[2i] + sin(p / base**(2i / n))`, and `y[2i + 1]` adds the cosine of the same angle,
     computed in float32. x and y have shape (..., T, n). Positions p count from 0. If `segment_ids`,
     integers (..., T), are given, they restart at 0 in each packed sequence, and x is replaced by
     zeros at padding (0). There are no parameters.

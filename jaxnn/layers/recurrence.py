@@ -134,7 +134,7 @@ class Cell(Primitive):
 
 
 class RNNCell(Cell):
-    """Elman recurrent cell: h' = activation(x @ w + h @ w_h + b); the output is h'.
+    """Elman recurrent cell: `h' = activation(x @ w + h @ w_h + b)`; the output is h'.
 
     x has shape (..., n); h and y have shape (..., features). Parameters are input w (n, features)
     and b (features,), and recurrent w (features, features). The carry is {"h"}.
@@ -205,7 +205,7 @@ class LongShortTerm(Cell):
 
 
 class LSTMCell(LongShortTerm):
-    """LSTM cell: c' = f * c + i * g, h' = o * tanh(c'); the output is h'.
+    """LSTM cell: `c' = f * c + i * g, h' = o * tanh(c')`; the output is h'.
 
     The gates are i, f, o = sigmoid(x @ w + h @ w_h + b) and g = tanh(x @ w + h @ w_h + b), each
     with separate parameters. These are concatenated in the order i, f, g, o: input w
@@ -240,7 +240,7 @@ class LSTMCell(LongShortTerm):
 
 
 class GRUCell(Cell):
-    """GRU cell: h' = (1 - k) * n + k * h; the output is h'.
+    """GRU cell: `h' = (1 - k) * n + k * h`; the output is h'.
 
     n = tanh(x @ w_n + b_n + r * (h @ w_hn + b_hn)), and r, k = sigmoid(x @ w + h @ w_h + b), each
     with separate parameters. These are concatenated in the order r, k, n: input w (n, 3 features)
@@ -288,7 +288,7 @@ class GRUCell(Cell):
 
 
 class MinimalGatedCell(Cell):
-    """Minimal gated cell: h' = (1 - f) * n + f * h; the output is h'.
+    """Minimal gated cell: `h' = (1 - f) * n + f * h`; the output is h'.
 
     n = tanh(x @ w_n + b_n + f * (h @ w_hn + b_hn)), and f = sigmoid(x @ w_f + h @ w_hf + b_f): a
     GRU with one gate instead of two. Parameters are concatenated in the order f, n: input w

@@ -59,7 +59,7 @@ class LinearScaling(Scaling):
 
 
 class NTKScaling(Scaling):
-    """NTK-aware scaling: the base becomes base * factor**(d / (d - 2)).
+    """NTK-aware scaling: the base becomes `base * factor**(d / (d - 2))`.
 
     Args:
         factor: Number > 0 by which the lowest frequency is divided.
@@ -227,8 +227,8 @@ class LongRoPEScaling(Scaling):
 class RotaryEmbedding(Value):
     """Rotary position embedding: rotate pairs of features of queries and keys by their positions.
 
-    Pair i is rotated by the angle position * base**(-2i / d), with d = fraction * head_dim, an even
-    number. The first d features are rotated, and the others are unchanged.
+    Pair i is rotated by the angle `position * base**(-2i / d)`, with d = fraction * head_dim, which
+    must be even. The first d features are rotated, and the others are unchanged.
 
     Args:
         base: Number > 0. Default: 10000.

@@ -15,7 +15,7 @@ from .normalization import check_spatial, window_axes
 
 
 class SqueezeExcitation(Primitive):
-    """Squeeze and excitation: y = x * sigmoid(activation(mean(x) @ reduce + b) @ expand + b).
+    """Squeeze and excitation: `y = x * sigmoid(activation(mean(x) @ reduce + b) @ expand + b)`.
 
     x and y have shape `(..., *window, n)`. The mean is taken over the window, in at least float32.
     Parameters are reduce/w (n, m) and expand/w (m, n), with m = max(1, n // reduction), and

@@ -17,7 +17,10 @@ from .normalization import LayerNorm
 
 
 class EncoderLayer(Composite):
-    """Transformer encoder layer: x = x + attention(norm(x)); y = x + feed_forward(norm(x)).
+    """Transformer encoder layer: attention and a feed-forward network, each as a residual branch.
+
+        x = x + attention(attention_norm(x))
+        y = x + feed_forward(feed_forward_norm(x))
 
     x and y have shape (..., T, n). With a causal attention it is a layer of a decoder-only network.
 
@@ -29,7 +32,7 @@ class EncoderLayer(Composite):
         attention: Attention layer, such as `nn.MultiHeadAttention(8)`.
         feed_forward: Feed-forward network, from n to n features.
         norm_first: If True, normalize the input of each branch; if False, normalize after it:
-            x = norm(x + attention(x)). Default: True.
+            `x = norm(x + attention(x))`. Default: True.
         dropout: Layer applied to the output of each branch, such as `nn.Dropout(0.1)`. Default:
             None.
         attention_norm: Norm of the attention branch. Default: `LayerNorm()`.

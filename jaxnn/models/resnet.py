@@ -17,7 +17,7 @@ from .checks import check_choice, check_sizes
 
 
 class ResNetBlock(Composite):
-    """Residual block: y = relu(shortcut(x) + branch(x)).
+    """Residual block: `y = relu(shortcut(x) + branch(x))`.
 
     Args:
         branch: Layer of the residual branch.

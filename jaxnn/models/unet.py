@@ -17,7 +17,7 @@ from .checks import check_sizes
 
 
 class UNetLevel(Composite):
-    """One level of a U-Net: y = decode(concat(fine, coarse(fine))) with fine = encode(x).
+    """One level of a U-Net: `y = decode(concat(fine, coarse(fine)))`, with `fine = encode(x)`.
 
     Args:
         encode: Layer from the input to the features of this level.

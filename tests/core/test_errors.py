@@ -842,7 +842,8 @@ def test_wrappers():
         lambda: nn.Sequential(r=nn.Repeat(nn.Dense(3), 2)).init(KEY, X),
         ValueError,
         "at 'r', Repeat(Dense(3), 2): Repeat passes the output of each copy to the "
-        "next, so the layer must have one input and keep its shape and type; got float32[2,4], which becomes float32[2,3]",
+        "next, so the layer must have one input and keep its shape and type; got float32[2,4], "
+        "which becomes float32[2,3]",
     )
     check(
         lambda: nn.Sequential(r=nn.Residual(nn.Dense(3))).init(KEY, X),

@@ -84,7 +84,7 @@ def test_draws_have_the_frequencies_of_the_softmax():
     [
         (
             (-0.1,),
-            "temperature must be a number >= 0 \(0 takes the most probable token\); got -0.1",
+            r"temperature must be a number >= 0 \(0 takes the most probable token\); got -0.1",
         ),
         ((float("nan"),), "temperature must be a number >= 0"),
         ((1.0, 0), "top_k must be an int >= 1, the number of tokens to keep; got 0"),

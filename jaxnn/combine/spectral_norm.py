@@ -75,7 +75,7 @@ class SpectralNorm(Wrapper):
         ]
         if not call.state:
             names = ", ".join(paths.text((*path, "u")) for path, _ in matched)
-            raise ValueError(f"state ({names}) is required, but none was given: {INIT_STATE}")
+            raise ValueError(f"keeps state ({names}), but none was given: {INIT_STATE}")
         if call.foreign:
             raise ValueError(foreign("keeps state"))
         below, old, new, weights = call.state, {}, {}, {}

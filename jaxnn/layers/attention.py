@@ -39,8 +39,9 @@ class MultiHeadAttention(Primitive):
     The queries q_h are the heads of x @ w_query + b_query. Keys and values are computed in the same
     way from x, or from a second input `memory` (cross attention). x has shape (..., T, n), memory
     (..., S, m) with the same leading axes, and y (..., T, features), in the type of x. Parameters
-    are `query`, `key`, `value`, and `out`, each with a weight w of two axes and a bias b, and
-    `query_norm` and `key_norm`, each with `scale`. The softmax is computed in at least float32.
+    are `query`, `key`, `value`, and `out`, each with a weight w of two axes and a bias b, and, with
+    `query_key_norm`, `query_norm` and `key_norm`, each with a scale. The softmax is computed in at
+    least float32.
 
     Named inputs:
 
@@ -373,8 +374,8 @@ class MultiHeadAttention(Primitive):
         wrong = [name for name in asked if getattr(self, name)]
         if wrong:
             raise ValueError(
-                f"{' and '.join(wrong)} apply to positions of one sequence, not of a memory: use a "
-                "MultiHeadAttention without them for the memory"
+                f"{' and '.join(wrong)} cannot be used with a memory, which has other positions: use "
+                "another MultiHeadAttention for the memory"
             )
 
     def _check_length_known(self, segment_ids: Any) -> None:

@@ -224,7 +224,7 @@ def _check_inside(ids: Any, layer: Any, segment_ids: Any = None) -> None:
     if wrong.any():
         token, owner = int(tokens[wrong][0]), type(layer).__name__
         write = (
-            f"increase the vocabulary, {owner}({token + 1}, {layer.features})"
+            f"write {owner}({token + 1}, {layer.features}) for a larger vocabulary"
             if token > 0
             else "use another token for missing ones, such as padding=0"
         )

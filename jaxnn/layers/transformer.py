@@ -25,8 +25,9 @@ class EncoderLayer(Composite):
     x and y have shape (..., T, n). With a causal attention it is a layer of a decoder-only network.
 
     Named inputs: `mask` and `bias` are passed to the attention, and so are other named inputs that
-    it takes, such as `segment_ids`. Positions that these hide may contain NaN or inf without effect
-    on other positions or on gradients; `feed_forward` receives zeros for them.
+    it takes, such as `segment_ids`. If a mask or bias is given, positions that are hidden may
+    contain NaN or inf without effect on other positions or on gradients; `feed_forward` receives
+    zeros for them.
 
     Args:
         attention: Attention layer, such as `nn.MultiHeadAttention(8)`.

@@ -199,7 +199,7 @@ def test_inputs_that_do_not_fit():
         match=r"segment_ids must have the shape .* of the sequence, \(2, 6\); got \(6,\)",
     ):
         net.apply(params, X, segment_ids=jnp.ones(6, jnp.int32))
-    with pytest.raises(ValueError, match=r"wants at least one token, got float32\[2,0,4\]"):
+    with pytest.raises(ValueError, match=r"expected at least one token, got float32\[2,0,4\]"):
         net.apply(params, X[:, :0])
     with pytest.raises(ValueError, match=r"a logit for each of 3 experts, got float32\[2,6,5\]"):
         nn.MixtureOfExperts(nn.Dense(4), 3, router=nn.Dense(5)).init(KEY, X)

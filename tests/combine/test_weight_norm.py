@@ -74,7 +74,7 @@ def test_what_it_refuses(wrap):
     name = wrap.__name__
     with pytest.raises(ValueError, match=rf"{name}: no parameter matches '\*\*/w'; parameters a"):
         wrap(nn.LayerNorm()).init(KEY, x)
-    with pytest.raises(ValueError, match="there are: none"):
+    with pytest.raises(ValueError, match="parameters are: none"):
         wrap(jax.nn.relu).init(KEY, x)
     with pytest.raises(ValueError, match=f"'alpha' is a single number, which {name} cannot"):
         wrap(nn.PReLU(), match="alpha").init(KEY, x)

@@ -61,7 +61,7 @@ def test_masks_by_a_loop(causal: bool, window: int | None):
 
 def test_other_segments_are_refused():
     with pytest.raises(
-        TypeError, match=r"segment_ids must be integers: 0 for padding .* got float32"
+        TypeError, match=r"segment_ids must be integers: 0 for padding, .* got float32"
     ):
         check_segments(jnp.ones(3), (3,))
     with pytest.raises(TypeError, match=r"got \[1, 2\]"):

@@ -187,8 +187,8 @@ def test_half_precision_parameters_generate(gpt):
         ([[1], [0.5]], {}, "prompt 1 must be integer tokens, got "),
         ("abc", {}, "prompts must be tokens, got the text 'abc'"),
         (np.zeros((1, 1, 1), int), {}, r"prompts must be tokens \(T,\) or \(rows, T\)"),
-        ([[1], [3, 11]], {}, r"prompt 1 holds token 11 at 1, wanted 0 \.\. 10"),
-        ([[1, -1], [3]], {}, r"prompt 0 holds token -1 at 1, wanted 0 \.\. 10"),
+        ([[1], [3, 11]], {}, r"prompt 1 contains token 11 at 1, expected 0 \.\. 10"),
+        ([[1, -1], [3]], {}, r"prompt 0 contains token -1 at 1, expected 0 \.\. 10"),
         (
             np.array([[1, 2**32 + 1]]),
             {},

@@ -183,13 +183,16 @@ def test_rows_that_see_nothing_have_the_bias():
         ),
         (
             lambda: nn.MultiHeadAttention(2, rotary=cast(Any, True)),
-            r"rotary is a value such as nn.RotaryEmbedding\(\), got True",
+            r"rotary must be nn.RotaryEmbedding\(...\), got True",
         ),
         (
             lambda: nn.MultiHeadAttention(2, dropout=1.0),
             r"dropout must be a dropout rate in \[0, 1\); got 1.0",
         ),
-        (lambda: nn.MultiHeadAttention(2, implementation="flash"), "'xla' or 'cudnn', got 'flash'"),
+        (
+            lambda: nn.MultiHeadAttention(2, implementation="flash"),
+            "'xla', or 'cudnn', got 'flash'",
+        ),
         (lambda: nn.MultiHeadAttention(2, soft_cap=0.0), "soft_cap must be a number > 0, got 0.0"),
         (
             lambda: nn.MultiHeadAttention(2, cache=-1),
@@ -224,17 +227,17 @@ def test_settings_refused(make: Any, text: str):
         (
             nn.MultiHeadAttention(2, causal=True),
             (X, X),
-            "causal apply to positions of one sequence",
+            "causal cannot be used with a memory",
         ),
         (
             nn.MultiHeadAttention(2, rotary=nn.RotaryEmbedding()),
             (X,),
-            "turns 3 of a head's 3: choose head_dim",
+            "rotates 3 of a head's 3; choose head_dim",
         ),
     ],
 )
 def test_inputs_refused(net: Any, inputs: Any, text: str):
-    with pytest.raises(ValueError, match=rf"at 'block', Attention.*{text}"):
+    with pytest.raises(ValueError, match=rf"at 'block', MultiHeadAttention.*{text}"):
         _At(net).init(KEY, *inputs)
 
 

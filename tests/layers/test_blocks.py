@@ -122,7 +122,7 @@ def test_weights_of_a_video_are_shared_over_its_frames():
             TypeError,
             "SqueezeExcitation.activation must be a plain function such as jax.nn.gelu, got 'relu'",
         ),
-        (lambda: nn.SqueezeExcitation(0), ValueError, "SqueezeExcitation.reduction is an int"),
+        (lambda: nn.SqueezeExcitation(0), ValueError, "SqueezeExcitation.reduction must be an int"),
         (
             lambda: nn.PatchEmbedding(4, (2, 0)),
             ValueError,

@@ -207,7 +207,7 @@ def test_a_rate_that_rounds_to_one_is_refused(kind):
     name = kind.__name__
     with pytest.raises(ValueError, match=f"{name}.rate .* got 0.999999999, which is 1 in float32"):
         kind(0.999999999)
-    with pytest.raises(ValueError, match=r"write Attention\(dropout=0.999\)"):
+    with pytest.raises(ValueError, match=r"write MultiHeadAttention\(dropout=0.999\)"):
         nn.MultiHeadAttention(2, dropout=0.999999999)
 
 

@@ -72,7 +72,9 @@ OUTSIDE = [
 @pytest.mark.parametrize(("dtype", "token"), OUTSIDE)
 def test_a_token_outside_gives_nan_and_no_gradient(dtype, token):
     ids = jnp.array([token, 1], dtype)
-    with pytest.raises(ValueError, match=rf"at 'ids', .*0 \.\. 4, got the token {token}: write"):
+    with pytest.raises(
+        ValueError, match=rf"at 'ids', .*0 \.\. 4, got the token {token}: (write|use) "
+    ):
         nn.Sequential(ids=NET).apply({"ids": TABLE}, ids)
     y = jax.jit(NET.apply)(TABLE, ids)
     assert np.isnan(y[0]).all()
@@ -152,7 +154,7 @@ def test_a_token_outside_gives_nan_in_its_bag_alone():
 
 def test_a_known_token_outside_is_refused_where_it_is_in_a_bag():
     net, ids = nn.EmbeddingBag(5, 3), jnp.array([0, 5, 1])
-    with pytest.raises(ValueError, match=r"got the token 5: write EmbeddingBag\(6, 3\), say"):
+    with pytest.raises(ValueError, match=r"got the token 5: write EmbeddingBag\(6, 3\) for a"):
         net.apply(TABLE, ids)
     y = net.apply(TABLE, ids, segment_ids=jnp.array([1, 0, 1]))
     assert_near(y, (TABLE["w"][0] + TABLE["w"][1]) / 2)

@@ -128,7 +128,7 @@ def test_refused():
         ValueError, match=r"requires 0 <= min_radius < max_radius <= 1, got min_rad"
     ):
         nn.LinearRecurrence(3, 0.9, 0.5)
-    with pytest.raises(TypeError, match=r"LinearRecurrence.min_radius is a number, got 'a'"):
+    with pytest.raises(TypeError, match=r"LinearRecurrence.min_radius must be a number, got 'a'"):
         nn.LinearRecurrence(3, min_radius=cast(Any, "a"))
     with pytest.raises(
         ValueError, match=r"LinearRecurrence.max_phase must be an angle > 0, got 0.0"

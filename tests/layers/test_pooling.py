@@ -207,7 +207,7 @@ REFUSED = [
     ),
     (lambda: nn.MinPool(2, dilation=0), "MinPool.dilation must be an int >= 1"),
     (lambda: nn.MaxPool(2, padding="full"), "MaxPool.padding must be 'same', 'valid', an int >= 0"),
-    (lambda: nn.AvgPool(2, padding=-1), "int or a pair of ints for each of the 1 axes; got -1"),
+    (lambda: nn.AvgPool(2, padding=-1), "int, or a pair of ints for each of the 1 axes; got -1"),
     (lambda: nn.AvgPool(2, ceil_mode=BAD), "AvgPool.ceil_mode must be True or False, got 1"),
     (
         lambda: nn.LpPool(0, 2),

@@ -166,7 +166,7 @@ def test_past_the_table():
         ),
         (
             lambda: nn.RotaryEmbedding(scaling=cast(Any, 2.0)),
-            "a rule such as Linear.*, got 2.0",
+            "a rule such as Linear.*; got 2.0",
         ),
         (lambda: nn.LinearScaling(-1.0), "LinearScaling.factor must be a number > 0, got -1.0"),
         (lambda: nn.LearnedPositions(0), "LearnedPositions.length must be an int >= 1, got 0"),

@@ -26,7 +26,7 @@ from tests.cases import KEY, floats
         (lambda: CharLSTM(layers=0), "CharLSTM.layers must be an int >= 1, got 0"),
         (lambda: CharLSTM(dropout=1.0), r"Dropout.rate .* in \[0, 1\)"),
         (lambda: ResNet(stages=()), r"ResNet.stages must be a tuple of ints >= 1, got \(\)"),
-        (lambda: ResNet(stem="tiny"), "ResNet.stem is 'imagenet' or 'cifar', got 'tiny'"),  # type: ignore[arg-type]
+        (lambda: ResNet(stem="tiny"), "ResNet.stem must be 'imagenet' or 'cifar', got 'tiny'"),  # type: ignore[arg-type]
         (
             lambda: ViT(patch=15),
             "ViT.patch must divide the image size, got patches of 15 for images of 224",
@@ -39,9 +39,9 @@ from tests.cases import KEY, floats
             lambda: GPT(num_heads=5),
             "GPT.num_heads must divide the width, got 5 for a width of 384",
         ),
-        (lambda: GPT(norm="batch"), "GPT.norm is 'layer' or 'rms', got 'batch'"),  # type: ignore[arg-type]
+        (lambda: GPT(norm="batch"), "GPT.norm must be 'layer' or 'rms', got 'batch'"),  # type: ignore[arg-type]
         (lambda: GPT(num_kv_heads=4), "num_kv_heads must divide num_heads, got 4 for 6"),
-        (lambda: GPT(num_heads=128, positions="rotary"), "turn.* pairs of features"),
+        (lambda: GPT(num_heads=128, positions="rotary"), "rotate pairs of features"),
         (lambda: GPT(hidden=0), "GPT.hidden must be an int >= 1, got 0"),
         (lambda: GPT(dropout=-0.1), r"dropout must be a dropout rate in \[0, 1\); got -0.1"),
         (lambda: UNet(width=True), "UNet.width must be an int >= 1, got True"),

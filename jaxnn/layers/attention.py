@@ -374,8 +374,8 @@ class MultiHeadAttention(Primitive):
         wrong = [name for name in asked if getattr(self, name)]
         if wrong:
             raise ValueError(
-                f"{' and '.join(wrong)} cannot be used with a memory, which has other positions: use "
-                "another MultiHeadAttention for the memory"
+                f"{' and '.join(wrong)} cannot be used with a memory, which has other positions: "
+                "use another MultiHeadAttention for the memory"
             )
 
     def _check_length_known(self, segment_ids: Any) -> None:

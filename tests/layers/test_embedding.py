@@ -207,7 +207,10 @@ WRONG: Any = "median"
 REFUSED = [
     (lambda: nn.Embedding(5, 3, padding=5), "Embedding.padding must be a token, an int in [0, 5)"),
     (lambda: nn.EmbeddingBag(5, 3, padding=-1), "or None; got -1"),
-    (lambda: nn.EmbeddingBag(5, 3, WRONG), "EmbeddingBag.mode is 'sum', 'mean', 'max'; got"),
+    (
+        lambda: nn.EmbeddingBag(5, 3, WRONG),
+        "EmbeddingBag.mode must be one of 'sum', 'mean', 'max'; got",
+    ),
     (lambda: nn.EmbeddingBag(5, 3, bags=0), "EmbeddingBag.bags must be an int >= 1, got 0"),
     (lambda: BAG.apply(TABLE, IDS > 1), "expected an array of integer tokens, got bool[2,3]"),
     (

@@ -48,6 +48,18 @@ class Cell(Primitive):
 
     Args:
         features: Number of features of the hidden state and the output.
+
+    >>> import jaxnn as nn
+    >>> class Leaky(nn.Cell):
+    ...     def parameters(self, carry, x):
+    ...         w_init, b_init = (nn.glorot_uniform(),), (nn.zeros(),)
+    ...         return {"input": self._input(x, w_init, b_init), "recurrent": self._recurrent(w_init)}
+    ...     def step(self, carry, gate):
+    ...         h = 0.9 * carry["h"] + 0.1 * jnp.tanh(gate)
+    ...         return {"h": h}, h
+    >>> net, x = nn.Recurrent(Leaky(8)), jnp.ones((2, 5, 3))
+    >>> net.apply(net.init(jax.random.key(0), x), x).shape
+    (2, 5, 8)
     """
 
     features: int

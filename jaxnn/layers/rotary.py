@@ -89,6 +89,10 @@ class DynamicNTKScaling(Scaling):
         original_length: Length of the sequences of training.
 
     Reference: emozilla, Dynamically scaled RoPE, 2023.
+
+    >>> rule = DynamicNTKScaling(2.0, original_length=16)
+    >>> [round(1 / float(rule.frequencies(4, 10000.0, length)[1])) for length in (8, 16, 32)]
+    [100, 100, 300]
     """
 
     factor: float
@@ -116,6 +120,10 @@ class YaRNScaling(Scaling):
         magnitude: Factor of queries and keys. Default: 0.1 ln(factor) + 1.
 
     Reference: Peng et al., YaRN: efficient context window extension of large language models, 2023.
+
+    >>> rule = YaRNScaling(4.0, original_length=4096)
+    >>> [round(float(f), 5) for f in rule.frequencies(4, base=10000.0, length=4096)]
+    [1.0, 0.00625]
     """
 
     factor: float
@@ -149,6 +157,9 @@ class Llama3Scaling(Scaling):
         high: Number of turns above which a pair is unchanged. Default: 4.
 
     Reference: Llama team, The Llama 3 herd of models, 2024 (the code published with it).
+
+    >>> [round(float(f), 6) for f in Llama3Scaling().frequencies(4, base=500000.0, length=8192)]
+    [1.0, 0.000525]
     """
 
     factor: float = 8.0

@@ -38,6 +38,10 @@ class Decoder(Composite):
         blocks: Layer of all transformer blocks.
         norm: Final norm.
         head: Output layer. None to use the embedding's table.
+
+    >>> net = GPT(layers=2, width=16, num_heads=2).network(outputs=84)
+    >>> type(net).__name__, net.embedding
+    ('Decoder', Embedding(84, 16, w_init=normal(stddev=0.02)))
     """
 
     embedding: Layer

@@ -22,6 +22,11 @@ class ResNetBlock(Composite):
     Args:
         branch: Layer of the residual branch.
         shortcut: Layer of the shortcut. Default: None, for the identity.
+
+    >>> import jax.numpy as jnp
+    >>> block = ResNetBlock(Conv(4, (3, 3)))
+    >>> block.apply(block.init(jax.random.key(0), x := jnp.ones((2, 8, 8, 4))), x).shape
+    (2, 8, 8, 4)
     """
 
     branch: Layer

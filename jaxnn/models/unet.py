@@ -24,6 +24,11 @@ class UNetLevel(Composite):
         coarse: Layer that halves the height and width, applies the coarser levels, and doubles the
             height and width again.
         decode: Layer from the concatenated features to the output.
+
+    >>> coarse = Sequential(MaxPool((2, 2)), ConvTranspose(4, (2, 2), stride=2))
+    >>> net, x = UNetLevel(Conv(4, (3, 3)), coarse, Conv(6, (3, 3))), jnp.ones((2, 8, 8, 1))
+    >>> net.apply(net.init(jax.random.key(0), x), x).shape
+    (2, 8, 8, 6)
     """
 
     encode: Layer

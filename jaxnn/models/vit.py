@@ -42,6 +42,10 @@ class PatchTransformer(Composite):
 
     Raises:
         ValueError: If the images have another size.
+
+    >>> net = ViT(image=8, patch=4, layers=2, width=16, num_heads=2).network(outputs=10)
+    >>> type(net).__name__, net.patches
+    ('PatchTransformer', PatchEmbedding(16, 4))
     """
 
     patches: Layer

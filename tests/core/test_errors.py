@@ -557,11 +557,11 @@ def test_what_a_field_cannot_hold(item, text):
         (lambda: nn.Sequential(a=nn.LayerNorm), "Sequential['a'] got the class LayerNorm"),
         (lambda: nn.Remat(nn.Dense), "Remat.inner got the class Dense; an instance is wanted"),
         (lambda: Block(nn.LayerNorm, NET), "Block.norm got the class LayerNorm"),
-        (lambda: Block(3, NET), "Block.norm wants a layer or a function, got 3"),
-        (lambda: nn.Sequential("relu"), "Sequential[0] wants a layer or a function, got 'relu'"),
+        (lambda: Block(3, NET), "Block.norm must be a layer or a function, got 3"),
+        (lambda: nn.Sequential("relu"), "Sequential[0] must be a layer or a function, got 'relu'"),
         (
             lambda: nn.Sequential(None),
-            "Sequential[0] wants a layer or a function, got None; leave it out",
+            "Sequential[0] must be a layer or a function, got None; leave it out",
         ),
         (
             lambda: nn.Sequential([NET]),
@@ -729,7 +729,7 @@ def test_features(features):
     check(
         lambda: nn.Dense(features),
         ValueError,
-        f"Dense.features must be an int >= 1, got {item!r}; write Dense(features=128), say",
+        f"Dense.features must be an int >= 1, got {item!r}; write for example Dense(features=128)",
     )
     check(lambda: nn.Embedding(3, features), ValueError, "Embedding.features must be an int >= 1")
 

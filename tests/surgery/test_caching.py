@@ -169,7 +169,7 @@ def test_writing_past_the_length():
         match=r"cache of 4 positions holds 3, so 2 more .*with_cache\(net, leng",
     ):
         net.apply(params, X[:, :2], state=state)
-    with pytest.raises(ValueError, match="of which 0 are taken: 6 more do not fit"):
+    with pytest.raises(ValueError, match="holds 0, so 6 more do not fit"):
         net.init_state(X)
     y, state = step(net, params, X[:, 3:4], state)
     assert jnp.isfinite(y).all()

@@ -159,7 +159,7 @@ def test_a_traced_number():
             "0",
             None,
             TypeError,
-            "Sequential[0] wants a layer or a function",
+            "Sequential[0] must be a layer or a function",
         ),
         (nn.Remat(nn.Dense(3)), "inner", 5, TypeError, "Remat.inner wants a layer or a function"),
         (STACK, "blocks", [BLOCK], TypeError, "Stack.blocks got a list"),

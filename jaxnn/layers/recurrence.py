@@ -52,8 +52,8 @@ class Cell(Primitive):
     >>> import jaxnn as nn
     >>> class Leaky(nn.Cell):
     ...     def parameters(self, carry, x):
-    ...         w_init, b_init = (nn.glorot_uniform(),), (nn.zeros(),)
-    ...         return {"input": self._input(x, w_init, b_init), "recurrent": self._recurrent(w_init)}
+    ...         w, b = (nn.glorot_uniform(),), (nn.zeros(),)
+    ...         return {"input": self._input(x, w, b), "recurrent": self._recurrent(w)}
     ...     def step(self, carry, gate):
     ...         h = 0.9 * carry["h"] + 0.1 * jnp.tanh(gate)
     ...         return {"h": h}, h

@@ -1,4 +1,4 @@
-"""GPT: a transformer that predicts the next token, as GPT-2 or LLaMA."""
+"""GPT: a transformer that predicts the next token, in the form of GPT-2 or LLaMA."""
 
 import dataclasses
 import math

@@ -557,8 +557,8 @@ def test_what_a_field_cannot_hold(item, text):
         (lambda: nn.Sequential(a=nn.LayerNorm), "Sequential['a'] got the class LayerNorm"),
         (lambda: nn.Remat(nn.Dense), "Remat.inner got the class Dense; an instance is wanted"),
         (lambda: Block(nn.LayerNorm, NET), "Block.norm got the class LayerNorm"),
-        (lambda: Block(3, NET), "Block.norm must be a layer or a function, got 3"),
-        (lambda: nn.Sequential("relu"), "Sequential[0] must be a layer or a function, got 'relu'"),
+        (lambda: Block(3, NET), "Block.norm wants a layer or a function, got 3"),
+        (lambda: nn.Sequential("relu"), "Sequential[0] wants a layer or a function, got 'relu'"),
         (
             lambda: nn.Sequential(None),
             "Sequential[0] must be a layer or a function, got None; leave it out",

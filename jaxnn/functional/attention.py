@@ -36,11 +36,11 @@ def attention(
 ) -> jax.Array:
     """Attention: `softmax(scale * q @ k.T + bias) @ v` for each head, over the visible keys.
 
-    A key is visible to a query unless a mask, `causal`, `window`, or `segment_ids` hide it. Hidden
-    keys and values have no effect on the output of the query, even if they are NaN or inf. With a
-    mask, a bias, or segment_ids, they have no effect on gradients either. If some keys are hidden,
-    a query that contains NaN or inf, or to which such a key or value is visible, gives NaN. A query
-    without a visible key gives zeros, and zero gradients.
+    A key is visible to a query unless a mask, a bias of -inf, `causal`, `window`, or `segment_ids`
+    hides it. Hidden keys and values have no effect on the output of the query, even if they are NaN
+    or inf. With a mask, a bias, or segment_ids, they have no effect on gradients either. If some
+    keys are hidden, a query that contains NaN or inf, or to which such a key or value is visible,
+    gives NaN. A query without a visible key gives zeros, and zero gradients.
 
     The softmax is computed in at least float32. Query head h uses key head
     h // (heads / kv_heads).

@@ -6,8 +6,8 @@ entry if there is one axis, and two entries if there are two axes. The names are
 
 - "same": zeros for an output of length ceil(n / stride), with the odd one at the end.
 - "valid": no padding.
-- "causal": zeros at the front only, so that no output depends on a later input. If there are
-  several axes, it must be given for each axis by name.
+- "causal": zeros at the front only, so that no output depends on a later input. With several
+  axes, it must be an entry of a tuple.
 - "circular", "reflect", "replicate": window - 1 elements, with the odd one at the end, taken from
   the other end of the axis, the axis mirrored at its end (without the end itself), or its last
   element. The output has length ceil(n / stride).

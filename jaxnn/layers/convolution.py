@@ -175,8 +175,9 @@ class Separable(Composite):
         pointwise: Map of the channels of each element.
 
     >>> import jax, jax.numpy as jnp
-    >>> net, x = Separable(DepthwiseConv((3, 3), bias=False), Conv(64, (1, 1))), jnp.zeros((8, 8, 16))
-    >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0), x)["pointwise"])
+    >>> net = Separable(DepthwiseConv((3, 3), bias=False), Conv(64, (1, 1)))
+    >>> params = net.init(jax.random.key(0), jnp.zeros((8, 28, 28, 16)))
+    >>> jax.tree.map(jnp.shape, params["pointwise"])
     {'b': (64,), 'w': (1, 1, 16, 64)}
     """
 

@@ -94,7 +94,7 @@ def test_another_rank(call):
         lambda: call(KEY, [1.0, 2.0]),
         TypeError,
         "at '0', Dense(3): expected an array of shape (..., inputs), got [1.0, 2.0]; "
-        "write jnp.asarray(x)",
+        "use jnp.asarray(x)",
     )
 
 

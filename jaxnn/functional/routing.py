@@ -1,8 +1,8 @@
 """Routing of tokens to experts: assignment, dispatch, collection, and the load-balancing loss.
 
 Each of G groups has T tokens. A token goes to k of E experts, and an expert takes at most C tokens
-of a group. Each group has E * C slots, C for each expert; the value E * C means that an assignment
-has no slot because its expert is full.
+of a group. Each group has E * C slots, C for each expert; the value E * C marks an assignment
+without a slot.
 """
 
 from typing import NamedTuple

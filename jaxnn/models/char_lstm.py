@@ -37,10 +37,9 @@ class CharLSTM:
         Args:
             outputs: Number of characters of the vocabulary.
 
-        >>> CharLSTM(width=64, layers=1).network(outputs=84)
-        Sequential(embedding=Embedding(84, 64), layers=Sequential(Recurrent(LSTMCell(64)),
-        Dropout(0.0)), \
-head=Dense(84))
+        >>> net = CharLSTM(width=64, layers=1).network(outputs=84)
+        >>> net.layers["embedding"], net.layers["layers"], net.layers["head"]
+        (Embedding(84, 64), Sequential(Recurrent(LSTMCell(64)), Dropout(0.0)), Dense(84))
         """
         layers = (Recurrent(LSTMCell(self.width)), Dropout(self.dropout)) * self.layers
         return Sequential(

@@ -116,7 +116,7 @@ def packed_convolution(
 
     Returns:
         The output (..., T, m), and a pair of the last `before` inputs and segment_ids, to precede
-        the next chunk; all but the last sequence is zero in them.
+        the next chunk. Both are zero outside the last sequence.
 
     >>> import jax.numpy as jnp
     >>> x, segment_ids = jnp.array([[0.0], [1], [2], [3], [4]]), jnp.array([0, 1, 1, 2, 2])

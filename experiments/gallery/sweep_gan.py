@@ -103,8 +103,14 @@ def main(config: Config = Config()) -> dict[str, float]:
     """Train a grid of nine lanes: the smallest distance, and that of two real samples."""
     program, numbers = lanes(build, config, {name: SPACE[name].grid(3) for name in SPACE})
     points, others = data(config)
-    options = {"batch_size": config.batch_size, "steps": config.steps, "every": config.steps}
-    state, _ = train.fit(program, points, key=jax.random.key(config.seed), **options)
+    state, _ = train.fit(
+        program,
+        points,
+        key=jax.random.key(config.seed),
+        batch_size=config.batch_size,
+        steps=config.steps,
+        every=config.steps,
+    )
     evaluated = train.evaluate(program, state, others, batch_size=len(others))
     found = [evaluated[f"distance {lane}"] for lane in range(len(numbers))]
     for row, value in zip(numbers, found, strict=True):

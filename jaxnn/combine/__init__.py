@@ -1,1 +1,1 @@
-"""Combinators, which hold several layers, and wrappers, which turn a layer into a layer."""
+"""Combinators, which contain several layers, and wrappers, which turn a layer into a layer."""

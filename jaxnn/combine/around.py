@@ -1,4 +1,4 @@
-"""around: a network with something put around those of its layers that fit a pattern."""
+"""around: wrap the layers of a network that match a pattern."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,16 +10,16 @@ from ..core.wrapper import Wrapper
 
 
 def around(net: Layer, pattern: str, wrap: Callable[[Layer], Layer]) -> Layer:
-    """`net` with `wrap(layer)` for every layer whose path fits, but for those below another one.
+    """Replace each layer whose path matches by `wrap(layer)`, except layers below another match.
 
-    Paths are those of the parameters: a wrapper adds no level to them, and stands outside of what
-    is put around the layer within.
+    Paths are those of parameters. A wrapper adds no level to them, and remains outside what is
+    wrapped around its inner layer.
     """
     return _around(net, pattern, wrap, ())
 
 
 def places(net: Layer, path: paths.Path = ()) -> Iterator[paths.Path]:
-    """The paths of all layers below a network."""
+    """Yield the paths of all layers below a network."""
     if isinstance(net, Wrapper):
         yield from places(net.wrapped, path)
         return

@@ -1,4 +1,4 @@
-"""Bidirectional: a layer that reads a sequence from both ends."""
+"""Bidirectional: process a sequence in both directions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from ..core.wrapper import Wrapper
 
 
 def side_by_side(forward: jax.Array, backward: jax.Array) -> jax.Array:
-    """Both along the last axis.
+    """Concatenate both outputs along the last axis.
 
     >>> import jax.numpy as jnp
     >>> side_by_side(jnp.zeros((3, 2)), jnp.zeros((3, 2))).shape
@@ -25,19 +25,25 @@ def side_by_side(forward: jax.Array, backward: jax.Array) -> jax.Array:
 
 
 class Bidirectional(Composite):
-    """y = merge(layer(x), the same layer reading x from its end), each with its own parameters.
+    """Process a sequence in both directions: `y = merge(forward(x), backward(x))`.
 
-    `layer` is a `Recurrent` or `LinearRecurrence`, or a network that holds some: in the backward
-    copy the field `reverse` of each is the other way round. Parameters are
-    {"forward": ..., "backward": ...}; y is (..., T, 2 features) by default, and merge any function
-    of both, such as jnp.add. With `output="last"` inside, y is (..., 2 features): the last output
-    of either direction, each of which has seen the whole sequence. Rows of different lengths are
-    padded, on whichever side, and marked by `segment_ids`. Layers are stacked by
-    `Sequential(Bidirectional(...), Bidirectional(...))`, where each sees both directions of the one
-    before.
+    `backward` is the same layer with separate parameters, in which each field `reverse` is
+    inverted. x has shape (..., T, n) and y, by default, (..., T, 2 * features). With
+    `output="last"` in the layer, y is (..., 2 * features): the last output of each direction, each
+    of which depends on the whole sequence. Parameters are {"forward": ..., "backward": ...}.
 
-    `carry` holds one for each direction by name, as does that which `method="unroll"` gives beside
-    the output. Raises ValueError where nothing inside can be reversed, and under `nn.with_cache`.
+    Rows of different lengths are padded on either side and marked by `segment_ids`. The named input
+    `carry` is a dict of a carry for each direction, and so is the carry that `method="unroll"`
+    returns. In `Sequential(Bidirectional(...), Bidirectional(...))` each layer receives both
+    directions of the previous one.
+
+    Args:
+        layer: A `Recurrent` or `LinearRecurrence`, or a network that contains some.
+        merge: Function of both outputs, such as `jnp.add`. Default: concatenation along the last
+            axis.
+
+    Raises:
+        ValueError: If nothing in the layer can be reversed, or under `nn.with_cache`.
 
     Reference: Schuster and Paliwal, Bidirectional recurrent neural networks, 1997.
 
@@ -53,15 +59,15 @@ class Bidirectional(Composite):
     merge: Callable[..., Any] = side_by_side
 
     def __post_init__(self) -> None:
-        """Check that there is something to reverse."""
+        """Check the fields."""
         if isinstance(self.merge, Layer) or not callable(self.merge):
             raise TypeError(
-                f"Bidirectional.merge is a plain function of two outputs, got {self.merge!r}"
+                f"Bidirectional.merge must be a plain function of two outputs, got {self.merge!r}"
             )
         if reversed_layer(self.layer) == self.layer:
             raise ValueError(
-                f"{self.layer!r} has nothing with a field `reverse`; write "
-                "Bidirectional(nn.Recurrent(nn.LSTMCell(128))), say"
+                f"{self.layer!r} contains no layer with a field `reverse`; write for example "
+                "Bidirectional(nn.Recurrent(nn.LSTMCell(128)))"
             )
 
     def _children(self) -> Any:
@@ -71,35 +77,35 @@ class Bidirectional(Composite):
         ahead, back = children["forward"], children["backward"]
         if not isinstance(ahead, Layer):  # bound
             return copy_with(self, layer=(ahead, back))
-        # Both directions are one layer, so a change of either is one of both.
+        # Both directions are one layer, so a change of one changes the other.
         return copy_with(self, layer=ahead if ahead != self.layer else reversed_layer(back))
 
     def forward(self, x: Any, carry: Any = None) -> Any:
-        """Both outputs, merged."""
+        """Return both outputs, merged."""
         both: Any = self.layer
         if carry is None:
             return self.merge(*(one(x) for one in both))
         return self.merge(*(one(x, carry=begin) for one, begin in self._each(carry)))
 
     def unroll(self, x: Any, carry: Any = None) -> Any:
-        """The last carries by direction, and all outputs, merged."""
+        """Return the last carries by direction, and all outputs, merged."""
         begins = self._each({"forward": None, "backward": None} if carry is None else carry)
         (ahead, y), (back, z) = (one.unroll(x, carry=begin) for one, begin in begins)
         return {"forward": ahead, "backward": back}, self.merge(y, z)
 
     def _each(self, carry: Any) -> list[tuple[Any, Any]]:
-        """Both directions, each with its carry."""
+        """Return both directions, each with its carry."""
         if not isinstance(carry, dict) or set(carry) != {"forward", "backward"}:
             raise ValueError(
-                "Bidirectional takes a carry for each direction, a dict of 'forward' and "
-                f"'backward', as unroll gives it; got {describe(carry)}"
+                "Bidirectional expects a carry for each direction, a dict of 'forward' and "
+                f"'backward' as unroll returns it; got {describe(carry)}"
             )
         both: Any = self.layer
         return list(zip(both, (carry["forward"], carry["backward"]), strict=True))
 
 
 def reversed_layer(layer: Any) -> Any:
-    """The layer that reads from the other end: each field `reverse` in it the other way round."""
+    """Return the layer with each field `reverse` in it inverted."""
     if not isinstance(layer, Layer):
         return paths.map_with_path(lambda _, child: child and reversed_layer(child), layer)
     if isinstance(layer, Wrapper):

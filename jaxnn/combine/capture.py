@@ -1,4 +1,4 @@
-"""capture: a network that also returns what its layers gave on the way; Tap marks a value."""
+"""capture: return intermediate outputs of a network; Tap gives a value a path."""
 
 import dataclasses
 from typing import Any
@@ -14,11 +14,16 @@ from ..core.wrapper import Wrapper
 
 
 class capture(Wrapper):
-    """The same network, whose output is `(y, {path: value})` for every path that fits `match`.
+    """Return intermediate outputs of a network: the output becomes `(y, {path: value})`.
 
-    In `match`, `*` stands for any text in one segment and `**` for any segments. The value at a
-    path is the output of the layer there; a second call of the same layer is kept under `path@1`,
-    another method under `path.method`. Under `Repeat` and `Ensemble` values are stacked.
+    The value at a path is the output of the layer there. A second call of the same layer is stored
+    under `path@1`, and another method under `path.method`. Under `Repeat` and `Ensemble`, values
+    are stacked.
+
+    Args:
+        inner: Network, a layer or a function.
+        match: Path pattern of the values to return. `*` matches any text within one segment, and
+            `**` matches any number of segments. Default: `"**"`.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense, Sequential
@@ -33,10 +38,10 @@ class capture(Wrapper):
     match: str = "**"
 
     def __post_init__(self) -> None:
-        """Check the pattern."""
+        """Check the fields."""
         if not isinstance(self.match, str):
             raise TypeError(
-                f"capture.match is a path pattern such as 'blocks/**', got {self.match!r}"
+                f"capture.match must be a path pattern such as 'blocks/**', got {self.match!r}"
             )
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
@@ -53,7 +58,7 @@ class capture(Wrapper):
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
         outer = call.capture
-        pattern = self.match if outer is None else "**"  # the outer one may want other values
+        pattern = self.match if outer is None else "**"  # the outer one may need other values
         below = dataclasses.replace(call, capture=Capture(pattern))
         output, state, captured = self.wrapped._evaluate(below, method, inputs, named)
         own = {path: item for path, item in captured.items() if paths.matches(self.match, path)}
@@ -63,7 +68,7 @@ class capture(Wrapper):
 
 
 class Tap(Primitive):
-    """The identity: a layer whose only use is to give a value a path, for `capture`.
+    """The identity. It gives a value a path, for `capture`.
 
     >>> import jax.numpy as jnp
     >>> Tap().apply({}, jnp.ones(2)).tolist()
@@ -71,5 +76,5 @@ class Tap(Primitive):
     """
 
     def forward(self, params: Any, x: Any) -> Any:
-        """The input."""
+        """Return the input."""
         return x

@@ -1,4 +1,4 @@
-"""Ensemble: n networks of one kind, side by side."""
+"""Ensemble: n copies of a network in parallel."""
 
 from typing import Any
 
@@ -16,10 +16,14 @@ from .repeat import check_count, check_stacked
 
 
 class Ensemble(Wrapper):
-    """`n` members of one network on the same inputs, by `jax.vmap`; outputs are stacked.
+    """Apply `n` copies of a network to the same inputs by `jax.vmap`, and stack their outputs.
 
-    Parameters, state and output have a leading axis of n. Member i is the network at
-    `fold_in(key, i)`, for its parameters and for its random numbers.
+    Parameters, state, and outputs have a leading axis of size n. Member i uses the key
+    `fold_in(key, i)` for initialization and for random numbers.
+
+    Args:
+        inner: Network, a layer or a function.
+        n: Number of members, at least 1.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense
@@ -33,7 +37,7 @@ class Ensemble(Wrapper):
     n: int
 
     def __post_init__(self) -> None:
-        """Check the number of members."""
+        """Check the fields."""
         check_count(self.n, "Ensemble")
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
@@ -57,6 +61,6 @@ class Ensemble(Wrapper):
 
         members = (params, state, jnp.asarray(hashes))
         if key is not None and "threefry" not in str(jax.random.key_impl(key)):
-            # Other generators draw from the first key only under vmap: every mask would be equal.
+            # Under vmap other generators use the first key only, so all masks would be equal.
             return lax.map(member, members)
         return jax.vmap(member)(members)

@@ -15,28 +15,28 @@ from ..layers.checks import check_not_training
 
 
 class Inference(Wrapper):
-    """The same layer in inference mode, also when the network around it is trained.
+    """Run a layer in inference mode, even while the network around it is trained.
 
-    Inside, `train` is False, no key is needed or passed, and the parameters are constants:
+    Inside, `train` is False, no key is needed or passed, and parameters are constants:
 
         y = layer.apply(lax.stop_gradient(params), x, state=state)
 
-    Gradients with respect to the inputs pass through. State is read and returned unchanged, except
-    for the caches of `nn.with_cache`, which move on from call to call. `train.Minimize`,
-    `train.Supervised`, and every other training step never give the parameters to the optimizer:
-    they have no moments, no weight decay, and no share of a global norm. They are still a part of
-    the network's parameters, at the same paths as without this wrapper.
+    Gradients with respect to the inputs are computed. State is read and returned unchanged, except
+    for the caches of `nn.with_cache`, which are updated. `train.Minimize`, `train.Supervised`, and
+    all other training steps exclude the parameters from the optimizer: they have no moments, no
+    weight decay, and do not count in a global norm. They remain part of the network's parameters,
+    at the same paths as without this wrapper.
 
-    The adapters of an `nn.LoRA` outside of `Inference` are trained, so that
+    The adapters of an `nn.LoRA` outside `Inference` are trained, so
     `nn.add_lora(nn.Inference(net), params, key, x)` fine-tunes a network whose own parameters do
-    not change. An `nn.WeightNorm` outside has the parameters of the weights inside, which are
-    constants too.
+    not change. The parameters of an `nn.WeightNorm` outside `Inference` are constants, since they
+    replace weights inside.
 
     Args:
-        inner: the layer, or a plain function.
+        inner: Layer or function.
 
     Raises:
-        ValueError: in training, if a layer inside keeps a cache.
+        ValueError: In training, if a layer inside keeps a cache.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> teacher = nn.Sequential(nn.Dense(2), nn.Dropout(0.5))
@@ -65,7 +65,7 @@ class Inference(Wrapper):
             params=call.params if call.stopped else lax.stop_gradient(call.params),
             key=None,
             train=False,
-            # State that does not change may be read inside a transform of the user's own.
+            # State that does not change may be read inside a user's own transform.
             foreign=call.foreign and caching is not None,
         )
         outcome = self.wrapped._evaluate(below, method, inputs, named)
@@ -76,7 +76,7 @@ class Inference(Wrapper):
 
 
 def layers_in(item: Any) -> Iterator[Layer]:
-    """A layer and all layers in it, or all layers in nested dicts and tuples."""
+    """Yield a layer and all layers in it, or all layers in nested dicts and tuples."""
     if isinstance(item, Layer):
         yield item
         item = item.wrapped if isinstance(item, Wrapper) else item._children()
@@ -89,7 +89,7 @@ def layers_in(item: Any) -> Iterator[Layer]:
 
 
 def _with_caches(item: Any, before: Any, after: Any) -> Any:
-    """The state before, with the caches after."""
+    """Return the state `before`, with the caches of `after`."""
     if isinstance(item, Layer):
         if getattr(item, "cache", 0):
             return after

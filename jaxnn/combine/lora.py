@@ -1,4 +1,4 @@
-"""LoRA: weights with a product of two narrow matrices added, to be trained in their place."""
+"""LoRA: weights plus a trainable product of two narrow matrices."""
 
 import dataclasses
 import functools
@@ -22,20 +22,27 @@ from .weight_norm import check_fits, check_match, each_of_stack
 
 
 class LoRA(Wrapper):
-    """The same layer with base + scale * down @ up in place of each weight w.
+    """Low-rank adaptation: replace each weight w of a layer by `base + scale * down @ up`.
 
-    The parameter w becomes w/base, of its shape and with its numbers, w/down (n, rank) and w/up
-    (rank, m): m is the last axis of w, and n all others as one. up starts at 0, so that the layer
-    begins as it was. `match` is the pattern of the paths that are adapted, as in `capture`: by
-    default every parameter called w, kernels and tables too. Weights stacked by `Repeat` or
-    `Ensemble` inside are adapted one by one. `scale` is alpha / rank of the paper. The sum is taken
-    in at least float32. Raises ValueError where nothing fits `match`, or what fits has fewer than
-    two axes.
+    The parameter w becomes w/base, the original weight, w/down (n, rank), and w/up (rank, m), where
+    m is the last axis of w and n is the product of the others. up starts at 0, so the layer starts
+    unchanged. Weights stacked by `Repeat` or `Ensemble` inside are adapted separately. The sum is
+    computed in at least float32.
 
-    `nn.add_lora` puts it around a trained network, and `nn.merge_lora` adds the products into the
-    weights, of which the layer then computes the same. Only the adapters are trained around an
-    `nn.Inference`, or by an optimizer by path patterns that has None for all but `"**/down"` and
-    `"**/up"`.
+    `nn.add_lora` wraps a trained network, and `nn.merge_lora` adds the products to the weights,
+    with the same outputs. To train only the adapters, wrap an `nn.Inference`, or use
+    `train.partition` with None for all paths except `"**/down"` and `"**/up"`.
+
+    Args:
+        inner: Layer whose weights are adapted.
+        rank: Number of columns of down, at least 1. Default: 8.
+        match: Path pattern of the parameters to adapt, as for `capture`. Default: `"**/w"`, all
+            parameters called w, which includes kernels and tables.
+        scale: Factor of the product, alpha / rank in the paper. Default: 1.
+        down_init: Initializer of down. Default: `lecun_normal()`.
+
+    Raises:
+        ValueError: If no parameter matches, or if a parameter that matches has fewer than two axes.
 
     Reference: Hu et al., LoRA: low-rank adaptation of large language models, 2021.
 
@@ -53,13 +60,13 @@ class LoRA(Wrapper):
     down_init: InitFn = lecun_normal()
 
     def __post_init__(self) -> None:
-        """Check the rank, the pattern and the scale."""
+        """Check the fields."""
         if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
-            raise ValueError(f"LoRA.rank is an int >= 1, got {self.rank!r}")
+            raise ValueError(f"LoRA.rank must be an int >= 1, got {self.rank!r}")
         check_match(self)
         number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
         if not is_traced(self.scale) and not number:
-            raise TypeError(f"LoRA.scale is a number, got {self.scale!r}")
+            raise TypeError(f"LoRA.scale must be a number, got {self.scale!r}")
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
         declaration = declared(self.wrapped, method, inputs, named)
@@ -71,8 +78,8 @@ class LoRA(Wrapper):
             *rows, columns = param.slice_shape
             if not rows:
                 raise ValueError(
-                    f"{paths.text(path)!r} has the one axis {param.slice_shape}, which LoRA "
-                    "cannot adapt: choose others by match=..."
+                    f"{paths.text(path)!r} has only one axis, {param.slice_shape}, which LoRA "
+                    "cannot adapt; exclude it by match=..."
                 )
             stack = tuple((levels + 1, n) for levels, n in param.stack)
             copies = param.shape[: len(stack)]
@@ -91,7 +98,7 @@ class LoRA(Wrapper):
         return self.wrapped._evaluate(below, method, inputs, named)
 
     def _stopped(self, call: Call, spec: Any) -> Call:
-        """The call, without gradients of the frozen parameters: the adapters have some."""
+        """Return the call without gradients of frozen parameters; adapters keep theirs."""
         frozen = {path for path, param in paths.walk(spec) if param.frozen}
         params = paths.map_with_path(
             lambda path, leaf: lax.stop_gradient(leaf) if path in frozen else leaf, call.params
@@ -99,7 +106,12 @@ class LoRA(Wrapper):
         return dataclasses.replace(call, params=params, stopped=True)
 
     def merge(self, params: Any, path: paths.Path = ()) -> Any:
-        """The parameters of the inner layer, in which the products are added to the weights."""
+        """Return the parameters of the inner layer, with the products added to the weights.
+
+        Args:
+            params: Parameters of this layer.
+            path: Path of `params` within them. Default: ().
+        """
         if paths.matches(self.match, paths.text(path)):
             return _weight(params, self.scale, path)
         if isinstance(params, dict):
@@ -111,7 +123,7 @@ class LoRA(Wrapper):
 
 
 def _weight(parts: Any, scale: Any, path: paths.Path) -> jax.Array:
-    """The weight from its parts; Mismatch where they do not fit each other."""
+    """Return the weight from its parts; raise Mismatch if they do not match."""
     if isinstance(parts, dict) and parts.keys() == {"base", "down", "up"}:
         base, down, up = parts["base"], parts["down"], parts["up"]
         depth = down.ndim - 2
@@ -123,7 +135,7 @@ def _weight(parts: Any, scale: Any, path: paths.Path) -> jax.Array:
         ):
             return each_of_stack(functools.partial(_sum, scale), depth)(base, down, up)
     raise Mismatch(
-        f"{paths.text(path)!r} is a dict of base, down and up that fit each other, got "
+        f"{paths.text(path)!r} must be a dict of base, down, and up with matching shapes, got "
         f"{describe(parts)}"
     )
 

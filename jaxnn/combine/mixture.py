@@ -1,4 +1,4 @@
-"""MixtureOfExperts: many copies of a layer, of which each token visits a few."""
+"""MixtureOfExperts: many copies of a layer, a few of which process each token."""
 
 import math
 from typing import Any
@@ -27,32 +27,41 @@ from .repeat import check_stacked
 
 
 class MixtureOfExperts(Composite):
-    """y = sum of gate_i * expert_i(x) over the `top_k` experts that the router prefers.
+    """Mixture of experts: `y = sum_i gate_i * expert_i(x)` over `top_k` experts for each token.
 
-    x is (..., T, n) and y (..., T, m), as `expert` makes of it; its parameters are stacked, with a
-    leading axis of `experts`, copy i having the key `fold_in(key, i)`. The router, Dense(experts)
-    by default, computes in at least float32; the gate is the softmax probability for top_k = 1, and
-    for more those of the chosen, divided by their sum.
+    x has shape (..., T, n) and y (..., T, m), with m the output features of `expert`. The experts'
+    parameters are stacked along a leading axis; copy i is initialized with `fold_in(key, i)`. The
+    router computes in at least float32. The gate is the softmax probability if top_k = 1;
+    otherwise the probabilities of the chosen experts are divided by their sum.
 
-    Each expert takes ceil(capacity * top_k * T / experts) tokens of a sequence, first choices
-    before second ones and early tokens before late ones; what comes later is dropped: it adds
-    nothing to y, and a residual connection around passes it on. With
-    capacity >= experts / top_k none is, and only then is the layer causal, and the same in pieces
-    under `nn.with_cache`: else later first choices displace earlier second ones, and a shorter
-    piece has fewer places. Sequences of a batch do not compete. Where the named input
-    `segment_ids` (..., T) is 0, padding, a token takes no place and y is 0.
+    Each expert takes at most ceil(capacity * top_k * T / experts) tokens of a sequence; first
+    choices precede second choices, and early tokens precede late ones. Tokens over the capacity are
+    dropped: they add nothing to y, so the layer needs a residual connection around it. Sequences of
+    a batch do not compete. No tokens are dropped if capacity >= experts / top_k, and only then is
+    the layer causal and independent of the chunks of `nn.with_cache`. If the named input
+    `segment_ids` (..., T) is 0, the token is padding: it takes no capacity and its y is 0.
 
-    The load-balancing loss, experts * sum_i f_i P_i, passes through the Tap `balance`: f_i is the
-    share of assignments that go to expert i, P_i its mean probability. It is 1 at balance; train
-    with a small multiple of it:
+    The load-balancing loss is experts * sum_i f_i P_i, with f_i the fraction of assignments to
+    expert i and P_i its mean probability. It is 1 at perfect balance. The layer passes it to
+    `balance`, so that training can add a small multiple of it:
 
         net = nn.capture(net, "**/balance")
         y, taps = net.apply(params, x, key=key, train=True)
         loss = task(y, targets) + 0.01 * sum(jnp.mean(b) for b in taps.values())
 
-    Raises ValueError for top_k > experts, capacity <= 0 and an input of fewer than two axes.
+    Args:
+        expert: Layer to copy, from n to m features.
+        experts: Number of experts.
+        top_k: Number of experts for each token. Default: 2.
+        capacity: Capacity of an expert relative to an even distribution, a number > 0. Default:
+            1.25.
+        router: Layer from n features to `experts` logits. Default: `Dense(experts, bias=False)`.
+        balance: Layer that receives the load-balancing loss. Default: `Tap()`.
 
-    Reference: Shazeer et al., Outrageously large neural networks: the sparsely-gated
+    Raises:
+        ValueError: If top_k > experts, if capacity <= 0, or if the input has fewer than two axes.
+
+    References: Shazeer et al., Outrageously large neural networks: the sparsely-gated
     mixture-of-experts layer, 2017; Fedus et al., Switch transformers, 2021.
 
     >>> import jax, jax.numpy as jnp
@@ -73,38 +82,38 @@ class MixtureOfExperts(Composite):
     balance: Layer = Tap()
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the fields."""
         check_positive(self, "experts", "top_k")
         if self.top_k > self.experts:
             raise ValueError(
-                f"MixtureOfExperts.top_k is at most the number of experts, {self.experts}; got "
-                f"{self.top_k}"
+                f"MixtureOfExperts.top_k must be at most the number of experts, {self.experts}; "
+                f"got {self.top_k}"
             )
         if is_traced(self.capacity):
             raise TypeError(
-                f"MixtureOfExperts.capacity is the traced number {self.capacity}, but gives a "
+                f"MixtureOfExperts.capacity is the traced number {self.capacity}, but sets a "
                 "shape: pass a Python number"
             )
         number = isinstance(self.capacity, int | float) and not isinstance(self.capacity, bool)
         if not number or not self.capacity > 0:
             raise ValueError(
-                "MixtureOfExperts.capacity is how many times its even share an expert takes, a "
-                f"number > 0; got {self.capacity!r}"
+                "MixtureOfExperts.capacity must be relative to an even distribution, a number > 0; "
+                f"got {self.capacity!r}"
             )
         expert = self.expert.inner if isinstance(self.expert, Each) else self.expert
         object.__setattr__(self, "expert", Each(expert, self.experts))
-        if self.router == self._default_router():  # as it comes back from nn.replace
+        if self.router == self._default_router():  # as nn.replace returns it
             object.__setattr__(self, "router", None)
 
     def forward(self, x: jax.Array, segment_ids: jax.Array | None = None) -> jax.Array:
-        """Each token's experts, weighted."""
+        """Return the weighted outputs of each token's experts."""
         check_rank(self, x, 2, "(..., T, features)")
         tokens = x.shape[-2]
         if segment_ids is not None:
             check_segments(segment_ids, x.shape[:-1])
             x = without_padding(x, segment_ids)
         if x.size == 0:
-            raise ValueError(f"wants at least one token, got {describe(x)}")
+            raise ValueError(f"expected at least one token, got {describe(x)}")
         sequences = x.astype(floating_type(x)).reshape(-1, *x.shape[-2:])
         marks = None if segment_ids is None else segment_ids.reshape(-1, tokens)
         wide = wider_type(sequences.dtype, jnp.float32)
@@ -112,7 +121,7 @@ class MixtureOfExperts(Composite):
         logits = router(sequences.astype(wide), **_marks(router, marks)).astype(wide)  # type: ignore[misc]
         if logits.shape != (*sequences.shape[:-1], self.experts):
             raise ValueError(
-                f"the router gives a number for each of {self.experts} experts, got "
+                f"the router must return a logit for each of {self.experts} experts, got "
                 f"{describe(logits)} for {describe(sequences)}"
             )
         real = None if marks is None else marks != 0
@@ -122,7 +131,7 @@ class MixtureOfExperts(Composite):
         self.balance(balance)
         there = dispatch(sequences, slots, self.experts * places)
         split = there.reshape(-1, self.experts, places, x.shape[-1])
-        found = expert(jnp.swapaxes(split, 0, 1), **_marks(expert, None))  # of no sequence
+        found = expert(jnp.swapaxes(split, 0, 1), **_marks(expert, None))  # not a sequence
         back = jnp.swapaxes(found, 0, 1).reshape(-1, self.experts * places, found.shape[-1])
         y = collect(back, slots, gates).astype(sequences.dtype)
         return y.reshape(*x.shape[:-1], y.shape[-1])
@@ -135,12 +144,12 @@ class MixtureOfExperts(Composite):
 
 
 def _marks(layer: Any, segment_ids: Any) -> dict[str, Any]:
-    """The segment_ids of what a child gets, if it takes any, in place of those given by name."""
+    """Return the segment_ids to pass to a child that takes them, instead of the network's."""
     return {"segment_ids": segment_ids} if "segment_ids" in layer.layer._takes("forward") else {}
 
 
 class Each(Ensemble):
-    """An Ensemble in which member i gets element i of each input; it prints as the member."""
+    """An Ensemble whose member i receives element i of each input. Its repr is the member's."""
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
         def first(leaf: Any) -> Any:
@@ -167,7 +176,7 @@ class Each(Ensemble):
 
         members = (params, state, jnp.asarray(hashes), given)
         if key is not None and "threefry" not in str(jax.random.key_impl(key)):
-            return lax.map(member, members)  # as in Ensemble: vmap would repeat the first key
+            return lax.map(member, members)  # as in Ensemble: vmap would use the first key only
         return jax.vmap(member)(members)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Precision: one value that says in which type a network computes."""
+"""Precision: the type in which a network computes."""
 
 import dataclasses
 from typing import Any
@@ -17,26 +17,33 @@ from .around import around, places
 
 
 class Precision(Wrapper):
-    """The same network, computed in the floating type `compute`.
+    """Compute a network in the floating type `compute`.
 
-    Floating inputs and parameters are cast to `compute` and the output back to the type of the
-    first floating input (of the parameters, where all inputs are integers). Integers and state stay
-    as they are, and parameters keep their own type, so gradients and updates have it. Each layer
-    casts its parameters where it uses them. The gradient of a parameter with many uses (a bias, a
-    table, a weight in a scan or of a layer called many times) is summed in at least float32; in a
-    layer of your own, write `shared_sum`, `shared_product`, and `shared_rows` of
-    `jaxnn.functional.gradients` for `y + b`, `y * scale`, and `table[ids]`. Statistics, softmax and
-    losses are taken in at least float32 whatever `compute` is. Products of matrices and
-    convolutions come out in `compute`; their sums accumulate in float32 on the devices we know of:
-    XLA gives bfloat16 and float16 to the units of TPUs and GPUs that do so, and a CPU widens them.
+    Floating inputs and parameters are cast to `compute`, and outputs are cast back to the type of
+    the first floating input (or of the parameters, if all inputs are integers). Integers and state
+    are unchanged. Parameters keep their type, and so do gradients and updates. Each layer casts its
+    parameters where it uses them.
 
-    `keep` is a pattern of layers' paths, such as `"**/norm*"`: those compute in their parameters'
-    own type (without any, in the default one), with all below them. What they are given is widened
-    for them, and what they give is cast to `compute`.
+    Some results are computed in at least float32 whatever `compute` is: statistics, softmax,
+    losses, and the gradient of a parameter that is used many times (a bias, a table, a weight in a
+    scan, or the weights of a layer that is called many times). In custom layers, use `shared_sum`,
+    `shared_product`, and `shared_rows` of `jaxnn.functional.gradients` for `y + b`, `y * scale`,
+    and `table[ids]`. Matrix products and convolutions return `compute`; their sums accumulate in
+    float32 on TPUs, GPUs, and CPUs.
 
-    Without a network it is a policy alone, `Precision(compute="bfloat16")`, for
-    `train.Supervised(precision=...)`; `dataclasses.replace(policy, inner=net)` puts it around one.
-    Raises ValueError for a name that is no floating type, and where no layer fits `keep`.
+    Without a network it is a policy, `Precision(compute="bfloat16")`, for
+    `train.Supervised(..., precision=...)`; `dataclasses.replace(policy, inner=net)` applies it to
+    a network.
+
+    Args:
+        inner: Network, a layer or a function. Default: None, for a policy.
+        compute: Name of a floating type. Default: "bfloat16".
+        keep: Path pattern of layers, such as `"**/norm*"`, that compute in the type of their
+            parameters (without parameters, in the default type), with all layers below them. Their
+            inputs are widened, and their outputs are cast to `compute`. Default: None.
+
+    Raises:
+        ValueError: If `compute` is not the name of a floating type, or if no layer matches `keep`.
 
     Reference: Micikevicius et al., Mixed precision training, 2018.
 
@@ -54,40 +61,40 @@ class Precision(Wrapper):
     keep: str | None = None
 
     def _normalize_fields(self) -> None:
-        if self.inner is None:  # a policy, to be put around a network
+        if self.inner is None:  # a policy, to be applied to a network later
             Layer._normalize_fields(self)
         else:
             super()._normalize_fields()
 
     def __post_init__(self) -> None:
-        """Check the type's name and the pattern."""
+        """Check the fields."""
         try:
             floating = jnp.issubdtype(jnp.dtype(self.compute), jnp.floating)
         except TypeError:
             floating = False
         if not isinstance(self.compute, str) or not floating:
             raise ValueError(
-                "Precision.compute is the name of a floating type, such as 'bfloat16', 'float16' "
-                f"or 'float32'; got {self.compute!r}"
+                "Precision.compute must be the name of a floating type, such as 'bfloat16', "
+                f"'float16', or 'float32'; got {self.compute!r}"
             )
         if self.keep is None:
             return
         if not isinstance(self.keep, str):
             raise TypeError(
-                f"Precision.keep is a pattern of layers' paths such as '**/norm*', got "
+                f"Precision.keep must be a path pattern of layers such as '**/norm*', got "
                 f"{self.keep!r}"
             )
         if self.inner is not None:
             found = [paths.text(path) for path in places(self.wrapped)]
             if not any(paths.matches(self.keep, name) for name in found):
                 raise ValueError(
-                    f"Precision.keep={self.keep!r} fits no layer; there are: "
+                    f"Precision.keep={self.keep!r} matches no layer; layers are: "
                     f"{', '.join(found) or 'none below the network itself'}"
                 )
 
     @property
     def wrapped(self) -> Layer:
-        """The inner layer; TypeError for a policy without one."""
+        """The inner layer; raises TypeError for a policy without one."""
         if self.inner is None:
             raise TypeError(
                 f"{self!r} is a policy without a network: write nn.Precision(net, "
@@ -109,7 +116,7 @@ class Precision(Wrapper):
         return outcome._replace(output=as_floating(outcome.output, outside))
 
     def _computing(self) -> Layer:
-        """The network, with those of its layers that are kept marked."""
+        """Return the network with its kept layers wrapped in `Kept`."""
         if self.keep is None:
             return self.wrapped
         return around(self.wrapped, self.keep, lambda layer: Kept(layer, self.compute))
@@ -124,13 +131,13 @@ class Precision(Wrapper):
 
 
 class Kept(Wrapper):
-    """A layer within `Precision` that computes in its parameters' own type."""
+    """A layer within `Precision` that computes in the type of its parameters."""
 
     inner: LayerLike
     compute: str
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        # Declared types are the parameters' own, whatever the inputs' are.
+        # Declared types are those of the parameters, whatever the types of the inputs are.
         own = _floating_type(declared(self.wrapped, method, inputs, named).params)
         declaration = declared(self.wrapped, method, *as_floating((inputs, named), own))
         return declaration._replace(output=as_floating(declaration.output, self.compute))
@@ -142,6 +149,6 @@ class Kept(Wrapper):
 
 
 def _floating_type(trees: Any) -> Any:
-    """The type of the first floating array, or the default one."""
+    """Return the type of the first floating array, or the default floating type."""
     found = (leaf.dtype for leaf in jax.tree.leaves(trees) if is_floating(leaf))
     return next(found, jnp.result_type(float))

@@ -1,4 +1,4 @@
-"""quantize: a trained network whose weights are int8 numbers, for inference."""
+"""quantize: replace the weights of a trained network by int8 numbers, for inference."""
 
 import dataclasses
 from typing import Any
@@ -45,29 +45,35 @@ KINDS = (
     GatedFeedForward,
     PatchEmbedding,
 )
-# Wrappers whose parameters are those of the layer inside, or stacks of them.
+# Wrappers whose parameters are those of the inner layer, or stacks of them.
 TRANSPARENT = (Inference, Precision, Remat, Residual, capture)
 STACKING = (Ensemble, Repeat)
 LARGEST = 127
 
 
 class Quantized(Wrapper):
-    """A layer with the weights w = scale * q, where q is int8: what `quantize` makes.
+    """A layer with int8 weights, w = scale * q. Built by `quantize`.
 
-    The parameter w becomes w/q, int8 of its shape, and w/scale, float32, with an axis of 1 in place
-    of each that is summed over. Biases and scales of norms stay. Products are taken of scale * q,
-    so the arithmetic is that of the layer itself. `init` draws what `quantize` makes of the
-    layer's own draw. Raises ValueError in training, and TypeError around another layer than Dense,
-    Einsum, Bilinear, the convolutions, embeddings, MultiHeadAttention and GatedFeedForward.
+    The parameter w becomes w/q, int8 of the same shape, and w/scale, float32 with size 1 along the
+    summed axes. Biases and scales of norms are unchanged. The layer computes with scale * q, so its
+    arithmetic is unchanged. `init` returns the quantized draw of the layer's own initializers.
+
+    Args:
+        inner: Dense, Einsum, Bilinear, PatchEmbedding, MultiHeadAttention, GatedFeedForward, a
+            convolution, or an embedding.
+
+    Raises:
+        ValueError: In training.
+        TypeError: If the layer is of another type.
     """
 
     inner: LayerLike
 
     def __post_init__(self) -> None:
-        """Check the kind of layer."""
+        """Check the fields."""
         if not isinstance(self.wrapped, KINDS):
             raise TypeError(
-                f"Quantized wants one of {', '.join(kind.__name__ for kind in KINDS)}, got "
+                f"Quantized expects one of {', '.join(kind.__name__ for kind in KINDS)}, got "
                 f"{self.wrapped!r}; write nn.quantize(net, params) for a network"
             )
 
@@ -90,26 +96,36 @@ class Quantized(Wrapper):
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
         if call.train:
             raise ValueError(
-                "has int8 weights, which cannot be trained: train the network that nn.quantize "
-                "was given"
+                "int8 weights cannot be trained: train the network that was passed to nn.quantize"
             )
         below = dataclasses.replace(call, params=_whole(call.params, ()))
         return self.wrapped._evaluate(below, method, inputs, named)
 
 
 def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
-    """`net` with int8 weights, and its parameters: a quarter of the memory of float32.
+    """Convert the weights of a network to int8: a quarter of the memory of float32.
 
     For each output of a layer (a feature of a product, a channel of a convolution, a row of a
-    table) with weights w
+    table) with weights w,
 
         scale = max |w| / 127,   q = round(w / scale),   |w - scale * q| <= scale / 2
 
-    Weights of Dense, Einsum, Bilinear, convolutions, embeddings, MultiHeadAttention and
-    GatedFeedForward are quantized, those stacked by `Repeat` or `Ensemble` one by one; all other
-    parameters stay as they are, and so do layers that compute their weights, as in `WeightNorm`,
-    and recurrent cells. It is for inference: training raises. Works under `jax.jit`. Raises
-    ValueError where nothing can be quantized.
+    The weights of Dense, Einsum, Bilinear, PatchEmbedding, MultiHeadAttention, GatedFeedForward,
+    convolutions, and embeddings are quantized; those stacked by `Repeat` or `Ensemble` separately.
+    All other parameters are unchanged, and so are recurrent cells and layers that compute their
+    weights, such as `WeightNorm`. The result is for inference: training raises. Works under
+    `jax.jit`.
+
+    Args:
+        net: Network.
+        params: Its parameters.
+
+    Returns:
+        The network with int8 weights, and its parameters.
+
+    Raises:
+        TypeError: If `net` is not a layer.
+        ValueError: If no layer can be quantized.
 
     Reference: Jacob et al., Quantization and training of neural networks for efficient
     integer-arithmetic-only inference, 2018.
@@ -125,19 +141,19 @@ def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
     True
     """
     if not isinstance(net, Layer):
-        raise TypeError(f"quantize wants a layer, got {net!r}; write nn.quantize(net, params)")
+        raise TypeError(f"quantize expects a layer, got {net!r}; write nn.quantize(net, params)")
     new = _edited(net, params, 0)
     if new[0] == net:
         shown = repr(net)
         raise ValueError(
-            f"no layer of {shown if len(shown) <= 80 else type(net).__name__ + '(...)'} has "
-            f"weights that can be quantized: those of {', '.join(k.__name__ for k in KINDS)} can"
+            f"no layer of {shown if len(shown) <= 80 else type(net).__name__ + '(...)'} can be "
+            f"quantized; these can: {', '.join(k.__name__ for k in KINDS)}"
         )
     return new
 
 
 def to_int8(w: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """q in int8 and scale in at least float32, one for all weights along `axes`: w is scale * q.
+    """Return int8 q and scale, at least float32 and shared along `axes`, with w = scale * q.
 
     >>> q, scale = to_int8(jnp.array([[1.0, 0.0], [-0.5, 0.0]]), axes=(0,))
     >>> q.tolist(), (127 * scale).tolist()
@@ -151,25 +167,25 @@ def to_int8(w: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
 
 
 class Rounded(Initializer):
-    """The int8 numbers of what another initializer draws."""
+    """Return the int8 values of what another initializer draws."""
 
     init: InitFn
     axes: tuple[int, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.int8) -> jax.Array:
-        """An array of int8."""
+        """Return an int8 array."""
         return to_int8(self.init(key, shape, jnp.float32), self.axes)[0].astype(dtype)
 
 
 class Steps(Initializer):
-    """The scales of what another initializer draws at `shape`."""
+    """Return the scales of what another initializer draws at `shape`."""
 
     init: InitFn
     axes: tuple[int, ...]
     shape: tuple[int, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        """An array of scales, from the very draw that the int8 numbers have."""
+        """Return an array of scales, drawn from the same key as the int8 values."""
         return to_int8(self.init(key, self.shape, jnp.float32), self.axes)[1].astype(dtype)
 
 
@@ -178,7 +194,7 @@ def _is_weight(path: paths.Path, leaf: Any) -> bool:
 
 
 def _summed(layer: Layer, ndim: int) -> tuple[int, ...]:
-    """The axes of a weight along which all have one scale: those that an output sums over."""
+    """Return the axes of a weight that share a scale: those that an output sums over."""
     if isinstance(layer, Embedding | EmbeddingBag):
         return (1,)
     if isinstance(layer, Dense):
@@ -191,21 +207,21 @@ def _summed(layer: Layer, ndim: int) -> tuple[int, ...]:
 
 
 def _whole(tree: Any, path: paths.Path) -> Any:
-    """The parameters of the layer inside."""
+    """Return the parameters of the inner layer."""
     if isinstance(tree, dict) and tree.keys() == {"q", "scale"}:
         return tree["q"].astype(tree["scale"].dtype) * tree["scale"]
     if isinstance(tree, dict):
         return {name: _whole(item, (*path, name)) for name, item in tree.items()}
     if hasattr(tree, "shape") and _is_weight(path, tree):
         raise Mismatch(
-            f"{paths.text(path)!r} is a dict of int8 numbers q and their scale, got "
+            f"{paths.text(path)!r} must be a dict of int8 values q and their scale, got "
             f"{describe(tree)}; write net, params = nn.quantize(net, params)"
         )
     return tree
 
 
 def _edited(layer: Any, params: Any, depth: int) -> tuple[Any, Any]:
-    """A layer and its parameters, which have `depth` stacked axes in front."""
+    """Quantize a layer and its parameters, which have `depth` leading stacked axes."""
     if not isinstance(layer, Layer):
         return layer, params
     if isinstance(layer, KINDS):
@@ -221,7 +237,7 @@ def _edited(layer: Any, params: Any, depth: int) -> tuple[Any, Any]:
         return layer, params
     children, params = _in_tree(children, params, depth)
     new = layer._with_children(children)
-    new.__post_init__()  # brought to normal form and validated, as its constructor does
+    new.__post_init__()  # normalize and validate, as the constructor does
     return new, params
 
 

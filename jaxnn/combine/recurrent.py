@@ -1,4 +1,4 @@
-"""Recurrent: a cell over a sequence."""
+"""Recurrent: apply a cell over a sequence."""
 
 import functools
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from ..layers.recurrence import Cell, check_carry, check_constant, initial
 
 
 class Given(NamedTuple):
-    """The inputs of one call; `passing` are those that go to every step as they are."""
+    """Inputs of one call; `passing` are named inputs that are passed to every step unchanged."""
 
     x: Any
     carry: Any
@@ -29,30 +29,39 @@ class Given(NamedTuple):
 
 
 class Recurrent(Wrapper):
-    """A cell over a sequence: carry, y_t = cell(carry, x_t), by `lax.scan`.
+    """Apply a cell over a sequence: `carry, y_t = cell(carry, x_t)`, by `lax.scan`.
 
-    x is (..., T, n) and y (..., T, features); for a cell over images both have the image's axes
-    after T. Parameters are the cell's. The products with the input are taken out of the scan, and
-    in the backward pass those for the weights too.
+    x has shape (..., T, n) and y (..., T, features); for a cell over images, the image's axes
+    follow T. Parameters are those of the cell. Matrix products with the input are computed outside
+    the scan, and in the backward pass so are the products for the gradients of the weights.
 
-    `segment_ids`, integers (..., T), serve padding and packing: at 0 the carry stays and y is 0,
-    and where the number changes the sequence starts afresh. `carry`, by name or as the second
-    input, is where to begin (in the place of zeros); it goes to the first sequence of each row.
-    With `reverse` the sequence is read from its end; with `output="last"` y is (..., features),
-    that of the last step which is not padding (the first one in time where reversed).
+    Named inputs:
 
-    `method="unroll"` gives (carry, y), the carry that the sequence ended with, and all outputs:
-    in a composite, `carry, y = self.encoder.unroll(source)` and then
-    `self.decoder(target, carry)`.
+    - `segment_ids`: integers (..., T) that mark padding and packed sequences. At 0 the carry is
+      unchanged and y is 0; a new number starts a new sequence.
+    - `carry`, which may also be the second input: the initial carry of the first sequence of each
+      row. Default: zeros.
 
-    Layers are stacked by `Sequential`, with dropout between:
-    `Sequential(Recurrent(LSTMCell(64)), Dropout(0.2), Recurrent(LSTMCell(64)))`. A cell is one of
-    this library's (fastest), or any layer with `forward(carry, x) -> (carry, y)` and a method
-    `carries(x)` that declares the carry in `Variable`s; it may draw random numbers, a key for each
-    step. With `cache` > 0, set by `nn.with_cache`, the carry is state and a sequence may come in
-    pieces; it does not grow, so there is no length to write past.
+    `method="unroll"` returns (carry, y): the last carry, and all outputs. In a composite, write
+    `carry, y = self.encoder.unroll(source)` and then `self.decoder(target, carry)`.
 
-    Raises ValueError for a sequence of length 0, a carry of another cell, and a cell with state.
+    Layers are stacked by `Sequential`, optionally with dropout:
+    `Sequential(Recurrent(LSTMCell(64)), Dropout(0.2), Recurrent(LSTMCell(64)))`.
+
+    Args:
+        inner: A `Cell` (fastest), or any layer with `forward(carry, x) -> (carry, y)` and a method
+            `carries(x)` that declares the carry by `Variable`s. It may draw random numbers; each
+            step has a separate key.
+        reverse: Whether to process the sequence from its end. Default: False.
+        output: "all" returns all outputs. "last" returns the output (..., features) of the last
+            step that is not padding (with `reverse`, of the first one in time). Default: "all".
+        cache: If positive, the carry is state, so that a sequence can be passed in chunks; set by
+            `nn.with_cache`. It has a fixed size, so there is no maximal length. Default: 0.
+
+    Raises:
+        TypeError: If `inner` is not a cell.
+        ValueError: If the sequence has length 0, if the carry does not match the cell, or if the
+            cell keeps state.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import LSTMCell
@@ -79,28 +88,28 @@ class Recurrent(Wrapper):
         cell = self._cell()
         if not callable(getattr(cell, "carries", None)):
             raise TypeError(
-                f"Recurrent wants a cell, got {cell!r}, which has no method carries(x) that "
-                "declares a carry; write Recurrent(nn.LSTMCell(128)), say"
+                f"Recurrent expects a cell, got {cell!r}, which has no method carries(x) that "
+                "declares a carry; write for example Recurrent(nn.LSTMCell(128))"
             )
         if self.output not in ("all", "last"):
             raise ValueError(
-                f"Recurrent.output is 'all' or 'last' of the outputs, got {self.output!r}; the "
-                "carry comes from method='unroll'"
+                f"Recurrent.output must be 'all' or 'last', got {self.output!r}; for the "
+                "carry use method='unroll'"
             )
         if self.cache and self.reverse:
             raise ValueError(
-                "Recurrent(reverse=True) reads a sequence from its end, so it cannot take one "
-                "piece by piece: leave it out of nn.with_cache(...), as Bidirectional"
+                "Recurrent(reverse=True) processes a sequence from its end, so it cannot receive "
+                "one in chunks; exclude it from nn.with_cache(net, match=...)"
             )
 
     def _cell(self) -> Any:
-        """The cell inside all wrappers."""
+        """Return the cell inside all wrappers."""
         cell = self.wrapped
         while isinstance(cell, Wrapper):
             cell = cell.wrapped
         return cell
 
-    # ---- what is called, and with what ----
+    # ---- methods and inputs ----
 
     def _has_method(self, name: str) -> bool:
         return name in ("forward", "unroll")
@@ -116,7 +125,7 @@ class Recurrent(Wrapper):
         return passing | set(self._signature(method).inputs)
 
     def _of_the_cell(self) -> tuple[str, ...]:
-        """The names by which the cell takes the carry and the element of the sequence."""
+        """Return the cell's names for the carry and the element of the sequence."""
         return self.wrapped._signature("forward").inputs[:2]
 
     def _given(self, method: str, inputs: Any, named: Any) -> Given:
@@ -127,33 +136,35 @@ class Recurrent(Wrapper):
         x, segment_ids = given["x"], given.get("segment_ids")
         axes = getattr(self._cell(), "axes", 1)
         if not hasattr(x, "shape"):
-            raise TypeError(f"wants a sequence (..., T, features), got {x!r}; write jnp.asarray(x)")
+            raise TypeError(
+                f"expected a sequence (..., T, features), got {x!r}; use jnp.asarray(x)"
+            )
         if len(x.shape) < axes + 1:
             wanted = "(..., T, features)" if axes == 1 else f"(..., T) and {axes} axes after it"
-            raise ValueError(f"wants a sequence of shape {wanted}, got {describe(x)}")
+            raise ValueError(f"expected a sequence of shape {wanted}, got {describe(x)}")
         time = len(x.shape) - axes - 1
         if x.shape[time] == 0:
-            raise ValueError(f"got a sequence of length 0, {describe(x)}: there is no step to take")
+            raise ValueError(f"expected a sequence of at least one step, got {describe(x)}")
         if segment_ids is not None:
             check_segments(segment_ids, x.shape[: time + 1])
         return Given(x, given.get("carry"), segment_ids, passing)
 
     def _time(self, x: Any) -> int:
-        """The axis of time; those before it are batch."""
+        """Return the axis of time; those before it are batch axes."""
         return len(x.shape) - getattr(self._cell(), "axes", 1) - 1
 
     def _element(self, x: Any) -> jax.ShapeDtypeStruct:
-        """The shape of one step."""
+        """Return the shape of one step."""
         time = self._time(x)
         return jax.ShapeDtypeStruct((*x.shape[:time], *x.shape[time + 1 :]), x.dtype)
 
     def _slots(self, x: Any, carries: Any) -> dict[str, Any]:
-        """The declared state."""
+        """Return the declared state."""
         if not self.cache:
             return {}
         return {"carry": carries, "segment": Variable(x.shape[: self._time(x)], dtype="int32")}
 
-    # ---- the two questions ----
+    # ---- declaration and evaluation ----
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
         x, carry, _, passing = self._given(method, inputs, named)
@@ -166,18 +177,19 @@ class Recurrent(Wrapper):
         declaration = declared(self.wrapped, "forward", (begin, element), passing)
         if declaration.state:
             raise ValueError(
-                f"a cell keeps no state but its carry, got {self.wrapped!r} with state for "
-                f"{sorted(declaration.state)}; put such layers before or behind Recurrent"
+                f"a cell may keep no state besides its carry, got {self.wrapped!r} with state for "
+                f"{sorted(declaration.state)}; put such layers before or after Recurrent"
             )
         if not isinstance(declaration.output, tuple) or len(declaration.output) != 2:
             raise TypeError(
-                f"a cell returns (carry, y), got {describe(declaration.output)} of {self.wrapped!r}"
+                f"a cell must return (carry, y), got {describe(declaration.output)} from "
+                f"{self.wrapped!r}"
             )
         end, y = declaration.output
         if jax.tree.map(_kind, end) != jax.tree.map(_kind, begin):
             raise ValueError(
-                f"a cell's new carry has the shapes and types of the old, {describe(begin)}; got "
-                f"{describe(end)} of {self.wrapped!r}"
+                f"a cell must keep the shapes and types of its carry, {describe(begin)}; got "
+                f"{describe(end)} from {self.wrapped!r}"
             )
 
         def over_time(y: Any) -> jax.ShapeDtypeStruct:
@@ -219,11 +231,11 @@ class Recurrent(Wrapper):
     def _hoisted(
         self, call: Call, carry: Any, start: Any, x: Any, marks: Marks | None, passing: Any
     ) -> tuple[Any, Any, dict[str, Any]]:
-        """With the products of a cell of this library taken out of the scan."""
+        """Scan a `Cell`, with its products computed outside the scan."""
         cell: Any = self.wrapped
         cell._check_params(call.params, (carry, self._element(x)), {})
         params, time = call.cast_params(), self._time(x)
-        # Batch axes come first: where they are sharded, they stay so if a convolution merges axes.
+        # Batch axes come first, so that they remain sharded if a convolution merges axes.
         z = tuple(jnp.moveaxis(a, time, 0) for a in cell.project(params["input"], x))
         dtype = z[0].dtype
 
@@ -247,10 +259,10 @@ class Recurrent(Wrapper):
     def _general(
         self, call: Call, carry: Any, start: Any, x: Any, marks: Marks | None, passing: Any
     ) -> tuple[Any, Any, dict[str, Any]]:
-        """With any cell, evaluated at each step, with a key of its own."""
+        """Scan any cell, with a separate key for each step."""
         params, _, key = call.arrays()
         time = self._time(x)
-        # The derivative of a scan adds up a gradient at each step, in the type outside of it.
+        # The derivative of a scan accumulates gradients of closed-over arrays in their type.
         wide = widened(params)
 
         def step(carry: Any, at: Any) -> Any:
@@ -264,7 +276,7 @@ class Recurrent(Wrapper):
         return scan(step, carry, start, xs, marks, self.reverse)
 
     def _last(self, y: Any, found: Marks | None) -> Any:
-        """The output of the step taken last, for each row; y has time in front."""
+        """Return the output of the last step for each row; y has time as its first axis."""
         if found is None:
             return jax.tree.map(lambda a: a[0 if self.reverse else -1], y)
         real = found.real
@@ -280,7 +292,7 @@ class Recurrent(Wrapper):
 
 
 def _inputs(x: Any, carry: Any = None, segment_ids: Any = None) -> None:
-    """What forward and unroll take."""
+    """Inputs of `forward` and `unroll`."""
 
 
 _check_state: Any = Primitive._check_state

@@ -1,4 +1,4 @@
-"""Remat: a layer whose activations are computed again in the backward pass."""
+"""Remat: a layer whose activations are recomputed in the backward pass."""
 
 from typing import Any, Literal
 
@@ -14,13 +14,19 @@ POLICIES = {"nothing": None, "products": dear}
 
 
 class Remat(Wrapper):
-    """The same layer, run under `jax.checkpoint`: less memory for a second forward pass.
+    """Run a layer under `jax.checkpoint`: less memory for a second forward pass.
 
-    Only inputs and parameters are kept for the backward pass; everything between is computed again.
-    With `keep="products"`, matrix products, convolutions and random bits are kept too, so that what
-    is computed again is cheap. For a layer within `Repeat`, whose scan copies all that is kept,
-    that takes less time on a CPU than keeping everything. Numbers do not change. Raises ValueError
-    for another word.
+    The backward pass recomputes activations instead of storing them. The results are unchanged.
+
+    Args:
+        inner: Layer or function.
+        keep: What is stored besides inputs and parameters. "nothing" recomputes everything.
+            "products" stores matrix products, convolutions, and random bits, so that only cheap
+            operations are recomputed; for a layer in `Repeat`, whose scan copies all that is
+            stored, this is faster on a CPU than storing everything. Default: "nothing".
+
+    Raises:
+        ValueError: If `keep` has another value.
 
     Reference: Chen et al., Training deep nets with sublinear memory cost, 2016.
 
@@ -33,9 +39,9 @@ class Remat(Wrapper):
     keep: Literal["nothing", "products"] = "nothing"
 
     def __post_init__(self) -> None:
-        """Check the word."""
+        """Check the fields."""
         if self.keep not in POLICIES:
-            raise ValueError(f"Remat.keep is 'nothing' or 'products', got {self.keep!r}")
+            raise ValueError(f"Remat.keep must be 'nothing' or 'products', got {self.keep!r}")
 
     def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
         given, join = split_arrays((inputs, named))
@@ -44,5 +50,5 @@ class Remat(Wrapper):
             inputs, named = join(given)
             return self.wrapped._evaluate(call.with_arrays(arrays), method, inputs, named)
 
-        # Key and state are arguments: a closure over them would repeat or leak.
+        # Key and state are arguments: in a closure, keys would repeat and state would leak.
         return jax.checkpoint(run, policy=POLICIES[self.keep])(call.arrays(), given)

@@ -1,4 +1,4 @@
-"""Repeat: n layers of one kind in a row, traced and compiled once."""
+"""Repeat: n copies of a layer in a sequence, traced and compiled once."""
 
 from typing import Any
 
@@ -16,18 +16,24 @@ from ..core.wrapper import Wrapper
 
 
 def check_count(n: Any, owner: str) -> None:
-    """Raise where `n` is not a number of copies, an int of at least 1."""
+    """Raise ValueError unless `n` is a number of copies, an int >= 1."""
     if is_traced(n) or not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"{owner} wants a number of copies n >= 1, an int; got {n!r}")
+        raise ValueError(f"{owner} expects a number of copies, an int n >= 1; got {n!r}")
 
 
 class Repeat(Wrapper):
-    """`n` copies of a layer in a row, each with its own parameters, as one `lax.scan`.
+    """Repeat a layer `n` times in sequence, with separate parameters, as one `lax.scan`.
 
-    The same function and the same numbers as `Sequential(*[layer] * n)`, but the layer is traced
-    and compiled once; parameters and state have a leading axis of n, copy i having the key
-    `fold_in(key, i)`. The layer takes one input and keeps its shape and type; named inputs go to
-    every copy. Raises ValueError where the layer changes the shape.
+    The result equals that of `Sequential(*[layer] * n)` with the same parameters, but the layer is
+    traced and compiled once. Parameters and state have a leading axis of size n; copy i is
+    initialized with the key `fold_in(key, i)`. Named inputs are passed to every copy.
+
+    Args:
+        inner: Layer or function with one input, whose shape and type it keeps.
+        n: Number of copies, at least 1.
+
+    Raises:
+        ValueError: If the layer changes the shape or type of its input.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense
@@ -41,7 +47,7 @@ class Repeat(Wrapper):
     n: int
 
     def __post_init__(self) -> None:
-        """Check the number of copies."""
+        """Check the fields."""
         check_count(self.n, "Repeat")
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
@@ -49,9 +55,9 @@ class Repeat(Wrapper):
         declaration = declared(self.wrapped, method, inputs, named)
         if len(inputs) != 1 or _kinds(inputs[0]) != _kinds(declaration.output):
             raise ValueError(
-                "Repeat feeds each copy the output of the one before, so one input must keep its "
-                f"shape and type; got {', '.join(map(describe, inputs))}, which becomes "
-                f"{describe(declaration.output)}"
+                "Repeat passes the output of each copy to the next, so the layer must have one "
+                "input and keep its shape and type; got "
+                f"{', '.join(map(describe, inputs))}, which becomes {describe(declaration.output)}"
             )
         params, state = stacked(declaration, self.n)
         return Declaration(params, state, declaration.output)
@@ -77,15 +83,15 @@ class Repeat(Wrapper):
 
 def _check_forward(method: str) -> None:
     if method != "forward":
-        raise ValueError(f"Repeat runs `forward` of its copies in a row, not {method!r}")
+        raise ValueError(f"Repeat applies `forward` of its copies in sequence, not {method!r}")
 
 
 def check_stacked(tree: Any, n: int) -> None:
-    """Raise Mismatch where parameters or state do not hold n copies."""
+    """Raise Mismatch unless parameters or state contain n copies."""
     for leaf in jax.tree.leaves(tree):
         if leaf.ndim == 0 or leaf.shape[0] != n:
             raise Mismatch(
-                f"the parameters and state of {n} copies have a leading axis of {n}, got "
+                f"parameters and state of {n} copies must have a leading axis of {n}, got "
                 f"{describe(leaf)}; write params = net.init(key, x)"
             )
 

@@ -1,4 +1,4 @@
-"""Residual: a layer's output added to its input."""
+"""Residual: add the output of a layer to its input."""
 
 import functools
 from typing import Any
@@ -13,10 +13,15 @@ from ..core.wrapper import Wrapper
 
 
 class Residual(Wrapper):
-    """y = x + f(x), where f is the inner layer; it takes one input and keeps its shape.
+    """Residual connection: `y = x + f(x)`.
 
-    Raises ValueError where f changes the shape. Reference: He et al., Deep residual learning for
-    image recognition, 2016.
+    Args:
+        inner: Layer or function f with one input, whose shape it keeps.
+
+    Raises:
+        ValueError: If f changes the shape.
+
+    Reference: He et al., Deep residual learning for image recognition, 2016.
 
     >>> import jax.numpy as jnp
     >>> Residual(jnp.sin).apply({}, jnp.zeros(3)).tolist()
@@ -50,5 +55,5 @@ def _check_same(inputs: tuple[Any, ...], output: Any) -> None:
         raise ValueError(
             f"Residual adds the output to its one input, but got "
             f"{', '.join(map(describe, inputs))} and the output {describe(output)}; make the "
-            "shapes equal, or add in a Composite's forward"
+            "shapes equal, or add them in the forward of a Composite"
         )

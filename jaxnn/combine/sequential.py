@@ -1,6 +1,6 @@
-"""Sequential and Parallel: layers one after the other, and side by side.
+"""Sequential and Parallel: layers in sequence and in parallel.
 
-Both hold any number of layers, by position (a tuple of parameters) or by name (a dict).
+Both contain any number of layers, by position (parameters are a tuple) or by name (a dict).
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ..core.values import FrozenDict, code, copy_with, normalize
 
 
 class Branches(Composite):
-    """Base of the combinators that hold any number of layers and nothing else."""
+    """Base of the combinators that contain any number of layers and no other children."""
 
     layers: tuple[Layer, ...] | dict[str, Layer]
 
@@ -52,7 +52,7 @@ class Branches(Composite):
 
 
 def _check_layers(layers: Any, owner: str) -> None:
-    """Raise where a name is taken, or a child is none or several layers."""
+    """Raise if a name is reserved, or if a child is None or a collection of layers."""
     named = layers if isinstance(layers, dict) else {}
     check_names(named, owner)
     paths.check_segments(named, owner)
@@ -62,16 +62,22 @@ def _check_layers(layers: Any, owner: str) -> None:
             if isinstance(child, dict):
                 hint = f"write {owner}(**layers)"
             raise TypeError(
-                f"{owner}[{name!r}] wants a layer or a function, got {child!r:.80}; {hint}"
+                f"{owner}[{name!r}] must be a layer or a function, got {child!r:.80}; {hint}"
             )
 
 
 class Sequential(Branches):
-    """Layers one after the other: y = f_n(... f_2(f_1(x))).
+    """Apply layers in sequence: `y = f_n(... f_2(f_1(x)))`.
 
-    One value passes from layer to layer; a tuple stays one value. Parameters are a tuple, or a dict
-    for named layers. Without layers it is the identity. Raises TypeError for a mixture of
-    positional and named layers.
+    One value is passed from layer to layer; a tuple is one value. Parameters are a tuple, or a dict
+    if layers are named. Without layers it is the identity.
+
+    Args:
+        *layers: Layers or functions, by position.
+        **named: Layers or functions, by name.
+
+    Raises:
+        TypeError: If some layers are positional and others are named.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense
@@ -89,17 +95,24 @@ class Sequential(Branches):
         super().__init__(*layers, **named)
 
     def forward(self, x: Any) -> Any:
-        """The last layer's output."""
+        """Return the last layer's output."""
         for layer in self._bound():
             x = layer(x)
         return x
 
 
 class Parallel(Branches):
-    """Layers side by side on the same inputs.
+    """Apply layers in parallel to the same inputs.
 
-    The output is the tuple of their outputs, or the dict for named layers; with `merge`, a function
-    of that tuple or dict, it is what `merge` returns.
+    The output is the tuple of their outputs, or a dict if layers are named.
+
+    Args:
+        *layers: Layers or functions, by position.
+        merge: Function of that tuple or dict, whose result is the output. Default: None.
+        **named: Layers or functions, by name.
+
+    Raises:
+        TypeError: If some layers are positional and others are named, or if `merge` is a layer.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import Dense
@@ -121,16 +134,16 @@ class Parallel(Branches):
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        """Check that the outputs are merged by a plain function."""
+        """Check that `merge` is a plain function."""
         merge = self.merge
         if merge is not None and (isinstance(merge, Layer) or not callable(merge)):
             raise TypeError(
-                f"Parallel.merge is a plain function of the outputs, got {merge!r}; put a layer "
-                "behind it: Sequential(Parallel(...), layer)"
+                f"Parallel.merge must be a plain function of the outputs, got {merge!r}; add a "
+                "layer after it: Sequential(Parallel(...), layer)"
             )
 
     def forward(self, *inputs: Any) -> Any:
-        """The outputs of all layers, merged."""
+        """Return the outputs of all layers, merged."""
         outputs = tuple(layer(*inputs) for layer in self._bound())
         if isinstance(self.layers, dict):
             named = dict(zip(self.layers, outputs, strict=True))

@@ -17,16 +17,24 @@ from .weight_norm import check_fits, check_match, each_of_stack
 
 
 class SpectralNorm(Wrapper):
-    """The same layer with w / sigma(w) in place of each weight w: sigma its largest singular value.
+    """Spectral normalization: divide each weight w of a layer by its largest singular value.
 
-    w counts as a matrix: all axes but the last, by the last. sigma is found by `steps` rounds of
-    power iteration from the state u, float32 of shape (n,) at the weight's path, which training
-    moves on and inference leaves alone; both use sigma after the rounds. The first u of zeros
-    stands for a fixed direction. The gradient holds the singular vectors fixed. `match` is the
-    pattern of the paths that are normalized, as in `capture`: by default every parameter called w,
-    tables of an Embedding included. Weights stacked by `Repeat` or `Ensemble` inside are taken one
-    by one; a weight of 0 stays 0. Raises ValueError where nothing fits `match`, or what fits has no
-    axes, and without state.
+    w is used as a matrix of all axes but the last by the last. Its largest singular value sigma is
+    estimated by `steps` steps of power iteration from the state u, float32 of shape (n,), at the
+    weight's path. Training updates u; inference does not. Both use sigma after the steps. The
+    initial u of zeros means a fixed direction. Singular vectors are constant in the gradient.
+    Weights stacked by `Repeat` or `Ensemble` inside are normalized separately. A weight of 0 stays
+    0.
+
+    Args:
+        inner: Layer whose weights are normalized.
+        steps: Number of steps of power iteration per call, at least 1. Default: 1.
+        match: Path pattern of the parameters to normalize, as for `capture`. Default: `"**/w"`, all
+            parameters called w, which includes the tables of embeddings.
+
+    Raises:
+        ValueError: If no parameter matches, if a parameter that matches has no axes, or if `apply`
+            receives no state.
 
     Reference: Miyato et al., Spectral normalization for generative adversarial networks, 2018.
 
@@ -42,10 +50,10 @@ class SpectralNorm(Wrapper):
     match: str = "**/w"
 
     def __post_init__(self) -> None:
-        """Check the number of rounds and the pattern."""
+        """Check the fields."""
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
             raise ValueError(
-                f"SpectralNorm.steps is the number of rounds, an int >= 1; got {self.steps!r}"
+                f"SpectralNorm.steps must be a number of steps, an int >= 1; got {self.steps!r}"
             )
         check_match(self)
 
@@ -85,7 +93,7 @@ class SpectralNorm(Wrapper):
         return outcome._replace(state=state)
 
     def _normalized(self, w: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """w / sigma in the type of w, and the next u in the type of u."""
+        """Return w / sigma in the type of w, and the next u in the type of u."""
 
         def one(w: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
             sigma, after = spectral_norm(w, u, self.steps)
@@ -96,7 +104,7 @@ class SpectralNorm(Wrapper):
 
 
 def _check(path: paths.Path, w: Any, u: Any) -> None:
-    """Raise ValueError where the state at the path of a weight does not fit it."""
+    """Raise ValueError if the state of a weight does not match the weight."""
     shape = jnp.shape(w)
     if u is None or u.ndim == 0 or u.shape != (*shape[: u.ndim - 1], *shape[-1:]):
         raise ValueError(
@@ -106,7 +114,7 @@ def _check(path: paths.Path, w: Any, u: Any) -> None:
 
 
 def _with(tree: Any, path: paths.Path, item: Any) -> dict[str, Any]:
-    """Nested dicts with `item` at `path`, where nothing may be yet."""
+    """Return nested dicts with `item` at `path`; raise ValueError if the path exists."""
     head, *rest = path
     if not rest and head in tree:
         raise ValueError(f"the state {head!r} of a weight is kept by another SpectralNorm inside")
@@ -114,7 +122,7 @@ def _with(tree: Any, path: paths.Path, item: Any) -> dict[str, Any]:
 
 
 def _without(tree: Any, path: paths.Path) -> tuple[dict[str, Any], Any]:
-    """Nested dicts without what is at `path`, and that, or None; dicts left empty go too."""
+    """Return nested dicts without `path` or dicts it leaves empty, and its item or None."""
     head, *rest = path
     if not isinstance(tree, dict) or head not in tree:
         return tree, None

@@ -1,4 +1,4 @@
-"""WeightNorm: weights as a direction and a length."""
+"""WeightNorm: weights as the product of a direction and a length."""
 
 import dataclasses
 from typing import Any
@@ -15,14 +15,20 @@ from ..functional.normalization import weight_norm
 
 
 class WeightNorm(Wrapper):
-    """The same layer with w = g * v / |v| in place of each weight w.
+    """Weight normalization: replace each weight w of a layer by `g * v / |v|`.
 
-    |v| is taken over all axes but the last. The parameter w becomes w/v, of its shape, and w/g, one
-    length for each feature of its last axis; both start so that w is what the layer itself would
-    have drawn, to rounding. `match` is the pattern of the paths that are reparametrized, as in
-    `capture`: by default every parameter called w, tables of an Embedding included. Weights stacked
-    by `Repeat` or `Ensemble` inside are taken one by one. A v of 0 gives w = 0. Raises ValueError
-    where nothing fits `match`, or what fits has no axes.
+    |v| is the norm over all axes but the last. The parameter w becomes w/v, of the same shape, and
+    w/g, one length for each feature of the last axis. Initially, w equals what the layer itself
+    would draw, up to rounding. Weights stacked by `Repeat` or `Ensemble` inside are normalized
+    separately. A v of 0 gives w = 0.
+
+    Args:
+        inner: Layer whose weights are normalized.
+        match: Path pattern of the parameters to normalize, as for `capture`. Default: `"**/w"`, all
+            parameters called w, which includes the tables of embeddings.
+
+    Raises:
+        ValueError: If no parameter matches, or if a parameter that matches has no axes.
 
     Reference: Salimans and Kingma, Weight normalization: a simple reparameterization to accelerate
     training of deep neural networks, 2016.
@@ -38,7 +44,7 @@ class WeightNorm(Wrapper):
     match: str = "**/w"
 
     def __post_init__(self) -> None:
-        """Check the pattern."""
+        """Check the fields."""
         check_match(self)
 
     def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
@@ -62,7 +68,7 @@ class WeightNorm(Wrapper):
         return self.wrapped._evaluate(below, method, inputs, named)
 
     def _joined(self, tree: Any, path: paths.Path) -> Any:
-        """The parameters of the inner layer."""
+        """Return the parameters of the inner layer."""
         if paths.matches(self.match, paths.text(path)):
             return _weight(tree, path)
         if isinstance(tree, dict):
@@ -73,55 +79,57 @@ class WeightNorm(Wrapper):
 
 
 def _weight(pair: Any, path: paths.Path) -> jax.Array:
-    """w from its v and g; Mismatch where there are no such two."""
+    """Return w from its v and g; raise Mismatch unless `pair` consists of these."""
     if isinstance(pair, dict) and pair.keys() == {"v", "g"}:
         v, g = pair["v"], pair["g"]
         if v.ndim and g.ndim and g.shape == (*v.shape[: g.ndim - 1], v.shape[-1]):
             return each_of_stack(weight_norm, g.ndim - 1)(v, g)
     raise Mismatch(
-        f"{paths.text(path)!r} is a dict of the direction v and the lengths g, got {describe(pair)}"
+        f"{paths.text(path)!r} must be a dict of the direction v and the lengths g, got "
+        f"{describe(pair)}"
     )
 
 
 class Lengths(Initializer):
-    """The lengths of what `inner` draws at `shape`, over all axes but the last."""
+    """Return the lengths, over all axes but the last, of what `inner` draws at `shape`."""
 
     inner: InitFn
     shape: tuple[int, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = float) -> jax.Array:
-        """An array of lengths, from the very draw that v has."""
+        """Return the lengths of what v is drawn as, from the same key."""
         drawn = self.inner(key, self.shape, dtype)
         return jax.numpy.sqrt((drawn**2).sum(tuple(range(drawn.ndim - 1))))
 
 
 def each_of_stack(function: Any, depth: int) -> Any:
-    """`function`, mapped over `depth` leading axes of its arguments."""
+    """Map `function` over `depth` leading axes of its arguments."""
     for _ in range(depth):
         function = jax.vmap(function)
     return function
 
 
 def check_match(layer: Any) -> None:
-    """Raise TypeError for a pattern that is no text."""
+    """Raise TypeError unless the field `match` is a string."""
     if not isinstance(layer.match, str):
         raise TypeError(
-            f"{type(layer).__name__}.match is a path pattern such as '**/w', got {layer.match!r}"
+            f"{type(layer).__name__}.match must be a path pattern such as '**/w', got "
+            f"{layer.match!r}"
         )
 
 
 def check_fits(layer: Any, match: str, params: Any) -> None:
-    """Raise ValueError where no declared parameter fits the pattern, or one without axes does."""
+    """Raise ValueError if no parameter matches the pattern, or if one without axes does."""
     names = [paths.text(path) for path, _ in paths.walk(params)]
     if not any(paths.matches(match, name) for name in names):
         found = ", ".join(names) if names else "none"
         raise ValueError(
-            f"{type(layer).__name__} finds no parameter that fits {match!r}; there are: {found}; "
+            f"{type(layer).__name__}: no parameter matches {match!r}; parameters are: {found}; "
             f"write {type(layer).__name__}(layer, match=...)"
         )
     for path, param in paths.walk(params):
         if paths.matches(match, paths.text(path)) and not param.slice_shape:
             raise ValueError(
                 f"{paths.text(path)!r} is a single number, which {type(layer).__name__} cannot "
-                "normalize: choose others by match=..."
+                "normalize; exclude it by match=..."
             )

@@ -1,9 +1,17 @@
-"""Activations that torch.nn has and `jax.nn` has not, as plain functions: each stands as a layer
-as it is, and with numbers of its own by `functools.partial(hard_shrink, threshold=0.1)`.
+"""Activation functions of torch.nn that `jax.nn` does not have.
 
-The others have these names: GELU `functools.partial(jax.nn.gelu, approximate=False)` (the default
-of `jax.nn.gelu` is torch's approximate="tanh"), GLU `jax.nn.glu`, Hardsigmoid
-`jax.nn.hard_sigmoid`, Hardswish `jax.nn.hard_silu`, Softsign `jax.nn.soft_sign`, Tanh `jnp.tanh`.
+Each one can be used as a layer. Set other arguments with `functools.partial`, for example
+`functools.partial(hard_shrink, threshold=0.1)`. torch.nn's other activations have these names:
+
+- GELU: `functools.partial(jax.nn.gelu, approximate=False)`. The default of `jax.nn.gelu` is torch's
+  approximate="tanh".
+- GLU: `jax.nn.glu`
+- Hardsigmoid: `jax.nn.hard_sigmoid`
+- Hardswish: `jax.nn.hard_silu`
+- Softsign: `jax.nn.soft_sign`
+- Tanh: `jnp.tanh`
+
+Integer inputs are converted to the default floating type.
 """
 
 from typing import Any
@@ -15,7 +23,11 @@ from .linear import floating_type, wider_type
 
 
 def soft_shrink(x: jax.Array, threshold: Any = 0.5) -> jax.Array:
-    """x nearer to 0 by `threshold`: sign(x) * max(|x| - threshold, 0).
+    """Shrink x toward 0: `y = sign(x) * max(|x| - threshold, 0)`.
+
+    Args:
+        x: Real array of any shape.
+        threshold: Number >= 0. Default: 0.5.
 
     >>> import jax.numpy as jnp
     >>> soft_shrink(jnp.array([-2.0, 0.25, 1.0])).tolist()
@@ -23,11 +35,15 @@ def soft_shrink(x: jax.Array, threshold: Any = 0.5) -> jax.Array:
     """
     x = _floating(x)
     t = jnp.asarray(threshold, x.dtype)
-    return jnp.where(x > t, x - t, jnp.where(x < -t, x + t, 0 * x))  # so that NaN stays NaN
+    return jnp.where(x > t, x - t, jnp.where(x < -t, x + t, 0 * x))  # 0 * x keeps NaN
 
 
 def hard_shrink(x: jax.Array, threshold: Any = 0.5) -> jax.Array:
-    """x where |x| > threshold, and 0 elsewhere.
+    """Set small numbers to 0: `y = x` if |x| > threshold, otherwise `y = 0`.
+
+    Args:
+        x: Real array of any shape.
+        threshold: Number >= 0. Default: 0.5.
 
     >>> import jax.numpy as jnp
     >>> hard_shrink(jnp.array([-2.0, 0.25, 1.0])).tolist()
@@ -38,7 +54,10 @@ def hard_shrink(x: jax.Array, threshold: Any = 0.5) -> jax.Array:
 
 
 def tanh_shrink(x: jax.Array) -> jax.Array:
-    """x - tanh(x).
+    """`y = x - tanh(x)`.
+
+    Args:
+        x: Real array of any shape.
 
     >>> import jax.numpy as jnp
     >>> tanh_shrink(jnp.array([0.0])).tolist()
@@ -49,7 +68,12 @@ def tanh_shrink(x: jax.Array) -> jax.Array:
 
 
 def threshold(x: jax.Array, threshold: Any, value: Any) -> jax.Array:
-    """x where x > threshold, and `value` elsewhere.
+    """Replace small numbers: `y = x` if x > threshold, otherwise `y = value`.
+
+    Args:
+        x: Real array of any shape.
+        threshold: Numbers up to this one are replaced.
+        value: The replacement.
 
     >>> import jax.numpy as jnp
     >>> threshold(jnp.array([0.5, 2.0]), 1.0, -3.0).tolist()
@@ -60,7 +84,11 @@ def threshold(x: jax.Array, threshold: Any, value: Any) -> jax.Array:
 
 
 def soft_min(x: jax.Array, axis: int = -1) -> jax.Array:
-    """softmax(-x) along `axis`, in at least float32: the largest weight is the smallest number's.
+    """`y = softmax(-x)`, computed in at least float32.
+
+    Args:
+        x: Real array of any shape.
+        axis: Axis along which the result sums to 1. Default: -1.
 
     >>> import jax.numpy as jnp
     >>> soft_min(jnp.array([1.0, 1.0])).tolist()

@@ -1,6 +1,7 @@
-"""Attention as a plain function.
+"""Attention.
 
-Letters: T queries, S keys, `heads` and `kv_heads`, d features a head, e features a value.
+Letters of shapes: T queries, S keys, `heads` and `kv_heads`, d features of a query or key in one
+head, e features of a value in one head.
 """
 
 import math
@@ -34,38 +35,51 @@ def attention(
     key: jax.Array | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
-    """softmax(scale * q @ k.T + bias) @ v, for each head, over the keys that may be looked at.
+    """Attention: `softmax(scale * q @ k.T + bias) @ v` for each head, over the visible keys.
 
-    q is (..., T, heads, d), k (..., S, kv_heads, d), v (..., S, kv_heads, e) and y
-    (..., T, heads, e), in the floating type of q. `kv_heads` divides `heads`; query head h looks at
-    key head h // (heads / kv_heads). The softmax is taken in at least float32. A query without any
-    key that it may look at gives zeros, forward and backward.
+    A key is visible to a query unless a mask, a bias of -inf, `causal`, `window`, or `segment_ids`
+    hides it. Hidden keys and values have no effect on the output of the query, even if they are NaN
+    or inf. With a mask, a bias, or segment_ids, they have no effect on gradients either. If some
+    keys are hidden, a query that contains NaN or inf, or to which such a key or value is visible,
+    gives NaN. A query without a visible key gives zeros, and zero gradients.
 
-    - `mask`, booleans: True where a query may look at a key. `bias`: numbers added to the scores,
-      -inf where it may not look. Both are (T, S), or have as many axes as q and broadcast to
-      (..., heads, T, S).
-    - `causal`: query t looks at keys up to t. `window`: only at those fewer than `window` away.
-    - `segment_ids`, integers (..., T) for T = S: only at those of its own packed sequence, where 0
-      marks padding (see `places`).
-    - `scale` is 1 / sqrt(d) by default. `soft_cap`: scaled scores s become
-      soft_cap * tanh(s / soft_cap), before the bias.
-    - `dropout`, a rate, and a random `key`: weights are 0 with that probability and divided by
-      1 - rate otherwise.
-    - What a query may not look at has no effect on its output, NaN and inf included; with a mask,
-      a bias, or segment_ids it has none on gradients either. If it may not look at everything, a
-      query that is not finite, or that may look at a key or value that is not, gives NaN.
-    - `implementation`: "xla" or "cudnn" is that of `jax.nn.dot_product_attention`, "own" the one
-      written here. By default it is jax.nn's in plain XLA if there is no mask, bias, segment_ids,
-      soft cap, or dropout, and "own" otherwise. "cudnn" is the fused kernel of NVIDIA GPUs, which
-      keeps no scores in memory; it needs bfloat16 or float16, and heads of a multiple of 8
-      features, at most 256 (128 before the H100). jax.nn's have neither soft cap nor dropout.
+    The softmax is computed in at least float32. Query head h uses key head
+    h // (heads / kv_heads).
 
-    Raises ValueError for shapes that do not fit, an unknown implementation, soft cap or dropout
-    with jax.nn's, and heads or devices that "cudnn" does not take; TypeError for a mask that is not
-    of booleans, a bias that is, and other types than bfloat16 and float16 with "cudnn".
+    Args:
+        q: Queries (..., T, heads, d).
+        k: Keys (..., S, kv_heads, d); `kv_heads` must divide `heads`.
+        v: Values (..., S, kv_heads, e).
+        mask: Booleans, True if a key is visible to a query; (T, S), or with the rank of q and
+            broadcasting to (..., heads, T, S). Default: None.
+        bias: Numbers to add to the scores, with a shape as `mask`; -inf hides a key. Default: None.
+        causal: Whether to hide keys after the query's position. Default: False.
+        window: Hide keys that are `window` or more positions away. Default: None.
+        segment_ids: Integers (..., T) of packed sequences, for T = S; keys of other sequences and
+            of padding (0) are hidden. See `functional.segments.places`. Default: None.
+        scale: Factor of the scores. Default: 1 / sqrt(d).
+        soft_cap: If given, scaled scores s become soft_cap * tanh(s / soft_cap), before the bias.
+            Default: None.
+        dropout: Rate of dropout of the weights, used if `key` is given. Default: 0.
+        key: PRNG key of the dropout. Default: None.
+        implementation: "own" for the implementation in this module, or "xla" or "cudnn" of
+            `jax.nn.dot_product_attention`, which support neither soft cap nor dropout. "cudnn" is
+            the fused kernel of NVIDIA GPUs, which stores no scores; it requires bfloat16 or
+            float16, and a number of features per head that is a multiple of 8 and at most 256 (128
+            before the H100). None means jax.nn's in plain XLA if there is no mask, bias,
+            segment_ids, soft cap, or dropout, and otherwise "own". Default: None.
+
+    Returns:
+        Array (..., T, heads, e) in the floating type of q.
+
+    Raises:
+        ValueError: If shapes do not match, if the implementation is unknown, if jax.nn's is
+            requested with soft cap or dropout, or if "cudnn" does not support the heads or device.
+        TypeError: If the mask is not boolean, if the bias is, or if "cudnn" does not support the
+            type.
 
     References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA: training
-    generalized multi-query transformer models, 2023; soft cap: Gemma team, Gemma 2, 2024.
+    generalized multi-query transformer models, 2023; Gemma team, Gemma 2, 2024 (soft cap).
 
     >>> import jax.numpy as jnp
     >>> v = jnp.arange(3.0).reshape(3, 1, 1)  # three positions, one head, one feature
@@ -87,11 +101,11 @@ def attention(
         return attend(q, k, v, **options)
     _check(q, k, v)
     if plain:
-        # Scores of keys that are hidden are not used, so only values need to be finite.
+        # Scores of hidden keys are not used, so only values must be finite.
         v, broken = finite_rows(v)
         seen = _sees_broken(jnp.any(broken, -2), q.shape[-3], causal, window)
         return broken_rows(attend(q, k, v, causal=causal, window=window, **options), seen)
-    # 0 * NaN is NaN, in the products of the backward pass too: only finite rows go into them.
+    # 0 * NaN is NaN in the products of the backward pass, too, so these receive finite rows only.
     (q, query_broken), (k, key_broken), (v, value_broken) = map(finite_rows, (q, k, v))
     queries = jnp.any(query_broken, -2)  # (..., T, 1)
     keys = jnp.any(key_broken | value_broken, -2)  # (..., S, 1)
@@ -103,7 +117,7 @@ def attention(
         bias = jnp.where(finite, bias, jnp.zeros((), bias.dtype))
         allowed = _joined(allowed, finite)
     if implementation in ("xla", "cudnn"):
-        # Their gradient has 0 times dy @ v.T, which large values make inf.
+        # Their gradient contains 0 * (dy @ v.T), which is NaN if large values make the product inf.
         seen = jnp.any(allowed, (-3, -2))
         v = jnp.where(seen[..., None, None], v, jnp.zeros((), v.dtype))
     broken = queries | jnp.swapaxes(keys, -1, -2)
@@ -127,28 +141,30 @@ def attend(
     key: jax.Array | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
-    """`attention` if everything that a query may not look at is finite, and the bias everywhere.
+    """`attention` for inputs whose hidden entries are finite, with a finite bias.
 
-    It costs less, since nothing is checked.
+    It is faster, because it does not check for NaN and inf.
     """
     dtype = floating_type(q)
     q, k, v = (a.astype(dtype) for a in (q, k, v))
     _check(q, k, v)
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation is None, 'own', 'xla' or 'cudnn', got {implementation!r}")
+        raise ValueError(
+            f"implementation must be None, 'own', 'xla', or 'cudnn', got {implementation!r}"
+        )
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     draws = key is not None
     if implementation in ("xla", "cudnn") and (soft_cap is not None or draws):
         raise ValueError(
             f"implementation {implementation!r} is jax.nn.dot_product_attention's, which has no "
-            f"{'dropout' if draws else 'soft cap'}: leave implementation out"
+            f"{'dropout' if draws else 'soft cap'}: omit implementation"
         )
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
     bias = None if bias is None else _full_rank(bias, q, k, "bias")
     plain = mask is None and bias is None and soft_cap is None and not draws
-    # Where lengths differ, a window may leave rows without any key.
+    # If the lengths differ, a window may hide all keys of a query.
     plain = plain and (window is None or q.shape[-3] == k.shape[-3])
-    # jax.nn has float32 for the softmax of float64, and no float16 on the CPU.
+    # jax.nn computes the softmax of float64 in float32, and has no float16 on the CPU.
     jax_nn = q.shape[-1] == v.shape[-1] and dtype in (jnp.float32, jnp.bfloat16)
     if plain and (implementation in ("xla", "cudnn") or (implementation is None and jax_nn)):
         local = None if window is None else (window - 1, 0 if causal else window - 1)
@@ -164,24 +180,24 @@ def attend(
 
 
 def over_heads(a: jax.Array, ndim: int) -> jax.Array:
-    """A mask or bias (T, S) with as many axes as q has; one of other axes as it is."""
+    """Reshape a mask or bias (T, S) to the rank of q; return others unchanged."""
     return a.reshape((1,) * (ndim - 2) + a.shape) if a.ndim == 2 else a
 
 
 def check_types(mask: Any, bias: Any) -> None:
-    """Raise TypeError where the mask is no array of booleans, or the bias none of numbers."""
+    """Raise TypeError unless the mask is a boolean array and the bias is a numeric one."""
     for name, a in (("mask", mask), ("bias", bias)):
         if a is not None and not hasattr(a, "dtype"):
-            raise TypeError(f"{name} is an array, got {a!r}; write jnp.asarray({name})")
+            raise TypeError(f"{name} must be an array, got {a!r}; use jnp.asarray({name})")
     if mask is not None and mask.dtype != bool:
         raise TypeError(
-            f"mask is of booleans, True where a query may look at a key; got {mask.dtype}: write "
-            "bias=... for numbers that are added to the scores"
+            f"mask must be boolean, True if a key is visible to a query; got {mask.dtype}; use "
+            "bias=... for numbers to add to the scores"
         )
     if bias is not None and bias.dtype == bool:
         raise TypeError(
-            "bias is of numbers that are added to the scores; got bool: write mask=... for "
-            "booleans, True where a query may look at a key"
+            "bias must be numbers to add to the scores, got bool; use mask=... for booleans, True "
+            "if a key is visible to a query"
         )
 
 
@@ -211,7 +227,7 @@ def _own(
         weights = jax.nn.softmax(scores, -1)
     else:
         mask = _by_group(mask, heads, groups)
-        # A finite number, so that a row without any key has weights without NaN, which become 0.
+        # A finite number, so that a row without visible keys has weights that are not NaN.
         scores = jnp.where(mask, scores, jnp.asarray(-0.7 * float(jnp.finfo(wide).max), wide))
         weights = jnp.where(mask, jax.nn.softmax(scores, -1), jnp.zeros((), wide))
     weights = weights.astype(v.dtype)
@@ -232,9 +248,9 @@ def _jax_nn(
     bias: jax.Array | None = None,
     **options: Any,
 ) -> jax.Array:
-    """jax.nn's, which wants one batch axis."""
+    """Call jax.nn.dot_product_attention, which requires one batch axis."""
     if implementation == "cudnn":
-        if only_shapes():  # whatever the type; NaN, in case that it is computed after all
+        if only_shapes():  # of any type; NaN, in case it is computed
             return jnp.full((*q.shape[:-1], v.shape[-1]), jnp.nan, q.dtype)
         _check_fused(q, v)
     batch = q.shape[:-3]
@@ -245,7 +261,7 @@ def _jax_nn(
         return jnp.broadcast_to(a, (*batch, *a.shape[-3:])).reshape(math.prod(batch), *a.shape[-3:])
 
     wide = None if bias is None else bias.astype(wider_type(q.dtype, jnp.float32))
-    with jax.numpy_dtype_promotion("standard"):  # it promotes half types on its way
+    with jax.numpy_dtype_promotion("standard"):  # jax.nn promotes half-precision types internally
         try:
             y = jax.nn.dot_product_attention(
                 *map(one_batch_axis, (q, k, v)),  # type: ignore[arg-type]
@@ -288,7 +304,7 @@ def _check_fused(q: jax.Array, v: jax.Array) -> None:
 def _places_mask(
     q: jax.Array, k: jax.Array, causal: bool, window: int | None, segment_ids: jax.Array | None
 ) -> jax.Array | None:
-    """The mask of `causal`, `window` and `segment_ids`, of as many axes as q."""
+    """Return the mask of `causal`, `window`, and `segment_ids`, with the rank of q."""
     if segment_ids is not None:
         if q.shape[-3] != k.shape[-3]:
             raise ValueError(f"segment_ids need T = S, got T = {q.shape[-3]} and S = {k.shape[-3]}")
@@ -304,9 +320,9 @@ def _places_mask(
 
 
 def _sees_broken(broken: jax.Array, length: int, causal: bool, window: int | None) -> jax.Array:
-    """Which of `length` queries may look at a broken key (..., S, 1): booleans (..., T, 1, 1).
+    """Return which of `length` queries see a broken key (..., S, 1): booleans (..., T, 1, 1).
 
-    The keys that a query may look at are consecutive, so that counts replace a (T, S) mask.
+    The keys visible to a query are consecutive, so counts replace a (T, S) mask.
     """
     query = jnp.arange(length)
     last = query if causal or window is None else query + window - 1
@@ -324,13 +340,13 @@ def _joined(one: jax.Array | None, other: jax.Array | None) -> jax.Array | None:
 
 
 def _by_group(a: jax.Array, heads: int, groups: int) -> jax.Array:
-    """(..., heads or 1, T, S) as (..., groups or 1, heads in a group or 1, T, S)."""
+    """Split axis -3 of heads (or 1) into groups and heads per group (or 1 and 1)."""
     *batch, n, length, keys = a.shape
     return a.reshape(*batch, *((1, 1) if n == 1 else (groups, heads // groups)), length, keys)
 
 
 def _full_rank(a: Any, q: jax.Array, k: jax.Array, name: str) -> jax.Array:
-    """A mask or bias with as many axes as q; raises where it does not fit."""
+    """Return a mask or bias with the rank of q; raise ValueError if its shape does not match."""
     wanted = (*q.shape[:-3], q.shape[-2], q.shape[-3], k.shape[-3])
     given = jnp.shape(a)
     a = over_heads(a, q.ndim)
@@ -340,8 +356,8 @@ def _full_rank(a: Any, q: jax.Array, k: jax.Array, name: str) -> jax.Array:
     )
     if not fits:
         raise ValueError(
-            f"{name} is (T, S) or broadcasts to (..., heads, T, S) = {wanted} with as many axes; "
-            f"got {given}; where it is (..., T, S), write {name}[..., None, :, :]"
+            f"{name} must be (T, S), or broadcast to (..., heads, T, S) = {wanted} with its rank; "
+            f"got {given}; if it is (..., T, S), write {name}[..., None, :, :]"
         )
     return a
 
@@ -350,10 +366,10 @@ def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
     ranks = min(q.ndim, k.ndim, v.ndim)
     if ranks < 3 or q.shape[:-3] != k.shape[:-3] or k.shape[:-1] != v.shape[:-1]:
         raise ValueError(
-            "q is (..., T, heads, d), k and v (..., S, kv_heads, d) with the same axes in front; "
-            f"got {q.shape}, {k.shape} and {v.shape}"
+            "q must be (..., T, heads, d), and k and v (..., S, kv_heads, d) with equal leading "
+            f"axes; got {q.shape}, {k.shape}, and {v.shape}"
         )
     if q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"q and k have the same features a head, got {q.shape} and {k.shape}")
+        raise ValueError(f"q and k must have equal features, got {q.shape} and {k.shape}")
     if q.shape[-2] % k.shape[-2]:
-        raise ValueError(f"the heads of k, {k.shape[-2]}, divide those of q, {q.shape[-2]}")
+        raise ValueError(f"the heads of k, {k.shape[-2]}, must divide those of q, {q.shape[-2]}")

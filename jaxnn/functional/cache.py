@@ -1,8 +1,8 @@
-"""Caches of keys and values for decoding, as plain functions.
+"""Caches of keys and values for decoding.
 
-A cache is a dict of arrays, each (batch..., slots, ...). A chunk is a dict of the same names, each
-(batch..., T, ...). Beside keys and values it holds the place of each slot (`functional.segments`),
-so that the mask follows from places alone; sequence 0 marks an empty slot.
+A cache is a dict of arrays of shape (batch..., slots, ...). A chunk is a dict with the same names
+and arrays of shape (batch..., T, ...). A cache also stores the place of each slot (see
+`functional.segments`), from which the attention mask follows. Sequence 0 marks an empty slot.
 """
 
 import math
@@ -16,7 +16,13 @@ from jax import lax
 def write(
     cache: dict[str, jax.Array], chunk: dict[str, jax.Array], start: Any, axis: int
 ) -> dict[str, jax.Array]:
-    """The cache with a chunk at the slots from `start` on, along `axis`.
+    """Write a chunk into consecutive slots of a cache.
+
+    Args:
+        cache: Arrays of shape (batch..., slots, ...).
+        chunk: Arrays of shape (batch..., T, ...).
+        start: First slot to write; may be traced.
+        axis: Axis of the slots, the number of batch axes.
 
     >>> import jax.numpy as jnp
     >>> write({"key": jnp.zeros(4)}, {"key": jnp.ones(2)}, 1, axis=0)["key"].tolist()
@@ -31,11 +37,16 @@ def write(
 def write_ring(
     cache: dict[str, jax.Array], chunk: dict[str, jax.Array], real: jax.Array, written: jax.Array
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """The cache with the chunk's positions that are real, each row's in the slots that follow its
-    last, from the beginning again after the end; and the number written in each row so far.
+    """Write a chunk into a ring buffer; return the cache and the number of positions written.
 
-    `real` are booleans (batch..., T), `written` integers (batch...). A chunk may be longer than the
-    ring, in which the last ones stay.
+    Each row's real positions are written after its previous ones, and from the first slot again
+    when the end is reached. If a chunk is longer than the ring, its last positions remain.
+
+    Args:
+        cache: Arrays of shape (batch..., slots, ...).
+        chunk: Arrays of shape (batch..., T, ...).
+        real: Booleans (batch..., T); positions marked False are not written.
+        written: Integers (batch...), the number of positions written to each row so far.
 
     >>> import jax.numpy as jnp
     >>> real = jnp.array([True, False, True, True])
@@ -52,7 +63,7 @@ def write_ring(
     def with_chunk(slots: jax.Array, new: jax.Array) -> jax.Array:
         n = slots.shape[len(batch)]
         stays = real & (number >= (after - n)[..., None])
-        slot = jnp.where(stays, number % n, n)  # n is no slot: what goes there is dropped
+        slot = jnp.where(stays, number % n, n)  # writes to the index n are dropped
         flat = jax.vmap(lambda a, b, i: a.at[i].set(b.astype(a.dtype), mode="drop"))(
             slots.reshape(rows, n, *slots.shape[len(batch) + 1 :]),
             new.reshape(rows, length, *new.shape[len(batch) + 1 :]),

@@ -1,4 +1,4 @@
-"""Convolutions over 1 to 3 axes, channels last, and their transposes."""
+"""Convolutions over 1 to 3 axes, channels last, and transposed convolutions."""
 
 import math
 from typing import Any
@@ -16,12 +16,12 @@ from .segments import places
 
 PerAxis = int | tuple[int, ...]
 
-# Rows, columns and more of an image, between its batch axis and its channels; then a kernel's.
+# Names of the axes of an input and of a kernel, by the number of spatial axes.
 LAYOUTS = {1: ("NWC", "WIO"), 2: ("NHWC", "HWIO"), 3: ("NDHWC", "DHWIO")}
 
 
 def per_axis(number: PerAxis, axes: int) -> tuple[int, ...]:
-    """One number for each axis.
+    """Return one number for each axis.
 
     >>> per_axis(2, 3), per_axis((1, 2), 2)
     ((2, 2, 2), (1, 2))
@@ -39,13 +39,26 @@ def convolution(
     groups: int = 1,
     padding: Padding = "same",
 ) -> jax.Array:
-    """y[t] = sum_i x[t * stride + i * dilation] @ w[i] + b, with x padded (see `padding`).
+    """Convolve: `y[t] = sum_i x[t * stride + i * dilation] @ w[i] + b`, with x padded.
 
-    x is (..., *axes, n), w (*window, n / groups, m), b (m,); there are as many axes as the window
-    has, 1 to 3, and any number of batch axes. Channels and features are cut into `groups` runs, and
-    each run of features sees its run of channels. Along an axis of s elements, padded to p,
-    the output has (p - (window - 1) * dilation - 1) // stride + 1. It is in the type of x. Raises
-    ValueError where the window is longer than the padded input.
+    Along an axis of s elements, padded to p, the output has length
+    (p - (window - 1) * dilation - 1) // stride + 1.
+
+    Args:
+        x: Array of shape `(..., *axes, n)` with any number of batch axes.
+        w: Kernel of shape `(*window, n / groups, m)`, with 1 to 3 axes in `window`.
+        b: Bias of shape (m,), or None.
+        stride: Step between windows. Default: 1.
+        dilation: Step between the elements of a window. Default: 1.
+        groups: Number of groups of neighboring channels. Each group of output features is computed
+            from its own group of input channels. Default: 1.
+        padding: See `functional.padding`. Default: "same".
+
+    Returns:
+        Array of shape `(..., *output axes, m)`, in the type of x.
+
+    Raises:
+        ValueError: If the window is longer than the padded input.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.arange(4.0)[:, None]
@@ -65,8 +78,8 @@ def convolution(
         if x.shape[axis] + before + after < span:
             raise ValueError(
                 f"the window spans {span} elements (kernel {w.shape[i]}, dilation {dilations[i]}), "
-                f"but axis {axis} of {describe(x)} has {x.shape[axis]}, with {before} before and "
-                f"{after} after it; write padding='same', or a smaller kernel"
+                f"but axis {axis} of {describe(x)} has {x.shape[axis]}, padded by {before} before "
+                f"and {after} after; use padding='same', or a smaller kernel"
             )
         if isinstance(entry, str) and entry in MODES:
             x = fill(x, axis, entry, before, after)
@@ -85,15 +98,25 @@ def packed_convolution(
     groups: int = 1,
     before: int = 0,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The convolution of each sequence of a packed and padded row, as if it stood alone.
+    """Convolve each sequence of a packed and padded row separately.
 
-    x (..., L, n) and `segment_ids` (..., L), 0 for padding, have `before` positions in front of the
-    T that give outputs: those of a chunk before, or padding. The window reaches over `before`
-    places in front of an output and the rest behind; zeros are seen outside its sequence, and
-    padding is skipped, so that what it holds counts nowhere. The output (..., T, m) is 0 at
-    padding. Beside
-    it: the last `before` inputs and segment_ids, without all but the last sequence, which stand in
-    front of the next chunk.
+    Each output sees zeros outside its sequence. Padding is skipped, so its contents have no effect;
+    the output is 0 there.
+
+    Args:
+        x: Array of shape (..., L, n).
+        w: Kernel of shape (window, n / groups, m).
+        b: Bias of shape (m,), or None.
+        segment_ids: Integers of shape (..., L), 0 for padding.
+        dilation: Step between the elements of a window. Default: 1.
+        groups: Number of groups of channels. Default: 1.
+        before: Number of positions at the start of x that precede the T = L - before outputs: the
+            end of the previous chunk, or padding. The window extends `before` positions ahead of
+            an output; the rest extends behind it. Default: 0.
+
+    Returns:
+        The output (..., T, m), and a pair of the last `before` inputs and segment_ids, to precede
+        the next chunk. Both are zero outside the last sequence.
 
     >>> import jax.numpy as jnp
     >>> x, segment_ids = jnp.array([[0.0], [1], [2], [3], [4]]), jnp.array([0, 1, 1, 2, 2])
@@ -110,7 +133,7 @@ def packed_convolution(
             x[..., :0, :],
             segment_ids[..., :0],
         )
-    # Padding goes to the front and the rest stays in order, so that sequences have no gaps.
+    # Move padding to the front and keep the order of the rest, so that sequences have no gaps.
     order = jnp.argsort(real, axis, stable=True)
     x = jnp.take_along_axis(x, order[..., None], axis)
     sequence = jnp.take_along_axis(places(segment_ids)[0].sequence, order, axis)
@@ -121,7 +144,7 @@ def packed_convolution(
         jnp.where(stays[..., None], ahead, jnp.zeros_like(ahead)),
         jnp.where(stays, kept, jnp.zeros_like(kept)),
     )
-    # The window of each output, cut to its sequence; windows stand one behind the other.
+    # Gather the window of each output, masked to its sequence; windows are concatenated.
     behind = [(0, 0)] * axis + [(0, (window - 1) * dilation - before)]
     at = np.arange(length)[:, None] + dilation * np.arange(window)
     seen = jnp.pad(sequence, behind)[..., at] == sequence[..., before:, None]
@@ -145,14 +168,29 @@ def transposed_convolution(
     padding: Padding = "same",
     output_padding: PerAxis = 0,
 ) -> jax.Array:
-    """y[t * stride + i * dilation] += x[t] @ w[i], plus b: the transpose of a convolution.
+    """Transposed convolution: `y[t * stride + i * dilation] += x[t] @ w[i]`, plus b.
 
-    x is (..., *axes, n), w (*window, n / groups, m), b (m,). What is written so has
-    (s - 1) * stride + span elements along an axis of s, where span = (window - 1) * dilation + 1.
-    `padding` says how many of them go, and `output_padding` how many more stay at the end (or
-    zeros follow): an int from both sides, a pair from either, "valid" none, and "same" as many as
-    leave s * stride: the transpose of a convolution with the same stride and padding="same". So
-    the output has (s - 1) * stride + span - before - after + output_padding, as in torch.
+    Along an axis of s elements the output has length
+    (s - 1) * stride + span - before - after + output_padding, with
+    span = (window - 1) * dilation + 1, as in torch.
+
+    Args:
+        x: Array of shape `(..., *axes, n)` with any number of batch axes.
+        w: Kernel of shape `(*window, n / groups, m)`, with 1 to 3 axes in `window`.
+        b: Bias of shape (m,), or None.
+        stride: Step between the outputs of neighboring inputs. Default: 1.
+        dilation: Step between the elements of a window. Default: 1.
+        groups: Number of groups of neighboring channels. Default: 1.
+        padding: Number of output elements to remove: an int from both ends, a pair (before,
+            after), "valid" for none, or "same" for an output of length s * stride, which is the
+            transpose of a convolution with the same stride and padding="same". Default: "same".
+        output_padding: Number of elements to add at the end. Default: 0.
+
+    Returns:
+        Array of shape `(..., *output axes, m)`, in the type of x.
+
+    Raises:
+        ValueError: If the output would have no elements.
 
     >>> import jax.numpy as jnp
     >>> x, w = jnp.array([[1.0], [10.0]]), jnp.array([1.0, 2.0, 3.0]).reshape(3, 1, 1)
@@ -174,10 +212,10 @@ def transposed_convolution(
         if length < 1:
             raise ValueError(
                 f"axis {axis} of {describe(x)} would become {length} elements long: {before} "
-                f"before and {after} after are cut off; write padding='same', or less of it"
+                f"before and {after} after are removed; use padding='same', or less padding"
             )
         edges.append((span - 1 - before, span - 1 - after + extra[i]))
-    # A window of holes slides over the input with `stride - 1` zeros put between its elements.
+    # Convolve over the input with `stride - 1` zeros inserted between its elements.
     return _convolve(
         x,
         jnp.flip(w, tuple(range(axes))),
@@ -204,7 +242,7 @@ def _convolve(
     padding: list[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """XLA's convolution, for any number of batch axes; with one of them nothing is reshaped."""
+    """Call XLA's convolution with one batch axis; other numbers of batch axes are reshaped."""
     axes = w.ndim - 2
     batch = x.shape[: x.ndim - 1 - axes]
     if len(batch) != 1:

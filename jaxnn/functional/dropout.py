@@ -1,4 +1,4 @@
-"""Dropout and other noise as plain functions. Rates may be traced."""
+"""Dropout and other noise. Rates may be traced."""
 
 from typing import Any
 
@@ -7,17 +7,26 @@ import jax.numpy as jnp
 
 from .linear import floating_type, wider_type
 
-# What SELU tends to far below zero: its scale times its alpha, negated.
+# The limit of SELU at -infinity: minus its scale times its alpha.
 SELU_FLOOR = -1.7580993408473766
 
 
 def dropout(
     key: jax.Array, x: jax.Array, rate: Any, broadcast_dims: int | tuple[int, ...] = ()
 ) -> jax.Array:
-    """Each element is 0 with probability `rate` and divided by 1 - rate otherwise.
+    """Set elements to 0 with probability `rate` and divide the others by 1 - rate.
 
-    The mean stays. Elements along the axes `broadcast_dims` fall together. `rate` may be traced; at
-    1 all elements and gradients are 0. An integer x becomes floating.
+    Args:
+        key: PRNG key.
+        x: Array of any shape; integers are converted to the default floating type.
+        rate: Probability in [0, 1]; may be traced. At 1, outputs and gradients are 0.
+        broadcast_dims: Axes along which all elements share one mask. Default: ().
+
+    Returns:
+        Array of the shape of x.
+
+    Reference: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting,
+    2014.
 
     >>> import jax, jax.numpy as jnp
     >>> sorted(set(dropout(jax.random.key(0), jnp.ones(100), 0.5).tolist()))
@@ -31,18 +40,29 @@ def dropout(
     }
     shape = tuple(1 if axis in axes else n for axis, n in enumerate(x.shape))
     mask = jnp.broadcast_to(jax.random.bernoulli(key, keep, shape), x.shape)
-    # At rate 1 nothing is kept, and the factor is any finite number, also in the type of x: it is
-    # multiplied by zeros, and so are gradients.
+    # At rate 1 only zeros are multiplied by the factor, in the gradient too; any finite number
+    # works that is also finite in the type of x.
     most = min(float(jnp.finfo(dtype).max) for dtype in (x.dtype, jnp.float32))
     factor = jnp.minimum(1.0 / jnp.where(keep > 0, keep, jnp.ones_like(keep)), most)
-    # A product, so that a known rate and a traced one give the same bits: the compiler turns the
-    # division by a known number into one.
+    # A product gives identical bits for concrete and traced rates: the compiler turns a division by
+    # a constant into a product.
     return jnp.where(mask, x, jnp.zeros((), x.dtype)) * factor.astype(x.dtype)
 
 
 def alpha_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
-    """Each element becomes SELU's lowest value with probability `rate`; then a * x + b, with which
-    mean 0 and variance 1 stay what they are. At rate 1 all are 0. `rate` may be traced.
+    """Set elements to SELU's limit with probability `rate`, then apply a * x + b.
+
+    a and b keep mean 0 and variance 1.
+
+    Args:
+        key: PRNG key.
+        x: Array of any shape; integers are converted to the default floating type.
+        rate: Probability in [0, 1]; may be traced. At 1, all elements are 0.
+
+    Returns:
+        Array of the shape of x.
+
+    Reference: Klambauer et al., Self-normalizing neural networks, 2017.
 
     >>> import jax, jax.numpy as jnp
     >>> y = alpha_dropout(jax.random.key(0), jnp.zeros(100), 0.5)
@@ -63,7 +83,15 @@ def alpha_dropout(key: jax.Array, x: jax.Array, rate: Any) -> jax.Array:
 
 
 def gaussian_noise(key: jax.Array, x: jax.Array, stddev: Any) -> jax.Array:
-    """x + stddev * n with n standard normal, drawn in at least float32; in the type of x.
+    """Add noise: `y = x + stddev * n` with n standard normal.
+
+    Args:
+        key: PRNG key.
+        x: Array of any shape.
+        stddev: Standard deviation, a number or an array that broadcasts to x.
+
+    Returns:
+        Array of the shape of x, in its floating type. The noise is drawn in at least float32.
 
     >>> import jax, jax.numpy as jnp
     >>> gaussian_noise(jax.random.key(0), jnp.ones(2), 0.0).tolist()

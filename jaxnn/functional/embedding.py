@@ -1,4 +1,4 @@
-"""Rows of a table looked up by token, one a token or one a bag of them."""
+"""Lookup of rows of a table by token, singly or combined over bags of tokens."""
 
 import math
 
@@ -14,10 +14,15 @@ MODES = ("sum", "mean", "max")
 
 
 def embed(table: jax.Array, ids: jax.Array, padding: int | None = None) -> jax.Array:
-    """table[ids], (..., features) for integers ids (...) and a table (vocabulary, features).
+    """Look up rows: `y = table[ids]`.
 
-    The row `padding` is looked up as any other, but has no gradient. A token outside
-    [0, vocabulary) gives NaN.
+    Args:
+        table: Floating array of shape (vocabulary, features).
+        ids: Integers of any shape. A token outside [0, vocabulary) gives NaN.
+        padding: Token whose row receives no gradient. Default: None.
+
+    Returns:
+        Array of shape (..., features).
 
     >>> import jax.numpy as jnp
     >>> embed(jnp.array([[1.0], [2.0]]), jnp.array([1, 0, 2]))[:, 0].tolist()
@@ -38,15 +43,23 @@ def embedding_bag(
     padding: int | None = None,
     bags: int | None = None,
 ) -> jax.Array:
-    """The sum, mean or maximum of the rows of the tokens in a bag.
+    """Combine the rows of the tokens in a bag by their sum, mean, or maximum.
 
-    ids are (..., n) and a row of them is one bag, the result (..., features); or a row holds
-    `bags` bags, bag i being the tokens whose segment is i + 1, and the result is
-    (..., bags, features). Tokens of segment 0 are in no bag, nor are those equal to `padding`; a
-    bag without any gives zeros. Rows are multiplied by `weights` (..., n) before they are added.
+    Args:
+        table: Floating array of shape (vocabulary, features).
+        ids: Integers of shape (..., n). A token outside [0, vocabulary) gives NaN.
+        weights: Array of shape (..., n) by which rows are multiplied first. Default: None.
+        segment_ids: Integers of shape (..., n). Segment 0 is in no bag. If `bags` is given, bag i
+            consists of the tokens of segment i + 1; otherwise all others form one bag. Default:
+            all tokens are in one bag.
+        mode: "sum", "mean", or "max". Sums are computed in at least float32. Of several equal
+            maxima, the first one receives the gradient. Default: "mean".
+        padding: Token that is in no bag. Default: None.
+        bags: Number of bags in a row. Default: one bag, and no axis for bags.
 
-    Sums are taken in at least float32; the result is in the type of the weights where that is
-    floating, and of the table elsewhere. Of equal maxima the first has the gradient.
+    Returns:
+        Array of shape (..., features) or (..., bags, features), in the type of the weights if that
+        is floating, otherwise of the table. An empty bag gives zeros.
 
     >>> import jax.numpy as jnp
     >>> table, ids = jnp.array([[1.0], [2.0], [6.0]]), jnp.array([0, 1, 2])
@@ -67,7 +80,7 @@ def embedding_bag(
     rows = jnp.where((bag > 0)[..., None], rows.astype(wide), 0)
     if weights is not None:
         weights = jnp.where(bag > 0, weights.astype(wide), 0)[..., None]
-        # 0 * NaN is NaN; rows that are finite keep the gradient of their weight at 0.
+        # 0 * NaN is NaN. The gradient of a weight of 0 is kept if the row is finite.
         rows = jnp.where((weights == 0) & ~jnp.isfinite(rows), 0, rows) * weights
     if bags is None:
         return _of_rows(rows, bag > 0, mode).astype(dtype)
@@ -78,7 +91,7 @@ def embedding_bag(
 
 
 def _of_rows(rows: jax.Array, inside: jax.Array, mode: str) -> jax.Array:
-    """One bag a row: (..., features) of rows (..., n, features)."""
+    """One bag per row: rows (..., n, features) to (..., features)."""
     count = jnp.sum(inside, -1, dtype=jnp.int32)[..., None]
     if mode == "max" and rows.shape[-2]:
         y = folded(jnp.where(inside[..., None], rows, -jnp.inf), -2, larger)
@@ -88,8 +101,8 @@ def _of_rows(rows: jax.Array, inside: jax.Array, mode: str) -> jax.Array:
 
 
 def _packed(rows: jax.Array, bag: jax.Array, mode: str, bags: int) -> jax.Array:
-    """Some bags in one row: (bags, features) of rows (n, features) and their bags (n,), from 1."""
-    n = bags + 1  # what is in no bag comes first, and goes
+    """Several bags per row: rows (n, features) to (bags, features); bags (n,) count from 1."""
+    n = bags + 1  # index 0 collects the tokens in no bag, and is dropped
     count = jax.ops.segment_sum(jnp.ones_like(bag), bag, n)[1:, None]
     if mode == "max" and len(rows):
         largest = jax.ops.segment_max(lax.stop_gradient(rows), bag, n)
@@ -102,4 +115,4 @@ def _packed(rows: jax.Array, bag: jax.Array, mode: str, bags: int) -> jax.Array:
 
 
 def _is(ids: jax.Array, padding: int) -> jax.Array:
-    return ids.astype(jnp.int32) == padding  # a smaller type may not hold the number
+    return ids.astype(jnp.int32) == padding  # `padding` may not fit a narrower type

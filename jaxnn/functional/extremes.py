@@ -1,8 +1,8 @@
-"""The maximum or minimum of windows, by choosing between two arrays again and again.
+"""Maxima and minima of windows, computed by repeated selection between two arrays.
 
-Axes are taken one at a time, the last one first, and elements in their order: so of equal numbers
-the first in the order of the array is chosen and has all of the gradient. XLA has windows of maxima
-too, but their gradient takes ten times as long on a CPU, and JAX has none for those with dilation.
+Axes are reduced one at a time from the last, and elements in order, so that of several equal
+numbers the first one is chosen and receives the whole gradient. XLA has `reduce_window` for maxima
+too, but its gradient takes ten times as long on a CPU, and JAX has none for windows with dilation.
 """
 
 import functools
@@ -15,18 +15,18 @@ from jax import lax
 
 from .windows import Windows
 
-FEW = 8  # places of a window, for which doubling would not pay
+FEW = 8  # Window sizes up to this are not reduced by doubling.
 
 
 @jax.custom_jvp
 def larger(a: jax.Array, b: jax.Array) -> jax.Array:
-    """max(a, b), whose gradient goes to a where they are equal."""
+    """max(a, b); if they are equal, a receives the gradient."""
     return lax.max(a, b)
 
 
 @jax.custom_jvp
 def smaller(a: jax.Array, b: jax.Array) -> jax.Array:
-    """min(a, b), whose gradient goes to a where they are equal."""
+    """min(a, b); if they are equal, a receives the gradient."""
     return lax.min(a, b)
 
 
@@ -41,21 +41,21 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def lowest(dtype: Any) -> Any:
-    """The number that is never the maximum; of booleans False."""
+    """Return the smallest value of a type: -infinity if it is floating, False if it is boolean."""
     if jnp.issubdtype(dtype, jnp.bool_):
         return False
     return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
 
 
 def highest(dtype: Any) -> Any:
-    """The number that is never the minimum; of booleans True."""
+    """Return the largest value of a type: infinity if it is floating, True if it is boolean."""
     if jnp.issubdtype(dtype, jnp.bool_):
         return True
     return np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).max
 
 
 def chosen_by_window(x: jax.Array, found: dict[int, Windows], choose: Any, never: Any) -> jax.Array:
-    """The one of each window that `choose` leaves; `never` stands in the padding."""
+    """Reduce each window by `choose`; the padding is filled with `never`."""
     for axis, along in reversed(found.items()):
         span = along.dilation * (along.kernel - 1) + 1
         before, after = along.padding[0], (along.count - 1) * along.stride + span
@@ -67,7 +67,7 @@ def chosen_by_window(x: jax.Array, found: dict[int, Windows], choose: Any, never
 
 
 def _one_by_one(x: jax.Array, axis: int, along: Windows, choose: Any) -> jax.Array:
-    """The places of the windows in turn."""
+    """Reduce windows one element at a time."""
     end = x.shape[axis] - (along.kernel - 1) * along.dilation
     shifts = range(0, along.kernel * along.dilation, along.dilation)
     places = [lax.slice_in_dim(x, i, i + end, along.stride, axis) for i in shifts]
@@ -75,7 +75,7 @@ def _one_by_one(x: jax.Array, axis: int, along: Windows, choose: Any) -> jax.Arr
 
 
 def _doubled(x: jax.Array, axis: int, along: Windows, choose: Any) -> jax.Array:
-    """All windows of that size, those twice as large chosen from two neighbors; then some."""
+    """Reduce windows by doubling: windows of 2n elements from two windows of n."""
     size = 1
     while size < along.kernel:
         step = min(size, along.kernel - size)
@@ -87,7 +87,7 @@ def _doubled(x: jax.Array, axis: int, along: Windows, choose: Any) -> jax.Array:
 
 
 def folded(x: jax.Array, axis: int, choose: Any) -> jax.Array:
-    """What is left along `axis` when one of each two neighbors is chosen, again and again.
+    """Reduce `axis` by `choose` on pairs of neighbors until one element is left.
 
     >>> import jax.numpy as jnp
     >>> folded(jnp.array([[3, 7, 5]]), -1, larger).tolist()

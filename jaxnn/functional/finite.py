@@ -1,8 +1,8 @@
-"""Rows that hold NaN or inf, kept out of sums.
+"""Rows that contain NaN or inf, excluded from sums.
 
-0 * NaN is NaN, so a weight of zero does not hide a row, neither in a product nor in a gradient that
-sums over rows. These functions replace such rows by zeros before the product, and put NaN in the
-place of what follows from them.
+0 * NaN is NaN, so a weight of zero does not exclude a row, neither from a product nor from a
+gradient that sums over rows. These functions replace such rows by zeros before the product and set
+the results of these rows to NaN afterwards.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 
 def finite_rows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x (..., n) with zeros in place of rows that hold NaN or inf, and which those are (..., 1).
+    """Replace rows of x (..., n) that contain NaN or inf by zeros; return a mask of them (..., 1).
 
     >>> import jax.numpy as jnp
     >>> rows, broken = finite_rows(jnp.array([[1.0, 2.0], [3.0, jnp.nan]]))
@@ -24,15 +24,15 @@ def finite_rows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def broken_rows(y: jax.Array, broken: jax.Array) -> jax.Array:
-    """y (..., n) with NaN in the rows that are `broken` (..., 1); they have no gradient."""
+    """Set the rows of y (..., n) that are marked in `broken` (..., 1) to NaN, without gradients."""
     return jnp.where(broken, jnp.asarray(jnp.nan, y.dtype), y)
 
 
 def by_row(f: Callable[[jax.Array], jax.Array], x: jax.Array, checks: bool = True) -> jax.Array:
-    """f(x) for a function of each row of x (..., n), to which no row is given that is not finite.
+    """Apply f to each row of x (..., n) whose elements are all finite.
 
-    Such a row gives NaN, and has no part in gradients, which sum over rows. Without `checks` it is
-    f(x).
+    Rows that contain NaN or inf give NaN and contribute nothing to gradients that sum over rows. If
+    `checks` is False, the result is f(x).
     """
     if not checks:
         return f(x)

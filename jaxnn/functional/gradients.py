@@ -1,9 +1,8 @@
-"""What a backward pass computes once, what it keeps, and in which type it sums.
+"""Control of the backward pass: the type of its sums, what it stores, and what it computes once.
 
-The gradient of a parameter is a sum over all its uses. XLA takes such a sum in the type of its
-terms: in bfloat16, a CPU stops counting at 256 equal terms. `shared_sum`, `shared_product`, and
-`shared_rows` take it in float32. Matrix products and convolutions do not need them: their sums
-accumulate in float32.
+The gradient of a parameter is a sum over all its uses. XLA computes such a sum in the type of its
+terms; in bfloat16, a sum of ones on a CPU stops at 256. `shared_sum`, `shared_product`, and
+`shared_rows` compute it in float32. Matrix products and convolutions accumulate in float32 anyway.
 """
 
 from typing import Any
@@ -16,25 +15,34 @@ from ..core.floating import is_narrow, widened
 
 
 def shared_sum(y: jax.Array, parameter: jax.Array) -> jax.Array:
-    """y + parameter in the type of y, with the parameter's gradient summed in at least float32.
+    """`y + parameter`, with the parameter's gradient summed in at least float32.
 
     Args:
-        y: an array of a floating type.
-        parameter: an array of as many axes, each of the same size or 1; any floating type.
+        y: Floating array.
+        parameter: Floating array with the same number of axes, each of the same size or 1.
+
+    Returns:
+        Array of the shape and type of y.
 
     >>> import jax, jax.numpy as jnp
     >>> y = jnp.zeros((25, 40), jnp.bfloat16)
     >>> jax.grad(lambda b: jnp.sum(shared_sum(y, b)))(jnp.ones((1, 1))).item()
     1000.0
     """
-    # Rounded last, a sum is what it is in the type itself, and its derivative begins in float32.
+    # Rounding comes last, so the value equals a sum in the type of y, while its derivative is
+    # summed in float32.
     return (widened(y) + widened(parameter.astype(y.dtype))).astype(y.dtype)
 
 
 def shared_product(y: jax.Array, parameter: jax.Array) -> jax.Array:
-    """y * parameter in the type of y, with the parameter's gradient summed in at least float32.
+    """`y * parameter`, with the parameter's gradient summed in at least float32.
 
-    The arguments are those of `shared_sum`.
+    Args:
+        y: Floating array.
+        parameter: Floating array with the same number of axes, each of the same size or 1.
+
+    Returns:
+        Array of the shape and type of y.
 
     >>> import jax, jax.numpy as jnp
     >>> y = jnp.ones((25, 40), jnp.bfloat16)
@@ -45,11 +53,14 @@ def shared_product(y: jax.Array, parameter: jax.Array) -> jax.Array:
 
 
 def shared_rows(table: jax.Array, indices: jax.Array) -> jax.Array:
-    """table[indices], with the table's gradient summed in at least float32.
+    """`table[indices]`, with the table's gradient summed in at least float32.
 
     Args:
-        table: an array (rows, ...) of a floating type, which is the type of the result.
-        indices: integers (...); one outside [0, rows) gives NaN.
+        table: Floating array of shape (rows, ...).
+        indices: Integers of any shape. An index outside [0, rows) gives NaN.
+
+    Returns:
+        Array in the type of the table.
 
     >>> import jax, jax.numpy as jnp
     >>> table, indices = jnp.ones((2, 1), jnp.bfloat16), jnp.zeros(1000, int)
@@ -70,21 +81,24 @@ def _narrow_rows(table: jax.Array, indices: jax.Array) -> jax.Array:
 
 @_narrow_rows.defjvp
 def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    """Widen the tangent only: a copy of the whole table would cost more than its rows."""
+    """Widen the tangent only; a float32 copy of the whole table would cost more than its rows."""
     (table, indices), (dtable, _) = primals, tangents
     return _narrow_rows(table, indices), _rows(widened(dtable), indices).astype(table.dtype)
 
 
 @jax.custom_jvp
 def picked(x: jax.Array, index: jax.Array) -> jax.Array:
-    """x[..., index], one number of each row, whose gradient is a selection and not a scatter.
+    """Return `x[..., index]`, one number of each row, with a gradient that is not a scatter.
 
-    A scatter is written to memory. A selection becomes a part of what takes it, such as the rest of
-    the gradient of a cross entropy.
+    The gradient is a selection, which XLA fuses into later operations, such as the rest of the
+    gradient of a cross entropy. A scatter would be written to memory.
 
     Args:
-        x: an array (..., n).
-        index: integers (...) in [0, n).
+        x: Array of shape (..., n).
+        index: Integers of shape (...) in [0, n).
+
+    Returns:
+        Array of shape (...), in the type of x.
 
     >>> import jax, jax.numpy as jnp
     >>> x, index = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 0])
@@ -104,10 +118,10 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def gradient_once(x: jax.Array) -> jax.Array:
-    """x itself; its gradient is computed before anything takes it.
+    """Return x, and compute its gradient once, before any operation that uses it.
 
-    A CPU's compiler otherwise computes a long elementwise chain, such as the gradient of a
-    normalization, anew inside each product that takes it, element by element.
+    XLA's CPU compiler otherwise recomputes a long elementwise chain, such as the gradient of a
+    normalization, for each element inside every product that uses it.
 
     >>> import jax, jax.numpy as jnp
     >>> float(jax.grad(lambda x: jnp.sin(gradient_once(x)))(0.0))
@@ -118,15 +132,15 @@ def gradient_once(x: jax.Array) -> jax.Array:
 
 @gradient_once.defjvp
 def _(primals: Any, tangents: Any) -> Any:
-    # A barrier on the tangent becomes, transposed, one on the gradient.
+    # The transpose of a barrier on the tangent is a barrier on the gradient.
     return primals[0], lax.optimization_barrier(tangents[0])
 
 
 def dear(primitive: Any, *_: Any, **params: Any) -> bool:
-    """A policy of `jax.checkpoint`: keep matrix products, convolutions and random bits.
+    """Policy for `jax.checkpoint`: save matrix products, convolutions, and random bits.
 
-    Products in batches, as of queries and keys, are few operations for the memory they take: they
-    are computed again. Fused attention, which keeps no such product, is kept.
+    Batched products, such as those of queries and keys, are recomputed: they need few operations
+    for the memory of their results. Fused attention, which stores no such product, is saved.
 
     >>> import jax, jax.numpy as jnp
     >>> f = jax.checkpoint(lambda x, w: jnp.sum(jnp.sin(x @ w)), policy=dear)

@@ -1,4 +1,4 @@
-"""Linear maps, and the rule for the type in which a layer computes."""
+"""Linear maps, and the rules for the type in which a layer computes."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from .gradients import shared_sum
 
 
 def floating_type(x: Any) -> Any:
-    """The type of `x` where it is floating or complex, the default floating type where it is not.
+    """Return the type of `x` if it is floating or complex, otherwise the default floating type.
 
     >>> import jax.numpy as jnp
     >>> floating_type(jnp.ones(2, jnp.bfloat16)).name, floating_type(jnp.ones(2, jnp.int32)).name
@@ -21,7 +21,7 @@ def floating_type(x: Any) -> Any:
 
 
 def wider_type(one: Any, other: Any) -> Any:
-    """The wider of two types, also where implicit promotion is refused.
+    """Return the wider of two types, even if implicit promotion is disabled.
 
     >>> import jax.numpy as jnp
     >>> wider_type(jnp.bfloat16, jnp.float32).name
@@ -32,10 +32,10 @@ def wider_type(one: Any, other: Any) -> Any:
 
 
 def to_compute_type(x: Any, *parameters: Any) -> tuple[Any, ...]:
-    """`x` and the parameters in the type of the computation.
+    """Convert `x` and the parameters to the compute type.
 
-    That is the type of `x`, so that a network computes in the type of its input; an integer `x`
-    takes the type of the parameters.
+    The compute type is the type of `x`, so a network computes in the type of its input. If `x` has
+    an integer type, it is the type of the parameters.
     """
     dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else parameters[0].dtype
     return tuple(a.astype(dtype) for a in (x, *parameters))
@@ -44,10 +44,17 @@ def to_compute_type(x: Any, *parameters: Any) -> tuple[Any, ...]:
 def linear(
     x: jax.Array, w: jax.Array, b: jax.Array | None = None, axis: int | tuple[int, ...] = -1
 ) -> jax.Array:
-    """y = x @ w + b for x (..., n), w (n, m), b (m,); y is (..., m), in the type of `x`.
+    """Affine map: `y = x @ w + b`.
 
-    With several axes `x` is summed over all of them: they are the first ones of w, in their order;
-    the others of w are the shape of b and the last ones of y.
+    Args:
+        x: Array of shape (..., n).
+        w: Weights of shape (n, m).
+        b: Bias of shape (m,), or None.
+        axis: Axis of x, or a tuple of axes, over which to sum. They are the first axes of w, in
+            this order; the other axes of w are the shape of b and the last axes of y. Default: -1.
+
+    Returns:
+        Array of shape (..., m), in the type of x.
 
     >>> import jax.numpy as jnp
     >>> linear(jnp.ones((2, 3)), jnp.ones((3, 1)), jnp.ones(1)).tolist()
@@ -60,8 +67,8 @@ def linear(
     summed = tuple(i % x.ndim for i in axes)
     batch = x.shape[: x.ndim - len(axes)]
     if len(batch) > 1 and summed == tuple(range(len(batch), x.ndim)) and not _on_mesh(x, w):
-        # With several batch axes, a CPU's compiler copies for the gradient by w. On a mesh they
-        # stay apart: merged, they could not be sharded as they are.
+        # With several batch axes, XLA's CPU compiler copies arrays to compute the gradient of w. On
+        # a mesh they are not merged, because a merged axis could not keep their sharding.
         x = x.reshape(math.prod(batch), *x.shape[len(batch) :])
         y = linear(x, w, b, tuple(range(1, x.ndim)))
         return y.reshape(*batch, *y.shape[1:])
@@ -76,9 +83,16 @@ def _on_mesh(*arrays: jax.Array) -> bool:
 
 
 def bilinear(x: jax.Array, z: jax.Array, w: jax.Array, b: jax.Array | None = None) -> jax.Array:
-    """y_k = sum_ij x_i w_ijk z_j + b_k for x (..., n), z (..., m), w (n, m, k), b (k,).
+    """Bilinear form: `y_k = sum_ij x_i w_ijk z_j + b_k`.
 
-    y is (..., k), in the type of `x`.
+    Args:
+        x: Array of shape (..., n).
+        z: Array of shape (..., m).
+        w: Weights of shape (n, m, k).
+        b: Bias of shape (k,), or None.
+
+    Returns:
+        Array of shape (..., k), in the type of x.
 
     >>> import jax.numpy as jnp
     >>> bilinear(jnp.array([2.0, 3.0]), jnp.array([5.0]), jnp.ones((2, 1, 1))).tolist()
@@ -92,7 +106,7 @@ def bilinear(x: jax.Array, z: jax.Array, w: jax.Array, b: jax.Array | None = Non
 def wide_einsum(equation: str, *arrays: jax.Array) -> jax.Array:
     """`jnp.einsum` in the type of the first array, with sums in at least float32.
 
-    Some of XLA's products of batches accumulate in the type of their result, forward and backward.
+    XLA accumulates some batched products in the type of their result, forward and backward.
 
     >>> import jax.numpy as jnp
     >>> wide_einsum("ab,b->a", jnp.ones((1, 1000), "bfloat16"), jnp.ones(1000, "bfloat16")).item()
@@ -106,7 +120,7 @@ def wide_einsum(equation: str, *arrays: jax.Array) -> jax.Array:
 
 
 def along_axis(vector: jax.Array, ndim: int, axis: int) -> jax.Array:
-    """A vector as an array of `ndim` axes that lies along `axis`: broadcasting made explicit."""
+    """Reshape a vector to `ndim` axes along `axis`, so that it broadcasts explicitly."""
     shape = [1] * ndim
     shape[axis] = vector.size
     return vector.reshape(shape)

@@ -1,4 +1,4 @@
-"""The diagonal linear recurrence, by an associative scan."""
+"""Diagonal linear recurrences, computed by an associative scan."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,21 @@ def linear_recurrence(
     reverse: bool = False,
     resets: bool = False,
 ) -> jax.Array:
-    """h_t = a_t * h_{t-1} + b_t over the leading axis, from h (zeros where it is left out).
+    """Compute `h_t = a_t * h_{t-1} + b_t` over the leading axis.
 
-    a and b are (T, ...), real or complex, of one type and rank; a may have axes of size 1. It takes
-    O(log T) steps, each over the whole sequence at once. With `reverse` h_t follows from h_{t+1}.
-    Stable where |a| <= 1: only products of a and sums of their multiples of b are formed. With
-    `resets`, an a_t of 0 is a new start: h_{t-1} has no effect even if it is NaN or infinite, and
-    a_t has no gradient.
+    The scan takes O(log T) steps, each over the whole sequence at once. It is stable if |a| <= 1,
+    because it forms only products of a and sums of their multiples of b.
+
+    Args:
+        a: Real or complex array of shape (T, ...); its other axes may have size 1.
+        b: Array of shape (T, ...), of the type and rank of `a`.
+        h: State before the first step, of shape (...). Default: zeros.
+        reverse: If True, h_t is computed from h_{t+1}. Default: False.
+        resets: If True, an a_t of 0 starts a new sequence: h_{t-1} has no effect even if it is NaN
+            or infinite, and a_t has no gradient. Default: False.
+
+    Returns:
+        The states h_t, with the shape and type of `b`.
 
     Reference: Martin and Cundy, Parallelizing linear recurrent neural nets over sequence length,
     2018.
@@ -43,11 +51,18 @@ def linear_recurrence(
 
 
 def decay(log_rate: jax.Array, log_phase: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """a = exp(-exp(log_rate) + i exp(log_phase)), of modulus < 1, and sqrt(1 - |a|^2).
+    """Return `a = exp(-exp(log_rate) + i exp(log_phase))` and `sqrt(1 - |a|^2)`.
 
-    The second factor, times the input, keeps the state at unit variance for inputs of unit
-    variance, however slow the decay; it is computed without 1 - |a|^2, which would lose its digits
-    there.
+    |a| is below 1. Multiplying the input by the second value keeps the state at unit variance for
+    inputs of unit variance. It is computed without forming 1 - |a|^2, which would lose all digits
+    for a slow decay.
+
+    Args:
+        log_rate: Real floating array (...), the logarithm of the decay rate.
+        log_phase: Real floating array (...), the logarithm of the angle in radians.
+
+    Returns:
+        A complex array `a` and a real array, both of shape (...).
 
     >>> import jax.numpy as jnp
     >>> a, scale = decay(jnp.log(jnp.log(2.0)), jnp.array(-30.0))

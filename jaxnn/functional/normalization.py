@@ -1,6 +1,9 @@
-"""Normalization as plain functions. Statistics are taken in at least float32, variances by two
-passes: the mean first, then the mean square of what is left, since the mean of squares less the
-squared mean loses all digits where the mean is large."""
+"""Normalization.
+
+Statistics are computed in at least float32. Variances take two passes, the mean first and then the
+mean square of the difference, because the mean of squares minus the squared mean loses all digits
+if the mean is large.
+"""
 
 import functools
 from typing import Any
@@ -15,9 +18,12 @@ Axes = int | tuple[int, ...]
 
 
 def moments(x: jax.Array, axis: Axes, axis_name: Any = None) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance (divided by n) over `axis`, kept as axes of size 1, in at least float32.
+    """Return the mean and variance (divided by n) over `axis`, in at least float32.
 
-    With `axis_name` they are those over all devices or lanes of that mapped axis.
+    Args:
+        x: Array of any shape.
+        axis: Axes to reduce; they are kept with size 1.
+        axis_name: Name of a mapped axis (of devices or lanes) to reduce over, too. Default: None.
     """
     return _moments(x.astype(wider_type(x.dtype, jnp.float32)), axis, axis_name)
 
@@ -30,7 +36,7 @@ def _moments(x: jax.Array, axis: Axes, axis_name: Any) -> tuple[jax.Array, jax.A
 
 @_moments.defjvp
 def _(axis: Axes, axis_name: Any, primals: Any, tangents: Any) -> Any:
-    """The variance's derivative without the part through the mean, a sum that is 0."""
+    """The derivative through the mean is a sum that is 0, so it is omitted."""
     (x,), (dx,) = primals, tangents
     mean, variance = _moments(x, axis, axis_name)
     dvariance = _mean(2 * ((x - mean) * dx), axis, axis_name)
@@ -45,9 +51,14 @@ def _mean(x: jax.Array, axis: Axes, axis_name: Any) -> jax.Array:
 def standardize(
     x: jax.Array, mean: jax.Array, variance: jax.Array, eps: Any, scale: jax.Array | None = None
 ) -> jax.Array:
-    """(x - mean) / sqrt(variance + eps) * scale, in the wider type of x and the statistics.
+    """Return `(x - mean) / sqrt(variance + eps) * scale`, in the wider of both types.
 
-    A scale broadcasts to the statistics.
+    Args:
+        x: Array of any shape.
+        mean: Array that broadcasts to x.
+        variance: Array that broadcasts to x.
+        eps: Added to the variance.
+        scale: Array that broadcasts to the statistics. Default: None, for no scale.
     """
     x, mean, variance = (a.astype(wider_type(x.dtype, mean.dtype)) for a in (x, mean, variance))
     factor = lax.rsqrt(variance + jnp.asarray(eps, x.dtype))
@@ -61,15 +72,25 @@ def _centered(x: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:
 
 @_centered.defjvp
 def _(primals: Any, tangents: Any) -> Any:
-    """dmean * factor is of the statistics' size: what goes backward is summed before it is
-    multiplied, and that sum is the gradient of a bias, too."""
+    """dmean * factor has the statistics' shape, so the backward pass sums before it multiplies, and
+    that sum is also the gradient of a bias."""
     (x, mean, factor), (dx, dmean, dfactor) = primals, tangents
     centered = x - mean
     return centered * factor, dx * factor - dmean * factor + centered * dfactor
 
 
 def layer_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-5) -> jax.Array:
-    """x less its mean, divided by its standard deviation, over `axis`; in the floating type of x.
+    """Standardize x over `axis`: `y = (x - mean) / sqrt(variance + eps)`.
+
+    Args:
+        x: Array of any shape.
+        axis: Axis or axes of the statistics. Default: -1.
+        eps: Added to the variance. Default: 1e-5.
+
+    Returns:
+        Array of the shape of x, in its floating type.
+
+    Reference: Ba, Kiros, and Hinton, Layer normalization, 2016.
 
     >>> import jax.numpy as jnp
     >>> layer_norm(jnp.array([1.0, 3.0]), eps=0.0).tolist()
@@ -79,7 +100,17 @@ def layer_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-5) -> jax.Array:
 
 
 def rms_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-6) -> jax.Array:
-    """x divided by its root mean square over `axis`; in the floating type of x.
+    """Divide x by its root mean square over `axis`: `y = x / sqrt(mean(x**2) + eps)`.
+
+    Args:
+        x: Array of any shape.
+        axis: Axis or axes of the mean. Default: -1.
+        eps: Added to the mean square. Default: 1e-6.
+
+    Returns:
+        Array of the shape of x, in its floating type.
+
+    Reference: Zhang and Sennrich, Root mean square layer normalization, 2019.
 
     >>> import jax.numpy as jnp
     >>> rms_norm(jnp.array([3.0, 3.0]), eps=0.0).tolist()
@@ -91,8 +122,18 @@ def rms_norm(x: jax.Array, axis: Axes = -1, eps: float = 1e-6) -> jax.Array:
 
 
 def group_norm(x: jax.Array, groups: int, spatial: int, eps: float = 1e-5) -> jax.Array:
-    """x (..., *window, features) standardized over the `spatial` axes of the window and each of
-    `groups` runs of neighboring features; in at least float32.
+    """Standardize x over spatial axes and groups of features: `y = (x - mean) / sqrt(var + eps)`.
+
+    Args:
+        x: Array of shape `(..., *window, features)`.
+        groups: Number of groups of neighboring features.
+        spatial: Number of axes in `window`.
+        eps: Added to the variance. Default: 1e-5.
+
+    Returns:
+        Array of the shape of x, in at least float32.
+
+    Reference: Wu and He, Group normalization, 2018.
 
     >>> import jax.numpy as jnp
     >>> group_norm(jnp.array([1.0, 3.0, 10.0, 30.0]), groups=2, spatial=0, eps=0.0).tolist()
@@ -104,8 +145,20 @@ def group_norm(x: jax.Array, groups: int, spatial: int, eps: float = 1e-5) -> ja
 
 
 def local_response_norm(x: jax.Array, size: int, alpha: Any, beta: Any, k: Any) -> jax.Array:
-    """x / (k + alpha / size * s) ** beta, with s the sum of squares over `size` neighboring
-    features of the last axis, size // 2 of them before; in the floating type of x.
+    """Divide features by a power of their neighbors' squares.
+
+    `y = x / (k + alpha / size * s)**beta`, and s is the sum of squares over `size` neighboring
+    features of the last axis, size // 2 of them before the feature.
+
+    Args:
+        x: Array of shape (..., n).
+        size: Number of neighboring features.
+        alpha: Factor of the mean square.
+        beta: Exponent.
+        k: Constant added to the scaled sum.
+
+    Returns:
+        Array of the shape of x, in its floating type.
 
     >>> import jax.numpy as jnp
     >>> local_response_norm(jnp.array([3.0, 4.0]), size=2, alpha=2.0, beta=0.5, k=0.0).tolist()
@@ -124,11 +177,20 @@ def local_response_norm(x: jax.Array, size: int, alpha: Any, beta: Any, k: Any) 
 def spectral_norm(
     w: jax.Array, u: jax.Array, steps: int = 1, eps: float = 1e-12
 ) -> tuple[jax.Array, jax.Array]:
-    """The largest singular value of w, all axes but the last by the last, and the next u.
+    """Return the largest singular value of w, and the next estimate of its right singular vector.
 
-    `steps` rounds of power iteration start from u (n,), an estimate of the right singular vector:
-    v = w u / |w u|, u = w^T v / |w^T v|; the value is v^T w u, differentiable in w with u and v
-    held fixed. A u of zeros starts from a fixed direction. Both in at least float32.
+    Each step of power iteration computes v = w u / |w u| and u = w^T v / |w^T v|. The value is
+    v^T w u, differentiable in w with u and v constant.
+
+    Args:
+        w: Array of shape (..., n), used as a matrix of all axes but the last by the last.
+        u: Estimate of the right singular vector, of shape (n,). Zeros start from a fixed
+            direction.
+        steps: Number of steps. Default: 1.
+        eps: Lower bound of the norms to divide by. Default: 1e-12.
+
+    Returns:
+        A scalar and a vector (n,), both in at least float32.
 
     Reference: Miyato et al., Spectral normalization for generative adversarial networks, 2018.
 
@@ -139,7 +201,7 @@ def spectral_norm(
     """
     matrix = w.astype(wider_type(w.dtype, jnp.float32)).reshape(-1, w.shape[-1])
     still, u = lax.stop_gradient(matrix), lax.stop_gradient(u).astype(matrix.dtype)
-    start = jnp.cos(jnp.arange(u.size, dtype=u.dtype))  # no direction that weights have by design
+    start = jnp.cos(jnp.arange(u.size, dtype=u.dtype))  # a direction unlikely to occur in weights
     u = jnp.where(jnp.any(u != 0), u, start)
 
     def unit(vector: jax.Array) -> jax.Array:
@@ -156,9 +218,14 @@ def spectral_norm(
 
 
 def weight_norm(v: jax.Array, g: jax.Array) -> jax.Array:
-    """w = g * v / |v|, with |v| over all axes but the last and g (v.shape[-1],); in the type of v.
+    """Weight normalization: `w = g * v / |v|`, with the norm over all axes but the last.
 
-    Where v is 0, w is 0.
+    Args:
+        v: Directions, of shape (..., n). A direction of zeros gives zeros.
+        g: Lengths, of shape (n,).
+
+    Returns:
+        Array of the shape and type of v.
 
     Reference: Salimans and Kingma, Weight normalization, 2016.
 

@@ -1,15 +1,16 @@
-"""What stands around an input that a window slides over.
+"""Padding of an input for a sliding window.
 
-A padding is one entry for all axes, or a tuple with an entry for each. An entry is a name, an int
-(zeros on both sides) or a pair of ints (zeros before and after); a pair of ints alone is an entry
-where there is one axis, and two of them where there are two:
+A padding is one entry for all axes, or a tuple with one entry for each axis. An entry is a name,
+an int (zeros on both sides), or a pair of ints (zeros before and after). A pair of ints is one
+entry if there is one axis, and two entries if there are two axes. The names are:
 
-- "same": zeros, so that the output is ceil(n / stride) long, the odd one of them at the end.
-- "valid": none.
-- "causal": zeros in front alone, so that no output sees an input after it; named for each axis.
-- "circular", "reflect", "replicate": as many as the window is longer than one, the odd one of them
-  at the end; what stands there is the other end of the axis, the axis mirrored at its ends without
-  them, or its last element. The output is ceil(n / stride) long.
+- "same": zeros for an output of length ceil(n / stride), with the odd one at the end.
+- "valid": no padding.
+- "causal": zeros at the front only, so that no output depends on a later input. With several
+  axes, it must be an entry of a tuple.
+- "circular", "reflect", "replicate": window - 1 elements, with the odd one at the end, taken from
+  the other end of the axis, the axis mirrored at its end (without the end itself), or its last
+  element. The output has length ceil(n / stride).
 """
 
 from typing import Any
@@ -25,7 +26,7 @@ NAMES = ("same", "valid", "causal", *MODES)
 
 
 def entries(padding: Any, axes: int, names: tuple[str, ...] = NAMES) -> tuple[Entry, ...]:
-    """The entry of each of `axes` axes; ValueError for a padding that says none.
+    """Return the entry of each of `axes` axes; raise ValueError for an invalid padding.
 
     >>> entries("same", 2), entries((1, (0, 2)), 2)
     (('same', 'same'), (1, (0, 2)))
@@ -37,13 +38,13 @@ def entries(padding: Any, axes: int, names: tuple[str, ...] = NAMES) -> tuple[En
     each = padding if isinstance(padding, tuple) else (padding,) * axes
     if padding == "causal" and axes > 1:
         raise ValueError(
-            f"padding='causal' is for one axis, got {axes}: name it for the axis of time alone, "
+            f"padding='causal' applies to one axis, got {axes}; name it for the time axis only: "
             f"padding={('causal', *['same'] * (axes - 1))!r}"
         )
     if len(each) != axes or not all(_is_entry(entry, names) for entry in each):
         raise ValueError(
-            f"padding is {', '.join(map(repr, names))}, an int >= 0, or a tuple with a name, an "
-            f"int or a pair of ints for each of the {axes} axes; got {padding!r}"
+            f"padding must be {', '.join(map(repr, names))}, an int >= 0, or a tuple with a name, "
+            f"an int, or a pair of ints for each of the {axes} axes; got {padding!r}"
         )
     return each
 
@@ -61,7 +62,7 @@ def _is_length(n: Any) -> bool:
 
 
 def lengths(entry: Entry, size: int, window: int, stride: int) -> tuple[int, int]:
-    """Before and after an axis of `size` elements, for a window that spans `window` of them.
+    """Return the padding (before, after) of `size` elements for a window that spans `window`.
 
     >>> lengths("same", 5, 3, 2), lengths("causal", 5, 3, 1), lengths(2, 5, 3, 1)
     ((1, 1), (2, 0), (2, 2))
@@ -81,7 +82,7 @@ def lengths(entry: Entry, size: int, window: int, stride: int) -> tuple[int, int
 
 
 def fill(x: jax.Array, axis: int, mode: str, before: int, after: int) -> jax.Array:
-    """`x` longer along `axis` by a mode of `MODES`; ValueError where the axis is too short.
+    """Pad `axis` by a mode of `MODES`; raise ValueError if the axis is too short.
 
     >>> import jax.numpy as jnp
     >>> fill(jnp.arange(3), 0, "circular", 1, 1).tolist()
@@ -93,8 +94,8 @@ def fill(x: jax.Array, axis: int, mode: str, before: int, after: int) -> jax.Arr
     most = {"circular": size, "reflect": size - 1}.get(mode, max(before, after) if size else 0)
     if max(before, after) > most:
         raise ValueError(
-            f"padding={mode!r} gives an axis of {size} elements {max(most, 0)} more on each side "
-            f"at most, but the window needs {max(before, after)}; write padding='same'"
+            f"padding={mode!r} adds at most {max(most, 0)} elements on each side of an axis of "
+            f"{size}, but the window needs {max(before, after)}; use padding='same'"
         )
     pairs = [(0, 0)] * x.ndim
     pairs[axis] = (before, after)

@@ -1,4 +1,4 @@
-"""Pixel shuffle: channels laid out as a finer grid, and back."""
+"""Pixel shuffle, which rearranges channels into a finer grid, and its inverse."""
 
 import math
 
@@ -6,10 +6,20 @@ import jax
 
 
 def pixel_shuffle(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
-    """(..., *axes, n * prod(factor)) to (..., *(axes * factor), n): each place becomes a block.
+    """Rearrange channels into blocks of a finer grid.
 
-    y[..., h * f + i, w * g + j, c] = x[..., h, w, (c * f + i) * g + j] for factor (f, g), so the
-    channels are in the order of `torch.nn.PixelShuffle`.
+    y[..., h * f + i, w * g + j, c] = x[..., h, w, (c * f + i) * g + j] for factor (f, g). Channels
+    are ordered as in `torch.nn.PixelShuffle`.
+
+    Args:
+        x: Array of shape `(..., *axes, n * prod(factor))`.
+        factor: Factor by which each axis grows.
+
+    Returns:
+        Array of shape `(..., *(axes * factor), n)`.
+
+    Reference: Shi et al., Real-time single image and video super-resolution using an efficient
+    sub-pixel convolutional neural network, 2016.
 
     >>> import jax.numpy as jnp
     >>> pixel_shuffle(jnp.arange(4).reshape(1, 1, 4), (2, 2))[..., 0].tolist()
@@ -26,7 +36,14 @@ def pixel_shuffle(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
 
 
 def pixel_unshuffle(x: jax.Array, factor: tuple[int, ...]) -> jax.Array:
-    """The inverse of `pixel_shuffle`: each block of places becomes the channels of one.
+    """Rearrange blocks of a grid into channels: the inverse of `pixel_shuffle`.
+
+    Args:
+        x: Array of shape `(..., *(axes * factor), n)`.
+        factor: Factor by which each axis shrinks.
+
+    Returns:
+        Array of shape `(..., *axes, n * prod(factor))`.
 
     >>> import jax.numpy as jnp
     >>> pixel_unshuffle(jnp.arange(4).reshape(2, 2, 1), (2, 2)).tolist()

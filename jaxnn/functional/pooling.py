@@ -1,19 +1,20 @@
-"""Pooling as plain functions: the maximum, mean or power mean of each window of an array.
+"""Pooling: the maximum, mean, or power mean of each window of an array.
 
-Arrays are (..., *axes, features). A window slides along the last axes but the features, as many as
-`kernel_size` is long (an int is one axis); batch axes and features stay apart. All functions take
-the same words:
+Arrays have shape `(..., *axes, features)`. A window slides along the last axes before the features,
+one for each entry of `kernel_size` (an int is one axis). Batch axes and features are not mixed.
+The functions share these arguments:
 
-- `stride`: the step from window to window, one number for all axes or one for each; None puts
-  windows side by side.
-- `padding`: "valid" (none), "same" (as much as makes ceil(n / stride) windows, the odd one at the
-  end), an int for both sides, a pair (before, after), or a tuple with such an entry for each axis.
-  It is never the maximum.
-- `ceil_mode`: whether a last window may hang over the end, which has to begin before it. Along an
-  axis of n elements there are (n + padding - kernel_size) / stride + 1 windows, rounded down, or
-  up in this mode.
+- `stride`: the step between windows, one number for all axes or one for each. None means
+  `kernel_size`, so that windows do not overlap.
+- `padding`: "valid" (none), "same" (ceil(n / stride) windows, with the odd element at the end), an
+  int for both sides, a pair (before, after), or a tuple with one such entry for each axis.
+  Padding is never the maximum.
+- `ceil_mode`: whether the last window may extend past the end. It must begin before the end. An
+  axis of n elements has (n + padding - kernel_size) / stride + 1 windows, rounded down, or up in
+  this mode.
 
-This is torch's pooling, to the gradients: of equal maxima the first has all of it.
+The results match torch.nn, including gradients: of several equal maxima, the first one receives the
+whole gradient.
 """
 
 import math
@@ -38,7 +39,18 @@ def max_pool(
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """The maximum of each window, in the type of x; `dilation` is the step within a window.
+    """Return the maximum of each window, in the type of x.
+
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        kernel_size: Number of elements of a window along each axis.
+        stride: Step between windows. Default: `kernel_size`.
+        padding: Padding on both sides of each axis. Default: "valid".
+        dilation: Step between the elements of a window. Default: 1.
+        ceil_mode: Whether the last window may extend past the end. Default: False.
+
+    Raises:
+        ValueError: If a window is larger than the padded array, or could lie entirely in padding.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([1, 4, 2, 3, 5])[:, None]
@@ -57,7 +69,18 @@ def min_pool(
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """The minimum of each window, as `max_pool`.
+    """Return the minimum of each window, in the type of x.
+
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        kernel_size: Number of elements of a window along each axis.
+        stride: Step between windows. Default: `kernel_size`.
+        padding: Padding on both sides of each axis. Default: "valid".
+        dilation: Step between the elements of a window. Default: 1.
+        ceil_mode: Whether the last window may extend past the end. Default: False.
+
+    Raises:
+        ValueError: If a window is larger than the padded array, or could lie entirely in padding.
 
     >>> import jax.numpy as jnp
     >>> min_pool(jnp.array([1, 4, 2, 3])[:, None], 2)[:, 0].tolist()
@@ -75,10 +98,19 @@ def average_pool(
     count_include_pad: bool = True,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """The mean of each window, summed in at least float32, in the floating type of x.
+    """Return the mean of each window, summed in at least float32, in the floating type of x.
 
-    Padding is zeros, which count as elements of the window or, without `count_include_pad`, do not;
-    what hangs over the padding never does.
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        kernel_size: Number of elements of a window along each axis.
+        stride: Step between windows. Default: `kernel_size`.
+        padding: Zeros on both sides of each axis. Default: "valid".
+        count_include_pad: Whether padding counts as elements of the window. Elements past the
+            padding are never counted. Default: True.
+        ceil_mode: Whether the last window may extend past the end. Default: False.
+
+    Raises:
+        ValueError: If a window is larger than the padded array, or could lie entirely in padding.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([2.0, 4.0, 6.0])[:, None]
@@ -98,11 +130,19 @@ def lp_pool(
     stride: PerAxis | None = None,
     ceil_mode: bool = False,
 ) -> jax.Array:
-    """(sum of x**p)**(1 / p) of each window, in at least float32, in the floating type of x.
+    """Return `(sum of x**p)**(1 / p)` of each window, in the floating type of x.
 
-    p = 1 gives the sum, a large p nearly the maximum. Where the sum is 0, so is the gradient.
-    It is the power that is summed, as in torch, not that of |x|: a p that is neither 1 nor even
-    wants x >= 0. A window that hangs over the end counts as if it had as many elements as any.
+    p = 1 gives the sum; a large p approaches the maximum. The gradient is 0 if the sum is 0. As in
+    torch, powers of x are summed, not powers of |x|: x must be >= 0 unless p is 1 or even. Sums are
+    taken in at least float32.
+
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        p: Exponent, a nonzero number; may be traced.
+        kernel_size: Number of elements of a window along each axis.
+        stride: Step between windows. Default: `kernel_size`.
+        ceil_mode: Whether the last window may extend past the end; its sum is then scaled to the
+            size of a whole window. Default: False.
 
     >>> import jax.numpy as jnp
     >>> lp_pool(jnp.array([3.0, 4.0])[:, None], 2, 2)[:, 0].tolist()
@@ -111,22 +151,31 @@ def lp_pool(
     found = windows(x.shape, kernel_size, stride, "valid", 1, ceil_mode)
     wide = _wide(x)
     if isinstance(p, float) and p.is_integer():
-        p = int(p)  # a product, so that negative numbers have a power
+        p = int(p)  # computed as products, which are defined for negative numbers
     exponent = p if isinstance(p, int) else jnp.asarray(p, wide.dtype)
     size = math.prod(along.kernel for along in found.values())
     total = _means(wide**exponent, found, False) * jnp.asarray(size, wide.dtype)
     nothing = total == 0
-    # The root of 0 has an infinite slope: another number stands there while it is taken.
+    # The root has an infinite slope at 0, so it is taken of 1 there instead.
     root = jnp.where(nothing, 1, total) ** (1 / jnp.asarray(p, wide.dtype))
     return jnp.where(nothing, 0, root).astype(floating_type(x))
 
 
 def adaptive_average_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
-    """The means of as many windows as `output_size` says, which cover each axis evenly.
+    """Return the means of windows that cover each axis evenly.
 
-    Window i of m on an axis of n elements is [floor(i * n / m), ceil((i + 1) * n / m)), so that
-    neighbors share an element where m does not divide n. Sums are taken in at least float32, and
-    the result is in the floating type of x. Raises ValueError for an axis without elements.
+    Window i of m along an axis of n elements is [floor(i * n / m), ceil((i + 1) * n / m)), so
+    neighboring windows share an element if m does not divide n. Sums are taken in at least float32.
+
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        output_size: Number of windows along each axis.
+
+    Returns:
+        Array of shape `(..., *output_size, features)`, in the floating type of x.
+
+    Raises:
+        ValueError: If an axis has no elements.
 
     >>> import jax.numpy as jnp
     >>> adaptive_average_pool(jnp.array([1.0, 2.0, 6.0])[:, None], 2)[:, 0].tolist()
@@ -141,7 +190,14 @@ def adaptive_average_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
 
 
 def adaptive_max_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
-    """The maxima of the windows of `adaptive_average_pool`, in the type of x.
+    """Return the maxima of the windows of `adaptive_average_pool`, in the type of x.
+
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        output_size: Number of windows along each axis.
+
+    Raises:
+        ValueError: If an axis has no elements.
 
     >>> import jax.numpy as jnp
     >>> adaptive_max_pool(jnp.array([1, 2, 6])[:, None], 2)[:, 0].tolist()
@@ -153,7 +209,11 @@ def adaptive_max_pool(x: jax.Array, output_size: PerAxis) -> jax.Array:
 
 
 def global_average_pool(x: jax.Array, start: int = 1) -> jax.Array:
-    """The mean over all axes from `start` on but the last, in the floating type of x.
+    """Return the mean over the axes from `start` to the second to last, in the floating type of x.
+
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        start: First axis to average. Default: 1.
 
     >>> import jax.numpy as jnp
     >>> global_average_pool(jnp.array([[[1.0], [3.0]]])).tolist()
@@ -163,7 +223,11 @@ def global_average_pool(x: jax.Array, start: int = 1) -> jax.Array:
 
 
 def global_max_pool(x: jax.Array, start: int = 1) -> jax.Array:
-    """The maximum over all axes from `start` on but the last, in the type of x.
+    """Return the maximum over the axes from `start` to the second to last, in the type of x.
+
+    Args:
+        x: Real array of shape `(..., *axes, features)`.
+        start: First axis to reduce. Default: 1.
 
     >>> import jax.numpy as jnp
     >>> global_max_pool(jnp.array([[[1], [3]]])).tolist()
@@ -175,12 +239,12 @@ def global_max_pool(x: jax.Array, start: int = 1) -> jax.Array:
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    """x in a floating type of at least float32."""
+    """Convert x to a floating type of at least float32."""
     return x.astype(wider_type(floating_type(x), jnp.float32))
 
 
 def _along(numbers: np.ndarray, axis: int, y: jax.Array) -> jax.Array:
-    """Numbers along a negative `axis` of y, in its type."""
+    """Place numbers along the negative axis `axis` of y, in its type."""
     return along_axis(jnp.asarray(numbers, y.dtype), y.ndim, axis)
 
 
@@ -212,7 +276,7 @@ def _even(x: jax.Array, output_size: PerAxis) -> dict[int, np.ndarray]:
 
 
 def _laid(x: jax.Array, axis: int, elements: np.ndarray, never: Any) -> jax.Array:
-    """The elements of windows (count, kernel), the places of a window along a new `axis`."""
+    """Gather windows (count, kernel) of elements; the windows' elements lie along a new `axis`."""
     order = elements.ravel()
     if not np.array_equal(order, np.arange(x.shape[axis])):
         x = jnp.take(x, order, axis, mode="fill", fill_value=never)

@@ -1,7 +1,7 @@
-"""Positions as plain functions: sinusoidal, rotary with its rules for longer sequences, ALiBi.
+"""Position encodings: sinusoidal, rotary with its scaling rules, and ALiBi.
 
-RotaryEmbedding embedding turns pair i of a head's features by the angle position * frequencies[i].
-A rule for sequences longer than those trained on is a change of the frequencies.
+A rotary embedding rotates pair i of a head's features by the angle position * frequencies[i]. The
+scaling rules for sequences longer than those of training change the frequencies.
 """
 
 import math
@@ -14,9 +14,17 @@ from .linear import floating_type, wider_type
 
 
 def sinusoidal(positions: jax.Array, features: int, base: Any = 10000.0) -> jax.Array:
-    """y[2i] = sin(p / base**(2i / features)), y[2i + 1] = cos of the same; float32.
+    """Sinusoidal position encoding.
 
-    Positions p are integers (...), y is (..., features).
+    `y[2i] = sin(p / base**(2i / features))`, and `y[2i + 1]` is the cosine of the same angle.
+
+    Args:
+        positions: Integers p of any shape.
+        features: Number of features.
+        base: Ratio of the longest to the shortest wavelength. Default: 10000.
+
+    Returns:
+        float32 array of shape (..., features).
 
     Reference: Vaswani et al., Attention is all you need, 2017, section 3.5.
 
@@ -30,7 +38,14 @@ def sinusoidal(positions: jax.Array, features: int, base: Any = 10000.0) -> jax.
 
 
 def rotary_frequencies(features: int, base: Any = 10000.0) -> jax.Array:
-    """base**(-2i / features) for each pair of features i = 0, 1, ..., float32.
+    """Return the frequency of each pair i of features, `base**(-2i / features)`.
+
+    Args:
+        features: Number of features.
+        base: Ratio of the highest to the lowest frequency. Default: 10000.
+
+    Returns:
+        float32 array of shape (ceil(features / 2),), in radians per position.
 
     >>> rotary_frequencies(4).tolist()
     [1.0, 0.009999999776482582]
@@ -47,12 +62,19 @@ def rotate(
     interleaved: bool = False,
     magnitude: Any = 1.0,
 ) -> jax.Array:
-    """Each pair (a, b) of the first features becomes (a cos - b sin, b cos + a sin).
+    """Rotate pairs of features: (a, b) becomes (a cos - b sin, b cos + a sin), times `magnitude`.
 
-    x is (..., T, heads, d), positions are integers (..., T), frequencies (n,) for 2n <= d; features
-    from 2n on stay. Pair i is features i and i + n, the two halves (GPT-NeoX, LLaMA), or with
-    `interleaved` 2i and 2i + 1 (RoFormer, GPT-J). What is turned is multiplied by `magnitude`.
-    Computed in at least float32.
+    Args:
+        x: Array of shape (..., T, heads, d).
+        positions: Integers of shape (..., T).
+        frequencies: Angle per position of each pair, in radians, of shape (n,) with 2n <= d.
+            Features from 2n on are unchanged.
+        interleaved: If False, pair i consists of features i and i + n (GPT-NeoX, LLaMA); if True,
+            of 2i and 2i + 1 (RoFormer, GPT-J). Default: False.
+        magnitude: Factor of the rotated features. Default: 1.
+
+    Returns:
+        Array of the shape of x, in its floating type; computed in at least float32.
 
     Reference: Su et al., RoFormer: enhanced transformer with rotary position embedding, 2021.
 
@@ -76,7 +98,11 @@ def rotate(
 
 
 def linear_frequencies(frequencies: jax.Array, factor: Any) -> jax.Array:
-    """Position interpolation: all frequencies divided by `factor`.
+    """Position interpolation: divide all frequencies by `factor`.
+
+    Args:
+        frequencies: float32 array (n,), the angle per position of each pair, in radians.
+        factor: Ratio of the new length to the original one.
 
     Reference: Chen et al., Extending context window of large language models via positional
     interpolation, 2023.
@@ -85,8 +111,14 @@ def linear_frequencies(frequencies: jax.Array, factor: Any) -> jax.Array:
 
 
 def ntk_base(base: Any, factor: Any, features: int) -> jax.Array:
-    """NTK-aware scaling: base * factor**(d / (d - 2)), which divides the lowest frequency by
-    `factor` and leaves the highest.
+    """NTK-aware scaling: return `base * factor**(d / (d - 2))`.
+
+    The lowest frequency is divided by `factor` and the highest is unchanged.
+
+    Args:
+        base: Base of the frequencies.
+        factor: Ratio of the new length to the original one.
+        features: Number d of rotated features.
 
     Reference: bloc97, NTK-aware scaled RoPE, 2023; Peng et al., YaRN, 2023, section 3.1.
     """
@@ -97,8 +129,17 @@ def ntk_base(base: Any, factor: Any, features: int) -> jax.Array:
 def dynamic_ntk_base(
     base: Any, factor: Any, features: int, length: int, original_length: Any
 ) -> jax.Array:
-    """The base by NTK-aware scaling for a sequence of `length`: unchanged up to `original_length`,
-    and from there by factor * length / original_length - (factor - 1).
+    """Dynamic NTK-aware scaling: return the base for a sequence of `length`.
+
+    The base is unchanged up to `original_length`; for longer sequences it is scaled by
+    factor * length / original_length - (factor - 1) as in `ntk_base`.
+
+    Args:
+        base: Base of the frequencies.
+        factor: Factor of the scaling.
+        features: Number of rotated features.
+        length: Length of the sequence.
+        original_length: Length of the sequences of training.
 
     Reference: emozilla, Dynamically scaled RoPE, 2023; Peng et al., YaRN, 2023, section 3.3.
     """
@@ -115,10 +156,19 @@ def yarn_frequencies(
     fast: Any = 32.0,
     slow: Any = 1.0,
 ) -> jax.Array:
-    """YaRN: pairs that turn more than `fast` times in `original_length` stay, those that turn less
-    than `slow` times are divided by `factor`, and between the two a ramp.
+    """YaRN: interpolate only pairs with long wavelengths.
 
-    The ramp runs over the pair's number, between the two bounds rounded outwards.
+    Pairs that turn more than `fast` times in `original_length` are unchanged, and those that turn
+    less than `slow` times are divided by `factor`. Between the two bounds, rounded outwards, the
+    weight is linear in the pair's index.
+
+    Args:
+        frequencies: float32 array (n,), the angle per position of each pair, in radians.
+        factor: Ratio of the new length to the original one.
+        original_length: Length of the sequences of training.
+        base: Base of the frequencies. Default: 10000.
+        fast: Number of turns above which a pair is unchanged. Default: 32.
+        slow: Number of turns below which a pair is divided by `factor`. Default: 1.
 
     Reference: Peng et al., YaRN: efficient context window extension of large language models, 2023.
     """
@@ -137,13 +187,14 @@ def yarn_frequencies(
 
 
 def yarn_magnitude(factor: Any) -> jax.Array:
-    """YaRN's 0.1 ln(factor) + 1, by which queries and keys are multiplied; 1 for factor <= 1."""
+    """YaRN's factor for queries and keys: 0.1 ln(factor) + 1, or 1 if factor <= 1."""
     factor = jnp.maximum(jnp.asarray(factor, jnp.float32), 1.0)
     return 0.1 * jnp.log(factor) + 1.0
 
 
 def longrope_magnitude(factor: Any, original_length: Any) -> jax.Array:
-    """LongRoPE's sqrt(1 + ln(factor) / ln(original_length)); 1 for factor <= 1."""
+    """LongRoPE's factor for queries and keys: sqrt(1 + ln(factor) / ln(original_length)), or 1 if
+    factor <= 1."""
     factor = jnp.maximum(jnp.asarray(factor, jnp.float32), 1.0)
     return jnp.sqrt(1.0 + jnp.log(factor) / jnp.log(jnp.asarray(original_length, jnp.float32)))
 
@@ -155,8 +206,18 @@ def llama3_frequencies(
     low: Any = 1.0,
     high: Any = 4.0,
 ) -> jax.Array:
-    """LLaMA 3.1: pairs that turn more than `high` times in `original_length` stay, those that turn
-    less than `low` times are divided by `factor`, and between the two a ramp over the turns.
+    """LLaMA 3.1: interpolate only pairs with long wavelengths.
+
+    Pairs that turn more than `high` times in `original_length` are unchanged, and those that turn
+    less than `low` times are divided by `factor`. Between them, the weight is linear in the number
+    of turns.
+
+    Args:
+        frequencies: float32 array (n,), the angle per position of each pair, in radians.
+        factor: Ratio of the new length to the original one.
+        original_length: Length of the sequences of training.
+        low: Number of turns below which a pair is divided by `factor`. Default: 1.
+        high: Number of turns above which a pair is unchanged. Default: 4.
 
     Reference: Llama team, The Llama 3 herd of models, 2024 (the code published with it).
     """
@@ -169,10 +230,16 @@ def llama3_frequencies(
 
 
 def alibi_slopes(heads: int) -> jax.Array:
-    """The slope of each head: 2**(-8h / n) for h = 1 to n, where n = heads is a power of two.
+    """Return ALiBi's slope of each head: `2**(-8h / n)` for h = 1 to n, if heads n is a power of 2.
 
-    For other numbers of heads, those of the power of two below, and then every other one of the
-    power of two above. float32 (heads,).
+    Otherwise the first slopes are those of the next lower power of 2, and the others are every
+    second one of the next higher power.
+
+    Args:
+        heads: Number of heads.
+
+    Returns:
+        float32 array of shape (heads,).
 
     Reference: Press et al., Train short, test long: attention with linear biases enables input
     length extrapolation, 2021 (other numbers: the code published with it).
@@ -187,9 +254,17 @@ def alibi_slopes(heads: int) -> jax.Array:
 
 
 def alibi(query: jax.Array, key: jax.Array, heads: int) -> jax.Array:
-    """The bias -slope * |query position - key position|: float32 (..., heads, T, S).
+    """ALiBi's attention bias: `-slope * |query position - key position|`.
 
-    Reference: Press et al., 2021, as `alibi_slopes`.
+    Args:
+        query: Integers of shape (..., T), the positions of queries.
+        key: Integers of shape (..., S), the positions of keys.
+        heads: Number of heads.
+
+    Returns:
+        float32 array of shape (..., heads, T, S).
+
+    Reference: Press et al., 2021, as for `alibi_slopes`.
 
     >>> import jax.numpy as jnp
     >>> alibi(jnp.arange(2), jnp.arange(2), 1).tolist()
@@ -201,6 +276,6 @@ def alibi(query: jax.Array, key: jax.Array, heads: int) -> jax.Array:
 
 
 def _angles(positions: jax.Array, frequencies: jax.Array) -> jax.Array:
-    """positions (...) times frequencies (n,): (..., n)."""
+    """Multiply positions (...) by frequencies (n,), to (..., n)."""
     frequencies = frequencies.reshape((1,) * positions.ndim + frequencies.shape)
     return positions.astype(frequencies.dtype)[..., None] * frequencies

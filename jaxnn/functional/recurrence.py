@@ -1,9 +1,9 @@
-"""Recurrence as plain functions: a step of each cell, and the scan over a sequence.
+"""Recurrent cells as functions of one step, and the scan over a sequence.
 
-A step is in three parts: what the input adds to the gates, products that are taken at all steps
-before the scan, one for each gate; what the hidden state adds, one product at each step, split by
-gate after it; and the elementwise rest, which is written here. The derivatives are written out
-because so fewer arrays are kept for the backward pass than by the chain of operations: a factor for
+A step has three parts: the input's contribution to the gates, whose matrix products are computed
+for all steps before the scan; the hidden state's contribution, one product per step that is split
+by gate afterwards; and the elementwise rest, which is defined here. The derivatives are written out
+because they store fewer arrays for the backward pass than automatic differentiation: one factor for
 each tangent.
 """
 
@@ -23,9 +23,12 @@ from .segments import Count, places
 def lstm_step(
     c: jax.Array, i: jax.Array, f: jax.Array, g: jax.Array, o: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """c' = f * c + i * g and h' = o * tanh(c'), after a sigmoid of i, f and o and a tanh of g.
+    """Elementwise part of an LSTM step: `c' = f * c + i * g`, `h' = o * tanh(c')`.
 
-    All are of one shape.
+    A sigmoid is applied to i, f, and o and a tanh to g first. All arrays have one shape.
+
+    Returns:
+        The pair (c', h').
 
     >>> import jax.numpy as jnp
     >>> c, h = lstm_step(jnp.array(2.0), *jnp.zeros(4))
@@ -49,9 +52,10 @@ def _(primals: Any, tangents: Any) -> Any:
 
 @jax.custom_jvp
 def gru_step(h: jax.Array, r: jax.Array, k: jax.Array, z: jax.Array, u: jax.Array) -> jax.Array:
-    """h' = (1 - k) * n + k * h with n = tanh(z + r * u), after a sigmoid of r and k.
+    """Elementwise part of a GRU step: `h' = (1 - k) * n + k * h`, with `n = tanh(z + r * u)`.
 
-    z is what the input adds, u what the hidden state does; all are of one shape.
+    A sigmoid is applied to r and k first. z is the contribution of the input and u that of the
+    hidden state. All arrays have one shape.
 
     >>> import jax.numpy as jnp
     >>> float(gru_step(jnp.array(2.0), *jnp.zeros(4)))
@@ -74,9 +78,10 @@ def _(primals: Any, tangents: Any) -> Any:
 
 @jax.custom_jvp
 def minimal_gated_step(h: jax.Array, f: jax.Array, z: jax.Array, u: jax.Array) -> jax.Array:
-    """h' = (1 - f) * n + f * h with n = tanh(z + f * u), after a sigmoid of f.
+    """Elementwise part of a minimal gated step: `h' = (1 - f) * n + f * h`.
 
-    z is what the input adds, u what the hidden state does; all are of one shape.
+    `n = tanh(z + f * u)`. A sigmoid is applied to f first. z is the contribution of the input and u
+    that of the hidden state. All arrays have one shape.
 
     >>> import jax.numpy as jnp
     >>> float(minimal_gated_step(jnp.array(2.0), *jnp.zeros(3)))
@@ -99,16 +104,18 @@ def _(primals: Any, tangents: Any) -> Any:
 
 
 class Marks(NamedTuple):
-    """Booleans (..., T): where there is no padding, and where a sequence begins after another."""
+    """Booleans (..., T): `real` is False at padding; `begins` is True at the start of a sequence
+    that follows another one."""
 
     real: jax.Array
     begins: jax.Array
 
 
 def marks(segment_ids: jax.Array, last: jax.Array, *, reverse: bool = False) -> tuple[Marks, Any]:
-    """The marks of `segment_ids` (..., T) in rows whose last segment so far was `last` (...).
+    """Return the marks of `segment_ids` (..., T), and the last segment after them.
 
-    And the last segment after them. 0 is padding, and no segment yet.
+    `last` (...) is each row's last segment before them. 0 marks padding; in `last` it means that no
+    segment has begun.
 
     >>> import jax.numpy as jnp
     >>> found, last = marks(jnp.array([0, 1, 0, 1, 2]), jnp.array(0))
@@ -125,7 +132,7 @@ def marks(segment_ids: jax.Array, last: jax.Array, *, reverse: bool = False) -> 
 
 
 def select(mask: jax.Array, one: Any, other: Any) -> Any:
-    """`one` where the mask (batch...) is true and `other` elsewhere, leaf by leaf (batch..., ...).
+    """Select `one` if the mask (batch...) is true, else `other`, in each leaf (batch..., ...).
 
     >>> import jax.numpy as jnp
     >>> select(jnp.array([True, False]), jnp.ones((2, 1)), jnp.zeros((2, 1))).tolist()
@@ -144,10 +151,10 @@ Step = Callable[[Any, Any], tuple[Any, Any, Any]]
 def scan(
     step: Step, carry: Any, start: Any, xs: Any, marks: Marks | None, reverse: bool
 ) -> tuple[Any, Any, Any]:
-    """(carry, y, extra) = step(carry, x) over the leading axis of `xs`; y and extra are stacked.
+    """Scan (carry, y, extra) = step(carry, x) over the leading axis of `xs`; stack y and extra.
 
-    `marks` have the leading axis too. At padding the carry stays and y is 0, and where a sequence
-    begins after another the carry is `start` again.
+    `marks` have the same leading axis. At padding the carry is unchanged and y is 0. At the start
+    of a sequence that follows another one, the carry is reset to `start`.
     """
 
     def body(carry: Any, at: Any) -> Any:
@@ -170,8 +177,9 @@ Gates = Callable[..., tuple[Any, jax.Array]]
 
 
 def joined(z: Products, u: Products, apart: bool) -> Products:
-    """What the input and the hidden state add to each gate, summed; `apart` leaves the last two as
-    they are.
+    """Sum the contributions of the input and the hidden state to each gate.
+
+    If `apart`, the last two are returned unsummed.
 
     >>> joined((1, 2), (10, 20), apart=False), joined((1, 2), (10, 20), apart=True)
     ((11, 22), (11, 2, 20))
@@ -194,11 +202,13 @@ def unroll(
     z: Products,
     marks: Marks | None,
 ) -> tuple[Any, Any]:
-    """carry, y = gates(carry, *joined(z_t, recur(params, carry["h"]))) over the leading axis of z.
+    """Scan the steps of a cell over the leading axis of z.
 
-    Gives the last carry and the y of all steps; a carry has `batch` batch axes. `recur` is linear
-    in `params`, and takes any number of axes in front. So the derivative by the parameters is one
-    product after the scan, where the derivative of a scan would add up one at each step.
+    A step is `carry, y = gates(carry, *joined(z_t, recur(params, carry["h"])))`.
+
+    Returns the last carry and y of all steps. The carry has `batch` batch axes. `recur` must be
+    linear in `params` and accept any number of leading axes. The derivative of the parameters is
+    then one product after the scan; the derivative of `lax.scan` would add one product per step.
     """
     return _unroll(recur, gates, apart, reverse, params, carry, start, (z, None), marks)[:2]
 
@@ -221,7 +231,7 @@ def _(
 
     nudge = jnp.zeros_like(z[-1]) if apart else None
     (last, y, hidden), derivative = jax.linearize(run, carry, (z, nudge))
-    # Batch axes come first: where they are sharded, they stay so if a convolution merges axes.
+    # Batch axes come first, so that they remain sharded if a convolution merges axes.
     du = recur(dparams, jnp.moveaxis(hidden, 0, batch))
     du = tuple(jnp.moveaxis(one, batch, 0) for one in du)
     *dz, dnudge = joined(dz, du, True) if apart else (*joined(dz, du, False), None)
@@ -240,8 +250,10 @@ def _unroll(
     given: tuple[Products, jax.Array | None],
     marks: Marks | None,
 ) -> tuple[Any, Any, Any]:
-    """As `unroll`, with the hidden states that went into the steps; beside z comes what is added to
-    the last product of the hidden state."""
+    """`unroll` that also returns the hidden states before each step.
+
+    `given` is the pair of z and a term that is added to the hidden state's last product.
+    """
 
     def step(carry: Any, at: Any) -> Any:
         z, nudge = at
@@ -255,7 +267,7 @@ def _unroll(
 
 @jax.custom_jvp
 def _nudged(u: jax.Array, nudge: jax.Array) -> jax.Array:
-    """u + nudge for a nudge of 0, which costs nothing but in derivatives."""
+    """u + nudge for a nudge of 0: no computation, except in derivatives."""
     return u
 
 

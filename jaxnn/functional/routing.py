@@ -1,8 +1,8 @@
-"""Routing of tokens to experts: who goes where, the way there and back, and the balance loss.
+"""Routing of tokens to experts: assignment, dispatch, collection, and the load-balancing loss.
 
-G groups of T tokens each go to k of E experts, of which each takes C tokens a group. An assignment
-is one token's place at one expert: `slots` numbers the E * C places of a group, E * C standing for
-none.
+Each of G groups has T tokens. A token goes to k of E experts, and an expert takes at most C tokens
+of a group. Each group has E * C slots, C for each expert; the value E * C marks an assignment
+without a slot.
 """
 
 from typing import NamedTuple
@@ -13,10 +13,12 @@ from jax import lax
 
 
 class Routes(NamedTuple):
-    """Where tokens go.
+    """Assignment of tokens to slots.
 
-    slots (G, T, k) are places, gates (G, T, k) the weights of what comes back, 0 where a token has
-    no place, and balance the load-balancing loss.
+    Args:
+        slots: Integers (G, T, k), the slot of each assignment; E * C if it has none.
+        gates: Floating array (G, T, k), the weights of the experts' outputs; 0 without a slot.
+        balance: Scalar, the load-balancing loss.
     """
 
     slots: jax.Array
@@ -25,18 +27,23 @@ class Routes(NamedTuple):
 
 
 def route(logits: jax.Array, k: int, capacity: int, real: jax.Array | None = None) -> Routes:
-    """Routes for router logits (G, T, E), each token to the k experts of highest probability.
+    """Assign each token to the k experts of highest probability.
 
-    Places go to first choices before second ones, and to earlier tokens before later ones; a token
-    that comes too late has none, nor does one whose gate is 0. With k = 1 the gate is the expert's
-    probability, with more the probabilities are divided by their sum. Tokens that are not `real`
-    (G, T) take no place and do not count. `balance` is E * sum_i f_i P_i, f_i the share of
-    assignments (before any is dropped) that go to expert i and P_i its mean probability: 1 where
-    all are equal, E where one takes all.
+    First choices get slots before second choices, and earlier tokens before later ones. An
+    assignment gets no slot if its expert is full or its gate is 0. The load-balancing loss is
+    E * sum_i f_i P_i, with f_i the fraction of assignments that choose expert i (before any is
+    dropped) and P_i its mean probability: 1 if all are equal, E if one expert takes all tokens.
 
+    Args:
+        logits: Router logits (G, T, E).
+        k: Number of experts for each token. If k = 1, the gate is the expert's probability;
+            otherwise the k probabilities are divided by their sum.
+        capacity: C, the number of tokens that an expert takes of each group.
+        real: Booleans (G, T). Tokens marked False get no slot and are not counted. Default: all
+            True.
     >>> import jax.numpy as jnp
     >>> logits = jnp.array([[[9.0, 0.0], [8.0, 0.0], [0.0, 9.0]]])
-    >>> route(logits, k=1, capacity=1).slots[..., 0].tolist()  # the second comes too late
+    >>> route(logits, k=1, capacity=1).slots[..., 0].tolist()  # the second token gets no slot
     [[0, 2, 1]]
     """
     groups, tokens, experts = logits.shape
@@ -44,11 +51,11 @@ def route(logits: jax.Array, k: int, capacity: int, real: jax.Array | None = Non
     gates, chosen = lax.top_k(probabilities, k)
     if k > 1:
         gates = gates / jnp.sum(gates, -1, keepdims=True)
-    # One row for each assignment, all first choices before all second ones.
+    # One row for each assignment: all first choices precede all second choices.
     goes = jax.nn.one_hot(jnp.swapaxes(chosen, 1, 2), experts, dtype=jnp.int32)
     if real is not None:
         goes = jnp.where(real[:, None, :, None], goes, 0)
-    # A gate of 0 sends nothing: 0 * inf would come back from an expert that gives inf.
+    # An assignment with a gate of 0 gets no slot: 0 * inf would be NaN for an infinite output.
     sent = jnp.where(jnp.swapaxes(gates == 0, 1, 2)[..., None], 0, goes)
     rows = sent.reshape(groups, k * tokens, experts)
     before = (jnp.cumsum(rows, 1, dtype=jnp.int32) - rows).reshape(sent.shape)
@@ -69,7 +76,15 @@ def _balance(probabilities: jax.Array, goes: jax.Array, real: jax.Array | None) 
 
 
 def dispatch(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
-    """x (G, T, n) as (G, places, n): each token at its slots, zeros where a place is empty.
+    """Gather tokens into slots; empty slots are zeros.
+
+    Args:
+        x: Tokens of shape (G, T, n).
+        slots: Integers of shape (G, T, k), the slots of each token.
+        places: Number of slots, E * C.
+
+    Returns:
+        Array of shape (G, places, n).
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[[1.0], [2.0], [3.0]]])
@@ -79,8 +94,8 @@ def dispatch(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
     tokens, k = slots.shape[1:]
 
     def one(x: jax.Array, slots: jax.Array) -> jax.Array:
-        # The inverse of `slots`: which token stands at a place; a gather of rows costs less than
-        # scattering them, and less than the product with a one-hot matrix.
+        # Invert `slots` to find the token of each slot. A gather of rows costs less than scattering
+        # them, and less than a product with a one-hot matrix.
         who = jnp.repeat(jnp.arange(tokens), k)
         at = jnp.full(places, tokens, who.dtype).at[slots.reshape(-1)].set(who, mode="drop")
         return x.at[at].get(mode="fill", fill_value=0)
@@ -89,9 +104,15 @@ def dispatch(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
 
 
 def collect(y: jax.Array, slots: jax.Array, gates: jax.Array) -> jax.Array:
-    """y (G, places, n) as (G, T, n): each token the sum of what stands at its slots, by its gates.
+    """Sum the slots of each token, weighted by its gates; tokens without a slot get zeros.
 
-    The sum is taken in the type of the gates. A token without a place gets zeros.
+    Args:
+        y: Outputs of experts, of shape (G, places, n).
+        slots: Integers of shape (G, T, k), the slots of each token.
+        gates: Weights of shape (G, T, k).
+
+    Returns:
+        Array of shape (G, T, n), in the type of the gates.
 
     >>> import jax.numpy as jnp
     >>> y, slots = jnp.array([[[3.0], [0.0], [1.0]]]), jnp.array([[[2], [3], [0]]])

@@ -1,9 +1,9 @@
-"""From logits to the next token: maps of logits to logits, which compose, and a draw.
+"""Sampling of the next token: transforms of logits, which compose, and their validation.
 
     jax.random.categorical(key, top_p(top_k(with_temperature(logits, 0.8), 40), 0.95))
 
-Logits are (..., vocabulary) of any floating type and stay so; a token that is ruled out gets
--infinity. Temperatures, counts and shares may be traced.
+Logits have shape (..., vocabulary) and any floating type, which the result keeps. Excluded tokens
+get -infinity. `temperature`, `k`, and `p` may be traced.
 """
 
 import math
@@ -17,11 +17,19 @@ from ..core.values import is_traced
 
 
 def with_temperature(logits: jax.Array, temperature: Any) -> jax.Array:
-    """logits / temperature: below 1 sharper, above 1 flatter; at 0 the greatest logit alone.
+    """Divide logits by a temperature.
 
-    Of several greatest logits the first stays at 0, so that the draw that follows is `argmax`.
+    The result is logits / temperature: sharper below 1, flatter above 1. At 0 only the largest
+    logit is kept (the first one if several are equal), so a draw from the result is `argmax`.
 
-    Reference: Ackley, Hinton and Sejnowski, A learning algorithm for Boltzmann machines, 1985.
+    Args:
+        logits: Floating array of shape (..., vocabulary).
+        temperature: Scalar >= 0.
+
+    Returns:
+        Logits of the shape and type of `logits`.
+
+    Reference: Ackley, Hinton, and Sejnowski, A learning algorithm for Boltzmann machines, 1985.
 
     >>> logits = jnp.array([1.0, 3.0, 3.0])
     >>> with_temperature(logits, 2.0).tolist(), with_temperature(logits, 0.0).tolist()
@@ -36,11 +44,16 @@ def with_temperature(logits: jax.Array, temperature: Any) -> jax.Array:
 
 
 def top_k(logits: jax.Array, k: Any) -> jax.Array:
-    """The k greatest logits, and those equal to the last of them; -infinity for all others.
+    """Keep the k largest logits, and any equal to the smallest of them.
 
-    A k above the vocabulary keeps everything.
+    Args:
+        logits: Floating array of shape (..., vocabulary).
+        k: Integer >= 1. A value larger than the vocabulary keeps all logits.
 
-    Reference: Fan, Lewis and Dauphin, Hierarchical neural story generation, 2018.
+    Returns:
+        Logits of the shape and type of `logits`; the others are -infinity.
+
+    Reference: Fan, Lewis, and Dauphin, Hierarchical neural story generation, 2018.
 
     >>> top_k(jnp.array([1.0, 4.0, 2.0, 3.0]), 2).tolist()
     [-inf, 4.0, -inf, 3.0]
@@ -51,10 +64,17 @@ def top_k(logits: jax.Array, k: Any) -> jax.Array:
 
 
 def top_p(logits: jax.Array, p: Any) -> jax.Array:
-    """The fewest most probable tokens whose probabilities sum to at least p; -infinity for others.
+    """Keep the smallest set of most probable tokens with total probability at least p.
 
-    Tokens as probable as the last of them stay too, and the most probable one always does. The sum
-    is taken in at least float32.
+    Tokens as probable as the last one of the set are kept too. The most probable token is always
+    kept. Probabilities are summed in at least float32.
+
+    Args:
+        logits: Floating array of shape (..., vocabulary).
+        p: Scalar in (0, 1].
+
+    Returns:
+        Logits of the shape and type of `logits`; the others are -infinity.
 
     Reference: Holtzman et al., The curious case of neural text degeneration, 2020.
 
@@ -66,27 +86,35 @@ def top_p(logits: jax.Array, p: Any) -> jax.Array:
     p = jnp.asarray(p, wide.dtype)
     falling = jnp.sort(wide, -1, descending=True)
     before = jnp.cumsum(jax.nn.softmax(falling, -1), -1)[..., :-1]
-    # The sum before a token decides; p = 1 must not be lost to rounding of the sum.
+    # A token is kept if the sum before it is below p. If p = 1, rounding must not drop a token.
     kept = jnp.concatenate([jnp.ones_like(before[..., :1], bool), (before < p) | (p >= 1)], -1)
     least = jnp.min(jnp.where(kept, falling, jnp.inf), -1, keepdims=True)
     return jnp.where(wide >= least, logits, jnp.asarray(-jnp.inf, logits.dtype))
 
 
 def check_sampling(temperature: Any, k: Any = None, p: Any = None) -> None:
-    """Raise ValueError for a temperature, k or p out of range, where it is known.
+    """Validate the settings of a draw. Traced values are not checked.
+
+    Args:
+        temperature: Finite number >= 0.
+        k: Integer >= 1, or None.
+        p: Number in (0, 1], or None.
+
+    Raises:
+        ValueError: If a concrete value is out of range.
 
     >>> check_sampling(-1.0)
     Traceback (most recent call last):
-    ValueError: temperature is a number >= 0, where 0 takes the most probable token; got -1.0
+    ValueError: temperature must be a number >= 0 (0 takes the most probable token); got -1.0
     """
     if not is_traced(temperature) and not 0 <= temperature < math.inf:
         raise ValueError(
-            "temperature is a number >= 0, where 0 takes the most probable token; got "
+            "temperature must be a number >= 0 (0 takes the most probable token); got "
             f"{temperature!r}"
         )
     if k is not None and not is_traced(k):
         whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
         if not whole or k < 1:
-            raise ValueError(f"top_k is an int >= 1, the number of tokens left; got {k!r}")
+            raise ValueError(f"top_k must be an int >= 1, the number of tokens to keep; got {k!r}")
     if p is not None and not is_traced(p) and not 0 < p <= 1:
-        raise ValueError(f"top_p is a share of the probability, in (0, 1]; got {p!r}")
+        raise ValueError(f"top_p must be a probability in (0, 1]; got {p!r}")

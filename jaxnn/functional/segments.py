@@ -1,9 +1,9 @@
 """Places in packed and padded sequences, and the attention masks that follow from them.
 
-`segment_ids` are integers (..., T): 0 marks padding, other numbers mark which packed sequence a
-position belongs to. Padding counts nowhere: it is skipped, wherever it stands, so that left and
-right padding need nothing more, nor does a sequence that goes on after padding. A new sequence
-begins where the number differs from the last one that was not 0.
+`segment_ids` are integers (..., T): 0 marks padding, and other values mark the packed sequence of a
+position. Padding is skipped wherever it occurs, so that left padding, right padding, and padding
+within a sequence need no special treatment. A new sequence begins at a value that differs from the
+last one that was not 0.
 """
 
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ from jax import lax
 
 
 class Count(NamedTuple):
-    """Where each row has come to, integers (...): its last segment that was not 0, the number of
-    sequences it has begun, and the position that comes next in the last of them."""
+    """Progress of each row, integers (...): its last segment that was not 0, the number of
+    sequences it has begun, and the next position in the last of them."""
 
     segment: jax.Array
     sequence: jax.Array
@@ -23,20 +23,20 @@ class Count(NamedTuple):
 
 
 class Places(NamedTuple):
-    """Integers (..., T): the number of its sequence, from 1, with 0 for padding; and the position
-    in it, from 0, with the last one's for padding."""
+    """Place of each element, integers (..., T): the number of its sequence, from 1 (0 for padding),
+    and its position in the sequence, from 0 (for padding, that of the last real element)."""
 
     sequence: jax.Array
     position: jax.Array
 
 
 def no_count(batch: tuple[int, ...] = ()) -> Count:
-    """The count of rows that have not begun."""
+    """Return the count of rows that have not begun."""
     return Count(*(jnp.zeros(batch, jnp.int32) for _ in Count._fields))
 
 
 def going_on(count: Count, length: int) -> jax.Array:
-    """The segment_ids (..., length) of a chunk that continues each row's last one; 1 at the start.
+    """Return segment_ids (..., length) that continue each row's last segment; 1 if none has begun.
 
     >>> going_on(Count(*jnp.array([[2, 0], [1, 0], [3, 0]])), 2).tolist()
     [[2, 2], [1, 1]]
@@ -46,7 +46,11 @@ def going_on(count: Count, length: int) -> jax.Array:
 
 
 def places(segment_ids: jax.Array, count: Count | None = None) -> tuple[Places, Count]:
-    """The places of `segment_ids` (..., T) in rows that have come to `count`, and the count after.
+    """Return the place of each element, and the progress of each row after them.
+
+    Args:
+        segment_ids: Integers of shape (..., T).
+        count: Progress of each row before them. Default: `no_count()`, for rows that begin.
 
     >>> import jax.numpy as jnp
     >>> found, count = places(jnp.array([0, 0, 1, 1, 2, 2, 0, 2]))
@@ -58,7 +62,7 @@ def places(segment_ids: jax.Array, count: Count | None = None) -> tuple[Places, 
     segment_ids = segment_ids.astype(jnp.int32)
     count = no_count(segment_ids.shape[:-1]) if count is None else count
     before = jnp.concatenate([count.segment[..., None], segment_ids], -1)
-    # Index of the last segment that is not 0; where there is none, of the count's, 0 or not.
+    # Index of the last segment that is not 0; if there is none, index 0, that of the count.
     seen = jnp.where(before != 0, lax.broadcasted_iota(jnp.int32, before.shape, before.ndim - 1), 0)
     last = jnp.take_along_axis(before, lax.cummax(seen, seen.ndim - 1), -1)
     real = segment_ids != 0
@@ -76,10 +80,15 @@ def places(segment_ids: jax.Array, count: Count | None = None) -> tuple[Places, 
 def places_mask(
     query: Places, key: Places, *, causal: bool = False, window: int | None = None
 ) -> jax.Array:
-    """Which of S keys each of T queries may look at: booleans (..., T, S).
+    """Return which of S keys each of T queries may attend to: booleans (..., T, S).
 
-    Those of its own sequence, none for padding; with `causal`, those up to its own position; with
-    `window`, those fewer than `window` positions away.
+    A query attends to keys of the same sequence; padding attends to none.
+
+    Args:
+        query: Places of the queries.
+        key: Places of the keys.
+        causal: Whether to exclude keys at later positions. Default: False.
+        window: Exclude keys that are `window` or more positions away. Default: None.
 
     >>> import jax.numpy as jnp
     >>> found, _ = places(jnp.array([0, 1, 1, 2]))
@@ -93,14 +102,20 @@ def places_mask(
 
 
 def segments_mask(query: jax.Array, key: jax.Array) -> jax.Array:
-    """Where segment_ids (..., T) and (..., S) are the same and not 0: booleans (..., T, S)."""
+    """True if segment_ids (..., T) and (..., S) are equal and not 0: booleans (..., T, S)."""
     return (query[..., :, None] == key[..., None, :]) & (query != 0)[..., :, None]
 
 
 def distance_mask(
     query: jax.Array, key: jax.Array, *, causal: bool = False, window: int | None = None
 ) -> jax.Array:
-    """Where the positions of T queries and S keys fit `causal` and `window`: booleans (..., T, S).
+    """Return which pairs of positions satisfy `causal` and `window`: booleans (..., T, S).
+
+    Args:
+        query: Integers of shape (..., T).
+        key: Integers of shape (..., S).
+        causal: Whether to exclude keys at later positions. Default: False.
+        window: Exclude keys that are `window` or more positions away. Default: None.
 
     >>> import jax.numpy as jnp
     >>> distance_mask(jnp.arange(3), jnp.arange(3), causal=True, window=2).astype(int).tolist()
@@ -112,15 +127,15 @@ def distance_mask(
 
 
 def check_segments(segment_ids: Any, shape: tuple[int, ...], name: str = "segment_ids") -> None:
-    """Raise where `segment_ids` are not integers of `shape`."""
+    """Raise TypeError or ValueError unless `segment_ids` are integers of `shape`."""
     dtype = getattr(segment_ids, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(
-            f"{name} are integers, 0 for padding and the number of the packed sequence elsewhere; "
+            f"{name} must be integers: 0 for padding, otherwise the number of the packed sequence; "
             f"got {segment_ids if dtype is None else dtype!s}"
         )
     if tuple(segment_ids.shape) != tuple(shape):
         raise ValueError(
-            f"{name} have the shape (..., T) of the sequence, {tuple(shape)}; got "
+            f"{name} must have the shape (..., T) of the sequence, {tuple(shape)}; got "
             f"{tuple(segment_ids.shape)}"
         )

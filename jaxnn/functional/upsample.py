@@ -1,4 +1,4 @@
-"""Up-sampling: an image on a finer grid."""
+"""Upsampling: resize the spatial axes of an array."""
 
 from typing import Literal
 
@@ -11,13 +11,21 @@ Method = Literal["nearest", "linear", "cubic"]
 
 
 def upsample(x: jax.Array, size: tuple[int, ...], method: Method = "nearest") -> jax.Array:
-    """x (..., *axes, n) with other axes: (..., *size, n).
+    """Resize the axes of x to `size`.
 
-    The elements are the middles of equal cells, so the ends of both grids lie on each other
-    ("half-pixel centers"). "nearest" takes the element of the cell that a middle falls in, in the
-    type of x; "linear" weighs the two nearest ones along each axis, "cubic" the four nearest by the
-    kernel of Keys with a = -0.5, and both are floating. Nothing is smoothed first where `size` is
-    smaller.
+    Grids are aligned by half-pixel centers: elements are the centers of equal cells, and the ends
+    of both grids coincide.
+
+    Args:
+        x: Array of shape `(..., *axes, n)`.
+        size: New length of each axis. Shrinking does not smooth first.
+        method: "nearest" takes the element whose cell contains the new center and keeps the type
+            of x; "linear" interpolates the two nearest elements along each axis; "cubic"
+            interpolates the four nearest by Keys' kernel with a = -0.5. The latter two return the
+            floating type of x. Default: "nearest".
+
+    Returns:
+        Array of shape `(..., *size, n)`.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[0.0], [4.0]])
@@ -40,7 +48,7 @@ def _nearest(x: jax.Array, axis: int, old: int, new: int) -> jax.Array:
     if new % old:
         places = (2 * jnp.arange(new) + 1) * old // (2 * new)
         return jnp.take(x, places, axis)
-    # A broadcast, whose gradient is a sum; that of a gather would be a slow scatter.
+    # The gradient of a broadcast is a sum; that of a gather would be a slow scatter.
     shape = x.shape
     x = jnp.broadcast_to(
         jnp.expand_dims(x, axis + 1), (*shape[: axis + 1], new // old, *shape[axis + 1 :])

@@ -1,4 +1,4 @@
-"""Where windows lie that slide along the axes of an array, as pooling counts them."""
+"""Positions of the windows that slide along the axes of an array, as in pooling."""
 
 import dataclasses
 
@@ -24,12 +24,12 @@ class Windows:
 
     @property
     def starts(self) -> np.ndarray:
-        """Where each window begins, counted from the first element."""
+        """Index of the first element of each window; negative in the padding."""
         return np.arange(self.count) * self.stride - self.padding[0]
 
     @property
     def cover(self) -> tuple[int, int]:
-        """The padding in which these windows, and no more, find place."""
+        """The padding (before, after) that these windows reach."""
         span = self.dilation * (self.kernel - 1) + 1
         end = (self.count - 1) * self.stride + span - self.padding[0]
         return self.padding[0], max(end - self.length, self.padding[1])
@@ -43,10 +43,18 @@ def windows(
     dilation: PerAxis = 1,
     ceil_mode: bool = False,
 ) -> dict[int, Windows]:
-    """The windows along each axis of an array (..., *axes, features) of `shape`, by negative axis.
+    """Return the windows along each axis of an array `(..., *axes, features)`, by negative axis.
 
-    Raises ValueError where a window is larger than the padded array, and where one could lie in the
-    padding altogether.
+    Args:
+        shape: Shape of the array.
+        kernel_size: Number of elements of a window, one for each axis (an int: one axis).
+        stride: Step between windows. None means `kernel_size`.
+        padding: See `functional.pooling`.
+        dilation: Step between the elements of a window.
+        ceil_mode: Whether a last window may extend past the end.
+
+    Raises:
+        ValueError: If a window is larger than the padded array, or could lie entirely in padding.
 
     >>> {axis: along.count for axis, along in windows((5, 7, 1), (2, 3), ceil_mode=True).items()}
     {-3: 3, -2: 3}
@@ -61,16 +69,16 @@ def windows(
         span = d * (k - 1) + 1
         before, after = lengths(entry, n, span, s)
         free = n + before + after - span
-        where = f"axis {axis} of an array {tuple(shape)}, with {before} before and {after} after it"
+        where = f"axis {axis} of an array {tuple(shape)} padded by {before} before, {after} after"
         if n == 0 or free < 0:
             raise ValueError(
                 f"a window that spans {span} elements (kernel {k}, dilation {d}) does not fit "
-                f"{where}; write a smaller kernel, or padding='same'"
+                f"{where}; use a smaller kernel, or padding='same'"
             )
         if max(before, after) >= span:
             raise ValueError(
-                f"a window that spans {span} elements would lie in the padding alone on {where}; "
-                f"write padding={span // 2}, say"
+                f"a window that spans {span} elements would lie wholly in the padding of {where}; "
+                f"use less padding, for example padding={span // 2}"
             )
         count = free // s + 1
         if ceil_mode and free % s and count * s < n + before:
@@ -80,11 +88,10 @@ def windows(
 
 
 def even_windows(length: int, count: int) -> np.ndarray:
-    """The elements of `count` windows that cover an axis evenly, (count, the most in a window).
+    """Return the element indices of `count` windows that cover an axis evenly.
 
-    Window i is [floor(i * length / count), ceil((i + 1) * length / count)); `length` stands where
-    one is shorter than another.
-
+    Window i is [floor(i * length / count), ceil((i + 1) * length / count)). The result has shape
+    (count, size of the largest window); shorter windows are filled up with `length`.
     >>> even_windows(5, 2).tolist(), even_windows(5, 3).tolist()
     ([[0, 1, 2], [2, 3, 4]], [[0, 1, 5], [1, 2, 3], [3, 4, 5]])
     """

@@ -1,4 +1,4 @@
-"""Generation: a trained network that writes on, token by token."""
+"""Generation of tokens by a trained network."""
 
 from .generate import Generation, generate
 

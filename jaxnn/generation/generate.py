@@ -1,9 +1,9 @@
-"""generate: a causal network writes on from prompts, one token after the other.
+"""generate: continue prompts by a causal network, token by token.
 
-Two programs are compiled. The first reads all of the prompts but their last tokens and gives the
-state of the network's caches; the second is a loop over new tokens, in one dispatch, that ends as
-soon as all rows have stopped. Temperature, k, p and the stop tokens are data: other numbers compile
-nothing.
+Two programs are compiled. The first reads all tokens of the prompts except the last ones and
+returns the state of the network's caches. The second is a loop over new tokens, in one dispatch,
+that ends when all rows have stopped. The temperature, k, p, and the stop tokens are arguments of
+the program, so changing them does not recompile.
 """
 
 import functools
@@ -28,9 +28,9 @@ from .prompts import Prompts, as_prompts, as_stop, check_tokens
 
 
 class Generation(NamedTuple):
-    """New tokens int32 (rows, steps), and how many of them each row has, int32 (rows,).
+    """New tokens, int32 (rows, steps), and the number of them in each row, int32 (rows,).
 
-    The stop token that ends a row counts; it fills the rest of the row, too.
+    The stop token that ends a row is counted, and also fills the rest of the row.
     """
 
     tokens: jax.Array
@@ -50,33 +50,36 @@ def generate(
     top_p: Any = None,
     stop: Sequence[int] | np.ndarray | jax.Array = (),
 ) -> Generation:
-    """Up to `steps` tokens that go on from each prompt, each drawn given all before it.
+    """Continue each prompt by up to `steps` tokens, sampled from a causal network.
 
-    A token is drawn from softmax(logits / temperature), of which `top_k` and then `top_p` leave
-    only the most probable ones; the logits are taken in at least float32. On a CPU, a
-    network with a `Repeat` is several times faster as a row: see `nn.unstack_layers`.
+    Tokens are drawn from softmax(logits / temperature), restricted to the most probable tokens by
+    `top_k` and then `top_p`. Logits are converted to at least float32. On a CPU, a network with a
+    `Repeat` runs several times faster when unstacked; see `nn.unstack_layers`.
 
     Args:
-        net: a causal network that `nn.with_cache` takes, from tokens (rows, T) to logits
-            (rows, T, vocabulary). It is run in inference, with its cache.
-        params: its parameters.
-        prompts: integers (rows, T), or a list of rows of different lengths, which are filled up on
-            the left and told apart by `segment_ids`; or one prompt (T,), whose result has no axis
-            of rows.
-        steps: the most tokens to add to each.
-        state: its state, where it keeps any, such as running statistics: `ts.state`.
-        key: a random key; not needed at temperature 0.
-        temperature: a number >= 0; 0 takes the most probable token.
-        top_k: leave the k most probable tokens, an int >= 1.
-        top_p: leave the fewest most probable tokens that have the share p together, in (0, 1].
-        stop: tokens that end a row.
+        net: Causal network, from tokens (rows, T) to logits (rows, T, vocabulary). It is run in
+            inference mode with a cache, by `nn.with_cache`.
+        params: Its parameters.
+        prompts: Integers (rows, T), or a list of rows of different lengths, which are padded on the
+            left and marked by `segment_ids`; or one prompt (T,), whose result has no axis of rows.
+        steps: Maximal number of new tokens, at least 1.
+        state: State of the network, if it keeps any, such as `ts.state`. Default: None.
+        key: PRNG key; not needed if `temperature` is 0. Default: None.
+        temperature: Number >= 0; 0 takes the most probable token. Default: 1.
+        top_k: Keep only the k most probable tokens, an int >= 1. Default: None.
+        top_p: Keep only the smallest set of most probable tokens with total probability at least p,
+            in (0, 1]. Default: None.
+        stop: Tokens that end a row. Default: ().
+
+    Returns:
+        A `Generation` of `tokens` (rows, steps) and `lengths` (rows,).
 
     Raises:
-        ValueError: an empty prompt, a token outside the vocabulary, a number out of range, prompts
-            of different lengths for a network that takes no segment_ids, a network without anything
-            to cache, a state that is missing or not the network's; and logits that are NaN, as past
-            the last learned position.
-        TypeError: prompts or a key of another type.
+        ValueError: If a prompt is empty or contains a token outside the vocabulary, if a number is
+            out of range, if prompts have different lengths and the network takes no segment_ids, if
+            the network has nothing to cache, if the state is missing or does not match, or if
+            logits are NaN, as they are past the last learned position.
+        TypeError: If prompts are not integers, or `key` is not a key.
 
     >>> import jax, jaxnn as nn
     >>> from jaxnn.models import GPT
@@ -98,7 +101,7 @@ def generate(
         numbers["top_k"] = jnp.asarray(top_k, jnp.int32)
     if top_p is not None:
         numbers["top_p"] = jnp.asarray(top_p, jnp.float32)
-    length = rows.tokens.shape[1] + steps - 1  # the last new token is never read
+    length = rows.tokens.shape[1] + steps - 1  # the last new token is not an input
     prefill, decode = _compiled(with_cache(net, length), steps)
     kept = _state(net, rows.tokens, state, marks)
     before = {name: a[:, :-1] for name, a in marks.items()}
@@ -113,7 +116,7 @@ def generate(
 
 
 class _Loop(NamedTuple):
-    """What a step of the loop changes."""
+    """Carry of the loop over tokens."""
 
     step: jax.Array
     token: jax.Array
@@ -125,17 +128,17 @@ class _Loop(NamedTuple):
 
 @remembered
 def _compiled(net: Layer, steps: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The jitted `prefill` and `decode` of a network with a cache."""
+    """Return the jitted `prefill` and `decode` of a network with a cache."""
     return jax.jit(functools.partial(_prefill, net)), jax.jit(
         functools.partial(_decode, net, steps)
     )
 
 
 def _prefill(net: Layer, params: Any, tokens: jax.Array, marks: Any, kept: Any) -> Any:
-    """The state after tokens (rows, T): of the logits nothing is computed, as nobody asks."""
+    """Return the state after tokens (rows, T). Unused logits are not computed."""
     one = jax.ShapeDtypeStruct((tokens.shape[0], 1), tokens.dtype)
     begun = net.init_state(one, key=placeholder_key(), **{name: one for name in marks})
-    state = _merged(begun, kept)  # what is drawn is replaced
+    state = _merged(begun, kept)  # replaces state that starts random
     return net.apply(params, tokens, state=state, **marks)[1] if tokens.shape[1] else state
 
 
@@ -150,7 +153,7 @@ def _decode(
     numbers: dict[str, jax.Array],
     stop: jax.Array,
 ) -> tuple[Generation, jax.Array]:
-    """The tokens after `token` (rows,), and the step at which a row's logits were NaN, or -1."""
+    """Return the tokens after `token` (rows,), and each row's step of NaN logits, or -1."""
 
     def going(loop: _Loop) -> jax.Array:
         return (loop.step < steps) & ~jnp.all(loop.done)
@@ -172,7 +175,7 @@ def _decode(
     new = Generation(jnp.zeros((rows, steps), jnp.int32), none)
     begin = _Loop(jnp.int32(0), token, state, none > 0, new, none - 1)
     end = lax.while_loop(going, step, begin)
-    # Where all rows stopped early, the columns that were never written.
+    # If all rows stopped early, fill the columns that were not written.
     written = lax.broadcasted_iota(jnp.int32, (rows, steps), 1) < end.step
     tokens = jnp.where(written, end.new.tokens, end.token[:, None])
     return Generation(tokens, end.new.lengths), end.broken
@@ -181,7 +184,7 @@ def _decode(
 def _draw(
     key: jax.Array, logits: jax.Array, temperature: Any, top_k: Any = None, top_p: Any = None
 ) -> jax.Array:
-    """A token (rows,) int32 from logits (rows, vocabulary)."""
+    """Draw a token (rows,) int32 from logits (rows, vocabulary)."""
     logits = sampling.with_temperature(logits, temperature)
     if top_k is not None:
         logits = sampling.top_k(logits, top_k)
@@ -191,22 +194,22 @@ def _draw(
 
 
 def _state(net: Any, tokens: np.ndarray, state: Any, marks: Any) -> Any:
-    """The state that the network keeps besides its caches; ValueError where it is another."""
+    """Return the state of the network besides its caches; raise ValueError if it does not match."""
     wanted = declared(uncached(net), "forward", abstract((tokens,)), abstract(marks)).state
     if not wanted and not state:
         return {}
     if state is None:
         raise ValueError(
-            f"the network keeps state ({', '.join(sorted(wanted))}), but none was given: "
-            "write nn.generate(..., state=ts.state)"
+            f"the network keeps state ({', '.join(sorted(wanted))}), but none was given: write "
+            "nn.generate(..., state=ts.state)"
         )
     if found := mismatches(wanted, state):
-        raise ValueError(f"the state is not that of the network: {'; '.join(found)}")
+        raise ValueError(f"the state does not match the network: {'; '.join(found)}")
     return state
 
 
 def _merged(begun: Any, kept: Any) -> Any:
-    """`begun` with what is in `kept` in its place, by path."""
+    """Return `begun` with the leaves of `kept` in their place, by path."""
     if not isinstance(begun, dict):
         return kept
     return {**begun, **{name: _merged(begun.get(name, {}), one) for name, one in kept.items()}}
@@ -217,35 +220,35 @@ def _key(key: Any, temperature: Any) -> jax.Array:
         return paths.as_key(key)
     if is_traced(temperature) or temperature != 0:
         raise ValueError(
-            "tokens are drawn at random, but no key was given: write key=jax.random.key(0), or "
-            "temperature=0 for the most probable tokens"
+            "sampling requires a key: write key=jax.random.key(0), or temperature=0 for the most "
+            "probable tokens"
         )
     return jax.random.key(0)
 
 
 def _named(net: Layer, segment_ids: np.ndarray) -> dict[str, np.ndarray]:
-    """The segment_ids by name, where the network takes any."""
+    """Return segment_ids by name, if the network takes any."""
     if "segment_ids" in net._takes("forward"):
         return {"segment_ids": segment_ids}
     if (segment_ids == 0).any():
         raise ValueError(
-            "prompts of different lengths are told apart by segment_ids, which no layer of the "
-            "network takes: generate from prompts of one length at a time"
+            "prompts of different lengths require segment_ids, which no layer of the network "
+            "takes: generate from prompts of one length at a time"
         )
     return {}
 
 
 def _vocabulary(net: Any, prompts: Prompts) -> int:
-    """The number of tokens that the network gives logits for."""
+    """Return the number of tokens for which the network returns logits."""
     if not isinstance(net, Layer):
-        raise TypeError(f"generate wants a layer, got {net!r}; write nn.generate(net, params, ...)")
+        raise TypeError(f"expected a layer, got {net!r}; write nn.generate(net, params, ...)")
     tokens = abstract((prompts.tokens,))
     logits = declared(net, "forward", tokens, {}).output
     shape = getattr(logits, "shape", ())
     if len(shape) != 3 or shape[:2] != prompts.tokens.shape:
         raise ValueError(
-            f"generate wants a network from tokens {prompts.tokens.shape} to logits "
-            f"({prompts.tokens.shape[0]}, {prompts.tokens.shape[1]}, vocabulary); this one gives "
+            f"generate expects a network from tokens {prompts.tokens.shape} to logits "
+            f"({prompts.tokens.shape[0]}, {prompts.tokens.shape[1]}, vocabulary); this one returns "
             f"{describe(logits)}"
         )
     return shape[2]
@@ -257,6 +260,6 @@ def _check_finite(broken: np.ndarray, length: int) -> None:
     row = int(np.argmax(broken >= 0))
     raise ValueError(
         f"the logits of row {row} are NaN at new token {broken[row]}, which is token "
-        f"{length + broken[row]} of the sequence: either the parameters hold NaN, or the network "
-        "has no position as far as that, and wants fewer steps or a shorter prompt"
+        f"{length + broken[row]} of the sequence: either the parameters contain NaN, or the "
+        "network has no such position and needs fewer steps or a shorter prompt"
     )

@@ -1,4 +1,4 @@
-"""Activations with parameters. All others are plain functions: write `jax.nn.relu` as a layer."""
+"""Activations with parameters. Others are plain functions: use `jax.nn.relu` as a layer."""
 
 from typing import Any
 
@@ -14,9 +14,14 @@ from .checks import check_flags, check_rank
 
 
 class PReLU(Primitive):
-    """y = x where x >= 0, and alpha * x elsewhere, with a learned slope alpha.
+    """Parametric ReLU: `y = x` if x >= 0, otherwise `y = alpha * x`, with a learned alpha.
 
-    alpha is one number (), or one for each feature of the last axis (n,) with `per_feature`.
+    x and y have any shape. The parameter is alpha, of shape () or (n,).
+
+    Args:
+        per_feature: Whether alpha has one number for each of the n features of the last axis.
+            Default: False.
+        alpha_init: Initializer of alpha. Default: `constant(0.25)`.
 
     Reference: He et al., Delving deep into rectifiers, 2015.
 
@@ -30,16 +35,16 @@ class PReLU(Primitive):
     alpha_init: InitFn = constant(0.25)
 
     def __post_init__(self) -> None:
-        """Check the flag."""
+        """Check the fields."""
         check_flags(self, "per_feature")
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """The slope or slopes."""
+        """Declare the slopes."""
         check_rank(self, x, int(self.per_feature), "(..., features)")
         return {"alpha": Param(x.shape[-1:] if self.per_feature else (), self.alpha_init)}
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x, with its negative part scaled."""
+        """Return x with its negative part scaled."""
         alpha = params["alpha"]
         x, _ = to_compute_type(x, alpha)
         shape = (1,) * (x.ndim - alpha.ndim) + alpha.shape

@@ -1,4 +1,4 @@
-"""Attention: multi-head, multi-query and grouped-query; causal, windowed, across; with a cache."""
+"""Multi-head attention, with multi-query and grouped-query variants and a cache for decoding."""
 
 import dataclasses
 from typing import Any
@@ -34,42 +34,60 @@ from .rotary import RotaryEmbedding
 
 
 class MultiHeadAttention(Primitive):
-    """y = concat over heads of softmax(q k^T / sqrt(d)) v, times w_out, plus b_out.
+    """Multi-head attention: `y = concat_h(softmax(q_h k_h^T / sqrt(d)) v_h) @ w_out + b_out`.
 
-    q are the heads of x @ w_query + b_query; k and v those of keys and values, from x itself or
-    from `memory`. x is (..., T, n), memory (..., S, m), y (..., T, features) in the type of x, with
-    the same axes in front. `num_kv_heads` divides `num_heads`: 1 is multi-query, between 1 and
-    heads grouped-query attention. Parameters are `query`, `key`, `value` and `out`, each `w` of two
-    axes and `b`; head_dim is n / heads by default, features n. The softmax is taken in at least
-    float32, and where a query may look at nothing, its heads give 0.
+    The queries q_h are the heads of x @ w_query + b_query. Keys and values are computed in the same
+    way from x, or from a second input `memory` (cross attention). x has shape (..., T, n), memory
+    (..., S, m) with the same leading axes, and y (..., T, features), in the type of x. Parameters
+    are `query`, `key`, `value`, and `out`, each with a weight w of two axes and a bias b, and, with
+    `query_key_norm`, `query_norm` and `key_norm`, each with a scale. The softmax is computed in at
+    least float32.
 
-    - `causal`: position t looks at positions up to t; `window`: only at those fewer than `window`
-      away.
-    - `rotary` turns queries and keys by their positions; `alibi` adds -slope * distance.
-    - `query_key_norm`: queries and keys are normalized by their root mean square, over the features
-      of a head, with parameters `query_norm` and `key_norm`, each `scale`; before rotary.
-    - `soft_cap`: scaled scores s become soft_cap * tanh(s / soft_cap). `scale` is 1 / sqrt(d) by
-      default, `dropout` the share of the weights dropped in training.
-    - `out_init` draws out/w, where it is not to be as `w_init` says.
-    - `implementation`: "own", or "xla" or "cudnn" of `jax.nn.dot_product_attention`; see
-      `jaxnn.functional.attention`. On an NVIDIA GPU, "cudnn" within `nn.Precision(net, "bfloat16")`
-      is several times faster than the default.
+    Named inputs:
 
-    Inputs by name: `mask`, booleans, and `bias`, numbers added to the scores, each (T, S) or
-    broadcast to (..., heads, T, S); `segment_ids`, integers (..., T), 0 for padding and the number
-    of the packed sequence elsewhere: a position only looks at its own sequence, and positions count
-    in it; `memory_segment_ids`, integers (..., S): segment by segment where both are given, else 0
-    is padding. Whatever is behind a mask, `causal`, `window`, a bias of -inf, or at padding has no
-    effect on outputs, NaN and inf included; at padding y is b_out. With a mask, a bias, or
-    segment_ids it has none on gradients either. A position that may look at NaN or inf gives NaN.
+    - `mask`: booleans, True if a position is visible; (T, S), or broadcasting to
+      (..., heads, T, S).
+    - `bias`: numbers to add to the scores, with a shape as `mask`; -inf hides a position.
+    - `segment_ids`: integers (..., T), 0 for padding and otherwise the number of the packed
+      sequence. Only positions of the same sequence are visible, and positions count within it.
+    - `memory_segment_ids`: integers (..., S). With `segment_ids`, only equal numbers are visible;
+      otherwise only 0 is hidden.
 
-    With `cache`, which `nn.with_cache` sets, keys and values of up to `cache` positions are state,
-    and any chunk of the sequence may be given a call. A `window` shorter than the cache is kept as
-    a ring, which has no end. A position past the cache's length raises ValueError where it is known
-    while tracing, and gives NaN where it is not. What comes from memory is not cached.
+    Hidden positions have no effect on outputs, even if they are NaN or inf; with a mask, a bias, or
+    segment_ids they have no effect on gradients either. A position to which NaN or inf is visible
+    gives NaN. If nothing is visible to a position, its heads are 0; at padding, y is b_out.
 
-    Raises ValueError for heads that do not divide, for shapes that do not fit, for positions,
-    `causal` or `window` across to a memory, and for a cache without `causal`.
+    Args:
+        num_heads: Number of query heads.
+        head_dim: Features of each head. Default: n / num_heads.
+        num_kv_heads: Number of key and value heads, a divisor of `num_heads`: 1 for multi-query
+            attention, more for grouped-query attention. Default: `num_heads`.
+        features: Number of output features. Default: n.
+        causal: Whether to hide later positions. Default: False.
+        window: Hide positions that are `window` or more away. Default: None.
+        rotary: Rotary embedding of queries and keys. Default: None.
+        alibi: Whether to add ALiBi's -slope * distance to the scores. Default: False.
+        query_key_norm: Whether to apply RMSNorm to queries and keys over the features of a head,
+            before the rotary embedding. Default: False.
+        soft_cap: If given, scaled scores s become soft_cap * tanh(s / soft_cap). Default: None.
+        scale: Factor of the scores. Default: 1 / sqrt(d), with d the features of a head.
+        dropout: Dropout rate of the attention weights in training, in [0, 1). Default: 0.
+        bias: Whether query, key, and value have biases. Default: True.
+        out_bias: Whether out has a bias. Default: `bias`.
+        implementation: "own", or "xla" or "cudnn" of `jax.nn.dot_product_attention`; see
+            `jaxnn.functional.attention`. On an NVIDIA GPU, "cudnn" within
+            `nn.Precision(net, "bfloat16")` is several times faster than the default. Default: None.
+        cache: If positive, keys and values of up to `cache` positions are state, so that a sequence
+            can be passed in chunks; set by `nn.with_cache`. With a shorter `window` the cache is a
+            ring buffer, without a maximal length. Memory is not cached. Default: 0.
+        w_init: Initializer of the weights. Default: `glorot_uniform()`.
+        b_init: Initializer of the biases. Default: `zeros()`.
+        out_init: Initializer of out/w. Default: `w_init`.
+
+    Raises:
+        ValueError: If numbers of heads do not divide, if shapes do not match, if `causal`,
+            `window`, `rotary`, or `alibi` are used with a memory, if a cache is used without
+            `causal`, or if a concrete position is past the cache. A traced one gives NaN.
 
     References: Vaswani et al., Attention is all you need, 2017; Ainslie et al., GQA, 2023; Beltagy
     et al., Longformer, 2020 (windows); Henry et al., Query-key normalization for transformers,
@@ -117,33 +135,33 @@ class MultiHeadAttention(Primitive):
         check_cache(self)
         if self.num_heads % self._num_kv_heads:
             raise ValueError(
-                f"MultiHeadAttention.num_kv_heads divides num_heads, got {self.num_kv_heads} for "
-                f"{self.num_heads} heads"
+                f"MultiHeadAttention.num_kv_heads must divide num_heads, got {self.num_kv_heads} "
+                f"for {self.num_heads} heads"
             )
         if self.rotary is not None and not isinstance(self.rotary, RotaryEmbedding):
             raise TypeError(
-                f"MultiHeadAttention.rotary is nn.RotaryEmbedding(...), got {self.rotary!r}"
+                f"MultiHeadAttention.rotary must be nn.RotaryEmbedding(...), got {self.rotary!r}"
             )
         if self.implementation not in IMPLEMENTATIONS:
             raise ValueError(
-                f"MultiHeadAttention.implementation is None, 'own', 'xla' or 'cudnn', got "
+                f"MultiHeadAttention.implementation must be None, 'own', 'xla', or 'cudnn', got "
                 f"{self.implementation!r}"
             )
         for name in ("soft_cap", "scale"):
             number = getattr(self, name)
             real = isinstance(number, int | float) and not isinstance(number, bool) and number > 0
             if number is not None and not is_traced(number) and not real:
-                raise ValueError(f"MultiHeadAttention.{name} is a number > 0, got {number!r}")
+                raise ValueError(f"MultiHeadAttention.{name} must be a number > 0, got {number!r}")
         scaling = None if self.rotary is None else self.rotary.scaling
         if self.cache and scaling is not None and scaling.by_length:
             raise ValueError(
-                f"{scaling!r} changes the angles of all positions with the length of "
-                "the sequence, which keys in a cache cannot follow: take nn.NTKScaling or "
+                f"{scaling!r} changes the angles of all positions with the length of the sequence, "
+                "which cached keys cannot follow: use nn.NTKScaling or "
                 "nn.YaRNScaling"
             )
 
     def parameters(self, x: Any, memory: Any = None) -> dict[str, Any]:
-        """Weights and biases of query, key, value and out, and the scales of the norms."""
+        """Declare weights and biases of query, key, value, and out, and scales of the norms."""
         self._check_inputs(x, memory)
         n, m = x.shape[-1], (x if memory is None else memory).shape[-1]
         d, bias = self._head_dim(n), self.bias
@@ -164,7 +182,7 @@ class MultiHeadAttention(Primitive):
         return declared
 
     def variables(self, x: Any, memory: Any = None) -> dict[str, Any]:
-        """Keys, values and their places, where there is a cache."""
+        """Declare keys, values, and their places, if a cache is kept."""
         if not self.cache or memory is not None:
             return {}
         batch, dtype = x.shape[:-2], floating_type(x)
@@ -193,7 +211,7 @@ class MultiHeadAttention(Primitive):
         state: State | None,
         train: bool,
     ) -> tuple[jax.Array, State]:
-        """The heads' weighted values, projected."""
+        """Return the weighted values of all heads, projected."""
         if segment_ids is not None:
             check_segments(segment_ids, x.shape[:-1])
             x = without_padding(x, segment_ids)
@@ -232,8 +250,8 @@ class MultiHeadAttention(Primitive):
             check_not_training(self, train)
             if mask is not None or bias is not None:
                 raise ValueError(
-                    "a mask or a bias does not cover the keys in a cache: pass segment_ids=..., or "
-                    "run the network without its cache"
+                    "a mask or a bias does not cover the cached keys: pass segment_ids=..., or run "
+                    "the network without its cache"
                 )
             y, new = self._with_cache(q, k, v, segment_ids, state or {}, options)
         else:
@@ -253,9 +271,9 @@ class MultiHeadAttention(Primitive):
     def _with_cache(
         self, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: Any, state: State, options: Any
     ) -> tuple[jax.Array, State]:
-        """Heads (..., T, heads, d) over the cached keys and those of this chunk, and the cache."""
+        """Attend to the cached keys and those of this chunk; return the output and the cache."""
         *batch, length = q.shape[:-2]
-        # The mask of the scores keeps NaN out that is in keys, but not what is in values.
+        # The mask excludes NaN in keys from the scores, but not NaN in values from the sums.
         v, broken = finite_rows(v)
         k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
         count, written = Count(**state["count"]), state["written"]
@@ -305,8 +323,8 @@ class MultiHeadAttention(Primitive):
             return self.head_dim
         if n % self.num_heads:
             raise ValueError(
-                f"{self.num_heads} heads do not divide the {n} features of the input: choose heads "
-                "that do, or give head_dim"
+                f"{self.num_heads} heads do not divide the {n} features of the input: change "
+                "num_heads, or set head_dim"
             )
         return n // self.num_heads
 
@@ -315,7 +333,7 @@ class MultiHeadAttention(Primitive):
         return w | {"b": Param((m,), self.b_init)} if bias else w
 
     def _split(self, a: jax.Array, heads: int) -> jax.Array:
-        """(..., T, heads * d) as (..., T, heads, d)."""
+        """Reshape (..., T, heads * d) to (..., T, heads, d)."""
         return a.reshape(*a.shape[:-1], heads, a.shape[-1] // heads)
 
     def _turned(self, a: jax.Array, position: jax.Array, length: int) -> jax.Array:
@@ -326,7 +344,7 @@ class MultiHeadAttention(Primitive):
     def _with_alibi(
         self, bias: jax.Array | None, query: jax.Array, key: jax.Array, ndim: int
     ) -> jax.Array | None:
-        """The bias and ALiBi's, (..., heads, T, S)."""
+        """Return the sum of the bias and ALiBi's bias, (..., heads, T, S)."""
         if not self.alibi:
             return bias
         slopes = alibi(query, key, self.num_heads)
@@ -335,49 +353,49 @@ class MultiHeadAttention(Primitive):
     def _check_inputs(self, x: Any, memory: Any) -> None:
         for one, name in ((x, "(..., T, features)"), (memory, "(..., S, features)")):
             if one is not None and (not hasattr(one, "shape") or len(one.shape) < 2):
-                raise ValueError(f"wants a sequence of shape {name}, got {describe(one)}")
+                raise ValueError(f"expected a sequence of shape {name}, got {describe(one)}")
             if one is not None and one.shape[-2] == 0:
-                raise ValueError(f"wants a sequence of at least one position, got {describe(one)}")
+                raise ValueError(f"expected a sequence of at least one step, got {describe(one)}")
         d = self._head_dim(x.shape[-1])
         if self.rotary is not None:
             self.rotary.turned_features(d)
         if memory is None:
             if self.cache and not self.causal:
                 raise ValueError(
-                    "looks at later positions, so it needs the whole sequence at once and cannot "
-                    "keep a cache: write causal=True, or run it without nn.with_cache"
+                    "attends to later positions, so it needs the whole sequence and cannot keep a "
+                    "cache: write causal=True, or run it without nn.with_cache"
                 )
             return
         if memory.shape[:-2] != x.shape[:-2]:
             raise ValueError(
-                "x and memory have the same axes in front of (T, features) and (S, features); got "
+                "x and memory must have equal axes before (T, features) and (S, features); got "
                 f"{describe(x)} and {describe(memory)}"
             )
         asked = ("causal", "window", "rotary", "alibi")
         wrong = [name for name in asked if getattr(self, name)]
         if wrong:
             raise ValueError(
-                f"{' and '.join(wrong)} tell of places in one sequence, not in a memory: give "
-                "another Attention without to the memory"
+                f"{' and '.join(wrong)} cannot be used with a memory, which has other positions: "
+                "use another MultiHeadAttention for the memory"
             )
 
     def _check_length_known(self, segment_ids: Any) -> None:
         scaling = None if self.rotary is None else self.rotary.scaling
         if segment_ids is not None and scaling is not None and scaling.by_length:
             raise ValueError(
-                f"{scaling!r} changes the angles with the length of the sequence, but got "
-                "segment_ids, and a row's sequences are of several lengths: take nn.NTKScaling or "
-                "nn.YaRNScaling, or leave out the segment_ids"
+                f"{scaling!r} changes the angles with the length of the sequence, but with "
+                "segment_ids a row contains sequences of several lengths: use nn.NTKScaling or "
+                "nn.YaRNScaling, or omit segment_ids"
             )
 
     def _check_room(self, written: Any, length: int) -> None:
         known = 0 if is_traced(written) else int(written)
         if known + length > self.cache:
             raise ValueError(
-                f"its cache has {self.cache} positions, of which {known} are taken: {length} more "
-                "do not fit; write "
+                f"the cache of {self.cache} positions holds {known}, so {length} more do not fit; "
+                "write for example "
                 f"nn.with_cache(net, length={max(2 * self.cache, known + length)}), "
-                "say, or begin with a fresh state"
+                "or start with a new state"
             )
 
 
@@ -386,12 +404,12 @@ def _normalized(a: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def _one_sequence(x: jax.Array) -> jax.Array:
-    """Positions (1, ..., T) of a sequence without padding."""
+    """Return positions (1, ..., T) of a sequence without padding."""
     return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,))
 
 
 def _mask_across(segment_ids: Any, memory_segment_ids: Any) -> jax.Array | None:
-    """Which positions of the memory each query may look at, (..., 1, T or 1, S)."""
+    """Return which positions of the memory are visible to each query, (..., 1, T or 1, S)."""
     if memory_segment_ids is None:
         return None
     if segment_ids is None:

@@ -1,4 +1,4 @@
-"""Bilinear: a form of two inputs for each feature."""
+"""Bilinear: a bilinear form of two inputs for each feature."""
 
 from typing import Any
 
@@ -12,11 +12,19 @@ from .checks import check_flags, check_positive, check_rank
 
 
 class Bilinear(Primitive):
-    """y_k = sum_ij x_i w_ijk z_j + b_k.
+    """Bilinear form of two inputs: `y_k = sum_ij x_i w_ijk z_j + b_k`.
 
-    x is (..., n), z (..., m) with the same axes before, y (..., features), in the type of x; w is
-    (n, m, features) with variance 1 / (n * m), b (features,). Raises ValueError where the axes
-    before the last differ.
+    x has shape (..., n), z (..., m) with the same leading axes, and y (..., features), in the type
+    of x. Parameters are w (n, m, features) and b (features,).
+
+    Args:
+        features: Number of output features.
+        bias: Whether to add b. Default: True.
+        w_init: Initializer of w. Default: `lecun_normal()`, of variance 1 / (n * m).
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If the leading axes of the inputs differ.
 
     >>> import jax, jax.numpy as jnp
     >>> params = Bilinear(5).init(jax.random.key(0), jnp.zeros((2, 3)), jnp.zeros((2, 4)))
@@ -30,22 +38,22 @@ class Bilinear(Primitive):
     b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
-        """Check the number of features and the flag."""
+        """Check the fields."""
         check_positive(self, "features")
         check_flags(self, "bias")
 
     def parameters(self, x: Any, z: Any) -> dict[str, Param]:
-        """w, and b where there is a bias."""
+        """Declare w, and b if there is a bias."""
         for one in (x, z):
             check_rank(self, one, 1, "(..., inputs)")
         if x.shape[:-1] != z.shape[:-1]:
             raise ValueError(
-                "wants two inputs (..., n) and (..., m) with the same axes before the last, got "
-                f"{describe((x, z))}; write jnp.broadcast_to(x, shape)"
+                "expected two inputs (..., n) and (..., m) with equal leading axes, got "
+                f"{describe((x, z))}; use jnp.broadcast_to(x, shape)"
             )
         shapes = {"w": Param((x.shape[-1], z.shape[-1], self.features), self.w_init)}
         return shapes | {"b": Param((self.features,), self.b_init)} if self.bias else shapes
 
     def forward(self, params: Any, x: jax.Array, z: jax.Array) -> jax.Array:
-        """The form plus the bias."""
+        """Return the bilinear form plus the bias."""
         return bilinear(x, z, params["w"], params["b"] if self.bias else None)

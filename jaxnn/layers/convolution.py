@@ -21,30 +21,39 @@ from .kernel import check_groups, check_image, check_kernel, kernel_parameters, 
 
 
 class Conv(Primitive):
-    """y[t] = sum_i x[t * stride + i * dilation] @ w[i] + b, over 1 to 3 axes.
+    """Convolution over 1 to 3 axes: `y[t] = sum_i x[t * stride + i * dilation] @ w[i] + b`.
 
-    `kernel_size` has a number for each axis; an int is one axis. x is (..., *axes, n) with any
-    number of batch axes and y (..., *axes, features), in the type of x; w is
-    (*kernel_size, n / groups, features) and b (features,). `stride` and `dilation` are one number
-    for all axes or one for each. Channels and features are cut into `groups` runs, and each run of
-    features sees its run of channels. `padding` is one entry for all axes or a tuple with one for
-    each: "same" (zeros; ceil(size / stride) outputs), "valid" (none), "causal" (zeros in front, so
-    that no output sees a later input), "circular", "reflect", "replicate", an int (zeros on both
-    sides), or a pair (before, after). He initialization by default, for ReLU.
+    x has shape `(..., *axes, n)` with any number of batch axes, and y `(..., *axes, features)`, in
+    the type of x. Parameters are w `(*kernel_size, n / groups, features)` and b (features,).
 
-    Over one axis, of time, it takes `segment_ids` by name: integers (..., T), 0 for padding and the
-    number of the packed sequence elsewhere. An output sees zeros outside its own sequence, and is 0
-    at padding, which is skipped. That wants stride 1 and zeros that keep the length. Of frames
-    (..., T, L, n), with segment_ids (..., T), each is convolved along L as it is, and those at
-    padding count as zeros.
+    A convolution over one axis, of time, accepts `segment_ids=`: integers (..., T), 0 for padding
+    and the number of the packed sequence otherwise. Each output sees zeros outside its sequence.
+    Padding is skipped and its outputs are 0. This requires a stride of 1 and zero padding that
+    keeps the length. For an input (..., T, L, n) of frames with segment_ids (..., T), each frame is
+    convolved along L, and frames marked as padding are replaced by zeros.
 
-    With `cache` > 0, set by `nn.with_cache`, a causal convolution over one axis keeps its last
-    (kernel_size - 1) * dilation inputs as state, and takes a sequence piece by piece; a piece
-    without segment_ids goes on in the last one.
+    Args:
+        features: Number of output channels.
+        kernel_size: Size of the window along each axis; an int is one axis.
+        stride: Step between windows, one number for all axes or one for each. Default: 1.
+        dilation: Step between the elements of a window, as `stride`. Default: 1.
+        groups: Number of groups of neighboring channels; must divide n and `features`. Each group
+            of output channels is computed from its own group of input channels. Default: 1.
+        padding: "same" (zeros, for ceil(size / stride) outputs), "valid" (none), "causal" (zeros at
+            the front, so that no output depends on a later input), "circular", "reflect",
+            "replicate", an int (zeros on both sides), a pair (before, after), or a tuple with one
+            such entry for each axis. Default: "same".
+        bias: Whether to add b. Default: True.
+        cache: If positive, keep the last (kernel_size - 1) * dilation inputs as state, so that a
+            causal convolution over one axis accepts a sequence in chunks; set by `nn.with_cache`. A
+            chunk without segment_ids continues the last sequence. Default: 0.
+        w_init: Initializer of w. Default: `he_normal()`, for ReLU.
+        b_init: Initializer of b. Default: `zeros()`.
 
-    Raises ValueError where groups divide neither channels nor features, where a window is larger
-    than the padded input, for an input with fewer axes, and for segment_ids of another shape or
-    where the length changes.
+    Raises:
+        ValueError: If `groups` does not divide the channels, if a window is larger than the padded
+            input, if the input has too few axes, or if `segment_ids` have another shape or the
+            convolution changes the length.
 
     References: LeCun et al., Gradient-based learning applied to document recognition, 1998;
     van den Oord et al., WaveNet, 2016 (causal, dilated).
@@ -77,17 +86,17 @@ class Conv(Primitive):
         _check_causal(self)
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """w, and b where there is a bias."""
+        """Declare w, and b if there is a bias."""
         return kernel_parameters(self, x, self.groups, self.features)
 
     def variables(self, x: Any) -> dict[str, Variable]:
-        """The last inputs and their segment_ids, where a cache is kept."""
+        """Declare the last inputs and their segment_ids, if a cache is kept."""
         return _last_inputs(self, x)
 
     def forward(
         self, params: Any, x: jax.Array, *, segment_ids: Any = None, state: State, train: bool
     ) -> tuple[jax.Array, State]:
-        """The convolution plus the bias, and the last inputs."""
+        """Return the convolution plus the bias, and the last inputs."""
         return _convolved(self, params, x, segment_ids, state, train, self.groups)
 
     def _takes(self, method: str) -> set[str]:
@@ -95,11 +104,23 @@ class Conv(Primitive):
 
 
 class DepthwiseConv(Primitive):
-    """y[..., c * multiplier + j] is channel c of x convolved with a kernel of its own, plus b.
+    """Depthwise convolution: each channel has a separate kernel.
 
-    It is `Conv` with as many groups as there are channels: x is (..., *axes, n), y
-    (..., *axes, n * multiplier), w (*kernel_size, 1, n * multiplier), b (n * multiplier,). The
-    other fields are those of `Conv`, and so are `segment_ids`.
+    y[..., c * multiplier + j] is channel c of x convolved with kernel c * multiplier + j, plus b.
+    This is `Conv` with one group for each channel. x has shape `(..., *axes, n)` and y
+    `(..., *axes, n * multiplier)`. Parameters are w `(*kernel_size, 1, n * multiplier)` and b
+    (n * multiplier,). `segment_ids` and errors are those of `Conv`.
+
+    Args:
+        kernel_size: Size of the window along each axis; an int is one axis.
+        multiplier: Number of output channels for each input channel. Default: 1.
+        stride: Step between windows, one number for all axes or one for each. Default: 1.
+        dilation: Step between the elements of a window, as `stride`. Default: 1.
+        padding: As for `Conv`. Default: "same".
+        bias: Whether to add b. Default: True.
+        cache: If positive, keep the last inputs as state; set by `nn.with_cache`. Default: 0.
+        w_init: Initializer of w. Default: `he_normal()`.
+        b_init: Initializer of b. Default: `zeros()`.
 
     Reference: Chollet, Xception: deep learning with depthwise separable convolutions, 2017.
 
@@ -126,20 +147,20 @@ class DepthwiseConv(Primitive):
         _check_causal(self)
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """w, and b where there is a bias."""
+        """Declare w, and b if there is a bias."""
         check_image(self, x)
         if not x.shape[-1]:
-            raise ValueError(f"wants an input with at least one channel, got {describe(x)}")
+            raise ValueError(f"expected an input with at least one channel, got {describe(x)}")
         return kernel_parameters(self, x, x.shape[-1], x.shape[-1] * self.multiplier)
 
     def variables(self, x: Any) -> dict[str, Variable]:
-        """The last inputs and their segment_ids, where a cache is kept."""
+        """Declare the last inputs and their segment_ids, if a cache is kept."""
         return _last_inputs(self, x)
 
     def forward(
         self, params: Any, x: jax.Array, *, segment_ids: Any = None, state: State, train: bool
     ) -> tuple[jax.Array, State]:
-        """Each channel convolved, plus the bias, and the last inputs."""
+        """Return each channel convolved, plus the bias, and the last inputs."""
         return _convolved(self, params, x, segment_ids, state, train, x.shape[-1])
 
     def _takes(self, method: str) -> set[str]:
@@ -147,13 +168,24 @@ class DepthwiseConv(Primitive):
 
 
 class Separable(Composite):
-    """y = pointwise(depthwise(x)): what `SeparableConv` builds."""
+    """Depthwise separable convolution: `y = pointwise(depthwise(x))`. Built by `SeparableConv`.
+
+    Args:
+        depthwise: Convolution of each channel.
+        pointwise: Map of the channels of each element.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net = Separable(DepthwiseConv((3, 3), bias=False), Conv(64, (1, 1)))
+    >>> params = net.init(jax.random.key(0), jnp.zeros((8, 28, 28, 16)))
+    >>> jax.tree.map(jnp.shape, params["pointwise"])
+    {'b': (64,), 'w': (1, 1, 16, 64)}
+    """
 
     depthwise: Layer
     pointwise: Layer
 
     def forward(self, x: Any) -> Any:
-        """One after the other."""
+        """Return pointwise(depthwise(x))."""
         return self.pointwise(self.depthwise(x))
 
 
@@ -166,11 +198,23 @@ def SeparableConv(
     multiplier: int = 1,
     bias: bool = True,
 ) -> Separable:
-    """A depthwise convolution, then one over single places that mixes the channels; one bias.
+    """Depthwise separable convolution: a depthwise one, then a pointwise one that mixes channels.
 
-    The fields are those of `DepthwiseConv` and `Conv`. Weights are (*kernel_size, 1,
-    n * multiplier) and (*ones, n * multiplier, features): for a window of k places,
-    multiplier * (1 / features + 1 / k) of the products of a full convolution.
+    x has shape `(..., *axes, n)` and y `(..., *axes, features)`. Weights are
+    `(*kernel_size, 1, n * multiplier)` and `(*ones, n * multiplier, features)`. For a window of k
+    elements, the number of products is multiplier * (1 / features + 1 / k) times that of `Conv`.
+
+    Args:
+        features: Number of output channels.
+        kernel_size: Size of the window along each axis; an int is one axis.
+        stride: Step between windows. Default: 1.
+        dilation: Step between the elements of a window. Default: 1.
+        padding: As for `Conv`. Default: "same".
+        multiplier: Number of depthwise channels for each input channel. Default: 1.
+        bias: Whether the pointwise convolution adds a bias. Default: True.
+
+    Returns:
+        A `Separable` layer.
 
     Reference: Chollet, Xception: deep learning with depthwise separable convolutions, 2017.
 
@@ -223,14 +267,14 @@ def _convolved(
 
 
 def _marks_frames(layer: Any, x: jax.Array, segment_ids: Any, state: State) -> bool:
-    """Whether `segment_ids` mark the axis in front of the one convolved, and so nothing of it."""
+    """Return whether `segment_ids` mark frames: the axis before the convolved one."""
     shape, over = tuple(getattr(segment_ids, "shape", ())), x.shape[:-1]
     if not shape or len(shape) >= len(over) or shape != over[: len(shape)]:
         check_segments(segment_ids, over)
         return False
     if len(shape) < len(over) - 1 or state:
         raise ValueError(
-            f"segment_ids {shape} mark another axis of {describe(x)} than the one convolved: write "
+            f"segment_ids {shape} mark an axis of {describe(x)} that is not convolved; write "
             f"kernel_size=(1, {kernel_sizes(layer)[0]}), which takes none and keeps no cache"
         )
     check_segments(segment_ids, shape)
@@ -240,7 +284,7 @@ def _marks_frames(layer: Any, x: jax.Array, segment_ids: Any, state: State) -> b
 def _packed(
     layer: Any, params: Any, x: jax.Array, segment_ids: Any, state: State, groups: int
 ) -> tuple[jax.Array, State]:
-    """The convolution of each packed sequence, and the last inputs and their segment_ids."""
+    """Convolve each packed sequence; return the output, and the last inputs with segment_ids."""
     before = _before(layer)
     batch, segment_ids = x.shape[:-2], jnp.asarray(segment_ids, jnp.int32)
     kept = state or {
@@ -266,25 +310,25 @@ def _joined(kept: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _before(layer: Any) -> int:
-    """The places that a window reaches before an output; ValueError where the length changes."""
+    """Return how far a window extends before an output; raise if the length would change."""
     (entry,) = entries(layer.padding, 1)
     reach = (kernel_sizes(layer)[0] - 1) * per_axis(layer.dilation, 1)[0]
     before, after = lengths(entry, reach + 1, reach + 1, 1)
     if per_axis(layer.stride, 1) != (1,) or before + after != reach or (reach and entry in MODES):
         raise ValueError(
-            "takes segment_ids with stride 1 and zeros around that keep the length; got "
+            "segment_ids require stride 1 and zero padding that keeps the length; got "
             f"stride={layer.stride!r}, padding={layer.padding!r}; write padding='same' or 'causal'"
         )
     return before
 
 
 def _not_over_time(layer: Any) -> set[str]:
-    """The names of inputs that only a convolution over one axis takes."""
+    """Names of inputs that only convolutions over one axis accept, if there are several axes."""
     return set() if len(kernel_sizes(layer)) == 1 else {"segment_ids"}
 
 
 def _last_inputs(layer: Any, x: Any) -> dict[str, Variable]:
-    """The inputs that the next output still sees, with their segment_ids, where a cache is kept."""
+    """Declare the inputs that later outputs depend on and their segment_ids, if a cache is kept."""
     if not layer.cache or len(kernel_sizes(layer)) > 1:
         return {}
     check_image(layer, x)
@@ -299,19 +343,19 @@ def _last_inputs(layer: Any, x: Any) -> dict[str, Variable]:
 
 
 def _check_causal(layer: Any) -> None:
-    """Only a causal convolution over one axis can be fed a sequence piece by piece."""
+    """Check that a layer with a cache is a causal convolution over one axis."""
     check_cache(layer)
     if not layer.cache:
         return
     axes, owner = len(kernel_sizes(layer)), type(layer).__name__
     each = entries(layer.padding, axes)
     if axes > 1 and "causal" not in each:
-        return  # over images: nothing of it goes on
+        return  # over images: no state is kept
     span = (kernel_sizes(layer)[0] - 1) * per_axis(layer.dilation, axes)[0] + 1
-    causal = lengths(each[0], span, span, 1) == (span - 1, 0)  # as is a window of one place
+    causal = lengths(each[0], span, span, 1) == (span - 1, 0)  # also true for a window of 1
     if axes > 1 or not causal or per_axis(layer.stride, axes) != (1,):
         raise ValueError(
-            f"{owner} keeps a cache if it is causal, over one axis, and has stride 1; got "
+            f"{owner} can keep a cache only if it is causal, over one axis, with stride 1; got "
             f"kernel_size={layer.kernel_size!r}, padding={layer.padding!r}, "
             f"stride={layer.stride!r}; write padding='causal', or nn.with_cache(net, match=...)"
         )

@@ -1,4 +1,4 @@
-"""The transposed convolution over 1 to 3 axes, channels last."""
+"""Transposed convolution over 1 to 3 axes, channels last."""
 
 from typing import Any
 
@@ -14,18 +14,35 @@ from .kernel import check_groups, check_kernel, kernel_parameters
 
 
 class ConvTranspose(Primitive):
-    """y[t * stride + i * dilation] += x[t] @ w[i], plus b: the transpose of a convolution.
+    """Transposed convolution: `y[t * stride + i * dilation] += x[t] @ w[i]`, plus b.
 
-    x is (..., *axes, n) and y (..., *axes, features), in the type of x; w is
-    (*kernel_size, n / groups, features), b (features,). Along an axis of s elements the output has
+    x has shape `(..., *axes, n)` and y `(..., *axes, features)`, in the type of x. Parameters are w
+    `(*kernel_size, n / groups, features)` and b (features,). Along an axis of s elements the output
+    has length
 
         (s - 1) * stride + (kernel_size - 1) * dilation + 1 - before - after + output_padding
 
-    where `padding` is an int (cut off on both sides), a pair (before, after), "valid" (0), "same"
-    (as many as leave s * stride + output_padding), or a tuple with such an entry for each axis. An
-    int is the padding of torch.nn.ConvTranspose1d to 3d, and so is `output_padding`, which has to
-    be below the stride or the dilation. Raises ValueError where groups divide neither channels nor
-    features, where nothing is left, and for an input with fewer axes.
+    as in torch.nn.ConvTranspose1d to ConvTranspose3d.
+
+    Args:
+        features: Number of output channels.
+        kernel_size: Size of the window along each axis; an int is one axis.
+        stride: Step between the outputs of neighboring inputs, one number for all axes or one for
+            each. Default: 1.
+        dilation: Step between the elements of a window, as `stride`. Default: 1.
+        groups: Number of groups of neighboring channels; must divide n and `features`. Default: 1.
+        padding: Number of output elements to remove: an int for both ends, a pair (before, after),
+            "valid" for none, "same" for an output of length s * stride + output_padding, or a tuple
+            with one such entry for each axis. Default: "same".
+        output_padding: Number of elements to add at the end; must be smaller than the stride or the
+            dilation. Default: 0.
+        bias: Whether to add b. Default: True.
+        w_init: Initializer of w. Default: `he_normal()`.
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If `groups` does not divide the channels, if the output would be empty, or if
+            the input has too few axes.
 
     Reference: Zeiler et al., Deconvolutional networks, 2010.
 
@@ -59,17 +76,17 @@ class ConvTranspose(Primitive):
         for extra, pair in zip(per_axis(self.output_padding, axes), most, strict=True):
             if extra and extra >= max(pair):
                 raise ValueError(
-                    f"ConvTranspose.output_padding is below the stride or the dilation, got "
+                    "ConvTranspose.output_padding must be below the stride or the dilation, got "
                     f"{self.output_padding!r} with stride {self.stride!r} and dilation "
-                    f"{self.dilation!r}; write output_padding={max(pair) - 1}, say"
+                    f"{self.dilation!r}; use for example output_padding={max(pair) - 1}"
                 )
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """w, and b where there is a bias."""
+        """Declare w, and b if there is a bias."""
         return kernel_parameters(self, x, self.groups, self.features)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """The transposed convolution plus the bias."""
+        """Return the transposed convolution plus the bias."""
         return transposed_convolution(
             x,
             params["w"],

@@ -1,4 +1,4 @@
-"""Dense: the weighted sum plus a bias."""
+"""Dense: an affine map of the features."""
 
 from typing import Any
 
@@ -13,17 +13,24 @@ from .fans import by_axes
 
 
 class Dense(Primitive):
-    """y = x @ w + b.
+    """Affine map: `y = x @ w + b`.
 
-    x is (..., n) and y (..., features), in the type of x; w is (n, features) and b (features,). He
-    initialization by default, for ReLU. Raises ValueError for features < 1 and for an input
-    without axes.
+    x has shape (..., n) and y (..., features), in the type of x. Parameters are w (n, features) and
+    b (features,). With several axes or a tuple of features, w has shape
+    `(*sizes of the axes, *features)` and b `features`; y has the other axes of x followed by
+    `features`.
 
-    `axis` may be another axis, or several, over which x is summed together; `features` may be a
-    tuple: w is (*sizes of the axes, *features), b is features, and y has the other axes of x and
-    then those of features.
+    Args:
+        features: Number of output features, or a tuple of several sizes.
+        bias: Whether to add b. Default: True.
+        axis: Axis of x, or a tuple of axes, to sum over. Default: -1.
+        w_init: Initializer of w. Default: `he_normal()`, for ReLU.
+        b_init: Initializer of b. Default: `zeros()`.
 
-    Reference: He et al., Delving deep into rectifiers, 2015.
+    Raises:
+        ValueError: If `features` is below 1, or if the input lacks an axis of `axis`.
+
+    Reference: He et al., Delving deep into rectifiers, 2015 (initialization).
 
     >>> import jax, jax.numpy as jnp
     >>> params = Dense(128).init(jax.random.key(0), jnp.zeros((32, 784)))
@@ -44,20 +51,20 @@ class Dense(Primitive):
     b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
-        """Check the features, the flag and the axes."""
+        """Check the fields."""
         if not isinstance(self.features, tuple):
             check_positive(self, "features")
         elif not self.features or not all(_is_int(n) and n >= 1 for n in self.features):
             raise ValueError(
-                f"Dense.features is an int >= 1 or a tuple of some, got {self.features!r}"
+                f"Dense.features must be an int >= 1 or a tuple of them, got {self.features!r}"
             )
         check_flags(self, "bias")
         axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
         if not axes or not all(map(_is_int, axes)):
-            raise ValueError(f"Dense.axis is an int or a tuple of some, got {self.axis!r}")
+            raise ValueError(f"Dense.axis must be an int or a tuple of ints, got {self.axis!r}")
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """w, and b where there is a bias."""
+        """Declare w, and b if there is a bias."""
         check_rank(self, x, 1, "(..., inputs)")
         sizes, features, w_init = x.shape[-1:], self.features, self.w_init
         if self.axis != -1:
@@ -72,7 +79,7 @@ class Dense(Primitive):
         return shapes | {"b": Param(features, self.b_init)} if self.bias else shapes
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x @ w + b."""
+        """Return x @ w + b."""
         return linear(x, params["w"], params["b"] if self.bias else None, self.axis)
 
 
@@ -81,8 +88,8 @@ def _is_int(n: Any) -> bool:
 
 
 def _sizes(x: Any, axis: int | tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes of the axes summed over; ValueError for one that x lacks or that comes twice."""
+    """Return the sizes of the summed axes; raise ValueError if x lacks one or one is repeated."""
     axes, ndim = axis if isinstance(axis, tuple) else (axis,), len(x.shape)
     if any(not -ndim <= i < ndim for i in axes) or len({i % ndim for i in axes}) < len(axes):
-        raise ValueError(f"sums over axis={axis!r}, each of which {describe(x)} has to have, once")
+        raise ValueError(f"axis={axis!r} must name distinct axes of {describe(x)}")
     return tuple(x.shape[i] for i in axes)

@@ -1,7 +1,7 @@
-"""Dropout and its relatives: noise in training, the identity in inference.
+"""Dropout and other noise in training; the identity in inference.
 
-Integers become floating in both, so that the two have one type. Where a rate or standard deviation
-is known to be 0, training is the identity too, draws nothing and needs no key.
+Integer inputs become floating in both, so that the types agree. If the rate or standard deviation
+is a concrete 0, training is the identity too, and needs no key.
 """
 
 from typing import Any
@@ -17,18 +17,25 @@ from .checks import check_rank, check_share
 
 
 class Dropout(Primitive):
-    """In training, each element is 0 with probability `rate` and divided by 1 - rate otherwise.
+    """Dropout: in training, set elements to 0 with probability `rate`.
 
-    In inference it is the identity. Elements along the axes `broadcast_dims` fall together: on
-    images (..., H, W, C), `Dropout(0.1, broadcast_dims=(-3, -2))` drops whole feature maps (spatial
-    dropout), and on sequences (..., T, C), `broadcast_dims=-2` drops a feature at all times. `rate`
-    may be a traced number, so that a sweep over rates is one program; at a traced rate of 1 all
-    elements and gradients are 0. Raises ValueError for a rate outside [0, 1) or one that float32
-    rounds to 1, for a shared axis that x does not have, and in training without a key.
+    Other elements are divided by 1 - rate. In inference it is the identity. x and y have any shape.
+    `rate` may be traced, so that a sweep over rates compiles one program; at a traced rate of 1,
+    outputs and gradients are 0.
 
-    Reference: Srivastava et al., Dropout: a simple way to prevent neural networks from overfitting,
-    2014; Tompson et al., Efficient object localization using convolutional networks, 2015
-    (spatial).
+    Args:
+        rate: Probability in [0, 1).
+        broadcast_dims: Axes along which all elements share one mask. For images (..., H, W, C),
+            (-3, -2) drops whole feature maps (spatial dropout); for sequences (..., T, C), -2 drops
+            a feature at all times. Default: ().
+
+    Raises:
+        ValueError: If the rate is outside [0, 1) or rounds to 1 in float32, if x does not have an
+            axis of `broadcast_dims`, or in training without a key.
+
+    References: Srivastava et al., Dropout: a simple way to prevent neural networks from
+    overfitting, 2014; Tompson et al., Efficient object localization using convolutional networks,
+    2015 (spatial).
 
     >>> import jax, jax.numpy as jnp
     >>> y = Dropout(0.5).apply({}, jnp.ones(100), key=jax.random.key(0), train=True)
@@ -40,7 +47,7 @@ class Dropout(Primitive):
     broadcast_dims: int | tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the rate and the axes."""
+        """Check the fields."""
         check_share(self, "rate")
         axes = (
             self.broadcast_dims
@@ -49,15 +56,15 @@ class Dropout(Primitive):
         )
         if any(not isinstance(axis, int) or isinstance(axis, bool) for axis in axes):
             raise ValueError(
-                "Dropout.broadcast_dims is an axis or several along which elements fall together: "
-                f"(-3, -2) for images, say; got {self.broadcast_dims!r}"
+                "Dropout.broadcast_dims must be an axis or a tuple of axes, such as (-3, -2) for "
+                f"images; got {self.broadcast_dims!r}"
             )
 
     def _draws(self) -> bool:
         return not _is_zero(self.rate)
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
-        """x with random zeros in training, x in inference."""
+        """Return x with random zeros in training, and x in inference."""
         check_rank(self, x, 0, "(...)")
         for axis in (
             self.broadcast_dims
@@ -65,19 +72,24 @@ class Dropout(Primitive):
             else (self.broadcast_dims,)
         ):
             if not -x.ndim <= axis < x.ndim:
-                raise ValueError(f"drops along axis {axis}, which {describe(x)} does not have")
+                raise ValueError(f"cannot drop along axis {axis}, which {describe(x)} lacks")
         if not train or not self._draws():
             return _floating(x)
         return dropout(key, x, self.rate, self.broadcast_dims)
 
 
 class AlphaDropout(Primitive):
-    """Dropout for SELU networks: mean 0 and variance 1 stay.
+    """Dropout for SELU networks, which keeps mean 0 and variance 1.
 
-    In training, each element becomes SELU's lowest value, -1.758, with probability `rate`, and the
-    result is a * x + b, with a = ((1 - rate) * (1 + rate * 1.758**2))**-0.5 and
-    b = a * rate * 1.758. In inference it is the identity. `rate` may be traced; at 1 the
-    result is 0. Raises ValueError for a rate outside [0, 1), and in training without a key.
+    In training, each element is set to SELU's limit at -infinity, -1.758, with probability `rate`.
+    The result is a * x + b with `a = ((1 - rate) * (1 + rate * 1.758**2))**-0.5` and
+    `b = a * rate * 1.758`. In inference it is the identity. x and y have any shape.
+
+    Args:
+        rate: Probability in [0, 1). It may be traced; at a traced rate of 1 the result is 0.
+
+    Raises:
+        ValueError: If the rate is outside [0, 1), or in training without a key.
 
     Reference: Klambauer et al., Self-normalizing neural networks, 2017.
 
@@ -90,14 +102,14 @@ class AlphaDropout(Primitive):
     rate: float
 
     def __post_init__(self) -> None:
-        """Check the rate."""
+        """Check the fields."""
         check_share(self, "rate")
 
     def _draws(self) -> bool:
         return not _is_zero(self.rate)
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
-        """x with random lowest values in training, x in inference."""
+        """Return x with random elements replaced in training, and x in inference."""
         check_rank(self, x, 0, "(...)")
         if not train or not self._draws():
             return _floating(x)
@@ -105,13 +117,18 @@ class AlphaDropout(Primitive):
 
 
 class StochasticDepth(Primitive):
-    """In training, each example is 0 with probability `rate` and divided by 1 - rate otherwise.
+    """Stochastic depth: in training, set whole examples to 0 with probability `rate`.
 
-    It closes a residual branch, which an example then does without:
+    Other examples are divided by 1 - rate. In inference it is the identity. Used at the end of a
+    residual branch, it skips the branch for random examples:
     `Residual(Sequential(branch, StochasticDepth(0.1)))`. Examples lie along the first axis; for
-    others write Dropout with the axes that fall together, `Dropout(0.1, broadcast_dims=(-2, -1))`.
-    In inference it is the identity. `rate` may be traced. Raises ValueError for a rate outside [0,
-    1), and in training without a key.
+    other layouts use `Dropout` with `broadcast_dims`.
+
+    Args:
+        rate: Probability in [0, 1); may be traced.
+
+    Raises:
+        ValueError: If the rate is outside [0, 1), or in training without a key.
 
     Reference: Huang et al., Deep networks with stochastic depth, 2016.
 
@@ -124,14 +141,14 @@ class StochasticDepth(Primitive):
     rate: float
 
     def __post_init__(self) -> None:
-        """Check the rate."""
+        """Check the fields."""
         check_share(self, "rate")
 
     def _draws(self) -> bool:
         return not _is_zero(self.rate)
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
-        """x with random examples of zeros in training, x in inference."""
+        """Return x with random examples set to 0 in training, and x in inference."""
         check_rank(self, x, 1, "(examples, ...)")
         if not train or not self._draws():
             return _floating(x)
@@ -139,9 +156,15 @@ class StochasticDepth(Primitive):
 
 
 class GaussianNoise(Primitive):
-    """In training, y = x + stddev * n, with n standard normal; in inference the identity.
+    """Gaussian noise: in training, `y = x + stddev * n` with n standard normal.
 
-    `stddev` may be traced. Raises ValueError for stddev < 0, and in training without a key.
+    In inference it is the identity. x and y have any shape.
+
+    Args:
+        stddev: Standard deviation, a number >= 0; may be traced.
+
+    Raises:
+        ValueError: If `stddev` is below 0, or in training without a key.
 
     Reference: Bishop, Training with noise is equivalent to Tikhonov regularization, 1995.
 
@@ -154,11 +177,11 @@ class GaussianNoise(Primitive):
     stddev: float
 
     def __post_init__(self) -> None:
-        """Check the standard deviation."""
+        """Check the fields."""
         number = isinstance(self.stddev, int | float) and not isinstance(self.stddev, bool)
         if not is_traced(self.stddev) and not (number and self.stddev >= 0.0):
             raise ValueError(
-                f"GaussianNoise.stddev is the noise's standard deviation, a number >= 0; got "
+                f"GaussianNoise.stddev must be a standard deviation, a number >= 0; got "
                 f"{self.stddev!r}"
             )
 
@@ -166,7 +189,7 @@ class GaussianNoise(Primitive):
         return not _is_zero(self.stddev)
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
-        """x with noise in training, x in inference."""
+        """Return x with noise in training, and x in inference."""
         check_rank(self, x, 0, "(...)")
         if not train or not self._draws():
             return _floating(x)
@@ -174,7 +197,7 @@ class GaussianNoise(Primitive):
 
 
 def _floating(x: Any) -> Any:
-    """x, where it is of integers as floats, which it is in training too."""
+    """Convert integers to the floating type that training returns."""
     dtype = floating_type(x)
     return x if x.dtype == dtype else x.astype(dtype)
 

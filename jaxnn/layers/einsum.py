@@ -1,4 +1,4 @@
-"""Einsum: a sum of products with a weight, written as an equation."""
+"""Einsum: a product with a weight, written as an equation."""
 
 import re
 from typing import Any, NamedTuple
@@ -15,13 +15,21 @@ from .fans import by_axes
 
 
 class Einsum(Primitive):
-    """y = einsum(equation, x, w) + b.
+    """Einstein summation with a weight: `y = einsum(equation, x, w) + b`.
 
-    `equation` has a letter for each axis, `"x,w->y"`, and "..." for any axes that x and y share;
-    `shape` is that of w. b has an axis for each letter that stands in w and y, in the order of y. y
-    is in the type of x. For the initializer, the axes of w that are summed over count as inputs,
-    those that x shares with y as a batch, the rest as outputs. Raises ValueError for another form
-    of equation, and for an x whose axes do not fit.
+    b has an axis for each letter that is in both w and y, in the order of y. y has the type of x.
+
+    Args:
+        equation: String "x,w->y" with one letter for each axis; "..." matches any axes that x and y
+            share.
+        shape: Shape of w.
+        bias: Whether to add b. Default: True.
+        w_init: Initializer of w. Summed axes of w are its inputs, axes that x shares with y are a
+            batch, and the others are its outputs. Default: `he_normal()`.
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If the equation has another form, or if the axes of x do not match it.
 
     >>> import jax, jax.numpy as jnp
     >>> net, x = Einsum("...n,nhd->...hd", (6, 2, 3)), jnp.zeros((4, 5, 6))
@@ -39,7 +47,7 @@ class Einsum(Primitive):
     b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
-        """Check that the equation and the shape fit each other."""
+        """Check that the equation and the shape match."""
         check_flags(self, "bias")
         terms = _terms(self.equation)
         sizes = self.shape if isinstance(self.shape, tuple) else ()
@@ -47,12 +55,12 @@ class Einsum(Primitive):
             isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes
         ):
             raise ValueError(
-                f"Einsum.shape is that of w: an int >= 1 for each letter of {terms.w!r}; got "
+                f"Einsum.shape must have an int >= 1 for each letter of w, {terms.w!r}; got "
                 f"{self.shape!r}"
             )
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """w, and b where there is a bias."""
+        """Declare w, and b if there is a bias."""
         terms = _terms(self.equation)
         sizes = dict(zip(terms.w, self.shape, strict=True))
         self._check_input(x, terms.x, sizes)
@@ -68,7 +76,7 @@ class Einsum(Primitive):
         return declared | {"b": Param(shape, self.b_init)}
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """The sum of products plus the bias."""
+        """Return the sum of products plus the bias."""
         x, w = to_compute_type(x, params["w"])
         y = wide_einsum(self.equation, x, w)
         if not self.bias:
@@ -90,7 +98,7 @@ class Einsum(Primitive):
         if wrong or (len(x.shape) > least and not dots):
             wanted = {letter: sizes[letter] for letter, _ in named if letter in sizes}
             raise ValueError(
-                f"wants an input of axes {term!r}, of sizes {wanted}, got {describe(x)}"
+                f"expected an input of axes {term!r}, of sizes {wanted}, got {describe(x)}"
             )
 
 
@@ -101,7 +109,7 @@ class _Terms(NamedTuple):
 
 
 def _terms(equation: Any) -> _Terms:
-    """The letters of an equation; ValueError where it is not one of an input and a weight."""
+    """Return the terms of an equation; raise ValueError if it has another form."""
     text = equation.replace(" ", "") if isinstance(equation, str) else ""
     dotted = r"([a-zA-Z]*(?:\.\.\.)?[a-zA-Z]*)"
     match = re.fullmatch(rf"{dotted},([a-zA-Z]+)->{dotted}", text)
@@ -114,8 +122,8 @@ def _terms(equation: Any) -> _Terms:
         or any(c not in terms.x and c not in terms.y for c in terms.w)
     ):
         raise ValueError(
-            "Einsum.equation is 'x,w->y' with a letter for each axis, none twice in a term, each "
-            f"letter of w in x or y, and '...' in both x and y or in neither; got {equation!r}; "
-            "write Einsum('...n,nm->...m', (784, 128)), say"
+            "Einsum.equation must be 'x,w->y' with a letter for each axis, none twice in a term, "
+            "each letter of w in x or y, and '...' in both x and y or in neither; got "
+            f"{equation!r}; write for example Einsum('...n,nm->...m', (784, 128))"
         )
     return terms

@@ -1,4 +1,4 @@
-"""Embeddings: a table of vectors, looked up by token, one by one or in bags."""
+"""Embeddings: a table of vectors, looked up by token, singly or in bags."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from .checks import check_positive
 
 
 class zero_row(Initializer):
-    """What `init` draws for a table, but for its row `row`, which is zeros.
+    """Draw a table by `init`, with zeros in row `row`.
 
     >>> from jaxnn.core.initializers import ones
     >>> zero_row(ones(), 1)(None, (3, 2))[:, 0].tolist()
@@ -29,19 +29,27 @@ class zero_row(Initializer):
     row: int
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        """An array with a row of zeros."""
+        """Return an array with a row of zeros."""
         drawn = self.init(key, shape, dtype)
         return jnp.where(np.arange(shape[0])[:, None] == self.row, 0, drawn)
 
 
 class Embedding(Primitive):
-    """y = w[ids].
+    """Embedding: `y = w[ids]`.
 
-    ids are integers (...), y is (..., features), w is (vocabulary, features) with variance
-    1 / features. A token outside [0, vocabulary) raises ValueError where it is known while tracing,
-    and gives NaN where it is not. Row `padding` of the table begins as zeros and, looked up, has no
-    gradient, as in torch.nn.Embedding. Raises TypeError for ids that are not integers. `attend` is
-    the output head that shares the table.
+    ids are integers (...), and y has shape (..., features). The parameter is w
+    (vocabulary, features). The method `attend` is the output head that shares the table.
+
+    Args:
+        vocabulary: Number of tokens.
+        features: Number of features of each token.
+        padding: Token whose row starts as zeros and receives no gradient from lookups, as in
+            torch.nn.Embedding. Default: None.
+        w_init: Initializer of w. Default: normal with variance 1 / features.
+
+    Raises:
+        TypeError: If ids are not integers.
+        ValueError: If a concrete token is outside [0, vocabulary). A traced one gives NaN.
 
     >>> import jax, jax.numpy as jnp
     >>> net = Embedding(1000, 64)
@@ -58,45 +66,58 @@ class Embedding(Primitive):
     w_init: InitFn = variance_scaling(1.0, "fan_out", "normal")
 
     def __post_init__(self) -> None:
-        """Check the sizes and the token."""
+        """Check the fields."""
         _check_table(self)
 
     def parameters(self) -> dict[str, Param]:
-        """The table."""
+        """Declare the table."""
         return {"w": _table(self)}
 
     def forward(self, params: Any, ids: jax.Array) -> jax.Array:
-        """The rows of the table at `ids`."""
+        """Return the rows of the table at `ids`."""
         _check_tokens(ids)
         _check_inside(ids, self)
         return embed(params["w"], ids, self.padding)
 
     def attend(self, params: Any, x: jax.Array) -> jax.Array:
-        """x @ w.T: logits (..., vocabulary) of features (..., features), by the same table.
+        """Return logits x @ w.T (..., vocabulary) for features x (..., features).
+
+        Args:
+            x: Floating array of shape (..., features).
 
         Reference: Press and Wolf, Using the output embedding to improve language models, 2017.
         """
         if x.ndim == 0 or x.shape[-1] != self.features:
-            raise ValueError(f"attend wants features (..., {self.features}), got {describe(x)}")
+            raise ValueError(f"attend expects features (..., {self.features}), got {describe(x)}")
         return linear(x, params["w"].T)
 
 
 class EmbeddingBag(Primitive):
-    """y is the sum, mean or maximum of the rows w[ids] of a bag of tokens.
+    """Embedding of bags of tokens: the sum, mean, or maximum of their rows w[ids].
 
-    ids are integers (..., n), y is (..., features), w is (vocabulary, features) with variance
-    1 / features. `mode` is "mean", "sum" or "max". With `mode="sum"`, `weights` (..., n) multiply
-    the rows. Tokens equal to `padding` are in no bag, nor are those where `segment_ids` (..., n) is
-    0; a bag without any token gives zeros. With `bags`, a row holds as many bags, bag i being the
-    tokens whose segment is i + 1, and y is (..., bags, features). Row `padding` of the table begins
-    as zeros. Sums are taken in at least float32; y is in the type of the weights where that is
-    floating, and of w elsewhere. As torch.nn.EmbeddingBag, whose offsets are segment_ids here; of
-    equal maxima the first has the gradient.
+    ids are integers (..., n). y has shape (..., features), with one bag for each row of ids, or
+    (..., bags, features), with bag i consisting of the tokens of segment i + 1. The parameter is w
+    (vocabulary, features). Sums are computed in at least float32. An empty bag gives zeros. Of
+    several equal maxima, the first one receives the gradient. y has the type of the weights if that
+    is floating, otherwise of w.
 
-    Raises TypeError for ids or segment_ids that are not integers, and ValueError for weights or
-    segment_ids of another shape than ids, for weights in another mode than "sum", and for bags
-    without segment_ids. A token outside [0, vocabulary) raises ValueError where it is known while
-    tracing, and where it is not, gives NaN in its bag.
+    Further inputs: `weights` (..., n) multiply the rows if the mode is "sum". `segment_ids`
+    (..., n) are integers; tokens of segment 0 are in no bag. They replace the offsets of
+    torch.nn.EmbeddingBag.
+
+    Args:
+        vocabulary: Number of tokens.
+        features: Number of features of each token.
+        mode: "mean", "sum", or "max". Default: "mean".
+        padding: Token that is in no bag; its row starts as zeros. Default: None.
+        bags: Number of bags in each row of ids. Default: None, for one bag and no axis for bags.
+        w_init: Initializer of w. Default: normal with variance 1 / features.
+
+    Raises:
+        TypeError: If ids or segment_ids are not integers.
+        ValueError: If weights or segment_ids have another shape than ids, if weights are given in
+            another mode than "sum", if `bags` is set and segment_ids are not given, or if a
+            concrete token is outside [0, vocabulary). A traced one gives NaN in its bag.
 
     >>> import jax, jax.numpy as jnp
     >>> net, ids = EmbeddingBag(1000, 64, padding=0), jnp.array([[3, 7, 9], [5, 0, 0]])
@@ -119,13 +140,13 @@ class EmbeddingBag(Primitive):
         _check_table(self)
         if self.mode not in MODES:
             raise ValueError(
-                f"EmbeddingBag.mode is {', '.join(map(repr, MODES))}; got {self.mode!r}"
+                f"EmbeddingBag.mode must be one of {', '.join(map(repr, MODES))}; got {self.mode!r}"
             )
         if self.bags is not None:
             check_positive(self, "bags")
 
     def parameters(self) -> dict[str, Param]:
-        """The table."""
+        """Declare the table."""
         return {"w": _table(self)}
 
     def forward(
@@ -135,25 +156,25 @@ class EmbeddingBag(Primitive):
         weights: jax.Array | None = None,
         segment_ids: jax.Array | None = None,
     ) -> jax.Array:
-        """One row for each bag."""
+        """Return one row for each bag."""
         _check_tokens(ids)
         if ids.ndim == 0:
-            raise ValueError(f"wants tokens (..., n), got {describe(ids)}; write Embedding for one")
+            raise ValueError(f"expected tokens (..., n), got {describe(ids)}; use nn.Embedding")
         if weights is not None and weights.shape != ids.shape:
             raise ValueError(
-                f"wants weights of the shape of ids, {ids.shape}; got {describe(weights)}"
+                f"expected weights of the shape of ids, {ids.shape}; got {describe(weights)}"
             )
         if segment_ids is not None:
             check_segments(segment_ids, ids.shape)
         if weights is not None and self.mode != "sum":
             raise ValueError(
-                f"weighs the rows of a sum alone, but its mode is {self.mode!r}; write "
+                f"weights apply to sums only, but the mode is {self.mode!r}; write "
                 "EmbeddingBag(..., mode='sum'), or leave out the weights"
             )
         if self.bags is not None and segment_ids is None:
             raise ValueError(
-                f"packs {self.bags} bags in a row, but got no segment_ids; write "
-                "net.apply(params, ids, segment_ids=segment_ids), integers from 1 on, 0 for no bag"
+                f"EmbeddingBag(bags={self.bags}) needs segment_ids; write net.apply(params, ids, "
+                "segment_ids=segment_ids) with integers from 1 on, and 0 for no bag"
             )
         _check_inside(ids, self, segment_ids)
         return embedding_bag(
@@ -168,7 +189,8 @@ def _check_table(layer: Any) -> None:
         return
     if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < layer.vocabulary:
         raise ValueError(
-            f"{owner}.padding is a token, an int in [0, {layer.vocabulary}), or None; got {token!r}"
+            f"{owner}.padding must be a token, an int in [0, {layer.vocabulary}), or None; got "
+            f"{token!r}"
         )
 
 
@@ -180,19 +202,19 @@ def _table(layer: Any) -> Param:
 def _check_tokens(ids: Any) -> None:
     if not jnp.issubdtype(getattr(ids, "dtype", type(ids)), jnp.integer):
         raise TypeError(
-            f"wants an array of integer tokens, got {describe(ids)}; write "
+            f"expected an array of integer tokens, got {describe(ids)}; use "
             "jnp.asarray(ids, jnp.int32)"
         )
 
 
 def _check_inside(ids: Any, layer: Any, segment_ids: Any = None) -> None:
-    """Raise ValueError for a known token that the table has no row for, and that is in a bag."""
+    """Raise ValueError if a concrete token in a bag has no row in the table."""
     if not (_is_known(ids) and (segment_ids is None or _is_known(segment_ids))):
         inside = ids if segment_ids is None else jnp.where(segment_ids != 0, ids, 0)
         check_range(
             inside,
             layer.vocabulary,
-            f"token {{value}} is outside of a vocabulary of {layer.vocabulary}",
+            f"token {{value}} is outside a vocabulary of {layer.vocabulary}",
         )
         return
     tokens = np.asarray(ids)
@@ -202,13 +224,12 @@ def _check_inside(ids: Any, layer: Any, segment_ids: Any = None) -> None:
     if wrong.any():
         token, owner = int(tokens[wrong][0]), type(layer).__name__
         write = (
-            f"write {owner}({token + 1}, {layer.features}), say"
+            f"write {owner}({token + 1}, {layer.features}) for a larger vocabulary"
             if token > 0
-            else "write another token for what is missing, padding=0, say"
+            else "use another token for missing ones, such as padding=0"
         )
         raise ValueError(
-            f"has rows for the tokens 0 .. {layer.vocabulary - 1}, and got the token {token}: "
-            f"{write}"
+            f"expected tokens in 0 .. {layer.vocabulary - 1}, got the token {token}: {write}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which axes of a weight count as inputs and outputs where it has more of them than two."""
+"""Which axes of a weight with more than two axes are its inputs and outputs."""
 
 import dataclasses
 
@@ -11,8 +11,9 @@ def by_axes(
     outputs: tuple[int, ...],
     batch: tuple[int, ...] = (),
 ) -> InitFn:
-    """`init` with its fans counted by these axes; one that names axes of its own, or counts no
-    fans, stays as it is.
+    """Return `init` with its fans counted by these axes.
+
+    Initializers without fans, and those that set their axes explicitly, are returned unchanged.
 
     >>> from jaxnn.core.initializers import he_normal
     >>> by_axes(he_normal(), (0,), (1, 2)).fan((8, 2, 5))

@@ -13,12 +13,22 @@ from .checks import check_activation, check_flags, check_positive, check_rank
 
 
 class GatedFeedForward(Primitive):
-    """y = (activation(x @ gate) * (x @ up)) @ down.
+    """Gated feed-forward block: `y = (activation(x @ gate) * (x @ up)) @ down`.
 
-    x and y are (..., n); gate/w and up/w are (n, hidden), down/w is (hidden, n), each with a bias b
-    where `bias` says so. With the default activation it is SwiGLU, with `jax.nn.gelu` GeGLU, with
-    `jax.nn.sigmoid` GLU. `down_init` draws down/w, where it is not to be as `w_init` says. Raises
-    ValueError for hidden < 1 and for an input without axes.
+    x and y have shape (..., n). Parameters are gate/w and up/w (n, hidden), down/w (hidden, n), and
+    for each one a bias b if `bias` is True.
+
+    Args:
+        hidden: Number of hidden features.
+        activation: Activation of the gate: `jax.nn.silu` for SwiGLU, `jax.nn.gelu` for GeGLU,
+            `jax.nn.sigmoid` for GLU. Default: `jax.nn.silu`.
+        bias: Whether to add biases. Default: False.
+        w_init: Initializer of the weights. Default: `lecun_normal()`.
+        b_init: Initializer of the biases. Default: `zeros()`.
+        down_init: Initializer of down/w. Default: `w_init`.
+
+    Raises:
+        ValueError: If `hidden` is below 1, or if the input has no axes.
 
     Reference: Shazeer, GLU variants improve transformer, 2020.
 
@@ -42,7 +52,7 @@ class GatedFeedForward(Primitive):
         check_activation(self, "activation")
 
     def parameters(self, x: Any) -> dict[str, dict[str, Param]]:
-        """Three matrices, and biases where wanted."""
+        """Declare three weights, and biases if `bias` is True."""
         check_rank(self, x, 1, "(..., features)")
         n = x.shape[-1]
         sizes = {"gate": (n, self.hidden), "up": (n, self.hidden), "down": (self.hidden, n)}
@@ -54,7 +64,7 @@ class GatedFeedForward(Primitive):
         }
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """The gated hidden features, mapped back."""
+        """Return the gated hidden features, mapped to the input's features."""
 
         def mapped(name: str, x: jax.Array) -> jax.Array:
             return linear(x, params[name]["w"], params[name].get("b"))

@@ -1,4 +1,4 @@
-"""LayerScale: a learned, small factor for each feature of a residual branch."""
+"""LayerScale: a small learned factor for each feature of a residual branch."""
 
 from typing import Any
 
@@ -13,11 +13,16 @@ from .checks import check_rank
 
 
 class LayerScale(Primitive):
-    """y = x * scale.
+    """Layer scale: `y = x * scale`, with a small initial scale.
 
-    x and y are (..., n), scale is (n,) and starts small, so that a deep network with
-    `Residual(Sequential(branch, LayerScale()))` starts near the identity. Raises ValueError for an
-    input without axes.
+    x and y have shape (..., n). The parameter is scale (n,). A deep network with
+    `Residual(Sequential(branch, LayerScale()))` starts near the identity.
+
+    Args:
+        scale_init: Initializer of scale. Default: `constant(1e-5)`.
+
+    Raises:
+        ValueError: If the input has no axes.
 
     Reference: Touvron et al., Going deeper with image transformers, 2021 (0.1 up to 18 blocks, 1e-5
     up to 24, 1e-6 beyond).
@@ -30,11 +35,11 @@ class LayerScale(Primitive):
     scale_init: InitFn = constant(1e-5)
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """A factor for each feature."""
+        """Declare one factor for each feature."""
         check_rank(self, x, 1, "(..., features)")
         return {"scale": Param((x.shape[-1],), self.scale_init)}
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x times the factors."""
+        """Return x times the factors."""
         x, _ = to_compute_type(x, params["scale"])
         return shared_product(x, along_axis(params["scale"], x.ndim, -1))

@@ -1,4 +1,4 @@
-"""LearnedArray: a bare learned array."""
+"""LearnedArray: a learned array without inputs."""
 
 from typing import Any
 
@@ -10,11 +10,15 @@ from ..core.primitive import Primitive
 
 
 class LearnedArray(Primitive):
-    """y = w: a learned array of `shape`, without inputs.
+    """Learned array without inputs: `y = w`.
 
-    Under `Precision`, y and its gradient have the computing type. If many outputs share y, as in
-    x + y, write `shared_sum(x, y)` or `shared_product(x, y)` of `jaxnn.functional.gradients`, which
-    sum its gradient in float32.
+    Under `Precision`, y and its gradient have the compute type. If many outputs use y, as in x + y,
+    use `shared_sum(x, y)` or `shared_product(x, y)` of `jaxnn.functional.gradients`, which compute
+    its gradient in float32.
+
+    Args:
+        shape: Shape of the array.
+        w_init: Initializer of the array. Default: `zeros()`.
 
     >>> import jax, jax.numpy as jnp
     >>> jax.tree.map(jnp.shape, LearnedArray((3, 4)).init(jax.random.key(0)))
@@ -25,9 +29,9 @@ class LearnedArray(Primitive):
     w_init: InitFn = zeros()
 
     def parameters(self) -> dict[str, Param]:
-        """The array."""
+        """Declare the array."""
         return {"w": Param(self.shape, self.w_init)}
 
     def forward(self, params: Any) -> jax.Array:
-        """The array."""
+        """Return the array."""
         return params["w"]

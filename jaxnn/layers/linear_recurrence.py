@@ -1,4 +1,4 @@
-"""LinearRecurrence: a state-space layer whose state is a sum that decays and turns."""
+"""LinearRecurrence: a state-space layer with a diagonal linear recurrence."""
 
 import math
 from typing import Any
@@ -19,22 +19,36 @@ from .checks import check_cache, check_flags, check_not_training, check_positive
 
 
 class LinearRecurrence(Primitive):
-    """h_t = a * h_{t-1} + s * (x_t @ w_in), y_t = Re(h_t @ w_out) + d * x_t, all steps at once.
+    """Linear recurrent unit, a diagonal state-space layer.
 
-    x and y are (..., T, n), h is complex (..., states). a = exp(-exp(log_rate) + i exp(log_phase)),
-    one for each state: its modulus is below 1 whatever the parameters, so that the layer is stable
-    over any length; s = sqrt(1 - |a|^2) keeps the state at the scale of the input. |a| starts
-    uniform in the ring from `min_radius` to `max_radius` (near 1 for long memories), and its angle
-    uniform in [0, max_phase]. Parameters are real: log_rate and log_phase (states,), input re and
-    im (n, states), output re and im (states, n), skip (n,) for d. The state is computed in at least
-    float32, y is in the type of x.
+        h_t = a * h_{t-1} + s * (x_t @ w_in)
+        y_t = Re(h_t @ w_out) + d * x_t
 
-    It is the linear recurrent unit of Orvieto et al. with s tied to a rather than learned apart.
-    It has no nonlinearity: put one behind it, as in
+    All steps are computed at once, by an associative scan. x and y have shape (..., T, n), and y
+    has the type of x. The state h is complex, of shape (..., states), and computed in at least
+    float32. `a = exp(-exp(log_rate) + i exp(log_phase))` has a modulus below 1 for all parameters,
+    so the layer is stable for any length. `s = sqrt(1 - |a|^2)` keeps the state at the scale of the
+    input; in the paper, s is learned separately.
+
+    Parameters are real: log_rate and log_phase (states,), input re and im (n, states), output re
+    and im (states, n), and skip (n,), which is d. `segment_ids` are as for `Recurrent`.
+
+    The layer is linear. Add a nonlinearity after it, for example
     Residual(Sequential(LayerNorm(), LinearRecurrence(64), jax.nn.gelu, Dense(n))).
 
-    `segment_ids`, `reverse` and `cache` are as for `Recurrent`. Raises ValueError for a sequence of
-    length 0, and for radii that are not 0 <= min_radius < max_radius <= 1.
+    Args:
+        states: Number of complex states.
+        min_radius: Smallest initial |a|. |a| is drawn uniformly by area from the ring between
+            `min_radius` and `max_radius`. Default: 0.
+        max_radius: Largest initial |a|; values near 1 give long memories. Default: 1.
+        max_phase: Largest initial angle of a in radians, drawn uniformly from [0, max_phase].
+            Default: 2 * pi.
+        reverse: Whether to process the sequence from its end. Default: False.
+        cache: If positive, keep the state between calls; set by `nn.with_cache`. Default: 0.
+
+    Raises:
+        ValueError: If the sequence has length 0, or unless
+            0 <= min_radius < max_radius <= 1.
 
     Reference: Orvieto et al., Resurrecting recurrent neural networks for long sequences, 2023.
 
@@ -63,26 +77,26 @@ class LinearRecurrence(Primitive):
             number = getattr(self, name)
             real = isinstance(number, int | float) and not isinstance(number, bool)
             if not is_traced(number) and not real:
-                raise TypeError(f"LinearRecurrence.{name} is a number, got {number!r}")
+                raise TypeError(f"LinearRecurrence.{name} must be a number, got {number!r}")
         low, high = self.min_radius, self.max_radius
         if not is_traced(low) and not is_traced(high) and not 0 <= low < high <= 1:
             raise ValueError(
-                "LinearRecurrence has radii 0 <= min_radius < max_radius <= 1, got "
+                "LinearRecurrence requires 0 <= min_radius < max_radius <= 1, got "
                 f"min_radius={low!r}, max_radius={high!r}"
             )
         if not is_traced(self.max_phase) and not self.max_phase > 0:
             raise ValueError(
-                f"LinearRecurrence.max_phase is an angle > 0, got {self.max_phase!r}; write "
-                "max_phase=math.pi / 10, say, for slow turns"
+                f"LinearRecurrence.max_phase must be an angle > 0, got {self.max_phase!r}; use for "
+                "example max_phase=math.pi / 10 for slow rotations"
             )
         if self.cache and self.reverse:
             raise ValueError(
-                "LinearRecurrence(reverse=True) reads a sequence from its end, so it cannot take "
-                "one piece by piece: leave it out of nn.with_cache(...), as Bidirectional"
+                "LinearRecurrence(reverse=True) processes a sequence from its end, so it cannot "
+                "receive one in chunks; exclude it from nn.with_cache(net, match=...)"
             )
 
     def parameters(self, x: Any) -> dict[str, Any]:
-        """Decay, input, output and skip."""
+        """Declare the decay, input, output, and skip parameters."""
         check_rank(self, x, 2, "(..., T, features)")
         n, m = x.shape[-1], self.states
         into, out = normal(math.sqrt(0.5 / n)), normal(math.sqrt(1 / m))
@@ -95,7 +109,7 @@ class LinearRecurrence(Primitive):
         }
 
     def variables(self, x: Any) -> dict[str, Any]:
-        """The state h as two real arrays, and the last segment, where a cache is kept."""
+        """Declare the state h as two real arrays, and the last segment, if a cache is kept."""
         if not self.cache:
             return {}
         h = Variable((*x.shape[:-2], self.states), dtype=_real_type(x))
@@ -104,9 +118,9 @@ class LinearRecurrence(Primitive):
     def forward(
         self, params: Any, x: jax.Array, segment_ids: Any = None, *, state: State, train: bool
     ) -> tuple[jax.Array, State]:
-        """The outputs of all steps, and the state after them."""
+        """Return the outputs of all steps, and the state after them."""
         if x.shape[-2] == 0:
-            raise ValueError(f"got a sequence of length 0, {describe(x)}: there is no step to take")
+            raise ValueError(f"expected a sequence of at least one step, got {describe(x)}")
         h, last = None, jnp.zeros(x.shape[:-2], jnp.int32)
         if self.cache:
             check_not_training(self, train)
@@ -126,7 +140,7 @@ class LinearRecurrence(Primitive):
         return y.astype(floating_type(x)), kept
 
     def _terms(self, params: Any, x: jax.Array, found: Any) -> tuple[jax.Array, jax.Array]:
-        """a and b of h' = a * h + b, with time in front."""
+        """Return a and b of h' = a * h + b, with time as the first axis."""
         log_rate, log_phase = (params[k].astype(x.dtype) for k in ("log_rate", "log_phase"))
         a, scale = decay(log_rate, log_phase)
         b = jax.lax.complex(*(linear(x, params["input"][k]) for k in ("re", "im")))
@@ -134,28 +148,28 @@ class LinearRecurrence(Primitive):
         a = along_axis(a, b.ndim, -1)
         if found is None:
             return jnp.broadcast_to(a, (b.shape[0], *a.shape[1:])), b
-        # Where a sequence begins, nothing stays; at padding everything does.
+        # a = 0 resets the state at the start of a sequence; a = 1 keeps it at padding.
         real, begins = (jnp.moveaxis(mark, -1, 0) for mark in found)
         a = jnp.broadcast_to(a, b.shape)
         return select(real, select(begins, jnp.zeros_like(a), a), jnp.ones_like(a)), b
 
     def _outputs(self, params: Any, hs: jax.Array, x: jax.Array) -> jax.Array:
-        """Re(h @ w_out) + d * x."""
+        """Return Re(h @ w_out) + d * x."""
         out, skip = params["output"], params["skip"].astype(x.dtype)
         y = linear(hs.real, out["re"]) - linear(hs.imag, out["im"])
         return y + x * along_axis(skip, x.ndim, -1)
 
 
 class log_rates(Initializer):
-    """log(-log r), with r uniform by area in the ring from `low` to `high`."""
+    """Draw log(-log r), with r uniform by area in the ring between radii `low` and `high`."""
 
     low: float
     high: float
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        """An array of `shape` and `dtype` drawn from `key`."""
+        """Return an array of `shape` and `dtype` drawn from `key`."""
         low, high = (jnp.asarray(r, dtype) ** 2 for r in (self.low, self.high))
-        # Above the smallest positive number and below 1, where a logarithm would be infinite.
+        # Clip to positive numbers below 1, since the logarithms are infinite at 0 and 1.
         info = jnp.finfo(dtype)
         square = jax.random.uniform(key, shape, dtype) * (high - low) + low
         square = jnp.clip(square, info.tiny, 1 - info.epsneg)
@@ -163,12 +177,12 @@ class log_rates(Initializer):
 
 
 class log_phases(Initializer):
-    """The logarithm of an angle uniform in (0, high)."""
+    """Draw the logarithm of an angle uniform in (0, high)."""
 
     high: float
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        """An array of `shape` and `dtype` drawn from `key`."""
+        """Return an array of `shape` and `dtype` drawn from `key`."""
         drawn = jax.random.uniform(key, shape, dtype, jnp.finfo(dtype).tiny, 1.0)
         return jnp.log(drawn * jnp.asarray(self.high, dtype))
 

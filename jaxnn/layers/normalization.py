@@ -1,4 +1,4 @@
-"""Normalization layers: layer, root mean square, group, instance, local response, batch."""
+"""Normalization: layer, root mean square, group, instance, local response, and batch."""
 
 import math
 from typing import Any
@@ -19,11 +19,21 @@ from .checks import check_flags, check_positive, check_rank
 
 
 class LayerNorm(Primitive):
-    """y = (x - mean) / sqrt(var + eps) * scale + b, with mean and var over the last axis.
+    """Layer normalization: `y = (x - mean) / sqrt(var + eps) * scale + b`, over the last axis.
 
-    x and y are (..., n), scale and b (n,). `axis` may be any axis or several, `(-2, -1)`; scale and
-    b then have their sizes, in the order of x. Statistics are taken in at least float32. Raises
-    ValueError for an axis that x does not have.
+    x and y have shape (..., n). Parameters are scale and b (n,); with several axes they have the
+    sizes of these axes, in the order of x. Statistics are computed in at least float32.
+
+    Args:
+        scale: Whether to multiply by a learned scale. Default: True.
+        bias: Whether to add b. Default: True.
+        eps: Added to the variance, a number >= 0. Default: 1e-5.
+        axis: Axis or axes to normalize over. Default: -1.
+        scale_init: Initializer of scale. Default: `ones()`.
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If x does not have an axis of `axis`.
 
     Reference: Ba et al., Layer normalization, 2016.
 
@@ -46,21 +56,27 @@ class LayerNorm(Primitive):
         _check_axes(self, self.axis)
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """Scale and bias, where wanted."""
+        """Declare scale and b, as requested."""
         return _scale_and_bias(self, x, self.axis, self.scale, self.bias)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x normalized over its axis or axes."""
+        """Return x normalized over `axis`."""
         x = gradient_once(x)
         y = norm.standardize(x, *norm.moments(x, self.axis), self.eps)
         return _scaled(y, params, self.axis).astype(floating_type(x))
 
 
 class RMSNorm(Primitive):
-    """y = x / sqrt(mean(x**2) + eps) * scale, with the mean over the last axis.
+    """RMS normalization: `y = x / sqrt(mean(x**2) + eps) * scale`, over the last axis.
 
-    x and y are (..., n), scale is (n,). `axis` may be any axis or several, as in LayerNorm. The
-    mean is taken in at least float32.
+    x and y have shape (..., n). The parameter is scale (n,). The mean is computed in at least
+    float32.
+
+    Args:
+        scale: Whether to multiply by a learned scale. Default: True.
+        eps: Added to the mean square, a number >= 0. Default: 1e-6.
+        axis: Axis or axes to normalize over, as for `LayerNorm`. Default: -1.
+        scale_init: Initializer of scale. Default: `ones()`.
 
     Reference: Zhang and Sennrich, Root mean square layer normalization, 2019.
 
@@ -81,24 +97,35 @@ class RMSNorm(Primitive):
         _check_axes(self, self.axis)
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """Scale, where wanted."""
+        """Declare scale, if requested."""
         return _scale_and_bias(self, x, self.axis, self.scale, False)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x divided by its root mean square."""
+        """Return x divided by its root mean square."""
         wide = gradient_once(x).astype(wider_type(x.dtype, jnp.float32))
         y = norm.rms_norm(wide, self.axis, self.eps)
         return _scaled(y, params, self.axis).astype(floating_type(x))
 
 
 class GroupNorm(Primitive):
-    """y = (x - mean) / sqrt(var + eps) * scale + b, with mean and var over window and group.
+    """Group normalization: `y = (x - mean) / sqrt(var + eps) * scale + b`, over window and group.
 
-    x and y are (..., *window, n), scale and b (n,). The n features fall into `groups` runs of
-    neighbors, each with statistics of its own over its features and all of the window: all axes
-    between the first, which holds the examples, and the last. Where there are more axes of
-    examples, or none, `spatial` is the number of the window's axes: 2 for images (..., H, W, n).
-    Statistics are taken in at least float32. Raises ValueError where the groups do not divide n.
+    x and y have shape `(..., *window, n)`. Parameters are scale and b (n,). The features are split
+    into `groups` groups of neighbors. The mean and variance of a group are taken over its features
+    and the window, separately for each example, in at least float32.
+
+    Args:
+        groups: Number of groups; must divide n.
+        scale: Whether to multiply by a learned scale. Default: True.
+        bias: Whether to add b. Default: True.
+        eps: Added to the variance, a number >= 0. Default: 1e-5.
+        spatial: Number of axes of the window, which precede the last axis: 2 for images
+            (..., H, W, n). None means all axes between the first and the last. Default: None.
+        scale_init: Initializer of scale. Default: `ones()`.
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If the number of features is not a multiple of `groups`.
 
     Reference: Wu and He, Group normalization, 2018.
 
@@ -123,28 +150,38 @@ class GroupNorm(Primitive):
         check_spatial(self, self.spatial)
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """Scale and bias, where wanted."""
+        """Declare scale and b, as requested."""
         window_axes(self, x, self.spatial)
         if x.shape[-1] % self.groups:
             raise ValueError(
                 f"{self.groups} groups do not divide the {x.shape[-1]} features of {describe(x)}; "
-                "groups is a divisor of the last axis"
+                "choose a divisor of the last axis"
             )
         return _scale_and_bias(self, x, -1, self.scale, self.bias)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x normalized over the window and each group of features."""
+        """Return x normalized over the window and each group of features."""
         y = norm.group_norm(x, self.groups, window_axes(self, x, self.spatial), self.eps)
         return _scaled(y, params, -1).astype(floating_type(x))
 
 
 class InstanceNorm(Primitive):
-    """y = (x - mean) / sqrt(var + eps) * scale + b, with mean and var over the window alone.
+    """Instance normalization: `y = (x - mean) / sqrt(var + eps) * scale + b`, over the window.
 
-    x and y are (..., *window, n), scale and b (n,); each feature of each example has statistics of
-    its own. The window is all axes between the first and the last, or the `spatial` axes before
-    the last, as in GroupNorm; an input without one raises ValueError. Statistics are taken in at
-    least float32.
+    x and y have shape `(..., *window, n)`. Parameters are scale and b (n,). The mean and variance
+    are taken separately for each feature of each example, in at least float32.
+
+    Args:
+        scale: Whether to multiply by a learned scale. Default: True.
+        bias: Whether to add b. Default: True.
+        eps: Added to the variance, a number >= 0. Default: 1e-5.
+        spatial: Number of axes of the window, which precede the last axis. None means all axes
+            between the first and the last. Default: None.
+        scale_init: Initializer of scale. Default: `ones()`.
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If the input has no window.
 
     Reference: Ulyanov et al., Instance normalization: the missing ingredient for fast stylization,
     2016.
@@ -168,27 +205,36 @@ class InstanceNorm(Primitive):
         check_spatial(self, self.spatial)
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """Scale and bias, where wanted."""
+        """Declare scale and b, as requested."""
         if window_axes(self, x, self.spatial) == 0:
             raise ValueError(
-                f"normalizes each feature over a window, which {describe(x)} does not have: one "
-                "number less its own mean is 0; write nn.LayerNorm(), which normalizes features"
+                f"expected a window to normalize each feature over, but {describe(x)} has none; a "
+                "number minus its own mean is 0; use nn.LayerNorm() to normalize over features"
             )
         return _scale_and_bias(self, x, -1, self.scale, self.bias)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x normalized over the window."""
+        """Return x normalized over the window."""
         y = norm.group_norm(x, x.shape[-1], window_axes(self, x, self.spatial), self.eps)
         return _scaled(y, params, -1).astype(floating_type(x))
 
 
 class LocalResponseNorm(Primitive):
-    """y = x / (k + alpha / size * s)**beta, with s the sum of squares over neighboring features.
+    """Local response normalization: `y = x / (k + alpha / size * s)**beta`.
 
-    x and y are (..., n). The `size` neighbors of a feature reach from size // 2 before it to
-    (size - 1) // 2 after it; beyond the ends they are 0. There are no parameters. s is taken in at
-    least float32. Raises ValueError for size < 1. (In the paper alpha is not divided by size, and
-    k = 2, size = 5, alpha = 5e-4 in this form.)
+    s is the sum of squares over `size` neighboring features, from size // 2 before a feature to
+    (size - 1) // 2 after it, in at least float32; features past the ends are 0. x and y have shape
+    (..., n). There are no parameters. In the paper, alpha is not divided by size; in this form its
+    values are k = 2, size = 5, alpha = 5e-4.
+
+    Args:
+        size: Number of neighboring features. Default: 5.
+        alpha: Factor of the mean square. Default: 1e-4.
+        beta: Exponent. Default: 0.75.
+        k: Constant added to the scaled sum. Default: 1.
+
+    Raises:
+        ValueError: If `size` is below 1.
 
     Reference: Krizhevsky et al., ImageNet classification with deep convolutional neural networks,
     2012.
@@ -204,23 +250,36 @@ class LocalResponseNorm(Primitive):
     k: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the size."""
+        """Check the fields."""
         check_positive(self, "size")
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x divided by the response around each feature."""
+        """Return x divided by the response of its neighbors."""
         check_rank(self, x, 1, "(..., features)")
         return norm.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
 
 
 class BatchNorm(Primitive):
-    """y = (x - mean) / sqrt(var + eps) * scale + b, with mean and var over all axes but `axis`.
+    """Batch normalization: `y = (x - mean) / sqrt(var + eps) * scale + b`.
 
-    In training the statistics are the batch's (var divided by n), and the running ones become
-    momentum * running + (1 - momentum) * batch; in inference they are the running ones, which are
-    state: `mean` and `var`, float32 of shape (n,), starting at 0 and 1. scale and b are (n,). With
-    `axis_name`, the name of a mapped axis (of `jax.vmap`, `jax.pmap`, `shard_map`), the batch is
-    the one over all its lanes. Raises ValueError without state.
+    In training, the mean and variance (divided by n) are those of the batch over all axes but
+    `axis`, and each running statistic becomes momentum * running + (1 - momentum) * batch. In
+    inference they are the running statistics. Parameters are scale and b (n,). The state is `mean`
+    and `var`, float32 of shape (n,), which start at 0 and 1.
+
+    Args:
+        momentum: Weight of the old running statistics, in [0, 1]. Default: 0.9.
+        scale: Whether to multiply by a learned scale. Default: True.
+        bias: Whether to add b. Default: True.
+        eps: Added to the variance, a number >= 0. Default: 1e-5.
+        axis: Axis of the features. Default: -1.
+        axis_name: Name or names of mapped axes (of `jax.vmap`, `jax.pmap`, or `shard_map`) over
+            which the batch statistics are taken, too. Default: None.
+        scale_init: Initializer of scale. Default: `ones()`.
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If `apply` receives no state, or if a training batch is empty.
 
     Reference: Ioffe and Szegedy, Batch normalization, 2015.
 
@@ -245,21 +304,21 @@ class BatchNorm(Primitive):
         _check_eps(self, self.eps)
         if not isinstance(self.axis, int) or isinstance(self.axis, bool):
             raise ValueError(
-                f"BatchNorm.axis is the axis of the features, an int; got {self.axis!r}"
+                f"BatchNorm.axis must be the axis of the features, an int; got {self.axis!r}"
             )
         number = isinstance(self.momentum, int | float) and not isinstance(self.momentum, bool)
         if not is_traced(self.momentum) and not (number and 0.0 <= self.momentum <= 1.0):
             raise ValueError(
-                "BatchNorm.momentum is the share of the running statistics that stays, in [0, 1]; "
+                "BatchNorm.momentum must be the weight of the old statistics, in [0, 1]; "
                 f"got {self.momentum!r}"
             )
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """Scale and bias, where wanted."""
+        """Declare scale and b, as requested."""
         return _scale_and_bias(self, x, self.axis, self.scale, self.bias)
 
     def variables(self, x: Any) -> dict[str, Variable]:
-        """The running mean and variance."""
+        """Declare the running mean and variance."""
         n = x.shape[self.axis]
         return {
             "mean": Variable((n,), zeros(), "float32"),
@@ -269,11 +328,11 @@ class BatchNorm(Primitive):
     def forward(
         self, params: Any, x: jax.Array, *, state: State, train: bool
     ) -> tuple[jax.Array, State]:
-        """x normalized, and the running statistics after it."""
+        """Return x normalized, and the new running statistics."""
         if train:
             others = tuple(i for i in range(x.ndim) if i != self.axis % x.ndim)
             if math.prod(x.shape[i] for i in others) == 0:
-                raise ValueError(f"cannot take the statistics of an empty batch, {describe(x)}")
+                raise ValueError(f"cannot compute statistics of an empty batch, {describe(x)}")
             x = gradient_once(x)
             mean, var = norm.moments(x, others, self.axis_name)
             batch = {"mean": mean.reshape(-1), "var": var.reshape(-1)}
@@ -293,32 +352,32 @@ class BatchNorm(Primitive):
 def _running(old: jax.Array, new: jax.Array, momentum: Any) -> jax.Array:
     momentum = jnp.asarray(momentum, old.dtype)
     mean = momentum * old + (1.0 - momentum) * new
-    # 0 * NaN is NaN: at 0 and 1 the other statistics have no part.
+    # 0 * NaN is NaN, so at 0 and 1 the statistic of weight 0 is left out.
     return jnp.where(momentum == 0, new, jnp.where(momentum == 1, old, mean))
 
 
 def _check_eps(layer: Layer, eps: Any) -> None:
     number = isinstance(eps, int | float) and not isinstance(eps, bool)
     if not is_traced(eps) and not (number and eps >= 0.0):
-        raise ValueError(f"{type(layer).__name__}.eps is a number >= 0, got {eps!r}")
+        raise ValueError(f"{type(layer).__name__}.eps must be a number >= 0, got {eps!r}")
 
 
 def check_spatial(layer: Layer, spatial: Any) -> None:
-    """Raise ValueError where a number of window axes is neither None nor an int of at least 0."""
+    """Raise ValueError unless `spatial` is None or an int >= 0."""
     whole = isinstance(spatial, int) and not isinstance(spatial, bool) and spatial >= 0
     if spatial is not None and not whole:
         raise ValueError(
-            f"{type(layer).__name__}.spatial is the number of axes between examples and features, "
-            f"an int >= 0, 2 for images; got {spatial!r}"
+            f"{type(layer).__name__}.spatial must be the number of axes between examples and "
+            f"features, an int >= 0 (2 for images); got {spatial!r}"
         )
 
 
 def window_axes(layer: Layer, x: Any, spatial: int | None) -> int:
-    """The number of axes of the window of x (..., *window, features); ValueError for too few."""
+    """Return the number of window axes of x; raise ValueError if x has too few axes."""
     if spatial is None:
         check_rank(layer, x, 2, "(examples, ..., features)")
         return len(x.shape) - 2
-    check_rank(layer, x, spatial + 1, f"(..., {spatial} axes of the window, features)")
+    check_rank(layer, x, spatial + 1, f"(..., {spatial} window axes, features)")
     return spatial
 
 
@@ -326,8 +385,8 @@ def _check_axes(layer: Layer, axis: Any) -> None:
     axes = axis if isinstance(axis, tuple) else (axis,)
     if not axes or any(not isinstance(one, int) or isinstance(one, bool) for one in axes):
         raise ValueError(
-            f"{type(layer).__name__}.axis is the axis to normalize, or several: -1 or (-2, -1), "
-            f"say; got {axis!r}"
+            f"{type(layer).__name__}.axis must be an axis or a tuple of axes, such as -1 or "
+            f"(-2, -1); got {axis!r}"
         )
 
 
@@ -335,20 +394,20 @@ def _scale_and_bias(
     layer: Any, x: Any, axis: norm.Axes, scale: bool, bias: bool
 ) -> dict[str, Param]:
     if not hasattr(x, "shape"):
-        raise TypeError(f"wants an array, got {x!r}; write jnp.asarray(x)")
+        raise TypeError(f"expected an array, got {x!r}; use jnp.asarray(x)")
     axes, ndim = axis if isinstance(axis, tuple) else (axis,), len(x.shape)
     for one in axes:
         if not -ndim <= one < ndim:
-            raise ValueError(f"normalizes axis {one}, which {describe(x)} does not have")
+            raise ValueError(f"cannot normalize axis {one}, which {describe(x)} does not have")
     if len({one % ndim for one in axes}) < len(axes):
-        raise ValueError(f"normalizes the axes {axes}, two of which are one in {describe(x)}")
+        raise ValueError(f"cannot normalize axes {axes}: two are the same axis of {describe(x)}")
     shape = tuple(x.shape[i] for i in sorted(one % ndim for one in axes))
     declared = {"scale": Param(shape, layer.scale_init)} if scale else {}
     return declared | {"b": Param(shape, layer.b_init)} if bias else declared
 
 
 def _scaled(y: jax.Array, params: Any, axis: norm.Axes) -> jax.Array:
-    """y * scale + b along the axis or axes, as far as there are parameters, in the type of y."""
+    """Return y * scale + b along `axis`, with the parameters that exist, in the type of y."""
     axes = {one % y.ndim for one in (axis if isinstance(axis, tuple) else (axis,))}
     shape = [n if i in axes else 1 for i, n in enumerate(y.shape)]
     if "scale" in params:

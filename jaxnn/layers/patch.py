@@ -1,4 +1,4 @@
-"""PatchEmbedding: an image as a sequence of vectors, one for each patch."""
+"""PatchEmbedding: embed an image as a sequence of vectors, one for each patch."""
 
 import math
 from typing import Any
@@ -13,12 +13,22 @@ from .checks import check_flags, check_positive, check_rank
 
 
 class PatchEmbedding(Primitive):
-    """y = patches(x) @ w + b: a convolution whose stride is its window.
+    """Embed patches of an image: `y = patches(x) @ w + b`.
 
-    x is (..., H, W, C) and y (..., N, features), with N = (H / patch) * (W / patch), row by row; w
-    is (patch, patch, C, features), as a convolution's, and b (features,). `patch` may also be a
-    tuple, one size for each axis of the window: (16, 8), or (2, 16, 16) for video. Raises
-    ValueError where the patches do not divide the image.
+    This is a convolution whose stride equals its window. x has shape (..., H, W, C) and y
+    (..., N, features) with N = (H / patch) * (W / patch), in row-major order. Parameters are w
+    (patch, patch, C, features) and b (features,).
+
+    Args:
+        features: Number of features of each vector.
+        patch: Size of a patch: an int for square patches, or a tuple with one size for each axis,
+            such as (16, 8), or (2, 16, 16) for video.
+        bias: Whether to add b. Default: True.
+        w_init: Initializer of w. Default: `lecun_normal()`.
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If the size of the image is not a multiple of the patch size.
 
     Reference: Dosovitskiy et al., An image is worth 16x16 words, 2021.
 
@@ -38,31 +48,31 @@ class PatchEmbedding(Primitive):
     b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
+        """Check the fields."""
         check_positive(self, "features")
         check_flags(self, "bias")
         sizes = self._window()
         if not sizes or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in sizes):
             raise ValueError(
-                "PatchEmbedding.patch is an int >= 1, or a tuple of them for the axes of the "
-                f"window; got {self.patch!r}"
+                "PatchEmbedding.patch must be an int >= 1, or a tuple of one for each axis; got "
+                f"{self.patch!r}"
             )
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """The matrix, in a convolution's shape, and the bias where there is one."""
+        """Declare w, in the shape of a convolution kernel, and b if there is a bias."""
         window = self._window()
-        check_rank(self, x, len(window) + 1, f"(..., {len(window)} axes of the window, channels)")
+        check_rank(self, x, len(window) + 1, f"(..., {len(window)} spatial axes, channels)")
         sizes = x.shape[-len(window) - 1 : -1]
         if any(n % size for n, size in zip(sizes, window, strict=True)):
             raise ValueError(
-                f"patches of {window} do not divide the window {tuple(sizes)} of {describe(x)}; "
-                "pad or crop the image first, by jnp.pad"
+                f"patches of {window} do not divide the axes {tuple(sizes)} of {describe(x)}; pad "
+                "or crop the image first, for example by jnp.pad"
             )
         shapes = {"w": Param((*window, x.shape[-1], self.features), self.w_init)}
         return shapes | {"b": Param((self.features,), self.b_init)} if self.bias else shapes
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """A vector for each patch."""
+        """Return one vector for each patch."""
         window = self._window()
         k = len(window)
         batch, sizes, channels = x.shape[: -k - 1], x.shape[-k - 1 : -1], x.shape[-1]

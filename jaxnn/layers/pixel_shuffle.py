@@ -1,4 +1,4 @@
-"""PixelShuffle and its inverse: no parameters, no arithmetic."""
+"""PixelShuffle and PixelUnshuffle: rearrange channels into a finer grid and back."""
 
 import math
 from typing import Any
@@ -12,11 +12,17 @@ from .checks import check_rank
 
 
 class PixelShuffle(Primitive):
-    """y[..., h * f + i, w * g + j, c] = x[..., h, w, (c * f + i) * g + j] for factor (f, g).
+    """Rearrange channels into blocks of a finer grid.
 
-    `factor` has an int for each axis, 1 to 3 of them: x is (..., *axes, n * prod(factor)), y
-    (..., *(axes * factor), n). The channels are in the order of torch.nn.PixelShuffle. Raises
-    ValueError where prod(factor) does not divide the channels.
+    y[..., h * f + i, w * g + j, c] = x[..., h, w, (c * f + i) * g + j] for factor (f, g). x has
+    shape `(..., *axes, n * prod(factor))` and y `(..., *(axes * factor), n)`. Channels are ordered
+    as in torch.nn.PixelShuffle. There are no parameters.
+
+    Args:
+        factor: Factor by which each axis grows, a tuple of 1 to 3 ints.
+
+    Raises:
+        ValueError: If the number of channels is not a multiple of prod(factor).
 
     Reference: Shi et al., Real-time single image and video super-resolution using an efficient
     sub-pixel convolutional neural network, 2016.
@@ -33,7 +39,7 @@ class PixelShuffle(Primitive):
         _check_factor(self)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """Each place as a block."""
+        """Return x on the finer grid."""
         check_rank(self, x, len(self.factor) + 1, "(..., *axes, channels)")
         if x.shape[-1] % math.prod(self.factor):
             raise ValueError(
@@ -44,10 +50,16 @@ class PixelShuffle(Primitive):
 
 
 class PixelUnshuffle(Primitive):
-    """The inverse of `PixelShuffle`: (..., *(axes * factor), n) to (..., *axes, n * prod(factor)).
+    """Rearrange blocks of a grid into channels: the inverse of `PixelShuffle`.
 
-    The channels are in the order of torch.nn.PixelUnshuffle. Raises ValueError where the factor
-    does not divide the axes.
+    x has shape `(..., *(axes * factor), n)` and y `(..., *axes, n * prod(factor))`. Channels are
+    ordered as in torch.nn.PixelUnshuffle. There are no parameters.
+
+    Args:
+        factor: Factor by which each axis shrinks, a tuple of 1 to 3 ints.
+
+    Raises:
+        ValueError: If the size of an axis is not a multiple of its factor.
 
     >>> import jax.numpy as jnp
     >>> PixelUnshuffle((2, 2)).apply({}, jnp.zeros((5, 16, 16, 3))).shape
@@ -61,7 +73,7 @@ class PixelUnshuffle(Primitive):
         _check_factor(self)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """Each block as the channels of one place."""
+        """Return x on the coarser grid."""
         k = len(self.factor)
         check_rank(self, x, k + 1, "(..., *axes, channels)")
         if any(n % f for n, f in zip(x.shape[-1 - k : -1], self.factor, strict=True)):
@@ -80,6 +92,6 @@ def _check_factor(layer: Any) -> None:
         or not all(isinstance(f, int) and not isinstance(f, bool) and f >= 1 for f in factor)
     ):
         raise ValueError(
-            f"{owner}.factor is a tuple with an int >= 1 for each of 1 to 3 axes, got {factor!r}; "
-            f"write {owner}((2, 2)) for images"
+            f"{owner}.factor must be a tuple of an int >= 1 for each of 1 to 3 axes, got {factor!r}"
+            f"; for images, write {owner}((2, 2))"
         )

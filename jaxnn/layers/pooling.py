@@ -1,7 +1,7 @@
-"""Pooling layers: the maximum, mean or power mean of windows, channels last.
+"""Pooling layers: the maximum, mean, or power mean of windows, channels last.
 
-Windows slide along the last axes but the features, as many as `kernel_size` has numbers (an int is
-one axis), with any number of batch axes in front.
+Windows slide along the last axes before the features, one for each entry of `kernel_size` (an int
+is one axis), with any number of batch axes in front.
 """
 
 from typing import Any
@@ -19,19 +19,28 @@ from .checks import AXES, check_flags, check_per_axis, check_rank
 
 
 class MaxPool(Primitive):
-    """y[t] = max_i x[t * stride + i * dilation], over the places i of a window.
+    """Max pooling: `y[t] = max_i x[t * stride + i * dilation]`, over the elements i of a window.
 
-    x is (..., *axes, features), y too and in the type of x. `stride` and `dilation` are one number
-    for all axes or one for each; stride=None puts windows side by side. `padding` is "valid"
-    (none), "same" (ceil(n / stride) windows), an int for both sides, a pair (before, after), or a
-    tuple with such an entry for each axis: two ints are a pair over one axis, and over two axes an
-    int for each. It is never the maximum. Along an axis of n elements, padded to m, there are
-    (m - (kernel_size - 1) * dilation - 1) // stride + 1 windows, and with `ceil_mode` another one
-    that hangs over the end, where there is a rest and it begins before the end. As
-    torch.nn.MaxPool1d to 3d; of equal maxima the first has the gradient.
+    x has shape `(..., *axes, features)`, and so has y, in the type of x. Along an axis of n
+    elements, padded to m, there are (m - (kernel_size - 1) * dilation - 1) // stride + 1 windows.
+    The results are those of torch.nn.MaxPool1d to MaxPool3d; of several equal maxima, the first one
+    receives the gradient.
 
-    Raises ValueError for a window larger than the padded input, where torch has one window in
-    `ceil_mode`; and for padding that could hold a whole window.
+    Args:
+        kernel_size: Size of the window along each axis; an int is one axis.
+        stride: Step between windows, one number for all axes or one for each. None means
+            `kernel_size`. Default: None.
+        padding: "valid" (none), "same" (ceil(n / stride) windows), an int for both sides, a pair
+            (before, after), or a tuple with one such entry for each axis. Two ints are a pair for
+            one axis, and an int for each of two axes. Padding is never the maximum. Default:
+            "valid".
+        dilation: Step between the elements of a window, as `stride`. Default: 1.
+        ceil_mode: Whether to add a last window that begins before the end and extends past it, if
+            elements are left over. Default: False.
+
+    Raises:
+        ValueError: If a window is larger than the padded input (torch returns one window in
+            `ceil_mode`), or if padding could contain a whole window.
 
     >>> import jax.numpy as jnp
     >>> MaxPool((2, 2)).apply({}, jnp.zeros((8, 28, 28, 16))).shape
@@ -49,7 +58,7 @@ class MaxPool(Primitive):
         _check_window(self)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """The maximum of each window."""
+        """Return the maximum of each window."""
         _check_axes(self, x, self.kernel_size)
         return pooling.max_pool(
             x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
@@ -57,7 +66,19 @@ class MaxPool(Primitive):
 
 
 class MinPool(Primitive):
-    """y[t] = min_i x[t * stride + i * dilation]; otherwise as `MaxPool`.
+    """Min pooling: `y[t] = min_i x[t * stride + i * dilation]`, over the elements i of a window.
+
+    Shapes are those of `MaxPool`; of several equal minima, the first one receives the gradient.
+
+    Args:
+        kernel_size: Size of the window along each axis; an int is one axis.
+        stride: Step between windows. None means `kernel_size`. Default: None.
+        padding: As for `MaxPool`; padding is never the minimum. Default: "valid".
+        dilation: Step between the elements of a window. Default: 1.
+        ceil_mode: Whether to add a last window that extends past the end. Default: False.
+
+    Raises:
+        ValueError: As `MaxPool`.
 
     >>> import jax.numpy as jnp
     >>> MinPool(2).apply({}, jnp.array([[1], [4], [2], [3]])).tolist()
@@ -75,7 +96,7 @@ class MinPool(Primitive):
         _check_window(self)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """The minimum of each window."""
+        """Return the minimum of each window."""
         _check_axes(self, x, self.kernel_size)
         return pooling.min_pool(
             x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
@@ -83,12 +104,21 @@ class MinPool(Primitive):
 
 
 class AvgPool(Primitive):
-    """y[t] = mean_i x[t * stride + i], over the places i of a window.
+    """Average pooling: `y[t] = mean_i x[t * stride + i]`, over the elements i of a window.
 
-    Padding is zeros that count as elements of their window; without `count_include_pad` they do
-    not. What hangs over the padding, in `ceil_mode`, never counts. Sums are taken in at least
-    float32; y is in the type of x, and integers become floating. The fields are otherwise those of
-    `MaxPool`; as torch.nn.AvgPool1d to 3d.
+    Shapes are those of `MaxPool`. y has the type of x; integers become floating. Sums are computed
+    in at least float32. The results are those of torch.nn.AvgPool1d to AvgPool3d.
+
+    Args:
+        kernel_size: Size of the window along each axis; an int is one axis.
+        stride: Step between windows. None means `kernel_size`. Default: None.
+        padding: Zeros on both sides, as for `MaxPool`. Default: "valid".
+        count_include_pad: Whether padding counts as elements of a window. Elements past the padding
+            (in `ceil_mode`) are never counted. Default: True.
+        ceil_mode: Whether to add a last window that extends past the end. Default: False.
+
+    Raises:
+        ValueError: As `MaxPool`.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[2.0], [4.0], [6.0]])
@@ -110,7 +140,7 @@ class AvgPool(Primitive):
         check_flags(self, "count_include_pad")
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """The mean of each window."""
+        """Return the mean of each window."""
         _check_axes(self, x, self.kernel_size)
         return pooling.average_pool(
             x, self.kernel_size, self.stride, self.padding, self.count_include_pad, self.ceil_mode
@@ -118,13 +148,21 @@ class AvgPool(Primitive):
 
 
 class LpPool(Primitive):
-    """y[t] = (sum_i x[t * stride + i]**p)**(1 / p), over the places i of a window.
+    """Power-average pooling: `y[t] = (sum_i x[t * stride + i]**p)**(1 / p)` over each window.
 
-    p = 1 gives the sum, a large p nearly the maximum; it may be a traced number. Where the sum is
-    0, so is the gradient. It is the power that is summed, not that of |x|: a p that is neither 1
-    nor even wants x >= 0. In `ceil_mode` a window that hangs over the end counts as if it had as
-    many elements as any. Otherwise as `AvgPool` without padding; as torch.nn.LPPool1d to 3d,
-    but for a window larger than the input, which raises in `ceil_mode` too.
+    p = 1 gives the sum; a large p approaches the maximum. The gradient is 0 if the sum is 0. Powers
+    of x are summed, not powers of |x|: x must be >= 0 unless p is 1 or even. Shapes are those of
+    `MaxPool` and types those of `AvgPool`. The results are those of torch.nn.LPPool1d to LPPool3d.
+
+    Args:
+        p: Exponent, a number > 0; may be traced.
+        kernel_size: Size of the window along each axis; an int is one axis.
+        stride: Step between windows. None means `kernel_size`. Default: None.
+        ceil_mode: Whether to add a last window that extends past the end; its sum is scaled to the
+            size of a whole window. Default: False.
+
+    Raises:
+        ValueError: If a window is larger than the input, also in `ceil_mode`.
 
     >>> import jax.numpy as jnp
     >>> LpPool(2, 2).apply({}, jnp.array([[3.0], [4.0]])).tolist()
@@ -141,24 +179,30 @@ class LpPool(Primitive):
         number = isinstance(self.p, int | float) and not isinstance(self.p, bool)
         if not is_traced(self.p) and not (number and 0 < self.p < float("inf")):
             raise ValueError(
-                f"LpPool.p is a number > 0, got {self.p!r}; for the maximum write MaxPool"
+                f"LpPool.p must be a number > 0, got {self.p!r}; for the maximum, write MaxPool"
             )
         _check_window(self)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """The power mean of each window, times its size."""
+        """Return the power mean of each window, times its size."""
         _check_axes(self, x, self.kernel_size)
         return pooling.lp_pool(x, self.p, self.kernel_size, self.stride, self.ceil_mode)
 
 
 class AdaptiveAvgPool(Primitive):
-    """The means of as many windows along each axis as `output_size` says.
+    """Average pooling to a given output size.
 
-    Window i of m on an axis of n elements is [floor(i * n / m), ceil((i + 1) * n / m)): the axis is
-    covered evenly, and neighbors share an element where m does not divide n. x is
-    (..., *axes, features), y (..., *output_size, features) in the type of x, and integers become
-    floating. An int is one axis. Sums are taken in at least float32. As
-    torch.nn.AdaptiveAvgPool1d to 3d. Raises ValueError for an axis without elements.
+    Window i of m along an axis of n elements is [floor(i * n / m), ceil((i + 1) * n / m)). The
+    windows cover the axis evenly; neighbors share an element if m does not divide n. x has shape
+    `(..., *axes, features)` and y `(..., *output_size, features)`, in the type of x; integers
+    become floating. Sums are computed in at least float32. The results are those of
+    torch.nn.AdaptiveAvgPool1d to AdaptiveAvgPool3d.
+
+    Args:
+        output_size: Number of windows along each axis; an int is one axis.
+
+    Raises:
+        ValueError: If an axis has no elements.
 
     >>> import jax.numpy as jnp
     >>> AdaptiveAvgPool((7, 7)).apply({}, jnp.zeros((2, 10, 12, 16))).shape
@@ -168,19 +212,27 @@ class AdaptiveAvgPool(Primitive):
     output_size: PerAxis
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
+        """Check the fields."""
         check_per_axis(self, "output_size")
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """The mean of each window."""
+        """Return the mean of each window."""
         _check_axes(self, x, self.output_size)
         return pooling.adaptive_average_pool(x, self.output_size)
 
 
 class AdaptiveMaxPool(Primitive):
-    """The maxima of the windows of `AdaptiveAvgPool`, in the type of x.
+    """Max pooling to a given output size, in the type of x.
 
-    As torch.nn.AdaptiveMaxPool1d to 3d; of equal maxima the first has the gradient.
+    The windows and shapes are those of `AdaptiveAvgPool`. The results are those of
+    torch.nn.AdaptiveMaxPool1d to AdaptiveMaxPool3d; of several equal maxima, the first one receives
+    the gradient.
+
+    Args:
+        output_size: Number of windows along each axis; an int is one axis.
+
+    Raises:
+        ValueError: If an axis has no elements.
 
     >>> import jax.numpy as jnp
     >>> AdaptiveMaxPool(2).apply({}, jnp.array([[1], [2], [6]])).tolist()
@@ -190,21 +242,26 @@ class AdaptiveMaxPool(Primitive):
     output_size: PerAxis
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
+        """Check the fields."""
         check_per_axis(self, "output_size")
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """The maximum of each window."""
+        """Return the maximum of each window."""
         _check_axes(self, x, self.output_size)
         return pooling.adaptive_max_pool(x, self.output_size)
 
 
 class GlobalAvgPool(Primitive):
-    """The mean over all axes from `start` on but the last: (batch, H, W, C) becomes (batch, C).
+    """Global average pooling: the mean over the axes from `start` to the second to last.
 
-    Sums are taken in at least float32; y is in the type of x, and integers become floating. It
-    takes no `segment_ids`: padding counts as any other place. Raises ValueError where there are no
-    such axes, or no elements.
+    (batch, H, W, C) becomes (batch, C), in the type of x; integers become floating. Sums are
+    computed in at least float32. The layer does not take `segment_ids`: padding is counted.
+
+    Args:
+        start: First axis to average. Default: 1.
+
+    Raises:
+        ValueError: If there are no such axes, or if they have no elements.
 
     Reference: Lin et al., Network in network, 2014.
 
@@ -216,20 +273,26 @@ class GlobalAvgPool(Primitive):
     start: int = 1
 
     def __post_init__(self) -> None:
-        """Check the axis."""
+        """Check the fields."""
         _check_start(self)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """One mean a feature."""
+        """Return the mean of each feature."""
         _check_inner(self, x)
         return pooling.global_average_pool(x, self.start)
 
 
 class GlobalMaxPool(Primitive):
-    """The maximum over all axes from `start` on but the last: (batch, H, W, C) becomes (batch, C).
+    """Global max pooling: the maximum over the axes from `start` to the second to last.
 
-    In the type of x; of equal maxima the first has the gradient. It takes no `segment_ids`: padding
-    counts as any other place. Raises ValueError where there are no such axes, or no elements.
+    (batch, H, W, C) becomes (batch, C), in the type of x. Of several equal maxima, the first one
+    receives the gradient. The layer does not take `segment_ids`: padding is included.
+
+    Args:
+        start: First axis to reduce. Default: 1.
+
+    Raises:
+        ValueError: If there are no such axes, or if they have no elements.
 
     >>> import jax.numpy as jnp
     >>> GlobalMaxPool(start=0).apply({}, jnp.array([[1, 5], [3, 2]])).tolist()
@@ -239,11 +302,11 @@ class GlobalMaxPool(Primitive):
     start: int = 1
 
     def __post_init__(self) -> None:
-        """Check the axis."""
+        """Check the fields."""
         _check_start(self)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """One maximum a feature."""
+        """Return the maximum of each feature."""
         _check_inner(self, x)
         return pooling.global_max_pool(x, self.start)
 
@@ -268,10 +331,10 @@ def _check_axes(layer: Layer, x: Any, sizes: PerAxis) -> None:
 def _check_start(layer: Any) -> None:
     start = layer.start
     if not isinstance(start, int) or isinstance(start, bool) or start < 0:
-        raise ValueError(f"{type(layer).__name__}.start is an axis, an int >= 0; got {start!r}")
+        raise ValueError(f"{type(layer).__name__}.start must be an int >= 0, got {start!r}")
 
 
 def _check_inner(layer: Any, x: Any) -> None:
     check_rank(layer, x, layer.start + 2, f"(*{layer.start} batch axes, *axes, features)")
     if 0 in x.shape[layer.start : -1]:
-        raise ValueError(f"cannot pool {describe(x)}: there are no elements")
+        raise ValueError(f"cannot pool {describe(x)}: it has no elements")

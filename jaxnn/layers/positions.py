@@ -1,4 +1,4 @@
-"""Layers that add positions to a sequence: learned and sinusoidal."""
+"""Layers that add position encodings to a sequence: learned and sinusoidal."""
 
 from typing import Any
 
@@ -20,13 +20,20 @@ from .checks import check_cache, check_not_training, check_positive, check_rank
 
 
 class LearnedPositions(Primitive):
-    """y = x + w[positions], with a learned vector for each of `length` positions.
+    """Learned position encoding: `y = x + w[positions]`.
 
-    x and y are (..., T, n), w is (length, n) with standard deviation 0.02. Positions count from 0,
-    and again from 0 in each packed sequence if `segment_ids`, integers (..., T), are given. At
-    padding, 0, x counts as zeros. With `cache`, which `nn.with_cache` sets, they keep counting from
-    call to call. A position past the table raises ValueError where it is known while tracing, and
-    gives NaN where it is not.
+    x and y have shape (..., T, n). The parameter is w (length, n). Positions count from 0. If
+    `segment_ids`, integers (..., T), are given, they restart at 0 in each packed sequence, and x is
+    replaced by zeros at padding (0).
+
+    Args:
+        length: Number of positions in the table.
+        w_init: Initializer of w. Default: `normal(0.02)`.
+        cache: If positive, positions continue from call to call; set by `nn.with_cache`. Default:
+            0.
+
+    Raises:
+        ValueError: If a concrete position is past the table. A traced one gives NaN.
 
     Reference: Gehring et al., Convolutional sequence to sequence learning, 2017.
 
@@ -41,17 +48,17 @@ class LearnedPositions(Primitive):
     cache: int = 0
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
+        """Check the fields."""
         check_positive(self, "length")
         check_cache(self)
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """The table."""
+        """Declare the table."""
         check_rank(self, x, 2, "(..., T, features)")
         return {"w": Param((self.length, x.shape[-1]), self.w_init)}
 
     def variables(self, x: Any) -> dict[str, Variable]:
-        """How far each row has come, where there is a cache."""
+        """Declare the number of positions seen in each row, if a cache is kept."""
         return _count_slots(self, x)
 
     def forward(
@@ -63,11 +70,11 @@ class LearnedPositions(Primitive):
         state: State | None,
         train: bool,
     ) -> tuple[jax.Array, State]:
-        """x plus the rows of the table at its positions."""
+        """Return x plus the rows of the table at its positions."""
         length = x.shape[-2]
         if not self.cache and segment_ids is None:
             self._check_last(length - 1)
-            # A slice, whose gradient is no scatter.
+            # A slice, because its gradient is not a scatter.
             rows = jnp.expand_dims(params["w"][:length], tuple(range(x.ndim - 2)))
             return shared_sum(x.astype(floating_type(x)), rows), {}
         positions, new = _positions(self, x, segment_ids, state, train)
@@ -80,18 +87,26 @@ class LearnedPositions(Primitive):
     def _check_last(self, last: int) -> None:
         if last >= self.length:
             raise ValueError(
-                f"has {self.length} positions, and the sequence comes to position {last}, counted "
-                f"from 0: write LearnedPositions({max(last + 1, 2 * self.length)}), say"
+                f"has {self.length} positions, but the sequence reaches position {last}, counted "
+                f"from 0; write LearnedPositions({max(last + 1, 2 * self.length)})"
             )
 
 
 class SinusoidalPositions(Primitive):
-    """y = x + sin(p / base**(2i / n)) in feature 2i, and + cos of the same in feature 2i + 1.
+    """Sinusoidal position encoding, added to x.
 
-    x and y are (..., T, n). Positions p count from 0, and again from 0 in each packed sequence if
-    `segment_ids`, integers (..., T), are given. At padding, 0, x counts as zeros. With `cache`,
-    which `nn.with_cache` sets, they keep counting from call to call. Computed in float32. Raises
-    ValueError for a base <= 0.
+    `y[2i] = x[2i] + sin(p / base**(2i / n))`, and `y[2i + 1]` adds the cosine of the same angle,
+    computed in float32. x and y have shape (..., T, n). Positions p count from 0. If `segment_ids`,
+    integers (..., T), are given, they restart at 0 in each packed sequence, and x is replaced by
+    zeros at padding (0). There are no parameters.
+
+    Args:
+        base: Ratio of the longest to the shortest wavelength, a number > 0. Default: 10000.
+        cache: If positive, positions continue from call to call; set by `nn.with_cache`. Default:
+            0.
+
+    Raises:
+        ValueError: If `base` is not positive.
 
     Reference: Vaswani et al., Attention is all you need, 2017.
 
@@ -104,19 +119,19 @@ class SinusoidalPositions(Primitive):
     cache: int = 0
 
     def __post_init__(self) -> None:
-        """Check the base."""
+        """Check the fields."""
         check_cache(self)
         number = isinstance(self.base, int | float) and not isinstance(self.base, bool)
         if not is_traced(self.base) and not (number and self.base > 0):
-            raise ValueError(f"SinusoidalPositions.base is a number > 0, got {self.base!r}")
+            raise ValueError(f"SinusoidalPositions.base must be a number > 0, got {self.base!r}")
 
     def parameters(self, x: Any) -> dict[str, Param]:
-        """None: only the shape is checked."""
+        """Check the shape of x; there are no parameters."""
         check_rank(self, x, 2, "(..., T, features)")
         return {}
 
     def variables(self, x: Any) -> dict[str, Variable]:
-        """How far each row has come, where there is a cache."""
+        """Declare the number of positions seen in each row, if a cache is kept."""
         return _count_slots(self, x)
 
     def forward(
@@ -128,7 +143,7 @@ class SinusoidalPositions(Primitive):
         state: State | None,
         train: bool,
     ) -> tuple[jax.Array, State]:
-        """x plus the waves at its positions."""
+        """Return x plus the encoding of its positions."""
         positions, new = _positions(self, x, segment_ids, state, train)
         x = x if segment_ids is None else without_padding(x, segment_ids)
         return _add(x, sinusoidal(positions, x.shape[-1], self.base)), new
@@ -143,7 +158,7 @@ def _count_slots(layer: Any, x: Any) -> dict[str, Variable]:
 def _positions(
     layer: Any, x: jax.Array, segment_ids: jax.Array | None, state: State | None, train: bool
 ) -> tuple[jax.Array, State]:
-    """The positions of x, (..., T) or (1, ..., T), and the count after it."""
+    """Return the positions of x, (..., T) or (1, ..., T), and the count after it."""
     if segment_ids is not None:
         check_segments(segment_ids, x.shape[:-1])
     if layer.cache:

@@ -1,8 +1,8 @@
-"""Cells: one step of a recurrence. `Recurrent` runs them over a sequence.
+"""Recurrent cells: one step of a recurrence. `Recurrent` runs a cell over a sequence.
 
-A cell's forward takes the carry and one element of the sequence, and gives the new carry and the
-output. `carries` declares the carry, as `parameters` does the parameters. The cells here are of one
-structure (`Cell`), by which `Recurrent` takes products out of its scan.
+A cell's forward takes the carry and one element of the sequence, and returns the new carry and the
+output. `carries` declares the carry, as `parameters` declares the parameters. The cells here share
+the structure `Cell`, which lets `Recurrent` move matrix products out of its scan.
 """
 
 from collections.abc import Callable
@@ -32,18 +32,34 @@ from .checks import AXES, check_activation, check_per_axis, check_positive, chec
 
 
 class Cell(Primitive):
-    """Base of the cells that add what comes of the input and of the hidden state in each gate.
+    """Base of cells whose gates add a function of the input and a function of the hidden state.
 
-    A subclass says how many `gates` it has, whether the last one keeps the two `apart`, and writes
+    A subclass sets `gates`, the number of gates, and `apart`, whether the last gate receives the
+    two terms separately, and defines
 
-    - `parameters(carry, x)`: in two parts, `input` with w and b, and `recurrent` with w (and b, for
-      the last gate, where it is apart); blocks along the last axis belong to the gates in turn;
-    - `carries(x)`: the carry, a dict of `Variable`, by default one called h, the hidden state;
+    - `parameters(carry, x)`: a dict of two parts, `input` with w and b, and `recurrent` with w (and
+      b for the last gate if it is `apart`); blocks along the last axis belong to successive gates.
+    - `carries(x)`: the carry, a dict of `Variable`; by default h only, the hidden state.
     - `step(carry, *gates)`: the new carry and y, elementwise, without parameters.
 
-    So `Recurrent` takes the products with the input out of its scan. The carry is kept in at least
-    float32; y has the type of the input. A cell of another structure is any layer with
+    `Recurrent` then computes the products with the input outside its scan. The carry is kept in at
+    least float32; y has the type of the input. A cell of another structure may be any layer with
     `forward(carry, x) -> (carry, y)` and a method `carries(x)`.
+
+    Args:
+        features: Number of features of the hidden state and the output.
+
+    >>> import jaxnn as nn
+    >>> class Leaky(nn.Cell):
+    ...     def parameters(self, carry, x):
+    ...         w, b = (nn.glorot_uniform(),), (nn.zeros(),)
+    ...         return {"input": self._input(x, w, b), "recurrent": self._recurrent(w)}
+    ...     def step(self, carry, gate):
+    ...         h = 0.9 * carry["h"] + 0.1 * jnp.tanh(gate)
+    ...         return {"h": h}, h
+    >>> net, x = nn.Recurrent(Leaky(8)), jnp.ones((2, 5, 3))
+    >>> net.apply(net.init(jax.random.key(0), x), x).shape
+    (2, 5, 8)
     """
 
     features: int
@@ -52,7 +68,7 @@ class Cell(Primitive):
     apart = False
 
     def __post_init__(self) -> None:
-        """Check the number of features."""
+        """Check the fields."""
         check_positive(self, "features")
 
     def _has_method(self, name: str) -> bool:
@@ -60,15 +76,18 @@ class Cell(Primitive):
 
     @property
     def axes(self) -> int:
-        """The number of axes of one element: what is in front of them is batch."""
+        """Number of axes of one element; the axes in front of them are batch axes."""
         return 1
 
     def carries(self, x: Any) -> dict[str, Variable]:
-        """The declared carry for one element x of a sequence."""
+        """Declare the carry for one element x of a sequence."""
         return {"h": self._slot(x)}
 
     def initial_carry(self, x: Any) -> dict[str, jax.Array]:
-        """The carry before the first step, for one element x of a sequence: zeros.
+        """Return the carry before the first step: zeros.
+
+        Args:
+            x: One element of a sequence, or its `jax.ShapeDtypeStruct`.
 
         >>> import jax, jax.numpy as jnp
         >>> jax.tree.map(jnp.shape, LSTMCell(5).initial_carry(jnp.zeros((2, 3))))
@@ -77,30 +96,30 @@ class Cell(Primitive):
         return initial(self.carries(x))
 
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
-        """The new carry and the output."""
+        """Return the new carry and the output."""
         raise NotImplementedError
 
     def forward(self, params: Any, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
-        """The new carry, and the output at x."""
+        """Return the new carry, and the output at x."""
         check_carry(carry, self.carries(x))
         z = self.project(params["input"], x)
         u = self.recur(params["recurrent"], carry["h"].astype(z[0].dtype))
         return self.wide_step(z[0].dtype, carry, *joined(z, u, self.apart))
 
     def project(self, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
-        """What the input adds to each gate, at one step or many."""
+        """Return the input's contribution to each gate, at one step or many."""
         pairs = zip(*(jnp.split(params[k], self.gates, -1) for k in ("w", "b")), strict=True)
         return tuple(linear(x, w, b) for w, b in pairs)
 
     def recur(self, params: Any, h: jax.Array) -> tuple[jax.Array, ...]:
-        """What h adds to each gate, at one step or many; linear in the parameters."""
+        """Return h's contribution to each gate, at one step or many; linear in the parameters."""
         *first, last = jnp.split(linear(h, params["w"]), self.gates, -1)
         if "b" in params:
             last = shared_sum(last, along_axis(params["b"], last.ndim, -1))
         return (*first, last)
 
     def wide_step(self, dtype: Any, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
-        """`step` in the type of the carry, with y in `dtype`."""
+        """Call `step` in the type of the carry; return y in `dtype`."""
         carry, y = self.step(carry, *(gate.astype(carry["h"].dtype) for gate in gates))
         return carry, y.astype(dtype)
 
@@ -109,13 +128,13 @@ class Cell(Primitive):
         return Variable(shape, dtype=wider_type(floating_type(x), jnp.float32))
 
     def _input(self, x: Any, inits: tuple[Any, ...], biases: tuple[Any, ...]) -> dict[str, Param]:
-        """Weights and biases of the input, with a block for each gate."""
+        """Declare weights and biases of the input, with one block for each gate."""
         check_rank(self, x, self.axes, self._wanted())
         shape = (*self._window(), x.shape[-1], len(inits) * self.features)
         return {"w": Param(shape, by_gate(inits)), "b": Param(shape[-1:], by_gate(biases))}
 
     def _recurrent(self, inits: tuple[Any, ...]) -> dict[str, Param]:
-        """Weights of the hidden state, with a block for each gate."""
+        """Declare weights of the hidden state, with one block for each gate."""
         shape = (*self._window(), self.features, len(inits) * self.features)
         return {"w": Param(shape, by_gate(inits))}
 
@@ -127,10 +146,17 @@ class Cell(Primitive):
 
 
 class RNNCell(Cell):
-    """h' = activation(x @ w + h @ w_h + b), the output too.
+    """Elman recurrent cell: `h' = activation(x @ w + h @ w_h + b)`; the output is h'.
 
-    x is (..., n), h and y (..., features). Parameters: input w (n, features) and b (features,),
-    recurrent w (features, features). The carry is {"h"}.
+    x has shape (..., n); h and y have shape (..., features). Parameters are input w (n, features)
+    and b (features,), and recurrent w (features, features). The carry is {"h"}.
+
+    Args:
+        features: Number of features of the hidden state.
+        activation: Activation of the hidden state. Default: `jnp.tanh`.
+        w_init: Initializer of the input's weights. Default: `glorot_uniform()`.
+        recurrent_init: Initializer of the hidden state's weights. Default: `orthogonal()`.
+        b_init: Initializer of the bias. Default: `zeros()`.
 
     Reference: Elman, Finding structure in time, 1990.
 
@@ -154,29 +180,29 @@ class RNNCell(Cell):
         check_activation(self, "activation")
 
     def parameters(self, carry: Any, x: Any) -> dict[str, dict[str, Param]]:
-        """Weights of the input and of the hidden state, and the bias."""
+        """Declare weights of the input and of the hidden state, and the bias."""
         return {
             "input": self._input(x, (self.w_init,), (self.b_init,)),
             "recurrent": self._recurrent((self.recurrent_init,)),
         }
 
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
-        """The new hidden state, twice."""
+        """Return the new hidden state as carry and output."""
         h = self.activation(*gates)
         return {"h": h}, h
 
 
 class LongShortTerm(Cell):
-    """Base of the LSTM cells, whatever their products; both have the four initializers."""
+    """Base of the LSTM cells, which differ in their products."""
 
     gates = 4
 
     def carries(self, x: Any) -> dict[str, Variable]:
-        """The sum that the cell remembers, and its output."""
+        """Declare the cell state c and the hidden state h."""
         return {"c": self._slot(x), "h": self._slot(x)}
 
     def parameters(self, carry: Any, x: Any) -> dict[str, dict[str, Param]]:
-        """Weights of the input and of the hidden state, and the biases."""
+        """Declare weights of the input and of the hidden state, and the biases."""
         own: Any = self
         biases = (own.b_init, own.forget_init, own.b_init, own.b_init)
         return {
@@ -185,22 +211,30 @@ class LongShortTerm(Cell):
         }
 
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
-        """The new carry, and its h."""
+        """Return the new carry, and its h."""
         c, h = lstm_step(carry["c"], *gates)
         return {"c": c, "h": h}, h
 
 
 class LSTMCell(LongShortTerm):
-    """c' = f * c + i * g, h' = o * tanh(c'), with gates from x @ w + h @ w_h + b; y is h'.
+    """LSTM cell: `c' = f * c + i * g, h' = o * tanh(c')`; the output is h'.
 
-    i, f and o are sigmoids, g is a tanh, and the matrices of i, f, g, o stand side by side in one:
-    input w (n, 4 features) and b (4 features,), recurrent w (features, 4 features). Initializers
-    draw the matrix of one gate. The bias of the forget gate starts at 1, so that a fresh cell
-    remembers. The carry is {"c", "h"}, each (..., features).
+    The gates are i, f, o = sigmoid(x @ w + h @ w_h + b) and g = tanh(x @ w + h @ w_h + b), each
+    with separate parameters. These are concatenated in the order i, f, g, o: input w
+    (n, 4 features) and b (4 features,), and recurrent w (features, 4 features). The carry is
+    {"c", "h"}, each of shape (..., features).
+
+    Args:
+        features: Number of features of the cell state and the hidden state.
+        w_init: Initializer of the input's weights of each gate. Default: `glorot_uniform()`.
+        recurrent_init: Initializer of the hidden state's weights of each gate. Default:
+            `orthogonal()`.
+        b_init: Initializer of the biases of i, g, and o. Default: `zeros()`.
+        forget_init: Initializer of the bias of f. Default: `ones()`, so that a new cell remembers.
 
     References: Hochreiter and Schmidhuber, Long short-term memory, 1997; Gers et al., Learning to
     forget, 2000; Jozefowicz et al., An empirical exploration of recurrent network architectures,
-    2015 (the forget gate's bias).
+    2015 (bias of the forget gate).
 
     >>> import jax, jax.numpy as jnp
     >>> cell, x = LSTMCell(8), jnp.zeros((2, 3))
@@ -218,15 +252,23 @@ class LSTMCell(LongShortTerm):
 
 
 class GRUCell(Cell):
-    """h' = (1 - k) * n + k * h, with n = tanh(x @ w_n + b_n + r * (h @ w_hn + b_hn)); y is h'.
+    """GRU cell: `h' = (1 - k) * n + k * h`; the output is h'.
 
-    r and k are sigmoids of x @ w + h @ w_h + b, and the matrices of r, k, n stand side by side in
-    one: input w (n, 3 features) and b (3 features,), recurrent w (features, 3 features) and b
-    (features,), the last for n alone. Initializers draw the matrix of one gate. The carry is {"h"}.
+    n = tanh(x @ w_n + b_n + r * (h @ w_hn + b_hn)), and r, k = sigmoid(x @ w + h @ w_h + b), each
+    with separate parameters. These are concatenated in the order r, k, n: input w (n, 3 features)
+    and b (3 features,), recurrent w (features, 3 features), and recurrent b (features,), which is
+    b_hn. The carry is {"h"}, of shape (..., features).
 
-    The gate r multiplies what comes of the hidden state, as in torch and cuDNN, so that there is
-    one product a step. Cho et al. have it multiply the hidden state itself, (r * h) @ w_hn, which
-    takes a second product after the gates; the two are different functions.
+    As in torch and cuDNN, the gate r multiplies the product h @ w_hn, which needs one product per
+    step. In the paper it multiplies the hidden state, (r * h) @ w_hn, which needs a second product;
+    the two are different functions.
+
+    Args:
+        features: Number of features of the hidden state.
+        w_init: Initializer of the input's weights of each gate. Default: `glorot_uniform()`.
+        recurrent_init: Initializer of the hidden state's weights of each gate. Default:
+            `orthogonal()`.
+        b_init: Initializer of the biases. Default: `zeros()`.
 
     Reference: Cho et al., Learning phrase representations using RNN encoder-decoder, 2014.
 
@@ -244,7 +286,7 @@ class GRUCell(Cell):
     apart = True
 
     def parameters(self, carry: Any, x: Any) -> dict[str, dict[str, Param]]:
-        """Weights and biases of the input and of the hidden state."""
+        """Declare weights and biases of the input and of the hidden state."""
         return {
             "input": self._input(x, (self.w_init,) * 3, (self.b_init,) * 3),
             "recurrent": self._recurrent((self.recurrent_init,) * 3)
@@ -252,19 +294,29 @@ class GRUCell(Cell):
         }
 
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
-        """The new hidden state, twice."""
+        """Return the new hidden state as carry and output."""
         h = gru_step(carry["h"], *gates)
         return {"h": h}, h
 
 
 class MinimalGatedCell(Cell):
-    """h' = (1 - f) * n + f * h, with n = tanh(x @ w_n + b_n + f * (h @ w_hn + b_hn)); y is h'.
+    """Minimal gated cell: `h' = (1 - f) * n + f * h`; the output is h'.
 
-    f is the sigmoid of x @ w_f + h @ w_hf + b_f: a GRU with one gate in place of two. The matrices
-    of f, n stand side by side in one: input w (n, 2 features) and b (2 features,), recurrent w
-    (features, 2 features) and b (features,), the last for n alone. Initializers draw the matrix of
-    one gate. The bias of f starts at 1, so that a fresh cell remembers. The carry is {"h"}. As in
-    flax, f = 1 keeps h; Zhou et al. write 1 - f for it, and f * h inside the product.
+    n = tanh(x @ w_n + b_n + f * (h @ w_hn + b_hn)), and f = sigmoid(x @ w_f + h @ w_hf + b_f): a
+    GRU with one gate instead of two. Parameters are concatenated in the order f, n: input w
+    (n, 2 features) and b (2 features,), recurrent w (features, 2 features), and recurrent b
+    (features,), which is b_hn. The carry is {"h"}, of shape (..., features).
+
+    As in flax, f = 1 keeps h; the paper uses 1 - f instead, and multiplies h by f before the
+    product.
+
+    Args:
+        features: Number of features of the hidden state.
+        w_init: Initializer of the input's weights of each gate. Default: `glorot_uniform()`.
+        recurrent_init: Initializer of the hidden state's weights of each gate. Default:
+            `orthogonal()`.
+        b_init: Initializer of b_n and b_hn. Default: `zeros()`.
+        forget_init: Initializer of b_f. Default: `ones()`, so that a new cell remembers.
 
     Reference: Zhou et al., Minimal gated unit for recurrent neural networks, 2016.
 
@@ -283,7 +335,7 @@ class MinimalGatedCell(Cell):
     apart = True
 
     def parameters(self, carry: Any, x: Any) -> dict[str, dict[str, Param]]:
-        """Weights and biases of the input and of the hidden state."""
+        """Declare weights and biases of the input and of the hidden state."""
         return {
             "input": self._input(x, (self.w_init,) * 2, (self.forget_init, self.b_init)),
             "recurrent": self._recurrent((self.recurrent_init,) * 2)
@@ -291,19 +343,27 @@ class MinimalGatedCell(Cell):
         }
 
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
-        """The new hidden state, twice."""
+        """Return the new hidden state as carry and output."""
         h = minimal_gated_step(carry["h"], *gates)
         return {"h": h}, h
 
 
 class ConvLSTMCell(LongShortTerm):
-    """An LSTM over images, with convolutions in place of its products.
+    """Convolutional LSTM cell: an `LSTMCell` whose products are convolutions with padding "same".
 
-    x is (..., *axes, n) with an axis for each number of `kernel_size` (an int is one axis), y, c
-    and h are (..., *axes, features): padding is "same". Input w (*kernel_size, n, 4 features) and b
-    (4 features,), recurrent w (*kernel_size, features, 4 features), with gates as in `LSTMCell`.
-    As in other libraries there are no weights from c to the gates (peepholes). A sequence of images
-    is (..., T, *axes, n).
+    x has shape `(..., *axes, n)`; y, c, and h have shape `(..., *axes, features)`. A sequence of
+    images has shape `(..., T, *axes, n)`. Parameters are input w `(*kernel_size, n, 4 features)`
+    and b (4 features,), and recurrent w `(*kernel_size, features, 4 features)`, with gates as in
+    `LSTMCell`. There are no weights from c to the gates (peepholes).
+
+    Args:
+        features: Number of channels of the cell state and the hidden state.
+        kernel_size: Size of the window along each axis; an int is one axis.
+        w_init: Initializer of the input's kernel of each gate. Default: `glorot_uniform()`.
+        recurrent_init: Initializer of the hidden state's kernel of each gate. Default:
+            `orthogonal()`.
+        b_init: Initializer of the biases of i, g, and o. Default: `zeros()`.
+        forget_init: Initializer of the bias of f. Default: `ones()`.
 
     Reference: Shi et al., Convolutional LSTM network, 2015.
 
@@ -327,15 +387,15 @@ class ConvLSTMCell(LongShortTerm):
 
     @property
     def axes(self) -> int:
-        """Those of the image, and its channels."""
+        """Number of axes of the image and its channels."""
         return len(per_axis(self.kernel_size, 1)) + 1
 
     def project(self, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
-        """What the input adds to each gate, by one convolution."""
+        """Return the input's contribution to each gate, by one convolution."""
         return tuple(jnp.split(convolution(x, params["w"], params["b"]), 4, -1))
 
     def recur(self, params: Any, h: jax.Array) -> tuple[jax.Array, ...]:
-        """What h adds to each gate, by one convolution."""
+        """Return h's contribution to each gate, by one convolution."""
         return tuple(jnp.split(convolution(h, params["w"]), 4, -1))
 
     def _window(self) -> tuple[int, ...]:
@@ -346,7 +406,7 @@ class ConvLSTMCell(LongShortTerm):
 
 
 class by_gate(Initializer):
-    """Blocks along the last axis, one for each gate, each drawn by its own initializer.
+    """Concatenate one block for each gate along the last axis, each drawn by its own initializer.
 
     >>> by_gate((zeros(), ones()))(jax.random.key(0), (4,)).tolist()
     [0.0, 0.0, 1.0, 1.0]
@@ -355,7 +415,7 @@ class by_gate(Initializer):
     inits: tuple[InitFn, ...]
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
-        """An array of `shape` and `dtype` drawn from `key`."""
+        """Return an array of `shape` and `dtype` drawn from `key`."""
         n = len(self.inits)
         block = (*shape[:-1], shape[-1] // n)
         keys = jax.random.split(key, n)
@@ -365,26 +425,26 @@ class by_gate(Initializer):
 
 
 def initial(slots: Any) -> Any:
-    """The arrays that a declared carry starts as."""
+    """Return the initial arrays of a declared carry."""
     check_constant(slots)
     return paths.map_with_path(lambda _, slot: slot.init(None, slot.shape, slot.dtype), slots)
 
 
 def check_constant(slots: Any) -> None:
-    """Raise TypeError for a declared carry that starts random."""
+    """Raise TypeError if a declared carry is not initialized by a constant."""
     for path, slot in paths.walk(slots):
         if not isinstance(slot.init, constant):
             raise TypeError(
-                f"a carry starts constant, as nn.zeros() does, but {paths.text(path)!r} starts as "
-                f"{slot.init!r}; pass another one by name: net.apply(params, x, carry=carry)"
+                f"a carry must start constant, such as nn.zeros(), but {paths.text(path)!r} has "
+                f"{slot.init!r}; pass another carry by name: net.apply(params, x, carry=carry)"
             )
 
 
 def check_carry(carry: Any, slots: Any) -> None:
-    """Raise ValueError where a carry does not have the names and shapes that are declared."""
+    """Raise ValueError if a carry does not have the declared names and shapes."""
     lines = mismatches(slots, carry)
     if lines:
         raise ValueError(
-            f"the carry is not that of this cell for this input: {'; '.join(lines)}; write carry = "
-            "cell.initial_carry(x), or pass the carry that the step before gave"
+            f"the carry does not match this cell and input: {'; '.join(lines)}; write carry = "
+            "cell.initial_carry(x), or pass the carry that the previous step returned"
         )

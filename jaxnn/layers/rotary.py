@@ -1,7 +1,7 @@
-"""RotaryEmbedding: queries and keys turned by their positions; rules for longer sequences.
+"""RotaryEmbedding: rotation of queries and keys by their positions, and its scaling rules.
 
-A value, and a field of `MultiHeadAttention`. The rules are values too, and a field of
-`RotaryEmbedding`.
+A `RotaryEmbedding` is a value, used as a field of `MultiHeadAttention`. A scaling rule for longer
+sequences is a value, too, used as a field of `RotaryEmbedding`.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from ..functional import positions as rules
 
 
 class Scaling(Value):
-    """Base of the rules for sequences longer than those trained on.
+    """Base of the scaling rules for sequences longer than those of training.
 
-    Where a rule is `by_length`, all angles depend on the length of the sequence, so it goes neither
-    with a cache nor with segment_ids.
+    If `by_length` is True, all angles depend on the length of the sequence, so the rule cannot be
+    used with a cache or with segment_ids.
     """
 
     by_length = False
@@ -30,16 +30,19 @@ class Scaling(Value):
                 _check_positive_number(self, field.name, number)
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
-        """The frequencies of the pairs of `features`, in a sequence of `length`."""
+        """Return the frequencies of the pairs of `features`, in a sequence of `length`."""
         raise NotImplementedError
 
     def magnitude_of_turned(self) -> Any:
-        """What queries and keys are multiplied by."""
+        """Return the factor of rotated queries and keys."""
         return 1.0
 
 
 class LinearScaling(Scaling):
-    """Position interpolation: all positions divided by `factor`.
+    """Position interpolation: divide all positions by `factor`.
+
+    Args:
+        factor: Number > 0.
 
     Reference: Chen et al., Extending context window of large language models via positional
     interpolation, 2023.
@@ -51,12 +54,15 @@ class LinearScaling(Scaling):
     factor: float
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
-        """All divided by `factor`."""
+        """Return the frequencies divided by `factor`."""
         return rules.linear_frequencies(rules.rotary_frequencies(features, base), self.factor)
 
 
 class NTKScaling(Scaling):
-    """NTK-aware: the base becomes base * factor**(d / (d - 2)).
+    """NTK-aware scaling: the base becomes `base * factor**(d / (d - 2))`.
+
+    Args:
+        factor: Number > 0 by which the lowest frequency is divided.
 
     Reference: bloc97, NTK-aware scaled RoPE, 2023.
 
@@ -67,17 +73,26 @@ class NTKScaling(Scaling):
     factor: float
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
-        """Those of a larger base."""
+        """Return the frequencies of the larger base."""
         return rules.rotary_frequencies(features, rules.ntk_base(base, self.factor, features))
 
 
 class DynamicNTKScaling(Scaling):
-    """NTK-aware with the factor that the length T of the sequence asks for.
+    """NTK-aware scaling with a factor that depends on the length T of the sequence.
 
-    Up to `original_length` nothing changes; beyond it the base is the NTK-aware one for the factor
-    * T / original_length - (factor - 1). As all angles depend on T, it does not go with a cache.
+    Up to `original_length` nothing changes. For longer sequences the base is that of `NTKScaling`
+    with the factor `factor * T / original_length - (factor - 1)`. All angles depend on T, so the
+    rule cannot be used with a cache or with segment_ids.
+
+    Args:
+        factor: Number > 0.
+        original_length: Length of the sequences of training.
 
     Reference: emozilla, Dynamically scaled RoPE, 2023.
+
+    >>> rule = DynamicNTKScaling(2.0, original_length=16)
+    >>> [round(1 / float(rule.frequencies(4, 10000.0, length)[1])) for length in (8, 16, 32)]
+    [100, 100, 300]
     """
 
     factor: float
@@ -86,19 +101,29 @@ class DynamicNTKScaling(Scaling):
     by_length = True
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
-        """Those of the base for `length`."""
+        """Return the frequencies of the base for `length`."""
         base = rules.dynamic_ntk_base(base, self.factor, features, length, self.original_length)
         return rules.rotary_frequencies(features, base)
 
 
 class YaRNScaling(Scaling):
-    """YaRN: slow pairs are interpolated, fast ones are not, and queries and keys grow.
+    """YaRN: interpolate only slow pairs, and scale queries and keys.
 
-    Pairs that turn more than `fast` times in `original_length` stay, those that turn less than
-    `slow` times are divided by `factor`. Queries and keys are multiplied by `magnitude`,
-    0.1 ln(factor) + 1 by default.
+    Pairs that turn more than `fast` times in `original_length` are unchanged, and those that turn
+    less than `slow` times are divided by `factor`; pairs between them are interpolated linearly.
+
+    Args:
+        factor: Number > 0 by which slow frequencies are divided.
+        original_length: Length of the sequences of training.
+        fast: Number of turns above which a pair is unchanged. Default: 32.
+        slow: Number of turns below which a pair is divided by `factor`. Default: 1.
+        magnitude: Factor of queries and keys. Default: 0.1 ln(factor) + 1.
 
     Reference: Peng et al., YaRN: efficient context window extension of large language models, 2023.
+
+    >>> rule = YaRNScaling(4.0, original_length=4096)
+    >>> [round(float(f), 5) for f in rule.frequencies(4, base=10000.0, length=4096)]
+    [1.0, 0.00625]
     """
 
     factor: float
@@ -108,22 +133,33 @@ class YaRNScaling(Scaling):
     magnitude: float | None = None
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
-        """Those of the ramp."""
+        """Return the interpolated frequencies."""
         plain = rules.rotary_frequencies(features, base)
         return rules.yarn_frequencies(
             plain, self.factor, self.original_length, base, self.fast, self.slow
         )
 
     def magnitude_of_turned(self) -> Any:
-        """The field, or what follows from the factor."""
+        """Return `magnitude`, or its default."""
         return rules.yarn_magnitude(self.factor) if self.magnitude is None else self.magnitude
 
 
 class Llama3Scaling(Scaling):
-    """LLaMA 3.1: pairs that turn more than `high` times in `original_length` stay, those that turn
-    less than `low` times are divided by `factor`, the others are in between.
+    """LLaMA 3.1: interpolate only slow pairs.
+
+    Pairs that turn more than `high` times in `original_length` are unchanged, and those that turn
+    less than `low` times are divided by `factor`; pairs between them are interpolated linearly.
+
+    Args:
+        factor: Number > 0 by which slow frequencies are divided. Default: 8.
+        original_length: Length of the sequences of training. Default: 8192.
+        low: Number of turns below which a pair is divided by `factor`. Default: 1.
+        high: Number of turns above which a pair is unchanged. Default: 4.
 
     Reference: Llama team, The Llama 3 herd of models, 2024 (the code published with it).
+
+    >>> [round(float(f), 6) for f in Llama3Scaling().frequencies(4, base=500000.0, length=8192)]
+    [1.0, 0.000525]
     """
 
     factor: float = 8.0
@@ -132,7 +168,7 @@ class Llama3Scaling(Scaling):
     high: float = 4.0
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
-        """Those of the ramp."""
+        """Return the interpolated frequencies."""
         plain = rules.rotary_frequencies(features, base)
         return rules.llama3_frequencies(
             plain, self.factor, self.original_length, self.low, self.high
@@ -140,14 +176,20 @@ class Llama3Scaling(Scaling):
 
 
 class LongRoPEScaling(Scaling):
-    """LongRoPE: each pair's frequency is divided by a factor of its own, found by a search.
+    """LongRoPE: divide each pair's frequency by a separate factor, found by search.
 
-    `short` are the factors up to `original_length`, `long` those beyond, one for each pair of the
-    features that turn. Queries and keys are multiplied by `magnitude`, by default
-    sqrt(1 + ln(factor) / ln(original_length)) with `factor` the new length over the original one.
+    The factors depend on the length of the sequence, so the rule cannot be used with a cache or
+    with segment_ids.
+
+    Args:
+        short: Factors for sequences up to `original_length`, one for each rotated pair.
+        long: Factors for longer sequences, one for each rotated pair.
+        original_length: Length of the sequences of training.
+        factor: Ratio of the new length to the original one.
+        magnitude: Factor of queries and keys. Default: sqrt(1 + ln(factor) / ln(original_length)).
 
     Reference: Ding et al., LongRoPE: extending LLM context window beyond 2 million tokens, 2024;
-    the magnitude as in Phi-3.
+    magnitude as in Phi-3.
 
     >>> rule = LongRoPEScaling((1.0, 1.0), (1.0, 4.0), 4096, 32.0)
     >>> rule.frequencies(4, base=10000.0, length=8192).tolist()
@@ -163,7 +205,7 @@ class LongRoPEScaling(Scaling):
     by_length = True
 
     def __post_init__(self) -> None:
-        """Check that every number is positive, and that there are as many factors."""
+        """Check that all numbers are positive, and that `short` and `long` have equal lengths."""
         for name in ("original_length", "factor", "magnitude"):
             if getattr(self, name) is not None:
                 _check_positive_number(self, name, getattr(self, name))
@@ -172,37 +214,45 @@ class LongRoPEScaling(Scaling):
                 _check_positive_number(self, name, number)
         if len(self.short) != len(self.long):
             raise ValueError(
-                "LongRoPEScaling has a factor for each pair, as many short as long ones; got "
-                f"{len(self.short)} and {len(self.long)}"
+                "LongRoPEScaling requires short and long factors for the same pairs; got "
+                f"{len(self.short)} short and {len(self.long)} long ones"
             )
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
-        """Each divided by its factor."""
+        """Return the frequencies divided by their factors."""
         factors = self.long if length > self.original_length else self.short
         if 2 * len(factors) != features:
             raise ValueError(
-                f"LongRoPEScaling has {len(factors)} factors, but {features} features turn, which "
-                f"are {features // 2} pairs"
+                f"LongRoPEScaling has {len(factors)} factors, but {features} features are rotated, "
+                f"which are {features // 2} pairs"
             )
         return rules.rotary_frequencies(features, base) / jnp.asarray(factors, jnp.float32)
 
     def magnitude_of_turned(self) -> Any:
-        """The field, or what follows from the factor."""
+        """Return `magnitude`, or its default."""
         if self.magnitude is not None:
             return self.magnitude
         return rules.longrope_magnitude(self.factor, self.original_length)
 
 
 class RotaryEmbedding(Value):
-    """Queries and keys are turned, pair by pair of features, by angles that grow with position.
+    """Rotary position embedding: rotate pairs of features of queries and keys by their positions.
 
-    Pair i turns by position * base**(-2i / d), where d = fraction * head_dim is even: the
-    first d features turn, the others stay. The pairs are features i and i + d / 2 (the two halves:
-    GPT-NeoX, LLaMA), or with `interleaved` 2i and 2i + 1 (RoFormer, GPT-J). `scaling` is a rule for
-    sequences longer than those trained on: `LinearScaling`, `NTKScaling`, `DynamicNTKScaling`,
-    `YaRNScaling` or `Llama3Scaling`.
+    Pair i is rotated by the angle `position * base**(-2i / d)`, with d = fraction * head_dim, which
+    must be even. The first d features are rotated, and the others are unchanged.
 
-    Raises ValueError for a base or a fraction that is none, and for an odd number of features.
+    Args:
+        base: Number > 0. Default: 10000.
+        fraction: Fraction of a head's features to rotate, in (0, 1]. Default: 1.
+        interleaved: If False, pair i consists of features i and i + d / 2 (GPT-NeoX, LLaMA); if
+            True, of 2i and 2i + 1 (RoFormer, GPT-J). Default: False.
+        scaling: Rule for sequences longer than those of training: `LinearScaling`, `NTKScaling`,
+            `DynamicNTKScaling`, `YaRNScaling`, `Llama3Scaling`, or `LongRoPEScaling`. Default:
+            None.
+
+    Raises:
+        ValueError: If `base` or `fraction` is out of range, or if the number of rotated features is
+            odd.
 
     Reference: Su et al., RoFormer: enhanced transformer with rotary position embedding, 2021.
 
@@ -221,32 +271,33 @@ class RotaryEmbedding(Value):
         _check_positive_number(self, "fraction", self.fraction)
         if is_traced(self.fraction) or self.fraction > 1:
             raise ValueError(
-                f"RotaryEmbedding.fraction is the share of the features that turn, in (0, 1]; got "
+                f"RotaryEmbedding.fraction must be a fraction of the features, in (0, 1]; got "
                 f"{self.fraction!r}"
             )
         if not isinstance(self.interleaved, bool):
             raise TypeError(
-                f"RotaryEmbedding.interleaved is True or False, got {self.interleaved!r}"
+                f"RotaryEmbedding.interleaved must be True or False, got {self.interleaved!r}"
             )
         if self.scaling is not None and not isinstance(self.scaling, Scaling):
             raise TypeError(
-                f"RotaryEmbedding.scaling is a rule, LinearScaling(2.0); got {self.scaling!r}"
+                f"RotaryEmbedding.scaling must be a rule such as LinearScaling(2.0); got "
+                f"{self.scaling!r}"
             )
 
     def turned_features(self, features: int) -> int:
-        """How many of a head's features turn; ValueError where they make no pairs."""
+        """Return how many features of a head are rotated; raise ValueError if that is odd."""
         share = features * self.fraction
         nearest = round(share)  # 0.29 * 200 is just below 58
         turned = nearest if abs(share - nearest) < 1e-6 else int(share)
         if turned < 2 or turned % 2:
             raise ValueError(
-                f"rotary positions turn pairs of features, but {self!r} turns {turned} of a head's "
-                f"{features}: choose head_dim or fraction for an even number"
+                f"rotary embeddings rotate pairs of features, but {self!r} rotates {turned} of a "
+                f"head's {features}; choose head_dim or fraction for an even number"
             )
         return turned
 
     def rotate(self, x: jax.Array, positions: jax.Array, length: int) -> jax.Array:
-        """x (..., T, heads, d) at integer positions (..., T) of a sequence of `length`, turned."""
+        """Rotate x (..., T, heads, d) at positions (..., T) of a sequence of `length`."""
         turned, scaling = self.turned_features(x.shape[-1]), self.scaling
         if scaling is None:
             frequencies, magnitude = rules.rotary_frequencies(turned, self.base), 1.0
@@ -261,4 +312,4 @@ class RotaryEmbedding(Value):
 def _check_positive_number(value: Value, name: str, number: Any) -> None:
     real = isinstance(number, int | float) and not isinstance(number, bool)
     if not is_traced(number) and not (real and number > 0):
-        raise ValueError(f"{type(value).__name__}.{name} is a number > 0, got {number!r}")
+        raise ValueError(f"{type(value).__name__}.{name} must be a number > 0, got {number!r}")

@@ -1,4 +1,4 @@
-"""SqueezeExcitation: features weighted by what the whole window holds."""
+"""SqueezeExcitation: weight features by a function of their means."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +15,22 @@ from .normalization import check_spatial, window_axes
 
 
 class SqueezeExcitation(Primitive):
-    """y = x * sigmoid(activation(mean(x) @ reduce + b) @ expand + b), the mean over the window.
+    """Squeeze and excitation: `y = x * sigmoid(activation(mean(x) @ reduce + b) @ expand + b)`.
 
-    x and y are (..., *window, n); reduce/w is (n, m) and expand/w (m, n) with
-    m = max(1, n // reduction), and each has a bias b. The window is all axes between the first and
-    the last, or the `spatial` axes before the last, as in GroupNorm. The mean is taken in at least
-    float32. Raises ValueError for reduction < 1.
+    x and y have shape `(..., *window, n)`. The mean is taken over the window, in at least float32.
+    Parameters are reduce/w (n, m) and expand/w (m, n), with m = max(1, n // reduction), and
+    reduce/b (m,) and expand/b (n,).
+
+    Args:
+        reduction: Factor by which the hidden features are fewer than the channels. Default: 16.
+        activation: Activation of the hidden features. Default: `jax.nn.relu`.
+        spatial: Number of axes of the window, which precede the last axis. None means all axes
+            between the first and the last. Default: None.
+        w_init: Initializer of both weights. Default: `he_normal()`.
+        b_init: Initializer of both biases. Default: `zeros()`.
+
+    Raises:
+        ValueError: If `reduction` is below 1.
 
     Reference: Hu et al., Squeeze-and-excitation networks, 2018.
 
@@ -43,7 +53,7 @@ class SqueezeExcitation(Primitive):
         check_spatial(self, self.spatial)
 
     def parameters(self, x: Any) -> dict[str, dict[str, Param]]:
-        """Two matrices and their biases."""
+        """Declare two weights and their biases."""
         window_axes(self, x, self.spatial)
         n = x.shape[-1]
         m = max(1, n // self.reduction)
@@ -53,7 +63,7 @@ class SqueezeExcitation(Primitive):
         }
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x with each feature weighted."""
+        """Return x with each feature weighted."""
         axes = tuple(range(x.ndim - 1 - window_axes(self, x, self.spatial), x.ndim - 1))
         x = x.astype(floating_type(x))
         wide = wider_type(x.dtype, jnp.float32)

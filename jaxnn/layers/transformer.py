@@ -1,5 +1,5 @@
-"""The layers of a transformer's encoder and decoder: attention and a feed-forward network, each
-with a norm and a residual connection."""
+"""Encoder and decoder layers of a transformer: attention and a feed-forward network, each with a
+norm and a residual connection."""
 
 import dataclasses
 import functools
@@ -17,17 +17,30 @@ from .normalization import LayerNorm
 
 
 class EncoderLayer(Composite):
-    """x = x + attention(norm(x)); y = x + feed_forward(norm(x)), each with a norm of its own.
+    """Transformer encoder layer: attention and a feed-forward network, each as a residual branch.
 
-    With `norm_first=False` the norm comes after: x = norm(x + attention(x)). Both branches go
-    through `dropout`, a layer such as `nn.Dropout(0.1)`, where it is given. x and y are
-    (..., T, n). `mask` and `bias` go to the attention, as do the named inputs it takes,
-    `segment_ids`. If they are given, a position of NaN or inf that they hide has no effect on
-    others or on the gradients of the parameters, and `feed_forward` gets zeros in its place.
-    With a causal attention it is the layer of a decoder-only network.
+        x = x + attention(attention_norm(x))
+        y = x + feed_forward(feed_forward_norm(x))
+
+    x and y have shape (..., T, n). With a causal attention it is a layer of a decoder-only network.
+
+    Named inputs: `mask` and `bias` are passed to the attention, and so are other named inputs that
+    it takes, such as `segment_ids`. If a mask or bias is given, positions that are hidden may
+    contain NaN or inf without effect on other positions or on gradients; `feed_forward` receives
+    zeros for them.
+
+    Args:
+        attention: Attention layer, such as `nn.MultiHeadAttention(8)`.
+        feed_forward: Feed-forward network, from n to n features.
+        norm_first: If True, normalize the input of each branch; if False, normalize after it:
+            `x = norm(x + attention(x))`. Default: True.
+        dropout: Layer applied to the output of each branch, such as `nn.Dropout(0.1)`. Default:
+            None.
+        attention_norm: Norm of the attention branch. Default: `LayerNorm()`.
+        feed_forward_norm: Norm of the feed-forward branch. Default: `LayerNorm()`.
 
     References: Vaswani et al., Attention is all you need, 2017; Xiong et al., On layer
-    normalization in the transformer architecture, 2020 (norm first).
+    normalization in the transformer architecture, 2020 (`norm_first`).
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> feed_forward = nn.Sequential(nn.Dense(32), jax.nn.gelu, nn.Dense(8))
@@ -47,11 +60,11 @@ class EncoderLayer(Composite):
     feed_forward_norm: LayerLike = LayerNorm()
 
     def __post_init__(self) -> None:
-        """Check the flag."""
+        """Check the fields."""
         check_flags(self, "norm_first")
 
     def forward(self, x: jax.Array, *, mask: Any = None, bias: Any = None) -> jax.Array:
-        """Attention, then the feed-forward network."""
+        """Apply attention, then the feed-forward network."""
         named = _given(mask=mask, bias=bias)
         branch = functools.partial(_branch, self, hides=bool(named))
         x = branch(x, self.attention_norm, lambda x: self.attention(x, **named))
@@ -59,14 +72,25 @@ class EncoderLayer(Composite):
 
 
 class DecoderLayer(Composite):
-    """An encoder's layer with attention to a memory in between: attention, cross_attention,
-    feed_forward, each with a norm of its own.
+    """Transformer decoder layer: an `EncoderLayer` with cross attention to a memory in between.
 
-    x and y are (..., T, n), the memory is (..., S, m), what an encoder gave. `mask` and `bias` go
-    to the attention, `memory_mask` to the attention to the memory; `segment_ids` and
-    `memory_segment_ids` to those that take them. `norm_first` and `dropout` as in `EncoderLayer`.
+    x and y have shape (..., T, n), and the memory (..., S, m), such as the output of an encoder.
 
-    References: as `EncoderLayer`.
+    Named inputs: `mask` and `bias` are passed to the self-attention, `memory_mask` to the cross
+    attention, and `segment_ids` and `memory_segment_ids` to the layers that take them.
+
+    Args:
+        attention: Self-attention layer.
+        cross_attention: Attention layer from x to the memory.
+        feed_forward: Feed-forward network, from n to n features.
+        norm_first: If True, normalize the input of each branch; if False, normalize after it.
+            Default: True.
+        dropout: Layer applied to the output of each branch. Default: None.
+        attention_norm: Norm of the self-attention branch. Default: `LayerNorm()`.
+        cross_attention_norm: Norm of the cross attention branch. Default: `LayerNorm()`.
+        feed_forward_norm: Norm of the feed-forward branch. Default: `LayerNorm()`.
+
+    References: as for `EncoderLayer`.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> feed_forward = nn.Sequential(nn.Dense(32), jax.nn.gelu, nn.Dense(8))
@@ -88,7 +112,7 @@ class DecoderLayer(Composite):
     feed_forward_norm: LayerLike = LayerNorm()
 
     def __post_init__(self) -> None:
-        """Check the flag."""
+        """Check the fields."""
         check_flags(self, "norm_first")
 
     def forward(
@@ -100,9 +124,9 @@ class DecoderLayer(Composite):
         bias: Any = None,
         memory_mask: Any = None,
     ) -> jax.Array:
-        """Attention, attention to the memory, then the feed-forward network."""
+        """Apply self-attention, cross attention, then the feed-forward network."""
         named = _given(mask=mask, bias=bias)
-        # `mask` and `bias` are those of the attention to x, but would reach this one by name too.
+        # Named inputs reach every child that takes them; `mask` and `bias` are for x only.
         taken = self.cross_attention.layer._takes("forward")
         across = {name: None for name in named if name in taken} | _given(mask=memory_mask)
         hides = bool(named or across)
@@ -132,9 +156,9 @@ def _branch(
     *,
     hides: bool,
 ) -> jax.Array:
-    """x + f(norm(x)), or norm(x + f(x)).
+    """Return x + f(norm(x)), or norm(x + f(x)).
 
-    If a mask `hides` positions, what they hold stays out of the gradients of the norm.
+    If a mask `hides` positions, their contents do not affect the gradients of the norm.
     """
     norm = _by_row(norm, hides)
     y = f(norm(x) if layer.norm_first else x)

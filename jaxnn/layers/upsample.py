@@ -1,4 +1,4 @@
-"""Upsample: an image on a finer grid, without parameters."""
+"""Upsample: resize the spatial axes of an array."""
 
 from typing import Any
 
@@ -11,16 +11,21 @@ from .checks import check_rank
 
 
 class Upsample(Primitive):
-    """x on another grid: each of the last axes before the channels `factor` times as long, or
-    `size`.
+    """Resize spatial axes by a factor or to a size, with half-pixel centers.
 
-    `factor` or `size` is a tuple with an int for each axis, 1 to 3 of them; x is (..., *axes, n), y
-    (..., *(axes * factor), n) or (..., *size, n). `method` "nearest" repeats elements: that of
-    torch.nn.Upsample for a factor, and its "nearest-exact" for every size. "linear" is torch's
-    "linear", "bilinear" and "trilinear" with align_corners=False. "cubic" has the kernel of Keys
-    with a = -0.5, as tf.image.resize has it; torch's has a = -0.75. All of them have align_corners
-    False: the elements are middles of cells. Raises ValueError for both or neither of factor and
-    size.
+    x has shape `(..., *axes, n)` and y `(..., *(axes * factor), n)` or `(..., *size, n)`. Exactly
+    one of `factor` and `size` must be given. There are no parameters.
+
+    Args:
+        factor: Factor by which each axis grows, a tuple of 1 to 3 ints. Default: None.
+        size: New size of each axis, a tuple of 1 to 3 ints. Default: None.
+        method: "nearest" repeats elements, as torch.nn.Upsample with a factor, and as its
+            "nearest-exact" with a size. "linear" is torch's "linear", "bilinear", and "trilinear"
+            with align_corners=False. "cubic" uses Keys' kernel with a = -0.5, as tf.image.resize;
+            torch uses a = -0.75. Default: "nearest".
+
+    Raises:
+        ValueError: If both or neither of `factor` and `size` are given.
 
     Reference: Keys, Cubic convolution interpolation for digital image processing, 1981.
 
@@ -40,7 +45,7 @@ class Upsample(Primitive):
         given = self.size if self.factor is None else self.factor
         if (self.factor is None) == (self.size is None):
             raise ValueError(
-                f"Upsample takes a factor or a size, got factor={self.factor!r}, "
+                f"Upsample takes either a factor or a size, got factor={self.factor!r}, "
                 f"size={self.size!r}; write Upsample((2, 2)) or Upsample(size=(32, 32))"
             )
         if (
@@ -50,21 +55,21 @@ class Upsample(Primitive):
         ):
             name = "size" if self.factor is None else "factor"
             raise ValueError(
-                f"Upsample.{name} is a tuple with an int >= 1 for each of 1 to 3 axes, got "
+                f"Upsample.{name} must be a tuple of an int >= 1 for each of 1 to 3 axes, got "
                 f"{given!r}; write Upsample({name}=(2, 2)) for images"
             )
         if self.method not in ("nearest", "linear", "cubic"):
             raise ValueError(
-                f"Upsample.method is 'nearest', 'linear' or 'cubic', got {self.method!r}"
+                f"Upsample.method must be 'nearest', 'linear', or 'cubic', got {self.method!r}"
             )
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
-        """x on the other grid."""
+        """Return x on the new grid."""
         given = self.size or self.factor or ()
         check_rank(self, x, len(given) + 1, "(..., *axes, channels)")
         sizes = x.shape[-1 - len(given) : -1]
         if 0 in sizes:
-            raise ValueError(f"{describe(x)} has an empty axis to sample up")
+            raise ValueError(f"cannot upsample {describe(x)}: it has an empty axis")
         if self.factor is not None:
             given = tuple(n * f for n, f in zip(sizes, self.factor, strict=True))
         return upsample(x, given, self.method)

@@ -1,7 +1,7 @@
-"""Models: short values built from layers.
+"""Models: configurations that build networks from layers.
 
-Each is a configuration of plain numbers, and `network(outputs)` is the network it stands for. The
-composites are what networks are printed as.
+Each configuration is a frozen dataclass of plain numbers, and `network(outputs)` builds its
+network. The composites are the layers of which these networks consist.
 """
 
 from .char_lstm import CharLSTM

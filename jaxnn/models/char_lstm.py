@@ -14,7 +14,7 @@ from .checks import check_sizes
 
 @dataclasses.dataclass(frozen=True)
 class CharLSTM:
-    """Layers of long short-term memory, from characters to scores of the next one.
+    """LSTM language model over characters.
 
     Reference: Graves, Generating sequences with recurrent neural networks, 2013.
     """
@@ -22,22 +22,24 @@ class CharLSTM:
     width: int = 256
     """Features of a character, and units of each layer."""
     layers: int = 2
-    """Recurrent layers."""
+    """Number of recurrent layers."""
     dropout: float = 0.0
-    """Share of each layer's outputs left out at each training step, in [0, 1)."""
+    """Dropout rate after each recurrent layer, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a size below 1 or a rate outside [0, 1)."""
+        """Check the fields."""
         check_sizes(self, 1, "width", "layers")
         Dropout(self.dropout)
 
     def network(self, outputs: int) -> Layer:
-        """The network from characters (..., T) to scores (..., T, outputs), of as many characters.
+        """Build the network, from characters (..., T) to logits (..., T, outputs).
 
-        >>> CharLSTM(width=64, layers=1).network(outputs=84)
-        Sequential(embedding=Embedding(84, 64), layers=Sequential(Recurrent(LSTMCell(64)),
-        Dropout(0.0)), \
-head=Dense(84))
+        Args:
+            outputs: Number of characters of the vocabulary.
+
+        >>> net = CharLSTM(width=64, layers=1).network(outputs=84)
+        >>> net.layers["embedding"], net.layers["layers"], net.layers["head"]
+        (Embedding(84, 64), Sequential(Recurrent(LSTMCell(64)), Dropout(0.0)), Dense(84))
         """
         layers = (Recurrent(LSTMCell(self.width)), Dropout(self.dropout)) * self.layers
         return Sequential(

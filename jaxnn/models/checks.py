@@ -1,4 +1,4 @@
-"""The checks that models share. Only concrete numbers are looked at: traced ones pass."""
+"""Validation shared by models. Only concrete numbers are checked; traced ones pass."""
 
 from collections.abc import Collection
 from typing import Any
@@ -7,31 +7,31 @@ from ..core.values import is_traced
 
 
 def check_sizes(config: Any, least: int, *names: str) -> None:
-    """Raise ValueError where a field is not an int of at least `least`, or a tuple of some."""
+    """Raise ValueError unless each field is an int >= `least`, or a tuple of such ints."""
     for name in names:
         value = getattr(config, name)
         several = isinstance(value, tuple)
         sizes = value if several else (value,)
         if not sizes or not all(is_traced(n) or (_is_int(n) and n >= least) for n in sizes):
             wanted = f"a tuple of ints >= {least}" if several else f"an int >= {least}"
-            raise ValueError(f"{type(config).__name__}.{name} is {wanted}, got {value!r}")
+            raise ValueError(f"{type(config).__name__}.{name} must be {wanted}, got {value!r}")
 
 
 def check_choice(config: Any, name: str, choices: Collection[str]) -> None:
-    """Raise ValueError where a field is none of the words it may be."""
+    """Raise ValueError unless a field is one of the choices."""
     if getattr(config, name) not in choices:
         raise ValueError(
-            f"{type(config).__name__}.{name} is {' or '.join(map(repr, choices))}, got "
+            f"{type(config).__name__}.{name} must be {' or '.join(map(repr, choices))}, got "
             f"{getattr(config, name)!r}"
         )
 
 
 def check_heads(config: Any) -> None:
-    """Raise ValueError where the heads do not divide the width."""
+    """Raise ValueError unless the width is a multiple of the number of heads."""
     if config.width % config.num_heads:
         raise ValueError(
-            f"{type(config).__name__}.num_heads divides the width, got {config.num_heads} for a "
-            f"width of {config.width}"
+            f"{type(config).__name__}.num_heads must divide the width, got {config.num_heads} for "
+            f"a width of {config.width}"
         )
 
 

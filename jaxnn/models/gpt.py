@@ -1,4 +1,4 @@
-"""GPT: a transformer that predicts the next token, in the form of GPT-2 or of LLaMA."""
+"""GPT: a transformer that predicts the next token, in the form of GPT-2 or LLaMA."""
 
 import dataclasses
 import math
@@ -25,10 +25,23 @@ from .checks import check_choice, check_heads, check_sizes
 
 
 class Decoder(Composite):
-    """Logits (..., T, vocabulary) of the token that follows each of tokens (..., T).
+    """Decoder-only transformer that predicts the next token.
 
-    Without a head, the table of the embedding serves again. `segment_ids` (..., T) go to the layers
-    that take them, and `nn.with_cache` makes it take a sequence chunk by chunk.
+    The input is tokens (..., T), and the output is logits (..., T, vocabulary). The named input
+    `segment_ids` (..., T) is passed to the layers that take it, and `nn.with_cache` lets the
+    network receive a sequence in chunks.
+
+    Args:
+        embedding: Embedding of tokens.
+        positions: Layer that adds position encodings. None if the blocks encode positions.
+        dropout: Layer applied to the embeddings.
+        blocks: Layer of all transformer blocks.
+        norm: Final norm.
+        head: Output layer. None to use the embedding's table.
+
+    >>> net = GPT(layers=2, width=16, num_heads=2).network(outputs=84)
+    >>> type(net).__name__, net.embedding
+    ('Decoder', Embedding(84, 16, w_init=normal(stddev=0.02)))
     """
 
     embedding: Layer
@@ -39,7 +52,7 @@ class Decoder(Composite):
     head: Layer | None
 
     def forward(self, tokens: jax.Array) -> jax.Array:
-        """The logits."""
+        """Return the logits."""
         x = self.embedding(tokens)
         if self.positions is not None:
             x = self.positions(x)
@@ -49,35 +62,35 @@ class Decoder(Composite):
 
 @dataclasses.dataclass(frozen=True)
 class GPT:
-    """A causal transformer with norms first, from tokens to logits of the next one.
+    """Causal transformer with pre-normalization, which predicts the next token.
 
-    `gpt2()` and its sisters, and `llama2_7b()` and its, are the published sizes. Weights start
-    normal with a standard deviation of 0.02, biases at 0; the last weights of each residual branch,
-    of which there are 2 * layers, with 0.02 / sqrt(2 * layers), so that depth leaves the size of
-    their sum as it is.
+    `gpt2()` to `gpt2_xl()` and `llama2_7b()` to `llama2_70b()` are the published sizes. Weights are
+    initialized normal with a standard deviation of 0.02, and biases as 0. The last weights of the
+    2 * layers residual branches have a standard deviation of 0.02 / sqrt(2 * layers), so that the
+    size of their sum does not depend on the depth.
 
     References: Radford et al., Language models are unsupervised multitask learners, 2019, section
     2.3; Touvron et al., Llama 2: open foundation and fine-tuned chat models, 2023.
     """
 
     layers: int = 6
-    """Blocks of attention and feed-forward network."""
+    """Number of blocks of attention and feed-forward network."""
     width: int = 384
     """Features of each position."""
     num_heads: int = 6
-    """Heads of attention, a divisor of the width."""
+    """Number of attention heads, a divisor of the width."""
     num_kv_heads: int | None = None
-    """Heads of keys and values, a divisor of the heads; as many as those where None."""
+    """Number of heads of keys and values, a divisor of num_heads; None for num_heads."""
     hidden: int | None = None
-    """Units of the feed-forward network; 4 * width where None."""
+    """Units of the feed-forward network; None for 4 * width."""
     length: int = 256
-    """Longest sequence, as far as positions are learned."""
+    """Longest sequence, if positions are learned."""
     positions: Literal["learned", "rotary"] = "learned"
-    """A learned vector for each position, or turns of queries and keys."""
+    """Position encoding: a learned vector for each position, or rotary embeddings."""
     rotary_base: float = 10000.0
-    """Base of the frequencies of rotary positions."""
+    """Base of the frequencies of rotary embeddings."""
     norm: Literal["layer", "rms"] = "layer"
-    """Normalization: by mean and variance, or by the root mean square."""
+    """Normalization: LayerNorm or RMSNorm."""
     eps: float = 1e-5
     """Added to the variance, or to the mean square, in the norms."""
     feed_forward: Literal["gelu", "swiglu"] = "gelu"
@@ -85,14 +98,14 @@ class GPT:
     bias: bool = True
     """Whether attention and feed-forward network have biases."""
     tied: bool = True
-    """Whether the embedding's table is the output layer too."""
+    """Whether the output layer shares the table of the embedding."""
     dropout: float = 0.0
-    """Share left out in training, of embeddings, attention weights and branches, in [0, 1)."""
+    """Dropout rate of embeddings, attention weights, and residual branches, in [0, 1)."""
     implementation: str | None = None
-    """That of `nn.MultiHeadAttention`: "cudnn" for the fused kernel of NVIDIA GPUs, in bfloat16."""
+    """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for sizes that make no network, or another word or rate."""
+        """Check the fields."""
         check_sizes(self, 1, "layers", "width", "num_heads", "length")
         optional = ("num_kv_heads", "hidden")
         check_sizes(self, 1, *(name for name in optional if getattr(self, name) is not None))
@@ -105,11 +118,14 @@ class GPT:
             RotaryEmbedding(self.rotary_base).turned_features(self.width // self.num_heads)
 
     def network(self, outputs: int) -> Layer:
-        """The network from tokens (..., T) to logits (..., T, outputs): a vocabulary of `outputs`.
+        """Build the network, from tokens (..., T) to logits (..., T, outputs).
 
-        The blocks are `Repeat`, traced once, and a backward pass computes what is cheap in them
-        again. A rate of 0 keeps the dropout layers, so that the parameters have the same paths
-        whatever the rate, which may be traced.
+        The blocks are a `Repeat`, traced once, and the backward pass recomputes cheap operations. A
+        dropout rate of 0 keeps the dropout layers, so that parameters have the same paths at all
+        rates, and the rate may be traced.
+
+        Args:
+            outputs: Number of tokens of the vocabulary.
 
         >>> import jax, jax.numpy as jnp
         >>> net = GPT(layers=2, width=16, num_heads=2).network(outputs=84)
@@ -161,27 +177,27 @@ class GPT:
 
     @classmethod
     def gpt2(cls) -> "GPT":
-        """GPT-2, 124M with its vocabulary of 50,257."""
+        """GPT-2: 124M parameters with its vocabulary of 50,257 tokens."""
         return cls(layers=12, width=768, num_heads=12, length=1024, dropout=0.1)
 
     @classmethod
     def gpt2_medium(cls) -> "GPT":
-        """GPT-2 medium, 355M."""
+        """GPT-2 medium: 355M parameters."""
         return dataclasses.replace(cls.gpt2(), layers=24, width=1024, num_heads=16)
 
     @classmethod
     def gpt2_large(cls) -> "GPT":
-        """GPT-2 large, 774M."""
+        """GPT-2 large: 774M parameters."""
         return dataclasses.replace(cls.gpt2(), layers=36, width=1280, num_heads=20)
 
     @classmethod
     def gpt2_xl(cls) -> "GPT":
-        """GPT-2 XL, 1558M."""
+        """GPT-2 XL: 1558M parameters."""
         return dataclasses.replace(cls.gpt2(), layers=48, width=1600, num_heads=25)
 
     @classmethod
     def llama2_7b(cls) -> "GPT":
-        """LLaMA-2 7B, with its vocabulary of 32,000."""
+        """LLaMA-2 7B, which has a vocabulary of 32,000 tokens."""
         return cls(
             layers=32,
             width=4096,
@@ -204,7 +220,7 @@ class GPT:
 
     @classmethod
     def llama2_70b(cls) -> "GPT":
-        """LLaMA-2 70B, with grouped queries."""
+        """LLaMA-2 70B, with grouped-query attention."""
         return dataclasses.replace(
             cls.llama2_7b(), layers=80, width=8192, num_heads=64, num_kv_heads=8, hidden=28672
         )

@@ -16,10 +16,10 @@ from .checks import check_sizes
 
 @dataclasses.dataclass(frozen=True)
 class LeNet:
-    """Two 5 x 5 convolutions, each with a maximum by 2, and two hidden layers.
+    """Convolutional network with two convolutions, max pooling, and two hidden layers.
 
-    The sizes are those of LeNet-5, which has 61,706 parameters for ten digits of 28 x 28. In the
-    place of its sigmoids and means there are rectified linear units and maxima.
+    The default sizes are those of LeNet-5, with 61,706 parameters for ten classes of 28 x 28
+    images. ReLU and max pooling replace its sigmoids and average pooling.
 
     Reference: LeCun et al., Gradient-based learning applied to document recognition, 1998.
     """
@@ -29,18 +29,21 @@ class LeNet:
     hidden: tuple[int, int] = (120, 84)
     """Units of the two hidden layers."""
     dropout: float = 0.0
-    """Share of hidden units left out at each training step, in [0, 1)."""
+    """Dropout rate of the hidden layers, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a size below 1 or a rate outside [0, 1)."""
+        """Check the fields."""
         check_sizes(self, 1, "channels", "hidden")
         for name in ("channels", "hidden"):
             if len(getattr(self, name)) != 2:
-                raise ValueError(f"LeNet.{name} has 2 sizes, got {getattr(self, name)!r}")
+                raise ValueError(f"LeNet.{name} must have 2 sizes, got {getattr(self, name)!r}")
         Dropout(self.dropout)
 
     def network(self, outputs: int) -> Layer:
-        """The network from images (N, H, W, C), of 28 x 28, say, to (N, outputs).
+        """Build the network, from images (N, H, W, C), such as 28 x 28, to logits (N, outputs).
+
+        Args:
+            outputs: Number of classes.
 
         >>> import jax
         >>> net = LeNet().network(outputs=10)

@@ -1,4 +1,4 @@
-"""The multilayer perceptron, as a configuration of plain numbers that builds the layers."""
+"""MLP: a multilayer perceptron."""
 
 import dataclasses
 
@@ -13,26 +13,29 @@ from .checks import check_sizes
 
 @dataclasses.dataclass(frozen=True)
 class MLP:
-    """Hidden layers of rectified linear units, with dropout."""
+    """Multilayer perceptron with ReLU and dropout."""
 
     width: int = 128
     """Units of each hidden layer."""
     depth: int = 1
-    """Hidden layers."""
+    """Number of hidden layers."""
     dropout: float = 0.0
-    """Share of hidden units left out at each training step, in [0, 1)."""
+    """Dropout rate of the hidden layers, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a width below 1, a depth below 0 or a rate outside [0, 1)."""
+        """Check the fields."""
         check_sizes(self, 1, "width")
         check_sizes(self, 0, "depth")
         Dropout(self.dropout)
 
     def network(self, outputs: int) -> Layer:
-        """The network from (..., features) to (..., outputs).
+        """Build the network, from (..., features) to (..., outputs).
 
-        A rate of 0 keeps the dropout layers, so that the parameters have the same paths whatever
-        the rate, which may be traced.
+        A dropout rate of 0 keeps the dropout layers, so that parameters have the same paths at all
+        rates, and the rate may be traced.
+
+        Args:
+            outputs: Number of output features.
 
         >>> MLP(width=64, dropout=0.5).network(outputs=10)
         Sequential(Dense(64), jax.nn.relu, Dropout(0.5), Dense(10))

@@ -1,4 +1,4 @@
-"""ResNet: convolutions that learn what to add, for images."""
+"""ResNet: a residual network of convolutions for images."""
 
 import dataclasses
 from typing import Literal
@@ -17,43 +17,59 @@ from .checks import check_choice, check_sizes
 
 
 class ResNetBlock(Composite):
-    """relu(shortcut(x) + branch(x)); without a shortcut, x itself is added."""
+    """Residual block: `y = relu(shortcut(x) + branch(x))`.
+
+    Args:
+        branch: Layer of the residual branch.
+        shortcut: Layer of the shortcut. Default: None, for the identity.
+
+    >>> import jax.numpy as jnp
+    >>> block = ResNetBlock(Conv(4, (3, 3)))
+    >>> block.apply(block.init(jax.random.key(0), x := jnp.ones((2, 8, 8, 4))), x).shape
+    (2, 8, 8, 4)
+    """
 
     branch: Layer
     shortcut: Layer | None = None
 
     def forward(self, x: jax.Array) -> jax.Array:
-        """The block's features."""
+        """Return the block's features."""
         y = self.branch(x)
         return jax.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
 @dataclasses.dataclass(frozen=True)
 class ResNet:
-    """A residual network with batch normalization, from images to scores.
+    """Residual network with batch normalization, for image classification.
 
-    `resnet18()` to `resnet152()` are the published sizes. A bottleneck has its stride in the 3 x 3
-    convolution, as in torchvision. Weights of convolutions start normal, by the fan out.
+    `resnet18()` to `resnet152()` are the published sizes. The stride of a bottleneck is in its
+    3 x 3 convolution, as in torchvision. Weights of convolutions are initialized normal, scaled by
+    fan-out.
 
     Reference: He et al., Deep residual learning for image recognition, 2016.
     """
 
     stages: tuple[int, ...] = (2, 2, 2, 2)
-    """Blocks of each stage; from stage to stage the image is halved and the channels doubled."""
+    """Number of blocks of each stage; each stage halves the image and doubles the channels."""
     width: int = 64
     """Channels of the first stage."""
     bottleneck: bool = False
-    """Whether a block narrows to a 3 x 3 convolution and widens fourfold; else it has two 3 x 3."""
+    """Whether blocks are bottlenecks (1 x 1, 3 x 3, 1 x 1) instead of two 3 x 3 convolutions."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """First layers: 7 x 7 and a maximum, by 2 each; or 3 x 3 at full size, for small images."""
+    """First layers: 7 x 7 and max pooling, each by 2; or 3 x 3 at full size, for small images."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for sizes that make no network, or another stem."""
+        """Check the fields."""
         check_sizes(self, 1, "stages", "width")
         check_choice(self, "stem", ("imagenet", "cifar"))
 
     def network(self, outputs: int) -> Layer:
-        """The network from images (N, H, W, C) to (N, outputs); it keeps batch statistics.
+        """Build the network, from images (N, H, W, C) to logits (N, outputs).
+
+        The network keeps batch statistics as state.
+
+        Args:
+            outputs: Number of classes.
 
         >>> import jax
         >>> net = ResNet(stages=(1, 2), width=4, stem="cifar").network(outputs=10)
@@ -61,7 +77,7 @@ class ResNet:
         >>> params["stages"][1][0]["shortcut"]["conv"]["w"].shape
         (1, 1, 4, 8)
         """
-        # In a row: XLA's CPU compiler runs convolutions ten times slower in the loop of a Repeat.
+        # Not a Repeat: XLA's CPU compiler runs convolutions ten times slower in its loop.
         stages, channels = [], self.width
         for number, blocks in enumerate(self.stages):
             width, stage = self.width * 2**number, []
@@ -131,7 +147,7 @@ class ResNet:
 
 
 def _convolution(features: int, size: int, stride: int = 1) -> Layer:
-    """A square convolution without bias, padded so that stride 1 keeps the size, and its norm."""
+    """A square convolution without bias, padded to keep the size at stride 1, and batch norm."""
     return Sequential(
         conv=Conv(
             features,

@@ -1,4 +1,4 @@
-"""UNet: from images to images, coarse and fine at once."""
+"""UNet: an encoder-decoder network with skip connections, from images to images."""
 
 import dataclasses
 
@@ -17,9 +17,18 @@ from .checks import check_sizes
 
 
 class UNetLevel(Composite):
-    """decode of fine = encode(x) and coarse(fine), side by side.
+    """One level of a U-Net: `y = decode(concat(fine, coarse(fine)))`, with `fine = encode(x)`.
 
-    `coarse` sees half the height and width, and comes back to them.
+    Args:
+        encode: Layer from the input to the features of this level.
+        coarse: Layer that halves the height and width, applies the coarser levels, and doubles the
+            height and width again.
+        decode: Layer from the concatenated features to the output.
+
+    >>> coarse = Sequential(MaxPool((2, 2)), ConvTranspose(4, (2, 2), stride=2))
+    >>> net, x = UNetLevel(Conv(4, (3, 3)), coarse, Conv(6, (3, 3))), jnp.ones((2, 8, 8, 1))
+    >>> net.apply(net.init(jax.random.key(0), x), x).shape
+    (2, 8, 8, 6)
     """
 
     encode: Layer
@@ -27,22 +36,22 @@ class UNetLevel(Composite):
     decode: Layer
 
     def forward(self, x: jax.Array) -> jax.Array:
-        """The features of this level."""
+        """Return the features of this level."""
         fine = self.encode(x)
         coarse = self.coarse(fine)
         if coarse.shape[:-1] != fine.shape[:-1]:
             raise ValueError(
-                f"halves the height and width of {describe(fine)} and doubles them again to "
-                f"{describe(coarse)}: give images whose sides are multiples of 2**depth"
+                f"halving and doubling the height and width of {describe(fine)} returned "
+                f"{describe(coarse)}: image sizes must be multiples of 2**depth"
             )
         return self.decode(jnp.concatenate([fine, coarse], -1))
 
 
 @dataclasses.dataclass(frozen=True)
 class UNet:
-    """A U-shaped network with batch normalization, from images to scores of each pixel.
+    """U-Net with batch normalization, for the classification of pixels.
 
-    Unlike in the paper, convolutions are padded, so that scores are as many as pixels.
+    Unlike in the paper, convolutions are padded, so the output has the size of the image.
 
     Reference: Ronneberger et al., U-Net: convolutional networks for biomedical image segmentation,
     2015.
@@ -51,15 +60,20 @@ class UNet:
     width: int = 64
     """Channels at full size, doubled from level to level."""
     depth: int = 4
-    """Times the image is halved; its sides are multiples of 2**depth."""
+    """Number of times that the image is halved; its sides must be multiples of 2**depth."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a width below 1 or a depth below 0."""
+        """Check the fields."""
         check_sizes(self, 1, "width")
         check_sizes(self, 0, "depth")
 
     def network(self, outputs: int) -> Layer:
-        """The network from images (N, H, W, C) to (N, H, W, outputs); it keeps batch statistics.
+        """Build the network, from images (N, H, W, C) to logits (N, H, W, outputs).
+
+        The network keeps batch statistics as state.
+
+        Args:
+            outputs: Number of classes.
 
         >>> import jax
         >>> net = UNet(width=4, depth=2).network(outputs=3)
@@ -78,7 +92,7 @@ class UNet:
 
 
 def _twice(width: int) -> Layer:
-    """Two 3 x 3 convolutions, each with its norm."""
+    """Two 3 x 3 convolutions, each with batch norm and ReLU."""
     return Sequential(
         conv1=Conv(width, (3, 3), bias=False),
         norm1=BatchNorm(),

@@ -1,4 +1,4 @@
-"""ViT: a transformer over the patches of an image."""
+"""ViT: a vision transformer over the patches of an image."""
 
 import dataclasses
 import functools
@@ -26,11 +26,26 @@ from .checks import check_heads, check_sizes
 
 
 class PatchTransformer(Composite):
-    """Scores (..., outputs) of images (..., H, W, C), from what a learned token gathers.
+    """Transformer over patches, from images (..., H, W, C) to logits (..., outputs).
 
-    The token stands before the patches, goes through the blocks with them, and is all that the head
-    sees. Positions tell patches of images of height and width `image` apart: raises ValueError for
-    images of another size.
+    A learned class token precedes the patches; the head receives only its features.
+
+    Args:
+        patches: Embedding of patches.
+        token: Learned array of the class token.
+        positions: Layer that adds position encodings.
+        dropout: Layer applied to the embeddings.
+        blocks: Layer of all transformer blocks.
+        norm: Final norm.
+        head: Output layer.
+        image: Height and width of the images, to which the positions belong.
+
+    Raises:
+        ValueError: If the images have another size.
+
+    >>> net = ViT(image=8, patch=4, layers=2, width=16, num_heads=2).network(outputs=10)
+    >>> type(net).__name__, net.patches
+    ('PatchTransformer', PatchEmbedding(16, 4))
     """
 
     patches: Layer
@@ -43,14 +58,14 @@ class PatchTransformer(Composite):
     image: int
 
     def forward(self, x: jax.Array) -> jax.Array:
-        """The scores."""
+        """Return the logits."""
         if x.shape[-3:-1] != (self.image, self.image):
             raise ValueError(
-                f"wants images (..., {self.image}, {self.image}, C), which its positions are for, "
-                f"got {describe(x)}; resize them, or write ViT(image=...)"
+                f"expected images (..., {self.image}, {self.image}, C), the size of the position "
+                f"encoding, got {describe(x)}; resize them, or write ViT(image=...)"
             )
         x = self.patches(x)
-        # Joined in float32: the token's gradient is a sum over all images.
+        # Concatenated in float32, because the token's gradient is a sum over all images.
         token = widened(self.token().astype(x.dtype))
         token = jnp.broadcast_to(token, (*x.shape[:-2], 1, x.shape[-1]))
         x = self.positions(jnp.concatenate([token, widened(x)], -2).astype(x.dtype))
@@ -60,10 +75,10 @@ class PatchTransformer(Composite):
 
 @dataclasses.dataclass(frozen=True)
 class ViT:
-    """A vision transformer with norms first, from images to scores.
+    """Vision transformer with pre-normalization, for image classification.
 
-    `tiny16()` to `huge14()` are the published sizes, and the default is that of `base16()`. The
-    head starts at 0.
+    `tiny16()` to `huge14()` are the published sizes; the default is `base16()`. The weights of the
+    head are initialized as 0.
 
     References: Dosovitskiy et al., An image is worth 16x16 words, 2021; Touvron et al., Training
     data-efficient image transformers, 2021 (tiny and small).
@@ -72,39 +87,42 @@ class ViT:
     image: int = 224
     """Height and width of the images."""
     patch: int = 16
-    """Height and width of a patch, a divisor of the image's."""
+    """Height and width of a patch, a divisor of the image size."""
     layers: int = 12
-    """Blocks of attention and feed-forward network."""
+    """Number of blocks of attention and feed-forward network."""
     width: int = 768
     """Features of each patch."""
     num_heads: int = 12
-    """Heads of attention, a divisor of the width."""
+    """Number of attention heads, a divisor of the width."""
     hidden: int | None = None
-    """Units of the feed-forward network; 4 * width where None."""
+    """Units of the feed-forward network; None for 4 * width."""
     dropout: float = 0.0
-    """Share of embeddings and branches left out at each training step, in [0, 1)."""
+    """Dropout rate of embeddings and residual branches, in [0, 1)."""
     implementation: str | None = None
-    """That of `nn.MultiHeadAttention`: "cudnn" for the fused kernel of NVIDIA GPUs, in bfloat16."""
+    """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for sizes that make no network or a rate outside [0, 1)."""
+        """Check the fields."""
         check_sizes(self, 1, "image", "patch", "layers", "width", "num_heads")
         if self.hidden is not None:
             check_sizes(self, 1, "hidden")
         if self.image % self.patch:
             raise ValueError(
-                f"ViT.patch divides the image, got patches of {self.patch} for images of "
+                f"ViT.patch must divide the image size, got patches of {self.patch} for images of "
                 f"{self.image}"
             )
         check_heads(self)
         Dropout(self.dropout)
 
     def network(self, outputs: int) -> Layer:
-        """The network from images (..., H, W, C) to (..., outputs).
+        """Build the network, from images (..., H, W, C) to logits (..., outputs).
 
-        The blocks are `Repeat`, traced once, and a backward pass computes what is cheap in them
-        again. A rate of 0 keeps the dropout layers, so that the parameters have the same paths
-        whatever the rate, which may be traced.
+        The blocks are a `Repeat`, traced once, and the backward pass recomputes cheap operations. A
+        dropout rate of 0 keeps the dropout layers, so that parameters have the same paths at all
+        rates, and the rate may be traced.
+
+        Args:
+            outputs: Number of classes.
 
         >>> import jax
         >>> net = ViT(image=8, patch=4, layers=2, width=16, num_heads=2).network(outputs=10)

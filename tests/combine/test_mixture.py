@@ -175,8 +175,12 @@ def test_one_compiled_program_whatever_the_routes():
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        ({"experts": 0}, ValueError, "MixtureOfExperts.experts is an int >= 1"),
-        ({"experts": 2, "top_k": 3}, ValueError, "top_k is at most the number of experts, 2; got"),
+        ({"experts": 0}, ValueError, "MixtureOfExperts.experts must be an int >= 1"),
+        (
+            {"experts": 2, "top_k": 3},
+            ValueError,
+            "top_k must be at most the number of experts, 2; got",
+        ),
         ({"experts": 2, "capacity": 0.0}, ValueError, "MixtureOfExperts.capacity .* got 0.0"),
     ],
 )
@@ -188,17 +192,18 @@ def test_fields_that_do_not_fit(options, kind, text):
 def test_inputs_that_do_not_fit():
     net = nn.MixtureOfExperts(nn.Dense(4), 3)
     params = net.init(KEY, X)
-    with pytest.raises(ValueError, match=r"wants an input of shape \(..., T, features\), got"):
+    with pytest.raises(ValueError, match=r"expected an input of shape \(..., T, features\), got"):
         net.init(KEY, jnp.ones(4))
     with pytest.raises(
-        ValueError, match=r"segment_ids have the shape .* of the sequence, \(2, 6\); got \(6,\)"
+        ValueError,
+        match=r"segment_ids must have the shape .* of the sequence, \(2, 6\); got \(6,\)",
     ):
         net.apply(params, X, segment_ids=jnp.ones(6, jnp.int32))
-    with pytest.raises(ValueError, match=r"wants at least one token, got float32\[2,0,4\]"):
+    with pytest.raises(ValueError, match=r"expected at least one token, got float32\[2,0,4\]"):
         net.apply(params, X[:, :0])
-    with pytest.raises(ValueError, match=r"a number for each of 3 experts, got float32\[2,6,5\]"):
+    with pytest.raises(ValueError, match=r"a logit for each of 3 experts, got float32\[2,6,5\]"):
         nn.MixtureOfExperts(nn.Dense(4), 3, router=nn.Dense(5)).init(KEY, X)
-    with pytest.raises(TypeError, match=r"capacity is the traced number .* but gives a shape"):
+    with pytest.raises(TypeError, match=r"capacity is the traced number .* but sets a shape"):
         jax.jit(lambda c: nn.MixtureOfExperts(nn.Dense(4), 3, capacity=c))(1.0)
 
 

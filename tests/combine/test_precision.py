@@ -166,12 +166,12 @@ def test_sums_of_products_accumulate_in_float32(layer, x, compute):
         (
             lambda: nn.Precision(nn.Sequential(a=nn.Dense(3), b=BLOCK), keep="**/gone"),
             ValueError,
-            r"Precision.keep='\*\*/gone' fits no layer; there are: a, b, b/up, b/norm1, b/act",
+            r"Precision.keep='\*\*/gone' matches no layer; layers are: a, b, b/up, b/norm1, b/act",
         ),
         (
             lambda: nn.Precision(nn.Dense(3), keep=("a",)),  # type: ignore[arg-type]
             TypeError,
-            r"Precision.keep is a pattern of layers' paths such as '\*\*/norm\*', got \('a',\)",
+            r"Precision.keep must be a path pattern of layers such as '\*\*/norm\*', got \('a',\)",
         ),
         (
             lambda: nn.Precision(compute="float16").init(KEY, X),

@@ -404,23 +404,31 @@ def raises(error, text):
 def test_refused():
     net, x = nn.Recurrent(nn.LSTMCell(2)), jnp.ones((2, 4, 3))
     params = net.init(KEY, x)
-    with raises(TypeError, r"Recurrent wants a cell, got Dense\(3\), which has no method carries"):
+    with raises(
+        TypeError, r"Recurrent expects a cell, got Dense\(3\), which has no method carries"
+    ):
         nn.Recurrent(nn.Dense(3))
-    with raises(ValueError, r"Recurrent.output is 'all' or 'last' of the outputs, got 'carry'"):
+    with raises(ValueError, r"Recurrent.output must be 'all' or 'last', got 'carry'"):
         nn.Recurrent(nn.LSTMCell(2), output="carry")
-    with raises(TypeError, r"Recurrent.reverse is True or False, got 1"):
+    with raises(TypeError, r"Recurrent.reverse must be True or False, got 1"):
         nn.Recurrent(nn.LSTMCell(2), reverse=1)  # type: ignore[arg-type]
-    with raises(ValueError, r"reads a sequence from its end, so it cannot take one piece by piece"):
+    with raises(
+        ValueError, r"processes a sequence from its end, so it cannot receive one in chunks"
+    ):
         nn.with_cache(nn.Bidirectional(net))
     with raises(ValueError, r"a sequence of shape \(\.\.\., T, features\), got float32\[3\]"):
         net.init(KEY, jnp.ones(3))
-    with raises(ValueError, r"at '1', Recurrent.*a sequence of length 0, float32\[2,0,3\]"):
+    with raises(
+        ValueError, r"at '1', Recurrent.*a sequence of at least one step, got float32\[2,0,3\]"
+    ):
         nn.Sequential(jnp.tanh, net).apply(({}, params), jnp.ones((2, 0, 3)))
-    with raises(ValueError, r"segment_ids have the shape \(\.\.\., T\) of the sequence, \(2, 4\)"):
+    with raises(
+        ValueError, r"segment_ids must have the shape \(\.\.\., T\) of the sequence, \(2, 4\)"
+    ):
         net.apply(params, x, segment_ids=jnp.ones((2, 3), int))
-    with raises(TypeError, r"segment_ids are integers, 0 for padding"):
+    with raises(TypeError, r"segment_ids must be integers: 0 for padding"):
         net.apply(params, x, segment_ids=jnp.ones((2, 4)))
-    with raises(ValueError, r"carry is not that of this cell .*: c: declared \(2, 2\), missing"):
+    with raises(ValueError, r"carry does not match this cell .*: c: declared \(2, 2\), missing"):
         net.apply(params, x, {"h": jnp.ones((2, 2))})
     with raises(ValueError, r"keeps state \(carry, segment\), but none was given"):
         nn.with_cache(net).apply(params, x)
@@ -433,10 +441,12 @@ def test_refused():
         net.apply({}, x)
     with raises(TypeError, r"no layer of the network takes an input 'mask'"):
         net.apply(params, x, mask=x)
-    with raises(ValueError, r"Bidirectional takes a carry for each direction, a dict of 'forward'"):
+    with raises(
+        ValueError, r"Bidirectional expects a carry for each direction, a dict of 'forward'"
+    ):
         both = nn.Bidirectional(net)
         both.apply(both.init(KEY, x), x, carry={"h": jnp.ones((2, 2))})
-    with raises(ValueError, r"Dense\(3\) has nothing with a field `reverse`"):
+    with raises(ValueError, r"Dense\(3\) contains no layer with a field `reverse`"):
         nn.Bidirectional(nn.Dense(3))
 
 
@@ -462,9 +472,15 @@ class Normed(nn.Composite):
 
 def test_cells_refused():
     x = jnp.ones((2, 4, 3))
-    with raises(TypeError, r"a cell returns \(carry, y\), got float32\[2,3\] of Odd\('alone'\)"):
+    with raises(
+        TypeError, r"a cell must return \(carry, y\), got float32\[2,3\] from Odd\('alone'\)"
+    ):
         nn.Recurrent(Odd("alone")).init(KEY, x)
-    with raises(ValueError, r"has the shapes and types of the old, \{h: float32\[2,3\]\}; got"):
+    with raises(
+        ValueError, r"must keep the shapes and types of its carry, \{h: float32\[2,3\]\}; got"
+    ):
         nn.Recurrent(Odd("shape")).init(KEY, x)
-    with raises(ValueError, r"a cell keeps no state but its carry, got Normed.*for \['norm'\]"):
+    with raises(
+        ValueError, r"a cell may keep no state besides its carry, got Normed.*for \['norm'\]"
+    ):
         nn.Recurrent(Normed(nn.BatchNorm())).init(KEY, x)

@@ -187,8 +187,8 @@ def test_misspellings_get_a_suggestion(capsys, monkeypatch):
     [
         (["--batch-size", "41"], "batch_size is 41, but the training data have 40 rows; write"),
         (["--epochs", "0"], "epochs is an int >= 1, got 0"),
-        (["--model.width", "0"], "MLP.width is an int >= 1, got 0"),
-        (["--model.dropout", "1"], "Dropout.rate is the share dropped, in [0, 1); got 1.0"),
+        (["--model.width", "0"], "MLP.width must be an int >= 1, got 0"),
+        (["--model.dropout", "1"], "Dropout.rate must be a dropout rate in [0, 1); got 1.0"),
         (["--optimizer.momentum", "-1"], "SGD.momentum is a number >= 0, got -1.0"),
         (["--optimizer.learning-rate", "1e30"], "loss is nan after step 4: the run diverged"),
     ],
@@ -434,7 +434,7 @@ def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
     [
         ('"epochs"', '"epohcs"', "config (Config) has no field 'epohcs'; did you mean"),
         ('"epochs": 2', '"epochs": "2"', "config.epochs is '2', wanted int"),
-        ('"width": 4', '"width": 0', "MLP.width is an int >= 1, got 0"),
+        ('"width": 4', '"width": 0', "MLP.width must be an int >= 1, got 0"),
         ('"schema": 1', '"\\u001b[31m": 0, "schema": 1', "has the unknown field '\\x1b[31m'"),
         (
             '"batch_size": 10',

@@ -88,13 +88,13 @@ def test_another_rank(call):
     check(
         lambda: call(KEY, jnp.ones(())),
         ValueError,
-        "at '0', Dense(3): wants an input of shape (..., inputs), got float32[]",
+        "at '0', Dense(3): expected an input of shape (..., inputs), got float32[]",
     )
     check(
         lambda: call(KEY, [1.0, 2.0]),
         TypeError,
-        "at '0', Dense(3): wants an array of shape (..., inputs), got [1.0, 2.0]; "
-        "write jnp.asarray(x)",
+        "at '0', Dense(3): expected an array of shape (..., inputs), got [1.0, 2.0]; "
+        "use jnp.asarray(x)",
     )
 
 
@@ -561,7 +561,7 @@ def test_what_a_field_cannot_hold(item, text):
         (lambda: nn.Sequential("relu"), "Sequential[0] wants a layer or a function, got 'relu'"),
         (
             lambda: nn.Sequential(None),
-            "Sequential[0] wants a layer or a function, got None; leave it out",
+            "Sequential[0] must be a layer or a function, got None; leave it out",
         ),
         (
             lambda: nn.Sequential([NET]),
@@ -729,9 +729,9 @@ def test_features(features):
     check(
         lambda: nn.Dense(features),
         ValueError,
-        f"Dense.features is an int >= 1, got {item!r}; write Dense(features=128), say",
+        f"Dense.features must be an int >= 1, got {item!r}; write for example Dense(features=128)",
     )
-    check(lambda: nn.Embedding(3, features), ValueError, "Embedding.features is an int >= 1")
+    check(lambda: nn.Embedding(3, features), ValueError, "Embedding.features must be an int >= 1")
 
 
 def test_traced_features():
@@ -739,7 +739,7 @@ def test_traced_features():
         lambda: jax.jit(lambda n: nn.Dense(n).init(KEY, X))(3),
         TypeError,
         "Dense.features is the traced number",
-        "but gives a shape: pass a Python int, under jax.jit by static_argnums",
+        "but sets a shape: pass a Python int, for example by static_argnums of jax.jit",
     )
 
 
@@ -748,7 +748,7 @@ def test_a_rate_outside(rate):
     check(
         lambda: nn.Dropout(rate),
         ValueError,
-        f"Dropout.rate is the share dropped, in [0, 1); got {rate!r}",
+        f"Dropout.rate must be a dropout rate in [0, 1); got {rate!r}",
     )
 
 
@@ -757,21 +757,24 @@ def test_a_rate_outside(rate):
     [
         (
             lambda: nn.LayerNorm(64),
-            "LayerNorm.scale is True or False, got 64; the sizes of the input",
+            "LayerNorm.scale must be True or False, got 64; the number of input",
         ),
-        (lambda: nn.RMSNorm(64), "RMSNorm.scale is True or False, got 64"),
-        (lambda: nn.PReLU(64), "PReLU.per_feature is True or False, got 64"),
-        (lambda: nn.Dense(3, 5), "Dense.bias is True or False, got 5"),
-        (lambda: nn.BatchNorm(64), "BatchNorm.momentum is the share of the running statistics"),
+        (lambda: nn.RMSNorm(64), "RMSNorm.scale must be True or False, got 64"),
+        (lambda: nn.PReLU(64), "PReLU.per_feature must be True or False, got 64"),
+        (lambda: nn.Dense(3, 5), "Dense.bias must be True or False, got 5"),
+        (lambda: nn.BatchNorm(64), "BatchNorm.momentum must be the weight of the old statistics"),
         (
             lambda: nn.BatchNorm(axis=(0, 1)),
-            "BatchNorm.axis is the axis of the features, an int; got",
+            "BatchNorm.axis must be the axis of the features, an int; got",
         ),
-        (lambda: nn.LayerNorm(eps=-1.0), "LayerNorm.eps is a number >= 0, got -1.0"),
-        (lambda: nn.LayerNorm(eps="a"), "LayerNorm.eps is a number >= 0, got 'a'"),
-        (lambda: nn.Flatten(-1), "Flatten.start is an axis, an int >= 0; got -1"),
-        (lambda: nn.Reshape((-1, -1)), "Reshape.shape is a tuple of ints, one of them -1 at most"),
-        (lambda: nn.Reshape(3), "Reshape.shape is a tuple of ints"),
+        (lambda: nn.LayerNorm(eps=-1.0), "LayerNorm.eps must be a number >= 0, got -1.0"),
+        (lambda: nn.LayerNorm(eps="a"), "LayerNorm.eps must be a number >= 0, got 'a'"),
+        (lambda: nn.Flatten(-1), "Flatten.start must be an axis, an int >= 0; got -1"),
+        (
+            lambda: nn.Reshape((-1, -1)),
+            "Reshape.shape must be a tuple of ints, at most one of them -1",
+        ),
+        (lambda: nn.Reshape(3), "Reshape.shape must be a tuple of ints"),
         (
             lambda: nn.Reshape([3]),
             "Reshape.shape got a list, which can change; write a tuple: (3,)",
@@ -794,15 +797,15 @@ def test_fields_of_the_layers(make, text):
     [
         (nn.LayerNorm(), jnp.ones(()), "normalizes axis -1, which float32[] does not have"),
         (nn.BatchNorm(axis=5), X, "normalizes axis 5, which float32[2,4] does not have"),
-        (nn.LayerNorm(), 3.0, "wants an array, got 3.0; write jnp.asarray(x)"),
+        (nn.LayerNorm(), 3.0, "expected an array, got 3.0; use jnp.asarray(x)"),
         (
             nn.Embedding(5, 3),
             X,
-            "wants an array of integer tokens, got float32[2,4]; write jnp.asar",
+            "expected an array of integer tokens, got float32[2,4]; use jnp.asar",
         ),
-        (nn.Embedding(5, 3), X > 0, "wants an array of integer tokens, got bool[2,4]"),
-        (nn.Embedding(5, 3), [1, 2], "wants an array of integer tokens, got [1, 2]"),
-        (nn.Flatten(3), X, "wants an input of at least 3 axes, got float32[2,4]"),
+        (nn.Embedding(5, 3), X > 0, "expected an array of integer tokens, got bool[2,4]"),
+        (nn.Embedding(5, 3), [1, 2], "expected an array of integer tokens, got [1, 2]"),
+        (nn.Flatten(3), X, "expected an input of at least 3 axes, got float32[2,4]"),
         (
             nn.Reshape((3, 3)),
             X,
@@ -827,7 +830,7 @@ def test_a_tied_head_of_another_width():
     check(
         lambda: nn.Sequential(t=Tied(nn.Embedding(5, 3), nn.Dense(4))).init(KEY, jnp.array([1])),
         ValueError,
-        "at 't/embed', Embedding(5, 3): attend wants features (..., 3), got float32[1,4]",
+        "at 't/embed', Embedding(5, 3): attend expects features (..., 3), got float32[1,4]",
     )
 
 
@@ -838,20 +841,22 @@ def test_wrappers():
     check(
         lambda: nn.Sequential(r=nn.Repeat(nn.Dense(3), 2)).init(KEY, X),
         ValueError,
-        "at 'r', Repeat(Dense(3), 2): Repeat feeds each copy the output of the one before, so one "
-        "input must keep its shape and type; got float32[2,4], which becomes float32[2,3]",
+        "at 'r', Repeat(Dense(3), 2): Repeat passes the output of each copy to the "
+        "next, so the layer must have one input and keep its shape and type; got float32[2,4], "
+        "which becomes float32[2,3]",
     )
     check(
         lambda: nn.Sequential(r=nn.Residual(nn.Dense(3))).init(KEY, X),
         ValueError,
         "at 'r', Residual(Dense(3)): Residual adds the output to its one input, but got "
-        "float32[2,4] and the output float32[2,3]; make the shapes equal, or add in a Composite's",
+        "float32[2,4] and the output float32[2,3]; make the shapes equal, or add them in the "
+        "forward of a Composite",
     )
     for n in (0, 2.0, True):
         check(
             lambda n=n: nn.Repeat(nn.Dense(3), n),
             ValueError,
-            f"Repeat wants a number of copies n >= 1, an int; got {n!r}",
+            f"Repeat expects a number of copies, an int n >= 1; got {n!r}",
         )
     for wrapper in (nn.Repeat, nn.Ensemble):
         three = parameters_of(wrapper(nn.Dense(4), 3), X)
@@ -868,8 +873,8 @@ def test_an_unknown_type(compute):
     check(
         lambda: nn.Precision(NET, compute),
         ValueError,
-        "Precision.compute is the name of a floating type, such as 'bfloat16', 'float16' or "
-        f"'float32'; got {compute!r}",
+        "Precision.compute must be the name of a floating type, such as 'bfloat16', 'float16', "
+        f"or 'float32'; got {compute!r}",
     )
 
 

@@ -52,7 +52,7 @@ def test_copies_are_drawn_as_layers_of_their_own(impl):
     wanted = [NET.init_state(X, key=nn.fold_in(key, i)) for i in range(3)]
     chex.assert_trees_all_equal(members, jax.tree.map(lambda *a: np.stack(a), *wanted))
     stack = nn.Repeat(nn.Remat(nn.Ensemble(Codebook(), 1)), 2)
-    with pytest.raises(ValueError, match="Repeat feeds each copy"):
+    with pytest.raises(ValueError, match="Repeat passes the output of each copy"):
         stack.init_state(X, key=key)
     block = nn.Sequential(nn.Inference(Codebook()))
     repeated = nn.Repeat(nn.Remat(nn.Precision(block, "float32")), 2).init_state(X, key=key)
@@ -102,7 +102,7 @@ def test_a_carry_starts_constant():
         def forward(self, params, carry, x):
             return carry, x
 
-    with pytest.raises(TypeError, match=r"at the root, .*a carry starts constant, .*'h' starts as"):
+    with pytest.raises(TypeError, match=r"at the root, .*a carry must start constant, .*'h' has"):
         nn.Recurrent(Cell()).init(KEY, X)
 
 

@@ -31,6 +31,7 @@ def test_what_data_may_be():
     part = data.Examples(x.astype("f"), y.astype("f"))
     both = Loaded(data.Dataset("few", part, part, part))
     assert both.validation is not None
+    assert isinstance(both.train, tuple)
     assert (both.rows, len(both.train), len(both.validation)) == (4, 2, 2)
     assert (Loaded(None).rows, Loaded(x).rows, Loaded({"x": x, "y": y}).rows) == (None, 4, 4)
     pair = Loaded(((x, y), None))
@@ -51,6 +52,7 @@ def test_augmented_data_augment_the_training_alone():
         (data.Augmented((x, y), flipped), (x, y)),
     ):
         found = Loaded(augmented)
+        assert isinstance(found.train, data.Augmented)
         assert found.train.functions == (flipped,)
         assert found.rows == 4
         assert found.arrays[0] is x
@@ -226,6 +228,7 @@ def test_a_run_is_written_and_predicted_from(tmp_path, capsys):
     assert run.data.validation is not None
     x = run.data.validation[0][:3]
     found = load_run(supervised.EXPERIMENT, folder)
+    assert run.network is not None
     expected = train.predict(run.program, state, x)
     np.testing.assert_array_equal(train.predict(found.program, found.state, x), expected)
     np.testing.assert_array_equal(found.net.apply(found.params, x), run.network[0].apply(

@@ -32,6 +32,7 @@ def rows_of(name):
     """A configuration with its defaults, and the test rows of the data set."""
     made = experiment_of(name)
     one = configured(made, made.config())
+    assert one.data.dataset is not None
     return one, one.data.dataset.test
 
 
@@ -40,6 +41,7 @@ def mean_scores(name, **changes):
     made, scores = experiment_of(name), []
     for seed in range(5):
         one = configured(made, made.config(seed=seed, **changes))
+        assert one.data.dataset is not None
         state, _ = one.fit(progress=False)
         scores.append(scores_of(one, state, (*one.data.dataset.test,)))
     return {metric: np.mean([one[metric] for one in scores]) for metric in scores[0]}
@@ -77,7 +79,9 @@ def test_digits_are_predicted_from_images_and_rejected_in_other_gray_levels(
 
 
 def test_the_digits_network_is_784_128_10():
-    net, inputs, _ = rows_of("mnist_mlp")[0].network
+    network = rows_of("mnist_mlp")[0].network
+    assert network is not None
+    net, inputs, _ = network
     params = jax.eval_shape(net.init, jax.random.key(0), *inputs)
     assert inputs[0].shape == (1, 784)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 101_770
@@ -118,6 +122,7 @@ def test_learning_rates_can_be_mapped():
 def peer_score(name, peer):
     """The score of a model of scikit-learn on the test rows, from standardized inputs."""
     one, test = rows_of(name)
+    assert one.data.dataset is not None
     train = one.data.dataset.train
     scale = Standardizer.fit(train.x)
     return peer.fit(scale(train.x), train.y).score(scale(test.x), test.y)

@@ -85,7 +85,9 @@ def test_what_is_dear_is_computed_once():
 
 
 def test_remat_refuses_another_word():
-    with pytest.raises(ValueError, match=r"Remat\.keep is 'nothing' or 'products', got 'dots'"):
+    with pytest.raises(
+        ValueError, match=r"Remat\.keep must be 'nothing' or 'products', got 'dots'"
+    ):
         nn.Remat(nn.Dense(3), keep="dots")  # type: ignore[arg-type]
 
 

@@ -60,7 +60,9 @@ def test_masks_by_a_loop(causal: bool, window: int | None):
 
 
 def test_other_segments_are_refused():
-    with pytest.raises(TypeError, match=r"segment_ids are integers, 0 for padding .* got float32"):
+    with pytest.raises(
+        TypeError, match=r"segment_ids must be integers: 0 for padding, .* got float32"
+    ):
         check_segments(jnp.ones(3), (3,))
     with pytest.raises(TypeError, match=r"got \[1, 2\]"):
         check_segments([1, 2], (2,))

@@ -181,21 +181,33 @@ def test_half_precision_parameters_generate(gpt):
 @pytest.mark.parametrize(
     ("prompts", "options", "text"),
     [
-        ([], {}, "there is no prompt"),
-        ([[1], []], {}, "prompt 1 is empty, and there is nothing to go on from"),
+        ([], {}, "expected at least one prompt"),
+        ([[1], []], {}, "prompt 1 is empty: a prompt must have at least one token"),
         (np.zeros((2, 0), int), {}, "prompt is empty"),
-        ([[1], [0.5]], {}, "prompt 1 is .* wanted integer tokens"),
-        ("abc", {}, "prompts are tokens, got the text 'abc'"),
-        (np.zeros((1, 1, 1), int), {}, r"prompts are tokens \(T,\) or \(rows, T\)"),
-        ([[1], [3, 11]], {}, r"prompt 1 holds token 11 at 1, wanted 0 \.\. 10"),
-        ([[1, -1], [3]], {}, r"prompt 0 holds token -1 at 1, wanted 0 \.\. 10"),
-        (np.array([[1, 2**32 + 1]]), {}, "prompt holds token 4294967297, which no vocabulary has"),
-        ([[1], [2**32 + 1]], {}, "prompt 1 holds token 4294967297, which no vocabulary has"),
-        ([[1]], {"stop": [1.7]}, r"stop is of integer tokens, got \[1.7\]; write stop=\[0\]"),
-        ([[1]], {"key": None}, r"no key was given: write key=jax.random.key\(0\)"),
-        ([[1]], {"temperature": -1.0}, "temperature is a number >= 0"),
-        ([[1]], {"top_k": 0}, "top_k is an int >= 1"),
-        ([[1]], {"top_p": 2.0}, "top_p is a share of the probability"),
+        ([[1], [0.5]], {}, "prompt 1 must be integer tokens, got "),
+        ("abc", {}, "prompts must be tokens, got the text 'abc'"),
+        (np.zeros((1, 1, 1), int), {}, r"prompts must be tokens \(T,\) or \(rows, T\)"),
+        ([[1], [3, 11]], {}, r"prompt 1 contains token 11 at 1, expected 0 \.\. 10"),
+        ([[1, -1], [3]], {}, r"prompt 0 contains token -1 at 1, expected 0 \.\. 10"),
+        (
+            np.array([[1, 2**32 + 1]]),
+            {},
+            "prompt contains token 4294967297, but tokens must fit in int32",
+        ),
+        (
+            [[1], [2**32 + 1]],
+            {},
+            "prompt 1 contains token 4294967297, but tokens must fit in int32",
+        ),
+        (
+            [[1]],
+            {"stop": [1.7]},
+            r"stop must be integer tokens, got \[1.7\]; write for example stop=\[0\]",
+        ),
+        ([[1]], {"key": None}, r"sampling requires a key: write key=jax.random.key\(0\)"),
+        ([[1]], {"temperature": -1.0}, "temperature must be a number >= 0"),
+        ([[1]], {"top_k": 0}, "top_k must be an int >= 1"),
+        ([[1]], {"top_p": 2.0}, "top_p must be a probability"),
         ([[1]], {"steps": 0}, "steps is an int >= 1, got 0"),
         ([[1] * 18], {}, "16"),
         ([[1] * 14], {"steps": 5}, "logits of row 0 are NaN at new token 3, which is token 17"),
@@ -216,9 +228,9 @@ def test_networks_that_cannot_write_are_refused():
     ):
         nn.generate(mixer, params, [[1], [1, 2]], steps=1, temperature=0)
     pooled = nn.Sequential(nn.Embedding(V, 4), nn.Flatten(), nn.Dense(V))
-    with pytest.raises(ValueError, match=r"logits \(1, 2, vocabulary\); this one gives"):
+    with pytest.raises(ValueError, match=r"logits \(1, 2, vocabulary\); this one returns"):
         nn.generate(pooled, {}, [[1, 2]], steps=1, temperature=0)
-    with pytest.raises(TypeError, match="generate wants a layer"):
+    with pytest.raises(TypeError, match="expected a layer, got"):
         nn.generate(GPT(), {}, [[1]], steps=1)  # pyright: ignore[reportArgumentType]
 
 
@@ -249,7 +261,7 @@ def test_state_beside_the_caches_is_kept():
     assert new.tokens.tolist() == [[expected]] and expected != other
     with pytest.raises(ValueError, match=r"keeps state \(1\), but none was given: write nn.gen"):
         nn.generate(net, params, tokens, steps=1, temperature=0)
-    with pytest.raises(ValueError, match="the state is not that of the network: 1/mean: declared"):
+    with pytest.raises(ValueError, match="the state does not match the network: 1/mean: declared"):
         nn.generate(net, params, tokens, steps=1, temperature=0, state={"1": {"var": 0.0}})
 
 

@@ -34,12 +34,12 @@ def test_right_values_change_nothing(params):
 def test_a_token_out_of_range(params):
     wrong = TOKENS.at[0, 1].set(10)
     assert jnp.isnan(jax.jit(NET.apply)(params, wrong)).any()
-    with raises("^at 'embedding': token 10 is outside of a vocabulary of 10$"):
+    with raises("^at 'embedding': token 10 is outside a vocabulary of 10$"):
         nn.checkify(NET.apply)(params, wrong)
     with raises("^at 'embedding': token -1 is outside"):
         nn.checkify(NET.apply)(params, TOKENS.at[0, 0].set(-1))
     bag = nn.EmbeddingBag(4, 2)
-    with raises("^token 4 is outside of a vocabulary of 4$"):
+    with raises("^token 4 is outside a vocabulary of 4$"):
         nn.checkify(bag.apply)(bag.init(KEY, TOKENS), TOKENS + 1)
 
 

@@ -173,26 +173,35 @@ def test_rows_that_see_nothing_have_the_bias():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: nn.MultiHeadAttention(0), "MultiHeadAttention.num_heads is an int >= 1, got 0"),
+        (
+            lambda: nn.MultiHeadAttention(0),
+            "MultiHeadAttention.num_heads must be an int >= 1, got 0",
+        ),
         (
             lambda: nn.MultiHeadAttention(4, num_kv_heads=3),
-            "num_kv_heads divides num_heads, got 3 for 4",
+            "num_kv_heads must divide num_heads, got 3 for 4",
         ),
         (
             lambda: nn.MultiHeadAttention(2, rotary=cast(Any, True)),
-            r"rotary is a value such as nn.RotaryEmbedding\(\), got True",
+            r"rotary must be nn.RotaryEmbedding\(...\), got True",
         ),
         (
             lambda: nn.MultiHeadAttention(2, dropout=1.0),
-            r"dropout is the share dropped, in \[0, 1\); got 1.0",
+            r"dropout must be a dropout rate in \[0, 1\); got 1.0",
         ),
-        (lambda: nn.MultiHeadAttention(2, implementation="flash"), "'xla' or 'cudnn', got 'flash'"),
-        (lambda: nn.MultiHeadAttention(2, soft_cap=0.0), "soft_cap is a number > 0, got 0.0"),
+        (
+            lambda: nn.MultiHeadAttention(2, implementation="flash"),
+            "'xla', or 'cudnn', got 'flash'",
+        ),
+        (lambda: nn.MultiHeadAttention(2, soft_cap=0.0), "soft_cap must be a number > 0, got 0.0"),
         (
             lambda: nn.MultiHeadAttention(2, cache=-1),
-            "cache is a number of positions, 0 for none; got -1",
+            "cache must be a number of positions, 0 for none; got -1",
         ),
-        (lambda: nn.MultiHeadAttention(2, causal=cast(Any, 1)), "causal is True or False, got 1"),
+        (
+            lambda: nn.MultiHeadAttention(2, causal=cast(Any, 1)),
+            "causal must be True or False, got 1",
+        ),
     ],
 )
 def test_settings_refused(make: Any, text: str):
@@ -206,25 +215,29 @@ def test_settings_refused(make: Any, text: str):
         (
             nn.MultiHeadAttention(4),
             (X,),
-            "4 heads do not divide the 6 features of the input: choose heads",
+            "4 heads do not divide the 6 features of the input: change num_heads",
         ),
         (
             nn.MultiHeadAttention(2),
             (X[0, 0],),
             r"of shape \(\.\.\., T, features\), got float32\[6\]",
         ),
-        (nn.MultiHeadAttention(2), (X[:, :0],), r"at least one position, got float32\[2,0,6\]"),
-        (nn.MultiHeadAttention(2), (X, X[0]), "x and memory have the same axes in front"),
-        (nn.MultiHeadAttention(2, causal=True), (X, X), "causal tell of places in one sequence"),
+        (nn.MultiHeadAttention(2), (X[:, :0],), r"at least one step, got float32\[2,0,6\]"),
+        (nn.MultiHeadAttention(2), (X, X[0]), "x and memory must have equal axes before"),
+        (
+            nn.MultiHeadAttention(2, causal=True),
+            (X, X),
+            "causal cannot be used with a memory",
+        ),
         (
             nn.MultiHeadAttention(2, rotary=nn.RotaryEmbedding()),
             (X,),
-            "turns 3 of a head's 3: choose head_dim",
+            "rotates 3 of a head's 3; choose head_dim",
         ),
     ],
 )
 def test_inputs_refused(net: Any, inputs: Any, text: str):
-    with pytest.raises(ValueError, match=rf"at 'block', Attention.*{text}"):
+    with pytest.raises(ValueError, match=rf"at 'block', MultiHeadAttention.*{text}"):
         _At(net).init(KEY, *inputs)
 
 
@@ -238,17 +251,19 @@ class _At(nn.Composite):
 def test_named_inputs_refused():
     net = nn.MultiHeadAttention(2)
     params = net.init(KEY, X)
-    with pytest.raises(ValueError, match=r"at the root.*mask is \(T, S\).*\(2, 2, 5, 5\)"):
+    with pytest.raises(ValueError, match=r"at the root.*mask must be \(T, S\).*\(2, 2, 5, 5\)"):
         net.apply(params, X, mask=jnp.ones((4, 4), bool))
-    with pytest.raises(TypeError, match=r"at the root.*got bool: write mask=\.\.\."):
+    with pytest.raises(TypeError, match=r"at the root.*got bool; use mask=\.\.\."):
         nn.MultiHeadAttention(2, alibi=True).apply(params, X, bias=jnp.ones((5, 5), bool))
     dynamic = nn.MultiHeadAttention(
         1, rotary=nn.RotaryEmbedding(scaling=nn.DynamicNTKScaling(2.0, 3))
     )
     assert dynamic.apply(params, X).shape == X.shape
-    with pytest.raises(ValueError, match=r"at the root.*a row's sequences are of several lengths"):
+    with pytest.raises(
+        ValueError, match=r"at the root.*a row contains sequences of several lengths"
+    ):
         dynamic.apply(params, X, segment_ids=jnp.ones((2, 5), int))
-    with pytest.raises(ValueError, match=r"segment_ids have the shape .*\(2, 5\); got \(5,\)"):
+    with pytest.raises(ValueError, match=r"segment_ids must have the shape .*\(2, 5\); got \(5,\)"):
         net.apply(params, X, segment_ids=jnp.ones(5, int))
-    with pytest.raises(ValueError, match=r"memory_segment_ids have the shape .*\(2, 5\)"):
+    with pytest.raises(ValueError, match=r"memory_segment_ids must have the shape .*\(2, 5\)"):
         net.apply(params, X, X, memory_segment_ids=jnp.ones((2, 4), int))

@@ -36,6 +36,6 @@ def test_the_variance_is_one_over_both_inputs():
 
 
 def test_inputs_of_other_axes():
-    text = "with the same axes before the last, got (float32[2,5,3], float32[5,4]); write jnp.bro"
+    text = "with equal leading axes, got (float32[2,5,3], float32[5,4]); use jnp.bro"
     with pytest.raises(ValueError, match=re.escape(text)):
         nn.Bilinear(6).init(KEY, X, Z[0])

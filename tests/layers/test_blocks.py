@@ -111,7 +111,7 @@ def test_weights_of_a_video_are_shared_over_its_frames():
 @pytest.mark.parametrize(
     ("make", "kind", "text"),
     [
-        (lambda: nn.GatedFeedForward(0), ValueError, "GatedFeedForward.hidden is an int >= 1"),
+        (lambda: nn.GatedFeedForward(0), ValueError, "GatedFeedForward.hidden must be an int >= 1"),
         (
             lambda: nn.GatedFeedForward(4, nn.PReLU()),  # type: ignore[arg-type]
             TypeError,
@@ -120,29 +120,29 @@ def test_weights_of_a_video_are_shared_over_its_frames():
         (
             lambda: nn.SqueezeExcitation(4, "relu"),  # type: ignore[arg-type]
             TypeError,
-            "SqueezeExcitation.activation is a plain function such as jax.nn.gelu, got 'relu'",
+            "SqueezeExcitation.activation must be a plain function such as jax.nn.gelu, got 'relu'",
         ),
-        (lambda: nn.SqueezeExcitation(0), ValueError, "SqueezeExcitation.reduction is an int"),
+        (lambda: nn.SqueezeExcitation(0), ValueError, "SqueezeExcitation.reduction must be an int"),
         (
             lambda: nn.PatchEmbedding(4, (2, 0)),
             ValueError,
-            r"PatchEmbedding.patch is an int >= 1, or a tuple of them .* got \(2, 0\)",
+            r"PatchEmbedding.patch must be an int >= 1, or a tuple of .* got \(2, 0\)",
         ),
-        (lambda: nn.PatchEmbedding(4, ()), ValueError, "PatchEmbedding.patch is an int >= 1"),
+        (lambda: nn.PatchEmbedding(4, ()), ValueError, "PatchEmbedding.patch must be an int >= 1"),
         (
             functools.partial(nn.PatchEmbedding(4, 3).init, KEY, jnp.ones((1, 6, 7, 3))),
             ValueError,
-            r"patches of \(3, 3\) do not divide the window \(6, 7\) of float32\[1,6,7,3\]; pad",
+            r"patches of \(3, 3\) do not divide the axes \(6, 7\) of float32\[1,6,7,3\]; pad",
         ),
         (
             functools.partial(nn.PatchEmbedding(4, 3).init, KEY, jnp.ones((6, 3))),
             ValueError,
-            r"wants an input of shape \(..., 2 axes of the window, channels\)",
+            r"expected an input of shape \(..., 2 spatial axes, channels\)",
         ),
         (
             functools.partial(nn.LayerScale().init, KEY, jnp.ones(())),
             ValueError,
-            r"wants an input of shape \(..., features\)",
+            r"expected an input of shape \(..., features\)",
         ),
     ],
 )

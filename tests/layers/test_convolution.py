@@ -368,9 +368,7 @@ def test_segments_of_frames_pass_by_a_convolution_along_each(net: nn.Layer):
 def test_segments_of_another_axis():
     """Of videos (..., T, H, W, C); and of frames where the convolution keeps a cache along them."""
     net, x = nn.Conv(4, 3, padding="causal"), normals(0, 2, 6, 3, 5, 2)
-    text = (
-        "mark another axis of float32[2,6,3,5,2] than the one convolved: write kernel_size=(1, 3)"
-    )
+    text = "mark an axis of float32[2,6,3,5,2] that is not convolved: write kernel_size=(1, 3)"
     params = net.init(KEY, x)
     fails(f"segment_ids (2, 6) {text}", lambda: net.apply(params, x, segment_ids=SEGMENTS[:2]))
     kept, frames = nn.with_cache(net, 8), x[:, :, 0]
@@ -389,11 +387,11 @@ def test_segments_of_another_axis():
     [
         (
             nn.Conv(4, 3, stride=2),
-            "takes segment_ids with stride 1 and zeros around that keep the le",
+            "segment_ids require stride 1 and zero padding that keeps the le",
         ),
         (nn.Conv(4, 3, padding="valid"), "padding='valid'; write padding='same' or 'causal'"),
-        (nn.Conv(4, 3, padding=2), "that keep the length; got stride=1, padding=2"),
-        (nn.DepthwiseConv(3, padding="circular"), "zeros around that keep the length"),
+        (nn.Conv(4, 3, padding=2), "that keeps the length; got stride=1, padding=2"),
+        (nn.DepthwiseConv(3, padding="circular"), "zero padding that keeps the length"),
         (nn.SeparableConv(4, 3, stride=(2,)), "at 'depthwise', DepthwiseConv"),
     ],
     ids=str,
@@ -416,7 +414,7 @@ def test_segments_that_do_not_fit():
     net = nn.Conv(4, 3)
     params = net.init(KEY, x[0])
     fails(
-        "segment_ids have the shape (..., T) of the sequence, (6, 6); got (3, 6)",
+        "segment_ids must have the shape (..., T) of the sequence, (6, 6); got (3, 6)",
         lambda: net.apply(params, x[0], segment_ids=SEGMENTS),
     )
     for floating in (x[0, ..., 0], x[0, :, 0, 0]):
@@ -442,17 +440,23 @@ IMAGE = jnp.ones((2, 4, 4, 6))
     ("make", "text"),
     [
         (lambda: nn.Conv(6, (3, 3), groups=4), "Conv.features is a multiple of groups=4, got 6"),
-        (lambda: nn.Conv(6, 3, padding="some"), "Conv.padding is 'same', 'valid', 'causal', "),
+        (lambda: nn.Conv(6, 3, padding="some"), "Conv.padding must be 'same', 'valid', 'causal', "),
         (lambda: nn.Conv(6, (3, 3), padding=(1, 2, 3)), "each of the 2 axes; got (1, 2, 3)"),
         (lambda: nn.Conv(6, 3, padding=-1), "an int >= 0"),
         (lambda: nn.Conv(6, (3, 3), padding="causal"), "padding=('causal', 'same')"),
-        (lambda: nn.ConvTranspose(6, 3, padding="causal"), "padding is 'same', 'valid', an int"),
+        (
+            lambda: nn.ConvTranspose(6, 3, padding="causal"),
+            "padding must be 'same', 'valid', an int",
+        ),
         (lambda: nn.Conv(6, (3,) * 4), "with one for each of 1 to 3 axes; got (3, 3, 3, 3)"),
         (lambda: nn.Conv(6, 0), "a tuple with one for each of 1 to 3 axes; got 0"),
-        (lambda: nn.Conv(6, (3, 0)), "Conv.kernel_size is an int >= 1, or a tuple with one for"),
+        (
+            lambda: nn.Conv(6, (3, 0)),
+            "Conv.kernel_size must be an int >= 1, or a tuple with one for",
+        ),
         (lambda: nn.Conv(6, 3, stride=(1, 2)), "the 1 axes of the kernel; got (1, 2)"),
         (lambda: nn.Conv(6, 3, cache=2), "keeps a cache where it is causal, over one axis"),
-        (lambda: nn.Conv(6, 3, 2, padding="causal", cache=2), "has stride 1; got"),
+        (lambda: nn.Conv(6, 3, 2, padding="causal", cache=2), "with stride 1; got"),
         (lambda: nn.ConvTranspose(6, 3, 2, output_padding=2), "below the stride or the dilation"),
     ],
 )
@@ -466,14 +470,22 @@ def test_a_layer_that_cannot_be(make: Any, text: str):
         (nn.Conv(4, (3, 3), groups=4), IMAGE, "the 6 channels of float32[2,4,4,6] are not a mult"),
         (nn.Conv(4, (5, 1), padding="valid"), IMAGE, "the window spans 5 elements (kernel 5, "),
         (nn.Conv(4, 2, dilation=4, padding="valid"), IMAGE, "but axis 2 of float32[2,4,4,6] has 4"),
-        (nn.Conv(4, (3, 3)), jnp.ones((4, 4)), "wants an input of shape (..., height, width, chan"),
-        (nn.Conv(4, 3, padding=1), jnp.ones((2, 0, 3)), "has 0, with 1 before and 1 after it"),
+        (
+            nn.Conv(4, (3, 3)),
+            jnp.ones((4, 4)),
+            "expected an input of shape (..., height, width, chan",
+        ),
+        (nn.Conv(4, 3, padding=1), jnp.ones((2, 0, 3)), "has 0, padded by 1 before and 1 after"),
         (
             nn.Conv(4, 9, padding="reflect"),
             jnp.ones((4, 1)),
-            "3 more on each side at most, but the",
+            "at most 3 elements on each side of an axis of 4, but the",
         ),
-        (nn.Conv(4, 11, padding="circular"), jnp.ones((4, 1)), "an axis of 4 elements 4 more on"),
+        (
+            nn.Conv(4, 11, padding="circular"),
+            jnp.ones((4, 1)),
+            "at most 4 elements on each side of an axis of 4",
+        ),
         (nn.ConvTranspose(6, 3, groups=3), jnp.ones((4, 4)), "not a multiple of groups=3; write"),
         (nn.ConvTranspose(4, 2, padding=4), jnp.ones((4, 1)), "would become -3 elements long: 4 b"),
     ],

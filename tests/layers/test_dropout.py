@@ -84,7 +84,7 @@ def test_integers_are_floats_in_inference_too(net):
     y = net.apply({}, x)
     assert y.dtype == net.apply({}, x, key=KEY, train=True).dtype == jnp.float32
     np.testing.assert_array_equal(y, x)
-    with pytest.raises(TypeError, match=r"at 'a', .*wants an array of shape .*got 1.5; write jnp"):
+    with pytest.raises(TypeError, match=r"at 'a', .*expected an array of shape .*got 1.5; use jnp"):
         nn.Sequential(a=net).apply({"a": {}}, 1.5)
 
 
@@ -161,16 +161,19 @@ def test_traced_strengths(kind):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: nn.AlphaDropout(1.0), r"AlphaDropout.rate is the share dropped, in \[0, 1\)"),
-        (lambda: nn.StochasticDepth(-0.1), r"StochasticDepth.rate is the share dropped"),
-        (lambda: nn.GaussianNoise(-0.1), r"GaussianNoise.stddev is the noise's .* >= 0; got -0.1"),
+        (lambda: nn.AlphaDropout(1.0), r"AlphaDropout.rate must be a dropout rate in \[0, 1\)"),
+        (lambda: nn.StochasticDepth(-0.1), r"StochasticDepth.rate must be a dropout rate"),
+        (
+            lambda: nn.GaussianNoise(-0.1),
+            r"GaussianNoise.stddev must be a standard deviation.* >= 0; got -0.1",
+        ),
         (
             lambda: nn.Dropout(0.1, broadcast_dims=True),
-            r"Dropout.broadcast_dims is an axis or several",
+            r"Dropout.broadcast_dims must be an axis or a tuple",
         ),
         (
             lambda: nn.Dropout(0.1, broadcast_dims=-2).apply({}, jnp.ones(3)),
-            r"drops along axis -2, which float32\[3\] does not have",
+            r"cannot drop along axis -2, which float32\[3\] lacks",
         ),
     ],
 )
@@ -204,7 +207,7 @@ def test_a_rate_that_rounds_to_one_is_refused(kind):
     name = kind.__name__
     with pytest.raises(ValueError, match=f"{name}.rate .* got 0.999999999, which is 1 in float32"):
         kind(0.999999999)
-    with pytest.raises(ValueError, match=r"write Attention\(dropout=0.999\)"):
+    with pytest.raises(ValueError, match=r"write MultiHeadAttention\(dropout=0.999\)"):
         nn.MultiHeadAttention(2, dropout=0.999999999)
 
 

@@ -66,14 +66,16 @@ def test_the_fan_is_that_of_the_letters_summed():
     ],
 )
 def test_an_equation_that_cannot_be(equation, shape):
-    text = f"Einsum.equation is 'x,w->y' with a letter for each axis, .*; got {equation!r}; write"
+    text = (
+        f"Einsum.equation must be 'x,w->y' with a letter for each axis, .*; got {equation!r}; write"
+    )
     with pytest.raises(ValueError, match=text):
         nn.Einsum(equation, shape)
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 0), (2, 3, 4), 6])
 def test_a_shape_that_is_not_of_w(shape):
-    text = f"Einsum.shape is that of w: an int >= 1 for each letter of 'bc'; got {shape!r}"
+    text = f"Einsum.shape must have an int >= 1 for each letter of w, 'bc'; got {shape!r}"
     with pytest.raises(ValueError, match=re.escape(text)):
         nn.Einsum("ab,bc->ac", shape)
 
@@ -83,7 +85,7 @@ def test_a_shape_that_is_not_of_w(shape):
     [
         ("ab,bc->ac", jnp.ones((4, 3)), "axes 'ab', of sizes {'b': 2}, got float32[4,3]"),
         ("ab,bc->ac", jnp.ones((5, 4, 2)), "axes 'ab', of sizes {'b': 2}, got float32[5,4,2]"),
-        ("...ab,bc->...ac", jnp.ones(2), "wants an input of shape (..., a, b), got float32[2]"),
+        ("...ab,bc->...ac", jnp.ones(2), "expected an input of shape (..., a, b), got float32[2]"),
     ],
 )
 def test_an_input_that_does_not_fit(equation, x, text):

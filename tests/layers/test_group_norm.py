@@ -136,11 +136,15 @@ def test_numbers_of_1e4_in_half_precision(net, dtype):
     ("net", "shape", "text"),
     [
         (nn.GroupNorm(3), (2, 5, 4), r"3 groups do not divide the 4 features of float32\[2,5,4\]"),
-        (nn.GroupNorm(2), (4,), r"wants an input of shape \(examples, ..., features\)"),
-        (nn.GroupNorm(2, spatial=2), (3, 4), r"\(..., 2 axes of the window, features\)"),
-        (nn.InstanceNorm(), (2, 4), r"over a window, which float32\[2,4\] does not have"),
-        (nn.LayerNorm(axis=(0, 2)), (2, 4), r"normalizes axis 2, which float32\[2,4\]"),
-        (nn.RMSNorm(axis=(1, -1)), (2, 4), r"the axes \(1, -1\), two of which are one in"),
+        (nn.GroupNorm(2), (4,), r"expected an input of shape \(examples, ..., features\)"),
+        (nn.GroupNorm(2, spatial=2), (3, 4), r"\(..., 2 window axes, features\)"),
+        (
+            nn.InstanceNorm(),
+            (2, 4),
+            r"a window to normalize each feature over, but float32\[2,4\] has none",
+        ),
+        (nn.LayerNorm(axis=(0, 2)), (2, 4), r"cannot normalize axis 2, which float32\[2,4\]"),
+        (nn.RMSNorm(axis=(1, -1)), (2, 4), r"axes \(1, -1\): two are the same axis of"),
         (nn.LocalResponseNorm(), (), r"shape \(..., features\), got float32\[\]"),
     ],
     ids=str,
@@ -153,11 +157,11 @@ def test_inputs_that_do_not_fit(net, shape, text):
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: nn.GroupNorm(0), "GroupNorm.groups is an int >= 1, got 0"),
-        (lambda: nn.GroupNorm(2, eps=-1.0), "GroupNorm.eps is a number >= 0"),
-        (lambda: nn.InstanceNorm(spatial=-1), "InstanceNorm.spatial is the number of axes"),
-        (lambda: nn.LayerNorm(axis=()), r"LayerNorm.axis is the axis to normalize, or several"),
-        (lambda: nn.LocalResponseNorm(0), "LocalResponseNorm.size is an int >= 1"),
+        (lambda: nn.GroupNorm(0), "GroupNorm.groups must be an int >= 1, got 0"),
+        (lambda: nn.GroupNorm(2, eps=-1.0), "GroupNorm.eps must be a number >= 0"),
+        (lambda: nn.InstanceNorm(spatial=-1), "InstanceNorm.spatial must be the number of axes"),
+        (lambda: nn.LayerNorm(axis=()), r"LayerNorm.axis must be an axis or a tuple of axes"),
+        (lambda: nn.LocalResponseNorm(0), "LocalResponseNorm.size must be an int >= 1"),
     ],
 )
 def test_fields_that_do_not_fit(make, text):

@@ -124,21 +124,25 @@ def test_both_directions():
 
 
 def test_refused():
-    with pytest.raises(ValueError, match=r"radii 0 <= min_radius < max_radius <= 1, got min_rad"):
+    with pytest.raises(
+        ValueError, match=r"requires 0 <= min_radius < max_radius <= 1, got min_rad"
+    ):
         nn.LinearRecurrence(3, 0.9, 0.5)
-    with pytest.raises(TypeError, match=r"LinearRecurrence.min_radius is a number, got 'a'"):
+    with pytest.raises(TypeError, match=r"LinearRecurrence.min_radius must be a number, got 'a'"):
         nn.LinearRecurrence(3, min_radius=cast(Any, "a"))
-    with pytest.raises(ValueError, match=r"LinearRecurrence.max_phase is an angle > 0, got 0.0"):
+    with pytest.raises(
+        ValueError, match=r"LinearRecurrence.max_phase must be an angle > 0, got 0.0"
+    ):
         nn.LinearRecurrence(3, max_phase=0.0)
-    with pytest.raises(ValueError, match=r"so it cannot take one piece by piece"):
+    with pytest.raises(ValueError, match=r"so it cannot receive one in chunks"):
         nn.with_cache(nn.LinearRecurrence(3, reverse=True))
     net, x = nn.LinearRecurrence(3), jnp.ones((2, 4, 2))
     params = net.init(KEY, x)
-    with pytest.raises(ValueError, match=r"a sequence of length 0, float32\[2,0,2\]"):
+    with pytest.raises(ValueError, match=r"a sequence of at least one step, got float32\[2,0,2\]"):
         net.apply(params, x[:, :0])
-    with pytest.raises(ValueError, match=r"wants an input of shape \(\.\.\., T, features\)"):
+    with pytest.raises(ValueError, match=r"expected an input of shape \(\.\.\., T, features\)"):
         net.init(KEY, jnp.ones(3))
-    with pytest.raises(ValueError, match=r"segment_ids have the shape"):
+    with pytest.raises(ValueError, match=r"segment_ids must have the shape"):
         net.apply(params, x, segment_ids=jnp.ones((2, 2), int))
     kept = nn.with_cache(net)
     with pytest.raises(ValueError, match=r"keeps a cache of 256 positions"):

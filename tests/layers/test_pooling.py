@@ -197,45 +197,48 @@ BAD: Any = 1
 REFUSED = [
     (
         lambda: nn.MaxPool(0),
-        "MaxPool.kernel_size is an int >= 1, or a tuple with one for each of 1",
+        "MaxPool.kernel_size must be an int >= 1, or a tuple with one for each of 1",
     ),
     (lambda: nn.MaxPool((2, 2, 2, 2)), "for each of 1 to 3 axes; got (2, 2, 2, 2)"),
     (
         lambda: nn.AvgPool((2, 2), stride=(1,)),
-        "AvgPool.stride is an int >= 1, or a tuple with one for each of the 2 axes of the "
+        "AvgPool.stride must be an int >= 1, or a tuple with one for each of the 2 axes of the "
         "kernel; got (1,)",
     ),
-    (lambda: nn.MinPool(2, dilation=0), "MinPool.dilation is an int >= 1"),
-    (lambda: nn.MaxPool(2, padding="full"), "MaxPool.padding is 'same', 'valid', an int >= 0"),
-    (lambda: nn.AvgPool(2, padding=-1), "int or a pair of ints for each of the 1 axes; got -1"),
-    (lambda: nn.AvgPool(2, ceil_mode=BAD), "AvgPool.ceil_mode is True or False, got 1"),
-    (lambda: nn.LpPool(0, 2), "LpPool.p is a number > 0, got 0; for the maximum write MaxPool"),
-    (lambda: nn.AdaptiveMaxPool((0, 1)), "AdaptiveMaxPool.output_size is an int >= 1"),
-    (lambda: nn.GlobalAvgPool(-1), "GlobalAvgPool.start is an axis, an int >= 0; got -1"),
+    (lambda: nn.MinPool(2, dilation=0), "MinPool.dilation must be an int >= 1"),
+    (lambda: nn.MaxPool(2, padding="full"), "MaxPool.padding must be 'same', 'valid', an int >= 0"),
+    (lambda: nn.AvgPool(2, padding=-1), "int, or a pair of ints for each of the 1 axes; got -1"),
+    (lambda: nn.AvgPool(2, ceil_mode=BAD), "AvgPool.ceil_mode must be True or False, got 1"),
+    (
+        lambda: nn.LpPool(0, 2),
+        "LpPool.p must be a number > 0, got 0; for the maximum, write MaxPool",
+    ),
+    (lambda: nn.AdaptiveMaxPool((0, 1)), "AdaptiveMaxPool.output_size must be an int >= 1"),
+    (lambda: nn.GlobalAvgPool(-1), "GlobalAvgPool.start must be an int >= 0, got -1"),
     (
         lambda: nn.MaxPool((9, 2)).apply({}, X),
         "a window that spans 9 elements (kernel 9, dilation 1) does not fit axis -3 of an array "
-        "(2, 5, 6, 3), with 0 before and 0 after it; write a smaller kernel, or padding='same'",
+        "(2, 5, 6, 3) padded by 0 before, 0 after; use a smaller kernel, or padding='same'",
     ),
     (lambda: nn.AvgPool(2).apply({}, jnp.ones((0, 1))), "does not fit axis -2 of an array"),
     (
         lambda: nn.Sequential(pool=nn.AvgPool(3, padding=3)).apply({"pool": {}}, X[0, 0]),
-        "would lie in the padding alone on axis -2 of an array (6, 3), with 3 before and 3 after it"
-        "; write padding=1, say",
+        "would lie wholly in the padding of axis -2 of an array (6, 3) padded by 3 before, 3 "
+        "after; use less padding, for example padding=1",
     ),
     (
         lambda: nn.MaxPool((2, 2)).apply({}, X[0, 0]),
-        "wants an input of shape (..., height, width, features), got float32[6,3]",
+        "expected an input of shape (..., height, width, features), got float32[6,3]",
     ),
     (lambda: nn.AdaptiveAvgPool(2).apply({}, X[:, 0, :0]), "axis -2 of an array (2, 0, 3)"),
     (
         lambda: nn.GlobalMaxPool().apply({}, X[0, 0]),
-        "wants an input of shape (*1 batch axes, *axes, features), got float32[6,3]",
+        "expected an input of shape (*1 batch axes, *axes, features), got float32[6,3]",
     ),
     (lambda: nn.GlobalMaxPool().apply({}, X[:, :0]), "cannot pool float32[2,0,6,3]"),
     (
         lambda: jax.jit(lambda n: nn.MaxPool(n).apply({}, X))(2),
-        "gives a shape: pass a Python int, under jax.jit by static_argnums",
+        "sets a shape: pass a Python int, for example by static_argnums of jax.jit",
     ),
 ]
 

@@ -139,17 +139,17 @@ def test_a_share_that_is_rounded_turns_what_it_says(fraction: float):
 
 def test_past_the_table():
     net, x = nn.LearnedPositions(3), normals(0, 4, 2)
-    with pytest.raises(ValueError, match=r"has 3 positions.*comes to position 3.*Positions\(6\)"):
+    with pytest.raises(ValueError, match=r"has 3 positions.*reaches position 3.*Positions\(6\)"):
         net.apply({"w": jnp.ones((3, 2))}, x)
     params, packed = {"w": jnp.ones((3, 2))}, jnp.array([1, 1, 2, 2])
     assert jnp.isfinite(net.apply(params, x, segment_ids=packed)).all()
-    with pytest.raises(ValueError, match="has 3 positions, and the sequence comes to position 3"):
+    with pytest.raises(ValueError, match="has 3 positions, but the sequence reaches position 3"):
         net.apply(params, x, segment_ids=jnp.ones(4, int))
     y = jax.jit(lambda s: net.apply(params, x, segment_ids=s))(jnp.ones(4, int))
     assert jnp.isfinite(y[:3]).all() and jnp.isnan(y[3]).all()
     cached = nn.with_cache(net)
     _, state = cached.apply(params, x[:3], state=cached.init_state(x[:3]))
-    with pytest.raises(ValueError, match="comes to position 3"):
+    with pytest.raises(ValueError, match="reaches position 3"):
         cached.apply(params, x[:1], state=state)
 
 
@@ -158,16 +158,19 @@ def test_past_the_table():
     [
         (
             lambda: nn.RotaryEmbedding(fraction=1.5),
-            r"share of the features that turn, in \(0, 1\]; got 1.5",
+            r"fraction of the features, in \(0, 1\]; got 1.5",
         ),
-        (lambda: nn.RotaryEmbedding(base=0.0), "RotaryEmbedding.base is a number > 0, got 0.0"),
+        (
+            lambda: nn.RotaryEmbedding(base=0.0),
+            "RotaryEmbedding.base must be a number > 0, got 0.0",
+        ),
         (
             lambda: nn.RotaryEmbedding(scaling=cast(Any, 2.0)),
-            "a rule such as Linear.*, got 2.0",
+            "a rule such as Linear.*; got 2.0",
         ),
-        (lambda: nn.LinearScaling(-1.0), "LinearScaling.factor is a number > 0, got -1.0"),
-        (lambda: nn.LearnedPositions(0), "LearnedPositions.length is an int >= 1, got 0"),
-        (lambda: nn.SinusoidalPositions(base=-1.0), "base is a number > 0, got -1.0"),
+        (lambda: nn.LinearScaling(-1.0), "LinearScaling.factor must be a number > 0, got -1.0"),
+        (lambda: nn.LearnedPositions(0), "LearnedPositions.length must be an int >= 1, got 0"),
+        (lambda: nn.SinusoidalPositions(base=-1.0), "base must be a number > 0, got -1.0"),
         (lambda: nn.SinusoidalPositions().apply({}, jnp.ones(3)), r"\(\.\.\., T, features\), got"),
     ],
 )
@@ -186,13 +189,15 @@ def test_longrope_refused():
     attention = nn.MultiHeadAttention(1, 4, causal=True, rotary=nn.RotaryEmbedding(scaling=rule))
     x = normals(0, 3, 4)
     assert attention.apply(attention.init(KEY, x), x).shape == (3, 4)
-    with pytest.raises(ValueError, match="as many short as long ones; got 1 and 2"):
+    with pytest.raises(ValueError, match="for the same pairs; got 1 short and 2 long"):
         nn.LongRoPEScaling((1.0,), (2.0, 4.0), 8, 4.0)
-    with pytest.raises(ValueError, match=r"LongRoPEScaling.long is a number > 0, got -1.0"):
+    with pytest.raises(ValueError, match=r"LongRoPEScaling.long must be a number > 0, got -1.0"):
         nn.LongRoPEScaling((1.0,), (-1.0,), 8, 4.0)
-    with pytest.raises(ValueError, match="has 2 factors, but 8 features turn, which are 4 pairs"):
+    with pytest.raises(
+        ValueError, match="has 2 factors, but 8 features are rotated, which are 4 pairs"
+    ):
         nn.RotaryEmbedding(scaling=rule).rotate(normals(0, 3, 1, 8), jnp.arange(3), 3)
-    with pytest.raises(ValueError, match="which keys in a cache cannot follow"):
+    with pytest.raises(ValueError, match="which cached keys cannot follow"):
         nn.with_cache(attention)
-    with pytest.raises(ValueError, match="a row's sequences are of several lengths"):
+    with pytest.raises(ValueError, match="a row contains sequences of several lengths"):
         attention.apply(attention.init(KEY, x), x, segment_ids=jnp.ones(3, int))

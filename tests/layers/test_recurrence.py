@@ -222,11 +222,13 @@ def test_a_step_by_hand():
 
 def test_refused():
     x = jnp.ones((2, 3))
-    with pytest.raises(ValueError, match=r"LSTMCell.features is an int >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"LSTMCell.features must be an int >= 1, got 0"):
         nn.LSTMCell(0)
-    with pytest.raises(TypeError, match=r"RNNCell.activation is a plain function such as"):
+    with pytest.raises(TypeError, match=r"RNNCell.activation must be a plain function such as"):
         nn.RNNCell(2, 3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"ConvLSTMCell.kernel_size is an int >= 1, or a tuple"):
+    with pytest.raises(
+        ValueError, match=r"ConvLSTMCell.kernel_size must be an int >= 1, or a tuple"
+    ):
         nn.ConvLSTMCell(2, (3, 0))
     cell = nn.GRUCell(2)
     params = cell.init(KEY, cell.initial_carry(x), x)

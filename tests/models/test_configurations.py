@@ -17,28 +17,34 @@ from tests.cases import KEY, floats
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: MLP(depth=-1), "MLP.depth is an int >= 0, got -1"),
-        (lambda: LeNet(channels=(6, 0)), r"LeNet.channels is a tuple of ints >= 1, got \(6, 0\)"),
-        (lambda: LeNet(hidden=(120,)), r"LeNet.hidden has 2 sizes, got \(120,\)"),  # type: ignore[arg-type]
-        (lambda: CharLSTM(layers=0), "CharLSTM.layers is an int >= 1, got 0"),
+        (lambda: MLP(depth=-1), "MLP.depth must be an int >= 0, got -1"),
+        (
+            lambda: LeNet(channels=(6, 0)),
+            r"LeNet.channels must be a tuple of ints >= 1, got \(6, 0\)",
+        ),
+        (lambda: LeNet(hidden=(120,)), r"LeNet.hidden must have 2 sizes, got \(120,\)"),  # type: ignore[arg-type]
+        (lambda: CharLSTM(layers=0), "CharLSTM.layers must be an int >= 1, got 0"),
         (lambda: CharLSTM(dropout=1.0), r"Dropout.rate .* in \[0, 1\)"),
-        (lambda: ResNet(stages=()), r"ResNet.stages is a tuple of ints >= 1, got \(\)"),
-        (lambda: ResNet(stem="tiny"), "ResNet.stem is 'imagenet' or 'cifar', got 'tiny'"),  # type: ignore[arg-type]
-        (lambda: ViT(patch=15), "ViT.patch divides the image, got patches of 15 for images of 224"),
+        (lambda: ResNet(stages=()), r"ResNet.stages must be a tuple of ints >= 1, got \(\)"),
+        (lambda: ResNet(stem="tiny"), "ResNet.stem must be 'imagenet' or 'cifar', got 'tiny'"),  # type: ignore[arg-type]
+        (
+            lambda: ViT(patch=15),
+            "ViT.patch must divide the image size, got patches of 15 for images of 224",
+        ),
         (
             lambda: ViT(num_heads=7),
-            "ViT.num_heads divides the width, got 7 heads for a width of 768",
+            "ViT.num_heads must divide the width, got 7 for a width of 768",
         ),
         (
             lambda: GPT(num_heads=5),
-            "GPT.num_heads divides the width, got 5 heads for a width of 384",
+            "GPT.num_heads must divide the width, got 5 for a width of 384",
         ),
-        (lambda: GPT(norm="batch"), "GPT.norm is 'layer' or 'rms', got 'batch'"),  # type: ignore[arg-type]
-        (lambda: GPT(num_kv_heads=4), "num_kv_heads divides num_heads, got 4 for 6"),
-        (lambda: GPT(num_heads=128, positions="rotary"), "turn.* pairs of features"),
-        (lambda: GPT(hidden=0), "GPT.hidden is an int >= 1, got 0"),
-        (lambda: GPT(dropout=-0.1), r"dropout is the share .* in \[0, 1\); got -0.1"),
-        (lambda: UNet(width=True), "UNet.width is an int >= 1, got True"),
+        (lambda: GPT(norm="batch"), "GPT.norm must be 'layer' or 'rms', got 'batch'"),  # type: ignore[arg-type]
+        (lambda: GPT(num_kv_heads=4), "num_kv_heads must divide num_heads, got 4 for 6"),
+        (lambda: GPT(num_heads=128, positions="rotary"), "rotate pairs of features"),
+        (lambda: GPT(hidden=0), "GPT.hidden must be an int >= 1, got 0"),
+        (lambda: GPT(dropout=-0.1), r"dropout must be a dropout rate in \[0, 1\); got -0.1"),
+        (lambda: UNet(width=True), "UNet.width must be an int >= 1, got True"),
     ],
 )
 def test_what_makes_no_network(build: Any, text: str):
@@ -62,7 +68,9 @@ def test_written_and_read(config: Any):
 def test_vit_wants_images_of_its_size():
     net = ViT(image=8, patch=4, layers=1, width=4, num_heads=1).network(3)
     for shape in ((1, 4, 4, 3), (1, 4, 16, 3)):
-        with pytest.raises(ValueError, match=r"wants images \(\.\.\., 8, 8, C\).*got float32\[1,4"):
+        with pytest.raises(
+            ValueError, match=r"expected images \(\.\.\., 8, 8, C\).*got float32\[1,4"
+        ):
             net.init(KEY, floats(*shape))
 
 

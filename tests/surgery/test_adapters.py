@@ -104,9 +104,9 @@ def test_adapters_train_alone(params):
 
 
 def test_refused(params):
-    with pytest.raises(ValueError, match=r"finds no parameter that fits 'x/\*'; there are: body/0"):
+    with pytest.raises(ValueError, match=r"no parameter matches 'x/\*'; parameters are: body/0"):
         nn.add_lora(NET, params, KEY, X, match="x/*")
-    with pytest.raises(ValueError, match=r"'b' has the one axis \(4,\), which LoRA cannot adapt"):
+    with pytest.raises(ValueError, match=r"'b' has only one axis, \(4,\), which LoRA cannot adapt"):
         nn.LoRA(nn.Dense(4), match="b").spec(X)
     with pytest.raises(ValueError, match=r"not those of this network .*\n.*head/1/b: declared \(4"):
         wrong = {**params, "head": ({}, {**params["head"][1], "b": jnp.ones(5)})}
@@ -115,13 +115,13 @@ def test_refused(params):
         nn.merge_lora(NET, params)
     with pytest.raises(TypeError, match=r"add_lora wants a layer, got 3; write nn.add_lora\("):
         nn.add_lora(cast(Any, 3), params, KEY, X)
-    with pytest.raises(ValueError, match=r"LoRA.rank is an int >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"LoRA.rank must be an int >= 1, got 0"):
         nn.LoRA(nn.Dense(3), rank=0)
-    with pytest.raises(TypeError, match=r"LoRA.scale is a number, got 'a'"):
+    with pytest.raises(TypeError, match=r"LoRA.scale must be a number, got 'a'"):
         nn.LoRA(nn.Dense(3), scale=cast(Any, "a"))
     net, more = tuned(params)
     more["conv"]["w"]["up"] = jnp.ones((3, 3))
     with pytest.raises(ValueError, match=r"conv/w/up: declared \(2, 2\), got \(3, 3\)"):
         net.apply(more, X)
-    with pytest.raises(Mismatch, match="'conv/w' is a dict of base, down and up that fit"):
+    with pytest.raises(Mismatch, match="'conv/w' must be a dict of base, down, and up with"):
         nn.merge_lora(net, more)

@@ -166,10 +166,10 @@ def test_writing_past_the_length():
     _, state = decode(net, params, X, 3)
     with pytest.raises(
         ValueError,
-        match=r"cache has 4 positions, of which 3 are taken: 2 more .*with_cache\(net, leng",
+        match=r"cache of 4 positions holds 3, so 2 more .*with_cache\(net, leng",
     ):
         net.apply(params, X[:, :2], state=state)
-    with pytest.raises(ValueError, match="of which 0 are taken: 6 more do not fit"):
+    with pytest.raises(ValueError, match="holds 0, so 6 more do not fit"):
         net.init_state(X)
     y, state = step(net, params, X[:, 3:4], state)
     assert jnp.isfinite(y).all()
@@ -282,17 +282,19 @@ def test_memory_is_not_cached():
 def test_refused_with_a_cache():
     net = nn.with_cache(nn.MultiHeadAttention(2, causal=True), 8)
     params, state = net.init(KEY, X), net.init_state(X)
-    with pytest.raises(ValueError, match="cache of 8 positions, which is for inference: train the"):
+    with pytest.raises(
+        ValueError, match="cache of 8 positions, which is for inference only: train the"
+    ):
         net.apply(params, X, state=state, train=True)
-    with pytest.raises(ValueError, match="a mask or a bias says nothing of the keys in a cache"):
+    with pytest.raises(ValueError, match="a mask or a bias does not cover the cached keys"):
         net.apply(params, X, state=state, mask=jnp.ones((6, 6), bool))
     with pytest.raises(ValueError, match=r"keeps state \(keys, values, .*init_state\(x\)"):
         net.apply(params, X)
-    with pytest.raises(ValueError, match=r"looks at later positions.*causal=True"):
+    with pytest.raises(ValueError, match=r"attends to later positions.*causal=True"):
         nn.with_cache(nn.MultiHeadAttention(2), 8).init(KEY, X)
     rotary = nn.RotaryEmbedding(scaling=nn.DynamicNTKScaling(2.0, 16))
     with pytest.raises(ValueError, match=r"changes the angles of all positions.*nn.NTKScaling"):
         nn.with_cache(nn.MultiHeadAttention(2, causal=True, rotary=rotary), 8)
-    with pytest.raises(ValueError, match="for inference: train the network"):
+    with pytest.raises(ValueError, match="for inference only: train the network"):
         positions = nn.with_cache(nn.SinusoidalPositions(), 8)
         positions.apply({}, X, state=positions.init_state(X), train=True)

@@ -138,9 +138,15 @@ def test_a_traced_number():
 @pytest.mark.parametrize(
     ("net", "path", "value", "kind", "text"),
     [
-        (nn.Sequential(nn.Dense(3)), "0/features", 0, ValueError, "Dense.features is an int >= 1"),
+        (
+            nn.Sequential(nn.Dense(3)),
+            "0/features",
+            0,
+            ValueError,
+            "Dense.features must be an int >= 1",
+        ),
         (STACK, "blocks/1/scale", -1.0, ValueError, "Block.scale is a number > 0, got -1.0"),
-        (STACK, "blocks/1/n", 0, ValueError, "Repeat wants a number of copies n >= 1"),
+        (STACK, "blocks/1/n", 0, ValueError, "Repeat expects a number of copies"),
         (
             nn.Sequential(nn.Dense(3)),
             "0",
@@ -153,12 +159,18 @@ def test_a_traced_number():
             "0",
             None,
             TypeError,
-            "Sequential[0] wants a layer or a function",
+            "Sequential[0] must be a layer or a function",
         ),
         (nn.Remat(nn.Dense(3)), "inner", 5, TypeError, "Remat.inner wants a layer or a function"),
         (STACK, "blocks", [BLOCK], TypeError, "Stack.blocks got a list"),
         (nn.Dense(3), "w_init", jnp.ones(3), TypeError, "Dense.w_init got an array"),
-        (nn.Parallel(nn.Dense(3)), "merge", 5, TypeError, "Parallel.merge is a plain function"),
+        (
+            nn.Parallel(nn.Dense(3)),
+            "merge",
+            5,
+            TypeError,
+            "Parallel.merge must be a plain function",
+        ),
     ],
 )
 def test_a_wrong_value_raises_as_the_constructor_does(net, path, value, kind, text):

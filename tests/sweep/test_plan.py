@@ -325,8 +325,8 @@ def test_trials_that_have_no_program_are_counted():
     found = {RATE: TRACED, "model.width": "it gives a shape"}
     trials = [{RATE: 0.1, "model.width": width} for width in (16, 0, 0)]
     plan = make_plan(planner(space, found, trials=3), trials, measured(Way("loop", 1), 0.01))
-    assert dict(plan.failed) == {"ValueError: MLP.width is an int >= 1, got 0": 2}
-    assert "  no program for 2 trials: ValueError: MLP.width is an int >= 1, got 0" in str(
+    assert dict(plan.failed) == {"ValueError: MLP.width must be an int >= 1, got 0": 2}
+    assert "  no program for 2 trials: ValueError: MLP.width must be an int >= 1, got 0" in str(
         plan
     ).split("\n")
     assert [count for _, count in plan.groups] == [1]

@@ -87,7 +87,7 @@ def test_numbers_of_the_optimizer_the_network_and_the_loss_are_traced():
 def test_what_gives_a_shape_is_static_and_the_reason_says_where():
     why = found({"model.width": Choice(16, 32)})["model.width"]
     place = r"layers/checks\.py:\d+, '.+': "
-    said = r"Dense\.features is the traced number JitTracer\(.*\), but gives a shape: .*"
+    said = r"Dense\.features is the traced number JitTracer\(.*\), but sets a shape: .*"
     assert re.fullmatch(place + said, why)
 
 

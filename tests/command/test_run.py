@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 import warnings
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,7 +53,7 @@ def load(config=None):
     return data.Dataset("toy", part(40), part(10), part(20), **names)
 
 
-def build(config, dataset, task=train.BinaryClassification()):  # noqa: B008
+def build(config, dataset, task: Any = train.BinaryClassification()):  # noqa: B008
     steps = len(dataset.train.y) // config.batch_size * config.epochs
     scale = data.Standardizer.fit(dataset.train.x)
     net = nn.Sequential(scale=scale.layer(), mlp=config.model.network(task.outputs))

@@ -795,8 +795,8 @@ def test_fields_of_the_layers(make, text):
 @pytest.mark.parametrize(
     ("net", "inputs", "text"),
     [
-        (nn.LayerNorm(), jnp.ones(()), "normalizes axis -1, which float32[] does not have"),
-        (nn.BatchNorm(axis=5), X, "normalizes axis 5, which float32[2,4] does not have"),
+        (nn.LayerNorm(), jnp.ones(()), "cannot normalize axis -1, which float32[] does not have"),
+        (nn.BatchNorm(axis=5), X, "cannot normalize axis 5, which float32[2,4] does not have"),
         (nn.LayerNorm(), 3.0, "expected an array, got 3.0; use jnp.asarray(x)"),
         (
             nn.Embedding(5, 3),
@@ -809,7 +809,7 @@ def test_fields_of_the_layers(make, text):
         (
             nn.Reshape((3, 3)),
             X,
-            "cannot give float32[2,4] the shape (3, 3) from axis 1 on: it has 4",
+            "cannot reshape float32[2,4] to (3, 3) from axis 1 on: it has 4",
         ),
     ],
     ids=lambda item: str(item)[:30],

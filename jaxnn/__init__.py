@@ -56,7 +56,7 @@ from .core.layer import Layer, LayerLike
 from .core.pair import layer
 from .core.paths import fold_in
 from .core.primitive import Primitive
-from .core.wrapper import Wrapper
+from .core.wrapper import Wrapper, intercept
 from .layers.activation import PReLU
 from .layers.attention import MultiHeadAttention
 from .layers.bilinear import Bilinear
@@ -105,6 +105,7 @@ from .layers.shape import Flatten, Reshape
 from .layers.squeeze_excitation import SqueezeExcitation
 from .layers.transformer import DecoderLayer, EncoderLayer
 from .layers.upsample import Upsample
+from .tree import layers, map_layers
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -233,9 +234,12 @@ __all__ = [
     "he_normal",
     "he_uniform",
     "identity",
+    "intercept",
     "layer",
+    "layers",
     "lecun_normal",
     "lecun_uniform",
+    "map_layers",
     "merge_lora",
     "normal",
     "ones",

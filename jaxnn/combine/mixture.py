@@ -5,16 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
-from ..core import paths
 from ..core.binding import without_padding
-from ..core.calls import Arrays, Call, Outcome
+from ..core.calls import Call, Outcome
 from ..core.composite import Composite
-from ..core.declarations import Declaration, describe, is_array, split_arrays, stacked
+from ..core.declarations import describe, split_arrays
 from ..core.initializers import lecun_normal
-from ..core.layer import Layer, LayerLike, declared
+from ..core.layer import Layer, LayerLike
 from ..core.values import is_traced
 from ..functional.linear import floating_type, wider_type
 from ..functional.routing import collect, dispatch, route
@@ -23,7 +20,6 @@ from ..layers.checks import check_positive, check_rank
 from ..layers.dense import Dense
 from .capture import Tap
 from .ensemble import Ensemble
-from .repeat import check_stacked
 
 
 class MixtureOfExperts(Composite):
@@ -142,33 +138,14 @@ def _marks(layer: Any, segment_ids: Any) -> dict[str, Any]:
 class Each(Ensemble):
     """An Ensemble in which member i gets element i of each input; it prints as the member."""
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        def first(leaf: Any) -> Any:
-            return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) if is_array(leaf) else leaf
+    def _evaluate(self, call: Call) -> Outcome:
+        mapped, join = split_arrays((call.inputs, call.named))
 
-        declaration = declared(self.wrapped, method, *jax.tree.map(first, (inputs, named)))
-        params, state = stacked(declaration, self.n)
-        output = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((self.n, *a.shape), a.dtype), declaration.output
-        )
-        return Declaration(params, state, output)
+        def given(call: Call, each: Any) -> Call:
+            inputs, named = join(each)
+            return call.replace(inputs=inputs, named=named)
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        params, state, key = call.arrays()
-        check_stacked((params, state), self.n)
-        hashes = np.array([paths.segment_hash(i) for i in range(self.n)], np.uint32)
-        given, join = split_arrays((inputs, named))
-
-        def member(arrays: Any) -> Outcome:
-            params, state, number, given = arrays
-            below = None if key is None else jax.random.fold_in(key, number)
-            call_below = call.with_arrays(Arrays(params, state, below))
-            return self.wrapped._evaluate(call_below, method, *join(given))
-
-        members = (params, state, jnp.asarray(hashes), given)
-        if key is not None and "threefry" not in str(jax.random.key_impl(key)):
-            return lax.map(member, members)  # as in Ensemble: vmap would repeat the first key
-        return jax.vmap(member)(members)
+        return self._members(call, mapped, given)
 
     def __repr__(self) -> str:
         return repr(self.inner)

@@ -37,12 +37,14 @@ class Remat(Wrapper):
         if self.keep not in POLICIES:
             raise ValueError(f"Remat.keep is 'nothing' or 'products', got {self.keep!r}")
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        given, join = split_arrays((inputs, named))
+    def _evaluate(self, call: Call) -> Outcome:
+        if call.abstract:  # there is nothing to keep
+            return self._inside(call)
+        given, join = split_arrays((call.inputs, call.named))
 
         def run(arrays: Arrays, given: Any) -> Outcome:
             inputs, named = join(given)
-            return self.wrapped._evaluate(call.with_arrays(arrays), method, inputs, named)
+            return self._inside(call.with_arrays(arrays).replace(inputs=inputs, named=named))
 
         # Key and state are arguments: a closure over them would repeat or leak.
         return jax.checkpoint(run, policy=POLICIES[self.keep])(call.arrays(), given)

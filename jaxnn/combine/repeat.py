@@ -9,8 +9,8 @@ from jax import lax
 
 from ..core import paths
 from ..core.calls import Arrays, Call, Mismatch, Outcome
-from ..core.declarations import Declaration, describe, stacked
-from ..core.layer import LayerLike, declared
+from ..core.declarations import describe, stacked
+from ..core.layer import LayerLike
 from ..core.values import is_traced
 from ..core.wrapper import Wrapper
 
@@ -44,20 +44,12 @@ class Repeat(Wrapper):
         """Check the number of copies."""
         check_count(self.n, "Repeat")
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        _check_forward(method)
-        declaration = declared(self.wrapped, method, inputs, named)
-        if len(inputs) != 1 or _kinds(inputs[0]) != _kinds(declaration.output):
-            raise ValueError(
-                "Repeat feeds each copy the output of the one before, so one input must keep its "
-                f"shape and type; got {', '.join(map(describe, inputs))}, which becomes "
-                f"{describe(declaration.output)}"
-            )
-        params, state = stacked(declaration, self.n)
-        return Declaration(params, state, declaration.output)
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """Stacked, a copy after the other."""
+        return stacked(params, self.n), stacked(state, self.n)
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        _check_forward(method)
+    def _evaluate(self, call: Call) -> Outcome:
+        _check_forward(call.method)
         params, state, key = call.arrays()
         hashes = np.array([paths.segment_hash(i) for i in range(self.n)], np.uint32)
         check_stacked((params, state), self.n)
@@ -65,14 +57,24 @@ class Repeat(Wrapper):
         def body(x: Any, copy: Any) -> Any:
             params, state, number = copy
             below = None if key is None else jax.random.fold_in(key, number)
-            arrays = call.with_arrays(Arrays(params, state, below))
-            outcome = self.wrapped._evaluate(arrays, method, (x,), named)
-            return outcome.output, (outcome.state, outcome.captured)
+            arrays = Arrays(params, state, below)
+            outcome = self._inside(call.with_arrays(arrays).replace(inputs=(x,)))
+            if _kinds(x) != _kinds(outcome.output):
+                raise ValueError(
+                    f"{_CHANGED}{describe(x)}, which becomes {describe(outcome.output)}"
+                )
+            return outcome.output, (outcome.state, outcome.collected)
 
-        if len(inputs) != 1:
-            raise ValueError(f"Repeat takes one input, got {len(inputs)}")
-        output, (state, captured) = lax.scan(body, inputs[0], (params, state, hashes))
-        return Outcome(output, state, captured)
+        if len(call.inputs) != 1:
+            raise ValueError(f"{_CHANGED}{', '.join(map(describe, call.inputs)) or 'none'}")
+        output, (state, collected) = lax.scan(body, call.inputs[0], (params, state, hashes))
+        return Outcome(output, state, collected)
+
+
+_CHANGED = (
+    "Repeat feeds each copy the output of the one before, so one input must keep its shape and "
+    "type; got "
+)
 
 
 def _check_forward(method: str) -> None:

@@ -1,22 +1,32 @@
 """Binding: how `self.attention(x)` inside a composite's forward finds its parameters.
 
 While a composite's forward runs, its children are `Bound`: a layer, its place, and the frame of
-this one evaluation. A frame runs a child in one of two ways. `Evaluation` computes with numbers:
-it hands the child its parameters, state and key, and collects the new state. `Declaring` works
-from shapes alone: it asks the child for its declaration and gives back a placeholder.
+this one evaluation. `Frame` hands each child its parameters, state and key, and collects the new
+state. While only shapes are known, the parameters are `Unknown`, and a call of a child leaves in
+`Declaring` what the child declares, and returns a placeholder.
 """
 
 import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from . import paths
-from .calls import Call, Mismatch, Outcome, current_trace, located, placeholder_key
-from .checking import below
-from .declarations import Declaration, abstract, describe, is_array, mismatches, placeholder
+from .calls import (
+    Call,
+    Mismatch,
+    Outcome,
+    Unknown,
+    current_trace,
+    evaluate,
+    located,
+    placeholder_key,
+    read_early,
+)
+from .declarations import Declaration, describe, is_array, mismatches, placeholder
 from .floating import narrowed, widened
 from .signatures import RESERVED_INPUTS, suggestion
 
@@ -25,19 +35,24 @@ class Bound:
     """A child of a composite while its forward runs: call it, or any other pure method of it.
 
     `bound.layer` and `bound.params` are the pure pair, for a hand-written `lax.scan`; other
-    attributes are the layer's own.
+    attributes are the layer's own. Under an interceptor, `bound.layer` is intercepted too.
     """
 
-    __slots__ = ("__weakref__", "_frame", "_path", "layer")  # JAX's transforms refer weakly
+    __slots__ = ("__weakref__", "_frame", "_layer", "_path")  # JAX's transforms refer weakly
 
-    def __init__(self, layer: Any, frame: "Evaluation | Declaring", path: paths.Path) -> None:
-        self.layer = layer
+    def __init__(self, layer: Any, frame: "Frame", path: paths.Path) -> None:
+        self._layer = layer
         self._frame = frame
         self._path = path
 
+    @property
+    def layer(self) -> Any:
+        """The child itself."""
+        return self._frame.layer_at(self._layer, self._path)
+
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """The child's output."""
-        return self._frame.run(self.layer, self._path, "forward", inputs, named)
+        return self._frame.run(self._layer, self._path, "forward", inputs, named)
 
     @property
     def params(self) -> Any:
@@ -47,19 +62,19 @@ class Bound:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        if not self.layer._has_method(name):
-            return getattr(self.layer, name)
+        if not self._layer._has_method(name):
+            return getattr(self._layer, name)
 
         def method(*inputs: Any, **named: Any) -> Any:
-            return self._frame.run(self.layer, self._path, name, inputs, named)
+            return self._frame.run(self._layer, self._path, name, inputs, named)
 
         return method
 
     def __repr__(self) -> str:
-        return f"<{self.layer!r} bound at {paths.text(self._path)!r}>"
+        return f"<{self._layer!r} bound at {paths.text(self._path)!r}>"
 
 
-def bind(children: Any, frame: "Evaluation | Declaring", path: paths.Path = ()) -> Any:
+def bind(children: Any, frame: "Frame", path: paths.Path = ()) -> Any:
     """The children, nested as they are, each bound to its place in the frame."""
     if isinstance(children, dict):
         return {name: bind(child, frame, (*path, name)) for name, child in children.items()}
@@ -148,27 +163,43 @@ def without_padding(item: Any, segment_ids: jax.Array) -> Any:
     return jax.tree.map(leaf, item)
 
 
-class Evaluation:
-    """The frame of one evaluation with numbers."""
+class Frame:
+    """The frame of one evaluation of a composite."""
 
-    def __init__(self, call: Call, passing: dict[str, Any]) -> None:
+    def __init__(
+        self, call: Call, passing: dict[str, Any], intercepted: Callable[..., Any]
+    ) -> None:
         self.call = call
         self.passing = passing
+        self.intercepted = intercepted
         self.state = {} if call.state is None else dict(call.state)
-        self.captured: dict[str, Any] = {}
+        self.collected: dict[str, dict[str, Any]] = {}
         self.counts: dict[tuple[paths.Path, str], int] = {}
         self.keys: dict[paths.Path, int] = {}
         self.wide: dict[paths.Path, Any] = {}
         self.trace = current_trace()
 
+    def layer_at(self, layer: Any, path: paths.Path) -> Any:
+        """The child at `path`, seen by the interceptor when `apply` is called on it."""
+        function = self.call.interceptor
+        if function is None:
+            return layer
+        return self.intercepted(layer, partial(_from, self.call.path + path, function))
+
     def params_at(self, path: paths.Path) -> Any:
         """The parameters of the child at `path`, in the types that they are used in."""
         params = self._params_at(path)
+        if isinstance(params, Unknown):
+            found = params.declared
+            params.frame.read.add(params.path)
+            return params if found is None else placeholder(found.params)
         casting = self.call.casting
-        return params if casting is None else casting.child(path).cast(params)
+        return params if casting is None else casting.cast(params, self.call.path + path)
 
     def _params_at(self, path: paths.Path) -> Any:
         """The parameters of the child at `path`; Mismatch if there are none."""
+        if isinstance(self.call.params, Unknown):
+            return self.call.params.at(path)
         try:
             return at(self.call.params, path)
         except KeyError:
@@ -191,21 +222,23 @@ class Evaluation:
             named = inputs_for(layer, method, inputs, named, self.passing)
             count = self.keys.get(path, 0)
             self.keys[path] = count + 1
-            call = Call(
+            call = self.call.replace(
                 params=self._params_at(path) if count == 0 else self._shared_at(path),
+                inputs=inputs,
+                named=named,
                 state=None if self.call.state is None else self._state_at(path),
                 key=None if self.call.key is None else self.call.key.child(path, count),
-                train=self.call.train,
-                capture=None if self.call.capture is None else self.call.capture.child(path),
+                method=method,
+                path=self.call.path + path,
+                inner=False,
                 foreign=self.call.foreign or current_trace() != self.trace,
-                casting=None if self.call.casting is None else self.call.casting.child(path),
-                stopped=self.call.stopped,
             )
-            with jax.named_scope(paths.text(path)), below(path):
-                outcome = layer._evaluate(call, method, inputs, named)
+            with jax.named_scope(paths.text(path)):
+                outcome = evaluate(layer, call)
         if outcome.state:
             self.state = _with_state(self.state, path, outcome.state)
-        self._keep(call, path, method, outcome)
+        if self.call.interceptor is not None:
+            self._collect(path, method, outcome.collected)
         return outcome.output
 
     def _shared_at(self, path: paths.Path) -> Any:
@@ -227,26 +260,24 @@ class Evaluation:
             state = state.get(segment, {})
         return state
 
-    def _keep(self, call: Call, path: paths.Path, method: str, outcome: Outcome) -> None:
-        if self.call.capture is None:
-            return
+    def _collect(self, path: paths.Path, method: str, collected: dict[str, Any]) -> None:
+        """Keep the values from below, with the path of the child before theirs."""
         number = self.counts.get((path, method), 0)
         self.counts[path, method] = number + 1
-        place = captured_path(path, method, number)
-        found = {f"{place}/{below}": item for below, item in outcome.captured.items()}
-        if self.call.capture.wants(path):
-            found[place] = outcome.output
-        if found and call.foreign:
-            raise ValueError(
-                f"{place!r} would be captured inside a transform of your own, from which its value "
-                "cannot come out; use Repeat, Remat or Ensemble in its place"
-            )
-        self.captured |= found
+        place = collected_path(path, method, number)
+        for kind, values in collected.items():
+            found = {f"{place}/{name}" if name else place: one for name, one in values.items()}
+            self.collected[kind] = self.collected.get(kind, {}) | found
 
 
-def captured_path(path: paths.Path, method: str, number: int) -> str:
-    """Where a value is captured: its path, with the method if it is another one, and `@1`, `@2`
-    for a second and third call."""
+def _from(prefix: paths.Path, function: Any, path: paths.Path, *call: Any) -> Outcome:
+    """An interceptor that sees longer paths."""
+    return function(prefix + path, *call)
+
+
+def collected_path(path: paths.Path, method: str, number: int) -> str:
+    """The name of what is collected in a call: the path, with the method if it is not forward, and
+    `@1`, `@2` for a second and third call."""
     place = paths.text(path)
     place += "" if method == "forward" else f".{method}"
     return place + (f"@{number}" if number else "")
@@ -258,78 +289,42 @@ def _with_state(state: dict[str, Any], path: paths.Path, new: Any) -> dict[str, 
     return {**state, head: below}
 
 
-@jax.tree_util.register_static
-class Unknown:
-    """Parameters of a child that has not been called yet, while only shapes are known.
+class Declaring:
+    """What the calls of one evaluation from shapes alone have declared, by path.
 
-    They may be handed to `child.layer.apply` and through any transform, not looked into.
+    Children leave their declarations at their paths. A primitive leaves its own at the path of the
+    layer itself, `()`, and so does the layer inside a wrapper.
     """
 
-    def __init__(self, frame: "Declaring", path: paths.Path) -> None:
-        self.frame = frame
-        self.path = path
-
-    def __getitem__(self, name: str) -> Any:
-        raise ValueError(_read_early(self.path))
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(_read_early(self.path))
-
-
-def _read_early(path: paths.Path) -> str:
-    return (
-        f"the parameters of {paths.text(path)!r} are read before it is called, so init cannot know "
-        "their shapes: call the child first, or hand child.params to child.layer.apply"
-    )
-
-
-class Declaring:
-    """The frame of one evaluation from shapes alone: it collects what the children declare."""
-
-    def __init__(
-        self,
-        declare: Callable[..., Declaration],
-        passing: dict[str, Any],
-    ) -> None:
+    def __init__(self, declare: Callable[[Any, Call], Declaration]) -> None:
         self.declare = declare
-        self.passing = passing
         self.found: dict[paths.Path, Declaration] = {}
+        self.state: dict[str, Any] = {}  # that a wrapper itself keeps
         self.read: set[paths.Path] = set()
-
-    def params_at(self, path: paths.Path) -> Any:
-        """Placeholders for the parameters at `path`, or `Unknown` before its first call."""
-        if path in self.found:
-            return placeholder(self.found[path].params)
-        self.read.add(path)
-        return Unknown(self, path)
 
     def check_read(self) -> None:
         """Raise ValueError where a child's parameters were read, but it was never called."""
         for path in self.read - self.found.keys():
-            raise ValueError(_read_early(path))
+            raise ValueError(read_early(path))
 
-    def run(
-        self,
-        layer: Any,
-        path: paths.Path,
-        method: str,
-        inputs: tuple[Any, ...],
-        named: dict[str, Any],
-    ) -> Any:
-        """Ask a child for its declaration, and give back a placeholder for its output."""
-        with located(path, layer):
-            named = inputs_for(layer, method, inputs, named, self.passing)
-            before = self.found.get(path)
-            if before is not None and method != "forward":
-                # forward has declared what another method uses, whose inputs may be others.
-                params, state = placeholder(before.params), placeholder(before.state)
-                with contextlib.suppress(ValueError):  # it may reach what forward did not
-                    key = paths.PathKey(placeholder_key())  # as forward has it
-                    call = Call(params, state, key, False)
-                    return layer._evaluate(call, method, inputs, named).output
-            declaration = self.declare(layer, method, abstract(inputs), abstract(named))
-            self.found[path] = _joined(before, declaration) if before else declaration
-        return placeholder(declaration.output)
+    def run(self, layer: Any, call: Call) -> Outcome:
+        """Keep what a layer declares, and return a placeholder for its outcome."""
+        path = call.params.path
+        before = self.found.get(path)
+        if before is not None and call.method != "forward":
+            # forward has declared what another method uses, whose inputs may be others.
+            with contextlib.suppress(ValueError):  # it may reach what forward did not
+                return layer._evaluate(on_placeholders(call, before.params, before.state))
+        found = self.declare(layer, call)
+        self.found[path] = _joined(before, found) if before else found
+        return Outcome(placeholder(found.output), {}, placeholder(found.collected))
+
+
+def on_placeholders(call: Call, params: Any, state: Any) -> Call:
+    """The call on arrays like those that are declared."""
+    params, state = placeholder((params, state))
+    key = paths.PathKey(placeholder_key())
+    return call.replace(params=params, state=state, key=key, foreign=False)
 
 
 def _joined(before: Declaration, after: Declaration) -> Declaration:
@@ -340,7 +335,7 @@ def _joined(before: Declaration, after: Declaration) -> Declaration:
         raise ValueError(
             "called twice with inputs that need different parameters:\n  " + "\n  ".join(lines)
         )
-    return Declaration(params, _union(before.state, after.state), after.output)
+    return after._replace(params=params, state=_union(before.state, after.state))
 
 
 def _filled(one: Any, other: Any) -> Any:

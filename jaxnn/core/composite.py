@@ -1,18 +1,15 @@
 """Composites have children and own no parameters."""
 
 import re
-import sys
 from typing import Any
 
-import jax
-
 from . import paths
-from .binding import Declaring, Evaluation, bind
-from .calls import UNREACHED, Call, Mismatch, Outcome, Unreached, drawing, placeholder_key
-from .declarations import Declaration, brief, split_arrays
-from .layer import Layer, declared
-from .primitive import Function
-from .values import FrozenDict, copy_with, fields, is_traced
+from .binding import Declaring, Frame, bind
+from .calls import UNREACHED, Call, Mismatch, Outcome, Unreached, drawing
+from .declarations import brief
+from .layer import Layer
+from .values import copy_with, fields
+from .wrapper import Seen, as_layers, holds_layer
 
 
 class Composite(Layer):
@@ -63,55 +60,44 @@ class Composite(Layer):
                     taken |= child._takes(method)
         return taken
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        children = self._children()
-        _check_siblings(children, type(self).__name__)
-        self._signature(method).check(method, inputs, named)
-        own, passing = self._split(method, named)
-        frame = Declaring(declared, passing)
-        arrays, join = split_arrays((inputs, own))
-
-        def run(arrays: Any) -> Any:
-            inputs, named = join(arrays)
-            named = named | self._answers(method, None)
-            return getattr(self._with_children(bind(children, frame)), method)(*inputs, **named)
-
-        # The trace runs where nothing is shared with a transform around it.
-        output = jax.eval_shape(run, arrays)
-        frame.check_read()
+    def _declared(self, frame: Declaring) -> tuple[Any, Any]:
+        found = frame.found
         params = paths.map_with_path(
-            lambda path, child: frame.found[path].params if path in frame.found else {}, children
+            lambda path, _: found[path].params if path in found else {}, self._children()
         )
         state: dict[str, Any] = {}
-        for path, declaration in frame.found.items():
+        for path, declaration in found.items():
             if declaration.state:
                 state = _nested(state, path, declaration.state)
-        return Declaration(params, state, output)
+        return params, state
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        children = self._children()
-        if children and isinstance(call.params, dict) and not call.params:
+    def _evaluate(self, call: Call) -> Outcome:
+        children, params = self._children(), call.params
+        if call.abstract:
+            _check_siblings(children, type(self).__name__)
+        elif children and isinstance(params, dict) and not params:
             raise Unreached(UNREACHED)
-        _check_structure(children, call.params)  # first: net.apply(x) is then told of parameters
-        self._signature(method).check(method, inputs, named)
+        else:
+            _check_structure(children, params)  # first: net.apply(x) is then told of parameters
+        self._signature(call.method).check(call.method, call.inputs, call.named)
         _check_state_names(children, call.state or {})
-        own, passing = self._split(method, named)
-        frame = Evaluation(call, passing)
-        answers = self._answers(method, call)
+        own, passing = self._split(call.method, call.named)
+        frame = Frame(call, passing, Seen)
+        answers = self._answers(call)
         bound = self._with_children(bind(children, frame))
         with drawing(answers.get("key", ())):
-            output = getattr(bound, method)(*inputs, **own, **answers)
-        return Outcome(output, frame.state, frame.captured)
+            output = getattr(bound, call.method)(*call.inputs, **own, **answers)
+        return Outcome(output, frame.state, frame.collected)
 
-    def _answers(self, method: str, call: Call | None) -> dict[str, Any]:
-        """What the method asks for by keyword; without a call, while declaring."""
-        asked = self._signature(method).requests
+    def _answers(self, call: Call) -> dict[str, Any]:
+        """What the method asks for by keyword."""
+        asked = self._signature(call.method).requests
         answers: dict[str, Any] = {}
         if "key" in asked:
             # Below a reserved name: a separate key, which no child has.
-            answers["key"] = placeholder_key() if call is None else call.random_key("forward")
+            answers["key"] = call.random_key("forward")
         if "train" in asked:
-            answers["train"] = call is not None and call.train
+            answers["train"] = call.train
         return answers
 
     def _split(self, method: str, named: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,55 +109,6 @@ class Composite(Layer):
             {name: item for name, item in named.items() if name in takes.inputs},
             {name: item for name, item in named.items() if name not in kept},
         )
-
-
-def as_layers(item: Any, where: str) -> Any:
-    """`item` with plain functions as layers, in tuples and dicts too; TypeError for the rest."""
-    if isinstance(item, Layer):
-        _check_nesting(item, where)
-    if item is None or isinstance(item, Layer) or is_traced(item):
-        return item
-    if isinstance(item, FrozenDict):
-        return FrozenDict(
-            {name: as_layers(one, f"{where}[{name!r}]") for name, one in item.items()}
-        )
-    if isinstance(item, tuple):
-        return paths.like(item, [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)])
-    if callable(item) and not isinstance(item, type):
-        return Function(item)
-    raise TypeError(f"{where} wants a layer or a function, got {item!r}")
-
-
-# Calls of Python that a level of nesting may take, in tracing and in differentiating it.
-FRAMES_PER_LEVEL = 24
-
-
-def _check_nesting(layer: Layer, where: str) -> None:
-    """Raise ValueError for layers nested deeper than Python can call them."""
-    depth, limit = _nesting(layer) + 1, sys.getrecursionlimit()
-    if depth > limit // FRAMES_PER_LEVEL:
-        raise ValueError(
-            f"{where} nests layers {depth} deep, and Python's recursion limit of {limit:,} is "
-            f"enough for {limit // FRAMES_PER_LEVEL}: write nn.Sequential(a, b, c) or "
-            f"nn.Repeat(layer, n); or call sys.setrecursionlimit({2 * FRAMES_PER_LEVEL * depth:,}) "
-            "before"
-        )
-
-
-def _nesting(layer: Layer) -> int:
-    """The number of levels of a layer: 1 without layers inside."""
-    known = layer.__dict__.get("_nesting")
-    if known is None:
-        held = tuple(getattr(layer, field.name, None) for field in fields(layer))
-        leaves = (leaf for _, leaf in paths.walk(held))
-        known = 1 + max((_nesting(leaf) for leaf in leaves if isinstance(leaf, Layer)), default=0)
-        object.__setattr__(layer, "_nesting", known)
-    return known
-
-
-def holds_layer(item: Any) -> bool:
-    """Whether a field holds a layer, itself or in tuples and dicts."""
-    return any(isinstance(leaf, Layer) for _, leaf in paths.walk(item))
 
 
 def _check_siblings(children: Any, owner: str) -> None:

@@ -116,22 +116,23 @@ class Variable(Declared):
 
 
 class Declaration(NamedTuple):
-    """All that a layer says before it runs: parameters, state, and its output's shape and type."""
+    """All that a layer says before it runs: parameters, state, and the shapes and types of its
+    output and of collected values."""
 
     params: Any
     state: Any
-    output: Any
+    output: Any = None
+    collected: dict[str, Any] = {}  # noqa: RUF012
 
 
-def stacked(declaration: Declaration, n: int) -> tuple[Any, Any]:
-    """The parameters and state of n copies of a layer along a new leading axis."""
+def stacked(tree: Any, n: int) -> Any:
+    """The declared parameters or state of n copies of a layer along a new leading axis."""
 
     def stack(path: paths.Path, one: Declared) -> Declared:
         levels = ((len(path), n), *one.stack)
         return dataclasses.replace(one, shape=(n, *one.shape), stack=levels)
 
-    params, state, _ = declaration
-    return paths.map_with_path(stack, params), paths.map_with_path(stack, state)
+    return paths.map_with_path(stack, tree)
 
 
 def is_array(leaf: Any) -> bool:

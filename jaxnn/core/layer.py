@@ -2,10 +2,9 @@
 
 `Layer` is what users call. It has three kinds. A `Primitive` owns parameters and has no children. A
 `Composite` has children and owns no parameters. A `Wrapper` turns a layer into a layer and adds no
-level to paths. Each kind answers two questions, and everything else follows from the answers:
-
-    _declare(method, inputs, named)          from shapes alone: parameters, state, output
-    _evaluate(call, method, inputs, named)   with numbers: output, new state, captured values
+level to paths. Each kind says how it is evaluated, `_evaluate(call) -> outcome`. What it declares
+follows: it is evaluated once with inputs that have a shape and a type only, and with parameters
+that are `Unknown`; each call of a layer below, or of `parameters`, leaves what is declared there.
 """
 
 import functools
@@ -16,14 +15,27 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import jax
 
 from . import paths
-from .binding import Unknown, concrete_inputs, visible
-from .calls import Call, Mismatch, Outcome, State, Unreached, located, place_of
+from .binding import Declaring, concrete_inputs, visible
+from .calls import (
+    Call,
+    Casting,
+    Mismatch,
+    Outcome,
+    State,
+    Unknown,
+    Unreached,
+    default_interceptor,
+    evaluate,
+    located,
+    place_of,
+)
 from .declarations import (
     Declaration,
     abstract,
     brief,
     describe,
     mismatches,
+    split_arrays,
 )
 from .drawing import draw
 from .initializers import constant
@@ -153,7 +165,9 @@ class Layer(Value):
         """
         method = self._known_method(method)
         if isinstance(params, Unknown):
-            output = params.frame.run(self, params.path, method, inputs, named)
+            self._check_named(method, named)
+            with located(params.path, self):
+                output = evaluate(self, Call(params, inputs, named, method=method)).output
             return output if state is None else (output, state)
         if not isinstance(train, bool):
             raise TypeError(
@@ -167,11 +181,19 @@ class Layer(Value):
         self._check_named(method, named)
         params, state, inputs, named = concrete_inputs((params, state, inputs, named))
         inputs, named = visible(self, method, inputs, named)
-        root = None if key is None else paths.PathKey(paths.as_key(key))
-        call = Call(params, state, root, train)
+        call = Call(
+            params=params,
+            inputs=inputs,
+            named=named,
+            state=state,
+            key=None if key is None else paths.PathKey(paths.as_key(key)),
+            train=train,
+            method=method,
+            interceptor=default_interceptor(),
+        )
         try:
             with located((), self):
-                outcome = self._evaluate(call, method, inputs, named)
+                outcome = evaluate(self, call)
         except Mismatch as error:
             raise ValueError(self._explain(error, params, method, inputs, named)) from None
         return outcome.output if state is None else (outcome.output, outcome.state)
@@ -189,14 +211,15 @@ class Layer(Value):
 
     # ---- what each kind of layer answers ----
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
+    def _evaluate(self, call: Call) -> Outcome:
         raise NotImplementedError
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+    def _declared(self, frame: Declaring) -> tuple[Any, Any]:
+        """Parameters and state, from what an evaluation has left."""
         raise NotImplementedError
 
     def _children(self) -> Any:
-        """The children, in nested dicts and tuples; `{}` for a layer without any."""
+        """The children, in nested dicts and tuples; of a wrapper, the layer inside it."""
         return {}
 
     def _with_children(self, children: Any) -> Any:
@@ -277,7 +300,9 @@ class Layer(Value):
 LayerLike: TypeAlias = Layer | Callable[..., Any]
 
 
-def declared(layer: Layer, method: str, inputs: Any, named: Any) -> Declaration:
+def declared(
+    layer: Layer, method: str, inputs: Any, named: Any, casting: Casting | None = None
+) -> Declaration:
     """What `layer` declares for abstract inputs; remembered, for equal layers and inputs."""
     leaves, structure = jax.tree.flatten((inputs, named))
     typed = tuple((type(leaf), leaf) for leaf in leaves)
@@ -288,11 +313,39 @@ def declared(layer: Layer, method: str, inputs: Any, named: Any) -> Declaration:
     except TypeError:  # a traced number in the layer, or an input that does not hash
         lasting = False
     if not lasting:
-        return layer._declare(method, inputs, named)
-    return _remembered(layer, method, structure, typed, wide)
+        return _traced(layer, Call({}, inputs, named, method=method, casting=casting))
+    return _remembered(layer, method, structure, typed, wide, casting)
 
 
 @functools.lru_cache(maxsize=2048)
-def _remembered(layer: Layer, method: str, structure: Any, typed: Any, wide: bool) -> Declaration:
+def _remembered(
+    layer: Layer, method: str, structure: Any, typed: Any, wide: bool, casting: Casting | None
+) -> Declaration:
     inputs, named = jax.tree.unflatten(structure, [leaf for _, leaf in typed])
-    return layer._declare(method, inputs, named)
+    return _traced(layer, Call({}, inputs, named, method=method, casting=casting))
+
+
+def _declare(layer: Layer, call: Call) -> Declaration:
+    """What `layer` declares for a call whose inputs are traced."""
+    inputs, named = abstract((call.inputs, call.named))
+    if call.interceptor is None:
+        return declared(layer, call.method, inputs, named, call.casting)
+    return _traced(layer, call.replace(inputs=inputs, named=named))
+
+
+def _traced(layer: Layer, call: Call) -> Declaration:
+    """What `layer` declares, by an evaluation that is traced where nothing is shared with a
+    transform around it."""
+    frame = Declaring(_declare)
+    arrays, join = split_arrays((call.inputs, call.named))
+
+    def run(arrays: Any) -> Any:
+        inputs, named = join(arrays)
+        outcome = layer._evaluate(
+            call.replace(params=Unknown(frame, ()), inputs=inputs, named=named, foreign=False)
+        )
+        return outcome.output, outcome.collected
+
+    output, collected = jax.eval_shape(run, arrays)
+    frame.check_read()
+    return Declaration(*layer._declared(frame), output, collected)

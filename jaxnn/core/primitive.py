@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from . import paths
+from .binding import Declaring, on_placeholders
 from .calls import (
     UNREACHED,
     Call,
@@ -15,7 +14,6 @@ from .calls import (
     Unreached,
     drawing,
     foreign,
-    placeholder_key,
 )
 from .declarations import (
     Declaration,
@@ -25,7 +23,6 @@ from .declarations import (
     brief,
     describe,
     mismatches,
-    split_arrays,
 )
 from .layer import INIT_STATE, Layer
 from .signatures import signature
@@ -79,55 +76,47 @@ class Primitive(Layer):
         positional = inputs if takes.variadic else inputs[: takes.positional]
         return method(*positional, **{k: v for k, v in named.items() if k in takes.inputs})
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        self._signature(method).check(method, inputs, named)
-        params = self._declared_by(self.parameters, inputs, named)
-        state = self._declared_by(self.variables, inputs, named)
+    def _declared(self, frame: Declaring) -> tuple[Any, Any]:
+        return frame.found[()][:2]
+
+    def _declare(self, call: Call) -> Call:
+        """The call on arrays like those that are declared for its inputs."""
+        params = self._declared_by(self.parameters, call.inputs, call.named)
+        state = self._declared_by(self.variables, call.inputs, call.named)
         _check_declared(self, params, Param)
         _check_declared(self, state, Variable)
-        arrays, join = split_arrays((inputs, named))
+        call.params.frame.found[()] = Declaration(params, state)
+        return on_placeholders(call, params, state)
 
-        def run(params: Any, state: Any, arrays: Any) -> Any:
-            inputs, named = join(arrays)
-            return self._forward(method, params, state, placeholder_key(), False, inputs, named)[0]
-
-        shapes = jax.tree.map(lambda d: jax.ShapeDtypeStruct(d.shape, d.dtype), (params, state))
-        return Declaration(params, state, jax.eval_shape(run, *shapes, arrays))
-
-    def _forward(
-        self, method: str, params: Any, state: Any, key: Any, train: bool, inputs: Any, named: Any
-    ) -> tuple[Any, State]:
-        answers = {"key": key, "train": train, "state": state}
-        asked = self._signature(method).requests
-        named = named | {name: answers[name] for name in asked}
-        result = getattr(self, method)(params, *inputs, **named)
-        if "state" not in asked:
-            return result, {}
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise TypeError(f"a forward that asks for state returns (y, state), got {result!r}")
-        lines = mismatches(state or {}, result[1])
-        if lines:
-            raise ValueError(
-                f"{method} returned a state unlike the one it was given: {'; '.join(lines)}; "
-                "return (y, state) with the names and shapes that `variables` declares"
-            )
-        return result
-
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        takes = self._signature(method)
-        takes.check(method, inputs, named)
+    def _evaluate(self, call: Call) -> Outcome:
+        takes = self._signature(call.method)
+        takes.check(call.method, call.inputs, call.named)
         asked = takes.requests
-        if method == "forward":
-            self._check_params(call.params, inputs, named)
-            self._check_state(call, self._declared_by(self.variables, inputs, named))
+        if call.abstract:
+            call = self._declare(call)
+        elif call.method == "forward":
+            self._check_params(call.params, call.inputs, call.named)
+            self._check_state(call, self._declared_by(self.variables, call.inputs, call.named))
         elif "state" in asked:  # its inputs need not be those that `variables` takes
             self._check_state(call, call.state or {"state": None})
         key = call.random_key() if "key" in asked and self._draws() else None
+        answers = {"key": key, "train": call.train, "state": call.state}
+        named = call.named | {name: answers[name] for name in asked}
         with drawing(key if "key" in asked else ()):
-            output, state = self._forward(
-                method, call.cast_params(), call.state, key, call.train, inputs, named
+            result = getattr(self, call.method)(call.cast_params(), *call.inputs, **named)
+        return Outcome(*self._new_state(call, result)) if "state" in asked else Outcome(result)
+
+    def _new_state(self, call: Call, result: Any) -> tuple[Any, State]:
+        """The pair (y, new_state) that a method which asks for state has returned."""
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"a forward that asks for state returns (y, state), got {result!r}")
+        lines = mismatches(call.state or {}, result[1])
+        if lines:
+            raise ValueError(
+                f"{call.method} returned a state unlike the one it was given: {'; '.join(lines)}; "
+                "return (y, state) with the names and shapes that `variables` declares"
             )
-        return Outcome(output, state, {})
+        return result
 
     def _check_params(self, params: Any, inputs: Any, named: Any) -> None:
         spec = self._declared_by(self.parameters, inputs, named)

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from ..core.binding import without_padding
 from ..core.calls import State
-from ..core.checking import check_range
 from ..core.declarations import Param, Variable, describe
 from ..core.initializers import InitFn, glorot_uniform, ones, zeros
 from ..core.primitive import Primitive
 from ..core.values import is_traced
 from ..functional import cache as caches
 from ..functional.attention import IMPLEMENTATIONS, attend, attention, check_types, over_heads
+from ..functional.checking import check_range
 from ..functional.finite import broken_rows, by_row, finite_rows
 from ..functional.gradients import shared_product
 from ..functional.linear import along_axis, floating_type, linear

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.checking import check_range
 from ..core.declarations import Param, describe
 from ..core.initializers import InitFn, Initializer, Shape, variance_scaling
 from ..core.primitive import Primitive
 from ..core.values import is_traced
+from ..functional.checking import check_range
 from ..functional.embedding import MODES, embed, embedding_bag
 from ..functional.linear import linear
 from ..functional.segments import check_segments

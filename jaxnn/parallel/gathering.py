@@ -7,8 +7,7 @@ again in the backward pass. A gradient comes back the other way, summed over the
 split as the weight is.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,18 +22,19 @@ from ..combine.remat import Remat
 from ..combine.repeat import Repeat
 from ..combine.residual import Residual
 from ..core import paths
-from ..core.calls import Call, Outcome
-from ..core.layer import Layer, LayerLike
-from ..core.values import FrozenDict, copy_with
-from ..core.wrapper import Wrapper
+from ..core.calls import Call, Next, Outcome
+from ..core.layer import Layer
+from ..core.primitive import Primitive
+from ..core.wrapper import intercept
 from ..train.minimize import SupervisedLoss
+from ..tree import inside
 from .layout import Layout
 from .mesh import batch_axes
 from .rules import own_specs, placed
 
 # Wrappers that hand the parameters of one copy on as they are. Below any other, a weight might be
 # gathered once for each turn of a loop, or be no parameter any more.
-_OPEN = (Inference, Repeat, Remat, Precision, Residual, capture, SupervisedLoss)
+_OPEN = (Inference, Repeat, Remat, Precision, Residual, capture, intercept, SupervisedLoss)
 
 
 def gathered(net: Layer, layout: Layout, *inputs: Any) -> Layer:
@@ -63,45 +63,14 @@ def gathering(net: Layer, mesh: Mesh, lying: Mapping[paths.Path, P]) -> Layer:
             leaf = with_sharding_constraint(leaf, placed(mesh, P(*stacked, *spec)))
         return leaf
 
-    def walk(layer: Layer, path: paths.Path) -> Layer:
-        if isinstance(layer, _OPEN):
-            return copy_with(layer, inner=walk(layer.wrapped, path))
-        children = layer._children()
-        if children and not isinstance(layer, Wrapper):
-            return layer._with_children(within(children, path))
+    def gathered(path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
+        if isinstance(layer, _OPEN) or not (isinstance(layer, Primitive) or inside(layer)):
+            return next(call)
+        # Cast first: half the traffic in half the bits. All below is gathered then.
+        params = paths.map_with_path(gather, call.cast_params(), path)
+        return next(call.replace(params=params, casting=None, interceptor=None))
 
-        def below(call: Call) -> Call:
-            # Cast first: half the traffic in half the bits.
-            params = paths.map_with_path(gather, call.cast_params(), path)
-            return dataclasses.replace(call, params=params, casting=None)
-
-        if isinstance(layer, Wrapper):
-            return Gathered(layer, below)
-
-        def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-            return layer._evaluate(below(call), method, inputs, named)
-
-        # The instance's attribute goes before the method, so type, fields and methods stay.
-        return copy_with(layer, _evaluate=evaluate)
-
-    def within(tree: Any, path: paths.Path) -> Any:
-        if isinstance(tree, dict):
-            return FrozenDict({name: within(item, (*path, name)) for name, item in tree.items()})
-        if isinstance(tree, tuple):
-            return tuple(within(item, (*path, str(i))) for i, item in enumerate(tree))
-        return walk(tree, path) if isinstance(tree, Layer) else tree
-
-    return walk(net, ()) if specs else net
-
-
-class Gathered(Wrapper):
-    """A wrapper all of whose weights are gathered before it runs."""
-
-    inner: LayerLike
-    below: Callable[[Call], Call]
-
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        return self.wrapped._evaluate(self.below(call), method, inputs, named)
+    return intercept(net, gathered) if specs else net
 
 
 def _without(spec: P, axes: tuple[str, ...]) -> P:

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..core.checking import check_range
 from ..core.declarations import describe
 from ..core.values import is_traced
 from ..data.check import saturated, wrong_label
+from ..functional.checking import check_range
 from .metrics import Ratio
 
 

@@ -13,11 +13,12 @@ from ..core import paths
 from ..core.binding import visible
 from ..core.calls import Call, Outcome
 from ..core.composite import Composite
-from ..core.declarations import Declaration, brief
-from ..core.layer import Layer, declared
+from ..core.declarations import brief
+from ..core.layer import Layer
 from ..core.signatures import Signature, suggestion
 from ..core.wrapper import Wrapper
 from ..data.rows import check_finite
+from ..tree import map_children
 from .blocks import for_network
 from .ema import evaluation_params
 from .labels import check_labels
@@ -218,17 +219,10 @@ class Minimize(Program):
         if policy is None:
             return self.objective
 
-        def wrapped(child: Any) -> Any:
-            if isinstance(child, dict):
-                return {name: wrapped(one) for name, one in child.items()}
-            if isinstance(child, tuple):
-                return paths.like(child, [wrapped(one) for one in child])
-            return None if child is None else dataclasses.replace(policy, inner=child)
-
-        if isinstance(self.objective, SupervisedLoss):
-            return dataclasses.replace(self.objective, inner=wrapped(self.objective.inner))
-        if isinstance(self.objective, Composite):
-            return self.objective._with_children(wrapped(self.objective._children()))
+        if isinstance(self.objective, SupervisedLoss | Composite):
+            return map_children(
+                lambda _, child: dataclasses.replace(policy, inner=child), self.objective
+            )
         return dataclasses.replace(policy, inner=self.objective)
 
 
@@ -255,17 +249,15 @@ class SupervisedLoss(Wrapper):
     def _methods(self) -> list[str]:
         return ["predict"] if isinstance(self.task, Task) else []
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        found = declared(self.wrapped, "forward", *self._given(method, inputs[0]))
-        return Declaration(found.params, found.state, None)
-
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        (batch,) = inputs
-        if method == "forward":
+    def _evaluate(self, call: Call) -> Outcome:
+        (batch,) = call.inputs
+        if call.method == "forward":
             batch = _without_hidden(batch)
-        given = visible(self.wrapped, "forward", *self._given(method, batch))
-        outcome = self.wrapped._evaluate(call, "forward", *given)
-        if method == "predict":
+        inputs, named = visible(self.wrapped, "forward", *self._given(call.method, batch))
+        outcome = self._inside(call.replace(inputs=inputs, named=named, method="forward"))
+        if call.abstract:
+            return outcome._replace(output=None)
+        if call.method == "predict":
             return outcome._replace(output=self.task.predict(outcome.output))
         metrics = measured(self.task, outcome.output, *batch[1:])
         return outcome._replace(output=(metrics.pop("loss"), metrics))

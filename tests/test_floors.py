@@ -13,6 +13,7 @@ FLOORS = (
     "installation",
     "files",
     "core",
+    "tree",
     "functional",
     "layers",
     "combine",

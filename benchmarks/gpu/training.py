@@ -133,21 +133,12 @@ def _fused(net: Any) -> Any:
 
     import jaxnn as nn
 
-    def changed(layer: Any) -> Any:
+    def changed(path: Any, layer: Any) -> Any:
         if isinstance(layer, nn.MultiHeadAttention):
             return dataclasses.replace(layer, implementation="cudnn")
-        children = layer._children()
-        return layer._with_children(_mapped(changed, children)) if children else layer
+        return layer
 
-    return changed(net)
-
-
-def _mapped(function: Any, children: Any) -> Any:
-    if isinstance(children, dict):
-        return {name: _mapped(function, child) for name, child in children.items()}
-    if isinstance(children, tuple):
-        return tuple(_mapped(function, child) for child in children)
-    return None if children is None else function(children)
+    return nn.map_layers(changed, net)
 
 
 def _setting(small: bool) -> tuple[GPTSizes, np.ndarray, np.ndarray]:

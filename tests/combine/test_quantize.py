@@ -149,7 +149,7 @@ NET, X = nn.Sequential(nn.Dense(3), jnp.tanh), normals(2, 4)
         (
             lambda: nn.quantize(nn.LayerNorm(), nn.LayerNorm().init(KEY, X)),
             ValueError,
-            r"no layer of LayerNorm\(\) has weights that can be quantized: those of MultiHeadAttention, ",
+            r"no layer of LayerNorm\(\) has weights that can be quantized: those of MultiHead",
         ),
         (lambda: nn.quantize(NO_NET, {}), TypeError, r"quantize wants a layer, got .*tanh"),
         (

@@ -199,11 +199,10 @@ def evaluate(layer: Any, call: Call, step: Next | None = None) -> Outcome:
         call: what it is called with.
         step: how it is evaluated. Default: as the layer itself does.
     """
-    if step is None:
-        step = partial(call.params.frame.run, layer) if call.abstract else layer._evaluate
+    own = partial(call.params.frame.run, layer) if call.abstract else layer._evaluate
     if call.interceptor is None:
-        return step(call)
-    return call.interceptor(call.path, layer, call, step)
+        return (step or own)(call)
+    return call.interceptor(call.path, layer, call, step or own)
 
 
 _DEFAULT: ContextVar[Interceptor | None] = ContextVar("interceptor", default=None)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.composite import Composite
-from ..core.declarations import describe
 from ..core.layer import Layer
 from ..core.values import copy_with, fields
+from ..explain.text import describe
 from ..tree import checked, map_layers
 
 

@@ -5,9 +5,8 @@ from typing import Any
 
 from ..core import paths
 from ..core.calls import Call, Next, Outcome
-from ..core.layer import LayerLike
-from ..core.primitive import Primitive
-from ..core.wrapper import Wrapper
+from ..core.composite import Wrapper
+from ..core.layer import LayerLike, Primitive
 
 
 class capture(Wrapper):

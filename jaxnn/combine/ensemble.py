@@ -10,9 +10,9 @@ from jax import lax
 
 from ..core import paths
 from ..core.calls import Arrays, Call, Outcome
+from ..core.composite import Wrapper
 from ..core.declarations import stacked
 from ..core.layer import LayerLike
-from ..core.wrapper import Wrapper
 from .repeat import check_count, check_stacked
 
 

@@ -7,8 +7,8 @@ from jax import lax
 
 from ..core import paths
 from ..core.calls import Call, Outcome
+from ..core.composite import Wrapper
 from ..core.layer import LayerLike
-from ..core.wrapper import Wrapper
 from ..layers.checks import check_not_training
 from ..tree import layers
 

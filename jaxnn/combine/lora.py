@@ -10,13 +10,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..core import paths
-from ..core.calls import Call, Mismatch
-from ..core.declarations import Param, abstract, describe
-from ..core.initializers import InitFn, lecun_normal, zeros
+from ..core.calls import Call
+from ..core.composite import Wrapper
+from ..core.declarations import Param, abstract
 from ..core.layer import LayerLike, declared
-from ..core.values import is_traced
-from ..core.wrapper import Wrapper
+from ..explain.location import Mismatch
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional.linear import wider_type
+from ..initializers import InitFn, lecun_normal, zeros
 from ..tree import layers
 from .inference import Inference
 from .weight_norm import check_fits, check_match, each_of_stack

@@ -6,18 +6,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.binding import without_padding
 from ..core.calls import Call, Outcome
 from ..core.composite import Composite
-from ..core.declarations import describe, split_arrays
-from ..core.initializers import lecun_normal
+from ..core.declarations import split_arrays
 from ..core.layer import Layer, LayerLike
-from ..core.values import is_traced
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional.linear import floating_type, wider_type
 from ..functional.routing import collect, dispatch, route
 from ..functional.segments import check_segments
+from ..initializers import lecun_normal
 from ..layers.checks import check_positive, check_rank
 from ..layers.dense import Dense
+from ..masking import without_padding
 from .capture import Tap
 from .ensemble import Ensemble
 

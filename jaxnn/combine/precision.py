@@ -1,18 +1,47 @@
 """Precision: one value that says in which type a network computes."""
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..core.calls import Call, Casting, Next, Outcome
-from ..core.floating import as_floating, is_floating
+from ..core.calls import Call, Next, Outcome
+from ..core.composite import Wrapper
 from ..core.layer import Layer, LayerLike
-from ..core.values import code
-from ..core.wrapper import Wrapper
+from ..floating import as_floating, is_floating
+from ..printing import code
 from ..tree import layers
+
+
+class Casting(NamedTuple):
+    """In which type parameters are used: `compute`, except in and below layers whose path from
+    `start` on matches `keep`.
+
+    A primitive casts its parameters itself, at each call: so the gradients of several calls, or of
+    the steps of a scan, are added in the type of the parameters.
+    """
+
+    compute: str
+    keep: str | None = None
+    start: int = 0
+
+    def cast(self, params: Any, path: paths.Path) -> Any:
+        """The parameters of the layer at `path`, each in the type that it is used in."""
+        if self.keep is None:
+            return as_floating(params, self.compute)
+
+        def leaf(path: paths.Path, item: Any) -> Any:
+            return item if self.keeps(path[:-1]) else as_floating(item, self.compute)
+
+        return paths.map_with_path(leaf, params, path)
+
+    def keeps(self, path: paths.Path) -> bool:
+        """Whether the layer at `path` or one above it is kept."""
+        below = path[self.start :]
+        above = (paths.text(below[:n]) for n in range(1, len(below) + 1))
+        return self.keep is not None and any(paths.matches(self.keep, name) for name in above)
 
 
 class Precision(Wrapper):

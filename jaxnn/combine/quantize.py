@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..core.calls import Call, Mismatch
-from ..core.declarations import Param, describe
-from ..core.initializers import InitFn, Initializer, Shape
+from ..core.calls import Call
+from ..core.composite import Wrapper
+from ..core.declarations import Param
 from ..core.layer import Layer, LayerLike
-from ..core.wrapper import Wrapper
+from ..explain.location import Mismatch
+from ..explain.text import describe
+from ..initializers import InitFn, Initializer, Shape
 from ..layers.attention import MultiHeadAttention
 from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv

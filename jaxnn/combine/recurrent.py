@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from ..core.calls import Arrays, Call, Outcome, evaluate
-from ..core.declarations import Variable, describe
-from ..core.floating import narrowed, widened
-from ..core.layer import LayerLike
-from ..core.primitive import Primitive
-from ..core.signatures import Signature, signature
-from ..core.wrapper import Wrapper
+from ..core.composite import Wrapper
+from ..core.declarations import Variable
+from ..core.layer import LayerLike, Signature, signature
+from ..explain.calls import check_inputs, check_params, check_state
+from ..explain.text import describe
+from ..floating import narrowed, widened
 from ..functional.recurrence import Marks, marks, scan, unroll
 from ..functional.segments import check_segments
 from ..layers.checks import check_cache, check_flags, check_not_training
@@ -119,7 +119,7 @@ class Recurrent(Wrapper):
 
     def _given(self, method: str, inputs: Any, named: Any) -> Given:
         own = self._signature(method)
-        own.check(method, inputs, named)
+        check_inputs(own, method, inputs, named)
         passing = {name: item for name, item in named.items() if name not in own.inputs}
         given = dict(zip(own.inputs, inputs, strict=False)) | named
         x, segment_ids = given["x"], given.get("segment_ids")
@@ -172,7 +172,7 @@ class Recurrent(Wrapper):
             check_constant(carries)
             call.params.frame.state = self._slots(x, carries)
         else:
-            _check_state(self, call, self._slots(x, carries))
+            check_state(call, self._slots(x, carries))
         if self.cache and not call.abstract:
             check_not_training(self, call.train)
             state: Any = call.state
@@ -204,7 +204,8 @@ class Recurrent(Wrapper):
 
         def run(call: Call) -> Outcome:
             carry, x = call.inputs
-            cell._check_params(call.params, (carry, self._element(x)), {})
+            spec = cell._declared_by(cell.parameters, (carry, self._element(x)), {})
+            check_params(spec, call.params)
             params, time = call.cast_params(), self._time(x)
             # Batch axes come first: where they are sharded, they stay so if a convolution merges
             # axes.
@@ -280,9 +281,6 @@ def _check_cell(cell: Any, begin: Any, output: Any) -> None:
             f"a cell's new carry has the shapes and types of the old, {describe(begin)}; got "
             f"{describe(output[0])} of {cell!r}"
         )
-
-
-_check_state: Any = Primitive._check_state
 
 
 def _kind(a: Any) -> Any:

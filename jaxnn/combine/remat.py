@@ -5,9 +5,9 @@ from typing import Any, Literal
 import jax
 
 from ..core.calls import Arrays, Call, Outcome
+from ..core.composite import Wrapper
 from ..core.declarations import split_arrays
 from ..core.layer import LayerLike
-from ..core.wrapper import Wrapper
 from ..functional.gradients import dear
 
 POLICIES = {"nothing": None, "products": dear}

@@ -8,11 +8,13 @@ import numpy as np
 from jax import lax
 
 from ..core import paths
-from ..core.calls import Arrays, Call, Mismatch, Outcome
-from ..core.declarations import describe, stacked
+from ..core.calls import Arrays, Call, Outcome
+from ..core.composite import Wrapper
+from ..core.declarations import stacked
 from ..core.layer import LayerLike
-from ..core.values import is_traced
-from ..core.wrapper import Wrapper
+from ..explain.location import Mismatch
+from ..explain.text import describe
+from ..fields import is_traced
 
 
 def check_count(n: Any, owner: str) -> None:

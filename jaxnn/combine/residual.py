@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ..core.calls import Call, Outcome
-from ..core.declarations import describe
-from ..core.wrapper import Wrapper
+from ..core.composite import Wrapper
+from ..explain.text import describe
 
 
 class Residual(Wrapper):

@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..core.calls import Call, Outcome, foreign
-from ..core.declarations import Variable, describe
-from ..core.initializers import zeros
-from ..core.layer import INIT_STATE, LayerLike
-from ..core.wrapper import Wrapper
+from ..core.calls import Call, Outcome
+from ..core.composite import Wrapper
+from ..core.declarations import Variable
+from ..core.layer import LayerLike
+from ..explain.calls import INIT_STATE
+from ..explain.location import foreign
+from ..explain.text import describe
 from ..functional.normalization import spectral_norm
+from ..initializers import zeros
 from .weight_norm import check_fits, check_match, each_of_stack
 
 

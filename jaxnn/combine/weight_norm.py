@@ -6,12 +6,14 @@ from typing import Any
 import jax
 
 from ..core import paths
-from ..core.calls import Call, Mismatch
-from ..core.declarations import Param, describe
-from ..core.initializers import InitFn, Initializer, Shape
+from ..core.calls import Call
+from ..core.composite import Wrapper
+from ..core.declarations import Param
 from ..core.layer import LayerLike
-from ..core.wrapper import Wrapper
+from ..explain.location import Mismatch
+from ..explain.text import describe
 from ..functional.normalization import weight_norm
+from ..initializers import InitFn, Initializer, Shape
 
 
 class WeightNorm(Wrapper):

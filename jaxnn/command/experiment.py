@@ -22,13 +22,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..core.signatures import suggestion
 from ..experiment.experiment import AnyRecipe, Experiment, configured
 from ..experiment.folder import default_place
 from ..experiment.prediction import load_run, load_watched, predict
 from ..experiment.program import Command, Recipe
 from ..experiment.program_run import predict_program, run_program
 from ..experiment.run import Watching, run
+from ..explain.text import suggestion
 from ..files.plain import quoted
 from ..files.reading import printable
 from ..train import Interrupted

@@ -23,14 +23,14 @@ import jax
 import numpy as np
 
 from .. import train
-from ..core import paths
-from ..core.declarations import brief
-from ..core.fingerprint import checksum
-from ..core.values import is_traced
 from ..data import Dataset
 from ..data.order import epoch_order
 from ..data.rows import check_rows
 from ..data.source import Source
+from ..explain.text import brief
+from ..fields import is_traced
+from ..fingerprint import checksum
+from ..keys import kept_words
 from .program import Command, Recipe
 
 Config = TypeVar("Config")
@@ -330,4 +330,4 @@ def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
 @functools.lru_cache(maxsize=1024)
 def _words(seed: int) -> np.ndarray:
     with jax.ensure_compile_time_eval():
-        return np.asarray(paths.kept_words(jax.random.key(seed)))
+        return np.asarray(kept_words(jax.random.key(seed)))

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from .. import train
-from ..core.signatures import suggestion
+from ..explain.text import suggestion
 from ..files.plain import quoted
 from ..files.reading import FileError, check_regular, printable, read_bytes, read_json
 from .configuration import from_plain

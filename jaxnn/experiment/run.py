@@ -31,10 +31,10 @@ import numpy as np
 import optax
 
 from .. import inspect, train
-from ..core.fingerprint import differences
 from ..files.plain import quoted
 from ..files.reading import FileError, listed, printable, read_bytes, read_json
 from ..files.replacing import replace
+from ..fingerprint import differences
 from ..train.logging import LONGEST_LINE, finite_or_text, line_of
 from ..train.loop import TIMINGS, Record
 from ..train.weights import packed

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.fingerprint import checksum, is_users
 from ..files.reading import FileError
+from ..fingerprint import checksum, is_users
 from .experiment import AnyRecipe, Loaded
 from .problem import Problem
 

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
-from ..core.binding import at, collected_path
 from ..core.calls import Call, Next, Outcome
+from ..core.composite import Wrapper, collected_path
 from ..core.declarations import split_arrays
 from ..core.layer import Layer, LayerLike
-from ..core.values import is_traced
-from ..core.wrapper import Wrapper
+from ..core.paths import at
+from ..fields import is_traced
 
 
 def first_nonfinite(

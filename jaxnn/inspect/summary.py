@@ -13,8 +13,9 @@ import jax
 
 from ..core import paths
 from ..core.calls import placeholder_key
-from ..core.declarations import abstract, describe, split_arrays
+from ..core.declarations import abstract, split_arrays
 from ..core.layer import Layer
+from ..explain.text import describe
 from . import table
 from .flops import costs
 from .watching import number_of, places, watched

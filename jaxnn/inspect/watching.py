@@ -8,12 +8,12 @@ import jax
 
 from ..core import paths
 from ..core.calls import Call, Next, Outcome
-from ..core.composite import holds_layer
+from ..core.composite import holds_layer, intercept
 from ..core.declarations import abstract
-from ..core.layer import Layer
-from ..core.primitive import Primitive
-from ..core.values import code, fields, is_traced
-from ..core.wrapper import intercept
+from ..core.layer import Layer, Primitive
+from ..core.values import fields
+from ..fields import is_traced
+from ..printing import code
 from ..tree import inside, layers
 
 _SCOPE = "jaxnn_row_{}"

@@ -17,10 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ..core import paths
 from ..core.calls import Call, Next, Outcome
+from ..core.composite import intercept
 from ..core.declarations import abstract, is_array, split_arrays
-from ..core.layer import Layer
-from ..core.primitive import Primitive
-from ..core.wrapper import intercept
+from ..core.layer import Layer, Primitive
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
-from ..core.binding import at
 from ..core.calls import placeholder_key
-from ..core.layer import Layer
-from ..core.primitive import Primitive
-from ..core.signatures import suggestion
+from ..core.layer import Layer, Primitive
+from ..core.paths import at
+from ..explain.text import suggestion
 from ..surgery.caching import uncached
 from ..train.weights import Weights, not_held
 from ..tree import inside, layers

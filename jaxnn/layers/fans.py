@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..core.initializers import InitFn, variance_scaling
+from ..initializers import InitFn, variance_scaling
 
 
 def by_axes(
@@ -14,7 +14,7 @@ def by_axes(
     """`init` with its fans counted by these axes; one that names axes of its own, or counts no
     fans, stays as it is.
 
-    >>> from jaxnn.core.initializers import he_normal
+    >>> from jaxnn.initializers import he_normal
     >>> by_axes(he_normal(), (0,), (1, 2)).fan((8, 2, 5))
     8
     """

@@ -23,9 +23,8 @@ from ..combine.repeat import Repeat
 from ..combine.residual import Residual
 from ..core import paths
 from ..core.calls import Call, Next, Outcome
-from ..core.layer import Layer
-from ..core.primitive import Primitive
-from ..core.wrapper import intercept
+from ..core.composite import intercept
+from ..core.layer import Layer, Primitive
 from ..train.minimize import SupervisedLoss
 from ..tree import inside
 from .layout import Layout

@@ -19,10 +19,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..core import paths
-from ..core.declarations import describe
-from ..core.watching import watching
+from ..explain.text import describe
+from ..keys import as_key, kept_key, kept_words
 from ..train import Minimize, TrainState
 from ..train.state import is_key, strong
+from ..watching import watching
 from .gathering import gathering
 from .mesh import batch_axes
 from .rules import DATA_PARALLEL, Rules, check_rules, placed, unknown_axes
@@ -130,7 +131,7 @@ class Placement:
         >>> [tuple(one.spec) for one in (found.params["w"], found.opt_state[0].mu["w"], found.step)]
         [(None, 'data'), (None, 'data'), ()]
         """
-        state, recording = self._traced(program, paths.as_key(key), batch)
+        state, recording = self._traced(program, as_key(key), batch)
         return self._places(state, self._declared(program, batch, recording))
 
     # ---- what a run calls outside of compiled code ----
@@ -154,7 +155,7 @@ class Placement:
             # Copies: on the device that had an array, `device_put` keeps its memory.
             return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(put)
         # On the host, the key's words are the same to all processes.
-        words = np.asarray(paths.kept_words(key))
+        words = np.asarray(kept_words(key))
         make, places = self._drawing(program, key, batch)
         return make(words, batch, self._initial(program, places))
 
@@ -170,7 +171,7 @@ class Placement:
         def make(words: jax.Array, batch: Any, initial: Any) -> Any:
             one = program if initial is None else dataclasses.replace(program, initial=initial)
             with watching(recording.placed(jax.tree.leaves(places))):
-                state = one.init(paths.kept_key(words), batch)
+                state = one.init(kept_key(words), batch)
             # Copies, since an output that is an input would be the same memory.
             return jax.tree.map(lambda leaf: jnp.copy(strong(leaf)), state)
 

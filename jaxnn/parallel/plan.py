@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ..core import paths
-from ..core.declarations import abstract, describe
+from ..core.declarations import abstract
 from ..core.layer import Layer, declared
+from ..explain.text import describe
 from ..inspect import table
 from ..train import TrainState
 from ..train.frozen import Partition

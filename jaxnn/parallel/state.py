@@ -8,11 +8,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ..core import paths
-from ..core.declarations import describe
 from ..core.layer import Layer
-from ..core.watching import watching
 from ..data.check import saturated
+from ..explain.text import describe
+from ..keys import as_key, kept_key, kept_words
 from ..train import TrainState
+from ..watching import watching
 from .layout import Layout
 from .mesh import batch_axes
 from .rules import Rules
@@ -41,15 +42,15 @@ def create(
     ((2, 8), True)
     """
     found = Layout(mesh, rules).state_shardings(net, optimizer, x)
-    key = paths.as_key(key)
+    key = as_key(key)
     spec, places = dict(paths.walk(net.spec(x))), dict(paths.walk(found.params))
 
     def make(words: jax.Array) -> TrainState:
         with watching(Drawing([(spec, places)])):
-            return TrainState.create(net, optimizer, paths.kept_key(words), x)
+            return TrainState.create(net, optimizer, kept_key(words), x)
 
     # On the host, the key's words are the same to all processes.
-    return jax.jit(make, out_shardings=found)(np.asarray(paths.kept_words(key)))
+    return jax.jit(make, out_shardings=found)(np.asarray(kept_words(key)))
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from ..core import paths
-from ..core.watching import Spec
+from ..watching import Spec
 from .whole_state import Drawn, by_path
 
 

@@ -6,8 +6,8 @@ import jax
 
 from ..combine.lora import LoRA
 from ..core import paths
-from ..core.binding import at
 from ..core.layer import Layer
+from ..core.paths import at
 from ..tree import check_layer, edit_children
 from .editing import check_params, filled
 

@@ -5,16 +5,17 @@ from typing import Any
 import jax
 
 from ..core import paths
-from ..core.binding import at
-from ..core.declarations import mismatches
-from ..core.drawing import draw
 from ..core.layer import Layer
+from ..core.paths import at
+from ..explain.text import mismatches
+from ..keys import as_key
+from ..random import draw
 
 
 def filled(spec: Any, key: jax.Array, kept: dict[paths.Path, Any]) -> Any:
     """The parameters that `spec` declares: those kept by path, and fresh ones in place of None."""
     wanted = paths.map_with_path(lambda path, p: p if kept[path] is None else {}, spec)
-    drawn = draw(wanted, paths.as_key(key))
+    drawn = draw(wanted, as_key(key))
     return paths.map_with_path(
         lambda path, _: at(drawn, path) if kept[path] is None else kept[path], spec
     )

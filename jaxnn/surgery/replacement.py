@@ -6,12 +6,12 @@ from typing import Any, TypeVar, overload
 import jax
 
 from ..core import paths
-from ..core.binding import at
 from ..core.composite import holds_layer
-from ..core.declarations import Param, describe, is_array
+from ..core.declarations import Param, is_array
 from ..core.layer import Layer
-from ..core.signatures import suggestion
+from ..core.paths import at
 from ..core.values import copy_with, fields
+from ..explain.text import describe, suggestion
 from ..tree import checked, layers, unwrapped
 from .editing import check_params, filled
 

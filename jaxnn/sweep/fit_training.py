@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import train
-from ..core.values import is_traced
 from ..data.order import epoch_order
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
+from ..fields import is_traced
 from ..train.directions import direction_of
 from ..train.ema import evaluation_params
 from ..train.evaluation import pure_evaluation

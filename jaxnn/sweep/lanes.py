@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..core.declarations import describe
+from ..explain.text import describe
 from ..installation import missing
 
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ..core.signatures import suggestion
 from ..experiment.experiment import AnyRecipe, Experiment
+from ..explain.text import suggestion
 from ..train.directions import is_maximized
 from .cohort import Way, Work
 from .engine import lost

@@ -5,7 +5,7 @@ seed, the round, how many are wanted and what was observed, and of nothing else:
 killed asks again and gets the same trials.
 """
 
-from ..core.signatures import suggestion
+from ..explain.text import suggestion
 from .guided import CMAESSearch, GPSearch, TPESearch
 from .observation import Observation, Search
 from .space import Space

@@ -20,11 +20,11 @@ import jax
 import numpy as np
 
 from .. import core
-from ..core.values import is_traced
 from ..experiment import experiment as experiment_module
 from ..experiment.experiment import AnyRecipe, Experiment, Loaded
 from ..experiment.problem import Problem
 from ..experiment.program import Program, Recipe
+from ..fields import is_traced
 from . import fit_training
 from . import training as training_module
 from .dimensions import Dimension, Int

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core import paths
 from ..data.rows import check_rows, row_count
 from ..experiment.experiment import AnyRecipe, Configured, Experiment, Loaded, loaded
 from ..experiment.problem import Problem
+from ..keys import as_key
 from ..train.assessment import SIZE, check_names
 from ..train.combining import Tally, combine
 from ..train.dispatch import has_convolution
@@ -192,7 +192,7 @@ class ProgramTraining:
         """The state before the first step."""
         first = _rows(self.run.data.train, self.order(seed, 0)[0])
         first = jax.tree.map(jnp.asarray, first)
-        state = self.run.program.init(paths.as_key(jax.random.key(seed)), first)
+        state = self.run.program.init(as_key(jax.random.key(seed)), first)
         return jax.tree.map(strong, state)
 
     def order(self, seed: int, record: int) -> np.ndarray:

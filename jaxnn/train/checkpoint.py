@@ -29,11 +29,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.declarations import brief, describe
 from ..core.layer import Layer
-from ..core.signatures import suggestion
 from ..core.values import Value
 from ..data.accept import as_source, check_resumable
+from ..explain.text import brief, describe, suggestion
 from ..files.lock import Lock, Locked
 from ..files.plain import plain
 from ..files.reading import printable, read_json

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..core.declarations import brief, describe
 from ..core.layer import Layer
 from ..data import check
 from ..data.source import Source
+from ..explain.text import brief, describe
 from .ema import evaluation_params
 from .labels import check_labels, label_range
 from .state import Trained

@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core.declarations import describe
 from ..core.layer import Layer
-from ..core.values import is_traced
 from ..data import check
 from ..data.augmentation import applied
 from ..data.host_arrays import HostArrays
 from ..data.order import epoch_order
 from ..data.prefetch import prefetched
 from ..data.source import Position, Source
+from ..explain.text import describe
+from ..fields import is_traced
 from .evaluation import check_count, pair_of
 from .labels import check_batch_labels, check_labels, label_range
 from .optimizer import as_pytree

@@ -18,10 +18,10 @@ import jax
 import numpy as np
 import optax
 
-from ..core import paths
-from ..core.fingerprint import CODE, checksum, differences, fingerprint
 from ..data.accept import as_source, fingerprint_of
 from ..data.source import Source
+from ..fingerprint import CODE, checksum, differences, fingerprint
+from ..keys import as_key
 from ..version import __version__
 
 # Settings of JAX that change the numbers of a program.
@@ -47,7 +47,7 @@ def identity(
     return {
         **{name: fingerprint(part) for name, part in parts.items()},
         **{name: _data(one) for name, one in data.items() if one is not None},
-        "key": checksum(paths.as_key(key)),
+        "key": checksum(as_key(key)),
         **{name: repr(item) for name, item in plain.items()},
         "settings": {name: repr(getattr(jax.config, name)) for name in SETTINGS},
     }

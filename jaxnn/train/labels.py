@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..core.declarations import describe
-from ..core.values import is_traced
 from ..data.check import saturated, wrong_label
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional.checking import check_range
 from .metrics import Ratio
 

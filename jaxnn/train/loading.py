@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core import paths
 from ..data.accept import as_source, is_resumable
 from ..data.augmented import Augmented, augmented
 from ..data.order import epoch_order
@@ -22,6 +21,7 @@ from ..data.prefetch import prefetched
 from ..data.rows import row_count, row_spec
 from ..data.source import NoEpochs, Position, Source
 from ..data.stream import Stream
+from ..keys import kept_key
 from .dispatch import steps_at_once
 from .evaluation import check_count
 from .placed_step import placed_step
@@ -435,7 +435,7 @@ def _compiled_steps(
             if gathers:
                 batch = jax.tree.map(lambda leaf: leaf[chosen], arrays)
             if functions:
-                key = jax.random.fold_in(jax.random.fold_in(paths.kept_key(words), number), 1)
+                key = jax.random.fold_in(jax.random.fold_in(kept_key(words), number), 1)
                 batch = augmented(functions, key, placement.pinned_batch(batch))
             return placed_step(program, state, batch, placement, layout)
 

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..combine.precision import Precision
-from ..core.declarations import brief
 from ..core.layer import Layer
+from ..explain.text import brief
 from .agreement import Agreed, watching_peers
 from .apply_if_finite import apply_if_finite
 from .checkpoint import CheckpointFolder, Checkpoints, left

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 
 from ..combine.precision import Precision
 from ..core import paths
-from ..core.binding import visible
 from ..core.calls import Call, Outcome
-from ..core.composite import Composite
-from ..core.declarations import brief
-from ..core.layer import Layer
-from ..core.signatures import Signature, suggestion
-from ..core.wrapper import Wrapper
+from ..core.composite import Composite, Wrapper
+from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
+from ..explain.text import brief, suggestion
+from ..keys import as_key, kept_words
+from ..masking import visible
 from ..tree import map_children
 from .blocks import for_network
 from .ema import evaluation_params
@@ -108,7 +107,7 @@ class Minimize(Program):
             batch: a batch, or `jax.ShapeDtypeStruct` in its place.
         """
         objective, named = self.layer(), self.named_inputs(0)
-        key = paths.as_key(key)
+        key = as_key(key)
         params = objective.init(key, batch, **named)
         state = objective.init_state(batch, key=state_key(key), **named)
         if self.initial is not None:
@@ -120,7 +119,7 @@ class Minimize(Program):
                 state=state,
                 opt_state=optimizer.init(params),
                 step=jnp.zeros((), jnp.int32),
-                key=paths.kept_words(key),
+                key=kept_words(key),
             )
         )
 

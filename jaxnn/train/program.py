@@ -15,8 +15,8 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import numpy as np
 
-from ..core.fingerprint import CODE, fingerprint
-from ..core.values import is_traced
+from ..fields import is_traced
+from ..fingerprint import CODE, fingerprint
 
 
 class _Number:

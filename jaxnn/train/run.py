@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core import paths
-from ..core.declarations import brief
+from ..explain.text import brief
+from ..keys import as_key, kept_words
 from .agreement import Agreed, watching_peers
 from .combining import Tally
 from .evaluation import check_count
@@ -79,11 +79,11 @@ class Run:
         state: Any,
         placement: Any,
     ) -> None:
-        self.program, self.data, self.key = program, data, paths.as_key(key)
+        self.program, self.data, self.key = program, data, as_key(key)
         self.batch_size = batch_size
         self.placement, self.given = placement, state
         self.hooks = _checked_hooks(hooks)
-        words = np.asarray(paths.kept_words(self.key))
+        words = np.asarray(kept_words(self.key))
         self.loader, self._functions = loader_of(program, data, batch_size, words, placement)
         self.steps_per_epoch = self.loader.steps_per_epoch
         self._epochs, self._ended_epochs = epochs, 0

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from ..core import paths
 from ..core.calls import State
 from ..core.layer import Layer
-from ..core.values import is_traced
+from ..fields import is_traced
+from ..keys import as_key, kept_words
 from .blocks import for_network
 from .optimizer import as_pytree
 
@@ -61,14 +62,14 @@ class TrainState(NamedTuple):
                 "train.TrainState.create(net, optimizer, key, x)._replace(params=params), or "
                 "with opt_state=train.for_network(optimizer, net, x).init(params) too"
             )
-        key = paths.as_key(key)
+        key = as_key(key)
         params = net.init(key, *inputs, **named)
         ts = cls(
             params=params,
             state=net.init_state(*inputs, key=state_key(key), **named),
             opt_state=for_network(as_pytree(optimizer), net, *inputs, **named).init(params),
             step=jnp.zeros((), jnp.int32),
-            key=paths.kept_words(key),
+            key=kept_words(key),
         )
         return owned(ts)
 

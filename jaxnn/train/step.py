@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from ..combine.precision import Precision
-from ..core import paths
-from ..core.calls import is_outside
-from ..core.declarations import brief
 from ..core.layer import Layer
 from ..data.check import saturated
+from ..explain.text import brief
+from ..keys import kept_key
+from ..random import is_outside
 from .accumulation import accumulated, check_accumulate, total_counts
 from .apply_if_finite import chosen, was_made
 from .blocks import for_network
@@ -36,7 +36,7 @@ Step: TypeAlias = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 def step_key(ts: TrainState) -> jax.Array:
     """The random key of the step that comes next."""
-    return jax.random.fold_in(paths.kept_key(ts.key), ts.step)
+    return jax.random.fold_in(kept_key(ts.key), ts.step)
 
 
 def remembered(make: Callable[..., Any]) -> Callable[..., Any]:

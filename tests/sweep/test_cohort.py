@@ -16,8 +16,8 @@ import pytest
 
 from jaxnn import Dense, constant, data, train
 from jaxnn.combine.precision import Precision
-from jaxnn.core.values import is_traced
 from jaxnn.experiment import AdamW, Problem
+from jaxnn.fields import is_traced
 from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform, lanes
 from jaxnn.sweep.cohort import (

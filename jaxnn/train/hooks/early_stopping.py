@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from ...core.signatures import suggestion
 from ...core.values import Value
+from ...explain.text import suggestion
 from ..directions import badness, is_maximized, stated
 from ..event import Event
 from .hook import Hook, Stop

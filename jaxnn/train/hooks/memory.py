@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...core.declarations import brief, describe
+from ...explain.text import brief, describe
 from ...files.reading import listed
 
 

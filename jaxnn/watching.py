@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from . import paths
-from .declarations import Declared
+from .core import paths
+from .core.declarations import Declared
 
 Spec = Mapping[paths.Path, Declared]
 

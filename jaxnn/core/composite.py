@@ -6,6 +6,7 @@ child its inputs, parameters, state and key in a `Call`, and collects the new st
 shapes are known, the parameters are `Unknown`, and a call leaves in `Declaring` what it declares.
 """
 
+import functools
 import re
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 
 from ..explain.calls import check_given, check_inputs, check_state_names, check_structure
-from ..explain.definitions import check_nesting, check_siblings
+from ..explain.definitions import check_interceptor, check_nesting, check_siblings
 from ..explain.location import UNREACHED, Mismatch, Unreached, drawing, located
 from ..fields import FrozenDict, is_traced
 from ..floating import narrowed, widened
@@ -22,7 +23,7 @@ from . import paths
 from .calls import Call, Interceptor, Outcome, Unknown, current_trace, evaluate
 from .declarations import placeholder
 from .layer import Declaring, Function, Layer, LayerLike, Signature
-from .values import copy_with, fields
+from .values import copy_as, copy_with, fields
 
 
 class Composite(Layer):
@@ -213,7 +214,8 @@ class Frame:
         function = self.call.interceptor
         if function is None:
             return layer
-        return Seen(layer, partial(_from, self.call.path + path, function))
+        function = partial(_from, self.call.path + path, function)
+        return copy_as(_seen(type(layer)), layer, _function=function)
 
     def params_at(self, path: paths.Path) -> Any:
         """The parameters of the child at `path`, in the types that they are used in."""
@@ -429,23 +431,32 @@ class intercept(Wrapper):
 
     def __post_init__(self) -> None:
         """Check that the function is one."""
-        if isinstance(self.function, Layer) or not callable(self.function):
-            raise TypeError(
-                "intercept wants a function of (path, layer, call, next), got "
-                f"{self.function!r}; write nn.intercept(net, function)"
-            )
+        check_interceptor(self.function)
 
     def _evaluate(self, call: Call) -> Outcome:
-        return self._inside(call.intercepted(self.function))
+        return evaluate(self.wrapped, call.intercepted(self.function).replace(inner=False))
 
 
-class Seen(intercept):
-    """A child that `bound.layer` returns under an interceptor; its attributes are the child's."""
+@functools.cache
+def _seen(kind: Any) -> Any:
+    """A kind of layer that calls `_function` as its interceptor, and is otherwise as `kind`.
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "inner":
-            raise AttributeError(name)
-        return getattr(self.inner, name)
+    It is what `bound.layer` returns under an interceptor, so that layers are seen in transforms of
+    the user's own too. It is not equal to the plain layer: a compiled function runs again for it.
+    """
+
+    class Seen(kind):
+        _function: Any = None
+
+        def _evaluate(self, call: Call) -> Outcome:
+            call = call.intercepted(self._function).replace(inner=False)
+            return evaluate(self, call, partial(kind._evaluate, self))
+
+        def __repr__(self) -> str:
+            return repr(copy_as(kind, self))
+
+    Seen.__name__, Seen.__qualname__ = kind.__name__, kind.__qualname__
+    return Seen
 
 
 def as_layers(item: Any, where: str) -> Any:

@@ -189,10 +189,7 @@ class Layer(Value):
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Refused: a layer outside a composite's forward has no parameters."""
-        raise TypeError(
-            f"{self!r} holds no parameters, so it cannot be called: write "
-            "params = net.init(key, x) and net.apply(params, x)"
-        )
+        raise TypeError(explain.unbound(self))
 
     if TYPE_CHECKING:
         # Inside a composite's forward a child is bound, and has `params` and methods of its own.
@@ -396,10 +393,7 @@ class Primitive(Layer):
         super()._normalize_fields()
         for field in fields(self):
             if isinstance(getattr(self, field.name), Layer):
-                raise TypeError(
-                    f"{type(self).__name__}.{field.name} holds a layer; a Primitive has no "
-                    "children: write a Composite"
-                )
+                raise TypeError(explain.holds_child(self, field.name))
 
     def _declared_by(self, method: Callable[..., Any], inputs: Any, named: Any) -> Any:
         """What `parameters` or `variables` returns for those of the inputs that it takes."""

@@ -90,12 +90,17 @@ def fields(value: Value) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(value)  # type: ignore[arg-type]
 
 
-def copy_with(value: Any, /, **changes: Any) -> Any:
-    """A copy of `value` with some fields replaced as they are, without construction or checks."""
-    copy = object.__new__(type(value))
+def copy_as(kind: type[Any], value: Any, /, **changes: Any) -> Any:
+    """A value of a kind with the fields of `value`, some replaced, without any checks."""
+    copy = object.__new__(kind)
     copy.__dict__.update(value.__dict__, **changes)
     copy.__dict__.pop("_nesting", None)  # remembered of what the fields were
     return copy
+
+
+def copy_with(value: Any, /, **changes: Any) -> Any:
+    """A copy of `value` with some fields replaced as they are, without construction or checks."""
+    return copy_as(type(value), value, **changes)
 
 
 def identity(value: Any) -> Any:

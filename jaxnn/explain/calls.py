@@ -105,6 +105,22 @@ def check_options(state: Any, train: Any) -> None:
 # ---- parameters and state of a primitive ----
 
 
+def unbound(layer: Any) -> str:
+    """What to write instead of calling a layer outside a composite's forward."""
+    return (
+        f"{layer!r} holds no parameters, so it cannot be called: write "
+        "params = net.init(key, x) and net.apply(params, x)"
+    )
+
+
+def holds_child(layer: Any, name: str) -> str:
+    """What to write instead of a primitive with a layer in a field."""
+    return (
+        f"{type(layer).__name__}.{name} holds a layer; a Primitive has no children: write a "
+        "Composite"
+    )
+
+
 def no_method(layer: Any, method: str) -> str:
     """What to write in a class without a method."""
     first = "self, params, x" if layer._skip == 2 else "self, x"

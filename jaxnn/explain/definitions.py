@@ -125,3 +125,12 @@ def check_child_names(names: Iterable[str], owner: str) -> None:
                 f"{owner} has the children {other!r} and {name!r}, whose names have the same "
                 "CRC-32 and would draw the same numbers; rename one of them"
             )
+
+
+def check_interceptor(function: Any) -> None:
+    """Raise TypeError for what is not a plain function."""
+    if hasattr(type(function), "_evaluate") or not callable(function):
+        raise TypeError(
+            f"intercept wants a function of (path, layer, call, next), got {function!r}; write "
+            "nn.intercept(net, function)"
+        )

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
-from ..core.calls import Call, Next, Outcome
+from ..core.calls import Call, Next, Outcome, evaluate
 from ..core.composite import Wrapper, collected_path
 from ..core.declarations import split_arrays
 from ..core.layer import Layer, LayerLike
@@ -185,7 +185,7 @@ class _Found(Wrapper):
     watcher: "_Watcher"
 
     def _evaluate(self, call: Call) -> Outcome:
-        outcome = self._inside(call.intercepted(self.watcher))
+        outcome = evaluate(self.wrapped, call.intercepted(self.watcher).replace(inner=False))
         return Outcome(outcome.collected[KIND], outcome.state)
 
     def __repr__(self) -> str:

@@ -250,7 +250,7 @@ class SupervisedLoss(Wrapper):
 
     def _evaluate(self, call: Call) -> Outcome:
         (batch,) = call.inputs
-        if call.method == "forward":
+        if call.method == "forward" and not call.abstract:
             batch = _without_hidden(batch)
         inputs, named = visible(self.wrapped, "forward", *self._given(call.method, batch))
         outcome = self._inside(call.replace(inputs=inputs, named=named, method="forward"))

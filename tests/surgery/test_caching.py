@@ -284,7 +284,7 @@ def test_refused_with_a_cache():
     params, state = net.init(KEY, X), net.init_state(X)
     with pytest.raises(ValueError, match="cache of 8 positions, which is for inference: train the"):
         net.apply(params, X, state=state, train=True)
-    with pytest.raises(ValueError, match="a mask or a bias says nothing of the keys in a cache"):
+    with pytest.raises(ValueError, match="a mask or a bias does not cover the keys in a cache"):
         net.apply(params, X, state=state, mask=jnp.ones((6, 6), bool))
     with pytest.raises(ValueError, match=r"keeps state \(keys, values, .*init_state\(x\)"):
         net.apply(params, X)

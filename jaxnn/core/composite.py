@@ -59,8 +59,7 @@ class Composite(Layer):
                 object.__setattr__(self, field.name, as_layers(item, where))
 
     def _children(self) -> Any:
-        items = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: item for name, item in items.items() if holds_layer(item)}
+        return {f.name: item for f in fields(self) if holds_layer(item := getattr(self, f.name))}
 
     def _with_children(self, children: Any) -> Any:
         return copy_with(self, **children)
@@ -207,7 +206,7 @@ class Frame:
         self.counts: dict[tuple[paths.Path, str], int] = {}
         self.keys: dict[paths.Path, int] = {}
         self.wide: dict[paths.Path, Any] = {}
-        self.trace = current_trace()
+        self.trace = None if call.abstract else current_trace()
 
     def layer_at(self, layer: Any, path: paths.Path) -> Any:
         """The child at `path`, seen by the interceptor when `apply` is called on it."""
@@ -262,7 +261,7 @@ class Frame:
                 method=method,
                 path=self.call.path + path,
                 inner=False,
-                foreign=self.call.foreign or current_trace() != self.trace,
+                foreign=self.call.foreign or self._left(),
             )
             with jax.named_scope(paths.text(path)):
                 outcome = evaluate(layer, call)
@@ -279,17 +278,18 @@ class Frame:
         are added in float32.
         """
         params = self._params_at(path)
-        if current_trace() != self.trace:  # the copy must not leave a transform
+        if self._left():  # the copy must not leave a transform
             return params
         if path not in self.wide:
             self.wide[path] = widened(params)
         return narrowed(self.wide[path], params)
 
     def _state_at(self, path: paths.Path) -> Any:
-        state: Any = self.state
-        for segment in path:
-            state = state.get(segment, {})
-        return state
+        return functools.reduce(lambda state, name: state.get(name, {}), path, self.state)
+
+    def _left(self) -> bool:
+        """Whether a transform of the user's own is around the call, but not around the frame."""
+        return self.trace is not None and current_trace() != self.trace
 
     def _collect(self, path: paths.Path, method: str, collected: dict[str, Any]) -> None:
         """Keep the values from below, with the path of the child before theirs."""

@@ -252,7 +252,6 @@ def declared(
     """What `layer` declares for abstract inputs; remembered, for equal layers and inputs."""
     leaves, structure = jax.tree.flatten((inputs, named))
     typed = tuple((type(leaf), leaf) for leaf in leaves)
-    wide = bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
     try:
         lasting = is_lasting(layer)
         hash((layer, typed))
@@ -260,6 +259,7 @@ def declared(
         lasting = False
     if not lasting:
         return _traced(layer, Call({}, inputs, named, method=method, casting=casting))
+    wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     return _remembered(layer, method, structure, typed, wide, casting)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ..combine.precision import Precision
 from ..core import paths
 from ..core.calls import Call, Outcome
-from ..core.composite import Composite, Wrapper
+from ..core.composite import Composite, Wrapper, intercept
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
 from ..explain.text import brief, suggestion
@@ -147,7 +147,7 @@ class Minimize(Program):
         found, state = objective.apply(
             params, batch, state=state, key=key, train=train, **self.named_inputs(step)
         )
-        owner = type(self.objective).__name__
+        owner = type(_plain(self.objective)).__name__
         pair = isinstance(found, tuple) and len(found) == 2
         loss, metrics = found if pair else (found, {})
         check_loss(loss, owner)
@@ -201,16 +201,17 @@ class Minimize(Program):
         _check_state(state, type(self).__name__)
         if not self.objective._has_method("predict"):
             raise TypeError(
-                f"{type(self.objective).__name__} has no predictions; write def predict(self, "
-                "inputs) in it"
+                f"{type(_plain(self.objective)).__name__} has no predictions; write def "
+                "predict(self, inputs) in it"
             )
         params = evaluation_params(state)
         return self.layer().apply(params, inputs, state=state.state, method="predict")[0]
 
     def check_data(self, data: Any, name: str) -> None:
         """Raise as the task does for inputs and targets of `Supervised`: see `train.fit`."""
-        if isinstance(self.objective, SupervisedLoss):
-            self.objective.check_data(data, name)
+        objective = _plain(self.objective)
+        if isinstance(objective, SupervisedLoss):
+            objective.check_data(data, name)
 
     def layer(self) -> Layer:
         """The objective, whose children compute as `precision` says."""
@@ -218,11 +219,16 @@ class Minimize(Program):
         if policy is None:
             return self.objective
 
-        if isinstance(self.objective, SupervisedLoss | Composite):
-            return map_children(
-                lambda _, child: dataclasses.replace(policy, inner=child), self.objective
-            )
-        return dataclasses.replace(policy, inner=self.objective)
+        def computing(objective: Any) -> Any:
+            if isinstance(objective, intercept):
+                return map_children(lambda _, inner: computing(inner), objective)
+            if isinstance(objective, SupervisedLoss | Composite):
+                return map_children(
+                    lambda _, child: dataclasses.replace(policy, inner=child), objective
+                )
+            return dataclasses.replace(policy, inner=objective)
+
+        return computing(self.objective)
 
 
 class SupervisedLoss(Wrapper):
@@ -287,6 +293,11 @@ class SupervisedLoss(Wrapper):
                     )
             return (), dict(given)
         return (given if isinstance(given, tuple) else (given,)), {}
+
+
+def _plain(objective: Layer) -> Layer:
+    """The objective inside `nn.intercept`."""
+    return _plain(objective.wrapped) if isinstance(objective, intercept) else objective
 
 
 def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimize:

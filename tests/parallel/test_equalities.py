@@ -145,12 +145,13 @@ def test_plans_are_what_xla_says_of_the_real_step(case):
 
 
 def test_gathering_changes_nothing_in_a_network():
-    """It is the same value, and takes the same parameters."""
+    """It takes the same parameters, and is another value: its program is another one."""
     from jaxnn.parallel.gathering import gathered
 
     net, _, (x, _) = NETWORKS["gpt"]
     layout = parallel.Layout(parallel.abstract_mesh(data=8), parallel.FSDP)
-    assert gathered(net, layout, x) == net
+    assert gathered(net, layout, x).spec(x) == net.spec(x)
+    assert gathered(net, layout, x) != net
     plain = parallel.Layout(parallel.abstract_mesh(data=8), parallel.DATA_PARALLEL)
     assert gathered(net, plain, x) is net
     assert isinstance(net, nn.Layer)

@@ -17,7 +17,8 @@ FLOORS = [
         "version",
         "installation",
         "files",
-        "core explain fields floating initializers keys masking printing random rows watching",
+        "core explain fields floating initializers keys masking printing random rows shapes "
+        "watching",
         "fingerprint",
         "tree",
         "functional",

@@ -24,6 +24,7 @@ from ..keys import as_key
 from ..masking import visible
 from ..printing import code
 from ..random import draw
+from ..shapes import output_shapes
 from . import paths
 from .calls import INTERCEPTOR, Call, Outcome, State, Unknown, evaluate, placeholder_key
 from .declarations import Declaration, Param, Variable, abstract, placeholder, split_arrays
@@ -158,8 +159,7 @@ class Layer(Value):
         Raises ValueError or TypeError, with the path of the layer concerned, for parameters,
         state or inputs that do not fit.
         """
-        method = method or "forward"
-        explain.check_method(self, method)
+        method = explain.known_method(self, method or "forward")
         if isinstance(params, Unknown):
             explain.check_named(self, method, named)
             with located(params.path, self):
@@ -284,7 +284,7 @@ def _traced(layer: Layer, call: Call) -> Declaration:
         )
         return outcome.output, outcome.collected
 
-    output, collected = jax.eval_shape(run, arrays)
+    output, collected = output_shapes(run, arrays)
     frame.check_read()
     return Declaration(*layer._declared(frame), output, collected)
 

@@ -80,13 +80,14 @@ def concrete_inputs(tree: Any) -> Any:
     return jax.tree.map(leaf, tree)
 
 
-def check_method(layer: Any, method: Any) -> None:
-    """Raise for what is not the name of a method of the layer."""
+def known_method(layer: Any, method: Any) -> str:
+    """The name of a method of the layer; raise for anything else."""
     if not isinstance(method, str):
         raise TypeError(f"method is the name of a method, such as 'decode'; got {method!r}")
     if method != "forward" and not layer._has_method(method):
         known = layer._methods()
         raise ValueError(f"{layer!r} has no method {method!r}; {suggestion(method, known)}")
+    return method
 
 
 def check_options(state: Any, train: Any) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxnn as nn
+from jaxnn import train
 from tests.cases import KEY, every, floats
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4)), jnp.float32)
@@ -293,6 +295,29 @@ def test_what_is_captured_is_what_the_layer_gave_to_the_next_function():
     (_, inside) = nn.intercept(nn.capture(net, "0"), doubled).apply(params, x)
     assert outside["0"].tolist() == [[8.0] * 4]
     assert inside["0"].tolist() == [[4.0] * 4]
+
+
+def test_the_precision_of_a_program_is_that_of_the_networks_in_an_intercepted_objective():
+    """Not of the objective's own forward, whose targets would be rounded."""
+
+    class Distance(nn.Composite):
+        net: nn.Layer
+
+        def forward(self, batch: Any) -> Any:
+            return jnp.mean((self.net(batch) - batch) ** 2)
+
+    types = {}
+
+    def look(path: Any, layer: Any, call: Any, next: Any) -> Any:
+        types[path, type(layer).__name__] = call.inputs[0].dtype.name
+        return next(call)
+
+    objective = nn.intercept(Distance(nn.Dense(4)), look)
+    program = train.Minimize(objective, optax.sgd(0.1), precision=nn.Precision(compute="bfloat16"))
+    layer = program.layer()
+    layer.apply(layer.init(KEY, X), X)
+    assert types[(), "Distance"] == "float32"
+    assert types[("net",), "Dense"] == "bfloat16"
 
 
 @pytest.mark.parametrize(

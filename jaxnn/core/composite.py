@@ -330,6 +330,15 @@ class Wrapper(Layer):
       are those that it declares.
 
     While only shapes are known (`call.abstract`), `lower` is not called.
+
+    >>> import jax.numpy as jnp, jaxnn as nn
+    >>> class Doubled(nn.Wrapper):
+    ...     def _evaluate(self, call):
+    ...         outcome = self._inside(call)
+    ...         return outcome._replace(output=2 * outcome.output)
+    >>> net, x = Doubled(nn.Dense(3, w_init=nn.ones())), jnp.ones((1, 4))
+    >>> net.apply(net.init(jax.random.key(0), x), x).tolist()
+    [[8.0, 8.0, 8.0]]
     """
 
     inner: LayerLike

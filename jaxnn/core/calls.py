@@ -168,8 +168,8 @@ INTERCEPTOR: ContextVar[Interceptor | None] = ContextVar("interceptor", default=
 
 
 @contextlib.contextmanager
-def intercepting(function: Interceptor) -> Iterator[None]:
-    """Let `function` see all layers within, whichever network they belong to.
+def intercepting(function: Interceptor | None) -> Iterator[None]:
+    """Let `function` see all layers within, whichever network they belong to; None for no function.
 
     What is compiled within must not be used outside, nor the other way round: the caller sees to it
     that JAX's key for traces differs.

@@ -31,9 +31,11 @@ from .combine.residual import Residual
 from .combine.sequential import Parallel, Sequential
 from .combine.spectral_norm import SpectralNorm
 from .combine.weight_norm import WeightNorm
-from .core.composite import Composite
+from .core.composite import Composite, Wrapper, intercept
 from .core.declarations import Param, Variable
-from .core.initializers import (
+from .core.layer import Layer, LayerLike, Primitive
+from .core.paths import fold_in
+from .initializers import (
     Initializer,
     constant,
     delta_orthogonal,
@@ -52,11 +54,6 @@ from .core.initializers import (
     variance_scaling,
     zeros,
 )
-from .core.layer import Layer, LayerLike
-from .core.pair import layer
-from .core.paths import fold_in
-from .core.primitive import Primitive
-from .core.wrapper import Wrapper
 from .layers.activation import PReLU
 from .layers.attention import MultiHeadAttention
 from .layers.bilinear import Bilinear
@@ -78,6 +75,7 @@ from .layers.normalization import (
     LocalResponseNorm,
     RMSNorm,
 )
+from .layers.pair import layer
 from .layers.patch import PatchEmbedding
 from .layers.pixel_shuffle import PixelShuffle, PixelUnshuffle
 from .layers.pooling import (
@@ -105,6 +103,7 @@ from .layers.shape import Flatten, Reshape
 from .layers.squeeze_excitation import SqueezeExcitation
 from .layers.transformer import DecoderLayer, EncoderLayer
 from .layers.upsample import Upsample
+from .tree import layers, map_layers
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -233,9 +232,12 @@ __all__ = [
     "he_normal",
     "he_uniform",
     "identity",
+    "intercept",
     "layer",
+    "layers",
     "lecun_normal",
     "lecun_uniform",
+    "map_layers",
     "merge_lora",
     "normal",
     "ones",

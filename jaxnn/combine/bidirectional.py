@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.composite import Composite
-from ..core.declarations import describe
 from ..core.layer import Layer
 from ..core.values import copy_with, fields
-from ..core.wrapper import Wrapper
+from ..explain.text import describe
+from ..tree import checked, map_layers
 
 
 def side_by_side(forward: jax.Array, backward: jax.Array) -> jax.Array:
@@ -104,18 +104,12 @@ class Bidirectional(Composite):
         return list(zip(both, (carry["forward"], carry["backward"]), strict=True))
 
 
-def reversed_layer(layer: Any) -> Any:
+def reversed_layer(layer: Layer) -> Layer:
     """Return the layer with each field `reverse` in it inverted."""
-    if not isinstance(layer, Layer):
-        return paths.map_with_path(lambda _, child: child and reversed_layer(child), layer)
-    if isinstance(layer, Wrapper):
-        new = copy_with(layer, inner=reversed_layer(layer.wrapped))
-    elif children := layer._children():
-        new = layer._with_children(reversed_layer(children))
-    else:
-        new = layer
-    if any(field.name == "reverse" for field in fields(new)):
-        new = copy_with(new, reverse=not new.reverse)
-    if new is not layer:
-        new.__post_init__()
-    return new
+
+    def turned(path: paths.Path, one: Any) -> Any:
+        if any(field.name == "reverse" for field in fields(one)):
+            return checked(copy_with(one, reverse=not one.reverse))
+        return one
+
+    return map_layers(turned, layer)

@@ -1,16 +1,12 @@
 """capture: return intermediate outputs of a network; Tap gives a value a path."""
 
-import dataclasses
+from functools import partial
 from typing import Any
 
-import jax
-
 from ..core import paths
-from ..core.calls import Call, Capture, Outcome, output_shapes, placeholder_key
-from ..core.declarations import Declaration, split_arrays
-from ..core.layer import LayerLike, declared
-from ..core.primitive import Primitive
-from ..core.wrapper import Wrapper
+from ..core.calls import Call, Next, Outcome
+from ..core.composite import Wrapper
+from ..core.layer import LayerLike, Primitive
 
 
 class capture(Wrapper):
@@ -44,27 +40,29 @@ class capture(Wrapper):
                 f"capture.match must be a path pattern such as 'blocks/**', got {self.match!r}"
             )
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        declaration = declared(self.wrapped, method, inputs, named)
-        arrays, join = split_arrays((inputs, named))
+    def _evaluate(self, call: Call) -> Outcome:
+        output, state, collected = self._inside(call.intercepted(partial(_seen, self.match)))
+        values = collected.get(KIND, {})
+        own = {path: item for path, item in values.items() if paths.matches(self.match, path)}
+        # An interceptor outside may have collected too, or want what is not captured here.
+        return Outcome((output, own), state, {} if call.interceptor is None else collected)
 
-        def run(params: Any, state: Any, arrays: Any) -> Any:
-            call = Call(params, state, paths.PathKey(placeholder_key()), False)
-            return self._evaluate(call, method, *join(arrays)).output
 
-        params, state, _ = declaration
-        shapes = jax.tree.map(lambda d: jax.ShapeDtypeStruct(d.shape, d.dtype), (params, state))
-        return Declaration(params, state, output_shapes(run, *shapes, arrays))
+KIND = "captured"
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        outer = call.capture
-        pattern = self.match if outer is None else "**"  # the outer one may need other values
-        below = dataclasses.replace(call, capture=Capture(pattern))
-        output, state, captured = self.wrapped._evaluate(below, method, inputs, named)
-        own = {path: item for path, item in captured.items() if paths.matches(self.match, path)}
-        if outer is not None:
-            captured = {p: item for p, item in captured.items() if outer.wants((p,))}
-        return Outcome((output, own), state, {} if outer is None else captured)
+
+def _seen(match: str, path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
+    """Collect the output of the outermost layer at each path that fits."""
+    outcome = next(call)
+    if call.inner or not path or not paths.matches(match, paths.text(path)):
+        return outcome
+    if call.foreign:
+        raise ValueError(
+            f"{paths.text(path)!r} would be captured inside a transform of your own, from which "
+            "its value cannot come out; use Repeat, Remat or Ensemble in its place"
+        )
+    captured = {**outcome.collected.get(KIND, {}), "": outcome.output}
+    return outcome._replace(collected={**outcome.collected, KIND: captured})
 
 
 class Tap(Primitive):

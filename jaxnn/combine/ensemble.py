@@ -1,5 +1,6 @@
 """Ensemble: n copies of a network in parallel."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +10,9 @@ from jax import lax
 
 from ..core import paths
 from ..core.calls import Arrays, Call, Outcome
-from ..core.declarations import Declaration, stacked
-from ..core.layer import LayerLike, declared
-from ..core.wrapper import Wrapper
+from ..core.composite import Wrapper
+from ..core.declarations import stacked
+from ..core.layer import LayerLike
 from .repeat import check_count, check_stacked
 
 
@@ -40,26 +41,25 @@ class Ensemble(Wrapper):
         """Check the fields."""
         check_count(self.n, "Ensemble")
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        declaration = declared(self.wrapped, method, inputs, named)
-        params, state = stacked(declaration, self.n)
-        output = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((self.n, *a.shape), a.dtype), declaration.output
-        )
-        return Declaration(params, state, output)
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """Stacked, a member after the other."""
+        return stacked(params, self.n), stacked(state, self.n)
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+    def _evaluate(self, call: Call) -> Outcome:
+        return self._members(call, (), lambda call, _: call)
+
+    def _members(self, call: Call, mapped: Any, given: Callable[[Call, Any], Call]) -> Outcome:
+        """The outcomes of all members, stacked; member i gets element i of what is `mapped`."""
         params, state, key = call.arrays()
         check_stacked((params, state), self.n)
         hashes = np.array([paths.segment_hash(i) for i in range(self.n)], np.uint32)
 
         def member(arrays: Any) -> Outcome:
-            params, state, number = arrays
+            params, state, number, each = arrays
             below = None if key is None else jax.random.fold_in(key, number)
-            call_below = call.with_arrays(Arrays(params, state, below))
-            return self.wrapped._evaluate(call_below, method, inputs, named)
+            return self._inside(given(call.with_arrays(Arrays(params, state, below)), each))
 
-        members = (params, state, jnp.asarray(hashes))
+        members = (params, state, jnp.asarray(hashes), mapped)
         if key is not None and "threefry" not in str(jax.random.key_impl(key)):
             # Under vmap other generators use the first key only, so all masks would be equal.
             return lax.map(member, members)

@@ -1,17 +1,16 @@
 """Inference: a part of a network that is not trained."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 from jax import lax
 
 from ..core import paths
 from ..core.calls import Call, Outcome
-from ..core.declarations import Declaration
-from ..core.layer import Layer, LayerLike, declared
-from ..core.wrapper import Wrapper
+from ..core.composite import Wrapper
+from ..core.layer import LayerLike
 from ..layers.checks import check_not_training
+from ..tree import layers
 
 
 class Inference(Wrapper):
@@ -49,57 +48,30 @@ class Inference(Wrapper):
 
     inner: LayerLike
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        declaration = declared(self.wrapped, method, inputs, named)
-        params = paths.map_with_path(
-            lambda _, param: dataclasses.replace(param, frozen=True), declaration.params
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """Freeze every parameter."""
+        frozen = paths.map_with_path(lambda _, p: dataclasses.replace(p, frozen=True), params)
+        return frozen, state
+
+    def _evaluate(self, call: Call) -> Outcome:
+        caching = {
+            path: layer for path, layer in layers(self.wrapped) if getattr(layer, "cache", 0)
+        }
+        for layer in caching.values():
+            check_not_training(layer, call.train)
+        outcome = self._inside(
+            call.replace(
+                params=call.params if call.stopped else lax.stop_gradient(call.params),
+                key=None,
+                train=False,
+                # State that does not change may be read inside a user's own transform.
+                foreign=call.foreign and bool(caching),
+            )
         )
-        return declaration._replace(params=params)
+        after = dict(paths.walk(outcome.state))
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        caching = next((one for one in layers_in(self.wrapped) if getattr(one, "cache", 0)), None)
-        if caching is not None:
-            check_not_training(caching, call.train)
-        below = dataclasses.replace(
-            call,
-            params=call.params if call.stopped else lax.stop_gradient(call.params),
-            key=None,
-            train=False,
-            # State that does not change may be read inside a user's own transform.
-            foreign=call.foreign and caching is not None,
-        )
-        outcome = self.wrapped._evaluate(below, method, inputs, named)
-        state = call.state or {}
-        if caching is not None:
-            state = _with_caches(self.wrapped, state, outcome.state)
-        return outcome._replace(state=state)
+        def kept(path: paths.Path, before: Any) -> Any:
+            cached = any(path[: len(place)] == place for place in caching)
+            return after[path] if cached else before
 
-
-def layers_in(item: Any) -> Iterator[Layer]:
-    """Yield a layer and all layers in it, or all layers in nested dicts and tuples."""
-    if isinstance(item, Layer):
-        yield item
-        item = item.wrapped if isinstance(item, Wrapper) else item._children()
-        if isinstance(item, Layer):
-            yield from layers_in(item)
-            return
-    for _, child in paths.walk(item):
-        if isinstance(child, Layer):
-            yield from layers_in(child)
-
-
-def _with_caches(item: Any, before: Any, after: Any) -> Any:
-    """Return the state `before`, with the caches of `after`."""
-    if isinstance(item, Layer):
-        if getattr(item, "cache", 0):
-            return after
-        item = item.wrapped if isinstance(item, Wrapper) else item._children()
-        if isinstance(item, Layer):
-            return _with_caches(item, before, after)
-    if not isinstance(item, dict | tuple):
-        return before
-    children = item if isinstance(item, dict) else {str(i): child for i, child in enumerate(item)}
-    return {
-        name: _with_caches(children[name], old, after[name]) if name in children else old
-        for name, old in before.items()
-    }
+        return outcome._replace(state=paths.map_with_path(kept, call.state or {}))

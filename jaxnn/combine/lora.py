@@ -10,14 +10,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..core import paths
-from ..core.calls import Call, Mismatch, Outcome
-from ..core.declarations import Declaration, Param, abstract, describe
-from ..core.initializers import InitFn, lecun_normal, zeros
+from ..core.calls import Call
+from ..core.composite import Wrapper
+from ..core.declarations import Param, abstract
 from ..core.layer import LayerLike, declared
-from ..core.values import is_traced
-from ..core.wrapper import Wrapper
+from ..explain.location import Mismatch
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional.linear import wider_type
-from .inference import Inference, layers_in
+from ..initializers import InitFn, lecun_normal, zeros
+from ..tree import layers
+from .inference import Inference
 from .weight_norm import check_fits, check_match, each_of_stack
 
 
@@ -68,9 +71,9 @@ class LoRA(Wrapper):
         if not is_traced(self.scale) and not number:
             raise TypeError(f"LoRA.scale must be a number, got {self.scale!r}")
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        declaration = declared(self.wrapped, method, inputs, named)
-        check_fits(self, self.match, declaration.params)
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """With base, down and up of each weight."""
+        check_fits(self, self.match, params)
 
         def split(path: paths.Path, param: Param) -> Any:
             if not paths.matches(self.match, paths.text(path)):
@@ -89,13 +92,15 @@ class LoRA(Wrapper):
             up = dataclasses.replace(down, shape=(*copies, self.rank, columns), init=zeros())
             return {"base": base, "down": down, "up": up}
 
-        return declaration._replace(params=paths.map_with_path(split, declaration.params))
+        return paths.map_with_path(split, params), state
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        if not call.stopped and any(isinstance(one, Inference) for one in layers_in(self.wrapped)):
-            call = self._stopped(call, declared(self, method, *abstract((inputs, named))).params)
-        below = dataclasses.replace(call, params=self.merge(call.params))
-        return self.wrapped._evaluate(below, method, inputs, named)
+    def lower(self, call: Call) -> Call:
+        """With each weight of its base, down and up."""
+        frozen = any(isinstance(one, Inference) for _, one in layers(self.wrapped))
+        if frozen and not call.stopped:
+            inputs, named = abstract((call.inputs, call.named))
+            call = self._stopped(call, declared(self, call.method, inputs, named).params)
+        return call.replace(params=self.merge(call.params))
 
     def _stopped(self, call: Call, spec: Any) -> Call:
         """Return the call without gradients of frozen parameters; adapters keep theirs."""
@@ -103,7 +108,7 @@ class LoRA(Wrapper):
         params = paths.map_with_path(
             lambda path, leaf: lax.stop_gradient(leaf) if path in frozen else leaf, call.params
         )
-        return dataclasses.replace(call, params=params, stopped=True)
+        return call.replace(params=params, stopped=True)
 
     def merge(self, params: Any, path: paths.Path = ()) -> Any:
         """Return the parameters of the inner layer, with the products added to the weights.

@@ -5,25 +5,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
-from ..core import paths
-from ..core.binding import without_padding
-from ..core.calls import Arrays, Call, Outcome
+from ..core.calls import Call, Outcome
 from ..core.composite import Composite
-from ..core.declarations import Declaration, describe, is_array, split_arrays, stacked
-from ..core.initializers import lecun_normal
-from ..core.layer import Layer, LayerLike, declared
-from ..core.values import is_traced
+from ..core.declarations import split_arrays
+from ..core.layer import Layer, LayerLike
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional.linear import floating_type, wider_type
 from ..functional.routing import collect, dispatch, route
 from ..functional.segments import check_segments
+from ..initializers import lecun_normal
 from ..layers.checks import check_positive, check_rank
 from ..layers.dense import Dense
+from ..masking import without_padding
 from .capture import Tap
 from .ensemble import Ensemble
-from .repeat import check_stacked
 
 
 class MixtureOfExperts(Composite):
@@ -151,33 +148,14 @@ def _marks(layer: Any, segment_ids: Any) -> dict[str, Any]:
 class Each(Ensemble):
     """An Ensemble whose member i receives element i of each input. Its repr is the member's."""
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        def first(leaf: Any) -> Any:
-            return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) if is_array(leaf) else leaf
+    def _evaluate(self, call: Call) -> Outcome:
+        mapped, join = split_arrays((call.inputs, call.named))
 
-        declaration = declared(self.wrapped, method, *jax.tree.map(first, (inputs, named)))
-        params, state = stacked(declaration, self.n)
-        output = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((self.n, *a.shape), a.dtype), declaration.output
-        )
-        return Declaration(params, state, output)
+        def given(call: Call, each: Any) -> Call:
+            inputs, named = join(each)
+            return call.replace(inputs=inputs, named=named)
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        params, state, key = call.arrays()
-        check_stacked((params, state), self.n)
-        hashes = np.array([paths.segment_hash(i) for i in range(self.n)], np.uint32)
-        given, join = split_arrays((inputs, named))
-
-        def member(arrays: Any) -> Outcome:
-            params, state, number, given = arrays
-            below = None if key is None else jax.random.fold_in(key, number)
-            call_below = call.with_arrays(Arrays(params, state, below))
-            return self.wrapped._evaluate(call_below, method, *join(given))
-
-        members = (params, state, jnp.asarray(hashes), given)
-        if key is not None and "threefry" not in str(jax.random.key_impl(key)):
-            return lax.map(member, members)  # as in Ensemble: vmap would use the first key only
-        return jax.vmap(member)(members)
+        return self._members(call, mapped, given)
 
     def __repr__(self) -> str:
         return repr(self.inner)

@@ -1,19 +1,47 @@
 """Precision: the type in which a network computes."""
 
-import dataclasses
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..core.calls import Call, Casting, Outcome
-from ..core.declarations import Declaration
-from ..core.floating import as_floating, is_floating
-from ..core.layer import Layer, LayerLike, declared
-from ..core.values import code
-from ..core.wrapper import Wrapper
-from .around import around, places
+from ..core.calls import Call, Next, Outcome
+from ..core.composite import Wrapper
+from ..core.layer import Layer, LayerLike
+from ..floating import as_floating, is_floating
+from ..printing import code
+from ..tree import layers
+
+
+class Casting(NamedTuple):
+    """In which type parameters are used: `compute`, except in and below layers whose path from
+    `start` on matches `keep`.
+
+    A primitive casts its parameters itself, at each call: so the gradients of several calls, or of
+    the steps of a scan, are added in the type of the parameters.
+    """
+
+    compute: str
+    keep: str | None = None
+    start: int = 0
+
+    def cast(self, params: Any, path: paths.Path) -> Any:
+        """The parameters of the layer at `path`, each in the type that it is used in."""
+        if self.keep is None:
+            return as_floating(params, self.compute)
+
+        def leaf(path: paths.Path, item: Any) -> Any:
+            return item if self.keeps(path[:-1]) else as_floating(item, self.compute)
+
+        return paths.map_with_path(leaf, params, path)
+
+    def keeps(self, path: paths.Path) -> bool:
+        """Whether the layer at `path` or one above it is kept."""
+        below = path[self.start :]
+        above = (paths.text(below[:n]) for n in range(1, len(below) + 1))
+        return self.keep is not None and any(paths.matches(self.keep, name) for name in above)
 
 
 class Precision(Wrapper):
@@ -85,7 +113,7 @@ class Precision(Wrapper):
                 f"{self.keep!r}"
             )
         if self.inner is not None:
-            found = [paths.text(path) for path in places(self.wrapped)]
+            found = [paths.text(path) for path in dict(layers(self.wrapped)) if path]
             if not any(paths.matches(self.keep, name) for name in found):
                 raise ValueError(
                     f"Precision.keep={self.keep!r} matches no layer; layers are: "
@@ -102,24 +130,19 @@ class Precision(Wrapper):
             )
         return super().wrapped
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        cast = as_floating((inputs, named), self.compute)
-        declaration = declared(self._computing(), method, *cast)
-        outside = _floating_type((inputs, named, declaration.params))
-        return declaration._replace(output=as_floating(declaration.output, outside))
-
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        outside = _floating_type((inputs, named, call.cast_params()))
-        below = dataclasses.replace(call, casting=Casting(self.compute, self.keep))
-        given = as_floating((inputs, named), self.compute)
-        outcome = self._computing()._evaluate(below, method, *given)
+    def _evaluate(self, call: Call) -> Outcome:
+        inputs, named = as_floating((call.inputs, call.named), self.compute)
+        below = call.replace(inputs=inputs, named=named, casting=Casting(self.compute))
+        # While only shapes are known, what is kept does not matter: the output is cast below.
+        if self.keep is not None and not call.abstract:
+            casting = Casting(self.compute, self.keep, len(call.path))
+            below = below.replace(casting=casting).intercepted(
+                partial(_kept, self.keep, self.compute)
+            )
+        outcome = self._inside(below)
+        params = call.params.declared.params if call.abstract else call.cast_params()
+        outside = _floating_type((call.inputs, call.named, params))
         return outcome._replace(output=as_floating(outcome.output, outside))
-
-    def _computing(self) -> Layer:
-        """Return the network with its kept layers wrapped in `Kept`."""
-        if self.keep is None:
-            return self.wrapped
-        return around(self.wrapped, self.keep, lambda layer: Kept(layer, self.compute))
 
     def __repr__(self) -> str:
         parts = [] if self.inner is None else [code(self.inner)]
@@ -130,22 +153,15 @@ class Precision(Wrapper):
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
-class Kept(Wrapper):
-    """A layer within `Precision` that computes in the type of its parameters."""
-
-    inner: LayerLike
-    compute: str
-
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        # Declared types are those of the parameters, whatever the types of the inputs are.
-        own = _floating_type(declared(self.wrapped, method, inputs, named).params)
-        declaration = declared(self.wrapped, method, *as_floating((inputs, named), own))
-        return declaration._replace(output=as_floating(declaration.output, self.compute))
-
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        own = _floating_type(call.params)
-        outcome = self.wrapped._evaluate(call, method, *as_floating((inputs, named), own))
-        return outcome._replace(output=as_floating(outcome.output, self.compute))
+def _kept(keep: str, compute: str, path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
+    """Let a layer that is kept, with all below it, compute in its parameters' own type."""
+    fits = [paths.matches(keep, paths.text(path[:n])) for n in range(1, len(path) + 1)]
+    if call.inner or True not in fits or fits.index(True) + 1 < len(path):
+        return next(call)
+    own = _floating_type(call.params)
+    inputs, named = as_floating((call.inputs, call.named), own)
+    outcome = next(call.replace(inputs=inputs, named=named, casting=None))
+    return outcome._replace(output=as_floating(outcome.output, compute))
 
 
 def _floating_type(trees: Any) -> Any:

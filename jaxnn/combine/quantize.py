@@ -1,19 +1,19 @@
 """quantize: replace the weights of a trained network by int8 numbers, for inference."""
 
-import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..core.calls import Call, Mismatch, Outcome
-from ..core.declarations import Declaration, Param, describe
-from ..core.initializers import InitFn, Initializer, Shape
-from ..core.layer import Layer, LayerLike, declared
-from ..core.primitive import Primitive
-from ..core.values import copy_with
-from ..core.wrapper import Wrapper
+from ..core.calls import Call
+from ..core.composite import Wrapper
+from ..core.declarations import Param
+from ..core.layer import Layer, LayerLike
+from ..explain.location import Mismatch
+from ..explain.text import describe
+from ..initializers import InitFn, Initializer, Shape
 from ..layers.attention import MultiHeadAttention
 from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
@@ -23,6 +23,7 @@ from ..layers.einsum import Einsum
 from ..layers.embedding import Embedding, EmbeddingBag
 from ..layers.gated import GatedFeedForward
 from ..layers.patch import PatchEmbedding
+from ..tree import edit_children, inside
 from .capture import capture
 from .ensemble import Ensemble
 from .inference import Inference
@@ -77,8 +78,8 @@ class Quantized(Wrapper):
                 f"{self.wrapped!r}; write nn.quantize(net, params) for a network"
             )
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        declaration = declared(self.wrapped, method, inputs, named)
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """With the int8 numbers and the scale of each weight."""
 
         def split(path: paths.Path, param: Param) -> Any:
             if not _is_weight(path, param):
@@ -91,15 +92,15 @@ class Quantized(Wrapper):
                 "scale": Param(shape, Steps(param.init, axes, param.shape), wide, lift=1),
             }
 
-        return declaration._replace(params=paths.map_with_path(split, declaration.params))
+        return paths.map_with_path(split, params), state
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+    def lower(self, call: Call) -> Call:
+        """With the weights themselves."""
         if call.train:
             raise ValueError(
                 "int8 weights cannot be trained: train the network that was passed to nn.quantize"
             )
-        below = dataclasses.replace(call, params=_whole(call.params, ()))
-        return self.wrapped._evaluate(below, method, inputs, named)
+        return call.replace(params=_whole(call.params, ()))
 
 
 def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
@@ -142,7 +143,7 @@ def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
     """
     if not isinstance(net, Layer):
         raise TypeError(f"quantize expects a layer, got {net!r}; write nn.quantize(net, params)")
-    new = _edited(net, params, 0)
+    new = _edited(net, params)
     if new[0] == net:
         shown = repr(net)
         raise ValueError(
@@ -220,36 +221,15 @@ def _whole(tree: Any, path: paths.Path) -> Any:
     return tree
 
 
-def _edited(layer: Any, params: Any, depth: int) -> tuple[Any, Any]:
+def _edited(layer: Any, params: Any, depth: int = 0) -> tuple[Any, Any]:
     """Quantize a layer and its parameters, which have `depth` leading stacked axes."""
-    if not isinstance(layer, Layer):
-        return layer, params
     if isinstance(layer, KINDS):
         return Quantized(layer), _numbers(layer, params, depth)
-    if isinstance(layer, Wrapper):
-        if not isinstance(layer, TRANSPARENT + STACKING):
-            return layer, params
-        below = depth + isinstance(layer, STACKING)
-        inner, params = _edited(layer.wrapped, params, below)
-        return copy_with(layer, inner=inner), params
-    children = layer._children()
-    if isinstance(layer, Primitive) or not children:
+    if isinstance(layer, STACKING):
+        depth += 1
+    elif inside(layer) and not isinstance(layer, TRANSPARENT):
         return layer, params
-    children, params = _in_tree(children, params, depth)
-    new = layer._with_children(children)
-    new.__post_init__()  # normalize and validate, as the constructor does
-    return new, params
-
-
-def _in_tree(children: Any, params: Any, depth: int) -> tuple[Any, Any]:
-    if isinstance(children, dict):
-        pairs = {name: _in_tree(child, params[name], depth) for name, child in children.items()}
-        new = {name: child for name, (child, _) in pairs.items()}
-        return new, {name: below for name, (_, below) in pairs.items()}
-    if isinstance(children, tuple):
-        both = [_in_tree(*pair, depth) for pair in zip(children, params, strict=True)]
-        return paths.like(children, [a for a, _ in both]), paths.like(params, [b for _, b in both])
-    return _edited(children, params, depth)
+    return edit_children(partial(_edited, depth=depth), layer, params)
 
 
 def _numbers(layer: Layer, params: Any, depth: int) -> Any:

@@ -6,17 +6,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..core.calls import Arrays, Call, Outcome
-from ..core.declarations import Declaration, Variable, describe
-from ..core.floating import narrowed, widened
-from ..core.layer import LayerLike, declared
-from ..core.primitive import Primitive
-from ..core.signatures import Signature, signature
-from ..core.wrapper import Wrapper
+from ..core.calls import Arrays, Call, Outcome, evaluate
+from ..core.composite import Wrapper
+from ..core.declarations import Variable
+from ..core.layer import LayerLike, Signature, signature
+from ..explain.calls import check_inputs, check_params, check_state
+from ..explain.text import describe
+from ..floating import narrowed, widened
 from ..functional.recurrence import Marks, marks, scan, unroll
 from ..functional.segments import check_segments
 from ..layers.checks import check_cache, check_flags, check_not_training
 from ..layers.recurrence import Cell, check_carry, check_constant, initial
+from ..tree import unwrapped
 
 
 class Given(NamedTuple):
@@ -104,10 +105,7 @@ class Recurrent(Wrapper):
 
     def _cell(self) -> Any:
         """Return the cell inside all wrappers."""
-        cell = self.wrapped
-        while isinstance(cell, Wrapper):
-            cell = cell.wrapped
-        return cell
+        return unwrapped(self.wrapped)[-1]
 
     # ---- methods and inputs ----
 
@@ -130,7 +128,7 @@ class Recurrent(Wrapper):
 
     def _given(self, method: str, inputs: Any, named: Any) -> Given:
         own = self._signature(method)
-        own.check(method, inputs, named)
+        check_inputs(own, method, inputs, named)
         passing = {name: item for name, item in named.items() if name not in own.inputs}
         given = dict(zip(own.inputs, inputs, strict=False)) | named
         x, segment_ids = given["x"], given.get("segment_ids")
@@ -164,51 +162,29 @@ class Recurrent(Wrapper):
             return {}
         return {"carry": carries, "segment": Variable(x.shape[: self._time(x)], dtype="int32")}
 
-    # ---- declaration and evaluation ----
+    # ---- evaluation ----
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        x, carry, _, passing = self._given(method, inputs, named)
-        element, time = self._element(x), self._time(x)
-        carries = self._cell().carries(element)
-        check_constant(carries)
-        if carry is not None:
-            check_carry(carry, carries)
-        begin = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), carries)
-        declaration = declared(self.wrapped, "forward", (begin, element), passing)
-        if declaration.state:
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """Return the parameters of the cell; raise ValueError if the cell keeps state."""
+        if state:
             raise ValueError(
                 f"a cell may keep no state besides its carry, got {self.wrapped!r} with state for "
-                f"{sorted(declaration.state)}; put such layers before or after Recurrent"
+                f"{sorted(state)}; put such layers before or after Recurrent"
             )
-        if not isinstance(declaration.output, tuple) or len(declaration.output) != 2:
-            raise TypeError(
-                f"a cell must return (carry, y), got {describe(declaration.output)} from "
-                f"{self.wrapped!r}"
-            )
-        end, y = declaration.output
-        if jax.tree.map(_kind, end) != jax.tree.map(_kind, begin):
-            raise ValueError(
-                f"a cell must keep the shapes and types of its carry, {describe(begin)}; got "
-                f"{describe(end)} from {self.wrapped!r}"
-            )
+        return params, state
 
-        def over_time(y: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((*y.shape[:time], x.shape[time], *y.shape[time:]), y.dtype)
-
-        if method == "unroll":
-            output: Any = (end, jax.tree.map(over_time, y))
-        else:
-            output = y if self.output == "last" else jax.tree.map(over_time, y)
-        return Declaration(declaration.params, self._slots(x, carries), output)
-
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        given = self._given(method, inputs, named)
+    def _evaluate(self, call: Call) -> Outcome:
+        given = self._given(call.method, call.inputs, call.named)
         x, time = given.x, self._time(given.x)
         carries = self._cell().carries(self._element(x))
-        _check_state(self, call, self._slots(x, carries))
         start = initial(carries)
         carry, last = start, jnp.zeros(x.shape[:time], jnp.int32)
-        if self.cache:
+        if call.abstract:
+            check_constant(carries)
+            call.params.frame.state = self._slots(x, carries)
+        else:
+            check_state(call, self._slots(x, carries))
+        if self.cache and not call.abstract:
             check_not_training(self, call.train)
             state: Any = call.state
             carry, last = state["carry"], state["segment"]
@@ -220,47 +196,56 @@ class Recurrent(Wrapper):
             found, last = marks(given.segment_ids, last, reverse=self.reverse)
             x = jnp.where(found.real[(..., *(None,) * (x.ndim - time - 1))], x, jnp.zeros_like(x))
         front = None if found is None else Marks(*(jnp.moveaxis(m, time, 0) for m in found))
-        run = self._hoisted if isinstance(self.wrapped, Cell) else self._general
-        carry, y, captured = run(call, carry, start, x, front, given.passing)
-        state = {"carry": carry, "segment": last} if self.cache else {}
-        if method == "unroll" or self.output == "all":
-            y = jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), y)
-            return Outcome((carry, y) if method == "unroll" else y, state, captured)
-        return Outcome(self._last(y, found), state, captured)
-
-    def _hoisted(
-        self, call: Call, carry: Any, start: Any, x: Any, marks: Marks | None, passing: Any
-    ) -> tuple[Any, Any, dict[str, Any]]:
-        """Scan a `Cell`, with its products computed outside the scan."""
-        cell: Any = self.wrapped
-        cell._check_params(call.params, (carry, self._element(x)), {})
-        params, time = call.cast_params(), self._time(x)
-        # Batch axes come first, so that they remain sharded if a convolution merges axes.
-        z = tuple(jnp.moveaxis(a, time, 0) for a in cell.project(params["input"], x))
-        dtype = z[0].dtype
-
-        def recur(params: Any, h: jax.Array) -> Any:
-            return cell.recur(params, h.astype(dtype))
-
-        carry, y = unroll(
-            recur,
-            functools.partial(cell.wide_step, dtype),
-            cell.apart,
-            time,
-            self.reverse,
-            params["recurrent"],
-            carry,
-            start,
-            z,
-            marks,
+        hoists = isinstance(self.wrapped, Cell) and not call.abstract
+        run = self._hoisted if hoists else self._general
+        of_cell = call.replace(
+            inputs=(carry, x), named=given.passing, state={}, method="forward", inner=True
         )
-        return carry, y, {}
+        (carry, y), _, collected = run(of_cell, start, front)
+        state = {"carry": carry, "segment": last} if self.cache else {}
+        if call.method == "unroll" or self.output == "all":
+            y = jax.tree.map(lambda a: jnp.moveaxis(a, 0, time), y)
+            return Outcome((carry, y) if call.method == "unroll" else y, state, collected)
+        return Outcome(self._last(y, found), state, collected)
 
-    def _general(
-        self, call: Call, carry: Any, start: Any, x: Any, marks: Marks | None, passing: Any
-    ) -> tuple[Any, Any, dict[str, Any]]:
+    def _hoisted(self, call: Call, start: Any, marks: Marks | None) -> Outcome:
+        """Scan a `Cell`, with its products computed outside the scan: a call of the cell with the
+        whole sequence."""
+        cell: Any = self.wrapped
+
+        def run(call: Call) -> Outcome:
+            carry, x = call.inputs
+            spec = cell._declared_by(cell.parameters, (carry, self._element(x)), {})
+            check_params(spec, call.params)
+            params, time = call.cast_params(), self._time(x)
+            # Batch axes come first, so that they remain sharded if a convolution merges axes.
+            z = tuple(jnp.moveaxis(a, time, 0) for a in cell.project(params["input"], x))
+            dtype = z[0].dtype
+
+            def recur(params: Any, h: jax.Array) -> Any:
+                return cell.recur(params, h.astype(dtype))
+
+            return Outcome(
+                unroll(
+                    recur,
+                    functools.partial(cell.wide_step, dtype),
+                    cell.apart,
+                    time,
+                    self.reverse,
+                    params["recurrent"],
+                    carry,
+                    start,
+                    z,
+                    marks,
+                )
+            )
+
+        return evaluate(cell, call, run)
+
+    def _general(self, call: Call, start: Any, marks: Marks | None) -> Outcome:
         """Scan any cell, with a separate key for each step."""
         params, _, key = call.arrays()
+        carry, x = call.inputs
         time = self._time(x)
         # The derivative of a scan accumulates gradients of closed-over arrays in their type.
         wide = widened(params)
@@ -268,12 +253,14 @@ class Recurrent(Wrapper):
         def step(carry: Any, at: Any) -> Any:
             x, number = at
             below = None if key is None else jax.random.fold_in(key, number)
-            arrays = call.with_arrays(Arrays(narrowed(wide, params), {}, below))
-            outcome = self.wrapped._evaluate(arrays, "forward", (carry, x), passing)
-            return *outcome.output, outcome.captured
+            arrays = Arrays(narrowed(wide, params), {}, below)
+            outcome = self._inside(call.with_arrays(arrays).replace(inputs=(carry, x)))
+            _check_cell(self.wrapped, carry, outcome.output)
+            return *outcome.output, outcome.collected
 
         xs = jnp.moveaxis(x, time, 0), jnp.arange(x.shape[time], dtype=jnp.uint32)
-        return scan(step, carry, start, xs, marks, self.reverse)
+        carry, y, collected = scan(step, carry, start, xs, marks, self.reverse)
+        return Outcome((carry, y), {}, collected)
 
     def _last(self, y: Any, found: Marks | None) -> Any:
         """Return the output of the last step for each row; y has time as its first axis."""
@@ -295,7 +282,15 @@ def _inputs(x: Any, carry: Any = None, segment_ids: Any = None) -> None:
     """Inputs of `forward` and `unroll`."""
 
 
-_check_state: Any = Primitive._check_state
+def _check_cell(cell: Any, begin: Any, output: Any) -> None:
+    """Raise unless a cell returns a pair, and a carry like the one that it was given."""
+    if not isinstance(output, tuple) or len(output) != 2:
+        raise TypeError(f"a cell must return (carry, y), got {describe(output)} from {cell!r}")
+    if jax.tree.map(_kind, output[0]) != jax.tree.map(_kind, begin):
+        raise ValueError(
+            f"a cell must keep the shapes and types of its carry, {describe(begin)}; got "
+            f"{describe(output[0])} from {cell!r}"
+        )
 
 
 def _kind(a: Any) -> Any:

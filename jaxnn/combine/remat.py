@@ -5,9 +5,9 @@ from typing import Any, Literal
 import jax
 
 from ..core.calls import Arrays, Call, Outcome
+from ..core.composite import Wrapper
 from ..core.declarations import split_arrays
 from ..core.layer import LayerLike
-from ..core.wrapper import Wrapper
 from ..functional.gradients import dear
 
 POLICIES = {"nothing": None, "products": dear}
@@ -43,12 +43,14 @@ class Remat(Wrapper):
         if self.keep not in POLICIES:
             raise ValueError(f"Remat.keep must be 'nothing' or 'products', got {self.keep!r}")
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        given, join = split_arrays((inputs, named))
+    def _evaluate(self, call: Call) -> Outcome:
+        if call.abstract:  # there is nothing to keep
+            return self._inside(call)
+        given, join = split_arrays((call.inputs, call.named))
 
         def run(arrays: Arrays, given: Any) -> Outcome:
             inputs, named = join(given)
-            return self.wrapped._evaluate(call.with_arrays(arrays), method, inputs, named)
+            return self._inside(call.with_arrays(arrays).replace(inputs=inputs, named=named))
 
         # Key and state are arguments: in a closure, keys would repeat and state would leak.
         return jax.checkpoint(run, policy=POLICIES[self.keep])(call.arrays(), given)

@@ -8,11 +8,13 @@ import numpy as np
 from jax import lax
 
 from ..core import paths
-from ..core.calls import Arrays, Call, Mismatch, Outcome
-from ..core.declarations import Declaration, describe, stacked
-from ..core.layer import LayerLike, declared
-from ..core.values import is_traced
-from ..core.wrapper import Wrapper
+from ..core.calls import Arrays, Call, Outcome
+from ..core.composite import Wrapper
+from ..core.declarations import stacked
+from ..core.layer import LayerLike
+from ..explain.location import Mismatch
+from ..explain.text import describe
+from ..fields import is_traced
 
 
 def check_count(n: Any, owner: str) -> None:
@@ -50,20 +52,12 @@ class Repeat(Wrapper):
         """Check the fields."""
         check_count(self.n, "Repeat")
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        _check_forward(method)
-        declaration = declared(self.wrapped, method, inputs, named)
-        if len(inputs) != 1 or _kinds(inputs[0]) != _kinds(declaration.output):
-            raise ValueError(
-                "Repeat passes the output of each copy to the next, so the layer must have one "
-                "input and keep its shape and type; got "
-                f"{', '.join(map(describe, inputs))}, which becomes {describe(declaration.output)}"
-            )
-        params, state = stacked(declaration, self.n)
-        return Declaration(params, state, declaration.output)
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """Stack parameters and state, one copy after the other."""
+        return stacked(params, self.n), stacked(state, self.n)
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        _check_forward(method)
+    def _evaluate(self, call: Call) -> Outcome:
+        _check_forward(call.method)
         params, state, key = call.arrays()
         hashes = np.array([paths.segment_hash(i) for i in range(self.n)], np.uint32)
         check_stacked((params, state), self.n)
@@ -71,14 +65,24 @@ class Repeat(Wrapper):
         def body(x: Any, copy: Any) -> Any:
             params, state, number = copy
             below = None if key is None else jax.random.fold_in(key, number)
-            arrays = call.with_arrays(Arrays(params, state, below))
-            outcome = self.wrapped._evaluate(arrays, method, (x,), named)
-            return outcome.output, (outcome.state, outcome.captured)
+            arrays = Arrays(params, state, below)
+            outcome = self._inside(call.with_arrays(arrays).replace(inputs=(x,)))
+            if _kinds(x) != _kinds(outcome.output):
+                raise ValueError(
+                    f"{_CHANGED}{describe(x)}, which becomes {describe(outcome.output)}"
+                )
+            return outcome.output, (outcome.state, outcome.collected)
 
-        if len(inputs) != 1:
-            raise ValueError(f"Repeat takes one input, got {len(inputs)}")
-        output, (state, captured) = lax.scan(body, inputs[0], (params, state, hashes))
-        return Outcome(output, state, captured)
+        if len(call.inputs) != 1:
+            raise ValueError(f"{_CHANGED}{', '.join(map(describe, call.inputs)) or 'none'}")
+        output, (state, collected) = lax.scan(body, call.inputs[0], (params, state, hashes))
+        return Outcome(output, state, collected)
+
+
+_CHANGED = (
+    "Repeat passes the output of each copy to the next, so the layer must have one input and keep "
+    "its shape and type; got "
+)
 
 
 def _check_forward(method: str) -> None:

@@ -1,15 +1,13 @@
 """Residual: add the output of a layer to its input."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..core.calls import Call, Outcome
-from ..core.declarations import Declaration, describe
-from ..core.layer import declared
-from ..core.wrapper import Wrapper
+from ..core.composite import Wrapper
+from ..explain.text import describe
 
 
 class Residual(Wrapper):
@@ -28,20 +26,12 @@ class Residual(Wrapper):
     [0.0, 0.0, 0.0]
     """
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        declaration = declared(self.wrapped, method, inputs, named)
-        if method != "forward":
-            return declaration
-        _check_same(inputs, declaration.output)
-        add = functools.partial(jax.tree.map, _add)
-        return declaration._replace(output=jax.eval_shape(add, inputs[0], declaration.output))
-
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        outcome = self.wrapped._evaluate(call, method, inputs, named)
-        if method != "forward":
+    def _evaluate(self, call: Call) -> Outcome:
+        outcome = self._inside(call)
+        if call.method != "forward":
             return outcome
-        _check_same(inputs, outcome.output)
-        return outcome._replace(output=jax.tree.map(_add, inputs[0], outcome.output))
+        _check_same(call.inputs, outcome.output)
+        return outcome._replace(output=jax.tree.map(_add, call.inputs[0], outcome.output))
 
 
 def _add(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -6,11 +6,12 @@ Both contain any number of layers, by position (parameters are a tuple) or by na
 from collections.abc import Callable
 from typing import Any
 
-from ..core import paths
 from ..core.composite import Composite, as_layers
 from ..core.layer import Layer, LayerLike
-from ..core.signatures import check_names
-from ..core.values import FrozenDict, code, copy_with, normalize
+from ..core.values import copy_with
+from ..explain.definitions import check_child_names, check_names
+from ..fields import FrozenDict, normalize
+from ..printing import code
 
 
 class Branches(Composite):
@@ -55,7 +56,7 @@ def _check_layers(layers: Any, owner: str) -> None:
     """Raise if a name is reserved, or if a child is None or a collection of layers."""
     named = layers if isinstance(layers, dict) else {}
     check_names(named, owner)
-    paths.check_segments(named, owner)
+    check_child_names(named, owner)
     for name, child in named.items() or enumerate(layers):
         if child is None or isinstance(child, list | tuple | dict):
             hint = "leave it out" if child is None else f"write {owner}(*layers)"

@@ -1,18 +1,20 @@
 """SpectralNorm: weights divided by their largest singular value."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..core.calls import Call, Outcome, foreign
-from ..core.declarations import Declaration, Variable, describe
-from ..core.initializers import zeros
-from ..core.layer import INIT_STATE, LayerLike, declared
-from ..core.wrapper import Wrapper
+from ..core.calls import Call, Outcome
+from ..core.composite import Wrapper
+from ..core.declarations import Variable
+from ..core.layer import LayerLike
+from ..explain.calls import INIT_STATE
+from ..explain.location import foreign
+from ..explain.text import describe
 from ..functional.normalization import spectral_norm
+from ..initializers import zeros
 from .weight_norm import check_fits, check_match, each_of_stack
 
 
@@ -57,17 +59,18 @@ class SpectralNorm(Wrapper):
             )
         check_match(self)
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        declaration = declared(self.wrapped, method, inputs, named)
-        check_fits(self, self.match, declaration.params)
-        state = declaration.state
-        for path, param in paths.walk(declaration.params):
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """With the state u of each weight."""
+        check_fits(self, self.match, params)
+        for path, param in paths.walk(params):
             if paths.matches(self.match, paths.text(path)):
                 sizes = (*param.shape[: len(param.stack)], param.shape[-1])
                 state = _with(state, (*path, "u"), Variable(sizes, zeros(), "float32"))
-        return declaration._replace(state=state)
+        return params, state
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+    def _evaluate(self, call: Call) -> Outcome:
+        if call.abstract:
+            return self._inside(call)
         matched = [
             (path, w)
             for path, w in paths.walk(call.params)
@@ -85,8 +88,7 @@ class SpectralNorm(Wrapper):
             weights[path], new[path] = self._normalized(w, u)
             old[path] = u
         params = paths.map_with_path(lambda path, w: weights.get(path, w), call.params)
-        inner = dataclasses.replace(call, params=params, state=below)
-        outcome = self.wrapped._evaluate(inner, method, inputs, named)
+        outcome = self._inside(call.replace(params=params, state=below))
         state = outcome.state
         for path, u in (new if call.train else old).items():
             state = _with(state, (*path, "u"), u)

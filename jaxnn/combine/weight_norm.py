@@ -6,12 +6,14 @@ from typing import Any
 import jax
 
 from ..core import paths
-from ..core.calls import Call, Mismatch, Outcome
-from ..core.declarations import Declaration, Param, describe
-from ..core.initializers import InitFn, Initializer, Shape
-from ..core.layer import LayerLike, declared
-from ..core.wrapper import Wrapper
+from ..core.calls import Call
+from ..core.composite import Wrapper
+from ..core.declarations import Param
+from ..core.layer import LayerLike
+from ..explain.location import Mismatch
+from ..explain.text import describe
 from ..functional.normalization import weight_norm
+from ..initializers import InitFn, Initializer, Shape
 
 
 class WeightNorm(Wrapper):
@@ -47,9 +49,9 @@ class WeightNorm(Wrapper):
         """Check the fields."""
         check_match(self)
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        declaration = declared(self.wrapped, method, inputs, named)
-        check_fits(self, self.match, declaration.params)
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """With v and g of each weight."""
+        check_fits(self, self.match, params)
 
         def split(path: paths.Path, param: Param) -> Any:
             if not paths.matches(self.match, paths.text(path)):
@@ -61,11 +63,11 @@ class WeightNorm(Wrapper):
             g = dataclasses.replace(v, shape=(*param.shape[:n], param.shape[-1]), init=length)
             return {"v": v, "g": g}
 
-        return declaration._replace(params=paths.map_with_path(split, declaration.params))
+        return paths.map_with_path(split, params), state
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        below = dataclasses.replace(call, params=self._joined(call.params, ()))
-        return self.wrapped._evaluate(below, method, inputs, named)
+    def lower(self, call: Call) -> Call:
+        """With each weight of its v and g."""
+        return call.replace(params=self._joined(call.params, ()))
 
     def _joined(self, tree: Any, path: paths.Path) -> Any:
         """Return the parameters of the inner layer."""

@@ -22,12 +22,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..core.signatures import suggestion
 from ..experiment.config_file import FILE, RESULT, RunOptions, load_unfinished
 from ..experiment.experiment import Command, Experiment, configured
 from ..experiment.folder import default_place
 from ..experiment.prediction import load_run, predict
 from ..experiment.run import run
+from ..explain.text import suggestion
 from ..files.plain import quoted
 from ..files.reading import printable
 from ..train import Interrupted

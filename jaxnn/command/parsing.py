@@ -13,8 +13,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..core.signatures import suggestion
 from ..experiment.experiment import Experiment
+from ..explain.text import suggestion
 from ..files.reading import printable
 from ..installation import missing
 

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 import jax
 
-from ..core.fingerprint import differences
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.experiment import Experiment, loaded
 from ..experiment.run import versions
 from ..files.plain import quoted
+from ..fingerprint import differences
 from ..sweep.driver import Driver, Progress
 from ..sweep.engine import answer, checked, engine, lost
 from ..sweep.faults import resume_command as resume_text

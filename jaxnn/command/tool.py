@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..core.signatures import suggestion
+from ..explain.text import suggestion
 from ..files.reading import LONGEST, printable
 from ..page.words import count
 from ..sweep.export import export

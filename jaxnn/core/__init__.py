@@ -1,6 +1,5 @@
-"""What a layer is: values, declared parameters, initializers, paths and keys, binding.
+"""What a layer is, in six files that are read in this order.
 
-Each file imports only from those before it: `values`, `paths`, `initializers`, `declarations`,
-`rows`, `calls`, `drawing`, `signatures`, `binding`, `layer`, `primitive`, `composite`, `wrapper`,
-`pair`.
+`values`, `paths`, `declarations`, `calls`, `layer`, `composite`. What explains errors, prints,
+and draws is next to this package, and not in it.
 """

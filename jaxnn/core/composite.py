@@ -1,25 +1,29 @@
-"""Composites have children and own no parameters."""
+"""Layers made of layers: composites, which have children, and wrappers, which hold one layer.
 
+How `self.attention(x)` inside a composite's forward finds its parameters: while forward runs, the
+children are `Bound`: a layer, its place, and the frame of this one evaluation. `Frame` hands each
+child its inputs, parameters, state and key in a `Call`, and collects the new state. While only
+shapes are known, the parameters are `Unknown`, and a call leaves in `Declaring` what it declares.
+"""
+
+import functools
 import re
-import sys
+from functools import partial
 from typing import Any
 
+import jax
+
+from ..explain.calls import check_given, check_inputs, check_state_names, check_structure
+from ..explain.definitions import check_interceptor, check_nesting, check_siblings
+from ..explain.location import UNREACHED, Mismatch, Unreached, drawing, located
+from ..fields import FrozenDict, is_traced
+from ..floating import narrowed, widened
+from ..masking import visible
 from . import paths
-from .binding import Declaring, Evaluation, bind
-from .calls import (
-    UNREACHED,
-    Call,
-    Mismatch,
-    Outcome,
-    Unreached,
-    drawing,
-    output_shapes,
-    placeholder_key,
-)
-from .declarations import Declaration, brief, split_arrays
-from .layer import Layer, declared
-from .primitive import Function
-from .values import FrozenDict, copy_with, fields, is_traced
+from .calls import Call, Interceptor, Outcome, Unknown, current_trace, evaluate
+from .declarations import placeholder
+from .layer import Declaring, Function, Layer, LayerLike, Signature
+from .values import copy_as, copy_with, fields
 
 
 class Composite(Layer):
@@ -55,8 +59,7 @@ class Composite(Layer):
                 object.__setattr__(self, field.name, as_layers(item, where))
 
     def _children(self) -> Any:
-        items = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: item for name, item in items.items() if holds_layer(item)}
+        return {f.name: item for f in fields(self) if holds_layer(item := getattr(self, f.name))}
 
     def _with_children(self, children: Any) -> Any:
         return copy_with(self, **children)
@@ -70,55 +73,44 @@ class Composite(Layer):
                     taken |= child._takes(method)
         return taken
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        children = self._children()
-        _check_siblings(children, type(self).__name__)
-        self._signature(method).check(method, inputs, named)
-        own, passing = self._split(method, named)
-        frame = Declaring(declared, passing)
-        arrays, join = split_arrays((inputs, own))
-
-        def run(arrays: Any) -> Any:
-            inputs, named = join(arrays)
-            named = named | self._answers(method, None)
-            return getattr(self._with_children(bind(children, frame)), method)(*inputs, **named)
-
-        # The trace runs where nothing is shared with a transform around it.
-        output = output_shapes(run, arrays)
-        frame.check_read()
+    def _declared(self, frame: Declaring) -> tuple[Any, Any]:
+        found = frame.found
         params = paths.map_with_path(
-            lambda path, child: frame.found[path].params if path in frame.found else {}, children
+            lambda path, _: found[path].params if path in found else {}, self._children()
         )
         state: dict[str, Any] = {}
-        for path, declaration in frame.found.items():
+        for path, declaration in found.items():
             if declaration.state:
-                state = _nested(state, path, declaration.state)
-        return Declaration(params, state, output)
+                state = paths.nested(state, path, declaration.state)
+        return params, state
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        children = self._children()
-        if children and isinstance(call.params, dict) and not call.params:
+    def _evaluate(self, call: Call) -> Outcome:
+        children, params = self._children(), call.params
+        if call.abstract:
+            check_siblings(children, type(self).__name__)
+        elif children and isinstance(params, dict) and not params:
             raise Unreached(UNREACHED)
-        _check_structure(children, call.params)  # first: net.apply(x) is then told of parameters
-        self._signature(method).check(method, inputs, named)
-        _check_state_names(children, call.state or {})
-        own, passing = self._split(method, named)
-        frame = Evaluation(call, passing)
-        answers = self._answers(method, call)
+        else:
+            check_structure(children, params)  # first: net.apply(x) is then told of parameters
+        check_inputs(self._signature(call.method), call.method, call.inputs, call.named)
+        check_state_names(children, call.state or {})
+        own, passing = self._split(call.method, call.named)
+        frame = Frame(call, passing)
+        answers = self._answers(call)
         bound = self._with_children(bind(children, frame))
         with drawing(answers.get("key", ())):
-            output = getattr(bound, method)(*inputs, **own, **answers)
-        return Outcome(output, frame.state, frame.captured)
+            output = getattr(bound, call.method)(*call.inputs, **own, **answers)
+        return Outcome(output, frame.state, frame.collected)
 
-    def _answers(self, method: str, call: Call | None) -> dict[str, Any]:
-        """What the method asks for by keyword; without a call, while declaring."""
-        asked = self._signature(method).requests
+    def _answers(self, call: Call) -> dict[str, Any]:
+        """What the method asks for by keyword."""
+        asked = self._signature(call.method).requests
         answers: dict[str, Any] = {}
         if "key" in asked:
             # Below a reserved name: a separate key, which no child has.
-            answers["key"] = placeholder_key() if call is None else call.random_key("forward")
+            answers["key"] = call.random_key("forward")
         if "train" in asked:
-            answers["train"] = call is not None and call.train
+            answers["train"] = call.train
         return answers
 
     def _split(self, method: str, named: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -132,10 +124,354 @@ class Composite(Layer):
         )
 
 
+# ---- how a child is called ----
+
+
+class Bound:
+    """A child of a composite while its forward runs: call it, or any other pure method of it.
+
+    `bound.layer` and `bound.params` are the pure pair, for a hand-written `lax.scan`; other
+    attributes are the layer's own. Under an interceptor, `bound.layer` is intercepted too.
+    """
+
+    __slots__ = ("__weakref__", "_frame", "_layer", "_path")  # JAX's transforms refer weakly
+
+    def __init__(self, layer: Any, frame: "Frame", path: paths.Path) -> None:
+        self._layer = layer
+        self._frame = frame
+        self._path = path
+
+    @property
+    def layer(self) -> Any:
+        """The child itself."""
+        return self._frame.layer_at(self._layer, self._path)
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """The child's output."""
+        return self._frame.run(self._layer, self._path, "forward", inputs, named)
+
+    @property
+    def params(self) -> Any:
+        """The child's parameters."""
+        return self._frame.params_at(self._path)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if not self._layer._has_method(name):
+            return getattr(self._layer, name)
+
+        def method(*inputs: Any, **named: Any) -> Any:
+            return self._frame.run(self._layer, self._path, name, inputs, named)
+
+        return method
+
+    def __repr__(self) -> str:
+        return f"<{self._layer!r} bound at {paths.text(self._path)!r}>"
+
+
+def bind(children: Any, frame: "Frame", path: paths.Path = ()) -> Any:
+    """The children, nested as they are, each bound to its place in the frame."""
+    if isinstance(children, dict):
+        return {name: bind(child, frame, (*path, name)) for name, child in children.items()}
+    if isinstance(children, tuple):
+        bound = [bind(child, frame, (*path, str(i))) for i, child in enumerate(children)]
+        return paths.like(children, bound)
+    return children if children is None else Bound(children, frame, path)
+
+
+def inputs_for(
+    layer: Any, method: str, inputs: tuple[Any, ...], named: dict[str, Any], passing: dict[str, Any]
+) -> dict[str, Any]:
+    """The named inputs of a child: those it is given, and those passing by that it takes."""
+    if not named and not passing:
+        return {}
+    taken = layer._takes(method)
+    check_given(named, taken)
+    own = layer._signature(method)
+    filled = own.inputs[: len(inputs)]
+    return {
+        name: item for name, item in passing.items() if name in taken and name not in filled
+    } | named
+
+
+class Frame:
+    """The frame of one evaluation of a composite."""
+
+    def __init__(self, call: Call, passing: dict[str, Any]) -> None:
+        self.call = call
+        self.passing = passing
+        self.state = {} if call.state is None else dict(call.state)
+        self.collected: dict[str, dict[str, Any]] = {}
+        self.counts: dict[tuple[paths.Path, str], int] = {}
+        self.keys: dict[paths.Path, int] = {}
+        self.wide: dict[paths.Path, Any] = {}
+        self.trace = None if call.abstract else current_trace()
+
+    def layer_at(self, layer: Any, path: paths.Path) -> Any:
+        """The child at `path`, seen by the interceptor when `apply` is called on it."""
+        function = self.call.interceptor
+        if function is None:
+            return layer
+        function = partial(_from, self.call.path + path, function)
+        return copy_as(_seen(type(layer)), layer, _function=function)
+
+    def params_at(self, path: paths.Path) -> Any:
+        """The parameters of the child at `path`, in the types that they are used in."""
+        params = self._params_at(path)
+        if isinstance(params, Unknown):
+            found = params.declared
+            params.frame.read.add(params.path)
+            return params if found is None else placeholder(found.params)
+        casting = self.call.casting
+        return params if casting is None else casting.cast(params, self.call.path + path)
+
+    def _params_at(self, path: paths.Path) -> Any:
+        """The parameters of the child at `path`; Mismatch if there are none."""
+        if isinstance(self.call.params, Unknown):
+            return self.call.params.at(path)
+        try:
+            return paths.at(self.call.params, path)
+        except KeyError:
+            raise Mismatch(
+                f"no parameters for {paths.text(path)!r}: write params = net.init(key, x) with "
+                "this network"
+            ) from None
+
+    def run(
+        self,
+        layer: Any,
+        path: paths.Path,
+        method: str,
+        inputs: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Any:
+        """Call a child with its parameters, state and key, and keep its new state."""
+        with located(path, layer):
+            inputs, named = visible(layer, method, inputs, named)
+            named = inputs_for(layer, method, inputs, named, self.passing)
+            count = self.keys.get(path, 0)
+            self.keys[path] = count + 1
+            call = self.call.replace(
+                params=self._params_at(path) if count == 0 else self._shared_at(path),
+                inputs=inputs,
+                named=named,
+                state=None if self.call.state is None else self._state_at(path),
+                key=None if self.call.key is None else self.call.key.child(path, count),
+                method=method,
+                path=self.call.path + path,
+                inner=False,
+                foreign=self.call.foreign or self._left(),
+            )
+            with jax.named_scope(paths.text(path)):
+                outcome = evaluate(layer, call)
+        if outcome.state:
+            self.state = paths.nested(self.state, path, outcome.state)
+        if self.call.interceptor is not None:
+            self._collect(path, method, outcome.collected)
+        return outcome.output
+
+    def _shared_at(self, path: paths.Path) -> Any:
+        """The parameters for another call of a child.
+
+        Narrow ones are rounded from one copy in float32, so that the gradients of all these calls
+        are added in float32.
+        """
+        params = self._params_at(path)
+        if self._left():  # the copy must not leave a transform
+            return params
+        if path not in self.wide:
+            self.wide[path] = widened(params)
+        return narrowed(self.wide[path], params)
+
+    def _state_at(self, path: paths.Path) -> Any:
+        return functools.reduce(lambda state, name: state.get(name, {}), path, self.state)
+
+    def _left(self) -> bool:
+        """Whether a transform of the user's own is around the call, but not around the frame."""
+        return self.trace is not None and current_trace() != self.trace
+
+    def _collect(self, path: paths.Path, method: str, collected: dict[str, Any]) -> None:
+        """Keep the values from below, with the path of the child before theirs."""
+        number = self.counts.get((path, method), 0)
+        self.counts[path, method] = number + 1
+        place = collected_path(path, method, number)
+        for kind, values in collected.items():
+            found = {f"{place}/{name}" if name else place: one for name, one in values.items()}
+            self.collected[kind] = self.collected.get(kind, {}) | found
+
+
+def _from(prefix: paths.Path, function: Any, path: paths.Path, *call: Any) -> Outcome:
+    """An interceptor that sees longer paths."""
+    return function(prefix + path, *call)
+
+
+def collected_path(path: paths.Path, method: str, number: int) -> str:
+    """The name of what is collected in a call: the path, with the method if it is not forward, and
+    `@1`, `@2` for a second and third call."""
+    place = paths.text(path)
+    place += "" if method == "forward" else f".{method}"
+    return place + (f"@{number}" if number else "")
+
+
+# ---- layers around a layer ----
+
+
+class Wrapper(Layer):
+    """A layer around another one, with its parameters, state, methods and paths.
+
+    A subclass that computes in another way overrides `_evaluate`, and calls the inner layer by
+    `self._inside(call)`, any number of times and in any transform. One that rearranges parameters
+    overrides
+
+    - `lift(params, state)`: from what the inner layer declares, nested dicts and tuples of
+      `nn.Param` and `nn.Variable`, to what the wrapper declares;
+    - `lower(call)`: from a call of the wrapper to the call of the inner layer, whose parameters
+      are those that it declares.
+
+    While only shapes are known (`call.abstract`), `lower` is not called.
+
+    >>> import jax.numpy as jnp, jaxnn as nn
+    >>> class Doubled(nn.Wrapper):
+    ...     def _evaluate(self, call):
+    ...         outcome = self._inside(call)
+    ...         return outcome._replace(output=2 * outcome.output)
+    >>> net, x = Doubled(nn.Dense(3, w_init=nn.ones())), jnp.ones((1, 4))
+    >>> net.apply(net.init(jax.random.key(0), x), x).tolist()
+    [[8.0, 8.0, 8.0]]
+    """
+
+    inner: LayerLike
+
+    def _normalize_fields(self) -> None:
+        super()._normalize_fields()
+        inner = as_layers(self.inner, f"{type(self).__name__}.inner")
+        if not isinstance(inner, Layer):
+            raise TypeError(f"{type(self).__name__} wraps a layer, got {inner!r}")
+        object.__setattr__(self, "inner", inner)
+
+    @property
+    def wrapped(self) -> Layer:
+        """The inner layer."""
+        return self.inner  # type: ignore[return-value]
+
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """What the wrapper declares, from what the inner layer declares."""
+        return params, state
+
+    def lower(self, call: Call) -> Call:
+        """The call of the inner layer, from a call of the wrapper."""
+        return call
+
+    def _children(self) -> Any:
+        return self.wrapped
+
+    def _with_children(self, children: Any) -> Any:
+        return copy_with(self, inner=children)
+
+    def _has_method(self, name: str) -> bool:
+        return self.wrapped._has_method(name)
+
+    def _methods(self) -> list[str]:
+        return self.wrapped._methods()
+
+    def _signature(self, method: str) -> Signature:
+        return self.wrapped._signature(method)
+
+    def _takes(self, method: str) -> set[str]:
+        return self.wrapped._takes(method)
+
+    def _declared(self, frame: Declaring) -> tuple[Any, Any]:
+        found = frame.found.get(())
+        params, state = self.lift(*(({}, {}) if found is None else found[:2]))
+        return params, frame.state | state
+
+    def _inside(self, call: Call) -> Outcome:
+        """Call the inner layer."""
+        return evaluate(self.wrapped, call.replace(inner=True))
+
+    def _evaluate(self, call: Call) -> Outcome:
+        return self._inside(call if call.abstract else self.lower(call))
+
+
+class intercept(Wrapper):
+    """The same network, in which every call of a layer goes through a function.
+
+    The function is called as `function(path, layer, call, next)`, and returns an outcome:
+
+    - `path` is the path of the layer, a tuple of segments, `()` for the network itself;
+    - `layer` is the layer that is called. A wrapper and the layer inside it are two layers at one
+      path; `call.inner` is True for the latter;
+    - `call` is what it is called with: `call.inputs`, `call.named`, `call.params`, `call.state`,
+      `call.train`, and `call.method`. `call.replace(inputs=...)` is another call;
+    - `next(call)` calls the layer and returns the outcome: `outcome.output` and `outcome.state`.
+      `outcome._replace(output=...)` is another outcome.
+
+    Each layer is seen once for each time that it is called while the network is traced: the layer
+    of a `Repeat` once, as its `n` copies are one `lax.scan`, and a cell of this library inside a
+    `Recurrent` once, with the whole sequence. Layers are seen in every wrapper and transform, and
+    while `init` finds out which parameters there are; `call.params` is then a placeholder without
+    leaves. Of several functions, the one of the outer `intercept` is called first.
+
+    The parameters are those of `inner`. The network is not equal to `inner`, and two intercepted
+    networks are equal if their functions are.
+
+    Args:
+        inner: the network.
+        function: the function; it prints and pickles if it can be imported.
+
+    Raises:
+        TypeError: `function` is not a plain function.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> def clipped(path, layer, call, next):
+    ...     outcome = next(call)
+    ...     if not isinstance(layer, nn.Dense):
+    ...         return outcome
+    ...     return outcome._replace(output=jnp.clip(outcome.output, -1, 1))
+    >>> net, x = nn.Sequential(nn.Dense(2, w_init=nn.ones()), nn.Dense(3)), jnp.ones((1, 4))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> nn.capture(intercept(net, clipped), "0").apply(params, x)[1]["0"].tolist()
+    [[1.0, 1.0]]
+    """
+
+    inner: LayerLike
+    function: Interceptor
+
+    def __post_init__(self) -> None:
+        """Check that the function is one."""
+        check_interceptor(self.function)
+
+    def _evaluate(self, call: Call) -> Outcome:
+        return evaluate(self.wrapped, call.intercepted(self.function).replace(inner=False))
+
+
+@functools.cache
+def _seen(kind: Any) -> Any:
+    """A kind of layer that calls `_function` as its interceptor, and is otherwise as `kind`.
+
+    It is what `bound.layer` returns under an interceptor, so that layers are seen in transforms of
+    the user's own too. It is not equal to the plain layer: a compiled function runs again for it.
+    """
+
+    class Seen(kind):
+        _function: Any = None
+
+        def _evaluate(self, call: Call) -> Outcome:
+            call = call.intercepted(self._function).replace(inner=False)
+            return evaluate(self, call, partial(kind._evaluate, self))
+
+        def __repr__(self) -> str:
+            return repr(copy_as(kind, self))
+
+    Seen.__name__, Seen.__qualname__ = kind.__name__, kind.__qualname__
+    return Seen
+
+
 def as_layers(item: Any, where: str) -> Any:
     """`item` with plain functions as layers, in tuples and dicts too; TypeError for the rest."""
     if isinstance(item, Layer):
-        _check_nesting(item, where)
+        check_nesting(item, where)
     if item is None or isinstance(item, Layer) or is_traced(item):
         return item
     if isinstance(item, FrozenDict):
@@ -149,79 +485,6 @@ def as_layers(item: Any, where: str) -> Any:
     raise TypeError(f"{where} wants a layer or a function, got {item!r}")
 
 
-# Calls of Python that a level of nesting may take, in tracing and in differentiating it.
-FRAMES_PER_LEVEL = 24
-
-
-def _check_nesting(layer: Layer, where: str) -> None:
-    """Raise ValueError for layers nested deeper than Python can call them."""
-    depth, limit = _nesting(layer) + 1, sys.getrecursionlimit()
-    if depth > limit // FRAMES_PER_LEVEL:
-        raise ValueError(
-            f"{where} nests layers {depth} deep, and Python's recursion limit of {limit:,} is "
-            f"enough for {limit // FRAMES_PER_LEVEL}: write nn.Sequential(a, b, c) or "
-            f"nn.Repeat(layer, n); or call sys.setrecursionlimit({2 * FRAMES_PER_LEVEL * depth:,}) "
-            "before"
-        )
-
-
-def _nesting(layer: Layer) -> int:
-    """The number of levels of a layer: 1 without layers inside."""
-    known = layer.__dict__.get("_nesting")
-    if known is None:
-        held = tuple(getattr(layer, field.name, None) for field in fields(layer))
-        leaves = (leaf for _, leaf in paths.walk(held))
-        known = 1 + max((_nesting(leaf) for leaf in leaves if isinstance(leaf, Layer)), default=0)
-        object.__setattr__(layer, "_nesting", known)
-    return known
-
-
 def holds_layer(item: Any) -> bool:
     """Whether a field holds a layer, itself or in tuples and dicts."""
     return any(isinstance(leaf, Layer) for _, leaf in paths.walk(item))
-
-
-def _check_siblings(children: Any, owner: str) -> None:
-    if isinstance(children, dict):
-        paths.check_segments(children, owner)
-    if isinstance(children, (dict, tuple)):
-        for child in children.values() if isinstance(children, dict) else children:
-            _check_siblings(child, owner)
-
-
-def _check_structure(children: Any, params: Any) -> None:
-    """Raise Mismatch where the parameters do not have the children's names or number."""
-    if isinstance(children, dict):
-        if not isinstance(params, dict) or set(params) != set(children):
-            got = sorted(params) if isinstance(params, dict) else brief(params)
-            raise Mismatch(f"has the children {sorted(children)}, but the parameters are of {got}")
-        for name, child in children.items():
-            _check_structure(child, params[name])
-    elif isinstance(children, tuple):
-        if not isinstance(params, tuple) or len(params) != len(children):
-            raise Mismatch(
-                f"has {len(children)} children, but the parameters are {brief(params)}; "
-                "positional children have a tuple of parameters"
-            )
-        for child, item in zip(children, params, strict=True):
-            _check_structure(child, item)
-
-
-def _check_state_names(children: Any, state: Any) -> None:
-    """Raise ValueError where the state has an entry for a child that there is not."""
-    if not isinstance(children, (dict, tuple)):
-        return
-    names = list(children) if isinstance(children, dict) else list(map(str, range(len(children))))
-    if not isinstance(state, dict) or not set(state) <= set(names):
-        got = sorted(set(state) - set(names)) if isinstance(state, dict) else brief(state)
-        raise ValueError(
-            f"got state for {got}, but its children are {names}: the state is that of another "
-            "network; write state = net.init_state(x)"
-        )
-    for name, item in state.items():
-        _check_state_names(children[name if isinstance(children, dict) else int(name)], item)
-
-
-def _nested(tree: dict[str, Any], path: paths.Path, item: Any) -> dict[str, Any]:
-    head, *rest = path
-    return {**tree, head: _nested(tree.get(head, {}), tuple(rest), item) if rest else item}

@@ -2,24 +2,17 @@
 
 Layers, initializers, declared parameters and configurations are values. A subclass of `Value`
 becomes a frozen dataclass by being written. What its fields may hold is decided once, in
-`normalize`; what equality means once, in `identity`; how it prints once, in `code`.
+`fields.normalize`; what equality means once, in `identity`; how it prints once, in `printing.code`.
 """
 
 import dataclasses
-import enum
 import functools
-import importlib
 import struct
-import sys
 import types
-from collections.abc import Callable, Iterator
 from typing import Any, dataclass_transform
 
-import jax
-import numpy as np
-from jax.core import Tracer
-
-FUNCTION_HOMES = ("jax.nn", "jax.numpy", "jax.lax")
+from ..fields import FrozenDict, is_traced, normalize
+from ..printing import arguments, encode, public_path, restore
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
@@ -70,7 +63,7 @@ class Value:
         return hash(identity(self))
 
     def __repr__(self) -> str:
-        return f"{type(self).__qualname__}({', '.join(_arguments(self))})"
+        return f"{type(self).__qualname__}({', '.join(arguments(self, _is_default))})"
 
     def __copy__(self) -> "Value":
         return self
@@ -80,28 +73,7 @@ class Value:
 
     def __reduce__(self) -> tuple[Any, ...]:
         names = tuple(field.name for field in fields(self))
-        return _restore, (type(self), names, tuple(_encode(getattr(self, n)) for n in names))
-
-
-class FrozenDict(dict[str, Any]):
-    """A dict that cannot change, hashes, and compares in order. It prints as a plain dict."""
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise TypeError("the children of a layer cannot change: write nn.replace(net, path, value)")
-
-    __setitem__ = __delitem__ = __ior__ = update = clear = pop = popitem = setdefault = _refuse  # type: ignore[assignment]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, FrozenDict) and list(self.items()) == list(other.items())
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(self.items()))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenDict, (dict(self),)
+        return restore, (type(self), names, tuple(encode(getattr(self, n)) for n in names))
 
 
 def _writes_init(cls: type) -> bool:
@@ -118,84 +90,17 @@ def fields(value: Value) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(value)  # type: ignore[arg-type]
 
 
-def is_traced(value: object) -> bool:
-    """Whether `value` is a number known only while a JAX transform traces."""
-    return isinstance(value, Tracer)
-
-
-def copy_with(value: Any, /, **changes: Any) -> Any:
-    """A copy of `value` with some fields replaced as they are, without construction or checks."""
-    copy = object.__new__(type(value))
+def copy_as(kind: type[Any], value: Any, /, **changes: Any) -> Any:
+    """A value of a kind with the fields of `value`, some replaced, without any checks."""
+    copy = object.__new__(kind)
     copy.__dict__.update(value.__dict__, **changes)
     copy.__dict__.pop("_nesting", None)  # remembered of what the fields were
     return copy
 
 
-def normalize(value: Any, where: str) -> Any:
-    """The normal form of what a field may hold; `where` names the field in errors.
-
-    Raises TypeError for arrays, lists, sets, dicts of anything but values or functions, classes
-    where an instance is wanted, and whatever cannot be hashed.
-    """
-    if isinstance(value, np.generic):
-        return value.item()
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, Value)):
-        return value
-    if is_traced(value):
-        if value.shape != ():
-            raise TypeError(_array_refused(value, where))
-        return value
-    if isinstance(value, (jax.Array, np.ndarray)):
-        raise TypeError(_array_refused(value, where))
-    if isinstance(value, type) and issubclass(value, Value):
-        raise TypeError(
-            f"{where} got the class {value.__name__}; an instance is wanted: "
-            f"write {value.__name__}(...)"
-        )
-    if isinstance(value, tuple):
-        items = [normalize(item, f"{where}[{i}]") for i, item in enumerate(value)]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, dict):
-        return _normalize_dict(value, where)
-    if isinstance(value, (list, set)):
-        raise TypeError(
-            f"{where} got a {type(value).__name__}, which can change; write a tuple: "
-            f"{tuple(value)!r}"
-        )
-    if isinstance(value, functools.partial):
-        args = tuple(normalize(a, f"{where} argument {i}") for i, a in enumerate(value.args))
-        named = {k: normalize(v, f"{where} argument {k!r}") for k, v in value.keywords.items()}
-        return functools.partial(normalize(value.func, where), *args, **named)
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            f"{where} got {value!r}, which does not hash; a value holds numbers, text, tuples, "
-            "functions and other values"
-        ) from None
-    return value
-
-
-def _normalize_dict(value: dict[Any, Any], where: str) -> FrozenDict:
-    for key, item in value.items():
-        if isinstance(item, (jax.Array, np.ndarray)):
-            raise TypeError(_array_refused(item, f"{where}[{key!r}]"))
-        if not isinstance(key, str) or not (
-            item is None or isinstance(item, (Value, dict, tuple)) or callable(item)
-        ):
-            raise TypeError(
-                f"{where} got a dict with {key!r}: {item!r}; only a dict of layers by name may be "
-                f"a field: write a tuple of pairs, {tuple(value.items())!r}, or a frozen value"
-            )
-    return FrozenDict({k: normalize(v, f"{where}[{k!r}]") for k, v in value.items()})
-
-
-def _array_refused(value: Any, where: str) -> str:
-    return (
-        f"{where} got an array of shape {tuple(value.shape)} and type {value.dtype}; a value holds "
-        "configuration only: declare learned arrays in `parameters`, pass constants as inputs, "
-        "and write float(x) or int(x) for a number"
-    )
+def copy_with(value: Any, /, **changes: Any) -> Any:
+    """A copy of `value` with some fields replaced as they are, without construction or checks."""
+    return copy_as(type(value), value, **changes)
 
 
 def identity(value: Any) -> Any:
@@ -243,67 +148,6 @@ def is_lasting(value: Any) -> bool:
     return isinstance(value, types.FunctionType) and not any(getattr(value, n) for n in held)
 
 
-def public_path(function: Any) -> tuple[str, str] | None:
-    """Module and qualified name under which a function or class can be imported, or None."""
-    name = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)
-    if not isinstance(name, str):
-        return None
-    homes = (*FUNCTION_HOMES, getattr(function, "__module__", None) or "builtins")
-    for home in homes:
-        module = sys.modules.get(home)
-        if module is not None and _attribute(module, name) is function:
-            return home, name
-    return None
-
-
-def _attribute(owner: Any, qualified_name: str) -> Any:
-    for part in qualified_name.split("."):
-        owner = getattr(owner, part, None)
-    return owner
-
-
-def code(value: Any) -> str:
-    """The code that builds `value`, as far as there is such code."""
-    if is_traced(value):
-        return f"<traced {value.aval.str_short()}>"
-    if isinstance(value, enum.Enum):
-        return f"{code(type(value))}.{value.name}"
-    if isinstance(value, float) and value != value:
-        return "float('nan')"
-    if isinstance(value, float) and value in (float("inf"), float("-inf")):
-        return f"float('{value}')"
-    if type(value) is tuple:
-        return f"({', '.join(map(code, value))}{',' if len(value) == 1 else ''})"
-    if isinstance(value, FrozenDict):
-        return "{" + ", ".join(f"{key!r}: {code(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, functools.partial):
-        named = [f"{key}={code(item)}" for key, item in value.keywords.items()]
-        parts = [code(value.func), *map(code, value.args), *named]
-        return f"functools.partial({', '.join(parts)})"
-    if isinstance(value, np.dtype):
-        return f"numpy.dtype({value.name!r})"
-    if callable(value) and not isinstance(value, Value):
-        path = public_path(value)
-        if path is not None:
-            module, name = path
-            return name if module in ("builtins", "__main__") else f"{module}.{name}"
-    return repr(value)
-
-
-def _arguments(value: Value) -> Iterator[str]:
-    """The constructor's arguments: required fields by position, others where they differ."""
-    positional = True
-    for field in fields(value):
-        item = getattr(value, field.name)
-        if field.default is dataclasses.MISSING and not field.kw_only and positional:
-            yield code(item)
-        elif not _is_default(item, field.default):
-            positional = False
-            yield f"{field.name}={code(item)}"
-        else:
-            positional = False
-
-
 def _is_default(item: Any, default: Any) -> bool:
     if default is dataclasses.MISSING or is_traced(item):
         return False
@@ -311,52 +155,3 @@ def _is_default(item: Any, default: Any) -> bool:
         return identity(item) == identity(normalize(default, "default"))
     except TypeError:  # a traced number further down
         return False
-
-
-class _Reference:
-    """Stands for an importable function while a value is pickled; unpickles as the function."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.place = (module, name)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _import, self.place
-
-
-class _Parts:
-    """Stands for a `functools.partial` while a value is pickled; unpickles as the partial."""
-
-    def __init__(self, value: "functools.partial[Any]") -> None:
-        named = tuple((key, _encode(item)) for key, item in value.keywords.items())
-        self.parts = (_encode(value.func), _encode(value.args), named)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _partial, self.parts
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, functools.partial):
-        return _Parts(value)
-    if type(value) is tuple:
-        return tuple(map(_encode, value))
-    if isinstance(value, FrozenDict):
-        return FrozenDict({key: _encode(item) for key, item in value.items()})
-    if callable(value) and not isinstance(value, Value):
-        path = public_path(value)
-        if path is not None:
-            return _Reference(*path)
-    return value
-
-
-def _import(module: str, name: str) -> Any:
-    return _attribute(importlib.import_module(module), name)
-
-
-def _partial(function: Callable[..., Any], args: tuple[Any, ...], named: Any) -> Any:
-    return functools.partial(function, *args, **dict(named))
-
-
-def _restore(cls: type[Value], names: tuple[str, ...], items: tuple[Any, ...]) -> Value:
-    value = object.__new__(cls)
-    value.__dict__.update(zip(names, items, strict=True))
-    return value

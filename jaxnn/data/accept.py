@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from jaxnn.core.declarations import is_array
-from jaxnn.core.fingerprint import checksum, fingerprint
 from jaxnn.core.values import Value
 from jaxnn.data.arrays import as_arrays, is_foreign
 from jaxnn.data.augmented import Augmented
@@ -17,6 +16,7 @@ from jaxnn.data.rows import check_rows, leaves_by_path, slices
 from jaxnn.data.source import Source
 from jaxnn.data.stream import Stream
 from jaxnn.data.text import Text
+from jaxnn.fingerprint import checksum, fingerprint
 
 
 def as_source(data: Any, name: str = "training data") -> Any:

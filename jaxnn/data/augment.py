@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxnn.core.values import is_traced
+from jaxnn.fields import is_traced
 
 
 def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:

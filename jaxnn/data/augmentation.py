@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from jaxnn.core.values import Value, code
+from jaxnn.core.values import Value
+from jaxnn.printing import code
 
 
 class Augmentation(Value):

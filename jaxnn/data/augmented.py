@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from jaxnn.core.declarations import describe
-from jaxnn.core.values import code
+from jaxnn.explain.text import describe
+from jaxnn.printing import code
 
 # What the second parameter of a function of the inputs alone is called.
 INPUTS = ("x", "images")

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.core import paths
 from jaxnn.data.order import epoch_order
 from jaxnn.data.source import Position, share
+from jaxnn.keys import key_words
 
 
 def whole_batches(rows: int, batch_size: int) -> int:
@@ -54,7 +54,7 @@ class GatheredBatches:
         self._take, self._size = take, batch_size
         self._steps = whole_batches(rows, batch_size)
         self._share = share(batch_size, process)
-        self._key = paths.key_words(key)
+        self._key = key_words(key)
         self._kept = {"rows": rows, "batch_size": batch_size, "key": self._key.tolist()}
         self._done = 0 if position is None else _done(position, self._kept)
         self._epoch, self._order = -1, np.zeros(0, np.int32)

@@ -14,11 +14,11 @@ import jax
 import numpy as np
 
 from jaxnn.core.declarations import abstract, is_array
-from jaxnn.core.fingerprint import fingerprint
 from jaxnn.data.check import check
 from jaxnn.data.records import Records
 from jaxnn.data.rows import check_like, check_rows, leaves_by_path, row_count, row_spec
 from jaxnn.data.source import NoEpochs, Position, share
+from jaxnn.fingerprint import fingerprint
 from jaxnn.installation import missing
 
 THREADS, BUFFER = 8, 16  # of a MapDataset; an IterDataset has what it was made with

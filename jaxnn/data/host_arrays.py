@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from jaxnn.core.declarations import is_array
-from jaxnn.core.fingerprint import checksum
 from jaxnn.data.arrays import as_arrays
 from jaxnn.data.check import check
 from jaxnn.data.gathered import GatheredBatches, whole_batches
 from jaxnn.data.rows import check_rows, leaves_by_path, row_count, row_spec, slices
 from jaxnn.data.source import Position
+from jaxnn.fingerprint import checksum
 
 LOOKED_AT = 2**26  # bytes checked at once, which a mapped file has in memory meanwhile
 

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn.core.values import is_traced
 from jaxnn.data.augment import in_box, square_centers
 from jaxnn.data.rows import leaves_by_path, row_count
+from jaxnn.fields import is_traced
 
 
 def mixup(

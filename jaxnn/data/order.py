@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.core import paths
+from jaxnn.keys import key_words
 
 
 def epoch_order(key: Any, epoch: int, rows: int) -> np.ndarray[Any, Any]:
@@ -17,7 +17,7 @@ def epoch_order(key: Any, epoch: int, rows: int) -> np.ndarray[Any, Any]:
     >>> sorted(epoch_order(jax.random.key(0), 3, 5).tolist())
     [0, 1, 2, 3, 4]
     """
-    words = paths.key_words(key).astype(np.uint64)
+    words = key_words(key).astype(np.uint64)
     seed = [int(words[::2].sum()) % 2**64, int(words[1::2].sum()) % 2**64]
     generator = np.random.Philox(key=np.array(seed, np.uint64), counter=[0, 0, 0, epoch])
     return np.argsort(generator.random_raw(rows), kind="stable").astype(np.int32)

@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.declarations import describe
-from jaxnn.core.fingerprint import fingerprint
 from jaxnn.data.gathered import GatheredBatches, whole_batches
 from jaxnn.data.rows import row_spec
 from jaxnn.data.source import Position
+from jaxnn.explain.text import describe
+from jaxnn.fingerprint import fingerprint
 from jaxnn.installation import missing
 
 THREADS = 8  # that read and decode the records of a batch

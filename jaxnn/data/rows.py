@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.core.declarations import abstract, describe
-from jaxnn.core.values import is_traced
+from jaxnn.core.declarations import abstract
+from jaxnn.explain.text import describe
+from jaxnn.fields import is_traced
 
 PIECE = 2**26  # bytes checked at a time, so that a mapped file does not need to fit in memory
 

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 
 from jaxnn.core.declarations import abstract
-from jaxnn.core.fingerprint import fingerprint
 from jaxnn.data.arrays import as_arrays
 from jaxnn.data.rows import check_like, check_rows, row_count, row_spec
 from jaxnn.data.source import Position
+from jaxnn.fingerprint import fingerprint
 
 
 class Stream:

@@ -15,11 +15,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..core.fingerprint import differences
-from ..core.signatures import suggestion
+from ..explain.text import suggestion
 from ..files.plain import quoted
 from ..files.reading import FileError, listed, read_json
 from ..files.replacing import replace
+from ..fingerprint import differences
 from . import sources
 from .configuration import from_plain, to_plain
 from .experiment import Configured, Experiment

@@ -15,7 +15,7 @@ import types
 import typing
 from typing import Any
 
-from ..core.signatures import suggestion
+from ..explain.text import suggestion
 
 SCALARS = (bool, int, float, str)
 UNFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}

@@ -23,16 +23,16 @@ import jax
 import numpy as np
 
 from .. import train
-from ..core import paths
-from ..core.declarations import brief, describe
 from ..core.layer import Layer
-from ..core.values import is_traced
 from ..data import Dataset
 from ..data.accept import as_source, fingerprint_of
 from ..data.augmented import Augmented
 from ..data.order import epoch_order
 from ..data.rows import leaves_by_path, row_count, row_spec
 from ..data.source import Source
+from ..explain.text import brief, describe
+from ..fields import is_traced
+from ..keys import kept_words
 from ..train.minimize import SupervisedLoss
 
 Config = TypeVar("Config")
@@ -423,4 +423,4 @@ def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
 @functools.lru_cache(maxsize=1024)
 def _words(seed: int) -> np.ndarray:
     with jax.ensure_compile_time_eval():
-        return np.asarray(paths.kept_words(jax.random.key(seed)))
+        return np.asarray(kept_words(jax.random.key(seed)))

@@ -11,7 +11,7 @@ from typing import Any
 
 import optax
 
-from ..core.values import is_traced
+from ..fields import is_traced
 from ..train import Cosine, Optimizer
 
 

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.fingerprint import is_users
 from ..files.reading import FileError
+from ..fingerprint import is_users
 from .experiment import Experiment
 
 Modules = Mapping[str, Mapping[str, str]]

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.calls import only_shapes
+from ..shapes import only_shapes
 from .dropout import dropout as drop
 from .finite import broken_rows, finite_rows
 from .linear import floating_type, wider_type

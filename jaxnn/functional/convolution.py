@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core.declarations import describe
+from ..explain.text import describe
 from .gradients import shared_sum
 from .linear import along_axis, to_compute_type
 from .padding import MODES, Padding, entries, fill, lengths

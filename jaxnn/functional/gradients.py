@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..core.floating import is_narrow, widened
+from ..floating import is_narrow, widened
 
 
 def shared_sum(y: jax.Array, parameter: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.values import is_traced
+from ..fields import is_traced
 
 
 def with_temperature(logits: jax.Array, temperature: Any) -> jax.Array:

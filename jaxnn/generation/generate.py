@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core import paths
 from ..core.calls import placeholder_key
-from ..core.declarations import abstract, describe, mismatches
+from ..core.declarations import abstract
 from ..core.layer import Layer, declared
-from ..core.values import is_traced
+from ..explain.text import describe, mismatches
+from ..fields import is_traced
 from ..functional import sampling
+from ..keys import as_key
 from ..surgery.caching import uncached, with_cache
 from ..train.evaluation import check_count
 from ..train.step import remembered
@@ -217,7 +218,7 @@ def _merged(begun: Any, kept: Any) -> Any:
 
 def _key(key: Any, temperature: Any) -> jax.Array:
     if key is not None:
-        return paths.as_key(key)
+        return as_key(key)
     if is_traced(temperature) or temperature != 0:
         raise ValueError(
             "sampling requires a key: write key=jax.random.key(0), or temperature=0 for the most "

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 from jax.experimental import checkify as jax_checkify
 
-from ..core.checking import checking
+from ..core import paths
+from ..core.calls import Call, Next, Outcome, intercepting
+from ..functional.checking import checking, checking_at
 
 
 def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +37,7 @@ def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     def run(*args: Any, **named: Any) -> Any:
-        with checking():
+        with checking(), intercepting(_at):
             return function(*args, **named)
 
     compiled = jax.jit(jax_checkify.checkify(run))
@@ -49,3 +51,9 @@ def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
         return output
 
     return wrapped
+
+
+def _at(path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
+    """Let errors name the layer."""
+    with checking_at(path):
+        return next(call)

@@ -1,12 +1,11 @@
 """first_nonfinite: where in a network the first value that is not finite comes about.
 
-The network runs once, compiled, with every layer watched. A layer that is watched hands a number up
-beside its output, by the way of captured values: that of the first place in it, in the order of
-evaluation, whose output is not finite. A wrapper that scans or maps its layer stacks the numbers,
+The network runs once, compiled, with every call intercepted. The interceptor hands a number up with
+each output, as a collected value: that of the first place in the layer, in the order of evaluation,
+whose output is not finite. A wrapper that scans or maps its layer stacks the numbers,
 so the copy is known too. `_Place` says which place a number means.
 """
 
-import dataclasses
 import itertools
 import math
 from collections import Counter
@@ -17,14 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..combine.capture import capture
 from ..core import paths
-from ..core.binding import at, captured_path
-from ..core.calls import Call, Capture, Outcome
+from ..core.calls import Call, Next, Outcome, evaluate
+from ..core.composite import Wrapper, collected_path
 from ..core.declarations import split_arrays
 from ..core.layer import Layer, LayerLike
-from ..core.values import FrozenDict, copy_with, is_traced
-from ..core.wrapper import Wrapper
+from ..core.paths import at
+from ..fields import is_traced
 
 
 def first_nonfinite(
@@ -70,7 +68,7 @@ def first_nonfinite(
         )
     arrays, join = split_arrays((params, inputs, state, named))
     watcher = _Watcher()
-    watched = _Found(watcher.watch(net))
+    watched = _Found(net, watcher)
     looked: list[str] = []
 
     def run(arrays: Any, key: Any) -> Any:
@@ -132,6 +130,7 @@ def _nonfinite(tree: Any, axes: int = 0) -> jax.Array:
 
 # ---- the numbers that go up ----
 
+KIND = "nonfinite"
 _MARK = "\0"  # no child has it in its name
 
 
@@ -183,66 +182,35 @@ class _Found(Wrapper):
     """The watched network, whose output is its number, by the mark of its place."""
 
     inner: LayerLike
+    watcher: "_Watcher"
 
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        # The pattern fits no path: what goes up are the numbers alone.
-        below = dataclasses.replace(call, capture=Capture(""))
-        outcome = self.wrapped._evaluate(below, method, inputs, named)
-        return Outcome(outcome.captured, outcome.state, {})
+    def _evaluate(self, call: Call) -> Outcome:
+        outcome = evaluate(self.wrapped, call.intercepted(self.watcher).replace(inner=False))
+        return Outcome(outcome.collected[KIND], outcome.state)
 
     def __repr__(self) -> str:
         return repr(self.inner)
 
 
 class _Watcher:
-    """Watches the layers of one network, for one trace."""
+    """The interceptor that numbers the layers of one network, for one trace."""
 
     def __init__(self) -> None:
         self.places: dict[str, _Place] = {}
         self._marks: dict[_Place, str] = {}  # equal places have one mark, however often traced
-        # Layers as they are called: JAX sorts the captured values by name.
+        # Layers as they are called: JAX sorts the collected values by name.
         self.calls: list[tuple[paths.Path, str]] = []
 
-    def watch(self, layer: Layer, path: paths.Path = (), within: bool = False) -> Layer:
-        """`layer`, which stands at `path`, watched with all below it: the same value. `within` is
-        for what a wrapper there wraps."""
-        inside, kept = self._inside(layer, path)
-
-        def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-            if call.foreign or call.capture is None:  # from where no value comes out
-                return layer._evaluate(call, method, inputs, named)
-            if not within:
-                self.calls.append((path, method))
-            begin = len(self.calls)
-            outcome = inside._evaluate(call, method, inputs, named)
-            captured = outcome.captured | kept
-            kept.clear()
-            numbers, others = _split(captured)
-            mark, number = self._number(self._ordered(numbers, path, begin), outcome.output)
-            return outcome._replace(captured=others | {mark: number})
-
-        # The instance's attribute goes before the method, so type, fields and methods stay.
-        return copy_with(inside, _evaluate=evaluate)
-
-    def _inside(self, layer: Layer, path: paths.Path) -> tuple[Layer, dict[str, Any]]:
-        """`layer` with all below it watched, and a dict for numbers that it would not hand up."""
-        kept: dict[str, Any] = {}
-        if not isinstance(layer, Wrapper):
-            children = self._below(layer._children(), path)
-            # In the place of _with_children: layers may make their children from each other.
-            return copy_with(layer, _children=lambda: children) if children else layer, kept
-        inner = self.watch(layer.wrapped, path, within=True)
-        if isinstance(layer, capture):  # its own output has no place for the numbers
-            inner = _keeping(inner, kept)
-        return copy_with(layer, inner=inner), kept
-
-    def _below(self, tree: Any, path: paths.Path) -> Any:
-        if isinstance(tree, dict):
-            named = {name: self._below(item, (*path, name)) for name, item in tree.items()}
-            return FrozenDict(named) if isinstance(tree, FrozenDict) else named
-        if isinstance(tree, tuple):
-            return paths.like(tree, [self._below(x, (*path, str(i))) for i, x in enumerate(tree)])
-        return self.watch(tree, path) if isinstance(tree, Layer) else tree
+    def __call__(self, path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
+        if call.foreign:  # from where no value comes out
+            return next(call)
+        if not call.inner:
+            self.calls.append((path, call.method))
+        begin = len(self.calls)
+        outcome = next(call)
+        ordered = self._ordered(outcome.collected.get(KIND, {}), path, begin)
+        mark, number = self._number(ordered, outcome.output)
+        return outcome._replace(collected={**outcome.collected, KIND: {mark: number}})
 
     def _ordered(
         self, numbers: dict[str, Any], path: paths.Path, begin: int
@@ -256,7 +224,7 @@ class _Watcher:
         order = []
         for called, method in self.calls[begin:]:
             if called[: len(path)] == path:
-                where = captured_path(called[len(path) :], method, counts[called, method])
+                where = collected_path(called[len(path) :], method, counts[called, method])
                 order.append(where)
                 counts[called, method] += 1
         rank = {where: i for i, where in reversed([*enumerate(order)])}
@@ -282,21 +250,3 @@ class _Watcher:
         mark = self._marks.setdefault(place, f"{_MARK}{len(self._marks)}")
         self.places[mark] = place
         return mark, number.astype(jnp.int32)
-
-
-def _split(captured: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The numbers, and what is captured else."""
-    numbers = {name: a for name, a in captured.items() if _MARK in name}
-    return numbers, {name: a for name, a in captured.items() if name not in numbers}
-
-
-def _keeping(layer: Layer, kept: dict[str, Any]) -> Layer:
-    """`layer`, with the numbers that it would hand up put aside."""
-
-    def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        outcome = layer._evaluate(call, method, inputs, named)
-        numbers, others = _split(outcome.captured)
-        kept.update(numbers)
-        return outcome._replace(captured=others)
-
-    return copy_with(layer, _evaluate=evaluate)

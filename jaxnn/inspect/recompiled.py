@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..core.declarations import describe
 from ..core.values import Value, fields, identity
+from ..explain.text import describe
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _NUMBERS = (bool, int, float, complex)

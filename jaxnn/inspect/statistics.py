@@ -10,9 +10,10 @@ import numpy as np
 
 from ..combine.capture import capture
 from ..core import paths
-from ..core.declarations import describe, split_arrays
+from ..core.declarations import split_arrays
 from ..core.layer import Layer
-from ..core.values import is_traced
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional.linear import wider_type
 from . import table
 from .watching import places

@@ -1,4 +1,4 @@
-"""Watching: a network whose every layer marks its equations and tells its output while traced."""
+"""Watching: a network whose every layer marks its equations and reports its output while traced."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -7,13 +7,14 @@ from typing import Any
 import jax
 
 from ..core import paths
-from ..core.calls import Call, Outcome
-from ..core.composite import holds_layer
+from ..core.calls import Call, Next, Outcome
+from ..core.composite import holds_layer, intercept
 from ..core.declarations import abstract
-from ..core.layer import Layer
-from ..core.primitive import Primitive
-from ..core.values import FrozenDict, code, copy_with, fields, is_traced
-from ..core.wrapper import Wrapper
+from ..core.layer import Layer, Primitive
+from ..core.values import fields
+from ..fields import is_traced
+from ..printing import code
+from ..tree import inside, layers
 
 _SCOPE = "jaxnn_row_{}"
 
@@ -25,69 +26,33 @@ def number_of(scope: str) -> int | None:
 
 
 def watched(net: Layer, numbers: dict[paths.Path, int], tell: Callable[[int, Any], Any]) -> Layer:
-    """`net` with every layer watched: the same value, for one trace.
+    """`net` with every layer watched, for one trace.
 
-    The equations of a layer stand in a scope with the number of its path; a number, since a forward
+    The equations of a layer are in a scope with the number of its path; a number, since a forward
     may open scopes of any name. `tell(number, output)` is called each time a layer is traced.
     """
 
-    def watch(layer: Layer, path: paths.Path) -> Layer:
-        def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-            with jax.named_scope(_SCOPE.format(numbers[path])):
-                outcome = layer._evaluate(call, method, inputs, named)
-            tell(numbers[path], abstract(outcome.output))
-            return outcome
+    def watch(path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
+        if call.inner:
+            return next(call)
+        with jax.named_scope(_SCOPE.format(numbers[path])):
+            outcome = next(call)
+        tell(numbers[path], abstract(outcome.output))
+        return outcome
 
-        return evaluated_by(layer, evaluate)
-
-    return mapped(net, watch)
-
-
-def evaluated_by(layer: Layer, evaluate: Callable[..., Outcome]) -> Layer:
-    """`layer`, evaluated by another function, for one trace."""
-    # The instance's attribute goes before the method, so type, fields and methods stay.
-    return copy_with(layer, _evaluate=evaluate)
-
-
-def mapped(net: Layer, function: Callable[[Layer, paths.Path], Layer]) -> Layer:
-    """`net` with `function(layer, path)` in the place of every layer, from the leaves up."""
-
-    def one(layer: Layer, path: paths.Path) -> Layer:
-        return function(_holding(layer, within(layer._children(), path)), path)
-
-    def within(tree: Any, path: paths.Path) -> Any:
-        if isinstance(tree, dict):
-            return FrozenDict({name: within(item, (*path, name)) for name, item in tree.items()})
-        if isinstance(tree, tuple):
-            return tuple(within(item, (*path, str(i))) for i, item in enumerate(tree))
-        return one(tree, path) if isinstance(tree, Layer) else tree
-
-    return one(net, ())
-
-
-def _holding(layer: Layer, children: Any) -> Layer:
-    """`layer` with these children, whichever way it makes them: Bidirectional makes two of one."""
-    if isinstance(layer, Wrapper):
-        return copy_with(layer, inner=_holding(layer.wrapped, children))
-    return copy_with(layer, _children=lambda: children) if children else layer
+    return intercept(net, watch)
 
 
 def places(net: Layer) -> Iterator[tuple[paths.Path, str]]:
     """Every path at which there are layers, with what is there in short; parents come first."""
-
-    def walk(item: Any, path: paths.Path) -> Iterator[tuple[paths.Path, str]]:
-        if isinstance(item, Layer):
-            yield path, short(item)
-            children = item._children()
-        else:
-            yield path, f"{len(item)} layers"
-            children = item
-        named = children.items() if isinstance(children, dict) else enumerate(children)
-        for name, child in named:
-            if holds_layer(child):
-                yield from walk(child, (*path, str(name)))
-
-    return walk(net, ())
+    found: dict[paths.Path, str] = {}
+    for path, layer in layers(net):
+        for n in range(1, len(path)):  # a tuple or a dict of layers
+            found.setdefault(path[:n], "")
+        found.setdefault(path, short(layer))
+    for path, shown in found.items():
+        below = {one[: len(path) + 1] for one in found if one[: len(path)] == path != one}
+        yield path, shown or f"{len(below)} layers"
 
 
 def short(layer: Any) -> str:
@@ -106,7 +71,7 @@ def short(layer: Any) -> str:
         and item != ()
         and (is_traced(item) or item != field.default)
     ]
-    if isinstance(layer, Wrapper):
-        settings = [short(layer.wrapped), *settings]
+    if inner := inside(layer):
+        settings = [short(inner), *settings]
     name = type(layer).__qualname__.rpartition(".")[2]
     return f"{name}({', '.join(settings)})" if settings else name

@@ -16,13 +16,10 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from ..core import paths
-from ..core.calls import Call, Outcome
+from ..core.calls import Call, Next, Outcome
+from ..core.composite import intercept
 from ..core.declarations import abstract, is_array, split_arrays
-from ..core.layer import Layer
-from ..core.primitive import Primitive
-from ..core.values import copy_with
-from ..core.wrapper import Wrapper
-from ..inspect.watching import evaluated_by, mapped
+from ..core.layer import Layer, Primitive
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm
@@ -268,28 +265,21 @@ def _window(layer: Layer, x: Any) -> int:
 def _marked(net: Layer, methods: set[tuple[paths.Path, str]]) -> Layer:
     """`net` for one trace: channels-first layers of torch mark their inputs and outputs."""
 
-    def around(layer: Layer, path: paths.Path) -> Layer:
-        if isinstance(layer, Wrapper):
-            return copy_with(layer, inner=around(layer.wrapped, path))
+    def mark(path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
         if not isinstance(layer, Primitive):
-            return layer
+            return next(call)
+        methods.add((path, call.method))
+        if not call.inputs or not is_array(call.inputs[0]):
+            return next(call)
+        window = _window(layer, call.inputs[0])
+        outcome = next(call.replace(inputs=(_with_mark(call.inputs[0], window), *call.inputs[1:])))
+        if isinstance(layer, _GLOBAL) or not is_array(outcome.output):
+            return outcome
+        if isinstance(layer, PatchEmbedding):
+            window = 1  # of patches, in a row
+        return outcome._replace(output=_with_mark(outcome.output, window))
 
-        def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-            methods.add((path, method))
-            if not inputs or not is_array(inputs[0]):
-                return layer._evaluate(call, method, inputs, named)
-            window = _window(layer, inputs[0])
-            inputs = (_with_mark(inputs[0], window), *inputs[1:])
-            outcome = layer._evaluate(call, method, inputs, named)
-            if isinstance(layer, _GLOBAL) or not is_array(outcome.output):
-                return outcome
-            if isinstance(layer, PatchEmbedding):
-                window = 1  # of patches, in a row
-            return outcome._replace(output=_with_mark(outcome.output, window))
-
-        return evaluated_by(layer, evaluate)
-
-    return mapped(net, around)
+    return intercept(net, mark)
 
 
 def _with_mark(x: Any, window: int) -> Any:

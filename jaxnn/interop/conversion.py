@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
-from ..core.binding import at
 from ..core.calls import placeholder_key
-from ..core.layer import Layer
-from ..core.primitive import Primitive
-from ..core.signatures import suggestion
-from ..core.wrapper import Wrapper
+from ..core.layer import Layer, Primitive
+from ..core.paths import at
+from ..explain.text import suggestion
 from ..surgery.caching import uncached
 from ..train.weights import Weights, not_held
+from ..tree import inside, layers
 from .axes import Trace, traced
 from .book import Book
 from .source import IfThere, Library, Names, Owner
@@ -128,17 +127,15 @@ def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
             )
 
 
-def _owners(item: Any, path: paths.Path = (), wrappers: Any = ()) -> Iterator[Owner]:
+def _owners(net: Layer) -> Iterator[Owner]:
     """The layers that own arrays, by path, with the wrappers around them."""
-    if isinstance(item, Wrapper):
-        yield from _owners(item.wrapped, path, (*wrappers, (path, item)))
-    elif isinstance(item, Primitive):
-        yield Owner(path, item, wrappers)
-    else:
-        children = item._children() if isinstance(item, Layer) else item
-        named = children.items() if isinstance(children, dict) else enumerate(children or ())
-        for name, child in named:
-            yield from _owners(child, (*path, str(name)), wrappers)
+    wrappers: list[tuple[paths.Path, Any]] = []
+    for path, layer in layers(net):
+        wrappers = [(above, one) for above, one in wrappers if path[: len(above)] == above]
+        if inside(layer):
+            wrappers.append((path, layer))
+        elif isinstance(layer, Primitive):
+            yield Owner(path, layer, tuple(wrappers))
 
 
 def _at(tree: Any, path: paths.Path) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core import paths
 from ..core.declarations import Param, Variable, placeholder
-from ..core.initializers import Initializer, Shape, constant
+from ..initializers import Initializer, Shape, constant
 
 
 class Drawn(Initializer):

@@ -6,8 +6,7 @@ from typing import Any
 import jax
 
 from ..core.calls import State
-from ..core.layer import Layer
-from ..core.primitive import Primitive
+from ..core.layer import Layer, Primitive
 from .declared import by_text, params_of, slots_of
 
 # How modules call what says that they are trained, and its opposite.

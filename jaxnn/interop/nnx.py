@@ -6,9 +6,9 @@ from typing import Any
 import jax
 
 from ..core import paths
-from ..core.binding import at
 from ..core.calls import State
-from ..core.primitive import Primitive
+from ..core.layer import Primitive
+from ..core.paths import at
 from .declared import by_text, params_of, slots_of
 
 

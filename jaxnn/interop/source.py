@@ -9,7 +9,7 @@ import numpy as np
 from ..combine.ensemble import Ensemble
 from ..combine.repeat import Repeat
 from ..core import paths
-from ..core.wrapper import Wrapper
+from ..core.composite import Wrapper
 from .orders import Run
 from .reparametrized import Made, Unfit
 

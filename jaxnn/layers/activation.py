@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from ..core.declarations import Param
-from ..core.initializers import InitFn, constant
-from ..core.primitive import Primitive
+from ..core.layer import Primitive
 from ..functional.gradients import shared_product
 from ..functional.linear import to_compute_type
+from ..initializers import InitFn, constant
 from .checks import check_flags, check_rank
 
 

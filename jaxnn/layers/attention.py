@@ -6,15 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.binding import without_padding
 from ..core.calls import State
-from ..core.checking import check_range
-from ..core.declarations import Param, Variable, describe
-from ..core.initializers import InitFn, glorot_uniform, ones, zeros
-from ..core.primitive import Primitive
-from ..core.values import is_traced
+from ..core.declarations import Param, Variable
+from ..core.layer import Primitive
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional import cache as caches
 from ..functional.attention import IMPLEMENTATIONS, attend, attention, check_types, over_heads
+from ..functional.checking import check_range
 from ..functional.finite import broken_rows, by_row, finite_rows
 from ..functional.gradients import shared_product
 from ..functional.linear import along_axis, floating_type, linear
@@ -29,6 +28,8 @@ from ..functional.segments import (
     places_mask,
     segments_mask,
 )
+from ..initializers import InitFn, glorot_uniform, ones, zeros
+from ..masking import without_padding
 from .checks import check_cache, check_flags, check_not_training, check_positive, check_share
 from .rotary import RotaryEmbedding
 

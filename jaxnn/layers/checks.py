@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.declarations import describe
 from ..core.layer import Layer
-from ..core.values import is_traced
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional.convolution import per_axis
 
 # Names of the axes that a window slides over, by their number.

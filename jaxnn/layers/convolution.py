@@ -5,17 +5,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.binding import without_padding
 from ..core.calls import State
 from ..core.composite import Composite
-from ..core.declarations import Param, Variable, describe
-from ..core.initializers import InitFn, he_normal, zeros
-from ..core.layer import Layer
-from ..core.primitive import Primitive
+from ..core.declarations import Param, Variable
+from ..core.layer import Layer, Primitive
+from ..explain.text import describe
 from ..functional.convolution import PerAxis, convolution, packed_convolution, per_axis
 from ..functional.linear import floating_type
 from ..functional.padding import MODES, Padding, entries, lengths
 from ..functional.segments import check_segments
+from ..initializers import InitFn, he_normal, zeros
+from ..masking import without_padding
 from .checks import check_cache, check_not_training, check_positive
 from .kernel import check_groups, check_image, check_kernel, kernel_parameters, kernel_sizes
 

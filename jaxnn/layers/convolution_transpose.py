@@ -5,10 +5,10 @@ from typing import Any
 import jax
 
 from ..core.declarations import Param
-from ..core.initializers import InitFn, he_normal, zeros
-from ..core.primitive import Primitive
+from ..core.layer import Primitive
 from ..functional.convolution import PerAxis, per_axis, transposed_convolution
 from ..functional.padding import Padding
+from ..initializers import InitFn, he_normal, zeros
 from .checks import check_per_axis, check_positive
 from .kernel import check_groups, check_kernel, kernel_parameters
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
-from ..core.declarations import describe
-from ..core.primitive import Primitive
-from ..core.values import is_traced
+from ..core.layer import Primitive
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional.dropout import alpha_dropout, dropout, gaussian_noise
 from ..functional.linear import floating_type
 from .checks import check_rank, check_share

@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ..core.declarations import Param, describe
-from ..core.initializers import InitFn, he_normal, zeros
-from ..core.primitive import Primitive
+from ..core.declarations import Param
+from ..core.layer import Primitive
+from ..explain.text import describe
 from ..functional.gradients import shared_sum
 from ..functional.linear import to_compute_type, wide_einsum
+from ..initializers import InitFn, he_normal, zeros
 from .checks import check_flags, check_rank
 from .fans import by_axes
 

@@ -6,21 +6,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.checking import check_range
-from ..core.declarations import Param, describe
-from ..core.initializers import InitFn, Initializer, Shape, variance_scaling
-from ..core.primitive import Primitive
-from ..core.values import is_traced
+from ..core.declarations import Param
+from ..core.layer import Primitive
+from ..explain.text import describe
+from ..fields import is_traced
+from ..functional.checking import check_range
 from ..functional.embedding import MODES, embed, embedding_bag
 from ..functional.linear import linear
 from ..functional.segments import check_segments
+from ..initializers import InitFn, Initializer, Shape, variance_scaling
 from .checks import check_positive
 
 
 class zero_row(Initializer):
     """Draw a table by `init`, with zeros in row `row`.
 
-    >>> from jaxnn.core.initializers import ones
+    >>> from jaxnn.initializers import ones
     >>> zero_row(ones(), 1)(None, (3, 2))[:, 0].tolist()
     [1.0, 0.0, 1.0]
     """

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ..core.initializers import InitFn, variance_scaling
+from ..initializers import InitFn, variance_scaling
 
 
 def by_axes(
@@ -15,7 +15,7 @@ def by_axes(
 
     Initializers without fans, and those that set their axes explicitly, are returned unchanged.
 
-    >>> from jaxnn.core.initializers import he_normal
+    >>> from jaxnn.initializers import he_normal
     >>> by_axes(he_normal(), (0,), (1, 2)).fan((8, 2, 5))
     8
     """

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 
 from ..core.declarations import Param
-from ..core.initializers import InitFn, lecun_normal, zeros
-from ..core.primitive import Primitive
+from ..core.layer import Primitive
 from ..functional.linear import linear
+from ..initializers import InitFn, lecun_normal, zeros
 from .checks import check_activation, check_flags, check_positive, check_rank
 
 

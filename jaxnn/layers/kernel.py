@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from ..core.declarations import Param, describe
+from ..core.declarations import Param
+from ..explain.text import describe
 from ..functional.convolution import per_axis
 from ..functional.padding import NAMES, entries
 from .checks import AXES, check_flags, check_per_axis, check_rank

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 
 from ..core.declarations import Param
-from ..core.initializers import InitFn, constant
-from ..core.primitive import Primitive
+from ..core.layer import Primitive
 from ..functional.gradients import shared_product
 from ..functional.linear import along_axis, to_compute_type
+from ..initializers import InitFn, constant
 from .checks import check_rank
 
 

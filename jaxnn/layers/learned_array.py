@@ -5,8 +5,8 @@ from typing import Any
 import jax
 
 from ..core.declarations import Param
-from ..core.initializers import InitFn, zeros
-from ..core.primitive import Primitive
+from ..core.layer import Primitive
+from ..initializers import InitFn, zeros
 
 
 class LearnedArray(Primitive):

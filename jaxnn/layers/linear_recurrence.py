@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from ..core.calls import State
-from ..core.declarations import Param, Variable, describe
-from ..core.initializers import Initializer, Shape, normal
-from ..core.primitive import Primitive
-from ..core.values import is_traced
+from ..core.declarations import Param, Variable
+from ..core.layer import Primitive
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional.linear import along_axis, floating_type, linear, wider_type
 from ..functional.linear_recurrence import decay, linear_recurrence
 from ..functional.recurrence import marks, select
 from ..functional.segments import check_segments
+from ..initializers import Initializer, Shape, normal
 from .checks import check_cache, check_flags, check_not_training, check_positive, check_rank
 
 

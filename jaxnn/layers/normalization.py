@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from ..core.calls import State
-from ..core.declarations import Param, Variable, describe
-from ..core.initializers import InitFn, ones, zeros
-from ..core.layer import Layer
-from ..core.primitive import Primitive
-from ..core.values import is_traced
+from ..core.declarations import Param, Variable
+from ..core.layer import Layer, Primitive
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional import normalization as norm
 from ..functional.gradients import gradient_once
 from ..functional.linear import along_axis, floating_type, wider_type
+from ..initializers import InitFn, ones, zeros
 from .checks import check_flags, check_positive, check_rank
 
 

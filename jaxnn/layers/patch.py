@@ -5,10 +5,11 @@ from typing import Any
 
 import jax
 
-from ..core.declarations import Param, describe
-from ..core.initializers import InitFn, lecun_normal, zeros
-from ..core.primitive import Primitive
+from ..core.declarations import Param
+from ..core.layer import Primitive
+from ..explain.text import describe
 from ..functional.linear import linear
+from ..initializers import InitFn, lecun_normal, zeros
 from .checks import check_flags, check_positive, check_rank
 
 

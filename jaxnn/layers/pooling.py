@@ -8,10 +8,9 @@ from typing import Any
 
 import jax
 
-from ..core.declarations import describe
-from ..core.layer import Layer
-from ..core.primitive import Primitive
-from ..core.values import is_traced
+from ..core.layer import Layer, Primitive
+from ..explain.text import describe
+from ..fields import is_traced
 from ..functional import pooling
 from ..functional.padding import Padding, entries
 from ..functional.windows import NAMES, PerAxis

@@ -5,17 +5,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.binding import without_padding
 from ..core.calls import State
-from ..core.checking import check_range
 from ..core.declarations import Param, Variable
-from ..core.initializers import InitFn, normal, zeros
-from ..core.primitive import Primitive
-from ..core.values import is_traced
+from ..core.layer import Primitive
+from ..fields import is_traced
+from ..functional.checking import check_range
 from ..functional.gradients import shared_rows, shared_sum
 from ..functional.linear import floating_type
 from ..functional.positions import sinusoidal
 from ..functional.segments import Count, check_segments, going_on, places
+from ..initializers import InitFn, normal, zeros
+from ..masking import without_padding
 from .checks import check_cache, check_not_training, check_positive, check_rank
 
 

@@ -12,8 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..core.declarations import Param, Variable, mismatches
-from ..core.initializers import (
+from ..core.declarations import Param, Variable
+from ..core.layer import Primitive
+from ..explain.text import mismatches
+from ..functional.convolution import PerAxis, convolution, per_axis
+from ..functional.gradients import shared_sum
+from ..functional.linear import along_axis, floating_type, linear, wider_type
+from ..functional.recurrence import gru_step, joined, lstm_step, minimal_gated_step
+from ..initializers import (
     InitFn,
     Initializer,
     Shape,
@@ -23,11 +29,6 @@ from ..core.initializers import (
     orthogonal,
     zeros,
 )
-from ..core.primitive import Primitive
-from ..functional.convolution import PerAxis, convolution, per_axis
-from ..functional.gradients import shared_sum
-from ..functional.linear import along_axis, floating_type, linear, wider_type
-from ..functional.recurrence import gru_step, joined, lstm_step, minimal_gated_step
 from .checks import AXES, check_activation, check_per_axis, check_positive, check_rank
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.values import Value, fields, is_traced
+from ..core.values import Value, fields
+from ..fields import is_traced
 from ..functional import positions as rules
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from ..core.declarations import describe
-from ..core.primitive import Primitive
+from ..core.layer import Primitive
+from ..explain.text import describe
 
 
 class Flatten(Primitive):

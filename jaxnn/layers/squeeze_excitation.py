@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from ..core.declarations import Param
-from ..core.initializers import InitFn, he_normal, zeros
-from ..core.primitive import Primitive
+from ..core.layer import Primitive
 from ..functional.linear import floating_type, linear, wider_type
+from ..initializers import InitFn, he_normal, zeros
 from .checks import check_activation, check_positive
 from .normalization import check_spatial, window_axes
 

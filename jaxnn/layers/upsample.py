@@ -4,8 +4,8 @@ from typing import Any
 
 import jax
 
-from ..core.declarations import describe
-from ..core.primitive import Primitive
+from ..core.layer import Primitive
+from ..explain.text import describe
 from ..functional.upsample import Method, upsample
 from .checks import check_rank
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from ..core.values import is_traced
+from ..fields import is_traced
 
 
 def check_sizes(config: Any, least: int, *names: str) -> None:

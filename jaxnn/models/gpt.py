@@ -10,8 +10,8 @@ from ..combine.remat import Remat
 from ..combine.repeat import Repeat
 from ..combine.sequential import Sequential
 from ..core.composite import Composite
-from ..core.initializers import InitFn, normal
 from ..core.layer import Layer
+from ..initializers import InitFn, normal
 from ..layers.attention import MultiHeadAttention
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout

@@ -7,8 +7,8 @@ import jax
 
 from ..combine.sequential import Sequential
 from ..core.composite import Composite
-from ..core.initializers import variance_scaling
 from ..core.layer import Layer
+from ..initializers import variance_scaling
 from ..layers.convolution import Conv
 from ..layers.dense import Dense
 from ..layers.normalization import BatchNorm

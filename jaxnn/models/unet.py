@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from ..combine.sequential import Sequential
 from ..core.composite import Composite
-from ..core.declarations import describe
 from ..core.layer import Layer
+from ..explain.text import describe
 from ..layers.convolution import Conv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.normalization import BatchNorm

@@ -10,10 +10,10 @@ from ..combine.remat import Remat
 from ..combine.repeat import Repeat
 from ..combine.sequential import Sequential
 from ..core.composite import Composite
-from ..core.declarations import describe
-from ..core.floating import widened
-from ..core.initializers import glorot_uniform, zeros
 from ..core.layer import Layer
+from ..explain.text import describe
+from ..floating import widened
+from ..initializers import glorot_uniform, zeros
 from ..layers.attention import MultiHeadAttention
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout

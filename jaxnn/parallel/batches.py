@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..core.declarations import describe
 from ..data.check import saturated
+from ..explain.text import describe
 from .mesh import batch_axes
 from .rules import placed
 

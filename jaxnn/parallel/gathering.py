@@ -24,27 +24,25 @@ from ..combine.remat import Remat
 from ..combine.repeat import Repeat
 from ..combine.residual import Residual
 from ..core import paths
-from ..core.calls import Call, Outcome
-from ..core.layer import Layer
-from ..core.values import FrozenDict, copy_with
-from ..core.watching import Watch, watching
-from ..core.wrapper import Wrapper
-from ..inspect.watching import evaluated_by
-from ..train.minimize import SupervisedLoss
+from ..core.calls import Call, Next, Outcome, evaluate, intercepting
+from ..core.composite import intercept
+from ..core.layer import Layer, Primitive
+from ..train.supervised_loss import SupervisedLoss
+from ..tree import inside
 from .mesh import batch_axes
 from .rules import axes_of, placed
 
 # Wrappers that pass the parameters of one copy on as they are. Below any other, a weight might be
 # gathered at each turn of a loop, or not be a parameter any more.
-_OPEN = (Inference, Repeat, Remat, Precision, Residual, capture, SupervisedLoss)
+_OPEN = (Inference, Repeat, Remat, Precision, Residual, capture, intercept, SupervisedLoss)
 
 # The mesh axes that split each axis of an array, with None for the axes that are not split.
 Entries = tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Gathering(Watch):
-    """Lets networks gather their parameters, if these are part of a state.
+class Gathering:
+    """An interceptor by which networks gather their parameters, if these are part of a state.
 
     The parameters of a network are found by their paths and shapes, since in a step they may be
     inside of transforms such as `jax.grad`. Inside of `jax.vmap` or `lax.scan` they have fewer axes
@@ -60,12 +58,13 @@ class Gathering(Watch):
     mesh: Mesh
     leaves: tuple[tuple[paths.Path, tuple[int, ...], P], ...]
 
-    def evaluate(self, layer: Layer, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
+    def __call__(self, path: paths.Path, layer: Layer, call: Call, next: Next) -> Outcome:
         """The outcome of the network that gathers."""
         manual = jax.sharding.get_abstract_mesh().manual_axes  # inside of jax.shard_map
         specs = {} if manual else self.specs(call.params)
-        with watching(None):  # nested calls have gathered parameters
-            return gathered(layer, self.mesh, specs)._evaluate(call, method, inputs, named)
+        with intercepting(None):  # nested calls have gathered parameters
+            net = gathered(layer, self.mesh, specs)
+            return evaluate(net, call.replace(interceptor=None))
 
     def specs(self, params: Any) -> dict[paths.Path, Entries]:
         """How each parameter of a network is split, by path; {} if they are not in the state."""
@@ -108,25 +107,18 @@ def gathered(net: Layer, mesh: Mesh, specs: Mapping[paths.Path, Entries]) -> Lay
         leaf = with_sharding_constraint(leaf, placed(mesh, P(*own)))
         return with_sharding_constraint(leaf, placed(mesh, P(*whole)))
 
-    def walk(layer: Any, path: paths.Path) -> Any:
-        if isinstance(layer, dict):
-            return FrozenDict({name: walk(one, (*path, name)) for name, one in layer.items()})
-        if isinstance(layer, tuple):
-            return paths.like(layer, [walk(one, (*path, str(i))) for i, one in enumerate(layer)])
-        if not isinstance(layer, Layer):
-            return layer
-        if isinstance(layer, _OPEN):
-            return copy_with(layer, inner=walk(layer.wrapped, path))
-        children = layer._children()
-        if children and not isinstance(layer, Wrapper):
-            return layer._with_children(walk(children, path))
+    below = False  # whether all parameters have been gathered above
 
-        def evaluate(call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-            # Cast first, which halves the traffic of bfloat16.
-            params = paths.map_with_path(gather, call.cast_params(), path)
-            below = dataclasses.replace(call, params=params, casting=None)
-            return layer._evaluate(below, method, inputs, named)
+    def gathering(path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
+        nonlocal below
+        if below or isinstance(layer, _OPEN) or not (isinstance(layer, Primitive) or inside(layer)):
+            return next(call)
+        # Cast first, which halves the traffic of bfloat16.
+        params = paths.map_with_path(gather, call.cast_params(), path)
+        below = True
+        try:
+            return next(call.replace(params=params, casting=None))
+        finally:
+            below = False
 
-        return evaluated_by(layer, evaluate)
-
-    return walk(net, ()) if split else net
+    return intercept(net, gathering) if split else net

@@ -17,10 +17,11 @@ from jax.lax import with_sharding_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..core import paths
-from ..core.watching import watching
+from ..core.calls import intercepting
+from ..keys import as_key, kept_key, kept_words
 from ..train import Minimize
 from ..train.state import is_key, strong
+from ..watching import watching
 from .batches import check_rows, row_parts, row_sharding, shard_batch
 from .gathering import Gathering
 from .recording import Drawing, Recording, by_path
@@ -127,7 +128,7 @@ class Placement:
         >>> [tuple(one.spec) for one in (found.params["w"], found.opt_state[0].mu["w"], found.step)]
         [(None, 'data'), (None, 'data'), ()]
         """
-        return self._places(*self._traced(program, paths.as_key(key), batch))
+        return self._places(*self._traced(program, as_key(key), batch))
 
     # ---- what a run calls outside of compiled code ----
 
@@ -160,14 +161,14 @@ class Placement:
         >>> state.params["w"].shape, state.params["w"].sharding.mesh == placement.mesh
         ((2, 8), True)
         """
-        key = paths.as_key(key)
+        key = as_key(key)
         if given is not None:
             places = self._places(given, self._traced(program, key, batch)[1])
             put = jax.tree.map(self._put, given, places)
             # Copies: on the device that had an array, `device_put` keeps its memory.
             return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=places)(put)
         # On the host, the key's words are the same to all processes.
-        words = np.asarray(paths.kept_words(key))
+        words = np.asarray(kept_words(key))
         make, places = self._drawing(program, key, batch)
         shapes = jax.ShapeDtypeStruct in map(type, jax.tree.leaves(batch))
         return make(words, None if shapes else batch, self._initial(program, places))
@@ -184,7 +185,7 @@ class Placement:
         def make(words: jax.Array, given: Any, initial: Any) -> Any:
             one = program if initial is None else dataclasses.replace(program, initial=initial)
             with watching(Drawing(recording, jax.tree.leaves(places))):
-                state = one.init(paths.kept_key(words), batch if given is None else given)
+                state = one.init(kept_key(words), batch if given is None else given)
             # Copies, since an output that is an input would be the same memory.
             return jax.tree.map(lambda leaf: jnp.copy(strong(leaf)), state)
 
@@ -278,7 +279,7 @@ class Placement:
 
         def inside(function: Any) -> Any:
             def call(*arguments: Any, **named: Any) -> Any:
-                with watching(Gathering(self.mesh, known)):
+                with intercepting(Gathering(self.mesh, known)):
                     return function(*arguments, **named)
 
             return call

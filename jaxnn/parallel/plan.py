@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from ..core import paths
-from ..core.declarations import abstract, describe, is_array
+from ..core.declarations import abstract, is_array
+from ..explain.text import describe
 from ..inspect import table
 from ..train import Program, make_step
 from .collectives import Collective, collectives

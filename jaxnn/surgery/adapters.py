@@ -6,9 +6,10 @@ import jax
 
 from ..combine.lora import LoRA
 from ..core import paths
-from ..core.binding import at
 from ..core.layer import Layer
-from .editing import check_net, check_params, edit_below, filled
+from ..core.paths import at
+from ..tree import check_layer, edit_children
+from .editing import check_params, filled
 
 
 def add_lora(
@@ -44,7 +45,7 @@ def add_lora(
     >>> bool((tuned.apply(more, x) == net.apply(params, x)).all())
     True
     """
-    check_net(net, "nn.add_lora(net, params, key, x, rank=8)")
+    check_layer(net, "nn.add_lora(net, params, key, x, rank=8)")
     check_params(net, params, inputs, named)
     around = LoRA(net, rank, match, scale)
 
@@ -72,14 +73,14 @@ def merge_lora(net: Layer, params: Any) -> tuple[Layer, Any]:
     >>> plain, jax.tree.map(jnp.shape, fewer)
     (Dense(4), {'b': (4,), 'w': (3, 4)})
     """
-    check_net(net, "nn.merge_lora(net, params)")
+    check_layer(net, "nn.merge_lora(net, params)")
     found: list[LoRA] = []
 
     def edit(net: Any, params: Any) -> tuple[Any, Any]:
         if isinstance(net, LoRA):
             found.append(net)
             return edit(net.wrapped, net.merge(params))
-        return edit_below(edit, net, params)
+        return edit_children(edit, net, params)
 
     plain = edit(net, params)
     if not found:

@@ -6,8 +6,7 @@ from typing import Any, TypeVar
 from ..core import paths
 from ..core.layer import Layer
 from ..core.values import copy_with, fields
-from ..core.wrapper import Wrapper
-from .editing import check_net
+from ..tree import check_layer, checked, layers, map_layers
 
 Net = TypeVar("Net", bound=Layer)
 Fits = Callable[[str, Layer], bool]
@@ -57,7 +56,7 @@ def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> 
     >>> bool(jnp.allclose(y[0], net.apply(params, source, target)[2], atol=1e-5))
     True
     """
-    check_net(net, "nn.with_cache(net, length=256)")
+    check_layer(net, "nn.with_cache(net, length=256)")
     _check_length(net, length)
     if match is not None and not isinstance(match, str) and not callable(match):
         raise TypeError(
@@ -92,7 +91,7 @@ def _check_length(net: Layer, length: Any) -> None:
     """Raise ValueError for a length < 1, and for a network that can keep nothing."""
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise ValueError(f"a cache has a length of at least 1 position, an int; got {length!r}")
-    if not _keeps(net):
+    if not any(_can_keep(layer) for _, layer in layers(net)):
         shown = repr(net)
         raise ValueError(
             f"no layer of {shown if len(shown) <= 80 else type(net).__name__ + '(...)'} has a "
@@ -101,45 +100,25 @@ def _check_length(net: Layer, length: Any) -> None:
         )
 
 
-def _keeps(net: Any) -> bool:
-    """Whether the layer, what it wraps, or one below it has a field `cache`."""
-    if not isinstance(net, Layer):
-        return any(_keeps(child) for _, child in paths.walk(net) if child is not None)
-    if any(field.name == "cache" for field in fields(net)):
-        return True
-    return _keeps(net.wrapped if isinstance(net, Wrapper) else net._children())
+def _can_keep(layer: Layer) -> bool:
+    """Whether the layer has a field `cache`."""
+    return any(field.name == "cache" for field in fields(layer))
 
 
 def _with_cache(
-    net: Any,
-    length: int,
-    fits: Fits | None = None,
-    found: list[str] | None = None,
-    path: paths.Path = (),
-) -> Any:
+    net: Net, length: int, fits: Fits | None = None, found: list[str] | None = None
+) -> Net:
     """`net` with caches in and below the layers that fit, whose paths are added to `found`.
 
     Without `fits`, that is every layer.
     """
-    if net is None:
-        return None
-    if not isinstance(net, Layer):
-        return paths.map_with_path(
-            lambda below, child: _with_cache(child, length, fits, found, (*path, *below)), net
-        )
-    if not _keeps(net):
-        return net
-    if fits is not None and fits(paths.text(path), net):
-        fits = None
-    if isinstance(net, Wrapper):
-        new = copy_with(net, inner=_with_cache(net.wrapped, length, fits, found, path))
-    elif children := net._children():
-        new = net._with_children(_with_cache(children, length, fits, found, path))
-    else:
-        new = net
-    if fits is None and any(field.name == "cache" for field in fields(new)):
-        new = copy_with(new, cache=length)
+    tops = [path for path, layer in layers(net) if fits is None or fits(paths.text(path), layer)]
+
+    def one(path: paths.Path, layer: Any) -> Any:
+        if not _can_keep(layer) or not any(path[: len(top)] == top for top in tops):
+            return layer
         if found is not None:
             found.append(paths.text(path))
-    new.__post_init__()  # brought to normal form and validated, as its constructor does
-    return new
+        return checked(copy_with(layer, cache=length))
+
+    return map_layers(one, net)

@@ -1,19 +1,19 @@
 """replace: a network with other layers, or other settings of layers, and its parameters."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, TypeVar, overload
 
 import jax
 
 from ..core import paths
-from ..core.binding import at
 from ..core.composite import holds_layer
-from ..core.declarations import Param, describe, is_array
+from ..core.declarations import Param, is_array
 from ..core.layer import Layer
-from ..core.signatures import suggestion
+from ..core.paths import at
 from ..core.values import copy_with, fields
-from ..core.wrapper import Wrapper
-from .editing import check_params, checked, filled
+from ..explain.text import describe, suggestion
+from ..tree import checked, layers, unwrapped
+from .editing import check_params, filled
 
 Net = TypeVar("Net", bound=Layer)
 
@@ -104,11 +104,11 @@ def _carried(
 ) -> Any:
     """The parameters of the new network: `params`, and new ones at and below `path`."""
     check_params(net, params, inputs, named)
-    layers = dict(_layers(net))
+    places = {path for path, _ in layers(net)}
     whole, settings = [], []
     for place in _fitting(net, path):
-        if place in layers or place[-1] == "inner":
-            whole.append(place if place in layers else place[:-1])
+        if place in places or place[-1] == "inner":
+            whole.append(place if place in places else place[:-1])
         else:
             settings.append(place[:-1])
     lines = []
@@ -147,19 +147,20 @@ def _fitting(net: Layer, path: str) -> list[paths.Path]:
     """The paths that a path or a pattern means."""
     if not set("*?") & set(path):
         return [tuple(path.split("/"))]
-    layers = dict(_layers(net))
-    fit = [place for place in layers if place and paths.matches(path, paths.text(place))]
+    found = dict(reversed([*layers(net)]))  # the outermost layer of each path
+    places = [*dict.fromkeys(path for path, _ in layers(net))]
+    fit = [place for place in places if place and paths.matches(path, paths.text(place))]
     if fit:
         return [place for place in fit if not any(place[:n] in fit for n in range(len(place)))]
     names = [
         (*place, name)
-        for place, layer in layers.items()
-        for one in _stack(layer)
+        for place in places
+        for one in unwrapped(found[place])
         for name in _settings(one)
     ]
     fit = [place for place in dict.fromkeys(names) if paths.matches(path, paths.text(place))]
     if not fit:
-        known = ", ".join(paths.text(place) for place in layers if place) or "none"
+        known = ", ".join(paths.text(place) for place in places if place) or "none"
         raise ValueError(
             f"no layer and no setting of one fits the pattern {path!r}; the paths of layers are: "
             f"{known}"
@@ -167,20 +168,9 @@ def _fitting(net: Layer, path: str) -> list[paths.Path]:
     return fit
 
 
-def _layers(item: Any, path: paths.Path = ()) -> Iterator[tuple[paths.Path, Layer]]:
-    """Every layer below `item` and itself, by path; parents come first."""
-    children = item
-    if isinstance(item, Layer):
-        yield path, item
-        children = item._children()
-    for name in _names(children):
-        child = children[name] if isinstance(children, dict) else children[int(name)]
-        yield from _layers(child, (*path, name))
-
-
 def _in_layer(layer: Layer, segments: paths.Path, value: Any, above: paths.Path) -> Any:
     """`layer`, which stands at `above`, with `value` at `segments` below it."""
-    stack = _stack(layer)
+    stack = unwrapped(layer)
     name, last = segments[0], len(segments) == 1
     children = stack[-1]._children()
     if name in _names(children):
@@ -224,11 +214,6 @@ def _names(tree: Any) -> tuple[str, ...]:
     if isinstance(tree, dict):
         return tuple(tree)
     return tuple(map(str, range(len(tree)))) if isinstance(tree, tuple) else ()
-
-
-def _stack(layer: Layer) -> tuple[Layer, ...]:
-    """The wrappers from the outside in, and at the end the layer inside them all."""
-    return (layer, *_stack(layer.wrapped)) if isinstance(layer, Wrapper) else (layer,)
 
 
 def _rewrapped(wrappers: tuple[Layer, ...], inner: Any) -> Any:

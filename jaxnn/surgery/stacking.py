@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from ..combine.inference import Inference
+from ..combine.remat import Remat
 from ..combine.repeat import Repeat, check_stacked
 from ..combine.sequential import Sequential
 from ..core.layer import Layer
-from ..core.wrapper import Wrapper
-from .editing import Edit, check_net, edit_below
+from ..tree import Edit, check_layer, edit_children, inside
 
 
 def unstack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
@@ -31,7 +31,7 @@ def unstack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
     >>> row, jax.tree.map(jnp.shape, row_params)
     (Sequential(Dense(4), Dense(4)), ({'b': (4,), 'w': (4, 4)}, {'b': (4,), 'w': (4, 4)}))
     """
-    check_net(net, "nn.unstack_layers(net, params)")
+    check_layer(net, "nn.unstack_layers(net, params)")
     return _unstacked(net, params)
 
 
@@ -49,7 +49,7 @@ def stack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
     >>> once, jax.tree.map(jnp.shape, once_params)
     (Repeat(Dense(4), 2), {'b': (2, 4), 'w': (2, 4, 4)})
     """
-    check_net(net, "nn.stack_layers(net, params)")
+    check_layer(net, "nn.stack_layers(net, params)")
     return _stacked(net, params)
 
 
@@ -77,10 +77,10 @@ def _stacked(net: Any, params: Any) -> tuple[Any, Any]:
 
 
 def _below(edit: Edit, net: Any, params: Any) -> tuple[Any, Any]:
-    rearranges = isinstance(net, Wrapper) and type(net)._declare is not Wrapper._declare
-    if rearranges and not isinstance(net, Inference):
-        return net, params  # it arranges parameters in its own way
-    return edit_below(edit, net, params)
+    # Other wrappers arrange parameters in their own way, or take layers by path.
+    if inside(net) and not isinstance(net, Inference | Remat):
+        return net, params
+    return edit_children(edit, net, params)
 
 
 def _kinds(tree: Any) -> Any:

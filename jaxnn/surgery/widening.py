@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import paths
-from ..core.binding import at
 from ..core.calls import placeholder_key
 from ..core.declarations import is_array
 from ..core.layer import Layer
-from .editing import check_net, check_params
+from ..core.paths import at
+from ..keys import as_key
+from ..tree import check_layer
+from .editing import check_params
 from .replacement import replace
 
 
@@ -50,9 +52,9 @@ def widen(
     >>> bool(jnp.allclose(wide.apply(more, x), net.apply(params, x), atol=1e-5))
     True
     """
-    check_net(net, "nn.widen(net, params, path, features, key, x)")
+    check_layer(net, "nn.widen(net, params, path, features, key, x)")
     check_params(net, params, inputs, named)
-    key = paths.as_key(key)
+    key = as_key(key)
     wide = replace(net, path, features)
     before, after = _shapes(net, inputs, named), _shapes(wide, inputs, named)
     units = _units(before, after, features)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..core.declarations import describe
+from ..explain.text import describe
 from ..installation import missing
 from .compiled import By, Compiled, Way, compiled_cohort
 from .space import Values

@@ -26,7 +26,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..core.signatures import suggestion
+from ..explain.text import suggestion
 from ..installation import missing
 
 ENGINES = ("local", "dask", "ray", "slurm", "submitit:local")

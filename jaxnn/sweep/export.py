@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.signatures import suggestion
+from ..explain.text import suggestion
 from ..files.replacing import fresh
 from ..installation import missing
 from ..train.directions import Direction

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..core.signatures import suggestion
 from ..experiment.configuration import from_plain
+from ..explain.text import suggestion
 from .dimensions import Branch, Choice, Dimension, Grid, Int, LogUniform, Uniform
 
 DIMENSIONS = (Uniform, LogUniform, Int, Choice, Grid)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ..core.signatures import suggestion
 from ..experiment.experiment import Experiment
+from ..explain.text import suggestion
 from .cohort import Way, Work
 from .engine import lost
 from .probe import Probe, Timing, probe

@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..core.signatures import suggestion
+from ..explain.text import suggestion
 from ..installation import install, missing
 from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Scalar
 from .space import Space, Values

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.signatures import suggestion
+from ..explain.text import suggestion
 from .dimensions import Branch, Choice, Dimension, Grid, Int, LogUniform, Scalar, Uniform
 from .places import Place, laid_out
 

@@ -19,9 +19,9 @@ import jax
 import numpy as np
 
 from .. import core
-from ..core.values import is_traced
 from ..experiment import experiment as experiment_module
 from ..experiment.experiment import Experiment, Loaded
+from ..fields import is_traced
 from . import training as training_module
 from .dimensions import Dimension, Int
 from .space import Space, Values

@@ -23,10 +23,10 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Var, primitives
 
-from ..core import paths
 from ..data.augmented import Augmented, augmented
 from ..data.rows import check_rows, row_count
 from ..experiment.experiment import Configured, Experiment, Loaded, loaded
+from ..keys import as_key, kept_key, kept_words
 from ..train.combining import Tally, combine
 from ..train.directions import direction_of
 from ..train.dispatch import has_convolution
@@ -115,7 +115,7 @@ class Training:
         """The state before the first step."""
         first = _rows(arrays_of(self.source)[0], self.order(seed, 0).rows[0])
         state = self.run.program.init(
-            paths.as_key(jax.random.key(seed)), jax.tree.map(jnp.asarray, first)
+            as_key(jax.random.key(seed)), jax.tree.map(jnp.asarray, first)
         )
         return jax.tree.map(strong, state)
 
@@ -139,7 +139,7 @@ class Training:
             number, chosen = given
             batch = _rows(data[0], chosen)
             if functions:
-                key = jax.random.fold_in(paths.kept_key(order.words), number)
+                key = jax.random.fold_in(kept_key(order.words), number)
                 batch = augmented(functions, jax.random.fold_in(key, 1), batch)
             result = program.step(state, batch)
             check_step(result, state, type(program).__name__)
@@ -245,7 +245,7 @@ def _by_name(numbers: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
 @functools.lru_cache(maxsize=1024)
 def _words(seed: int) -> np.ndarray:
     with jax.ensure_compile_time_eval():
-        return np.asarray(paths.kept_words(jax.random.key(seed)))
+        return np.asarray(kept_words(jax.random.key(seed)))
 
 
 # Numbers of lanes

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core.declarations import describe
+from ..explain.text import describe
 from .metrics import Derived, Ratio, Sum, merged, terms_of
 
 # (params, state, batch, key) -> gradients, metrics, state

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.declarations import describe
+from ..explain.text import describe
 from ..files.plain import plain
 from ..files.reading import MEGABYTE, FileError, listed, printable, read_json
 from ..files.replacing import replace

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.declarations import describe
+from ..explain.text import describe
 from ..files.lock import Lock, Locked
 from ..files.plain import plain
 from ..files.reading import printable, read_json

@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.declarations import describe
-from ..core.values import is_traced
+from ..explain.text import describe
+from ..fields import is_traced
 from .labels import Labels, weights_like
 from .metrics import Derived, Ratio
 

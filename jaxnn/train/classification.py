@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..core.values import is_traced
+from ..fields import is_traced
 from .labels import (
     Labels,
     accuracy,

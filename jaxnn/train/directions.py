@@ -15,7 +15,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeAlias
 
-from ..core.signatures import suggestion
+from ..explain.text import suggestion
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
 DIRECTIONS = ("maximize", "minimize")

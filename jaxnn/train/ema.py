@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from ..core.values import is_traced
+from ..fields import is_traced
 from .optimizer import Optimizer, SlowState, as_pytree, states_of, updated
 from .state import Trained, TrainState
 from .weights import Weights

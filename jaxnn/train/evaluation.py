@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core import paths
 from ..data.accept import as_source, pieces
 from ..data.augmented import Augmented
 from ..data.rows import row_count, row_spec
 from ..data.source import Source
 from ..data.stream import Stream
+from ..keys import as_key, kept_key, kept_words
 from .combining import combine
 from .metrics import check_metrics
 from .placement import SINGLE_DEVICE
@@ -200,7 +200,7 @@ def _evaluation_of(program: Program, state: Any, placement: Any) -> tuple[Any, A
 
 def _words(key: Any) -> np.ndarray:
     # On the host, they are the same to all processes.
-    return np.asarray(paths.kept_words(paths.as_key(key)))
+    return np.asarray(kept_words(as_key(key)))
 
 
 @remembered
@@ -210,7 +210,7 @@ def _compiled_evaluation(structure: Any, code: Any, placement: Any, layout: Any)
         owner = type(program).__name__
         piece = placement.pinned_piece(piece)
         program = placement.gathering(program, state, piece, layout)
-        key = jax.random.fold_in(paths.kept_key(words), number)
+        key = jax.random.fold_in(kept_key(words), number)
         metrics = program.evaluate(state, piece, key=key)
         check_metrics(metrics, f"{owner}.evaluate")
         return placement.pinned_whole(dict(metrics))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..core import paths
+from ..keys import kept_key
 from .accumulation import accumulated, total_counts
 from .apply_if_finite import chosen, was_made
 from .frozen import parts_of
@@ -21,7 +21,7 @@ from .state import TrainState
 
 def step_key(state: TrainState) -> jax.Array:
     """The random key of the step that comes next."""
-    return jax.random.fold_in(paths.kept_key(state.key), state.step)
+    return jax.random.fold_in(kept_key(state.key), state.step)
 
 
 def gradient_step(

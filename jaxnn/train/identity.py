@@ -18,8 +18,8 @@ import jax
 import numpy as np
 import optax
 
-from ..core.fingerprint import CODE, checksum, differences, fingerprint
 from ..data.accept import as_source, fingerprint_of
+from ..fingerprint import CODE, checksum, differences, fingerprint
 from ..version import __version__
 
 # Settings of JAX that change the numbers of a program.

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..core.checking import check_range
-from ..core.declarations import describe
-from ..core.values import is_traced
 from ..data.check import saturated, wrong_label
+from ..explain.text import describe
+from ..fields import is_traced
+from ..functional.checking import check_range
 from ..functional.gradients import picked
 from .metrics import Ratio
 

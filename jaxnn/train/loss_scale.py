@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..core.values import is_traced
+from ..fields import is_traced
 from .apply_if_finite import SkipNonfinite, SkipState
 from .optimizer import Optimizer, states_of
 

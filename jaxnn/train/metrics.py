@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.declarations import describe
+from ..explain.text import describe
 
 
 class Metric:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from ..combine.precision import Precision
 from ..core import paths
-from ..core.composite import Composite
-from ..core.declarations import brief
+from ..core.composite import Composite, intercept
 from ..core.layer import Layer
-from ..core.signatures import suggestion
+from ..explain.text import brief, suggestion
+from ..keys import as_key, kept_words
+from ..tree import map_children
 from .blocks import for_network
 from .ema import evaluation_params
 from .evaluation import check_count
@@ -113,14 +114,14 @@ class Minimize(Program):
             batch: a batch, or `jax.ShapeDtypeStruct` in its place.
         """
         objective, named = self.layer(), self.named_inputs(0)
-        key = paths.as_key(key)
+        key = as_key(key)
         params = objective.init(key, batch, **named)
         state = objective.init_state(batch, key=state_key(key), **named)
         if self.initial is not None:
             params, state = _with_initial(params, state, self.initial)
         optimizer = for_network(as_pytree(self.optimizer), objective, batch, **named)
         zero = jnp.zeros((), jnp.int32)
-        words = paths.kept_words(key)
+        words = kept_words(key)
         return owned(TrainState(params, state, optimizer.init(params), zero, words))
 
     def named_inputs(self, step: Any) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class Minimize(Program):
         found, state = objective.apply(
             params, batch, state=state, key=key, train=train, **self.named_inputs(step)
         )
-        owner = type(self.objective).__name__
+        owner = type(_plain(self.objective)).__name__
         pair = isinstance(found, tuple) and len(found) == 2
         loss, metrics = found if pair else (found, {})
         check_loss(loss, owner)
@@ -207,16 +208,17 @@ class Minimize(Program):
                     "outputs themselves"
                 )
             raise TypeError(
-                f"{type(self.objective).__name__} has no predictions; write def predict(self, "
-                "inputs) in it"
+                f"{type(_plain(self.objective)).__name__} has no predictions; write def "
+                "predict(self, inputs) in it"
             )
         params = evaluation_params(state)
         return self.layer().apply(params, inputs, state=state.state, method="predict")[0]
 
     def check_data(self, data: Any, name: str) -> None:
         """Raise as the task does for inputs and targets of `Supervised`: see `train.fit`."""
-        if isinstance(self.objective, SupervisedLoss):
-            self.objective.check_data(data, name)
+        objective = _plain(self.objective)
+        if isinstance(objective, SupervisedLoss):
+            objective.check_data(data, name)
 
     def layer(self) -> Layer:
         """The objective, whose children compute as `precision` says."""
@@ -224,18 +226,21 @@ class Minimize(Program):
         if policy is None:
             return self.objective
 
-        def wrapped(child: Any) -> Any:
-            if isinstance(child, dict):
-                return {name: wrapped(one) for name, one in child.items()}
-            if isinstance(child, tuple):
-                return paths.like(child, [wrapped(one) for one in child])
-            return None if child is None else dataclasses.replace(policy, inner=child)
+        def computing(objective: Any) -> Any:
+            if isinstance(objective, intercept):
+                return map_children(lambda _, inner: computing(inner), objective)
+            if isinstance(objective, SupervisedLoss | Composite):
+                return map_children(
+                    lambda _, child: dataclasses.replace(policy, inner=child), objective
+                )
+            return dataclasses.replace(policy, inner=objective)
 
-        if isinstance(self.objective, SupervisedLoss):
-            return dataclasses.replace(self.objective, inner=wrapped(self.objective.inner))
-        if isinstance(self.objective, Composite):
-            return self.objective._with_children(wrapped(self.objective._children()))
-        return dataclasses.replace(policy, inner=self.objective)
+        return computing(self.objective)
+
+
+def _plain(objective: Layer) -> Layer:
+    """The objective inside `nn.intercept`."""
+    return _plain(objective.wrapped) if isinstance(objective, intercept) else objective
 
 
 def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimize:

@@ -5,8 +5,8 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..core.declarations import describe
-from ..core.values import is_traced
+from ..explain.text import describe
+from ..fields import is_traced
 from .directions import Direction, directions_of
 from .metrics import directed
 from .task import Loss, Task, measured

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..core.values import identity, is_traced
+from ..core.values import identity
+from ..fields import is_traced
 
 
 class _Number:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from ..core.declarations import describe
+from ..explain.text import describe
 from .metrics import check_metrics, without_collected
 from .program import Program
 from .state import differences

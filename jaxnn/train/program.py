@@ -15,9 +15,9 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import numpy as np
 
-from ..core.declarations import brief
-from ..core.fingerprint import CODE, fingerprint
-from ..core.values import is_traced
+from ..explain.text import brief
+from ..fields import is_traced
+from ..fingerprint import CODE, fingerprint
 from .optimizer import NUMBER
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.declarations import describe
+from ..explain.text import describe
 from .class_scores import integers, spread_weights
 from .labels import Labels, cross_entropy, wide
 from .metrics import Collected, Derived, Ratio

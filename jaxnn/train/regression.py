@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.values import is_traced
+from ..fields import is_traced
 from .labels import ratio, weights_like
 from .task import Task
 

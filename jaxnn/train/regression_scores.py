@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.declarations import describe
+from ..explain.text import describe
 from .class_scores import mean_of_ratios, spread_weights
 from .labels import ratio, wide
 from .metrics import Derived, Ratio

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..core import paths
+from ..keys import as_key, kept_words
 from .agreement import Agreed, watching_peers
 from .combining import Tally
 from .evaluation import check_count
@@ -75,11 +75,11 @@ class Run:
         placement: Any,
     ) -> None:
         check_program(program, "run")
-        self.program, self.data, self.key = program, data, paths.as_key(key)
+        self.program, self.data, self.key = program, data, as_key(key)
         self.batch_size = batch_size
         self.placement, self.given = placement, state
         self.hooks = checked_hooks(hooks)
-        words = np.asarray(paths.kept_words(self.key))
+        words = np.asarray(kept_words(self.key))
         self.loader, self._functions = loader_of(program, data, batch_size, words, placement)
         self.steps_per_epoch = self.loader.steps_per_epoch
         self._epochs, self._ended_epochs = epochs, 0

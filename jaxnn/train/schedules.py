@@ -19,7 +19,7 @@ from typing import Any, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from ..core.values import is_traced
+from ..fields import is_traced
 
 Number = Any
 """A number, traced or not."""

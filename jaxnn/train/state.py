@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.calls import State
-from ..core.declarations import brief
-from ..core.values import is_traced
+from ..explain.text import brief
+from ..fields import is_traced
 
 
 class Trained(Protocol):

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from ..core.calls import is_outside
 from ..data.check import saturated_batch
+from ..random import is_outside
 from .placed_step import placed_step
 from .placement import SINGLE_DEVICE
 from .program import Program, check_program, code_of

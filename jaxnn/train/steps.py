@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core import paths
 from ..data.augmented import augmented
 from ..data.rows import row_count
+from ..keys import kept_key
 from .dispatch import steps_at_once
 from .loading import ArrayLoader, Batches, Loader
 from .placed_step import placed_step
@@ -100,7 +100,7 @@ def _compiled_steps(
             if gathers:
                 batch = jax.tree.map(lambda leaf: leaf[chosen], arrays)
             if functions:
-                key = jax.random.fold_in(jax.random.fold_in(paths.kept_key(words), number), 1)
+                key = jax.random.fold_in(jax.random.fold_in(kept_key(words), number), 1)
                 batch = augmented(functions, key, placement.pinned_batch(batch))
             return placed_step(program, state, batch, placement, layout)
 

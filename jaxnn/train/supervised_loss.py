@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.binding import visible
 from ..core.calls import Call, Outcome
-from ..core.declarations import Declaration, brief
-from ..core.layer import Layer, declared
-from ..core.signatures import Signature, suggestion
-from ..core.wrapper import Wrapper
+from ..core.composite import Wrapper
+from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
+from ..explain.text import brief, suggestion
+from ..masking import visible
 from .labels import check_labels
 from .task import Task, measured, name_of
 
@@ -41,17 +40,15 @@ class SupervisedLoss(Wrapper):
     def _methods(self) -> list[str]:
         return ["predict"] if isinstance(self.task, Task) else []
 
-    def _declare(self, method: str, inputs: Any, named: Any) -> Declaration:
-        found = declared(self.wrapped, "forward", *self._given(method, inputs[0]))
-        return Declaration(found.params, found.state, None)
-
-    def _evaluate(self, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        (batch,) = inputs
-        if method == "forward":
+    def _evaluate(self, call: Call) -> Outcome:
+        (batch,) = call.inputs
+        if call.method == "forward" and not call.abstract:
             batch = _without_hidden(batch)
-        given = visible(self.wrapped, "forward", *self._given(method, batch))
-        outcome = self.wrapped._evaluate(call, "forward", *given)
-        if method == "predict":
+        inputs, named = visible(self.wrapped, "forward", *self._given(call.method, batch))
+        outcome = self._inside(call.replace(inputs=inputs, named=named, method="forward"))
+        if call.abstract:
+            return outcome._replace(output=None)
+        if call.method == "predict":
             return outcome._replace(output=self.task.predict(outcome.output))
         metrics = measured(self.task, outcome.output, *batch[1:])
         return outcome._replace(output=(metrics.pop("loss"), metrics))

@@ -47,8 +47,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core.declarations import describe
-from ..core.values import Value, is_traced
+from ..core.values import Value
+from ..explain.text import describe
+from ..fields import is_traced
 from .directions import Direction, directions_of
 from .labels import Labels, bad_weights, weights_like, wide
 from .metrics import (

@@ -19,8 +19,8 @@ import numpy as np
 
 from ..core import paths
 from ..core.calls import placeholder_key
-from ..core.declarations import brief
 from ..core.layer import Layer
+from ..explain.text import brief
 from ..files.arrays import open_arrays
 from ..files.reading import FileError, listed
 from ..files.replacing import replace

@@ -15,7 +15,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.core.fingerprint import checksum, differences, fingerprint
+from jaxnn.fingerprint import checksum, differences, fingerprint
 
 GAIN = 2.0
 NAMES = frozenset({"a", "b", "c"})

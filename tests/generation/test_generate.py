@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.core.values import is_traced
+from jaxnn.fields import is_traced
 from jaxnn.generation.generate import _compiled
 from jaxnn.models import GPT, CharLSTM
 

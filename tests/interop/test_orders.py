@@ -9,7 +9,6 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import interop
-from jaxnn.core.wrapper import Wrapper
 from jaxnn.interop import axes, orders
 from tests.converted import assert_same, fixture, outputs
 
@@ -219,10 +218,8 @@ ALIKE = {
 def runs_of(net: Any, x: Any) -> list[Any]:
     """The axes of the layer `c` that torch may have in another order."""
     trace = axes.traced(net, (x,), {}, net.spec(x), net.init_state(x))
-    layer, copies = net._children()["c"], 0
-    while isinstance(layer, Wrapper):
-        copies += isinstance(layer, nn.Repeat)
-        layer = layer.wrapped
+    stack = [layer for path, layer in nn.layers(net) if path == ("c",)]
+    layer, copies = stack[-1], sum(isinstance(one, nn.Repeat) for one in stack)
     found = [
         run
         for path, factors in trace.factors.items()

@@ -267,6 +267,8 @@ nets = st.recursive(leaves, combined, max_leaves=8)
 def everything_at(net, path=()):
     """Every path below `net` that can be replaced, with what is there: written independently."""
     children = net._children()
+    while isinstance(children, nn.Layer):  # a wrapper adds no path
+        children = children._children()
     named = children.items() if isinstance(children, dict) else enumerate(children)
     for name, child in named:
         if child is not None:

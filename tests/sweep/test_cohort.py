@@ -17,9 +17,9 @@ import pytest
 
 from jaxnn import Dense, constant, data, train
 from jaxnn.combine.precision import Precision
-from jaxnn.core.values import is_traced
 from jaxnn.experiment import AdamW
 from jaxnn.experiment.experiment import configured
+from jaxnn.fields import is_traced
 from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform, cohort
 from jaxnn.sweep.cohort import (

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxnn.core.values import is_traced
 from jaxnn.experiment import SGD, AdamW
+from jaxnn.fields import is_traced
 from jaxnn.models import MLP
 from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 from tests.sweep import quick

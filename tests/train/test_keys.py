@@ -10,6 +10,7 @@ import jaxnn as nn
 from jaxnn import parallel, train
 from jaxnn.core import paths
 from jaxnn.data.order import epoch_order
+from jaxnn.keys import as_key, kept_words
 from jaxnn.train.gradient_step import step_key
 
 KINDS = ["threefry2x32", "rbg", "unsafe_rbg"]
@@ -72,11 +73,11 @@ def test_a_resumed_run_has_the_same_generator(kind, tmp_path):
 
 def test_a_raw_key_is_of_the_default_generator():
     """As to JAX: `jax.random.PRNGKey` gives four words by both of these."""
-    assert jax.random.key_impl(paths.as_key(np.zeros(4, np.uint32))) == "rbg"
+    assert jax.random.key_impl(as_key(np.zeros(4, np.uint32))) == "rbg"
     for kind in ("rbg", "unsafe_rbg"):
         with jax.default_prng_impl(kind):
             raw = jax.random.PRNGKey(3)
-            key = paths.as_key(raw)
+            key = as_key(raw)
             assert jax.random.key_impl(key) == kind
             assert (
                 words(jax.random.fold_in(key, 1)) == np.asarray(jax.random.fold_in(raw, 1)).tolist()
@@ -90,5 +91,5 @@ def test_a_raw_key_is_of_the_default_generator():
 def test_the_order_of_an_epoch_is_that_of_the_words(kind):
     """Whether it is given the key or its words, as a state holds them."""
     key = jax.random.key(7, impl=kind)
-    kept = np.asarray(paths.kept_words(key))
+    kept = np.asarray(kept_words(key))
     np.testing.assert_array_equal(epoch_order(key, 1, 100), epoch_order(kept, 1, 100))

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...core import paths
 from ...inspect.nonfinite import first_nonfinite
+from ...keys import kept_key, kept_words
 from ..combining import Tally
 from ..directions import check_metric
 from ..evaluation import check_count
@@ -211,9 +211,9 @@ def with_other_keys(state: Any, attempt: int) -> Any:
 
     def leaf(item: Any) -> Any:
         if isinstance(item, TrainState):
-            key = jax.random.fold_in(paths.kept_key(item.key), attempt)
+            key = jax.random.fold_in(kept_key(item.key), attempt)
             moved: Any = jax.tree.map(leaf, dict(enumerate(item[:-1])))
-            return TrainState(moved[0], moved[1], moved[2], moved[3], paths.kept_words(key))
+            return TrainState(moved[0], moved[1], moved[2], moved[3], kept_words(key))
         return jax.random.fold_in(item, attempt) if is_key(item) else item
 
     return jax.tree.map(leaf, state, is_leaf=lambda item: isinstance(item, TrainState))

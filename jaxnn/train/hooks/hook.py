@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
-from ...core.declarations import brief
+from ...explain.text import brief
 from ..event import Event
 from ..every import Every, Moment
 from .memory import check_like

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ...core.declarations import brief
+from ...explain.text import brief
 from ...files.reading import listed
 from ..state import by_path, differences
 

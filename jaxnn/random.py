@@ -10,6 +10,8 @@ of transforms the programs of an initializer that is a value are compiled once a
 compiled once a process, whatever the network.
 """
 
+import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -17,12 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import paths
-from .calls import is_outside, located
-from .declarations import Declared
+from .core import paths
+from .core.calls import current_trace
+from .core.declarations import Declared
+from .core.values import is_lasting
+from .explain.location import located
+from .fields import is_traced
 from .initializers import InitFn, Initializer, Shape, constant
 from .rows import Draw, distribution_of, draw_rows
-from .values import is_lasting, is_traced
 from .watching import current_watch
 
 
@@ -70,6 +74,18 @@ def draw(spec: Any, key: jax.Array) -> Any:
     if watch is not None:
         watch.drawn(dict(leaves), found)
     return paths.map_with_path(lambda path, _: found[path], spec)
+
+
+def is_outside() -> bool:
+    """Whether no JAX transform is under way."""
+    return current_trace() == _outside()
+
+
+@functools.cache
+def _outside() -> Any:
+    """The token of no transform: that of a thread which has entered none."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(current_trace).result()
 
 
 def _counter_based(key: jax.Array) -> bool:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from . import paths
-from .declarations import Declared
+from .core import paths
+from .core.declarations import Declared
+from .fields import is_traced
 from .initializers import normal, truncated_normal, uniform, variance_scaling
-from .values import is_traced
 
 ROW = 4096
 ROWS = 64

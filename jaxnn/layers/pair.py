@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import paths
-from .declarations import Param
-from .initializers import Initializer, Shape
-from .primitive import Primitive
+from ..core import paths
+from ..core.declarations import Param
+from ..core.layer import Primitive
+from ..initializers import Initializer, Shape
 
 
 class layer(Primitive):

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from .values import Value, is_traced
+from .core.values import Value
+from .fields import is_traced
 
 Shape = Sequence[int]
 InitFn: TypeAlias = Callable[[Any, Shape, Any], jax.Array]

@@ -1,8 +1,8 @@
-"""Watches: how a part of the library sees or changes what layers do inside any function.
+"""Watches: how a part of the library sees or places what layers draw inside any function.
 
-`Layer.init` and `Layer.apply` may be called anywhere inside a function, such as the `init` and
-`step` of a program. A watch records or places the parameters that are drawn there, and may evaluate
-a network in another way. `jax.jit` inside the function traces again for each watch.
+`Layer.init` may be called anywhere inside a function, such as the `init` of a program. A watch
+records or places the parameters that are drawn there. `jax.jit` inside the function traces again
+for each watch.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,8 @@ from typing import Any
 
 import jax
 
-from . import paths
-from .calls import Call, Outcome
-from .declarations import Declared
+from .core import paths
+from .core.declarations import Declared
 
 Spec = Mapping[paths.Path, Declared]
 
@@ -35,18 +34,6 @@ class Watch:
             spec: the declared parameters or state by path.
             arrays: the array of each.
         """
-
-    def evaluate(self, layer: Any, call: Call, method: str, inputs: Any, named: Any) -> Outcome:
-        """The outcome of `layer.apply`.
-
-        Args:
-            layer: the layer.
-            call: its parameters, state, and key.
-            method: the name of the method.
-            inputs: the positional inputs.
-            named: the named inputs.
-        """
-        return layer._evaluate(call, method, inputs, named)
 
 
 # Part of the key of every `jax.jit` cache, so that no trace of one watch is used under another.

@@ -27,8 +27,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .declarations import describe
-from .values import Value, is_traced
+from .core.values import Value
+from .explain.text import describe
+from .fields import is_traced
 
 CODE = "code of "
 # Bytes that are hashed at a time, so that a mapped file need not fit in memory.
@@ -36,7 +37,7 @@ CHUNK = 2**26
 # A value that reaches more objects than this holds data, and is described by its type from there.
 MOST = 20_000
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parent
 _INSTALLED = ("site-packages", "dist-packages")
 
 

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 import jax
 import jax.numpy as jnp
 
-from . import paths
+from ..core import paths
 
 # The path that the evaluation has come to, where values are checked; None elsewhere.
 _PATH: ContextVar[paths.Path | None] = ContextVar("jaxnn_checking", default=None)
@@ -33,13 +33,9 @@ def checking() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def below(path: paths.Path) -> Iterator[None]:
-    """The child at `path` is evaluated within."""
-    above = _PATH.get()
-    if above is None:
-        yield
-        return
-    token = _PATH.set((*above, *path))
+def checking_at(path: paths.Path) -> Iterator[None]:
+    """Values are checked within by the layer at `path`."""
+    token = _PATH.set(path)
     try:
         yield
     finally:

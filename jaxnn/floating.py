@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .declarations import is_array
+from .core.declarations import is_array
 
 
 def is_floating(leaf: Any) -> bool:

@@ -1,0 +1,1 @@
+"""What errors say: what was passed, what was expected, where, and the call to write."""

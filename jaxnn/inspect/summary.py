@@ -98,7 +98,7 @@ def summary(net: Layer, *inputs: Any, depth: int | None = None, **named: Any) ->
     1      jax.nn.relu  f32[32,128]           0      0 B     4.1 k
     2      Dense(10)    f32[32,10]        1,290    5.0 KiB  82.2 k
     ──────────────────────────────────────────────────────────────
-    total  Sequential       f32[32,10]      101,770  397.5 KiB   6.5 M
+    total  Sequential   f32[32,10]      101,770  397.5 KiB   6.5 M
     ──────────────────────────────────────────────────────────────
     parameters  101,770 (397.5 KiB)
     state       0 (0 B)

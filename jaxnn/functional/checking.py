@@ -1,7 +1,7 @@
 """Checks of values that are known only when a program runs, such as token ids.
 
-They would cost every dispatch, so they are there only where a function is traced within
-`checking()`, as `nn.checkify` does.
+They would cost every dispatch, so a function has them only if it is traced inside `checking()`, as
+`nn.checkify` does.
 """
 
 import contextlib
@@ -13,19 +13,19 @@ import jax.numpy as jnp
 
 from ..core import paths
 
-# The path that the evaluation has come to, where values are checked; None elsewhere.
+# The path of the layer that is evaluated, if values are checked; None otherwise.
 _PATH: ContextVar[paths.Path | None] = ContextVar("jaxnn_checking", default=None)
 
 
 @contextlib.contextmanager
 def checking() -> Iterator[None]:
-    """Trace with checks what is traced within; they want `jax.experimental.checkify` around."""
+    """Trace functions inside with checks, which need `jax.experimental.checkify` around them."""
     from jax.experimental.xla_metadata import set_xla_metadata
 
     token = _PATH.set(())
     try:
-        # Part of JAX's key for traces: a jitted function called within is traced anew, and what
-        # was traced here is not used elsewhere.
+        # Part of JAX's key for traces: a jitted function called inside is traced again, and its
+        # trace is not used elsewhere.
         with set_xla_metadata(jaxnn="checked"):
             yield
     finally:
@@ -34,7 +34,7 @@ def checking() -> Iterator[None]:
 
 @contextlib.contextmanager
 def checking_at(path: paths.Path) -> Iterator[None]:
-    """Values are checked within by the layer at `path`."""
+    """Let errors of checks inside name the layer at `path`."""
     token = _PATH.set(path)
     try:
         yield
@@ -43,8 +43,13 @@ def checking_at(path: paths.Path) -> Iterator[None]:
 
 
 def check_range(values: jax.Array, size: int, message: str) -> None:
-    """Where values are checked: 0 <= values < size, all integers; `{value}` in the message is the
-    first that is not."""
+    """Check that integers are in [0, size), if values are checked.
+
+    Args:
+        values: integers of any shape.
+        size: the size of the range.
+        message: the error; `{value}` in it is the first value outside of the range.
+    """
     path = _PATH.get()
     if path is None or values.size == 0:
         return

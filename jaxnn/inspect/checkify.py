@@ -28,7 +28,7 @@ def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
     >>> params = net.init(jax.random.key(0), jnp.array([1]))
     >>> checkify(net.apply)(params, jnp.array([1, 7]))
     Traceback (most recent call last):
-    ValueError: at '0': token 7 is outside of a vocabulary of 5
+    ValueError: at '0': token 7 is outside a vocabulary of 5
     """
     if not callable(function) or hasattr(function, "lower"):
         raise TypeError(

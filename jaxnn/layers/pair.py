@@ -13,13 +13,16 @@ from ..initializers import Initializer, Shape
 
 
 class layer(Primitive):
-    """A layer from two functions: `init_fun(key, *inputs)` gives parameters, any pytree of dicts,
-    tuples and lists, and `apply_fun(params, *inputs)` the output.
+    """A layer made of two functions.
 
-    `init_fun` sees its inputs as `jax.ShapeDtypeStruct`. The parameters are those it gives at the
-    layer's own key. A pair `(init, apply)` of `jax.example_libraries.stax`, whose init takes a
-    shape and returns `(output_shape, params)`, becomes
-    `layer(lambda key, x: init(key, x.shape)[1], apply)`.
+    The parameters are those that `init_fun` returns for the layer's own key. A pair
+    `(init, apply)` of `jax.example_libraries.stax`, whose init takes a shape and returns
+    `(output_shape, params)`, becomes `layer(lambda key, x: init(key, x.shape)[1], apply)`.
+
+    Args:
+        init_fun: Function of `(key, *inputs)` that returns parameters, a pytree of dicts, tuples,
+            and lists. Inputs are `jax.ShapeDtypeStruct`.
+        apply_fun: Function of `(params, *inputs)` that returns the output.
 
     >>> import jax, jax.numpy as jnp
     >>> scale = layer(lambda key, x: {"s": jnp.ones(x.shape)}, lambda params, x: x * params["s"])
@@ -32,7 +35,7 @@ class layer(Primitive):
     apply_fun: Callable[..., Any]
 
     def parameters(self, *inputs: Any) -> Any:
-        """The shapes that `init_fun` gives."""
+        """Return the shapes of what `init_fun` returns."""
         given, structure = jax.tree.flatten(inputs)
         drawn = jax.eval_shape(lambda key: self.init_fun(key, *inputs), jax.random.key(0))
         leaves = dict(enumerate(paths.walk(drawn)))
@@ -45,12 +48,12 @@ class layer(Primitive):
         return paths.map_with_path(declare, drawn)
 
     def forward(self, params: Any, *inputs: Any) -> Any:
-        """`apply_fun` of the parameters and inputs."""
+        """Return `apply_fun` of the parameters and inputs."""
         return self.apply_fun(params, *inputs)
 
 
 class _Drawn(Initializer):
-    """One array of what `init_fun` gives at a key."""
+    """One array of what `init_fun` returns for a key."""
 
     init_fun: Callable[..., Any]
     given: tuple[Any, ...]
@@ -58,7 +61,7 @@ class _Drawn(Initializer):
     number: int
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = None) -> jax.Array:
-        """The array of that number."""
+        """Return the array of that number."""
         inputs = jax.tree.unflatten(self.structure, self.given)
         drawn = list(paths.walk(self.init_fun(key, *inputs)))
         return jnp.asarray(drawn[self.number][1], dtype)

@@ -368,7 +368,7 @@ def test_segments_of_frames_pass_by_a_convolution_along_each(net: nn.Layer):
 def test_segments_of_another_axis():
     """Of videos (..., T, H, W, C); and of frames where the convolution keeps a cache along them."""
     net, x = nn.Conv(4, 3, padding="causal"), normals(0, 2, 6, 3, 5, 2)
-    text = "mark an axis of float32[2,6,3,5,2] that is not convolved: write kernel_size=(1, 3)"
+    text = "mark an axis of float32[2,6,3,5,2] that is not convolved; write kernel_size=(1, 3)"
     params = net.init(KEY, x)
     fails(f"segment_ids (2, 6) {text}", lambda: net.apply(params, x, segment_ids=SEGMENTS[:2]))
     kept, frames = nn.with_cache(net, 8), x[:, :, 0]
@@ -419,7 +419,7 @@ def test_segments_that_do_not_fit():
     )
     for floating in (x[0, ..., 0], x[0, :, 0, 0]):
         fails(
-            "segment_ids are integers",
+            "segment_ids must be integers",
             lambda floating=floating: net.apply(params, x[0], segment_ids=floating),
             TypeError,
         )
@@ -439,7 +439,10 @@ IMAGE = jnp.ones((2, 4, 4, 6))
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: nn.Conv(6, (3, 3), groups=4), "Conv.features is a multiple of groups=4, got 6"),
+        (
+            lambda: nn.Conv(6, (3, 3), groups=4),
+            "Conv.features must be a multiple of groups=4, got 6",
+        ),
         (lambda: nn.Conv(6, 3, padding="some"), "Conv.padding must be 'same', 'valid', 'causal', "),
         (lambda: nn.Conv(6, (3, 3), padding=(1, 2, 3)), "each of the 2 axes; got (1, 2, 3)"),
         (lambda: nn.Conv(6, 3, padding=-1), "an int >= 0"),
@@ -455,7 +458,7 @@ IMAGE = jnp.ones((2, 4, 4, 6))
             "Conv.kernel_size must be an int >= 1, or a tuple with one for",
         ),
         (lambda: nn.Conv(6, 3, stride=(1, 2)), "the 1 axes of the kernel; got (1, 2)"),
-        (lambda: nn.Conv(6, 3, cache=2), "keeps a cache where it is causal, over one axis"),
+        (lambda: nn.Conv(6, 3, cache=2), "can keep a cache only if it is causal, over one axis"),
         (lambda: nn.Conv(6, 3, 2, padding="causal", cache=2), "with stride 1; got"),
         (lambda: nn.ConvTranspose(6, 3, 2, output_padding=2), "below the stride or the dilation"),
     ],

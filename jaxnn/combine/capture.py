@@ -44,7 +44,7 @@ class capture(Wrapper):
         output, state, collected = self._inside(call.intercepted(partial(_seen, self.match)))
         values = collected.get(KIND, {})
         own = {path: item for path, item in values.items() if paths.matches(self.match, path)}
-        # An interceptor outside may have collected too, or want what is not captured here.
+        # An interceptor outside may collect values, too, also some that are not captured here.
         return Outcome((output, own), state, {} if call.interceptor is None else collected)
 
 
@@ -52,7 +52,7 @@ KIND = "captured"
 
 
 def _seen(match: str, path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
-    """Collect the output of the outermost layer at each path that fits."""
+    """Collect the output of the outermost layer at each path that matches."""
     outcome = next(call)
     if call.inner or not path or not paths.matches(match, paths.text(path)):
         return outcome

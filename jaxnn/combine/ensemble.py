@@ -42,14 +42,14 @@ class Ensemble(Wrapper):
         check_count(self.n, "Ensemble")
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
-        """Stacked, a member after the other."""
+        """Stack parameters and state, one member after the other."""
         return stacked(params, self.n), stacked(state, self.n)
 
     def _evaluate(self, call: Call) -> Outcome:
         return self._members(call, (), lambda call, _: call)
 
     def _members(self, call: Call, mapped: Any, given: Callable[[Call, Any], Call]) -> Outcome:
-        """The outcomes of all members, stacked; member i gets element i of what is `mapped`."""
+        """Return the stacked outcomes of all members; member i receives element i of `mapped`."""
         params, state, key = call.arrays()
         check_stacked((params, state), self.n)
         hashes = np.array([paths.segment_hash(i) for i in range(self.n)], np.uint32)

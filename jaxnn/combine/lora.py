@@ -72,7 +72,7 @@ class LoRA(Wrapper):
             raise TypeError(f"LoRA.scale must be a number, got {self.scale!r}")
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
-        """With base, down and up of each weight."""
+        """Declare base, down, and up for each weight."""
         check_fits(self, self.match, params)
 
         def split(path: paths.Path, param: Param) -> Any:
@@ -95,7 +95,7 @@ class LoRA(Wrapper):
         return paths.map_with_path(split, params), state
 
     def lower(self, call: Call) -> Call:
-        """With each weight of its base, down and up."""
+        """Compute each weight from its base, down, and up."""
         frozen = any(isinstance(one, Inference) for _, one in layers(self.wrapped))
         if frozen and not call.stopped:
             inputs, named = abstract((call.inputs, call.named))

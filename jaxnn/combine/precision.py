@@ -16,8 +16,8 @@ from ..tree import layers
 
 
 class Casting(NamedTuple):
-    """In which type parameters are used: `compute`, except in and below layers whose path from
-    `start` on matches `keep`.
+    """The type in which parameters are used: `compute`, except in and below layers whose path after
+    `start` segments matches `keep`.
 
     A primitive casts its parameters itself, at each call: so the gradients of several calls, or of
     the steps of a scan, are added in the type of the parameters.
@@ -28,7 +28,7 @@ class Casting(NamedTuple):
     start: int = 0
 
     def cast(self, params: Any, path: paths.Path) -> Any:
-        """The parameters of the layer at `path`, each in the type that it is used in."""
+        """Return the parameters of the layer at `path`, each in the type in which it is used."""
         if self.keep is None:
             return as_floating(params, self.compute)
 
@@ -38,7 +38,7 @@ class Casting(NamedTuple):
         return paths.map_with_path(leaf, params, path)
 
     def keeps(self, path: paths.Path) -> bool:
-        """Whether the layer at `path` or one above it is kept."""
+        """Return whether the layer at `path` or one above it is kept."""
         below = path[self.start :]
         above = (paths.text(below[:n]) for n in range(1, len(below) + 1))
         return self.keep is not None and any(paths.matches(self.keep, name) for name in above)
@@ -154,7 +154,7 @@ class Precision(Wrapper):
 
 
 def _kept(keep: str, compute: str, path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
-    """Let a layer that is kept, with all below it, compute in its parameters' own type."""
+    """Compute a kept layer and all layers below it in the type of its parameters."""
     fits = [paths.matches(keep, paths.text(path[:n])) for n in range(1, len(path) + 1)]
     if call.inner or True not in fits or fits.index(True) + 1 < len(path):
         return next(call)

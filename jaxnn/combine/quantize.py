@@ -79,7 +79,7 @@ class Quantized(Wrapper):
             )
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
-        """With the int8 numbers and the scale of each weight."""
+        """Declare int8 values and a scale for each weight."""
 
         def split(path: paths.Path, param: Param) -> Any:
             if not _is_weight(path, param):
@@ -95,7 +95,7 @@ class Quantized(Wrapper):
         return paths.map_with_path(split, params), state
 
     def lower(self, call: Call) -> Call:
-        """With the weights themselves."""
+        """Compute the weights."""
         if call.train:
             raise ValueError(
                 "int8 weights cannot be trained: train the network that was passed to nn.quantize"

@@ -283,7 +283,7 @@ def _inputs(x: Any, carry: Any = None, segment_ids: Any = None) -> None:
 
 
 def _check_cell(cell: Any, begin: Any, output: Any) -> None:
-    """Raise unless a cell returns a pair, and a carry like the one that it was given."""
+    """Check that a cell returns a pair, with a carry like the one it received."""
     if not isinstance(output, tuple) or len(output) != 2:
         raise TypeError(f"a cell must return (carry, y), got {describe(output)} from {cell!r}")
     if jax.tree.map(_kind, output[0]) != jax.tree.map(_kind, begin):

@@ -60,7 +60,7 @@ class SpectralNorm(Wrapper):
         check_match(self)
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
-        """With the state u of each weight."""
+        """Declare the state u of each weight."""
         check_fits(self, self.match, params)
         for path, param in paths.walk(params):
             if paths.matches(self.match, paths.text(path)):

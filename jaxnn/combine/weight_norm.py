@@ -50,7 +50,7 @@ class WeightNorm(Wrapper):
         check_match(self)
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
-        """With v and g of each weight."""
+        """Declare v and g for each weight."""
         check_fits(self, self.match, params)
 
         def split(path: paths.Path, param: Param) -> Any:
@@ -66,7 +66,7 @@ class WeightNorm(Wrapper):
         return paths.map_with_path(split, params), state
 
     def lower(self, call: Call) -> Call:
-        """With each weight of its v and g."""
+        """Compute each weight from its v and g."""
         return call.replace(params=self._joined(call.params, ()))
 
     def _joined(self, tree: Any, path: paths.Path) -> Any:

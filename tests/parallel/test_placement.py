@@ -354,6 +354,29 @@ def test_stacked_networks_are_gathered_inside_of_a_transform(by):
     assert set(found.collectives) == {"all-gather", "all-reduce"}
 
 
+class Captured(train.Program):
+    """The mean square of what a layer of an ensemble returns."""
+
+    net: nn.Layer
+
+    def init(self, key, batch):
+        return self.net.init(key, batch)
+
+    def step(self, state, batch):
+        def loss(params):
+            return jnp.mean(self.net.apply(params, batch)[1]["0"] ** 2)
+
+        value, grads = jax.value_and_grad(loss)(state)
+        return jax.tree.map(lambda p, g: p - g, state, grads), {"loss": value}
+
+
+def test_values_are_captured_inside_of_a_wrapper_that_gathers():
+    net = nn.capture(nn.Ensemble(nn.Sequential(WIDE, jnp.tanh), 3), "0")
+    x = jax.ShapeDtypeStruct((1024, 16), "float32")
+    found = parallel.plan(Captured(net), x, parallel.Placement(EIGHT_ROWS, parallel.FSDP))
+    assert found.collectives["all-gather"].bytes == 3 * 16 * 64 * 4
+
+
 def test_equal_networks_with_other_rules_are_left_to_xla():
     rules = (("a/w", P(None, "data")), ("b/w", P("data")))
     watch = gathering(rules)

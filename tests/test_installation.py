@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from jaxnn import installation
+from jaxnn import installation, train
 from jaxnn.data import packaged
 from jaxnn.data.carrier import CarrierFile
 from jaxnn.sweep.engine import PACKAGES
@@ -27,7 +27,7 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 # Each passes a package that is not a literal, and has a separate test.
-VARIABLE = {"jaxnn/data/carrier.py", "jaxnn/sweep/engine.py"}
+VARIABLE = {"jaxnn/data/carrier.py", "jaxnn/sweep/engine.py", "jaxnn/train/tracking.py"}
 
 
 def contained(extra):
@@ -86,10 +86,12 @@ def test_each_missing_package_is_in_the_extra_that_is_named():
         for call in calls(path, "install"):
             if path != ROOT / "jaxnn" / "installation.py":
                 assert ast.literal_eval(call.args[0]) in EXTRAS, path
-    assert found >= 15
+    assert found >= 12
     files = [one for one in vars(packaged).values() if isinstance(one, CarrierFile)]
     assert len(files) >= 4
     assert {canonicalize_name(one.distribution) for one in files} <= contained("experiments")
+    for logger in (train.TensorBoard, train.WandB, train.MLflow):
+        assert canonicalize_name(logger.package[1]) in contained("logging")
     for name, package in PACKAGES.items():
         assert package in contained(name.replace("submitit", "slurm"))
     assert {"optuna", "scipy", "cmaes"} <= contained("sweep")  # what the searches import

@@ -54,9 +54,7 @@ def test_more_levels_are_refused(kind):
     levels = sys.getrecursionlimit() // 24 + 1
     with pytest.raises(ValueError, match=rf"nests layers {levels} deep, and Python's recursion"):
         nested(KINDS[kind], levels)
-    with pytest.raises(
-        ValueError, match=r"write nn.Sequential\(a, b, c\) or nn.Repeat"
-    ):
+    with pytest.raises(ValueError, match=r"write nn.Sequential\(a, b, c\) or nn.Repeat"):
         nested(KINDS[kind], 100)
 
 

@@ -439,7 +439,10 @@ IMAGE = jnp.ones((2, 4, 4, 6))
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: nn.Conv(6, (3, 3), groups=4), "Conv.features must be a multiple of groups=4, got 6"),
+        (
+            lambda: nn.Conv(6, (3, 3), groups=4),
+            "Conv.features must be a multiple of groups=4, got 6",
+        ),
         (lambda: nn.Conv(6, 3, padding="some"), "Conv.padding must be 'same', 'valid', 'causal', "),
         (lambda: nn.Conv(6, (3, 3), padding=(1, 2, 3)), "each of the 2 axes; got (1, 2, 3)"),
         (lambda: nn.Conv(6, 3, padding=-1), "an int >= 0"),

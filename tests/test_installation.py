@@ -86,13 +86,12 @@ def test_each_missing_package_is_in_the_extra_that_is_named():
         for call in calls(path, "install"):
             if path != ROOT / "jaxnn" / "installation.py":
                 assert ast.literal_eval(call.args[0]) in EXTRAS, path
-    for tool in (train.TensorBoard, train.WandB, train.MLflow):
-        assert canonicalize_name(tool.package[1]) in contained("logging"), tool
-        found += 1
-    assert found >= 15
+    assert found >= 12
     files = [one for one in vars(packaged).values() if isinstance(one, CarrierFile)]
     assert len(files) >= 4
     assert {canonicalize_name(one.distribution) for one in files} <= contained("experiments")
+    for logger in (train.TensorBoard, train.WandB, train.MLflow):
+        assert canonicalize_name(logger.package[1]) in contained("logging")
     for name, package in PACKAGES.items():
         assert package in contained(name.replace("submitit", "slurm"))
     assert {"optuna", "scipy", "cmaes"} <= contained("sweep")  # what the searches import

@@ -284,7 +284,6 @@ def jitter(key, x):
 
 def test_lanes_of_augmented_data_have_the_bits_of_their_solo_runs():
     """Each seed draws its own noise, and the steps of a segment that of their places in the run."""
-    pytest.importorskip("jaxnn.experiment.config_file")  # augmented data of experiments
     experiment = dataclasses.replace(quick.EXPERIMENT, data=jittered)
     structure = dataclasses.replace(SMALL, experiment=experiment)
     values, seeds = drawn(structure, 3), [0, 5, 0]

@@ -43,7 +43,7 @@ def test_minutes_count_from_the_last_time():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, r"wants steps, epochs or minutes: write Every\(epochs=1\)"),
+        ({}, r"takes steps, epochs, or minutes; write Every\(epochs=1\)"),
         ({"steps": 0}, "Every.steps is an int above 0, got 0"),
         ({"epochs": 1.5}, "Every.epochs is an int above 0, got 1.5"),
         ({"minutes": float("nan")}, "Every.minutes is a number above 0, got nan"),

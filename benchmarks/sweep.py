@@ -43,7 +43,7 @@ def run(trials: int = TRIALS) -> Result:
         _ours(Path(place, "warm"), WARM_UP)
         for side, (way, peer, _) in installed.items():
             _theirs(way, peer, file, WARM_UP)
-            # The command is quick, so it is measured beside each of them.
+            # The command is quick, so it is measured next to each of them.
             runs[OURS].append(_ours(Path(place, f"sweep-{len(runs)}"), trials))
             runs[side] = [_theirs(way, peer, file, trials)]
         runs[OURS].append(_ours(Path(place, "sweep-last"), trials))

@@ -70,7 +70,7 @@ def run(trials: int = TRIALS, epochs: int = EPOCHS) -> Result:
     """Measure the sweep, and the loop in turns with it."""
     config = Config(epochs=epochs)
     training = training_of(EXPERIMENT, config, config)
-    beside = _Beside(config, training)
+    bare = _Bare(config, training)
     began = time.perf_counter()
     planner = Planner(EXPERIMENT, config, Settings(trials=trials))
     with (
@@ -78,10 +78,10 @@ def run(trials: int = TRIALS, epochs: int = EPOCHS) -> Result:
         Ledger.create(Path(place, "sweep"), meta_of(EXPERIMENT, planner)) as ledger,
         engine("local") as executor,
     ):
-        Driver(EXPERIMENT, ledger, executor, watch=lambda seen: beside.keep_up(ledger, seen)).run()
-        seconds = time.perf_counter() - began - beside.paused
+        Driver(EXPERIMENT, ledger, executor, watch=lambda seen: bare.keep_up(ledger, seen)).run()
+        seconds = time.perf_counter() - began - bare.paused
         ends = Counter(trial.status for trial in ledger.trials())
-    each = {OURS: seconds / trials, BARE: beside.seconds / beside.trials}
+    each = {OURS: seconds / trials, BARE: bare.seconds / bare.trials}
     bar = Bar(
         "trials a second, the sweep over the bare loop",
         each[BARE] / each[OURS],
@@ -94,17 +94,17 @@ def run(trials: int = TRIALS, epochs: int = EPOCHS) -> Result:
         "searched at random. The sweep runs in process, from the plan to the last commit: probe, "
         "compilation and ledger included. The bare loop is one warm compiled program of the way "
         "that the sweep chose, called epoch after epoch and nothing else. It trained "
-        f"{beside.trials:,} trials, in turns with the sweep, whose clock stood still meanwhile. "
+        f"{bare.trials:,} trials, in turns with the sweep, whose clock was stopped during them. "
         "Both times are totals over trials.",
         [Table("Trials", "ms a trial", {s: sample([t]) for s, t in each.items()}, BARE, [bar])],
         [
             f"{trials:,} trials in {seconds / 60:.1f} minutes, {1 / each[OURS]:.2f} trials a "
-            f"second, by {beside.way}; {', '.join(f'{many:,} {how}' for how, many in ends.items())}"
+            f"second, by {bare.way}; {', '.join(f'{many:,} {how}' for how, many in ends.items())}"
         ],
     )
 
 
-class _Beside:
+class _Bare:
     """The bare loop, which trains a few trials whenever the sweep has trained some more."""
 
     def __init__(self, config: Config, training: Training) -> None:

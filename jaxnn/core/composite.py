@@ -91,7 +91,7 @@ class Composite(Layer):
         elif children and isinstance(params, dict) and not params:
             raise Unreached(UNREACHED)
         else:
-            check_structure(children, params)  # first: net.apply(x) is then told of parameters
+            check_structure(children, params)  # first: net.apply(x) then reports parameters
         check_inputs(self._signature(call.method), call.method, call.inputs, call.named)
         check_state_names(children, call.state or {})
         own, passing = self._split(call.method, call.named)

@@ -88,7 +88,7 @@ class Layer(Value):
         `jax.eval_shape`, and `jax.vmap` over keys. Raises ValueError with the path of the layer
         that the inputs do not fit.
         """
-        key = as_key(key)  # first: net.init(x, key) is then told that x is no key
+        key = as_key(key)  # first: net.init(x, key) then reports that x is not a key
         return draw(self.spec(*inputs, **named), key)
 
     def init_state(self, *inputs: Any, key: jax.Array | None = None, **named: Any) -> State:

@@ -114,7 +114,7 @@ def load_config(experiment: Experiment[Any], folder: Path) -> Any:
     """The configuration of a run, equal to the one it had.
 
     Raises ValueError for a run of another experiment, and for fields that are unknown, missing, or
-    of another type; FileNotFoundError if there is no such run.
+    of another type; FileNotFoundError if the run does not exist.
     """
     return _loaded(experiment, folder)[0]
 

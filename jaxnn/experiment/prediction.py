@@ -36,7 +36,7 @@ def load_run(experiment: Experiment[Any], folder: str | Path) -> TrainedRun:
     Raises:
         ValueError: a folder of another experiment or of a run that is not finished, or files that
             are damaged.
-        FileNotFoundError: there is no such run.
+        FileNotFoundError: the run does not exist.
     """
     one, state = _restored(experiment, Path(folder))
     return TrainedRun(one.config, one.data.data, one.program, state)

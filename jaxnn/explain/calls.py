@@ -248,7 +248,7 @@ def check_state_names(children: Any, state: Any) -> None:
 def explanation(
     layer: Any, error: Mismatch, params: Any, method: str, inputs: Any, named: Any
 ) -> str:
-    """All that is wrong with the parameters, where the network's own declaration tells it."""
+    """All faults of the parameters that the network's declaration shows."""
     try:
         spec = layer._declaration(method, inputs, named).params
     except Exception as other:

@@ -71,7 +71,7 @@ def check_initializer(init: Any) -> None:
             f"an initializer takes (key, shape, dtype), which {code(init)} does not; write "
             f"{code(init)}(...) where that makes one"
         ) from None
-    except ValueError:  # a builtin that does not tell what it takes
+    except ValueError:  # a builtin without a signature
         return
 
 

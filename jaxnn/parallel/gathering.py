@@ -24,7 +24,7 @@ from ..combine.remat import Remat
 from ..combine.repeat import Repeat
 from ..combine.residual import Residual
 from ..core import paths
-from ..core.calls import Call, Next, Outcome, evaluate, intercepting
+from ..core.calls import Call, Interceptor, Next, Outcome, evaluate, intercepting
 from ..core.composite import intercept
 from ..core.layer import Layer, Primitive
 from ..train.supervised_loss import SupervisedLoss
@@ -53,10 +53,13 @@ class Gathering:
     Args:
         mesh: the mesh.
         leaves: the path, shape, and spec of each array of the state.
+        outer: the interceptor around the step, such as that of `nn.checkify`, which still sees
+            every layer; None by default.
     """
 
     mesh: Mesh
     leaves: tuple[tuple[paths.Path, tuple[int, ...], P], ...]
+    outer: Interceptor | None = None
 
     def __call__(self, path: paths.Path, layer: Layer, call: Call, next: Next) -> Outcome:
         """The outcome of the network that gathers."""
@@ -64,7 +67,7 @@ class Gathering:
         specs = {} if manual else self.specs(call.params)
         with intercepting(None):  # nested calls have gathered parameters
             net = gathered(layer, self.mesh, specs)
-            return evaluate(net, call.replace(interceptor=None))
+            return evaluate(net, call.replace(interceptor=self.outer))
 
     def specs(self, params: Any) -> dict[paths.Path, Entries]:
         """How each parameter of a network is split, by path; {} if they are not in the state."""

@@ -17,7 +17,7 @@ from jax.lax import with_sharding_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..core.calls import intercepting
+from ..core.calls import INTERCEPTOR, intercepting
 from ..keys import as_key, kept_key, kept_words
 from ..train import Minimize
 from ..train.state import is_key, strong
@@ -279,7 +279,7 @@ class Placement:
 
         def inside(function: Any) -> Any:
             def call(*arguments: Any, **named: Any) -> Any:
-                with intercepting(Gathering(self.mesh, known)):
+                with intercepting(Gathering(self.mesh, known, INTERCEPTOR.value)):
                     return function(*arguments, **named)
 
             return call

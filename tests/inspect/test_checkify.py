@@ -9,8 +9,9 @@ import optax
 import pytest
 
 import jaxnn as nn
-from jaxnn import train
+from jaxnn import parallel, train
 from jaxnn.models import GPT
+from jaxnn.train.placed_step import placed_step
 from tests.cases import KEY
 
 NET = GPT(layers=2, width=8, num_heads=2, length=4).network(outputs=10)
@@ -85,3 +86,15 @@ def test_costs_nothing_elsewhere(params):
 def test_refused():
     with pytest.raises(TypeError, match=r"checkify wants a plain function, .*without jax.jit"):
         nn.checkify(jax.jit(NET.apply))
+
+
+def test_a_step_on_a_mesh_names_the_layer():
+    """The layers gather their weights by an interceptor, inside of the one that names them."""
+    program = train.Supervised(NET, train.NextToken(10), optax.sgd(0.1))
+    placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
+    state = placement.init(program, KEY, (TOKENS, TOKENS))
+    step = functools.partial(
+        placed_step, program, placement=placement, layout=placement.layout(state)
+    )
+    with pytest.raises(ValueError, match=r"at 'embedding': token 99 is outside a vocabulary"):
+        nn.checkify(lambda state, x: step(state, (x, TOKENS)))(state, TOKENS.at[0, 2].set(99))

@@ -80,6 +80,6 @@ def takes_targets(augment: Callable[..., Any]) -> bool:
     if len(free) < 2:
         raise TypeError(
             f"an augmentation is a function of (key, x) or of (key, x, y), got {augment!r}: write "
-            "data.random_flip, or functools.partial(data.random_shift, pixels=2), say"
+            "data.random_flip, or functools.partial(data.random_shift, pixels=2)"
         )
     return "y" in free

@@ -65,7 +65,7 @@ class Grain:
             raise TypeError(
                 f"Grain takes a grain.MapDataset or grain.IterDataset, got "
                 f"{type(self.dataset).__name__}: write data.Grain(grain.MapDataset.source(records)"
-                ".shuffle(0).batch(128, drop_remainder=True)), say"
+                ".shuffle(0).batch(128, drop_remainder=True))"
             )
         if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
             raise ValueError(f"steps is {self.steps!r}, wanted an int >= 1, the steps of an epoch")
@@ -82,7 +82,7 @@ class Grain:
         if length == sys.maxsize:
             raise NoEpochs(
                 "this Grain pipeline does not say how many batches an epoch has: write "
-                "data.Grain(dataset, steps=1000), say"
+                "data.Grain(dataset, steps=1000)"
             )
         local = self._rows()
         if batch_size % local:

@@ -49,7 +49,7 @@ def mixup(
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
                 f"mixup: {path} has dtype {leaf.dtype}, wanted floats: write "
-                "x.astype('float32') / 255, say"
+                "x.astype('float32') / 255"
             )
     weights, order = _drawn(key, row_count(x), alpha, "mixup")
     with jax.named_scope("mixup"):
@@ -136,7 +136,7 @@ def _soft_leaf(y: jax.Array, classes: int | None, name: str) -> jax.Array:
     if classes is None:
         raise TypeError(
             f"{name}: y has dtype {y.dtype}, labels that have no mean: write "
-            f"{name}(key, x, y, classes=10), say"
+            f"{name}(key, x, y, classes=10)"
         )
     labels = y if y.dtype.itemsize > 4 else y.astype(jnp.int32)  # uint8 cannot count to `classes`
     soft = jax.nn.one_hot(labels, classes)

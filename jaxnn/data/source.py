@@ -116,6 +116,6 @@ def share(batch_size: int, process: tuple[int, int]) -> slice:
     if left or not size:
         raise ValueError(
             f"batch_size is {batch_size}, which {count} processes do not divide: write "
-            f"batch_size={max(size, 1) * count}, say"
+            f"batch_size={max(size, 1) * count}"
         )
     return slice(index * size, (index + 1) * size)

@@ -70,7 +70,7 @@ class Text:
         if not 1 <= length < shortest:
             raise ValueError(
                 f"{self.name}: windows of {length} tokens, wanted 1 .. {shortest - 1}, as the "
-                f"shortest part has {shortest} tokens: write text.windows(128), say"
+                f"shortest part has {shortest} tokens: write text.windows(128)"
             )
 
         def cut(tokens: np.ndarray) -> Examples:

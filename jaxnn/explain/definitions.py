@@ -62,7 +62,7 @@ def check_initializer(init: Any) -> None:
     if not callable(init):
         raise TypeError(
             f"an initializer is a function of (key, shape, dtype), got {init!r}; write "
-            "nn.normal(stddev) or nn.constant(value), say"
+            "nn.normal(stddev) or nn.constant(value)"
         )
     try:
         inspect.signature(init).bind(None, (), None)

@@ -694,7 +694,7 @@ def test_what_cannot_be_declared(parameters, text):
             "he",
             "at 'a', Dense(3, w_init='he'): an initializer is a function of (key, shape, dtype)",
         ),
-        (0.1, "got 0.1; write nn.normal(stddev) or nn.constant(value), say"),
+        (0.1, "got 0.1; write nn.normal(stddev) or nn.constant(value)"),
         (nn.he_normal, "an initializer takes (key, shape, dtype), which "),
         (nn.he_normal, "he_normal(...) where that makes one"),
         (nn.orthogonal, "Dense.w_init got the class orthogonal; an instance is wanted"),

@@ -18,7 +18,7 @@ FLOORS = [
         "installation",
         "files",
         "core explain fields floating initializers keys masking printing random rows shapes "
-        "watching",
+        "validation watching",
         "fingerprint",
         "tree",
         "functional",

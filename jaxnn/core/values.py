@@ -13,6 +13,7 @@ from typing import Any, dataclass_transform
 
 from ..fields import FrozenDict, is_traced, normalize
 from ..printing import arguments, encode, public_path, restore
+from ..validation import check_fields
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
@@ -51,6 +52,7 @@ class Value:
         for field in fields(self):
             where = f"{type(self).__name__}.{field.name}"
             object.__setattr__(self, field.name, normalize(getattr(self, field.name), where))
+        check_fields(self)
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -1,0 +1,188 @@
+"""What fields and arguments accept, stated where they are declared.
+
+    class Dropout(Primitive):
+        rate: Annotated[float, fraction]
+
+    positive(epochs, "epochs", hint="write train.fit(..., epochs=10)")
+
+An `Accepts` is a test and its description. A `Value` checks every field whose annotation holds one
+(and every field annotated `bool`) when it is created, any other dataclass by `check_fields`; a
+function calls it on an argument. Both raise the same error: what was expected, and what was passed.
+"""
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from .fields import is_traced
+
+
+@dataclasses.dataclass(frozen=True)
+class Accepts:
+    """A test of a value, and its description in errors. `None | accepts` accepts None too.
+
+    Args:
+        what: What is accepted, as in "an int >= 1"; errors say "NAME must be WHAT, got ...".
+        test: Returns True if a value is accepted.
+        error: Type of the error for any other value. Default: ValueError.
+        hint: Text that follows in errors, such as the call to write; `{owner}` and `{name}` stand
+            for the two parts of the name of a field. Default: "", none.
+        traced: Whether traced numbers are accepted, without a test. Default: False.
+
+    >>> positive(3, "Dense.features")
+    3
+    >>> positive(0, "Dense.features")
+    Traceback (most recent call last):
+    ValueError: Dense.features must be an int >= 1, got 0
+    """
+
+    what: str
+    test: Callable[[Any], bool]
+    error: type[Exception] = ValueError
+    hint: str = ""
+    traced: bool = False
+
+    def __call__(self, value: Any, where: str, hint: str = "") -> Any:
+        """Return `value` if it is accepted, otherwise raise.
+
+        Args:
+            value: The value to test.
+            where: Name of the field or argument, as in "Dense.features".
+            hint: Text that follows in the error. Default: that of this `Accepts`.
+        """
+        if is_traced(value):
+            if self.traced:
+                return value
+            raise TypeError(
+                f"{where} is the traced number {value}, but must be {self.what}, known before "
+                "tracing: pass a Python number, for example by static_argnums of jax.jit"
+            )
+        if self.test(value):
+            return value
+        owner, _, name = where.rpartition(".")
+        hint = hint or self.hint.format(owner=owner, name=name)
+        shown = repr(value) if len(repr(value)) <= 200 else f"{value!r:.200}..."
+        raise self.error(
+            f"{where} must be {self.what}, got {shown}" + (f"; {hint}" if hint else "")
+        )
+
+    def __ror__(self, none: None) -> "Accepts":
+        return dataclasses.replace(
+            self, what=f"None or {self.what}", test=lambda v: v is None or self.test(v)
+        )
+
+    def such(self, **changes: Any) -> "Accepts":
+        """Return this `Accepts` with another description, error, or hint."""
+        return dataclasses.replace(self, **changes)
+
+
+def is_int(value: Any) -> bool:
+    """Return whether `value` is an int, and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `value` is an int or a float, and neither a bool nor NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _described(kind: str, low: Any, high: Any) -> str:
+    if high is None:
+        return kind if low is None else f"{kind} >= {low}"
+    return f"{kind} <= {high}" if low is None else f"{kind} from {low} to {high}"
+
+
+def _within(value: Any, low: Any, high: Any) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def integer(low: int | None = None, high: int | None = None) -> Accepts:
+    """Accept ints from `low` to `high`, both included; None is no bound.
+
+    >>> integer(2, 5).what, integer(0).what, integer().what
+    ('an int from 2 to 5', 'an int >= 0', 'an int')
+    """
+    return Accepts(_described("an int", low, high), lambda v: is_int(v) and _within(v, low, high))
+
+
+def number(low: float | None = None, high: float | None = None) -> Accepts:
+    """Accept numbers from `low` to `high`, both included, and traced numbers; None is no bound.
+
+    >>> number(0).what, number(0, 1).what
+    ('a number >= 0', 'a number from 0 to 1')
+    """
+    what = _described("a number", low, high)
+    return Accepts(what, lambda v: is_number(v) and _within(v, low, high), traced=True)
+
+
+def above(low: float) -> Accepts:
+    """Accept numbers greater than `low`, and traced numbers.
+
+    >>> above(0).what
+    'a number > 0'
+    """
+    return Accepts(f"a number > {low}", lambda v: is_number(v) and v > low, traced=True)
+
+
+def one_of(*options: Any) -> Accepts:
+    """Accept the given options, compared by type and value.
+
+    >>> one_of("same", "valid", None).what
+    "'same', 'valid', or None"
+    """
+    *head, last = map(repr, options)
+    what = f"{', '.join(head)}{',' * (len(head) > 1)} or {last}" if head else last
+    return Accepts(what, lambda v: any(type(v) is type(o) and v == o for o in options))
+
+
+def instance(kinds: type | tuple[type, ...], what: str, hint: str = "") -> Accepts:
+    """Accept instances of a class, or of one of several; a TypeError describes them as `what`."""
+    return Accepts(what, lambda v: isinstance(v, kinds), TypeError, hint)
+
+
+def each(accepts: Accepts, what: str) -> Accepts:
+    """Accept one value that `accepts` accepts, or a non-empty tuple of them."""
+
+    def test(value: Any) -> bool:
+        items = value if isinstance(value, tuple) else (value,)
+        return bool(items) and all(not is_traced(item) and accepts.test(item) for item in items)
+
+    return dataclasses.replace(accepts, what=what, test=test)
+
+
+positive = integer(1)
+natural = integer(0)
+fraction = number(0, 1)
+flag = Accepts("True or False", lambda v: isinstance(v, bool), TypeError)
+function = Accepts("a function", callable, TypeError)
+
+
+def check_fields(value: Any) -> None:
+    """Raise unless every field of a dataclass holds what its annotation accepts.
+
+    Args:
+        value: An instance of a dataclass.
+    """
+    kind = type(value)
+    for name, accepts in _accepted(kind).items():
+        item = getattr(value, name)
+        if not (accepts is flag and is_traced(item)):
+            accepts(item, f"{kind.__name__}.{name}")
+
+
+@functools.cache
+def _accepted(kind: type) -> dict[str, Accepts]:
+    """Return what the fields of a class accept, by name, the fields of its bases first."""
+    found: dict[str, Accepts] = {}
+    for base in reversed(kind.__mro__):
+        for name, annotation in inspect.get_annotations(base).items():
+            found.pop(name, None)
+            if annotation is bool:
+                found[name] = flag
+            elif typing.get_origin(annotation) is typing.Annotated:
+                found.update((name, a) for a in annotation.__metadata__ if isinstance(a, Accepts))
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: accepts for name, accepts in found.items() if name in names}

@@ -34,13 +34,13 @@ def from_keras(
     ignore: Iterable[str] = (),
     **named: Any,
 ) -> Weights:
-    """The `train.Weights` of `net` from the weights of a keras 3 model.
+    """Return the `train.Weights` of `net` from the weights of a keras 3 model.
 
     A layer at the path `conv` takes what is at `conv/kernel` and so on; `names` and `ignore` are as
-    for `from_torch`, with `/` between the segment_ids. A model's own name goes in front by
-    `names={"": "sequential"}`. A cell may stand under `lstm_cell`, `gru_cell` or `simple_rnn_cell`.
+    for `from_torch`, with `/` between the segments. A model's own name is added by
+    `names={"": "sequential"}`. A cell may be under `lstm_cell`, `gru_cell` or `simple_rnn_cell`.
 
-    Images are taken to have channels last, keras's default. If a model is given that has a layer
+    Images must have channels last, keras's default. If a model is given that has a layer
     with `data_format="channels_first"`, or a path in `names` states
     `interop.channels_first(C, H, W)`, weights that run over an image are read as by `from_torch`.
     The kernel of an EinsumDense that is not (inputs, outputs) is that of `nn.Einsum`.
@@ -51,18 +51,19 @@ def from_keras(
     which one, and the error has the converter to write.
 
     Args:
-        net: the network.
-        weights: the model, or `model.weights`; or arrays by name, such as those of a `.weights.h5`
+        net: The network.
+        weights: The model, or `model.weights`; or arrays by name, such as those of a `.weights.h5`
             file.
-        inputs, named: as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
-        names: from a path of the network, or a pattern of paths, to a prefix of names.
-        ignore: patterns of names that may be left over. States of random generators always may.
+        *inputs: Inputs, as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, likewise.
+        names: From a path of the network, or a pattern of paths, to a prefix of names.
+        ignore: Patterns of names that may be left over. States of random generators always may.
 
     Returns:
         Parameters and state, in the declared types.
 
     Raises:
-        ValueError: two weights have one path; an array is missing, of another shape, used nowhere,
+        ValueError: Two weights have one path; an array is missing, of another shape, used nowhere,
             or used by two layers; a path in `names` is not in the network; or a GRU has
             `reset_after=False`, which is another function. All are listed.
 
@@ -81,14 +82,14 @@ def from_keras(
 
 
 def _has_channels_first(layer: Any) -> bool:
-    """Whether a layer of a keras model, or one inside, has channels first."""
+    """Return whether a layer of a keras model, or one inside, has channels first."""
     if getattr(layer, "data_format", None) == "channels_first":
         return True
     return any(_has_channels_first(one) for one in getattr(layer, "_layers", ()))
 
 
 def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
-    """Variables by their paths; ValueError if two have one, TypeError for anything else."""
+    """Return variables by their paths; ValueError if two have one, TypeError for other values."""
     found: dict[str, Any] = {}
     twice = []
     given: Any = variables if isinstance(variables, Iterable) else [variables]

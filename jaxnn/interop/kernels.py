@@ -1,4 +1,4 @@
-"""What flax and keras have in common: layers whose weight is a `kernel` with features last."""
+"""Converters of both flax and keras: the weight is a `kernel` with features last."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from .source import Source
 
 
 def dense(layer: Any, source: Source) -> dict[str, Any]:
-    """kernel (inputs, features), of more axes where there are several of either."""
+    """kernel (inputs, features), with more axes if there are several of either."""
     return {"w": shaped(source("kernel"), source.shape("w"), "kernel")} | bias(source)
 
 
@@ -20,7 +20,7 @@ def convolution(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def bias(source: Source) -> dict[str, Any]:
-    """bias (features), where the layer has one."""
+    """bias (features), if the layer has one."""
     if "b" not in source.declared:
         return {}
     return {"b": shaped(source("bias"), source.shape("b"), "bias")}
@@ -48,7 +48,7 @@ def attention(out: str) -> Any:
 
 
 def _by_head(array: Any, shape: tuple[int, ...], heads: int, ours: str, name: str) -> Any:
-    """`array` with the features of all heads in one axis; Unfit for another number of heads."""
+    """Return `array` with the features of all heads in one axis; Unfit for another number."""
     axis = 0 if ours == "out" else len(shape) - 1
     split = (*shape[:axis], heads, shape[axis] // heads, *shape[axis + 1 :])
     if ours == "out" and len(shape) == 1:
@@ -59,7 +59,7 @@ def _by_head(array: Any, shape: tuple[int, ...], heads: int, ours: str, name: st
 
 
 def shaped(array: Any, shape: tuple[int, ...], name: str) -> Any:
-    """`array` with axes split or joined; Unfit where the shape asks for more than that.
+    """Return `array` with axes split or joined; Unfit if the shape requires more than that.
 
     >>> shaped(np.zeros((4, 2, 3)), (4, 6), "kernel").shape
     (4, 6)
@@ -70,8 +70,8 @@ def shaped(array: Any, shape: tuple[int, ...], name: str) -> Any:
 
 
 def _joins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether the first or last axis is the same in both, and each axis of either is one axis, or
-    several in a row, of the other."""
+    """Return whether the first or last axis is the same in both, and each axis of either is one
+    axis, or several in a row, of the other."""
     if math.prod(one) != math.prod(other):
         return False
     same_end = bool(one) and bool(other) and (one[0] == other[0] or one[-1] == other[-1])

@@ -36,19 +36,19 @@ def from_torch(
     ignore: Iterable[str] = (),
     **named: Any,
 ) -> Weights:
-    """The `train.Weights` of `net` from a torch `state_dict`, or any dict of arrays so named.
+    """Return the `train.Weights` of `net` from a torch `state_dict`, or a dict with such names.
 
     Layers are converted by their type: the axes of a weight are brought into our order, the two
-    biases of an LSTM added up, a packed projection of `torch.nn.MultiheadAttention` cut. A layer at
-    the path `blocks/0/mlp` takes what is called `blocks.0.mlp.weight` and so on; `names` says where
-    it is called otherwise, by path or pattern of paths, the first that fits:
+    biases of an LSTM added, a packed projection of `torch.nn.MultiheadAttention` split. A layer at
+    the path `blocks/0/mlp` takes `blocks.0.mlp.weight` and so on; `names` has other names, by path
+    or pattern of paths, of which the first that matches applies:
 
-    - `{"blocks/0": "transformer.h.0"}`: that prefix, for all below it too;
-    - `{"**/norm": ".ln"}`: behind the prefix of what is above; `"."` is that prefix itself;
-    - `{"blocks": "transformer.h.*"}`: `*` is the number of a copy, where a `Repeat` stacks them;
+    - `{"blocks/0": "transformer.h.0"}`: that prefix, also for all layers below;
+    - `{"**/norm": ".ln"}`: after the prefix of the layer above; `"."` is that prefix itself;
+    - `{"blocks": "transformer.h.*"}`: `*` is the number of a copy that a `Repeat` stacks;
     - `{"lstm": "lstm.@_l0"}`: `@` is the place of the array's name, at the end by default;
-    - `{"attention": (".attn", converter)}`: converted by `converter(layer, source)`, which gives
-      the parameters, in our layout, from arrays `source("weight")`;
+    - `{"attention": (".attn", converter)}`: converted by `converter(layer, source)`, which
+      returns the parameters, in our layout, from arrays `source("weight")`;
     - `{"head": ("head", interop.channels_first(C, H, W))}`: a layer whose input was flattened from
       an image, which torch keeps as (C, H, W); `interop.channels_last(H, W, C)` if it does not;
     - `{"head": ("embed", interop.tied)}`: two layers take the same arrays.
@@ -59,12 +59,13 @@ def from_torch(
     the layer itself; spectral normalization likewise. Caches of `nn.with_cache` start empty.
 
     Args:
-        net: the network.
-        state_dict: tensors or arrays by torch's names.
-        inputs, named: as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
-        names: from a path of the network, or a pattern of paths, to a prefix of names, or to a pair
+        net: The network.
+        state_dict: Tensors or arrays by torch's names.
+        *inputs: Inputs, as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, likewise.
+        names: From a path of the network, or a pattern of paths, to a prefix of names, or to a pair
             of a prefix and a converter; by default the prefix is the path.
-        ignore: patterns of names that may be left over. Buffers that hold nothing learned, such as
+        ignore: Patterns of names that may be left over. Buffers that hold nothing learned, such as
             `num_batches_tracked` and causal masks, may always be, and so may the weight of a head
             that is tied to the embedding, if it is in the network too.
 
@@ -72,7 +73,7 @@ def from_torch(
         Parameters and state, in the declared types.
 
     Raises:
-        ValueError: an array is missing, of another shape, used nowhere, or used by two layers; a
+        ValueError: An array is missing, of another shape, used nowhere, or used by two layers; a
             path in `names` is not in the network; or the weights of a layer may be in another
             order, since they run over positions and channels of an image and neither
             `channels_first` nor `channels_last` is stated. All are listed.
@@ -134,7 +135,7 @@ def running(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def table(layer: Any, source: Source) -> dict[str, Any]:
-    """torch.nn.Embedding, of tokens or of positions; or a tensor of its own."""
+    """torch.nn.Embedding, of tokens or of positions; or a separate tensor."""
     if source.has("weight"):
         return {"w": source("weight")}
     return {"w": without_ones(source(""), source.shape("w"))}
@@ -235,7 +236,7 @@ def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
 
 
 def _turns_by(rotary: RotaryEmbedding, frequencies: Any) -> bool:
-    """Whether a model that saves these frequencies turns by the angles of `rotary`."""
+    """Return whether these frequencies of a model are the angles of `rotary`."""
     features = 2 * frequencies.size
     own = rotary_frequencies(features, rotary.base)
     if rotary.scaling is not None:

@@ -1,4 +1,4 @@
-"""How each operation of a trace relates the axes of its inputs to those of its outputs."""
+"""The relations of each operation of a trace between the axes of its inputs and outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ MARK = "jaxnn.interop"
 
 
 def mark_of(window: int) -> str:
-    """The name given to an array whose last axis runs over channels, and `window` axes before it
+    """Return the name of an array whose last axis runs over channels, and `window` axes before it
     over positions."""
     return f"{MARK} {window}"
 
@@ -41,7 +41,7 @@ def follow(jaxpr: Any, axes: dict[Any, list[int]], classes: Any) -> None:
 
 
 def _inner(settings: dict[str, Any]) -> Any:
-    """The program that an operation calls once, or None."""
+    """Return the program that an operation calls once, or None."""
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         found = settings.get(name)
         if found is not None:
@@ -55,7 +55,7 @@ def _same(classes: Any, one: Sequence[int], other: Sequence[int]) -> None:
 
 
 def _alike(classes: Any, one: Sequence[int], other: Sequence[int]) -> None:
-    """Axes that only a part of the elements share; the same axis if the sizes are equal."""
+    """Relate axes that share only a part of the elements; the same axis if sizes are equal."""
     for a, b in zip(one, other, strict=False):
         classes.join(a, b)
         classes.alike(a, b)
@@ -190,7 +190,7 @@ def _gather(classes: Any, settings: Any, ins: Any, outs: Any) -> None:
 
 
 def _first(classes: Any, settings: Any, ins: Any, outs: Any) -> None:
-    """Of what is written into, or sliced, by positions that have no axes."""
+    """Relate only the first input; the others are positions without axes."""
     _partly(classes, settings, ins[:1], outs)
 
 

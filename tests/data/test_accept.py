@@ -134,8 +134,8 @@ def test_numbers_that_are_not_finite_are_found_in_every_piece(monkeypatch):
             data.check_finite(tree, "data")
         assert str(error.value) == (
             "data/a/x must be finite, got nan at row 9, position (1,) (2 of 11 rows are not "
-            "finite); write np.isfinite(x).all() after each step that makes it. Missing values can be "
-            "filled in, or masked by weights of 0"
+            "finite); write np.isfinite(x).all() after each step that makes it. Missing values can "
+            "be filled in, or masked by weights of 0"
         )
     data.check_finite({"x": X, "y": Y, "z": jnp.asarray(X)})
 

@@ -209,10 +209,10 @@ def test_errors():
         random_crop(KEY, IMAGES, 6)
     with pytest.raises(ValueError, match=r"random_crop.size must be an int from 1 to 5, got 2.0"):
         random_crop(KEY, IMAGES, 2.0)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="cutout.size must be a number >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"cutout.size must be a number >= 1, got 0"):
         cutout(KEY, IMAGES, 0)
     with pytest.raises(
-        ValueError, match="mixup.alpha must be a number > 0, got 0; leave mixup out"
+        ValueError, match=r"mixup.alpha must be a number > 0, got 0; leave mixup out"
     ):
         mixup(KEY, IMAGES, LABELS, alpha=0, classes=3)
     with pytest.raises(TypeError, match=r"cutmix.y must hold floats, got labels of dtype int32"):

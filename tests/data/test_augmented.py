@@ -86,5 +86,5 @@ def test_mixtures_of_pytrees_are_those_of_their_leaves():
     images = jnp.zeros((11, 4, 4))
     _, soft = data.cutmix(KEY, images, y, classes=11)
     assert_equal(soft, tuple(data.cutmix(KEY, images, leaf, classes=11)[1] for leaf in y))
-    with pytest.raises(TypeError, match="mixup.x/n must hold floats, got dtype int32"):
+    with pytest.raises(TypeError, match=r"mixup.x/n must hold floats, got dtype int32"):
         data.mixup(KEY, {"n": jnp.arange(11)}, X)

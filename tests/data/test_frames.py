@@ -92,7 +92,7 @@ def test_frames_of_pandas():
     assert_equal(data.as_source((frame[["a"]], frame["b"])), ({"a": columns["a"]}, columns["b"]))
     for column in (["x", "y", None, "x"], pandas.array([1, 2, None, 3], "Int64")):
         with pytest.raises(
-            ValueError, match="training data/d must have .* 1 of 4 values are missing"
+            ValueError, match=r"training data/d must have .* 1 of 4 values are missing"
         ):
             data.as_source(frame.assign(d=column))
     for column in (["x", "y", "z", "x"], pandas.Categorical(["x", "y", "z", "x"])):
@@ -112,7 +112,7 @@ def test_tables_of_polars_and_pyarrow():
     table = pyarrow.table(columns)
     assert_equal(data.as_source(table), columns)
     assert_equal(data.as_source(table.to_batches()[0]), columns)
-    with pytest.raises(ValueError, match="training data/a must have .* 1 of 2 values are missing"):
+    with pytest.raises(ValueError, match=r"training data/a must have .* 1 of 2 values are missing"):
         data.as_source(pyarrow.table({"a": [1, None]}))
     with pytest.raises(TypeError, match="training data/a must hold numbers, got dtype string"):
         data.as_source(pyarrow.table({"a": ["x", "y"]}))
@@ -124,7 +124,7 @@ def test_tables_of_polars_and_pyarrow():
         TypeError, match=r"got a LazyFrame; write frame.collect\(\), which reads it"
     ):
         data.as_source(frame.lazy())
-    with pytest.raises(ValueError, match="training data/a must have .* 1 of 2 values are missing"):
+    with pytest.raises(ValueError, match=r"training data/a must have .* 1 of 2 values are missing"):
         data.as_source(polars.DataFrame({"a": [1, None]}))
     with pytest.raises(TypeError, match="training data/a must hold numbers, got dtype String"):
         data.as_source(polars.DataFrame({"a": ["x", "y"]}))

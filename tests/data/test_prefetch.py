@@ -122,5 +122,5 @@ def test_closed_and_given_up():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="prefetched.ahead must be an int >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"prefetched.ahead must be an int >= 1, got 0"):
         prefetched(Counted(), ahead=0)

@@ -105,5 +105,5 @@ def test_errors():
     for pixels in (1.0, True):
         with pytest.raises(ValueError, match="must be an int from 0 to 3"):
             random_shift(key, images, pixels)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(TypeError, match="random_shift.pixels is the traced number"):
+    with pytest.raises(TypeError, match=r"random_shift.pixels is the traced number"):
         jax.jit(random_shift)(key, images, 2)

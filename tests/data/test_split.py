@@ -67,7 +67,7 @@ def test_a_fraction_that_leaves_one_side_empty(fraction):
 
 def test_bad_rows():
     with pytest.raises(
-        ValueError, match="split must have .* at least 1, got split/x: 0, split/y: 0"
+        ValueError, match=r"split must have .* at least 1, got split/x: 0, split/y: 0"
     ):
         data.split((np.zeros((0, 3)), np.zeros(0)), 0.5)
     with pytest.raises(ValueError, match="got split/x: 3, split/y: 4"):

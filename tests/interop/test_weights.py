@@ -566,7 +566,7 @@ def test_every_difference_is_listed():
     with pytest.raises(ValueError) as caught:
         interop.from_torch(CONVOLUTIONS, weights, x, ignore=["old/*"])
     lines = str(caught.value).splitlines()
-    assert lines[0] == "the torch weights are not those of this network:"
+    assert lines[0] == "the torch weights do not fit this network:"
     assert sorted(lines[1:-1]) == [
         "  layers.9.weight: given, but no layer takes it",
         "  layers/2: weight is (4,), and (1,) for this network",
@@ -651,7 +651,7 @@ def test_names_are_of_layers_and_used_once():
             interop.from_torch(net, weights, x, names={path: "a"})
         assert f"names has the path {path!r}, which no layer" in str(caught.value)
         assert write in str(caught.value)
-    with pytest.raises(TypeError, match=r"takes arrays by name, such as model\.state_dict\(\)"):
+    with pytest.raises(TypeError, match=r"must be arrays by name, got .* model\.state_dict\(\)"):
         interop.from_torch(net, cast(Any, [1]), x)
 
 
@@ -704,5 +704,5 @@ def test_a_number_that_the_declared_type_does_not_hold(w):
 
 def test_names_are_a_mapping():
     names: Any = ["0"]
-    with pytest.raises(TypeError, match=r"names maps a path .* got \['0'\]"):
+    with pytest.raises(TypeError, match=r"names must be a dict from paths .* got \['0'\]"):
         interop.from_torch(nn.Dense(1), {"weight": np.ones((1, 1))}, jnp.ones((1, 1)), names=names)

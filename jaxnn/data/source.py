@@ -1,6 +1,6 @@
 """Where training gets its batches from if the data are not on the device.
 
-A *source* opens into batches, which know their position, so that a run resumes where it stopped:
+A source opens into batches, which know their position, so that a run resumes where it stopped:
 
     batches = prefetched(source.open(key, batch_size))
     x, y = next(batches)

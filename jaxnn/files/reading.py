@@ -137,7 +137,7 @@ def read_json(
 
     Args:
         file: Its path.
-        most: Largest size in bytes. Default: 2**20.
+        most: Largest size in bytes. Default: 1,048,576.
         finite: Whether to reject numbers that are not finite. Default: True.
         bits: As for `parse_json`. Default: 64.
         values: As for `parse_json`. Default: 2,000,000.

@@ -53,7 +53,7 @@ def flops(function: Callable[..., Any], *args: Any, **named: Any) -> int:
       doubled, which takes about log2(k) for each place of the axis.
     - A Fourier transform of n points: 5 n log2(n), half of that from or to real numbers.
     - `scan` is its body times its length, `cond` its dearest branch, `shard_map` its body times the
-      devices, a Pallas kernel its body times the grid, and a `while` its body **once**, as its
+      devices, a Pallas kernel its body times the grid, and a `while` its body once, as its
       length is not in the jaxpr.
     - Not counted: comparisons, selections, casts, gathers and other moves of data, integer
       arithmetic (except integer products), random bits, sorting, communication, matrix

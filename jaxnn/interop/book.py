@@ -39,7 +39,7 @@ class Book:
         self.weights = weights
         self.names = names
         self.trace = trace
-        # By name, the paths of the layers that take an array, and those of them without a converter.
+        # By name, the paths of the layers that take an array, and of those without a converter.
         self.used: dict[str, dict[paths.Path, None]] = {}
         self.used_by_type: dict[str, dict[paths.Path, None]] = {}
         self.copies: dict[paths.Path, tuple[int, ...]] = {}

@@ -172,7 +172,7 @@ def running(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def depthwise(layer: Any, source: Source) -> dict[str, Any]:
-    """kernel (*window, channels, multiplier)."""
+    """kernel `(*window, channels, multiplier)`."""
     kernel = source("kernel")
     wanted = source.shape("w")
     channels = wanted[-1] // layer.multiplier
@@ -181,7 +181,7 @@ def depthwise(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
-    """kernel (*window, features, inputs)."""
+    """kernel `(*window, features, inputs)`."""
     return {"w": np.swapaxes(source("kernel"), -1, -2)} | kernels.bias(source)
 
 

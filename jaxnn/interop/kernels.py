@@ -15,7 +15,7 @@ def dense(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def convolution(layer: Any, source: Source) -> dict[str, Any]:
-    """kernel (*window, inputs / groups, features)."""
+    """kernel `(*window, inputs / groups, features)`."""
     return {"w": source("kernel")} | bias(source)
 
 

@@ -87,7 +87,18 @@ class Owner(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The arrays of one layer, or of a part of it, by their names: the argument of a converter."""
+    """The arrays of one layer, or of a part of it, by their names: the argument of a converter.
+
+    Args:
+        book: The weights of the other library.
+        owner: The layer.
+        path: The path of the layer, or of a part of it.
+        copy: The numbers of the copy, for each wrapper that stacks some.
+        declared: What the layer, or the part, declares.
+        part: The part of a computed weight to return. Default: "weight".
+        table: Converters by the type of layers. Default: None.
+        root: "params" or "state". Default: "params".
+    """
 
     book: Any
     owner: Owner

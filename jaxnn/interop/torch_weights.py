@@ -108,12 +108,12 @@ def _bias(source: Source, shape: tuple[int, ...] = ()) -> dict[str, Any]:
 
 
 def convolution(layer: Any, source: Source) -> dict[str, Any]:
-    """torch.nn.Conv1d to 3d: weight (features, inputs / groups, *window)."""
+    """torch.nn.Conv1d to 3d: weight `(features, inputs / groups, *window)`."""
     return {"w": np.moveaxis(source("weight"), (0, 1), (-1, -2))} | _bias(source)
 
 
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
-    """torch.nn.ConvTranspose1d to 3d: weight (inputs, features / groups, *window)."""
+    """torch.nn.ConvTranspose1d to 3d: weight `(inputs, features / groups, *window)`."""
     parts = np.concatenate(np.split(source("weight"), layer.groups), 1)
     return {"w": np.moveaxis(parts, (0, 1), (-2, -1))} | _bias(source)
 

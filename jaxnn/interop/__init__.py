@@ -6,8 +6,7 @@ from .keras_weights import from_keras
 from .orders import channels_first, channels_last, tied
 from .program import export, load_program, pack_onnx
 from .source import Converter, Source
-from .torch_models import GPT2, LLAMA, RESNET, VIT
-from .torch_weights import from_torch
+from .torch_weights import GPT2, LLAMA, RESNET, VIT, from_torch
 
 __all__ = [
     "GPT2",

@@ -146,7 +146,7 @@ def running(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
-    """kernel `(*window, inputs, features)`, which flax runs over the input from the window's end."""
+    """kernel `(*window, inputs, features)`, which flax applies from the window's end."""
     kernel = source("kernel")
     return {"w": np.flip(kernel, tuple(range(kernel.ndim - 2)))} | kernels.bias(source)
 

@@ -96,9 +96,8 @@ def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
     for variable in given:
         if not hasattr(variable, "path"):
             raise TypeError(
-                "from_keras takes the weights of a model, or arrays by name; got "
-                f"{variables!r:.80}; "
-                "write keras.saving.load_model(file).weights for a .keras file, or a dict of the "
+                "from_keras.weights must be a model, its weights, or arrays by name, got "
+                f"{variables!r:.80}; write keras.saving.load_model(file).weights for a .keras file, or a dict of the "
                 "arrays of a .weights.h5 file"
             )
         if variable.path in found:
@@ -224,7 +223,9 @@ def gru(layer: Any, source: Source) -> dict[str, Any]:
     w, u, b = _cell(source, "gru_cell")
     b = np.zeros((2, w.shape[-1]), w.dtype) if b is None else b
     if b.ndim != 2:
-        raise Unfit("bias has one axis: reset_after=False, which is not the GRU that is here")
+        raise Unfit(
+            "bias has one axis: reset_after=False, which is another function than nn.GRUCell"
+        )
 
     def ordered(a: Any) -> Any:
         z, r, h = np.split(a, 3, -1)

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .reparametrized import Unfit
-from .source import Source
+from .source import Source, fitted
 
 
 def dense(layer: Any, source: Source) -> dict[str, Any]:
@@ -53,9 +52,7 @@ def _by_head(array: Any, shape: tuple[int, ...], heads: int, ours: str, name: st
     split = (*shape[:axis], heads, shape[axis] // heads, *shape[axis + 1 :])
     if ours == "out" and len(shape) == 1:
         split = shape
-    if np.shape(array) not in (split, shape):
-        raise Unfit(f"{name} is {np.shape(array)}, and {split} for this network")
-    return np.reshape(array, shape)
+    return np.reshape(array if np.shape(array) == shape else fitted(array, split, name), shape)
 
 
 def shaped(array: Any, shape: tuple[int, ...], name: str) -> Any:
@@ -64,9 +61,9 @@ def shaped(array: Any, shape: tuple[int, ...], name: str) -> Any:
     >>> shaped(np.zeros((4, 2, 3)), (4, 6), "kernel").shape
     (4, 6)
     """
-    if not _joins(np.shape(array), shape):
-        raise Unfit(f"{name} is {np.shape(array)}, and {shape} for this network")
-    return np.reshape(array, shape)
+    return np.reshape(
+        array if _joins(np.shape(array), shape) else fitted(array, shape, name), shape
+    )
 
 
 def _joins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:

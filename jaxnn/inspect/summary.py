@@ -22,11 +22,11 @@ from ..explain.text import describe
 from ..fields import is_traced
 from ..printing import code
 from ..tree import inside, layers
-from ..validation import instance, natural
+from ..validation import Accepts, instance, natural
 from . import table
 from .flops import costs
 
-a_layer = instance(Layer, "a layer")
+a_layer: Accepts = instance(Layer, "a layer")
 _SCOPE = "jaxnn_row_{}"
 
 

@@ -26,13 +26,13 @@ from .axes import Trace, traced
 from .book import Book
 from .source import IfThere, Library, Names, Owner
 
-by_name = Accepts(
+by_name: Accepts = Accepts(
     "arrays by name",
     lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value),
     TypeError,
     "write model.state_dict() of torch, or a dict with names of type str",
 )
-rules = instance(
+rules: Accepts = instance(
     Mapping,
     "a dict from paths of the network to prefixes",
     'write names={"path/of/a/layer": "its prefix"}',

@@ -33,13 +33,13 @@ def _is_nnx_module(value: Any) -> bool:
     return isinstance(value, nnx.Module)
 
 
-linen_module = Accepts(
+linen_module: Accepts = Accepts(
     "a flax.linen module",
     _is_linen_module,
     TypeError,
     "write interop.from_linen(linen.Dense(4))",
 )
-nnx_maker = Accepts(
+nnx_maker: Accepts = Accepts(
     "a function that makes an nnx.Module from rngs",
     lambda value: callable(value) and not _is_nnx_module(value),
     TypeError,

@@ -97,8 +97,8 @@ def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
         if not hasattr(variable, "path"):
             raise TypeError(
                 "from_keras.weights must be a model, its weights, or arrays by name, got "
-                f"{variables!r:.80}; write keras.saving.load_model(file).weights for a .keras file, or a dict of the "
-                "arrays of a .weights.h5 file"
+                f"{variables!r:.80}; write keras.saving.load_model(file).weights for a .keras "
+                "file, or a dict of the arrays of a .weights.h5 file"
             )
         if variable.path in found:
             twice.append(variable.path)

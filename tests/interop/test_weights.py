@@ -391,7 +391,7 @@ def test_a_keras_model_with_channels_first():
 
 @pytest.mark.parametrize("given", ["model.keras", 5, [np.ones(3)]])
 def test_what_is_not_weights_of_keras(given):
-    with pytest.raises(TypeError, match=r"from_keras takes the weights of a model.* write keras"):
+    with pytest.raises(TypeError, match=r"from_keras.weights must be a model, .* write keras"):
         interop.from_keras(nn.Dense(2), given, np.ones((1, 3), "f"))
 
 
@@ -674,7 +674,7 @@ def test_copies_want_a_place_for_their_number():
         ValueError, match=r"blocks: has 1 axes of copies, and its prefix 'h.@' has 0"
     ):
         interop.from_torch(net, weights, x, names={"blocks": "h"})
-    with pytest.raises(TypeError, match="names maps a path of the network to a prefix"):
+    with pytest.raises(TypeError, match="names maps a path of the network to a pref"):
         interop.from_torch(net, weights, x, names=cast(Any, {"blocks": 3}))
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxnn.data.rows import leaves_by_path, row_count
+from jaxnn.data.rows import row_count
 from jaxnn.validation import above, integer, number
 
 
@@ -180,13 +180,8 @@ def mixup(
     >>> bool(jnp.allclose(soft @ x, mixed)), soft.sum(1).tolist()
     (True, [1.0, 1.0, 1.0, 1.0])
     """
-    y = _soft(y, classes, "mixup")
-    for path, leaf in leaves_by_path(x, "x").items():
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(
-                f"mixup.{path} must hold floats, got dtype {leaf.dtype}; write "
-                "x.astype('float32') / 255"
-            )
+    x = _soft(x, None, "mixup.x", "write x.astype('float32') / 255")
+    y = _soft(y, classes, "mixup.y", "write mixup(key, x, y, classes=10) for labels")
     weights, order = _weights_and_order(key, row_count(x), alpha, "mixup")
     with jax.named_scope("mixup"):
         return jax.tree.map(lambda a: _mean(a, a[order], weights), (x, y))
@@ -226,7 +221,7 @@ def cutmix(
     >>> bool(jnp.allclose(soft @ jnp.arange(4.0), mixed.mean((1, 2))))
     True
     """
-    y = _soft(y, classes, "cutmix")
+    y = _soft(y, classes, "cutmix.y", "write cutmix(key, images, y, classes=10) for labels")
     _height_and_width(images, "cutmix")
     key, centers_key = jax.random.split(key)
     weights, order = _weights_and_order(key, len(images), alpha, "cutmix")
@@ -284,16 +279,16 @@ def _mean(one: jax.Array, other: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.where(weights == 0, other, jnp.where(weights == 1, one, mean))
 
 
-def _soft(y: Any, classes: int | None, name: str) -> Any:
-    """Return targets that can be mixed."""
+def _soft(y: Any, classes: int | None, name: str, advice: str) -> Any:
+    """Return arrays that can be mixed: floats, or probabilities for labels."""
 
     def soft(path: Any, y: jax.Array) -> jax.Array:
         if jnp.issubdtype(y.dtype, jnp.floating):
             return y
         if classes is None:
+            keys = jax.tree_util.keystr(path, simple=True, separator="/").split()
             raise TypeError(
-                f"{name}.y{jax.tree_util.keystr(path)} must hold floats, got labels of dtype "
-                f"{y.dtype}, which have no mean; write {name}(key, x, y, classes=10)"
+                f"{'/'.join([name, *keys])} must hold floats, got dtype {y.dtype}; {advice}"
             )
         # uint8 cannot count to `classes`
         labels = y if y.dtype.itemsize > 4 else y.astype(jnp.int32)

@@ -116,21 +116,24 @@ def _outside(y: np.ndarray, classes: int, ignore: int | None) -> np.ndarray:
 
 
 def _check_labels(y: Any, classes: int, ignore: int | None, path: str, write: str) -> None:
-    wanted = f"{path} must hold labels 0 .. {classes - 1} for classes={classes}, got"
+    error: type[Exception] = ValueError
     if y.ndim == 2 and y.shape[1] == classes > 1 and _is_one_hot(y := np.asarray(y)):
-        raise ValueError(f"{wanted} one-hot rows {y.shape}; write y.argmax(axis=1)")
-    if not np.issubdtype(y.dtype, np.integer):
+        found, advice = f"one-hot rows {y.shape}", "write y.argmax(axis=1)"
+    elif not np.issubdtype(y.dtype, np.integer):
+        error, found = TypeError, f"dtype {y.dtype}"
         advice = "write y.astype(np.int32), or classes=None for regression"
         if not (y == np.round(y)).all():
             advice = (
                 "they are not whole numbers: write classes=None, and in training, a task for "
                 "numbers such as train.Regression(), or a loss function of probabilities"
             )
-        raise TypeError(f"{wanted} dtype {y.dtype}; {advice}")
-    wrong = wrong_label(y, classes, ignore)
-    if wrong is not None:
+    elif (found := wrong_label(y, classes, ignore)) is not None:
         advice = _label_advice(np.asarray(y), classes, ignore, write)
-        raise ValueError(f"{wanted} {wrong}; {advice}")
+    else:
+        return
+    raise error(
+        f"{path} must hold labels 0 .. {classes - 1} for classes={classes}, got {found}; {advice}"
+    )
 
 
 def _label_advice(y: np.ndarray, classes: int, ignore: int | None, write: str) -> str:

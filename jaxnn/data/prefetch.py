@@ -4,7 +4,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -118,13 +118,12 @@ class Prefetched:
         self.close()
 
 
-class _Item:
+class _Item(NamedTuple):
     """A batch with the position after it, or the error that ended the reading."""
 
-    def __init__(
-        self, batch: Any = None, position: Any = None, error: BaseException | None = None
-    ) -> None:
-        self.batch, self.position, self.error = batch, position, error
+    batch: Any = None
+    position: Any = None
+    error: BaseException | None = None
 
 
 def _read(

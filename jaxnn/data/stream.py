@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -162,7 +162,7 @@ class Stream:
             iterator = self._iterator()
             read = list(itertools.islice(iterator, 1))
             if not read:
-                raise self._empty()
+                self._raise_empty()
             self._begun = read, iterator
             self._checked(read[0], 0)
         return self._structure
@@ -205,8 +205,8 @@ class Stream:
         check_like(batch, self._structure, what)
         return batch
 
-    def _empty(self) -> ValueError:
-        """Return the error for a pass without batches."""
+    def _raise_empty(self) -> NoReturn:
+        """Raise the error for a pass without batches."""
         advice = "check what it filters; a function must return a new iterator at each call"
         if self._is_iterator:
             advice = (
@@ -214,7 +214,7 @@ class Stream:
                 "returns a new iterator, data=lambda: batches()"
             )
         left = " left" if self._is_iterator else ""
-        return ValueError(f"the {self.name} has no batches{left}; {advice}")
+        raise ValueError(f"the {self.name} has no batches{left}; {advice}")
 
     def _close_pass(self, iterator: Any) -> None:
         """Close an iterator that was made here, so that a generator's `finally` blocks run."""
@@ -255,7 +255,7 @@ class StreamBatches:
                 batch = self._read.pop() if self._read else next(self._iterator)
             except StopIteration:
                 if not self._in_pass:
-                    raise self._stream._empty() from None
+                    self._stream._raise_empty()
                 self._check_length(self._in_pass == self._length, self._in_pass)
                 self._iterator, self._over = None, self._length is None
                 continue

@@ -49,14 +49,9 @@ class Book:
     # ---- arrays by name ----
 
     def find(self, source: Source, name: str) -> str | Made | None:
-        """The name under which an array is given, or what it is made from; None if neither."""
+        """Return the name of an array in the weights, or its parts if it is computed; or None."""
         full = source.full(name)
-        try:
-            made = self.library.made and self.library.made(self, source.owner.layer, full)
-        except Unfit:
-            raise
-        except (ValueError, IndexError) as error:
-            raise Unfit(f"{full} cannot be made of the arrays that are given: {error}") from None
+        made = self.library.made and self.library.made(self, source.owner.layer, full)
         if made:
             return made
         if full in self.weights:
@@ -67,7 +62,7 @@ class Book:
         return None
 
     def array(self, source: Source, name: str) -> Any:
-        """The array that a converter asks for, and a note that it is used; NaN for a part that a
+        """Return the array that a converter requests, and record its use; NaN for a part that a
         weight does not have."""
         found = self.find(source, name)
         if found is None:
@@ -249,7 +244,7 @@ class Book:
             self.missing.append(error.args[0])
             self.problems.append(f"{where}: wanted {error.args[0]!r}, which is not there")
             return {}
-        except Unfit as error:
+        except (ValueError, IndexError) as error:
             self.problems.append(f"{where}: {error}")
             return {}
         self._check_order(owner, declared)

@@ -215,7 +215,9 @@ def test_errors():
         ValueError, match=r"mixup.alpha must be a number > 0, got 0; leave mixup out"
     ):
         mixup(KEY, IMAGES, LABELS, alpha=0, classes=3)
-    with pytest.raises(TypeError, match=r"cutmix.y must hold floats, got labels of dtype int32"):
+    with pytest.raises(
+        TypeError, match=r"cutmix.y must hold floats, got dtype int32; write cutmix"
+    ):
         cutmix(KEY, IMAGES, LABELS)
     with pytest.raises(TypeError, match=r"mixup.x must hold floats, got dtype int32"):
         mixup(KEY, LABELS, LABELS, classes=3)

@@ -42,7 +42,7 @@ class Moments(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Statistics:
+class Statistics(table.Table):
     """A table: its text is for a terminal, and a notebook shows it as HTML.
 
     Args:
@@ -54,15 +54,6 @@ class Statistics:
     rows: dict[str, Moments]
     arrays: dict[str, Any]
     total: Moments
-
-    def __str__(self) -> str:
-        return table.text(*self._table())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return table.html(*self._table())
 
     def _table(self) -> tuple[list[table.Line], list[table.Line]]:
         lines: list[table.Line] = [

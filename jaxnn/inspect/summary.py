@@ -54,7 +54,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Summary:
+class Summary(table.Table):
     """A table: its text is for a terminal, and a notebook shows it as HTML.
 
     Args:
@@ -66,15 +66,6 @@ class Summary:
     rows: dict[str, Row]
     total: Row
     inputs: str
-
-    def __str__(self) -> str:
-        return table.text(*self._table())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return table.html(*self._table())
 
     def _table(self) -> tuple[list[table.Line], list[table.Line]]:
         """Return the lines, from the head to the total, and those below the table."""

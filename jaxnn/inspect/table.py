@@ -11,6 +11,23 @@ LEFT = 3  # the first columns are text, the others numbers
 _SHRINK = ((1, 16), (2, 12), (0, 12), (1, 6), (2, 6))  # column, to which width; in this order
 
 
+class Table:
+    """Base of a value that is shown as a table, as text on a terminal and as HTML in a notebook."""
+
+    def _table(self) -> tuple[list[Line], list[Line]]:
+        """Return the lines, from the head to the total, and the notes below the table."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return text(*self._table())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html(*self._table())
+
+
 def text(lines: Sequence[Line], notes: Sequence[Line]) -> str:
     """Return aligned columns between rules, the last line separate as the total, and notes below.
 

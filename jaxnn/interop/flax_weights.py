@@ -9,21 +9,15 @@ from ..core import paths
 from ..core.layer import Layer
 from ..layers.activation import PReLU
 from ..layers.attention import MultiHeadAttention
-from ..layers.convolution import Conv, DepthwiseConv
+from ..layers.convolution import DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dense import Dense
-from ..layers.einsum import Einsum
-from ..layers.embedding import Embedding
-from ..layers.learned_array import LearnedArray
-from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.patch import PatchEmbedding
-from ..layers.positions import LearnedPositions
+from ..layers.normalization import BatchNorm
 from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
 from . import kernels
 from .conversion import converted
 from .reparametrized import Made, weight_normed
-from .source import Library, Names, Source, without_ones
+from .source import NORMS, TABLES, Library, Names, Source, renamed, table
 
 
 def from_flax(
@@ -131,36 +125,10 @@ def _next_to(book: Any, name: str, kind: str) -> str | None:
     return None
 
 
-def norm(layer: Any, source: Source) -> dict[str, Any]:
-    """scale and bias."""
-    return {
-        ours: source(theirs)
-        for ours, theirs in (("scale", "scale"), ("b", "bias"))
-        if ours in source.declared
-    }
-
-
-def running(layer: Any, source: Source) -> dict[str, Any]:
-    """The running statistics."""
-    return {"mean": source("mean"), "var": source("var")}
-
-
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
     """kernel `(*window, inputs, features)`, which flax applies from the window's end."""
     kernel = source("kernel")
     return {"w": np.flip(kernel, tuple(range(kernel.ndim - 2)))} | kernels.bias(source)
-
-
-def table(layer: Any, source: Source) -> dict[str, Any]:
-    """embedding; or an array that the prefix itself names."""
-    if source.has("embedding"):
-        return {"w": source("embedding")}
-    return {"w": without_ones(source(""), source.shape("w"))}
-
-
-def prelu(layer: Any, source: Source) -> dict[str, Any]:
-    """negative_slope."""
-    return {"alpha": source("negative_slope")}
 
 
 def _packed(source: Source) -> tuple[Any, Any, Any, Any] | None:
@@ -242,28 +210,19 @@ FLAX = Library(
     "flax",
     "/",
     {
-        Dense: kernels.dense,
-        Einsum: kernels.dense,
-        Conv: kernels.convolution,
+        **kernels.KERNELS,
         DepthwiseConv: kernels.convolution,
-        PatchEmbedding: kernels.convolution,
         ConvTranspose: transposed_convolution,
-        LayerNorm: norm,
-        RMSNorm: norm,
-        GroupNorm: norm,
-        InstanceNorm: norm,
-        BatchNorm: norm,
-        Embedding: table,
-        LearnedPositions: table,
-        LearnedArray: table,
-        PReLU: prelu,
+        **dict.fromkeys(NORMS, renamed(scale="scale", b="bias")),
+        **dict.fromkeys(TABLES, table("embedding")),
+        PReLU: renamed(alpha="negative_slope"),
         MultiHeadAttention: kernels.attention("out"),
         RNNCell: simple,
         LSTMCell: lstm,
         GRUCell: gated("rzn"),
         MinimalGatedCell: gated("fn"),
     },
-    {BatchNorm: running},
+    {BatchNorm: renamed(mean="mean", var="var")},
     made=made,
     is_buffer=is_buffer,
     stacked=True,

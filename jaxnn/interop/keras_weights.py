@@ -9,21 +9,15 @@ from ..core import paths
 from ..core.layer import Layer
 from ..layers.activation import PReLU
 from ..layers.attention import MultiHeadAttention
-from ..layers.convolution import Conv, DepthwiseConv
+from ..layers.convolution import DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dense import Dense
-from ..layers.einsum import Einsum
-from ..layers.embedding import Embedding
-from ..layers.learned_array import LearnedArray
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.patch import PatchEmbedding
-from ..layers.positions import LearnedPositions
 from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights
 from . import kernels
 from .conversion import converted
 from .reparametrized import Unfit
-from .source import Library, Names, Source, fitted, without_ones
+from .source import NORMS, TABLES, Library, Names, Source, fitted, renamed, table
 
 
 def from_keras(
@@ -165,11 +159,6 @@ def norm(layer: Any, source: Source) -> dict[str, Any]:
     }
 
 
-def running(layer: Any, source: Source) -> dict[str, Any]:
-    """The running statistics."""
-    return {"mean": source("moving_mean"), "var": source("moving_variance")}
-
-
 def depthwise(layer: Any, source: Source) -> dict[str, Any]:
     """kernel `(*window, channels, multiplier)`."""
     kernel = source("kernel")
@@ -182,13 +171,6 @@ def depthwise(layer: Any, source: Source) -> dict[str, Any]:
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
     """kernel `(*window, features, inputs)`."""
     return {"w": np.swapaxes(source("kernel"), -1, -2)} | kernels.bias(source)
-
-
-def table(layer: Any, source: Source) -> dict[str, Any]:
-    """embeddings; or an array that the prefix itself names."""
-    if source.has("embeddings"):
-        return {"w": source("embeddings")}
-    return {"w": without_ones(source(""), source.shape("w"))}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
@@ -241,20 +223,11 @@ KERAS = Library(
     "keras",
     "/",
     {
-        Dense: kernels.dense,
-        Einsum: kernels.dense,
-        Conv: kernels.convolution,
+        **kernels.KERNELS,
         DepthwiseConv: depthwise,
-        PatchEmbedding: kernels.convolution,
         ConvTranspose: transposed_convolution,
-        LayerNorm: norm,
-        RMSNorm: norm,
-        GroupNorm: norm,
-        InstanceNorm: norm,
-        BatchNorm: norm,
-        Embedding: table,
-        LearnedPositions: table,
-        LearnedArray: table,
+        **dict.fromkeys(NORMS, norm),
+        **dict.fromkeys(TABLES, table("embeddings")),
         PReLU: prelu,
         MultiHeadAttention: kernels.attention("attention_output"),
         RNNCell: recurrent("simple_rnn_cell"),
@@ -262,7 +235,7 @@ KERAS = Library(
         ConvLSTMCell: recurrent("conv_lstm_cell"),
         GRUCell: gru,
     },
-    {BatchNorm: running},
+    {BatchNorm: renamed(mean="moving_mean", var="moving_variance")},
     other_name=numbered,
     is_buffer=is_buffer,
     if_not_shared=", and if it has two weights of this name, pass model.weights, not a dict",

@@ -5,6 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from ..layers.convolution import Conv
+from ..layers.dense import Dense
+from ..layers.einsum import Einsum
+from ..layers.patch import PatchEmbedding
 from .source import Source, fitted
 
 
@@ -84,3 +88,11 @@ def _joins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
         if min(parts) > 1:
             return False
     return True
+
+
+KERNELS = {
+    Dense: dense,
+    Einsum: dense,
+    Conv: convolution,
+    PatchEmbedding: convolution,
+}

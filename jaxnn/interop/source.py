@@ -10,10 +10,16 @@ from ..combine.ensemble import Ensemble
 from ..combine.repeat import Repeat
 from ..core import paths
 from ..core.composite import Wrapper
+from ..layers.embedding import Embedding
+from ..layers.learned_array import LearnedArray
+from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..layers.positions import LearnedPositions
 from .orders import Run
 from .reparametrized import Made, Unfit
 
 Converter = Callable[[Any, "Source"], dict[str, Any]]
+NORMS = (BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm)
+TABLES = (Embedding, LearnedArray, LearnedPositions)
 Names = Mapping[str, str | tuple[str, Converter]]
 
 
@@ -186,6 +192,34 @@ def as_they_are(layer: Any, source: Source) -> dict[str, Any]:
         name: as_they_are(layer, source.at(name)) if isinstance(item, dict) else source(name)
         for name, item in source.declared.items()
     }
+
+
+def renamed(**names: str) -> Converter:
+    """Return a converter for arrays in our layout, by the library's name of each declared one.
+
+    Args:
+        **names: The library's name of each of our arrays.
+    """
+
+    def convert(layer: Any, source: Source) -> dict[str, Any]:
+        return {ours: source(name) for ours, name in names.items() if ours in source.declared}
+
+    return convert
+
+
+def table(name: str) -> Converter:
+    """Return a converter for one array, whose name is `name`, or the prefix itself.
+
+    Args:
+        name: The library's name of the array.
+    """
+
+    def convert(layer: Any, source: Source) -> dict[str, Any]:
+        if source.has(name):
+            return {"w": source(name)}
+        return {"w": without_ones(source(""), source.shape("w"))}
+
+    return convert
 
 
 def fitted(array: Any, wanted: tuple[int, ...], name: str) -> Any:

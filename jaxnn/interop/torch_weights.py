@@ -14,18 +14,16 @@ from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.dense import Dense
-from ..layers.embedding import Embedding, EmbeddingBag
+from ..layers.embedding import EmbeddingBag
 from ..layers.gated import GatedFeedForward
-from ..layers.learned_array import LearnedArray
-from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..layers.normalization import BatchNorm
 from ..layers.patch import PatchEmbedding
-from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
 from .conversion import converted
 from .reparametrized import Made, spectral_normed, weight_normed
-from .source import IfThere, Library, Names, Source, as_numpy, fitted, without_ones
+from .source import NORMS, TABLES, IfThere, Library, Names, Source, as_numpy, fitted, renamed, table
 
 
 def from_torch(
@@ -121,24 +119,6 @@ def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
 def bilinear(layer: Any, source: Source) -> dict[str, Any]:
     """torch.nn.Bilinear: weight (features, n, m)."""
     return {"w": np.moveaxis(source("weight"), 0, -1)} | _bias(source)
-
-
-def norm(layer: Any, source: Source) -> dict[str, Any]:
-    """The norms of torch: weight and bias."""
-    found = {"scale": source("weight")} if "scale" in source.declared else {}
-    return found | _bias(source)
-
-
-def running(layer: Any, source: Source) -> dict[str, Any]:
-    """The running statistics of torch.nn.BatchNorm1d to 3d."""
-    return {"mean": source("running_mean"), "var": source("running_var")}
-
-
-def table(layer: Any, source: Source) -> dict[str, Any]:
-    """torch.nn.Embedding, of tokens or of positions; or a separate tensor."""
-    if source.has("weight"):
-        return {"w": source("weight")}
-    return {"w": without_ones(source(""), source.shape("w"))}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
@@ -255,15 +235,8 @@ TORCH = Library(
         PatchEmbedding: convolution,
         ConvTranspose: transposed_convolution,
         Bilinear: bilinear,
-        LayerNorm: norm,
-        RMSNorm: norm,
-        GroupNorm: norm,
-        InstanceNorm: norm,
-        BatchNorm: norm,
-        Embedding: table,
-        EmbeddingBag: table,
-        LearnedPositions: table,
-        LearnedArray: table,
+        **dict.fromkeys(NORMS, renamed(scale="weight", b="bias")),
+        **dict.fromkeys((*TABLES, EmbeddingBag), table("weight")),
         PReLU: prelu,
         MultiHeadAttention: attention,
         GatedFeedForward: gated,
@@ -271,7 +244,7 @@ TORCH = Library(
         LSTMCell: recurrent,
         GRUCell: gru,
     },
-    {BatchNorm: running},
+    {BatchNorm: renamed(mean="running_mean", var="running_var")},
     channels_first=True,
     made=made,
     is_buffer=is_buffer,

@@ -25,14 +25,16 @@ extensions = [
     "sphinx_design",
     "gallery",
     "reference",
+    "tables",
 ]
-exclude_patterns = ["_build", "_extensions", "inventories", "jupyter_execute"]
+exclude_patterns = ["tables", "_build", "_extensions", "inventories", "jupyter_execute"]
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
+nb_execution_cache_path = str(HERE / "_build" / ".jupyter_cache")
 nb_execution_show_tb = True
 nb_merge_streams = True
 
@@ -64,4 +66,3 @@ html_theme_options = {
 }
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
-

@@ -84,13 +84,21 @@ def literal(app: Any, what: str, name: str, item: Any, options: Any, lines: list
     """Turn `code` in a docstring into ``code``, and escape `*` and `|` in its text."""
     if what == "data":  # a value: the documentation of its class would be misleading
         lines[:] = [f"A value of :py:class:`~{type(item).__module__}.{type(item).__name__}`.", ""]
-    for i, line in enumerate(lines):
-        if not line.lstrip().startswith((">>>", "...")):
-            parts = re.split(r"(`+[^`]*`+)", line)
-            lines[i] = "".join(
-                f"``{part.strip('`')}``" if part.startswith("`") else re.sub(r"([*|])", r"\\\1", part)
-                for part in parts
-            )
+    blocks = "\n".join(lines).split("\n\n")
+    text = "\n\n".join(b if b.lstrip().startswith(">>>") else _marked(b) for b in blocks)
+    lines[:] = text.split("\n")
+
+
+def _marked(block: str) -> str:
+    """Return a paragraph with its code as literals and its other symbols escaped."""
+    parts = re.split(r"(`+[^`]*`+)", block)
+    for i, part in enumerate(parts):
+        if part.startswith("`"):
+            parts[i] = f"``{' '.join(part.strip('`').split())}``"
+        else:
+            glue = "\\ " if i and part[:1].isalnum() else ""  # a letter right after a literal
+            parts[i] = glue + re.sub(r"([*|])", r"\\\1", part)
+    return "".join(parts)
 
 
 def setup(app: Any) -> dict[str, Any]:

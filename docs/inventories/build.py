@@ -10,9 +10,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 JAX = (
-    "jit grad value_and_grad vmap pmap eval_shape checkpoint ShapeDtypeStruct Array "
-    "make_jaxpr hessian jacfwd jacrev jvp vjp device_put block_until_ready"
-).split()
+    "jit",
+    "grad",
+    "value_and_grad",
+    "vmap",
+    "eval_shape",
+    "checkpoint",
+    "ShapeDtypeStruct",
+    "Array",
+)
 PYTHON = {
     "dataclasses.dataclass": "library/dataclasses.html#dataclasses.dataclass",
     "functools.partial": "library/functools.html#functools.partial",

@@ -70,7 +70,7 @@ def install(extra: str, *packages: str) -> str:
 
 
 def upgrade() -> str:
-    """Return the command for the newest jaxnn: `git pull` in a checkout, otherwise `pip install`."""
+    """Return the command for the newest jaxnn: `git pull` in a checkout, else `pip install`."""
     folder = checkout()
     if folder is not None:
         return _quoted("git", "-C", str(folder), "pull")

@@ -84,12 +84,12 @@ def _plain(tree: Any) -> Any:
 
 
 def _segment(name: Any) -> str:
-    """A key as text; nnx.WeightNorm and SpectralNorm have tuples, paths below the layer inside."""
+    """Return a key as text; those of nnx.WeightNorm and SpectralNorm are tuples of segments."""
     return paths.text(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
 def made(book: Any, layer: Any, name: str) -> Made | None:
-    """A weight inside the WeightNorm or SpectralNorm of linen or nnx.
+    """Return a weight inside the WeightNorm or SpectralNorm of linen or nnx; None for others.
 
     linen keeps what belongs to `Dense_0/kernel` next to it, as `WeightNorm_0/Dense_0/kernel/scale`
     and `SpectralNorm_0/Dense_0/kernel/u`, or at `layer_instance/kernel/scale` if the wrapper made
@@ -132,7 +132,7 @@ def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def _packed(source: Source) -> tuple[Any, Any, Any, Any] | None:
-    """The weights and biases of a cell of nnx that has one matrix for all gates, else None."""
+    """Return the weights and biases of an nnx cell with one matrix for all gates, else None."""
     cell = "cell/" if source.has("cell/dense_h/kernel") else ""
     if not source.has(f"{cell}dense_h/kernel"):
         return None
@@ -145,7 +145,7 @@ def _packed(source: Source) -> tuple[Any, Any, Any, Any] | None:
 
 
 def _gates(source: Source, gates: str) -> tuple[Any, Any, dict[str, Any], Any]:
-    """The weights of input and hidden state, gate next to gate, and the biases of each by gate."""
+    """Return the weights of input and hidden state, gates side by side, and biases by gate."""
     if (packed := _packed(source)) is not None:
         w, u, b, c = packed
         size = w.shape[-1] // len(gates)
@@ -201,7 +201,7 @@ def simple(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
-    """The key or the count of a random stream, which modules of nnx hold."""
+    """Return whether an array is the key or the count of a random stream of nnx."""
     segments = name.split("/")
     return "rngs" in segments and segments[-1] in ("key", "count")
 

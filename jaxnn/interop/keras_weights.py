@@ -117,7 +117,7 @@ _PARTS = {
 
 
 def numbered(layer: Any, name: str) -> str:
-    """The name that a `.weights.h5` file has for a variable: its number in the layer."""
+    """Return the name of a variable in a `.weights.h5` file: its number in the layer."""
     part, _, last = name.rpartition("/")
     if isinstance(layer, BatchNorm | LayerNorm | GroupNorm | InstanceNorm):
         affine = (("gamma", layer.scale), ("beta", layer.bias))
@@ -130,7 +130,7 @@ def numbered(layer: Any, name: str) -> str:
 
 
 def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
-    """The state of a random generator, which a dropout layer keeps."""
+    """Return whether an array is the state of a random generator, which a dropout layer keeps."""
     return "seed_generator" in name.split("/")
 
 

@@ -120,7 +120,7 @@ tied: ByType = ByType()
 
 
 def channels_first(channels: int, *window: int) -> ByType:
-    """A converter for a layer behind a flattened image, if the source flattens (C, H, W).
+    """Return a converter for a layer after a flattened image, if the source flattens (C, H, W).
 
     The arrays of the layer are converted by its type, and each axis that runs over a flattened
     image is brought from the order (C, H, W) into ours, (H, W, C).
@@ -149,7 +149,7 @@ def channels_first(channels: int, *window: int) -> ByType:
 
 
 def channels_last(*sizes: int) -> ByType:
-    """A converter for a layer behind a flattened image, if the source flattens (H, W, C).
+    """Return a converter for a layer after a flattened image, if the source flattens (H, W, C).
 
     This is the order of jaxnn, also used by a torch model that permutes to channels last before it
     flattens.

@@ -157,7 +157,7 @@ def gated(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def _gates(source: Source, side: str) -> tuple[Any, Any]:
-    """The weights (inputs, gates) and biases of the input (ih) or the hidden state (hh)."""
+    """Return the weights (inputs, gates) and biases of the input (ih) or the hidden state (hh)."""
     weight = source(f"weight_{side}").T
     name = f"bias_{side}"
     return weight, source(name) if source.has(name) else np.zeros(weight.shape[-1], weight.dtype)
@@ -178,7 +178,7 @@ def gru(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def made(book: Any, layer: Any, name: str) -> Made | None:
-    """A weight of torch.nn.utils.weight_norm or spectral_norm, or of their parametrizations."""
+    """Return a weight of weight_norm or spectral_norm of torch, or of their parametrizations."""
     head, dot, last = name.rpartition(".")
     inner = f"{head}{dot}parametrizations.{last}"
     for names in ((f"{name}_g", f"{name}_v"), (f"{inner}.original0", f"{inner}.original1")):
@@ -198,7 +198,7 @@ def made(book: Any, layer: Any, name: str) -> Made | None:
 
 
 def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
-    """Counters of batches, masks, and tables of positions that models save with their weights."""
+    """Return whether an array is a counter, mask, or table that models save with weights."""
     last, ndim = name.rpartition(".")[2], len(getattr(array, "shape", ()))
     if last == "num_batches_tracked":
         return True

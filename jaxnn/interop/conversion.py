@@ -30,12 +30,12 @@ by_name: Accepts = Accepts(
     "arrays by name",
     lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value),
     TypeError,
-    "write model.state_dict() of torch, or a dict with names of type str",
+    "write model.state_dict() of torch, or a dict whose names are of type str",
 )
 rules: Accepts = instance(
     Mapping,
     "a dict from paths of the network to prefixes",
-    'write names={"path/of/a/layer": "its prefix"}',
+    'write names={{"path/of/a/layer": "its prefix"}}',
 )
 
 

@@ -587,7 +587,7 @@ def test_a_prefix_of_all_names_is_found(prefix):
     assert f'{write}"{prefix[:-1]}"}}' in str(caught.value)
     found = interop.from_torch(net, wrapped, x, names={"": prefix[:-1]})
     assert found.params[0]["w"].tolist() == [[0, 3], [1, 4], [2, 5]]
-    with pytest.raises(TypeError, match="got the name 0, which is not a str"):
+    with pytest.raises(TypeError, match="whose names are of type str"):
         interop.from_torch(net, cast(Any, {0: np.zeros(2)}), x)
 
 

@@ -6,6 +6,7 @@ the slow tests, if they are installed.
 
 import csv
 import importlib
+import inspect
 import pkgutil
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ import optax.contrib
 import pytest
 
 import jaxnn as nn
+from jaxnn import parallel
 
 TABLE = Path(__file__).parent.parent / "docs" / "counterparts.csv"
 ROWS = list(csv.DictReader(TABLE.read_text(encoding="utf-8").splitlines()))
@@ -55,6 +57,21 @@ def test_every_counterpart_and_every_name_in_a_note_is_public():
         pattern = r"\b(?:nn|train|data|models|parallel|jax|jnp|optax)(?:\.\w+)+"
         for path in re.findall(pattern, row["note"]):
             assert found(path) is not None, row["name"]
+
+
+def test_the_code_of_every_note_runs():
+    arrays = {"x": jax.numpy.ones((2, 4, 4, 1)), "y": jax.numpy.ones(2), "target": 1, "features": 3}
+    values = {"layer": nn.Dense(3), "first": optax.clip(1.0), "second": optax.sgd(0.1)}
+    names = {**SPACE, **arrays, **values, "mesh": parallel.mesh(data=-1)}
+    count = 0
+    for row in ROWS:
+        for code in re.findall(r"`(\w[^`]*[\])])`", row["note"]):
+            if keyword := re.match(r"(\w+)=", code):
+                assert keyword[1] in inspect.signature(found(row["counterpart"])).parameters
+            elif "..." not in code and "=)" not in code:
+                eval(code, dict(names))
+            count += 1
+    assert count >= 20
 
 
 def test_a_name_that_does_not_exist_is_found_out():

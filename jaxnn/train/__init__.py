@@ -9,7 +9,6 @@ Everything is a pure function of values, so a loop can be written by hand from t
 """
 
 from .apply_if_finite import apply_if_finite
-from .blocks import for_network
 from .class_scores import accuracy, confusion_matrix, f1, iou, precision, recall
 from .classification import (
     BinaryClassification,
@@ -22,6 +21,7 @@ from .ema import ema_params, evaluation_params, with_ema
 from .evaluation import evaluate, predict
 from .every import Every
 from .fit import fit
+from .for_network import for_network
 from .hooks.checkpoints import Checkpoints
 from .hooks.divergence import Diverged, Divergence
 from .hooks.early_stopping import EarlyStopping

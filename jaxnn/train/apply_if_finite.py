@@ -1,12 +1,12 @@
 """apply_if_finite: steps whose gradients are not finite change nothing."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .blocks import OnBlocks
-from .frozen import OnTrained
+from .for_network import ForNetwork
 from .optimizer import Optimizer, as_pytree, states_of, updated
 
 
@@ -73,7 +73,7 @@ def apply_if_finite(optimizer: Any) -> Optimizer:
 def _skips(optimizer: Any) -> bool:
     if not isinstance(optimizer, Optimizer):
         return False
-    if optimizer.factory in (OnBlocks, OnTrained):
+    if optimizer.factory is ForNetwork:
         return _skips(optimizer.parts[0])
     return getattr(optimizer.factory, "skips", False)
 
@@ -81,7 +81,7 @@ def _skips(optimizer: Any) -> bool:
 def all_finite(tree: Any) -> jax.Array:
     """Whether all numbers of all arrays are finite."""
     every = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(every)) if every else jnp.array(True)
+    return functools.reduce(jnp.logical_and, every, jnp.array(True))
 
 
 def chosen(condition: jax.Array, new: Any, old: Any) -> Any:

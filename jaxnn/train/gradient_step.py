@@ -10,7 +10,7 @@ import optax
 from ..keys import kept_key
 from .accumulation import accumulated, total_counts
 from .apply_if_finite import chosen, was_made
-from .frozen import parts_of
+from .for_network import layout_of
 from .loss_scale import scale_of, unscaled
 from .metrics import terms_of, value_of, without_collected
 from .norms import norms_by_path
@@ -49,12 +49,12 @@ def gradient_step(
         dropped. If the optimizer may skip steps, `skipped` is 1 for a step that changed nothing.
     """
     scale = scale_of(ts.opt_state)
-    optimizer, partition = parts_of(optimizer)
-    trained, still = (ts.params, None) if partition is None else partition.split(ts.params)
+    layout = layout_of(optimizer)
+    trained, still = (ts.params, None) if layout is None else layout.split(ts.params)
     arguments = trained, ts.state, batch, step_key(ts)
 
     def whole(trained: Any) -> Any:
-        return trained if partition is None else partition.join(trained, still)
+        return trained if layout is None else layout.join(trained, still)
 
     counts = None
     if accumulate > 1:

@@ -14,9 +14,9 @@ from ..core.layer import Layer
 from ..explain.text import brief, suggestion
 from ..keys import as_key, kept_words
 from ..tree import map_children
-from .blocks import for_network
 from .ema import evaluation_params
 from .evaluation import check_count
+from .for_network import for_network
 from .gradient_step import gradient_step
 from .metrics import check_loss, check_metrics
 from .optimizer import as_pytree

@@ -192,7 +192,8 @@ class Stacked:
         def results_of(counts: Sequence[int] | None) -> tuple[Any, list[Any]]:
             """Return the shapes of the results, and their values."""
             tree = Form(arguments(counts))
-            inputs, values = tree.leaves, [(0, None)] * len(tree.leaves)
+            inputs: Any = tree.leaves
+            values: list[Any] = [None] * len(inputs)
             several = [(i,) for i in range(len(leaves))] if counts is None else tree.positions()
             for number, leaf, aval, positions in zip(numbers, leaves, avals, several, strict=True):
                 for block, position in enumerate(positions):

@@ -371,8 +371,7 @@ def test_hyperparameters_may_be_traced_and_mapped():
         assert_near(jax.tree.map(lambda leaf, i=i: leaf[i], found), jax.jit(one)(rate))
 
 
-def test_stacks_may_be_given_as_a_tree_and_wrapped_twice_count_once():
-    tree = jax.tree.map(lambda param: len(param.stack), SPEC)
+def test_wrapping_twice_counts_once():
     optimizer = train.for_network(optax.lamb(0.1), NET, X)
     assert train.for_network(optimizer, NET, X) == optimizer
     plain = optax.lamb(0.1)

@@ -101,7 +101,9 @@ def test_lanes_are_solo_runs():
 
 
 def test_fields_that_cannot_be_compared_are_refused():
-    with pytest.raises(TypeError, match=r"Critic.networks holds \{1\}, a set, .* write a tuple"):
+    with pytest.raises(
+        TypeError, match=r"Critic.networks must hold .* got \{1\}, a set; write a tuple"
+    ):
         jax.tree.leaves(Critic({"f": {1}}, {}))  # type: ignore[dict-item]
     with pytest.raises(TypeError, match=r"static names x, which is not a field; .*rate"):
         type("Wrong", (train.Program,), {"static": ("x",), "__annotations__": {"rate": float}})
@@ -132,7 +134,8 @@ NOT_PROGRAMS: dict[str, Any] = {
             (
                 lambda call=call: call(nn.Dense(3)),
                 TypeError,
-                rf"^train.{name} takes a train.Program, got Dense\(3\); write train.{name}\("
+                rf"^train.{name}.program must be a train.Program, got Dense\(3\); write "
+                rf"train.{name}\("
                 r"program, ...\) with program = train.Supervised\(net, task, optimizer\) or ",
             )
             for name, call in NOT_PROGRAMS.items()
@@ -140,12 +143,12 @@ NOT_PROGRAMS: dict[str, Any] = {
         (
             lambda: train.Minimize(lambda batch: 0.0, optax.sgd(0.1)),  # type: ignore[arg-type]
             TypeError,
-            r"the objective is a layer that maps a batch to a loss, .* write a nn.Composite",
+            r"Minimize.objective must be a layer that maps a batch to a loss, .* write a nn",
         ),
         (
             lambda: supervised().step({"w": X}, (X, Y)),  # type: ignore[arg-type]
             TypeError,
-            r"Minimize keeps a train.TrainState, got a dict of 1; write state = program.init",
+            r"Minimize.state must be a train.TrainState, got a dict of 1; write state = ",
         ),
         (
             lambda: supervised().init(KEY, X),
@@ -160,7 +163,7 @@ NOT_PROGRAMS: dict[str, Any] = {
         (
             lambda: train.Minimize(Penalized(NET), optax.sgd(0.1), inputs=[0.1]),  # type: ignore[arg-type]
             TypeError,
-            r"Minimize.inputs is a dict of inputs by name, got a list of 1; write inputs=\{'beta'",
+            r"Minimize.inputs must be None or a dict of inputs by name, got \[0.1\]; write inputs=",
         ),
         (
             lambda: train.Minimize(Penalized(NET), optax.sgd(0.1), initial={"nets": {}}).init(

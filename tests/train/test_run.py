@@ -348,7 +348,7 @@ def test_plain_parameters_are_no_state():
     advice = r"got .*; write train\.Weights\(params, \{\}\) for plain parameters"
     with pytest.raises(TypeError, match=advice):
         train.save_weights("weights.safetensors", NET, params)
-    advice = r"Minimize keeps a train.TrainState, got .*; write state = program.init\(key, batch\)"
+    advice = r"must be a train.TrainState, got .*; write state = program.init\(key, batch\)"
     for call in (
         lambda: train.evaluate(PROGRAM, params, (X, Y)),
         lambda: train.predict(PROGRAM, params, X),

@@ -110,7 +110,7 @@ def test_a_changed_schedule_compiles_nothing_anew():
         (
             lambda: train.Piecewise((0.1,), (10,)),
             ValueError,
-            r"one value more than boundaries, got 1 values and 1 boundaries; write Piecewise",
+            r"one more than boundaries, got 1 values and 1 boundaries; write Piecewise",
         ),
         (
             lambda: train.Piecewise((3, 2, 1), (10, 5)),

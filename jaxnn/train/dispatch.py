@@ -1,8 +1,8 @@
-"""How many steps one compiled program takes: as many as a run may wait for.
+"""The number of steps in one dispatch, which a run waits for.
 
-A signal, a display, and hooks that go by time wait for the end of a dispatch. The number follows
-from the jaxpr of the steps alone and not from a clock, so that a resumed run has the dispatches of
-an uninterrupted one.
+A signal, a display, and hooks that depend on time wait for the end of a dispatch. The number
+follows only from the jaxpr of the steps and not from a clock, so that a resumed run has the
+dispatches of an uninterrupted one.
 """
 
 import math
@@ -19,13 +19,13 @@ UNKNOWN = 100  # times that a loop of unknown length runs
 
 
 def steps_at_once(jaxpr: Any, count: int, most: int, steps_per_epoch: int | None) -> int:
-    """The largest number of steps in one dispatch.
+    """Return the largest number of steps in one dispatch.
 
     Args:
-        jaxpr: that of `count` steps.
-        count: their number.
-        most: the largest number that is allowed.
-        steps_per_epoch: the steps of an epoch, which dispatches divide evenly if they can, so that
+        jaxpr: The jaxpr of `count` steps.
+        count: Their number.
+        most: The largest number that is allowed.
+        steps_per_epoch: The steps of an epoch, which dispatches divide evenly if they can, so that
             there is one program; None without epochs.
     """
     platform = jax.default_backend()
@@ -41,7 +41,7 @@ def steps_at_once(jaxpr: Any, count: int, most: int, steps_per_epoch: int | None
 
 
 def _equations(jaxpr: Any) -> int:
-    """How many equations run, those of loops as often as these run."""
+    """Return how many equations run; those of a loop count once per iteration."""
     from jax.extend.core import jaxprs_in_params  # here: its import is slow
 
     total = 0
@@ -53,7 +53,7 @@ def _equations(jaxpr: Any) -> int:
 
 
 def has_convolution(jaxpr: Any) -> bool:
-    """Whether a jaxpr or one inside it convolves."""
+    """Return whether a jaxpr or one inside it convolves."""
     from jax.extend.core import jaxprs_in_params
 
     return any(

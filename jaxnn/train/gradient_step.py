@@ -235,7 +235,7 @@ def _micro_batches(batch: Any, count: int) -> tuple[Any, Any]:
                 f"accumulate={count} must divide the rows of a batch, got {describe(rows)}; write "
                 "accumulate=n for an n that divides the rows, or another batch_size"
             )
-        # Every count-th row, not consecutive ones: rows split among devices stay where they are.
+        # Every count-th row, not consecutive ones: rows split among devices do not move.
         several = rows.reshape(rows.shape[0] // count, count, *rows.shape[1:])
         return jnp.moveaxis(several, 1, 0)
 

@@ -302,7 +302,7 @@ def step_program(function, state=0.0):
 @pytest.mark.parametrize(
     ("function", "error", "text"),
     [
-        (lambda s: s, TypeError, "a step returns the new state and metrics, got float32"),
+        (lambda s: s, TypeError, "must return the new state and metrics, got float32"),
         (
             lambda s: ({"new": s}, {}),
             ValueError,

@@ -109,14 +109,6 @@ class Form:
         """Return the shape of a block of each entry."""
         return [self.leaves[positions[0]].shape for _, positions in self.entries]
 
-    def filled(self, blocks: Sequence[Sequence[Any]]) -> Any:
-        """Return the tree with other leaves, given the blocks of each entry."""
-        leaves = list(self.leaves)
-        for (_, positions), items in zip(self.entries, blocks, strict=True):
-            for position, item in zip(positions, items, strict=True):
-                leaves[position] = item
-        return jax.tree.unflatten(self.structure, leaves)
-
 
 class Stacked:
     """An optimizer of separate arrays as one of stacked arrays.
@@ -223,19 +215,17 @@ class Stacked:
             pairs = zip(made.entries, values, strict=True)
             return [expressions.stacked(leaf, [value]) for (leaf, _), value in pairs]
 
-        cause = None
-        try:
-            made = same_results(twos) if alike else None
-        except Exception:  # of an optimizer that cannot have two blocks: the check below, or it
-            made = None  # is raised again for all blocks
-        if made is not None:
-            given_arrays = dict(zip(numbers, arrays, strict=True))
-            results = expressions.evaluate(stacked(made), given_arrays, self._stacks)
-            return jax.tree.unflatten(plain, list(map(jnp.asarray, results)))
-        try:
-            made = same_results(ones)
-        except Exception as error:  # of a user's mask or labels
-            cause = error
+        made: Form | None = None
+        cause: Exception | None = None
+        for counts in (twos, ones) if alike else (ones,):
+            try:
+                made = same_results(counts)
+            except Exception as error:  # of a user's mask, or of an optimizer of single blocks
+                cause = error
+            if made is not None and counts is twos:
+                given_arrays = dict(zip(numbers, arrays, strict=True))
+                results = expressions.evaluate(stacked(made), given_arrays, self._stacks)
+                return jax.tree.unflatten(plain, list(map(jnp.asarray, results)))
         if made is None:
             raise ValueError(
                 "the optimizer depends on the whole path of a parameter, or on the structure of "

@@ -6,6 +6,7 @@ dispatches of an uninterrupted one.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ def steps_at_once(jaxpr: Any, count: int, most: int, steps_per_epoch: int | None
     if platform == "cpu" and has_convolution(jaxpr):
         return 1  # XLA's convolutions are ten times slower in a loop on a CPU
     operations = sum(cost for _, cost in costs(jaxpr)) / OPERATIONS.get(platform, 5e9)
-    seconds = (operations + EQUATION * _equations(jaxpr)) / count
+    seconds = (operations + EQUATION * sum(times for _, times in _equations(jaxpr))) / count
     most = min(most, max(1, math.floor(LONGEST / seconds)) if seconds else most)
     if steps_per_epoch is None:
         return most
@@ -40,24 +41,18 @@ def steps_at_once(jaxpr: Any, count: int, most: int, steps_per_epoch: int | None
     return next(even, most)
 
 
-def _equations(jaxpr: Any) -> int:
-    """Return how many equations run; those of a loop count once per iteration."""
-    from jax.extend.core import jaxprs_in_params  # here: its import is slow
-
-    total = 0
-    for equation in jaxpr.eqns:
-        times = {"scan": equation.params.get("length", 1), "while": UNKNOWN}
-        inside = sum(map(_equations, jaxprs_in_params(equation.params)))
-        total += 1 + inside * times.get(equation.primitive.name, 1)
-    return total
-
-
 def has_convolution(jaxpr: Any) -> bool:
     """Return whether a jaxpr or one inside it convolves."""
-    from jax.extend.core import jaxprs_in_params
+    return any(e.primitive.name == "conv_general_dilated" for e, _ in _equations(jaxpr))
 
-    return any(
-        equation.primitive.name == "conv_general_dilated"
-        or any(map(has_convolution, jaxprs_in_params(equation.params)))
-        for equation in jaxpr.eqns
-    )
+
+def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """Yield the equations of a jaxpr and of those inside it, with how often each runs."""
+    from jax.extend.core import jaxprs_in_params  # here: its import is slow
+
+    for equation in jaxpr.eqns:
+        yield equation, times
+        loops = {"scan": equation.params.get("length", 1), "while": UNKNOWN}
+        inside = times * loops.get(equation.primitive.name, 1)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _equations(inner, inside)

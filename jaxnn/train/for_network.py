@@ -6,6 +6,7 @@ None in place of frozen parameters. A step joins the two parts again.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -43,11 +44,9 @@ class Layout:
         A tree without frozen parameters is its own trained part.
         """
         leaves, structure = jax.tree.flatten(tree)
-        unflatten = self.structure.unflatten
-        nothing = [None] * len(self.frozen)
-        trained = unflatten([None if still else 0 for still in self.frozen])
-        if structure == jax.tree.structure(trained):
-            return tree, unflatten(nothing)
+        without = self._chosen([0] * len(self.frozen), frozen=False)
+        if structure == jax.tree.structure(without):
+            return tree, jax.tree.map(lambda _: None, without)
         if structure != self.structure:
             raise ValueError(
                 f"the optimizer was made for parameters with the structure {self.structure}, got "
@@ -55,9 +54,12 @@ class Layout:
                 "program.init(key, batch), or, in a loop written by hand, "
                 "train.for_network(optimizer, net, x)"
             )
-        pairs = [*zip(leaves, self.frozen, strict=True)]
-        trained = unflatten([None if still else leaf for leaf, still in pairs])
-        return trained, unflatten([leaf if still else None for leaf, still in pairs])
+        return self._chosen(leaves, frozen=False), self._chosen(leaves, frozen=True)
+
+    def _chosen(self, leaves: Sequence[Any], frozen: bool) -> Any:
+        """Return a tree with the leaves that are frozen or not, and None for the others."""
+        pairs = zip(leaves, self.frozen, strict=True)
+        return self.structure.unflatten([leaf if f == frozen else None for leaf, f in pairs])
 
     def join(self, trained: Any, frozen: Any) -> Any:
         """Return the tree that `split` was given."""

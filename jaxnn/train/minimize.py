@@ -1,6 +1,7 @@
 """Minimize: the program of one objective and one optimizer."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -158,14 +159,9 @@ class Minimize(Program):
         def loss_of(params: Any, kept: Any, batch: Any, key: jax.Array) -> Any:
             return self.loss(params, kept, batch, key=key, step=state.step, train=True)
 
-        return gradient_step(
-            loss_of,
-            for_network(as_pytree(self.optimizer), self.layer(), batch, **named),
-            state,
-            batch,
-            accumulate=self.accumulate,
-            log_norms=self.log_norms,
-        )
+        optimizer = for_network(as_pytree(self.optimizer), self.layer(), batch, **named)
+        more = {"accumulate": self.accumulate, "log_norms": self.log_norms}
+        return gradient_step(loss_of, optimizer, state, batch, **more)
 
     def evaluate(self, state: TrainState, batch: Any, *, key: jax.Array) -> dict[str, Any]:
         """Return the loss and the metrics in inference, with `train.evaluation_params`.
@@ -208,18 +204,16 @@ class Minimize(Program):
 
     def layer(self) -> Layer:
         """Return the objective, whose children compute as `precision` defines."""
-        policy = self.precision
-        if policy is None:
+        if self.precision is None:
             return self.objective
+        policy = functools.partial(dataclasses.replace, self.precision)
 
         def computing(objective: Any) -> Any:
             if isinstance(objective, intercept):
                 return map_children(lambda _, inner: computing(inner), objective)
             if isinstance(objective, SupervisedLoss | Composite):
-                return map_children(
-                    lambda _, child: dataclasses.replace(policy, inner=child), objective
-                )
-            return dataclasses.replace(policy, inner=objective)
+                return map_children(lambda _, child: policy(inner=child), objective)
+            return policy(inner=objective)
 
         return computing(self.objective)
 
@@ -297,7 +291,11 @@ def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) 
 def _like(drawn: Any, given: Any, kind: str, path: paths.Path) -> Any:
     """Return copies of the given arrays in place of those drawn, since steps donate them."""
     where = repr(paths.text(path) or "the root")
-    if lines := differences(drawn, given, where):
+    shapes = [
+        jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.float32), tree)
+        for tree in (drawn, given)  # types are converted
+    ]
+    if lines := differences(*shapes, where):
         raise ValueError(
             f"initial has other {kind} than the objective at {where}: {'; '.join(lines[:5])}"
         )

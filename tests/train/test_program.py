@@ -1,6 +1,6 @@
 """Programs: pytrees whose numbers change without a trace, and the two that jaxnn has."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
+from jaxnn.validation import fraction
 from tests.near import assert_near
 
 KEY = jax.random.key(0)
@@ -295,6 +296,9 @@ def test_initial_parameters_of_some_children():
     jax.tree.map(np.testing.assert_array_equal, state.params["net"], given)
     train.make_step(program)(state, (X, Y))  # donates its state, and not `given`
     assert np.isfinite(given[0]["w"]).all()
+    halves = jax.tree.map(lambda a: a.astype(jnp.float16), given)
+    program = train.Minimize(Penalized(NET), optax.sgd(0.1), initial={"net": halves})
+    assert program.init(KEY, (X, Y)).params["net"][0]["w"].dtype == jnp.float32
     wrong = train.Minimize(
         Penalized(NET), optax.sgd(0.1), initial={"net": nn.Dense(3).init(KEY, X)}
     )
@@ -384,3 +388,20 @@ def test_a_changed_helper_takes_effect(monkeypatch):
     assert train.make_step(UsesHelper())(jnp.float32(1), None)[0] == 2
     monkeypatch.setitem(globals(), "helper", lambda x: 3 * x)
     assert train.make_step(UsesHelper())(jnp.float32(1), None)[0] == 3
+
+
+class Checked(train.Program):
+    rate: Annotated[float, fraction]
+    clip: bool = False
+
+
+def test_fields_are_checked_by_what_they_accept():
+    assert Checked(0.5).rate == 0.5
+    assert Checked(jnp.float32(0.5)).rate == 0.5
+    assert float(jax.jit(lambda rate: Checked(rate).rate)(2.0)) == 2.0  # traced: without a test
+    stacked = jax.tree.map(lambda rate: jnp.full(3, rate), Checked(0.5))
+    assert stacked.rate.shape == (3,)
+    with pytest.raises(ValueError, match=r"Checked.rate must be a number from 0 to 1, got 2"):
+        Checked(2)
+    with pytest.raises(TypeError, match=r"Checked.clip must be True or False, got 1"):
+        Checked(0.5, clip=1)  # type: ignore[arg-type]

@@ -168,7 +168,7 @@ class Piecewise(Schedule):
         boundaries: The steps at which the next number begins, in increasing order.
 
     Raises:
-        ValueError: Another number of values, or boundaries out of order.
+        ValueError: Another number of boundaries, or boundaries out of order.
 
     >>> schedule = Piecewise((1.0, 0.1, 0.01), boundaries=(30, 60))
     >>> [round(float(schedule(step)), 6) for step in (29, 30, 60)]
@@ -181,14 +181,13 @@ class Piecewise(Schedule):
     def __post_init__(self) -> None:
         """Check the number of values and the order of the boundaries."""
         super().__post_init__()
-        if len(self.values) != len(self.boundaries) + 1:
-            raise ValueError(
-                f"Piecewise.values must be one more than boundaries, got {len(self.values)} values "
-                f"and {len(self.boundaries)} boundaries; {_numbers.hint}"
-            )
         known = [number for number in self.boundaries if not is_traced(number)]
-        if any(later <= earlier for earlier, later in itertools.pairwise(known)):
-            raise ValueError(f"Piecewise.boundaries must be increasing, got {self.boundaries!r}")
+        falls = any(later <= earlier for earlier, later in itertools.pairwise(known))
+        if falls or len(self.values) != len(self.boundaries) + 1:
+            raise ValueError(
+                "Piecewise.boundaries must be increasing steps, one fewer than values, got "
+                f"{self.boundaries!r} for {len(self.values)} values; {_numbers.hint}"
+            )
 
     def __call__(self, step: Any) -> Any:
         """Return the number at a step."""

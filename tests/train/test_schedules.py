@@ -110,12 +110,12 @@ def test_a_changed_schedule_compiles_nothing_anew():
         (
             lambda: train.Piecewise((0.1,), (10,)),
             ValueError,
-            r"one more than boundaries, got 1 values and 1 boundaries; write Piecewise",
+            r"one fewer than values, got \(10,\) for 1 values; write Piecewise",
         ),
         (
             lambda: train.Piecewise((3, 2, 1), (10, 5)),
             ValueError,
-            r"Piecewise.boundaries must be increasing, got \(10, 5\)",
+            r"Piecewise.boundaries must be increasing steps, .* got \(10, 5\) for 3 values",
         ),
         (
             lambda: train.Piecewise([3, 2], (10,)),  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ class Layout:
     def split(self, tree: Any) -> tuple[Any, Any]:
         """Return (trained, frozen): the tree twice, with None for the leaves of the other part.
 
-        A tree without frozen parameters is its own trained part.
+        A tree that lacks the frozen parameters is returned as the trained part.
         """
         leaves, structure = jax.tree.flatten(tree)
         without = self._chosen([0] * len(self.frozen), frozen=False)

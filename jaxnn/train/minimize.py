@@ -291,11 +291,11 @@ def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) 
 def _like(drawn: Any, given: Any, kind: str, path: paths.Path) -> Any:
     """Return copies of the given arrays in place of those drawn, since steps donate them."""
     where = repr(paths.text(path) or "the root")
-    shapes = [
-        jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.float32), tree)
-        for tree in (drawn, given)  # types are converted
-    ]
-    if lines := differences(*shapes, where):
+
+    def shapes(tree: Any) -> Any:  # without types, which are converted
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.float32), tree)
+
+    if lines := differences(shapes(drawn), shapes(given), where):
         raise ValueError(
             f"initial has other {kind} than the objective at {where}: {'; '.join(lines[:5])}"
         )

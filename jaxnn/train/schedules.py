@@ -136,7 +136,7 @@ class Cosine(Schedule):
 class InverseSquareRoot(Schedule):
     """peak / sqrt(1 + step / steps): half the peak after 3 * steps, and it keeps falling.
 
-    The schedule of the first transformer, features**-0.5 * min(n**-0.5, n * warmup**-1.5) at
+    The schedule of the first transformer, `features**-0.5 * min(n**-0.5, n * warmup**-1.5)` at
     step n, is `Warmup(warmup, InverseSquareRoot((features * warmup) ** -0.5, warmup))`.
 
     Args:

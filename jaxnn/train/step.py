@@ -153,7 +153,7 @@ _in_use: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
 @functools.lru_cache(maxsize=KEPT)
 def _recent(*call: Any) -> Any:
-    """Return the function of a call (make, *arguments)."""
+    """Return the function of a call `(make, *arguments)`."""
     function = _in_use.get(call)
     if function is None:
         make, *arguments = call

@@ -25,6 +25,7 @@ from ..masking import visible
 from ..printing import code
 from ..random import draw
 from ..shapes import output_shapes
+from ..validation import flag
 from . import paths
 from .calls import INTERCEPTOR, Call, Outcome, State, Unknown, evaluate, placeholder_key
 from .declarations import Declaration, Param, Variable, abstract, placeholder, split_arrays
@@ -69,6 +70,9 @@ class Layer(Value):
         jax.tree_util.register_static(cls)
         check_names(cls.__dataclass_fields__, cls.__name__)  # type: ignore[attr-defined]
         check_forward(cls, cls._skip, cls._requests)
+
+    # What fields annotated bool accept: users of other libraries write Dense(784, 128).
+    _flag = flag.such(hint="the number of input features is inferred from the input")
 
     # How many parameters of a method are not inputs, and what it may ask for.
     _skip = 1

@@ -7,8 +7,8 @@
 
 An `Accepts` is a test and its description. A `Value` checks every field whose annotation holds one
 (and every field annotated `bool` or `Literal`) when it is created, any other dataclass by
-`check_fields`; a function calls it on an argument. Both raise the same error: what was expected, and
-what was passed.
+`check_fields`; a function calls it on an argument. Both raise the same error: what was expected,
+and what was passed.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Bidirectional: process a sequence in both directions."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from ..core.composite import Composite
 from ..core.layer import Layer
 from ..core.values import copy_with, fields
 from ..explain.text import describe
+from ..layers.checks import plain_function
 from ..tree import checked, map_layers
 
 
@@ -56,14 +57,10 @@ class Bidirectional(Composite):
     """
 
     layer: Layer
-    merge: Callable[..., Any] = side_by_side
+    merge: Annotated[Callable[..., Any], plain_function] = side_by_side
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        if isinstance(self.merge, Layer) or not callable(self.merge):
-            raise TypeError(
-                f"Bidirectional.merge must be a plain function of two outputs, got {self.merge!r}"
-            )
+        """Check that the layer can be reversed."""
         if reversed_layer(self.layer) == self.layer:
             raise ValueError(
                 f"{self.layer!r} contains no layer with a field `reverse`; write for example "

@@ -1,7 +1,7 @@
 """Ensemble: n copies of a network in parallel."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ from ..core.calls import Arrays, Call, Outcome
 from ..core.composite import Wrapper
 from ..core.declarations import stacked
 from ..core.layer import LayerLike
-from .repeat import check_count, check_stacked
+from ..layers.checks import copies
+from .repeat import check_stacked
 
 
 class Ensemble(Wrapper):
@@ -35,11 +36,7 @@ class Ensemble(Wrapper):
     """
 
     inner: LayerLike
-    n: int
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_count(self.n, "Ensemble")
+    n: Annotated[int, copies]
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Stack parameters and state, one member after the other."""

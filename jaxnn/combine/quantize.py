@@ -1,7 +1,7 @@
 """quantize: replace the weights of a trained network by int8 numbers, for inference."""
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,8 @@ from ..layers.einsum import Einsum
 from ..layers.embedding import Embedding, EmbeddingBag
 from ..layers.gated import GatedFeedForward
 from ..layers.patch import PatchEmbedding
-from ..tree import edit_children, inside
+from ..tree import check_layer, edit_children, inside
+from ..validation import instance
 from .capture import capture
 from .ensemble import Ensemble
 from .inference import Inference
@@ -51,6 +52,12 @@ TRANSPARENT = (Inference, Precision, Remat, Residual, capture)
 STACKING = (Ensemble, Repeat)
 LARGEST = 127
 
+_QUANTIZABLE = instance(
+    KINDS,
+    f"one of {', '.join(kind.__name__ for kind in KINDS)}",
+    hint="write nn.quantize(net, params) for a network",
+)
+
 
 class Quantized(Wrapper):
     """A layer with int8 weights, w = scale * q. Built by `quantize`.
@@ -68,15 +75,7 @@ class Quantized(Wrapper):
         TypeError: If the layer is of another type.
     """
 
-    inner: LayerLike
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        if not isinstance(self.wrapped, KINDS):
-            raise TypeError(
-                f"Quantized expects one of {', '.join(kind.__name__ for kind in KINDS)}, got "
-                f"{self.wrapped!r}; write nn.quantize(net, params) for a network"
-            )
+    inner: Annotated[LayerLike, _QUANTIZABLE]
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Declare int8 values and a scale for each weight."""
@@ -141,8 +140,7 @@ def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
     >>> bool(jnp.max(jnp.abs(y - z)) < 0.02 * jnp.max(jnp.abs(y)))
     True
     """
-    if not isinstance(net, Layer):
-        raise TypeError(f"quantize expects a layer, got {net!r}; write nn.quantize(net, params)")
+    check_layer(net, "nn.quantize(net, params)")
     new = _edited(net, params)
     if new[0] == net:
         shown = repr(net)

@@ -1,7 +1,7 @@
 """Recurrent: apply a cell over a sequence."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,17 @@ from ..explain.text import describe
 from ..floating import narrowed, widened
 from ..functional.recurrence import Marks, marks, scan, unroll
 from ..functional.segments import check_segments
-from ..layers.checks import check_cache, check_flags, check_not_training
+from ..layers.checks import (
+    cache_length,
+    check_direction,
+    check_not_training,
+    check_sequence,
+)
 from ..layers.recurrence import Cell, check_carry, check_constant, initial
 from ..tree import unwrapped
+from ..validation import one_of
+
+_OUTPUT = one_of("all", "last").such(hint="for the carry use method='unroll'")
 
 
 class Given(NamedTuple):
@@ -79,28 +87,17 @@ class Recurrent(Wrapper):
 
     inner: LayerLike
     reverse: bool = False
-    output: str = "all"
-    cache: int = 0
+    output: Annotated[str, _OUTPUT] = "all"
+    cache: Annotated[int, cache_length] = 0
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        check_flags(self, "reverse")
-        check_cache(self)
+        """Check the cell, and that a cached layer is not reversed."""
+        check_direction(self)
         cell = self._cell()
         if not callable(getattr(cell, "carries", None)):
             raise TypeError(
                 f"Recurrent expects a cell, got {cell!r}, which has no method carries(x) that "
                 "declares a carry; write for example Recurrent(nn.LSTMCell(128))"
-            )
-        if self.output not in ("all", "last"):
-            raise ValueError(
-                f"Recurrent.output must be 'all' or 'last', got {self.output!r}; for the "
-                "carry use method='unroll'"
-            )
-        if self.cache and self.reverse:
-            raise ValueError(
-                "Recurrent(reverse=True) processes a sequence from its end, so it cannot receive "
-                "one in chunks; exclude it from nn.with_cache(net, match=...)"
             )
 
     def _cell(self) -> Any:
@@ -133,16 +130,9 @@ class Recurrent(Wrapper):
         given = dict(zip(own.inputs, inputs, strict=False)) | named
         x, segment_ids = given["x"], given.get("segment_ids")
         axes = getattr(self._cell(), "axes", 1)
-        if not hasattr(x, "shape"):
-            raise TypeError(
-                f"expected a sequence (..., T, features), got {x!r}; use jnp.asarray(x)"
-            )
-        if len(x.shape) < axes + 1:
-            wanted = "(..., T, features)" if axes == 1 else f"(..., T) and {axes} axes after it"
-            raise ValueError(f"expected a sequence of shape {wanted}, got {describe(x)}")
+        wanted = "(..., T, features)" if axes == 1 else f"(..., T, *{axes} axes)"
+        check_sequence(x, axes, wanted)
         time = len(x.shape) - axes - 1
-        if x.shape[time] == 0:
-            raise ValueError(f"expected a sequence of at least one step, got {describe(x)}")
         if segment_ids is not None:
             check_segments(segment_ids, x.shape[: time + 1])
         return Given(x, given.get("carry"), segment_ids, passing)
@@ -284,12 +274,11 @@ def _inputs(x: Any, carry: Any = None, segment_ids: Any = None) -> None:
 
 def _check_cell(cell: Any, begin: Any, output: Any) -> None:
     """Check that a cell returns a pair, with a carry like the one it received."""
-    if not isinstance(output, tuple) or len(output) != 2:
-        raise TypeError(f"a cell must return (carry, y), got {describe(output)} from {cell!r}")
-    if jax.tree.map(_kind, output[0]) != jax.tree.map(_kind, begin):
+    pair = isinstance(output, tuple) and len(output) == 2
+    if not pair or jax.tree.map(_kind, output[0]) != jax.tree.map(_kind, begin):
         raise ValueError(
-            f"a cell must keep the shapes and types of its carry, {describe(begin)}; got "
-            f"{describe(output[0])} from {cell!r}"
+            "a cell must return (carry, y), with the shapes and types of the carry that it "
+            f"received, {describe(begin)}; got {describe(output)} from {cell!r}"
         )
 
 

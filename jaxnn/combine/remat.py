@@ -38,11 +38,6 @@ class Remat(Wrapper):
     inner: LayerLike
     keep: Literal["nothing", "products"] = "nothing"
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        if self.keep not in POLICIES:
-            raise ValueError(f"Remat.keep must be 'nothing' or 'products', got {self.keep!r}")
-
     def _evaluate(self, call: Call) -> Outcome:
         if call.abstract:  # there is nothing to keep
             return self._inside(call)

@@ -1,6 +1,6 @@
 """Repeat: n copies of a layer in a sequence, traced and compiled once."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,7 @@ from ..core.declarations import stacked
 from ..core.layer import LayerLike
 from ..explain.location import Mismatch
 from ..explain.text import describe
-from ..fields import is_traced
-
-
-def check_count(n: Any, owner: str) -> None:
-    """Raise ValueError unless `n` is a number of copies, an int >= 1."""
-    if is_traced(n) or not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"{owner} expects a number of copies, an int n >= 1; got {n!r}")
+from ..layers.checks import copies
 
 
 class Repeat(Wrapper):
@@ -46,18 +40,15 @@ class Repeat(Wrapper):
     """
 
     inner: LayerLike
-    n: int
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_count(self.n, "Repeat")
+    n: Annotated[int, copies]
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Stack parameters and state, one copy after the other."""
         return stacked(params, self.n), stacked(state, self.n)
 
     def _evaluate(self, call: Call) -> Outcome:
-        _check_forward(call.method)
+        if call.method != "forward":
+            raise ValueError(f"Repeat applies forward of its copies in sequence, not {call.method}")
         params, state, key = call.arrays()
         hashes = np.array([paths.segment_hash(i) for i in range(self.n)], np.uint32)
         check_stacked((params, state), self.n)
@@ -67,27 +58,23 @@ class Repeat(Wrapper):
             below = None if key is None else jax.random.fold_in(key, number)
             arrays = Arrays(params, state, below)
             outcome = self._inside(call.with_arrays(arrays).replace(inputs=(x,)))
-            if _kinds(x) != _kinds(outcome.output):
-                raise ValueError(
-                    f"{_CHANGED}{describe(x)}, which becomes {describe(outcome.output)}"
-                )
+            _check_kept((x,), outcome.output)
             return outcome.output, (outcome.state, outcome.collected)
 
         if len(call.inputs) != 1:
-            raise ValueError(f"{_CHANGED}{', '.join(map(describe, call.inputs)) or 'none'}")
+            _check_kept(call.inputs, None)
         output, (state, collected) = lax.scan(body, call.inputs[0], (params, state, hashes))
         return Outcome(output, state, collected)
 
 
-_CHANGED = (
-    "Repeat passes the output of each copy to the next, so the layer must have one input and keep "
-    "its shape and type; got "
-)
-
-
-def _check_forward(method: str) -> None:
-    if method != "forward":
-        raise ValueError(f"Repeat applies `forward` of its copies in sequence, not {method!r}")
+def _check_kept(inputs: tuple[Any, ...], output: Any) -> None:
+    """Raise ValueError unless the output has the shapes and types of the one input."""
+    if len(inputs) != 1 or _kinds(inputs[0]) != _kinds(output):
+        raise ValueError(
+            "Repeat passes the output of each copy to the next, so the layer must have one input "
+            f"and keep its shape and type; got {', '.join(map(describe, inputs)) or 'none'}"
+            + (f", which becomes {describe(output)}" if len(inputs) == 1 else "")
+        )
 
 
 def check_stacked(tree: Any, n: int) -> None:

@@ -4,14 +4,17 @@ Both contain any number of layers, by position (parameters are a tuple) or by na
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from ..core.composite import Composite, as_layers
 from ..core.layer import Layer, LayerLike
 from ..core.values import copy_with
 from ..explain.definitions import check_child_names, check_names
 from ..fields import FrozenDict, normalize
+from ..layers.checks import plain_function
 from ..printing import code
+
+_MERGE = None | plain_function.such(hint="to apply a layer, write Sequential(Parallel(...), layer)")
 
 
 class Branches(Composite):
@@ -125,7 +128,7 @@ class Parallel(Branches):
     (2, 4)
     """
 
-    merge: Callable[..., Any] | None = None
+    merge: Annotated[Callable[..., Any] | None, _MERGE] = None
 
     def __init__(
         self, *layers: LayerLike, merge: Callable[..., Any] | None = None, **named: LayerLike
@@ -133,15 +136,6 @@ class Parallel(Branches):
         super().__init__(*layers, **named)
         object.__setattr__(self, "merge", merge)
         self.__post_init__()
-
-    def __post_init__(self) -> None:
-        """Check that `merge` is a plain function."""
-        merge = self.merge
-        if merge is not None and (isinstance(merge, Layer) or not callable(merge)):
-            raise TypeError(
-                f"Parallel.merge must be a plain function of the outputs, got {merge!r}; add a "
-                "layer after it: Sequential(Parallel(...), layer)"
-            )
 
     def forward(self, *inputs: Any) -> Any:
         """Return the outputs of all layers, merged."""

@@ -1,6 +1,6 @@
 """SpectralNorm: weights divided by their largest singular value."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,9 @@ from ..explain.location import foreign
 from ..explain.text import describe
 from ..functional.normalization import spectral_norm
 from ..initializers import zeros
-from .weight_norm import check_fits, check_match, each_of_stack
+from ..layers.checks import path_pattern
+from ..validation import positive
+from .weight_norm import check_fits, each_of_stack
 
 
 class SpectralNorm(Wrapper):
@@ -48,20 +50,12 @@ class SpectralNorm(Wrapper):
     """
 
     inner: LayerLike
-    steps: int = 1
-    match: str = "**/w"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise ValueError(
-                f"SpectralNorm.steps must be a number of steps, an int >= 1; got {self.steps!r}"
-            )
-        check_match(self)
+    steps: Annotated[int, positive] = 1
+    match: Annotated[str, path_pattern] = "**/w"
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Declare the state u of each weight."""
-        check_fits(self, self.match, params)
+        check_fits(self, params)
         for path, param in paths.walk(params):
             if paths.matches(self.match, paths.text(path)):
                 sizes = (*param.shape[: len(param.stack)], param.shape[-1])

@@ -1,7 +1,7 @@
 """WeightNorm: weights as the product of a direction and a length."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
@@ -14,6 +14,7 @@ from ..explain.location import Mismatch
 from ..explain.text import describe
 from ..functional.normalization import weight_norm
 from ..initializers import InitFn, Initializer, Shape
+from ..layers.checks import path_pattern
 
 
 class WeightNorm(Wrapper):
@@ -43,15 +44,11 @@ class WeightNorm(Wrapper):
     """
 
     inner: LayerLike
-    match: str = "**/w"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_match(self)
+    match: Annotated[str, path_pattern] = "**/w"
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Declare v and g for each weight."""
-        check_fits(self, self.match, params)
+        check_fits(self, params)
 
         def split(path: paths.Path, param: Param) -> Any:
             if not paths.matches(self.match, paths.text(path)):
@@ -111,27 +108,14 @@ def each_of_stack(function: Any, depth: int) -> Any:
     return function
 
 
-def check_match(layer: Any) -> None:
-    """Raise TypeError unless the field `match` is a string."""
-    if not isinstance(layer.match, str):
-        raise TypeError(
-            f"{type(layer).__name__}.match must be a path pattern such as '**/w', got "
-            f"{layer.match!r}"
-        )
-
-
-def check_fits(layer: Any, match: str, params: Any) -> None:
-    """Raise ValueError if no parameter matches the pattern, or if one without axes does."""
-    names = [paths.text(path) for path, _ in paths.walk(params)]
-    if not any(paths.matches(match, name) for name in names):
-        found = ", ".join(names) if names else "none"
+def check_fits(layer: Any, params: Any, least: int = 1) -> None:
+    """Raise ValueError unless parameters match the pattern, all of at least `least` axes."""
+    shapes = {paths.text(path): param.slice_shape for path, param in paths.walk(params)}
+    fit = {name: shape for name, shape in shapes.items() if paths.matches(layer.match, name)}
+    if not fit or any(len(shape) < least for shape in fit.values()):
+        owner = type(layer).__name__
         raise ValueError(
-            f"{type(layer).__name__}: no parameter matches {match!r}; parameters are: {found}; "
-            f"write {type(layer).__name__}(layer, match=...)"
+            f"{owner}.match must match parameters, each of at least {least} axes, got "
+            f"{layer.match!r}, which matches {fit or 'none'}; parameters are {shapes}; write "
+            f"{owner}(layer, match=...)"
         )
-    for path, param in paths.walk(params):
-        if paths.matches(match, paths.text(path)) and not param.slice_shape:
-            raise ValueError(
-                f"{paths.text(path)!r} is a single number, which {type(layer).__name__} cannot "
-                "normalize; exclude it by match=..."
-            )

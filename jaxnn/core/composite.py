@@ -6,8 +6,10 @@ child its inputs, parameters, state and key in a `Call`, and collects the new st
 shapes are known, the parameters are `Unknown`, and a call leaves in `Declaring` what it declares.
 """
 
+import dataclasses
 import functools
 import re
+import typing
 from functools import partial
 from typing import Any
 
@@ -51,10 +53,10 @@ class Composite(Layer):
 
     def _normalize_fields(self) -> None:
         super()._normalize_fields()
+        declared = _layer_fields(type(self))
         for field in fields(self):
-            annotation = re.sub(r"Literal\[.*?\]", "", str(field.type))
             item = getattr(self, field.name)
-            if re.search(r"\bLayer(Like)?\b", annotation) or holds_layer(item):
+            if field.name in declared or holds_layer(item):
                 where = f"{type(self).__name__}.{field.name}"
                 object.__setattr__(self, field.name, as_layers(item, where))
 
@@ -122,6 +124,20 @@ class Composite(Layer):
             {name: item for name, item in named.items() if name in takes.inputs},
             {name: item for name, item in named.items() if name not in kept},
         )
+
+
+@functools.cache
+def _layer_fields(kind: type) -> frozenset[str]:
+    """Return the names of the fields whose annotation names `Layer` or `LayerLike`."""
+    found = set()
+    for field in dataclasses.fields(kind):
+        annotation: Any = field.type
+        if typing.get_origin(annotation) is typing.Annotated:
+            annotation = annotation.__origin__
+        text = re.sub(r"Literal\[.*?\]", "", str(annotation))
+        if re.search(r"\bLayer(Like)?\b", text):
+            found.add(field.name)
+    return frozenset(found)
 
 
 # ---- how a child is called ----

@@ -10,7 +10,7 @@ from ..core.layer import Primitive
 from ..functional.gradients import shared_product
 from ..functional.linear import to_compute_type
 from ..initializers import InitFn, constant
-from .checks import check_flags, check_rank
+from .checks import check_rank
 
 
 class PReLU(Primitive):
@@ -34,13 +34,9 @@ class PReLU(Primitive):
     per_feature: bool = False
     alpha_init: InitFn = constant(0.25)
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_flags(self, "per_feature")
-
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare the slopes."""
-        check_rank(self, x, int(self.per_feature), "(..., features)")
+        check_rank(x, int(self.per_feature), "(..., features)")
         return {"alpha": Param(x.shape[-1:] if self.per_feature else (), self.alpha_init)}
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:

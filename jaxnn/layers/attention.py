@@ -1,7 +1,7 @@
 """Multi-head attention, with multi-query and grouped-query variants and a cache for decoding."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +30,17 @@ from ..functional.segments import (
 )
 from ..initializers import InitFn, glorot_uniform, ones, zeros
 from ..masking import without_padding
-from .checks import check_cache, check_flags, check_not_training, check_positive, check_share
+from ..validation import above, flag, instance, one_of
+from .checks import (
+    cache_length,
+    check_not_training,
+    check_sequence,
+    dropout_rate,
+    positive_size,
+)
 from .rotary import RotaryEmbedding
+
+_ROTARY = None | instance(RotaryEmbedding, "nn.RotaryEmbedding(...)")
 
 
 class MultiHeadAttention(Primitive):
@@ -104,62 +113,36 @@ class MultiHeadAttention(Primitive):
     (2, 5, 16)
     """
 
-    num_heads: int
-    head_dim: int | None = None
-    num_kv_heads: int | None = None
-    features: int | None = None
+    num_heads: Annotated[int, positive_size]
+    head_dim: Annotated[int | None, None | positive_size] = None
+    num_kv_heads: Annotated[int | None, None | positive_size] = None
+    features: Annotated[int | None, None | positive_size] = None
     _: dataclasses.KW_ONLY
     causal: bool = False
-    window: int | None = None
-    rotary: RotaryEmbedding | None = None
+    window: Annotated[int | None, None | positive_size] = None
+    rotary: Annotated[RotaryEmbedding | None, _ROTARY] = None
     alibi: bool = False
     query_key_norm: bool = False
-    soft_cap: float | None = None
-    scale: float | None = None
-    dropout: float = 0.0
+    soft_cap: Annotated[float | None, None | above(0)] = None
+    scale: Annotated[float | None, None | above(0)] = None
+    dropout: Annotated[float, dropout_rate] = 0.0
     bias: bool = True
-    out_bias: bool | None = None
-    implementation: str | None = None
-    cache: int = 0
+    out_bias: Annotated[bool | None, None | flag] = None
+    implementation: Annotated[str | None, one_of(*IMPLEMENTATIONS)] = None
+    cache: Annotated[int, cache_length] = 0
     w_init: InitFn = glorot_uniform()
     b_init: InitFn = zeros()
     out_init: InitFn | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        sizes = ("head_dim", "num_kv_heads", "features", "window")
-        check_positive(self, "num_heads", *(n for n in sizes if getattr(self, n) is not None))
-        check_flags(self, "causal", "alibi", "query_key_norm", "bias")
-        if self.out_bias is not None:
-            check_flags(self, "out_bias")
-        check_share(self, "dropout")
-        check_cache(self)
+        """Check the number of heads, and that cached keys can be used."""
         if self.num_heads % self._num_kv_heads:
             raise ValueError(
                 f"MultiHeadAttention.num_kv_heads must divide num_heads, got {self.num_kv_heads} "
                 f"for {self.num_heads} heads"
             )
-        if self.rotary is not None and not isinstance(self.rotary, RotaryEmbedding):
-            raise TypeError(
-                f"MultiHeadAttention.rotary must be nn.RotaryEmbedding(...), got {self.rotary!r}"
-            )
-        if self.implementation not in IMPLEMENTATIONS:
-            raise ValueError(
-                f"MultiHeadAttention.implementation must be None, 'own', 'xla', or 'cudnn', got "
-                f"{self.implementation!r}"
-            )
-        for name in ("soft_cap", "scale"):
-            number = getattr(self, name)
-            real = isinstance(number, int | float) and not isinstance(number, bool) and number > 0
-            if number is not None and not is_traced(number) and not real:
-                raise ValueError(f"MultiHeadAttention.{name} must be a number > 0, got {number!r}")
-        scaling = None if self.rotary is None else self.rotary.scaling
-        if self.cache and scaling is not None and scaling.by_length:
-            raise ValueError(
-                f"{scaling!r} changes the angles of all positions with the length of the sequence, "
-                "which cached keys cannot follow: use nn.NTKScaling or "
-                "nn.YaRNScaling"
-            )
+        if self.cache:
+            self._check_scaling("which cached keys cannot follow")
 
     def parameters(self, x: Any, memory: Any = None) -> dict[str, Any]:
         """Declare weights and biases of query, key, value, and out, and scales of the norms."""
@@ -256,7 +239,8 @@ class MultiHeadAttention(Primitive):
                 )
             y, new = self._with_cache(q, k, v, segment_ids, state or {}, options)
         else:
-            self._check_length_known(segment_ids)
+            if segment_ids is not None:
+                self._check_scaling("but a row with segment_ids has sequences of several lengths")
             found = None if segment_ids is None else places(segment_ids)[0]
             position = _one_sequence(x) if found is None else found.position
             q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
@@ -352,11 +336,9 @@ class MultiHeadAttention(Primitive):
         return slopes if bias is None else over_heads(bias, ndim).astype(slopes.dtype) + slopes
 
     def _check_inputs(self, x: Any, memory: Any) -> None:
-        for one, name in ((x, "(..., T, features)"), (memory, "(..., S, features)")):
-            if one is not None and (not hasattr(one, "shape") or len(one.shape) < 2):
-                raise ValueError(f"expected a sequence of shape {name}, got {describe(one)}")
-            if one is not None and one.shape[-2] == 0:
-                raise ValueError(f"expected a sequence of at least one step, got {describe(one)}")
+        check_sequence(x)
+        if memory is not None:
+            check_sequence(memory, wanted="(..., S, features)")
         d = self._head_dim(x.shape[-1])
         if self.rotary is not None:
             self.rotary.turned_features(d)
@@ -380,13 +362,12 @@ class MultiHeadAttention(Primitive):
                 "use another MultiHeadAttention for the memory"
             )
 
-    def _check_length_known(self, segment_ids: Any) -> None:
+    def _check_scaling(self, why: str) -> None:
         scaling = None if self.rotary is None else self.rotary.scaling
-        if segment_ids is not None and scaling is not None and scaling.by_length:
+        if scaling is not None and scaling.by_length:
             raise ValueError(
-                f"{scaling!r} changes the angles with the length of the sequence, but with "
-                "segment_ids a row contains sequences of several lengths: use nn.NTKScaling or "
-                "nn.YaRNScaling, or omit segment_ids"
+                f"{scaling!r} changes the angles of all positions with the length of the sequence, "
+                f"{why}: use nn.NTKScaling or nn.YaRNScaling"
             )
 
     def _check_room(self, written: Any, length: int) -> None:

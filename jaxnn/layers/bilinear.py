@@ -1,6 +1,6 @@
 """Bilinear: a bilinear form of two inputs for each feature."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
@@ -9,7 +9,7 @@ from ..core.layer import Primitive
 from ..explain.text import describe
 from ..functional.linear import bilinear
 from ..initializers import InitFn, lecun_normal, zeros
-from .checks import check_flags, check_positive, check_rank
+from .checks import check_rank, positive_size
 
 
 class Bilinear(Primitive):
@@ -33,20 +33,15 @@ class Bilinear(Primitive):
     {'b': (5,), 'w': (3, 4, 5)}
     """
 
-    features: int
+    features: Annotated[int, positive_size]
     bias: bool = True
     w_init: InitFn = lecun_normal()
     b_init: InitFn = zeros()
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "features")
-        check_flags(self, "bias")
-
     def parameters(self, x: Any, z: Any) -> dict[str, Param]:
         """Declare w, and b if there is a bias."""
         for one in (x, z):
-            check_rank(self, one, 1, "(..., inputs)")
+            check_rank(one, 1, "(..., inputs)")
         if x.shape[:-1] != z.shape[:-1]:
             raise ValueError(
                 "expected two inputs (..., n) and (..., m) with equal leading axes, got "

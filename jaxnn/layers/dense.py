@@ -1,16 +1,20 @@
 """Dense: an affine map of the features."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from ..core.declarations import Param
 from ..core.layer import Primitive
-from ..explain.text import describe
 from ..functional.linear import linear
 from ..initializers import InitFn, he_normal, zeros
-from .checks import check_flags, check_positive, check_rank
+from ..validation import each, positive
+from .checks import axis_or_axes, check_rank, distinct_axes
 from .fans import by_axes
+
+_FEATURES = each(positive, "an int >= 1 or a tuple of them").such(
+    hint="write for example Dense(features=128)"
+)
 
 
 class Dense(Primitive):
@@ -45,31 +49,17 @@ class Dense(Primitive):
     {'b': (784,), 'w': (8, 16, 784)}
     """
 
-    features: int | tuple[int, ...]
+    features: Annotated[int | tuple[int, ...], _FEATURES]
     bias: bool = True
-    axis: int | tuple[int, ...] = -1
+    axis: Annotated[int | tuple[int, ...], axis_or_axes] = -1
     w_init: InitFn = he_normal()
     b_init: InitFn = zeros()
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        if not isinstance(self.features, tuple):
-            check_positive(self, "features")
-        elif not self.features or not all(_is_int(n) and n >= 1 for n in self.features):
-            raise ValueError(
-                f"Dense.features must be an int >= 1 or a tuple of them, got {self.features!r}"
-            )
-        check_flags(self, "bias")
-        axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
-        if not axes or not all(map(_is_int, axes)):
-            raise ValueError(f"Dense.axis must be an int or a tuple of ints, got {self.axis!r}")
-
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare w, and b if there is a bias."""
-        check_rank(self, x, 1, "(..., inputs)")
-        sizes, features, w_init = x.shape[-1:], self.features, self.w_init
-        if self.axis != -1:
-            sizes = _sizes(x, self.axis)
+        check_rank(x, 1, "(..., inputs)")
+        features, w_init = self.features, self.w_init
+        sizes = tuple(x.shape[i] for i in distinct_axes(x, self.axis))
         if not isinstance(features, tuple):
             features = (features,)
         if len(sizes) + len(features) > 2:
@@ -82,15 +72,3 @@ class Dense(Primitive):
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x @ w + b."""
         return linear(x, params["w"], params["b"] if self.bias else None, self.axis)
-
-
-def _is_int(n: Any) -> bool:
-    return isinstance(n, int) and not isinstance(n, bool)
-
-
-def _sizes(x: Any, axis: int | tuple[int, ...]) -> tuple[int, ...]:
-    """Return the sizes of the summed axes; raise ValueError if x lacks one or one is repeated."""
-    axes, ndim = axis if isinstance(axis, tuple) else (axis,), len(x.shape)
-    if any(not -ndim <= i < ndim for i in axes) or len({i % ndim for i in axes}) < len(axes):
-        raise ValueError(f"axis={axis!r} must name distinct axes of {describe(x)}")
-    return tuple(x.shape[i] for i in axes)

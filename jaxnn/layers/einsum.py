@@ -11,7 +11,8 @@ from ..explain.text import describe
 from ..functional.gradients import shared_sum
 from ..functional.linear import to_compute_type, wide_einsum
 from ..initializers import InitFn, he_normal, zeros
-from .checks import check_flags, check_rank
+from ..validation import positive, tuple_of
+from .checks import check_rank
 from .fans import by_axes
 
 
@@ -49,16 +50,9 @@ class Einsum(Primitive):
 
     def __post_init__(self) -> None:
         """Check that the equation and the shape match."""
-        check_flags(self, "bias")
-        terms = _terms(self.equation)
-        sizes = self.shape if isinstance(self.shape, tuple) else ()
-        if len(sizes) != len(terms.w) or not all(
-            isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes
-        ):
-            raise ValueError(
-                f"Einsum.shape must have an int >= 1 for each letter of w, {terms.w!r}; got "
-                f"{self.shape!r}"
-            )
+        letters = _terms(self.equation).w
+        what = f"a tuple of an int >= 1 for each letter of w, {letters!r}"
+        tuple_of(positive, what, (len(letters),))(self.shape, "Einsum.shape")
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare w, and b if there is a bias."""
@@ -92,7 +86,7 @@ class Einsum(Primitive):
     def _check_input(self, x: Any, term: str, sizes: dict[str, int]) -> None:
         before, dots, after = term.partition("...")
         least = len(before) + len(after)
-        check_rank(self, x, least, f"({', '.join([*before, *['...'] * bool(dots), *after])})")
+        check_rank(x, least, f"({', '.join([*before, *['...'] * bool(dots), *after])})")
         named = [*zip(before, x.shape, strict=False)]
         named += [*zip(after[::-1], x.shape[::-1], strict=False)]
         wrong = [letter for letter, n in named if sizes.get(letter, n) != n]

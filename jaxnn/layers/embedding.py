@@ -1,6 +1,6 @@
 """Embeddings: a table of vectors, looked up by token, singly or in bags."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,8 @@ from ..functional.embedding import MODES, embed, embedding_bag
 from ..functional.linear import linear
 from ..functional.segments import check_segments
 from ..initializers import InitFn, Initializer, Shape, variance_scaling
-from .checks import check_positive
+from ..validation import integer, one_of
+from .checks import check_rank, positive_size
 
 
 class zero_row(Initializer):
@@ -61,14 +62,14 @@ class Embedding(Primitive):
     (2, 64)
     """
 
-    vocabulary: int
-    features: int
+    vocabulary: Annotated[int, positive_size]
+    features: Annotated[int, positive_size]
     padding: int | None = None
     w_init: InitFn = variance_scaling(1.0, "fan_out", "normal")
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_table(self)
+        """Check that the table has a row for the padding."""
+        _check_padding(self)
 
     def parameters(self) -> dict[str, Param]:
         """Declare the table."""
@@ -129,22 +130,16 @@ class EmbeddingBag(Primitive):
     (2, 64)
     """
 
-    vocabulary: int
-    features: int
-    mode: str = "mean"
+    vocabulary: Annotated[int, positive_size]
+    features: Annotated[int, positive_size]
+    mode: Annotated[str, one_of(*MODES)] = "mean"
     padding: int | None = None
-    bags: int | None = None
+    bags: Annotated[int | None, None | positive_size] = None
     w_init: InitFn = variance_scaling(1.0, "fan_out", "normal")
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_table(self)
-        if self.mode not in MODES:
-            raise ValueError(
-                f"EmbeddingBag.mode must be one of {', '.join(map(repr, MODES))}; got {self.mode!r}"
-            )
-        if self.bags is not None:
-            check_positive(self, "bags")
+        """Check that the table has a row for the padding."""
+        _check_padding(self)
 
     def parameters(self) -> dict[str, Param]:
         """Declare the table."""
@@ -159,18 +154,13 @@ class EmbeddingBag(Primitive):
     ) -> jax.Array:
         """Return one row for each bag."""
         _check_tokens(ids)
-        if ids.ndim == 0:
-            raise ValueError(f"expected tokens (..., n), got {describe(ids)}; use nn.Embedding")
-        if weights is not None and weights.shape != ids.shape:
-            raise ValueError(
-                f"expected weights of the shape of ids, {ids.shape}; got {describe(weights)}"
-            )
+        check_rank(ids, 1, "(..., n)")
         if segment_ids is not None:
             check_segments(segment_ids, ids.shape)
-        if weights is not None and self.mode != "sum":
+        if weights is not None and (self.mode != "sum" or weights.shape != ids.shape):
             raise ValueError(
-                f"weights apply to sums only, but the mode is {self.mode!r}; write "
-                "EmbeddingBag(..., mode='sum'), or leave out the weights"
+                "weights must have the shape of ids, in EmbeddingBag(..., mode='sum'); got "
+                f"{describe(weights)} for ids of shape {ids.shape} and the mode {self.mode!r}"
             )
         if self.bags is not None and segment_ids is None:
             raise ValueError(
@@ -183,16 +173,10 @@ class EmbeddingBag(Primitive):
         )
 
 
-def _check_table(layer: Any) -> None:
-    check_positive(layer, "vocabulary", "features")
-    token, owner = layer.padding, type(layer).__name__
-    if token is None or is_traced(token):
-        return
-    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < layer.vocabulary:
-        raise ValueError(
-            f"{owner}.padding must be a token, an int in [0, {layer.vocabulary}), or None; got "
-            f"{token!r}"
-        )
+def _check_padding(layer: Any) -> None:
+    token = None | integer(0, layer.vocabulary - 1)
+    if not is_traced(layer.padding):
+        token(layer.padding, f"{type(layer).__name__}.padding")
 
 
 def _table(layer: Any) -> Param:

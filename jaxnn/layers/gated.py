@@ -1,7 +1,7 @@
 """GatedFeedForward: a transformer's feed-forward block with a multiplicative gate."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
@@ -9,7 +9,7 @@ from ..core.declarations import Param
 from ..core.layer import Primitive
 from ..functional.linear import linear
 from ..initializers import InitFn, lecun_normal, zeros
-from .checks import check_activation, check_flags, check_positive, check_rank
+from .checks import check_rank, plain_function, positive_size
 
 
 class GatedFeedForward(Primitive):
@@ -38,22 +38,16 @@ class GatedFeedForward(Primitive):
     {'down': {'w': (12, 4)}, 'gate': {'w': (4, 12)}, 'up': {'w': (4, 12)}}
     """
 
-    hidden: int
-    activation: Callable[[jax.Array], jax.Array] = jax.nn.silu
+    hidden: Annotated[int, positive_size]
+    activation: Annotated[Callable[[jax.Array], jax.Array], plain_function] = jax.nn.silu
     bias: bool = False
     w_init: InitFn = lecun_normal()
     b_init: InitFn = zeros()
     down_init: InitFn | None = None
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "hidden")
-        check_flags(self, "bias")
-        check_activation(self, "activation")
-
     def parameters(self, x: Any) -> dict[str, dict[str, Param]]:
         """Declare three weights, and biases if `bias` is True."""
-        check_rank(self, x, 1, "(..., features)")
+        check_rank(x, 1, "(..., features)")
         n = x.shape[-1]
         sizes = {"gate": (n, self.hidden), "up": (n, self.hidden), "down": (self.hidden, n)}
         inits = {"down": self.down_init or self.w_init}

@@ -36,7 +36,7 @@ class LayerScale(Primitive):
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare one factor for each feature."""
-        check_rank(self, x, 1, "(..., features)")
+        check_rank(x, 1, "(..., features)")
         return {"scale": Param((x.shape[-1],), self.scale_init)}
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """PatchEmbedding: embed an image as a sequence of vectors, one for each patch."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
@@ -10,7 +10,10 @@ from ..core.layer import Primitive
 from ..explain.text import describe
 from ..functional.linear import linear
 from ..initializers import InitFn, lecun_normal, zeros
-from .checks import check_flags, check_positive, check_rank
+from ..validation import each, positive
+from .checks import check_rank, positive_size
+
+_PATCH = each(positive, "an int >= 1, or a tuple of one for each axis")
 
 
 class PatchEmbedding(Primitive):
@@ -42,27 +45,16 @@ class PatchEmbedding(Primitive):
     (2, 196, 192)
     """
 
-    features: int
-    patch: int | tuple[int, ...]
+    features: Annotated[int, positive_size]
+    patch: Annotated[int | tuple[int, ...], _PATCH]
     bias: bool = True
     w_init: InitFn = lecun_normal()
     b_init: InitFn = zeros()
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "features")
-        check_flags(self, "bias")
-        sizes = self._window()
-        if not sizes or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in sizes):
-            raise ValueError(
-                "PatchEmbedding.patch must be an int >= 1, or a tuple of one for each axis; got "
-                f"{self.patch!r}"
-            )
-
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare w, in the shape of a convolution kernel, and b if there is a bias."""
         window = self._window()
-        check_rank(self, x, len(window) + 1, f"(..., {len(window)} spatial axes, channels)")
+        check_rank(x, len(window) + 1, f"(..., {len(window)} spatial axes, channels)")
         sizes = x.shape[-len(window) - 1 : -1]
         if any(n % size for n, size in zip(sizes, window, strict=True)):
             raise ValueError(

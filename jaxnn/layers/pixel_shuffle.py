@@ -1,7 +1,7 @@
 """PixelShuffle and PixelUnshuffle: rearrange channels into a finer grid and back."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
@@ -9,6 +9,7 @@ from ..core.layer import Primitive
 from ..explain.text import describe
 from ..functional.pixel_shuffle import pixel_shuffle, pixel_unshuffle
 from .checks import check_rank
+from .upsample import grid
 
 
 class PixelShuffle(Primitive):
@@ -32,15 +33,11 @@ class PixelShuffle(Primitive):
     (5, 16, 16, 3)
     """
 
-    factor: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        """Check the factor."""
-        _check_factor(self)
+    factor: Annotated[tuple[int, ...], grid]
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x on the finer grid."""
-        check_rank(self, x, len(self.factor) + 1, "(..., *axes, channels)")
+        check_rank(x, len(self.factor) + 1, "(..., *axes, channels)")
         if x.shape[-1] % math.prod(self.factor):
             raise ValueError(
                 f"the {x.shape[-1]} channels of {describe(x)} are not a multiple of "
@@ -66,32 +63,15 @@ class PixelUnshuffle(Primitive):
     (5, 8, 8, 12)
     """
 
-    factor: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        """Check the factor."""
-        _check_factor(self)
+    factor: Annotated[tuple[int, ...], grid]
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x on the coarser grid."""
         k = len(self.factor)
-        check_rank(self, x, k + 1, "(..., *axes, channels)")
+        check_rank(x, k + 1, "(..., *axes, channels)")
         if any(n % f for n, f in zip(x.shape[-1 - k : -1], self.factor, strict=True)):
             raise ValueError(
                 f"the axes {x.shape[-1 - k : -1]} of {describe(x)} are not multiples of "
                 f"factor={self.factor}"
             )
         return pixel_unshuffle(x, self.factor)
-
-
-def _check_factor(layer: Any) -> None:
-    owner, factor = type(layer).__name__, layer.factor
-    if (
-        not isinstance(factor, tuple)
-        or not 1 <= len(factor) <= 3
-        or not all(isinstance(f, int) and not isinstance(f, bool) and f >= 1 for f in factor)
-    ):
-        raise ValueError(
-            f"{owner}.factor must be a tuple of an int >= 1 for each of 1 to 3 axes, got {factor!r}"
-            f"; for images, write {owner}((2, 2))"
-        )

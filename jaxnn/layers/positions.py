@@ -1,6 +1,6 @@
 """Layers that add position encodings to a sequence: learned and sinusoidal."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from ..functional.positions import sinusoidal
 from ..functional.segments import Count, check_segments, going_on, places
 from ..initializers import InitFn, normal, zeros
 from ..masking import without_padding
-from .checks import check_cache, check_not_training, check_positive, check_rank
+from ..validation import above
+from .checks import cache_length, check_not_training, check_rank, positive_size
 
 
 class LearnedPositions(Primitive):
@@ -43,18 +44,13 @@ class LearnedPositions(Primitive):
     {'w': (512, 8)}
     """
 
-    length: int
+    length: Annotated[int, positive_size]
     w_init: InitFn = normal(0.02)
-    cache: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "length")
-        check_cache(self)
+    cache: Annotated[int, cache_length] = 0
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare the table."""
-        check_rank(self, x, 2, "(..., T, features)")
+        check_rank(x, 2, "(..., T, features)")
         return {"w": Param((self.length, x.shape[-1]), self.w_init)}
 
     def variables(self, x: Any) -> dict[str, Variable]:
@@ -115,19 +111,12 @@ class SinusoidalPositions(Primitive):
     [[0.0, 1.0]]
     """
 
-    base: float = 10000.0
-    cache: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_cache(self)
-        number = isinstance(self.base, int | float) and not isinstance(self.base, bool)
-        if not is_traced(self.base) and not (number and self.base > 0):
-            raise ValueError(f"SinusoidalPositions.base must be a number > 0, got {self.base!r}")
+    base: Annotated[float, above(0)] = 10000.0
+    cache: Annotated[int, cache_length] = 0
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Check the shape of x; there are no parameters."""
-        check_rank(self, x, 2, "(..., T, features)")
+        check_rank(x, 2, "(..., T, features)")
         return {}
 
     def variables(self, x: Any) -> dict[str, Variable]:

@@ -1,12 +1,20 @@
 """Layers that change only the shape of an array."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from ..core.layer import Primitive
 from ..explain.text import describe
+from ..validation import Accepts, is_int, natural
+from .checks import check_rank
+
+_START = natural.such(what="an axis, an int >= 0")
+_SHAPE = Accepts(
+    "a tuple of ints, at most one of them -1",
+    lambda v: isinstance(v, tuple) and all(is_int(n) and n >= -1 for n in v) and v.count(-1) < 2,
+)
 
 
 class Flatten(Primitive):
@@ -22,15 +30,11 @@ class Flatten(Primitive):
     (5, 784)
     """
 
-    start: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_start(self.start, "Flatten")
+    start: Annotated[int, _START] = 1
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x with its axes from `start` on flattened."""
-        _check_axes(x, self.start)
+        check_rank(x, self.start, f"(*{self.start} axes, ...)")
         return x.reshape(*x.shape[: self.start], math.prod(x.shape[self.start :]))
 
 
@@ -49,21 +53,12 @@ class Reshape(Primitive):
     (5, 28, 28, 1)
     """
 
-    shape: tuple[int, ...]
-    start: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_start(self.start, "Reshape")
-        sizes = self.shape if isinstance(self.shape, tuple) else (None,)
-        if any(not isinstance(n, int) or n < -1 for n in sizes) or sizes.count(-1) > 1:
-            raise ValueError(
-                f"Reshape.shape must be a tuple of ints, at most one of them -1; got {self.shape!r}"
-            )
+    shape: Annotated[tuple[int, ...], _SHAPE]
+    start: Annotated[int, _START] = 1
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x with its axes from `start` on reshaped."""
-        _check_axes(x, self.start)
+        check_rank(x, self.start, f"(*{self.start} axes, ...)")
         have, want = math.prod(x.shape[self.start :]), math.prod(n for n in self.shape if n >= 0)
         if (have != want) if -1 not in self.shape else (want == 0 or have % want):
             raise ValueError(
@@ -72,15 +67,3 @@ class Reshape(Primitive):
             )
         shape = (have // want if n == -1 else n for n in self.shape)  # supports an empty batch
         return x.reshape(*x.shape[: self.start], *shape)
-
-
-def _check_start(start: Any, owner: str) -> None:
-    if not isinstance(start, int) or start < 0:
-        raise ValueError(f"{owner}.start must be an axis, an int >= 0; got {start!r}")
-
-
-def _check_axes(x: Any, start: int) -> None:
-    if not hasattr(x, "ndim"):
-        raise TypeError(f"expected an array, got {x!r}; use jnp.asarray(x)")
-    if x.ndim < start:
-        raise ValueError(f"expected an input of at least {start} axes, got {describe(x)}")

@@ -1,7 +1,7 @@
 """SqueezeExcitation: weight features by a function of their means."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from ..core.declarations import Param
 from ..core.layer import Primitive
 from ..functional.linear import floating_type, linear, wider_type
 from ..initializers import InitFn, he_normal, zeros
-from .checks import check_activation, check_positive
-from .normalization import check_spatial, window_axes
+from .checks import plain_function, positive_size
+from .normalization import window_axes, window_rank
 
 
 class SqueezeExcitation(Primitive):
@@ -40,21 +40,15 @@ class SqueezeExcitation(Primitive):
     {'expand': {'b': (8,), 'w': (2, 8)}, 'reduce': {'b': (2,), 'w': (8, 2)}}
     """
 
-    reduction: int = 16
-    activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
-    spatial: int | None = None
+    reduction: Annotated[int, positive_size] = 16
+    activation: Annotated[Callable[[jax.Array], jax.Array], plain_function] = jax.nn.relu
+    spatial: Annotated[int | None, window_rank] = None
     w_init: InitFn = he_normal()
     b_init: InitFn = zeros()
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "reduction")
-        check_activation(self, "activation")
-        check_spatial(self, self.spatial)
-
     def parameters(self, x: Any) -> dict[str, dict[str, Param]]:
         """Declare two weights and their biases."""
-        window_axes(self, x, self.spatial)
+        window_axes(x, self.spatial)
         n = x.shape[-1]
         m = max(1, n // self.reduction)
         return {
@@ -64,7 +58,7 @@ class SqueezeExcitation(Primitive):
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x with each feature weighted."""
-        axes = tuple(range(x.ndim - 1 - window_axes(self, x, self.spatial), x.ndim - 1))
+        axes = tuple(range(x.ndim - 1 - window_axes(x, self.spatial), x.ndim - 1))
         x = x.astype(floating_type(x))
         wide = wider_type(x.dtype, jnp.float32)
         squeezed = jnp.mean(x, axes, dtype=wide, keepdims=True).astype(x.dtype)

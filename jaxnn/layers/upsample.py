@@ -1,13 +1,18 @@
 """Upsample: resize the spatial axes of an array."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from ..core.layer import Primitive
 from ..explain.text import describe
 from ..functional.upsample import Method, upsample
-from .checks import check_rank
+from ..validation import positive, tuple_of
+from .checks import AXES, check_rank
+
+grid = tuple_of(positive, "a tuple of an int >= 1 for each of 1 to 3 axes", tuple(AXES)).such(
+    hint="write {owner}({name}=(2, 2)) for images"
+)
 
 
 class Upsample(Primitive):
@@ -36,37 +41,22 @@ class Upsample(Primitive):
     (5, 20, 30, 3)
     """
 
-    factor: tuple[int, ...] | None = None
-    size: tuple[int, ...] | None = None
+    factor: Annotated[tuple[int, ...] | None, None | grid] = None
+    size: Annotated[tuple[int, ...] | None, None | grid] = None
     method: Method = "nearest"
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        given = self.size if self.factor is None else self.factor
+        """Check that one of the two is given."""
         if (self.factor is None) == (self.size is None):
             raise ValueError(
                 f"Upsample takes either a factor or a size, got factor={self.factor!r}, "
                 f"size={self.size!r}; write Upsample((2, 2)) or Upsample(size=(32, 32))"
             )
-        if (
-            not isinstance(given, tuple)
-            or not 1 <= len(given) <= 3
-            or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in given)
-        ):
-            name = "size" if self.factor is None else "factor"
-            raise ValueError(
-                f"Upsample.{name} must be a tuple of an int >= 1 for each of 1 to 3 axes, got "
-                f"{given!r}; write Upsample({name}=(2, 2)) for images"
-            )
-        if self.method not in ("nearest", "linear", "cubic"):
-            raise ValueError(
-                f"Upsample.method must be 'nearest', 'linear', or 'cubic', got {self.method!r}"
-            )
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x on the new grid."""
         given = self.size or self.factor or ()
-        check_rank(self, x, len(given) + 1, "(..., *axes, channels)")
+        check_rank(x, len(given) + 1, "(..., *axes, channels)")
         sizes = x.shape[-1 - len(given) : -1]
         if 0 in sizes:
             raise ValueError(f"cannot upsample {describe(x)}: it has an empty axis")

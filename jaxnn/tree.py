@@ -89,7 +89,7 @@ def map_children(function: Callable[[paths.Path, Any], Any], layer: Any) -> Any:
         return new
 
     children = paths.map_with_path(one, layer._children())
-    return checked(layer._with_children(children)) if any(changed) else layer
+    return validated(layer._with_children(children)) if any(changed) else layer
 
 
 def edit_children(edit: Edit, layer: Any, params: Any) -> tuple[Any, Any]:
@@ -99,7 +99,7 @@ def edit_children(edit: Edit, layer: Any, params: Any) -> tuple[Any, Any]:
     if isinstance(children, dict) and not children:
         return layer, params
     children, params = _edited(edit, children, params)
-    return checked(layer._with_children(children)), params
+    return validated(layer._with_children(children)), params
 
 
 def _edited(edit: Edit, children: Any, params: Any) -> tuple[Any, Any]:
@@ -125,7 +125,7 @@ def inside(layer: Layer) -> Layer | None:
     return inner if isinstance(inner, Layer) else None
 
 
-def checked(layer: Any) -> Any:
+def validated(layer: Any) -> Any:
     """A fresh copy of a layer, brought to normal form and validated as its constructor does."""
     layer.__post_init__()
     return layer
@@ -135,4 +135,4 @@ def check_layer(net: Any, call: str) -> None:
     """Raise TypeError where `net` is not a layer; `call` is what to write."""
     if not isinstance(net, Layer):
         name = call.partition("(")[0].removeprefix("nn.")
-        raise TypeError(f"{name} wants a layer, got {net!r}; write {call}")
+        raise TypeError(f"{name} expects a layer, got {net!r}; write {call}")

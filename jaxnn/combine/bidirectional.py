@@ -12,7 +12,7 @@ from ..core.layer import Layer
 from ..core.values import copy_with, fields
 from ..explain.text import describe
 from ..layers.checks import plain_function
-from ..tree import checked, map_layers
+from ..tree import map_layers, validated
 
 
 def side_by_side(forward: jax.Array, backward: jax.Array) -> jax.Array:
@@ -106,7 +106,7 @@ def reversed_layer(layer: Layer) -> Layer:
 
     def turned(path: paths.Path, one: Any) -> Any:
         if any(field.name == "reverse" for field in fields(one)):
-            return checked(copy_with(one, reverse=not one.reverse))
+            return validated(copy_with(one, reverse=not one.reverse))
         return one
 
     return map_layers(turned, layer)

@@ -498,7 +498,7 @@ def as_layers(item: Any, where: str) -> Any:
         return paths.like(item, [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)])
     if callable(item) and not isinstance(item, type):
         return Function(item)
-    raise TypeError(f"{where} wants a layer or a function, got {item!r}")
+    raise TypeError(f"{where} must be a layer or a function, got {item!r}")
 
 
 def holds_layer(item: Any) -> bool:

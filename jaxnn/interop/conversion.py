@@ -18,7 +18,7 @@ from ..core.calls import placeholder_key
 from ..core.layer import Layer, Primitive
 from ..core.paths import at
 from ..explain.text import suggestion
-from ..surgery.caching import uncached
+from ..surgery.caching import without_cache
 from ..train.weights import Weights, not_held
 from ..tree import inside, layers
 from .axes import Trace, traced
@@ -46,7 +46,7 @@ def converted(
             f"from_{library.name} takes arrays by name, such as model.state_dict() of torch; got "
             f"the name {others[0]!r}, which is not a str"
         )
-    bare = uncached(net)  # caches begin as init_state begins them
+    bare = without_cache(net)  # caches begin as init_state begins them
     spec = bare.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: bare.init_state(*inputs, key=placeholder_key(), **named))
     owners = list(_owners(bare))

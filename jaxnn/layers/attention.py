@@ -12,7 +12,7 @@ from ..core.layer import Primitive
 from ..explain.text import describe
 from ..fields import is_traced
 from ..functional import cache as caches
-from ..functional.attention import IMPLEMENTATIONS, attend, attention, check_types, over_heads
+from ..functional.attention import attend, attention, check_types, implementations, over_heads
 from ..functional.checking import check_range
 from ..functional.finite import broken_rows, by_row, finite_rows
 from ..functional.gradients import shared_product
@@ -30,9 +30,10 @@ from ..functional.segments import (
 )
 from ..initializers import InitFn, glorot_uniform, ones, zeros
 from ..masking import without_padding
-from ..validation import above, flag, instance, one_of
+from ..validation import above, flag, instance
 from .checks import (
     cache_length,
+    check_divides,
     check_not_training,
     check_sequence,
     dropout_rate,
@@ -128,7 +129,7 @@ class MultiHeadAttention(Primitive):
     dropout: Annotated[float, dropout_rate] = 0.0
     bias: bool = True
     out_bias: Annotated[bool | None, None | flag] = None
-    implementation: Annotated[str | None, one_of(*IMPLEMENTATIONS)] = None
+    implementation: Annotated[str | None, implementations] = None
     cache: Annotated[int, cache_length] = 0
     w_init: InitFn = glorot_uniform()
     b_init: InitFn = zeros()
@@ -136,11 +137,8 @@ class MultiHeadAttention(Primitive):
 
     def __post_init__(self) -> None:
         """Check the number of heads, and that cached keys can be used."""
-        if self.num_heads % self._num_kv_heads:
-            raise ValueError(
-                f"MultiHeadAttention.num_kv_heads must divide num_heads, got {self.num_kv_heads} "
-                f"for {self.num_heads} heads"
-            )
+        if self.num_kv_heads is not None:
+            check_divides(self, "num_kv_heads", "num_heads")
         if self.cache:
             self._check_scaling("which cached keys cannot follow")
 

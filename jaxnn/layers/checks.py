@@ -59,6 +59,20 @@ def check_window(layer: Any, paddings: tuple[str, ...] = NAMES) -> int:
     return axes
 
 
+def check_divides(config: Any, divisor: str, whole: str) -> None:
+    """Raise ValueError unless one field divides another.
+
+    Args:
+        config: Layer or configuration.
+        divisor: Name of the field that must divide the other.
+        whole: Name of the other field.
+    """
+    part, total = getattr(config, divisor), getattr(config, whole)
+    if total % part:
+        owner = type(config).__name__
+        raise ValueError(f"{owner}.{divisor} must divide {whole}={total}, got {part}")
+
+
 def check_rank(x: Any, least: int, wanted: str) -> None:
     """Raise unless the input is an array of at least `least` axes; `wanted` is the shape."""
     if not hasattr(x, "shape"):
@@ -73,7 +87,7 @@ def distinct_axes(x: Any, axis: int | tuple[int, ...]) -> tuple[int, ...]:
     axes, ndim = axis if isinstance(axis, tuple) else (axis,), len(x.shape)
     found = tuple(i % ndim for i in axes if -ndim <= i < ndim)
     if len(set(found)) < len(axes):
-        raise ValueError(f"axis={axis!r} must name distinct axes of {describe(x)}")
+        raise ValueError(f"axis={axis!r} must name distinct axes that {describe(x)} has")
     return found
 
 

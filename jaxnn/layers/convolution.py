@@ -20,6 +20,7 @@ from ..masking import without_padding
 from .checks import (
     AXES,
     cache_length,
+    check_divides,
     check_not_training,
     check_rank,
     check_window,
@@ -89,7 +90,7 @@ class Conv(Primitive):
     def __post_init__(self) -> None:
         """Check the window, the groups, and the cache."""
         check_window(self)
-        check_groups(self)
+        check_divides(self, "groups", "features")
         _check_causal(self)
 
     def parameters(self, x: Any) -> dict[str, Param]:
@@ -382,16 +383,6 @@ def kernel_parameters(layer: Any, x: Any, groups: int, features: int) -> dict[st
         )
     declared = {"w": Param((*kernel_sizes(layer), channels // groups, features), layer.w_init)}
     return declared | {"b": Param((features,), layer.b_init)} if layer.bias else declared
-
-
-def check_groups(layer: Any) -> None:
-    """Raise ValueError unless the number of features is a multiple of the number of groups."""
-    if layer.features % layer.groups:
-        owner = type(layer).__name__
-        raise ValueError(
-            f"{owner}.features must be a multiple of groups={layer.groups}, got {layer.features}; "
-            f"write for example {owner}({-(-layer.features // layer.groups) * layer.groups}, ...)"
-        )
 
 
 def check_image(layer: Any, x: Any) -> None:

@@ -9,8 +9,8 @@ from ..core.layer import Primitive
 from ..functional.convolution import PerAxis, per_axis, transposed_convolution
 from ..functional.padding import Padding
 from ..initializers import InitFn, he_normal, zeros
-from .checks import check_window, positive_size, sizes
-from .convolution import check_groups, kernel_parameters
+from .checks import check_divides, check_window, positive_size, sizes
+from .convolution import kernel_parameters
 
 
 class ConvTranspose(Primitive):
@@ -69,7 +69,7 @@ class ConvTranspose(Primitive):
     def __post_init__(self) -> None:
         """Check the window and the groups."""
         axes = check_window(self, ("same", "valid"))
-        check_groups(self)
+        check_divides(self, "groups", "features")
         sizes(axes, 0)(self.output_padding, "ConvTranspose.output_padding")
         most = tuple(map(max, per_axis(self.stride, axes), per_axis(self.dilation, axes)))
         given = per_axis(self.output_padding, axes)

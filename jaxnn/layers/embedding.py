@@ -154,7 +154,7 @@ class EmbeddingBag(Primitive):
     ) -> jax.Array:
         """Return one row for each bag."""
         _check_tokens(ids)
-        check_rank(ids, 1, "(..., n)")
+        check_rank(ids, 1, "(..., n), or use nn.Embedding")
         if segment_ids is not None:
             check_segments(segment_ids, ids.shape)
         if weights is not None and (self.mode != "sum" or weights.shape != ids.shape):

@@ -17,6 +17,7 @@ from ..initializers import InitFn, ones, zeros
 from ..validation import fraction, integer, natural, number
 from .checks import axis_or_axes, check_rank, distinct_axes, positive_size
 
+_AXIS = integer().such(what="the axis of the features, an int")
 _MOMENTUM = fraction.such(
     what="the weight of the old statistics, a number from 0 to 1",
     hint="the number of input features is inferred from the input",
@@ -272,7 +273,7 @@ class BatchNorm(Primitive):
     scale: bool = True
     bias: bool = True
     eps: Annotated[float, number(0)] = 1e-5
-    axis: Annotated[int, integer()] = -1
+    axis: Annotated[int, _AXIS] = -1
     axis_name: str | tuple[str, ...] | None = None
     scale_init: InitFn = ones()
     b_init: InitFn = zeros()

@@ -416,7 +416,7 @@ def test_refused():
         ValueError, r"processes a sequence from its end, so it cannot receive one in chunks"
     ):
         nn.with_cache(nn.Bidirectional(net))
-    with raises(ValueError, r"a sequence of shape \(\.\.\., T, features\), got float32\[3\]"):
+    with raises(ValueError, r"an input of shape \(\.\.\., T, features\), got float32\[3\]"):
         net.init(KEY, jnp.ones(3))
     with raises(
         ValueError, r"at '1', Recurrent.*a sequence of at least one step, got float32\[2,0,3\]"
@@ -473,11 +473,12 @@ class Normed(nn.Composite):
 def test_cells_refused():
     x = jnp.ones((2, 4, 3))
     with raises(
-        TypeError, r"a cell must return \(carry, y\), got float32\[2,3\] from Odd\('alone'\)"
+        ValueError, r"a cell must return \(carry, y\), .*; got float32\[2,3\] from Odd\('alone'\)"
     ):
         nn.Recurrent(Odd("alone")).init(KEY, x)
     with raises(
-        ValueError, r"must keep the shapes and types of its carry, \{h: float32\[2,3\]\}; got"
+        ValueError,
+        r"with the shapes and types of the carry that it received, \{h: float32\[2,3\]\}; got",
     ):
         nn.Recurrent(Odd("shape")).init(KEY, x)
     with raises(

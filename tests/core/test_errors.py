@@ -557,8 +557,8 @@ def test_what_a_field_cannot_hold(item, text):
         (lambda: nn.Sequential(a=nn.LayerNorm), "Sequential['a'] got the class LayerNorm"),
         (lambda: nn.Remat(nn.Dense), "Remat.inner got the class Dense; an instance is wanted"),
         (lambda: Block(nn.LayerNorm, NET), "Block.norm got the class LayerNorm"),
-        (lambda: Block(3, NET), "Block.norm wants a layer or a function, got 3"),
-        (lambda: nn.Sequential("relu"), "Sequential[0] wants a layer or a function, got 'relu'"),
+        (lambda: Block(3, NET), "Block.norm must be a layer or a function, got 3"),
+        (lambda: nn.Sequential("relu"), "Sequential[0] must be a layer or a function, got 'relu'"),
         (
             lambda: nn.Sequential(None),
             "Sequential[0] must be a layer or a function, got None; leave it out",
@@ -729,7 +729,8 @@ def test_features(features):
     check(
         lambda: nn.Dense(features),
         ValueError,
-        f"Dense.features must be an int >= 1, got {item!r}; write for example Dense(features=128)",
+        f"Dense.features must be an int >= 1 or a tuple of them, got {item!r}; write for example "
+        "Dense(features=128)",
     )
     check(lambda: nn.Embedding(3, features), ValueError, "Embedding.features must be an int >= 1")
 
@@ -739,7 +740,7 @@ def test_traced_features():
         lambda: jax.jit(lambda n: nn.Dense(n).init(KEY, X))(3),
         TypeError,
         "Dense.features is the traced number",
-        "but sets a shape: pass a Python int, for example by static_argnums of jax.jit",
+        "known before tracing: pass a Python number, for example by static_argnums of jax.jit",
     )
 
 
@@ -748,7 +749,8 @@ def test_a_rate_outside(rate):
     check(
         lambda: nn.Dropout(rate),
         ValueError,
-        f"Dropout.rate must be a dropout rate in [0, 1); got {rate!r}",
+        f"Dropout.rate must be a dropout rate in [0, 1), got {rate!r}; write for example "
+        "Dropout(rate=0.1)",
     )
 
 
@@ -765,11 +767,11 @@ def test_a_rate_outside(rate):
         (lambda: nn.BatchNorm(64), "BatchNorm.momentum must be the weight of the old statistics"),
         (
             lambda: nn.BatchNorm(axis=(0, 1)),
-            "BatchNorm.axis must be the axis of the features, an int; got",
+            "BatchNorm.axis must be the axis of the features, an int, got (0, 1)",
         ),
         (lambda: nn.LayerNorm(eps=-1.0), "LayerNorm.eps must be a number >= 0, got -1.0"),
         (lambda: nn.LayerNorm(eps="a"), "LayerNorm.eps must be a number >= 0, got 'a'"),
-        (lambda: nn.Flatten(-1), "Flatten.start must be an axis, an int >= 0; got -1"),
+        (lambda: nn.Flatten(-1), "Flatten.start must be an axis, an int >= 0, got -1"),
         (
             lambda: nn.Reshape((-1, -1)),
             "Reshape.shape must be a tuple of ints, at most one of them -1",
@@ -782,7 +784,7 @@ def test_a_rate_outside(rate):
         (lambda: nn.variance_scaling(-1.0, "fan_in", "normal"), "scale is a number >= 0, got -1.0"),
         (
             lambda: nn.variance_scaling(1.0, "fan", "normal"),
-            "mode is 'fan_in', 'fan_out' or 'fan_avg",
+            "mode must be 'fan_in', 'fan_out', or 'fan_avg', got 'fan'",
         ),
         (lambda: nn.truncated_normal(1.0, 2.0, -2.0), "wants lower < upper, got 2.0, -2.0"),
     ],
@@ -795,9 +797,9 @@ def test_fields_of_the_layers(make, text):
 @pytest.mark.parametrize(
     ("net", "inputs", "text"),
     [
-        (nn.LayerNorm(), jnp.ones(()), "cannot normalize axis -1, which float32[] does not have"),
-        (nn.BatchNorm(axis=5), X, "cannot normalize axis 5, which float32[2,4] does not have"),
-        (nn.LayerNorm(), 3.0, "expected an array, got 3.0; use jnp.asarray(x)"),
+        (nn.LayerNorm(), jnp.ones(()), "axis=-1 must name distinct axes that float32[] has"),
+        (nn.BatchNorm(axis=5), X, "axis=5 must name distinct axes that float32[2,4] has"),
+        (nn.LayerNorm(), 3.0, "expected an array of shape (...), got 3.0; use jnp.asarray(x)"),
         (
             nn.Embedding(5, 3),
             X,
@@ -805,7 +807,7 @@ def test_fields_of_the_layers(make, text):
         ),
         (nn.Embedding(5, 3), X > 0, "expected an array of integer tokens, got bool[2,4]"),
         (nn.Embedding(5, 3), [1, 2], "expected an array of integer tokens, got [1, 2]"),
-        (nn.Flatten(3), X, "expected an input of at least 3 axes, got float32[2,4]"),
+        (nn.Flatten(3), X, "expected an input of shape (*3 axes, ...), got float32[2,4]"),
         (
             nn.Reshape((3, 3)),
             X,
@@ -856,7 +858,7 @@ def test_wrappers():
         check(
             lambda n=n: nn.Repeat(nn.Dense(3), n),
             ValueError,
-            f"Repeat expects a number of copies, an int n >= 1; got {n!r}",
+            f"Repeat.n must be a number of copies, an int >= 1, got {n!r}",
         )
     for wrapper in (nn.Repeat, nn.Ensemble):
         three = parameters_of(wrapper(nn.Dense(4), 3), X)
@@ -874,7 +876,7 @@ def test_an_unknown_type(compute):
         lambda: nn.Precision(NET, compute),
         ValueError,
         "Precision.compute must be the name of a floating type, such as 'bfloat16', 'float16', "
-        f"or 'float32'; got {compute!r}",
+        f"or 'float32', got {compute!r}",
     )
 
 

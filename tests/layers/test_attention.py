@@ -179,24 +179,27 @@ def test_rows_that_see_nothing_have_the_bias():
         ),
         (
             lambda: nn.MultiHeadAttention(4, num_kv_heads=3),
-            "num_kv_heads must divide num_heads, got 3 for 4",
+            "num_kv_heads must divide num_heads=4, got 3",
         ),
         (
             lambda: nn.MultiHeadAttention(2, rotary=cast(Any, True)),
-            r"rotary must be nn.RotaryEmbedding\(...\), got True",
+            r"rotary must be None or nn.RotaryEmbedding\(...\), got True",
         ),
         (
             lambda: nn.MultiHeadAttention(2, dropout=1.0),
-            r"dropout must be a dropout rate in \[0, 1\); got 1.0",
+            r"dropout must be a dropout rate in \[0, 1\), got 1.0",
         ),
         (
             lambda: nn.MultiHeadAttention(2, implementation="flash"),
             "'xla', or 'cudnn', got 'flash'",
         ),
-        (lambda: nn.MultiHeadAttention(2, soft_cap=0.0), "soft_cap must be a number > 0, got 0.0"),
+        (
+            lambda: nn.MultiHeadAttention(2, soft_cap=0.0),
+            "soft_cap must be None or a number > 0, got 0.0",
+        ),
         (
             lambda: nn.MultiHeadAttention(2, cache=-1),
-            "cache must be a number of positions, 0 for none; got -1",
+            r"cache must be a number of positions, an int >= 0 \(0 for no cache\), got -1",
         ),
         (
             lambda: nn.MultiHeadAttention(2, causal=cast(Any, 1)),
@@ -260,7 +263,7 @@ def test_named_inputs_refused():
     )
     assert dynamic.apply(params, X).shape == X.shape
     with pytest.raises(
-        ValueError, match=r"at the root.*a row contains sequences of several lengths"
+        ValueError, match=r"at the root.*a row with segment_ids has sequences of several"
     ):
         dynamic.apply(params, X, segment_ids=jnp.ones((2, 5), int))
     with pytest.raises(ValueError, match=r"segment_ids must have the shape .*\(2, 5\); got \(5,\)"):

@@ -45,7 +45,7 @@ def test_the_order_of_channels_is_not_that_of_blocks():
 @pytest.mark.parametrize("factor", [2, (2, 0), (), (2,) * 4])
 def test_a_factor_that_cannot_be(factor: Any):
     for layer in (nn.PixelShuffle, nn.PixelUnshuffle):
-        text = f"got {factor}; for images, write {layer.__name__}((2, 2))"
+        text = f"got {factor}; write {layer.__name__}(factor=(2, 2)) for images"
         with pytest.raises(ValueError, match=re.escape(text)):
             layer(factor)
 

@@ -199,15 +199,15 @@ REFUSED = [
         lambda: nn.MaxPool(0),
         "MaxPool.kernel_size must be an int >= 1, or a tuple with one for each of 1",
     ),
-    (lambda: nn.MaxPool((2, 2, 2, 2)), "for each of 1 to 3 axes; got (2, 2, 2, 2)"),
+    (lambda: nn.MaxPool((2, 2, 2, 2)), "for each of 1 to 3 axes, got (2, 2, 2, 2)"),
     (
         lambda: nn.AvgPool((2, 2), stride=(1,)),
         "AvgPool.stride must be an int >= 1, or a tuple with one for each of the 2 axes of the "
-        "kernel; got (1,)",
+        "kernel, got (1,)",
     ),
     (lambda: nn.MinPool(2, dilation=0), "MinPool.dilation must be an int >= 1"),
     (lambda: nn.MaxPool(2, padding="full"), "MaxPool.padding must be 'same', 'valid', an int >= 0"),
-    (lambda: nn.AvgPool(2, padding=-1), "int, or a pair of ints for each of the 1 axes; got -1"),
+    (lambda: nn.AvgPool(2, padding=-1), "int, or a pair of ints for each of the 1 axes, got -1"),
     (lambda: nn.AvgPool(2, ceil_mode=BAD), "AvgPool.ceil_mode must be True or False, got 1"),
     (
         lambda: nn.LpPool(0, 2),
@@ -238,7 +238,7 @@ REFUSED = [
     (lambda: nn.GlobalMaxPool().apply({}, X[:, :0]), "cannot pool float32[2,0,6,3]"),
     (
         lambda: jax.jit(lambda n: nn.MaxPool(n).apply({}, X))(2),
-        "sets a shape: pass a Python int, for example by static_argnums of jax.jit",
+        "known before tracing: pass a Python number, for example by static_argnums of jax.jit",
     ),
 ]
 

@@ -11,7 +11,7 @@ from jax import lax
 from ..core import paths
 from ..core.calls import Arrays, Call, Outcome
 from ..core.composite import Wrapper
-from ..core.declarations import stacked
+from ..core.declarations import declare_copies
 from ..core.layer import LayerLike
 from ..layers.checks import copies
 from .repeat import check_stacked
@@ -40,7 +40,7 @@ class Ensemble(Wrapper):
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Stack parameters and state, one member after the other."""
-        return stacked(params, self.n), stacked(state, self.n)
+        return declare_copies(params, self.n), declare_copies(state, self.n)
 
     def _evaluate(self, call: Call) -> Outcome:
         return self._members(call, (), lambda call, _: call)

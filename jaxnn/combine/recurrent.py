@@ -10,7 +10,7 @@ from ..core.calls import Arrays, Call, Outcome, evaluate
 from ..core.composite import Wrapper
 from ..core.declarations import Variable
 from ..core.layer import LayerLike, Signature, signature
-from ..explain.calls import check_inputs, check_params, check_state
+from ..explain.call_errors import check_inputs, check_params, check_state
 from ..explain.text import describe
 from ..floating import narrowed, widened
 from ..functional.recurrence import Marks, marks, scan, unroll

@@ -10,7 +10,7 @@ from jax import lax
 from ..core import paths
 from ..core.calls import Arrays, Call, Outcome
 from ..core.composite import Wrapper
-from ..core.declarations import stacked
+from ..core.declarations import declare_copies
 from ..core.layer import LayerLike
 from ..explain.location import Mismatch
 from ..explain.text import describe
@@ -44,7 +44,7 @@ class Repeat(Wrapper):
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Stack parameters and state, one copy after the other."""
-        return stacked(params, self.n), stacked(state, self.n)
+        return declare_copies(params, self.n), declare_copies(state, self.n)
 
     def _evaluate(self, call: Call) -> Outcome:
         if call.method != "forward":

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from ..core.composite import Composite, as_layers
 from ..core.layer import Layer, LayerLike
 from ..core.values import copy_with
-from ..explain.definitions import check_child_names, check_names
+from ..explain.definition_errors import check_child_names, check_names
 from ..fields import FrozenDict, normalize
 from ..layers.checks import plain_function
 from ..printing import code

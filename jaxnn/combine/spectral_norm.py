@@ -10,7 +10,7 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Wrapper
 from ..core.declarations import Variable
 from ..core.layer import LayerLike
-from ..explain.calls import INIT_STATE
+from ..explain.call_errors import INIT_STATE
 from ..explain.location import foreign
 from ..explain.text import describe
 from ..functional.normalization import spectral_norm

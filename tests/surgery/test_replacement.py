@@ -202,7 +202,8 @@ def test_a_wrong_value_raises_as_the_constructor_does(net, path, value, kind, te
         (
             STACK,
             "heads/c",
-            "there is no 'heads/c': 'heads' is a dict of 2, which does not have 'c'; known are 'a', 'b'",
+            "there is no 'heads/c': 'heads' is a dict of 2, which does not have 'c'; known are "
+            "'a', 'b'",
         ),
         (
             nn.Sequential(nn.Dense(3)),
@@ -213,8 +214,8 @@ def test_a_wrong_value_raises_as_the_constructor_does(net, path, value, kind, te
         (
             nn.Repeat(nn.Dense(3), 2),
             "feature",
-            "there is no 'feature': the network is Repeat(Dense(3), 2), which does not have 'feature'; "
-            "did you mean 'features'?",
+            "there is no 'feature': the network is Repeat(Dense(3), 2), which does not have "
+            "'feature'; did you mean 'features'?",
         ),
         (nn.Sequential(nn.Dense(3)), "0//features", "which does not have ''"),
         (nn.Sequential(nn.Dense(3)), "00", "which does not have '00'"),

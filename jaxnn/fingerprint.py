@@ -354,13 +354,13 @@ def _held(value: Any) -> dict[str, Any]:
 def _file_of(kind: type) -> str | None:
     module = sys.modules.get(kind.__module__)
     if module is None or kind.__module__ == "__main__":
-        # A notebook's or console's main module has no file, and what is in it is the user's.
+        # The main module of a notebook or console has no file; its content is the user's.
         return getattr(module, "__file__", None) or "<main>"
     return getattr(module, "__file__", None)
 
 
 def _name(item: Any) -> str:
-    """Module and name; a main module has another name where it is imported."""
+    """Return module and name; a main module has another name when it is imported."""
     module = getattr(item, "__module__", None) or ""
     name = getattr(item, "__qualname__", None) or getattr(item, "__name__", None)
     if name is None:
@@ -369,12 +369,12 @@ def _name(item: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text without addresses in memory."""
+    """Remove memory addresses from a text."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def _excerpt(text: Any, other: Any, most: int = 160) -> str:
-    """A text, or the part of a long one that begins shortly before it differs from the other."""
+    """Return a text, or the part of a long text around its first difference from the other."""
     text, other = ("nothing" if one is None else str(one) for one in (text, other))
     if len(text) <= most:
         return text

@@ -22,7 +22,7 @@ from ..layers.checks import path_pattern
 from ..tree import layers
 from ..validation import number, positive
 from .inference import Inference
-from .weight_norm import check_fits, each_of_stack
+from .weight_normalization import check_fits, each_of_stack
 
 
 class LoRA(Wrapper):

@@ -16,11 +16,11 @@ from ..functional.routing import collect, dispatch, route
 from ..functional.segments import check_segments
 from ..initializers import lecun_normal
 from ..layers.checks import check_sequence, positive_size
-from ..layers.dense import Dense
+from ..layers.linear import Dense
 from ..masking import without_padding
 from ..validation import above, integer, positive
 from .capture import Tap
-from .ensemble import Ensemble
+from .transforms import Ensemble
 
 # It sets a shape, so it may not be traced.
 _CAPACITY = above(0).such(traced=False)

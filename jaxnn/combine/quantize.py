@@ -15,24 +15,19 @@ from ..explain.location import Mismatch
 from ..explain.text import describe
 from ..initializers import InitFn, Initializer, Shape
 from ..layers.attention import MultiHeadAttention
-from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dense import Dense
-from ..layers.einsum import Einsum
-from ..layers.embedding import Embedding, EmbeddingBag
+from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from ..layers.gated import GatedFeedForward
-from ..layers.patch import PatchEmbedding
+from ..layers.linear import Bilinear, Dense, Einsum
 from ..tree import check_layer, edit_children, inside
 from ..validation import instance
 from .capture import capture
-from .ensemble import Ensemble
 from .inference import Inference
 from .precision import Precision
-from .remat import Remat
-from .repeat import Repeat
-from .residual import Residual
-from .weight_norm import each_of_stack
+from .sequential import Residual
+from .transforms import Ensemble, Remat, Repeat
+from .weight_normalization import each_of_stack
 
 KINDS = (
     MultiHeadAttention,

@@ -1,15 +1,21 @@
-"""Sequential and Parallel: layers in sequence and in parallel.
+"""Layers in sequence and in parallel: Sequential, Parallel, and Residual.
 
-Both contain any number of layers, by position (parameters are a tuple) or by name (a dict).
+`Sequential` and `Parallel` contain any number of layers, by position (parameters are a tuple) or by
+name (a dict).
 """
 
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from ..core.composite import Composite, as_layers
+import jax
+import jax.numpy as jnp
+
+from ..core.calls import Call, Outcome
+from ..core.composite import Composite, Wrapper, as_layers
 from ..core.layer import Layer, LayerLike
 from ..core.values import copy_with
 from ..explain.definition_errors import check_child_names, check_names
+from ..explain.text import describe
 from ..fields import FrozenDict, normalize
 from ..layers.checks import plain_function
 from ..printing import code
@@ -147,3 +153,42 @@ class Parallel(Branches):
 
     def _code(self) -> list[str]:
         return super()._code() + ([] if self.merge is None else [f"merge={code(self.merge)}"])
+
+
+class Residual(Wrapper):
+    """Residual connection: `y = x + f(x)`.
+
+    Args:
+        inner: Layer or function f with one input, whose shape it keeps.
+
+    Raises:
+        ValueError: If f changes the shape.
+
+    Reference: He et al., Deep residual learning for image recognition, 2016.
+
+    >>> import jax.numpy as jnp
+    >>> Residual(jnp.sin).apply({}, jnp.zeros(3)).tolist()
+    [0.0, 0.0, 0.0]
+    """
+
+    def _evaluate(self, call: Call) -> Outcome:
+        outcome = self._inside(call)
+        if call.method != "forward":
+            return outcome
+        _check_same(call.inputs, outcome.output)
+        return outcome._replace(output=jax.tree.map(_add, call.inputs[0], outcome.output))
+
+
+def _add(x: jax.Array, y: jax.Array) -> jax.Array:
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else y.dtype
+    return x.astype(dtype) + y.astype(dtype)
+
+
+def _check_same(inputs: tuple[Any, ...], output: Any) -> None:
+    shapes = [jax.tree.map(lambda a: tuple(a.shape), tree) for tree in (inputs, (output,))]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"Residual adds the output to its one input, but got "
+            f"{', '.join(map(describe, inputs))} and the output {describe(output)}; make the "
+            "shapes equal, or add them in the forward of a Composite"
+        )

@@ -7,16 +7,13 @@ import numpy as np
 
 from ..core import paths
 from ..core.layer import Layer
-from ..layers.activation import PReLU
 from ..layers.attention import MultiHeadAttention
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dense import Dense
-from ..layers.einsum import Einsum
-from ..layers.embedding import Embedding
-from ..layers.learned_array import LearnedArray
+from ..layers.elementwise import LearnedArray, PReLU
+from ..layers.embedding import Embedding, PatchEmbedding
+from ..layers.linear import Dense, Einsum
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights

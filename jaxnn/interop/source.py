@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..combine.ensemble import Ensemble
-from ..combine.repeat import Repeat
+from ..combine.transforms import Ensemble, Repeat
 from ..core import paths
 from ..core.composite import Wrapper
 from .orders import Run

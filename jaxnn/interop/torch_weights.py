@@ -8,17 +8,14 @@ import numpy as np
 
 from ..core.layer import Layer
 from ..functional.positions import rotary_frequencies
-from ..layers.activation import PReLU
 from ..layers.attention import MultiHeadAttention
-from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dense import Dense
-from ..layers.embedding import Embedding, EmbeddingBag
+from ..layers.elementwise import LearnedArray, PReLU
+from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from ..layers.gated import GatedFeedForward
-from ..layers.learned_array import LearnedArray
+from ..layers.linear import Bilinear, Dense
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
 from ..layers.rotary import RotaryEmbedding

@@ -11,8 +11,7 @@ from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
 from ..fields import is_traced
 from ..functional.linear import along_axis, floating_type, linear, wider_type
-from ..functional.linear_recurrence import decay, linear_recurrence
-from ..functional.recurrence import marks, select
+from ..functional.recurrence import decay, linear_recurrence, marks, select
 from ..functional.segments import check_segments
 from ..initializers import Initializer, Shape, normal
 from ..validation import above, fraction

@@ -1,4 +1,4 @@
-"""Layers that change only the shape of an array."""
+"""Layers without parameters that change the shape of an array."""
 
 import math
 from typing import Annotated, Any
@@ -7,8 +7,9 @@ import jax
 
 from ..core.layer import Primitive
 from ..explain.text import describe
-from ..validation import Accepts, is_int, natural
-from .checks import check_rank
+from ..functional.resampling import Method, pixel_shuffle, pixel_unshuffle, upsample
+from ..validation import Accepts, is_int, natural, positive, tuple_of
+from .checks import AXES, check_rank
 
 _START = natural.such(what="an axis, an int >= 0")
 _SHAPE = Accepts(
@@ -67,3 +68,123 @@ class Reshape(Primitive):
             )
         shape = (have // want if n == -1 else n for n in self.shape)  # supports an empty batch
         return x.reshape(*x.shape[: self.start], *shape)
+
+
+grid = tuple_of(positive, "a tuple of an int >= 1 for each of 1 to 3 axes", tuple(AXES)).such(
+    hint="write {owner}({name}=(2, 2)) for images"
+)
+
+
+class Upsample(Primitive):
+    """Resize spatial axes by a factor or to a size, with half-pixel centers.
+
+    x has shape `(..., *axes, n)` and y `(..., *(axes * factor), n)` or `(..., *size, n)`. Exactly
+    one of `factor` and `size` must be given. There are no parameters.
+
+    Args:
+        factor: Factor by which each axis grows, a tuple of 1 to 3 ints. Default: None.
+        size: New size of each axis, a tuple of 1 to 3 ints. Default: None.
+        method: "nearest" repeats elements, as torch.nn.Upsample with a factor, and as its
+            "nearest-exact" with a size. "linear" is torch's "linear", "bilinear", and "trilinear"
+            with align_corners=False. "cubic" uses Keys' kernel with a = -0.5, as tf.image.resize;
+            torch uses a = -0.75. Default: "nearest".
+
+    Raises:
+        ValueError: If both or neither of `factor` and `size` are given.
+
+    Reference: Keys, Cubic convolution interpolation for digital image processing, 1981.
+
+    >>> import jax.numpy as jnp
+    >>> Upsample((2, 2)).apply({}, jnp.zeros((5, 8, 8, 3))).shape
+    (5, 16, 16, 3)
+    >>> Upsample(size=(20, 30), method="linear").apply({}, jnp.zeros((5, 8, 8, 3))).shape
+    (5, 20, 30, 3)
+    """
+
+    factor: Annotated[tuple[int, ...] | None, None | grid] = None
+    size: Annotated[tuple[int, ...] | None, None | grid] = None
+    method: Method = "nearest"
+
+    def __post_init__(self) -> None:
+        """Check that one of the two is given."""
+        if (self.factor is None) == (self.size is None):
+            raise ValueError(
+                f"Upsample takes either a factor or a size, got factor={self.factor!r}, "
+                f"size={self.size!r}; write Upsample((2, 2)) or Upsample(size=(32, 32))"
+            )
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return x on the new grid."""
+        given = self.size or self.factor or ()
+        check_rank(x, len(given) + 1, "(..., *axes, channels)")
+        sizes = x.shape[-1 - len(given) : -1]
+        if 0 in sizes:
+            raise ValueError(f"cannot upsample {describe(x)}: it has an empty axis")
+        if self.factor is not None:
+            given = tuple(n * f for n, f in zip(sizes, self.factor, strict=True))
+        return upsample(x, given, self.method)
+
+
+class PixelShuffle(Primitive):
+    """Rearrange channels into blocks of a finer grid.
+
+    y[..., h * f + i, w * g + j, c] = x[..., h, w, (c * f + i) * g + j] for factor (f, g). x has
+    shape `(..., *axes, n * prod(factor))` and y `(..., *(axes * factor), n)`. Channels are ordered
+    as in torch.nn.PixelShuffle. There are no parameters.
+
+    Args:
+        factor: Factor by which each axis grows, a tuple of 1 to 3 ints.
+
+    Raises:
+        ValueError: If the number of channels is not a multiple of prod(factor).
+
+    Reference: Shi et al., Real-time single image and video super-resolution using an efficient
+    sub-pixel convolutional neural network, 2016.
+
+    >>> import jax.numpy as jnp
+    >>> PixelShuffle((2, 2)).apply({}, jnp.zeros((5, 8, 8, 12))).shape
+    (5, 16, 16, 3)
+    """
+
+    factor: Annotated[tuple[int, ...], grid]
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return x on the finer grid."""
+        check_rank(x, len(self.factor) + 1, "(..., *axes, channels)")
+        if x.shape[-1] % math.prod(self.factor):
+            raise ValueError(
+                f"the {x.shape[-1]} channels of {describe(x)} are not a multiple of "
+                f"{math.prod(self.factor)}, the product of factor={self.factor}"
+            )
+        return pixel_shuffle(x, self.factor)
+
+
+class PixelUnshuffle(Primitive):
+    """Rearrange blocks of a grid into channels: the inverse of `PixelShuffle`.
+
+    x has shape `(..., *(axes * factor), n)` and y `(..., *axes, n * prod(factor))`. Channels are
+    ordered as in torch.nn.PixelUnshuffle. There are no parameters.
+
+    Args:
+        factor: Factor by which each axis shrinks, a tuple of 1 to 3 ints.
+
+    Raises:
+        ValueError: If the size of an axis is not a multiple of its factor.
+
+    >>> import jax.numpy as jnp
+    >>> PixelUnshuffle((2, 2)).apply({}, jnp.zeros((5, 16, 16, 3))).shape
+    (5, 8, 8, 12)
+    """
+
+    factor: Annotated[tuple[int, ...], grid]
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return x on the coarser grid."""
+        k = len(self.factor)
+        check_rank(x, k + 1, "(..., *axes, channels)")
+        if any(n % f for n, f in zip(x.shape[-1 - k : -1], self.factor, strict=True)):
+            raise ValueError(
+                f"the axes {x.shape[-1 - k : -1]} of {describe(x)} are not multiples of "
+                f"factor={self.factor}"
+            )
+        return pixel_unshuffle(x, self.factor)

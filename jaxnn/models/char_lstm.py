@@ -7,9 +7,9 @@ from ..combine.recurrent import Recurrent
 from ..combine.sequential import Sequential
 from ..core.layer import Layer
 from ..layers.checks import dropout_rate
-from ..layers.dense import Dense
 from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
+from ..layers.linear import Dense
 from ..layers.recurrence import LSTMCell
 from .model import Model, size
 

@@ -6,18 +6,17 @@ from typing import Annotated, Literal
 
 import jax
 
-from ..combine.remat import Remat
-from ..combine.repeat import Repeat
 from ..combine.sequential import Sequential
+from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..initializers import InitFn, normal
 from ..layers.attention import MultiHeadAttention
 from ..layers.checks import check_divides, dropout_rate
-from ..layers.dense import Dense
 from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
 from ..layers.gated import GatedFeedForward
+from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
 from ..layers.rotary import RotaryEmbedding

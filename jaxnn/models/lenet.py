@@ -9,8 +9,8 @@ from ..combine.sequential import Sequential
 from ..core.layer import Layer
 from ..layers.checks import dropout_rate
 from ..layers.convolution import Conv
-from ..layers.dense import Dense
 from ..layers.dropout import Dropout
+from ..layers.linear import Dense
 from ..layers.pooling import MaxPool
 from ..layers.shape import Flatten
 from .model import Model, two_sizes

@@ -8,8 +8,8 @@ import jax
 from ..combine.sequential import Sequential
 from ..core.layer import Layer
 from ..layers.checks import dropout_rate
-from ..layers.dense import Dense
 from ..layers.dropout import Dropout
+from ..layers.linear import Dense
 from .model import Model, depths, size
 
 

@@ -10,7 +10,7 @@ from ..core.composite import Composite
 from ..core.layer import Layer
 from ..initializers import variance_scaling
 from ..layers.convolution import Conv
-from ..layers.dense import Dense
+from ..layers.linear import Dense
 from ..layers.normalization import BatchNorm
 from ..layers.pooling import GlobalAvgPool, MaxPool
 from .model import Model, size, some_sizes

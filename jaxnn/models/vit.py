@@ -7,9 +7,8 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from ..combine.remat import Remat
-from ..combine.repeat import Repeat
 from ..combine.sequential import Sequential
+from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..explain.text import describe
@@ -17,11 +16,11 @@ from ..floating import widened
 from ..initializers import glorot_uniform, zeros
 from ..layers.attention import MultiHeadAttention
 from ..layers.checks import check_divides, dropout_rate
-from ..layers.dense import Dense
 from ..layers.dropout import Dropout
-from ..layers.learned_array import LearnedArray
+from ..layers.elementwise import LearnedArray
+from ..layers.embedding import PatchEmbedding
+from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm
-from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.transformer import EncoderLayer
 from .model import Model, size

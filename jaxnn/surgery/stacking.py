@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ..combine.inference import Inference
-from ..combine.remat import Remat
-from ..combine.repeat import Repeat, check_stacked
 from ..combine.sequential import Sequential
+from ..combine.transforms import Remat, Repeat, check_stacked
 from ..core.layer import Layer
 from ..tree import Edit, check_layer, edit_children, inside
 

@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 import jaxnn as nn
-from jaxnn.functional.linear_recurrence import decay, linear_recurrence
+from jaxnn.functional.recurrence import decay, linear_recurrence
 from tests.layers.agreement import KEY, normals
 from tests.near import assert_near
 

@@ -15,7 +15,7 @@ from ..functional.linear import floating_type, wider_type
 from ..functional.routing import collect, dispatch, route
 from ..functional.segments import check_segments
 from ..initializers import lecun_normal
-from ..layers.checks import check_sequence, positive_size
+from ..layers.checks import check_not_empty, check_sequence, positive_size
 from ..layers.linear import Dense
 from ..masking import without_padding
 from ..validation import above, integer, positive
@@ -92,6 +92,7 @@ class MixtureOfExperts(Composite):
     def forward(self, x: jax.Array, segment_ids: jax.Array | None = None) -> jax.Array:
         """Return the weighted outputs of each token's experts."""
         check_sequence(x)
+        check_not_empty(x, range(x.ndim), "at least one token")
         tokens = x.shape[-2]
         if segment_ids is not None:
             check_segments(segment_ids, x.shape[:-1])

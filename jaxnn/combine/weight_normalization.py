@@ -174,11 +174,10 @@ class SpectralNorm(Wrapper):
             for path, w in paths.walk(call.params)
             if paths.matches(self.match, paths.text(path))
         ]
-        if not call.state:
+        if call.foreign or not call.state:
             names = ", ".join(paths.text((*path, "u")) for path, _ in matched)
-            raise ValueError(f"keeps state ({names}), but none was given: {INIT_STATE}")
-        if call.foreign:
-            raise ValueError(foreign("keeps state"))
+            missing = f"keeps state ({names}), but none was given: {INIT_STATE}"
+            raise ValueError(foreign("keeps state") if call.state else missing)
         below, old, new, weights = call.state, {}, {}, {}
         for path, w in matched:
             below, u = _without(below, (*path, "u"))

@@ -357,9 +357,7 @@ class Wrapper(Layer):
 
     def _normalize_fields(self) -> None:
         super()._normalize_fields()
-        inner = as_layers(self.inner, f"{type(self).__name__}.inner")
-        if not isinstance(inner, Layer):
-            raise TypeError(f"{type(self).__name__} wraps a layer, got {inner!r}")
+        inner = as_layers(self.inner, f"{type(self).__name__}.inner", several=False)
         object.__setattr__(self, "inner", inner)
 
     @property
@@ -481,17 +479,17 @@ def _seen(kind: Any) -> Any:
     return Seen
 
 
-def as_layers(item: Any, where: str) -> Any:
+def as_layers(item: Any, where: str, several: bool = True) -> Any:
     """Convert plain functions to layers, in tuples and dicts too; raise TypeError for the rest."""
     if isinstance(item, Layer):
         check_nesting(item, where)
-    if item is None or isinstance(item, Layer) or is_traced(item):
+    if isinstance(item, Layer) or (several and (item is None or is_traced(item))):
         return item
-    if isinstance(item, FrozenDict):
+    if several and isinstance(item, FrozenDict):
         return FrozenDict(
             {name: as_layers(one, f"{where}[{name!r}]") for name, one in item.items()}
         )
-    if isinstance(item, tuple):
+    if several and isinstance(item, tuple):
         return paths.like(item, [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)])
     if callable(item) and not isinstance(item, type):
         return Function(item)

@@ -219,14 +219,12 @@ class Layer(Value):
         # Inside a composite's forward a child is bound, and has `params` and other methods.
         def __getattr__(self, name: str) -> Any: ...
 
+        # Each kind of layer defines these: its evaluation, and its declaration after one.
+        def _evaluate(self, call: Call) -> Outcome: ...
+
+        def _declared(self, frame: "Declaring") -> tuple[Any, Any]: ...
+
     # ---- what each kind of layer defines ----
-
-    def _evaluate(self, call: Call) -> Outcome:
-        raise NotImplementedError
-
-    def _declared(self, frame: "Declaring") -> tuple[Any, Any]:
-        """Return the declared parameters and state, from the declarations of an evaluation."""
-        raise NotImplementedError
 
     def _children(self) -> Any:
         """Return the children, in nested dicts and tuples; of a wrapper, the layer inside it."""

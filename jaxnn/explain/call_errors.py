@@ -131,7 +131,7 @@ def no_state_key(drawn: list[paths.Path]) -> str:
     """Return the error for random state without a key."""
     return (
         f"the state {', '.join(map(paths.text, drawn))} starts random, but no key was "
-        "passed: write state = net.init_state(x, key=key)"
+        "given: write state = net.init_state(x, key=key)"
     )
 
 
@@ -184,7 +184,7 @@ def check_state(call: Any, slots: Any) -> None:
             "network; write state = net.init_state(x)"
         )
     elif slots and not state:
-        wrong = f"keeps state ({', '.join(slots)}), but got none: {INIT_STATE}"
+        wrong = f"keeps state ({', '.join(slots)}), but none was given: {INIT_STATE}"
     elif slots and call.foreign:
         wrong = foreign("keeps state")
     elif slots and (lines := mismatches(slots, state)):

@@ -50,7 +50,7 @@ def drawing(key: Any) -> Iterator[None]:
         if key is not None or "NoneType" not in text or "PRNG key" not in text:
             raise
         raise TypeError(
-            "forward draws random numbers, but no key was passed, so its key is None: write "
+            "forward draws random numbers, but no key was given, so its key is None: write "
             "net.apply(params, x, key=key), or draw only if key is not None, because "
             "train.evaluate, train.predict, validation, and nn.Inference pass no key"
         ) from None
@@ -100,7 +100,7 @@ def _shown(layer: Any) -> str:
 
 
 NO_KEY = (
-    "draws random numbers in training, but no key was passed: "
+    "draws random numbers in training, but no key was given: "
     "write net.apply(params, x, key=key, train=True)"
 )
 

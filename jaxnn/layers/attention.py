@@ -34,6 +34,7 @@ from ..validation import above, flag, instance
 from .checks import (
     cache_length,
     check_divides,
+    check_multiples,
     check_not_training,
     check_sequence,
     dropout_rate,
@@ -302,14 +303,7 @@ class MultiHeadAttention(Primitive):
         return is_traced(self.dropout) or self.dropout > 0
 
     def _head_dim(self, n: int) -> int:
-        if self.head_dim is not None:
-            return self.head_dim
-        if n % self.num_heads:
-            raise ValueError(
-                f"{self.num_heads} heads do not divide the {n} features of the input: change "
-                "num_heads, or set head_dim"
-            )
-        return n // self.num_heads
+        return n // self.num_heads if self.head_dim is None else self.head_dim
 
     def _projection(self, n: int, m: int, bias: bool, w_init: InitFn) -> dict[str, Param]:
         w = {"w": Param((n, m), w_init)}
@@ -337,6 +331,9 @@ class MultiHeadAttention(Primitive):
         check_sequence(x)
         if memory is not None:
             check_sequence(memory, wanted="(..., S, features)")
+        if self.head_dim is None:
+            hint = "change num_heads, or set head_dim"
+            check_multiples(x, "features", x.shape[-1:], (self.num_heads,), hint)
         d = self._head_dim(x.shape[-1])
         if self.rotary is not None:
             self.rotary.turned_features(d)

@@ -1,6 +1,7 @@
 """What the fields of layers accept, and checks of their inputs, shared by several layers."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -94,8 +95,32 @@ def distinct_axes(x: Any, axis: int | tuple[int, ...]) -> tuple[int, ...]:
 def check_sequence(x: Any, axes: int = 1, wanted: str = "(..., T, features)") -> None:
     """Raise unless x is an array of at least one step, with `axes` axes after that of time."""
     check_rank(x, axes + 1, wanted)
-    if x.shape[-1 - axes] == 0:
-        raise ValueError(f"expected a sequence of at least one step, got {describe(x)}")
+    check_not_empty(x, (-1 - axes,), "a sequence of at least one step")
+
+
+def check_not_empty(x: Any, axes: Iterable[int], what: str) -> None:
+    """Raise ValueError if an axis of x has no elements; `what` is expected."""
+    if any(x.shape[axis] == 0 for axis in axes):
+        raise ValueError(f"expected {what}, got {describe(x)}")
+
+
+def check_multiples(
+    x: Any, what: str, sizes: tuple[int, ...], divisors: tuple[int, ...], hint: str
+) -> None:
+    """Raise ValueError unless sizes are multiples of divisors.
+
+    Args:
+        x: Array with these sizes.
+        what: What they are, such as "channels".
+        sizes: Sizes of some axes.
+        divisors: A divisor for each size.
+        hint: What to change.
+    """
+    if any(n % divisor for n, divisor in zip(sizes, divisors, strict=True)):
+        shown = (sizes[0], divisors[0]) if len(sizes) == 1 else (tuple(sizes), divisors)
+        raise ValueError(
+            f"the {what} of {describe(x)}, {shown[0]}, must be a multiple of {shown[1]}: {hint}"
+        )
 
 
 def check_direction(layer: Any) -> None:

@@ -21,6 +21,8 @@ from .checks import (
     AXES,
     cache_length,
     check_divides,
+    check_multiples,
+    check_not_empty,
     check_not_training,
     check_rank,
     check_window,
@@ -156,8 +158,7 @@ class DepthwiseConv(Primitive):
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare w, and b if there is a bias."""
         check_image(self, x)
-        if not x.shape[-1]:
-            raise ValueError(f"expected an input with at least one channel, got {describe(x)}")
+        check_not_empty(x, (-1,), "an input with at least one channel")
         return kernel_parameters(self, x, x.shape[-1], x.shape[-1] * self.multiplier)
 
     def variables(self, x: Any) -> dict[str, Variable]:
@@ -376,11 +377,8 @@ def kernel_parameters(layer: Any, x: Any, groups: int, features: int) -> dict[st
     """Declare w, and b if there is a bias; raise ValueError if the input does not match."""
     check_image(layer, x)
     channels = x.shape[-1]
-    if channels % groups:
-        raise ValueError(
-            f"the {channels} channels of {describe(x)} are not a multiple of groups={groups}; "
-            f"write for example {type(layer).__name__}(..., groups={math.gcd(channels, groups)})"
-        )
+    hint = f"write for example {type(layer).__name__}(..., groups={math.gcd(channels, groups)})"
+    check_multiples(x, "channels", (channels,), (groups,), hint)
     declared = {"w": Param((*kernel_sizes(layer), channels // groups, features), layer.w_init)}
     return declared | {"b": Param((features,), layer.b_init)} if layer.bias else declared
 

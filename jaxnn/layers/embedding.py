@@ -17,7 +17,7 @@ from ..functional.linear import linear
 from ..functional.segments import check_segments
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
 from ..validation import each, integer, one_of, positive
-from .checks import check_rank, positive_size
+from .checks import check_multiples, check_rank, positive_size
 
 
 class zero_row(Initializer):
@@ -266,11 +266,8 @@ class PatchEmbedding(Primitive):
         window = self._window()
         check_rank(x, len(window) + 1, f"(..., {len(window)} spatial axes, channels)")
         sizes = x.shape[-len(window) - 1 : -1]
-        if any(n % size for n, size in zip(sizes, window, strict=True)):
-            raise ValueError(
-                f"patches of {window} do not divide the axes {tuple(sizes)} of {describe(x)}; pad "
-                "or crop the image first, for example by jnp.pad"
-            )
+        hint = "pad or crop the image first, for example by jnp.pad"
+        check_multiples(x, "axes", sizes, window, hint)
         shapes = {"w": Param((*window, x.shape[-1], self.features), self.w_init)}
         return shapes | {"b": Param((self.features,), self.b_init)} if self.bias else shapes
 

@@ -1,6 +1,5 @@
 """Normalization: layer, root mean square, group, instance, local response, and batch."""
 
-import math
 from typing import Annotated, Any
 
 import jax
@@ -15,7 +14,14 @@ from ..functional.gradients import gradient_once
 from ..functional.linear import along_axis, floating_type, wider_type
 from ..initializers import InitFn, ones, zeros
 from ..validation import fraction, integer, natural, number
-from .checks import axis_or_axes, check_rank, distinct_axes, positive_size
+from .checks import (
+    axis_or_axes,
+    check_multiples,
+    check_not_empty,
+    check_rank,
+    distinct_axes,
+    positive_size,
+)
 
 _AXIS = integer().such(what="the axis of the features, an int")
 _MOMENTUM = fraction.such(
@@ -142,11 +148,7 @@ class GroupNorm(Primitive):
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare scale and b, as requested."""
         window_axes(x, self.spatial)
-        if x.shape[-1] % self.groups:
-            raise ValueError(
-                f"{self.groups} groups do not divide the {x.shape[-1]} features of {describe(x)}; "
-                "choose a divisor of the last axis"
-            )
+        check_multiples(x, "features", x.shape[-1:], (self.groups,), "change GroupNorm.groups")
         return _scale_and_bias(self, x, -1, self.scale, self.bias)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
@@ -296,8 +298,7 @@ class BatchNorm(Primitive):
         """Return x normalized, and the new running statistics."""
         if train:
             others = tuple(i for i in range(x.ndim) if i != self.axis % x.ndim)
-            if math.prod(x.shape[i] for i in others) == 0:
-                raise ValueError(f"cannot compute statistics of an empty batch, {describe(x)}")
+            check_not_empty(x, others, "a batch of at least one element, to compute statistics")
             x = gradient_once(x)
             mean, var = norm.moments(x, others, self.axis_name)
             batch = {"mean": mean.reshape(-1), "var": var.reshape(-1)}

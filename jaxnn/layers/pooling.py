@@ -10,12 +10,11 @@ from typing import Annotated, Any
 import jax
 
 from ..core.layer import Primitive
-from ..explain.text import describe
 from ..functional import pooling
 from ..functional.padding import Padding
 from ..functional.windows import NAMES, PerAxis
 from ..validation import above, is_number, natural
-from .checks import AXES, check_rank, check_window, sizes
+from .checks import AXES, check_not_empty, check_rank, check_window, sizes
 
 _EXPONENT = above(0).such(
     test=lambda v: is_number(v) and 0 < v < math.inf, hint="for the maximum, write MaxPool"
@@ -300,5 +299,4 @@ def _check_axes(x: Any, sizes: PerAxis) -> None:
 
 def _check_inner(layer: Any, x: Any) -> None:
     check_rank(x, layer.start + 2, f"(*{layer.start} batch axes, *axes, features)")
-    if 0 in x.shape[layer.start : -1]:
-        raise ValueError(f"cannot pool {describe(x)}: it has no elements")
+    check_not_empty(x, range(layer.start, x.ndim - 1), "axes to pool with at least one element")

@@ -9,7 +9,7 @@ from ..core.layer import Primitive
 from ..explain.text import describe
 from ..functional.resampling import Method, pixel_shuffle, pixel_unshuffle, upsample
 from ..validation import Accepts, is_int, natural, positive, tuple_of
-from .checks import AXES, check_rank
+from .checks import AXES, check_multiples, check_not_empty, check_rank
 
 _START = natural.such(what="an axis, an int >= 0")
 _SHAPE = Accepts(
@@ -118,8 +118,7 @@ class Upsample(Primitive):
         given = self.size or self.factor or ()
         check_rank(x, len(given) + 1, "(..., *axes, channels)")
         sizes = x.shape[-1 - len(given) : -1]
-        if 0 in sizes:
-            raise ValueError(f"cannot upsample {describe(x)}: it has an empty axis")
+        check_not_empty(x, range(-1 - len(given), -1), "spatial axes with at least one element")
         if self.factor is not None:
             given = tuple(n * f for n, f in zip(sizes, self.factor, strict=True))
         return upsample(x, given, self.method)
@@ -151,11 +150,8 @@ class PixelShuffle(Primitive):
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x on the finer grid."""
         check_rank(x, len(self.factor) + 1, "(..., *axes, channels)")
-        if x.shape[-1] % math.prod(self.factor):
-            raise ValueError(
-                f"the {x.shape[-1]} channels of {describe(x)} are not a multiple of "
-                f"{math.prod(self.factor)}, the product of factor={self.factor}"
-            )
+        hint = f"change factor={self.factor}, whose product it is"
+        check_multiples(x, "channels", x.shape[-1:], (math.prod(self.factor),), hint)
         return pixel_shuffle(x, self.factor)
 
 
@@ -182,9 +178,5 @@ class PixelUnshuffle(Primitive):
         """Return x on the coarser grid."""
         k = len(self.factor)
         check_rank(x, k + 1, "(..., *axes, channels)")
-        if any(n % f for n, f in zip(x.shape[-1 - k : -1], self.factor, strict=True)):
-            raise ValueError(
-                f"the axes {x.shape[-1 - k : -1]} of {describe(x)} are not multiples of "
-                f"factor={self.factor}"
-            )
+        check_multiples(x, "axes", x.shape[-1 - k : -1], self.factor, "change factor")
         return pixel_unshuffle(x, self.factor)

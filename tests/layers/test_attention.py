@@ -218,7 +218,7 @@ def test_settings_refused(make: Any, text: str):
         (
             nn.MultiHeadAttention(4),
             (X,),
-            "4 heads do not divide the 6 features of the input: change num_heads",
+            r"the features of float32.*, 6, must be a multiple of 4: change num_heads",
         ),
         (
             nn.MultiHeadAttention(2),

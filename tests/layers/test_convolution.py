@@ -470,7 +470,11 @@ def test_a_layer_that_cannot_be(make: Any, text: str):
 @pytest.mark.parametrize(
     ("net", "x", "text"),
     [
-        (nn.Conv(4, (3, 3), groups=4), IMAGE, "the 6 channels of float32[2,4,4,6] are not a mult"),
+        (
+            nn.Conv(4, (3, 3), groups=4),
+            IMAGE,
+            "float32[2,4,4,6], 6, must be a multiple of 4",
+        ),
         (nn.Conv(4, (5, 1), padding="valid"), IMAGE, "the window spans 5 elements (kernel 5, "),
         (nn.Conv(4, 2, dilation=4, padding="valid"), IMAGE, "but axis 2 of float32[2,4,4,6] has 4"),
         (

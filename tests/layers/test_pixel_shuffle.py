@@ -53,8 +53,16 @@ def test_a_factor_that_cannot_be(factor: Any):
 @pytest.mark.parametrize(
     ("net", "x", "text"),
     [
-        (nn.PixelShuffle((2, 2)), IMAGE, "the 6 channels of float32[2,4,4,6] are not a multiple"),
-        (nn.PixelUnshuffle((2, 3)), IMAGE, "the axes (4, 4) of float32[2,4,4,6] are not multiples"),
+        (
+            nn.PixelShuffle((2, 2)),
+            IMAGE,
+            "float32[2,4,4,6], 6, must be a multiple of 4",
+        ),
+        (
+            nn.PixelUnshuffle((2, 3)),
+            IMAGE,
+            "float32[2,4,4,6], (4, 4), must be a multiple of",
+        ),
     ],
     ids=str,
 )

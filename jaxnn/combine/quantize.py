@@ -83,7 +83,7 @@ class Quantized(Wrapper):
             wide = jnp.promote_types(param.dtype, jnp.float32)
             return {
                 "q": Param(param.shape, Rounded(param.init, axes), "int8", lift=1),
-                "scale": Param(shape, Steps(param.init, axes, param.shape), wide, lift=1),
+                "scale": Param(shape, Scales(param.init, axes, param.shape), wide, lift=1),
             }
 
         return paths.map_with_path(split, params), state
@@ -171,7 +171,7 @@ class Rounded(Initializer):
         return to_int8(self.init(key, shape, jnp.float32), self.axes)[0].astype(dtype)
 
 
-class Steps(Initializer):
+class Scales(Initializer):
     """Return the scales of what another initializer draws at `shape`."""
 
     init: InitFn

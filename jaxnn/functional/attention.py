@@ -17,7 +17,7 @@ from ..validation import one_of
 from .dropout import dropout as drop
 from .finite import broken_rows, finite_rows
 from .linear import floating_type, wider_type
-from .segments import check_segments, distance_mask, places, places_mask
+from .segments import check_segments, distance_mask, packed_mask, packed_positions
 
 implementations = one_of(None, "own", "xla", "cudnn")
 
@@ -59,7 +59,7 @@ def attention(
         causal: Whether to hide keys after the query's position. Default: False.
         window: Hide keys that are `window` or more positions away. Default: None.
         segment_ids: Integers (..., T) of packed sequences, for T = S; keys of other sequences and
-            of padding (0) are hidden. See `functional.segments.places`. Default: None.
+            of padding (0) are hidden. See `functional.segments.packed_positions`. Default: None.
         scale: Factor of the scores. Default: 1 / sqrt(d).
         soft_cap: If given, scaled scores s become soft_cap * tanh(s / soft_cap), before the bias.
             Default: None.
@@ -113,7 +113,7 @@ def attention(
     queries = jnp.any(query_broken, -2)  # (..., T, 1)
     keys = jnp.any(key_broken | value_broken, -2)  # (..., S, 1)
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
-    allowed: Any = _joined(mask, _places_mask(q, k, causal, window, segment_ids))
+    allowed: Any = _joined(mask, _position_mask(q, k, causal, window, segment_ids))
     if bias is not None:
         bias = _full_rank(bias, q, k, "bias")
         finite = bias != -jnp.inf
@@ -169,7 +169,7 @@ def attend(
     if plain and (implementation in ("xla", "cudnn") or (implementation is None and jax_nn)):
         local = None if window is None else (window - 1, 0 if causal else window - 1)
         return _jax_nn(q, k, v, scale, implementation, is_causal=causal, local_window_size=local)
-    mask = _joined(mask, _places_mask(q, k, causal, window, None))
+    mask = _joined(mask, _position_mask(q, k, causal, window, None))
     if implementation in ("xla", "cudnn"):
         y = _jax_nn(q, k, v, scale, implementation, mask=mask, bias=bias)
         if mask is None:
@@ -293,15 +293,15 @@ def _check_fused(q: jax.Array, v: jax.Array) -> None:
         )
 
 
-def _places_mask(
+def _position_mask(
     q: jax.Array, k: jax.Array, causal: bool, window: int | None, segment_ids: jax.Array | None
 ) -> jax.Array | None:
     """Return the mask of `causal`, `window`, and `segment_ids`, with the rank of q."""
     if segment_ids is not None:
         check_segments(segment_ids, (*q.shape[:-3], q.shape[-3]))
         check_segments(segment_ids, (*k.shape[:-3], k.shape[-3]))
-        found, _ = places(segment_ids)
-        return places_mask(found, found, causal=causal, window=window)[..., None, :, :]
+        found, _ = packed_positions(segment_ids)
+        return packed_mask(found, found, causal=causal, window=window)[..., None, :, :]
     if not causal and window is None:
         return None
     mask = distance_mask(

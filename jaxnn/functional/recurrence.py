@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import sigmoid
 
-from .segments import Count, places
+from .segments import Count, packed_positions
 
 
 @jax.custom_jvp
@@ -125,7 +125,7 @@ def marks(segment_ids: jax.Array, last: jax.Array, *, reverse: bool = False) -> 
     if reverse:
         segment_ids = jnp.flip(segment_ids, -1)
     begun = (last != 0).astype(jnp.int32)
-    found, count = places(segment_ids, Count(last, begun, begun))
+    found, count = packed_positions(segment_ids, Count(last, begun, begun))
     real = found.sequence != 0
     both = Marks(real, real & (found.position == 0) & (found.sequence > 1))
     return (Marks(*(jnp.flip(m, -1) for m in both)) if reverse else both), count.segment

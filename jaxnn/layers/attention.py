@@ -21,11 +21,11 @@ from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import (
     Count,
-    Places,
+    PackedPositions,
     check_segments,
-    going_on,
-    places,
-    places_mask,
+    continued_segments,
+    packed_mask,
+    packed_positions,
     segments_mask,
 )
 from ..initializers import InitFn, glorot_uniform, ones, zeros
@@ -165,7 +165,7 @@ class MultiHeadAttention(Primitive):
         return declared
 
     def variables(self, x: Any, memory: Any = None) -> dict[str, Any]:
-        """Declare keys, values, and their places, if a cache is kept."""
+        """Declare keys, values, and their positions, if a cache is kept."""
         if not self.cache or memory is not None:
             return {}
         batch, dtype = x.shape[:-2], floating_type(x)
@@ -240,7 +240,7 @@ class MultiHeadAttention(Primitive):
         else:
             if segment_ids is not None:
                 self._check_scaling("but a row with segment_ids has sequences of several lengths")
-            found = None if segment_ids is None else places(segment_ids)[0]
+            found = None if segment_ids is None else packed_positions(segment_ids)[0]
             position = _one_sequence(x) if found is None else found.position
             q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
             options |= {"causal": self.causal, "window": self.window}
@@ -261,8 +261,8 @@ class MultiHeadAttention(Primitive):
         v, broken = finite_rows(v)
         k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
         count, written = Count(**state["count"]), state["written"]
-        segment_ids = going_on(count, length) if segment_ids is None else segment_ids
-        found, count = places(segment_ids, count)
+        segment_ids = continued_segments(count, length) if segment_ids is None else segment_ids
+        found, count = packed_positions(segment_ids, count)
         q, k = (self._turned(a, found.position, length) for a in (q, k))
         chunk = {"keys": k, "values": v, **found._asdict()}
         cache = {name: state[name] for name in chunk}
@@ -278,12 +278,12 @@ class MultiHeadAttention(Primitive):
             check_range(last, room, f"position {{value}} is past a cache of {room}")
             joined = cache = caches.write(cache, chunk, written, len(batch))
             written = written + length
-        keys = Places(joined["sequence"], joined["position"])
+        keys = PackedPositions(joined["sequence"], joined["position"])
         y = attend(
             q,
             joined["keys"],
             joined["values"],
-            places_mask(found, keys, causal=True, window=self.window)[..., None, :, :],
+            packed_mask(found, keys, causal=True, window=self.window)[..., None, :, :],
             self._with_alibi(None, found.position, keys.position, q.ndim),
             **options,
         )

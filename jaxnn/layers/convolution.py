@@ -255,8 +255,8 @@ def _convolved(
     if state:
         kept, marks = state["inputs"], state["segment_ids"]
         x, length = _joined(kept, x), x.shape[-2]
-        goes_on = jnp.where(marks == 0, 1, marks)[..., -1:]
-        marks = jnp.concatenate([marks, jnp.repeat(goes_on, length, -1)], -1)
+        continued = jnp.where(marks == 0, 1, marks)[..., -1:]
+        marks = jnp.concatenate([marks, jnp.repeat(continued, length, -1)], -1)
         state = {
             "inputs": x[..., length:, :].astype(kept.dtype),
             "segment_ids": marks[..., length:],

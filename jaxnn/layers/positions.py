@@ -13,7 +13,7 @@ from ..functional.checking import check_range
 from ..functional.gradients import shared_rows, shared_sum
 from ..functional.linear import floating_type
 from ..functional.positions import sinusoidal
-from ..functional.segments import Count, check_segments, going_on, places
+from ..functional.segments import Count, check_segments, continued_segments, packed_positions
 from ..initializers import InitFn, normal, zeros
 from ..masking import without_padding
 from ..validation import above
@@ -153,12 +153,12 @@ def _positions(
     if layer.cache:
         check_not_training(layer, train)
         count = Count(**(state or {}))
-        segment_ids = going_on(count, x.shape[-2]) if segment_ids is None else segment_ids
-        found, count = places(segment_ids, count)
+        segment_ids = continued_segments(count, x.shape[-2]) if segment_ids is None else segment_ids
+        found, count = packed_positions(segment_ids, count)
         return found.position, count._asdict()
     if segment_ids is None:
         return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,)), {}
-    return places(segment_ids)[0].position, {}
+    return packed_positions(segment_ids)[0].position, {}
 
 
 def _add(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from ..core import paths
 from ..core.layer import Layer
 from ..core.paths import at
 from ..tree import check_layer, edit_children
-from .replacement import check_params, filled
+from .replacement import check_belong, filled
 
 
 def add_lora(
@@ -62,7 +62,7 @@ def add_lora(
     True
     """
     check_layer(net, "nn.add_lora(net, params, key, x, rank=8)")
-    check_params(net, params, inputs, named)
+    check_belong(net, params, inputs, named)
     around = LoRA(net, rank, match, scale)
 
     def kept(path: paths.Path) -> Any:

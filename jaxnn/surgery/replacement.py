@@ -108,7 +108,7 @@ def _carried(
     net: Layer, new: Layer, path: str, params: Any, key: jax.Array, inputs: Any, named: Any
 ) -> Any:
     """Return the parameters of the new network: `params`, and new ones at and below `path`."""
-    check_params(net, params, inputs, named)
+    check_belong(net, params, inputs, named)
     places = {path for path, _ in layers(net)}
     whole, settings = [], []
     for place in _fitting(net, path):
@@ -261,7 +261,7 @@ def filled(spec: Any, key: jax.Array, kept: dict[paths.Path, Any]) -> Any:
     )
 
 
-def check_params(net: Layer, params: Any, inputs: Any, named: Any) -> None:
+def check_belong(net: Layer, params: Any, inputs: Any, named: Any) -> None:
     """Raise ValueError, with every difference, for parameters of another network."""
     lines = mismatches(net.spec(*inputs, **named), params)
     if lines:

@@ -15,7 +15,7 @@ from ..core.paths import at
 from ..explain.text import describe
 from ..keys import as_key
 from ..tree import check_layer
-from .replacement import check_params, replace
+from .replacement import check_belong, replace
 
 
 def widen(
@@ -66,7 +66,7 @@ def widen(
     True
     """
     check_layer(net, "nn.widen(net, params, path, features, key, x)")
-    check_params(net, params, inputs, named)
+    check_belong(net, params, inputs, named)
     key = as_key(key)
     wide = replace(net, path, features)
     before, after = _shapes(net, inputs, named), _shapes(wide, inputs, named)

@@ -2,11 +2,11 @@
 
 Two methods give the same numbers, to rounding.
 
-*By groups*: parameters of equal initializer, shape, and type are drawn one after the other by
+By groups: parameters of equal initializer, shape, and type are drawn one after the other by
 `lax.map`. This works for every initializer and generator, and under every transform. Outside of
 transforms, the programs of an initializer that is a value are compiled once for each shape.
 
-*By rows*, outside of transforms and for the common distributions: one small program, compiled once
+By rows, outside of transforms and for the common distributions: one small program, compiled once
 in a process, draws the parameters of every network. Every array is cut into rows of `ROW` numbers,
 of which the program draws `ROWS` in each call. A row needs only the path of its key, its offset in
 the array, and a few numbers for the distribution. This is possible because threefry is

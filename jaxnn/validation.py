@@ -1,4 +1,4 @@
-"""What fields and arguments accept, stated where they are declared.
+"""Declarative checks: what fields and arguments accept, stated with their declaration.
 
     class Dropout(Primitive):
         rate: Annotated[float, fraction]
@@ -108,7 +108,7 @@ def _within(value: Any, low: Any, high: Any) -> bool:
 
 
 def integer(low: int | None = None, high: int | None = None) -> Accepts:
-    """Accept ints from `low` to `high`, both included; None is no bound.
+    """Accept ints from `low` to `high`, both included; None means no bound.
 
     >>> integer(2, 5).what, integer(0).what, integer().what
     ('an int from 2 to 5', 'an int >= 0', 'an int')
@@ -117,7 +117,7 @@ def integer(low: int | None = None, high: int | None = None) -> Accepts:
 
 
 def number(low: float | None = None, high: float | None = None) -> Accepts:
-    """Accept numbers from `low` to `high`, both included, and traced numbers; None is no bound.
+    """Accept numbers from `low` to `high`, both included, and traced numbers; None means no bound.
 
     >>> number(0).what, number(0, 1).what
     ('a number >= 0', 'a number from 0 to 1')

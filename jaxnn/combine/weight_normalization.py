@@ -1,4 +1,4 @@
-"""Weights that are normalized where they are used: WeightNorm and SpectralNorm."""
+"""Wrappers that normalize weights: WeightNorm and SpectralNorm."""
 
 import dataclasses
 from typing import Annotated, Any

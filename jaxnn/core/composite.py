@@ -343,6 +343,9 @@ class Wrapper(Layer):
 
     While only shapes are known (`call.abstract`), `lower` is not called.
 
+    Args:
+        inner: Layer or function.
+
     >>> import jax.numpy as jnp, jaxnn as nn
     >>> class Doubled(nn.Wrapper):
     ...     def _evaluate(self, call):

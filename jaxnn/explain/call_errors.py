@@ -61,10 +61,8 @@ def check_given(named: Any, taken: Collection[str]) -> None:
 def _check_taken(taken: Collection[str], named: Any, reserved: str) -> None:
     for name in named:
         if name in RESERVED_INPUTS or name not in taken:
-            wrong = reserved
-            if name not in RESERVED_INPUTS:
-                wrong = f"is not an input of any layer here; {suggestion(name, taken)}"
-            raise TypeError(f"{name!r} {wrong}")
+            unknown = f"no layer of the network takes an input {name!r}; {suggestion(name, taken)}"
+            raise TypeError(f"{name!r} {reserved}" if name in RESERVED_INPUTS else unknown)
 
 
 def concrete_inputs(tree: Any) -> Any:

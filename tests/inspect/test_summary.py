@@ -315,7 +315,7 @@ def test_long_texts_are_cut_and_paths_keep_their_end():
 
 
 def test_errors_say_what_is_wanted_and_where():
-    with pytest.raises(TypeError, match=r"summary expects a layer, got \(1, 2\)"):
+    with pytest.raises(TypeError, match=r"summary wants a layer, got \(1, 2\)"):
         nn.summary((1, 2), X)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="depth is a number of path segments, an int >= 0"):
         nn.summary(MLP, X, depth=-1)

@@ -144,7 +144,7 @@ def test_refused():
         interop.from_nnx(cast(Any, nnx.Linear(2, 3, rngs=nnx.Rngs(0))))
     with pytest.raises(TypeError, match=r"is to make an nnx.Module, got 3"):
         interop.from_nnx(lambda rngs: 3).init(KEY, X)
-    with pytest.raises(TypeError, match="to_linen expects a layer, got 3"):
+    with pytest.raises(TypeError, match="to_linen wants a layer, got 3"):
         interop.to_linen(cast(Any, 3))
 
 

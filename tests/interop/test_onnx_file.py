@@ -36,7 +36,7 @@ def test_a_network_in_onnxruntime(rows):
 def test_refused():
     net, x = nn.Dense(2), normals(0, 1, 3)
     trained = train.Weights(net.init(KEY, x), {})
-    with pytest.raises(TypeError, match="pack_onnx expects a layer, got 3"):
+    with pytest.raises(TypeError, match="pack_onnx wants a layer, got 3"):
         interop.pack_onnx(cast(Any, 3), trained, x)
     with pytest.raises(TypeError, match="an ONNX file takes arrays, got 3"):
         interop.pack_onnx(net, trained, 3)

@@ -70,7 +70,7 @@ def test_recurrence_named_inputs_and_platforms(tmp_path):
 def test_refused(tmp_path):
     net, x = nn.Dense(2), normals(0, 2, 3)
     trained = weights(net, x)
-    with pytest.raises(TypeError, match="export expects a layer, got 3"):
+    with pytest.raises(TypeError, match="export wants a layer, got 3"):
         interop.export(cast(Any, 3), trained, x)
     with pytest.raises(TypeError, match="a program takes arrays, got 'a'"):
         interop.export(net, trained, "a")

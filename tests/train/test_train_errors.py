@@ -128,7 +128,7 @@ def nan_at(row):
         ),
         (lambda: fit(batch_size=0), ValueError, r"batch_size is an int >= 1, got 0"),
         (lambda: fit(epochs=-1), ValueError, r"epochs is an int >= 0, got -1"),
-        (lambda: fit(key=3), TypeError, r"a random key is wanted, got int 3; write jax.random.key"),
+        (lambda: fit(key=3), TypeError, r"key must be a single random key, got int 3; write jax"),
         (lambda: fit(net=nn.Dense), TypeError, r"the network is a layer, got <class"),
         (
             lambda: fit(task=train.BinaryClassification),

@@ -27,9 +27,17 @@ from ..layers.checks import (
 )
 from ..layers.recurrence import Cell, check_carry, check_constant, initial
 from ..tree import map_layers, unwrapped, validated
-from ..validation import one_of
+from ..validation import Accepts, one_of
 
 _OUTPUT = one_of("all", "last").such(hint="for the carry use method='unroll'")
+
+
+_CELL = Accepts(
+    "a cell, with a method carries(x) that declares a carry",
+    lambda v: isinstance(v, Layer) and callable(getattr(unwrapped(v)[-1], "carries", None)),
+    TypeError,
+    hint="write for example Recurrent(nn.LSTMCell(128))",
+)
 
 
 class Given(NamedTuple):
@@ -89,20 +97,14 @@ class Recurrent(Wrapper):
     True
     """
 
-    inner: LayerLike
+    inner: Annotated[LayerLike, _CELL]
     reverse: bool = False
     output: Annotated[str, _OUTPUT] = "all"
     cache: Annotated[int, cache_length] = 0
 
     def __post_init__(self) -> None:
-        """Check the cell, and that a cached layer is not reversed."""
+        """Check that a cached layer is not reversed."""
         check_direction(self)
-        cell = self._cell()
-        if not callable(getattr(cell, "carries", None)):
-            raise TypeError(
-                f"Recurrent expects a cell, got {cell!r}, which has no method carries(x) that "
-                "declares a carry; write for example Recurrent(nn.LSTMCell(128))"
-            )
 
     def _cell(self) -> Any:
         """Return the cell inside all wrappers."""
@@ -300,6 +302,13 @@ def side_by_side(forward: jax.Array, backward: jax.Array) -> jax.Array:
     return jnp.concatenate([forward, backward], -1)
 
 
+_REVERSIBLE = Accepts(
+    "a layer, with a field `reverse` in it or in a layer below",
+    lambda v: isinstance(v, Layer) and reversed_layer(v) != v,
+    hint="write for example Bidirectional(nn.Recurrent(nn.LSTMCell(128)))",
+)
+
+
 class Bidirectional(Composite):
     """Process a sequence in both directions: `y = merge(forward(x), backward(x))`.
 
@@ -331,16 +340,8 @@ class Bidirectional(Composite):
     (['backward', 'forward'], (2, 5, 8))
     """
 
-    layer: Layer
+    layer: Annotated[Layer, _REVERSIBLE]
     merge: Annotated[Callable[..., Any], plain_function] = side_by_side
-
-    def __post_init__(self) -> None:
-        """Check that the layer can be reversed."""
-        if reversed_layer(self.layer) == self.layer:
-            raise ValueError(
-                f"{self.layer!r} contains no layer with a field `reverse`; write for example "
-                "Bidirectional(nn.Recurrent(nn.LSTMCell(128)))"
-            )
 
     def _children(self) -> Any:
         return {"forward": self.layer, "backward": reversed_layer(self.layer)}

@@ -256,6 +256,7 @@ def _jax_nn(
             return a
         return jnp.broadcast_to(a, (*batch, *a.shape[-3:])).reshape(math.prod(batch), *a.shape[-3:])
 
+    fused = (NotImplementedError, RuntimeError, ValueError) if implementation == "cudnn" else ()
     wide = None if bias is None else bias.astype(wider_type(q.dtype, jnp.float32))
     with jax.numpy_dtype_promotion("standard"):  # jax.nn promotes half-precision types internally
         try:
@@ -267,9 +268,7 @@ def _jax_nn(
                 implementation=implementation,  # type: ignore[arg-type]
                 **options,
             )
-        except (NotImplementedError, RuntimeError, ValueError) as error:
-            if implementation != "cudnn":
-                raise
+        except fused as error:
             raise ValueError(
                 f"implementation 'cudnn', the fused kernel of NVIDIA GPUs, does not take q "
                 f"{q.dtype}{list(q.shape)}, k {list(k.shape)}, and v {list(v.shape)} here: {error} "

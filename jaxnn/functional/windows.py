@@ -81,15 +81,14 @@ def windows(
         before, after = lengths(entry, n, span, s)
         free = n + before + after - span
         where = f"axis {axis} of an array {tuple(shape)} padded by {before} before, {after} after"
+        wrong = ""
         if n == 0 or free < 0:
+            wrong = f"does not fit {where}; use a smaller kernel, or padding='same'"
+        elif max(before, after) >= span:
+            wrong = f"would lie wholly in the padding of {where}; write padding={span // 2} or less"
+        if wrong:
             raise ValueError(
-                f"a window that spans {span} elements (kernel {k}, dilation {d}) does not fit "
-                f"{where}; use a smaller kernel, or padding='same'"
-            )
-        if max(before, after) >= span:
-            raise ValueError(
-                f"a window that spans {span} elements would lie wholly in the padding of {where}; "
-                f"use less padding, for example padding={span // 2}"
+                f"a window that spans {span} elements (kernel {k}, dilation {d}) {wrong}"
             )
         count = free // s + 1
         if ceil_mode and free % s and count * s < n + before:

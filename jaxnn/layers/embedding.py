@@ -158,16 +158,19 @@ class EmbeddingBag(Primitive):
         check_rank(ids, 1, "(..., n), or use nn.Embedding")
         if segment_ids is not None:
             check_segments(segment_ids, ids.shape)
+        wrong = ""
         if weights is not None and (self.mode != "sum" or weights.shape != ids.shape):
-            raise ValueError(
+            wrong = (
                 "weights must have the shape of ids, in EmbeddingBag(..., mode='sum'); got "
                 f"{describe(weights)} for ids of shape {ids.shape} and the mode {self.mode!r}"
             )
-        if self.bags is not None and segment_ids is None:
-            raise ValueError(
+        elif self.bags is not None and segment_ids is None:
+            wrong = (
                 f"EmbeddingBag(bags={self.bags}) needs segment_ids; write net.apply(params, ids, "
                 "segment_ids=segment_ids) with integers from 1 on, and 0 for no bag"
             )
+        if wrong:
+            raise ValueError(wrong)
         _check_inside(ids, self, segment_ids)
         return embedding_bag(
             params["w"], ids, weights, segment_ids, self.mode, self.padding, self.bags

@@ -405,7 +405,7 @@ def test_refused():
     net, x = nn.Recurrent(nn.LSTMCell(2)), jnp.ones((2, 4, 3))
     params = net.init(KEY, x)
     with raises(
-        TypeError, r"Recurrent expects a cell, got Dense\(3\), which has no method carries"
+        TypeError, r"Recurrent.inner must be a cell, with a method carries\(x\) .*, got Dense\(3\)"
     ):
         nn.Recurrent(nn.Dense(3))
     with raises(ValueError, r"Recurrent.output must be 'all' or 'last', got 'carry'"):
@@ -446,7 +446,9 @@ def test_refused():
     ):
         both = nn.Bidirectional(net)
         both.apply(both.init(KEY, x), x, carry={"h": jnp.ones((2, 2))})
-    with raises(ValueError, r"Dense\(3\) contains no layer with a field `reverse`"):
+    with raises(
+        ValueError, r"a layer, with a field `reverse` in it or in a layer below, got Dense\(3\)"
+    ):
         nn.Bidirectional(nn.Dense(3))
 
 

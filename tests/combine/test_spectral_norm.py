@@ -162,5 +162,5 @@ def test_what_it_refuses():
             return jax.vmap(self.child)(x)
 
     net = Mapped(nn.SpectralNorm(nn.Dense(3)))
-    with pytest.raises(ValueError, match=r"keeps state, and is called inside a transform of your"):
+    with pytest.raises(ValueError, match=r"keeps state, but is called inside your own transform"):
         net.apply({"child": PARAMS}, X, state={"child": start()}, train=True)

@@ -510,7 +510,7 @@ def test_a_transform_of_the_users_own():
     check(
         lambda: net.apply({"m": {"inner": {}}}, X, key=KEY, train=True),
         ValueError,
-        "at 'm/inner', Dropout(0.5): draws random numbers, and is called inside a transform of",
+        "at 'm/inner', Dropout(0.5): draws random numbers, but is called inside your own",
         "use the wrapper instead (nn.Repeat for lax.scan, nn.Ensemble for jax.vmap, nn.Remat for",
     )
 
@@ -528,9 +528,9 @@ class Holds(nn.Primitive):
 @pytest.mark.parametrize(
     ("item", "text"),
     [
-        (jnp.ones(3), "Holds.item got an array of shape (3,) and type float32; a value holds"),
+        (jnp.ones(3), "Holds.item got an array of shape (3,) and type float32; a value contains"),
         (np.ones(3), "declare learned arrays in `parameters`, pass constants as inputs"),
-        ({"a": X}, "Holds.item['a'] got an array of shape (2, 4) and type float32"),
+        ({"a": X}, "Holds.item got a dict with 'a': an array of shape (2, 4) and type float32"),
         ([1, 2], "Holds.item got a list, which can change; write a tuple: (1, 2)"),
         ((1, [2]), "Holds.item[1] got a list, which can change; write a tuple: (2,)"),
         ({1}, "Holds.item got a set, which can change; write a tuple: (1,)"),
@@ -553,7 +553,7 @@ def test_what_a_field_cannot_hold(item, text):
     [
         (
             lambda: nn.Sequential(nn.Dense(3), nn.LayerNorm),
-            "Sequential[1] got the class LayerNorm; an inst",
+            "Sequential[1] got the class LayerNorm; write an inst",
         ),
         (lambda: nn.Sequential(a=nn.LayerNorm), "Sequential['a'] got the class LayerNorm"),
         (lambda: nn.Remat(nn.Dense), "Remat.inner got the class Dense; write an instance"),
@@ -616,8 +616,8 @@ def declared_class(base, **members):
         ),
         (
             declared_class(nn.Primitive, forward=lambda self, params, x, key: x),
-            "Mine.forward has an input called 'key', which is reserved; rename it, or ask for key, "
-            "train or state by keyword: def forward(self, x, *, key, train)",
+            "Mine.forward has an input called 'key', which is reserved; rename it, or request key, "
+            "train, or state by keyword: def forward(self, x, *, key, train)",
         ),
         (
             declared_class(nn.Composite, forward=lambda self, x, method: x),
@@ -708,7 +708,7 @@ def test_what_cannot_be_declared(parameters, text):
         (nn.delta_orthogonal(), "at 'a/w', delta_orthogonal(): "),
         (
             lambda key, shape, dtype: jnp.ones(2),
-            "the initializer was asked for shape (4, 3) and gave (2,)",
+            "an initializer must return shape (4, 3), got (2,)",
         ),
     ],
 )

@@ -493,7 +493,7 @@ def test_a_layer_that_cannot_be(make: Any, text: str):
             jnp.ones((4, 1)),
             "at most 4 elements on each side of an axis of 4",
         ),
-        (nn.ConvTranspose(6, 3, groups=3), jnp.ones((4, 4)), "not a multiple of groups=3; write"),
+        (nn.ConvTranspose(6, 3, groups=3), jnp.ones((4, 4)), "must be a multiple of 3: write"),
         (nn.ConvTranspose(4, 2, padding=4), jnp.ones((4, 1)), "would become -3 elements long: 4 b"),
     ],
     ids=str,

@@ -144,7 +144,7 @@ def test_features_and_axes_that_cannot_be(make, text):
 
 @pytest.mark.parametrize("axis", [2, (0, -2), (-3,)])
 def test_an_axis_that_is_not_there_or_comes_twice(axis):
-    text = f"axis={axis} must name distinct axes of float32[2,4]"
+    text = f"axis={axis} must name distinct axes that float32[2,4] has"
     with pytest.raises(ValueError, match=re.escape(text)):
         nn.Dense(3, axis=axis).init(KEY, jnp.ones((2, 4)))
 

@@ -224,7 +224,7 @@ REFUSED = [
     (
         lambda: nn.Sequential(pool=nn.AvgPool(3, padding=3)).apply({"pool": {}}, X[0, 0]),
         "would lie wholly in the padding of axis -2 of an array (6, 3) padded by 3 before, 3 "
-        "after; use less padding, for example padding=1",
+        "after; write padding=1 or less",
     ),
     (
         lambda: nn.MaxPool((2, 2)).apply({}, X[0, 0]),

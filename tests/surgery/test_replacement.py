@@ -184,8 +184,8 @@ def test_a_wrong_value_raises_as_the_constructor_does(net, path, value, kind, te
         (
             nn.Sequential(hidden=nn.Dense(3)),
             "hiden/features",
-            "there is no 'hiden/features': the network is Sequential(hidden=Dense(3)), which has "
-            "no 'hiden'; did you mean 'hidden'?",
+            "there is no 'hiden/features': the network is Sequential(hidden=Dense(3)), which does "
+            "not have 'hiden'; did you mean 'hidden'?",
         ),
         (
             nn.Sequential(hidden=nn.Dense(3)),
@@ -224,7 +224,7 @@ def test_a_wrong_value_raises_as_the_constructor_does(net, path, value, kind, te
             nn.Sequential(a=nn.Repeat(nn.Remat(nn.Repeat(nn.Dense(3), 2)), 2)),
             "a/n",
             "'a/n' could be a setting of Repeat and Repeat, which have the same path: replace "
-            "layer there as a whole",
+            "the whole layer there",
         ),
         (nn.Dense(3), "", "the path '' is the network itself"),
     ],

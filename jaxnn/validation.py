@@ -18,6 +18,9 @@ import typing
 from collections.abc import Callable, Collection
 from typing import Any
 
+import jax
+import numpy as np
+
 from .fields import is_traced
 
 
@@ -31,7 +34,7 @@ class Accepts:
         error: Type of the error for any other value. Default: ValueError.
         hint: Text that follows in errors, such as the call to write; `{owner}` and `{name}` stand
             for the two parts of the name of a field. Default: "", none.
-        traced: Whether traced numbers are accepted, without a test. Default: False.
+        traced: Whether traced numbers and arrays are accepted, without a test. Default: False.
 
     >>> positive(3, "Dense.features")
     3
@@ -80,7 +83,9 @@ class Accepts:
 
     def passes(self, value: Any) -> bool:
         """Return whether `value` is accepted."""
-        return self.traced if is_traced(value) else self.test(value)
+        if is_traced(value) or (self.traced and isinstance(value, jax.Array | np.ndarray)):
+            return self.traced
+        return self.test(value)
 
     def such(self, **changes: Any) -> "Accepts":
         """Return this `Accepts` with another description, error, or hint."""
@@ -93,8 +98,12 @@ def is_int(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether `value` is an int or a float, and neither a bool nor NaN."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    """Return whether `value` is an int, a float, or a NumPy scalar, and neither a bool nor NaN."""
+    return (
+        isinstance(value, int | float | np.number)
+        and not isinstance(value, bool)
+        and value == value
+    )
 
 
 def _described(kind: str, low: Any, high: Any) -> str:
@@ -179,11 +188,11 @@ def tuple_of(accepts: Accepts, what: str, lengths: Collection[int] | None = None
     return accepts.such(what=what, test=test)
 
 
-positive = integer(1)
-natural = integer(0)
-fraction = number(0, 1)
-flag = Accepts("True or False", lambda v: isinstance(v, bool), TypeError)
-function = Accepts("a function", callable, TypeError)
+positive: Accepts = integer(1)
+natural: Accepts = integer(0)
+fraction: Accepts = number(0, 1)
+flag: Accepts = Accepts("True or False", lambda v: isinstance(v, bool), TypeError)
+function: Accepts = Accepts("a function", callable, TypeError)
 
 
 def check_fields(value: Any) -> None:

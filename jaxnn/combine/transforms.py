@@ -139,7 +139,7 @@ class Ensemble(Wrapper):
         return jax.vmap(member)(members)
 
 
-POLICIES = {"nothing": None, "products": dear}
+POLICIES: dict[str, Any] = {"nothing": None, "products": dear}
 
 
 class Remat(Wrapper):

@@ -206,6 +206,6 @@ def test_a_state_whose_memory_a_step_took():
     ts = program.init(jax.random.key(0), (X, Y))
     old = ts.params
     train.make_step(program)(ts, (X, Y))
-    text = r"given to a training step.*jax.tree.map\(jnp.copy, ts"
+    text = r"donated to a training step.*jax.tree.map\(jnp.copy, ts"
     with pytest.raises((ValueError, RuntimeError), match=text):  # JAX's type, by how it runs
         NET.apply(old, X)

@@ -63,7 +63,10 @@ def test_an_empty_batch_gives_an_empty_one(case: Case):
 
     whole = ("BatchNorm", "Mixture") if not isinstance(case.layer, nn.Inference) else ()
     if any(name in case.name or name in repr(case.layer) for name in whole):
-        with pytest.raises(ValueError, match=r"empty batch, float32\[0,|at least one token, got"):
+        with pytest.raises(
+            ValueError,
+            match=r"at least one (element|step|token).*float32\[0,",
+        ):
             jax.eval_shape(run, KEY)
         return
     for y in jax.tree.leaves(jax.eval_shape(run, KEY)):

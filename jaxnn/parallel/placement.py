@@ -132,7 +132,7 @@ class Placement:
 
     # ---- what a run calls outside of compiled code ----
 
-    def init(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
+    def first_state(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
         """The state before the first step, of which each device draws its own parts.
 
         No device holds a whole array that is split. Parameters of one shape and initializer are

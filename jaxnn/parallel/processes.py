@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ..train.agreement import is_peer_lost, peer_lost
+from ..train.interruption import is_peer_lost, peer_lost
 
 
 def initialize(

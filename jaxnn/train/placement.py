@@ -18,7 +18,7 @@ class SingleDevice:
     code, the others outside.
     """
 
-    def init(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
+    def first_state(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
         """The state before the first step, in memory that a step may take.
 
         Args:
@@ -35,7 +35,7 @@ class SingleDevice:
         """Shapes and types with the sharding that the arrays are to have.
 
         Args:
-            program, key, batch: as for `init`.
+            program, key, batch: as for `first_state`.
             tree: `{"state": ..., "memories": ...}`: shapes and types of a state, and of what hooks
                 keep of it.
         """

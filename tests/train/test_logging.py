@@ -24,8 +24,8 @@ RECORDS = [{"epoch": n, "step": 10 * n, "loss": 1 / n} for n in range(1, 5)]
 CONFIG = {"model": {"type": "MLP", "width": 8}, "seed": 0}
 
 
-def write(logger, records=RECORDS, step=None, config=None):
-    with logger.open(step, config) as log:
+def write(logger, records=RECORDS, step=None, config=None, history=()):
+    with logger.open(step, config, history) as log:
         for record in records:
             log(record)
 
@@ -78,7 +78,7 @@ def test_lines_are_never_mixed_or_lost(tmp_path):
         write(lines)
     assert str(error.value) == (
         f"cannot write metrics to {tmp_path / 'm.jsonl'}: it has the lines of another run, which "
-        "are never mixed. The lines before are whole: make room there, or write to another file"
+        "are never mixed. The lines before are complete: make room there, or write to another file"
     )
     with pytest.raises(OSError, match=r"cannot write metrics to .*: No such file or directory\."):
         write(JsonLines(tmp_path / "none" / "m.jsonl"))
@@ -140,10 +140,10 @@ def test_tensorboard_reads_them_back(tmp_path):
     scalars, starts = events(tmp_path / "tb")
     assert scalars == [("loss", 10, 0.5)] and starts == []
     assert not [one for one in threading.enumerate() if one.name.startswith("jaxnn-log")]
-    write(board, [{"step": 11, "loss": 0.25}], step=10)
+    write(board, [{"step": 11, "loss": 0.25}], 10, history=[{"step": 10, "loss": 0.5}])
     scalars, starts = events(tmp_path / "tb")
     assert sorted(scalars) == [("loss", 10, 0.5), ("loss", 11, 0.25)]
-    assert starts == [11]  # what has this step or a later one is forgotten
+    assert starts == [0]  # what has this step or a later one is forgotten
 
 
 def test_tensorboard_has_no_step_twice_after_a_run_is_resumed(tmp_path):
@@ -152,7 +152,9 @@ def test_tensorboard_has_no_step_twice_after_a_run_is_resumed(tmp_path):
     write(board, RECORDS)
     (file,) = (tmp_path / "tb[1]").iterdir()
     file.write_bytes(file.read_bytes() + b"\x20\0\0")  # torn by a kill
-    write(board, RECORDS[2:], step=20)
+    (tmp_path / "tb[1]" / "events.out.tfevents.1.of-the-user").write_bytes(b"")  # is kept
+    write(board, RECORDS[2:], step=20, history=RECORDS[:2])
+    assert len([*(tmp_path / "tb[1]").iterdir()]) == 2
     scalars, _ = events(tmp_path / "tb[1]")
     wanted = [(name, r["step"], r[name]) for r in RECORDS for name in ("epoch", "loss")]
     assert sorted(scalars) == sorted(
@@ -332,7 +334,7 @@ class Server:
     def __init__(self, dies=99, hangs=False):
         self.dies, self.hangs, self.got, self.gone = dies, hangs, [], threading.Event()
 
-    def connect(self):
+    def connect(self, note):
         def log(record):
             if self.hangs:
                 self.gone.wait(20)
@@ -343,7 +345,7 @@ class Server:
         return log, lambda: self.got.append("closed")
 
     def open(self, step=None, config=None, history=()):
-        return tracking._in_thread("the server", self.connect, history, [])
+        return tracking._in_thread("the server", self.connect, history)
 
 
 def test_a_server_that_dies_is_reported_once(tmp_path):

@@ -6,13 +6,12 @@ What a step computes depends on the key, the number of the step, and the batch a
 """
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ..data.accept import as_source, is_resumable
+from ..data.accept import as_source
 from ..data.augmented import Augmented
 from ..data.order import epoch_order
 from ..data.prefetch import prefetched
@@ -76,16 +75,6 @@ class Loader:
     def ends_epoch(self) -> bool:
         """Return whether an epoch of unknown length ended with the last batch."""
         return False
-
-    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
-        """Return the batches of each of `count` steps again; None if that is impossible.
-
-        Args:
-            step: The number of steps before them.
-            count: The number of steps.
-            position: The position of the source there, None if it is not known.
-        """
-        return (self.take(step + i, 1) for i in range(count))
 
     def position(self) -> Position | None:
         """Return the position of the source; None if it follows from the step."""
@@ -193,18 +182,6 @@ class SourceLoader(Loader):
                 self.close()
                 return True
         return False
-
-    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
-        """Return the batches of each step, read again; None if the position is not known."""
-        if not is_resumable(self._source) or (step > 0 and position is None):
-            return None
-
-        def read() -> Iterator[Batches]:
-            with contextlib.closing(self._open(position)) as batches:
-                for _, batch in zip(range(count), batches, strict=False):
-                    yield Batches(self._placed(batch), 1, row_count(batch))
-
-        return read()
 
     def position(self) -> Position | None:
         """Return the position of the training: what was read ahead counts as not read."""

@@ -23,6 +23,7 @@ from ..files.reading import MEGABYTE, FileError, parse_json, read_bytes
 from ..files.replacing import replace
 
 Numbers: TypeAlias = dict[str, Any]
+Config: TypeAlias = Mapping[str, Any] | None
 Log: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 LARGEST = 512 * MEGABYTE  # bytes of a file of metrics
@@ -33,7 +34,7 @@ class Logger(Protocol):
     """A place for the records of a run."""
 
     def open(
-        self, step: int | None, config: Mapping[str, Any] | None, history: Sequence[Numbers]
+        self, step: int | None, config: Config, history: Sequence[Numbers]
     ) -> AbstractContextManager[Log]:
         """Return a context with the function that takes each record, a dict with its `step`.
 
@@ -62,10 +63,7 @@ class JsonLines:
 
     @contextlib.contextmanager
     def open(
-        self,
-        step: int | None = None,
-        config: Mapping[str, Any] | None = None,
-        history: Sequence[Numbers] = (),
+        self, step: int | None = None, config: Config = None, history: Sequence[Numbers] = ()
     ) -> Iterator[Log]:
         """Return the function that appends a record; with `step`, later records are removed first.
 

@@ -1,7 +1,7 @@
 """Loggers that show a run in other tools: TensorBoard, Weights & Biases, MLflow.
 
-Each writes from a thread, so that a slow server costs no training time. If one fails, a warning
-reports it once, and it gets no more records: the JSON lines of the run have all metrics.
+Each writes from a thread, so that a slow server costs no training time. If one fails, its function
+of records raises the error at each call, which `train.Log` reports once.
 
 A run that is resumed repeats the steps after its last checkpoint, with the same numbers. No logger
 holds such a step twice: what can be removed is removed, and what cannot is not sent again.
@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import queue
@@ -24,7 +25,7 @@ from typing import Any, ClassVar, Literal
 
 from ..files.plain import quoted
 from ..installation import missing
-from .logging import Log, Numbers
+from .logging import Config, Log, Numbers
 
 PATIENCE = 30.0  # seconds that the end of a run waits for a logger
 
@@ -39,24 +40,16 @@ class _Tracker:
     """The module to import, what it writes, and the package to install."""
 
     def open(
-        self,
-        step: int | None = None,
-        config: Mapping[str, Any] | None = None,
-        history: Sequence[Numbers] = (),
+        self, step: int | None = None, config: Config = None, history: Sequence[Numbers] = ()
     ) -> AbstractContextManager[Log]:
         """As `Logger.open`. Raises ImportError if the library is not installed."""
         module, what, package = self.library
         if importlib.util.find_spec(module) is None:
             raise missing(f"{what} are written by", package, "logging")
-        connect = functools.partial(self._connect, step, config or {})
-        return _in_thread(self._title(), connect, history)
+        return in_thread(functools.partial(self._connect, step, config or {}), history)
 
-    def _title(self) -> str:
-        """Return what warnings call the tool."""
-        raise NotImplementedError
-
-    def _connect(self, step: int | None, config: Mapping[str, Any], note: Any) -> Opened:
-        """Connect to the tool, in the thread; a text passed to `note` becomes a warning."""
+    def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
+        """Connect to the tool, in the thread."""
         raise NotImplementedError
 
 
@@ -73,10 +66,7 @@ class TensorBoard(_Tracker):
     folder: str | os.PathLike[str]
     library: ClassVar = ("tensorboardX", "TensorBoard's files", "tensorboardX")
 
-    def _title(self) -> str:
-        return f"TensorBoard in {os.fspath(self.folder)}"
-
-    def _connect(self, step: int | None, config: Mapping[str, Any], note: Any) -> Opened:
+    def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         from tensorboardX import SummaryWriter
 
         for file in Path(self.folder).glob("*tfevents*.jaxnn") if step is not None else ():
@@ -118,10 +108,7 @@ class WandB(_Tracker):
     mode: Literal["online", "offline"] = "online"
     library: ClassVar = ("wandb", "Weights & Biases' files", "wandb")
 
-    def _title(self) -> str:
-        return f"Weights & Biases of {self.project}"
-
-    def _connect(self, step: int | None, config: Mapping[str, Any], note: Any) -> Opened:
+    def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         import wandb  # pyright: ignore[reportMissingImports]
 
         begin = functools.partial(
@@ -139,10 +126,11 @@ class WandB(_Tracker):
         except Exception as error:
             if offline:
                 raise
-            note(
-                f"{self._title()} continues offline, since its server does not answer: "
-                f"{_cause(error)}. Write wandb sync {quoted(Path(self.folder, 'wandb'))} when it "
-                "does"
+            warnings.warn(
+                f"Weights & Biases of {self.project} continues offline, since its server does not "
+                f"answer: {type(error).__name__}: {error!s:.300}. Write wandb sync "
+                f"{quoted(Path(self.folder, 'wandb'))} when it does",
+                stacklevel=2,
             )
             run = begin(mode="offline")  # the id is still in use
         # Online wandb knows where the run is. What an offline run sent is in files of another
@@ -181,10 +169,7 @@ class MLflow(_Tracker):
     run: str | None = None
     library: ClassVar = ("mlflow", "MLflow's runs", "mlflow-skinny")
 
-    def _title(self) -> str:
-        return f"MLflow at {self.uri}"
-
-    def _connect(self, step: int | None, config: Mapping[str, Any], note: Any) -> Opened:
+    def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         from mlflow import MlflowClient  # pyright: ignore
         from mlflow.entities import Metric, Param  # pyright: ignore
 
@@ -217,45 +202,31 @@ class MLflow(_Tracker):
 
 
 @contextlib.contextmanager
-def _in_thread(
-    name: str, connect: Callable[[Any], Opened], history: Sequence[Numbers]
-) -> Iterator[Log]:
+def in_thread(connect: Callable[[], Opened], history: Sequence[Numbers]) -> Iterator[Log]:
     """Return a function that hands records to a thread, which takes those of `history` first.
 
     Args:
-        name: What warnings call the logger.
-        connect: Called in the thread, with a function that notes the text of a warning.
+        connect: Called in the thread.
         history: The records before; the logger skips those that it has.
     """
     waiting: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
-    noted: queue.SimpleQueue[str] = queue.SimpleQueue()
-    failed = threading.Event()
+    errors: list[Exception] = []
 
     def work() -> None:
         try:
-            log, close = connect(noted.put)
-            for record in history:
-                log(record)
-            while (record := waiting.get()) is not None:
+            log, close = connect()
+            for record in itertools.chain(history, iter(waiting.get, None)):
                 log(record)
             close()
         except Exception as error:
-            failed.set()
-            noted.put(
-                f"{name} gets no more records: {_cause(error)}. The run continues, and its JSON "
-                "lines have all metrics"
-            )
-
-    def report() -> None:
-        while not noted.empty():
-            warnings.warn(noted.get(), stacklevel=3)
+            errors.append(error)
 
     def log(record: Mapping[str, Any]) -> None:
-        report()
-        if not failed.is_set():
-            waiting.put(dict(record))
+        for error in errors:
+            raise error
+        waiting.put(dict(record))
 
-    thread = threading.Thread(target=work, name=f"jaxnn-log {name}", daemon=True)
+    thread = threading.Thread(target=work, name="jaxnn-log", daemon=True)
     thread.start()
     try:
         yield log
@@ -263,17 +234,9 @@ def _in_thread(
         waiting.put(None)
         thread.join(PATIENCE)
         if thread.is_alive():
-            noted.put(
-                f"{name} lacks records: it did not take the last ones in {PATIENCE:g} s. The JSON "
-                "lines have all metrics"
-            )
-        report()
-
-
-def _cause(error: Exception) -> str:
-    """Return what went wrong, on one line of a readable length."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}"
+            errors.append(TimeoutError(f"it did not take the last records in {PATIENCE:g} s"))
+        for error in errors:
+            raise error
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:

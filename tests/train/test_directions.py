@@ -225,7 +225,7 @@ def test_early_stopping_waits_for_a_margin():
     values = [3.0, 1.0, 2.0, 0.95, 1.5, 0.94, 1.1]
     stop = train.EarlyStopping("f1", patience=2, margin=0.1, maximize=False)
     assert len(run(values, stop)) == 4
-    with pytest.raises(ValueError, match="EarlyStopping.patience must be an int >= 1, got 0"):
+    with pytest.raises(ValueError, match=r"EarlyStopping.patience must be an int >= 1, got 0"):
         train.EarlyStopping(patience=0)
 
 
@@ -278,5 +278,5 @@ def test_a_run_resumed_with_another_best_compares_by_that_alone(tmp_path):
 def test_a_loss_scale_that_could_never_come_down_is_refused():
     with pytest.raises(ValueError, match="initial is a finite number >= 1, got inf"):
         train.dynamic_loss_scale(optax.sgd(0.1), initial=float("inf"))
-    with pytest.raises(ValueError, match="EarlyStopping.margin must be a number >= 0, got nan"):
+    with pytest.raises(ValueError, match=r"EarlyStopping.margin must be a number >= 0, got nan"):
         train.EarlyStopping(margin=float("nan"))

@@ -3,13 +3,13 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
 from ...validation import Accepts
-from ..logging import JsonLines, Logger, Numbers
+from ..logging import Config, JsonLines, Logger, Numbers
 from ..record import Event
 from .hook import Hook, warn
 
@@ -44,11 +44,9 @@ class Log(Hook):
     """
 
     loggers: tuple[Logger, ...]
-    config: Mapping[str, Any] | None = None
+    config: Config = None
 
-    def __init__(
-        self, *loggers: str | os.PathLike[str] | Logger, config: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, *loggers: str | os.PathLike[str] | Logger, config: Config = None) -> None:
         made = (JsonLines(one) if isinstance(one, str | os.PathLike) else one for one in loggers)
         object.__setattr__(self, "loggers", tuple(A_LOGGER(one, "Log.loggers") for one in made))
         object.__setattr__(self, "config", config)
@@ -83,36 +81,34 @@ class _Logging(Hook):
 def _offering(logger: Logger, *given: Any) -> Iterator[Callable[[Numbers], None]]:
     """Return a function that passes a record to a logger, and keeps it until it is taken."""
     waiting: list[Numbers] = []
-    context, errors = logger.open(*given), 0
+    errors: list[str] = []
+    context = logger.open(*given)
     log = context.__enter__()
 
-    def offer(*records: Numbers) -> None:
-        nonlocal errors
-        waiting.extend(records)
+    @contextlib.contextmanager
+    def attempt(then: str) -> Iterator[None]:
         try:
+            yield
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {' '.join(str(error).split()):.300}")
+            if errors[-1] not in errors[:-1]:
+                warn(f"the logger {logger!r} failed ({errors[-1]}); {then}")
+
+    def offer(*records: Numbers) -> None:
+        waiting.extend(records)
+        with attempt("the run continues, and each record tries again"):
             while waiting:
                 log(waiting[0])
                 waiting.pop(0)
-        except Exception as error:
-            errors += 1
-            if errors == 1:
-                report(error, "the run continues, and the next record tries again")
-
-    def report(error: Exception, then: str) -> None:
-        warn(f"the logger {logger!r} failed ({type(error).__name__}: {error}); {then}")
 
     try:
         yield offer
     finally:
         offer()
-        lost = [f"{record['step']:.0f}" for record in waiting]
-        try:
+        with attempt("its last records may be missing"):
             context.__exit__(None, None, None)
-        except Exception as error:
-            report(error, "its last records may be missing")
-        if lost:
+        if waiting:
             warn(
-                f"the logger {logger!r} lacks the records after the steps {', '.join(lost[:5])}"
-                f"{', ...' * (len(lost) > 5)}, which are in the history of the run; if the run has "
-                "train.Checkpoints, the same call writes them"
+                f"the logger {logger!r} lacks {len(waiting)} records, which are in the history of "
+                "the run; if the run has train.Checkpoints, the same call writes them"
             )

@@ -344,7 +344,7 @@ def test_bad_lengths_and_hooks():
         train.fit(fine, key=KEY, steps=1, hooks=[3])
     with pytest.raises(
         ValueError,
-        match=r"'validation_loss' is not a metric of this run, which has loss; write EarlyStopping\('loss'\)",
+        match=r"'validation_loss' is not a metric of .*; write EarlyStopping\('loss'\)",
     ):
         watch = [train.EarlyStopping("validation_loss")]
         train.fit(fine, key=KEY, steps=1, hooks=watch, progress=False)

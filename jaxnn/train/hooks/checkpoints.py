@@ -39,6 +39,7 @@ from ..state import is_key
 from .hook import MAXIMIZE, Hook, is_maximized, title, warn
 
 LOCK = "run.lock"
+EVERY = instance(Every, "a train.Every", "write every=train.Every(epochs=1)")
 
 
 class Checkpoints(Value, Hook):
@@ -72,9 +73,7 @@ class Checkpoints(Value, Hook):
     """
 
     folder: str
-    every: Annotated[
-        Every, instance(Every, "a train.Every", "write every=train.Every(epochs=1)")
-    ] = Every(minutes=5.0)  # type: ignore[assignment]
+    every: Annotated[Every, EVERY] = Every(minutes=5.0)  # type: ignore[assignment]
     keep: Annotated[int, positive] = 3
     best: str | None = None
     maximize: Annotated[bool | None, MAXIMIZE] = None
@@ -300,7 +299,7 @@ class _Saving(Hook):
         scored = {"metric": settings.best, "maximize": settings.maximize}
         scored["score"] = -math.inf if score is None else score
         try:
-            checkpoint.write(self._plain / str(step), tree, run | progress, scored)
+            checkpoint.write(self._plain / str(step), tree, {**run, **progress}, scored)
             self._saved = step
             if self._first:
                 self._remove_old()

@@ -27,6 +27,17 @@ FINISHED = (
     "jaxnn/generation",
     "jaxnn/layers",
     "jaxnn/models",
+    "jaxnn/parallel",
+    "jaxnn/train/checkpoint.py",
+    "jaxnn/train/every.py",
+    "jaxnn/train/fit.py",
+    "jaxnn/train/hooks",
+    "jaxnn/train/interruption.py",
+    "jaxnn/train/loading.py",
+    "jaxnn/train/logging.py",
+    "jaxnn/train/record.py",
+    "jaxnn/train/run.py",
+    "jaxnn/train/tracking.py",
 )
 
 # What to write instead of each phrase.

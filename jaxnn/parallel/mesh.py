@@ -55,7 +55,7 @@ def mesh(**axes: int) -> Mesh:
     if processes > 1 and count < devices:
         raise ValueError(
             f"{_written(axes)} has {count} devices, but the {processes} processes have {devices}, "
-            "and each takes part with all of its own: write -1 for an axis"
+            "and each must contribute all of its devices: write -1 for an axis"
         )
     types = (AxisType.Auto,) * len(sizes)
     used = jax.devices()[:count]

@@ -48,8 +48,8 @@ def initialize(
 
     Reference: `jax.distributed.initialize`, which it calls.
     """
-    given: Any = coordinator, processes, index
-    found = from_environment(os.environ) if given == (None, None, None) else given
+    given = coordinator, processes, index
+    found: Any = from_environment(os.environ) if given == (None, None, None) else given
     if found is None:
         return
     if found:

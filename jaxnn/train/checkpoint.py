@@ -35,8 +35,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
 from ..data.accept import as_source, fingerprint_of
 from ..explain.text import describe
@@ -68,13 +66,8 @@ PROGRESS: dict[str, Any] = {
     "versions": {str: str},
     "forced": [[str]],
 }
-# Settings of JAX that change the numbers of a program.
-SETTINGS = (
-    "jax_enable_x64",
-    "jax_default_matmul_precision",
-    "jax_threefry_partitionable",
-    "jax_numpy_dtype_promotion",
-)
+# Settings of JAX that change the numbers of a program, without the prefix "jax_".
+SETTINGS = "enable_x64 default_matmul_precision threefry_partitionable numpy_dtype_promotion"
 
 
 class Damaged(FileError):
@@ -97,21 +90,15 @@ def identity(run: Any) -> dict[str, Any]:
         "key": checksum(run.key),
         "batch_size": repr(run.batch_size),
         "every": repr(run.stated_every),
-        "settings": {name: repr(getattr(jax.config, name)) for name in SETTINGS},
+        "settings": {name: repr(getattr(jax.config, f"jax_{name}")) for name in SETTINGS.split()},
     }
 
 
 def environment() -> dict[str, str]:
     """Return the versions and the device, which change the numbers of a run by rounding."""
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": version("jaxlib"),
-        "numpy": np.__version__,
-        "optax": optax.__version__,
-        "jaxnn": __version__,
-        "device": jax.devices()[0].device_kind,
-    }
+    libraries = {name: version(name) for name in ("jax", "jaxlib", "numpy", "optax")}
+    own = {"jaxnn": __version__, "device": jax.devices()[0].device_kind}
+    return {"python": platform.python_version(), **libraries, **own}
 
 
 def changes(
@@ -244,13 +231,7 @@ def read_arrays(folder: Path, title: str, like: Any, about: Mapping[str, Any]) -
     spare = [path for path in arrays if path.startswith("memories/") and path not in declared]
     for path in spare:
         arrays.pop(path)
-    wanted = {path: describe(leaf) for path, leaf in declared.items()}
-    if wanted != arrays:
-        lines = [
-            f"{path}: wanted {wanted.get(path, 'nothing')}, got {arrays.get(path, 'nothing')}"
-            for path in {**wanted, **arrays}
-            if wanted.get(path) != arrays.get(path)
-        ]
+    if lines := differences(arrays, {path: describe(leaf) for path, leaf in declared.items()}):
         raise FileError(
             f"{folder} is a checkpoint of another program: {listed(lines)}. It was written for "
             f"{about['program']:.400}, and this is {title:.400}: name another folder"

@@ -71,9 +71,8 @@ def fit(
     """
     check_program(program, "fit")
     hooks = _with_defaults(as_hooks(hooks), validation, progress)
-    more = {"hooks": hooks, "every": every, "state": state, "placement": placement}
-    length = {"batch_size": batch_size, "epochs": epochs, "steps": steps}
-    run = Run(program, data, key, **length, **more)
+    length = batch_size, epochs, steps
+    run = Run(program, data, key, *length, hooks, every, state, placement)
     for _ in run.events():
         pass
     return run.state, [dict(record) for record in run.history]

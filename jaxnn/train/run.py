@@ -47,11 +47,23 @@ class _Opened:
     seen: Moment
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Run:
     """A run of a program: what `train.run` steps, and what its hooks see.
 
+    Args:
+        program: As for `train.run`.
+        data: As for `train.run`.
+        key: As for `train.run`.
+        batch_size: As for `train.run`.
+        epochs: As for `train.run`.
+        length: The number of steps, or None.
+        hooks: As for `train.run`.
+        stated_every: How often there is a record, as for `train.run`.
+        given: The state to begin with, until the hooks are open; or None.
+        placement: As for `train.run`.
+
     Attributes:
-        program, data, key, batch_size, placement, hooks: As given.
         state: The state after `step` steps.
         step: The number of steps that are done.
         rows: The number of rows trained on since the run was started or resumed.
@@ -64,55 +76,74 @@ class Run:
         stop: Why the run ended early, None if it did not.
         asked: Notes a signal that asks this process to stop.
         signal: The number of a signal that asks the run to stop, equal in all processes.
-        stated_every: How often there is a record, as given.
-        given: The state to begin with, until the hooks are open.
         position: The position of the data source that a resumed run begins at.
         checkpoint: Returns the newest checkpoint, or None.
-        steps: Its compiled steps, once the hooks are open.
         recorded_at: When the steps after the last record began, by `time.perf_counter`.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        data: Any,
-        key: jax.Array,
-        *,
-        batch_size: int | None,
-        epochs: int | None,
-        steps: int | None,
-        hooks: Sequence[Any],
-        every: Any,
-        state: Any,
-        placement: Any,
-    ) -> None:
-        check_program(program, "run")
-        self.program, self.data, self.key = program, data, as_key(key)
-        self.batch_size = batch_size
-        self.placement, self.given = placement, state
-        self.hooks = as_hooks(hooks)
-        words = np.asarray(kept_words(self.key))
-        self.loader, self._functions = loader_of(program, data, batch_size, words, placement)
+    program: Program
+    data: Any
+    key: jax.Array
+    batch_size: int | None
+    epochs: int | None
+    length: int | None
+    hooks: Any
+    stated_every: Any
+    given: Any
+    placement: Any
+
+    def __post_init__(self) -> None:
+        """Check how the parts fit together; nothing is computed."""
+        check_program(self.program, "run")
+        self.key, self.hooks = as_key(self.key), as_hooks(self.hooks)
+        self._words = np.asarray(kept_words(self.key))
+        parts = self.program, self.data, self.batch_size, self._words, self.placement
+        self.loader, self._functions = loader_of(*parts)
         self.steps_per_epoch = self.loader.steps_per_epoch
-        self._epochs, self._ended_epochs = epochs, 0
-        self.stated_every = every
-        self.total, self.every = _length(epochs, steps, every, self.loader, data)
+        self.total, self.every = self._lengths()
+        kinds = [type(hook).__name__ for hook in self.hooks]
+        self._labels = [f"{kind}/{kinds[:i].count(kind)}" for i, kind in enumerate(kinds)]
         self.state: Any = None
-        self.step, self.rows, self.history = 0, 0, []
+        self.step, self.rows, self._ended_epochs = 0, 0, 0
+        self._at_end = True  # of an epoch of unknown length
+        self.history: list[Record] = []
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
         self.stop: str | None = None
         self._stopped_by, self.asked, self.signal = "", Asked(), None
-        self._at_end = True  # of an epoch of unknown length
-        self.tally, self._restored = Tally(), {}
-        kinds = [type(hook).__name__ for hook in self.hooks]
-        self._labels = [f"{kind}/{kinds[:i].count(kind)}" for i, kind in enumerate(kinds)]
+        self.tally, self.position, self._restored = Tally(), None, {}
         self._opened: list[_Opened] = []
         self.checkpoint: Callable[[], Path | None] = lambda: None
-        self.position, self._words = None, words
-        self.steps: Any = None
         self._clock = self._before = 0.0
         self._began = self.recorded_at = time.perf_counter()
+
+    def _lengths(self) -> tuple[int | None, Every]:
+        """Return the number of steps, None if it is not known, and how often there is a record."""
+        epochs, loader, every = self.epochs, self.loader, self.stated_every
+        if (epochs is None) == (self.length is None):
+            given = "neither" if epochs is None else "both"
+            raise ValueError(
+                f"the length of a run is epochs= or steps=, got {given}; write epochs=10 or "
+                "steps=1000"
+            )
+        every = every if every is None or isinstance(every, Every) else Every(steps=every)
+        if not loader.has_epochs and (epochs is not None or (every and every.epochs)):
+            raise ValueError(
+                "there are no epochs without data of known length; write steps=1000, and every=100"
+            )
+        if epochs is None:
+            total: int | None = natural(self.length, "steps")
+        else:
+            total = natural(epochs, "epochs") * (loader.steps_per_epoch or 0)
+        if epochs is not None and loader.steps_per_epoch is None:
+            total = None
+            if isinstance(self.data, Iterator) and epochs > 1:
+                raise ValueError(
+                    f"{self.data!r:.80} is read once, so it has one epoch, got epochs={epochs}; "
+                    "write epochs=1, steps=, or pass a function that returns a new iterator"
+                )
+        by_default = Every(epochs=1) if loader.has_epochs else Every(steps=max(total or 1, 1))
+        return total, every or by_default
 
     @property
     def epoch(self) -> int | None:
@@ -129,7 +160,7 @@ class Run:
         if self.stop is not None:
             return True
         if self.total is None:
-            return self._ended_epochs == self._epochs
+            return self._ended_epochs == self.epochs
         return self.step >= self.total
 
     def seconds(self) -> float:
@@ -265,8 +296,7 @@ class Run:
 
     def _check(self) -> Callable[[int], int]:
         """Trace the steps, check the hooks, and return the end of a dispatch by its beginning."""
-        parts = self.program, self.loader, self._functions, self._words, self.placement
-        self.steps = Steps(*parts)
+        self._steps = Steps(self.program, self.loader, self._functions, self._words, self.placement)
         hooks = [one.hook for one in self._opened]
         everys = [self.every, *(hook.every for hook in hooks if hook.every is not None)]
         further = tuple(end for hook in hooks for end in hook.ends)
@@ -278,7 +308,7 @@ class Run:
 
         if not self.is_over:
             # Of the first dispatch, also in a resumed run, whose other dispatches end alike.
-            metrics = self.steps.check(self.state, ends()(0))
+            metrics = self._steps.check(self.state, ends()(0))
             self.names |= metrics.keys()
             self.directions |= directions(metrics)
             for one in self._opened:
@@ -289,7 +319,7 @@ class Run:
     def _dispatch(self, end: int) -> Any:
         """Take the steps until `end`, or fewer, and return what is ready when they are done."""
         batches = self.loader.take(self.step, end - self.step)
-        self.state, metrics = self.steps(self.state, self.step, batches)
+        self.state, metrics = self._steps(self.state, self.step, batches)
         self.tally.add(metrics, batches.rows)
         self.step += batches.steps
         self.rows += batches.steps * batches.rows
@@ -328,38 +358,6 @@ class Run:
                 self.history[-1].plain()  # the device has it by now
             self.history.append(record)
         return Event(self, record, is_record)
-
-
-def _length(
-    epochs: Any, steps: Any, every: Any, loader: Any, data: Any
-) -> tuple[int | None, Every]:
-    """Return the number of steps of a run, and how often there is a record.
-
-    The number is None if the lengths of the epochs are unknown.
-    """
-    if (epochs is None) == (steps is None):
-        given = "neither" if epochs is None else "both"
-        raise ValueError(
-            f"the length of a run is epochs= or steps=, got {given}; write epochs=10 or steps=1000"
-        )
-    if every is not None and not isinstance(every, Every):
-        every = Every(steps=every)
-    if not loader.has_epochs and (epochs is not None or (every and every.epochs)):
-        raise ValueError(
-            "there are no epochs without data of known length; write steps=1000, and every=100"
-        )
-    total = natural(steps, "steps") if epochs is None else natural(epochs, "epochs")
-    if epochs is not None and loader.steps_per_epoch is None:
-        if isinstance(data, Iterator) and epochs > 1:
-            raise ValueError(
-                f"{data!r:.80} is read once, so it has one epoch, got epochs={epochs}; write "
-                "epochs=1, steps=, or pass a function that returns a new iterator"
-            )
-        total = None
-    elif epochs is not None:
-        total *= loader.steps_per_epoch
-    by_default = Every(epochs=1) if loader.has_epochs else Every(steps=max(total or 1, 1))
-    return total, every or by_default
 
 
 def run(
@@ -416,6 +414,5 @@ def run(
     2 0.25 0.75
     4 0.0625 0.1875
     """
-    more = {"hooks": hooks, "every": every, "state": state, "placement": placement}
-    length = {"batch_size": batch_size, "epochs": epochs, "steps": steps}
-    return Run(program, data, key, **length, **more).events()
+    length = batch_size, epochs, steps
+    return Run(program, data, key, *length, hooks, every, state, placement).events()

@@ -259,7 +259,7 @@ def test_a_forced_run_says_what_differs_and_every_later_checkpoint_records_it(tm
 
 def test_other_versions_are_a_warning(tmp_path, monkeypatch, uninterrupted):
     fit(tmp_path, 2)
-    monkeypatch.setattr(jax, "__version__", "0.0.1")
+    monkeypatch.setattr(checkpoint, "version", lambda name: "0.0.1")
     with pytest.warns(RuntimeWarning, match=r"other versions, so that .*: jax: recorded .*0.0.1"):
         assert digest(*fit(tmp_path, 5)) == uninterrupted
 
@@ -532,13 +532,15 @@ def test_a_checkpoint_of_another_program_is_refused_path_by_path(tmp_path):
         fit(tmp_path, 2, net=other, force=True)
     message = str(caught.value)
     assert "is a checkpoint of another program" in message
-    assert "state/params/0/w: wanted float32[8,5], got float32[8,16]" in message
-    assert "state/params/4/b: wanted nothing, got float32[3]" in message
+    assert "state/params/0/w: recorded float32[8,16], now float32[8,5]" in message
+    assert "state/params/4/b: recorded float32[3], now nothing" in message
     assert (
         "It was written for Minimize(objective=SupervisedLoss(Sequential(Dense(16), BatchNorm()"
         in message
     )
-    with pytest.raises(ValueError, match=r"opt_state/0/mu/0/b: wanted nothing, got float32"):
+    with pytest.raises(
+        ValueError, match=r"opt_state/0/mu/0/b: recorded float32\[16\], now nothing"
+    ):
         fit(tmp_path, 2, optimizer=optax.sgd(0.1), force=True)
     assert names(tmp_path) == ["6", "run.lock"]
 

@@ -110,7 +110,7 @@ def line(record: Mapping[str, Any], total: int | None, left: float | None = None
 
 
 def _display() -> Callable[[int | None, int], contextlib.AbstractContextManager[Show]]:
-    """Return the display that fits where standard output goes."""
+    """Return the display that fits standard output."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if type(shell).__name__ == "ZMQInteractiveShell":
         return _in_notebook

@@ -279,8 +279,8 @@ def _check_seal(folder: Path) -> None:
         sealed = dict(read_json(folder / SEAL, LARGEST))
     except FileNotFoundError:
         return
-    except (ValueError, TypeError) as error:
-        raise Damaged(f"{SEAL} cannot be read: {cause(error)}") from None
+    except (ValueError, TypeError):
+        sealed = {SEAL: "unreadable"}
     # A file that is not in the seal was left by something else, such as a file manager.
     found = _checksums(folder)
     if wrong := [name for name in sorted(sealed) if found.get(name) != sealed[name]]:

@@ -157,13 +157,13 @@ def _lines(file: str | os.PathLike[str]) -> list[bytes]:
 def _record(line: bytes, file: str | os.PathLike[str]) -> Numbers:
     try:
         record = parse_json(line)
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int | float):
-            raise ValueError("it has no step")
-    except ValueError as error:
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int | float):
         raise FileError(
             f"{os.fspath(file)} has a line that is not a record of a run: {line[:80]!r}; expected "
             'an object with a "step". Remove the line, or write metrics to another file'
-        ) from error
+        )
     return {
         name: UNFINITE.get(item, item) if isinstance(item, str) else item
         for name, item in record.items()

@@ -38,6 +38,8 @@ class _Tracker:
 
     library: ClassVar[tuple[str, str, str]]
     """The module to import, what it writes, and the package to install."""
+    _connect: Any
+    """Connects to the tool, in the thread, given the step and the configuration of a run."""
 
     def open(
         self, step: int | None = None, config: Config = None, history: Sequence[Numbers] = ()
@@ -47,10 +49,6 @@ class _Tracker:
         if importlib.util.find_spec(module) is None:
             raise missing(f"{what} are written by", package, "logging")
         return in_thread(functools.partial(self._connect, step, config or {}), history)
-
-    def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
-        """Connect to the tool, in the thread."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ class EarlyStopping(Value, Hook):
 
     def check(self, run: Any) -> None:
         """Raise ValueError for a metric that the run does not have, or that has no direction."""
-        self._maximize(run)
+        is_maximized(self.metric, run, self.maximize, "EarlyStopping({!r})")
 
     def begin(self, state: Any) -> dict[str, Any]:
         """Return the best score, smaller for better, and the records without a better one."""
@@ -47,7 +47,7 @@ class EarlyStopping(Value, Hook):
 
     def see(self, memory: Any, event: Event) -> tuple[Any, Stop | None]:
         """Compare the metric with the best one, and stop after `patience` records."""
-        maximize = self._maximize(event.run)
+        maximize = event.directions[self.metric] if self.maximize is None else self.maximize
         score, best = badness(event.metrics[self.metric], maximize), memory["best"]
         if score < best - self.margin:
             return {"best": score, "waited": 0}, None
@@ -57,6 +57,3 @@ class EarlyStopping(Value, Hook):
         better = f"become better than {-best if maximize else best:.4g}"
         failure = better if best < math.inf else "been finite"
         return memory, Stop(f"{self.metric} has not {failure} for {memory['waited']} records")
-
-    def _maximize(self, run: Any) -> bool:
-        return is_maximized(self.metric, run, self.maximize, "EarlyStopping({!r})")

@@ -106,7 +106,7 @@ def _sides(depth: int) -> dict[str, Callable[[], Any]]:
     y = random.integers(WIDTH, size=BATCH).astype(np.int32)
     program, placement = train.Supervised(net, _loss, optimizer), parallel.Placement(mesh, rules)
     batch = parallel.shard_batch((x, y), mesh)
-    state = placement.init(program, jax.random.key(0), batch)
+    state = parallel.init(program, jax.random.key(0), batch, placement)
     places = jax.tree.map(lambda array: array.sharding, state)
     compiled = train.make_step(program, placement=placement)
 

@@ -40,7 +40,11 @@ RENAMED = {
         "pack_weights": "save_weights",
     },
     "jaxnn.interop": {"pack_program": "export"},
-    "jaxnn.parallel": {"start": "initialize", "simulated": "abstract_mesh"},
+    "jaxnn.parallel": {
+        "create": "init",
+        "start": "initialize",
+        "simulated": "abstract_mesh",
+    },
     "jaxnn.sweep": {"Log": "LogUniform"},
     "jaxnn.data": {"Standardiser": "Standardizer", "hold_out": "split"},
     "jaxnn.experiment": {"Recipe": "Experiment", "Problem": "Experiment", "Program": "Experiment"},

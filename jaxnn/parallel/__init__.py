@@ -9,7 +9,7 @@ how, and the numbers stay those of one device:
 
 A loop written by hand has the same parts:
 
-    state = placement.init(program, key, batch)
+    state = parallel.init(program, key, batch, placement)
     step = train.make_step(program, placement=placement)
     for batch in batches:
         state, metrics = step(state, parallel.shard_batch(batch, placement.mesh))
@@ -18,14 +18,20 @@ A loop written by hand has the same parts:
 devices will exchange.
 """
 
-from .batches import shard_batch
 from .collectives import Collective, collectives
-from .mesh import abstract_mesh, mesh
-from .placement import Placement
+from .mesh import abstract_mesh, mesh, shard_batch
+from .placement import Placement, init
 from .plan import Plan, plan
 from .processes import initialize, is_first
-from .rules import DATA_PARALLEL, FSDP, FSDP_TENSOR_PARALLEL, TENSOR_PARALLEL, Rules, Split
-from .shardings import shardings
+from .rules import (
+    DATA_PARALLEL,
+    FSDP,
+    FSDP_TENSOR_PARALLEL,
+    TENSOR_PARALLEL,
+    Rules,
+    Split,
+    shardings,
+)
 
 __all__ = [
     "DATA_PARALLEL",
@@ -39,6 +45,7 @@ __all__ = [
     "Split",
     "abstract_mesh",
     "collectives",
+    "init",
     "initialize",
     "is_first",
     "mesh",

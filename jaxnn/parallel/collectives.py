@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-# An asynchronous operation counts where it is done.
+# An asynchronous operation counts when it is done.
 _KIND = (
     r"(?:ragged-)?all-to-all|all-gather|all-reduce|reduce-scatter|collective-(?:permute|broadcast)"
 )
@@ -24,14 +24,19 @@ _SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """How often one kind of exchange runs, and the bytes that each device receives in all."""
+    """How often one kind of exchange runs, and the bytes that each device receives in all.
+
+    Args:
+        times: The number of exchanges.
+        bytes: The number of bytes.
+    """
 
     times: int
     bytes: int
 
 
 def collectives(compiled: Any) -> dict[str, Collective]:
-    """What the devices exchange in one call of a compiled program, by XLA's name for it.
+    """Return what the devices exchange in one call of a compiled program, by XLA's name for it.
 
     An exchange inside a loop counts as often as the loop runs, or once if XLA does not know the
     number; each branch of a condition counts. Several arrays that are exchanged together count as
@@ -39,7 +44,7 @@ def collectives(compiled: Any) -> dict[str, Collective]:
     split becomes a `reduce-scatter` on a GPU or TPU.
 
     Args:
-        compiled: what `jax.jit(f).lower(...).compile()` returns.
+        compiled: What `jax.jit(f).lower(...).compile()` returns.
 
     >>> import jax, jax.numpy as jnp
     >>> collectives(jax.jit(jnp.sum).lower(jnp.ones(4)).compile())
@@ -57,7 +62,7 @@ def collectives(compiled: Any) -> dict[str, Collective]:
 
 
 def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """Each instruction with the name of its computation."""
+    """Yield each instruction with the name of its computation."""
     computation = ""
     for line in text.splitlines():
         if match := _COMPUTATION.match(line):
@@ -67,7 +72,7 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _times(lines: list[tuple[str, str]]) -> dict[str, int]:
-    """How often each computation runs."""
+    """Return how often each computation runs."""
     calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for computation, line in lines:
         called = [*_CALLED.findall(line)]
@@ -89,7 +94,7 @@ def _times(lines: list[tuple[str, str]]) -> dict[str, int]:
 
 
 def _bytes(shape: str) -> int:
-    """The bytes of arrays written as `f32[16,4]{1,0}`, alone or several in parentheses."""
+    """Return the bytes of arrays written as `f32[16,4]{1,0}`, alone or several in parentheses."""
     total = 0
     for kind, sizes in _SHAPE.findall(re.sub(r"/\*.*?\*/", "", shape)):
         bits = 8 if kind == "pred" else int(next(iter(re.findall(r"\d+", kind)), 0))

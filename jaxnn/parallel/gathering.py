@@ -1,4 +1,4 @@
-"""Gathering: parameters that the axes of a batch split are gathered where a layer uses them.
+"""Gathering: parameters that the axes of a batch split are gathered when a layer uses them.
 
 A mesh axis that splits a batch cannot split a weight in use: each device needs all of it for its
 rows. Left alone, XLA may exchange activations instead, which takes several times the traffic. So
@@ -41,7 +41,7 @@ Entries = tuple[Any, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Gathering:
-    """An interceptor by which networks gather their parameters, if these are part of a state.
+    """An interceptor that makes networks gather their parameters, if these are part of a state.
 
     The parameters of a network are found by their paths and shapes, since in a step they may be
     inside of transforms such as `jax.grad`. Inside of `jax.vmap` or `lax.scan` they have fewer axes
@@ -50,9 +50,9 @@ class Gathering:
     specs is evaluated as it is.
 
     Args:
-        mesh: the mesh.
-        leaves: the path, shape, and spec of each array of the state.
-        outer: the interceptor around the step, such as that of `nn.checkify`, which still sees
+        mesh: The mesh.
+        leaves: The path, shape, and spec of each array of the state.
+        outer: The interceptor around the step, such as that of `nn.checkify`, which still sees
             every layer; None by default.
     """
 
@@ -61,7 +61,7 @@ class Gathering:
     outer: Interceptor | None = None
 
     def __call__(self, path: paths.Path, layer: Layer, call: Call, next: Next) -> Outcome:
-        """The outcome of the network that gathers."""
+        """Return the outcome of the network that gathers."""
         manual = jax.sharding.get_abstract_mesh().manual_axes  # inside of jax.shard_map
         specs = {} if manual else self.specs(call.params)
         with intercepting(None):  # nested calls have gathered parameters
@@ -69,7 +69,7 @@ class Gathering:
             return evaluate(net, call.replace(interceptor=self.outer))
 
     def specs(self, params: Any) -> dict[paths.Path, Entries]:
-        """How each parameter of a network is split, by path; {} if they are not in the state."""
+        """Return how each parameter is split, by path; {} if they are not in the state."""
         own = {path: np.shape(leaf) for path, leaf in paths.walk(params)}
         known = {
             path: (shape, (*spec, *(None,) * (len(shape) - len(spec))))
@@ -91,12 +91,12 @@ class Gathering:
 
 
 def gathered(net: Layer, mesh: Mesh, specs: Mapping[paths.Path, Entries]) -> Layer:
-    """A network each of whose layers gathers its parameters: the same function, for one trace.
+    """Return the network with layers that gather their parameters, for one trace.
 
     Args:
-        net: the network.
-        mesh: the mesh.
-        specs: how each parameter is split, by path.
+        net: The network.
+        mesh: The mesh.
+        specs: How each parameter is split, by path.
     """
     axes = batch_axes(mesh)
     split = {path: spec for path, spec in specs.items() if not set(axes).isdisjoint(axes_of(spec))}

@@ -1,4 +1,4 @@
-"""Meshes: the devices as a grid with named axes."""
+"""Meshes, the devices as a grid with named axes, and batches whose rows they split."""
 
 import functools
 import math
@@ -6,10 +6,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ..data.check import saturated
+from ..explain.text import describe
+from ..validation import Accepts, is_int, positive
+from .rules import placed
 
 # Mesh axes that split a batch into rows, the outermost first. Every other axis splits weights only.
 BATCH_AXES = ("replica", "data")
+
+_SIZE_OR_REST = Accepts(
+    "an int >= 1, or -1 for the rest", lambda size: is_int(size) and (size >= 1 or size == -1)
+)
 
 
 def mesh(**axes: int) -> Mesh:
@@ -20,28 +30,36 @@ def mesh(**axes: int) -> Mesh:
     (`AxisType.Auto`).
 
     Args:
-        **axes: the size of each axis. One may be -1, for all devices that are left.
+        **axes: The size of each axis. One may be -1, for all devices that are left.
 
     Raises:
-        ValueError: a mesh that is larger than the number of devices, an axis that is not a size,
+        ValueError: A mesh that is larger than the number of devices, an axis that is not a size,
             or a mesh that leaves out devices of one of several processes.
 
     >>> dict(mesh(data=-1).shape) == {"data": jax.device_count()}
     True
     """
-    sizes = _sizes(axes, jax.device_count())
-    count = math.prod(sizes.values())
-    if jax.process_count() > 1 and count < jax.device_count():
+    _check_axes(axes, _SIZE_OR_REST)
+    devices, processes = jax.device_count(), jax.process_count()
+    known = math.prod(size for size in axes.values() if size != -1)
+    has_rest = -1 in axes.values()
+    if known > devices or (has_rest and devices % known):
+        wanted = f"a multiple of {known}" if has_rest else str(known)
         raise ValueError(
-            f"{_written(axes)} has {count} devices, but the {jax.process_count()} processes have "
-            f"{jax.device_count()}, and each takes part with all of its own: write -1 for an axis"
+            f"{_written(axes)} needs {wanted} devices, but jax.devices() has {devices}; make an "
+            "axis smaller, or, to try it on a CPU, start Python with "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={known}"
         )
-    return jax.make_mesh(
-        tuple(sizes.values()),
-        tuple(sizes),
-        axis_types=(AxisType.Auto,) * len(sizes),
-        devices=jax.devices()[:count],
-    )
+    sizes = {name: devices // known if size == -1 else size for name, size in axes.items()}
+    count = math.prod(sizes.values())
+    if processes > 1 and count < devices:
+        raise ValueError(
+            f"{_written(axes)} has {count} devices, but the {processes} processes have {devices}, "
+            "and each must contribute all of its devices: write -1 for an axis"
+        )
+    types = (AxisType.Auto,) * len(sizes)
+    used = jax.devices()[:count]
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=used)
 
 
 def abstract_mesh(**axes: int) -> Mesh:
@@ -51,15 +69,15 @@ def abstract_mesh(**axes: int) -> Mesh:
     devices are those of a CPU, and separate from `jax.devices()`.
 
     Args:
-        **axes: the size of each axis.
+        **axes: The size of each axis.
 
     Raises:
-        ValueError: an axis that is not a size.
+        ValueError: An axis that is not a size.
 
     >>> dict(abstract_mesh(data=64, model=4).shape)
     {'data': 64, 'model': 4}
     """
-    _check_axes(axes, rest=False)
+    _check_axes(axes, positive)
     sizes = tuple(axes.values())
     devices = np.array(_simulated(math.prod(sizes))).reshape(sizes)
     return Mesh(devices, tuple(axes), axis_types=(AxisType.Auto,) * len(sizes))
@@ -73,37 +91,73 @@ def _simulated(count: int) -> list[Any]:
     return xla_client.make_cpu_client(num_devices=count).devices()
 
 
-def batch_axes(mesh: Mesh) -> tuple[str, ...]:
-    """The axes of a mesh that split the rows of a batch."""
-    return tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
-
-
-def _check_axes(axes: dict[str, Any], rest: bool) -> None:
-    """Raise ValueError for no axes, or one that is not a size; `rest` accepts -1."""
-    if not axes:
-        raise ValueError("a mesh has at least one axis: write parallel.mesh(data=-1)")
-    for name, size in axes.items():
-        whole = isinstance(size, int) and not isinstance(size, bool)
-        if not whole or (size < 1 and not (rest and size == -1)):
-            or_rest = ", or -1 for the rest" if rest else ""
-            raise ValueError(f"the axis {name!r} of a mesh is an int >= 1{or_rest}; got {size!r}")
-
-
-def _sizes(axes: dict[str, Any], devices: int) -> dict[str, int]:
-    _check_axes(axes, rest=True)
-    known = math.prod(size for size in axes.values() if size != -1)
-    free = [name for name, size in axes.items() if size == -1]
-    if len(free) > 1:
-        raise ValueError(f"one axis of a mesh may be -1, got {_written(axes)}")
-    if known > devices or (free and devices % known):
-        wanted = f"a multiple of {known}" if free else str(known)
+def _check_axes(axes: dict[str, Any], size: Accepts) -> None:
+    for name, item in axes.items():
+        size(item, f"the axis {name!r} of a mesh")
+    if not axes or [*axes.values()].count(-1) > 1:
         raise ValueError(
-            f"{_written(axes)} needs {wanted} devices, but jax.devices() has {devices}; make an "
-            "axis smaller, or, to try it on a CPU, start Python with "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={known}"
+            f"a mesh has at least one axis, of which one may be -1, got {_written(axes)}; write "
+            "parallel.mesh(data=-1)"
         )
-    return {name: devices // known if size == -1 else size for name, size in axes.items()}
 
 
 def _written(axes: dict[str, Any]) -> str:
     return f"parallel.mesh({', '.join(f'{name}={size}' for name, size in axes.items())})"
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+    """Put a batch on the devices of a mesh, each with its rows.
+
+    Args:
+        batch: A pytree of arrays of rows, such as (x, y), on the host or a device. If there are
+            several processes, each passes the rows that it has read, and the batch is all of them
+            in the order of the processes; processes whose devices share rows pass the same.
+        mesh: The mesh, from `parallel.mesh`.
+
+    Raises:
+        ValueError: An array whose rows cannot be split into equal parts.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxnn import parallel
+    >>> x, y = shard_batch((jnp.ones((4, 2)), jnp.ones(4)), parallel.mesh(data=1))
+    >>> x.shape, y.shape
+    ((4, 2), (4,))
+    """
+    rows = row_sharding(mesh)
+    here = rows.addressable_devices_indices_map((row_parts(mesh),)).values()
+    check_rows(batch, mesh, len(set(map(repr, here))))  # a slice has no hash
+    batch = jax.tree.map(saturated, batch)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, rows)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(rows, np.asarray(leaf)), batch
+    )
+
+
+def batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    """Return the axes of a mesh that split the rows of a batch."""
+    return tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of arrays of rows."""
+    return placed(mesh, P(batch_axes(mesh)))
+
+
+def row_parts(mesh: Mesh) -> int:
+    """Return the number of parts into which a mesh splits the rows of a batch."""
+    return math.prod(mesh.shape[axis] for axis in batch_axes(mesh))
+
+
+def check_rows(batch: Any, mesh: Mesh, parts: int) -> None:
+    """Raise ValueError if the rows of a batch cannot be split into a number of equal parts."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
+        shape = np.shape(leaf)
+        if not shape or shape[0] % parts:
+            where = jax.tree_util.keystr(path, simple=True, separator="/") or "the batch"
+            sizes = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in batch_axes(mesh))
+            raise ValueError(
+                f"{where} is {describe(leaf)}, whose rows cannot be split into the {parts} equal "
+                f"parts that {sizes} of the mesh needs; write a batch_size that is a multiple of "
+                f"{row_parts(mesh)}"
+            )

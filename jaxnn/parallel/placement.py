@@ -1,14 +1,14 @@
-"""Placement: where the state of any program lies on a mesh, by rules on its paths.
+"""Placement: the state of any program on a mesh, by rules on its paths.
 
     placement = parallel.Placement(parallel.mesh(data=8), parallel.FSDP)
     state, history = train.fit(program, data, key=key, epochs=10, placement=placement)
 
-`train.run` and `train.fit` call only the methods that `train.placement.SingleDevice` has, too.
+`train.run` and `train.fit` call only the methods that `train.placement.SingleDevice` also has.
 """
 
 import dataclasses
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +21,25 @@ from ..core.calls import INTERCEPTOR, intercepting
 from ..keys import as_key, kept_key, kept_words
 from ..train import Minimize
 from ..train.state import is_key, strong
+from ..validation import Accepts, check_fields
 from ..watching import watching
-from .batches import check_rows, row_parts, row_sharding, shard_batch
 from .gathering import Gathering
-from .recording import Drawing, Recording, by_path
-from .rules import DATA_PARALLEL, Rules, check_rules, placed
-from .shardings import shardings_of
+from .mesh import check_rows, row_parts, row_sharding, shard_batch
+from .recording import Drawing, Recording, flatten_with_paths
+from .rules import DATA_PARALLEL, RULES, Rules, check_rules, placed, shardings_of
 
+MESH = Accepts(
+    "a mesh whose axes are AxisType.Auto",
+    lambda mesh: isinstance(mesh, Mesh) and {*mesh.axis_types} <= {AxisType.Auto},
+    TypeError,
+    "write parallel.Placement(parallel.mesh(data=-1), parallel.FSDP)",
+)
 NOT_TRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mesh and rules: where the whole state of a program lies, and the rows of its batches.
+    """A mesh and rules, which place the whole state of a program and the rows of its batches.
 
     The first rule whose pattern matches the path of an array in the state decides: `**/g/**`
     matches `g/0/w` and `optimizers/g/0/mu/0/w`. Patterns also match the path of a parameter in its
@@ -60,16 +66,15 @@ class Placement:
     is computed by every device.
 
     Args:
-        mesh: the mesh, from `parallel.mesh`.
-        rules: pairs of a path pattern and a `PartitionSpec` or `parallel.Split`, as for
+        mesh: The mesh, from `parallel.mesh`.
+        rules: Pairs of a path pattern and a `PartitionSpec` or `parallel.Split`, as for
             `parallel.shardings`; `parallel.DATA_PARALLEL` by default, by which each device holds
             the whole state.
 
     Raises:
-        TypeError: rules that are something else.
-        ValueError: a mesh whose axes are not of `AxisType.Auto`, and a rule with an axis that the
-            mesh does not have. When a run begins: a rule that matches nothing, and a spec that does
-            not fit an array of the state, with its path.
+        TypeError: A mesh whose axes are not `AxisType.Auto`, and rules that are something else.
+        ValueError: A rule with an axis that the mesh does not have. When a run begins: a rule that
+            matches nothing, and a spec that does not fit an array of the state, with its path.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from jaxnn import Dense, parallel, train
@@ -82,23 +87,12 @@ class Placement:
     True
     """
 
-    mesh: Mesh
-    rules: Rules = DATA_PARALLEL
+    mesh: Annotated[Mesh, MESH]
+    rules: Annotated[Rules, RULES] = DATA_PARALLEL
 
     def __post_init__(self) -> None:
         """Check the mesh and the rules."""
-        if not isinstance(self.mesh, Mesh):
-            raise TypeError(
-                f"a placement has a mesh of devices, got {self.mesh!r:.80}; write "
-                "parallel.Placement(parallel.mesh(data=-1), parallel.FSDP)"
-            )
-        kinds = zip(self.mesh.axis_names, self.mesh.axis_types, strict=True)
-        if wrong := [f"{name!r} is {kind.name}" for name, kind in kinds if kind != AxisType.Auto]:
-            sizes = ", ".join(f"{axis}={size}" for axis, size in self.mesh.shape.items())
-            raise ValueError(
-                f"a placement needs a mesh whose axes are AxisType.Auto, but {', '.join(wrong)}; "
-                f"write parallel.mesh({sizes})"
-            )
+        check_fields(self)
         check_rules(self.rules, self.mesh)
 
     @property
@@ -107,17 +101,17 @@ class Placement:
         return NamedSharding(self.mesh, P())
 
     def shardings(self, program: Any, key: jax.Array, batch: Any) -> Any:
-        """A sharding for each array of `program.init(key, batch)`; nothing is computed.
+        """Return a sharding for each array of `program.init(key, batch)`; nothing is computed.
 
         Args:
-            program: the program.
-            key: a JAX key.
-            batch: a batch of the program, or `jax.ShapeDtypeStruct` in its place; None without
+            program: The program.
+            key: A JAX key.
+            batch: A batch of the program, or `jax.ShapeDtypeStruct` in its place; None without
                 data.
 
         Raises:
-            TypeError: an `init` that reads values of the batch.
-            ValueError: rules that do not fit the state.
+            TypeError: An `init` that reads values of the batch.
+            ValueError: Rules that do not fit the state.
 
         >>> import jax, optax
         >>> from jaxnn import Dense, parallel, train
@@ -132,34 +126,15 @@ class Placement:
 
     # ---- what a run calls outside of compiled code ----
 
-    def init(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
-        """The state before the first step, of which each device draws its own parts.
-
-        No device holds a whole array that is split. Parameters of one shape and initializer are
-        drawn together, which takes about twice their parts in addition to the state.
-
-        Numbers are those of `program.init(key, batch)`, to rounding, for JAX's default generator
-        (`threefry2x32` with `jax_threefry_partitionable`); other generators draw other numbers.
+    def first_state(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
+        """Return the state before the first step, of which each device draws its own parts.
 
         Args:
-            program: the program.
-            key: a JAX key.
-            batch: the first batch, of all processes together. Programs that need only its shapes
-                also accept `jax.ShapeDtypeStruct`.
-            given: a state to begin with instead of `program.init(key, batch)`, which is copied.
-
-        Raises:
-            TypeError: an `init` that reads values of the batch.
-            ValueError: rules that do not fit the state.
-
-        >>> import jax, optax
-        >>> from jaxnn import Dense, parallel, train
-        >>> program = train.Supervised(Dense(8), train.Classification(8), optax.adam(0.1))
-        >>> batch = jax.ShapeDtypeStruct((4, 2), "float32"), jax.ShapeDtypeStruct((4,), "int32")
-        >>> placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
-        >>> state = placement.init(program, jax.random.key(0), batch)
-        >>> state.params["w"].shape, state.params["w"].sharding.mesh == placement.mesh
-        ((2, 8), True)
+            program: The program.
+            key: A JAX key.
+            batch: The first batch, as for `parallel.init`.
+            given: A state to begin with, which is copied. Default: None,
+                `program.init(key, batch)`.
         """
         key = as_key(key)
         if given is not None:
@@ -174,7 +149,7 @@ class Placement:
         return make(words, None if shapes else batch, self._initial(program, places))
 
     def _drawing(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Any]:
-        """The jitted function (words of the key, batch, initial) that makes a state in its parts.
+        """Return the jitted function (words of the key, batch, initial) that makes a state.
 
         The second result has the sharding of each array. Parameters to start from are an argument,
         so that they are not part of the compiled code.
@@ -192,27 +167,29 @@ class Placement:
         return jax.jit(make, out_shardings=places), places
 
     def _initial(self, program: Any, places: Any) -> Any:
-        """The parameters that a program starts from, each with its sharding in the state."""
+        """Return the parameters that a program starts from, with their shardings in the state."""
         if not isinstance(program, Minimize) or program.initial is None:
             return None
-        found = dict(by_path(places.params))
+        found = dict(flatten_with_paths(places.params))
         leaves = []
-        for keys, leaf in by_path(program.initial):
+        for keys, leaf in flatten_with_paths(program.initial):
             path = tuple(key for key in keys if key != "params")  # of `train.Weights`
             leaves.append(self._put(leaf, found.get(path, self.whole)))
         return jax.tree.unflatten(jax.tree.structure(program.initial), leaves)
 
     def like(self, program: Any, key: jax.Array, batch: Any, tree: Any) -> Any:
-        """Shapes and types with the sharding that the arrays are to have.
+        """Return shapes and types with the sharding that the arrays are to have.
 
         Args:
-            program, key, batch: as for `init`.
+            program: The program.
+            key: A JAX key.
+            batch: The first batch.
             tree: `{"state": ..., "memories": ...}`: shapes and types of a state, and of what hooks
                 keep of it, which have the shardings of the state.
         """
         state = tree["state"]
         places = self._places(state, self._traced(program, key, batch)[1])
-        pairs = zip(by_path(state), jax.tree.leaves(places), strict=True)
+        pairs = zip(flatten_with_paths(state), jax.tree.leaves(places), strict=True)
         found = {(path, leaf.shape): place for (path, leaf), place in pairs}
 
         def of_memory(name: str, leaf: Any) -> NamedSharding:
@@ -226,7 +203,7 @@ class Placement:
         return {"state": jax.tree.map(like, state, places), "memories": memories}
 
     def layout(self, state: Any) -> tuple[NamedSharding, ...]:
-        """The sharding of each array of a state, for `pinned` and `gathering`."""
+        """Return the sharding of each array of a state, for `pinned` and `gathering`."""
 
         def of(leaf: Any) -> NamedSharding:
             found = getattr(leaf, "sharding", None)
@@ -237,19 +214,19 @@ class Placement:
         return tuple(map(of, jax.tree.leaves(state)))
 
     def put(self, tree: Any) -> Any:
-        """Arrays of rows, whole on every device."""
+        """Put arrays of rows on every device, whole."""
         return jax.tree.map(lambda leaf: self._put(leaf, self.whole), tree)
 
     def put_batch(self, batch: Any) -> Any:
-        """A batch from a source, of which each process has read its rows."""
+        """Put a batch from a source, of which each process has read its rows, on the mesh."""
         return shard_batch(batch, self.mesh)
 
     def batch_like(self, batch: Any) -> Any:
-        """The shapes of a batch, as `put_batch` returns it."""
+        """Return the shapes of a batch, as `put_batch` returns it."""
         return jax.tree.map(lambda leaf: like(leaf, row_sharding(self.mesh)), batch)
 
     def put_numbers(self, program: Any) -> list[Any]:
-        """The leaves of a program, as arguments of its compiled code: whole on every device.
+        """Return the leaves of a program, as arguments of its compiled code: whole on every device.
 
         Python numbers stay as they are, and so do parameters to start from, which no step reads.
         """
@@ -259,7 +236,7 @@ class Placement:
         def leaf(one: Any) -> Any:
             if not isinstance(one, jax.Array):
                 return one
-            if id(one) in unread:  # on the host, since it may lie on another device
+            if id(one) in unread:  # on the host, since it may be on another device
                 return np.asarray(one) if one.is_fully_addressable else one
             return self._put(one, self.whole)
 
@@ -268,13 +245,13 @@ class Placement:
     # ---- what compiled code calls ----
 
     def pinned(self, state: Any, layout: tuple[NamedSharding, ...]) -> Any:
-        """The state that a step returns, with the shardings of the one before it."""
+        """Pin the state that a step returns to the shardings of the one before it."""
         leaves, structure = jax.tree.flatten(state)
         return jax.tree.unflatten(structure, map(with_sharding_constraint, leaves, layout))
 
     def gathering(self, program: Any, state: Any, batch: Any, layout: Any) -> Any:
-        """The program, whose networks gather their split weights layer by layer."""
-        leaves = zip(by_path(state), layout, strict=True)
+        """Return the program with networks that gather their split weights layer by layer."""
+        leaves = zip(flatten_with_paths(state), layout, strict=True)
         known = tuple((path, np.shape(leaf), at.spec) for (path, leaf), at in leaves)
 
         def inside(function: Any) -> Any:
@@ -287,24 +264,24 @@ class Placement:
         return SimpleNamespace(step=inside(program.step), evaluate=inside(program.evaluate))
 
     def pinned_batch(self, batch: Any) -> Any:
-        """A batch of a step, each device with its rows; ValueError if they do not divide it."""
+        """Pin a batch of a step, each device with its rows; ValueError if they do not divide it."""
         check_rows(batch, self.mesh, row_parts(self.mesh))
         return with_sharding_constraint(batch, row_sharding(self.mesh))
 
     def pinned_piece(self, piece: Any) -> Any:
-        """A piece of an evaluation, each device with its rows, or with all if they are uneven."""
+        """Pin a piece of an evaluation, each device with its rows, or all if uneven."""
         parts = row_parts(self.mesh)
         uneven = any(not leaf.ndim or leaf.shape[0] % parts for leaf in jax.tree.leaves(piece))
         return with_sharding_constraint(piece, self.whole if uneven else row_sharding(self.mesh))
 
     def pinned_whole(self, tree: Any) -> Any:
-        """Metrics and predictions, whole on every device."""
+        """Pin metrics and predictions, whole on every device."""
         return with_sharding_constraint(tree, self.whole)
 
     # ---- parts ----
 
     def _traced(self, program: Any, key: jax.Array, batch: Any) -> tuple[Any, Recording]:
-        """The shapes of a program's first state, and what its layers draw for it."""
+        """Return the shapes of a program's first state, and what its layers draw for it."""
         recording = Recording()
 
         def init(key: jax.Array, batch: Any) -> Any:
@@ -324,7 +301,7 @@ class Placement:
             ) from error
 
     def _places(self, state: Any, recording: Recording) -> Any:
-        """A sharding for each array of a state."""
+        """Return a sharding for each array of a state."""
         return shardings_of(state, recording.declared(), self.mesh, self.rules)
 
     def _put(self, leaf: Any, place: NamedSharding) -> Any:
@@ -334,12 +311,44 @@ class Placement:
         return jax.device_put(_on_host(leaf), place)
 
 
+def init(program: Any, key: jax.Array, batch: Any, placement: Placement) -> Any:
+    """Return the first state of a program on a mesh, of which each device draws its own parts.
+
+    No device holds a whole array that is split. Parameters of one shape and initializer are drawn
+    together, which takes about twice their parts in addition to the state.
+
+    Numbers are those of `program.init(key, batch)`, to rounding, for JAX's default generator
+    (`threefry2x32` with `jax_threefry_partitionable`); other generators draw other numbers.
+
+    Args:
+        program: The program.
+        key: A JAX key.
+        batch: The first batch, of all processes together. Programs that need only its shapes also
+            accept `jax.ShapeDtypeStruct`.
+        placement: The mesh and the rules.
+
+    Raises:
+        TypeError: An `init` that reads values of the batch.
+        ValueError: Rules that do not fit the state.
+
+    >>> import jax, optax
+    >>> from jaxnn import Dense, parallel, train
+    >>> program = train.Supervised(Dense(8), train.Classification(8), optax.adam(0.1))
+    >>> batch = jax.ShapeDtypeStruct((4, 2), "float32"), jax.ShapeDtypeStruct((4,), "int32")
+    >>> placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
+    >>> state = parallel.init(program, jax.random.key(0), batch, placement)
+    >>> state.params["w"].shape, state.params["w"].sharding.mesh == placement.mesh
+    ((2, 8), True)
+    """
+    return placement.first_state(program, key, batch)
+
+
 def _on_host(array: Any) -> Any:
-    """An array that `device_put` takes to all processes: those of one process as NumPy arrays."""
+    """Return an array that `device_put` takes to all processes, such as a NumPy array."""
     is_global = isinstance(array, jax.Array) and not array.is_fully_addressable
     return array if is_global or jax.process_count() == 1 else np.asarray(array)
 
 
 def like(leaf: Any, place: NamedSharding) -> jax.ShapeDtypeStruct:
-    """The shape and type of an array, with a sharding."""
+    """Return the shape and type of an array, with a sharding."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)

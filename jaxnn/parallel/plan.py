@@ -1,4 +1,4 @@
-"""plan: what a training step on a mesh will take, before anything is allocated or run."""
+"""Plan: the memory and traffic of a training step on a mesh, before anything is run."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from ..inspect import table
 from ..train import Program, make_step
 from .collectives import Collective, collectives
 from .placement import Placement, like
-from .recording import by_path
+from .recording import flatten_with_paths
 
 # The memory of a program on a CPU does not depend on the quality of its code: compile quickly.
 _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -22,7 +22,14 @@ _QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passe
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array of a state: shape and type, the mesh axes that split it, and its bytes."""
+    """An array of a state.
+
+    Args:
+        shape: Its shape and type.
+        split: The mesh axes that split it.
+        bytes: Its bytes.
+        bytes_per_device: Those that one device holds.
+    """
 
     shape: str
     split: str
@@ -37,15 +44,15 @@ class Plan:
     Its text is a table, and a notebook shows it as HTML.
 
     Attributes:
-        mesh: the size of each axis of the mesh.
-        rows: the arrays of the state, by path.
-        parts: the bytes of each part of the state by name, such as `params` and `opt_state`.
-        state: the bytes of the whole state.
-        batch: those of a batch.
-        gradients: those of the parameters that layers drew, without those under `nn.Inference`.
-        activations: everything else at the moment when most memory is in use.
-        total: the memory of the whole step, as XLA reports it.
-        collectives: how often the devices exchange something, and its bytes, by kind.
+        mesh: The size of each axis of the mesh.
+        rows: The arrays of the state, by path.
+        parts: The bytes of each part of the state by name, such as `params` and `opt_state`.
+        state: The bytes of the whole state.
+        batch: Those of a batch.
+        gradients: Those of the parameters that layers drew, without those under `nn.Inference`.
+        activations: Everything else at the moment when most memory is in use.
+        total: The memory of the whole step, as XLA reports it.
+        collectives: How often the devices exchange something, and its bytes, by kind.
     """
 
     mesh: dict[str, int]
@@ -86,7 +93,7 @@ class Plan:
 
 
 def plan(program: Program, batch: Any, placement: Placement) -> Plan:
-    """What a training step of a program takes on a mesh: bytes per device, and what is exchanged.
+    """Return what a training step takes on a mesh: bytes per device, and what is exchanged.
 
     The step is compiled as `train.make_step(program, placement=placement)` compiles it, and nothing
     is allocated or run, so a state may be larger than any memory. With the mesh of
@@ -95,13 +102,13 @@ def plan(program: Program, batch: Any, placement: Placement) -> Plan:
     compiler fuses more, and products in bfloat16 are computed in float32.
 
     Args:
-        program: the program.
-        batch: a whole batch, or `jax.ShapeDtypeStruct` in its place; None without data.
-        placement: the mesh, from `parallel.mesh` or `parallel.abstract_mesh`, and the rules.
+        program: The program.
+        batch: A whole batch, or `jax.ShapeDtypeStruct` in its place; None without data.
+        placement: The mesh, from `parallel.mesh` or `parallel.abstract_mesh`, and the rules.
 
     Raises:
-        TypeError: a program whose `init` reads values of the batch.
-        ValueError: rules that do not fit the state, and a batch that the mesh does not divide.
+        TypeError: A program whose `init` reads values of the batch.
+        ValueError: Rules that do not fit the state, and a batch that the mesh does not divide.
 
     >>> import jax, optax, jaxnn as nn
     >>> from jaxnn import parallel, train
@@ -126,7 +133,7 @@ def plan(program: Program, batch: Any, placement: Placement) -> Plan:
     quick = _QUICK if placement.mesh.devices.flat[0].platform == "cpu" else None
     compiled = step.lower(state, batch).compile(compiler_options=quick)
     memory = compiled.memory_analysis()
-    rows = {path: _row(leaf) for path, leaf in by_path(state)}
+    rows = {path: _row(leaf) for path, leaf in flatten_with_paths(state)}
     parts = Counter[str]()
     for path, row in rows.items():
         parts[path[0] if path else "state"] += row.bytes_per_device

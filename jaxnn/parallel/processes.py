@@ -2,13 +2,20 @@
 
 import atexit
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from ..train.agreement import is_peer_lost, peer_lost
+from ..train.interruption import is_peer_lost, peer_lost
+from ..validation import Accepts, integer, positive
+
+_ADDRESS = Accepts(
+    '"host:port"', lambda text: isinstance(text, str) and bool(re.fullmatch(r".+:\d+", text))
+)
+_DIGITS = Accepts("the digits of an int >= 0", str.isdecimal)
 
 
 def initialize(
@@ -30,49 +37,35 @@ def initialize(
     a traceback, and exits with status 1 at once: JAX would wait for the dead process.
 
     Args:
-        coordinator: "host:port" of the process with index 0, a port that is free there.
-        processes: the number of processes.
-        index: the index of this process, from 0.
+        coordinator: "host:port" of the process with index 0, a port that is free there. Default:
+            None, as the environment states it, like the other arguments.
+        processes: The number of processes.
+        index: The index of this process, from 0.
 
     Raises:
-        ValueError: some of the arguments are missing, or are not such values.
+        ValueError: Some of the arguments are missing, or are not such values.
         RuntimeError: JAX has been used already, or this has been called before.
 
     Reference: `jax.distributed.initialize`, which it calls.
     """
-    if jax.distributed.is_initialized():
-        raise RuntimeError("parallel.initialize was called before in this process: call it once")
-    given: Any = coordinator, processes, index
-    names = "coordinator", "processes", "index"
-    missing = [name for name, item in zip(names, given, strict=True) if item is None]
-    if len(missing) == len(given):
-        found = from_environment(os.environ)
-        if found is None:
-            return
-        given = found or given
-    elif missing:
-        raise ValueError(
-            f"parallel.initialize was given no {' and no '.join(missing)}: write "
-            'parallel.initialize("host:1234", processes=2, index=0), or parallel.initialize() if '
-            "the environment states them"
+    given = coordinator, processes, index
+    found: Any = from_environment(os.environ) if given == (None, None, None) else given
+    if found is None:
+        return
+    if found:
+        hint = (
+            'write parallel.initialize("host:1234", processes=2, index=0), or '
+            "parallel.initialize() if the environment states them"
         )
-    if None not in given:
-        _check(*given)
-    try:
-        jax.distributed.initialize(*given)
-    except RuntimeError as error:
-        if "before any JAX calls" not in str(error):
-            raise
-        raise RuntimeError(
-            "parallel.initialize comes before anything else of JAX, which has its devices already: "
-            "call it in the first line of the program, before arrays and keys are made"
-        ) from error
+        _ADDRESS(found[0], "coordinator", hint)
+        integer(0, positive(found[1], "processes", hint) - 1)(found[2], "index", hint)
+    jax.distributed.initialize(*found)
     if jax.process_count() > 1:
         _report_lost_peers()
 
 
 def is_first() -> bool:
-    """Whether this is the process with index 0, or the only one.
+    """Return whether this is the process with index 0, or the only one.
 
     >>> is_first()
     True
@@ -83,7 +76,7 @@ def is_first() -> bool:
 def from_environment(
     environment: Mapping[str, str],
 ) -> tuple[str, int, int] | tuple[()] | None:
-    """Coordinator, processes, and index; () if JAX finds them itself; None for a single process.
+    """Return coordinator, processes, and index; () if JAX finds them; None for a single process.
 
     >>> from_environment({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2",
     ...                   "JOB_COMPLETION_INDEX": "1"})
@@ -95,12 +88,9 @@ def from_environment(
     coordinator, processes, index = map(environment.get, names)
     index = environment.get("JOB_COMPLETION_INDEX") if index is None else index
     if coordinator is not None and processes is not None and index is not None:
-        if not processes.isdecimal() or not index.isdecimal():
-            raise ValueError(
-                f"JAX_NUM_PROCESSES is {processes!r} and the index of the process {index!r}; both "
-                "are ints >= 0"
-            )
-        return coordinator, int(processes), int(index)
+        counts = {"JAX_NUM_PROCESSES": processes, "JAX_PROCESS_ID": index}
+        count, own = (_DIGITS(text, name) for name, text in counts.items())
+        return coordinator, int(count), int(own)
     # Under sbatch alone there is one process, whatever the number of tasks.
     slurm = {"SLURM_JOB_ID", "SLURM_PROCID", "SLURM_NTASKS"} <= set(environment)
     several = slurm and environment["SLURM_NTASKS"] != "1"
@@ -126,14 +116,3 @@ def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
-
-
-def _check(coordinator: str, processes: int, index: int) -> None:
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f'the coordinator is "host:port", got {coordinator!r}')
-    if processes < 1 or not 0 <= index < processes:
-        raise ValueError(
-            f"the index of a process is from 0 to below their number; got index={index} of "
-            f"processes={processes}"
-        )

@@ -16,12 +16,12 @@ class Drawn:
     """An array that a layer draws.
 
     Args:
-        path: its path in the network.
-        shape: its shape.
-        stacked: the number of leading axes that stack copies of a layer.
-        trained: whether it is a parameter that an optimizer may receive.
-        prefix: the path in the state above `path`, if it is part of the state as it was drawn.
-        leaf: its number among the leaves of the state, likewise.
+        path: Its path in the network.
+        shape: Its shape.
+        stacked: The number of leading axes that stack copies of a layer.
+        trained: Whether it is a parameter that an optimizer may receive.
+        prefix: The path in the state above `path`, if it is part of the state as it was drawn.
+        leaf: Its number among the leaves of the state, likewise.
     """
 
     path: paths.Path
@@ -33,7 +33,7 @@ class Drawn:
 
     @classmethod
     def of(cls, path: paths.Path, declared: Any, **found: Any) -> "Drawn":
-        """The array that a layer declares at a path; `found` are further fields."""
+        """Return the array that a layer declares at a path; `found` are further fields."""
         stacked = len(getattr(declared, "stack", ()))
         trained = not getattr(declared, "frozen", True)
         return cls(path, tuple(declared.shape), stacked, trained, **found)
@@ -51,7 +51,7 @@ class Recording(Watch):
 
     def find(self, state: Any) -> None:
         """Replace the recorded arrays by `Drawn`, inside the trace that made the state."""
-        at = {id(leaf): (i, path) for i, (path, leaf) in enumerate(by_path(state))}
+        at = {id(leaf): (i, path) for i, (path, leaf) in enumerate(flatten_with_paths(state))}
 
         def one(path: paths.Path, declared: Any, array: Any) -> Drawn:
             leaf, whole = at.get(id(array), (None, path))
@@ -63,7 +63,7 @@ class Recording(Watch):
         ]
 
     def declared(self) -> list[Drawn]:
-        """All arrays that were drawn."""
+        """Return all arrays that were drawn."""
         return [drawn for _, several in self.calls for drawn in several]
 
 
@@ -71,22 +71,22 @@ class Drawing(Watch):
     """Places what a known function draws again; a call that draws something else is not placed.
 
     Args:
-        recording: what the function drew.
-        shardings: a sharding for each leaf of the state.
+        recording: What the function drew.
+        shardings: A sharding for each leaf of the state.
     """
 
     def __init__(self, recording: Recording, shardings: Sequence[NamedSharding]) -> None:
         self._left, self._shardings = list(recording.calls), shardings
 
     def places(self, spec: Spec) -> Mapping[paths.Path, Any]:
-        """The shardings of the next call."""
+        """Return the shardings of the next call."""
         expected, drawn = self._left.pop(0) if self._left else ({}, ())
         if expected != spec:
             return {}
         return {one.path: self._shardings[one.leaf] for one in drawn if one.leaf is not None}
 
 
-def by_path(tree: Any) -> Iterator[tuple[paths.Path, Any]]:
-    """The leaves of any pytree with their paths."""
+def flatten_with_paths(tree: Any) -> Iterator[tuple[paths.Path, Any]]:
+    """Yield the leaves of any pytree with their paths."""
     for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         yield tuple(jax.tree_util.keystr((key,), simple=True) for key in keys), leaf

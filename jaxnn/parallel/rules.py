@@ -20,10 +20,16 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
+import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..core import paths
+from ..train import TrainState
+from ..train.state import is_key
+from ..validation import Accepts
+from .recording import Drawn, flatten_with_paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +39,9 @@ class Split:
     An array axis that the mesh axis does not divide stays whole; a `PartitionSpec` raises instead.
 
     Args:
-        inputs: the mesh axis that splits the array axis before the last one; None by default.
-        outputs: the mesh axis that splits the last array axis; None by default.
-        largest: the mesh axis that splits the largest of the other array axes, the last one of
+        inputs: The mesh axis that splits the array axis before the last one; None by default.
+        outputs: The mesh axis that splits the last array axis; None by default.
+        largest: The mesh axis that splits the largest of the other array axes, the last one of
             equal ones, in arrays of two axes or more, since to gather a vector costs more than it
             saves; None by default.
 
@@ -51,7 +57,7 @@ class Split:
     largest: str | None = None
 
     def spec(self, shape: tuple[int, ...], sizes: Any) -> P:
-        """The spec of an array, given the size of each mesh axis."""
+        """Return the spec of an array, given the size of each mesh axis."""
         entries: list[str | None] = [None] * len(shape)
         for place, axis in ((-1, self.outputs), (-2, self.inputs)):
             if axis is not None and len(shape) >= -place and shape[place] % sizes[axis] == 0:
@@ -94,7 +100,7 @@ DATA_PARALLEL: Rules = (("**", P()),)
 """Every device holds the whole state and takes its rows of a batch, by the axis `data`."""
 
 FSDP: Rules = (("**", Split(largest="data")),)
-"""Rows of a batch and weights are split by `data`: weights are gathered layer by layer, where they
+"""Rows of a batch and weights are split by `data`: weights are gathered layer by layer when they
 are used (Rajbhandari et al., ZeRO, 2020; Zhao et al., PyTorch FSDP, 2023)."""
 
 TENSOR_PARALLEL: Rules = _by_role(P())
@@ -105,8 +111,124 @@ FSDP_TENSOR_PARALLEL: Rules = _by_role(Split(largest="data"), "data")
 """Layers are split by `model`, and what each device then has by `data`, as in FSDP."""
 
 
+def _are_rules(rules: Any) -> bool:
+    if not isinstance(rules, tuple):
+        return False
+    pairs = [rule for rule in rules if isinstance(rule, tuple) and len(rule) == 2]
+    patterns = [(one,) if isinstance(one, str) else one for one, _ in pairs]
+    texts = (isinstance(p, tuple) and p and all(isinstance(t, str) for t in p) for p in patterns)
+    return (
+        len(pairs) == len(rules) and all(texts) and all(isinstance(s, P | Split) for _, s in pairs)
+    )
+
+
+RULES = Accepts(
+    "a tuple of pairs (pattern, spec): a path pattern, or a tuple of several, and a PartitionSpec "
+    "or parallel.Split",
+    _are_rules,
+    TypeError,
+    'write (("**/up/w", P(None, "model")), ("**", P()))',
+)
+
+
+def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
+    """Return a `NamedSharding` for each parameter of a network, in the structure of `tree`.
+
+    Args:
+        tree: What `net.spec(x)` returns, in which stacked axes are known; or any tree of arrays.
+        mesh: The mesh, from `parallel.mesh`.
+        rules: Pairs (pattern, spec). A pattern may be a tuple of patterns, one of which has to
+            match. A spec is a `PartitionSpec`, whose missing entries are None, or a `Split`.
+            Parameters that no rule matches are replicated.
+
+    Raises:
+        TypeError: The rules are something else.
+        ValueError: A rule whose pattern matches nothing, a spec with more entries than the
+            parameter has axes, a mesh axis that does not exist, or is named twice, or does not
+            divide the parameter's axis; all are listed.
+
+    >>> import jax, jaxnn as nn
+    >>> from jaxnn import parallel
+    >>> net, x = nn.Repeat(nn.Dense(4), 3), jax.ShapeDtypeStruct((2, 4), "float32")
+    >>> found = parallel.shardings(net.spec(x), parallel.abstract_mesh(data=2), parallel.FSDP)
+    >>> tuple(found["w"].spec), tuple(found["b"].spec)
+    ((None, None, 'data'), ())
+    """
+    check_rules(RULES(rules, "rules"), mesh)
+    declared = [Drawn.of(path, leaf) for path, leaf in flatten_with_paths(tree)]
+    return shardings_of(tree, declared, mesh, rules, "parameters")
+
+
+def shardings_of(
+    state: Any, declared: Iterable[Drawn], mesh: Mesh, rules: Rules, what: str = "state"
+) -> Any:
+    """Return a sharding for each array of a state; see `Placement` for what the rules mean.
+
+    Args:
+        state: Arrays, or their shapes.
+        declared: The arrays that layers draw, most of which are in it.
+        mesh: The mesh.
+        rules: The rules.
+        what: The name of the state in errors.
+
+    Raises:
+        ValueError: A rule that matches nothing, and a spec that does not fit; all are listed.
+    """
+    by_own: dict[paths.Path, list[Drawn]] = {}
+    for one in declared:
+        by_own.setdefault(one.path, []).append(one)
+    is_state = lambda node: isinstance(node, TrainState)  # noqa: E731
+    nodes = flatten_with_paths(jax.tree.map(is_state, state, is_leaf=is_state))
+    states = [path for path, found in nodes if found]
+    names: dict[str, None] = {}
+    lines: dict[Any, list[str]] = {}
+    places: list[Any] = []
+    for path, leaf in flatten_with_paths(state):
+        shape = tuple(np.shape(leaf))
+        above = max((p for p in states if path[: len(p)] == p), key=len, default=path)
+        field = path[len(above) : len(above) + 1]
+        fixed = not shape or is_key(leaf) or field in (("state",), ("step",), ("key",))
+        one = _parameter(path, shape, by_own)
+        called = [paths.text(path)]
+        if one is not None and not fixed:
+            called.append(paths.text(one.path))
+        names |= dict.fromkeys(called)
+        rule = None if fixed else next((one for one in rules if fits(one, called)), None)
+        spec = P() if rule is None else rule[1]
+        lead = () if one is None else one.shape[: one.stacked]
+        stacked = len(lead) if shape[: len(lead)] == lead else 0
+        own = shape[stacked:]
+        if isinstance(spec, Split):
+            spec = spec.spec(own, mesh.shape)
+        wrong = list(misfits(paths.text(path), own, spec, mesh))
+        if wrong and one is not None and shape != one.shape:  # as Adafactor keeps for a parameter
+            wrong, spec = [], P()
+        if wrong:
+            # What is kept for a parameter does not fit for the same reason.
+            lines.setdefault((rule, path if one is None else one.path, own), wrong)
+        places.append(None if wrong else placed(mesh, P(*(None,) * stacked, *spec)))
+    found = [*unused(rules, list(names)), *(line for one in lines.values() for line in one)]
+    if found:
+        raise ValueError(f"the rules do not fit the {what}:\n  " + "\n  ".join(found))
+    return jax.tree.unflatten(jax.tree.structure(state), places)
+
+
+def _parameter(
+    path: paths.Path, shape: tuple[int, ...], by_own: dict[paths.Path, list[Drawn]]
+) -> Drawn | None:
+    """Return the parameter whose path a path ends with, preferably one of the same shape."""
+
+    def rank(one: Drawn) -> Any:
+        # Of parameters of several networks, first that of the network which the path names.
+        above = path[: len(path) - len(one.path)]
+        return one.shape != shape, -len(one.path), -sum(name in above for name in one.prefix)
+
+    ends = (by_own.get(path[start:], []) for start in range(len(path)))
+    return min((one for several in ends for one in several), key=rank, default=None)
+
+
 def placed(mesh: Mesh, spec: P) -> NamedSharding:
-    """The sharding with the spec as XLA returns it, so that equal shardings compare equal.
+    """Return the sharding with the spec as XLA returns it, so that equal shardings compare equal.
 
     It has no mesh axes of size 1, which split nothing, and no None at the end.
     """
@@ -124,25 +246,14 @@ def _patterns(rule: Rule) -> tuple[str, ...]:
 
 
 def fits(rule: Rule, names: Iterable[str]) -> bool:
-    """Whether a pattern of a rule matches one of several paths."""
+    """Return whether a pattern of a rule matches one of several paths."""
     return any(paths.matches(pattern, name) for name in names for pattern in _patterns(rule))
 
 
-def check_rules(rules: Any, mesh: Mesh) -> None:
-    """Raise TypeError for anything but rules, and ValueError for rules that do not fit a mesh."""
-    example = 'write (("**/up/w", P(None, "model")), ("**", P()))'
-    if not isinstance(rules, tuple):
-        raise TypeError(f"rules are a tuple of pairs (pattern, spec), got {rules!r}; {example}")
+def check_rules(rules: Rules, mesh: Mesh) -> None:
+    """Raise ValueError for rules that do not fit a mesh."""
     lines: list[str] = []
     for rule in rules:
-        pair = isinstance(rule, tuple) and len(rule) == 2
-        patterns = _patterns(rule) if pair else ()
-        texts = isinstance(patterns, tuple) and all(isinstance(one, str) for one in patterns)
-        if not patterns or not texts or not isinstance(rule[1], P | Split):
-            raise TypeError(
-                f"a rule is a pair of a path pattern and a PartitionSpec or parallel.Split, got "
-                f"{rule!r}; {example}"
-            )
         axes = axes_of(rule[1])
         if unknown := [axis for axis in axes if axis not in mesh.axis_names]:
             lines.append(
@@ -156,7 +267,7 @@ def check_rules(rules: Any, mesh: Mesh) -> None:
 
 
 def unused(rules: Rules, texts: list[str]) -> Iterator[str]:
-    """A line for each rule that matches none of several paths."""
+    """Yield a line for each rule that matches none of several paths."""
     for rule in rules:
         if not fits(rule, texts):
             close = [c for p in _patterns(rule) for c in difflib.get_close_matches(p, texts, 1, 0)]
@@ -165,7 +276,7 @@ def unused(rules: Rules, texts: list[str]) -> Iterator[str]:
 
 
 def axes_of(spec: Any) -> tuple[str, ...]:
-    """The mesh axes that a spec names, in order."""
+    """Return the mesh axes that a spec names, in order."""
     if isinstance(spec, Split):
         spec = spec.inputs, spec.outputs, spec.largest
     entries = (entry if isinstance(entry, tuple) else (entry,) for entry in spec)
@@ -173,13 +284,13 @@ def axes_of(spec: Any) -> tuple[str, ...]:
 
 
 def misfits(text: str, shape: tuple[int, ...], spec: P, mesh: Mesh) -> Iterator[str]:
-    """A line for each reason why an array cannot lie by a spec.
+    """Yield a line for each reason why an array cannot be split by a spec.
 
     Args:
-        text: the path of the array.
-        shape: its own axes.
-        spec: the spec.
-        mesh: the mesh.
+        text: The path of the array.
+        shape: Its axes, without those that are stacked.
+        spec: The spec.
+        mesh: The mesh.
     """
     if len(spec) > len(shape):
         yield f"{text}: {spec} has {len(spec)} entries, for the shape {shape}"

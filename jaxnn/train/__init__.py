@@ -31,6 +31,7 @@ from .hooks.log import Log
 from .hooks.profile import Profile
 from .hooks.progress import Progress
 from .hooks.throughput import TIMINGS, Throughput
+from .interruption import Interrupted
 from .logging import JsonLines, Logger
 from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
 from .minimize import Minimize, Supervised
@@ -40,9 +41,10 @@ from .optimizer import Optimizer
 from .partition import partition
 from .program import Program
 from .ranking_scores import auc, bits, perplexity, top_k_accuracy
+from .record import Event
 from .regression import Regression
 from .regression_scores import mae, r2, rmse
-from .run import Event, run
+from .run import run
 from .schedules import (
     Constant,
     Cosine,
@@ -53,7 +55,6 @@ from .schedules import (
     Schedule,
     Warmup,
 )
-from .signals import Interrupted
 from .state import TrainState
 from .step import make_step
 from .task import Task

@@ -1,19 +1,19 @@
 """How often something is done: after a number of steps, epochs, or minutes."""
 
-import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from ..core.values import Value
+from ..validation import above, positive
 
 
 class Moment(NamedTuple):
     """Where a run is.
 
     Args:
-        step: steps done since the beginning of the run.
-        steps_per_epoch: steps of an epoch.
-        seconds: of a clock that never goes back.
+        step: The number of steps since the beginning of the run.
+        steps_per_epoch: The number of steps of an epoch.
+        seconds: The time, of a clock that never goes back.
     """
 
     step: int
@@ -28,49 +28,47 @@ class Every(Value):
     Minutes count from the last time, and are noticed at the end of a dispatch.
 
     Args:
-        steps: an int > 0, or None (the default).
-        epochs: an int > 0, or None (the default).
-        minutes: a number > 0, or None (the default).
+        steps: An int >= 1. Default: None.
+        epochs: An int >= 1. Default: None.
+        minutes: A number > 0. Default: None.
 
-    Raises ValueError if nothing is given, and for a number that is not above 0.
+    Raises:
+        ValueError: Nothing is given, or a number that is out of range.
 
     >>> Every(epochs=2).due(Moment(20, 10, 0.0), since=Moment(10, 10, 0.0))
     True
     """
 
-    steps: int | None = None
-    epochs: int | None = None
-    minutes: float | None = None
+    steps: Annotated[int | None, None | positive] = None
+    epochs: Annotated[int | None, None | positive] = None
+    minutes: Annotated[float | None, None | above(0)] = None
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        given = {"steps": self.steps, "epochs": self.epochs, "minutes": self.minutes}
-        given = {name: number for name, number in given.items() if number is not None}
-        if not given:
+        """Check that something is given."""
+        if self.steps is self.epochs is self.minutes is None:
             raise ValueError("Every takes steps, epochs, or minutes; write Every(epochs=1)")
-        for name, number in given.items():
-            whole = name == "minutes" or isinstance(number, int)
-            if isinstance(number, bool) or not whole or not 0 < number < math.inf:
-                kind = "a number" if name == "minutes" else "an int"
-                raise ValueError(f"Every.{name} is {kind} above 0, got {number!r}")
 
     def due(self, now: Moment, since: Moment) -> bool:
-        """Whether it is time now, if the last time was `since`."""
+        """Return whether it is time now, if the last time was `since`."""
         if self.minutes is not None and now.seconds - since.seconds >= 60 * self.minutes:
             return True
-        lengths = (self.steps, self.epochs and self.epochs * now.steps_per_epoch)
-        return any(n and now.step // n > since.step // n for n in lengths)
+        counts = self._counts(now.steps_per_epoch)
+        return any(now.step // count > since.step // count for count in counts)
 
     def next_step(self, step: int, steps_per_epoch: int) -> int | None:
-        """The first step after `step` at which it is due by steps or epochs; None for minutes."""
-        lengths = (self.steps, self.epochs and self.epochs * steps_per_epoch)
-        return min((step - step % n + n for n in lengths if n), default=None)
+        """Return the first step after `step` that steps or epochs make due; None for minutes."""
+        counts = self._counts(steps_per_epoch)
+        return min((step - step % count + count for count in counts), default=None)
+
+    def _counts(self, steps_per_epoch: int) -> list[int]:
+        counts = self.steps, self.epochs and self.epochs * steps_per_epoch
+        return [count for count in counts if count is not None]
 
 
 def ends_of(
     epoch: int, at_once: int, total: int, several: Sequence[Every], further: Sequence[int] = ()
 ) -> Callable[[int], int]:
-    """From a step to the end of the dispatch that begins there: a function of the step alone.
+    """Return a function from a step to the end of the dispatch that begins there.
 
     Dispatches end with an epoch of `epoch` steps, with the run, whenever one of `several` is due by
     steps or epochs, and at the steps `further`; in between they take `at_once` steps.

@@ -8,7 +8,7 @@ import jax
 from .every import Every
 from .hooks.divergence import Divergence
 from .hooks.evaluate import Evaluate
-from .hooks.hook import checked_hooks
+from .hooks.hook import Hook, as_hooks, ordered
 from .hooks.progress import Progress
 from .placement import SINGLE_DEVICE
 from .program import Program, check_program
@@ -36,19 +36,28 @@ def fit(
     validation data, `Divergence()` if the program has a loss, and a progress display.
 
     Args:
-        program, data, key, epochs, steps, batch_size, every, state, placement: as for `train.run`.
-        validation: data to evaluate at each record, as `validation_loss` and so on; None by
-            default. Further sets are hooks: `train.Evaluate(data, name="other")`.
-        hooks: further `train.Hook` values and functions of an event.
-        progress: whether the records are displayed: on a terminal, in a notebook, or as lines.
+        program: As for `train.run`.
+        data: As for `train.run`.
+        key: As for `train.run`.
+        epochs: As for `train.run`.
+        steps: As for `train.run`.
+        batch_size: As for `train.run`.
+        validation: Data to evaluate at each record, as `validation_loss` and so on. Default: None.
+            Further sets are hooks: `train.Evaluate(data, name="other")`.
+        hooks: Further `train.Hook` values and functions of an event. Default: none.
+        every: As for `train.run`.
+        state: As for `train.run`.
+        placement: As for `train.run`.
+        progress: Whether the records are displayed: on a terminal, in a notebook, or as lines.
+            Default: True.
 
     Returns:
         The final state, and a dict for each record.
 
     Raises:
-        TypeError, ValueError: as `train.run`.
-        Diverged: the loss is not finite at a record.
-        Interrupted: a signal asked a run with `train.Checkpoints` to stop.
+        TypeError, ValueError: As for `train.run`.
+        Diverged: The loss is not finite at a record.
+        Interrupted: A signal asked a run with `train.Checkpoints` to stop.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -61,24 +70,21 @@ def fit(
     True
     """
     check_program(program, "fit")
-    hooks = _default_hooks(validation, hooks, progress)
-    more = {"hooks": hooks, "every": every, "state": state, "placement": placement}
-    length = {"batch_size": batch_size, "epochs": epochs, "steps": steps}
-    run = Run(program, data, key, **length, **more)
+    hooks = _with_defaults(as_hooks(hooks), validation, progress)
+    length = batch_size, epochs, steps
+    run = Run(program, data, key, *length, hooks, every, state, placement)
     for _ in run.events():
         pass
     return run.state, [dict(record) for record in run.history]
 
 
-def _default_hooks(validation: Any, hooks: Any, progress: bool) -> list[Any]:
-    """The hooks of `fit`: its own, before those that are given."""
-    given = checked_hooks(hooks)
-    first: list[Any] = [hook for hook in given if hook.leads]
-    if validation is not None:
-        first.append(Evaluate(validation))
-    if not any(isinstance(hook, Divergence) for hook in given):
+def _with_defaults(hooks: list[Hook], validation: Any, progress: bool) -> list[Hook]:
+    """Return the hooks of `fit`: its own, around those that are given."""
+
+    def is_missing(kind: type[Hook]) -> bool:
+        return not any(isinstance(hook, kind) for hook in hooks)
+
+    first: list[Hook] = [] if validation is None else [Evaluate(validation)]
+    if is_missing(Divergence):
         first.append(Divergence(metric=None))
-    then = [hook for hook in given if not hook.leads and not hook.last]
-    if progress and not any(isinstance(hook, Progress) for hook in given):
-        then.append(Progress())
-    return [*first, *then, *(hook for hook in given if hook.last)]
+    return ordered([*first, *hooks, *([Progress()] if progress and is_missing(Progress) else [])])

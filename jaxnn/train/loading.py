@@ -1,26 +1,24 @@
 """Loaders: they bring the batches of a run to the steps of its program.
 
-Arrays of rows lie on the device, where each step gathers its rows in the order of the epoch. A
+Arrays of rows are on the device, where each step gathers its rows in the order of the epoch. A
 source is read ahead in a thread, and gives one batch at a time. A program without data gets None.
 What a step computes depends on the key, the number of the step, and the batch alone.
 """
 
 import contextlib
-import itertools
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ..data.accept import as_source, is_resumable
+from ..data.accept import as_source
 from ..data.augmented import Augmented
 from ..data.order import epoch_order
 from ..data.prefetch import prefetched
 from ..data.rows import row_count, row_spec
 from ..data.source import NoEpochs, Position, Source
 from ..data.stream import Stream
-from .evaluation import check_count
+from ..validation import positive
 from .program import Program
 
 DEFAULT_SIZE = 128  # rows of a batch
@@ -30,9 +28,9 @@ class Batches(NamedTuple):
     """What one dispatch of compiled steps runs on.
 
     Args:
-        items: the rows of each step, int32 (steps, rows); or one batch; or None.
-        steps: the number of steps.
-        rows: the rows of a batch, by which plain metrics are weighted; 1 without data.
+        items: The rows of each step, int32 (steps, rows); or one batch; or None.
+        steps: The number of steps.
+        rows: The rows of a batch, by which plain metrics are weighted; 1 without data.
     """
 
     items: Any
@@ -44,11 +42,11 @@ class Loader:
     """The batches of a run; also those of a program that makes its own data, which are None.
 
     Attributes:
-        steps_per_epoch: the number of batches of an epoch; None if it is unknown, or if there are
+        steps_per_epoch: The number of batches of an epoch; None if it is unknown, or if there are
             no epochs.
-        has_epochs: whether there are epochs.
-        at_once: the largest number of steps that one program takes.
-        arrays: what all steps have in common, None if nothing.
+        has_epochs: Whether there are epochs.
+        at_once: The largest number of steps that one program takes.
+        arrays: What all steps have in common, None if nothing.
     """
 
     steps_per_epoch: int | None = None
@@ -57,44 +55,29 @@ class Loader:
     arrays: Any = None
 
     def first(self) -> Any:
-        """The batch of the first step, for `program.init`."""
+        """Return the batch of the first step, for `program.init`."""
         return None
 
     def spec(self) -> Any:
-        """The shapes and types of a batch."""
+        """Return the shapes and types of a batch."""
         return None
 
     def begin(self, step: int, position: Position | None) -> None:
-        """Get ready for the steps after `step`.
-
-        Args:
-            step: the number of steps that are done.
-            position: the position of the source there, as `position` returned it.
-        """
+        """Get ready for the steps after `step`, at which the source was at `position`."""
 
     def take(self, step: int, count: int) -> Batches:
-        """The batches of `count` steps after `step`, or of fewer."""
+        """Return the batches of `count` steps after `step`, or of fewer."""
         return Batches(None, count, 1)
 
     def prepare(self, step: int) -> None:
         """Do what the steps after `step` need on the host, while the device is busy."""
 
     def ends_epoch(self) -> bool:
-        """Whether an epoch of unknown length ended with the last batch."""
+        """Return whether an epoch of unknown length ended with the last batch."""
         return False
 
-    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
-        """The batches of each of `count` steps after `step` again; None if that is impossible.
-
-        Args:
-            step: the number of steps that are done there.
-            count: the number of steps.
-            position: the position of the source there, None if it is not known.
-        """
-        return (self.take(step + i, 1) for i in range(count))
-
     def position(self) -> Position | None:
-        """The position of the source; None if it follows from the step."""
+        """Return the position of the source; None if it follows from the step."""
 
     def close(self) -> None:
         """Release what reading needs."""
@@ -104,10 +87,10 @@ class ArrayLoader(Loader):
     """Arrays on the device: each step gathers its rows there, in the order of `epoch_order`.
 
     Args:
-        arrays: a pytree of arrays of rows.
-        size: the rows of a batch.
-        words: of the run's root key.
-        placement: where the arrays lie.
+        arrays: A pytree of arrays of rows.
+        size: The rows of a batch.
+        words: Of the run's root key.
+        placement: Where the arrays are.
     """
 
     has_epochs = True
@@ -120,47 +103,41 @@ class ArrayLoader(Loader):
                 f"batch_size={self._total} or less"
             )
         self.arrays = placement.put(arrays)
-        self._steps = self.at_once = self._total // size
-        self.steps_per_epoch = self._steps
+        self._steps = self.at_once = self.steps_per_epoch = self._total // size
         self._drawn: tuple[int, Any] = (-1, None)
 
     def first(self) -> Any:
-        """The batch of the first step."""
-        chosen = self._rows(0, 1)[0]
+        """Return the batch of the first step."""
+        chosen = self.take(0, 1).items[0]
         return jax.tree.map(lambda leaf: leaf[chosen], self.arrays)
 
     def spec(self) -> Any:
-        """The shapes and types of a batch."""
+        """Return the shapes and types of a batch."""
         return row_spec(self.arrays, self._size)
 
     def prepare(self, step: int) -> None:
         """Draw the order of a new epoch."""
-        self._order(step // self._steps)
+        epoch = step // self._steps
+        if self._drawn[0] != epoch:
+            order = epoch_order(self._words, epoch, self._total)
+            self._drawn = epoch, order[: self._steps * self._size].reshape(-1, self._size)
 
     def take(self, step: int, count: int) -> Batches:
-        """The rows of each step."""
-        return Batches(self._rows(step, count), count, self._size)
-
-    def _rows(self, step: int, count: int) -> np.ndarray:
-        epoch, begin = divmod(step, self._steps)
-        table = self._order(epoch)[: self._steps * self._size].reshape(-1, self._size)
-        return table[begin : begin + count]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if self._drawn[0] != epoch:
-            self._drawn = epoch, epoch_order(self._words, epoch, self._total)
-        return self._drawn[1]
+        """Return the rows of each step."""
+        self.prepare(step)
+        begin = step % self._steps
+        return Batches(self._drawn[1][begin : begin + count], count, self._size)
 
 
 class SourceLoader(Loader):
     """A source, whose batches a thread reads and puts on the device ahead of the training.
 
     Args:
-        source: the source.
-        size: the rows of a batch, of all processes together; None for those of a stream.
-        words: of the run's root key.
-        placement: where the batches lie.
-        program: the program, which checks each batch on the host.
+        source: The source.
+        size: The rows of a batch, of all processes together; None for those of a stream.
+        words: Of the run's root key.
+        placement: Where the batches are.
+        program: The program, which checks each batch on the host.
     """
 
     at_once = 1
@@ -175,12 +152,12 @@ class SourceLoader(Loader):
         self._batches: Any = None
 
     def first(self) -> Any:
-        """The batch of the first step, which stays the next one."""
+        """Return the batch of the first step, which stays the next one."""
         self.begin(0, None)
         return self._peek()
 
     def spec(self) -> Any:
-        """The shapes and types of a batch."""
+        """Return the shapes and types of a batch."""
         return self._source.spec(self._size)
 
     def begin(self, step: int, position: Position | None) -> None:
@@ -190,41 +167,24 @@ class SourceLoader(Loader):
             self._batches = prefetched(self._open(position), self._placed, ahead=1)
 
     def take(self, step: int, count: int) -> Batches:
-        """The next batch."""
-        if self._batches is None:  # the epoch before has ended
-            self.begin(0, None)
+        """Return the next batch."""
+        self.begin(0, None)  # if the epoch before has ended
         batch = self._peek()
-        next(self._batches)  # pyright: ignore[reportArgumentType]
+        next(self._batches)
         return Batches(batch, 1, row_count(batch))
 
     def ends_epoch(self) -> bool:
-        """Whether no batch is left; the source is then opened again for the next epoch."""
-        if self.steps_per_epoch is not None or not self.has_epochs:
-            return False
-        try:
-            self._batches.peek()
-            return False
-        except StopIteration:
-            self.close()
-            return True
-
-    def again(self, step: int, count: int, position: Position | None) -> Iterator[Batches] | None:
-        """The batches of each step, read again; None if the position there is not known."""
-        if not is_resumable(self._source) or (step > 0 and position is None):
-            return None
-
-        def read() -> Iterator[Batches]:
-            batches = self._open(position)
+        """Return whether no batch is left; the source is opened again for the next epoch."""
+        if self.steps_per_epoch is None and self.has_epochs:
             try:
-                for batch in itertools.islice(batches, count):
-                    yield Batches(self._placed(batch), 1, row_count(batch))
-            finally:
-                batches.close()
-
-        return read()
+                self._batches.peek()
+            except StopIteration:
+                self.close()
+                return True
+        return False
 
     def position(self) -> Position | None:
-        """The position of the training: batches that were read ahead count as not read."""
+        """Return the position of the training: what was read ahead counts as not read."""
         return None if self._batches is None else self._batches.position()
 
     def close(self) -> None:
@@ -254,26 +214,24 @@ class SourceLoader(Loader):
 def loader_of(
     program: Program, data: Any, size: int | None, words: np.ndarray, placement: Any
 ) -> tuple[Loader, tuple[Any, ...]]:
-    """The loader of a run's data, and the augmentations of its batches.
+    """Return the loader of a run's data, and the augmentations of its batches.
 
     Args:
-        program: the program, which checks the data.
-        data: as for `train.run`.
-        size: the rows of a batch; None for 128, and for those of a stream.
-        words: of the run's root key.
-        placement: where the arrays lie.
+        program: The program, which checks the data.
+        data: As for `train.run`.
+        size: The rows of a batch; None for 128, and for those of a stream.
+        words: Of the run's root key.
+        placement: Where the arrays are.
     """
-    if size is not None:
-        check_count(size, "batch_size")
-    source, functions = as_source(data), ()
-    if isinstance(source, Augmented):
-        functions = source.functions
+    size = size if size is None else positive(size, "batch_size")
+    source = as_source(data)
+    functions = source.functions if isinstance(source, Augmented) else ()
     while isinstance(source, Augmented):
         source = source.source
     if source is None:
         return Loader(), functions
     if isinstance(source, Source):
-        size = size if size is not None or isinstance(source, Stream) else DEFAULT_SIZE
+        size = size if isinstance(source, Stream) else size or DEFAULT_SIZE
         return SourceLoader(source, size, words, placement, program), functions
     program.check_data(source, "training data")
     return ArrayLoader(source, size or DEFAULT_SIZE, words, placement), functions

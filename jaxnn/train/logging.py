@@ -19,13 +19,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from ..files.reading import MEGABYTE, FileError, open_regular, parse_json
+from ..files.reading import MEGABYTE, FileError, parse_json, read_bytes
 from ..files.replacing import replace
 
-Record: TypeAlias = dict[str, Any]
+Numbers: TypeAlias = dict[str, Any]
+Config: TypeAlias = Mapping[str, Any] | None
 Log: TypeAlias = Callable[[Mapping[str, Any]], None]
 
-LONGEST_LINE = 64 * MEGABYTE
+LARGEST = 512 * MEGABYTE  # bytes of a file of metrics
 UNFINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -33,15 +34,15 @@ class Logger(Protocol):
     """A place for the records of a run."""
 
     def open(
-        self, step: int | None, config: Mapping[str, Any] | None, history: Sequence[Record]
+        self, step: int | None, config: Config, history: Sequence[Numbers]
     ) -> AbstractContextManager[Log]:
-        """A context with the function that takes each record, a dict of numbers with its `step`.
+        """Return a context with the function that takes each record, a dict with its `step`.
 
         Args:
-            step: where a run is resumed, so that its records of later steps are removed; None for a
+            step: Where a run is resumed, so that its records of later steps are removed; None for a
                 new run.
-            config: what the run was started with, as plain data; None if that is not known.
-            history: the records until `step`, of which the logger writes those that it lacks.
+            config: What the run was started with, as plain data; None if that is not known.
+            history: The records until `step`, of which the logger writes those that it lacks.
         """
         ...
 
@@ -55,94 +56,90 @@ class JsonLines:
     run is resumed.
 
     Args:
-        file: a path in an existing folder.
+        file: A path in an existing folder.
     """
 
     file: str | os.PathLike[str]
 
     @contextlib.contextmanager
     def open(
-        self,
-        step: int | None = None,
-        config: Mapping[str, Any] | None = None,
-        history: Sequence[Record] = (),
+        self, step: int | None = None, config: Config = None, history: Sequence[Numbers] = ()
     ) -> Iterator[Log]:
-        """The function that appends a record; with `step`, later records are removed first.
+        """Return the function that appends a record; with `step`, later records are removed first.
 
         Args:
-            step: where a run is resumed; None (the default) for a new run.
-            config: is not written.
-            history: the records until `step`. If there are any, the file then has exactly these:
-                lines that were lost are written again.
+            step: Where a run is resumed. Default: None, a new run.
+            config: Not written.
+            history: The records until `step`. If there are any, the file then has exactly these:
+                lines that were lost are written again. Default: none.
 
         Raises:
-            FileExistsError: the file has lines already, and `step` is not given.
-            ValueError: the file has a line that is not a record of a run, or one that is not in
+            FileExistsError: The file has lines already, and `step` is not given.
+            ValueError: The file has a line that is not a record of a run, or one that is not in
                 `history`.
-            OSError: the file cannot be written, or the disk is full: the lines before stay whole.
+            OSError: The file cannot be written, or the disk is full; earlier lines stay complete.
         """
         file = Path(self.file)
         with _explained(file):
-            if step is None and file.exists() and file.stat().st_size:
+            if step is not None:
+                _resume(file, step, history)
+            elif file.exists() and file.stat().st_size:
                 raise FileExistsError("it has the lines of another run, which are never mixed")
-            if step is not None and file.exists():
-                os.truncate(file, _length_until(file, step))
-            if history:
-                _repair(file, history)
             opened = open(file, "ab", buffering=0, opener=_opener)  # noqa: SIM115, closed below
         with opened:
 
             def log(record: Mapping[str, Any]) -> None:
-                line, whole = line_of(record), opened.tell()
+                line, size = _line(record), opened.tell()
                 with _explained(file):
                     if opened.write(line) != len(line):
-                        opened.truncate(whole)
+                        opened.truncate(size)
                         raise OSError("the disk is full")
 
             yield log
             with _explained(file):
                 os.fsync(opened.fileno())  # a full disk may be noticed only now
 
-    def records(self) -> list[Record]:
-        """The records in the file, in order, without an incomplete line at the end."""
-        return [_record(line, self.file) for line in _lines(Path(self.file))]
+    def records(self) -> list[Numbers]:
+        """Return the records in the file, in order, without an incomplete line at the end."""
+        return [_record(line, self.file) for line in _lines(self.file)]
 
 
-def line_of(record: Mapping[str, Any]) -> bytes:
-    """A record as a line of JSON."""
-    return json.dumps({name: _plain(item) for name, item in record.items()}).encode() + b"\n"
-
-
-def _repair(file: Path, history: Sequence[Record]) -> None:
-    """Write the file again if it is not the lines of these records; FileError for other records."""
-    lines = [line_of(record) for record in history]
-    there = list(_lines(file)) if file.exists() else []
-    if there == lines:
+def _resume(file: Path, step: int, history: Sequence[Numbers]) -> None:
+    """Write the file again if it is not the lines until a step, which are those of `history`."""
+    if not file.exists() and not history:
         return
-    known = {record["step"]: record for record in history}
-    for line in there:
+    lines = _lines(file) if file.exists() else []
+    kept, known = [], {record["step"]: record for record in history}
+    for line in lines:
         record = _record(line, file)
-        if not _texts(record) <= _texts(known.get(record["step"], {})):
+        if record["step"] > step:
+            break
+        if history and not _items(record) <= _items(known.get(record["step"], {})):
             raise FileError(
                 f"{file} has a record of step {record['step']:,} that is not in the history of "
                 f"the resumed run: {line[:80]!r}; write metrics to another file"
             )
-    replace(file, b"".join(lines))
+        kept.append(line + b"\n")
+    contents = b"".join([_line(record) for record in history] or kept)
+    if not file.exists() or contents != file.read_bytes():
+        replace(file, contents)
 
 
-def _texts(record: Mapping[str, Any]) -> set[tuple[str, str]]:
-    """The items of a record, of which NaN equals itself."""
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps({name: _plain(item) for name, item in record.items()}).encode() + b"\n"
+
+
+def _items(record: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Return the items of a record, of which NaN equals itself."""
     return {(name, repr(_plain(item))) for name, item in record.items()}
 
 
 def _plain(item: Any) -> Any:
-    if isinstance(item, bool | int | str) or item is None:
-        return item
-    return finite_or_text(item)
+    return item if isinstance(item, bool | int | str | None) else finite_or_text(item)
 
 
 def finite_or_text(number: Any) -> float | str:
-    """A number as it is in JSON: "nan", "inf", or "-inf" if it is not finite."""
+    """Return a number as it is in JSON: "nan", "inf", or "-inf" if it is not finite."""
     number = float(number)
     return number if math.isfinite(number) else str(number)
 
@@ -152,53 +149,35 @@ def _opener(file: str, flags: int) -> int:
     return os.open(file, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
-def _lines(file: Path) -> Iterator[bytes]:
-    """The whole lines of a file, with their ends; FileError for a line that is too long."""
-    with open_regular(file) as opened:
-        while line := opened.readline(LONGEST_LINE):
-            if line.endswith(b"\n"):
-                yield line
-            elif len(line) == LONGEST_LINE:
-                raise FileError(
-                    f"{file}: has a line of more than {LONGEST_LINE:,} bytes, which is not a "
-                    "record of a run; restore it from a copy, or write metrics to another file"
-                )
+def _lines(file: str | os.PathLike[str]) -> list[bytes]:
+    """Return the complete lines of a file, without their ends."""
+    return read_bytes(file, LARGEST).split(b"\n")[:-1]
 
 
-def _record(line: bytes, file: str | os.PathLike[str]) -> Record:
-    line = line.removesuffix(b"\n")
+def _record(line: bytes, file: str | os.PathLike[str]) -> Numbers:
     try:
         record = parse_json(line)
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int | float):
-            raise ValueError("it has no step")
-    except ValueError as error:
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int | float):
         raise FileError(
             f"{os.fspath(file)} has a line that is not a record of a run: {line[:80]!r}; expected "
             'an object with a "step". Remove the line, or write metrics to another file'
-        ) from error
+        )
     return {
         name: UNFINITE.get(item, item) if isinstance(item, str) else item
         for name, item in record.items()
     }
 
 
-def _length_until(file: Path, step: int) -> int:
-    """The bytes of the whole lines before the first of a later step."""
-    length = 0
-    for line in _lines(file):
-        if _record(line, file)["step"] > step:
-            break
-        length += len(line)
-    return length
-
-
 @contextlib.contextmanager
 def _explained(file: Path) -> Iterator[None]:
+    """Add to an error of the system which file it is, and what to do."""
     try:
         yield
     except OSError as error:
         kind = FileExistsError if isinstance(error, FileExistsError) else OSError
         raise kind(
             f"cannot write metrics to {file}: {error.strerror or error}. The lines before are "
-            "whole: make room there, or write to another file"
+            "complete: make room there, or write to another file"
         ) from error

@@ -18,7 +18,7 @@ class SingleDevice:
     code, the others outside.
     """
 
-    def init(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
+    def first_state(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
         """Return the state before the first step, in memory that a step may take.
 
         Args:

@@ -1,4 +1,4 @@
-"""Records: the numbers of a run, added exactly and fetched when they are read."""
+"""Records of a run, added exactly and fetched when they are read, and the events that have them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,8 +10,8 @@ class Record(Mapping[str, float]):
     """The numbers of a record by name, as a dict: fetched from the device when one is read.
 
     Args:
-        fixed: numbers that are known, such as the step.
-        tally: the metrics since the record before.
+        fixed: Numbers that are known, such as the step.
+        tally: The metrics since the previous record. Default: None.
     """
 
     def __init__(self, fixed: Mapping[str, float], tally: Tally | None = None) -> None:
@@ -30,7 +30,7 @@ class Record(Mapping[str, float]):
         self._numbers |= numbers
 
     def plain(self) -> dict[str, float]:
-        """The record as a dict."""
+        """Return the record as a dict."""
         tally, self._tally = self._tally, None
         if tally is not None:
             self._numbers |= tally.metrics()
@@ -53,5 +53,37 @@ class Record(Mapping[str, float]):
 
 
 def prefixed(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics with a prefix: "validation" makes "validation_loss" of "loss"."""
+    """Return the metrics with a prefix: "validation" makes "validation_loss" of "loss"."""
     return {f"{name}_{key}" if name else key: value for key, value in metrics.items()}
+
+
+class Event:
+    """What a run has reached, for hooks and for a loop over `train.run`.
+
+    Attributes:
+        run: The `Run`: its program, key, total number of steps, and hooks.
+        state: The program's state. The next step takes its memory, so copy what you keep.
+        step: The number of steps that are done.
+        epoch: The number of the epoch of the last step, from 1; None without epochs.
+        is_record: Whether `metrics` are a record of the run, and not those of a part of one.
+        metrics: The numbers since the last record by name, a read-only dict that fetches them from
+            the device when one is read. Hooks that come first add theirs.
+        directions: Whether a metric is maximized, by name, as the program declares it.
+        history: The records so far, with this one.
+        stop: Why the run ends here, None if it continues.
+    """
+
+    def __init__(self, run: Any, metrics: Record, is_record: bool) -> None:
+        self.run, self.metrics, self.is_record = run, metrics, is_record
+        self.state, self.step, self.epoch = run.state, run.step, run.epoch
+        self.moment, self.stop = run.moment(), run.stop
+        self.directions: dict[str, bool] = run.directions
+        self.history: list[Record] = run.history
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add floats by name to the record, such as those of a validation.
+
+        A hook that adds metrics adds their names to `run.names`, and the directions of those that
+        have one to `run.directions`, in `check(run)`.
+        """
+        self.metrics.add(metrics)

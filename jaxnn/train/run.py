@@ -9,96 +9,141 @@ numbers of one that was never interrupted.
 """
 
 import contextlib
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from ..keys import as_key, kept_words
-from .agreement import Agreed, watching_peers
+from ..validation import natural
 from .combining import Tally
-from .evaluation import check_count
-from .event import Event
 from .every import Every, Moment, ends_of
-from .hooks.hook import Hook, RollBack, Stop, checked, checked_hooks, named
-from .hooks.memory import begun, split
+from .hooks.hook import Hook, RollBack, Stop, as_hooks, begun, check_result, named
+from .interruption import Agreed, Asked, watching_peers
 from .loading import loader_of
 from .metrics import directions
 from .placement import SINGLE_DEVICE
 from .program import Program, check_program
-from .record import Record
-from .signals import Asked
-from .state import owned, strong
+from .record import Event, Record
+from .state import by_path, owned, strong
 from .steps import Steps
 
 ENDLESS = 2**31 - 1  # more steps than an epoch or a run has
 
 
+@dataclasses.dataclass
+class _Opened:
+    """A hook of a run, opened, with its memory, and when it last saw the run."""
+
+    hook: Hook
+    given: Hook
+    label: str
+    memory: Any
+    seen: Moment
+
+
+@dataclasses.dataclass(eq=False, repr=False)
 class Run:
     """A run of a program: what `train.run` steps, and what its hooks see.
 
+    Args:
+        program: As for `train.run`.
+        data: As for `train.run`.
+        key: As for `train.run`.
+        batch_size: As for `train.run`.
+        epochs: As for `train.run`.
+        length: The number of steps, or None.
+        hooks: As for `train.run`.
+        stated_every: How often there is a record, as for `train.run`.
+        given: The state to begin with, until the hooks are open; or None.
+        placement: As for `train.run`.
+
     Attributes:
-        program, key, batch_size, placement: as given.
-        state: the state after `step` steps.
-        step: the number of steps that are done.
-        rows: the number of rows trained on since the run was started or resumed.
-        total: the number of steps of the whole run; None until the end if epochs of unknown
+        state: The state after `step` steps.
+        step: The number of steps that are done.
+        rows: The number of rows trained on since the run was started or resumed.
+        total: The number of steps of the whole run; None until the end if epochs of unknown
             length decide it.
         steps_per_epoch: None without epochs, or if their length is unknown.
-        history: the records so far.
-        names: the names of its metrics.
-        directions: whether a metric is maximized, by name.
-        stop: why the run ended early, None if it did not.
-        asked: notes a signal that asks this process to stop.
-        signal: the number of a signal that asks the run to stop, as all processes agree.
-        stated_every: how often there is a record, as given.
-        position: the position of the data source that a resumed run begins at.
-        steps: its compiled steps, once the hooks are open.
-        recorded_at: when the steps after the last record began, by `time.perf_counter`.
+        history: The records so far.
+        names: The names of its metrics.
+        directions: Whether a metric is maximized, by name.
+        stop: Why the run ended early, None if it did not.
+        asked: Notes a signal that asks this process to stop.
+        signal: The number of a signal that asks the run to stop, equal in all processes.
+        position: The position of the data source that a resumed run begins at.
+        checkpoint: Returns the newest checkpoint, or None.
+        recorded_at: When the steps after the last record began, by `time.perf_counter`.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        data: Any,
-        key: jax.Array,
-        *,
-        batch_size: int | None,
-        epochs: int | None,
-        steps: int | None,
-        hooks: Sequence[Any],
-        every: Any,
-        state: Any,
-        placement: Any,
-    ) -> None:
-        check_program(program, "run")
-        self.program, self.data, self.key = program, data, as_key(key)
-        self.batch_size = batch_size
-        self.placement, self.given = placement, state
-        self.hooks = checked_hooks(hooks)
-        words = np.asarray(kept_words(self.key))
-        self.loader, self._functions = loader_of(program, data, batch_size, words, placement)
+    program: Program
+    data: Any
+    key: jax.Array
+    batch_size: int | None
+    epochs: int | None
+    length: int | None
+    hooks: Any
+    stated_every: Any
+    given: Any
+    placement: Any
+
+    def __post_init__(self) -> None:
+        """Check how the parts fit together; nothing is computed."""
+        check_program(self.program, "run")
+        self.key, self.hooks = as_key(self.key), as_hooks(self.hooks)
+        self._words = np.asarray(kept_words(self.key))
+        parts = self.program, self.data, self.batch_size, self._words, self.placement
+        self.loader, self._functions = loader_of(*parts)
         self.steps_per_epoch = self.loader.steps_per_epoch
-        self._epochs, self._ended_epochs = epochs, 0
-        self.total = _length(epochs, steps, self.loader, data)
-        self.every = _every(every, self.loader.has_epochs, self.total)
-        self.stated_every = every
+        self.total, self.every = self._lengths()
+        kinds = [type(hook).__name__ for hook in self.hooks]
+        self._labels = [f"{kind}/{kinds[:i].count(kind)}" for i, kind in enumerate(kinds)]
         self.state: Any = None
-        self.step, self.rows, self.history = 0, 0, []
+        self.step, self.rows, self._ended_epochs = 0, 0, 0
+        self._at_end = True  # of an epoch of unknown length
+        self.history: list[Record] = []
         self.names: set[str] = set()
         self.directions: dict[str, bool] = {}
         self.stop: str | None = None
-        self._stopped, self.asked, self.signal = "", Asked(), None
-        self._at_end = True  # of an epoch of unknown length
-        self.tally, self._restored = Tally(), {}
-        self.memories: list[Any] = [None] * len(self.hooks)
-        self.checkpoint: Callable[[], Any] = lambda: None
-        self.position, self.steps, self._words = None, None, words
+        self._stopped_by, self.asked, self.signal = "", Asked(), None
+        self.tally, self.position, self._restored = Tally(), None, {}
+        self._opened: list[_Opened] = []
+        self.checkpoint: Callable[[], Path | None] = lambda: None
         self._clock = self._before = 0.0
         self._began = self.recorded_at = time.perf_counter()
+
+    def _lengths(self) -> tuple[int | None, Every]:
+        """Return the number of steps, None if it is not known, and how often there is a record."""
+        epochs, loader, every = self.epochs, self.loader, self.stated_every
+        if (epochs is None) == (self.length is None):
+            given = "neither" if epochs is None else "both"
+            raise ValueError(
+                f"the length of a run is epochs= or steps=, got {given}; write epochs=10 or "
+                "steps=1000"
+            )
+        every = every if every is None or isinstance(every, Every) else Every(steps=every)
+        if not loader.has_epochs and (epochs is not None or (every and every.epochs)):
+            raise ValueError(
+                "there are no epochs without data of known length; write steps=1000, and every=100"
+            )
+        if epochs is None:
+            total: int | None = natural(self.length, "steps")
+        else:
+            total = natural(epochs, "epochs") * (loader.steps_per_epoch or 0)
+        if epochs is not None and loader.steps_per_epoch is None:
+            total = None
+            if isinstance(self.data, Iterator) and epochs > 1:
+                raise ValueError(
+                    f"{self.data!r:.80} is read once, so it has one epoch, got epochs={epochs}; "
+                    "write epochs=1, steps=, or pass a function that returns a new iterator"
+                )
+        by_default = Every(epochs=1) if loader.has_epochs else Every(steps=max(total or 1, 1))
+        return total, every or by_default
 
     @property
     def epoch(self) -> int | None:
@@ -115,59 +160,66 @@ class Run:
         if self.stop is not None:
             return True
         if self.total is None:
-            return self._ended_epochs == self._epochs
+            return self._ended_epochs == self.epochs
         return self.step >= self.total
 
     def seconds(self) -> float:
-        """The time that the run has taken, also before it was resumed."""
+        """Return the time that the run has taken, also before it was resumed."""
         return self._before + time.perf_counter() - self._began
 
     def moment(self) -> Moment:
-        """The end of the last dispatch, in steps and in time."""
+        """Return the end of the last dispatch, in steps and in time."""
         return Moment(self.step, self.steps_per_epoch or ENDLESS, self._clock)
 
     def progress(self, event: Event) -> tuple[Any, dict[str, Any]]:
-        """All that decides how the run continues after an event: arrays, and numbers as JSON."""
-        arrays, numbers = split(dict(zip(self.labels(), self.memories, strict=True)))
-        tally = Tally() if event.is_record else self.tally
+        """Return all that decides how the run continues after an event: arrays, and JSON."""
+        memories = dict(by_path({one.label: one.memory for one in self._opened}))
+        numbers = {path: leaf for path, leaf in memories.items() if isinstance(leaf, int | float)}
+        arrays = {path: leaf for path, leaf in memories.items() if path not in numbers}
         progress = {
             "step": self.step,
             "history": [dict(record) for record in self.history],
-            "sums": tally.plain(),
+            "sums": {} if event.is_record else self.tally.plain(),
             "position": self.loader.position(),
             "seconds": self.seconds(),
-            "stop": self.stop and {"hook": self._stopped, "reason": self.stop},
+            "stop": [] if self.stop is None else [self._stopped_by, self.stop],
             "memories": numbers,
         }
         return {"state": self.state, "memories": arrays}, progress
 
     def like(self, progress: Mapping[str, Any]) -> Any:
-        """The arrays of `progress()` as shapes and types, where they are to lie.
+        """Return the arrays of `progress()` as shapes and types, with their shardings.
 
         Args:
-            progress: the numbers that `progress()` returned.
+            progress: What a checkpoint has besides its arrays.
         """
-        state = self.given
+        state, spec = self.given, self.loader.spec()
         if state is None:
             state = jax.eval_shape(
                 lambda key, first: jax.tree.map(strong, self.program.init(key, first)),
                 self.key,
-                self.loader.spec(),
+                spec,
             )
-        numbers, arrays = progress["memories"], {}
-        for label, hook in zip(self.labels(), self.hooks, strict=True):
-            own, _ = split({label: jax.eval_shape(hook.begin, state)}, numbers)
-            if all(f"memories/{path}" in progress["arrays"] for path in own):
-                arrays |= own  # a hook that the checkpoint does not know begins now
-        tree = {"state": state, "memories": arrays}
-        return self.placement.like(self.program, self.key, self.loader.spec(), tree)
+        memories = {
+            label: jax.eval_shape(hook.begin, state)
+            for label, hook in zip(self._labels, self.hooks, strict=True)
+        }
+        # A hook that the checkpoint does not know begins now.
+        known = {
+            path: leaf
+            for path, leaf in by_path(memories)
+            if f"memories/{path}" in progress["arrays"]
+        }
+        tree = {"state": state, "memories": known}
+        return self.placement.like(self.program, self.key, spec, tree)
 
     def resume(self, arrays: Any, progress: Mapping[str, Any], source: str) -> None:
         """Continue from what `progress()` returned.
 
         Args:
-            arrays, progress: as `progress()` returned them.
-            source: the checkpoint that holds them, for errors.
+            arrays: The arrays that it returned.
+            progress: The rest of what it returned.
+            source: The checkpoint that holds them, for errors.
         """
         self.state, self.step = arrays["state"], progress["step"]
         if self.total is not None and self.step > self.total:
@@ -182,132 +234,130 @@ class Run:
         self.tally = Tally(progress["sums"], source)
         self.position, self._before = progress["position"], progress["seconds"]
         self._clock = self._before
-        self._restored = {"arrays": arrays["memories"], "numbers": progress["memories"]}
-        stop = progress["stop"]
-        if stop is not None and stop["hook"] in map(repr, self.hooks):
-            self.stop = stop["reason"]
-
-    def labels(self) -> list[str]:
-        """A name for each hook, by which its memory is kept: EarlyStopping/0."""
-        kinds = [type(hook).__name__ for hook in self.hooks]
-        return [f"{kind}/{kinds[:i].count(kind)}" for i, kind in enumerate(kinds)]
+        self._restored = arrays["memories"] | progress["memories"]
+        if progress["stop"] and progress["stop"][0] in map(repr, self.hooks):
+            self.stop = progress["stop"][1]
 
     def events(self) -> Iterator[Event]:
-        """The records of the run, each after its hooks have seen it."""
+        """Yield the records of the run, each after its hooks have seen it."""
         with contextlib.ExitStack() as opened:
             opened.enter_context(watching_peers(self._where))
             opened.callback(self.loader.close)
-            hooks = self._open(opened)
-            steps = self.steps = Steps(
-                self.program, self.loader, self._functions, self._words, self.placement
-            )
-            everys = [self.every, *(hook.every for hook in hooks if hook.every is not None)]
-            further = tuple(end for hook in hooks for end in hook.ends)
-            if not self.is_over:
-                # Of the first dispatch, also in a resumed run, whose others have to end alike.
-                metrics = steps.check(self.state, self._ahead(everys, further)(0))
-                self.names |= metrics.keys()
-                self.directions |= directions(metrics)
-                for hook in hooks:
-                    with named(hook, "check"):
-                        hook.check(self)
-            ahead = self._ahead(everys, further)
+            self._open(opened)
+            ends = self._check()
             self.loader.begin(self.step, self.position)
             agreed = Agreed(self.seconds, self.asked)
-            recorded = self.moment()
-            seen = [recorded] * len(hooks)
-            in_flight: deque[Any] = deque()
+            recorded, in_flight = self.moment(), deque[Any]()
             self.recorded_at = time.perf_counter()
             while not self.is_over:
-                batches = self.loader.take(self.step, ahead(self.step) - self.step)
-                self.state, metrics = steps(self.state, self.step, batches)
-                self.tally.add(metrics, batches.rows)
-                self.step += batches.steps
-                self.rows += batches.steps * batches.rows
-                del batches  # its memory is needed for the one after the next
-                self._at_end = self.loader.ends_epoch()
-                self._ended_epochs += self._at_end
-                if not self.is_over:
-                    self.loader.prepare(self.step)
-                # At most two dispatches are in flight, since each holds its batches, and a signal
-                # waits for them.
-                in_flight.append(jax.tree.leaves(metrics)[:1])
-                if not in_flight[-1]:
-                    jax.block_until_ready(self.state)
+                in_flight.append(self._dispatch(ends(self.step)))
                 if len(in_flight) > 2:
                     jax.block_until_ready(in_flight.popleft())
                 self._clock = agreed.seconds()
                 self.signal = agreed.signal()
                 now = self.moment()
                 is_record = self.is_over or self.every.due(now, recorded) or self._ends_record()
-                due = [
-                    is_record or hook.is_due(now, since)
-                    for hook, since in zip(hooks, seen, strict=True)
-                ]
-                if not any(due) and not is_record:
+                due = [o for o in self._opened if is_record or o.hook.is_due(now, o.seen)]
+                if not due and not is_record:
                     continue
                 event = self._event(is_record)
-                for i in (i for i, is_due in enumerate(due) if is_due):
-                    self._see(hooks, i, event)
-                    seen[i] = now
+                for one in due:
+                    self._see(one, event)
+                    one.seen = now
                 if self.stop is not None and not is_record:  # a run ends with a record
                     is_record, event = True, self._event(True)
-                    for i in range(len(hooks)):
-                        self._see(hooks, i, event)
+                    for one in self._opened:
+                        self._see(one, event)
                 if is_record:
                     recorded, self.tally = now, Tally()
                     yield event
                     self.recorded_at = time.perf_counter()
 
-    def _ends_record(self) -> bool:
-        """Whether a record is due at the end of an epoch of unknown length."""
-        often = self.every.epochs
-        return self._at_end and often is not None and self._ended_epochs % often == 0
+    def _where(self) -> str:
+        """Return how to resume, for an error."""
+        checkpoint = self.checkpoint()
+        return f"; they resume from the checkpoint {checkpoint}" if checkpoint else ""
 
-    def _open(self, opened: contextlib.ExitStack) -> list[Hook]:
-        """The opened hooks, and the memory of each."""
+    def _open(self, opened: contextlib.ExitStack) -> None:
+        """Open the hooks, make the state, and begin the memory of each hook."""
         hooks: list[Hook] = []
         for hook in reversed(self.hooks):
             with named(hook, "open"):
                 hooks.insert(0, opened.enter_context(hook.open(self)))
         if self.state is None:
             first = self.loader.first() if self.given is None else self.loader.spec()
-            self.state = self.placement.init(self.program, self.key, first, self.given)
-        for i, (hook, label) in enumerate(zip(hooks, self.labels(), strict=True)):
-            with named(hook, "begin"):
-                self.memories[i] = begun(label, hook, self.state, self._restored)
+            self.state = self.placement.first_state(self.program, self.key, first, self.given)
+        for hook, given, label in zip(hooks, self.hooks, self._labels, strict=True):
+            with named(given, "begin"):
+                memory = begun(label, hook, self.state, self._restored)
+            self._opened.append(_Opened(hook, given, label, memory, self.moment()))
         # The run holds one copy of its state.
         self.given, self._restored = None, {}
-        return hooks
 
-    def _see(self, hooks: list[Hook], i: int, event: Event) -> None:
-        with named(hooks[i], f"see, after step {event.step:,}"):
-            result = hooks[i].see(self.memories[i], event)
-            self.memories[i], action = checked(result, self.memories[i])
+    def _check(self) -> Callable[[int], int]:
+        """Trace the steps, check the hooks, and return the end of a dispatch by its beginning."""
+        self._steps = Steps(self.program, self.loader, self._functions, self._words, self.placement)
+        hooks = [one.hook for one in self._opened]
+        everys = [self.every, *(hook.every for hook in hooks if hook.every is not None)]
+        further = tuple(end for hook in hooks for end in hook.ends)
+        total = ENDLESS if self.total is None else self.total
+        epoch = self.steps_per_epoch or max(total, 1)
+
+        def ends() -> Callable[[int], int]:
+            return ends_of(epoch, self.loader.at_once, total, everys, further)
+
+        if not self.is_over:
+            # Of the first dispatch, also in a resumed run, whose other dispatches end alike.
+            metrics = self._steps.check(self.state, ends()(0))
+            self.names |= metrics.keys()
+            self.directions |= directions(metrics)
+            for one in self._opened:
+                with named(one.given, "check"):
+                    one.hook.check(self)
+        return ends()
+
+    def _dispatch(self, end: int) -> Any:
+        """Take the steps until `end`, or fewer, and return what is ready when they are done."""
+        batches = self.loader.take(self.step, end - self.step)
+        self.state, metrics = self._steps(self.state, self.step, batches)
+        self.tally.add(metrics, batches.rows)
+        self.step += batches.steps
+        self.rows += batches.steps * batches.rows
+        del batches  # its memory is needed for the one after the next
+        self._at_end = self.loader.ends_epoch()
+        self._ended_epochs += self._at_end
+        if not self.is_over:
+            self.loader.prepare(self.step)
+        # At most two dispatches are in flight, since each holds its batches, and a signal waits
+        # for them.
+        if not metrics:
+            jax.block_until_ready(self.state)
+        return jax.tree.leaves(metrics)[:1]
+
+    def _ends_record(self) -> bool:
+        """Return whether a record is due at the end of an epoch of unknown length."""
+        often = self.every.epochs
+        return self._at_end and often is not None and self._ended_epochs % often == 0
+
+    def _see(self, one: _Opened, event: Event) -> None:
+        with named(one.given, f"see, after step {event.step:,}"):
+            one.memory, action = check_result(one.hook.see(one.memory, event), one.memory)
         if isinstance(action, Stop) and self.stop is None:
-            self.stop, self._stopped = action.reason, repr(self.hooks[i])
-            event.stop = self.stop
+            self.stop = event.stop = action.reason
+            self._stopped_by = repr(one.given)
         elif isinstance(action, RollBack):
             self.state = event.state = None  # not a third copy
             self.state = event.state = owned(action.state)
             self.tally = Tally()  # without the steps that failed
 
     def _event(self, is_record: bool) -> Event:
-        where = {} if self.epoch is None else {"epoch": self.epoch}
-        record = Record({**where, "step": self.step}, self.tally)
+        epoch = {} if self.epoch is None else {"epoch": self.epoch}
+        record = Record({**epoch, "step": self.step}, self.tally)
         if is_record:
             if self.history:
                 self.history[-1].plain()  # the device has it by now
             self.history.append(record)
         return Event(self, record, is_record)
-
-    def _ahead(self, everys: list[Every], further: tuple[int, ...]) -> Any:
-        total = ENDLESS if self.total is None else self.total
-        epoch = self.steps_per_epoch or max(total, 1)
-        return ends_of(epoch, self.loader.at_once, total, everys, further)
-
-    def _where(self) -> str:
-        return f"; they resume from the checkpoint {self.checkpoint()}" if self.checkpoint() else ""
 
 
 def run(
@@ -329,26 +379,27 @@ def run(
     fill a last batch wait for another epoch. The order follows from the key and the epoch alone.
 
     Args:
-        program: the `train.Program`.
-        data: whatever `data.as_source` accepts: a pytree of arrays or frames, whose rows then lie
+        program: The `train.Program`.
+        data: Whatever `data.as_source` accepts: a pytree of arrays or frames, whose rows are then
             on the device; a `data.Source`, a DataLoader, a generator, or a function that returns
-            one, which are read ahead; `data.Augmented`; or None for a program that makes its own.
-        key: a JAX key, the root of all random numbers.
-        epochs: the number of epochs of the whole run. Write either `epochs` or `steps`.
-        steps: the number of steps of the whole run.
-        batch_size: the rows of a step, 128 by default. Batches of a stream have their own number.
+            one, which are read ahead; `data.Augmented`; or None (the default) for a program that
+            makes its own.
+        key: A JAX key, the root of all random numbers.
+        epochs: The number of epochs of the whole run. Write either `epochs` or `steps`.
+        steps: The number of steps of the whole run.
+        batch_size: The rows of a step, 128 by default. Batches of a stream have their own number.
         hooks: `train.Hook` values and functions of an event, called in this order at each record.
-            `train.Evaluate` comes first and `train.Checkpoints` last.
-        every: how often there is a record, a `train.Every` or a number of steps: by default each
+            `train.Evaluate` comes first and `train.Checkpoints` last. Default: none.
+        every: How often there is a record, a `train.Every` or a number of steps: by default each
             epoch, or once at the end if there are no epochs. There is one at the end, too.
-        state: a state to begin with, in place of `program.init(key, batch)`.
-        placement: where the arrays lie: one device by default, or a `parallel.Placement`.
+        state: A state to begin with. Default: None, `program.init(key, batch)`.
+        placement: Where the arrays are: one device by default, or a `parallel.Placement`.
 
     Yields:
         An `Event`, after the hooks have seen it.
 
     Raises:
-        TypeError, ValueError: parts that do not fit together, when `run` is called or before the
+        TypeError, ValueError: Parts that do not fit together, when `run` is called or before the
             first step.
 
     >>> import jax, jax.numpy as jnp
@@ -363,40 +414,5 @@ def run(
     2 0.25 0.75
     4 0.0625 0.1875
     """
-    more = {"hooks": hooks, "every": every, "state": state, "placement": placement}
-    length = {"batch_size": batch_size, "epochs": epochs, "steps": steps}
-    return Run(program, data, key, **length, **more).events()
-
-
-def _length(epochs: Any, steps: Any, loader: Any, data: Any) -> int | None:
-    """The number of steps of the run; None if the epochs' lengths are unknown."""
-    if (epochs is None) == (steps is None):
-        given = "neither" if epochs is None else "both"
-        raise ValueError(
-            f"the length of a run is epochs= or steps=, got {given}; write epochs=10 or steps=1000"
-        )
-    if steps is not None:
-        return check_count(steps, "steps", least=0)
-    check_count(epochs, "epochs", least=0)
-    if not loader.has_epochs:
-        raise ValueError("there are no epochs without data of known length; write steps=1000")
-    if loader.steps_per_epoch is None:
-        if isinstance(data, Iterator) and epochs > 1:
-            raise ValueError(
-                f"{data!r:.80} is read once, so it has one epoch, got epochs={epochs}; write "
-                "epochs=1, steps=, or pass a function that returns a new iterator"
-            )
-        return None
-    return epochs * loader.steps_per_epoch
-
-
-def _every(every: Any, has_epochs: bool, total: int | None) -> Every:
-    if isinstance(every, Every):
-        if every.epochs is not None and not has_epochs:
-            raise ValueError(
-                f"there are no epochs without data, got every={every!r}; write every=100"
-            )
-        return every
-    if every is None:
-        return Every(epochs=1) if has_epochs else Every(steps=max(total or 1, 1))
-    return Every(steps=every)
+    length = batch_size, epochs, steps
+    return Run(program, data, key, *length, hooks, every, state, placement).events()

@@ -79,12 +79,6 @@ class Steps:
         items, arrays = batches.items, self._loader.arrays
         return self._steps_for(state)(self._numbers, state, self._words, numbers, items, arrays)
 
-    def batch(self, batches: Batches) -> Any:
-        """Return the batch of one step."""
-        if not self._gathers:
-            return batches.items
-        return jax.tree.map(lambda leaf: leaf[batches.items[0]], self._loader.arrays)
-
     def _steps_for(self, state: Any) -> Any:
         """Return the compiled steps, which keep states where the first one is."""
         if self._compiled is None:

@@ -302,7 +302,7 @@ def test_a_run_without_data_has_curves_a_finish_and_further_commands(tmp_path, c
     command = Command("show", "print the rewards", Best, show)
     made, folder = changed(dqn.EXPERIMENT, finish=finish, commands=(command,)), tmp_path / "run"
     assert main(made, ["--folder", str(folder), "--patience", "1"]) == 1
-    assert "'validation_loss', which is not among the metrics" in capsys.readouterr().err
+    assert "'validation_loss' is not a metric of this run" in capsys.readouterr().err
     assert not folder.exists()
     made = changed(made, maximize="validation_return")
     assert main(made, ["--folder", str(folder), "--patience", "1"]) == 0

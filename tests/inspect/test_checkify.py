@@ -94,7 +94,7 @@ def test_a_step_on_a_mesh_names_the_layer():
     """The layers gather their weights by an interceptor, inside of the one that names them."""
     program = train.Supervised(NET, train.NextToken(10), optax.sgd(0.1))
     placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
-    state = placement.init(program, KEY, (TOKENS, TOKENS))
+    state = parallel.init(program, KEY, (TOKENS, TOKENS), placement)
     step = functools.partial(
         placed_step, program, placement=placement, layout=placement.layout(state)
     )

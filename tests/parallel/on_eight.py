@@ -84,7 +84,7 @@ def together(name, table, expected):
     """The steps on eight devices, compared with those on one."""
     program, batch = program_of(name)
     placement = parallel.Placement(parallel.mesh(**MESHES[table]), getattr(parallel, table))
-    state = placement.init(program, jax.random.key(0), batch)
+    state = parallel.init(program, jax.random.key(0), batch, placement)
     step: Any = train.make_step(program, placement=placement)
     batch = parallel.shard_batch(batch, placement.mesh)
     compiled = step.lower(state, batch).compile()

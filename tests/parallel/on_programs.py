@@ -16,7 +16,7 @@ import optax
 
 import jaxnn as nn
 from jaxnn import models, parallel, train
-from jaxnn.parallel.recording import by_path
+from jaxnn.parallel.recording import flatten_with_paths
 from tests.parallel.on_eight import CLASSES, LABELS, MESHES, NETWORKS, OPTIMIZER, ROWS, apart
 
 KEY = jax.random.key(0)
@@ -109,7 +109,7 @@ def spec_of(state):
     """The mesh axes that split each array: {path: [axes]}."""
     return {
         "/".join(path): [str(axis) for axis in leaf.sharding.spec]
-        for path, leaf in by_path(state)
+        for path, leaf in flatten_with_paths(state)
         if any(leaf.sharding.spec)
     }
 
@@ -195,7 +195,7 @@ def evaluation():
         "w": random.integers(0, 3, 21).astype("f"),
     }
     placement = parallel.Placement(parallel.mesh(**EIGHT), parallel.FSDP)
-    state = placement.init(program, KEY, rows)
+    state = parallel.init(program, KEY, rows, placement)
     given = {"batch_size": 8, "placement": placement}
     found = train.evaluate(program, state, rows, **given)
     predictions = train.predict(program, state, rows["x"], **given)
@@ -221,7 +221,7 @@ def stacked():
     optimizer = train.with_ema(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)))
     program = train.Supervised(net, CLASSES, optimizer)
     placement = parallel.Placement(parallel.mesh(**EIGHT), parallel.FSDP)
-    state = placement.init(program, KEY, (ROWS, LABELS))
+    state = parallel.init(program, KEY, (ROWS, LABELS), placement)
     return {"spec": spec_of(state)}
 
 
@@ -281,7 +281,7 @@ def exchanged(program, table):
     """Collectives of a step of a program on rows and labels."""
     mesh, batch = parallel.mesh(**MESHES[table]), (ROWS, LABELS)
     placement = parallel.Placement(mesh, getattr(parallel, table))
-    state = placement.init(program, KEY, batch)
+    state = parallel.init(program, KEY, batch, placement)
     step: Any = train.make_step(program, placement=placement)
     compiled = step.lower(state, parallel.shard_batch(batch, mesh)).compile()
     return {kind: [one.times, one.bytes] for kind, one in parallel.collectives(compiled).items()}

@@ -36,7 +36,7 @@ def main(coordinator=None, processes=None, index=None):
     x, y = data()
     own = slice(here * len(x) // count, (here + 1) * len(x) // count)
     batch = parallel.shard_batch((x[own], y[own]), mesh)
-    state = placement.init(PROGRAM, jax.random.key(0), SHAPES)
+    state = parallel.init(PROGRAM, jax.random.key(0), SHAPES, placement)
     step = train.make_step(PROGRAM, placement=placement)
     metrics = {}
     for _ in range(STEPS):

@@ -13,7 +13,7 @@ import pytest
 
 from jaxnn import parallel
 from jaxnn.parallel.gathering import Gathering, gathered
-from jaxnn.parallel.recording import by_path
+from jaxnn.parallel.recording import flatten_with_paths
 from tests.parallel import on_eight
 from tests.parallel.on_eight import MESHES, NETWORKS, program_of
 
@@ -153,8 +153,8 @@ def test_gathering_changes_nothing_in_a_network():
     mesh, spec = parallel.abstract_mesh(data=8), net.spec(x)
 
     def gathering(rules):
-        places = dict(by_path(parallel.shardings(spec, mesh, rules)))
-        leaves = ((path, one.shape, places[path].spec) for path, one in by_path(spec))
+        places = dict(flatten_with_paths(parallel.shardings(spec, mesh, rules)))
+        leaves = ((path, one.shape, places[path].spec) for path, one in flatten_with_paths(spec))
         return gathered(net, mesh, Gathering(mesh, tuple(leaves)).specs(spec))
 
     assert gathering(parallel.FSDP).spec(x) == net.spec(x)

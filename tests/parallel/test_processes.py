@@ -15,7 +15,7 @@ import pytest
 
 from jaxnn import parallel, train
 from jaxnn.parallel.processes import from_environment
-from jaxnn.train.agreement import is_peer_lost
+from jaxnn.train.interruption import is_peer_lost
 from tests.parallel import on_two
 from tests.parallel.on_two import PROGRAM, SHAPES, STEPS
 
@@ -163,19 +163,25 @@ def test_the_variables_of_schedulers():
     cluster = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
     assert from_environment(cluster) is None  # a pod alone
     assert from_environment(cluster | {"JOB_COMPLETION_INDEX": "0"}) == ()
-    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES is 'four'"):
+    with pytest.raises(
+        ValueError, match="JAX_NUM_PROCESSES must be the digits of an int >= 0, got 'four'"
+    ):
         from_environment(given | {"JAX_NUM_PROCESSES": "four", "JAX_PROCESS_ID": "3"})
 
 
 def test_starts_that_cannot_be():
-    with pytest.raises(ValueError, match=r"was given no processes and no index: write parallel.in"):
+    with pytest.raises(
+        ValueError, match=r"processes must be an int >= 1, got None; write parallel.in"
+    ):
         parallel.initialize("localhost:1234")
-    with pytest.raises(ValueError, match=r'the coordinator is "host:port", got \'localhost\''):
+    with pytest.raises(
+        ValueError, match=r'coordinator must be "host:port", got \'localhost\'; write'
+    ):
         parallel.initialize("localhost", 2, 0)
-    with pytest.raises(ValueError, match=r"got index=2 of processes=2"):
+    with pytest.raises(ValueError, match=r"index must be an int from 0 to 1, got 2"):
         parallel.initialize("localhost:1234", 2, 2)
     jax.devices()
-    with pytest.raises(RuntimeError, match=r"comes before anything else of JAX, which has its dev"):
+    with pytest.raises(RuntimeError, match=r"must be called before any JAX calls"):
         parallel.initialize("localhost:1234", 2, 0)
 
 

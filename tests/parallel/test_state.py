@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxnn as nn
 from jaxnn import parallel, train
-from jaxnn.parallel.batches import row_sharding
+from jaxnn.parallel.mesh import row_sharding
 
 ONE = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
 X = jnp.ones((4, 6))
@@ -30,10 +30,10 @@ class Codebook(nn.Primitive):
 @pytest.mark.parametrize("net", [NET, nn.Sequential(nn.Inference(NET), Codebook(), nn.Dense(3))])
 def test_a_state_as_on_one_device(net):
     program, key = train.Supervised(net, TASK, optax.adam(0.1)), jax.random.key(3)
-    found = ONE.init(program, key, BATCH)
+    found = parallel.init(program, key, BATCH, ONE)
     wanted = program.init(key, BATCH)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), BATCH)
-    again = ONE.init(program, jax.random.key_data(key), shapes)
+    again = parallel.init(program, jax.random.key_data(key), shapes, ONE)
     jax.tree.map(np.testing.assert_array_equal, found, again)
     # Drawn in a compiled program, there and here: to rounding.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
@@ -58,7 +58,7 @@ def test_no_memory_is_given_twice():
         return TASK(outputs, targets)
 
     program = train.Supervised(NET, loss, Averaging())
-    first = state = ONE.init(program, jax.random.key(0), BATCH)
+    first = state = parallel.init(program, jax.random.key(0), BATCH, ONE)
     step = train.make_step(program, placement=ONE)
     batch = parallel.shard_batch(BATCH, ONE.mesh)
     for _ in range(3):
@@ -73,7 +73,7 @@ def test_options_are_those_of_the_program():
     key = jax.random.key(0)
     _, wanted = train.make_step(program)(program.init(key, batch), batch)
     step = train.make_step(program, placement=ONE)
-    _, found = step(ONE.init(program, key, batch), parallel.shard_batch(batch, ONE.mesh))
+    _, found = step(parallel.init(program, key, batch, ONE), parallel.shard_batch(batch, ONE.mesh))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, wanted)
     assert "gradient_norm/w" in found
 
@@ -82,7 +82,7 @@ def test_rules_that_do_not_fit_are_reported_before_anything_is_drawn():
     program = train.Supervised(NET, TASK, optax.sgd(0.1))
     placement = parallel.Placement(ONE.mesh, (("head/w", P()), ("**", P())))
     with pytest.raises(ValueError, match=r"matches none of the \d+ paths"):
-        placement.init(program, jax.random.key(0), BATCH)
+        parallel.init(program, jax.random.key(0), BATCH, placement)
 
 
 def test_rows_that_the_devices_do_not_divide():
@@ -113,7 +113,7 @@ def test_an_optimizer_sees_blocks_on_a_mesh_as_on_one_device(optimizer):
 
     program = train.Supervised(nn.Repeat(nn.Dense(6), 3), loss, optimizer)
     key, batch = jax.random.key(0), (X, X)
-    there, here = ONE.init(program, key, batch), program.init(key, batch)
+    there, here = parallel.init(program, key, batch, ONE), program.init(key, batch)
     on_mesh, step = train.make_step(program, placement=ONE), train.make_step(program)
     for _ in range(2):
         there, _ = on_mesh(there, parallel.shard_batch(batch, ONE.mesh))

@@ -44,9 +44,9 @@ def test_minutes_count_from_the_last_time():
     ("arguments", "message"),
     [
         ({}, r"takes steps, epochs, or minutes; write Every\(epochs=1\)"),
-        ({"steps": 0}, "Every.steps is an int above 0, got 0"),
-        ({"epochs": 1.5}, "Every.epochs is an int above 0, got 1.5"),
-        ({"minutes": float("nan")}, "Every.minutes is a number above 0, got nan"),
+        ({"steps": 0}, "Every.steps must be None or an int >= 1, got 0"),
+        ({"epochs": 1.5}, "Every.epochs must be None or an int >= 1, got 1.5"),
+        ({"minutes": float("nan")}, "Every.minutes must be None or a number > 0, got nan"),
     ],
 )
 def test_what_is_no_interval_is_refused(arguments, message):

@@ -173,7 +173,7 @@ def test_a_run_that_diverges_is_stopped_and_names_what_is_not_finite(examples):
     with pytest.raises(train.Diverged) as caught:
         fit(program_of(LINEAR, optax.sgd(1e30)), examples)
     message = str(caught.value)
-    assert "loss is nan after step 3: the run diverged; params/first/b is the first" in message
+    assert "loss is nan after step 3: the run diverged; params/first/b of the state is" in message
     assert "clip the gradients by optax.clip_by_global_norm(1.0)" in message
     assert caught.value.history == []
 
@@ -182,6 +182,6 @@ def test_a_run_that_cannot_be_rolled_back_out_of_it_is_stopped(examples):
     x = np.full((50, 4), 3e38, np.float32)
     with (
         pytest.warns(RuntimeWarning, match="rolled back to the state of the last record, attempt"),
-        pytest.raises(train.Diverged, match=r"came in step 10, at (first|the gradient|the loss)"),
+        pytest.raises(train.Diverged, match=r"loss is nan after step 12"),
     ):
         fit(program_of(LINEAR), (x, examples[1]), hooks=[train.Divergence(retries=3)])

@@ -26,7 +26,7 @@ def test_a_teacher_may_start_as_the_arrays_of_its_student(on_mesh):
     ts, step, batch = program.init(KEY, (X, Y)), train.make_step(program), (X, Y)
     if on_mesh:
         placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
-        ts = placement.init(program, KEY, (X, Y))
+        ts = parallel.init(program, KEY, (X, Y), placement)
         step = train.make_step(program, placement=placement)
         batch = parallel.shard_batch((X, Y), placement.mesh)
     online = jax.tree.map(np.array, ts.params["online"])

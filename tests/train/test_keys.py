@@ -35,7 +35,7 @@ def test_a_step_draws_what_jax_draws_from_the_key_given(kind):
     program = train.Supervised(NET, loss, OPTIMIZER)
     created = program.init(key, (X, Y))
     placement = parallel.Placement(parallel.mesh(data=1), parallel.FSDP)
-    on_mesh = placement.init(program, key, (X, Y))
+    on_mesh = parallel.init(program, key, (X, Y), placement)
     for ts in (created, on_mesh):
         found = step_key(ts._replace(step=jnp.asarray(5)))
         assert jax.random.key_impl(found) == jax.random.key_impl(key)

@@ -141,7 +141,7 @@ def test_labels_of_64_bits_do_not_wrap(label):
         ),
     ]
     for step, given in steps:
-        state = placement.init(program, jax.random.key(0), batch)
+        state = parallel.init(program, jax.random.key(0), batch, placement)
         assert np.isnan(float(step(state, given)[1]["loss"]))
 
 

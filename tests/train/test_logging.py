@@ -1,6 +1,5 @@
 """Loggers: the lines of a run to the byte, what other tools read back, and what fails."""
 
-import contextlib
 import importlib.machinery
 import json
 import os
@@ -12,9 +11,12 @@ import types
 import warnings
 from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxnn import train
 from jaxnn.installation import install
 from jaxnn.train import tracking
 from jaxnn.train.logging import JsonLines
@@ -24,18 +26,29 @@ RECORDS = [{"epoch": n, "step": 10 * n, "loss": 1 / n} for n in range(1, 5)]
 CONFIG = {"model": {"type": "MLP", "width": 8}, "seed": 0}
 
 
-def write(logger, records=RECORDS, step=None, config=None):
-    with logger.open(step, config) as log:
+def write(logger, records=RECORDS, step=None, config=None, history=()):
+    with logger.open(step, config, history) as log:
         for record in records:
             log(record)
 
 
-@contextlib.contextmanager
-def logged(*loggers):
-    """Several loggers as one, closed in the opposite order."""
-    with contextlib.ExitStack() as opened:
-        logs = [opened.enter_context(logger.open()) for logger in loggers]
-        yield lambda record: [log(record) for log in logs]
+class Recorded(train.Program):
+    """The losses of RECORDS, one a step."""
+
+    def init(self, key, batch):
+        return jnp.float32(0)
+
+    def step(self, state, batch):
+        return state + 1, {"loss": 1 / (state + 1)}
+
+
+def run_with(*loggers):
+    """A run that logs four records, and the texts of its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        key = jax.random.key(0)
+        list(train.run(Recorded(), key=key, steps=4, every=1, hooks=[train.Log(*loggers)]))
+    return [str(one.message) for one in caught]
 
 
 def test_a_line_a_record_at_once(tmp_path):
@@ -78,7 +91,7 @@ def test_lines_are_never_mixed_or_lost(tmp_path):
         write(lines)
     assert str(error.value) == (
         f"cannot write metrics to {tmp_path / 'm.jsonl'}: it has the lines of another run, which "
-        "are never mixed. The lines before are whole: make room there, or write to another file"
+        "are never mixed. The lines before are complete: make room there, or write to another file"
     )
     with pytest.raises(OSError, match=r"cannot write metrics to .*: No such file or directory\."):
         write(JsonLines(tmp_path / "none" / "m.jsonl"))
@@ -140,10 +153,10 @@ def test_tensorboard_reads_them_back(tmp_path):
     scalars, starts = events(tmp_path / "tb")
     assert scalars == [("loss", 10, 0.5)] and starts == []
     assert not [one for one in threading.enumerate() if one.name.startswith("jaxnn-log")]
-    write(board, [{"step": 11, "loss": 0.25}], step=10)
+    write(board, [{"step": 11, "loss": 0.25}], 10, history=[{"step": 10, "loss": 0.5}])
     scalars, starts = events(tmp_path / "tb")
     assert sorted(scalars) == [("loss", 10, 0.5), ("loss", 11, 0.25)]
-    assert starts == [11]  # what has this step or a later one is forgotten
+    assert starts == [0]  # what has this step or a later one is forgotten
 
 
 def test_tensorboard_has_no_step_twice_after_a_run_is_resumed(tmp_path):
@@ -152,7 +165,9 @@ def test_tensorboard_has_no_step_twice_after_a_run_is_resumed(tmp_path):
     write(board, RECORDS)
     (file,) = (tmp_path / "tb[1]").iterdir()
     file.write_bytes(file.read_bytes() + b"\x20\0\0")  # torn by a kill
-    write(board, RECORDS[2:], step=20)
+    (tmp_path / "tb[1]" / "events.out.tfevents.1.of-the-user").write_bytes(b"")  # is kept
+    write(board, RECORDS[2:], step=20, history=RECORDS[:2])
+    assert len([*(tmp_path / "tb[1]").iterdir()]) == 2
     scalars, _ = events(tmp_path / "tb[1]")
     wanted = [(name, r["step"], r[name]) for r in RECORDS for name in ("epoch", "loss")]
     assert sorted(scalars) == sorted(
@@ -299,7 +314,7 @@ def test_mlflow_reads_them_back(tmp_path):
     with warnings.catch_warnings(record=True) as told:
         write(MLflow(uri, "trial", run="one"), RECORDS[:3], config=CONFIG)
         write(MLflow(uri, "trial", run="one"), RECORDS[2:], step=20)
-    assert not [str(one.message) for one in told if "no more records" in str(one.message)]
+    assert not [str(one.message) for one in told if "failed" in str(one.message)]
     client = mlflow.MlflowClient(tracking_uri=uri)
     place = client.get_experiment_by_name("trial").experiment_id
     (run,) = client.search_runs([place])
@@ -314,16 +329,10 @@ def test_a_dead_mlflow_server(tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     lines = JsonLines(tmp_path / "m.jsonl")
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", UserWarning)
-        with logged(lines, MLflow("http://127.0.0.1:9", "trial")) as log:
-            for record in RECORDS:
-                log(record)
-    (one,) = [str(one.message) for one in told if "no more records" in str(one.message)]
-    assert one.startswith(
-        "MLflow at http://127.0.0.1:9 gets no more records: MlflowException: API "
-    )
-    assert lines.records() == RECORDS
+    texts = run_with(lines, MLflow("http://127.0.0.1:9", "trial"))
+    (one,) = [text for text in texts if "MlflowException" in text]
+    assert one.startswith("the logger MLflow(uri='http://127.0.0.1:9', experiment='trial', run=No")
+    assert len(lines.records()) == 4
 
 
 class Server:
@@ -342,30 +351,27 @@ class Server:
 
         return log, lambda: self.got.append("closed")
 
+    def __repr__(self):
+        return "Server()"
+
     def open(self, step=None, config=None, history=()):
-        return tracking._in_thread("the server", self.connect, history, [])
+        return tracking.in_thread(self.connect, history)
 
 
 def test_a_server_that_dies_is_reported_once(tmp_path):
     lines, server = JsonLines(tmp_path / "m.jsonl"), Server(dies=2)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        with logged(lines, server) as log:
-            for record in RECORDS:
-                log(record)
-    assert [str(one.message) for one in told] == [
-        "the server gets no more records: ConnectionError: the server is gone. The run continues, "
-        "and its JSON lines have all metrics"
-    ]
-    assert server.got == RECORDS[:2]
-    assert lines.records() == RECORDS
+    texts = run_with(lines, server)
+    (one,) = [text for text in texts if "ConnectionError" in text]
+    assert one.startswith("the logger Server() failed (ConnectionError: the server is gone); ")
+    assert [record["step"] for record in server.got] == [1, 2]
+    assert [record["step"] for record in lines.records()] == [1, 2, 3, 4]
 
 
 def test_a_server_that_hangs_holds_nothing_up(monkeypatch):
     monkeypatch.setattr(tracking, "PATIENCE", 0.05)
     server = Server(hangs=True)
-    with pytest.warns(UserWarning, match=r"did not take the last ones in 0.05 s\. The JSON"):
-        write(server)
+    (one,) = run_with(server)
+    assert "failed (TimeoutError: it did not take the last records in 0.05 s); its last" in one
     server.gone.set()
 
 
@@ -375,9 +381,9 @@ def test_a_server_that_lives_gets_all_and_is_closed():
     assert server.got == [*RECORDS, "closed"]
 
 
-def test_an_error_of_the_run_closes_all(tmp_path):
+def test_an_error_of_the_run_closes_the_logger():
     server = Server()
-    with pytest.raises(KeyError), logged(server, JsonLines(tmp_path / "m.jsonl")) as log:
+    with pytest.raises(KeyError), server.open() as log:
         log(RECORDS[0])
         raise KeyError
     assert server.got == [RECORDS[0], "closed"]

@@ -1,23 +1,45 @@
-"""Checkpoints: save a run, and resume it."""
+"""Checkpoints: save a run, and resume it.
+
+    checkpoints/
+        run.lock            held by the one run that writes here
+        1200/               the checkpoint after step 1,200
+
+A checkpoint that lacks a file, or whose files do not match their checksums, is renamed
+`damaged-1200`, and the one before it is used. Any other error is raised, and the folder stays as it
+is, as it does if the run that wrote the checkpoint differs from the one that resumes it.
+"""
 
 import contextlib
+import itertools
 import math
+import shutil
 import signal
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ...core.values import Value
 from ...data.accept import as_source, check_resumable
-from ..checkpoint_files import Damaged, check_seal, progress_of, read_tree, steps
-from ..checkpoint_folder import CheckpointFolder, explained, score_of
-from ..directions import badness, check_maximize, check_metric, is_maximized
-from ..evaluation import check_count
-from ..event import Event
+from ...files.lock import Lock, Locked
+from ...files.plain import plain
+from ...validation import instance, positive
+from .. import checkpoint
+from ..checkpoint import Damaged, cause, numbered
+from ..directions import badness
 from ..every import Every, Moment
-from ..identity import identity
-from ..signals import Interrupted, listening
-from .hook import Hook, title
+from ..interruption import Interrupted, is_peer_lost, listening
+from ..record import Event
+from ..state import is_key
+from .hook import MAXIMIZE, Hook, is_maximized, title, warn
+
+LOCK = "run.lock"
+EVERY = instance(Every, "a train.Every", "write every=train.Every(epochs=1)")
 
 
 class Checkpoints(Value, Hook):
@@ -29,138 +51,210 @@ class Checkpoints(Value, Hook):
     SIGTERM end the dispatch, save, and raise `train.Interrupted`. It is the last hook.
 
     Args:
-        folder: the folder of this run alone.
-        every: how often a checkpoint is saved, every 5 minutes by default. There is one, too, when
+        folder: The folder of this run alone.
+        every: How often a checkpoint is saved, every 5 minutes by default. One is also saved when
             the run is asked to stop.
-        keep: the number of newest checkpoints that are kept, 3 by default.
-        best: a metric of the records, such as "validation_loss": each record that is the best so
+        keep: The number of newest checkpoints that are kept, 3 by default.
+        best: A metric of the records, such as "validation_loss": each record that is the best so
             far is saved too, and the best one is kept. A value that is not finite is never best.
-            None (the default) for no such metric.
-        maximize: whether a larger value is better; by default as the program declares it.
-        at_end: whether the end of the run is saved too, True by default.
-        force: resume even if the run differs from the one that wrote the checkpoint; False by
+            Default: None, no such metric.
+        maximize: Whether a larger value is better. Default: None, as the program declares it.
+        at_end: Whether the end of the run is saved too, True by default.
+        force: Resume even if the run differs from the one that wrote the checkpoint; False by
             default. What differs is a warning, and every later checkpoint records it.
 
     Raises:
-        TypeError, ValueError: numbers out of range; before the first step, a metric that the run
+        TypeError, ValueError: Numbers out of range; before the first step, a metric that the run
             does not have or whose direction is unknown, and checkpoints of another run.
-        OSError: another run works in the folder, or it cannot be written.
+        OSError: Another run works in the folder, or it cannot be written.
 
     >>> Checkpoints("runs/a/checkpoints", Every(epochs=1), keep=2)
     Checkpoints('runs/a/checkpoints', every=Every(epochs=1), keep=2)
     """
 
     folder: str
-    every: Every = Every(minutes=5.0)  # type: ignore[assignment]
-    keep: int = 3
+    every: Annotated[Every, EVERY] = Every(minutes=5.0)  # type: ignore[assignment]
+    keep: Annotated[int, positive] = 3
     best: str | None = None
-    maximize: bool | None = None
+    maximize: Annotated[bool | None, MAXIMIZE] = None
     at_end: bool = True
     force: bool = False
     last: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        if not isinstance(self.every, Every):
-            raise TypeError(
-                f"Checkpoints.every is a train.Every, got {self.every!r}; write "
-                "every=train.Every(epochs=1)"
-            )
-        check_count(self.keep, "Checkpoints.keep")
-        check_maximize(self.maximize, "Checkpoints")
-
     def check(self, run: Any) -> None:
         """Raise ValueError for a metric that the run does not have, or that has no direction."""
         if self.best is not None:
-            check_metric(self.best, run.names, "Checkpoints.best is")
             self._maximize(run)
+
+    def _maximize(self, run: Any) -> bool:
+        return is_maximized(str(self.best), run, self.maximize, "Checkpoints(..., best={!r})")
 
     @contextlib.contextmanager
     def open(self, run: Any) -> Iterator[Hook]:
         """Lock the folder, restore the run from the newest checkpoint, and listen for signals."""
         check_resumable(as_source(run.data))
-        opened = CheckpointFolder(self, title(run.program), identity(run))
-        with contextlib.closing(opened) as folder:
-            run.checkpoint = lambda: folder.saved and folder.folder / str(folder.saved)
-            found = folder.restore(run.like)
+        with contextlib.ExitStack() as held:
+            saving = _Saving(self, run, held)
+            run.checkpoint = saving.newest
+            found = saving.restore()
             if found is not None:
-                run.resume(*found, str(folder.folder / str(folder.saved)))
+                run.resume(*found, str(saving.newest()))
                 del found  # this frame lives as long as the run, which holds one copy of its state
-            with listening(run.asked):
-                yield _Saving(self, folder, run)
+            held.enter_context(listening(run.asked))
+            yield saving
 
     def restore(self, like: Any, which: Literal["newest", "best"] | int = "newest") -> Any:
-        """The state in a checkpoint: the newest, the best one, or that after a step.
+        """Return the state in a checkpoint: the newest, the best one, or that after a step.
 
         Args:
-            like: a state of the program, or its shapes: `jax.eval_shape(program.init, key, batch)`.
+            like: A state of the program, or its shapes: `jax.eval_shape(program.init, key, batch)`.
                 If it is sharded, the arrays are restored in this way.
             which: "newest" (the default), "best", or the number of a step.
 
         Raises:
-            FileNotFoundError: there is no such checkpoint.
-            ValueError: it is damaged, or of another program.
+            FileNotFoundError: There is no such checkpoint.
+            ValueError: It is damaged, or of another program.
         """
-        with explained(self.folder):
-            found = dict(steps(Path(self.folder)))
-        if which == "best":
-            scores = {n: score_of(one, self.best, self.maximize) for n, one in found.items()}
-            scored = {n: score for n, score in scores.items() if math.isfinite(score)}
-            step = max(scored, key=lambda n: (scored[n], n), default=None)
-        else:
-            step = max(found, default=None) if which == "newest" else which
+        found = numbered(Path(self.folder))
+        named = {"newest": max(found, default=None), "best": self._best_of(found)}
+        step = named.get(which, which)  # type: ignore[call-overload]
         if step not in found:
-            there = ", ".join(map(str, sorted(found))) or "none"
             raise FileNotFoundError(
                 f"{self.folder} has no checkpoint {which!r}; there are those after the steps: "
-                f"{there}"
+                f"{', '.join(map(str, sorted(found))) or 'none'}"
             )
         try:
-            check_seal(found[step])
-            about = progress_of(found[step])
-            return read_tree(found[step], "the given state", {"state": like}, about)["state"]
+            about = checkpoint.read_progress(found[step])
+            return checkpoint.read_arrays(found[step], "the given state", {"state": like}, about)[
+                "state"
+            ]
         except Damaged as error:
             raise Damaged(
                 f"{found[step]}: is damaged ({error}); restore it from a copy, or name another step"
             ) from None
 
-    def _maximize(self, run: Any) -> bool:
-        assert self.best is not None
-        call = f"Checkpoints(..., best={self.best!r}, "
-        return is_maximized(self.best, run.directions, self.maximize, call)
+    def _best_of(self, found: Mapping[int, Path]) -> int | None:
+        """Return the step of the best checkpoint; None if none was saved by the metric."""
+        scores = {n: checkpoint.score_of(one, self.best, self.maximize) for n, one in found.items()}
+        scored = (n for n, score in scores.items() if math.isfinite(score))
+        return max(scored, key=lambda n: (scores[n], n), default=None)
 
 
 class _Saving(Hook):
-    """The opened `Checkpoints` of a run."""
+    """The opened `Checkpoints` of a run.
+
+    Each checkpoint is written by a thread, from a copy on the host, so that the next step need not
+    wait. If one cannot be written, that is a warning, and the run continues.
+    """
 
     last = True
 
-    def __init__(self, settings: Checkpoints, folder: CheckpointFolder, run: Any) -> None:
-        self._settings, self._folder, self._run = settings, folder, run
+    def __init__(self, settings: Checkpoints, run: Any, held: contextlib.ExitStack) -> None:
+        self._settings, self._run, self._saved_at = settings, run, run.moment()
         self.every = settings.every  # type: ignore[misc]
         self.check = settings.check  # type: ignore[method-assign]
-        self._saved = run.moment()
+        self._title, self._identity = title(run.program), checkpoint.identity(run)
+        self._folder, self._first = Path(settings.folder).absolute(), jax.process_index() == 0
+        if self._first:
+            held.enter_context(self._lock())
+        self._plain = held.enter_context(plain(self._folder))
+        self._pool = held.enter_context(ThreadPoolExecutor(1, "checkpoint"))
+        held.callback(self._wait)
+        self._writing: Future[None] | None = None
+        self._saved: int | None = None  # the step of the newest complete checkpoint
+        self._forced: list[list[str]] = []
+
+    def _lock(self) -> Lock:
+        """Make the folder, lock it, and remove what a killed run was writing."""
+        busy = f"another run works in {self._folder}; wait until it ends, or name another folder"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = Lock(self._folder / LOCK, busy)
+        except Locked:
+            raise
+        except (OSError, sqlite3.Error) as error:
+            raise OSError(
+                f"cannot keep checkpoints in {self._folder}: {cause(error)}. Nothing was trained; "
+                "name another folder"
+            ) from error
+        for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return lock
+
+    def newest(self) -> Path | None:
+        """Return the newest complete checkpoint."""
+        return None if self._saved is None else self._folder / str(self._saved)
+
+    def restore(self) -> tuple[Any, dict[str, Any]] | None:
+        """Return the arrays and the progress of the newest complete checkpoint; None without one.
+
+        A damaged checkpoint is reported by a warning and moved aside. One of another run raises
+        ValueError with everything that differs.
+        """
+        for step, folder in sorted(numbered(self._folder).items(), reverse=True):
+            try:
+                about = checkpoint.read_progress(folder)
+                differ, versions = self._changes(folder, about)
+                arrays = checkpoint.read_arrays(folder, self._title, self._run.like(about), about)
+            except Damaged as error:
+                names = (f"damaged-{step}{f'-{i}' if i > 1 else ''}" for i in itertools.count(1))
+                aside = next(one for one in map(folder.with_name, names) if not one.exists())
+                if self._first:
+                    folder.rename(aside)
+                warn(
+                    f"the checkpoint after step {step:,} is damaged ({error}), so it is not used "
+                    f"and was moved to {aside}; the one before it is used"
+                )
+                continue
+            self._saved, self._forced = step, [*about["forced"], *([differ] if differ else [])]
+            if differ:
+                warn(
+                    f"resumed {folder}, a checkpoint of another run, because of force=True:\n  "
+                    + "\n  ".join(differ)
+                )
+            if versions:
+                warn(
+                    f"{folder} was written with other versions, so that the numbers may differ "
+                    f"from those of an uninterrupted run: {'; '.join(versions)}"
+                )
+            return arrays, about
+        return None
+
+    def _changes(self, folder: Path, about: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """Return what differs from the run that wrote the checkpoint, and from its versions."""
+        recorded, now = dict(about["identity"]), dict(self._identity)
+        if not self._first:  # it may read a part of the data, and the first recorded its own
+            recorded.pop("data", None)
+            now.pop("data", None)
+        differ, versions = checkpoint.changes(recorded, now, about["versions"])
+        if differ and not self._settings.force:
+            raise ValueError(
+                f"{folder} is a checkpoint of another run:\n  "
+                + "\n  ".join([*differ, *(f"versions/{line}" for line in versions)])
+                + "\nTo resume that run, pass what it recorded. To start this one, write "
+                "Checkpoints(...) with another folder. To continue that run as this one, write "
+                "Checkpoints(..., force=True)."
+            )
+        return differ, versions
 
     def is_due(self, now: Moment, since: Moment) -> bool:
-        """Whether it is time to save, or the run is asked to stop."""
-        return self._run.signal is not None or self._settings.every.due(now, self._saved)
+        """Return whether it is time to save, or the run is asked to stop."""
+        return self._run.signal is not None or self._settings.every.due(now, self._saved_at)
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
         """Save if it is time, and end the run if it is asked to stop."""
-        run, folder = self._run, self._folder
+        run, at_end = self._run, self._settings.at_end and self._run.is_over
         score = self._score(event) if event.is_record else None
-        due = self.is_due(event.moment, self._saved) or score is not None
-        if due or (self._settings.at_end and run.is_over):
-            self._saved = event.moment
+        if at_end or score is not None or self.is_due(event.moment, self._saved_at):
+            self._saved_at = event.moment
             if math.isfinite(event.metrics.get("loss", 0.0)):
-                tree, progress = run.progress(event)
-                folder.save(event.step, tree, progress, score)
+                self._save(event, score)
         if run.signal is not None and not run.is_over:
-            folder.wait()
+            self._wait()
             saved = "no checkpoint could be kept"
-            if folder.saved is not None:
+            if self._saved is not None:
                 saved = (
-                    f"the checkpoint after step {folder.saved:,} is in {self._settings.folder}, "
+                    f"the checkpoint after step {self._saved:,} is in {self._settings.folder}, "
                     "and the same call resumes from it"
                 )
             name = signal.Signals(run.signal).name
@@ -171,10 +265,58 @@ class _Saving(Hook):
         return memory, None
 
     def _score(self, event: Event) -> float | None:
-        """The score of the last record, larger for better, if it is the best so far."""
+        """Return the score of the last record, larger for better, if it is the best so far."""
         best = self._settings.best
         if best is None:
             return None
         maximize = self._settings._maximize(self._run)
         *before, last = (badness(record.get(best), maximize) for record in event.history)
         return -last if last < min(before, default=math.inf) else None
+
+    def _save(self, event: Event, score: float | None) -> None:
+        tree, progress = self._run.progress(event)
+        self._wait()
+        if event.step == self._saved:
+            return
+        if jax.process_count() > 1:  # all processes write their part, in step with each other
+            self._write(event.step, tree, progress, score)
+            return
+        # A copy: the next step takes the memory of the state, on a CPU that of these arrays.
+        host = jax.tree.map(lambda leaf: jnp.copy(leaf) if is_key(leaf) else np.array(leaf), tree)
+        self._writing = self._pool.submit(self._write, event.step, host, progress, score)
+
+    def _wait(self) -> None:
+        """Wait until the checkpoint that is being written is complete."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def _write(
+        self, step: int, tree: Any, progress: Mapping[str, Any], score: float | None
+    ) -> None:
+        settings = self._settings
+        run = {"program": self._title, "identity": self._identity, "forced": self._forced}
+        scored = {"metric": settings.best, "maximize": settings.maximize}
+        scored["score"] = -math.inf if score is None else score
+        try:
+            checkpoint.write(self._plain / str(step), tree, {**run, **progress}, scored)
+            self._saved = step
+            if self._first:
+                self._remove_old()
+        except Exception as error:
+            if is_peer_lost(error):
+                raise
+            before = "none" if self._saved is None else f"the one after step {self._saved:,}"
+            warn(
+                f"the checkpoint after step {step:,} could not be written in {self._folder} "
+                f"({cause(error)}): the run continues, and {before} is the newest complete one; "
+                "make room, or name another folder"
+            )
+
+    def _remove_old(self) -> None:
+        found, settings = numbered(self._folder), self._settings
+        kept: set[int | None] = {*sorted(found)[-settings.keep :]}
+        if settings.best is not None:
+            kept.add(settings._best_of(found))
+        for step in found.keys() - kept:
+            shutil.rmtree(found[step])

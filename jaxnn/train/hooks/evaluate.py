@@ -3,14 +3,14 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from ...data.accept import as_source, fingerprint_of
 from ...data.rows import check_like
+from ...validation import positive
 from ..evaluation import SIZE, check_names, evaluated, evaluation_spec, piece_spec, prepared
-from ..event import Event
 from ..metrics import directions
-from ..record import prefixed
+from ..record import Event, prefixed
 from .hook import Hook
 
 
@@ -22,10 +22,10 @@ class Evaluate(Hook):
     record. Hooks that read them, such as `EarlyStopping`, come after it.
 
     Args:
-        data: as for `train.evaluate`; None (the default) for a program without data.
-        name: the prefix of the metrics: "validation" (the default) gives `validation_loss`.
-        batch_size: the largest number of rows that are evaluated at once, 1,024 by default.
-        program: the program that evaluates the state; the run's own by default.
+        data: As for `train.evaluate`. Default: None, for a program without data.
+        name: The prefix of the metrics: "validation" (the default) gives `validation_loss`.
+        batch_size: The largest number of rows that are evaluated at once, 1,024 by default.
+        program: The program that evaluates the state. Default: None, the run's program.
 
     >>> import numpy as np
     >>> Evaluate((np.ones((3, 2)), np.zeros(3)), name="test").name
@@ -34,24 +34,25 @@ class Evaluate(Hook):
 
     data: Any = None
     name: str = "validation"
-    batch_size: int = SIZE
+    batch_size: Annotated[int, positive] = SIZE
     program: Any = None
 
     @contextmanager
     def open(self, run: Any) -> Iterator[Self]:
         """Check the data, and put arrays on the device once."""
-        data = prepared(self._program(run), self.data, f"{self.name} data", run.placement)
-        yield dataclasses.replace(self, data=data)
+        program = run.program if self.program is None else self.program
+        data = prepared(program, self.data, f"{self.name} data", run.placement)
+        yield dataclasses.replace(self, data=data, program=program)
 
     def check(self, run: Any) -> None:
         """Add the names and directions of the metrics, by abstract evaluation."""
-        program = self._program(run)
+        program, size = self.program, self.batch_size
         try:
-            metrics = evaluation_spec(program, run.state, self.data, self.batch_size, run.placement)
+            metrics = evaluation_spec(program, run.state, self.data, size, run.placement)
         except Exception as error:
             spec = run.loader.spec()
             if self.data is not None and spec is not None and program is run.program:
-                given = piece_spec(self.data, self.batch_size)
+                given = piece_spec(self.data, size)
                 try:
                     check_like(given, spec, f"{self.name} data", "the training data")
                 except ValueError as difference:  # which is what the program failed at
@@ -63,14 +64,11 @@ class Evaluate(Hook):
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
         """Add the metrics to the record."""
-        program, placement = self._program(event.run), event.run.placement
-        metrics = evaluated(program, event.state, self.data, self.batch_size, placement)
+        placement, size = event.run.placement, self.batch_size
+        metrics = evaluated(self.program, event.state, self.data, size, placement)
         event.add(prefixed(self.name, metrics))
         return memory, None
 
     def identity(self) -> Mapping[str, Any]:
-        """The checksums of the data."""
+        """Return the checksums of the data."""
         return {} if self.data is None else {self.name: fingerprint_of(as_source(self.data))}
-
-    def _program(self, run: Any) -> Any:
-        return run.program if self.program is None else self.program

@@ -9,15 +9,24 @@ A plain function of an event is a hook, too.
 
 import contextlib
 import dataclasses
+import difflib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Self
 
+import jax
+import numpy as np
+
 from ...explain.text import brief
-from ..event import Event
+from ...files.reading import listed
+from ...validation import Accepts, check_fields, flag
 from ..every import Every, Moment
-from .memory import check_like
+from ..record import Event
+from ..state import by_path, differences
+
+MAXIMIZE = None | flag.such(what="True if larger is better, or False")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Stop:
     """The action of a hook that ends the run.
 
     Args:
-        reason: why, as a sentence; `event.stop` and the history of checkpoints keep it.
+        reason: Why, as a sentence; `event.stop` and the history of checkpoints keep it.
 
     >>> Stop("the loss is below 0.1").reason
     'the loss is below 0.1'
@@ -42,7 +51,7 @@ class RollBack:
     are those after them.
 
     Args:
-        state: the state to continue from. The run copies it.
+        state: The state to continue from. The run copies it.
     """
 
     state: Any
@@ -51,8 +60,9 @@ class RollBack:
 class Hook:
     """Base of all hooks. A subclass is a frozen value and overrides what it needs.
 
-    `every` is when `see` is called besides at each record of the run, and `ends` are steps after
-    which a dispatch ends, so that the hook can act between two steps.
+    `see` is called at each record of the run, and also when `every` is due. `ends` are steps after
+    which a dispatch ends, so that the hook can act between two steps. The fields of a dataclass are
+    checked as `jaxnn.validation` describes it.
 
     >>> class Below(Hook):
     ...     def see(self, memory, event):
@@ -66,19 +76,23 @@ class Hook:
     last: ClassVar[bool] = False
     """Whether the hook has to come after all others."""
 
+    def __post_init__(self) -> None:
+        """Check the fields of a dataclass."""
+        check_fields(self)
+
     @property
     def ends(self) -> tuple[int, ...]:
         """Steps after which a dispatch ends."""
         return ()
 
     def open(self, run: Any) -> AbstractContextManager[Self]:
-        """A context manager around the run, whose value is the hook to call.
+        """Return a context manager around the run, whose value is the hook to call.
 
         Hooks are opened from the last to the first, so that `Checkpoints`, which comes last, has
         restored the run before the others see it.
 
         Args:
-            run: the run, with `program`, `key`, `step`, `history`, and `total`.
+            run: The run, with `program`, `key`, `step`, `history`, and `total`.
         """
         return contextlib.nullcontext(self)
 
@@ -86,39 +100,47 @@ class Hook:
         """Raise before the first step if the hook cannot work.
 
         Args:
-            run: the run, whose `names` and `directions` are those of its metrics. A hook that adds
+            run: The run, whose `names` and `directions` are those of its metrics. A hook that adds
                 metrics adds theirs here.
         """
 
     def begin(self, state: Any) -> Any:
-        """The memory before the first step: a pytree of numbers and arrays, None if none is kept.
+        """Return the memory before the first step: a pytree of numbers and arrays, or None.
 
         Args:
-            state: the state that the run begins with.
+            state: The state that the run begins with.
         """
         return None
 
     def is_due(self, now: Moment, since: Moment) -> bool:
-        """Whether `see` is called although there is no record.
+        """Return whether `see` is called although there is no record.
 
         Args:
-            now: the end of a dispatch.
-            since: when `see` was called last.
+            now: The end of a dispatch.
+            since: When `see` was called last.
         """
         return self.every is not None and self.every.due(now, since)
 
     def see(self, memory: Any, event: Event) -> tuple[Any, Stop | RollBack | None]:
-        """The new memory, and what the run shall do: None to continue.
+        """Return the new memory, and what the run shall do: None to continue.
 
         Args:
-            memory: as `begin` or the last `see` returned it.
-            event: where the run is. Metrics are fetched from the device when they are read.
+            memory: As `begin` or the last `see` returned it.
+            event: Where the run is. Metrics are fetched from the device when they are read.
         """
         return memory, None
 
     def identity(self) -> Mapping[str, Any]:
-        """What determines the numbers that the hook adds, as nested dicts of text."""
+        """Return what determines the numbers that the hook adds, as nested dicts of text."""
         return {}
+
+
+A_HOOK = Accepts(
+    "a train.Hook or a function of an event",
+    lambda hook: isinstance(hook, Hook) or (callable(hook) and not isinstance(hook, type)),
+    TypeError,
+    "write hooks=[train.EarlyStopping('loss'), lambda event: print(event.metrics)]",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +148,7 @@ class Callback(Hook):
     """The hook of a plain function of an event.
 
     Args:
-        function: called with each record's event. It may return a `Stop` or a `RollBack`.
+        function: Called with each record's event. It may return a `Stop` or a `RollBack`.
     """
 
     function: Callable[[Event], Any]
@@ -137,57 +159,131 @@ class Callback(Hook):
         return memory, action if isinstance(action, Stop | RollBack) else None
 
 
-def as_hook(hook: Any) -> Hook:
-    """The hook, or that of a plain function; TypeError for anything else."""
-    if isinstance(hook, Hook):
-        return hook
-    if isinstance(hook, type) or not callable(hook):
-        raise TypeError(
-            f"a hook is a train.Hook or a function of an event, got {hook!r}; write "
-            "hooks=[train.EarlyStopping('validation_loss'), lambda event: print(event.metrics)]"
+def as_hooks(hooks: Sequence[Any]) -> list[Hook]:
+    """Return the hooks of a run, from hooks and functions of an event, in the order of a run.
+
+    Raises TypeError for anything else, and ValueError for another order.
+    """
+    given = [A_HOOK(hook, f"hooks[{i}]") for i, hook in enumerate(hooks)]
+    found = [hook if isinstance(hook, Hook) else Callback(hook) for hook in given]
+    if any(b.leads > a.leads or a.last for a, b in itertools.pairwise(found)):
+        raise ValueError(
+            "hooks act in the order of their list: train.Throughput has to come first, since it "
+            "times the steps alone, and one train.Checkpoints last, since it saves what the others "
+            f"remember; write hooks=[{', '.join(map(title, ordered(found)))}]"
         )
-    return Callback(hook)
+    return found
 
 
-def checked(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]:
-    """What `see` returned: a memory like the one before, and an action. TypeError otherwise.
+def ordered(hooks: Sequence[Hook]) -> list[Hook]:
+    """Return hooks in the order of a run: those that lead first, and the last ones last."""
+    return sorted(hooks, key=lambda hook: (not hook.leads, hook.last))
+
+
+def check_result(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]:
+    """Return the memory and the action that `see` returned; TypeError for anything else.
 
     Args:
-        result: what it returned.
-        before: the memory that it was given.
+        result: What `see` returned.
+        before: The memory that it was given, whose structure, shapes, and types the new one has.
     """
-    if not isinstance(result, tuple) or len(result) != 2:
+    is_pair = isinstance(result, tuple) and len(result) == 2
+    if not is_pair or not isinstance(result[1], Stop | RollBack | None):
         raise TypeError(
-            f"see returns the memory and an action, got {brief(result)}; write return memory, None"
+            "see must return the memory and an action, which is None, a train.Stop, or a "
+            f"train.RollBack, got {brief(result[1] if is_pair else result)}; write return memory, "
+            "None, or return memory, train.Stop('the loss is below 0.1')"
         )
-    memory, action = result
-    if action is not None and not isinstance(action, Stop | RollBack):
-        raise TypeError(
-            f"the action of a hook is None, a train.Stop, or a train.RollBack, got {brief(action)};"
-            " write return memory, train.Stop('the loss is below 0.1')"
-        )
-    if memory is not before:
-        check_like(memory, before)
-    return memory, action
+    if result[0] is not before:
+        check_memory(result[0], before)
+    return result
 
 
-def checked_hooks(hooks: Any) -> list[Hook]:
-    """The hooks of a run; TypeError or ValueError for others, or for hooks out of order."""
-    if isinstance(hooks, Hook) or not isinstance(hooks, Sequence):
-        raise TypeError(f"hooks are a list, got {brief(hooks)}; write hooks=[hook]")
-    found = [as_hook(hook) for hook in hooks]
-    for before, hook in itertools.pairwise(found):
-        if hook.leads and not before.leads:
-            raise ValueError(
-                f"{type(hook).__name__} has to be the first hook, since it times the steps alone, "
-                f"but {title(before)} comes before it; write hooks=[{hook!r}, ...]"
-            )
-    for hook, after in itertools.pairwise(found):
-        if hook.last:
-            raise ValueError(
-                f"{type(hook).__name__} has to be the last hook, since it saves what the others "
-                f"remember, but {title(after)} comes after it; write hooks=[..., {hook!r}]"
-            )
+def check_memory(memory: Any, before: Any) -> Any:
+    """Return the memory of a hook; TypeError unless checkpoints can save and restore it.
+
+    Args:
+        memory: A pytree of arrays and numbers.
+        before: A pytree with the structure, shapes, and types that it must have.
+    """
+    kinds = bool | int | float | jax.Array | np.ndarray | np.generic
+    lines = [
+        f"{path or 'the memory'} is {brief(leaf)}"
+        for path, leaf in by_path(memory)
+        if not isinstance(leaf, kinds)
+    ]
+    if lines := lines or differences(before, memory, "the memory"):
+        raise TypeError(
+            "a hook's memory is a pytree of arrays and numbers, which keeps its structure, shapes, "
+            f"and types, so that checkpoints can restore it, but {'; '.join(lines[:3])}; return "
+            "the whole memory from begin, with zeros for what is not known yet, and keep other "
+            "values in the hook that open(run) yields"
+        )
+    return memory
+
+
+def begun(label: str, hook: Hook, state: Any, restored: Mapping[str, Any]) -> Any:
+    """Return the memory of a hook as a checkpoint kept it, or as it begins without one.
+
+    A memory of another structure in the checkpoint is a warning.
+
+    Args:
+        label: The hook's name in checkpoints.
+        hook: The hook, opened.
+        state: The state that the run begins with.
+        restored: The leaves of the memories in the checkpoint, by path.
+    """
+    found = {path: leaf for path, leaf in restored.items() if f"{path}/".startswith(f"{label}/")}
+    if found:
+        shapes = jax.eval_shape(hook.begin, state)  # without a second copy of a state
+        paths = [path for path, _ in by_path({label: shapes})]
+        if found.keys() == set(paths):
+            return jax.tree.unflatten(jax.tree.structure(shapes), [found[path] for path in paths])
+        warn(
+            f"the checkpoint has {listed(sorted(found))} of the memory of {hook!r:.200}, which "
+            f"begins with {listed(sorted(paths)) or 'none'}: it begins again, as in a new run"
+        )
+    memory = hook.begin(state)
+    return check_memory(memory, memory)
+
+
+def check_metric(metric: str, run: Any, call: str) -> None:
+    """Raise ValueError for a metric that a run does not have.
+
+    Args:
+        metric: The name.
+        run: The run.
+        call: The call of the hook that watches the metric, with "{!r}" in place of its name.
+    """
+    if metric not in run.names:
+        close = difflib.get_close_matches(metric, sorted(run.names), 1, 0) or ["loss"]
+        raise ValueError(
+            f"{call.format(metric)}: {metric!r} is not a metric of this run, which has "
+            f"{', '.join(sorted(run.names)) or 'none'}; write {call.format(close[0])}, or, if "
+            f"{metric!r} is added by a train.Evaluate or by train.fit(..., validation=data), write "
+            "that before it in hooks="
+        )
+
+
+def is_maximized(metric: str, run: Any, maximize: bool | None, call: str) -> bool:
+    """Return whether a metric is maximized: as stated, or else as the program declares it.
+
+    Args:
+        metric: The name in the records.
+        run: The run.
+        maximize: What the hook states; None if it states nothing.
+        call: As for `check_metric`.
+
+    Raises ValueError if the run does not have the metric, or if its direction is not known.
+    """
+    check_metric(metric, run, call)
+    found = run.directions.get(metric) if maximize is None else maximize
+    if found is None:
+        raise ValueError(
+            f"the direction of {metric!r} is unknown: write {call.format(metric)[:-1]}, "
+            "maximize=True) or maximize=False, or return train.Mean(value, maximize=True) from the "
+            f"program; known are {', '.join(sorted(run.directions)) or 'none'}"
+        )
     return found
 
 
@@ -202,9 +298,14 @@ def named(hook: Hook, call: str) -> Iterator[None]:
 
 
 def title(value: Any) -> str:
-    """A hook or a program as the call that makes it, without the numbers of its arrays."""
+    """Return a hook or a program as the call that makes it, without the numbers of its arrays."""
     if not dataclasses.is_dataclass(value):
         return f"{value!r:.200}"
     fields = [f for f in dataclasses.fields(value) if getattr(value, f.name) is not f.default]
     parts = (f"{field.name}={brief(getattr(value, field.name))}" for field in fields)
     return f"{type(value).__name__}({', '.join(parts)})"
+
+
+def warn(text: str) -> None:
+    """Warn about what a run survives."""
+    warnings.warn(text, RuntimeWarning, stacklevel=3)

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import optax
 
-from ..event import Event
 from ..optimizer import Optimizer, states_of
 from ..program import Program
+from ..record import Event
 from .hook import Hook
 
 
@@ -23,7 +23,8 @@ class LearningRate(Hook):
     path in the program. A single schedule is read at the count of updates in the state. If there
     are several, they are read at the step of the run.
 
-    Raises ValueError before the first step if the program has no such optimizer.
+    Raises:
+        ValueError: Before the first step, if the program has no such optimizer.
 
     >>> import optax, jaxnn as nn
     >>> from jaxnn import train
@@ -55,36 +56,34 @@ class LearningRate(Hook):
 
 
 def rates_of(program: Any, step: int) -> Mapping[str, float]:
-    """The learning rates of a program by name, in the step with this number, from 0.
+    """Return the learning rates of a program by name, in the step with this number, from 0.
 
     Args:
-        program: a `train.Program`, with optimizers anywhere in its fields.
-        step: the number of updates before.
+        program: A `train.Program`, with optimizers anywhere in its fields.
+        step: The number of updates before.
     """
-    several = ((path, _rate_at(one, step)) for path, one in _optimizers(program, ()))
+    several = ((path, _rate_at(one, step)) for path, one in _optimizers(program))
     found = {path: rate for path, rate in several if rate is not None}
     if len(found) == 1:
         return {"learning_rate": next(iter(found.values()))}
     return {f"learning_rate/{path}": rate for path, rate in found.items()}
 
 
-def _optimizers(program: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Optimizer]]:
-    def is_whole(item: Any) -> bool:
-        return isinstance(item, Optimizer | Program)
-
-    for field in dataclasses.fields(program):
-        value = getattr(program, field.name)
-        for keys, item in jax.tree_util.tree_leaves_with_path(value, is_leaf=is_whole):
-            below = jax.tree_util.keystr(keys, simple=True, separator="/")
-            where = (*path, field.name, *([below] if below else []))
-            if isinstance(item, Program):
-                yield from _optimizers(item, where)
-            elif isinstance(item, Optimizer):
-                yield "/".join(where), item
+def _optimizers(program: Any, above: str = "") -> Iterator[tuple[str, Optimizer]]:
+    """Yield the optimizers in the fields of a program and of programs inside, with their paths."""
+    fields = {field.name: getattr(program, field.name) for field in dataclasses.fields(program)}
+    kinds = Optimizer, Program
+    leaves = jax.tree_util.tree_leaves_with_path(fields, is_leaf=lambda x: isinstance(x, kinds))
+    for keys, item in leaves:
+        path = above + jax.tree_util.keystr(keys, simple=True, separator="/")
+        if isinstance(item, Program):
+            yield from _optimizers(item, f"{path}/")
+        elif isinstance(item, Optimizer):
+            yield path, item
 
 
 def _rate_at(optimizer: Optimizer, step: int) -> float | None:
-    """The learning rate in the step with this number, of an optimizer or the first inside it."""
+    """Return the learning rate in a step, of an optimizer or the first inside it."""
     rate = optimizer.arguments.get("learning_rate")
     if rate is not None:
         return float(np.asarray(rate(step) if callable(rate) else rate))

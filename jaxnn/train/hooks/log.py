@@ -3,15 +3,22 @@
 import contextlib
 import dataclasses
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 
-from ..event import Event
-from ..logging import JsonLines, Logger, Record
-from .hook import Hook
+from ...validation import Accepts
+from ..logging import Config, JsonLines, Logger, Numbers
+from ..record import Event
+from .hook import Hook, warn
+
+A_LOGGER = Accepts(
+    "paths and loggers",
+    lambda one: not isinstance(one, type) and callable(getattr(one, "open", None)),
+    TypeError,
+    'write train.Log("metrics.jsonl", train.TensorBoard("runs/a"))',
+)
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -24,25 +31,24 @@ class Log(Hook):
     records that the logger has not taken are offered again at the next one.
 
     Args:
-        *loggers: a path, for a `train.JsonLines` file; or loggers, such as `train.TensorBoard`.
-        config: plain data that describes the run, for loggers that show it; None by default.
+        *loggers: A path, for a `train.JsonLines` file; or loggers, such as `train.TensorBoard`.
+        config: Plain data that describes the run, for loggers that show it. Default: None.
 
     Raises:
-        TypeError: something that is not a logger.
-        FileExistsError: a file has the lines of another run, and the run has no checkpoints.
-        OSError: a file cannot be written, before the first step.
+        TypeError: A value that is not a logger.
+        FileExistsError: A file has the lines of another run, and the run has no checkpoints.
+        OSError: A file cannot be written, before the first step.
 
     >>> Log("metrics.jsonl")
     Log(loggers=(JsonLines(file='metrics.jsonl'),), config=None)
     """
 
     loggers: tuple[Logger, ...]
-    config: Mapping[str, Any] | None = None
+    config: Config = None
 
-    def __init__(
-        self, *loggers: str | os.PathLike[str] | Logger, config: Mapping[str, Any] | None = None
-    ) -> None:
-        object.__setattr__(self, "loggers", tuple(map(_logger, loggers)))
+    def __init__(self, *loggers: str | os.PathLike[str] | Logger, config: Config = None) -> None:
+        made = (JsonLines(one) if isinstance(one, str | os.PathLike) else one for one in loggers)
+        object.__setattr__(self, "loggers", tuple(A_LOGGER(one, "Log.loggers") for one in made))
         object.__setattr__(self, "config", config)
 
     @contextlib.contextmanager
@@ -52,88 +58,57 @@ class Log(Hook):
             yield self
             return
         step = run.step if any(hook.last for hook in run.hooks) else None
-        history = [dict(record) for record in run.history]
+        given = step, self.config, [dict(record) for record in run.history]
         with contextlib.ExitStack() as opened:
-            yield _Logging(
-                [_Outlet(one, opened, step, self.config, history) for one in self.loggers]
-            )
+            yield _Logging([opened.enter_context(_offering(one, *given)) for one in self.loggers])
 
 
 class _Logging(Hook):
     """The opened `Log` of a run."""
 
-    def __init__(self, outlets: list["_Outlet"]) -> None:
-        self._outlets = outlets
+    def __init__(self, offers: Sequence[Callable[[Numbers], None]]) -> None:
+        self._offers = offers
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
         """Write the record."""
         if event.is_record:
-            for outlet in self._outlets:
-                outlet.write(dict(event.metrics))
+            for offer in self._offers:
+                offer(dict(event.metrics))
         return memory, None
 
 
-class _Outlet:
-    """A logger of a run, with the records that it has not taken."""
+@contextlib.contextmanager
+def _offering(logger: Logger, *given: Any) -> Iterator[Callable[[Numbers], None]]:
+    """Return a function that passes a record to a logger, and keeps it until it is taken."""
+    waiting: list[Numbers] = []
+    errors: list[str] = []
+    context = logger.open(*given)
+    log = context.__enter__()
 
-    def __init__(
-        self,
-        logger: Logger,
-        opened: contextlib.ExitStack,
-        step: int | None,
-        config: Mapping[str, Any] | None,
-        history: Sequence[Record],
-    ) -> None:
-        self._logger = logger
-        self._waiting: list[Record] = []
-        self._is_reported = False
-        self._context = logger.open(step, config, history)
-        self._log: Callable[[Record], None] = self._context.__enter__()
-        opened.callback(self._close)
-
-    def write(self, record: Record | None = None) -> None:
-        """Write the records that wait, and this one."""
-        self._waiting += [] if record is None else [record]
+    @contextlib.contextmanager
+    def attempt(then: str) -> Iterator[None]:
         try:
-            while self._waiting:
-                self._log(self._waiting[0])
-                self._waiting.pop(0)
+            yield
         except Exception as error:
-            if not self._is_reported:
-                self._is_reported = True
-                self._warn(error, "the run continues, and the next record tries again")
+            errors.append(f"{type(error).__name__}: {' '.join(str(error).split()):.300}")
+            if errors[-1] not in errors[:-1]:
+                warn(f"the logger {logger!r} failed ({errors[-1]}); {then}")
 
-    def _close(self) -> None:
-        if self._waiting:
-            self.write()
-        lost = [int(record["step"]) for record in self._waiting]
-        try:
-            self._context.__exit__(None, None, None)
-        except Exception as error:
-            self._warn(error, "its last records may be missing")
-        if lost:
-            warnings.warn(
-                f"the logger {self._logger!r} lacks the records after the steps "
-                f"{', '.join(map(str, lost[:5]))}{', ...' * (len(lost) > 5)}, which are in the "
-                "history of the run; if the run has train.Checkpoints, the same call writes them",
-                RuntimeWarning,
-                stacklevel=2,
+    def offer(*records: Numbers) -> None:
+        waiting.extend(records)
+        with attempt("the run continues, and each record tries again"):
+            while waiting:
+                log(waiting[0])
+                waiting.pop(0)
+
+    try:
+        yield offer
+    finally:
+        offer()
+        with attempt("its last records may be missing"):
+            context.__exit__(None, None, None)
+        if waiting:
+            warn(
+                f"the logger {logger!r} lacks {len(waiting)} records, which are in the history of "
+                "the run; if the run has train.Checkpoints, the same call writes them"
             )
-
-    def _warn(self, error: Exception, then: str) -> None:
-        warnings.warn(
-            f"the logger {self._logger!r} failed ({type(error).__name__}: {error}); {then}",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-
-
-def _logger(logger: Any) -> Logger:
-    if isinstance(logger, str | os.PathLike):
-        return JsonLines(logger)
-    if isinstance(logger, type) or not callable(getattr(logger, "open", None)):
-        raise TypeError(
-            f"train.Log takes paths and loggers, got {logger!r}; write "
-            'train.Log("metrics.jsonl", train.TensorBoard("runs/a"))'
-        )
-    return logger

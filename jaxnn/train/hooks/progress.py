@@ -7,13 +7,14 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import jax
 
 from ...files.reading import printable
-from ..event import Event
 from ..every import Moment
+from ..record import Event
 from .hook import Hook
 from .throughput import TIMINGS
 
@@ -64,7 +65,7 @@ class _Showing(Hook):
         self._step, self._pause, self._next = run.step, pause, 0.0
 
     def is_due(self, now: Moment, since: Moment) -> bool:
-        """Whether it is time to move the bar."""
+        """Return whether it is time to move the bar."""
         return now.seconds - since.seconds >= SECONDS
 
     def see(self, memory: Any, event: Event) -> tuple[Any, None]:
@@ -72,9 +73,11 @@ class _Showing(Hook):
         self._step = event.step
         if event.is_record:
             record = event.metrics.plain()  # it waits for the steps, so the time left is right
-            took = time.perf_counter() - self._began
-            rest = took / max(event.step - self._begin, 1) * (self._total - event.step)
-            self._lines.append(line(record, self._total, None if event.stop else rest))
+            rest = None
+            if self._total is not None and not event.stop:
+                took = time.perf_counter() - self._began
+                rest = took / max(event.step - self._begin, 1) * (self._total - event.step)
+            self._lines.append(line(record, self._total, rest))
         if time.perf_counter() >= self._next:
             self.flush()
         return memory, None
@@ -88,34 +91,28 @@ class _Showing(Hook):
         self._next = time.perf_counter() + self._pause
 
 
-def line(record: Mapping[str, Any], total: int, left: float | None = None) -> str:
-    """A record in a line: its step, epoch, and metrics, and the time that is left.
+def line(record: Mapping[str, Any], total: int | None, left: float | None = None) -> str:
+    """Return a record as a line: its step, epoch, and metrics, and the time that is left.
 
     Args:
-        record: the numbers by name.
-        total: the number of steps of the run.
-        left: the seconds that are left; None (the default) shows nothing.
+        record: The numbers by name.
+        total: The number of steps of the run; None if it is not known.
+        left: The seconds that are left. Default: None, not shown.
     """
-    parts = [f"step {record['step']:,}/{total:,}"]
+    parts = [f"step {record['step']:,}" + ("" if total is None else f"/{total:,}")]
     for name, item in record.items():
         if name not in HIDDEN:
             title = printable(name.replace("_", " "), WIDEST)
             parts.append(f"{title} {item if isinstance(item, int) else f'{item:.4g}'}")
     if left is not None:
-        parts.append(f"{_clock(left)} left")
+        parts.append(f"{timedelta(seconds=int(left))} left")
     return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-def _display() -> Callable[[int, int], contextlib.AbstractContextManager[Show]]:
-    """The display that fits where standard output goes."""
+def _display() -> Callable[[int | None, int], contextlib.AbstractContextManager[Show]]:
+    """Return the display that fits standard output."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if shell is not None and type(shell).__name__ == "ZMQInteractiveShell":
+    if type(shell).__name__ == "ZMQInteractiveShell":
         return _in_notebook
     is_terminal = getattr(sys.stdout, "isatty", lambda: False)()
     if is_terminal and importlib.util.find_spec("rich") is not None:
@@ -124,16 +121,12 @@ def _display() -> Callable[[int, int], contextlib.AbstractContextManager[Show]]:
 
 
 @contextlib.contextmanager
-def _as_lines(total: int, step: int) -> Iterator[Show]:
-    def show(step: int, lines: list[str]) -> None:
-        for text in lines:
-            print(text, flush=True)
-
-    yield show
+def _as_lines(total: int | None, step: int) -> Iterator[Show]:
+    yield lambda step, lines: print("".join(f"{text}\n" for text in lines), end="", flush=True)
 
 
 @contextlib.contextmanager
-def _on_terminal(total: int, step: int) -> Iterator[Show]:
+def _on_terminal(total: int | None, step: int) -> Iterator[Show]:
     from rich import progress
 
     columns = (
@@ -159,20 +152,20 @@ def _on_terminal(total: int, step: int) -> Iterator[Show]:
 
 
 @contextlib.contextmanager
-def _in_notebook(total: int, step: int) -> Iterator[Show]:
+def _in_notebook(total: int | None, step: int) -> Iterator[Show]:
     from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
 
-    shown_lines: list[str] = []
+    kept: list[str] = []
 
     def page(step: int) -> Any:
-        bar = f'<progress value="{step}" max="{max(total, 1)}"></progress> {step:,}/{total:,} steps'
-        kept = ["..."] * (len(shown_lines) > 1000) + shown_lines[-1000:]
+        place = f'max="{max(step, total or 1)}"></progress> {step:,}/{total or "?"}'
+        bar = f'<progress value="{step}" {place} steps'
         return HTML(f"<div>{bar}</div><pre>{html.escape(chr(10).join(kept))}</pre>")
 
     shown = display(page(step), display_id=True)
 
     def show(step: int, lines: list[str]) -> None:
-        shown_lines.extend(lines)
+        kept[:] = [*kept, *lines][-1000:]
         shown.update(page(step))
 
     yield show

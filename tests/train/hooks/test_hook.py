@@ -49,7 +49,7 @@ class Returns(train.Hook):
 @pytest.mark.parametrize("result", [None, 3, (None,), (None, None, None)])
 def test_see_returns_a_memory_and_an_action(result):
     with pytest.raises(
-        TypeError, match=r"see returns the memory and an action, got .*write return"
+        TypeError, match=r"see must return the memory and an action, .*, got .*write return"
     ):
         fit([Returns(result)])
 
@@ -78,7 +78,7 @@ def test_a_memory_is_of_arrays_and_numbers(memory):
     ],
 )
 def test_a_memory_keeps_its_structure(begin, then, text):
-    with pytest.raises(TypeError, match=f"a hook's memory keeps its structure.*{text}") as found:
+    with pytest.raises(TypeError, match=f"which keeps its structure.*{text}") as found:
         fit([Counts(begin, then)])
     assert found.value.__notes__[0].endswith("in see, after step 2")
 
@@ -129,4 +129,4 @@ def test_the_note_does_not_print_data():
     x = np.arange(1e4).reshape(-1, 1)
     with pytest.raises(ValueError, match="returns no metrics to evaluate") as found:
         fit([train.Evaluate(x)])
-    assert found.value.__notes__ == ["raised by the hook Evaluate(data=float32[10000,1]) in check"]
+    assert found.value.__notes__ == ["raised by the hook Evaluate(data=float64[10000,1]) in check"]

@@ -55,8 +55,9 @@ def test_the_steps_of_the_trace(tmp_path, monkeypatch, first, steps, expected):
     assert seen == expected
 
 
-def test_a_trace_that_cannot_be_written_costs_no_run(tmp_path):
+def test_a_trace_that_cannot_be_written_is_an_error_before_the_first_step(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.warns(RuntimeWarning, match="no trace was written into .* write Profile"):
-        state, _ = fit([train.Profile(str(tmp_path / "file" / "trace"), first=1, steps=1)])
-    assert float(state) == 0.5**12
+    seen = []
+    with pytest.raises(NotADirectoryError, match="file/trace"):
+        fit([seen.append, train.Profile(str(tmp_path / "file" / "trace"), first=1, steps=1)])
+    assert not seen

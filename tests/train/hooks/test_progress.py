@@ -167,3 +167,21 @@ def test_metrics_are_not_read_between_records(monkeypatch):
     assert [step for step, _ in shown] == [1000, 2000, 2500, 2500]
     assert [len(lines) for _, lines in shown] == [0, 0, 1, 0]
     assert len(fetched) == 1
+
+
+def test_a_run_whose_length_is_not_known_shows_its_steps(capsys):
+    """Epochs of a generator end when it does."""
+
+    class Mean(train.Program):
+        def init(self, key, batch):
+            return jnp.float32(0)
+
+        def step(self, state, batch):
+            return state, {"loss": batch.mean()}
+
+    def batches():
+        yield from np.full((3, 2, 1), 2.0, "f")
+
+    train.fit(Mean(), batches, key=KEY, epochs=2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["step 3  epoch 1  loss 2", "step 6  epoch 2  loss 2"]

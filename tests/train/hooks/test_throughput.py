@@ -90,5 +90,5 @@ def test_it_comes_before_the_validation():
     _, history = train.fit(Product(), DATA, validation=DATA, hooks=[train.Throughput()], **OPTIONS)
     assert list(history[-1])[:4] == ["epoch", "step", "out", "seconds"]
     hooks = [train.Evaluate(DATA), train.Throughput()]
-    with pytest.raises(ValueError, match=r"Throughput has to be the first hook.*write hooks=\[Thr"):
+    with pytest.raises(ValueError, match=r"train.Throughput has to come first.*write hooks=\[Thr"):
         train.run(Product(), DATA, key=KEY, epochs=1, hooks=hooks)

@@ -34,6 +34,7 @@ FLOORS = [
         "generation",
         "page",
         "experiment",
+        "executors",
         "sweep",
         "command",
     )

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from jaxnn import installation, train
 from jaxnn.data import packaged
 from jaxnn.data.carrier import CarrierFile
-from jaxnn.sweep.engine import PACKAGES
+from jaxnn.executors.named import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -27,7 +27,7 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 # Each passes a package that is not a literal, and has a separate test.
-VARIABLE = {"jaxnn/data/carrier.py", "jaxnn/sweep/engine.py", "jaxnn/train/tracking.py"}
+VARIABLE = {"jaxnn/data/carrier.py", "jaxnn/executors/named.py", "jaxnn/train/tracking.py"}
 
 
 def contained(extra):

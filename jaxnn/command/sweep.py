@@ -21,13 +21,12 @@ from ..experiment.run import versions
 from ..files.plain import quoted
 from ..fingerprint import differences
 from ..sweep.driver import Driver, Progress
-from ..sweep.engine import answer, checked, engine, lost
-from ..sweep.faults import resume_command as resume_text
 from ..sweep.ledger import Ledger
 from ..sweep.plan import Planner, make_plan
 from ..sweep.reading import read
 from ..sweep.report import check_library, prepared
 from ..sweep.settings import Settings
+from ..sweep.storage import resume_command as resume_text
 from ..sweep.structure import space_of
 from ..sweep.tables import OPEN
 from .parsing import library, module_of, parse, place, refuse

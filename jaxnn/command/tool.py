@@ -17,11 +17,10 @@ from ..explain.text import suggestion
 from ..files.reading import LONGEST, printable
 from ..page.words import count
 from ..sweep.export import export
-from ..sweep.faults import LedgerError, damaged, resume_command
 from ..sweep.ledger import Ledger
-from ..sweep.opening import is_driven
 from ..sweep.reading import Sweep, described, read
 from ..sweep.report import write
+from ..sweep.storage import LedgerError, damaged, is_driven, resume_command
 from ..sweep.tables import BROKEN, OPEN
 from .parsing import library, refuse
 from .watching import summary

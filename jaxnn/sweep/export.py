@@ -20,7 +20,7 @@ from ..explain.text import suggestion
 from ..files.replacing import fresh
 from ..installation import missing
 from ..train.directions import Direction
-from .history import History
+from .ledger import Ledger
 from .reading import Sweep, read
 from .search import distribution, optuna_library, quiet
 from .tables import Trial
@@ -28,7 +28,7 @@ from .tables import Trial
 Row = dict[str, Any]
 
 
-def export(ledger: History | Sweep, kind: str, target: Path | str) -> Path:
+def export(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
     """Write a sweep for another tool, and return where it is.
 
     Args:

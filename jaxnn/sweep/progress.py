@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..train.directions import badness
-from .history import History
+from .ledger import Ledger
 from .plan import Planner
 
 PATIENCE = 1.0
@@ -53,10 +53,10 @@ class Teller:
         watch: gets the progress.
     """
 
-    def __init__(self, ledger: History, planner: Planner, watch: Watch) -> None:
+    def __init__(self, ledger: Ledger, planner: Planner, watch: Watch) -> None:
         self.ledger, self.planner, self.watch = ledger, planner, watch
         self.lanes = 0  # trained in this session
-        self._before = float(sum(ledger.standing().values()))
+        self._before = float(sum(ledger.trained_epochs().values()))
         self._began, self._told = time.perf_counter(), -math.inf
 
     def tell(self, rung: int, now: bool = False) -> None:
@@ -83,7 +83,7 @@ class Teller:
             rung=rung,
             best=(best, means[best]) if worth < math.inf else None,
             lanes=self.lanes,
-            epochs=float(sum(self.ledger.standing().values())),
+            epochs=float(sum(self.ledger.trained_epochs().values())),
             whole=float(whole),
             before=self._before,
             seconds=time.perf_counter() - self._began,

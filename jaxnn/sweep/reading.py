@@ -25,8 +25,8 @@ from ..files.reading import FileError, listed
 from ..page.words import count
 from ..train.directions import badness
 from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
-from .faults import LedgerError, damaged
-from .history import History
+from .ledger import Ledger
+from .storage import LedgerError, damaged
 from .tables import BROKEN, Cohort, Group, Trial
 
 KINDS = {kind.__name__.lower(): kind for kind in (Uniform, LogUniform, Int, Choice, Grid)}
@@ -197,7 +197,7 @@ def mean(numbers: Sequence[float]) -> float:
     return found if math.isfinite(found) else float(np.sum(np.divide(numbers, len(numbers))))
 
 
-def read(ledger: History) -> Sweep:
+def read(ledger: Ledger) -> Sweep:
     """The sweep in a ledger, as it is at this moment; a driver may be writing meanwhile.
 
     Raises ValueError if the ledger's meta data lack what a sweep has, and LedgerError for values

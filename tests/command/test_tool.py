@@ -11,7 +11,7 @@ from jaxnn.experiment import SGD
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.sweep import LogUniform, Space
 from jaxnn.sweep.ledger import Cohort, Group, Ledger
-from jaxnn.sweep.opening import is_driven
+from jaxnn.sweep.storage import is_driven
 
 SPACE = Space(SGD, {"learning_rate": LogUniform(1e-3, 1.0)})
 META = {
@@ -91,7 +91,7 @@ def test_a_driver_in_another_process_is_seen(folder):
     assert not is_driven(folder)
     code = (
         "import sys, pathlib\n"
-        "from jaxnn.sweep.opening import DriverLock\n"
+        "from jaxnn.sweep.storage import DriverLock\n"
         "with DriverLock(pathlib.Path(sys.argv[1])):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"

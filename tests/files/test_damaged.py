@@ -22,8 +22,7 @@ from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.prediction import read_inputs
 from jaxnn.files.reading import FileError
 from jaxnn.sweep.export import export
-from jaxnn.sweep.faults import LedgerError
-from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.ledger import Ledger, LedgerError
 from jaxnn.sweep.reading import read
 from jaxnn.sweep.report import page
 from jaxnn.train import JsonLines
@@ -188,7 +187,7 @@ def looked_at(folder, place):
     """All that `jaxnn sweep show` and `export` do."""
     with Ledger.open(folder) as ledger:
         ledger.digest()
-        ledger.standing()
+        ledger.trained_epochs()
         ledger.states()
         sweep = read(ledger)
     text = summary(sweep)

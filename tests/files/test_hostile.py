@@ -24,9 +24,8 @@ from jaxnn.experiment.prediction import read_inputs
 from jaxnn.files.arrays import open_arrays
 from jaxnn.files.lock import Lock, NoLock
 from jaxnn.files.reading import FileError, parse_json, printable, read_bytes, read_json
-from jaxnn.sweep.checkpoints import name, read
-from jaxnn.sweep.faults import LedgerError
-from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.ledger import Ledger, LedgerError
+from jaxnn.sweep.storage import read_states, states_file
 from tests.command.test_run import EXPERIMENT, load
 from tests.sweep.test_report import small_ledger
 
@@ -172,10 +171,10 @@ def test_other_sparse_files_are_refused(tmp_path):
     with pytest.raises(FileError, match="has a line of more than"):
         train.JsonLines(lines).records()
     (tmp_path / "lanes").mkdir()
-    small = tmp_path / name(0)
+    small = tmp_path / states_file(0)
     os.mkfifo(small)
     with pytest.raises(LedgerError, match="is a fifo, wanted a regular file"):
-        read(tmp_path, 0, "0" * 64)
+        read_states(tmp_path, 0, "0" * 64)
 
 
 def test_json_is_bounded():

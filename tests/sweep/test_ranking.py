@@ -22,11 +22,10 @@ from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.folder import check_place
 from jaxnn.experiment.prediction import load_run
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, faults, opening
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
 from jaxnn.sweep.export import export
 from jaxnn.sweep.halve import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
-from jaxnn.sweep.opening import DriverLock
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.progress import Teller
 from jaxnn.sweep.reading import read
@@ -403,13 +402,13 @@ def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
         finish(ledger)
         found = read(ledger)
     assert command_in(capsys.readouterr().out.splitlines()[-1]) == best
-    assert shlex.split(faults.resume_command(folder, "experiments.toy"))[-1] == str(folder)
+    assert shlex.split(storage.resume_command(folder, "experiments.toy"))[-1] == str(folder)
     with pytest.raises(LedgerError) as said:
-        opening.connect(tmp_path / "no sweep", write=False)
+        storage.connect(tmp_path / "no sweep", write=False)
     assert f"`sweep --folder '{tmp_path / 'no sweep'}'`" in str(said.value)
-    held = DriverLock(folder)
+    held = storage.DriverLock(folder)
     with pytest.raises(LedgerError) as said:
-        DriverLock(folder)
+        storage.DriverLock(folder)
     held.close()
     called = str(said.value).split("`")[1]
     assert shlex.split(called) == ["jaxnn", "sweep", "top", str(folder)]

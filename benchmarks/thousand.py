@@ -15,13 +15,13 @@ from jax import lax
 from benchmarks.report import Bar, Result, Table
 from benchmarks.timing import sample
 from jaxnn import data, train
+from jaxnn.executors import create
 from jaxnn.command.sweep import meta_of
 from jaxnn.experiment import SGD, Experiment
 from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way
 from jaxnn.sweep.driver import Driver, Progress
-from jaxnn.sweep.engine import engine
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.settings import Settings
@@ -76,7 +76,7 @@ def run(trials: int = TRIALS, epochs: int = EPOCHS) -> Result:
     with (
         tempfile.TemporaryDirectory() as place,
         Ledger.create(Path(place, "sweep"), meta_of(EXPERIMENT, planner)) as ledger,
-        engine("local") as executor,
+        create("local") as executor,
     ):
         Driver(EXPERIMENT, ledger, executor, watch=lambda seen: bare.keep_up(ledger, seen)).run()
         seconds = time.perf_counter() - began - bare.paused

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ from typing import Annotated, Any
 
 import jax
 
+from ..executors import check_name, create, result_of, worker_died
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.experiment import Experiment, loaded
@@ -37,10 +37,10 @@ from .watching import finish, watched
 class Resources:
     """Where a sweep runs."""
 
-    engine: str = "local"
+    executor: str = "local"
     """local, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm or submitit:local."""
     workers: int = 0
-    """Cohorts that run at a time, on as many workers; 0 for as many as the engine has."""
+    """Cohorts that run at a time, on as many workers; 0 for as many as it has."""
     devices: int = 0
     """On a CPU, devices to make of it, which share lanes where that is faster; 0 for one."""
 
@@ -49,8 +49,8 @@ def plan_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Print what a sweep would be."""
     planner, _, resources = _planned(experiment, arguments, "plan", "Say what a sweep would be.")
     asked = planner.search.ask(planner.settings.rounds(planner.epochs)[0].count, 0, [])
-    with engine(resources.engine, resources.workers or None) as executor:
-        print(make_plan(planner, asked, functools.partial(answer, executor)))
+    with create(resources.executor, resources.workers or None) as executor:
+        print(make_plan(planner, asked, functools.partial(result_of, executor)))
     return 0
 
 
@@ -90,7 +90,7 @@ def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
         prog=f"python -m {module_of(experiment)} resume",
         description="Go on with a sweep, or with a run in runs/, that stopped, as if it had not.",
     )
-    checked(resources.engine, resources.workers or None)
+    check_name(resources.executor, resources.workers or None)
     _make_devices(resources.devices)
     check_library()
     with Ledger.open(folder, write=True) as ledger:
@@ -163,7 +163,7 @@ def _planned(
         ],
         swept=space.fields,
     )
-    checked(resources.engine, resources.workers or None)
+    check_name(resources.executor, resources.workers or None)
     _make_devices(resources.devices)
     return Planner(experiment, config, settings), where.folder, resources
 
@@ -181,7 +181,8 @@ def _driven(experiment: Experiment[Any], ledger: Ledger, resources: Resources) -
     """Run a sweep's trials; the exit status."""
     resume = resume_text(ledger.folder, module_of(experiment))
     jobs = ledger.folder / "jobs"
-    with engine(resources.engine, resources.workers or None, jobs) as executor, _signals() as came:
+    workers = resources.workers or None
+    with create(resources.executor, workers, jobs) as executor, _signals() as came:
         workers = resources.workers or executor.workers
         try:
             with watched(ledger) as watch:
@@ -196,10 +197,10 @@ def _driven(experiment: Experiment[Any], ledger: Ledger, resources: Resources) -
             executor.shutdown(wait=False, cancel_futures=True)
             return refuse(f"interrupted: what was committed is whole; continue with {resume}", 130)
         except Exception as error:
-            if not lost(error):
+            if not worker_died(error):
                 raise
             executor.shutdown(wait=False, cancel_futures=True)
-            died = f"workers of {resources.engine} died again and again ({error})"
+            died = f"workers of {resources.executor} died again and again ({error})"
             return refuse(f"{died}: what was committed is whole; continue with {resume}", 1)
     return 0
 

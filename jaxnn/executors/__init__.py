@@ -12,16 +12,17 @@ Dask, Ray, and `Submitit` run a call again if its worker dies. A worker may be a
 call is a function of a module and plain data.
 """
 
-from .base import InProcess, Pool, retried, worker_died
+from .base import TRIES, InProcess, Pool, result_of, worker_died
 from .named import check_name, create
 from .slurm import Submitit
 
 __all__ = [
+    "TRIES",
     "InProcess",
     "Pool",
     "Submitit",
     "check_name",
     "create",
-    "retried",
+    "result_of",
     "worker_died",
 ]

@@ -68,6 +68,20 @@ def retried(
                 raise
 
 
+def result_of(executor: Executor, function: Callable[[Any], Any], argument: Any) -> Any:
+    """Return the result of a call on a worker, which is repeated if the worker dies.
+
+    Args:
+        executor: Any executor.
+        function: A function of a module.
+        argument: Its argument, plain data.
+
+    >>> result_of(InProcess(), abs, -3)
+    3
+    """
+    return retried(lambda: executor.submit(function, argument).result())
+
+
 class Pool(Executor):
     """An executor that knows how many calls it runs at a time, and stops its workers at the end."""
 

@@ -19,7 +19,7 @@ import math
 import operator
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -196,7 +196,7 @@ class Ledger:
         return {(trial, seed): epoch for trial, seed, epoch in rows}
 
     def states(self) -> dict[tuple[int, int, int], tuple[int, int]]:
-        """Return the cohort and the index in its lanes of each (trial, seed, epoch) with a state."""
+        """Return where states are: the cohort and the index of a lane by (trial, seed, epoch)."""
         rows = self._typed(
             "iiiii",
             "SELECT trial, seed, epoch, cohort, place FROM lanes JOIN cohorts ON cohort = id "

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ..executors import worker_died
 from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
 from .cohort import Way, Work
-from .engine import lost
 from .probe import Probe, Timing, probe
 from .search import searcher
 from .settings import Settings
@@ -149,7 +149,7 @@ class Planner:
                 timings = ask(probe, asked)
                 way = timings[0].way
             except Exception as error:  # whatever the program raises: so will each of its trials
-                if lost(error):
+                if worker_died(error):
                     raise
                 said = _last_line(error)
         unit = math.lcm(way.lanes, settings.seeds)
@@ -161,7 +161,7 @@ class Planner:
 
     def _metric(self, training: Training) -> str:
         names, experiment = self.metrics, self.experiment
-        metric = self.settings.ranked or experiment.maximize or experiment.minimize or ""
+        metric = self.settings.chosen_metric or experiment.maximize or experiment.minimize or ""
         if metric and metric not in names:
             raise ValueError(
                 f"the program reports no metric {metric!r}; {suggestion(metric, names)}"
@@ -179,7 +179,7 @@ class Planner:
         return directed[0]
 
     def _is_maximized(self, training: Training) -> bool:
-        metric, stated = self.metric, self.settings.maximized
+        metric, stated = self.metric, self.settings.chosen_direction
         remedy = f"write --maximize {metric} or --minimize {metric}"
         found = training.maximized(metric) if stated is None else stated
         if found is None:

@@ -312,13 +312,13 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "the space has up to 3 groups, each a program to compile, and --max-groups is 2: "
             "static are model.width (3); sweep fewer values of them, or write --max-groups 3",
         ),
-        (["--trials", "0"], "--trials is at least 1, got 0"),
-        (["--seeds", "0"], "--seeds is at least 1, got 0"),
-        (["--max-groups", "0"], "--max-groups is at least 1, got 0"),
-        (["--lanes", "0"], "--lanes is at least 1, got 0"),
+        (["--trials", "0"], "Settings.trials must be an int >= 1, got 0"),
+        (["--seeds", "0"], "Settings.seeds must be an int >= 1, got 0"),
+        (["--max-groups", "0"], "Settings.max_groups must be an int >= 1, got 0"),
+        (["--lanes", "0"], "Settings.lanes must be an int >= 1, got 0"),
         (
             ["--exact", "--by", "vmap"],
-            "--exact and --by vmap contradict each other: lanes trained together round "
+            "--exact and --by vmap contradict each other: lanes that train together round "
             "differently; leave one out",
         ),
         (
@@ -337,8 +337,8 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
         (["--devices", "-1"], "--devices is a number of devices to make of the CPU, got -1"),
         (["--epochs", "0"], "epochs is an int >= 1, got 0"),
         (
-            ["--engine", "dsak"],
-            "no engine is called 'dsak'; did you mean 'dask'? (in Python also any "
+            ["--executor", "dsak"],
+            "no executor is named 'dsak'; did you mean 'dask'? (Python also accepts any "
             "concurrent.futures.Executor)",
         ),
         (["--workers", "2"], "local runs one call at a time, got workers=2; try dask"),
@@ -366,14 +366,14 @@ def test_settings_that_cannot_be(
     ("arguments", "libraries", "message"),
     [
         (
-            ["--engine", "dask"],
+            ["--executor", "dask"],
             ["distributed"],
-            f"the engine dask needs distributed, which is not installed: write {install('dask')}",
+            f"the executor dask needs distributed, which is not installed: write {install('dask')}",
         ),
         (
-            ["--engine", "ray"],
+            ["--executor", "ray"],
             ["ray"],
-            f"the engine ray needs ray, which is not installed: write {install('ray')}",
+            f"the executor ray needs ray, which is not installed: write {install('ray')}",
         ),
         (
             ["--search", "tpe"],
@@ -519,7 +519,7 @@ def test_two_drivers(folder, capsys, nothing_computed):
         status, _, error = said(capsys, "resume", folder)
     assert (status, error) == (
         1,
-        f"error: another driver is at work in {folder}, and one at a time may be: let it end, or "
+        f"error: another driver is at work in {folder}, and there may be one at a time: wait for it or "
         f"stop it, and then resume; `jaxnn sweep top {folder}` shows how far it is\n",
     )
 
@@ -633,7 +633,7 @@ def test_help_names_what_there_is(capsys, monkeypatch, nothing_computed, command
             "--seeds INT",
             "--exact",
             "--model.width INT",
-            "--engine STR",
+            "--executor STR",
             "(default: 64)",
         ),
         "resume": ("Go on with a sweep, or with a run in runs/,", "FOLDER", "--force"),

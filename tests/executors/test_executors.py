@@ -16,9 +16,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxnn.installation import install
 from jaxnn.executors import InProcess, Pool, Submitit, base, create, worker_died
 from jaxnn.executors.slurm import minutes
+from jaxnn.installation import install
 
 
 def square(number):

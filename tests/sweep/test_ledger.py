@@ -263,7 +263,9 @@ def test_a_checkpoint_stays_exactly_while_a_lane_goes_on_from_it(ledger):
     ledger.commit(Cohort("wide", 1, 1, 2, ((1, 7),)), [], {1: "running"}, lanes=b"later")
     assert not file.exists()
     assert ledger.states() == {(1, 7, 2): (1, 0)}
-    with pytest.raises(ValueError, match="cohort 0 of the ledger has no states: none of its lanes continues"):
+    with pytest.raises(
+        ValueError, match="cohort 0 of the ledger has no states: none of its lanes continues"
+    ):
         ledger.lanes(0)
     ledger.decide({1: "stopped"}, 1)
     assert list((ledger.folder / "lanes").iterdir()) == []
@@ -284,7 +286,9 @@ def test_a_source_is_kept_until_the_changed_trial_has_gone_on(ledger):
 
 def test_a_trial_that_failed_is_asked_again(ledger):
     two_lanes(ledger)
-    with pytest.raises(ValueError, match="trial 0 is running: retry accepts those that are diverged"):
+    with pytest.raises(
+        ValueError, match="trial 0 is running: retry accepts those that are diverged"
+    ):
         ledger.retry([0])
     ledger.decide({0: "failed"}, 0, {0: "Traceback \udcff"})
     assert ledger.trials()[0].error == r"Traceback \udcff"

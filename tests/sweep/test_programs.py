@@ -23,12 +23,12 @@ import pytest
 import jaxnn as nn
 from jaxnn import train
 from jaxnn.command.sweep import meta_of
+from jaxnn.executors import create
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import configured
 from jaxnn.sweep import Choice, LogUniform, Uniform, cohort
 from jaxnn.sweep.cohort import Way, Work, compiled_cohort, work
 from jaxnn.sweep.driver import Driver
-from jaxnn.sweep.engine import engine
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.settings import Settings
@@ -368,7 +368,7 @@ def begin(folder, made):
 
 def drive(folder, made, opened=Ledger):
     """Drive a sweep to its end, and return what is in its ledger."""
-    with opened.open(folder, write=True) as ledger, engine("local") as executor:
+    with opened.open(folder, write=True) as ledger, create("local") as executor:
         Driver(made, ledger, executor).run()
         return ledger.digest(), ledger.trials(), ledger.groups(), ledger.cohorts()
 

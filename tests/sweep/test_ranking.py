@@ -24,7 +24,7 @@ from jaxnn.experiment.prediction import load_run
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
 from jaxnn.sweep.export import export
-from jaxnn.sweep.halve import keep, population
+from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.progress import Teller

@@ -209,8 +209,8 @@ def test_a_library_that_is_not_there(monkeypatch):
     with pytest.raises(ImportError) as error:
         searcher("tpe", SPACE)
     assert str(error.value) == (
-        "the search 'tpe' needs no_such_module, which is not installed: take another search, such "
-        f"as 'sobol', or write {install('sweep')}"
+        "the search 'tpe' needs no_such_module, which is not installed: write another search, "
+        f"such as 'sobol', or {install('sweep')}"
     )
 
 

@@ -386,14 +386,14 @@ def test_seeds_without_a_seed_field():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"trials": 0}, "--trials is at least 1, got 0"),
-        ({"seeds": 0}, "--seeds is at least 1, got 0"),
-        ({"lanes": 0}, "--lanes is at least 1, got 0"),
-        ({"batch": -1}, "--batch is at least 0, got -1"),
-        ({"max_groups": 0}, "--max-groups is at least 1, got 0"),
+        ({"trials": 0}, "Settings.trials must be an int >= 1, got 0"),
+        ({"seeds": 0}, "Settings.seeds must be an int >= 1, got 0"),
+        ({"lanes": 0}, "Settings.lanes must be an int >= 1, got 0"),
+        ({"batch": -1}, "Settings.batch must be an int >= 0, got -1"),
+        ({"max_groups": 0}, "Settings.max_groups must be an int >= 1, got 0"),
         (
             {"exact": True, "by": "vmap"},
-            "--exact and --by vmap contradict each other: lanes trained together round "
+            "--exact and --by vmap contradict each other: lanes that train together round "
             "differently; leave one out",
         ),
     ],

@@ -99,6 +99,7 @@ class GridSearch(Search):
     name = "grid"
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """Return the next trials."""
         points = self.space.grid(self.points)
         return list(itertools.islice(points, len(history), len(history) + count))
 
@@ -109,6 +110,7 @@ class RandomSearch(Search):
     name = "random"
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """Return the next trials."""
         trials = range(len(history), len(history) + count)
         return [self.space.sample(np.random.default_rng([self.seed, n])) for n in trials]
 
@@ -122,6 +124,7 @@ class SobolSearch(Search):
     name = "sobol"
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """Return the next trials."""
         from scipy.stats import qmc
 
         sequence = qmc.Sobol(len(self.space.dimensions), rng=np.random.default_rng(self.seed))
@@ -148,6 +151,7 @@ class _OptunaSearch(SobolSearch):
         raise NotImplementedError
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """Return the next trials."""
         scored = [one for one in history if one.is_scored]
         if len(scored) < STARTUP:
             return super().ask(count, round, history)
@@ -186,9 +190,11 @@ class TPESearch(_OptunaSearch):
     needs = ("optuna",)
 
     def most(self) -> int:
+        """Return how many observations the sampler gets."""
         return max(200, TPE_HISTORY // len(self.space.dimensions))
 
     def sampler(self, seed: int) -> Any:
+        """Return a new sampler."""
         options = {"multivariate": False, "constant_liar": True, "n_startup_trials": 0}
         return optuna_library().samplers.TPESampler(seed=seed, **options)
 
@@ -203,9 +209,11 @@ class GPSearch(_OptunaSearch):
     needs = ("optuna", "torch", "scipy")
 
     def most(self) -> int:
+        """Return how many observations the sampler gets."""
         return GP_HISTORY
 
     def sampler(self, seed: int) -> Any:
+        """Return a new sampler."""
         samplers = optuna_library().samplers
         inside = samplers.TPESampler(seed=seed, multivariate=False, n_startup_trials=0)
         options = {"warn_independent_sampling": False, "n_startup_trials": 0}
@@ -225,6 +233,7 @@ class CMAESSearch(SobolSearch):
     needs = ("cmaes",)
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
+        """Return the next trials."""
         if not history:
             return super().ask(count, round, history)
         batch = max(1, len(history) // round if round else count)

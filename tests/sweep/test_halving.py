@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from jaxnn.experiment import SGD, AdamW
-from jaxnn.sweep import halving
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, halving
 from jaxnn.sweep.halving import Bracket, hyperband, keep, kept, perturbed, population, rungs
-from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 from tests.sweep import quick
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.installation import install
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 from jaxnn.sweep.search import SEARCHES, Observation, TPESearch, best_and_newest, searcher
-from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 from tests.sweep import quick
 
 

@@ -349,8 +349,8 @@ def test_groups_of_a_branch_are_counted_branch_by_branch():
 def test_epochs_swept_under_halving():
     paths = {"epochs": Choice(2, 4), **RATE}
     assert refused(paths, halving="successive") == (
-        "--halving successive compares trials after equally many epochs, but epochs is swept: "
-        "sweep without --halving, or take epochs out of the space"
+        "--halving successive compares trials after the same number of epochs, but epochs is "
+        "swept: sweep without --halving, or take epochs out of the space"
     )
     Planner(quick.experiment(Space(quick.Config, paths)), quick.Config(), Settings())
 
@@ -379,7 +379,7 @@ def test_seeds_without_a_seed_field():
     experiment = quick.experiment(Space(Seedless, RATE), Seedless, program=fixed)
     with pytest.raises(ValueError) as said:
         Planner(experiment, Seedless(), Settings(seeds=2))
-    assert str(said.value) == ("--seeds wants a field `seed` in the configuration; there is none")
+    assert str(said.value) == ("--seeds needs a field `seed` in the configuration, which has none")
     Planner(experiment, Seedless(), Settings())
 
 

@@ -25,7 +25,7 @@ from ..fields import is_traced
 from . import training as training_module
 from .dimensions import Dimension, Int
 from .space import Space, Values
-from .training import Training, array, arrays_of, as_written, dependent, scalar, training_of
+from .training import Training, array, as_written, dependent, scalar, training_of
 
 # A reason does not point into the code of jax, numpy, and the core of jaxnn, nor into these files.
 INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core, np))
@@ -232,8 +232,8 @@ def _check_read(experiment: Experiment[Any], configured: Any, numbers: Any) -> N
         config = configured(jax.tree.map(as_written, numbers))
         with jax.ensure_compile_time_eval():  # what does not depend on the numbers is concrete
             data = load(config)
-        leaves = [] if data is None else jax.tree.leaves(arrays_of(Loaded(data)))
-        if any(map(is_traced, leaves)):
+        parts = Loaded(data)
+        if any(map(is_traced, jax.tree.leaves((parts.arrays, parts.validation)))):
             raise _Static("the data depend on it, and all lanes of a program share their data")
 
     jax.eval_shape(read, numbers)

@@ -314,8 +314,8 @@ def test_a_number_inside_a_layer_is_traced_because_the_program_is_built_inside()
 def test_exact_keeps_a_number_inside_a_layer_static():
     assert reasons(SCALED) == {"scale": TRACED, "learning_rate": TRACED}
     assert reasons(SCALED, exact=True) == {
-        "scale": "it is not a leaf of the program, so a solo run compiles it as a constant, "
-        "whose bits --exact keeps",
+        "scale": "it is not a leaf of the program: a solo run compiles it as a constant, and "
+        "--exact lanes are bitwise equal to solo runs",
         "learning_rate": TRACED,
     }
 

@@ -99,7 +99,7 @@ def test_a_ledger_is_read_as_it_was_written(tmp_path):
 def test_a_changed_trial_has_its_last_values(tmp_path):
     with Ledger.open(small_ledger(tmp_path / "sweep"), write=True) as ledger:
         last = dict(ledger.trials()[1].values) | {"rate": 0.02}
-        ledger.change([Change(1, 1, last, source=0)])
+        ledger.decide({}, changes=[Change(1, 1, last, source=0)])
         sweep = read(ledger)
     assert sweep.trials[1].values["rate"] == 0.02
     assert sweep.changed == {1}
@@ -107,7 +107,7 @@ def test_a_changed_trial_has_its_last_values(tmp_path):
 
 
 def test_a_ledger_without_what_a_sweep_says_is_refused(tmp_path):
-    said = "does not say 'config', 'space', 'metric'"
+    said = "lacks 'config', 'space', 'metric'"
     with (
         Ledger.create(tmp_path / "sweep", {"experiment": "experiments.a"}) as ledger,
         pytest.raises(ValueError, match=said) as error,

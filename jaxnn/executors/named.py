@@ -44,11 +44,11 @@ def create(text: str, workers: int | None = None, folder: str | Path | None = No
     """
     name, address = check_name(text, workers)
     if name == "dask":
-        from .dask import Dask
+        from .dask_cluster import Dask
 
         return Dask(address, workers)
     if name == "ray":
-        from .ray import Ray
+        from .ray_cluster import Ray
 
         return Ray(address, workers)
     if name == "local":

@@ -237,7 +237,7 @@ class Compiled:
         return self.structure.training(values).with_leaves(numbers.leaves | constant)
 
     def _start(self, training: Training, seed: int, numbers: Numbers, constant: Any) -> Any:
-        """Return the first state of a lane, on the host; one for all lanes of a seed if possible."""
+        """Return the first state of a lane, on the host; lanes of a seed share it if possible."""
         if self._alike is None:
             first = jax.tree.map(lambda leaf: leaf[0], numbers)
             begun = jax.make_jaxpr(lambda n: self._training(n, constant).begin(0))(first)

@@ -70,7 +70,8 @@ class History:
         return changed[-1] if changed else self.trials[trial].values
 
 
-class Ask(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Ask:
     """Ask the search for `count` trials of a round, which follow these observations."""
 
     round: int
@@ -78,14 +79,16 @@ class Ask(NamedTuple):
     observations: list[Observation]
 
 
-class Regroup(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Regroup:
     """Find the groups of trials; `count` is the number of trials of their round."""
 
     trials: list[Trial]
     count: int
 
 
-class Part(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Part:
     """Lanes of a group that train together, from the first epoch of `epochs` to the second."""
 
     group: str
@@ -93,7 +96,8 @@ class Part(NamedTuple):
     epochs: tuple[int, int]
 
 
-class Train(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Train:
     """Train lanes to a rung; `last` if they end there."""
 
     rung: int
@@ -101,7 +105,8 @@ class Train(NamedTuple):
     last: bool
 
 
-class Select(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Select:
     """End these trials at a rung, and change others by population-based training."""
 
     rung: int

@@ -287,7 +287,9 @@ class Driver:
                 self.ledger.decide({numbers[0]: "failed"}, errors={numbers[0]: outcome.error})
                 return
             for number in numbers:
-                alone = part._replace(lanes=[lane for lane in part.lanes if lane.trial == number])
+                alone = dataclasses.replace(
+                    part, lanes=[lane for lane in part.lanes if lane.trial == number]
+                )
                 again = self._work(step, alone, history)
                 self._write(step, alone, again, self._call(work, again), history)
             return

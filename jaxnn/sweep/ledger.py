@@ -133,8 +133,8 @@ class Ledger:
         """Return the groups, in the order in which they were added."""
         rows = self._rows("groups", "tttiitr", "ORDER BY rowid")
         return [
-            Group(name, self._plain(static, dict), *run, self._plain(probe, dict), seconds)
-            for name, static, *run, probe, seconds in rows
+            Group(name, self._plain(static, dict), way, lanes, devices, self._plain(probe, dict), s)
+            for name, static, way, lanes, devices, probe, s in rows
         ]
 
     def trials(self) -> list[Trial]:
@@ -174,15 +174,15 @@ class Ledger:
     def cohorts(self) -> list[Cohort]:
         """Return the cohorts that ran, in the order of their commits."""
         cohorts = []
-        for key, *run, text, seconds, compiling, sha256, finished in self._rows(
-            "cohorts", "itiiitrrTr", "ORDER BY id"
-        ):
+        for row in self._rows("cohorts", "itiiitrrTr", "ORDER BY id"):
+            key, group, rung, begin, end, text, *times, sha256, finished = row
             lanes = self._plain(text, list)
             if not all(isinstance(one, list) and [*map(type, one)] == [int, int] for one in lanes):
                 raise LedgerError(f"{damaged(self.folder)} (cohort {key} has no list of lanes)")
             file = None if sha256 is None else storage.states_file(key)
             pairs = tuple((trial, seed) for trial, seed in lanes)
-            cohorts.append(Cohort(*run, pairs, seconds, compiling, key, file, finished))
+            run = (group, rung, begin, end, pairs, times[0], times[1])
+            cohorts.append(Cohort(*run, key, file, finished))
         return cohorts
 
     def changes(self) -> list[Change]:
@@ -269,7 +269,10 @@ class Ledger:
 
     def _results(self, rest: str, *values: Any) -> list[Result]:
         rows = self._rows("results", "iiitR", rest, *values)
-        return [Result(*row[:4], math.nan if row[4] is None else row[4]) for row in rows]
+        return [
+            Result(trial, seed, at, name, math.nan if value is None else value)
+            for trial, seed, at, name, value in rows
+        ]
 
     def _plain(self, text: str, kind: type[Any] | None = None) -> Any:
         """Return JSON that may hold infinities and NaN; raise LedgerError for another kind."""

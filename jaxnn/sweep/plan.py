@@ -158,7 +158,7 @@ class Planner:
         """Return what to ask a worker about a group."""
         settings = self.settings
         count = max(len(values), min(settings.seeds, 2))  # several seeds are another program
-        values = [*values, *values * (count - len(values))]
+        values = [values[i % len(values)] for i in range(count)]
         seeds = tuple(member.seed + i % settings.seeds for i in range(count))
         rounds = settings.rounds(self.epochs)
         lanes = share * settings.seeds * max(bracket.count for bracket in rounds)

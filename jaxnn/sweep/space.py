@@ -328,7 +328,8 @@ def _classes(name: str, kinds: list[Any], branch: Branch) -> tuple[type, ...]:
     twice = [one for one, count in short.items() if count > 1]
     wrong = [option for option in branch.classes if option not in known]
     bare = [
-        f"{cls.__name__}, a class of {name}, starts from its defaults, and {field.name!r} has none"
+        f"{_class_name(cls)}, a class of {name}, starts from its defaults, and {field.name!r} has "
+        "none; write one in the class"
         for cls in map(known.get, branch.classes)
         for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
         if field.init and field.default is field.default_factory is dataclasses.MISSING
@@ -344,7 +345,7 @@ def _classes(name: str, kinds: list[Any], branch: Branch) -> tuple[type, ...]:
             f"{suggestion(wrong[0], known)}"
         )
     elif bare:
-        problem = f"{bare[0]}; write one in the class"
+        problem = bare[0]
     else:
         return tuple(known[option] for option in branch.classes)
     raise ValueError(problem)

@@ -90,11 +90,17 @@ def test_ctrl_c_goes_through_local():
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        (("dsak",), r"no executor is named 'dsak'; did you mean 'dask'\? \(Python also accepts any conc"),
+        (
+            ("dsak",),
+            r"no executor is named 'dsak'; did you mean 'dask'\? \(Python also accepts any conc",
+        ),
         (("mpi",), r"no executor is named 'mpi'; known are 'dask', 'local', 'ray', 'slurm'"),
         (("local:8",), r"no executor is named 'local:8'; did you mean"),
         (("slurm:gpu",), r"no executor is named 'slurm:gpu'; did you mean 'slurm'"),
-        (("submitit:loco",), r"no executor is named 'submitit:loco'; did you mean 'submitit:local'"),
+        (
+            ("submitit:loco",),
+            r"no executor is named 'submitit:loco'; did you mean 'submitit:local'",
+        ),
         (("dask:",), r"no executor is named 'dask:'; did you mean 'dask'"),
         (("dask", 0), r"workers must be None or an int >= 1, got 0"),
         (("dask", 1.5), r"workers must be None or an int >= 1, got 1\.5"),
@@ -122,9 +128,13 @@ def test_a_package_that_is_not_there(monkeypatch, name, package):
 def test_no_slurm_here(monkeypatch, tmp_path):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match=r"slurm needs the number of jobs to run at a time; write --workers 8"):
+    with pytest.raises(
+        ValueError, match=r"slurm needs the number of jobs to run at a time; write --workers 8"
+    ):
         create("slurm", folder=tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"this machine has no Slurm.*or try submitit:local"):
+    with pytest.raises(
+        FileNotFoundError, match=r"this machine has no Slurm.*or try submitit:local"
+    ):
         create("slurm", 8, folder=tmp_path)
 
 
@@ -173,7 +183,9 @@ def test_what_says_that_a_worker_died():
 
     assert worker_died(error("distributed.scheduler", "KilledWorker"))
     assert worker_died(error("ray.exceptions", "WorkerCrashedError"))
-    assert worker_died(error("ray.exceptions", "OwnerDiedError", type(error("ray.e", "ObjectLostError"))))
+    assert worker_died(
+        error("ray.exceptions", "OwnerDiedError", type(error("ray.e", "ObjectLostError")))
+    )
     assert worker_died(error("submitit.core.utils", "UncompletedJobError"))
     assert worker_died(concurrent.futures.CancelledError())
 
@@ -313,8 +325,12 @@ def given_up(executor):
     executor.shutdown(wait=False, cancel_futures=True)
     assert time.perf_counter() - began < 60
     assert all(future.done() for future in futures)
-    assert all(future.cancelled() or worker_died(future.exception() or OSError()) for future in futures)
-    with pytest.raises(RuntimeError, match=r"after shutdown|is shut down and accepts no more calls"):
+    assert all(
+        future.cancelled() or worker_died(future.exception() or OSError()) for future in futures
+    )
+    with pytest.raises(
+        RuntimeError, match=r"after shutdown|is shut down and accepts no more calls"
+    ):
         executor.submit(time.sleep, 0)
 
 
@@ -332,7 +348,9 @@ def test_submitit_gives_up_what_is_unfinished(tmp_path):
 
 @pytest.mark.slow
 def test_ray_gives_up_what_is_unfinished(ray):
-    with pytest.raises(ValueError, match=r"Ray already runs in this process; write executors\.create\('ray'"):
+    with pytest.raises(
+        ValueError, match=r"Ray already runs in this process; write executors\.create\('ray'"
+    ):
         create("ray", 2)
     given_up(create("ray"))
     assert ray.submit(pow, 2, 3).result(60) == 8  # its two workers are free again

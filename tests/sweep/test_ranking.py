@@ -222,7 +222,9 @@ def test_halving_keeps_the_trials_with_the_largest_f1(tmp_path, metric):
         best = read(ledger).best
         # Another direction is another sweep, even if someone edits the settings.
         ledger.set_meta({"maximize": metric == "validation_miss"})
-        with pytest.raises(ValueError, match=r"are compared by validation_.*: restore the code, or"):
+        with pytest.raises(
+            ValueError, match=r"are compared by validation_.*: restore the code, or"
+        ):
             driven.drive(ledger, scored())
     assert statuses == {"stopped": 6, "done": 2}  # a metric of NaN ends no trial
     assert len(curves) == 8

@@ -97,7 +97,7 @@ class Compiled:
         if way.by == "vmap":
             evaluation = self._of_lanes(evaluation, (0, 0, None, None, None), mesh)
         self._evaluation: Any = jax.jit(evaluation)
-        self._pieces: set[Any] = set()  # the shapes of the compiled evaluations
+        self._compiled: set[Any] = set()  # the shapes that are compiled
         self._at_once: tuple[int | None, ...] = ()  # empty until it is known
         self._alike: bool | None = None  # whether lanes of a seed have the same first state
         self._started: tuple[int | None, Any] = (None, None)  # the last seed's
@@ -143,11 +143,8 @@ class Compiled:
                 order = (
                     part[0] if self.shared else jax.tree.map(lambda *each: np.stack(each), *part)
                 )
-                arguments = numbers, ts, order, data
                 try:
-                    if not self.bytes:
-                        self._compile(arguments)
-                    ts, some = self._epoch(*arguments)
+                    ts, some = self._call(self._epoch, (numbers, ts, order, data), 2)
                 except Exception:
                     self._started = None, None  # corrected code may start differently
                     raise
@@ -252,51 +249,46 @@ class Compiled:
         self.traces += 1
         arrays, constant = data
         training = self._training(numbers, constant)
-        ts = with_keys(ts, jax.eval_shape(lambda: training.begin(0)))
-        ts, found = training.advance(ts, order, arrays)
+        ts, found = training.advance(_with_keys(ts, training), order, arrays)
         return without_keys(ts), found
 
     def _lane_evaluation(
         self, numbers: Numbers, ts: Any, constant: Any, piece: Any, key: jax.Array
     ) -> Any:
         training = self._training(numbers, constant)
-        return training.evaluate(
-            with_keys(ts, jax.eval_shape(lambda: training.begin(0))), piece, key
-        )
+        return training.evaluate(_with_keys(ts, training), piece, key)
 
     def _evaluated(
         self, numbers: Numbers, ts: Any, constant: Any, pieces: list[Any], count: int
     ) -> list[Any]:
         """Return the metrics of each piece; for each of `count` lanes unless they are vmapped."""
         if self.way.by == "vmap":
-            return [self._held(numbers, ts, constant, *one) for one in pieces]
+            return [
+                self._call(self._evaluation, (numbers, ts, constant, *one), 3) for one in pieces
+            ]
         if not pieces:
             return [[]] * count
         # Taking lanes that several devices share is a collective, which must not wait for another.
         held = numbers, ts if self.way.devices == 1 else jax.device_get(ts)
         taken = [_lane(held, lane) for lane in range(count)]
-        return [[self._held(*one, constant, *piece) for piece in pieces] for one in taken]
+        return [
+            [self._call(self._evaluation, (*one, constant, *piece), 3) for piece in pieces]
+            for one in taken
+        ]
 
-    def _held(self, *arguments: Any) -> Any:
-        """Return an evaluation; its program is compiled first if its shapes are new."""
-        shapes = tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(arguments[3]))
-        if shapes not in self._pieces:
-            self._ready(self._evaluation, arguments)
-            self._pieces.add(shapes)
-        return self._evaluation(*arguments)
-
-    def _ready(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        """Compile a function, add the time, and return the memory that a call needs."""
-        began = time.perf_counter()
-        compiled = function.lower(*arguments).compile()
-        self.compile_seconds += time.perf_counter() - began
-        return compiled.memory_analysis()
-
-    def _compile(self, arguments: tuple[Any, ...]) -> None:
-        """Compile the steps, and record the memory of a call."""
-        memory = self._ready(self._epoch, arguments)
-        held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arguments[:3]))
-        self.bytes = held // self.way.devices + getattr(memory, "temp_size_in_bytes", 0)
+    def _call(self, function: Any, arguments: tuple[Any, ...], at: int) -> Any:
+        """Call a function; if the shapes of an argument are new, compile first, to measure that."""
+        shapes = function is self._epoch, *map(jnp.shape, jax.tree.leaves(arguments[at]))
+        if shapes not in self._compiled:
+            began = time.perf_counter()
+            memory = function.lower(*arguments).compile().memory_analysis()
+            self.compile_seconds += time.perf_counter() - began
+            self._compiled.add(shapes)
+            if function is self._epoch:
+                held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[:3]))
+                held = held // self.way.devices + getattr(memory, "temp_size_in_bytes", 0)
+                self.bytes = max(self.bytes, held)
+        return function(*arguments)
 
     def _of_lanes(
         self, lane: Callable[..., Any], axes: tuple[Any, ...], mesh: Mesh
@@ -310,6 +302,11 @@ class Compiled:
                 several, mesh=mesh, in_specs=specs, out_specs=P("lanes"), check_vma=False
             )
         return several
+
+
+def _with_keys(ts: Any, training: Training) -> Any:
+    """Return the state of a lane with its keys as keys, which travel as words."""
+    return with_keys(ts, jax.eval_shape(lambda: training.begin(0)))
 
 
 def _parts(orders: list[Order], at_once: int | None) -> Iterator[list[Order]]:

@@ -38,7 +38,7 @@ from .decision import (
     shows_divergence,
 )
 from .ledger import Ledger
-from .plan import Grouped, Member, Planner
+from .plan import LANES, Grouped, Member, Planner, by_structure
 from .progress import Progress, Teller, Watch
 from .settings import Settings
 from .space import Values
@@ -179,21 +179,13 @@ class Driver:
             asked: The values of each trial.
             count: The number of trials of the round.
         """
-        found: list[str | Exception] = []
-        new: dict[str, list[tuple[Member, Values]]] = {}
+        members = self.planner.members(asked)
         known = {group.name for group in self.ledger.groups()}
-        for values in asked:
-            try:
-                member = self.planner.member(values)
-            except Exception as error:  # whatever a configuration raises
-                found.append(error)
-                continue
-            found.append(name := member.structure.name)
-            if name not in known:
-                new.setdefault(name, []).append((member, values))
-        for each in new.values():
-            self._add_group(each[0][0], [values for _, values in each[:16]], len(each) / count)
-        return found
+        for each in by_structure(members, asked):
+            if each[0][0].structure.name not in known:
+                some = [values for _, values in each[:LANES]]
+                self._add_group(each[0][0], some, len(each) / count)
+        return [one if isinstance(one, Exception) else one.structure.name for one in members]
 
     def _add_group(self, member: Member, some: Sequence[Values], share: float) -> None:
         """Measure how a new group runs, and add it."""

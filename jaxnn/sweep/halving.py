@@ -39,7 +39,7 @@ def rungs(epochs: int, eta: int, least: int = 1) -> list[int]:
     """
     positive(epochs, "epochs")
     integer(2)(eta, "eta")
-    integer(1, epochs)(least, "least")
+    integer(1, epochs)(least, "least", hint=f"a run has {epochs} epochs")
     found, rung = [], epochs
     while rung >= least:
         found.append(rung)

@@ -122,6 +122,20 @@ class Planner:
             )
         return Member(structure, training.epochs, training.seed)
 
+    def members(self, asked: Sequence[Values]) -> list[Member | Exception]:
+        """Return `member` of each trial, or what its configuration raises.
+
+        Args:
+            asked: The values of each trial.
+        """
+        found: list[Member | Exception] = []
+        for values in asked:
+            try:
+                found.append(self.member(values))
+            except Exception as error:  # whatever a configuration raises
+                found.append(error)
+        return found
+
     def grouped(
         self, member: Member, values: Sequence[Values], share: float, ask: Callable[..., Any]
     ) -> Grouped:
@@ -308,21 +322,30 @@ def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]
         asked: The values of each trial.
         ask: Runs a function of plain data where the lanes will run, and returns its result.
     """
-    members: dict[Structure, list[tuple[Member, Values]]] = {}
-    failed: Counter[str] = Counter()
-    for values in asked:
-        try:
-            member = planner.member(values)
-        except Exception as error:  # whatever a configuration raises
-            failed[last_line(error)] += 1
-        else:
-            members.setdefault(member.structure, []).append((member, values))
+    members = planner.members(asked)
+    failed = Counter(last_line(member) for member in members if isinstance(member, Exception))
     groups = []
-    for each in members.values():
+    for each in by_structure(members, asked):
         some = [values for _, values in each[:LANES]]
         grouped = planner.grouped(each[0][0], some, len(each) / len(asked), ask)
         groups.append((grouped, len(each)))
     return Plan(planner, tuple(groups), failed)
+
+
+def by_structure(
+    members: Sequence[Member | Exception], asked: Sequence[Values]
+) -> list[list[tuple[Member, Values]]]:
+    """Return the trials that have a program, with their values, in groups of equal structure.
+
+    Args:
+        members: The result of `Planner.members`.
+        asked: The values of each trial.
+    """
+    groups: dict[Structure, list[tuple[Member, Values]]] = {}
+    for member, values in zip(members, asked, strict=True):
+        if isinstance(member, Member):
+            groups.setdefault(member.structure, []).append((member, values))
+    return list(groups.values())
 
 
 def last_line(error: Exception) -> str:

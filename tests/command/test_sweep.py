@@ -134,20 +134,20 @@ def test_resuming_what_has_ended_changes_nothing(folder, capsys):
 
 
 def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
-    ask, place = Driver._reach, tmp_path / "new"
+    ask, place = Driver._train, tmp_path / "new"
 
     def interrupted(self, *arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Driver, "_reach", interrupted)
+        patch.setattr(Driver, "_train", interrupted)
         status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert (status, error) == (
         130,
         "error: interrupted: what was committed is whole; continue with "
         f"python -m tests.sweep.quick resume {place}\n",
     )
-    assert ask is Driver._reach
+    assert ask is Driver._train
     assert digest(place) != digest(folder)
     assert said(capsys, "resume", place)[0] == 0
     assert digest(place) == digest(folder)
@@ -157,7 +157,7 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys,
 def test_a_signal_that_is_lost_within_a_callback_stops_a_sweep_all_the_same(
     folder, tmp_path, capsys, monkeypatch, number
 ):
-    place, reach, handlers = tmp_path / "new", Driver._reach, signal.getsignal(number)
+    place, reach, handlers = tmp_path / "new", Driver._train, signal.getsignal(number)
 
     def deaf(self, *arguments):
         with contextlib.suppress(KeyboardInterrupt):
@@ -165,7 +165,7 @@ def test_a_signal_that_is_lost_within_a_callback_stops_a_sweep_all_the_same(
         reach(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Driver, "_reach", deaf)
+        patch.setattr(Driver, "_train", deaf)
         status, out, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert (status, out) == (130, "")
     assert error.startswith("error: interrupted: what was committed is whole; continue with ")
@@ -185,7 +185,7 @@ def test_a_full_disk_is_told_in_a_line_and_resumed(folder, tmp_path, capsys, mon
     assert status == 1
     assert error == (
         f"error: the disk is full, {place} cannot be written (No space left on device). Nothing "
-        "was lost, what was committed is whole: see to that, then write python -m "
+        "was lost, what was committed is whole: remove the cause, then write python -m "
         f"tests.sweep.quick resume {place}\n"
     )
     assert said(capsys, "resume", place)[0] == 0
@@ -239,7 +239,7 @@ def test_what_a_user_writes_beside_from_is_changed(folder, tmp_path, capsys):
         ("{}:-1", "--from is '{}:-1', wanted FOLDER:best, or FOLDER:17 for trial 17"),
         ("{}:bets", "--from is '{}:bets', wanted FOLDER:best, or FOLDER:17 for trial 17"),
         ("{}", "--from is '{}', wanted FOLDER:best, or FOLDER:17 for trial 17"),
-        ("{}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it: look at the path, or"),
+        ("{}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it: check the path, or"),
     ],
 )
 def test_a_trial_that_there_is_not(folder, tmp_path, capsys, nothing_computed, text, message):
@@ -281,15 +281,15 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
         ),
         (
             lambda: {"optimizer.learning_rate": LogUniform(0.3, 1e-3)},
-            "LogUniform(low=0.3, high=0.001) is upside down; write LogUniform(0.001, 0.3)",
+            "LogUniform(low=0.3, high=0.001): low must be less than high; write "
+            "LogUniform(0.001, 0.3)",
         ),
         (
             lambda: {"optimizer.learning_rate": LogUniform(0, 0.3)},
-            "LogUniform(low=0.0, high=0.3): a log range is above 0; write LogUniform "
-            "from a number above 0, or "
-            "Uniform(0.0, 0.3)",
+            "LogUniform(low=0.0, high=0.3): the low end on a log scale must be > 0; write "
+            "LogUniform from a number > 0, or Uniform(0.0, 0.3)",
         ),
-        (lambda: {"model.width": Choice()}, "Choice() has no option; write Choice(64, 128)"),
+        (lambda: {"model.width": Choice()}, "Choice(): it needs an option; write Choice(64, 128)"),
     ],
 )
 def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
@@ -323,11 +323,11 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
         ),
         (
             ["--halving", "successive", "--eta", "1"],
-            "eta is a whole number from 2 on: one in eta continues; got eta=1",
+            "Settings.eta must be an int >= 2, got 1",
         ),
         (
             ["--halving", "hyperband", "--least", "5"],
-            "the first rung is within 1 .. 4 epochs, got least=5",
+            "least must be an int from 1 to 4, got 5; a run has 4 epochs",
         ),
         (
             ["--halving", "population"],
@@ -341,7 +341,7 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "no executor is named 'dsak'; did you mean 'dask'? (Python also accepts any "
             "concurrent.futures.Executor)",
         ),
-        (["--workers", "2"], "local runs one call at a time, got workers=2; try dask"),
+        (["--workers", "2"], "local runs one call at a time, got workers=2; write dask"),
     ],
 )
 def test_settings_that_cannot_be(
@@ -378,8 +378,8 @@ def test_settings_that_cannot_be(
         (
             ["--search", "tpe"],
             ["optuna"],
-            "the search 'tpe' needs optuna, which is not installed: take another search, such as "
-            f"'sobol', or write {install('sweep')}",
+            "the search 'tpe' needs optuna, which is not installed: write another search, such as "
+            f"'sobol', or {install('sweep')}",
         ),
         (
             [],
@@ -453,7 +453,7 @@ def test_a_folder_that_holds_another_sweep(folder, capsys, nothing_computed):
     assert (status, error) == (
         1,
         f"error: {folder} holds a sweep already (of tests.sweep.quick, 8 trials): continue it "
-        f"by python -m tests.sweep.quick resume {folder}, or write --folder with another place\n",
+        f"with python -m tests.sweep.quick resume {folder}, or write --folder with another path\n",
     )
     assert digest(folder) == before
 
@@ -464,13 +464,13 @@ def test_a_folder_that_holds_something_else(tmp_path, capsys, nothing_computed):
     assert (status, error) == (
         1,
         f"error: {tmp_path} holds something else already (thesis.tex): write --folder with a new "
-        "place\n",
+        "path\n",
     )
     place = tmp_path / "thesis.tex" / "sweep"
     status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert status == 1
     assert error.startswith(f"error: {place} cannot be written, ")
-    assert error.endswith("is not a folder. Nothing was run; write --folder with another place\n")
+    assert error.endswith("is not a folder. Nothing was run; write --folder with another path\n")
     assert error.count("\n") == 1
 
 
@@ -506,7 +506,7 @@ def test_a_read_only_folder(read_only, capsys, nothing_computed):
         status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
         assert (status, error) == (
             1,
-            f"error: {place} {cause}. Nothing was run; write --folder with another place\n",
+            f"error: {place} {cause}. Nothing was run; write --folder with another path\n",
         )
     status, _, error = said(capsys, "resume", read_only / "sweep")
     assert status == 1
@@ -519,8 +519,8 @@ def test_two_drivers(folder, capsys, nothing_computed):
         status, _, error = said(capsys, "resume", folder)
     assert (status, error) == (
         1,
-        f"error: another driver is at work in {folder}, and there may be one at a time: wait for it or "
-        f"stop it, and then resume; `jaxnn sweep top {folder}` shows how far it is\n",
+        f"error: another driver is at work in {folder}, and there may be one at a time: wait for "
+        f"it or stop it, then resume; `jaxnn sweep top {folder}` shows its progress\n",
     )
 
 

@@ -82,7 +82,7 @@ def test_retry_says_where_there_is_nothing_to_ask_again(folder, capsys):
 
 def test_retry_refuses_a_trial_that_is_done(folder, capsys):
     assert main(["sweep", "retry", str(folder), "--trials", "1"]) == 1
-    assert "error: trial 1 is done: retry takes those that are diverged or failed" in (
+    assert "error: trial 1 is done: retry accepts those that are diverged or failed" in (
         capsys.readouterr().err
     )
 

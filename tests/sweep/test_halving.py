@@ -63,7 +63,7 @@ def test_rungs_are_floors_of_the_whole(eta):
         ((0, 3), r"epochs must be an int >= 1, got 0"),
         ((9, 1), r"eta must be an int >= 2, got 1"),
         ((9, 2.5), r"eta must be an int >= 2, got 2\.5"),
-        ((9, 3, 10), r"least must be an int from 1 to 9, got 10"),
+        ((9, 3, 10), r"least must be an int from 1 to 9, got 10; a run has 9 epochs"),
         ((9, 3, 0), r"least must be an int from 1 to 9, got 0"),
     ],
 )

@@ -484,8 +484,8 @@ def test_a_damaged_checkpoint_is_told(ledger):
     file.write_bytes(b"statez")
     wanted, found = (hashlib.sha256(c).hexdigest()[:12] for c in (b"states", b"statez"))
     text = (
-        f"{file} is damaged: its SHA-256 is {found}..., expected {wanted}...; the lanes of cohort 0 "
-        "continue from it: put back a copy of it"
+        f"{file} is damaged: its SHA-256 is {found}..., expected {wanted}...; the lanes of cohort "
+        "0 continue from it: put back a copy of it"
     )
     with pytest.raises(LedgerError) as raised:
         ledger.lanes(0)

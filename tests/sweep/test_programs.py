@@ -513,6 +513,6 @@ def test_a_swept_length_under_halving():
     with pytest.raises(ValueError) as said:
         planned(made, halving="successive")
     assert str(said.value) == (
-        "--halving successive compares trials after equally many epochs, but steps is swept: "
-        "sweep without --halving, or take steps out of the space"
+        "--halving successive compares trials after the same number of epochs, but steps is "
+        "swept: sweep without --halving, or take steps out of the space"
     )

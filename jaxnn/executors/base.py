@@ -1,5 +1,6 @@
 """Executors that know their number of workers, and calls that survive the death of a worker."""
 
+import abc
 import concurrent.futures
 import contextlib
 from collections.abc import Callable
@@ -82,7 +83,7 @@ def result_of(executor: Executor, function: Callable[[Any], Any], argument: Any)
     return retried(lambda: executor.submit(function, argument).result())
 
 
-class Pool(Executor):
+class Pool(Executor, abc.ABC):
     """An executor that knows how many calls it runs at a time, and stops its workers at the end."""
 
     def __init__(self) -> None:
@@ -104,9 +105,9 @@ class Pool(Executor):
         future.add_done_callback(self._unfinished.discard)
         return future
 
+    @abc.abstractmethod
     def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
         """Return the future of a call that is sent to a worker."""
-        raise NotImplementedError
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more calls, wait for the submitted ones or cancel them, and stop the workers.

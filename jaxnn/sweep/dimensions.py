@@ -6,6 +6,7 @@ which `at` maps to it; `within` selects a point of the stretch. So a search that
 cube, such as a Sobol sequence, can search any space.
 """
 
+import abc
 import dataclasses
 import math
 import re
@@ -23,7 +24,7 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-class _Range:
+class _Range(abc.ABC):
     """A range: two ends, a position between them, and evenly spaced points."""
 
     low: Any
@@ -71,9 +72,9 @@ class _Range:
         inner = [self.at(i / (points - 1)) for i in range(1, points - 1)]
         return [self.low, *inner, self.high]
 
+    @abc.abstractmethod
     def at(self, u: float) -> Any:
         """Return the value at `u` of the unit line."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return f"{self.low:g} .. {self.high:g}{', log' if self.log else ''}"
@@ -182,7 +183,7 @@ class Int(_Range):
         return f"{self.low} .. {self.high}, whole numbers{', log' if self.log else ''}"
 
 
-class _Options:
+class _Options(abc.ABC):
     """A tuple of options, each with an equal share of the unit line."""
 
     options: tuple[Scalar, ...]
@@ -194,9 +195,9 @@ class _Options:
         if problem:
             raise ValueError(f"{self!r}: {problem}")
 
+    @abc.abstractmethod
     def _problem(self) -> str:
         """Return what is wrong with the options; "" if nothing is."""
-        raise NotImplementedError
 
     def at(self, u: float) -> Scalar:
         """Return the option whose share of the unit line `u` is in."""

@@ -19,14 +19,14 @@ import math
 import operator
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from ..files.reading import parse_json
 from . import storage, tables
 from .storage import LedgerError, damaged, explained, resume_command
-from .tables import BROKEN, STATUSES, Change, Cohort, Group, Result, Trial, Values
+from .tables import BROKEN, STATUSES, Change, Cohort, Group, Result, Scalar, Trial
 
 __all__ = ["Change", "Cohort", "Group", "Ledger", "LedgerError", "Result", "Trial"]
 
@@ -34,6 +34,23 @@ MOST_VALUES = 500_000  # in one text: a cohort of 100,000 lanes has 300,000
 _UNCHANGED = "Nothing was changed"
 _KINDS = {"i": {int}, "r": {int, float}, "t": {str}}
 _KINDS |= {letter.upper(): kinds | {type(None)} for letter, kinds in _KINDS.items()}
+# What a text may hold: a description and a test.
+_Content = tuple[str, Callable[[Any], bool]]
+_ANY: _Content = "", lambda plain: True
+_DICT: _Content = "a dict", lambda plain: isinstance(plain, dict)
+_VALUES: _Content = (
+    "a dict of values",
+    lambda plain: (
+        isinstance(plain, dict) and all(isinstance(one, Scalar) for one in plain.values())
+    ),
+)
+_LANES: _Content = (
+    "a list of lanes",
+    lambda plain: (
+        isinstance(plain, list)
+        and all(isinstance(one, list) and [*map(type, one)] == [int, int] for one in plain)
+    ),
+)
 
 
 class Ledger:
@@ -133,19 +150,21 @@ class Ledger:
         """Return the groups, in the order in which they were added."""
         rows = self._rows("groups", "tttiitr", "ORDER BY rowid")
         return [
-            Group(name, self._plain(static, dict), way, lanes, devices, self._plain(probe, dict), s)
+            Group(
+                name, self._plain(static, _DICT), way, lanes, devices, self._plain(probe, _DICT), s
+            )
             for name, static, way, lanes, devices, probe, s in rows
         ]
 
     def trials(self) -> list[Trial]:
         """Return all trials, in the order of their numbers."""
         rows = self._rows("trials", "iiitTtIT", "ORDER BY number")
-        if [row[0] for row in rows] != list(range(len(rows))):
-            raise LedgerError(f"{damaged(self.folder)} (a trial is missing)")
-        if not {row[5] for row in rows} <= set(STATUSES):
-            raise LedgerError(f"{damaged(self.folder)} (a trial has an unknown status)")
+        numbered = [row[0] for row in rows] == list(range(len(rows)))
+        if not numbered or not {row[5] for row in rows} <= set(STATUSES):
+            problem = "a trial has an unknown status" if numbered else "a trial is missing"
+            raise LedgerError(f"{damaged(self.folder)} ({problem})")
         return [
-            Trial(number, round, bracket, self._scalars(values), *rest)
+            Trial(number, round, bracket, self._plain(values, _VALUES), *rest)
             for number, round, bracket, values, *rest in rows
         ]
 
@@ -176,11 +195,8 @@ class Ledger:
         cohorts = []
         for row in self._rows("cohorts", "itiiitrrTr", "ORDER BY id"):
             key, group, rung, begin, end, text, *times, sha256, finished = row
-            lanes = self._plain(text, list)
-            if not all(isinstance(one, list) and [*map(type, one)] == [int, int] for one in lanes):
-                raise LedgerError(f"{damaged(self.folder)} (cohort {key} has no list of lanes)")
             file = None if sha256 is None else storage.states_file(key)
-            pairs = tuple((trial, seed) for trial, seed in lanes)
+            pairs = tuple((trial, seed) for trial, seed in self._plain(text, _LANES))
             run = (group, rung, begin, end, pairs, times[0], times[1])
             cohorts.append(Cohort(*run, key, file, finished))
         return cohorts
@@ -188,7 +204,10 @@ class Ledger:
     def changes(self) -> list[Change]:
         """Return the changes of population-based training, by epoch and trial."""
         rows = self._rows("changes", "iiti", "ORDER BY epoch, trial")
-        return [Change(trial, at, self._scalars(text), source) for trial, at, text, source in rows]
+        return [
+            Change(trial, at, self._plain(text, _VALUES), source)
+            for trial, at, text, source in rows
+        ]
 
     def trained_epochs(self) -> dict[tuple[int, int], int]:
         """Return how many epochs each (trial, seed) has trained."""
@@ -274,20 +293,16 @@ class Ledger:
             for trial, seed, at, name, value in rows
         ]
 
-    def _plain(self, text: str, kind: type[Any] | None = None) -> Any:
-        """Return JSON that may hold infinities and NaN; raise LedgerError for another kind."""
+    def _plain(self, text: str, content: _Content = _ANY) -> Any:
+        """Return JSON that may hold infinities and NaN; raise LedgerError for other data."""
+        plain = None
         try:
             plain = parse_json(text, finite=False, values=MOST_VALUES)
+            problem = "" if content[1](plain) else f"{text:.40} is not {content[0]}"
         except ValueError as error:
-            raise LedgerError(f"{damaged(self.folder)} ({error})") from error
-        if kind is not None and not isinstance(plain, kind):
-            raise LedgerError(f"{damaged(self.folder)} ({text:.40} is not a {kind.__name__})")
-        return plain
-
-    def _scalars(self, text: str) -> Values:
-        plain = self._plain(text, dict)
-        if not all(isinstance(one, float | int | str | bool | None) for one in plain.values()):
-            raise LedgerError(f"{damaged(self.folder)} ({text:.40} are not values of a trial)")
+            problem = str(error)
+        if problem:
+            raise LedgerError(f"{damaged(self.folder)} ({problem})")
         return plain
 
     # Writing
@@ -314,7 +329,7 @@ class Ledger:
             db.execute(tables.ADD_GROUP, (group.name, static, group.way, *numbers))
 
     def ask(
-        self, round: int, bracket: int, asked: Iterable[tuple[Values, str | None]]
+        self, round: int, bracket: int, asked: Iterable[tuple[tables.Values, str | None]]
     ) -> list[int]:
         """Add the trials of a round, and return their numbers.
 

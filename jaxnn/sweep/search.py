@@ -15,6 +15,7 @@ References: Bergstra et al., Algorithms for hyper-parameter optimization, 2011. 
 evolution strategy: a tutorial, 2016. Sobol, On the distribution of points in a cube, 1967.
 """
 
+import abc
 import contextlib
 import dataclasses
 import importlib
@@ -63,7 +64,7 @@ class Observation(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Search:
+class Search(abc.ABC):
     """Chooses which trials to run next; created by `searcher`.
 
     Args:
@@ -78,6 +79,7 @@ class Search:
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 
+    @abc.abstractmethod
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """Return the next trials.
 
@@ -86,7 +88,6 @@ class Search:
             round: Number of the round.
             history: All trials that were asked before.
         """
-        raise NotImplementedError
 
     def _random_seed(self, round: int) -> int:
         """Return a seed of 32 bits for a round."""
@@ -142,13 +143,13 @@ class _OptunaSearch(SobolSearch):
     For the sampler, a trial that was asked and has no score yet is running.
     """
 
+    @abc.abstractmethod
     def sampler(self, seed: int) -> Any:
         """Return a new sampler."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def most(self) -> int:
         """Return how many observations the sampler gets."""
-        raise NotImplementedError
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """Return the next trials."""

@@ -299,11 +299,16 @@ def _swept_fields(
     """
     for dotted, swept in paths.items():
         name, path = f"{prefix}{dotted}", (*above, *dotted.split("."))
-        if whole := [other for other in paths if dotted.startswith(f"{other}.")]:
-            raise ValueError(
+        whole = [other for other in paths if dotted.startswith(f"{other}.")]
+        if whole or not isinstance(swept, Dimension | Branch):
+            problem = (
                 f"{prefix}{whole[0]!r} is swept whole and inside, as {dotted!r}; write "
                 f"{whole[0]!r}: Branch(...) with all that is swept inside"
+                if whole
+                else f"{name} must be Uniform, LogUniform, Int, Choice, Grid, or Branch, got "
+                f"{swept!r}"
             )
+            raise ValueError(problem)
         kinds = _kinds(owner, dotted, name)
         if isinstance(swept, Branch):
             classes = _classes(name, kinds, swept)
@@ -311,13 +316,9 @@ def _swept_fields(
             for cls, (option, inside) in zip(classes, swept.classes.items(), strict=True):
                 inner = f"{name}:{option.lower()}."
                 yield from _swept_fields(cls, inside, inner, path, (*when, (name, option)))
-        elif isinstance(swept, Dimension):
+        else:
             _check_fits(name, swept, kinds)
             yield SweptField(name, swept, path, when)
-        else:
-            raise ValueError(
-                f"{name} must be Uniform, LogUniform, Int, Choice, Grid, or Branch, got {swept!r}"
-            )
 
 
 def _classes(name: str, kinds: list[Any], branch: Branch) -> tuple[type, ...]:
@@ -360,20 +361,23 @@ def _kinds(owner: type, dotted: str, name: str) -> list[Any]:
         here, inner = ".".join(parts[:index]), ".".join(parts[index:])
         has = [cls for cls in owners if part in _fields(cls)]
         lacks = [cls for cls in owners if cls not in has]
-        if has and lacks:
-            other = _class_name(lacks[0])
-            rest = '**{"None": {}}' if other == "None" else f"{other}={{}}"
-            raise ValueError(
-                f"{here} is {_described(owners)}, and {other} has no {part!r}; write "
-                f'"{here}": Branch({_class_name(has[0])}={{"{inner}": ...}}, {rest})'
-            )
         if lacks:
-            fields = [field for cls in owners for field in _fields(cls)]
+            other, fields = (
+                _class_name(lacks[0]),
+                [field for cls in owners for field in _fields(cls)],
+            )
             what = f"{here} ({_described(owners)})" if here else owner.__name__
-            raise ValueError(
+            problem = (
                 f"{what} has no field {part!r}, which the space sweeps as {name!r}; "
                 f"{suggestion(part, fields)}"
             )
+            if has:
+                rest = '**{"None": {}}' if other == "None" else f"{other}={{}}"
+                problem = (
+                    f"{here} is {_described(owners)}, and {other} has no {part!r}; write "
+                    f'"{here}": Branch({_class_name(has[0])}={{"{inner}": ...}}, {rest})'
+                )
+            raise ValueError(problem)
         kinds = [_fields(cls)[part] for cls in has]
         owners = _members(kinds)
     return kinds

@@ -73,9 +73,16 @@ def explained(folder: Path, consequence: str) -> Iterator[None]:
     """
     try:
         yield
-    except (LedgerError, sqlite3.ProgrammingError, sqlite3.IntegrityError):
-        raise  # the first is clear already, the others are mistakes in a program
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError) as error:
+        # A LedgerError is clear already; the other two are mistakes in a program.
+        if isinstance(error, LedgerError | sqlite3.ProgrammingError | sqlite3.IntegrityError):
+            raise
+        raise LedgerError(f"{_cause(folder, error)}. {consequence}") from error
+
+
+def _cause(folder: Path, error: sqlite3.Error | OSError) -> str:
+    """Return what an error of SQLite or the system means for a sweep's folder."""
+    if isinstance(error, sqlite3.Error):
         text = {
             sqlite3.SQLITE_FULL: f"the disk is full, the ledger in {folder} cannot grow",
             sqlite3.SQLITE_CORRUPT: damaged(folder),
@@ -86,17 +93,14 @@ def explained(folder: Path, consequence: str) -> Iterator[None]:
             sqlite3.SQLITE_BUSY: f"another process holds the ledger in {folder}",
             sqlite3.SQLITE_INTERRUPT: f"{damaged(folder)}: a statement took too long",
         }.get(code(error), f"the ledger in {folder} cannot be used")
-        raise LedgerError(f"{text} ({error}). {consequence}") from error
-    except OSError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        where, text = cause.filename or folder, cause.strerror or str(cause)
-        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = f"the disk is full, {where} cannot be written ({text})"
-        elif isinstance(cause, FileExistsError | NotADirectoryError):
-            text = f"{folder} cannot be written, {where} is not a folder"
-        else:
-            text = f"{where} cannot be written ({text})"
-        raise LedgerError(f"{text}. {consequence}") from error
+        return f"{text} ({error})"
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+    where, text = cause.filename or folder, cause.strerror or str(cause)
+    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full, {where} cannot be written ({text})"
+    if isinstance(cause, FileExistsError | NotADirectoryError):
+        return f"{folder} cannot be written, {where} is not a folder"
+    return f"{where} cannot be written ({text})"
 
 
 # The database
@@ -199,14 +203,15 @@ def _check_header(connection: sqlite3.Connection, file: Path) -> None:
         if code(error) != sqlite3.SQLITE_NOTADB:
             raise
         application = schema = 0
+    age, remedy = "an older", "begin another sweep, or read it with that version"
+    if schema > SCHEMA:
+        age, remedy = "a newer", f"write {upgrade()}"
+    schemas = f"its schema is {schema}, this one reads {SCHEMA}"
+    problem = f"was written by {age} jaxnn ({schemas}): {remedy}" if schema != SCHEMA else ""
     if application != APPLICATION:
-        raise LedgerError(f"{file} is not the ledger of a sweep: check the path")
-    if schema != SCHEMA:
-        age, remedy = ("a newer", f"write {upgrade()}") if schema > SCHEMA else ("an older", "")
-        raise LedgerError(
-            f"{file} was written by {age} jaxnn (its schema is {schema}, this one reads {SCHEMA}): "
-            f"{remedy or 'begin another sweep, or read it with that version'}"
-        )
+        problem = "is not the ledger of a sweep: check the path"
+    if problem:
+        raise LedgerError(f"{file} {problem}")
 
 
 def _problem(connection: sqlite3.Connection) -> str:
@@ -254,10 +259,9 @@ class DriverLock(Lock):
                 f"it or stop it, then resume; `jaxnn sweep top {quoted(folder)}` shows its "
                 "progress",
             )
-        except Locked as error:
-            raise LedgerError(str(error)) from None
-        except NoLock:
-            raise LedgerError(f"{folder / LOCK} is not a driver's lock: remove it") from None
+        except (Locked, NoLock) as error:
+            foreign = f"{folder / LOCK} is not a driver's lock: remove it"
+            raise LedgerError(foreign if isinstance(error, NoLock) else str(error)) from None
 
 
 def is_driven(folder: Path) -> bool:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 
 FINISHED = (
     "jaxnn/combine",
+    "jaxnn/executors",
     "jaxnn/functional",
     "jaxnn/generation",
     "jaxnn/layers",

@@ -24,7 +24,7 @@ import numpy as np
 from ..experiment.configuration import from_plain
 from ..explain.text import suggestion
 from ..validation import positive
-from .dimensions import Branch, Choice, Dimension, Grid, LogUniform, Scalar, Uniform
+from .dimensions import Branch, Choice, Dimension, Grid, LogUniform, Uniform
 
 Values = dict[str, Any]  # of scalars, by dimension
 
@@ -74,6 +74,7 @@ class Space:
             only some classes of a union have the path.
 
     >>> from jaxnn.experiment import SGD, AdamW
+    >>> from jaxnn.sweep import Int
     >>> @dataclasses.dataclass(frozen=True)
     ... class Config:
     ...     optimizer: AdamW | SGD = AdamW()
@@ -196,22 +197,19 @@ class Space:
         >>> Space(SGD, space).grid_size(5), Space(SGD, space).grid_size(5, ["learning_rate"])
         (10, 2)
         """
-        # Only the options that say whether a later dimension is there have to be told apart.
-        deciding = {choice for swept in self._swept for choice, _ in swept.when}
-        counts: dict[tuple[tuple[str, Scalar], ...], int] = {(): 1}
-        for swept in self._swept:
-            if names is not None and swept.name not in names:
-                continue
-            grid, found = swept.dimension.grid(points), Counter[Any]()
-            for chosen, count in counts.items():
-                if not swept.active(dict(chosen)):
-                    found[chosen] += count
-                elif swept.name in deciding:
-                    found |= {(*chosen, (swept.name, option)): count for option in grid}
-                else:
-                    found[chosen] += count * len(grid)
-            counts = found
-        return sum(counts.values())
+        fields = [swept for swept in self._swept if names is None or swept.name in names]
+        return self._size({}, fields, points)
+
+    def _size(self, values: Values, fields: Sequence[SweptField], points: int) -> int:
+        if not fields:
+            return 1
+        swept, *rest = fields
+        if not swept.active(values):
+            return self._size(values, rest, points)
+        grid = swept.dimension.grid(points)
+        if swept.classes:  # what comes later depends on the option
+            return sum(self._size({**values, swept.name: one}, rest, points) for one in grid)
+        return len(grid) * self._size(values, rest, points)
 
     def configured(self, config: Any, values: Mapping[str, Any]) -> Any:
         """Return a configuration with these values at their paths.

@@ -99,13 +99,6 @@ def space_of(experiment: Experiment[Any]) -> Space:
 _spaces: dict[Any, tuple[Mapping[str, Any], Space]] = {}
 
 
-def _structure(
-    experiment: Experiment[Any], base: Any, values: Values, traced: Collection[str]
-) -> Structure:
-    static = tuple((name, value) for name, value in values.items() if name not in traced)
-    return Structure(experiment, base, static, tuple(name for name in values if name in traced))
-
-
 def structure_of(
     experiment: Experiment[Any], base: Any, found: Mapping[str, str], values: Values
 ) -> Structure:
@@ -117,8 +110,9 @@ def structure_of(
         found: The result of `traced_or_static`.
         values: Values of the trial.
     """
-    traced = [name for name, why in found.items() if why == TRACED]
-    return _structure(experiment, base, values, traced)
+    traced = [name for name in values if found[name] == TRACED]
+    static = tuple((name, value) for name, value in values.items() if name not in traced)
+    return Structure(experiment, base, static, tuple(traced))
 
 
 def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False) -> dict[str, str]:
@@ -159,6 +153,11 @@ def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False
     return found
 
 
+def _as_traced(values: Values, names: Collection[str]) -> dict[str, str]:
+    """Return what `traced_or_static` would return if these names were traced."""
+    return {name: TRACED if name in names else "static" for name in values}
+
+
 def _is_float(dimension: Dimension) -> bool:
     options = getattr(dimension, "options", (0 if isinstance(dimension, Int) else 0.0,))
     return any(isinstance(option, float) for option in options)
@@ -173,7 +172,7 @@ def _tried(
     exact: bool = False,
 ) -> str:
     """Return "traced" if a number can be traced together with others; otherwise why not."""
-    structure = _structure(experiment, base, values, {*together, name})
+    structure = structure_of(experiment, base, _as_traced(values, {*together, name}), values)
     try:
         numbers = {n: scalar(value) for n, value in structure.numbers(values).items()}
         jax.eval_shape(
@@ -211,7 +210,7 @@ def _data_reason(
     plain = {n: v for n, v in plain.items() if not isinstance(v, bool)}
     why: str | None = None
     for names in (set(plain), {name}):
-        structure = _structure(experiment, base, values, names)
+        structure = structure_of(experiment, base, _as_traced(values, names), values)
         try:
             _check_read(experiment, structure.configured, {n: scalar(plain[n]) for n in names})
         except Exception as error:  # whatever a user's code raises on a tracer

@@ -9,7 +9,7 @@ Select   at a rung: which trials stop, and what population-based training change
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,10 +64,11 @@ class History:
         """Return the values of a metric of a trial by seed and epoch."""
         return self.curves.get(name, {}).get(trial, {})
 
-    def values(self, trial: int, epoch: int) -> Values:
-        """Return the values of a trial after an epoch, before which changes may have changed it."""
-        changed = [c.values for c in self.changes if c.trial == trial and c.epoch <= epoch]
-        return changed[-1] if changed else self.trials[trial].values
+    def values(self, trials: Iterable[int], epoch: int) -> dict[int, Values]:
+        """Return the values of trials after an epoch: as asked, or as they were changed."""
+        values = {number: self.trials[number].values for number in trials}
+        changed = {c.trial: c.values for c in self.changes if c.epoch <= epoch}  # the last one
+        return values | {number: changed[number] for number in values.keys() & changed.keys()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,10 +199,11 @@ def _changes(
     """Return what population-based training changes at a rung."""
     random = np.random.default_rng((seed, epochs[1]))
     source, changed = population(scores, random)
+    values = history.values(members, epochs[0])
     found = []
     for member, of, new in zip(members, source, changed, strict=True):
         if new:
-            near = perturbed(history.space, history.values(members[of], epochs[0]), random)
+            near = perturbed(history.space, values[members[of]], random)
             found.append(Change(member, epochs[1], near, members[of]))
     return found
 

@@ -237,7 +237,7 @@ class Driver:
         """Return what to send to a worker for these lanes."""
         begin, _ = part.epochs
         grouped = self._group(history.trials[part.lanes[0].trial])
-        values = {lane.trial: history.values(lane.trial, begin) for lane in part.lanes}
+        values = history.values({lane.trial for lane in part.lanes}, begin)
         traced = grouped.structure.traced
         return Work(
             grouped.structure,

@@ -46,7 +46,7 @@ def committed(history, step, settings, parts=None):
         case Train():
             for part in step.parts if parts is None else parts:
                 for lane in part.lanes:
-                    values = history.values(lane.trial, part.epochs[0])
+                    values = history.values([lane.trial], part.epochs[0])[lane.trial]
                     trained[lane] = part.epochs[1]
                     for epoch in range(part.epochs[0] + 1, part.epochs[1] + 1):
                         value = accuracy(values, lane.seed, epoch)

@@ -48,6 +48,7 @@ def committed(history, step, settings, parts=None):
                 for lane in part.lanes:
                     values = history.values([lane.trial], part.epochs[0])[lane.trial]
                     trained[lane] = part.epochs[1]
+                    value = 0.0
                     for epoch in range(part.epochs[0] + 1, part.epochs[1] + 1):
                         value = accuracy(values, lane.seed, epoch)
                         for name, one in (("validation_accuracy", value), ("loss", -value)):

@@ -14,15 +14,17 @@ import math
 import time
 import traceback
 import typing
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..executors import TRIES, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
+from ..train.directions import badness
 from .cohort import Outcome, Way, Work, regrouped, work
 from .compiled import By
 from .decision import (
@@ -39,13 +41,102 @@ from .decision import (
 )
 from .ledger import Ledger
 from .plan import LANES, Grouped, Member, Planner, by_structure
-from .progress import Progress, Teller, Watch
 from .settings import Settings
 from .space import Values
 from .storage import LedgerError, damaged
 from .tables import OPEN, Cohort, Group, Trial
 
 __all__ = ["Driver", "Progress", "Watch", "decide"]
+
+
+PATIENCE = 1.0
+"""Seconds between two reports of the progress: counting takes long after many trials."""
+
+
+class Progress(NamedTuple):
+    """The progress of a sweep.
+
+    Args:
+        asked: Number of trials asked so far.
+        trials: Number of trials in total.
+        statuses: Number of trials by status.
+        rung: The epochs of the rung that is being reached.
+        best: Number and metric of the best trial that ran to its end; None before.
+        lanes: Number of lanes trained to a rung in this session.
+        epochs: Epochs of all lanes that are done.
+        whole: Epochs of all lanes that are expected in total.
+        before: Epochs that were done when this session began.
+        seconds: Seconds since this session began.
+    """
+
+    asked: int
+    trials: int
+    statuses: Mapping[str, int]
+    rung: int
+    best: tuple[int, float] | None
+    lanes: int
+    epochs: float
+    whole: float
+    before: float
+    seconds: float
+
+
+Watch = Callable[[Progress], None]
+
+
+class Reporter:
+    """Reports the progress of a sweep, at most once per second.
+
+    Args:
+        ledger: Ledger of the sweep.
+        planner: What is known of the sweep.
+        watch: Receives the progress.
+    """
+
+    def __init__(self, ledger: Ledger, planner: Planner, watch: Watch) -> None:
+        self.ledger, self.planner, self.watch = ledger, planner, watch
+        self.lanes = 0  # trained in this session
+        self._before = float(sum(ledger.trained_epochs().values()))
+        self._began, self._last = time.perf_counter(), -math.inf
+
+    def report(self, rung: int, now: bool = False) -> None:
+        """Report the progress, unless the last report was less than a second ago.
+
+        Args:
+            rung: The epochs of the rung that is being reached.
+            now: Whether to report in any case. Default: False.
+        """
+        if now or time.perf_counter() >= self._last + PATIENCE:
+            self._last = time.perf_counter()
+            self.watch(self.progress(rung))
+
+    def progress(self, rung: int) -> Progress:
+        """Return the progress.
+
+        Args:
+            rung: The epochs of the rung that is being reached.
+        """
+        trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
+        ends: dict[int, dict[int, float]] = {t.number: {} for t in trials if t.status == "done"}
+        for result in self.ledger.results(planner.metric):  # in the order of epochs
+            if result.trial in ends:
+                ends[result.trial][result.seed] = result.value
+        means = {n: float(np.mean([*each.values()])) for n, each in ends.items() if each}
+        ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
+        worth, best = min(ranked, default=(math.inf, -1))
+        whole = sum(bracket.epochs for bracket in settings.rounds(planner.epochs)) * settings.seeds
+        return Progress(
+            asked=len(trials),
+            trials=settings.trials,
+            statuses=Counter(trial.status for trial in trials),
+            rung=rung,
+            best=(best, means[best]) if worth < math.inf else None,
+            lanes=self.lanes,
+            epochs=float(sum(self.ledger.trained_epochs().values())),
+            whole=float(whole),
+            before=self._before,
+            seconds=time.perf_counter() - self._began,
+        )
 
 
 class Driver:
@@ -82,7 +173,7 @@ class Driver:
                 f"by {after}: restore the code, or begin another sweep"
             )
         self.ledger, self.executor, self.workers = ledger, executor, workers
-        self.teller = Teller(ledger, self.planner, watch)
+        self.reporter = Reporter(ledger, self.planner, watch)
         self._members: dict[int, Member] = {}
         self._groups: dict[str, Grouped] = {}
 
@@ -103,7 +194,7 @@ class Driver:
                     self.ledger.decide(stopped, step.rung, changes=step.changes)
                 case None:
                     break
-        self.teller.tell(self.planner.epochs, now=True)
+        self.reporter.report(self.planner.epochs, now=True)
 
     def history(self) -> History:
         """Return what is committed now."""
@@ -228,7 +319,7 @@ class Driver:
                         raise error
                     else:
                         self._write(step, part, sent, future.result(), history)
-                        self.teller.tell(part.epochs[1])
+                        self.reporter.report(part.epochs[1])
         finally:
             for future in running:
                 future.cancel()
@@ -308,7 +399,7 @@ class Driver:
         times = outcome.seconds, outcome.compile_seconds
         cohort = Cohort(part.group, step.rung, begin, end, pairs, *times)
         self.ledger.commit(cohort, results, statuses, errors, outcome.state)
-        self.teller.lanes += len(part.lanes)
+        self.reporter.lanes += len(part.lanes)
 
     def _narrow(self, name: str, width: int) -> None:
         """Record that memory ran out, and the number of lanes per call from now on."""

@@ -23,11 +23,11 @@ from jaxnn.experiment.folder import check_place
 from jaxnn.experiment.prediction import load_run
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
+from jaxnn.sweep.driver import Reporter
 from jaxnn.sweep.export import export
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.progress import Teller
 from jaxnn.sweep.reading import read
 from jaxnn.sweep.report.headline import cards, headline
 from jaxnn.sweep.report.importance import FEWEST, alone, importance, importance_of
@@ -83,8 +83,8 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
         planner = types.SimpleNamespace(
             metric="validation_f1", maximize=maximize, epochs=4, settings=Settings(trials=8)
         )
-        teller = Teller(ledger, planner, lambda progress: None)  # type: ignore[arg-type]
-        told = teller.progress(4)
+        reporter = Reporter(ledger, planner, lambda progress: None)  # type: ignore[arg-type]
+        told = reporter.progress(4)
     sign = 1 if maximize else -1
     # A trial that ran longer comes after a better one, one that was stopped after all of those.
     assert [trial.number for trial in found.ranking] == [3, 1, 6, 0, 7]

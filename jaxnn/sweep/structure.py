@@ -296,16 +296,16 @@ def reason(error: Exception) -> str:
         and not frame.filename.endswith(".pyx")  # of NumPy, whose lines are not readable
         and frame.filename not in OWN
     ]
-    said = str(error).strip().split("\n")[0]
+    text = str(error).strip().split("\n")[0]
     if isinstance(error, _Static):
-        return said
+        return text
     by_jax = bool(raised) and raised[-1].filename.startswith(INNER[0])
     if isinstance(
         error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError
-    ) or (by_jax and "Tracer" in said):
-        said = "Python has to know it there"
+    ) or (by_jax and "Tracer" in text):
+        text = "Python has to know it there"
     if not frames:
-        return said
+        return text
     last = frames[-1]
     file = "/".join(Path(last.filename).parts[-2:])
-    return f"{file}:{last.lineno}, {(last.line or '').strip()!r}: {said}"
+    return f"{file}:{last.lineno}, {(last.line or '').strip()!r}: {text}"

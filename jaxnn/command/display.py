@@ -1,4 +1,4 @@
-"""The progress of a sweep, a live table on a terminal and lines elsewhere; and its results."""
+"""Sweeps on a terminal: their progress, a live table or plain lines; and their results."""
 
 import contextlib
 import importlib.util
@@ -10,20 +10,19 @@ from typing import Any
 
 from ..files.plain import quoted
 from ..files.reading import LONGEST, printable
-from ..page.words import count, duration, number
+from ..html.formatting import aligned, count, duration, number
 from ..sweep.driver import Progress, Watch
 from ..sweep.ledger import Ledger
 from ..sweep.reading import Sweep, read
 from ..sweep.report import write
-from ..sweep.report.headline import best_command, seed_mean
+from ..sweep.report.result import best_command, seed_mean
 
-# Trials that are listed, at the end and before.
-LISTED = 5
+LISTED = 5  # trials in the table at the end
 
 
 @contextlib.contextmanager
 def watched(ledger: Ledger) -> Iterator[Watch]:
-    """A function that shows the progress of a sweep."""
+    """Yield a function that shows the progress of a sweep."""
     metric, seeds = ledger.meta["metric"], ledger.meta["seeds"]
     if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
         yield lambda progress: print(line(progress, metric, seeds), flush=True)
@@ -35,35 +34,43 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
 
 
 def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
-    """The facts about a running sweep by title."""
+    """Return the facts about a running sweep by title.
+
+    Args:
+        progress: of the sweep.
+        metric: that trials are compared by.
+        seeds: per trial.
+    """
     share = progress.epochs / progress.whole if progress.whole else 1.0
     trained = progress.epochs - progress.before
-    left = progress.seconds * (progress.whole - progress.epochs) / trained if trained > 0 else None
     many = progress.statuses.get
+    best = "-"
+    if progress.best:
+        name = printable(metric, 60)
+        best = f"{name} {number(progress.best[1])} (trial {progress.best[0]})"
     found = {
         "trials": f"{progress.asked - many('asked', 0)} of {progress.trials}",
         "lanes": str(progress.lanes),
         "rung": f"epoch {progress.rung}",
-        "best": f"{short_text(metric)} {number(progress.best[1])} (trial {progress.best[0]})"
-        if progress.best
-        else "-",
+        "best": best,
+        **{status: str(many(status, 0)) for status in ("stopped", "diverged", "failed")},
+        "done": f"{min(share, 1.0):.0%}",
     }
-    found |= {status: str(many(status, 0)) for status in ("stopped", "diverged", "failed")}
-    found["done"] = f"{min(share, 1.0):.0%}"
     if progress.seconds > 0:
-        found["trials a second"] = number(progress.lanes / seeds / progress.seconds, 3)
-    if left is not None and share < 1:
+        found["trials per second"] = number(progress.lanes / seeds / progress.seconds, 3)
+    if trained > 0 and share < 1:
+        left = progress.seconds * (progress.whole - progress.epochs) / trained
         found["left"] = duration(left)
     return found
 
 
 def line(progress: Progress, metric: str, seeds: int) -> str:
-    """A plain line."""
+    """Return the facts on a plain line."""
     return ", ".join(f"{title} {text}" for title, text in facts(progress, metric, seeds).items())
 
 
 def table(progress: Progress, metric: str, seeds: int) -> Any:
-    """A table with a column per fact."""
+    """Return the facts as a table of rich, with a column per fact."""
     from rich.table import Table
     from rich.text import Text
 
@@ -94,22 +101,21 @@ def finish(ledger: Ledger) -> None:
         print(f"Train the best again: {best_command(sweep)}")
 
 
-def short_text(text: str) -> str:
-    """A name for a table in a terminal."""
-    return printable(text, 60)
-
-
 def summary(sweep: Sweep, listed: int = LISTED) -> str:
-    """The best trials as a table of text, and how the others ended."""
-    ends = Counter(trial.status for trial in sweep.trials)
-    ended = ", ".join(f"{many} {status}" for status, many in ends.items())
-    names = list(dict.fromkeys(name for t in sweep.ranking[:listed] for name in t.values))
-    rows = [["trial", *map(short_text, (sweep.metric, *names))]]
-    for trial in sweep.ranking[:listed]:
-        values = [short_text(number(trial.values[n])) if n in trial.values else "-" for n in names]
+    """Return the best trials as a table of text, and how the others ended.
+
+    Args:
+        sweep: the sweep.
+        listed: the number of trials in the table. Default: `LISTED`.
+    """
+    trials = sweep.ranking[:listed]
+    names = list(dict.fromkeys(name for trial in trials for name in trial.values))
+    rows: list[list[Any]] = [["trial", sweep.metric, *names]]
+    for trial in trials:
         mean = seed_mean(sweep.scores[trial.number].each)
-        rows.append([str(trial.number), str(mean), *values])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended or 'none begun'}"
-    return "\n".join([head, *lines, *(printable(one, LONGEST) for one in sweep.forced)])
+        values = [number(trial.values[n]) if n in trial.values else "-" for n in names]
+        rows.append([trial.number, mean, *values])
+    ends = Counter(trial.status for trial in sweep.trials)
+    ended = ", ".join(f"{many} {status}" for status, many in ends.items()) or "none begun"
+    head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
+    return "\n".join([head, *aligned(rows), *(printable(one, LONGEST) for one in sweep.forced)])

@@ -88,10 +88,10 @@ def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     folder, resources, option = read_options(
         experiment,
         "resume",
-        "Continue an interrupted sweep, or a run in runs/, with the same results.",
+        "Continue an interrupted sweep or run, with the same results.",
         [Resources(), Force()],
         arguments,
-        "a sweep",
+        "a sweep, or of a run",
     )
     resources.prepare()
     check_library()

@@ -120,12 +120,7 @@ def _name(kind: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """Adam with decoupled weight decay, and a learning rate that falls by half a cosine.
-
-    All its numbers, and the length of the run, change without recompiling.
-
-    Reference: Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
-    """
+    """Adam with decoupled weight decay."""
 
     learning_rate: Annotated[float, number(0)] = 1e-3
     """The largest step size; it falls to zero over the run by half a cosine."""
@@ -137,10 +132,12 @@ class AdamW:
         check_fields(self)
 
     def build(self, steps: int) -> Optimizer:
-        """Return the optimizer of a run.
+        """Return the optimizer of a run, whose numbers change without recompiling.
 
         Args:
             steps: the length of the run.
+
+        Reference: Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
 
         >>> AdamW(learning_rate=1e-3).build(steps=100).numbers
         {'learning_rate': Cosine(peak=0.001, steps=100.0, end=0.0), 'weight_decay': 0.0001}
@@ -151,12 +148,7 @@ class AdamW:
 
 @dataclasses.dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent with momentum; the learning rate falls by half a cosine.
-
-    All its numbers, and the length of the run, change without recompiling.
-
-    Reference: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017.
-    """
+    """Stochastic gradient descent with momentum."""
 
     learning_rate: Annotated[float, number(0)] = 0.1
     """The largest step size; it falls to zero over the run by half a cosine."""
@@ -168,10 +160,13 @@ class SGD:
         check_fields(self)
 
     def build(self, steps: int) -> Optimizer:
-        """Return the optimizer of a run.
+        """Return the optimizer of a run, whose numbers change without recompiling.
 
         Args:
             steps: the length of the run.
+
+        Reference: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts,
+        2017.
 
         >>> SGD(learning_rate=0.1).build(steps=100).numbers
         {'learning_rate': Cosine(peak=0.1, steps=100.0, end=0.0), 'momentum': 0.9}

@@ -254,7 +254,7 @@ def test_a_trial_that_there_is_not(folder, tmp_path, capsys, nothing_computed, t
 def test_from_without_a_trial(capsys, nothing_computed):
     assert said(capsys, "run", "--from")[::2] == (
         1,
-        "error: --from wants a sweep and a trial: write --from sweeps/NAME-DATE:best\n",
+        "error: --from needs a trial of a sweep: write --from sweeps/NAME-DATE:best\n",
     )
 
 
@@ -334,8 +334,8 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "population-based training copies weights from trial to trial, but model.width is "
             "static (",
         ),
-        (["--devices", "-1"], "--devices is a number of devices to make of the CPU, got -1"),
-        (["--epochs", "0"], "epochs is an int >= 1, got 0"),
+        (["--devices", "-1"], "--devices must be an int from 0 to "),
+        (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
         (
             ["--engine", "dsak"],
             "no engine is called 'dsak'; did you mean 'dask'? (in Python also any "
@@ -626,7 +626,7 @@ def test_help_names_what_there_is(capsys, monkeypatch, nothing_computed, command
     status, out, _ = said(capsys, command, "--help")
     assert status == 0
     pieces = {
-        "plan": ("Say what a sweep would be.", "--trials INT", "Configurations to try."),
+        "plan": ("Show what a sweep would do.", "--trials INT", "Configurations to try."),
         "sweep": (
             "Train many configurations of the experiment's space.",
             "optimizer.learning_rate",
@@ -637,7 +637,7 @@ def test_help_names_what_there_is(capsys, monkeypatch, nothing_computed, command
             "--engine STR",
             "(default: 64)",
         ),
-        "resume": ("Go on with a sweep, or with a run in runs/,", "FOLDER", "--force"),
+        "resume": ("Continue an interrupted sweep or run,", "FOLDER", "--force"),
     }
     text = " ".join(out.replace("│", " ").split())
     for piece in pieces[command]:

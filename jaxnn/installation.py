@@ -6,6 +6,7 @@ The distribution is `jaxnn-functional`; the distribution `jaxnn` is an unrelated
 """
 
 import functools
+import importlib
 import importlib.util
 import os
 import shlex
@@ -14,6 +15,7 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 DISTRIBUTION = "jaxnn-functional"
 
@@ -30,6 +32,21 @@ def missing(purpose: str, package: str, extra: str) -> ImportError:
     'pictures are drawn by matplotlib, which is not installed'
     """
     return ImportError(f"{purpose} {package}, which is not installed: write {install(extra)}")
+
+
+def optional(module: str, purpose: str, package: str, extra: str) -> ModuleType:
+    """Import a module of an optional package, or raise the error of `missing`.
+
+    Args:
+        module: the full name of the module.
+        purpose: what needs the package, such as "pictures are drawn by".
+        package: the package, by the name that pip installs.
+        extra: the extra of jaxnn that contains it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise missing(purpose, package, extra) from error
 
 
 def install(extra: str, *packages: str) -> str:

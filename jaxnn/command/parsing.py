@@ -16,7 +16,7 @@ from ..experiment.experiment import Experiment
 from ..experiment.sources import main_name
 from ..explain.text import suggestion
 from ..files.reading import printable
-from ..installation import missing
+from ..installation import optional
 
 
 def dispatch(commands: Mapping[str, Callable[..., int | None]], name: str, *arguments: Any) -> int:
@@ -204,8 +204,4 @@ def _short(cls: type[Any]) -> str:
 
 def library() -> Any:
     """Return tyro; raise ImportError, with the command that installs it, if it is missing."""
-    try:
-        import tyro
-    except ImportError as error:
-        raise missing("the command line is read by", "tyro", "experiments") from error
-    return tyro
+    return optional("tyro", "the command line is read by", "tyro", "experiments")

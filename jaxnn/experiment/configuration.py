@@ -69,7 +69,7 @@ def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
     if origin is Annotated:
         return from_plain(arguments[0], plain, where)
     options = arguments if origin in (typing.Union, types.UnionType) else (kind,)
-    classes = {option.__name__: option for option in options if dataclasses.is_dataclass(option)}
+    classes = {one.__name__: one for one in options if _is_dataclass(one)}
     if isinstance(plain, dict) and classes:
         return _dataclass(classes, plain, where)
     for option in options:
@@ -110,6 +110,10 @@ def _dataclass(classes: dict[str, Any], plain: dict[str, Any], where: str) -> An
         return kind(**values)
     except (ValueError, TypeError) as error:  # the class checks its own fields
         raise FileError(f"{where_}: {error}") from error
+
+
+def _is_dataclass(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def _name(kind: Any) -> str:

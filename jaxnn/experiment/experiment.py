@@ -285,7 +285,7 @@ class Configured:
 
     def __init__(self, experiment: Experiment[Any], config: Any, data: Loaded) -> None:
         self.experiment, self.config, self.data = experiment, config, data
-        loop = {name: getattr(config, name, None) for name in (*LENGTHS, "every")}
+        loop: dict[str, Any] = {name: getattr(config, name, None) for name in (*LENGTHS, "every")}
         loop["batch_size"] = getattr(config, "batch_size", 128) if data.rows else 1
         for name, number in loop.items():
             (None | positive)(number, f"{type(config).__name__}.{name}")

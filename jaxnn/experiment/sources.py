@@ -65,8 +65,8 @@ def changes_since(recorded: Any, now: Mapping[str, Any], file: Path | str) -> li
             f"{file} does not record the code and the data that it began with, so they cannot be "
             "compared; begin again in another folder"
         )
-    others = ({k: v for k, v in one.items() if k != "modules"} for one in (found, now))
-    return changed(found["modules"]) + differences(*others)
+    before, others = ({k: v for k, v in one.items() if k != "modules"} for one in (found, now))
+    return changed(found["modules"]) + differences(before, others)
 
 
 def changed(recorded: Modules) -> list[str]:

@@ -30,7 +30,7 @@ INK, SOFT, LINE, PAPER, BEST, BAND, CURVE, BAD, *LEVELS = (
 FARTHEST = 1e100  # matplotlib overflows with larger numbers, and those closer to 0 than its inverse
 WIDTH = 9.6  # inches across the page
 COLUMNS = 3  # panels next to each other
-SETTINGS = {
+SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "jaxnn",
     "path.simplify": False,

@@ -15,7 +15,7 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 DISTRIBUTION = "jaxnn-functional"
 
@@ -34,14 +34,17 @@ def missing(purpose: str, package: str, extra: str) -> ImportError:
     return ImportError(f"{purpose} {package}, which is not installed: write {install(extra)}")
 
 
-def optional(module: str, purpose: str, package: str, extra: str) -> ModuleType:
+def required(module: str, purpose: str, package: str, extra: str) -> Any:
     """Import a module of an optional package, or raise the error of `missing`.
 
     Args:
-        module: the full name of the module.
-        purpose: what needs the package, such as "pictures are drawn by".
-        package: the package, by the name that pip installs.
-        extra: the extra of jaxnn that contains it.
+        module: The import path of the module.
+        purpose: What needs the package, such as "pictures are drawn by".
+        package: The package, by the name that pip installs.
+        extra: The extra of jaxnn that contains it.
+
+    >>> required("json", "texts are read by", "json", "test").loads("1")
+    1
     """
     try:
         return importlib.import_module(module)

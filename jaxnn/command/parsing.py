@@ -16,7 +16,7 @@ from ..experiment.experiment import Experiment
 from ..experiment.sources import main_name
 from ..explain.text import suggestion
 from ..files.reading import printable
-from ..installation import optional
+from ..installation import required
 
 
 def dispatch(commands: Mapping[str, Callable[..., int | None]], name: str, *arguments: Any) -> int:
@@ -204,4 +204,4 @@ def _short(cls: type[Any]) -> str:
 
 def library() -> Any:
     """Return tyro; raise ImportError, with the command that installs it, if it is missing."""
-    return optional("tyro", "the command line is read by", "tyro", "experiments")
+    return required("tyro", "the command line is read by", "tyro", "experiments")

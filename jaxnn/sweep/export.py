@@ -17,7 +17,7 @@ from typing import Any
 
 from ..explain.text import suggestion
 from ..files.replacing import fresh
-from ..installation import optional
+from ..installation import required
 from .history import History
 from .reading import Sweep, read
 from .search import distribution, optuna_library, quiet
@@ -103,7 +103,7 @@ def _write_csv(file: Path, columns: Mapping[str, list[Any]]) -> None:
 
 def _write_parquet(file: Path, columns: Mapping[str, list[Any]]) -> None:
     pyarrow, parquet = (
-        optional(name, "Parquet is written by", "pyarrow", "export")
+        required(name, "Parquet is written by", "pyarrow", "export")
         for name in ("pyarrow", "pyarrow.parquet")
     )
     table = pyarrow.table({name: uniform(column) for name, column in columns.items()})
@@ -174,7 +174,7 @@ def _unsynchronized(file: Path) -> Any:
 def _to_tensorboard(sweep: Sweep, target: Path) -> None:
     """Write a folder per lane, with its curves and its values as hyperparameters."""
     board, hparams = (
-        optional(name, "TensorBoard's files are written by", "tensorboardX", "export")
+        required(name, "TensorBoard's files are written by", "tensorboardX", "export")
         for name in ("tensorboardX", "tensorboardX.summary")
     )
     with fresh(target) as place:
@@ -193,7 +193,7 @@ def _to_tensorboard(sweep: Sweep, target: Path) -> None:
 
 def _to_wandb(sweep: Sweep, target: Path) -> None:
     """Write an offline run per lane; WANDB_MODE=online uploads them at once."""
-    wandb = optional("wandb", "Weights & Biases' files are written by", "wandb", "export")
+    wandb = required("wandb", "Weights & Biases' files are written by", "wandb", "export")
     goal = "maximize" if sweep.maximize else "minimize"
     with fresh(target.absolute()) as place:
         place.mkdir()

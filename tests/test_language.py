@@ -23,10 +23,16 @@ ROOT = Path(__file__).parent.parent
 
 FINISHED = (
     "jaxnn/combine",
+    "jaxnn/command",
+    "jaxnn/experiment",
     "jaxnn/functional",
     "jaxnn/generation",
+    "jaxnn/html",
     "jaxnn/layers",
     "jaxnn/models",
+    "jaxnn/sweep/export.py",
+    "jaxnn/sweep/report",
+    "jaxnn/sweep/tables.py",
 )
 
 # What to write instead of each phrase.

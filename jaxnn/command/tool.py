@@ -65,12 +65,12 @@ def top(folder: Path) -> None:
     while True:
         with Ledger.open(folder) as ledger:
             sweep = read(ledger)
-        many = sweep.facts.get("settings", {}).get("trials")
-        if type(many) is not int:
-            raise LedgerError(f"{damaged(sweep.folder)} (settings.trials is {many!r:.40})")
         if sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         print(summary(sweep), flush=True)
+        many = sweep.facts.get("settings", {}).get("trials")
+        if type(many) is not int:
+            raise LedgerError(f"{damaged(sweep.folder)} (settings.trials is {many!r:.40})")
         if len(sweep.trials) >= many and not any(one.status in OPEN for one in sweep.trials):
             return
         if not is_driven(folder):

@@ -109,34 +109,19 @@ def run(
         if scores:
             text = prediction.scores_text(scores)
             print(f"\ntest: {text} on {result['test_rows']:,} rows")
+    if experiment.finish is not None:
+        with _attempted("the experiment's function finish", folder):
+            trained = TrainedRun(one.config, one.data.data, one.program, state)
+            for name, contents in experiment.finish(trained).items():
+                replace(folder / name, contents)
     remarks = ["The run was interrupted and resumed."] if recorded is not None else []
     remarks += [
         f"It resumed with --force, although this changed: {listed(all_)}." for all_ in forced
     ]
     if (step := history[-1]["step"]) < one.ends[-1]:
         remarks.append(f"It stopped early, after {step:,} of {one.ends[-1]:,} steps.")
-    if experiment.finish is not None:
-        with _attempted("the experiment's function finish", folder):
-            trained = TrainedRun(one.config, one.data.data, one.program, state)
-            for name, contents in experiment.finish(trained).items():
-                replace(folder / name, contents)
     drawn = _draw(one, folder, history, predictions)
-    metric, maximize = experiment.ranked
-    with _attempted("report.html", folder):
-        page = report_of(
-            folder.name,
-            [_metrics(record) for record in history],
-            timings=[_timings(record) for record in history],
-            config=to_plain(one.config),
-            scores=scores,
-            metric=metric,
-            maximize=maximize,
-            pictures=drawn,
-            summary=summary,
-            environment={"device": result["device"], "system": platform.platform(), **versions()},
-            remarks=remarks,
-        )
-        replace(folder / "report.html", page.encode())
+    _report(one, folder, history, drawn, scores=scores, summary=summary, remarks=remarks)
     return scores or history[-1]
 
 
@@ -227,6 +212,27 @@ def _draw(
             replace(folder / name, drawn[name])
     drawn.pop("learning_curves.png", None)
     return drawn
+
+
+def _report(
+    one: Configured, folder: Path, history: Sequence[Record], drawn: dict[str, bytes], **parts: Any
+) -> None:
+    """Write the report of a run, with further parts of it as arguments."""
+    metric, maximize = one.experiment.ranked
+    device = jax.devices()[0].device_kind
+    with _attempted("report.html", folder):
+        text = report_of(
+            folder.name,
+            [_metrics(record) for record in history],
+            timings=[_timings(record) for record in history],
+            config=to_plain(one.config),
+            metric=metric,
+            maximize=maximize,
+            pictures=drawn,
+            environment={"device": device, "system": platform.platform(), **versions()},
+            **parts,
+        )
+        replace(folder / "report.html", text.encode())
 
 
 @contextlib.contextmanager

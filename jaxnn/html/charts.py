@@ -159,7 +159,7 @@ def panels(figure: Any, count: int, columns: int = COLUMNS, **options: Any) -> l
 
 
 def rows_of(count: int) -> int:
-    """Return the number of rows of so many `panels`."""
+    """Return the number of rows of `count` panels."""
     return -(-count // COLUMNS)
 
 

@@ -61,9 +61,9 @@ def parameters(sweep: Sweep, weights: dict[str, float]) -> str:
             charts.chart(
                 "pairs", "Scores by pairs of parameters",
                 lambda f: _draw_pairs(f, sweep, paired, trials), 1.75 * (len(paired) - 1) + 0.5,
-                "Each dot is a trial at its two values, colored by its place in the ranking: the "
-                f"best tenth stands out, the ring is the best.{left_out} Trials that lack one of "
-                "the two are not in that map.",
+                "Each dot is a trial at its two values, colored by its place in the ranking; the "
+                f"ring is the best.{left_out} Trials that lack one of the two are not in that "
+                "map.",
             ),
         ]  # fmt: skip
     parts += [

@@ -97,7 +97,7 @@ def _draw_survivors(figure: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def failures(sweep: Sweep) -> str:
-    """Return the section of trials that diverged or failed: where they are, and their errors."""
+    """Return the section of trials that diverged or failed: their regions and their errors."""
     statuses = Counter(trial.status for trial in sweep.trials)
     title = "Failures by region"
     if not statuses["diverged"] + statuses["failed"]:

@@ -28,9 +28,17 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
         yield lambda progress: print(line(progress, metric, seeds), flush=True)
         return
     from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    def show(progress: Progress) -> None:
+        grid = Table.grid(padding=(0, 2))
+        for title, text in facts(progress, metric, seeds).items():
+            grid.add_row(title, Text(text))  # a string would be read as markup
+        live.update(grid)
 
     with Live(refresh_per_second=4) as live:
-        yield lambda progress: live.update(table(progress, metric, seeds))
+        yield show
 
 
 def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
@@ -67,19 +75,6 @@ def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
 def line(progress: Progress, metric: str, seeds: int) -> str:
     """Return the facts on a plain line."""
     return ", ".join(f"{title} {text}" for title, text in facts(progress, metric, seeds).items())
-
-
-def table(progress: Progress, metric: str, seeds: int) -> Any:
-    """Return the facts as a table of rich, with a column per fact."""
-    from rich.table import Table
-    from rich.text import Text
-
-    found = facts(progress, metric, seeds)
-    drawn = Table(title="sweep")
-    for title in found:
-        drawn.add_column(title, no_wrap=True)
-    drawn.add_row(*map(Text, found.values()))  # a string would be read as markup
-    return drawn
 
 
 def finish(ledger: Ledger) -> None:

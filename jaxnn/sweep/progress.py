@@ -1,4 +1,4 @@
-"""How far a sweep is, for whoever watches."""
+"""The progress of a running sweep, for functions that show it."""
 
 import math
 import time
@@ -13,20 +13,22 @@ from .history import History
 from .plan import Planner
 
 PATIENCE = 1.0
-"""Seconds between two messages to whoever watches: to count takes long after many trials."""
+"""Seconds between two reports: counting takes long after many trials."""
 
 
 class Progress(NamedTuple):
-    """How far a sweep is, for whoever watches.
+    """The progress of a sweep.
 
     Args:
-        asked, trials: trials asked so far, and in all.
-        statuses: trials by status.
-        rung: the epochs of the rung that is being reached.
-        best: the number of the best trial that ran to its end, and its metric; None before.
+        asked: trials asked so far.
+        trials: trials in total.
+        statuses: the number of trials by status.
+        rung: the epochs of the current rung.
+        best: the number of the best completed trial, and its metric; None before.
         lanes: lanes trained to a rung in this session.
-        epochs, whole: epochs of all lanes that are done, and those expected in all.
-        before: epochs that were done when this session began.
+        epochs: epochs that all lanes have completed.
+        whole: epochs expected in total.
+        before: epochs that were completed when this session began.
         seconds: since this session began.
     """
 
@@ -46,11 +48,12 @@ Watch = Callable[[Progress], None]
 
 
 class Teller:
-    """Reports how far a sweep is, but not all the time.
+    """Reports the progress of a sweep, at most once per second.
 
     Args:
-        ledger, planner: of the sweep.
-        watch: gets the progress.
+        ledger: of the sweep.
+        planner: of the sweep.
+        watch: receives the progress.
     """
 
     def __init__(self, ledger: History, planner: Planner, watch: Watch) -> None:
@@ -60,13 +63,13 @@ class Teller:
         self._began, self._told = time.perf_counter(), -math.inf
 
     def tell(self, rung: int, now: bool = False) -> None:
-        """Report, unless that was a moment ago."""
+        """Report the progress, unless the last report was a moment ago; `now` always reports."""
         if now or time.perf_counter() >= self._told + PATIENCE:
             self._told = time.perf_counter()
             self.watch(self.progress(rung))
 
     def progress(self, rung: int) -> Progress:
-        """How far the sweep is."""
+        """Return the progress of the sweep."""
         trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
         ends: dict[int, dict[int, float]] = {t.number: {} for t in trials if t.status == "done"}
         for result in self.ledger.results(planner.metric):  # the last of a seed comes last

@@ -1,8 +1,8 @@
 """The rows of a ledger as frozen values, its tables, and the statements that change them.
 
-A search asks for *trials*; each belongs to a *group* of equal structure. Lanes of a group run
-together as *cohorts*, from one epoch to another, and report *results* after each epoch.
-Population-based training *changes* the values of a trial during training.
+A search asks for trials; each belongs to a group of equal structure. Lanes of a group run
+together as cohorts, from one epoch to another, and report results after each epoch.
+Population-based training changes the values of a trial during training.
 """
 
 import dataclasses

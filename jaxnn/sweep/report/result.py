@@ -3,14 +3,14 @@
 import math
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ...files.plain import quoted
 from ...html import page
-from ...html.formatting import NONE, count, duration, escaped, flat, label, number, shorts, shown
+from ...html.formatting import NONE, count, duration, escaped, flat, label, number, shorts
 from ..dimensions import Choice
 from ..reading import Sweep, mean
 from ..tables import Trial
@@ -236,25 +236,16 @@ def settings(sweep: Sweep) -> str:
         "seeds per trial": sweep.seeds,
         "epochs": sweep.epochs,
         "rungs": ", ".join(map(str, sweep.rungs)) if len(sweep.rungs) > 1 else "none",
-        **{k: _text(v) for k, v in sweep.facts.items() if k not in ("traced", "sources")},
+        **{k: v for k, v in sweep.facts.items() if k not in ("traced", "sources")},
     }
-    base = [(name, str(value)) for name, value in flat(sweep.config)]
     return page.section(
         "settings",
         "Settings",
         page.heading("Search space"),
         page.table(["parameter", "kind", "range or options"], space),
-        page.folded("How the sweep ran", page.table(["setting", "value"], facts.items())),
-        page.folded("The configuration that trials change", page.table(["field", "value"], base)),
+        page.folded("How the sweep ran", page.table(["setting", "value"], flat(facts))),
+        page.folded(
+            "The configuration that trials change",
+            page.table(["field", "value"], flat(sweep.config)),
+        ),
     )
-
-
-def _text(value: Any) -> str:
-    """Return a setting on one line."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return shown(value)

@@ -6,6 +6,7 @@ The distribution is `jaxnn-functional`; the distribution `jaxnn` is an unrelated
 """
 
 import functools
+import importlib
 import importlib.util
 import os
 import shlex
@@ -14,6 +15,7 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 DISTRIBUTION = "jaxnn-functional"
 
@@ -30,6 +32,24 @@ def missing(purpose: str, package: str, extra: str) -> ImportError:
     'pictures are drawn by matplotlib, which is not installed'
     """
     return ImportError(f"{purpose} {package}, which is not installed: write {install(extra)}")
+
+
+def required(module: str, purpose: str, package: str, extra: str) -> Any:
+    """Import a module of an optional package, or raise the error of `missing`.
+
+    Args:
+        module: The import path of the module.
+        purpose: What needs the package, such as "pictures are drawn by".
+        package: The package, by the name that pip installs.
+        extra: The extra of jaxnn that contains it.
+
+    >>> required("json", "texts are read by", "json", "test").loads("1")
+    1
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise missing(purpose, package, extra) from error
 
 
 def install(extra: str, *packages: str) -> str:

@@ -32,7 +32,7 @@ FLOORS = [
         "interop",
         "parallel",
         "generation",
-        "page",
+        "html",
         "experiment",
         "executors",
         "sweep",

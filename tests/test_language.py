@@ -23,11 +23,15 @@ ROOT = Path(__file__).parent.parent
 
 FINISHED = (
     "jaxnn/combine",
+    "jaxnn/command",
     "jaxnn/executors",
+    "jaxnn/experiment",
     "jaxnn/functional",
     "jaxnn/generation",
+    "jaxnn/html",
     "jaxnn/layers",
     "jaxnn/models",
+    "jaxnn/sweep",
 )
 
 # What to write instead of each phrase.

@@ -236,9 +236,9 @@ def test_what_a_user_writes_beside_from_is_changed(folder, tmp_path, capsys):
     ("text", "message"),
     [
         ("{}:17", "{} has the trials 0 .. 7, and no 17"),
-        ("{}:-1", "--from is '{}:-1', wanted FOLDER:best, or FOLDER:17 for trial 17"),
-        ("{}:bets", "--from is '{}:bets', wanted FOLDER:best, or FOLDER:17 for trial 17"),
-        ("{}", "--from is '{}', wanted FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}:-1", "--from is '{}:-1', expected FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}:bets", "--from is '{}:bets', expected FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}", "--from is '{}', expected FOLDER:best, or FOLDER:17 for trial 17"),
         ("{}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it: check the path, or"),
     ],
 )
@@ -254,7 +254,7 @@ def test_a_trial_that_there_is_not(folder, tmp_path, capsys, nothing_computed, t
 def test_from_without_a_trial(capsys, nothing_computed):
     assert said(capsys, "run", "--from")[::2] == (
         1,
-        "error: --from wants a sweep and a trial: write --from sweeps/NAME-DATE:best\n",
+        "error: --from needs a trial of a sweep: write --from sweeps/NAME-DATE:best\n",
     )
 
 
@@ -264,7 +264,7 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
     assert said(capsys, "sweep", *SMALL, "--folder", place)[0] == 0
     assert said(capsys, "run", "--from", f"{place}:best")[::2] == (
         1,
-        f"error: {place} has no trial that ran to its end yet\n",
+        f"error: {place} has no trial that completed yet\n",
     )
 
 
@@ -334,8 +334,8 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "population-based training copies weights from trial to trial, but model.width is "
             "static (",
         ),
-        (["--devices", "-1"], "--devices is a number of devices to make of the CPU, got -1"),
-        (["--epochs", "0"], "epochs is an int >= 1, got 0"),
+        (["--devices", "-1"], "--devices must be an int from 0 to "),
+        (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
         (
             ["--executor", "dsak"],
             "no executor is named 'dsak'; did you mean 'dask'? (Python also accepts any "
@@ -384,7 +384,8 @@ def test_settings_that_cannot_be(
         (
             [],
             ["matplotlib"],
-            f"the report is drawn by matplotlib, which is not installed: write {install('sweep')}",
+            "charts are drawn by matplotlib, which is not installed: write "
+            + install("experiments"),
         ),
     ],
 )
@@ -430,8 +431,8 @@ def test_what_is_swept_cannot_be_given(tmp_path, monkeypatch, capsys, argument, 
         assert said(capsys, command, "--epochs", "2", argument, experiment=branched) == (
             1,
             "",
-            f"error: {field} is swept, whatever {argument} says: leave it out, or take {field} out "
-            "of the experiment's space\n",
+            f"error: {field} is swept, so {argument} has no effect: leave it out, or remove "
+            f"{field} from the experiment's space\n",
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -564,7 +565,7 @@ def test_a_report_that_cannot_be_drawn_costs_no_sweep(tmp_path, capsys, monkeypa
 
     place = tmp_path / "sweep"
     with monkeypatch.context() as patch:
-        patch.setattr("jaxnn.sweep.report.document.page", fails)
+        patch.setattr("jaxnn.sweep.report.document.report", fails)
         with pytest.warns(
             RuntimeWarning, match=rf"the report of {place} was not written \(IndexEr"
         ):
@@ -625,7 +626,7 @@ def test_help_names_what_there_is(capsys, monkeypatch, nothing_computed, command
     status, out, _ = said(capsys, command, "--help")
     assert status == 0
     pieces = {
-        "plan": ("Say what a sweep would be.", "--trials INT", "Configurations to try."),
+        "plan": ("Show what a sweep would do.", "--trials INT", "Configurations to try."),
         "sweep": (
             "Train many configurations of the experiment's space.",
             "optimizer.learning_rate",
@@ -636,7 +637,7 @@ def test_help_names_what_there_is(capsys, monkeypatch, nothing_computed, command
             "--executor STR",
             "(default: 64)",
         ),
-        "resume": ("Go on with a sweep, or with a run in runs/,", "FOLDER", "--force"),
+        "resume": ("Continue an interrupted sweep or run,", "FOLDER", "--force"),
     }
     text = " ".join(out.replace("│", " ").split())
     for piece in pieces[command]:

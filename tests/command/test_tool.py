@@ -68,7 +68,7 @@ def test_retry_asks_again_and_top_says_that_nothing_drives_it(folder, capsys):
     with Ledger.open(folder) as ledger:
         assert [trial.status for trial in ledger.trials()] == ["done", "done", "asked"]
     assert main(["sweep", "top", str(folder)]) == 0
-    assert "nothing drives it: continue it with python -m experiments.toy resume" in (
+    assert "no driver is running: continue it with python -m experiments.toy resume" in (
         capsys.readouterr().out
     )
 

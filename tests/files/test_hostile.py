@@ -19,8 +19,8 @@ import jaxnn as nn
 from jaxnn import interop, train
 from jaxnn.command import tool
 from jaxnn.command.parsing import refuse
-from jaxnn.experiment.config_file import load_config
 from jaxnn.experiment.prediction import read_inputs
+from jaxnn.experiment.run_folder import load_config
 from jaxnn.files.arrays import open_arrays
 from jaxnn.files.lock import Lock, NoLock
 from jaxnn.files.reading import FileError, parse_json, printable, read_bytes, read_json
@@ -165,7 +165,7 @@ def test_other_sparse_files_are_refused(tmp_path):
         read_inputs(file, load())
     raw = start.read_bytes().replace(b"(1, 3), }", b"(9999999999, 3), }")
     (tmp_path / "long.npy").write_bytes(raw)
-    with pytest.raises(FileError, match=r"long\.npy holds no table of numbers"):
+    with pytest.raises(FileError, match=r"long\.npy is not a table of numbers"):
         read_inputs(tmp_path / "long.npy", load())
     lines = sparse(tmp_path / "metrics.jsonl")
     with pytest.raises(FileError, match="has a line of more than"):

@@ -3,9 +3,9 @@
 `read` takes it from a ledger. It answers the two questions of every reader: what the score of a
 trial is, and which trial is the best.
 
-- The *score* of a trial is the metric after its last epoch, the mean over its seeds. A trial has no
+- The `score` of a trial is the metric after its last epoch, the mean over its seeds. A trial has no
   score if it diverged, failed, or has not run, or if a seed has no finite value.
-- The *ranking* lists first the trials that ran to their end, by score, whatever their number of
+- The `ranking` lists first the trials that ran to their end, by score, whatever their number of
   epochs, which a sweep may change. Then come trials that halving stopped, those with more epochs
   first: the metric after one epoch says little about a later one.
 """

@@ -5,7 +5,7 @@
         "model.dropout": Uniform(0.0, 0.5),
     })
 
-A trial's *values* are a dict by the name of the dimension, which is the path. What a branch sweeps
+A trial's `Values` are a dict by the name of the dimension, which is the path. What a branch sweeps
 inside of a class is named as on the command line, `optimizer:adamw.learning_rate`, and only trials
 of that class have it. A space is checked when it is created: an experiment with a misspelled path
 does not import.

@@ -1,14 +1,15 @@
 """What trials have in common: which swept numbers can be traced is found, not declared.
 
 Every swept number is tried as a tracer, by abstract evaluation of the whole program: the
-configuration, the first parameters, one step, one evaluation. A number that passes is *traced*, an
+configuration, the first parameters, one step, one evaluation. A number that passes is `traced`, an
 argument of the compiled program. One that Python needs to know (a shape, an `if`, a loop count) is
-*static*, and the error says why. Trials whose static values are equal have the same `Structure`,
+`static`, and the error says why. Trials whose static values are equal have the same `Structure`,
 and share compiled programs.
 """
 
 import dataclasses
 import os
+import re
 import sys
 import traceback
 from collections.abc import Collection, Mapping
@@ -18,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import core
+from .. import core, validation
 from ..experiment import experiment as experiment_module
 from ..experiment.experiment import Experiment, Loaded
 from ..fields import is_traced
@@ -30,7 +31,8 @@ from .training import Training, array, as_written, dependent, scalar, training_o
 # A reason does not point into the code of jax, numpy, and the core of jaxnn, nor into these files.
 INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core, np))
 OWN = {
-    str(module.__file__) for module in (sys.modules[__name__], training_module, experiment_module)
+    str(module.__file__)
+    for module in (sys.modules[__name__], training_module, experiment_module, validation)
 }
 TRACED = "traced"
 # The most samples of the space that are tried, if those before could not run.
@@ -297,6 +299,9 @@ def reason(error: Exception) -> str:
         and frame.filename not in OWN
     ]
     text = str(error).strip().split("\n")[0]
+    text = re.sub(
+        r" is the traced number .*?, but (must be .*?, known before tracing).*", r" \1", text
+    )
     if isinstance(error, _Static):
         return text
     by_jax = bool(raised) and raised[-1].filename.startswith(INNER[0])

@@ -11,7 +11,7 @@ import pytest
 import jaxnn as nn
 from jaxnn import parallel, train
 from jaxnn.models import GPT
-from jaxnn.train.placed_step import placed_step
+from jaxnn.train.step import placed_step
 from tests.cases import KEY
 
 NET = GPT(layers=2, width=8, num_heads=2, length=4).network(outputs=10)

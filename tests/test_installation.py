@@ -28,6 +28,7 @@ SOURCES = sorted(
 )
 # Each passes a package that is not a literal, and has a separate test.
 VARIABLE = {"jaxnn/data/carrier.py", "jaxnn/executors/named.py", "jaxnn/train/tracking.py"}
+VARIABLE |= {"jaxnn/installation.py"}
 
 
 def contained(extra):
@@ -78,9 +79,10 @@ def test_no_command_is_written_by_hand():
 def test_each_missing_package_is_in_the_extra_that_is_named():
     found = 0
     for path in SOURCES:
-        for call in calls(path, "missing"):
+        named = [call.args[1:] for call in calls(path, "missing")]
+        for arguments in (*named, *(call.args[2:] for call in calls(path, "required"))):
             if str(path.relative_to(ROOT)) not in VARIABLE:
-                package, extra = map(ast.literal_eval, call.args[1:])
+                package, extra = map(ast.literal_eval, arguments)
                 assert canonicalize_name(package) in contained(extra), (path, package, extra)
                 found += 1
         for call in calls(path, "install"):

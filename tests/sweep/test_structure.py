@@ -100,8 +100,8 @@ def test_what_python_looks_at_is_static_and_the_reason_says_where():
 
 def test_numbers_of_the_loop_are_static():
     assert found({"batch_size": Choice(16, 32), "epochs": Int(1, 9)}) == {
-        "batch_size": "the configuration's batch_size must be a number that Python knows",
-        "epochs": "the configuration's epochs must be a number that Python knows",
+        "batch_size": "Wide.batch_size must be None or an int >= 1, known before tracing",
+        "epochs": "Wide.epochs must be None or an int >= 1, known before tracing",
     }
 
 

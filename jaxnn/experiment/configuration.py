@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import optax
 
 from ..explain.text import suggestion
-from ..files.reading import FileError
+from ..files.reading import FileError, listed
 from ..train import Cosine, Optimizer
 from ..validation import check_fields, number
 
@@ -76,10 +76,9 @@ def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
         origin, items = typing.get_origin(option), typing.get_args(option)
         if origin is tuple and isinstance(plain, list):
             items = items[:1] * len(plain) if items[-1:] == (Ellipsis,) else items
-            if len(items) != len(plain):
-                raise FileError(f"{where} has {len(plain)} items, expected {len(items)}")
-            pairs = enumerate(zip(items, plain, strict=True))
-            return tuple(from_plain(one, item, f"{where}[{i}]") for i, (one, item) in pairs)
+            if len(items) == len(plain):
+                pairs = enumerate(zip(items, plain, strict=True))
+                return tuple(from_plain(one, item, f"{where}[{i}]") for i, (one, item) in pairs)
         if option is float and isinstance(plain, int | float) and not isinstance(plain, bool):
             return float(plain)
         allowed = items if origin is typing.Literal else ()
@@ -100,11 +99,12 @@ def _dataclass(classes: dict[str, Any], plain: dict[str, Any], where: str) -> An
     kind, where_ = classes[name], f"{where} ({name})"
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = [field.name for field in dataclasses.fields(kind)]
-    if unknown := [field for field in plain if field not in ("type", *fields)]:
-        hint = suggestion(unknown[0], fields)
-        raise FileError(f"{where_} has no field {unknown[0]!r}; {hint}")
-    if missing := [field for field in fields if field not in plain]:
-        raise FileError(f"{where_} lacks {', '.join(map(repr, missing))}")
+    unknown = [field for field in plain if field not in ("type", *fields)]
+    missing = [repr(field) for field in fields if field not in plain]
+    problems = [f"lacks {', '.join(missing)}"] if missing else []
+    problems += [f"has no field {one!r}; {suggestion(one, fields)}" for one in unknown]
+    if problems:
+        raise FileError(f"{where_} {listed(problems, ', and ')}")
     values = {f: from_plain(hints[f], plain[f], f"{where}.{f}") for f in fields}
     try:
         return kind(**values)
@@ -119,7 +119,8 @@ def _is_dataclass(kind: Any) -> bool:
 def _name(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(map(repr, typing.get_args(kind)))
-    return "null" if kind in (None, type(None)) else getattr(kind, "__name__", str(kind))
+    named = isinstance(kind, type) and not typing.get_args(kind)
+    return "null" if kind in (None, type(None)) else kind.__name__ if named else str(kind)
 
 
 @dataclasses.dataclass(frozen=True)

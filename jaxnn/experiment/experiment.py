@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -33,10 +33,19 @@ from ..data.source import Source
 from ..explain.text import brief, describe
 from ..keys import kept_words
 from ..train.minimize import SupervisedLoss
-from ..validation import positive
+from ..validation import Accepts, check_fields, instance, integer, positive
 
 Config = TypeVar("Config")
 LENGTHS = ("steps", "epochs")
+_dataclass = Accepts(
+    "a frozen dataclass",
+    lambda kind: isinstance(kind, type) and dataclasses.is_dataclass(kind),
+    TypeError,
+    "write @dataclass(frozen=True) class Config: steps: int = 1000",
+)
+_program = instance(
+    train.Program, "a train.Program", "write return train.Supervised(net, task, optimizer)"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +140,7 @@ class Experiment(Generic[Config]):
     """
 
     name: str
-    config: type[Config]
+    config: Annotated[type[Config], _dataclass]
     _: dataclasses.KW_ONLY
     program: Callable[[Config, Any], train.Program]
     data: Callable[[Config], Any] | None = None
@@ -143,11 +152,7 @@ class Experiment(Generic[Config]):
 
     def __post_init__(self) -> None:
         """Check the parts."""
-        if not (isinstance(self.config, type) and dataclasses.is_dataclass(self.config)):
-            raise TypeError(
-                f"Experiment.config must be a frozen dataclass, got {brief(self.config)}; write "
-                "@dataclass(frozen=True) class Config: steps: int = 1000"
-            )
+        check_fields(self)
         if self.maximize and self.minimize:
             raise ValueError(
                 f"trials are compared by one metric, got maximize={self.maximize!r} and "
@@ -289,6 +294,9 @@ class Configured:
         loop["batch_size"] = getattr(config, "batch_size", 128) if data.rows else 1
         for name, number in loop.items():
             (None | positive)(number, f"{type(config).__name__}.{name}")
+        if data.rows:
+            hint = f"the training data have {data.rows} rows"
+            integer(1, data.rows)(loop["batch_size"], f"{type(config).__name__}.batch_size", hint)
         self.length: dict[str, int] = {n: loop[n] for n in LENGTHS if loop[n] is not None}
         self.every: int | None = loop["every"]
         self.batch_size: int = loop["batch_size"]
@@ -300,18 +308,9 @@ class Configured:
                 f"{type(config).__name__} must have {one} for the length of a run, got {has}; "
                 "write steps: int = 1000"
             )
-        if data.rows and self.batch_size > data.rows:
-            raise ValueError(
-                f"batch_size is {self.batch_size}, but the training data have {data.rows} rows; "
-                f"write batch_size={data.rows} or less"
-            )
         self.program = experiment.program(config, data.data)
-        if not isinstance(self.program, train.Program):
-            raise TypeError(
-                f"{experiment.name}: {experiment.program.__qualname__} must return a "
-                f"train.Program, got {brief(self.program)}; write "
-                "return train.Supervised(net, task, optimizer)"
-            )
+        what = f"{experiment.name}: the result of {experiment.program.__qualname__}"
+        _program(self.program, what)
 
     @property
     def steps_per_epoch(self) -> int | None:

@@ -198,9 +198,7 @@ def unfinished(folder: Path, content: dict[str, Any]) -> dict[str, Any] | None:
     """
     if (folder / RESULT).exists() or not (folder / CONFIG).is_file():
         return None
-    recorded = read_json(folder / CONFIG)
-    if not isinstance(recorded, dict):
-        raise FileError(f"{folder / CONFIG} is not a configuration; remove {folder}")
+    recorded = _content(folder / CONFIG)
     lines = differences(_identity(recorded), _identity(content))
     if lines:
         raise FileExistsError(
@@ -239,8 +237,6 @@ def check_sources(
             f"write --folder with another place, or write resume {quoted(folder)} --force"
         )
     forced = recorded.get("forced", [])
-    if not isinstance(forced, list) or not all(isinstance(one, list) for one in forced):
-        raise FileError(f"{file} has no valid 'forced'")
     if lines:
         forced = [*forced, lines]
         replace(file, to_json(recorded | {"sources": content["sources"], "forced": forced}))
@@ -302,20 +298,29 @@ def _read(experiment: Experiment[Any], folder: Path) -> tuple[Any, dict[str, Any
         runs = [one.parent.name for one in folder.parent.glob(f"*/{CONFIG}") if one.is_file()]
         hint = suggestion(folder.name, runs) if runs else "train first, which makes one"
         raise FileNotFoundError(f"{folder} is not a run folder: it has no file {CONFIG}; {hint}")
-    plain = read_json(file)
-    if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
-        raise FileError(
-            f"{file} is not a configuration of schema {SCHEMA}, which this version reads"
-        )
-    if unknown := plain.keys() - FIELDS:
-        first = min(unknown)
-        raise FileError(f"{file} has the unknown field {first!r:.80}; {suggestion(first, FIELDS)}")
+    plain = _content(file)
     if (other := plain.get("experiment")) != experiment.name:
         raise FileError(
             f"{folder} is a run of {other!r:.80}, not of {experiment.name!r}; write the command "
             "with the module of that experiment"
         )
     return from_plain(experiment.config, plain.get("config"), f"{file}: config"), plain
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Return the content of a `config.json`."""
+    plain = read_json(file)
+    found = plain if isinstance(plain, dict) else {}
+    forced = found.get("forced", [])
+    if found.get("schema") != SCHEMA:
+        problem = f"is not a configuration of schema {SCHEMA}, which this version reads"
+    elif unknown := found.keys() - FIELDS:
+        problem = f"has the unknown field {min(unknown)!r:.80}; {suggestion(min(unknown), FIELDS)}"
+    elif not isinstance(forced, list) or not all(isinstance(one, list) for one in forced):
+        problem = "has no valid 'forced'; restore it from a copy"
+    else:
+        return found
+    raise FileError(f"{file} {problem}")
 
 
 def load_run(experiment: Experiment[Any], folder: str | Path) -> TrainedRun:

@@ -187,7 +187,7 @@ def test_misspellings_get_a_suggestion(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "41"], "batch_size is 41, but the training data have 40 rows; write"),
+        (["--batch-size", "41"], "Config.batch_size must be an int from 1 to 40, got 41"),
         (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
         (["--model.width", "0"], "MLP.width must be an int >= 1, got 0"),
         (["--model.dropout", "1"], "Dropout.rate must be a dropout rate in [0, 1); got 1.0"),
@@ -439,7 +439,7 @@ def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
         (
             '"batch_size": 10',
             '"batch_size": 1000',
-            "no program can be built from its configuration: batch_size is 1000",
+            "no program can be built from its configuration: Config.batch_size must be an int",
         ),
         ('"schema": 1', '"schema": 9', "is not a configuration of schema 1"),
         (

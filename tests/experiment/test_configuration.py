@@ -61,7 +61,7 @@ def test_a_whole_number_is_a_float_where_a_float_is_wanted():
         ({"epochs": 3.5}, "config.epochs is 3.5, expected int"),
         ({"activation": "relo"}, "config.activation is 'relo', expected 'relu' or 'tanh'"),
         ({"sizes": [1, None]}, "config.sizes[1] is None, expected int"),
-        ({"pair": [1]}, "config.pair has 1 items, expected 2"),
+        ({"pair": [1]}, "config.pair is [1], expected tuple[int, str]"),
         ({"optimizer": {"type": "Fats"}}, "config.optimizer has type 'Fats'; did you mean 'Fast'?"),
         ({"optimizer": {"type": "Fast", "rate": 1}}, "config.optimizer (Fast) lacks 'momentum'"),
         (

@@ -74,9 +74,9 @@ def test_augmented_data_augment_the_training_alone():
         (
             ((np.ones((3, 2)), np.ones(4)), None),
             ValueError,
-            "training data: leaves differ in their number of rows: training data/0 has 3, "
-            "training data/1 has 4; expected one row per example along the first axis of every "
-            "leaf. Write jax.tree.map(np.shape, data) to see all shapes",
+            "training data must have the same number of rows in every leaf, at least 1, got "
+            "training data/0: 3, training data/1: 4; write jax.tree.map(np.shape, data) to see all "
+            "shapes",
         ),
     ],
 )
@@ -154,7 +154,7 @@ def test_lengths_that_cannot_be():
         "Config.every must be None or an int >= 1, got 0"
     )
     assert refused(gan.EXPERIMENT, gan.Config(batch_size=49)) == (
-        "batch_size is 49, but the training data have 48 rows; write batch_size=48 or less"
+        "Config.batch_size must be an int from 1 to 48, got 49; the training data have 48 rows"
     )
 
 
@@ -162,7 +162,7 @@ def test_a_function_that_returns_no_program():
     made = changed(dqn.EXPERIMENT, program=lambda config, data: 3)
     said = refused(made, dqn.Config())
     assert re.fullmatch(
-        r"dqn: .*<lambda> must return a train\.Program, got .*; write "
+        r"dqn: the result of .*<lambda> must be a train\.Program, got 3; write "
         r"return train\.Supervised\(net, task, optimizer\)",
         said,
     )

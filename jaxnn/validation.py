@@ -160,11 +160,11 @@ def each(accepts: Accepts, what: str) -> Accepts:
     return dataclasses.replace(accepts, what=what, test=test)
 
 
-positive = integer(1)
-natural = integer(0)
-fraction = number(0, 1)
-flag = Accepts("True or False", lambda v: isinstance(v, bool), TypeError)
-function = Accepts("a function", callable, TypeError)
+positive: Accepts = integer(1)
+natural: Accepts = integer(0)
+fraction: Accepts = number(0, 1)
+flag: Accepts = Accepts("True or False", lambda v: isinstance(v, bool), TypeError)
+function: Accepts = Accepts("a function", callable, TypeError)
 
 
 def check_fields(value: Any) -> None:

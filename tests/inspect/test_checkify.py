@@ -84,7 +84,9 @@ def test_costs_nothing_elsewhere(params):
 
 
 def test_refused():
-    with pytest.raises(TypeError, match=r"checkify wants a plain function, .*without jax.jit"):
+    with pytest.raises(
+        TypeError, match=r"must be a function that is not jitted, .* write nn.checkify"
+    ):
         nn.checkify(jax.jit(NET.apply))
 
 

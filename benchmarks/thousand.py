@@ -16,17 +16,17 @@ from benchmarks.report import Bar, Result, Table
 from benchmarks.timing import sample
 from jaxnn import data, train
 from jaxnn.command.sweep import meta_of
+from jaxnn.executors import create
 from jaxnn.experiment import SGD, Experiment
 from jaxnn.models import MLP
 from jaxnn.sweep import LogUniform, Space, Uniform
 from jaxnn.sweep.cohort import Way
 from jaxnn.sweep.driver import Driver, Progress
-from jaxnn.sweep.engine import engine
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.space import Values
-from jaxnn.sweep.training import Training, arrays_of, training_of
+from jaxnn.sweep.training import Training, training_of
 
 TRIALS = 1000
 EPOCHS = 10
@@ -76,7 +76,7 @@ def run(trials: int = TRIALS, epochs: int = EPOCHS) -> Result:
     with (
         tempfile.TemporaryDirectory() as place,
         Ledger.create(Path(place, "sweep"), meta_of(EXPERIMENT, planner)) as ledger,
-        engine("local") as executor,
+        create("local") as executor,
     ):
         Driver(EXPERIMENT, ledger, executor, watch=lambda seen: bare.keep_up(ledger, seen)).run()
         seconds = time.perf_counter() - began - bare.paused
@@ -136,7 +136,7 @@ def bare(config: Config, training: Training, way: Way) -> Callable[[], None]:
     random = np.random.default_rng(0)
     asked = [SPACE.sample(random) for _ in range(way.width)]
     values = {name: np.array([one[name] for one in asked], np.float32) for name in asked[0]}
-    data = jax.device_put(arrays_of(training.source))
+    data = jax.device_put(training.arrays)
     first = jax.device_get(training.begin(config.seed))
     lanes = jax.tree.map(lambda leaf: np.stack([leaf] * way.width), first)
     orders = [training.order(config.seed, epoch).rows for epoch in range(config.epochs)]

@@ -29,8 +29,9 @@ FLOORS = [
         "interop",
         "parallel",
         "generation",
-        "page",
+        "html",
         "experiment",
+        "executors",
         "sweep",
         "command",
     )

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from jaxnn import installation, train
 from jaxnn.data import packaged
 from jaxnn.data.packaged import PackagedFile
-from jaxnn.sweep.engine import PACKAGES
+from jaxnn.executors.named import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,7 +30,7 @@ SOURCES = sorted(
 VARIABLE = {
     "jaxnn/data/packaged.py",
     "jaxnn/installation.py",
-    "jaxnn/sweep/engine.py",
+    "jaxnn/executors/named.py",
     "jaxnn/train/tracking.py",
 }
 
@@ -91,7 +91,7 @@ def test_each_missing_package_is_in_the_extra_that_is_named():
         for call in calls(path, "install"):
             if path != ROOT / "jaxnn" / "installation.py":
                 assert ast.literal_eval(call.args[0]) in EXTRAS, path
-    assert found >= 12
+    assert found >= 11
     files = [one for one in vars(packaged).values() if isinstance(one, PackagedFile)]
     assert len(files) >= 4
     assert {canonicalize_name(one.distribution) for one in files} <= contained("experiments")

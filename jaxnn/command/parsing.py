@@ -1,22 +1,48 @@
 """Arguments of a command as values: a configuration, and the options of the command.
 
 A union field of a configuration is chosen by a word such as `optimizer:sgd`. Everything else is an
-option, which tyro reads; the help and the suggestions for misspellings are tyro's.
+option, which tyro reads; it also writes the help, and suggestions for misspellings.
 """
 
 import dataclasses
 import importlib
-import inspect
 import sys
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from ..experiment.experiment import Experiment
+from ..experiment.sources import main_name
 from ..explain.text import suggestion
 from ..files.reading import printable
-from ..installation import missing
+from ..installation import required
+
+
+def dispatch(commands: Mapping[str, Callable[..., int | None]], name: str, *arguments: Any) -> int:
+    """Run a command, and return its exit status; an error is printed in one line.
+
+    The status is 0 for success, 1 for an error, 2 for an unknown command, and 130 for Ctrl-C.
+
+    Args:
+        commands: functions by name, which return their exit status, or None for 0.
+        name: of the command.
+        *arguments: of the function.
+    """
+    if name not in commands:
+        return refuse(f"there is no command {name!r}; {suggestion(name, commands)}", 2)
+    try:
+        return commands[name](*arguments) or 0
+    except (ValueError, OSError, ImportError) as error:
+        return refuse(str(error), 1)
+    except KeyboardInterrupt:
+        return refuse("interrupted", 130)
+
+
+def refuse(message: str, status: int) -> int:
+    """Print an error, and return the exit status."""
+    print(f"error: {printable(message, lines=True)}", file=sys.stderr)
+    return status
 
 
 def parse(
@@ -24,101 +50,113 @@ def parse(
     arguments: list[str],
     options: list[type[Any]],
     *,
-    prog: str,
+    command: str = "",
     text: list[str],
     start: Any = None,
     swept: Collection[str] = (),
 ) -> list[Any]:
-    """The configuration and a value of each class of options, from the command line.
+    """Return the configuration and a value of each class of options, from the command line.
 
     Args:
         experiment: the experiment.
         arguments: the words and options.
         options: frozen dataclasses whose fields are the options of the command.
-        prog: how the command is called.
+        command: the name of the command. Default: "", that of a run.
         text: paragraphs of the help before the options.
-        start: the configuration that the arguments change; by default that of the experiment.
-        swept: dotted paths of fields that the arguments cannot set, since the sweep does.
+        start: the configuration that the arguments change. Default: None, that of the experiment.
+        swept: dotted paths of fields that the sweep sets, not the arguments. Default: none.
 
     Raises:
         SystemExit: 0 after printing help, 2 for unknown options.
-        ValueError: a field that is swept.
+        ValueError: an argument sets a field that is swept.
     """
-    tyro = library()
-    _check_not_swept(arguments, swept)
+    for argument in arguments:
+        name, equals, _ = argument.partition("=" if argument.startswith("--") else ":")
+        field = name.removeprefix("--").replace("-", "_")
+        if field in swept and (name.startswith("--") or equals):
+            raise ValueError(
+                f"{field} is swept, so {argument} has no effect: leave it out, or remove {field} "
+                "from the experiment's space"
+            )
     default, rest = chosen(experiment.config() if start is None else start, arguments)
-
-    parts = {"config": (experiment.config, default)}
-    parts |= {f"options{index}": (cls, cls()) for index, cls in enumerate(options)}
-    flat = tyro.conf.arg(name="")  # without the name of the part before each option
-    signature = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=value,
-            annotation=Annotated[cls, flat],
-        )
-        for name, (cls, value) in parts.items()
-    ]
-
-    def collected(**values: Any) -> list[Any]:
-        return list(values.values())
-
-    collected.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
-    collected.__annotations__ = {one.name: one.annotation for one in signature}
     choices = [
         f"{field.capitalize()}: write {' or '.join(f'{field}:{name}' for name in members)}; the "
         f"options below are those of {_short(type(getattr(default, field)))}.\n"
         for field, members in alternatives(experiment.config).items()
         if field not in swept
     ]
-    return tyro.cli(
-        collected,
-        args=rest,
-        prog=prog,
-        description="\n".join([text[0], *choices, *text[1:]]),
+    values = [default, *(one() for one in options)]
+    description = "\n".join([text[0], *choices, *text[1:]])
+    return read_options(experiment, command, description, values, rest)
+
+
+def read_options(
+    experiment: Experiment[Any],
+    command: str,
+    description: str,
+    values: list[Any],
+    arguments: list[str],
+    folder: str = "",
+) -> list[Any]:
+    """Return the folder and the values that the command line gives.
+
+    Args:
+        experiment: the experiment.
+        command: the name of the command.
+        description: the help before the options.
+        values: dataclasses with the defaults of the options.
+        arguments: the command line.
+        folder: what the first word is the folder of. Default: "", there is no such word.
+    """
+    tyro = library()
+    unnamed = tyro.conf.arg(name="")  # options are named by their fields alone
+    parts: list[Any] = []
+    for value in values:
+        default = dataclasses.field(default_factory=lambda value=value: value)
+        parts.append((f"part{len(parts)}", Annotated[type(value), unnamed], default))
+    if folder:
+        word = tyro.conf.arg(metavar="FOLDER", help=f"The folder of {folder}.")
+        parts.insert(0, ("folder", Annotated[Path, tyro.conf.Positional, word]))
+    found = tyro.cli(
+        dataclasses.make_dataclass("Arguments", parts),
+        args=arguments,
+        prog=" ".join(["python -m", module_of(experiment), command]).strip(),
+        description=description,
         config=(tyro.conf.AvoidSubcommands,),
     )
+    return list(vars(found).values())
 
 
-def _check_not_swept(arguments: list[str], swept: Collection[str]) -> None:
-    """Raise ValueError for an argument that sets a field that the sweep sets."""
-    for argument in arguments:
-        if argument.startswith("--"):
-            field = argument[2:].partition("=")[0].replace("-", "_")
-        else:
-            field = argument.partition(":")[0] if ":" in argument else ""
-        if field in swept:
-            raise ValueError(
-                f"{field} is swept, whatever {argument} says: leave it out, or take {field} out of "
-                "the experiment's space"
-            )
+def one_option(name: str, metavar: str, help: str, default: str) -> type[Any]:
+    """Return a class of options with one path, None by default.
+
+    Args:
+        name: of the option.
+        metavar: its value in the help.
+        help: a sentence.
+        default: what None means.
+    """
+    hint = f"(default: {default})"
+    word = library().conf.arg(metavar=metavar, help=help, help_behavior_hint=hint)
+    fields = [(name, Annotated[Path | None, word], None)]
+    return dataclasses.make_dataclass("Option", fields, frozen=True)
 
 
-def place(default: str) -> type[Any]:
-    """Options with one field, `folder`: the path of the folder to write, or None."""
-    tyro = library()
-    folder = tyro.conf.arg(
-        metavar="FOLDER",
-        help="The folder to write, which does not exist yet.",
-        help_behavior_hint=f"(default: {default})",
-    )
-    kind = Annotated[Path | None, folder]
-    return dataclasses.make_dataclass("Place", [("folder", kind, None)], frozen=True)
+def folder_option(default: str) -> type[Any]:
+    """Return a class of options with the folder to write."""
+    text = "The folder to write, which does not exist yet."
+    return one_option("folder", "FOLDER", text, default)
 
 
 def module_of(experiment: Experiment[Any]) -> str:
-    """The module of an experiment, as `python -m` takes it."""
+    """Return the module of an experiment, as `python -m` takes it."""
     if experiment.module != "__main__":
         return experiment.module
-    main = sys.modules["__main__"]
-    if spec := getattr(main, "__spec__", None):
-        return spec.name
-    return Path(getattr(main, "__file__", "__main__")).stem  # run as a file
+    return main_name(sys.modules["__main__"])
 
 
 def imported(experiment: Experiment[Any]) -> Experiment[Any]:
-    """The experiment of the imported module, if `python -m` runs the module as `__main__`."""
+    """Return the experiment of the imported module, if `python -m` runs it as `__main__`."""
     name = module_of(experiment)
     if experiment.module != "__main__" or name == "__main__":
         return experiment
@@ -128,22 +166,24 @@ def imported(experiment: Experiment[Any]) -> Experiment[Any]:
 
 
 def alternatives(config: type[Any]) -> dict[str, dict[str, type[Any]]]:
-    """The dataclasses that each union field of a configuration may hold, by their short names."""
-    unions = {
-        name: [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
-        for name, kind in typing.get_type_hints(config).items()
-    }
-    return {
-        name: {_short(one): one for one in members if isinstance(one, type)}
-        for name, members in unions.items()
-        if len(members) > 1
-    }
+    """Return the dataclasses of each union field of a configuration, by their short names."""
+    found = {}
+    for name, kind in typing.get_type_hints(config).items():
+        members = [one for one in typing.get_args(kind) if dataclasses.is_dataclass(one)]
+        if len(members) > 1:
+            found[name] = {_short(one): one for one in members if isinstance(one, type)}
+    return found
 
 
 def chosen(config: Any, arguments: list[str]) -> tuple[Any, list[str]]:
-    """The configuration with the dataclasses that arguments like `optimizer:sgd` name.
+    """Return the configuration that words like `optimizer:sgd` choose, and the other arguments.
 
-    Returns it with the other arguments. Raises ValueError for an unknown name.
+    Args:
+        config: the configuration to change.
+        arguments: the command line.
+
+    Raises:
+        ValueError: an unknown name.
     """
     unions, rest = alternatives(type(config)), []
     for argument in arguments:
@@ -162,16 +202,6 @@ def _short(cls: type[Any]) -> str:
     return cls.__name__.lower()
 
 
-def refuse(message: str, status: int) -> int:
-    """Print an error in one line, and return the exit status."""
-    print(f"error: {printable(message, lines=True)}", file=sys.stderr)
-    return status
-
-
 def library() -> Any:
-    """tyro; ImportError with the command that installs it."""
-    try:
-        import tyro
-    except ImportError as error:
-        raise missing("the command line is read by", "tyro", "experiments") from error
-    return tyro
+    """Return tyro; raise ImportError, with the command that installs it, if it is missing."""
+    return required("tyro", "the command line is read by", "tyro", "experiments")

@@ -7,61 +7,52 @@ jaxnn sweep export FOLDER csv TARGET     write its trials for another tool
 jaxnn sweep retry FOLDER                 train its failed and diverged trials again
 """
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..explain.text import suggestion
 from ..files.reading import LONGEST, printable
-from ..page.words import count
+from ..html.formatting import count
 from ..sweep.export import export
-from ..sweep.faults import LedgerError, damaged, resume_command
 from ..sweep.ledger import Ledger
-from ..sweep.opening import is_driven
-from ..sweep.reading import Sweep, described, read
+from ..sweep.reading import described, read
 from ..sweep.report import write
+from ..sweep.storage import LedgerError, damaged, is_driven, resume_command
 from ..sweep.tables import BROKEN, OPEN
-from .parsing import library, refuse
-from .watching import summary
+from .display import summary
+from .parsing import dispatch, library, refuse
 
-# Seconds between two updates of a running sweep.
-PATIENCE = 1.0
+SECONDS = 1.0  # between two updates of a running sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `jaxnn`, and return the exit status.
 
     The status is 0 for success, 1 for an error, 2 for a wrong command line, and 130 for Ctrl-C.
-    Raises SystemExit with 0 after printing help, and with 2 for unknown options.
+
+    Args:
+        arguments: the command line. Default: None, that of the process.
+
+    Raises:
+        SystemExit: 0 after printing help, 2 for unknown options.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] not in ("sweep", "-h", "--help"):
+        return refuse(f"there is no command {words[0]!r}; write jaxnn sweep", 2)
+    if len(words) < 2 or words[0] != "sweep" or words[1] in ("-h", "--help"):
         print(__doc__)
         return 0
-    tool, *rest = arguments
-    if tool != "sweep":
-        return refuse(f"there is no command {tool!r}; write jaxnn sweep", 2)
-    if not rest or rest[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0
-    command, *rest = rest
-    if command not in COMMANDS:
-        return refuse(f"there is no command {command!r}; {suggestion(command, COMMANDS)}", 2)
-    try:
-        tyro = library()
-        tyro.cli(
-            COMMANDS[command],
-            args=rest,
-            prog=f"jaxnn sweep {command}",
-            config=(tyro.conf.PositionalRequiredArgs,),
-        )
-    except (ValueError, OSError, ImportError) as error:
-        return refuse(str(error), 1)
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return dispatch({name: functools.partial(_run, name) for name in COMMANDS}, words[1], words[2:])
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    """Run a command with the arguments that tyro reads."""
+    tyro = library()
+    config = (tyro.conf.PositionalRequiredArgs,)
+    tyro.cli(COMMANDS[name], args=arguments, prog=f"jaxnn sweep {name}", config=config)
 
 
 def top(folder: Path) -> None:
@@ -76,22 +67,16 @@ def top(folder: Path) -> None:
         if sys.stdout.isatty():
             print("\033[2J\033[H", end="")
         print(summary(sweep), flush=True)
-        waits = sum(trial.status in OPEN for trial in sweep.trials)
-        left = _asked_for(sweep) - len(sweep.trials)
-        if not waits and left <= 0:
+        many = sweep.facts.get("settings", {}).get("trials")
+        if type(many) is not int:
+            raise LedgerError(f"{damaged(sweep.folder)} (settings.trials is {many!r:.40})")
+        if len(sweep.trials) >= many and not any(one.status in OPEN for one in sweep.trials):
             return
         if not is_driven(folder):
-            print(f"nothing drives it: continue it with {resume_command(folder, sweep.experiment)}")
+            command = resume_command(folder, sweep.experiment)
+            print(f"no driver is running: continue it with {command}")
             return
-        time.sleep(PATIENCE)
-
-
-def _asked_for(sweep: Sweep) -> int:
-    """The number of trials that a sweep is to have."""
-    many = sweep.facts.get("settings", {}).get("trials")
-    if type(many) is not int:
-        raise LedgerError(f"{damaged(sweep.folder)} (settings.trials is {many!r:.40})")
-    return many
+        time.sleep(SECONDS)
 
 
 def show(folder: Path, trials: int = 10) -> None:

@@ -1,4 +1,4 @@
-"""What an experiment needs around its training: a configuration, a run folder, pictures.
+"""Experiments: a configuration, the data and the program that follow from it, and run folders.
 
 An `Experiment` joins a frozen configuration and two pure functions:
 
@@ -6,17 +6,15 @@ An `Experiment` joins a frozen configuration and two pure functions:
     program(config, data)    the `train.Program` of the configuration
 
 `run` trains one configuration by `train.fit` with hooks, evaluates the result, and writes a run
-folder (`folder`, `config_file`) with pictures and a report (`pictures`, `report`), from which
-`load_run` and the command line predict (`prediction`). `jaxnn.command` is its command line, and
-`jaxnn.sweep` trains many configurations. `import jaxnn` imports none of this, and matplotlib is
-imported where it is used.
+folder (`run_folder`) with pictures and a report. `load_run` reads it, and the command line predicts
+from it (`prediction`). `jaxnn.command` is its command line, and `jaxnn.sweep` trains many
+configurations. `import jaxnn` imports none of this, and matplotlib is imported when it draws.
 """
 
-from .config_file import Checkpointing, RunOptions
+from .configuration import SGD, AdamW
 from .experiment import Command, Experiment, TrainedRun
-from .optimizers import SGD, AdamW
-from .prediction import load_run
 from .run import run
+from .run_folder import Checkpointing, RunOptions, load_run
 
 __all__ = [
     "SGD",

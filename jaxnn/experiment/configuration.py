@@ -1,4 +1,4 @@
-"""Configurations as JSON and back: what is read is equal to what was written.
+"""Configurations as JSON and back, equal to what was written; and optimizers as configurations.
 
 A configuration is a frozen dataclass of numbers, strings, tuples, and further dataclasses. In JSON,
 a dataclass is an object with the name of its class under "type", which distinguishes the members of
@@ -13,18 +13,22 @@ import dataclasses
 import math
 import types
 import typing
-from typing import Any
+from typing import Annotated, Any
+
+import optax
 
 from ..explain.text import suggestion
+from ..files.reading import FileError, listed
+from ..train import Cosine, Optimizer
+from ..validation import check_fields, number
 
 SCALARS = (bool, int, float, str)
-UNFINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+NOT_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
 def to_plain(config: Any) -> Any:
-    """A configuration as dicts, lists, and scalars, for `json.dumps`.
+    """Return a configuration as dicts, lists, and scalars, for `json.dumps`.
 
-    >>> from .optimizers import SGD
     >>> to_plain(SGD(learning_rate=0.1))
     {'type': 'SGD', 'learning_rate': 0.1, 'momentum': 0.9}
     """
@@ -44,83 +48,133 @@ def to_plain(config: Any) -> Any:
 
 
 def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
-    """The configuration of type `kind` of which `plain` is the result of `to_plain`.
+    """Return the configuration of type `kind` that `to_plain` wrote as `plain`.
 
-    Raises ValueError with the path in the configuration for an unknown or missing field, a class
-    that the type does not allow, or a value of another type.
+    Args:
+        kind: a dataclass, or the type of a field.
+        plain: dicts, lists, and scalars.
+        where: the path of `plain`, for errors. Default: "config".
 
-    >>> from .optimizers import SGD
+    Raises:
+        FileError: an unknown or missing field, a class that the type does not allow, or a value of
+            another type, with its path.
+
     >>> from_plain(SGD, {"type": "SGD", "learning_rate": 0.1, "momentun": 0.9})
     Traceback (most recent call last):
-    ValueError: config (SGD) has no field 'momentun'; did you mean 'momentum'?
+    jaxnn.files.reading.FileError: config (SGD) has no field 'momentun'; did you mean 'momentum'?
     """
     if isinstance(plain, dict) and plain.get("type") == "float":
-        plain = UNFINITE.get(str(plain.get("value")), plain)
+        plain = NOT_FINITE.get(str(plain.get("value")), plain)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is typing.Annotated:
+    if origin is Annotated:
         return from_plain(arguments[0], plain, where)
     options = arguments if origin in (typing.Union, types.UnionType) else (kind,)
-    classes = [option for option in options if dataclasses.is_dataclass(option)]
+    classes = {one.__name__: one for one in options if _is_dataclass(one)}
     if isinstance(plain, dict) and classes:
         return _dataclass(classes, plain, where)
     for option in options:
-        if _fits(option, plain):
-            return _converted(option, plain, where)
-    wanted = " or ".join(_name(option) for option in options)
-    raise ValueError(f"{where} is {plain!r:.200}, wanted {wanted}")
+        origin, items = typing.get_origin(option), typing.get_args(option)
+        if origin is tuple and isinstance(plain, list):
+            items = items[:1] * len(plain) if items[-1:] == (Ellipsis,) else items
+            if len(items) == len(plain):
+                pairs = enumerate(zip(items, plain, strict=True))
+                return tuple(from_plain(one, item, f"{where}[{i}]") for i, (one, item) in pairs)
+        if option is float and isinstance(plain, int | float) and not isinstance(plain, bool):
+            return float(plain)
+        allowed = items if origin is typing.Literal else ()
+        if (
+            any(type(plain) is type(one) and plain == one for one in allowed)
+            or (option in SCALARS and type(plain) is option)
+            or (option in (None, type(None)) and plain is None)
+        ):
+            return plain
+    raise FileError(f"{where} is {plain!r:.200}, expected {' or '.join(map(_name, options))}")
 
 
-def _dataclass(classes: list[Any], plain: dict[str, Any], where: str) -> Any:
-    named = {cls.__name__: cls for cls in classes}
-    name = plain.get("type")
-    if not isinstance(name, str) or name not in named:
-        raise ValueError(f"{where} has type {name!r:.80}; {suggestion(str(name), named)}")
-    cls = named[str(name)]
-    hints = typing.get_type_hints(cls, include_extras=True)
-    fields = [field.name for field in dataclasses.fields(cls)]
-    for field in plain:
-        if field != "type" and field not in fields:
-            raise ValueError(
-                f"{where} ({name}) has no field {field!r}; {suggestion(field, fields)}"
-            )
-    missing = [field for field in fields if field not in plain]
-    if missing:
-        raise ValueError(f"{where} ({name}) lacks {', '.join(map(repr, missing))}")
+def _dataclass(classes: dict[str, Any], plain: dict[str, Any], where: str) -> Any:
+    """Return the dataclass of several that `plain` names."""
+    name = str(plain.get("type"))
+    if name not in classes:
+        raise FileError(f"{where} has type {name!r:.80}; {suggestion(name, classes)}")
+    kind, where_ = classes[name], f"{where} ({name})"
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = [field.name for field in dataclasses.fields(kind)]
+    unknown = [field for field in plain if field not in ("type", *fields)]
+    missing = [repr(field) for field in fields if field not in plain]
+    problems = [f"lacks {', '.join(missing)}"] if missing else []
+    problems += [f"has no field {one!r}; {suggestion(one, fields)}" for one in unknown]
+    if problems:
+        raise FileError(f"{where_} {listed(problems, ', and ')}")
     values = {f: from_plain(hints[f], plain[f], f"{where}.{f}") for f in fields}
     try:
-        return cls(**values)
+        return kind(**values)
     except (ValueError, TypeError) as error:  # the class checks its own fields
-        raise ValueError(f"{where} ({name}): {error}") from error
+        raise FileError(f"{where_}: {error}") from error
 
 
-def _fits(kind: Any, plain: Any) -> bool:
-    origin = typing.get_origin(kind)
-    if origin is typing.Literal:
-        return any(type(plain) is type(one) and plain == one for one in typing.get_args(kind))
-    if origin is tuple:
-        return isinstance(plain, list)
-    if kind in (None, type(None)):
-        return plain is None
-    if kind is float:
-        return isinstance(plain, int | float) and not isinstance(plain, bool)
-    return kind in SCALARS and type(plain) is kind
-
-
-def _converted(kind: Any, plain: Any, where: str) -> Any:
-    if kind is float:
-        return float(plain)
-    if typing.get_origin(kind) is not tuple:
-        return plain
-    items = typing.get_args(kind)
-    if len(items) == 2 and items[1] is Ellipsis:
-        items = (items[0],) * len(plain)
-    if len(items) != len(plain):
-        raise ValueError(f"{where} has {len(plain)} items, wanted {len(items)}")
-    pairs = enumerate(zip(items, plain, strict=True))
-    return tuple(from_plain(one, item, f"{where}[{i}]") for i, (one, item) in pairs)
+def _is_dataclass(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
 def _name(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return " or ".join(map(repr, typing.get_args(kind)))
-    return "null" if kind in (None, type(None)) else getattr(kind, "__name__", str(kind))
+    named = isinstance(kind, type) and not typing.get_args(kind)
+    return "null" if kind in (None, type(None)) else kind.__name__ if named else str(kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay."""
+
+    learning_rate: Annotated[float, number(0)] = 1e-3
+    """The largest step size; it falls to zero over the run by half a cosine."""
+    weight_decay: Annotated[float, number(0)] = 1e-4
+    """The fraction of each weight that a step subtracts, before the learning rate."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_fields(self)
+
+    def build(self, steps: int) -> Optimizer:
+        """Return the optimizer of a run, whose numbers change without recompiling.
+
+        Args:
+            steps: the length of the run.
+
+        Reference: Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
+
+        >>> AdamW(learning_rate=1e-3).build(steps=100).numbers
+        {'learning_rate': Cosine(peak=0.001, steps=100.0, end=0.0), 'weight_decay': 0.0001}
+        """
+        rate = Cosine(self.learning_rate, float(steps))  # a leaf of programs
+        return Optimizer(optax.adamw, learning_rate=rate, weight_decay=self.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent with momentum."""
+
+    learning_rate: Annotated[float, number(0)] = 0.1
+    """The largest step size; it falls to zero over the run by half a cosine."""
+    momentum: Annotated[float, number(0)] = 0.9
+    """The fraction of the last update that is added to the next one, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_fields(self)
+
+    def build(self, steps: int) -> Optimizer:
+        """Return the optimizer of a run, whose numbers change without recompiling.
+
+        Args:
+            steps: the length of the run.
+
+        Reference: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts,
+        2017.
+
+        >>> SGD(learning_rate=0.1).build(steps=100).numbers
+        {'learning_rate': Cosine(peak=0.1, steps=100.0, end=0.0), 'momentum': 0.9}
+        """
+        rate = Cosine(self.learning_rate, float(steps))  # a leaf of programs
+        return Optimizer(optax.sgd, learning_rate=rate, momentum=self.momentum)

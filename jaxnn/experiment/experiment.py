@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -31,17 +31,26 @@ from ..data.order import epoch_order
 from ..data.rows import leaves_by_path, row_count, row_spec
 from ..data.source import Source
 from ..explain.text import brief, describe
-from ..fields import is_traced
 from ..keys import kept_words
 from ..train.minimize import SupervisedLoss
+from ..validation import Accepts, check_fields, instance, integer, positive
 
 Config = TypeVar("Config")
 LENGTHS = ("steps", "epochs")
+_dataclass = Accepts(
+    "a frozen dataclass",
+    lambda kind: isinstance(kind, type) and dataclasses.is_dataclass(kind),
+    TypeError,
+    "write @dataclass(frozen=True) class Config: steps: int = 1000",
+)
+_program = instance(
+    train.Program, "a train.Program", "write return train.Supervised(net, task, optimizer)"
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """A finished run: what `finish` and further commands are given.
+    """A finished run, which `finish` and further commands receive.
 
     Args:
         config: its configuration.
@@ -71,10 +80,10 @@ class Command:
     """A further command of an experiment's command line, on the folder of a finished run.
 
     Args:
-        name: the word of the command line, before the folder.
+        name: the word on the command line, before the folder.
         help: what it does, on one line.
         options: a frozen dataclass whose fields all have defaults: the options of the command.
-        run: does it and prints the result: a function of the `TrainedRun` and the options.
+        run: a function of the `TrainedRun` and the options, which prints the result.
     """
 
     name: str
@@ -88,27 +97,28 @@ class Experiment(Generic[Config]):
     """What is trained, on which data, and which numbers a sweep may change.
 
     Args:
-        name: the name of the module, which names run folders too.
+        name: the name of the module, and of run folders.
         config: the configuration, a frozen dataclass whose fields all have defaults.
         program: maps (config, data) to a `train.Program`, where data are what `data` returned,
             without `data.Augmented` around them. It is a pure function, called inside a trace.
         data: maps a configuration to a `data.Dataset`, whose test rows are scored at the end of a
             run; or to (training data, validation data), each any pytree of arrays of rows, of which
-            the latter may be None; or to a dict or an array to train on; or to None, the default,
-            if the program makes its own data. `data.Augmented` around a data set, or around
-            training data, augments the batches of the training.
+            the latter may be None; or to a dict or an array to train on; or to None, if the program
+            makes its own data. `data.Augmented` around a data set, or around training data,
+            augments the batches of the training. Default: None.
         space: what a sweep may change: dimensions by dotted path, or a `jaxnn.sweep.Space`.
+            Default: None, nothing.
         maximize: the metric that trials are compared by if larger is better, such as
             "validation_accuracy". With `--patience`, a solo run watches the same metric.
-        minimize: the metric that trials are compared by if smaller is better. By default trials are
-            compared by the validation accuracy, the validation loss, or the one validation metric
-            that declares a direction, and a solo run watches the validation loss.
+        minimize: the metric that trials are compared by if smaller is better. Without either,
+            trials are compared by the validation accuracy, the validation loss, or the one
+            validation metric that declares a direction, and a solo run watches the validation loss.
         finish: called with the `TrainedRun` at the end of a solo run. It may print, and returns
-            further files for the run folder, contents by name. None by default.
-        commands: further commands for the folder of a run; none by default.
+            further files for the run folder, contents by name. Default: None.
+        commands: further commands for the folder of a run. Default: none.
 
     Raises:
-        TypeError, ValueError: parts that are something else.
+        TypeError, ValueError: the configuration is not a dataclass, or both metrics are given.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn.sweep import Uniform
@@ -130,7 +140,7 @@ class Experiment(Generic[Config]):
     """
 
     name: str
-    config: type[Config]
+    config: Annotated[type[Config], _dataclass]
     _: dataclasses.KW_ONLY
     program: Callable[[Config, Any], train.Program]
     data: Callable[[Config], Any] | None = None
@@ -142,11 +152,7 @@ class Experiment(Generic[Config]):
 
     def __post_init__(self) -> None:
         """Check the parts."""
-        if not (isinstance(self.config, type) and dataclasses.is_dataclass(self.config)):
-            raise TypeError(
-                f"Experiment.config is a frozen dataclass, got {brief(self.config)}; write "
-                "@dataclass(frozen=True) class Config: steps: int = 1000"
-            )
+        check_fields(self)
         if self.maximize and self.minimize:
             raise ValueError(
                 f"trials are compared by one metric, got maximize={self.maximize!r} and "
@@ -170,7 +176,7 @@ class Experiment(Generic[Config]):
 
     @property
     def parts(self) -> tuple[Any, ...]:
-        """The functions and classes that its numbers follow from."""
+        """The functions and classes that determine its results."""
         return tuple(part for part in (self.program, self.data, self.config) if part is not None)
 
 
@@ -181,7 +187,7 @@ class Loaded:
         data: as the experiment's function returned them.
 
     Attributes:
-        data: the same, without `data.Augmented` around them: what `program` is given.
+        data: the same without `data.Augmented` around them, as `program` receives them.
         dataset: the data if they are a `data.Dataset`, None otherwise.
         train: a pytree of arrays of rows, or `data.Augmented` of one; None without data.
         arrays: the arrays of `train`, without augmentation.
@@ -191,34 +197,35 @@ class Loaded:
 
     def __init__(self, data: Any) -> None:
         functions = data.functions if isinstance(data, Augmented) else ()
-        self.data = data = _plain(data)
+        self.data = data = _without_augmentation(data)
         self.dataset = data if isinstance(data, Dataset) else None
         if isinstance(data, Dataset):
             self.train, self.validation = (*data.train,), (*data.validation,)
-        elif isinstance(data, tuple) and len(data) == 2:
-            self.train, self.validation = data
         elif isinstance(data, tuple | list):
-            raise TypeError(
-                f"an experiment's data are (training data, validation data), got {len(data)} "
-                "items; write return (x, y, weights), None to train on several arrays"
-            )
+            if len(data) != 2:
+                raise TypeError(
+                    "an experiment's data must be (training data, validation data), got "
+                    f"{len(data)} items; write return (x, y, weights), None to train on several "
+                    "arrays"
+                )
+            self.train, self.validation = data
         else:
             self.train, self.validation = data, None
         self.train = as_source(self.train, "training data")
         self.validation = as_source(self.validation, "validation data")
-        self.arrays = _plain(self.train)
+        self.arrays = _without_augmentation(self.train)
         for part in (self.arrays, self.validation):
             if isinstance(part, Source | Augmented):
                 raise TypeError(
-                    f"an experiment's data are arrays of rows, got {brief(part)}; write the arrays "
-                    "themselves, which all trials of a sweep share"
+                    f"an experiment's data must be arrays of rows, got {brief(part)}; return the "
+                    "arrays themselves, which all trials of a sweep share"
                 )
         for function in functions:
             self.train = Augmented(self.train, function)
         self.rows = None if self.arrays is None else row_count(self.arrays)
 
     def __str__(self) -> str:
-        """What the data are, on one line."""
+        """Return a description of the data on one line."""
         if self.arrays is None:
             return "the program makes its own data"
         if self.dataset is not None:
@@ -227,20 +234,21 @@ class Loaded:
         return ", ".join(f"{path} {describe(leaf)}".strip() for path, leaf in leaves)
 
     def checksums(self) -> dict[str, Any]:
-        """Shapes, types, and checksums of all arrays by path."""
+        """Return shapes, types, and checksums of all arrays by path."""
         parts = {"train": self.arrays, "validation": self.validation}
         return {name: fingerprint_of(part) for name, part in parts.items()}
 
     @functools.cached_property
     def identity(self) -> Any:
-        """What is equal for data with equal arrays, augmentations, and names."""
+        """A value that is equal for data with equal arrays, augmentations, and names."""
         about = {} if self.dataset is None else dict(vars(self.dataset))
         test = fingerprint_of(about.pop("test", None))
         about = {name: about[name] for name in about.keys() - {"train", "validation"}}
         return self.checksums(), test, about, getattr(self.train, "functions", ())
 
 
-def _plain(data: Any) -> Any:
+def _without_augmentation(data: Any) -> Any:
+    """Return the data inside `data.Augmented`."""
     while isinstance(data, Augmented):
         data = data.source
     return data
@@ -251,7 +259,12 @@ _kept: list[Loaded] = []
 
 @functools.lru_cache(maxsize=32)
 def loaded(experiment: Experiment[Any], config: Any) -> Loaded:
-    """The data of a configuration, read once. Equal data of several configurations are one."""
+    """Return the data of a configuration, read once; equal data are one object.
+
+    Args:
+        experiment: the experiment.
+        config: the configuration.
+    """
     new = Loaded(None if experiment.data is None else experiment.data(config))
     kept = next((old for old in _kept if old.identity == new.identity), new)
     if kept is new:
@@ -271,38 +284,33 @@ class Configured:
         data: its data.
 
     Raises:
-        TypeError, ValueError: anything but a program, and an invalid length or size of a run.
+        TypeError, ValueError: the function `program` returns no program, or a number of the loop
+            is invalid.
     """
 
     def __init__(self, experiment: Experiment[Any], config: Any, data: Loaded) -> None:
         self.experiment, self.config, self.data = experiment, config, data
-        for name in (*LENGTHS, "batch_size", "every"):
-            if is_traced(getattr(config, name, None)):
-                raise TypeError(f"the configuration's {name} must be a number that Python knows")
-        self.length = _length(config)
-        self.batch_size = getattr(config, "batch_size", 128) if data.rows else 1
+        loop: dict[str, Any] = {name: getattr(config, name, None) for name in (*LENGTHS, "every")}
+        loop["batch_size"] = getattr(config, "batch_size", 128) if data.rows else 1
+        for name, number in loop.items():
+            (None | positive)(number, f"{type(config).__name__}.{name}")
+        if data.rows:
+            hint = f"the training data have {data.rows} rows"
+            integer(1, data.rows)(loop["batch_size"], f"{type(config).__name__}.batch_size", hint)
+        self.length: dict[str, int] = {n: loop[n] for n in LENGTHS if loop[n] is not None}
+        self.every: int | None = loop["every"]
+        self.batch_size: int = loop["batch_size"]
         self.seed: Any = getattr(config, "seed", 0)
-        self.every: int | None = getattr(config, "every", None)
-        for name, number in (("batch_size", self.batch_size), ("every", self.every)):
-            if number is not None and (type(number) is not int or number < 1):
-                raise ValueError(f"the configuration's {name} is an int >= 1, got {number!r}")
-        if data.rows and self.batch_size > data.rows:
+        if len(self.length) != 1 or (data.rows is None and "epochs" in self.length):
+            has = " and ".join(self.length) or "neither"
+            one = "steps, without data," if data.rows is None else "either steps or epochs"
             raise ValueError(
-                f"batch_size is {self.batch_size}, but the training data have {data.rows} rows; "
-                f"write batch_size={data.rows} or less"
-            )
-        if data.rows is None and "epochs" in self.length:
-            raise ValueError(
-                f"{experiment.name} has no data, so its runs have no epochs; give the "
-                "configuration a field steps: int = 1000"
+                f"{type(config).__name__} must have {one} for the length of a run, got {has}; "
+                "write steps: int = 1000"
             )
         self.program = experiment.program(config, data.data)
-        if not isinstance(self.program, train.Program):
-            raise TypeError(
-                f"{experiment.name}: the experiment's function {experiment.program.__qualname__} "
-                f"returns a train.Program, got {brief(self.program)}; write "
-                "return train.Supervised(net, task, optimizer)"
-            )
+        what = f"{experiment.name}: the result of {experiment.program.__qualname__}"
+        _program(self.program, what)
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -318,11 +326,13 @@ class Configured:
         return (*range(every, total, every), total)
 
     def order(self, seed: int, record: int) -> np.ndarray:
-        """The rows of each step up to a record, int32 (steps, batch); (steps, 0) without data.
+        """Return the rows of each step up to a record, int32 (steps, batch).
+
+        Without data, the shape is (steps, 0).
 
         Args:
             seed: of the run.
-            record: its number, from 0.
+            record: its index, from 0.
         """
         ends = (0, *self.ends)
         begin, end = ends[record], ends[record + 1]
@@ -349,7 +359,7 @@ class Configured:
         return type(self.program).evaluate is not train.Program.evaluate
 
     def evaluations(self) -> list[train.Hook]:
-        """The hooks that evaluate at each record."""
+        """Return the hooks that evaluate at each record."""
         if self.data.validation is not None:
             return [train.Evaluate(self.data.validation)]
         return [train.Evaluate()] if self.data.rows is None and self.evaluates else []
@@ -375,48 +385,39 @@ class Configured:
         return objective, (row,), self.program.named_inputs(0)
 
     def fit(self, *, hooks: Any = (), **options: Any) -> tuple[Any, list[dict[str, float]]]:
-        """Train by `train.fit`: the final state, and the records.
+        """Train by `train.fit`, and return the final state and the records.
 
         Args:
-            hooks: further hooks.
+            hooks: further hooks. Default: none.
             **options: further arguments of `train.fit`, such as `progress`.
         """
-        hooks = sorted(hooks, key=lambda hook: not getattr(hook, "leads", False))
-        first = sum(getattr(hook, "leads", False) for hook in hooks)
+        leading = [hook for hook in hooks if getattr(hook, "leads", False)]
+        others = [hook for hook in hooks if not getattr(hook, "leads", False)]
         return train.fit(
             self.program,
             self.data.train,
             key=jax.random.key(self.seed),
             batch_size=self.batch_size,
             every=self.every,
-            hooks=[*hooks[:first], *self.evaluations(), *hooks[first:]],
+            hooks=[*leading, *self.evaluations(), *others],
             **self.length,
             **options,
         )
 
 
 def configured(experiment: Experiment[Any], config: Any) -> Configured:
-    """A configuration with its data and its program."""
+    """Return a configuration with its data and its program.
+
+    Args:
+        experiment: the experiment.
+        config: the configuration.
+    """
     return Configured(experiment, config, loaded(experiment, config))
-
-
-def _length(config: Any) -> dict[str, int]:
-    given = {name: getattr(config, name) for name in LENGTHS if hasattr(config, name)}
-    given = {name: number for name, number in given.items() if number is not None}
-    if len(given) != 1:
-        raise ValueError(
-            f"the length of a run is the field steps or epochs of {type(config).__name__}, which "
-            f"has {'both' if given else 'neither'}; write steps: int = 1000"
-        )
-    ((name, number),) = given.items()
-    if type(number) is not int or number < 1:
-        raise ValueError(f"{name} is an int >= 1, got {number!r}")
-    return given
 
 
 @functools.lru_cache(maxsize=1024)
 def _order(seed: int, epoch: int, rows: int) -> np.ndarray:
-    """The order of an epoch, which all runs of a seed share."""
+    """Return the order of the rows in an epoch, which all runs of a seed share."""
     return epoch_order(_words(seed), epoch, rows)
 
 

@@ -1,11 +1,5 @@
-"""Pictures of a run: each is a pure function from numbers to a matplotlib figure.
+"""Pictures of a run: each is a pure function from numbers to a matplotlib figure."""
 
-`png` turns a figure into the bytes of a file. No global state of matplotlib is used: no pyplot, no
-style, no display.
-"""
-
-import functools
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,29 +8,28 @@ import numpy as np
 from .. import train
 from ..data import Standardizer
 from ..files.reading import printable
-from ..installation import missing
-from ..page.drawing import FARTHEST, drawable
+from ..html import charts
 from .experiment import Configured
 from .prediction import bits_of, class_names, is_of_classes
-from .report import A_ROW, draw_panels, panels_of
+from .report import draw_panels, panels_of
 
-BLUE, ORANGE, GRAY = "#2b6cb0", "#dd6b20", "#718096"
-Drawing = Callable[[], Any]
+BLUE, ORANGE, GRAY = "#2166ac", "#d55e00", "#5b6675"  # those of the report in light mode
+DOTS: Any = {"color": BLUE, "alpha": 0.7, "s": 22, "edgecolors": "none"}
 
 
 def drawings(
     one: Configured, history: Sequence[Mapping[str, Any]], predictions: Any
-) -> dict[str, Drawing]:
-    """What draws each picture of a run, by file name.
+) -> dict[str, Callable[[], Any]]:
+    """Return functions that draw the pictures of a run, by file name.
 
     Args:
-        one: the run's configuration, data, and program.
+        one: the configuration of the run, with its data and program.
         history: its records.
         predictions: those of the test rows; None without test rows or without a task.
     """
-    found: dict[str, Drawing] = {}
+    found: dict[str, Callable[[], Any]] = {}
     if panels_of(history):
-        found["learning_curves.png"] = functools.partial(learning_curves, history)
+        found["learning_curves.png"] = lambda: learning_curves(history)
     dataset, task = one.data.dataset, one.task
     if predictions is None or dataset is None:
         return found
@@ -57,6 +50,7 @@ def drawings(
 
 
 def _worst(dataset: Any, kept: np.ndarray, y: np.ndarray, predictions: Any, names: Any) -> Any:
+    """Return the worst mistakes as images, or as profiles."""
     x = dataset.test.x[kept]
     if dataset.image_shape:
         return worst_images(x.reshape(-1, *dataset.image_shape), y, predictions, names)
@@ -65,40 +59,22 @@ def _worst(dataset: Any, kept: np.ndarray, y: np.ndarray, predictions: Any, name
     return worst_profiles(z, y, predictions, names, features)
 
 
-def png(figure: Any) -> bytes:
-    """The figure as a PNG file, 150 dots an inch.
-
-    >>> png(learning_curves([{"epoch": 1, "loss": 0.5}]))[1:4]
-    b'PNG'
-    """
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
-    return file.getvalue()
-
-
-def check_library() -> None:
-    """Raise ImportError, with the command that installs it, without matplotlib."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise missing("pictures are drawn by", "matplotlib", "experiments") from error
-
-
 def learning_curves(history: Sequence[Mapping[str, Any]]) -> Any:
-    """A panel for each metric: its curve on the training data, and on the validation data."""
-    panels = panels_of(history)
-    columns, lines = min(A_ROW, len(panels)), -(-len(panels) // A_ROW)
-    figure = _figure(4.2 * columns, 3.2 * lines)
-    draw_panels(figure, history, panels, (BLUE, ORANGE))
+    """Return a panel for each metric: its curves on the training and the validation data."""
+    found = panels_of(history)
+    columns, rows = min(charts.COLUMNS, len(found)), charts.rows_of(len(found))
+    figure = charts.figure(4.2 * columns, 3.2 * rows)
+    draw_panels(figure, history, found, (BLUE, ORANGE))
     figure.suptitle("Learning curves")
     return figure
 
 
 def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Any:
-    """How many examples of each true class (rows) were predicted as each class (columns).
+    """Return the number of examples of each true class (rows) by predicted class (columns).
 
     Args:
-        y, predicted: labels, (rows,) integers.
+        y: labels, (rows,) integers.
+        predicted: predicted labels, (rows,) integers.
         names: the names of the classes, by label.
     """
     names = [*map(_shown, names)]
@@ -106,16 +82,15 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str])
     np.add.at(counts, (y, predicted), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = max(4.2, 0.55 * len(names) + 1.2) + 0.08 * max(0, max(map(len, names)) - 8)
-    figure = _figure(side, side)
-    panel = figure.subplots()
+    title = f"Confusion matrix\n{(y != predicted).sum():,} of {len(y):,} test examples wrong"
+    figure, (panel,) = _figure(side, side, title)
+    panel.grid(visible=False)
     panel.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
-        dark = shares[row, column] > 0.5
         wrong = row != column and count
-        color = "white" if dark else ORANGE if wrong else GRAY
-        text = str(count) if count or row == column else "·"
         panel.text(
-            column, row, text, ha="center", va="center", color=color,
+            column, row, str(count) if count or row == column else "·", ha="center", va="center",
+            color="white" if shares[row, column] > 0.5 else ORANGE if wrong else GRAY,
             fontweight="bold" if wrong else "normal",
         )  # fmt: skip
     panel.set_xticks(range(len(names)), names)
@@ -124,15 +99,13 @@ def confusion_matrix(y: np.ndarray, predicted: np.ndarray, names: Sequence[str])
     panel.set_ylabel("true class")
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    errors = int((y != predicted).sum())
-    figure.suptitle(f"Confusion matrix\n{errors:,} of {len(y):,} test examples wrong")
     return figure
 
 
 def worst_images(
     images: np.ndarray, y: np.ndarray, probabilities: np.ndarray, names: Sequence[str]
 ) -> Any:
-    """A grid of the images whose true class got the least probability, the worst first.
+    """Return a grid of the images whose true class got the least probability, the worst first.
 
     Args:
         images: (rows, height, width), 0 for background.
@@ -142,16 +115,14 @@ def worst_images(
     """
     chosen, title = worst(y, probabilities, most=24)
     columns = min(6, len(chosen))
-    lines = -(-len(chosen) // columns)
-    figure = _figure(max(1.55 * columns, 6), 1.95 * lines + 0.6)
-    panels = np.atleast_1d(figure.subplots(lines, columns)).ravel()
-    for panel in panels:
-        panel.axis("off")
-    for panel, row in zip(panels, chosen, strict=False):
-        darkest = max(drawable(float(images.max())), 1e-6)
-        panel.imshow(_clipped(images[row]), cmap="gray_r", vmin=0, vmax=darkest)
-        _verdict(panel, int(y[row]), probabilities[row], names)
+    height = 1.95 * -(-len(chosen) // columns) + 0.6
+    figure = charts.figure(max(1.55 * columns, 6), height)
     figure.suptitle(f"{title}\nthe least probability for the true class first")
+    darkest = max(charts.drawable(float(images.max())), 1e-6)
+    for panel, row in zip(charts.panels(figure, len(chosen), columns), chosen, strict=True):
+        panel.axis("off")
+        panel.imshow(_clipped(images[row]), cmap="gray_r", vmin=0, vmax=darkest)
+        _set_verdict(panel, int(y[row]), probabilities[row], names)
     return figure
 
 
@@ -162,10 +133,10 @@ def worst_profiles(
     names: Sequence[str],
     features: Sequence[str],
 ) -> Any:
-    """The worst mistakes among rows of measurements or sequences, with the means of the classes.
+    """Return the worst mistakes among measurements or sequences, with the means of the classes.
 
-    There is a column per example, in black, so that it shows which class the example resembles. A
-    sequence has a panel per feature.
+    Each example is a column, in black, to compare it with the classes. A sequence has a panel per
+    feature.
 
     Args:
         z: standardized measurements (rows, features), or sequences (rows, T, features).
@@ -177,100 +148,113 @@ def worst_profiles(
     titles, z, is_row = [*map(_shown, features)], _clipped(z), z.ndim == 2
     chosen, title = worst(y, probabilities, most=6)
     curves = z[..., None] if is_row else z
-    places, lines = np.arange(curves.shape[1]), curves.shape[2]
-    height = 0.17 * len(titles) if is_row else 2.2 * lines
-    figure = _figure(2.2 * len(chosen) + 2.6, height + 2)
-    grid = figure.subplots(lines, len(chosen), sharex=True, sharey="row", squeeze=False)
-    for (line, column), panel in np.ndenumerate(grid):
+    places, rows = np.arange(curves.shape[1]), curves.shape[2]
+    height = 0.17 * len(titles) if is_row else 2.2 * rows
+    figure, panels = _figure(
+        2.2 * len(chosen) + 2.6, height + 2, title, rows, len(chosen), sharex=True, sharey="row"
+    )
+    for index, panel in enumerate(panels):
+        line, column = divmod(index, len(chosen))
         row, across = chosen[column], curves[..., line]
-        means = [(f"mean of {_shown(names[int(k)])} test examples", y == k) for k in np.unique(y)]
-        for label, rows in [*means, ("this example", [row])]:
-            pair = places, across[rows].mean(0)
-            style = {"color": "black"} if label == "this example" else {}
-            panel.plot(*(pair[::-1] if is_row else pair), label=label, **style)
-        _plain(panel)
+        for kind in np.unique(y):
+            mean = across[y == kind].mean(0)
+            text = f"mean of {_shown(names[int(kind)])} test examples"
+            panel.plot(*((mean, places) if is_row else (places, mean)), label=text)
+        this = (across[row], places) if is_row else (places, across[row])
+        panel.plot(*this, label="this example", color="black")
         if is_row:
             panel.set_yticks(places, titles, fontsize=7)
             panel.set_ylim(len(titles) - 0.5, -0.5)
         elif column == 0:
             panel.set_ylabel(titles[line])
         if line == 0:
-            _verdict(panel, int(y[row]), probabilities[row], names)
-    for panel in grid[-1]:
-        panel.set_xlabel("standard deviations\nfrom the training mean" if is_row else "step")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
+            _set_verdict(panel, int(y[row]), probabilities[row], names)
+        if line == rows - 1:
+            text = "standard deviations\nfrom the training mean" if is_row else "step"
+            panel.set_xlabel(text)
+    handles, labels = panels[0].get_legend_handles_labels()
     columns = len(labels) if len(chosen) > 2 else 1
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-    figure.suptitle(title)
     return figure
 
 
 def bits_by_position(y: np.ndarray, probabilities: np.ndarray) -> Any:
-    """The mean loss at each position of a window, in bits: the effect of a longer context.
+    """Return the mean loss at each position of a window, in bits: the effect of longer context.
 
     Args:
         y: the token that follows each, (rows, T) integers.
         probabilities: (rows, T, vocabulary).
     """
     bits = np.nanmean(bits_of(probabilities, y), 0)
-    figure = _figure(6.4, 4.2)
-    panel = figure.subplots()
+    title = f"Bits per token by position, on {y.size:,} test tokens"
+    figure, (panel,) = _figure(6.4, 4.2, title)
     panel.plot(np.arange(1, len(bits) + 1), bits, color=BLUE, label="at this position")
     panel.axhline(bits.mean(), color=GRAY, linewidth=1, label=f"mean {bits.mean():.3f}")
     panel.set_xscale("log")
     panel.set_xlabel("tokens of context")
     panel.set_ylabel("bits per token")
     panel.set_ylim(bottom=0)
-    _plain(panel)
     panel.legend(frameon=False)
-    figure.suptitle(f"Bits per token by position, on {y.size:,} test tokens")
     return figure
 
 
 def predicted_and_true(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
-    """Predicted numbers by true numbers, a dot per example."""
-    errors = _errors(y, predicted)
+    """Return predicted by true numbers, a dot per example.
+
+    Args:
+        y: true numbers, (rows,).
+        predicted: predicted numbers, (rows,).
+        quantity: the name of the numbers.
+    """
+    r2, *errors = (float(f(predicted, y)) for f in (train.r2, train.rmse, train.mae))
+    rmse, mae = (f"{error:.1f}" if 1 <= error < 1e6 else f"{error:.3g}" for error in errors)
+    title = f"Predicted and true on {len(y):,} test examples\nR² {r2:.3f}, RMSE {rmse}, MAE {mae}"
+    figure, (panel,) = _figure(5.2, 5.2, title)
     y, predicted = _clipped(y), _clipped(predicted)
-    figure = _figure(5.2, 5.2)
-    panel = figure.subplots()
-    low, high = float(min(y.min(), predicted.min())), float(max(y.max(), predicted.max()))
-    panel.plot([low, high], [low, high], color=GRAY, linewidth=1, label="predicted = true")
-    panel.scatter(y, predicted, color=BLUE, alpha=0.7, s=22, edgecolors="none")
+    ends = [float(f((*y, *predicted))) for f in (min, max)]
+    panel.plot(ends, ends, color=GRAY, linewidth=1, label="predicted = true")
+    panel.scatter(y, predicted, **DOTS)
     panel.set_aspect("equal")
     panel.set_xlabel(f"true {_shown(quantity)}")
     panel.set_ylabel(f"predicted {_shown(quantity)}")
-    figure.suptitle(f"Predicted and true on {len(y):,} test examples\n{errors}")
-    _plain(panel)
     panel.legend(frameon=False)
     return figure
 
 
 def residuals(y: np.ndarray, predicted: np.ndarray, quantity: str) -> Any:
-    """The errors by predicted number, and their histogram; a trend shows what the fit misses."""
-    predicted, y = _clipped(predicted), _clipped(y)
-    errors = predicted - y
-    figure = _figure(7.6, 4.2)
-    panel, side = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
-    panel.scatter(predicted, errors, color=BLUE, alpha=0.7, s=22, edgecolors="none")
+    """Return the errors by predicted number, and their histogram; a trend is missed by the fit.
+
+    Args:
+        y: true numbers, (rows,).
+        predicted: predicted numbers, (rows,).
+        quantity: the name of the numbers.
+    """
+    predicted, errors = _clipped(predicted), _clipped(predicted) - _clipped(y)
+    mean, std = f"{errors.mean():+.1f}", f"{errors.std():.1f}"
+    if max(len(mean), len(std)) > 12:
+        mean, std = f"{errors.mean():+.3g}", f"{errors.std():.3g}"
+    title = f"Residuals: mean {mean}, standard deviation {std}"
+    figure, (panel, side) = _figure(7.6, 4.2, title, 1, 2, sharey=True, width_ratios=(3, 1))
+    panel.scatter(predicted, errors, **DOTS)
     panel.set_xlabel(f"predicted {_shown(quantity)}")
     panel.set_ylabel("error: predicted - true")
     side.hist(errors[np.isfinite(errors)], bins=20, orientation="horizontal", color=BLUE, alpha=0.7)
     side.set_xlabel("test examples")
     for one in (panel, side):
         one.axhline(0, color=GRAY, linewidth=1)
-        _plain(one)
-    mean, std = f"{errors.mean():+.1f}", f"{errors.std():.1f}"
-    if max(len(mean), len(std)) > 12:
-        mean, std = f"{errors.mean():+.3g}", f"{errors.std():.3g}"
-    figure.suptitle(f"Residuals: mean {mean}, standard deviation {std}")
     return figure
 
 
 def worst(y: np.ndarray, probabilities: np.ndarray, most: int) -> tuple[np.ndarray, str]:
-    """The rows of the worst mistakes, the worst first, and a title.
+    """Return the rows of the worst mistakes, the worst first, and a title.
 
     The worst mistake gives its true class the least probability. Without a mistake, the rows are
     those with the least certain predictions.
+
+    Args:
+        y: labels, (rows,) integers.
+        probabilities: (rows, classes).
+        most: the largest number of rows.
 
     >>> worst(np.array([0, 1]), np.array([[0.1, 0.9], [0.2, 0.8]]), most=5)
     (array([0]), 'The 1 mistake among 2 test examples')
@@ -281,30 +265,22 @@ def worst(y: np.ndarray, probabilities: np.ndarray, most: int) -> tuple[np.ndarr
         chosen = order[:most]
         return chosen, f"No mistakes; the {len(chosen)} least certain of {len(y):,} test examples"
     many = f"{len(mistakes):,} mistake{'s' if len(mistakes) > 1 else ''}"
-    if len(mistakes) <= most:
-        return mistakes, f"The {many} among {len(y):,} test examples"
-    return mistakes[:most], f"The {most} worst of {many} among {len(y):,} test examples"
-
-
-def _errors(y: np.ndarray, predicted: np.ndarray) -> str:
-    """The scores of a regression for a title."""
-    scores = (train.r2(predicted, y), train.rmse(predicted, y), train.mae(predicted, y))
-    r2, *errors = map(float, scores)
-    rmse, mae = (f"{error:.1f}" if 1 <= error < 1e6 else f"{error:.3g}" for error in errors)
-    return f"R² {r2:.3f}, RMSE {rmse}, MAE {mae}"
+    which = many if len(mistakes) <= most else f"{most} worst of {many}"
+    return mistakes[:most], f"The {which} among {len(y):,} test examples"
 
 
 def _shown(name: str) -> str:
-    """A name that matplotlib shows as it is: it would read text between dollar signs as math."""
+    """Return a name that matplotlib shows as it is: text between dollar signs would be math."""
     return printable(str(name), 32).replace("$", r"\$")
 
 
 def _clipped(numbers: np.ndarray) -> np.ndarray:
-    """Numbers that a figure can hold, see `drawable`."""
-    return np.clip(np.asarray(numbers, np.float64), -FARTHEST, FARTHEST)
+    """Return numbers that a figure can show, see `charts.drawable`."""
+    return np.clip(np.asarray(numbers, np.float64), -charts.FARTHEST, charts.FARTHEST)
 
 
-def _verdict(panel: Any, truth: int, probabilities: np.ndarray, names: Sequence[str]) -> None:
+def _set_verdict(panel: Any, truth: int, probabilities: np.ndarray, names: Sequence[str]) -> None:
+    """Set the true class, the predicted class, and its probability as the title of a panel."""
     guess = int(probabilities.argmax())
     share = probabilities[guess]
     percent = "> 99 %" if 0.99 < share < 1 else f"{100 * share:.0f} %"
@@ -312,13 +288,14 @@ def _verdict(panel: Any, truth: int, probabilities: np.ndarray, names: Sequence[
     panel.set_title(text, fontsize=9)
 
 
-def _plain(panel: Any) -> None:
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(alpha=0.25)
-
-
-def _figure(width: float, height: float) -> Any:
-    check_library()
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+def _figure(
+    width: float, height: float, title: str, rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Any, list[Any]]:
+    """Return a figure with a title, and its panels, row by row."""
+    figure = charts.figure(width, height)
+    figure.suptitle(title)
+    panels = charts.panels(figure, rows * columns, columns, **options)
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
+    return figure, panels

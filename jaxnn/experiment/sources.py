@@ -1,4 +1,4 @@
-"""The code that determines an experiment's numbers: every module of the user's project.
+"""The code that determines the results of an experiment: every module of the user's project.
 
 Each module is recorded by digests of its definitions, which ignore comments, docstrings,
 formatting, and the order of functions. So a changed function can be named:
@@ -6,7 +6,7 @@ formatting, and the order of functions. So a changed function can be named:
     {"project.network": {"MLP.forward": "5d41402abc4b2a76", "WIDTH": ...}, ...}
 
 The modules of a project are that of the experiment and all that it imports, also indirectly and
-inside functions, without Python's library and installed packages. If one of them imports by a
+inside functions, except Python's library and installed packages. If one of them imports by a
 computed name (`importlib.import_module`), every imported module of the user is recorded.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.reading import FileError
-from ..fingerprint import is_users
+from ..fingerprint import differences, is_users
 from .experiment import Experiment
 
 Modules = Mapping[str, Mapping[str, str]]
@@ -28,7 +28,7 @@ IMPORTS, STATEMENTS = "its imports", "its other statements"
 
 
 def modules(experiment: Experiment[Any]) -> dict[str, dict[str, str]]:
-    """The definitions of the user's modules that an experiment depends on, by module."""
+    """Return the definitions of the user's modules that an experiment depends on, by module."""
     roots = {name for part in experiment.parts if (name := getattr(part, "__module__", None))}
     found: dict[str, dict[str, str]] = {}
     waiting = [one for root in sorted(roots) for one in _with_packages(root)]
@@ -47,23 +47,32 @@ def modules(experiment: Experiment[Any]) -> dict[str, dict[str, str]]:
     return dict(sorted(found.items()))
 
 
-def recorded(plain: Any, file: Path | str) -> dict[str, Any]:
-    """The sources that a run or a sweep recorded in `file`; FileError if there are none."""
-    found = plain if isinstance(plain, dict) else {}
-    modules, data = found.get("modules"), found.get("data")
-    listed = isinstance(modules, dict) and all(isinstance(one, dict) for one in modules.values())
-    if not listed or not isinstance(data, dict):
+def changes_since(recorded: Any, now: Mapping[str, Any], file: Path | str) -> list[str]:
+    """Return a line for each recorded module, and each other item, that changed.
+
+    Args:
+        recorded: what a run or a sweep recorded when it began: "modules", "data", and others.
+        now: the same at present; the current modules are read from their files.
+        file: where `recorded` is, for errors.
+
+    Raises:
+        FileError: `recorded` is invalid.
+    """
+    found = recorded if isinstance(recorded, dict) else {}
+    parts = found.get("modules"), found.get("data")
+    if not all(isinstance(one, dict) for one in (*parts, *(parts[0] or {}).values())):
         raise FileError(
             f"{file} does not record the code and the data that it began with, so they cannot be "
             "compared; begin again in another folder"
         )
-    return plain
+    before, others = ({k: v for k, v in one.items() if k != "modules"} for one in (found, now))
+    return changed(found["modules"]) + differences(before, others)
 
 
 def changed(recorded: Modules) -> list[str]:
-    """A line for each recorded module that changed: its file, and the definitions.
+    """Return a line for each recorded module that changed: its file, and the definitions.
 
-    Modules that were not recorded are not imported by those that were, so they do not count.
+    Modules that were not recorded do not count, since the recorded ones do not import them.
     """
     lines = []
     for name, before in recorded.items():
@@ -78,14 +87,14 @@ def changed(recorded: Modules) -> list[str]:
             "removed": [one for one in before if one not in now],
             "added": [one for one in now if one not in before],
         }
-        told = [f"{', '.join(names)} {kind}" for kind, names in kinds.items() if names]
-        if told:
-            lines.append(f"{file}: {'; '.join(told)}")
+        texts = [f"{', '.join(names)} {kind}" for kind, names in kinds.items() if names]
+        if texts:
+            lines.append(f"{file}: {'; '.join(texts)}")
     return lines
 
 
 def definitions(source: str | bytes) -> dict[str, str]:
-    """A digest of each definition of a module by name, such as `MLP.forward`.
+    """Return a digest of each definition of a module by name, such as `MLP.forward`.
 
     >>> a = definitions("WIDTH = 8\\ndef f(x):\\n    '''Double.'''\\n    return 2 * x  # twice")
     >>> b = definitions("def f(x):\\n    return 2*x\\nWIDTH = 9")
@@ -93,7 +102,7 @@ def definitions(source: str | bytes) -> dict[str, str]:
     (['WIDTH', 'f'], True, False)
     """
     texts: dict[str, list[str]] = {}
-    for name, text in _definitions(ast.parse(source).body):
+    for name, text in _definitions(_WithoutTexts().visit(ast.parse(source)).body):
         texts.setdefault(name, []).append(text)
     texts.get(IMPORTS, []).sort()  # their order does not matter
     return {
@@ -101,61 +110,39 @@ def definitions(source: str | bytes) -> dict[str, str]:
     }
 
 
+class _WithoutTexts(ast.NodeTransformer):
+    """Removes strings that nothing uses: docstrings, and those below a field."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        """Return the statement, or None for a string."""
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if text else node
+
+
 def _definitions(body: list[ast.stmt], within: str = "") -> Iterator[tuple[str, str]]:
-    """Each statement with the name of what it defines."""
-    for node in _without_documentation(body):
+    """Yield each statement with the name of what it defines."""
+    for node in body:
         if isinstance(node, ast.ClassDef):
             yield from _definitions(node.body, f"{within}{node.name}.")
-            node.body = [ast.Pass()]
+            node.body = []
             yield f"{within}{node.name}", ast.unparse(node)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield f"{within}{node.name}", _text(node)
+            yield f"{within}{node.name}", ast.unparse(node)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             for alias in node.names:  # on one line or several
                 node.names = [alias]
                 yield IMPORTS, ast.unparse(node)
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield within + ", ".join(map(ast.unparse, targets)), _text(node)
-        elif not _is_main(node):
-            yield within + STATEMENTS, _text(node)
-
-
-def _text(node: ast.stmt) -> str:
-    """The code of a statement, without comments, docstrings, and formatting."""
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            inner.body = _without_documentation(inner.body) or [ast.Pass()]
-    return ast.unparse(node)
-
-
-def _without_documentation(body: list[ast.stmt]) -> list[ast.stmt]:
-    """The statements without strings that nothing uses: docstrings, and those below a field."""
-    return [
-        node
-        for node in body
-        if not (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-        )
-    ]
-
-
-def _is_main(node: ast.stmt) -> bool:
-    """Whether it is `if __name__ == "__main__":`, which no import runs."""
-    return (
-        isinstance(node, ast.If)
-        and isinstance(node.test, ast.Compare)
-        and isinstance(node.test.left, ast.Name)
-        and node.test.left.id == "__name__"
-    )
+            yield within + ", ".join(map(ast.unparse, targets)), ast.unparse(node)
+        elif not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
+            yield within + STATEMENTS, ast.unparse(node)  # no import runs __name__ == "__main__"
 
 
 def _parsed(file: str) -> tuple[dict[str, str], tuple[Any, ...], bool] | None:
-    """The definitions of a Python file, what it imports, and whether it imports computed names.
+    """Return the definitions of a file, its imports, and whether it imports computed names.
 
-    None if it cannot be read.
+    It returns None if the file cannot be read.
     """
     try:
         stat = Path(file).stat()
@@ -181,7 +168,7 @@ def _parsed_once(file: str, changed: int, size: int) -> Any:
 
 
 def _absolute(imports: Any, package: str) -> Iterator[str]:
-    """The full names of the modules that a module of `package` imports."""
+    """Yield the full names of the modules that a module of `package` imports."""
     for level, name, inside in imports:
         parts = package.split(".")
         base = ".".join(parts[: len(parts) - level + 1]) if level else ""
@@ -191,16 +178,16 @@ def _absolute(imports: Any, package: str) -> Iterator[str]:
 
 
 def _with_packages(name: str) -> Iterator[str]:
-    """A module after the packages around it, which an import runs too."""
+    """Yield the packages of a module, which an import runs too, and the module."""
     pieces = name.split(".")
     return (".".join(pieces[: i + 1]) for i in range(len(pieces)))
 
 
 def _file_of(name: str) -> str | None:
-    """The file of a module, which is not imported for it."""
+    """Return the file of a module without importing it; None if it is not Python code."""
     module = sys.modules.get(name)
     main = sys.modules.get("__main__")
-    if module is None and name in (_main_name(main), "__main__"):
+    if module is None and name in (main_name(main), "__main__"):
         module = main
     if module is not None:
         file = getattr(module, "__file__", None)
@@ -208,8 +195,8 @@ def _file_of(name: str) -> str | None:
     return _found(name, tuple(sys.path))
 
 
-def _main_name(main: Any) -> str:
-    """The name under which `python -m` or `python file.py` could import the main module."""
+def main_name(main: Any) -> str:
+    """Return the name under which the main module could be imported."""
     spec = getattr(main, "__spec__", None)
     return spec.name if spec else Path(getattr(main, "__file__", None) or "__main__").stem
 

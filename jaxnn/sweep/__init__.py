@@ -1,9 +1,9 @@
 """Sweeps: thousands of trials as a few compiled programs.
 
-A sweep searches a `Space` of an experiment's configuration. Trials of equal structure run
-together as lanes of one compiled program, all results go into a ledger that survives being killed
-at any moment, and one HTML page shows what was found. Nothing of it is imported by `import jaxnn`,
-and optuna, scipy, pyarrow and the like are imported where they are used.
+A sweep searches a `Space` of an experiment's configuration. Trials of equal structure run together
+as lanes of one compiled program, all results go into a ledger that survives being killed at any
+moment, and one HTML page shows what was found. `import jaxnn` imports none of this, and optuna,
+scipy, pyarrow, and similar libraries are imported only when they are used.
 """
 
 from .dimensions import Branch, Choice, Grid, Int, LogUniform, Uniform

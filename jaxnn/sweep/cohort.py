@@ -1,9 +1,9 @@
-"""A cohort: trials of one structure, trained side by side as lanes of one compiled program.
+"""A cohort: trials of one structure that train together as lanes of one compiled program.
 
-A `Work` is sent to a worker, an `Outcome` comes back, both plain data, so that any executor can
-carry them. `work` runs one there. The states of lanes are one pytree whose leaves have a first axis
-of lanes; packed, it is safetensors: named arrays without code. What each leaf must look like is
-known from the program, and checked.
+A `Work` is sent to a worker, where `work` runs it, and an `Outcome` returns. Both are plain data,
+so any executor can carry them. The states of lanes are one pytree whose leaves have a first axis of
+lanes; packed, it is safetensors: named arrays without code, whose shapes and types are checked
+against the program.
 """
 
 import dataclasses
@@ -29,13 +29,13 @@ class Work:
     """Lanes of one structure to train for a segment of epochs.
 
     Args:
-        structure: what they have in common.
-        values: the traced values of each lane.
-        seeds: the seed of each lane.
-        way: how they go through the program.
-        epochs: the first epoch and the one after the last, counted from 0.
-        state: the packed state of the lanes after the epochs before; None at the beginning.
-        keep: whether the state is wanted at the end, for a segment after this one.
+        structure: What they have in common.
+        values: The traced values of each lane.
+        seeds: The seed of each lane.
+        way: How they go through the program.
+        epochs: The first epoch and the one after the last, counted from 0.
+        state: The packed states of the lanes after the epochs before; None at the beginning.
+        keep: Whether to return the states, from which the lanes continue. Default: False.
     """
 
     structure: Structure
@@ -49,16 +49,16 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What came of a `Work`.
+    """The result of a `Work`.
 
     Args:
-        metrics: numbers by name, float64 (lanes, epochs), in the data set's units.
-        state: the packed state of the lanes, if it was to be kept.
-        way: how they went through in the end: narrower than asked for where memory ran out.
-        seconds: wall time, compilation included.
-        compile_seconds: of it, the calls that traced and compiled.
-        traces: how often the epoch was traced, hence compiled, for it.
-        error: the traceback, where the program itself could not run.
+        metrics: Values by name, float64 (lanes, epochs).
+        state: The packed states of the lanes, if they were asked for.
+        way: How the lanes went through the program: narrower than asked for if memory ran out.
+        seconds: Wall time, with compilation.
+        compile_seconds: The part of it that traced and compiled.
+        traces: How often the epoch was traced, hence compiled.
+        error: The traceback, if the program raised.
     """
 
     metrics: dict[str, np.ndarray]
@@ -71,12 +71,15 @@ class Outcome:
 
 
 def work(task: Work) -> Outcome:
-    """Train the lanes of a cohort; where memory runs out, in calls of half as many lanes.
+    """Train the lanes of a cohort; if memory runs out, in calls of half the lanes.
 
-    An error that the program itself raises comes back as text, since it would come again.
+    An error that the program raises is returned as text: it would be raised again.
+
+    Args:
+        task: The lanes.
     """
     began = time.perf_counter()
-    # On fewer devices the lanes take longer, to the same bits: a device has as many at a time.
+    # Fewer devices take longer for the same bits: each has the same number of lanes per call.
     way = task.way._replace(devices=min(task.way.devices, len(jax.local_devices())))
     while True:
         try:
@@ -85,11 +88,11 @@ def work(task: Work) -> Outcome:
             if out_of_memory(error) and way.width > 1:
                 way = way._replace(width=way.width // 2)
                 continue
-            return Outcome({}, None, way, time.perf_counter() - began, error=_told(error))
+            return Outcome({}, None, way, time.perf_counter() - began, error=_traceback(error))
 
 
-def _told(error: Exception) -> str:
-    """The traceback, with what the error says at its end: not JAX's note on its own frames."""
+def _traceback(error: Exception) -> str:
+    """Return the traceback, without JAX's note on its own frames."""
     notes = getattr(error, "__notes__", [])
     if any("JAX_TRACEBACK_FILTERING" in note for note in notes):
         error.__notes__ = [note for note in notes if note.strip("-") and "JAX_TRACE" not in note]
@@ -97,12 +100,18 @@ def _told(error: Exception) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no memory left."""
+    """Return whether a device had no memory left."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def taken(structure: Structure, values: Values, way: Way) -> Way:
-    """The way that lanes take: a program that is not to be in a loop is not mapped either."""
+    """Return the way that lanes take: a program that must not be in a loop is not mapped either.
+
+    Args:
+        structure: Structure of the lanes.
+        values: Values of any lane.
+        way: The way that was asked for.
+    """
     mapped = way.by == "map"
     alone = mapped and compiled_cohort(structure, way, True).steps_at_once(values) == 1
     return Way("loop", 1) if alone else way
@@ -122,7 +131,7 @@ def _run(task: Work, asked: Way) -> Outcome:
         if task.keep:
             states.append(ts)
     count = len(task.seeds)
-    # The device has worked all the while; only now is it waited for.
+    # The device has worked in the meantime; this waits for it.
     return Outcome(
         metrics=compiled.metrics(jax.device_get(found), count),
         state=pack(joined(jax.device_get(states), count)) if task.keep else None,
@@ -134,31 +143,32 @@ def _run(task: Work, asked: Way) -> Outcome:
 
 
 def joined(parts: Sequence[Any], count: int) -> Any:
-    """The first `count` lanes of stacked states, one after the other, on the host."""
+    """Return the first `count` lanes of several stacked states, on the host."""
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
 
 
 def pack(state: Any) -> bytes:
-    """Stacked states as the bytes of a safetensors file."""
+    """Return stacked states as the bytes of a safetensors file."""
     safetensors = _library()
     leaves = jax.device_get(jax.tree.leaves(state))
     return safetensors.save({f"{index:06d}": _plain(leaf) for index, leaf in enumerate(leaves)})
 
 
 def unpack(packed: bytes, lane: Any) -> Any:
-    """The stacked states that `pack` gave these bytes for.
+    """Return the stacked states that `pack` packed.
 
     Args:
-        packed: the bytes.
-        lane: the shapes and types of one lane's state.
+        packed: The bytes.
+        lane: The shapes and types of one lane's state.
 
-    Raises ValueError for bytes that hold something else.
+    Raises:
+        ValueError: The bytes hold something else.
     """
     safetensors = _library()
     try:
         arrays = safetensors.load(packed)
     except Exception as error:  # safetensors raises several kinds
-        raise ValueError(f"the state of the lanes is damaged: {error}") from None
+        raise ValueError(f"the states of the lanes are damaged: {error}") from None
     leaves, structure = jax.tree.flatten(lane)
     found = [arrays[name] for name in sorted(arrays)]
     if len(found) == len(leaves):
@@ -168,27 +178,32 @@ def unpack(packed: bytes, lane: Any) -> Any:
     wanted = [describe(jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)) for leaf in leaves]
     if [describe(leaf) for leaf in found] != wanted:
         raise ValueError(
-            "the state of the lanes is of another program: wanted "
-            f"{', '.join(wanted)}; got {', '.join(map(describe, found))}"
+            f"the states of the lanes must be {', '.join(wanted)}, got "
+            f"{', '.join(map(describe, found))}; they belong to another program"
         )
     return jax.tree.unflatten(structure, found)
 
 
 def _plain(leaf: Any) -> np.ndarray:
-    """An array that NumPy itself knows: bfloat16 and float8 as their bits."""
+    """Return an array of a type of NumPy: bfloat16 and float8 as their bits."""
     array = np.ascontiguousarray(leaf)
     return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
 
 
 def _typed(array: np.ndarray, dtype: Any) -> np.ndarray:
-    """The array that `_plain` was given, if it had this type."""
+    """Return the array that `_plain` received, if it had this type."""
     dtype = np.dtype(dtype)
     bits = f"u{dtype.itemsize}"
     return array.view(dtype) if dtype.kind == "V" and array.dtype == np.dtype(bits) else array
 
 
 def regrouped(pieces: Sequence[tuple[bytes, Sequence[int]]], order: Sequence[int]) -> bytes:
-    """Packed lanes from several packs: the lanes of these places in each, then in this order."""
+    """Return packed lanes from several packs.
+
+    Args:
+        pieces: Packs, each with the indices of the lanes to take.
+        order: The order of the lanes taken.
+    """
     safetensors = _library()
     parts = [(safetensors.load(packed), np.asarray(places)) for packed, places in pieces]
     return safetensors.save(

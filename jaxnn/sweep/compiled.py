@@ -1,15 +1,15 @@
-"""The compiled program of a structure: what a lane does in an epoch, for many lanes.
+"""The compiled program of a structure: an epoch of a lane, for many lanes.
 
-A lane does what `train.fit` does in an epoch: the same steps in the same order, then an evaluation.
-A solo run compiles the two apart, so lanes that have its bits do so too, one after the other.
-A `Way` only says how lanes go through it:
+A lane does the same as `train.fit` in an epoch: the same steps in the same order, then an
+evaluation. A solo run compiles the two separately; so do lanes that are bitwise equal to one, one
+after the other. A `Way` defines only how lanes go through the program:
 
     loop    one after the other, a call each
     map     one after the other, in one call (`lax.map`)
     vmap    together (`jax.vmap`)
 
-`map` and `vmap` also share the devices of a host, by a mesh axis called `lanes`. Lanes never touch
-each other: one that diverges does so alone.
+`map` and `vmap` also share the devices of a host, by a mesh axis named `lanes`. Lanes never affect
+each other, even if one diverges.
 """
 
 import functools
@@ -28,7 +28,7 @@ from ..experiment.experiment import Loaded
 from ..train.state import with_keys, without_keys
 from .space import Values
 from .structure import Structure
-from .training import Order, Training, array, arrays_of, as_written, dependent, scalar
+from .training import Order, Training, array, as_written, dependent, scalar
 
 By: TypeAlias = Literal["loop", "map", "vmap"]
 
@@ -37,9 +37,9 @@ class Way(NamedTuple):
     """How the lanes of a cohort go through its program.
 
     Args:
-        by: `loop`, `map` or `vmap`.
-        width: lanes a call, on each device; 1 for `loop`.
-        devices: devices of this host that share the lanes of a call.
+        by: "loop", "map", or "vmap".
+        width: Lanes per call on each device; 1 for "loop".
+        devices: Devices of this host that share the lanes of a call. Default: 1.
     """
 
     by: By
@@ -48,7 +48,7 @@ class Way(NamedTuple):
 
     @property
     def lanes(self) -> int:
-        """Lanes of one call, on all devices."""
+        """Lanes per call on all devices."""
         return self.width * self.devices
 
     def __str__(self) -> str:
@@ -60,8 +60,9 @@ class Numbers(NamedTuple):
     """The numbers of a lane that are arguments of its program.
 
     Args:
-        values: those of its values that are traced, by dimension.
-        leaves: those that a solo run passes to compiled code and that follow from its values.
+        values: Its traced values, by dimension.
+        leaves: The leaves of its program that follow from them, which a solo run passes to compiled
+            code.
     """
 
     values: dict[str, Any]
@@ -72,16 +73,19 @@ class Compiled:
     """The compiled functions of one structure, for one way through them.
 
     Args:
-        structure: the static part of the trials.
-        way: how the lanes go through.
-        shared: whether all lanes have one seed, hence one order of the data.
+        structure: The static part of the trials.
+        way: How the lanes go through the program.
+        shared: Whether all lanes have the same seed, hence the same order of the data.
+
+    Attributes:
+        traces: How often the epoch was traced, hence compiled.
+        compile_seconds: Seconds of tracing and compiling.
+        bytes: Memory of a call on a device, without the data.
     """
 
     def __init__(self, structure: Structure, way: Way, shared: bool) -> None:
         self.structure, self.way, self.shared = structure, way, shared
-        self.traces = 0  # how often the epoch was traced, hence compiled
-        self.compile_seconds = 0.0
-        self.bytes = 0  # of memory that a call takes on a device, besides the data
+        self.traces, self.compile_seconds, self.bytes = 0, 0.0, 0
         mesh = _mesh(way.devices)
         self._split = NamedSharding(mesh, P("lanes"))
         self._whole = NamedSharding(mesh, P())
@@ -93,11 +97,11 @@ class Compiled:
         if way.by == "vmap":
             evaluation = self._of_lanes(evaluation, (0, 0, None, None, None), mesh)
         self._evaluation: Any = jax.jit(evaluation)
-        self._pieces: set[Any] = set()  # the shapes of the evaluations that are compiled
-        self._at_once: tuple[int | None, ...] = ()  # empty as long as it is not known
-        self._alike: bool | None = None  # whether lanes of one seed start alike
+        self._compiled: set[Any] = set()  # the shapes that are compiled
+        self._at_once: tuple[int | None, ...] = ()  # empty until it is known
+        self._alike: bool | None = None  # whether lanes of a seed have the same first state
         self._started: tuple[int | None, Any] = (None, None)  # the last seed's
-        self._varying: set[str] | None = None  # the leaves that follow from a lane's values
+        self._varying: set[str] | None = None  # the leaves that depend on a lane's values
         self._example: Training | None = None
 
     def train(
@@ -106,13 +110,14 @@ class Compiled:
         """Train up to `way.lanes` lanes from the first epoch to the last.
 
         Args:
-            values, seeds: of each lane.
-            state: the lanes after the epochs before, stacked; None at the beginning.
-            epochs: the first, and the one after the last.
+            values: The traced values of each lane.
+            seeds: The seed of each lane.
+            state: The states of the lanes after the epochs before, stacked; None at the beginning.
+            epochs: The first epoch, and the one after the last.
 
         Returns:
-            The lanes' states, stacked, and a list of what `metrics` reads, an item an epoch. Both
-            are still being computed; a call of fewer lanes than its width repeats the last one.
+            The lanes' states, stacked, and what `metrics` reads, an item per epoch. Both may still
+            be computing. A call of fewer lanes than its width repeats the last one.
         """
         count, fill = len(seeds), self.way.lanes - len(seeds)
         values, seeds = [*values, *[values[-1]] * fill], [*seeds, *[seeds[-1]] * fill]
@@ -125,7 +130,7 @@ class Compiled:
         at_once = self.steps_at_once(values[0])
         if state is not None:
             ts = jax.tree.map(lambda leaf: np.concatenate([leaf, *[leaf[-1:]] * fill]), state)
-        else:  # as `train.fit` starts, which is quicker than to compile it for all lanes
+        else:  # as in `train.fit`: faster than compiling it for all lanes
             pairs = zip(trainings, seeds, strict=True)
             starts = [self._start(one, seed, numbers, data[1]) for one, seed in pairs]
             ts = jax.tree.map(lambda *leaves: np.stack(leaves), *starts)
@@ -138,13 +143,10 @@ class Compiled:
                 order = (
                     part[0] if self.shared else jax.tree.map(lambda *each: np.stack(each), *part)
                 )
-                arguments = numbers, ts, order, data
                 try:
-                    if not self.bytes:
-                        self._compile(arguments)
-                    ts, some = self._epoch(*arguments)
+                    ts, some = self._call(self._epoch, (numbers, ts, order, data), 2)
                 except Exception:
-                    self._started = None, None  # code that is put right may start otherwise
+                    self._started = None, None  # corrected code may start differently
                     raise
                 sums.append(some)
             held = self._evaluated(numbers, ts, data[1], pieces, count)
@@ -152,8 +154,12 @@ class Compiled:
         return ts, found
 
     def metrics(self, found: list[list[Any]], count: int) -> dict[str, np.ndarray]:
-        """Metrics by name, float64 (count, epochs), of what calls of `train` found, one after the
-        other: training metrics are those of an epoch's steps, as `train.fit` reports them."""
+        """Return metrics by name, float64 (count, epochs), as `train.fit` reports them.
+
+        Args:
+            found: What each call of `train` returned, one after the other.
+            count: Number of lanes.
+        """
         assert self._example is not None
         pieces = []
         for epochs in found:
@@ -164,10 +170,10 @@ class Compiled:
         return {name: np.concatenate([one[name] for one in pieces])[:count] for name in pieces[0]}
 
     def steps_at_once(self, values: Values) -> int | None:
-        """The largest number of steps of one program; None for all of a record.
+        """Return the most steps of one program; None for all of a record.
 
         Args:
-            values: of any lane.
+            values: Values of any lane.
         """
         if not self._at_once:
             written = self.structure.numbers(values)
@@ -175,14 +181,18 @@ class Compiled:
         return self._at_once[0]
 
     def _by_lane(self, held: Any) -> list[Any]:
-        """The metrics of the pieces of an evaluation, lane by lane, on the host."""
+        """Return the metrics of the pieces of an evaluation by lane, on the host."""
         if self.way.by != "vmap" or not held:
             return held
         lanes = len(jax.tree.leaves(held)[0])
         return [jax.tree.map(lambda leaf, at=i: leaf[at], held) for i in range(lanes)]
 
     def lane(self, values: Values) -> Any:
-        """The shapes and types of one lane's state."""
+        """Return the shapes and types of one lane's state.
+
+        Args:
+            values: Values of any lane.
+        """
         written = self.structure.numbers(values)
         training = self.structure.training(written)
         numbers = self._numbers(written, training)
@@ -192,7 +202,7 @@ class Compiled:
         )
 
     def _numbers(self, values: Values, training: Training) -> Numbers:
-        """A lane's numbers: those of its values that are traced, and the leaves they change."""
+        """Return the traced values of a lane, and the leaves that depend on them."""
         traced = {name: scalar(value) for name, value in values.items()}
         if self._varying is None:
             self._varying = self._found(traced, training)
@@ -200,7 +210,7 @@ class Compiled:
         return Numbers(traced, leaves)
 
     def _found(self, traced: dict[str, Any], training: Training) -> set[str]:
-        """The leaves of the program that depend on the values of a lane."""
+        """Return the leaves of the program that depend on the values of a lane."""
         names: list[str] = []
 
         def leaves(values: dict[str, Any]) -> list[Any]:
@@ -213,18 +223,18 @@ class Compiled:
         return {name for name, one in zip(names, which, strict=True) if one and name in known}
 
     def _constant(self, training: Training) -> dict[str, Any]:
-        """The leaves of the program that are the same for all lanes, on the devices."""
+        """Return the leaves of the program that are the same for all lanes, on the devices."""
         varying = self._varying or set()
         kept = {n: leaf for n, leaf in training.leaves().items() if n not in varying}
         return jax.device_put(jax.tree.map(array, kept), self._whole)
 
     def _training(self, numbers: Numbers, constant: dict[str, Any]) -> Training:
-        """The training of traced numbers; leaves come as a solo run has them."""
+        """Return the training of traced numbers, with leaves as in a solo run."""
         values = jax.tree.map(as_written, numbers.values)
         return self.structure.training(values).with_leaves(numbers.leaves | constant)
 
     def _start(self, training: Training, seed: int, numbers: Numbers, constant: Any) -> Any:
-        """A lane before its first step, on the host; one for all lanes of a seed if it can be."""
+        """Return the first state of a lane, on the host; lanes of a seed share it if possible."""
         if self._alike is None:
             first = jax.tree.map(lambda leaf: leaf[0], numbers)
             begun = jax.make_jaxpr(lambda n: self._training(n, constant).begin(0))(first)
@@ -239,56 +249,51 @@ class Compiled:
         self.traces += 1
         arrays, constant = data
         training = self._training(numbers, constant)
-        ts = with_keys(ts, jax.eval_shape(lambda: training.begin(0)))
-        ts, found = training.advance(ts, order, arrays)
+        ts, found = training.advance(_with_keys(ts, training), order, arrays)
         return without_keys(ts), found
 
     def _lane_evaluation(
         self, numbers: Numbers, ts: Any, constant: Any, piece: Any, key: jax.Array
     ) -> Any:
         training = self._training(numbers, constant)
-        return training.evaluate(
-            with_keys(ts, jax.eval_shape(lambda: training.begin(0))), piece, key
-        )
+        return training.evaluate(_with_keys(ts, training), piece, key)
 
     def _evaluated(
         self, numbers: Numbers, ts: Any, constant: Any, pieces: list[Any], count: int
     ) -> list[Any]:
-        """The metrics of each piece; of each of `count` lanes if they go one after the other."""
+        """Return the metrics of each piece; for each of `count` lanes unless they are vmapped."""
         if self.way.by == "vmap":
-            return [self._held(numbers, ts, constant, *one) for one in pieces]
+            return [
+                self._call(self._evaluation, (numbers, ts, constant, *one), 3) for one in pieces
+            ]
         if not pieces:
             return [[]] * count
-        # To take lanes that several devices share is a collective, which must not wait for another.
+        # Taking lanes that several devices share is a collective, which must not wait for another.
         held = numbers, ts if self.way.devices == 1 else jax.device_get(ts)
         taken = [_lane(held, lane) for lane in range(count)]
-        return [[self._held(*one, constant, *piece) for piece in pieces] for one in taken]
+        return [
+            [self._call(self._evaluation, (*one, constant, *piece), 3) for piece in pieces]
+            for one in taken
+        ]
 
-    def _held(self, *arguments: Any) -> Any:
-        """An evaluation, compiled first if it is the first of its shapes."""
-        shapes = tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(arguments[3]))
-        if shapes not in self._pieces:
-            self._ready(self._evaluation, arguments)
-            self._pieces.add(shapes)
-        return self._evaluation(*arguments)
-
-    def _ready(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        """Compile for the calls to come, to know how long it takes and what memory they need."""
-        began = time.perf_counter()
-        compiled = function.lower(*arguments).compile()
-        self.compile_seconds += time.perf_counter() - began
-        return compiled.memory_analysis()
-
-    def _compile(self, arguments: tuple[Any, ...]) -> None:
-        """Compile the steps, and note the memory of a call."""
-        memory = self._ready(self._epoch, arguments)
-        held = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arguments[:3]))
-        self.bytes = held // self.way.devices + getattr(memory, "temp_size_in_bytes", 0)
+    def _call(self, function: Any, arguments: tuple[Any, ...], at: int) -> Any:
+        """Call a function; if the shapes of an argument are new, compile first, to measure that."""
+        shapes = function is self._epoch, *map(jnp.shape, jax.tree.leaves(arguments[at]))
+        if shapes not in self._compiled:
+            began = time.perf_counter()
+            memory = function.lower(*arguments).compile().memory_analysis()
+            self.compile_seconds += time.perf_counter() - began
+            self._compiled.add(shapes)
+            if function is self._epoch:
+                held = sum(leaf.nbytes for leaf in jax.tree.leaves(arguments[:3]))
+                held = held // self.way.devices + getattr(memory, "temp_size_in_bytes", 0)
+                self.bytes = max(self.bytes, held)
+        return function(*arguments)
 
     def _of_lanes(
         self, lane: Callable[..., Any], axes: tuple[Any, ...], mesh: Mesh
     ) -> Callable[..., Any]:
-        """A function of one lane for all lanes of a call."""
+        """Return a function of one lane as one of all lanes of a call."""
         wrap: Any = {"loop": _alone, "map": _mapped, "vmap": jax.vmap}[self.way.by]
         several = wrap(lane, axes)
         if self.way.devices > 1:
@@ -299,8 +304,13 @@ class Compiled:
         return several
 
 
+def _with_keys(ts: Any, training: Training) -> Any:
+    """Return the state of a lane with its keys as keys, which travel as words."""
+    return with_keys(ts, jax.eval_shape(lambda: training.begin(0)))
+
+
 def _parts(orders: list[Order], at_once: int | None) -> Iterator[list[Order]]:
-    """The orders of all lanes, cut into parts of a given number of steps."""
+    """Yield the orders of all lanes in parts of a given number of steps."""
     count = len(orders[0].steps)
     size = at_once or count
     for begin in range(0, count, size):
@@ -309,7 +319,7 @@ def _parts(orders: list[Order], at_once: int | None) -> Iterator[list[Order]]:
 
 
 def _joined(parts: list[Any]) -> Any:
-    """What was found in the parts of a record, along the steps."""
+    """Return the metrics of the parts of a record, joined along the steps."""
     if len(parts) == 1:
         return parts[0]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves, 1), *parts)
@@ -317,20 +327,27 @@ def _joined(parts: list[Any]) -> Any:
 
 @jax.jit
 def _lane(stacked: Any, lane: Any) -> Any:
-    """One lane of stacked trees."""
+    """Return one lane of stacked trees."""
     return jax.tree.map(lambda leaf: leaf[lane], stacked)
 
 
 @functools.lru_cache(maxsize=64)
 def compiled_cohort(structure: Structure, way: Way, shared: bool) -> Compiled:
-    """The compiled functions, the same for equal arguments."""
+    """Return the compiled functions, the same object for equal arguments.
+
+    Args:
+        structure: The static part of the trials.
+        way: How the lanes go through the program.
+        shared: Whether all lanes have the same seed.
+    """
     return Compiled(structure, way, shared)
 
 
 @functools.lru_cache(maxsize=8)
 def _data_on(source: Loaded, devices: int) -> Any:
-    """The arrays to train on and those for validation, on each of the devices."""
-    return jax.device_put(arrays_of(source), NamedSharding(_mesh(devices), P()))
+    """Return the arrays to train on and those for validation, on each of the devices."""
+    arrays = source.arrays, source.validation
+    return jax.device_put(arrays, NamedSharding(_mesh(devices), P()))
 
 
 def _mesh(devices: int) -> Mesh:
@@ -338,7 +355,7 @@ def _mesh(devices: int) -> Mesh:
 
 
 def _alone(lane: Callable[..., Any], axes: tuple[Any, ...]) -> Callable[..., Any]:
-    """`jax.vmap(lane, axes)` for one lane, without its axis inside."""
+    """Return `jax.vmap(lane, axes)` for one lane, without its axis inside."""
 
     def alone(*arguments: Any) -> Any:
         pairs = zip(arguments, axes, strict=True)
@@ -349,7 +366,7 @@ def _alone(lane: Callable[..., Any], axes: tuple[Any, ...]) -> Callable[..., Any
 
 
 def _mapped(lane: Callable[..., Any], axes: tuple[Any, ...]) -> Callable[..., Any]:
-    """`jax.vmap(lane, axes)`, one lane after the other."""
+    """Return `jax.vmap(lane, axes)`, one lane after the other."""
 
     def mapped(*arguments: Any) -> Any:
         def one(parts: tuple[Any, ...]) -> Any:

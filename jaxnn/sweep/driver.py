@@ -1,117 +1,153 @@
-"""The driver: asks for trials, sends their lanes out as cohorts, and notes what comes back.
+"""The driver: decides what to run next, runs it, and writes the result to the ledger.
 
-It is a loop over a ledger. All that it decides follows from what is committed there, so a driver
-that was killed anywhere is followed by one that continues as if nothing had happened:
+    while step := decide(history, settings):    # a pure function of what is committed
+        run and write the step
 
-    a round       the search is asked, and the trials are noted with their groups
-    a rung        the lanes of each group, in the order of the trials, are cut into cohorts; each
-                  cohort runs somewhere, and is committed whole; then `decide` says who continues
-
-Cohorts of one rung do not wait for each other: as many run as the executor has workers.
+A driver that is killed anywhere is therefore followed by one that continues as if nothing had
+happened. Cohorts of one rung do not wait for each other: the number that runs at a time is the
+number of workers.
 """
 
+import dataclasses
 import itertools
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import typing
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..executors import TRIES, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
 from ..train.directions import badness
-from .assembly import Assembly, Lane
-from .cohort import Outcome, Work, work
-from .engine import TRIES, answer, lost
-from .halve import Bracket, keep, perturbed, population
+from .cohort import Outcome, Way, Work, regrouped, work
+from .compiled import By
+from .decision import (
+    LOSSES,
+    Ask,
+    History,
+    Lane,
+    Part,
+    Regroup,
+    Select,
+    Train,
+    decide,
+    shows_divergence,
+)
 from .ledger import Ledger
-from .plan import Member, Planner
-from .progress import Progress, Teller, Watch
-from .search import Observation
+from .plan import LANES, Grouped, Member, Planner, by_structure
 from .settings import Settings
-from .space import Space, Values
-from .tables import BROKEN, OPEN, Change, Cohort, Group, Trial
+from .space import Values
+from .storage import LedgerError, damaged
+from .tables import OPEN, Cohort, Group, Trial
 
-__all__ = ["Decision", "Driver", "Lane", "Progress", "Watch", "decide"]
+__all__ = ["Driver", "Progress", "Watch", "decide"]
 
 
-class Segment(NamedTuple):
-    """The way to a rung: its number, the epochs before and at it, and whether it is the end."""
+PATIENCE = 1.0
+"""Seconds between two reports of the progress: counting takes long after many trials."""
 
+
+class Progress(NamedTuple):
+    """The progress of a sweep.
+
+    Args:
+        asked: Number of trials asked so far.
+        trials: Number of trials in total.
+        statuses: Number of trials by status.
+        rung: The epochs of the rung that is being reached.
+        best: Number and metric of the best trial that ran to its end; None before.
+        lanes: Number of lanes trained to a rung in this session.
+        epochs: Epochs of all lanes that are done.
+        whole: Epochs of all lanes that are expected in total.
+        before: Epochs that were done when this session began.
+        seconds: Seconds since this session began.
+    """
+
+    asked: int
+    trials: int
+    statuses: Mapping[str, int]
     rung: int
-    begin: int
-    end: int
-    last: bool
+    best: tuple[int, float] | None
+    lanes: int
+    epochs: float
+    whole: float
+    before: float
+    seconds: float
 
 
-class Decision(NamedTuple):
-    """What becomes of trials at a rung.
-
-    Args:
-        members: those that continue.
-        changes: what population-based training changes in them.
-    """
-
-    members: list[int]
-    changes: list[Change]
+Watch = Callable[[Progress], None]
 
 
-def decide(
-    scores: Mapping[int, float | None],
-    values: Mapping[int, Values],
-    bracket: Bracket,
-    segment: Segment,
-    settings: Settings,
-    space: Space,
-) -> Decision:
-    """Who continues from a rung, and how: a pure function.
+class Reporter:
+    """Reports the progress of a sweep, at most once per second.
 
     Args:
-        scores: of each trial that reached the rung, by number; smaller is better.
-        values: of each, before the rung.
-        bracket: the trials' bracket.
-        segment: the way to the rung.
-        settings: of the sweep.
-        space: of the values.
+        ledger: Ledger of the sweep.
+        planner: What is known of the sweep.
+        watch: Receives the progress.
     """
-    members = list(scores)
-    if settings.halving != "population":
-        count = min(bracket.counts[segment.rung + 1], len(members))
-        return Decision(sorted(members[i] for i in keep(scores.values(), count)), [])
-    random = np.random.default_rng((settings.search_seed, segment.end))
-    source, changed = population(list(scores.values()), random)
-    changes = [
-        Change(member, segment.end, perturbed(space, values[members[of]], random), members[of])
-        for member, of, new in zip(members, source, changed, strict=True)
-        if new
-    ]
-    return Decision(members, changes)
 
+    def __init__(self, ledger: Ledger, planner: Planner, watch: Watch) -> None:
+        self.ledger, self.planner, self.watch = ledger, planner, watch
+        self.lanes = 0  # trained in this session
+        self._before = float(sum(ledger.trained_epochs().values()))
+        self._began, self._last = time.perf_counter(), -math.inf
 
-def is_lost(metric: str, value: float, at_end: bool) -> bool:
-    """Whether a number shows that a trial diverged.
+    def report(self, rung: int, now: bool = False) -> None:
+        """Report the progress, unless the last report was less than a second ago.
 
-    That is a training loss that is not finite, or such a validation loss at the end of a segment of
-    epochs. Other metrics may be undefined for a while, as the precision of a class that is never
-    predicted.
-    """
-    return not math.isfinite(value) and (
-        metric == "loss" or (at_end and metric == "validation_loss")
-    )
+        Args:
+            rung: The epochs of the rung that is being reached.
+            now: Whether to report in any case. Default: False.
+        """
+        if now or time.perf_counter() >= self._last + PATIENCE:
+            self._last = time.perf_counter()
+            self.watch(self.progress(rung))
+
+    def progress(self, rung: int) -> Progress:
+        """Return the progress.
+
+        Args:
+            rung: The epochs of the rung that is being reached.
+        """
+        trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
+        ends: dict[int, dict[int, float]] = {t.number: {} for t in trials if t.status == "done"}
+        for result in self.ledger.results(planner.metric):  # in the order of epochs
+            if result.trial in ends:
+                ends[result.trial][result.seed] = result.value
+        means = {n: float(np.mean([*each.values()])) for n, each in ends.items() if each}
+        ranked = [(badness(mean, planner.maximize), n) for n, mean in means.items()]
+        worth, best = min(ranked, default=(math.inf, -1))
+        whole = sum(bracket.epochs for bracket in settings.rounds(planner.epochs)) * settings.seeds
+        return Progress(
+            asked=len(trials),
+            trials=settings.trials,
+            statuses=Counter(trial.status for trial in trials),
+            rung=rung,
+            best=(best, means[best]) if worth < math.inf else None,
+            lanes=self.lanes,
+            epochs=float(sum(self.ledger.trained_epochs().values())),
+            whole=float(whole),
+            before=self._before,
+            seconds=time.perf_counter() - self._began,
+        )
 
 
 class Driver:
     """Drives the sweep of a ledger to its end.
 
     Args:
-        experiment: the experiment, as the ledger's meta data name it.
-        ledger: open for writing.
-        executor: where cohorts run.
-        workers: how many run at a time.
-        watch: gets the progress of the sweep after each cohort.
+        experiment: The experiment that the ledger's meta data name.
+        ledger: Ledger, open for writing.
+        executor: Where cohorts run.
+        workers: How many cohorts run at a time. Default: 1.
+        watch: Receives the progress of the sweep after each cohort.
     """
 
     def __init__(
@@ -134,239 +170,240 @@ class Driver:
             )
             raise ValueError(
                 f"the trials in {folder} are compared by {before}, but the code now compares them "
-                f"by {after}: restore it, or begin another sweep"
+                f"by {after}: restore the code, or begin another sweep"
             )
         self.ledger, self.executor, self.workers = ledger, executor, workers
-        self.rounds = self.settings.rounds(self.planner.epochs)
-        self.assembly = Assembly(self.planner, ledger)
-        self.teller = Teller(ledger, self.planner, watch)
+        self.reporter = Reporter(ledger, self.planner, watch)
+        self._members: dict[int, Member] = {}
+        self._groups: dict[str, Grouped] = {}
 
     def run(self) -> None:
         """Continue until every trial has ended."""
         while True:
-            trials = self.ledger.trials()
-            if rounds := [trial.round for trial in trials if trial.status in OPEN]:
-                self._finish(min(rounds))
-            elif len(trials) >= self.settings.trials or not self._ask(trials):
-                self.teller.tell(self.planner.epochs, now=True)
-                return
+            history = self.history()
+            match decide(history, self.settings):
+                case Ask() as step:
+                    if not self._ask(step):
+                        break
+                case Regroup() as step:
+                    self._regroup(step)
+                case Train() as step:
+                    self._train(step, history)
+                case Select() as step:
+                    stopped = dict.fromkeys(step.stopped, "stopped")
+                    self.ledger.decide(stopped, step.rung, changes=step.changes)
+                case None:
+                    break
+        self.reporter.report(self.planner.epochs, now=True)
+
+    def history(self) -> History:
+        """Return what is committed now."""
+        planner, trials = self.planner, self.ledger.trials()
+        curves: dict[str, dict[int, dict[int, dict[int, float]]]] = {}
+        for name in {planner.metric, *LOSSES}:
+            by_trial = curves.setdefault(name, {})
+            for trial, seed, epoch, _, value in self.ledger.results(name):
+                by_trial.setdefault(trial, {}).setdefault(seed, {})[epoch] = value
+        running = min((trial.round for trial in trials if trial.status in OPEN), default=None)
+        round = [trial for trial in trials if trial.round == running and trial.group is not None]
+        return History(
+            trials=trials,
+            curves=curves,
+            trained=self.ledger.trained_epochs(),
+            changes=self.ledger.changes(),
+            groups={trial.group: self._group(trial) for trial in round if trial.group},
+            seeds={trial.number: self._member(trial).seed for trial in round},
+            epochs=planner.epochs,
+            metric=planner.metric,
+            maximize=planner.maximize,
+            space=planner.space,
+        )
+
+    def _member(self, trial: Trial) -> Member:
+        if trial.number not in self._members:
+            self._members[trial.number] = self.planner.member(trial.values)
+        return self._members[trial.number]
+
+    def _group(self, trial: Trial) -> Grouped:
+        """Return how the group of a trial trains."""
+        name = trial.group or ""
+        if name not in self._groups:
+            group = next((group for group in self.ledger.groups() if group.name == name), None)
+            cohort = group.probe.get("cohort") if group else 0
+            numbers = (group.lanes, group.devices, cohort) if group else (0,)
+            whole = all(type(one) is int and one > 0 for one in numbers)
+            if group is None or group.way not in typing.get_args(By) or not whole:
+                raise LedgerError(f"{damaged(self.ledger.folder)} (its group {name!r} cannot run)")
+            way = Way(group.way, group.lanes, group.devices)  # type: ignore[arg-type]
+            member = self._member(trial)
+            self._groups[name] = Grouped(member.structure, member.epochs, way, cohort or 0)
+        return self._groups[name]
 
     # Asking
 
-    def _ask(self, trials: Sequence[Trial]) -> bool:
-        """Ask for the next round, and note it with its groups; False if the search has ended."""
-        index = max((trial.round for trial in trials), default=-1) + 1
-        if index >= len(self.rounds):
-            return False
-        history = [Observation(trial.values, self._score(trial)) for trial in trials]
-        asked = self.planner.search.ask(self.rounds[index].count, index, history)
-        groups = self._groups(asked, len(asked))
-        names = [name if isinstance(name, str) else None for name in groups]  # `_join` fails others
-        self.ledger.ask(index, index, zip(asked, names, strict=True))
+    def _ask(self, step: Ask) -> bool:
+        """Add the trials of the next round with their groups; return False if there are none."""
+        asked = self.planner.search.ask(step.count, step.round, step.observations)
+        groups = self._find_groups(asked, len(asked))
+        names = [name if isinstance(name, str) else None for name in groups]  # others: `_regroup`
+        self.ledger.ask(step.round, step.round, zip(asked, names, strict=True))
         return bool(asked)
 
-    def _join(self, index: int) -> None:
-        """Of a round's trials without a group, those whose configuration raises fail, each alone.
-
-        One that was retried, its code put right since, gets a group.
-        """
-        alone = [
-            trial
-            for trial in self.ledger.trials()
-            if trial.round == index and trial.group is None and trial.status in OPEN
-        ]
-        groups, errors = {}, {}
-        found = self._groups([trial.values for trial in alone], self.rounds[index].count)
-        for trial, name in zip(alone, found, strict=True):
-            if isinstance(name, str):
-                groups[trial.number] = name
-            else:
-                errors[trial.number] = "".join(traceback.format_exception(name))
-        if groups:
+    def _regroup(self, step: Regroup) -> None:
+        """Add the groups of trials; those whose configuration raises fail, each alone."""
+        found = self._find_groups([trial.values for trial in step.trials], step.count)
+        pairs = [(trial.number, group) for trial, group in zip(step.trials, found, strict=True)]
+        if groups := {number: group for number, group in pairs if isinstance(group, str)}:
             self.ledger.join(groups)
+        errors = {
+            number: "".join(traceback.format_exception(error))
+            for number, error in pairs
+            if isinstance(error, Exception)
+        }
         if errors:
             self.ledger.decide(dict.fromkeys(errors, "failed"), errors=errors)
 
-    def _groups(self, asked: Sequence[Values], count: int) -> list[str | Exception]:
-        """The group of each trial of a round, noted if it is new; or what its configuration raises.
+    def _find_groups(self, asked: Sequence[Values], count: int) -> list[str | Exception]:
+        """Return the group of each trial, or what its configuration raises; add new groups.
 
         Args:
-            asked: the values of each.
-            count: the number of trials of the round.
+            asked: The values of each trial.
+            count: The number of trials of the round.
         """
-        found: list[str | Exception] = []
-        new: dict[str, list[tuple[Member, Values]]] = {}
+        members = self.planner.members(asked)
         known = {group.name for group in self.ledger.groups()}
-        for values in asked:
-            try:
-                member = self.planner.member(values)
-            except Exception as error:  # whatever a configuration raises
-                found.append(error)
-                continue
-            found.append(name := member.structure.name)
-            if name not in known:
-                new.setdefault(name, []).append((member, values))
-        for each in new.values():
-            self._plan(each, len(each) / count)
-        return found
+        for each in by_structure(members, asked):
+            if each[0][0].structure.name not in known:
+                some = [values for _, values in each[:LANES]]
+                self._add_group(each[0][0], some, len(each) / count)
+        return [one if isinstance(one, Exception) else one.structure.name for one in members]
 
-    def _plan(self, each: Sequence[tuple[Member, Values]], share: float) -> None:
-        """Find out how a new group runs, and note it."""
-        some, began = [values for _, values in each[:16]], time.perf_counter()
-        grouped = self.planner.grouped(each[0][0], some, share, self._there)
-        way, structure, timings = grouped.way, grouped.structure, grouped.timings
+    def _add_group(self, member: Member, some: Sequence[Values], share: float) -> None:
+        """Measure how a new group runs, and add it."""
+        began = time.perf_counter()
+        grouped = self.planner.grouped(member, some, share, self._call)
+        way, timings = grouped.way, grouped.timings
         probe = {
             "cohort": grouped.cohort,
             "timings": [t._asdict() | {"way": str(t.way)} for t in timings],
             "seconds": time.perf_counter() - began,
         }
-        compiling = sum(timing.compile_seconds for timing in timings)
-        static = dict(structure.static)
+        static, compiling = dict(member.structure.static), sum(t.compile_seconds for t in timings)
         self.ledger.add_group(
-            Group(structure.name, static, way.by, way.width, way.devices, probe, compiling)
+            Group(member.structure.name, static, way.by, way.width, way.devices, probe, compiling)
         )
 
-    def _there(self, function: Callable[..., Any], argument: Any) -> Any:
-        return answer(self.executor, function, argument)
+    def _call(self, function: Callable[..., Any], argument: Any) -> Any:
+        """Return the result of a call on a worker."""
+        return result_of(self.executor, function, argument)
 
-    # Running
+    # Training
 
-    def _finish(self, index: int) -> None:
-        """Run a round's trials to the end, rung by rung."""
-        self._join(index)
-        bracket = self.rounds[index]
-        members = [trial.number for trial in self.ledger.trials() if trial.round == index]
-        pairs = itertools.pairwise((0, *bracket.rungs))
-        for rung, (begin, end) in enumerate(pairs):
-            segment = Segment(rung, begin, end, end == bracket.rungs[-1])
-            self._reach(members, segment)
-            if not segment.last:
-                members = self._decide(bracket, members, segment)
-
-    def _decide(self, bracket: Bracket, members: list[int], segment: Segment) -> list[int]:
-        """Who continues from a rung; what is decided is noted, unless it was already."""
-        trials = {trial.number: trial for trial in self.ledger.trials()}
-        scores = {n: self._score(trials[n], segment) for n in members}
-        values = self.assembly.current(segment.begin, members)
-        found = decide(scores, values, bracket, segment, self.settings, self.planner.space)
-        stopped = set(members) - set(found.members)
-        stopped = [n for n in members if n in stopped and trials[n].status in OPEN]
-        if stopped:
-            self.ledger.decide(dict.fromkeys(stopped, "stopped"), segment.rung)
-        if found.changes and all(c.epoch != segment.end for c in self.ledger.changes()):
-            self.ledger.change(found.changes)
-        return found.members
-
-    def _score(self, trial: Trial, segment: Segment | None = None) -> float | None:
-        """The metric at the end of a segment of epochs, or the last one; smaller for better.
-
-        None if the trial is broken, or was in that segment: an accuracy may be finite, the best
-        even, while the loss is not. None too if the metric is not finite for one of the seeds.
-        """
-        if trial.status in BROKEN if segment is None else self._diverged(trial.number, segment):
-            return None
-        curves = self.ledger.curves(trial.number, self.planner.metric).values()
-        end = segment and segment.end
-        ends = [dict(curve).get(end or curve[-1][0], math.nan) for curve in curves if curve]
-        if not ends or len(ends) < self.settings.seeds:
-            return None
-        score = badness(float(np.mean(ends)), self.planner.maximize)
-        return score if math.isfinite(score) else None
-
-    def _diverged(self, number: int, segment: Segment) -> bool:
-        """Whether a trial diverged in a segment."""
-        return any(
-            segment.begin < at <= segment.end and is_lost(name, value, at == segment.end)
-            for name in ("loss", "validation_loss")
-            for curve in self.ledger.curves(number, name).values()
-            for at, value in curve
-        )
-
-    def _reach(self, members: list[int], segment: Segment) -> None:
-        """Train the open ones of these trials from one rung to the next."""
-        queue = self._pending(members, segment)
-        running: dict[Future[Outcome], tuple[str, list[Lane], Work, int]] = {}
+    def _train(self, step: Train, history: History) -> None:
+        """Train the lanes of a step, and commit each cohort when it ends."""
+        # Each cohort is made when it is needed: then it has the present width of its group.
+        queue = ((part, self._work(step, part, history)) for part in step.parts)
+        running: dict[Future[Outcome], tuple[Part, Work, int]] = {}
         try:
             while True:
-                for name, part, sent in itertools.islice(queue, self.workers - len(running)):
-                    running[self.executor.submit(work, sent)] = (name, part, sent, 0)
+                for part, sent in itertools.islice(queue, self.workers - len(running)):
+                    running[self.executor.submit(work, sent)] = (part, sent, 0)
                 if not running:
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    name, part, sent, tries = running.pop(future)
+                    part, sent, tries = running.pop(future)
                     error = future.exception()
-                    if error is not None and lost(error) and tries < TRIES:
-                        running[self.executor.submit(work, sent)] = (name, part, sent, tries + 1)
+                    if error is not None and worker_died(error) and tries < TRIES:
+                        running[self.executor.submit(work, sent)] = (part, sent, tries + 1)
                     elif error is not None:
                         raise error
                     else:
-                        self._note(name, part, sent, future.result(), segment)
-                        self.teller.tell(segment.end)
+                        self._write(step, part, sent, future.result(), history)
+                        self.reporter.report(part.epochs[1])
         finally:
             for future in running:
                 future.cancel()
 
-    def _pending(
-        self, members: list[int], segment: Segment
-    ) -> Iterator[tuple[str, list[Lane], Work]]:
-        """The cohorts that are left to train, each made when it is needed."""
-        standing = self.ledger.standing()
-        trials = {trial.number: trial for trial in self.ledger.trials()}
-        for name, part in list(self.assembly.parts(trials, members)):
-            # Without halving a trial ends with its own epochs, which a sweep may change.
-            whole = segment.last and segment.begin == 0
-            end = self.assembly.group(name).epochs if whole else segment.end
-            todo = [
-                lane
-                for lane in part
-                if trials[lane.trial].status in OPEN and standing.get(lane, 0) < end
-            ]
-            if todo:
-                yield name, todo, self.assembly.work(name, todo, segment.begin, end, segment.last)
+    def _work(self, step: Train, part: Part, history: History) -> Work:
+        """Return what to send to a worker for these lanes."""
+        begin, _ = part.epochs
+        grouped = self._group(history.trials[part.lanes[0].trial])
+        values = history.values({lane.trial for lane in part.lanes}, begin)
+        traced = grouped.structure.traced
+        return Work(
+            grouped.structure,
+            tuple({name: values[lane.trial][name] for name in traced} for lane in part.lanes),
+            tuple(lane.seed for lane in part.lanes),
+            grouped.way,
+            part.epochs,
+            self._states(part.lanes, begin, history) if begin else None,
+            keep=not step.last,
+        )
 
-    # What comes back
+    def _states(self, lanes: Sequence[Lane], epoch: int, history: History) -> bytes:
+        """Return the packed states that these lanes continue from."""
+        source = {c.trial: c.source for c in history.changes if c.epoch == epoch}
+        kept = self.ledger.states()
+        indices: dict[int, list[tuple[int, int]]] = {}
+        for index, lane in enumerate(lanes):
+            number = source.get(lane.trial, lane.trial)
+            first = history.seeds[number]  # trials may have different seeds
+            key = (number, first + lane.seed - history.seeds[lane.trial], epoch)
+            if key not in kept:
+                raise LedgerError(
+                    f"{damaged(self.ledger.folder)} (trial {number} has no state after epoch "
+                    f"{epoch})"
+                )
+            cohort, at = kept[key]
+            indices.setdefault(cohort, []).append((at, index))
+        pieces = [(self.ledger.lanes(c), [at for at, _ in each]) for c, each in indices.items()]
+        order = [index for each in indices.values() for _, index in each]
+        return regrouped(pieces, np.argsort(order).tolist())
 
-    def _note(
-        self, name: str, part: list[Lane], sent: Work, outcome: Outcome, segment: Segment
+    def _write(
+        self, step: Train, part: Part, sent: Work, outcome: Outcome, history: History
     ) -> None:
-        """Commit what came of a cohort."""
-        begin, end = sent.epochs
+        """Commit the outcome of a cohort; if its program raised, run each of its trials alone."""
         if outcome.error is not None:
-            self._note_error(name, part, sent, outcome, segment)
+            numbers = list(dict.fromkeys(lane.trial for lane in part.lanes))
+            if len(numbers) == 1:
+                self.ledger.decide({numbers[0]: "failed"}, errors={numbers[0]: outcome.error})
+                return
+            for number in numbers:
+                alone = dataclasses.replace(
+                    part, lanes=[lane for lane in part.lanes if lane.trial == number]
+                )
+                again = self._work(step, alone, history)
+                self._write(step, alone, again, self._call(work, again), history)
             return
-        if outcome.way.width != sent.way.width:  # memory ran out: the next begin as narrow
-            self.assembly.narrow(name, outcome.way.width)
+        if outcome.way.width != sent.way.width:  # memory ran out: the next cohorts are as narrow
+            self._narrow(part.group, outcome.way.width)
+        begin, end = part.epochs
         results = [
             (lane.trial, lane.seed, begin + 1 + at, metric, float(value))
             for metric, table in outcome.metrics.items()
-            for lane, row in zip(part, table, strict=True)
+            for lane, row in zip(part.lanes, table, strict=True)
             for at, value in enumerate(row)
         ]
-        last, errors = segment.last, dict[int, str]()
-        for trial, seed, at, metric, value in results:
-            judged = last and at == end and metric == self.planner.metric
-            if is_lost(metric, value, at == end) or (judged and not math.isfinite(value)):
-                errors.setdefault(trial, f"{metric} is {value} after epoch {at} with seed {seed}")
-        if not last and self.settings.halving == "population":
-            errors = {}  # it takes over from another
-        statuses = {lane.trial: "done" if last else "running" for lane in part}
+        errors: dict[int, str] = {}
+        if step.last or self.settings.halving != "population":  # where another state replaces it
+            for trial, seed, at, metric, value in results:
+                ranked = step.last and at == end and metric == self.planner.metric
+                bad = ranked and not math.isfinite(value)
+                if bad or shows_divergence(metric, value, at == end):
+                    text = f"{metric} is {value} after epoch {at} with seed {seed}"
+                    errors.setdefault(trial, text)
+        statuses = {lane.trial: "done" if step.last else "running" for lane in part.lanes}
         statuses |= dict.fromkeys(errors, "diverged")
+        pairs = tuple((lane.trial, lane.seed) for lane in part.lanes)
         times = outcome.seconds, outcome.compile_seconds
-        cohort = Cohort(
-            name, segment.rung, begin, end, tuple((lane.trial, lane.seed) for lane in part), *times
-        )
+        cohort = Cohort(part.group, step.rung, begin, end, pairs, *times)
         self.ledger.commit(cohort, results, statuses, errors, outcome.state)
-        self.teller.lanes += len(part)
+        self.reporter.lanes += len(part.lanes)
 
-    def _note_error(
-        self, name: str, part: list[Lane], sent: Work, outcome: Outcome, segment: Segment
-    ) -> None:
-        """The program of a cohort raised: find out which of its trials do, each alone."""
-        numbers = list(dict.fromkeys(lane.trial for lane in part))
-        if len(numbers) == 1:
-            self.ledger.decide({numbers[0]: "failed"}, errors={numbers[0]: outcome.error or ""})
-            return
-        for number in numbers:
-            alone = [lane for lane in part if lane.trial == number]
-            again = self.assembly.work(name, alone, *sent.epochs, segment.last)
-            self._note(name, alone, again, self._there(work, again), segment)
+    def _narrow(self, name: str, width: int) -> None:
+        """Record that memory ran out, and the number of lanes per call from now on."""
+        group = next(group for group in self.ledger.groups() if group.name == name)
+        probe = {**group.probe, "narrowed": group.lanes}
+        self.ledger.add_group(dataclasses.replace(group, lanes=width, probe=probe))
+        del self._groups[name]

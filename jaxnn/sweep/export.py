@@ -1,14 +1,13 @@
 """A sweep in the form that other tools read.
 
-    csv, parquet   a row a trial; and next to it, in NAME-results, a row a number reported
+    csv, parquet   a row per trial; and next to it, in NAME-results, a row per result
     optuna         an SQLite storage with one study, which Optuna and its dashboard open
-    tensorboard    a folder with a run a lane (a trial with one seed)
-    wandb          a folder with an offline run a lane, which `wandb sync` sends
+    tensorboard    a folder with a run per lane (a trial with one seed)
+    wandb          a folder with an offline run per lane, which `wandb sync` uploads
 
-Nothing is ever written over, and what is written appears whole under its name, or not at all.
+Nothing is overwritten, and an export appears completely under its name or not at all.
 """
 
-import contextlib
 import csv
 import functools
 import os
@@ -18,9 +17,8 @@ from typing import Any
 
 from ..explain.text import suggestion
 from ..files.replacing import fresh
-from ..installation import missing
-from ..train.directions import Direction
-from .history import History
+from ..installation import required
+from .ledger import Ledger
 from .reading import Sweep, read
 from .search import distribution, optuna_library, quiet
 from .tables import Trial
@@ -28,37 +26,38 @@ from .tables import Trial
 Row = dict[str, Any]
 
 
-def export(ledger: History | Sweep, kind: str, target: Path | str) -> Path:
-    """Write a sweep for another tool, and return where it is.
+def export(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
+    """Write a sweep for another tool, and return its path.
 
     Args:
-        ledger: of the sweep, or what `reading.read` made of it.
-        kind: "csv", "parquet", "optuna", "tensorboard" or "wandb".
-        target: the file, or for the last two the folder, that it becomes.
+        ledger: of the sweep, or the sweep that `reading.read` returned.
+        kind: "csv", "parquet", "optuna", "tensorboard", or "wandb".
+        target: the file to write, or for the last two the folder.
 
     Raises:
-        ValueError: there is no such kind.
-        FileExistsError: there is something of that name already.
-        ImportError: what writes the kind is not installed.
+        ValueError: the kind is unknown.
+        FileExistsError: the target exists already.
+        ImportError: a package that writes the kind is not installed.
     """
     if kind not in KINDS:
         raise ValueError(f"there is no export {kind!r}; {suggestion(kind, KINDS)}")
     sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
-    target = Path(target)
-    KINDS[kind](sweep, target)
-    return target
+    KINDS[kind](sweep, Path(target))
+    return Path(target)
 
 
 def trial_rows(sweep: Sweep) -> list[Row]:
-    """A row a trial: what became of it, its score, and its values; None for what it has not.
+    """Return a row per trial: its status, score, and values; None for what it does not have.
 
-    `metric` is the mean over seeds after the last epoch, and `metric[seed]` what it is the mean of.
+    `metric` is the mean over seeds after the last epoch, and `metric[seed]` that of a seed.
     """
+    curves = sweep.curves.get(sweep.metric, {})
+    every = sorted({seed for seeds in curves.values() for seed in seeds})
     rows = []
     for trial in sweep.trials:
         score = sweep.scores.get(trial.number)
-        seeds = sorted(sweep.curves.get(sweep.metric, {}).get(trial.number, {})) if score else []
-        each = dict(zip(seeds, score.each, strict=True)) if score else {}
+        seeds = zip(sorted(curves[trial.number]), score.each, strict=True) if score else ()
+        each = dict(seeds)
         rows.append({
             "trial": trial.number,
             "status": trial.status,
@@ -68,7 +67,7 @@ def trial_rows(sweep: Sweep) -> list[Row]:
             "group": trial.group,
             "epochs": score.epoch if score else None,
             sweep.metric: score.mean if score else None,
-            **{f"{sweep.metric}[{seed}]": each.get(seed) for seed in lanes_of(sweep)},
+            **{f"{sweep.metric}[{seed}]": each.get(seed) for seed in every},
             **{name: trial.values.get(name) for name in sweep.dimensions},
             "error": trial.error,
         })  # fmt: skip
@@ -76,7 +75,7 @@ def trial_rows(sweep: Sweep) -> list[Row]:
 
 
 def result_rows(sweep: Sweep) -> list[Row]:
-    """A row a number reported; None for one that was not finite."""
+    """Return a row per result; its value is None if it was not finite."""
     return [
         {"trial": trial, "seed": seed, "epoch": epoch, "name": name, "value": value}
         for name, trials in sweep.curves.items()
@@ -86,69 +85,69 @@ def result_rows(sweep: Sweep) -> list[Row]:
     ]
 
 
-def lanes_of(sweep: Sweep) -> list[int]:
-    """The seeds that trials ran with."""
-    trials = sweep.curves.get(sweep.metric, {}).values()
-    return sorted({seed for seeds in trials for seed in seeds})
-
-
-def to_csv(sweep: Sweep, target: Path) -> None:
-    """Two files of text: trials, and results."""
-    with both(target, "csv") as places:
-        for place, rows in zip(places, (trial_rows(sweep), result_rows(sweep)), strict=True):
-            with open(place, "x", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]) if rows else ["trial"])
-                writer.writeheader()
-                writer.writerows(rows)
-
-
-def to_parquet(sweep: Sweep, target: Path) -> None:
-    """Two files of columns: trials, and results."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise missing("Parquet is written by", "pyarrow", "export") from error
-    with both(target, "parquet") as places:
-        for place, rows in zip(places, (trial_rows(sweep), result_rows(sweep)), strict=True):
+def _to_tables(
+    ending: str, write: Callable[[Path, Mapping[str, list[Any]]], None], sweep: Sweep, target: Path
+) -> None:
+    """Write the trials to `target`, and the results next to it, by `write(file, columns)`."""
+    results = target.with_name(f"{target.stem}-results{target.suffix or '.' + ending}")
+    with fresh(results) as second, fresh(target) as first:
+        for place, rows in ((first, trial_rows(sweep)), (second, result_rows(sweep))):
             names = list(rows[0]) if rows else ["trial"]
-            columns = {name: uniform([row[name] for row in rows]) for name in names}
-            with open(place, "xb") as file:
-                pyarrow.parquet.write_table(pyarrow.table(columns), file)
+            write(place, {name: [row[name] for row in rows] for name in names})
+
+
+def _write_csv(file: Path, columns: Mapping[str, list[Any]]) -> None:
+    with open(file, "x", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([columns, *zip(*columns.values(), strict=True)])
+
+
+def _write_parquet(file: Path, columns: Mapping[str, list[Any]]) -> None:
+    pyarrow, parquet = (
+        required(name, "Parquet is written by", "pyarrow", "export")
+        for name in ("pyarrow", "pyarrow.parquet")
+    )
+    table = pyarrow.table({name: uniform(column) for name, column in columns.items()})
+    with open(file, "xb") as opened:
+        parquet.write_table(table, opened)
 
 
 def uniform(column: list[Any]) -> list[Any]:
-    """A column of one type: as it is, or as text where options are of several.
+    """Return a column of one type: as it is, or as text if options are of several types.
 
     >>> uniform([1, 2.5, None]), uniform([1, "all"])
     ([1.0, 2.5, None], ['1', 'all'])
     """
     kinds = {type(value) for value in column if value is not None}
-    if kinds == {int, float}:
-        return [None if value is None else float(value) for value in column]
-    return column if len(kinds) <= 1 else [None if v is None else str(v) for v in column]
+    if len(kinds) <= 1:
+        return column
+    kind = float if kinds == {int, float} else str
+    return [None if value is None else kind(value) for value in column]
 
 
-def to_optuna(sweep: Sweep, target: Path) -> None:
-    """A study named as the experiment, its trials with the same numbers and curves."""
+def _to_optuna(sweep: Sweep, target: Path) -> None:
+    """Write a study named as the experiment, whose trials have the same numbers and curves."""
     optuna = optuna_library()
     kinds = {name: distribution(dimension) for name, dimension in sweep.dimensions.items()}
     states = optuna.trial.TrialState
     state = {"done": states.COMPLETE, "stopped": states.PRUNED, "asked": states.WAITING,
              "running": states.RUNNING}  # fmt: skip
     with fresh(target) as place, quiet():
-        # Nobody else sees the file before it is whole, so it need not reach the disk row by row.
-        # The file is opened here, since a URL reads `?` and `%` of a path as something else.
-        storage = optuna.storages.RDBStorage(
-            "sqlite://", engine_kwargs={"creator": functools.partial(unsynchronized, place)}
-        )
-        study = optuna.create_study(storage=storage, study_name=sweep.name, direction=goal(sweep))
+        # The file is opened by a function, since a URL reads `?` and `%` of a path differently.
+        creator = functools.partial(_unsynchronized, place)
+        storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": creator})
+        direction = "maximize" if sweep.maximize else "minimize"
+        study = optuna.create_study(storage=storage, study_name=sweep.name, direction=direction)
         study.set_metric_names([sweep.metric])
         for trial in sweep.trials:
             score = sweep.scores.get(trial.number)
             now = state.get(trial.status, states.FAIL)
             if now is states.COMPLETE and score is None:
                 now = states.FAIL
+            about: Row = {"status": trial.status, "group": trial.group}
+            if score:
+                about["seeds"] = list(score.each)
+            if trial.error:
+                about["error"] = trial.error[-1000:]
             study.add_trial(
                 optuna.trial.create_trial(
                     state=now,
@@ -156,59 +155,61 @@ def to_optuna(sweep: Sweep, target: Path) -> None:
                     params=dict(trial.values),
                     distributions={name: kinds[name] for name in trial.values},
                     intermediate_values=sweep.means(trial.number),
-                    user_attrs={"status": trial.status, "group": trial.group}
-                    | ({"seeds": list(score.each)} if score else {})
-                    | ({"error": trial.error[-1000:]} if trial.error else {}),
+                    user_attrs=about,
                 )
             )
         storage.remove_session()
         storage.engine.dispose()
 
 
-def to_tensorboard(sweep: Sweep, target: Path) -> None:
-    """A folder a lane, with its curves and its values as hyperparameters."""
-    try:
-        from tensorboardX import SummaryWriter
-        from tensorboardX.summary import hparams
-    except ImportError as error:
-        raise missing("TensorBoard's files are written by", "tensorboardX", "export") from error
+def _unsynchronized(file: Path) -> Any:
+    """Return a connection to an SQLite file that nobody reads before it is complete."""
+    import sqlite3
+
+    connection = sqlite3.connect(file, check_same_thread=False)
+    connection.execute("PRAGMA synchronous = OFF")
+    return connection
+
+
+def _to_tensorboard(sweep: Sweep, target: Path) -> None:
+    """Write a folder per lane, with its curves and its values as hyperparameters."""
+    board, hparams = (
+        required(name, "TensorBoard's files are written by", "tensorboardX", "export")
+        for name in ("tensorboardX", "tensorboardX.summary")
+    )
     with fresh(target) as place:
         place.mkdir()
-        for trial, seed, records in runs(sweep):
-            with SummaryWriter(str(place / run_name(trial, seed))) as writer:
+        for trial, name, _, records in _lanes(sweep):
+            with board.SummaryWriter(str(place / name)) as writer:
                 for epoch, numbers in records.items():
-                    for name, value in numbers.items():
-                        writer.add_scalar(name, value, epoch)
+                    for metric, value in numbers.items():
+                        writer.add_scalar(metric, value, epoch)
                 values = {n: "None" if v is None else v for n, v in trial.values.items()}
                 last = list(records.values())[-1].get(sweep.metric)
                 broken = last is None or trial.number not in sweep.scores
-                for summary in hparams(values, {} if broken else {sweep.metric: last}):
-                    if writer.file_writer is not None:
-                        writer.file_writer.add_summary(summary)
+                for one in hparams.hparams(values, {} if broken else {sweep.metric: last}):
+                    writer.file_writer.add_summary(one)
 
 
-def to_wandb(sweep: Sweep, target: Path) -> None:
-    """An offline run a lane, some seconds each; WANDB_MODE=online in the environment sends them."""
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise missing("Weights & Biases' files are written by", "wandb", "export") from error
-    target = target.absolute()
-    with fresh(target) as place:
+def _to_wandb(sweep: Sweep, target: Path) -> None:
+    """Write an offline run per lane; WANDB_MODE=online uploads them at once."""
+    wandb = required("wandb", "Weights & Biases' files are written by", "wandb", "export")
+    goal = "maximize" if sweep.maximize else "minimize"
+    with fresh(target.absolute()) as place:
         place.mkdir()
-        for trial, seed, records in runs(sweep):
+        for trial, name, seed, records in _lanes(sweep):
             run = wandb.init(
                 project=sweep.name,
                 group=f"trial-{trial.number}",
-                name=run_name(trial, seed),
+                name=name,
                 dir=str(place),
                 config={
                     **trial.values,
                     "seed": seed,
                     "status": trial.status,
-                    "metric": {"name": sweep.metric, "goal": goal(sweep)},
+                    "metric": {"name": sweep.metric, "goal": goal},
                 },
-                mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+                mode=os.environ.get("WANDB_MODE", "offline"),
                 settings=wandb.Settings(silent=True, console="off"),
             )
             for epoch, numbers in records.items():
@@ -217,16 +218,16 @@ def to_wandb(sweep: Sweep, target: Path) -> None:
 
 
 KINDS: Mapping[str, Callable[[Sweep, Path], None]] = {
-    "csv": to_csv,
-    "parquet": to_parquet,
-    "optuna": to_optuna,
-    "tensorboard": to_tensorboard,
-    "wandb": to_wandb,
+    "csv": functools.partial(_to_tables, "csv", _write_csv),
+    "parquet": functools.partial(_to_tables, "parquet", _write_parquet),
+    "optuna": _to_optuna,
+    "tensorboard": _to_tensorboard,
+    "wandb": _to_wandb,
 }
 
 
-def runs(sweep: Sweep) -> Iterator[tuple[Trial, int, dict[int, Row]]]:
-    """Each lane that ran: its trial, its seed, and its finite metrics by epoch."""
+def _lanes(sweep: Sweep) -> Iterator[tuple[Trial, str, int, dict[int, Row]]]:
+    """Yield each lane that ran: its trial, name, seed, and finite metrics by epoch."""
     for trial in sweep.trials:
         found: dict[int, dict[int, Row]] = {}
         for name, trials in sweep.curves.items():
@@ -234,32 +235,6 @@ def runs(sweep: Sweep) -> Iterator[tuple[Trial, int, dict[int, Row]]]:
                 records = found.setdefault(seed, {})
                 for epoch, value in curve:
                     records.setdefault(epoch, {}).update({} if value is None else {name: value})
-        for seed in sorted(found):
-            yield trial, seed, dict(sorted(found[seed].items()))
-
-
-def goal(sweep: Sweep) -> Direction:
-    """The direction of the metric, in the words of Optuna and of Weights & Biases."""
-    return "maximize" if sweep.maximize else "minimize"
-
-
-def run_name(trial: Trial, seed: int) -> str:
-    """What a lane's run is called."""
-    return f"trial-{trial.number:05d}-seed-{seed}"
-
-
-def unsynchronized(file: Path) -> Any:
-    """A connection to an SQLite file that leaves it to the system when to write to the disk."""
-    import sqlite3
-
-    connection = sqlite3.connect(file, check_same_thread=False)
-    connection.execute("PRAGMA synchronous = OFF")
-    return connection
-
-
-@contextlib.contextmanager
-def both(target: Path, ending: str) -> Iterator[tuple[Path, Path]]:
-    """Where to write trials, and results: `target`, and a file next to it that ends in -results."""
-    beside = target.with_name(f"{target.stem}-results{target.suffix or '.' + ending}")
-    with fresh(beside) as results, fresh(target) as trials:
-        yield trials, results
+        for seed, records in sorted(found.items()):
+            name = f"trial-{trial.number:05d}-seed-{seed}"
+            yield trial, name, seed, dict(sorted(records.items()))

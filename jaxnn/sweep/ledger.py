@@ -1,138 +1,343 @@
-"""The ledger of a sweep: all that was asked and all that came of it, in a folder.
+"""The ledger of a sweep: all that was asked and all that was found, in a folder.
 
-    FOLDER/ledger.sqlite   the tables (`opening`, `tables`), their rows as values (`records`)
-    FOLDER/lanes/          the states of lanes that continue from a rung (`checkpoints`)
-    FOLDER/driver.lock     held by the driver, which alone writes (`lock`)
-    FOLDER/report.html     what the report makes of it
+    FOLDER/ledger.sqlite   the tables (`tables`), opened by `storage`
+    FOLDER/lanes/          the states of lanes that continue from a rung
+    FOLDER/driver.lock     held by the driver, the only writer
+    FOLDER/report.html     the report
 
-Whatever belongs together is one transaction: a round of asks, a cohort with its results, a rung's
-decision. So a driver that is killed at any moment leaves a ledger that holds each of them whole or
-not at all, and a resumed sweep asks and runs what is missing. A checkpoint is written before the
-transaction that speaks of it, and removed after the one that needs it no more. Any number of
-readers may look meanwhile. Only the standard library is imported.
+What belongs together is one transaction: the trials of a round, a cohort with its results, the
+decision of a rung. A driver that is killed at any moment therefore leaves a ledger that has each of
+them whole or not at all, and a resumed sweep asks and runs what is missing. States are written
+before the transaction that mentions them, and removed after the one that no longer needs them.
+There may be any number of readers at the same time. Only the standard library is imported.
 """
 
 import contextlib
+import hashlib
+import json
+import math
+import operator
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from . import checkpoints, opening, tables
-from .faults import LedgerError, explained, resume_command
-from .history import History
-from .opening import DriverLock
-from .tables import BROKEN, Change, Cohort, Group, Result, Trial, Values
+from ..files.reading import parse_json
+from . import storage, tables
+from .storage import LedgerError, damaged, explained, resume_command
+from .tables import BROKEN, STATUSES, Change, Cohort, Group, Result, Scalar, Trial
 
 __all__ = ["Change", "Cohort", "Group", "Ledger", "LedgerError", "Result", "Trial"]
 
+MOST_VALUES = 500_000  # in one text: a cohort of 100,000 lanes has 300,000
+_UNCHANGED = "Nothing was changed"
+_KINDS = {"i": {int}, "r": {int, float}, "t": {str}}
+_KINDS |= {letter.upper(): kinds | {type(None)} for letter, kinds in _KINDS.items()}
+# What a text may hold: a description and a test.
+_Content = tuple[str, Callable[[Any], bool]]
+_ANY: _Content = "", lambda plain: True
+_DICT: _Content = "a dict", lambda plain: isinstance(plain, dict)
+_VALUES: _Content = (
+    "a dict of values",
+    lambda plain: (
+        isinstance(plain, dict) and all(isinstance(one, Scalar) for one in plain.values())
+    ),
+)
+_LANES: _Content = (
+    "a list of lanes",
+    lambda plain: (
+        isinstance(plain, list)
+        and all(isinstance(one, list) and [*map(type, one)] == [int, int] for one in plain)
+    ),
+)
 
-class Ledger(History):
-    """The ledger in a folder; made by `Ledger.create` or `Ledger.open`, closed by `with`.
 
-    Raises LedgerError, one line, for what the disk or the folder does not allow; nothing that was
-    committed is lost then.
+class Ledger:
+    """The ledger in a folder: created by `Ledger.create` or `Ledger.open`, closed by `with`.
+
+    Each read sees what was committed when it began; `snapshot` makes several reads see the same.
+    Writing methods and errors of the disk raise LedgerError, one line; nothing that was committed
+    is lost then.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
-    >>> place = Path(folder.name, "sweep")
-    >>> with Ledger.create(place, {"experiment": "experiments.mnist_mlp"}) as ledger:
+    >>> path = Path(folder.name, "sweep")
+    >>> with Ledger.create(path, {"experiment": "experiments.mnist_mlp"}) as ledger:
     ...     ledger.add_group(Group("wide", {"model.width": 128}, "vmap", lanes=64))
     ...     numbers = ledger.ask(0, 0, [({"optimizer.learning_rate": 0.1}, "wide")])
     ...     cohort = Cohort("wide", rung=0, epoch_from=0, epoch_to=1, lanes=((0, 0),))
     ...     ledger.commit(cohort, [Result(0, 0, 1, "loss", 0.5)], {0: "done"})
     0
-    >>> with Ledger.open(place) as ledger:
+    >>> with Ledger.open(path) as ledger:
     ...     ledger.trials()[0].status, ledger.curves(0, "loss")
     ('done', {0: [(1, 0.5)]})
     >>> folder.cleanup()
     """
 
     def __init__(self, folder: Path, write: bool, held: contextlib.ExitStack) -> None:
-        with contextlib.ExitStack() as stack, explained(folder, "Nothing was changed"):
+        with contextlib.ExitStack() as stack, explained(folder, _UNCHANGED):
             stack.push(held.pop_all())
             self.folder = folder
-            self._connection = opening.connect(folder, write)
+            self._connection = storage.connect(folder, write)
             stack.callback(self._connection.close)
             self._writes = write
             resume = resume_command(folder, self.meta.get("experiment", "experiments.NAME"))
             self._consequence = (
-                f"Nothing was lost, what was committed is whole: see to that, then write {resume}"
+                "Nothing was lost, what was committed is whole: remove the cause, then write "
+                f"{resume}"
             )
             self._held = stack.pop_all()
         if write:
             named = self._query("SELECT id FROM cohorts WHERE checkpoint IS NOT NULL")
-            checkpoints.clean(folder, [key for (key,) in named])
+            storage.clean(folder, [key for (key,) in named])
 
     @classmethod
     def create(cls, folder: Path | str, meta: Mapping[str, Any]) -> Self:
-        """A new ledger, open for its driver, in a folder that is empty or does not exist.
+        """Return a new ledger, open for its driver, in a folder that is empty or does not exist.
 
         Args:
-            folder: made if need be.
-            meta: what all trials have in common, plain data by name; "experiment" is the module
-                of the experiment.
+            folder: Folder of the sweep, created if it does not exist.
+            meta: What all trials have in common, plain data by name; "experiment" is the module of
+                the experiment.
         """
         folder = Path(folder)
         texts = {name: tables.to_text(plain) for name, plain in meta.items()}
         with (
             contextlib.ExitStack() as held,
-            explained(folder, "Nothing was run; write --folder with another place"),
+            explained(folder, "Nothing was run; write --folder with another path"),
         ):
             _check_free(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(DriverLock(folder))
-            _check_free(folder)  # another may have made it just now
-            opening.make(folder, texts)
+            held.enter_context(storage.DriverLock(folder))
+            _check_free(folder)  # another process may have created one in the meantime
+            storage.create_database(folder, texts)
             return cls(folder, True, held)
 
     @classmethod
     def open(cls, folder: Path | str, write: bool = False) -> Self:
-        """The ledger in `folder`: to read it, or with `write` as its one driver."""
+        """Return the ledger in `folder`.
+
+        Args:
+            folder: Folder of a sweep.
+            write: Whether to open it as its driver. Default: False, to read.
+        """
         folder = Path(folder)
-        with contextlib.ExitStack() as held, explained(folder, "Nothing was changed"):
+        with contextlib.ExitStack() as held, explained(folder, _UNCHANGED):
             if write:
-                opening.connect(folder, False).close()  # no lock in a folder without a ledger
-                held.enter_context(DriverLock(folder))
+                storage.connect(folder, False).close()  # no lock in a folder without a ledger
+                held.enter_context(storage.DriverLock(folder))
             return cls(folder, write, held)
 
     def close(self) -> None:
-        """Close the file and give the driver's lock back."""
+        """Close the file and release the driver's lock."""
         self._held.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
+    # Reading
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What all trials have in common."""
+        return {name: self._plain(text) for name, text in self._rows("meta", "tt")}
+
+    def groups(self) -> list[Group]:
+        """Return the groups, in the order in which they were added."""
+        rows = self._rows("groups", "tttiitr", "ORDER BY rowid")
+        return [
+            Group(
+                name, self._plain(static, _DICT), way, lanes, devices, self._plain(probe, _DICT), s
+            )
+            for name, static, way, lanes, devices, probe, s in rows
+        ]
+
+    def trials(self) -> list[Trial]:
+        """Return all trials, in the order of their numbers."""
+        rows = self._rows("trials", "iiitTtIT", "ORDER BY number")
+        numbered = [row[0] for row in rows] == list(range(len(rows)))
+        if not numbered or not {row[5] for row in rows} <= set(STATUSES):
+            problem = "a trial has an unknown status" if numbered else "a trial is missing"
+            raise LedgerError(f"{damaged(self.folder)} ({problem})")
+        return [
+            Trial(number, round, bracket, self._plain(values, _VALUES), *rest)
+            for number, round, bracket, values, *rest in rows
+        ]
+
+    def results(self, name: str | None = None) -> list[Result]:
+        """Return the results in the order of trial, seed, epoch, and name.
+
+        Args:
+            name: Name of a metric. Default: all metrics.
+        """
+        which, values = ("", ()) if name is None else ("WHERE name = ?", (name,))
+        return self._results(f"{which} ORDER BY trial, seed, epoch, name", *values)
+
+    def curves(self, trial: int, name: str) -> dict[int, list[tuple[int, float]]]:
+        """Return a metric of a trial as (epoch, value) pairs by seed.
+
+        Args:
+            trial: Number of the trial.
+            name: Name of the metric.
+        """
+        found: dict[int, list[tuple[int, float]]] = {}
+        which = "WHERE trial = ? AND name = ? ORDER BY seed, epoch"
+        for result in self._results(which, trial, name):
+            found.setdefault(result.seed, []).append((result.epoch, result.value))
+        return found
+
+    def cohorts(self) -> list[Cohort]:
+        """Return the cohorts that ran, in the order of their commits."""
+        cohorts = []
+        for row in self._rows("cohorts", "itiiitrrTr", "ORDER BY id"):
+            key, group, rung, begin, end, text, *times, sha256, finished = row
+            file = None if sha256 is None else storage.states_file(key)
+            pairs = tuple((trial, seed) for trial, seed in self._plain(text, _LANES))
+            run = (group, rung, begin, end, pairs, times[0], times[1])
+            cohorts.append(Cohort(*run, key, file, finished))
+        return cohorts
+
+    def changes(self) -> list[Change]:
+        """Return the changes of population-based training, by epoch and trial."""
+        rows = self._rows("changes", "iiti", "ORDER BY epoch, trial")
+        return [
+            Change(trial, at, self._plain(text, _VALUES), source)
+            for trial, at, text, source in rows
+        ]
+
+    def trained_epochs(self) -> dict[tuple[int, int], int]:
+        """Return how many epochs each (trial, seed) has trained."""
+        rows = self._typed("iii", "SELECT trial, seed, max(epoch) FROM lanes GROUP BY trial, seed")
+        return {(trial, seed): epoch for trial, seed, epoch in rows}
+
+    def states(self) -> dict[tuple[int, int, int], tuple[int, int]]:
+        """Return where states are: the cohort and the index of a lane by (trial, seed, epoch)."""
+        rows = self._typed(
+            "iiiii",
+            "SELECT trial, seed, epoch, cohort, place FROM lanes JOIN cohorts ON cohort = id "
+            "WHERE checkpoint IS NOT NULL",
+        )
+        return {(trial, seed, epoch): (key, index) for trial, seed, epoch, key, index in rows}
+
+    def lanes(self, cohort: int) -> bytes:
+        """Return the states that `commit` received for a cohort.
+
+        Args:
+            cohort: Number of the cohort.
+
+        Raises:
+            LedgerError: The file with the states is missing or damaged.
+        """
+        rows = self._typed("T", "SELECT checkpoint FROM cohorts WHERE id = ?", cohort)
+        if not rows or rows[0][0] is None:
+            problem = "has no states: none of its lanes continues" if rows else "is not there"
+            raise ValueError(f"cohort {cohort!r} of the ledger {problem}")
+        return storage.read_states(self.folder, cohort, rows[0][0])
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all that was asked and all that was found, without times.
+
+        Two ledgers have the same digest exactly if their trials (number, values, status), results,
+        and changes are the same.
+        """
+        sha256 = hashlib.sha256()
+        with self.snapshot():
+            trials = [(trial.number, trial.values, trial.status) for trial in self.trials()]
+            changes = [(c.trial, c.epoch, c.values, c.source) for c in self.changes()]
+            sha256.update(json.dumps([trials, changes], sort_keys=True).encode())
+            rows = self._rows("results", "iiitR", "ORDER BY trial, seed, epoch, name")
+            for begin in range(0, len(rows), 10_000):
+                sha256.update(json.dumps(rows[begin : begin + 10_000]).encode())
+        return sha256.hexdigest()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Make all reads inside see the same moment, whatever a driver commits meanwhile."""
+        if self._connection.in_transaction:  # inside another snapshot
+            yield
+            return
+        self._query("BEGIN")
+        try:
+            yield
+        finally:
+            self._query("ROLLBACK")  # nothing was written
+
+    def _query(self, query: str, *values: Any) -> list[Any]:
+        with explained(self.folder, _UNCHANGED), storage.time_limit(self._connection):
+            return self._connection.execute(query, values).fetchall()
+
+    def _rows(self, table: str, kinds: str, rest: str = "", *values: Any) -> list[Any]:
+        """Return whole rows of a table, whose columns have these kinds."""
+        return self._typed(kinds, f"SELECT * FROM {table} {rest}", *values)
+
+    def _typed(self, kinds: str, query: str, *values: Any) -> list[Any]:
+        """Return the rows of a query; raise LedgerError if a column has a value of another kind.
+
+        SQLite accepts a value of any type in any column. A kind is a letter: i for whole numbers, r
+        for numbers, t for texts; a capital also accepts NULL.
+        """
+        rows = self._query(query, *values)
+        for column, kind in enumerate(kinds):
+            if not set(map(type, map(operator.itemgetter(column), rows))) <= _KINDS[kind]:
+                raise LedgerError(f"{damaged(self.folder)} (a column has a value of another type)")
+        return rows
+
+    def _results(self, rest: str, *values: Any) -> list[Result]:
+        rows = self._rows("results", "iiitR", rest, *values)
+        return [
+            Result(trial, seed, at, name, math.nan if value is None else value)
+            for trial, seed, at, name, value in rows
+        ]
+
+    def _plain(self, text: str, content: _Content = _ANY) -> Any:
+        """Return JSON that may hold infinities and NaN; raise LedgerError for other data."""
+        plain = None
+        try:
+            plain = parse_json(text, finite=False, values=MOST_VALUES)
+            problem = "" if content[1](plain) else f"{text:.40} is not {content[0]}"
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            raise LedgerError(f"{damaged(self.folder)} ({problem})")
+        return plain
+
+    # Writing
+
     def set_meta(self, meta: Mapping[str, Any]) -> None:
-        """Add these to the meta data, or replace them."""
+        """Add entries to the meta data, or replace them.
+
+        Args:
+            meta: Plain data by name.
+        """
         rows = [(name, tables.to_text(plain)) for name, plain in meta.items()]
         with self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
     def add_group(self, group: Group) -> None:
-        """Add a group, or replace what is known about the one of that name."""
+        """Add a group, or replace the one with its name.
+
+        Args:
+            group: The group.
+        """
         static, probe = tables.to_text(dict(group.static)), tables.to_text(dict(group.probe))
         numbers = group.lanes, group.devices, probe, float(group.compile_seconds)
         with self._transaction() as db:
             db.execute(tables.ADD_GROUP, (group.name, static, group.way, *numbers))
 
     def ask(
-        self, round: int, bracket: int, asked: Iterable[tuple[Values, str | None]]
+        self, round: int, bracket: int, asked: Iterable[tuple[tables.Values, str | None]]
     ) -> list[int]:
-        """Note the trials of a round, each with its group: all of them, or none.
+        """Add the trials of a round, and return their numbers.
 
-        Returns their numbers, which continue from those before. A group of None is for a trial that
-        no program could be made for; `decide` notes that it failed.
+        Args:
+            round: Number of the round.
+            bracket: Number of the bracket.
+            asked: The values of each trial and the name of its group; None if no program could be
+                built for it.
         """
         texts = [(tables.to_text(values), group) for values, group in asked]
         with self._transaction() as db:
@@ -144,7 +349,11 @@ class Ledger(History):
         return [row[0] for row in rows]
 
     def join(self, groups: Mapping[int, str]) -> None:
-        """Note the groups of trials that were asked without one."""
+        """Set the groups of trials that were asked without one.
+
+        Args:
+            groups: Names of groups by the number of the trial.
+        """
         rows = [(group, number) for number, group in groups.items()]
         with self._transaction() as db:
             db.executemany('UPDATE trials SET "group" = ? WHERE number = ?', rows)
@@ -157,30 +366,37 @@ class Ledger(History):
         errors: Mapping[int, str] | None = None,
         lanes: bytes | None = None,
     ) -> int:
-        """Note a cohort that ran, with all that came of it: everything, or nothing.
+        """Add a cohort that ran, with all that was found, and return its number.
 
         Args:
-            cohort: what ran; its lanes must stand at its `epoch_from`.
-            results: (trial, seed, epoch, name, value) of each number reported.
-            statuses: what becomes of its trials; `running` continues, from `lanes`.
-            errors: why trials failed or diverged.
-            lanes: the states of the lanes, for those that continue.
+            cohort: What ran; its lanes must have trained `epoch_from` epochs.
+            results: (trial, seed, epoch, name, value) of each metric.
+            statuses: The new status of each trial; `running` continues, from `lanes`.
+            errors: Why trials failed or diverged.
+            lanes: The states of the lanes, for those that continue.
 
-        Returns the number of the cohort. Raises ValueError for lanes that stand elsewhere, so that
-        an outcome that comes twice is noted once.
+        Raises:
+            ValueError: A lane has trained another number of epochs. So an outcome that arrives
+                twice is added once.
         """
         pairs = [(int(trial), int(seed)) for trial, seed in cohort.lanes]
         rows = [(int(t), int(s), int(e), name, float(x)) for t, s, e, name, x in results]
-        self._check_standing(cohort.epoch_from, pairs)
+        trained = "SELECT coalesce(max(epoch), 0) FROM lanes WHERE trial = ? AND seed = ?"
+        for trial, seed in pairs:
+            if (epochs := self._query(trained, trial, seed)[0][0]) != cohort.epoch_from:
+                raise ValueError(
+                    f"seed {seed} of trial {trial} has trained {epochs} epochs, and this cohort "
+                    f"begins after {cohort.epoch_from}"
+                )
         key = self._query("SELECT coalesce(max(id) + 1, 0) FROM cohorts")[0][0]
         sha256 = None
         if lanes is not None:
             self._check_writes()
             with explained(self.folder, self._consequence):
-                sha256 = checkpoints.write(self.folder, key, lanes)
+                sha256 = storage.write_states(self.folder, key, lanes)
         run = (cohort.group, cohort.rung, cohort.epoch_from, cohort.epoch_to)
         times = float(cohort.seconds), float(cohort.compile_seconds)
-        places = [(*pair, cohort.epoch_to, key, place) for place, pair in enumerate(pairs)]
+        places = [(*pair, cohort.epoch_to, key, index) for index, pair in enumerate(pairs)]
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO cohorts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -188,8 +404,8 @@ class Ledger(History):
             )
             db.executemany("INSERT INTO lanes VALUES (?, ?, ?, ?, ?)", places)
             db.executemany("INSERT INTO results VALUES (?, ?, ?, ?, ?)", rows)
-            spare = tables.settle(db, statuses, errors, cohort.rung)
-        checkpoints.remove(self.folder, spare)
+            unused = tables.settle(db, statuses, errors, cohort.rung)
+        storage.remove_states(self.folder, unused)
         return key
 
     def decide(
@@ -197,30 +413,36 @@ class Ledger(History):
         statuses: Mapping[int, str],
         rung: int | None = None,
         errors: Mapping[int, str] | None = None,
+        changes: Iterable[Change] = (),
     ) -> None:
-        """Note what becomes of trials at a rung, all at once; without one, of trials anywhere."""
-        with self._transaction() as db:
-            spare = tables.settle(db, statuses, errors, rung)
-        checkpoints.remove(self.folder, spare)
+        """Set what a decision changes, in one transaction.
 
-    def change(self, changes: Iterable[Change]) -> None:
-        """Note what a step of population-based training changes, all at once.
-
-        Their sources' checkpoints are kept until each changed trial has continued.
+        Args:
+            statuses: The new status of each trial.
+            rung: The rung that the trials reached. Default: none.
+            errors: Why trials failed or diverged.
+            changes: The changes of population-based training. The states of their sources are kept
+                until each changed trial has continued.
         """
         rows = [(c.trial, c.epoch, tables.to_text(c.values), c.source) for c in changes]
         with self._transaction() as db:
             db.executemany("INSERT INTO changes VALUES (?, ?, ?, ?)", rows)
+            unused = tables.settle(db, statuses, errors, rung)
+        storage.remove_states(self.folder, unused)
 
     def retry(self, numbers: Collection[int]) -> None:
-        """Trials that failed or diverged are asked again, from the beginning; results are removed.
+        """Ask failed and diverged trials again, from the beginning; their results are removed.
 
-        Raises ValueError for any other trial.
+        Args:
+            numbers: Numbers of the trials.
+
+        Raises:
+            ValueError: A trial neither failed nor diverged.
         """
         status = dict(self._query("SELECT number, status FROM trials"))
         if wrong := [number for number in numbers if status.get(number) not in BROKEN]:
             raise ValueError(
-                f"trial {wrong[0]} is {status.get(wrong[0], 'not in the ledger')}: retry takes "
+                f"trial {wrong[0]} is {status.get(wrong[0], 'not in the ledger')}: retry accepts "
                 f"those that are {' or '.join(BROKEN)}"
             )
         keys = [(int(number),) for number in numbers]
@@ -231,8 +453,8 @@ class Ledger(History):
                 "UPDATE trials SET status = 'asked', rung = NULL, error = NULL WHERE number = ?",
                 keys,
             )
-            spare = tables.release(db)
-        checkpoints.remove(self.folder, spare)
+            unused = tables.release(db)
+        storage.remove_states(self.folder, unused)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -244,38 +466,29 @@ class Ledger(History):
                 yield db
                 db.execute("COMMIT")
             except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # SQLite may have done so by itself
+                with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back itself
                     db.execute("ROLLBACK")
                 raise
 
     def _check_writes(self) -> None:
         if not self._writes:
             raise ValueError(
-                f"the ledger in {self.folder} is open to read: write Ledger.open(folder, "
-                "write=True), as its one driver"
+                f"the ledger in {self.folder} is open for reading: write Ledger.open(folder, "
+                "write=True), as its only driver"
             )
-
-    def _check_standing(self, epochs: int, lanes: Sequence[tuple[int, int]]) -> None:
-        behind = "SELECT coalesce(max(epoch), 0) FROM lanes WHERE trial = ? AND seed = ?"
-        for trial, seed in lanes:
-            found = self._query(behind, trial, seed)[0][0]
-            if found != epochs:
-                raise ValueError(
-                    f"seed {seed} of trial {trial} has {found} epochs behind it, and this cohort "
-                    f"begins after {epochs}"
-                )
 
 
 def _check_free(folder: Path) -> None:
-    found = opening.foreign(folder)
-    if opening.FILE in found:
+    found = storage.other_files(folder)
+    if storage.FILE in found:
         with Ledger.open(folder) as ledger:
             experiment, count = ledger.meta.get("experiment"), len(ledger.trials())
-        raise LedgerError(
-            f"{folder} holds a sweep already (of {experiment}, {count} trials): continue it by "
-            f"{resume_command(folder, experiment)}, or write --folder with another place"
+        problem = (
+            f"a sweep already (of {experiment}, {count} trials): continue it with "
+            f"{resume_command(folder, experiment)}, or write --folder with another path"
         )
-    if found:
-        raise LedgerError(
-            f"{folder} holds something else already ({found[0]}): write --folder with a new place"
-        )
+    elif found:
+        problem = f"something else already ({found[0]}): write --folder with a new path"
+    else:
+        return
+    raise LedgerError(f"{folder} holds {problem}")

@@ -1,6 +1,6 @@
 """The plan of a sweep: what is traced, which trials share a program, and how their lanes run.
 
-Everything here is found before the first trial is trained, and told by the command `plan`.
+All of this is known before the first trial trains; the command `plan` prints it.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ..executors import worker_died
 from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
 from .cohort import Way, Work
-from .engine import lost
 from .probe import Probe, Timing, probe
 from .search import searcher
 from .settings import Settings
@@ -23,16 +23,16 @@ from .space import Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
 from .training import Training, training_of
 
-# Seconds of training that go to a worker, and into the ledger, at a time.
+# Seconds of training that a worker gets, and the ledger commits, at a time.
 AIM = 4.0
-# How many lanes that is where nothing was measured.
+# How many lanes that is if nothing was measured.
 LANES = 16
-# What the length of a run, and of the way to a rung, follows from.
+# The fields that the length of a run follows from.
 LENGTHS = ("epochs", "steps", "every")
 
 
 class Member(NamedTuple):
-    """A trial as the program sees it."""
+    """A trial as its program sees it."""
 
     structure: Structure
     epochs: int
@@ -44,12 +44,12 @@ class Grouped:
     """A group, and how its lanes run.
 
     Args:
-        structure: what its trials have in common.
-        epochs: of a whole run.
-        way: how lanes go through the program.
-        cohort: lanes that go to a worker at a time.
-        timings: what a probe measured, the fastest first; none where the way was given.
-        error: what the program raised instead, on a line.
+        structure: What its trials have in common.
+        epochs: Epochs of a whole run.
+        way: How lanes go through the program.
+        cohort: Number of lanes that a worker gets at a time.
+        timings: What a probe measured, the fastest first; none if the way was given.
+        error: What the program raised instead, in one line.
     """
 
     structure: Structure
@@ -64,14 +64,15 @@ class Planner:
     """What is known of a sweep before it runs.
 
     Args:
-        experiment: the experiment.
-        base: the configuration that trials change.
-        settings: what was asked for.
-        found: `traced`, or why not, by dimension, where that is known already.
+        experiment: The experiment.
+        base: The configuration that trials change.
+        settings: Settings of the sweep.
+        found: "traced", or why not, by dimension. Default: found by abstract evaluation.
 
-    Raises ValueError for a metric that the program does not report, for one whose direction neither
-    the settings nor the task give, and for a space with more groups
-    than `settings.max_groups`, and ImportError where a library of the search is not installed.
+    Raises:
+        ValueError: The program does not report the metric, its direction is unknown, the space has
+            more groups than `settings.max_groups`, or the settings do not fit the space.
+        ImportError: A library of the search is not installed.
     """
 
     def __init__(
@@ -85,18 +86,18 @@ class Planner:
         self.space, training = space_of(experiment), training_of(experiment, base, base)
         self.epochs = training.epochs
         self.metrics = training.names()
-        self.metric = self._metric(training)
-        self.maximize = self._is_maximized(training)
+        self.metric, self.maximize = self._ranking(training)
         self.search = searcher(
             settings.search, self.space, seed=settings.search_seed, points=settings.points
         )
         self.found = dict(found or traced_or_static(experiment, base, exact=settings.exact))
-        self._check_groups()
-        self._check_settings()
+        settings.rounds(self.epochs)  # raises for rungs that are longer than a run
+        if problem := self._problem():
+            raise ValueError(problem)
 
     @property
     def left_out(self) -> str:
-        """What a grid search leaves out for want of trials; empty if it tries all its points."""
+        """What a grid search leaves out for lack of trials; "" if it tries all its points."""
         settings = self.settings
         size = self.space.grid_size(settings.points) if settings.search == "grid" else 0
         if size <= settings.trials:
@@ -107,7 +108,11 @@ class Planner:
         )
 
     def member(self, values: Values) -> Member:
-        """The structure, epochs and seed of a trial; raises what its configuration raises."""
+        """Return the structure, epochs, and seed of a trial; raise what its configuration raises.
+
+        Args:
+            values: Values of the trial.
+        """
         structure = structure_of(self.experiment, self.base, self.found, values)
         training = structure.training({name: values[name] for name in structure.traced})
         if self.settings.halving != "none" and training.epochs != self.epochs:
@@ -117,117 +122,127 @@ class Planner:
             )
         return Member(structure, training.epochs, training.seed)
 
+    def members(self, asked: Sequence[Values]) -> list[Member | Exception]:
+        """Return `member` of each trial, or what its configuration raises.
+
+        Args:
+            asked: The values of each trial.
+        """
+        found: list[Member | Exception] = []
+        for values in asked:
+            try:
+                found.append(self.member(values))
+            except Exception as error:  # whatever a configuration raises
+                found.append(error)
+        return found
+
     def grouped(
         self, member: Member, values: Sequence[Values], share: float, ask: Callable[..., Any]
     ) -> Grouped:
-        """How a group runs.
+        """Return how a group runs.
 
         Args:
-            member: one of its trials.
-            values: some of its trials' values.
-            share: of all trials, which are its.
-            ask: runs a function of plain data where the lanes will run, and gives its result.
+            member: One of its trials.
+            values: The values of some of its trials.
+            share: The fraction of all trials that are in the group.
+            ask: Runs a function of plain data where the lanes will run, and returns its result.
         """
         settings, structure = self.settings, member.structure
-        seeds = tuple(member.seed + i % settings.seeds for i in range(len(values)))
-        if settings.seeds > 1 and len(values) == 1:
-            values, seeds = [values[0]] * 2, (member.seed, member.seed + 1)
-        timings: tuple[Timing, ...] = ()
-        said = ""
+        timings, error = (), ""
         if settings.by == "loop" or (settings.by != "auto" and settings.width):
-            width = 1 if settings.by == "loop" else settings.width
-            devices = 1 if settings.by == "loop" else len(jax.local_devices())
+            alone = settings.by == "loop"
+            width, devices = (1, 1) if alone else (settings.width, len(jax.local_devices()))
             way = Way(settings.by, width, devices)
         else:
-            rounds = settings.rounds(self.epochs)
-            lanes = math.ceil(share * settings.seeds * max(bracket.count for bracket in rounds))
-            epochs = share * settings.seeds * sum(bracket.epochs for bracket in rounds)
-            example = Work(structure, tuple(values), seeds, Way("loop", 1), (0, 1))
-            asked = Probe(example, lanes, math.ceil(epochs), settings.width, settings.ways)
             way = Way("loop", 1)
             try:
-                timings = ask(probe, asked)
+                timings = ask(probe, self._probe(member, values, share))
                 way = timings[0].way
-            except Exception as error:  # whatever the program raises: so will each of its trials
-                if lost(error):
+            except Exception as raised:  # whatever the program raises: each of its trials will too
+                if worker_died(raised):
                     raise
-                said = _last_line(error)
+                error = last_line(raised)
         unit = math.lcm(way.lanes, settings.seeds)
+        times = LANES // unit
         if timings and math.isfinite(timings[0].seconds):
-            times = max(1, round(AIM / (timings[0].seconds * member.epochs * unit)))
-        else:
-            times = max(1, LANES // unit)
-        return Grouped(structure, member.epochs, way, unit * times, timings, said)
+            times = round(AIM / (timings[0].seconds * member.epochs * unit))
+        return Grouped(structure, member.epochs, way, unit * max(1, times), timings, error)
 
-    def _metric(self, training: Training) -> str:
+    def _probe(self, member: Member, values: Sequence[Values], share: float) -> Probe:
+        """Return what to ask a worker about a group."""
+        settings = self.settings
+        count = max(len(values), min(settings.seeds, 2))  # several seeds are another program
+        values = [values[i % len(values)] for i in range(count)]
+        seeds = tuple(member.seed + i % settings.seeds for i in range(count))
+        rounds = settings.rounds(self.epochs)
+        lanes = share * settings.seeds * max(bracket.count for bracket in rounds)
+        epochs = share * settings.seeds * sum(bracket.epochs for bracket in rounds)
+        example = Work(member.structure, tuple(values), seeds, Way("loop", 1), (0, 1))
+        return Probe(example, math.ceil(lanes), math.ceil(epochs), settings.width, settings.ways)
+
+    def _ranking(self, training: Training) -> tuple[str, bool]:
+        """Return the metric that trials are compared by, and whether more of it is better."""
         names, experiment = self.metrics, self.experiment
-        metric = self.settings.ranked or experiment.maximize or experiment.minimize or ""
-        if metric and metric not in names:
-            raise ValueError(
-                f"the program reports no metric {metric!r}; {suggestion(metric, names)}"
-            )
-        usual = [name for name in ("validation_accuracy", "validation_loss") if name in names]
-        if metric or usual:
-            return metric or usual[0]
         held = [name for name in names if name.startswith("validation_")]
         directed = [name for name in held or names if training.maximized(name) is not None]
-        if len(directed) != 1:
-            raise ValueError(
+        usual = [name for name in ("validation_accuracy", "validation_loss") if name in names]
+        metric = self.settings.chosen_metric or experiment.maximize or experiment.minimize
+        metric = metric or (usual or (directed if len(directed) == 1 else [""]))[0]
+        maximize = self.settings.chosen_direction
+        if maximize is None and metric in names:
+            maximize = training.maximized(metric)
+        if not metric:
+            problem = (
                 f"trials are compared by one metric of {', '.join(names)}; write --maximize "
                 f"{names[-1]} or --minimize {names[-1]}, or Experiment(..., maximize={names[-1]!r})"
             )
-        return directed[0]
-
-    def _is_maximized(self, training: Training) -> bool:
-        metric, stated = self.metric, self.settings.maximized
-        remedy = f"write --maximize {metric} or --minimize {metric}"
-        found = training.maximized(metric) if stated is None else stated
-        if found is None:
-            raise ValueError(
-                f"the direction of {metric!r} is unknown: {remedy}, or declare it in the metric by "
-                "train.Mean(value, maximize=True) or train.Ratio(sum, count, maximize=True)"
+        elif metric not in names:
+            problem = f"the program reports no metric {metric!r}; {suggestion(metric, names)}"
+        elif maximize is None:
+            problem = (
+                f"the direction of {metric!r} is unknown: write --maximize {metric} or --minimize "
+                f"{metric}, or declare it in the metric by train.Mean(value, maximize=True) or "
+                "train.Ratio(sum, count, maximize=True)"
             )
-        return found
+        else:
+            return metric, maximize
+        raise ValueError(problem)
 
-    def _check_groups(self) -> None:
-        most = self.settings.trials
+    def _problem(self) -> str:
+        """Return why the settings do not fit the experiment and its space; "" if they do."""
+        settings, most = self.settings, self.settings.trials
         static = {n: d for n, d in self.space.dimensions.items() if self.found[n] != TRACED}
         groups = min(self.space.grid_size(most, static), most)
-        if groups > self.settings.max_groups:
+        lengths = [name for name in LENGTHS if name in self.found]
+        if groups > settings.max_groups:
             sizes = {name: len(dimension.grid(most)) for name, dimension in static.items()}
             each = ", ".join(f"{name} ({size})" for name, size in sizes.items() if size > 1)
-            raise ValueError(
+            return (
                 f"the space has up to {groups} groups, each a program to compile, and --max-groups "
-                f"is {self.settings.max_groups}: static are {each}; sweep fewer values of them, "
-                f"or write --max-groups {groups}"
+                f"is {settings.max_groups}: static are {each}; sweep fewer values of them, or "
+                f"write --max-groups {groups}"
             )
-
-    def _check_settings(self) -> None:
-        settings = self.settings
-        settings.rounds(self.epochs)  # raises for rungs that cannot be
         if settings.seeds > 1 and not hasattr(self.base, "seed"):
-            raise ValueError("--seeds wants a field `seed` in the configuration; there is none")
-        if settings.seeds > 1:
-            why = reads_seed(self.experiment, self.base)
-            if why is not None:
-                raise ValueError(
-                    f"--seeds {settings.seeds} gives the lanes of a trial other keys, but the "
-                    f"experiment reads the configuration's seed ({why}): draw from the key that "
-                    'init gets, or sweep "seed": Choice(0, 1, 2)'
-                )
-        lengths = [name for name in LENGTHS if name in self.found]
+            return "--seeds needs a field `seed` in the configuration, which has none"
+        if settings.seeds > 1 and (why := reads_seed(self.experiment, self.base)) is not None:
+            return (
+                f"--seeds {settings.seeds} gives the lanes of a trial other keys, but the "
+                f"experiment reads the configuration's seed ({why}): draw from the key that init "
+                'gets, or sweep "seed": Choice(0, 1, 2)'
+            )
         if settings.halving != "none" and lengths:
-            raise ValueError(
-                f"--halving {settings.halving} compares trials after equally many epochs, but "
-                f"{lengths[0]} is swept: sweep without --halving, or take {lengths[0]} out of the "
-                "space"
+            return (
+                f"--halving {settings.halving} compares trials after the same number of epochs, "
+                f"but {lengths[0]} is swept: sweep without --halving, or take {lengths[0]} out of "
+                "the space"
             )
-        static = [name for name, why in self.found.items() if why != TRACED]
         if settings.halving == "population" and static:
-            raise ValueError(
-                f"population-based training copies weights from trial to trial, but {static[0]} "
-                f"is static ({self.found[static[0]]}): sweep traced numbers only"
+            name = next(iter(static))
+            return (
+                f"population-based training copies weights from trial to trial, but {name} is "
+                f"static ({self.found[name]}): sweep traced numbers only"
             )
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,9 +250,9 @@ class Plan:
     """What the first round of a sweep would be.
 
     Args:
-        planner: the sweep.
-        groups: how each runs, and how many of the first round's trials it has.
-        failed: trials of the first round whose configuration raises: the last line said, by count.
+        planner: The sweep.
+        groups: How each group runs, and how many trials of the first round it has.
+        failed: Number of trials whose configuration raises, by the last line of the traceback.
     """
 
     planner: Planner
@@ -245,21 +260,18 @@ class Plan:
     failed: Mapping[str, int]
 
     def __str__(self) -> str:
-        """The plan as a table, and what it will take."""
         planner, settings = self.planner, self.planner.settings
-        lines = ["What is swept:"]
         width = max(map(len, planner.found))
+        lines = ["What is swept:"]
         for name, why in planner.found.items():
             what = "traced: one program for all values" if why == TRACED else f"static: {why}"
             lines.append(f"  {name.ljust(width)}  {planner.space.dimensions[name]}  {what}")
-        lines.append("")
-        lines.append("Groups, one program each:")
-        seconds = compiles = 0.0
+        lines += ["", "Groups, one program each:"]
+        seconds = compiling = 0.0
         for grouped, count in self.groups:
-            epochs = self._epochs(grouped.epochs)
             lines.append(
-                f"  {grouped.structure.name}: {count} trial{'s' * (count > 1)}, {grouped.way}, "
-                f"{grouped.cohort} lanes at a time"
+                f"  {grouped.structure.name}: {_trials(count)}, {grouped.way}, {grouped.cohort} "
+                "lanes at a time"
             )
             if grouped.error:
                 lines.append(f"    cannot run: {grouped.error}")
@@ -269,56 +281,74 @@ class Plan:
                     f"{timing.compile_seconds:.1f} s to compile, {timing.bytes / 1e6:.3g} MB"
                 )
             if grouped.timings:
+                epochs = self._mean_epochs(grouped.epochs)
                 seconds += grouped.timings[0].seconds * count * epochs * settings.seeds
-                compiles += grouped.timings[0].compile_seconds
-        first = sum(count for _, count in self.groups) + sum(self.failed.values())
-        for said, count in self.failed.items():
-            lines.append(f"  no program for {count} trial{'s' * (count > 1)}: {said}")
-        lines.append("")
-        lines.append(
+                compiling += grouped.timings[0].compile_seconds
+        lines += [f"  no program for {_trials(n)}: {text}" for text, n in self.failed.items()]
+        lines += [
+            "",
             f"{settings.trials} trials of {settings.seeds} lane{'s' * (settings.seeds > 1)} by "
             f"{settings.search} search, compared by {planner.metric} "
             f"({'more' if planner.maximize else 'less'} is better); rungs at epochs "
-            f"{', '.join(map(str, settings.rungs(planner.epochs)))}."
-        )
+            f"{', '.join(map(str, settings.rungs(planner.epochs)))}.",
+        ]
         if planner.left_out:
             lines.append(f"Note: {planner.left_out}.")
         if seconds:
-            whole = seconds * settings.trials / max(first, 1)
+            first = sum(count for _, count in self.groups) + sum(self.failed.values())
             lines.append(
-                f"{len(self.groups)} programs to compile in about {compiles:.1f} s, then about "
-                f"{whole:.3g} s of training on one worker."
+                f"{len(self.groups)} programs to compile in about {compiling:.1f} s, then about "
+                f"{seconds * settings.trials / first:.3g} s of training on one worker."
             )
         return "\n".join(lines)
 
-    def _epochs(self, epochs: int) -> float:
-        """Epochs that a trial trains on average, those that are stopped early among them."""
+    def _mean_epochs(self, epochs: int) -> float:
+        """Return the mean epochs of a trial, including those that stop early."""
         if self.planner.settings.halving in ("none", "population"):
             return epochs
         brackets = self.planner.settings.rounds(self.planner.epochs)
         return sum(b.epochs for b in brackets) / sum(b.count for b in brackets)
 
 
+def _trials(count: int) -> str:
+    return f"{count} trial{'s' * (count > 1)}"
+
+
 def make_plan(planner: Planner, asked: Sequence[Values], ask: Callable[..., Any]) -> Plan:
-    """The plan for a first round of these trials."""
-    members: dict[Structure, list[tuple[Member, Values]]] = {}
-    failed: Counter[str] = Counter()
-    for values in asked:
-        try:
-            member = planner.member(values)
-        except Exception as error:  # whatever a configuration raises
-            failed[_last_line(error)] += 1
-        else:
-            members.setdefault(member.structure, []).append((member, values))
+    """Return the plan for a first round of these trials.
+
+    Args:
+        planner: The sweep.
+        asked: The values of each trial.
+        ask: Runs a function of plain data where the lanes will run, and returns its result.
+    """
+    members = planner.members(asked)
+    failed = Counter(last_line(member) for member in members if isinstance(member, Exception))
     groups = []
-    for each in members.values():
+    for each in by_structure(members, asked):
         some = [values for _, values in each[:LANES]]
         grouped = planner.grouped(each[0][0], some, len(each) / len(asked), ask)
         groups.append((grouped, len(each)))
     return Plan(planner, tuple(groups), failed)
 
 
-def _last_line(error: Exception) -> str:
-    """What a traceback ends with."""
-    said = [line for line in traceback.format_exception_only(error) if line.strip()]
-    return said[0].strip().split("\n")[0]
+def by_structure(
+    members: Sequence[Member | Exception], asked: Sequence[Values]
+) -> list[list[tuple[Member, Values]]]:
+    """Return the trials that have a program, with their values, in groups of equal structure.
+
+    Args:
+        members: The result of `Planner.members`.
+        asked: The values of each trial.
+    """
+    groups: dict[Structure, list[tuple[Member, Values]]] = {}
+    for member, values in zip(members, asked, strict=True):
+        if isinstance(member, Member):
+            groups.setdefault(member.structure, []).append((member, values))
+    return list(groups.values())
+
+
+def last_line(error: Exception) -> str:
+    """Return the line with which a traceback of the error would end."""
+    text = "".join(traceback.format_exception_only(error))
+    return text.strip().split("\n")[0]

@@ -1,8 +1,8 @@
-"""Which way lanes go fastest on the device at hand: measured, by short runs of the real program.
+"""Which way is fastest for lanes on the present device: measured by short runs of the program.
 
-The candidates are the loop, `lax.map` and `vmap` at several widths, on one device and on all. Each
-costs a compilation and a run, so another is tried only where the work that is left is much more
-than that: the search for the fastest way never takes longer than it can save.
+The candidates are the loop, `lax.map`, and `vmap` at several widths, on one device and on all. Each
+costs a compilation and a run, so another is tried only if much more work than that is left: the
+search for the fastest way never takes longer than it can save.
 """
 
 import dataclasses
@@ -18,21 +18,21 @@ import jax
 from .cohort import By, Way, Work, compiled_cohort, out_of_memory, taken
 
 WIDTHS = (8, 32, 128, 512, 2048)
-# Lanes of `map` gain nothing by being more.
+# More lanes per call of `map` gain nothing.
 MAPPED = 16
-# Of the memory that a device has: what is left is for what a program does not tell of.
+# The fraction of a device's memory to use: programs do not report all that they need.
 SHARE = 0.5
-# A wider call is tried where the last one took at most this share of the time of that before.
+# A wider call is tried if the last one took at most this fraction of the time of the one before.
 GAIN = 0.95
-# A way within this factor of the best is timed again before it is dismissed.
+# A way within this factor of the best is timed again before it is rejected.
 CLOSE = 1.4
 ROUNDS = 5
-# Seconds of a run that is timed again, at least.
+# The least seconds of a run that is timed again.
 SAMPLE = 0.5
-# Of the work that is left, what trying one more way may cost, and what timing again may.
+# The fractions of the work left that trying one more way may cost, and timing again.
 TRYING = 0.2
 AGAIN = 0.025
-# Lanes that are timed at least; seconds of a call that is not run again.
+# The least lanes that are timed; seconds of a call that is not repeated.
 FEW = 4
 LONG = 2.0
 
@@ -41,10 +41,10 @@ class Timing(NamedTuple):
     """One way that was tried.
 
     Args:
-        way: the way.
-        seconds: of an epoch, by lane; infinite where memory ran out.
-        compile_seconds: of its compilation.
-        bytes: of memory that a call takes on a device.
+        way: The way.
+        seconds: Seconds per lane and epoch; infinite if memory ran out.
+        compile_seconds: Seconds of its compilation.
+        bytes: Memory of a call on a device.
     """
 
     way: Way
@@ -55,14 +55,14 @@ class Timing(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A question to a worker: how should this many lanes of this structure run?
+    """A question to a worker: which way is fastest for lanes of this structure?
 
     Args:
-        work: one lane or more of it, as examples.
-        lanes: how many lanes there will be at a time.
-        epochs: the epochs of all lanes that are still to come, in all.
-        width: the lanes of a call, where that is fixed; else 0.
-        by: the ways to try.
+        work: One or more of the lanes, as examples.
+        lanes: How many lanes there will be at a time.
+        epochs: Epochs that are left, over all lanes.
+        width: Lanes per call if that is fixed; otherwise 0. Default: 0.
+        by: The ways to try. Default: all.
     """
 
     work: Work
@@ -73,7 +73,11 @@ class Probe:
 
 
 def probe(asked: Probe) -> tuple[Timing, ...]:
-    """Time the ways worth trying; the fastest first."""
+    """Time the ways that are worth trying, and return them with the fastest first.
+
+    Args:
+        asked: The question.
+    """
     found: list[Timing] = []
     for ladder in _ladders(asked):
         before = math.inf
@@ -88,7 +92,7 @@ def probe(asked: Probe) -> tuple[Timing, ...]:
 
 
 def _settled(asked: Probe, found: list[Timing]) -> list[Timing]:
-    """The timings, those close to the best taken again in turns: the median of longer runs."""
+    """Return the timings; those close to the best are repeated in turns, by longer runs."""
     best = min(timing.seconds for timing in found)
     close = [timing for timing in found if timing.seconds < CLOSE * best]
     times = {t.way: max(1, round(SAMPLE / (t.seconds * t.way.lanes))) for t in close}
@@ -106,7 +110,7 @@ def _settled(asked: Probe, found: list[Timing]) -> list[Timing]:
 
 
 def _worth(way: Way, found: list[Timing], epochs: int) -> bool:
-    """Whether to try a way: one at least is, then those that fit and may pay for themselves."""
+    """Return whether to try a way: the first one, then those that fit and may save their cost."""
     if not found:
         return True
     best = min(timing.seconds for timing in found)
@@ -118,7 +122,7 @@ def _worth(way: Way, found: list[Timing], epochs: int) -> bool:
 
 
 def memory() -> float:
-    """Bytes of memory that a device has for lanes, as far as the system tells."""
+    """Return the bytes of memory that a device has, as the system reports them."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit is None:
         limit = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -126,7 +130,7 @@ def memory() -> float:
 
 
 def _ladders(asked: Probe) -> Iterator[list[Way]]:
-    """The ways to try, in ladders: a wider way is tried where the one before it gained."""
+    """Yield lists of ways: a wider way of a list is tried if the one before it gained."""
     if "loop" in asked.by:
         yield [Way("loop", 1)]
     usual: dict[By, tuple[int, ...]] = {"vmap": WIDTHS, "map": (MAPPED,)}
@@ -155,7 +159,7 @@ def _timed(work: Work, way: Way) -> Timing:
 
 
 def _seconds(work: Work, way: Way, times: int = 0) -> float:
-    """Wall time of an epoch by lane, in so many full calls; by default in few."""
+    """Return the wall time per lane and epoch, over a number of full calls; by default a few."""
     compiled = compiled_cohort(work.structure, way, _shared(work))
     times = times or max(1, FEW // way.lanes)
     picked = [index % len(work.seeds) for index in range(way.lanes)]

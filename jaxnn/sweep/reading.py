@@ -1,14 +1,13 @@
-"""What a sweep found, as plain values: the one view that the report and the exports have of it.
+"""The results of a sweep as plain values: the view that the report and the exports have of it.
 
-`read` takes it from a ledger; nothing behind it knows of SQLite. From it follow the two questions
-that every reader asks: what a trial's score is, and which trial is the best.
+`read` takes it from a ledger. It answers the two questions of every reader: what the score of a
+trial is, and which trial is the best.
 
-- The *score* of a trial is the metric after its last epoch, the mean over its seeds. A trial that
-  diverged, failed or has not run has none, and neither has one of which a seed has none, or one
-  that is not finite.
-- The *ranking* puts the trials that ran to their end first, the better score before the worse,
-  whatever their number of epochs, which a sweep may change. Trials that halving stopped come after
-  them, those with more epochs first: the metric after one epoch says little about a later one.
+- The `score` of a trial is the metric after its last epoch, the mean over its seeds. A trial has no
+  score if it diverged, failed, or has not run, or if a seed has no finite value.
+- The `ranking` lists first the trials that ran to their end, by score, whatever their number of
+  epochs, which a sweep may change. Then come trials that halving stopped, those with more epochs
+  first: the metric after one epoch says little about a later one.
 """
 
 import dataclasses
@@ -22,50 +21,55 @@ from typing import Any
 import numpy as np
 
 from ..files.reading import FileError, listed
-from ..page.words import count
+from ..html.formatting import count
 from ..train.directions import badness
 from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
-from .faults import LedgerError, damaged
-from .history import History
+from .ledger import Ledger
+from .storage import LedgerError, damaged
 from .tables import BROKEN, Cohort, Group, Trial
 
-KINDS = {kind.__name__.lower(): kind for kind in (Uniform, LogUniform, Int, Choice, Grid)}
-# By metric, trial and seed: (epoch, number) in order; None for what was not finite.
+# By metric, trial, and seed: (epoch, value) in order; None for a value that is not finite.
 Curves = Mapping[str, Mapping[int, Mapping[int, Sequence[tuple[int, float | None]]]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The metric of a trial after one epoch: `each` has a number a seed."""
+    """The metric of a trial after an epoch.
+
+    Args:
+        epoch: The epoch.
+        each: The value of each seed.
+    """
 
     epoch: int
     each: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """The mean over the seeds."""
         return mean(self.each)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """A sweep as it stands, be it finished or not.
+    """The results of a sweep, finished or not.
 
     Args:
-        folder: where its ledger is.
-        experiment: the experiment's module, such as `experiments.mnist_mlp`.
-        config: the configuration that trials change, as `configuration.to_plain` gives it.
-        dimensions: what is searched, by name.
-        metric: the name that trials are compared by.
-        maximize: whether more of it is better.
-        seeds: lanes a trial.
-        epochs: the length of a whole run.
-        rungs: the epochs at which trials are compared; of one epoch count without halving.
-        trials, cohorts, groups: in the order in which they came. Trials have the values that they
-            ended with.
-        curves: what was measured after each epoch.
-        facts: what else the ledger's meta says: search, seed, device, versions, traced, ...
-        changed: the trials whose values changed on their way, by population-based training.
+        folder: Folder of the ledger.
+        experiment: Module of the experiment, such as `experiments.mnist_mlp`.
+        config: The configuration that trials change, as `configuration.to_plain` returns it.
+        dimensions: What is swept, by name.
+        metric: Name of the metric that trials are compared by.
+        maximize: Whether more of it is better.
+        seeds: Number of lanes per trial.
+        epochs: Epochs of a whole run.
+        rungs: The epochs at which trials are compared; only the last without halving.
+        trials: The trials by number, with the values that they ended with.
+        cohorts: The cohorts, in the order of their commits.
+        groups: The groups, in the order in which they were added.
+        curves: The metrics after each epoch.
+        facts: All other meta data: search, seed, device, versions, traced, ...
+        changed: The trials whose values population-based training changed. Default: none.
     """
 
     folder: Path
@@ -86,36 +90,49 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """The experiment's name, `mnist_mlp`."""
+        """The last part of the experiment's module, such as `mnist_mlp`."""
         return self.experiment.rpartition(".")[2]
 
     @functools.cached_property
     def scores(self) -> dict[int, Score]:
         """The score of each trial that has one, by its number."""
-        found = {trial.number: self._last(trial) for trial in self.trials}
-        return {n: score for n, score in found.items() if score and math.isfinite(score.mean)}
+        found = {}
+        for trial in self.trials:
+            seeds = self.curves.get(self.metric, {}).get(trial.number, {})
+            curves = [dict(curve) for _, curve in sorted(seeds.items()) if curve]
+            if trial.status not in BROKEN and curves:
+                epoch = min(max(curve) for curve in curves)
+                each = tuple(_finite(curve.get(epoch)) for curve in curves)
+                if math.isfinite(mean(each)):
+                    found[trial.number] = Score(epoch, each)
+        return found
 
     @functools.cached_property
     def ranking(self) -> list[Trial]:
         """The trials that have a score, the best first; of equals, the first asked."""
-        scored = [trial for trial in self.trials if trial.number in self.scores]
-        return sorted(scored, key=self._place)
+
+        def rank(trial: Trial) -> tuple[bool, int, float, int]:
+            score, done = self.scores[trial.number], trial.status == "done"
+            worth = badness(score.mean, self.maximize)
+            return not done, 0 if done else -score.epoch, worth, trial.number
+
+        return sorted((trial for trial in self.trials if trial.number in self.scores), key=rank)
 
     @property
     def best(self) -> Trial | None:
-        """The first of the ranking."""
+        """The first trial of the ranking; None if there is none."""
         return self.ranking[0] if self.ranking else None
 
     @functools.cached_property
     def longest(self) -> int:
-        """The most epochs behind a score; 0 where there is none."""
+        """The most epochs that a score has; 0 if there is no score."""
         return max((score.epoch for score in self.scores.values()), default=0)
 
     @functools.cached_property
     def finalists(self) -> list[Trial]:
         """The trials whose scores are compared with each other, the best first.
 
-        Those that ran to their end; while there are none, those with the most epochs.
+        Those that ran to their end; if there are none, those with the most epochs.
         """
         done = [trial for trial in self.ranking if trial.status == "done"]
         return done or [t for t in self.ranking if self.scores[t.number].epoch == self.longest]
@@ -125,31 +142,40 @@ class Sweep:
         """A sentence for each time the sweep was resumed although its code or data had changed."""
         return [
             f"Resumed with --force after {count(one['after trials'], 'trial')}, although this "
-            f"changed: {listed(list(map(str, one['changes'])))}. The trials before and after do "
-            "not compare."
+            f"changed: {listed(list(map(str, one['changes'])))}. The trials before and after are "
+            "not comparable."
             for one in self.facts.get("forced", [])
         ]
 
     def better(self, a: float, b: float) -> bool:
-        """Whether the metric `a` is better than `b`; what is not finite is never better."""
+        """Return whether the metric `a` is better than `b`; one that is not finite never is."""
         return badness(a, self.maximize) < badness(b, self.maximize)
 
     def at(self, number: int, epoch: int) -> float | None:
-        """The metric of a trial after an epoch, the mean over its seeds; None where it has none."""
+        """Return the metric of a trial after an epoch, the mean over its seeds; None without one.
+
+        Args:
+            number: Number of the trial.
+            epoch: The epoch.
+        """
         return self.means(number).get(epoch)
 
     def means(self, number: int) -> dict[int, float]:
-        """The metric of a trial by epoch, the mean over its seeds where each of them has one."""
+        """Return the metric of a trial by epoch: the mean over its seeds if each has a value.
+
+        Args:
+            number: Number of the trial.
+        """
         return self._means.get(number, {})
 
     @functools.cached_property
     def common(self) -> tuple[int | None, dict[int, float]]:
         """What all trials with a score are compared by: an epoch, and the metric there by number.
 
-        If all of them ran to their end, None and their scores, whatever their number of epochs.
-        Else the last epoch that each of them reached; (0, {}) if nothing was measured.
+        If all of them ran to their end: None and their scores, whatever their number of epochs.
+        Otherwise the last epoch that each of them reached; (0, {}) if there is no score.
         """
-        if self.scores and len(self.scores) == sum(t.status == "done" for t in self.ranking):
+        if self.scores and all(trial.status == "done" for trial in self.ranking):
             return None, {number: score.mean for number, score in self.scores.items()}
         epoch = min((score.epoch for score in self.scores.values()), default=0)
         numbers = {number: self.at(number, epoch) for number in self.scores}
@@ -157,51 +183,41 @@ class Sweep:
 
     @functools.cached_property
     def _means(self) -> dict[int, dict[int, float]]:
-        """By trial and epoch; only where every seed of the trial has a number."""
+        """The metric by trial and epoch."""
         found = {}
         for number, seeds in self.curves.get(self.metric, {}).items():
-            by_epoch: dict[int, list[float]] = {}
-            for curve in seeds.values():
-                for epoch, value in curve:
-                    if value is not None:
-                        by_epoch.setdefault(epoch, []).append(value)
-            whole = {e: each for e, each in by_epoch.items() if len(each) == len(seeds)}
-            found[number] = {e: mean(each) for e, each in sorted(whole.items())}
-            found[number] = {e: m for e, m in found[number].items() if math.isfinite(m)}
+            curves = [dict(curve) for curve in seeds.values()]
+            epochs = sorted(set.intersection(*map(set, curves))) if curves else []
+            means = {at: mean([_finite(curve[at]) for curve in curves]) for at in epochs}
+            found[number] = {at: value for at, value in means.items() if math.isfinite(value)}
         return found
 
-    def _last(self, trial: Trial) -> Score | None:
-        seeds = self.curves.get(self.metric, {}).get(trial.number, {})
-        curves = [dict(curve) for _, curve in sorted(seeds.items()) if curve]
-        if trial.status in BROKEN or not curves:
-            return None
-        epoch = min(max(curve) for curve in curves)
-        each = [curve.get(epoch) for curve in curves]
-        finite = tuple(value for value in each if value is not None and math.isfinite(value))
-        return Score(epoch, finite) if len(finite) == len(each) else None
 
-    def _place(self, trial: Trial) -> tuple[bool, int, float, int]:
-        score, done = self.scores[trial.number], trial.status == "done"
-        return (
-            not done,
-            0 if done else -score.epoch,
-            badness(score.mean, self.maximize),
-            trial.number,
-        )
+def _finite(value: float | None) -> float:
+    """Return a value of a curve; NaN if it is not finite, so that no mean over it is."""
+    return math.nan if value is None or not math.isfinite(value) else value
 
 
 def mean(numbers: Sequence[float]) -> float:
-    """The mean of finite numbers: finite, even if their sum is not."""
+    """Return the mean of numbers; it is finite if they are, even if their sum is not.
+
+    Args:
+        numbers: At least one number.
+    """
     with np.errstate(over="ignore"):
         found = float(np.mean(numbers))
     return found if math.isfinite(found) else float(np.sum(np.divide(numbers, len(numbers))))
 
 
-def read(ledger: History) -> Sweep:
-    """The sweep in a ledger, as it is at this moment; a driver may be writing meanwhile.
+def read(ledger: Ledger) -> Sweep:
+    """Return the results of a sweep at this moment; a driver may be writing meanwhile.
 
-    Raises ValueError if the ledger's meta data lack what a sweep has, and LedgerError for values
-    that no sweep has.
+    Args:
+        ledger: Ledger of the sweep.
+
+    Raises:
+        ValueError: The meta data lack what a sweep has.
+        LedgerError: The ledger has values that no sweep has.
     """
     with ledger.snapshot():
         facts = dict(ledger.meta)
@@ -209,12 +225,20 @@ def read(ledger: History) -> Sweep:
         trials, cohorts, groups = ledger.trials(), ledger.cohorts(), ledger.groups()
         results = ledger.results()
     known, dimensions = described(ledger.folder, facts)
-    facts = {name: plain for name, plain in facts.items() if name not in known}
     trials = [dataclasses.replace(t, values=last.get(t.number, t.values)) for t in trials]
-    _check_values(ledger.folder, dimensions, trials)
-    numbers = range(len(trials))
-    if not all(result.trial in numbers for result in results):
-        raise LedgerError(f"{damaged(ledger.folder)} (a result is of no trial)")
+    problem = next(
+        (
+            f"trial {trial.number} has {name} = {value!r:.40}, which the space does not have"
+            for trial in trials
+            for name, value in trial.values.items()
+            if name not in dimensions or not dimensions[name].has(value)
+        ),
+        "",
+    )
+    if not all(0 <= result.trial < len(trials) for result in results):
+        problem = "a result belongs to no trial"
+    if problem:
+        raise LedgerError(f"{damaged(ledger.folder)} ({problem})")
     curves: dict[str, dict[int, dict[int, list[tuple[int, float | None]]]]] = {}
     for trial, seed, epoch, name, value in results:
         curve = curves.setdefault(name, {}).setdefault(trial, {}).setdefault(seed, [])
@@ -226,7 +250,7 @@ def read(ledger: History) -> Sweep:
         cohorts=cohorts,
         groups=groups,
         curves=curves,
-        facts=facts,
+        facts={name: plain for name, plain in facts.items() if name not in known},
         changed=frozenset(last),
         **{name: known[name] for name in known if name != "space"},
     )
@@ -234,11 +258,11 @@ def read(ledger: History) -> Sweep:
 
 NEEDED = {"experiment": str, "config": dict, "space": list, "metric": str, "maximize": bool}
 NEEDED |= {"seeds": int, "epochs": int, "rungs": list}
-# What else a report and a driver take from the meta data, if it is there.
+# Further meta data of a report and a driver.
 FURTHER = {"settings": dict, "traced": dict, "versions": dict, "sources": dict, "search": str}
 FURTHER |= {"forced": list}
 FORCED = {"after trials": int, "changes": list}
-# What the values of some of them are, beyond their type.
+# Tests of some of them, besides their types.
 VALID: dict[str, Callable[[Any], Any]] = {
     "experiment": lambda name: re.fullmatch(r"\w[\w.-]*", name),  # it is in commands to copy
     "seeds": lambda count: count > 0,
@@ -252,50 +276,53 @@ VALID: dict[str, Callable[[Any], Any]] = {
 
 
 def described(folder: Path, meta: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Dimension]]:
-    """What a ledger's meta data say of a sweep, and its dimensions, each of its type.
+    """Return the description of a sweep in a ledger's meta data, and its dimensions.
 
-    Raises ValueError if they lack what a sweep has, and LedgerError for another type.
+    Args:
+        folder: Folder of the ledger.
+        meta: The meta data.
+
+    Raises:
+        ValueError: They lack what a sweep has.
+        LedgerError: An entry is of another type.
     """
     if missing := [name for name in NEEDED if name not in meta]:
         raise FileError(
-            f"the ledger in {folder} does not say {', '.join(map(repr, missing))}: it was "
-            "not written by a sweep"
+            f"the ledger in {folder} lacks {', '.join(map(repr, missing))}: it was not written by "
+            "a sweep"
         )
-    for name, kind in (NEEDED | FURTHER).items():
-        value = meta.get(name, kind())
-        whole = name in meta and name in VALID
-        if type(value) is not kind or (whole and not VALID[name](value)):
-            raise LedgerError(f"{damaged(folder)} ({name!r} is {value!r:.80})")
+    dimensions: dict[str, Dimension] = {}
     try:
-        dimensions = {str(row["name"]): dimension_of(row) for row in meta["space"]}
+        wrong = [
+            f"{name!r} is {meta[name]!r:.80}"
+            for name, kind in (NEEDED | FURTHER).items()
+            if name in meta
+            and (type(meta[name]) is not kind or not VALID.get(name, lambda _: True)(meta[name]))
+        ]
+        problem = wrong[0] if wrong else ""
+        if not wrong:
+            dimensions = {str(row["name"]): dimension_of(row) for row in meta["space"]}
+            if not set(dimensions) <= set(meta.get("traced", dimensions)):
+                problem = "'traced' lacks a parameter"
     except (KeyError, TypeError, ValueError) as error:
-        raise LedgerError(f"{damaged(folder)} (the space is not one: {error})") from error
-    if not set(dimensions) <= set(meta.get("traced", dimensions)):
-        raise LedgerError(f"{damaged(folder)} ('traced' lacks a parameter)")
+        problem = f"the space is not one: {error}"
+    if problem:
+        raise LedgerError(f"{damaged(folder)} ({problem})")
     return {name: meta[name] for name in NEEDED}, dimensions
 
 
-def _check_values(
-    folder: Path, dimensions: Mapping[str, Dimension], trials: Sequence[Trial]
-) -> None:
-    for trial in trials:
-        for name, value in trial.values.items():
-            if name not in dimensions or not dimensions[name].has(value):
-                raise LedgerError(
-                    f"{damaged(folder)} (trial {trial.number} has {name} = {value!r:.40}, which "
-                    "the space does not have)"
-                )
-
-
 def dimension_of(row: Mapping[str, Any]) -> Dimension:
-    """The dimension that `Space.to_plain` wrote the row for.
+    """Return the dimension of a row of `Space.to_plain`.
+
+    Args:
+        row: The row.
 
     >>> dimension_of({"name": "width", "kind": "choice", "options": [64, 128], "log": False})
     Choice(64, 128)
     """
-    kind = KINDS[row["kind"]]
+    kinds = {kind.__name__.lower(): kind for kind in (Uniform, LogUniform, Int, Choice, Grid)}
+    kind = kinds[row["kind"]]
     if kind in (Choice, Grid):
         return kind(*row["options"])
-    return (
-        Int(row["low"], row["high"], row["log"]) if kind is Int else kind(row["low"], row["high"])
-    )
+    ends = row["low"], row["high"]
+    return Int(*ends, row["log"]) if kind is Int else kind(*ends)

@@ -1,4 +1,4 @@
-"""Searches: they say which trials to run next.
+"""Searches: they choose which trials to run next.
 
     grid                    all points of the space's grid, in order
     random, sobol           samples, independent or evenly spread
@@ -6,15 +6,16 @@
     cmaes                   covariance matrix adaptation, by the library `cmaes`
 
 A search is pure: its next trials follow from its seed, the round, and the history. Optuna's
-samplers get a new study in memory each round. CMA-ES is replayed from the whole history, since
+samplers get a new study in memory each round. CMA-ES is replayed from the whole history, because
 Optuna's sampler of that name keeps the state of the search in the study and learns only from the
-first trials of a batch. Trials that failed are left out for TPE and the Gaussian process, and are
-the worst of all for CMA-ES.
+first trials of a batch. TPE and the Gaussian process ignore trials that failed; for CMA-ES they are
+the worst.
 
 References: Bergstra et al., Algorithms for hyper-parameter optimization, 2011. Hansen, The CMA
 evolution strategy: a tutorial, 2016. Sobol, On the distribution of points in a cube, 1967.
 """
 
+import abc
 import contextlib
 import dataclasses
 import importlib
@@ -28,11 +29,11 @@ import numpy as np
 
 from ..explain.text import suggestion
 from ..installation import install, missing
-from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Scalar
+from .dimensions import Choice, Dimension, Grid, Int, Scalar
 from .space import Space, Values
 
 STARTUP = 10
-"""Scores below which there is nothing to learn from: a Sobol sequence is asked instead."""
+"""The least number of scores to learn from; a Sobol sequence is asked before."""
 
 TPE_HISTORY = 1000
 """Values that TPE gets, over all dimensions: the cost of a trial grows with them.
@@ -45,10 +46,12 @@ GP_HISTORY = 100
 
 
 class Observation(NamedTuple):
-    """A trial that was asked: its values, and its score.
+    """A trial that was asked.
 
-    Smaller scores are better, whatever the direction of the metric; one that is None or not finite
-    is of a trial that failed, diverged, or is not done.
+    Args:
+        values: Its values.
+        score: Its score, smaller is better; None or not finite if it failed, diverged, or has not
+            ended.
     """
 
     values: Values
@@ -61,13 +64,13 @@ class Observation(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Search:
-    """Says which trials to run next; made by `searcher`.
+class Search(abc.ABC):
+    """Chooses which trials to run next; created by `searcher`.
 
     Args:
-        space: where to search.
-        seed: of everything random in it.
-        points: of each range of a grid.
+        space: Where to search.
+        seed: Seed of all random choices. Default: 0.
+        points: Points per range in a grid. Default: 5.
     """
 
     space: Space
@@ -76,24 +79,19 @@ class Search:
     name: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def __post_init__(self) -> None:
-        """Raise ImportError, with the command that installs it, for a missing library."""
-        for module in self.needs:
-            try:
-                importlib.import_module(module)
-            except ImportError as error:
-                others = ("torch",) if module == "torch" else ()  # in no extra: it is large
-                raise ImportError(
-                    f"the search {self.name!r} needs {module}, which is not installed: take "
-                    f"another search, such as 'sobol', or write {install('sweep', *others)}"
-                ) from error
-
+    @abc.abstractmethod
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """The next `count` trials after those of `history`, which has all trials asked before.
+        """Return the next trials.
 
-        There are fewer only if a grid ends.
+        Args:
+            count: Number of trials; there are fewer only if a grid ends.
+            round: Number of the round.
+            history: All trials that were asked before.
         """
-        raise NotImplementedError
+
+    def _random_seed(self, round: int) -> int:
+        """Return a seed of 32 bits for a round."""
+        return int(np.random.SeedSequence([self.seed, round]).generate_state(1)[0])
 
 
 class GridSearch(Search):
@@ -102,18 +100,18 @@ class GridSearch(Search):
     name = "grid"
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """The next points of the grid, [] at its end."""
+        """Return the next trials."""
         points = self.space.grid(self.points)
         return list(itertools.islice(points, len(history), len(history) + count))
 
 
 class RandomSearch(Search):
-    """Independent samples of the space; trial n is the same however the rounds are cut."""
+    """Independent samples of the space; trial n does not depend on the sizes of the rounds."""
 
     name = "random"
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """The next samples."""
+        """Return the next trials."""
         trials = range(len(history), len(history) + count)
         return [self.space.sample(np.random.default_rng([self.seed, n])) for n in trials]
 
@@ -121,13 +119,13 @@ class RandomSearch(Search):
 class SobolSearch(Search):
     """A scrambled Sobol sequence, which fills the unit cube more evenly than chance.
 
-    Trial n is the same however the rounds are cut. Most even after a power of two of trials.
+    Trial n does not depend on the sizes of the rounds. A power of two of trials is most even.
     """
 
     name = "sobol"
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """The next points of the sequence."""
+        """Return the next trials."""
         from scipy.stats import qmc
 
         sequence = qmc.Sobol(len(self.space.dimensions), rng=np.random.default_rng(self.seed))
@@ -140,38 +138,38 @@ class SobolSearch(Search):
 
 
 class _OptunaSearch(SobolSearch):
-    """A sampler of Optuna on a new study in memory: a Sobol sequence until there are some scores.
+    """A sampler of Optuna on a new study in memory; a Sobol sequence until there are scores.
 
-    A trial that was asked and has no score yet is running, for the sampler.
+    For the sampler, a trial that was asked and has no score yet is running.
     """
 
-    def most(self) -> int:
-        """How many observations the sampler gets."""
-        raise NotImplementedError
-
+    @abc.abstractmethod
     def sampler(self, seed: int) -> Any:
-        """A new sampler."""
-        raise NotImplementedError
+        """Return a new sampler."""
+
+    @abc.abstractmethod
+    def most(self) -> int:
+        """Return how many observations the sampler gets."""
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """The next trials."""
+        """Return the next trials."""
         scored = [one for one in history if one.is_scored]
         if len(scored) < STARTUP:
             return super().ask(count, round, history)
         optuna, dimensions = optuna_library(), self.space.dimensions
-        distributions = {name: _by_index(one) for name, one in dimensions.items()}
+        kinds = {name: distribution(one, by_index=True) for name, one in dimensions.items()}
         with quiet():
-            study = optuna.create_study(sampler=self.sampler(_seed_of(self.seed, round)))
-            study.add_trials(
-                [
-                    optuna.trial.create_trial(
-                        value=one.score,
-                        params={n: _index(dimensions[n], value) for n, value in one.values.items()},
-                        distributions={name: distributions[name] for name in one.values},
-                    )
-                    for one in best_and_newest(scored, self.most())
-                ]
-            )
+            study = optuna.create_study(sampler=self.sampler(self._random_seed(round)))
+            for one in best_and_newest(scored, self.most()):
+                indexed = {
+                    name: getattr(dimensions[name], "index", lambda value: value)(value)
+                    for name, value in one.values.items()
+                }
+                used = {name: kinds[name] for name in indexed}
+                trial = optuna.trial.create_trial(
+                    value=one.score, params=indexed, distributions=used
+                )
+                study.add_trial(trial)
             return [self._suggested(study.ask()) for _ in range(count)]
 
     def _suggested(self, trial: Any) -> Values:
@@ -183,9 +181,9 @@ class _OptunaSearch(SobolSearch):
 
 
 class TPESearch(_OptunaSearch):
-    """Tree Parzen estimators, a dimension at a time.
+    """Tree Parzen estimators, one dimension at a time.
 
-    While a batch is drawn, its own trials count as bad ones, which spreads it. With 64 trials a
+    While a batch is drawn, its own trials count as bad ones, which spreads it. With 64 trials per
     batch this is several times better than estimators of all dimensions together.
     """
 
@@ -193,11 +191,11 @@ class TPESearch(_OptunaSearch):
     needs = ("optuna",)
 
     def most(self) -> int:
-        """How many observations the sampler gets."""
+        """Return how many observations the sampler gets."""
         return max(200, TPE_HISTORY // len(self.space.dimensions))
 
     def sampler(self, seed: int) -> Any:
-        """A new sampler."""
+        """Return a new sampler."""
         options = {"multivariate": False, "constant_liar": True, "n_startup_trials": 0}
         return optuna_library().samplers.TPESampler(seed=seed, **options)
 
@@ -212,11 +210,11 @@ class GPSearch(_OptunaSearch):
     needs = ("optuna", "torch", "scipy")
 
     def most(self) -> int:
-        """How many observations the sampler gets."""
+        """Return how many observations the sampler gets."""
         return GP_HISTORY
 
     def sampler(self, seed: int) -> Any:
-        """A new sampler."""
+        """Return a new sampler."""
         samplers = optuna_library().samplers
         inside = samplers.TPESampler(seed=seed, multivariate=False, n_startup_trials=0)
         options = {"warn_independent_sampling": False, "n_startup_trials": 0}
@@ -224,28 +222,29 @@ class GPSearch(_OptunaSearch):
 
 
 class CMAESSearch(SobolSearch):
-    """Covariance matrix adaptation in the unit cube, of all dimensions.
+    """Covariance matrix adaptation in the unit cube of all dimensions.
 
     An option or a whole number becomes a random point of its share of the unit line, and a
     dimension that the trial does not have a random point of the whole line, which keeps their
-    spread. A batch is up to three generations of at least 16, and batches of 16 learn most from a
-    trial. If the distribution has shrunk to a point, it starts again from another place.
+    spread. A batch is up to three generations of at least 16; batches of 16 learn most from a
+    trial. If the distribution has shrunk to a point, it starts again elsewhere.
     """
 
     name = "cmaes"
     needs = ("cmaes",)
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
-        """The next trials: the first batch of a Sobol sequence, then of the distribution."""
+        """Return the next trials."""
         if not history:
             return super().ask(count, round, history)
         batch = max(1, len(history) // round if round else count)
         strategy = self._replayed(max(2, batch // 3, min(batch, 16)), history)
-        strategy.reseed_rng(_seed_of(self.seed, round))
+        strategy.reseed_rng(self._random_seed(round))
         below_1 = np.nextafter(1.0, 0.0)
         return [self.space.from_unit(np.minimum(strategy.ask(), below_1)) for _ in range(count)]
 
     def _replayed(self, size: int, history: Sequence[Observation]) -> Any:
+        """Return the strategy after generations of `size` trials of the history."""
         rng = np.random.default_rng(self.seed)
         strategy = self._start(size, 0.5)
         for start in range(0, len(history) - size + 1, size):
@@ -254,7 +253,7 @@ class CMAESSearch(SobolSearch):
                 for one in history[start : start + size]
             ]
             if all(score == math.inf for _, score in generation):
-                continue  # their order would say nothing
+                continue  # their order has no meaning
             strategy.tell(generation)
             if strategy.should_stop():
                 strategy = self._start(size, rng.random(len(self.space.dimensions)))
@@ -280,30 +279,44 @@ SEARCHES: dict[str, type[Search]] = {
 
 
 def searcher(name: str, space: Space, *, seed: int = 0, points: int = 5) -> Search:
-    """The search of that name over a space.
+    """Return the search of a name over a space.
 
     Args:
         name: "grid", "random", "sobol", "tpe", "cmaes", or "gp".
-        space: where to search.
-        seed: of everything random in it.
-        points: of each range of a grid.
+        space: Where to search.
+        seed: Seed of all random choices. Default: 0.
+        points: Points per range in a grid. Default: 5.
 
-    Raises ValueError for an unknown name, and ImportError if a library that the search needs is not
-    installed.
+    Raises:
+        ValueError: The name is unknown.
+        ImportError: A library that the search needs is not installed.
 
     >>> from jaxnn.experiment import SGD
-    >>> from jaxnn.sweep.space import Grid, Uniform
+    >>> from jaxnn.sweep import Grid, Uniform
     >>> space = Space(SGD, {"learning_rate": Grid(0.1, 0.3), "momentum": Uniform(0.5, 0.9)})
     >>> searcher("grid", space, points=3).ask(2, round=0, history=[])
     [{'learning_rate': 0.1, 'momentum': 0.5}, {'learning_rate': 0.1, 'momentum': 0.7}]
     """
     if name not in SEARCHES:
         raise ValueError(f"there is no search {name!r}; {suggestion(name, SEARCHES)}")
+    for module in SEARCHES[name].needs:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            others = ("torch",) if module == "torch" else ()  # in no extra, because it is large
+            raise ImportError(
+                f"the search {name!r} needs {module}, which is not installed: write another "
+                f"search, such as 'sobol', or {install('sweep', *others)}"
+            ) from error
     return SEARCHES[name](space, seed, points)
 
 
 def best_and_newest(scored: Sequence[Observation], most: int) -> list[Observation]:
-    """At most `most` observations, in order: the newest half, and the best of those before.
+    """Return at most `most` observations in order: the newest half, and the best before them.
+
+    Args:
+        scored: Observations with scores.
+        most: The most to return.
 
     >>> history = [Observation({}, score) for score in (3.0, 1.0, 2.0, 9.0, 8.0)]
     >>> [one.score for one in best_and_newest(history, 4)]
@@ -316,16 +329,11 @@ def best_and_newest(scored: Sequence[Observation], most: int) -> list[Observatio
     return [scored[i] for i in (*sorted(best), *range(len(older), len(scored)))]
 
 
-def _seed_of(seed: int, round: int) -> int:
-    """A seed of 32 bits for the round."""
-    return int(np.random.SeedSequence([seed, round]).generate_state(1)[0])
-
-
 # Optuna
 
 
 def optuna_library() -> Any:
-    """Optuna; its ImportError has the command that installs it."""
+    """Return Optuna, or raise ImportError with the command that installs it."""
     try:
         return importlib.import_module("optuna")
     except ImportError as error:
@@ -334,7 +342,7 @@ def optuna_library() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Optuna's remarks about what it is given."""
+    """Turn off Optuna's warnings about what it is given."""
     optuna = optuna_library()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -346,29 +354,22 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def distribution(dimension: Dimension) -> Any:
-    """The dimension as a distribution of Optuna: options are categories, whatever they are."""
-    distributions = optuna_library().distributions
-    if isinstance(dimension, Choice | Grid):
-        return distributions.CategoricalDistribution(dimension.options)
-    if isinstance(dimension, Int):
-        return distributions.IntDistribution(dimension.low, dimension.high, dimension.log)
-    log = isinstance(dimension, LogUniform)
-    return distributions.FloatDistribution(dimension.low, dimension.high, log)
+def distribution(dimension: Dimension, by_index: bool = False) -> Any:
+    """Return a dimension as a distribution of Optuna.
 
-
-def _by_index(dimension: Dimension) -> Any:
-    """The same with options as their indices: Optuna could not tell 1 from True."""
+    Args:
+        dimension: The dimension.
+        by_index: Whether options are their indices: Optuna does not distinguish 1 from True.
+            Default: False, options are categories.
+    """
     distributions = optuna_library().distributions
-    if isinstance(dimension, Choice):
-        return distributions.CategoricalDistribution(range(len(dimension.options)))
-    if isinstance(dimension, Grid):
+    if isinstance(dimension, Grid) and by_index:
         return distributions.IntDistribution(0, len(dimension.options) - 1)
-    return distribution(dimension)
-
-
-def _index(dimension: Dimension, value: Any) -> Any:
-    return dimension.index(value) if isinstance(dimension, Choice | Grid) else value
+    if isinstance(dimension, Choice | Grid):
+        options = range(len(dimension.options)) if by_index else dimension.options
+        return distributions.CategoricalDistribution(options)
+    kind = "IntDistribution" if isinstance(dimension, Int) else "FloatDistribution"
+    return getattr(distributions, kind)(dimension.low, dimension.high, dimension.log)
 
 
 def _suggest(trial: Any, name: str, dimension: Dimension) -> Scalar:
@@ -377,8 +378,5 @@ def _suggest(trial: Any, name: str, dimension: Dimension) -> Scalar:
             return options[trial.suggest_categorical(name, range(len(options)))]
         case Grid(options=options):
             return options[trial.suggest_int(name, 0, len(options) - 1)]
-        case Int(low=low, high=high, log=log):
-            return trial.suggest_int(name, low, high, log=log)
-    return trial.suggest_float(
-        name, dimension.low, dimension.high, log=isinstance(dimension, LogUniform)
-    )
+    suggest = trial.suggest_int if isinstance(dimension, Int) else trial.suggest_float
+    return suggest(name, dimension.low, dimension.high, log=dimension.log)

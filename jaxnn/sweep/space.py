@@ -5,50 +5,76 @@
         "model.dropout": Uniform(0.0, 0.5),
     })
 
-A trial's *values* are a dict by dimension name, which is the path; what a branch sweeps inside of a
-class is called as on the command line, `optimizer:adamw.learning_rate`, and is there only in trials
-of that class. A space is checked when it is made: an experiment with a misspelled path does not
-import.
+A trial's `Values` are a dict by the name of the dimension, which is the path. What a branch sweeps
+inside of a class is named as on the command line, `optimizer:adamw.learning_rate`, and only trials
+of that class have it. A space is checked when it is created: an experiment with a misspelled path
+does not import.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import types
+import typing
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..experiment.configuration import from_plain
 from ..explain.text import suggestion
-from .dimensions import Branch, Choice, Dimension, Grid, Int, LogUniform, Scalar, Uniform
-from .places import Place, laid_out
-
-__all__ = [
-    "Branch",
-    "Choice",
-    "Dimension",
-    "Grid",
-    "Int",
-    "LogUniform",
-    "Space",
-    "Uniform",
-    "Values",
-]
+from ..validation import positive
+from .dimensions import Branch, Choice, Dimension, Grid, LogUniform, Uniform
 
 Values = dict[str, Any]  # of scalars, by dimension
 
 
 @dataclasses.dataclass(frozen=True)
-class Space:
-    """What is swept of a configuration. A value: hashable, and equal where the parts are.
+class SweptField:
+    """A dimension with the path of the field that it sets.
 
     Args:
-        config: the class of the configuration.
-        paths: the dimension, or `Branch`, for each dotted path.
+        name: Name of the dimension.
+        dimension: The dimension.
+        path: Names of the fields from the configuration to the swept one.
+        when: The choices of class (name, option) that it depends on.
+        classes: The classes that the options of a branch stand for. Default: none.
+    """
 
-    Raises ValueError for a path that the class does not have, one that is swept twice, a value that
-    its field does not take, and a field of a union where only some classes have the path.
+    name: str
+    dimension: Dimension
+    path: tuple[str, ...]
+    when: tuple[tuple[str, str], ...] = ()
+    classes: tuple[type, ...] = ()
+
+    def converted(self, value: Any) -> Any:
+        """Return what the configuration holds for a value: a class for the option of a branch."""
+        if not self.classes:
+            return value
+        if not self.dimension.has(value):
+            raise ValueError(f"{self.name} must be one of {self.dimension}, got {value!r}")
+        names = [_class_name(cls) for cls in self.classes]
+        return self.classes[names.index(value)]
+
+    def active(self, values: Mapping[str, Any]) -> bool:
+        """Return whether a trial with these values has the dimension."""
+        return all(values.get(choice) == option for choice, option in self.when)
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """What is swept of a configuration. A value: hashable, and equal if the parts are.
+
+    Args:
+        config: The class of the configuration.
+        paths: The dimension, or `Branch`, of each dotted path.
+
+    Raises:
+        ValueError: The class lacks a path, one is swept twice, a field does not accept a value, or
+            only some classes of a union have the path.
 
     >>> from jaxnn.experiment import SGD, AdamW
+    >>> from jaxnn.sweep import Int
     >>> @dataclasses.dataclass(frozen=True)
     ... class Config:
     ...     optimizer: AdamW | SGD = AdamW()
@@ -63,186 +89,181 @@ class Space:
 
     config: type
     paths: Mapping[str, Dimension | Branch] = dataclasses.field(compare=False)
-    _places: tuple[Place, ...] = dataclasses.field(init=False, repr=False)
+    _swept: tuple[SweptField, ...] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        example = 'write Space(Config, {"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
         if not dataclasses.is_dataclass(self.config) or not isinstance(self.config, type):
-            raise ValueError(
-                "a Space is of a configuration's class, a dataclass, and its paths: "
-                f"Space(Config, {{...}}); got {self.config!r}"
-            )
+            raise ValueError(f"Space.config must be a dataclass, got {self.config!r}; {example}")
         object.__setattr__(self, "paths", dict(self.paths))
-        object.__setattr__(self, "_places", tuple(laid_out(self.config, self.paths)))
-        if not self.dimensions:
-            raise ValueError(
-                f"the space of {self.config.__name__} sweeps nothing; write "
-                'Space(Config, {"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
-            )
+        object.__setattr__(self, "_swept", tuple(_swept_fields(self.config, self.paths)))
+        if not self._swept:
+            raise ValueError(f"the space of {self.config.__name__} sweeps nothing; {example}")
 
     @property
     def dimensions(self) -> dict[str, Dimension]:
         """All dimensions by name, a branch's choice of class before what it sweeps inside."""
-        return {place.name: place.dimension for place in self._places}
+        return {swept.name: swept.dimension for swept in self._swept}
 
     @property
     def fields(self) -> set[str]:
         """The dotted paths of all that is swept, the same for each class of a branch."""
-        return {".".join(place.path) for place in self._places}
+        return {".".join(swept.path) for swept in self._swept}
 
     def active(self, name: str, values: Mapping[str, Any]) -> bool:
-        """Whether a trial with these values has the dimension: it is in the branches chosen."""
-        return _reached(self._place(name), values)
+        """Return whether a trial with these values has a dimension: its branches are chosen.
 
-    def names(self, values: Mapping[str, Any]) -> list[str]:
-        """The dimensions that a trial with these values has, in order."""
-        return [place.name for place in self._places if _reached(place, values)]
+        Args:
+            name: Name of the dimension.
+            values: Values of the trial.
+        """
+        return self._named(name).active(values)
 
     def sample(self, rng: np.random.Generator) -> Values:
-        """A random trial: each dimension by its own law, independent of the others.
+        """Return a random trial: each dimension by its distribution, independent of the others.
 
-        Draws as many numbers whichever branches come out.
+        Draws the same number of numbers whichever branches are chosen.
+
+        Args:
+            rng: Draws the trial.
         """
-        return self.from_unit(rng.random(len(self._places)))
+        return self.from_unit(rng.random(len(self._swept)))
 
     def from_unit(self, u: Any) -> Values:
-        """The trial at a point of the unit cube [0, 1)^n, n the number of dimensions.
+        """Return the trial at a point of the unit cube.
 
-        The coordinates of dimensions that the trial does not have are not looked at.
+        Args:
+            u: Coordinates in [0, 1), one for each dimension; those of dimensions that the trial
+                does not have are ignored.
         """
-        if np.shape(u) != (len(self._places),):
+        if np.shape(u) != (len(self._swept),):
             raise ValueError(
-                f"a point of this space has shape ({len(self._places)},), got {np.shape(u)}"
+                f"a point of this space has shape ({len(self._swept)},), got {np.shape(u)}"
             )
         values: Values = {}
-        for place, at in zip(self._places, u, strict=True):
-            if _reached(place, values):
-                values[place.name] = place.dimension.at(float(at))
+        for swept, at in zip(self._swept, u, strict=True):
+            if swept.active(values):
+                values[swept.name] = swept.dimension.at(float(at))
         return values
 
     def to_unit(self, values: Values, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-        """A random one of the points that `from_unit` maps to these values.
+        """Return a random one of the points that `from_unit` maps to these values.
 
-        For an option or a whole number any point of its share of the line; anywhere for a dimension
-        that the trial does not have.
+        For an option or a whole number it is any point of its share of the line; for a dimension
+        that the trial does not have, any point of the line.
+
+        Args:
+            values: Values of the trial.
+            rng: Draws the point.
         """
-        within = 0.001 + 0.998 * rng.random(len(self._places))  # off the edges, by rounding's sake
+        within = 0.001 + 0.998 * rng.random(len(self._swept))  # off the edges, because of rounding
         return np.array(
             [
-                place.dimension.unit(values[place.name], share) if place.name in values else share
-                for place, share in zip(self._places, within, strict=True)
+                swept.dimension.unit(values[swept.name], share) if swept.name in values else share
+                for swept, share in zip(self._swept, within, strict=True)
             ]
         )
 
     def grid(self, points: int) -> Iterator[Values]:
-        """The product of all dimensions' grids, the last dimension fastest.
-
-        Ranges have `points` points each (an `Int` no more than it has numbers), options all.
-        """
-        if points < 1:
-            raise ValueError(f"a grid has at least 1 point a range, got {points}")
-        return self._product({}, self._places, points)
-
-    def _product(self, values: Values, places: Sequence[Place], points: int) -> Iterator[Values]:
-        if not places:
-            yield values
-            return
-        place, *rest = places
-        reached = _reached(place, values)
-        for value in place.dimension.grid(points) if reached else (None,):
-            more = {place.name: value} if reached else {}
-            yield from self._product(values | more, rest, points)
-
-    def grid_size(self, points: int, names: Collection[str] | None = None) -> int:
-        """How many points `grid` lists, without making them.
+        """Return the product of all dimensions' grids, the last dimension fastest.
 
         Args:
-            points: of each range.
-            names: the dimensions that tell points apart, and all choices of classes among them; all
-                by default.
+            points: Points per range (an `Int` has at most its numbers); options have all.
+        """
+        positive(points, "points")
+        return self._product({}, self._swept, points)
+
+    def _product(
+        self, values: Values, fields: Sequence[SweptField], points: int
+    ) -> Iterator[Values]:
+        if not fields:
+            yield values
+            return
+        swept, *rest = fields
+        active = swept.active(values)
+        for value in swept.dimension.grid(points) if active else (None,):
+            yield from self._product(values | ({swept.name: value} if active else {}), rest, points)
+
+    def grid_size(self, points: int, names: Collection[str] | None = None) -> int:
+        """Return how many points `grid` lists, without listing them.
+
+        Args:
+            points: Points per range.
+            names: Dimensions that distinguish points, with all choices of classes among them.
+                Default: all.
 
         >>> from jaxnn.experiment import SGD
         >>> space = {"momentum": Uniform(0.5, 0.9), "learning_rate": Grid(0.1, 1.0)}
         >>> Space(SGD, space).grid_size(5), Space(SGD, space).grid_size(5, ["learning_rate"])
         (10, 2)
         """
-        # Only the options that say whether a later dimension is there tell points apart.
-        deciding = {choice for place in self._places for choice, _ in place.when}
-        counts: dict[tuple[tuple[str, Scalar], ...], int] = {(): 1}
-        for place in self._places:
-            if names is not None and place.name not in names:
-                continue
-            grid, found = place.dimension.grid(points), dict[Any, int]()
-            for chosen, count in counts.items():
-                if not _reached(place, dict(chosen)):
-                    found[chosen] = found.get(chosen, 0) + count
-                elif place.name in deciding:
-                    found |= {(*chosen, (place.name, option)): count for option in grid}
-                else:
-                    found[chosen] = found.get(chosen, 0) + count * len(grid)
-            counts = found
-        return sum(counts.values())
+        fields = [swept for swept in self._swept if names is None or swept.name in names]
+        return self._size({}, fields, points)
+
+    def _size(self, values: Values, fields: Sequence[SweptField], points: int) -> int:
+        if not fields:
+            return 1
+        swept, *rest = fields
+        if not swept.active(values):
+            return self._size(values, rest, points)
+        grid = swept.dimension.grid(points)
+        if swept.classes:  # what comes later depends on the option
+            return sum(self._size({**values, swept.name: one}, rest, points) for one in grid)
+        return len(grid) * self._size(values, rest, points)
 
     def configured(self, config: Any, values: Mapping[str, Any]) -> Any:
-        """The configuration with these values in their places, all else as it is.
+        """Return a configuration with these values at their paths.
 
-        Dataclasses on the way are made again by `dataclasses.replace`, once each, so that their own
-        checks run. The values stay what they are and may be traced by JAX. A class that a branch
+        Dataclasses on the way are created again by `dataclasses.replace`, once each, so their
+        checks run. The values are not converted and may be traced by JAX. A class that a branch
         chose and `config` does not have there starts from its defaults.
 
-        Raises ValueError for a name that the space, or the branch, does not have.
+        Args:
+            config: The configuration, which does not change.
+            values: Values by dimension.
         """
-        self._check_names(values)
-        return _changed(config, [(p.path, p.put(values[p.name])) for p in self._of(values)])
+        for swept in map(self._named, values):
+            if not swept.active(values):
+                needed = " and ".join(f"{choice} is {option}" for choice, option in swept.when)
+                raise ValueError(f"{swept.name} is swept only if {needed}; got {dict(values)}")
+        pairs = [(s.path, s.converted(values[s.name])) for s in self._swept if s.name in values]
+        return _changed(config, pairs)
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """A row a dimension, for JSON: name, kind, its range or options, log, and when it is there.
+        """Return a row per dimension, for JSON: name, kind, range or options, log, and condition.
 
         >>> from jaxnn.experiment import SGD
         >>> Space(SGD, {"momentum": Uniform(0.5, 0.9)}).to_plain()
         [{'name': 'momentum', 'kind': 'uniform', 'low': 0.5, 'high': 0.9, 'log': False, 'when': {}}]
         """
         rows = []
-        for place in self._places:
-            plain = dataclasses.asdict(place.dimension)
+        for swept in self._swept:
+            plain = dataclasses.asdict(swept.dimension)
             if "options" in plain:
                 plain["options"] = list(plain["options"])
-            kind = {"name": place.name, "kind": type(place.dimension).__name__.lower()}
-            log = {"log": place.dimension.log, "when": dict(place.when)}
-            rows.append(kind | plain | log)
+            kind = {"name": swept.name, "kind": type(swept.dimension).__name__.lower()}
+            rows.append(kind | plain | {"log": swept.dimension.log, "when": dict(swept.when)})
         return rows
 
     def __str__(self) -> str:
-        width = max(len(place.name) for place in self._places)
-        return "\n".join(f"{place.name:{width}}  {place.dimension}" for place in self._places)
+        width = max(len(swept.name) for swept in self._swept)
+        return "\n".join(f"{swept.name:{width}}  {swept.dimension}" for swept in self._swept)
 
-    def _place(self, name: str) -> Place:
-        for place in self._places:
-            if place.name == name:
-                return place
+    def _named(self, name: str) -> SweptField:
+        for swept in self._swept:
+            if swept.name == name:
+                return swept
         raise ValueError(
             f"the space of {self.config.__name__} has no {name!r}; "
             f"{suggestion(name, self.dimensions)}"
         )
 
-    def _of(self, values: Mapping[str, Any]) -> list[Place]:
-        return [place for place in self._places if place.name in values]
-
-    def _check_names(self, values: Iterable[str]) -> None:
-        for name in values:
-            place = self._place(name)
-            if isinstance(values, Mapping) and not _reached(place, values):
-                told = " and ".join(f"{choice} is {option}" for choice, option in place.when)
-                raise ValueError(f"{name} is swept only where {told}; got {dict(values)}")
-
-
-def _reached(place: Place, values: Mapping[str, Any]) -> bool:
-    return all(values.get(choice) == option for choice, option in place.when)
-
 
 def _changed(config: Any, changes: list[tuple[tuple[str, ...], Any]]) -> Any:
-    """The dataclass with each change at its path; a class is changed before what is inside."""
+    """Return the dataclass with each change at its path; a class changes before what is inside."""
+    first = lambda change: change[0][0]  # noqa: E731
     fields = {}
-    for field, inner in itertools.groupby(sorted(changes, key=_first), key=_first):
+    for field, inner in itertools.groupby(sorted(changes, key=first), key=first):
         now, within = getattr(config, field), []
         for path, value in inner:
             if len(path) > 1:
@@ -255,5 +276,155 @@ def _changed(config: Any, changes: list[tuple[tuple[str, ...], Any]]) -> Any:
     return dataclasses.replace(config, **fields)
 
 
-def _first(change: tuple[tuple[str, ...], Any]) -> str:
-    return change[0][0]
+# The fields that dotted paths name, checked against the classes.
+
+
+def _swept_fields(
+    owner: type,
+    paths: Mapping[str, Any],
+    prefix: str = "",
+    above: tuple[str, ...] = (),
+    when: tuple[tuple[str, str], ...] = (),
+) -> Iterator[SweptField]:
+    """Yield the swept fields; raise ValueError for what does not fit the class.
+
+    Args:
+        owner: The class whose fields the paths start at.
+        paths: The dimension, or `Branch`, of each dotted path.
+        prefix: Prefix of the names.
+        above: The path to the owner.
+        when: The choices of class that the owner depends on.
+    """
+    for dotted, swept in paths.items():
+        name, path = f"{prefix}{dotted}", (*above, *dotted.split("."))
+        whole = [other for other in paths if dotted.startswith(f"{other}.")]
+        if whole or not isinstance(swept, Dimension | Branch):
+            problem = (
+                f"{prefix}{whole[0]!r} is swept whole and inside, as {dotted!r}; write "
+                f"{whole[0]!r}: Branch(...) with all that is swept inside"
+                if whole
+                else f"{name} must be Uniform, LogUniform, Int, Choice, Grid, or Branch, got "
+                f"{swept!r}"
+            )
+            raise ValueError(problem)
+        kinds = _kinds(owner, dotted, name)
+        if isinstance(swept, Branch):
+            classes = _classes(name, kinds, swept)
+            yield SweptField(name, Choice(*swept.classes), path, when, classes)
+            for cls, (option, inside) in zip(classes, swept.classes.items(), strict=True):
+                inner = f"{name}:{option.lower()}."
+                yield from _swept_fields(cls, inside, inner, path, (*when, (name, option)))
+        else:
+            _check_fits(name, swept, kinds)
+            yield SweptField(name, swept, path, when)
+
+
+def _classes(name: str, kinds: list[Any], branch: Branch) -> tuple[type, ...]:
+    """Return the classes that the options of a branch stand for."""
+    members = _members(kinds)
+    known = {_class_name(cls): cls for cls in members if _is_class(cls)}
+    short = Counter(option.lower() for option in map(_class_name, filter(_is_class, members)))
+    twice = [one for one, count in short.items() if count > 1]
+    wrong = [option for option in branch.classes if option not in known]
+    bare = [
+        f"{_class_name(cls)}, a class of {name}, starts from its defaults, and {field.name!r} has "
+        "none; write one in the class"
+        for cls in map(known.get, branch.classes)
+        for field in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
+        if field.init and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if twice:
+        problem = (
+            f"two classes of {name} ({_described(members)}) are {name}:{twice[0]} in the names of "
+            "dimensions; rename one of the classes"
+        )
+    elif wrong:
+        problem = (
+            f"{name} is {_described(members)}, but Branch names {wrong[0]!r}; "
+            f"{suggestion(wrong[0], known)}"
+        )
+    elif bare:
+        problem = bare[0]
+    else:
+        return tuple(known[option] for option in branch.classes)
+    raise ValueError(problem)
+
+
+def _kinds(owner: type, dotted: str, name: str) -> list[Any]:
+    """Return the types of the field at a dotted path: one for each class of a union on the way."""
+    owners: list[Any] = [owner]
+    kinds: list[Any] = []
+    parts = dotted.split(".")
+    for index, part in enumerate(parts):
+        here, inner = ".".join(parts[:index]), ".".join(parts[index:])
+        has = [cls for cls in owners if part in _fields(cls)]
+        lacks = [cls for cls in owners if cls not in has]
+        if lacks:
+            other, fields = (
+                _class_name(lacks[0]),
+                [field for cls in owners for field in _fields(cls)],
+            )
+            what = f"{here} ({_described(owners)})" if here else owner.__name__
+            problem = (
+                f"{what} has no field {part!r}, which the space sweeps as {name!r}; "
+                f"{suggestion(part, fields)}"
+            )
+            if has:
+                rest = '**{"None": {}}' if other == "None" else f"{other}={{}}"
+                problem = (
+                    f"{here} is {_described(owners)}, and {other} has no {part!r}; write "
+                    f'"{here}": Branch({_class_name(has[0])}={{"{inner}": ...}}, {rest})'
+                )
+            raise ValueError(problem)
+        kinds = [_fields(cls)[part] for cls in has]
+        owners = _members(kinds)
+    return kinds
+
+
+def _fields(cls: Any) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass by name; {} for anything else."""
+    if not dataclasses.is_dataclass(cls) or not isinstance(cls, type):
+        return {}
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _members(kinds: list[Any]) -> list[Any]:
+    """Return the types that these allow: those of each union, without annotations, each once."""
+    members: list[Any] = []
+    for kind in kinds:
+        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+        if origin is typing.Annotated:
+            members += _members([arguments[0]])
+        elif origin in (typing.Union, types.UnionType):
+            members += _members(list(arguments))
+        else:
+            members.append(kind)
+    return list(dict.fromkeys(members))
+
+
+def _check_fits(name: str, dimension: Dimension, kinds: list[Any]) -> None:
+    """Raise ValueError unless the field accepts the values of the dimension."""
+    options = dimension.options if isinstance(dimension, Choice | Grid) else (dimension.low,)
+    for kind, value in itertools.product(kinds, options):
+        try:
+            from_plain(kind, value, name)
+        except ValueError as error:
+            instead = ""
+            if any(map(_is_class, _members([kind]))):
+                instead = "; write Branch(...) for a choice of classes"
+            elif isinstance(dimension, Uniform | LogUniform) and int in _members([kind]):
+                instead = f"; write Int({dimension.low:.0f}, {dimension.high:.0f})"
+            raise ValueError(f"{dimension!r} does not fit: {error}{instead}") from None
+
+
+def _is_class(kind: Any) -> bool:
+    return kind is type(None) or (isinstance(kind, type) and dataclasses.is_dataclass(kind))
+
+
+def _class_name(kind: Any) -> str:
+    return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
+
+
+def _described(kinds: list[Any]) -> str:
+    return " | ".join(map(_class_name, kinds))

@@ -1,40 +1,41 @@
 """What trials have in common: which swept numbers can be traced is found, not declared.
 
-Every swept number is tried as a tracer, by abstract evaluation of the experiment's whole program:
-the configuration, the first parameters, one step, one evaluation. A number that comes through is
-*traced*, an argument of the compiled program; one that something looks at (a shape, a Python `if`,
-a loop count) is *static*, and the error that it met says why. Trials whose static values are equal
-have the same `Structure`, and share compiled programs.
+Every swept number is tried as a tracer, by abstract evaluation of the whole program: the
+configuration, the first parameters, one step, one evaluation. A number that passes is `traced`, an
+argument of the compiled program. One that Python needs to know (a shape, an `if`, a loop count) is
+`static`, and the error says why. Trials whose static values are equal have the same `Structure`,
+and share compiled programs.
 """
 
 import dataclasses
 import os
+import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from .. import core
+from .. import core, validation
 from ..experiment import experiment as experiment_module
 from ..experiment.experiment import Experiment, Loaded
 from ..fields import is_traced
 from . import training as training_module
 from .dimensions import Dimension, Int
 from .space import Space, Values
-from .training import Training, array, arrays_of, as_written, dependent, scalar, training_of
+from .training import Training, array, as_written, dependent, scalar, training_of
 
-# The directories whose code a reason does not point into: those of jax and numpy, and what a layer
-# is.
+# A reason does not point into the code of jax, numpy, and the core of jaxnn, nor into these files.
 INNER = tuple(f"{Path(module.__file__ or '').parent}{os.sep}" for module in (jax, core, np))
 OWN = {
-    str(module.__file__) for module in (sys.modules[__name__], training_module, experiment_module)
+    str(module.__file__)
+    for module in (sys.modules[__name__], training_module, experiment_module, validation)
 }
 TRACED = "traced"
-# Samples of the space that are looked at, where those before could not run.
+# The most samples of the space that are tried, if those before could not run.
 TRIES = 8
 
 
@@ -43,10 +44,10 @@ class Structure:
     """The static part of a trial: trials of equal structure share compiled programs.
 
     Args:
-        experiment: the experiment.
-        base: the configuration that a trial's values change.
-        static: the values that are baked into the program, by dimension.
-        traced: the dimensions whose values are arguments of the program.
+        experiment: The experiment.
+        base: The configuration that a trial's values change.
+        static: The values that are compiled into the program, by dimension.
+        traced: The dimensions whose values are arguments of the program.
     """
 
     experiment: Experiment[Any]
@@ -56,11 +57,15 @@ class Structure:
 
     @property
     def name(self) -> str:
-        """The static values on a line, `all` where there are none."""
+        """The static values in one line; "all" if there are none."""
         return ", ".join(f"{name}={value}" for name, value in self.static) or "all"
 
     def numbers(self, values: Values) -> dict[str, Any]:
-        """The traced ones of a trial's values; a whole number among others is written as one."""
+        """Return the traced values of a trial; a whole number among floats is a float.
+
+        Args:
+            values: All values of the trial.
+        """
         dimensions = space_of(self.experiment).dimensions
         return {
             name: float(values[name]) if _is_float(dimensions[name]) else values[name]  # type: ignore[arg-type]
@@ -68,17 +73,17 @@ class Structure:
         }
 
     def configured(self, numbers: Mapping[str, Any]) -> Any:
-        """The configuration with these numbers, traced or not."""
+        """Return the configuration with these numbers, traced or not."""
         values = {**dict(self.static), **numbers}
         return space_of(self.experiment).configured(self.base, values)
 
     def training(self, numbers: Mapping[str, Any]) -> Training:
-        """The training with these numbers, traced or not."""
+        """Return the training with these numbers, traced or not."""
         return training_of(self.experiment, self.configured(numbers), self.configured({}))
 
 
 def space_of(experiment: Experiment[Any]) -> Space:
-    """The experiment's search space; ValueError where it declares none."""
+    """Return the search space of an experiment; raise ValueError if it declares none."""
     space = experiment.space
     if space is None:
         raise ValueError(
@@ -89,7 +94,7 @@ def space_of(experiment: Experiment[Any]) -> Space:
         return space
     key = id(space), experiment.config
     if key not in _spaces:
-        _spaces[key] = space, Space(experiment.config, space)  # with the mapping, for its id
+        _spaces[key] = space, Space(experiment.config, space)  # holds the mapping, for its id
     return _spaces[key][1]
 
 
@@ -99,31 +104,39 @@ _spaces: dict[Any, tuple[Mapping[str, Any], Space]] = {}
 def structure_of(
     experiment: Experiment[Any], base: Any, found: Mapping[str, str], values: Values
 ) -> Structure:
-    """The structure of the trial with these values, by what `traced_or_static` found."""
-    static = tuple((name, value) for name, value in values.items() if found[name] != TRACED)
-    return Structure(experiment, base, static, tuple(n for n in values if found[n] == TRACED))
+    """Return the structure of a trial.
+
+    Args:
+        experiment: The experiment.
+        base: The configuration that trials change.
+        found: The result of `traced_or_static`.
+        values: Values of the trial.
+    """
+    traced = [name for name in values if found[name] == TRACED]
+    static = tuple((name, value) for name, value in values.items() if name not in traced)
+    return Structure(experiment, base, static, tuple(traced))
 
 
 def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False) -> dict[str, str]:
-    """`traced`, or the reason why not, for each dimension of the experiment's space.
+    """Return "traced", or the reason why not, for each dimension of the experiment's space.
 
-    Dimensions are tried one after the other, each next to those that came through before it, so
-    that what is called traced can be traced together.
+    Dimensions are tried one after the other, each together with the traced ones before it, so all
+    that are traced can be traced together.
 
     Args:
-        experiment: the experiment.
-        base: the configuration that trials change.
-        exact: whether lanes have the bits of runs of their own. A number of a program that is not
-            one of its leaves, such as one inside a layer, is a constant of such a run.
+        experiment: The experiment.
+        base: The configuration that trials change.
+        exact: Whether lanes are bitwise equal to solo runs. A number that is not a leaf of the
+            program, such as one inside a layer, is a constant of such a run. Default: False.
     """
     space = space_of(experiment)
     random = np.random.default_rng(0)
     samples = [space.sample(random) for _ in range(64)]
     found: dict[str, str] = {}
     independent: set[str] = set()
-    for name in space.dimensions:
+    for name, dimension in space.dimensions.items():
         having = [values for values in samples if name in values]
-        options = getattr(space.dimensions[name], "options", ())
+        options = getattr(dimension, "options", ())
         others = [o for o in options if isinstance(o, bool) or not isinstance(o, int | float)]
         if not having:
             found[name] = "no sample of the space has it"
@@ -133,13 +146,18 @@ def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False
             found[name] = why
         else:
             for values in having[:TRIES]:
-                together = tuple(other for other in values if found.get(other) == TRACED)
-                found[name] = _tried(experiment, base, values, (*together, name), exact)
+                together = [other for other in values if found.get(other) == TRACED]
+                found[name] = _tried(experiment, base, values, together, name, exact)
                 if found[name] == TRACED:
                     break
-                if _tried(experiment, base, values, together, exact) == TRACED:
-                    break  # a trial that cannot run anyway says nothing about the number
+                if _tried(experiment, base, values, together) == TRACED:
+                    break  # otherwise the trial cannot run, whether the number is traced or not
     return found
+
+
+def _as_traced(values: Values, names: Collection[str]) -> dict[str, str]:
+    """Return what `traced_or_static` would return if these names were traced."""
+    return {name: TRACED if name in names else "static" for name in values}
 
 
 def _is_float(dimension: Dimension) -> bool:
@@ -148,81 +166,88 @@ def _is_float(dimension: Dimension) -> bool:
 
 
 def _tried(
-    experiment: Experiment[Any], base: Any, values: Values, names: tuple[str, ...], exact: bool
+    experiment: Experiment[Any],
+    base: Any,
+    values: Values,
+    together: Collection[str],
+    name: str = "",
+    exact: bool = False,
 ) -> str:
-    """Whether the last of these names can be traced next to the others."""
-    static = tuple((name, value) for name, value in values.items() if name not in names)
-    structure = Structure(experiment, base, static, names)
+    """Return "traced" if a number can be traced together with others; otherwise why not."""
+    structure = structure_of(experiment, base, _as_traced(values, {*together, name}), values)
     try:
-        numbers = {name: scalar(value) for name, value in structure.numbers(values).items()}
+        numbers = {n: scalar(value) for n, value in structure.numbers(values).items()}
         jax.eval_shape(
             lambda numbers: structure.training(jax.tree.map(as_written, numbers)).tried(), numbers
         )
-        if exact and names:
-            _check_leaf(structure, numbers, names[-1])
+        if exact and name:
+            _check_leaf(structure, numbers, name)
     except Exception as error:  # whatever a user's code raises on a tracer
         return reason(error)
     return TRACED
 
 
 class _Static(Exception):
-    """Why a number is static, as a whole sentence."""
+    """Why a number is static, as a sentence."""
 
 
 def _data_reason(
     experiment: Experiment[Any], base: Any, values: Values, name: str, independent: set[str]
 ) -> str | None:
-    """Where the data of an experiment depend on a number; None if they do not.
+    """Return why the data of an experiment depend on a number; None if they do not.
 
-    Lanes share their data, which are made outside of any trace. They are made once if they depend
-    on no number, and else once for each.
+    Lanes share their data, which are loaded outside of any trace: once if they depend on no number,
+    otherwise once for each.
 
     Args:
-        experiment: the experiment.
-        base: the configuration that trials change.
-        values: of a trial.
-        name: of the number.
-        independent: names of numbers that the data do not depend on, which grow.
+        experiment: The experiment.
+        base: The configuration that trials change.
+        values: Values of a trial.
+        name: Name of the number.
+        independent: Names of numbers that the data do not depend on; this adds more.
     """
     if name in independent:
         return None
     plain = {n: v for n, v in values.items() if isinstance(v, int | float)}
     plain = {n: v for n, v in plain.items() if not isinstance(v, bool)}
-    said: str | None = None
+    why: str | None = None
     for names in (set(plain), {name}):
-        static = tuple((n, value) for n, value in values.items() if n not in names)
-        structure = Structure(experiment, base, static, tuple(names))
+        structure = structure_of(experiment, base, _as_traced(values, names), values)
         try:
             _check_read(experiment, structure.configured, {n: scalar(plain[n]) for n in names})
         except Exception as error:  # whatever a user's code raises on a tracer
-            said = reason(error)
+            why = reason(error)
         else:
             independent |= names
             return None
-    return said
+    return why
 
 
 def _check_read(experiment: Experiment[Any], configured: Any, numbers: Any) -> None:
-    """Raise an error if the data depend on the numbers that `configured` puts in their places."""
+    """Raise an error if the data depend on the numbers of a configuration."""
     load = experiment.data
     if load is None:
         return
 
     def read(numbers: Any) -> None:
         config = configured(jax.tree.map(as_written, numbers))
-        with jax.ensure_compile_time_eval():  # all that does not depend on the numbers has values
+        with jax.ensure_compile_time_eval():  # what does not depend on the numbers is concrete
             data = load(config)
-        leaves = [] if data is None else jax.tree.leaves(arrays_of(Loaded(data)))
-        if any(map(is_traced, leaves)):
+        parts = Loaded(data)
+        if any(map(is_traced, jax.tree.leaves((parts.arrays, parts.validation)))):
             raise _Static("the data depend on it, and all lanes of a program share their data")
 
     jax.eval_shape(read, numbers)
 
 
 def reads_seed(experiment: Experiment[Any], base: Any) -> str | None:
-    """Where an experiment reads the seed of its configuration; None if it does not.
+    """Return where an experiment reads the seed of its configuration; None if it does not.
 
-    Lanes with different seeds then differ in more than their keys.
+    If it does, lanes with different seeds differ in more than their keys.
+
+    Args:
+        experiment: The experiment.
+        base: A configuration with a field `seed`.
     """
 
     def configured(seed: Any) -> Any:
@@ -243,7 +268,7 @@ def reads_seed(experiment: Experiment[Any], base: Any) -> str | None:
 
 
 def _check_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> None:
-    """Raise an error unless a number acts through leaves of the program alone."""
+    """Raise an error unless a number acts only through leaves of the program."""
     plain = {n: number.item() for n, number in numbers.items()}
     known = {n: array(leaf) for n, leaf in structure.training(plain).leaves().items()}
 
@@ -254,31 +279,38 @@ def _check_leaf(structure: Structure, numbers: Mapping[str, Any], name: str) -> 
     others = {n: number for n, number in numbers.items() if n != name}
     if any(dependent(jax.make_jaxpr(results)(numbers[name], others).jaxpr, count=1)):
         raise _Static(
-            "it is not a leaf of the program, so a solo run compiles it as a constant, whose "
-            "bits --exact keeps"
+            "it is not a leaf of the program: a solo run compiles it as a constant, and --exact "
+            "lanes are bitwise equal to solo runs"
         )
 
 
 def reason(error: Exception) -> str:
-    """Why a number is static: the place that looked at it, and what was said there."""
+    """Return why a number is static: the line that needs to know it, and the error.
+
+    Args:
+        error: What the experiment raised on a tracer.
+    """
     raised = traceback.extract_tb(error.__traceback__)
     frames = [
         frame
         for frame in raised
         if not frame.filename.startswith(INNER)
-        and not frame.filename.endswith(".pyx")  # NumPy's, whose lines are not to be seen
+        and not frame.filename.endswith(".pyx")  # of NumPy, whose lines are not readable
         and frame.filename not in OWN
     ]
-    said = str(error).strip().split("\n")[0]
+    text = str(error).strip().split("\n")[0]
+    text = re.sub(
+        r" is the traced number .*?, but (must be .*?, known before tracing).*", r" \1", text
+    )
     if isinstance(error, _Static):
-        return said
+        return text
     by_jax = bool(raised) and raised[-1].filename.startswith(INNER[0])
     if isinstance(
         error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError
-    ) or (by_jax and "Tracer" in said):
-        said = "Python has to know it there"
+    ) or (by_jax and "Tracer" in text):
+        text = "Python has to know it there"
     if not frames:
-        return said
-    place = frames[-1]
-    file = "/".join(Path(place.filename).parts[-2:])
-    return f"{file}:{place.lineno}, {(place.line or '').strip()!r}: {said}"
+        return text
+    last = frames[-1]
+    file = "/".join(Path(last.filename).parts[-2:])
+    return f"{file}:{last.lineno}, {(last.line or '').strip()!r}: {text}"

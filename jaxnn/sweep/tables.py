@@ -1,8 +1,8 @@
-"""The rows of a ledger as frozen values, its tables, and the statements that keep them in order.
+"""The rows of a ledger as frozen values, its tables, and the statements that change them.
 
-A sweep's story in them: *trials* are asked, each belonging to a *group* of equal structure; lanes
-of a group run together as *cohorts*, from one epoch to another; each epoch of a lane gives
-*results*; population-based training *changes* the values of a trial on its way.
+A search asks for trials; each belongs to a group of equal structure. Lanes of a group run
+together as cohorts, from one epoch to another, and report results after each epoch.
+Population-based training changes the values of a trial during training.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 Scalar = float | int | str | bool | None
 Values = dict[str, Scalar]
-# Open trials continue: those not begun, and those that wait at a rung. The others have ended.
+# Open trials continue: those that have not begun, and those that wait at a rung. Others have ended.
 OPEN = ("asked", "running")
 BROKEN = ("diverged", "failed")
 STATUSES = (*OPEN, "done", "stopped", *BROKEN)
@@ -21,16 +21,17 @@ STATUSES = (*OPEN, "done", "stopped", *BROKEN)
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Trials of equal structure: one compiled program a width.
+    """Trials of equal structure: one compiled program for each width.
 
     Args:
-        name: what trials refer to it by.
-        static: the values that they have in common, by name.
+        name: identifies the group.
+        static: the values that its trials have in common, by name.
         way: how their lanes run, such as `vmap`.
-        lanes: how many run in one call.
-        devices: how many devices share them.
-        probe: what was measured to choose that, as plain data; "seconds" is its wall time.
-        compile_seconds: of that, what compiling took.
+        lanes: the number of lanes in one call.
+        devices: the number of devices that share them. Default: 1.
+        probe: measurements that led to this choice, as plain data; "seconds" is their wall time.
+            Default: {}.
+        compile_seconds: the part of it spent on compiling. Default: 0.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Group:
 
     @property
     def probe_seconds(self) -> float:
-        """The wall time that the probe took, compiling included."""
+        """The wall time of the probe, including compiling."""
         return max(float(self.probe.get("seconds", 0.0)), self.compile_seconds)
 
 
@@ -52,14 +53,14 @@ class Trial:
     """One configuration.
 
     Args:
-        number: 0, 1, ... in the order of asking.
-        round: the ask that it came from.
-        bracket: the bracket of Hyperband that it runs in; 0 without.
+        number: 0, 1, ... in the order in which trials were asked.
+        round: the request that it came from.
+        bracket: its bracket of Hyperband; 0 without.
         values: its point of the space, as asked.
-        group: the name of its group; None where its structure could not be found.
-        status: one of `STATUSES`.
-        rung: the last rung that it reached, counted from 0; None before the first.
-        error: why it failed or diverged.
+        group: the name of its group; None if its structure is unknown.
+        status: one of `STATUSES`. Default: "asked".
+        rung: the last rung that it reached, from 0; None before the first.
+        error: why it failed or diverged. Default: None.
     """
 
     number: int
@@ -73,7 +74,7 @@ class Trial:
 
 
 class Result(NamedTuple):
-    """A number that a lane reported after an epoch; epochs are counted from 1."""
+    """A number that a lane reported after an epoch; epochs count from 1."""
 
     trial: int
     seed: int
@@ -88,16 +89,16 @@ class Cohort:
 
     Args:
         group: the name of their group.
-        rung: the rung that the segment leads to, counted from 0.
-        epoch_from: epochs that the lanes had behind them before.
-        epoch_to: epochs that they have behind them now.
+        rung: the rung at the end of the segment, from 0.
+        epoch_from: epochs that the lanes had completed before.
+        epoch_to: epochs that they have completed now.
         lanes: the (trial, seed) of each, in the order of their states in the checkpoint.
-        seconds: wall time, compilation included.
-        compile_seconds: of it, what compiling took.
-        id: 0, 1, ...; given by the ledger.
-        checkpoint: the file with the lanes' states, below the sweep's folder; given by the ledger,
-            None where there is none or no lane needs it any more.
-        finished: when it was committed, in seconds since 1970; given by the ledger.
+        seconds: wall time, including compiling. Default: 0.
+        compile_seconds: the part of it spent on compiling. Default: 0.
+        id: 0, 1, ...; set by the ledger.
+        checkpoint: the file with the states of the lanes, in the folder of the sweep; set by the
+            ledger. None if there is none, or no lane needs it.
+        finished: when it was committed, in seconds since 1970; set by the ledger.
     """
 
     group: str
@@ -114,8 +115,14 @@ class Cohort:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Population-based training: after `epoch`, `trial` continues from the state of `source`, with
-    other `values`."""
+    """Population-based training: after `epoch`, `trial` continues from the state of `source`.
+
+    Args:
+        trial: its number.
+        epoch: after which its values change.
+        values: its new values.
+        source: the number of the trial whose state it takes.
+    """
 
     trial: int
     epoch: int
@@ -132,7 +139,7 @@ TABLES = (
         number INTEGER PRIMARY KEY, round INTEGER NOT NULL, bracket INTEGER NOT NULL,
         "values" TEXT NOT NULL, "group" TEXT REFERENCES groups,
         status TEXT NOT NULL CHECK (status IN {STATUSES}), rung INTEGER, error TEXT)""",
-    # SQLite keeps NaN as NULL; infinities it keeps.
+    # SQLite stores NaN as NULL, and infinities as they are.
     """CREATE TABLE results (
         trial INTEGER NOT NULL REFERENCES trials, seed INTEGER NOT NULL, epoch INTEGER NOT NULL,
         name TEXT NOT NULL, value REAL,
@@ -143,7 +150,7 @@ TABLES = (
         epoch_from INTEGER NOT NULL, epoch_to INTEGER NOT NULL, lanes TEXT NOT NULL,
         seconds REAL NOT NULL, compile_seconds REAL NOT NULL, checkpoint TEXT,
         finished REAL NOT NULL, CHECK (epoch_from < epoch_to))""",
-    # Where each lane has been: after `epoch`, its state was the `place`-th of the cohort's.
+    # After `epoch`, the state of a lane was the `place`-th of its cohort.
     """CREATE TABLE lanes (
         trial INTEGER NOT NULL REFERENCES trials, seed INTEGER NOT NULL, epoch INTEGER NOT NULL,
         cohort INTEGER NOT NULL REFERENCES cohorts, place INTEGER NOT NULL,
@@ -157,7 +164,7 @@ TABLES = (
 )
 
 # Cohorts with a checkpoint that nothing continues from: no open trial is there, and no open trial
-# at its epoch takes over a state of it.
+# takes a state of it at its epoch.
 SPARE = """
     SELECT id FROM cohorts WHERE checkpoint IS NOT NULL AND NOT EXISTS (
         SELECT 1 FROM lanes AS here WHERE here.cohort = cohorts.id AND (
@@ -179,7 +186,7 @@ ADD_GROUP = """
 
 
 def to_text(plain: Any) -> str:
-    """Plain data as JSON; infinities and NaN as Python writes them, since values may be such."""
+    """Return plain data as JSON; infinities and NaN are written as Python does."""
     return json.dumps(plain, separators=(",", ":"))
 
 
@@ -189,9 +196,15 @@ def settle(
     errors: Mapping[int, str] | None,
     rung: int | None = None,
 ) -> list[int]:
-    """Note what becomes of trials, why, and the rung that those reached which are not broken.
+    """Record the status of trials, their errors, and the rung that those not broken reached.
 
-    Returns the cohorts whose checkpoints nothing continues from: they are noted as gone.
+    It returns the cohorts whose checkpoints are no longer needed, and records them as removed.
+
+    Args:
+        db: the connection.
+        statuses: by trial.
+        errors: by trial, or None.
+        rung: that trials reached. Default: None, unchanged.
     """
     whole = [] if rung is None else [n for n, status in statuses.items() if status not in BROKEN]
     # A traceback may quote a file name that is not valid Unicode.
@@ -209,7 +222,7 @@ def settle(
 
 
 def release(db: sqlite3.Connection) -> list[int]:
-    """Note that checkpoints from which nothing continues are gone; returns their cohorts."""
+    """Record that checkpoints that are no longer needed are removed; return their cohorts."""
     spare = [key for (key,) in db.execute(SPARE)]
     db.executemany("UPDATE cohorts SET checkpoint = NULL WHERE id = ?", [(key,) for key in spare])
     return spare

@@ -1,12 +1,12 @@
 """The training of one configuration, as what a lane needs: pure functions of its numbers.
 
-A lane trains up to a record, evaluates, and continues. This is all that the rest of a sweep knows
-of what it trains, so any program can be swept:
+A lane trains up to a record, evaluates, and continues. The rest of a sweep knows no more of what it
+trains, so any program can be swept:
 
-    begin(seed)                     the state before the first step, as a solo run makes it
+    begin(seed)                     the state before the first step, as in a solo run
     advance(state, order, data)     the state after the steps of a record, and their metrics
     evaluate(state, piece, key)     the metrics of a piece of the validation data
-    metrics(found, held)            the numbers of both, on the host
+    metrics(found, held)            both as numbers, on the host
     leaves(), with_leaves(leaves)   the numbers that a solo run passes to compiled code
 
 The numbers of lanes are traced as arrays of the type that Python numbers would have.
@@ -23,9 +23,9 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Var, primitives
 
-from ..data.augmented import Augmented, augmented
+from ..data.augmented import augmented
 from ..data.rows import check_rows, row_count
-from ..experiment.experiment import Configured, Experiment, Loaded, loaded
+from ..experiment.experiment import Configured, Experiment, loaded
 from ..keys import as_key, kept_key, kept_words
 from ..train.combining import Tally, combine
 from ..train.directions import direction_of
@@ -41,9 +41,9 @@ class Order(NamedTuple):
     """What the steps of a record run on.
 
     Args:
-        words: of the root key, from which augmentations draw.
-        steps: the number of steps before each one, int32 (steps,).
-        rows: the rows of each step, int32 (steps, batch); (steps, 0) without data.
+        words: Words of the root key, from which augmentations draw.
+        steps: The number of steps before each one, int32 (steps,).
+        rows: The rows of each step, int32 (steps, batch); (steps, 0) without data.
     """
 
     words: Any
@@ -52,56 +52,48 @@ class Order(NamedTuple):
 
 
 def training_of(experiment: Experiment[Any], config: Any, base: Any) -> "Training":
-    """The training of a configuration.
+    """Return the training of a configuration.
 
     Args:
-        experiment: the experiment.
-        config: the configuration, whose numbers may be traced.
-        base: the configuration whose data it has: one without traced numbers.
+        experiment: The experiment.
+        config: The configuration, whose numbers may be traced.
+        base: A configuration with the same data and without traced numbers.
     """
     return Training(Configured(experiment, config, loaded(experiment, base)))
-
-
-def arrays_of(source: Loaded) -> tuple[Any, Any]:
-    """The arrays to train on, and those for validation."""
-    rows = source.train
-    while isinstance(rows, Augmented):
-        rows = rows.source
-    return rows, source.validation
 
 
 class Training:
     """The training of a configuration, as `train.fit` trains it; its numbers may be traced.
 
     Args:
-        run: the configuration with its program and data.
+        run: The configuration with its program and data.
+
+    Attributes:
+        source: The data of the configuration.
+        epochs: The number of its records.
+        seed: The root of its random numbers.
     """
 
     def __init__(self, run: Configured) -> None:
-        self.run = run
+        self.run, self.source = run, run.data
+        self.epochs, self.seed = len(run.ends), run.seed
 
     @property
-    def epochs(self) -> int:
-        """The number of its records."""
-        return len(self.run.ends)
-
-    @property
-    def seed(self) -> int:
-        """The root of its random numbers."""
-        return self.run.seed
-
-    @property
-    def source(self) -> Loaded:
-        """The data of the configuration."""
-        return self.run.data
+    def arrays(self) -> tuple[Any, Any]:
+        """The arrays to train on, and those for validation."""
+        return self.source.arrays, self.source.validation
 
     def leaves(self) -> dict[str, Any]:
-        """The leaves of the program by path."""
+        """Return the leaves of the program by path."""
         flat = jax.tree_util.tree_flatten_with_path(self.run.program)[0]
         return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
 
     def with_leaves(self, leaves: Mapping[str, Any]) -> Self:
-        """The program with these leaves. Numbers that are leaves only when traced stay."""
+        """Return the training with other leaves; numbers that are leaves only when traced stay.
+
+        Args:
+            leaves: Leaves by path.
+        """
         given = [
             like(leaves[name], leaf) if name in leaves else leaf
             for name, leaf in self.leaves().items()
@@ -112,27 +104,33 @@ class Training:
         return type(self)(new)
 
     def begin(self, seed: int) -> Any:
-        """The state before the first step."""
-        first = _rows(arrays_of(self.source)[0], self.order(seed, 0).rows[0])
-        state = self.run.program.init(
-            as_key(jax.random.key(seed)), jax.tree.map(jnp.asarray, first)
-        )
-        return jax.tree.map(strong, state)
-
-    def order(self, seed: int, record: int) -> Order:
-        """What the steps of a record run on.
+        """Return the state before the first step.
 
         Args:
-            seed: of the run.
-            record: its number, from 0.
+            seed: Seed of the run.
+        """
+        first = jax.tree.map(jnp.asarray, _rows(self.arrays[0], self.order(seed, 0).rows[0]))
+        return jax.tree.map(strong, self.run.program.init(as_key(jax.random.key(seed)), first))
+
+    def order(self, seed: int, record: int) -> Order:
+        """Return what the steps of a record run on.
+
+        Args:
+            seed: Seed of the run.
+            record: Number of the record, from 0.
         """
         begin, end = (0, *self.run.ends)[record : record + 2]
-        return Order(
-            _words(seed), np.arange(begin, end, dtype=np.int32), self.run.order(seed, record)
-        )
+        steps = np.arange(begin, end, dtype=np.int32)
+        return Order(_words(seed), steps, self.run.order(seed, record))
 
     def advance(self, state: Any, order: Order, data: Any) -> tuple[Any, Any]:
-        """The state after the steps of an order, and the metrics of each."""
+        """Return the state after the steps of an order, and the metrics of each.
+
+        Args:
+            state: The state before.
+            order: What the steps run on.
+            data: The arrays to train on, and those for validation.
+        """
         program, functions = self.run.program, getattr(self.source.train, "functions", ())
 
         def step(state: Any, given: Any) -> tuple[Any, Any]:
@@ -151,38 +149,43 @@ class Training:
         return lax.scan(step, state, (order.steps, order.rows))
 
     def pieces(self, data: Any) -> list[tuple[Any, jax.Array]]:
-        """The pieces that `train.Evaluate` evaluates, and their keys."""
+        """Return the pieces that `train.Evaluate` evaluates, and their keys.
+
+        Args:
+            data: The arrays to train on, and those for validation.
+        """
         if not self.run.evaluations():
             return []
         _, validation = data
-        key = jax.random.key(0)
-        if validation is None:
-            return [(None, jax.random.fold_in(key, 0))]
-        return [
-            (jax.tree.map(lambda leaf, at=i: leaf[at * SIZE :][:SIZE], validation), one)
-            for i in range(-(-check_rows(validation, "validation data") // SIZE))
-            for one in [jax.random.fold_in(key, i)]
-        ]
+        count = 1 if validation is None else -(-check_rows(validation, "validation data") // SIZE)
+        keys = [jax.random.fold_in(jax.random.key(0), i) for i in range(count)]
+        slices = [slice(i * SIZE, (i + 1) * SIZE) for i in range(count)]
+        return [(_rows(validation, part), key) for part, key in zip(slices, keys, strict=True)]
 
     def evaluate(self, state: Any, piece: Any, key: jax.Array) -> Any:
-        """The metrics of a piece."""
+        """Return the metrics of a piece.
+
+        Args:
+            state: The state of the program.
+            piece: Rows of the validation data; None without data.
+            key: Key of the piece.
+        """
         found, owner = self.run.program.evaluate(state, piece, key=key), type(self.run.program)
         check_metrics(found, f"{owner.__name__}.evaluate")
         check_names(found, owner.__name__)
         return jax.tree.map(jnp.asarray, dict(found))
 
     def metrics(self, found: Any, held: Sequence[Any]) -> dict[str, np.ndarray]:
-        """Numbers by name, float64 (lanes,): sums in double precision, as those of a record.
+        """Return values by name, float64 (lanes,), summed in double precision as in a record.
 
         Args:
-            found: what `advance` found, stacked: arrays (lanes, steps).
-            held: of each lane, the metrics of each piece.
+            found: The metrics of `advance`, stacked: arrays (lanes, steps).
+            held: For each lane, the metrics of each piece.
         """
         numbers = []
         for lane in range(len(jax.tree.leaves(found)[0]) if found else 0):
             tally = Tally()
-            one = jax.tree.map(lambda leaf, lane=lane: leaf[lane], found)
-            tally.add(one, self.run.batch_size)
+            tally.add(_rows(found, lane), self.run.batch_size)
             numbers.append(tally.metrics())
         whole = _by_name(numbers)
         if held and held[0]:
@@ -195,17 +198,17 @@ class Training:
         return whole
 
     def tried(self) -> Any:
-        """A step, and an evaluation of the first piece: for abstract evaluation."""
-        order, data = self.order(0, 0), arrays_of(self.source)
+        """Return a step and an evaluation of the first piece, for abstract evaluation."""
+        order, data = self.order(0, 0), self.arrays
         first = Order(order.words, order.steps[:1], order.rows[:1])
         state, metrics = self.advance(self.begin(0), first, data)
         held = [self.evaluate(state, *one) for one in self.pieces(data)[:1]]
         return state, metrics, held
 
     def at_once(self) -> int | None:
-        """The largest number of steps of one compiled program; None for all of a record.
+        """Return the most steps of one compiled program; None for all of a record.
 
-        One if a step convolves on a CPU, where XLA has slower convolutions in loops.
+        It is 1 if a step convolves on a CPU, where XLA's convolutions in loops are slower.
         """
         if jax.default_backend() != "cpu":
             return None
@@ -220,11 +223,15 @@ class Training:
         return [name for one in several for name in one], dict(ChainMap(*larger))
 
     def names(self) -> list[str]:
-        """What it reports at each record."""
+        """Return the names of the metrics of each record."""
         return self._declared[0]
 
     def maximized(self, metric: str) -> bool | None:
-        """What the experiment says, or else the metric itself, or else the task; None if none."""
+        """Return whether the experiment, the metric, or the task maximizes; None if none says.
+
+        Args:
+            metric: Name of the metric.
+        """
         stated = {self.run.experiment.maximize: True, self.run.experiment.minimize: False}
         known = self._declared[1] | {name: larger for name, larger in stated.items() if name}
         task = getattr(getattr(self.run.program, "objective", None), "task", None)
@@ -233,11 +240,12 @@ class Training:
 
 
 def _rows(data: Any, chosen: Any) -> Any:
+    """Return the chosen rows of a pytree."""
     return jax.tree.map(lambda leaf: leaf[chosen], data)
 
 
 def _by_name(numbers: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
-    """The numbers of lanes by name, stacked."""
+    """Return the values of lanes by name, stacked."""
     names = numbers[0] if numbers else ()
     return {name: np.array([one[name] for one in numbers], np.float64) for name in names}
 
@@ -252,14 +260,15 @@ def _words(seed: int) -> np.ndarray:
 
 
 def scalar(value: Any) -> np.ndarray[Any, Any]:
-    """A number as the program takes it: float32, or int32 for a whole number."""
+    """Return a number as an argument of a program: float32, or int32 for an int."""
     return np.asarray(value, np.int32 if isinstance(value, int) else np.float32)
 
 
 def as_written(number: Any) -> Any:
-    """A traced number with the type that a Python number would have there.
+    """Return a traced number with the weak type of a Python number: 0.1 * bfloat16 is bfloat16.
 
-    A Python number never widens what it meets: 0.1 times bfloat16 is bfloat16.
+    Args:
+        number: A traced array.
     """
     return primitives.convert_element_type_p.bind(
         number, new_dtype=number.dtype, weak_type=True, sharding=None
@@ -267,21 +276,21 @@ def as_written(number: Any) -> Any:
 
 
 def array(leaf: Any) -> Any:
-    """A leaf of a program as compiled code takes it."""
+    """Return a leaf of a program as an argument of compiled code."""
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, jnp.result_type(leaf))
 
 
 def like(number: Any, other: Any) -> Any:
-    """A traced number, weakly typed if another one is."""
+    """Return a traced number, weakly typed if another one is."""
     return as_written(number) if getattr(jax.typeof(other), "weak_type", False) else number
 
 
 def dependent(jaxpr: Any, count: int | None = None) -> list[bool]:
-    """Whether each result of a jaxpr depends on its arguments, as far as it shows.
+    """Return whether each result of a jaxpr depends on its arguments.
 
     Args:
-        jaxpr: the jaxpr.
-        count: how many of the first arguments count; all by default.
+        jaxpr: The jaxpr.
+        count: How many of the first arguments count. Default: all.
     """
     reached = set(jaxpr.invars[:count])
     for equation in jaxpr.eqns:

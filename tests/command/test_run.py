@@ -21,9 +21,10 @@ from jaxnn import data, train
 from jaxnn.command import main, parsing
 from jaxnn.command.parsing import chosen
 from jaxnn.experiment import SGD, AdamW, Experiment
-from jaxnn.experiment import folder as folders
 from jaxnn.experiment.experiment import configured
 from jaxnn.files.lock import Lock
+from jaxnn.files.replacing import replace
+from jaxnn.html import charts
 from jaxnn.installation import install
 from jaxnn.models import MLP
 from jaxnn.train.weights import packed
@@ -150,7 +151,7 @@ def test_help_shows_the_header_every_field_and_the_other_commands(capsys, monkey
         "--optimizer.learning-rate FLOAT", "(default: 0.1)", "--batch-size INT",
         "Rows per step. (default: 10)", "(default: runs/toy-DATE-TIME)",
         "Optimizer: write optimizer:adamw or optimizer:sgd; the options below are those of sgd.",
-        f"python -m {__name__} predict --help",
+        f"Other commands of python -m {__name__}: predict --help predict from a finished run",
     ):  # fmt: skip
         assert piece in " ".join(text.replace("│", " ").split()), piece
     assert max(map(len, text.splitlines())) <= 100
@@ -186,11 +187,11 @@ def test_misspellings_get_a_suggestion(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "41"], "batch_size is 41, but the training data have 40 rows; write"),
-        (["--epochs", "0"], "epochs is an int >= 1, got 0"),
+        (["--batch-size", "41"], "Config.batch_size must be an int from 1 to 40, got 41"),
+        (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
         (["--model.width", "0"], "MLP.width must be an int >= 1, got 0"),
         (["--model.dropout", "1"], "MLP.dropout must be a dropout rate in [0, 1), got 1.0"),
-        (["--optimizer.momentum", "-1"], "SGD.momentum is a number >= 0, got -1.0"),
+        (["--optimizer.momentum", "-1"], "SGD.momentum must be a number >= 0, got -1.0"),
         (["--optimizer.learning-rate", "1e30"], "loss is nan after step 4: the run diverged"),
     ],
 )
@@ -216,19 +217,17 @@ def test_an_existing_folder_is_refused_before_the_training(run_folder, capsys):
 
 
 def test_a_disk_that_fills_up_meanwhile_leaves_a_run_that_goes_on(tmp_path, monkeypatch, capsys):
-    write, count = folders._write, iter(range(100))
-
     def full(file, contents):
-        if next(count) == 3:
+        if file.name == "result.json":
             raise OSError(28, "No space left on device")
-        write(file, contents)
+        return replace(file, contents)
 
-    monkeypatch.setattr(folders, "_write", full)
+    monkeypatch.setattr("jaxnn.experiment.run_folder.replace", full)
     status, text = errors(capsys, "--folder", str(tmp_path / "run"))
     assert status == 1
-    assert "No space left on device. result.json was not written, so the run is not" in text
+    assert "No space left on device. The run is not finished: make room and write resume" in text
     assert [f.name for f in tmp_path.iterdir()] == ["run"]
-    monkeypatch.setattr(folders, "_write", write)
+    monkeypatch.undo()
     assert main(EXPERIMENT, ["resume", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "result.json").exists()
 
@@ -264,7 +263,7 @@ FAILURES = {
         "jaxnn.experiment.pictures.worst_profiles",
         "the picture worst_mistakes.png failed",
     ),
-    "all pictures": ("jaxnn.experiment.pictures.png", "the picture learning_curves.png failed"),
+    "all pictures": ("jaxnn.html.charts.png", "the picture learning_curves.png failed"),
     "the report": ("report_of", "report.html failed"),
     "the scores": ("jaxnn.experiment.prediction.scores_of", "evaluating the test rows failed"),
     "predicting": ("jaxnn.experiment.prediction.predicted", "predicting the test rows failed"),
@@ -316,7 +315,7 @@ def test_an_interrupted_run_says_so_in_a_line_and_leaves_nothing(
     if moment == "training":
         monkeypatch.setattr(train.Evaluate, "see", interrupt)
     else:
-        monkeypatch.setattr(folders.Path, "rename", interrupt)
+        monkeypatch.setattr("pathlib.Path.rename", interrupt)
     status, text = errors(capsys, "--folder", str(tmp_path / "run"))
     assert (status, text) == (130, "error: interrupted: nothing was written\n")
     assert list(tmp_path.iterdir()) == []
@@ -358,7 +357,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_to_the_same_files(
     assert f"continue it with python -m {__name__} resume {folder}" in text
     assert not (folder / "result.json").exists()
     assert errors(capsys, "predict", str(folder))[1] == (
-        f"error: {folder} is a run that is not finished: write resume {folder} first\n"
+        f"error: {folder} is not a finished run: write resume {folder} first\n"
     )
     arguments = ["resume", str(folder)] if again == "resume" else [*LONG, "--folder", str(folder)]
     assert main(EXPERIMENT, arguments) == 0
@@ -434,13 +433,13 @@ def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
     ("old", "new", "message"),
     [
         ('"epochs"', '"epohcs"', "config (Config) has no field 'epohcs'; did you mean"),
-        ('"epochs": 2', '"epochs": "2"', "config.epochs is '2', wanted int"),
+        ('"epochs": 2', '"epochs": "2"', "config.epochs is '2', expected int"),
         ('"width": 4', '"width": 0', "MLP.width must be an int >= 1, got 0"),
         ('"schema": 1', '"\\u001b[31m": 0, "schema": 1', "has the unknown field '\\x1b[31m'"),
         (
             '"batch_size": 10',
             '"batch_size": 1000',
-            "no program can be built from its configuration: batch_size is 1000",
+            "no program can be built from its configuration: Config.batch_size must be an int",
         ),
         ('"schema": 1', '"schema": 9', "is not a configuration of schema 1"),
         (
@@ -471,13 +470,13 @@ def test_truncated_weights_are_refused(run_folder, capsys):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.npy", None, "there is no file"),
+        ("none.npy", None, "No such file or directory"),
         ("x.txt", b"1,2,3", "is neither .npy nor .csv"),
-        ("x.npy", b"1,2,3", "holds no table of numbers"),
-        ("x.csv", b"1,2,3\n4,five,6\n", "holds no table of numbers"),
-        ("x.csv", b"1,2\n", "holds numbers of shape (1, 2), expected (rows, 3)"),
-        ("x.csv", b"", "holds numbers of shape"),
-        ("x.csv", b"1,2,3\n1,nan,3\n", "holds NaN or infinity in row 1"),
+        ("x.npy", b"1,2,3", "is not a table of numbers"),
+        ("x.csv", b"1,2,3\n4,five,6\n", "is not a table of numbers"),
+        ("x.csv", b"1,2\n", "has numbers of shape (1, 2), expected (rows, 3)"),
+        ("x.csv", b"", "has numbers of shape"),
+        ("x.csv", b"1,2,3\n1,nan,3\n", "has NaN or infinity in row 1"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(run_folder, tmp_path, capsys, name, content, message):
@@ -520,14 +519,10 @@ def test_importing_jaxnn_imports_none_of_it():
 
 @pytest.mark.parametrize("library", ["tyro", "matplotlib", "safetensors"])
 def test_a_missing_library_is_named_with_what_to_install(library, monkeypatch, tmp_path):
-    from jaxnn.experiment import pictures
-
     monkeypatch.setitem(sys.modules, library, None)
-    if library == "matplotlib":
-        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     uses = {
         "tyro": parsing.library,
-        "matplotlib": pictures.check_library,
+        "matplotlib": charts.check_library,
         "safetensors": lambda: packed(MLP().network(1), train.Weights({}, {})),
     }
     with pytest.raises(ImportError, match=re.escape(f"write {install('experiments')}")):

@@ -134,20 +134,20 @@ def test_resuming_what_has_ended_changes_nothing(folder, capsys):
 
 
 def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
-    ask, place = Driver._reach, tmp_path / "new"
+    ask, place = Driver._train, tmp_path / "new"
 
     def interrupted(self, *arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Driver, "_reach", interrupted)
+        patch.setattr(Driver, "_train", interrupted)
         status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert (status, error) == (
         130,
         "error: interrupted: what was committed is whole; continue with "
         f"python -m tests.sweep.quick resume {place}\n",
     )
-    assert ask is Driver._reach
+    assert ask is Driver._train
     assert digest(place) != digest(folder)
     assert said(capsys, "resume", place)[0] == 0
     assert digest(place) == digest(folder)
@@ -157,7 +157,7 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on(folder, tmp_path, capsys,
 def test_a_signal_that_is_lost_within_a_callback_stops_a_sweep_all_the_same(
     folder, tmp_path, capsys, monkeypatch, number
 ):
-    place, reach, handlers = tmp_path / "new", Driver._reach, signal.getsignal(number)
+    place, reach, handlers = tmp_path / "new", Driver._train, signal.getsignal(number)
 
     def deaf(self, *arguments):
         with contextlib.suppress(KeyboardInterrupt):
@@ -165,7 +165,7 @@ def test_a_signal_that_is_lost_within_a_callback_stops_a_sweep_all_the_same(
         reach(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Driver, "_reach", deaf)
+        patch.setattr(Driver, "_train", deaf)
         status, out, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert (status, out) == (130, "")
     assert error.startswith("error: interrupted: what was committed is whole; continue with ")
@@ -185,7 +185,7 @@ def test_a_full_disk_is_told_in_a_line_and_resumed(folder, tmp_path, capsys, mon
     assert status == 1
     assert error == (
         f"error: the disk is full, {place} cannot be written (No space left on device). Nothing "
-        "was lost, what was committed is whole: see to that, then write python -m "
+        "was lost, what was committed is whole: remove the cause, then write python -m "
         f"tests.sweep.quick resume {place}\n"
     )
     assert said(capsys, "resume", place)[0] == 0
@@ -236,10 +236,10 @@ def test_what_a_user_writes_beside_from_is_changed(folder, tmp_path, capsys):
     ("text", "message"),
     [
         ("{}:17", "{} has the trials 0 .. 7, and no 17"),
-        ("{}:-1", "--from is '{}:-1', wanted FOLDER:best, or FOLDER:17 for trial 17"),
-        ("{}:bets", "--from is '{}:bets', wanted FOLDER:best, or FOLDER:17 for trial 17"),
-        ("{}", "--from is '{}', wanted FOLDER:best, or FOLDER:17 for trial 17"),
-        ("{}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it: look at the path, or"),
+        ("{}:-1", "--from is '{}:-1', expected FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}:bets", "--from is '{}:bets', expected FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}", "--from is '{}', expected FOLDER:best, or FOLDER:17 for trial 17"),
+        ("{}-x:best", "{}-x holds no sweep, there is no ledger.sqlite in it: check the path, or"),
     ],
 )
 def test_a_trial_that_there_is_not(folder, tmp_path, capsys, nothing_computed, text, message):
@@ -254,7 +254,7 @@ def test_a_trial_that_there_is_not(folder, tmp_path, capsys, nothing_computed, t
 def test_from_without_a_trial(capsys, nothing_computed):
     assert said(capsys, "run", "--from")[::2] == (
         1,
-        "error: --from wants a sweep and a trial: write --from sweeps/NAME-DATE:best\n",
+        "error: --from needs a trial of a sweep: write --from sweeps/NAME-DATE:best\n",
     )
 
 
@@ -264,7 +264,7 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
     assert said(capsys, "sweep", *SMALL, "--folder", place)[0] == 0
     assert said(capsys, "run", "--from", f"{place}:best")[::2] == (
         1,
-        f"error: {place} has no trial that ran to its end yet\n",
+        f"error: {place} has no trial that completed yet\n",
     )
 
 
@@ -281,15 +281,15 @@ def test_a_sweep_without_an_end_has_no_best(tmp_path, capsys, monkeypatch):
         ),
         (
             lambda: {"optimizer.learning_rate": LogUniform(0.3, 1e-3)},
-            "LogUniform(low=0.3, high=0.001) is upside down; write LogUniform(0.001, 0.3)",
+            "LogUniform(low=0.3, high=0.001): low must be less than high; write "
+            "LogUniform(0.001, 0.3)",
         ),
         (
             lambda: {"optimizer.learning_rate": LogUniform(0, 0.3)},
-            "LogUniform(low=0.0, high=0.3): a log range is above 0; write LogUniform "
-            "from a number above 0, or "
-            "Uniform(0.0, 0.3)",
+            "LogUniform(low=0.0, high=0.3): the low end on a log scale must be > 0; write "
+            "LogUniform from a number > 0, or Uniform(0.0, 0.3)",
         ),
-        (lambda: {"model.width": Choice()}, "Choice() has no option; write Choice(64, 128)"),
+        (lambda: {"model.width": Choice()}, "Choice(): it needs an option; write Choice(64, 128)"),
     ],
 )
 def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
@@ -312,36 +312,36 @@ def test_a_space_that_cannot_be_is_told_where_it_is_written(paths, message):
             "the space has up to 3 groups, each a program to compile, and --max-groups is 2: "
             "static are model.width (3); sweep fewer values of them, or write --max-groups 3",
         ),
-        (["--trials", "0"], "--trials is at least 1, got 0"),
-        (["--seeds", "0"], "--seeds is at least 1, got 0"),
-        (["--max-groups", "0"], "--max-groups is at least 1, got 0"),
-        (["--lanes", "0"], "--lanes is at least 1, got 0"),
+        (["--trials", "0"], "Settings.trials must be an int >= 1, got 0"),
+        (["--seeds", "0"], "Settings.seeds must be an int >= 1, got 0"),
+        (["--max-groups", "0"], "Settings.max_groups must be an int >= 1, got 0"),
+        (["--lanes", "0"], "Settings.lanes must be an int >= 1, got 0"),
         (
             ["--exact", "--by", "vmap"],
-            "--exact and --by vmap contradict each other: lanes trained together round "
+            "--exact and --by vmap contradict each other: lanes that train together round "
             "differently; leave one out",
         ),
         (
             ["--halving", "successive", "--eta", "1"],
-            "eta is a whole number from 2 on: one in eta continues; got eta=1",
+            "Settings.eta must be an int >= 2, got 1",
         ),
         (
             ["--halving", "hyperband", "--least", "5"],
-            "the first rung is within 1 .. 4 epochs, got least=5",
+            "least must be an int from 1 to 4, got 5; a run has 4 epochs",
         ),
         (
             ["--halving", "population"],
             "population-based training copies weights from trial to trial, but model.width is "
             "static (",
         ),
-        (["--devices", "-1"], "--devices is a number of devices to make of the CPU, got -1"),
-        (["--epochs", "0"], "epochs is an int >= 1, got 0"),
+        (["--devices", "-1"], "--devices must be an int from 0 to "),
+        (["--epochs", "0"], "Config.epochs must be None or an int >= 1, got 0"),
         (
-            ["--engine", "dsak"],
-            "no engine is called 'dsak'; did you mean 'dask'? (in Python also any "
+            ["--executor", "dsak"],
+            "no executor is named 'dsak'; did you mean 'dask'? (Python also accepts any "
             "concurrent.futures.Executor)",
         ),
-        (["--workers", "2"], "local runs one call at a time, got workers=2; try dask"),
+        (["--workers", "2"], "local runs one call at a time, got workers=2; write dask"),
     ],
 )
 def test_settings_that_cannot_be(
@@ -366,25 +366,26 @@ def test_settings_that_cannot_be(
     ("arguments", "libraries", "message"),
     [
         (
-            ["--engine", "dask"],
+            ["--executor", "dask"],
             ["distributed"],
-            f"the engine dask needs distributed, which is not installed: write {install('dask')}",
+            f"the executor dask needs distributed, which is not installed: write {install('dask')}",
         ),
         (
-            ["--engine", "ray"],
+            ["--executor", "ray"],
             ["ray"],
-            f"the engine ray needs ray, which is not installed: write {install('ray')}",
+            f"the executor ray needs ray, which is not installed: write {install('ray')}",
         ),
         (
             ["--search", "tpe"],
             ["optuna"],
-            "the search 'tpe' needs optuna, which is not installed: take another search, such as "
-            f"'sobol', or write {install('sweep')}",
+            "the search 'tpe' needs optuna, which is not installed: write another search, such as "
+            f"'sobol', or {install('sweep')}",
         ),
         (
             [],
             ["matplotlib"],
-            f"the report is drawn by matplotlib, which is not installed: write {install('sweep')}",
+            "charts are drawn by matplotlib, which is not installed: write "
+            + install("experiments"),
         ),
     ],
 )
@@ -430,8 +431,8 @@ def test_what_is_swept_cannot_be_given(tmp_path, monkeypatch, capsys, argument, 
         assert said(capsys, command, "--epochs", "2", argument, experiment=branched) == (
             1,
             "",
-            f"error: {field} is swept, whatever {argument} says: leave it out, or take {field} out "
-            "of the experiment's space\n",
+            f"error: {field} is swept, so {argument} has no effect: leave it out, or remove "
+            f"{field} from the experiment's space\n",
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -453,7 +454,7 @@ def test_a_folder_that_holds_another_sweep(folder, capsys, nothing_computed):
     assert (status, error) == (
         1,
         f"error: {folder} holds a sweep already (of tests.sweep.quick, 8 trials): continue it "
-        f"by python -m tests.sweep.quick resume {folder}, or write --folder with another place\n",
+        f"with python -m tests.sweep.quick resume {folder}, or write --folder with another path\n",
     )
     assert digest(folder) == before
 
@@ -464,13 +465,13 @@ def test_a_folder_that_holds_something_else(tmp_path, capsys, nothing_computed):
     assert (status, error) == (
         1,
         f"error: {tmp_path} holds something else already (thesis.tex): write --folder with a new "
-        "place\n",
+        "path\n",
     )
     place = tmp_path / "thesis.tex" / "sweep"
     status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
     assert status == 1
     assert error.startswith(f"error: {place} cannot be written, ")
-    assert error.endswith("is not a folder. Nothing was run; write --folder with another place\n")
+    assert error.endswith("is not a folder. Nothing was run; write --folder with another path\n")
     assert error.count("\n") == 1
 
 
@@ -506,7 +507,7 @@ def test_a_read_only_folder(read_only, capsys, nothing_computed):
         status, _, error = said(capsys, "sweep", *SMALL, "--folder", place)
         assert (status, error) == (
             1,
-            f"error: {place} {cause}. Nothing was run; write --folder with another place\n",
+            f"error: {place} {cause}. Nothing was run; write --folder with another path\n",
         )
     status, _, error = said(capsys, "resume", read_only / "sweep")
     assert status == 1
@@ -519,8 +520,8 @@ def test_two_drivers(folder, capsys, nothing_computed):
         status, _, error = said(capsys, "resume", folder)
     assert (status, error) == (
         1,
-        f"error: another driver is at work in {folder}, and one at a time may be: let it end, or "
-        f"stop it, and then resume; `jaxnn sweep top {folder}` shows how far it is\n",
+        f"error: another driver is at work in {folder}, and there may be one at a time: wait for "
+        f"it or stop it, then resume; `jaxnn sweep top {folder}` shows its progress\n",
     )
 
 
@@ -564,7 +565,7 @@ def test_a_report_that_cannot_be_drawn_costs_no_sweep(tmp_path, capsys, monkeypa
 
     place = tmp_path / "sweep"
     with monkeypatch.context() as patch:
-        patch.setattr("jaxnn.sweep.report.document.page", fails)
+        patch.setattr("jaxnn.sweep.report.document.report", fails)
         with pytest.warns(
             RuntimeWarning, match=rf"the report of {place} was not written \(IndexEr"
         ):
@@ -625,7 +626,7 @@ def test_help_names_what_there_is(capsys, monkeypatch, nothing_computed, command
     status, out, _ = said(capsys, command, "--help")
     assert status == 0
     pieces = {
-        "plan": ("Say what a sweep would be.", "--trials INT", "Configurations to try."),
+        "plan": ("Show what a sweep would do.", "--trials INT", "Configurations to try."),
         "sweep": (
             "Train many configurations of the experiment's space.",
             "optimizer.learning_rate",
@@ -633,10 +634,10 @@ def test_help_names_what_there_is(capsys, monkeypatch, nothing_computed, command
             "--seeds INT",
             "--exact",
             "--model.width INT",
-            "--engine STR",
+            "--executor STR",
             "(default: 64)",
         ),
-        "resume": ("Go on with a sweep, or with a run in runs/,", "FOLDER", "--force"),
+        "resume": ("Continue an interrupted sweep or run,", "FOLDER", "--force"),
     }
     text = " ".join(out.replace("│", " ").split())
     for piece in pieces[command]:

@@ -11,7 +11,7 @@ from jaxnn.experiment import SGD
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.sweep import LogUniform, Space
 from jaxnn.sweep.ledger import Cohort, Group, Ledger
-from jaxnn.sweep.opening import is_driven
+from jaxnn.sweep.storage import is_driven
 
 SPACE = Space(SGD, {"learning_rate": LogUniform(1e-3, 1.0)})
 META = {
@@ -68,7 +68,7 @@ def test_retry_asks_again_and_top_says_that_nothing_drives_it(folder, capsys):
     with Ledger.open(folder) as ledger:
         assert [trial.status for trial in ledger.trials()] == ["done", "done", "asked"]
     assert main(["sweep", "top", str(folder)]) == 0
-    assert "nothing drives it: continue it with python -m experiments.toy resume" in (
+    assert "no driver is running: continue it with python -m experiments.toy resume" in (
         capsys.readouterr().out
     )
 
@@ -82,7 +82,7 @@ def test_retry_says_where_there_is_nothing_to_ask_again(folder, capsys):
 
 def test_retry_refuses_a_trial_that_is_done(folder, capsys):
     assert main(["sweep", "retry", str(folder), "--trials", "1"]) == 1
-    assert "error: trial 1 is done: retry takes those that are diverged or failed" in (
+    assert "error: trial 1 is done: retry accepts those that are diverged or failed" in (
         capsys.readouterr().err
     )
 
@@ -91,7 +91,7 @@ def test_a_driver_in_another_process_is_seen(folder):
     assert not is_driven(folder)
     code = (
         "import sys, pathlib\n"
-        "from jaxnn.sweep.opening import DriverLock\n"
+        "from jaxnn.sweep.storage import DriverLock\n"
         "with DriverLock(pathlib.Path(sys.argv[1])):\n"
         "    print('held', flush=True)\n"
         "    sys.stdin.read()\n"

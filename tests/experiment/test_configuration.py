@@ -56,19 +56,19 @@ def test_a_whole_number_is_a_float_where_a_float_is_wanted():
     ("change", "message"),
     [
         ({"epohcs": 3}, "config (Config) has no field 'epohcs'; did you mean 'epochs'?"),
-        ({"epochs": "3"}, "config.epochs is '3', wanted int"),
-        ({"epochs": True}, "config.epochs is True, wanted int"),
-        ({"epochs": 3.5}, "config.epochs is 3.5, wanted int"),
-        ({"activation": "relo"}, "config.activation is 'relo', wanted 'relu' or 'tanh'"),
-        ({"sizes": [1, None]}, "config.sizes[1] is None, wanted int"),
-        ({"pair": [1]}, "config.pair has 1 items, wanted 2"),
+        ({"epochs": "3"}, "config.epochs is '3', expected int"),
+        ({"epochs": True}, "config.epochs is True, expected int"),
+        ({"epochs": 3.5}, "config.epochs is 3.5, expected int"),
+        ({"activation": "relo"}, "config.activation is 'relo', expected 'relu' or 'tanh'"),
+        ({"sizes": [1, None]}, "config.sizes[1] is None, expected int"),
+        ({"pair": [1]}, "config.pair is [1], expected tuple[int, str]"),
         ({"optimizer": {"type": "Fats"}}, "config.optimizer has type 'Fats'; did you mean 'Fast'?"),
         ({"optimizer": {"type": "Fast", "rate": 1}}, "config.optimizer (Fast) lacks 'momentum'"),
         (
             {"optimizer": {"type": "Fast", "rate": 1, "momentum": "x"}},
-            "config.optimizer.momentum is 'x', wanted float or null",
+            "config.optimizer.momentum is 'x', expected float or null",
         ),
-        ({"optimizer": 3}, "config.optimizer is 3, wanted Slow or Fast"),
+        ({"optimizer": 3}, "config.optimizer is 3, expected Slow or Fast"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_place(change, message):
@@ -80,7 +80,9 @@ def test_what_does_not_fit_is_refused_by_its_place(change, message):
 def test_a_number_that_is_not_one_comes_back():
     text = json.dumps(to_plain(Slow(math.nan)), allow_nan=False)
     assert math.isnan(from_plain(Slow, json.loads(text)).rate)
-    with pytest.raises(ValueError, match=r"config.rate is {'type': 'float', 'value': 'x'}, wanted"):
+    with pytest.raises(
+        ValueError, match=r"config.rate is {'type': 'float', 'value': 'x'}, expected"
+    ):
         from_plain(Slow, {"type": "Slow", "rate": {"type": "float", "value": "x"}})
 
 

@@ -58,7 +58,7 @@ def test_augmented_data_augment_the_training_alone():
         assert found.arrays[0] is x
         assert isinstance(found.validation, tuple)
     assert Loaded(data.Augmented(dataset, flipped)).data is dataset
-    with pytest.raises(TypeError, match="data are arrays of rows, got Augmented"):
+    with pytest.raises(TypeError, match="data must be arrays of rows, got Augmented"):
         Loaded(((x, y), data.Augmented((x, y), flipped)))
 
 
@@ -68,7 +68,7 @@ def test_augmented_data_augment_the_training_alone():
         (
             (np.ones(3), np.ones(3), np.ones(3)),
             TypeError,
-            "an experiment's data are (training data, validation data), got 3 items; write "
+            "an experiment's data must be (training data, validation data), got 3 items; write "
             "return (x, y, weights), None to train on several arrays",
         ),
         (
@@ -88,7 +88,7 @@ def test_data_that_cannot_be(found, error, said):
 
 def test_sources_are_no_data_of_an_experiment():
     source = data.HostArrays(np.ones((4, 2)), np.ones(4))
-    with pytest.raises(TypeError, match="write the arrays themselves, which all trials"):
+    with pytest.raises(TypeError, match="return the arrays themselves, which all trials"):
         Loaded((source, None))
 
 
@@ -136,24 +136,25 @@ def refused(made, config):
 
 
 def test_lengths_that_cannot_be():
-    said = (
-        "the length of a run is the field steps or epochs of {}, which has {}; write "
-        "steps: int = 1000"
+    said = "{} must have {} for the length of a run, got {}; write steps: int = 1000"
+    steps, either = "steps, without data,", "either steps or epochs"
+    both = changed(gan.EXPERIMENT, config=Both, program=None)
+    for made, config, allowed, got in (
+        (both, Both(), either, "steps and epochs"),
+        (dqn.EXPERIMENT, Neither(), steps, "neither"),
+        (dqn.EXPERIMENT, Epochs(), steps, "epochs"),
+    ):
+        assert refused(changed(made, config=type(config)), config) == said.format(
+            type(config).__name__, allowed, got
+        )
+    assert refused(dqn.EXPERIMENT, dqn.Config(steps=0)) == (
+        "Config.steps must be None or an int >= 1, got 0"
     )
-    assert refused(changed(dqn.EXPERIMENT, config=Both), Both()) == said.format("Both", "both")
-    assert refused(changed(dqn.EXPERIMENT, config=Neither), Neither()) == said.format(
-        "Neither", "neither"
-    )
-    assert refused(changed(dqn.EXPERIMENT, config=Epochs), Epochs()) == (
-        "dqn has no data, so its runs have no epochs; give the configuration a field "
-        "steps: int = 1000"
-    )
-    assert refused(dqn.EXPERIMENT, dqn.Config(steps=0)) == "steps is an int >= 1, got 0"
     assert refused(dqn.EXPERIMENT, dqn.Config(every=0)) == (
-        "the configuration's every is an int >= 1, got 0"
+        "Config.every must be None or an int >= 1, got 0"
     )
     assert refused(gan.EXPERIMENT, gan.Config(batch_size=49)) == (
-        "batch_size is 49, but the training data have 48 rows; write batch_size=48 or less"
+        "Config.batch_size must be an int from 1 to 48, got 49; the training data have 48 rows"
     )
 
 
@@ -161,14 +162,14 @@ def test_a_function_that_returns_no_program():
     made = changed(dqn.EXPERIMENT, program=lambda config, data: 3)
     said = refused(made, dqn.Config())
     assert re.fullmatch(
-        r"dqn: the experiment's function .*<lambda> returns a train\.Program, got .*; write "
+        r"dqn: the result of .*<lambda> must be a train\.Program, got 3; write "
         r"return train\.Supervised\(net, task, optimizer\)",
         said,
     )
 
 
 def test_parts_that_cannot_be():
-    with pytest.raises(TypeError, match=r"Experiment\.config is a frozen dataclass, got"):
+    with pytest.raises(TypeError, match=r"Experiment\.config must be a frozen dataclass, got"):
         Experiment("wrong", int, program=dqn.build)
     with pytest.raises(ValueError, match="trials are compared by one metric, got maximize='a'"):
         changed(dqn.EXPERIMENT, maximize="a", minimize="b")

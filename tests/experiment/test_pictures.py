@@ -13,6 +13,7 @@ from jaxnn.data import Dataset, Examples
 from jaxnn.experiment import Experiment, pictures
 from jaxnn.experiment.experiment import configured
 from jaxnn.experiment.prediction import bits_of
+from jaxnn.html import charts
 
 NAMES = ("cat", "dog", "owl")
 Y = np.array([0, 0, 1, 2, 2])
@@ -98,7 +99,7 @@ def test_regression_pictures_name_the_quantity_and_the_errors():
     assert "R² 0.960, RMSE 10.0, MAE 10.0" in figure.get_suptitle()
     figure = pictures.residuals(y, predicted, "price")
     assert figure.axes[0].get_ylabel() == "error: predicted - true"
-    assert pictures.png(figure).startswith(b"\x89PNG")
+    assert charts.png(figure).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("bad", [slice(1), slice(None)])
@@ -109,7 +110,7 @@ def test_residuals_that_are_not_numbers_are_left_out(bad):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # matplotlib's, of an axis without numbers
         figure = pictures.residuals(y, predicted, "target")
-        assert pictures.png(figure)[1:4] == b"PNG"
+        assert charts.png(figure)[1:4] == b"PNG"
     counts = sum(bar.get_width() for bar in figure.axes[1].patches)
     assert counts == np.isfinite(predicted).sum()
 
@@ -138,7 +139,7 @@ def drawn(x, y, task, predictions, **names):
     history = [{"epoch": 1, "step": 1, "loss": 1.0}]
     found = pictures.drawings(configured(one, Config()), history, predictions)
     figures = {name.removesuffix(".png"): draw() for name, draw in found.items()}
-    assert all(pictures.png(figure)[1:4] == b"PNG" for figure in figures.values())
+    assert all(charts.png(figure)[1:4] == b"PNG" for figure in figures.values())
     return figures
 
 

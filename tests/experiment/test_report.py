@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jaxnn.experiment.pictures import confusion_matrix, png, residuals, worst_profiles
+from jaxnn.experiment.pictures import confusion_matrix, residuals, worst_profiles
 from jaxnn.experiment.report import report
+from jaxnn.html.charts import png
 
 RECORDS = [
     {
@@ -140,7 +141,6 @@ def test_a_run_without_records_has_a_page():
 
 def test_without_matplotlib_there_is_none(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"drawn by matplotlib, which is not installed"):
         made()
 

@@ -256,7 +256,7 @@ def test_a_run_is_refused_after_a_change_and_records_that_it_was_forced(
     assert said(capsys, experiment, "resume", folder, "--force")[0] == 0
     config = json.loads((folder / "config.json").read_text())
     assert config["forced"] == [[f"{project / 'examples.py'}: dataset changed"]]
-    shown = "It was resumed with --force, although this changed: "
+    shown = "It resumed with --force, although this changed: "
     assert shown in (folder / "report.html").read_text()
 
 

@@ -16,16 +16,15 @@ import pytest
 import jaxnn as nn
 from jaxnn import interop, train
 from jaxnn.command import main
-from jaxnn.command.watching import summary
-from jaxnn.experiment.config_file import RunOptions, is_unfinished, load_config, load_unfinished
+from jaxnn.command.display import summary
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.prediction import read_inputs
+from jaxnn.experiment.run_folder import RunOptions, load_config, load_unfinished, unfinished
 from jaxnn.files.reading import FileError
 from jaxnn.sweep.export import export
-from jaxnn.sweep.faults import LedgerError
-from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.ledger import Ledger, LedgerError
 from jaxnn.sweep.reading import read
-from jaxnn.sweep.report import page
+from jaxnn.sweep.report import report
 from jaxnn.train import JsonLines
 from jaxnn.train.weights import packed
 from tests.command.test_run import EXPERIMENT, Config, load
@@ -109,7 +108,7 @@ def test_configurations(tmp_path, many):
 
     def begin():
         try:
-            is_unfinished(file.parent, about)
+            unfinished(file.parent, about)
         except FileExistsError as error:  # of another configuration
             raise FileError(str(error)) from None
 
@@ -188,7 +187,7 @@ def looked_at(folder, place):
     """All that `jaxnn sweep show` and `export` do."""
     with Ledger.open(folder) as ledger:
         ledger.digest()
-        ledger.standing()
+        ledger.trained_epochs()
         ledger.states()
         sweep = read(ledger)
     text = summary(sweep)
@@ -209,7 +208,7 @@ def test_ledgers(tmp_path, many):
         refusals += bool(message)
         if not message and seed % 40 == 0:  # a report takes a second
             with Ledger.open(folder) as ledger:
-                page(read(ledger)).encode()
+                report(read(ledger)).encode()
         shutil.rmtree(folder)
     assert refusals > many // 2
 

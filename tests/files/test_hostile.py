@@ -19,14 +19,13 @@ import jaxnn as nn
 from jaxnn import interop, train
 from jaxnn.command import tool
 from jaxnn.command.parsing import refuse
-from jaxnn.experiment.config_file import load_config
 from jaxnn.experiment.prediction import read_inputs
+from jaxnn.experiment.run_folder import load_config
 from jaxnn.files.arrays import open_arrays
 from jaxnn.files.lock import Lock, NoLock
 from jaxnn.files.reading import FileError, parse_json, printable, read_bytes, read_json
-from jaxnn.sweep.checkpoints import name, read
-from jaxnn.sweep.faults import LedgerError
-from jaxnn.sweep.ledger import Ledger
+from jaxnn.sweep.ledger import Ledger, LedgerError
+from jaxnn.sweep.storage import read_states, states_file
 from tests.command.test_run import EXPERIMENT, load
 from tests.sweep.test_report import small_ledger
 
@@ -166,16 +165,16 @@ def test_other_sparse_files_are_refused(tmp_path):
         read_inputs(file, load())
     raw = start.read_bytes().replace(b"(1, 3), }", b"(9999999999, 3), }")
     (tmp_path / "long.npy").write_bytes(raw)
-    with pytest.raises(FileError, match=r"long\.npy holds no table of numbers"):
+    with pytest.raises(FileError, match=r"long\.npy is not a table of numbers"):
         read_inputs(tmp_path / "long.npy", load())
     lines = sparse(tmp_path / "metrics.jsonl")
     with pytest.raises(FileError, match="has 40,000,000,000 bytes"):
         train.JsonLines(lines).records()
     (tmp_path / "lanes").mkdir()
-    small = tmp_path / name(0)
+    small = tmp_path / states_file(0)
     os.mkfifo(small)
     with pytest.raises(LedgerError, match="is a fifo, wanted a regular file"):
-        read(tmp_path, 0, "0" * 64)
+        read_states(tmp_path, 0, "0" * 64)
 
 
 def test_json_is_bounded():

@@ -18,10 +18,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from jaxnn.command.sweep import meta_of
+from jaxnn.executors import create
 from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space, Uniform
 from jaxnn.sweep.driver import Driver
-from jaxnn.sweep.engine import engine
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.settings import Settings
@@ -69,7 +69,7 @@ def begun(made, settings, folder, opened=Ledger):
 def drive(ledger, made, executor=None, workers=1, watch=lambda progress: None):
     """Go on to the end, in this process where no executor is given."""
     with contextlib.ExitStack() as stack:
-        executor = executor or stack.enter_context(engine("local"))
+        executor = executor or stack.enter_context(create("local"))
         Driver(made, ledger, executor, workers, watch).run()
 
 

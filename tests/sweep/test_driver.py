@@ -18,11 +18,11 @@ import jax
 import numpy as np
 import pytest
 
+from jaxnn.executors import create
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.files import replacing
 from jaxnn.sweep import Choice, Grid, Space, cohort
-from jaxnn.sweep.engine import engine
-from jaxnn.sweep.halve import hyperband
+from jaxnn.sweep.halving import hyperband
 from jaxnn.sweep.ledger import Ledger, LedgerError
 from jaxnn.sweep.settings import Settings
 from tests.sweep import driven, quick
@@ -193,7 +193,7 @@ def test_killed_at_every_boundary(tmp_path, kind, environment, wholes):
 def test_a_second_driver_is_refused_until_the_first_is_dead(tmp_path, environment):
     with start(environment, tmp_path / "sweep", "none") as first:
         try:
-            with pytest.raises(LedgerError, match=r"another driver is at work in .*sweep, and one"):
+            with pytest.raises(LedgerError, match=r"another driver is at work in .*sweep, and "):
                 Ledger.open(tmp_path / "sweep", write=True)
             reading(tmp_path / "sweep")  # to look is allowed
         finally:
@@ -525,7 +525,7 @@ def check_many(tmp_path, executor, killed=lambda: None):
 
 def test_two_dask_workers_one_of_them_killed(tmp_path, paths):
     pytest.importorskip("distributed")
-    with engine("dask", 2) as executor:
+    with create("dask", 2) as executor:
         run = executor._client.run  # type: ignore[attr-defined]
         pids = list(run(os.getpid).values())
         check_many(tmp_path, executor, lambda: os.kill(pids[0], signal.SIGKILL))
@@ -536,7 +536,7 @@ def test_two_dask_workers_one_of_them_killed(tmp_path, paths):
 def test_two_ray_workers_one_of_them_killed(tmp_path, paths):
     pytest.importorskip("ray")
     jax.devices()  # from here on JAX warns of forks
-    with engine("ray", 2) as executor:
+    with create("ray", 2) as executor:
         pids = {executor.submit(os.getpid).result(60) for _ in range(8)}
         check_many(tmp_path, executor, lambda: os.kill(pids.pop(), signal.SIGKILL))
 
@@ -544,5 +544,5 @@ def test_two_ray_workers_one_of_them_killed(tmp_path, paths):
 @pytest.mark.slow
 def test_submitit_jobs(tmp_path, paths):
     pytest.importorskip("submitit")
-    with engine("submitit:local", 2, tmp_path / "jobs") as executor:
+    with create("submitit:local", 2, tmp_path / "jobs") as executor:
         check_many(tmp_path, executor)

@@ -23,6 +23,7 @@ import pytest
 from jaxnn.files import replacing
 from jaxnn.installation import upgrade
 from jaxnn.sweep.ledger import Change, Cohort, Group, Ledger, LedgerError, Result
+from jaxnn.sweep.storage import SCHEMA
 from tests.sweep import toy
 
 META = {"experiment": "experiments.toy", "epochs": 5, "maximize": False}
@@ -85,7 +86,7 @@ def check_whole(folder):
             if cohort.checkpoint and cohort.id is not None:
                 assert len(ledger.lanes(cohort.id)) == 5000 + 8 * len(cohort.lanes)
         assert results == ran
-        assert ledger.standing() == {lane: epochs[-1] for lane, epochs in ran.items()}
+        assert ledger.trained_epochs() == {lane: epochs[-1] for lane, epochs in ran.items()}
         rounds = [trial.round for trial in ledger.trials()]
         assert all(rounds.count(round) == toy.BATCH for round in rounds)
         asked = {trial.number for trial in ledger.trials() if trial.status == "asked"}
@@ -189,7 +190,7 @@ def test_what_went_in_comes_out(ledger):
     assert ledger.results() == sorted(Result(*result) for result in results)
     assert ledger.results("error") == [Result(0, 0, 1, "error", 3.0)]
     assert ledger.curves(0, "loss") == {1: [(1, 1.5), (2, 0.5)]}
-    assert ledger.standing() == {(0, 0): 2, (0, 1): 2, (2, 0): 2}
+    assert ledger.trained_epochs() == {(0, 0): 2, (0, 1): 2, (2, 0): 2}
     assert ledger.states() == {(0, 1, 2): (0, 0), (0, 0, 2): (0, 1), (2, 0, 2): (0, 2)}
     assert ledger.lanes(0) == b"abc"
     trials = ledger.trials()
@@ -225,7 +226,7 @@ def test_the_digest_is_over_what_was_asked_and_came_and_no_times(tmp_path):
             ledger.ask(0, 0, [({"rate": rate, "width": 3}, "wide"), ({}, None)])
             cohort = Cohort("wide", 0, 0, 1, ((0, 0),), seconds, seconds)
             ledger.commit(cohort, [(0, 0, 1, "loss", loss)], {0: status})
-            ledger.change([Change(0, 1, {"rate": 2.0}, source)])
+            ledger.decide({}, changes=[Change(0, 1, {"rate": 2.0}, source)])
             return ledger.digest()
 
     wanted = digest("first")
@@ -262,7 +263,9 @@ def test_a_checkpoint_stays_exactly_while_a_lane_goes_on_from_it(ledger):
     ledger.commit(Cohort("wide", 1, 1, 2, ((1, 7),)), [], {1: "running"}, lanes=b"later")
     assert not file.exists()
     assert ledger.states() == {(1, 7, 2): (1, 0)}
-    with pytest.raises(ValueError, match="cohort 0 has no checkpoint: none of its lanes continues"):
+    with pytest.raises(
+        ValueError, match="cohort 0 of the ledger has no states: none of its lanes continues"
+    ):
         ledger.lanes(0)
     ledger.decide({1: "stopped"}, 1)
     assert list((ledger.folder / "lanes").iterdir()) == []
@@ -271,7 +274,7 @@ def test_a_checkpoint_stays_exactly_while_a_lane_goes_on_from_it(ledger):
 
 def test_a_source_is_kept_until_the_changed_trial_has_gone_on(ledger):
     two_lanes(ledger)
-    ledger.change([Change(1, 1, {"rate": 0.3}, source=0)])
+    ledger.decide({}, changes=[Change(1, 1, {"rate": 0.3}, source=0)])
     assert ledger.changes() == [Change(1, 1, {"rate": 0.3}, 0)]
     ledger.commit(Cohort("wide", 1, 1, 2, ((0, 7),)), [], {0: "running"}, lanes=b"later")
     ledger.decide({0: "stopped"}, 1)
@@ -283,7 +286,9 @@ def test_a_source_is_kept_until_the_changed_trial_has_gone_on(ledger):
 
 def test_a_trial_that_failed_is_asked_again(ledger):
     two_lanes(ledger)
-    with pytest.raises(ValueError, match="trial 0 is running: retry takes those that are diverged"):
+    with pytest.raises(
+        ValueError, match="trial 0 is running: retry accepts those that are diverged"
+    ):
         ledger.retry([0])
     ledger.decide({0: "failed"}, 0, {0: "Traceback \udcff"})
     assert ledger.trials()[0].error == r"Traceback \udcff"
@@ -302,7 +307,7 @@ def test_an_outcome_is_noted_once(ledger):
     cohort = Cohort("wide", 0, 0, 1, ((0, 7), (1, 7)))
     with pytest.raises(
         ValueError,
-        match="seed 7 of trial 0 has 1 epochs behind it, and this cohort begins after 0",
+        match="seed 7 of trial 0 has trained 1 epochs, and this cohort begins after 0",
     ):
         ledger.commit(cohort, [], {0: "done"}, lanes=b"again")
     assert ledger.digest() == digest
@@ -319,10 +324,10 @@ def test_mistakes_are_told_and_change_nothing(ledger):
         (lambda: ledger.ask(1, 0, [({"x": np.float32(1)}, "wide")]), "float32 is not JSON serial"),
         (lambda: ledger.decide({2: "done"}), "no trial 2 in the ledger: ask for it first"),
         (lambda: ledger.decide({1: "stoped"}), "CHECK constraint failed: status IN"),
-        (lambda: ledger.change([Change(0, 1, {}, 9)]), "FOREIGN KEY"),
-        (lambda: ledger.retry([-1]), "trial -1 is not in the ledger: retry takes"),
-        (lambda: ledger.lanes(5), "no cohort 5 in the ledger"),
-        (lambda: ledger.lanes("../ledger"), "no cohort '../ledger' in the ledger"),
+        (lambda: ledger.decide({}, changes=[Change(0, 1, {}, 9)]), "FOREIGN KEY"),
+        (lambda: ledger.retry([-1]), "trial -1 is not in the ledger: retry accepts"),
+        (lambda: ledger.lanes(5), "cohort 5 of the ledger is not there"),
+        (lambda: ledger.lanes("../ledger"), "cohort '../ledger' of the ledger is not there"),
         (lambda: ledger.commit(cohort, [(0, 7, 2, "x", 0.0)] * 2, {}), "UNIQUE constraint"),
         (lambda: ledger.commit(cohort, [(9, 7, 2, "x", 0.0)], {}), "FOREIGN KEY"),
         (lambda: ledger.commit(Cohort("wide", 1, 1, 1, ((0, 7),)), [], {}), "CHECK constraint"),
@@ -348,7 +353,7 @@ def test_readers_look_while_the_driver_writes_and_write_nothing(ledger):
             lambda: reader.commit(Cohort("wide", 1, 1, 2, ((0, 7),)), [], {}, lanes=b"x"),
         ):
             with pytest.raises(
-                ValueError, match=r"is open to read: write Ledger\.open\(folder, wr"
+                ValueError, match=r"is open for reading: write Ledger\.open\(folder, wr"
             ):
                 write()
     assert os.listdir(ledger.folder / "lanes") == ["000000.safetensors"]
@@ -356,7 +361,7 @@ def test_readers_look_while_the_driver_writes_and_write_nothing(ledger):
 
 def test_a_second_driver_is_refused(tmp_path):
     place = tmp_path / "sweep"
-    text = f"another driver is at work in {place}, and one at a time may be.*`jaxnn sweep top"
+    text = f"another driver is at work in {place}, and there may be one at a time.*`jaxnn sweep top"
     with Ledger.create(place, META) as ledger:
         ledger.add_group(Group("wide", {}, "vmap", 1))
         with pytest.raises(LedgerError, match=text):
@@ -384,8 +389,8 @@ def test_a_folder_that_holds_another_sweep_is_refused_with_what_to_write(ledger)
     two_lanes(ledger)
     place = ledger.folder
     text = (
-        rf"{place} holds a sweep already \(of experiments\.toy, 2 trials\): continue it by "
-        rf"{PLACE}{place}, or write --folder with another place"
+        rf"{place} holds a sweep already \(of experiments\.toy, 2 trials\): continue it with "
+        rf"{PLACE}{place}, or write --folder with another path"
     )
     with pytest.raises(LedgerError, match=text):
         Ledger.create(place, META)
@@ -430,11 +435,17 @@ def test_what_is_no_ledger_is_told_and_left_alone(tmp_path, contents):
     assert os.listdir(tmp_path) == ["ledger.sqlite"]
 
 
-def test_a_newer_ledger_is_told_and_left_alone(tmp_path):
+@pytest.mark.parametrize(
+    "schema, text",
+    [
+        (99, f"a newer jaxnn (its schema is 99, this one reads {SCHEMA}): write {upgrade()}"),
+        (0, f"an older jaxnn (its schema is 0, this one reads {SCHEMA}): begin another sweep, or "),
+    ],
+)
+def test_a_ledger_of_another_version_is_rejected_and_left_alone(tmp_path, schema, text):
     Ledger.create(tmp_path / "sweep", META).close()
     with raw(tmp_path / "sweep") as connection:
-        connection.execute("PRAGMA user_version = 2")
-    text = f"was written by a newer jaxnn (its schema is 2, this one knows 1): write {upgrade()}"
+        connection.execute(f"PRAGMA user_version = {schema}")
     for write in (False, True):
         with pytest.raises(LedgerError, match=re.escape(text)):
             Ledger.open(tmp_path / "sweep", write)
@@ -473,8 +484,8 @@ def test_a_damaged_checkpoint_is_told(ledger):
     file.write_bytes(b"statez")
     wanted, found = (hashlib.sha256(c).hexdigest()[:12] for c in (b"states", b"statez"))
     text = (
-        f"{file} is damaged, and the lanes of cohort 0 continue from it: its SHA-256 is "
-        f"{found}..., wanted {wanted}...; put back a copy of it"
+        f"{file} is damaged: its SHA-256 is {found}..., expected {wanted}...; the lanes of cohort "
+        "0 continue from it: put back a copy of it"
     )
     with pytest.raises(LedgerError) as raised:
         ledger.lanes(0)
@@ -497,7 +508,7 @@ def test_no_text_in_a_ledger_leads_out_of_its_folder(tmp_path):
             connection.execute("UPDATE cohorts SET id = '../../outside'")
     with Ledger.open(place, write=True) as ledger:
         with pytest.raises(
-            LedgerError, match=r"000000\.safetensors is damaged.*wanted \.\./\.\./out"
+            LedgerError, match=r"000000\.safetensors is damaged.*expected \.\./\.\./out"
         ):
             ledger.lanes(0)
         ledger.decide({0: "stopped", 1: "stopped"}, 0)

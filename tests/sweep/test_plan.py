@@ -14,7 +14,7 @@ from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space
 from jaxnn.sweep import probe as probes
 from jaxnn.sweep.cohort import Way, Work
-from jaxnn.sweep.halve import Bracket
+from jaxnn.sweep.halving import Bracket
 from jaxnn.sweep.plan import AIM, Planner, make_plan
 from jaxnn.sweep.probe import MAPPED, SHARE, Probe, Timing, probe
 from jaxnn.sweep.settings import Settings

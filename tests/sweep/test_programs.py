@@ -23,12 +23,12 @@ import pytest
 import jaxnn as nn
 from jaxnn import train
 from jaxnn.command.sweep import meta_of
+from jaxnn.executors import create
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import configured
 from jaxnn.sweep import Choice, LogUniform, Uniform, cohort
 from jaxnn.sweep.cohort import Way, Work, compiled_cohort, work
 from jaxnn.sweep.driver import Driver
-from jaxnn.sweep.engine import engine
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.settings import Settings
@@ -314,8 +314,8 @@ def test_a_number_inside_a_layer_is_traced_because_the_program_is_built_inside()
 def test_exact_keeps_a_number_inside_a_layer_static():
     assert reasons(SCALED) == {"scale": TRACED, "learning_rate": TRACED}
     assert reasons(SCALED, exact=True) == {
-        "scale": "it is not a leaf of the program, so a solo run compiles it as a constant, "
-        "whose bits --exact keeps",
+        "scale": "it is not a leaf of the program: a solo run compiles it as a constant, and "
+        "--exact lanes are bitwise equal to solo runs",
         "learning_rate": TRACED,
     }
 
@@ -368,7 +368,7 @@ def begin(folder, made):
 
 def drive(folder, made, opened=Ledger):
     """Drive a sweep to its end, and return what is in its ledger."""
-    with opened.open(folder, write=True) as ledger, engine("local") as executor:
+    with opened.open(folder, write=True) as ledger, create("local") as executor:
         Driver(made, ledger, executor).run()
         return ledger.digest(), ledger.trials(), ledger.groups(), ledger.cohorts()
 
@@ -513,6 +513,6 @@ def test_a_swept_length_under_halving():
     with pytest.raises(ValueError) as said:
         planned(made, halving="successive")
     assert str(said.value) == (
-        "--halving successive compares trials after equally many epochs, but steps is swept: "
-        "sweep without --halving, or take steps out of the space"
+        "--halving successive compares trials after the same number of epochs, but steps is "
+        "swept: sweep without --halving, or take steps out of the space"
     )

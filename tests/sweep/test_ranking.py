@@ -15,24 +15,21 @@ import pytest
 
 from jaxnn import train
 from jaxnn.command import sweep as commands
-from jaxnn.command.watching import finish, summary
+from jaxnn.command.display import finish, summary
 from jaxnn.experiment import SGD, AdamW
-from jaxnn.experiment.config_file import load_unfinished
 from jaxnn.experiment.configuration import to_plain
-from jaxnn.experiment.folder import check_place
-from jaxnn.experiment.prediction import load_run
+from jaxnn.experiment.run_folder import check_folder, load_run, load_unfinished
 from jaxnn.models import MLP
-from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, faults, opening
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
+from jaxnn.sweep.driver import Reporter
 from jaxnn.sweep.export import export
-from jaxnn.sweep.halve import keep, population
+from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
-from jaxnn.sweep.opening import DriverLock
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.progress import Teller
 from jaxnn.sweep.reading import read
-from jaxnn.sweep.report.headline import cards, headline
 from jaxnn.sweep.report.importance import FEWEST, alone, importance, importance_of
-from jaxnn.sweep.report.progress import against_seconds
+from jaxnn.sweep.report.result import cards, headline
+from jaxnn.sweep.report.scores import best_by_seconds
 from jaxnn.sweep.settings import Settings
 from tests.sweep import driven, quick
 from tests.sweep.made_up import made_up
@@ -84,8 +81,8 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
         planner = types.SimpleNamespace(
             metric="validation_f1", maximize=maximize, epochs=4, settings=Settings(trials=8)
         )
-        teller = Teller(ledger, planner, lambda progress: None)  # type: ignore[arg-type]
-        told = teller.progress(4)
+        reporter = Reporter(ledger, planner, lambda progress: None)  # type: ignore[arg-type]
+        told = reporter.progress(4)
     sign = 1 if maximize else -1
     # A trial that ran longer comes after a better one, one that was stopped after all of those.
     assert [trial.number for trial in found.ranking] == [3, 1, 6, 0, 7]
@@ -93,7 +90,7 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
     assert [trial.number for trial in found.finalists] == [3, 1, 6, 0]
     rows = [line.split() for line in summary(found).splitlines()[2:]]
     assert [int(row[0]) for row in rows] == [3, 1, 6, 0, 7]
-    assert against_seconds(found)[1][-1] == sign * 0.95  # known, though not of a whole run
+    assert best_by_seconds(found)[1][-1] == sign * 0.95  # known, though not of a whole run
     experiment = dataclasses.replace(quick.experiment(SPACE, SGD))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(commands, "module_of", lambda experiment: "experiments.toy")
@@ -139,13 +136,13 @@ def test_the_headline_counts_compiling_and_the_probe(tmp_path):
     with Ledger.open(written(tmp_path / "sweep")) as ledger:
         found = read(ledger)
     # 8 cohorts of 1 s, half of it compiling; a probe of 3 s, of which 2 s compiling.
-    text = cards(found)
-    assert "<b>11.0 s</b><span>of computing</span>" in text
-    assert "<small>6.0 s of it compiling, 1.0 s measuring how to run</small>" in text
-    assert against_seconds(found)[0][-1] == 11.0
+    assert ("11.0 s", "of computing", "6.0 s of it compiling, 1.0 s measuring how to run") in (
+        cards(found)
+    )
+    assert best_by_seconds(found)[0][-1] == 11.0
     words = headline(found)
     assert "1 to 4 epochs" not in words
-    assert "ran to the end (2 to 4 epochs, each as long as its configuration says)" in words
+    assert "trials that completed (2 to 4 epochs, depending on the configuration)" in words
 
 
 def test_halving_and_populations_keep_no_infinity():
@@ -223,7 +220,9 @@ def test_halving_keeps_the_trials_with_the_largest_f1(tmp_path, metric):
         best = read(ledger).best
         # Another direction is another sweep, even if someone edits the settings.
         ledger.set_meta({"maximize": metric == "validation_miss"})
-        with pytest.raises(ValueError, match=r"are compared by validation_.*: restore it, or begi"):
+        with pytest.raises(
+            ValueError, match=r"are compared by validation_.*: restore the code, or"
+        ):
             driven.drive(ledger, scored())
     assert statuses == {"stopped": 6, "done": 2}  # a metric of NaN ends no trial
     assert len(curves) == 8
@@ -398,23 +397,23 @@ def command_in(text):
 def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
     folder = written(tmp_path / "it's a (sweep) $HOME; here")
     best = ["python", "-m", "experiments.toy", "run", "--from", f"{folder}:best"]
-    monkeypatch.setattr("jaxnn.command.watching.write", lambda ledger: "report.html")
+    monkeypatch.setattr("jaxnn.command.display.write", lambda ledger: "report.html")
     with Ledger.open(folder) as ledger:
         finish(ledger)
         found = read(ledger)
     assert command_in(capsys.readouterr().out.splitlines()[-1]) == best
-    assert shlex.split(faults.resume_command(folder, "experiments.toy"))[-1] == str(folder)
+    assert shlex.split(storage.resume_command(folder, "experiments.toy"))[-1] == str(folder)
     with pytest.raises(LedgerError) as said:
-        opening.connect(tmp_path / "no sweep", write=False)
+        storage.connect(tmp_path / "no sweep", write=False)
     assert f"`sweep --folder '{tmp_path / 'no sweep'}'`" in str(said.value)
-    held = DriverLock(folder)
+    held = storage.DriverLock(folder)
     with pytest.raises(LedgerError) as said:
-        DriverLock(folder)
+        storage.DriverLock(folder)
     held.close()
     called = str(said.value).split("`")[1]
     assert shlex.split(called) == ["jaxnn", "sweep", "top", str(folder)]
     with pytest.raises(FileExistsError) as said:
-        check_place(folder, 1)
+        check_folder(folder, 1)
     named = str(said.value).partition("--folder ")[2].removesuffix(", or remove it")
     assert shlex.split(named) == [f"{folder}-2"]
     with pytest.raises(ValueError) as said:

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from jaxnn.html.charts import log_ticks
 from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import mean, read
-from jaxnn.sweep.report import page, write
-from jaxnn.sweep.report.axes import at_edge, log_ticks, score_scale
-from jaxnn.sweep.report.headline import headline, seed_mean
+from jaxnn.sweep.report import report, write
 from jaxnn.sweep.report.importance import importance, importance_of
-from jaxnn.sweep.report.parameters import edge_words, ranks, shown, slices
-from jaxnn.sweep.report.progress import against_seconds
-from jaxnn.sweep.report.rungs import shares, survivors
+from jaxnn.sweep.report.parameters import draw_slices, edge_sentence, rank_levels
+from jaxnn.sweep.report.result import headline, seed_mean
+from jaxnn.sweep.report.rungs import failure_counts, survivors
+from jaxnn.sweep.report.scores import at_edge, best_by_seconds, drawn_trials, score_scale
 from jaxnn.sweep.tables import Change, Cohort, Group, Result
 from tests.sweep.made_up import SPACE, made_up
 
@@ -48,7 +48,7 @@ META = {
 
 @pytest.fixture(scope="module")
 def shown_page():
-    return page(SWEEP)
+    return report(SWEEP)
 
 
 def text_of(page):
@@ -93,13 +93,13 @@ def test_a_ledger_is_read_as_it_was_written(tmp_path):
     assert sweep.common == (1, {0: pytest.approx(0.505), 1: pytest.approx(0.705)})
     assert sweep.curves["validation_accuracy"][2] == {0: [(1, None)], 1: [(1, None)]}
     assert sweep.facts == {"search": "random"}
-    assert against_seconds(sweep) == ([3.0, 4.0], [pytest.approx(0.705), pytest.approx(0.81)])
+    assert best_by_seconds(sweep) == ([3.0, 4.0], [pytest.approx(0.705), pytest.approx(0.81)])
 
 
 def test_a_changed_trial_has_its_last_values(tmp_path):
     with Ledger.open(small_ledger(tmp_path / "sweep"), write=True) as ledger:
         last = dict(ledger.trials()[1].values) | {"rate": 0.02}
-        ledger.change([Change(1, 1, last, source=0)])
+        ledger.decide({}, changes=[Change(1, 1, last, source=0)])
         sweep = read(ledger)
     assert sweep.trials[1].values["rate"] == 0.02
     assert sweep.changed == {1}
@@ -107,7 +107,7 @@ def test_a_changed_trial_has_its_last_values(tmp_path):
 
 
 def test_a_ledger_without_what_a_sweep_says_is_refused(tmp_path):
-    said = "does not say 'config', 'space', 'metric'"
+    said = "lacks 'config', 'space', 'metric'"
     with (
         Ledger.create(tmp_path / "sweep", {"experiment": "experiments.a"}) as ledger,
         pytest.raises(ValueError, match=said) as error,
@@ -170,12 +170,12 @@ def test_survivors_are_those_of_the_ledger():
     assert (first["epoch"], last["epoch"]) == (2, 6)
     assert first["reached"] == ended.count("stopped") + ended.count("done")
     assert first["stopped"] == ended.count("stopped")
-    assert first["bad"] == ended.count("diverged") + ended.count("failed")
+    assert first["lost"] == ended.count("diverged") + ended.count("failed")
     assert last["reached"] == ended.count("done")
 
 
 def test_failures_are_counted_where_they_are():
-    lost, ran, (at, ticks) = shares(SWEEP, "optimizer:sgd.learning_rate")
+    lost, ran, (at, ticks) = failure_counts(SWEEP, "optimizer:sgd.learning_rate")
     sgd = [t for t in SWEEP.trials if t.values["optimizer"] == "SGD"]
     assert sum(ran) == len(sgd)
     assert lost[:4] == [0, 0, 0, 0] or SWEEP.trials[-1] in sgd
@@ -204,17 +204,17 @@ def test_too_few_trials_are_said_to_be():
     said = importance_of(made_up(trials=10))
     assert isinstance(said, str)
     assert re.fullmatch(
-        r"Too few trials to tell which parameters matter: \d trials can be compared, and at "
+        r"Too few trials to find out which parameters matter: \d trials can be compared, and at "
         r"least 25 are needed.",
         said,
     )
 
 
 def test_the_best_are_always_drawn():
-    drawn = shown(SWEEP, most=20)
+    drawn = drawn_trials(SWEEP, most=20)
     assert len(drawn) == 20
     assert [t.number for t in drawn[::-1][:10]] == [t.number for t in SWEEP.ranking[:10]]
-    levels = ranks(SWEEP)
+    levels = rank_levels(SWEEP)
     assert levels[SWEEP.ranking[0].number] == 6
     assert levels[SWEEP.ranking[-1].number] == 0
 
@@ -231,7 +231,7 @@ def test_the_page_says_what_the_issue_asks_for(shown_page):
         "95 % interval, 2 seeds",
         "Student's t with n - 1 degrees of freedom",
         "trials, in the order in which they were asked",
-        "seconds of computing, compiling included",
+        "seconds of computing, including compiling",
         "middle 80 % of all runs",
         "Trials that lack one of the two are not in that map.",
         "Below an axis: the trial does not have it.",
@@ -251,18 +251,18 @@ def test_the_page_says_that_the_best_lies_at_an_edge():
     trials = [moved if t.number == best.number else t for t in SWEEP.trials]
     sweep = dataclasses.replace(SWEEP, trials=trials)
     text = text_of(headline(sweep))
-    assert "model.dropout = 0 lies at the lower edge of its range (0 .. 0.5)" in text
+    assert "model.dropout = 0 is at the lower edge of its range (0 .. 0.5)" in text
     figure = Figure()
-    slices(figure, sweep, ["model.dropout"], shown(sweep))
+    draw_slices(figure, sweep, ["model.dropout"], drawn_trials(sweep, 1000))
     assert figure.axes[0].get_title(loc="left") == "dropout: best at the lower edge"
-    assert edge_words(sweep, ["shift", "model.dropout"]) == (
-        " <b>The best lies at the edge of: model.dropout (lower edge).</b>"
+    assert edge_sentence(sweep, ["shift", "model.dropout"]) == (
+        " <b>The best is at the edge of: model.dropout (lower edge).</b>"
     )
 
 
 @pytest.mark.slow
 def test_the_page_is_the_same_each_time(shown_page):
-    assert page(SWEEP) == shown_page
+    assert report(SWEEP) == shown_page
 
 
 def test_the_page_asks_for_nothing(shown_page):
@@ -294,14 +294,16 @@ def test_names_and_errors_are_shown_as_they_are(shown_page):
     ids=["nothing measured", "one score", "only a failure"],
 )
 def test_a_sweep_that_has_hardly_begun_has_a_page(sweep):
-    text = text_of(page(sweep))
+    text = text_of(report(sweep))
     assert "Sweep of mnist_mlp" in text
     assert ("No trial has a score yet." in text) == (sweep.best is None)
 
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     folder = small_ledger(tmp_path / "sweep")
-    monkeypatch.setattr("jaxnn.sweep.report.document.page", lambda sweep: f"{sweep.name}</html>\n")
+    monkeypatch.setattr(
+        "jaxnn.sweep.report.document.report", lambda sweep: f"{sweep.name}</html>\n"
+    )
     with Ledger.open(folder) as ledger:
         assert write(ledger) == folder / "report.html"
         assert (folder / "report.html").read_text() == "mnist_mlp</html>\n"
@@ -325,16 +327,15 @@ def test_a_page_is_made_from_a_ledger(tmp_path):
     with Ledger.open(small_ledger(tmp_path / "sweep")) as ledger:
         text = text_of(write(ledger).read_text())
     assert "0.81 ± 0.13" in text  # half of 12.706 * 0.02 / sqrt(2) / sqrt(2), by a table
-    assert "1 ran to the end, 1 stopped by halving, 1 diverged" in text
+    assert "1 completed, 1 stopped by halving, 1 diverged" in text
 
 
 def test_without_matplotlib_there_is_no_page(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError) as error:
-        page(SWEEP)
+        report(SWEEP)
     assert str(error.value) == (
-        f"the report is drawn by matplotlib, which is not installed: write {install('sweep')}"
+        f"charts are drawn by matplotlib, which is not installed: write {install('experiments')}"
     )
 
 
@@ -342,7 +343,7 @@ def test_without_matplotlib_there_is_no_page(monkeypatch):
 def test_a_thousand_trials_make_less_than_a_megabyte():
     sweep = made_up(trials=1000, epochs=20, seeds=1, rungs=(20,))
     assert len(sweep.dimensions) == 6
-    assert len(page(sweep).encode()) < 1_000_000
+    assert len(report(sweep).encode()) < 1_000_000
 
 
 @pytest.mark.slow
@@ -425,7 +426,7 @@ def test_a_report_shows_any_text(start):
         config=dict(zip(names, names, strict=True)),
         facts={**swept.facts, "device": names[0], "traced": dict.fromkeys(names, "traced")},
     )  # fmt: skip
-    shown = page(sweep)
+    shown = report(sweep)
     is_whole(shown)
     if start == 0:
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
@@ -453,7 +454,7 @@ def test_a_report_draws_any_finite_numbers(a):
         for t in swept.trials
     ]
     sweep = dataclasses.replace(swept, curves=curves, dimensions=dimensions, trials=trials)
-    is_whole(page(sweep))
+    is_whole(report(sweep))
 
 
 def test_the_mean_of_finite_numbers_is_finite():

@@ -11,8 +11,8 @@ import pytest
 
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.installation import install
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 from jaxnn.sweep.search import SEARCHES, Observation, TPESearch, best_and_newest, searcher
-from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
 from tests.sweep import quick
 
 
@@ -209,8 +209,8 @@ def test_a_library_that_is_not_there(monkeypatch):
     with pytest.raises(ImportError) as error:
         searcher("tpe", SPACE)
     assert str(error.value) == (
-        "the search 'tpe' needs no_such_module, which is not installed: take another search, such "
-        f"as 'sobol', or write {install('sweep')}"
+        "the search 'tpe' needs no_such_module, which is not installed: write another search, "
+        f"such as 'sobol', or {install('sweep')}"
     )
 
 

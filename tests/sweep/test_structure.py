@@ -100,8 +100,8 @@ def test_what_python_looks_at_is_static_and_the_reason_says_where():
 
 def test_numbers_of_the_loop_are_static():
     assert found({"batch_size": Choice(16, 32), "epochs": Int(1, 9)}) == {
-        "batch_size": "the configuration's batch_size must be a number that Python knows",
-        "epochs": "the configuration's epochs must be a number that Python knows",
+        "batch_size": "Wide.batch_size must be None or an int >= 1, known before tracing",
+        "epochs": "Wide.epochs must be None or an int >= 1, known before tracing",
     }
 
 
@@ -349,8 +349,8 @@ def test_groups_of_a_branch_are_counted_branch_by_branch():
 def test_epochs_swept_under_halving():
     paths = {"epochs": Choice(2, 4), **RATE}
     assert refused(paths, halving="successive") == (
-        "--halving successive compares trials after equally many epochs, but epochs is swept: "
-        "sweep without --halving, or take epochs out of the space"
+        "--halving successive compares trials after the same number of epochs, but epochs is "
+        "swept: sweep without --halving, or take epochs out of the space"
     )
     Planner(quick.experiment(Space(quick.Config, paths)), quick.Config(), Settings())
 
@@ -379,21 +379,21 @@ def test_seeds_without_a_seed_field():
     experiment = quick.experiment(Space(Seedless, RATE), Seedless, program=fixed)
     with pytest.raises(ValueError) as said:
         Planner(experiment, Seedless(), Settings(seeds=2))
-    assert str(said.value) == ("--seeds wants a field `seed` in the configuration; there is none")
+    assert str(said.value) == ("--seeds needs a field `seed` in the configuration, which has none")
     Planner(experiment, Seedless(), Settings())
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"trials": 0}, "--trials is at least 1, got 0"),
-        ({"seeds": 0}, "--seeds is at least 1, got 0"),
-        ({"lanes": 0}, "--lanes is at least 1, got 0"),
-        ({"batch": -1}, "--batch is at least 0, got -1"),
-        ({"max_groups": 0}, "--max-groups is at least 1, got 0"),
+        ({"trials": 0}, "Settings.trials must be an int >= 1, got 0"),
+        ({"seeds": 0}, "Settings.seeds must be an int >= 1, got 0"),
+        ({"lanes": 0}, "Settings.lanes must be an int >= 1, got 0"),
+        ({"batch": -1}, "Settings.batch must be an int >= 0, got -1"),
+        ({"max_groups": 0}, "Settings.max_groups must be an int >= 1, got 0"),
         (
             {"exact": True, "by": "vmap"},
-            "--exact and --by vmap contradict each other: lanes trained together round "
+            "--exact and --by vmap contradict each other: lanes that train together round "
             "differently; leave one out",
         ),
     ],

@@ -52,7 +52,7 @@ def run(ledger, round, group, rung, segment):
     from jaxnn.sweep.ledger import Cohort
 
     begin, end = segment
-    standing, states = ledger.standing(), ledger.states()
+    standing, states = ledger.trained_epochs(), ledger.states()
     trials = {t.number: t for t in of_round(ledger, round) if t.status in ("asked", "running")}
     lanes = [(n, s) for n, trial in trials.items() if trial.group == group for s in SEEDS]
     lanes = tuple(lane for lane in lanes if standing.get(lane, 0) == begin)
@@ -97,7 +97,8 @@ def decide(ledger, round, rung, epoch):
     if not any(c.epoch == epoch and c.trial in numbers for c in ledger.changes()):
         left = [t.number for t in of_round(ledger, round) if t.status == "running"]
         left.sort(key=lambda number: (score(ledger, number, epoch), number))
-        ledger.change([Change(left[-1], epoch, {"rate": 0.5, "place": 0}, source=left[0])])
+        change = Change(left[-1], epoch, {"rate": 0.5, "place": 0}, source=left[0])
+        ledger.decide({}, changes=[change])
 
 
 def score(ledger, number, epoch):

@@ -1,95 +1,87 @@
-"""The whole page, one file that opens from disk and needs no other; written whole or not at all."""
+"""The report of a sweep: one HTML file, written completely or not at all.
+
+`write` puts `report.html` into the folder of a sweep; `report` returns its text. Its sections are
+in a file each: `result` (best trials, programs, settings), `scores` (best so far, curves),
+`importance`, `parameters` (slices, pairs, parallel coordinates), `rungs` (survival, failures).
+"""
 
 import contextlib
-import importlib.util
+import importlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ...files.replacing import replace
-from ...page import drawing
-from ...page.document import document
-from ...page.words import count, escaped, label
+from ...html.charts import check_library
+from ...html.formatting import count, escaped, label
+from ...html.page import document
 from ..reading import Sweep, read
-from .headline import headline
 from .importance import Importance, importance, importance_of
-from .machine import groups, settings
 from .parameters import parameters
-from .progress import progress
+from .result import headline, programs, settings
 from .rungs import failures, survival
+from .scores import progress
+
+FILE = "report.html"
 
 
-def page(sweep: Sweep) -> str:
-    """The report of a sweep as HTML.
+def report(sweep: Sweep) -> str:
+    """Return the report of a sweep as HTML. Equal sweeps give equal text.
 
-    The same sweep gives the same text. Raises ImportError if matplotlib is not installed.
+    Raises:
+        ImportError: matplotlib is not installed.
     """
-    drawing.library()
+    check_library()
     found = importance_of(sweep)
-    weights = found.shares if isinstance(found, Importance) else {}
-    body = "".join(
-        (
-            headline(sweep),
-            progress(sweep),
-            importance(found, sweep) if sweep.best else "",
-            parameters(sweep, weights),
-            survival(sweep),
-            failures(sweep),
-            groups(sweep),
-            settings(sweep),
-        )
+    body = (
+        headline(sweep),
+        progress(sweep),
+        importance(found, sweep) if sweep.best else "",
+        parameters(sweep, found.shares if isinstance(found, Importance) else {}),
+        survival(sweep),
+        failures(sweep),
+        programs(sweep),
+        settings(sweep),
     )
-    footer = f"Made from the ledger in {escaped(sweep.folder)}."
-    return document(f"Sweep of {sweep.name}", subtitle(sweep), body, footer)
-
-
-def subtitle(sweep: Sweep) -> str:
-    """The sweep on a line."""
+    seeds = f" of {count(sweep.seeds, 'seed')}" if sweep.seeds > 1 else ""
     facts = [
-        count(len(sweep.trials), "trial")
-        + (f" of {count(sweep.seeds, 'seed')}" if sweep.seeds > 1 else ""),
+        count(len(sweep.trials), "trial") + seeds,
         f"up to {count(sweep.epochs, 'epoch')}",
-        f"{len(sweep.dimensions)} parameters by {escaped(sweep.facts.get('search', '?'))}",
-        f"compared by {escaped(label(sweep.metric))}",
-        escaped(sweep.facts.get("device") or ""),
+        f"{count(len(sweep.dimensions), 'parameter')} by {sweep.facts.get('search', '?')}",
+        f"compared by {label(sweep.metric)}",
+        sweep.facts.get("device") or "",
     ]
-    return " · ".join(fact for fact in facts if fact)
+    subtitle = " · ".join(escaped(fact) for fact in facts if fact)
+    footer = f"Made from the ledger in {escaped(sweep.folder)}."
+    return document(f"Sweep of {sweep.name}", subtitle, "".join(body), footer)
 
 
-NAME = "report.html"
+def write(ledger: Any) -> Path:
+    """Write `report.html` into the folder of a ledger, and return its path.
 
-
-def check_library() -> None:
-    """Raise ImportError if a report could not be drawn. Imports nothing: that takes seconds."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise drawing.without_library()
+    Raises:
+        OSError: the file cannot be written.
+    """
+    sweep = read(ledger)
+    return replace(sweep.folder / FILE, report(sweep).encode())
 
 
 @contextlib.contextmanager
 def prepared() -> Iterator[None]:
-    """Import what a report is drawn by, while the body of the `with` statement runs.
+    """Import what draws a report while the body of the `with` statement runs.
 
-    It takes seconds, which a sweep can spend on compiling. The end waits for it, since Python must
-    not exit within an import.
+    The import takes seconds, in which a sweep can compile. The end waits for it, since Python must
+    not exit during an import.
     """
 
-    def imported() -> None:
+    def load() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module("matplotlib.backends.backend_svg")
 
-    thread = threading.Thread(target=imported, daemon=True)
+    thread = threading.Thread(target=load, daemon=True)
     thread.start()
     try:
         yield
     finally:
         thread.join()
-
-
-def write(ledger: Any) -> Path:
-    """Write `report.html` into the folder of the ledger, whole or not at all; returns its path.
-
-    Raises OSError, with the file and the cause, where it cannot be written.
-    """
-    sweep = read(ledger)
-    return replace(sweep.folder / NAME, page(sweep).encode())

@@ -1,20 +1,20 @@
-"""Which parameters matter: how well each one alone predicts the rank of trials held out.
+"""Which parameters matter: how well each one alone predicts the ranks of held-out trials.
 
-The share of a parameter is the held-out R^2 of the ranks r of the trials' scores,
+The importance of a parameter is the held-out R^2 of the ranks r of the scores,
 
     1 - sum_i (r_i - f_i)^2 / sum_i (r_i - m_i)^2,
 
-where f_i is predicted for trial i from the value of the parameter by all other trials (by a
-polynomial in its place on the range, or by the mean of the trials with the same option), and m_i is
-the mean rank of all other trials. 1 is a rank known from the parameter alone, 0 and below no help
-at all. Only the trials that have the parameter count.
+where f_i is the prediction for trial i from the value of the parameter by all other trials (a
+polynomial of its position in the range, or the mean of the trials with the same option), and m_i is
+the mean rank of all other trials. At 1, the parameter alone determines the rank; at 0 or below, it
+does not help. Only trials that have the parameter count.
 
-Among few trials something always seems to matter. So the same number is computed for ranks that are
-shuffled, and a parameter counts only if it exceeds what shuffling gives in all but 5 % of sweeps,
-over all parameters together (Bonferroni).
+Among few trials, some parameter always seems to matter. So the same number is computed for shuffled
+ranks, and a parameter counts only if it exceeds what shuffling gives in 95 % of sweeps, over all
+parameters together (Bonferroni).
 
-Trials that ran longer are better for that alone: if halving stopped some, all are compared after
-the last epoch that each of them reached; otherwise each after its own last epoch.
+Trials that run longer score better for that reason alone. If halving stopped some, all are compared
+after the last epoch that each of them reached; otherwise each after its last epoch.
 
 References: Allen, The relationship between variable selection and data augmentation and a method
 for prediction, 1974 (held-out errors of a linear fit); Fisher, The design of experiments, 1935
@@ -27,30 +27,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...page import html
-from ...page.drawing import BAND, CURVE, INK, svg
-from ...page.words import count, escaped, shorts
+from ...html import charts, page
+from ...html.formatting import count, escaped, shorts
 from ...train.directions import badness
 from ..dimensions import Choice, Dimension
 from ..reading import Sweep
 
-FEWEST = 25  # trials that can be compared
+FEWEST = 25  # comparable trials that are needed
 LEAST = 10  # of them, that have the parameter
-MOST = 2000  # trials that are looked at: beyond, an even sample of them
+MOST = 2000  # trials that are compared: of more, an even sample
 SHUFFLES = 1000
 ERROR = 0.05  # of sweeps in which a parameter without effect may count
-FLEXIBLE = 100  # trials from which a polynomial has degree 4; below it has 2
+FLEXIBLE = 100  # trials from which a polynomial has degree 4 instead of 2
 
 
 class Importance(NamedTuple):
-    """What each parameter predicts on its own.
+    """What each parameter predicts alone.
 
     Args:
-        shares: the held-out R^2 by parameter; 0 for one that does not exceed `chance`.
-        chance: what it has to exceed; infinite for one that too few trials have.
-        trials: how many of the trials have it.
-        compared: how many trials are compared in all.
-        epoch: after which epoch; None if each after its own last one.
+        shares: the held-out R^2 by parameter; 0 if it does not exceed `chance`.
+        chance: what it must exceed; infinite if too few trials have the parameter.
+        trials: the number of trials that have it.
+        compared: the number of compared trials.
+        epoch: after which they are compared; None if each after its last one.
     """
 
     shares: dict[str, float]
@@ -61,33 +60,34 @@ class Importance(NamedTuple):
 
 
 def importance_of(sweep: Sweep) -> Importance | str:
-    """The importance of the parameters, or why it cannot be told."""
+    """Return the importance of the parameters, or why it is unknown."""
     epoch, scores = sweep.common
     if len(sweep.dimensions) == 1:
-        return "One parameter is swept: there is none that it could matter more than."
+        return "Only one parameter is swept, so there is nothing to compare it with."
     if len(scores) < FEWEST:
         return (
-            f"Too few trials to tell which parameters matter: {count(len(scores), 'trial')} "
+            f"Too few trials to find out which parameters matter: {count(len(scores), 'trial')} "
             f"can be compared, and at least {FEWEST} are needed."
         )
     if len(set(scores.values())) == 1:
-        return "All trials have the same score: no parameter matters more than another."
-    asked = {trial.number: trial.values for trial in sweep.trials}
+        return "All trials have the same score, so no parameter matters more than another."
+    values = {trial.number: trial.values for trial in sweep.trials}
     numbers = sorted(scores)
     if len(numbers) > MOST:
         numbers = [numbers[at] for at in np.linspace(0, len(numbers) - 1, MOST).astype(int)]
     shares, chance, trials = {}, {}, {}
     for name, dimension in sweep.dimensions.items():
-        here = [number for number in numbers if name in asked[number]]
-        values = [asked[number][name] for number in here]
+        here = [number for number in numbers if name in values[number]]
         worth = [badness(scores[number], sweep.maximize) for number in here]
-        share, limit = alone(dimension, values, worth, ERROR / len(sweep.dimensions))
+        share, limit = alone(
+            dimension, [values[n][name] for n in here], worth, ERROR / len(sweep.dimensions)
+        )
         shares[name], chance[name], trials[name] = share if share > limit else 0.0, limit, len(here)
     if not any(shares.values()):
         return (
             f"No parameter has an effect beyond chance in {count(len(numbers), 'trial')}: none "
-            "predicts on its own which trials are better. More trials, or more seeds per trial, "
-            "may show one."
+            "predicts alone which trials are better. More trials, or more seeds per trial, may "
+            "show one."
         )
     return Importance(shares, chance, trials, len(numbers), epoch)
 
@@ -95,15 +95,15 @@ def importance_of(sweep: Sweep) -> Importance | str:
 def alone(
     dimension: Dimension, values: Sequence[Any], worth: Sequence[float], error: float
 ) -> tuple[float, float]:
-    """The held-out R^2 of the ranks of `worth` by one parameter, and what it has to exceed.
+    """Return the held-out R^2 of the ranks of `worth` by one parameter, and what it must exceed.
+
+    It returns (0, inf) for fewer than `LEAST` trials, and if nothing varies.
 
     Args:
         dimension: of the parameter.
-        values: of the parameter, one a trial.
-        worth: of each trial, finite; its ranks alone count.
+        values: of the parameter, one per trial.
+        worth: of each trial, finite; only ranks count.
         error: how often a parameter without effect may exceed it.
-
-    Returns (0, inf) for fewer than `LEAST` trials, and if there is nothing to tell apart.
 
     >>> from jaxnn.sweep.dimensions import Uniform
     >>> share, limit = alone(Uniform(0, 1), [n / 20 for n in range(20)], range(20), 0.05)
@@ -119,8 +119,8 @@ def alone(
     columns -= columns.mean(0)
     q = np.linalg.qr(basis)[0]
     leverage = np.square(q).sum(1)
-    # The held-out residual of trial i is e_i / (1 - leverage_i). A trial that has its option alone
-    # has leverage 1; it is predicted by the mean of the others.
+    # The held-out residual of trial i is e_i / (1 - leverage_i). A trial that alone has its option
+    # has leverage 1; its prediction is the mean of the others.
     lonely = leverage > 1 - 1e-9
     from_mean = columns * len(ranks) / (len(ranks) - 1)
     fitted = (columns - q @ (q.T @ columns)) / np.where(lonely, 1.0, 1 - leverage)[:, None]
@@ -130,7 +130,7 @@ def alone(
 
 
 def _basis(dimension: Dimension, values: Sequence[Any]) -> np.ndarray[Any, Any]:
-    """The functions of a parameter that its effect is fitted by, a column each."""
+    """Return the functions of a parameter that fit its effect, one per column."""
     if isinstance(dimension, Choice):
         options = np.array([dimension.index(value) for value in values], int)
         return (options[:, None] == np.unique(options)).astype(float)
@@ -140,69 +140,55 @@ def _basis(dimension: Dimension, values: Sequence[Any]) -> np.ndarray[Any, Any]:
 
 
 def _ranks(worth: Sequence[float]) -> np.ndarray[Any, Any]:
-    """The ranks of some numbers from 1 on; equal ones share the mean of theirs."""
+    """Return ranks from 1; equal numbers share the mean of theirs."""
     _, inverse, counts = np.unique(np.asarray(worth), return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def importance(found: Importance | str, sweep: Sweep) -> str:
-    """The section of the importances."""
+    """Return the section of the importances."""
     title = "Which parameters matter"
     if isinstance(found, str):
-        return html.section("importance", title, html.note(escaped(found)))
+        return page.section("importance", title, page.note(escaped(found)))
     when = "each after its last epoch"
     if found.epoch is not None:
         when = f"after epoch {found.epoch}, the last that all of them reached"
-    rows = [
-        [name, f"{found.trials[name]:,}", _said(found, name)]
-        for name in sorted(found.shares, key=lambda name: -found.shares[name])
-    ]
-    return html.section(
-        "importance",
-        title,
-        html.figure(
-            svg(
-                "importance",
-                "Importance by parameter",
-                lambda f: bars(f, found),
-                0.3 * len(found.shares) + 0.6,
-            ),
-            "The share of the variance of the trials' ranks that each parameter predicts on its "
-            "own, for trials held out (100 %: the rank follows from the parameter alone). "
-            f"{count(found.compared, 'trial')} are compared, {when}; each parameter is estimated "
-            "from the trials that have it. The pale part is what chance gives: with shuffled "
-            f"ranks, some parameter exceeds it in {100 * ERROR:.0f} % of sweeps. An effect that "
-            "needs two parameters together is not shown. The result holds for the ranges that "
-            "were searched: a narrow range hides what a parameter can do.",
-        ),
-        html.table(["parameter", "trials that have it", "share"], rows, (1, 2)),
-    )
+    names = sorted(found.shares, key=lambda name: -found.shares[name])
+    texts = [_text(found, name) for name in names]
+    drawn = charts.chart(
+        "importance", "Importance by parameter", lambda f: _draw(f, found, names, texts),
+        0.3 * len(names) + 0.6,
+        "The share of the variance of the trials' ranks that each parameter predicts alone, for "
+        "held-out trials (100 %: the parameter determines the rank). "
+        f"{count(found.compared, 'trial')} are compared, {when}; each parameter is estimated from "
+        "the trials that have it. The pale part is what chance gives: with shuffled ranks, some "
+        f"parameter exceeds it in {100 * ERROR:.0f} % of sweeps. Effects that need two parameters "
+        "together are not shown. The result holds for the searched ranges: a narrow range hides "
+        "what a parameter can do.",
+    )  # fmt: skip
+    rows = [[n, f"{found.trials[n]:,}", text] for n, text in zip(names, texts, strict=True)]
+    table = page.table(["parameter", "trials that have it", "share"], rows, (1, 2))
+    return page.section("importance", title, drawn, table)
 
 
-def _said(found: Importance, name: str) -> str:
+def _text(found: Importance, name: str) -> str:
     if found.chance[name] == math.inf:
         return "too few trials have it"
     share = found.shares[name]
     return f"{100 * share:.0f} %" if share else "no effect beyond chance"
 
 
-def bars(figure: Any, found: Importance) -> None:
-    """A bar a parameter, the largest on top, over what chance gives."""
+def _draw(figure: Any, found: Importance, names: list[str], texts: list[str]) -> None:
+    """Draw a bar per parameter, the largest first, over what chance gives."""
     panel = figure.subplots()
-    names = sorted(found.shares, key=lambda name: -found.shares[name])
-    short = shorts(names)
-    for at, name in enumerate(names):
-        share, chance = 100 * found.shares[name], 100 * found.chance[name]
-        panel.barh(at, share, height=0.62, color=CURVE)
-        if math.isfinite(chance):
-            panel.barh(at, max(chance, 0.0), height=0.62, color=BAND)
-            panel.plot([chance, chance], [at - 0.31, at + 0.31], color=INK, linewidth=1.1)
-        end = max(share, chance) if math.isfinite(chance) else share
-        panel.text(max(end, 0.0) + 1, at, _said(found, name), va="center")
-    panel.set_yticks(range(len(names)), [short[name] for name in names])
-    panel.set_ylim(len(names) - 0.5, -0.5)
-    panel.tick_params(axis="y", labelcolor=INK)
-    panel.grid(axis="y", visible=False)
-    panel.set_xlim(0, 125)
+    chance = [
+        max(100 * c, 0.0) if math.isfinite(c) else 0.0
+        for c in (found.chance[name] for name in names)
+    ]
+    layers = [(charts.CURVE, [100 * found.shares[name] for name in names]), (charts.BAND, chance)]
+    charts.bars(
+        panel, [*shorts(names).values()], layers, texts, "share of the variance of ranks, %", 100
+    )
+    for at, limit in enumerate(chance):
+        panel.plot([limit, limit], [at - 0.31, at + 0.31], color=charts.INK, linewidth=1.1)
     panel.set_xticks(range(0, 101, 20))
-    panel.set_xlabel("share of the variance of ranks, %")

@@ -1,18 +1,18 @@
-"""Numbers and names as a reader wants them."""
+"""Numbers, times, and names as text for readers."""
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..files.reading import printable
 
 LONGEST_NAME = 80  # characters of a name in a figure or a table
-NONE = "\N{EN DASH}"  # where there is no value
+NONE = "\N{EN DASH}"  # in place of a missing value
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A value in so many significant digits, without needless zeros.
+    """Return a value with `digits` significant digits, without trailing zeros.
 
     >>> [number(v) for v in (0.00012345, 0.25, 1234567.0, 3, True, None, "relu", float("nan"))]
     ['1.234e-4', '0.25', '1.235e6', '3', 'True', 'None', 'relu', 'nan']
@@ -31,8 +31,13 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{mantissa}e{int(power)}"
 
 
+def shown(value: Any) -> str:
+    """Return a value as `number` does, and a dash for None."""
+    return NONE if value is None else number(value)
+
+
 def duration(seconds: float) -> str:
-    """A time in the unit that suits it.
+    """Return a time in a suitable unit.
 
     >>> [duration(s) for s in (0.0123, 2.345, 75, 3725)]
     ['12 ms', '2.3 s', '1 min 15 s', '1 h 02 min']
@@ -50,7 +55,7 @@ def duration(seconds: float) -> str:
 
 
 def count(many: int, noun: str) -> str:
-    """So many of something.
+    """Return a number with its noun.
 
     >>> count(1, "trial"), count(1234, "trial")
     ('1 trial', '1,234 trials')
@@ -59,39 +64,43 @@ def count(many: int, noun: str) -> str:
 
 
 def label(metric: str) -> str:
-    """A metric's name as words: `validation_accuracy` is validation accuracy."""
+    """Return the name of a metric as words: `validation_accuracy` is validation accuracy."""
     return printable(metric.replace("_", " "), LONGEST_NAME)
 
 
-def short(name: str) -> str:
-    """The end of a dimension's name: the field, and the class where it is inside of a branch.
+def shorts(names: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each dotted path: its end, or all of it if two ends are equal.
 
-    >>> short("model.dropout"), short("optimizer:adamw.learning_rate")
-    ('dropout', 'adamw.learning_rate')
+    >>> shorts(["model.width", "head.width", "shift", "optimizer:adamw.learning_rate"])
+    {'model.width': 'model.width', 'head.width': 'head.width', 'shift': 'shift', \
+'optimizer:adamw.learning_rate': 'adamw.learning_rate'}
     """
-    return name.rpartition(":")[2] if ":" in name else name.rpartition(".")[2]
-
-
-def shorts(names: Any) -> dict[str, str]:
-    """A short name for each of several, the whole one where two would be the same.
-
-    >>> shorts(["model.width", "head.width", "shift"])
-    {'model.width': 'model.width', 'head.width': 'head.width', 'shift': 'shift'}
-    """
-    ends = [short(name) for name in names]
+    ends = {name: name.rpartition(":" if ":" in name else ".")[2] for name in names}
+    every = list(ends.values())
     return {
-        name: printable(end if ends.count(end) == 1 else name, LONGEST_NAME)
-        for name, end in zip(names, ends, strict=True)
+        name: printable(end if every.count(end) == 1 else name, LONGEST_NAME)
+        for name, end in ends.items()
     }
 
 
+def aligned(rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Return a line of text for each row, with columns aligned right.
+
+    >>> aligned([["trial", "loss"], [3, 0.25]])
+    ['trial  loss', '    3  0.25']
+    """
+    cells = [[printable(str(cell), 60) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.rjust, row, widths)) for row in cells]
+
+
 def escaped(text: Any) -> str:
-    """A text as HTML that shows it, whatever its characters."""
+    """Return HTML that shows any text as it is."""
     return html.escape(printable(str(text), lines=True))
 
 
 def flat(plain: Any, path: str = "") -> list[tuple[str, Any]]:
-    """A nested configuration as rows of dotted paths.
+    """Return a nested configuration as (dotted path, value) rows.
 
     >>> flat({"type": "Experiment", "optimizer": {"type": "SGD", "momentum": 0.9}})
     [('type', 'Experiment'), ('optimizer', 'SGD'), ('optimizer.momentum', 0.9)]

@@ -1,4 +1,4 @@
-"""Engines: the same executor protocol everywhere, and no result lost with its worker.
+"""The same executor protocol everywhere, and no result lost with its worker.
 
 Functions that travel are closures here, which go by value: workers cannot import this file.
 """
@@ -16,9 +16,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxnn.executors import InProcess, Pool, Submitit, base, create, worker_died
+from jaxnn.executors.slurm import minutes
 from jaxnn.installation import install
-from jaxnn.sweep import engine as engines
-from jaxnn.sweep.engine import Engine, Local, Submitit, engine, lost
 
 
 def square(number):
@@ -28,7 +28,7 @@ def square(number):
 @pytest.fixture(scope="module")
 def dask():
     pytest.importorskip("distributed")
-    with engine("dask", workers=2) as executor:
+    with create("dask", workers=2) as executor:
         yield executor
 
 
@@ -36,14 +36,14 @@ def dask():
 def ray():
     pytest.importorskip("ray")
     jax.devices()  # from here on JAX warns of forks
-    with engine("ray", workers=2) as executor:
+    with create("ray", workers=2) as executor:
         yield executor
 
 
 @pytest.fixture
 def submitit(tmp_path):
     pytest.importorskip("submitit")
-    with engine("submitit:local", workers=2, folder=tmp_path / "jobs") as executor:
+    with create("submitit:local", workers=2, folder=tmp_path / "jobs") as executor:
         yield executor
 
 
@@ -64,7 +64,7 @@ def results(executor, function, *columns):
 
 
 def test_local_runs_in_the_caller_at_submit():
-    with engine("local") as executor:
+    with create("local") as executor:
         assert isinstance(executor, concurrent.futures.Executor)
         future = executor.submit(threading.get_ident)
         assert future.done()
@@ -73,8 +73,8 @@ def test_local_runs_in_the_caller_at_submit():
         assert list(executor.map(square, range(4))) == [0, 1, 4, 9]
         error = executor.submit(int, "x").exception()
         assert isinstance(error, ValueError)
-        assert not lost(error)
-    with pytest.raises(RuntimeError, match=r"this engine is shut down and takes no more calls"):
+        assert not worker_died(error)
+    with pytest.raises(RuntimeError, match=r"this executor is shut down and accepts no more calls"):
         executor.submit(square, 2)
 
 
@@ -84,27 +84,33 @@ def interrupted():
 
 def test_ctrl_c_goes_through_local():
     with pytest.raises(KeyboardInterrupt):
-        Local().submit(interrupted)
+        InProcess().submit(interrupted)
 
 
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        (("dsak",), r"no engine is called 'dsak'; did you mean 'dask'\? \(in Python also any conc"),
-        (("mpi",), r"no engine is called 'mpi'; known are 'dask', 'local', 'ray', 'slurm'"),
-        (("local:8",), r"no engine is called 'local:8'; did you mean"),
-        (("slurm:gpu",), r"no engine is called 'slurm:gpu'; did you mean 'slurm'"),
-        (("submitit:loco",), r"no engine is called 'submitit:loco'; did you mean 'submitit:local'"),
-        (("dask:",), r"no engine is called 'dask:'; did you mean 'dask'"),
-        (("dask", 0), r"an engine has at least 1 worker, got workers=0"),
-        (("dask", 1.5), r"an engine has at least 1 worker, got workers=1\.5"),
-        (("local", 2), r"local runs one call at a time, got workers=2; try dask"),
-        (("dask:tcp://here:1", 2), r"has the workers that it has; leave out workers=2"),
+        (
+            ("dsak",),
+            r"no executor is named 'dsak'; did you mean 'dask'\? \(Python also accepts any conc",
+        ),
+        (("mpi",), r"no executor is named 'mpi'; known are 'dask', 'local', 'ray', 'slurm'"),
+        (("local:8",), r"no executor is named 'local:8'; did you mean"),
+        (("slurm:gpu",), r"no executor is named 'slurm:gpu'; did you mean 'slurm'"),
+        (
+            ("submitit:loco",),
+            r"no executor is named 'submitit:loco'; did you mean 'submitit:local'",
+        ),
+        (("dask:",), r"no executor is named 'dask:'; did you mean 'dask'"),
+        (("dask", 0), r"workers must be None or an int >= 1, got 0"),
+        (("dask", 1.5), r"workers must be None or an int >= 1, got 1\.5"),
+        (("local", 2), r"local runs one call at a time, got workers=2; write dask"),
+        (("dask:tcp://here:1", 2), r"has its own number of workers; leave out workers=2"),
     ],
 )
-def test_what_is_no_engine(arguments, text):
+def test_unknown_names(arguments, text):
     with pytest.raises(ValueError, match=text):
-        engine(*arguments)
+        create(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -113,19 +119,23 @@ def test_what_is_no_engine(arguments, text):
 def test_a_package_that_is_not_there(monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
     text = re.escape(
-        f"the engine {name} needs {package}, which is not installed: write {install(name)}"
+        f"the executor {name} needs {package}, which is not installed: write {install(name)}"
     )
     with pytest.raises(ImportError, match=text):
-        engine(name)
+        create(name)
 
 
 def test_no_slurm_here(monkeypatch, tmp_path):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ValueError, match=r"slurm runs as many jobs at a time as it is told"):
-        engine("slurm", folder=tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no Slurm on this machine.*or try submitit:local"):
-        engine("slurm", 8, folder=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"slurm needs the number of jobs to run at a time; write --workers 8"
+    ):
+        create("slurm", folder=tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"this machine has no Slurm.*or try submitit:local"
+    ):
+        create("slurm", 8, folder=tmp_path)
 
 
 def test_a_slurm_job_gets_the_time_limit_of_the_environment(monkeypatch, tmp_path):
@@ -133,7 +143,7 @@ def test_a_slurm_job_gets_the_time_limit_of_the_environment(monkeypatch, tmp_pat
     (tmp_path / "srun").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SBATCH_TIMELIMIT", "1-12:30")
-    with engine("slurm", 3, folder=tmp_path / "jobs") as executor:
+    with create("slurm", 3, folder=tmp_path / "jobs") as executor:
         assert isinstance(executor, Submitit)
         assert executor.workers == 3
         script = executor._executor._executor._make_submission_file_text("run", "id")
@@ -142,19 +152,19 @@ def test_a_slurm_job_gets_the_time_limit_of_the_environment(monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "text, minutes",
+    "text, wanted",
     # The forms of sbatch's manual.
     [("90", 90), ("90:00", 90), ("4:00:00", 240), ("2-0", 2880), ("1-2:30", 1590), ("0:0:30", 1)],
 )
-def test_time_limits(text, minutes):
-    assert engines._minutes(text) == minutes
+def test_time_limits(text, wanted):
+    assert minutes(text) == wanted
 
 
 def test_what_is_no_time_limit():
     with pytest.raises(
         ValueError, match=r"SBATCH_TIMELIMIT='4h' is not a time limit; write minutes"
     ):
-        engines._minutes("4h")
+        minutes("4h")
 
 
 def test_a_process_pool_of_the_standard_library_says_that_a_worker_died():
@@ -164,43 +174,45 @@ def test_a_process_pool_of_the_standard_library_says_that_a_worker_died():
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         error = executor.submit(os._exit, 1).exception(timeout=60)
     assert isinstance(error, BrokenProcessPool)
-    assert lost(error)
+    assert worker_died(error)
 
 
 def test_what_says_that_a_worker_died():
     def error(module, name, *bases):
         return type(name, bases or (Exception,), {"__module__": module})()
 
-    assert lost(error("distributed.scheduler", "KilledWorker"))
-    assert lost(error("ray.exceptions", "WorkerCrashedError"))
-    assert lost(error("ray.exceptions", "OwnerDiedError", type(error("ray.e", "ObjectLostError"))))
-    assert lost(error("submitit.core.utils", "UncompletedJobError"))
-    assert lost(concurrent.futures.CancelledError())
+    assert worker_died(error("distributed.scheduler", "KilledWorker"))
+    assert worker_died(error("ray.exceptions", "WorkerCrashedError"))
+    assert worker_died(
+        error("ray.exceptions", "OwnerDiedError", type(error("ray.e", "ObjectLostError")))
+    )
+    assert worker_died(error("submitit.core.utils", "UncompletedJobError"))
+    assert worker_died(concurrent.futures.CancelledError())
 
-    assert not lost(error("mine", "KilledWorker"))
-    assert not lost(MemoryError())
-    assert not lost(KeyboardInterrupt())
+    assert not worker_died(error("mine", "KilledWorker"))
+    assert not worker_died(MemoryError())
+    assert not worker_died(KeyboardInterrupt())
     # Ray's errors of the work are of the type that the work raised, too.
     raised = type(error("ray.exceptions", "RayTaskError"))
-    assert not lost(error("ray.exceptions", "E", raised, BrokenProcessPool))
+    assert not worker_died(error("ray.exceptions", "E", raised, BrokenProcessPool))
     job = type(error("submitit.core.utils", "UncompletedJobError"))
-    assert not lost(error("submitit.core.utils", "FailedJobError", job))
+    assert not worker_died(error("submitit.core.utils", "FailedJobError", job))
 
 
 def test_the_names_are_those_of_the_packages():
     scheduler = pytest.importorskip("distributed.scheduler")
     core = pytest.importorskip("distributed.comm.core")
     utils = pytest.importorskip("submitit.core.utils")
-    assert lost(scheduler.KilledWorker("task", None, 3))
-    assert lost(core.CommClosedError())
-    assert lost(utils.UncompletedJobError())
-    assert not lost(utils.FailedJobError())
+    assert worker_died(scheduler.KilledWorker("task", None, 3))
+    assert worker_died(core.CommClosedError())
+    assert worker_died(utils.UncompletedJobError())
+    assert not worker_died(utils.FailedJobError())
 
 
 @pytest.mark.slow
 def test_the_names_are_those_of_ray():
     exceptions = pytest.importorskip("ray.exceptions")
-    for name in engines.LOST["ray"] | engines.RAISED["ray"]:
+    for name in base.DEATHS["ray"] | base.RAISED["ray"]:
         assert issubclass(getattr(exceptions, name), exceptions.RayError)
 
 
@@ -208,12 +220,12 @@ def test_nothing_answers_at_the_address():
     pytest.importorskip("distributed")
     address = "nothing://here:1"
     with pytest.raises(ConnectionError, match=rf"no Dask scheduler answers at {address}; start"):
-        engine(f"dask:{address}")
+        create(f"dask:{address}")
 
 
 @pytest.mark.parametrize("remote", REMOTE, indirect=True)
 def test_work_is_done_elsewhere(remote):
-    assert isinstance(remote, Engine)
+    assert isinstance(remote, Pool)
     assert remote.workers == 2
     assert results(remote, pow, (2, 3, 4), (5, 2, 1)) == [32, 9, 4]
     assert remote.submit(os.getpid).result(60) != os.getpid()
@@ -242,9 +254,9 @@ def test_what_the_work_raises_is_not_taken_for_a_dead_worker(remote):
 
     error = remote.submit(fails).exception(60)
     assert "the text of the work" in str(error)
-    if remote.__class__.__name__ != "_Dask":  # there it is what the work raised, no more
-        assert not lost(error)
-    assert not lost(remote.submit(int, "x").exception(60))
+    if remote.__class__.__name__ != "Dask":  # there it is what the work raised, no more
+        assert not worker_died(error)
+    assert not worker_died(remote.submit(int, "x").exception(60))
 
 
 @pytest.mark.parametrize("remote", REMOTE, indirect=True)
@@ -299,7 +311,7 @@ def test_a_call_that_always_kills_its_worker_is_lost_in_the_end(remote, tmp_path
 
     error = remote.submit(kills, str(tmp_path)).exception(240)
     assert error is not None
-    assert lost(error)
+    assert worker_died(error)
     tried = len(os.listdir(tmp_path))
     assert 3 <= tried <= 4  # Dask and Ray: once, and three times again
     assert remote.submit(pow, 2, 3).result(60) == 8
@@ -313,28 +325,34 @@ def given_up(executor):
     executor.shutdown(wait=False, cancel_futures=True)
     assert time.perf_counter() - began < 60
     assert all(future.done() for future in futures)
-    assert all(future.cancelled() or lost(future.exception() or OSError()) for future in futures)
-    with pytest.raises(RuntimeError, match=r"after shutdown|is shut down and takes no more calls"):
+    assert all(
+        future.cancelled() or worker_died(future.exception() or OSError()) for future in futures
+    )
+    with pytest.raises(
+        RuntimeError, match=r"after shutdown|is shut down and accepts no more calls"
+    ):
         executor.submit(time.sleep, 0)
 
 
 @pytest.mark.slow
 def test_dask_gives_up_what_is_unfinished():
     pytest.importorskip("distributed")
-    given_up(engine("dask", 2))
+    given_up(create("dask", 2))
 
 
 @pytest.mark.slow
 def test_submitit_gives_up_what_is_unfinished(tmp_path):
     pytest.importorskip("submitit")
-    given_up(engine("submitit:local", 2, folder=tmp_path))
+    given_up(create("submitit:local", 2, folder=tmp_path))
 
 
 @pytest.mark.slow
 def test_ray_gives_up_what_is_unfinished(ray):
-    with pytest.raises(ValueError, match=r"Ray runs in this process already; write engine\('ray'"):
-        engine("ray", 2)
-    given_up(engine("ray"))
+    with pytest.raises(
+        ValueError, match=r"Ray already runs in this process; write executors\.create\('ray'"
+    ):
+        create("ray", 2)
+    given_up(create("ray"))
     assert ray.submit(pow, 2, 3).result(60) == 8  # its two workers are free again
 
 
@@ -353,7 +371,7 @@ def test_a_scheduler_and_a_cluster_that_run_already():
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0"
         ) as own,
-        engine(f"dask:{own.scheduler_address}") as executor,
+        create(f"dask:{own.scheduler_address}") as executor,
     ):
         assert executor.workers == 2
         assert executor.submit(pow, 2, 3).result(60) == 8

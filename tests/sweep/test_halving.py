@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from jaxnn.experiment import SGD, AdamW
-from jaxnn.sweep import halve
-from jaxnn.sweep.halve import Bracket, hyperband, keep, kept, perturbed, population, rungs
-from jaxnn.sweep.space import Branch, Choice, Grid, Int, LogUniform, Space, Uniform
+from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, halving
+from jaxnn.sweep.halving import Bracket, hyperband, keep, kept, perturbed, population, rungs
 from tests.sweep import quick
 
 
@@ -61,11 +60,11 @@ def test_rungs_are_floors_of_the_whole(eta):
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        ((0, 3), r"a trial runs for at least 1 epoch, got epochs=0"),
-        ((9, 1), r"eta is a whole number from 2 on: one in eta continues; got eta=1"),
-        ((9, 2.5), r"eta is a whole number from 2 on.*got eta=2\.5"),
-        ((9, 3, 10), r"the first rung is within 1 \.\. 9 epochs, got least=10"),
-        ((9, 3, 0), r"the first rung is within 1 \.\. 9 epochs, got least=0"),
+        ((0, 3), r"epochs must be an int >= 1, got 0"),
+        ((9, 1), r"eta must be an int >= 2, got 1"),
+        ((9, 2.5), r"eta must be an int >= 2, got 2\.5"),
+        ((9, 3, 10), r"least must be an int from 1 to 9, got 10; a run has 9 epochs"),
+        ((9, 3, 0), r"least must be an int from 1 to 9, got 0"),
     ],
 )
 def test_bad_rungs(arguments, text):
@@ -86,7 +85,7 @@ def test_ties_go_to_the_earlier_trial_and_failures_come_last():
 
 
 def test_more_than_there_are_is_refused():
-    with pytest.raises(ValueError, match=r"2 scores have no 3 best; ask for at most all"):
+    with pytest.raises(ValueError, match="count must be an int from 0 to 2, got 3"):
         keep([1.0, 2.0], 3)
 
 
@@ -152,7 +151,7 @@ def test_brackets_come_again_until_the_trials_are_used_up():
     ]  # fmt: skip
     assert hyperband(81, 3, trials=3) == [Bracket(3, (1, 3, 9, 27, 81), 3)]
     assert hyperband(81, 3, trials=3)[0].counts == [3, 1, 1, 1, 1]
-    with pytest.raises(ValueError, match=r"a sweep has at least 1 trial, got trials=0"):
+    with pytest.raises(ValueError, match="trials must be None or an int >= 1, got 0"):
         hyperband(81, 3, trials=0)
 
 
@@ -202,7 +201,7 @@ def test_population_is_a_function_of_the_generator():
 
 @pytest.mark.parametrize("fraction", [0.0, 0.6, math.nan])
 def test_a_fraction_out_of_range(fraction):
-    with pytest.raises(ValueError, match=r"above 0 and at most 0\.5, got"):
+    with pytest.raises(ValueError, match=r"fraction must be a number > 0 and at most 0\.5, got"):
         population([1.0, 2.0], np.random.default_rng(0), fraction)
 
 
@@ -248,18 +247,6 @@ def test_all_is_drawn_anew_at_times_and_fits_the_space():
     assert abs(kept - (0.75 + 0.25 * 2 / 8)) < 0.12
 
 
-def test_only_what_may_change_does():
-    names = ["dropout", "optimizer:adamw.learning_rate"]
-    for values in perturbations(VALUES, names=names, resample=0.5):
-        assert {n: v for n, v in values.items() if n not in names} == {
-            n: v for n, v in VALUES.items() if n not in names
-        }
-        assert values["dropout"] != 0.4
-    assert perturbations(VALUES, names=[])[0] == VALUES
-    with pytest.raises(ValueError, match=r"has no 'droput'; did you mean 'dropout'\?"):
-        perturbations(VALUES, names=["droput"])
-
-
 def test_perturbed_draws_as_many_numbers_whatever_comes_out():
     states = []
     for values, resample in [(VALUES, 0.0), (VALUES, 1.0), ({**VALUES, "depth": 8}, 0.5)]:
@@ -270,4 +257,4 @@ def test_perturbed_draws_as_many_numbers_whatever_comes_out():
 
 
 def test_factors_are_those_of_the_paper():
-    assert halve.FACTORS == (0.8, 1.2)
+    assert halving.FACTORS == (0.8, 1.2)

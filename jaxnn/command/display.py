@@ -1,0 +1,116 @@
+"""Sweeps on a terminal: their progress, a live table or plain lines; and their results."""
+
+import contextlib
+import importlib.util
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from ..files.plain import quoted
+from ..files.reading import LONGEST, printable
+from ..html.formatting import aligned, count, duration, number
+from ..sweep.driver import Progress, Watch
+from ..sweep.ledger import Ledger
+from ..sweep.reading import Sweep, read
+from ..sweep.report import write
+from ..sweep.report.result import best_command, seed_mean
+
+LISTED = 5  # trials in the table at the end
+
+
+@contextlib.contextmanager
+def watched(ledger: Ledger) -> Iterator[Watch]:
+    """Yield a function that shows the progress of a sweep."""
+    metric, seeds = ledger.meta["metric"], ledger.meta["seeds"]
+    if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
+        yield lambda progress: print(line(progress, metric, seeds), flush=True)
+        return
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    def show(progress: Progress) -> None:
+        grid = Table.grid(padding=(0, 2))
+        for title, text in facts(progress, metric, seeds).items():
+            grid.add_row(title, Text(text))  # a string would be read as markup
+        live.update(grid)
+
+    with Live(refresh_per_second=4) as live:
+        yield show
+
+
+def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
+    """Return the facts about a running sweep by title.
+
+    Args:
+        progress: of the sweep.
+        metric: that trials are compared by.
+        seeds: per trial.
+    """
+    share = progress.epochs / progress.whole if progress.whole else 1.0
+    trained = progress.epochs - progress.before
+    many = progress.statuses.get
+    best = "-"
+    if progress.best:
+        name = printable(metric, 60)
+        best = f"{name} {number(progress.best[1])} (trial {progress.best[0]})"
+    found = {
+        "trials": f"{progress.asked - many('asked', 0)} of {progress.trials}",
+        "lanes": str(progress.lanes),
+        "rung": f"epoch {progress.rung}",
+        "best": best,
+        **{status: str(many(status, 0)) for status in ("stopped", "diverged", "failed")},
+        "done": f"{min(share, 1.0):.0%}",
+    }
+    if progress.seconds > 0:
+        found["trials per second"] = number(progress.lanes / seeds / progress.seconds, 3)
+    if trained > 0 and share < 1:
+        left = progress.seconds * (progress.whole - progress.epochs) / trained
+        found["left"] = duration(left)
+    return found
+
+
+def line(progress: Progress, metric: str, seeds: int) -> str:
+    """Return the facts on a plain line."""
+    return ", ".join(f"{title} {text}" for title, text in facts(progress, metric, seeds).items())
+
+
+def finish(ledger: Ledger) -> None:
+    """Print the results of a sweep, and write its report."""
+    sweep = read(ledger)
+    print(f"\n{summary(sweep)}", flush=True)  # the report takes a moment
+    try:
+        print(f"\nReport: {printable(str(write(ledger)), lines=True)}")
+    except Exception as error:  # any error of the drawing: the ledger has all results
+        cause = printable(" ".join(str(error).split()), 300)
+        warnings.warn(
+            f"the report of {sweep.folder} was not written ({type(error).__name__}: {cause}). All "
+            "results are in the ledger: write jaxnn sweep report "
+            f"{quoted(sweep.folder)} to try again",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if sweep.best is not None:
+        print(f"Train the best again: {best_command(sweep)}")
+
+
+def summary(sweep: Sweep, listed: int = LISTED) -> str:
+    """Return the best trials as a table of text, and how the others ended.
+
+    Args:
+        sweep: the sweep.
+        listed: the number of trials in the table. Default: `LISTED`.
+    """
+    trials = sweep.ranking[:listed]
+    names = list(dict.fromkeys(name for trial in trials for name in trial.values))
+    rows: list[list[Any]] = [["trial", sweep.metric, *names]]
+    for trial in trials:
+        mean = seed_mean(sweep.scores[trial.number].each)
+        values = [number(trial.values[n]) if n in trial.values else "-" for n in names]
+        rows.append([trial.number, mean, *values])
+    ends = Counter(trial.status for trial in sweep.trials)
+    ended = ", ".join(f"{many} {status}" for status, many in ends.items()) or "none begun"
+    head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
+    return "\n".join([head, *aligned(rows), *(printable(one, LONGEST) for one in sweep.forced)])

@@ -1,0 +1,28 @@
+"""Where the cohorts of a sweep run: any `concurrent.futures.Executor`, and these by name.
+
+    local                        in this process, one call after the other
+    dask                         worker processes on this machine
+    dask:tcp://10.0.0.1:8786     the workers of a Dask scheduler
+    ray                          worker processes on this machine
+    ray:10.0.0.1:6379            the workers of a Ray cluster
+    slurm                        a Slurm job for each call, by submitit
+    submitit:local               the same with processes of this machine, to try it out
+
+Dask, Ray, and `Submitit` run a call again if its worker dies. A worker may be another machine: a
+call is a function of a module and plain data.
+"""
+
+from .base import TRIES, InProcess, Pool, result_of, worker_died
+from .named import check_name, create
+from .slurm import Submitit
+
+__all__ = [
+    "TRIES",
+    "InProcess",
+    "Pool",
+    "Submitit",
+    "check_name",
+    "create",
+    "result_of",
+    "worker_died",
+]

@@ -1,0 +1,317 @@
+"""Charts for a page: small SVG files of matplotlib in the colors of the page.
+
+Colors are names here (`INK`, `BEST`, `LEVELS[i]`): the style sheet of the page defines how each
+looks in light and dark mode. While a chart is drawn they are placeholders, which become CSS
+variables at the end.
+"""
+
+import importlib.util
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..installation import missing
+from . import page
+from .formatting import escaped, number
+
+# Names of CSS variables; the index of a color is its placeholder.
+COLORS = (
+    "ink", "soft", "line", "paper", "best", "band", "curve", "bad",
+    "level0", "level1", "level2", "level3", "level4", "level5", "level6",
+)  # fmt: skip
+INK, SOFT, LINE, PAPER, BEST, BAND, CURVE, BAD, *LEVELS = (
+    f"#fe{index:02x}01" for index in range(len(COLORS))
+)
+FARTHEST = 1e100  # matplotlib overflows with larger numbers, and those closer to 0 than its inverse
+WIDTH = 9.6  # inches across the page
+COLUMNS = 3  # panels next to each other
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jaxnn",
+    "path.simplify": False,
+    "font.size": 8,
+    "axes.edgecolor": LINE,
+    "axes.facecolor": "none",
+    "axes.labelcolor": INK,
+    "axes.titlesize": 8.5,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    **{f"{axis}tick.{kind}.size": 0 for axis in "xy" for kind in ("major", "minor")},
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+}
+
+
+def check_library() -> None:
+    """Raise ImportError, with the command that installs it, if matplotlib is missing.
+
+    It imports nothing, since the import takes seconds.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise missing("charts are drawn by", "matplotlib", "experiments")
+
+
+def figure(width: float, height: float) -> Any:
+    """Return an empty figure of matplotlib, in inches, without any global state of pyplot."""
+    check_library()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def chart(
+    key: str, label: str, draw: Callable[[Any], None], height: float, caption: str = ""
+) -> str:
+    """Return a figure of a page with what `draw` draws, and a caption.
+
+    Args:
+        key: the name of the figure, unique in the page.
+        label: a description for screen readers.
+        draw: draws into an empty figure.
+        height: in inches; the width is that of the page.
+        caption: HTML. Default: "".
+    """
+    check_library()
+    import matplotlib
+
+    file = io.StringIO()
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        drawn = figure(WIDTH, height)
+        draw(drawn)
+        # A browser shows the text in its own fonts.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+        drawn.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return page.captioned(_themed(file.getvalue(), key, label), caption)
+
+
+def png(figure: Any) -> bytes:
+    """Return a figure as a PNG file with 150 dots per inch.
+
+    >>> png(figure(2, 1))[1:4]
+    b'PNG'
+    """
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()
+
+
+def _themed(drawn: str, key: str, label: str) -> str:
+    """Return the SVG of matplotlib, shortened, in the colors of the page, with unique names.
+
+    Coordinates are rounded to a tenth of a point, which is less than a pixel of the page.
+    """
+    body = drawn[drawn.index("<svg") :]
+    for useless in (r"<metadata>.*?</metadata>", r"<style .*?</style>", r"<!--.*?-->"):
+        body = re.sub(useless, "", body, flags=re.DOTALL)
+    view = re.search(r'viewBox="[^"]*"', body)
+    opening = f'<svg role="img" aria-label="{escaped(label)}" {view.group() if view else ""}>'
+    body = re.sub(r">\s+<", "><", opening + body[body.index(">") + 1 :])
+    # Only tags are changed: a text may look like a color, a path, or an attribute.
+    return re.sub(r"<[^>]*>", lambda tag: _tag(tag.group(), key), body)
+
+
+def _tag(tag: str, key: str) -> str:
+    if tag.startswith("<svg"):
+        return tag
+    tenth = lambda n: f"{float(n.group()):.1f}".removesuffix(".0").replace("-0.0", "0")  # noqa: E731
+    tag = re.sub(r"\s*\n\s*", "\n", re.sub(r"-?\d+\.\d{2,}", tenth, tag))
+    tag = re.sub(r'M (\S+) (\S+)\s+L \1 \2(?=[\s"])', r"M\1 \2h0", tag)  # a dot
+    tag = re.sub(r"\n(?=[MLQCz\"])", "", tag).replace("\n", " ")
+    tag = re.sub(r' id="(?![mpC][0-9a-f]{6,})[^"]*"', "", tag)
+    tag = re.sub(r'( id="|href="#|url\(#)([mpC][0-9a-f]{6,})', rf"\1{key}-\2", tag)
+    tag = tag.replace("xlink:href", "href").replace("; stroke-linejoin: miter", "")
+    tag = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", tag)
+    return re.sub(r"#fe([0-9a-f]{2})01", lambda m: f"var(--{COLORS[int(m[1], 16)]})", tag)
+
+
+# Panels and their axes.
+
+
+def panels(figure: Any, count: int, columns: int = COLUMNS, **options: Any) -> list[Any]:
+    """Return `count` panels in rows of `columns`.
+
+    Args:
+        figure: an empty figure.
+        count: the number of panels.
+        columns: panels in a row. Default: `COLUMNS`.
+        **options: of `Figure.subplots`.
+    """
+    grid = figure.subplots(-(-count // columns), columns, squeeze=False, **options).ravel()
+    for panel in grid[count:]:
+        panel.set_visible(False)
+    return list(grid[:count])
+
+
+def rows_of(count: int) -> int:
+    """Return the number of rows of `count` panels."""
+    return -(-count // COLUMNS)
+
+
+def drawable(value: Any) -> float:
+    """Return a number that a figure can show: NaN if it is not finite, and at most `FARTHEST`.
+
+    >>> drawable(0.5), drawable(1e308), drawable(5e-324), drawable(float("inf"))
+    (0.5, 1e+100, 0.0, nan)
+    """
+    value = min(max(value, -FARTHEST), FARTHEST) if abs(value) < math.inf else math.nan
+    return 0.0 if abs(value) < 1 / FARTHEST else float(value)
+
+
+def set_range(
+    panel: Any,
+    which: str,
+    low: float,
+    high: float,
+    *,
+    log: bool = False,
+    whole: bool = False,
+    margins: tuple[float, float] = (0.04, 0.04),
+    most: int = 6,
+) -> None:
+    """Give an axis of a panel a range, and round ticks within it.
+
+    Args:
+        panel: of matplotlib.
+        which: "x" or "y".
+        low: the lower end.
+        high: the upper end.
+        log: whether the axis is logarithmic. Default: False.
+        whole: whether ticks are whole numbers only. Default: False.
+        margins: space beyond both ends, as fractions of the range. Default: (0.04, 0.04).
+        most: about the largest number of ticks. Default: 6.
+    """
+    f, inverse = (math.log, math.exp) if log else (float, float)
+    size = f(high) - f(low)
+    if log:
+        getattr(panel, f"set_{which}scale")("log")
+    limits = inverse(f(low) - margins[0] * size), inverse(f(high) + margins[1] * size)
+    getattr(panel, f"set_{which}lim")(*limits)
+    ticks = log_ticks(low, high, most) if log else linear_ticks(low, high, most, whole)
+    set_ticks(getattr(panel, f"{which}axis"), ticks)
+
+
+def set_ticks(axis: Any, at: Sequence[float]) -> None:
+    """Give an axis ticks at these numbers only."""
+    from matplotlib.ticker import NullLocator
+
+    axis.set_minor_locator(NullLocator())
+    axis.set_ticks(at, [number(float(value), 6) for value in at])
+
+
+def linear_ticks(low: float, high: float, most: int = 6, whole: bool = False) -> list[float]:
+    """Return about `most` round numbers from low to high.
+
+    >>> linear_ticks(0.0, 0.5), linear_ticks(0, 4, whole=True)
+    ([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [0.0, 1.0, 2.0, 3.0, 4.0])
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    slack = 1e-9 * (high - low)
+    found = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)
+    size = max(abs(low), abs(high), high - low)
+    digits = 12 - math.floor(math.log10(size)) if size else 12
+    return [round(float(v), digits) for v in found if low - slack <= v <= high + slack]
+
+
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Return powers of ten from low to high, with their doubles and fives if these are few.
+
+    >>> log_ticks(1e-4, 1e-1), log_ticks(8, 128)
+    ([0.0001, 0.001, 0.01, 0.1], [10.0, 20.0, 50.0, 100.0])
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    inside = lambda v: low * (1 - 1e-9) <= v <= high * (1 + 1e-9)  # noqa: E731
+    decades = [10.0**power for power in powers if inside(10.0**power)]
+    if len(decades) >= 3:
+        return decades[:: -(-len(decades) // most)]
+    finer = [float(f"{m * 10.0**power:.12g}") for power in powers for m in (1, 2, 5)]
+    finer = [v for v in finer if inside(v)]
+    return finer if len(finer) >= 2 else linear_ticks(low, high, most)
+
+
+# Marks.
+
+
+def dots(
+    panel: Any, x: Iterable[float], y: Iterable[float], color: str, size: float = 3.0, **style: Any
+) -> None:
+    """Draw a dot at each point, all as one path: twelve bytes per dot."""
+    lines(panel, [[a, a] for a in x], [[b, b] for b in y], color, size,
+          solid_capstyle="round", **style)  # fmt: skip
+
+
+def lines(
+    panel: Any,
+    x: Sequence[Sequence[float]],
+    y: Sequence[Sequence[float]],
+    color: str,
+    width: float,
+    **style: Any,
+) -> None:
+    """Draw several lines of equal length as one path."""
+    if len(x):
+        gap = np.full((len(x), 1), np.nan)
+        flat = (np.concatenate([np.asarray(one, float), gap], 1).ravel() for one in (x, y))
+        panel.plot(*flat, color=color, linewidth=width, **style)
+
+
+def ring(panel: Any, x: float, y: float) -> None:
+    """Draw the mark of the best."""
+    panel.plot(
+        [x], [y], linestyle="none", marker="o", markersize=7,
+        markerfacecolor="none", markeredgecolor=BEST, markeredgewidth=2, zorder=9,
+    )  # fmt: skip
+
+
+def crosses(panel: Any, x: Sequence[float], y: Sequence[float], **style: Any) -> None:
+    """Draw the marks of failures, all as one path."""
+    mark = {"linestyle": "none", "marker": "x", "markersize": 3.2, "markeredgewidth": 0.9}
+    if len(x):
+        panel.plot(x, y, color=BAD, zorder=8, **mark, **style)
+
+
+def bars(
+    panel: Any,
+    names: Sequence[str],
+    layers: Sequence[tuple[str, Sequence[float]]],
+    texts: Sequence[str],
+    title: str,
+    end: float,
+) -> None:
+    """Draw a horizontal bar per name, the first at the top, with a text at its end.
+
+    Args:
+        panel: of matplotlib.
+        names: of the bars.
+        layers: (color, lengths) drawn over each other.
+        texts: one per bar.
+        title: of the horizontal axis.
+        end: of the horizontal axis, without the room for texts.
+    """
+    for color, lengths in layers:
+        panel.barh(range(len(names)), lengths, height=0.62, color=color)
+    ends = np.max([lengths for _, lengths in layers], 0)
+    for at, (length, text) in enumerate(zip(ends, texts, strict=True)):
+        panel.text(length + 0.01 * end, at, text, va="center")
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.tick_params(axis="y", labelcolor=INK)
+    panel.grid(axis="y", visible=False)
+    panel.set_xlim(0, 1.25 * end)
+    panel.set_xlabel(title)

@@ -1,0 +1,255 @@
+"""What a sweep does next, as a pure function of what is committed and the settings.
+
+Ask      ask the search for the trials of the next round
+Regroup  find the groups of trials that are asked again
+Train    train lanes to the next rung, in cohorts
+Select   at a rung: which trials stop, and what population-based training changes
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..train.directions import badness
+from .halving import keep, perturbed, population
+from .plan import Grouped
+from .search import Observation
+from .settings import Settings
+from .space import Space, Values
+from .tables import BROKEN, OPEN, Change, Trial
+
+LOSSES = ("loss", "validation_loss")
+
+
+class Lane(NamedTuple):
+    """The training of a trial with one seed."""
+
+    trial: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What decisions follow from: all that is committed, and what the sweep was asked to do.
+
+    Args:
+        trials: All trials, by number.
+        curves: Values of the metric and the losses by name, trial, seed, and epoch.
+        trained: The number of epochs that each lane has trained; absent for none.
+        changes: The changes of population-based training, by epoch.
+        groups: How each group of the round that is running trains, by name.
+        seeds: The first seed of each trial of that round that has a group.
+        epochs: Epochs of a whole run.
+        metric: Name of the metric that trials are compared by.
+        maximize: Whether more of it is better.
+        space: The search space.
+    """
+
+    trials: Sequence[Trial]
+    curves: Mapping[str, Mapping[int, Mapping[int, Mapping[int, float]]]]
+    trained: Mapping[tuple[int, int], int]
+    changes: Sequence[Change]
+    groups: Mapping[str, Grouped]
+    seeds: Mapping[int, int]
+    epochs: int
+    metric: str
+    maximize: bool
+    space: Space
+
+    def curve(self, name: str, trial: int) -> Mapping[int, Mapping[int, float]]:
+        """Return the values of a metric of a trial by seed and epoch."""
+        return self.curves.get(name, {}).get(trial, {})
+
+    def values(self, trials: Iterable[int], epoch: int) -> dict[int, Values]:
+        """Return the values of trials after an epoch: as asked, or as they were changed."""
+        values = {number: self.trials[number].values for number in trials}
+        changed = {c.trial: c.values for c in self.changes if c.epoch <= epoch}  # the last one
+        return values | {number: changed[number] for number in values.keys() & changed.keys()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """Ask the search for `count` trials of a round, which follow these observations."""
+
+    round: int
+    count: int
+    observations: list[Observation]
+
+
+@dataclasses.dataclass(frozen=True)
+class Regroup:
+    """Find the groups of trials; `count` is the number of trials of their round."""
+
+    trials: list[Trial]
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Lanes of a group that train together, from the first epoch of `epochs` to the second."""
+
+    group: str
+    lanes: list[Lane]
+    epochs: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train lanes to a rung; `last` if they end there."""
+
+    rung: int
+    parts: list[Part]
+    last: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Select:
+    """End these trials at a rung, and change others by population-based training."""
+
+    rung: int
+    stopped: list[int]
+    changes: list[Change]
+
+
+def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Select | None:
+    """Return what to do next in a sweep; None at its end. A pure function.
+
+    The first round with an open trial is replayed rung by rung, to the first step that is not
+    committed.
+
+    Args:
+        history: All that is committed.
+        settings: Settings of the sweep.
+    """
+    trials, rounds = history.trials, settings.rounds(history.epochs)
+    open_rounds = [trial.round for trial in trials if trial.status in OPEN]
+    if not open_rounds:
+        index = max((trial.round for trial in trials), default=-1) + 1
+        if len(trials) >= settings.trials or index >= len(rounds):
+            return None
+        observations = [Observation(t.values, _score(history, t, settings.seeds)) for t in trials]
+        return Ask(index, rounds[index].count, observations)
+    index = min(open_rounds)
+    bracket, round = rounds[index], [trial for trial in trials if trial.round == index]
+    if alone := [trial for trial in round if trial.group is None and trial.status in OPEN]:
+        return Regroup(alone, bracket.count)
+    members = [trial.number for trial in round]
+    for rung, (begin, end) in enumerate(itertools.pairwise((0, *bracket.rungs))):
+        last = end == bracket.rungs[-1]
+        if parts := _parts(history, members, (begin, end), last, settings.seeds):
+            return Train(rung, parts, last)
+        if last:
+            break
+        scores = [_score(history, trials[n], settings.seeds, (begin, end)) for n in members]
+        changes: list[Change] = []
+        if settings.halving == "population":
+            if all(change.epoch != end for change in history.changes):
+                changes = _changes(history, members, scores, (begin, end), settings.search_seed)
+            staying = members
+        else:
+            best = keep(scores, min(bracket.counts[rung + 1], len(members)))
+            staying = sorted(members[i] for i in best)
+        stopped = [n for n in members if n not in staying and trials[n].status in OPEN]
+        if stopped or changes:
+            return Select(rung, stopped, changes)
+        members = staying
+    raise ValueError(f"round {index} has open trials, all of whose lanes are trained")
+
+
+def _parts(
+    history: History, members: Sequence[int], epochs: tuple[int, int], last: bool, seeds: int
+) -> list[Part]:
+    """Return the lanes that are left to train to a rung, in cohorts.
+
+    Which lanes form a cohort follows from the trials and groups alone, so a lane has the same
+    neighbors after a sweep was stopped.
+    """
+    by_group: dict[str, list[Lane]] = {}
+    for number in members:
+        if (name := history.trials[number].group) is not None:
+            first = history.seeds[number]
+            by_group.setdefault(name, []).extend(Lane(number, first + k) for k in range(seeds))
+    found = []
+    for name, lanes in by_group.items():
+        group = history.groups[name]
+        # Without halving, a trial ends with its own epochs, which a sweep may change.
+        begin, end = (0, group.epochs) if last and epochs[0] == 0 else epochs
+        for at in range(0, len(lanes), group.cohort):
+            left = [
+                lane
+                for lane in lanes[at : at + group.cohort]
+                if history.trials[lane.trial].status in OPEN and history.trained.get(lane, 0) < end
+            ]
+            if left:
+                found.append(Part(name, left, (begin, end)))
+    return found
+
+
+def _changes(
+    history: History,
+    members: Sequence[int],
+    scores: list[float | None],
+    epochs: tuple[int, int],
+    seed: int,
+) -> list[Change]:
+    """Return what population-based training changes at a rung."""
+    random = np.random.default_rng((seed, epochs[1]))
+    source, changed = population(scores, random)
+    values = history.values(members, epochs[0])
+    found = []
+    for member, of, new in zip(members, source, changed, strict=True):
+        if new:
+            near = perturbed(history.space, values[members[of]], random)
+            found.append(Change(member, epochs[1], near, members[of]))
+    return found
+
+
+def _score(
+    history: History, trial: Trial, seeds: int, epochs: tuple[int, int] | None = None
+) -> float | None:
+    """Return the metric of a trial, the mean over its seeds; smaller is better.
+
+    It is the last one, or the one at the end of these epochs. None if the trial is broken, or
+    diverged within the epochs: an accuracy may be the best while the loss is NaN. None also if the
+    metric is missing or not finite for a seed.
+    """
+    number = trial.number
+    if trial.status in BROKEN if epochs is None else _diverged(history, number, epochs):
+        return None
+    curves = [curve for curve in history.curve(history.metric, number).values() if curve]
+    if len(curves) < seeds:
+        return None
+    ends = [curve.get(epochs[1] if epochs else max(curve), math.nan) for curve in curves]
+    score = badness(float(np.mean(ends)), history.maximize)
+    return score if math.isfinite(score) else None
+
+
+def _diverged(history: History, number: int, epochs: tuple[int, int]) -> bool:
+    """Return whether a trial diverged within these epochs."""
+    return any(
+        epochs[0] < at <= epochs[1] and shows_divergence(name, value, at == epochs[1])
+        for name in LOSSES
+        for curve in history.curve(name, number).values()
+        for at, value in curve.items()
+    )
+
+
+def shows_divergence(metric: str, value: float, at_end: bool) -> bool:
+    """Return whether a value shows that a trial diverged.
+
+    That is a training loss that is not finite, or such a validation loss at the end of a segment of
+    epochs. Other metrics may be undefined for a while, as the precision of a class that is never
+    predicted.
+
+    Args:
+        metric: Name of the metric.
+        value: Its value.
+        at_end: Whether it is of the last epoch of a segment.
+    """
+    return not math.isfinite(value) and (
+        metric == "loss" or (at_end and metric == "validation_loss")
+    )

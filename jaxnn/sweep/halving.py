@@ -1,0 +1,246 @@
+"""Which trials continue: successive halving, Hyperband, and population-based training.
+
+Exact functions of numbers, without files or clocks. Smaller scores are better. None, NaN, and
+infinities of either sign belong to trials that failed or diverged and come after all others; of
+equal scores, the earlier trial wins.
+
+    rungs       the epochs at which trials are compared, the last included
+    keep        the best of some trials, exactly the number asked for
+    hyperband   the brackets of a sweep: how many trials start, and the rungs of each
+    population  which trial continues from whose weights, and `perturbed` with which values
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..validation import Accepts, integer, positive
+from .dimensions import Choice, Dimension, Grid, Int
+from .space import Space, Values
+
+FACTORS = (0.8, 1.2)
+"""`perturbed` multiplies a number by one of these."""
+
+at_most_half = Accepts("a number > 0 and at most 0.5", lambda value: 0 < value <= 0.5)
+
+
+def rungs(epochs: int, eta: int, least: int = 1) -> list[int]:
+    """Return the epochs after which trials are compared: floor(epochs / eta^k), the smallest first.
+
+    Args:
+        epochs: Epochs of a whole run, at least 1; the last rung.
+        eta: One in `eta` trials continues from a rung; at least 2.
+        least: The smallest rung, at most `epochs`. Default: 1.
+
+    >>> rungs(81, eta=3), rungs(10, eta=4, least=2)
+    ([1, 3, 9, 27, 81], [2, 10])
+    """
+    positive(epochs, "epochs")
+    integer(2)(eta, "eta")
+    integer(1, epochs)(least, "least", hint=f"a run has {epochs} epochs")
+    found, rung = [], epochs
+    while rung >= least:
+        found.append(rung)
+        rung //= eta  # the floor of a floor is the floor of the whole
+    return found[::-1]
+
+
+def kept(count: int, eta: int) -> int:
+    """Return how many of `count` trials continue from a rung: floor(count / eta), at least one.
+
+    >>> kept(64, eta=4), kept(10, eta=4), kept(3, eta=4)
+    (16, 2, 1)
+    """
+    return max(count // eta, min(count, 1))
+
+
+def keep(scores: Iterable[float | None], count: int) -> np.ndarray[Any, Any]:
+    """Return the indices of the `count` best scores, the best first.
+
+    They are exactly `count`, even if that includes some that are None or not finite.
+
+    Args:
+        scores: One for each trial.
+        count: The number of indices, at most the number of scores.
+
+    >>> keep([0.3, None, 0.1, 0.3], count=2)
+    array([2, 0])
+    """
+    numbers = _numbers(scores)
+    integer(0, len(numbers))(count, "count")
+    return np.argsort(numbers, kind="stable")[:count]  # a stable sort, which puts NaN last
+
+
+@dataclasses.dataclass(frozen=True)
+class Bracket:
+    """Trials that start together and are halved at the same rungs.
+
+    Args:
+        count: Number of trials at the start.
+        rungs: Epochs after which they are compared, the last of them the end.
+        eta: One in `eta` trials continues from a rung to the next.
+
+    >>> Bracket(64, (1, 4, 16), eta=4).counts
+    [64, 16, 4]
+    """
+
+    count: int
+    rungs: tuple[int, ...]
+    eta: int
+
+    @property
+    def counts(self) -> list[int]:
+        """How many trials train up to each rung."""
+        counts = [self.count]
+        for _ in self.rungs[1:]:
+            counts.append(kept(counts[-1], self.eta))
+        return counts
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that all trials train, in total."""
+        parts = zip(self.counts, (0, *self.rungs), self.rungs, strict=False)
+        return sum(count * (after - before) for count, before, after in parts)
+
+
+def hyperband(epochs: int, eta: int, trials: int | None = None, least: int = 1) -> list[Bracket]:
+    """Return the brackets of Hyperband, from the one that halves most to the one that never does.
+
+    With s + 1 rungs, a bracket starts ceil(n * eta^s / (s + 1)) trials, where n is the number of
+    brackets, so that all brackets train for about the same number of epochs.
+
+    Args:
+        epochs: Epochs of a whole run.
+        eta: One in `eta` trials continues from a rung to the next.
+        trials: Total number of trials: the brackets repeat until it is reached, and the last starts
+            the rest. Default: each bracket once.
+        least: The smallest rung. Default: 1.
+
+    Reference: Li et al., Hyperband: a novel bandit-based approach to hyperparameter optimization,
+    JMLR 18, 2018.
+
+    >>> [bracket.counts for bracket in hyperband(27, eta=3)]
+    [[27, 9, 3, 1], [12, 4, 1], [6, 2], [4]]
+    >>> hyperband(27, eta=3, trials=30)[-1]
+    Bracket(count=3, rungs=(3, 9, 27), eta=3)
+    """
+    (None | positive)(trials, "trials")
+    all_rungs = tuple(rungs(epochs, eta, least))
+    n = len(all_rungs)
+    once = [
+        Bracket(-(-n * eta**s // (s + 1)), all_rungs[n - 1 - s :], eta) for s in reversed(range(n))
+    ]
+    if trials is None:
+        return once
+    found = []
+    while trials > 0:
+        bracket = once[len(found) % n]
+        found.append(dataclasses.replace(bracket, count=min(bracket.count, trials)))
+        trials -= bracket.count
+    return found
+
+
+class Population(NamedTuple):
+    """The next generation of a population.
+
+    Args:
+        source: The member whose weights and values each member continues with.
+        changed: Whether that is another member.
+    """
+
+    source: np.ndarray[Any, Any]
+    changed: np.ndarray[Any, Any]
+
+
+def population(
+    scores: Sequence[float | None], rng: np.random.Generator, fraction: float = 0.2
+) -> Population:
+    """Return the next generation by truncation selection.
+
+    Each of the worst members continues from a random one of the best. The worst are floor(fraction
+    * n) members, but at least one, and also all that failed or diverged; the best are the same
+    number, without any that failed. Draws n numbers whatever the scores.
+
+    Args:
+        scores: One for each member.
+        rng: Draws the sources.
+        fraction: Fraction of members to replace, above 0 and at most 0.5. Default: 0.2.
+
+    Reference: Jaderberg et al., Population based training of neural networks, 2017.
+
+    >>> population([0.5, 0.1, None, 0.3], np.random.default_rng(0))
+    Population(source=array([0, 1, 1, 3]), changed=array([False, False,  True, False]))
+    """
+    at_most_half(fraction, "fraction")
+    numbers = _numbers(scores)
+    n, failed = len(numbers), np.isnan(numbers)
+    draws, source = rng.random(n), np.arange(n)
+    # 0.3 * 10 is a little more than 3, and 0.29 * 100 a little less than 29.
+    cut = min(max(int(fraction * n + 1e-9), 1), n // 2)
+    ranked = keep(scores, n)
+    working = n - int(failed.sum())
+    best = ranked[: min(max(cut, 1), working)]
+    worst = failed.copy()
+    worst[ranked[n - cut :]] = True
+    worst[best] = False
+    if len(best) > 0:
+        source = np.where(worst, best[(draws * len(best)).astype(int)], source)
+    return Population(source, source != np.arange(n))
+
+
+def perturbed(
+    space: Space, values: Values, rng: np.random.Generator, resample: float = 0.25
+) -> Values:
+    """Return values near the given ones, with which a member continues from another's weights.
+
+    A number of a range is multiplied by 0.8 or 1.2 and kept in its range (a whole number moves by
+    at least 1), one of a `Grid` moves to a neighbor, and a `Choice` stays. With probability
+    `resample` a value is drawn again instead. Draws the same number of numbers in every case.
+
+    Args:
+        space: Space of the values.
+        values: Values to start from.
+        rng: Draws the changes.
+        resample: Probability with which a value is drawn again. Default: 0.25.
+
+    Reference: Jaderberg et al., Population based training of neural networks, 2017.
+
+    >>> from jaxnn.experiment import SGD
+    >>> from jaxnn.sweep import LogUniform
+    >>> space = Space(SGD, {"learning_rate": LogUniform(1e-3, 1.0)})
+    >>> perturbed(space, {"learning_rate": 0.5}, np.random.default_rng(0), resample=0.0)
+    {'learning_rate': 0.4}
+    """
+    draws = rng.random((len(space.dimensions), 3))
+    found: Values = {}
+    for (name, dimension), (chance, direction, at) in zip(
+        space.dimensions.items(), draws, strict=True
+    ):
+        if space.active(name, found):
+            if name not in values or chance < resample:  # not in values: of a branch drawn again
+                found[name] = dimension.at(float(at))
+            else:
+                found[name] = _neighbor(dimension, values[name], up=bool(direction >= 0.5))
+    return found
+
+
+def _neighbor(dimension: Dimension, value: Any, up: bool) -> Any:
+    if isinstance(dimension, Choice):
+        return value
+    if isinstance(dimension, Grid):
+        index = dimension.index(value) + (1 if up else -1)
+        return dimension.options[min(max(index, 0), len(dimension.options) - 1)]
+    moved = value * FACTORS[up]
+    if isinstance(dimension, Int):
+        moved = round(moved)
+        if moved == value:
+            moved += 1 if up else -1
+    return min(max(moved, dimension.low), dimension.high)
+
+
+def _numbers(scores: Iterable[float | None]) -> np.ndarray[Any, Any]:
+    """Return the scores with NaN for missing and infinite ones: an infinity would win otherwise."""
+    numbers = np.array([np.nan if score is None else score for score in scores], np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)

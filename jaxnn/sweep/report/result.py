@@ -1,0 +1,251 @@
+"""What a sweep found and how it ran: its best trials, programs, and settings, as tables."""
+
+import math
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ...files.plain import quoted
+from ...html import page
+from ...html.formatting import NONE, count, duration, escaped, flat, label, number, shorts
+from ..dimensions import Choice
+from ..reading import Sweep, mean
+from ..tables import Trial
+from .scores import at_edge
+
+SHOWN = 10
+STATUSES = {
+    "done": "completed",
+    "stopped": "stopped by halving",
+    "running": "in progress",
+    "asked": "not run yet",
+    "diverged": "diverged",
+    "failed": "failed",
+}
+
+
+def headline(sweep: Sweep) -> str:
+    """Return the section of the result: main numbers, warnings, best trials, and commands."""
+    best = sweep.best
+    parts = [page.cards(cards(sweep))]
+    if best is None:
+        return page.section("result", "Result", *parts, page.warning("No trial has a score yet."))
+    at = [
+        f"{name} = {number(value)} is at the {edge} edge of its range ({sweep.dimensions[name]})"
+        for name, value in best.values.items()
+        if (edge := at_edge(sweep.dimensions[name], value))
+    ]
+    if at:
+        parts.append(
+            page.warning(
+                f"In the best trial, {'; '.join(at)}. If values beyond it make sense, widen the "
+                "range and sweep again."
+            )
+        )
+    if left_out := sweep.facts.get("left_out"):
+        parts.append(page.warning(f"Note: {left_out}."))
+    parts += [page.warning(line) for line in sweep.forced]
+    parts += [page.heading("The best trials"), _best_trials(sweep)]
+    parts += [page.heading("Run the best again"), *_commands(sweep, best)]
+    return page.section("result", "Result", *parts)
+
+
+def cards(sweep: Sweep) -> list[tuple[str, str, str]]:
+    """Return the main numbers: (number, name, remark) for each."""
+    statuses = Counter(trial.status for trial in sweep.trials)
+    whole = ", ".join(f"{statuses[s]:,} {STATUSES[s]}" for s in STATUSES if statuses[s])
+    probed = sum(group.probe_seconds for group in sweep.groups)
+    seconds = sum(cohort.seconds for cohort in sweep.cohorts) + probed
+    probe_compiled = sum(group.compile_seconds for group in sweep.groups)
+    compiled = sum(cohort.compile_seconds for cohort in sweep.cohorts) + probe_compiled
+    parts = f"{duration(compiled)} of it compiling"
+    if probed > probe_compiled:
+        parts += f", {duration(probed - probe_compiled)} measuring how to run"
+    shown = []
+    if sweep.best is not None:
+        mean = seed_mean(sweep.scores[sweep.best.number].each)
+        sure = f"95 % interval, {count(mean.n, 'seed')}" if mean.half is not None else "one seed"
+        remark = f"trial {sweep.best.number}; {sure}"
+        shown.append((str(mean), f"best {label(sweep.metric)}", remark))
+    shown.append((f"{len(sweep.trials):,}", "trials", whole or "none yet"))
+    shown.append((duration(seconds), "of computing", parts))
+    if seconds > 0:
+        ended = sum(n for s, n in statuses.items() if s not in ("asked", "running"))
+        rate = number(ended / seconds, 3)
+        shown.append((rate, "trials per second", "including compiling and measuring"))
+    return shown
+
+
+def _best_trials(sweep: Sweep) -> str:
+    """Return the table of the first trials of the ranking."""
+    trials = sweep.ranking[:SHOWN]
+    used = [name for name in sweep.dimensions if any(name in trial.values for trial in trials)]
+    rows = []
+    for rank, trial in enumerate(trials, 1):
+        score = sweep.scores[trial.number]
+        values = [number(trial.values[n], 3) if n in trial.values else NONE for n in used]
+        mean = str(seed_mean(score.each))
+        rows.append([rank, trial.number, mean, len(score.each), score.epoch, *values])
+    heads = ["", "trial", label(sweep.metric), "n", "epochs", *shorts(used).values()]
+    options = {i for i, n in enumerate(used, 5) if isinstance(sweep.dimensions[n], Choice)}
+    interval = (
+        "Mean over n seeds ± half of the 95 % interval (Student's t with n - 1 degrees of freedom)."
+        if sweep.seeds > 1
+        else "One seed per trial gives no interval: sweep with <code>--seeds 5</code> to get one."
+    )
+    epochs = sorted({sweep.scores[trial.number].epoch for trial in sweep.finalists})
+    length = count(epochs[-1], "epoch")
+    if len(epochs) > 1:
+        length = f"{epochs[0]} to {length}, depending on the configuration"
+    caption = (
+        f"The {'largest' if sweep.maximize else 'smallest'} {escaped(label(sweep.metric))} first, "
+        f"after the last epoch of trials that completed ({length}). {interval} The first trial was "
+        f"selected as the best of {count(len(sweep.finalists), 'trial')} by this number, so expect "
+        "a slightly worse one on new data."
+    )
+    table = page.table(heads, rows, set(range(len(heads))) - options, "best")
+    return table + page.note(caption, "caption")
+
+
+def best_command(sweep: Sweep) -> str:
+    """Return the command that trains the best configuration of a sweep again."""
+    trial = quoted(f"{sweep.folder}:best")
+    return f"python -m {shlex.quote(sweep.experiment)} run --from {trial}"
+
+
+def _commands(sweep: Sweep, best: Trial) -> list[str]:
+    """Return how to train the best configuration again, and its values."""
+    digits = (
+        "The results are bitwise identical, since the sweep ran with --exact."
+        if sweep.facts.get("exact")
+        else "The results may differ in the last digits, since it does not run as one of several "
+        "lanes."
+    )
+    versions = ", ".join(f"{k} {v}" for k, v in (sweep.facts.get("versions") or {}).items())
+    parts = [
+        page.command(best_command(sweep)),
+        page.note(
+            f"This trains the same program alone, with the values of trial {best.number} and the "
+            f"other settings of the sweep. {digits}"
+            f"{f' Versions: {escaped(versions)}.' if versions else ''}",
+            "caption",
+        ),
+    ]
+    if best.number in sweep.changed:
+        parts.append(
+            page.warning(
+                f"Population-based training changed the values of trial {best.number} during "
+                "training. The values here are its last; the command trains with them from the "
+                "beginning, which is another run."
+            )
+        )
+    rows = [(name, str(value)) for name, value in best.values.items()]
+    values = page.table(["parameter", "value"], rows, [1])
+    return [*parts, page.folded(f"All values of trial {best.number}", values)]
+
+
+class Mean(NamedTuple):
+    """The mean over `n` seeds, and half of its 95 % interval; None for a single seed."""
+
+    mean: float
+    half: float | None
+    n: int
+
+    def __str__(self) -> str:
+        if self.half is None:
+            return number(self.mean)
+        if not 0 < self.half < math.inf:
+            return f"{number(self.mean)} ± {number(self.half)}"
+        digits = max(0, 1 - math.floor(math.log10(self.half)))
+        if digits > 7 or self.half >= 1e6:
+            return f"{number(self.mean)} ± {number(self.half, 2)}"
+        return f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"
+
+
+def seed_mean(each: Sequence[float]) -> Mean:
+    """Return the mean over seeds and its 95 % t interval, t(0.975, n - 1) * s / sqrt(n).
+
+    It assumes that the scores of seeds are normally distributed.
+
+    >>> str(seed_mean([0.90, 0.92, 0.94])), str(seed_mean([0.5]))
+    ('0.920 ± 0.050', '0.5')
+    """
+    n, middle = len(each), mean(each)
+    if n < 2:
+        return Mean(middle, None, n)
+    from scipy.special import stdtrit  # imports half a second faster than scipy.stats
+
+    size = max(1.0, *map(abs, each)) if max(map(abs, each)) > 1e150 else 1.0  # squares overflow
+    spread = float(np.std(np.divide(each, size), ddof=1)) * size
+    return Mean(middle, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n), n)
+
+
+def programs(sweep: Sweep) -> str:
+    """Return the section of the groups: their programs, and the times to compile and to run."""
+    rows = []
+    for group in sweep.groups:
+        cohorts = [c for c in sweep.cohorts if c.group == group.name]
+        trials = sum(trial.group == group.name for trial in sweep.trials)
+        compiled = sum(c.compile_seconds for c in cohorts)
+        run = sum(c.seconds for c in cohorts) - compiled
+        measuring = group.probe_seconds - group.compile_seconds
+        epochs = sum((c.epoch_to - c.epoch_from) * len(c.lanes) for c in cohorts)
+        devices = f" on {count(group.devices, 'device')}" if group.devices > 1 else ""
+        rows.append([
+            group.name,
+            f"{group.way}, {count(group.lanes, 'lane')}{devices}",
+            f"{trials:,}",
+            len(cohorts),
+            duration(compiled + group.compile_seconds),
+            duration(measuring) if measuring else NONE,
+            duration(run),
+            number(epochs / run, 3) if run else NONE,
+        ])  # fmt: skip
+    heads = ["group", "how", "trials", "cohorts", "compiling", "measuring", "running"]
+    heads.append("lane epochs per second")
+    parts = [
+        page.note(
+            "Trials of equal structure form a group: one compiled program for each width, whose "
+            "lanes are the trials. Measuring determined how to run them; running excludes "
+            "compiling and measuring. A lane epoch is an epoch of one lane."
+        ),
+        page.table(heads, rows, range(2, len(heads))),
+    ]
+    if reasons := sweep.facts.get("traced"):
+        static = [(name, why) for name, why in reasons.items() if why != "traced"]
+        traced = ", ".join(name for name, why in reasons.items() if why == "traced") or "none"
+        parts.append(
+            page.folded(
+                f"Why {count(len(rows), 'group')}: which parameters are traced",
+                page.note(f"One program for all values of: {escaped(traced)}."),
+                page.table(["a program for each value of", "because"], static) if static else "",
+            )
+        )
+    return page.section("programs", "Compiled programs", *parts)
+
+
+def settings(sweep: Sweep) -> str:
+    """Return the section of the settings: the space, how it was searched, the configuration."""
+    space = [(name, type(d).__name__, str(d)) for name, d in sweep.dimensions.items()]
+    facts = {
+        "experiment": sweep.experiment,
+        "compared by": f"{sweep.metric}, {'more' if sweep.maximize else 'less'} is better",
+        "seeds per trial": sweep.seeds,
+        "epochs": sweep.epochs,
+        "rungs": ", ".join(map(str, sweep.rungs)) if len(sweep.rungs) > 1 else "none",
+        **{k: v for k, v in sweep.facts.items() if k not in ("traced", "sources")},
+    }
+    return page.section(
+        "settings",
+        "Settings",
+        page.heading("Search space"),
+        page.table(["parameter", "kind", "range or options"], space),
+        page.folded("How the sweep ran", page.table(["setting", "value"], flat(facts))),
+        page.folded(
+            "The configuration that trials change",
+            page.table(["field", "value"], flat(sweep.config)),
+        ),
+    )

@@ -59,9 +59,9 @@ def from_plain(kind: Any, plain: Any, where: str = "config") -> Any:
         FileError: an unknown or missing field, a class that the type does not allow, or a value of
             another type, with its path.
 
-    >>> from_plain(SGD, {"type": "SGD", "learning_rate": 0.1, "momentun": 0.9})
+    >>> from_plain(SGD, {"type": "SGD", "learning_rate": 0.1})
     Traceback (most recent call last):
-    jaxnn.files.reading.FileError: config (SGD) has no field 'momentun'; did you mean 'momentum'?
+    jaxnn.files.reading.FileError: config (SGD) lacks 'momentum'
     """
     if isinstance(plain, dict) and plain.get("type") == "float":
         plain = NOT_FINITE.get(str(plain.get("value")), plain)

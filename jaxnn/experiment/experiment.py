@@ -294,9 +294,6 @@ class Configured:
         loop["batch_size"] = getattr(config, "batch_size", 128) if data.rows else 1
         for name, number in loop.items():
             (None | positive)(number, f"{type(config).__name__}.{name}")
-        if data.rows:
-            hint = f"the training data have {data.rows} rows"
-            integer(1, data.rows)(loop["batch_size"], f"{type(config).__name__}.batch_size", hint)
         self.length: dict[str, int] = {n: loop[n] for n in LENGTHS if loop[n] is not None}
         self.every: int | None = loop["every"]
         self.batch_size: int = loop["batch_size"]
@@ -308,6 +305,9 @@ class Configured:
                 f"{type(config).__name__} must have {one} for the length of a run, got {has}; "
                 "write steps: int = 1000"
             )
+        if data.rows:
+            hint = f"the training data have {data.rows} rows"
+            integer(1, data.rows)(loop["batch_size"], f"{type(config).__name__}.batch_size", hint)
         self.program = experiment.program(config, data.data)
         what = f"{experiment.name}: the result of {experiment.program.__qualname__}"
         _program(self.program, what)

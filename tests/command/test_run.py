@@ -432,7 +432,11 @@ def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"epochs"', '"epohcs"', "config (Config) has no field 'epohcs'; did you mean"),
+        (
+            '"epochs"',
+            '"epohcs"',
+            "config (Config) lacks 'epochs', and has no field 'epohcs'; did you mean",
+        ),
         ('"epochs": 2', '"epochs": "2"', "config.epochs is '2', expected int"),
         ('"width": 4', '"width": 0', "MLP.width must be an int >= 1, got 0"),
         ('"schema": 1', '"\\u001b[31m": 0, "schema": 1', "has the unknown field '\\x1b[31m'"),

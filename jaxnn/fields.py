@@ -106,5 +106,5 @@ def _array_refused(value: Any, where: str) -> str:
     return (
         f"{where} got an array of shape {tuple(value.shape)} and type {value.dtype}; a value holds "
         "configuration only: declare learned arrays in `parameters`, pass constants as inputs, "
-        "and write float(x) or int(x) for a number"
+        "and write float(x) or int(x) for a number, tuple(x.tolist()) for several"
     )

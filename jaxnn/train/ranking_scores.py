@@ -6,9 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..explain.text import describe
-from .class_scores import integers, spread_weights
-from .labels import Labels, cross_entropy, wide
+from ..validation import positive
+from .examples import Examples, check_shapes, cross_entropy, wide
 from .metrics import Collected, Derived, Ratio
 
 
@@ -20,22 +19,21 @@ def top_k_accuracy(
     Of equal outputs, the last class comes first, as in scikit-learn.
 
     Args:
-        outputs: logits or probabilities (..., C).
-        targets: integer labels (...).
-        weights: a number per example or position; None for 1 each.
-        k: an int >= 1; 5 by default.
-        ignore: the label of examples that are left out; None leaves out none.
+        outputs: Logits or probabilities (..., C).
+        targets: Integer labels (...).
+        weights: A number per example or position. Default: None, 1 each.
+        k: Int >= 1. Default: 5.
+        ignore: Label of examples that are left out; None leaves out none. Default: -100.
 
     >>> import jax.numpy as jnp
     >>> float(top_k_accuracy(jnp.array([[3.0, 2.0, 1.0]]), jnp.array([1]), k=2))
     1.0
     """
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"top_k_accuracy: k is an int >= 1, got {k!r}; write k=5")
+    positive(k, "top_k_accuracy: k", hint="write k=5")
     labels = _labels_of("top_k_accuracy", outputs, targets, weights, ignore)
-    place = labels.number[..., None]
-    chosen = jnp.take_along_axis(jnp.asarray(outputs), place, -1)
-    later = jnp.arange(outputs.shape[-1]).reshape((1,) * place[..., 0].ndim + (-1,)) > place
+    label = labels.targets[..., None]
+    chosen = jnp.take_along_axis(jnp.asarray(outputs), label, -1)
+    later = jnp.arange(outputs.shape[-1]).reshape((1,) * (label.ndim - 1) + (-1,)) > label
     before = jnp.sum((outputs > chosen) | ((outputs == chosen) & later), -1)
     found = (before < k) & ~jnp.isnan(chosen[..., 0])
     return labels.ratio(found.astype(jnp.float32), maximize=True)
@@ -48,31 +46,26 @@ def auc(outputs: Any, targets: Any, weights: Any = None, *, ignore: int | None =
     it is the mean over the labels. It is NaN if all targets are equal.
 
     Args:
-        outputs: scores of any scale: (..., 1) or (..., 2) for targets (...), or the shape of the
+        outputs: Scores of any scale: (..., 1) or (..., 2) for targets (...), or the shape of the
             targets.
-        targets: integer labels 0 or 1.
-        weights: a number per example or position; None for 1 each.
-        ignore: the label of examples that are left out; None leaves out none.
+        targets: Integer labels 0 or 1.
+        weights: A number per example or position. Default: None, 1 each.
+        ignore: Label of examples that are left out; None leaves out none. Default: -100.
 
     >>> import jax.numpy as jnp
     >>> float(auc(jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1])))
     0.75
     """
-    outputs = wide(outputs)
-    several = outputs.shape == jnp.shape(targets) and outputs.ndim > 1
-    if outputs.shape[:-1] == jnp.shape(targets) and outputs.shape[-1] in (1, 2):
-        outputs = outputs[..., 0] if outputs.shape[-1] == 1 else outputs[..., 1] - outputs[..., 0]
-    if outputs.shape != jnp.shape(targets):
-        raise ValueError(
-            f"auc needs one score per label, got {describe(outputs)} for targets "
-            f"{describe(targets)}; for one class of several, write train.auc(outputs[..., i], "
-            "(targets == i).astype('int32'))"
-        )
-    labels = Labels.of(integers("auc", targets), 2, ignore, spread_weights("auc", weights, targets))
-    counts = jnp.ones(outputs.shape) if labels.weights is None else labels.weights
-    counts = counts if labels.kept is None else jnp.where(labels.kept, counts, 0)
-    columns = (outputs, labels.number, jnp.where(labels.valid, counts, jnp.nan))
-    last = outputs.shape[-1] if several else 1
+    outputs, shape = wide(outputs), jnp.shape(targets)
+    hint = (
+        "for one class of several, write train.auc(outputs[..., i], (targets == i).astype('int32'))"
+    )
+    fit = check_shapes("train.auc", outputs, targets, (*shape, 1), (*shape, 2), shape, hint=hint)
+    if fit == (*shape, 2):
+        outputs = outputs[..., 1] - outputs[..., 0]
+    labels = Examples.of_labels("train.auc", targets, weights, classes=2, ignore=ignore)
+    last = shape[-1] if fit == shape and len(shape) > 1 else 1
+    columns = outputs, labels.targets, labels.counts
     return Collected(_roc_auc, tuple(c.reshape(-1, last) for c in columns), maximize=True)
 
 
@@ -82,10 +75,10 @@ def perplexity(
     """exp of the mean cross entropy of integer labels.
 
     Args:
-        outputs: logits (..., C).
-        targets: integer labels (...), such as tokens.
-        weights: a number per example or position; None for 1 each.
-        ignore: the label of examples that are left out; None leaves out none.
+        outputs: Logits (..., C).
+        targets: Integer labels (...), such as tokens.
+        weights: A number per example or position. Default: None, 1 each.
+        ignore: Label of examples that are left out; None leaves out none. Default: -100.
 
     >>> import jax.numpy as jnp
     >>> f"{perplexity(jnp.zeros((2, 8)), jnp.array([0, 1])):.2f}"
@@ -100,10 +93,10 @@ def bits(outputs: Any, targets: Any, weights: Any = None, *, ignore: int | None 
     """The mean cross entropy of integer labels in bits: nats / log 2.
 
     Args:
-        outputs: logits (..., C).
-        targets: integer labels (...), such as tokens.
-        weights: a number per example or position; None for 1 each.
-        ignore: the label of examples that are left out; None leaves out none.
+        outputs: Logits (..., C).
+        targets: Integer labels (...), such as tokens.
+        weights: A number per example or position. Default: None, 1 each.
+        ignore: Label of examples that are left out; None leaves out none. Default: -100.
 
     >>> import jax.numpy as jnp
     >>> f"{bits(jnp.zeros((2, 8)), jnp.array([0, 1])):.2f}"
@@ -114,24 +107,22 @@ def bits(outputs: Any, targets: Any, weights: Any = None, *, ignore: int | None 
     return Ratio(found.sum / math.log(2), found.count, maximize=False)
 
 
-def _labels_of(name: str, outputs: Any, targets: Any, weights: Any, ignore: int | None) -> Labels:
-    """The labels of logits (..., C)."""
-    if jnp.shape(outputs)[:-1] != jnp.shape(targets) or not jnp.ndim(outputs):
-        raise ValueError(
-            f"{name} needs outputs (..., classes) for targets (...), got {describe(outputs)} for "
-            f"{describe(targets)}; write outputs of shape {(*jnp.shape(targets), 'classes')}"
-        )
-    spread = spread_weights(name, weights, targets)
-    return Labels.of(integers(name, targets), outputs.shape[-1], ignore, spread)
+def _labels_of(name: str, outputs: Any, targets: Any, weights: Any, ignore: int | None) -> Examples:
+    """Return the labels of logits (..., C)."""
+    owner, shape = f"train.{name}", (*jnp.shape(targets), "classes")
+    check_shapes(owner, outputs, targets, shape, hint=f"write outputs of shape {shape}")
+    classes = outputs.shape[-1]
+    return Examples.of_labels(owner, targets, weights, classes=classes, ignore=ignore)
 
 
 def _roc_auc(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> float:
-    """The mean over the last axis of the fraction of pairs in the right order; ties are a half."""
+    """Return the mean over the last axis of the areas under the ROC curves."""
     several = (a.reshape(-1, a.shape[-1]).T for a in (scores, labels, counts))
     return float(np.mean([_area(*column) for column in zip(*several, strict=True)]))
 
 
 def _area(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> float:
+    """Return the fraction of pairs in the right order, weighted; ties count half."""
     shown = counts != 0
     scores, labels, counts = scores[shown], labels[shown], counts[shown].astype(np.float64)
     if np.isnan(scores).any():

@@ -1,7 +1,7 @@
 """Scores of numbers: absolute and squared errors, and the coefficient of determination.
 
-Weights have a number per example or position: their shape is a prefix of that of the targets. What
-has the weight 0 is left out, even if it is NaN.
+Weights have a number per example or position: their shape is a prefix of that of the targets. An
+example with the weight 0 is left out, even if it is NaN.
 """
 
 from typing import Any
@@ -9,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..explain.text import describe
-from .class_scores import mean_of_ratios, spread_weights
-from .labels import ratio, wide
+from .class_scores import mean_of_ratios
+from .examples import Examples, check_shapes, wide
 from .metrics import Derived, Ratio
 
 
@@ -19,16 +18,16 @@ def mae(outputs: Any, targets: Any, weights: Any = None) -> Ratio:
     """The mean absolute error, as `sklearn.metrics.mean_absolute_error`.
 
     Args:
-        outputs: numbers (..., 1) for targets (...), or the shape of the targets.
-        targets: numbers.
-        weights: a number per example or position; None for 1 each.
+        outputs: Numbers (..., 1) for targets (...), or of the shape of the targets.
+        targets: Numbers.
+        weights: A number per example or position. Default: None, 1 each.
 
     >>> import jax.numpy as jnp
     >>> float(mae(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])))
     1.0
     """
-    outputs, targets, kept, spread = _numbers("mae", outputs, targets, weights)
-    return ratio(jnp.abs(outputs - targets), kept, spread, maximize=False)
+    outputs, examples = _numbers("mae", outputs, targets, weights)
+    return examples.ratio(jnp.abs(outputs - examples.targets), maximize=False)
 
 
 def rmse(outputs: Any, targets: Any, weights: Any = None) -> Derived:
@@ -37,17 +36,17 @@ def rmse(outputs: Any, targets: Any, weights: Any = None) -> Derived:
     For several numbers per example, it is the mean over the last axis of the root of each.
 
     Args:
-        outputs: numbers (..., 1) for targets (...), or the shape of the targets.
-        targets: numbers.
-        weights: a number per example or position; None for 1 each.
+        outputs: Numbers (..., 1) for targets (...), or of the shape of the targets.
+        targets: Numbers.
+        weights: A number per example or position. Default: None, 1 each.
 
     >>> import jax.numpy as jnp
     >>> f"{rmse(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])):.4f}"
     '1.4142'
     """
-    outputs, targets, kept, spread = _numbers("rmse", outputs, targets, weights)
-    count = _counts(outputs, kept, spread)
-    squares = _over_rows(count * jnp.square(outputs - targets))
+    outputs, examples = _numbers("rmse", outputs, targets, weights)
+    count = _weights_of(examples)
+    squares = _over_rows(count * jnp.square(outputs - examples.targets))
     return Derived(_root, (squares, _over_rows(count)), maximize=False)
 
 
@@ -58,51 +57,45 @@ def r2(outputs: Any, targets: Any, weights: Any = None) -> Derived:
     example; for equal targets it is 1 if there are no errors, and 0 otherwise.
 
     Args:
-        outputs: numbers (..., 1) for targets (...), or the shape of the targets.
-        targets: numbers.
-        weights: a number per example or position; None for 1 each.
+        outputs: Numbers (..., 1) for targets (...), or of the shape of the targets.
+        targets: Numbers.
+        weights: A number per example or position. Default: None, 1 each.
 
     >>> import jax.numpy as jnp
     >>> f"{r2(jnp.array([2.5, 0.0, 2.0, 8.0]), jnp.array([3.0, -0.5, 2.0, 7.0])):.4f}"
     '0.9486'
     """
-    outputs, targets, kept, spread = _numbers("r2", outputs, targets, weights)
-    rows = tuple(a.reshape(-1, a.shape[-1]) for a in (targets, _counts(outputs, kept, spread)))
-    errors = _over_rows(rows[1] * jnp.square(outputs - targets).reshape(rows[0].shape))
-    zeros = jnp.zeros_like(rows[0])
-    moments = _moments(rows[1], rows[0], zeros, zeros)
+    outputs, examples = _numbers("r2", outputs, targets, weights)
+    count, targets = _weights_of(examples), examples.targets
+    errors = _over_rows(count * jnp.square(outputs - targets))
+    count, targets = (a.reshape(-1, a.shape[-1]) for a in (count, targets))
+    moments = _moments(count, targets, jnp.zeros_like(count), jnp.zeros_like(count))
     return Derived(_determination, (errors, *moments), maximize=True, merge=_merged)
 
 
-def _numbers(name: str, outputs: Any, targets: Any, weights: Any) -> tuple[Any, Any, Any, Any]:
-    """Outputs and targets (..., L), what is kept, and the weights or None, of the same shape."""
-    outputs, targets = wide(outputs), wide(targets)
-    spread = spread_weights(name, weights, targets)
-    if outputs.shape == (*targets.shape, 1):
-        targets = targets[..., None]
-        spread = None if spread is None else spread[..., None]
-    elif outputs.shape != targets.shape:
-        fits = outputs.size == targets.size
-        advice = f"outputs.reshape{targets.shape}" if fits else f"outputs of shape {targets.shape}"
-        raise ValueError(
-            f"{name} needs outputs of the shape of the targets, or (..., 1) for targets (...), got "
-            f"{describe(outputs)} for {describe(targets)}; write {advice}"
-        )
-    elif targets.ndim < 2:
-        outputs, targets = outputs.reshape(-1, 1), targets.reshape(-1, 1)
-        spread = None if spread is None else spread.reshape(-1, 1)
-    if spread is None:
-        return outputs, targets, None, None
-    kept = spread != 0
-    return jnp.where(kept, outputs, 0), jnp.where(kept, targets, 0), kept, spread
+def _numbers(name: str, outputs: Any, targets: Any, weights: Any) -> tuple[jax.Array, Examples]:
+    """Return outputs (..., L), 0 for what is left out, and the examples of targets (..., L)."""
+    outputs, targets, owner = wide(outputs), wide(targets), f"train.{name}"
+    examples = Examples.of_numbers(owner, targets, weights)
+    one = (*targets.shape, 1)
+    fit = check_shapes(
+        owner, outputs, targets, targets.shape, one, hint=f"write outputs of shape {targets.shape}"
+    )
+    if fit == one or targets.ndim < 2:
+        outputs, examples = jax.tree.map(lambda a: a.reshape(one), (outputs, examples))
+    return examples.select(outputs), examples
 
 
-def _counts(outputs: jax.Array, kept: Any, spread: Any) -> jax.Array:
-    return jnp.ones_like(outputs) if kept is None else spread.astype(outputs.dtype)
+def _weights_of(examples: Examples) -> jax.Array:
+    """Return the weights (..., L), 1 each by default."""
+    targets = examples.targets
+    return (
+        jnp.ones_like(targets) if examples.counts is None else examples.counts.astype(targets.dtype)
+    )
 
 
 def _over_rows(values: jax.Array) -> jax.Array:
-    """Sums (L,) of values (..., L)."""
+    """Return the sums (L,) of values (..., L)."""
     return jnp.sum(values, tuple(range(values.ndim - 1)))
 
 
@@ -112,10 +105,11 @@ def _root(squares: Any, count: Any) -> Any:
 
 
 def _moments(count: Any, origin: Any, shift: Any, deviations: Any) -> tuple[Any, Any, Any, Any]:
-    """Count, mean, and squared deviations of parts along the leading axis, in two passes.
+    """Return the count, mean, and squared deviations of parts along the leading axis.
 
-    Sums of squares would cancel in float32 if the mean is larger than the deviations. For the same
-    reason a mean is two numbers, an origin, which is one of the values, and a shift from it.
+    Two passes are made, since sums of squares would cancel in float32 if the mean is larger than
+    the deviations. For the same reason a mean is two numbers: one of the values, the origin, and a
+    shift from it.
     """
     whole = count.sum(0)
     start = jnp.take_along_axis(origin, jnp.argmax(count > 0, 0)[None], 0)

@@ -38,11 +38,10 @@ from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
 from .minimize import Minimize, Supervised
 from .multitask import MultiTask
 from .optimizer import Optimizer
+from .output_scores import auc, bits, mae, perplexity, r2, rmse, top_k_accuracy
 from .partition import partition
 from .program import Program
-from .ranking_scores import auc, bits, perplexity, top_k_accuracy
 from .regression import Regression
-from .regression_scores import mae, r2, rmse
 from .run import Event, run
 from .schedules import (
     Constant,

@@ -3,9 +3,8 @@
 Each is a pure function of outputs and targets, for the metrics of a task or an objective, and has
 the same value for any batch size, since it is a `Ratio`, `Derived`, or `Collected`:
 
-    class_scores.py       accuracy, precision, recall, f1, iou; and confusion_matrix, an array
-    ranking_scores.py     top_k_accuracy, auc, perplexity, bits: of the logits themselves
-    regression_scores.py  mae, rmse, r2
+    class_scores.py    accuracy, precision, recall, f1, iou; and confusion_matrix, an array
+    output_scores.py   top_k_accuracy, auc, perplexity, bits, mae, rmse, r2
 
 The functions of this file accept these outputs:
 
@@ -249,25 +248,13 @@ def confusion_matrix(
 
 
 def _decisions(
-    name: str,
-    outputs: Any,
-    targets: Any,
-    weights: Any,
-    ignore: int | None,
-    threshold: Any,
-    classes: int | None,
+    name: str, outputs: Any, targets: Any, weights: Any, ignore: Any, threshold: Any, classes: Any
 ) -> _Decisions:
     """Return the predictions of outputs, and the labels of targets."""
     outputs, shape, owner = jnp.asarray(outputs), jnp.shape(targets), f"train.{name}"
-    fit = check_shapes(
-        owner,
-        outputs,
-        targets,
-        shape,
-        (*shape, 1),
-        (*shape, "classes"),
-        hint="write logits (..., classes) or predictions (...) for targets (...)",
-    )
+    fits = shape, (*shape, 1), (*shape, "classes")
+    hint = "write logits (..., classes) or predictions (...) for targets (...)"
+    fit = check_shapes(owner, outputs, targets, *fits, hint=hint)
     several, size, right = fit == shape and len(shape) > 1, 2, None
     if fit == (*shape, "classes"):
         size = outputs.shape[-1]

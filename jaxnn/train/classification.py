@@ -163,7 +163,39 @@ class NextToken(_OneOfSeveral):
         }
 
 
-class BinaryClassification(Task):
+class _YesOrNo(Task):
+    """Base of the tasks whose outputs are logits of yes; subclasses have a `pos_weight`."""
+
+    @property
+    def classes(self) -> int:
+        """Two: no and yes."""
+        return 2
+
+    def measure(self: Any, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
+        """Return the mean of log(1 + exp(-s z)) for logit z and s = 1 or -1, and the accuracy."""
+        logits = self._wide(outputs, targets)
+        if self._per_output and jnp.issubdtype(targets.dtype, jnp.floating):
+            known = (targets >= 0) & (targets <= 1)
+            labels = Examples.of_numbers(repr(self), targets, weights).valid_where(known)
+        else:
+            labels = self._labels(targets, weights)
+        logits = labels.select(logits)
+        yes = labels.targets.astype(logits.dtype)
+        if self.pos_weight is None:
+            losses = optax.sigmoid_binary_cross_entropy(logits, yes)
+        else:
+            factors = jnp.broadcast_to(jnp.asarray(self.pos_weight, logits.dtype), logits.shape)
+            losses = -factors * yes * jax.nn.log_sigmoid(logits)
+            losses -= (1 - yes) * jax.nn.log_sigmoid(-logits)
+        accuracy = labels._replace(targets=yes > 0.5).accuracy(logits > 0)
+        return {"loss": labels.ratio(losses), "accuracy": accuracy}
+
+    def predict(self, outputs: Any) -> jax.Array:
+        """Sigmoid: the probability of yes."""
+        return jax.nn.sigmoid(self._squeezed(wide(outputs)))
+
+
+class BinaryClassification(_YesOrNo):
     """Yes or no: sigmoid cross entropy of one output.
 
     Outputs are logits (..., 1), targets integers 0 or 1 (...), predictions the probability of 1
@@ -192,22 +224,8 @@ class BinaryClassification(Task):
         """One logit."""
         return 1
 
-    @property
-    def classes(self) -> int:
-        """Two: no and yes."""
-        return 2
 
-    def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the mean of log(1 + exp(-s z)) for logit z and s = 1 or -1, and the accuracy."""
-        logits = self._wide(outputs, targets)[..., 0]
-        return _yes_or_no(logits, self._labels(targets, weights), self.pos_weight)
-
-    def predict(self, outputs: Any) -> jax.Array:
-        """Sigmoid: the probability of 1."""
-        return jax.nn.sigmoid(wide(outputs)[..., 0])
-
-
-class MultiLabelClassification(Task):
+class MultiLabelClassification(_YesOrNo):
     """Several yes-or-no labels per example: sigmoid cross entropy of each.
 
     Outputs are logits (..., number), targets 0 or 1 (..., number), integers or booleans, or floats,
@@ -248,38 +266,6 @@ class MultiLabelClassification(Task):
     def outputs(self) -> int:
         """One logit per label."""
         return self.number
-
-    @property
-    def classes(self) -> int:
-        """Two for each label: no and yes."""
-        return 2
-
-    def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the mean of log(1 + exp(-s z)) for logit z and s = 1 or -1, and the accuracy."""
-        logits = self._wide(outputs, targets)
-        if not jnp.issubdtype(targets.dtype, jnp.floating):
-            return _yes_or_no(logits, self._labels(targets, weights), self.pos_weight)
-        known = (targets >= 0) & (targets <= 1)
-        labels = Examples.of_numbers(repr(self), targets, weights).valid_where(known)
-        return _yes_or_no(logits, labels, self.pos_weight)
-
-    def predict(self, outputs: Any) -> jax.Array:
-        """Sigmoid: the probability of each label."""
-        return jax.nn.sigmoid(wide(outputs))
-
-
-def _yes_or_no(logits: jax.Array, labels: Examples, pos_weight: Any) -> dict[str, Any]:
-    """Return loss and accuracy of logits (...) for labels or probabilities of yes (...)."""
-    logits = labels.select(logits)
-    targets = labels.targets.astype(logits.dtype)
-    if pos_weight is None:
-        losses = optax.sigmoid_binary_cross_entropy(logits, targets)
-    else:
-        factors = jnp.broadcast_to(jnp.asarray(pos_weight, logits.dtype), logits.shape)
-        yes, no = -jax.nn.log_sigmoid(logits), -jax.nn.log_sigmoid(-logits)
-        losses = factors * targets * yes + (1 - targets) * no
-    accuracy = labels._replace(targets=targets > 0.5).accuracy(logits > 0)
-    return {"loss": labels.ratio(losses), "accuracy": accuracy}
 
 
 def _check_length(task: Task, name: str, weights: Any, number: int) -> None:

@@ -58,7 +58,6 @@ class Regression(Task):
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the means of (output - target)**2 and of |output - target|."""
         wide = self._wide(outputs, targets)
-        wide = wide if self._per_output else wide[..., 0]
         targets = (targets.astype(wide.dtype) - self.mean) / self.std
         examples = Examples.of_numbers(repr(self), targets, weights)
         errors = examples.select(wide) - examples.targets
@@ -69,8 +68,7 @@ class Regression(Task):
 
     def predict(self, outputs: Any) -> jax.Array:
         """Return outputs * std + mean."""
-        outputs = outputs if self._per_output else outputs[..., 0]
-        return outputs * self.std + self.mean
+        return self._squeezed(outputs) * self.std + self.mean
 
     @property
     def _per_output(self) -> bool:  # type: ignore[override]

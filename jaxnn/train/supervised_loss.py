@@ -10,7 +10,8 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Wrapper
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
-from ..explain.text import brief, suggestion
+from ..explain.calls import check_named
+from ..explain.text import brief
 from ..masking import visible
 from ..validation import instance
 from .examples import aligned, check_labels
@@ -51,7 +52,10 @@ class SupervisedLoss(Wrapper):
         if call.method == "forward" and not call.abstract:
             batch = _without_hidden(batch)
         given = batch if call.method == "predict" else _inputs_of(batch)
-        inputs, named = visible(self.wrapped, "forward", *self._arguments(given))
+        named = dict(given) if isinstance(given, dict) else {}
+        inputs = () if isinstance(given, dict) else given if isinstance(given, tuple) else (given,)
+        check_named(self.wrapped, "forward", named)
+        inputs, named = visible(self.wrapped, "forward", inputs, named)
         outcome = self._inside(call.replace(inputs=inputs, named=named, method="forward"))
         if call.abstract:
             return outcome._replace(output=None)
@@ -72,19 +76,6 @@ class SupervisedLoss(Wrapper):
             check_finite(inputs, f"{name}: inputs")
             check_finite(data[1], f"{name}: targets")
         check_labels(self.task, data[1], name)
-
-    def _arguments(self, given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the positional and the named inputs of the network."""
-        if not isinstance(given, dict):
-            return (given if isinstance(given, tuple) else (given,)), {}
-        known = self.wrapped._takes("forward")
-        for name in given:
-            if name not in known:
-                raise TypeError(
-                    f"the batch has an input {name!r}, which no layer of the network takes; "
-                    f"{suggestion(name, known)}"
-                )
-        return (), dict(given)
 
 
 def _inputs_of(batch: Any) -> Any:

@@ -21,8 +21,8 @@ Losses come from optax. A task with another loss is a subclass that keeps metric
 >>> class Focal(train.BinaryClassification):
 ...     gamma: float = 2.0
 ...     def __call__(self, outputs, targets):
-...         logits, labels = self._wide(outputs, targets), self._labels(targets)
-...         logits = labels.select(logits)[..., 0]
+...         labels = self._labels(targets)
+...         logits = labels.select(self._wide(outputs, targets))
 ...         return labels.mean(optax.sigmoid_focal_loss(logits, labels.targets, gamma=self.gamma))
 >>> Focal(gamma=1.5)
 Focal(gamma=1.5)
@@ -139,7 +139,10 @@ class Task(Value):
         )
 
     def _wide(self, outputs: Any, targets: Any) -> jax.Array:
-        """Return the outputs in at least float32; ValueError if their shape does not fit."""
+        """Return outputs in at least float32, and (..., 1) as (...) for a single output.
+
+        ValueError if their shape does not fit the targets.
+        """
         n, given, shape = self.outputs, jnp.shape(outputs), jnp.shape(targets)
         if given != (shape if self._per_output else (*shape, n)) or given[-1:] != (n,):
             raise ValueError(
@@ -148,7 +151,11 @@ class Task(Value):
                 f"{describe(outputs)} for targets {describe(targets)}; end the network with "
                 f"nn.Dense({n}){self._other_targets}"
             )
-        return wide(outputs)
+        return self._squeezed(wide(outputs))
+
+    def _squeezed(self, outputs: Any) -> Any:
+        """Return outputs (..., 1) as (...) if targets have no axis of outputs."""
+        return outputs[..., 0] if self.outputs == 1 and not self._per_output else outputs
 
     def _labels(self, targets: Any, weights: Any = None) -> Examples:
         """Return the examples whose targets are labels of this task."""
@@ -171,11 +178,9 @@ def _is_loss(loss: Any) -> bool:
     if isinstance(loss, type | Layer) or not callable(loss):
         return False
     try:
-        signature = inspect.signature(loss)
-    except (TypeError, ValueError):  # some builtins have none
-        return True
-    try:
-        signature.bind(None, None)
+        inspect.signature(loss).bind(None, None)
+    except ValueError:  # some builtins have no signature
+        pass
     except TypeError:
         return False
     return True

@@ -267,14 +267,8 @@ def not_held(array: np.ndarray[Any, Any], dtype: Any) -> str:
             if jnp.issubdtype(dtype, jnp.integer):
                 lost = held.astype(array.dtype) != array
             else:
-                lost = _finite(held) != _finite(array)
-    if not np.any(lost):
-        return ""
-    return (
-        f"is {array.dtype}, and has numbers that {np.dtype(dtype)} does not hold; convert it before"
+                lost = np.isfinite(held) != np.isfinite(array)
+    text = (
+        f"is {array.dtype}, and has numbers that {np.dtype(dtype)} does not hold; convert it first"
     )
-
-
-def _finite(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return which numbers of an array of any type are finite."""
-    return np.isfinite(array if np.iscomplexobj(array) else array.astype(np.float64))
+    return text if np.any(lost) else ""

@@ -25,7 +25,7 @@ class Focal(train.BinaryClassification):
     gamma: float = 2.0
 
     def __call__(self, outputs, targets):
-        logits = self._wide(outputs, targets)[..., 0]
+        logits = self._wide(outputs, targets)
         labels = targets.astype(logits.dtype)
         return optax.sigmoid_focal_loss(logits, labels, gamma=self.gamma).mean()
 

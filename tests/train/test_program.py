@@ -150,12 +150,12 @@ NOT_PROGRAMS: dict[str, Any] = {
         (
             lambda: supervised().init(KEY, X),
             TypeError,
-            r"is \(inputs, targets\) or \(inputs, targets, weights\), got float32\[8,4\]",
+            r"be \(inputs, targets\) or \(inputs, targets, weights\), got float32\[8,4\]",
         ),
         (
             lambda: supervised().init(KEY, ({"x": X, "mask": X}, Y)),
             TypeError,
-            r"the batch has an input 'mask', which no layer of the network takes; known are 'x'",
+            r"no layer of the network takes an input 'mask'; known are 'x'",
         ),
         (
             lambda: train.Minimize(Penalized(NET), optax.sgd(0.1), inputs=[0.1]),  # type: ignore[arg-type]

@@ -27,6 +27,20 @@ FINISHED = (
     "jaxnn/generation",
     "jaxnn/layers",
     "jaxnn/models",
+    "jaxnn/train/class_scores.py",
+    "jaxnn/train/classification.py",
+    "jaxnn/train/combining.py",
+    "jaxnn/train/directions.py",
+    "jaxnn/train/evaluation.py",
+    "jaxnn/train/examples.py",
+    "jaxnn/train/metrics.py",
+    "jaxnn/train/multitask.py",
+    "jaxnn/train/output_scores.py",
+    "jaxnn/train/record.py",
+    "jaxnn/train/regression.py",
+    "jaxnn/train/supervised_loss.py",
+    "jaxnn/train/task.py",
+    "jaxnn/train/weights.py",
 )
 
 # What to write instead of each phrase.

@@ -273,20 +273,13 @@ def _decisions(
 def _counts(made: _Decisions, average: str) -> tuple[Any, Any, Any, Any]:
     """Return true positives, predictions, labels, and what is positive for averaged classes."""
     predicted, labels, counts = made.predicted, made.labels.targets, made.labels.counts
-    right = jnp.where(predicted == labels, counts, counts * 0)  # NaN for an invalid label
-    if average == "micro" and not made.several:
-        whole = jnp.sum(counts)
-        return jnp.sum(right), whole, whole, whole
-    if average == "macro" and not made.several:
-
-        def per_class(number: jax.Array, counts: jax.Array) -> jax.Array:
-            return jnp.zeros(made.classes).at[number.ravel()].add(counts.ravel())
-
-        found, actual = per_class(predicted, counts), per_class(labels, counts)
-        return per_class(labels, right), found, actual, found + actual
+    if average != "binary" and not made.several:  # yes or no for each class
+        predicted, labels = (jax.nn.one_hot(one, made.classes) for one in (predicted, labels))
+        counts = counts[..., None]
     axes = tuple(range(labels.ndim - (average == "macro")))
-    sums = [jnp.sum(yes * counts, axes) for yes in (predicted * labels, predicted, labels)]
-    return sums[0], sums[1], sums[2], jnp.sum(counts, axes) + 1
+    yes = predicted * labels, predicted, labels
+    hits, found, actual = (jnp.sum(one * counts, axes) for one in yes)
+    return hits, found, actual, found + actual + made.several
 
 
 def mean_of_ratios(numerator: Any, denominator: Any, seen: Any) -> Any:

@@ -17,8 +17,8 @@ SEVERAL = (
     ", and write targets[..., 0] for targets with a last axis of size 1, or "
     "train.MultiLabelClassification(n) for several labels per example"
 )
-label = None | integer().such(hint="write ignore=-100")
-weights = None | Accepts(
+ignored_label = None | integer().such(hint="write ignore=-100")
+factors = None | Accepts(
     "a number >= 0, or a tuple of them",
     lambda v: all(is_traced(n) or number(0).test(n) for n in (v if isinstance(v, tuple) else (v,))),
     hint="write {name}=(1.0, 1.0, 2.0) for three classes",
@@ -82,9 +82,9 @@ class Classification(_OneOfSeveral):
     number: Annotated[
         int, integer(2).such(hint="write train.BinaryClassification() for one yes-or-no output")
     ]
-    ignore: Annotated[int | None, label] = -100
+    ignore: Annotated[int | None, ignored_label] = -100
     label_smoothing: Annotated[float, fraction] = 0.0
-    class_weights: Annotated[tuple[float, ...] | None, weights] = None
+    class_weights: Annotated[tuple[float, ...] | None, factors] = None
     directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
     _other_targets = f"{SEVERAL}, and targets.astype('float32') for one-hot targets"
 
@@ -142,7 +142,7 @@ class NextToken(_OneOfSeveral):
     """
 
     vocabulary: Annotated[int, integer(2).such(hint="write train.NextToken(len(text.vocabulary))")]
-    ignore: Annotated[int | None, label] = -100
+    ignore: Annotated[int | None, ignored_label] = -100
     label_smoothing: Annotated[float, fraction] = 0.0
     directions = {"accuracy": "maximize", "bits": "minimize"}  # noqa: RUF012, not a field
     _more_classes = "train.NextToken(n)"
@@ -184,8 +184,8 @@ class _YesOrNo(Task):
         if self.pos_weight is None:
             losses = optax.sigmoid_binary_cross_entropy(logits, yes)
         else:
-            factors = jnp.broadcast_to(jnp.asarray(self.pos_weight, logits.dtype), logits.shape)
-            losses = -factors * yes * jax.nn.log_sigmoid(logits)
+            weight = jnp.broadcast_to(jnp.asarray(self.pos_weight, logits.dtype), logits.shape)
+            losses = -weight * yes * jax.nn.log_sigmoid(logits)
             losses -= (1 - yes) * jax.nn.log_sigmoid(-logits)
         accuracy = labels._replace(targets=yes > 0.5).accuracy(logits > 0)
         return {"loss": labels.ratio(losses), "accuracy": accuracy}
@@ -214,7 +214,7 @@ class BinaryClassification(_YesOrNo):
     [0.5]
     """
 
-    ignore: Annotated[int | None, label] = -100
+    ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | None, None | number(0).such(hint="write pos_weight=2.0")] = None
     directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
     _other_targets = SEVERAL
@@ -251,8 +251,8 @@ class MultiLabelClassification(_YesOrNo):
     number: Annotated[
         int, integer(1).such(hint="write train.MultiLabelClassification(y.shape[-1])")
     ]
-    ignore: Annotated[int | None, label] = -100
-    pos_weight: Annotated[float | tuple[float, ...] | None, weights] = None
+    ignore: Annotated[int | None, ignored_label] = -100
+    pos_weight: Annotated[float | tuple[float, ...] | None, factors] = None
     directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
     _other_targets = ", and write train.MultiLabelClassification(targets.shape[-1])"
     _per_output = True

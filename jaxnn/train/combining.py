@@ -24,10 +24,10 @@ class Tally:
 
     Args:
         sums: Sums by metric of a resumed run, as `plain` returned them. Default: None, no parts.
-        source: Name of the checkpoint that holds them, for an error. Default: "".
+        source: Name of the checkpoint that holds them, for an error. Default: "combine".
     """
 
-    def __init__(self, sums: Mapping[str, Any] | None = None, source: str = "") -> None:
+    def __init__(self, sums: Mapping[str, Any] | None = None, source: str = "combine") -> None:
         self._waiting: list[tuple[dict[str, Any], Any]] = []
         self._sums = {
             name: [np.asarray(leaf, np.float64) for leaf in leaves]
@@ -70,11 +70,8 @@ class Tally:
             if self._sums and self._sums.keys() != metrics.keys():
                 before, given = (", ".join(sorted(one)) for one in (self._sums, metrics))
                 raise FileError(
-                    f"all parts must have the same metrics, got {before} and {given}"
-                    + (
-                        self._source
-                        and f"; restore {self._source} from a copy, or name another folder"
-                    )
+                    f"{self._source}: all parts must have the same metrics, got {before} and "
+                    f"{given}; restore a checkpoint from a copy, or name another folder"
                 )
             made = np.asarray(metrics.get(SKIPPED, 0)) != 1
             for name, metric in metrics.items():

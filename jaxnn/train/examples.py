@@ -129,7 +129,7 @@ def spread(owner: str, weights: Any, shape: tuple[int, ...]) -> jax.Array | None
 
 
 def check_shapes(
-    owner: str, outputs: Any, targets: Any, *fits: tuple[Any, ...], hint: str = ""
+    owner: str, outputs: Any, targets: Any, *fits: tuple[Any, ...], hint: str
 ) -> tuple[Any, ...]:
     """Return the shape that outputs have of several; ValueError for any other shape.
 
@@ -149,7 +149,7 @@ def check_shapes(
     shapes = " or ".join(f"({', '.join(map(str, shape))})" for shape in fits)
     raise ValueError(
         f"{owner} needs outputs of shape {shapes} for targets {describe(targets)}, got "
-        f"{describe(outputs)}; {hint or 'write jax.tree.map(jnp.shape, ...) to compare them'}"
+        f"{describe(outputs)}; {hint}"
     )
 
 

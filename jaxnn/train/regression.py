@@ -56,7 +56,7 @@ class Regression(Task):
     )
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the means of (output - target)**2 and of |output - target|."""
+        """Return the mean squared error and the mean absolute error, in the units above."""
         wide = self._wide(outputs, targets)
         targets = (targets.astype(wide.dtype) - self.mean) / self.std
         examples = Examples.of_numbers(repr(self), targets, weights)

@@ -98,6 +98,7 @@ def combine(parts: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[str, float]:
     Raises:
         ValueError: There are no parts, or parts with different names.
 
+    >>> from jaxnn.train import Ratio
     >>> parts = [({"loss": 1.0, "f1": Ratio(2, 3)}, 2), ({"loss": 4.0, "f1": Ratio(0, 1)}, 1)]
     >>> combine(parts)
     {'f1': 0.5, 'loss': 2.0}

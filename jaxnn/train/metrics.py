@@ -273,11 +273,11 @@ def directions(metrics: Mapping[str, Any]) -> dict[str, bool]:
     """Return the directions that metrics declare, {name: maximize}; the loss is minimized.
 
     >>> directions({"loss": 1.0, "accuracy": Mean(0.5, maximize=True), "other": 2.0})
-    {'accuracy': True, 'loss': False}
+    {'loss': False, 'accuracy': True}
     """
     declared = {name: getattr(one, "maximize", None) for name, one in metrics.items()}
-    known = {name: maximize for name, maximize in declared.items() if maximize is not None}
-    return known | ({"loss": False} if "loss" in metrics else {})
+    declared |= {"loss": False} if "loss" in metrics else {}
+    return {name: maximize for name, maximize in declared.items() if maximize is not None}
 
 
 def check_metrics(metrics: Any, owner: str) -> None:
@@ -303,24 +303,23 @@ def check_metrics(metrics: Any, owner: str) -> None:
 
 
 def check_loss(loss: Any, owner: str) -> None:
-    """Raise TypeError or ValueError for a loss that is not a real scalar, a Ratio, or a Sum.
+    """Raise TypeError for a loss that is not a real scalar, a Ratio, or a Sum.
 
     Args:
         loss: Result of an objective or a loss function.
         owner: Name of the function that returned it, for the error.
     """
-    must = "a loss must be a real scalar or a train.Ratio, got "
     for term in loss.terms if isinstance(loss, Sum) else (loss,):
         leaf = term.sum if isinstance(term, Ratio) else term
-        if isinstance(leaf, Metric | tuple | list | Mapping) or not jnp.issubdtype(
-            jnp.result_type(leaf), jnp.floating
-        ):
+        is_real_scalar = (
+            not isinstance(leaf, Metric | tuple | list | Mapping)
+            and jnp.shape(leaf) == ()
+            and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        )
+        if not is_real_scalar:
             raise TypeError(
-                f"{must}{describe(leaf)} from {owner}; write loss.real for a complex number. To "
-                "report metrics, return loss, metrics from an objective, or write a train.Task"
-            )
-        if jnp.shape(leaf) != ():
-            raise ValueError(
-                f"{must}{describe(leaf)} from {owner}; write loss.mean(), or "
-                "train.Ratio(loss.sum(), loss.size)"
+                f"a loss must be a real scalar or a train.Ratio, got {describe(leaf)} from {owner};"
+                " write loss.mean() or train.Ratio(loss.sum(), loss.size) for an array, and "
+                "loss.real for a complex number. To report metrics, return loss, metrics from an "
+                "objective, or write a train.Task"
             )

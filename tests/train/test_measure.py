@@ -400,7 +400,7 @@ class Ranked(train.Classification):
         (
             lambda outputs, targets: outputs[:, 0],
             None,
-            ValueError,
+            TypeError,
             r"a loss must be .*, got float32\[6\] from <lambda>; write loss.mean\(\)",
         ),
         (

@@ -1,4 +1,4 @@
-"""Records: the metrics of a run, added exactly and fetched when they are read."""
+"""Records: the numbers of a run, added exactly and fetched when they are read."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,8 +10,8 @@ class Record(Mapping[str, float]):
     """The numbers of a record by name, as a dict: fetched from the device when one is read.
 
     Args:
-        fixed: Numbers that are known, such as the step.
-        tally: Metrics since the record before. Default: None, none.
+        fixed: numbers that are known, such as the step.
+        tally: the metrics since the record before.
     """
 
     def __init__(self, fixed: Mapping[str, float], tally: Tally | None = None) -> None:
@@ -30,7 +30,7 @@ class Record(Mapping[str, float]):
         self._numbers |= numbers
 
     def plain(self) -> dict[str, float]:
-        """Return the record as a dict."""
+        """The record as a dict."""
         tally, self._tally = self._tally, None
         if tally is not None:
             self._numbers |= tally.metrics()
@@ -45,10 +45,13 @@ class Record(Mapping[str, float]):
     def __len__(self) -> int:
         return len(self.plain())
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and self.plain() == dict(other)
+
     def __repr__(self) -> str:
         return repr(self.plain())
 
 
 def prefixed(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metrics with a prefix: "validation" makes "validation_loss" of "loss"."""
+    """The metrics with a prefix: "validation" makes "validation_loss" of "loss"."""
     return {f"{name}_{key}" if name else key: value for key, value in metrics.items()}

@@ -246,14 +246,11 @@ _BOTH = {"__call__", "metrics"}
 
 
 def _own_methods(task: Loss) -> set[str]:
-    """Return which of `__call__` and `metrics` a task overrides below the class of `measure`."""
-    if not isinstance(task, Task) or type(task).measure is Task.measure:
+    """Return which of `__call__` and `metrics` a task writes, both if it has no `measure`."""
+    kind: Any = type(task)
+    if not isinstance(task, Task) or kind.measure is Task.measure:
         return _BOTH
-    order = [vars(cls) for cls in type(task).__mro__]
-    depth = {
-        name: next(i for i, own in enumerate(order) if name in own) for name in (*_BOTH, "measure")
-    }
-    return {name for name in _BOTH if depth[name] < depth["measure"]}
+    return {name for name in _BOTH if getattr(kind, name) is not getattr(Task, name)}
 
 
 def _by_rows(

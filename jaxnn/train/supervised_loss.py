@@ -51,11 +51,7 @@ class SupervisedLoss(Wrapper):
         (batch,) = call.inputs
         if call.method == "forward" and not call.abstract:
             batch = _without_hidden(batch)
-        given = batch if call.method == "predict" else _inputs_of(batch)
-        named = dict(given) if isinstance(given, dict) else {}
-        inputs = () if isinstance(given, dict) else given if isinstance(given, tuple) else (given,)
-        check_named(self.wrapped, "forward", named)
-        inputs, named = visible(self.wrapped, "forward", inputs, named)
+        inputs, named = visible(self.wrapped, "forward", *self._given(call.method, batch))
         outcome = self._inside(call.replace(inputs=inputs, named=named, method="forward"))
         if call.abstract:
             return outcome._replace(output=None)
@@ -76,6 +72,14 @@ class SupervisedLoss(Wrapper):
             check_finite(inputs, f"{name}: inputs")
             check_finite(data[1], f"{name}: targets")
         check_labels(self.task, data[1], name)
+
+    def _given(self, method: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the positional and the named inputs of the network."""
+        given = batch if method == "predict" else _inputs_of(batch)
+        if not isinstance(given, dict):
+            return (given if isinstance(given, tuple) else (given,)), {}
+        check_named(self.wrapped, "forward", given)
+        return (), dict(given)
 
 
 def _inputs_of(batch: Any) -> Any:

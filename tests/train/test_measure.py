@@ -395,7 +395,7 @@ class Ranked(train.Classification):
             lambda outputs, targets: outputs.mean() + 0j,
             None,
             TypeError,
-            r"a loss must be a real scalar .* got complex64\[\] from <lambda>; write loss.real",
+            r"a loss must be a real scalar .* got complex64\[\] from <lambda>; .* loss.real for",
         ),
         (
             lambda outputs, targets: outputs[:, 0],

@@ -223,7 +223,7 @@ def test_errors():
     )
     single = Grain(grain.MapDataset.source(Rows()).map(lambda row: row[0]))
     program = train.Supervised(nn.Dense(1), train.Regression(), optax.sgd(0.1))
-    with pytest.raises(TypeError, match=r"batch of train.Supervised must be \(inputs, targets\) or"):
+    with pytest.raises(TypeError, match=r"batch of train.Supervised must be \(inputs, targets\)"):
         train.fit(program, single, key=KEY, epochs=1, batch_size=2)
     with pytest.raises(ValueError, match=r"is not one of this Grain pipeline with batch_size 2"):
         Grain(pipeline()).open(KEY, 2, {"batches": 1, "rows": 10})

@@ -15,8 +15,14 @@ NAMES = (
 def main() -> None:
     """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; or gpu")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; house; gpu"
+    )
     names = parser.parse_args().names or NAMES
+    if names == ["house"]:
+        from benchmarks import house
+
+        return house.main()
     if names[0] == "gpu":
         from benchmarks.gpu import driver
 
@@ -28,7 +34,9 @@ def main() -> None:
         raise SystemExit(driver.main(chosen))
     if unknown := sorted(set(names) - set(NAMES)):
         known = ", ".join(NAMES)
-        parser.error(f"no benchmark called {', '.join(unknown)}: there are {known}; or gpu alone")
+        parser.error(
+            f"no benchmark called {', '.join(unknown)}: there are {known}; or house or gpu alone"
+        )
     # Read when Keras and torch are imported. By default torch's idle threads spin, which takes the
     # cores from the side whose turn comes next, and stalls torch itself on a busy machine.
     os.environ["KERAS_BACKEND"] = "jax"

@@ -1,4 +1,4 @@
-"""Measurements that need a new process each: imports, first compilations, whole commands."""
+"""Measurements in new processes: imports, first compilations, whole commands."""
 
 import json
 import subprocess
@@ -16,11 +16,18 @@ ROOT = Path(__file__).parents[1]
 def interleaved(
     sides: Mapping[str, Sequence[str]], *, rounds: int, warm_up: int = 1
 ) -> dict[str, dict[str, Sample]]:
-    """Run `python *arguments` once a round for every side, in turns.
+    """Run `python *arguments` once in each round for every side, in turns.
 
-    A side prints a JSON object of numbers, in seconds or bytes, as its last line. Returns, for each
-    of these quantities, the samples by side. `warm_up` rounds come first, which warm the file cache
-    and are not counted.
+    A side prints a JSON object of numbers, in seconds or bytes, as its last line.
+
+    Args:
+        sides: Arguments of Python by side.
+        rounds: Number of rounds.
+        warm_up: Number of further rounds before, which warm the file cache and are not counted.
+            Default: 1.
+
+    Returns:
+        For each of these quantities, the samples by side.
     """
     seconds: dict[str, dict[str, list[float]]] = {}
     for turn in range(warm_up + rounds):
@@ -35,8 +42,12 @@ def interleaved(
 
 
 def timed(arguments: Sequence[str], marks: str) -> tuple[float, float, str]:
-    """Run `python *arguments`: seconds until it prints a line that holds `marks`, seconds until it
-    has ended, and that line. RuntimeError where it fails, or prints no such line."""
+    """Return the seconds until a program prints a line, the seconds until its end, and the line.
+
+    Args:
+        arguments: Arguments of Python.
+        marks: A part of the line; RuntimeError if the program fails or prints no such line.
+    """
     began = time.perf_counter()
     with (
         tempfile.TemporaryFile("w+") as errors,
@@ -58,7 +69,11 @@ def timed(arguments: Sequence[str], marks: str) -> tuple[float, float, str]:
 
 
 def output(arguments: Sequence[str]) -> str:
-    """What `python *arguments` prints; RuntimeError where it fails."""
+    """Return the output of `python *arguments`; RuntimeError if it fails.
+
+    Args:
+        arguments: Arguments of Python.
+    """
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )

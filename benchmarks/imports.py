@@ -1,4 +1,4 @@
-"""What importing a library costs beyond importing jax, in new processes."""
+"""The time to import a library beyond that to import jax, in new processes."""
 
 import importlib.util
 

@@ -27,8 +27,8 @@ WAYS = (Way("loop", 1), Way("map", 16), Way("vmap", 8), Way("vmap", 32), Way("vm
 ROUNDS = 5
 # Lanes of a run at least.
 LEAST = 8
-# A way that takes so many times as long as the fastest is out after two runs, and so are its wider
-# calls after none: each would take longer than all the others together.
+# A way that is slower than the fastest by this factor ends after two runs, and its wider calls are
+# skipped: each would take longer than all the others together.
 SLOW = 1.5
 
 
@@ -78,7 +78,7 @@ def _table(name: str, trials: int, rounds: int) -> Table:
 
 
 def _close(samples: Mapping[str, Sample], way: str) -> bool:
-    """Whether a way may be the fastest, by its quicker runs."""
+    """Return whether a way may be the fastest, by its faster runs."""
     return samples[way].low <= SLOW * min(sample.low for sample in samples.values())
 
 

@@ -1,7 +1,7 @@
-"""What a benchmark returns, and how RESULTS.md says it.
+"""The result of a benchmark, and its section of RESULTS.md.
 
-Each section carries the machine, the versions and the date it was measured with, so that one
-section can be measured again without making a statement about the others.
+Each section has the machine, the versions, and the date of its measurement, so that one section can
+be measured again without the others.
 """
 
 import datetime
@@ -42,7 +42,7 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        """Whether the measurement supports the claim."""
+        """Return whether the measurement supports the claim."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ def environment() -> str:
     """Date, machine, its load and versions, on one line."""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    # The load of the last minutes tells a quiet machine from a shared one.
+    # The load of the last minutes shows whether the machine was shared.
     load = f"load {os.getloadavg()[1]:.1f}"
     machine = f"{os.cpu_count()} cores, {_processor()}, {memory:.0f} GiB, {load}"
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)

@@ -1,4 +1,4 @@
-"""What it costs to watch a run and keep it: records, a display, and checkpoints."""
+"""The cost of the hooks of a run: records, a display, and checkpoints."""
 
 import contextlib
 import io

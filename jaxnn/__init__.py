@@ -10,7 +10,8 @@ A layer is a value, parameters are data, a configuration is data:
 >>> net.apply(params, x).shape
 (32, 10)
 
-Training is in `jaxnn.train`, data sets in `jaxnn.data`.
+Training is in `jaxnn.train`, data sets are in `jaxnn.data`; these and the other packages are
+attributes of `jaxnn`, imported when they are first used.
 """
 
 import importlib
@@ -107,6 +108,17 @@ from .tree import layers, map_layers
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from . import command as command
+    from . import data as data
+    from . import experiment as experiment
+    from . import generation as generation
+    from . import inspect as inspect
+    from . import interop as interop
+    from . import models as models
+    from . import parallel as parallel
+    from . import surgery as surgery
+    from . import sweep as sweep
+    from . import train as train
     from .generation.generate import generate
     from .inspect.checkify import checkify
     from .inspect.summary import summary
@@ -116,7 +128,20 @@ if TYPE_CHECKING:
     from .surgery.stacking import stack_layers, unstack_layers
     from .surgery.widening import widen
 
-# Only looking at networks and editing them needs these modules: imported when first asked for.
+# Imported when first used, so that `import jaxnn` costs little more than `import jax`.
+_PACKAGES = (
+    "command",
+    "data",
+    "experiment",
+    "generation",
+    "inspect",
+    "interop",
+    "models",
+    "parallel",
+    "surgery",
+    "sweep",
+    "train",
+)
 _LATER = {
     "add_lora": "jaxnn.surgery.adapters",
     "checkify": "jaxnn.inspect.checkify",
@@ -132,10 +157,16 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
-    globals()[name] = found = getattr(importlib.import_module(_LATER[name]), name)
-    return found
+    if name in _PACKAGES:
+        return importlib.import_module(f"jaxnn.{name}")
+    if name in _LATER:
+        globals()[name] = found = getattr(importlib.import_module(_LATER[name]), name)
+        return found
+    raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_PACKAGES, "__version__"])
 
 
 __all__ = [

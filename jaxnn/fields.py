@@ -1,7 +1,7 @@
 """What the fields of a value may hold, in normal form."""
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,7 +14,8 @@ class FrozenDict(dict[str, Any]):
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise TypeError("the children of a layer cannot change: write nn.replace(net, path, value)")
 
-    __setitem__ = __delitem__ = __ior__ = update = clear = pop = popitem = setdefault = _refuse  # type: ignore[assignment]
+    if not TYPE_CHECKING:  # type checkers see the methods of dict
+        __setitem__ = __delitem__ = __ior__ = update = clear = pop = popitem = setdefault = _refuse
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FrozenDict) and list(self.items()) == list(other.items())

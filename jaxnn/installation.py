@@ -1,4 +1,4 @@
-"""The commands that install what is missing, built from how this package is installed.
+"""The commands that install missing packages, depending on how this package is installed.
 
 `missing` makes the error for an optional package. Its command names the running interpreter, and
 the checkout or the distribution that owns this file, so that it is right when pasted into a shell.
@@ -6,6 +6,7 @@ The distribution is `jaxnn-functional`; the distribution `jaxnn` is an unrelated
 """
 
 import functools
+import importlib
 import importlib.util
 import os
 import shlex
@@ -14,17 +15,18 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 DISTRIBUTION = "jaxnn-functional"
 
 
 def missing(purpose: str, package: str, extra: str) -> ImportError:
-    """The error for an optional package that is not installed, with the command that installs it.
+    """Return the error for an optional package that is not installed, with the command to write.
 
     Args:
-        purpose: what needs the package, such as "pictures are drawn by".
-        package: the missing package, by the name that pip installs.
-        extra: the extra of jaxnn that contains it.
+        purpose: What needs the package, such as "pictures are drawn by".
+        package: The missing package, by the name that pip installs.
+        extra: The extra of jaxnn that contains it.
 
     >>> str(missing("pictures are drawn by", "matplotlib", "experiments")).split(":")[0]
     'pictures are drawn by matplotlib, which is not installed'
@@ -32,16 +34,34 @@ def missing(purpose: str, package: str, extra: str) -> ImportError:
     return ImportError(f"{purpose} {package}, which is not installed: write {install(extra)}")
 
 
+def required(module: str, purpose: str, package: str, extra: str) -> Any:
+    """Import a module of an optional package, or raise the error of `missing`.
+
+    Args:
+        module: The import path of the module.
+        purpose: What needs the package, such as "pictures are drawn by".
+        package: The package, by the name that pip installs.
+        extra: The extra of jaxnn that contains it.
+
+    >>> required("json", "texts are read by", "json", "test").loads("1")
+    1
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise missing(purpose, package, extra) from error
+
+
 def install(extra: str, *packages: str) -> str:
-    """The command that installs an extra of jaxnn, and further packages.
+    """Return the command that installs an extra of jaxnn, and further packages.
 
     From a checkout, on `PYTHONPATH` or installed with `-e`, it is `python -m pip install -e
     '/path/to/checkout[extra]'`; otherwise `python -m pip install 'jaxnn-functional[extra]'`. Python
     is the full path of the running interpreter.
 
     Args:
-        extra: one of the extras in pyproject.toml.
-        packages: names of other packages to install with it.
+        extra: One of the extras in pyproject.toml.
+        *packages: Names of other packages to install with it.
     """
     folder = checkout()
     if folder is not None:
@@ -50,7 +70,7 @@ def install(extra: str, *packages: str) -> str:
 
 
 def upgrade() -> str:
-    """The command that gets the newest jaxnn: `git pull` in a checkout, otherwise `pip install`."""
+    """Return the command for the newest jaxnn: `git pull` in a checkout, else `pip install`."""
     folder = checkout()
     if folder is not None:
         return _quoted("git", "-C", str(folder), "pull")
@@ -58,9 +78,12 @@ def upgrade() -> str:
 
 
 def pip(*arguments: str) -> str:
-    """The command `pip install` with these arguments, for the running interpreter, quoted.
+    """Return the command `pip install` with quoted arguments, for the running interpreter.
 
     It is `uv pip install` if the environment has no pip, as in one that uv created.
+
+    Args:
+        *arguments: Arguments of `pip install`.
 
     >>> pip("a package[extra]").endswith(" install 'a package[extra]'")
     True
@@ -72,7 +95,7 @@ def pip(*arguments: str) -> str:
 
 
 def checkout() -> Path | None:
-    """The folder of the source tree that this package is imported from; None if it is installed.
+    """Return the folder of the source tree of this package; None if it is installed.
 
     It is the folder that holds both the package and its pyproject.toml.
     """
@@ -86,7 +109,7 @@ def checkout() -> Path | None:
 
 
 def _distribution() -> str:
-    """The name of the installed distribution that owns this file."""
+    """Return the name of the installed distribution that owns this file."""
     return _owner(__file__) or DISTRIBUTION
 
 

@@ -17,6 +17,9 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
+
 from .fields import is_traced
 
 
@@ -30,7 +33,7 @@ class Accepts:
         error: Type of the error for any other value. Default: ValueError.
         hint: Text that follows in errors, such as the call to write; `{owner}` and `{name}` stand
             for the two parts of the name of a field. Default: "", none.
-        traced: Whether traced numbers are accepted, without a test. Default: False.
+        traced: Whether traced numbers and arrays are accepted, without a test. Default: False.
 
     >>> positive(3, "Dense.features")
     3
@@ -53,9 +56,9 @@ class Accepts:
             where: Name of the field or argument, as in "Dense.features".
             hint: Text that follows in the error. Default: that of this `Accepts`.
         """
+        if self.traced and isinstance(value, jax.Array | np.ndarray):
+            return value
         if is_traced(value):
-            if self.traced:
-                return value
             raise TypeError(
                 f"{where} is the traced number {value}, but must be {self.what}, known before "
                 "tracing: pass a Python number, for example by static_argnums of jax.jit"
@@ -85,8 +88,12 @@ def is_int(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether `value` is an int or a float, and neither a bool nor NaN."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    """Return whether `value` is an int, a float, or a NumPy scalar, and neither a bool nor NaN."""
+    return (
+        isinstance(value, int | float | np.number)
+        and not isinstance(value, bool)
+        and value == value
+    )
 
 
 def _described(kind: str, low: Any, high: Any) -> str:
@@ -153,11 +160,11 @@ def each(accepts: Accepts, what: str) -> Accepts:
     return dataclasses.replace(accepts, what=what, test=test)
 
 
-positive = integer(1)
-natural = integer(0)
-fraction = number(0, 1)
-flag = Accepts("True or False", lambda v: isinstance(v, bool), TypeError)
-function = Accepts("a function", callable, TypeError)
+positive: Accepts = integer(1)
+natural: Accepts = integer(0)
+fraction: Accepts = number(0, 1)
+flag: Accepts = Accepts("True or False", lambda v: isinstance(v, bool), TypeError)
+function: Accepts = Accepts("a function", callable, TypeError)
 
 
 def check_fields(value: Any) -> None:

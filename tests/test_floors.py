@@ -1,8 +1,6 @@
 """The house stands as CONTRIBUTING.md draws it: no import runs upwards, and none in a circle."""
 
 import ast
-import io
-import tokenize
 from pathlib import Path
 
 import pytest
@@ -93,23 +91,3 @@ def test_no_imports_in_a_circle():
 
     for name in graph:
         visit(name, [])
-
-
-def lines_of_code(path):
-    """The number of lines with code: blank lines, comments, and docstrings are none."""
-    text = path.read_text()
-    docs = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            docs |= set(range(node.lineno, (node.end_lineno or 0) + 1))
-    lines = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.string.strip() and token.type != tokenize.COMMENT:
-            lines |= set(range(token.start[0], token.end[0] + 1))
-    return len(lines - docs)
-
-
-def test_the_core_is_read_in_one_sitting():
-    files = [path for path in sorted((ROOT / "core").glob("*.py")) if path.stem != "__init__"]
-    assert len(files) <= 6
-    assert sum(map(lines_of_code, files)) <= 900

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 from jaxnn import installation, train
 from jaxnn.data import packaged
-from jaxnn.data.carrier import CarrierFile
+from jaxnn.data.packaged import PackagedFile
 from jaxnn.sweep.engine import PACKAGES
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,12 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*.py")
 )
 # Each passes a package that is not a literal, and has a separate test.
-VARIABLE = {"jaxnn/data/carrier.py", "jaxnn/sweep/engine.py", "jaxnn/train/tracking.py"}
+VARIABLE = {
+    "jaxnn/data/packaged.py",
+    "jaxnn/installation.py",
+    "jaxnn/sweep/engine.py",
+    "jaxnn/train/tracking.py",
+}
 
 
 def contained(extra):
@@ -78,16 +83,16 @@ def test_no_command_is_written_by_hand():
 def test_each_missing_package_is_in_the_extra_that_is_named():
     found = 0
     for path in SOURCES:
-        for call in calls(path, "missing"):
+        for call in (*calls(path, "missing"), *calls(path, "required")):
             if str(path.relative_to(ROOT)) not in VARIABLE:
-                package, extra = map(ast.literal_eval, call.args[1:])
+                package, extra = map(ast.literal_eval, call.args[-2:])
                 assert canonicalize_name(package) in contained(extra), (path, package, extra)
                 found += 1
         for call in calls(path, "install"):
             if path != ROOT / "jaxnn" / "installation.py":
                 assert ast.literal_eval(call.args[0]) in EXTRAS, path
     assert found >= 12
-    files = [one for one in vars(packaged).values() if isinstance(one, CarrierFile)]
+    files = [one for one in vars(packaged).values() if isinstance(one, PackagedFile)]
     assert len(files) >= 4
     assert {canonicalize_name(one.distribution) for one in files} <= contained("experiments")
     for logger in (train.TensorBoard, train.WandB, train.MLflow):

@@ -17,14 +17,20 @@ from typing import Any
 import pytest
 
 import jaxnn as nn
-import jaxnn.models
 
 ROOT = Path(__file__).parent.parent
 
 FINISHED = (
+    "benchmarks",
+    "experiments",
     "jaxnn/combine",
+    "jaxnn/data",
+    "jaxnn/files",
     "jaxnn/functional",
     "jaxnn/generation",
+    "jaxnn/inspect",
+    "jaxnn/installation.py",
+    "jaxnn/interop",
     "jaxnn/layers",
     "jaxnn/models",
     "jaxnn/train/class_scores.py",
@@ -171,11 +177,15 @@ def documented(item: Any) -> set[str]:
 def public() -> list[Any]:
     """Return the public classes and functions of the finished folders."""
     found = []
-    for package in (nn, jaxnn.models):
-        for name in package.__all__:
+    for package in (nn, nn.models, nn.data, nn.inspect, nn.interop):
+        for name in getattr(package, "__all__", dir(package)):
             item = getattr(package, name)
             folder = getattr(item, "__module__", "").replace(".", "/")
-            if callable(item) and folder.startswith(FINISHED):
+            described = inspect.isfunction(item) or inspect.isclass(item)
+            others = inspect.isclass(item) and (
+                issubclass(item, Exception) or getattr(item, "_is_protocol", False)
+            )
+            if described and not others and folder.startswith(FINISHED):
                 found.append(pytest.param(item, id=name))
     return found
 

@@ -1,8 +1,12 @@
 """The public names are the field's: each new name exists, and no old one does."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
+
+import jaxnn as nn
 
 RENAMED = {
     "jaxnn": {
@@ -64,3 +68,36 @@ def test_fields_have_the_new_names(path):
     fields = getattr(importlib.import_module(module), name).__dataclass_fields__
     for old, new in FIELDS[path].items():
         assert new in fields and old not in fields
+
+
+def test_dir_lists_exactly_the_public_names():
+    packages = [
+        "command",
+        "data",
+        "experiment",
+        "generation",
+        "inspect",
+        "interop",
+        "models",
+        "parallel",
+        "surgery",
+        "sweep",
+        "train",
+    ]
+    assert dir(nn) == sorted([*nn.__all__, *packages, "__version__"])
+    assert sorted(set(nn.__all__)) == sorted(nn.__all__)
+    for name in dir(nn):
+        assert getattr(nn, name) is not None
+    with pytest.raises(AttributeError, match="module 'jaxnn' has no attribute 'Any_'"):
+        _ = nn.Any_
+
+
+def test_packages_are_attributes_and_imported_when_used():
+    code = (
+        "import sys, jaxnn as nn\n"
+        "names = ['train', 'data', 'models', 'parallel', 'inspect', 'sweep']\n"
+        "assert not {f'jaxnn.{name}' for name in names} & set(sys.modules)\n"
+        "for name in names: assert getattr(nn, name).__name__ == f'jaxnn.{name}'\n"
+        "assert nn.layers(nn.Dense(1)) and nn.train.fit and nn.data.digits\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

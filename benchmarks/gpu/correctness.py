@@ -1,4 +1,4 @@
-"""Whether the accelerator computes what the CPU computes."""
+"""Comparison of the results of the accelerator with those of the CPU."""
 
 import concurrent.futures
 import os
@@ -53,7 +53,7 @@ def cases(small: bool) -> Iterator[str]:
     sys.modules.setdefault("pytest", _pytest())
     from tests.cases import CASES
 
-    # Those first that have differed, then as many as the time allows.
+    # First the cases that have differed before, then all that the time allows.
     first = ("DecoderLayer", "Remat of BatchNorm")
     chosen = CASES[:4] if small else sorted(CASES, key=lambda case: case.name not in first)
     ends = time.monotonic() + float(os.environ.get(LIMIT, 110.0)) - LAST

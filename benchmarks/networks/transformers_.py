@@ -9,7 +9,12 @@ from benchmarks.timing import seconds_of
 
 
 def decoding(prompt: int, tokens: int) -> dict[str, Callable[[], float]]:
-    """GPT-2 124M at random weights: seconds to decode so many tokens greedily after a prompt."""
+    """GPT-2 124M at random weights: seconds to decode tokens greedily after a prompt.
+
+    Args:
+        prompt: Number of tokens of the prompt.
+        tokens: Number of tokens to decode.
+    """
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config()).eval()
 

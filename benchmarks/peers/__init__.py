@@ -7,8 +7,8 @@ labels, Adam at 1e-3. A module offers what its library can do of
     epochs(widths, x, y, batch)    name -> run(), which trains for an epoch, or for several and
                                    returns the seconds of one
     programs(widths, data, held, batch, epochs)
-                                   name -> train(learning_rate), which trains by a program of its
-                                   own, the numbers baked in; the loss on the data `held`
+                                   name -> train(learning_rate), which trains by a separate
+                                   program that contains the numbers; the loss on the data `held`
     initializers()                 name -> init(seed), which draws a transformer's parameters
 
 Only `pure_jax` and `jaxnn` donate their state: the documentation of the others does not.

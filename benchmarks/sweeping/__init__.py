@@ -1,7 +1,7 @@
-"""What the benchmarks of sweeps run, some of it in processes of its own.
+"""The programs of the benchmarks of sweeps, some of them in separate processes.
 
-digits   the experiment: small networks on digits, a learning rate to find
+digits   the experiment: small networks on digits, a search for a learning rate
 sizes    the sizes that its peers share
 optuna_  the same search by Optuna, around another library's program
-trial    one trial of it in a process of its own
+trial    one trial of it in a separate process
 """

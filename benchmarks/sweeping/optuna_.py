@@ -1,8 +1,8 @@
 """The search by Optuna: `python -m benchmarks.sweeping.optuna_ WAY PEER FILE TRIALS`.
 
-The way is `programs`, which trains all trials in this process, each by a program of its own, or
-`processes`, a process a trial, two at a time. The study is in memory, and draws at random as the
-sweep does. Prints the best loss, as JSON.
+The way is `programs`, which trains all trials in this process, each by a separate program, or
+`processes`, one process for each trial, two at a time. The study is in memory, and draws at random
+as the sweep does. Prints the best loss, as JSON.
 """
 
 import json
@@ -19,7 +19,13 @@ WORKERS = 2
 
 
 def searched(train: Callable[[float], float], trials: int, workers: int) -> float:
-    """The least loss of so many trials, asked of Optuna and told to it."""
+    """Return the least loss of some trials, searched by Optuna.
+
+    Args:
+        train: Trains at a learning rate, and returns the loss.
+        trials: Number of trials.
+        workers: Number of trials at a time.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     asked = [study.ask() for _ in range(trials)]

@@ -1,7 +1,7 @@
-"""One trial in a process of its own: `python -m benchmarks.sweeping.trial PEER FILE RATE`.
+"""One trial in a separate process: `python -m benchmarks.sweeping.trial PEER FILE RATE`.
 
 It trains by the peer's program on the arrays in the file, and prints the loss on those for
-validation. jaxnn is not imported, so that a peer pays for nothing but itself.
+validation. jaxnn is not imported, so that a peer does not pay for its import.
 """
 
 import sys

@@ -10,7 +10,7 @@ from ..core.declarations import split_arrays
 from ..core.layer import LayerLike
 from ..functional.gradients import dear
 
-POLICIES = {"nothing": None, "products": dear}
+POLICIES: dict[str, Any] = {"nothing": None, "products": dear}
 
 
 class Remat(Wrapper):

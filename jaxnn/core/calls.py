@@ -163,7 +163,7 @@ def evaluate(layer: Any, call: Call, step: Next | None = None) -> Outcome:
 
 # The interceptor of every `apply` within the innermost `intercepting`. It is part of the key of
 # every `jax.jit` cache, so that no trace of one interceptor is used under another.
-INTERCEPTOR = jax.make_user_context(default_value=None)
+INTERCEPTOR: Any = jax.make_user_context(default_value=None)
 
 
 def intercepting(function: Interceptor | None) -> Any:

@@ -201,12 +201,12 @@ class Frame:
     def __init__(self, call: Call, passing: dict[str, Any]) -> None:
         self.call = call
         self.passing = passing
-        self.state = {} if call.state is None else dict(call.state)
+        self.state: dict[str, Any] = {} if call.state is None else dict(call.state)
         self.collected: dict[str, dict[str, Any]] = {}
         self.counts: dict[tuple[paths.Path, str], int] = {}
         self.keys: dict[paths.Path, int] = {}
         self.wide: dict[paths.Path, Any] = {}
-        self.trace = None if call.abstract else current_trace()
+        self.trace: Any = None if call.abstract else current_trace()
 
     def layer_at(self, layer: Any, path: paths.Path) -> Any:
         """The child at `path`, seen by the interceptor when `apply` is called on it."""

@@ -1,4 +1,4 @@
-"""Real data sets that come inside packages, and what it takes to feed them to a network.
+"""Data sets inside packages, and data of any kind as batches for training.
 
     from jaxnn import data
 
@@ -7,16 +7,14 @@
     cancer = cancer.map(x=scale)                          # the same map for every part
     x, y = cancer.train
 
-Data that do not fit on the device are a `source` of batches: `HostArrays`, or a `Grain` pipeline.
-Batches and data may be any pytree of `rows`, frames, DataLoaders, and generators; `accept` brings
-what a run is given to one form, with the help of `arrays` and `stream`.
+Data that do not fit on the device are a `source` of batches: `HostArrays`, `Records`, or a `Grain`
+pipeline. Batches and data may be any pytree of `rows`, frames, DataLoaders, and generators;
+`accept` converts all that a run accepts to a pytree of rows or a source.
 
-`packaged` names the data sets, `carrier` reads and verifies their files, `split` splits rows,
-`dataset` holds the result, `text` that of a text. `standardize`, `check` and `batches` work on any
-arrays; so do `augment` and `mixing`, which `augmentation` joins, and `augmented` applies to the
-batches of a run. `order` is that of an epoch, in which `gathered` reads rows by number;
-`host_arrays`, `grain_pipeline` and `records` read what is larger than the device, and `prefetch`
-reads ahead of the training.
+`packaged` has the data sets, `dataset` and `text` their values and splits. `rows` and `check` check
+arrays, `standardize` scales them, `augment` changes them, and `augmented` applies this to the
+batches of a run. `order` is that of an epoch. `host_arrays`, `records`, `grain_pipeline`, and
+`stream` are sources, and `prefetch` reads ahead of the training.
 """
 
 from jaxnn.data.accept import as_source as as_source
@@ -24,20 +22,21 @@ from jaxnn.data.accept import check_resumable as check_resumable
 from jaxnn.data.accept import fingerprint_of as fingerprint_of
 from jaxnn.data.accept import is_resumable as is_resumable
 from jaxnn.data.accept import pieces as pieces
+from jaxnn.data.augment import cutmix as cutmix
 from jaxnn.data.augment import cutout as cutout
+from jaxnn.data.augment import mixup as mixup
 from jaxnn.data.augment import random_crop as random_crop
 from jaxnn.data.augment import random_flip as random_flip
 from jaxnn.data.augment import random_shift as random_shift
-from jaxnn.data.augmentation import Augmentation as Augmentation
+from jaxnn.data.augmented import Augmentation as Augmentation
 from jaxnn.data.augmented import Augmented as Augmented
-from jaxnn.data.batches import batches as batches
 from jaxnn.data.check import check as check
 from jaxnn.data.dataset import Dataset as Dataset
 from jaxnn.data.dataset import Examples as Examples
+from jaxnn.data.dataset import split as split
 from jaxnn.data.grain_pipeline import Grain as Grain
 from jaxnn.data.host_arrays import HostArrays as HostArrays
-from jaxnn.data.mixing import cutmix as cutmix
-from jaxnn.data.mixing import mixup as mixup
+from jaxnn.data.order import batches as batches
 from jaxnn.data.order import epoch_order as epoch_order
 from jaxnn.data.packaged import breast_cancer as breast_cancer
 from jaxnn.data.packaged import diabetes as diabetes
@@ -54,7 +53,6 @@ from jaxnn.data.rows import row_spec as row_spec
 from jaxnn.data.source import Batches as Batches
 from jaxnn.data.source import NoEpochs as NoEpochs
 from jaxnn.data.source import Source as Source
-from jaxnn.data.split import split as split
 from jaxnn.data.standardize import Standardizer as Standardizer
 from jaxnn.data.stream import Stream as Stream
 from jaxnn.data.text import Text as Text

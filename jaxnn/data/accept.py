@@ -8,11 +8,10 @@ import numpy as np
 
 from jaxnn.core.declarations import is_array
 from jaxnn.core.values import Value
-from jaxnn.data.arrays import as_arrays, is_foreign
 from jaxnn.data.augmented import Augmented
 from jaxnn.data.dataset import Dataset
 from jaxnn.data.grain_pipeline import Grain, is_pipeline
-from jaxnn.data.rows import check_rows, leaves_by_path, slices
+from jaxnn.data.rows import as_arrays, check_rows, is_foreign, leaves_by_path, slices
 from jaxnn.data.source import Source
 from jaxnn.data.stream import Stream
 from jaxnn.data.text import Text
@@ -20,7 +19,7 @@ from jaxnn.fingerprint import checksum, fingerprint
 
 
 def as_source(data: Any, name: str = "training data") -> Any:
-    """Any data that a user passes as a pytree of rows, or as a `Source` of batches.
+    """Return any data that a user passes as a pytree of rows, or as a `Source` of batches.
 
     ============================================  ==================================================
     data                                          result
@@ -37,12 +36,12 @@ def as_source(data: Any, name: str = "training data") -> Any:
     ============================================  ==================================================
 
     Args:
-        data: any of these.
-        name: what errors call it.
+        data: Any of these.
+        name: What errors call it. Default: "training data".
 
     Raises:
-        TypeError: data of another kind, or a leaf that is not an array of numbers.
-        ValueError: leaves differ in rows, there are no rows, or a column has missing values.
+        TypeError: Data of another kind, or a leaf that is not an array of numbers.
+        ValueError: Leaves differ in rows, there are no rows, or a column has missing values.
 
     >>> as_source([np.zeros((4, 2)), np.arange(4)])[1].tolist()
     [0, 1, 2, 3]
@@ -68,21 +67,20 @@ def as_source(data: Any, name: str = "training data") -> Any:
 
 
 def pieces(data: Any, batch_size: int) -> Iterator[Any]:
-    """All rows once, in order, `batch_size` at a time: what an evaluation runs over.
+    """Return an iterator over all rows once, in order, in batches: the data of an evaluation.
 
-    The last batch of arrays holds the rows that are left. A source has its method `once`, or
-    `steps_per_epoch(batch_size)` batches. A stream and a Grain pipeline have batches of a size, and
-    their `batch_size` is not used. The batches of augmented data are not augmented.
+    The last batch of arrays holds the remaining rows. A source has its method `once`, or
+    `steps_per_epoch(batch_size)` batches. The batches of a stream and of a Grain pipeline have a
+    size, so `batch_size` is not used. The batches of augmented data are not augmented.
 
     Args:
-        data: what `as_source` returned.
-        batch_size: rows of a batch.
+        data: The result of `as_source`.
+        batch_size: Rows of a batch.
 
     >>> [batch["x"].tolist() for batch in pieces({"x": np.arange(5)}, 2)]
     [[0, 1], [2, 3], [4]]
     """
-    if isinstance(data, Augmented):
-        return pieces(data.source, batch_size)
+    data = _bare(data)
     if isinstance(data, Stream):
         return data.once()
     once = getattr(data, "once", None)
@@ -92,41 +90,41 @@ def pieces(data: Any, batch_size: int) -> Iterator[Any]:
 
 
 def is_resumable(data: Any) -> bool:
-    """Whether data can return to a position: arrays, and sources that do not deny it.
+    """Return whether data can return to a position: arrays, and sources that do not deny it.
+
+    Args:
+        data: The result of `as_source`.
 
     >>> is_resumable(np.zeros(3)), is_resumable(as_source(iter([np.zeros(3)])))
     (True, False)
     """
-    if isinstance(data, Augmented):
-        return is_resumable(data.source)
-    return bool(getattr(data, "resumable", True)) if isinstance(data, Source) else True
+    data = _bare(data)
+    return not isinstance(data, Source) or bool(getattr(data, "resumable", True))
 
 
 def check_resumable(data: Any, what: str = "Checkpoints") -> None:
     """Raise ValueError if data cannot return to a position.
 
     Args:
-        data: what `as_source` returned.
-        what: what needs it.
+        data: The result of `as_source`.
+        what: The name of the hook that needs it. Default: "Checkpoints".
     """
     if not is_resumable(data):
-        while isinstance(data, Augmented):
-            data = data.source
         raise ValueError(
-            f"{what} cannot be used with {data!r}, which cannot return to a position in an epoch: "
-            "write data=(x, y), data.HostArrays(x, y), data.Records(files, decode), or "
+            f"{what} cannot be used with {_bare(data)!r}, which cannot return to a position in an "
+            "epoch; write data=(x, y), data.HostArrays(x, y), data.Records(files, decode), or "
             f"data.Grain(pipeline), or leave {what} out"
         )
 
 
 def fingerprint_of(data: Any) -> dict[str, Any]:
-    """What determines the data, as nested dicts of text that are equal in another process.
+    """Return what determines the data, as nested dicts of text that are equal in another process.
 
-    Arrays count by shape, type, and checksum of each leaf, by its path; a source by its class and
-    its method `fingerprint`, a stream by what is known of it.
+    Arrays are identified by shape, type, and checksum of each leaf, by its path; a source by its
+    class and its method `fingerprint`.
 
     Args:
-        data: what `as_source` returned.
+        data: The result of `as_source`.
 
     >>> fingerprint_of({"x": np.zeros(2, np.float32)})
     {'x': 'float32[2] af5570f5a1810b7a'}
@@ -135,9 +133,7 @@ def fingerprint_of(data: Any) -> dict[str, Any]:
         return {}
     if isinstance(data, Augmented):
         functions = {str(i): fingerprint(one) for i, one in enumerate(data.functions)}
-        while isinstance(data, Augmented):
-            data = data.source
-        return {**fingerprint_of(data), "augmentation": functions}
+        return {**fingerprint_of(data.bare), "augmentation": functions}
     if isinstance(data, Source):
         own = getattr(data, "fingerprint", None)
         kind = f"{type(data).__module__}.{type(data).__qualname__}"
@@ -145,8 +141,13 @@ def fingerprint_of(data: Any) -> dict[str, Any]:
     return {path or "array": checksum(leaf) for path, leaf in leaves_by_path(data).items()}
 
 
+def _bare(data: Any) -> Any:
+    """Return data without augmentation."""
+    return data.bare if isinstance(data, Augmented) else data
+
+
 def _is_stream(data: Any) -> bool:
-    """Whether data are batches that are made elsewhere, and no pytree of rows."""
+    """Return whether data are batches that are made elsewhere, and not a pytree of rows."""
     if not jax.tree_util.all_leaves([data]) or is_array(data) or is_foreign(data):
         return False
     if isinstance(data, type | str | bytes | Value):
@@ -181,6 +182,6 @@ def _not_data(data: Any, name: str) -> TypeError:
     else:
         advice = "write (x, y) with np.asarray, or a function that returns an iterator of batches"
     return TypeError(
-        f"{name} is a {kind.__name__}, expected a pytree of arrays, a frame, a data.Source, or an "
-        f"iterable of batches: {advice}"
+        f"{name} must be a pytree of arrays, a frame, a data.Source, or an iterable of batches, "
+        f"got a {kind.__name__}; {advice}"
     )

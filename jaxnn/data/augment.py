@@ -1,120 +1,116 @@
-"""Augmentation of images as pure functions of a key, for use inside the training step.
+"""Augmentation as pure functions of a key, for use inside the training step.
 
-Those that mix examples, and so change targets too, are in `mixing`; `augmentation` joins several.
+`mixup` and `cutmix` mix examples and their targets. Such targets are soft: a probability for each
+class, which `train.Classification` accepts like labels; or a weighted mean of two numbers, for
+regression.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from jaxnn.fields import is_traced
+from jaxnn.data.rows import row_count
+from jaxnn.validation import above, integer, number
 
 
 def random_shift(key: jax.Array, images: jax.Array, pixels: int) -> jax.Array:
-    """Shift each image by its own whole number of pixels, and fill with zeros.
+    """Shift each image by a random whole number of pixels, and fill with zeros.
 
-    out[b, i, j] = images[b, i - down[b], j - right[b]], zero outside, where down and right are
-    uniform over -pixels .. pixels and independent.
+    out[b, i, j] = images[b, i - down[b], j - right[b]], zero outside. down and right are uniform
+    over -pixels .. pixels and independent.
 
     Args:
-        key: a JAX key; equal keys give equal shifts.
+        key: A JAX key; equal keys give equal shifts.
         images: (B, H, W) or (B, H, W, C), any dtype.
-        pixels: the furthest shift in each direction, a Python int less than H and W.
+        pixels: Largest shift in each direction, a Python int less than H and W.
 
     Returns:
-        images of the same shape and dtype.
+        Images of the same shape and dtype.
 
     Raises:
-        TypeError: pixels is not an int (it sets the size of a padded image, so it is static).
-        ValueError: images of another rank, or pixels that could shift a whole image away.
+        TypeError: `pixels` is traced; it determines the size of a padded image, so it is static.
+        ValueError: Images have another rank, or `pixels` could shift a whole image away.
 
     >>> dot = jnp.zeros((3, 5, 5)).at[:, 2, 2].set(1.0)
     >>> shifted = random_shift(jax.random.key(0), dot, 2)
     >>> shifted.shape, shifted.sum(axis=(1, 2)).tolist()
     ((3, 5, 5), [1.0, 1.0, 1.0])
     """
-    if isinstance(pixels, bool) or not isinstance(pixels, int | np.integer):
-        raise TypeError(
-            f"random_shift: pixels is {type(pixels).__name__}, wanted a Python int: write "
-            "random_shift(key, images, 2), or jax.jit(..., static_argnames='pixels')"
-        )
-    _check_images(images, "random_shift(key, images, 2)")
-    height, width = images.shape[1:3]
-    if not 0 <= pixels < min(height, width):
-        raise ValueError(
-            f"random_shift: pixels is {pixels}, wanted 0 .. {min(height, width) - 1} for images "
-            f"of {height} x {width}: write random_shift(key, images, 2)"
-        )
-    unshifted = ((0, 0),) * (images.ndim - 3)
+    height, width = _height_and_width(images, "random_shift")
+    integer(0, min(height, width) - 1)(
+        pixels, "random_shift.pixels", f"images have {height} x {width} pixels"
+    )
     # One slice an image, under vmap: faster on CPU than an indexed gather, one-hot products or
     # selecting among all 2 * pixels + 1 shifts.
     with jax.named_scope("random_shift"):
-        padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), *unshifted))
+        edges = ((pixels, pixels), (pixels, pixels), *((0, 0) for _ in images.shape[3:]))
+        padded = jnp.pad(images, ((0, 0), *edges))
         corners = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
-
-        def window(image: jax.Array, corner: jax.Array) -> jax.Array:
-            start = (corner[0], corner[1], *(0 for _ in unshifted))
-            return lax.dynamic_slice(image, start, images.shape[1:])
-
-        return jax.vmap(window)(padded, corners)
+        return _windows(padded, corners, images.shape[1:])
 
 
 def random_crop(key: jax.Array, images: jax.Array, size: int | tuple[int, int]) -> jax.Array:
-    """Cut a window of `size` out of each image, at a place of its own.
+    """Cut a window of `size` out of each image, at a random place.
 
-    out[b, i, j] = images[b, top[b] + i, left[b] + j], where top and left are uniform over the
-    places where the window fits, and independent. `random_shift` is the crop of a padded image.
+    out[b, i, j] = images[b, top[b] + i, left[b] + j]. top and left are uniform over the places
+    where the window fits, and independent. `random_shift` is the crop of a padded image.
 
     Args:
-        key: a JAX key; equal keys give equal crops.
+        key: A JAX key; equal keys give equal crops.
         images: (B, H, W) or (B, H, W, C), any dtype.
-        size: (height, width) of the window, or one int for both.
+        size: (height, width) of the window in pixels, or one int for both.
 
     Returns:
         (B, height, width) or (B, height, width, C), of the same dtype.
 
     Raises:
-        TypeError: size is not of ints (it is a shape, so it is static).
-        ValueError: images of another rank, or a window larger than they are.
+        TypeError: `size` is traced; it determines a shape, so it is static.
+        ValueError: Images have another rank, or the window is larger than they are.
 
     >>> random_crop(jax.random.key(0), jnp.zeros((3, 32, 32, 3)), 28).shape
     (3, 28, 28, 3)
     """
-    height, width = _sides(size, images, "random_crop")
+    sides = _height_and_width(images, "random_crop")
+    height, width = size if isinstance(size, tuple) else (size, size)
+    for side, longest in zip((height, width), sides, strict=True):
+        integer(1, longest)(side, "random_crop.size", "images have {} x {} pixels".format(*sides))
     with jax.named_scope("random_crop"):
-        room = jnp.array([[images.shape[1] - height + 1, images.shape[2] - width + 1]])
+        room = jnp.array([[sides[0] - height + 1, sides[1] - width + 1]])
         corners = jax.random.randint(key, (len(images), 2), 0, room)
-        shape = (height, width, *images.shape[3:])
+        return _windows(images, corners, (height, width, *images.shape[3:]))
 
-        def window(image: jax.Array, corner: jax.Array) -> jax.Array:
-            return lax.dynamic_slice(image, (*corner, *(0 for _ in images.shape[3:])), shape)
 
-        return jax.vmap(window)(images, corners)
+def _windows(images: jax.Array, corners: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Return the window of each image that begins at its corner (row, column)."""
+
+    def window(image: jax.Array, corner: jax.Array) -> jax.Array:
+        return lax.dynamic_slice(image, (*corner, *(0 for _ in shape[2:])), shape)
+
+    return jax.vmap(window)(images, corners)
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
     """Mirror each image left to right with probability one half.
 
-    out[b, i, j] = images[b, i, W - 1 - j] where image b is mirrored.
+    out[b, i, j] = images[b, i, W - 1 - j] if image b is mirrored.
 
     Args:
-        key: a JAX key; equal keys mirror the same images.
+        key: A JAX key; equal keys mirror the same images.
         images: (B, H, W) or (B, H, W, C), any dtype.
 
     Returns:
-        images of the same shape and dtype.
+        Images of the same shape and dtype.
 
     Raises:
-        ValueError: images of another rank.
+        ValueError: Images have another rank.
 
     >>> flipped = random_flip(jax.random.key(0), jnp.array([[[1, 2]]] * 9))
     >>> sorted({tuple(row) for row in flipped[:, 0].tolist()})
     [(1, 2), (2, 1)]
     """
-    _check_images(images, "random_flip(key, images)")
+    _height_and_width(images, "random_flip")
     with jax.named_scope("random_flip"):
         mirrored = jax.random.bernoulli(key, shape=(len(images),))
         mirrored = mirrored.reshape(-1, *(1 for _ in images.shape[1:]))
@@ -122,22 +118,22 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def cutout(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
-    """Set a square of each image to zero, at a place of its own.
+    """Set a square of each image to zero, at a random place.
 
-    out[b, i, j] = 0 where 0 <= i - top[b] < size and 0 <= j - left[b] < size, else images[b, i, j].
+    out[b, i, j] = 0 if 0 <= i - top[b] < size and 0 <= j - left[b] < size, else images[b, i, j].
     The square's center is uniform over the pixels, so that at the edge a part of it lies outside,
     which the paper found to matter: top = center - size // 2.
 
     Args:
-        key: a JAX key; equal keys give equal squares.
+        key: A JAX key; equal keys give equal squares.
         images: (B, H, W) or (B, H, W, C), any dtype.
-        size: the square's side in pixels; it may be traced.
+        size: Side of the square in pixels, at least 1; it may be traced.
 
     Returns:
-        images of the same shape and dtype.
+        Images of the same shape and dtype.
 
     Raises:
-        ValueError: images of another rank, or a size less than 1.
+        ValueError: Images have another rank, or `size` is less than 1.
 
     Reference: DeVries and Taylor, Improved regularization of convolutional neural networks with
     cutout, 2017.
@@ -145,52 +141,158 @@ def cutout(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
     >>> int(cutout(jax.random.key(0), jnp.ones((1, 9, 9)), 1).sum())
     80
     """
-    _check_images(images, "cutout(key, images, 8)")
-    if not is_traced(size) and size < 1:
-        raise ValueError(f"cutout: size is {size}, wanted 1 or more: write cutout(key, images, 8)")
+    _height_and_width(images, "cutout")
+    number(1)(size, "cutout.size")
     with jax.named_scope("cutout"):
-        corners = square_centers(key, images) - size // 2
-        inside = in_box(images, corners, corners + size)
+        corners = _centers(key, images) - size // 2
+        inside = _in_box(images, corners, corners + size)
         return jnp.where(inside, jnp.zeros((), images.dtype), images)
 
 
-def square_centers(key: jax.Array, images: jax.Array) -> jax.Array:
-    """A pixel (row, column) of each image, int32 (B, 2), uniform over all."""
+def mixup(
+    key: jax.Array, x: Any, y: Any, *, alpha: Any = 0.2, classes: int | None = None
+) -> tuple[Any, Any]:
+    """Replace each example by a mean of itself and another, with a separate weight for each.
+
+    x'[b] = w[b] x[b] + (1 - w[b]) x[p(b)], and y' likewise. w[b] is drawn from Beta(alpha, alpha),
+    and p is a random order of the batch.
+
+    Args:
+        key: A JAX key; equal keys give equal mixtures.
+        x: Inputs, a pytree of floats (B, ...).
+        y: Targets, a pytree of (B, ...): floats; or labels, integers, if `classes` is given.
+        alpha: More mixes more; near 0 hardly at all. It may be traced; a traced 0 mixes nothing.
+            Default: 0.2.
+        classes: Number of classes of labels; they become probabilities (B, ..., classes), and NaN
+            for a label outside of [0, classes). Default: None if targets are floats.
+
+    Returns:
+        (x', y') of the same shapes, y' floats.
+
+    Raises:
+        TypeError: Inputs are not floats, or targets are labels and `classes` is None.
+        ValueError: `alpha` is not greater than 0.
+
+    Reference: Zhang et al., mixup: beyond empirical risk minimization, 2018.
+
+    >>> x, y = jnp.arange(4.0)[:, None], jnp.arange(4)
+    >>> mixed, soft = mixup(jax.random.key(0), x, y, classes=4)
+    >>> bool(jnp.allclose(soft @ x, mixed)), soft.sum(1).tolist()
+    (True, [1.0, 1.0, 1.0, 1.0])
+    """
+    x = _soft(x, None, "mixup.x", "write x.astype('float32') / 255")
+    y = _soft(y, classes, "mixup.y", "write mixup(key, x, y, classes=10) for labels")
+    weights, order = _weights_and_order(key, row_count(x), alpha, "mixup")
+    with jax.named_scope("mixup"):
+        return jax.tree.map(lambda a: _mean(a, a[order], weights), (x, y))
+
+
+def cutmix(
+    key: jax.Array, images: jax.Array, y: Any, *, alpha: Any = 1.0, classes: int | None = None
+) -> tuple[jax.Array, Any]:
+    """Replace a box of each image by the same box of another image, and mix targets by area.
+
+    The box has sides sqrt(1 - w[b]) of the image's. w[b] is drawn from Beta(alpha, alpha), and its
+    center is uniform over the pixels, so that a part of it may lie outside. If s[b] is the fraction
+    of the pixels inside of it, y'[b] = (1 - s[b]) y[b] + s[b] y[p(b)]. p is a random order of the
+    batch.
+
+    Args:
+        key: A JAX key; equal keys give equal mixtures.
+        images: (B, H, W) or (B, H, W, C), any dtype.
+        y: Targets, a pytree of (B, ...): floats; or labels, integers, if `classes` is given.
+        alpha: Parameter of the distribution of the boxes' sizes; 1 gives uniform areas. It may be
+            traced. Default: 1.
+        classes: Number of classes of labels; they become probabilities (B, ..., classes), and NaN
+            for a label outside of [0, classes). Default: None if targets are floats.
+
+    Returns:
+        (images', y') of the same shapes, y' floats.
+
+    Raises:
+        TypeError: Targets are labels and `classes` is None.
+        ValueError: Images have another rank, or `alpha` is not greater than 0.
+
+    Reference: Yun et al., CutMix: regularization strategy to train strong classifiers with
+    localizable features, 2019.
+
+    >>> images, y = jnp.arange(4.0)[:, None, None] * jnp.ones((4, 8, 8)), jnp.arange(4)
+    >>> mixed, soft = cutmix(jax.random.key(0), images, y, classes=4)
+    >>> bool(jnp.allclose(soft @ jnp.arange(4.0), mixed.mean((1, 2))))
+    True
+    """
+    y = _soft(y, classes, "cutmix.y", "write cutmix(key, images, y, classes=10) for labels")
+    _height_and_width(images, "cutmix")
+    key, centers_key = jax.random.split(key)
+    weights, order = _weights_and_order(key, len(images), alpha, "cutmix")
+    with jax.named_scope("cutmix"):
+        sides = jnp.sqrt(1 - weights)[:, None] * jnp.array([images.shape[1:3]], weights.dtype)
+        low = _centers(centers_key, images) - (sides / 2).astype(int)
+        inside = _in_box(images, low, low + sides.astype(int))
+        area = inside.mean(tuple(range(1, inside.ndim)), dtype=weights.dtype)
+        mixed = jax.tree.map(lambda a: _mean(a, a[order], 1 - area), y)
+        return jnp.where(inside, images[order], images), mixed
+
+
+def _height_and_width(images: Any, name: str) -> tuple[int, int]:
+    """Return the sizes of images in pixels, or raise if they have another rank."""
+    if images.ndim not in (3, 4):
+        raise ValueError(
+            f"{name}.images must be (B, H, W) or (B, H, W, C), got {images.shape}; write "
+            "images.reshape(-1, H, W)"
+        )
+    return images.shape[1:3]
+
+
+def _centers(key: jax.Array, images: jax.Array) -> jax.Array:
+    """Return a pixel (row, column) of each image, int32 (B, 2), uniform over all."""
     return jax.random.randint(key, (len(images), 2), 0, jnp.array([images.shape[1:3]]))
 
 
-def in_box(images: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
-    """Which pixels lie in low[b] <= (row, column) < high[b]: booleans that broadcast to images."""
-    sides = []
-    for axis in (0, 1):
-        places = jnp.arange(images.shape[1 + axis])[None, :]
-        sides.append((places >= low[:, axis, None]) & (places < high[:, axis, None]))
-    inside = sides[0][:, :, None] & sides[1][:, None, :]
+def _in_box(images: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    """Return which pixels lie in low[b] <= (row, column) < high[b], broadcast to images."""
+    rows, columns = (
+        (i >= low[:, axis, None]) & (i < high[:, axis, None])
+        for axis, i in enumerate(jnp.arange(n)[None, :] for n in images.shape[1:3])
+    )
+    inside = rows[:, :, None] & columns[:, None, :]
     return inside.reshape(*inside.shape, *(1 for _ in images.shape[3:]))
 
 
-def _check_images(images: Any, call: str) -> None:
-    if images.ndim not in (3, 4):
-        raise ValueError(
-            f"{call.partition('(')[0]}: images have shape {images.shape}, wanted (B, H, W) or "
-            "(B, H, W, C): write images.reshape(-1, H, W)"
-        )
+def _weights_and_order(
+    key: jax.Array, rows: int, alpha: Any, name: str
+) -> tuple[jax.Array, jax.Array]:
+    """Return the weight of each example, float32 (rows,), and the row that it is mixed with."""
+    above(0)(alpha, f"{name}.alpha", f"leave {name} out to mix nothing")
+    weights_key, order_key = jax.random.split(key)
+    some = jnp.asarray(alpha) > 0
+    ordinary = jnp.where(some, alpha, 1.0)  # Beta(0, 0) gives NaN
+    weights = jax.random.beta(weights_key, ordinary, ordinary, (rows,), jnp.float32)
+    weights = jnp.where(some, weights, jnp.ones_like(weights))
+    return weights, jax.random.permutation(order_key, rows)
 
 
-def _sides(size: Any, images: Any, name: str) -> tuple[int, int]:
-    sides = size if isinstance(size, tuple) else (size, size)
-    if len(sides) != 2 or not all(
-        isinstance(side, int | np.integer) and not isinstance(side, bool) for side in sides
-    ):
-        raise TypeError(
-            f"{name}: size is {size!r}, wanted an int or (height, width): write "
-            f"{name}(key, images, 28), or jax.jit(..., static_argnames='size')"
-        )
-    _check_images(images, f"{name}(key, images, 28)")
-    height, width = images.shape[1:3]
-    if not (1 <= sides[0] <= height and 1 <= sides[1] <= width):
-        raise ValueError(
-            f"{name}: size is {sides[0]} x {sides[1]}, wanted at most {height} x {width}, the "
-            f"images' own: write {name}(key, images, {min(height, width)})"
-        )
-    return int(sides[0]), int(sides[1])
+def _mean(one: jax.Array, other: jax.Array, weights: jax.Array) -> jax.Array:
+    weights = weights.astype(one.dtype).reshape(-1, *(1 for _ in one.shape[1:]))
+    mean = weights * one + (1 - weights) * other
+    # 0 * NaN is NaN, but an example of weight 0 must not contribute.
+    return jnp.where(weights == 0, other, jnp.where(weights == 1, one, mean))
+
+
+def _soft(y: Any, classes: int | None, name: str, advice: str) -> Any:
+    """Return arrays that can be mixed: floats, or probabilities for labels."""
+
+    def soft(path: Any, y: jax.Array) -> jax.Array:
+        if jnp.issubdtype(y.dtype, jnp.floating):
+            return y
+        if classes is None:
+            keys = jax.tree_util.keystr(path, simple=True, separator="/").split()
+            raise TypeError(
+                f"{'/'.join([name, *keys])} must hold floats, got dtype {y.dtype}; {advice}"
+            )
+        # uint8 cannot count to `classes`
+        labels = y if y.dtype.itemsize > 4 else y.astype(jnp.int32)
+        known = (labels >= 0) & (labels < classes)
+        return jnp.where(known[..., None], jax.nn.one_hot(labels, classes), jnp.nan)
+
+    return jax.tree_util.tree_map_with_path(soft, y)

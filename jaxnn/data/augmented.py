@@ -7,11 +7,36 @@ from typing import Any
 
 import jax
 
+from jaxnn.core.values import Value
 from jaxnn.explain.text import describe
 from jaxnn.printing import code
+from jaxnn.validation import Accepts
 
-# What the second parameter of a function of the inputs alone is called.
+# The possible names of the second parameter of a function of the inputs alone.
 INPUTS = ("x", "images")
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+_augmentation = Accepts(
+    "a function of (key, batch), (key, x), or (key, x, y)",
+    lambda value: len(_parameters(value)) >= 2,
+    TypeError,
+    "write data.random_flip, functools.partial(data.random_shift, pixels=2), or a function of "
+    "(key, batch) that returns the batch",
+)
+_hashable = Accepts(
+    "hashable, so that its compiled program can be found again",
+    _is_hashable,
+    TypeError,
+    "write a function, or functools.partial(function, pixels=2) of numbers and text",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -30,13 +55,13 @@ class Augmented:
     on the host belongs in a generator or a Grain pipeline instead.
 
     Args:
-        source: any data that a run takes: a pytree of rows, a `Source`, a DataLoader; or Augmented
-            data, whose function is applied first.
-        function: the augmentation. It must be hashable; runs with an equal one share a compiled
+        source: Any data that a run accepts: a pytree of rows, a `Source`, a DataLoader; or
+            Augmented data, whose function is applied first.
+        function: The augmentation. It must be hashable; runs with an equal one share a compiled
             program, so write a function or a `functools.partial` and not a lambda in a loop.
 
     Raises:
-        TypeError: the function is not callable, takes other arguments, or cannot be hashed.
+        TypeError: The function is not callable, takes other arguments, or cannot be hashed.
 
     >>> import jax.numpy as jnp
     >>> from jaxnn.data import random_flip
@@ -50,19 +75,12 @@ class Augmented:
     function: Callable[..., Any]
 
     def __post_init__(self) -> None:
-        """Reject what is not an augmentation."""
-        parameters(self.function)
-        try:
-            hash(self.function)
-        except TypeError:
-            raise TypeError(
-                f"the augmentation {self.function!r:.60} cannot be hashed, so that no compiled "
-                "program can be found by it: write a function, or functools.partial(function, "
-                "pixels=2) of numbers and text"
-            ) from None
+        """Raise if the function is not an augmentation, or cannot be hashed."""
+        for accepts in (_augmentation, _hashable):
+            accepts(self.function, "Augmented.function")
 
     def __repr__(self) -> str:
-        """The source, of arrays their shapes and types, and the function."""
+        """Return the source, with shapes and types of arrays, and the function."""
         return f"Augmented({describe(self.source)}, {code(self.function)})"
 
     @property
@@ -71,18 +89,81 @@ class Augmented:
         inner = self.source.functions if isinstance(self.source, Augmented) else ()
         return (*inner, self.function)
 
+    @property
+    def bare(self) -> Any:
+        """The innermost source, without any augmentation."""
+        return self.source.bare if isinstance(self.source, Augmented) else self.source
+
     def augment(self, key: jax.Array, batch: Any) -> Any:
-        """The batch after all functions. One function gets `key`; of several, i `fold_in(key, i)`.
+        """Return a batch after all functions.
 
         Args:
-            key: a JAX key.
-            batch: a pytree of rows.
+            key: A JAX key. A single function gets it; of several, function i gets
+                `fold_in(key, i)`.
+            batch: A pytree of rows.
         """
         return augmented(self.functions, key, batch)
 
 
+class Augmentation(Value):
+    """Augmentations one after another: a function of (key, x, y) that returns (x, y).
+
+    Each part is a function as in `Augmented`, of (key, x), such as `random_flip`, or of (key, x,
+    y), such as `mixup`. Part i has the key `fold_in(key, i)`. Equal augmentations are equal and
+    share one compiled program, if `functools.partial` holds their numbers.
+
+    Args:
+        parts: The augmentations, in the order of their application.
+
+    Raises:
+        TypeError: A part is not such a function.
+
+    >>> import jax.numpy as jnp
+    >>> from functools import partial
+    >>> from jaxnn.data import cutmix, random_flip, random_shift
+    >>> augment = Augmentation(
+    ...     partial(random_shift, pixels=2), random_flip, partial(cutmix, classes=10)
+    ... )
+    >>> x, y = augment(jax.random.key(0), jnp.zeros((4, 8, 8)), jnp.arange(4))
+    >>> x.shape, y.shape
+    ((4, 8, 8), (4, 10))
+    """
+
+    parts: tuple[Callable[..., Any], ...]
+
+    def __init__(self, *parts: Callable[..., Any]) -> None:
+        object.__setattr__(self, "parts", parts)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Raise if a part is not an augmentation."""
+        for index, part in enumerate(self.parts):
+            _augmentation(part, f"Augmentation.parts[{index}]")
+
+    def __call__(self, key: jax.Array, x: Any, y: Any) -> tuple[Any, Any]:
+        """Return the batch after all parts.
+
+        Args:
+            key: A JAX key.
+            x: Inputs, (rows, ...).
+            y: Targets, (rows, ...).
+        """
+        batch: Any = (x, y)
+        for index, part in enumerate(self.parts):
+            batch = _applied(part, jax.random.fold_in(key, index), batch)
+        return batch
+
+    def __repr__(self) -> str:
+        return f"Augmentation({', '.join(map(code, self.parts))})"
+
+
 def augmented(functions: tuple[Callable[..., Any], ...], key: jax.Array, batch: Any) -> Any:
-    """The batch after augmentations in turn: what a compiled step calls.
+    """Return a batch after several augmentations; a compiled step calls this.
+
+    Args:
+        functions: The augmentations, in the order of their application.
+        key: A JAX key. A single function gets it; of several, function i gets `fold_in(key, i)`.
+        batch: A pytree of rows.
 
     >>> augmented((lambda key, batch: {"x": batch["x"] + 1},), jax.random.key(0), {"x": 1})
     {'x': 2}
@@ -95,45 +176,27 @@ def augmented(functions: tuple[Callable[..., Any], ...], key: jax.Array, batch: 
 
 
 def _applied(function: Callable[..., Any], key: jax.Array, batch: Any) -> Any:
-    names = parameters(function)
+    names = _parameters(function)
     parts = len(batch) if isinstance(batch, tuple | list) else 0
     if "y" in names:
         if parts != 2:
             raise TypeError(
                 f"the augmentation {function!r:.60} takes (key, x, y), but a batch is "
-                f"{_kind(batch)}: write a function of (key, batch) that returns the batch"
+                f"{describe(batch)}; write a function of (key, batch) that returns the batch"
             )
-        return _like(batch, function(key, *batch))
-    if names[1] in INPUTS and parts in (2, 3):
+        changed = function(key, *batch)
+    elif names[1] in INPUTS and parts in (2, 3):
         x, *rest = batch
-        return _like(batch, (function(key, x), *rest))
-    return function(key, batch)
+        changed = (function(key, x), *rest)
+    else:
+        return function(key, batch)
+    return type(batch)(*changed) if hasattr(batch, "_fields") else type(batch)(changed)
 
 
-def _like(batch: Any, parts: Any) -> Any:
-    """The parts as the same kind of sequence as the batch."""
-    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-
-
-def _kind(batch: Any) -> str:
-    size = f" of {len(batch)}" if isinstance(batch, tuple | list | dict) else ""
-    return f"a {type(batch).__name__}{size}"
-
-
-def parameters(function: Callable[..., Any]) -> list[str]:
-    """Names of the positional parameters of an augmentation; TypeError if they are not two."""
+def _parameters(function: Any) -> list[str]:
+    """Return the names of the positional parameters of a function; none if it is not one."""
     try:
-        names = [
-            p.name
-            for p in inspect.signature(function).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
+        parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        names = []
-    if len(names) < 2:
-        raise TypeError(
-            f"an augmentation is a function of (key, batch), (key, x), or (key, x, y), got "
-            f"{function!r:.60}: write data.Augmented(source, data.random_flip), or "
-            "data.Augmented(source, lambda key, batch: batch)"
-        )
-    return names
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -1,14 +1,14 @@
 """A source of Grain pipelines, for data that fit neither on the device nor in memory.
 
 Grain reads records, transforms them in threads or worker processes, shuffles and batches them; its
-iterators say where they are. Reference: https://google-grain.readthedocs.io.
+iterators know their position. Reference: https://google-grain.readthedocs.io.
 """
 
 import dataclasses
 import functools
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -17,89 +17,90 @@ from jaxnn.core.declarations import abstract, is_array
 from jaxnn.data.check import check
 from jaxnn.data.records import Records
 from jaxnn.data.rows import check_like, check_rows, leaves_by_path, row_count, row_spec
-from jaxnn.data.source import NoEpochs, Position, share
+from jaxnn.data.source import NoEpochs, Position, batches_before, share
 from jaxnn.fingerprint import fingerprint
-from jaxnn.installation import missing
+from jaxnn.installation import required
+from jaxnn.validation import check_fields, instance, positive
 
-THREADS, BUFFER = 8, 16  # of a MapDataset; an IterDataset has what it was made with
+THREADS, BUFFER = 8, 16  # of a MapDataset; an IterDataset was created with its own
+
+# Words in the names of settings of a Grain step that change how it reads, and not what.
+_AHEAD = ("buffer", "thread", "prefetch", "metrics", "has_child", "original_source")
+_AHEAD += ("cycle_length", "init_fn")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grain:
-    """A Grain pipeline, taken as it is: its elements are batches, any pytrees of numpy arrays.
+    """A Grain pipeline, used as it is: its elements are batches, any pytrees of NumPy arrays.
 
         pipeline = grain.MapDataset.source(records).seed(0).shuffle().map(decoded)
         source = data.Grain(pipeline.batch(128, drop_remainder=True))
 
-    A `MapDataset` is read in threads, epoch after epoch; Grain shuffles each epoch anew. The order
-    is that of the pipeline's own seed, not of the run's key. Each of several processes reads every
-    count-th batch, so that the pipeline batches what is one process's share of a step.
+    A `MapDataset` is read in threads, epoch after epoch; Grain shuffles each epoch separately. The
+    order is that of the pipeline's own seed, not of the run's key. Each of several processes reads
+    every count-th batch, so the pipeline's batches are one process's part of a step.
 
-    An `IterDataset` brings its own reading, with worker processes by `mp_prefetch`, and its own
-    share for each process, by a slice of the MapDataset it is made from:
+    An `IterDataset` determines how it is read, with worker processes by `mp_prefetch`, and the part
+    of each process, by a slice of the MapDataset from which it is made:
 
-        share = pipeline[jax.process_index() :: jax.process_count()].repeat()
+        part = pipeline[jax.process_index() :: jax.process_count()].repeat()
         workers = grain.MultiprocessingOptions(num_workers=4)
-        source = data.Grain(share.batch(128).to_iter_dataset().mp_prefetch(workers), steps=1000)
+        source = data.Grain(part.batch(128).to_iter_dataset().mp_prefetch(workers), steps=1000)
 
-    Where it ends it begins again. Worker processes import the main module, which must start the
+    At its end it starts again. Worker processes import the main module, which must start the
     training below `if __name__ == "__main__":`.
 
     Args:
-        dataset: a `grain.MapDataset` or `grain.IterDataset` of batches of equal size.
-        steps: the batches of an epoch, of all processes together a step each; None for all of a
-            MapDataset that has an end.
+        dataset: A `grain.MapDataset` or `grain.IterDataset` of batches of equal size.
+        steps: Number of batches of an epoch; batches of all processes together count as one step.
+            Default: None, all of a MapDataset that has an end.
 
     Raises:
         ImportError: Grain is not installed.
-        TypeError: the dataset is neither of these.
+        TypeError: `dataset` is not a Grain pipeline.
     """
 
     dataset: Any
-    steps: int | None = None
+    steps: Annotated[int | None, None | positive] = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no pipeline."""
+        """Raise if the dataset is not a pipeline."""
         grain = library()
-        if not isinstance(self.dataset, grain.MapDataset | grain.IterDataset):
-            raise TypeError(
-                f"Grain takes a grain.MapDataset or grain.IterDataset, got "
-                f"{type(self.dataset).__name__}: write data.Grain(grain.MapDataset.source(records)"
-                ".shuffle(0).batch(128, drop_remainder=True))"
-            )
-        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
-            raise ValueError(f"steps is {self.steps!r}, wanted an int >= 1, the steps of an epoch")
+        instance((grain.MapDataset, grain.IterDataset), "a grain.MapDataset or grain.IterDataset")(
+            self.dataset,
+            "Grain.dataset",
+            "write data.Grain(grain.MapDataset.source(records).shuffle(0).batch(128, "
+            "drop_remainder=True))",
+        )
+        check_fields(self)
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """`steps`, or how many batches the MapDataset has.
+        """Return `steps`, or the number of steps for which the MapDataset has batches.
 
-        In several processes an epoch has as many of them as there are whole rounds of batches.
-        Raises ValueError where the pipeline does not say and `steps` is not given.
+        Args:
+            batch_size: Rows of a batch, of all processes together.
+
+        Raises:
+            NoEpochs: The pipeline has no end, and `steps` is None.
+            ValueError: The pipeline's batches do not make up whole steps.
         """
         if self.steps is not None:
             return self.steps
-        length = len(self.dataset) if self._is_map() else sys.maxsize
-        if length == sys.maxsize:
-            raise NoEpochs(
-                "this Grain pipeline does not say how many batches an epoch has: write "
-                "data.Grain(dataset, steps=1000)"
-            )
-        local = self._rows()
-        if batch_size % local:
-            raise self._other_size(local, batch_size)
-        steps = length // (batch_size // local)
-        if not steps:
+        batches, rows = self._length(), row_count(self._first)
+        steps = batches // max(batch_size // rows, 1)
+        if batch_size % rows or not steps:
             raise ValueError(
-                f"this Grain pipeline has {length} batches of {local} rows, which make no step of "
-                f"batch_size={batch_size}: write a smaller one, here and in dataset.batch"
+                f"this Grain pipeline has {batches} batches of {rows} rows, which do not make up "
+                f"steps of batch_size={batch_size}; write dataset.batch({batch_size}, "
+                "drop_remainder=True) or a smaller batch_size"
             )
         return steps
 
     def fingerprint(self) -> dict[str, Any]:
-        """What determines the batches: the pipeline's steps, its workers, and the first batch.
+        """Return what determines the batches: the pipeline's steps, its workers, the first batch.
 
-        The records themselves are known by their number alone. Another number of workers gives the
-        batches in another order, and Grain cannot translate the position of one into the other.
+        Of the records, only the number is known. Another number of workers gives the batches in
+        another order, and Grain cannot convert the position of one into the other.
         """
         first = self._first
         named = {"x": first[0], "y": first[1]} if _is_pair(first) else leaves_by_path(first)
@@ -112,7 +113,11 @@ class Grain:
         }
 
     def spec(self, batch_size: int) -> Any:
-        """The shapes and types of a batch, from the pipeline's first."""
+        """Return the shapes and types of a batch, from the pipeline's first.
+
+        Args:
+            batch_size: Rows of a batch.
+        """
         return row_spec(self._first, batch_size)
 
     def open(
@@ -123,26 +128,32 @@ class Grain:
         *,
         process: tuple[int, int] = (0, 1),
     ) -> "GrainBatches":
-        """The batches of a run, without end. The pipeline's seed decides the order, not `key`.
+        """Return the batches of a run, without end.
 
-        Raises ValueError for a batch the processes do not divide, for the position of another
-        source or batch, and where the pipeline's batches come: for one that cannot be read, has
-        another size, or cannot be trained on. Each says which batch it is.
+        Args:
+            key: Not used; the pipeline's seed determines the order.
+            batch_size: Rows of a batch, of all processes together.
+            position: Where to continue. Default: None, from the beginning.
+            process: (index, count) of this process.
+
+        Raises:
+            ValueError: The processes do not divide the batch, or the position is that of another
+                source or batch. When a batch is read: it cannot be read, has another size, or
+                cannot be trained on.
         """
         local = share(batch_size, process)
-        dataset = self.dataset
-        if self._is_map():
-            dataset = self._endless(dataset, process)
-        return GrainBatches(self, dataset, local.stop - local.start, batch_size, position)
+        dataset = self._endless(process) if self._is_map() else self.dataset
+        return GrainBatches(dataset, local.stop - local.start, batch_size, position)
 
     def once(self, batch_size: int) -> Iterator[Any]:
-        """The batches of one epoch, in the pipeline's order: all, or `steps` of them.
+        """Yield the batches of one epoch, in the pipeline's order: all, or `steps` of them.
 
-        `batch_size` is not used: the batches of a pipeline have a size.
+        Args:
+            batch_size: Not used; the batches of a pipeline have a size.
         """
-        steps = self.steps if self.steps is not None else sys.maxsize
-        if self._is_map() and self.steps is None and len(self.dataset) == sys.maxsize:
-            self.steps_per_epoch(batch_size)  # which raises
+        steps = self.steps
+        if steps is None:
+            steps = self._length() if self._is_map() else sys.maxsize
         batches = _opened(self.dataset)
         try:
             for index, batch in zip(range(steps), batches, strict=False):
@@ -150,15 +161,23 @@ class Grain:
         finally:
             getattr(batches, "close", lambda: None)()
 
-    def _endless(self, dataset: Any, process: tuple[int, int]) -> Any:
-        grain, (index, count) = library(), process
-        if len(dataset) != sys.maxsize:
-            whole = len(dataset) // count * count
-            dataset = (dataset[index:whole:count] if count > 1 else dataset).repeat()
-        elif count > 1:
-            dataset = dataset[index::count]
+    def _length(self) -> int:
+        length = len(self.dataset) if self._is_map() else sys.maxsize
+        if length == sys.maxsize:
+            raise NoEpochs(
+                "this Grain pipeline does not have a known number of batches; write "
+                "data.Grain(dataset, steps=1000)"
+            )
+        return length
+
+    def _endless(self, process: tuple[int, int]) -> Any:
+        dataset, grain, (index, count) = self.dataset, library(), process
+        ends = len(dataset) != sys.maxsize
+        if count > 1:
+            whole = len(dataset) // count * count if ends else None
+            dataset = dataset[index:whole:count]
         options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=BUFFER)
-        return dataset.to_iter_dataset(options)
+        return (dataset.repeat() if ends else dataset).to_iter_dataset(options)
 
     def _is_map(self) -> bool:
         return isinstance(self.dataset, library().MapDataset)
@@ -174,66 +193,46 @@ class Grain:
         finally:
             batches.close()
 
-    def _rows(self) -> int:
-        return row_count(self._first)
-
-    def _other_size(self, rows: int, wanted: int) -> ValueError:
-        return ValueError(
-            f"the Grain pipeline has batches of {rows} rows, and batch_size asks for {wanted}: "
-            f"write dataset.batch({wanted}, drop_remainder=True)"
-        )
-
 
 class GrainBatches:
-    """The batches of `Grain.open`."""
+    """The batches of `Grain.open`.
 
-    def __init__(
-        self, source: Grain, dataset: Any, rows: int, batch_size: int, position: Position | None
-    ) -> None:
-        self._source, self._dataset, self._rows, self._size = source, dataset, rows, batch_size
-        self._workers, self._done = _workers(dataset), 0
+    Args:
+        dataset: The pipeline as an IterDataset.
+        rows: Rows of a batch of this process.
+        batch_size: Rows of a batch of all processes together.
+        position: Where to continue; None for the beginning.
+    """
+
+    def __init__(self, dataset: Any, rows: int, batch_size: int, position: Position | None) -> None:
+        self._dataset, self._rows = dataset, rows
+        self._kept = {"batch_size": batch_size, "workers": _workers(dataset)}
+        self._done = batches_before(position, self._kept)
         self._like: Any = None  # shapes and types of the first batch that was read
-        if position is not None:
-            then = position.get("batch_size")
-            if "grain" not in position or then != batch_size:
-                raise ValueError(
-                    f"the position in the data is not one of this Grain pipeline with batch_size "
-                    f"{batch_size}, it is {position}: go on with the source and batch_size that "
-                    "the run was begun with, or begin a new run"
-                )
-            if position.get("workers") != self._workers:
-                raise ValueError(
-                    "the position in the data is of a Grain pipeline with "
-                    f"{position.get('workers')} worker processes, and this one has "
-                    f"{self._workers}: its batches come in another order. Write mp_prefetch with "
-                    f"num_workers={position.get('workers')}, or begin a new run"
-                )
-            self._done = position["batches"]
         self._batches = _opened(dataset)
         if position is not None:
             try:
                 self._batches.set_state(position["grain"])
             except Exception as error:  # whatever Grain raises for a state of another pipeline
                 raise ValueError(
-                    "the position in the data is of another Grain pipeline, which this one cannot "
-                    f"continue ({type(error).__name__}: {error}): write the pipeline that the run "
-                    "was begun with, or begin a new run"
+                    "the position in the data is that of another Grain pipeline, and this one "
+                    f"cannot continue from it ({type(error).__name__}: {error}); write the "
+                    "pipeline with which the run began, or begin a new run"
                 ) from error
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        """The next batch, looked at."""
+        """Return the next batch, once it is checked."""
         what = f"batch {self._done} of the Grain pipeline"
         batch = _checked(self._read(what), what)
-        for leaf in jax.tree.leaves(batch):
-            if leaf.shape[:1] != (self._rows,):
-                raise ValueError(
-                    f"{what} has shape {leaf.shape}, wanted {self._rows} rows, this process's "
-                    f"share of batch_size {self._size}: write dataset.batch({self._rows}, "
-                    "drop_remainder=True)"
-                )
+        if row_count(batch) != self._rows:
+            raise ValueError(
+                f"{what} must have {self._rows} rows, this process's part of batch_size "
+                f"{self._kept['batch_size']}, got {row_count(batch)}; write "
+                f"dataset.batch({self._rows}, drop_remainder=True)"
+            )
         if self._like is None:
             self._like = abstract(batch)
         check_like(batch, self._like, what)
@@ -241,110 +240,99 @@ class GrainBatches:
         return batch
 
     def position(self) -> Position:
-        """How many batches were given out, and where Grain's iterator is."""
-        state = self._batches.get_state()
-        return {
-            "batches": self._done,
-            "batch_size": self._size,
-            "workers": self._workers,
-            "grain": state,
-        }
+        """Return how many batches were taken, and the state of Grain's iterator."""
+        return {"batches": self._done, **self._kept, "grain": self._batches.get_state()}
 
     def close(self) -> None:
         """End Grain's threads and processes."""
         self._batches.close()
 
     def _read(self, what: str) -> Any:
+        cause: Exception | None = None
         for _ in range(2):
             try:
                 return next(self._batches)
-            except StopIteration:
+            except StopIteration as error:  # the next epoch; a second one means that it is empty
+                cause = error
                 self._batches.close()
                 self._batches = _opened(self._dataset)
             except Exception as error:
-                raise ValueError(
-                    f"{what} cannot be read: {type(error).__name__}: {error}"
-                ) from error
-        raise ValueError("the Grain pipeline has no batches: see len(dataset), and what it filters")
+                cause = error
+                break
+        raise ValueError(
+            f"{what} cannot be read: {type(cause).__name__}: {cause}"
+            if not isinstance(cause, StopIteration)
+            else "the Grain pipeline has no batches; check len(dataset), and what it filters"
+        ) from cause
 
 
 def library() -> Any:
-    """Grain; ImportError, with what to install, where it is not there."""
-    try:
-        import grain
-    except ImportError as error:
-        raise missing("pipelines are read by", "grain", "grain") from error
-    return grain
+    """Import Grain."""
+    return required("grain", "pipelines are read by", "grain", "grain")
 
 
 def is_pipeline(value: Any) -> bool:
-    """Whether a value is a Grain pipeline; False if Grain has not been imported."""
+    """Return whether a value is a Grain pipeline; False if Grain has not been imported.
+
+    Args:
+        value: Any object.
+    """
     grain = sys.modules.get("grain")
     kinds = [getattr(grain, name, None) for name in ("MapDataset", "IterDataset")]
     return any(isinstance(kind, type) and isinstance(value, kind) for kind in kinds)
 
 
+def _inner(dataset: Any) -> list[Any]:
+    return [*getattr(dataset, "_parents", ()), *getattr(dataset, "_datasets", ())]
+
+
 def _nodes(dataset: Any) -> Iterator[Any]:
-    """A pipeline's steps, from its last to its sources; of equal workers, those of the first."""
+    """Yield a pipeline's steps, the last one first; of equal workers, those of one worker."""
     yield dataset
-    inner = [*getattr(dataset, "_parents", ()), *getattr(dataset, "_datasets", ())]
+    inner = _inner(dataset)
     for one in inner[:1] if _workers(dataset) == len(inner) else inner:
         yield from _nodes(one)
 
 
 def _workers(dataset: Any) -> int:
-    """How many worker processes a pipeline has."""
-    inner = [*getattr(dataset, "_parents", ()), *getattr(dataset, "_datasets", ())]
-    return ("ProcessPrefetch" in type(dataset).__name__) + sum(map(_workers, inner))
+    """Return the number of worker processes of a pipeline."""
+    return ("ProcessPrefetch" in type(dataset).__name__) + sum(map(_workers, _inner(dataset)))
 
 
 def _pipeline(dataset: Any) -> dict[str, str]:
-    """Each step by its kind and numbers, and the functions that it calls by their fingerprints."""
+    """Return each step by its kind and settings, and its functions by their fingerprints."""
     steps, functions = [], {}
     for node in _nodes(dataset):
-        told = []
+        settings = []
         for name, item in vars(node).items():
-            # A cached property was not given, and reading ahead changes no batch.
+            # A cached property is not a setting, and reading ahead changes no batch.
             if hasattr(type(node), name) or any(word in name for word in _AHEAD):
                 continue
             short = name.removeprefix("_")
             if item is None or isinstance(item, bool | int | float | str):
-                told.append(f"{short}={item!r}")
+                settings.append(f"{short}={item!r}")
             elif short == "source":
                 kind = f"{type(item).__module__}.{type(item).__qualname__}"
-                told.append(f"source={kind} of {len(item)}")
+                settings.append(f"source={kind} of {len(item)}")
                 if isinstance(item, Records):
                     functions["records"] = item.fingerprint()
             elif callable(item):
                 functions[f"{len(steps)}/{short}"] = fingerprint(item)
-        steps.append(f"{type(node).__name__}({', '.join(told)})")
+        steps.append(f"{type(node).__name__}({', '.join(settings)})")
     return {"steps": " <- ".join(steps), **functions}
-
-
-# What a step of Grain calls things that say how it reads, and not what.
-_AHEAD = (
-    "buffer",
-    "thread",
-    "prefetch",
-    "metrics",
-    "has_child",
-    "original_source",
-    "cycle_length",
-    "init_fn",
-)
 
 
 def _opened(dataset: Any) -> Any:
     from absl import flags
 
-    # Worker processes look at Grain's own flags, which raises where no absl program has begun.
+    # Worker processes read Grain's own flags, which raises if no absl program has begun.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     return iter(dataset)
 
 
 def _checked(batch: Any, what: str) -> Any:
-    """A batch as plain arrays, once it can be trained on."""
+    """Return a batch as plain arrays, once it can be trained on."""
     if isinstance(batch, list):
         batch = tuple(batch)
     batch = jax.tree.map(_owned, batch)
@@ -360,5 +348,5 @@ def _is_pair(batch: Any) -> bool:
 
 
 def _owned(leaf: Any) -> np.ndarray:
-    """A plain array: what lies in memory shared with a worker is copied out of it."""
+    """Return a plain array, copied if its memory is shared with a worker."""
     return np.asarray(leaf) if type(leaf) is np.ndarray else np.array(leaf, subok=False)

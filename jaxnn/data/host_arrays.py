@@ -8,33 +8,30 @@ import jax
 import numpy as np
 
 from jaxnn.core.declarations import is_array
-from jaxnn.data.arrays import as_arrays
 from jaxnn.data.check import check
-from jaxnn.data.gathered import GatheredBatches, whole_batches
-from jaxnn.data.rows import check_rows, leaves_by_path, row_count, row_spec, slices
+from jaxnn.data.order import GatheredBatches, whole_batches
+from jaxnn.data.rows import as_arrays, check_rows, leaves_by_path, row_count, row_spec, slices
 from jaxnn.data.source import Position
 from jaxnn.fingerprint import checksum
-
-LOOKED_AT = 2**26  # bytes checked at once, which a mapped file has in memory meanwhile
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostArrays:
     """Arrays that stay on the host: each batch is gathered there, in the order of `epoch_order`.
 
-    Batch t of epoch e holds the rows `epoch_order(key, e, rows)[t * size : (t + 1) * size]`, as it
-    does for arrays on the device. Rows that do not fill a last batch wait for another epoch.
+    Batch t of epoch e holds the rows `epoch_order(key, e, rows)[t * size : (t + 1) * size]`, as for
+    arrays on the device. Rows that do not fill a last batch are left out of the epoch.
 
     Args:
-        x: any pytree of arrays, (rows, ...) each: NumPy arrays, or arrays mapped from files.
+        x: Any pytree of arrays, (rows, ...) each: NumPy arrays, or arrays mapped from files.
             `HostArrays(tree)` has batches like `tree`.
-        y: targets, any pytree of arrays likewise; `HostArrays(x, y)` has batches (x, y).
+        y: Targets, any pytree of arrays likewise; `HostArrays(x, y)` has batches (x, y).
             Default: None, batches without targets.
 
     Raises:
-        ValueError, TypeError: arrays that cannot be trained on: leaves differ in rows, or have
-            none. A pair of two arrays also has to be finite, as `check` requires; other structures
-            may hold NaN behind a mask.
+        ValueError, TypeError: The arrays cannot be trained on: leaves differ in rows, or have none.
+            A pair of two arrays must also be finite, as `check` requires; other structures may hold
+            NaN behind a mask.
 
     >>> source = HostArrays(np.arange(6.0), np.arange(6))
     >>> source.steps_per_epoch(2)
@@ -55,25 +52,22 @@ class HostArrays:
     y: Any = None
 
     def __post_init__(self) -> None:
-        """Reject what cannot be trained on."""
-        for name in ("x", "y"):  # gathered on the host, batch by batch
-            part = getattr(self, name)
-            if name == "x" or part is not None:
-                part = as_arrays(part, f"training data: {name}")
+        """Convert the arrays, and raise if they cannot be trained on."""
+        for name in ("x", "y")[: 1 + (self.y is not None)]:
+            part = as_arrays(getattr(self, name), f"training data/{name}")
             part = jax.tree.map(lambda a: np.asarray(a) if isinstance(a, jax.Array) else a, part)
             object.__setattr__(self, name, part)
         self.check()
 
     @property
     def tree(self) -> Any:
-        """All rows, as batches are structured."""
+        """All rows, in the structure of a batch."""
         return self.x if self.y is None else (self.x, self.y)
 
     def __repr__(self) -> str:
-        """Shapes and types, no numbers."""
-        leaves = {"x": self.x, "y": self.y} if self._is_pair() else leaves_by_path(self.tree)
-        told = (f"{name} {a.shape} {a.dtype}".strip() for name, a in leaves.items())
-        return f"HostArrays({', '.join(told)})"
+        """Return shapes and types, no numbers."""
+        arrays = (f"{name} {a.shape} {a.dtype}".strip() for name, a in self._leaves().items())
+        return f"HostArrays({', '.join(arrays)})"
 
     def check(
         self,
@@ -82,37 +76,39 @@ class HostArrays:
         name: str = "training data",
         write: str = "classes={}",
     ) -> None:
-        """Raise ValueError or TypeError as `data.check` does, whose arguments these are.
+        """Raise ValueError or TypeError as `data.check` does.
 
-        Looks at a part of the rows at a time, so that mapped files need not fit in memory. Data
-        other than a pair of arrays are checked by `check_rows`.
+        Rows are read in pieces, so that mapped files do not need to fit in memory.
+
+        Args:
+            classes: Number of classes. Default: None if y does not hold class labels.
+            ignore: A label that is accepted although it is not a class. Default: None.
+            name: What errors call the data. Default: "training data".
+            write: The code that sets the number of classes, for errors.
         """
-        if not self._is_pair():
-            check_rows(self.tree, name)
-            return
-        x, y = self.tree
-        check(x[:1], y[:1], name=name)
-        if len(x) != len(y):
-            check(x, y, name=name)
-        row = max(x[:1].nbytes + y[:1].nbytes, 1)
-        rows = max(LOOKED_AT // row, 1)
-        for begin in range(0, len(x), rows):
-            part = slice(begin, begin + rows)
-            where = name if rows >= len(x) else f"{name} from row {begin}"
-            check(x[part], y[part], classes=classes, ignore=ignore, name=where, write=write)
+        if self.y is None:
+            check_rows(self.x, name)
+        else:
+            check(self.x, self.y, classes=classes, ignore=ignore, name=name, write=write)
 
     def fingerprint(self) -> dict[str, str]:
-        """Shape, type, and checksum of each array, which is read once."""
-        if self._is_pair():
-            return {"x": checksum(self.x), "y": checksum(self.y)}
-        return {path or "array": checksum(a) for path, a in leaves_by_path(self.tree).items()}
+        """Return shape, type, and checksum of each array, which is read once."""
+        return {path or "array": checksum(a) for path, a in self._leaves().items()}
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """rows // batch_size; ValueError for a batch larger than the data."""
+        """Return rows // batch_size.
+
+        Args:
+            batch_size: Rows of a batch; ValueError if it is larger than the data.
+        """
         return whole_batches(row_count(self.tree), batch_size)
 
     def spec(self, batch_size: int) -> Any:
-        """The shapes and types of a batch, as they are on the device."""
+        """Return the shapes and types of a batch, as they are on the device.
+
+        Args:
+            batch_size: Rows of a batch.
+        """
         return row_spec(self.tree, batch_size)
 
     def open(
@@ -123,10 +119,17 @@ class HostArrays:
         *,
         process: tuple[int, int] = (0, 1),
     ) -> GatheredBatches:
-        """The batches of a run, epoch after epoch, without end.
+        """Return the batches of a run, epoch after epoch, without end.
 
-        Raises ValueError for a batch that is larger than the data or that the processes do not
-        divide, and for the position of a run with other data, another batch or another key.
+        Args:
+            key: The root key of the run, or its words as a NumPy array.
+            batch_size: Rows of a batch, of all processes together.
+            position: Where to continue. Default: None, from the beginning.
+            process: (index, count) of this process.
+
+        Raises:
+            ValueError: A batch is larger than the data or not divided by the processes, or the
+                position is that of a run with other data, another batch size, or another key.
         """
 
         def take(rows: np.ndarray) -> Any:
@@ -135,8 +138,14 @@ class HostArrays:
         return GatheredBatches(take, row_count(self.tree), key, batch_size, position, process)
 
     def once(self, batch_size: int) -> Iterator[Any]:
-        """All rows in order, once; the last batch holds the rows that are left."""
+        """Yield all rows once, in order; the last batch holds the remaining rows.
+
+        Args:
+            batch_size: Rows of a batch.
+        """
         return slices(self.tree, batch_size)
 
-    def _is_pair(self) -> bool:
-        return self.y is not None and is_array(self.x) and is_array(self.y)
+    def _leaves(self) -> dict[str, Any]:
+        if self.y is not None and is_array(self.x) and is_array(self.y):
+            return {"x": self.x, "y": self.y}
+        return leaves_by_path(self.tree)

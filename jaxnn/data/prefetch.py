@@ -1,15 +1,16 @@
-"""Batches read and put on the device by a thread, ahead of the training that takes them."""
+"""Batches that a thread reads and puts on the device, ahead of the training."""
 
 import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxnn.data.source import Batches, Position
+from jaxnn.validation import positive
 
 
 def prefetched(
@@ -19,26 +20,26 @@ def prefetched(
     ahead: int = 2,
     counts: Iterable[int] | None = None,
 ) -> "Prefetched":
-    """Read batches in a thread of their own, and put them on the device ahead of time.
+    """Read batches in a separate thread, and put them on the device ahead of time.
 
-    The order, the numbers and the positions are those of `batches`. What fails in the thread raises
-    where the batch would have come, after all that were read before it.
+    The order, values, and positions are those of `batches`. An error in the thread is raised in
+    place of the batch, after all batches that were read before it.
 
     Args:
-        batches: of a source, any pytrees; nobody else may take from them.
-        place: what is done to a batch in the thread: by default it goes to the default device.
-        ahead: how many batches are read ahead of the last one given out, at least 1, 2 by default;
-            they take memory on the device.
-        counts: how many batches each item holds, stacked along a new first axis, for several steps
-            in one program; None for one batch an item, as it is. When they end, so do the items.
-            Batches whose shapes differ, such as a smaller last one of an epoch, cannot be stacked:
-            they come as several items, together of this count.
+        batches: Batches of a source, any pytrees; nothing else may read them.
+        place: Function applied to a batch in the thread. Default: it goes to the default device.
+        ahead: Number of batches read ahead of the last one taken, at least 1; they take memory on
+            the device. Default: 2.
+        counts: Number of batches of each item, stacked along a new first axis, for several steps in
+            one program. Items end when the counts do. Batches whose shapes differ, such as a
+            smaller last one of an epoch, cannot be stacked: they come as several items, together of
+            this count. Default: None, one batch for each item, not stacked.
 
     Returns:
         An iterator of batches with `position`, `peek`, and `close`; a `with` closes it.
 
     Raises:
-        ValueError: ahead is less than 1.
+        ValueError: `ahead` is less than 1.
 
     >>> from jaxnn.data import HostArrays
     >>> source = HostArrays(np.arange(6.0), np.arange(6))
@@ -46,13 +47,12 @@ def prefetched(
     ...     [x.shape for x, y in batches], batches.position()["batches"]
     ([(2, 2), (1, 2)], 3)
     """
-    if not isinstance(ahead, int) or ahead < 1:
-        raise ValueError(f"ahead is {ahead!r}, wanted an int >= 1, how many batches are read ahead")
+    positive(ahead, "prefetched.ahead")
     return Prefetched(batches, place, ahead, counts)
 
 
 class Prefetched:
-    """The batches of `prefetched`."""
+    """The batches of `prefetched`; its arguments are those of that function."""
 
     def __init__(
         self,
@@ -67,38 +67,36 @@ class Prefetched:
         self._ended: _Item | None = None
         self._peeked: _Item | None = None
         stop = threading.Event()
-        # The thread holds nothing of `self`, which may so be given up without being closed.
+        # The thread holds nothing of `self`, which can be collected without being closed.
         thread = threading.Thread(
             target=_read,
             args=(batches, place, counts, self._waiting, self._room, stop),
             name="jaxnn-prefetch",
             daemon=True,
         )
-        self.close = weakref.finalize(self, _close, batches, thread, self._room, stop)
-        """End the thread and close the batches; what waits is dropped. A second call does nothing.
-        """
+        self.close: weakref.finalize[..., Prefetched] = weakref.finalize(
+            self, _close, batches, thread, self._room, stop
+        )
+        """End the thread and close the batches. A second call does nothing."""
         thread.start()
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        """The next batch, once it is on its way to the device."""
+        """Return the next batch, once its transfer to the device has begun."""
         item = self._next()
         self._peeked, self._position = None, item.position
         self._room.release()
         return item.batch
 
     def peek(self) -> Any:
-        """The next batch, which stays the next one; StopIteration if none is left.
-
-        The first batch is so known before it is trained on, and the last one before it is the last.
-        """
+        """Return the next batch without taking it; StopIteration if none is left."""
         return self._next().batch
 
     def _next(self) -> "_Item":
         if self._ended is None and not self.close.alive:
-            raise ValueError("these batches are closed: open the source again")
+            raise ValueError("these batches are closed; open the source again")
         item = self._ended or self._peeked or self._waiting.get()
         if item.error is not None:
             self._ended = item
@@ -107,7 +105,7 @@ class Prefetched:
         return item
 
     def position(self) -> Any:
-        """The `Position` of the last batch given out: what waits in the thread counts as not read.
+        """Return the `Position` after the last batch taken, without those read ahead of it.
 
         None if the source cannot return to a position.
         """
@@ -120,13 +118,12 @@ class Prefetched:
         self.close()
 
 
-class _Item:
-    """A batch with the position after it, or what ended the reading."""
+class _Item(NamedTuple):
+    """A batch with the position after it, or the error that ended the reading."""
 
-    def __init__(
-        self, batch: Any = None, position: Any = None, error: BaseException | None = None
-    ) -> None:
-        self.batch, self.position, self.error = batch, position, error
+    batch: Any = None
+    position: Any = None
+    error: BaseException | None = None
 
 
 def _read(
@@ -146,8 +143,8 @@ def _read(
         if stop.is_set():
             return
         try:
-            waiting.put(_placed(place, *next(several)))
-        except BaseException as raised:  # it is raised again where the batch is waited for
+            waiting.put(_placed(place, *next(several)))  # no local variable holds a batch
+        except BaseException as raised:  # it is raised again in the thread that waits
             error = raised
     waiting.put(_Item(error=error))
 

@@ -1,4 +1,4 @@
-"""Records in ArrayRecord files, alone or in a Grain pipeline, and what a damaged one does."""
+"""Records in ArrayRecord files, alone or in a Grain pipeline, and how damaged ones are handled."""
 
 import bisect
 import itertools
@@ -13,14 +13,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.data.gathered import GatheredBatches, whole_batches
+from jaxnn.data.order import GatheredBatches, whole_batches
 from jaxnn.data.rows import row_spec
 from jaxnn.data.source import Position
 from jaxnn.explain.text import describe
 from jaxnn.fingerprint import fingerprint
-from jaxnn.installation import missing
+from jaxnn.installation import required
+from jaxnn.validation import Accepts
 
 THREADS = 8  # that read and decode the records of a batch
+_several = Accepts(
+    "a sequence of at least one file",
+    lambda files: not isinstance(files, str | os.PathLike) and len(files) > 0,
+    hint='write sorted(Path("train").glob("*.array_record"))',
+)
 
 
 class Records:
@@ -30,22 +36,23 @@ class Records:
         records = data.Records(files, decode)      # data= of a run: batches in `epoch_order`
         pipeline = grain.MapDataset.source(records).seed(0).shuffle()      # or through Grain
 
-    ArrayRecord holds a checksum of each group of records, so that damage is noticed where it is
-    read; files written with "group_size:1" lose one record to it, and read fastest at random.
+    ArrayRecord holds a checksum of each group of records, so that damage is detected when it is
+    read; files written with "group_size:1" lose one record to it, and are the fastest to read at
+    random.
 
     Args:
         files: ArrayRecord files, in the order in which their records are counted.
-        decode: makes an example of a record's bytes: any pytree of arrays and numbers, of the
-            same structure and shapes for each record if batches are made of them here.
-        skip: a record that cannot be read or decoded, and a file that cannot be opened, is warned
-            of and left out: the next good record of the file stands in for it, the others are
-            where they would be. Without it, that raises.
+        decode: Makes an example of a record's bytes: any pytree of arrays and numbers, of the same
+            structure and shapes for each record if batches are made of them here.
+        skip: Whether to warn of a record that cannot be read or decoded, or a file that cannot be
+            opened, and leave it out: the next good record of the file takes its place, and the
+            others stay in theirs. Default: False, which raises.
 
     Raises:
-        ImportError: array_record, which comes with Grain, is not installed.
-        FileNotFoundError: a file is not there.
-        ValueError: no files, or a file that is damaged as a whole. Where a record is read: that
-            the record is damaged, or cannot be decoded; file and record are named.
+        ImportError: array_record, which Grain installs, is not installed.
+        FileNotFoundError: A file does not exist.
+        ValueError: No files, or a file that is damaged as a whole. When a record is read: it is
+            damaged or cannot be decoded; the error names file and record.
 
     Reference: https://github.com/google/array_record.
     """
@@ -57,72 +64,58 @@ class Records:
         *,
         skip: bool = False,
     ) -> None:
-        if isinstance(files, str | os.PathLike) or not files:
-            raise ValueError(
-                f"Records wants several files, got {files!r}: write "
-                'sorted(Path("train").glob("*.array_record"))'
-            )
         self._decode, self._skip = decode, skip
         self._files: list[str] = []
-        counts: list[int] = []
-        for file in [os.fspath(one) for one in files]:
-            if not Path(file).is_file():
-                raise FileNotFoundError(f"there is no file {file} to read records from")
+        self._counts: list[int] = []
+        for file in map(os.fspath, _several(files, "Records.files")):
+            os.stat(file)
             reader = library().ArrayRecordReader(file)
             count = reader.num_records() if reader.ok() else 0
             if count:
-                reader.close()  # which raises where nothing can be read
-            if not count:
-                what = f"{file} has no records that can be read: it is cut short, or damaged"
-                if not skip:
-                    raise ValueError(f"{what}. Write it again, or Records(..., skip=True)")
-                warnings.warn(f"{what}; it is left out", stacklevel=2)
-                continue
-            self._files.append(file)
-            counts.append(count)
-        if not counts:
-            raise ValueError(f"none of the {len(files)} files has records that can be read")
-        self._counts = counts
-        self._ends = list(itertools.accumulate(counts))
+                reader.close()  # which raises if nothing can be read
+                self._files.append(file)
+                self._counts.append(count)
+            else:
+                self._report(f"{file} has no readable records: it is truncated or damaged")
+        self._ends = list(itertools.accumulate(self._counts))
         self._open: Any = threading.local()
 
     def __len__(self) -> int:
-        """How many records there are in all files."""
-        return self._ends[-1]
+        """Return the number of records in all files."""
+        return sum(self._counts)
 
     def __repr__(self) -> str:
-        """How many records and files."""
+        """Return the number of records and files."""
         return f"Records({len(self):,} records in {len(self._files)} files)"
 
     def __getitem__(self, index: Any) -> Any:
-        """The example of a record by its number, 0 .. len - 1."""
-        index = int(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"record {index} of {len(self)}")
-        place = bisect.bisect_right(self._ends, index)
-        first = self._ends[place] - self._counts[place]
-        count, record = self._counts[place], index - first
-        for other in range(count):
+        """Return the example of a record by its number, 0 .. len - 1."""
+        index = range(len(self))[int(index)]
+        number = bisect.bisect_right(self._ends, index)
+        file, count = self._files[number], self._counts[number]
+        first = index - (self._ends[number] - count)
+        for record in (*range(first, count), *range(first)):
             try:
-                return self._example(place, (record + other) % count)
+                return self._example(file, record)
             except Exception as error:
-                file, at = self._files[place], (record + other) % count
                 cause = f"{type(error).__name__}: {error}"
-                what = f"record {at} of {file} cannot be read ({cause})"
-                if not self._skip:
-                    raise ValueError(
-                        f"{what}. Write the file again, or Records(..., skip=True) to leave such "
-                        "records out"
-                    ) from error
-                warnings.warn(f"{what}; the next one stands in for it", stacklevel=2)
-        raise ValueError(f"no record of {self._files[place]} can be read")
+                self._report(f"record {record} of {file} cannot be read ({cause})", error)
+        raise ValueError(f"no record of {file} can be read")
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """records // batch_size; ValueError for a batch larger than the data."""
+        """Return records // batch_size.
+
+        Args:
+            batch_size: Rows of a batch; ValueError if it is larger than the data.
+        """
         return whole_batches(len(self), batch_size)
 
     def spec(self, batch_size: int) -> Any:
-        """The shapes and types of a batch, from the first record."""
+        """Return the shapes and types of a batch, from the first record.
+
+        Args:
+            batch_size: Rows of a batch.
+        """
         return row_spec(self._batch([0], map), batch_size)
 
     def open(
@@ -133,11 +126,18 @@ class Records:
         *,
         process: tuple[int, int] = (0, 1),
     ) -> GatheredBatches:
-        """The batches of a run, epoch after epoch, without end, read and decoded in threads.
+        """Return the batches of a run, epoch after epoch, without end; threads read and decode.
 
-        Raises ValueError for a batch that is larger than the data or that the processes do not
-        divide, for the position of a run with other data, and, when a batch is read, if its
-        records differ in structure or shape.
+        Args:
+            key: The root key of the run, or its words as a NumPy array.
+            batch_size: Rows of a batch, of all processes together.
+            position: Where to continue. Default: None, from the beginning.
+            process: (index, count) of this process.
+
+        Raises:
+            ValueError: A batch is larger than the data or not divided by the processes, or the
+                position is that of a run with other data. When a batch is read: its records differ
+                in structure or shape.
         """
         pool = ThreadPoolExecutor(THREADS, "jaxnn-records")
 
@@ -150,17 +150,21 @@ class Records:
         return GatheredBatches(take, len(self), key, batch_size, position, process, close)
 
     def once(self, batch_size: int) -> Iterator[Any]:
-        """All records in order, once; the last batch holds the records that are left."""
+        """Yield all records in order, once; the last batch holds the remaining records.
+
+        Args:
+            batch_size: Rows of a batch.
+        """
         with ThreadPoolExecutor(THREADS, "jaxnn-records") as pool:
             for begin in range(0, len(self), batch_size):
                 rows = range(begin, min(begin + batch_size, len(self)))
                 yield self._batch(rows, pool.map)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The files by name, size, and number of records; and what decodes them.
+        """Return the files by name, size, and number of records; and the code that decodes them.
 
-        The bytes are not read: files of records are usually larger than anyone would read at the
-        beginning of a run, and ArrayRecord checks them where it reads them.
+        The bytes are not read: files of records are usually too large for that at the start of a
+        run, and ArrayRecord checks them when it reads them.
         """
         files = [
             f"{Path(file).name}: {Path(file).stat().st_size} bytes, {count} records"
@@ -169,15 +173,23 @@ class Records:
         return {"files": str(files), "skip": str(self._skip), "decode": fingerprint(self._decode)}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What worker processes are given: no open files."""
+        """Return what worker processes receive: no open files."""
         return {name: item for name, item in self.__dict__.items() if name != "_open"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open = threading.local()
 
+    def _report(self, problem: str, cause: Exception | None = None) -> None:
+        """Warn of a problem if records are skipped, otherwise raise ValueError."""
+        if not self._skip:
+            raise ValueError(
+                f"{problem}; write the file again, or Records(..., skip=True) to leave it out"
+            ) from cause
+        warnings.warn(f"{problem}; it is left out", stacklevel=3)
+
     def _batch(self, rows: Any, over: Callable[..., Any]) -> Any:
-        """The examples of some records, stacked."""
+        """Return the examples of some records, stacked."""
         examples = [jax.tree.map(np.asarray, one) for one in over(self.__getitem__, rows)]
         kinds = [(jax.tree.structure(one), describe(one)) for one in examples]
         for row, kind in zip(rows, kinds, strict=True):
@@ -189,18 +201,15 @@ class Records:
                 )
         return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
-    def _example(self, place: int, record: int) -> Any:
-        readers = self._open.__dict__  # one of each file a thread: they are not shared
-        if place not in readers:
-            readers[place] = library().ArrayRecordReader(self._files[place])
-        (raw,) = readers[place].read([record])
+    def _example(self, file: str, record: int) -> Any:
+        readers = self._open.__dict__  # one of each file and thread: they are not shared
+        if file not in readers:
+            readers[file] = library().ArrayRecordReader(file)
+        (raw,) = readers[file].read([record])
         return self._decode(raw)
 
 
 def library() -> Any:
-    """array_record's module; ImportError, with what to install, where it is not there."""
-    try:
-        from array_record.python import array_record_module  # type: ignore[attr-defined]
-    except ImportError as error:
-        raise missing("records are read by", "array-record", "grain") from error
-    return array_record_module
+    """Import the module of array_record."""
+    module = "array_record.python.array_record_module"
+    return required(module, "records are read by", "array-record", "grain")

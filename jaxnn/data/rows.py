@@ -1,7 +1,9 @@
-"""Pytrees of rows: what a data set and a batch are, and the checks that hold for every structure.
+"""Pytrees of rows: what a data set and a batch are, how they are checked, and frames as such.
 
 Each leaf is an array with one row per example along its first axis. Errors name a leaf by its path:
-`training data/tokens/mask`.
+`training data/tokens/mask`. Frames, series, and tensors of other libraries are recognized by their
+methods, so nothing is imported: pandas, polars, pyarrow, torch, and TensorFlow work if they are
+installed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,33 +16,90 @@ import numpy as np
 from jaxnn.core.declarations import abstract
 from jaxnn.explain.text import describe
 from jaxnn.fields import is_traced
+from jaxnn.validation import Accepts
 
 PIECE = 2**26  # bytes checked at a time, so that a mapped file does not need to fit in memory
 
 
 def leaves_by_path(tree: Any, name: str = "") -> dict[str, Any]:
-    """The leaves of a pytree by path, `name/key/index`.
+    """Return the leaves of a pytree by path, `name/key/index`.
+
+    Args:
+        tree: A pytree.
+        name: The first part of each path. Default: "", none.
 
     >>> leaves_by_path({"x": 1, "y": (2, 3)}, "data")
     {'data/x': 1, 'data/y/0': 2, 'data/y/1': 3}
     """
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        text = jax.tree_util.keystr(path, simple=True, separator="/")
-        found["/".join(part for part in (name, text) if part)] = leaf
-    return found
+    return {_joined(name, path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _joined(name: str, path: Any) -> str:
+    text = jax.tree_util.keystr(path, simple=True, separator="/")
+    return "/".join(part for part in (name, text) if part)
 
 
 def row_count(tree: Any) -> int:
-    """The number of rows of a pytree that passed `check_rows`."""
+    """Return the number of rows of a pytree.
+
+    Args:
+        tree: A pytree of arrays that passed `check_rows`.
+    """
     return jax.tree.leaves(tree)[0].shape[0]
 
 
 def row_spec(tree: Any, rows: int) -> Any:
-    """Shapes and types, as they are on the device, of a batch of `rows` rows of `tree`."""
+    """Return the shapes and types of a batch, as they are on the device.
+
+    Args:
+        tree: A pytree of rows.
+        rows: The number of rows of the batch.
+
+    Returns:
+        A pytree of `jax.ShapeDtypeStruct` with the structure of `tree`.
+    """
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), abstract(tree)
     )
+
+
+def slices(tree: Any, batch_size: int) -> Iterator[Any]:
+    """Yield all rows in order, in batches; the last batch holds the remaining rows.
+
+    Args:
+        tree: A pytree of rows.
+        batch_size: Rows of a batch.
+
+    >>> [batch.tolist() for batch in slices(np.arange(5), 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    for begin in range(0, row_count(tree), batch_size):
+        yield jax.tree.map(lambda leaf, at=begin: leaf[at : at + batch_size], tree)
+
+
+# ---- checks ----
+
+
+def _is_rows(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray | jax.Array) and leaf.ndim > 0 and holds_numbers(leaf.dtype)
+
+
+def holds_numbers(dtype: Any) -> bool:
+    """Return whether a type of array elements is a number or bool.
+
+    Args:
+        dtype: A type of NumPy or JAX, such as bfloat16.
+    """
+    return any(jnp.issubdtype(dtype, kind) for kind in (np.number, np.bool_))
+
+
+_rows = Accepts(
+    "an array of numbers with one row per example, (rows, ...)",
+    _is_rows,
+    TypeError,
+    "write np.asarray(a) for a list, np.full(rows, a) for one value, or np.unique(a, "
+    "return_inverse=True)[1] to encode text as integers",
+)
 
 
 def check_rows(tree: Any, name: str = "data") -> int:
@@ -49,65 +108,64 @@ def check_rows(tree: Any, name: str = "data") -> int:
     Values are not read, so traced arrays pass; `check_finite` reads them.
 
     Args:
-        tree: a pytree of NumPy or JAX arrays, (rows, ...) each.
-        name: what errors call it; it begins the path of each leaf.
+        tree: A pytree of NumPy or JAX arrays, (rows, ...) each.
+        name: What errors call it; the first part of the path of each leaf. Default: "data".
 
     Returns:
         The number of rows.
 
     Raises:
-        TypeError: a leaf is not an array of numbers, or there is no leaf.
-        ValueError: a leaf has no axis of rows, there are no rows, or leaves differ in rows.
+        TypeError: A leaf is not an array of numbers, or there is no leaf.
+        ValueError: There are no rows, or leaves differ in their number of rows.
 
     >>> check_rows({"tokens": np.zeros((4, 7), int), "mask": np.ones((4, 7), bool)})
     4
     >>> check_rows({"tokens": np.zeros((4, 7), int), "mask": np.ones((3, 7), bool)}, "batch 2")
     Traceback (most recent call last):
-    ValueError: batch 2: leaves differ in their number of rows: batch 2/mask has 3, \
-batch 2/tokens has 4; expected one row per example along the first axis of every leaf. Write \
-jax.tree.map(np.shape, data) to see all shapes
+    ValueError: batch 2 must have the same number of rows in every leaf, at least 1, got \
+batch 2/mask: 3, batch 2/tokens: 4; write jax.tree.map(np.shape, data) to see all shapes
     """
     leaves = leaves_by_path(tree, name)
     if not leaves:
         raise TypeError(
-            f"{name}: no arrays in {tree!r:.80}; expected a pytree of arrays with one row per "
-            "example: write (inputs, targets), or data=None for a program that makes its own data"
+            f"{name} must be a pytree of arrays, got {tree!r:.80} without any; write (inputs, "
+            "targets), or data=None for a program that makes its own data"
         )
     for path, leaf in leaves.items():
-        _check_leaf(leaf, path)
-    rows = {path: leaf.shape[0] for path, leaf in leaves.items()}
-    count = next(iter(rows.values()))
-    if any(other != count for other in rows.values()):
-        listed = ", ".join(f"{path} has {n}" for path, n in rows.items())
+        if not _is_rows(leaf):
+            _rows(leaf, path)
+    counts = {path: leaf.shape[0] for path, leaf in leaves.items()}
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        listed = ", ".join(f"{path}: {count}" for path, count in counts.items())
         raise ValueError(
-            f"{name}: leaves differ in their number of rows: {listed}; expected one row per "
-            "example along the first axis of every leaf. Write jax.tree.map(np.shape, data) to "
-            "see all shapes"
+            f"{name} must have the same number of rows in every leaf, at least 1, got {listed}; "
+            "write jax.tree.map(np.shape, data) to see all shapes"
         )
-    if count == 0:
-        raise ValueError(
-            f"{name}: no rows: {describe(tree)}; expected at least one. Write "
-            "jax.tree.map(np.shape, data) before and after the selection of rows"
-        )
-    return count
+    return row_count(tree)
 
 
-def _check_leaf(leaf: Any, path: str) -> None:
-    if not isinstance(leaf, np.ndarray | jax.Array):
-        raise TypeError(
-            f"{path} is a {type(leaf).__name__}, {leaf!r:.60}, expected an array with one row per "
-            "example: write np.asarray(...); a list of numbers is a pytree of numbers, not an array"
-        )
-    if not any(jnp.issubdtype(leaf.dtype, kind) for kind in (np.number, np.bool_)):
-        raise TypeError(
-            f"{path} has dtype {leaf.dtype}, expected numbers: write a.astype(np.float32), or "
-            "np.unique(a, return_inverse=True)[1] to encode text as integers"
-        )
-    if leaf.ndim == 0:
-        raise ValueError(
-            f"{path} has shape (), expected (rows, ...): write np.full(rows, a) for a value that "
-            "all rows share, or make it a field of the program"
-        )
+def in_pieces(array: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the rows of an array in pieces of bounded size, each with the number of its first row.
+
+    Args:
+        array: An array (rows, ...), which may be mapped from a file.
+    """
+    rows = max(PIECE // max(array[:1].nbytes, 1), 1)
+    for begin in range(0, len(array), rows):
+        yield begin, np.asarray(array[begin : begin + rows])
+
+
+def place(index: tuple[Any, ...]) -> str:
+    """Return the text for an index of an array of rows.
+
+    Args:
+        index: The row, then the position in the row if it has axes.
+
+    >>> place((2,)), place((2, 0, 1))
+    ('row 2', 'row 2, position (0, 1)')
+    """
+    row, *position = map(int, index)
+    return f"row {row}, position {tuple(position)}" if position else f"row {row}"
 
 
 def check_finite(tree: Any, name: str = "data") -> None:
@@ -116,42 +174,34 @@ def check_finite(tree: Any, name: str = "data") -> None:
     A pytree with a mask or weights may hold both behind them, so this is a separate check.
 
     Args:
-        tree: a pytree of arrays that passed `check_rows`. Traced leaves are not read.
-        name: what errors call it; it begins the path of each leaf.
+        tree: A pytree of arrays that passed `check_rows`. Traced leaves are not read.
+        name: What errors call it; the first part of the path of each leaf. Default: "data".
 
     >>> check_finite({"x": np.array([1.0, 2.0])})
     >>> check_finite({"x": np.array([1.0, np.inf])}, "training data")
     Traceback (most recent call last):
-    ValueError: training data/x holds inf at row 1 (1 of 2 rows are not finite), expected finite \
-numbers. Find the step that makes them: write np.isfinite(x).all() after each. Missing values can \
-be filled in, or masked by weights of 0
+    ValueError: training data/x must be finite, got inf at row 1 (1 of 2 rows are not finite); \
+write np.isfinite(x).all() after each step that makes it. Missing values can be filled in, or \
+masked by weights of 0
     """
     for path, leaf in leaves_by_path(tree, name).items():
         if not jnp.issubdtype(leaf.dtype, np.inexact) or is_traced(leaf):
             continue
         if isinstance(leaf, jax.Array) and bool(jnp.isfinite(leaf).all()):
             continue  # one number crosses to the host
-        _check_finite_leaf(leaf, path)
-
-
-def _check_finite_leaf(leaf: Any, path: str) -> None:
-    rows = max(PIECE // max(leaf[:1].nbytes, 1), 1)
-    first, bad = None, 0
-    for begin in range(0, len(leaf), rows):
-        piece = np.asarray(leaf[begin : begin + rows])
-        wrong = ~np.isfinite(piece)
-        bad += int(wrong.reshape(len(piece), -1).any(axis=1).sum())
-        if first is None and wrong.any():
-            row, *position = (int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
-            at = f"row {begin + row}"
-            at += f", position {tuple(position)}" if position else ""
-            first = f"{piece[(row, *position)]} at {at}"
-    if first is not None:
-        raise ValueError(
-            f"{path} holds {first} ({bad} of {len(leaf)} rows are not finite), expected finite "
-            "numbers. Find the step that makes them: write np.isfinite(x).all() after each. "
-            "Missing values can be filled in, or masked by weights of 0"
-        )
+        first, bad = "", 0
+        for begin, piece in in_pieces(leaf):
+            wrong = ~np.isfinite(piece)
+            if wrong.any() and not first:
+                row, *position = np.unravel_index(int(wrong.argmax()), wrong.shape)
+                first = f"{piece[(row, *position)]} at {place((begin + row, *position))}"
+            bad += int(wrong.reshape(len(wrong), -1).any(axis=1).sum())
+        if bad:
+            raise ValueError(
+                f"{path} must be finite, got {first} ({bad} of {len(leaf)} rows are not finite); "
+                "write np.isfinite(x).all() after each step that makes it. Missing values can be "
+                "filled in, or masked by weights of 0"
+            )
 
 
 def check_like(tree: Any, first: Any, name: str, first_name: str = "the first batch") -> None:
@@ -161,9 +211,10 @@ def check_like(tree: Any, first: Any, name: str, first_name: str = "the first ba
     lists, and named tuples of equal length count as equal.
 
     Args:
-        tree: a batch, or a data set; leaves are arrays or `jax.ShapeDtypeStruct`s.
-        first: what it is compared with.
-        name, first_name: what errors call the two.
+        tree: A batch or data set, with arrays or `jax.ShapeDtypeStruct`s as leaves.
+        first: What it is compared with.
+        name: What errors call `tree`.
+        first_name: What errors call `first`. Default: "the first batch".
 
     >>> first = {"x": np.zeros((4, 2)), "mask": np.ones(4)}
     >>> check_like({"x": np.zeros((3, 2))}, first, "validation data")
@@ -195,7 +246,7 @@ def check_like(tree: Any, first: Any, name: str, first_name: str = "the first ba
 
 
 def _outline(tree: Any) -> Any:
-    """The same leaves, with plain tuples for all kinds of sequences."""
+    """Return the same leaves, with plain tuples for all kinds of sequences."""
     if isinstance(tree, tuple | list):
         return tuple(map(_outline, tree))
     if isinstance(tree, Mapping):
@@ -203,11 +254,120 @@ def _outline(tree: Any) -> Any:
     return tree
 
 
-def slices(tree: Any, batch_size: int) -> Iterator[Any]:
-    """All rows in order, `batch_size` at a time; the last batch holds the rows that are left.
+# ---- frames, series, and tensors ----
 
-    >>> [batch.tolist() for batch in slices(np.arange(5), 2)]
-    [[0, 1], [2, 3], [4]]
+
+def as_arrays(tree: Any, name: str = "data") -> Any:
+    """Return a pytree with an array for each leaf of another library.
+
+    A frame becomes the dict of its columns, a mapping a dict, and a series or tensor an array;
+    other leaves stay as they are. A list at the top becomes a tuple, since a DataLoader of torch
+    returns a pair as a list.
+
+    Args:
+        tree: A pytree.
+        name: What errors call it. Default: "data".
+
+    Raises:
+        TypeError: A column does not hold numbers, a frame is lazy, or an array is sparse or masked.
+        ValueError: A column has missing values.
     """
-    for begin in range(0, row_count(tree), batch_size):
-        yield jax.tree.map(lambda leaf, at=begin: leaf[at : at + batch_size], tree)
+    if isinstance(tree, list):
+        tree = tuple(tree)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _leaf(leaf, _joined(name, path)), tree
+    )
+
+
+def is_foreign(leaf: Any) -> bool:
+    """Return whether `as_arrays` converts a leaf.
+
+    Args:
+        leaf: Any object.
+    """
+    return _is_frame(leaf) or isinstance(leaf, Mapping) or hasattr(leaf, "__array__")
+
+
+def _is_frame(leaf: Any) -> bool:
+    """Return whether a leaf is a table with named columns, of pandas, polars, or pyarrow."""
+    kind = type(leaf)
+    named = hasattr(kind, "column_names") or (hasattr(kind, "columns") and hasattr(kind, "dtypes"))
+    # pandas keeps `columns` in the instance's manager, and declares it on the class as well.
+    return named and hasattr(kind, "__getitem__")
+
+
+def _leaf(leaf: Any, where: str) -> Any:
+    kind = type(leaf)
+    masked = isinstance(leaf, np.ma.MaskedArray)
+    if isinstance(leaf, np.ndarray | jax.Array | np.generic) and not masked:
+        return leaf
+    if masked:
+        advice = "a.filled(0), and pass ~np.ma.getmaskarray(a) as a further leaf"
+    elif hasattr(kind, "collect_schema") and hasattr(kind, "collect"):
+        advice = "frame.collect(), which reads it"
+    elif hasattr(leaf, "toarray"):
+        advice = "a.toarray(), or pass rows of the sparse array in batches by a generator"
+    elif _is_frame(leaf):
+        return _columns(leaf, where)
+    elif isinstance(leaf, Mapping):  # not a pytree of JAX, such as the output of a tokenizer
+        return as_arrays(dict(leaf), where)
+    elif hasattr(leaf, "detach") and hasattr(leaf, "cpu"):
+        return _tensor(leaf)
+    elif hasattr(kind, "to_numpy"):
+        return _column(leaf, where, "series")
+    else:
+        return np.asarray(leaf) if hasattr(leaf, "__array__") else leaf
+    raise TypeError(f"{where} must be an array, got a {kind.__name__}; write {advice}")
+
+
+def _tensor(tensor: Any) -> np.ndarray:
+    """Return the array of a tensor of torch."""
+    tensor = tensor.detach().cpu()
+    if "bfloat16" in str(tensor.dtype):  # NumPy's own types do not include it
+        return np.asarray(jnp.from_dlpack(tensor.contiguous()))
+    return tensor.numpy()
+
+
+def _columns(frame: Any, where: str) -> dict[str, np.ndarray]:
+    names = list(frame.column_names if hasattr(frame, "column_names") else frame.columns)
+    if not names or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+        raise TypeError(
+            f"{where} must have columns with different names of type str, got {names!r:.80}; write "
+            "frame.to_numpy() for one array of all columns, or frame.columns = [...]"
+        )
+    return {name: _column(frame[name], f"{where}/{name}", f"frame[{name!r}]") for name in names}
+
+
+def _column(series: Any, where: str, code: str) -> np.ndarray:
+    """Return the array of a series, which is written `code`."""
+    array = np.asarray(series)
+    kind = array.dtype.kind
+    if missing := _missing(series, array):
+        raise ValueError(
+            f"{where} must have a number in each row, but {missing} of {len(array)} values are "
+            "missing; fill them in (fillna of pandas, fill_null of polars and pyarrow), or add a "
+            "column that masks them"
+        )
+    if holds_numbers(array.dtype) and kind != "m":
+        return array
+    if kind in "mM":
+        advice = f"(a - a.min()) / np.timedelta64(1, 's') for seconds, with a = np.asarray({code})"
+    elif kind == "O" and len(array) and not isinstance(array[0], str | bytes | int | float):
+        advice = f"np.stack({code}) for rows of equal shape"
+    else:
+        advice = f"np.unique({code}, return_inverse=True)[1] to encode the values as integers"
+    dtype = getattr(series, "dtype", getattr(series, "type", array.dtype))
+    raise TypeError(f"{where} must hold numbers, got dtype {dtype}; write {advice}")
+
+
+def _missing(series: Any, array: np.ndarray) -> int:
+    """Return the number of missing values, which an array of numbers would show as NaN."""
+    kind = type(series)
+    if hasattr(kind, "null_count"):  # a method of polars, a property of pyarrow
+        count = series.null_count
+        return int(count() if callable(count) else count)  # type: ignore[call-overload]
+    # In pandas NaN is a number if the column has a type of NumPy, otherwise a missing value.
+    of_numpy = isinstance(getattr(series, "dtype", None), np.dtype) and series.dtype.kind in "biufc"
+    if hasattr(kind, "isna") and not of_numpy:
+        return int(np.sum(np.asarray(series.isna())))
+    return sum(item is None for item in array.flat) if array.dtype.kind == "O" else 0

@@ -1,10 +1,10 @@
-"""Where training gets its batches from when the data do not lie on the device.
+"""Where training gets its batches from if the data are not on the device.
 
-A *source* opens into batches; batches say where they are, so that a run goes on where it stopped:
+A source opens into batches, which know their position, so that a run resumes where it stopped:
 
     batches = prefetched(source.open(key, batch_size))
     x, y = next(batches)
-    kept = batches.position()                  # plain JSON, of the batches given out so far
+    kept = batches.position()                  # plain JSON, of the batches taken so far
     batches.close()
 
     batches = prefetched(source.open(key, batch_size, kept))       # in another process, later
@@ -22,11 +22,13 @@ A source may have three more members:
 
 `host_arrays` is the source of arrays in host memory or mapped from files, `records` that of record
 files, `grain_pipeline` that of a Grain pipeline, and `stream` that of batches which are made
-elsewhere; anything with these methods is one. `prefetch` reads ahead of the training.
+elsewhere; any object with these methods is one. `prefetch` reads ahead of the training.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
+
+from jaxnn.validation import integer, natural
 
 Position = dict[str, Any]
 
@@ -35,27 +37,27 @@ Position = dict[str, Any]
 class Batches(Protocol):
     """Batches in a fixed order, each a pytree of arrays with the same number of rows.
 
-    The number is `batch_size`, of which several processes have their shares; only the last batch of
-    an epoch may have fewer rows.
+    The number is `batch_size`, divided among several processes; only the last batch of an epoch may
+    have fewer rows.
     """
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches themselves."""
+        """Return the batches themselves."""
         ...
 
     def __next__(self) -> Any:
-        """The next batch."""
+        """Return the next batch."""
         ...
 
     def position(self) -> Position | None:
-        """Where they are, as JSON: what `open` takes to continue with the batch that comes next.
+        """Return the position as JSON, with which `open` continues with the next batch.
 
         None if the source cannot return to a position.
         """
         ...
 
     def close(self) -> None:
-        """Give back what reading took: threads, processes, files."""
+        """Release threads, processes, and files."""
         ...
 
 
@@ -64,14 +66,23 @@ class Source(Protocol):
     """Data to train on that are read batch by batch."""
 
     def steps_per_epoch(self, batch_size: int) -> int | None:
-        """How many batches an epoch has; None if that is known only when it ends.
+        """Return the number of batches of an epoch; None if it is known only at its end.
 
-        Raises ValueError if an epoch has none, and `NoEpochs` if the data have no end.
+        Args:
+            batch_size: Rows of a batch, of all processes together.
+
+        Raises:
+            ValueError: An epoch has no batches.
+            NoEpochs: The data have no end.
         """
         ...
 
     def spec(self, batch_size: int) -> Any:
-        """The shapes and types of a batch, of all processes together."""
+        """Return the shapes and types of a batch, of all processes together.
+
+        Args:
+            batch_size: Rows of a batch.
+        """
         ...
 
     def open(
@@ -82,17 +93,18 @@ class Source(Protocol):
         *,
         process: tuple[int, int] = (0, 1),
     ) -> Batches:
-        """The batches of a run, epoch after epoch, without end.
+        """Return the batches of a run, epoch after epoch, without end.
 
-        If `steps_per_epoch` is None, they end with the epoch, and the next one is opened again.
+        If `steps_per_epoch` is None, they end with the epoch, and the source is opened again for
+        the next one.
 
         Args:
-            key: the root of the run's random numbers, or its words as a numpy array.
-            batch_size: rows of a batch, of all processes together; None for a source whose batches
+            key: The root key of the run, or its words as a NumPy array.
+            batch_size: Rows of a batch, of all processes together; None for a source whose batches
                 have a size already.
-            position: where to continue; None for the beginning.
-            process: (index, count): each process reads its own share of every batch, and their
-                shares, in the order of the processes, are the batch that one process would read.
+            position: Where to continue. Default: None, from the beginning.
+            process: (index, count): each process reads its part of every batch; their parts, in the
+                order of the processes, are the batch that one process would read.
         """
         ...
 
@@ -102,20 +114,46 @@ class NoEpochs(ValueError):
 
 
 def share(batch_size: int, process: tuple[int, int]) -> slice:
-    """The rows of a batch that belong to a process (index, count).
+    """Return the rows of a batch that belong to a process.
 
-    Raises ValueError where the processes do not divide the batch.
+    Args:
+        batch_size: Rows of a batch, of all processes together.
+        process: (index, count) of the process.
+
+    Raises:
+        ValueError: The number of processes does not divide the batch.
 
     >>> share(8, (1, 2))
     slice(4, 8, None)
     """
     index, count = process
-    if not 0 <= index < count:
-        raise ValueError(f"process is {process}, wanted (index, count) with 0 <= index < count")
+    integer(0, count - 1)(index, "process[0]", f"there are {count} processes")
     size, left = divmod(batch_size, count)
     if left or not size:
         raise ValueError(
-            f"batch_size is {batch_size}, which {count} processes do not divide: write "
+            f"batch_size must be divisible by the {count} processes, got {batch_size}; write "
             f"batch_size={max(size, 1) * count}"
         )
     return slice(index * size, (index + 1) * size)
+
+
+def batches_before(position: Position | None, kept: Mapping[str, Any]) -> int:
+    """Return the number of batches before a position, which must be that of the same run.
+
+    Args:
+        position: A position that batches returned; None for the beginning.
+        kept: What the position of this run contains besides the number of batches.
+
+    Raises:
+        ValueError: The position has other values.
+    """
+    if position is None:
+        return 0
+    wrong = [name for name in kept if position.get(name) != kept[name]]
+    if wrong:
+        values = ", ".join(f"{name} {position.get(name)}, not {kept[name]}" for name in wrong)
+        raise ValueError(
+            f"the position in the data is that of a run with {values}, so its batches would "
+            "differ; continue with the same data, batch_size, key, and workers, or begin a new run"
+        )
+    return natural(position.get("batches"), "the position's number of batches")

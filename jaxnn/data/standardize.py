@@ -1,4 +1,4 @@
-"""Mean 0 and standard deviation 1, by statistics that are taken once and kept."""
+"""Standardization to mean 0 and standard deviation 1, by statistics that are computed once."""
 
 import functools
 from typing import Any, NamedTuple, TypeVar, cast
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn.data.check import check
+from jaxnn.data.rows import check_finite, check_rows
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
 
@@ -15,12 +15,13 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 class Standardizer(NamedTuple):
     """z = (x - mean) / std, feature by feature.
 
-    A pytree of two plain arrays: save it beside the parameters and apply it to whatever is
-    predicted on later. Works on numpy arrays and, under any transform, on JAX arrays. Integers
-    come back as float32, floats as their own type.
+    A pytree of two plain arrays: save it with the parameters and apply it to all later inputs. It
+    accepts NumPy arrays and, under any transform, JAX arrays. Integers become float32, floats keep
+    their type.
 
     Args:
-        mean, std: float32, the shape of one row.
+        mean: Mean of each feature, float32, the shape of one row.
+        std: Standard deviation of each feature, likewise.
 
     >>> scale = Standardizer.fit(np.array([[1.0, 5.0], [3.0, 5.0]]))
     >>> scale.mean.tolist(), scale.std.tolist()          # the second feature never varies
@@ -34,25 +35,26 @@ class Standardizer(NamedTuple):
 
     @classmethod
     def fit(cls, x: np.ndarray) -> "Standardizer":
-        """The statistics of training inputs, or of targets, over rows.
+        """Return the statistics of training inputs, or of targets, over rows.
 
-        std is that of the rows themselves (divided by their number), taken in float64 about the
-        mean. A feature that never varies gets std 1, so that it becomes 0 and not NaN.
+        std is the root mean square of the difference from the mean, in float64. A feature that
+        never varies gets std 1, so that it becomes 0 and not NaN.
 
         Args:
-            x: (rows, ...), of training examples only.
+            x: Training examples only, (rows, ...).
 
         Raises:
-            ValueError: no rows, or a NaN or infinity among them.
-            TypeError: not an array of numbers.
+            ValueError: There are no rows, or NaN or infinity among them.
+            TypeError: `x` is not an array of numbers.
 
         >>> Standardizer.fit(np.array([0.0, 10.0, 20.0, 30.0])).mean.item()
         15.0
         """
-        check(x, x, name="Standardizer.fit")
+        check_rows(x, "Standardizer.fit(x)")
+        check_finite(x, "Standardizer.fit(x)")
         rows = np.asarray(x, np.float64)
         std = rows.std(axis=0).astype(np.float32)
-        # Rounding in the mean gives a constant 0.1 a std of 1e-17: ask for equality instead.
+        # Rounding of the mean gives a constant 0.1 a std of 1e-17: test for equality instead.
         varies = (rows.min(axis=0) != rows.max(axis=0)) & (std > 0)
         return cls(
             np.where(varies, rows.mean(axis=0), rows[0]).astype(np.float32),
@@ -60,25 +62,31 @@ class Standardizer(NamedTuple):
         )
 
     def __call__(self, x: Array) -> Array:
-        """(x - mean) / std for x of shape (..., *mean.shape); ValueError for any other.
+        """Return (x - mean) / std.
+
+        Args:
+            x: (..., *mean.shape); ValueError for any other shape.
 
         >>> Standardizer(np.float32(15), np.float32(5))(np.array([10, 15, 20])).tolist()
         [-1.0, 0.0, 1.0]
         """
-        mean, std = self._beside(x)
+        mean, std = self._as_wide_as(x)
         return cast(Array, ((x - mean) / std).astype(self._dtype(x)))
 
     def inverse(self, z: Array) -> Array:
-        """z * std + mean: back to the original units, for predictions of standardized targets.
+        """Return z * std + mean, in the original units, for predictions of standardized targets.
+
+        Args:
+            z: (..., *mean.shape); ValueError for any other shape.
 
         >>> Standardizer(np.float32(15), np.float32(5)).inverse(np.array([-1.0, 0.0])).tolist()
         [10.0, 15.0]
         """
-        mean, std = self._beside(z)
+        mean, std = self._as_wide_as(z)
         return cast(Array, (z * std + mean).astype(self._dtype(z)))
 
     def layer(self) -> functools.partial[Any]:
-        """The same as a function that a network may hold, which then takes inputs in their units.
+        """Return a function that a network can hold, which then takes inputs in their units.
 
         >>> import jaxnn as nn
         >>> scale = Standardizer(np.float32(15), np.float32(5))
@@ -88,13 +96,13 @@ class Standardizer(NamedTuple):
         """
         return functools.partial(standardized, mean=_numbers(self.mean), std=_numbers(self.std))
 
-    def _beside(self, x: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and std with x's rank, which strict rank promotion asks for."""
+    def _as_wide_as(self, x: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and std with x's rank, which strict rank promotion requires."""
         row = np.shape(self.mean)
         if x.shape[x.ndim - len(row) :] != row or x.ndim < len(row):
             raise ValueError(
-                f"Standardizer: x has shape {x.shape}, wanted (..., {', '.join(map(str, row))}) "
-                "as in the rows it was fitted to: write Standardizer.fit(x_train) for these"
+                f"Standardizer.x must have shape (..., {', '.join(map(str, row))}), like the rows "
+                f"in fit, got {x.shape}; write Standardizer.fit(x_train) for these"
             )
         shape = (1,) * (x.ndim - len(row)) + row
         return self.mean.reshape(shape), self.std.reshape(shape)
@@ -106,15 +114,16 @@ class Standardizer(NamedTuple):
 
 
 def standardized(x: Array, *, mean: Any, std: Any) -> Array:
-    """(x - mean) / std, feature by feature: what `Standardizer.layer` returns with its numbers.
+    """Return (x - mean) / std, feature by feature; `Standardizer.layer` binds mean and std.
 
     Args:
-        x: (..., *shape), of the shape of one row.
-        mean, std: numbers, in tuples of the shape of one row.
+        x: (..., *shape), with the shape of one row.
+        mean: Numbers, in nested tuples of the shape of one row.
+        std: Numbers, likewise.
     """
     return Standardizer(np.asarray(mean, np.float32), np.asarray(std, np.float32))(x)
 
 
 def _numbers(array: Any) -> Any:
-    """The numbers of an array, in nested tuples."""
+    """Return the numbers of an array in nested tuples."""
     return tuple(map(_numbers, array)) if np.ndim(array) else float(array)

@@ -2,20 +2,32 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
 from jaxnn.core.declarations import abstract
-from jaxnn.data.arrays import as_arrays
-from jaxnn.data.rows import check_like, check_rows, row_count, row_spec
+from jaxnn.data.rows import as_arrays, check_like, check_rows, row_count, row_spec
 from jaxnn.data.source import Position
 from jaxnn.fingerprint import fingerprint
+from jaxnn.validation import Accepts
+
+
+def _is_iterable(value: Any) -> bool:
+    return hasattr(type(value), "__iter__") or hasattr(type(value), "__next__")
+
+
+_batches = Accepts(
+    "an iterable of batches, an iterator, or a function that returns one",
+    lambda value: (_is_iterable(value) or callable(value)) and not isinstance(value, str | bytes),
+    TypeError,
+    "write data.Stream(loader), or data.Stream(lambda: batches)",
+)
 
 
 class Stream:
-    """Batches from an iterable, an iterator, or a function that returns one, as they come.
+    """Batches from an iterable, an iterator, or a function that returns one, in their order.
 
     An iterable is read from its beginning in each epoch; a function is called once per epoch; an
     iterator, such as a generator, is read once, so it has one epoch. Batches may be any pytree of
@@ -23,15 +35,15 @@ class Stream:
     the iterable may use its arrays again; a list at the top of a batch becomes a tuple.
 
     Worker processes of a DataLoader should be spawned, `multiprocessing_context="spawn"`: JAX has
-    threads, which a fork does not copy. Each of several processes of a run reads its share of a
+    threads, which a fork does not copy. Each of several processes of a run reads its part of a
     batch from its iterable. A stream cannot return to a position, so its runs cannot be resumed.
 
     Args:
-        batches: a DataLoader of torch, a list of batches, an iterator, or a function without
+        batches: A DataLoader of torch, a list of batches, an iterator, or a function without
             arguments that returns an iterable.
 
     Raises:
-        TypeError: batches is none of these.
+        TypeError: `batches` is none of these.
 
     >>> source = Stream([np.zeros((4, 2)), np.zeros((3, 2))])
     >>> source.steps_per_epoch(), source.spec().shape
@@ -45,18 +57,9 @@ class Stream:
     resumable = False
 
     def __init__(self, batches: Any) -> None:
-        kind = type(batches)
-        is_text = isinstance(batches, str | bytes)
-        if is_text or not (
-            hasattr(kind, "__iter__") or hasattr(kind, "__next__") or callable(batches)
-        ):
-            raise TypeError(
-                "Stream takes an iterable of batches, an iterator, or a function that returns one, "
-                f"got {batches!r:.60}: write data.Stream(loader), or data.Stream(lambda: batches)"
-            )
-        self.batches: Any = batches
-        self._is_iterator = hasattr(kind, "__next__")
-        self._is_function = not self._is_iterator and not hasattr(kind, "__iter__")
+        self.batches: Any = _batches(batches, "Stream.batches")
+        self._is_iterator = hasattr(type(batches), "__next__")
+        self._is_function = not _is_iterable(batches)
         self._structure: Any = None  # of the first batch
         self._begun: tuple[list[Any], Iterator[Any]] | None = None  # a pass that `spec` began
 
@@ -65,26 +68,27 @@ class Stream:
 
     @property
     def name(self) -> str:
-        """What errors call the batches' origin."""
+        """The name of the batches' origin in errors."""
         function = getattr(self.batches, "__name__", None) if self._is_function else None
         return f"function {function}" if function else type(self.batches).__name__
 
     @property
     def epochs(self) -> int | None:
-        """How many epochs the data have: 1 for an iterator, None for any number."""
+        """The number of epochs: 1 for an iterator, None for any number."""
         return 1 if self._is_iterator else None
 
     def steps_per_epoch(self, batch_size: int | None = None) -> int | None:
-        """`len(batches)` if an iterable has such a number; otherwise None: it is known at the end.
+        """Return `len(batches)` if an iterable has a length; otherwise None: it is not known.
 
-        Raises ValueError if `batch_size` is given and differs from that of the first batch.
+        Args:
+            batch_size: Rows of a batch; ValueError if the first batch differs. Default: None.
         """
         self._check_size(batch_size, jax.process_count())
         return self.length()
 
     def length(self) -> int | None:
-        """The number of batches of an epoch, None if it is unknown, and for an iterator."""
-        if self._is_iterator:  # its length may count what was read already
+        """Return the number of batches of an epoch; None if it is unknown, and for an iterator."""
+        if self._is_iterator:  # its length may include batches that were read
             return None
         try:
             return len(self.batches)
@@ -92,13 +96,16 @@ class Stream:
             return None
 
     def spec(self, batch_size: int | None = None) -> Any:
-        """The shapes and types of the first batch, of all processes together.
+        """Return the shapes and types of the first batch, of all processes together.
 
-        The batch is read, and given out by the next `open`.
+        The batch is read, and the next `open` returns it first.
+
+        Args:
+            batch_size: Rows of a batch; ValueError if the first batch differs. Default: None.
         """
         self._check_size(batch_size, jax.process_count())
-        rows = row_count(self.first_structure()) * jax.process_count()
-        return row_spec(self.first_structure(), rows)
+        first = self._first_structure()
+        return row_spec(first, row_count(first) * jax.process_count())
 
     def open(
         self,
@@ -108,56 +115,88 @@ class Stream:
         *,
         process: tuple[int, int] = (0, 1),
     ) -> "StreamBatches":
-        """The batches: of one epoch if its length is unknown, otherwise without end.
+        """Return the batches: of one epoch if its length is unknown, otherwise without end.
 
         Args:
-            key: not used; the iterable decides the order.
-            batch_size: rows of a batch, of all processes together. Default: None, as they come.
+            key: Not used; the iterable determines the order.
+            batch_size: Rows of a batch, of all processes together. Default: None, any number.
             position: None: a stream cannot return to a position.
             process: (index, count) of this process.
 
         Raises:
-            ValueError: a position is given, or the first batch has another size than `batch_size`.
+            ValueError: A position is given, or the first batch has another size than `batch_size`.
                 When a batch is read: it has another structure than the first or cannot be trained
                 on, or an epoch has another number of batches than `len(batches)`.
         """
         if position is not None:
             raise ValueError(
-                f"the {self.name} cannot return to a position, so the run cannot be resumed: write "
+                f"the {self.name} cannot return to a position, so the run cannot be resumed; write "
                 "data=(x, y), data.HostArrays(x, y), or data.Grain(pipeline) for runs that can"
             )
         self._check_size(batch_size, process[1])
         return StreamBatches(self, endless=self.length() is not None)
 
     def once(self, batch_size: int | None = None) -> "StreamBatches":
-        """The batches of one epoch."""
+        """Return the batches of one epoch.
+
+        Args:
+            batch_size: Rows of a batch; ValueError if the first batch differs. Default: None.
+        """
         self._check_size(batch_size, 1)
         return StreamBatches(self, endless=False)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What is known of the batches: their class and number, and the code of a function."""
-        kind = type(self.batches)
-        found: dict[str, Any] = {
-            "batches": f"{kind.__module__}.{kind.__qualname__}",
-            "length": str(self.length()),
-        }
+        """Return what is known of the batches: class, number, and the code of a function."""
+        found: dict[str, Any] = {"batches": _path(self.batches), "length": str(self.length())}
         dataset = getattr(self.batches, "dataset", None)
         if dataset is not None:
             rows = f" of {len(dataset)}" if hasattr(type(dataset), "__len__") else ""
-            found["dataset"] = f"{type(dataset).__module__}.{type(dataset).__qualname__}{rows}"
+            found["dataset"] = f"{_path(dataset)}{rows}"
         if self._is_function:
             found["function"] = fingerprint(self.batches)
         return found
 
+    def _first_structure(self) -> Any:
+        """Return shapes and types of the first batch, which is read unless it has been."""
+        if self._structure is None:
+            iterator = self._iterator()
+            read = list(itertools.islice(iterator, 1))
+            if not read:
+                self._raise_empty()
+            self._begun = read, iterator
+            self._checked(read[0], 0)
+        return self._structure
+
+    def _check_size(self, batch_size: int | None, processes: int) -> None:
+        if batch_size is None:
+            return
+        rows = row_count(self._first_structure())
+        if rows * processes != batch_size:
+            here = f" in each of {processes} processes" if processes > 1 else ""
+            raise ValueError(
+                f"batch_size is {batch_size}, but the batches of the {self.name} have {rows} "
+                f"rows{here}; leave batch_size out, or make batches of {batch_size // processes} "
+                f"rows, such as DataLoader(dataset, batch_size={batch_size // processes})"
+            )
+
     # ---- reading, for StreamBatches ----
 
-    def begin(self) -> tuple[list[Any], Iterator[Any]]:
-        """What `spec` has read of a pass that begins, and the iterator of the rest."""
+    def _begin(self) -> tuple[list[Any], Iterator[Any]]:
+        """Return the batches of a new pass that `spec` has read, and the iterator of the rest."""
         begun, self._begun = self._begun, None
         return begun or ([], self._iterator())
 
-    def checked(self, batch: Any, index: int) -> Any:
-        """A batch as arrays of this process, once it has the structure of the first."""
+    def _iterator(self) -> Iterator[Any]:
+        batches = self.batches() if self._is_function else self.batches
+        if not _is_iterable(batches):
+            raise TypeError(
+                f"the {self.name} must return an iterator of batches, got {batches!r:.60}; write "
+                "yield batch in its body, or return iter(batches)"
+            )
+        return batches if self._is_iterator else iter(batches)
+
+    def _checked(self, batch: Any, index: int) -> Any:
+        """Return a batch as arrays of this process, once it has the structure of the first."""
         what = f"batch {index} of the {self.name}"
         batch = jax.tree.map(_copied, as_arrays(batch, what))
         check_rows(batch, what)
@@ -166,30 +205,18 @@ class Stream:
         check_like(batch, self._structure, what)
         return batch
 
-    def first_structure(self) -> Any:
-        """Shapes and types of the first batch, which is read if none has been."""
-        if self._structure is None:
-            iterator = self._iterator()
-            read = list(itertools.islice(iterator, 1))
-            if not read:
-                raise self.empty()
-            self._begun = read, iterator
-            self.checked(read[0], 0)
-        return self._structure
-
-    def empty(self) -> ValueError:
-        """The error for a pass without batches."""
+    def _raise_empty(self) -> NoReturn:
+        """Raise the error for a pass without batches."""
+        advice = "check what it filters; a function must return a new iterator at each call"
         if self._is_iterator:
-            return ValueError(
-                f"the {self.name} has no batches left; an iterator gives its batches once: write "
-                "epochs=1, or pass a function that returns a new iterator, data=lambda: batches()"
+            advice = (
+                "an iterator gives its batches once: write epochs=1, or pass a function that "
+                "returns a new iterator, data=lambda: batches()"
             )
-        return ValueError(
-            f"the {self.name} has no batches: see what it filters, and whether it was read to its "
-            "end before; a function has to return a new iterator at each call"
-        )
+        left = " left" if self._is_iterator else ""
+        raise ValueError(f"the {self.name} has no batches{left}; {advice}")
 
-    def close_pass(self, iterator: Any) -> None:
+    def _close_pass(self, iterator: Any) -> None:
         """Close an iterator that was made here, so that a generator's `finally` blocks run."""
         close = getattr(iterator, "close", None)
         if self._is_iterator or close is None:  # the caller may continue an iterator of theirs
@@ -200,91 +227,67 @@ class Stream:
             if "already executing" not in str(error):  # it waits in the thread that reads ahead
                 raise
 
-    def _iterator(self) -> Iterator[Any]:
-        batches = self.batches() if self._is_function else self.batches
-        if not hasattr(type(batches), "__iter__") and not hasattr(type(batches), "__next__"):
-            raise TypeError(
-                f"the {self.name} returned {batches!r:.60}, expected an iterator of batches: write "
-                "yield batch in its body, or return iter(batches)"
-            )
-        return batches if self._is_iterator else iter(batches)
-
-    def _check_size(self, batch_size: int | None, processes: int) -> None:
-        if batch_size is None:
-            return
-        rows = row_count(self.first_structure())
-        if rows * processes != batch_size:
-            here = f" in each of {processes} processes" if processes > 1 else ""
-            raise ValueError(
-                f"batch_size is {batch_size}, but the batches of the {self.name} have {rows} "
-                f"rows{here}: leave batch_size out, or make batches of {batch_size // processes} "
-                f"rows, such as DataLoader(dataset, batch_size={batch_size // processes})"
-            )
-
 
 class StreamBatches:
-    """The batches of `Stream.open`."""
+    """The batches of `Stream.open`.
+
+    Args:
+        stream: The stream that is read.
+        endless: Whether a new epoch follows each one.
+    """
 
     def __init__(self, stream: Stream, endless: bool) -> None:
-        self._stream, self._endless = stream, endless
+        self._stream, self._length = stream, stream.length() if endless else None
         self._iterator: Any = None
         self._read: list[Any] = []  # a batch of this pass that was read before it began
-        self._given = self._in_pass = 0
+        self._taken = self._in_pass = 0
         self._over = False
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        """The next batch, with the arrays of this process."""
+        """Return the next batch, with the arrays of this process."""
         while not self._over:
             if self._iterator is None:
-                (self._read, self._iterator), self._in_pass = self._stream.begin(), 0
+                (self._read, self._iterator), self._in_pass = self._stream._begin(), 0
             try:
                 batch = self._read.pop() if self._read else next(self._iterator)
             except StopIteration:
-                self._end_pass()
+                if not self._in_pass:
+                    self._stream._raise_empty()
+                self._check_length(self._in_pass == self._length, self._in_pass)
+                self._iterator, self._over = None, self._length is None
                 continue
-            self._check_count(self._in_pass + 1)
-            batch = self._stream.checked(batch, self._given)
-            self._given += 1
             self._in_pass += 1
-            return batch
+            self._check_length(self._in_pass <= (self._length or 0), "more")
+            self._taken += 1
+            return self._stream._checked(batch, self._taken - 1)
         raise StopIteration
 
     def position(self) -> None:
-        """None: a stream cannot return to a position."""
+        """Return None: a stream cannot return to a position."""
 
     def close(self) -> None:
         """Close the iterator of this pass."""
         iterator, self._iterator, self._over = self._iterator, None, True
         if iterator is not None:
-            self._stream.close_pass(iterator)
+            self._stream._close_pass(iterator)
 
-    def _end_pass(self) -> None:
-        if not self._in_pass:
-            raise self._stream.empty()
-        if self._endless:
-            length = self._stream.length()
-            if length != self._in_pass:
-                raise self._other_length(length, f"{self._in_pass}")
-        self._iterator, self._over = None, not self._endless
+    def _check_length(self, right: bool, found: int | str) -> None:
+        if self._length is not None and not right:
+            raise ValueError(
+                f"len() of the {self._stream.name} is {self._length}, but an epoch has {found} "
+                "batches; correct its __len__, or pass a function, data=lambda: iter(batches), "
+                "whose epochs end with its batches"
+            )
 
-    def _check_count(self, count: int) -> None:
-        length = self._stream.length() if self._endless else None
-        if length is not None and count > length:
-            raise self._other_length(length, "more")
 
-    def _other_length(self, length: Any, found: str) -> ValueError:
-        return ValueError(
-            f"len() of the {self._stream.name} is {length}, but an epoch has {found} batches: "
-            "correct its __len__, or pass a function, data=lambda: iter(batches), whose epochs end "
-            "when its batches do"
-        )
+def _path(value: Any) -> str:
+    kind = type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _copied(leaf: Any) -> Any:
-    """An array that nobody else writes to."""
-    if isinstance(leaf, jax.Array):
-        return leaf
-    return np.array(leaf, subok=False)
+    """Return an array whose memory is not shared."""
+    return leaf if isinstance(leaf, jax.Array) else np.array(leaf, subok=False)

@@ -1,4 +1,4 @@
-"""A text as a value: three parts of tokens, and the symbols that the tokens stand for."""
+"""A text as a value: three parts of tokens, and the symbol of each token."""
 
 import dataclasses
 import os
@@ -8,18 +8,21 @@ from typing import Any
 import numpy as np
 
 from jaxnn.data.dataset import Dataset, Examples
+from jaxnn.validation import integer
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Text:
-    """Tokens to learn a language from, to choose by, and to report once.
+    """Tokens for training a language model, for choices, and for the final report.
 
     Args:
-        name: what errors and logs call it.
-        train, validation, test: int32 (tokens,), each a number in 0 .. len(vocabulary) - 1.
-        vocabulary: the symbol of each token; here single characters.
-        source: who wrote the text.
-        licence: the terms of the package that carries it.
+        name: What errors and logs call it.
+        train: Tokens for training, int32 (tokens,), numbers in 0 .. len(vocabulary) - 1.
+        validation: Tokens that configurations are compared on, likewise.
+        test: Tokens that the chosen configuration is reported on, likewise.
+        vocabulary: The symbol of each token; here single characters.
+        source: Who wrote the text. Default: "".
+        licence: Terms of the package that contains it. Default: "".
 
     >>> tokens = np.array([0, 1, 0, 1, 1], np.int32)
     >>> text = Text("toy", tokens, tokens, tokens, vocabulary=("a", "b"))
@@ -36,42 +39,47 @@ class Text:
     licence: str = ""
 
     def __repr__(self) -> str:
-        """Sizes on one line, no tokens."""
+        """Return sizes on one line, no tokens."""
         sizes = ", ".join(
             f"{part} {len(getattr(self, part))}" for part in ("train", "validation", "test")
         )
         return f"Text({self.name!r}: {sizes}; {len(self.vocabulary)} symbols)"
 
     def encode(self, text: str) -> np.ndarray:
-        """The tokens of a text, int32 (characters,).
+        """Return the tokens of a text, as `encode` does.
 
-        Raises ValueError for a character that is not in the vocabulary.
+        Args:
+            text: Characters of the vocabulary.
         """
         return encode(text, self.vocabulary)
 
     def decode(self, tokens: Any) -> str:
-        """The text of tokens (n,); ValueError for a token that is none of the vocabulary."""
+        """Return the text of tokens, as `decode` does.
+
+        Args:
+            tokens: Integers, (n,).
+        """
         return decode(tokens, self.vocabulary)
 
     def windows(self, length: int) -> Dataset:
-        """Pieces of `length` tokens that follow each other, each with the token after each.
+        """Return consecutive pieces of `length` tokens, with the next token of each token.
 
-        x is int32 (rows, length), and y the same one token further on, so that y[i, t] follows
-        x[i, : t + 1]. What does not fill a last piece is left out. `class_names` is the vocabulary.
+        x is int32 (rows, length), and y is shifted by one token, so that y[i, t] follows x[i, t].
+        Tokens that do not fill a last piece are left out. `class_names` is the vocabulary.
 
-        Raises ValueError for a length that leaves a part without any piece.
+        Args:
+            length: Tokens of a piece; ValueError if a part has no whole piece.
 
         >>> tokens = np.array([0, 1, 0, 1, 1], np.int32)
         >>> dataset = Text("toy", tokens, tokens, tokens, vocabulary=("a", "b")).windows(2)
         >>> dataset.train.x.tolist(), dataset.train.y.tolist()
         ([[0, 1], [0, 1]], [[1, 0], [1, 1]])
         """
-        shortest = min(len(part) for part in (self.train, self.validation, self.test))
-        if not 1 <= length < shortest:
-            raise ValueError(
-                f"{self.name}: windows of {length} tokens, wanted 1 .. {shortest - 1}, as the "
-                f"shortest part has {shortest} tokens: write text.windows(128)"
-            )
+        parts = (self.train, self.validation, self.test)
+        shortest = min(map(len, parts))
+        integer(1, shortest - 1)(
+            length, f"the length of the windows of {self.name}", f"a part has {shortest} tokens"
+        )
 
         def cut(tokens: np.ndarray) -> Examples:
             rows = (len(tokens) - 1) // length
@@ -80,9 +88,7 @@ class Text:
 
         return Dataset(
             self.name,
-            cut(self.train),
-            cut(self.validation),
-            cut(self.test),
+            *map(cut, parts),
             class_names=self.vocabulary,
             source=self.source,
             licence=self.licence,
@@ -90,9 +96,14 @@ class Text:
 
 
 def encode(text: str, vocabulary: tuple[str, ...]) -> np.ndarray:
-    """The tokens of the characters of a text, int32 (characters,), by a vocabulary of characters.
+    """Return the tokens of the characters of a text, int32 (characters,).
 
-    Raises ValueError for a character that is not in the vocabulary, with its place.
+    Args:
+        text: The text.
+        vocabulary: The character of each token.
+
+    Raises:
+        ValueError: A character is not in the vocabulary.
 
     >>> encode("abba", ("a", "b")).tolist()
     [0, 1, 1, 0]
@@ -104,49 +115,48 @@ def encode(text: str, vocabulary: tuple[str, ...]) -> np.ndarray:
     if (tokens < 0).any():
         place = int(np.argmax(tokens < 0))
         raise ValueError(
-            f"the character {text[place]!r} at {place} of the text is none of the "
+            f"the text has the character {text[place]!r} at {place}, which is not one of the "
             f"{len(vocabulary)} of the vocabulary: {''.join(vocabulary)!r}"
         )
     return tokens
 
 
 def read_text(path: str | os.PathLike[str]) -> Text:
-    """The text of a file, character by character, to learn a language from.
+    """Return the text of a file as tokens of characters.
 
     The symbols are the characters of the file in order of their Unicode numbers. The first 70 % of
     the characters are for training, the next 10 % for validation, and the last 20 % for the test.
 
     Args:
-        path: a text file in UTF-8, with at least 10 characters.
+        path: A text file in UTF-8, with at least 10 characters.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not UTF-8, or it is too short.
+        OSError: The file cannot be read.
+        ValueError: It is not UTF-8, or it is too short.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not text in UTF-8 ({error}): convert it, for example with iconv -f LATIN1 "
+            f"{path} must be text in UTF-8 ({error}); convert it, for example with iconv -f LATIN1 "
             "-t UTF-8"
         ) from error
-    if len(text) < 10:
-        raise ValueError(f"{path} has {len(text)} characters, expected at least 10")
+    integer(10)(len(text), f"the number of characters of {path}")
     return split_text(text, tuple(sorted(set(text))), name=path.stem)
 
 
 def split_text(
     text: str, vocabulary: tuple[str, ...], *, name: str, source: str = "", licence: str = ""
 ) -> Text:
-    """A text cut into 70 % for training, 10 % for validation, and 20 % for the test, in order.
+    """Split a text into 70 % for training, 10 % for validation, and 20 % for the test, in order.
 
     Args:
-        text: the whole text.
-        vocabulary: the symbols; each character of the text is one of them.
-        name, source, licence: as in `Text`.
-
-    Raises ValueError for a character that is not in the vocabulary.
+        text: The whole text.
+        vocabulary: The character of each token; ValueError if one of the text is missing.
+        name: What errors and logs call it.
+        source: Who wrote the text. Default: "".
+        licence: Terms of the package that contains it. Default: "".
 
     >>> split_text("abbaabbaab", ("a", "b"), name="toy")
     Text('toy': train 7, validation 1, test 2; 2 symbols)
@@ -159,25 +169,26 @@ def split_text(
 
 
 def _codes(text: str) -> np.ndarray:
-    """The number of each character in Unicode."""
+    """Return the number of each character in Unicode."""
     return np.frombuffer(text.encode("utf-32-le"), np.uint32)
 
 
 def decode(tokens: Any, vocabulary: tuple[str, ...]) -> str:
-    """The text of tokens (n,), by a vocabulary; ValueError for a token that is none of it.
+    """Return the text of tokens.
+
+    Args:
+        tokens: Integers in 0 .. len(vocabulary) - 1, (n,); ValueError for others.
+        vocabulary: The character of each token.
 
     >>> decode(np.array([0, 1, 1, 0]), ("a", "b"))
     'abba'
     """
     tokens = np.asarray(tokens)
-    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+    known = np.issubdtype(tokens.dtype, np.integer) & (tokens >= 0) & (tokens < len(vocabulary))
+    if tokens.ndim != 1 or not known.all():
+        wrong = f"{tokens[~known][0]!r} among them" if tokens.ndim == 1 else f"{tokens.ndim} axes"
         raise ValueError(
-            f"decode wants integers (n,), got {tokens.dtype} {tokens.shape}: write "
+            f"tokens must be integers (n,) in 0 .. {len(vocabulary) - 1}, got {wrong}; write "
             "decode(tokens[0]) for the first row"
-        )
-    if len(tokens) and not 0 <= tokens.min() <= tokens.max() < len(vocabulary):
-        wrong = int(np.argmax((tokens < 0) | (tokens >= len(vocabulary))))
-        raise ValueError(
-            f"token {tokens[wrong]} at {wrong} is none of the {len(vocabulary)} of the vocabulary"
         )
     return "".join(vocabulary[token] for token in tokens)

@@ -1,1 +1,1 @@
-"""Files that are whole or not there, the reading of damaged ones, and the lock on a folder."""
+"""Atomic files, the reading of damaged files, and the lock on a folder."""

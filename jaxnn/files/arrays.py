@@ -1,8 +1,8 @@
 """Arrays in a safetensors file, checked by the header before any of them is read.
 
 A file is the length of its header, 8 bytes little-endian; the header, JSON; and the arrays' bytes.
-The header says the type, the shape, and the place of each array, so that a reader knows what a file
-of 40 GB claims to hold before it reads more than a few kilobytes.
+The header has the type, the shape, and the place of each array, so a reader can check a file of
+40 GB before it reads more than a few kilobytes.
 
 Reference: https://github.com/huggingface/safetensors (format).
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 from .reading import MEGABYTE, FileError, open_regular, parse_json, printable
 
-# Types by their names in the format. What is not listed has no array type here.
+# Types by their names in the format. Others have no array type here.
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(kind)
     for name, kind in {
@@ -48,7 +48,13 @@ LONGEST_HEADER = 32 * MEGABYTE  # 250,000 arrays
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What a header says of one array: its type and shape, and where its bytes begin."""
+    """The type and shape of one array, and where its bytes begin.
+
+    Args:
+        dtype: Type of its elements.
+        shape: Its shape.
+        begin: Position of its first byte in the file.
+    """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -60,10 +66,10 @@ class ArrayFile:
     """An open safetensors file whose header has been checked.
 
     Args:
-        entries: what the header says of each array, by name.
-        metadata: texts by name.
-        opened: the file.
-        file: its path.
+        entries: Type, shape, and place of each array, by name.
+        metadata: Texts by name.
+        opened: The file.
+        file: Its path.
     """
 
     entries: Mapping[str, Entry]
@@ -72,21 +78,31 @@ class ArrayFile:
     file: str
 
     def read(self, name: str) -> np.ndarray[Any, Any]:
-        """One array."""
+        """Return one array.
+
+        Args:
+            name: Its name; FileError if the file became shorter.
+        """
         entry = self.entries[name]
         array = np.empty(entry.shape, entry.dtype)
         self.opened.seek(entry.begin)
         if self.opened.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
-            raise FileError(f"{self.file}: became shorter while it was read")
+            raise FileError(
+                f"{self.file}: became shorter while it was read; restore it from a copy"
+            )
         return array
 
 
 @contextlib.contextmanager
 def open_arrays(file: str | os.PathLike[str]) -> Iterator[ArrayFile]:
-    """A safetensors file, its header read and checked, the arrays not yet read.
+    """Open a safetensors file and check its header; the arrays are not yet read.
 
-    Raises FileError if it is truncated or not a safetensors file: the header has to be valid, each
-    array as long as its type and shape say, and all of them to fill the file.
+    Args:
+        file: Its path.
+
+    Raises:
+        FileError: It is truncated or not a safetensors file: the header must be valid, each array
+            must have the length of its type and shape, and all of them must fill the file.
     """
     with open_regular(file) as opened:
         size = os.fstat(opened.fileno()).st_size
@@ -101,46 +117,39 @@ def open_arrays(file: str | os.PathLike[str]) -> Iterator[ArrayFile]:
 
 
 def _header(opened: BufferedReader, size: int) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return the arrays and metadata of a header; ValueError if it is not that of the file."""
     first = opened.read(8)
     length = int.from_bytes(first, "little")
     if len(first) < 8 or length > min(size - 8, LONGEST_HEADER):
         raise ValueError("its header is longer than the file may hold")
     plain = parse_json(opened.read(length))
-    if not isinstance(plain, dict):
-        raise ValueError("its header is not a JSON object")
-    metadata = plain.pop("__metadata__", {})
+    metadata = plain.pop("__metadata__", {}) if isinstance(plain, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise ValueError("its metadata are not texts")
-    start, ends = 8 + length, []
-    entries = {}
-    for name, one in plain.items():
-        entry, end = _entry(name, one, start)
-        entries[name] = entry
-        ends.append((entry.begin, end))
-    at = start
-    for begin, end in sorted(ends):
-        if begin != at:
-            raise ValueError("its arrays overlap, or leave a gap")
-        at = end
-    if at != size:
-        raise ValueError(f"its arrays end at byte {at:,}")
-    return entries, metadata
+        raise ValueError("its header is not a JSON object with texts as metadata")
+    start = 8 + length
+    found = {name: _entry(name, one, start) for name, one in plain.items()}
+    spans = sorted((entry.begin, end) for entry, end in found.values())
+    ends = [start, *(end for _, end in spans)]
+    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != size:
+        raise ValueError(
+            f"its arrays overlap, leave a gap, or end at byte {ends[-1]:,}, not with the file"
+        )
+    return {name: entry for name, (entry, _) in found.items()}, metadata
 
 
 def _entry(name: str, plain: Any, start: int) -> tuple[Entry, int]:
-    what = printable(name, 80)
-    if not isinstance(plain, dict) or set(plain) != {"dtype", "shape", "data_offsets"}:
-        raise ValueError(f"{what!r} lacks dtype, shape or data_offsets")
-    kind, shape, offsets = plain["dtype"], plain["shape"], plain["data_offsets"]
-    if not isinstance(kind, str) or kind not in DTYPES:
-        raise ValueError(f"{what!r} has the dtype {printable(repr(kind), 40)}")
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or len(shape) > 32:
-        raise ValueError(f"{what!r} has no valid shape and data_offsets")
-    dtype, (begin, end) = DTYPES[kind], offsets
-    if math.prod(shape) * dtype.itemsize != end - begin:
-        raise ValueError(f"{what!r} has {end - begin:,} bytes for {dtype}{shape}")
-    return Entry(dtype, tuple(shape), start + begin), start + end
+    """Return an array's entry, and the end of its bytes."""
+    match plain:
+        case {"dtype": str(kind), "shape": [*shape], "data_offsets": [begin, end], **others} if (
+            not others and kind in DTYPES and len(shape) <= 32 and _naturals([*shape, begin, end])
+        ):
+            if math.prod(shape) * DTYPES[kind].itemsize == end - begin:
+                return Entry(DTYPES[kind], tuple(shape), start + begin), start + end
+    raise ValueError(
+        f"{printable(name, 80)!r} does not have a known dtype, a shape, and data_offsets of that "
+        f"size: {printable(repr(plain), 200)}"
+    )
 
 
-def _naturals(plain: Any) -> bool:
-    return isinstance(plain, list) and all(type(one) is int and one >= 0 for one in plain)
+def _naturals(plain: list[Any]) -> bool:
+    return all(type(one) is int and one >= 0 for one in plain)

@@ -1,7 +1,7 @@
-"""The lock that one process has on a folder.
+"""The lock that one process holds on a folder.
 
-It is an exclusive transaction on a small SQLite file of its own, which the system gives back when
-the process dies, however it dies, on every platform.
+It is an exclusive transaction on a small separate SQLite file, which the system releases when the
+process ends, for any reason and on every platform.
 """
 
 import sqlite3
@@ -15,25 +15,25 @@ class Locked(OSError):
 
 
 class NoLock(OSError):
-    """The file is something else."""
+    """The file is not a lock file."""
 
 
 class Lock:
-    """Held from when it is made until `close`, or until the process dies.
+    """A lock that is held from its creation until `close`, or until the process ends.
 
     Args:
-        file: the lock's file, made where there is none.
-        busy: what to say where another holds it.
+        file: The lock's file, created if it does not exist.
+        busy: The text of the error if another process holds the lock.
 
     Raises:
-        Locked: another holds it.
-        NoLock: the file is something else.
-        sqlite3.Error: it cannot be written.
+        Locked: Another process holds it.
+        NoLock: The file is not a lock file.
+        sqlite3.Error: It cannot be written.
     """
 
     def __init__(self, file: Path, busy: str) -> None:
         _check(file)
-        # Nothing else in this process may open the file: when it closes it, POSIX gives back all
+        # Nothing else in this process may open the file: when it is closed, POSIX releases all
         # locks that the process has on it.
         self._connection = sqlite3.connect(file, timeout=0, isolation_level=None)
         try:
@@ -49,7 +49,11 @@ class Lock:
 
     @staticmethod
     def held(file: Path) -> bool:
-        """Whether another process holds the lock."""
+        """Return whether another process holds the lock.
+
+        Args:
+            file: The lock's file.
+        """
         if not file.is_file():
             return False
         connection = sqlite3.connect(file, timeout=0)
@@ -62,7 +66,7 @@ class Lock:
         return False
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._connection.close()
 
     def __enter__(self) -> Self:
@@ -78,12 +82,16 @@ class Lock:
 
 
 def _check(file: Path) -> None:
-    """Raise NoLock for what SQLite would wait for, such as a fifo."""
+    """Raise NoLock for a file that SQLite would wait for, such as a fifo."""
     if file.exists() and not file.is_file():
         raise NoLock(f"{file} is not a lock file: remove it")
 
 
 def code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code, such as `sqlite3.SQLITE_BUSY`; -1 where Python raised."""
+    """Return SQLite's primary result code, such as `sqlite3.SQLITE_BUSY`; -1 if Python raised.
+
+    Args:
+        error: The error.
+    """
     extended = getattr(error, "sqlite_errorcode", None)
     return -1 if extended is None else extended & 0xFF

@@ -1,4 +1,4 @@
-"""Paths for libraries and programs that read some characters of a path as something else."""
+"""Paths for programs in which some characters of a path have another meaning."""
 
 import contextlib
 import os
@@ -16,9 +16,12 @@ _PLAIN = re.compile(r"[\w./~@=+,% -]*")
 
 
 def quoted(path: str | os.PathLike[str]) -> str:
-    r"""The path as one word of a shell command, which no program takes for an option.
+    r"""Return a path as one word of a shell command, which no program mistakes for an option.
 
     Characters that control a terminal are written as escapes, which bash and zsh read in `$'...'`.
+
+    Args:
+        path: The path.
 
     >>> quoted("runs/one two"), quoted("-a"), quoted("a\x1b[1m")
     ("'runs/one two'", './-a', "$'a\\x1b[1m'")
@@ -42,11 +45,15 @@ def _escaped(character: str) -> str:
 def plain(folder: Path) -> Iterator[Path]:
     """Yield an absolute path to `folder` that has no special characters.
 
-    Orbax looks for its own files by `glob` patterns that begin with the folder's path, so that it
-    finds none in a folder named `a[1]`. Such a folder is reached through a symbolic link in the
-    directory for temporary files, which is removed at the end.
+    Orbax looks for its files by `glob` patterns that begin with the folder's path, so it finds none
+    in a folder named `a[1]`. Such a folder is reached through a symbolic link in the directory for
+    temporary files, which is removed at the end.
 
-    Raises OSError if the directory for temporary files has such a path too.
+    Args:
+        folder: The folder.
+
+    Raises:
+        OSError: The path of the directory for temporary files has such characters too.
     """
     folder = folder.absolute()
     if _is_plain(folder):
@@ -56,7 +63,7 @@ def plain(folder: Path) -> Iterator[Path]:
         if not _is_plain(Path(place)):
             raise OSError(
                 f"{folder} has characters that orbax cannot read, and so has {place}, the "
-                "directory for temporary files: set TMPDIR to a directory without them, or name "
+                "directory for temporary files; set TMPDIR to a directory without them, or choose "
                 "another folder"
             )
         link = Path(place, "folder")

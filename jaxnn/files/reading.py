@@ -1,12 +1,12 @@
-"""Reading a file that someone else made, or that is damaged: in bounded time and memory.
+"""Reading a file of unknown origin, or a damaged one, in bounded time and memory.
 
-    open_regular    a file that is opened only if it is a regular file: a fifo would wait for ever
-    read_bytes      its contents, if it is not larger than such a file can be
+    open_regular    opens only a regular file: a fifo would wait forever
+    read_bytes      its contents, if they are not too large
     read_json       its contents as JSON of bounded depth and numbers
-    printable       a text that a terminal shows and does not obey
+    printable       a text without characters that control a terminal
 
-Whatever is wrong with a file raises `FileError` with one line, `FILE: what is wrong; what to do`.
-A file that is missing or not permitted raises the `OSError` of the system, which names it too.
+All problems with a file raise `FileError` with one line, `FILE: what is wrong; what to do`. A file
+that is missing or not permitted raises the `OSError` of the system, which names it too.
 """
 
 import contextlib
@@ -25,22 +25,22 @@ MEGABYTE = 2**20
 
 
 class FileError(ValueError):
-    """A file does not hold what it should: one line, `FILE: what is wrong; what to do`."""
+    """A file has wrong contents: one line, `FILE: what is wrong; what to do`."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message, LONGEST))
 
 
 def printable(text: str, most: int | None = None, lines: bool = False) -> str:
-    r"""A text without characters that control a terminal, each written as its escape.
+    r"""Return a text with escapes for all characters that control a terminal.
 
-    These are control characters, marks that turn the direction of writing, lone surrogates, and
+    These are control characters, marks that change the direction of writing, lone surrogates, and
     line ends.
 
     Args:
-        text: any text.
-        most: characters to keep; all by default.
-        lines: whether line ends and tabs stay as they are.
+        text: Any text.
+        most: Number of characters to keep. Default: None, all.
+        lines: Whether line ends and tabs stay as they are. Default: False.
 
     >>> printable("a\x1b[31mb\nc"), printable("a\nb", lines=True), printable("abcdef", 4)
     ('a\\x1b[31mb\\nc', 'a\nb', 'abc…')
@@ -56,7 +56,12 @@ def printable(text: str, most: int | None = None, lines: bool = False) -> str:
 
 
 def listed(items: Iterable[str], between: str = "; ", most: int = 40) -> str:
-    """The first of several texts, each cut to a readable length, and how many more there are.
+    """Return the first of several texts, each cut to 160 characters, and the number of others.
+
+    Args:
+        items: The texts.
+        between: Text between two of them. Default: "; ".
+        most: Number of texts to show. Default: 40.
 
     >>> listed(["a", "b", "c"], most=2)
     'a; b; and 1 more'
@@ -67,31 +72,49 @@ def listed(items: Iterable[str], between: str = "; ", most: int = 40) -> str:
 
 
 def check_regular(file: str | os.PathLike[str]) -> int:
-    """The size of a regular file in bytes; it is not opened.
+    """Return the size of a regular file in bytes, without opening it.
 
-    Raises FileError for a folder, fifo, device or socket, and OSError if there is no such file.
+    Args:
+        file: Its path.
+
+    Raises:
+        FileError: It is a folder, fifo, device, or socket.
+        OSError: There is no such file.
     """
-    status = os.stat(file)
-    if not stat.S_ISREG(status.st_mode):
-        raise FileError(f"{os.fspath(file)}: is {_kind(status.st_mode)}, wanted a regular file")
-    return status.st_size
+    return _regular(file, os.stat(file)).st_size
+
+
+def _regular(file: str | os.PathLike[str], status: os.stat_result) -> os.stat_result:
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a fifo", stat.S_ISSOCK: "a socket"}
+    mode = status.st_mode
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in kinds.items() if test(mode)), "a device")
+        raise FileError(f"{os.fspath(file)}: is {kind}, wanted a regular file")
+    return status
 
 
 @contextlib.contextmanager
 def open_regular(file: str | os.PathLike[str]) -> Iterator[BufferedReader]:
-    """A regular file, open for reading bytes; raises as `check_regular` does."""
+    """Open a regular file for reading bytes; raise as `check_regular` does.
+
+    Args:
+        file: Its path.
+    """
     check_regular(file)  # opening some devices has effects
     # Without O_NONBLOCK a fifo that took the file's place meanwhile would wait for a writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with open(os.open(file, flags), "rb") as opened:
-        mode = os.fstat(opened.fileno()).st_mode
-        if not stat.S_ISREG(mode):
-            raise FileError(f"{os.fspath(file)}: is {_kind(mode)}, wanted a regular file")
+        _regular(file, os.fstat(opened.fileno()))
         yield opened
 
 
 def read_bytes(file: str | os.PathLike[str], most: int) -> bytes:
-    """The contents of a regular file of at most `most` bytes; FileError if it has more."""
+    """Return the contents of a regular file.
+
+    Args:
+        file: Its path.
+        most: Largest size in bytes; FileError if the file has more.
+    """
     with open_regular(file) as opened:
         size = os.fstat(opened.fileno()).st_size
         contents = b"" if size > most else opened.read(most + 1)
@@ -110,9 +133,17 @@ def read_json(
     bits: int = 64,
     values: int = 2_000_000,
 ) -> Any:
-    """The contents of a regular file as JSON.
+    """Return the contents of a regular file as JSON.
 
-    Raises FileError as `read_bytes` does, and for what `parse_json` refuses.
+    Args:
+        file: Its path.
+        most: Largest size in bytes. Default: 1,048,576.
+        finite: Whether to reject numbers that are not finite. Default: True.
+        bits: As for `parse_json`. Default: 64.
+        values: As for `parse_json`. Default: 2,000,000.
+
+    Raises:
+        FileError: As for `read_bytes`, or the contents are rejected by `parse_json`.
     """
     raw = read_bytes(file, most)
     try:
@@ -126,17 +157,18 @@ def read_json(
 def parse_json(
     raw: bytes | str, finite: bool = True, bits: int = 64, values: int = 2_000_000
 ) -> Any:
-    """The value of a JSON text in UTF-8.
+    """Return the value of a JSON text in UTF-8.
 
     Args:
-        raw: the text.
-        finite: whether numbers that are not finite are refused.
-        bits: that each whole number has to fit, with its sign; at most 1,000.
-        values: the most numbers, texts, lists and objects in it: an empty list of two characters
-            takes 56 bytes of memory.
+        raw: The text.
+        finite: Whether to reject numbers that are not finite. Default: True.
+        bits: Number of bits of the largest whole number, with its sign; at most 1,000. Default: 64.
+        values: Largest count of numbers, texts, lists, and objects: an empty list of two characters
+            takes 56 bytes of memory. Default: 2,000,000.
 
-    Raises ValueError for any other text, a name that an object has twice, and lists and objects in
-    more than `DEEPEST` levels.
+    Raises:
+        ValueError: The text is not JSON, exceeds these limits, has a name twice in an object, or
+            has more than `DEEPEST` levels of lists and objects.
 
     >>> parse_json('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}
@@ -171,23 +203,21 @@ def parse_json(
             parse_constant=number,
             object_pairs_hook=pairs,
         )
+        deep = bool(_at_depth(value, DEEPEST))
     except RecursionError:
-        raise ValueError(f"it has more than {DEEPEST} levels") from None
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > DEEPEST:
-            raise ValueError(f"it has more than {DEEPEST} levels")
-        below: list[Any] = []
-        for one in level:
-            if isinstance(one, dict):
-                below.extend(one.values())
-            elif isinstance(one, list):
-                below.extend(one)
-        level = below
+        value, deep = None, True
+    if deep:
+        raise ValueError(f"it has more than {DEEPEST} levels")
     return value
 
 
-def _kind(mode: int) -> str:
-    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a fifo", stat.S_ISSOCK: "a socket"}
-    return next((name for test, name in kinds.items() if test(mode)), "a device")
+def _at_depth(value: Any, depth: int) -> list[Any]:
+    """Return the values inside `depth` lists and objects."""
+    level = [value]
+    for _ in range(depth):
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, dict | list):
+                below += one.values() if isinstance(one, dict) else one
+        level = below
+    return level

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: made under a hidden name, put in place by a rename."""
+"""Atomic files: written under a hidden name, and put in place by a rename."""
 
 import contextlib
 import os
@@ -9,29 +9,44 @@ from pathlib import Path
 
 
 def replace(file: Path, contents: bytes) -> Path:
-    """Put the contents in place of the file's by one rename."""
+    """Replace the contents of a file by one rename.
+
+    Args:
+        file: The file; it need not exist.
+        contents: The new contents.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: It cannot be written; the contents before are kept.
+    """
     hidden = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
     try:
         with open(hidden, "xb") as opened:
             opened.write(contents)
             opened.flush()
-            os.fsync(opened.fileno())  # a full disk may tell only now
+            os.fsync(opened.fileno())  # a full disk may be reported only now
         hidden.replace(file)
     except OSError as error:
         hidden.unlink(missing_ok=True)
         raise OSError(
-            f"cannot write {file}: {error.strerror or error}. What stood there before is as it was"
+            f"cannot write {file}: {error.strerror or error}; the contents before are unchanged"
         ) from error
     return file
 
 
 @contextlib.contextmanager
 def fresh(target: Path) -> Iterator[Path]:
-    """A hidden name beside `target` that takes its place at the end; gone where anything raises."""
+    """Yield a hidden path next to `target`, renamed to it at the end or removed after an error.
+
+    Args:
+        target: The path of the new file or folder; FileExistsError if it exists.
+    """
     if target.exists() or target.is_symlink():
         raise FileExistsError(
-            f"{target} exists already, and an export never writes over anything: name another "
-            "place, or remove it"
+            f"{target} exists already, and an export never overwrites "
+            "anything: name another place, or remove it"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     hidden = target.with_name(f".{target.name}-{secrets.token_hex(4)}")

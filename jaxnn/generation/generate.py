@@ -103,7 +103,8 @@ def generate(
     if top_p is not None:
         numbers["top_p"] = jnp.asarray(top_p, jnp.float32)
     length = rows.tokens.shape[1] + steps - 1  # the last new token is not an input
-    prefill, decode = _compiled(with_cache(net, length), steps)
+    cached = with_cache(net, length)
+    prefill, decode = _compiled(_prefill, cached), _compiled(_decode, cached, steps)
     kept = _state(net, rows.tokens, state, marks)
     before = {name: a[:, :-1] for name, a in marks.items()}
     state = prefill(params, rows.tokens[:, :-1], before, kept)
@@ -128,11 +129,9 @@ class _Loop(NamedTuple):
 
 
 @remembered
-def _compiled(net: Layer, steps: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the jitted `prefill` and `decode` of a network with a cache."""
-    return jax.jit(functools.partial(_prefill, net)), jax.jit(
-        functools.partial(_decode, net, steps)
-    )
+def _compiled(function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
+    """Return a jitted function of a network with a cache, given its static arguments."""
+    return jax.jit(functools.partial(function, *static))
 
 
 def _prefill(net: Layer, params: Any, tokens: jax.Array, marks: Any, kept: Any) -> Any:

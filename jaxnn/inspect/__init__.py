@@ -1,5 +1,5 @@
-"""What a network is, before it runs: rows, parameters, bytes and FLOPs, from shapes alone; and
-what is wrong in it as it runs."""
+"""Inspection of networks: parameters, bytes, and FLOPs from shapes alone; and, while they run,
+statistics, wrong values, and the reasons of compilations."""
 
 from .checkify import checkify
 from .flops import flops

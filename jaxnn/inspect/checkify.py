@@ -1,4 +1,4 @@
-"""checkify: a function whose values are checked as it runs."""
+"""checkify: a function whose values are checked while it runs."""
 
 import functools
 from collections.abc import Callable
@@ -10,16 +10,29 @@ from jax.experimental import checkify as jax_checkify
 from ..core import paths
 from ..core.calls import Call, Next, Outcome, intercepting
 from ..functional.checking import checking, checking_at
+from ..validation import Accepts
+
+_plain = Accepts(
+    "a function that is not jitted",
+    lambda value: callable(value) and not hasattr(value, "lower"),
+    TypeError,
+    "write nn.checkify(net.apply), which compiles it",
+)
 
 
 def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, compiled, raising ValueError for wrong values that only the run brings to light.
+    """Return `function`, compiled, with errors for wrong values that are known only when it runs.
 
-    A token id outside the vocabulary, a position past a table or a cache give NaN in a compiled
-    program; here they are an error with the path of the layer and the value. It is a tool for
-    finding faults: the checks cost time, and each call waits for its result. All arguments are
-    arrays, or pytrees of them; bind others by `functools.partial`. Raises TypeError for a function
-    that is jitted, since compiling is done here.
+    A token outside the vocabulary and a position past a table or a cache give NaN in a compiled
+    program; here they raise ValueError with the path of the layer and the value. Use it to find
+    faults: the checks cost time, and each call waits for its result.
+
+    Args:
+        function: A function of arrays, or pytrees of them; bind others by `functools.partial`. It
+            must not be jitted, since `checkify` compiles it.
+
+    Raises:
+        TypeError: `function` is not a function, or is jitted.
 
     Reference: `jax.experimental.checkify`.
 
@@ -30,11 +43,7 @@ def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
     Traceback (most recent call last):
     ValueError: at '0': token 7 is outside a vocabulary of 5
     """
-    if not callable(function) or hasattr(function, "lower"):
-        raise TypeError(
-            f"checkify wants a plain function, got {function!r}; write nn.checkify(net.apply), "
-            "without jax.jit, which it does by itself"
-        )
+    _plain(function, "checkify.function")
 
     def run(*args: Any, **named: Any) -> Any:
         with checking(), intercepting(_at):
@@ -54,6 +63,6 @@ def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _at(path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
-    """Let errors name the layer."""
+    """Run a layer so that errors name its path."""
     with checking_at(path):
         return next(call)

@@ -1,7 +1,7 @@
 """FLOPs: the floating-point operations of a function, counted from its jaxpr.
 
 `flops` is the sum of `costs`, which walks the equations with the number of times each one runs and
-with the name scopes it stands in, so that a summary can say which layer they belong to.
+with the name scopes around it, so that a summary can show to which layer they belong.
 """
 
 import math
@@ -34,11 +34,10 @@ SCATTERS = frozenset([
 
 
 def flops(function: Callable[..., Any], *args: Any, **named: Any) -> int:
-    """The floating-point operations of `function(*args, **named)`, by its jaxpr.
+    """Return the number of floating-point operations of `function(*args, **named)`, by its jaxpr.
 
-    Arguments are pytrees of arrays or `jax.ShapeDtypeStruct`; nothing is computed or allocated.
-    A multiplication and an addition are two operations, as in the usual count of 2mnk for a matrix
-    product (published "MACs" are half of it).
+    Nothing is computed or allocated. A multiplication and an addition are two operations, as in the
+    usual count of 2mnk for a matrix product (published "MACs" are half of it).
 
     - A matrix product (m, k) @ (k, n): 2mnk, times its batch; so einsums and grouped products.
     - A convolution: 2 * output elements * kernel window * input features / groups. Padding counts
@@ -54,11 +53,16 @@ def flops(function: Callable[..., Any], *args: Any, **named: Any) -> int:
       doubled, which takes about log2(k) for each place of the axis.
     - A Fourier transform of n points: 5 n log2(n), half of that from or to real numbers.
     - `scan` is its body times its length, `cond` its dearest branch, `shard_map` its body times the
-      devices, a Pallas kernel its body times the grid, and a `while` its body **once**, as its
+      devices, a Pallas kernel its body times the grid, and a `while` its body once, as its
       length is not in the jaxpr.
-    - Nothing: comparisons, selections, casts, gathers and other moves of data, integer arithmetic
-      (integer products excepted), random bits, sorting, communication, matrix decompositions and
-      custom calls. A complex operation counts as one.
+    - Not counted: comparisons, selections, casts, gathers and other moves of data, integer
+      arithmetic (except integer products), random bits, sorting, communication, matrix
+      decompositions, and custom calls. A complex operation counts as one.
+
+    Args:
+        function: A function that JAX can trace.
+        *args: Its arguments, pytrees of arrays or `jax.ShapeDtypeStruct`.
+        **named: Its named arguments, likewise.
 
     >>> import jax, jax.numpy as jnp
     >>> flops(jnp.dot, jax.ShapeDtypeStruct((8, 16), "float32"), jnp.zeros((16, 4)))
@@ -69,7 +73,13 @@ def flops(function: Callable[..., Any], *args: Any, **named: Any) -> int:
 
 
 def costs(jaxpr: Any, times: int = 1, scope: str = "") -> Iterator[tuple[str, int]]:
-    """The FLOPs of each equation, run `times` times, with the name scopes around it."""
+    """Yield the name scopes around each equation and its FLOPs.
+
+    Args:
+        jaxpr: The equations.
+        times: How often they run. Default: 1.
+        scope: The name scopes around all of them. Default: "".
+    """
     from jax.extend.core import jaxprs_in_params  # here: its import is slow
 
     for equation in jaxpr.eqns:
@@ -88,7 +98,7 @@ def costs(jaxpr: Any, times: int = 1, scope: str = "") -> Iterator[tuple[str, in
 
 
 def _runs(name: str, params: Any) -> int:
-    """How many times an equation runs the jaxprs that it holds."""
+    """Return how often an equation runs the jaxprs that it holds."""
     if name == "scan":
         return params["length"]
     if name == "shard_map":
@@ -99,7 +109,7 @@ def _runs(name: str, params: Any) -> int:
 
 
 def _own(name: str, params: Any, inputs: list[Any], outputs: list[Any]) -> int | None:
-    """The FLOPs of an equation that does the work itself; None where it does none."""
+    """Return the FLOPs of an equation without those of its jaxprs; None if it has only these."""
     if name == "dot_general":
         return _product(inputs[0], inputs[1], params["dimension_numbers"])
     if name == "ragged_dot_general":
@@ -133,10 +143,10 @@ def _own(name: str, params: Any, inputs: list[Any], outputs: list[Any]) -> int |
 def _convolution(lhs: Any, rhs: Any, out: Any, params: Any) -> int:
     """2 for each image, output feature, input feature of its group, and pair along each axis.
 
-    A pair is a place of the output and one of the window. Where there are holes in the input, most
-    of these meet nothing, and a pair is a place of the input and one of the window, or of the
-    output where that is shorter: in the gradient of a transposed convolution by its kernel, the
-    long output is the window.
+    A pair is a place of the output and one of the window. If the input has holes, most of these
+    meet nothing, and a pair is a place of the input and one of the window, or of the output if that
+    is shorter: in the gradient of a transposed convolution by its kernel, the long output is the
+    window.
     """
     numbers = params["dimension_numbers"]
     images, features, *output = (out.shape[axis] for axis in numbers.out_spec)

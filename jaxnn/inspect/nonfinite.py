@@ -1,9 +1,9 @@
-"""first_nonfinite: where in a network the first value that is not finite comes about.
+"""first_nonfinite: the path of the first value in a network that is not finite.
 
-The network runs once, compiled, with every call intercepted. The interceptor hands a number up with
+The network runs once, compiled, with every call intercepted. The interceptor returns a number with
 each output, as a collected value: that of the first place in the layer, in the order of evaluation,
-whose output is not finite. A wrapper that scans or maps its layer stacks the numbers,
-so the copy is known too. `_Place` says which place a number means.
+whose output is not finite. A wrapper that scans or maps its layer stacks the numbers, so the copy
+is known too. `_Place` holds the place of each number.
 """
 
 import itertools
@@ -23,6 +23,7 @@ from ..core.declarations import split_arrays
 from ..core.layer import Layer, LayerLike
 from ..core.paths import at
 from ..fields import is_traced
+from .summary import a_layer
 
 
 def first_nonfinite(
@@ -34,21 +35,32 @@ def first_nonfinite(
     train: bool = False,
     **named: Any,
 ) -> str | None:
-    """The path of the first value that is NaN or infinite in this call of `net`, or None.
+    """Return the path of the first value that is NaN or infinite in this call of `net`, or None.
 
-    One compiled program looks, in this order, at
+    One compiled program checks, in this order,
 
     1. the inputs: `"inputs/0"`, or `"inputs/mask"` for one by name;
     2. the parameters, `"blocks/mlp/w"`, and the state, `"norm/mean"`;
-    3. the output of each layer as they are evaluated, `"blocks/mlp"`: what goes into the layer that
-       is named is finite. A second call of one layer is `"blocks/mlp@1"`. `"output"` is that of the
-       network itself, where all layers below it gave finite ones.
+    3. the output of each layer in the order of evaluation, `"blocks/mlp"`: the inputs of that layer
+       are finite. A second call of one layer is `"blocks/mlp@1"`. `"output"` is that of the network
+       itself, if the outputs of all layers below it are finite.
 
-    `[3]` behind a segment is the copy of a `Repeat`, the member of an `Ensemble` or the step of a
-    `Recurrent` there: `"blocks[3]/mlp/w"`. Layers called within a transform of the user's own count
-    as a part of the layer that calls them. None says that the forward pass is finite: look at the
-    loss, and at the gradients by `statistics`. Arguments are those of `net.apply`, with numbers.
-    Raises TypeError while tracing, and what `apply` raises.
+    `[3]` after a segment is the copy of a `Repeat`, the member of an `Ensemble`, or the step of a
+    `Recurrent`: `"blocks[3]/mlp/w"`. Layers called within a user's transform count as a part of the
+    layer that calls them. If the result is None, the forward pass is finite: check the loss, and
+    the gradients by `statistics`.
+
+    Args:
+        net: The network.
+        params: Its parameters.
+        *inputs: Its inputs.
+        state: Its state. Default: None.
+        key: A JAX key. Default: None.
+        train: Whether it runs in training. Default: False.
+        **named: Its named inputs.
+
+    Raises:
+        TypeError: `net` is not a layer, or an argument is traced.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net, x = nn.Sequential(nn.Dense(4), jnp.zeros_like, jnp.log, nn.Dense(2)), jnp.ones((1, 3))
@@ -56,16 +68,8 @@ def first_nonfinite(
     >>> first_nonfinite(net, params, x), first_nonfinite(net, params, x * jnp.inf)
     ('2', 'inputs/0')
     """
-    if not isinstance(net, Layer):
-        raise TypeError(
-            f"first_nonfinite wants a layer, got {net!r}; write "
-            "inspect.first_nonfinite(net, params, x)"
-        )
-    if any(map(is_traced, jax.tree.leaves((params, inputs, state, key, named)))):
-        raise TypeError(
-            "first_nonfinite looks at numbers, which are not known while jax.jit or another "
-            "transform traces: call it outside of that, with the arrays themselves"
-        )
+    a_layer(net, "first_nonfinite.net", "write inspect.first_nonfinite(net, params, x)")
+    check_concrete("first_nonfinite", (params, inputs, state, key, named))
     arrays, join = split_arrays((params, inputs, state, named))
     watcher = _Watcher()
     watched = _Found(net, watcher)
@@ -90,8 +94,22 @@ def first_nonfinite(
     return _joined(_path(places[mark], int(number), places)) or "output"
 
 
+def check_concrete(name: str, tree: Any) -> None:
+    """Raise TypeError if an array is traced.
+
+    Args:
+        name: The function that reads the arrays.
+        tree: A pytree of its arguments.
+    """
+    if any(map(is_traced, jax.tree.leaves(tree))):
+        raise TypeError(
+            f"{name} reads numbers, which are not known while jax.jit or another transform traces; "
+            "call it outside of that, with the arrays themselves"
+        )
+
+
 def _given(inputs: Any, named: Any) -> Iterator[tuple[str, jax.Array]]:
-    """The paths of the inputs, with whether they are not finite."""
+    """Yield the paths of the inputs, and whether they are not finite."""
     for name, tree in [*enumerate(inputs), *named.items()]:
         for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
             below = jax.tree_util.keystr(keys, simple=True, separator="/")
@@ -100,8 +118,8 @@ def _given(inputs: Any, named: Any) -> Iterator[tuple[str, jax.Array]]:
 
 
 def _kept(spec: Any, params: Any, state: Any) -> Iterator[tuple[str, jax.Array]]:
-    """The paths of parameters and state; `{}` in a path stands for each stacked axis, and a flag
-    for each copy says whether it is not finite."""
+    """Yield the paths of parameters and state, with a flag for each copy that is not finite; `{}`
+    in a path stands for each stacked axis."""
     for path, param in paths.walk(spec):
         segments = [_escaped(segment) for segment in ("", *path)]
         for levels, _ in param.stack:
@@ -120,7 +138,7 @@ def _escaped(text: str) -> str:
 
 
 def _nonfinite(tree: Any, axes: int = 0) -> jax.Array:
-    """Whether some number in `tree` is not finite, for each index of the leading axes."""
+    """Return whether a number in `tree` is not finite, for each index of the leading axes."""
     flags: Any = jnp.zeros((), bool)
     for leaf in jax.tree.leaves(tree):
         if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -135,7 +153,7 @@ _MARK = "\0"  # no child has it in its name
 
 
 class _Entry(NamedTuple):
-    """What is called in a place: the path from there, and the mark and the size of what it is."""
+    """A call in a place: the path from there, and the mark and the size of the place called."""
 
     path: str
     mark: str
@@ -144,7 +162,7 @@ class _Entry(NamedTuple):
 
 class _Place(NamedTuple):
     """The places in one call of a layer, numbered: those of each group, for each of its copies in
-    turn, and at last the layer's own output. The number `size` means that all is finite."""
+    turn, and last the layer's output. The number `size` means that all are finite."""
 
     groups: tuple[tuple[tuple[int, ...], tuple[_Entry, ...]], ...]
 
@@ -158,7 +176,7 @@ def _size(entries: tuple[_Entry, ...]) -> int:
 
 
 def _path(place: _Place, number: int, places: dict[str, _Place]) -> Iterator[str]:
-    """The segments and indices from the layer that has `place` to the place of that number."""
+    """Yield the segments and indices from the layer that has `place` to that of the number."""
     for copies, entries in place.groups:
         size = _size(entries)
         if number >= math.prod(copies) * size:
@@ -179,7 +197,7 @@ def _joined(segments: Iterable[str]) -> str:
 
 
 class _Found(Wrapper):
-    """The watched network, whose output is its number, by the mark of its place."""
+    """The intercepted network, whose output is its number, by the mark of its place."""
 
     inner: LayerLike
     watcher: "_Watcher"
@@ -202,7 +220,7 @@ class _Watcher:
         self.calls: list[tuple[paths.Path, str]] = []
 
     def __call__(self, path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
-        if call.foreign:  # from where no value comes out
+        if call.foreign:  # no value comes out of a transform of the user
             return next(call)
         if not call.inner:
             self.calls.append((path, call.method))
@@ -215,7 +233,7 @@ class _Watcher:
     def _ordered(
         self, numbers: dict[str, Any], path: paths.Path, begin: int
     ) -> list[tuple[_Entry, Any]]:
-        """The numbers from below, which have a path and a mark, in the order of the calls."""
+        """Return the numbers from below, with their paths and marks, in the order of the calls."""
         found = {}
         for name, number in numbers.items():
             where, _, mark = name.rpartition("/")
@@ -231,7 +249,7 @@ class _Watcher:
         return [found[where] for where in sorted(found, key=lambda w: rank.get(w, len(order)))]
 
     def _number(self, entries: list[tuple[_Entry, Any]], output: Any) -> tuple[str, jax.Array]:
-        """The mark of a place with these entries, and the number of the first that is wrong."""
+        """Return the mark of a place with these entries, and the number of the first wrong one."""
         grouped = itertools.groupby(entries, lambda pair: jnp.shape(pair[1]))
         groups = [(copies, [*pairs]) for copies, pairs in grouped]
         place = _Place(tuple((c, tuple(entry for entry, _ in pairs)) for c, pairs in groups))

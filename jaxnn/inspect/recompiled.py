@@ -1,8 +1,8 @@
-"""why_recompiled: what was different in the call of a function that made JAX compile it anew.
+"""why_recompiled: what differs in a call of a function for which JAX compiled it again.
 
-JAX tells each compilation to those who listen. Beside every call the kinds of its arguments are
-noted: what a compiled program depends on, and no numbers. Where a call compiles, its kinds are
-compared with those of the calls before.
+JAX reports each compilation to listeners. At every call the kinds of its arguments are recorded:
+all that a compiled program depends on, and no numbers. If a call compiles, its kinds are compared
+with those of the calls before.
 """
 
 import functools
@@ -16,13 +16,18 @@ import numpy as np
 
 from ..core.values import Value, fields, identity
 from ..explain.text import describe
+from ..validation import function as a_function
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _NUMBERS = (bool, int, float, complex)
 
 
 class Explained:
-    """A function that remembers why it was compiled again: `reasons` has a text for each time."""
+    """A function that records why it was compiled again: `reasons` has a text for each time.
+
+    Args:
+        function: A jitted function, or one that calls it.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
@@ -32,7 +37,7 @@ class Explained:
         self._seen: list[tuple[int, dict[str, _Kind]]] = []  # the calls that compiled
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        """What the function gives."""
+        """Call the function."""
         kinds = dict(_kinds_of_call(self._function, args, named))  # first: memory may be donated
         self._calls += 1
         compiled: list[str] = []
@@ -55,7 +60,7 @@ class Explained:
     def _reason(self, kinds: dict[str, "_Kind"]) -> str:
         found = [(call, _differences(before, kinds)) for call, before in reversed(self._seen)]
         call, lines = min(found, key=lambda pair: len(pair[1]))
-        head = f"call {self._calls} was compiled anew"
+        head = f"call {self._calls} was compiled again"
         if not lines:
             return (
                 f"{head}, with arguments like those of call {call}: what the function closes over "
@@ -66,37 +71,41 @@ class Explained:
 
 
 def why_recompiled(function: Callable[..., Any]) -> Explained:
-    """`function`, noting in `.reasons` what differs whenever a call of it is compiled anew.
+    """Return `function`, which records in `.reasons` what differs when a call is compiled again.
 
-    `function` is jitted, or calls what is. A reason compares the call with the most similar one
-    that was compiled before, and has a line for each difference: shapes, types and weak types of
-    arrays, where they are placed, the structure of pytrees, the settings of a layer, static values.
-    Of Python numbers the value is named only where nothing else differs, as that alone compiles
-    nothing unless the number is static. Programs read from the persistent compilation cache count.
+    A reason compares the call with the most similar one that was compiled before, and has a line
+    for each difference: shapes, types, weak types, and placement of arrays, the structure of
+    pytrees, the settings of a layer, static values. The values of Python numbers are listed only if
+    nothing else differs, since they do not recompile unless they are static. Programs read from the
+    persistent compilation cache count as compiled.
 
-    Raises TypeError for what is not a function.
+    Args:
+        function: A jitted function, or one that calls it.
+
+    Raises:
+        TypeError: `function` is not a function.
 
     >>> import jax, jax.numpy as jnp
     >>> double = why_recompiled(jax.jit(lambda x: 2 * x))
     >>> for x in (jnp.ones(3), jnp.zeros(3), jnp.ones((4, 3)), 1.0):
     ...     y = double(x)
     >>> print(*double.reasons, sep="\\n")
-    call 3 was compiled anew; what differs from call 1:
+    call 3 was compiled again; what differs from call 1:
       x: was float32[3], is float32[4,3]
-    call 4 was compiled anew; what differs from call 3:
+    call 4 was compiled again; what differs from call 3:
       x: was float32[4,3], is a Python float
     """
-    if not callable(function):
-        raise TypeError(
-            f"why_recompiled wants a function, got {function!r}; write "
-            "step = inspect.why_recompiled(step), call it, and print(step.reasons)"
-        )
+    a_function(
+        function,
+        "why_recompiled.function",
+        "write step = inspect.why_recompiled(step), call it, and print(step.reasons)",
+    )
     return Explained(function)
 
 
 class _Kind(NamedTuple):
     """What a program depends on at one place of the arguments: a text to compare and show, and the
-    value itself where it may be static, which of a number is not known."""
+    value if it may be static, which is not known of a number."""
 
     text: str
     value: Any = None
@@ -107,14 +116,14 @@ def _kinds_of_call(function: Any, args: Any, named: Any) -> Iterator[tuple[str, 
     try:
         bound = inspect.signature(function).bind(*args, **named)
         arguments = dict(bound.arguments)
-    except (TypeError, ValueError):  # it does not tell, or the call is about to raise
+    except (TypeError, ValueError):  # no signature, or the call is about to raise
         arguments = {f"args[{i}]": item for i, item in enumerate(args)} | named
     for name, item in arguments.items():
         yield from _kinds(name, item)
 
 
 def _kinds(place: str, item: Any) -> Iterator[tuple[str, _Kind]]:
-    """The kinds in `item`, each after that of what holds it."""
+    """Yield the kinds in `item`, each after that of its container."""
     if isinstance(item, (jax.Array, np.ndarray, np.generic)):
         yield place, _Kind(_array(item))
     elif isinstance(item, _NUMBERS):
@@ -143,7 +152,7 @@ def _kinds(place: str, item: Any) -> Iterator[tuple[str, _Kind]]:
 
 
 def _settings(place: str, item: Any) -> Iterator[tuple[str, _Kind]]:
-    """The same in a layer, where all is static, numbers too."""
+    """Yield the kinds in a layer, in which everything is static, numbers too."""
     if isinstance(item, Value):
         yield from _kinds(place, item)
     elif isinstance(item, (dict, tuple)):
@@ -169,7 +178,7 @@ def _text(item: Any) -> str:
 
 
 def _differences(before: dict[str, _Kind], after: dict[str, _Kind]) -> list[str]:
-    """A line for each place that differs, not for those in one that does."""
+    """Return a line for each place that differs, without the places inside of it."""
     lines: dict[str, str] = {}
     numbers = []
     for place in [*before, *(place for place in after if place not in before)]:

@@ -1,4 +1,4 @@
-"""statistics: the numbers of a pytree, or of what the layers of a network give, in a table."""
+"""statistics: of the numbers in a pytree, or in the outputs of all layers, as a table."""
 
 import dataclasses
 import re
@@ -13,17 +13,23 @@ from ..core import paths
 from ..core.declarations import split_arrays
 from ..core.layer import Layer
 from ..explain.text import describe
-from ..fields import is_traced
 from ..functional.linear import wider_type
 from . import table
-from .watching import places
+from .nonfinite import check_concrete
+from .summary import a_layer, places
 
 
 class Moments(NamedTuple):
-    """Of the finite numbers: mean, standard deviation, least, greatest, and Euclidean norm.
+    """Statistics of the finite numbers; the first four are NaN if there are none.
 
-    `zeros` is the share of all numbers that are 0, `nonfinite` how many are NaN or infinite.
-    Where no number is finite, the first four are NaN.
+    Args:
+        mean: Their mean.
+        std: Their standard deviation.
+        min: The least.
+        max: The greatest.
+        norm: Their Euclidean norm.
+        zeros: Fraction of all numbers that are 0.
+        nonfinite: Count of NaN and infinite numbers.
     """
 
     mean: float
@@ -36,25 +42,18 @@ class Moments(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Statistics:
+class Statistics(table.Table):
     """A table: its text is for a terminal, and a notebook shows it as HTML.
 
-    `rows` has the `Moments` of each array by path, `arrays` its shape and type, and `total` is of
-    all numbers together.
+    Args:
+        rows: The `Moments` of each array by path.
+        arrays: Its shape and type.
+        total: The `Moments` of all numbers together.
     """
 
     rows: dict[str, Moments]
     arrays: dict[str, Any]
     total: Moments
-
-    def __str__(self) -> str:
-        return table.text(*self._table())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return table.html(*self._table())
 
     def _table(self) -> tuple[list[table.Line], list[table.Line]]:
         lines: list[table.Line] = [
@@ -83,17 +82,29 @@ def statistics(
     train: bool = False,
     **named: Any,
 ) -> Statistics:
-    """Mean, deviation, least, greatest, norm, zeros and non-finite numbers of each array, by path.
+    """Return the `Moments` of each floating array, by path.
 
-    - `statistics(tree)` looks at the floating arrays of any pytree: parameters, gradients, an
-      optimizer's state.
-    - `statistics(net, params, *inputs, ...)`, with the arguments of `net.apply`, looks at what the
-      layers give in this call, in the order of the network, and at the network's own `"output"`.
+    - `statistics(tree)` is of the arrays of any pytree: parameters, gradients, an optimizer's
+      state.
+    - `statistics(net, params, *inputs, ...)`, with the arguments of `net.apply`, is of the outputs
+      of all layers in this call, in the order of the network, and of the network's `"output"`.
       Paths are those of `nn.capture`; the copies of a `Repeat` count together, which
-      `nn.unstack_layers` tells apart.
+      `nn.unstack_layers` separates.
 
-    Everything is computed in at least float32, in one compiled program. Raises TypeError while
-    tracing, and ValueError where there is no floating array.
+    Everything is computed in at least float32, in one compiled program.
+
+    Args:
+        tree: A pytree, or a layer.
+        params: The layer's parameters. Default: None.
+        *inputs: The layer's inputs.
+        state: The layer's state. Default: None.
+        key: A JAX key for the layer. Default: None.
+        train: Whether the layer runs in training. Default: False.
+        **named: The layer's named inputs.
+
+    Raises:
+        TypeError: An argument is traced, or there are further arguments and `tree` is not a layer.
+        ValueError: There is no floating array.
 
     >>> import jax.numpy as jnp
     >>> found = statistics({"w": jnp.array([[0.0, 3.0], [jnp.inf, -3.0]])})
@@ -108,17 +119,10 @@ def statistics(
     ───────────────────────────────────────────────────────────────────
     numbers  4, of which 1 not finite
     """
-    if any(map(is_traced, jax.tree.leaves((tree, params, inputs, state, key, named)))):
-        raise TypeError(
-            "statistics looks at numbers, which are not known while jax.jit or another transform "
-            "traces: call it outside of that, with the arrays themselves"
-        )
+    check_concrete("statistics", (tree, params, inputs, state, key, named))
     if not isinstance(tree, Layer):
         if params is not None or inputs or named:
-            raise TypeError(
-                "statistics takes one pytree, or a layer and what net.apply takes; got "
-                f"{tree!r:.80} and more: write inspect.statistics(net, params, x)"
-            )
+            a_layer(tree, "statistics.tree", "write inspect.statistics(net, params, x)")
         flat = _flat(tree)
         return _statistics(flat, jax.jit(_sums)(flat))
     net = capture(tree)
@@ -144,7 +148,7 @@ def statistics(
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-    """The floating arrays of any pytree, by path."""
+    """Return the floating arrays of any pytree, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     flat = {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf for keys, leaf in leaves}
     return {
@@ -155,8 +159,8 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 class _Sums(NamedTuple):
-    """Of one array: how many numbers are finite, their mean, least and greatest; the sums of the
-    squares of x and of x - mean, both divided by the square of `scale`; and the zeros."""
+    """Sums over one array: the count of finite numbers, their mean, least, and greatest; the sums
+    of the squares of x and of x - mean, both divided by the square of `scale`; and the zeros."""
 
     finite: Any
     mean: Any
@@ -197,7 +201,7 @@ def _sums_of(array: jax.Array) -> _Sums:
 def _statistics(arrays: dict[str, Any], sums: dict[str, _Sums]) -> Statistics:
     if not arrays:
         raise ValueError(
-            "there is no floating array to look at; write inspect.statistics(params), or "
+            "statistics.tree has no floating array; write inspect.statistics(params), or "
             "inspect.statistics(net, params, x)"
         )
     shapes = {path: jax.ShapeDtypeStruct(a.shape, a.dtype) for path, a in arrays.items()}
@@ -211,7 +215,7 @@ def _statistics(arrays: dict[str, Any], sums: dict[str, _Sums]) -> Statistics:
 
 
 def _moments(sums: list[_Sums], size: int) -> Moments:
-    """Of all numbers of some arrays together."""
+    """Return the moments of all numbers of some arrays together."""
     finite = sum(s.finite for s in sums)
     norm = np.sqrt(sum(s.squares * s.scale**2 for s in sums))
     zeros = sum(s.zeros for s in sums) / size if size else np.nan

@@ -1,32 +1,47 @@
 """summary: a network as a table, a row for each path, from shapes alone.
 
-Parameters and state are those the network declares. For outputs and FLOPs it is traced once, each
-of its layers watched: while it is traced, a layer tells its output; after that, the scope of an
-equation says which row its FLOPs belong to.
+Parameters and state are those that the network declares. For outputs and FLOPs it is traced once,
+intercepted: each layer reports its output, and the scope of an equation shows to which row its
+FLOPs belong.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 from ..core import paths
-from ..core.calls import placeholder_key
+from ..core.calls import Call, Next, Outcome, placeholder_key
+from ..core.composite import holds_layer, intercept
 from ..core.declarations import abstract, split_arrays
-from ..core.layer import Layer
+from ..core.layer import Layer, Primitive
+from ..core.values import fields
 from ..explain.text import describe
+from ..fields import is_traced
+from ..printing import code
+from ..tree import inside, layers
+from ..validation import Accepts, instance, natural
 from . import table
 from .flops import costs
-from .watching import number_of, places, watched
+
+a_layer: Accepts = instance(Layer, "a layer")
+_SCOPE = "jaxnn_row_{}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What is at a path and below it.
+    """The layer at a path, with the sizes of all that is below it.
 
-    `layer` is the layer in short, `output` what its first call gives, as shapes and types (None
-    where it is not called). `parameters` and `state` count elements.
+    Args:
+        layer: The layer in short.
+        output: Shapes and types of the output of its first call; None if it is not called.
+        parameters: Number of elements of its parameters. Default: 0.
+        parameter_bytes: Size of its parameters in bytes. Default: 0.
+        state: Number of elements of its state. Default: 0.
+        state_bytes: Size of its state in bytes. Default: 0.
+        flops: Floating-point operations of all its calls. Default: 0.
     """
 
     layer: str
@@ -39,28 +54,21 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Summary:
+class Summary(table.Table):
     """A table: its text is for a terminal, and a notebook shows it as HTML.
 
-    `rows` are by path, in the order of the network; `total` is the network itself, and `inputs`
-    the text of what it was given.
+    Args:
+        rows: Rows by path, in the order of the network.
+        total: The row of the network itself.
+        inputs: Shapes and types of the inputs, as text.
     """
 
     rows: dict[str, Row]
     total: Row
     inputs: str
 
-    def __str__(self) -> str:
-        return table.text(*self._table())
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return table.html(*self._table())
-
     def _table(self) -> tuple[list[table.Line], list[table.Line]]:
-        """The lines, from the head to the total, and what stands under them."""
+        """Return the lines, from the head to the total, and those below the table."""
         rows = [*self.rows.items(), ("total", self.total)]
         lines = [
             ("Path", "Layer", "Output", "Parameters", "Bytes", "State", "FLOPs"),
@@ -77,17 +85,24 @@ class Summary:
 
 
 def summary(net: Layer, *inputs: Any, depth: int | None = None, **named: Any) -> Summary:
-    """A row for every layer of `net`: output, parameters, state and FLOPs for these inputs.
+    """Return a row for every layer of `net`: output, parameters, state, and FLOPs.
 
-    Inputs are arrays or `jax.ShapeDtypeStruct`; nothing is computed or allocated, so the network
-    may be larger than the memory. A row counts all that is at its path and below; `depth` keeps the
-    paths of at most so many segments, 0 only the total. A wrapper adds no row: the n copies of a
-    `Repeat` or an `Ensemble` share their rows, which count all n and show the output of one. A
-    layer called twice counts its parameters once, and the FLOPs of each call. FLOPs are those of a
-    forward pass with `train=False`, as `jaxnn.inspect.flops` counts them.
+    Nothing is computed or allocated, so the network may be larger than the memory. A row counts all
+    that is at its path and below. A wrapper adds no row: the n copies of a `Repeat` or an
+    `Ensemble` share their rows, which count all n and show the output of one. A layer called twice
+    counts its parameters once, and the FLOPs of each call. FLOPs are those of a forward pass with
+    `train=False`, as `jaxnn.inspect.flops` counts them.
 
-    Raises TypeError for what is not a layer, and ValueError, with the path of the layer concerned,
-    for inputs that do not fit.
+    Args:
+        net: The network.
+        *inputs: Its inputs, arrays or `jax.ShapeDtypeStruct`.
+        depth: Largest number of segments of the paths to show; 0 shows only the total. Default:
+            None, all.
+        **named: Its named inputs.
+
+    Raises:
+        TypeError: `net` is not a layer.
+        ValueError: Inputs do not fit; the error has the path of the layer.
 
     >>> import jax
     >>> import jaxnn as nn
@@ -105,10 +120,8 @@ def summary(net: Layer, *inputs: Any, depth: int | None = None, **named: Any) ->
     state       0 (0 B)
     FLOPs       6,512,960 in one forward pass of float32[32,784]
     """
-    if not isinstance(net, Layer):
-        raise TypeError(f"summary wants a layer, got {net!r}; write nn.summary(net, x)")
-    if depth is not None and (not isinstance(depth, int) or isinstance(depth, bool) or depth < 0):
-        raise ValueError(f"depth is a number of path segments, an int >= 0, or None; got {depth!r}")
+    a_layer(net, "summary.net", "write nn.summary(net, x)")
+    (None | natural)(depth, "summary.depth", "it is a number of path segments")
     shown = dict(places(net))
     outputs, amounts = _traced(net, list(shown), inputs, named)
     counts = {path: dict.fromkeys(_COUNTS, 0) for path in shown}
@@ -132,14 +145,14 @@ _Amounts = list[tuple[paths.Path, str, int]]
 def _traced(
     net: Layer, rows: list[paths.Path], inputs: Any, named: Any
 ) -> tuple[dict[paths.Path, Any], _Amounts]:
-    """The outputs by path, and all that is to be counted: at which path, as what, how much."""
+    """Return the outputs by path, and the amounts to count: (path, name of the count, amount)."""
     state = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))
     params, state = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (net.spec(*inputs, **named), state)
     )
     outputs: dict[int, Any] = {}
     numbers = {path: number for number, path in enumerate(rows)}
-    observed = watched(net, numbers, outputs.setdefault)
+    observed = _watched(net, numbers, outputs.setdefault)
     arrays, join = split_arrays(abstract((inputs, named)))
 
     def forward(params: Any, state: Any, arrays: Any) -> Any:
@@ -151,7 +164,7 @@ def _traced(
     jaxpr = jax.make_jaxpr(forward)(params, state, arrays).jaxpr
     amounts = [*_sizes(params, "parameters", "parameter_bytes")]
     amounts += _sizes(state, "state", "state_bytes")
-    amounts += [(rows[number_of(scope) or 0], "flops", cost) for scope, cost in costs(jaxpr)]
+    amounts += [(rows[_number_of(scope) or 0], "flops", cost) for scope, cost in costs(jaxpr)]
     return {rows[number]: output for number, output in outputs.items()}, amounts
 
 
@@ -170,3 +183,70 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{row.state:,}",
         table.decimal(row.flops),
     )
+
+
+def _number_of(scope: str) -> int | None:
+    """Return the number of the innermost intercepted layer in a name scope."""
+    numbers = re.findall(_SCOPE.format(r"(\d+)"), scope)
+    return int(numbers[-1]) if numbers else None
+
+
+def _watched(
+    net: Layer, numbers: dict[paths.Path, int], report: Callable[[int, Any], Any]
+) -> Layer:
+    """Return `net` with every layer intercepted, for one trace.
+
+    The equations of a layer are in a scope with the number of its path; a number, since a forward
+    may open scopes of any name. `report(number, output)` is called each time a layer is traced.
+    """
+
+    def watch(path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
+        if call.inner:
+            return next(call)
+        with jax.named_scope(_SCOPE.format(numbers[path])):
+            outcome = next(call)
+        report(numbers[path], abstract(outcome.output))
+        return outcome
+
+    return intercept(net, watch)
+
+
+def places(net: Layer) -> Iterator[tuple[paths.Path, str]]:
+    """Yield every path at which there are layers, with the layer in short; parents come first.
+
+    Args:
+        net: The network.
+    """
+    found: dict[paths.Path, str] = {}
+    for path, layer in layers(net):
+        for n in range(1, len(path)):  # a tuple or a dict of layers
+            found.setdefault(path[:n], "")
+        found.setdefault(path, short(layer))
+    for path, shown in found.items():
+        below = {one[: len(path) + 1] for one in found if one[: len(path)] == path != one}
+        yield path, shown or f"{len(below)} layers"
+
+
+def short(layer: Any) -> str:
+    """Return a layer without its children: `MultiHeadAttention(num_heads=8)`.
+
+    Args:
+        layer: The layer.
+
+    >>> import jaxnn as nn
+    >>> short(nn.Repeat(nn.Residual(nn.Sequential(nn.Dense(4))), 3)), short(nn.Dense(4, bias=False))
+    ('Repeat(Residual(Sequential), n=3)', 'Dense(4, bias=False)')
+    """
+    if isinstance(layer, Primitive):
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(layer))
+    settings = [
+        f"{field.name}={code(item)}"
+        for field in fields(layer)
+        if not holds_layer(item := getattr(layer, field.name))
+        and item != ()
+        and (is_traced(item) or item != field.default)
+    ]
+    if inner := inside(layer):
+        settings = [short(inner), *settings]
+    name = type(layer).__qualname__.rpartition(".")[2]
+    return f"{name}({', '.join(settings)})" if settings else name

@@ -11,10 +11,31 @@ LEFT = 3  # the first columns are text, the others numbers
 _SHRINK = ((1, 16), (2, 12), (0, 12), (1, 6), (2, 6))  # column, to which width; in this order
 
 
-def text(lines: Sequence[Line], notes: Sequence[Line]) -> str:
-    """Aligned columns between rules, the last line apart as the total, and notes below.
+class Table:
+    """Base of a value that is shown as a table, as text on a terminal and as HTML in a notebook."""
 
-    No line is longer than `WIDTH`, as far as shortening the texts can help.
+    def _table(self) -> tuple[list[Line], list[Line]]:
+        """Return the lines, from the head to the total, and the notes below the table."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return text(*self._table())
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html(*self._table())
+
+
+def text(lines: Sequence[Line], notes: Sequence[Line]) -> str:
+    """Return aligned columns between rules, the last line separate as the total, and notes below.
+
+    Texts are shortened if lines would be longer than `WIDTH`.
+
+    Args:
+        lines: Cells of each line: the head, the rows, the total.
+        notes: (name, text) of each note.
     """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for column, least in _SHRINK:
@@ -43,7 +64,12 @@ def _cut(cell: str, width: int, keep_end: bool = False) -> str:
 
 
 def html(lines: Sequence[Line], notes: Sequence[Line]) -> str:
-    """The same as an HTML table, nothing cut; every text is escaped."""
+    """Return the same as an HTML table, without shortening; every text is escaped.
+
+    Args:
+        lines: Cells of each line: the head, the rows, the total.
+        notes: (name, text) of each note.
+    """
     head, *rows, total = lines
     body = "".join(_html_row(row, "td") for row in rows)
     below = "".join(f"<div>{_escaped(name)}: {_escaped(note)}</div>" for name, note in notes)
@@ -67,7 +93,10 @@ def _escaped(cell: str) -> str:
 
 
 def shape(description: str) -> str:
-    """Shapes with the types as short as in a jaxpr.
+    """Return shapes with types abbreviated as in a jaxpr.
+
+    Args:
+        description: Types and shapes, as text.
 
     >>> shape("(bfloat16[8,16], int32[8])")
     '(bf16[8,16], i32[8])'
@@ -76,8 +105,10 @@ def shape(description: str) -> str:
 
 
 def binary(size: int) -> str:
-    """Bytes in powers of 1024, of which there are at most 999; the unit is padded, so that numbers
-    align to the right.
+    """Return a size in powers of 1024, with a padded unit, so that numbers align to the right.
+
+    Args:
+        size: Bytes.
 
     >>> binary(407080), binary(0)
     ('397.5 KiB', '0 B  ')
@@ -86,7 +117,10 @@ def binary(size: int) -> str:
 
 
 def decimal(count: int) -> str:
-    """A count in powers of 1000.
+    """Return a count in powers of 1000.
+
+    Args:
+        count: The count.
 
     >>> decimal(6513152), decimal(0), decimal(999_950)
     ('6.5 M', '0  ', '1.0 M')

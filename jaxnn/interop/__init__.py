@@ -1,15 +1,12 @@
-"""Other libraries: their weights and modules here, and networks elsewhere."""
+"""Conversion of weights and modules from other libraries, and export of networks."""
 
+from .flax_modules import from_linen, from_nnx, to_linen
 from .flax_weights import from_flax
 from .keras_weights import from_keras
-from .linen import from_linen, to_linen
-from .nnx import from_nnx
-from .onnx_file import pack_onnx
 from .orders import channels_first, channels_last, tied
-from .program import export, load_program
+from .program import export, load_program, pack_onnx
 from .source import Converter, Source
-from .torch_models import GPT2, LLAMA, RESNET, VIT
-from .torch_weights import from_torch
+from .torch_weights import GPT2, LLAMA, RESNET, VIT, from_torch
 
 __all__ = [
     "GPT2",

@@ -1,4 +1,4 @@
-"""Which axes of a network's weights run over the channels and the positions of an image together.
+"""The axes of a network's weights that run over channels and positions of an image together.
 
 torch keeps images as (C, H, W), jaxnn as (H, W, C). A weight that has one axis of each, or one axis
 that was flattened from both, is in another order there. To find these weights, the network is
@@ -8,7 +8,6 @@ Layers that torch applies to channels-first arrays mark the axes of their inputs
 """
 
 import functools
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -55,8 +54,8 @@ class Factor(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What a trace shows: the factors of each axis of each weight, by root ("params", "state") and
-    path, and the paths of the layers of which another method than forward is called."""
+    """The result of a trace: the factors of each axis of each weight, by root ("params", "state")
+    and path, and (path, method) of each call of a layer."""
 
     factors: dict[paths.Path, list[list[Factor]]]
     methods: set[tuple[paths.Path, str]]
@@ -74,7 +73,7 @@ class Classes:
         self._overlaps: list[tuple[int, int]] = []
 
     def new(self, shape: Iterable[int]) -> list[int]:
-        """An axis for each size."""
+        """Return an axis for each size."""
         first = len(self.sizes)
         self.sizes += shape
         numbers = list(range(first, len(self.sizes)))
@@ -83,7 +82,7 @@ class Classes:
         return numbers
 
     def join(self, one: int, other: int) -> None:
-        """Both are the same axis, unless their sizes differ."""
+        """Make both the same axis, unless their sizes differ."""
         if self.sizes[one] != self.sizes[other] or self.sizes[one] == 1:
             return
         one, other = _root(self._same, one), _root(self._same, other)
@@ -94,7 +93,7 @@ class Classes:
                 self.product(one, parts)
 
     def alike(self, one: int, other: int) -> None:
-        """Both run over the same kind of thing; one of another size holds a part of the other."""
+        """Give both the same kind; if sizes differ, one holds a part of the other."""
         if 1 in (self.sizes[one], self.sizes[other]):
             return
         if self.sizes[one] != self.sizes[other]:
@@ -105,7 +104,7 @@ class Classes:
             self._kinds.setdefault(one, set()).update(self._kinds.pop(other, ()))
 
     def product(self, whole: int, parts: Sequence[int]) -> None:
-        """`whole` is `parts` flattened, the last of them fastest."""
+        """Record that `whole` is `parts` flattened, the last of them fastest."""
         whole = _root(self._same, whole)
         sizes = [self.sizes[i] for i in parts]
         known = self._parts.setdefault(whole, [])
@@ -117,19 +116,19 @@ class Classes:
         known.append(list(parts))
 
     def mark(self, axis: int, kind: str) -> None:
-        """`axis` runs over `kind`."""
+        """Record that `axis` runs over `kind`."""
         if self.sizes[axis] > 1:
             self._kinds.setdefault(_root(self._alike, axis), set()).add(kind)
 
     def mark_image(self, axes: Sequence[int], window: int) -> None:
-        """The last of `axes` runs over channels, the `window` ones before it over positions."""
+        """Record that the last axis runs over channels, and `window` before it over positions."""
         for axis in axes[len(axes) - 1 - window : -1]:
             self.mark(axis, POSITION)
         if window:
             self.mark(axes[-1], CHANNEL)
 
     def pass_down(self) -> None:
-        """Parts of an axis of known kind are of that kind, unless theirs is known."""
+        """Give the parts of an axis its kind, unless theirs is known."""
         for _ in range(len(self._parts)):
             before = sum(map(len, self._kinds.values()))
             for whole, products in list(self._parts.items()):
@@ -143,7 +142,7 @@ class Classes:
                 return
 
     def factors(self, axis: int) -> list[Factor]:
-        """What `axis` is the product of, down to the axes whose kind is known."""
+        """Return the factors of `axis`, down to the axes whose kind is known."""
         found = self._factors(axis, frozenset(), True)
         if order(found) is None and _root(self._same, axis) in self._partly_mixed:
             return [Factor(self.sizes[axis], frozenset({PART}))]
@@ -181,7 +180,7 @@ class Classes:
 
 
 def _reached(start: set[int], steps: dict[int, set[int]]) -> set[int]:
-    """What can be reached from `start`, which belongs to it."""
+    """Return `start` with all that can be reached from it."""
     found, todo = set(start), list(start)
     while todo:
         new = steps.get(todo.pop(), set()) - found
@@ -198,7 +197,15 @@ def _root(table: list[int], i: int) -> int:
 
 
 def traced(net: Layer, inputs: Any, named: Any, spec: Any, slots: Any) -> Trace:
-    """The factors of the axes of all weights of `net`, found by tracing it on its inputs."""
+    """Return the factors of the axes of all weights of `net`, by tracing it on its inputs.
+
+    Args:
+        net: The network.
+        inputs: Its inputs.
+        named: Its named inputs.
+        spec: Declared parameters.
+        slots: Shapes of its state.
+    """
     methods: set[tuple[paths.Path, str]] = set()
     arrays, join = split_arrays((inputs, named))
     weights = {"params": spec, "state": slots}
@@ -229,20 +236,20 @@ def traced(net: Layer, inputs: Any, named: Any, spec: Any, slots: Any) -> Trace:
 
 
 def _in_order(tree: Any) -> list[tuple[paths.Path, Any]]:
-    """The leaves with their paths, in the order in which JAX flattens the tree."""
+    """Return the leaves with their paths, in the order in which JAX flattens the tree."""
     found = jax.tree_util.tree_flatten_with_path(tree)[0]
     return [(tuple(str(getattr(k, "key", getattr(k, "idx", k))) for k in p), x) for p, x in found]
 
 
 def _mark_input(classes: Classes, aval: Any, axes: list[int]) -> None:
-    """An input (N, H, W, C), or with more axes, is an image; one of fewer may be a sequence, whose
-    features are last in torch as well."""
+    """Mark an input (N, H, W, C), or with more axes, as an image; one with fewer may be a sequence,
+    whose features are last in torch as well."""
     if len(axes) >= 4 and (aval.dtype.kind in "fV" or aval.dtype == "uint8"):
         classes.mark_image(axes, len(axes) - 2)
 
 
 def _window(layer: Layer, x: Any) -> int:
-    """The axes of positions of an input that torch has channels first; 0 for other layers."""
+    """Return the number of axes of positions of an input that is channels-first in torch."""
     ndim = len(x.shape)
     if isinstance(layer, _KERNELS):
         return len(layer.kernel_size) if isinstance(layer.kernel_size, tuple) else 1
@@ -263,7 +270,7 @@ def _window(layer: Layer, x: Any) -> int:
 
 
 def _marked(net: Layer, methods: set[tuple[paths.Path, str]]) -> Layer:
-    """`net` for one trace: channels-first layers of torch mark their inputs and outputs."""
+    """Return `net` so that channels-first layers of torch mark their inputs and outputs."""
 
     def mark(path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
         if not isinstance(layer, Primitive):
@@ -287,8 +294,14 @@ def _with_mark(x: Any, window: int) -> Any:
 
 
 def order(factors: Sequence[Factor]) -> tuple[int, ...] | None:
-    """The factors in the order of torch, channels before positions; None if that is the order
-    already, or if nothing is known."""
+    """Return the factors in the order of torch, channels before positions.
+
+    Args:
+        factors: The factors of an axis.
+
+    Returns:
+        Their numbers; None if that is the order already, or if nothing is known.
+    """
     if any(PART in f.kinds for f in factors):
         return tuple(range(len(factors)))
     channel = [i for i, f in enumerate(factors) if f.size > 1 and CHANNEL in f.kinds]
@@ -296,8 +309,3 @@ def order(factors: Sequence[Factor]) -> tuple[int, ...] | None:
     if not any(i < j for i in place for j in channel if i != j):
         return None
     return (*channel, *(i for i in range(len(factors)) if i not in channel))
-
-
-def size(factors: Sequence[Factor]) -> int:
-    """The number of elements."""
-    return math.prod(f.size for f in factors)

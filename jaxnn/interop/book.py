@@ -16,7 +16,15 @@ from .source import Library, Missing, Names, Owner, Source, as_numpy
 
 
 class Book:
-    """The weights by name, the prefix of each path, what was used and what was wrong."""
+    """The weights by name, the prefix of each path, the weights used, and the problems.
+
+    Args:
+        library: Names and layouts of the other library.
+        weights: Arrays by name.
+        names: The prefixes of paths.
+        owners: The layers that own arrays.
+        trace: The factors of the axes of all weights.
+    """
 
     def __init__(
         self,
@@ -31,7 +39,7 @@ class Book:
         self.weights = weights
         self.names = names
         self.trace = trace
-        # By name, the paths of the layers that take an array; those without a converter apart.
+        # By name, the paths of the layers that take an array, and of those without a converter.
         self.used: dict[str, dict[paths.Path, None]] = {}
         self.used_by_type: dict[str, dict[paths.Path, None]] = {}
         self.copies: dict[paths.Path, tuple[int, ...]] = {}
@@ -41,14 +49,9 @@ class Book:
     # ---- arrays by name ----
 
     def find(self, source: Source, name: str) -> str | Made | None:
-        """The name under which an array is given, or what it is made from; None if neither."""
+        """Return the name of an array in the weights, or its parts if it is computed; or None."""
         full = source.full(name)
-        try:
-            made = self.library.made and self.library.made(self, source.owner.layer, full)
-        except Unfit:
-            raise
-        except (ValueError, IndexError) as error:
-            raise Unfit(f"{full} cannot be made of the arrays that are given: {error}") from None
+        made = self.library.made and self.library.made(self, source.owner.layer, full)
         if made:
             return made
         if full in self.weights:
@@ -59,7 +62,7 @@ class Book:
         return None
 
     def array(self, source: Source, name: str) -> Any:
-        """The array that a converter asks for, and a note that it is used; NaN for a part that a
+        """Return the array that a converter requests, and record its use; NaN for a part that a
         weight does not have."""
         found = self.find(source, name)
         if found is None:
@@ -94,7 +97,7 @@ class Book:
         return array if source.part == "weight" else np.full(array.shape, np.nan)
 
     def read(self, name: str) -> Any:
-        """The array of that name, as NumPy's."""
+        """Return the array of that name as a NumPy array."""
         try:
             return as_numpy(self.weights[name])
         except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
@@ -108,7 +111,7 @@ class Book:
                 table.setdefault(name, {})[path] = None
 
     def shared(self) -> list[str]:
-        """A line for each array that two layers take without a converter."""
+        """Return a line for each array that two layers take without a converter."""
         lines = []
         for name, users in self.used_by_type.items():
             if len(users) > 1:
@@ -122,8 +125,8 @@ class Book:
         return lines
 
     def unused(self, ignore: Iterable[str]) -> list[str]:
-        """A line for each array that no converter asked for, but for those that fit a pattern of
-        `ignore`, that hold nothing learned, or that are the table of a tied head."""
+        """Return a line for each array that no converter requested, except for those that match a
+        pattern of `ignore`, hold nothing learned, or are the table of a tied head."""
         separator = self.library.separator
         patterns = [pattern.replace(separator, "/") for pattern in ignore]
         layers = [owner.layer for owner in self.owners]
@@ -144,8 +147,8 @@ class Book:
         return lines
 
     def _equal_table(self, spare: str) -> tuple[str, bool] | None:
-        """The name of a matrix that is used and has the same numbers, and whether the network uses
-        that for its outputs as well."""
+        """Return the name of a used matrix with the same numbers, and whether the network also uses
+        it for its outputs."""
         shape = getattr(self.weights[spare], "shape", ())
         if len(shape) != 2:
             return None
@@ -160,8 +163,8 @@ class Book:
         return None
 
     def another_prefix(self) -> list[str]:
-        """A line with what to write if all missing arrays are there under one prefix more, such as
-        `module.` of a wrapped model, or one less."""
+        """Return a line with the code to write if all missing arrays exist with another prefix,
+        such as `module.` of a wrapped model."""
         separator, given = self.library.separator, list(self.weights)
         if not self.missing or (self.names and self.library.name != "torch"):
             return []
@@ -191,8 +194,8 @@ class Book:
     # ---- names by path ----
 
     def template(self, path: paths.Path) -> str:
-        """The other library's names at a path: `@` stands for that of an array, and each `*` for
-        the number of a copy."""
+        """Return the other library's names at a path: `@` stands for that of an array, and each `*`
+        for the number of a copy."""
         separator = self.library.separator
         above = self.template(path[:-1]) if path else "@"
         rule = self.rule(path)
@@ -205,14 +208,14 @@ class Book:
         return self._with_place(prefix)
 
     def prefix(self, path: paths.Path) -> str:
-        """What the names at a path begin with, as `names` states it."""
+        """Return the prefix of the names at a path, as `names` states it."""
         return self.template(path).removesuffix("@").removesuffix(self.library.separator)
 
     def _with_place(self, prefix: str) -> str:
         return prefix if "@" in prefix else f"{prefix}{self.library.separator}@" if prefix else "@"
 
     def rule(self, path: paths.Path) -> Any:
-        """What `names` says of a path: the first entry that fits."""
+        """Return the first entry of `names` that matches a path."""
         text = paths.text(path)
         return next((rule for p, rule in self.names.items() if paths.matches(p, text)), None)
 
@@ -221,8 +224,8 @@ class Book:
     def layer(
         self, owner: Owner, declared: dict[str, Any], sizes: tuple[int, ...]
     ) -> dict[paths.Path, Any]:
-        """The arrays of one layer, all copies stacked, by root and path; what is wrong goes to the
-        problems."""
+        """Return the arrays of one layer, all copies stacked, by root and path; add problems to the
+        list."""
         where = paths.text(owner.path) or "the network"
         self.copies[owner.path] = sizes
         stars = self.template(owner.path).count("*")
@@ -241,7 +244,7 @@ class Book:
             self.missing.append(error.args[0])
             self.problems.append(f"{where}: wanted {error.args[0]!r}, which is not there")
             return {}
-        except Unfit as error:
+        except (ValueError, IndexError) as error:
             self.problems.append(f"{where}: {error}")
             return {}
         self._check_order(owner, declared)
@@ -261,7 +264,7 @@ class Book:
     def _copy(
         self, owner: Owner, declared: dict[str, Any], copy: tuple[int, ...]
     ) -> dict[paths.Path, Any]:
-        """The arrays of one copy, as the layer and the wrappers around it declare them."""
+        """Return the arrays of one copy, as the layer and the wrappers around it declare them."""
         own: dict[paths.Path, Any] = {}
         normed, spectral = [], {}
         for place, leaf in paths.walk(declared):
@@ -302,7 +305,7 @@ class Book:
     def _converted(
         self, owner: Owner, root: str, tree: Any, copy: tuple[int, ...], part: str
     ) -> dict[paths.Path, Any]:
-        """What the layer's converter makes of a part of each weight."""
+        """Return the result of the layer's converter for a part of each weight."""
         table = self.library.params if root == "params" else self.library.state
         source = Source(self, owner, owner.path, copy, tree, part, table, root)
         rule = self.rule(owner.path)
@@ -318,15 +321,14 @@ class Book:
     # ---- channels first ----
 
     def runs(self, owner: Owner, place: paths.Path) -> list[Run]:
-        """The axes of an array of a layer, at its root and path, that are in another order in the
-        library."""
+        """Return the axes of an array of a layer that are in another order in the library."""
         root, *rest = place
         path = (root, *owner.path, *rest)
         factors = self.trace.factors.get(path) or self.trace.factors.get((*path, "v"), [])
         return list(runs(owner.layer, factors[len(self.copies[owner.path]) :])) if factors else []
 
     def _check_order(self, owner: Owner, declared: Any) -> None:
-        """A problem, if the arrays of a layer may be in another order and nothing is stated."""
+        """Add a problem if the arrays of a layer may be in another order and nothing is stated."""
         rule, where = self.rule(owner.path), paths.text(owner.path) or ""
         if isinstance(rule, tuple) and rule[1] is not tied:
             return
@@ -342,7 +344,7 @@ class Book:
                 return
 
     def hint(self, path: paths.Path) -> str:
-        """What to write if an array of another shape is in another order, else nothing."""
+        """Return the code to write if an array of another shape is in another order, else ""."""
         for owner in self.owners:
             n = len(owner.path)
             if path[1 : 1 + n] == owner.path:
@@ -352,10 +354,10 @@ class Book:
 
 
 def _write(path: str, prefix: str, run: Run) -> str:
-    """The calls to write for axes whose order is not known."""
+    """Return the code to write for axes whose order is not known."""
     both = statements(run)
     if both is None:
-        return f'write names={{"{path}": ("{prefix}", a converter of your own)}}'
+        return f'write names={{"{path}": ("{prefix}", your converter)}}'
     first, last = both
     sizes = f"({', '.join(['C', *'DHW'[-len(first.window) :]])})"
     return (
@@ -374,7 +376,11 @@ def _there(part: Any, place: paths.Path, wrapper: str) -> Any:
 
 
 def nested(flat: dict[paths.Path, Any]) -> dict[str, Any]:
-    """Nested dicts of leaves by path."""
+    """Return nested dicts from leaves by path.
+
+    Args:
+        flat: Leaves by path.
+    """
     tree: dict[str, Any] = {}
     for path, leaf in flat.items():
         below = tree

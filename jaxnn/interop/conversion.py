@@ -1,9 +1,9 @@
-"""Conversion: the weights of another library, by name, as those of a network.
+"""Conversion of the weights of another library, by name, to those of a network.
 
-The network is walked with its declaration. At each layer that owns arrays a converter, looked up by
-the layer's type, asks a `Source` for arrays by the other library's names; the source knows which
-prefix belongs to the layer's path. In the end every declared array must be there in its shape,
-every array that was given must be used, and none may be used by two layers.
+The network is traversed with its declaration. At each layer that owns arrays a converter, found by
+the layer's type, requests arrays from a `Source` by the other library's names; the source adds the
+prefix for the layer's path. At the end every declared array must exist in its shape, every given
+array must be used, and none may be used by two layers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,9 +21,22 @@ from ..explain.text import suggestion
 from ..surgery.caching import uncached
 from ..train.weights import Weights, not_held
 from ..tree import inside, layers
+from ..validation import Accepts, instance
 from .axes import Trace, traced
 from .book import Book
 from .source import IfThere, Library, Names, Owner
+
+by_name: Accepts = Accepts(
+    "arrays by name",
+    lambda value: isinstance(value, Mapping) and all(isinstance(name, str) for name in value),
+    TypeError,
+    "write model.state_dict() of torch, or a dict whose names are of type str",
+)
+rules: Accepts = instance(
+    Mapping,
+    "a dict from paths of the network to prefixes",
+    'write names={{"path/of/a/layer": "its prefix"}}',
+)
 
 
 def converted(
@@ -35,18 +48,22 @@ def converted(
     names: Names,
     ignore: Iterable[str],
 ) -> Weights:
-    """The parameters and state of `net` from the weights of another library, all of them."""
-    if not isinstance(weights, Mapping):
-        raise TypeError(
-            f"from_{library.name} takes arrays by name, such as model.state_dict() of torch; got "
-            f"{type(weights).__name__}"
-        )
-    if others := [name for name in weights if not isinstance(name, str)]:
-        raise TypeError(
-            f"from_{library.name} takes arrays by name, such as model.state_dict() of torch; got "
-            f"the name {others[0]!r}, which is not a str"
-        )
-    bare = uncached(net)  # caches begin as init_state begins them
+    """Return the parameters and state of `net` from the weights of another library.
+
+    Args:
+        library: Names and layouts of the other library.
+        net: The network.
+        weights: Arrays by name.
+        inputs: Inputs of the network.
+        named: Its named inputs.
+        names: From a path of the network, or a pattern of paths, to a prefix of names.
+        ignore: Patterns of names that may be left over.
+
+    Raises:
+        ValueError: An array is missing, has another shape, or is not used, or used twice.
+    """
+    by_name(weights, f"from_{library.name}.weights")
+    bare = uncached(net)  # caches start as in init_state
     spec = bare.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: bare.init_state(*inputs, key=placeholder_key(), **named))
     owners = list(_owners(bare))
@@ -76,10 +93,10 @@ def converted(
     lines += book.another_prefix()
     if lines:
         raise ValueError(
-            f"the {library.name} weights are not those of this network:\n  "
+            f"the {library.name} weights do not fit this network:\n  "
             + "\n  ".join(lines)
             + '\nWrite names={"path/of/a/layer": "its prefix"} if the two have different names, '
-            'and ignore=("name",) for what is not wanted'
+            'and ignore=("name",) for arrays that are not needed'
         )
 
     def filled(root: str, tree: Any) -> Any:
@@ -93,12 +110,14 @@ def converted(
 
 
 def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
-    """Raise TypeError for a rule of another type, ValueError for a path that no layer has."""
-    if not isinstance(names, Mapping):
-        raise TypeError(
-            "names maps a path of the network to a prefix, as in "
-            f'names={{"path/of/a/layer": "its prefix"}}; got {names!r:.200}'
-        )
+    """Raise TypeError for a rule of another type, ValueError for a path that no layer has.
+
+    Args:
+        names: The rules.
+        owners: The layers that own arrays.
+        trees: Declared parameters and state.
+    """
+    rules(names, "names")
     leaves = [path[1:-1] for path, _ in paths.walk(trees)]
     known = {
         path[:i] for path in (*leaves, *(o.path for o in owners)) for i in range(len(path) + 1)
@@ -115,20 +134,15 @@ def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
                 "names maps a path of the network to a prefix, or to a pair of a prefix and a "
                 f"converter; got {path!r}: {rule!r}"
             )
-        if not isinstance(rule, IfThere) and not any(paths.matches(path, text) for text in texts):
-            raise ValueError(
-                f"names has the path {path!r}, which no layer of the network with weights has; "
-                f"{suggestion(path, texts - {''})}"
-            )
-        if prefix is not rule and not any(paths.matches(path, text) for text in owning):
-            raise ValueError(
-                f"names has a converter at {path!r}, which is not a layer that owns weights; "
-                f"{suggestion(path, owning - {''})}"
-            )
+        wanted, what = texts, "the path {!r}, which no layer of the network with weights has"
+        if prefix is not rule:
+            wanted, what = owning, "a converter at {!r}, which is not a layer that owns weights"
+        if not isinstance(rule, IfThere) and not any(paths.matches(path, text) for text in wanted):
+            raise ValueError(f"names has {what.format(path)}; {suggestion(path, wanted - {''})}")
 
 
 def _owners(net: Layer) -> Iterator[Owner]:
-    """The layers that own arrays, by path, with the wrappers around them."""
+    """Yield the layers that own arrays, by path, with the wrappers around them."""
     wrappers: list[tuple[paths.Path, Any]] = []
     for path, layer in layers(net):
         wrappers = [(above, one) for above, one in wrappers if path[: len(above)] == above]
@@ -143,6 +157,3 @@ def _at(tree: Any, path: paths.Path) -> Any:
         return at(tree, path)
     except KeyError:
         return {}
-
-
-__all__ = ["converted"]

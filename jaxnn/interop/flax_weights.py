@@ -9,21 +9,15 @@ from ..core import paths
 from ..core.layer import Layer
 from ..layers.activation import PReLU
 from ..layers.attention import MultiHeadAttention
-from ..layers.convolution import Conv, DepthwiseConv
+from ..layers.convolution import DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dense import Dense
-from ..layers.einsum import Einsum
-from ..layers.embedding import Embedding
-from ..layers.learned_array import LearnedArray
-from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.patch import PatchEmbedding
-from ..layers.positions import LearnedPositions
+from ..layers.normalization import BatchNorm
 from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
 from . import kernels
 from .conversion import converted
 from .reparametrized import Made, weight_normed
-from .source import Library, Names, Source, without_ones
+from .source import NORMS, TABLES, Library, Names, Source, renamed, table
 
 
 def from_flax(
@@ -34,30 +28,31 @@ def from_flax(
     ignore: Iterable[str] = (),
     **named: Any,
 ) -> Weights:
-    """The `train.Weights` of `net` from the variables of a flax module.
+    """Return the `train.Weights` of `net` from the variables of a flax module.
 
     `variables` are those of linen, {"params": ..., "batch_stats": ...}, or nested dicts of arrays
     as `nnx.to_pure_dict(nnx.state(model))` gives. A layer at the path `block/conv` takes what is at
     `block/conv/kernel` and so on; `names` and `ignore` are as for `from_torch`, with `/` between
-    the segment_ids: `{"stem": "Conv_0", "**/norm": "/BatchNorm_0"}`. Weights that `nn.scan` or
+    the segments: `{"stem": "Conv_0", "**/norm": "/BatchNorm_0"}`. Weights that `nn.scan` or
     `nn.vmap` has stacked along the first axis go into `Repeat` or `Ensemble` if their prefix has no
-    `*`. Cells may stand under the `cell`
-    of an `RNN`. Transposed convolutions are taken to have `transpose_kernel=False`. Weights inside
+    `*`. Cells may be under the `cell`
+    of an `RNN`. Transposed convolutions must have `transpose_kernel=False`. Weights inside
     flax's WeightNorm and SpectralNorm go into `nn.WeightNorm` and `nn.SpectralNorm`; caches of
     `nn.with_cache` start empty.
 
     Args:
-        net: the network.
-        variables: the variables, in collections or without.
-        inputs, named: as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
-        names: from a path of the network, or a pattern of paths, to a prefix of names.
-        ignore: patterns of names that may be left over.
+        net: The network.
+        variables: The variables, in collections or without.
+        *inputs: Inputs, as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, likewise.
+        names: From a path of the network, or a pattern of paths, to a prefix of names.
+        ignore: Patterns of names that may be left over.
 
     Returns:
         Parameters and state, in the declared types.
 
     Raises:
-        ValueError: an array is missing, of another shape, used nowhere, or used by two layers, or a
+        ValueError: An array is missing, of another shape, used nowhere, or used by two layers, or a
             path in `names` is not in the network. All are listed.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
@@ -82,28 +77,28 @@ def from_flax(
 
 
 def _plain(tree: Any) -> Any:
-    """Nested mappings as dicts by text; a box of nnx or linen as what it holds."""
+    """Return nested mappings as dicts by text, and the contents of a box of nnx or linen."""
     if isinstance(tree, Mapping):
         return {_segment(name): _plain(item) for name, item in tree.items()}
     return getattr(tree, "value", tree) if hasattr(tree, "unbox") else tree
 
 
 def _segment(name: Any) -> str:
-    """A key as text; nnx.WeightNorm and SpectralNorm have tuples, paths below the layer inside."""
+    """Return a key as text; those of nnx.WeightNorm and SpectralNorm are tuples of segments."""
     return paths.text(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
 def made(book: Any, layer: Any, name: str) -> Made | None:
-    """A weight inside the WeightNorm or SpectralNorm of linen or nnx.
+    """Return a weight inside the WeightNorm or SpectralNorm of linen or nnx; None for others.
 
     linen keeps what belongs to `Dense_0/kernel` next to it, as `WeightNorm_0/Dense_0/kernel/scale`
     and `SpectralNorm_0/Dense_0/kernel/u`, or at `layer_instance/kernel/scale` if the wrapper made
-    the layer a child of its own; nnx next to `layer_instance/kernel`, as `scales/kernel`
+    the layer its child; nnx next to `layer_instance/kernel`, as `scales/kernel`
     and `batch_stats/kernel/u`.
     """
-    if scale := _beside(book, name, "scale"):
+    if scale := _next_to(book, name, "scale"):
         return weight_normed((name, scale), *map(book.read, (scale, name)))
-    if u := _beside(book, name, "u"):
+    if u := _next_to(book, name, "u"):
         sigma = f"{u.removesuffix('u')}sigma"
         names = (name, u, *((sigma,) if sigma in book.weights else ()))
         w, state = book.read(name), book.read(u)
@@ -111,8 +106,8 @@ def made(book: Any, layer: Any, name: str) -> Made | None:
     return None
 
 
-def _beside(book: Any, name: str, kind: str) -> str | None:
-    """The name of the array of a normalization that belongs to the weight `name`."""
+def _next_to(book: Any, name: str, kind: str) -> str | None:
+    """Return the name of the array of a normalization that belongs to the weight `name`."""
     if name not in book.weights:
         return None
     if f"{name}/{kind}" in book.weights:
@@ -123,47 +118,21 @@ def _beside(book: Any, name: str, kind: str) -> str | None:
         return own if own in book.weights else None
     for other in book.weights:
         if other.endswith(f"{name.rpartition('/')[2]}/{kind}"):
-            segment_ids = other.removesuffix(f"/{kind}").split("/")
-            for i in range(len(segment_ids)):
-                if paths.text(segment_ids[:i] + segment_ids[i + 1 :]) == name:
+            segments = other.removesuffix(f"/{kind}").split("/")
+            for i in range(len(segments)):
+                if paths.text(segments[:i] + segments[i + 1 :]) == name:
                     return other
     return None
 
 
-def norm(layer: Any, source: Source) -> dict[str, Any]:
-    """scale and bias."""
-    return {
-        ours: source(theirs)
-        for ours, theirs in (("scale", "scale"), ("b", "bias"))
-        if ours in source.declared
-    }
-
-
-def running(layer: Any, source: Source) -> dict[str, Any]:
-    """The running statistics."""
-    return {"mean": source("mean"), "var": source("var")}
-
-
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
-    """kernel (*window, inputs, features), which flax runs over the input from the window's end."""
+    """kernel `(*window, inputs, features)`, which flax applies from the window's end."""
     kernel = source("kernel")
     return {"w": np.flip(kernel, tuple(range(kernel.ndim - 2)))} | kernels.bias(source)
 
 
-def table(layer: Any, source: Source) -> dict[str, Any]:
-    """embedding; or an array that the prefix itself names."""
-    if source.has("embedding"):
-        return {"w": source("embedding")}
-    return {"w": without_ones(source(""), source.shape("w"))}
-
-
-def prelu(layer: Any, source: Source) -> dict[str, Any]:
-    """negative_slope."""
-    return {"alpha": source("negative_slope")}
-
-
 def _packed(source: Source) -> tuple[Any, Any, Any, Any] | None:
-    """The weights and biases of a cell of nnx that has one matrix for all gates, else None."""
+    """Return the weights and biases of an nnx cell with one matrix for all gates, else None."""
     cell = "cell/" if source.has("cell/dense_h/kernel") else ""
     if not source.has(f"{cell}dense_h/kernel"):
         return None
@@ -176,7 +145,7 @@ def _packed(source: Source) -> tuple[Any, Any, Any, Any] | None:
 
 
 def _gates(source: Source, gates: str) -> tuple[Any, Any, dict[str, Any], Any]:
-    """The weights of input and hidden state, gate beside gate, and the biases of each by gate."""
+    """Return the weights of input and hidden state, gates side by side, and biases by gate."""
     if (packed := _packed(source)) is not None:
         w, u, b, c = packed
         size = w.shape[-1] // len(gates)
@@ -232,37 +201,28 @@ def simple(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
-    """The key or the count of a random stream, which modules of nnx hold."""
-    segment_ids = name.split("/")
-    return "rngs" in segment_ids and segment_ids[-1] in ("key", "count")
+    """Return whether an array is the key or the count of a random stream of nnx."""
+    segments = name.split("/")
+    return "rngs" in segments and segments[-1] in ("key", "count")
 
 
 FLAX = Library(
     "flax",
     "/",
     {
-        Dense: kernels.dense,
-        Einsum: kernels.dense,
-        Conv: kernels.convolution,
+        **kernels.KERNELS,
         DepthwiseConv: kernels.convolution,
-        PatchEmbedding: kernels.convolution,
         ConvTranspose: transposed_convolution,
-        LayerNorm: norm,
-        RMSNorm: norm,
-        GroupNorm: norm,
-        InstanceNorm: norm,
-        BatchNorm: norm,
-        Embedding: table,
-        LearnedPositions: table,
-        LearnedArray: table,
-        PReLU: prelu,
+        **dict.fromkeys(NORMS, renamed(scale="scale", b="bias")),
+        **dict.fromkeys(TABLES, table("embedding")),
+        PReLU: renamed(alpha="negative_slope"),
         MultiHeadAttention: kernels.attention("out"),
         RNNCell: simple,
         LSTMCell: lstm,
         GRUCell: gated("rzn"),
         MinimalGatedCell: gated("fn"),
     },
-    {BatchNorm: running},
+    {BatchNorm: renamed(mean="mean", var="var")},
     made=made,
     is_buffer=is_buffer,
     stacked=True,

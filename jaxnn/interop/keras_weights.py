@@ -9,21 +9,15 @@ from ..core import paths
 from ..core.layer import Layer
 from ..layers.activation import PReLU
 from ..layers.attention import MultiHeadAttention
-from ..layers.convolution import Conv, DepthwiseConv
+from ..layers.convolution import DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dense import Dense
-from ..layers.einsum import Einsum
-from ..layers.embedding import Embedding
-from ..layers.learned_array import LearnedArray
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
-from ..layers.patch import PatchEmbedding
-from ..layers.positions import LearnedPositions
 from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights
 from . import kernels
 from .conversion import converted
 from .reparametrized import Unfit
-from .source import Library, Names, Source, fitted, without_ones
+from .source import NORMS, TABLES, Library, Names, Source, fitted, renamed, table
 
 
 def from_keras(
@@ -34,13 +28,13 @@ def from_keras(
     ignore: Iterable[str] = (),
     **named: Any,
 ) -> Weights:
-    """The `train.Weights` of `net` from the weights of a keras 3 model.
+    """Return the `train.Weights` of `net` from the weights of a keras 3 model.
 
     A layer at the path `conv` takes what is at `conv/kernel` and so on; `names` and `ignore` are as
-    for `from_torch`, with `/` between the segment_ids. A model's own name goes in front by
-    `names={"": "sequential"}`. A cell may stand under `lstm_cell`, `gru_cell` or `simple_rnn_cell`.
+    for `from_torch`, with `/` between the segments. A model's own name is added by
+    `names={"": "sequential"}`. A cell may be under `lstm_cell`, `gru_cell` or `simple_rnn_cell`.
 
-    Images are taken to have channels last, keras's default. If a model is given that has a layer
+    Images must have channels last, keras's default. If a model is given that has a layer
     with `data_format="channels_first"`, or a path in `names` states
     `interop.channels_first(C, H, W)`, weights that run over an image are read as by `from_torch`.
     The kernel of an EinsumDense that is not (inputs, outputs) is that of `nn.Einsum`.
@@ -51,18 +45,19 @@ def from_keras(
     which one, and the error has the converter to write.
 
     Args:
-        net: the network.
-        weights: the model, or `model.weights`; or arrays by name, such as those of a `.weights.h5`
+        net: The network.
+        weights: The model, or `model.weights`; or arrays by name, such as those of a `.weights.h5`
             file.
-        inputs, named: as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
-        names: from a path of the network, or a pattern of paths, to a prefix of names.
-        ignore: patterns of names that may be left over. States of random generators always may.
+        *inputs: Inputs, as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, likewise.
+        names: From a path of the network, or a pattern of paths, to a prefix of names.
+        ignore: Patterns of names that may be left over. States of random generators always may.
 
     Returns:
         Parameters and state, in the declared types.
 
     Raises:
-        ValueError: two weights have one path; an array is missing, of another shape, used nowhere,
+        ValueError: Two weights have one path; an array is missing, of another shape, used nowhere,
             or used by two layers; a path in `names` is not in the network; or a GRU has
             `reset_after=False`, which is another function. All are listed.
 
@@ -81,24 +76,23 @@ def from_keras(
 
 
 def _has_channels_first(layer: Any) -> bool:
-    """Whether a layer of a keras model, or one inside, has channels first."""
+    """Return whether a layer of a keras model, or one inside, has channels first."""
     if getattr(layer, "data_format", None) == "channels_first":
         return True
     return any(_has_channels_first(one) for one in getattr(layer, "_layers", ()))
 
 
 def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
-    """Variables by their paths; ValueError if two have one, TypeError for anything else."""
+    """Return variables by their paths; ValueError if two have one, TypeError for other values."""
     found: dict[str, Any] = {}
     twice = []
     given: Any = variables if isinstance(variables, Iterable) else [variables]
     for variable in given:
         if not hasattr(variable, "path"):
             raise TypeError(
-                "from_keras takes the weights of a model, or arrays by name; got "
-                f"{variables!r:.80}; "
-                "write keras.saving.load_model(file).weights for a .keras file, or a dict of the "
-                "arrays of a .weights.h5 file"
+                "from_keras.weights must be a model, its weights, or arrays by name, got "
+                f"{variables!r:.80}; write keras.saving.load_model(file).weights for a .keras "
+                "file, or a dict of the arrays of a .weights.h5 file"
             )
         if variable.path in found:
             twice.append(variable.path)
@@ -123,7 +117,7 @@ _PARTS = {
 
 
 def numbered(layer: Any, name: str) -> str:
-    """The name that a `.weights.h5` file has for a variable: its number in the layer."""
+    """Return the name of a variable in a `.weights.h5` file: its number in the layer."""
     part, _, last = name.rpartition("/")
     if isinstance(layer, BatchNorm | LayerNorm | GroupNorm | InstanceNorm):
         affine = (("gamma", layer.scale), ("beta", layer.bias))
@@ -136,7 +130,7 @@ def numbered(layer: Any, name: str) -> str:
 
 
 def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
-    """The state of a random generator, which a dropout layer keeps."""
+    """Return whether an array is the state of a random generator, which a dropout layer keeps."""
     return "seed_generator" in name.split("/")
 
 
@@ -165,13 +159,8 @@ def norm(layer: Any, source: Source) -> dict[str, Any]:
     }
 
 
-def running(layer: Any, source: Source) -> dict[str, Any]:
-    """The running statistics."""
-    return {"mean": source("moving_mean"), "var": source("moving_variance")}
-
-
 def depthwise(layer: Any, source: Source) -> dict[str, Any]:
-    """kernel (*window, channels, multiplier)."""
+    """kernel `(*window, channels, multiplier)`."""
     kernel = source("kernel")
     wanted = source.shape("w")
     channels = wanted[-1] // layer.multiplier
@@ -180,15 +169,8 @@ def depthwise(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
-    """kernel (*window, features, inputs)."""
+    """kernel `(*window, features, inputs)`."""
     return {"w": np.swapaxes(source("kernel"), -1, -2)} | kernels.bias(source)
-
-
-def table(layer: Any, source: Source) -> dict[str, Any]:
-    """embeddings; or an array that the prefix itself names."""
-    if source.has("embeddings"):
-        return {"w": source("embeddings")}
-    return {"w": without_ones(source(""), source.shape("w"))}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
@@ -223,7 +205,9 @@ def gru(layer: Any, source: Source) -> dict[str, Any]:
     w, u, b = _cell(source, "gru_cell")
     b = np.zeros((2, w.shape[-1]), w.dtype) if b is None else b
     if b.ndim != 2:
-        raise Unfit("bias has one axis: reset_after=False, which is not the GRU that is here")
+        raise Unfit(
+            "bias has one axis: reset_after=False, which is another function than nn.GRUCell"
+        )
 
     def ordered(a: Any) -> Any:
         z, r, h = np.split(a, 3, -1)
@@ -239,20 +223,11 @@ KERAS = Library(
     "keras",
     "/",
     {
-        Dense: kernels.dense,
-        Einsum: kernels.dense,
-        Conv: kernels.convolution,
+        **kernels.KERNELS,
         DepthwiseConv: depthwise,
-        PatchEmbedding: kernels.convolution,
         ConvTranspose: transposed_convolution,
-        LayerNorm: norm,
-        RMSNorm: norm,
-        GroupNorm: norm,
-        InstanceNorm: norm,
-        BatchNorm: norm,
-        Embedding: table,
-        LearnedPositions: table,
-        LearnedArray: table,
+        **dict.fromkeys(NORMS, norm),
+        **dict.fromkeys(TABLES, table("embeddings")),
         PReLU: prelu,
         MultiHeadAttention: kernels.attention("attention_output"),
         RNNCell: recurrent("simple_rnn_cell"),
@@ -260,7 +235,7 @@ KERAS = Library(
         ConvLSTMCell: recurrent("conv_lstm_cell"),
         GRUCell: gru,
     },
-    {BatchNorm: running},
+    {BatchNorm: renamed(mean="moving_mean", var="moving_variance")},
     other_name=numbered,
     is_buffer=is_buffer,
     if_not_shared=", and if it has two weights of this name, pass model.weights, not a dict",

@@ -1,26 +1,29 @@
-"""What flax and keras have in common: layers whose weight is a `kernel` with features last."""
+"""Converters of both flax and keras: the weight is a `kernel` with features last."""
 
 import math
 from typing import Any
 
 import numpy as np
 
-from .reparametrized import Unfit
-from .source import Source
+from ..layers.convolution import Conv
+from ..layers.dense import Dense
+from ..layers.einsum import Einsum
+from ..layers.patch import PatchEmbedding
+from .source import Converter, Source, fitted
 
 
 def dense(layer: Any, source: Source) -> dict[str, Any]:
-    """kernel (inputs, features), of more axes where there are several of either."""
+    """kernel (inputs, features), with more axes if there are several of either."""
     return {"w": shaped(source("kernel"), source.shape("w"), "kernel")} | bias(source)
 
 
 def convolution(layer: Any, source: Source) -> dict[str, Any]:
-    """kernel (*window, inputs / groups, features)."""
+    """kernel `(*window, inputs / groups, features)`."""
     return {"w": source("kernel")} | bias(source)
 
 
 def bias(source: Source) -> dict[str, Any]:
-    """bias (features), where the layer has one."""
+    """bias (features), if the layer has one."""
     if "b" not in source.declared:
         return {}
     return {"b": shaped(source("bias"), source.shape("b"), "bias")}
@@ -48,30 +51,28 @@ def attention(out: str) -> Any:
 
 
 def _by_head(array: Any, shape: tuple[int, ...], heads: int, ours: str, name: str) -> Any:
-    """`array` with the features of all heads in one axis; Unfit for another number of heads."""
+    """Return `array` with the features of all heads in one axis; Unfit for another number."""
     axis = 0 if ours == "out" else len(shape) - 1
     split = (*shape[:axis], heads, shape[axis] // heads, *shape[axis + 1 :])
     if ours == "out" and len(shape) == 1:
         split = shape
-    if np.shape(array) not in (split, shape):
-        raise Unfit(f"{name} is {np.shape(array)}, and {split} for this network")
-    return np.reshape(array, shape)
+    return np.reshape(array if np.shape(array) == shape else fitted(array, split, name), shape)
 
 
 def shaped(array: Any, shape: tuple[int, ...], name: str) -> Any:
-    """`array` with axes split or joined; Unfit where the shape asks for more than that.
+    """Return `array` with axes split or joined; Unfit if the shape requires more than that.
 
     >>> shaped(np.zeros((4, 2, 3)), (4, 6), "kernel").shape
     (4, 6)
     """
-    if not _joins(np.shape(array), shape):
-        raise Unfit(f"{name} is {np.shape(array)}, and {shape} for this network")
-    return np.reshape(array, shape)
+    return np.reshape(
+        array if _joins(np.shape(array), shape) else fitted(array, shape, name), shape
+    )
 
 
 def _joins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether the first or last axis is the same in both, and each axis of either is one axis, or
-    several in a row, of the other."""
+    """Return whether the first or last axis is the same in both, and each axis of either is one
+    axis, or several in a row, of the other."""
     if math.prod(one) != math.prod(other):
         return False
     same_end = bool(one) and bool(other) and (one[0] == other[0] or one[-1] == other[-1])
@@ -87,3 +88,11 @@ def _joins(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
         if min(parts) > 1:
             return False
     return True
+
+
+KERNELS: dict[type, Converter] = {
+    Dense: dense,
+    Einsum: dense,
+    Conv: convolution,
+    PatchEmbedding: convolution,
+}

@@ -19,14 +19,21 @@ from ..layers.gated import GatedFeedForward
 from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import Cell
+from ..validation import Accepts, is_int
 from .axes import CHANNEL, PART, POSITION, Factor, order
 from .reparametrized import Unfit
 
-# Layers each axis of whose arrays has a place in the other library's layout, or runs over
-# something else than those next to it.
+# Layers for which the other library's layout has a place for each axis, or whose axes run over
+# different things.
 _AXIS_BY_AXIS = (
     *(Conv, DepthwiseConv, ConvTranspose, PatchEmbedding, Embedding, EmbeddingBag),
     *(LearnedPositions, MultiHeadAttention, GatedFeedForward, Bilinear, Cell),
+)
+
+
+_sizes = Accepts(
+    "the channels and at least one size of an image, ints >= 1",
+    lambda sizes: len(sizes) > 1 and all(is_int(n) and n >= 1 for n in sizes),
 )
 
 
@@ -55,7 +62,7 @@ class ByType:
         return f"channels_{'first' if self.first else 'last'}({', '.join(map(str, sizes))})"
 
     def __call__(self, layer: Any, source: Any) -> dict[str, Any]:
-        """The arrays of the layer, as its type is converted."""
+        """Return the arrays of the layer, converted by its type."""
         return source.by_type(layer)
 
     def ordered(self, found: dict[paths.Path, Any], source: Any, layer: Any) -> None:
@@ -108,23 +115,23 @@ class ByType:
         return chosen
 
 
-tied = ByType()
-"""Converts by the type of the layer, and lets another layer take the same arrays."""
+tied: ByType = ByType()
+"""Convert by the type of the layer, and let another layer take the same arrays."""
 
 
 def channels_first(channels: int, *window: int) -> ByType:
-    """A converter for a layer behind a flattened image, if the source flattens (C, H, W).
+    """Return a converter for a layer after a flattened image, if the source flattens (C, H, W).
 
     The arrays of the layer are converted by its type, and each axis that runs over a flattened
     image is brought from the order (C, H, W) into ours, (H, W, C).
 
     Args:
-        channels: channels of the image that is flattened.
-        window: its height and width, or its length in time for a sequence.
+        channels: Number of channels of the image that is flattened.
+        *window: Its height and width, or its length for a sequence.
 
     Raises:
-        ValueError: a size is not an int >= 1; in a conversion, the sizes are not those of the
-            layer's axes.
+        ValueError: A size is not an int >= 1; in a conversion, the layer's axes have other
+            sizes.
 
     >>> import jax.numpy as jnp, jaxnn as nn
     >>> from jaxnn import interop
@@ -142,15 +149,16 @@ def channels_first(channels: int, *window: int) -> ByType:
 
 
 def channels_last(*sizes: int) -> ByType:
-    """A converter for a layer behind a flattened image, if the source flattens (H, W, C).
+    """Return a converter for a layer after a flattened image, if the source flattens (H, W, C).
 
-    The order is ours already: a model of torch that permutes to channels last before it flattens.
+    This is the order of jaxnn, also used by a torch model that permutes to channels last before it
+    flattens.
 
     Args:
-        sizes: height, width and channels, or length and channels for a sequence.
+        *sizes: Height, width, and channels, or length and channels for a sequence.
 
     Raises:
-        ValueError: as `channels_first`.
+        ValueError: As for `channels_first`.
 
     >>> channels_last(5, 4, 3)
     channels_last(5, 4, 3)
@@ -160,15 +168,18 @@ def channels_last(*sizes: int) -> ByType:
 
 def _stated(channels: Any, window: tuple[Any, ...], first: bool) -> ByType:
     sizes = (channels, *window)
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in sizes)
-    if not window or not whole:
-        name = "channels_first(C, H, W)" if first else "channels_last(H, W, C)"
-        raise ValueError(f"{name} takes the sizes of an image, ints >= 1; got {sizes!r}")
+    name = "channels_first(C, H, W)" if first else "channels_last(H, W, C)"
+    _sizes(sizes, f"the sizes in {name}")
     return ByType(channels, tuple(window), first)
 
 
 def runs(layer: Any, factors: Sequence[Sequence[Factor]]) -> Iterator[Run]:
-    """The axes of an array that are in another order in a library with channels first."""
+    """Yield the axes of an array that are in another order in a library with channels first.
+
+    Args:
+        layer: The layer that owns the array.
+        factors: The factors of each axis.
+    """
     for i, one in enumerate(factors):
         if order(one) is not None:
             yield Run(i, i + 1, tuple(one), False)
@@ -186,7 +197,7 @@ def runs(layer: Any, factors: Sequence[Sequence[Factor]]) -> Iterator[Run]:
 
 
 def _groups(layer: Any, ndim: int) -> list[tuple[int, int]]:
-    """Axes of an array that the source may flatten or reorder together."""
+    """Return the axes of an array that the source may flatten or reorder together."""
     if isinstance(layer, _AXIS_BY_AXIS):
         return []
     if isinstance(layer, Dense):
@@ -196,7 +207,11 @@ def _groups(layer: Any, ndim: int) -> list[tuple[int, int]]:
 
 
 def said(run: Run) -> str:
-    """What is known of the axes, for an error."""
+    """Return the known kinds of the axes, for an error.
+
+    Args:
+        run: The axes.
+    """
     one = run.stop == run.start + 1
     axes = f"has axis {run.start}" if one else f"has axes {run.start} to {run.stop - 1}"
     if any(PART in f.kinds for f in run.factors):
@@ -208,7 +223,11 @@ def said(run: Run) -> str:
 
 
 def statements(run: Run) -> tuple[ByType, ByType] | None:
-    """The two that may be stated of these axes; None if they are not positions, then channels."""
+    """Return the two converters for these axes; None if they are not positions, then channels.
+
+    Args:
+        run: The axes.
+    """
     *window, last = [f for f in run.factors if f.size > 1]
     if not window or CHANNEL not in last.kinds or any(POSITION not in f.kinds for f in window):
         return None

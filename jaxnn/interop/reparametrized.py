@@ -1,6 +1,6 @@
-"""Weights that are made from several arrays: weight normalization and spectral normalization.
+"""Weights computed from several arrays: weight normalization and spectral normalization.
 
-A library says which arrays a weight is made from, as a `Made`. A layer without a wrapper takes the
+A `Made` holds the arrays of such a weight. A layer without a wrapper takes the
 weight itself; inside `WeightNorm` it takes the direction, inside `SpectralNorm` the weight before
 the division and the state of the power iteration.
 """
@@ -15,11 +15,11 @@ class Unfit(ValueError):
 
 
 class Made(NamedTuple):
-    """A weight made from the arrays `names`, in float64 and in the other library's layout."""
+    """A weight computed from the arrays `names`, in float64 and in the other library's layout."""
 
     names: tuple[str, ...]
     weight: Any
-    """What the layer multiplies by."""
+    """The factor that the layer multiplies by."""
     direction: Any = None
     """v of g * v / |v|, in weight normalization."""
     original: Any = None
@@ -31,7 +31,7 @@ class Made(NamedTuple):
 
 
 def weight_normed(names: tuple[str, ...], g: Any, v: Any) -> Made:
-    """g * v / |v|, with the length over the axes that g does not have, or along which it is 1."""
+    """Return g * v / |v|, with the length over the axes that g lacks, or along which it is 1."""
     g, v = (np.asarray(a, np.float64) for a in (g, v))
     g = g.reshape((1,) * (v.ndim - g.ndim) + g.shape)
     over = tuple(i for i in range(v.ndim) if g.shape[i] == 1)
@@ -40,7 +40,7 @@ def weight_normed(names: tuple[str, ...], g: Any, v: Any) -> Made:
 
 
 def lengths(weight: Any, direction: Any) -> dict[str, Any]:
-    """v and g, one for each feature of the last axis, so that g * v / |v| is `weight`.
+    """Return v and g, one for each feature of the last axis, so that g * v / |v| is `weight`.
 
     v is `direction`, or the weight itself if its lengths are over other axes than ours.
     """
@@ -54,7 +54,7 @@ def lengths(weight: Any, direction: Any) -> dict[str, Any]:
 
 
 def spectral_normed(names: tuple[str, ...], w: Any, u: Any, v: Any, axis: int = 0) -> Made:
-    """w / (u^T w v), with w as a matrix of `axis` by all others."""
+    """Return w / (u^T w v), with w as a matrix of `axis` by all others."""
     w, u, v = (np.asarray(a, np.float64) for a in (w, u, v))
     rows = np.moveaxis(w, axis, 0)
     if u.size != len(rows) or v.size * len(rows) != rows.size:
@@ -65,12 +65,12 @@ def spectral_normed(names: tuple[str, ...], w: Any, u: Any, v: Any, axis: int = 
 
 
 def state_before(original: Any, singular: Any, weight: Any, steps: int) -> Any:
-    """A state u from which `steps` rounds give the singular value that the source divides by.
+    """Return a state u from which `steps` rounds give the singular value of the source.
 
     The source divides by u^T w v of its last vectors, without another round. A round from our u
     gives |w v|, so v is chosen between the source's own and one of a smaller |w v|.
 
-    Raises Unfit if there is none, since the vectors are not those of the weight.
+    Raises Unfit if there is none: then the vectors do not belong to the weight.
     """
     matrix = original.reshape(-1, original.shape[-1])  # v is in its rows, u in its columns
     sigma = np.sqrt(np.square(original).sum() / np.square(weight).sum())

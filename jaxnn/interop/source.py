@@ -1,4 +1,4 @@
-"""What a converter asks for: the arrays of a layer, by another library's names."""
+"""The source of a converter: the arrays of a layer, by another library's names."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,15 +10,21 @@ from ..combine.ensemble import Ensemble
 from ..combine.repeat import Repeat
 from ..core import paths
 from ..core.composite import Wrapper
+from ..layers.embedding import Embedding
+from ..layers.learned_array import LearnedArray
+from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..layers.positions import LearnedPositions
 from .orders import Run
 from .reparametrized import Made, Unfit
 
 Converter = Callable[[Any, "Source"], dict[str, Any]]
+NORMS = (BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm)
+TABLES = (Embedding, LearnedArray, LearnedPositions)
 Names = Mapping[str, str | tuple[str, Converter]]
 
 
 class IfThere(str):
-    """A prefix in a table of names whose path some networks of the kind do not have."""
+    """A prefix in a table of names whose path may be missing in a network."""
 
     __slots__ = ()
 
@@ -26,12 +32,19 @@ class IfThere(str):
 class Library(NamedTuple):
     """How another library names and lays out its arrays.
 
-    `params` and `state` hold a converter for each type of layer. `channels_first` says that images
-    are (C, H, W). `made(book, layer, name)` is the weight `name` if it is made from several arrays,
-    else None; `other_name(layer, name)` another name that the library has for the array `name` of a
-    layer. `is_buffer(name, array, layers)` says that an array holds nothing learned. If `stacked`,
-    a name without a number may hold the arrays of all copies, along its first axes.
-    `if_not_shared` is what an error adds about two arrays that have one name.
+    Args:
+        name: Name of the library.
+        separator: Text between the segments of a name.
+        params: A converter of parameters for each type of layer.
+        state: A converter of state for each type of layer.
+        channels_first: Whether images are (C, H, W). Default: False.
+        made: `made(book, layer, name)` returns the weight `name` if it is computed from several
+            arrays, else None.
+        other_name: `other_name(layer, name)` returns another name for the array `name` of a layer.
+        is_buffer: `is_buffer(name, array, layers)` returns whether an array holds nothing learned.
+        stacked: Whether a name without a number may hold the arrays of all copies, along its first
+            axes. Default: False.
+        if_not_shared: Text that errors add about two arrays with one name. Default: "".
     """
 
     name: str
@@ -51,26 +64,25 @@ class Missing(KeyError):
 
 
 class Owner(NamedTuple):
-    """A layer that owns arrays, its path, and the wrappers around it with theirs."""
+    """A layer that owns arrays, its path, and the wrappers around it with their paths."""
 
     path: paths.Path
     layer: Any
     wrappers: tuple[tuple[paths.Path, Wrapper], ...]
 
     def copies(self, params: Any) -> tuple[int, ...]:
-        """The number of copies of the layer, for each wrapper that stacks some."""
+        """Return the number of copies of the layer, for each wrapper that stacks some."""
         stacks = [param.stack for _, param in paths.walk(params)]
         if stacks:
             return tuple(n for _, n in max(stacks, key=len))
         return tuple(w.n for _, w in self.wrappers if isinstance(w, Repeat | Ensemble))
 
     def is_inside(self, kind: type) -> bool:
-        """Whether a wrapper of this kind is around the layer."""
+        """Return whether a wrapper of this kind is around the layer."""
         return any(isinstance(wrapper, kind) for _, wrapper in self.wrappers)
 
     def inside(self, kind: type, place: paths.Path) -> Any:
-        """The wrapper of this kind whose pattern fits the array at `place` of the layer, or
-        None."""
+        """Return the wrapper of this kind whose pattern matches the array at `place`, or None."""
         for path, wrapper in self.wrappers:
             if isinstance(wrapper, kind):
                 text = paths.text((*self.path, *place)[len(path) :])
@@ -81,7 +93,18 @@ class Owner(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a converter asks for arrays: those of one layer, or of a part of it, by their names."""
+    """The arrays of one layer, or of a part of it, by their names: the argument of a converter.
+
+    Args:
+        book: The weights of the other library.
+        owner: The layer.
+        path: The path of the layer, or of a part of it.
+        copy: The numbers of the copy, for each wrapper that stacks some.
+        declared: What the layer, or the part, declares.
+        part: The part of a computed weight to return. Default: "weight".
+        table: Converters by the type of layers. Default: None.
+        root: "params" or "state". Default: "params".
+    """
 
     book: Any
     owner: Owner
@@ -93,25 +116,29 @@ class Source:
     root: str = "params"
 
     def __call__(self, name: str) -> Any:
-        """The array of that name; `""` is the array that the prefix itself names."""
+        """Return the array of that name; `""` is the array whose name is the prefix.
+
+        Args:
+            name: The name without its prefix.
+        """
         return self.book.array(self, name)
 
     def has(self, name: str) -> bool:
-        """Whether there is an array of that name."""
+        """Return whether there is an array of that name."""
         return self.book.find(self, name) is not None
 
     def has_itself(self, name: str) -> bool:
-        """Whether there is an array of exactly that name, by no number and not made of others."""
+        """Return whether there is an array of exactly that name, not by number or computed."""
         return self.full(name) in self.book.weights
 
     def at(self, segment: str) -> "Source":
-        """The same for a part of the layer."""
+        """Return the same for a part of the layer."""
         return dataclasses.replace(
             self, path=(*self.path, segment), declared=self.declared[segment]
         )
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The declared shape of our array `name`, of one copy."""
+        """Return the declared shape of our array `name`, of one copy."""
         declared = self.declared[name]
         if isinstance(declared, dict):
             wrappers = ", ".join(type(wrapper).__name__ for _, wrapper in self.owner.wrappers)
@@ -122,20 +149,20 @@ class Source:
         return tuple(declared.shape[len(self.copy) :])
 
     def declared_shape(self, place: paths.Path) -> tuple[int, ...]:
-        """The declared shape of our array at `place`, of one copy."""
+        """Return the declared shape of our array at `place`, of one copy."""
         return tuple(dict(paths.walk(self.declared))[place].shape[len(self.copy) :])
 
     def runs(self, layer: Any, place: paths.Path) -> list[Run]:
-        """The axes of our array at `place` that are in another order in the library."""
+        """Return the axes of our array at `place` that are in another order in the library."""
         return self.book.runs(self.owner, (self.root, *place))
 
     def by_type(self, layer: Any) -> dict[str, Any]:
-        """The arrays of the layer, as its type is converted."""
+        """Return the arrays of the layer, converted by its type."""
         kinds = [kind for kind in type(layer).__mro__ if kind in self.table]
         return (self.table[kinds[0]] if kinds else as_they_are)(layer, self)
 
     def full(self, name: str) -> str:
-        """The name with its prefix."""
+        """Return the name with its prefix."""
         template = self.book.template(self.path)
         if not name:
             template = template.removesuffix(f"{self.book.library.separator}@")
@@ -145,7 +172,7 @@ class Source:
 
 
 def as_numpy(array: Any) -> np.ndarray:
-    """An array of any library as NumPy's, holding the same numbers.
+    """Return an array of any library as a NumPy array with the same numbers.
 
     A tensor of torch may require gradients, be on another device, or have a type that NumPy lacks:
     bfloat16 and float8 become float32, which holds all their numbers.
@@ -160,22 +187,50 @@ def as_numpy(array: Any) -> np.ndarray:
 
 
 def as_they_are(layer: Any, source: Source) -> dict[str, Any]:
-    """Arrays of our own names and layout, which a type without a converter is taken to have."""
+    """Return arrays of our names and layout, the default for a type without a converter."""
     return {
         name: as_they_are(layer, source.at(name)) if isinstance(item, dict) else source(name)
         for name, item in source.declared.items()
     }
 
 
+def renamed(**names: str) -> Converter:
+    """Return a converter for arrays in our layout, by the library's name of each declared one.
+
+    Args:
+        **names: The library's name of each of our arrays.
+    """
+
+    def convert(layer: Any, source: Source) -> dict[str, Any]:
+        return {ours: source(name) for ours, name in names.items() if ours in source.declared}
+
+    return convert
+
+
+def table(name: str) -> Converter:
+    """Return a converter for one array, whose name is `name`, or the prefix itself.
+
+    Args:
+        name: The library's name of the array.
+    """
+
+    def convert(layer: Any, source: Source) -> dict[str, Any]:
+        if source.has(name):
+            return {"w": source(name)}
+        return {"w": without_ones(source(""), source.shape("w"))}
+
+    return convert
+
+
 def fitted(array: Any, wanted: tuple[int, ...], name: str) -> Any:
-    """`array`, of the shape that it has to have in the other library; Unfit else."""
+    """Return `array` if it has the required shape in the other library, else raise Unfit."""
     if np.shape(array) != wanted:
         raise Unfit(f"{name} is {np.shape(array)}, and {wanted} for this network")
     return array
 
 
 def without_ones(array: Any, wanted: tuple[int, ...]) -> Any:
-    """`array` without the axes of 1 in front that `wanted` does not have."""
+    """Return `array` without the leading axes of size 1 that `wanted` does not have."""
     while np.ndim(array) > len(wanted) and np.shape(array)[0] == 1:
         array = array[0]
     return np.reshape(array, wanted) if _no_ones(np.shape(array)) == _no_ones(wanted) else array

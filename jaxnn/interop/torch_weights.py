@@ -14,18 +14,16 @@ from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.dense import Dense
-from ..layers.embedding import Embedding, EmbeddingBag
+from ..layers.embedding import EmbeddingBag
 from ..layers.gated import GatedFeedForward
-from ..layers.learned_array import LearnedArray
-from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..layers.normalization import BatchNorm
 from ..layers.patch import PatchEmbedding
-from ..layers.positions import LearnedPositions
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
 from .conversion import converted
 from .reparametrized import Made, spectral_normed, weight_normed
-from .source import Library, Names, Source, as_numpy, fitted, without_ones
+from .source import NORMS, TABLES, IfThere, Library, Names, Source, as_numpy, fitted, renamed, table
 
 
 def from_torch(
@@ -36,19 +34,19 @@ def from_torch(
     ignore: Iterable[str] = (),
     **named: Any,
 ) -> Weights:
-    """The `train.Weights` of `net` from a torch `state_dict`, or any dict of arrays so named.
+    """Return the `train.Weights` of `net` from a torch `state_dict`, or a dict with such names.
 
     Layers are converted by their type: the axes of a weight are brought into our order, the two
-    biases of an LSTM added up, a packed projection of `torch.nn.MultiheadAttention` cut. A layer at
-    the path `blocks/0/mlp` takes what is called `blocks.0.mlp.weight` and so on; `names` says where
-    it is called otherwise, by path or pattern of paths, the first that fits:
+    biases of an LSTM added, a packed projection of `torch.nn.MultiheadAttention` split. A layer at
+    the path `blocks/0/mlp` takes `blocks.0.mlp.weight` and so on; `names` has other names, by path
+    or pattern of paths, of which the first that matches applies:
 
-    - `{"blocks/0": "transformer.h.0"}`: that prefix, for all below it too;
-    - `{"**/norm": ".ln"}`: behind the prefix of what is above; `"."` is that prefix itself;
-    - `{"blocks": "transformer.h.*"}`: `*` is the number of a copy, where a `Repeat` stacks them;
+    - `{"blocks/0": "transformer.h.0"}`: that prefix, also for all layers below;
+    - `{"**/norm": ".ln"}`: after the prefix of the layer above; `"."` is that prefix itself;
+    - `{"blocks": "transformer.h.*"}`: `*` is the number of a copy that a `Repeat` stacks;
     - `{"lstm": "lstm.@_l0"}`: `@` is the place of the array's name, at the end by default;
-    - `{"attention": (".attn", converter)}`: converted by `converter(layer, source)`, which gives
-      the parameters, in our layout, from arrays `source("weight")`;
+    - `{"attention": (".attn", converter)}`: converted by `converter(layer, source)`, which
+      returns the parameters, in our layout, from arrays `source("weight")`;
     - `{"head": ("head", interop.channels_first(C, H, W))}`: a layer whose input was flattened from
       an image, which torch keeps as (C, H, W); `interop.channels_last(H, W, C)` if it does not;
     - `{"head": ("embed", interop.tied)}`: two layers take the same arrays.
@@ -59,12 +57,13 @@ def from_torch(
     the layer itself; spectral normalization likewise. Caches of `nn.with_cache` start empty.
 
     Args:
-        net: the network.
-        state_dict: tensors or arrays by torch's names.
-        inputs, named: as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
-        names: from a path of the network, or a pattern of paths, to a prefix of names, or to a pair
+        net: The network.
+        state_dict: Tensors or arrays by torch's names.
+        *inputs: Inputs, as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, likewise.
+        names: From a path of the network, or a pattern of paths, to a prefix of names, or to a pair
             of a prefix and a converter; by default the prefix is the path.
-        ignore: patterns of names that may be left over. Buffers that hold nothing learned, such as
+        ignore: Patterns of names that may be left over. Buffers that hold nothing learned, such as
             `num_batches_tracked` and causal masks, may always be, and so may the weight of a head
             that is tied to the embedding, if it is in the network too.
 
@@ -72,7 +71,7 @@ def from_torch(
         Parameters and state, in the declared types.
 
     Raises:
-        ValueError: an array is missing, of another shape, used nowhere, or used by two layers; a
+        ValueError: An array is missing, of another shape, used nowhere, or used by two layers; a
             path in `names` is not in the network; or the weights of a layer may be in another
             order, since they run over positions and channels of an image and neither
             `channels_first` nor `channels_last` is stated. All are listed.
@@ -107,12 +106,12 @@ def _bias(source: Source, shape: tuple[int, ...] = ()) -> dict[str, Any]:
 
 
 def convolution(layer: Any, source: Source) -> dict[str, Any]:
-    """torch.nn.Conv1d to 3d: weight (features, inputs / groups, *window)."""
+    """torch.nn.Conv1d to 3d: weight `(features, inputs / groups, *window)`."""
     return {"w": np.moveaxis(source("weight"), (0, 1), (-1, -2))} | _bias(source)
 
 
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
-    """torch.nn.ConvTranspose1d to 3d: weight (inputs, features / groups, *window)."""
+    """torch.nn.ConvTranspose1d to 3d: weight `(inputs, features / groups, *window)`."""
     parts = np.concatenate(np.split(source("weight"), layer.groups), 1)
     return {"w": np.moveaxis(parts, (0, 1), (-2, -1))} | _bias(source)
 
@@ -120,24 +119,6 @@ def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
 def bilinear(layer: Any, source: Source) -> dict[str, Any]:
     """torch.nn.Bilinear: weight (features, n, m)."""
     return {"w": np.moveaxis(source("weight"), 0, -1)} | _bias(source)
-
-
-def norm(layer: Any, source: Source) -> dict[str, Any]:
-    """The norms of torch: weight and bias."""
-    found = {"scale": source("weight")} if "scale" in source.declared else {}
-    return found | _bias(source)
-
-
-def running(layer: Any, source: Source) -> dict[str, Any]:
-    """The running statistics of torch.nn.BatchNorm1d to 3d."""
-    return {"mean": source("running_mean"), "var": source("running_var")}
-
-
-def table(layer: Any, source: Source) -> dict[str, Any]:
-    """torch.nn.Embedding, of tokens or of positions; or a tensor of its own."""
-    if source.has("weight"):
-        return {"w": source("weight")}
-    return {"w": without_ones(source(""), source.shape("w"))}
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
@@ -176,7 +157,7 @@ def gated(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def _gates(source: Source, side: str) -> tuple[Any, Any]:
-    """The weights (inputs, gates) and biases of the input (ih) or the hidden state (hh)."""
+    """Return the weights (inputs, gates) and biases of the input (ih) or the hidden state (hh)."""
     weight = source(f"weight_{side}").T
     name = f"bias_{side}"
     return weight, source(name) if source.has(name) else np.zeros(weight.shape[-1], weight.dtype)
@@ -197,7 +178,7 @@ def gru(layer: Any, source: Source) -> dict[str, Any]:
 
 
 def made(book: Any, layer: Any, name: str) -> Made | None:
-    """A weight of torch.nn.utils.weight_norm or spectral_norm, or of their parametrizations."""
+    """Return a weight of weight_norm or spectral_norm of torch, or of their parametrizations."""
     head, dot, last = name.rpartition(".")
     inner = f"{head}{dot}parametrizations.{last}"
     for names in ((f"{name}_g", f"{name}_v"), (f"{inner}.original0", f"{inner}.original1")):
@@ -217,7 +198,7 @@ def made(book: Any, layer: Any, name: str) -> Made | None:
 
 
 def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
-    """Counters of batches, masks, and tables of positions that models save with their weights."""
+    """Return whether an array is a counter, mask, or table that models save with weights."""
     last, ndim = name.rpartition(".")[2], len(getattr(array, "shape", ()))
     if last == "num_batches_tracked":
         return True
@@ -235,7 +216,7 @@ def is_buffer(name: str, array: Any, layers: list[Any]) -> bool:
 
 
 def _turns_by(rotary: RotaryEmbedding, frequencies: Any) -> bool:
-    """Whether a model that saves these frequencies turns by the angles of `rotary`."""
+    """Return whether these frequencies of a model are the angles of `rotary`."""
     features = 2 * frequencies.size
     own = rotary_frequencies(features, rotary.base)
     if rotary.scaling is not None:
@@ -254,15 +235,8 @@ TORCH = Library(
         PatchEmbedding: convolution,
         ConvTranspose: transposed_convolution,
         Bilinear: bilinear,
-        LayerNorm: norm,
-        RMSNorm: norm,
-        GroupNorm: norm,
-        InstanceNorm: norm,
-        BatchNorm: norm,
-        Embedding: table,
-        EmbeddingBag: table,
-        LearnedPositions: table,
-        LearnedArray: table,
+        **dict.fromkeys(NORMS, renamed(scale="weight", b="bias")),
+        **dict.fromkeys((*TABLES, EmbeddingBag), table("weight")),
         PReLU: prelu,
         MultiHeadAttention: attention,
         GatedFeedForward: gated,
@@ -270,8 +244,102 @@ TORCH = Library(
         LSTMCell: recurrent,
         GRUCell: gru,
     },
-    {BatchNorm: running},
+    {BatchNorm: renamed(mean="running_mean", var="running_var")},
     channels_first=True,
     made=made,
     is_buffer=is_buffer,
 )
+
+
+# ---- the names in models of transformers and torchvision, for `jaxnn.models` ----
+
+
+def packed_attention(layer: Any, source: Source) -> dict[str, Any]:
+    """GPT-2: c_attn (n, 3 n), with query, key, and value side by side, and c_proj, as x @ w + b."""
+    weights = np.split(source("c_attn.weight"), 3, 1)
+    biases = np.split(source("c_attn.bias"), 3)
+    pairs = zip(("query", "key", "value"), weights, biases, strict=True)
+    found = {part: {"w": w, "b": b} for part, w, b in pairs}
+    return found | {"out": {"w": source("c_proj.weight"), "b": source("c_proj.bias")}}
+
+
+def untransposed(layer: Any, source: Source) -> dict[str, Any]:
+    """transformers' Conv1D: x @ weight + bias, with the weight in our layout."""
+    return {"w": source("weight"), "b": source("bias")}
+
+
+GPT2: Names = {
+    "embedding": "transformer.wte",
+    "positions": "transformer.wpe",
+    "blocks": "transformer.h.*",
+    "blocks/attention_norm": ".ln_1",
+    "blocks/attention": (".attn", packed_attention),
+    "blocks/feed_forward_norm": ".ln_2",
+    "blocks/feed_forward": ".mlp",
+    "blocks/feed_forward/up": (".c_fc", untransposed),
+    "blocks/feed_forward/down": (".c_proj", untransposed),
+    "norm": "transformer.ln_f",
+    "head": IfThere("lm_head"),
+}
+"""transformers' GPT2LMHeadModel, for `GPT`. Its head is tied to the embedding by default."""
+
+LLAMA: Names = {
+    "embedding": "model.embed_tokens",
+    "blocks": "model.layers.*",
+    "blocks/attention_norm": ".input_layernorm",
+    "blocks/attention": ".self_attn",
+    "blocks/attention/query": ".q_proj",
+    "blocks/attention/key": ".k_proj",
+    "blocks/attention/value": ".v_proj",
+    "blocks/attention/out": ".o_proj",
+    "blocks/feed_forward_norm": ".post_attention_layernorm",
+    "blocks/feed_forward": ".mlp",
+    "blocks/feed_forward/gate": ".gate_proj",
+    "blocks/feed_forward/up": ".up_proj",
+    "blocks/feed_forward/down": ".down_proj",
+    "norm": "model.norm",
+    "head": IfThere("lm_head"),
+}
+"""transformers' LlamaForCausalLM, for `GPT`."""
+
+VIT: Names = {
+    "patches": "conv_proj",
+    "token": "class_token",
+    "positions": "encoder.pos_embedding",
+    "blocks": "encoder.layers.encoder_layer_*",
+    "blocks/attention_norm": ".ln_1",
+    "blocks/attention": ".self_attention",
+    "blocks/feed_forward_norm": ".ln_2",
+    "blocks/feed_forward": ".mlp",
+    "blocks/feed_forward/up": ".0",
+    "blocks/feed_forward/down": ".3",
+    "norm": "encoder.ln",
+    "head": "heads.head",
+}
+"""torchvision's VisionTransformer, for `ViT`."""
+
+RESNET: Names = {
+    "stem/convolution/conv": "conv1",
+    "stem/convolution/norm": "bn1",
+    "stages/0": "layer1",
+    "stages/1": "layer2",
+    "stages/2": "layer3",
+    "stages/3": "layer4",
+    "**/branch": IfThere("."),
+    "**/branch/*": IfThere("."),
+    "**/first/conv": IfThere(".conv1"),
+    "**/first/norm": IfThere(".bn1"),
+    "**/narrow/conv": IfThere(".conv1"),
+    "**/narrow/norm": IfThere(".bn1"),
+    "**/second/conv": IfThere(".conv2"),
+    "**/second/norm": IfThere(".bn2"),
+    "**/middle/conv": IfThere(".conv2"),
+    "**/middle/norm": IfThere(".bn2"),
+    "**/wide/conv": IfThere(".conv3"),
+    "**/wide/norm": IfThere(".bn3"),
+    "**/shortcut": IfThere(".downsample"),
+    "**/shortcut/conv": IfThere(".0"),
+    "**/shortcut/norm": IfThere(".1"),
+    "head": "fc",
+}
+"""torchvision's ResNet, for `ResNet`."""

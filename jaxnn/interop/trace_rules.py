@@ -1,4 +1,4 @@
-"""How each operation of a trace relates the axes of its inputs to those of its outputs."""
+"""The relations of each operation of a trace between the axes of its inputs and outputs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ MARK = "jaxnn.interop"
 
 
 def mark_of(window: int) -> str:
-    """The name given to an array whose last axis runs over channels, and `window` axes before it
+    """Return the name of an array whose last axis runs over channels, and `window` axes before it
     over positions."""
     return f"{MARK} {window}"
 
@@ -41,7 +41,7 @@ def follow(jaxpr: Any, axes: dict[Any, list[int]], classes: Any) -> None:
 
 
 def _inner(settings: dict[str, Any]) -> Any:
-    """The program that an operation calls once, or None."""
+    """Return the program that an operation calls once, or None."""
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         found = settings.get(name)
         if found is not None:
@@ -55,7 +55,7 @@ def _same(classes: Any, one: Sequence[int], other: Sequence[int]) -> None:
 
 
 def _alike(classes: Any, one: Sequence[int], other: Sequence[int]) -> None:
-    """Axes that only a part of the elements share; the same axis if the sizes are equal."""
+    """Relate axes that share only a part of the elements; the same axis if sizes are equal."""
     for a, b in zip(one, other, strict=False):
         classes.join(a, b)
         classes.alike(a, b)
@@ -190,10 +190,14 @@ def _gather(classes: Any, settings: Any, ins: Any, outs: Any) -> None:
 
 
 def _first(classes: Any, settings: Any, ins: Any, outs: Any) -> None:
-    """Of what is written into, or sliced, by positions that have no axes."""
+    """Relate only the first input; the others are positions without axes."""
     _partly(classes, settings, ins[:1], outs)
 
 
+_PARTLY = ("concatenate", "pad", "slice", "split", "dynamic_update_slice", "reduce_window")
+_PARTLY += ("reduce_window_max", "reduce_window_min", "reduce_window_sum")
+_REDUCTIONS = ("reduce", "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and")
+_REDUCTIONS += ("reduce_or", "reduce_xor", "argmax", "argmin")
 _RULES: dict[str, Any] = {
     "name": _named,
     "transpose": _transpose,
@@ -203,21 +207,7 @@ _RULES: dict[str, Any] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "gather": _gather,
-    "concatenate": _partly,
-    "pad": _partly,
-    "slice": _partly,
-    "split": _partly,
     "dynamic_slice": _first,
-    "dynamic_update_slice": _partly,
-    "reduce_window_max": _partly,
-    "reduce_window_min": _partly,
-    "reduce_window_sum": _partly,
-    "reduce_window": _partly,
-    **dict.fromkeys(
-        (
-            *("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"),
-            *("reduce_xor", "argmax", "argmin", "reduce"),
-        ),
-        _reduce,
-    ),
+    **dict.fromkeys(_PARTLY, _partly),
+    **dict.fromkeys(_REDUCTIONS, _reduce),
 }

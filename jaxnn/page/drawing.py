@@ -26,7 +26,7 @@ INK, SOFT, LINE, PAPER, BEST, BAND, CURVE, BAD, *LEVELS = (
 )
 FARTHEST = 1e100
 WIDTH = 9.6  # inches across the page
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "jaxnn",
     "path.simplify": False,

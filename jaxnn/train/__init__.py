@@ -8,8 +8,6 @@ Everything is a pure function of values, so a loop can be written by hand from t
         state, metrics = step(state, batch)
 """
 
-from .apply_if_finite import apply_if_finite
-from .blocks import for_network
 from .class_scores import accuracy, confusion_matrix, f1, iou, precision, recall
 from .classification import (
     BinaryClassification,
@@ -22,6 +20,7 @@ from .ema import ema_params, evaluation_params, with_ema
 from .evaluation import evaluate, predict
 from .every import Every
 from .fit import fit
+from .for_network import for_network
 from .hooks.checkpoints import Checkpoints
 from .hooks.divergence import Diverged, Divergence
 from .hooks.early_stopping import EarlyStopping
@@ -33,10 +32,10 @@ from .hooks.profile import Profile
 from .hooks.progress import Progress
 from .hooks.throughput import TIMINGS, Throughput
 from .logging import JsonLines, Logger
-from .loss_scale import dynamic_loss_scale
 from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
 from .minimize import Minimize, Supervised
 from .multitask import MultiTask
+from .nonfinite import apply_if_finite, dynamic_loss_scale
 from .optimizer import Optimizer
 from .output_scores import auc, bits, mae, perplexity, r2, rmse, top_k_accuracy
 from .partition import partition

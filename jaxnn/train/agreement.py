@@ -1,4 +1,4 @@
-"""What all processes of a run have to see alike: the time, the signals, the death of one."""
+"""What all processes of a run must agree on: the time, the signals, and the death of one."""
 
 import contextlib
 import re
@@ -9,7 +9,7 @@ import numpy as np
 
 from .signals import Asked
 
-# What the libraries that connect processes raise if one does not answer: Gloo on CPUs, NCCL on
+# The errors of the libraries that connect processes if one does not answer: Gloo on CPUs, NCCL on
 # GPUs, and the service that JAX starts in the first process.
 _LOST = re.compile(
     r"gloo \w+ failed|gloo.*(connection|peer|timed? ?out)|"
@@ -24,7 +24,7 @@ class PeerLost(RuntimeError):
 
 
 def is_peer_lost(error: BaseException) -> bool:
-    """Whether an error in one of several processes says that another does not answer.
+    """Return whether an error in one of several processes means that another does not answer.
 
     >>> is_peer_lost(ValueError("Gloo AllReduce failed: Connection closed by peer"))  # alone
     False
@@ -36,7 +36,7 @@ def is_peer_lost(error: BaseException) -> bool:
 
 
 def peer_lost(error: BaseException, resume: str = "") -> PeerLost:
-    """The error as one line: what happened, the cause, and how to resume."""
+    """Return the error as one line: what happened, the cause, and how to resume."""
     if isinstance(error, PeerLost):
         return error
     here, count = jax.process_index(), jax.process_count()
@@ -50,7 +50,7 @@ def peer_lost(error: BaseException, resume: str = "") -> PeerLost:
 
 @contextlib.contextmanager
 def watching_peers(resume: Callable[[], str]) -> Iterator[None]:
-    """Raise PeerLost, one line, for the errors of libraries that another process caused."""
+    """Raise PeerLost for the errors of libraries that another process caused."""
     try:
         yield
     except Exception as error:
@@ -60,10 +60,14 @@ def watching_peers(resume: Callable[[], str]) -> Iterator[None]:
 
 
 class Agreed:
-    """The time, and the signal that came or None, alike in all processes of a run.
+    """The time, and the signal received or None, the same in all processes of a run.
 
-    What one of them does because of either, all have to do at the same step. They ask each other at
+    What one process does because of either, all must do at the same step. They exchange both at
     every fifth dispatch, since that waits for the device.
+
+    Args:
+        clock: Returns the time in seconds.
+        asked: The signals of this process.
     """
 
     def __init__(self, clock: Callable[[], float], asked: Asked) -> None:
@@ -71,7 +75,7 @@ class Agreed:
         self._count, self._last = 0, (0.0, 0)
 
     def seconds(self) -> float:
-        """The time at the end of a dispatch."""
+        """Return the time at the end of a dispatch."""
         if jax.process_count() == 1:
             return self._clock()
         self._count += 1
@@ -84,5 +88,5 @@ class Agreed:
         return self._last[0]
 
     def signal(self) -> int | None:
-        """The number of the signal that came, as of the last exchange between processes."""
+        """Return the number of the signal received, as of the last exchange of the processes."""
         return self._asked.number if jax.process_count() == 1 else self._last[1] or None

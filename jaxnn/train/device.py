@@ -1,7 +1,7 @@
 """Peak speeds of devices."""
 
-# Peak operations a second of one device in bfloat16, dense, by what `device_kind` begins with.
-# Sources: the data sheets of the makers.
+# Peak operations per second of a device in bfloat16, dense, by the beginning of `device_kind`.
+# Sources: the manufacturers' data sheets.
 PEAKS = {
     "NVIDIA B200": 2.25e15,
     "NVIDIA H200": 989e12,
@@ -21,7 +21,10 @@ PEAKS = {
 
 
 def peak_flops(kind: str) -> float | None:
-    """Peak operations a second in bfloat16 of a device of this kind; None if it is unknown.
+    """Return the peak operations per second in bfloat16 of a device; None if it is unknown.
+
+    Args:
+        kind: Its `device_kind`.
 
     >>> peak_flops("NVIDIA H100 80GB HBM3"), peak_flops("cpu")
     (989000000000000.0, None)

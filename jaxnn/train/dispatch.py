@@ -1,11 +1,12 @@
-"""How many steps one compiled program takes: as many as a run may wait for.
+"""The number of steps in one dispatch, which a run waits for.
 
-A signal, a display, and hooks that go by time wait for the end of a dispatch. The number follows
-from the jaxpr of the steps alone and not from a clock, so that a resumed run has the dispatches of
-an uninterrupted one.
+A signal, a display, and hooks that depend on time wait for the end of a dispatch. The number
+follows only from the jaxpr of the steps and not from a clock, so that a resumed run has the
+dispatches of an uninterrupted one.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,20 +20,20 @@ UNKNOWN = 100  # times that a loop of unknown length runs
 
 
 def steps_at_once(jaxpr: Any, count: int, most: int, steps_per_epoch: int | None) -> int:
-    """The largest number of steps in one dispatch.
+    """Return the largest number of steps in one dispatch.
 
     Args:
-        jaxpr: that of `count` steps.
-        count: their number.
-        most: the largest number that is allowed.
-        steps_per_epoch: the steps of an epoch, which dispatches divide evenly if they can, so that
+        jaxpr: The jaxpr of `count` steps.
+        count: Their number.
+        most: The largest number that is allowed.
+        steps_per_epoch: The steps of an epoch, which dispatches divide evenly if they can, so that
             there is one program; None without epochs.
     """
     platform = jax.default_backend()
     if platform == "cpu" and has_convolution(jaxpr):
         return 1  # XLA's convolutions are ten times slower in a loop on a CPU
     operations = sum(cost for _, cost in costs(jaxpr)) / OPERATIONS.get(platform, 5e9)
-    seconds = (operations + EQUATION * _equations(jaxpr)) / count
+    seconds = (operations + EQUATION * sum(times for _, times in _equations(jaxpr))) / count
     most = min(most, max(1, math.floor(LONGEST / seconds)) if seconds else most)
     if steps_per_epoch is None:
         return most
@@ -40,24 +41,18 @@ def steps_at_once(jaxpr: Any, count: int, most: int, steps_per_epoch: int | None
     return next(even, most)
 
 
-def _equations(jaxpr: Any) -> int:
-    """How many equations run, those of loops as often as these run."""
+def has_convolution(jaxpr: Any) -> bool:
+    """Return whether a jaxpr or one inside it convolves."""
+    return any(e.primitive.name == "conv_general_dilated" for e, _ in _equations(jaxpr))
+
+
+def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """Yield the equations of a jaxpr and of those inside it, with how often each runs."""
     from jax.extend.core import jaxprs_in_params  # here: its import is slow
 
-    total = 0
     for equation in jaxpr.eqns:
-        times = {"scan": equation.params.get("length", 1), "while": UNKNOWN}
-        inside = sum(map(_equations, jaxprs_in_params(equation.params)))
-        total += 1 + inside * times.get(equation.primitive.name, 1)
-    return total
-
-
-def has_convolution(jaxpr: Any) -> bool:
-    """Whether a jaxpr or one inside it convolves."""
-    from jax.extend.core import jaxprs_in_params
-
-    return any(
-        equation.primitive.name == "conv_general_dilated"
-        or any(map(has_convolution, jaxprs_in_params(equation.params)))
-        for equation in jaxpr.eqns
-    )
+        yield equation, times
+        loops = {"scan": equation.params.get("length", 1), "while": UNKNOWN}
+        inside = times * loops.get(equation.primitive.name, 1)
+        for inner in jaxprs_in_params(equation.params):
+            yield from _equations(inner, inside)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from ..fields import is_traced
+from ..validation import Accepts, is_number
 from .optimizer import Optimizer, SlowState, as_pytree, states_of, updated
 from .state import Trained, TrainState
 from .weights import Weights
@@ -22,21 +22,23 @@ class AverageState(NamedTuple):
 
 
 class Averaged:
-    """What `with_ema` gives."""
+    """The optimizer that `with_ema` makes."""
 
     def __init__(self, optimizer: Any, decay: Any) -> None:
         self.inner, self.decay = as_pytree(optimizer), decay
 
     def init(self, params: Any) -> AverageState:
-        """The optimizer's state, and the parameters themselves."""
+        """Return the optimizer's state, and the parameters as their average."""
         # A copy: a step takes the memory of parameters and state, which must not be shared.
-        average = jax.tree.map(lambda p: jnp.array(p, _wide(p)), params)
+        average = jax.tree.map(
+            lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32)), params
+        )
         return AverageState(self.inner.init(params), average, jnp.zeros((), jnp.int32))
 
     def update(
         self, updates: Any, state: AverageState, params: Any = None, **extra: Any
     ) -> tuple[Any, AverageState]:
-        """The optimizer's updates, and the average with the parameters that they lead to."""
+        """Return the optimizer's updates, and the average with the parameters after them."""
         if params is None:
             raise ValueError(
                 "train.with_ema needs the parameters: write "
@@ -44,7 +46,7 @@ class Averaged:
             )
         updates, inner = updated(self.inner, updates, state.inner, params, **extra)
         count = state.steps + 1
-        # (1 - decay) / (1 - decay**count): the weight that the newest of `count` ones has.
+        # (1 - decay) / (1 - decay**count): the weight of the newest parameters.
         decay = jnp.asarray(self.decay)
         below = jnp.where(decay < 1, decay, jnp.zeros_like(decay))
         share = (1 - below) / -jnp.expm1(count * jnp.log(below))
@@ -53,7 +55,7 @@ class Averaged:
 
         def moved(mean: jax.Array, p: jax.Array) -> jax.Array:
             new = p.astype(mean.dtype)
-            # 0 * NaN is NaN: a mean without weight has no part.
+            # 0 * NaN is NaN, so a mean without weight is left out.
             return jnp.where(alone, new, mean + share.astype(mean.dtype) * (new - mean))
 
         average = jax.tree.map(moved, state.average, optax.apply_updates(params, updates))
@@ -61,18 +63,24 @@ class Averaged:
 
 
 def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
-    """The optimizer, which also keeps an exponential moving average of the parameters.
+    """Return the optimizer, which also keeps an exponential moving average of the parameters.
 
     After n steps the average of p_1 .. p_n, the parameters after each, is
 
         sum_i decay**(n - i) p_i * (1 - decay) / (1 - decay**n)
 
-    so the weights add up to 1 at every n and the first parameters, which were drawn, have none: as
-    `optax.ema` with debias=True. It is kept in at least float32, in the optimizer's state;
-    `train.ema_params(ts)` gives it. Put it around the whole optimizer, since it counts with the
-    updates that come out of it, and within `train.dynamic_loss_scale` or `train.apply_if_finite`,
-    which then leave it alone in a step that is skipped. Raises ValueError for a decay outside of
-    [0, 1).
+    so the weights add up to 1 at every n and the initial parameters, which were drawn, have none:
+    as `optax.ema` with debias=True. It is kept in at least float32, in the optimizer's state;
+    `train.ema_params(ts)` returns it. Put it around the whole optimizer, since it averages what its
+    updates lead to, and inside `train.dynamic_loss_scale` or `train.apply_if_finite`, which leave
+    it as it is in a step that is skipped.
+
+    Args:
+        optimizer: An optax optimizer or a `train.Optimizer`.
+        decay: A number in [0, 1). Default: 0.999.
+
+    Raises:
+        ValueError: A decay out of range.
 
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992.
 
@@ -87,21 +95,21 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
     >>> jax.tree.map(jnp.shape, train.ema_params(state).params)
     {'b': (1,), 'w': (2, 1)}
     """
-    if not is_traced(decay) and not 0 <= decay < 1:
-        raise ValueError(f"with_ema: decay is a number in [0, 1), got {decay!r}")
+    _decay(decay, "with_ema.decay")
     return Optimizer(Averaged, optimizer, decay=decay)
 
 
 def ema_params(ts: TrainState) -> Weights:
-    """The averaged parameters, in the parameters' own types, and the network's state as it is.
+    """Return the averaged parameters, in the parameters' types, and the network's state.
 
     Before the first step they are the parameters. Running statistics, such as those of a batch
     norm, are those of the parameters themselves.
 
     Args:
-        ts: a state of a program whose optimizer is `train.with_ema`.
+        ts: A state of a program whose optimizer is `train.with_ema`.
 
-    Raises ValueError if the optimizer keeps no average, or several.
+    Raises:
+        ValueError: The optimizer keeps no average, or several.
     """
     states = states_of(ts.opt_state, AverageState)
     if len(states) != 1:
@@ -110,13 +118,13 @@ def ema_params(ts: TrainState) -> Weights:
             f"the optimizer's state holds {found}; write train.with_ema(optimizer, decay=0.999) "
             "around the whole optimizer, for training too"
         )
-    average = _where_present(lambda mean, _: mean, states[0].average, ts.params)
+    average = _EVALUATED[AverageState](states[0], ts.params)
     params = jax.tree.map(lambda mean, p: mean.astype(p.dtype), average, ts.params)
     return Weights(params, ts.state)
 
 
 def evaluation_params(trained: Trained) -> Any:
-    """The parameters with which a network is evaluated, as the optimizer of a state defines them.
+    """Return the parameters with which a network is evaluated, as its optimizer defines them.
 
     They are the average for `train.with_ema`, the slow parameters for `optax.lookahead`,
     `optax.contrib.schedule_free_eval_params` for schedule-free optimizers, the unperturbed
@@ -124,7 +132,7 @@ def evaluation_params(trained: Trained) -> Any:
     computes its validation metrics with them, and so do `evaluate` and `predict`.
 
     Args:
-        trained: a `TrainState`; other holders of parameters are taken as they are.
+        trained: A `TrainState`; the parameters of other values are returned as they are.
 
     Returns:
         A pytree like `trained.params`, in the same types.
@@ -147,7 +155,7 @@ def evaluation_params(trained: Trained) -> Any:
 
 
 def _schedule_free(state: Any, params: Any) -> Any:
-    # Leaf by leaf, since a partition masks the parameters of other optimizers.
+    # For each leaf, since a partition masks the parameters of other optimizers.
     return _where_present(
         lambda z, y: optax.contrib.schedule_free_eval_params(state._replace(z=z), y),
         state.z,
@@ -163,9 +171,9 @@ def _unperturbed(state: Any, params: Any) -> Any:
 
 
 def _where_present(function: Any, tree: Any, params: Any) -> Any:
-    """function(leaf, p) if the tree has a leaf, and p if it has None or a masked node.
+    """Return function(leaf, p), or p if the tree has None or a masked node in place of a leaf.
 
-    It has None for parameters under `nn.Inference`.
+    It has None in place of parameters under `nn.Inference`.
     """
 
     def absent(node: Any) -> bool:
@@ -184,5 +192,6 @@ _EVALUATED: dict[type, Any] = {
 }
 
 
-def _wide(leaf: Any) -> Any:
-    return jnp.promote_types(leaf.dtype, jnp.float32)
+_decay = Accepts(
+    "a number in [0, 1)", lambda value: is_number(value) and 0 <= value < 1, traced=True
+)

@@ -5,22 +5,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax import lax
 
+from ..core import paths
+from ..explain.text import describe
 from ..keys import kept_key
-from .accumulation import accumulated, total_counts
-from .apply_if_finite import chosen, was_made
-from .frozen import parts_of
-from .loss_scale import scale_of, unscaled
-from .metrics import terms_of, value_of, without_collected
-from .norms import norms_by_path
+from .for_network import layout_of
+from .metrics import Derived, Ratio, Sum, merged, terms_of, value_of, without_collected
+from .nonfinite import chosen, scale_of, was_applied
 from .optimizer import first_updated
 from .partition import without_gradient
 from .state import TrainState
+from .task import Metrics
+
+# (params, state, batch, key) -> gradients, metrics, state
+Gradients = Callable[[Any, Any, Any, jax.Array], tuple[Any, Any, Any]]
 
 
 def step_key(state: TrainState) -> jax.Array:
-    """The random key of the step that comes next."""
+    """Return the random key of the next step."""
     return jax.random.fold_in(kept_key(state.key), state.step)
 
 
@@ -33,28 +38,28 @@ def gradient_step(
     accumulate: int = 1,
     log_norms: str | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
-    """A step of an optimizer down the gradient of a loss, as a pure function.
+    """Take a step of an optimizer down the gradient of a loss, as a pure function.
 
     Args:
-        loss_of: maps (params, state, batch, key) to ((loss, metrics), state). The loss is a scalar,
+        loss_of: Maps (params, state, batch, key) to ((loss, metrics), state). The loss is a scalar,
             a mean over the rows, or a `Ratio` or a sum of them; the metrics have the loss, too.
-        optimizer: as `for_network` returns it; parameters under `nn.Inference` are not changed.
-        ts: the state before the step.
-        batch: a pytree of rows.
-        accumulate: the number of micro-batches, which go through one after the other.
-        log_norms: a pattern of parameter paths whose norms become metrics.
+        optimizer: As `for_network` returns it; parameters under `nn.Inference` are not changed.
+        ts: The state before the step.
+        batch: A pytree of rows.
+        accumulate: The number of micro-batches, which are processed in sequence. Default: 1.
+        log_norms: A pattern of parameter paths whose norms become metrics. Default: None.
 
     Returns:
         The state after the step, and the metrics of the whole batch. `Collected` metrics are
         dropped. If the optimizer may skip steps, `skipped` is 1 for a step that changed nothing.
     """
     scale = scale_of(ts.opt_state)
-    optimizer, partition = parts_of(optimizer)
-    trained, still = (ts.params, None) if partition is None else partition.split(ts.params)
+    layout = layout_of(optimizer)
+    trained, still = (ts.params, None) if layout is None else layout.split(ts.params)
     arguments = trained, ts.state, batch, step_key(ts)
 
     def whole(trained: Any) -> Any:
-        return trained if partition is None else partition.join(trained, still)
+        return trained if layout is None else layout.join(trained, still)
 
     counts = None
     if accumulate > 1:
@@ -63,7 +68,9 @@ def gradient_step(
     def objective(trained: Any, *rest: Any) -> tuple[jax.Array, Any]:
         params = whole(without_gradient(optimizer, trained))
         (loss, metrics), state = loss_of(params, *rest)
-        if counts is not None:  # of the whole batch, since the means of micro-batches are taken
+        if (
+            counts is not None
+        ):  # micro-batches are averaged: divide by the counts of the whole batch
             pairs = zip(terms_of(loss, 1), counts, strict=True)
             loss = sum(accumulate * term.sum / jnp.where(n == 0, 1, n) for term, n in pairs)
         loss = value_of(loss)
@@ -72,25 +79,27 @@ def gradient_step(
 
     def gradients(*arguments: Any) -> tuple[Any, Any, Any]:
         grads, (metrics, state) = jax.grad(objective, has_aux=True)(*arguments)
-        return unscaled(grads, scale), metrics, state
+        if scale is not None:
+            grads = jax.tree.map(lambda grad, s=scale: grad / s.astype(grad.dtype), grads)
+        return grads, metrics, state
 
-    if accumulate == 1:
-        grads, metrics, state = gradients(*arguments)
-    else:
-        grads, metrics, state = accumulated(gradients, accumulate, *arguments)
+    def of_batch(function: Gradients, *arguments: Any) -> Any:
+        if accumulate == 1:
+            return function(*arguments)
+        return accumulated(function, accumulate, *arguments)
+
+    grads, metrics, state = of_batch(gradients, *arguments)
 
     def loss_at(trained: Any, obj_fn: Any = None, grad_fn: Any = None) -> jax.Array:
-        # optax's line searches refuse arguments that their function does not name.
+        # optax's line searches reject arguments that their function does not name.
         del obj_fn, grad_fn
 
         def loss_only(*arguments: Any) -> tuple[Any, Any, Any]:
             _, (metrics, state) = objective(*arguments)
             return {}, {"loss": metrics["loss"]}, state
 
-        given = (trained, *arguments[1:])
-        if accumulate == 1:
-            return value_of(loss_only(*given)[1]["loss"])
-        return value_of(accumulated(loss_only, accumulate, *given)[1]["loss"])
+        _, metrics, _ = of_batch(loss_only, trained, *arguments[1:])
+        return value_of(metrics["loss"])
 
     updates, opt_state = first_updated(
         optimizer,
@@ -106,10 +115,135 @@ def gradient_step(
     params = whole(optax.apply_updates(trained, updates))
     if log_norms is not None:
         metrics |= norms_by_path(log_norms, grads, updates)
-    made = was_made(opt_state)
-    if made is not None:
-        state = chosen(made, state, ts.state)
-        metrics["skipped"] = 1 - made.astype(jnp.float32)
+    applied = was_applied(opt_state)
+    if applied is not None:
+        state = chosen(applied, state, ts.state)
+        metrics["skipped"] = 1 - applied.astype(jnp.float32)
     if scale is not None:
         metrics["loss_scale"] = scale
     return TrainState(params, state, opt_state, ts.step + 1, ts.key), metrics
+
+
+def norms_by_path(pattern: str, gradients: Any, updates: Any) -> Metrics:
+    """Return `gradient_norm` and `update_norm`, of all parameters and of each that matches.
+
+    A norm is the square root of the sum of squares, computed in at least float32; those by path are
+    called `gradient_norm/PATH` and `update_norm/PATH`. Parameters stacked by `Repeat` count as one;
+    parameters under `nn.Inference`, for which the trees have None, do not count.
+
+    Args:
+        pattern: A pattern of paths. Raises ValueError if no path matches it.
+        gradients: A tree like the parameters.
+        updates: Another one.
+
+    >>> import jax.numpy as jnp
+    >>> norms = norms_by_path("*/w", ({"w": jnp.array([3.0, 4.0])},), ({"w": jnp.zeros(2)},))
+    >>> {name: float(norm) for name, norm in norms.items()}
+    {'gradient_norm': 5.0, 'gradient_norm/0/w': 5.0, 'update_norm': 0.0, 'update_norm/0/w': 0.0}
+    """
+    found: Metrics = {}
+    for name, tree in (("gradient_norm", gradients), ("update_norm", updates)):
+        leaves = {paths.text(path): leaf for path, leaf in paths.walk(tree) if leaf is not None}
+        wide = {path: leaf.astype(_wide(leaf)) for path, leaf in leaves.items()}
+        squares = {path: jnp.sum(jnp.square(leaf)) for path, leaf in wide.items()}
+        matching = [path for path in squares if paths.matches(pattern, path)]
+        if not matching:
+            raise ValueError(
+                f"log_norms={pattern!r} matches no parameter; there are: "
+                f"{', '.join(squares) or 'none'}"
+            )
+        found[name] = jnp.sqrt(sum(squares.values()))  # type: ignore[arg-type]
+        found |= {f"{name}/{path}": jnp.sqrt(squares[path]) for path in matching}
+    return found
+
+
+def accumulated(
+    gradients: Gradients, count: int, params: Any, state: Any, batch: Any, key: jax.Array
+) -> tuple[Any, Any, Any]:
+    """Return the means of gradients and metrics over micro-batches, and the state after them.
+
+    Only one micro-batch is in memory at a time. Micro-batch i has the rows i, i + count, ... and
+    the key `fold_in(key, i)`; each passes its state to the next. A mean over the rows, such as a
+    loss, has the gradient of the whole batch; statistics of a batch norm are those of a
+    micro-batch. Sums are accumulated in at least float32.
+
+    Args:
+        gradients: Maps (params, state, batch, key) to gradients, metrics, and state.
+        count: The number of micro-batches. Raises ValueError if it does not divide the rows.
+        params, state, batch, key: The arguments of `gradients`, of the whole batch.
+    """
+    batches, first = _micro_batches(batch, count)
+    shapes, metrics, _ = jax.eval_shape(gradients, params, state, first, key)
+    wide = jax.tree.map(lambda like: jnp.zeros(like.shape, _wide(like)), (shapes, metrics))
+
+    def one(carry: Any, micro: Any) -> tuple[Any, None]:
+        state, sums = carry
+        batch, number = micro
+        below = jax.random.fold_in(key, number)
+        grads, metrics, state = gradients(params, state, batch, below)
+        added = jax.tree.map(lambda total, new: total + new.astype(total.dtype), sums[0], grads)
+        parts = {name: merged(total, metrics[name]) for name, total in sums[1].items()}
+        return (state, (added, parts)), None
+
+    (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
+
+    def mean(total: Any, like: Any) -> Any:
+        if isinstance(like, Ratio | Derived):  # its sums are those of the whole batch
+            return jax.tree.map(lambda total, like: total.astype(like.dtype), total, like)
+        return (total / count).astype(like.dtype)
+
+    grads, metrics = jax.tree.map(
+        mean, sums, (shapes, metrics), is_leaf=lambda node: isinstance(node, Ratio | Derived)
+    )
+    return grads, metrics, state
+
+
+def total_counts(
+    loss_of: Callable[..., Any], count: int, params: Any, state: Any, batch: Any, key: jax.Array
+) -> list[jax.Array] | None:
+    """Return the counts of a loss's ratios, summed over micro-batches; None for a plain scalar.
+
+    The loss of a whole batch divides by these, so they are computed before the gradients. They
+    rarely depend on the network, which XLA then removes from this pass.
+
+    Args:
+        loss_of: As for `gradient_step`.
+        count: The number of micro-batches.
+        params, state, batch, key: The arguments of `loss_of`, of the whole batch.
+    """
+    batches, first = _micro_batches(batch, count)
+    (loss, _), _ = jax.eval_shape(loss_of, params, state, first, key)
+    if not isinstance(loss, Ratio | Sum):
+        return None
+
+    def counts(micro: Any) -> list[jax.Array]:
+        batch, number = micro
+        (loss, _), _ = loss_of(params, state, batch, jax.random.fold_in(key, number))
+        return [jnp.asarray(term.count, jnp.float32) for term in terms_of(loss, 1)]
+
+    several = lax.map(counts, (batches, np.arange(count)))
+    return [lax.stop_gradient(jnp.sum(each)) for each in several]
+
+
+def _micro_batches(batch: Any, count: int) -> tuple[Any, Any]:
+    """Return rows (n, ...) as micro-batches (count, n / count, ...), and the first of them."""
+
+    def cut(rows: Any) -> jax.Array:
+        rows = jnp.asarray(rows)
+        if rows.ndim == 0 or rows.shape[0] % count:
+            raise ValueError(
+                f"accumulate={count} must divide the rows of a batch, got {describe(rows)}; write "
+                "accumulate=n for an n that divides the rows, or another batch_size"
+            )
+        # Every count-th row, not consecutive ones: rows split among devices do not move.
+        several = rows.reshape(rows.shape[0] // count, count, *rows.shape[1:])
+        return jnp.moveaxis(several, 1, 0)
+
+    batches = jax.tree.map(cut, batch)
+    return batches, jax.tree.map(lambda rows: rows[0], batches)
+
+
+def _wide(leaf: Any) -> Any:
+    """Return the type to sum in: at least float32 for inexact numbers."""
+    inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return jnp.promote_types(leaf.dtype, jnp.float32) if inexact else leaf.dtype

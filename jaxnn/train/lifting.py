@@ -1,345 +1,270 @@
-"""Lifting: a function of single blocks, traced once, as a function of stacks of blocks.
+"""Lift an optimizer of single blocks to stacks of blocks.
 
-An optimizer maps a tree of arrays to a tree of arrays. Most of what it does concerns one parameter
-at a time, and the rest are totals over all parameters, such as a global norm. `interpret` evaluates
-the jaxpr of an optimizer on one block per stack, and keeps for each value the parameter that it
-belongs to. An equation about one parameter is mapped over the blocks of that parameter; a sum over
-parameters becomes a sum over all their blocks. Anything else raises `NotLifted`.
+Most of what an optimizer does concerns one array at a time, and the rest are totals over all
+arrays, such as a global norm. `Expressions` evaluates a jaxpr symbolically: an equation about block
+i of a parameter is block i of one expression, which is the same for each block, and a sum of an
+expression over all blocks of a parameter is one reduction. Equal expressions are the same integer.
 
-The rules are guesses: the sum of a parameter's own norm and another's looks like a part of a total.
-So `interpret` also evaluates with `Symbols` instead of arrays, where equal expressions are equal
-integers, and the caller compares the result with that of the optimizer on separate arrays.
+A jaxpr that has the same results for one block per parameter and for two is that of any number of
+blocks. Its expressions are then evaluated for whole stacks, each one once.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The operations that join scalars of several parameters, with the reduction over one stack.
+# The operations that join scalars of several blocks, and the reduction of a stack of scalars.
 TOTALS: dict[str, Any] = {
-    "add": jnp.sum,
+    "add": lambda stack: jnp.sum(stack, dtype=stack.dtype),
     "max": jnp.max,
     "min": jnp.min,
     "and": jnp.all,
     "or": jnp.any,
 }
-REDUCTIONS = frozenset({"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or"})
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 CUSTOM = ("custom_jvp_call", "custom_vjp_call")
-RANDOM = ("random_", "threefry", "rng_")
-# These act on each element alone, so they are the same function on a stack as on a block.
-ELEMENTWISE = frozenset(
-    """abs add and ceil clamp convert_element_type copy cos div eq erf exp exp2 expm1 floor ge gt
-    integer_pow is_finite le log log1p logistic lt max min mul ne neg not or pow real rem round
-    rsqrt select_n sign sin sqrt square sub tanh xor""".split()  # noqa: SIM905
-)
+EACH = "each"
+
+Value = tuple[int, Any]
+"""An expression, and which block of it: the number of a block, or None if all blocks share it.
+
+As an operand, `EACH` stands for the block that the expression around it is about."""
 
 
-class NotLifted(Exception):
-    """The function joins blocks in a way that none of the rules describes."""
-
-
-class Total(NamedTuple):
-    """The kind of a scalar that joins scalars of several parameters by one operation."""
-
-    operation: str
-    leaves: frozenset[int]
-
-
-JOINED = "joined"
-"""The kind of a vector that has elements from every block of several parameters."""
-
-
-class Value(NamedTuple):
-    """A value of one of four kinds, as a machine represents it.
-
-    `kind` is the number of the parameter that it belongs to, with a separate value for each block;
-    or None, `Total`, or `JOINED`, for one value that all blocks share.
-    """
-
-    kind: Any
-    data: Any
-
-
-class Machine(Protocol):
-    """What `interpret` computes with: arrays, or symbols."""
-
-    def constant(self, value: Any) -> Any:
-        """A value that the jaxpr holds."""
-        ...
-
-    def shared(self, eqn: Any, operands: Sequence[Any]) -> list[Any]:
-        """The results of an equation between values that all blocks share."""
-        ...
-
-    def mapped(self, eqn: Any, leaf: int, values: Sequence[Value]) -> list[Any]:
-        """The results of an equation for each block of one parameter."""
-        ...
-
-    def reduced(self, operation: str, value: Value) -> Any:
-        """A scalar of each block, joined over all blocks of the parameter."""
-        ...
-
-    def joined(self, eqn: Any, values: Sequence[Value]) -> Any:
-        """Vectors of each block of several parameters, one after the other."""
-        ...
-
-    def spread(self, value: Value, leaf: int) -> Any:
-        """A value as a separate one for each block of a parameter."""
-        ...
-
-    def switch(
-        self, branches: Sequence[Any], values: Sequence[Value], kinds: Sequence[Any]
-    ) -> list[Any]:
-        """The results of one of several jaxprs; `values` starts with its number."""
-        ...
-
-
-def interpret(
-    jaxpr: Any, consts: Sequence[Any], values: Sequence[Value], machine: Machine
-) -> list[Value]:
-    """The results of a jaxpr for single blocks, on values for all blocks; raises NotLifted."""
-    from jax.extend.core import Literal  # here: its import is slow
-
-    found: dict[Any, Value] = dict(zip(jaxpr.invars, values, strict=True))
-    for var, const in zip(jaxpr.constvars, consts, strict=True):
-        found[var] = Value(None, machine.constant(const))
-
-    def read(atom: Any) -> Value:
-        if isinstance(atom, Literal):
-            return Value(None, machine.constant(atom.val))
-        return found[atom]
-
-    for eqn in jaxpr.eqns:
-        results = _equation(eqn, [read(atom) for atom in eqn.invars], machine)
-        found.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _equation(eqn: Any, values: list[Value], machine: Machine) -> list[Value]:
-    name = eqn.primitive.name
-    kinds = [value.kind for value in values]
-    leaves = {kind for kind in kinds if isinstance(kind, int)}
-    if name in CALLS:
-        inner = eqn.params[CALLS[name]]
-        return interpret(inner.jaxpr, inner.consts, values, machine)
-    if JOINED in kinds:
-        return [_of_joined(eqn, values, leaves, machine)]
-    if name == "cond" and kinds[0] not in leaves and (leaves or isinstance(machine, Symbols)):
-        return _cond(eqn, values, machine)
-    if name in TOTALS and _is_scalar(eqn):
-        total = _total(eqn, values, machine)
-        if total is not None:
-            return [total]
-    if not leaves:
-        kept = kinds[0] if name in ("convert_element_type", "copy") else None
-        return [Value(kept, data) for data in machine.shared(eqn, [v.data for v in values])]
-    if len(leaves) == 1:
-        leaf = leaves.pop()
-        return [Value(leaf, data) for data in machine.mapped(eqn, leaf, values)]
-    if name == "concatenate" and eqn.outvars[0].aval.ndim == 1:
-        return [Value(JOINED, machine.joined(eqn, values))]
-    raise NotLifted(f"{name} of {len(leaves)} parameters")
-
-
-def _total(eqn: Any, values: list[Value], machine: Machine) -> Value | None:
-    """The total that two scalars are parts of, or None."""
-    operation = eqn.primitive.name
-    parts = [_leaves(operation, value) for value in values]
-    if operation == "add" and _is_zero(getattr(eqn.invars[0], "val", None)):
-        parts[0] = frozenset()  # a sum in Python starts at zero; an epsilon of zero comes second
-    if any(part is None for part in parts) or not any(parts) or parts[0] & parts[1]:  # type: ignore[operator]
-        return None
-    data = [machine.reduced(operation, v) if isinstance(v.kind, int) else v.data for v in values]
-    (result,) = machine.shared(eqn, data)
-    return Value(Total(operation, parts[0] | parts[1]), result)  # type: ignore[operator]
-
-
-def _leaves(operation: str, value: Value) -> frozenset[int] | None:
-    """The parameters whose scalars are in a part of a total; None for what is not such a part."""
-    if isinstance(value.kind, int):
-        return frozenset({value.kind})
-    if isinstance(value.kind, Total) and value.kind.operation == operation:
-        return value.kind.leaves
-    return None
-
-
-def _of_joined(eqn: Any, values: list[Value], leaves: set[int], machine: Machine) -> Value:
-    name, data = eqn.primitive.name, [value.data for value in values]
-    if not leaves and name in REDUCTIONS and tuple(eqn.params["axes"]) == (0,):
-        return Value(None, machine.shared(eqn, data)[0])
-    pairs = zip(values, eqn.invars, strict=True)
-    scalars = all(value.kind == JOINED or not atom.aval.shape for value, atom in pairs)
-    if not leaves and name in ELEMENTWISE and scalars:
-        return Value(JOINED, machine.shared(eqn, data)[0])
-    raise NotLifted(f"{name} of a vector with elements of several parameters")
-
-
-def _cond(eqn: Any, values: list[Value], machine: Machine) -> list[Value]:
-    """A choice that all blocks share, with several parameters in its branches."""
-    branches, outputs = eqn.params["branches"], []
-    for branch in branches:
-        dummies = [Value(kind, None) for kind, _ in values[1:]]
-        symbols = Symbols([1] * (1 + max((k for k, _ in values if isinstance(k, int)), default=0)))
-        dummies = [symbols.argument(index, value.kind) for index, value in enumerate(dummies)]
-        results = interpret(branch.jaxpr, branch.consts, dummies, symbols)
-        outputs.append([None if isinstance(kind, Total) else kind for kind, _ in results])
-    kinds = []
-    for several in zip(*outputs, strict=True):
-        different = {kind for kind in several if kind is not None}
-        if len(different) > 1 or JOINED in different:
-            raise NotLifted("the branches of a cond give different kinds of values")
-        kinds.append(different.pop() if different else None)
-    data = machine.switch(branches, values, kinds)
-    return [Value(kind, one) for kind, one in zip(kinds, data, strict=True)]
-
-
-def branch_results(
-    branch: Any, values: Sequence[Value], kinds: Sequence[Any], machine: Machine
-) -> list[Any]:
-    """What one branch of a `cond` gives, each value of the kind that all branches have."""
-    results = interpret(branch.jaxpr, branch.consts, values, machine)
-    return [
-        machine.spread(value, kind) if isinstance(kind, int) else value.data
-        for value, kind in zip(results, kinds, strict=True)
-    ]
-
-
-class Symbols:
-    """Computes with expressions, each an integer: equal integers are equal expressions.
-
-    Sums of scalars are equal in any order, as are the other operations in `TOTALS`. A value for
-    each block is a tuple of expressions. `random` says whether any random number was drawn.
+class Node(NamedTuple):
+    """An expression.
 
     Args:
-        counts: the number of blocks of each parameter.
+        leaf: The parameter whose blocks have separate values; None if all share one.
+        operation: What is done, as a hashable value.
+        operands: The values it is done to.
     """
 
-    def __init__(self, counts: Sequence[int]) -> None:
-        self.counts, self.random = counts, False
-        self._numbers: dict[Any, int] = {}
-        self._expressions: list[Any] = []
-        self._alive: list[Any] = []  # so that no other object gets the same id
+    leaf: int | None
+    operation: Any
+    operands: tuple[Value, ...]
 
-    def argument(self, index: int, kind: Any) -> Value:
-        """The symbols of an argument of the function."""
-        if isinstance(kind, int):
-            count = self.counts[kind]
-            return Value(kind, tuple(self._number(("argument", index, i)) for i in range(count)))
-        return Value(kind, self._number(("argument", index)))
 
-    def constant(self, value: Any) -> Any:
-        """The symbol of a constant: of its bytes, if it has any."""
+class Expressions:
+    """Expressions by number, which one or several jaxprs compute."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Node, int] = {}
+        self._nodes: list[Node] = []
+        self._functions: list[Callable[..., Any]] = []  # (stack, *operands) -> arrays
+        self._alive: list[Any] = []  # objects that expressions know by their id
+
+    def argument(self, index: int, leaf: int | None) -> int:
+        """Return the expression of an argument.
+
+        Args:
+            index: Its number.
+            leaf: The parameter that it has a value for each block of, or None.
+        """
+        return self._number(Node(leaf, ("argument", index), ()), lambda stack: None)
+
+    def results(self, closed: Any, arguments: Sequence[Value], counts: Sequence[int]) -> list[Any]:
+        """Return the values that a jaxpr computes.
+
+        Args:
+            closed: A jaxpr with its constants.
+            arguments: The values of its arguments.
+            counts: The number of blocks of each parameter.
+        """
+        from jax.extend.core import Literal  # here: its import is slow
+
+        constants = [self._constant(value) for value in closed.consts]
+        found = dict(zip(closed.jaxpr.constvars, constants, strict=True))
+        found.update(zip(closed.jaxpr.invars, arguments, strict=True))
+
+        def read(atom: Any) -> Value:
+            return self._constant(atom.val) if isinstance(atom, Literal) else found[atom]
+
+        for eqn in closed.jaxpr.eqns:
+            operands = [read(atom) for atom in eqn.invars]
+            if eqn.primitive.name in CALLS:
+                inner = eqn.params[CALLS[eqn.primitive.name]]
+                results = self.results(inner, operands, counts)
+            else:
+                results = self._equation(eqn, operands, counts)
+            found.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in closed.jaxpr.outvars]
+
+    def stacked(self, leaf: int | None, values: Sequence[Value]) -> int:
+        """Return the expression of a result.
+
+        Args:
+            leaf: The parameter that it has a value for each block of, or None.
+            values: The value of each block; a single one for None.
+        """
+        number = values[0][0]
+        if leaf is None and values[0][1] is None:
+            return number
+        if leaf is not None and all(value == (number, None) for value in values):
+            return self._number(
+                Node(leaf, "spread", ((number, None),)),
+                lambda stack, array: jnp.broadcast_to(array, (*stack, *jnp.shape(array))),
+            )
+        blocks = [(number, i) for i in range(len(values))]
+        if self._nodes[number].leaf == leaf and blocks == list(values):
+            return number
+        return self._number(Node(None, "blocks", tuple(values)), lambda stack, *blocks: blocks)
+
+    def evaluate(
+        self, numbers: Sequence[int], given: Mapping[int, Any], stacks: Sequence[tuple[int, ...]]
+    ) -> list[Any]:
+        """Return the arrays of expressions, which have the axes of a stack in front.
+
+        Args:
+            numbers: The expressions.
+            given: The arrays of the arguments among them.
+            stacks: The sizes of the stacked axes of each parameter.
+        """
+        needed = set(numbers)
+        for number in range(max(needed, default=-1), -1, -1):
+            if number in needed:
+                needed |= {operand for operand, _ in self._nodes[number].operands}
+        data = dict(given)
+
+        def stack(leaf: int | None) -> tuple[int, ...]:
+            return () if leaf is None else stacks[leaf]
+
+        def operand(number: int, block: Any) -> Any:
+            if block is None or block == EACH:
+                return data[number]
+            return data[number][np.unravel_index(block, stack(self._nodes[number].leaf))]
+
+        for number in sorted(needed - given.keys()):
+            node = self._nodes[number]
+            operands = [operand(*value) for value in node.operands]
+            data[number] = self._functions[number](stack(node.leaf), *operands)
+        return [data[number] for number in numbers]
+
+    def _equation(self, eqn: Any, operands: list[Value], counts: Sequence[int]) -> list[Value]:
+        """Return the values of an equation."""
+        name = eqn.primitive.name
+        if name in TOTALS and _is_scalar(eqn):
+            terms = [term for value in operands for term in self._terms(name, value)]
+            if len(self._blocks(terms)) > 1:
+                return [(self._total(eqn, terms, counts), None)]
+        blocks = self._blocks(operands)
+        leaf, block = blocks.pop() if len(blocks) == 1 else (None, None)
+        if leaf is not None:
+            operands = [(n, None if each is None else EACH) for n, each in operands]
+        node = Node(leaf, (name, self._params(eqn)), tuple(operands))
+        number = self._number(node, functools.partial(_applied, eqn, [n[1] for n in operands]))
+        if not eqn.primitive.multiple_results:
+            return [(number, block)]
+        return [
+            (self._number(Node(leaf, ("result", i), ((number, None),)), _item(i)), block)
+            for i in range(len(eqn.outvars))
+        ]
+
+    def _blocks(self, values: Sequence[Value]) -> set[Any]:
+        """Return which blocks the values belong to, as pairs of a parameter and a number."""
+        return {(self._nodes[n].leaf, block) for n, block in values if block is not None}
+
+    def _terms(self, name: str, value: Value) -> list[Value]:
+        """Return the terms of a total, or of an operation on one block that may be a part of it."""
+        number, block = value
+        node = self._nodes[number]
+        if node.operation == ("total", name):
+            return list(node.operands)
+        if block is None or node.operation[0] != name:
+            return [value]
+        inner = [(n, block if each == EACH else each) for n, each in node.operands]
+        return [term for value in inner for term in self._terms(name, value)]
+
+    def _total(self, eqn: Any, terms: list[Value], counts: Sequence[int]) -> int:
+        """Return the total of scalars; those of all blocks of a parameter are one reduction."""
+        name, present, kept = eqn.primitive.name, Counter(terms), []
+        for number, block in terms:
+            leaf = self._nodes[number].leaf
+            if leaf is None or any(present[number, i] != 1 for i in range(counts[leaf])):
+                kept.append((number, block))
+            elif block == 0:
+                node = Node(None, ("all", name), ((number, EACH),))
+                reduction = TOTALS[name]
+                kept.append((self._number(node, lambda _, array, r=reduction: r(array)), None))
+        bound = _bound(eqn)
+        return self._number(
+            Node(None, ("total", name), tuple(kept)),
+            lambda _, *arrays: functools.reduce(lambda a, b: bound(a, b)[0], arrays),
+        )
+
+    def _constant(self, value: Any) -> Value:
+        """Return the value of a constant, known by its bytes if it has any."""
         try:
             array = np.asarray(value)
+            key: Any = str(array.dtype), array.shape, array.tobytes()
         except Exception:  # a traced number, or a key
             self._alive.append(value)
-            return self._number(("constant", id(value)))
-        return self._number(("constant", str(array.dtype), array.shape, array.tobytes()))
+            key = id(value)
+        return self._number(Node(None, ("constant", key), ()), lambda _: value), None
 
-    def shared(self, eqn: Any, operands: Sequence[Any]) -> list[Any]:
-        """The expressions that an equation gives."""
-        name, outputs = eqn.primitive.name, eqn.outvars
-        self.random = self.random or name.startswith(RANDOM)
-        if name in TOTALS and _is_scalar(eqn):
-            return [self._several(name, operands)]
-        key: Any = (name, self._params(eqn), tuple(operands))
-        if name == "convert_element_type" and _is_scalar(eqn):
-            operation, *terms = self._expressions[operands[0]]
-            if operation in TOTALS and all(isinstance(term, int) for term in terms):
-                # The sum of the converted terms: the same, to rounding.
-                each = [self._number((*key[:2], (term,))) for term in terms]
-                return [self._several(operation, each)]
-        if not eqn.primitive.multiple_results:
-            return [self._number(key)]
-        return [self._number((*key, index)) for index in range(len(outputs))]
-
-    def mapped(self, eqn: Any, leaf: int, values: Sequence[Value]) -> list[Any]:
-        """The expressions for each block."""
-        several = [
-            self.shared(eqn, [v.data[i] if v.kind == leaf else v.data for v in values])
-            for i in range(self.counts[leaf])
-        ]
-        return list(zip(*several, strict=True))
-
-    def reduced(self, operation: str, value: Value) -> Any:
-        """The expression for all blocks together."""
-        return self._several(operation, value.data)
-
-    def joined(self, eqn: Any, values: Sequence[Value]) -> Any:
-        """The expression of all parts."""
-        parts: list[Any] = []
-        for value in values:
-            parts += value.data if isinstance(value.kind, int) else [value.data]
-        return self.shared(eqn, parts)[0]
-
-    def spread(self, value: Value, leaf: int) -> Any:
-        """The same expression for each block."""
-        return value.data if value.kind == leaf else (value.data,) * self.counts[leaf]
-
-    def switch(
-        self, branches: Sequence[Any], values: Sequence[Value], kinds: Sequence[Any]
-    ) -> list[Any]:
-        """The choice between the results of all branches."""
-        number, *rest = values
-        several = [branch_results(branch, rest, kinds, self) for branch in branches]
-        outputs = []
-        for kind, *results in zip(kinds, *several, strict=True):
-            if isinstance(kind, int):
-                choices = zip(*results, strict=True)
-                outputs.append(tuple(self._number(("cond", number.data, *c)) for c in choices))
-            else:
-                outputs.append(self._number(("cond", number.data, *results)))
-        return outputs
-
-    def _number(self, expression: Any) -> int:
-        number = self._numbers.setdefault(expression, len(self._expressions))
-        if number == len(self._expressions):
-            self._expressions.append(expression)
+    def _number(self, node: Node, function: Callable[..., Any]) -> int:
+        """Return the number of an expression, and keep the function that computes it."""
+        number = self._numbers.setdefault(node, len(self._nodes))
+        if number == len(self._nodes):
+            self._nodes.append(node)
+            self._functions.append(function)
         return number
 
-    def _several(self, operation: str, operands: Sequence[int]) -> int:
-        terms: list[int] = []
-        for operand in operands:
-            expression = self._expressions[operand]
-            if expression[0] == operation and all(isinstance(term, int) for term in expression[1:]):
-                terms += expression[1:]
-            elif not (operation == "add" and self._zero(expression)):
-                terms.append(operand)
-        if not terms:
-            return operands[0]
-        return terms[0] if len(terms) == 1 else self._number((operation, *sorted(terms)))
-
-    def _zero(self, expression: Any) -> bool:
-        return expression[0] == "constant" and len(expression) == 4 and not any(expression[3])
-
     def _params(self, eqn: Any) -> Any:
+        """Return the parameters of an equation as a hashable value."""
         params = eqn.params
         if eqn.primitive.name in CUSTOM:  # the rest are the functions of its derivatives
             params = {"call_jaxpr": params["call_jaxpr"]}
-        return tuple((name, self._text(params[name])) for name in sorted(params))
+        return tuple((name, self._hashable(params[name])) for name in sorted(params))
 
-    def _text(self, item: Any) -> Any:
+    def _hashable(self, item: Any) -> Any:
         if isinstance(item, tuple | list):
-            return tuple(map(self._text, item))
+            return tuple(map(self._hashable, item))
         if hasattr(item, "jaxpr") and hasattr(item, "consts"):
-            return str(item.jaxpr), tuple(map(self.constant, item.consts))
+            return str(item.jaxpr), tuple(map(self._constant, item.consts))
         try:
             hash(item)
         except TypeError:
             return repr(item)
         self._alive.append(item)
-        return item if not hasattr(item, "eqns") else str(item)
+        return str(item) if hasattr(item, "eqns") else item
 
 
 def _is_scalar(eqn: Any) -> bool:
-    """Whether the result is a scalar, and for the logical operations a truth value."""
+    """Return whether the result is a scalar, and for logical operations a truth value."""
     aval = eqn.outvars[0].aval
     logical = eqn.primitive.name in ("and", "or")
     return aval.shape == () and (not logical or aval.dtype == bool)
 
 
-def _is_zero(value: Any) -> bool:
-    return value is not None and np.ndim(value) == 0 and not isinstance(value, bool) and value == 0
+def _item(index: int) -> Callable[..., Any]:
+    """Return a function that takes one of several results."""
+    return lambda stack, results: results[index]
+
+
+def _applied(eqn: Any, blocks: Sequence[Any], stack: tuple[int, ...], *operands: Any) -> Any:
+    """Return what an equation gives for each block of a stack."""
+    function = _bound(eqn)
+    axes = tuple(0 if block == EACH else None for block in blocks)
+    for _ in stack:
+        function = jax.vmap(function, in_axes=axes)
+    results = function(*operands)
+    return results if eqn.primitive.multiple_results else results[0]
+
+
+def _bound(eqn: Any) -> Callable[..., list[Any]]:
+    """Return an equation as a function of its operands, which returns a list."""
+
+    def function(*operands: Any) -> list[Any]:
+        params = eqn.primitive.get_bind_params(eqn.params)
+        functions, params = params if isinstance(params, tuple) else ((), params)  # by JAX version
+        with eqn.ctx.manager:
+            results = eqn.primitive.bind(*functions, *operands, **params)
+        return list(results) if eqn.primitive.multiple_results else [results]
+
+    return function

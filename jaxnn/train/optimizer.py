@@ -1,4 +1,4 @@
-"""Optimizers are optax's. `Optimizer` holds one as data, so that its numbers can change.
+"""Optimizers are those of optax. `Optimizer` holds one as data, so that its numbers can change.
 
 An optimizer is a value with `init(params)` and `update(gradients, opt_state, params, **extra)`, and
 may wrap other ones. Everything else that training keeps (moments, averages, a loss scale) is in its
@@ -8,7 +8,7 @@ may wrap other ones. Everything else that training keeps (moments, averages, a l
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ import optax
 
 from ..core.values import identity
 from ..fields import is_traced
+from ..validation import Accepts, function
 
 
 class _Number:
@@ -32,6 +33,13 @@ class _Number:
 
 NUMBER = _Number()
 
+optimizer_like = Accepts(
+    "an optimizer, which has init and update",
+    lambda item: hasattr(item, "init") and hasattr(item, "update") and not isinstance(item, type),
+    TypeError,
+    "write optax.adam(1e-3)",
+)
+
 
 @jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -40,14 +48,19 @@ class Optimizer:
 
     `optax.adam(1e-3)` hides its numbers in closures, so another learning rate is another compiled
     program. Here the numbers are leaves of a pytree: they can be changed, swept, and
-    differentiated without recompiling. Numbers may be inside of arguments: of schedules, such as
-    `train.Cosine(1e-3, steps=100)`, and of other optimizers. Everything else that the function
-    takes (flags, text, functions) is static. It has `init` and `update` as every optax optimizer,
-    and can be used in place of one. Equal functions with equal arguments are equal optimizers, so a
-    pickled one equals its copy.
+    differentiated without recompiling. Numbers may be inside arguments: in schedules, such as
+    `train.Cosine(1e-3, steps=100)`, and in other optimizers. Everything else that the function
+    takes (flags, text, functions) is static. An `Optimizer` has `init` and `update` as every optax
+    optimizer, and can be used in place of one. Equal functions with equal arguments are equal
+    optimizers, so a pickled one equals its copy.
 
     The function may join optimizers. In `Optimizer(optax.chain, ...)` the numbers of members that
     are an `Optimizer` stay data; the numbers of a plain `optax.chain(...)` are compiled in.
+
+    Args:
+        factory: A function of optax that returns an optimizer.
+        *parts: Its positional arguments.
+        **arguments: Its arguments by name.
 
     >>> import jax, optax
     >>> slow = Optimizer(optax.sgd, learning_rate=0.1, nesterov=False)
@@ -65,28 +78,22 @@ class Optimizer:
     arguments: dict[str, Any]
 
     def __init__(self, factory: Callable[..., Any], /, *parts: Any, **arguments: Any) -> None:
-        if not callable(factory):
-            raise TypeError(
-                f"Optimizer takes an optax function and its arguments, got {factory!r}; write "
-                "Optimizer(optax.adam, learning_rate=1e-3)"
-            )
+        hint = "write Optimizer(optax.adam, learning_rate=1e-3)"
+        function(factory, "Optimizer.factory", hint)
         vars(self).update(factory=factory, parts=parts, arguments=arguments)
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """Those of the arguments by name that hold numbers."""
-        return {
-            name: item
-            for name, item in self.arguments.items()
-            if any(map(_is_number, jax.tree.leaves(item)))
-        }
+        """The arguments by name that hold numbers."""
+        named = self.arguments.items()
+        return {name: a for name, a in named if any(map(_is_number, jax.tree.leaves(a)))}
 
     def init(self, params: Any) -> Any:
-        """The optimizer's state for `params`."""
+        """Return the optimizer's state for `params`."""
         return self._built().init(params)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        """Updates and the new state, as in optax; `extra` is dropped where it is not taken."""
+        """Return updates and the new state, as in optax; unknown names in `extra` are dropped."""
         return updated(self._built(), updates, state, params, **extra)
 
     def _built(self) -> Any:
@@ -94,20 +101,17 @@ class Optimizer:
         return with_slow_params(self.factory(*parts, **arguments))
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """The numbers, and what is static."""
-        items = self.parts, tuple(self.arguments.values())
-        leaves, structure = jax.tree.flatten(items)
-        numbers = tuple(leaf for leaf in leaves if _is_number(leaf))
+        """Return the numbers, and what is static."""
+        leaves, structure = jax.tree.flatten((self.parts, tuple(self.arguments.values())))
+        numbers = [leaf for leaf in leaves if _is_number(leaf)]
         static = tuple(NUMBER if _is_number(leaf) else leaf for leaf in leaves)
         return numbers, (self.factory, tuple(self.arguments), structure, static)
 
     @classmethod
     def tree_unflatten(cls, aux: Any, numbers: Any) -> "Optimizer":
-        """An optimizer with other numbers."""
+        """Return an optimizer with other numbers."""
         factory, names, structure, static = aux
-        left = iter(numbers)
-        leaves = [next(left) if leaf is NUMBER else leaf for leaf in static]
-        parts, items = jax.tree.unflatten(structure, leaves)
+        parts, items = structure.unflatten(with_numbers(static, numbers))
         self = object.__new__(cls)
         arguments = dict(zip(names, items, strict=True))
         vars(self).update(factory=factory, parts=parts, arguments=arguments)
@@ -122,7 +126,7 @@ class Optimizer:
         return hash(self._identity())
 
     def _identity(self) -> Any:
-        """A hashable that two optimizers share exactly if they are the same value."""
+        """Return a hashable that two optimizers share exactly if they are the same value."""
         items = self.parts, tuple(self.arguments.values())
         leaves, structure = jax.tree.flatten(items, is_leaf=_is_one)
         held = tuple(one._identity() if _is_one(one) else _identity(one) for one in leaves)
@@ -139,61 +143,74 @@ class Optimizer:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Fixed:
-    """A plain optax optimizer as a pytree without leaves: equal to itself alone."""
+    """A plain optax optimizer as a pytree without leaves, equal only to itself."""
 
     optimizer: Any
 
     def init(self, params: Any) -> Any:
-        """The optimizer's state for `params`."""
+        """Return the optimizer's state for `params`."""
         return self.optimizer.init(params)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        """Updates and the new state, as in optax; `extra` is dropped where it is not taken."""
+        """Return updates and the new state, as in optax; unknown names in `extra` are dropped."""
         return updated(self.optimizer, updates, state, params, **extra)
 
 
+def with_numbers(static: Sequence[Any], numbers: Iterable[Any]) -> list[Any]:
+    """Return leaves, with numbers in place of `NUMBER`."""
+    left = iter(numbers)
+    return [next(left) if leaf is NUMBER else leaf for leaf in static]
+
+
 def as_pytree(optimizer: Any) -> Any:
-    """The optimizer as a pytree of numbers, which can be an argument of a jitted function."""
-    if isinstance(optimizer, Optimizer | Fixed):
+    """Return the optimizer as a pytree of numbers, so that jitted functions may take it."""
+    leaves = jax.tree.leaves(optimizer)
+    is_data = not jax.tree_util.all_leaves([optimizer]) and all(map(_is_number, leaves))
+    if isinstance(optimizer, Optimizer | Fixed) or is_data:
         return optimizer
-    data = not jax.tree_util.all_leaves([optimizer])
-    return optimizer if data and _only_numbers(optimizer) else Fixed(with_slow_params(optimizer))
+    return Fixed(with_slow_params(optimizer))
 
 
 def updated(optimizer: Any, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-    """The optimizer's updates and new state; arguments that it does not take are dropped."""
-    names = _extra_names(optimizer)
-    taken = {name: item for name, item in extra.items() if names is None or name in names}
-    return optimizer.update(updates, state, params, **taken)
+    """Return the optimizer's updates and new state; arguments that it does not take are dropped."""
+    parameters = inspect.signature(optimizer.update).parameters.values()
+    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        names = {one.name for one in parameters}
+        extra = {name: item for name, item in extra.items() if name in names}
+    return optimizer.update(updates, state, params, **extra)
 
 
 def first_updated(optimizer: Any, updates: Any, state: Any, params: Any, **extra: Any) -> Any:
-    """As `updated`, for a training step: errors of the optimizer name it.
+    """Return what `updated` does, for a training step: errors name the optimizer.
 
     A chain passes on every argument, also to members that do not take it: these are dropped. Raises
-    TypeError for an optimizer that asks for something that a training step does not have.
+    TypeError for an optimizer that needs something that a training step does not have.
     """
     try:
         return updated(optimizer, updates, state, params, **extra)
-    except TypeError as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if found and found[1] in extra:
-            rest = {name: item for name, item in extra.items() if name != found[1]}
-            return first_updated(optimizer, updates, state, params, **rest)
-        raise _refused(error, extra) from error
-    except (AttributeError, KeyError, ValueError) as error:
-        raise _refused(error, extra) from error
+        if isinstance(error, TypeError) and found and found[1] in extra:
+            del extra[found[1]]
+            return first_updated(optimizer, updates, state, params, **extra)
+        raise _explained(error, extra) from error
 
 
-def _refused(error: Exception, extra: Any) -> Exception:
-    name = _place_of(error)
+def _explained(error: Exception, extra: Any) -> Exception:
+    """Return an error that names the optimizer; errors of other code as they are."""
+    name = _source(error)
     if name is None:
         return error
+    untraceable = (
+        f"the optimizer {name} needs Python numbers for some arguments, and train.Optimizer passes "
+        f"traced ones; bind these, as in train.Optimizer(functools.partial(optax.{name}, "
+        f"argument=3), ...): {error}"
+    )
     if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
-        error.args = (f"{_untraceable(name)}: {error}",)  # of its type, which sweeps recognize
+        error.args = (untraceable,)  # of its type, which sweeps recognize
         return error
     if "Tracer' object" in str(error):
-        return TypeError(f"{_untraceable(name)}: {error}")
+        return TypeError(untraceable)
     return TypeError(
         f"the optimizer {name} cannot be used in a training step: {str(error).rstrip('.')}. A step "
         "calls optimizer.update(gradients, opt_state, params) with the mean gradients of the "
@@ -202,16 +219,8 @@ def _refused(error: Exception, extra: Any) -> Exception:
     )
 
 
-def _untraceable(name: str) -> str:
-    return (
-        f"the optimizer {name} needs Python numbers for some arguments, and train.Optimizer passes "
-        f"traced ones; bind these, as in train.Optimizer(functools.partial(optax.{name}, "
-        "argument=3), ...)"
-    )
-
-
-def _place_of(error: BaseException) -> str | None:
-    """The optax optimizer from which an error came, such as `lookahead`; None for other code."""
+def _source(error: BaseException) -> str | None:
+    """Return the optax optimizer that raised an error, such as `lookahead`; None for other code."""
     name, inside, trace = None, None, error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
@@ -230,10 +239,10 @@ class SlowState(NamedTuple):
 
 
 def with_slow_params(optimizer: Any) -> Any:
-    """`optax.lookahead` as an optimizer of the fast parameters; any other one as it is.
+    """Return `optax.lookahead` as an optimizer of the fast parameters; any other one as it is.
 
-    optax's takes pairs of fast and slow parameters. Here the slow ones are in its state, and
-    `train.evaluation_params` gives them.
+    optax's takes pairs of fast and slow parameters. Here the slow ones are in the state, and
+    `train.evaluation_params` returns them.
     """
     update = getattr(optimizer, "update", None)
     if getattr(update, "__qualname__", "") != "lookahead.<locals>.update_fn":
@@ -252,21 +261,9 @@ def with_slow_params(optimizer: Any) -> Any:
 
 
 def states_of(opt_state: Any, kind: type | tuple[type, ...]) -> list[Any]:
-    """The states of these kinds anywhere in an optimizer's state, the outermost ones."""
+    """Return the outermost states of some kinds anywhere in an optimizer's state."""
     found = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
     return [node for node in found if isinstance(node, kind)]
-
-
-def _only_numbers(optimizer: Any) -> bool:
-    return all(map(_is_number, jax.tree.leaves(optimizer)))
-
-
-def _extra_names(optimizer: Any) -> set[str] | None:
-    """The keyword arguments that `update` takes besides optax's three; None if it takes any."""
-    parameters = list(inspect.signature(optimizer.update).parameters.values())
-    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
-        return None
-    return {one.name for one in parameters[3:] if one.kind is not inspect.Parameter.VAR_POSITIONAL}
 
 
 def _is_one(item: Any) -> bool:
@@ -274,12 +271,12 @@ def _is_one(item: Any) -> bool:
 
 
 def _as_optax(item: Any) -> Any:
-    """An optimizer in optax's own form, which optax unpacks and asks for further arguments."""
+    """Return an optimizer in optax's form, which optax unpacks and passes further arguments."""
     return optax.GradientTransformationExtraArgs(item.init, item.update) if _is_one(item) else item
 
 
 def _identity(item: Any) -> Any:
-    """What `core.values.identity` gives, and for an array its type, shape, and contents."""
+    """Return `core.values.identity`, and for an array its type, shape, and contents."""
     if isinstance(item, np.ndarray | jax.Array) and not is_traced(item):
         array = np.asarray(item)
         return type(item), array.dtype.str, array.shape, array.tobytes()
@@ -287,6 +284,6 @@ def _identity(item: Any) -> Any:
 
 
 def _is_number(item: Any) -> bool:
-    if isinstance(item, bool):
-        return False
-    return isinstance(item, float | int | np.number | np.ndarray | jax.Array) or is_traced(item)
+    """Return whether an item is a number or an array."""
+    kinds = float | int | np.number | np.ndarray | jax.Array
+    return isinstance(item, kinds) and not isinstance(item, bool)

@@ -1,4 +1,4 @@
-"""partition: an optimizer for each group of parameters, by the patterns of their paths."""
+"""partition: an optimizer for each group of parameters, by patterns of their paths."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -9,43 +9,43 @@ import optax
 from jax import lax
 
 from ..core import paths
-from .optimizer import Optimizer, updated, with_slow_params
+from ..validation import Accepts
+from .optimizer import Optimizer, optimizer_like, updated, with_slow_params
 
 
 class Groups:
-    """What `partition` gives: pairs of a pattern and its optimizer."""
+    """The optimizer that `partition` makes, of pairs of a pattern and its optimizer."""
 
     def __init__(self, *groups: tuple[str, Any]) -> None:
         patterns = [pattern for pattern, _ in groups]
         self.inner = optax.partition(
-            {
-                str(number): optax.set_to_zero() if optimizer is None else _as_optax(optimizer)
-                for number, (_, optimizer) in enumerate(groups)
-            },
-            lambda params: _labels(patterns, params),
+            {str(number): _as_optax(optimizer) for number, (_, optimizer) in enumerate(groups)},
+            functools.partial(_labels, patterns),
         )
 
     def init(self, params: Any) -> Any:
-        """The states of all groups."""
+        """Return the states of all groups."""
         return self.inner.init(params)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        """The updates of all groups, and their states."""
+        """Return the updates of all groups, and their states."""
         return self.inner.update(updates, state, params, **extra)
 
 
 def partition(optimizers: Mapping[str, Any]) -> Optimizer:
-    """Each parameter by the optimizer of the first pattern that its path fits; None freezes.
+    """Return an optimizer that updates each parameter by the first pattern that its path matches.
 
     In a pattern `*` matches any text in one segment and `**` any segments. Frozen parameters have
     no update, no weight decay, and no memory in the optimizer, and a training step computes no
     gradient for them.
 
     Args:
-        optimizers: optimizers by path pattern, None to freeze.
+        optimizers: Optimizers by path pattern, None to freeze.
 
-    Raises ValueError for a path that fits no pattern, and for a pattern that no path fits or whose
-    paths all fit an earlier one.
+    Raises:
+        TypeError: Something other than patterns and optimizers.
+        ValueError: In `init` or `update`, a path that no pattern matches, or a pattern that no path
+            matches or whose paths all match an earlier one.
 
     >>> import jax, optax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(4), nn.LayerNorm())
@@ -59,90 +59,89 @@ def partition(optimizers: Mapping[str, Any]) -> Optimizer:
     >>> updates[0]["b"].tolist()
     [0.0, 0.0, 0.0, 0.0]
     """
-    if not isinstance(optimizers, Mapping) or not optimizers:
-        raise TypeError(
-            f"partition takes a dict of optimizers by path pattern, got {optimizers!r}; write "
-            'train.partition({"**/b": None, "**": optax.adam(1e-3)})'
-        )
-    for pattern, one in optimizers.items():
-        if not isinstance(pattern, str):
-            raise TypeError(f"partition: a path pattern is text such as '**/w', got {pattern!r}")
-        if one is not None and not (hasattr(one, "init") and hasattr(one, "update")):
-            raise TypeError(
-                f"partition: {pattern!r} wants an optimizer, or None to freeze; got {one!r}"
-            )
+    _groups(optimizers, "partition.optimizers")
     return Optimizer(Groups, *optimizers.items())
 
 
-def frozen(optimizer: Any, names: Iterable[str]) -> set[str]:
-    """The paths among `names` for which an optimizer, or one inside of it, computes nothing."""
+_groups = Accepts(
+    "a dict of optimizers by path pattern, None to freeze",
+    lambda groups: (
+        isinstance(groups, Mapping)
+        and bool(groups)
+        and all(isinstance(pattern, str) for pattern in groups)
+        and all(one is None or optimizer_like.test(one) for one in groups.values())
+    ),
+    TypeError,
+    'write train.partition({{"**/b": None, "**": optax.adam(1e-3)}})',
+)
+
+
+def without_gradient(optimizer: Any, params: Any) -> Any:
+    """Return the parameters, of which those that the optimizer freezes are constants."""
+    names = [paths.text(path) for path, _ in paths.walk(params)]
+    frozen = _frozen(optimizer, names)
+    if not frozen:
+        return params
+    return paths.map_with_path(
+        lambda path, leaf: lax.stop_gradient(leaf) if paths.text(path) in frozen else leaf, params
+    )
+
+
+def _frozen(optimizer: Any, names: Iterable[str]) -> set[str]:
+    """Return the paths for which an optimizer, or one inside it, computes nothing."""
+    if optimizer is None:
+        return set(names)
     if not isinstance(optimizer, Optimizer):
         return set()
-    names = list(names)
     if optimizer.factory is not Groups:
         inside = jax.tree.leaves(
             (optimizer.parts, optimizer.arguments), is_leaf=lambda item: isinstance(item, Optimizer)
         )
-        return {name for one in inside for name in frozen(one, names)}
-    groups = optimizer.parts
-    first = {name: _first([pattern for pattern, _ in groups], name) for name in names}
-    found: set[str] = set()
-    for number, (_, one) in enumerate(groups):
-        mine = [name for name in names if first[name] == number]
-        found |= set(mine) if one is None else frozen(one, mine)
-    return found
-
-
-def without_gradient(optimizer: Any, params: Any) -> Any:
-    """The parameters, of which those that the optimizer freezes are constants."""
-    still = frozen(optimizer, (paths.text(path) for path, _ in paths.walk(params)))
-    if not still:
-        return params
-    return paths.map_with_path(
-        lambda path, leaf: lax.stop_gradient(leaf) if paths.text(path) in still else leaf, params
-    )
+        return set().union(*(_frozen(one, names) for one in inside))
+    patterns = [pattern for pattern, _ in optimizer.parts]
+    groups = {name: _first(patterns, name) for name in names}
+    return set().union(*(
+        _frozen(one, [name for name in names if groups[name] == number])
+        for number, (_, one) in enumerate(optimizer.parts)
+    ))  # fmt: skip
 
 
 def _first(patterns: list[str], name: str) -> int | None:
-    fits = (i for i, pattern in enumerate(patterns) if paths.matches(pattern, name))
-    return next(fits, None)
+    """Return the number of the first pattern that a path matches."""
+    return next((i for i, pattern in enumerate(patterns) if paths.matches(pattern, name)), None)
 
 
 def _labels(patterns: list[str], params: Any) -> Any:
-    """The number of each parameter's group, as text; ValueError for groups without paths."""
-    names = [paths.text(path) for path, leaf in paths.walk(params) if leaf is not None]
-    still = [paths.text(path) for path, leaf in paths.walk(params) if leaf is None]
-    first = {name: _first(patterns, name) for name in names}
-    lines = [f"{name} fits no pattern" for name in names if first[name] is None]
+    """Return the number of each parameter's group, as text."""
+    # None is in place of parameters under `nn.Inference`, which no optimizer receives.
+    groups = {paths.text(path): None for path, leaf in paths.walk(params) if leaf is not None}
+    groups = {name: _first(patterns, name) for name in groups}
+    lines = [f"{name} matches no pattern" for name, group in groups.items() if group is None]
     for number, pattern in enumerate(patterns):
-        if number in first.values():
-            continue
-        others = [name for name in names if paths.matches(pattern, name)]
-        if others:
+        if number not in groups.values():
+            others = [name for name in groups if paths.matches(pattern, name)]
             lines.append(
-                f"{pattern!r} comes after patterns that take all it fits: {', '.join(others)}"
+                f"{pattern!r} comes after patterns that match all its parameters: "
+                f"{', '.join(others)}"
+                if others
+                else f"{pattern!r} matches no trained parameter; nn.Inference freezes its own"
             )
-        elif any(paths.matches(pattern, name) for name in still):
-            lines.append(
-                f"{pattern!r} fits only parameters under nn.Inference, which no optimizer "
-                "receives: leave it out"
-            )
-        else:
-            lines.append(f"{pattern!r} fits no parameter")
     if lines:
         raise ValueError(
-            "partition: patterns and parameters do not fit each other:\n  "
+            "partition: the patterns do not match the parameters:\n  "
             + "\n  ".join(lines)
-            + f"\nThere are the parameters {', '.join(names) or 'none'}; the first pattern that "
-            'fits wins, and "**" fits all: train.partition({..., "**": optimizer})'
+            + f"\nThe trained parameters are {', '.join(groups) or 'none'}; the first pattern that "
+            'matches is used, and "**" matches all: train.partition({..., "**": optimizer})'
         )
     return paths.map_with_path(
-        lambda path, leaf: None if leaf is None else str(first[paths.text(path)]), params
+        lambda path, leaf: None if leaf is None else str(groups[paths.text(path)]), params
     )
 
 
 def _as_optax(optimizer: Any) -> Any:
-    """An optimizer in optax's own form, that takes any further arguments by name."""
+    """Return an optimizer in optax's form that takes any further arguments by name."""
+    if optimizer is None:
+        return optax.set_to_zero()
     optimizer = with_slow_params(optimizer)
     return optax.GradientTransformationExtraArgs(
         optimizer.init, functools.partial(updated, optimizer)

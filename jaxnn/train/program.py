@@ -15,9 +15,9 @@ from typing import Any, ClassVar, dataclass_transform
 import jax
 import numpy as np
 
-from ..explain.text import brief
 from ..fields import is_traced
 from ..fingerprint import CODE, fingerprint
+from ..validation import check_fields, instance
 from .optimizer import NUMBER
 
 
@@ -31,10 +31,10 @@ class _Static:
             self._hash = hash((type(value), value))
         except TypeError:
             if _holds_traced(value):
-                return  # used inside the trace that made it, and never compared
+                return  # used inside the trace that created it, and never compared
             raise TypeError(
-                f"{where} holds {value!r:.80}, a {type(value).__name__}, which is neither a number "
-                "nor a value that can be hashed; write a tuple, a frozen dataclass, or an array"
+                f"{where} must hold numbers and hashable values, got {value!r:.80}, a "
+                f"{type(value).__name__}; write a tuple, a frozen dataclass, or an array"
             ) from None
 
     def __eq__(self, other: Any) -> bool:
@@ -45,8 +45,8 @@ class _Static:
     def __hash__(self) -> int:
         if self._hash is None:
             raise TypeError(
-                f"{self.value!r:.80} holds a traced number, so a program that has it stays inside "
-                "the trace that made it; build the program inside the transformed function"
+                f"{self.value!r:.80} holds a traced number, so a program that has it must stay in "
+                "the trace that created it; build the program inside the transformed function"
             )
         return self._hash
 
@@ -59,10 +59,13 @@ class Program:
     """Base of all programs: a frozen dataclass and a pytree. A subclass writes `init` and `step`.
 
     Its leaves are the floats, arrays, and traced values anywhere in its fields, also in optimizers,
-    schedules, dicts, and other programs; changing them recompiles nothing. Everything else (Python
-    ints, bools, text, functions, layers) is static. What is a leaf is decided when the program is
-    made, and kept by tree operations, so `jax.tree.map` makes trees of axes or shardings of it.
-    `static = ("clip",)` in the class makes the numbers of a field static.
+    schedules, dicts, and other programs; changing them does not recompile. Everything else (Python
+    ints, bools, text, functions, layers) is static. Which parts are leaves is decided when the
+    program is created, and kept by tree operations, so `jax.tree.map` makes trees of axes or
+    shardings of it. `static = ("clip",)` in the class makes the numbers of a field static.
+
+    Fields are checked by what their annotations accept (`jaxnn.validation`); traced numbers and
+    arrays pass without a test.
 
     >>> import jax, jax.numpy as jnp
     >>> class Descent(Program):
@@ -82,6 +85,7 @@ class Program:
     """
 
     static: ClassVar[tuple[str, ...]] = ()
+    """The fields whose numbers are static."""
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -97,12 +101,16 @@ class Program:
             cls, cls._flatten_with_keys, cls._unflatten, cls._flatten
         )
 
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        check_fields(self)
+
     def init(self, key: jax.Array, batch: Any, /) -> Any:
-        """The state before the first step, any pytree of arrays.
+        """Return the state before the first step, any pytree of arrays.
 
         Args:
-            key: a JAX key.
-            batch: the first batch, None without data. Programs that need only its shapes also
+            key: A JAX key.
+            batch: The first batch, None without data. Programs that need only its shapes also
                 accept `jax.ShapeDtypeStruct`.
         """
         raise NotImplementedError(
@@ -110,11 +118,11 @@ class Program:
         )
 
     def step(self, state: Any, batch: Any, /) -> tuple[Any, dict[str, Any]]:
-        """The state after a step, of the same structure, and metrics by name.
+        """Return the state after a step, of the same structure, and metrics by name.
 
         Args:
-            state: the state before the step.
-            batch: a pytree of rows, None without data.
+            state: The state before the step.
+            batch: A pytree of rows, None without data.
         """
         raise NotImplementedError(
             f"{type(self).__name__} has no step; write def step(self, state, batch): ... "
@@ -122,21 +130,21 @@ class Program:
         )
 
     def evaluate(self, state: Any, batch: Any, /, *, key: jax.Array) -> dict[str, Any]:
-        """Metrics of a state on a piece of data, by name; none unless a subclass computes some.
+        """Return metrics of a state on a piece of data, by name; none by default.
 
         Args:
-            state: a state.
-            batch: a pytree of rows, None without data.
-            key: a JAX key: the same for a piece of the data at every evaluation.
+            state: A state.
+            batch: A pytree of rows, None without data.
+            key: A JAX key: the same for a piece of the data at every evaluation.
         """
         return {}
 
     def predict(self, state: Any, inputs: Any, /) -> Any:
-        """Predictions for a pytree of rows.
+        """Return predictions for a pytree of rows.
 
         Args:
-            state: a state.
-            inputs: a pytree of rows.
+            state: A state.
+            inputs: A pytree of rows.
         """
         raise TypeError(
             f"{type(self).__name__} has no predictions; write def predict(self, state, inputs)"
@@ -148,14 +156,12 @@ class Program:
         A run calls it with arrays of rows before the first step, and with each batch of a source.
 
         Args:
-            data: a pytree of arrays of rows, on the host or the device.
-            name: what errors call the data.
+            data: A pytree of arrays of rows, on the host or the device.
+            name: What errors call the data.
         """
 
-    # ---- the pytree ----
-
     def _parts(self) -> tuple[tuple[str, ...], Any, tuple[Any, ...], list[Any]]:
-        """Names of the fields, the structure of their values, static leaves, and numbers."""
+        """Return names of fields, the structure of their values, static leaves, and numbers."""
         kept = vars(self).get("_partition")
         if kept is not None:  # a tree operation made it: its leaves may be anything
             names, structure, static = kept
@@ -164,36 +170,33 @@ class Program:
             return names, structure, static, numbers
         names = tuple(field.name for field in dataclasses.fields(self))  # type: ignore[arg-type]
         values = [getattr(self, name) for name in names]
-        leaves, structure = jax.tree.flatten(values)
-        counts = [jax.tree.structure(value).num_leaves for value in values]
-        owners = [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
-        static, numbers = [], []
-        for leaf, owner in zip(leaves, owners, strict=True):
-            if owner not in self.static and _is_number(leaf):
-                static.append(NUMBER)
-                numbers.append(leaf)
-            else:
-                static.append(_Static(leaf, f"{type(self).__name__}.{owner}"))
-        return names, structure, tuple(static), numbers
+        structure, parts, numbers = jax.tree.structure(values), [], []
+        for name, value in zip(names, values, strict=True):
+            for leaf in jax.tree.leaves(value):
+                if name not in self.static and _is_number(leaf):
+                    parts.append(NUMBER)
+                    numbers.append(leaf)
+                else:
+                    parts.append(_Static(leaf, f"{type(self).__name__}.{name}"))
+        return names, structure, tuple(parts), numbers
 
     def _flatten(self) -> tuple[list[Any], Any]:
         names, structure, static, numbers = self._parts()
         return numbers, (names, structure, static)
 
     def _flatten_with_keys(self) -> tuple[Any, Any]:
-        numbers, aux = self._flatten()
-        names, structure, static = aux
-        places = jax.tree.unflatten(structure, list(range(len(static))))
-        keyed, _ = jax.tree_util.tree_flatten_with_path(dict(zip(names, places, strict=True)))
-        keys = {place: path for path, place in keyed}
-        of_numbers = [keys[i] for i, one in enumerate(static) if one is NUMBER]
-        return [(_Path(path), n) for path, n in zip(of_numbers, numbers, strict=True)], aux
+        names, structure, static, numbers = self._parts()
+        places = jax.tree.unflatten(structure, range(len(static)))
+        keyed = jax.tree_util.tree_leaves_with_path(dict(zip(names, places, strict=True)))
+        keys = {place: _Path(path) for path, place in keyed}
+        of_numbers = [keys[i] for i, leaf in enumerate(static) if leaf is NUMBER]
+        return list(zip(of_numbers, numbers, strict=True)), (names, structure, static)
 
     @classmethod
     def _unflatten(cls, aux: Any, numbers: Any) -> Any:
         names, structure, static = aux
         left = iter(numbers)
-        leaves = [next(left) if one is NUMBER else one.value for one in static]
+        leaves = [next(left) if leaf is NUMBER else leaf.value for leaf in static]
         self = object.__new__(cls)
         values = jax.tree.unflatten(structure, leaves)
         vars(self).update(zip(names, values, strict=True), _partition=aux)
@@ -204,19 +207,19 @@ def check_program(program: Any, function: str) -> None:
     """Raise TypeError for anything but a program, such as a network.
 
     Args:
-        program: what was passed in its place.
-        function: the function of `jaxnn.train` that takes it, for the error.
+        program: What was passed in its place.
+        function: The function of `jaxnn.train` that takes it, for the error.
     """
-    if not isinstance(program, Program):
-        raise TypeError(
-            f"train.{function} takes a train.Program, got {brief(program)}; write "
-            f"train.{function}(program, ...) with program = train.Supervised(net, task, optimizer) "
-            "or train.Minimize(objective, optimizer)"
-        )
+    instance(Program, "a train.Program")(
+        program,
+        f"train.{function}.program",
+        f"write train.{function}(program, ...) with program = train.Supervised(net, task, "
+        "optimizer) or train.Minimize(objective, optimizer)",
+    )
 
 
 def code_of(program: Program) -> tuple[tuple[str, str], ...]:
-    """The user's code that a program runs, as hashable text: its methods and what they refer to."""
+    """Return the user's code that a program runs, as hashable text: methods and what they use."""
     methods = [getattr(type(program), name) for name in ("init", "step", "evaluate", "predict")]
     zeros: Any = jax.tree.map(lambda _: 0, program)
     fields = [getattr(zeros, field.name) for field in dataclasses.fields(zeros)]
@@ -226,7 +229,7 @@ def code_of(program: Program) -> tuple[tuple[str, str], ...]:
 
 @dataclasses.dataclass(frozen=True)
 class _Path:
-    """Several keys of a path as one, since a program's leaves lie deeper than its fields."""
+    """Several keys of a path as one, since a program's leaves are inside its fields."""
 
     keys: tuple[Any, ...]
 
@@ -235,19 +238,16 @@ class _Path:
 
 
 def _holds_traced(value: Any) -> bool:
-    """Whether a static part, such as a layer, has a traced number somewhere in its fields."""
+    """Return whether a static part, such as a layer, has a traced number in its fields."""
     if dataclasses.is_dataclass(value):
-        inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
-        return any(map(_holds_traced, inner))
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
     if isinstance(value, dict):
-        return any(map(_holds_traced, value.values()))
-    if isinstance(value, tuple | list):
-        return any(map(_holds_traced, value))
-    return is_traced(value)
+        value = list(value.values())
+    return any(map(_holds_traced, value)) if isinstance(value, tuple | list) else is_traced(value)
 
 
 def _is_number(leaf: Any) -> bool:
-    """Whether a leaf of a program's fields is data: a float, an array, or traced."""
-    if isinstance(leaf, float | np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
-        return not (isinstance(leaf, np.ndarray) and leaf.dtype.hasobject)
-    return is_traced(leaf)
+    """Return whether a leaf of a program's fields is data: a float or an array, traced or not."""
+    if isinstance(leaf, np.ndarray):
+        return not leaf.dtype.hasobject
+    return isinstance(leaf, float | np.generic | jax.Array | jax.ShapeDtypeStruct)

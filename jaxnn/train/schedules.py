@@ -1,4 +1,4 @@
-"""Schedules: a number that changes from step to step, such as a learning rate.
+"""Schedules: numbers that change from step to step, such as a learning rate.
 
 A schedule is a value and a pytree of its numbers: it prints and compares as the code that builds
 it, its numbers may be traced, and changing them does not recompile. Called with a step, which
@@ -6,23 +6,32 @@ counts from 0, it returns the number. optax takes it as a schedule:
 
     Optimizer(optax.adamw, learning_rate=Warmup(500, Cosine(1e-3, steps=9500)))
 
-If optax has the schedule, the numbers are the same. optax's own schedules work as well, but many
-reject traced numbers. To lower a rate when the loss no longer falls, chain
-`optax.contrib.reduce_on_plateau` behind the optimizer: a training step passes it the loss.
+If optax has the schedule, the numbers are the same. optax's schedules work as well, but many reject
+traced numbers. To lower a rate when the loss no longer falls, chain
+`optax.contrib.reduce_on_plateau` after the optimizer: a training step passes the loss to it.
 """
 
 import dataclasses
 import itertools
 import math
-from typing import Any, dataclass_transform
+from typing import Annotated, Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 
 from ..fields import is_traced
+from ..validation import Accepts, above, check_fields, function, instance, is_number
 
 Number = Any
 """A number, traced or not."""
+Steps = Annotated[Number, above(0)]
+
+_share = Accepts(
+    "a number > 0 and < 1", lambda value: is_number(value) and 0 < value < 1, traced=True
+)
+_numbers = instance(
+    tuple, "a tuple of numbers", "write Piecewise((1e-3, 1e-4), boundaries=(1000,))"
+)
 
 
 @dataclass_transform(frozen_default=True)
@@ -34,7 +43,7 @@ class Schedule:
         dataclasses.dataclass(frozen=True)(cls)
         names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
 
-        def unflatten(_: Any, items: Any) -> Any:  # nothing is checked again
+        def unflatten(_: Any, items: Any) -> Any:  # without checks
             self = object.__new__(cls)
             self.__dict__.update(zip(names, items, strict=True))
             return self
@@ -47,21 +56,23 @@ class Schedule:
         )
 
     def __post_init__(self) -> None:
-        """Check the number of steps, if there is one."""
-        number = getattr(self, "steps", 1)
-        known = isinstance(number, int | float) and not isinstance(number, bool)
-        if not is_traced(number) and not (known and number > 0) and not _is_array(number):
-            raise ValueError(
-                f"{type(self).__name__}.steps is a number of steps > 0, got {number!r}"
-            )
+        """Check the fields."""
+        check_fields(self)
 
     def __call__(self, step: Any) -> Any:
-        """The number at a step, 0 for the first one."""
+        """Return the number at a step.
+
+        Args:
+            step: The number of steps before this one, 0 for the first.
+        """
         raise NotImplementedError
 
 
 class Constant(Schedule):
     """The same number at every step.
+
+    Args:
+        value: The number.
 
     >>> Constant(1e-3)(7)
     0.001
@@ -70,31 +81,41 @@ class Constant(Schedule):
     value: Number
 
     def __call__(self, step: Any) -> Any:
-        """The number."""
+        """Return the number."""
         return self.value
 
 
 class Linear(Schedule):
     """start + (end - start) * min(step / steps, 1), as `optax.linear_schedule`.
 
-    >>> schedule = Linear(1.0, 0.0, steps=4)
-    >>> [float(schedule(step)) for step in (0, 1, 4, 5)]
-    [1.0, 0.75, 0.0, 0.0]
+    Args:
+        start: The first number.
+        end: The number after `steps`.
+        steps: The length in steps.
+
+    >>> schedule = Linear(1.0, 0.0, steps=10)
+    >>> [round(float(schedule(step)), 6) for step in (0, 5, 10, 11)]
+    [1.0, 0.5, 0.0, 0.0]
     """
 
     start: Number
     end: Number
-    steps: Number
+    steps: Steps
 
     def __call__(self, step: Any) -> Any:
-        """The number at a step."""
-        return self.start + (self.end - self.start) * _share(step, self.steps)
+        """Return the number at a step."""
+        return self.start + (self.end - self.start) * _progress(step, self.steps)
 
 
 class Cosine(Schedule):
     """end + (peak - end) * (1 + cos(pi * min(step / steps, 1))) / 2: half a cosine downwards.
 
     It is `optax.cosine_decay_schedule` with alpha = end / peak, and stays at `end` after `steps`.
+
+    Args:
+        peak: The first number.
+        steps: The length in steps.
+        end: The number after `steps`. Default: 0.
 
     Reference: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017.
 
@@ -104,19 +125,23 @@ class Cosine(Schedule):
     """
 
     peak: Number
-    steps: Number
+    steps: Steps
     end: Number = 0.0
 
     def __call__(self, step: Any) -> Any:
-        """The number at a step."""
-        return self.end + (self.peak - self.end) * _half_cosine(_share(step, self.steps))
+        """Return the number at a step."""
+        return self.end + (self.peak - self.end) * _half_cosine(_progress(step, self.steps))
 
 
 class InverseSquareRoot(Schedule):
-    """peak / sqrt(1 + step / steps): it falls without an end, to half after 3 * steps.
+    """peak / sqrt(1 + step / steps): half the peak after 3 * steps, and it keeps falling.
 
-    The schedule of the first transformer, features**-0.5 * min(n**-0.5, n * warmup**-1.5) at
+    The schedule of the first transformer, `features**-0.5 * min(n**-0.5, n * warmup**-1.5)` at
     step n, is `Warmup(warmup, InverseSquareRoot((features * warmup) ** -0.5, warmup))`.
+
+    Args:
+        peak: The first number.
+        steps: A third of the steps until the number is half the peak.
 
     Reference: Vaswani et al., Attention is all you need, 2017.
 
@@ -126,47 +151,46 @@ class InverseSquareRoot(Schedule):
     """
 
     peak: Number
-    steps: Number
+    steps: Steps
 
     def __call__(self, step: Any) -> Any:
-        """The number at a step."""
+        """Return the number at a step."""
         return self.peak / jnp.sqrt(1 + step / self.steps)
 
 
 class Piecewise(Schedule):
     """values[i] after i of the boundaries: constant in pieces.
 
-    As `optax.piecewise_constant_schedule`, whose scales are quotients of these values. Raises
-    ValueError unless there is one value more than boundaries, and for boundaries out of order.
+    As `optax.piecewise_constant_schedule`, whose scales are quotients of these values.
+
+    Args:
+        values: The numbers, one more than boundaries.
+        boundaries: The steps at which the next number begins, in increasing order.
+
+    Raises:
+        ValueError: Another number of boundaries, or boundaries out of order.
 
     >>> schedule = Piecewise((1.0, 0.1, 0.01), boundaries=(30, 60))
     >>> [round(float(schedule(step)), 6) for step in (29, 30, 60)]
     [1.0, 0.1, 0.01]
     """
 
-    values: tuple[Number, ...]
-    boundaries: tuple[Number, ...]
+    values: Annotated[tuple[Number, ...], _numbers]
+    boundaries: Annotated[tuple[Number, ...], _numbers]
 
     def __post_init__(self) -> None:
-        """Check the number of pieces and the order."""
-        for name in ("values", "boundaries"):
-            if not isinstance(getattr(self, name), tuple):
-                raise TypeError(
-                    f"Piecewise.{name} is a tuple of numbers, got {getattr(self, name)!r}; write "
-                    "Piecewise((1e-3, 1e-4), boundaries=(1000,))"
-                )
-        if len(self.values) != len(self.boundaries) + 1:
-            raise ValueError(
-                f"Piecewise has one value more than boundaries, got {len(self.values)} values and "
-                f"{len(self.boundaries)} boundaries; write Piecewise((1e-3, 1e-4), "
-                "boundaries=(1000,))"
-            )
+        """Check the number of values and the order of the boundaries."""
+        super().__post_init__()
         known = [number for number in self.boundaries if not is_traced(number)]
-        if any(later <= earlier for earlier, later in itertools.pairwise(known)):
-            raise ValueError(f"Piecewise.boundaries are steps that rise, got {self.boundaries!r}")
+        falls = any(later <= earlier for earlier, later in itertools.pairwise(known))
+        if falls or len(self.values) != len(self.boundaries) + 1:
+            raise ValueError(
+                "Piecewise.boundaries must be increasing steps, one fewer than values, got "
+                f"{self.boundaries!r} for {len(self.values)} values; {_numbers.hint}"
+            )
 
     def __call__(self, step: Any) -> Any:
-        """The number at a step."""
+        """Return the number at a step."""
         number = self.values[0]
         for boundary, value in zip(self.boundaries, self.values[1:], strict=True):
             number = jnp.where(step >= boundary, value, number)
@@ -174,22 +198,18 @@ class Piecewise(Schedule):
 
 
 class OneCycle(Schedule):
-    """Half a cosine up to the peak, and another far down: `optax.cosine_onecycle_schedule`.
+    """Half a cosine up to the peak, and another one down: `optax.cosine_onecycle_schedule`.
 
-    The number rises from peak / div_factor at step 0 to peak at step floor(warmup * steps), and
-    falls to peak / (div_factor * final_div_factor) at step `steps`, after which it stays. torch's
-    OneCycleLR has the same ends, but reaches the peak at warmup * steps - 1 and the end at
-    steps - 1.
+    The number rises from peak / div_factor at step 0 to peak at step floor(warmup * steps), falls
+    to peak / (div_factor * final_div_factor) at step `steps`, and stays there. torch's OneCycleLR
+    has the same ends, but reaches the peak at warmup * steps - 1 and the end at steps - 1.
 
     Args:
-        peak: the largest number.
-        steps: the length in steps, rounded down.
-        warmup: the fraction of the steps before the peak, in (0, 1).
-        div_factor: the peak divided by the first number.
-        final_div_factor: the first number divided by the last.
-
-    Raises:
-        ValueError: a number of steps or a fraction out of range.
+        peak: The largest number.
+        steps: The length in steps, rounded down.
+        warmup: The fraction of the steps before the peak, in (0, 1). Default: 0.3.
+        div_factor: The peak divided by the first number. Default: 25.
+        final_div_factor: The first number divided by the last. Default: 10,000.
 
     Reference: Smith and Topin, Super-convergence: very fast training of neural networks using
     large learning rates, 2018.
@@ -200,33 +220,31 @@ class OneCycle(Schedule):
     """
 
     peak: Number
-    steps: Number
-    warmup: Number = 0.3
+    steps: Steps
+    warmup: Annotated[Number, _share] = 0.3
     div_factor: Number = 25.0
     final_div_factor: Number = 1e4
 
-    def __post_init__(self) -> None:
-        """Check the number of steps and the fraction."""
-        super().__post_init__()
-        share = self.warmup
-        if not is_traced(share) and not _is_array(share) and not 0 < share < 1:
-            raise ValueError(f"OneCycle.warmup is a share of the steps in (0, 1), got {share!r}")
-
     def __call__(self, step: Any) -> Any:
-        """The number at a step."""
+        """Return the number at a step."""
         first = self.peak / self.div_factor
         last = first / self.final_div_factor
         turn, end = _whole(self.warmup * self.steps), _whole(self.steps)
-        rising = self.peak + (first - self.peak) * _half_cosine(_fraction(step, turn))
-        falling = last + (self.peak - last) * _half_cosine(_fraction(step - turn, end - turn))
+        up, down = jnp.maximum(turn, 1), jnp.maximum(end - turn, 1)
+        rising = self.peak + (first - self.peak) * _half_cosine(_progress(step, up))
+        falling = last + (self.peak - last) * _half_cosine(_progress(step - turn, down))
         return jnp.where(step < turn, rising, falling)
 
 
 class Warmup(Schedule):
-    """From 0 straight up to the beginning of another schedule, which then runs from its step 0.
+    """A line from 0 to the beginning of another schedule, which then runs from its step 0.
 
-    then(0) * step / steps before `steps`, then(step - steps) from there on. It is
+    then(0) * step / steps before `steps`, and then(step - steps) afterwards. It is
     `optax.warmup_cosine_decay_schedule(0, peak, w, n)` as `Warmup(w, Cosine(peak, n - w))`.
+
+    Args:
+        steps: The length of the line in steps.
+        then: The other schedule.
 
     Reference: Goyal et al., Accurate, large minibatch SGD: training ImageNet in 1 hour, 2017.
 
@@ -235,43 +253,27 @@ class Warmup(Schedule):
     [0.0, 0.25, 1.0, 1.0]
     """
 
-    steps: Number
-    then: Schedule
-
-    def __post_init__(self) -> None:
-        """Check the number of steps and the schedule."""
-        super().__post_init__()
-        if not callable(self.then):
-            raise TypeError(
-                f"Warmup.then is a schedule, got {self.then!r}; write "
-                "Warmup(500, train.Constant(1e-3))"
-            )
+    steps: Steps
+    then: Annotated[
+        Schedule, function.such(what="a schedule", hint="write Warmup(500, train.Constant(1e-3))")
+    ]
 
     def __call__(self, step: Any) -> Any:
-        """The number at a step."""
-        after = self.then(jnp.maximum(step - self.steps, 0))  # its beginning, while it warms up
-        return after * _share(step, self.steps)
+        """Return the number at a step."""
+        after = self.then(jnp.maximum(step - self.steps, 0))
+        return after * _progress(step, self.steps)
 
 
-def _share(step: Any, steps: Any) -> Any:
-    """The share of the steps that is over, in [0, 1]."""
+def _progress(step: Any, steps: Any) -> Any:
+    """Return the fraction of the steps that are done, in [0, 1]."""
     return jnp.clip(step / steps, 0, 1)
 
 
-def _fraction(step: Any, steps: Any) -> Any:
-    """As `_share`, of a number of steps that may be 0."""
-    return jnp.clip(step / jnp.maximum(steps, 1), 0, 1)
-
-
 def _whole(steps: Any) -> Any:
-    """A number of steps, rounded down: in Python's double precision if it is concrete."""
+    """Return a number of steps, rounded down: in double precision if it is concrete."""
     return math.floor(steps) if isinstance(steps, int | float) else jnp.floor(steps)
 
 
-def _half_cosine(share: Any) -> Any:
-    """From 1 at a share of 0 down to 0 at 1."""
-    return (1 + jnp.cos(jnp.pi * share)) / 2
-
-
-def _is_array(number: Any) -> bool:
-    return hasattr(number, "dtype")
+def _half_cosine(fraction: Any) -> Any:
+    """Return half a cosine: 1 at 0, and 0 at 1."""
+    return (1 + jnp.cos(jnp.pi * fraction)) / 2

@@ -13,7 +13,7 @@ from ..fields import is_traced
 
 
 class Trained(Protocol):
-    """What holds a network's parameters and state: a `TrainState`, or what a run folder gives."""
+    """A network's parameters and state: a `TrainState`, or what is read from a run folder."""
 
     @property
     def params(self) -> Any:
@@ -29,13 +29,19 @@ class Trained(Protocol):
 class TrainState(NamedTuple):
     """Parameters, the network's state, the optimizer's state, the step count and the root key.
 
-    The random key of step i is `jax.random.fold_in(key, i)`, so a run that is interrupted and goes
-    on has the same numbers as one that never stopped.
+    The random key of step i is `jax.random.fold_in(key, i)`, so a run that is interrupted and
+    resumed has the same numbers as one that never stopped. `ts._replace(...)` returns a state with
+    something changed.
 
-    A named tuple and raw key words, uint32 (2,), because a jitted call takes these faster than a
-    dataclass and a typed key; `ts._replace(...)` gives a state with something changed. The words of
-    an `rbg` key have the shape (4,), those of an `unsafe_rbg` key (1, 4).
+    Args:
+        params: The parameters.
+        state: The network's state, `{}` if it keeps none.
+        opt_state: The optimizer's state.
+        step: The number of steps, int32.
+        key: The words of the root key: uint32 (2,), (4,) for `rbg`, and (1, 4) for `unsafe_rbg`.
     """
+
+    # A named tuple and raw words, since a jitted call takes them faster than a dataclass and a key.
 
     params: Any
     state: State
@@ -45,19 +51,19 @@ class TrainState(NamedTuple):
 
 
 def state_key(key: jax.Array) -> jax.Array:
-    """The key from which state that starts random is drawn, given the key of a run.
+    """Return the key from which random initial state is drawn, given the key of a run.
 
-    No layer is called `variables`, so it is the key of no parameter.
+    No layer is called `variables`, so no parameter has the same key.
     """
     return paths.fold_in(key, "variables")
 
 
 def owned(tree: Any) -> Any:
-    """The tree, with a copy of each array.
+    """Return the tree with a copy of each array.
 
-    A step donates the memory of its state. XLA refuses that if two leaves are one buffer, as those
-    of optimizers that begin with the parameters as their state are, and the caller would lose an
-    array that the optimizer or an initializer also holds, such as the key of `optax.add_noise`.
+    A step donates the memory of its state. XLA refuses that if two leaves are one buffer, as in
+    optimizers whose state begins with the parameters, and the caller would lose an array that the
+    optimizer or an initializer also holds, such as the key of `optax.add_noise`.
     """
     leaves, structure = jax.tree.flatten(tree)
     del tree  # each array is freed once it is copied, unless the caller holds it
@@ -66,45 +72,24 @@ def owned(tree: Any) -> Any:
             continue
         if isinstance(leaf, jax.Array) and (is_key(leaf) or not leaf.is_fully_addressable):
             leaves[i] = jnp.copy(leaf)  # `device_put` moves keys, and rejects parts elsewhere
-        else:  # unlike `jnp.copy`, this compiles nothing
+        else:  # `jnp.copy` would compile
             leaves[i] = jax.device_put(leaf, may_alias=False)
     return jax.tree.unflatten(structure, leaves)
 
 
-def separate(tree: Any) -> Any:
-    """The tree, with a copy of each array that shares its memory with an earlier one.
-
-    A step donates the memory of its state, which XLA refuses if two leaves are one buffer.
-    """
-    seen: set[Any] = set()
-
-    def leaf(array: Any) -> Any:
-        if not isinstance(array, jax.Array) or is_traced(array):
-            return array
-        if is_key(array) or len(array.devices()) > 1:
-            place: Any = id(array)
-        else:
-            place = array.unsafe_buffer_pointer()
-        if place in seen:
-            return jnp.copy(array)
-        seen.add(place)
-        return array
-
-    return jax.tree.map(leaf, tree)
-
-
 def by_path(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
+    """Yield the leaves of any pytree with paths such as `opt_state/0/mu/0/w`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
 def differences(before: Any, after: Any, whole: str) -> list[str]:
-    """Where two trees differ in structure, shapes, or types; a line each.
+    """Return where two trees differ in structure, shapes, or types, as lines.
 
     Args:
-        before, after: pytrees of arrays and Python numbers.
-        whole: what the root is called.
+        before: A pytree of arrays and Python numbers.
+        after: Another one.
+        whole: What the root is called.
     """
     one, other = jax.tree.structure(before), jax.tree.structure(after)
     if one == other and all(map(_are_alike, jax.tree.leaves(before), jax.tree.leaves(after))):
@@ -127,35 +112,34 @@ def differences(before: Any, after: Any, whole: str) -> list[str]:
 
 
 def _are_alike(one: Any, other: Any) -> bool:
-    """Whether both are Python numbers, or arrays of the same shape and type."""
-    kinds = [
-        None
-        if isinstance(leaf, bool | int | float)
-        else (getattr(leaf, "shape", None), getattr(leaf, "dtype", None))
-        for leaf in (one, other)
-    ]
-    return kinds[0] == kinds[1]
+    """Return whether both are Python numbers, or arrays of the same shape and type."""
+
+    def kind(leaf: Any) -> Any:
+        is_number = isinstance(leaf, bool | int | float)
+        return None if is_number else (getattr(leaf, "shape", None), getattr(leaf, "dtype", None))
+
+    return kind(one) == kind(other)
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether an array holds keys, as the state of `optax.add_noise` does, and not numbers."""
+    """Return whether an array holds keys, as the state of `optax.add_noise` does."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def strong(leaf: Any) -> Any:
-    """The leaf as an array that is not weakly typed, as a step would return it."""
+    """Return the leaf as an array that is not weakly typed, as a step would return it."""
     if hasattr(leaf, "dtype") and is_key(leaf):
         return leaf
     return jnp.asarray(leaf, jnp.result_type(leaf))
 
 
 def without_keys(tree: Any) -> Any:
-    """The tree with the words of keys, uint32, instead of the keys: it can leave the device."""
+    """Return the tree with the words of keys, uint32, in place of keys."""
     return jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
 
 
 def with_keys(tree: Any, like: Any) -> Any:
-    """The tree that `without_keys` was given, of which `like` has the shapes and types."""
+    """Return the tree that `without_keys` was given, with the types of `like`."""
 
     def leaf(one: Any, like: Any) -> Any:
         if not is_key(like):

@@ -1,37 +1,39 @@
-"""The step of a program, compiled: `make_step`, and what compiled functions are remembered by."""
+"""The step of a program: checked, placed, and compiled."""
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from ..data.check import saturated_batch
+from ..explain.text import describe
 from ..random import is_outside
-from .placed_step import placed_step
+from .metrics import check_metrics, without_collected
 from .placement import SINGLE_DEVICE
 from .program import Program, check_program, code_of
-from .state import separate
+from .state import differences, owned
 
-KEPT = 32
-"""Compiled functions that a process keeps. Each takes 2 MB of memory or more, even a small one."""
+KEPT = 8
+"""Compiled functions that a process keeps although nothing uses them. Each takes 1 MB or more."""
 
 
 def make_step(program: Program, *, placement: Any = SINGLE_DEVICE) -> "Step":
-    """The compiled step of a program: `state, metrics = step(state, batch)`.
+    """Return the compiled step of a program: `state, metrics = step(state, batch)`.
 
     Programs with equal structure share compiled code, whatever their numbers, and a changed method
-    or helper function of yours takes effect when `make_step` is called again. The memory of `state`
-    is donated: use the one returned.
+    or helper function takes effect when `make_step` is called again. The memory of `state` is
+    donated: use the one returned.
 
     Args:
-        program: the `train.Program`.
-        placement: where its arrays lie: one device by default. On a mesh, the state comes from
-            `parallel.Placement.init`, and the new state lies as the first one did.
+        program: The `train.Program`.
+        placement: Where its arrays are: one device by default. On a mesh, the state comes from
+            `parallel.Placement.init`, and the new state is placed as the first one was.
 
     Raises:
-        TypeError: something other than a program; while tracing, a step that returns something else
-            than a state like the one it is given, and metrics.
+        TypeError: Something other than a program; while tracing, a step that returns something
+            other than a state like the given one, and metrics.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -56,7 +58,12 @@ class Step:
         self._compiled: Any = None
 
     def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-        """The state after the step, and the metrics of the batch."""
+        """Return the state after the step, and the metrics of the batch.
+
+        Args:
+            state: The state before the step, whose memory is donated.
+            batch: A pytree of rows.
+        """
         compiled = self._compiled or self._for(state)
         batch = saturated_batch(batch)
         try:
@@ -66,36 +73,92 @@ class Step:
             # student's own arrays. It does so before it takes any.
             if "donate the same buffer twice" not in str(error):
                 raise
-            return compiled(separate(state), batch, *self._numbers)
+            return compiled(owned(state), batch, *self._numbers)
 
     def lower(self, state: Any, batch: Any) -> Any:
-        """The step lowered for arguments of these shapes, as by `jax.jit(step).lower`."""
+        """Return the step lowered for arguments of these shapes, as by `jax.jit(step).lower`."""
         return self._for(state).lower(state, batch, *self._numbers)
 
     def _for(self, state: Any) -> Any:
-        """The compiled step, which keeps states where the first one lies."""
+        """Return the compiled step, which keeps states where the first one is."""
         if self._compiled is None:
             self._compiled = _compiled_step(*self._static, self._placement.layout(state))
         return self._compiled
 
 
-def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
-    """`make`, with what it made for equal arguments kept, so that they share one program.
+def placed_step(
+    program: Program, state: Any, batch: Any, placement: Any, layout: Any
+) -> tuple[Any, Any]:
+    """Take a step of a program as a pure function, with its arrays pinned to their places.
 
-    All functions share one cache of `KEPT` entries. Inside a transform nothing is kept: what is
-    made there may hold traced numbers, which must not outlive it.
+    Args:
+        program: The program.
+        state: Its state.
+        batch: A pytree of rows.
+        placement: A `SingleDevice` or a `parallel.Placement`.
+        layout: What the placement's `layout` returned for the state.
+
+    Returns:
+        The state after the step, and the metrics of the batch. `Collected` metrics are dropped.
+    """
+    batch = placement.pinned_batch(batch)
+    result = placement.gathering(program, state, batch, layout).step(state, batch)
+    check_step(result, state, type(program).__name__)
+    after, metrics = result
+    return placement.pinned(after, layout), placement.pinned_whole(without_collected(metrics))
+
+
+def check_step(result: Any, before: Any, owner: str) -> None:
+    """Raise TypeError or ValueError for anything but a state like the one before, and metrics.
+
+    Args:
+        result: What a step returned.
+        before: The state that was passed to it.
+        owner: The name of the program's class.
+    """
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise TypeError(
+            f"{owner}.step must return the new state and metrics, got {describe(result)}; "
+            "write return state, {'loss': loss}"
+        )
+    check_metrics(result[1], f"{owner}.step")
+    if lines := differences(before, jax.eval_shape(lambda: result[0]), "the state"):
+        raise ValueError(
+            f"{owner}.step must return a state like the given one, in structure, shapes, and "
+            f"types, but in the new one {'; '.join(lines[:5])}; write new.astype(old.dtype), or "
+            "return from init everything that step returns"
+        )
+
+
+def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `make`, which returns the same function for equal arguments while it is in use.
+
+    The last `KEPT` functions, of all kinds, are kept when nothing uses them, so that equal programs
+    in a row are compiled once. Inside a transform nothing is kept: a function created there may
+    hold traced numbers, which must not outlive it.
+
+    Args:
+        make: Maps hashable arguments to a function.
     """
 
     @functools.wraps(make)
     def made(*arguments: Any) -> Any:
-        return _kept(make, *arguments) if is_outside() else make(*arguments)
+        return _recent(make, *arguments) if is_outside() else make(*arguments)
 
     return made
 
 
+_in_use: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+
+
 @functools.lru_cache(maxsize=KEPT)
-def _kept(make: Callable[..., Any], *arguments: Any) -> Any:
-    return make(*arguments)
+def _recent(*call: Any) -> Any:
+    """Return the function of a call `(make, *arguments)`."""
+    function = _in_use.get(call)
+    if function is None:
+        make, *arguments = call
+        _in_use[call] = function = make(*arguments)
+    return function
 
 
 @remembered

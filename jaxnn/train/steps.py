@@ -13,20 +13,19 @@ from ..data.rows import row_count
 from ..keys import kept_key
 from .dispatch import steps_at_once
 from .loading import ArrayLoader, Batches, Loader
-from .placed_step import placed_step
 from .program import Program, code_of
-from .step import remembered
+from .step import placed_step, remembered
 
 
 class Steps:
     """The compiled steps of a program on the batches of a loader.
 
     Args:
-        program: the program.
-        loader: its batches.
-        functions: the augmentations of its batches.
-        words: of the run's root key.
-        placement: where the state and the batches lie.
+        program: The program.
+        loader: Its batches.
+        functions: The augmentations of its batches.
+        words: The words of the run's root key.
+        placement: Where the state and the batches are.
     """
 
     def __init__(
@@ -40,9 +39,13 @@ class Steps:
         self._compiled: Any = None
 
     def check(self, state: Any, count: int) -> Any:
-        """The metrics of `count` steps as shapes; an error for steps that do not fit together.
+        """Return the metrics of `count` steps as shapes, and raise for steps that cannot run.
 
-        It traces the compiled steps, which is not repeated when they run.
+        The compiled steps are traced, which is not repeated when they run.
+
+        Args:
+            state: The state before the first step.
+            count: The number of steps.
         """
         items = self._loader.spec()
         if self._gathers:
@@ -65,19 +68,25 @@ class Steps:
         return metrics
 
     def __call__(self, state: Any, step: int, batches: Batches) -> tuple[Any, dict[str, Any]]:
-        """The state after the steps, and the metrics of each, stacked."""
+        """Return the state after the steps, and the metrics of each, stacked.
+
+        Args:
+            state: The state before them.
+            step: The number of steps before them.
+            batches: Their batches.
+        """
         numbers = np.arange(step, step + batches.steps, dtype=np.int32)
         items, arrays = batches.items, self._loader.arrays
         return self._steps_for(state)(self._numbers, state, self._words, numbers, items, arrays)
 
     def batch(self, batches: Batches) -> Any:
-        """The batch of one step."""
+        """Return the batch of one step."""
         if not self._gathers:
             return batches.items
         return jax.tree.map(lambda leaf: leaf[batches.items[0]], self._loader.arrays)
 
     def _steps_for(self, state: Any) -> Any:
-        """The compiled steps, which keep states where the first one lies."""
+        """Return the compiled steps, which keep states where the first one is."""
         if self._compiled is None:
             self._compiled = _compiled_steps(*self._static, self._placement.layout(state))
         return self._compiled
@@ -87,7 +96,7 @@ class Steps:
 def _compiled_steps(
     structure: Any, code: Any, gathers: bool, functions: Any, placement: Any, layout: Any
 ) -> Callable[..., Any]:
-    """The jitted function (numbers, state, words, steps, items, arrays) of several steps."""
+    """Return the jitted function (numbers, state, words, steps, items, arrays) of steps."""
 
     def run(
         numbers: Any, state: Any, words: Any, steps: Any, items: Any, arrays: Any
@@ -109,7 +118,7 @@ def _compiled_steps(
             state, metrics = step(state, jax.tree.map(lambda leaf: leaf[0], given))
             return state, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], metrics)
         state, metrics = lax.scan(step, state, given)
-        # Again, since XLA may place the results of a loop in another way than its steps.
+        # Again, since XLA may place the results of a loop differently from its steps.
         return placement.pinned(state, layout), placement.pinned_whole(metrics)
 
     return jax.jit(run, donate_argnums=1)

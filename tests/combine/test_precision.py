@@ -183,7 +183,7 @@ def test_sums_of_products_accumulate_in_float32(layer, x, compute):
                 nn.Dense(1), train.Regression(), optax.sgd(1), precision=nn.Precision(nn.Dense(1))
             ),
             TypeError,
-            r"precision is a policy without a network, got .*; write nn.Precision\(compute='bf",
+            r"precision must be None or a policy without a network, got .*; write nn.Prec",
         ),
     ],
 )

@@ -76,37 +76,45 @@ def test_every_accepted_kind_is_rows_or_a_source():
 @pytest.mark.parametrize(
     ("tree", "error", "text"),
     [
-        ({}, TypeError, r"training data: no arrays in \{\}; .* data=None for a program that makes"),
-        ({"x": [1.0, 2.0]}, TypeError, r"training data/x/0 is a float, 1.0, .* write np.asarray"),
+        (
+            {},
+            TypeError,
+            r"training data must be a pytree of arrays, got \{\} .* data=None for a program that",
+        ),
+        (
+            {"x": [1.0, 2.0]},
+            TypeError,
+            r"training data/x/0 must be an array .*, got 1.0; write np.asarray",
+        ),
         (
             {"x": X, "n": np.float32(1)},
             TypeError,
-            r"training data/n is a float32, .* array with one",
+            r"training data/n must be an array of numbers with one row per ex",
         ),
         (
             {"x": X, "n": np.array(1)},
-            ValueError,
-            r"training data/n has shape \(\), .* np.full\(rows",
+            TypeError,
+            r"training data/n must be .*, got array\(1\); .* np.full\(rows",
         ),
-        ({"t": np.array(["a", "b"])}, TypeError, r"training data/t has dtype <U1, .* np.unique\(a"),
+        ({"t": np.array(["a", "b"])}, TypeError, r"training data/t must be an .* np.unique\(a"),
         (
             {"tokens": {"ids": X, "mask": X[:7]}},
             ValueError,
-            "leaves differ in their number of rows: training data/tokens/ids has 11, training "
-            "data/tokens/mask has 7; .* see all shapes",
+            "same number of rows in every leaf, at least 1, got training data/tokens/ids: 11, "
+            "training data/tokens/mask: 7; .* see all shapes",
         ),
         (
             {"x": np.ma.masked_less(X, 3)},
             TypeError,
-            r"training data/x is a masked array, .* write a.filled\(0\), and pass ~np.ma.getmask",
+            r"training data/x must be .* MaskedArray; write a.filled\(0\), and pass ~np.ma.getmask",
         ),
-        ((X[:0], Y[:0]), ValueError, r"training data: no rows: \(float32\[0,2\], int64\[0\]\)"),
-        ("rows", TypeError, "training data is a str, expected a pytree of arrays, a frame"),
-        (3.5, TypeError, r"training data is a float, .* write \(x, y\) with np.asarray"),
+        ((X[:0], Y[:0]), ValueError, "got training data/0: 0, training data/1: 0; write"),
+        ("rows", TypeError, "training data must be a pytree of arrays, a frame, .* got a str"),
+        (3.5, TypeError, r"training data must be .*, got a float; write \(x, y\) with np.asarray"),
         (
             data.Text("toy", Y, Y, Y, ("a",)),
             TypeError,
-            r"training data is a Text, .* write text.windows\(128\)",
+            r"training data must be .*, got a Text; write text.windows\(128\)",
         ),
         (type("Rows", (), {"__getitem__": None, "__len__": None})(), TypeError, "DataLoader"),
     ],
@@ -125,9 +133,9 @@ def test_numbers_that_are_not_finite_are_found_in_every_piece(monkeypatch):
         with pytest.raises(ValueError) as error:
             data.check_finite(tree, "data")
         assert str(error.value) == (
-            "data/a/x holds nan at row 9, position (1,) (2 of 11 rows are not finite), expected "
-            "finite numbers. Find the step that makes them: write np.isfinite(x).all() after each. "
-            "Missing values can be filled in, or masked by weights of 0"
+            "data/a/x must be finite, got nan at row 9, position (1,) (2 of 11 rows are not "
+            "finite); write np.isfinite(x).all() after each step that makes it. Missing values can "
+            "be filled in, or masked by weights of 0"
         )
     data.check_finite({"x": X, "y": Y, "z": jnp.asarray(X)})
 
@@ -197,7 +205,7 @@ def test_a_dataset_of_any_structure():
     assert_equal(both, jax.tree.map(lambda a: np.concatenate([a, a]), part))
     assert toy.map(x=lambda x: x["a"]).train.x is X
     with pytest.raises(
-        ValueError, match=r"toy.train: leaves differ in .*: toy.train/x/a has 11, toy"
+        ValueError, match=r"toy.train must have .* toy.train/x/a: 11, toy.train/y: 4"
     ):
         data.Dataset("toy", data.Examples({"a": X}, Y[:4]), part, part)
 

@@ -64,12 +64,14 @@ def test_functions_of_the_inputs_or_of_a_pair_apply_to_pairs():
     several = data.Augmentation(data.random_flip, mix)
     found = data.Augmented((images, labels), several).augment(KEY, (images, labels))
     assert_equal(found, several(KEY, images, labels))
-    with pytest.raises(TypeError, match=r"takes \(key, x, y\), but a batch is a tuple of 3: write"):
+    with pytest.raises(TypeError, match=r"takes \(key, x, y\), but a batch is \(float32"):
         data.Augmented((images, labels, weights), mix).augment(KEY, (images, labels, weights))
-    with pytest.raises(TypeError, match=r"of \(key, batch\), .* write data.Augmented\(source, dat"):
+    with pytest.raises(
+        TypeError, match=r"must be a function of \(key, batch\), .* write data.random_flip"
+    ):
         data.Augmented(X, lambda batch: batch)
     with pytest.raises(
-        TypeError, match=r"cannot be hashed, .* write a function, or functools.part"
+        TypeError, match=r"must be hashable, .* write a function, or functools.part"
     ):
         data.Augmented(X, Unhashable())
 
@@ -84,5 +86,5 @@ def test_mixtures_of_pytrees_are_those_of_their_leaves():
     images = jnp.zeros((11, 4, 4))
     _, soft = data.cutmix(KEY, images, y, classes=11)
     assert_equal(soft, tuple(data.cutmix(KEY, images, leaf, classes=11)[1] for leaf in y))
-    with pytest.raises(TypeError, match="mixup: x/n has dtype int32, wanted floats"):
+    with pytest.raises(TypeError, match=r"mixup.x/n must hold floats, got dtype int32"):
         data.mixup(KEY, {"n": jnp.arange(11)}, X)

@@ -35,10 +35,12 @@ def test_the_key_decides():
 
 @pytest.mark.parametrize("size", [0, -1, 5])
 def test_a_size_out_of_range_is_refused_at_the_call(size):
-    with pytest.raises(ValueError, match=rf"size is {size}, wanted 1 \.\. 4 for 4 rows"):
+    with pytest.raises(
+        ValueError, match=rf"batch_size is {size}, but the training data have 4 rows"
+    ):
         data.batches(jax.random.key(0), np.zeros(4), size)
 
 
 def test_arrays_of_other_lengths():
-    with pytest.raises(ValueError, match=r"arrays of \[3, 4\] rows"):
+    with pytest.raises(ValueError, match=r"arrays/0: 4, arrays/1: 3"):
         data.batches(jax.random.key(0), (np.zeros(4), np.zeros(3)), 2)

@@ -35,67 +35,73 @@ def refused(
 ) -> None:
     with pytest.raises(error_type) as error:
         check(x, y, classes=classes, name="train")
-    for part in ("train: ", *parts):
+    for part in ("train", *parts):
         assert part in str(error.value)
 
 
 def test_not_arrays():
-    refused(TypeError, "x is a list, wanted an array: write x = np.asarray(x)", x=[[1.0]] * 4)
-    refused(TypeError, "y is a tuple, wanted an array: write y = np.asarray(y)", y=(0, 1, 2, 1))
-    refused(TypeError, "y has dtype <U1, wanted numbers", y=np.array(list("abca")))
-    refused(TypeError, "x has dtype object, wanted numbers", x=np.array([None] * 4))
-    refused(ValueError, "y has shape (), wanted (rows, ...)", y=np.array(3))
+    refused(TypeError, "train/x/0/0 must be an array of numbers", "np.asarray(a)", x=[[1.0]] * 4)
+    refused(TypeError, "train/y/0 must be an array of numbers", "got 0; write", y=(0, 1, 2, 1))
+    refused(TypeError, "train/y must be an array of numbers", "<U1", y=np.array(list("abca")))
+    refused(
+        TypeError, "train/x must be an array of numbers", "dtype=object", x=np.array([None] * 4)
+    )
+    refused(TypeError, "train/y must be an array", "(rows, ...), got array(3)", y=np.array(3))
 
 
 def test_rows():
-    refused(ValueError, "x has 4 rows and y has 3", "x is (4, 2), y is (3,)", y=Y[:3])
-    refused(ValueError, "no rows: x is (0, 2), y is (0,)", x=X[:0], y=Y[:0])
+    refused(ValueError, "the same number of rows", "train/x: 4, train/y: 3", y=Y[:3])
+    refused(ValueError, "at least 1, got train/x: 0, train/y: 0", x=X[:0], y=Y[:0])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_not_finite(value):
     x = X.copy()
     x[2, 1] = x[3, 0] = value
-    refused(ValueError, f"x holds {value} at row 2, position (1,) (2 of 4 rows", "isfinite(x)", x=x)
+    refused(ValueError, f"got {value} at row 2, position (1,) (2 of 4 rows", "isfinite(x)", x=x)
     y = np.array([0.0, value, 1.0, 1.0])
-    refused(ValueError, f"y holds {value} at row 1 (1 of 4 rows", y=y, classes=None)
+    refused(
+        ValueError, f"train/y must be finite, got {value} at row 1 (1 of 4 rows", y=y, classes=None
+    )
     half = jnp.asarray(x, jnp.bfloat16)
-    refused(ValueError, f"x holds {value} at row 2, position (1,)", x=half)
+    refused(ValueError, f"train/x must be finite, got {value} at row 2, position (1,)", x=half)
 
 
 def test_labels():
     refused(
         ValueError,
-        "y holds label 5 at row 2, wanted 0 .. 2",
+        "train/y must hold labels 0 .. 2 for classes=3, got label 5 at row 2",
         "classes=6",
         y=np.array([0, 1, 5, 4]),
     )
-    refused(
-        ValueError, "y holds label -1 at row 1", "Write ignore=-1 if -1", y=np.array([0, -1, 2, 1])
-    )
-    refused(ValueError, "y holds label 3 at row 2", "write y - 1", y=Y + 1)
-    refused(TypeError, "y has dtype float32", "write y.astype(np.int32)", y=Y.astype(np.float32))
+    refused(ValueError, "got label -1 at row 1", "write ignore=-1 if -1", y=np.array([0, -1, 2, 1]))
+    refused(ValueError, "got label 3 at row 2", "write y - 1", y=Y + 1)
+    refused(TypeError, "got dtype float32", "write y.astype(np.int32)", y=Y.astype(np.float32))
     tokens = np.zeros((4, 3), int)
     tokens[1, 2] = 7
-    refused(ValueError, "y holds label 7 at row 1, position (2,)", y=tokens)
+    refused(ValueError, "got label 7 at row 1, position (2,)", y=tokens)
     for kind in (np.float32, int, bool):
-        refused(ValueError, "y is one-hot, (4, 3)", "y.argmax(axis=1)", y=np.eye(3, dtype=kind)[Y])
+        refused(
+            ValueError, "got one-hot rows (4, 3)", "y.argmax(axis=1)", y=np.eye(3, dtype=kind)[Y]
+        )
 
 
 def test_advice_keeps_what_the_data_mean():
     """No advice drops known targets, or makes a class of a label that marks missing ones."""
     y = np.array([[0.0, 1.0], [np.nan, 2.0], [1.0, 1.0], [0.0, 0.0]])
-    with pytest.raises(ValueError, match=r"y holds nan .* weights np.isfinite\(y\)") as error:
+    with pytest.raises(
+        ValueError, match=r"y must be finite, got nan .* masked by weights of 0"
+    ) as error:
         check(X, y)
     assert "keep" not in str(error.value)
     with pytest.raises(ValueError, match=r"from 1: write np.where\(y == -100, y, y - 1\)"):
         check(X, np.array([1, 2, 3, -100]), classes=3, ignore=-100)
     # A map of all numbers would make a class of the missing label, or differ from part to part.
     for wrong, ignore, advice in (
-        ([0, -1, 2, -100], -100, "Write np.where(y == -1, -100, y) if -1 marks examples without a"),
-        ([0, -1, 2, 1], -100, "Write ignore=-1 if -1 marks examples without a label"),
-        ([0, 1, 5, -100], -100, "Write classes=6 if 5 is a class; write np.where(y == 5, -100, y)"),
-        ([0, 255, 2, 1], None, "Write classes=256 if 255 is a class; write ignore=255 if 255"),
+        ([0, -1, 2, -100], -100, "write np.where(y == -1, -100, y) if -1 marks examples without a"),
+        ([0, -1, 2, 1], -100, "write ignore=-1 if -1 marks examples without a label"),
+        ([0, 1, 5, -100], -100, "write classes=6 if 5 is a class; write np.where(y == 5, -100, y)"),
+        ([0, 255, 2, 1], None, "write classes=256 if 255 is a class; write ignore=255 if 255"),
     ):
         with pytest.raises(ValueError, match=re.escape(advice)) as error:
             check(X, np.array(wrong), classes=3, ignore=ignore)

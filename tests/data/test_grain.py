@@ -120,16 +120,16 @@ def test_a_position_of_another_number_of_workers_is_refused(then, now):
     with pytest.raises(ValueError) as error:
         Grain(with_workers(now), steps=5).open(KEY, 2, kept)
     assert str(error.value) == (
-        f"the position in the data is of a Grain pipeline with {then} worker processes, and this "
-        f"one has {now}: its batches come in another order. Write mp_prefetch with "
-        f"num_workers={then}, or begin a new run"
+        f"the position in the data is that of a run with workers {then}, not {now}, so its batches "
+        "would differ; continue with the same data, batch_size, key, and workers, or begin a new "
+        "run"
     )
 
 
 def test_a_position_that_grain_does_not_understand_is_refused():
     kept = {"batches": 3, "batch_size": 2, "workers": 0, "grain": {"exhausted": [0]}}
     with pytest.raises(
-        ValueError, match=r"of another Grain pipeline, which .* \(KeyError: 'next_i"
+        ValueError, match=r"that of another Grain pipeline, and .* \(KeyError: 'next_i"
     ):
         Grain(with_workers(0), steps=5).open(KEY, 2, kept)
 
@@ -184,7 +184,7 @@ def test_batches_of_any_structure_from_every_position():
         pipeline()[i][1].tolist() for i in range(5)
     ]
     assert set(source.fingerprint()["first batch"]) == {"x", "label/0"}
-    with pytest.raises(data.NoEpochs, match="does not say how many batches"):
+    with pytest.raises(data.NoEpochs, match="does not have a known number of batches"):
         next(Grain(named.repeat()).once(2))
 
 
@@ -204,28 +204,32 @@ def test_a_batch_of_another_structure_is_named():
 
 
 def test_errors():
-    with pytest.raises(TypeError, match=r"takes a grain.MapDataset or grain.IterDataset, got list"):
+    with pytest.raises(
+        TypeError, match=r"must be a grain.MapDataset or grain.IterDataset, got \[1"
+    ):
         Grain([1, 2])
-    with pytest.raises(ValueError, match=r"steps is 0, wanted an int >= 1"):
+    with pytest.raises(ValueError, match=r"Grain.steps must be None or an int >= 1, got 0"):
         Grain(pipeline(), steps=0)
     for endless in (pipeline().repeat(), pipeline().to_iter_dataset()):
-        with pytest.raises(ValueError, match=r"does not say how many batches.*steps=1000\)"):
+        with pytest.raises(ValueError, match=r"does not have a known number.*steps=1000\)"):
             Grain(endless).steps_per_epoch(2)
-    with pytest.raises(ValueError, match=r"batches of 2 rows, and batch_size asks for 3: write"):
+    with pytest.raises(ValueError, match=r"batches of 2 rows, which do not make .*=3; write data"):
         Grain(pipeline()).steps_per_epoch(3)
-    with pytest.raises(ValueError, match=r"which make no step of batch_size=16: write a smaller"):
+    with pytest.raises(ValueError, match=r"5 batches of 2 rows, which do not make .* a smaller"):
         Grain(pipeline()).steps_per_epoch(16)
     with pytest.raises(ValueError) as error:
         closed(Grain(pipeline(), steps=5).open(KEY, 4), 1)
     assert str(error.value) == (
-        "batch 0 of the Grain pipeline has shape (2, 2), wanted 4 rows, this process's share of "
-        "batch_size 4: write dataset.batch(4, drop_remainder=True)"
+        "batch 0 of the Grain pipeline must have 4 rows, this process's part of batch_size 4, got "
+        "2; write dataset.batch(4, drop_remainder=True)"
     )
     single = Grain(grain.MapDataset.source(Rows()).map(lambda row: row[0]))
     program = train.Supervised(nn.Dense(1), train.Regression(), optax.sgd(0.1))
     with pytest.raises(TypeError, match=r"batch of train.Supervised must be \(inputs, targets\)"):
         train.fit(program, single, key=KEY, epochs=1, batch_size=2)
-    with pytest.raises(ValueError, match=r"is not one of this Grain pipeline with batch_size 2"):
+    with pytest.raises(
+        ValueError, match=r"is that of a run with batch_size None, not 2, workers No"
+    ):
         Grain(pipeline()).open(KEY, 2, {"batches": 1, "rows": 10})
 
 
@@ -238,7 +242,10 @@ def test_a_row_that_cannot_be_read_or_trained_on():
     assert str(error.value).startswith("batch 2 of the Grain pipeline cannot be read: OSError: ")
     assert "row 5 is gone" in str(error.value)
     lost = grain.MapDataset.source(Rows()).map(lambda row: (row[0] / 0.0, row[1])).batch(2)
-    with pytest.warns(RuntimeWarning), pytest.raises(ValueError, match="x holds nan at row 0, po"):
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(ValueError, match="x must be finite, got nan at"),
+    ):
         closed(Grain(lost).open(KEY, 2), 1)
 
 
@@ -287,7 +294,7 @@ def test_a_damaged_record_is_named_or_left_out(tmp_path):
     with pytest.raises(ValueError, match=r"record 1 of .*b.rec cannot be read \(.*hash mismatch"):
         strict[5]
     loose = Records(files, bytes, skip=True)
-    with pytest.warns(UserWarning, match=r"record 1 of .*b.rec cannot be .*; the next one stands"):
+    with pytest.warns(UserWarning, match=r"record 1 of .*b.rec cannot be .*; it is left out"):
         assert [loose[i] for i in range(7)] == [*RAW[:5], RAW[6], RAW[6]]
 
 
@@ -308,13 +315,13 @@ def test_a_record_that_does_not_decode_is_named(tmp_path):
 def test_a_file_that_is_cut_short(tmp_path, size):
     files = records(tmp_path)
     files[0].write_bytes(files[0].read_bytes()[:size])
-    with pytest.raises(ValueError, match=r"a.rec has no records that can be read: it is cut short"):
+    with pytest.raises(ValueError, match=r"a.rec has no readable records: it is truncated"):
         Records(files, bytes)
-    with pytest.warns(UserWarning, match=r"a.rec has no records.*; it is left out"):
+    with pytest.warns(UserWarning, match=r"a.rec has no readable records.*; it is left out"):
         assert len(Records(files, bytes, skip=True)) == 3
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*c.rec"):
+    with pytest.raises(FileNotFoundError, match=r"c.rec"):
         Records([tmp_path / "c.rec"], bytes)
-    with pytest.raises(ValueError, match=r"Records wants several files, got 'a.rec'"):
+    with pytest.raises(ValueError, match=r"Records.files must be a sequence of .*, got 'a.rec'"):
         Records("a.rec", bytes)
 
 
@@ -323,7 +330,7 @@ def test_a_file_that_is_cut_short(tmp_path, size):
     [
         ("grain", lambda: Grain(None), "pipelines are read by grain"),
         (
-            "array_record.python",
+            "array_record.python.array_record_module",
             lambda: Records([__file__], bytes),
             "records are read by array-record",
         ),

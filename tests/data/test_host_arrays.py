@@ -74,16 +74,16 @@ def test_the_spec_is_that_of_a_batch_on_the_device():
 
 
 def test_checked_in_pieces_as_at_once(monkeypatch):
-    monkeypatch.setattr("jaxnn.data.host_arrays.LOOKED_AT", 32)  # two rows
+    monkeypatch.setattr("jaxnn.data.rows.PIECE", 16)  # two rows
     bad = X.copy()
     bad[7, 1] = np.nan
-    with pytest.raises(ValueError, match=r"training data from row 6: x holds nan at row 1, pos"):
+    with pytest.raises(ValueError, match=r"training data/x must be finite, got nan at row 7, po"):
         HostArrays(bad, Y)
-    with pytest.raises(ValueError, match=r"training data: x has 11 rows and y has 10, wanted"):
+    with pytest.raises(ValueError, match=r"got training data/x: 11, training data/y: 10"):
         HostArrays(X, Y[:10])
     source = HostArrays(X, Y)
     source.check(classes=11)
-    with pytest.raises(ValueError, match=r"from row 10: y holds label 10 at row 0, wanted 0 .. 9"):
+    with pytest.raises(ValueError, match=r"/y must hold labels 0 .. 9 .*, got label 10 at row 10"):
         source.check(classes=10)
 
 
@@ -94,23 +94,24 @@ def test_errors():
     assert str(error.value) == (
         "batch_size is 12, but the training data have 11 rows; write batch_size=11 or less"
     )
-    with pytest.raises(ValueError, match=r"batch_size is 4, which 3 processes do not divide: wri"):
+    with pytest.raises(
+        ValueError, match=r"divisible by the 3 processes, got 4; write batch_size=3"
+    ):
         source.open(KEY, 4, process=(0, 3))
-    with pytest.raises(ValueError, match=r"process is \(2, 2\), wanted \(index, count\)"):
+    with pytest.raises(ValueError, match=r"process\[0\] must be an int from 0 to 1, got 2"):
         share(4, (2, 2))
     kept = source.open(KEY, 4).position()
     with pytest.raises(ValueError) as error:
         HostArrays(X[:8], Y[:8]).open(KEY, 4, kept)
     assert str(error.value) == (
-        "the position in the data is of a run with rows 11, and this one has rows 8: its batches "
-        "would be others. Go on with the data, batch_size and key that it was begun with, or begin "
-        "a new run"
+        "the position in the data is that of a run with rows 11, not 8, so its batches would "
+        "differ; continue with the same data, batch_size, key, and workers, or begin a new run"
     )
-    with pytest.raises(ValueError, match=r"a run with batch_size 4, and this one has batch_size 2"):
+    with pytest.raises(ValueError, match=r"a run with batch_size 4, not 2"):
         source.open(KEY, 2, kept)
-    with pytest.raises(ValueError, match=r"a run with key \[0, 3\], and this one has key \[0, 4\]"):
+    with pytest.raises(ValueError, match=r"a run with key \[0, 3\], not \[0, 4\]"):
         source.open(jax.random.key(4), 4, kept)
-    with pytest.raises(ValueError, match=r"has batches -1, wanted an int >= 0"):
+    with pytest.raises(ValueError, match=r"number of batches must be an int >= 0, got -1"):
         source.open(KEY, 4, {**kept, "batches": -1})
 
 

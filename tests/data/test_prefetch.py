@@ -112,7 +112,7 @@ def test_closed_and_given_up():
     batches.close()
     batches.close()
     assert inner.closed == 1 and not threads()
-    with pytest.raises(ValueError, match="these batches are closed: open the source again"):
+    with pytest.raises(ValueError, match="these batches are closed; open the source again"):
         next(batches)
     inner = Counted()
     batches = prefetched(inner)
@@ -122,5 +122,5 @@ def test_closed_and_given_up():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="ahead is 0, wanted an int >= 1"):
+    with pytest.raises(ValueError, match=r"prefetched.ahead must be an int >= 1, got 0"):
         prefetched(Counted(), ahead=0)

@@ -71,16 +71,18 @@ def test_windows_follow_each_other_and_targets_are_one_further(reference):
     np.testing.assert_array_equal(y.ravel(), reference.validation[1 : rows * 1000 + 1])
     assert windows.class_names == reference.vocabulary
     most = len(reference.validation) - 1
-    with pytest.raises(ValueError, match=rf"windows of 600000 tokens, wanted 1 \.\. {most}"):
+    with pytest.raises(
+        ValueError, match=rf"windows of \w+ must be an int from 1 to {most}, got 600000"
+    ):
         reference.windows(600_000)
 
 
 def test_what_is_no_text_is_refused(reference):
     assert reference.decode(reference.encode("What, Curio?\n")) == "What, Curio?\n"
     assert reference.encode("").shape == (0,)
-    with pytest.raises(ValueError, match=r"the character '€' at 3 of the text is none of the 96"):
+    with pytest.raises(ValueError, match=r"the character '€' at 3, which is not one of the 96 of"):
         reference.encode("to €")
-    with pytest.raises(ValueError, match="token 96 at 1 is none of the 96 of the vocabulary"):
+    with pytest.raises(ValueError, match=r"tokens must be integers \(n,\) in 0 \.\. 95, got .*96"):
         reference.decode(np.array([1, 96]))
     with pytest.raises(ValueError, match=r"write decode\(tokens\[0\]\)"):
         reference.decode(np.array([[1, 2]]))
@@ -99,8 +101,8 @@ def test_a_file_of_the_user_is_a_text(tmp_path):
     assert [len(part) for part in (mine.train, mine.validation, mine.test)] == [10, 1, 3]
     assert mine.name == "mine"
     file.write_bytes("a é".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"mine\.txt is not text in UTF-8 \(.*\): convert it"):
+    with pytest.raises(ValueError, match=r"mine\.txt must be text in UTF-8 \(.*\); convert it"):
         data.read_text(file)
     file.write_bytes(b"abc")
-    with pytest.raises(ValueError, match=r"mine\.txt has 3 characters, expected at least 10"):
+    with pytest.raises(ValueError, match=r"characters of .*mine\.txt must be an int >= 10, got 3"):
         data.read_text(file)

@@ -33,7 +33,7 @@ def test_a_partition_stratified_and_repeatable(labels, fraction, seed):
     rows, y = np.arange(len(labels)), np.array(labels)
     expected = {label: round(fraction * labels.count(label)) for label in set(labels)}
     if not 0 < sum(expected.values()) < len(labels):
-        with pytest.raises(ValueError, match="at least one on either side"):
+        with pytest.raises(ValueError, match="at least one row on either side"):
             data.split((rows, y), fraction, seed=seed)
         return
     kept, held = data.split((rows, y), fraction, seed=seed)
@@ -51,20 +51,30 @@ def test_another_seed_is_another_split():
     assert len(set(splits)) == 4
 
 
-@pytest.mark.parametrize("fraction", [0, 1, 1.5, -0.1, float("nan"), 20])
+@pytest.mark.parametrize("fraction", [1.5, -0.1, float("nan"), 20])
 def test_a_fraction_out_of_range(fraction):
     with pytest.raises(ValueError) as error:
         data.split((np.arange(9), np.arange(9.0)), fraction)
-    assert f"fraction is {fraction}, wanted a number between 0 and 1" in str(error.value)
+    assert f"split.fraction must be a number from 0 to 1, got {fraction}" in str(error.value)
     assert "write split((x, y), 0.2)" in str(error.value)
 
 
+@pytest.mark.parametrize("fraction", [0, 1])
+def test_a_fraction_that_leaves_one_side_empty(fraction):
+    with pytest.raises(ValueError, match="expected at least one row on either side"):
+        data.split((np.arange(9), np.arange(9.0)), fraction)
+
+
 def test_bad_rows():
-    with pytest.raises(ValueError, match="split: no rows"):
+    with pytest.raises(
+        ValueError, match=r"split must have .* at least 1, got split/x: 0, split/y: 0"
+    ):
         data.split((np.zeros((0, 3)), np.zeros(0)), 0.5)
-    with pytest.raises(ValueError, match="split: x has 3 rows and y has 4"):
+    with pytest.raises(ValueError, match="got split/x: 3, split/y: 4"):
         data.split((np.zeros(3), np.zeros(4)), 0.5)
-    with pytest.raises(ValueError, match=r"integers of shape \(4, 2\), wanted one label a row"):
+    with pytest.raises(
+        ValueError, match=r"one label for each row, \(4,\), got integers of shape \(4, 2\)"
+    ):
         data.split((np.zeros(4), np.zeros((4, 2), int)), 0.5)
     with pytest.raises(TypeError, match="integer"):
         data.split((np.zeros(4), np.zeros(4)), 0.5, seed=0.5)  # pyright: ignore[reportArgumentType]

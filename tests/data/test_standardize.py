@@ -106,10 +106,12 @@ def test_errors():
     for shape in [(4, 2), (3, 4), (), (3, 1)]:
         with pytest.raises(ValueError) as error:
             scale(np.zeros(shape))
-        assert f"x has shape {shape}, wanted (..., 3)" in str(error.value)
-    with pytest.raises(ValueError, match=r"Standardizer\.fit: no rows"):
+        assert f"must have shape (..., 3), like the rows in fit, got {shape}" in str(error.value)
+    with pytest.raises(ValueError, match=r"Standardizer\.fit\(x\) must have .* at least 1, got"):
         data.Standardizer.fit(np.zeros((0, 3)))
-    with pytest.raises(ValueError, match=r"x holds nan at row 1, position \(0,\)"):
+    with pytest.raises(
+        ValueError, match=r"fit\(x\) must be finite, got nan at row 1, position \(0,\)"
+    ):
         data.Standardizer.fit(np.array([[0.0], [np.nan]]))
 
 

@@ -120,7 +120,7 @@ def test_batches_are_copied_from_arrays_that_are_used_again():
         (
             lambda: data.as_source(Loader()).open(KEY, 8),
             ValueError,
-            r"batch_size is 8, but the batches of the Loader have 4 rows: leave batch_size out, or "
+            r"batch_size is 8, but the batches of the Loader have 4 rows; leave batch_size out, or "
             r"make batches of 8 rows, such as DataLoader\(dataset, batch_size=8\)",
         ),
         (
@@ -131,12 +131,12 @@ def test_batches_are_copied_from_arrays_that_are_used_again():
         (
             lambda: data.as_source(Loader()).open(KEY, 4, {"batches": 1}),
             ValueError,
-            r"the Loader cannot return to a position, so the run cannot be resumed: write data=\(x",
+            r"the Loader cannot return to a position, so the run cannot be resumed; write data=\(x",
         ),
         (
             lambda: list(zip(range(4), data.as_source(Loader(claims=2)).open(KEY), strict=False)),
             ValueError,
-            r"len\(\) of the Loader is 2, but an epoch has more batches: correct its __len__",
+            r"len\(\) of the Loader is 2, but an epoch has more batches; correct its __len__",
         ),
         (
             lambda: list(zip(range(4), data.as_source(Loader(claims=5)).open(KEY), strict=False)),
@@ -146,22 +146,22 @@ def test_batches_are_copied_from_arrays_that_are_used_again():
         (
             lambda: data.as_source(lambda: 3).spec(),
             TypeError,
-            r"the function <lambda> returned 3, expected an iterator of batches: write yield batch",
+            r"the function <lambda> must return an iterator of batches, got 3; write yield batch",
         ),
         (
             lambda: data.Stream([]).spec(),
             ValueError,
-            "the list has no batches: see what it filters",
+            "the list has no batches; check what it filters",
         ),
         (
             lambda: data.Stream(3),
             TypeError,
-            r"Stream takes an iterable of batches, .* got 3: write",
+            r"Stream.batches must be an iterable of batches, .* got 3; write",
         ),
         (
             lambda: list(data.Stream([(X, Y), (X, Y[:3])]).once()),
             ValueError,
-            r"batch 1 of the list: leaves differ in their number of rows: batch 1 of the list/0 h",
+            r"batch 1 of the list must have the same .* got batch 1 of the list/0: 11, batch 1 of",
         ),
         (
             lambda: list(data.Stream([{"x": X, "y": Y}, {"x": X}]).once()),
@@ -205,7 +205,7 @@ def test_loaders_of_torch():
     assert endless.steps_per_epoch() is None
     assert [batch.tolist() for batch in endless.open(KEY)] == [[0, 1], [2]]
     with pytest.raises(
-        TypeError, match=r"is a TensorDataset, .* write torch.utils.data.DataLoader"
+        TypeError, match=r"got a TensorDataset; .* write torch.utils.data.DataLoader"
     ):
         data.as_source(dataset)
 

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn.fields import is_traced
-from jaxnn.generation.generate import _compiled
+from jaxnn.generation.generate import _compiled, _prefill
 from jaxnn.models import GPT, CharLSTM
 
 KEY, V = jax.random.key(0), 11
@@ -236,7 +236,7 @@ def test_networks_that_cannot_write_are_refused():
 
 def test_prefill_computes_no_logits(gpt):
     """The program that reads the prompts leaves out the head: it has no array of logits."""
-    prefill, _ = _compiled(nn.with_cache(gpt.net, 6), 3)
+    prefill = _compiled(_prefill, nn.with_cache(gpt.net, 6))
     tokens = np.zeros((2, 3), np.int32)
     text = prefill.lower(gpt.params, tokens, {"segment_ids": tokens + 1}, {}).compile().as_text()
     assert f"[2,3,{V}]" not in text

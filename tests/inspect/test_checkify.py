@@ -11,7 +11,7 @@ import pytest
 import jaxnn as nn
 from jaxnn import parallel, train
 from jaxnn.models import GPT
-from jaxnn.train.placed_step import placed_step
+from jaxnn.train.step import placed_step
 from tests.cases import KEY
 
 NET = GPT(layers=2, width=8, num_heads=2, length=4).network(outputs=10)
@@ -84,7 +84,9 @@ def test_costs_nothing_elsewhere(params):
 
 
 def test_refused():
-    with pytest.raises(TypeError, match=r"checkify wants a plain function, .*without jax.jit"):
+    with pytest.raises(
+        TypeError, match=r"must be a function that is not jitted, .* write nn.checkify"
+    ):
         nn.checkify(jax.jit(NET.apply))
 
 

@@ -200,7 +200,9 @@ def test_finite_networks(name):
 
 
 def test_refused():
-    with pytest.raises(TypeError, match=r"first_nonfinite wants a layer, got 3; write inspect"):
+    with pytest.raises(
+        TypeError, match=r"first_nonfinite.net must be a layer, got 3; write inspect"
+    ):
         first_nonfinite(cast(Any, 3), {}, X)
     net = nn.Dense(2)
     params = net.init(KEY, X)

@@ -79,7 +79,7 @@ def test_the_most_similar_call_is_shown():
     for args in [(small, small), (large, large), (small, large)]:
         explained(*args)
     assert explained.reasons[-1] == (
-        "call 3 was compiled anew; what differs from call 2:\n  x: was float32[4,4], is float32[3]"
+        "call 3 was compiled again; what differs from call 2:\n  x: was float32[4,4], is float32[3]"
     )
 
 
@@ -110,5 +110,5 @@ def test_errors_pass_and_refused():
     explained = why_recompiled(doubled())
     with pytest.raises(TypeError, match=r"missing|required"):
         explained()
-    with pytest.raises(TypeError, match=r"why_recompiled wants a function, got 3"):
+    with pytest.raises(TypeError, match=r"why_recompiled.function must be a function, got 3"):
         why_recompiled(cast(Any, 3))

@@ -315,9 +315,11 @@ def test_long_texts_are_cut_and_paths_keep_their_end():
 
 
 def test_errors_say_what_is_wanted_and_where():
-    with pytest.raises(TypeError, match=r"summary wants a layer, got \(1, 2\)"):
+    with pytest.raises(TypeError, match=r"summary.net must be a layer, got \(1, 2\)"):
         nn.summary((1, 2), X)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="depth is a number of path segments, an int >= 0"):
+    with pytest.raises(
+        ValueError, match=r"summary.depth must be None or an int >= 0, got .*; it is"
+    ):
         nn.summary(MLP, X, depth=-1)
     net = nn.Sequential(blocks=nn.Repeat(nn.Sequential(hidden=nn.Dense(3)), 2))
     with pytest.raises(ValueError, match=r"at 'blocks'.*keep its shape"):

@@ -138,13 +138,13 @@ def test_there_and_back():
 
 
 def test_refused():
-    with pytest.raises(TypeError, match=r"from_linen wants a flax.linen module, got 3"):
+    with pytest.raises(TypeError, match=r"from_linen.module must be a flax.linen module, got 3"):
         interop.from_linen(3)
-    with pytest.raises(TypeError, match="from_nnx wants a function that makes a module"):
+    with pytest.raises(TypeError, match=r"from_nnx.make must be a function that makes"):
         interop.from_nnx(cast(Any, nnx.Linear(2, 3, rngs=nnx.Rngs(0))))
-    with pytest.raises(TypeError, match=r"is to make an nnx.Module, got 3"):
+    with pytest.raises(TypeError, match=r"make\(rngs=...\) must be an nnx.Module, got 3"):
         interop.from_nnx(lambda rngs: 3).init(KEY, X)
-    with pytest.raises(TypeError, match="to_linen wants a layer, got 3"):
+    with pytest.raises(TypeError, match=r"to_linen.net must be a layer, got 3"):
         interop.to_linen(cast(Any, 3))
 
 

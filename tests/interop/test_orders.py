@@ -248,7 +248,7 @@ def test_a_part_of_a_flattened_image_needs_a_converter():
         interop.from_torch(net, weights, x)
     assert (
         "c: w has axis 0 partly over the positions and channels of an image, which the source may "
-        'have in another order; write names={"c": ("c", a converter of your own)}'
+        'have in another order; write names={"c": ("c", your converter)}'
     ) in str(caught.value)
 
     def convert(layer: Any, source: Any) -> Any:
@@ -277,9 +277,13 @@ def test_what_is_stated_is_checked():
     assert last.params[2]["w"][:, 0].tolist() == [0, 1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match=r"channels_first\(3, 2\) is stated, but an array has"):
         interop.from_torch(net, weights, x, names={"2": ("2", interop.channels_first(3, 2))})
-    with pytest.raises(ValueError, match=r"channels_first\(C, H, W\) takes the sizes of an image"):
+    with pytest.raises(
+        ValueError, match=r"channels_first\(C, H, W\) must be the channels and at least one size"
+    ):
         interop.channels_first(3)
-    with pytest.raises(ValueError, match=r"channels_last\(H, W, C\) takes the sizes of an image"):
+    with pytest.raises(
+        ValueError, match=r"channels_last\(H, W, C\) must be the channels and at least one size"
+    ):
         interop.channels_last(3, 0)
 
 

@@ -88,9 +88,12 @@ def test_targets_may_be_a_tree():
 @pytest.mark.parametrize(
     ("accumulate", "text"),
     [
-        (5, r"accumulate=5 cuts a batch .*float32\[12,4\] cannot be; write accumulate=n for an n"),
-        (0, r"accumulate is an int >= 1, got 0"),
-        (True, r"accumulate is an int >= 1, got True"),
+        (
+            5,
+            r"accumulate=5 must divide the rows of a batch, got float32\[12,4\]; write ",
+        ),
+        (0, r"Minimize.accumulate must be an int >= 1, got 0"),
+        (True, r"Minimize.accumulate must be an int >= 1, got True"),
     ],
 )
 def test_the_error_says_what_is_wrong(accumulate, text):

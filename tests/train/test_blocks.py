@@ -20,7 +20,6 @@ from optax import contrib
 import jaxnn as nn
 from jaxnn import train
 from jaxnn.models import GPT
-from jaxnn.train.blocks import Stacks
 
 X = jnp.ones((2, 4))
 NET = nn.Sequential(nn.Dense(4), nn.Repeat(nn.Dense(4), 3))
@@ -372,9 +371,7 @@ def test_hyperparameters_may_be_traced_and_mapped():
         assert_near(jax.tree.map(lambda leaf, i=i: leaf[i], found), jax.jit(one)(rate))
 
 
-def test_stacks_may_be_given_as_a_tree_and_wrapped_twice_count_once():
-    tree = jax.tree.map(lambda param: len(param.stack), SPEC)
-    assert Stacks.from_tree(tree) == Stacks.of(NET, X)
+def test_wrapping_twice_counts_once():
     optimizer = train.for_network(optax.lamb(0.1), NET, X)
     assert train.for_network(optimizer, NET, X) == optimizer
     plain = optax.lamb(0.1)

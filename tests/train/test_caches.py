@@ -1,4 +1,4 @@
-"""Compiled programs are kept up to a number, so a process that fits many does not grow."""
+"""Compiled programs are kept while they are used, so a process that fits many does not grow."""
 
 import gc
 import json
@@ -90,9 +90,19 @@ def test_the_last_programs_are_kept_by_value():
     assert use(2) == 2
 
 
+def test_a_compiled_step_in_use_is_shared():
+    step = train.make_step(Scaled(3))
+    state, _ = step(jnp.zeros(3), None)
+    fill(KEPT)
+    before = executables()
+    state, _ = train.make_step(Scaled(3))(state, None)
+    assert executables() == before
+    np.testing.assert_array_equal(state, jnp.full(3, 6.0))
+
+
 def fill(count):
     for i in range(count):
-        remembered(lambda _: object())(i)
+        remembered(lambda _: lambda: None)(i)
     gc.collect()
 
 

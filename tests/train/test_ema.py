@@ -75,7 +75,10 @@ def test_a_decay_is_data_and_half_precision_is_averaged_in_float32():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: train.with_ema(optax.sgd(1), 1.0), r"decay is a number in \[0, 1\), got 1.0"),
+        (
+            lambda: train.with_ema(optax.sgd(1), 1.0),
+            r"with_ema.decay must be a number in \[0, 1\), got 1.0",
+        ),
         (
             lambda: train.ema_params(begun(optax.adam(1e-3))),
             r"holds no average; write train.with_ema\(optimizer, decay=0.999\) around the whole",

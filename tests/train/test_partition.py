@@ -99,21 +99,21 @@ SGD = optax.sgd(0.1)
 @pytest.mark.parametrize(
     ("rules", "error", "text"),
     [
-        ({"**/kernel": SGD, "**": SGD}, ValueError, r"'\*\*/kernel' fits no parameter"),
+        ({"**/kernel": SGD, "**": SGD}, ValueError, r"'\*\*/kernel' matches no trained parameter"),
         (
             {"**/w": SGD, "b/*": SGD},
             ValueError,
-            r"(?s)a/b fits no pattern.*There are the parameters a/w, a/b, norm/.*; the first "
-            r'pattern that fits wins, and "\*\*" fits all',
+            r"(?s)a/b matches no pattern.*The trained parameters are a/w, a/b, norm/.*; the first "
+            r'pattern that matches is used, and "\*\*" matches all',
         ),
         (
             {"**": SGD, "**/b": None},
             ValueError,
-            r"'\*\*/b' comes after patterns that take all it fits: a/b, ",
+            r"'\*\*/b' comes after patterns that match all its parameters: a/b, ",
         ),
-        ({}, TypeError, r"partition takes a dict of optimizers by path pattern, got \{\}; write"),
-        ({"**": 0.1}, TypeError, r"'\*\*' wants an optimizer, or None to freeze; got 0.1"),
-        ({3: SGD}, TypeError, r"a path pattern is text such as '\*\*/w', got 3"),
+        ({}, TypeError, r"must be a dict of optimizers by path pattern, .*, got \{\}; write"),
+        ({"**": 0.1}, TypeError, r"must be a dict of optimizers .* got \{'\*\*': 0.1\}"),
+        ({3: SGD}, TypeError, r"must be a dict of optimizers by path pattern, .* got \{3: "),
     ],
 )
 def test_the_error_says_what_is_wrong(rules, error, text):

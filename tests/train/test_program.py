@@ -1,6 +1,6 @@
 """Programs: pytrees whose numbers change without a trace, and the two that jaxnn has."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
+from jaxnn.validation import fraction
 from tests.near import assert_near
 
 KEY = jax.random.key(0)
@@ -101,7 +102,9 @@ def test_lanes_are_solo_runs():
 
 
 def test_fields_that_cannot_be_compared_are_refused():
-    with pytest.raises(TypeError, match=r"Critic.networks holds \{1\}, a set, .* write a tuple"):
+    with pytest.raises(
+        TypeError, match=r"Critic.networks must hold .* got \{1\}, a set; write a tuple"
+    ):
         jax.tree.leaves(Critic({"f": {1}}, {}))  # type: ignore[dict-item]
     with pytest.raises(TypeError, match=r"static names x, which is not a field; .*rate"):
         type("Wrong", (train.Program,), {"static": ("x",), "__annotations__": {"rate": float}})
@@ -132,7 +135,8 @@ NOT_PROGRAMS: dict[str, Any] = {
             (
                 lambda call=call: call(nn.Dense(3)),
                 TypeError,
-                rf"^train.{name} takes a train.Program, got Dense\(3\); write train.{name}\("
+                rf"^train.{name}.program must be a train.Program, got Dense\(3\); write "
+                rf"train.{name}\("
                 r"program, ...\) with program = train.Supervised\(net, task, optimizer\) or ",
             )
             for name, call in NOT_PROGRAMS.items()
@@ -140,12 +144,12 @@ NOT_PROGRAMS: dict[str, Any] = {
         (
             lambda: train.Minimize(lambda batch: 0.0, optax.sgd(0.1)),  # type: ignore[arg-type]
             TypeError,
-            r"the objective is a layer that maps a batch to a loss, .* write a nn.Composite",
+            r"Minimize.objective must be a layer that maps a batch to a loss, .* write a nn",
         ),
         (
             lambda: supervised().step({"w": X}, (X, Y)),  # type: ignore[arg-type]
             TypeError,
-            r"Minimize keeps a train.TrainState, got a dict of 1; write state = program.init",
+            r"Minimize.state must be a train.TrainState, got a dict of 1; write state = ",
         ),
         (
             lambda: supervised().init(KEY, X),
@@ -160,7 +164,7 @@ NOT_PROGRAMS: dict[str, Any] = {
         (
             lambda: train.Minimize(Penalized(NET), optax.sgd(0.1), inputs=[0.1]),  # type: ignore[arg-type]
             TypeError,
-            r"Minimize.inputs is a dict of inputs by name, got a list of 1; write inputs=\{'beta'",
+            r"Minimize.inputs must be None or a dict of inputs by name, got \[0.1\]; write inputs=",
         ),
         (
             lambda: train.Minimize(Penalized(NET), optax.sgd(0.1), initial={"nets": {}}).init(
@@ -292,6 +296,9 @@ def test_initial_parameters_of_some_children():
     jax.tree.map(np.testing.assert_array_equal, state.params["net"], given)
     train.make_step(program)(state, (X, Y))  # donates its state, and not `given`
     assert np.isfinite(given[0]["w"]).all()
+    halves = jax.tree.map(lambda a: a.astype(jnp.float16), given)
+    program = train.Minimize(Penalized(NET), optax.sgd(0.1), initial={"net": halves})
+    assert program.init(KEY, (X, Y)).params["net"][0]["w"].dtype == jnp.float32
     wrong = train.Minimize(
         Penalized(NET), optax.sgd(0.1), initial={"net": nn.Dense(3).init(KEY, X)}
     )
@@ -381,3 +388,20 @@ def test_a_changed_helper_takes_effect(monkeypatch):
     assert train.make_step(UsesHelper())(jnp.float32(1), None)[0] == 2
     monkeypatch.setitem(globals(), "helper", lambda x: 3 * x)
     assert train.make_step(UsesHelper())(jnp.float32(1), None)[0] == 3
+
+
+class Checked(train.Program):
+    rate: Annotated[float, fraction]
+    clip: bool = False
+
+
+def test_fields_are_checked_by_what_they_accept():
+    assert Checked(0.5).rate == 0.5
+    assert Checked(jnp.float32(0.5)).rate == 0.5
+    assert float(jax.jit(lambda rate: Checked(rate).rate)(2.0)) == 2.0  # traced: without a test
+    stacked = jax.tree.map(lambda rate: jnp.full(3, rate), Checked(0.5))
+    assert stacked.rate.shape == (3,)
+    with pytest.raises(ValueError, match=r"Checked.rate must be a number from 0 to 1, got 2"):
+        Checked(2)
+    with pytest.raises(TypeError, match=r"Checked.clip must be True or False, got 1"):
+        Checked(0.5, clip=1)  # type: ignore[arg-type]

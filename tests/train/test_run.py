@@ -302,11 +302,11 @@ def step_program(function, state=0.0):
 @pytest.mark.parametrize(
     ("function", "error", "text"),
     [
-        (lambda s: s, TypeError, "a step returns the new state and metrics, got float32"),
+        (lambda s: s, TypeError, "must return the new state and metrics, got float32"),
         (
             lambda s: ({"new": s}, {}),
             ValueError,
-            r"Given.step returns the state is missing instead of float32\[\]; new is float32\[\] ",
+            r"Given.step must return .* one the state is missing instead of float32\[\]; new",
         ),
         (
             lambda s: (s.astype(jnp.bfloat16), {}),
@@ -352,7 +352,7 @@ def test_plain_parameters_are_no_state():
     advice = r"got .*; write train\.Weights\(params, \{\}\) for plain parameters"
     with pytest.raises(TypeError, match=advice):
         train.save_weights("weights.safetensors", NET, params)
-    advice = r"Minimize keeps a train.TrainState, got .*; write state = program.init\(key, batch\)"
+    advice = r"must be a train.TrainState, got .*; write state = program.init\(key, batch\)"
     for call in (
         lambda: train.evaluate(PROGRAM, params, (X, Y)),
         lambda: train.predict(PROGRAM, params, X),

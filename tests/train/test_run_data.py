@@ -192,7 +192,7 @@ def test_labels_and_numbers_are_checked(source):
         train.fit(PROGRAM, (X, Y), validation=(X, wrong), **options)
     bad = X.copy()
     bad[5, 1] = np.nan
-    with pytest.raises(ValueError, match=r"(inputs|x holds).*nan"):
+    with pytest.raises(ValueError, match=r"(inputs|x must be finite).*nan"):
         train.fit(PROGRAM, source(bad, Y), **options)
 
 

@@ -96,27 +96,31 @@ def test_a_changed_schedule_compiles_nothing_anew():
 @pytest.mark.parametrize(
     ("make", "error", "text"),
     [
-        (lambda: train.Cosine(0.1, 0), ValueError, r"Cosine.steps is a number of steps > 0, got 0"),
-        (lambda: train.OneCycle(0.1, 9, 1.5), ValueError, r"OneCycle.warmup .*\(0, 1\), got 1.5"),
+        (lambda: train.Cosine(0.1, 0), ValueError, r"Cosine.steps must be a number > 0, got 0"),
+        (
+            lambda: train.OneCycle(0.1, 9, 1.5),
+            ValueError,
+            r"OneCycle.warmup must be .* < 1, got 1.5",
+        ),
         (
             lambda: train.Warmup(10, 0.1),  # type: ignore[arg-type]
             TypeError,
-            r"Warmup.then is a schedule, got 0.1; write Warmup\(500, train.Constant",
+            r"Warmup.then must be a schedule, got 0.1; write Warmup\(500, train.Constant",
         ),
         (
             lambda: train.Piecewise((0.1,), (10,)),
             ValueError,
-            r"one value more than boundaries, got 1 values and 1 boundaries; write Piecewise",
+            r"one fewer than values, got \(10,\) for 1 values; write Piecewise",
         ),
         (
             lambda: train.Piecewise((3, 2, 1), (10, 5)),
             ValueError,
-            r"Piecewise.boundaries are steps that rise, got \(10, 5\)",
+            r"Piecewise.boundaries must be increasing steps, .* got \(10, 5\) for 3 values",
         ),
         (
             lambda: train.Piecewise([3, 2], (10,)),  # type: ignore[arg-type]
             TypeError,
-            r"Piecewise.values is a tuple of numbers, got \[3, 2\]",
+            r"Piecewise.values must be a tuple of numbers, got \[3, 2\]",
         ),
     ],
 )

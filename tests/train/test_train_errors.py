@@ -80,7 +80,7 @@ def nan_at(row):
         (
             lambda: fit(state={"w": X}),
             TypeError,
-            r"Minimize keeps a train.TrainState, got a dict of 1; write state = program.init",
+            r"Minimize.state must be a train.TrainState, got a dict of 1; write state = ",
         ),
         (
             lambda: fit(validation=(X, Y - 1)),
@@ -106,7 +106,11 @@ def nan_at(row):
             TypeError,
             r"Supervised.task must be a train.Task or a function",
         ),
-        (lambda: fit(optimizer=optax.adam), TypeError, r"optimizer has init and update.*adam"),
+        (
+            lambda: fit(optimizer=optax.adam),
+            TypeError,
+            r"Minimize.optimizer must be an optimizer, which has init and update, got .*adam",
+        ),
         (
             lambda: fit(net=nn.Dense(4)),
             ValueError,
@@ -135,7 +139,7 @@ def nan_at(row):
                 X,
             ),
             TypeError,
-            r"predict needs a train.Task, which maps outputs to predictions, got <lambda>; write",
+            r"<lambda> has no predictions; write a train.Task, or net.apply",
         ),
         (
             lambda: train.Optimizer(NOT_A_FACTORY),

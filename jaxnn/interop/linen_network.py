@@ -14,7 +14,7 @@ class Network(linen.Module):
 
     @linen.compact
     def __call__(self, *inputs: Any, train: bool = False, **named: Any) -> Any:
-        """The network's output; in training, its new state goes to the collection."""
+        """Return the network's output; in training, update the state in the collection."""
         net = self.net
         params = self.param("net", lambda key: net.init(key, *inputs, **named))
         key = self.make_rng("dropout") if train and self.has_rng("dropout") else None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnn.data.carrier import CarrierFile
+from jaxnn.data.packaged import PackagedFile
 from jaxnn.installation import install, pip
 
 # printf '2x2:\0\0\x80\x3f\0\0\0\x40\0\0\x40\x40\0\0\x80\x40' | sha256sum   (1, 2, 3, 4 as float32)
@@ -28,8 +28,8 @@ def carrier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return package
 
 
-def crate(path: str, sha256: str = ONE_TO_FOUR, **layout) -> CarrierFile:
-    return CarrierFile("crate-of-numbers", f"crate_of_numbers/{path}", sha256, **layout)
+def crate(path: str, sha256: str = ONE_TO_FOUR, **layout) -> PackagedFile:
+    return PackagedFile("crate-of-numbers", f"crate_of_numbers/{path}", sha256, **layout)
 
 
 def test_reads_plain_gzipped_spaced_and_headed_tables(carrier):
@@ -57,7 +57,7 @@ def test_the_same_numbers_written_otherwise_are_the_same_table(carrier):
         (carrier / name).write_text(text)
         with pytest.raises(ValueError) as error:
             crate(name, "0" * 64).read()
-        found.append(str(error.value).split("SHA-256 is ")[1][:64])
+        found.append(str(error.value).split(", got ")[1][:64])
     assert found[0] == found[1]
 
 
@@ -67,8 +67,10 @@ def test_other_numbers_or_another_shape_are_refused(carrier, text):
     with pytest.raises(ValueError) as error:
         crate("a.csv").read()
     message = str(error.value)
-    assert "crate_of_numbers/a.csv in crate-of-numbers 1.2 holds other numbers" in message
-    assert f"wanted {ONE_TO_FOUR}" in message
+    assert message.startswith(
+        "crate_of_numbers/a.csv in crate-of-numbers 1.2 must have the numbers with the SHA-256 "
+        f"{ONE_TO_FOUR}, got "
+    )
     assert message.endswith(pip("--force-reinstall", "--no-deps", "crate-of-numbers"))
 
 
@@ -85,15 +87,15 @@ def test_other_numbers_or_another_shape_are_refused(carrier, text):
 )
 def test_a_damaged_file_says_so(carrier, name, content):
     (carrier / name).write_bytes(content)
-    with pytest.raises(ValueError, match=r"crate-of-numbers 1\.2 is not a table of numbers"):
+    with pytest.raises(ValueError, match=r"crate-of-numbers 1\.2 must be a table of numbers"):
         crate(name).read()
 
 
 def test_a_missing_carrier_says_what_to_install():
     with pytest.raises(ImportError) as error:
-        CarrierFile("no-such-distribution", "data.csv", ONE_TO_FOUR).read()
+        PackagedFile("no-such-distribution", "data.csv", ONE_TO_FOUR).read()
     assert str(error.value) == (
-        "data.csv comes inside no-such-distribution, which is not installed: "
+        "data.csv is part of no-such-distribution, which is not installed: "
         f"write {install('experiments')}"
     )
 
@@ -101,7 +103,7 @@ def test_a_missing_carrier_says_what_to_install():
 def test_a_carrier_without_the_file_says_where_it_looked(carrier):
     with pytest.raises(ImportError) as error:
         crate("gone.csv").read()
-    assert "crate-of-numbers 1.2 is installed without crate_of_numbers/gone.csv" in str(error.value)
+    assert "crate_of_numbers/gone.csv in crate-of-numbers 1.2 is missing" in str(error.value)
     assert str(carrier / "gone.csv") in str(error.value)
     assert str(error.value).endswith(pip("--force-reinstall", "--no-deps", "crate-of-numbers"))
 

@@ -148,15 +148,15 @@ PARAMS = jnp.ones(2)
         ),
         (
             lambda: train.dynamic_loss_scale(optax.sgd(1), 0.5),
-            r"dynamic_loss_scale: initial .* >= 1, got 0.5",
+            r"dynamic_loss_scale.initial must be .* >= 1, got 0.5",
         ),
         (
             lambda: train.dynamic_loss_scale(optax.sgd(1), period=0),
-            r"dynamic_loss_scale: period .* >= 1, got 0",
+            r"dynamic_loss_scale.period must be .* >= 1, got 0",
         ),
         (
             lambda: train.dynamic_loss_scale(optax.sgd(1), factor=1),
-            r"dynamic_loss_scale: factor .* > 1, got 1",
+            r"dynamic_loss_scale.factor must be .* > 1, got 1",
         ),
     ],
 )

@@ -1,0 +1,93 @@
+"""Counts of the source code, each next to its limit: `python -m benchmarks house`."""
+
+import ast
+import io
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from benchmarks import fresh, imports
+from benchmarks.report import Bar
+
+PACKAGE = Path(__file__).parents[1] / "jaxnn"
+TRAINING = ("train", "experiment", "parallel", "sweep")
+
+
+def files(*folders: str) -> list[Path]:
+    """Return the Python files in folders of the package, or in all of it.
+
+    Args:
+        folders: names of folders, such as "core". Default: the whole package.
+    """
+    return [file for name in folders or ("",) for file in sorted((PACKAGE / name).rglob("*.py"))]
+
+
+def lines_of_code(file: Path) -> int:
+    """Return the number of lines with code: no blank lines, comments, or docstrings.
+
+    Args:
+        file: a Python file.
+    """
+    text = file.read_text(encoding="utf-8")
+    docs, lines = set(), set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            docs |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.string.strip() and token.type != tokenize.COMMENT:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return len(lines - docs)
+
+
+def counts() -> list[Bar]:
+    """Return the counts of the source code with their limits."""
+    everything = list(_nodes(files()))
+    outside_core = list(_nodes(file for file in files() if file.parent != PACKAGE / "core"))
+    core = [file for file in files("core") if file.stem != "__init__"]
+    return [
+        Bar("files in core", len(core), 6),
+        Bar("lines of code in core", sum(map(lines_of_code, core)), 900),
+        Bar("files in jaxnn", len(files()), 190),
+        Bar("files in sweep", len(files("sweep")), 25),
+        Bar(
+            "raises",
+            sum(isinstance(node, ast.Raise) and bool(node.exc) for node in everything),
+            349,
+        ),
+        Bar(
+            "lines of code in " + ", ".join(TRAINING),
+            sum(map(lines_of_code, files(*TRAINING))),
+            8935,
+        ),
+        Bar("tests for Wrapper outside core", sum(map(_tests_for_wrapper, outside_core)), 0),
+        Bar("methods _declare outside core", sum(map(_is_declare, outside_core)), 0),
+    ]
+
+
+def main() -> None:
+    """Print the counts, and the time of `import jaxnn` beyond that of jax."""
+    sides = {"jaxnn": ["-c", imports.SCRIPT.format(module="jaxnn")]}
+    seconds = fresh.interleaved(sides, rounds=imports.ROUNDS)["import"]["jaxnn"].median
+    for bar in [*counts(), Bar("seconds of `import jaxnn` beyond jax", seconds, imports.LIMIT)]:
+        print(
+            f"{bar.value:8g}  at most {bar.limit:<6g} {'' if bar.met else 'NOT MET':8} {bar.claim}"
+        )
+
+
+def _nodes(paths: Iterable[Path]) -> Iterator[ast.AST]:
+    for path in paths:
+        yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def _tests_for_wrapper(node: ast.AST) -> bool:
+    """Return whether a node is `isinstance(x, Wrapper)`."""
+    if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance"):
+        return False
+    return any(
+        "Wrapper" in (getattr(name, "id", ""), getattr(name, "attr", ""))
+        for name in ast.walk(node.args[1])
+    )
+
+
+def _is_declare(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name == "_declare"

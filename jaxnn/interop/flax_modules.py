@@ -1,0 +1,280 @@
+"""Modules of flax.linen and flax.nnx as layers, and networks as modules of flax.linen."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..core import paths
+from ..core.calls import State
+from ..core.declarations import Param, Variable, placeholder
+from ..core.layer import Layer, Primitive
+from ..core.paths import at
+from ..initializers import Initializer, Shape, constant
+from ..validation import Accepts, instance
+
+# Names of arguments that modules have for the training mode, and for its opposite.
+_TRAIN = ("train", "training", "is_training")
+_INFER = ("deterministic", "use_running_average")
+
+
+def _is_linen_module(value: Any) -> bool:
+    from flax import linen
+
+    return isinstance(value, linen.Module)
+
+
+def _is_nnx_module(value: Any) -> bool:
+    from flax import nnx
+
+    return isinstance(value, nnx.Module)
+
+
+linen_module: Accepts = Accepts(
+    "a flax.linen module",
+    _is_linen_module,
+    TypeError,
+    "write interop.from_linen(linen.Dense(4))",
+)
+nnx_maker: Accepts = Accepts(
+    "a function that makes an nnx.Module from rngs",
+    lambda value: callable(value) and not _is_nnx_module(value),
+    TypeError,
+    "write interop.from_nnx(functools.partial(nnx.Linear, 3, 4))",
+)
+
+
+class from_linen(Primitive):
+    """A flax.linen module as a layer.
+
+    Parameters are its collection "params", so `module.init(key, x)["params"]` are parameters of
+    the layer, and equal to `init` of the layer by itself; state is its other collections, such as
+    "batch_stats". An argument `train`, `training`, or `is_training` of `__call__` gets `train`;
+    `deterministic` and `use_running_average` get the opposite. Training requires a key, which all
+    random streams use. A module of many parameters is initialized fastest by its own `init`, or by
+    `jax.jit(net.init)`.
+
+    Args:
+        module: The module; TypeError for another value.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> from flax import linen
+    >>> net = nn.Sequential(from_linen(linen.Dense(4)), jax.nn.relu, nn.Dense(2))
+    >>> params = net.init(jax.random.key(0), jnp.ones((1, 3)))
+    >>> jax.tree.map(jnp.shape, params)
+    ({'bias': (4,), 'kernel': (3, 4)}, {}, {'b': (2,), 'w': (4, 2)})
+    """
+
+    module: Annotated[Any, linen_module]
+
+    def parameters(self, *inputs: Any) -> Any:
+        """Return its collection "params"."""
+        return _params_of(self._params, inputs)
+
+    def variables(self, *inputs: Any) -> Any:
+        """Return its other collections."""
+        if not jax.eval_shape(self._others, jax.random.key(0), *inputs):
+            return {}
+        return _variables_of(self._others, inputs)
+
+    def forward(
+        self, params: Any, *inputs: Any, key: Any, state: State | None, train: bool
+    ) -> tuple[Any, State]:
+        """Return the module's output and its collections after the call."""
+        state = state or {}
+        rngs = None if key is None else {"params": key}  # linen uses it for other streams too
+        found = self.module.apply(
+            {"params": params, **state},
+            *inputs,
+            rngs=rngs,
+            mutable=list(state) if train else False,
+            **self._mode(train),
+        )
+        if not train:
+            return found, state
+        output, new = found
+        return output, state | _by_text(new)
+
+    def _mode(self, train: bool) -> dict[str, bool]:
+        known = inspect.signature(type(self.module).__call__).parameters
+        given = {name: train for name in _TRAIN if name in known}
+        return given | {name: not train for name in _INFER if name in known}
+
+    def _variables(self, key: Any, *inputs: Any) -> Any:
+        from flax.core import meta
+
+        return _by_text(meta.unbox(self.module.init(key, *inputs, **self._mode(False))))
+
+    def _params(self, key: Any, *inputs: Any) -> Any:
+        return self._variables(key, *inputs).get("params", {})
+
+    def _others(self, key: Any, *inputs: Any) -> Any:
+        found = self._variables(key, *inputs)
+        return {name: item for name, item in found.items() if name != "params"}
+
+
+def to_linen(net: Layer, name: str | None = None) -> Any:
+    """Return a network as a flax.linen module: `module(*inputs, train=False, **named)`.
+
+    Its collection "params" holds {"net": the network's parameters}. If the network keeps state,
+    "batch_stats" holds {"net": the state}, which training changes if the collection is mutable.
+    Random numbers are of the stream "dropout". `init` returns what `net.init` returns for the key
+    that linen gives the module.
+
+    Args:
+        net: The network; TypeError for another value.
+        name: The module's name. Default: None, chosen by linen.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> from flax import linen
+    >>> module = linen.Sequential([linen.Dense(4), to_linen(nn.Dense(2))])
+    >>> variables = module.init(jax.random.key(0), jnp.ones((1, 3)))
+    >>> jax.tree.map(jnp.shape, variables["params"]["layers_1"])
+    {'net': {'b': (2,), 'w': (4, 2)}}
+    """
+    instance(Layer, "a layer")(net, "to_linen.net", "write interop.to_linen(net)")
+    from .linen_network import Network  # here: flax takes long to import
+
+    return Network(net, name=name)
+
+
+class from_nnx(Primitive):
+    """A flax.nnx module as a layer: `from_nnx(functools.partial(nnx.Linear, 3, 4))`.
+
+    The layer holds the function, since a module itself holds arrays. Parameters are the module's
+    `nnx.Param`, by the names that `nnx.to_pure_dict` gives them, with the numbers of a list as
+    text; state is its other variables, such as `nnx.BatchStat`. Training calls `module.train()`,
+    inference `module.eval()`. Random streams are made from the key, which training requires.
+
+    Args:
+        make: `make(rngs=...)` returns the module; TypeError for another value.
+
+    >>> import functools, jax, jax.numpy as jnp
+    >>> from flax import nnx
+    >>> net = from_nnx(functools.partial(nnx.Linear, 3, 4))
+    >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0), jnp.ones((1, 3))))
+    {'bias': (4,), 'kernel': (3, 4)}
+    """
+
+    make: Annotated[Callable[..., Any], nnx_maker]
+
+    def parameters(self) -> Any:
+        """Return its `nnx.Param`."""
+        return _params_of(self._params, ())
+
+    def variables(self) -> Any:
+        """Return its other variables, without random streams."""
+        if not jax.eval_shape(self._others, jax.random.key(0)):
+            return {}
+        return _variables_of(self._others, ())
+
+    def forward(
+        self, params: Any, *inputs: Any, key: Any, state: State | None, train: bool
+    ) -> tuple[Any, State]:
+        """Return the module's output, and its variables after the call."""
+        from flax import nnx
+
+        key = jax.random.key(0) if key is None else key  # in inference, which draws none
+        module = self.make(rngs=nnx.Rngs(key))
+        _, own, _, others = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        nnx.update(module, _filled(nnx, own, params), _filled(nnx, others, state or {}))
+        if train:
+            module.train()
+        else:
+            module.eval()
+        output = module(*inputs)
+        if not train:
+            return output, state or {}
+        return output, self._split(module)[1]
+
+    def _split(self, module: Any) -> tuple[Any, Any]:
+        """Return parameters, and variables that are neither these nor random streams."""
+        from flax import nnx
+
+        instance(nnx.Module, "an nnx.Module")(module, "the result of from_nnx.make(rngs=...)")
+        _, params, _, others = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        return _by_text(nnx.to_pure_dict(params)), _by_text(nnx.to_pure_dict(others))
+
+    def _made(self, key: Any) -> Any:
+        from flax import nnx
+
+        return self._split(self.make(rngs=nnx.Rngs(key)))
+
+    def _params(self, key: Any) -> Any:
+        return self._made(key)[0]
+
+    def _others(self, key: Any) -> Any:
+        return self._made(key)[1]
+
+
+def _filled(nnx: Any, state: Any, ours: Any) -> Any:
+    """Return a state of nnx with our arrays."""
+
+    def take(tree: Any, path: paths.Path) -> Any:
+        if hasattr(tree, "items"):
+            return {name: take(item, (*path, str(name))) for name, item in tree.items()}
+        return at(ours, path)
+
+    nnx.replace_by_pure_dict(state, take(nnx.to_pure_dict(state), ()))
+    return state
+
+
+class _Drawn(Initializer):
+    """The array at `path` of the result of `make(key, *inputs)`."""
+
+    make: Callable[..., Any]
+    inputs: tuple[Any, ...]
+    structure: Any
+    path: tuple[str, ...]
+
+    def __call__(self, key: Any, shape: Shape, dtype: Any = None) -> jax.Array:
+        """Return the array."""
+        inputs = jax.tree.unflatten(self.structure, self.inputs)
+        found = dict(paths.walk(self.make(key, *placeholder(inputs))))
+        return jnp.asarray(found[self.path], dtype)
+
+
+def _params_of(make: Callable[..., Any], inputs: Any) -> Any:
+    """Return a `Param` for each array of the nested dicts that `make(key, *inputs)` returns, drawn
+    with the layer's key."""
+    shapes = jax.eval_shape(make, jax.random.key(0), *inputs)
+    given, structure = jax.tree.flatten(inputs)
+
+    def declare(path: paths.Path, leaf: Any) -> Param:
+        init = _Drawn(make, tuple(given), structure, path)
+        return Param(tuple(leaf.shape), init, leaf.dtype, lift=len(path))
+
+    return paths.map_with_path(declare, shapes)
+
+
+def _variables_of(make: Callable[..., Any], inputs: Any) -> Any:
+    """Return a `Variable` for each array of `make(key, *inputs)`.
+
+    It starts constant if its numbers are equal, and the same for two keys; otherwise it is drawn
+    with the layer's key.
+    """
+    with jax.ensure_compile_time_eval():
+        made = jax.jit(make)
+        arrays, others = (made(jax.random.key(i), *placeholder(inputs)) for i in range(2))
+    again = dict(paths.walk(others))
+    given, structure = jax.tree.flatten(inputs)
+
+    def declare(path: paths.Path, leaf: Any) -> Variable:
+        numbers = np.asarray(leaf)
+        first = numbers.flat[0].item() if numbers.size else 0
+        if (numbers == first).all() and (np.asarray(again[path]) == first).all():
+            return Variable(numbers.shape, constant(first), numbers.dtype)
+        init = _Drawn(make, tuple(given), structure, path)
+        return Variable(numbers.shape, init, numbers.dtype, lift=len(path))
+
+    return paths.map_with_path(declare, arrays)
+
+
+def _by_text(tree: Any) -> Any:
+    """Return nested mappings as dicts whose names are text."""
+    if hasattr(tree, "items"):
+        return {str(name): _by_text(item) for name, item in tree.items()}
+    return tree

@@ -1,0 +1,37 @@
+"""The counts of `python -m benchmarks house`: how they are made, and those that always hold."""
+
+from benchmarks import house
+
+HOLD = (
+    "files in core",
+    "lines of code in core",
+    "tests for Wrapper outside core",
+    "methods _declare outside core",
+)
+
+
+def test_counts_that_hold():
+    bars = {bar.claim: bar for bar in house.counts()}
+    assert [claim for claim in HOLD if not bars[claim].met] == []
+
+
+def test_lines_of_code_leave_out_docstrings_comments_and_blank_lines(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text(
+        '"""Title.\n\nText."""\n\n# A comment.\nx = """a\nb"""\n\n\nif x:  # why\n    x\n'
+    )
+    assert house.lines_of_code(file) == 4
+
+
+def test_raises_and_walkers_are_counted(tmp_path, monkeypatch):
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "layer.py").write_text("isinstance(x, Wrapper)\n")
+    (tmp_path / "walk.py").write_text(
+        "try:\n    isinstance(x, (Layer, core.Wrapper))\nexcept E:\n    raise\n"
+        "else:\n    raise E\nclass A:\n    def _declare(self): ...\n"
+    )
+    monkeypatch.setattr(house, "PACKAGE", tmp_path)
+    found = {bar.claim: bar.value for bar in house.counts()}
+    assert found["raises"] == 1
+    assert found["tests for Wrapper outside core"] == 1
+    assert found["methods _declare outside core"] == 1

@@ -47,11 +47,11 @@ def nan_at(row):
         ),
         (lambda: fit(data=(X, Y.astype(float))), TypeError, r"integer class labels, got float32"),
         (lambda: fit(data=(nan_at(7), Y)), ValueError, r"training data: inputs .*row 7"),
-        (lambda: fit(data=(X[:0], Y[:0])), ValueError, r"training data.*no rows"),
+        (lambda: fit(data=(X[:0], Y[:0])), ValueError, r"training data.*at least 1, got"),
         (
             lambda: fit(data=(X, Y[:3])),
             ValueError,
-            r"training data/0 has 20, training data/1 has 3",
+            r"got training data/0: 20, training data/1: 3; write jax.tree.map",
         ),
         (
             lambda: fit(task=lambda outputs, targets, key: 0.0),

@@ -17,21 +17,16 @@ attributes of `jaxnn`, imported when they are first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .combine.bidirectional import Bidirectional
 from .combine.capture import Tap, capture
-from .combine.ensemble import Ensemble
 from .combine.inference import Inference
 from .combine.lora import LoRA
 from .combine.mixture import MixtureOfExperts
 from .combine.precision import Precision
 from .combine.quantize import quantize
-from .combine.recurrent import Recurrent
-from .combine.remat import Remat
-from .combine.repeat import Repeat
-from .combine.residual import Residual
-from .combine.sequential import Parallel, Sequential
-from .combine.spectral_norm import SpectralNorm
-from .combine.weight_norm import WeightNorm
+from .combine.recurrent import Bidirectional, Recurrent
+from .combine.sequential import Parallel, Residual, Sequential
+from .combine.transforms import Ensemble, Remat, Repeat
+from .combine.weight_normalization import SpectralNorm, WeightNorm
 from .core.composite import Composite, Wrapper, intercept
 from .core.declarations import Param, Variable
 from .core.layer import Layer, LayerLike, Primitive
@@ -55,18 +50,14 @@ from .initializers import (
     variance_scaling,
     zeros,
 )
-from .layers.activation import PReLU
 from .layers.attention import MultiHeadAttention
-from .layers.bilinear import Bilinear
 from .layers.convolution import Conv, DepthwiseConv, Separable, SeparableConv
 from .layers.convolution_transpose import ConvTranspose
-from .layers.dense import Dense
 from .layers.dropout import AlphaDropout, Dropout, GaussianNoise, StochasticDepth
-from .layers.einsum import Einsum
-from .layers.embedding import Embedding, EmbeddingBag
-from .layers.gated import GatedFeedForward
-from .layers.layer_scale import LayerScale
-from .layers.learned_array import LearnedArray
+from .layers.elementwise import LayerScale, LearnedArray, PReLU
+from .layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
+from .layers.gated import GatedFeedForward, SqueezeExcitation
+from .layers.linear import Bilinear, Dense, Einsum
 from .layers.linear_recurrence import LinearRecurrence
 from .layers.normalization import (
     BatchNorm,
@@ -77,8 +68,6 @@ from .layers.normalization import (
     RMSNorm,
 )
 from .layers.pair import layer
-from .layers.patch import PatchEmbedding
-from .layers.pixel_shuffle import PixelShuffle, PixelUnshuffle
 from .layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
@@ -100,10 +89,8 @@ from .layers.rotary import (
     RotaryEmbedding,
     YaRNScaling,
 )
-from .layers.shape import Flatten, Reshape
-from .layers.squeeze_excitation import SqueezeExcitation
+from .layers.shape import Flatten, PixelShuffle, PixelUnshuffle, Reshape, Upsample
 from .layers.transformer import DecoderLayer, EncoderLayer
-from .layers.upsample import Upsample
 from .tree import layers, map_layers
 from .version import __version__ as __version__
 

@@ -1,14 +1,14 @@
-"""Fingerprints: what a value means, as flat text that is equal in another process.
+"""Fingerprints: the meaning of a value as text, which is equal in another process.
 
 A fingerprint is a dict from paths to text. Two programs with equal fingerprints compute the same
-numbers as far as Python shows it; where they differ, the paths name what differs:
+numbers, as far as Python code determines them; if they differ, the paths name the differences:
 
     fingerprint(nn.Dense(3))         {"": "Dense(3)"}
     fingerprint(optax.adam(1e-2))    {"update/update_fns/1/tx/update/step_size": "-0.01", ...}
 
-Arrays count by shape, type, and checksum. Code that the user wrote counts by its bytecode, which
-comments, docstrings, and positions do not change, together with the constants and functions that
-it refers to. Code of installed libraries counts by its name; their versions are recorded apart.
+Arrays are described by shape, type, and checksum. The user's own code is described by its bytecode,
+which comments, docstrings, and positions do not change, with the constants and functions that it
+refers to. Code of installed libraries is described by name; their versions are recorded separately.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ from .explain.text import describe
 from .fields import is_traced
 
 CODE = "code of "
-# Bytes that are hashed at a time, so that a mapped file need not fit in memory.
+# Number of bytes that are hashed at a time, because a mapped file may not fit in memory.
 CHUNK = 2**26
-# A value that reaches more objects than this holds data, and is described by its type from there.
+# Beyond this number of objects, a value contains data, and the rest is described by its type.
 MOST = 20_000
 
 _PACKAGE = Path(__file__).parent
@@ -42,17 +42,20 @@ _INSTALLED = ("site-packages", "dist-packages")
 
 
 def checksum(array: Any) -> str:
-    """Shape, type, and SHA-256 of an array's bytes: `float32[2] 7f51f1b5...`, 16 digits of it.
+    """Return shape, type, and 16 digits of the SHA-256 of an array: `float32[2] 7f51f1b5...`.
 
-    An array on a device is transferred once. One that is spread over several processes has no
-    bytes here, and is described by shape and type.
+    An array on a device is transferred once. An array that is distributed over several processes is
+    described by shape and type only.
+
+    Args:
+        array: Array of any kind.
     """
     if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return f"{jax.random.key_impl(array)} {checksum(jax.random.key_data(array))}"
     if is_traced(array) or not getattr(array, "is_fully_addressable", True):
         return describe(array)
     host = np.asarray(array)
-    # The type that it has on a device, so that a list, a NumPy array, and a JAX array agree.
+    # The type on a device, so that a list, a NumPy array, and a JAX array agree.
     if host.dtype.hasobject:
         return f"{describe(host)} {hashlib.sha256(repr(host.tolist()).encode()).hexdigest()[:16]}"
     dtype = (
@@ -69,7 +72,10 @@ def checksum(array: Any) -> str:
 
 
 def fingerprint(value: Any) -> dict[str, str]:
-    """The fingerprint of any value: a network, a task, an optimizer, a function.
+    """Return the fingerprint of any value: a network, a task, an optimizer, or a function.
+
+    Args:
+        value: Any value.
 
     >>> from functools import partial
     >>> fingerprint(partial(max, 3, key=abs))
@@ -81,7 +87,12 @@ def fingerprint(value: Any) -> dict[str, str]:
 
 
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
-    """A line for each path at which two nested dicts of text differ.
+    """Return a line for each path at which two nested dicts of text differ.
+
+    Args:
+        recorded: Recorded dict.
+        now: Present dict.
+        path: Path of both. Default: "".
 
     >>> differences({"batch_size": 8, "key": "a"}, {"batch_size": 16, "key": "a"})
     ['batch_size: recorded 8, now 16']
@@ -101,7 +112,10 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any], path: str =
 
 
 def is_users(file: str | None) -> bool:
-    """Whether a source file is the user's: not jaxnn's, not Python's, not of an installed package.
+    """Return whether a source file is the user's, and not of jaxnn, Python, or a package.
+
+    Args:
+        file: Path of the file, or None.
 
     >>> is_users(__file__), is_users(dis.__file__), is_users(np.__file__)
     (False, False, False)
@@ -129,13 +143,13 @@ class _Walk:
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
         self.code: dict[str, str] = {}
-        self._around: list[int] = []  # the ids of the objects that the walk is inside of
+        self._around: list[int] = []  # ids of the objects around the present one
         self._count = 0
-        self._noted = False  # whether a repr around the walk has the values already
-        self._coded: dict[int, Any] = {}  # by id; the objects too, so that no id is used twice
+        self._noted = False  # whether the repr of an object around contains the values
+        self._coded: dict[int, Any] = {}  # by id; keeping the objects keeps ids unique
 
     def value(self, value: Any, path: str) -> None:
-        """Note what `value` is at `path`."""
+        """Record `value` at `path`."""
         if isinstance(value, np.generic):
             value = value.item()
         if value is None or isinstance(value, bool | int | float | complex | str | bytes):
@@ -157,8 +171,8 @@ class _Walk:
             self.found[path] = _name(value)
             self._class(value)
         elif isinstance(value, Value):
-            # Its repr is the code that builds it. What it does is its class's code, and that of
-            # the functions in its fields, whose closures no repr shows.
+            # Its repr is the code that builds it. Its behavior is the code of its class and of the
+            # functions in its fields, whose closures are not in the repr.
             if not self._noted:
                 self.found[path] = _plain(repr(value))
             self._class(type(value))
@@ -204,7 +218,7 @@ class _Walk:
             self.value(item, f"{path}/{name}".lstrip("/"))
 
     def _code_in(self, value: Any) -> None:
-        """The code below a value whose repr is noted already."""
+        """Record the code below a value whose repr is recorded."""
         below = _Walk()
         below.code, below._coded, below._around = self.code, self._coded, self._around
         below._noted = True
@@ -214,18 +228,18 @@ class _Walk:
     # Code
 
     def _function(self, function: types.FunctionType, path: str) -> None:
-        """A function: what it closes over, and its code if the user wrote it."""
+        """Record what a function closes over, and its code if it is the user's."""
         if is_users(function.__code__.co_filename):
             self._coded_once(function, lambda: self._bytecode(function))
         elif self._noted:
-            if function.__closure__:  # jax.nn.initializers.normal(0.02): no repr shows the number
+            if function.__closure__:  # jax.nn.initializers.normal(0.02): the number has no repr
                 held = [(name, self._constant(item)) for name, item in _enclosed(function)]
                 self._coded_once(function, lambda: held)
         else:
             self._several(dict(_enclosed(function)), path)
 
     def _class(self, kind: type) -> None:
-        """The code of a class and its bases, as far as the user wrote them."""
+        """Record the code of a class and its bases, if it is the user's."""
         for one in kind.__mro__:
             if one.__module__ == "builtins" or not is_users(_file_of(one)):
                 continue
@@ -241,7 +255,7 @@ class _Walk:
         self.code[name] = f"{self.code[name]} {digest}" if name in self.code else digest
 
     def _members(self, kind: type) -> list[Any]:
-        """What a class holds, by name."""
+        """Return the members of a class, by name."""
         found: list[Any] = [[_name(base) for base in kind.__bases__]]
         members: dict[str, Any] = dict(sorted(vars(kind).items()))
         for name, item in members.items():
@@ -255,7 +269,7 @@ class _Walk:
         return found
 
     def _bytecode(self, function: types.FunctionType) -> list[Any]:
-        """What a function does, without names of files, lines, and documentation."""
+        """Return the operations of a function, without files, lines, and documentation."""
         code, refers = function.__code__, function.__globals__
         names = set(_names(code))
         held = {name: self._constant(item) for name, item in _enclosed(function)}
@@ -269,7 +283,7 @@ class _Walk:
         return [list(_instructions(code)), sorted(held.items())]
 
     def _constant(self, item: Any) -> Any:
-        """What code refers to: text, while functions and classes of the user are noted apart."""
+        """Return what code refers to as text; a user's functions and classes are recorded."""
         below = _Walk()
         below.code, below._coded = self.code, self._coded
         below.value(item, "")
@@ -277,7 +291,7 @@ class _Walk:
 
 
 def _unwrapped(member: Any) -> Any:
-    """The function behind a member of a class: a method, a property, a decorated function."""
+    """Return the function of a member of a class: a method, a property, or a decorated function."""
     if isinstance(member, staticmethod | classmethod):
         member = member.__func__
     elif isinstance(member, property | functools.cached_property):
@@ -288,7 +302,7 @@ def _unwrapped(member: Any) -> Any:
 
 
 def _instructions(code: types.CodeType) -> Iterator[Any]:
-    """The operations of some bytecode, with those of the functions inside."""
+    """Yield the operations of bytecode, with those of the functions inside."""
     for one in dis.get_instructions(code):
         inner = isinstance(one.argval, types.CodeType)
         argument = list(_instructions(one.argval)) if inner else _plain(_ordered(one.argval))
@@ -296,7 +310,7 @@ def _instructions(code: types.CodeType) -> Iterator[Any]:
 
 
 def _ordered(item: Any) -> str:
-    """The repr of a constant; a set has no order."""
+    """Return the repr of a constant, with sets in a fixed order."""
     return repr(sorted(map(repr, item))) if isinstance(item, frozenset) else repr(item)
 
 
@@ -308,11 +322,11 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _enclosed(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """What a function holds besides its code: closure, defaults."""
+    """Yield what a function contains besides its code: closure and defaults."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
-        except ValueError:  # not filled yet: a function that is being defined
+        except ValueError:  # not set yet: the function is being defined
             continue
     for i, item in enumerate(function.__defaults__ or ()):
         yield f"default {i}", item
@@ -321,7 +335,7 @@ def _enclosed(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _held(value: Any) -> dict[str, Any]:
-    """The attributes of an object; a cached property was not given."""
+    """Return the attributes of an object, without cached properties."""
     cached = {
         name
         for kind in type(value).__mro__
@@ -340,13 +354,13 @@ def _held(value: Any) -> dict[str, Any]:
 def _file_of(kind: type) -> str | None:
     module = sys.modules.get(kind.__module__)
     if module is None or kind.__module__ == "__main__":
-        # A notebook's or console's main module has no file, and what is in it is the user's.
+        # The main module of a notebook or console has no file; its content is the user's.
         return getattr(module, "__file__", None) or "<main>"
     return getattr(module, "__file__", None)
 
 
 def _name(item: Any) -> str:
-    """Module and name; a main module has another name where it is imported."""
+    """Return module and name; a main module has another name when it is imported."""
     module = getattr(item, "__module__", None) or ""
     name = getattr(item, "__qualname__", None) or getattr(item, "__name__", None)
     if name is None:
@@ -355,12 +369,12 @@ def _name(item: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text without addresses in memory."""
+    """Remove memory addresses from a text."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def _excerpt(text: Any, other: Any, most: int = 160) -> str:
-    """A text, or the part of a long one that begins shortly before it differs from the other."""
+    """Return a text, or the part of a long text around its first difference from the other."""
     text, other = ("nothing" if one is None else str(one) for one in (text, other))
     if len(text) <= most:
         return text

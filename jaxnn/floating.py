@@ -1,4 +1,4 @@
-"""Floating types of the leaves of a tree: which are narrow, and how they are changed."""
+"""Floating types of the leaves of a tree: tests and conversions."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from .core.declarations import is_array
 
 
 def is_floating(leaf: Any) -> bool:
-    """Whether a leaf is an array, or the shape of one, of a floating type."""
+    """Return whether a leaf is an array of a floating type, or the shape of one."""
     return is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def is_narrow(dtype: Any) -> bool:
-    """Whether a type is floating and narrower than float32.
+    """Return whether a type is floating and narrower than float32.
 
     >>> import jax.numpy as jnp
     >>> is_narrow(jnp.bfloat16), is_narrow(jnp.float32), is_narrow(jnp.int8)
@@ -24,7 +24,7 @@ def is_narrow(dtype: Any) -> bool:
 
 
 def as_floating(tree: Any, dtype: Any) -> Any:
-    """A tree with its floating arrays, and shapes of such, in another floating type."""
+    """Convert the floating arrays, and shapes of floating arrays, of a tree to `dtype`."""
 
     def leaf(x: Any) -> Any:
         if not is_floating(x):
@@ -37,7 +37,7 @@ def as_floating(tree: Any, dtype: Any) -> Any:
 
 
 def widened(tree: Any) -> Any:
-    """A tree with its arrays of narrow types in float32; every number stays the same.
+    """Convert the arrays of narrow types of a tree to float32, which changes no number.
 
     >>> import jax.numpy as jnp
     >>> [a.dtype.name for a in widened((jnp.ones(2, jnp.bfloat16), jnp.ones(2, jnp.int8)))]
@@ -49,7 +49,7 @@ def widened(tree: Any) -> Any:
 
 
 def narrowed(wide: Any, tree: Any) -> Any:
-    """`widened(tree)` in the types of `tree` again."""
+    """Convert `widened(tree)` back to the types of `tree`."""
     return jax.tree.map(
         lambda w, x: w.astype(x.dtype) if is_floating(x) and is_narrow(x.dtype) else w, wide, tree
     )

@@ -1,4 +1,4 @@
-"""Random keys: any key that JAX takes as a typed one, and its words as they are kept in a state."""
+"""Random keys: conversion to typed keys, and the words of a key as arrays in a state."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The generators that a raw key may belong to, by its shape; JAX's default one if it is among them.
+# Generators of a raw key by its shape; JAX's default generator is used if it is among them.
 RAW_KEYS: dict[Any, tuple[str, ...]] = {(2,): ("threefry2x32",), (4,): ("rbg", "unsafe_rbg")}
 
 
 def as_key(key: Any) -> jax.Array:
-    """A typed key from a typed or an old-style key; anything else raises TypeError."""
+    """Return a typed key from a typed or a raw key; raise TypeError for anything else."""
     if isinstance(key, jax.Array | np.ndarray):
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             if key.shape == ():
@@ -20,17 +20,17 @@ def as_key(key: Any) -> jax.Array:
             kinds, default = RAW_KEYS[key.shape], jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
             kind = default if default in kinds else kinds[0]
             return jax.random.wrap_key_data(jnp.asarray(key), impl=kind)
-        raise TypeError(
-            f"a single random key is wanted, got an array of shape {key.shape} and type "
-            f"{key.dtype}; write jax.random.key(seed), or jax.vmap over several keys"
-        )
+        got = f"an array of shape {key.shape} and type {key.dtype}"
+    else:
+        got = f"{type(key).__name__} {key!r}"
     raise TypeError(
-        f"a random key is wanted, got {type(key).__name__} {key!r}; write jax.random.key(seed)"
+        f"key must be a single random key, got {got}; write jax.random.key(seed), and jax.vmap for "
+        "several keys"
     )
 
 
-# How the words of a key are kept in a state, by generator: a shape for each. An array of words is
-# taken wherever one of numbers is: stacked, saved, and given to a compiled step.
+# Shape of the words of a key in a state, by generator. Unlike a key, an array of words can be
+# stacked, saved, and passed to a compiled step as other arrays.
 KEPT_SHAPES: dict[str, tuple[int, ...]] = {
     "threefry2x32": (2,),
     "rbg": (4,),
@@ -39,7 +39,7 @@ KEPT_SHAPES: dict[str, tuple[int, ...]] = {
 
 
 def kept_words(key: jax.Array) -> jax.Array:
-    """The words of a typed key, in the shape that names its generator.
+    """Return the words of a typed key, in the shape that identifies its generator.
 
     >>> import jax
     >>> kept_words(jax.random.key(0)).shape, kept_words(jax.random.key(0, impl="unsafe_rbg")).shape
@@ -50,7 +50,7 @@ def kept_words(key: jax.Array) -> jax.Array:
 
 
 def kept_key(words: Any) -> jax.Array:
-    """The typed key whose words were kept by `kept_words`; a typed key as it is.
+    """Return the typed key of the words that `kept_words` returned, or a typed key unchanged.
 
     >>> import jax
     >>> key = jax.random.key(0, impl="unsafe_rbg")
@@ -64,7 +64,7 @@ def kept_key(words: Any) -> jax.Array:
 
 
 def key_words(key: Any) -> np.ndarray:
-    """The words of a key on the host, in one row; those of a numpy array are taken as they are."""
+    """Return the words of a key on the host, as a vector; a NumPy array contains words already."""
     if not isinstance(key, np.ndarray):
         key = np.asarray(jax.random.key_data(as_key(key)))
     return key.reshape(-1)

@@ -1,4 +1,4 @@
-"""Padding at the entrance of a layer: positions that `segment_ids` mark count as zeros."""
+"""Padding of inputs: positions with segment 0 are replaced by zeros before a layer sees them."""
 
 from typing import Any
 
@@ -9,11 +9,17 @@ import jax.numpy as jnp
 def visible(
     layer: Any, method: str, inputs: tuple[Any, ...], named: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inputs, with zeros at the positions that segment_ids given by name mark as padding.
+    """Return the inputs, with zeros at the positions that segment_ids passed by name mark.
 
-    `segment_ids` mark the first input and `memory_segment_ids` the input `memory`. An input without
-    the axes of its segment_ids stays as it is. Zeros at the entrance keep NaN and invalid tokens
-    out of every layer: the gradient of a weight sums over padding too, and 0 * NaN is NaN.
+    `segment_ids` mark the first input, and `memory_segment_ids` the input `memory`. An input
+    without the axes of its segment_ids is unchanged. The zeros keep NaN and invalid tokens out of
+    every layer: the gradient of a weight sums over padding too, and 0 * NaN is NaN.
+
+    Args:
+        layer: Layer.
+        method: Name of its method.
+        inputs: Inputs by position.
+        named: Inputs by name.
     """
     names = layer._signature(method).inputs
     marked = {"segment_ids": 0}
@@ -33,7 +39,7 @@ def visible(
 
 
 def without_padding(item: Any, segment_ids: jax.Array) -> Any:
-    """An input with zeros where segment_ids are 0; arrays without the axes of segment_ids stay."""
+    """Return arrays with zeros where segment_ids are 0, if they have the axes of segment_ids."""
 
     def leaf(x: Any) -> Any:
         shape = tuple(getattr(x, "shape", ()))

@@ -1,7 +1,7 @@
-"""How values print and pickle: as the code that builds them, and by the names of functions.
+"""Printing and pickling of values: as the code that builds them.
 
-A function is written as the public path under which it can be imported; a `functools.partial` is
-written by its parts.
+A function is written as the public path under which it can be imported, and a `functools.partial`
+by its parts.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ FUNCTION_HOMES = ("jax.nn", "jax.numpy", "jax.lax")
 
 
 def public_path(function: Any) -> tuple[str, str] | None:
-    """Module and qualified name under which a function or class can be imported, or None."""
+    """Return the module and the qualified name of a function or class, None if not importable."""
     name = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)
     if not isinstance(name, str):
         return None
@@ -38,7 +38,7 @@ def _attribute(owner: Any, qualified_name: str) -> Any:
 
 
 def code(value: Any) -> str:
-    """The code that builds `value`, as far as there is such code."""
+    """Return the code that builds `value`, if such code exists."""
     if isinstance(value, Tracer):
         return f"<traced {value.aval.str_short()}>"
     if isinstance(value, enum.Enum):
@@ -66,7 +66,7 @@ def code(value: Any) -> str:
 
 
 def arguments(value: Any, is_default: Callable[[Any, Any], bool]) -> Iterator[str]:
-    """The constructor's arguments: required fields by position, others where they differ."""
+    """Yield the constructor's arguments: required fields by position, others if not default."""
     positional = True
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
@@ -80,7 +80,7 @@ def arguments(value: Any, is_default: Callable[[Any, Any], bool]) -> Iterator[st
 
 
 class _Reference:
-    """Stands for an importable function while a value is pickled; unpickles as the function."""
+    """An importable function while a value is pickled; unpickles as the function."""
 
     def __init__(self, module: str, name: str) -> None:
         self.place = (module, name)
@@ -90,7 +90,7 @@ class _Reference:
 
 
 class _Parts:
-    """Stands for a `functools.partial` while a value is pickled; unpickles as the partial."""
+    """A `functools.partial` while a value is pickled; unpickles as the partial."""
 
     def __init__(self, value: "functools.partial[Any]") -> None:
         named = tuple((key, encode(item)) for key, item in value.keywords.items())
@@ -101,7 +101,7 @@ class _Parts:
 
 
 def encode(value: Any) -> Any:
-    """A field in a form that pickles: functions by their public paths."""
+    """Return a field in a form that pickles: functions by their public paths."""
     if isinstance(value, functools.partial):
         return _Parts(value)
     if type(value) is tuple:
@@ -124,7 +124,7 @@ def _partial(function: Callable[..., Any], args: tuple[Any, ...], named: Any) ->
 
 
 def restore(cls: type[Any], names: tuple[str, ...], items: tuple[Any, ...]) -> Any:
-    """A value with these fields, without construction or checks."""
+    """Return a value with these fields, without construction or checks."""
     value = object.__new__(cls)
     value.__dict__.update(zip(names, items, strict=True))
     return value

@@ -1,7 +1,7 @@
-"""The layers of a network: walking through them, and building the network again.
+"""The layers of a network: iteration over them, and networks with other layers.
 
-A layer has children, and a wrapper one layer inside it, which has the wrapper's own path. Paths are
-those of the parameters.
+A layer has children. A wrapper has one layer inside it, with the same path. Paths are those of the
+parameters.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,16 +15,16 @@ Edit = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def layers(net: Layer) -> Iterator[tuple[paths.Path, Layer]]:
-    """Every layer of a network with its path, a tuple of segments; the network itself comes first.
+    """Yield every layer of a network with its path, a tuple of segments.
 
-    A layer comes before the layers below it, and a wrapper before the layer inside it, which has
-    the same path.
+    The network itself is first. A layer precedes the layers below it, and a wrapper precedes the
+    layer inside it, which has the same path.
 
     Args:
-        net: the network.
+        net: Network.
 
     Raises:
-        TypeError: `net` is not a layer.
+        TypeError: If `net` is not a layer.
 
     >>> import jaxnn as nn
     >>> net = nn.Sequential(body=nn.Repeat(nn.Dense(4), 3), head=nn.Dense(2))
@@ -47,18 +47,21 @@ def _layers(layer: Layer, path: paths.Path) -> Iterator[tuple[paths.Path, Layer]
 
 
 def map_layers(function: Callable[[paths.Path, Any], Any], net: Net) -> Net:
-    """The network with `function(path, layer)` in the place of every layer.
+    """Return the network with `function(path, layer)` in place of every layer.
 
-    The layers below a layer are replaced before it, and it is checked again as its constructor
-    does. `net` does not change; layers in which nothing is replaced are the same objects.
+    The layers below a layer are replaced first, and the layer is checked again as by its
+    constructor. `net` does not change; layers in which nothing is replaced are the same objects.
 
     Args:
-        function: it gets the path, a tuple of segments, and the layer there, whose own layers are
-            replaced already, and returns the layer itself or another one.
-        net: the network.
+        function: Function of the path, a tuple of segments, and the layer there, in which layers
+            are already replaced. It returns that layer or another one.
+        net: Network.
+
+    Returns:
+        The new network.
 
     Raises:
-        TypeError: `net` is not a layer.
+        TypeError: If `net` is not a layer.
 
     >>> import dataclasses, jaxnn as nn
     >>> net = nn.Sequential(nn.Repeat(nn.Dropout(0.5), 3), nn.Dense(2))
@@ -77,9 +80,9 @@ def _mapped(function: Callable[[paths.Path, Any], Any], layer: Any, path: paths.
 
 
 def map_children(function: Callable[[paths.Path, Any], Any], layer: Any) -> Any:
-    """A layer with `function(path, child)` in the place of each child, or of what it wraps.
+    """Return a layer with `function(path, child)` in place of each child, or of the inner layer.
 
-    Paths are from the layer on. If nothing changes, it is the same object.
+    Paths start at the layer. If nothing changes, the result is the same object.
     """
     changed = []
 
@@ -89,17 +92,17 @@ def map_children(function: Callable[[paths.Path, Any], Any], layer: Any) -> Any:
         return new
 
     children = paths.map_with_path(one, layer._children())
-    return checked(layer._with_children(children)) if any(changed) else layer
+    return validated(layer._with_children(children)) if any(changed) else layer
 
 
 def edit_children(edit: Edit, layer: Any, params: Any) -> tuple[Any, Any]:
-    """A layer and its parameters, with `edit(child, params)` in the place of each child and its
-    parameters, or of what it wraps; for a layer whose parameters are those of its children."""
+    """Return a layer and its parameters with `edit(child, params)` in place of each child, or of
+    the inner layer, and its parameters; for a layer whose parameters are those of its children."""
     children = layer._children()
     if isinstance(children, dict) and not children:
         return layer, params
     children, params = _edited(edit, children, params)
-    return checked(layer._with_children(children)), params
+    return validated(layer._with_children(children)), params
 
 
 def _edited(edit: Edit, children: Any, params: Any) -> tuple[Any, Any]:
@@ -114,25 +117,25 @@ def _edited(edit: Edit, children: Any, params: Any) -> tuple[Any, Any]:
 
 
 def unwrapped(layer: Layer) -> tuple[Layer, ...]:
-    """The layers at the path of a layer: the wrappers from the outside in, and what they wrap."""
+    """Return the layers at the path of a layer: wrappers, the outer ones first, then the inner."""
     inner = inside(layer)
     return (layer,) if inner is None else (layer, *unwrapped(inner))
 
 
 def inside(layer: Layer) -> Layer | None:
-    """The layer inside a wrapper; None for other layers."""
+    """Return the layer inside a wrapper; None for other layers."""
     inner = layer._children()
     return inner if isinstance(inner, Layer) else None
 
 
-def checked(layer: Any) -> Any:
-    """A fresh copy of a layer, brought to normal form and validated as its constructor does."""
+def validated(layer: Any) -> Any:
+    """Normalize and check the fields of a copied layer, as its constructor does."""
     layer.__post_init__()
     return layer
 
 
 def check_layer(net: Any, call: str) -> None:
-    """Raise TypeError where `net` is not a layer; `call` is what to write."""
+    """Raise TypeError unless `net` is a layer; `call` is the call to write."""
     if not isinstance(net, Layer):
         name = call.partition("(")[0].removeprefix("nn.")
-        raise TypeError(f"{name} wants a layer, got {net!r}; write {call}")
+        raise TypeError(f"{name} expects a layer, got {net!r}; write {call}")

@@ -1,4 +1,4 @@
-"""What fields and arguments accept, stated where they are declared.
+"""Declarative checks: what fields and arguments accept, stated with their declaration.
 
     class Dropout(Primitive):
         rate: Annotated[float, fraction]
@@ -6,15 +6,16 @@
     positive(epochs, "epochs", hint="write train.fit(..., epochs=10)")
 
 An `Accepts` is a test and its description. A `Value` checks every field whose annotation holds one
-(and every field annotated `bool`) when it is created, any other dataclass by `check_fields`; a
-function calls it on an argument. Both raise the same error: what was expected, and what was passed.
+(and every field annotated `bool` or `Literal`) when it is created, any other dataclass by
+`check_fields`; a function calls it on an argument. Both raise the same error: what was expected,
+and what was passed.
 """
 
 import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -56,15 +57,15 @@ class Accepts:
             where: Name of the field or argument, as in "Dense.features".
             hint: Text that follows in the error. Default: that of this `Accepts`.
         """
-        if self.traced and isinstance(value, jax.Array | np.ndarray):
+        if self.passes(value):
             return value
-        if is_traced(value):
-            raise TypeError(
-                f"{where} is the traced number {value}, but must be {self.what}, known before "
-                "tracing: pass a Python number, for example by static_argnums of jax.jit"
-            )
-        if self.test(value):
-            return value
+        for item in value if isinstance(value, tuple) else (value,):
+            if is_traced(item) and not self.traced:
+                raise TypeError(
+                    f"{where} {'holds' if isinstance(value, tuple) else 'is'} the traced number "
+                    f"{item}, but must be {self.what}, known before tracing: pass a Python number, "
+                    "for example by static_argnums of jax.jit"
+                )
         owner, _, name = where.rpartition(".")
         hint = hint or self.hint.format(owner=owner, name=name)
         shown = repr(value) if len(repr(value)) <= 200 else f"{value!r:.200}..."
@@ -72,10 +73,19 @@ class Accepts:
             f"{where} must be {self.what}, got {shown}" + (f"; {hint}" if hint else "")
         )
 
+    def __repr__(self) -> str:
+        return f"<{self.what}>"
+
     def __ror__(self, none: None) -> "Accepts":
         return dataclasses.replace(
             self, what=f"None or {self.what}", test=lambda v: v is None or self.test(v)
         )
+
+    def passes(self, value: Any) -> bool:
+        """Return whether `value` is accepted."""
+        if is_traced(value) or (self.traced and isinstance(value, jax.Array | np.ndarray)):
+            return self.traced
+        return self.test(value)
 
     def such(self, **changes: Any) -> "Accepts":
         """Return this `Accepts` with another description, error, or hint."""
@@ -107,7 +117,7 @@ def _within(value: Any, low: Any, high: Any) -> bool:
 
 
 def integer(low: int | None = None, high: int | None = None) -> Accepts:
-    """Accept ints from `low` to `high`, both included; None is no bound.
+    """Accept ints from `low` to `high`, both included; None means no bound.
 
     >>> integer(2, 5).what, integer(0).what, integer().what
     ('an int from 2 to 5', 'an int >= 0', 'an int')
@@ -116,7 +126,7 @@ def integer(low: int | None = None, high: int | None = None) -> Accepts:
 
 
 def number(low: float | None = None, high: float | None = None) -> Accepts:
-    """Accept numbers from `low` to `high`, both included, and traced numbers; None is no bound.
+    """Accept numbers from `low` to `high`, both included, and traced numbers; None means no bound.
 
     >>> number(0).what, number(0, 1).what
     ('a number >= 0', 'a number from 0 to 1')
@@ -150,14 +160,32 @@ def instance(kinds: type | tuple[type, ...], what: str, hint: str = "") -> Accep
     return Accepts(what, lambda v: isinstance(v, kinds), TypeError, hint)
 
 
-def each(accepts: Accepts, what: str) -> Accepts:
-    """Accept one value that `accepts` accepts, or a non-empty tuple of them."""
+def each(accepts: Accepts, what: str, lengths: Collection[int] | None = None) -> Accepts:
+    """Accept one value that `accepts` accepts, or a tuple of them.
+
+    Args:
+        accepts: What each value must be.
+        what: The description of both, as in "an int >= 1 or a tuple of them".
+        lengths: Lengths of a tuple. Default: all but 0.
+
+    >>> sizes = each(positive, "an int >= 1, or a tuple of 2 or 3", (2, 3))
+    >>> sizes.test(5), sizes.test((5, 5)), sizes.test((5, 0)), sizes.test((5,))
+    (True, True, False, False)
+    """
+    whole = tuple_of(accepts, what, lengths)
+    return whole.such(test=lambda v: whole.test(v) if isinstance(v, tuple) else accepts.passes(v))
+
+
+def tuple_of(accepts: Accepts, what: str, lengths: Collection[int] | None = None) -> Accepts:
+    """Accept a tuple of values that `accepts` accepts, described as `what`; see `each`."""
 
     def test(value: Any) -> bool:
-        items = value if isinstance(value, tuple) else (value,)
-        return bool(items) and all(not is_traced(item) and accepts.test(item) for item in items)
+        if not isinstance(value, tuple):
+            return False
+        fits = bool(value) if lengths is None else len(value) in lengths
+        return fits and all(map(accepts.passes, value))
 
-    return dataclasses.replace(accepts, what=what, test=test)
+    return accepts.such(what=what, test=test)
 
 
 positive: Accepts = integer(1)
@@ -176,19 +204,24 @@ def check_fields(value: Any) -> None:
     kind = type(value)
     for name, accepts in _accepted(kind).items():
         item = getattr(value, name)
-        if not (accepts is flag and is_traced(item)):
-            accepts(item, f"{kind.__name__}.{name}")
+        if not accepts.passes(item):
+            accepts(item, f"{kind.__name__}.{name}")  # raises
 
 
 @functools.cache
 def _accepted(kind: type) -> dict[str, Accepts]:
-    """Return what the fields of a class accept, by name, the fields of its bases first."""
+    """Return what the fields of a class accept, by name, the fields of its bases first.
+
+    A class states what its fields annotated `bool` accept by its attribute `_flag`.
+    """
     found: dict[str, Accepts] = {}
     for base in reversed(kind.__mro__):
         for name, annotation in inspect.get_annotations(base).items():
             found.pop(name, None)
             if annotation is bool:
-                found[name] = flag
+                found[name] = getattr(kind, "_flag", flag).such(traced=True)
+            elif typing.get_origin(annotation) is typing.Literal:
+                found[name] = one_of(*typing.get_args(annotation))
             elif typing.get_origin(annotation) is typing.Annotated:
                 found.update((name, a) for a in annotation.__metadata__ if isinstance(a, Accepts))
     names = {field.name for field in dataclasses.fields(kind)}

@@ -1,8 +1,12 @@
 """One table of all layers, combinators and wrappers: every law in `tests/laws` runs over it.
 
 A new layer is one line: a name, the layer, and the shapes it takes. What else a law needs to know
-(whether the layer keeps state, draws random numbers, or can be differentiated) is found by asking
-the layer.
+(whether the layer has state or draws random numbers) is found when a test needs it, never when the
+tests are collected.
+
+Laws of layers run on every case. Laws of what surrounds a layer (wrappers, and `init`) run on the
+cases of STRUCTURAL, which differ in their parameters, state, keys, inputs, and outputs; on the
+other cases they are marked slow.
 """
 
 import dataclasses
@@ -64,7 +68,11 @@ class Case:
         return jax.tree.map(leaf, self.inputs)
 
     def init(self, key: jax.Array = KEY) -> Any:
-        return self.layer.init(key, *self.inputs)
+        return self.params if key is KEY else self.layer.init(key, *self.inputs)
+
+    @functools.cached_property
+    def params(self) -> Any:
+        return self.layer.init(KEY, *self.inputs)
 
     def eager(self, params: Any, state: Any, key: Any, inputs: Any, train: bool = True) -> Any:
         """Output and new state: the call that every law makes."""
@@ -91,7 +99,7 @@ class Case:
 
     @property
     def modes(self) -> tuple[bool, ...]:
-        """The values of `train` between which this layer tells a difference."""
+        """The values of `train` for which this layer computes different things."""
         return (False, True) if self.draws or self.state else (False,)
 
 
@@ -238,11 +246,32 @@ CASES = [
 ]
 
 every = pytest.mark.parametrize("case", CASES, ids=str)
-every_mode = pytest.mark.parametrize(
-    ("case", "train"),
+
+STRUCTURAL = (
+    "Dense",
+    "Bilinear",
+    "Attention, window",
+    "Recurrent, stacked",
+    "Dropout",
+    "BatchNorm",
+    "Embedding",
+    "LearnedArray",
+    "Parallel",
+    "Repeat of BatchNorm",
+    "Remat of BatchNorm",
+    "Ensemble of BatchNorm",
+    "Inference",
+    "SpectralNorm",
+    "LoRA",
+    "MixtureOfExperts, one",
+    "capture",
+    "wrappers nested",
+)
+structural = pytest.mark.parametrize(
+    "case",
     [
-        pytest.param(case, train, id=f"{case}{' in training' if train else ''}")
+        pytest.param(case, marks=() if case.name in STRUCTURAL else pytest.mark.slow)
         for case in CASES
-        for train in case.modes
     ],
+    ids=str,
 )

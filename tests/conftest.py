@@ -4,6 +4,9 @@ XLA's optimizations cost more than these small programs take to run. Where XLA_F
 nothing, it is left alone: `XLA_FLAGS= pytest` compiles as users do, and `.ci/run` does so for what
 is equal to the bit.
 
+All processes of a run share a folder of compiled programs, so that a program that several tests or
+processes build is compiled once: a quarter of all programs.
+
 Tests of one case, and else of one file, run in one process, which compiles their programs once. It
 keeps what it traced and compiled, so that the collector of garbage, which as it comes looks through
 all of that time and again, is called more rarely.
@@ -13,6 +16,7 @@ import builtins
 import gc
 import itertools
 import os
+import tempfile
 from pathlib import Path
 
 import jax
@@ -29,6 +33,17 @@ if version.__version_info__ < (0, 11):  # later ones have no other emitters
 
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
 gc.set_threshold(20_000, 50, 50)
+
+# Processes that this one starts find the folder, which it removes, in the environment.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
+    for name, value in {
+        "jax_compilation_cache_dir": COMPILED.name,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,7 +29,13 @@ EXPECTED = {
 TORCH = {"gpt2_torch", "resnet_torch", "lstm_torch", "decode_torch"}  # is not a dependency
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+# Measured by the same code as the others.
+SLOW = {"gpt2_jaxnn_default", "gpt2_flax_nnx", "gpt2_equinox", "resnet_flax_nnx"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in EXPECTED]
+)
 def test_a_part_finds_something(name):
     module = importlib.import_module(f"benchmarks.gpu.{driver.PARTS[name].module}")
     lines = list(getattr(module, name)(True))
@@ -42,6 +48,7 @@ def test_every_part_is_tested():
     assert driver.WHOLE < 8 * 60
 
 
+@pytest.mark.slow
 def test_an_ablation_changes_no_number():
     from benchmarks.gpu import training
 

@@ -1,7 +1,9 @@
 """Fields and arguments accept what their declaration states, and raise the stated error."""
+# The mistakes are made on purpose:
+# pyright: reportArgumentType=false
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,8 @@ class Thing(nn.Primitive):
     rate: Annotated[float, fraction] = 0.5
     name: Annotated[str | None, one_of("a", "b", None)] = None
     fast: bool = False
+    kind: Literal["one", "two"] = "one"
+    sizes: Annotated[int | tuple[int, ...], each(positive, "sizes >= 1", (2, 3))] = 1
 
     def forward(self, params, x):
         return x * self.rate
@@ -34,6 +38,11 @@ class Thing(nn.Primitive):
         (lambda: Thing(1, name="c"), ValueError, "Thing.name must be 'a', 'b', or None, got 'c'"),
         (lambda: Thing(1, fast=1), TypeError, "Thing.fast must be True or False, got 1"),
         (lambda: Thing(1, fast=None), TypeError, "Thing.fast must be True or False, got None"),
+        (lambda: Thing(1, kind="six"), ValueError, "Thing.kind must be 'one' or 'two', got 'six'"),
+        (lambda: Thing(1, sizes=0), ValueError, "Thing.sizes must be sizes >= 1, got 0"),
+        (lambda: Thing(1, sizes=()), ValueError, "Thing.sizes must be sizes >= 1, got ()"),
+        (lambda: Thing(1, sizes=(1,) * 4), ValueError, "sizes >= 1, got (1, 1, 1, 1)"),
+        (lambda: Thing(1, sizes=(2, 0)), ValueError, "Thing.sizes must be sizes >= 1, got (2, 0)"),
     ],
 )
 def test_a_field_that_is_not_accepted_raises(make, error, text):
@@ -52,6 +61,8 @@ def test_a_traced_rate_is_accepted_and_a_traced_size_is_not():
     np.testing.assert_array_equal(y, [0.25, 0.25])
     with pytest.raises(TypeError, match=r"Thing.size is the traced number .* static_argnums"):
         jax.jit(lambda n: Thing(n).apply({}, x))(3)
+    with pytest.raises(TypeError, match=r"Thing.sizes holds the traced number .* static_argnums"):
+        jax.jit(lambda n: Thing(1, sizes=(n, 2)).apply({}, x))(3)
 
 
 def test_a_subclass_can_restate_what_a_field_accepts():

@@ -1,12 +1,13 @@
 """capture: return intermediate outputs of a network; Tap gives a value a path."""
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from ..core import paths
 from ..core.calls import Call, Next, Outcome
 from ..core.composite import Wrapper
 from ..core.layer import LayerLike, Primitive
+from ..layers.checks import path_pattern
 
 
 class capture(Wrapper):
@@ -31,14 +32,7 @@ class capture(Wrapper):
     """
 
     inner: LayerLike
-    match: str = "**"
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        if not isinstance(self.match, str):
-            raise TypeError(
-                f"capture.match must be a path pattern such as 'blocks/**', got {self.match!r}"
-            )
+    match: Annotated[str, path_pattern] = "**"
 
     def _evaluate(self, call: Call) -> Outcome:
         output, state, collected = self._inside(call.intercepted(partial(_seen, self.match)))

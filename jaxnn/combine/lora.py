@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,13 @@ from ..core.declarations import Param, abstract
 from ..core.layer import LayerLike, declared
 from ..explain.location import Mismatch
 from ..explain.text import describe
-from ..fields import is_traced
 from ..functional.linear import wider_type
 from ..initializers import InitFn, lecun_normal, zeros
+from ..layers.checks import path_pattern
 from ..tree import layers
+from ..validation import number, positive
 from .inference import Inference
-from .weight_norm import check_fits, check_match, each_of_stack
+from .weight_normalization import check_fits, each_of_stack
 
 
 class LoRA(Wrapper):
@@ -57,33 +58,19 @@ class LoRA(Wrapper):
     """
 
     inner: LayerLike
-    rank: int = 8
-    match: str = "**/w"
-    scale: float = 1.0
+    rank: Annotated[int, positive] = 8
+    match: Annotated[str, path_pattern] = "**/w"
+    scale: Annotated[float, number()] = 1.0
     down_init: InitFn = lecun_normal()
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
-            raise ValueError(f"LoRA.rank must be an int >= 1, got {self.rank!r}")
-        check_match(self)
-        number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
-        if not is_traced(self.scale) and not number:
-            raise TypeError(f"LoRA.scale must be a number, got {self.scale!r}")
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Declare base, down, and up for each weight."""
-        check_fits(self, self.match, params)
+        check_fits(self, params, 2)
 
         def split(path: paths.Path, param: Param) -> Any:
             if not paths.matches(self.match, paths.text(path)):
                 return param
             *rows, columns = param.slice_shape
-            if not rows:
-                raise ValueError(
-                    f"{paths.text(path)!r} has only one axis, {param.slice_shape}, which LoRA "
-                    "cannot adapt; exclude it by match=..."
-                )
             stack = tuple((levels + 1, n) for levels, n in param.stack)
             copies = param.shape[: len(stack)]
             base = dataclasses.replace(param, stack=stack, lift=param.lift + 1)

@@ -1,7 +1,7 @@
 """MixtureOfExperts: many copies of a layer, a few of which process each token."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,19 @@ from ..core.composite import Composite
 from ..core.declarations import split_arrays
 from ..core.layer import Layer, LayerLike
 from ..explain.text import describe
-from ..fields import is_traced
 from ..functional.linear import floating_type, wider_type
 from ..functional.routing import collect, dispatch, route
 from ..functional.segments import check_segments
 from ..initializers import lecun_normal
-from ..layers.checks import check_positive, check_rank
-from ..layers.dense import Dense
+from ..layers.checks import check_not_empty, check_sequence, positive_size
+from ..layers.linear import Dense
 from ..masking import without_padding
+from ..validation import above, integer, positive
 from .capture import Tap
-from .ensemble import Ensemble
+from .transforms import Ensemble
+
+# It sets a shape, so it may not be traced.
+_CAPACITY = above(0).such(traced=False)
 
 
 class MixtureOfExperts(Composite):
@@ -72,31 +75,15 @@ class MixtureOfExperts(Composite):
     """
 
     expert: LayerLike
-    experts: int
-    top_k: int = 2
-    capacity: float = 1.25
+    experts: Annotated[int, positive_size]
+    top_k: Annotated[int, positive] = 2
+    capacity: Annotated[float, _CAPACITY] = 1.25
     router: LayerLike | None = None
     balance: Layer = Tap()
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "experts", "top_k")
-        if self.top_k > self.experts:
-            raise ValueError(
-                f"MixtureOfExperts.top_k must be at most the number of experts, {self.experts}; "
-                f"got {self.top_k}"
-            )
-        if is_traced(self.capacity):
-            raise TypeError(
-                f"MixtureOfExperts.capacity is the traced number {self.capacity}, but sets a "
-                "shape: pass a Python number"
-            )
-        number = isinstance(self.capacity, int | float) and not isinstance(self.capacity, bool)
-        if not number or not self.capacity > 0:
-            raise ValueError(
-                "MixtureOfExperts.capacity must be relative to an even distribution, a number > 0; "
-                f"got {self.capacity!r}"
-            )
+        """Check the number of choices, and copy the expert."""
+        integer(1, self.experts)(self.top_k, "MixtureOfExperts.top_k")
         expert = self.expert.inner if isinstance(self.expert, Each) else self.expert
         object.__setattr__(self, "expert", Each(expert, self.experts))
         if self.router == self._default_router():  # as nn.replace returns it
@@ -104,13 +91,12 @@ class MixtureOfExperts(Composite):
 
     def forward(self, x: jax.Array, segment_ids: jax.Array | None = None) -> jax.Array:
         """Return the weighted outputs of each token's experts."""
-        check_rank(self, x, 2, "(..., T, features)")
+        check_sequence(x)
+        check_not_empty(x, range(x.ndim), "at least one token")
         tokens = x.shape[-2]
         if segment_ids is not None:
             check_segments(segment_ids, x.shape[:-1])
             x = without_padding(x, segment_ids)
-        if x.size == 0:
-            raise ValueError(f"expected at least one token, got {describe(x)}")
         sequences = x.astype(floating_type(x)).reshape(-1, *x.shape[-2:])
         marks = None if segment_ids is None else segment_ids.reshape(-1, tokens)
         wide = wider_type(sequences.dtype, jnp.float32)

@@ -1,7 +1,7 @@
 """Precision: the type in which a network computes."""
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,23 @@ from ..core.calls import Call, Next, Outcome
 from ..core.composite import Wrapper
 from ..core.layer import Layer, LayerLike
 from ..floating import as_floating, is_floating
+from ..layers.checks import path_pattern
 from ..printing import code
 from ..tree import layers
+from ..validation import Accepts
+
+
+def _names_floating_type(name: Any) -> bool:
+    try:
+        return isinstance(name, str) and jnp.issubdtype(jnp.dtype(name), jnp.floating)
+    except TypeError:
+        return False
+
+
+_COMPUTE = Accepts(
+    "the name of a floating type, such as 'bfloat16', 'float16', or 'float32'",
+    _names_floating_type,
+)
 
 
 class Casting(NamedTuple):
@@ -85,8 +100,8 @@ class Precision(Wrapper):
     """
 
     inner: LayerLike | None = None  # type: ignore[assignment]
-    compute: str = "bfloat16"
-    keep: str | None = None
+    compute: Annotated[str, _COMPUTE] = "bfloat16"
+    keep: Annotated[str | None, None | path_pattern] = None
 
     def _normalize_fields(self) -> None:
         if self.inner is None:  # a policy, to be applied to a network later
@@ -95,24 +110,8 @@ class Precision(Wrapper):
             super()._normalize_fields()
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        try:
-            floating = jnp.issubdtype(jnp.dtype(self.compute), jnp.floating)
-        except TypeError:
-            floating = False
-        if not isinstance(self.compute, str) or not floating:
-            raise ValueError(
-                "Precision.compute must be the name of a floating type, such as 'bfloat16', "
-                f"'float16', or 'float32'; got {self.compute!r}"
-            )
-        if self.keep is None:
-            return
-        if not isinstance(self.keep, str):
-            raise TypeError(
-                f"Precision.keep must be a path pattern of layers such as '**/norm*', got "
-                f"{self.keep!r}"
-            )
-        if self.inner is not None:
+        """Check that `keep` matches a layer."""
+        if self.keep is not None and self.inner is not None:
             found = [paths.text(path) for path in dict(layers(self.wrapped)) if path]
             if not any(paths.matches(self.keep, name) for name in found):
                 raise ValueError(

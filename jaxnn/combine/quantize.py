@@ -1,7 +1,7 @@
 """quantize: replace the weights of a trained network by int8 numbers, for inference."""
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,19 @@ from ..explain.location import Mismatch
 from ..explain.text import describe
 from ..initializers import InitFn, Initializer, Shape
 from ..layers.attention import MultiHeadAttention
-from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dense import Dense
-from ..layers.einsum import Einsum
-from ..layers.embedding import Embedding, EmbeddingBag
+from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from ..layers.gated import GatedFeedForward
-from ..layers.patch import PatchEmbedding
-from ..tree import edit_children, inside
+from ..layers.linear import Bilinear, Dense, Einsum
+from ..tree import check_layer, edit_children, inside
+from ..validation import instance
 from .capture import capture
-from .ensemble import Ensemble
 from .inference import Inference
 from .precision import Precision
-from .remat import Remat
-from .repeat import Repeat
-from .residual import Residual
-from .weight_norm import each_of_stack
+from .sequential import Residual
+from .transforms import Ensemble, Remat, Repeat
+from .weight_normalization import each_of_stack
 
 KINDS = (
     MultiHeadAttention,
@@ -51,6 +47,12 @@ TRANSPARENT = (Inference, Precision, Remat, Residual, capture)
 STACKING = (Ensemble, Repeat)
 LARGEST = 127
 
+_QUANTIZABLE = instance(
+    KINDS,
+    f"one of {', '.join(kind.__name__ for kind in KINDS)}",
+    hint="write nn.quantize(net, params) for a network",
+)
+
 
 class Quantized(Wrapper):
     """A layer with int8 weights, w = scale * q. Built by `quantize`.
@@ -68,15 +70,7 @@ class Quantized(Wrapper):
         TypeError: If the layer is of another type.
     """
 
-    inner: LayerLike
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        if not isinstance(self.wrapped, KINDS):
-            raise TypeError(
-                f"Quantized expects one of {', '.join(kind.__name__ for kind in KINDS)}, got "
-                f"{self.wrapped!r}; write nn.quantize(net, params) for a network"
-            )
+    inner: Annotated[LayerLike, _QUANTIZABLE]
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
         """Declare int8 values and a scale for each weight."""
@@ -89,7 +83,7 @@ class Quantized(Wrapper):
             wide = jnp.promote_types(param.dtype, jnp.float32)
             return {
                 "q": Param(param.shape, Rounded(param.init, axes), "int8", lift=1),
-                "scale": Param(shape, Steps(param.init, axes, param.shape), wide, lift=1),
+                "scale": Param(shape, Scales(param.init, axes, param.shape), wide, lift=1),
             }
 
         return paths.map_with_path(split, params), state
@@ -141,8 +135,7 @@ def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
     >>> bool(jnp.max(jnp.abs(y - z)) < 0.02 * jnp.max(jnp.abs(y)))
     True
     """
-    if not isinstance(net, Layer):
-        raise TypeError(f"quantize expects a layer, got {net!r}; write nn.quantize(net, params)")
+    check_layer(net, "nn.quantize(net, params)")
     new = _edited(net, params)
     if new[0] == net:
         shown = repr(net)
@@ -178,7 +171,7 @@ class Rounded(Initializer):
         return to_int8(self.init(key, shape, jnp.float32), self.axes)[0].astype(dtype)
 
 
-class Steps(Initializer):
+class Scales(Initializer):
     """Return the scales of what another initializer draws at `shape`."""
 
     init: InitFn

@@ -1,23 +1,43 @@
-"""Recurrent: apply a cell over a sequence."""
+"""Recurrent and Bidirectional: apply a cell over a sequence, in one or both directions."""
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ..core import paths
 from ..core.calls import Arrays, Call, Outcome, evaluate
-from ..core.composite import Wrapper
+from ..core.composite import Composite, Wrapper
 from ..core.declarations import Variable
-from ..core.layer import LayerLike, Signature, signature
-from ..explain.calls import check_inputs, check_params, check_state
+from ..core.layer import Layer, LayerLike, Signature, signature
+from ..core.values import copy_with, fields
+from ..explain.call_errors import check_inputs, check_params, check_state
 from ..explain.text import describe
 from ..floating import narrowed, widened
 from ..functional.recurrence import Marks, marks, scan, unroll
 from ..functional.segments import check_segments
-from ..layers.checks import check_cache, check_flags, check_not_training
+from ..layers.checks import (
+    cache_length,
+    check_direction,
+    check_not_training,
+    check_sequence,
+    plain_function,
+)
 from ..layers.recurrence import Cell, check_carry, check_constant, initial
-from ..tree import unwrapped
+from ..tree import map_layers, unwrapped, validated
+from ..validation import Accepts, one_of
+
+_OUTPUT = one_of("all", "last").such(hint="for the carry use method='unroll'")
+
+
+_CELL = Accepts(
+    "a cell, with a method carries(x) that declares a carry",
+    lambda v: isinstance(v, Layer) and callable(getattr(unwrapped(v)[-1], "carries", None)),
+    TypeError,
+    hint="write for example Recurrent(nn.LSTMCell(128))",
+)
 
 
 class Given(NamedTuple):
@@ -77,31 +97,14 @@ class Recurrent(Wrapper):
     True
     """
 
-    inner: LayerLike
+    inner: Annotated[LayerLike, _CELL]
     reverse: bool = False
-    output: str = "all"
-    cache: int = 0
+    output: Annotated[str, _OUTPUT] = "all"
+    cache: Annotated[int, cache_length] = 0
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        check_flags(self, "reverse")
-        check_cache(self)
-        cell = self._cell()
-        if not callable(getattr(cell, "carries", None)):
-            raise TypeError(
-                f"Recurrent expects a cell, got {cell!r}, which has no method carries(x) that "
-                "declares a carry; write for example Recurrent(nn.LSTMCell(128))"
-            )
-        if self.output not in ("all", "last"):
-            raise ValueError(
-                f"Recurrent.output must be 'all' or 'last', got {self.output!r}; for the "
-                "carry use method='unroll'"
-            )
-        if self.cache and self.reverse:
-            raise ValueError(
-                "Recurrent(reverse=True) processes a sequence from its end, so it cannot receive "
-                "one in chunks; exclude it from nn.with_cache(net, match=...)"
-            )
+        """Check that a cached layer is not reversed."""
+        check_direction(self)
 
     def _cell(self) -> Any:
         """Return the cell inside all wrappers."""
@@ -133,16 +136,9 @@ class Recurrent(Wrapper):
         given = dict(zip(own.inputs, inputs, strict=False)) | named
         x, segment_ids = given["x"], given.get("segment_ids")
         axes = getattr(self._cell(), "axes", 1)
-        if not hasattr(x, "shape"):
-            raise TypeError(
-                f"expected a sequence (..., T, features), got {x!r}; use jnp.asarray(x)"
-            )
-        if len(x.shape) < axes + 1:
-            wanted = "(..., T, features)" if axes == 1 else f"(..., T) and {axes} axes after it"
-            raise ValueError(f"expected a sequence of shape {wanted}, got {describe(x)}")
+        wanted = "(..., T, features)" if axes == 1 else f"(..., T, *{axes} axes)"
+        check_sequence(x, axes, wanted)
         time = len(x.shape) - axes - 1
-        if x.shape[time] == 0:
-            raise ValueError(f"expected a sequence of at least one step, got {describe(x)}")
         if segment_ids is not None:
             check_segments(segment_ids, x.shape[: time + 1])
         return Given(x, given.get("carry"), segment_ids, passing)
@@ -284,14 +280,109 @@ def _inputs(x: Any, carry: Any = None, segment_ids: Any = None) -> None:
 
 def _check_cell(cell: Any, begin: Any, output: Any) -> None:
     """Check that a cell returns a pair, with a carry like the one it received."""
-    if not isinstance(output, tuple) or len(output) != 2:
-        raise TypeError(f"a cell must return (carry, y), got {describe(output)} from {cell!r}")
-    if jax.tree.map(_kind, output[0]) != jax.tree.map(_kind, begin):
+    pair = isinstance(output, tuple) and len(output) == 2
+    if not pair or jax.tree.map(_kind, output[0]) != jax.tree.map(_kind, begin):
         raise ValueError(
-            f"a cell must keep the shapes and types of its carry, {describe(begin)}; got "
-            f"{describe(output[0])} from {cell!r}"
+            "a cell must return (carry, y), with the shapes and types of the carry that it "
+            f"received, {describe(begin)}; got {describe(output)} from {cell!r}"
         )
 
 
 def _kind(a: Any) -> Any:
     return tuple(a.shape), jnp.dtype(a.dtype)
+
+
+def side_by_side(forward: jax.Array, backward: jax.Array) -> jax.Array:
+    """Concatenate both outputs along the last axis.
+
+    >>> import jax.numpy as jnp
+    >>> side_by_side(jnp.zeros((3, 2)), jnp.zeros((3, 2))).shape
+    (3, 4)
+    """
+    return jnp.concatenate([forward, backward], -1)
+
+
+_REVERSIBLE = Accepts(
+    "a layer, with a field `reverse` in it or in a layer below",
+    lambda v: isinstance(v, Layer) and reversed_layer(v) != v,
+    hint="write for example Bidirectional(nn.Recurrent(nn.LSTMCell(128)))",
+)
+
+
+class Bidirectional(Composite):
+    """Process a sequence in both directions: `y = merge(forward(x), backward(x))`.
+
+    `backward` is the same layer with separate parameters, in which each field `reverse` is
+    inverted. x has shape (..., T, n) and y, by default, (..., T, 2 * features). With
+    `output="last"` in the layer, y is (..., 2 * features): the last output of each direction, each
+    of which depends on the whole sequence. Parameters are {"forward": ..., "backward": ...}.
+
+    Rows of different lengths are padded on either side and marked by `segment_ids`. The named input
+    `carry` is a dict of a carry for each direction, and so is the carry that `method="unroll"`
+    returns. In `Sequential(Bidirectional(...), Bidirectional(...))` each layer receives both
+    directions of the previous one.
+
+    Args:
+        layer: A `Recurrent` or `LinearRecurrence`, or a network that contains some.
+        merge: Function of both outputs, such as `jnp.add`. Default: concatenation along the last
+            axis.
+
+    Raises:
+        ValueError: If nothing in the layer can be reversed, or under `nn.with_cache`.
+
+    Reference: Schuster and Paliwal, Bidirectional recurrent neural networks, 1997.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import GRUCell, Recurrent
+    >>> net, x = Bidirectional(Recurrent(GRUCell(4))), jnp.ones((2, 5, 3))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> sorted(params), net.apply(params, x).shape
+    (['backward', 'forward'], (2, 5, 8))
+    """
+
+    layer: Annotated[Layer, _REVERSIBLE]
+    merge: Annotated[Callable[..., Any], plain_function] = side_by_side
+
+    def _children(self) -> Any:
+        return {"forward": self.layer, "backward": reversed_layer(self.layer)}
+
+    def _with_children(self, children: Any) -> Any:
+        ahead, back = children["forward"], children["backward"]
+        if not isinstance(ahead, Layer):  # bound
+            return copy_with(self, layer=(ahead, back))
+        # Both directions are one layer, so a change of one changes the other.
+        return copy_with(self, layer=ahead if ahead != self.layer else reversed_layer(back))
+
+    def forward(self, x: Any, carry: Any = None) -> Any:
+        """Return both outputs, merged."""
+        both: Any = self.layer
+        if carry is None:
+            return self.merge(*(one(x) for one in both))
+        return self.merge(*(one(x, carry=begin) for one, begin in self._each(carry)))
+
+    def unroll(self, x: Any, carry: Any = None) -> Any:
+        """Return the last carries by direction, and all outputs, merged."""
+        begins = self._each({"forward": None, "backward": None} if carry is None else carry)
+        (ahead, y), (back, z) = (one.unroll(x, carry=begin) for one, begin in begins)
+        return {"forward": ahead, "backward": back}, self.merge(y, z)
+
+    def _each(self, carry: Any) -> list[tuple[Any, Any]]:
+        """Return both directions, each with its carry."""
+        if not isinstance(carry, dict) or set(carry) != {"forward", "backward"}:
+            raise ValueError(
+                "Bidirectional expects a carry for each direction, a dict of 'forward' and "
+                f"'backward' as unroll returns it; got {describe(carry)}"
+            )
+        both: Any = self.layer
+        return list(zip(both, (carry["forward"], carry["backward"]), strict=True))
+
+
+def reversed_layer(layer: Layer) -> Layer:
+    """Return the layer with each field `reverse` in it inverted."""
+
+    def turned(path: paths.Path, one: Any) -> Any:
+        if any(field.name == "reverse" for field in fields(one)):
+            return validated(copy_with(one, reverse=not one.reverse))
+        return one
+
+    return map_layers(turned, layer)

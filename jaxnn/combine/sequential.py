@@ -1,17 +1,26 @@
-"""Sequential and Parallel: layers in sequence and in parallel.
+"""Layers in sequence and in parallel: Sequential, Parallel, and Residual.
 
-Both contain any number of layers, by position (parameters are a tuple) or by name (a dict).
+`Sequential` and `Parallel` contain any number of layers, by position (parameters are a tuple) or by
+name (a dict).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from ..core.composite import Composite, as_layers
+import jax
+import jax.numpy as jnp
+
+from ..core.calls import Call, Outcome
+from ..core.composite import Composite, Wrapper, as_layers
 from ..core.layer import Layer, LayerLike
 from ..core.values import copy_with
-from ..explain.definitions import check_child_names, check_names
+from ..explain.definition_errors import check_child_names, check_names
+from ..explain.text import describe
 from ..fields import FrozenDict, normalize
+from ..layers.checks import plain_function
 from ..printing import code
+
+_MERGE = None | plain_function.such(hint="to apply a layer, write Sequential(Parallel(...), layer)")
 
 
 class Branches(Composite):
@@ -125,7 +134,7 @@ class Parallel(Branches):
     (2, 4)
     """
 
-    merge: Callable[..., Any] | None = None
+    merge: Annotated[Callable[..., Any] | None, _MERGE] = None
 
     def __init__(
         self, *layers: LayerLike, merge: Callable[..., Any] | None = None, **named: LayerLike
@@ -133,15 +142,6 @@ class Parallel(Branches):
         super().__init__(*layers, **named)
         object.__setattr__(self, "merge", merge)
         self.__post_init__()
-
-    def __post_init__(self) -> None:
-        """Check that `merge` is a plain function."""
-        merge = self.merge
-        if merge is not None and (isinstance(merge, Layer) or not callable(merge)):
-            raise TypeError(
-                f"Parallel.merge must be a plain function of the outputs, got {merge!r}; add a "
-                "layer after it: Sequential(Parallel(...), layer)"
-            )
 
     def forward(self, *inputs: Any) -> Any:
         """Return the outputs of all layers, merged."""
@@ -153,3 +153,42 @@ class Parallel(Branches):
 
     def _code(self) -> list[str]:
         return super()._code() + ([] if self.merge is None else [f"merge={code(self.merge)}"])
+
+
+class Residual(Wrapper):
+    """Residual connection: `y = x + f(x)`.
+
+    Args:
+        inner: Layer or function f with one input, whose shape it keeps.
+
+    Raises:
+        ValueError: If f changes the shape.
+
+    Reference: He et al., Deep residual learning for image recognition, 2016.
+
+    >>> import jax.numpy as jnp
+    >>> Residual(jnp.sin).apply({}, jnp.zeros(3)).tolist()
+    [0.0, 0.0, 0.0]
+    """
+
+    def _evaluate(self, call: Call) -> Outcome:
+        outcome = self._inside(call)
+        if call.method != "forward":
+            return outcome
+        _check_same(call.inputs, outcome.output)
+        return outcome._replace(output=jax.tree.map(_add, call.inputs[0], outcome.output))
+
+
+def _add(x: jax.Array, y: jax.Array) -> jax.Array:
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else y.dtype
+    return x.astype(dtype) + y.astype(dtype)
+
+
+def _check_same(inputs: tuple[Any, ...], output: Any) -> None:
+    shapes = [jax.tree.map(lambda a: tuple(a.shape), tree) for tree in (inputs, (output,))]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"Residual adds the output to its one input, but got "
+            f"{', '.join(map(describe, inputs))} and the output {describe(output)}; make the "
+            "shapes equal, or add them in the forward of a Composite"
+        )

@@ -1,5 +1,5 @@
-"""What a layer is, in six files that are read in this order.
+"""What a layer is, in six files that are read in this order:
 
-`values`, `paths`, `declarations`, `calls`, `layer`, `composite`. What explains errors, prints,
-and draws is next to this package, and not in it.
+`values`, `paths`, `declarations`, `calls`, `layer`, `composite`. Explanations of errors, printing,
+and drawing are next to this package, not in it.
 """

@@ -1,20 +1,21 @@
-"""Layers made of layers: composites, which have children, and wrappers, which hold one layer.
+"""Layers made of layers: composites, which have children, and wrappers, which contain one layer.
 
 How `self.attention(x)` inside a composite's forward finds its parameters: while forward runs, the
-children are `Bound`: a layer, its place, and the frame of this one evaluation. `Frame` hands each
-child its inputs, parameters, state and key in a `Call`, and collects the new state. While only
-shapes are known, the parameters are `Unknown`, and a call leaves in `Declaring` what it declares.
+children are `Bound`: a layer, its path, and the frame of this evaluation. `Frame` passes each child
+its inputs, parameters, state, and key in a `Call`, and collects the new state. While only shapes
+are known, the parameters are `Unknown`, and each call adds its declaration to `Declaring`.
 """
 
+import dataclasses
 import functools
 import re
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import jax
 
-from ..explain.calls import check_given, check_inputs, check_state_names, check_structure
-from ..explain.definitions import check_interceptor, check_nesting, check_siblings
+from ..explain.call_errors import check_given, check_inputs, check_state_names, check_structure
+from ..explain.definition_errors import check_nesting, check_siblings, interceptor
 from ..explain.location import UNREACHED, Mismatch, Unreached, drawing, located
 from ..fields import FrozenDict, is_traced
 from ..floating import narrowed, widened
@@ -29,9 +30,9 @@ from .values import copy_as, copy_with, fields
 class Composite(Layer):
     """A layer made of layers.
 
-    Fields annotated `Layer` are its children (or `LayerLike`, where a plain function may stand);
-    they may be None, or in tuples and dicts. `forward` writes the mathematics, calling the children
-    as functions; init, state, keys and paths follow from it.
+    Fields annotated `Layer` are its children (or `LayerLike`, if a plain function is allowed); they
+    may be None, or in tuples and dicts. `forward` is the mathematics, and calls the children as
+    functions; init, state, keys, and paths follow from it.
 
     A named input reaches every child whose forward names it, also if this forward names it too. A
     value that forward passes to a child explicitly takes precedence. Inputs that forward requires
@@ -51,10 +52,10 @@ class Composite(Layer):
 
     def _normalize_fields(self) -> None:
         super()._normalize_fields()
+        declared = _layer_fields(type(self))
         for field in fields(self):
-            annotation = re.sub(r"Literal\[.*?\]", "", str(field.type))
             item = getattr(self, field.name)
-            if re.search(r"\bLayer(Like)?\b", annotation) or holds_layer(item):
+            if field.name in declared or holds_layer(item):
                 where = f"{type(self).__name__}.{field.name}"
                 object.__setattr__(self, field.name, as_layers(item, where))
 
@@ -103,7 +104,7 @@ class Composite(Layer):
         return Outcome(output, frame.state, frame.collected)
 
     def _answers(self, call: Call) -> dict[str, Any]:
-        """What the method asks for by keyword."""
+        """Return what the method requests by keyword."""
         asked = self._signature(call.method).requests
         answers: dict[str, Any] = {}
         if "key" in asked:
@@ -114,7 +115,7 @@ class Composite(Layer):
         return answers
 
     def _split(self, method: str, named: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Named inputs that forward takes itself, and those that its children may take."""
+        """Return the named inputs that forward takes, and those that its children may take."""
         takes = self._signature(method)
         # An input that must be given by position is the composite's own, also if it is named.
         kept = takes.required & set(takes.inputs[: takes.positional])
@@ -124,14 +125,25 @@ class Composite(Layer):
         )
 
 
+@functools.cache
+def _layer_fields(kind: type) -> frozenset[str]:
+    """Return the names of the fields whose annotation names `Layer` or `LayerLike`."""
+    found = set()
+    for field in dataclasses.fields(kind):
+        plain = get_args(field.type)[0] if get_origin(field.type) is Annotated else field.type
+        if re.search(r"\bLayer(Like)?\b", re.sub(r"Literal\[.*?\]", "", str(plain))):
+            found.add(field.name)
+    return frozenset(found)
+
+
 # ---- how a child is called ----
 
 
 class Bound:
-    """A child of a composite while its forward runs: call it, or any other pure method of it.
+    """A child of a composite while its forward runs. It is called, or another pure method of it.
 
     `bound.layer` and `bound.params` are the pure pair, for a hand-written `lax.scan`; other
-    attributes are the layer's own. Under an interceptor, `bound.layer` is intercepted too.
+    attributes are those of the layer. Under an interceptor, `bound.layer` is intercepted too.
     """
 
     __slots__ = ("__weakref__", "_frame", "_layer", "_path")  # JAX's transforms refer weakly
@@ -143,16 +155,16 @@ class Bound:
 
     @property
     def layer(self) -> Any:
-        """The child itself."""
+        """The layer of the child."""
         return self._frame.layer_at(self._layer, self._path)
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """The child's output."""
+        """Return the output of the child."""
         return self._frame.run(self._layer, self._path, "forward", inputs, named)
 
     @property
     def params(self) -> Any:
-        """The child's parameters."""
+        """The parameters of the child."""
         return self._frame.params_at(self._path)
 
     def __getattr__(self, name: str) -> Any:
@@ -171,7 +183,7 @@ class Bound:
 
 
 def bind(children: Any, frame: "Frame", path: paths.Path = ()) -> Any:
-    """The children, nested as they are, each bound to its place in the frame."""
+    """Return the children, each bound to its path in the frame."""
     if isinstance(children, dict):
         return {name: bind(child, frame, (*path, name)) for name, child in children.items()}
     if isinstance(children, tuple):
@@ -183,7 +195,7 @@ def bind(children: Any, frame: "Frame", path: paths.Path = ()) -> Any:
 def inputs_for(
     layer: Any, method: str, inputs: tuple[Any, ...], named: dict[str, Any], passing: dict[str, Any]
 ) -> dict[str, Any]:
-    """The named inputs of a child: those it is given, and those passing by that it takes."""
+    """Return the named inputs of a child: those passed to it, and those of the network it takes."""
     if not named and not passing:
         return {}
     taken = layer._takes(method)
@@ -196,7 +208,7 @@ def inputs_for(
 
 
 class Frame:
-    """The frame of one evaluation of a composite."""
+    """One evaluation of a composite: its call, and what its children return."""
 
     def __init__(self, call: Call, passing: dict[str, Any]) -> None:
         self.call = call
@@ -209,7 +221,7 @@ class Frame:
         self.trace: Any = None if call.abstract else current_trace()
 
     def layer_at(self, layer: Any, path: paths.Path) -> Any:
-        """The child at `path`, seen by the interceptor when `apply` is called on it."""
+        """Return the child at `path`, intercepted also if `apply` is called on it."""
         function = self.call.interceptor
         if function is None:
             return layer
@@ -217,7 +229,7 @@ class Frame:
         return copy_as(_seen(type(layer)), layer, _function=function)
 
     def params_at(self, path: paths.Path) -> Any:
-        """The parameters of the child at `path`, in the types that they are used in."""
+        """Return the parameters of the child at `path`, in the types in which they are used."""
         params = self._params_at(path)
         if isinstance(params, Unknown):
             found = params.declared
@@ -227,7 +239,7 @@ class Frame:
         return params if casting is None else casting.cast(params, self.call.path + path)
 
     def _params_at(self, path: paths.Path) -> Any:
-        """The parameters of the child at `path`; Mismatch if there are none."""
+        """Return the parameters of the child at `path`; raise Mismatch if there are none."""
         if isinstance(self.call.params, Unknown):
             return self.call.params.at(path)
         try:
@@ -246,7 +258,7 @@ class Frame:
         inputs: tuple[Any, ...],
         named: dict[str, Any],
     ) -> Any:
-        """Call a child with its parameters, state and key, and keep its new state."""
+        """Call a child with its parameters, state, and key, and keep its new state."""
         with located(path, layer):
             inputs, named = visible(layer, method, inputs, named)
             named = inputs_for(layer, method, inputs, named, self.passing)
@@ -272,10 +284,10 @@ class Frame:
         return outcome.output
 
     def _shared_at(self, path: paths.Path) -> Any:
-        """The parameters for another call of a child.
+        """Return the parameters for another call of a child.
 
-        Narrow ones are rounded from one copy in float32, so that the gradients of all these calls
-        are added in float32.
+        Narrow types are rounded from one float32 copy, so that the gradients of all these calls are
+        added in float32.
         """
         params = self._params_at(path)
         if self._left():  # the copy must not leave a transform
@@ -288,11 +300,11 @@ class Frame:
         return functools.reduce(lambda state, name: state.get(name, {}), path, self.state)
 
     def _left(self) -> bool:
-        """Whether a transform of the user's own is around the call, but not around the frame."""
+        """Return whether a user's own transform is around the call, but not around the frame."""
         return self.trace is not None and current_trace() != self.trace
 
     def _collect(self, path: paths.Path, method: str, collected: dict[str, Any]) -> None:
-        """Keep the values from below, with the path of the child before theirs."""
+        """Keep the values from below, with the path of the child in front of theirs."""
         number = self.counts.get((path, method), 0)
         self.counts[path, method] = number + 1
         place = collected_path(path, method, number)
@@ -302,13 +314,13 @@ class Frame:
 
 
 def _from(prefix: paths.Path, function: Any, path: paths.Path, *call: Any) -> Outcome:
-    """An interceptor that sees longer paths."""
+    """Call an interceptor with a longer path."""
     return function(prefix + path, *call)
 
 
 def collected_path(path: paths.Path, method: str, number: int) -> str:
-    """The name of what is collected in a call: the path, with the method if it is not forward, and
-    `@1`, `@2` for a second and third call."""
+    """Return the name of what is collected in a call: path, method unless forward, and `@1` or `@2`
+    for a second or third call."""
     place = paths.text(path)
     place += "" if method == "forward" else f".{method}"
     return place + (f"@{number}" if number else "")
@@ -318,11 +330,11 @@ def collected_path(path: paths.Path, method: str, number: int) -> str:
 
 
 class Wrapper(Layer):
-    """A layer around another one, with its parameters, state, methods and paths.
+    """A layer around another layer, with its parameters, state, methods, and paths.
 
-    A subclass that computes in another way overrides `_evaluate`, and calls the inner layer by
-    `self._inside(call)`, any number of times and in any transform. One that rearranges parameters
-    overrides
+    A subclass that changes the computation overrides `_evaluate`, and calls the inner layer by
+    `self._inside(call)`, any number of times and in any transform. A subclass that rearranges
+    parameters overrides
 
     - `lift(params, state)`: from what the inner layer declares, nested dicts and tuples of
       `nn.Param` and `nn.Variable`, to what the wrapper declares;
@@ -330,6 +342,9 @@ class Wrapper(Layer):
       are those that it declares.
 
     While only shapes are known (`call.abstract`), `lower` is not called.
+
+    Args:
+        inner: Layer or function.
 
     >>> import jax.numpy as jnp, jaxnn as nn
     >>> class Doubled(nn.Wrapper):
@@ -345,9 +360,7 @@ class Wrapper(Layer):
 
     def _normalize_fields(self) -> None:
         super()._normalize_fields()
-        inner = as_layers(self.inner, f"{type(self).__name__}.inner")
-        if not isinstance(inner, Layer):
-            raise TypeError(f"{type(self).__name__} wraps a layer, got {inner!r}")
+        inner = as_layers(self.inner, f"{type(self).__name__}.inner", several=False)
         object.__setattr__(self, "inner", inner)
 
     @property
@@ -356,11 +369,16 @@ class Wrapper(Layer):
         return self.inner  # type: ignore[return-value]
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
-        """What the wrapper declares, from what the inner layer declares."""
+        """Return what the wrapper declares, from what the inner layer declares.
+
+        Args:
+            params: Declared parameters of the inner layer.
+            state: Its declared state.
+        """
         return params, state
 
     def lower(self, call: Call) -> Call:
-        """The call of the inner layer, from a call of the wrapper."""
+        """Return the call of the inner layer, from a call of the wrapper."""
         return call
 
     def _children(self) -> Any:
@@ -401,27 +419,27 @@ class intercept(Wrapper):
 
     - `path` is the path of the layer, a tuple of segments, `()` for the network itself;
     - `layer` is the layer that is called. A wrapper and the layer inside it are two layers at one
-      path; `call.inner` is True for the latter;
+      path; `call.inner` is True for the second;
     - `call` is what it is called with: `call.inputs`, `call.named`, `call.params`, `call.state`,
       `call.train`, and `call.method`. `call.replace(inputs=...)` is another call;
     - `next(call)` calls the layer and returns the outcome: `outcome.output` and `outcome.state`.
       `outcome._replace(output=...)` is another outcome.
 
-    Each layer is seen once for each time that it is called while the network is traced: the layer
-    of a `Repeat` once, as its `n` copies are one `lax.scan`, and a cell of this library inside a
-    `Recurrent` once, with the whole sequence. Layers are seen in every wrapper and transform, and
-    while `init` finds out which parameters there are; `call.params` is then a placeholder without
-    leaves. Of several functions, the one of the outer `intercept` is called first.
+    The function is called for each call of a layer while the network is traced: once for the layer
+    of a `Repeat`, whose `n` copies are one `lax.scan`, and once, with the whole sequence, for a
+    cell of this library inside a `Recurrent`. It is called in every wrapper and transform, and
+    while `init` infers which parameters exist; `call.params` is then a placeholder without leaves.
+    Of several functions, the one of the outer `intercept` is called first.
 
     The parameters are those of `inner`. The network is not equal to `inner`, and two intercepted
-    networks are equal if their functions are.
+    networks are equal if their functions are equal.
 
     Args:
-        inner: the network.
-        function: the function; it prints and pickles if it can be imported.
+        inner: Network.
+        function: Function; it prints and pickles if it can be imported.
 
     Raises:
-        TypeError: `function` is not a plain function.
+        TypeError: If `function` is not a plain function.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> def clipped(path, layer, call, next):
@@ -436,11 +454,7 @@ class intercept(Wrapper):
     """
 
     inner: LayerLike
-    function: Interceptor
-
-    def __post_init__(self) -> None:
-        """Check that the function is one."""
-        check_interceptor(self.function)
+    function: Annotated[Interceptor, interceptor]
 
     def _evaluate(self, call: Call) -> Outcome:
         return evaluate(self.wrapped, call.intercepted(self.function).replace(inner=False))
@@ -448,10 +462,10 @@ class intercept(Wrapper):
 
 @functools.cache
 def _seen(kind: Any) -> Any:
-    """A kind of layer that calls `_function` as its interceptor, and is otherwise as `kind`.
+    """Return a subclass of `kind` whose layers call `_function` as their interceptor.
 
-    It is what `bound.layer` returns under an interceptor, so that layers are seen in transforms of
-    the user's own too. It is not equal to the plain layer: a compiled function runs again for it.
+    `bound.layer` returns such a layer under an interceptor, so that layers are intercepted in a
+    user's own transforms too. It is not equal to the plain layer, so functions are traced again.
     """
 
     class Seen(kind):
@@ -468,23 +482,23 @@ def _seen(kind: Any) -> Any:
     return Seen
 
 
-def as_layers(item: Any, where: str) -> Any:
-    """`item` with plain functions as layers, in tuples and dicts too; TypeError for the rest."""
+def as_layers(item: Any, where: str, several: bool = True) -> Any:
+    """Convert plain functions to layers, in tuples and dicts too; raise TypeError for the rest."""
     if isinstance(item, Layer):
         check_nesting(item, where)
-    if item is None or isinstance(item, Layer) or is_traced(item):
+    if isinstance(item, Layer) or (several and (item is None or is_traced(item))):
         return item
-    if isinstance(item, FrozenDict):
+    if several and isinstance(item, FrozenDict):
         return FrozenDict(
             {name: as_layers(one, f"{where}[{name!r}]") for name, one in item.items()}
         )
-    if isinstance(item, tuple):
+    if several and isinstance(item, tuple):
         return paths.like(item, [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)])
     if callable(item) and not isinstance(item, type):
         return Function(item)
-    raise TypeError(f"{where} wants a layer or a function, got {item!r}")
+    raise TypeError(f"{where} must be a layer or a function, got {item!r}")
 
 
 def holds_layer(item: Any) -> bool:
-    """Whether a field holds a layer, itself or in tuples and dicts."""
+    """Return whether a field contains a layer, itself or in tuples and dicts."""
     return any(isinstance(leaf, Layer) for _, leaf in paths.walk(item))

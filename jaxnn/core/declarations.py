@@ -1,45 +1,46 @@
-"""Declarations: what a layer says of its parameters and state before any number exists.
+"""Declarations: the parameters and state of a layer, before any number exists.
 
-A layer declares a `Param` for every weight and bias and a `Variable` for every piece of state. The
+A layer declares a `Param` for every weight and bias, and a `Variable` for every array of state. The
 declarations of a whole network are nested as its parameters are, so `net.spec(x)` is a tree of
-`Param` that has the structure of `net.init(key, x)`.
+`Param` with the structure of `net.init(key, x)`.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..explain.definitions import check_initializer, is_size
+from ..explain.definition_errors import check_initializer, is_size
 from ..initializers import InitFn, Initializer, zeros
+from ..validation import Accepts, tuple_of
 from . import paths
 from .values import Value
 
+# Lengths may be symbolic in an exported program.
+_SHAPE = tuple_of(Accepts("", is_size), "a tuple of ints >= 0", range(1000))
+
 
 class Declared(Value):
-    """A declared array: its full shape, how it starts, and its type (the default float type when
-    None is given).
+    """A declared array: its full shape, its initializer, and its type.
 
-    The last two fields are for wrappers. `stack` holds a pair `(levels, n)` for each leading axis
-    that stacks n copies of a layer: copy i has the key `fold_in(key, i)`, folded `levels` segments
-    above the array's own. `lift` is the number of the path's last segments that its key leaves out,
-    so that several arrays can come from one draw.
+    The last two fields are for wrappers. `stack` contains a pair `(levels, n)` for each leading
+    axis that stacks n copies of a layer: copy i has the key `fold_in(key, i)`, folded `levels`
+    segments above that of the array. `lift` is the number of last segments of the path that the key
+    leaves out, so that several arrays can come from one draw.
     """
 
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[int, ...], _SHAPE]
     init: InitFn = zeros()
     dtype: Any = None
     stack: tuple[tuple[int, int], ...] = ()
     lift: int = 0
 
     def __post_init__(self) -> None:
-        """Check the shape and resolve the type."""
-        if not isinstance(self.shape, tuple) or not all(map(is_size, self.shape)):
-            raise ValueError(f"a declared shape is a tuple of ints >= 0, got {self.shape!r}")
+        """Check the initializer, and replace a type of None by the default floating type."""
         if not isinstance(self.init, Initializer):
             check_initializer(self.init)
         dtype = jax.dtypes.canonicalize_dtype(float if self.dtype is None else self.dtype)
@@ -47,24 +48,30 @@ class Declared(Value):
 
     @property
     def size(self) -> int:
-        """The number of elements."""
+        """Number of elements."""
         return jax.ShapeDtypeStruct(self.shape, self.dtype).size
 
     @property
     def ndim(self) -> int:
-        """The number of axes."""
+        """Number of axes."""
         return len(self.shape)
 
     @property
     def slice_shape(self) -> tuple[int, ...]:
-        """The shape that one key draws: without the stacked axes."""
+        """Shape that one key draws, without the stacked axes."""
         return self.shape[len(self.stack) :]
 
 
 class Param(Declared):
-    """A declared parameter: `Param(shape, init, dtype)`.
+    """A declared parameter.
 
-    `frozen` is set by `nn.Inference`: no optimizer receives the parameter.
+    Args:
+        shape: Shape, a tuple of ints >= 0.
+        init: Initializer, a function of (key, shape, dtype). Default: `zeros()`.
+        dtype: Type. Default: the default floating type.
+        stack: Stacked axes; set by wrappers. Default: ().
+        lift: Segments that the key leaves out; set by wrappers. Default: 0.
+        frozen: Whether no optimizer receives the parameter; set by `nn.Inference`. Default: False.
 
     >>> Param((784, 128)).shape
     (784, 128)
@@ -74,10 +81,17 @@ class Param(Declared):
 
 
 class Variable(Declared):
-    """A declared piece of state: `Variable(shape, init, dtype)`.
+    """A declared array of state.
 
     State that starts constant, as with `nn.zeros()`, needs no key. Any other initializer draws from
     the key of its path, as for a parameter: `net.init_state(x, key=key)`.
+
+    Args:
+        shape: Shape, a tuple of ints >= 0.
+        init: Initializer, a function of (key, shape, dtype). Default: `zeros()`.
+        dtype: Type. Default: the default floating type.
+        stack: Stacked axes; set by wrappers. Default: ().
+        lift: Segments that the key leaves out; set by wrappers. Default: 0.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> class Codebook(nn.Primitive):
@@ -93,8 +107,8 @@ class Variable(Declared):
 
 
 class Declaration(NamedTuple):
-    """All that a layer says before it runs: parameters, state, and the shapes and types of its
-    output and of collected values."""
+    """What a layer declares: parameters, state, and the shapes and types of its output and of
+    collected values."""
 
     params: Any
     state: Any
@@ -102,8 +116,8 @@ class Declaration(NamedTuple):
     collected: dict[str, Any] = {}  # noqa: RUF012
 
 
-def stacked(tree: Any, n: int) -> Any:
-    """The declared parameters or state of n copies of a layer along a new leading axis."""
+def declare_copies(tree: Any, n: int) -> Any:
+    """Return the declared parameters or state of n copies of a layer along a new leading axis."""
 
     def stack(path: paths.Path, one: Declared) -> Declared:
         levels = ((len(path), n), *one.stack)
@@ -113,12 +127,12 @@ def stacked(tree: Any, n: int) -> Any:
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether an input is an array or stands for one; anything else stays a Python value."""
+    """Return whether an input is an array, or the shape of one; others stay Python values."""
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def abstract(tree: Any) -> Any:
-    """`tree` with a `jax.ShapeDtypeStruct` for each array, in the types JAX will give them."""
+    """Return `tree` with a `jax.ShapeDtypeStruct` for each array, in the types used by JAX."""
 
     def leaf(x: Any) -> Any:
         if not is_array(x):
@@ -131,31 +145,30 @@ def abstract(tree: Any) -> Any:
 
 
 def placeholder(tree: Any) -> Any:
-    """Arrays of the shapes and types of `tree`, to trace with; other leaves stay as they are."""
+    """Return arrays of the shapes and types of `tree` for tracing; other leaves are unchanged."""
 
     def leaf(x: Any) -> Any:
         if not is_array(x):
             return x
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.split(jax.random.key(0), x.shape)
-        return lax.broadcast(np.zeros((), x.dtype), x.shape)  # traced in less time than jnp.zeros
+        return lax.broadcast(np.zeros((), x.dtype), x.shape)  # faster to trace than jnp.zeros
 
     return jax.tree.map(leaf, tree)
 
 
 def split_arrays(tree: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
-    """The arrays of `tree`, and the function that puts others in their place.
+    """Return the arrays of `tree`, and a function that returns the tree with other arrays.
 
-    What is not an array stays a Python value, so it is never traced by a transform that is given
-    the arrays.
+    Other leaves stay Python values, so a transform of the arrays does not trace them.
     """
     leaves, structure = jax.tree.flatten(tree)
-    places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+    indices = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
 
     def join(arrays: Sequence[Any]) -> Any:
         filled = list(leaves)
-        for i, array in zip(places, arrays, strict=True):
+        for i, array in zip(indices, arrays, strict=True):
             filled[i] = array
         return jax.tree.unflatten(structure, filled)
 
-    return [leaves[i] for i in places], join
+    return [leaves[i] for i in indices], join

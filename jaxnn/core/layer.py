@@ -2,9 +2,9 @@
 
 `Layer` is what users call. It has three kinds. A `Primitive` owns parameters and has no children. A
 `Composite` has children and owns no parameters. A `Wrapper` turns a layer into a layer and adds no
-level to paths. Each kind says how it is evaluated, `_evaluate(call) -> outcome`. What it declares
-follows: it is evaluated once with inputs that have a shape and a type only, and with parameters
-that are `Unknown`; each call of a layer below, or of `parameters`, leaves what is declared there in
+level to paths. Each kind defines how it is evaluated, `_evaluate(call) -> outcome`. Its declaration
+follows: it is evaluated once with inputs that have only a shape and a type, and with parameters
+that are `Unknown`; each call of a layer below, or of `parameters`, adds its declaration to
 `Declaring`.
 """
 
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import jax
 
-from ..explain import calls as explain
-from ..explain.definitions import REQUESTS, RESERVED_NAMES, check_forward, check_names
+from ..explain import call_errors as explain
+from ..explain.definition_errors import REQUESTS, RESERVED_NAMES, check_forward, check_names
 from ..explain.location import Mismatch, drawing, located, read_early
 from ..initializers import constant
 from ..keys import as_key
@@ -25,6 +25,7 @@ from ..masking import visible
 from ..printing import code
 from ..random import draw
 from ..shapes import output_shapes
+from ..validation import flag
 from . import paths
 from .calls import INTERCEPTOR, Call, Outcome, State, Unknown, evaluate, placeholder_key
 from .declarations import Declaration, Param, Variable, abstract, placeholder, split_arrays
@@ -32,8 +33,8 @@ from .values import Value, fields, is_lasting
 
 
 class Signature(NamedTuple):
-    """The inputs of a method by name: how many may come by position, whether any number may, which
-    must come; and its requests."""
+    """The inputs of a method by name, how many may be positional, whether any number may, which are
+    required, and its requests."""
 
     inputs: tuple[str, ...]
     positional: int
@@ -44,7 +45,7 @@ class Signature(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def signature(function: Callable[..., Any], skip: int) -> Signature:
-    """The signature of a method without its first `skip` parameters (self, or self and params)."""
+    """Return the signature of a method without its first `skip` parameters, self and params."""
     parameters = list(inspect.signature(function).parameters.values())[skip:]
     keyword_only = inspect.Parameter.KEYWORD_ONLY
     asked = [p.name for p in parameters if p.kind is keyword_only and p.name in REQUESTS]
@@ -70,41 +71,55 @@ class Layer(Value):
         check_names(cls.__dataclass_fields__, cls.__name__)  # type: ignore[attr-defined]
         check_forward(cls, cls._skip, cls._requests)
 
-    # How many parameters of a method are not inputs, and what it may ask for.
+    # What fields annotated bool accept: users of other libraries write Dense(784, 128).
+    _flag = flag.such(hint="the number of input features is inferred from the input")
+
+    # How many parameters of a method are not inputs, and what it may request.
     _skip = 1
     _requests = REQUESTS
 
     def spec(self, *inputs: Any, **named: Any) -> Any:
-        """The declared parameters: a tree of `Param`, structured as the parameters will be.
+        """Return the declared parameters: a tree of `Param`, with the structure of the parameters.
 
-        `inputs` are arrays or `jax.ShapeDtypeStruct`; nothing is computed or allocated.
+        Nothing is computed or allocated.
+
+        Args:
+            *inputs: Arrays or `jax.ShapeDtypeStruct`.
+            **named: Named inputs.
         """
         return self._declaration("forward", inputs, named).params
 
     def init(self, key: jax.Array, *inputs: Any, **named: Any) -> Any:
-        """Fresh parameters: a plain pytree of arrays, drawn from `key`.
+        """Return new parameters: a plain pytree of arrays, drawn from `key`.
 
-        Only the shapes and types of `inputs` count; nothing is run forward. Works under `jax.jit`,
-        `jax.eval_shape`, and `jax.vmap` over keys. Raises ValueError with the path of the layer
-        that the inputs do not fit.
+        Only the shapes and types of the inputs are used; no forward is computed. This works under
+        `jax.jit`, `jax.eval_shape`, and `jax.vmap` over keys.
+
+        Args:
+            key: PRNG key.
+            *inputs: Arrays or `jax.ShapeDtypeStruct`.
+            **named: Named inputs.
+
+        Raises:
+            ValueError: If the inputs do not match a layer; the error names its path.
         """
         key = as_key(key)  # first: net.init(x, key) then reports that x is not a key
         return draw(self.spec(*inputs, **named), key)
 
     def init_state(self, *inputs: Any, key: jax.Array | None = None, **named: Any) -> State:
-        """The state before the first step: nested dicts of arrays, `{}` if no layer keeps any.
+        """Return the state before the first step: nested dicts of arrays, `{}` if there is none.
 
         State that starts constant needs no key. State that starts random, such as a codebook, is
         drawn by path as parameters are: a child `name` has the state that
         `child.init_state(x, key=nn.fold_in(key, name))` returns.
 
         Args:
-            *inputs: arrays or `jax.ShapeDtypeStruct`, as for `init`.
-            key: a JAX key; required if some state starts random.
-            **named: named inputs, as for `init`.
+            *inputs: Arrays or `jax.ShapeDtypeStruct`, as for `init`.
+            key: PRNG key; required if some state starts random. Default: None.
+            **named: Named inputs, as for `init`.
 
         Raises:
-            ValueError: some state starts random, and no key was given.
+            ValueError: If some state starts random, and no key is passed.
         """
         root = None if key is None else as_key(key)
         slots = self._declaration("forward", inputs, named).state
@@ -149,15 +164,24 @@ class Layer(Value):
         method: str | None = None,
         **named: Any,
     ) -> Any:
-        """The output of the layer: a pure function of everything it is given.
+        """Return the output of the layer, a pure function of all arguments.
 
-        State in, state out: with `state` the result is `(y, new_state)`, without it `y`. `key` is
-        needed by layers that draw random numbers in training, `train` switches between training
-        and inference, and `method` names another pure method of the layer than `forward`.
-        If `segment_ids` are given by name, positions of the first input with segment 0 are padding
-        and count as zeros; `memory_segment_ids` mark padding of the input `memory`.
-        Raises ValueError or TypeError, with the path of the layer concerned, for parameters,
-        state or inputs that do not fit.
+        State in, state out: with `state` the result is `(y, new_state)`, otherwise `y`. If
+        `segment_ids` are passed by name, positions of the first input with segment 0 are padding
+        and are replaced by zeros; `memory_segment_ids` mark padding of the input `memory`.
+
+        Args:
+            params: Parameters, as returned by `init`.
+            *inputs: Arrays; other inputs stay Python values.
+            state: State, as returned by `init_state` or the previous call. Default: None.
+            key: PRNG key, for layers that draw random numbers. Default: None.
+            train: Whether this is training. Default: False.
+            method: Name of another pure method than `forward`. Default: None.
+            **named: Named inputs, which reach every layer that takes them.
+
+        Raises:
+            ValueError: If parameters, state, or inputs do not match, with the path of the layer.
+            TypeError: If an input, or an option, is of another kind.
         """
         method = explain.known_method(self, method or "forward")
         if isinstance(params, Unknown):
@@ -188,40 +212,38 @@ class Layer(Value):
         return outcome.output if state is None else (outcome.output, outcome.state)
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
-        """Refused: a layer outside a composite's forward has no parameters."""
+        """Raise TypeError: a layer outside a composite's forward has no parameters."""
         raise TypeError(explain.unbound(self))
 
     if TYPE_CHECKING:
-        # Inside a composite's forward a child is bound, and has `params` and methods of its own.
+        # Inside a composite's forward a child is bound, and has `params` and other methods.
         def __getattr__(self, name: str) -> Any: ...
 
-    # ---- what each kind of layer answers ----
+        # Each kind of layer defines these: its evaluation, and its declaration after one.
+        def _evaluate(self, call: Call) -> Outcome: ...
 
-    def _evaluate(self, call: Call) -> Outcome:
-        raise NotImplementedError
+        def _declared(self, frame: "Declaring") -> tuple[Any, Any]: ...
 
-    def _declared(self, frame: "Declaring") -> tuple[Any, Any]:
-        """Parameters and state, from what an evaluation has left."""
-        raise NotImplementedError
+    # ---- what each kind of layer defines ----
 
     def _children(self) -> Any:
-        """The children, in nested dicts and tuples; of a wrapper, the layer inside it."""
+        """Return the children, in nested dicts and tuples; of a wrapper, the layer inside it."""
         return {}
 
     def _with_children(self, children: Any) -> Any:
-        """A copy with other children, or with bound ones; nothing is checked."""
+        """Return a copy with other children, or with bound ones, without checks."""
         return self
 
     # ---- methods and named inputs ----
 
     def _has_method(self, name: str) -> bool:
-        """Whether `name` is a pure method besides the layer's own interface."""
+        """Return whether `name` is a pure method besides the layer's own interface."""
         if name != "forward" and (hasattr(Layer, name) or name in RESERVED_NAMES):
             return False
         return inspect.isfunction(getattr(type(self), name, None))
 
     def _methods(self) -> list[str]:
-        """The names of the pure methods besides the layer's own interface."""
+        """Return the names of the pure methods besides the layer's own interface."""
         return [n for n in dir(type(self)) if not n.startswith("_") and self._has_method(n)]
 
     def _signature(self, method: str) -> Signature:
@@ -231,7 +253,7 @@ class Layer(Value):
         return signature(function, self._skip)
 
     def _takes(self, method: str) -> set[str]:
-        """The inputs that this layer or a layer below it takes by name."""
+        """Return the inputs that this layer or a layer below it takes by name."""
         return set(self._signature(method).inputs)
 
     def _declaration(self, method: str, inputs: Any, named: Any) -> Declaration:
@@ -249,13 +271,13 @@ LayerLike: TypeAlias = Layer | Callable[..., Any]
 def declared(
     layer: Layer, method: str, inputs: Any, named: Any, casting: Any = None
 ) -> Declaration:
-    """What `layer` declares for abstract inputs; remembered, for equal layers and inputs."""
+    """Return the declaration of `layer` for abstract inputs, cached by layer and inputs."""
     leaves, structure = jax.tree.flatten((inputs, named))
     typed = tuple((type(leaf), leaf) for leaf in leaves)
     try:
         lasting = is_lasting(layer)
         hash((layer, typed))
-    except TypeError:  # a traced number in the layer, or an input that does not hash
+    except TypeError:  # a traced number in the layer, or an input without a hash
         lasting = False
     if not lasting:
         return _traced(layer, Call({}, inputs, named, method=method, casting=casting))
@@ -272,8 +294,8 @@ def _remembered(
 
 
 def _traced(layer: Layer, call: Call) -> Declaration:
-    """What `layer` declares, by an evaluation that is traced where nothing is shared with a
-    transform around it."""
+    """Return the declaration of `layer`, by an evaluation that shares no trace with a transform
+    around it."""
     frame = Declaring()
     arrays, join = split_arrays((call.inputs, call.named))
 
@@ -290,10 +312,10 @@ def _traced(layer: Layer, call: Call) -> Declaration:
 
 
 class Declaring:
-    """What the calls of one evaluation from shapes alone have declared, by path.
+    """The declarations of the calls in one evaluation with shapes only, by path.
 
-    Children leave their declarations at their paths. A primitive leaves its own at the path of the
-    layer itself, `()`, and so does the layer inside a wrapper.
+    Children are declared at their paths. A primitive is declared at the path `()` of the layer
+    itself, and so is the layer inside a wrapper.
     """
 
     def __init__(self) -> None:
@@ -302,17 +324,17 @@ class Declaring:
         self.read: set[paths.Path] = set()
 
     def check_read(self) -> None:
-        """Raise ValueError where a child's parameters were read, but it was never called."""
+        """Raise ValueError if a child's parameters were read, but it was never called."""
         for path in self.read - self.found.keys():
             raise ValueError(read_early(path))
 
     def run(self, layer: Any, call: Call) -> Outcome:
-        """Keep what a layer declares, and return a placeholder for its outcome."""
+        """Keep the declaration of a layer, and return a placeholder for its outcome."""
         path = call.params.path
         before = self.found.get(path)
         if before is not None and call.method != "forward":
-            # forward has declared what another method uses, whose inputs may be others.
-            with contextlib.suppress(ValueError):  # it may reach what forward did not
+            # forward has declared what another method uses, whose inputs may differ.
+            with contextlib.suppress(ValueError):  # it may reach layers that forward did not
                 return layer._evaluate(on_placeholders(call, before.params, before.state))
         inputs, named = abstract((call.inputs, call.named))
         if call.interceptor is None:
@@ -324,21 +346,21 @@ class Declaring:
 
 
 def on_placeholders(call: Call, params: Any, state: Any) -> Call:
-    """The call on arrays like those that are declared."""
+    """Return the call on placeholders for declared arrays."""
     params, state = placeholder((params, state))
     key = paths.PathKey(placeholder_key())
     return call.replace(params=params, state=state, key=key, foreign=False)
 
 
 def _joined(before: Declaration, after: Declaration) -> Declaration:
-    """What two calls of one layer declare; either may reach children that the other does not."""
+    """Return the declaration of two calls of a layer, which may reach different children."""
     params = _filled(before.params, after.params)
     explain.check_same(params, _filled(after.params, before.params))
     return after._replace(params=params, state=_union(before.state, after.state))
 
 
 def _filled(one: Any, other: Any) -> Any:
-    """The parameters `one`, with those of `other` where `one` has none."""
+    """Return the parameters `one`, with those of `other` in place of empty ones."""
     if isinstance(one, dict) and not one:
         return other
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
@@ -362,8 +384,9 @@ class Primitive(Layer):
     """A layer that owns parameters and has no children.
 
     Write `parameters(self, x)`, which returns a dict of `Param` by name, and
-    `forward(self, params, x)`. A forward asks by keyword for what else it needs: `*, key, train`,
-    or `*, state` and then returns `(y, new_state)`, its slots declared by `variables(self, x)`.
+    `forward(self, params, x)`. A forward requests what else it needs as keyword-only arguments:
+    `*, key, train`, or `*, state`. In that case it returns `(y, new_state)`, and
+    `variables(self, x)` declares the state.
 
     >>> class Scale(Primitive):
     ...     def parameters(self, x):
@@ -378,15 +401,26 @@ class Primitive(Layer):
     _skip = 2
 
     def parameters(self, *inputs: Any, **named: Any) -> Any:
-        """The declared parameters, given inputs that have a shape and a type."""
+        """Return the declared parameters.
+
+        Args:
+            *inputs: Inputs with a shape and a type; those that this method does not take are
+                left out.
+            **named: Named inputs.
+        """
         return {}
 
     def variables(self, *inputs: Any, **named: Any) -> Any:
-        """The declared state, given inputs that have a shape and a type."""
+        """Return the declared state, a dict of `Variable`; see `parameters`.
+
+        Args:
+            *inputs: Inputs with a shape and a type.
+            **named: Named inputs.
+        """
         return {}
 
     def _draws(self) -> bool:
-        """Whether training draws from the key that forward asks for: not so at a rate of 0."""
+        """Return whether training uses the key that forward requests; not at a rate of 0."""
         return True
 
     def _normalize_fields(self) -> None:
@@ -396,7 +430,7 @@ class Primitive(Layer):
                 raise TypeError(explain.holds_child(self, field.name))
 
     def _declared_by(self, method: Callable[..., Any], inputs: Any, named: Any) -> Any:
-        """What `parameters` or `variables` returns for those of the inputs that it takes."""
+        """Return what `parameters` or `variables` returns for the inputs that it takes."""
         inputs, named = abstract((inputs, named))
         takes = signature(getattr(method, "__func__", method), 1)
         positional = inputs if takes.variadic else inputs[: takes.positional]
@@ -406,7 +440,7 @@ class Primitive(Layer):
         return frame.found[()][:2]
 
     def _declare(self, call: Call) -> Call:
-        """The call on arrays like those that are declared for its inputs."""
+        """Return the call on placeholders for what is declared for its inputs."""
         params = self._declared_by(self.parameters, call.inputs, call.named)
         state = self._declared_by(self.variables, call.inputs, call.named)
         explain.check_declared(self, params, Param)
@@ -424,7 +458,7 @@ class Primitive(Layer):
             spec = self._declared_by(self.parameters, call.inputs, call.named)
             explain.check_params(spec, call.params)
             explain.check_state(call, self._declared_by(self.variables, call.inputs, call.named))
-        elif "state" in asked:  # its inputs need not be those that `variables` takes
+        elif "state" in asked:  # its inputs may differ from those of `variables`
             explain.check_state(call, call.state or {"state": None})
         key = call.random_key() if "key" in asked and self._draws() else None
         answers = {"key": key, "train": call.train, "state": call.state}
@@ -438,12 +472,12 @@ class Primitive(Layer):
 
 
 class Function(Primitive):
-    """A plain function that stands where a layer is expected; it prints as the function."""
+    """A plain function used as a layer; it prints as the function."""
 
     function: Callable[..., Any]
 
     def forward(self, params: Any, *inputs: Any) -> Any:
-        """The function of the inputs."""
+        """Return the function of the inputs."""
         return self.function(*inputs)
 
     def __repr__(self) -> str:

@@ -1,8 +1,8 @@
-"""Paths name the places in a network, and keys follow paths.
+"""Paths name the layers and parameters of a network, and keys follow paths.
 
 A path is a tuple of segments, written `blocks/3/attention/query/w`. The random key at a path folds
-the root key by each segment in turn, so it depends on nothing but the root and the path: adding,
-removing or reordering other layers changes nothing.
+the root key by each segment in turn, so it depends only on the root and the path: adding, removing,
+or reordering other layers does not change it.
 """
 
 import dataclasses
@@ -19,15 +19,20 @@ Path = tuple[str, ...]
 
 
 def segment_hash(segment: str | int) -> int:
-    """CRC-32 of the segment's text (an index is its decimal text): what a key is folded by."""
+    """Return the number by which a key is folded: the CRC-32 of the segment's text."""
     return zlib.crc32(str(segment).encode())
 
 
 def fold_in(key: jax.Array, segment: str | int) -> jax.Array:
-    """The key of the child called `segment`, given its parent's key.
+    """Return the key of the child called `segment`, given its parent's key.
 
-    `net.init(key, x)` gives its child `name` the parameters that `child.init(fold_in(key, name),
-    ...)` gives; member i of an ensemble and layer i of a repetition have `fold_in(key, i)`.
+    In `net.init(key, x)`, the child `name` has the parameters that
+    `child.init(fold_in(key, name), ...)` returns. Member i of an ensemble, and copy i of a
+    repetition, have `fold_in(key, i)`.
+
+    Args:
+        key: PRNG key.
+        segment: Name or index of the child; 3 and "3" are the same.
 
     >>> import jax
     >>> key = jax.random.key(0)
@@ -39,31 +44,30 @@ def fold_in(key: jax.Array, segment: str | int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class PathKey:
-    """The key at a path, folded only when it is asked for, so that layers that draw nothing cost
-    nothing."""
+    """The key at a path, folded only when it is used, so layers that do not draw cost nothing."""
 
     root: jax.Array
     folds: tuple[int, ...] = ()
 
     def child(self, path: Iterable[str], count: int = 0) -> "PathKey":
-        """The key `path` below this one, for the `count`-th call there."""
+        """Return the key `path` below this one, for the `count`-th call there."""
         more = tuple(map(segment_hash, path)) + ((count,) if count else ())
         return PathKey(self.root, self.folds + more)
 
     def value(self) -> jax.Array:
-        """The key itself."""
+        """Return the key itself."""
         return functools.reduce(
             lambda key, number: jax.random.fold_in(key, np.uint32(number)), self.folds, self.root
         )
 
 
 def text(path: Iterable[str]) -> str:
-    """A path as it is written everywhere."""
+    """Return a path as text: `blocks/3/w`."""
     return "/".join(path)
 
 
 def walk(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """The leaves of nested dicts, tuples and lists with their paths; empty nodes have none."""
+    """Yield the leaves of nested dicts, tuples, and lists with their paths."""
     if isinstance(tree, dict):
         for name, item in tree.items():
             yield from walk(item, (*path, name))
@@ -75,8 +79,7 @@ def walk(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 def map_with_path(function: Any, tree: Any, path: Path = ()) -> Any:
-    """`tree` with every leaf replaced by `function(path, leaf)`; nested dicts, tuples and
-    lists only."""
+    """Return nested dicts, tuples, and lists with `function(path, leaf)` for every leaf."""
     if isinstance(tree, dict):
         return {name: map_with_path(function, item, (*path, name)) for name, item in tree.items()}
     if isinstance(tree, (tuple, list)):
@@ -86,12 +89,12 @@ def map_with_path(function: Any, tree: Any, path: Path = ()) -> Any:
 
 
 def like(sequence: Any, items: Iterable[Any]) -> Any:
-    """`items` as a tuple, named tuple or list, whichever `sequence` is."""
+    """Return `items` as a tuple, named tuple, or list, as `sequence` is."""
     return type(sequence)(*items) if hasattr(sequence, "_fields") else type(sequence)(items)
 
 
 def at(tree: Any, path: Path) -> Any:
-    """The subtree of nested dicts and tuples at `path`; KeyError where there is none."""
+    """Return the subtree of nested dicts and tuples at `path`; raise KeyError if it is missing."""
     for segment in path:
         if isinstance(tree, tuple) and int(segment) < len(tree):
             tree = tree[int(segment)]
@@ -103,13 +106,17 @@ def at(tree: Any, path: Path) -> Any:
 
 
 def nested(tree: dict[str, Any], path: Path, item: Any) -> dict[str, Any]:
-    """Nested dicts with `item` at `path`."""
+    """Return nested dicts with `item` at `path`."""
     head, *rest = path
     return {**tree, head: nested(tree.get(head, {}), tuple(rest), item) if rest else item}
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a path fits a pattern: `*` stands for any text in one segment, `**` for any segments.
+    """Return whether a path matches a pattern.
+
+    Args:
+        pattern: Path in which `*` matches any text in one segment, and `**` any segments.
+        path: Path.
 
     >>> matches("**", "a/b"), matches("blocks/*/w", "blocks/3/w"), matches("**/norm*", "norm1")
     (True, True, True)

@@ -1,8 +1,8 @@
-"""Values: frozen dataclasses that compare, hash, print and pickle by what they hold.
+"""Values: frozen dataclasses that compare, hash, print, and pickle by their fields.
 
-Layers, initializers, declared parameters and configurations are values. A subclass of `Value`
-becomes a frozen dataclass by being written. What its fields may hold is decided once, in
-`fields.normalize`; what equality means once, in `identity`; how it prints once, in `printing.code`.
+Layers, initializers, declared parameters, and configurations are values. A subclass of `Value` is a
+frozen dataclass without a decorator. `fields.normalize` defines what its fields may contain,
+`identity` defines equality, and `printing.code` defines how it prints.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from ..validation import check_fields
 class Value:
     """Base of all values. Subclasses declare fields as a dataclass does and need no decorator.
 
-    Fields are brought to normal form before the subclass's own `__post_init__` runs: numpy scalars
-    become Python numbers, a dict of layers becomes a `FrozenDict`; arrays, lists, sets and other
-    dicts raise a TypeError.
+    Fields are normalized and checked before the subclass's own `__post_init__` runs: NumPy scalars
+    become Python numbers, a dict of layers becomes a `FrozenDict`, and arrays, lists, sets, and
+    other dicts raise a TypeError.
 
     >>> class Scale(Value):
     ...     by: float
@@ -45,7 +45,7 @@ class Value:
         dataclasses.dataclass(frozen=True, eq=False, repr=False, init=init)(cls)
 
     def __post_init__(self) -> None:
-        """Bring the fields to normal form; a subclass's own `__post_init__` runs after this."""
+        """Normalize and check the fields; a subclass's own `__post_init__` runs after this."""
         self._normalize_fields()
 
     def _normalize_fields(self) -> None:
@@ -79,7 +79,7 @@ class Value:
 
 
 def _writes_init(cls: type) -> bool:
-    """Whether the class or one it inherits from has an `__init__` of its own."""
+    """Return whether the class, or one of its bases, defines `__init__` itself."""
     for base in cls.__mro__[:-1]:
         if "__init__" in base.__dict__:
             made = base.__dict__.get("__dataclass_params__")
@@ -88,27 +88,27 @@ def _writes_init(cls: type) -> bool:
 
 
 def fields(value: Value) -> tuple[dataclasses.Field[Any], ...]:
-    """The dataclass fields of a value."""
+    """Return the dataclass fields of a value."""
     return dataclasses.fields(value)  # type: ignore[arg-type]
 
 
 def copy_as(kind: type[Any], value: Any, /, **changes: Any) -> Any:
-    """A value of a kind with the fields of `value`, some replaced, without any checks."""
+    """Return a value of a kind with the fields of `value`, some replaced, without checks."""
     copy = object.__new__(kind)
     copy.__dict__.update(value.__dict__, **changes)
-    copy.__dict__.pop("_nesting", None)  # remembered of what the fields were
+    copy.__dict__.pop("_nesting", None)  # cached for the old fields
     return copy
 
 
 def copy_with(value: Any, /, **changes: Any) -> Any:
-    """A copy of `value` with some fields replaced as they are, without construction or checks."""
+    """Return a copy of `value` with some fields replaced, without construction or checks."""
     return copy_as(type(value), value, **changes)
 
 
 def identity(value: Any) -> Any:
-    """A hashable that two values share exactly when they are the same value.
+    """Return a hashable object that is equal for two values if and only if they are the same.
 
-    Types count (2 is not 2.0), floats compare by their bits (nan is nan, 0.0 is not -0.0).
+    Types count (2 is not 2.0), and floats compare by their bits (NaN is NaN, 0.0 is not -0.0).
     Raises TypeError for a traced number, which has no value yet.
     """
     if isinstance(value, Value):
@@ -126,17 +126,17 @@ def identity(value: Any) -> Any:
         return functools.partial, identity(value.func), identity(value.args), named
     if is_traced(value):
         raise TypeError(
-            f"a value that holds the traced number {value} cannot be compared or hashed: build the "
-            "layer where it is used and close over it, and pass the number itself through the "
+            f"a value that contains the traced number {value} cannot be compared or hashed: build "
+            "the layer in the function that uses it, and pass the number itself through the "
             "transform"
         )
     return type(value), value
 
 
 def is_lasting(value: Any) -> bool:
-    """Whether `value` may be kept: none of its functions can hold arrays, traced or not.
+    """Return whether `value` may be cached: none of its functions can refer to arrays.
 
-    A function that can be imported holds none, nor does one without a closure and defaults.
+    A function that can be imported refers to none, nor does one without a closure and defaults.
     """
     if isinstance(value, Value):
         return all(is_lasting(getattr(value, f.name)) for f in fields(value))

@@ -1,1 +1,1 @@
-"""What errors say: what was passed, what was expected, where, and the call to write."""
+"""The texts of errors: what was passed, what was expected, where, and the call to write."""

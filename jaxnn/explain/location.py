@@ -1,4 +1,4 @@
-"""Where an error began: each level of a network puts its path into what passes through."""
+"""The location of an error: each level of a network adds its path to errors that pass through."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from ..core import paths
 
 
 class Mismatch(ValueError):
-    """Parameters or state that are not those a layer declares."""
+    """Parameters or state do not match what a layer declares."""
 
 
 UNREACHED = (
@@ -18,15 +18,15 @@ UNREACHED = (
 
 
 class Unreached(Mismatch):
-    """A child that init never called, so that it has no parameters."""
+    """A child has no parameters, because init never called it."""
 
 
 @contextlib.contextmanager
 def located(path: paths.Path, layer: Any) -> Iterator[None]:
-    """Put the path of the layer into an error that passes through here.
+    """Add the path of the layer to an error that passes through.
 
     Each level adds its segments, so the error that leaves the network names the whole path and the
-    layer where it began.
+    layer that raised it.
     """
     try:
         yield
@@ -36,13 +36,13 @@ def located(path: paths.Path, layer: Any) -> Iterator[None]:
 
 
 def place_of(error: Exception) -> paths.Path:
-    """The path that `located` has put into an error so far."""
+    """Return the path that `located` has added to an error so far."""
     return error.__dict__.get("_jaxnn_place", {"path": ()})["path"]
 
 
 @contextlib.contextmanager
 def drawing(key: Any) -> Iterator[None]:
-    """Turn JAX's complaint about a missing key, in a forward that draws, into what to write."""
+    """Replace JAX's error for a missing key, in a forward that draws, by the call to write."""
     try:
         yield
     except TypeError as error:
@@ -51,8 +51,8 @@ def drawing(key: Any) -> Iterator[None]:
             raise
         raise TypeError(
             "forward draws random numbers, but no key was given, so its key is None: write "
-            "net.apply(params, x, key=key); or draw only if key is not None, since "
-            "train.evaluate, train.predict, validation, and nn.Inference give no key"
+            "net.apply(params, x, key=key), or draw only if key is not None, because "
+            "train.evaluate, train.predict, validation, and nn.Inference pass no key"
         ) from None
 
 
@@ -76,21 +76,21 @@ def _locate(error: Exception, path: paths.Path, layer: Any) -> None:
 
 
 def _is_plain(error: Exception) -> bool:
-    """Whether the error is its text and nothing else, so that the text may be rewritten."""
+    """Return whether the error consists of its text, so that the text can be replaced."""
     kinds = (ValueError, TypeError, Mismatch, Unreached)
     text = len(error.args) == 1 and isinstance(error.args[0], str)
     return text and (type(error) in kinds or _is_donated(error))
 
 
 DONATED = (
-    "an array among the parameters, the state, or the inputs was given to a training step, which "
-    "takes the memory of its state: use the state that the step returned, or keep a copy before "
-    "it, jax.tree.map(jnp.copy, ts.params)"
+    "an array among the parameters, the state, or the inputs was donated to a training step, which "
+    "reuses the memory of its state: use the state that the step returned, or make a copy before "
+    "the step, jax.tree.map(jnp.copy, ts.params)"
 )
 
 
 def _is_donated(error: Exception) -> bool:
-    """Whether JAX refuses an array whose memory another call has taken."""
+    """Return whether JAX rejects an array whose memory was donated."""
     return isinstance(error, ValueError | RuntimeError) and "been deleted" in str(error)
 
 
@@ -106,17 +106,17 @@ NO_KEY = (
 
 
 def foreign(what: str) -> str:
-    """Why a layer that draws or keeps something is refused inside a user's own transform."""
+    """Return the error for a layer that `what`, such as draws, inside a user's own transform."""
     return (
-        f"{what}, and is called inside a transform of your own, where masks would repeat and state "
+        f"{what}, but is called inside your own transform, in which masks would repeat and state "
         "would be lost: use the wrapper instead (nn.Repeat for lax.scan, nn.Ensemble for jax.vmap, "
-        "nn.Remat for jax.checkpoint), or hand child.layer and child.params to the transform"
+        "nn.Remat for jax.checkpoint), or pass child.layer and child.params to the transform"
     )
 
 
 def read_early(path: paths.Path) -> str:
-    """Why parameters cannot be read before the first call of their layer."""
+    """Return the error for parameters that are read before the first call of their layer."""
     return (
         f"the parameters of {paths.text(path)!r} are read before it is called, so init cannot know "
-        "their shapes: call the child first, or hand child.params to child.layer.apply"
+        "their shapes: call the child first, or pass child.params to child.layer.apply"
     )

@@ -1,4 +1,4 @@
-"""Arrays and trees of them in words, and what differs between two."""
+"""Descriptions of arrays and trees in errors, and the differences between two trees."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,7 +9,10 @@ from ..core.declarations import Declared, is_array
 
 
 def describe(tree: Any) -> str:
-    """Shapes and types for an error: `float32[8,16]`, nested as the inputs are.
+    """Describe shapes and types in an error: `float32[8,16]`, nested as the inputs are.
+
+    Args:
+        tree: Tuples and dicts of arrays and other values.
 
     >>> import jax.numpy as jnp
     >>> describe((jnp.zeros((8, 16)), 3))
@@ -25,14 +28,14 @@ def describe(tree: Any) -> str:
 
 
 def brief(tree: Any) -> str:
-    """What came, in a few words for an error."""
+    """Describe a value in a few words."""
     if isinstance(tree, (dict, tuple, list)):
         return f"a {type(tree).__name__} of {len(tree)}"
     return describe(tree) if is_array(tree) else f"{tree!r:.80}"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """A hint at the closest known name, or at all of them."""
+    """Return a hint: the closest known name, or all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     if close:
@@ -41,7 +44,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def mismatches(declared: Any, given: Any, path: paths.Path = ()) -> list[str]:
-    """Every difference between declared and given arrays, a line each: path, declared, given."""
+    """Return a line for each difference between declared and given arrays: path, both shapes."""
     where = paths.text(path) or "the whole"
     if isinstance(declared, dict):
         if not isinstance(given, dict):

@@ -10,13 +10,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..core.declarations import is_array
+from ..explain.text import describe
 from ..shapes import only_shapes
+from ..validation import one_of
 from .dropout import dropout as drop
 from .finite import broken_rows, finite_rows
 from .linear import floating_type, wider_type
-from .segments import check_segments, distance_mask, places, places_mask
+from .segments import check_segments, distance_mask, packed_mask, packed_positions
 
-IMPLEMENTATIONS = (None, "own", "xla", "cudnn")
+implementations = one_of(None, "own", "xla", "cudnn")
 
 
 def attention(
@@ -56,7 +59,7 @@ def attention(
         causal: Whether to hide keys after the query's position. Default: False.
         window: Hide keys that are `window` or more positions away. Default: None.
         segment_ids: Integers (..., T) of packed sequences, for T = S; keys of other sequences and
-            of padding (0) are hidden. See `functional.segments.places`. Default: None.
+            of padding (0) are hidden. See `functional.segments.packed_positions`. Default: None.
         scale: Factor of the scores. Default: 1 / sqrt(d).
         soft_cap: If given, scaled scores s become soft_cap * tanh(s / soft_cap), before the bias.
             Default: None.
@@ -110,7 +113,7 @@ def attention(
     queries = jnp.any(query_broken, -2)  # (..., T, 1)
     keys = jnp.any(key_broken | value_broken, -2)  # (..., S, 1)
     mask = None if mask is None else _full_rank(mask, q, k, "mask")
-    allowed: Any = _joined(mask, _places_mask(q, k, causal, window, segment_ids))
+    allowed: Any = _joined(mask, _position_mask(q, k, causal, window, segment_ids))
     if bias is not None:
         bias = _full_rank(bias, q, k, "bias")
         finite = bias != -jnp.inf
@@ -148,10 +151,7 @@ def attend(
     dtype = floating_type(q)
     q, k, v = (a.astype(dtype) for a in (q, k, v))
     _check(q, k, v)
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation must be None, 'own', 'xla', or 'cudnn', got {implementation!r}"
-        )
+    implementations(implementation, "implementation")
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     draws = key is not None
     if implementation in ("xla", "cudnn") and (soft_cap is not None or draws):
@@ -169,7 +169,7 @@ def attend(
     if plain and (implementation in ("xla", "cudnn") or (implementation is None and jax_nn)):
         local = None if window is None else (window - 1, 0 if causal else window - 1)
         return _jax_nn(q, k, v, scale, implementation, is_causal=causal, local_window_size=local)
-    mask = _joined(mask, _places_mask(q, k, causal, window, None))
+    mask = _joined(mask, _position_mask(q, k, causal, window, None))
     if implementation in ("xla", "cudnn"):
         y = _jax_nn(q, k, v, scale, implementation, mask=mask, bias=bias)
         if mask is None:
@@ -186,19 +186,15 @@ def over_heads(a: jax.Array, ndim: int) -> jax.Array:
 
 def check_types(mask: Any, bias: Any) -> None:
     """Raise TypeError unless the mask is a boolean array and the bias is a numeric one."""
-    for name, a in (("mask", mask), ("bias", bias)):
-        if a is not None and not hasattr(a, "dtype"):
-            raise TypeError(f"{name} must be an array, got {a!r}; use jnp.asarray({name})")
-    if mask is not None and mask.dtype != bool:
-        raise TypeError(
-            f"mask must be boolean, True if a key is visible to a query; got {mask.dtype}; use "
-            "bias=... for numbers to add to the scores"
-        )
-    if bias is not None and bias.dtype == bool:
-        raise TypeError(
-            "bias must be numbers to add to the scores, got bool; use mask=... for booleans, True "
-            "if a key is visible to a query"
-        )
+    for name, a, what, other in (
+        ("mask", mask, "booleans, True if a key is visible to a query", "bias"),
+        ("bias", bias, "numbers to add to the scores", "mask"),
+    ):
+        if a is not None and (not is_array(a) or (a.dtype == bool) != (name == "mask")):
+            raise TypeError(
+                f"{name} must be an array of {what}, got {describe(a)}; write "
+                f"{name}=jnp.asarray(...), or {other}=..."
+            )
 
 
 def _own(
@@ -260,6 +256,7 @@ def _jax_nn(
             return a
         return jnp.broadcast_to(a, (*batch, *a.shape[-3:])).reshape(math.prod(batch), *a.shape[-3:])
 
+    fused = (NotImplementedError, RuntimeError, ValueError) if implementation == "cudnn" else ()
     wide = None if bias is None else bias.astype(wider_type(q.dtype, jnp.float32))
     with jax.numpy_dtype_promotion("standard"):  # jax.nn promotes half-precision types internally
         try:
@@ -271,9 +268,7 @@ def _jax_nn(
                 implementation=implementation,  # type: ignore[arg-type]
                 **options,
             )
-        except (NotImplementedError, RuntimeError, ValueError) as error:
-            if implementation != "cudnn":
-                raise
+        except fused as error:
             raise ValueError(
                 f"implementation 'cudnn', the fused kernel of NVIDIA GPUs, does not take q "
                 f"{q.dtype}{list(q.shape)}, k {list(k.shape)}, and v {list(v.shape)} here: {error} "
@@ -286,31 +281,26 @@ _PLAIN = "Leave implementation out for plain XLA, which takes everything."
 
 
 def _check_fused(q: jax.Array, v: jax.Array) -> None:
-    """Raise TypeError or ValueError for arrays that cuDNN's kernel does not take on any GPU."""
-    if q.dtype not in (jnp.bfloat16, jnp.float16):
-        raise TypeError(
-            f"implementation 'cudnn' computes in bfloat16 or float16, got {q.dtype}{list(q.shape)}:"
-            " write nn.Precision(net, 'bfloat16'), or train.Supervised(net, task, optimizer, "
-            f"precision=nn.Precision(compute='bfloat16')). {_PLAIN}"
-        )
-    if q.shape[-1] % 8 or q.shape[-1] > 256 or q.shape[-1] != v.shape[-1]:
+    """Raise ValueError for arrays that cuDNN's kernel does not take on any GPU."""
+    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    if not half or q.shape[-1] % 8 or q.shape[-1] > 256 or q.shape[-1] != v.shape[-1]:
         raise ValueError(
-            "implementation 'cudnn' takes heads whose queries, keys, and values have the same "
-            f"number of features, a multiple of 8 of at most 256, got {q.shape[-1]} for queries "
-            f"and {v.shape[-1]} for values: write head_dim=64. {_PLAIN}"
+            "implementation 'cudnn' computes in bfloat16 or float16, with heads of equally many "
+            f"features, a multiple of 8 of at most 256; got q {q.dtype}{list(q.shape)} and v "
+            f"{list(v.shape)}: write nn.Precision(net, 'bfloat16'), and for example head_dim=64. "
+            f"{_PLAIN}"
         )
 
 
-def _places_mask(
+def _position_mask(
     q: jax.Array, k: jax.Array, causal: bool, window: int | None, segment_ids: jax.Array | None
 ) -> jax.Array | None:
     """Return the mask of `causal`, `window`, and `segment_ids`, with the rank of q."""
     if segment_ids is not None:
-        if q.shape[-3] != k.shape[-3]:
-            raise ValueError(f"segment_ids need T = S, got T = {q.shape[-3]} and S = {k.shape[-3]}")
         check_segments(segment_ids, (*q.shape[:-3], q.shape[-3]))
-        found, _ = places(segment_ids)
-        return places_mask(found, found, causal=causal, window=window)[..., None, :, :]
+        check_segments(segment_ids, (*k.shape[:-3], k.shape[-3]))
+        found, _ = packed_positions(segment_ids)
+        return packed_mask(found, found, causal=causal, window=window)[..., None, :, :]
     if not causal and window is None:
         return None
     mask = distance_mask(
@@ -364,12 +354,10 @@ def _full_rank(a: Any, q: jax.Array, k: jax.Array, name: str) -> jax.Array:
 
 def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
     ranks = min(q.ndim, k.ndim, v.ndim)
-    if ranks < 3 or q.shape[:-3] != k.shape[:-3] or k.shape[:-1] != v.shape[:-1]:
+    same = ranks > 2 and q.shape[:-3] == k.shape[:-3] and k.shape[:-1] == v.shape[:-1]
+    if not same or q.shape[-1] != k.shape[-1] or q.shape[-2] % k.shape[-2]:
         raise ValueError(
-            "q must be (..., T, heads, d), and k and v (..., S, kv_heads, d) with equal leading "
-            f"axes; got {q.shape}, {k.shape}, and {v.shape}"
+            "q must be (..., T, heads, d), k (..., S, kv_heads, d), and v (..., S, kv_heads, m), "
+            "with equal leading axes, and kv_heads a divisor of heads; got "
+            f"{q.shape}, {k.shape}, and {v.shape}"
         )
-    if q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"q and k must have equal features, got {q.shape} and {k.shape}")
-    if q.shape[-2] % k.shape[-2]:
-        raise ValueError(f"the heads of k, {k.shape[-2]}, must divide those of q, {q.shape[-2]}")

@@ -1,7 +1,7 @@
 """Caches of keys and values for decoding.
 
 A cache is a dict of arrays of shape (batch..., slots, ...). A chunk is a dict with the same names
-and arrays of shape (batch..., T, ...). A cache also stores the place of each slot (see
+and arrays of shape (batch..., T, ...). A cache also stores the position of each slot (see
 `functional.segments`), from which the attention mask follows. Sequence 0 marks an empty slot.
 """
 

@@ -12,7 +12,7 @@ from ..explain.text import describe
 from .gradients import shared_sum
 from .linear import along_axis, to_compute_type
 from .padding import MODES, Padding, entries, fill, lengths
-from .segments import places
+from .segments import packed_positions
 
 PerAxis = int | tuple[int, ...]
 
@@ -136,7 +136,7 @@ def packed_convolution(
     # Move padding to the front and keep the order of the rest, so that sequences have no gaps.
     order = jnp.argsort(real, axis, stable=True)
     x = jnp.take_along_axis(x, order[..., None], axis)
-    sequence = jnp.take_along_axis(places(segment_ids)[0].sequence, order, axis)
+    sequence = jnp.take_along_axis(packed_positions(segment_ids)[0].sequence, order, axis)
     stays = (sequence == sequence[..., -1:])[..., length:]
     kept = jnp.take_along_axis(segment_ids, order, axis)[..., length:]
     ahead = x[..., length:, :]

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .extremes import folded, larger
 from .gradients import shared_rows
 from .linear import wider_type
+from .windows import folded, larger
 
 MODES = ("sum", "mean", "max")
 

@@ -18,6 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..validation import is_int
+
 Entry = str | int | tuple[int, int]
 Padding = Entry | tuple[Entry, ...]
 
@@ -25,7 +27,9 @@ MODES = {"circular": "wrap", "reflect": "reflect", "replicate": "edge"}
 NAMES = ("same", "valid", "causal", *MODES)
 
 
-def entries(padding: Any, axes: int, names: tuple[str, ...] = NAMES) -> tuple[Entry, ...]:
+def entries(
+    padding: Any, axes: int, names: tuple[str, ...] = NAMES, where: str = "padding"
+) -> tuple[Entry, ...]:
     """Return the entry of each of `axes` axes; raise ValueError for an invalid padding.
 
     >>> entries("same", 2), entries((1, (0, 2)), 2)
@@ -36,15 +40,12 @@ def entries(padding: Any, axes: int, names: tuple[str, ...] = NAMES) -> tuple[En
     if axes == 1 and isinstance(padding, tuple) and _is_entry(padding, names):
         padding = (padding,)
     each = padding if isinstance(padding, tuple) else (padding,) * axes
-    if padding == "causal" and axes > 1:
+    several_causal = padding == "causal" and axes > 1
+    if len(each) != axes or several_causal or not all(_is_entry(entry, names) for entry in each):
+        hint = f"; write padding={('causal', *['same'] * (axes - 1))!r}" if several_causal else ""
         raise ValueError(
-            f"padding='causal' applies to one axis, got {axes}; name it for the time axis only: "
-            f"padding={('causal', *['same'] * (axes - 1))!r}"
-        )
-    if len(each) != axes or not all(_is_entry(entry, names) for entry in each):
-        raise ValueError(
-            f"padding must be {', '.join(map(repr, names))}, an int >= 0, or a tuple with a name, "
-            f"an int, or a pair of ints for each of the {axes} axes; got {padding!r}"
+            f"{where} must be {', '.join(map(repr, names))}, an int >= 0, or a tuple with a name, "
+            f"an int, or a pair of ints for each of the {axes} axes, got {padding!r}{hint}"
         )
     return each
 
@@ -58,7 +59,7 @@ def _is_entry(entry: Any, names: tuple[str, ...]) -> bool:
 
 
 def _is_length(n: Any) -> bool:
-    return isinstance(n, int) and not isinstance(n, bool) and n >= 0
+    return is_int(n) and n >= 0
 
 
 def lengths(entry: Entry, size: int, window: int, stride: int) -> tuple[int, int]:

@@ -25,10 +25,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .extremes import chosen_by_window, folded, highest, larger, lowest, smaller
 from .linear import along_axis, floating_type, wider_type
 from .padding import Padding
-from .windows import PerAxis, Windows, even_windows, windows
+from .windows import (
+    PerAxis,
+    Windows,
+    chosen_by_window,
+    even_windows,
+    folded,
+    highest,
+    larger,
+    lowest,
+    smaller,
+    windows,
+)
 
 
 def max_pool(

@@ -13,7 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..fields import is_traced
+from ..validation import Accepts
+
+_TEMPERATURE = Accepts(
+    "a number >= 0",
+    lambda v: bool(0 <= v < math.inf),
+    hint="0 takes the most probable token",
+    traced=True,
+)
+_TOP_K = None | Accepts(
+    "an int >= 1, the number of tokens to keep",
+    lambda v: isinstance(v, int | np.integer) and v is not True and int(v) >= 1,
+    traced=True,
+)
+_TOP_P = None | Accepts("a probability in (0, 1]", lambda v: bool(0 < v <= 1), traced=True)
 
 
 def with_temperature(logits: jax.Array, temperature: Any) -> jax.Array:
@@ -105,16 +118,8 @@ def check_sampling(temperature: Any, k: Any = None, p: Any = None) -> None:
 
     >>> check_sampling(-1.0)
     Traceback (most recent call last):
-    ValueError: temperature must be a number >= 0 (0 takes the most probable token); got -1.0
+    ValueError: temperature must be a number >= 0, got -1.0; 0 takes the most probable token
     """
-    if not is_traced(temperature) and not 0 <= temperature < math.inf:
-        raise ValueError(
-            "temperature must be a number >= 0 (0 takes the most probable token); got "
-            f"{temperature!r}"
-        )
-    if k is not None and not is_traced(k):
-        whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
-        if not whole or k < 1:
-            raise ValueError(f"top_k must be an int >= 1, the number of tokens to keep; got {k!r}")
-    if p is not None and not is_traced(p) and not 0 < p <= 1:
-        raise ValueError(f"top_p must be a probability in (0, 1]; got {p!r}")
+    _TEMPERATURE(temperature, "temperature")
+    _TOP_K(k, "top_k")
+    _TOP_P(p, "top_p")

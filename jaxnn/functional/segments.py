@@ -1,4 +1,4 @@
-"""Places in packed and padded sequences, and the attention masks that follow from them.
+"""Positions in packed and padded sequences, and the attention masks that follow from them.
 
 `segment_ids` are integers (..., T): 0 marks padding, and other values mark the packed sequence of a
 position. Padding is skipped wherever it occurs, so that left padding, right padding, and padding
@@ -22,9 +22,9 @@ class Count(NamedTuple):
     position: jax.Array
 
 
-class Places(NamedTuple):
-    """Place of each element, integers (..., T): the number of its sequence, from 1 (0 for padding),
-    and its position in the sequence, from 0 (for padding, that of the last real element)."""
+class PackedPositions(NamedTuple):
+    """Position of each element, integers (..., T): the number of its sequence, from 1 (0 for
+    padding), and its position there, from 0 (for padding, that of the last real element)."""
 
     sequence: jax.Array
     position: jax.Array
@@ -35,28 +35,30 @@ def no_count(batch: tuple[int, ...] = ()) -> Count:
     return Count(*(jnp.zeros(batch, jnp.int32) for _ in Count._fields))
 
 
-def going_on(count: Count, length: int) -> jax.Array:
+def continued_segments(count: Count, length: int) -> jax.Array:
     """Return segment_ids (..., length) that continue each row's last segment; 1 if none has begun.
 
-    >>> going_on(Count(*jnp.array([[2, 0], [1, 0], [3, 0]])), 2).tolist()
+    >>> continued_segments(Count(*jnp.array([[2, 0], [1, 0], [3, 0]])), 2).tolist()
     [[2, 2], [1, 1]]
     """
     segment = jnp.where(count.segment == 0, 1, count.segment)[..., None]
     return jnp.broadcast_to(segment, (*count.segment.shape, length))
 
 
-def places(segment_ids: jax.Array, count: Count | None = None) -> tuple[Places, Count]:
-    """Return the place of each element, and the progress of each row after them.
+def packed_positions(
+    segment_ids: jax.Array, count: Count | None = None
+) -> tuple[PackedPositions, Count]:
+    """Return the position of each element, and the progress of each row after them.
 
     Args:
         segment_ids: Integers of shape (..., T).
         count: Progress of each row before them. Default: `no_count()`, for rows that begin.
 
     >>> import jax.numpy as jnp
-    >>> found, count = places(jnp.array([0, 0, 1, 1, 2, 2, 0, 2]))
+    >>> found, count = packed_positions(jnp.array([0, 0, 1, 1, 2, 2, 0, 2]))
     >>> found.sequence.tolist(), found.position.tolist()
     ([0, 0, 1, 1, 2, 2, 0, 2], [0, 0, 0, 1, 0, 1, 1, 2])
-    >>> places(jnp.array([2, 7]), count)[0].position.tolist()
+    >>> packed_positions(jnp.array([2, 7]), count)[0].position.tolist()
     [3, 0]
     """
     segment_ids = segment_ids.astype(jnp.int32)
@@ -73,26 +75,26 @@ def places(segment_ids: jax.Array, count: Count | None = None) -> tuple[Places, 
     first = lax.cummax(jnp.where(begins, number, -count.position[..., None]), axis)
     position = number - first
     after = Count(last[..., -1], sequence[..., -1], position[..., -1] + 1)
-    found = Places(jnp.where(real, sequence, 0), jnp.maximum(position, 0))
+    found = PackedPositions(jnp.where(real, sequence, 0), jnp.maximum(position, 0))
     return found, after
 
 
-def places_mask(
-    query: Places, key: Places, *, causal: bool = False, window: int | None = None
+def packed_mask(
+    query: PackedPositions, key: PackedPositions, *, causal: bool = False, window: int | None = None
 ) -> jax.Array:
     """Return which of S keys each of T queries may attend to: booleans (..., T, S).
 
     A query attends to keys of the same sequence; padding attends to none.
 
     Args:
-        query: Places of the queries.
-        key: Places of the keys.
+        query: Positions of the queries.
+        key: Positions of the keys.
         causal: Whether to exclude keys at later positions. Default: False.
         window: Exclude keys that are `window` or more positions away. Default: None.
 
     >>> import jax.numpy as jnp
-    >>> found, _ = places(jnp.array([0, 1, 1, 2]))
-    >>> places_mask(found, found, causal=True).astype(int).tolist()
+    >>> found, _ = packed_positions(jnp.array([0, 1, 1, 2]))
+    >>> packed_mask(found, found, causal=True).astype(int).tolist()
     [[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
     """
     mask = segments_mask(query.sequence, key.sequence)

@@ -22,10 +22,19 @@ from ..explain.text import describe, mismatches
 from ..fields import is_traced
 from ..functional import sampling
 from ..keys import as_key
-from ..surgery.caching import uncached, with_cache
-from ..train.evaluation import check_count
+from ..surgery.caching import with_cache, without_cache
 from ..train.step import remembered
-from .prompts import Prompts, as_prompts, as_stop, check_tokens
+from ..tree import check_layer
+from ..validation import positive
+
+MOST = 2**31 - 1  # the largest int32
+
+
+class Prompts(NamedTuple):
+    """Tokens (rows, T), and segment_ids (rows, T), which are 1 at tokens and 0 at padding."""
+
+    tokens: Any
+    segment_ids: Any
 
 
 class Generation(NamedTuple):
@@ -90,11 +99,12 @@ def generate(
     >>> new.tokens.shape, new.lengths.tolist()
     ((2, 5), [5, 5])
     """
-    check_count(steps, "steps")
+    positive(steps, "steps", hint="write nn.generate(net, params, prompts, steps=100)")
     sampling.check_sampling(temperature, top_k, top_p)
+    check_layer(net, "nn.generate(net, params, prompts, steps=100)")
     rows, single = as_prompts(prompts)
     vocabulary = _vocabulary(net, rows)
-    check_tokens(rows, vocabulary)
+    rows = _as_tokens(rows, vocabulary)
     marks = _named(net, rows.segment_ids)
     stop = as_stop(stop)
     numbers = {"temperature": jnp.asarray(temperature, jnp.float32)}
@@ -195,16 +205,13 @@ def _draw(
 
 def _state(net: Any, tokens: np.ndarray, state: Any, marks: Any) -> Any:
     """Return the state of the network besides its caches; raise ValueError if it does not match."""
-    wanted = declared(uncached(net), "forward", abstract((tokens,)), abstract(marks)).state
-    if not wanted and not state:
-        return {}
-    if state is None:
+    wanted = declared(without_cache(net), "forward", abstract((tokens,)), abstract(marks)).state
+    state = {} if state is None else state
+    if found := mismatches(wanted, state):
         raise ValueError(
-            f"the network keeps state ({', '.join(sorted(wanted))}), but none was given: write "
+            f"the state does not match the network: {'; '.join(found)}; write "
             "nn.generate(..., state=ts.state)"
         )
-    if found := mismatches(wanted, state):
-        raise ValueError(f"the state does not match the network: {'; '.join(found)}")
     return state
 
 
@@ -240,8 +247,6 @@ def _named(net: Layer, segment_ids: np.ndarray) -> dict[str, np.ndarray]:
 
 def _vocabulary(net: Any, prompts: Prompts) -> int:
     """Return the number of tokens for which the network returns logits."""
-    if not isinstance(net, Layer):
-        raise TypeError(f"expected a layer, got {net!r}; write nn.generate(net, params, ...)")
     tokens = abstract((prompts.tokens,))
     logits = declared(net, "forward", tokens, {}).output
     shape = getattr(logits, "shape", ())
@@ -263,3 +268,67 @@ def _check_finite(broken: np.ndarray, length: int) -> None:
         f"{length + broken[row]} of the sequence: either the parameters contain NaN, or the "
         "network has no such position and needs fewer steps or a shorter prompt"
     )
+
+
+# ---- prompts and stop tokens ----
+
+
+def as_prompts(prompts: Any) -> tuple[Prompts, bool]:
+    """Convert prompts to arrays; also return whether there is one prompt without an axis of rows.
+
+    Rows of different lengths are padded on the left. Raises ValueError unless there is a row, and
+    every row has at least one token.
+
+    >>> found, single = as_prompts([[5, 6, 7], [8]])
+    >>> found.tokens.tolist(), found.segment_ids.tolist(), single
+    ([[5, 6, 7], [0, 0, 8]], [[1, 1, 1], [0, 0, 1]], False)
+    """
+    listed = isinstance(prompts, list | tuple) and np.ndim(prompts[:1]) > 1
+    given: Any = prompts if listed or hasattr(prompts, "ndim") else np.asarray(prompts)
+    single = not listed and given.ndim == 1
+    array: Any = given[None] if single else given
+    if not listed and array.ndim != 2:
+        array = [given]  # raises below
+    rows = list(array[:1]) if is_traced(array) else [np.asarray(row) for row in array]
+    for row in rows or [np.zeros(0, int)]:
+        if row.ndim != 1 or not row.size or not jnp.issubdtype(row.dtype, jnp.integer):
+            raise ValueError(
+                "prompts must be integer tokens (T,) or (rows, T), or a list of rows, with at "
+                f"least one token in each row, such as [[0], [3, 1]]; got {describe(row)}"
+            )
+    if is_traced(array):
+        return Prompts(array, np.ones(array.shape, np.int32)), single
+    length = max(map(len, rows))
+    tokens = np.stack([np.pad(row, (length - len(row), 0)) for row in rows])
+    real = np.arange(length) >= length - np.array([[len(row)] for row in rows])
+    return Prompts(tokens, real.astype(np.int32)), single
+
+
+def as_stop(stop: Any) -> jax.Array:
+    """Return the stop tokens as int32 (n,). Those outside int32 become -1, which is not a token.
+
+    Raises TypeError if they are not integers.
+    """
+    traced = any(map(is_traced, jax.tree.leaves(stop)))
+    tokens = jnp.asarray(stop) if traced else np.asarray(stop)
+    if tokens.size and not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"stop must be integer tokens, got {stop!r}; write for example stop=[0]")
+    if isinstance(tokens, np.ndarray):
+        tokens = np.where((tokens >= 0) & (tokens <= MOST), tokens.astype(np.int64), -1)
+    return jnp.asarray(tokens, jnp.int32).reshape(-1)
+
+
+def _as_tokens(prompts: Prompts, vocabulary: int) -> Prompts:
+    """Return prompts as int32; raise ValueError if a concrete token is not in the vocabulary."""
+    tokens = prompts.tokens
+    if is_traced(tokens):
+        return prompts._replace(tokens=jnp.asarray(tokens, jnp.int32))
+    wrong = (tokens < 0) | (tokens >= vocabulary)
+    if wrong.any():
+        row, place = (int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+        before = int((prompts.segment_ids[row, :place] == 0).sum())
+        raise ValueError(
+            f"prompt {row} contains token {tokens[row, place]} at {place - before}, expected "
+            f"0 .. {vocabulary - 1}, the vocabulary of the network"
+        )
+    return prompts._replace(tokens=tokens.astype(np.int32))

@@ -21,9 +21,9 @@ from ..core.declarations import abstract, is_array, split_arrays
 from ..core.layer import Layer, Primitive
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
+from ..layers.embedding import PatchEmbedding
+from ..layers.gated import SqueezeExcitation
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm
-from ..layers.patch import PatchEmbedding
-from ..layers.pixel_shuffle import PixelShuffle, PixelUnshuffle
 from ..layers.pooling import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
@@ -35,8 +35,7 @@ from ..layers.pooling import (
     MinPool,
 )
 from ..layers.recurrence import ConvLSTMCell
-from ..layers.squeeze_excitation import SqueezeExcitation
-from ..layers.upsample import Upsample
+from ..layers.shape import PixelShuffle, PixelUnshuffle, Upsample
 from .trace_rules import follow, mark_of
 
 POSITION, CHANNEL, PART = "position", "channel", "part of a flattened image"

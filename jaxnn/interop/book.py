@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..combine.spectral_norm import SpectralNorm
-from ..combine.weight_norm import WeightNorm
+from ..combine.weight_normalization import SpectralNorm, WeightNorm
 from ..core import paths
 from .axes import Trace
 from .orders import ByType, Run, runs, said, statements, tied

@@ -18,7 +18,7 @@ from ..core.calls import placeholder_key
 from ..core.layer import Layer, Primitive
 from ..core.paths import at
 from ..explain.text import suggestion
-from ..surgery.caching import uncached
+from ..surgery.caching import without_cache
 from ..train.weights import Weights, not_held
 from ..tree import inside, layers
 from ..validation import Accepts, instance
@@ -63,7 +63,7 @@ def converted(
         ValueError: An array is missing, has another shape, or is not used, or used twice.
     """
     by_name(weights, f"from_{library.name}.weights")
-    bare = uncached(net)  # caches start as in init_state
+    bare = without_cache(net)  # caches start as in init_state
     spec = bare.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: bare.init_state(*inputs, key=placeholder_key(), **named))
     owners = list(_owners(bare))

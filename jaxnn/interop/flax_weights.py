@@ -7,10 +7,10 @@ import numpy as np
 
 from ..core import paths
 from ..core.layer import Layer
-from ..layers.activation import PReLU
 from ..layers.attention import MultiHeadAttention
 from ..layers.convolution import DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
+from ..layers.elementwise import PReLU
 from ..layers.normalization import BatchNorm
 from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights

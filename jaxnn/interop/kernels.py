@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 
 from ..layers.convolution import Conv
-from ..layers.dense import Dense
-from ..layers.einsum import Einsum
-from ..layers.patch import PatchEmbedding
+from ..layers.embedding import PatchEmbedding
+from ..layers.linear import Dense, Einsum
 from .source import Converter, Source, fitted
 
 

@@ -10,13 +10,11 @@ import numpy as np
 
 from ..core import paths
 from ..layers.attention import MultiHeadAttention
-from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dense import Dense
-from ..layers.embedding import Embedding, EmbeddingBag
+from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
 from ..layers.gated import GatedFeedForward
-from ..layers.patch import PatchEmbedding
+from ..layers.linear import Bilinear, Dense
 from ..layers.positions import LearnedPositions
 from ..layers.recurrence import Cell
 from ..validation import Accepts, is_int

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..combine.ensemble import Ensemble
-from ..combine.repeat import Repeat
+from ..combine.transforms import Ensemble, Repeat
 from ..core import paths
 from ..core.composite import Wrapper
+from ..layers.elementwise import LearnedArray
 from ..layers.embedding import Embedding
-from ..layers.learned_array import LearnedArray
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
 from .orders import Run

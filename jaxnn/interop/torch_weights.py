@@ -8,16 +8,14 @@ import numpy as np
 
 from ..core.layer import Layer
 from ..functional.positions import rotary_frequencies
-from ..layers.activation import PReLU
 from ..layers.attention import MultiHeadAttention
-from ..layers.bilinear import Bilinear
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
-from ..layers.dense import Dense
-from ..layers.embedding import EmbeddingBag
+from ..layers.elementwise import PReLU
+from ..layers.embedding import EmbeddingBag, PatchEmbedding
 from ..layers.gated import GatedFeedForward
+from ..layers.linear import Bilinear, Dense
 from ..layers.normalization import BatchNorm
-from ..layers.patch import PatchEmbedding
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights

@@ -1,7 +1,7 @@
 """Multi-head attention, with multi-query and grouped-query variants and a cache for decoding."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from ..core.layer import Primitive
 from ..explain.text import describe
 from ..fields import is_traced
 from ..functional import cache as caches
-from ..functional.attention import IMPLEMENTATIONS, attend, attention, check_types, over_heads
+from ..functional.attention import attend, attention, check_types, implementations, over_heads
 from ..functional.checking import check_range
 from ..functional.finite import broken_rows, by_row, finite_rows
 from ..functional.gradients import shared_product
@@ -21,17 +21,28 @@ from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
 from ..functional.segments import (
     Count,
-    Places,
+    PackedPositions,
     check_segments,
-    going_on,
-    places,
-    places_mask,
+    continued_segments,
+    packed_mask,
+    packed_positions,
     segments_mask,
 )
 from ..initializers import InitFn, glorot_uniform, ones, zeros
 from ..masking import without_padding
-from .checks import check_cache, check_flags, check_not_training, check_positive, check_share
+from ..validation import above, flag, instance
+from .checks import (
+    cache_length,
+    check_divides,
+    check_multiples,
+    check_not_training,
+    check_sequence,
+    dropout_rate,
+    positive_size,
+)
 from .rotary import RotaryEmbedding
+
+_ROTARY = None | instance(RotaryEmbedding, "nn.RotaryEmbedding(...)")
 
 
 class MultiHeadAttention(Primitive):
@@ -104,62 +115,33 @@ class MultiHeadAttention(Primitive):
     (2, 5, 16)
     """
 
-    num_heads: int
-    head_dim: int | None = None
-    num_kv_heads: int | None = None
-    features: int | None = None
+    num_heads: Annotated[int, positive_size]
+    head_dim: Annotated[int | None, None | positive_size] = None
+    num_kv_heads: Annotated[int | None, None | positive_size] = None
+    features: Annotated[int | None, None | positive_size] = None
     _: dataclasses.KW_ONLY
     causal: bool = False
-    window: int | None = None
-    rotary: RotaryEmbedding | None = None
+    window: Annotated[int | None, None | positive_size] = None
+    rotary: Annotated[RotaryEmbedding | None, _ROTARY] = None
     alibi: bool = False
     query_key_norm: bool = False
-    soft_cap: float | None = None
-    scale: float | None = None
-    dropout: float = 0.0
+    soft_cap: Annotated[float | None, None | above(0)] = None
+    scale: Annotated[float | None, None | above(0)] = None
+    dropout: Annotated[float, dropout_rate] = 0.0
     bias: bool = True
-    out_bias: bool | None = None
-    implementation: str | None = None
-    cache: int = 0
+    out_bias: Annotated[bool | None, None | flag] = None
+    implementation: Annotated[str | None, implementations] = None
+    cache: Annotated[int, cache_length] = 0
     w_init: InitFn = glorot_uniform()
     b_init: InitFn = zeros()
     out_init: InitFn | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        sizes = ("head_dim", "num_kv_heads", "features", "window")
-        check_positive(self, "num_heads", *(n for n in sizes if getattr(self, n) is not None))
-        check_flags(self, "causal", "alibi", "query_key_norm", "bias")
-        if self.out_bias is not None:
-            check_flags(self, "out_bias")
-        check_share(self, "dropout")
-        check_cache(self)
-        if self.num_heads % self._num_kv_heads:
-            raise ValueError(
-                f"MultiHeadAttention.num_kv_heads must divide num_heads, got {self.num_kv_heads} "
-                f"for {self.num_heads} heads"
-            )
-        if self.rotary is not None and not isinstance(self.rotary, RotaryEmbedding):
-            raise TypeError(
-                f"MultiHeadAttention.rotary must be nn.RotaryEmbedding(...), got {self.rotary!r}"
-            )
-        if self.implementation not in IMPLEMENTATIONS:
-            raise ValueError(
-                f"MultiHeadAttention.implementation must be None, 'own', 'xla', or 'cudnn', got "
-                f"{self.implementation!r}"
-            )
-        for name in ("soft_cap", "scale"):
-            number = getattr(self, name)
-            real = isinstance(number, int | float) and not isinstance(number, bool) and number > 0
-            if number is not None and not is_traced(number) and not real:
-                raise ValueError(f"MultiHeadAttention.{name} must be a number > 0, got {number!r}")
-        scaling = None if self.rotary is None else self.rotary.scaling
-        if self.cache and scaling is not None and scaling.by_length:
-            raise ValueError(
-                f"{scaling!r} changes the angles of all positions with the length of the sequence, "
-                "which cached keys cannot follow: use nn.NTKScaling or "
-                "nn.YaRNScaling"
-            )
+        """Check the number of heads, and that cached keys can be used."""
+        if self.num_kv_heads is not None:
+            check_divides(self, "num_kv_heads", "num_heads")
+        if self.cache:
+            self._check_scaling("which cached keys cannot follow")
 
     def parameters(self, x: Any, memory: Any = None) -> dict[str, Any]:
         """Declare weights and biases of query, key, value, and out, and scales of the norms."""
@@ -183,7 +165,7 @@ class MultiHeadAttention(Primitive):
         return declared
 
     def variables(self, x: Any, memory: Any = None) -> dict[str, Any]:
-        """Declare keys, values, and their places, if a cache is kept."""
+        """Declare keys, values, and their positions, if a cache is kept."""
         if not self.cache or memory is not None:
             return {}
         batch, dtype = x.shape[:-2], floating_type(x)
@@ -256,8 +238,9 @@ class MultiHeadAttention(Primitive):
                 )
             y, new = self._with_cache(q, k, v, segment_ids, state or {}, options)
         else:
-            self._check_length_known(segment_ids)
-            found = None if segment_ids is None else places(segment_ids)[0]
+            if segment_ids is not None:
+                self._check_scaling("but a row with segment_ids has sequences of several lengths")
+            found = None if segment_ids is None else packed_positions(segment_ids)[0]
             position = _one_sequence(x) if found is None else found.position
             q, k = (self._turned(a, position, x.shape[-2]) for a in (q, k))
             options |= {"causal": self.causal, "window": self.window}
@@ -278,8 +261,8 @@ class MultiHeadAttention(Primitive):
         v, broken = finite_rows(v)
         k = broken_rows(k, jnp.any(broken, -2, keepdims=True))
         count, written = Count(**state["count"]), state["written"]
-        segment_ids = going_on(count, length) if segment_ids is None else segment_ids
-        found, count = places(segment_ids, count)
+        segment_ids = continued_segments(count, length) if segment_ids is None else segment_ids
+        found, count = packed_positions(segment_ids, count)
         q, k = (self._turned(a, found.position, length) for a in (q, k))
         chunk = {"keys": k, "values": v, **found._asdict()}
         cache = {name: state[name] for name in chunk}
@@ -295,12 +278,12 @@ class MultiHeadAttention(Primitive):
             check_range(last, room, f"position {{value}} is past a cache of {room}")
             joined = cache = caches.write(cache, chunk, written, len(batch))
             written = written + length
-        keys = Places(joined["sequence"], joined["position"])
+        keys = PackedPositions(joined["sequence"], joined["position"])
         y = attend(
             q,
             joined["keys"],
             joined["values"],
-            places_mask(found, keys, causal=True, window=self.window)[..., None, :, :],
+            packed_mask(found, keys, causal=True, window=self.window)[..., None, :, :],
             self._with_alibi(None, found.position, keys.position, q.ndim),
             **options,
         )
@@ -320,14 +303,7 @@ class MultiHeadAttention(Primitive):
         return is_traced(self.dropout) or self.dropout > 0
 
     def _head_dim(self, n: int) -> int:
-        if self.head_dim is not None:
-            return self.head_dim
-        if n % self.num_heads:
-            raise ValueError(
-                f"{self.num_heads} heads do not divide the {n} features of the input: change "
-                "num_heads, or set head_dim"
-            )
-        return n // self.num_heads
+        return n // self.num_heads if self.head_dim is None else self.head_dim
 
     def _projection(self, n: int, m: int, bias: bool, w_init: InitFn) -> dict[str, Param]:
         w = {"w": Param((n, m), w_init)}
@@ -352,11 +328,12 @@ class MultiHeadAttention(Primitive):
         return slopes if bias is None else over_heads(bias, ndim).astype(slopes.dtype) + slopes
 
     def _check_inputs(self, x: Any, memory: Any) -> None:
-        for one, name in ((x, "(..., T, features)"), (memory, "(..., S, features)")):
-            if one is not None and (not hasattr(one, "shape") or len(one.shape) < 2):
-                raise ValueError(f"expected a sequence of shape {name}, got {describe(one)}")
-            if one is not None and one.shape[-2] == 0:
-                raise ValueError(f"expected a sequence of at least one step, got {describe(one)}")
+        check_sequence(x)
+        if memory is not None:
+            check_sequence(memory, wanted="(..., S, features)")
+        if self.head_dim is None:
+            hint = "change num_heads, or set head_dim"
+            check_multiples(x, "features", x.shape[-1:], (self.num_heads,), hint)
         d = self._head_dim(x.shape[-1])
         if self.rotary is not None:
             self.rotary.turned_features(d)
@@ -380,13 +357,12 @@ class MultiHeadAttention(Primitive):
                 "use another MultiHeadAttention for the memory"
             )
 
-    def _check_length_known(self, segment_ids: Any) -> None:
+    def _check_scaling(self, why: str) -> None:
         scaling = None if self.rotary is None else self.rotary.scaling
-        if segment_ids is not None and scaling is not None and scaling.by_length:
+        if scaling is not None and scaling.by_length:
             raise ValueError(
-                f"{scaling!r} changes the angles with the length of the sequence, but with "
-                "segment_ids a row contains sequences of several lengths: use nn.NTKScaling or "
-                "nn.YaRNScaling, or omit segment_ids"
+                f"{scaling!r} changes the angles of all positions with the length of the sequence, "
+                f"{why}: use nn.NTKScaling or nn.YaRNScaling"
             )
 
     def _check_room(self, written: Any, length: int) -> None:

@@ -1,75 +1,135 @@
-"""Validation shared by layers. Only concrete numbers are checked; traced ones pass."""
+"""What the fields of layers accept, and checks of their inputs, shared by several layers."""
 
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ..core.layer import Layer
 from ..explain.text import describe
-from ..fields import is_traced
 from ..functional.convolution import per_axis
+from ..functional.padding import NAMES, entries
+from ..validation import Accepts, each, instance, integer, is_number, natural, positive
 
 # Names of the axes that a window slides over, by their number.
 AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
 
+positive_size = positive.such(hint="write for example {owner}({name}=128)")
+axis_or_axes = each(integer(), "an axis or a tuple of axes, such as -1 or (-2, -1)")
+dropout_rate = Accepts(
+    "a dropout rate in [0, 1)",
+    # Rates are converted to float32, in which 0.99999999 is 1.
+    lambda v: is_number(v) and v >= 0 and bool(np.float32(v) < 1),
+    hint="write for example {owner}({name}=0.1); rates are rounded to float32",
+    traced=True,
+)
+plain_function = Accepts(
+    "a plain function such as jax.nn.gelu",
+    lambda v: callable(v) and not isinstance(v, Layer),
+    TypeError,
+)
+cache_length = natural.such(
+    what="a number of positions, an int >= 0 (0 for no cache)",
+    hint="write for example nn.with_cache(net, length=256)",
+)
+path_pattern = instance(str, "a path pattern such as '**/w'")
+copies = positive.such(what="a number of copies, an int >= 1")
 
-def check_positive(layer: Layer, *names: str) -> None:
-    """Raise ValueError unless each field is an int >= 1."""
-    for name in names:
-        number = getattr(layer, name)
-        if is_traced(number):
-            raise TypeError(
-                f"{type(layer).__name__}.{name} is the traced number {number}, but sets a shape: "
-                "pass a Python int, for example by static_argnums of jax.jit"
-            )
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(
-                f"{type(layer).__name__}.{name} must be an int >= 1, got {number!r}; write for "
-                f"example {type(layer).__name__}({name}=128)"
-            )
+
+@functools.cache
+def sizes(axes: int | None = None, least: int = 1) -> Accepts:
+    """Accept an int >= `least`, or a tuple with one for each axis; 1 to 3 axes by default."""
+    which = "1 to 3 axes" if axes is None else f"the {axes} axes of the kernel"
+    what = f"an int >= {least}, or a tuple with one for each of {which}"
+    return each(integer(least), what, tuple(AXES) if axes is None else (axes,))
 
 
-def check_per_axis(layer: Layer, name: str, axes: int | None = None, least: int = 1) -> int:
-    """Check that a field is an int >= `least`, or a tuple with one for each axis.
+def check_window(layer: Any, paddings: tuple[str, ...] = NAMES) -> int:
+    """Return the number of axes of a kernel; raise unless the window's other fields have them.
 
-    Returns the number of axes: `axes` if given, otherwise the length of the field. Raises
-    ValueError if the field is invalid.
+    Args:
+        layer: Layer with `kernel_size`, and some of `stride`, `dilation`, and `padding`.
+        paddings: Names of paddings that it accepts.
     """
-    where, sizes = f"{type(layer).__name__}.{name}", getattr(layer, name)
-    numbers = per_axis(sizes, axes or 1)
-    for n in numbers:
-        if is_traced(n):
-            raise TypeError(
-                f"{where} holds the traced number {n}, but it sets a shape: pass a Python int, for "
-                "example by static_argnums of jax.jit"
-            )
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in numbers)
-    if not whole or len(numbers) not in (AXES if axes is None else (axes,)):
-        each = "1 to 3 axes" if axes is None else f"the {axes} axes of the kernel"
-        raise ValueError(
-            f"{where} must be an int >= {least}, or a tuple with one for each of {each}; got "
-            f"{sizes!r}"
-        )
-    return len(numbers)
+    axes, owner = len(per_axis(layer.kernel_size, 1)), type(layer).__name__
+    for name in ("stride", "dilation"):
+        if getattr(layer, name, None) is not None:
+            sizes(axes)(getattr(layer, name), f"{owner}.{name}")
+    entries(getattr(layer, "padding", "valid"), axes, paddings, f"{owner}.padding")
+    return axes
 
 
-def check_flags(layer: Layer, *names: str) -> None:
-    """Raise TypeError unless each field is True or False (rather than a number of features)."""
-    for name in names:
-        flag = getattr(layer, name)
-        if not isinstance(flag, bool):
-            raise TypeError(
-                f"{type(layer).__name__}.{name} must be True or False, got {flag!r}; the number of "
-                "input features is inferred from the input"
-            )
+def check_divides(config: Any, divisor: str, whole: str) -> None:
+    """Raise ValueError unless one field divides another.
+
+    Args:
+        config: Layer or configuration.
+        divisor: Name of the field that must divide the other.
+        whole: Name of the other field.
+    """
+    part, total = getattr(config, divisor), getattr(config, whole)
+    if total % part:
+        owner = type(config).__name__
+        raise ValueError(f"{owner}.{divisor} must divide {whole}={total}, got {part}")
 
 
-def check_rank(layer: Layer, x: Any, least: int, wanted: str) -> None:
-    """Raise if the input is not an array of at least `least` axes; `wanted` is the shape."""
+def check_rank(x: Any, least: int, wanted: str) -> None:
+    """Raise unless the input is an array of at least `least` axes; `wanted` is the shape."""
     if not hasattr(x, "shape"):
         raise TypeError(f"expected an array of shape {wanted}, got {x!r}; use jnp.asarray(x)")
     if len(x.shape) < least:
         raise ValueError(f"expected an input of shape {wanted}, got {describe(x)}")
+
+
+def distinct_axes(x: Any, axis: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Return axes of x counted from 0; raise ValueError unless x has them, each one once."""
+    check_rank(x, 0, "(...)")
+    axes, ndim = axis if isinstance(axis, tuple) else (axis,), len(x.shape)
+    found = tuple(i % ndim for i in axes if -ndim <= i < ndim)
+    if len(set(found)) < len(axes):
+        raise ValueError(f"axis={axis!r} must name distinct axes that {describe(x)} has")
+    return found
+
+
+def check_sequence(x: Any, axes: int = 1, wanted: str = "(..., T, features)") -> None:
+    """Raise unless x is an array of at least one step, with `axes` axes after that of time."""
+    check_rank(x, axes + 1, wanted)
+    check_not_empty(x, (-1 - axes,), "a sequence of at least one step")
+
+
+def check_not_empty(x: Any, axes: Iterable[int], what: str) -> None:
+    """Raise ValueError if an axis of x has no elements; `what` is expected."""
+    if any(x.shape[axis] == 0 for axis in axes):
+        raise ValueError(f"expected {what}, got {describe(x)}")
+
+
+def check_multiples(
+    x: Any, what: str, sizes: tuple[int, ...], divisors: tuple[int, ...], hint: str
+) -> None:
+    """Raise ValueError unless sizes are multiples of divisors.
+
+    Args:
+        x: Array with these sizes.
+        what: What they are, such as "channels".
+        sizes: Sizes of some axes.
+        divisors: A divisor for each size.
+        hint: What to change.
+    """
+    if any(n % divisor for n, divisor in zip(sizes, divisors, strict=True)):
+        shown = (sizes[0], divisors[0]) if len(sizes) == 1 else (tuple(sizes), divisors)
+        raise ValueError(
+            f"the {what} of {describe(x)}, {shown[0]}, must be a multiple of {shown[1]}: {hint}"
+        )
+
+
+def check_direction(layer: Any) -> None:
+    """Raise ValueError if a layer that processes a sequence from its end keeps a cache."""
+    if layer.cache and layer.reverse:
+        raise ValueError(
+            f"{type(layer).__name__}(reverse=True) processes a sequence from its end, so it cannot "
+            "receive one in chunks; exclude it from nn.with_cache(net, match=...)"
+        )
 
 
 def check_not_training(layer: Layer, train: bool) -> None:
@@ -79,40 +139,4 @@ def check_not_training(layer: Layer, train: bool) -> None:
             f"{type(layer).__name__} keeps a cache of {layer.cache} positions, which is for "
             "inference only: train the network that was passed to nn.with_cache; the parameters "
             "are the same"
-        )
-
-
-def check_activation(layer: Layer, name: str) -> None:
-    """Raise TypeError unless a field is a plain function of an array."""
-    function = getattr(layer, name)
-    if isinstance(function, Layer) or not callable(function):
-        raise TypeError(
-            f"{type(layer).__name__}.{name} must be a plain function such as jax.nn.gelu, got "
-            f"{function!r}"
-        )
-
-
-def check_share(layer: Layer, name: str) -> None:
-    """Raise ValueError unless a field is a dropout rate in [0, 1)."""
-    rate = getattr(layer, name)
-    if is_traced(rate):
-        return
-    number = isinstance(rate, int | float) and not isinstance(rate, bool)
-    if not number or not 0.0 <= rate < 1.0:
-        raise ValueError(
-            f"{type(layer).__name__}.{name} must be a dropout rate in [0, 1); got {rate!r}"
-        )
-    if np.float32(rate) == 1:  # rates are converted to float32
-        raise ValueError(
-            f"{type(layer).__name__}.{name} must be a dropout rate in [0, 1); got {rate!r}, which "
-            f"is 1 in float32: write {type(layer).__name__}({name}=0.999), or a lower rate"
-        )
-
-
-def check_cache(layer: Layer) -> None:
-    """Raise ValueError unless the field `cache` is an int >= 0, a number of positions."""
-    if not isinstance(layer.cache, int) or isinstance(layer.cache, bool) or layer.cache < 0:
-        raise ValueError(
-            f"{type(layer).__name__}.cache must be a number of positions, 0 for none; got "
-            f"{layer.cache!r}; write for example nn.with_cache(net, length=256)"
         )

@@ -1,6 +1,7 @@
 """Convolution layers over 1 to 3 axes, channels last."""
 
-from typing import Any
+import math
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,18 @@ from ..functional.padding import MODES, Padding, entries, lengths
 from ..functional.segments import check_segments
 from ..initializers import InitFn, he_normal, zeros
 from ..masking import without_padding
-from .checks import check_cache, check_not_training, check_positive
-from .kernel import check_groups, check_image, check_kernel, kernel_parameters, kernel_sizes
+from .checks import (
+    AXES,
+    cache_length,
+    check_divides,
+    check_multiples,
+    check_not_empty,
+    check_not_training,
+    check_rank,
+    check_window,
+    positive_size,
+    sizes,
+)
 
 
 class Conv(Primitive):
@@ -67,22 +78,21 @@ class Conv(Primitive):
     (8, 14, 14, 16)
     """
 
-    features: int
-    kernel_size: PerAxis
+    features: Annotated[int, positive_size]
+    kernel_size: Annotated[PerAxis, sizes()]
     stride: PerAxis = 1
     dilation: PerAxis = 1
-    groups: int = 1
+    groups: Annotated[int, positive_size] = 1
     padding: Padding = "same"
     bias: bool = True
-    cache: int = 0
+    cache: Annotated[int, cache_length] = 0
     w_init: InitFn = he_normal()
     b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        check_kernel(self)
-        check_positive(self, "features", "groups")
-        check_groups(self, self.features, "features")
+        """Check the window, the groups, and the cache."""
+        check_window(self)
+        check_divides(self, "groups", "features")
         _check_causal(self)
 
     def parameters(self, x: Any) -> dict[str, Param]:
@@ -130,27 +140,25 @@ class DepthwiseConv(Primitive):
     {'b': (16,), 'w': (3, 3, 1, 16)}
     """
 
-    kernel_size: PerAxis
-    multiplier: int = 1
+    kernel_size: Annotated[PerAxis, sizes()]
+    multiplier: Annotated[int, positive_size] = 1
     stride: PerAxis = 1
     dilation: PerAxis = 1
     padding: Padding = "same"
     bias: bool = True
-    cache: int = 0
+    cache: Annotated[int, cache_length] = 0
     w_init: InitFn = he_normal()
     b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        check_kernel(self)
-        check_positive(self, "multiplier")
+        """Check the window and the cache."""
+        check_window(self)
         _check_causal(self)
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare w, and b if there is a bias."""
         check_image(self, x)
-        if not x.shape[-1]:
-            raise ValueError(f"expected an input with at least one channel, got {describe(x)}")
+        check_not_empty(x, (-1,), "an input with at least one channel")
         return kernel_parameters(self, x, x.shape[-1], x.shape[-1] * self.multiplier)
 
     def variables(self, x: Any) -> dict[str, Variable]:
@@ -247,8 +255,8 @@ def _convolved(
     if state:
         kept, marks = state["inputs"], state["segment_ids"]
         x, length = _joined(kept, x), x.shape[-2]
-        goes_on = jnp.where(marks == 0, 1, marks)[..., -1:]
-        marks = jnp.concatenate([marks, jnp.repeat(goes_on, length, -1)], -1)
+        continued = jnp.where(marks == 0, 1, marks)[..., -1:]
+        marks = jnp.concatenate([marks, jnp.repeat(continued, length, -1)], -1)
         state = {
             "inputs": x[..., length:, :].astype(kept.dtype),
             "segment_ids": marks[..., length:],
@@ -344,7 +352,6 @@ def _last_inputs(layer: Any, x: Any) -> dict[str, Variable]:
 
 def _check_causal(layer: Any) -> None:
     """Check that a layer with a cache is a causal convolution over one axis."""
-    check_cache(layer)
     if not layer.cache:
         return
     axes, owner = len(kernel_sizes(layer)), type(layer).__name__
@@ -359,3 +366,24 @@ def _check_causal(layer: Any) -> None:
             f"kernel_size={layer.kernel_size!r}, padding={layer.padding!r}, "
             f"stride={layer.stride!r}; write padding='causal', or nn.with_cache(net, match=...)"
         )
+
+
+def kernel_sizes(layer: Any) -> tuple[int, ...]:
+    """Return the size of the kernel along each axis."""
+    return per_axis(layer.kernel_size, 1)
+
+
+def kernel_parameters(layer: Any, x: Any, groups: int, features: int) -> dict[str, Param]:
+    """Declare w, and b if there is a bias; raise ValueError if the input does not match."""
+    check_image(layer, x)
+    channels = x.shape[-1]
+    hint = f"write for example {type(layer).__name__}(..., groups={math.gcd(channels, groups)})"
+    check_multiples(x, "channels", (channels,), (groups,), hint)
+    declared = {"w": Param((*kernel_sizes(layer), channels // groups, features), layer.w_init)}
+    return declared | {"b": Param((features,), layer.b_init)} if layer.bias else declared
+
+
+def check_image(layer: Any, x: Any) -> None:
+    """Raise ValueError if an input has fewer axes than the kernel and its channels."""
+    axes = len(kernel_sizes(layer))
+    check_rank(x, axes + 1, f"(..., {AXES[axes]}, channels)")

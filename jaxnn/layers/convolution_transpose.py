@@ -1,6 +1,6 @@
 """Transposed convolution over 1 to 3 axes, channels last."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
@@ -9,8 +9,8 @@ from ..core.layer import Primitive
 from ..functional.convolution import PerAxis, per_axis, transposed_convolution
 from ..functional.padding import Padding
 from ..initializers import InitFn, he_normal, zeros
-from .checks import check_per_axis, check_positive
-from .kernel import check_groups, check_kernel, kernel_parameters
+from .checks import check_divides, check_window, positive_size, sizes
+from .convolution import kernel_parameters
 
 
 class ConvTranspose(Primitive):
@@ -55,11 +55,11 @@ class ConvTranspose(Primitive):
     (2, 14, 14, 8)
     """
 
-    features: int
-    kernel_size: PerAxis
+    features: Annotated[int, positive_size]
+    kernel_size: Annotated[PerAxis, sizes()]
     stride: PerAxis = 1
     dilation: PerAxis = 1
-    groups: int = 1
+    groups: Annotated[int, positive_size] = 1
     padding: Padding = "same"
     output_padding: PerAxis = 0
     bias: bool = True
@@ -67,19 +67,17 @@ class ConvTranspose(Primitive):
     b_init: InitFn = zeros()
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        axes = check_kernel(self, ("same", "valid"))
-        check_positive(self, "features", "groups")
-        check_groups(self, self.features, "features")
-        check_per_axis(self, "output_padding", axes, least=0)
-        most = zip(per_axis(self.stride, axes), per_axis(self.dilation, axes), strict=True)
-        for extra, pair in zip(per_axis(self.output_padding, axes), most, strict=True):
-            if extra and extra >= max(pair):
-                raise ValueError(
-                    "ConvTranspose.output_padding must be below the stride or the dilation, got "
-                    f"{self.output_padding!r} with stride {self.stride!r} and dilation "
-                    f"{self.dilation!r}; use for example output_padding={max(pair) - 1}"
-                )
+        """Check the window and the groups."""
+        axes = check_window(self, ("same", "valid"))
+        check_divides(self, "groups", "features")
+        sizes(axes, 0)(self.output_padding, "ConvTranspose.output_padding")
+        most = tuple(map(max, per_axis(self.stride, axes), per_axis(self.dilation, axes)))
+        given = per_axis(self.output_padding, axes)
+        if any(extra and extra >= n for extra, n in zip(given, most, strict=True)):
+            raise ValueError(
+                f"ConvTranspose.output_padding must be below the stride or the dilation, {most}, "
+                f"got {self.output_padding!r}"
+            )
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare w, and b if there is a bias."""

@@ -4,16 +4,18 @@ Integer inputs become floating in both, so that the types agree. If the rate or 
 is a concrete 0, training is the identity too, and needs no key.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from ..core.layer import Primitive
-from ..explain.text import describe
 from ..fields import is_traced
 from ..functional.dropout import alpha_dropout, dropout, gaussian_noise
 from ..functional.linear import floating_type
-from .checks import check_rank, check_share
+from ..validation import each, integer, number
+from .checks import check_rank, distinct_axes, dropout_rate
+
+_DIMS = each(integer(), "an axis or a tuple of axes, such as (-3, -2) for images", range(100))
 
 
 class Dropout(Primitive):
@@ -43,39 +45,18 @@ class Dropout(Primitive):
     [0.0, 2.0]
     """
 
-    rate: float
-    broadcast_dims: int | tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_share(self, "rate")
-        axes = (
-            self.broadcast_dims
-            if isinstance(self.broadcast_dims, tuple)
-            else (self.broadcast_dims,)
-        )
-        if any(not isinstance(axis, int) or isinstance(axis, bool) for axis in axes):
-            raise ValueError(
-                "Dropout.broadcast_dims must be an axis or a tuple of axes, such as (-3, -2) for "
-                f"images; got {self.broadcast_dims!r}"
-            )
+    rate: Annotated[float, dropout_rate]
+    broadcast_dims: Annotated[int | tuple[int, ...], _DIMS] = ()
 
     def _draws(self) -> bool:
         return not _is_zero(self.rate)
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """Return x with random zeros in training, and x in inference."""
-        check_rank(self, x, 0, "(...)")
-        for axis in (
-            self.broadcast_dims
-            if isinstance(self.broadcast_dims, tuple)
-            else (self.broadcast_dims,)
-        ):
-            if not -x.ndim <= axis < x.ndim:
-                raise ValueError(f"cannot drop along axis {axis}, which {describe(x)} lacks")
+        axes = distinct_axes(x, self.broadcast_dims)
         if not train or not self._draws():
             return _floating(x)
-        return dropout(key, x, self.rate, self.broadcast_dims)
+        return dropout(key, x, self.rate, axes)
 
 
 class AlphaDropout(Primitive):
@@ -99,18 +80,14 @@ class AlphaDropout(Primitive):
     [-0.7792, 0.7792]
     """
 
-    rate: float
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_share(self, "rate")
+    rate: Annotated[float, dropout_rate]
 
     def _draws(self) -> bool:
         return not _is_zero(self.rate)
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """Return x with random elements replaced in training, and x in inference."""
-        check_rank(self, x, 0, "(...)")
+        check_rank(x, 0, "(...)")
         if not train or not self._draws():
             return _floating(x)
         return alpha_dropout(key, x, self.rate)
@@ -138,18 +115,14 @@ class StochasticDepth(Primitive):
     [6.0, 0.0, 6.0, 6.0]
     """
 
-    rate: float
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_share(self, "rate")
+    rate: Annotated[float, dropout_rate]
 
     def _draws(self) -> bool:
         return not _is_zero(self.rate)
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """Return x with random examples set to 0 in training, and x in inference."""
-        check_rank(self, x, 1, "(examples, ...)")
+        check_rank(x, 1, "(examples, ...)")
         if not train or not self._draws():
             return _floating(x)
         return dropout(key, x, self.rate, tuple(range(1, x.ndim)))
@@ -174,23 +147,14 @@ class GaussianNoise(Primitive):
     0.1
     """
 
-    stddev: float
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        number = isinstance(self.stddev, int | float) and not isinstance(self.stddev, bool)
-        if not is_traced(self.stddev) and not (number and self.stddev >= 0.0):
-            raise ValueError(
-                f"GaussianNoise.stddev must be a standard deviation, a number >= 0; got "
-                f"{self.stddev!r}"
-            )
+    stddev: Annotated[float, number(0)]
 
     def _draws(self) -> bool:
         return not _is_zero(self.stddev)
 
     def forward(self, params: Any, x: jax.Array, *, key: Any, train: bool) -> jax.Array:
         """Return x with noise in training, and x in inference."""
-        check_rank(self, x, 0, "(...)")
+        check_rank(x, 0, "(...)")
         if not train or not self._draws():
             return _floating(x)
         return gaussian_noise(key, x, self.stddev)

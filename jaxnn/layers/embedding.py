@@ -1,6 +1,7 @@
-"""Embeddings: a table of vectors, looked up by token, singly or in bags."""
+"""Embeddings of tokens, of bags of tokens, and of the patches of an image."""
 
-from typing import Any
+import math
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,9 @@ from ..functional.checking import check_range
 from ..functional.embedding import MODES, embed, embedding_bag
 from ..functional.linear import linear
 from ..functional.segments import check_segments
-from ..initializers import InitFn, Initializer, Shape, variance_scaling
-from .checks import check_positive
+from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
+from ..validation import each, integer, one_of, positive
+from .checks import check_multiples, check_rank, positive_size
 
 
 class zero_row(Initializer):
@@ -61,14 +63,14 @@ class Embedding(Primitive):
     (2, 64)
     """
 
-    vocabulary: int
-    features: int
+    vocabulary: Annotated[int, positive_size]
+    features: Annotated[int, positive_size]
     padding: int | None = None
     w_init: InitFn = variance_scaling(1.0, "fan_out", "normal")
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_table(self)
+        """Check that the table has a row for the padding."""
+        _check_padding(self)
 
     def parameters(self) -> dict[str, Param]:
         """Declare the table."""
@@ -129,22 +131,16 @@ class EmbeddingBag(Primitive):
     (2, 64)
     """
 
-    vocabulary: int
-    features: int
-    mode: str = "mean"
+    vocabulary: Annotated[int, positive_size]
+    features: Annotated[int, positive_size]
+    mode: Annotated[str, one_of(*MODES)] = "mean"
     padding: int | None = None
-    bags: int | None = None
+    bags: Annotated[int | None, None | positive_size] = None
     w_init: InitFn = variance_scaling(1.0, "fan_out", "normal")
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_table(self)
-        if self.mode not in MODES:
-            raise ValueError(
-                f"EmbeddingBag.mode must be one of {', '.join(map(repr, MODES))}; got {self.mode!r}"
-            )
-        if self.bags is not None:
-            check_positive(self, "bags")
+        """Check that the table has a row for the padding."""
+        _check_padding(self)
 
     def parameters(self) -> dict[str, Param]:
         """Declare the table."""
@@ -159,40 +155,32 @@ class EmbeddingBag(Primitive):
     ) -> jax.Array:
         """Return one row for each bag."""
         _check_tokens(ids)
-        if ids.ndim == 0:
-            raise ValueError(f"expected tokens (..., n), got {describe(ids)}; use nn.Embedding")
-        if weights is not None and weights.shape != ids.shape:
-            raise ValueError(
-                f"expected weights of the shape of ids, {ids.shape}; got {describe(weights)}"
-            )
+        check_rank(ids, 1, "(..., n), or use nn.Embedding")
         if segment_ids is not None:
             check_segments(segment_ids, ids.shape)
-        if weights is not None and self.mode != "sum":
-            raise ValueError(
-                f"weights apply to sums only, but the mode is {self.mode!r}; write "
-                "EmbeddingBag(..., mode='sum'), or leave out the weights"
+        wrong = ""
+        if weights is not None and (self.mode != "sum" or weights.shape != ids.shape):
+            wrong = (
+                "weights must have the shape of ids, in EmbeddingBag(..., mode='sum'); got "
+                f"{describe(weights)} for ids of shape {ids.shape} and the mode {self.mode!r}"
             )
-        if self.bags is not None and segment_ids is None:
-            raise ValueError(
+        elif self.bags is not None and segment_ids is None:
+            wrong = (
                 f"EmbeddingBag(bags={self.bags}) needs segment_ids; write net.apply(params, ids, "
                 "segment_ids=segment_ids) with integers from 1 on, and 0 for no bag"
             )
+        if wrong:
+            raise ValueError(wrong)
         _check_inside(ids, self, segment_ids)
         return embedding_bag(
             params["w"], ids, weights, segment_ids, self.mode, self.padding, self.bags
         )
 
 
-def _check_table(layer: Any) -> None:
-    check_positive(layer, "vocabulary", "features")
-    token, owner = layer.padding, type(layer).__name__
-    if token is None or is_traced(token):
-        return
-    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < layer.vocabulary:
-        raise ValueError(
-            f"{owner}.padding must be a token, an int in [0, {layer.vocabulary}), or None; got "
-            f"{token!r}"
-        )
+def _check_padding(layer: Any) -> None:
+    token = None | integer(0, layer.vocabulary - 1)
+    if not is_traced(layer.padding):
+        token(layer.padding, f"{type(layer).__name__}.padding")
 
 
 def _table(layer: Any) -> Param:
@@ -236,3 +224,74 @@ def _check_inside(ids: Any, layer: Any, segment_ids: Any = None) -> None:
 
 def _is_known(a: Any) -> bool:
     return not is_traced(a) and getattr(a, "is_fully_addressable", True)
+
+
+_PATCH = each(positive, "an int >= 1, or a tuple of one for each axis")
+
+
+class PatchEmbedding(Primitive):
+    """Embed patches of an image: `y = patches(x) @ w + b`.
+
+    This is a convolution whose stride equals its window. x has shape (..., H, W, C) and y
+    (..., N, features) with N = (H / patch) * (W / patch), in row-major order. Parameters are w
+    (patch, patch, C, features) and b (features,).
+
+    Args:
+        features: Number of features of each vector.
+        patch: Size of a patch: an int for square patches, or a tuple with one size for each axis,
+            such as (16, 8), or (2, 16, 16) for video.
+        bias: Whether to add b. Default: True.
+        w_init: Initializer of w. Default: `lecun_normal()`.
+        b_init: Initializer of b. Default: `zeros()`.
+
+    Raises:
+        ValueError: If the size of the image is not a multiple of the patch size.
+
+    Reference: Dosovitskiy et al., An image is worth 16x16 words, 2021.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net, x = PatchEmbedding(192, patch=16), jnp.zeros((2, 224, 224, 3))
+    >>> params = net.init(jax.random.key(0), x)
+    >>> jax.tree.map(jnp.shape, params)
+    {'b': (192,), 'w': (16, 16, 3, 192)}
+    >>> net.apply(params, x).shape
+    (2, 196, 192)
+    """
+
+    features: Annotated[int, positive_size]
+    patch: Annotated[int | tuple[int, ...], _PATCH]
+    bias: bool = True
+    w_init: InitFn = lecun_normal()
+    b_init: InitFn = zeros()
+
+    def parameters(self, x: Any) -> dict[str, Param]:
+        """Declare w, in the shape of a convolution kernel, and b if there is a bias."""
+        window = self._window()
+        check_rank(x, len(window) + 1, f"(..., {len(window)} spatial axes, channels)")
+        sizes = x.shape[-len(window) - 1 : -1]
+        hint = "pad or crop the image first, for example by jnp.pad"
+        check_multiples(x, "axes", sizes, window, hint)
+        shapes = {"w": Param((*window, x.shape[-1], self.features), self.w_init)}
+        return shapes | {"b": Param((self.features,), self.b_init)} if self.bias else shapes
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return one vector for each patch."""
+        window = self._window()
+        k = len(window)
+        batch, sizes, channels = x.shape[: -k - 1], x.shape[-k - 1 : -1], x.shape[-1]
+        counts = [n // size for n, size in zip(sizes, window, strict=True)]
+        split = [n for pair in zip(counts, window, strict=True) for n in pair]
+        x = x.reshape(*batch, *split, channels)
+        first = len(batch)
+        order = [
+            *range(first),
+            *range(first, first + 2 * k, 2),
+            *range(first + 1, first + 2 * k, 2),
+        ]
+        x = x.transpose(*order, first + 2 * k)
+        x = x.reshape(*batch, math.prod(counts), math.prod(window) * channels)
+        w = params["w"].reshape(x.shape[-1], self.features)
+        return linear(x, w, params["b"] if self.bias else None)
+
+    def _window(self) -> tuple[int, ...]:
+        return self.patch if isinstance(self.patch, tuple) else (self.patch, self.patch)

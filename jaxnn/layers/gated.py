@@ -1,15 +1,17 @@
-"""GatedFeedForward: a transformer's feed-forward block with a multiplicative gate."""
+"""Layers that multiply features by gates: GatedFeedForward and SqueezeExcitation."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 
 from ..core.declarations import Param
 from ..core.layer import Primitive
-from ..functional.linear import linear
-from ..initializers import InitFn, lecun_normal, zeros
-from .checks import check_activation, check_flags, check_positive, check_rank
+from ..functional.linear import floating_type, linear, wider_type
+from ..initializers import InitFn, he_normal, lecun_normal, zeros
+from .checks import check_rank, plain_function, positive_size
+from .normalization import window_axes, window_rank
 
 
 class GatedFeedForward(Primitive):
@@ -38,22 +40,16 @@ class GatedFeedForward(Primitive):
     {'down': {'w': (12, 4)}, 'gate': {'w': (4, 12)}, 'up': {'w': (4, 12)}}
     """
 
-    hidden: int
-    activation: Callable[[jax.Array], jax.Array] = jax.nn.silu
+    hidden: Annotated[int, positive_size]
+    activation: Annotated[Callable[[jax.Array], jax.Array], plain_function] = jax.nn.silu
     bias: bool = False
     w_init: InitFn = lecun_normal()
     b_init: InitFn = zeros()
     down_init: InitFn | None = None
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "hidden")
-        check_flags(self, "bias")
-        check_activation(self, "activation")
-
     def parameters(self, x: Any) -> dict[str, dict[str, Param]]:
         """Declare three weights, and biases if `bias` is True."""
-        check_rank(self, x, 1, "(..., features)")
+        check_rank(x, 1, "(..., features)")
         n = x.shape[-1]
         sizes = {"gate": (n, self.hidden), "up": (n, self.hidden), "down": (self.hidden, n)}
         inits = {"down": self.down_init or self.w_init}
@@ -70,3 +66,56 @@ class GatedFeedForward(Primitive):
             return linear(x, params[name]["w"], params[name].get("b"))
 
         return mapped("down", self.activation(mapped("gate", x)) * mapped("up", x))
+
+
+class SqueezeExcitation(Primitive):
+    """Squeeze and excitation: `y = x * sigmoid(activation(mean(x) @ reduce + b) @ expand + b)`.
+
+    x and y have shape `(..., *window, n)`. The mean is taken over the window, in at least float32.
+    Parameters are reduce/w (n, m) and expand/w (m, n), with m = max(1, n // reduction), and
+    reduce/b (m,) and expand/b (n,).
+
+    Args:
+        reduction: Factor by which the hidden features are fewer than the channels. Default: 16.
+        activation: Activation of the hidden features. Default: `jax.nn.relu`.
+        spatial: Number of axes of the window, which precede the last axis. None means all axes
+            between the first and the last. Default: None.
+        w_init: Initializer of both weights. Default: `he_normal()`.
+        b_init: Initializer of both biases. Default: `zeros()`.
+
+    Raises:
+        ValueError: If `reduction` is below 1.
+
+    Reference: Hu et al., Squeeze-and-excitation networks, 2018.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net, x = SqueezeExcitation(4), jnp.zeros((2, 5, 5, 8))
+    >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0), x))
+    {'expand': {'b': (8,), 'w': (2, 8)}, 'reduce': {'b': (2,), 'w': (8, 2)}}
+    """
+
+    reduction: Annotated[int, positive_size] = 16
+    activation: Annotated[Callable[[jax.Array], jax.Array], plain_function] = jax.nn.relu
+    spatial: Annotated[int | None, window_rank] = None
+    w_init: InitFn = he_normal()
+    b_init: InitFn = zeros()
+
+    def parameters(self, x: Any) -> dict[str, dict[str, Param]]:
+        """Declare two weights and their biases."""
+        window_axes(x, self.spatial)
+        n = x.shape[-1]
+        m = max(1, n // self.reduction)
+        return {
+            name: {"w": Param(shape, self.w_init), "b": Param(shape[1:], self.b_init)}
+            for name, shape in {"reduce": (n, m), "expand": (m, n)}.items()
+        }
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return x with each feature weighted."""
+        axes = tuple(range(x.ndim - 1 - window_axes(x, self.spatial), x.ndim - 1))
+        x = x.astype(floating_type(x))
+        wide = wider_type(x.dtype, jnp.float32)
+        squeezed = jnp.mean(x, axes, dtype=wide, keepdims=True).astype(x.dtype)
+        hidden = self.activation(linear(squeezed, params["reduce"]["w"], params["reduce"]["b"]))
+        weights = linear(hidden, params["expand"]["w"], params["expand"]["b"])
+        return x * jnp.broadcast_to(jax.nn.sigmoid(weights), x.shape)

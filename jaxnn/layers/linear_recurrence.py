@@ -1,7 +1,7 @@
 """LinearRecurrence: a state-space layer with a diagonal linear recurrence."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,13 @@ import jax.numpy as jnp
 from ..core.calls import State
 from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
-from ..explain.text import describe
 from ..fields import is_traced
 from ..functional.linear import along_axis, floating_type, linear, wider_type
-from ..functional.linear_recurrence import decay, linear_recurrence
-from ..functional.recurrence import marks, select
+from ..functional.recurrence import decay, linear_recurrence, marks, select
 from ..functional.segments import check_segments
 from ..initializers import Initializer, Shape, normal
-from .checks import check_cache, check_flags, check_not_training, check_positive, check_rank
+from ..validation import above, fraction
+from .checks import cache_length, check_direction, check_not_training, check_sequence, positive_size
 
 
 class LinearRecurrence(Primitive):
@@ -62,43 +61,25 @@ class LinearRecurrence(Primitive):
     (2, 5, 3)
     """
 
-    states: int
-    min_radius: float = 0.0
-    max_radius: float = 1.0
-    max_phase: float = 2 * math.pi
+    states: Annotated[int, positive_size]
+    min_radius: Annotated[float, fraction] = 0.0
+    max_radius: Annotated[float, fraction] = 1.0
+    max_phase: Annotated[float, above(0)] = 2 * math.pi
     reverse: bool = False
-    cache: int = 0
+    cache: Annotated[int, cache_length] = 0
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "states")
-        check_flags(self, "reverse")
-        check_cache(self)
-        for name in ("min_radius", "max_radius", "max_phase"):
-            number = getattr(self, name)
-            real = isinstance(number, int | float) and not isinstance(number, bool)
-            if not is_traced(number) and not real:
-                raise TypeError(f"LinearRecurrence.{name} must be a number, got {number!r}")
+        """Check the radii, and that a cached layer is not reversed."""
+        check_direction(self)
         low, high = self.min_radius, self.max_radius
-        if not is_traced(low) and not is_traced(high) and not 0 <= low < high <= 1:
+        if not is_traced(low) and not is_traced(high) and low >= high:
             raise ValueError(
-                "LinearRecurrence requires 0 <= min_radius < max_radius <= 1, got "
-                f"min_radius={low!r}, max_radius={high!r}"
-            )
-        if not is_traced(self.max_phase) and not self.max_phase > 0:
-            raise ValueError(
-                f"LinearRecurrence.max_phase must be an angle > 0, got {self.max_phase!r}; use for "
-                "example max_phase=math.pi / 10 for slow rotations"
-            )
-        if self.cache and self.reverse:
-            raise ValueError(
-                "LinearRecurrence(reverse=True) processes a sequence from its end, so it cannot "
-                "receive one in chunks; exclude it from nn.with_cache(net, match=...)"
+                f"LinearRecurrence.min_radius must be below max_radius={high!r}, got {low!r}"
             )
 
     def parameters(self, x: Any) -> dict[str, Any]:
         """Declare the decay, input, output, and skip parameters."""
-        check_rank(self, x, 2, "(..., T, features)")
+        check_sequence(x)
         n, m = x.shape[-1], self.states
         into, out = normal(math.sqrt(0.5 / n)), normal(math.sqrt(1 / m))
         return {
@@ -120,8 +101,6 @@ class LinearRecurrence(Primitive):
         self, params: Any, x: jax.Array, segment_ids: Any = None, *, state: State, train: bool
     ) -> tuple[jax.Array, State]:
         """Return the outputs of all steps, and the state after them."""
-        if x.shape[-2] == 0:
-            raise ValueError(f"expected a sequence of at least one step, got {describe(x)}")
         h, last = None, jnp.zeros(x.shape[:-2], jnp.int32)
         if self.cache:
             check_not_training(self, train)

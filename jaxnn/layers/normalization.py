@@ -1,21 +1,36 @@
 """Normalization: layer, root mean square, group, instance, local response, and batch."""
 
-import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
 from ..core.calls import State
 from ..core.declarations import Param, Variable
-from ..core.layer import Layer, Primitive
+from ..core.layer import Primitive
 from ..explain.text import describe
-from ..fields import is_traced
 from ..functional import normalization as norm
 from ..functional.gradients import gradient_once
 from ..functional.linear import along_axis, floating_type, wider_type
 from ..initializers import InitFn, ones, zeros
-from .checks import check_flags, check_positive, check_rank
+from ..validation import fraction, integer, natural, number
+from .checks import (
+    axis_or_axes,
+    check_multiples,
+    check_not_empty,
+    check_rank,
+    distinct_axes,
+    positive_size,
+)
+
+_AXIS = integer().such(what="the axis of the features, an int")
+_MOMENTUM = fraction.such(
+    what="the weight of the old statistics, a number from 0 to 1",
+    hint="the number of input features is inferred from the input",
+)
+window_rank = None | natural.such(
+    what="the number of axes between examples and features, an int >= 0 (2 for images)"
+)
 
 
 class LayerNorm(Primitive):
@@ -44,16 +59,10 @@ class LayerNorm(Primitive):
 
     scale: bool = True
     bias: bool = True
-    eps: float = 1e-5
-    axis: norm.Axes = -1
+    eps: Annotated[float, number(0)] = 1e-5
+    axis: Annotated[norm.Axes, axis_or_axes] = -1
     scale_init: InitFn = ones()
     b_init: InitFn = zeros()
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_flags(self, "scale", "bias")
-        _check_eps(self, self.eps)
-        _check_axes(self, self.axis)
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare scale and b, as requested."""
@@ -86,15 +95,9 @@ class RMSNorm(Primitive):
     """
 
     scale: bool = True
-    eps: float = 1e-6
-    axis: norm.Axes = -1
+    eps: Annotated[float, number(0)] = 1e-6
+    axis: Annotated[norm.Axes, axis_or_axes] = -1
     scale_init: InitFn = ones()
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_flags(self, "scale")
-        _check_eps(self, self.eps)
-        _check_axes(self, self.axis)
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare scale, if requested."""
@@ -134,34 +137,23 @@ class GroupNorm(Primitive):
     {'b': (8,), 'scale': (8,)}
     """
 
-    groups: int
+    groups: Annotated[int, positive_size]
     scale: bool = True
     bias: bool = True
-    eps: float = 1e-5
-    spatial: int | None = None
+    eps: Annotated[float, number(0)] = 1e-5
+    spatial: Annotated[int | None, window_rank] = None
     scale_init: InitFn = ones()
     b_init: InitFn = zeros()
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "groups")
-        check_flags(self, "scale", "bias")
-        _check_eps(self, self.eps)
-        check_spatial(self, self.spatial)
-
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare scale and b, as requested."""
-        window_axes(self, x, self.spatial)
-        if x.shape[-1] % self.groups:
-            raise ValueError(
-                f"{self.groups} groups do not divide the {x.shape[-1]} features of {describe(x)}; "
-                "choose a divisor of the last axis"
-            )
+        window_axes(x, self.spatial)
+        check_multiples(x, "features", x.shape[-1:], (self.groups,), "change GroupNorm.groups")
         return _scale_and_bias(self, x, -1, self.scale, self.bias)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x normalized over the window and each group of features."""
-        y = norm.group_norm(x, self.groups, window_axes(self, x, self.spatial), self.eps)
+        y = norm.group_norm(x, self.groups, window_axes(x, self.spatial), self.eps)
         return _scaled(y, params, -1).astype(floating_type(x))
 
 
@@ -193,20 +185,14 @@ class InstanceNorm(Primitive):
 
     scale: bool = True
     bias: bool = True
-    eps: float = 1e-5
-    spatial: int | None = None
+    eps: Annotated[float, number(0)] = 1e-5
+    spatial: Annotated[int | None, window_rank] = None
     scale_init: InitFn = ones()
     b_init: InitFn = zeros()
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_flags(self, "scale", "bias")
-        _check_eps(self, self.eps)
-        check_spatial(self, self.spatial)
-
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare scale and b, as requested."""
-        if window_axes(self, x, self.spatial) == 0:
+        if window_axes(x, self.spatial) == 0:
             raise ValueError(
                 f"expected a window to normalize each feature over, but {describe(x)} has none; a "
                 "number minus its own mean is 0; use nn.LayerNorm() to normalize over features"
@@ -215,7 +201,7 @@ class InstanceNorm(Primitive):
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x normalized over the window."""
-        y = norm.group_norm(x, x.shape[-1], window_axes(self, x, self.spatial), self.eps)
+        y = norm.group_norm(x, x.shape[-1], window_axes(x, self.spatial), self.eps)
         return _scaled(y, params, -1).astype(floating_type(x))
 
 
@@ -244,18 +230,14 @@ class LocalResponseNorm(Primitive):
     [1.0, -1.0]
     """
 
-    size: int = 5
+    size: Annotated[int, positive_size] = 5
     alpha: float = 1e-4
     beta: float = 0.75
     k: float = 1.0
 
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "size")
-
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return x divided by the response of its neighbors."""
-        check_rank(self, x, 1, "(..., features)")
+        check_rank(x, 1, "(..., features)")
         return norm.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
 
 
@@ -289,29 +271,14 @@ class BatchNorm(Primitive):
     {'mean': (8,), 'var': (8,)}
     """
 
-    momentum: float = 0.9
+    momentum: Annotated[float, _MOMENTUM] = 0.9
     scale: bool = True
     bias: bool = True
-    eps: float = 1e-5
-    axis: int = -1
+    eps: Annotated[float, number(0)] = 1e-5
+    axis: Annotated[int, _AXIS] = -1
     axis_name: str | tuple[str, ...] | None = None
     scale_init: InitFn = ones()
     b_init: InitFn = zeros()
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_flags(self, "scale", "bias")
-        _check_eps(self, self.eps)
-        if not isinstance(self.axis, int) or isinstance(self.axis, bool):
-            raise ValueError(
-                f"BatchNorm.axis must be the axis of the features, an int; got {self.axis!r}"
-            )
-        number = isinstance(self.momentum, int | float) and not isinstance(self.momentum, bool)
-        if not is_traced(self.momentum) and not (number and 0.0 <= self.momentum <= 1.0):
-            raise ValueError(
-                "BatchNorm.momentum must be the weight of the old statistics, in [0, 1]; "
-                f"got {self.momentum!r}"
-            )
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare scale and b, as requested."""
@@ -331,8 +298,7 @@ class BatchNorm(Primitive):
         """Return x normalized, and the new running statistics."""
         if train:
             others = tuple(i for i in range(x.ndim) if i != self.axis % x.ndim)
-            if math.prod(x.shape[i] for i in others) == 0:
-                raise ValueError(f"cannot compute statistics of an empty batch, {describe(x)}")
+            check_not_empty(x, others, "a batch of at least one element, to compute statistics")
             x = gradient_once(x)
             mean, var = norm.moments(x, others, self.axis_name)
             batch = {"mean": mean.reshape(-1), "var": var.reshape(-1)}
@@ -356,52 +322,20 @@ def _running(old: jax.Array, new: jax.Array, momentum: Any) -> jax.Array:
     return jnp.where(momentum == 0, new, jnp.where(momentum == 1, old, mean))
 
 
-def _check_eps(layer: Layer, eps: Any) -> None:
-    number = isinstance(eps, int | float) and not isinstance(eps, bool)
-    if not is_traced(eps) and not (number and eps >= 0.0):
-        raise ValueError(f"{type(layer).__name__}.eps must be a number >= 0, got {eps!r}")
-
-
-def check_spatial(layer: Layer, spatial: Any) -> None:
-    """Raise ValueError unless `spatial` is None or an int >= 0."""
-    whole = isinstance(spatial, int) and not isinstance(spatial, bool) and spatial >= 0
-    if spatial is not None and not whole:
-        raise ValueError(
-            f"{type(layer).__name__}.spatial must be the number of axes between examples and "
-            f"features, an int >= 0 (2 for images); got {spatial!r}"
-        )
-
-
-def window_axes(layer: Layer, x: Any, spatial: int | None) -> int:
+def window_axes(x: Any, spatial: int | None) -> int:
     """Return the number of window axes of x; raise ValueError if x has too few axes."""
     if spatial is None:
-        check_rank(layer, x, 2, "(examples, ..., features)")
+        check_rank(x, 2, "(examples, ..., features)")
         return len(x.shape) - 2
-    check_rank(layer, x, spatial + 1, f"(..., {spatial} window axes, features)")
+    check_rank(x, spatial + 1, f"(..., {spatial} window axes, features)")
     return spatial
-
-
-def _check_axes(layer: Layer, axis: Any) -> None:
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    if not axes or any(not isinstance(one, int) or isinstance(one, bool) for one in axes):
-        raise ValueError(
-            f"{type(layer).__name__}.axis must be an axis or a tuple of axes, such as -1 or "
-            f"(-2, -1); got {axis!r}"
-        )
 
 
 def _scale_and_bias(
     layer: Any, x: Any, axis: norm.Axes, scale: bool, bias: bool
 ) -> dict[str, Param]:
-    if not hasattr(x, "shape"):
-        raise TypeError(f"expected an array, got {x!r}; use jnp.asarray(x)")
-    axes, ndim = axis if isinstance(axis, tuple) else (axis,), len(x.shape)
-    for one in axes:
-        if not -ndim <= one < ndim:
-            raise ValueError(f"cannot normalize axis {one}, which {describe(x)} does not have")
-    if len({one % ndim for one in axes}) < len(axes):
-        raise ValueError(f"cannot normalize axes {axes}: two are the same axis of {describe(x)}")
-    shape = tuple(x.shape[i] for i in sorted(one % ndim for one in axes))
+    axes = distinct_axes(x, axis)
+    shape = tuple(x.shape[i] for i in sorted(axes))
     declared = {"scale": Param(shape, layer.scale_init)} if scale else {}
     return declared | {"b": Param(shape, layer.b_init)} if bias else declared
 

@@ -4,17 +4,21 @@ Windows slide along the last axes before the features, one for each entry of `ke
 is one axis), with any number of batch axes in front.
 """
 
-from typing import Any
+import math
+from typing import Annotated, Any
 
 import jax
 
-from ..core.layer import Layer, Primitive
-from ..explain.text import describe
-from ..fields import is_traced
+from ..core.layer import Primitive
 from ..functional import pooling
-from ..functional.padding import Padding, entries
+from ..functional.padding import Padding
 from ..functional.windows import NAMES, PerAxis
-from .checks import AXES, check_flags, check_per_axis, check_rank
+from ..validation import above, is_number, natural
+from .checks import AXES, check_not_empty, check_rank, check_window, sizes
+
+_EXPONENT = above(0).such(
+    test=lambda v: is_number(v) and 0 < v < math.inf, hint="for the maximum, write MaxPool"
+)
 
 
 class MaxPool(Primitive):
@@ -46,19 +50,19 @@ class MaxPool(Primitive):
     (8, 14, 14, 16)
     """
 
-    kernel_size: PerAxis
+    kernel_size: Annotated[PerAxis, sizes()]
     stride: PerAxis | None = None
     padding: Padding = "valid"
     dilation: PerAxis = 1
     ceil_mode: bool = False
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_window(self)
+        """Check the window."""
+        check_window(self, NAMES)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the maximum of each window."""
-        _check_axes(self, x, self.kernel_size)
+        _check_axes(x, self.kernel_size)
         return pooling.max_pool(
             x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
         )
@@ -84,19 +88,19 @@ class MinPool(Primitive):
     [[1], [2]]
     """
 
-    kernel_size: PerAxis
+    kernel_size: Annotated[PerAxis, sizes()]
     stride: PerAxis | None = None
     padding: Padding = "valid"
     dilation: PerAxis = 1
     ceil_mode: bool = False
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_window(self)
+        """Check the window."""
+        check_window(self, NAMES)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the minimum of each window."""
-        _check_axes(self, x, self.kernel_size)
+        _check_axes(x, self.kernel_size)
         return pooling.min_pool(
             x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
         )
@@ -127,20 +131,19 @@ class AvgPool(Primitive):
     [2.0, 5.0]
     """
 
-    kernel_size: PerAxis
+    kernel_size: Annotated[PerAxis, sizes()]
     stride: PerAxis | None = None
     padding: Padding = "valid"
     count_include_pad: bool = True
     ceil_mode: bool = False
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_window(self)
-        check_flags(self, "count_include_pad")
+        """Check the window."""
+        check_window(self, NAMES)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the mean of each window."""
-        _check_axes(self, x, self.kernel_size)
+        _check_axes(x, self.kernel_size)
         return pooling.average_pool(
             x, self.kernel_size, self.stride, self.padding, self.count_include_pad, self.ceil_mode
         )
@@ -168,23 +171,18 @@ class LpPool(Primitive):
     [[5.0]]
     """
 
-    p: float
-    kernel_size: PerAxis
+    p: Annotated[float, _EXPONENT]
+    kernel_size: Annotated[PerAxis, sizes()]
     stride: PerAxis | None = None
     ceil_mode: bool = False
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        number = isinstance(self.p, int | float) and not isinstance(self.p, bool)
-        if not is_traced(self.p) and not (number and 0 < self.p < float("inf")):
-            raise ValueError(
-                f"LpPool.p must be a number > 0, got {self.p!r}; for the maximum, write MaxPool"
-            )
-        _check_window(self)
+        """Check the window."""
+        check_window(self, NAMES)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the power mean of each window, times its size."""
-        _check_axes(self, x, self.kernel_size)
+        _check_axes(x, self.kernel_size)
         return pooling.lp_pool(x, self.p, self.kernel_size, self.stride, self.ceil_mode)
 
 
@@ -208,15 +206,11 @@ class AdaptiveAvgPool(Primitive):
     (2, 7, 7, 16)
     """
 
-    output_size: PerAxis
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_per_axis(self, "output_size")
+    output_size: Annotated[PerAxis, sizes()]
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the mean of each window."""
-        _check_axes(self, x, self.output_size)
+        _check_axes(x, self.output_size)
         return pooling.adaptive_average_pool(x, self.output_size)
 
 
@@ -238,15 +232,11 @@ class AdaptiveMaxPool(Primitive):
     [[2], [6]]
     """
 
-    output_size: PerAxis
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_per_axis(self, "output_size")
+    output_size: Annotated[PerAxis, sizes()]
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the maximum of each window."""
-        _check_axes(self, x, self.output_size)
+        _check_axes(x, self.output_size)
         return pooling.adaptive_max_pool(x, self.output_size)
 
 
@@ -269,11 +259,7 @@ class GlobalAvgPool(Primitive):
     (8, 512)
     """
 
-    start: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_start(self)
+    start: Annotated[int, natural] = 1
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the mean of each feature."""
@@ -298,11 +284,7 @@ class GlobalMaxPool(Primitive):
     [3, 5]
     """
 
-    start: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_start(self)
+    start: Annotated[int, natural] = 1
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the maximum of each feature."""
@@ -310,30 +292,11 @@ class GlobalMaxPool(Primitive):
         return pooling.global_max_pool(x, self.start)
 
 
-def _check_window(layer: Any) -> None:
-    axes = check_per_axis(layer, "kernel_size")
-    for name in ("stride", "dilation"):
-        if getattr(layer, name, None) is not None:
-            check_per_axis(layer, name, axes)
-    try:
-        entries(getattr(layer, "padding", "valid"), axes, NAMES)
-    except ValueError as error:
-        raise ValueError(f"{type(layer).__name__}.{error}") from None
-    check_flags(layer, "ceil_mode")
-
-
-def _check_axes(layer: Layer, x: Any, sizes: PerAxis) -> None:
+def _check_axes(x: Any, sizes: PerAxis) -> None:
     axes = len(sizes) if isinstance(sizes, tuple) else 1
-    check_rank(layer, x, axes + 1, f"(..., {AXES[axes]}, features)")
-
-
-def _check_start(layer: Any) -> None:
-    start = layer.start
-    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
-        raise ValueError(f"{type(layer).__name__}.start must be an int >= 0, got {start!r}")
+    check_rank(x, axes + 1, f"(..., {AXES[axes]}, features)")
 
 
 def _check_inner(layer: Any, x: Any) -> None:
-    check_rank(layer, x, layer.start + 2, f"(*{layer.start} batch axes, *axes, features)")
-    if 0 in x.shape[layer.start : -1]:
-        raise ValueError(f"cannot pool {describe(x)}: it has no elements")
+    check_rank(x, layer.start + 2, f"(*{layer.start} batch axes, *axes, features)")
+    check_not_empty(x, range(layer.start, x.ndim - 1), "axes to pool with at least one element")

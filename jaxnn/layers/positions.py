@@ -1,6 +1,6 @@
 """Layers that add position encodings to a sequence: learned and sinusoidal."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from ..functional.checking import check_range
 from ..functional.gradients import shared_rows, shared_sum
 from ..functional.linear import floating_type
 from ..functional.positions import sinusoidal
-from ..functional.segments import Count, check_segments, going_on, places
+from ..functional.segments import Count, check_segments, continued_segments, packed_positions
 from ..initializers import InitFn, normal, zeros
 from ..masking import without_padding
-from .checks import check_cache, check_not_training, check_positive, check_rank
+from ..validation import above
+from .checks import cache_length, check_not_training, check_rank, positive_size
 
 
 class LearnedPositions(Primitive):
@@ -43,18 +44,13 @@ class LearnedPositions(Primitive):
     {'w': (512, 8)}
     """
 
-    length: int
+    length: Annotated[int, positive_size]
     w_init: InitFn = normal(0.02)
-    cache: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "length")
-        check_cache(self)
+    cache: Annotated[int, cache_length] = 0
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Declare the table."""
-        check_rank(self, x, 2, "(..., T, features)")
+        check_rank(x, 2, "(..., T, features)")
         return {"w": Param((self.length, x.shape[-1]), self.w_init)}
 
     def variables(self, x: Any) -> dict[str, Variable]:
@@ -115,19 +111,12 @@ class SinusoidalPositions(Primitive):
     [[0.0, 1.0]]
     """
 
-    base: float = 10000.0
-    cache: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_cache(self)
-        number = isinstance(self.base, int | float) and not isinstance(self.base, bool)
-        if not is_traced(self.base) and not (number and self.base > 0):
-            raise ValueError(f"SinusoidalPositions.base must be a number > 0, got {self.base!r}")
+    base: Annotated[float, above(0)] = 10000.0
+    cache: Annotated[int, cache_length] = 0
 
     def parameters(self, x: Any) -> dict[str, Param]:
         """Check the shape of x; there are no parameters."""
-        check_rank(self, x, 2, "(..., T, features)")
+        check_rank(x, 2, "(..., T, features)")
         return {}
 
     def variables(self, x: Any) -> dict[str, Variable]:
@@ -164,12 +153,12 @@ def _positions(
     if layer.cache:
         check_not_training(layer, train)
         count = Count(**(state or {}))
-        segment_ids = going_on(count, x.shape[-2]) if segment_ids is None else segment_ids
-        found, count = places(segment_ids, count)
+        segment_ids = continued_segments(count, x.shape[-2]) if segment_ids is None else segment_ids
+        found, count = packed_positions(segment_ids, count)
         return found.position, count._asdict()
     if segment_ids is None:
         return jnp.arange(x.shape[-2]).reshape((1,) * (x.ndim - 2) + (-1,)), {}
-    return places(segment_ids)[0].position, {}
+    return packed_positions(segment_ids)[0].position, {}
 
 
 def _add(x: jax.Array, y: jax.Array) -> jax.Array:

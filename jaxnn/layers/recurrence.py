@@ -6,7 +6,7 @@ the structure `Cell`, which lets `Recurrent` move matrix products out of its sca
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from ..initializers import (
     orthogonal,
     zeros,
 )
-from .checks import AXES, check_activation, check_per_axis, check_positive, check_rank
+from .checks import AXES, check_rank, plain_function, positive_size, sizes
 
 
 class Cell(Primitive):
@@ -63,14 +63,10 @@ class Cell(Primitive):
     (2, 5, 8)
     """
 
-    features: int
+    features: Annotated[int, positive_size]
 
     gates = 1
     apart = False
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_positive(self, "features")
 
     def _has_method(self, name: str) -> bool:
         return name == "forward"
@@ -130,7 +126,7 @@ class Cell(Primitive):
 
     def _input(self, x: Any, inits: tuple[Any, ...], biases: tuple[Any, ...]) -> dict[str, Param]:
         """Declare weights and biases of the input, with one block for each gate."""
-        check_rank(self, x, self.axes, self._wanted())
+        check_rank(x, self.axes, self._wanted())
         shape = (*self._window(), x.shape[-1], len(inits) * self.features)
         return {"w": Param(shape, by_gate(inits)), "b": Param(shape[-1:], by_gate(biases))}
 
@@ -170,15 +166,10 @@ class RNNCell(Cell):
     >>> carry, y = cell.apply(params, carry, x)
     """
 
-    activation: Callable[..., Any] = jnp.tanh
+    activation: Annotated[Callable[..., Any], plain_function] = jnp.tanh
     w_init: InitFn = glorot_uniform()
     recurrent_init: InitFn = orthogonal()
     b_init: InitFn = zeros()
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        check_activation(self, "activation")
 
     def parameters(self, carry: Any, x: Any) -> dict[str, dict[str, Param]]:
         """Declare weights of the input and of the hidden state, and the bias."""
@@ -375,16 +366,11 @@ class ConvLSTMCell(LongShortTerm):
     {'w': (3, 3, 8, 32)}
     """
 
-    kernel_size: PerAxis
+    kernel_size: Annotated[PerAxis, sizes()]
     w_init: InitFn = glorot_uniform()
     recurrent_init: InitFn = orthogonal()
     b_init: InitFn = zeros()
     forget_init: InitFn = ones()
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        super().__post_init__()
-        check_per_axis(self, "kernel_size")
 
     @property
     def axes(self) -> int:

@@ -4,14 +4,17 @@ A `RotaryEmbedding` is a value, used as a field of `MultiHeadAttention`. A scali
 sequences is a value, too, used as a field of `RotaryEmbedding`.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from ..core.values import Value, fields
-from ..fields import is_traced
+from ..core.values import Value
 from ..functional import positions as rules
+from ..validation import Accepts, above, instance, is_number, tuple_of
+
+_FACTORS = tuple_of(above(0), "a tuple of numbers > 0, one for each rotated pair")
+_FRACTION = Accepts("a fraction of the features, in (0, 1]", lambda v: is_number(v) and 0 < v <= 1)
 
 
 class Scaling(Value):
@@ -22,13 +25,6 @@ class Scaling(Value):
     """
 
     by_length = False
-
-    def __post_init__(self) -> None:
-        """Check that every number is positive."""
-        for field in fields(self):
-            number = getattr(self, field.name)
-            if number is not None:
-                _check_positive_number(self, field.name, number)
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
         """Return the frequencies of the pairs of `features`, in a sequence of `length`."""
@@ -52,7 +48,7 @@ class LinearScaling(Scaling):
     [0.25, 0.0024999999441206455]
     """
 
-    factor: float
+    factor: Annotated[float, above(0)]
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
         """Return the frequencies divided by `factor`."""
@@ -71,7 +67,7 @@ class NTKScaling(Scaling):
     [1.0, 0.0024999999441206455]
     """
 
-    factor: float
+    factor: Annotated[float, above(0)]
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
         """Return the frequencies of the larger base."""
@@ -96,8 +92,8 @@ class DynamicNTKScaling(Scaling):
     [100, 100, 300]
     """
 
-    factor: float
-    original_length: int
+    factor: Annotated[float, above(0)]
+    original_length: Annotated[int, above(0)]
 
     by_length = True
 
@@ -127,11 +123,11 @@ class YaRNScaling(Scaling):
     [1.0, 0.00625]
     """
 
-    factor: float
-    original_length: int
-    fast: float = 32.0
-    slow: float = 1.0
-    magnitude: float | None = None
+    factor: Annotated[float, above(0)]
+    original_length: Annotated[int, above(0)]
+    fast: Annotated[float, above(0)] = 32.0
+    slow: Annotated[float, above(0)] = 1.0
+    magnitude: Annotated[float | None, None | above(0)] = None
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
         """Return the interpolated frequencies."""
@@ -163,10 +159,10 @@ class Llama3Scaling(Scaling):
     [1.0, 0.000525]
     """
 
-    factor: float = 8.0
-    original_length: int = 8192
-    low: float = 1.0
-    high: float = 4.0
+    factor: Annotated[float, above(0)] = 8.0
+    original_length: Annotated[int, above(0)] = 8192
+    low: Annotated[float, above(0)] = 1.0
+    high: Annotated[float, above(0)] = 4.0
 
     def frequencies(self, features: int, base: Any, length: int) -> jax.Array:
         """Return the interpolated frequencies."""
@@ -197,22 +193,16 @@ class LongRoPEScaling(Scaling):
     [1.0, 0.0024999999441206455]
     """
 
-    short: tuple[float, ...]
-    long: tuple[float, ...]
-    original_length: int
-    factor: float
-    magnitude: float | None = None
+    short: Annotated[tuple[float, ...], _FACTORS]
+    long: Annotated[tuple[float, ...], _FACTORS]
+    original_length: Annotated[int, above(0)]
+    factor: Annotated[float, above(0)]
+    magnitude: Annotated[float | None, None | above(0)] = None
 
     by_length = True
 
     def __post_init__(self) -> None:
-        """Check that all numbers are positive, and that `short` and `long` have equal lengths."""
-        for name in ("original_length", "factor", "magnitude"):
-            if getattr(self, name) is not None:
-                _check_positive_number(self, name, getattr(self, name))
-        for name in ("short", "long"):
-            for number in getattr(self, name):
-                _check_positive_number(self, name, number)
+        """Check that `short` and `long` have equal lengths."""
         if len(self.short) != len(self.long):
             raise ValueError(
                 "LongRoPEScaling requires short and long factors for the same pairs; got "
@@ -234,6 +224,9 @@ class LongRoPEScaling(Scaling):
         if self.magnitude is not None:
             return self.magnitude
         return rules.longrope_magnitude(self.factor, self.original_length)
+
+
+_SCALING = None | instance(Scaling, "a rule such as nn.LinearScaling(2.0)")
 
 
 class RotaryEmbedding(Value):
@@ -261,29 +254,10 @@ class RotaryEmbedding(Value):
     RotaryEmbedding(base=500000.0, scaling=Llama3Scaling(factor=32.0))
     """
 
-    base: float = 10000.0
-    fraction: float = 1.0
+    base: Annotated[float, above(0)] = 10000.0
+    fraction: Annotated[float, _FRACTION] = 1.0
     interleaved: bool = False
-    scaling: Scaling | None = None
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        _check_positive_number(self, "base", self.base)
-        _check_positive_number(self, "fraction", self.fraction)
-        if is_traced(self.fraction) or self.fraction > 1:
-            raise ValueError(
-                f"RotaryEmbedding.fraction must be a fraction of the features, in (0, 1]; got "
-                f"{self.fraction!r}"
-            )
-        if not isinstance(self.interleaved, bool):
-            raise TypeError(
-                f"RotaryEmbedding.interleaved must be True or False, got {self.interleaved!r}"
-            )
-        if self.scaling is not None and not isinstance(self.scaling, Scaling):
-            raise TypeError(
-                f"RotaryEmbedding.scaling must be a rule such as LinearScaling(2.0); got "
-                f"{self.scaling!r}"
-            )
+    scaling: Annotated[Scaling | None, _SCALING] = None
 
     def turned_features(self, features: int) -> int:
         """Return how many features of a head are rotated; raise ValueError if that is odd."""
@@ -308,9 +282,3 @@ class RotaryEmbedding(Value):
         return rules.rotate(
             x, positions, frequencies, interleaved=self.interleaved, magnitude=magnitude
         )
-
-
-def _check_positive_number(value: Value, name: str, number: Any) -> None:
-    real = isinstance(number, int | float) and not isinstance(number, bool)
-    if not is_traced(number) and not (real and number > 0):
-        raise ValueError(f"{type(value).__name__}.{name} must be a number > 0, got {number!r}")

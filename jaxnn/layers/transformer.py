@@ -12,7 +12,6 @@ from ..core.composite import Composite
 from ..core.layer import Layer, LayerLike
 from ..functional.finite import by_row
 from ..functional.linear import floating_type
-from .checks import check_flags
 from .normalization import LayerNorm
 
 
@@ -58,10 +57,6 @@ class EncoderLayer(Composite):
     dropout: LayerLike | None = None
     attention_norm: LayerLike = LayerNorm()
     feed_forward_norm: LayerLike = LayerNorm()
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_flags(self, "norm_first")
 
     def forward(self, x: jax.Array, *, mask: Any = None, bias: Any = None) -> jax.Array:
         """Apply attention, then the feed-forward network."""
@@ -110,10 +105,6 @@ class DecoderLayer(Composite):
     attention_norm: LayerLike = LayerNorm()
     cross_attention_norm: LayerLike = LayerNorm()
     feed_forward_norm: LayerLike = LayerNorm()
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_flags(self, "norm_first")
 
     def forward(
         self,

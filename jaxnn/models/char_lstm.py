@@ -1,35 +1,32 @@
 """CharLSTM: a recurrent network that predicts the next character."""
 
 import dataclasses
+from typing import Annotated
 
 from ..combine.recurrent import Recurrent
 from ..combine.sequential import Sequential
 from ..core.layer import Layer
-from ..layers.dense import Dense
+from ..layers.checks import dropout_rate
 from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
+from ..layers.linear import Dense
 from ..layers.recurrence import LSTMCell
-from .checks import check_sizes
+from .model import Model, size
 
 
 @dataclasses.dataclass(frozen=True)
-class CharLSTM:
+class CharLSTM(Model):
     """LSTM language model over characters.
 
     Reference: Graves, Generating sequences with recurrent neural networks, 2013.
     """
 
-    width: int = 256
+    width: Annotated[int, size] = 256
     """Features of a character, and units of each layer."""
-    layers: int = 2
+    layers: Annotated[int, size] = 2
     """Number of recurrent layers."""
-    dropout: float = 0.0
+    dropout: Annotated[float, dropout_rate] = 0.0
     """Dropout rate after each recurrent layer, in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_sizes(self, 1, "width", "layers")
-        Dropout(self.dropout)
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from characters (..., T) to logits (..., T, outputs).

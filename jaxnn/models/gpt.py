@@ -2,26 +2,26 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 
-from ..combine.remat import Remat
-from ..combine.repeat import Repeat
 from ..combine.sequential import Sequential
+from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..initializers import InitFn, normal
 from ..layers.attention import MultiHeadAttention
-from ..layers.dense import Dense
+from ..layers.checks import check_divides, dropout_rate
 from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
 from ..layers.gated import GatedFeedForward
+from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm, RMSNorm
 from ..layers.positions import LearnedPositions
 from ..layers.rotary import RotaryEmbedding
 from ..layers.transformer import EncoderLayer
-from .checks import check_choice, check_heads, check_sizes
+from .model import Model, size
 
 
 class Decoder(Composite):
@@ -61,7 +61,7 @@ class Decoder(Composite):
 
 
 @dataclasses.dataclass(frozen=True)
-class GPT:
+class GPT(Model):
     """Causal transformer with pre-normalization, which predicts the next token.
 
     `gpt2()` to `gpt2_xl()` and `llama2_7b()` to `llama2_70b()` are the published sizes. Weights are
@@ -73,17 +73,17 @@ class GPT:
     2.3; Touvron et al., Llama 2: open foundation and fine-tuned chat models, 2023.
     """
 
-    layers: int = 6
+    layers: Annotated[int, size] = 6
     """Number of blocks of attention and feed-forward network."""
-    width: int = 384
+    width: Annotated[int, size] = 384
     """Features of each position."""
-    num_heads: int = 6
+    num_heads: Annotated[int, size] = 6
     """Number of attention heads, a divisor of the width."""
-    num_kv_heads: int | None = None
+    num_kv_heads: Annotated[int | None, None | size] = None
     """Number of heads of keys and values, a divisor of num_heads; None for num_heads."""
-    hidden: int | None = None
+    hidden: Annotated[int | None, None | size] = None
     """Units of the feed-forward network; None for 4 * width."""
-    length: int = 256
+    length: Annotated[int, size] = 256
     """Longest sequence, if positions are learned."""
     positions: Literal["learned", "rotary"] = "learned"
     """Position encoding: a learned vector for each position, or rotary embeddings."""
@@ -99,20 +99,15 @@ class GPT:
     """Whether attention and feed-forward network have biases."""
     tied: bool = True
     """Whether the output layer shares the table of the embedding."""
-    dropout: float = 0.0
+    dropout: Annotated[float, dropout_rate] = 0.0
     """Dropout rate of embeddings, attention weights, and residual branches, in [0, 1)."""
     implementation: str | None = None
     """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        check_sizes(self, 1, "layers", "width", "num_heads", "length")
-        optional = ("num_kv_heads", "hidden")
-        check_sizes(self, 1, *(name for name in optional if getattr(self, name) is not None))
-        check_choice(self, "positions", ("learned", "rotary"))
-        check_choice(self, "norm", ("layer", "rms"))
-        check_choice(self, "feed_forward", ("gelu", "swiglu"))
-        check_heads(self)
+        """Check the fields, and that the heads divide the width."""
+        super().__post_init__()
+        check_divides(self, "num_heads", "width")
         self.network(1)
         if self.positions == "rotary":
             RotaryEmbedding(self.rotary_base).turned_features(self.width // self.num_heads)

@@ -1,21 +1,23 @@
 """LeNet: a small convolutional network for images such as digits."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 
 from ..combine.sequential import Sequential
 from ..core.layer import Layer
+from ..layers.checks import dropout_rate
 from ..layers.convolution import Conv
-from ..layers.dense import Dense
 from ..layers.dropout import Dropout
+from ..layers.linear import Dense
 from ..layers.pooling import MaxPool
 from ..layers.shape import Flatten
-from .checks import check_sizes
+from .model import Model, two_sizes
 
 
 @dataclasses.dataclass(frozen=True)
-class LeNet:
+class LeNet(Model):
     """Convolutional network with two convolutions, max pooling, and two hidden layers.
 
     The default sizes are those of LeNet-5, with 61,706 parameters for ten classes of 28 x 28
@@ -24,20 +26,12 @@ class LeNet:
     Reference: LeCun et al., Gradient-based learning applied to document recognition, 1998.
     """
 
-    channels: tuple[int, int] = (6, 16)
+    channels: Annotated[tuple[int, int], two_sizes] = (6, 16)
     """Channels of the two convolutions."""
-    hidden: tuple[int, int] = (120, 84)
+    hidden: Annotated[tuple[int, int], two_sizes] = (120, 84)
     """Units of the two hidden layers."""
-    dropout: float = 0.0
+    dropout: Annotated[float, dropout_rate] = 0.0
     """Dropout rate of the hidden layers, in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_sizes(self, 1, "channels", "hidden")
-        for name in ("channels", "hidden"):
-            if len(getattr(self, name)) != 2:
-                raise ValueError(f"LeNet.{name} must have 2 sizes, got {getattr(self, name)!r}")
-        Dropout(self.dropout)
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from images (N, H, W, C), such as 28 x 28, to logits (N, outputs).

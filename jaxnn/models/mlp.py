@@ -1,32 +1,28 @@
 """MLP: a multilayer perceptron."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 
 from ..combine.sequential import Sequential
 from ..core.layer import Layer
-from ..layers.dense import Dense
+from ..layers.checks import dropout_rate
 from ..layers.dropout import Dropout
-from .checks import check_sizes
+from ..layers.linear import Dense
+from .model import Model, depths, size
 
 
 @dataclasses.dataclass(frozen=True)
-class MLP:
+class MLP(Model):
     """Multilayer perceptron with ReLU and dropout."""
 
-    width: int = 128
+    width: Annotated[int, size] = 128
     """Units of each hidden layer."""
-    depth: int = 1
+    depth: Annotated[int, depths] = 1
     """Number of hidden layers."""
-    dropout: float = 0.0
+    dropout: Annotated[float, dropout_rate] = 0.0
     """Dropout rate of the hidden layers, in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_sizes(self, 1, "width")
-        check_sizes(self, 0, "depth")
-        Dropout(self.dropout)
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from (..., features) to (..., outputs).

@@ -1,7 +1,7 @@
 """ResNet: a residual network of convolutions for images."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 
@@ -10,10 +10,10 @@ from ..core.composite import Composite
 from ..core.layer import Layer
 from ..initializers import variance_scaling
 from ..layers.convolution import Conv
-from ..layers.dense import Dense
+from ..layers.linear import Dense
 from ..layers.normalization import BatchNorm
 from ..layers.pooling import GlobalAvgPool, MaxPool
-from .checks import check_choice, check_sizes
+from .model import Model, size, some_sizes
 
 
 class ResNetBlock(Composite):
@@ -39,7 +39,7 @@ class ResNetBlock(Composite):
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNet:
+class ResNet(Model):
     """Residual network with batch normalization, for image classification.
 
     `resnet18()` to `resnet152()` are the published sizes. The stride of a bottleneck is in its
@@ -49,19 +49,14 @@ class ResNet:
     Reference: He et al., Deep residual learning for image recognition, 2016.
     """
 
-    stages: tuple[int, ...] = (2, 2, 2, 2)
+    stages: Annotated[tuple[int, ...], some_sizes] = (2, 2, 2, 2)
     """Number of blocks of each stage; each stage halves the image and doubles the channels."""
-    width: int = 64
+    width: Annotated[int, size] = 64
     """Channels of the first stage."""
     bottleneck: bool = False
     """Whether blocks are bottlenecks (1 x 1, 3 x 3, 1 x 1) instead of two 3 x 3 convolutions."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First layers: 7 x 7 and max pooling, each by 2; or 3 x 3 at full size, for small images."""
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_sizes(self, 1, "stages", "width")
-        check_choice(self, "stem", ("imagenet", "cifar"))
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from images (N, H, W, C) to logits (N, outputs).

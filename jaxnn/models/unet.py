@@ -1,6 +1,7 @@
 """UNet: an encoder-decoder network with skip connections, from images to images."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from ..layers.convolution import Conv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.normalization import BatchNorm
 from ..layers.pooling import MaxPool
-from .checks import check_sizes
+from .model import Model, depths, size
 
 
 class UNetLevel(Composite):
@@ -48,7 +49,7 @@ class UNetLevel(Composite):
 
 
 @dataclasses.dataclass(frozen=True)
-class UNet:
+class UNet(Model):
     """U-Net with batch normalization, for the classification of pixels.
 
     Unlike in the paper, convolutions are padded, so the output has the size of the image.
@@ -57,15 +58,10 @@ class UNet:
     2015.
     """
 
-    width: int = 64
+    width: Annotated[int, size] = 64
     """Channels at full size, doubled from level to level."""
-    depth: int = 4
+    depth: Annotated[int, depths] = 4
     """Number of times that the image is halved; its sides must be multiples of 2**depth."""
-
-    def __post_init__(self) -> None:
-        """Check the fields."""
-        check_sizes(self, 1, "width")
-        check_sizes(self, 0, "depth")
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from images (N, H, W, C) to logits (N, H, W, outputs).

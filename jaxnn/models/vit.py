@@ -2,27 +2,28 @@
 
 import dataclasses
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
-from ..combine.remat import Remat
-from ..combine.repeat import Repeat
 from ..combine.sequential import Sequential
+from ..combine.transforms import Remat, Repeat
 from ..core.composite import Composite
 from ..core.layer import Layer
 from ..explain.text import describe
 from ..floating import widened
 from ..initializers import glorot_uniform, zeros
 from ..layers.attention import MultiHeadAttention
-from ..layers.dense import Dense
+from ..layers.checks import check_divides, dropout_rate
 from ..layers.dropout import Dropout
-from ..layers.learned_array import LearnedArray
+from ..layers.elementwise import LearnedArray
+from ..layers.embedding import PatchEmbedding
+from ..layers.linear import Dense
 from ..layers.normalization import LayerNorm
-from ..layers.patch import PatchEmbedding
 from ..layers.positions import LearnedPositions
 from ..layers.transformer import EncoderLayer
-from .checks import check_heads, check_sizes
+from .model import Model, size
 
 
 class PatchTransformer(Composite):
@@ -74,7 +75,7 @@ class PatchTransformer(Composite):
 
 
 @dataclasses.dataclass(frozen=True)
-class ViT:
+class ViT(Model):
     """Vision transformer with pre-normalization, for image classification.
 
     `tiny16()` to `huge14()` are the published sizes; the default is `base16()`. The weights of the
@@ -84,35 +85,28 @@ class ViT:
     data-efficient image transformers, 2021 (tiny and small).
     """
 
-    image: int = 224
+    image: Annotated[int, size] = 224
     """Height and width of the images."""
-    patch: int = 16
+    patch: Annotated[int, size] = 16
     """Height and width of a patch, a divisor of the image size."""
-    layers: int = 12
+    layers: Annotated[int, size] = 12
     """Number of blocks of attention and feed-forward network."""
-    width: int = 768
+    width: Annotated[int, size] = 768
     """Features of each patch."""
-    num_heads: int = 12
+    num_heads: Annotated[int, size] = 12
     """Number of attention heads, a divisor of the width."""
-    hidden: int | None = None
+    hidden: Annotated[int | None, None | size] = None
     """Units of the feed-forward network; None for 4 * width."""
-    dropout: float = 0.0
+    dropout: Annotated[float, dropout_rate] = 0.0
     """Dropout rate of embeddings and residual branches, in [0, 1)."""
     implementation: str | None = None
     """Implementation of `nn.MultiHeadAttention`; "cudnn" for NVIDIA GPUs in bfloat16."""
 
     def __post_init__(self) -> None:
-        """Check the fields."""
-        check_sizes(self, 1, "image", "patch", "layers", "width", "num_heads")
-        if self.hidden is not None:
-            check_sizes(self, 1, "hidden")
-        if self.image % self.patch:
-            raise ValueError(
-                f"ViT.patch must divide the image size, got patches of {self.patch} for images of "
-                f"{self.image}"
-            )
-        check_heads(self)
-        Dropout(self.dropout)
+        """Check the fields, and that patches and heads divide the sizes."""
+        super().__post_init__()
+        check_divides(self, "patch", "image")
+        check_divides(self, "num_heads", "width")
 
     def network(self, outputs: int) -> Layer:
         """Build the network, from images (..., H, W, C) to logits (..., outputs).

@@ -20,9 +20,8 @@ from jax.sharding import PartitionSpec as P
 from ..combine.capture import capture
 from ..combine.inference import Inference
 from ..combine.precision import Precision
-from ..combine.remat import Remat
-from ..combine.repeat import Repeat
-from ..combine.residual import Residual
+from ..combine.sequential import Residual
+from ..combine.transforms import Remat, Repeat
 from ..core import paths
 from ..core.calls import Call, Interceptor, Next, Outcome, evaluate, intercepting
 from ..core.composite import intercept

@@ -1,4 +1,4 @@
-"""add_lora and merge_lora: low-rank adapters around a trained network, and added to its weights."""
+"""add_lora and merge_lora: low-rank adapters around a trained network."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ..core import paths
 from ..core.layer import Layer
 from ..core.paths import at
 from ..tree import check_layer, edit_children
-from .editing import check_params, filled
+from .replacement import check_belong, filled
 
 
 def add_lora(
@@ -22,15 +22,31 @@ def add_lora(
     scale: float = 1.0,
     **named: Any,
 ) -> tuple[Layer, Any]:
-    """`net` in a `LoRA`, and its parameters with fresh adapters: the same function at first.
+    """Wrap a trained network in `LoRA`, with new adapters; at first its outputs are the same.
 
-    Each weight w whose path fits `match` becomes {"base": w, "down": (n, rank), "up": (rank, m)}
-    and stands for base + scale * down @ up; down is drawn from `key`, up is 0. Inputs are as for
-    `net.init`. The adapters train alone if `net` is an `nn.Inference`, or with
-    `train.partition({"**/down": optimizer, "**/up": optimizer, "**": None})`, and `merge_lora` is
-    the way back. The weights are not copied: a step that takes the memory of the new parameters
-    takes that of `params` too. Raises ValueError where nothing fits `match`, and for parameters of
-    another network.
+    Each weight w whose path fits `match` becomes {"base": w, "down": (n, rank), "up": (rank, m)},
+    which is used as base + scale * down @ up. down is drawn from `key`, and up is 0. Only the
+    adapters are trained if `net` is an `nn.Inference`, or with
+    `train.partition({"**/down": optimizer, "**/up": optimizer, "**": None})`. `merge_lora` is the
+    inverse. The weights are not copied: a step that donates the new parameters also donates
+    `params`.
+
+    Args:
+        net: Network.
+        params: Its parameters.
+        key: PRNG key for the adapters.
+        *inputs: Inputs of the network, as for `net.init`.
+        rank: Number of columns of down, at least 1. Default: 8.
+        match: Path pattern of the weights to adapt. Default: `"**/w"`.
+        scale: Factor of the product. Default: 1.
+        **named: Named inputs.
+
+    Returns:
+        The network in a `LoRA`, and its parameters.
+
+    Raises:
+        TypeError: If `net` is not a layer.
+        ValueError: If nothing matches, or if the parameters are not those of the network.
 
     Reference: Hu et al., LoRA: low-rank adaptation of large language models, 2021.
 
@@ -46,11 +62,11 @@ def add_lora(
     True
     """
     check_layer(net, "nn.add_lora(net, params, key, x, rank=8)")
-    check_params(net, params, inputs, named)
+    check_belong(net, params, inputs, named)
     around = LoRA(net, rank, match, scale)
 
     def kept(path: paths.Path) -> Any:
-        """The weight that stays; None for an adapter, which is to be drawn."""
+        """Return the weight that is kept; None for an adapter, which is drawn."""
         *above, name = path
         if not paths.matches(match, paths.text(above)):
             return at(params, path)
@@ -61,10 +77,20 @@ def add_lora(
 
 
 def merge_lora(net: Layer, params: Any) -> tuple[Layer, Any]:
-    """`net` without its `LoRA` wrappers, and its parameters with the adapters added in.
+    """Remove the `LoRA` wrappers of a network, and add its adapters to the weights.
 
-    The same function, to the bit: w is computed once as the wrapper computes it in each call.
-    Raises ValueError for a network without adapters.
+    The outputs are bitwise the same: w is computed once as the wrapper computes it in each call.
+
+    Args:
+        net: Network with `LoRA` wrappers.
+        params: Its parameters.
+
+    Returns:
+        The network without the wrappers, and its parameters.
+
+    Raises:
+        TypeError: If `net` is not a layer.
+        ValueError: If the network has no adapters.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net, x = nn.LoRA(nn.Dense(4), rank=2), jnp.ones((1, 3))

@@ -1,4 +1,4 @@
-"""with_cache: the same network, keeping keys, carries and positions from call to call."""
+"""with_cache: the same network, keeping keys, carries, and positions from call to call."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -6,10 +6,17 @@ from typing import Any, TypeVar
 from ..core import paths
 from ..core.layer import Layer
 from ..core.values import copy_with, fields
-from ..tree import check_layer, checked, layers, map_layers
+from ..tree import check_layer, layers, map_layers, validated
+from ..validation import Accepts, positive
 
 Net = TypeVar("Net", bound=Layer)
 Fits = Callable[[str, Layer], bool]
+
+_MATCH = None | Accepts(
+    "a pattern of layers' paths such as 'decoder', or a function of a path and a layer",
+    lambda v: isinstance(v, str) or callable(v),
+    TypeError,
+)
 
 
 def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> Net:
@@ -22,19 +29,19 @@ def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> 
     `memory` keeps nothing in either case.
 
     Cached networks are for inference; training raises. `init_state` starts all caches empty. If the
-    network has other state, such as running statistics, put that in its place. Writing past the
-    length raises if the position is known while tracing, and gives NaN otherwise.
+    network has other state, such as running statistics, replace that part of the new state by it.
+    Writing past the length raises if the position is known while tracing, and gives NaN otherwise.
 
     Args:
-        net: the network.
-        length: the number of positions that each cache holds. Default: 256.
-        match: which layers keep a cache, together with all layers below them: a pattern of layers'
+        net: Network.
+        length: Number of positions that each cache holds. Default: 256.
+        match: Which layers keep a cache, together with all layers below them: a pattern of layers'
             paths, such as "decoder" or "**/self_attention", or a function of a path and the layer
             there. Layers that do not match stay as they are. Default: all layers.
 
     Raises:
-        TypeError: `net` is not a layer, or `match` is neither text nor a function.
-        ValueError: no layer keeps a cache, or none that does fits `match`; a length < 1.
+        TypeError: If `net` is not a layer, or if `match` is neither a string nor a function.
+        ValueError: If no layer keeps a cache, if none that does fits `match`, or if length < 1.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> class Translation(nn.Composite):
@@ -57,68 +64,50 @@ def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> 
     True
     """
     check_layer(net, "nn.with_cache(net, length=256)")
-    _check_length(net, length)
-    if match is not None and not isinstance(match, str) and not callable(match):
-        raise TypeError(
-            "match is a pattern of layers' paths such as 'decoder', or a function of a path and a "
-            f"layer; got {match!r}"
-        )
+    positive(length, "length", hint="write nn.with_cache(net, length=256)")
+    _MATCH(match, "match")
 
     def fits(path: str, layer: Layer) -> bool:
-        if isinstance(match, str):
-            return paths.matches(match, path)
-        return match is None or bool(match(path, layer))
+        if match is None or isinstance(match, str):
+            return match is None or paths.matches(match, path)
+        return match(path, layer)
 
-    found: list[str] = []
-    new = _with_cache(net, length, fits, found)
+    found = _cachable(net, fits)
     if not found:
-        every: list[str] = []
-        _with_cache(net, length, lambda path, layer: True, every)
-        names = ", ".join(repr(name) if name else "the network itself" for name in every)
+        every = _cachable(net, lambda path, layer: True)
+        names = ", ".join(repr(paths.text(path)) for path in every)
+        reason = f"fits match={match!r}, or is below a layer that fits" if every else "is in it"
         raise ValueError(
-            f"no layer that can keep a cache fits match={match!r}, nor is it below one that fits; "
-            f"the layers that can are at {names}"
+            f"no layer of the network that can keep a cache {reason}; such layers, which look at "
+            f"other positions, as nn.MultiHeadAttention does, are at: {names or 'none'}"
         )
-    return new
+    return _set_cache(net, length, found)
 
 
-def uncached(net: Net) -> Net:
-    """`net` without a cache in any layer."""
-    return _with_cache(net, 0)
+def without_cache(net: Net) -> Net:
+    """Return `net` without a cache in any layer."""
+    return _set_cache(net, 0, _cachable(net, lambda path, layer: True))
 
 
-def _check_length(net: Layer, length: Any) -> None:
-    """Raise ValueError for a length < 1, and for a network that can keep nothing."""
-    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-        raise ValueError(f"a cache has a length of at least 1 position, an int; got {length!r}")
-    if not any(_can_keep(layer) for _, layer in layers(net)):
-        shown = repr(net)
-        raise ValueError(
-            f"no layer of {shown if len(shown) <= 80 else type(net).__name__ + '(...)'} has a "
-            "field `cache`: only layers that look at other positions of a sequence, such as "
-            "nn.MultiHeadAttention, keep any"
-        )
+def _cachable(net: Layer, fits: Fits) -> list[paths.Path]:
+    """Return the paths of layers with a field `cache` that fit or are below a layer that does."""
+    tops = [path for path, layer in layers(net) if fits(paths.text(path), layer)]
+    return [
+        path
+        for path, layer in layers(net)
+        if _can_keep(layer) and any(path[: len(top)] == top for top in tops)
+    ]
 
 
 def _can_keep(layer: Layer) -> bool:
-    """Whether the layer has a field `cache`."""
     return any(field.name == "cache" for field in fields(layer))
 
 
-def _with_cache(
-    net: Net, length: int, fits: Fits | None = None, found: list[str] | None = None
-) -> Net:
-    """`net` with caches in and below the layers that fit, whose paths are added to `found`.
-
-    Without `fits`, that is every layer.
-    """
-    tops = [path for path, layer in layers(net) if fits is None or fits(paths.text(path), layer)]
+def _set_cache(net: Net, length: int, found: list[paths.Path]) -> Net:
+    """Return `net` with caches of `length` positions at the paths `found`."""
 
     def one(path: paths.Path, layer: Any) -> Any:
-        if not _can_keep(layer) or not any(path[: len(top)] == top for top in tops):
-            return layer
-        if found is not None:
-            found.append(paths.text(path))
-        return checked(copy_with(layer, cache=length))
+        chosen = _can_keep(layer) and path in found
+        return validated(copy_with(layer, cache=length)) if chosen else layer
 
     return map_layers(one, net)

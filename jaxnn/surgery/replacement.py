@@ -1,7 +1,7 @@
 """replace: a network with other layers, or other settings of layers, and its parameters."""
 
 from collections.abc import Iterable
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 import jax
 
@@ -11,11 +11,19 @@ from ..core.declarations import Param, is_array
 from ..core.layer import Layer
 from ..core.paths import at
 from ..core.values import copy_with, fields
-from ..explain.text import describe, suggestion
-from ..tree import checked, layers, unwrapped
-from .editing import check_params, filled
+from ..explain.text import describe, mismatches, suggestion
+from ..keys import as_key
+from ..random import draw
+from ..tree import check_layer, layers, unwrapped, validated
+from ..validation import Accepts
 
 Net = TypeVar("Net", bound=Layer)
+
+_PATH = Accepts(
+    "text such as 'blocks/3/mlp'",
+    lambda v: isinstance(v, str) and bool(v),
+    hint="the path '' is the network itself: use the new network instead",
+)
 
 
 @overload
@@ -50,23 +58,24 @@ def replace(
     `init(key, *inputs)` of the new network draws them; all others are taken from `params`.
 
     Args:
-        net: the network, which does not change.
-        path: a path or a pattern.
-        value: the new layer, function, or setting. Every layer on the path is checked again, so a
+        net: Network, which does not change.
+        path: Path or pattern.
+        value: New layer, function, or setting. Every layer on the path is checked again, so a
             wrong value raises as the constructor does.
-        params: the parameters of `net`. By default only the network is returned.
-        key: a JAX key for the new parameters; needed with `params`.
-        *inputs: inputs of the network, as for `net.init`.
-        **named: named inputs.
+        params: Parameters of `net`. By default only the network is returned.
+        key: PRNG key for the new parameters; needed with `params`.
+        *inputs: Inputs of the network, as for `net.init`.
+        **named: Named inputs.
 
     Returns:
         The network, or `(network, parameters)` if `params` are given.
 
     Raises:
-        TypeError: `net` is not a layer, or the path is not text.
-        ValueError: a path that does not exist, that two wrappers could mean, or that is empty (the
-            network itself); a pattern that nothing matches; parameters elsewhere that do not fit
-            the new network, such as the weights after a layer that is wider now (see `nn.widen`).
+        TypeError: If `net` is not a layer, if the path is not a string, or if one of `params` and
+            `key` is missing.
+        ValueError: If a path does not exist, belongs to two wrappers, or is empty (the network
+            itself), if nothing matches a pattern, or if parameters elsewhere do not fit the new
+            network, such as the weights after a layer that is wider now (see `nn.widen`).
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(128), jax.nn.relu, nn.Dense(10))
@@ -80,15 +89,11 @@ def replace(
     >>> both[0]["w"] is params[0]["w"], both[2]["w"].shape
     (True, (128, 100))
     """
-    if not isinstance(net, Layer):
-        raise TypeError(f"replace wants a layer, got {net!r}; write nn.replace(net, path, value)")
-    if not isinstance(path, str):
-        raise TypeError(f"a path is text such as 'blocks/3/mlp', got {path!r}")
-    if not path:
-        raise ValueError("the path '' is the network itself: write the new network in its place")
+    check_layer(net, "nn.replace(net, path, value)")
+    _PATH(path, "path")
     if (params is None) != (key is None):
         raise TypeError(
-            "parameters and a key belong together; write "
+            "parameters require a key, and a key requires parameters; write "
             "nn.replace(net, path, value, params, jax.random.key(0), x)"
         )
     new = net
@@ -102,8 +107,8 @@ def replace(
 def _carried(
     net: Layer, new: Layer, path: str, params: Any, key: jax.Array, inputs: Any, named: Any
 ) -> Any:
-    """The parameters of the new network: `params`, and new ones at and below `path`."""
-    check_params(net, params, inputs, named)
+    """Return the parameters of the new network: `params`, and new ones at and below `path`."""
+    check_belong(net, params, inputs, named)
     places = {path for path, _ in layers(net)}
     whole, settings = [], []
     for place in _fitting(net, path):
@@ -114,7 +119,7 @@ def _carried(
     lines = []
 
     def kept(place: paths.Path, param: Param) -> Any:
-        """The array that stays, or None where a fresh one is to be drawn."""
+        """Return the array that is kept, or None if a new one must be drawn."""
         if _is_below(place, whole):
             return None
         try:
@@ -144,7 +149,7 @@ def _is_below(place: paths.Path, tops: list[paths.Path]) -> bool:
 
 
 def _fitting(net: Layer, path: str) -> list[paths.Path]:
-    """The paths that a path or a pattern means."""
+    """Return the paths that a path or a pattern matches."""
     if not set("*?") & set(path):
         return [tuple(path.split("/"))]
     found = dict(reversed([*layers(net)]))  # the outermost layer of each path
@@ -162,48 +167,48 @@ def _fitting(net: Layer, path: str) -> list[paths.Path]:
     if not fit:
         known = ", ".join(paths.text(place) for place in places if place) or "none"
         raise ValueError(
-            f"no layer and no setting of one fits the pattern {path!r}; the paths of layers are: "
-            f"{known}"
+            f"no layer and no setting of a layer fits the pattern {path!r}; the paths of layers "
+            f"are: {known}"
         )
     return fit
 
 
 def _in_layer(layer: Layer, segments: paths.Path, value: Any, above: paths.Path) -> Any:
-    """`layer`, which stands at `above`, with `value` at `segments` below it."""
+    """Return `layer`, whose path is `above`, with `value` at `segments` below it."""
     stack = unwrapped(layer)
     name, last = segments[0], len(segments) == 1
     children = stack[-1]._children()
     if name in _names(children):
         new = stack[-1]._with_children(_in_tree(children, segments, value, above))
-        return _rewrapped(stack[:-1], checked(new))
+        return _rewrapped(stack[:-1], validated(new))
     if last and name == "inner" and len(stack) > 1:
         return _rewrapped(stack[:-1], value)
     owners = [number for number, one in enumerate(stack) if name in _settings(one)]
     if last and len(owners) == 1:
         number = owners[0]
-        return _rewrapped(stack[:number], checked(copy_with(stack[number], **{name: value})))
+        return _rewrapped(stack[:number], validated(copy_with(stack[number], **{name: value})))
     if last and owners:
         kinds = " and ".join(type(stack[number]).__name__ for number in owners)
         raise ValueError(
-            f"{paths.text((*above, name))!r} could be a setting of {kinds}, which stand at one "
-            "path: replace the layer there as a whole"
+            f"{paths.text((*above, name))!r} could be a setting of {kinds}, which have the same "
+            "path: replace the whole layer there"
         )
     if owners:
         found = getattr(stack[owners[0]], name)
-        raise _nowhere(segments[1:], (*above, name), f"{found!r}, a setting", ())
+        _missing(segments[1:], (*above, name), f"{found!r}, a setting", ())
     known = {*_names(children), *(field for one in stack for field in _settings(one))}
-    raise _nowhere(segments, above, _brief(layer), known | {"inner"} if len(stack) > 1 else known)
+    _missing(segments, above, _brief(layer), known | {"inner"} if len(stack) > 1 else known)
 
 
 def _in_tree(tree: Any, segments: paths.Path, value: Any, above: paths.Path) -> Any:
-    """Children in nested dicts and tuples, with `value` at `segments`."""
+    """Return children in nested dicts and tuples, with `value` at `segments`."""
     if not segments:
         return value
     if isinstance(tree, Layer):
         return _in_layer(tree, segments, value, above)
     name, below = segments[0], (*above, segments[0])
     if name not in _names(tree):
-        raise _nowhere(segments, above, _brief(tree), _names(tree))
+        _missing(segments, above, _brief(tree), _names(tree))
     if isinstance(tree, dict):
         return {**tree, name: _in_tree(tree[name], segments[1:], value, below)}
     number = int(name)
@@ -218,22 +223,21 @@ def _names(tree: Any) -> tuple[str, ...]:
 
 def _rewrapped(wrappers: tuple[Layer, ...], inner: Any) -> Any:
     for wrapper in reversed(wrappers):
-        inner = checked(copy_with(wrapper, inner=inner))
+        inner = validated(copy_with(wrapper, inner=inner))
     return inner
 
 
 def _settings(layer: Layer) -> list[str]:
-    """The fields that hold no layers."""
+    """Return the names of the fields that hold no layers."""
     return [field.name for field in fields(layer) if not holds_layer(getattr(layer, field.name))]
 
 
-def _nowhere(
-    segments: paths.Path, above: paths.Path, found: str, known: Iterable[str]
-) -> ValueError:
+def _missing(segments: paths.Path, above: paths.Path, found: str, known: Iterable[str]) -> NoReturn:
+    """Raise ValueError: `found`, at the path `above`, does not have the first of `segments`."""
     path = paths.text((*above, *segments))
     where = repr(paths.text(above)) if above else "the network"
-    return ValueError(
-        f"there is no {path!r}: {where} is {found}, which has no {segments[0]!r}; "
+    raise ValueError(
+        f"there is no {path!r}: {where} is {found}, which does not have {segments[0]!r}; "
         f"{suggestion(segments[0], known)}"
     )
 
@@ -243,3 +247,25 @@ def _brief(item: Any) -> str:
         return f"a {'dict' if isinstance(item, dict) else 'tuple'} of {len(item)}"
     shown = repr(item)
     return shown if len(shown) <= 80 else f"{type(item).__name__}(...)"
+
+
+# ---- parameters, shared by the functions that edit a network and its parameters ----
+
+
+def filled(spec: Any, key: jax.Array, kept: dict[paths.Path, Any]) -> Any:
+    """Return the parameters that `spec` declares: those kept by path, and new ones for None."""
+    wanted = paths.map_with_path(lambda path, p: p if kept[path] is None else {}, spec)
+    drawn = draw(wanted, as_key(key))
+    return paths.map_with_path(
+        lambda path, _: at(drawn, path) if kept[path] is None else kept[path], spec
+    )
+
+
+def check_belong(net: Layer, params: Any, inputs: Any, named: Any) -> None:
+    """Raise ValueError, with every difference, for parameters of another network."""
+    lines = mismatches(net.spec(*inputs, **named), params)
+    if lines:
+        raise ValueError(
+            "the parameters are not those of this network for these inputs:\n  "
+            + "\n  ".join(lines)
+        )

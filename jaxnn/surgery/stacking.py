@@ -1,4 +1,4 @@
-"""unstack_layers and stacked: rows of equal layers as `Sequential`, and as `Repeat`."""
+"""stack_layers and unstack_layers: equal layers as one `Repeat`, or as a `Sequential`."""
 
 from typing import Any
 
@@ -6,23 +6,31 @@ import jax
 import jax.numpy as jnp
 
 from ..combine.inference import Inference
-from ..combine.remat import Remat
-from ..combine.repeat import Repeat, check_stacked
 from ..combine.sequential import Sequential
+from ..combine.transforms import Remat, Repeat, check_stacked
 from ..core.layer import Layer
 from ..tree import Edit, check_layer, edit_children, inside
 
 
 def unstack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
-    """`net` with every `Repeat` as a row of its copies, a `Sequential`, and the parameters for it.
+    """Replace every `Repeat` of a network by a `Sequential` of its copies.
 
-    The same function, random numbers included: copy i has the key it had. It compiles longer, but
-    no scan has to take a layer's parameters out of a stack, which on a CPU is most of the time of
-    decoding token by token. The arrays are copies: memory is doubled until the stacked ones are let
-    go.
+    The outputs are the same, including random numbers: copy i keeps its key. The network takes
+    longer to compile, but no scan reads a layer's parameters from a stack, which takes most of the
+    time of decoding token by token on a CPU. The arrays are copies, so memory doubles until the
+    stacked ones are freed. Repeats inside a wrapper that rearranges parameters, such as
+    `Ensemble`, are unchanged.
 
-    Repeats inside a wrapper with parameters of its own, such as an `Ensemble`, stay. Raises
-    Mismatch for parameters of another number of copies.
+    Args:
+        net: Network.
+        params: Its parameters.
+
+    Returns:
+        The network without those `Repeat` wrappers, and its parameters.
+
+    Raises:
+        TypeError: If `net` is not a layer.
+        ValueError: If the parameters are of another number of copies.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Repeat(nn.Dense(4), 2)
@@ -36,11 +44,21 @@ def unstack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
 
 
 def stack_layers(net: Layer, params: Any) -> tuple[Layer, Any]:
-    """`net` with every `Sequential` of two or more equal layers as a `Repeat`, and its parameters.
+    """Replace every `Sequential` of two or more equal layers by a `Repeat`.
 
-    The inverse of `unstack_layers`: the same function, random numbers included, compiled in the
-    time of one layer. A row stays as it is where its layers have names, differ, or have parameters
-    of different shapes or none.
+    This is the inverse of `unstack_layers`: the outputs are the same, including random numbers, and
+    the network compiles in the time of one layer. A `Sequential` is unchanged if its layers are
+    named, differ, or have no parameters or parameters of different shapes.
+
+    Args:
+        net: Network.
+        params: Its parameters.
+
+    Returns:
+        The network with those `Repeat` wrappers, and its parameters.
+
+    Raises:
+        TypeError: If `net` is not a layer.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(4), nn.Dense(4))
@@ -77,7 +95,7 @@ def _stacked(net: Any, params: Any) -> tuple[Any, Any]:
 
 
 def _below(edit: Edit, net: Any, params: Any) -> tuple[Any, Any]:
-    # Other wrappers arrange parameters in their own way, or take layers by path.
+    # Other wrappers rearrange parameters, or refer to layers by path.
     if inside(net) and not isinstance(net, Inference | Remat):
         return net, params
     return edit_children(edit, net, params)

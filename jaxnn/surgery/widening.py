@@ -1,5 +1,6 @@
-"""widen: a trained network with more units in a layer, which computes the same."""
+"""widen: add units to a layer of a trained network, which keeps its outputs."""
 
+import math
 from typing import Any
 
 import jax
@@ -11,10 +12,10 @@ from ..core.calls import placeholder_key
 from ..core.declarations import is_array
 from ..core.layer import Layer
 from ..core.paths import at
+from ..explain.text import describe
 from ..keys import as_key
 from ..tree import check_layer
-from .editing import check_params
-from .replacement import replace
+from .replacement import check_belong, replace
 
 
 def widen(
@@ -27,19 +28,31 @@ def widen(
     state: Any = None,
     **named: Any,
 ) -> Any:
-    """`net` with the setting at `path` raised to `features`, and parameters for the same function.
+    """Raise the number of features at `path`, with parameters for the same function.
 
-    New units are copies of ones drawn at random. What takes their outputs has the weights of a unit
-    divided among it and its copies, in random shares, so that training tells them apart. Which
-    arrays these are follows from the shapes: an axis that grows is copied where it is an array's
-    last one, outputs, and divided elsewhere, inputs.
+    New units are copies of units drawn at random. The weights of the layers that use their outputs
+    are divided between a unit and its copies, in random proportions, so that training separates
+    them. Which arrays these are follows from the shapes: an axis that grows is copied if it is the
+    last axis of an array (outputs), and divided otherwise (inputs). Both networks are run once on
+    random inputs to compare their outputs.
 
-    Path and setting are as in `nn.replace`: `"hidden/features"`, `"blocks/mlp/hidden"`. Inputs are
-    as for `net.init`. With `state` the result is (net, params, state), else (net, params).
+    Args:
+        net: Network.
+        params: Its parameters.
+        path: Path of the setting, as for `nn.replace`: "hidden/features", "blocks/mlp/hidden".
+        features: New number of features.
+        key: PRNG key.
+        *inputs: Inputs of the network, as for `net.init`.
+        state: State of the network. Default: None.
+        **named: Named inputs.
 
-    Raises ValueError for a number of features that is not larger, for settings that change shapes
-    in another way, and where the function would not be the same, as where a LayerNorm stands
-    between: both networks are run once on random inputs to see it.
+    Returns:
+        (network, parameters), or (network, parameters, state) if `state` is given.
+
+    Raises:
+        TypeError: If `net` is not a layer.
+        ValueError: If `features` is not larger than before, if the setting changes other shapes, or
+            if the outputs would change, for example because of a LayerNorm in between.
 
     Reference: Chen et al., Net2Net: accelerating learning via knowledge transfer, 2016.
 
@@ -53,7 +66,7 @@ def widen(
     True
     """
     check_layer(net, "nn.widen(net, params, path, features, key, x)")
-    check_params(net, params, inputs, named)
+    check_belong(net, params, inputs, named)
     key = as_key(key)
     wide = replace(net, path, features)
     before, after = _shapes(net, inputs, named), _shapes(wide, inputs, named)
@@ -83,32 +96,29 @@ def _shapes(net: Layer, inputs: Any, named: Any) -> dict[str, Any]:
 
 
 def _units(before: Any, after: Any, features: int) -> int:
-    """How many units there were; ValueError where what grows is not that, everywhere."""
+    """Return the number of units; raise ValueError unless it alone grows, to `features`."""
     old, new = (
         {paths.text(p): tuple(a.shape) for p, a in paths.walk(tree)} for tree in (before, after)
     )
     pairs = {
         pair
         for place in old
-        if len(old[place]) == len(new.get(place, ()))
-        for pair in zip(old[place], new[place], strict=True)
+        if place in new
+        for pair in zip(old[place], new[place], strict=False)
         if pair[0] != pair[1]
     }
-    ranks = {place: len(shape) for place, shape in old.items()}
-    if ranks != {place: len(shape) for place, shape in new.items()} or len(pairs) != 1:
+    ranks, after_ranks = ({place: len(s) for place, s in found.items()} for found in (old, new))
+    if ranks != after_ranks or len(pairs) != 1 or not min(pairs)[0] < min(pairs)[1] == features:
         found = ", ".join(f"{a} to {b}" for a, b in sorted(pairs)) or "nothing"
         raise ValueError(
-            f"one size is to grow to {features} features, and all arrays to stay where they are; "
-            f"what changes is {found}: widen the features of one layer"
+            f"one size must grow, to {features} features, and all arrays must keep their axes; "
+            f"the changes are: {found}; widen the features of one layer"
         )
-    ((units, grown),) = pairs
-    if not units < grown == features:
-        raise ValueError(f"there are {units} features, which cannot grow to {features}")
-    return units
+    return min(pairs)[0]
 
 
 def _shares(key: jax.Array, source: Any) -> jax.Array:
-    """For each unit a share of what it is a copy of; those of one source add up to 1."""
+    """Return the share of each unit in the unit that it copies; shares of one source sum to 1."""
     weights = jax.random.uniform(key, source.shape, minval=0.5, maxval=1.5)
     return weights / jnp.zeros(len(source)).at[source].add(weights)[source]
 
@@ -116,10 +126,10 @@ def _shares(key: jax.Array, source: Any) -> jax.Array:
 def _check_same(
     net: Layer, wide: Layer, old: Any, new: Any, key: jax.Array, inputs: Any, named: Any
 ) -> None:
-    """Raise ValueError where the two give different outputs for random inputs."""
+    """Raise ValueError if the two networks have different outputs for random inputs."""
 
     def drawn(x: Any) -> Any:
-        """Random numbers, since at those that are given, as zeros, less might show."""
+        """Return random numbers; the given inputs, such as zeros, may hide a difference."""
         if is_array(x) and jnp.issubdtype(x.dtype, jnp.floating):
             return jax.random.normal(key, x.shape, x.dtype)
         return jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
@@ -135,16 +145,13 @@ def _check_same(
 
         outputs.append(run(params, state))
     for one, other in zip(*map(jax.tree.leaves, outputs), strict=True):
-        if one.shape != other.shape:
+        off = size = math.inf
+        if one.shape == other.shape:
+            off, size = (float(jnp.max(jnp.abs(a), initial=0)) for a in (one - other, one))
+        if not off <= size * float(jnp.finfo(one.dtype).eps) ** 0.5 or off == math.inf:
             raise ValueError(
-                f"the outputs have another shape then, {other.shape} and not {one.shape}: widen a "
-                "layer whose outputs other layers take"
-            )
-        off, size = (float(jnp.max(jnp.abs(a), initial=0)) for a in (one - other, one))
-        if not off <= size * float(jnp.finfo(one.dtype).eps) ** 0.5:
-            raise ValueError(
-                f"the wider network computes something else: outputs of up to {size:.3g} differ by "
-                f"{off:.3g}. Between a layer that is widened and those that take what it gives may "
-                "stand what works on each feature alone, as jax.nn.relu or BatchNorm, and nothing "
-                "that mixes them, as LayerNorm or a softmax"
+                f"the outputs of the wider network differ: {describe(other)} instead of "
+                f"{describe(one)}, by up to {off:.3g} of {size:.3g}; widen a layer whose outputs "
+                "go to other layers, with only functions of single features in between, such as "
+                "jax.nn.relu or BatchNorm, but not LayerNorm or a softmax"
             )

@@ -32,9 +32,9 @@ from ..train.directions import direction_of
 from ..train.dispatch import has_convolution
 from ..train.evaluation import SIZE, check_names
 from ..train.metrics import check_metrics, directions, without_collected
-from ..train.step import check_step
 from ..train.record import prefixed
 from ..train.state import strong
+from ..train.step import check_step
 
 
 class Order(NamedTuple):

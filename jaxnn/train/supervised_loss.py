@@ -10,7 +10,7 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Wrapper
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
-from ..explain.calls import check_named
+from ..explain.call_errors import check_named
 from ..explain.text import brief
 from ..masking import visible
 from ..validation import instance

@@ -236,5 +236,5 @@ def test_methods_and_errors_are_those_of_the_layer():
     np.testing.assert_array_equal(found, embedding)
     with pytest.raises(ValueError, match=r"at '0', BatchNorm.* none was given"):
         nn.Inference(nn.Sequential(nn.BatchNorm())).apply(({"scale": X[0], "b": X[0]},), X)
-    with pytest.raises(TypeError, match="Inference wraps a layer, got None"):
+    with pytest.raises(TypeError, match=r"Inference.inner must be a layer or a function, got None"):
         nn.Inference(None)  # type: ignore[arg-type]

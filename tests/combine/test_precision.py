@@ -171,7 +171,7 @@ def test_sums_of_products_accumulate_in_float32(layer, x, compute):
         (
             lambda: nn.Precision(nn.Dense(3), keep=("a",)),  # type: ignore[arg-type]
             TypeError,
-            r"Precision.keep must be a path pattern of layers such as '\*\*/norm\*', got \('a',\)",
+            r"Precision.keep must be None or a path pattern such as '\*\*/w', got \('a',\)",
         ),
         (
             lambda: nn.Precision(compute="float16").init(KEY, X),

@@ -164,7 +164,11 @@ NET, X = nn.Sequential(nn.Dense(3), jnp.tanh), normals(2, 4)
             ValueError,
             r"at '0'.*int8 weights cannot be trained: train the network that",
         ),
-        (lambda: Quantized(nn.LayerNorm()), TypeError, r"Quantized expects one of .*LayerNorm\(\)"),
+        (
+            lambda: Quantized(nn.LayerNorm()),
+            TypeError,
+            r"Quantized.inner must be one of .*LayerNorm\(\)",
+        ),
     ],
 )
 def test_the_error_says_what_is_wrong(make, error, text):

@@ -122,7 +122,7 @@ def test_a_plan_says_which_trials_cannot_run(capsys):
     broken = quick.experiment(Space(quick.Config, {"model.dropout": Choice(0.1, 1.0)}))
     status, out, _ = said(capsys, "plan", *SMALL[2:], experiment=broken)
     assert status == 0
-    assert "no program for 1 trial: ValueError: Dropout.rate must be a dropout rate in [0" in out
+    assert "no program for 1 trial: ValueError: MLP.dropout must be a dropout rate in [0" in out
 
 
 def test_resuming_what_has_ended_changes_nothing(folder, capsys):

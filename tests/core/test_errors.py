@@ -18,7 +18,7 @@ NET = nn.Sequential(nn.Dense(3), jax.nn.relu, nn.Dense(2))
 PARAMS = jax.tree.map(lambda a: jnp.zeros(a.shape), jax.eval_shape(NET.init, KEY, X))
 AGAIN = (
     "Write params = net.init(key, x) and net.apply(params, x) with the same network, and x of the "
-    "same shape, batch axes aside."
+    "same shape, except for batch axes."
 )
 NEW_STATE = "write state = net.init_state(x); y, state = net.apply(params, x, state=state)"
 
@@ -180,7 +180,7 @@ def test_an_unknown_named_input():
     check(
         lambda: nn.Sequential(asks=Asks(nn.Dense(3))).init(KEY, X),
         TypeError,
-        "at 'asks/inner', Dense(3): the input 'mask' is taken by no layer here; known are 'x'",
+        "at 'asks/inner', Dense(3): no layer of the network takes an input 'mask'; known are 'x'",
     )
 
 
@@ -188,7 +188,7 @@ def test_a_shape_where_an_array_is_wanted():
     check(
         lambda: NET.apply(PARAMS, jax.ShapeDtypeStruct((2, 4), np.float32)),
         TypeError,
-        "apply wants arrays, got only the shape float32[2,4]",
+        "apply expects arrays, got only the shape float32[2,4]",
         "write jax.eval_shape(net.apply, params, x)",
     )
 
@@ -257,10 +257,9 @@ def test_no_parameters_at_all():
     check(
         lambda: NET.apply(X),
         ValueError,
-        "at the root, Sequential(Dense(3), jax.nn.relu, Dense(2)): has 3 children, but the "
-        "parameters "
-        "are float32[2,4]; positional children have a tuple of parameters\n",
-        "Nor do the inputs fit: at the root, Sequential(",
+        "at the root, Sequential(Dense(3), jax.nn.relu, Dense(2)): has 3 children by position, "
+        "with a tuple of parameters, but the parameters are float32[2,4]\n",
+        "The inputs do not match either: at the root, Sequential(",
         "got no 'x'; forward takes (x)\n" + AGAIN,
     )
 
@@ -317,7 +316,7 @@ def test_parameters_read_before_the_child_is_called(read):
     assert "at 'a', Early(Dense(3))" in message
     assert (
         "the parameters of 'inner' are read before it is called, so init cannot know their shapes: "
-        "call the child first, or hand child.params to child.layer.apply" in message
+        "call the child first, or pass child.params to child.layer.apply" in message
     )
 
 
@@ -364,9 +363,9 @@ def test_missing_state(given):
             {"1": {"mean": X, "var": X[0]}},
             "mean: declared (3,), got (2, 4); var: declared (3,), got",
         ),
-        ({"1": {"mean": jnp.zeros(3)}}, "at '1', BatchNorm(): the state is not that declared for"),
+        ({"1": {"mean": jnp.zeros(3)}}, "at '1', BatchNorm(): the state is not as declared for"),
         ({"1": {"mean": jnp.zeros(3)}}, "var: declared (3,), missing"),
-        ({"1": jnp.zeros(3)}, "at '1', BatchNorm(): its state is a dict, got float32[3]"),
+        ({"1": jnp.zeros(3)}, "at '1', BatchNorm(): its state must be a dict, got float32[3]"),
     ],
 )
 def test_state_of_another_network(state, text):
@@ -377,8 +376,8 @@ def test_state_where_none_is_kept():
     check(
         lambda: NET.apply(PARAMS, X, state=STATE),
         ValueError,
-        "at '1', jax.nn.relu: keeps no state, but got state for ['mean', 'var']: the state is that "
-        "of another network; write state = net.init_state(x)",
+        "at '1', jax.nn.relu: keeps no state, but got state for ['mean', 'var'], which is the "
+        "state of another network; write state = net.init_state(x)",
     )
 
 
@@ -387,7 +386,7 @@ def test_state_that_is_no_dict(state, shown):
     check(
         lambda: NORM.apply(NORM_PARAMS, X, state=state),
         TypeError,
-        f"state is the dict that net.init_state(x) gives, got {shown}; {NEW_STATE}",
+        f"state must be the dict that net.init_state(x) returns, got {shown}; {NEW_STATE}",
     )
 
 
@@ -410,8 +409,8 @@ def test_a_forward_that_returns_another_state(new, text):
     check(
         lambda: nn.Sequential(a=Counts()).apply({"a": {}}, X, state={"a": {"m": jnp.ones(3)}}),
         ValueError,
-        f"at 'a', Counts(): forward returned a state unlike the one it was given: {text}",
-        "return (y, state)",
+        "at 'a', Counts(): forward requests state, so it must return (y, state), with names and "
+        f"shapes as declared by `variables`: {text}",
     )
 
 
@@ -430,7 +429,7 @@ def test_a_missing_key():
 
 @pytest.mark.parametrize("key", [0, np.int32(3), 1.5, "a", None], ids=repr)
 def test_what_is_no_key(key):
-    text = f"a random key is wanted, got {type(key).__name__} {key!r}; write jax.random.key(seed)"
+    text = f"key must be a single random key, got {type(key).__name__} {key!r}; write jax.random"
     check(lambda: NET.init(key, X), TypeError, text)
     if key is not None:
         check(lambda: NET.apply(PARAMS, X, key=key, train=True), TypeError, text)
@@ -444,23 +443,25 @@ def test_a_batch_of_keys():
         check(
             lambda keys=keys: NET.init(keys, X),
             TypeError,
-            f"a single random key is wanted, got an array of {shown}; write jax.random.key(seed), "
-            "or jax.vmap over several keys",
+            f"key must be a single random key, got an array of {shown}; write "
+            "jax.random.key(seed), and jax.vmap for several keys",
         )
 
 
 def test_key_and_input_swapped_or_forgotten():
-    text = "a single random key is wanted, got an array of shape (2, 4) and type float32"
+    text = "key must be a single random key, got an array of shape (2, 4) and type float32"
     check(lambda: NET.init(X, KEY), TypeError, text)
     check(lambda: NET.init(X), TypeError, text)
 
 
 def test_train_that_is_no_bool():
-    text = "train is True or False, known while tracing; got "
-    fix = "make it static: jax.jit(f, static_argnames='train')"
     run = jax.jit(lambda train: NET.apply(PARAMS, X, train=train))
-    check(lambda: run(True), TypeError, text, "bool[]", fix)
-    check(lambda: NET.apply(PARAMS, X, train=1), TypeError, text + "1", fix)
+    text = "train is the traced number JitTracer(bool[]), but must be True or False, known before"
+    check(lambda: run(True), TypeError, text, "static_argnums of jax.jit")
+    text = (
+        "train must be True or False, got 1; under jax.jit, make it static: jax.jit(f, static_arg"
+    )
+    check(lambda: NET.apply(PARAMS, X, train=1), TypeError, text)
 
 
 def test_an_unknown_method():
@@ -469,25 +470,25 @@ def test_an_unknown_method():
     check(
         lambda: embed.apply(table, X, method="atend"),
         ValueError,
-        "Embedding(5, 4) has no method 'atend'; did you mean 'attend'?",
+        "method must be the name of a method of Embedding(5, 4), got 'atend'; did you mean 'atte",
     )
     for name in ("decode", "init", "_declare"):
         check(
             lambda name=name: NET.apply(PARAMS, X, method=name),
             ValueError,
-            f"has no method {name!r}; known are 'forward'",
+            f"got {name!r}; known are 'forward'",
         )
     check(
         lambda: NET.apply(PARAMS, X, method=embed.attend),
-        TypeError,
-        "method is the name of a method, such as 'decode'; got <bound method",
+        ValueError,
+        "method must be the name of a method of Sequential(Dense(3), jax.nn.relu, Dense(2)), got <",
     )
 
 
 def test_calling_an_unbound_layer():
     text = (
-        "Dense(3) holds no parameters, so it cannot be called: write params = net.init(key, x) and "
-        "net.apply(params, x)"
+        "Dense(3) contains no parameters, so it cannot be called: write params = net.init(key, x) "
+        "and net.apply(params, x)"
     )
     check(lambda: nn.Dense(3)(X), TypeError, text)
 
@@ -509,7 +510,7 @@ def test_a_transform_of_the_users_own():
     check(
         lambda: net.apply({"m": {"inner": {}}}, X, key=KEY, train=True),
         ValueError,
-        "at 'm/inner', Dropout(0.5): draws random numbers, and is called inside a transform of",
+        "at 'm/inner', Dropout(0.5): draws random numbers, but is called inside your own",
         "use the wrapper instead (nn.Repeat for lax.scan, nn.Ensemble for jax.vmap, nn.Remat for",
     )
 
@@ -527,9 +528,9 @@ class Holds(nn.Primitive):
 @pytest.mark.parametrize(
     ("item", "text"),
     [
-        (jnp.ones(3), "Holds.item got an array of shape (3,) and type float32; a value holds"),
+        (jnp.ones(3), "Holds.item got an array of shape (3,) and type float32; a value contains"),
         (np.ones(3), "declare learned arrays in `parameters`, pass constants as inputs"),
-        ({"a": X}, "Holds.item['a'] got an array of shape (2, 4) and type float32"),
+        ({"a": X}, "Holds.item got a dict with 'a': an array of shape (2, 4) and type float32"),
         ([1, 2], "Holds.item got a list, which can change; write a tuple: (1, 2)"),
         ((1, [2]), "Holds.item[1] got a list, which can change; write a tuple: (2,)"),
         ({1}, "Holds.item got a set, which can change; write a tuple: (1,)"),
@@ -537,9 +538,9 @@ class Holds(nn.Primitive):
             {"a": 1},
             "Holds.item got a dict with 'a': 1; only a dict of layers by name may be a field",
         ),
-        (bytearray(b"x"), "Holds.item got bytearray(b'x'), which does not hash"),
-        (nn.Dense, "Holds.item got the class Dense; an instance is wanted: write Dense(...)"),
-        (nn.Dense(3), "Holds.item holds a layer; a Primitive has no children: write a Composite"),
+        (bytearray(b"x"), "Holds.item got bytearray(b'x'), which has no hash"),
+        (nn.Dense, "Holds.item got the class Dense; write an instance, Dense(...)"),
+        (nn.Dense(3), "Holds.item is a layer, but a Primitive has no children: write a Composite"),
     ],
     ids=lambda item: "" if isinstance(item, str) else type(item).__name__,
 )
@@ -552,13 +553,13 @@ def test_what_a_field_cannot_hold(item, text):
     [
         (
             lambda: nn.Sequential(nn.Dense(3), nn.LayerNorm),
-            "Sequential[1] got the class LayerNorm; an inst",
+            "Sequential[1] got the class LayerNorm; write an inst",
         ),
         (lambda: nn.Sequential(a=nn.LayerNorm), "Sequential['a'] got the class LayerNorm"),
-        (lambda: nn.Remat(nn.Dense), "Remat.inner got the class Dense; an instance is wanted"),
+        (lambda: nn.Remat(nn.Dense), "Remat.inner got the class Dense; write an instance"),
         (lambda: Block(nn.LayerNorm, NET), "Block.norm got the class LayerNorm"),
-        (lambda: Block(3, NET), "Block.norm wants a layer or a function, got 3"),
-        (lambda: nn.Sequential("relu"), "Sequential[0] wants a layer or a function, got 'relu'"),
+        (lambda: Block(3, NET), "Block.norm must be a layer or a function, got 3"),
+        (lambda: nn.Sequential("relu"), "Sequential[0] must be a layer or a function, got 'relu'"),
         (
             lambda: nn.Sequential(None),
             "Sequential[0] must be a layer or a function, got None; leave it out",
@@ -569,7 +570,7 @@ def test_what_a_field_cannot_hold(item, text):
         ),
         (lambda: nn.Sequential((NET, NET)), "write Sequential(*layers)"),
         (lambda: nn.Sequential({"a": NET}), "write Sequential(**layers)"),
-        (lambda: nn.Remat(None), "Remat wraps a layer, got None"),
+        (lambda: nn.Remat(None), "Remat.inner must be a layer or a function, got None"),
         (
             lambda: nn.Sequential(nn.Dense(3), out=nn.Dense(2)),
             "Sequential takes children by position or by name, not both; got 1 by position and "
@@ -589,7 +590,7 @@ def test_names_of_children():
     check(
         lambda: nn.Sequential(**{"a/b": NET}),
         ValueError,
-        "Sequential has a child called 'a/b'; a name is text without a slash",
+        "Sequential has a child called 'a/b', but a name must be text without a slash",
     )
     # Two words known to share a CRC-32.
     check(
@@ -615,8 +616,8 @@ def declared_class(base, **members):
         ),
         (
             declared_class(nn.Primitive, forward=lambda self, params, x, key: x),
-            "Mine.forward has an input called 'key', which is reserved; rename it, or ask for key, "
-            "train or state by keyword: def forward(self, x, *, key, train)",
+            "Mine.forward has an input called 'key', which is reserved; rename it, or request key, "
+            "train, or state by keyword: def forward(self, x, *, key, train)",
         ),
         (
             declared_class(nn.Composite, forward=lambda self, x, method: x),
@@ -628,8 +629,8 @@ def declared_class(base, **members):
         ),
         (
             declared_class(nn.Composite, forward=lambda self, x, *, state: x),
-            "Mine.forward asks for 'state'; a composite keeps no state of its own: put it into a "
-            "Primitive that declares it in `variables`",
+            "Mine.forward requests 'state', but a composite keeps no separate state: declare it in "
+            "`variables` of a Primitive",
         ),
     ],
 )
@@ -657,17 +658,20 @@ def test_a_class_without_forward():
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
-        (lambda x: None, "`parameters` returned None; return a dict of nn.Param"),
+        (
+            lambda x: None,
+            "`parameters` must return a dict of nn.Param(shape, init), {} for none, but 'the who",
+        ),
         (
             lambda x: {"w": jnp.ones(3)},
-            "'w' is declared as float32[3]; write nn.Param(shape, init)",
+            "a dict of nn.Param(shape, init), {} for none, but 'w' is float32[3]",
         ),
-        (lambda x: {"w": (3, 4)}, "'w/0' is declared as 3; write nn.Param(shape, init)"),
+        (lambda x: {"w": (3, 4)}, "{} for none, but 'w/0' is 3"),
         (
             lambda x: {"w": nn.Param([3, 4])},
             "Param.shape got a list, which can change; write a tup",
         ),
-        (lambda x: {"w": nn.Param((3.0,))}, "a declared shape is a tuple of ints >= 0, got (3.0,)"),
+        (lambda x: {"w": nn.Param((3.0,))}, "Param.shape must be a tuple of ints >= 0, got (3.0,)"),
         (
             lambda x: {"w": nn.Param((3,), "he")},
             "of (key, shape, dtype), got 'he'; write nn.normal",
@@ -692,16 +696,19 @@ def test_what_cannot_be_declared(parameters, text):
     [
         (
             "he",
-            "at 'a', Dense(3, w_init='he'): an initializer is a function of (key, shape, dtype)",
+            "at 'a', Dense(3, w_init='he'): an initializer must be a function of (key, shape",
         ),
         (0.1, "got 0.1; write nn.normal(stddev) or nn.constant(value)"),
-        (nn.he_normal, "an initializer takes (key, shape, dtype), which "),
-        (nn.he_normal, "he_normal(...) where that makes one"),
-        (nn.orthogonal, "Dense.w_init got the class orthogonal; an instance is wanted"),
+        (
+            nn.he_normal,
+            "must be a function of (key, shape, dtype), got jaxnn.initializers.he_normal",
+        ),
+        (nn.he_normal, "he_normal(...) if that returns an initializer"),
+        (nn.orthogonal, "Dense.w_init got the class orthogonal; write an instance"),
         (nn.delta_orthogonal(), "at 'a/w', delta_orthogonal(): "),
         (
             lambda key, shape, dtype: jnp.ones(2),
-            "the initializer was asked for shape (4, 3) and gave (2,)",
+            "an initializer must return shape (4, 3), got (2,)",
         ),
     ],
 )
@@ -714,7 +721,7 @@ def test_an_initializer_that_needs_more_axes():
     for init, text in [
         (nn.he_normal(), "needs axes [-2, -1], but the array has shape (3,); write nn.normal(stdd"),
         (nn.orthogonal(), "requires at least a 2D shape"),
-        (nn.identity(), "identity wants a shape (n, m), got (3,)"),
+        (nn.identity(), "identity expects a shape (n, m), got (3,)"),
     ]:
         net = nn.Sequential(a=nn.Dense(3, b_init=init))
         check(lambda net=net: net.init(KEY, X), ValueError, "at 'a/b', ", text)
@@ -729,7 +736,8 @@ def test_features(features):
     check(
         lambda: nn.Dense(features),
         ValueError,
-        f"Dense.features must be an int >= 1, got {item!r}; write for example Dense(features=128)",
+        f"Dense.features must be an int >= 1 or a tuple of them, got {item!r}; write for example "
+        "Dense(features=128)",
     )
     check(lambda: nn.Embedding(3, features), ValueError, "Embedding.features must be an int >= 1")
 
@@ -739,7 +747,7 @@ def test_traced_features():
         lambda: jax.jit(lambda n: nn.Dense(n).init(KEY, X))(3),
         TypeError,
         "Dense.features is the traced number",
-        "but sets a shape: pass a Python int, for example by static_argnums of jax.jit",
+        "known before tracing: pass a Python number, for example by static_argnums of jax.jit",
     )
 
 
@@ -748,7 +756,8 @@ def test_a_rate_outside(rate):
     check(
         lambda: nn.Dropout(rate),
         ValueError,
-        f"Dropout.rate must be a dropout rate in [0, 1); got {rate!r}",
+        f"Dropout.rate must be a dropout rate in [0, 1), got {rate!r}; write for example "
+        "Dropout(rate=0.1)",
     )
 
 
@@ -765,11 +774,11 @@ def test_a_rate_outside(rate):
         (lambda: nn.BatchNorm(64), "BatchNorm.momentum must be the weight of the old statistics"),
         (
             lambda: nn.BatchNorm(axis=(0, 1)),
-            "BatchNorm.axis must be the axis of the features, an int; got",
+            "BatchNorm.axis must be the axis of the features, an int, got (0, 1)",
         ),
         (lambda: nn.LayerNorm(eps=-1.0), "LayerNorm.eps must be a number >= 0, got -1.0"),
         (lambda: nn.LayerNorm(eps="a"), "LayerNorm.eps must be a number >= 0, got 'a'"),
-        (lambda: nn.Flatten(-1), "Flatten.start must be an axis, an int >= 0; got -1"),
+        (lambda: nn.Flatten(-1), "Flatten.start must be an axis, an int >= 0, got -1"),
         (
             lambda: nn.Reshape((-1, -1)),
             "Reshape.shape must be a tuple of ints, at most one of them -1",
@@ -779,12 +788,18 @@ def test_a_rate_outside(rate):
             lambda: nn.Reshape([3]),
             "Reshape.shape got a list, which can change; write a tuple: (3,)",
         ),
-        (lambda: nn.variance_scaling(-1.0, "fan_in", "normal"), "scale is a number >= 0, got -1.0"),
+        (
+            lambda: nn.variance_scaling(-1.0, "fan_in", "normal"),
+            "scale must be a number >= 0, got -1.0",
+        ),
         (
             lambda: nn.variance_scaling(1.0, "fan", "normal"),
-            "mode is 'fan_in', 'fan_out' or 'fan_avg",
+            "mode must be 'fan_in', 'fan_out', or 'fan_avg', got 'fan'",
         ),
-        (lambda: nn.truncated_normal(1.0, 2.0, -2.0), "wants lower < upper, got 2.0, -2.0"),
+        (
+            lambda: nn.truncated_normal(1.0, 2.0, -2.0),
+            "truncated_normal.upper must be above lower=2.0, got -2.0",
+        ),
     ],
 )
 def test_fields_of_the_layers(make, text):
@@ -795,9 +810,9 @@ def test_fields_of_the_layers(make, text):
 @pytest.mark.parametrize(
     ("net", "inputs", "text"),
     [
-        (nn.LayerNorm(), jnp.ones(()), "cannot normalize axis -1, which float32[] does not have"),
-        (nn.BatchNorm(axis=5), X, "cannot normalize axis 5, which float32[2,4] does not have"),
-        (nn.LayerNorm(), 3.0, "expected an array, got 3.0; use jnp.asarray(x)"),
+        (nn.LayerNorm(), jnp.ones(()), "axis=-1 must name distinct axes that float32[] has"),
+        (nn.BatchNorm(axis=5), X, "axis=5 must name distinct axes that float32[2,4] has"),
+        (nn.LayerNorm(), 3.0, "expected an array of shape (...), got 3.0; use jnp.asarray(x)"),
         (
             nn.Embedding(5, 3),
             X,
@@ -805,7 +820,7 @@ def test_fields_of_the_layers(make, text):
         ),
         (nn.Embedding(5, 3), X > 0, "expected an array of integer tokens, got bool[2,4]"),
         (nn.Embedding(5, 3), [1, 2], "expected an array of integer tokens, got [1, 2]"),
-        (nn.Flatten(3), X, "expected an input of at least 3 axes, got float32[2,4]"),
+        (nn.Flatten(3), X, "expected an input of shape (*3 axes, ...), got float32[2,4]"),
         (
             nn.Reshape((3, 3)),
             X,
@@ -856,7 +871,7 @@ def test_wrappers():
         check(
             lambda n=n: nn.Repeat(nn.Dense(3), n),
             ValueError,
-            f"Repeat expects a number of copies, an int n >= 1; got {n!r}",
+            f"Repeat.n must be a number of copies, an int >= 1, got {n!r}",
         )
     for wrapper in (nn.Repeat, nn.Ensemble):
         three = parameters_of(wrapper(nn.Dense(4), 3), X)
@@ -874,7 +889,7 @@ def test_an_unknown_type(compute):
         lambda: nn.Precision(NET, compute),
         ValueError,
         "Precision.compute must be the name of a floating type, such as 'bfloat16', 'float16', "
-        f"or 'float32'; got {compute!r}",
+        f"or 'float32', got {compute!r}",
     )
 
 
@@ -915,6 +930,6 @@ class Teacher(nn.Composite):
 
 
 def test_a_child_is_not_given_a_mode():
-    text = r"at 'inner', Dense\(2\): a child is given 'train' by the call.*child.layer.apply\(child"
+    text = r"at 'inner', Dense\(2\): 'train' is passed to a child by .*child.layer.apply\(child"
     with pytest.raises(TypeError, match=text):
         Teacher(nn.Dense(2)).init(jax.random.key(0), jnp.ones((1, 3)))

@@ -131,7 +131,7 @@ def test_a_method_that_keeps_state_wants_it():
     net = Use(Counter(), False)
     _, state = net.apply({"counter": {}}, X, state=net.init_state(X))
     assert state["counter"]["n"] == 2
-    with pytest.raises(ValueError, match="transform of your own"):
+    with pytest.raises(ValueError, match="your own transform"):
         Use(Counter(), True).apply({"counter": {}}, X, state=state)
 
 

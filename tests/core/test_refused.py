@@ -37,7 +37,7 @@ def test_inputs_that_would_swallow_misspellings():
 
 
 def test_a_composite_keeps_no_state():
-    with pytest.raises(TypeError, match="asks for 'state'"):
+    with pytest.raises(TypeError, match="requests 'state'"):
 
         class _Bad(nn.Composite):
             def forward(self, x, *, state):

@@ -76,7 +76,7 @@ def test_without_a_key_it_shows_the_call_to_write():
         match=r"the state code/codes, code/more/u starts random, .* state = net.init_state\(x, key",
     ):
         NET.init_state(X)
-    with pytest.raises(TypeError, match="a random key is wanted, got int 3"):
+    with pytest.raises(TypeError, match="key must be a single random key, got int 3"):
         NET.init_state(X, key=3)  # type: ignore[arg-type]
     norm = nn.BatchNorm()
     chex.assert_trees_all_equal(norm.init_state(X, key=KEY), norm.init_state(X))

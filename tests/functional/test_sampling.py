@@ -84,13 +84,13 @@ def test_draws_have_the_frequencies_of_the_softmax():
     [
         (
             (-0.1,),
-            r"temperature must be a number >= 0 \(0 takes the most probable token\); got -0.1",
+            "temperature must be a number >= 0, got -0.1; 0 takes the most probable token",
         ),
         ((float("nan"),), "temperature must be a number >= 0"),
-        ((1.0, 0), "top_k must be an int >= 1, the number of tokens to keep; got 0"),
-        ((1.0, 2.5), "top_k must be an int >= 1"),
-        ((1.0, None, 0.0), r"top_p must be a probability in \(0, 1\]; got 0.0"),
-        ((1.0, None, 1.5), "top_p must be a probability"),
+        ((1.0, 0), "top_k must be None or an int >= 1, the number of tokens to keep, got 0"),
+        ((1.0, 2.5), "top_k must be None or an int >= 1"),
+        ((1.0, None, 0.0), r"top_p must be None or a probability in \(0, 1\], got 0.0"),
+        ((1.0, None, 1.5), "top_p must be None or a probability"),
     ],
 )
 def test_numbers_out_of_range_are_refused(numbers, text):

@@ -1,11 +1,11 @@
-"""Places of packed and padded rows: against a loop over positions, in pieces and as a whole."""
+"""Positions in packed and padded rows: against a loop over positions, in pieces and as a whole."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.functional.segments import check_segments, places, places_mask
+from jaxnn.functional.segments import check_segments, packed_mask, packed_positions
 
 ROWS = [
     [1, 1, 1, 1, 1, 1, 1, 1],
@@ -32,7 +32,7 @@ def by_loop(row: list[int]) -> tuple[list[int], list[int]]:
 def test_places_by_a_loop(split: tuple[int, ...]):
     segment_ids, count, found = jnp.array(ROWS), None, []
     for piece in jnp.split(segment_ids, np.cumsum(split)[:-1], axis=1):
-        one, count = jax.jit(places)(piece, count)
+        one, count = jax.jit(packed_positions)(piece, count)
         found.append(one)
     sequence, position = (jnp.concatenate(arrays, 1) for arrays in zip(*found, strict=True))
     expected = np.array([by_loop(row) for row in ROWS])
@@ -47,8 +47,8 @@ def test_masks_by_a_loop(causal: bool, window: int | None):
 
     @jax.jit
     def run(segment_ids):
-        found, _ = places(segment_ids)
-        return places_mask(found, found, causal=causal, window=window)
+        found, _ = packed_positions(segment_ids)
+        return packed_mask(found, found, causal=causal, window=window)
 
     mask = np.asarray(run(np.array(ROWS)))
     for row, segment_ids in enumerate(ROWS):

@@ -75,8 +75,23 @@ SMALL = {
     "uncertainty_ensemble": lambda: (uncertainty.ensemble(3, 2), POINTS, {"batch_size": 8}),
 }
 
-# Thousands of operations, each of which compiles alone: compared with compiled code at night.
-SLOW_WITHOUT_JIT = ("gnn", "lora", "seq2seq", "sweep_dqn", "sweep_gan", "uncertainty")
+# Many operations, each of which is compiled separately: compared with compiled code at night.
+SLOW_WITHOUT_JIT = (
+    "byol",
+    "contrastive",
+    "diffusion",
+    "distillation",
+    "dqn",
+    "gnn",
+    "lora",
+    "maml",
+    "pinn_lbfgs",
+    "seq2seq",
+    "sweep_dqn",
+    "sweep_gan",
+    "uncertainty",
+    "uncertainty_ensemble",
+)
 
 # What each prints lies between these.
 EXPECTED: dict[str, dict[str, tuple[float, float]]] = {

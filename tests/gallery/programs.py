@@ -69,8 +69,8 @@ SMALL = {
     "wgan_gp": lambda: (wgan_gp.program(4, rows=8, critic_steps=2), None, {}),
 }
 
-# Those that are killed and resumed in other processes for every change; the others at night.
-KILLED = ("dqn", "vae")
+# Killed and resumed in other processes for every change; the others at night.
+KILLED = ("vae",)
 
 # What each prints lies between these. The closed form is in the file.
 EXPECTED: dict[str, dict[str, tuple[float, float]]] = {

@@ -59,13 +59,13 @@ def test_jit_equals_eager(case):
 def test_vmap_over_seeds_equals_single_runs(case):
     program, batch = small_batch(case)
 
-    def run(key, step):
-        return step(program.init(key, batch), batch)
+    def run(key):
+        return program.step(program.init(key, batch), batch)
 
     keys = jax.random.split(KEY)
-    together = jax.jit(jax.vmap(lambda key: run(key, program.step)))(keys)
+    together, single = jax.jit(jax.vmap(run))(keys), jax.jit(run)
     for lane, key in enumerate(keys):
-        alone = run(key, jax.jit(program.step))
+        alone = single(key)
         assert all(np.isfinite(number) for number in jax.tree.leaves(alone[1]))
         near(jax.tree.map(lambda leaf, lane=lane: leaf[lane], together), alone)
 
@@ -85,9 +85,8 @@ def test_a_broken_run_resumes_bitwise_and_another_number_traces_nothing(case, tm
 
     numbers, structure = jax.tree.flatten(program)
     assert numbers or case == "pinn_lbfgs"  # optax.lbfgs has its numbers in closures
-    for i in range(len(numbers)):
-        changed = [x + 0.01 if i == j else x for j, x in enumerate(numbers)]
-        train.fit(jax.tree.unflatten(structure, changed), data, progress=False, **options)
+    changed = jax.tree.unflatten(structure, [x + 0.01 for x in numbers])
+    train.fit(changed, data, progress=False, **options)
     assert len(TRACES) == traces > 0
 
 

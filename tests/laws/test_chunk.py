@@ -136,17 +136,26 @@ def layers(draw: st.DrawFn) -> nn.Layer:
     }[kind]
 
 
-@settings(max_examples=16, deadline=None, derandomize=True, database=None)
-@given(
-    layer=layers(),
-    batch=st.sampled_from([(), (1,), (3,), (2, 1)]),
-    split=st.lists(st.integers(1, 4), min_size=1, max_size=4),
-    spare=st.integers(0, 6),
-    data=st.data(),
-)
-def test_random_layers_splits_caches_and_padding(layer, batch, split, spare, data):
+@pytest.mark.parametrize("examples", [8, pytest.param(50, marks=pytest.mark.slow)])
+def test_random_layers_splits_caches_and_padding(examples: int):
     """Rows are padded on the left by random lengths; the window is shorter or longer than both the
     pieces and the cache."""
+
+    @settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+    @given(
+        layer=layers(),
+        batch=st.sampled_from([(), (1,), (3,), (2, 1)]),
+        split=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+        spare=st.integers(0, 6),
+        data=st.data(),
+    )
+    def check(layer, batch, split, spare, data):
+        pieces_are_the_whole(layer, batch, split, spare, data)
+
+    check()
+
+
+def pieces_are_the_whole(layer, batch, split, spare, data):
     length = sum(split)
     padding = data.draw(st.lists(st.integers(0, length), min_size=8, max_size=8))
     padding = np.array(padding[: int(np.prod(batch, dtype=int))]).reshape(batch)

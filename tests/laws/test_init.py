@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.cases import KEY, Case, every, stacked
+from tests.cases import KEY, Case, every, stacked, structural
 from tests.near import assert_near
 
 
@@ -28,7 +28,7 @@ def test_abstract_is_concrete(case: Case):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, case.state)
 
 
-@every
+@structural
 def test_under_jit_and_vmap(case: Case):
     """To rounding: a compiler folds constants of a draw that is part of a larger program."""
     keys = jax.random.split(KEY, 2)
@@ -37,7 +37,7 @@ def test_under_jit_and_vmap(case: Case):
     assert_near(mapped, stacked(params))
 
 
-@every
+@structural
 def test_an_old_style_key_is_the_typed_one(case: Case):
     old = jax.random.PRNGKey(3)
     chex.assert_trees_all_equal(case.init(old), case.init(jax.random.key(3)))

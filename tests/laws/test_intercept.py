@@ -328,7 +328,7 @@ def test_the_precision_of_a_program_is_that_of_the_networks_in_an_intercepted_ob
             r"function of \(path, layer, call, next\)",
         ),
         (lambda: nn.intercept(nn.Dense(3), "f"), r"write nn.intercept\(net, function\)"),  # type: ignore[arg-type]
-        (lambda: nn.intercept(3, same), "intercept.inner wants a layer or a function, got 3"),  # type: ignore[arg-type]
+        (lambda: nn.intercept(3, same), "intercept.inner must be a layer or a function, got 3"),  # type: ignore[arg-type]
     ],
 )
 def test_the_error_says_what_is_wrong(make, text):

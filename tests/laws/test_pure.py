@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.cases import KEY, Case, every, every_mode, stacked
+from tests.cases import KEY, Case, every, stacked
 from tests.near import assert_near
 
 
-@every_mode
-def test_jit_numpy_and_earlier_calls_change_nothing(case: Case, train: bool):
+@every
+def test_jit_numpy_and_earlier_calls_change_nothing(case: Case):
+    changes_nothing(case, case.modes[-1])
+
+
+@pytest.mark.slow
+@every
+def test_jit_numpy_and_earlier_calls_change_nothing_in_inference(case: Case):
+    changes_nothing(case, False)
+
+
+def changes_nothing(case: Case, train: bool):
     """The same call from one program, from numpy arrays, and after other calls."""
     given = (case.init(), case.state, KEY, case.arrays())
     eager = case.eager(*given, train=train)
@@ -48,10 +58,14 @@ def test_a_leak_is_found():
         jax.jit(leak).trace(1.0)
 
 
-@every_mode
-def test_one_trace_no_leak_no_promotion(case: Case, train: bool):
+@every
+def test_one_trace_no_leak_no_promotion(case: Case):
     """A loop that feeds the state back traces once, though parameters and inputs change."""
+    for train in case.modes:
+        traced_once(case, train)
 
+
+def traced_once(case: Case, train: bool):
     traces = []
 
     @jax.jit
@@ -93,9 +107,14 @@ def test_vmap_is_a_loop(case: Case):
     assert_near(mapped(keys, stacked(lanes)), stacked(looped))
 
 
-@every_mode
-def test_state_in_state_out(case: Case, train: bool):
+@every
+def test_state_in_state_out(case: Case):
     """Inference leaves the state as it is; training changes it, except inside of nn.Inference."""
+    for train in case.modes:
+        state_out(case, train)
+
+
+def state_out(case: Case, train: bool):
     params, inputs = case.init(), case.arrays()
     y, state = case.run(params, case.state, KEY, inputs, train=train)
     chex.assert_trees_all_equal_shapes_and_dtypes(state, case.state)

@@ -6,14 +6,19 @@ import jax.numpy as jnp
 import pytest
 
 import jaxnn as nn
-from tests.cases import CASES, KEY, Case, every, floats, host, stacked
+from tests.cases import CASES, KEY, STRUCTURAL, Case, floats, host, stacked, structural
 from tests.near import assert_near
 
 # The other generator takes longer to compile, and differs in the core alone: one network tells.
 some_rbg = pytest.mark.parametrize(
     ("case", "impl"),
     [
-        pytest.param(case, impl, id=f"{case}{'' if impl == 'threefry2x32' else f' {impl}'}")
+        pytest.param(
+            case,
+            impl,
+            id=f"{case}{'' if impl == 'threefry2x32' else f' {impl}'}",
+            marks=() if case.name in STRUCTURAL else pytest.mark.slow,
+        )
         for case in CASES
         for impl in ("threefry2x32", "rbg")
         if impl == "threefry2x32" or case.name in ("Remat of BatchNorm", "wrappers nested")
@@ -21,7 +26,7 @@ some_rbg = pytest.mark.parametrize(
 )
 
 
-@every
+@structural
 def test_wrappers_that_change_nothing(case: Case):
     """All in one; each alone, and its gradients, on random compositions."""
     net = nn.capture(nn.Remat(nn.Precision(case.layer, "float32"), "products"), "none")
@@ -55,8 +60,9 @@ def test_member_of_an_ensemble_is_the_network_at_its_key(case: Case, impl: str):
 @some_rbg
 def test_repeat_is_a_row(case: Case, impl: str):
     """Where the layer keeps its input's shape, so that it can be repeated."""
+    params, state = case.init(), case.state
     if len(case.inputs) != 1 or case.inputs[0] != jax.eval_shape(
-        lambda x: case.eager(case.init(), case.state, KEY, (x,))[0], *case.inputs
+        lambda x: case.eager(params, state, KEY, (x,))[0], *case.inputs
     ):
         with pytest.raises(ValueError, match="Repeat"):
             nn.Repeat(case.layer, 2).init(KEY, *case.inputs)

@@ -132,7 +132,7 @@ def test_weights_of_a_video_are_shared_over_its_frames():
         (
             functools.partial(nn.PatchEmbedding(4, 3).init, KEY, jnp.ones((1, 6, 7, 3))),
             ValueError,
-            r"patches of \(3, 3\) do not divide the axes \(6, 7\) of float32\[1,6,7,3\]; pad",
+            r"the axes of float32\[1,6,7,3\], \(6, 7\), must be a multiple of \(3, 3\): pad",
         ),
         (
             functools.partial(nn.PatchEmbedding(4, 3).init, KEY, jnp.ones((6, 3))),

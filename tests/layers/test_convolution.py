@@ -441,23 +441,23 @@ IMAGE = jnp.ones((2, 4, 4, 6))
     [
         (
             lambda: nn.Conv(6, (3, 3), groups=4),
-            "Conv.features must be a multiple of groups=4, got 6",
+            "Conv.groups must divide features=6, got 4",
         ),
         (lambda: nn.Conv(6, 3, padding="some"), "Conv.padding must be 'same', 'valid', 'causal', "),
-        (lambda: nn.Conv(6, (3, 3), padding=(1, 2, 3)), "each of the 2 axes; got (1, 2, 3)"),
+        (lambda: nn.Conv(6, (3, 3), padding=(1, 2, 3)), "each of the 2 axes, got (1, 2, 3)"),
         (lambda: nn.Conv(6, 3, padding=-1), "an int >= 0"),
         (lambda: nn.Conv(6, (3, 3), padding="causal"), "padding=('causal', 'same')"),
         (
             lambda: nn.ConvTranspose(6, 3, padding="causal"),
             "padding must be 'same', 'valid', an int",
         ),
-        (lambda: nn.Conv(6, (3,) * 4), "with one for each of 1 to 3 axes; got (3, 3, 3, 3)"),
-        (lambda: nn.Conv(6, 0), "a tuple with one for each of 1 to 3 axes; got 0"),
+        (lambda: nn.Conv(6, (3,) * 4), "with one for each of 1 to 3 axes, got (3, 3, 3, 3)"),
+        (lambda: nn.Conv(6, 0), "a tuple with one for each of 1 to 3 axes, got 0"),
         (
             lambda: nn.Conv(6, (3, 0)),
             "Conv.kernel_size must be an int >= 1, or a tuple with one for",
         ),
-        (lambda: nn.Conv(6, 3, stride=(1, 2)), "the 1 axes of the kernel; got (1, 2)"),
+        (lambda: nn.Conv(6, 3, stride=(1, 2)), "the 1 axes of the kernel, got (1, 2)"),
         (lambda: nn.Conv(6, 3, cache=2), "can keep a cache only if it is causal, over one axis"),
         (lambda: nn.Conv(6, 3, 2, padding="causal", cache=2), "with stride 1; got"),
         (lambda: nn.ConvTranspose(6, 3, 2, output_padding=2), "below the stride or the dilation"),
@@ -470,7 +470,11 @@ def test_a_layer_that_cannot_be(make: Any, text: str):
 @pytest.mark.parametrize(
     ("net", "x", "text"),
     [
-        (nn.Conv(4, (3, 3), groups=4), IMAGE, "the 6 channels of float32[2,4,4,6] are not a mult"),
+        (
+            nn.Conv(4, (3, 3), groups=4),
+            IMAGE,
+            "float32[2,4,4,6], 6, must be a multiple of 4",
+        ),
         (nn.Conv(4, (5, 1), padding="valid"), IMAGE, "the window spans 5 elements (kernel 5, "),
         (nn.Conv(4, 2, dilation=4, padding="valid"), IMAGE, "but axis 2 of float32[2,4,4,6] has 4"),
         (
@@ -489,7 +493,7 @@ def test_a_layer_that_cannot_be(make: Any, text: str):
             jnp.ones((4, 1)),
             "at most 4 elements on each side of an axis of 4",
         ),
-        (nn.ConvTranspose(6, 3, groups=3), jnp.ones((4, 4)), "not a multiple of groups=3; write"),
+        (nn.ConvTranspose(6, 3, groups=3), jnp.ones((4, 4)), "must be a multiple of 3: write"),
         (nn.ConvTranspose(4, 2, padding=4), jnp.ones((4, 1)), "would become -3 elements long: 4 b"),
     ],
     ids=str,
@@ -509,7 +513,7 @@ def test_a_cached_layer_is_not_trained():
 
 def test_a_traced_size():
     fails(
-        "Conv.stride holds the traced number",
+        "Conv.stride is the traced number",
         lambda: jax.jit(lambda s: nn.Conv(4, 3, stride=s).init(KEY, jnp.ones((4, 3))))(2),
         TypeError,
     )

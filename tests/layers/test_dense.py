@@ -131,7 +131,10 @@ def test_an_initializer_that_names_its_axes_keeps_them():
     [
         (lambda: nn.Dense(()), "Dense.features must be an int >= 1 or a tuple of them, got ()"),
         (lambda: nn.Dense((2, 0)), "a tuple of them, got (2, 0)"),
-        (lambda: nn.Dense(2, axis=()), "Dense.axis must be an int or a tuple of ints, got ()"),
+        (
+            lambda: nn.Dense(2, axis=()),
+            "Dense.axis must be an axis or a tuple of axes, such as -1 or (-2, -1), got ()",
+        ),
     ],
 )
 def test_features_and_axes_that_cannot_be(make, text):
@@ -141,7 +144,7 @@ def test_features_and_axes_that_cannot_be(make, text):
 
 @pytest.mark.parametrize("axis", [2, (0, -2), (-3,)])
 def test_an_axis_that_is_not_there_or_comes_twice(axis):
-    text = f"axis={axis} must name distinct axes of float32[2,4]"
+    text = f"axis={axis} must name distinct axes that float32[2,4] has"
     with pytest.raises(ValueError, match=re.escape(text)):
         nn.Dense(3, axis=axis).init(KEY, jnp.ones((2, 4)))
 

@@ -165,7 +165,7 @@ def test_traced_strengths(kind):
         (lambda: nn.StochasticDepth(-0.1), r"StochasticDepth.rate must be a dropout rate"),
         (
             lambda: nn.GaussianNoise(-0.1),
-            r"GaussianNoise.stddev must be a standard deviation.* >= 0; got -0.1",
+            r"GaussianNoise.stddev must be a number >= 0, got -0.1",
         ),
         (
             lambda: nn.Dropout(0.1, broadcast_dims=True),
@@ -173,7 +173,7 @@ def test_traced_strengths(kind):
         ),
         (
             lambda: nn.Dropout(0.1, broadcast_dims=-2).apply({}, jnp.ones(3)),
-            r"cannot drop along axis -2, which float32\[3\] lacks",
+            r"axis=-2 must name distinct axes that float32\[3\] has",
         ),
     ],
 )
@@ -205,9 +205,9 @@ def test_a_traced_rate_of_one_gives_zeros_and_finite_gradients(kind, dtype):
 @pytest.mark.parametrize("kind", [nn.Dropout, nn.AlphaDropout, nn.StochasticDepth])
 def test_a_rate_that_rounds_to_one_is_refused(kind):
     name = kind.__name__
-    with pytest.raises(ValueError, match=f"{name}.rate .* got 0.999999999, which is 1 in float32"):
+    with pytest.raises(ValueError, match=f"{name}.rate .* got 0.999999999; .* rounded to float32"):
         kind(0.999999999)
-    with pytest.raises(ValueError, match=r"write MultiHeadAttention\(dropout=0.999\)"):
+    with pytest.raises(ValueError, match=r"write for example MultiHeadAttention\(dropout=0.1\)"):
         nn.MultiHeadAttention(2, dropout=0.999999999)
 
 

@@ -75,7 +75,7 @@ def test_an_equation_that_cannot_be(equation, shape):
 
 @pytest.mark.parametrize("shape", [(2,), (2, 0), (2, 3, 4), 6])
 def test_a_shape_that_is_not_of_w(shape):
-    text = f"Einsum.shape must have an int >= 1 for each letter of w, 'bc'; got {shape!r}"
+    text = f"must be a tuple of an int >= 1 for each letter of w, 'bc', got {shape!r}"
     with pytest.raises(ValueError, match=re.escape(text)):
         nn.Einsum("ab,bc->ac", shape)
 

@@ -205,17 +205,20 @@ def test_the_padding_row_begins_as_zeros(net):
 BAG = nn.EmbeddingBag(5, 3)
 WRONG: Any = "median"
 REFUSED = [
-    (lambda: nn.Embedding(5, 3, padding=5), "Embedding.padding must be a token, an int in [0, 5)"),
-    (lambda: nn.EmbeddingBag(5, 3, padding=-1), "or None; got -1"),
+    (
+        lambda: nn.Embedding(5, 3, padding=5),
+        "Embedding.padding must be None or an int from 0 to 4, got 5",
+    ),
+    (lambda: nn.EmbeddingBag(5, 3, padding=-1), "must be None or an int from 0 to 4, got -1"),
     (
         lambda: nn.EmbeddingBag(5, 3, WRONG),
-        "EmbeddingBag.mode must be one of 'sum', 'mean', 'max'; got",
+        "EmbeddingBag.mode must be 'sum', 'mean', or 'max', got 'median'",
     ),
-    (lambda: nn.EmbeddingBag(5, 3, bags=0), "EmbeddingBag.bags must be an int >= 1, got 0"),
+    (lambda: nn.EmbeddingBag(5, 3, bags=0), "EmbeddingBag.bags must be None or an int >= 1, got 0"),
     (lambda: BAG.apply(TABLE, IDS > 1), "expected an array of integer tokens, got bool[2,3]"),
     (
         lambda: BAG.apply(TABLE, IDS[0, 0]),
-        "expected tokens (..., n), got int32[]; use nn.Embedding",
+        "expected an input of shape (..., n), or use nn.Embedding, got int32[]",
     ),
     (
         lambda: BAG.apply(TABLE, IDS, segment_ids=IDS[0]),
@@ -227,7 +230,7 @@ REFUSED = [
     ),
     (
         lambda: BAG.apply(TABLE, IDS, jnp.ones((2, 3))),
-        "weights apply to sums only, but the mode is 'mean'; write EmbeddingBag(..., mode='sum')",
+        "weights must have the shape of ids, in EmbeddingBag(..., mode='sum'); got float32[2,3]",
     ),
     (
         lambda: nn.EmbeddingBag(5, 3, bags=2).apply(TABLE, IDS),

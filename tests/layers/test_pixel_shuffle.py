@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.functional.pixel_shuffle import pixel_shuffle
+from jaxnn.functional.resampling import pixel_shuffle
 from tests.layers.agreement import KEY, normals
 
 IMAGE = jnp.ones((2, 4, 4, 6))
@@ -45,7 +45,7 @@ def test_the_order_of_channels_is_not_that_of_blocks():
 @pytest.mark.parametrize("factor", [2, (2, 0), (), (2,) * 4])
 def test_a_factor_that_cannot_be(factor: Any):
     for layer in (nn.PixelShuffle, nn.PixelUnshuffle):
-        text = f"got {factor}; for images, write {layer.__name__}((2, 2))"
+        text = f"got {factor}; write {layer.__name__}(factor=(2, 2)) for images"
         with pytest.raises(ValueError, match=re.escape(text)):
             layer(factor)
 
@@ -53,8 +53,16 @@ def test_a_factor_that_cannot_be(factor: Any):
 @pytest.mark.parametrize(
     ("net", "x", "text"),
     [
-        (nn.PixelShuffle((2, 2)), IMAGE, "the 6 channels of float32[2,4,4,6] are not a multiple"),
-        (nn.PixelUnshuffle((2, 3)), IMAGE, "the axes (4, 4) of float32[2,4,4,6] are not multiples"),
+        (
+            nn.PixelShuffle((2, 2)),
+            IMAGE,
+            "float32[2,4,4,6], 6, must be a multiple of 4",
+        ),
+        (
+            nn.PixelUnshuffle((2, 3)),
+            IMAGE,
+            "float32[2,4,4,6], (4, 4), must be a multiple of",
+        ),
     ],
     ids=str,
 )

@@ -199,15 +199,15 @@ REFUSED = [
         lambda: nn.MaxPool(0),
         "MaxPool.kernel_size must be an int >= 1, or a tuple with one for each of 1",
     ),
-    (lambda: nn.MaxPool((2, 2, 2, 2)), "for each of 1 to 3 axes; got (2, 2, 2, 2)"),
+    (lambda: nn.MaxPool((2, 2, 2, 2)), "for each of 1 to 3 axes, got (2, 2, 2, 2)"),
     (
         lambda: nn.AvgPool((2, 2), stride=(1,)),
         "AvgPool.stride must be an int >= 1, or a tuple with one for each of the 2 axes of the "
-        "kernel; got (1,)",
+        "kernel, got (1,)",
     ),
     (lambda: nn.MinPool(2, dilation=0), "MinPool.dilation must be an int >= 1"),
     (lambda: nn.MaxPool(2, padding="full"), "MaxPool.padding must be 'same', 'valid', an int >= 0"),
-    (lambda: nn.AvgPool(2, padding=-1), "int, or a pair of ints for each of the 1 axes; got -1"),
+    (lambda: nn.AvgPool(2, padding=-1), "int, or a pair of ints for each of the 1 axes, got -1"),
     (lambda: nn.AvgPool(2, ceil_mode=BAD), "AvgPool.ceil_mode must be True or False, got 1"),
     (
         lambda: nn.LpPool(0, 2),
@@ -224,7 +224,7 @@ REFUSED = [
     (
         lambda: nn.Sequential(pool=nn.AvgPool(3, padding=3)).apply({"pool": {}}, X[0, 0]),
         "would lie wholly in the padding of axis -2 of an array (6, 3) padded by 3 before, 3 "
-        "after; use less padding, for example padding=1",
+        "after; write padding=1 or less",
     ),
     (
         lambda: nn.MaxPool((2, 2)).apply({}, X[0, 0]),
@@ -235,10 +235,13 @@ REFUSED = [
         lambda: nn.GlobalMaxPool().apply({}, X[0, 0]),
         "expected an input of shape (*1 batch axes, *axes, features), got float32[6,3]",
     ),
-    (lambda: nn.GlobalMaxPool().apply({}, X[:, :0]), "cannot pool float32[2,0,6,3]"),
+    (
+        lambda: nn.GlobalMaxPool().apply({}, X[:, :0]),
+        "at least one element, got float32[2,0,6,3]",
+    ),
     (
         lambda: jax.jit(lambda n: nn.MaxPool(n).apply({}, X))(2),
-        "sets a shape: pass a Python int, for example by static_argnums of jax.jit",
+        "known before tracing: pass a Python number, for example by static_argnums of jax.jit",
     ),
 ]
 

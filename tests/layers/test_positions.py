@@ -158,7 +158,7 @@ def test_past_the_table():
     [
         (
             lambda: nn.RotaryEmbedding(fraction=1.5),
-            r"fraction of the features, in \(0, 1\]; got 1.5",
+            r"fraction of the features, in \(0, 1\], got 1.5",
         ),
         (
             lambda: nn.RotaryEmbedding(base=0.0),
@@ -166,7 +166,7 @@ def test_past_the_table():
         ),
         (
             lambda: nn.RotaryEmbedding(scaling=cast(Any, 2.0)),
-            "a rule such as Linear.*; got 2.0",
+            "a rule such as nn.Linear.*, got 2.0",
         ),
         (lambda: nn.LinearScaling(-1.0), "LinearScaling.factor must be a number > 0, got -1.0"),
         (lambda: nn.LearnedPositions(0), "LearnedPositions.length must be an int >= 1, got 0"),
@@ -191,7 +191,9 @@ def test_longrope_refused():
     assert attention.apply(attention.init(KEY, x), x).shape == (3, 4)
     with pytest.raises(ValueError, match="for the same pairs; got 1 short and 2 long"):
         nn.LongRoPEScaling((1.0,), (2.0, 4.0), 8, 4.0)
-    with pytest.raises(ValueError, match=r"LongRoPEScaling.long must be a number > 0, got -1.0"):
+    with pytest.raises(
+        ValueError, match=r"LongRoPEScaling.long must be a tuple of numbers > 0, .*, got \(-1.0,\)"
+    ):
         nn.LongRoPEScaling((1.0,), (-1.0,), 8, 4.0)
     with pytest.raises(
         ValueError, match="has 2 factors, but 8 features are rotated, which are 4 pairs"
@@ -199,5 +201,5 @@ def test_longrope_refused():
         nn.RotaryEmbedding(scaling=rule).rotate(normals(0, 3, 1, 8), jnp.arange(3), 3)
     with pytest.raises(ValueError, match="which cached keys cannot follow"):
         nn.with_cache(attention)
-    with pytest.raises(ValueError, match="a row contains sequences of several lengths"):
+    with pytest.raises(ValueError, match="a row with segment_ids has sequences"):
         attention.apply(attention.init(KEY, x), x, segment_ids=jnp.ones(3, int))

@@ -235,5 +235,5 @@ def test_refused():
     with pytest.raises(ValueError, match=r"h: declared \(2, 2\), got \(3, 2\); write carry = "):
         cell.apply(params, {"h": jnp.ones((3, 2))}, x)
     net = nn.Recurrent(nn.ConvLSTMCell(2, (3, 3)))
-    with pytest.raises(ValueError, match=r"\(\.\.\., T\) and 3 axes after it, got float32\[4,3,2"):
+    with pytest.raises(ValueError, match=r"\(\.\.\., T, \*3 axes\), got float32\[4,3,2"):
         net.init(KEY, jnp.ones((4, 3, 2)))

@@ -45,7 +45,9 @@ def test_reshape_to_a_single_number_and_of_an_empty_batch():
 
 @pytest.mark.parametrize("net", [nn.Flatten(), nn.Reshape((2,))], ids=str)
 def test_a_list_is_refused(net):
-    with pytest.raises(TypeError, match=r"at 'a', .*expected an array, got \[.*; use jnp.asarray"):
+    with pytest.raises(
+        TypeError, match=r"at 'a', .*expected an array of shape .*, got \[.*; use jnp.asarray"
+    ):
         nn.Sequential(a=net).apply({"a": {}}, [1.0, 2.0])
 
 

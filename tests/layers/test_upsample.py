@@ -52,7 +52,10 @@ def test_a_layer_that_cannot_be(make: Any, text: str):
     ("x", "text"),
     [
         (jnp.ones((4, 4)), "expected an input of shape (..., *axes, channels)"),
-        (jnp.ones((2, 0, 4, 1)), "cannot upsample float32[2,0,4,1]: it has an empty axis"),
+        (
+            jnp.ones((2, 0, 4, 1)),
+            "at least one element, got float32[2,0,4,1]",
+        ),
     ],
     ids=str,
 )

@@ -20,30 +20,33 @@ from tests.cases import KEY, floats
         (lambda: MLP(depth=-1), "MLP.depth must be an int >= 0, got -1"),
         (
             lambda: LeNet(channels=(6, 0)),
-            r"LeNet.channels must be a tuple of ints >= 1, got \(6, 0\)",
+            r"LeNet.channels must be a tuple of 2 ints >= 1, got \(6, 0\)",
         ),
-        (lambda: LeNet(hidden=(120,)), r"LeNet.hidden must have 2 sizes, got \(120,\)"),  # type: ignore[arg-type]
+        (
+            lambda: LeNet(hidden=(120,)),
+            r"LeNet.hidden must be a tuple of 2 ints >= 1, got \(120,\)",
+        ),  # type: ignore[arg-type]
         (lambda: CharLSTM(layers=0), "CharLSTM.layers must be an int >= 1, got 0"),
-        (lambda: CharLSTM(dropout=1.0), r"Dropout.rate .* in \[0, 1\)"),
+        (lambda: CharLSTM(dropout=1.0), r"CharLSTM.dropout .* in \[0, 1\)"),
         (lambda: ResNet(stages=()), r"ResNet.stages must be a tuple of ints >= 1, got \(\)"),
         (lambda: ResNet(stem="tiny"), "ResNet.stem must be 'imagenet' or 'cifar', got 'tiny'"),  # type: ignore[arg-type]
         (
             lambda: ViT(patch=15),
-            "ViT.patch must divide the image size, got patches of 15 for images of 224",
+            "ViT.patch must divide image=224, got 15",
         ),
         (
             lambda: ViT(num_heads=7),
-            "ViT.num_heads must divide the width, got 7 for a width of 768",
+            "ViT.num_heads must divide width=768, got 7",
         ),
         (
             lambda: GPT(num_heads=5),
-            "GPT.num_heads must divide the width, got 5 for a width of 384",
+            "GPT.num_heads must divide width=384, got 5",
         ),
         (lambda: GPT(norm="batch"), "GPT.norm must be 'layer' or 'rms', got 'batch'"),  # type: ignore[arg-type]
-        (lambda: GPT(num_kv_heads=4), "num_kv_heads must divide num_heads, got 4 for 6"),
+        (lambda: GPT(num_kv_heads=4), "num_kv_heads must divide num_heads=6, got 4"),
         (lambda: GPT(num_heads=128, positions="rotary"), "rotate pairs of features"),
-        (lambda: GPT(hidden=0), "GPT.hidden must be an int >= 1, got 0"),
-        (lambda: GPT(dropout=-0.1), r"dropout must be a dropout rate in \[0, 1\); got -0.1"),
+        (lambda: GPT(hidden=0), "GPT.hidden must be None or an int >= 1, got 0"),
+        (lambda: GPT(dropout=-0.1), r"GPT.dropout must be a dropout rate in \[0, 1\), got -0.1"),
         (lambda: UNet(width=True), "UNet.width must be an int >= 1, got True"),
     ],
 )

@@ -150,11 +150,11 @@ def test_fused_attention_is_one_argument():
     params = fused.init(KEY, TOKENS)
     chex.assert_trees_all_equal(params, GPT2.network(11).init(KEY, TOKENS))
     assert fused.spec(TOKENS) == GPT2.network(11).spec(TOKENS)
-    with pytest.raises(TypeError, match=r"at 'blocks/attention'.* got float32.*: write nn.Prec"):
+    with pytest.raises(ValueError, match=r"at 'blocks/attention'.* got q float32.*: write nn.Prec"):
         fused.apply(params, TOKENS)
     vit = ViT(image=8, patch=4, layers=1, width=16, num_heads=2, implementation="cudnn").network(3)
     vit.init(KEY, jnp.ones((1, 8, 8, 3)))
-    with pytest.raises(TypeError, match=r"at 'blocks/attention'.* got float32"):
+    with pytest.raises(ValueError, match=r"at 'blocks/attention'.* got q float32"):
         vit.apply(vit.init(KEY, jnp.ones((1, 8, 8, 3))), jnp.ones((1, 8, 8, 3)))
 
 
@@ -172,5 +172,5 @@ def test_shapes_inferred_in_a_jitted_function_are_not_taken_for_numbers():
     x = jnp.ones((1, 4, 2, 8))
     assert Net().init(KEY, x) == {}
     assert np.isnan(Net().apply({}, x)).all()
-    with pytest.raises(TypeError, match="got float32"):
+    with pytest.raises(ValueError, match="got q float32"):
         attention(x, x, x, implementation="cudnn")

@@ -106,5 +106,7 @@ def test_refused(params):
         nn.replace(NET, "head/0", nn.Dense(7), params, OTHER, X)
     with pytest.raises(ValueError, match="not those of this network"):
         nn.replace(NET, "head", nn.Tap(), {**params, "norm": {}}, OTHER, X)
-    with pytest.raises(TypeError, match=r"parameters and a key belong together; write\s"):
+    with pytest.raises(
+        TypeError, match=r"parameters require a key, and a key requires parameters; write\s"
+    ):
         nn.replace(NET, "head", nn.Tap(), params)  # type: ignore[call-overload]

@@ -146,13 +146,13 @@ def test_a_traced_number():
             "Dense.features must be an int >= 1",
         ),
         (STACK, "blocks/1/scale", -1.0, ValueError, "Block.scale is a number > 0, got -1.0"),
-        (STACK, "blocks/1/n", 0, ValueError, "Repeat expects a number of copies"),
+        (STACK, "blocks/1/n", 0, ValueError, "Repeat.n must be a number of copies"),
         (
             nn.Sequential(nn.Dense(3)),
             "0",
             5,
             TypeError,
-            "Sequential.layers[0] wants a layer or a function, got 5",
+            "Sequential.layers[0] must be a layer or a function, got 5",
         ),
         (
             nn.Sequential(nn.Dense(3)),
@@ -161,7 +161,7 @@ def test_a_traced_number():
             TypeError,
             "Sequential[0] must be a layer or a function",
         ),
-        (nn.Remat(nn.Dense(3)), "inner", 5, TypeError, "Remat.inner wants a layer or a function"),
+        (nn.Remat(nn.Dense(3)), "inner", 5, TypeError, "Remat.inner must be a layer or a function"),
         (STACK, "blocks", [BLOCK], TypeError, "Stack.blocks got a list"),
         (nn.Dense(3), "w_init", jnp.ones(3), TypeError, "Dense.w_init got an array"),
         (
@@ -169,7 +169,7 @@ def test_a_traced_number():
             "merge",
             5,
             TypeError,
-            "Parallel.merge must be a plain function",
+            "Parallel.merge must be None or a plain function",
         ),
     ],
 )
@@ -184,46 +184,47 @@ def test_a_wrong_value_raises_as_the_constructor_does(net, path, value, kind, te
         (
             nn.Sequential(hidden=nn.Dense(3)),
             "hiden/features",
-            "there is no 'hiden/features': the network is Sequential(hidden=Dense(3)), which has "
-            "no 'hiden'; did you mean 'hidden'?",
+            "there is no 'hiden/features': the network is Sequential(hidden=Dense(3)), which does "
+            "not have 'hiden'; did you mean 'hidden'?",
         ),
         (
             nn.Sequential(hidden=nn.Dense(3)),
             "hidden/feature",
-            "there is no 'hidden/feature': 'hidden' is Dense(3), which has no 'feature'; "
+            "there is no 'hidden/feature': 'hidden' is Dense(3), which does not have 'feature'; "
             "did you mean 'features'?",
         ),
         (
             STACK,
             "blocks/2/mlp",
-            "there is no 'blocks/2/mlp': 'blocks' is a tuple of 2, which has no '2'; "
+            "there is no 'blocks/2/mlp': 'blocks' is a tuple of 2, which does not have '2'; "
             "known are '0', '1'",
         ),
         (
             STACK,
             "heads/c",
-            "there is no 'heads/c': 'heads' is a dict of 2, which has no 'c'; known are 'a', 'b'",
+            "there is no 'heads/c': 'heads' is a dict of 2, which does not have 'c'; known are "
+            "'a', 'b'",
         ),
         (
             nn.Sequential(nn.Dense(3)),
             "0/features/x",
-            "there is no '0/features/x': '0/features' is 3, a setting, which has no 'x'; "
+            "there is no '0/features/x': '0/features' is 3, a setting, which does not have 'x'; "
             "there are none",
         ),
         (
             nn.Repeat(nn.Dense(3), 2),
             "feature",
-            "there is no 'feature': the network is Repeat(Dense(3), 2), which has no 'feature'; "
-            "did you mean 'features'?",
+            "there is no 'feature': the network is Repeat(Dense(3), 2), which does not have "
+            "'feature'; did you mean 'features'?",
         ),
-        (nn.Sequential(nn.Dense(3)), "0//features", "which has no ''"),
-        (nn.Sequential(nn.Dense(3)), "00", "which has no '00'"),
-        (nn.Sequential(nn.Dense(3)), "-1", "which has no '-1'"),
+        (nn.Sequential(nn.Dense(3)), "0//features", "which does not have ''"),
+        (nn.Sequential(nn.Dense(3)), "00", "which does not have '00'"),
+        (nn.Sequential(nn.Dense(3)), "-1", "which does not have '-1'"),
         (
             nn.Sequential(a=nn.Repeat(nn.Remat(nn.Repeat(nn.Dense(3), 2)), 2)),
             "a/n",
-            "'a/n' could be a setting of Repeat and Repeat, which stand at one path: replace the "
-            "layer there as a whole",
+            "'a/n' could be a setting of Repeat and Repeat, which have the same path: replace "
+            "the whole layer there",
         ),
         (nn.Dense(3), "", "the path '' is the network itself"),
     ],
@@ -234,9 +235,9 @@ def test_a_path_that_leads_nowhere(net, path, text):
 
 
 def test_what_is_no_network_or_path():
-    with pytest.raises(TypeError, match="replace wants a layer, got 3"):
+    with pytest.raises(TypeError, match="replace expects a layer, got 3"):
         nn.replace(3, "a", nn.Dense(3))  # type: ignore[type-var]
-    with pytest.raises(TypeError, match="a path is text such as 'blocks/3/mlp', got 0"):
+    with pytest.raises(ValueError, match="path must be text such as 'blocks/3/mlp', got 0"):
         nn.replace(nn.Sequential(nn.Dense(3)), 0, nn.Dense(3))  # type: ignore[arg-type]
 
 

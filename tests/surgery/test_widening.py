@@ -80,15 +80,17 @@ def test_refused():
     def widen(path, features):
         return nn.widen(net, params, path, features, KEY, X)
 
-    with pytest.raises(ValueError, match=r"computes something else: outputs .* nothing that mixes"):
+    with pytest.raises(ValueError, match=r"outputs of the wider .* differ: .* but not LayerNorm"):
         widen("a/features", 6)
-    with pytest.raises(ValueError, match="there are 4 features, which cannot grow to 2"):
+    with pytest.raises(ValueError, match=r"must grow, to 2 features, .* the changes are: 4 to 2"):
         widen("a/features", 2)
-    with pytest.raises(ValueError, match=r"one size is to grow to 0.5 .* what changes is nothing"):
+    with pytest.raises(
+        ValueError, match=r"must grow, to 0.5 features, .* the changes are: nothing"
+    ):
         widen("norm/eps", 0.5)
-    with pytest.raises(ValueError, match="the outputs have another shape then"):
+    with pytest.raises(ValueError, match=r"differ: float32.* instead of float32.*; widen a layer"):
         widen("b/features", 8)
     with pytest.raises(ValueError, match="there is no 'a/width'"):
         widen("a/width", 8)
-    with pytest.raises(TypeError, match="widen wants a layer, got"):
+    with pytest.raises(TypeError, match="widen expects a layer, got"):
         nn.widen(jax.nn.relu, params, "a", 3, KEY, X)  # type: ignore[arg-type]

@@ -260,7 +260,7 @@ def test_a_configuration_that_raises_fails_alone(tmp_path):
     error = seen.trials[2].error
     assert error.startswith("Traceback (most recent call last):\n")
     assert "in network" in error or "in __post_init__" in error
-    assert error.endswith("ValueError: Dropout.rate must be a dropout rate in [0, 1); got 1.0\n")
+    assert error.endswith("MLP(dropout=0.1); rates are rounded to float32\n")
 
 
 def fragile(config, data):

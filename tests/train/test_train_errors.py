@@ -94,7 +94,7 @@ def nan_at(row):
         ),
         (lambda: fit(batch_size=0), ValueError, r"batch_size is an int >= 1, got 0"),
         (lambda: fit(epochs=-1), ValueError, r"epochs is an int >= 0, got -1"),
-        (lambda: fit(key=3), TypeError, r"a random key is wanted, got int 3; write jax.random.key"),
+        (lambda: fit(key=3), TypeError, r"key must be a single random key, got int 3; write jax"),
         (lambda: fit(net=nn.Dense), TypeError, r"Supervised.net must be a layer, got <class"),
         (
             lambda: fit(task=train.BinaryClassification),
@@ -171,6 +171,6 @@ def test_a_state_whose_memory_a_step_took():
     ts = program.init(jax.random.key(0), (X, Y))
     old = ts.params
     train.make_step(program)(ts, (X, Y))
-    text = r"given to a training step.*jax.tree.map\(jnp.copy, ts"
+    text = r"donated to a training step.*jax.tree.map\(jnp.copy, ts"
     with pytest.raises((ValueError, RuntimeError), match=text):  # JAX's type, by how it runs
         NET.apply(old, X)

@@ -1,0 +1,180 @@
+"""Layers under a transform of JAX: Repeat (scan), Ensemble (vmap), and Remat (checkpoint)."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..core import paths
+from ..core.calls import Arrays, Call, Outcome
+from ..core.composite import Wrapper
+from ..core.declarations import declare_copies, split_arrays
+from ..core.layer import LayerLike
+from ..explain.location import Mismatch
+from ..explain.text import describe
+from ..functional.gradients import dear
+from ..layers.checks import copies
+
+
+class Repeat(Wrapper):
+    """Repeat a layer `n` times in sequence, with separate parameters, as one `lax.scan`.
+
+    The result equals that of `Sequential(*[layer] * n)` with the same parameters, but the layer is
+    traced and compiled once. Parameters and state have a leading axis of size n; copy i is
+    initialized with the key `fold_in(key, i)`. Named inputs are passed to every copy.
+
+    Args:
+        inner: Layer or function with one input, whose shape and type it keeps.
+        n: Number of copies, at least 1.
+
+    Raises:
+        ValueError: If the layer changes the shape or type of its input.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import Dense
+    >>> net = Repeat(Dense(4), 3)
+    >>> x = jnp.ones((2, 4))
+    >>> jax.tree.map(jnp.shape, net.init(jax.random.key(0), x))
+    {'b': (3, 4), 'w': (3, 4, 4)}
+    """
+
+    inner: LayerLike
+    n: Annotated[int, copies]
+
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """Stack parameters and state, one copy after the other."""
+        return declare_copies(params, self.n), declare_copies(state, self.n)
+
+    def _evaluate(self, call: Call) -> Outcome:
+        if call.method != "forward":
+            raise ValueError(f"Repeat applies forward of its copies in sequence, not {call.method}")
+        params, state, key = call.arrays()
+        hashes = np.array([paths.segment_hash(i) for i in range(self.n)], np.uint32)
+        check_stacked((params, state), self.n)
+
+        def body(x: Any, copy: Any) -> Any:
+            params, state, number = copy
+            below = None if key is None else jax.random.fold_in(key, number)
+            arrays = Arrays(params, state, below)
+            outcome = self._inside(call.with_arrays(arrays).replace(inputs=(x,)))
+            _check_kept((x,), outcome.output)
+            return outcome.output, (outcome.state, outcome.collected)
+
+        if len(call.inputs) != 1:
+            _check_kept(call.inputs, None)
+        output, (state, collected) = lax.scan(body, call.inputs[0], (params, state, hashes))
+        return Outcome(output, state, collected)
+
+
+def _check_kept(inputs: tuple[Any, ...], output: Any) -> None:
+    """Raise ValueError unless the output has the shapes and types of the one input."""
+    if len(inputs) != 1 or _kinds(inputs[0]) != _kinds(output):
+        raise ValueError(
+            "Repeat passes the output of each copy to the next, so the layer must have one input "
+            f"and keep its shape and type; got {', '.join(map(describe, inputs)) or 'none'}"
+            + (f", which becomes {describe(output)}" if len(inputs) == 1 else "")
+        )
+
+
+def check_stacked(tree: Any, n: int) -> None:
+    """Raise Mismatch unless parameters or state contain n copies."""
+    for leaf in jax.tree.leaves(tree):
+        if leaf.ndim == 0 or leaf.shape[0] != n:
+            raise Mismatch(
+                f"parameters and state of {n} copies must have a leading axis of {n}, got "
+                f"{describe(leaf)}; write params = net.init(key, x)"
+            )
+
+
+def _kinds(tree: Any) -> Any:
+    return jax.tree.map(lambda a: (jnp.shape(a), jnp.result_type(a)), tree)
+
+
+class Ensemble(Wrapper):
+    """Apply `n` copies of a network to the same inputs by `jax.vmap`, and stack their outputs.
+
+    Parameters, state, and outputs have a leading axis of size n. Member i uses the key
+    `fold_in(key, i)` for initialization and for random numbers.
+
+    Args:
+        inner: Network, a layer or a function.
+        n: Number of members, at least 1.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jaxnn import Dense
+    >>> net = Ensemble(Dense(4), 5)
+    >>> x = jnp.ones((2, 3))
+    >>> net.apply(net.init(jax.random.key(0), x), x).shape
+    (5, 2, 4)
+    """
+
+    inner: LayerLike
+    n: Annotated[int, copies]
+
+    def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
+        """Stack parameters and state, one member after the other."""
+        return declare_copies(params, self.n), declare_copies(state, self.n)
+
+    def _evaluate(self, call: Call) -> Outcome:
+        return self._members(call, (), lambda call, _: call)
+
+    def _members(self, call: Call, mapped: Any, given: Callable[[Call, Any], Call]) -> Outcome:
+        """Return the stacked outcomes of all members; member i receives element i of `mapped`."""
+        params, state, key = call.arrays()
+        check_stacked((params, state), self.n)
+        hashes = np.array([paths.segment_hash(i) for i in range(self.n)], np.uint32)
+
+        def member(arrays: Any) -> Outcome:
+            params, state, number, each = arrays
+            below = None if key is None else jax.random.fold_in(key, number)
+            return self._inside(given(call.with_arrays(Arrays(params, state, below)), each))
+
+        members = (params, state, jnp.asarray(hashes), mapped)
+        if key is not None and "threefry" not in str(jax.random.key_impl(key)):
+            # Under vmap other generators use the first key only, so all masks would be equal.
+            return lax.map(member, members)
+        return jax.vmap(member)(members)
+
+
+POLICIES: dict[str, Any] = {"nothing": None, "products": dear}
+
+
+class Remat(Wrapper):
+    """Run a layer under `jax.checkpoint`: less memory for a second forward pass.
+
+    The backward pass recomputes activations instead of storing them. The results are unchanged.
+
+    Args:
+        inner: Layer or function.
+        keep: What is stored besides inputs and parameters. "nothing" recomputes everything.
+            "products" stores matrix products, convolutions, and random bits, so that only cheap
+            operations are recomputed; for a layer in `Repeat`, whose scan copies all that is
+            stored, this is faster on a CPU than storing everything. Default: "nothing".
+
+    Raises:
+        ValueError: If `keep` has another value.
+
+    Reference: Chen et al., Training deep nets with sublinear memory cost, 2016.
+
+    >>> import jax, jax.numpy as jnp, jaxnn as nn
+    >>> nn.Repeat(Remat(nn.Sequential(nn.Dense(4), jax.nn.gelu), keep="products"), 6)
+    Repeat(Remat(Sequential(Dense(4), jax.nn.gelu), keep='products'), 6)
+    """
+
+    inner: LayerLike
+    keep: Literal["nothing", "products"] = "nothing"
+
+    def _evaluate(self, call: Call) -> Outcome:
+        if call.abstract:  # there is nothing to keep
+            return self._inside(call)
+        given, join = split_arrays((call.inputs, call.named))
+
+        def run(arrays: Arrays, given: Any) -> Outcome:
+            inputs, named = join(given)
+            return self._inside(call.with_arrays(arrays).replace(inputs=inputs, named=named))
+
+        # Key and state are arguments: in a closure, keys would repeat and state would leak.
+        return jax.checkpoint(run, policy=POLICIES[self.keep])(call.arrays(), given)

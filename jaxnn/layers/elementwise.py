@@ -1,0 +1,111 @@
+"""Layers with a few learned numbers: PReLU, LayerScale, and LearnedArray.
+
+Activations without parameters are plain functions: use `jax.nn.relu` as a layer.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core.declarations import Param
+from ..core.layer import Primitive
+from ..functional.gradients import shared_product
+from ..functional.linear import along_axis, to_compute_type
+from ..initializers import InitFn, constant, zeros
+from .checks import check_rank
+
+
+class PReLU(Primitive):
+    """Parametric ReLU: `y = x` if x >= 0, otherwise `y = alpha * x`, with a learned alpha.
+
+    x and y have any shape. The parameter is alpha, of shape () or (n,).
+
+    Args:
+        per_feature: Whether alpha has one number for each of the n features of the last axis.
+            Default: False.
+        alpha_init: Initializer of alpha. Default: `constant(0.25)`.
+
+    Reference: He et al., Delving deep into rectifiers, 2015.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net = PReLU()
+    >>> net.apply(net.init(jax.random.key(0), jnp.ones(2)), jnp.array([-1.0, 2.0])).tolist()
+    [-0.25, 2.0]
+    """
+
+    per_feature: bool = False
+    alpha_init: InitFn = constant(0.25)
+
+    def parameters(self, x: Any) -> dict[str, Param]:
+        """Declare the slopes."""
+        check_rank(x, int(self.per_feature), "(..., features)")
+        return {"alpha": Param(x.shape[-1:] if self.per_feature else (), self.alpha_init)}
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return x with its negative part scaled."""
+        alpha = params["alpha"]
+        x, _ = to_compute_type(x, alpha)
+        shape = (1,) * (x.ndim - alpha.ndim) + alpha.shape
+        return jnp.where(x >= 0, x, shared_product(x, alpha.reshape(shape)))
+
+
+class LayerScale(Primitive):
+    """Layer scale: `y = x * scale`, with a small initial scale.
+
+    x and y have shape (..., n). The parameter is scale (n,). A deep network with
+    `Residual(Sequential(branch, LayerScale()))` starts near the identity.
+
+    Args:
+        scale_init: Initializer of scale. Default: `constant(1e-5)`.
+
+    Raises:
+        ValueError: If the input has no axes.
+
+    Reference: Touvron et al., Going deeper with image transformers, 2021 (0.1 up to 18 blocks, 1e-5
+    up to 24, 1e-6 beyond).
+
+    >>> import jax, jax.numpy as jnp
+    >>> jax.tree.map(jnp.shape, LayerScale().init(jax.random.key(0), jnp.zeros((2, 8))))
+    {'scale': (8,)}
+    """
+
+    scale_init: InitFn = constant(1e-5)
+
+    def parameters(self, x: Any) -> dict[str, Param]:
+        """Declare one factor for each feature."""
+        check_rank(x, 1, "(..., features)")
+        return {"scale": Param((x.shape[-1],), self.scale_init)}
+
+    def forward(self, params: Any, x: jax.Array) -> jax.Array:
+        """Return x times the factors."""
+        x, _ = to_compute_type(x, params["scale"])
+        return shared_product(x, along_axis(params["scale"], x.ndim, -1))
+
+
+class LearnedArray(Primitive):
+    """Learned array without inputs: `y = w`.
+
+    Under `Precision`, y and its gradient have the compute type. If many outputs use y, as in x + y,
+    use `shared_sum(x, y)` or `shared_product(x, y)` of `jaxnn.functional.gradients`, which compute
+    its gradient in float32.
+
+    Args:
+        shape: Shape of the array.
+        w_init: Initializer of the array. Default: `zeros()`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> jax.tree.map(jnp.shape, LearnedArray((3, 4)).init(jax.random.key(0)))
+    {'w': (3, 4)}
+    """
+
+    shape: tuple[int, ...]
+    w_init: InitFn = zeros()
+
+    def parameters(self) -> dict[str, Param]:
+        """Declare the array."""
+        return {"w": Param(self.shape, self.w_init)}
+
+    def forward(self, params: Any) -> jax.Array:
+        """Return the array."""
+        return params["w"]

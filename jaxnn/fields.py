@@ -79,7 +79,7 @@ def _refusal(value: Any) -> str:
         return (
             f"an array of shape {tuple(value.shape)} and type {value.dtype}; a value contains "
             "configuration only: declare learned arrays in `parameters`, pass constants as inputs, "
-            "and write float(x) or int(x) for a number"
+            "and write float(x) or int(x) for a number, tuple(x.tolist()) for several"
         )
     if isinstance(value, type) and hasattr(value, "_normalize_fields"):
         return f"the class {value.__name__}; write an instance, {value.__name__}(...)"

@@ -38,12 +38,11 @@ from .minimize import Minimize, Supervised
 from .multitask import MultiTask
 from .nonfinite import apply_if_finite, dynamic_loss_scale
 from .optimizer import Optimizer
+from .output_scores import auc, bits, mae, perplexity, r2, rmse, top_k_accuracy
 from .partition import partition
 from .program import Program
-from .ranking_scores import auc, bits, perplexity, top_k_accuracy
 from .record import Event
 from .regression import Regression
-from .regression_scores import mae, r2, rmse
 from .run import run
 from .schedules import (
     Constant,

@@ -1,24 +1,29 @@
 """Tasks whose targets are labels: one of several classes, tokens, yes or no, several yes or no."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from ..fields import is_traced
-from .labels import (
-    Labels,
-    accuracy,
-    check_ignore,
-    cross_entropy,
-    soft_cross_entropy,
-    weights_like,
-    wide,
-)
+from ..validation import Accepts, fraction, integer, number
+from .examples import Examples, cross_entropy, wide
 from .metrics import Ratio
 from .task import Task
+
+SEVERAL = (
+    ", and write targets[..., 0] for targets with a last axis of size 1, or "
+    "train.MultiLabelClassification(n) for several labels per example"
+)
+ignored_label = None | integer().such(hint="write ignore=-100")
+factors = None | Accepts(
+    "a number >= 0, or a tuple of them",
+    lambda v: all(is_traced(n) or number(0).test(n) for n in (v if isinstance(v, tuple) else (v,))),
+    hint="write {name}=(1.0, 1.0, 2.0) for three classes",
+    traced=True,
+)
 
 
 class _OneOfSeveral(Task):
@@ -26,7 +31,7 @@ class _OneOfSeveral(Task):
 
     @property
     def classes(self) -> int:
-        """The number of classes."""
+        """Number of classes."""
         return self.outputs
 
     def predict(self, outputs: Any) -> jax.Array:
@@ -38,29 +43,27 @@ class Classification(_OneOfSeveral):
     """One of `number` classes: softmax cross entropy of integer labels, or of probabilities.
 
     Outputs are logits (..., number), targets integer labels (...) in [0, number), or a probability
-    for each class (..., number), as `data.mixup` makes them; predictions are probabilities
+    for each class (..., number), as `data.mixup` returns them; predictions are probabilities
     (..., number). The metric is `accuracy`, the fraction of correct labels; for probabilities, the
     label is the most probable class.
 
     A label outside of [0, number) gives a loss, gradient, and accuracy of NaN, and never those of
-    another class. `train.fit` and `train.evaluate` raise ValueError when they meet one, and so does
-    `nn.checkify`.
+    another class. `train.fit`, `train.evaluate`, and `nn.checkify` raise an error for such a label.
 
     Args:
-        number: the number of classes, at least 2.
-        ignore: the label of examples that are excluded from loss and metrics; None excludes none.
-            The default is -100, as in torch.nn.CrossEntropyLoss. Without any other example the
-            loss is 0 (torch gives NaN).
-        label_smoothing: the share s of each label that is spread over all classes: 1 - s is added
-            to s / number for the target, and s / number is the target of the others. In [0, 1],
-            0 by default.
-        class_weights: a tuple of `number` weights, None for 1 each. As in
-            torch.nn.CrossEntropyLoss, the loss of integer labels divides by the sum of the weights
-            of the labels, and that of probabilities by the number of examples. Metrics do not use
-            them.
+        number: Number of classes, at least 2.
+        ignore: Label of examples that are excluded from loss and metrics; None excludes none.
+            Without any other example the loss is 0 (torch gives NaN). Default: -100, as in
+            torch.nn.CrossEntropyLoss.
+        label_smoothing: Fraction s of each label that is spread over all classes: 1 - s is added
+            to s / number for the target, and s / number is the target of the others. In [0, 1].
+            Default: 0.
+        class_weights: Tuple of `number` weights. As in torch.nn.CrossEntropyLoss, the loss of
+            integer labels divides by the sum of the weights of the labels, and that of
+            probabilities by the number of examples. Metrics do not use them. Default: None, 1 each.
 
     Raises:
-        ValueError: fewer than 2 classes, or another number of weights.
+        ValueError: Fewer than 2 classes, or another number of weights.
 
     References: Szegedy et al., Rethinking the inception architecture, 2016 (label smoothing).
 
@@ -76,51 +79,39 @@ class Classification(_OneOfSeveral):
     Classification(3, label_smoothing=0.1, class_weights=(1.0, 1.0, 2.0))
     """
 
-    number: int
-    ignore: int | None = -100
-    label_smoothing: float = 0.0
-    class_weights: tuple[float, ...] | None = None
-    directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
-    _with_classes = "train.Classification({})"
-    _several = "train.MultiLabelClassification({})"
+    number: Annotated[
+        int, integer(2).such(hint="write train.BinaryClassification() for one yes-or-no output")
+    ]
+    ignore: Annotated[int | None, ignored_label] = -100
+    label_smoothing: Annotated[float, fraction] = 0.0
+    class_weights: Annotated[tuple[float, ...] | None, factors] = None
+    directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
+    _other_targets = f"{SEVERAL}, and targets.astype('float32') for one-hot targets"
 
     def __post_init__(self) -> None:
-        """Check the number of classes, the ignored label, the smoothing, and the weights."""
-        check_ignore(self)
-        if not isinstance(self.number, int) or self.number < 2:
-            raise ValueError(
-                f"Classification wants at least 2 classes, got {self.number!r}; write "
-                "train.BinaryClassification() for one yes-or-no output"
-            )
-        _check_smoothing(self)
-        _check_weights(self, "class_weights", self.class_weights, self.number)
+        """Check the number of weights."""
+        if self.class_weights is not None:
+            _check_length(self, "class_weights", self.class_weights, self.number)
 
     @property
     def outputs(self) -> int:
-        """One logit a class."""
+        """One logit per class."""
         return self.number
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """The mean of -log softmax(outputs)[target], or of its mean by the targets' probabilities;
-        and the accuracy."""
+        """Return the mean of -log softmax(outputs)[target], or of its mean by the targets'
+        probabilities, and the accuracy."""
+        soft, ignore = None, self.ignore
         if targets.shape == outputs.shape and jnp.issubdtype(targets.dtype, jnp.floating):
-            logits = self._wide(outputs, targets[..., 0], labels=False)
-            weights = weights_like(weights, targets.shape[:-1], repr(self))
-            labels = Labels.of(jnp.argmax(targets, -1), self.number, None, weights)
-            known = jnp.isfinite(targets).all(-1)
-            labels = labels._replace(valid=known if labels.kept is None else known | ~labels.kept)
-            loss = soft_cross_entropy(
-                logits, targets, labels, self.label_smoothing, self.class_weights
-            )
-        else:
-            logits = self._wide(outputs, targets, labels=True)
-            labels = self._labels(targets, weights)
-            loss = cross_entropy(logits, labels, self.label_smoothing, self.class_weights)
-        return {"loss": loss, "accuracy": accuracy(outputs, labels)}
-
-    @property
-    def _if_fractions(self) -> str:  # type: ignore[override]
-        return f", or a probability for each class, (..., {self.number})"
+            soft, targets, ignore = targets, jnp.argmax(targets, -1), None
+        logits = self._wide(outputs, targets)
+        labels = Examples.of_labels(
+            repr(self), targets, weights, classes=self.number, ignore=ignore
+        )
+        if soft is not None:
+            labels = labels.valid_where(jnp.isfinite(soft).all(-1))
+        loss = cross_entropy(logits, labels, self.label_smoothing, self.class_weights, soft)
+        return {"loss": loss, "accuracy": labels.accuracy(jnp.argmax(outputs, -1))}
 
 
 class NextToken(_OneOfSeveral):
@@ -133,13 +124,13 @@ class NextToken(_OneOfSeveral):
     not `ignore`. Targets outside of the vocabulary are treated as by `Classification`.
 
     Args:
-        vocabulary: the number of tokens, at least 2.
-        ignore: the target of positions that are excluded from loss and metrics, such as padding;
-            -100 by default, None excludes none.
-        label_smoothing: as in `Classification`; 0 by default.
+        vocabulary: Number of tokens, at least 2.
+        ignore: Target of positions that are excluded from loss and metrics, such as padding; None
+            excludes none. Default: -100.
+        label_smoothing: As in `Classification`. Default: 0.
 
     Raises:
-        ValueError: fewer than 2 tokens.
+        ValueError: Fewer than 2 tokens.
 
     Reference: Shannon, Prediction and entropy of printed English, 1951.
 
@@ -150,40 +141,61 @@ class NextToken(_OneOfSeveral):
     5.0
     """
 
-    vocabulary: int
-    ignore: int | None = -100
-    label_smoothing: float = 0.0
-    directions = {"accuracy": "maximize", "bits": "minimize"}  # noqa: RUF012, no field
-    _with_classes = "train.NextToken({})"
-
-    def __post_init__(self) -> None:
-        """Check the number of tokens, the ignored label, and the smoothing."""
-        check_ignore(self)
-        if not isinstance(self.vocabulary, int) or self.vocabulary < 2:
-            raise ValueError(
-                f"NextToken wants a vocabulary of at least 2 tokens, got {self.vocabulary!r}; "
-                "write train.NextToken(len(text.vocabulary))"
-            )
-        _check_smoothing(self)
+    vocabulary: Annotated[int, integer(2).such(hint="write train.NextToken(len(text.vocabulary))")]
+    ignore: Annotated[int | None, ignored_label] = -100
+    label_smoothing: Annotated[float, fraction] = 0.0
+    directions = {"accuracy": "maximize", "bits": "minimize"}  # noqa: RUF012, not a field
+    _more_classes = "train.NextToken(n)"
 
     @property
     def outputs(self) -> int:
-        """One logit a token."""
+        """One logit per token."""
         return self.vocabulary
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """The mean of -log softmax(outputs)[target], token accuracy, and bits per token."""
-        logits = self._wide(outputs, targets, labels=True)
-        labels = self._labels(targets, weights)
+        """Return the mean of -log softmax(outputs)[target], token accuracy, and bits per token."""
+        logits, labels = self._wide(outputs, targets), self._labels(targets, weights)
         plain = cross_entropy(logits, labels)
         return {
             "loss": cross_entropy(logits, labels, self.label_smoothing),
-            "accuracy": accuracy(outputs, labels),
+            "accuracy": labels.accuracy(jnp.argmax(outputs, -1)),
             "bits": Ratio(plain.sum / math.log(2), plain.count, maximize=False),
         }
 
 
-class BinaryClassification(Task):
+class _YesOrNo(Task):
+    """Base of the tasks whose outputs are logits of yes; subclasses have a `pos_weight`."""
+
+    @property
+    def classes(self) -> int:
+        """Two: no and yes."""
+        return 2
+
+    def measure(self: Any, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
+        """Return the mean of log(1 + exp(-s z)) for logit z and s = 1 or -1, and the accuracy."""
+        logits = self._wide(outputs, targets)
+        if self._per_output and jnp.issubdtype(targets.dtype, jnp.floating):
+            known = (targets >= 0) & (targets <= 1)
+            labels = Examples.of_numbers(repr(self), targets, weights).valid_where(known)
+        else:
+            labels = self._labels(targets, weights)
+        logits = labels.select(logits)
+        yes = labels.targets.astype(logits.dtype)
+        if self.pos_weight is None:
+            losses = optax.sigmoid_binary_cross_entropy(logits, yes)
+        else:
+            weight = jnp.broadcast_to(jnp.asarray(self.pos_weight, logits.dtype), logits.shape)
+            losses = -weight * yes * jax.nn.log_sigmoid(logits)
+            losses -= (1 - yes) * jax.nn.log_sigmoid(-logits)
+        accuracy = labels._replace(targets=yes > 0.5).accuracy(logits > 0)
+        return {"loss": labels.ratio(losses), "accuracy": accuracy}
+
+    def predict(self, outputs: Any) -> jax.Array:
+        """Sigmoid: the probability of yes."""
+        return jax.nn.sigmoid(self._squeezed(wide(outputs)))
+
+
+class BinaryClassification(_YesOrNo):
     """Yes or no: sigmoid cross entropy of one output.
 
     Outputs are logits (..., 1), targets integers 0 or 1 (...), predictions the probability of 1
@@ -191,53 +203,29 @@ class BinaryClassification(Task):
     by `Classification`.
 
     Args:
-        ignore: the target of examples that are excluded from loss and metrics; -100 by default,
-            None excludes none.
-        pos_weight: a factor on the loss of examples with target 1, as in
-            torch.nn.BCEWithLogitsLoss; None for 1. The loss divides by the number of examples.
+        ignore: Target of examples that are excluded from loss and metrics; None excludes none.
+            Default: -100.
+        pos_weight: Factor on the loss of examples with target 1, as in
+            torch.nn.BCEWithLogitsLoss. The loss divides by the number of examples. Default: None,
+            1.
 
     >>> import jax.numpy as jnp
     >>> BinaryClassification().predict(jnp.zeros((1, 1))).tolist()
     [0.5]
     """
 
-    ignore: int | None = -100
-    pos_weight: float | None = None
-
-    directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
-    _with_classes = "train.Classification({})"
-    _several = "train.MultiLabelClassification({})"
-
-    def __post_init__(self) -> None:
-        """Check the ignored label and the weight."""
-        check_ignore(self)
-        _check_weights(self, "pos_weight", self.pos_weight, 0)
+    ignore: Annotated[int | None, ignored_label] = -100
+    pos_weight: Annotated[float | None, None | number(0).such(hint="write pos_weight=2.0")] = None
+    directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
+    _other_targets = SEVERAL
 
     @property
     def outputs(self) -> int:
         """One logit."""
         return 1
 
-    @property
-    def classes(self) -> int:
-        """Two: no and yes."""
-        return 2
 
-    def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """The mean of log(1 + exp(-s z)) for logit z and s = 1 or -1, and the accuracy."""
-        logits = self._wide(outputs, targets, labels=True)
-        labels = self._labels(targets, weights)
-        return _yes_or_no(logits[..., 0], labels.number, labels, self.pos_weight)
-
-    def predict(self, outputs: Any) -> jax.Array:
-        """Sigmoid: the probability of 1."""
-        return jax.nn.sigmoid(wide(outputs)[..., 0])
-
-    _if_fractions = ", or train.MultiLabelClassification(1) with targets y[..., None] if they are "
-    _if_fractions += "probabilities"
-
-
-class MultiLabelClassification(Task):
+class MultiLabelClassification(_YesOrNo):
     """Several yes-or-no labels per example: sigmoid cross entropy of each.
 
     Outputs are logits (..., number), targets 0 or 1 (..., number), integers or booleans, or floats,
@@ -247,11 +235,11 @@ class MultiLabelClassification(Task):
     `Classification`. Weights have a number per example or per label.
 
     Args:
-        number: the number of labels per example, at least 1.
-        ignore: the target of labels that are excluded, such as unknown ones; -100 by default, None
-            excludes none. Floats have no such target: write weights.
-        pos_weight: a factor on the loss of labels with target 1, or a tuple of `number` factors, as
-            in torch.nn.BCEWithLogitsLoss; None for 1.
+        number: Number of labels per example, at least 1.
+        ignore: Target of labels that are excluded, such as unknown ones; None excludes none. Floats
+            have no such target: write weights. Default: -100.
+        pos_weight: Factor on the loss of labels with target 1, or a tuple of `number` factors, as
+            in torch.nn.BCEWithLogitsLoss. Default: None, 1.
 
     >>> import jax.numpy as jnp
     >>> task = MultiLabelClassification(3)
@@ -260,91 +248,30 @@ class MultiLabelClassification(Task):
     '0.667'
     """
 
-    number: int
-    ignore: int | None = -100
-    pos_weight: float | tuple[float, ...] | None = None
-    directions = {"accuracy": "maximize"}  # noqa: RUF012, no field
-    _with_classes = ""
-    _several = "train.MultiLabelClassification({})"
-    _classes_per_output = 2
+    number: Annotated[
+        int, integer(1).such(hint="write train.MultiLabelClassification(y.shape[-1])")
+    ]
+    ignore: Annotated[int | None, ignored_label] = -100
+    pos_weight: Annotated[float | tuple[float, ...] | None, factors] = None
+    directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
+    _other_targets = ", and write train.MultiLabelClassification(targets.shape[-1])"
     _per_output = True
 
     def __post_init__(self) -> None:
-        """Check the number of labels, the ignored one, and the weights."""
-        check_ignore(self)
-        if not isinstance(self.number, int) or self.number < 1:
-            raise ValueError(
-                f"MultiLabelClassification has at least 1 label per example, got {self.number!r}; "
-                "write train.MultiLabelClassification(y.shape[-1])"
-            )
-        several = self.number if isinstance(self.pos_weight, tuple) else 0
-        _check_weights(self, "pos_weight", self.pos_weight, several)
+        """Check the number of weights."""
+        if isinstance(self.pos_weight, tuple):
+            _check_length(self, "pos_weight", self.pos_weight, self.number)
 
     @property
     def outputs(self) -> int:
-        """One logit a label."""
+        """One logit per label."""
         return self.number
 
-    def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """The mean of log(1 + exp(-s z)) for logit z and s = 1 or -1, and the accuracy."""
-        logits = self._wide(outputs, targets, labels=False)
-        weights = weights_like(weights, targets.shape, repr(self))
-        if not jnp.issubdtype(targets.dtype, jnp.floating):
-            labels = Labels.of(targets, 2, self.ignore, weights)
-            return _yes_or_no(logits, labels.number, labels, self.pos_weight)
-        kept = None if weights is None else weights != 0
-        known = (targets >= 0) & (targets <= 1)
-        labels = Labels(
-            (targets > 0.5).astype(jnp.int32),
-            kept,
-            known if kept is None else known | ~kept,
-            weights,
-        )
-        shown = targets if kept is None else jnp.where(kept, targets, 0)
-        return _yes_or_no(logits, shown, labels, self.pos_weight)
 
-    def predict(self, outputs: Any) -> jax.Array:
-        """Sigmoid: the probability of each label."""
-        return jax.nn.sigmoid(wide(outputs))
-
-
-def _yes_or_no(logits: jax.Array, targets: jax.Array, labels: Labels, pos_weight: Any) -> Any:
-    """Loss and accuracy of logits (...) and of the probabilities of yes."""
-    logits = labels.select(logits[..., None])[..., 0]
-    targets = targets.astype(logits.dtype)
-    if pos_weight is None:
-        losses = optax.sigmoid_binary_cross_entropy(logits, targets)
-    else:
-        factor = jnp.broadcast_to(jnp.asarray(pos_weight, logits.dtype), logits.shape)
-        yes, no = -jax.nn.log_sigmoid(logits), -jax.nn.log_sigmoid(-logits)
-        losses = factor * targets * yes + (1 - targets) * no
-    correct = ((logits > 0) == (labels.number == 1)).astype(jnp.float32)
-    return {"loss": labels.ratio(losses), "accuracy": labels.ratio(correct, maximize=True)}
-
-
-def _check_smoothing(task: Any) -> None:
-    share = task.label_smoothing
-    if not is_traced(share) and (not isinstance(share, int | float) or not 0 <= share <= 1):
+def _check_length(task: Task, name: str, weights: Any, number: int) -> None:
+    """Raise ValueError for anything but a tuple of `number` weights."""
+    if not isinstance(weights, tuple) or len(weights) != number:
         raise ValueError(
-            f"{type(task).__name__}.label_smoothing is a share in [0, 1], got {share!r}; write "
-            "label_smoothing=0.1"
+            f"{type(task).__name__}.{name} must be a tuple of {number} numbers, got {weights!r}; "
+            f"write {name}=(1.0,) * {number}"
         )
-
-
-def _check_weights(task: Any, name: str, weights: Any, number: int) -> None:
-    """Raise for weights that are not `number` numbers >= 0, or one number if `number` is 0."""
-    if weights is None:
-        return
-    given = weights if number else (weights,)
-    example = f"({', '.join(['1.0'] * min(number, 3))}{', ...' if number > 3 else ''})"
-    if not isinstance(given, tuple) or len(given) != (number or 1):
-        raise ValueError(
-            f"{type(task).__name__}.{name} is a tuple of {number} numbers, got "
-            f"{weights!r}; write {name}={example}"
-        )
-    for one in given:
-        if not is_traced(one) and (not isinstance(one, int | float) or not one >= 0):
-            raise ValueError(
-                f"{type(task).__name__}.{name} holds {one!r}, expected numbers >= 0; write "
-                f"{name}={example if number else '2.0'}"
-            )

@@ -1,4 +1,4 @@
-"""Numbers of a whole from the metrics of its parts, added in order and in double precision."""
+"""Metrics of a whole from those of its parts, added in order and in double precision."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ..files.reading import FileError
-from .metrics import Collected, Derived, Mean, Ratio, Sum
+from .metrics import Collected, Derived, sum_of, terms_of, without_collected
 
 MOST = 1000  # dispatches whose metrics wait on the device
 SKIPPED = "skipped"  # 1 for a step that changed nothing: its other metrics are left out
@@ -20,14 +20,14 @@ class Tally:
     """Metrics of several parts, such as steps or batches, added one after the other.
 
     The parts are added in order, so the result does not depend on how many steps are compiled into
-    one program. What the device still computes is not waited for until a number is needed.
+    one program. The device is not waited for until a number is needed.
 
     Args:
-        sums: the sums by metric of a resumed run, as `plain` returned them.
-        source: the checkpoint that holds them, for an error.
+        sums: Sums by metric of a resumed run, as `plain` returned them. Default: None, no parts.
+        source: Name of the checkpoint that holds them, for an error. Default: "combine".
     """
 
-    def __init__(self, sums: Mapping[str, Any] | None = None, source: str = "") -> None:
+    def __init__(self, sums: Mapping[str, Any] | None = None, source: str = "combine") -> None:
         self._waiting: list[tuple[dict[str, Any], Any]] = []
         self._sums = {
             name: [np.asarray(leaf, np.float64) for leaf in leaves]
@@ -40,20 +40,20 @@ class Tally:
         """Add the metrics of several parts.
 
         Args:
-            metrics: by name, each with a leading axis of the parts.
-            rows: the rows of each part, over which plain scalars are means; 1 without data.
+            metrics: Metrics by name, each with a leading axis of the parts.
+            rows: Rows of each part, over which plain scalars are means; 1 without data.
         """
         self._waiting.append((dict(metrics), rows))
         if len(self._waiting) >= MOST:
             self._fetch()
 
     def plain(self) -> dict[str, Any]:
-        """The sums as JSON."""
+        """Return the sums as JSON."""
         self._fetch()
         return {name: [leaf.tolist() for leaf in leaves] for name, leaves in self._sums.items()}
 
     def metrics(self) -> dict[str, float]:
-        """The numbers of all parts together; NaN if all steps were skipped."""
+        """Return the numbers of all parts together; NaN if all steps were skipped."""
         self._fetch()
         found = {
             name: _number(jax.tree.unflatten(self._forms[name], leaves))
@@ -68,70 +68,58 @@ class Tally:
         waiting, self._waiting = self._waiting, []
         for metrics, rows in _on_host(waiting):
             if self._sums and self._sums.keys() != metrics.keys():
-                recorded, given = (", ".join(sorted(one)) for one in (self._sums, metrics))
+                before, given = (", ".join(sorted(one)) for one in (self._sums, metrics))
                 raise FileError(
-                    f"{self._source} has sums of the metrics {recorded}, and the program returns "
-                    f"{given}; restore it from a copy, or name another folder"
+                    f"{self._source}: all parts must have the same metrics, got {before} and "
+                    f"{given}; restore a checkpoint from a copy, or name another folder"
                 )
             made = np.asarray(metrics.get(SKIPPED, 0)) != 1
             for name, metric in metrics.items():
                 if name not in EVERY_STEP and not made.all():
                     metric = jax.tree.map(lambda leaf: leaf[made], metric)  # noqa: B023
-                form = _sums(metric, rows)
+                metric = jax.tree.map(_wide, metric)
+                form = metric if isinstance(metric, Derived) else sum_of(terms_of(metric, rows))
                 leaves, self._forms[name] = jax.tree.flatten(form)
+                leaves = list(map(_wide, leaves))
                 before = self._sums.get(name) or [np.zeros(leaf.shape[1:]) for leaf in leaves]
-                add = _merged if isinstance(form, Derived) and form.merge else _added
-                self._sums[name] = add(form, before, leaves)
+                self._sums[name] = _added(form, before, leaves)
 
 
 def combine(parts: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[str, float]:
-    """The numbers of the whole from (metrics, rows) of its parts, in double precision on the host.
+    """The numbers of the whole from those of its parts, in double precision on the host.
 
     Args:
-        parts: the metrics of each part by name, and the rows that plain scalars are means over (1
-            without data). Every part has the same names.
+        parts: Pairs (metrics, rows): the metrics of each part by name, and the number of rows that
+            plain scalars are means over (1 without data). Every part has the same names.
 
     Returns:
-        A float for each name.
+        Dict with a float for each name.
 
     Raises:
-        ValueError: no parts, or parts with different names.
+        ValueError: There are no parts, or parts with different names.
 
+    >>> from jaxnn.train import Ratio
     >>> parts = [({"loss": 1.0, "f1": Ratio(2, 3)}, 2), ({"loss": 4.0, "f1": Ratio(0, 1)}, 1)]
     >>> combine(parts)
     {'f1': 0.5, 'loss': 2.0}
     """
     pieces = list(jax.device_get([(dict(metrics), rows) for metrics, rows in parts]))
     if not pieces:
-        raise ValueError("combine needs the metrics of one part or more, got none")
-    first = pieces[0][0]
-    collected = {name for name, metric in first.items() if isinstance(metric, Collected)}
+        raise ValueError(
+            "metrics of at least one part are needed, such as a batch of data with rows; got none"
+        )
     tally = Tally()
     for metrics, rows in pieces:
-        if set(metrics) != set(first):
-            raise ValueError(
-                f"every part has the same metrics, got {sorted(first)} and {sorted(metrics)}"
-            )
-        added = {name: metric for name, metric in metrics.items() if name not in collected}
-        tally.add(jax.tree.map(lambda leaf: np.asarray(leaf)[None], added), rows)
+        one = jax.tree.map(lambda leaf: np.asarray(leaf)[None], without_collected(metrics))
+        tally.add(one, rows)
     found = tally.metrics()
-    for name in collected:
-        columns = zip(*(metrics[name].arrays for metrics, _ in pieces), strict=True)
-        arrays = (np.concatenate([np.asarray(leaf) for leaf in column]) for column in columns)
-        found[name] = float(first[name].function(*arrays))
+    first = pieces[0][0]
+    for name, metric in first.items():
+        if isinstance(metric, Collected):
+            columns = zip(*(metrics[name].arrays for metrics, _ in pieces), strict=True)
+            whole = tuple(np.concatenate(column) for column in columns)
+            found[name] = dataclasses.replace(metric, arrays=whole).value
     return {name: found[name] for name in first}
-
-
-def _sums(metric: Any, rows: Any) -> Any:
-    """The metric as something whose leaves are added: a scalar is weighted by its rows."""
-    if isinstance(metric, Sum):
-        return Sum(tuple(_sums(term, rows) for term in metric.terms))
-    if isinstance(metric, Ratio | Derived):
-        return jax.tree.map(_wide, metric)
-    is_mean = isinstance(metric, Mean)
-    value = _wide(metric.value if is_mean else metric)
-    maximize = metric.maximize if is_mean else None
-    return Ratio(value * rows, np.full_like(value, rows), maximize)
 
 
 def _wide(leaf: Any) -> np.ndarray:
@@ -139,9 +127,9 @@ def _wide(leaf: Any) -> np.ndarray:
 
 
 def _on_host(tree: Any) -> Any:
-    """`jax.device_get`, which takes several times as long for few arrays."""
+    """Return a tree of NumPy arrays, several times as fast as `jax.device_get` for few arrays."""
     leaves, structure = jax.tree.flatten(tree)
-    if jax.default_backend() != "cpu":  # where to begin a copy takes 4 us and gains nothing
+    if jax.default_backend() != "cpu":  # there, beginning a copy takes 4 us and gains nothing
         for leaf in leaves:
             if isinstance(leaf, jax.Array):
                 leaf.copy_to_host_async()
@@ -149,35 +137,26 @@ def _on_host(tree: Any) -> Any:
 
 
 def _added(form: Any, before: list[Any], leaves: list[Any]) -> list[Any]:
-    """before + leaf[0] + leaf[1] + ..., in this order, for each leaf."""
-    pairs = zip(before, leaves, strict=True)
+    """Return the leaves of a metric with further parts, added or merged one after the other."""
+    if isinstance(form, Derived) and form.merge:
+        for part in zip(*leaves, strict=True):
+            pairs = tuple(np.stack(pair) for pair in zip(before, part, strict=True))
+            both = dataclasses.replace(form, sums=pairs).over_parts()
+            before = [_wide(leaf) for leaf in both.sums]
+        return before
     return [
         start + leaf[0]
         if len(leaf) == 1
         else np.add.accumulate(np.concatenate([start[None], leaf]))[-1]
-        for start, leaf in pairs
+        for start, leaf in zip(before, leaves, strict=True)
     ]
 
 
-def _merged(form: Any, before: list[Any], leaves: list[Any]) -> list[Any]:
-    """`before` merged with one part after the other."""
-    for part in zip(*leaves, strict=True):
-        pairs = tuple(np.stack(pair) for pair in zip(before, part, strict=True))
-        before = [_wide(leaf) for leaf in dataclasses.replace(form, sums=pairs).over_parts().sums]
-    return before
-
-
 def _number(whole: Any) -> float:
-    if isinstance(whole, Sum):
-        return _sum(map(_number, whole.terms))
+    """Return the value of a metric, its sums divided in double precision and rounded once."""
     if isinstance(whole, Derived):
         return float(whole.value)
-    return float(whole.sum / whole.count) if whole.count else 0.0
-
-
-def _sum(values: Iterable[float]) -> float:
-    """The sum of numbers, rounded once; NaN or infinity as NumPy adds them if it is not finite."""
-    numbers = list(values)
+    numbers = [float(term.sum / term.count) if term.count else 0.0 for term in terms_of(whole, 1)]
     try:
         return math.fsum(numbers)
     except (OverflowError, ValueError):  # of infinities of both signs, and of huge numbers

@@ -1,4 +1,4 @@
-"""Whether a metric is maximized or minimized: the one rule of all that ranks records and trials.
+"""Whether a metric is maximized or minimized: the one rule by which records and trials are ranked.
 
 The direction of a metric is stated by the caller that ranks by it (`maximize=` of `EarlyStopping`
 and `Checkpoints`, `--maximize` and `--minimize` of a sweep), or declared by the program or its
@@ -16,47 +16,44 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeAlias
 
 from ..explain.text import suggestion
+from ..validation import flag, one_of
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
-DIRECTIONS = ("maximize", "minimize")
 PREFIXES = ("validation_", "train_", "test_")
+valid_direction = one_of("maximize", "minimize")
 
 
 def directions_of(task: Any = None) -> dict[str, Direction]:
-    """The directions that a task declares, and that of the loss.
+    """Return the directions that a task declares, and that of the loss.
 
     A `directions` of a class adds to those of the classes it inherits from.
 
     Args:
-        task: a task or a loss function; None for the loss alone.
+        task: Task or loss function. Default: None, the loss alone.
 
-    Raises ValueError for a direction that is neither "maximize" nor "minimize".
+    Raises:
+        ValueError: A direction that is neither "maximize" nor "minimize".
 
     >>> from jaxnn import train
     >>> directions_of(train.Regression())["mae"]
     'minimize'
     """
     found: dict[str, Any] = {"loss": "minimize"}
-    for cls in reversed(type(task).__mro__):
-        own = vars(cls).get("directions")
-        found |= own if isinstance(own, Mapping) else {}
-    whole = getattr(task, "directions", None)  # of a property, an instance, or a function
-    found |= whole if isinstance(whole, Mapping) else {}
+    declared = [vars(cls).get("directions") for cls in reversed(type(task).__mro__)]
+    # The last one is that of a property, an instance, or a function.
+    for one in (*declared, getattr(task, "directions", None)):
+        found |= one if isinstance(one, Mapping) else {}
     for metric, direction in found.items():
-        if direction not in DIRECTIONS:
-            raise ValueError(
-                f"the directions of {task!r} say {direction!r} for {metric!r}, expected 'maximize' "
-                "or 'minimize'"
-            )
+        valid_direction(direction, f"{type(task).__name__}.directions[{metric!r}]")
     return found
 
 
 def direction_of(metric: str, task: Any = None) -> Direction | None:
-    """The direction of a metric by its name in the records; None if nobody declares it.
+    """Return the direction of a metric by its name in the records; None if it is not declared.
 
     Args:
-        metric: the name, with or without the prefix "validation_", "train_", or "test_".
-        task: the task or loss function that reports it.
+        metric: Name, with or without the prefix "validation_", "train_", or "test_".
+        task: Task or loss function that reports it. Default: None.
 
     >>> from jaxnn import train
     >>> direction_of("validation_accuracy", train.Classification(3)), direction_of("f1")
@@ -69,15 +66,16 @@ def direction_of(metric: str, task: Any = None) -> Direction | None:
 def is_maximized(
     metric: str, directions: Mapping[str, bool], maximize: bool | None, call: str
 ) -> bool:
-    """Whether a metric of a run is maximized: as stated, or else as the program declares.
+    """Return whether a metric of a run is maximized, as stated or as the program declares.
 
     Args:
-        metric: the name in the records.
-        directions: whether a metric is maximized, by name, as the program declares it.
-        maximize: what the caller states; None if it states nothing.
-        call: the call that states it, up to `maximize=`, for the error.
+        metric: Name in the records.
+        directions: Whether a metric is maximized, by name, as the program declares it.
+        maximize: Direction that the caller states, or None.
+        call: Call that states it, up to `maximize=`, for the error.
 
-    Raises ValueError if the direction is not known.
+    Raises:
+        ValueError: The direction is not known.
     """
     found = directions.get(metric) if maximize is None else maximize
     if found is None:
@@ -91,20 +89,16 @@ def is_maximized(
 
 def check_maximize(maximize: Any, owner: str) -> None:
     """Raise TypeError for anything but a direction that a caller may state."""
-    if maximize is not None and not isinstance(maximize, bool):
-        raise TypeError(
-            f"{owner}.maximize is {maximize!r}, expected True if larger is better, False if less "
-            "is better, or None for the direction that the program declares"
-        )
+    (None | flag)(maximize, f"{owner}.maximize", hint="None is the direction that a task declares")
 
 
 def check_metric(metric: str, names: Collection[str], what: str) -> None:
     """Raise ValueError for a metric that a run does not have.
 
     Args:
-        metric: the name.
-        names: the names of the run's metrics.
-        what: the beginning of the error, such as "EarlyStopping watches".
+        metric: Name.
+        names: Names of the run's metrics.
+        what: Beginning of the error, such as "EarlyStopping watches".
     """
     if metric not in names:
         raise ValueError(
@@ -114,19 +108,19 @@ def check_metric(metric: str, names: Collection[str], what: str) -> None:
 
 
 def plain(metric: str) -> str:
-    """The name of a metric without the prefix that says which data it is of.
+    """Return the name of a metric without the prefix of the data it is computed on.
 
     >>> plain("validation_f1"), plain("f1")
     ('f1', 'f1')
     """
     for prefix in PREFIXES:
-        if metric.startswith(prefix) and metric != prefix:
-            return metric.removeprefix(prefix)
+        if metric.startswith(prefix):
+            return metric.removeprefix(prefix) or metric
     return metric
 
 
 def badness(value: float | None, maximize: bool) -> float:
-    """A number that is smaller for a better value; infinity for one that is missing or not finite.
+    """Return a number that is smaller for a better value, infinity for None, NaN, and infinities.
 
     So neither NaN nor an infinity of either sign is ever better than a finite value.
 

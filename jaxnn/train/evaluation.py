@@ -17,6 +17,7 @@ from ..data.rows import row_count, row_spec
 from ..data.source import Source
 from ..data.stream import Stream
 from ..keys import as_key, kept_key, kept_words
+from ..validation import positive
 from .combining import combine
 from .metrics import check_metrics
 from .placement import SINGLE_DEVICE
@@ -35,22 +36,22 @@ def evaluate(
     batch_size: int = SIZE,
     placement: Any = SINGLE_DEVICE,
 ) -> dict[str, float]:
-    """The metrics of a state over all rows of data.
+    """Return the metrics of a state over all rows of data.
 
     Args:
-        program: the program, whose `evaluate` is called.
-        state: a state of it.
-        data: whatever `train.run` accepts, of which each row is read once; None (the default) for a
-            program without data.
-        key: a JAX key; `jax.random.key(0)` by default, so that two evaluations are comparable.
-        batch_size: the largest number of rows of a piece, 1,024 by default.
-        placement: where the arrays lie: one device by default, or a `parallel.Placement`.
+        program: Program, whose `evaluate` is called.
+        state: State of it.
+        data: Anything that `train.run` accepts; each row is read once. Default: None, for a program
+            without data.
+        key: JAX key. Default: `jax.random.key(0)`, so that two evaluations are comparable.
+        batch_size: Largest number of rows of a piece. Default: 1024.
+        placement: Devices of the arrays, a `parallel.Placement`. Default: one device.
 
     Returns:
         Floats by name.
 
     Raises:
-        TypeError, ValueError: no rows, or data that the program cannot be evaluated on.
+        TypeError, ValueError: There are no rows, or the program cannot be evaluated on the data.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -61,7 +62,7 @@ def evaluate(
     ['loss', 'mae']
     """
     check_program(program, "evaluate")
-    check_count(batch_size, "batch_size")
+    positive(batch_size, "batch_size")
     data = prepared(program, data, "data", placement)
     return evaluated(program, state, data, batch_size, placement, key)
 
@@ -70,15 +71,11 @@ def evaluated(
     program: Program, state: Any, data: Any, size: int, placement: Any, key: Any = None
 ) -> dict[str, float]:
     """As `evaluate`, for data that `prepared` returned, in pieces of `size` rows."""
-    words = _words(jax.random.key(0) if key is None else key)
-    compiled, numbers = _evaluation_of(program, state, placement)
-    parts = []
-    for i, piece in enumerate(_pieces(data, size, placement, program.check_data)):
-        metrics = compiled(numbers, state, piece, words, np.int32(i))
-        parts.append((metrics, 1 if data is None else row_count(piece)))
-    if not parts:
-        raise ValueError("evaluation needs one row of data or more, got none")
-    return combine(parts)
+    call = _evaluation(program, state, placement, key)
+    several = enumerate(_pieces(data, size, placement, program.check_data))
+    return combine(
+        (call(piece, i), 1 if data is None else row_count(piece)) for i, piece in several
+    )
 
 
 def predict(
@@ -89,15 +86,15 @@ def predict(
     batch_size: int = SIZE,
     placement: Any = SINGLE_DEVICE,
 ) -> Any:
-    """`program.predict` of all rows, in pieces.
+    """Return `program.predict` of all rows, in pieces.
 
     Args:
-        program: the program.
-        state: a state of it.
-        inputs: a pytree of arrays of rows.
-        batch_size: the largest number of rows of a piece, 1,024 by default.
-        placement: where the arrays lie: one device by default, or a `parallel.Placement`. On a mesh
-            every device gets all predictions.
+        program: Program.
+        state: State of it.
+        inputs: Pytree of arrays of rows.
+        batch_size: Largest number of rows of a piece. Default: 1024.
+        placement: Devices of the arrays, a `parallel.Placement`. On a mesh every device gets all
+            predictions. Default: one device.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -109,7 +106,7 @@ def predict(
     (5, 3)
     """
     check_program(program, "predict")
-    check_count(batch_size, "batch_size")
+    positive(batch_size, "batch_size")
     compiled = _compiled_prediction(jax.tree.structure(program), code_of(program), placement)
     numbers = placement.put_numbers(program)
     rows = _pieces(as_source(inputs, "inputs"), batch_size, placement)
@@ -120,18 +117,17 @@ def predict(
 def evaluation_spec(
     program: Program, state: Any, data: Any, batch_size: int, placement: Any
 ) -> dict[str, Any]:
-    """The metrics of the first piece of an evaluation as shapes; arguments as for `evaluate`."""
-    compiled, numbers = _evaluation_of(program, state, placement)
+    """Return the metrics of the first piece of an evaluation as shapes; as `evaluate`."""
     piece = piece_spec(data, batch_size)
-    return compiled.eval_shape(numbers, state, piece, _words(jax.random.key(0)), np.int32(0))
+    return _evaluation(program, state, placement, None, abstract=True)(piece, 0)
 
 
 def piece_spec(data: Any, batch_size: int) -> Any:
-    """The shapes and types of the first piece of an evaluation.
+    """Return the shapes and types of the first piece of an evaluation.
 
     Args:
-        data: what `prepared` returned.
-        batch_size: the largest number of rows of a piece.
+        data: Result of `prepared`.
+        batch_size: Largest number of rows of a piece.
     """
     if data is None:
         return None
@@ -143,13 +139,13 @@ def piece_spec(data: Any, batch_size: int) -> Any:
 
 
 def prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
-    """Data to evaluate: a source, or arrays on the device that the program accepts.
+    """Return data to evaluate: a source, or arrays on the device that the program accepts.
 
     Args:
-        program: the program, which checks the data.
-        data: whatever `data.as_source` accepts.
-        name: what errors call the data.
-        placement: where the arrays lie.
+        program: Program, which checks the data.
+        data: Anything that `data.as_source` accepts.
+        name: Name of the data in errors.
+        placement: Devices of the arrays.
     """
     data = as_source(data, name)
     while isinstance(data, Augmented):
@@ -168,7 +164,7 @@ def check_count(number: Any, name: str, least: int = 1) -> int:
 
 
 def check_names(metrics: dict[str, Any], owner: str) -> None:
-    """Raise ValueError for no metrics at all."""
+    """Raise ValueError if there are no metrics."""
     if not metrics:
         raise ValueError(
             f"{owner} returns no metrics to evaluate; write def evaluate(self, state, batch, *, "
@@ -177,9 +173,9 @@ def check_names(metrics: dict[str, Any], owner: str) -> None:
 
 
 def _pieces(data: Any, size: int, placement: Any, check: Any = None) -> Iterator[Any]:
-    """All rows once, in pieces that lie where `placement` has whole arrays.
+    """Yield all rows once, in pieces that are placed as `placement` places whole arrays.
 
-    Those of a source are checked on the host; arrays were checked as a whole.
+    The pieces of a source are checked on the host; arrays were checked as a whole.
     """
     if data is None:
         yield None
@@ -192,15 +188,16 @@ def _pieces(data: Any, size: int, placement: Any, check: Any = None) -> Iterator
         yield from pieces(placement.put(data), size)
 
 
-def _evaluation_of(program: Program, state: Any, placement: Any) -> tuple[Any, Any]:
-    """The compiled evaluation of a program, and the program's numbers."""
+def _evaluation(
+    program: Program, state: Any, placement: Any, key: Any, abstract: bool = False
+) -> Any:
+    """Return the function that evaluates piece i of the data, or only its shapes."""
     static = jax.tree.structure(program), code_of(program), placement, placement.layout(state)
-    return _compiled_evaluation(*static), placement.put_numbers(program)
-
-
-def _words(key: Any) -> np.ndarray:
-    # On the host, they are the same to all processes.
-    return np.asarray(kept_words(as_key(key)))
+    compiled, numbers = _compiled_evaluation(*static), placement.put_numbers(program)
+    # On the host, the words of the key are the same to all processes.
+    words = np.asarray(kept_words(as_key(jax.random.key(0) if key is None else key)))
+    call = compiled.eval_shape if abstract else compiled
+    return lambda piece, i: call(numbers, state, piece, words, np.int32(i))
 
 
 @remembered

@@ -2,14 +2,20 @@
 
 import functools
 import operator
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from ..explain.text import describe
 from ..fields import is_traced
+from ..validation import Accepts, is_number
 from .directions import Direction, directions_of
 from .metrics import directed
-from .task import Loss, Task, measured
+from .task import Task, loss_function, measured
+
+
+def _are_tasks(tasks: Any) -> bool:
+    several = tasks.values() if isinstance(tasks, dict) else tasks
+    return isinstance(tasks, dict | tuple) and bool(tasks) and all(map(loss_function.test, several))
 
 
 class MultiTask(Task):
@@ -21,11 +27,12 @@ class MultiTask(Task):
     count for its task. Example weights are one array for all tasks, or one for each.
 
     Args:
-        tasks: tasks or loss functions, a dict by name or a tuple.
-        weights: the factor of a task's loss by name; 1 for all others.
+        tasks: Tasks or loss functions, a dict by name or a tuple.
+        weights: Factors of the losses, a dict by the name of the task, or pairs. Default: (), 1
+            each.
 
     Raises:
-        TypeError, ValueError: no tasks, or a weight of an unknown task; later, outputs or targets
+        TypeError, ValueError: No tasks, or a weight of an unknown task; later, outputs or targets
             without these names.
 
     >>> import jax.numpy as jnp
@@ -40,53 +47,39 @@ class MultiTask(Task):
     ['angle_loss', 'angle_mae', 'digit_accuracy', 'digit_loss', 'loss']
     """
 
-    tasks: Any
-    weights: tuple[tuple[str, float], ...] = ()
+    tasks: Annotated[
+        Any,
+        Accepts(
+            "a dict of tasks or loss functions by name, or a tuple of them",
+            _are_tasks,
+            TypeError,
+            "write train.MultiTask({{'digit': train.Classification(10)}})",
+        ),
+    ]
+    weights: Any = ()
 
-    def __init__(
-        self,
-        tasks: Mapping[str, Loss] | tuple[Loss, ...],
-        weights: Mapping[str, Any] | Iterable[tuple[str, Any]] = (),
-    ) -> None:
-        pairs = weights.items() if isinstance(weights, Mapping) else weights
-        object.__setattr__(self, "tasks", tasks)
+    def _normalize_fields(self) -> None:
+        pairs = self.weights.items() if isinstance(self.weights, Mapping) else self.weights
         object.__setattr__(self, "weights", tuple((name, weight) for name, weight in pairs))
-        self.__post_init__()
+        super()._normalize_fields()
 
     def __post_init__(self) -> None:
-        """Check the tasks and the names and numbers of the weights."""
-        if not isinstance(self.tasks, dict | tuple) or not self.tasks:
-            raise TypeError(
-                f"MultiTask.tasks is a dict of tasks by name, or a tuple, got {self.tasks!r}; "
-                "write train.MultiTask({'digit': train.Classification(10)})"
-            )
-        for name, task in self._named().items():
-            if not callable(task) or isinstance(task, type):
-                raise TypeError(
-                    f"MultiTask.tasks[{name!r}] is a train.Task or a function loss(outputs, "
-                    f"targets), got {task!r}; write train.Classification(10)"
-                )
+        """Check the names and numbers of the weights."""
         for name, weight in self.weights:
-            if name not in self._named():
+            if name not in self._named() or not (is_traced(weight) or is_number(weight)):
                 raise ValueError(
-                    f"MultiTask.weights has {name!r}, which is not a task; the tasks are "
-                    f"{', '.join(self._named())}"
-                )
-            if not is_traced(weight) and not isinstance(weight, int | float):
-                raise TypeError(
-                    f"MultiTask.weights[{name!r}] is a number, got {weight!r}; write "
-                    f"weights={{{name!r}: 0.5}}"
+                    f"MultiTask.weights must have numbers by the names of tasks, got {weight!r} "
+                    f"for {name!r}; the tasks are {', '.join(self._named())}"
                 )
 
     @property
     def outputs(self) -> Any:
-        """The number of outputs of each task, in a dict or a tuple."""
-        found = {name: getattr(task, "outputs", None) for name, task in self._named().items()}
-        return found if isinstance(self.tasks, dict) else tuple(found.values())
+        """Number of outputs of each task, in a dict or a tuple."""
+        return self._like_tasks({n: getattr(t, "outputs", None) for n, t in self._named().items()})
 
     @property
     def directions(self) -> dict[str, Direction]:  # type: ignore[override]
-        """Those of each task's metrics."""
+        """Directions of the metrics of each task."""
         return {
             f"{name}_{metric}": direction
             for name, task in self._named().items()
@@ -94,54 +87,48 @@ class MultiTask(Task):
         }
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """The weighted sum of the losses, and the loss and metrics of each task."""
-        apart = isinstance(weights, Mapping | tuple | list)
-        each = {
-            name: measured(
-                task,
-                self._part(outputs, name, "outputs"),
-                self._part(targets, name, "targets"),
-                self._part(weights, name, "weights") if apart else weights,
-            )
-            for name, task in self._named().items()
-        }
-        factors = dict(self.weights)
-        losses = [found["loss"] * factors.get(name, 1) for name, found in each.items()]
-        loss = functools.reduce(operator.add, losses)
-        more = {
-            f"{name}_{metric}": directed(one, False) if metric == "loss" else one
-            for name, found in each.items()
-            for metric, one in found.items()
-        }
-        return {"loss": loss, **more}
+        """Return the weighted sum of the losses, and the loss and metrics of each task."""
+        parts = [self._parts(outputs, "outputs"), self._parts(targets, "targets")]
+        if isinstance(weights, Mapping | tuple | list):
+            parts.append(self._parts(weights, "weights"))
+        else:
+            parts.append(dict.fromkeys(self._named(), weights))
+        factors, losses, more = dict(self.weights), [], {}
+        for name, task in self._named().items():
+            found = measured(task, *(part[name] for part in parts))
+            losses.append(found["loss"] * factors.get(name, 1))
+            found["loss"] = directed(found["loss"], False)
+            more |= {f"{name}_{metric}": one for metric, one in found.items()}
+        return {"loss": functools.reduce(operator.add, losses), **more}
 
     def predict(self, outputs: Any) -> Any:
-        """The predictions of each task, in a dict or a tuple; outputs for a loss function."""
-        found = {}
-        for name, task in self._named().items():
-            part = self._part(outputs, name, "outputs")
-            found[name] = task.predict(part) if isinstance(task, Task) else part
-        return found if isinstance(self.tasks, dict) else tuple(found.values())
+        """Return the predictions of each task, in a dict or a tuple; outputs for a function."""
+        parts = self._parts(outputs, "outputs")
+        tasks = self._named().items()
+        return self._like_tasks(
+            {n: t.predict(parts[n]) if isinstance(t, Task) else parts[n] for n, t in tasks}
+        )
 
     def _named(self) -> dict[str, Any]:
+        """Return the tasks by name."""
         if isinstance(self.tasks, dict):
             return dict(self.tasks)
         return {str(i): task for i, task in enumerate(self.tasks)}
 
-    def _part(self, tree: Any, name: str, what: str) -> Any:
-        """The part of outputs, targets, or weights that belongs to a task."""
+    def _like_tasks(self, found: dict[str, Any]) -> Any:
+        """Return a dict if the tasks are one, otherwise a tuple."""
+        return found if isinstance(self.tasks, dict) else tuple(found.values())
+
+    def _parts(self, tree: Any, what: str) -> dict[str, Any]:
+        """Return the outputs, targets, or weights of each task by name."""
         names = list(self._named())
         if isinstance(self.tasks, dict):
-            if isinstance(tree, Mapping) and name in tree:
-                return tree[name]
-            expected = f"a dict with the names {', '.join(names)}"
-        else:
-            if isinstance(tree, tuple | list) and len(tree) == len(names):
-                return tree[int(name)]
-            expected = f"a tuple of {len(names)}"
-        advice = {
-            "outputs": "return them so from the network",
-            "targets": "write (inputs, targets) with such targets",
-            "weights": "write one array for all tasks, or one for each",
-        }[what]
-        raise TypeError(f"MultiTask needs {what} as {expected}, got {describe(tree)}; {advice}")
+            if isinstance(tree, Mapping) and tree.keys() >= set(names):
+                return {name: tree[name] for name in names}
+        elif isinstance(tree, tuple | list) and len(tree) == len(names):
+            return dict(zip(names, tree, strict=True))
+        form = "a dict" if isinstance(self.tasks, dict) else "a tuple"
+        raise TypeError(
+            f"MultiTask needs {what} as {form} of {', '.join(names)}, got {describe(tree)}; return "
+            "such outputs from the network, and write (inputs, targets) with such targets"
+        )

@@ -1,12 +1,12 @@
 """Regression: one or several numbers per example."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
-from ..fields import is_traced
-from .labels import ratio, weights_like
+from ..validation import above, positive
+from .examples import Examples
 from .task import Task
 
 
@@ -15,20 +15,20 @@ class Regression(Task):
 
     Outputs are (..., outputs), targets floats (...) for one output and (..., outputs) for several,
     predictions the outputs in the shape of the targets. The metric is `mae`, the mean absolute
-    error, in the targets' units. Both are means over all numbers. A target of NaN that has the
+    error, in the unit of the targets. Both are means over all numbers. A target of NaN that has the
     weight 0 is left out: weights have a number per example or per target.
 
-    Targets in units of their own are learned better if they are standardized. With their mean and
+    Targets in an arbitrary unit are learned better if they are standardized. With their mean and
     standard deviation, the loss is that of (target - mean) / std, and the network's outputs are in
-    standard deviations; predictions and `mae` are in the targets' units.
+    standard deviations; predictions and `mae` are in the unit of the targets.
 
     Args:
-        outputs: how many numbers; 1 by default.
-        mean: that of the targets, in their units; 0 by default.
-        std: the standard deviation of the targets, in their units; 1 by default.
+        outputs: Number of targets per example. Default: 1.
+        mean: Mean of the targets, in their unit. Default: 0.
+        std: Standard deviation of the targets, in their unit. Default: 1.
 
     Raises:
-        ValueError: fewer than 1 output, or a standard deviation that is not positive.
+        ValueError: Fewer than 1 output, or a standard deviation that is not positive.
 
     >>> import jax.numpy as jnp
     >>> float(Regression()(jnp.zeros((2, 1)), jnp.array([1.0, 3.0])))
@@ -41,44 +41,34 @@ class Regression(Task):
     (4.0, 100.0, [200.0])
     """
 
-    outputs: int = 1  # type: ignore[override]
+    outputs: Annotated[  # type: ignore[override]
+        int, positive.such(hint="write train.Regression(outputs=y.shape[-1])")
+    ] = 1
     mean: float = 0.0
-    std: float = 1.0
-    directions = {"mae": "minimize", "rmse": "minimize", "r2": "maximize"}  # noqa: RUF012, no field
-    _several = "train.Regression(outputs={})"
-
-    def __post_init__(self) -> None:
-        """Check the number of outputs."""
-        if not isinstance(self.outputs, int) or isinstance(self.outputs, bool) or self.outputs < 1:
-            raise ValueError(
-                f"Regression.outputs is an int >= 1, got {self.outputs!r}; write "
-                "train.Regression(outputs=y.shape[-1])"
-            )
-        if not is_traced(self.std) and not self.std > 0:
-            raise ValueError(
-                f"Regression.std is a number > 0, got {self.std!r}; write "
-                "train.Regression(mean=float(y.mean()), std=float(y.std()))"
-            )
+    std: Annotated[
+        float,
+        above(0).such(hint="write train.Regression(mean=float(y.mean()), std=float(y.std()))"),
+    ] = 1.0
+    directions = {"mae": "minimize", "rmse": "minimize", "r2": "maximize"}  # noqa: RUF012, a class
+    _other_targets = (
+        ", and write targets[..., 0] for targets with a last axis of size 1, or "
+        "train.Regression(outputs=n) for several numbers per example"
+    )
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """The means of (output - target)**2 and of |output - target|, see above for their units."""
-        wide = self._wide(outputs, targets, labels=False)
-        wide = wide if self._per_output else wide[..., 0]
-        weights = weights_like(weights, targets.shape, repr(self))
-        kept = None if weights is None else weights != 0
+        """Return the mean squared error and the mean absolute error, in the units above."""
+        wide = self._wide(outputs, targets)
         targets = (targets.astype(wide.dtype) - self.mean) / self.std
-        errors = wide - targets
-        if kept is not None:  # both, since 0 times NaN would be NaN in the gradient
-            errors = jnp.where(kept, wide, 0) - jnp.where(kept, targets, 0)
+        examples = Examples.of_numbers(repr(self), targets, weights)
+        errors = examples.select(wide) - examples.targets
         return {
-            "loss": ratio(jnp.square(errors), kept, weights),
-            "mae": ratio(jnp.abs(errors) * self.std, kept, weights, maximize=False),
+            "loss": examples.ratio(jnp.square(errors)),
+            "mae": examples.ratio(jnp.abs(errors) * self.std, maximize=False),
         }
 
     def predict(self, outputs: Any) -> jax.Array:
-        """outputs * std + mean."""
-        outputs = outputs if self._per_output else outputs[..., 0]
-        return outputs * self.std + self.mean
+        """Return outputs * std + mean."""
+        return self._squeezed(outputs) * self.std + self.mean
 
     @property
     def _per_output(self) -> bool:  # type: ignore[override]

@@ -1,7 +1,6 @@
 """SupervisedLoss: the objective of a network and a task."""
 
 import functools
-import inspect
 from typing import Any
 
 import jax
@@ -11,10 +10,14 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Wrapper
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
-from ..explain.text import brief, suggestion
+from ..explain.call_errors import check_named
+from ..explain.text import brief
 from ..masking import visible
-from .labels import check_labels
-from .task import Task, measured, name_of
+from ..validation import instance
+from .examples import aligned, check_labels
+from .task import Task, loss_function, measured
+
+network = instance(Layer, "a layer", "write nn.Sequential(...)")
 
 
 class SupervisedLoss(Wrapper):
@@ -23,6 +26,10 @@ class SupervisedLoss(Wrapper):
     It adds no level to paths. A batch is (inputs, targets) or (inputs, targets, weights), with a
     weight per row or per position. Inputs are one array, a tuple (positional inputs), or a dict
     (named inputs).
+
+    Args:
+        inner: Network.
+        task: `train.Task`, or a function loss(outputs, targets).
     """
 
     inner: Layer
@@ -35,7 +42,7 @@ class SupervisedLoss(Wrapper):
         return {"batch"}
 
     def _has_method(self, name: str) -> bool:
-        return name == "forward" or (name == "predict" and isinstance(self.task, Task))
+        return name == "forward" or name in self._methods()
 
     def _methods(self) -> list[str]:
         return ["predict"] if isinstance(self.task, Task) else []
@@ -57,8 +64,8 @@ class SupervisedLoss(Wrapper):
         """Raise ValueError or TypeError for rows that cannot be trained on.
 
         Args:
-            data: (inputs, targets) or (inputs, targets, weights).
-            name: what errors call the data.
+            data: Tuple (inputs, targets) or (inputs, targets, weights).
+            name: Name of the data in errors.
         """
         inputs = _inputs_of(data)
         if len(data) == 2:  # a weight of zero hides what is not finite
@@ -67,31 +74,26 @@ class SupervisedLoss(Wrapper):
         check_labels(self.task, data[1], name)
 
     def _given(self, method: str, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and named inputs of the network."""
+        """Return the positional and the named inputs of the network."""
         given = batch if method == "predict" else _inputs_of(batch)
-        if isinstance(given, dict):
-            known = self.wrapped._takes("forward")
-            for name in given:
-                if name not in known:
-                    raise TypeError(
-                        f"the batch has an input {name!r}, which no layer of the network takes; "
-                        f"{suggestion(name, known)}"
-                    )
-            return (), dict(given)
-        return (given if isinstance(given, tuple) else (given,)), {}
+        if not isinstance(given, dict):
+            return (given if isinstance(given, tuple) else (given,)), {}
+        check_named(self.wrapped, "forward", given)
+        return (), dict(given)
 
 
 def _inputs_of(batch: Any) -> Any:
+    """Return the inputs of a batch; TypeError for a batch of another structure."""
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
         raise TypeError(
-            "a batch of train.Supervised is (inputs, targets) or (inputs, targets, weights), got "
-            f"{brief(batch)}; write a train.Minimize objective for other batches"
+            "a batch of train.Supervised must be (inputs, targets) or (inputs, targets, weights), "
+            f"got {brief(batch)}; write a train.Minimize objective for other batches"
         )
     return batch[0]
 
 
 def _without_hidden(batch: Any) -> Any:
-    """The batch, with zeros for NaN and infinity in the inputs of rows whose weights are all 0.
+    """Return the batch, with zeros for NaN and infinity in inputs of rows whose weights are all 0.
 
     The gradient of a parameter sums the inputs times those of the outputs, and 0 times NaN is NaN.
     """
@@ -101,35 +103,17 @@ def _without_hidden(batch: Any) -> Any:
     rows = [(w != 0).any(axis=tuple(range(1, w.ndim))) for w in weights]
     if len({row.shape for row in rows}) != 1 or rows[0].ndim == 0:
         return batch  # the task reports them
-    shown = functools.reduce(jnp.logical_or, rows)
+    kept = functools.reduce(jnp.logical_or, rows)
 
     def cleaned(leaf: Any) -> Any:
-        if jnp.shape(leaf)[:1] != shown.shape or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if jnp.shape(leaf)[:1] != kept.shape or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
-        place = shown.reshape((-1,) + (1,) * (jnp.ndim(leaf) - 1))
-        return jnp.where(place | jnp.isfinite(leaf), leaf, 0)
+        return jnp.where(aligned(kept, leaf) | jnp.isfinite(leaf), leaf, 0)
 
     return (jax.tree.map(cleaned, batch[0]), *batch[1:])
 
 
 def check_parts(net: Any, task: Any) -> None:
     """Raise TypeError for anything but a network and a task, or a loss function in its place."""
-    if not isinstance(net, Layer):
-        raise TypeError(f"the network is a layer, got {net!r}; write nn.Sequential(...)")
-    if isinstance(task, type | Layer) or not callable(task):
-        raise TypeError(
-            f"the task is a train.Task or a function loss(outputs, targets), got {task!r}; write "
-            "train.Classification(10)"
-        )
-    try:
-        signature = inspect.signature(task)
-    except (TypeError, ValueError):  # some builtins have none
-        return
-    try:
-        signature.bind(None, None)
-    except TypeError:
-        raise TypeError(
-            f"a loss is called as loss(outputs, targets), but {name_of(task)} takes {signature}; "
-            "put what else it needs into the outputs of the network, such as a penalty on its "
-            "parameters, or bind constants by functools.partial"
-        ) from None
+    network(net, "Supervised.net")
+    loss_function(task, "Supervised.task")

@@ -1,15 +1,14 @@
-"""Weights in a safetensors file: parameters and state by path, with a header that says of what.
+"""Weights in a safetensors file: parameters and state by path, with a header that describes them.
 
-The file is flat, `params/0/w` and `state/1/mean`, so any safetensors reader opens it. What a flat
-file cannot hold, the nodes without arrays and whether a node is a tuple or a dict, the network's
-own declaration gives back; reading compares the file with that declaration, array by array.
+The file is flat, `params/0/w` and `state/1/mean`, so any safetensors reader opens it. The network's
+declaration supplies what a flat file cannot hold: nodes without arrays, and whether a node is a
+tuple or a dict. Reading compares the file with that declaration, array by array.
 """
 
 import dataclasses
-import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,53 +24,43 @@ from ..files.arrays import open_arrays
 from ..files.reading import FileError, listed
 from ..files.replacing import replace
 from ..installation import missing
+from ..validation import Accepts
 from ..version import __version__
 from .state import Trained
 
 SCHEMA = "1"
+pattern_list = Accepts("a list of patterns", lambda v: not isinstance(v, str), TypeError)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("params", "state"), meta_fields=()
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The parameters and the state of a network, a pytree: what `evaluate` and `predict` need."""
+    """The parameters and the state of a network, a pytree, for `evaluate` and `predict`.
+
+    Args:
+        params: Parameters.
+        state: State, `{}` if the network keeps none.
+    """
 
     params: Any
     state: Any
 
 
-def check_trained(trained: Any, function: str) -> None:
-    """Raise TypeError for plain parameters in place of what holds them.
-
-    Args:
-        trained: a `TrainState`, `Weights`, or what a run folder gives.
-        function: what takes it, for the error.
-    """
-    if not (hasattr(trained, "params") and hasattr(trained, "state")):
-        raise TypeError(
-            f"{function} takes a train.TrainState or train.Weights(params, state), got "
-            f"{brief(trained)}; write train.Weights(params, {{}}) for plain parameters, with "
-            "net.init_state(x) in place of {} if the network keeps state"
-        )
-
-
 def save_weights(file: str | os.PathLike[str], net: Layer, trained: Trained) -> None:
     """Write the parameters and the state of a network into a safetensors file.
 
-    The file is written whole or not at all, and replaces one of the same name. Its metadata hold
-    the schema, the code of the network, and the versions of jax and jaxnn.
+    The file is written completely or not at all, and replaces one of the same name. Its metadata
+    hold the schema, the code of the network, and the versions of jax and jaxnn.
 
     Args:
-        file: the path of the file.
-        net: the network.
+        file: Path of the file.
+        net: Network.
         trained: `train.Weights(params, state)`, or a `train.TrainState`.
 
     Raises:
-        TypeError: plain parameters.
+        TypeError: Plain parameters.
         ImportError: safetensors is not installed.
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
 
     >>> import jax, jax.numpy as jnp, tempfile
     >>> import jaxnn as nn
@@ -88,17 +77,31 @@ def save_weights(file: str | os.PathLike[str], net: Layer, trained: Trained) -> 
 
 
 def packed(net: Layer, trained: Trained) -> bytes:
-    """The contents of the file that `save_weights` writes."""
-    safetensors = _library()
-    check_trained(trained, "save_weights")
-    # safetensors writes an array's memory as it lies, so it has to lie row by row.
+    """Return the contents of the file that `save_weights` writes."""
+    try:
+        from safetensors.numpy import save
+    except ImportError as error:
+        raise missing("weights are saved by", "safetensors", "experiments") from error
+    if not (hasattr(trained, "params") and hasattr(trained, "state")):
+        raise TypeError(
+            "save_weights needs a train.TrainState or train.Weights(params, state), got "
+            f"{brief(trained)}; write train.Weights(params, {{}}) for plain parameters, with "
+            "net.init_state(x) in place of {} if the network keeps state"
+        )
+    # safetensors writes the memory of an array in its order, which has to be row by row.
     arrays = {
         path: np.asarray(leaf, order="C")
         for path, leaf in _flat(trained.params, trained.state).items()
     }
     about = {"format": "jaxnn", "schema": SCHEMA, "network": repr(net)}
     about |= {"jax": jax.__version__, "jaxnn": __version__}
-    return _in_order(safetensors.numpy.save(arrays, metadata=about))
+    raw = save(arrays, metadata=about)
+    # The header is sorted, so that the same weights give the same bytes.
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:begin])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the arrays stay aligned
+    return len(text).to_bytes(8, "little") + text + raw[begin:]
 
 
 def load_weights(
@@ -112,59 +115,61 @@ def load_weights(
     cast: bool = False,
     **named: Any,
 ) -> Weights:
-    """The parameters and state of `net` from a file of `save_weights`.
+    """Return the parameters and state of `net` from a file of `save_weights`.
 
-    Every path of the network has to be in the file, and every one of the file in the network. What
-    is to be otherwise is said path by path:
+    Every path of the network has to be in the file, and every path of the file in the network.
+    Exceptions are listed path by path:
 
         load_weights(file, net, x, rename={"params/encoder": "params/0"},
                      leave_out=["params/head/**"], start=fresh, keep=["params/2/*"])
 
     Args:
-        file: the safetensors file.
-        net: the network; its declaration for the inputs says what the file has to hold.
-        inputs, named: arrays or `jax.ShapeDtypeStruct`, as for `net.init`.
-        rename: from a path in the file, or the beginning of several, to one in the network.
-        leave_out: patterns of paths in the file, as they are there, that are not loaded.
-        start: parameters and state that the paths in `keep` stay at.
-        keep: patterns of paths in the network that are not loaded.
-        cast: whether arrays of another number type, such as float64 or float8, are converted to
-            the network's; by default they are rejected.
+        file: Path of the safetensors file.
+        net: Network; its declaration for the inputs is what the file has to hold.
+        *inputs: Arrays or `jax.ShapeDtypeStruct`, as for `net.init`.
+        rename: Path in the network by path in the file, or by the beginning of several. Default:
+            None, no other names.
+        leave_out: Patterns of paths in the file, before renaming, that are not loaded. Default: ().
+        start: Parameters and state that provide the paths in `keep`. Default: None.
+        keep: Patterns of paths in the network that are not loaded. Default: ().
+        cast: Whether arrays of another number type, such as float64 or float8, are converted to
+            that of the network. Default: False, they are rejected.
+        **named: Named inputs, as for `net.init`.
 
     Raises:
-        ValueError: the file is truncated or of another kind, or its arrays are not those of the
-            network, after what was said; missing, unknown and misshapen paths are listed. So is
-            a pattern or a path to rename that matches nothing, and a number that `cast` would make
-            infinite or another whole number.
-        FileNotFoundError: there is no such file.
+        ValueError: The file is truncated or of another kind, or its arrays are not those of the
+            network; missing, unknown and misshapen paths are listed. Or a pattern or a path to
+            rename matches nothing, or `cast` would make a number infinite or another integer.
+        FileNotFoundError: There is no such file.
     """
-    file = Path(file)
     spec = net.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))
     declared = _flat(spec, slots)
     kept = _kept(declared, start, keep)
     with open_arrays(file) as opened:
-        about = opened.metadata
+        about, entries = opened.metadata, opened.entries
         if about.get("format") != "jaxnn" or about.get("schema") != SCHEMA:
             raise FileError(
-                f"{file}: wanted a file of jaxnn's schema {SCHEMA}, got format "
+                f"{file}: expected a file of jaxnn's schema {SCHEMA}, got format "
                 f"{about.get('format')!r:.40}, schema {about.get('schema')!r:.40}; write it with "
                 "train.save_weights(file, net, trained)"
             )
-        names = {name: name for name in opened.entries}
-        names = _renamed(_without(names, leave_out, f"{file}: leave_out"), rename or {}, file)
+        left_out = _matching(leave_out, entries, f"{file}: leave_out")
+        names = _renamed([name for name in entries if name not in left_out], rename or {}, file)
         names = {path: name for path, name in names.items() if path not in kept}
-        # The header is compared first: nothing that the network does not declare is read.
-        found = {path: opened.entries[name] for path, name in names.items()}
+        # The header is compared first: only arrays that the network declares are read.
+        found = {path: entries[name] for path, name in names.items()}
         if lines := _differences(declared, found | kept, cast):
             raise FileError(
                 f"{file}: does not hold the weights of {net!r:.400}: {listed(lines)}. It was "
                 f"written for {about.get('network', 'another network'):.400}."
             )
-        arrays = kept | {
-            path: _converted(file, path, opened.read(name), declared[path].dtype)
-            for path, name in names.items()
-        }
+        arrays = dict(kept)
+        for path, name in names.items():
+            array, dtype = opened.read(name), declared[path].dtype
+            if lost := not_held(array, dtype):
+                raise FileError(f"{file}: {path} {lost}")
+            arrays[path] = jnp.asarray(array.astype(dtype))
 
     def filled(root: str, tree: Any) -> Any:
         return paths.map_with_path(lambda path, _: arrays[paths.text((root, *path))], tree)
@@ -173,133 +178,97 @@ def load_weights(
 
 
 def _flat(params: Any, state: Any) -> dict[str, Any]:
+    """Return the leaves of parameters and state by path."""
     tree = {"params": params, "state": state}
     return {paths.text(path): leaf for path, leaf in paths.walk(tree)}
 
 
-def _in_order(raw: bytes) -> bytes:
-    """A safetensors file with its header in order: the same weights give the same bytes."""
-    size = int.from_bytes(raw[:8], "little")
-    header = json.dumps(
-        json.loads(raw[8 : 8 + size]), sort_keys=True, separators=(",", ":"), ensure_ascii=False
-    ).encode()
-    header += b" " * (-len(header) % 8)  # so that the arrays stay aligned
-    return len(header).to_bytes(8, "little") + header + raw[8 + size :]
+def _matching(patterns: Sequence[str], known: Iterable[str], what: str) -> set[str]:
+    """Return the paths that patterns match; ValueError for a pattern that matches nothing."""
+    pattern_list(patterns, what, hint=f"write [{patterns!r}]")
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = {path for path in known if paths.matches(pattern, path)}
+        if not matched:
+            raise ValueError(f"{what}: {pattern!r} matches none of {listed(known, ', ')}")
+        found |= matched
+    return found
 
 
-def _without(arrays: dict[str, Any], patterns: Sequence[str], what: str) -> dict[str, Any]:
-    for pattern in _patterns(patterns):
-        if not any(paths.matches(pattern, path) for path in arrays):
-            raise ValueError(f"{what}: {pattern!r} matches none of {listed(arrays, ', ')}")
-    return {
-        path: array
-        for path, array in arrays.items()
-        if not any(paths.matches(pattern, path) for pattern in patterns)
-    }
-
-
-def _renamed(arrays: dict[str, Any], rename: Mapping[str, str], file: Path) -> dict[str, Any]:
-    new: dict[str, Any] = {}
-    used = set()
-    for path, array in arrays.items():
-        # The longest beginning counts.
-        old = max((o for o in rename if f"{path}/".startswith(f"{o}/")), key=len, default=None)
-        name = path
-        if old is not None:
-            used.add(old)
-            name = rename[old] + path[len(old) :]
-        if name in new:
-            raise FileError(f"{file}: rename gives {name!r} to two arrays; write leave_out=[...]")
-        new[name] = array
-    if unused := [old for old in rename if old not in used]:
-        raise FileError(
-            f"{file}: rename has {unused[0]!r}, and the file has no such path; it has "
-            f"{listed(arrays, ', ')}"
-        )
-    return new
+def _renamed(
+    names: Sequence[str], rename: Mapping[str, str], file: str | os.PathLike[str]
+) -> dict[str, str]:
+    """Return the names in the file by path in the network; the longest beginning counts."""
+    found: dict[str, str] = {}
+    problems, unused = [], set(rename)
+    for name in names:
+        old = max((o for o in rename if f"{name}/".startswith(f"{o}/")), key=len, default=None)
+        path = name if old is None else rename[old] + name[len(old) :]
+        unused.discard(old or "")
+        if path in found:
+            problems.append(f"rename gives {path!r} to two arrays; write leave_out=[...]")
+        found[path] = name
+    problems += [f"rename has {old!r}, which is not a path of the file" for old in sorted(unused)]
+    if problems:
+        raise FileError(f"{file}: {listed(problems)}; the file has {listed(names, ', ')}")
+    return found
 
 
 def _kept(declared: dict[str, Any], start: Trained | None, keep: Sequence[str]) -> dict[str, Any]:
-    if bool(_patterns(keep)) != (start is not None):
+    """Return the arrays of `start` that are not loaded, by path."""
+    if bool(keep) != (start is not None):
         raise ValueError(
             "start and keep belong together: write start=Weights(params, state), "
             'keep=["params/head/**"]'
         )
-    if start is None:
-        return {}
-    rest = _without(declared, keep, "keep")
-    have = _flat(start.params, start.state)
-    return {path: have[path] for path in declared if path not in rest and path in have}
-
-
-def _patterns(patterns: Sequence[str]) -> Sequence[str]:
-    if isinstance(patterns, str):
-        raise TypeError(f"wanted a list of patterns, got {patterns!r}; write [{patterns!r}]")
-    return patterns
+    kept = _matching(keep, declared, "keep")
+    have = {} if start is None else _flat(start.params, start.state)
+    return {path: have[path] for path in declared if path in kept and path in have}
 
 
 def _differences(declared: dict[str, Any], found: dict[str, Any], cast: bool) -> list[str]:
-    lines, types = [], False
-    for path in [*declared, *(path for path in found if path not in declared)]:
-        wanted, got = declared.get(path), found.get(path)
-        if wanted is None or got is None or tuple(wanted.shape) != tuple(got.shape):
-            lines.append(f"{path}: wanted {_described(wanted)}, got {_described(got)}")
-        elif wanted.dtype != got.dtype and not (cast and _numeric(wanted) and _numeric(got)):
-            lines.append(f"{path}: wanted {_described(wanted)}, got {_described(got)}")
-            types = types or (_numeric(wanted) and _numeric(got))
-    if types:
-        lines.insert(0, "to convert number types, write load_weights(..., cast=True)")
-    return lines
+    """Return a line for each array that is not the declared one."""
+    lines, castable = [], False
+    for path in dict.fromkeys((*declared, *found)):
+        pair: list[Any] = [tree.get(path) for tree in (declared, found)]
+        texts = [_described(array) for array in pair]
+        numbers = all(map(_is_number, pair)) and pair[0].shape == tuple(pair[1].shape)
+        if texts[0] != texts[1] and not (cast and numbers):
+            lines.append(f"{path}: expected {texts[0]}, got {texts[1]}")
+            castable = castable or numbers
+    hint = ["to convert number types, write load_weights(..., cast=True)"]
+    return hint * castable + lines
 
 
 def _described(array: Any) -> str:
-    if array is None:
-        return "nothing"
-    return f"{array.dtype}[{','.join(map(str, array.shape))}]"
+    """Return the type and shape of an array or None."""
+    return "nothing" if array is None else f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
-def _numeric(array: Any) -> bool:
-    return jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-
-
-def _converted(file: Path, path: str, array: np.ndarray[Any, Any], dtype: Any) -> jax.Array:
-    """The array with the network's type; FileError if a number would become another one."""
-    if lost := not_held(array, dtype):
-        raise FileError(f"{file}: {path} {lost}")
-    return jnp.asarray(array.astype(dtype))
+def _is_number(array: Any) -> bool:
+    """Return whether an array or None holds integers or real numbers."""
+    kinds = (jnp.floating, jnp.integer)
+    return array is not None and any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
 
 
 def not_held(array: np.ndarray[Any, Any], dtype: Any) -> str:
-    """What is lost if an array gets another type; empty if nothing is.
+    """Return what is lost if an array gets another type, as text; "" if nothing is.
 
-    Rounding is not a loss. A finite number that becomes infinite is, a whole number that becomes
+    Rounding is not a loss. A loss is a finite number that becomes infinite, an integer that becomes
     another one, and a complex array that becomes real.
     """
     if array.dtype == dtype:
         return ""
     if np.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating):
         lost: Any = True
-    elif jnp.issubdtype(dtype, jnp.integer):
-        with np.errstate(all="ignore"):
-            lost = array.astype(dtype).astype(array.dtype) != array
     else:
         with np.errstate(all="ignore"):
-            lost = _finite(array.astype(dtype)) != _finite(array)
-    if not np.any(lost):
-        return ""
-    return (
-        f"is {array.dtype}, and has numbers that {np.dtype(dtype)} does not hold; convert it before"
+            held = array.astype(dtype)
+            if jnp.issubdtype(dtype, jnp.integer):
+                lost = held.astype(array.dtype) != array
+            else:
+                lost = np.isfinite(held) != np.isfinite(array)
+    text = (
+        f"is {array.dtype}, and has numbers that {np.dtype(dtype)} does not hold; convert it first"
     )
-
-
-def _finite(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.isfinite(array if np.iscomplexobj(array) else array.astype(np.float64))
-
-
-def _library() -> Any:
-    try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise missing("weights are saved by", "safetensors", "experiments") from error
-    return safetensors
+    return text if np.any(lost) else ""

@@ -225,7 +225,7 @@ def test_errors():
     )
     single = Grain(grain.MapDataset.source(Rows()).map(lambda row: row[0]))
     program = train.Supervised(nn.Dense(1), train.Regression(), optax.sgd(0.1))
-    with pytest.raises(TypeError, match=r"batch of train.Supervised is \(inputs, targets\) or"):
+    with pytest.raises(TypeError, match=r"batch of train.Supervised must be \(inputs, targets\)"):
         train.fit(program, single, key=KEY, epochs=1, batch_size=2)
     with pytest.raises(
         ValueError, match=r"is that of a run with batch_size None, not 2, workers No"

@@ -367,7 +367,7 @@ def test_a_regression_of_standardized_outputs():
     assert float(found["mae"]) == (50 + 50) / 2
     weighted = task.measure(outputs, np.array([np.nan, 950.0]), np.array([0.0, 1.0]))
     assert float(weighted["mae"]) == 50
-    with pytest.raises(ValueError, match=r"Regression.std is a number > 0, got 0.0; write train"):
+    with pytest.raises(ValueError, match=r"Regression.std must be a number > 0, got 0.0; write"):
         train.Regression(std=0.0)
 
 

@@ -143,7 +143,7 @@ def test_weights_of_another_shape_are_refused_before_they_are_read(tmp_path):
     file = tmp_path / "weights.safetensors"
     file.write_bytes(begin)
     os.truncate(file, len(begin) + 4 * 10**10)
-    with pytest.raises(FileError, match=r"wanted nothing, got float32\[10000000000\]"):
+    with pytest.raises(FileError, match=r"expected nothing, got float32\[10000000000\]"):
         load_weights(file)
     with open_arrays(file) as opened:
         assert opened.entries["w"].shape == (10**10,)
@@ -214,7 +214,7 @@ def test_another_number_type_is_refused_or_converted_on_request(tmp_path, dtype)
     values = np.array([[1, 2, 3], [4, 5, 6]])  # which each of the types holds
     file = weights_file(tmp_path / "weights.safetensors", dtype, values)
     text = (
-        r"to convert number types, write load_weights\(\.\.\., cast=True\); params/w: wanted "
+        r"to convert number types, write load_weights\(\.\.\., cast=True\); params/w: expected "
         rf"float32\[2,3\], got {np.dtype(dtype)}\[2,3\]"
     )
     with pytest.raises(FileError, match=text):
@@ -229,7 +229,7 @@ def test_a_conversion_that_loses_a_number_is_refused(tmp_path):
     with pytest.raises(FileError, match="params/w is float64, and has numbers that float32 does"):
         train.load_weights(file, NET, X, cast=True)
     file = weights_file(file, np.bool_)
-    with pytest.raises(FileError, match=r"wanted float32\[2,3\], got bool\[2,3\]"):
+    with pytest.raises(FileError, match=r"expected float32\[2,3\], got bool\[2,3\]"):
         train.load_weights(file, NET, X, cast=True)
 
 

@@ -67,7 +67,7 @@ def test_a_batch_that_is_not_a_pair_is_rejected(batch, accumulate):
     )
     state = program.init(KEY, (X, Y))
     with pytest.raises(
-        TypeError, match=r"a batch of train.Supervised is \(inputs, targets\) or \("
+        TypeError, match=r"a batch of train.Supervised must be \(inputs, targets\) or \("
     ):
         train.make_step(program)(state, batch)
 
@@ -77,9 +77,7 @@ def test_a_batch_that_is_not_a_pair_is_rejected(batch, accumulate):
 )
 def test_evaluation_and_validation_want_inputs_and_targets(given):
     program = train.Supervised(nn.Dense(1), train.Regression(), optax.sgd(0.1))
-    text = (
-        r"a batch of train.Supervised is \(inputs, targets\) or \(inputs, targets, weights\), got"
-    )
+    text = r"train.Supervised must be \(inputs, targets\) or \(inputs, targets, weights\), got"
     with pytest.raises(TypeError, match=text):
         train.evaluate(program, program.init(KEY, (X, Y)), given)
     with pytest.raises(TypeError, match=text):
@@ -92,5 +90,5 @@ def test_pieces_and_inputs_need_rows():
     for given in (X[:0], np.float32(3)):
         with pytest.raises((TypeError, ValueError), match="inputs"):
             train.predict(program, state, given)
-    with pytest.raises(ValueError, match="batch_size is an int >= 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be an int >= 1, got 0"):
         train.evaluate(program, state, (X, Y), batch_size=0)

@@ -209,7 +209,7 @@ def test_checked_names_the_label():
 @pytest.mark.parametrize("ignore", [True, 1.0, "-100"])
 def test_ignore_is_a_label(ignore):
     with pytest.raises(
-        TypeError, match=r"BinaryClassification.ignore is a label, an int, or None; got"
+        ValueError, match=r"BinaryClassification.ignore must be None or an int, got .*; write ign"
     ):
         train.BinaryClassification(ignore=ignore)
 
@@ -253,8 +253,8 @@ def test_label_smoothing_in_a_subclass_leaves_out_ignored_labels():
         share: float = 0.1
 
         def __call__(self, outputs, targets):
-            logits, labels = self._wide(outputs, targets, True), self._labels(targets)
-            soft = optax.smooth_labels(jax.nn.one_hot(labels.number, self.number), self.share)
+            logits, labels = self._wide(outputs, targets), self._labels(targets)
+            soft = optax.smooth_labels(jax.nn.one_hot(labels.targets, self.number), self.share)
             return labels.mean(optax.softmax_cross_entropy(labels.select(logits), soft))
 
     every = -log_probabilities(OUTPUTS)
@@ -269,9 +269,9 @@ def test_a_rejected_label_names_the_task_to_write():
     for task, advice in (
         (
             train.BinaryClassification(),
-            r"write train.Classification\(n\) for n classes if it is a class, or the ",
+            r"write train.Classification\(n\) if it is one of n classes, or the label -100",
         ),
-        (train.NextToken(2), r"write train.NextToken\(n\) for n classes if it is a class"),
+        (train.NextToken(2), r"write train.NextToken\(n\) if it is one of n classes"),
     ):
         program = program_of(task, task.outputs)
         with pytest.raises(ValueError, match=advice):

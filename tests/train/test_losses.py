@@ -18,14 +18,14 @@ class Smoothed(train.Classification):
 
     def __call__(self, outputs, targets):
         labels = optax.smooth_labels(jax.nn.one_hot(targets, self.number), self.share)
-        return optax.softmax_cross_entropy(self._wide(outputs, targets, True), labels).mean()
+        return optax.softmax_cross_entropy(self._wide(outputs, targets), labels).mean()
 
 
 class Focal(train.BinaryClassification):
     gamma: float = 2.0
 
     def __call__(self, outputs, targets):
-        logits = self._wide(outputs, targets, True)[..., 0]
+        logits = self._wide(outputs, targets)
         labels = targets.astype(logits.dtype)
         return optax.sigmoid_focal_loss(logits, labels, gamma=self.gamma).mean()
 

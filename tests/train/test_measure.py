@@ -376,65 +376,64 @@ class Ranked(train.Classification):
             Axis(4),
             None,
             ValueError,
-            r"a metric is a scalar, but 'per_class' of Axis\(4\) is float32\[4\]; write its mean",
+            r"a metric must be a scalar, but 'per_class' of Axis\(4\) is float32\[4\]; write",
         ),
         (
             Vector(4),
             None,
             ValueError,
-            r"a metric is a scalar, but 'means' of Vector\(4\) is float32\[4\]; write its mean",
+            r"a metric must be a scalar, but 'means' of Vector\(4\) is float32\[4\]; write",
         ),
         (
             lambda outputs, targets: (outputs.mean(), {"a": 1.0}),
             None,
             TypeError,
-            r"a loss is a scalar or a .*, got \(float32\[\], \{a: 1.0\}\) from <lambda>; to "
-            r"report metrics, write a train.Task",
+            r"a loss must be a real scalar or a train.Ratio, got \(float32\[\], \{a: 1.0\}\) from "
+            r"<lambda>; .* To report metrics, .* write a train.Task",
         ),
         (
             lambda outputs, targets: outputs.mean() + 0j,
             None,
             TypeError,
-            r"a loss is a real number, got complex64\[\] from <lambda>; write its real part",
+            r"a loss must be a real scalar .* got complex64\[\] from <lambda>; .* loss.real for",
         ),
         (
             lambda outputs, targets: outputs[:, 0],
             None,
-            ValueError,
-            r"a loss is a scalar, got float32\[6\] from <lambda>; write .*mean\(\)",
+            TypeError,
+            r"a loss must be .*, got float32\[6\] from <lambda>; write loss.mean\(\)",
         ),
         (
             lambda outputs, targets: train.Mean(outputs.mean()),
             None,
             TypeError,
-            r"a loss is a scalar or a train.Ratio, got a train.Mean from <lambda>; write train.Rat",
+            r"a loss must be a real scalar or a train.Ratio, got Mean\(.*\) from <lambda>",
         ),
         (
             Without(4),
             None,
             TypeError,
-            r"Without.measure returns the loss and metrics by name, got \{accuracy: 1.0\}; write "
-            r"return \{'loss': train.Ratio\(sum, count\)\}",
+            r"Without.measure must return the loss and metrics by name, got \{accuracy: 1.0\}; "
+            r"write return \{'loss': train.Ratio\(sum, count\)\}",
         ),
         (
             train.Classification(4),
             np.ones((ROWS, 4)),
             ValueError,
-            r"weights have one number per row, \(6,\), got .*\[6,4\] for Classification\(4\); "
-            r"write weights of shape \(6,\)",
+            r"weights must be an array of one number per row, \(6,\), got .*\[6,4\] for "
+            r"Classification\(4\); write np.asarray\(weights\)",
         ),
         (
             lambda outputs, targets: outputs.mean(),
             np.ones((ROWS, 4)),
             ValueError,
-            r"weights have one number per row, \(6,\), got .* for <lambda>; write weights of shape "
-            r"\(6,\), or a train.Task with def measure\(self, outputs, targets, weights=None\)",
+            r"weights must be an array of one number per row, \(6,\), got .* for <lambda>; write",
         ),
         (
             Ranked(4),
             np.ones(ROWS),
             TypeError,
-            r"'f1' of Ranked\(4\) is a train.Derived, which weights per row .*; write def measure",
+            r"'f1' of Ranked\(4\) is a train.Derived, which cannot be weighted by rows; write def",
         ),
     ],
 )

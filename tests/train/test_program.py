@@ -154,12 +154,12 @@ NOT_PROGRAMS: dict[str, Any] = {
         (
             lambda: supervised().init(KEY, X),
             TypeError,
-            r"is \(inputs, targets\) or \(inputs, targets, weights\), got float32\[8,4\]",
+            r"be \(inputs, targets\) or \(inputs, targets, weights\), got float32\[8,4\]",
         ),
         (
             lambda: supervised().init(KEY, ({"x": X, "mask": X}, Y)),
             TypeError,
-            r"the batch has an input 'mask', which no layer of the network takes; known are 'x'",
+            r"no layer of the network takes an input 'mask'; known are 'x'",
         ),
         (
             lambda: train.Minimize(Penalized(NET), optax.sgd(0.1), inputs=[0.1]),  # type: ignore[arg-type]
@@ -223,7 +223,7 @@ def test_weights_of_rows_hide_what_they_exclude():
     right = np.average(logits.argmax(1) == Y, weights=weights)
     np.testing.assert_allclose(metrics["accuracy"].value, right, rtol=1e-6)
     with pytest.raises(
-        ValueError, match=r"weights have one number per row, \(8,\), got float32\[8,4\] for Classif"
+        ValueError, match=r"one number per row, \(8,\), got float32\[8,4\] for Classification\("
     ):
         program.step(state, (X, Y, X))
 

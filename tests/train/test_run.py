@@ -313,7 +313,11 @@ def step_program(function, state=0.0):
             ValueError,
             r"the state is bfloat16\[\] instead of float32\[\]",
         ),
-        (lambda s: (s, {"loss": jnp.ones(2)}), ValueError, "a metric is a scalar, but 'loss' of"),
+        (
+            lambda s: (s, {"loss": jnp.ones(2)}),
+            ValueError,
+            "a metric must be a scalar, but 'loss' of",
+        ),
     ],
 )
 def test_a_step_that_does_not_fit(function, error, text):

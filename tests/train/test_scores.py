@@ -289,54 +289,55 @@ LOGITS, TARGETS = np.zeros((4, 3), np.float32), np.zeros(4, int)
         (
             lambda: train.iou(LOGITS, TARGETS, average="weighted"),
             ValueError,
-            r"iou: average is one of 'binary', 'macro', 'micro', got 'weighted'; write average=",
+            r"iou: average must be 'binary', 'macro', or 'micro', got 'weighted'; write average=",
         ),
         (
             lambda: train.accuracy(LOGITS, TARGETS[:3]),
             ValueError,
-            r"accuracy needs outputs \(..., classes\) .*, got float32\[4,3\] for int64\[3\]; write",
+            r"train.accuracy needs outputs of shape \(3\) or \(3, 1\) or \(3, classes\) for "
+            r"targets int64\[3\], got float32\[4,3\]; write logits \(..., classes\) or predictions",
         ),
         (
             lambda: train.recall(LOGITS, TARGETS.astype(np.float32)),
             TypeError,
-            r"recall needs integer labels, got float32\[4\]; write targets.astype\('int32'\) if",
+            r"train.recall needs integer class labels, got float32\[4\]; write targets.astype\(",
         ),
         (
             lambda: train.auc(LOGITS, TARGETS),
             ValueError,
-            r"auc needs one score per label, got float32\[4,3\] .* train.auc\(outputs\[..., i\],",
+            r"train.auc needs .* got float32\[4,3\]; for one .* train.auc\(outputs\[..., i\],",
         ),
         (
             lambda: train.perplexity(LOGITS[:, 0], TARGETS),
             ValueError,
-            r"perplexity needs outputs \(..., classes\) for targets \(...\), got float32\[4\]",
+            r"perplexity needs outputs of shape \(4, classes\) for targets int64\[4\], got float32",
         ),
         (
             lambda: train.top_k_accuracy(LOGITS, TARGETS, k=0),
             ValueError,
-            r"top_k_accuracy: k is an int >= 1, got 0; write k=5",
+            r"top_k_accuracy: k must be an int >= 1, got 0; write k=5",
         ),
         (
             lambda: train.mae(LOGITS, TARGETS),
             ValueError,
-            r"mae needs outputs of the shape of the targets.*write outputs of shape \(4,\)",
+            r"mae needs outputs of shape \(4\) or \(4, 1\) for .*; write outputs of shape \(4,\)",
         ),
         (
             lambda: train.rmse(LOGITS[:, 0], TARGETS[:, None]),
             ValueError,
-            r"rmse needs outputs of the shape of the targets.*write outputs.reshape\(4, 1\)",
+            r"rmse needs outputs of shape \(4, 1\) or \(4, 1, 1\) for .*, got float32\[4\]; write",
         ),
         (
             lambda: train.r2(LOGITS, LOGITS, LOGITS[:2, 0]),
             ValueError,
-            r"weights have one number per row, \(4,\), or per position, \(4, 3\), got "
-            r"float32\[2\] for train.r2; write weights of shape \(4,\)",
+            r"weights must be an array of one number per row, \(4,\), or per position, \(4, 3\), "
+            r"got float32\[2\] for train.r2; write np.asarray",
         ),
         (
             lambda: train.accuracy(LOGITS, TARGETS, LOGITS[:, :1]),
             ValueError,
-            r"weights have one number per row, \(4,\), got float32\[4,1\] for train.accuracy; "
-            r"write weights.reshape\(4,\)",
+            r"weights must be an array of one number per row, \(4,\), got float32\[4,1\] for "
+            r"train.accuracy; write np.asarray\(weights\).reshape",
         ),
     ],
 )

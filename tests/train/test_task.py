@@ -36,9 +36,13 @@ def test_language_model():
     np.testing.assert_allclose(metrics["bits"], loss / np.log(2), rtol=1e-6)
     np.testing.assert_allclose(metrics["accuracy"], np.mean(LOGITS.argmax(1) == LABELS))
     np.testing.assert_allclose(task.predict(logits), np.exp(log_probs).reshape(2, 3, 4), rtol=1e-5)
-    with pytest.raises(ValueError, match="NextToken wants a vocabulary of at least 2 tokens"):
+    with pytest.raises(
+        ValueError, match=r"NextToken.vocabulary must be an int >= 2, got 1; write train.N"
+    ):
         train.NextToken(1)
-    with pytest.raises(ValueError, match=r"targets of shape \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"targets \(...\), got outputs float32\[2,3,4\] for targets int32\[2\]"
+    ):
         task(logits, labels[:, 0])
 
 

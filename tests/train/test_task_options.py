@@ -224,94 +224,98 @@ def test_tasks_are_values(task):
         (
             lambda: train.Classification(3, label_smoothing=1.5),
             ValueError,
-            r"Classification.label_smoothing is a share in \[0, 1\], got 1.5; write label_smooth",
+            r"Classification.label_smoothing must be a number from 0 to 1, got 1.5",
         ),
         (
             lambda: train.Classification(3, class_weights=(1.0, 2.0)),
             ValueError,
-            r"Classification.class_weights is a tuple of 3 numbers, got \(1.0, 2.0\); write "
-            r"class_weights=\(1.0, 1.0, 1.0\)",
+            r"Classification.class_weights must be a tuple of 3 numbers, got \(1.0, 2.0\); write "
+            r"class_weights=\(1.0,\) \* 3",
         ),
         (
             lambda: train.Classification(3, class_weights=(1.0, 2.0, -1.0)),
             ValueError,
-            r"Classification.class_weights holds -1.0, expected numbers >= 0; write class_weights=",
+            r"Classification.class_weights must be None or a number >= 0, or a tuple of them, got "
+            r"\(1.0, 2.0, -1.0\); write class_weights=",
         ),
         (
             lambda: train.Classification(3, class_weights=np.ones(3)),  # type: ignore[arg-type]
             TypeError,
-            r"Classification.class_weights is a tuple of numbers, got float64\[3\]; write "
-            r"class_weights=tuple\(class_weights.tolist\(\)\)",
+            r"Classification.class_weights got an array of shape \(3,\) and type float64; .* "
+            r"write float\(x\) or int\(x\) for a number, tuple\(x.tolist\(\)\) for several",
         ),
         (
             lambda: train.BinaryClassification(pos_weight=-1.0),
             ValueError,
-            r"pos_weight holds -1.0, expected numbers >= 0; write pos_weight=2.0",
+            r"pos_weight must be None or a number >= 0, got -1.0; write pos_weight=2.0",
         ),
         (
             lambda: train.MultiLabelClassification(3, pos_weight=(1.0,)),
             ValueError,
-            r"MultiLabelClassification.pos_weight is a tuple of 3 numbers, got \(1.0,\)",
+            r"MultiLabelClassification.pos_weight must be a tuple of 3 numbers, got \(1.0,\)",
         ),
         (
             lambda: train.MultiLabelClassification(0),
             ValueError,
-            r"at least 1 label per example, got 0; write train.MultiLabelClassification\(y.shape",
+            r"number must be an int >= 1, got 0; write train.MultiLabelClassification\(y.shape",
         ),
         (
             lambda: train.Regression(outputs=0),
             ValueError,
-            r"Regression.outputs is an int >= 1, got 0; write train.Regression\(outputs=y.shape",
+            r"Regression.outputs must be an int >= 1, got 0; write train.Regression\(outputs=y",
         ),
         (
             lambda: train.Regression()(LOGITS[:, :1], SOFT[:, :1]),
             ValueError,
-            r"needs targets of shape \(4,\) .*, got float32\[4,1\]; write targets\[..., 0\]",
+            r"needs outputs \(..., 1\) and targets \(...\), got .* for targets float32\[4,1\]; .* "
+            r"write targets\[..., 0\] for targets with a last axis of size 1",
         ),
         (
             lambda: train.Classification(3)(LOGITS, SEVERAL),
             ValueError,
-            r"for several targets, write train.MultiLabelClassification\(3\), and for one-hot "
-            r"targets, targets.astype\('float32'\)",
+            r"train.MultiLabelClassification\(n\) for several labels per example, and "
+            r"targets.astype\('float32'\) for one-hot targets",
         ),
         (
             lambda: train.BinaryClassification()(LOGITS[:, :1], SEVERAL),
             ValueError,
-            r"got int64\[4,3\]; for several targets, write train.MultiLabelClassification\(3\)",
+            r"targets int64\[4,3\]; .* train.MultiLabelClassification\(n\) for several labels per",
         ),
         (
             lambda: train.BinaryClassification()(LOGITS[:, :1], SOFT[:, 0]),
             TypeError,
-            r"write y.astype\('int32'\) if they are whole numbers, or "
-            r"train.MultiLabelClassification\(1\) with targets y\[..., None\]",
+            r"write targets.astype\('int32'\) if they are whole numbers. Probabilities are targets "
+            r"of train.Classification\(n\), \(..., n\), and of train.MultiLabelClassification",
         ),
         (
             lambda: train.BinaryClassification().measure(
                 LOGITS[:, :1], SEVERAL[:, 0], [1.0, 0.0, 1.0, 1.0]
             ),
             ValueError,
-            r"weights have one number per row, \(4,\), got \[1.0, .* write np.asarray\(weights\)",
+            r"must be an array of one number per row, \(4,\), got \[1.0, .* write np.asarray\(wei",
         ),
         (
             lambda: train.MultiTask({}),
             TypeError,
-            r"MultiTask.tasks is a dict of tasks by name, or a tuple, got \{\}; write train.Multi",
+            r"MultiTask.tasks must be a dict of tasks or loss functions by name, or a tuple of "
+            r"them, got \{\}; write train.MultiTask\(\{'digit': train.Classification\(10\)\}\)",
         ),
         (
             lambda: train.MultiTask({"a": train.Regression()}, weights={"b": 1.0}),
             ValueError,
-            r"MultiTask.weights has 'b', which is not a task; the tasks are a",
+            r"MultiTask.weights must have numbers by the names of tasks, got 1.0 for 'b'; the "
+            r"tasks are a",
         ),
         (
             lambda: train.MultiTask({"a": train.Regression()})(LOGITS, {"a": LABELS}),
             TypeError,
-            r"MultiTask needs outputs as a dict with the names a, got float32\[4,3\]; return them "
-            r"so from the network",
+            r"MultiTask needs outputs as a dict of a, got float32\[4,3\]; return such outputs from "
+            r"the network",
         ),
         (
             lambda: train.MultiTask((train.Regression(),))((LOGITS[:, :1],), LABELS),
             TypeError,
-            r"MultiTask needs targets as a tuple of 1, got int64\[4\]; write \(inputs, targets\)",
+            r"MultiTask needs targets as a tuple of 0, got int64\[4\]; .* write \(inputs, ta",
         ),
     ],
 )

@@ -12,11 +12,10 @@ direction of `f1`. The loss is minimized. A metric without a direction is not ra
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from ..explain.text import suggestion
-from ..validation import flag, one_of
+from ..validation import one_of
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
 PREFIXES = ("validation_", "train_", "test_")
@@ -61,50 +60,6 @@ def direction_of(metric: str, task: Any = None) -> Direction | None:
     """
     declared = directions_of(task)
     return declared[metric] if metric in declared else declared.get(plain(metric))
-
-
-def is_maximized(
-    metric: str, directions: Mapping[str, bool], maximize: bool | None, call: str
-) -> bool:
-    """Return whether a metric of a run is maximized, as stated or as the program declares.
-
-    Args:
-        metric: Name in the records.
-        directions: Whether a metric is maximized, by name, as the program declares it.
-        maximize: Direction that the caller states, or None.
-        call: Call that states it, up to `maximize=`, for the error.
-
-    Raises:
-        ValueError: The direction is not known.
-    """
-    found = directions.get(metric) if maximize is None else maximize
-    if found is None:
-        raise ValueError(
-            f"the direction of {metric!r} is unknown: write {call}maximize=True) or "
-            "maximize=False, or return train.Mean(value, maximize=True) from the program; known "
-            f"are {', '.join(sorted(directions)) or 'none'}"
-        )
-    return found
-
-
-def check_maximize(maximize: Any, owner: str) -> None:
-    """Raise TypeError for anything but a direction that a caller may state."""
-    (None | flag)(maximize, f"{owner}.maximize", hint="None is the direction that a task declares")
-
-
-def check_metric(metric: str, names: Collection[str], what: str) -> None:
-    """Raise ValueError for a metric that a run does not have.
-
-    Args:
-        metric: Name.
-        names: Names of the run's metrics.
-        what: Beginning of the error, such as "EarlyStopping watches".
-    """
-    if metric not in names:
-        raise ValueError(
-            f"{what} {metric!r}, which is not among the metrics; {suggestion(metric, names)}; a "
-            "train.Evaluate that adds it comes before in hooks="
-        )
 
 
 def plain(metric: str) -> str:

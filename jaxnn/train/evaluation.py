@@ -156,13 +156,6 @@ def prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
     return placement.put(data)
 
 
-def check_count(number: Any, name: str, least: int = 1) -> int:
-    """The number, an int of at least `least`; ValueError for anything else."""
-    if not isinstance(number, int) or isinstance(number, bool) or number < least:
-        raise ValueError(f"{name} is an int >= {least}, got {number!r}")
-    return number
-
-
 def check_names(metrics: dict[str, Any], owner: str) -> None:
     """Raise ValueError if there are no metrics."""
     if not metrics:

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from jaxnn import installation, train
 from jaxnn.data import packaged
 from jaxnn.data.packaged import PackagedFile
-from jaxnn.executors.named import PACKAGES
+from jaxnn.executors.clusters import PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,8 +30,8 @@ SOURCES = sorted(
 VARIABLE = {
     "jaxnn/data/packaged.py",
     "jaxnn/installation.py",
-    "jaxnn/executors/named.py",
-    "jaxnn/train/tracking.py",
+    "jaxnn/executors/clusters.py",
+    "jaxnn/train/logging.py",
 }
 
 
@@ -96,7 +96,7 @@ def test_each_missing_package_is_in_the_extra_that_is_named():
     assert len(files) >= 4
     assert {canonicalize_name(one.distribution) for one in files} <= contained("experiments")
     for logger in (train.TensorBoard, train.WandB, train.MLflow):
-        assert canonicalize_name(logger.package[1]) in contained("logging")
+        assert canonicalize_name(logger.library[2]) in contained("logging")
     for name, package in PACKAGES.items():
         assert package in contained(name.replace("submitit", "slurm"))
     assert {"optuna", "scipy", "cmaes"} <= contained("sweep")  # what the searches import

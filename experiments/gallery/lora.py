@@ -23,7 +23,7 @@ import optax
 
 import jaxnn as nn
 from jaxnn import data, interop, train
-from jaxnn.data.text import split_text
+from jaxnn.data.dataset import split_text
 from jaxnn.models import GPT
 
 FILE, LENGTH = Path(__file__).with_name("gpt2.npz"), 64

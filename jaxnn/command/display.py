@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from ..files.plain import quoted
-from ..files.reading import LONGEST, printable
+from ..files.reading import LONGEST, printable, quoted
 from ..html.formatting import aligned, count, duration, number
 from ..sweep.driver import Progress, Watch
 from ..sweep.ledger import Ledger

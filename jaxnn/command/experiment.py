@@ -34,8 +34,7 @@ from ..experiment.run_folder import (
     load_run,
     load_unfinished,
 )
-from ..files.plain import quoted
-from ..files.reading import printable
+from ..files.reading import printable, quoted
 from ..train import Interrupted
 from .parsing import (
     dispatch,

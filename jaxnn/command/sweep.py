@@ -19,7 +19,7 @@ from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.experiment import Experiment, loaded
 from ..experiment.run import versions
-from ..files.plain import quoted
+from ..files.reading import quoted
 from ..html.charts import check_library
 from ..sweep.driver import Driver, Progress
 from ..sweep.ledger import Ledger

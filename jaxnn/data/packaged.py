@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxnn.data.dataset import Dataset, Examples, split
-from jaxnn.data.text import Text, split_text
+from jaxnn.data.dataset import Dataset, Examples, Text, split, split_text
 from jaxnn.installation import missing, pip
 
 

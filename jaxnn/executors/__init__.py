@@ -13,8 +13,7 @@ call is a function of a module and plain data.
 """
 
 from .base import TRIES, InProcess, Pool, result_of, worker_died
-from .named import check_name, create
-from .slurm import Submitit
+from .clusters import Submitit, check_name, create
 
 __all__ = [
     "TRIES",

@@ -27,9 +27,8 @@ from ..core.layer import Layer
 from ..data import Dataset
 from ..data.accept import as_source, fingerprint_of
 from ..data.augmented import Augmented
-from ..data.order import epoch_order
 from ..data.rows import leaves_by_path, row_count, row_spec
-from ..data.source import Source
+from ..data.source import Source, epoch_order
 from ..explain.text import brief, describe
 from ..keys import kept_words
 from ..train.minimize import SupervisedLoss

@@ -11,8 +11,7 @@ import numpy as np
 
 from .. import train
 from ..data import Dataset
-from ..files.plain import quoted
-from ..files.reading import FileError, check_regular, read_bytes
+from ..files.reading import FileError, check_regular, quoted, read_bytes
 from ..html.formatting import aligned
 from .experiment import Configured, Experiment
 from .run_folder import restored

@@ -17,7 +17,7 @@ import optax
 from .. import inspect, train
 from ..data.rows import row_count, row_spec
 from ..files.reading import listed, printable
-from ..files.replacing import replace
+from ..files.writing import replace
 from ..html import charts
 from ..train.hooks.learning_rate import rates_of
 from ..train.logging import finite_or_text

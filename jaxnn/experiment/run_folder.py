@@ -40,9 +40,8 @@ import jax.numpy as jnp
 
 from .. import train
 from ..explain.text import suggestion
-from ..files.plain import quoted
-from ..files.reading import FileError, listed, read_json
-from ..files.replacing import fresh, replace
+from ..files.reading import FileError, listed, quoted, read_json
+from ..files.writing import fresh, replace
 from ..fingerprint import differences
 from ..train.weights import packed
 from . import sources

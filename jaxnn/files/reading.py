@@ -4,6 +4,7 @@
     read_bytes      its contents, if they are not too large
     read_json       its contents as JSON of bounded depth and numbers
     printable       a text without characters that control a terminal
+    plain           a path for a program in which some of its characters have another meaning
 
 All problems with a file raise `FileError` with one line, `FILE: what is wrong; what to do`. A file
 that is missing or not permitted raises the `OSError` of the system, which names it too.
@@ -13,9 +14,13 @@ import contextlib
 import json
 import math
 import os
+import re
+import shlex
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
+from pathlib import Path
 from typing import Any
 
 # Levels of lists and objects in a file of JSON: the files of this package have about six.
@@ -221,3 +226,71 @@ def _at_depth(value: Any, depth: int) -> list[Any]:
                 below += one.values() if isinstance(one, dict) else one
         level = below
     return level
+
+
+# Everything else may be a pattern, an escape, the end of a URL's scheme, or text that cannot be
+# encoded.
+_PLAIN = re.compile(r"[\w./~@=+,% -]*")
+
+
+def quoted(path: str | os.PathLike[str]) -> str:
+    r"""Return a path as one word of a shell command, which no program mistakes for an option.
+
+    Characters that control a terminal are written as escapes, which bash and zsh read in `$'...'`.
+
+    Args:
+        path: The path.
+
+    >>> quoted("runs/one two"), quoted("-a"), quoted("a\x1b[1m")
+    ("'runs/one two'", './-a', "$'a\\x1b[1m'")
+    """
+    text = os.fspath(path)
+    text = f"./{text}" if text.startswith("-") else text
+    if printable(text, lines=True) == text:
+        return shlex.quote(text)
+    return f"$'{''.join(map(_escaped, text))}'"
+
+
+def _escaped(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
+
+
+@contextlib.contextmanager
+def plain(folder: Path) -> Iterator[Path]:
+    """Yield an absolute path to `folder` that has no special characters.
+
+    Orbax looks for its files by `glob` patterns that begin with the folder's path, so it finds none
+    in a folder named `a[1]`. Such a folder is reached through a symbolic link in the directory for
+    temporary files, which is removed at the end.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        OSError: The path of the directory for temporary files has such characters too.
+    """
+    folder = folder.absolute()
+    if _is_plain(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxnn-") as place:
+        if not _is_plain(Path(place)):
+            raise OSError(
+                f"{folder} has characters that orbax cannot read, and so has {place}, the "
+                "directory for temporary files; set TMPDIR to a directory without them, or choose "
+                "another folder"
+            )
+        link = Path(place, "folder")
+        link.symlink_to(folder, target_is_directory=True)
+        try:
+            yield link
+        finally:
+            link.unlink(missing_ok=True)
+
+
+def _is_plain(path: Path) -> bool:
+    return _PLAIN.fullmatch(os.fspath(path)) is not None

@@ -18,10 +18,9 @@ A loop written by hand has the same parts:
 devices will exchange.
 """
 
-from .collectives import Collective, collectives
 from .mesh import abstract_mesh, mesh, shard_batch
 from .placement import Placement, init
-from .plan import Plan, plan
+from .plan import Collective, Plan, collectives, plan
 from .processes import initialize, is_first
 from .rules import (
     DATA_PARALLEL,

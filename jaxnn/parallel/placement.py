@@ -3,7 +3,7 @@
     placement = parallel.Placement(parallel.mesh(data=8), parallel.FSDP)
     state, history = train.fit(program, data, key=key, epochs=10, placement=placement)
 
-`train.run` and `train.fit` call only the methods that `train.placement.SingleDevice` also has.
+`train.run` and `train.fit` call only the methods that `train.step.SingleDevice` also has.
 """
 
 import dataclasses
@@ -25,8 +25,17 @@ from ..validation import Accepts, check_fields
 from ..watching import watching
 from .gathering import Gathering
 from .mesh import check_rows, row_parts, row_sharding, shard_batch
-from .recording import Drawing, Recording, flatten_with_paths
-from .rules import DATA_PARALLEL, RULES, Rules, check_rules, placed, shardings_of
+from .rules import (
+    DATA_PARALLEL,
+    RULES,
+    Drawing,
+    Recording,
+    Rules,
+    check_rules,
+    flatten_with_paths,
+    placed,
+    shardings_of,
+)
 
 MESH = Accepts(
     "a mesh whose axes are AxisType.Auto",

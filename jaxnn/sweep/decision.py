@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..train.directions import badness
+from ..train.metrics import badness
 from .halving import keep, perturbed, population
 from .plan import Grouped
 from .search import Observation

@@ -24,7 +24,7 @@ import numpy as np
 from ..executors import TRIES, result_of, worker_died
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment
-from ..train.directions import badness
+from ..train.metrics import badness
 from .cohort import Outcome, Way, Work, regrouped, work
 from .compiled import By
 from .decision import (

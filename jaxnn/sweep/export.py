@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..explain.text import suggestion
-from ..files.replacing import fresh
+from ..files.writing import fresh
 from ..installation import required
 from .ledger import Ledger
 from .reading import Sweep, read

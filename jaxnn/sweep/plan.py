@@ -15,8 +15,7 @@ import jax
 from ..executors import worker_died
 from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
-from .cohort import Way, Work
-from .probe import Probe, Timing, probe
+from .cohort import Probe, Timing, Way, Work, probe
 from .search import searcher
 from .settings import Settings
 from .space import Values

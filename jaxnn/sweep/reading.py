@@ -22,7 +22,7 @@ import numpy as np
 
 from ..files.reading import FileError, listed
 from ..html.formatting import count
-from ..train.directions import badness
+from ..train.metrics import badness
 from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
 from .ledger import Ledger
 from .storage import LedgerError, damaged

@@ -20,10 +20,16 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from ..files.lock import Lock, Locked, NoLock, code
-from ..files.plain import quoted
-from ..files.reading import LONGEST, MEGABYTE, FileError, check_regular, open_regular, printable
-from ..files.replacing import replace
+from ..files.reading import (
+    LONGEST,
+    MEGABYTE,
+    FileError,
+    check_regular,
+    open_regular,
+    printable,
+    quoted,
+)
+from ..files.writing import Lock, Locked, NoLock, code, replace
 from ..installation import upgrade
 from .tables import TABLES
 

@@ -27,14 +27,12 @@ from ..data.augmented import augmented
 from ..data.rows import check_rows, row_count
 from ..experiment.experiment import Configured, Experiment, loaded
 from ..keys import as_key, kept_key, kept_words
-from ..train.combining import Tally, combine
-from ..train.directions import direction_of
-from ..train.dispatch import has_convolution
 from ..train.evaluation import SIZE, check_names
-from ..train.metrics import check_metrics, directions, without_collected
-from ..train.record import prefixed
+from ..train.metrics import check_metrics, direction_of, directions, without_collected
+from ..train.record import Tally, combine, prefixed
 from ..train.state import strong
 from ..train.step import check_step
+from ..train.steps import has_convolution
 
 
 class Order(NamedTuple):

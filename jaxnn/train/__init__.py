@@ -15,12 +15,11 @@ from .classification import (
     MultiLabelClassification,
     NextToken,
 )
-from .combining import combine
-from .ema import ema_params, evaluation_params, with_ema
 from .evaluation import evaluate, predict
 from .every import Every
 from .fit import fit
 from .for_network import for_network
+from .gradient_step import apply_if_finite, dynamic_loss_scale
 from .hooks.checkpoints import Checkpoints
 from .hooks.divergence import Diverged, Divergence
 from .hooks.early_stopping import EarlyStopping
@@ -32,17 +31,14 @@ from .hooks.profile import Profile
 from .hooks.progress import Progress
 from .hooks.throughput import TIMINGS, Throughput
 from .interruption import Interrupted
-from .logging import JsonLines, Logger
+from .logging import JsonLines, Logger, MLflow, TensorBoard, WandB
 from .metrics import Collected, Derived, Mean, Metric, Ratio, Sum
 from .minimize import Minimize, Supervised
 from .multitask import MultiTask
-from .nonfinite import apply_if_finite, dynamic_loss_scale
 from .optimizer import Optimizer
 from .output_scores import auc, bits, mae, perplexity, r2, rmse, top_k_accuracy
-from .partition import partition
 from .program import Program
-from .record import Event
-from .regression import Regression
+from .record import Event, combine
 from .run import run
 from .schedules import (
     Constant,
@@ -56,9 +52,9 @@ from .schedules import (
 )
 from .state import TrainState
 from .step import make_step
-from .task import Task
-from .tracking import MLflow, TensorBoard, WandB
+from .task import Regression, Task
 from .weights import Weights, load_weights, save_weights
+from .wrapped_optimizers import ema_params, evaluation_params, partition, with_ema
 
 __all__ = [
     "TIMINGS",

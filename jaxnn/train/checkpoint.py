@@ -38,9 +38,8 @@ import jax.numpy as jnp
 
 from ..data.accept import as_source, fingerprint_of
 from ..explain.text import describe
-from ..files.plain import plain
-from ..files.reading import MEGABYTE, FileError, listed, printable, read_json
-from ..files.replacing import replace
+from ..files.reading import MEGABYTE, FileError, listed, plain, printable, read_json
+from ..files.writing import replace
 from ..fingerprint import CODE, checksum, differences, fingerprint
 from ..version import __version__
 from .state import by_path

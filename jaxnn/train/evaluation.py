@@ -18,11 +18,10 @@ from ..data.source import Source
 from ..data.stream import Stream
 from ..keys import as_key, kept_key, kept_words
 from ..validation import positive
-from .combining import combine
 from .metrics import check_metrics
-from .placement import SINGLE_DEVICE
 from .program import Program, check_program, code_of
-from .step import remembered
+from .record import combine
+from .step import SINGLE_DEVICE, remembered
 
 SIZE = 1024  # rows of a piece
 

@@ -10,9 +10,9 @@ from .hooks.divergence import Divergence
 from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, as_hooks, ordered
 from .hooks.progress import Progress
-from .placement import SINGLE_DEVICE
 from .program import Program, check_program
 from .run import Run
+from .step import SINGLE_DEVICE
 
 
 def fit(

@@ -16,7 +16,6 @@ from ..explain.text import brief, suggestion
 from ..keys import as_key, kept_words
 from ..tree import map_children
 from ..validation import Accepts, instance, positive
-from .ema import evaluation_params
 from .for_network import for_network
 from .gradient_step import gradient_step
 from .metrics import check_loss, check_metrics
@@ -26,6 +25,7 @@ from .state import TrainState, differences, owned, state_key
 from .supervised_loss import SupervisedLoss, check_parts
 from .task import Loss, name_of
 from .weights import Weights
+from .wrapped_optimizers import evaluation_params
 
 _objective = instance(
     Layer,

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from ..explain.text import describe
 from ..fields import is_traced
 from ..validation import Accepts, is_number
-from .directions import Direction, directions_of
-from .metrics import directed
+from .metrics import Direction, directed, directions_of
 from .task import Task, loss_function, measured
 
 

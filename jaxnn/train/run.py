@@ -21,17 +21,15 @@ import numpy as np
 
 from ..keys import as_key, kept_words
 from ..validation import natural
-from .combining import Tally
 from .every import Every, Moment, ends_of
 from .hooks.hook import Hook, RollBack, Stop, as_hooks, begun, check_result, named
 from .interruption import Agreed, Asked, watching_peers
-from .loading import loader_of
 from .metrics import directions
-from .placement import SINGLE_DEVICE
 from .program import Program, check_program
-from .record import Event, Record
+from .record import Event, Record, Tally
 from .state import by_path, owned, strong
-from .steps import Steps
+from .step import SINGLE_DEVICE
+from .steps import Steps, loader_of
 
 ENDLESS = 2**31 - 1  # more steps than an epoch or a run has
 

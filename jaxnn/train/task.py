@@ -39,7 +39,7 @@ frames (batch, T, classes) with class 0 the blank, and contrastive learning of p
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -47,16 +47,17 @@ import jax.numpy as jnp
 from ..core.layer import Layer
 from ..core.values import Value
 from ..explain.text import describe
-from ..validation import Accepts
-from .directions import Direction, directions_of
+from ..validation import Accepts, above, positive
 from .examples import Examples, aligned, spread, wide
 from .metrics import (
     Collected,
     Derived,
+    Direction,
     Ratio,
     check_loss,
     check_metrics,
     directed,
+    directions_of,
     sum_of,
     terms_of,
     value_of,
@@ -286,3 +287,68 @@ def _by_rows(
         terms = [Ratio(total(t.sum), total(t.count), t.maximize) for t in terms_of(metric, 1)]
         rows[name] = sum_of(terms)
     return rows
+
+
+class Regression(Task):
+    """One or several numbers per example: mean squared error.
+
+    Outputs are (..., outputs), targets floats (...) for one output and (..., outputs) for several,
+    predictions the outputs in the shape of the targets. The metric is `mae`, the mean absolute
+    error, in the unit of the targets. Both are means over all numbers. A target of NaN that has the
+    weight 0 is left out: weights have a number per example or per target.
+
+    Targets in an arbitrary unit are learned better if they are standardized. With their mean and
+    standard deviation, the loss is that of (target - mean) / std, and the network's outputs are in
+    standard deviations; predictions and `mae` are in the unit of the targets.
+
+    Args:
+        outputs: Number of targets per example. Default: 1.
+        mean: Mean of the targets, in their unit. Default: 0.
+        std: Standard deviation of the targets, in their unit. Default: 1.
+
+    Raises:
+        ValueError: Fewer than 1 output, or a standard deviation that is not positive.
+
+    >>> import jax.numpy as jnp
+    >>> float(Regression()(jnp.zeros((2, 1)), jnp.array([1.0, 3.0])))
+    5.0
+    >>> float(Regression(outputs=2)(jnp.zeros((1, 2)), jnp.array([[1.0, 3.0]])))
+    5.0
+    >>> task = Regression(mean=150.0, std=50.0)
+    >>> found = task.measure(jnp.array([[1.0]]), jnp.array([300.0]))
+    >>> float(found["loss"]), float(found["mae"]), task.predict(jnp.array([[1.0]])).tolist()
+    (4.0, 100.0, [200.0])
+    """
+
+    outputs: Annotated[  # type: ignore[override]
+        int, positive.such(hint="write train.Regression(outputs=y.shape[-1])")
+    ] = 1
+    mean: float = 0.0
+    std: Annotated[
+        float,
+        above(0).such(hint="write train.Regression(mean=float(y.mean()), std=float(y.std()))"),
+    ] = 1.0
+    directions = {"mae": "minimize", "rmse": "minimize", "r2": "maximize"}  # noqa: RUF012, a class
+    _other_targets = (
+        ", and write targets[..., 0] for targets with a last axis of size 1, or "
+        "train.Regression(outputs=n) for several numbers per example"
+    )
+
+    def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
+        """Return the mean squared error and the mean absolute error, in the units above."""
+        wide = self._wide(outputs, targets)
+        targets = (targets.astype(wide.dtype) - self.mean) / self.std
+        examples = Examples.of_numbers(repr(self), targets, weights)
+        errors = examples.select(wide) - examples.targets
+        return {
+            "loss": examples.ratio(jnp.square(errors)),
+            "mae": examples.ratio(jnp.abs(errors) * self.std, maximize=False),
+        }
+
+    def predict(self, outputs: Any) -> jax.Array:
+        """Return outputs * std + mean."""
+        return self._squeezed(outputs) * self.std + self.mean
+
+    @property
+    def _per_output(self) -> bool:  # type: ignore[override]
+        return self.outputs > 1

@@ -22,7 +22,7 @@ from ..core.layer import Layer
 from ..explain.text import brief
 from ..files.arrays import open_arrays
 from ..files.reading import FileError, listed
-from ..files.replacing import replace
+from ..files.writing import replace
 from ..installation import missing
 from ..validation import Accepts
 from ..version import __version__

@@ -22,8 +22,7 @@ from jaxnn.command import main, parsing
 from jaxnn.command.parsing import chosen
 from jaxnn.experiment import SGD, AdamW, Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.files.lock import Lock
-from jaxnn.files.replacing import replace
+from jaxnn.files.writing import Lock, replace
 from jaxnn.html import charts
 from jaxnn.installation import install
 from jaxnn.models import MLP

@@ -16,7 +16,7 @@ import pytest
 from jaxnn.command import main, tool
 from jaxnn.experiment import SGD, AdamW
 from jaxnn.experiment.configuration import from_plain, to_plain
-from jaxnn.files import replacing
+from jaxnn.files import writing
 from jaxnn.installation import install
 from jaxnn.sweep import Branch, Choice, Grid, LogUniform, Space, Uniform
 from jaxnn.sweep import cohort as cohorts
@@ -180,7 +180,7 @@ def test_a_full_disk_is_told_in_a_line_and_resumed(folder, tmp_path, capsys, mon
 
     place, halving = tmp_path / "new", ("--halving", "successive", "--eta", "2")
     with monkeypatch.context() as patch:
-        patch.setattr(replacing, "open", full, raising=False)
+        patch.setattr(writing, "open", full, raising=False)
         status, _, error = said(capsys, "sweep", *SMALL, *halving, "--folder", place)
     assert status == 1
     assert error == (
@@ -565,7 +565,7 @@ def test_a_report_that_cannot_be_drawn_costs_no_sweep(tmp_path, capsys, monkeypa
 
     place = tmp_path / "sweep"
     with monkeypatch.context() as patch:
-        patch.setattr("jaxnn.sweep.report.document.report", fails)
+        patch.setattr("jaxnn.sweep.report.report", fails)
         with pytest.warns(
             RuntimeWarning, match=rf"the report of {place} was not written \(IndexEr"
         ):

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from jaxnn.executors import InProcess, Pool, Submitit, base, create, worker_died
-from jaxnn.executors.slurm import minutes
+from jaxnn.executors.clusters import minutes
 from jaxnn.installation import install
 
 

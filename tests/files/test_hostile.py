@@ -22,8 +22,8 @@ from jaxnn.command.parsing import refuse
 from jaxnn.experiment.prediction import read_inputs
 from jaxnn.experiment.run_folder import load_config
 from jaxnn.files.arrays import open_arrays
-from jaxnn.files.lock import Lock, NoLock
 from jaxnn.files.reading import FileError, parse_json, printable, read_bytes, read_json
+from jaxnn.files.writing import Lock, NoLock
 from jaxnn.sweep.ledger import Ledger, LedgerError
 from jaxnn.sweep.storage import read_states, states_file
 from tests.command.test_run import EXPERIMENT, load

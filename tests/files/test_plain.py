@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from jaxnn.files.plain import quoted
+from jaxnn.files.reading import quoted
 
 NAMES = [
     "-r",

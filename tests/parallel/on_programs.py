@@ -16,7 +16,7 @@ import optax
 
 import jaxnn as nn
 from jaxnn import models, parallel, train
-from jaxnn.parallel.recording import flatten_with_paths
+from jaxnn.parallel.rules import flatten_with_paths
 from tests.parallel.on_eight import CLASSES, LABELS, MESHES, NETWORKS, OPTIMIZER, ROWS, apart
 
 KEY = jax.random.key(0)

@@ -20,7 +20,7 @@ import pytest
 
 from jaxnn.executors import create
 from jaxnn.experiment import SGD, AdamW
-from jaxnn.files import replacing
+from jaxnn.files import writing
 from jaxnn.sweep import Choice, Grid, Space, cohort
 from jaxnn.sweep.halving import hyperband
 from jaxnn.sweep.ledger import Ledger, LedgerError
@@ -210,9 +210,7 @@ def test_a_full_disk_stops_cleanly_and_goes_on_to_the_same_end(tmp_path, kind, m
     made, (_, settings) = driven.experiment(kind), driven.KINDS[kind]
     folder, left = tmp_path / "sweep", iter([open] * 2)
     with monkeypatch.context() as patch, driven.begun(made, settings, folder) as ledger:
-        patch.setattr(
-            replacing, "open", lambda *a: next(left, lambda *_: Full())(*a), raising=False
-        )
+        patch.setattr(writing, "open", lambda *a: next(left, lambda *_: Full())(*a), raising=False)
         with pytest.raises(LedgerError, match=r"the disk is full.*Nothing was lost.*write python"):
             driven.drive(ledger, made)
     with driven.begun(made, settings, folder) as ledger:

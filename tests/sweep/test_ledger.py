@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxnn.files import replacing
+from jaxnn.files import writing
 from jaxnn.installation import upgrade
 from jaxnn.sweep.ledger import Change, Cohort, Group, Ledger, LedgerError, Result
 from jaxnn.sweep.storage import SCHEMA
@@ -565,7 +565,7 @@ def test_a_full_disk_in_a_checkpoint_stops_cleanly_and_goes_on(ledger, monkeypat
     digest = ledger.digest()
     cohort = Cohort("wide", 1, 1, 2, ((0, 7), (1, 7)))
     with monkeypatch.context() as patch:
-        patch.setattr(replacing, "open", lambda *_: Full(), raising=False)
+        patch.setattr(writing, "open", lambda *_: Full(), raising=False)
         with pytest.raises(
             LedgerError,
             match=rf"the disk is full, lanes/000001\.safetensors\.new cannot be written "

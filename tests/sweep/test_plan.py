@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space
-from jaxnn.sweep import probe as probes
-from jaxnn.sweep.cohort import Way, Work
+from jaxnn.sweep import cohort as cohorts
+from jaxnn.sweep.cohort import MAPPED, SHARE, Probe, Timing, Way, Work, probe
 from jaxnn.sweep.halving import Bracket
 from jaxnn.sweep.plan import AIM, Planner, make_plan
-from jaxnn.sweep.probe import MAPPED, SHARE, Probe, Timing, probe
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.structure import TRACED, Structure
 from tests.sweep import quick
@@ -41,10 +40,10 @@ class Device:
     def __init__(self, monkeypatch, seconds, *, compiling=1.0, lane=1, memory=1e9, devices=1):
         self.seconds, self.compiling, self.lane = seconds, compiling, lane
         self.tried, self.again = [], []
-        monkeypatch.setattr(probes, "_timed", self.timed)
-        monkeypatch.setattr(probes, "_seconds", self.timed_again)
-        monkeypatch.setattr(probes, "memory", lambda: memory)
-        monkeypatch.setattr(probes.jax, "local_devices", lambda: [None] * devices)
+        monkeypatch.setattr(cohorts, "_timed", self.timed)
+        monkeypatch.setattr(cohorts, "_seconds", self.timed_again)
+        monkeypatch.setattr(cohorts, "memory", lambda: memory)
+        monkeypatch.setattr(cohorts.jax, "local_devices", lambda: [None] * devices)
 
     def timed(self, work, way):
         self.tried.append(way)
@@ -128,14 +127,14 @@ def test_ways_that_are_close_are_timed_again(monkeypatch):
 
 
 def test_memory_that_ran_out_is_no_way(monkeypatch):
-    whole = probes._seconds
+    whole = cohorts._seconds
 
     def exhausted(work, way, times=0):
         if way.by == "vmap":
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return whole(work, way, times)
 
-    monkeypatch.setattr(probes, "_seconds", exhausted)
+    monkeypatch.setattr(cohorts, "_seconds", exhausted)
     timings = probe(Probe(WORK, lanes=8, epochs=10**9, by=("loop", "vmap")))
     assert [t.way for t in timings] == [Way("loop", 1), Way("vmap", 8)]
     assert timings[1].seconds == math.inf

@@ -27,7 +27,7 @@ from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
 from jaxnn.sweep.reading import read
-from jaxnn.sweep.report.importance import FEWEST, alone, importance, importance_of
+from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
 from jaxnn.sweep.report.result import cards, headline
 from jaxnn.sweep.report.scores import best_by_seconds
 from jaxnn.sweep.settings import Settings

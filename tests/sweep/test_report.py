@@ -18,8 +18,13 @@ from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.reading import mean, read
 from jaxnn.sweep.report import report, write
-from jaxnn.sweep.report.importance import importance, importance_of
-from jaxnn.sweep.report.parameters import draw_slices, edge_sentence, rank_levels
+from jaxnn.sweep.report.parameters import (
+    draw_slices,
+    edge_sentence,
+    importance,
+    importance_of,
+    rank_levels,
+)
 from jaxnn.sweep.report.result import headline, seed_mean
 from jaxnn.sweep.report.rungs import failure_counts, survivors
 from jaxnn.sweep.report.scores import at_edge, best_by_seconds, drawn_trials, score_scale
@@ -301,9 +306,7 @@ def test_a_sweep_that_has_hardly_begun_has_a_page(sweep):
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     folder = small_ledger(tmp_path / "sweep")
-    monkeypatch.setattr(
-        "jaxnn.sweep.report.document.report", lambda sweep: f"{sweep.name}</html>\n"
-    )
+    monkeypatch.setattr("jaxnn.sweep.report.report", lambda sweep: f"{sweep.name}</html>\n")
     with Ledger.open(folder) as ledger:
         assert write(ledger) == folder / "report.html"
         assert (folder / "report.html").read_text() == "mnist_mlp</html>\n"

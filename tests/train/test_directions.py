@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.train.directions import badness, direction_of, directions_of
+from jaxnn.train.metrics import badness, direction_of, directions_of
 
 BAD = (float("nan"), float("inf"), float("-inf"))
 X = jnp.linspace(-1, 1, 12)[:, None]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from jaxnn.train.dispatch import steps_at_once
+from jaxnn.train.steps import steps_at_once
 
 A = jnp.ones((100, 100))  # a product of two has 2e6 operations: 0.4 ms at 5e9 a second
 

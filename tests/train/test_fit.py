@@ -11,7 +11,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.data.order import epoch_order
+from jaxnn.data.source import epoch_order
 
 TASK = train.Classification(3)
 NET = nn.Sequential(nn.Dense(8), jax.nn.relu, nn.Dropout(0.2), nn.Dense(3))

@@ -9,7 +9,7 @@ import pytest
 import jaxnn as nn
 from jaxnn import parallel, train
 from jaxnn.core import paths
-from jaxnn.data.order import epoch_order
+from jaxnn.data.source import epoch_order
 from jaxnn.keys import as_key, kept_words
 from jaxnn.train.gradient_step import step_key
 

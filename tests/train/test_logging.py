@@ -18,9 +18,8 @@ import pytest
 
 from jaxnn import train
 from jaxnn.installation import install
-from jaxnn.train import tracking
-from jaxnn.train.logging import JsonLines
-from jaxnn.train.tracking import MLflow, TensorBoard, WandB
+from jaxnn.train import logging as loggers
+from jaxnn.train.logging import JsonLines, MLflow, TensorBoard, WandB
 
 RECORDS = [{"epoch": n, "step": 10 * n, "loss": 1 / n} for n in range(1, 5)]
 CONFIG = {"model": {"type": "MLP", "width": 8}, "seed": 0}
@@ -295,11 +294,11 @@ def test_wandb_continues_offline_without_a_server(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(tracking, "PATIENCE", 6.0)
+    monkeypatch.setattr(loggers, "PATIENCE", 6.0)
     with pytest.warns(UserWarning, match="Biases of trial continues offline, since its server"):
         logger = WandB("trial", run="one", folder=tmp_path)
         with logger.open() as log:
-            monkeypatch.setattr(tracking, "PATIENCE", 60.0)
+            monkeypatch.setattr(loggers, "PATIENCE", 60.0)
             for record in RECORDS:
                 log(record)
     assert kept_by_wandb(tmp_path, b"loss")
@@ -355,7 +354,7 @@ class Server:
         return "Server()"
 
     def open(self, step=None, config=None, history=()):
-        return tracking.in_thread(self.connect, history)
+        return loggers.in_thread(self.connect, history)
 
 
 def test_a_server_that_dies_is_reported_once(tmp_path):
@@ -368,7 +367,7 @@ def test_a_server_that_dies_is_reported_once(tmp_path):
 
 
 def test_a_server_that_hangs_holds_nothing_up(monkeypatch):
-    monkeypatch.setattr(tracking, "PATIENCE", 0.05)
+    monkeypatch.setattr(loggers, "PATIENCE", 0.05)
     server = Server(hangs=True)
     (one,) = run_with(server)
     assert "failed (TimeoutError: it did not take the last records in 0.05 s); its last" in one

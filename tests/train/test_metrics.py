@@ -11,8 +11,8 @@ from sklearn import metrics as sklearn_metrics
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.train.combining import Tally, combine
 from jaxnn.train.metrics import directions
+from jaxnn.train.record import Tally, combine
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.random(23).astype(np.float32)

@@ -14,7 +14,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.data.order import epoch_order
+from jaxnn.data.source import epoch_order
 
 KEY = jax.random.key(0)
 TRACES: list[int] = []

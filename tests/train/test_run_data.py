@@ -8,7 +8,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import data, train
-from jaxnn.data.order import epoch_order
+from jaxnn.data.source import epoch_order
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(30, 4)).astype("f")

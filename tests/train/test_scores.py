@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from jaxnn import train
-from jaxnn.train.combining import Tally
 from jaxnn.train.metrics import directions
+from jaxnn.train.record import Tally
 
 RNG = np.random.default_rng(0)
 ROWS, CLASSES = 12, 4

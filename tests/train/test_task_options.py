@@ -15,7 +15,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.train.directions import direction_of
+from jaxnn.train.metrics import direction_of
 
 LOGITS = np.array(
     [[0.5, -1.0, 2.0], [1.5, 0.25, -0.5], [-2.0, 0.75, 1.0], [0.0, 1.0, -1.5]], np.float32

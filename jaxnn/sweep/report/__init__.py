@@ -1,5 +1,88 @@
-"""The report of a sweep: one HTML file under a megabyte, which opens from disk."""
+"""The report of a sweep: one HTML file under a megabyte, written completely or not at all.
 
-from .document import prepared, report, write
+`write` puts `report.html` into the folder of a sweep; `report` returns its text. Its sections are
+in a file each: `result` (best trials, programs, settings), `scores` (best so far, curves),
+`parameters` (importance, slices, pairs, parallel coordinates), `rungs` (survival, failures).
+"""
+
+import contextlib
+import importlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...files.writing import replace
+from ...html.charts import check_library
+from ...html.formatting import count, escaped, label
+from ...html.page import document
+from ..reading import Sweep, read
+from .parameters import Importance, importance, importance_of, parameters
+from .result import headline, programs, settings
+from .rungs import failures, survival
+from .scores import progress
 
 __all__ = ["prepared", "report", "write"]
+
+FILE = "report.html"
+
+
+def report(sweep: Sweep) -> str:
+    """Return the report of a sweep as HTML. Equal sweeps give equal text.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    check_library()
+    found = importance_of(sweep)
+    body = (
+        headline(sweep),
+        progress(sweep),
+        importance(found, sweep) if sweep.best else "",
+        parameters(sweep, found.shares if isinstance(found, Importance) else {}),
+        survival(sweep),
+        failures(sweep),
+        programs(sweep),
+        settings(sweep),
+    )
+    seeds = f" of {count(sweep.seeds, 'seed')}" if sweep.seeds > 1 else ""
+    facts = [
+        count(len(sweep.trials), "trial") + seeds,
+        f"up to {count(sweep.epochs, 'epoch')}",
+        f"{count(len(sweep.dimensions), 'parameter')} by {sweep.facts.get('search', '?')}",
+        f"compared by {label(sweep.metric)}",
+        sweep.facts.get("device") or "",
+    ]
+    subtitle = " · ".join(escaped(fact) for fact in facts if fact)
+    footer = f"Made from the ledger in {escaped(sweep.folder)}."
+    return document(f"Sweep of {sweep.name}", subtitle, "".join(body), footer)
+
+
+def write(ledger: Any) -> Path:
+    """Write `report.html` into the folder of a ledger, and return its path.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    sweep = read(ledger)
+    return replace(sweep.folder / FILE, report(sweep).encode())
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[None]:
+    """Import what draws a report while the body of the `with` statement runs.
+
+    The import takes seconds, in which a sweep can compile. The end waits for it, since Python must
+    not exit during an import.
+    """
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("matplotlib.backends.backend_svg")
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...files.plain import quoted
+from ...files.reading import quoted
 from ...html import page
 from ...html.formatting import NONE, count, duration, escaped, flat, label, number, shorts
 from ..dimensions import Choice

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...html import charts, page
 from ...html.formatting import label, number
-from ...train.directions import direction_of
+from ...train.metrics import direction_of
 from ..dimensions import Choice, Dimension, Grid, Int
 from ..reading import Sweep
 from ..tables import BROKEN, Trial

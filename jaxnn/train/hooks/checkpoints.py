@@ -26,14 +26,14 @@ import numpy as np
 
 from ...core.values import Value
 from ...data.accept import as_source, check_resumable
-from ...files.lock import Lock, Locked
-from ...files.plain import plain
+from ...files.reading import plain
+from ...files.writing import Lock, Locked
 from ...validation import instance, positive
 from .. import checkpoint
 from ..checkpoint import Damaged, cause, numbered
-from ..directions import badness
 from ..every import Every, Moment
 from ..interruption import Interrupted, is_peer_lost, listening
+from ..metrics import badness
 from ..record import Event
 from ..state import is_key
 from .hook import MAXIMIZE, Hook, is_maximized, title, warn

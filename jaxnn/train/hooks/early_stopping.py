@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from ...core.values import Value
 from ...validation import number, positive
-from ..directions import badness
+from ..metrics import badness
 from ..record import Event
 from .hook import MAXIMIZE, Hook, Stop, is_maximized
 

@@ -8,7 +8,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.data.order import epoch_order
+from jaxnn.data.source import epoch_order
 
 KEY = jax.random.key(0)
 BAD = 11  # the step whose batch has a bad row

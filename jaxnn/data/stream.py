@@ -18,6 +18,12 @@ def _is_iterable(value: Any) -> bool:
     return hasattr(type(value), "__iter__") or hasattr(type(value), "__next__")
 
 
+an_iterator = Accepts(
+    "an iterator of batches",
+    _is_iterable,
+    TypeError,
+    "write yield batch in its body, or return iter(batches)",
+)
 _batches = Accepts(
     "an iterable of batches, an iterator, or a function that returns one",
     lambda value: (_is_iterable(value) or callable(value)) and not isinstance(value, str | bytes),
@@ -188,11 +194,7 @@ class Stream:
 
     def _iterator(self) -> Iterator[Any]:
         batches = self.batches() if self._is_function else self.batches
-        if not _is_iterable(batches):
-            raise TypeError(
-                f"the {self.name} must return an iterator of batches, got {batches!r:.60}; write "
-                "yield batch in its body, or return iter(batches)"
-            )
+        an_iterator(batches, f"the result of the {self.name}")
         return batches if self._is_iterator else iter(batches)
 
     def _checked(self, batch: Any, index: int) -> Any:

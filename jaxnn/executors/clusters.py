@@ -1,6 +1,7 @@
 """Executors by name: jobs of Slurm by submitit, and the workers of Dask and Ray."""
 
 import concurrent.futures
+import contextlib
 import importlib.util
 import os
 import re
@@ -8,7 +9,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,15 @@ def minutes(text: str) -> int:
     return max(1, 24 * 60 * int(days or 0) + 60 * a + b + (c > 0))
 
 
+@contextlib.contextmanager
+def _answered(problem: str, start: str) -> Iterator[None]:
+    """Add to an error of a connection that a cluster does not answer, and how to start one."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConnectionError(f"{problem}; start one with {start} ({error})") from error
+
+
 class Dask(Pool):
     """The workers of a Dask scheduler.
 
@@ -143,13 +153,9 @@ class Dask(Pool):
             }
             cluster: Any = self.resources.enter_context(distributed.LocalCluster(**options))
             address = cluster.scheduler_address
-        try:
+        start = "`dask scheduler`, and on each machine `dask worker ADDRESS`"
+        with _answered(f"no Dask scheduler answers at {address}", start):
             client = distributed.Client(address, timeout=10, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise ConnectionError(
-                f"no Dask scheduler answers at {address}; start one with `dask scheduler`, and on "
-                "each machine `dask worker ADDRESS`"
-            ) from error
         self._client: Any = self.resources.enter_context(client)
         # With pure=True, Dask would answer a repeated call with its first result.
         self._executor = client.get_executor(pure=False)
@@ -186,18 +192,14 @@ class Ray(Pool):
 
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if not ray.is_initialized():
-            try:
-                with warnings.catch_warnings():
-                    # Ray's processes replace themselves at once and never touch JAX's state.
-                    warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-                    if not address:
-                        options |= {"num_cpus": workers, "include_dashboard": False}
-                    ray.init(address or "local", **options)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise ConnectionError(
-                    f"no Ray cluster answers at {address or 'local'} ({error}); start one with "
-                    "`ray start --head`, and on each machine `ray start --address=ADDRESS`"
-                ) from error
+            start = "`ray start --head`, and on each machine `ray start --address=ADDRESS`"
+            silence = warnings.catch_warnings()
+            with silence, _answered(f"no Ray cluster answers at {address or 'local'}", start):
+                # Ray's processes replace themselves at once and never touch JAX's state.
+                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+                if not address:
+                    options |= {"num_cpus": workers, "include_dashboard": False}
+                ray.init(address or "local", **options)
             self.resources.callback(ray.shutdown)
         elif address or workers:
             raise ValueError(
@@ -280,24 +282,24 @@ def check_name(text: str, workers: int | None) -> tuple[str, str]:
     ('local', '')
     """
     name, _, address = text.partition(":")
+    (None | positive)(workers, "workers")
+    problem = ""
     if text not in NAMES and not (name in ("dask", "ray") and address):
-        raise ValueError(
+        problem = (
             f"no executor is named {text!r}; {suggestion(text, NAMES)} (Python also accepts any "
             "concurrent.futures.Executor)"
         )
-    (None | positive)(workers, "workers")
-    problem = ""
-    if workers is not None and address and name != "submitit":
+    elif workers is not None and address and name != "submitit":
         problem = f"{text} has its own number of workers; leave out workers={workers}"
     elif name == "local" and workers not in (None, 1):
         problem = f"local runs one call at a time, got workers={workers}; write dask"
     elif name == "slurm" and workers is None:
         problem = "slurm needs the number of jobs to run at a time; write --workers 8"
+    if problem:
+        raise ValueError(problem)
     if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
         extra = name.replace("submitit", "slurm")
         raise missing(f"the executor {text} needs", PACKAGES[name], extra)
-    if problem:
-        raise ValueError(problem)
     if name == "slurm" and shutil.which("srun") is None:
         raise FileNotFoundError(
             "this machine has no Slurm (no srun); run the sweep on a machine that submits jobs, "

@@ -18,6 +18,7 @@ import re
 import shlex
 import stat
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -179,40 +180,46 @@ def parse_json(
     {'a': [1, 2.5]}
     """
 
+    problems: deque[str] = deque(maxlen=3)
+
     def whole(text: str) -> int:
         value = 1 << bits if len(text) > 310 else int(text)
         if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
-            raise ValueError(f"the number {printable(text, 20)} has more than {bits} bits")
+            problems.append(f"the number {printable(text, 20)} has more than {bits} bits")
         return value
 
     def number(text: str) -> float:
         value = float(text)
         if finite and not math.isfinite(value):
-            raise ValueError(f"{printable(text, 20)} is not a finite number")
+            problems.append(f"{printable(text, 20)} is not a finite number")
         return value
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) < len(items):
-            raise ValueError("an object has a name twice")
+            problems.append("an object has a name twice")
         return found
 
     try:
         text = raw if isinstance(raw, str) else raw.decode()
+        value = None
         if sum(map(text.count, ",[{")) > values:
-            raise ValueError(f"it has more than {values:,} values")
-        value = json.loads(
-            text,
-            parse_int=whole,
-            parse_float=number,
-            parse_constant=number,
-            object_pairs_hook=pairs,
-        )
+            problems.append(f"it has more than {values:,} values")
+        else:
+            value = json.loads(
+                text,
+                parse_int=whole,
+                parse_float=number,
+                parse_constant=number,
+                object_pairs_hook=pairs,
+            )
         deep = bool(_at_depth(value, DEEPEST))
     except RecursionError:
         value, deep = None, True
     if deep:
-        raise ValueError(f"it has more than {DEEPEST} levels")
+        problems.append(f"it has more than {DEEPEST} levels")
+    if problems:
+        raise ValueError(problems[0])
     return value
 
 

@@ -43,20 +43,23 @@ def mesh(**axes: int) -> Mesh:
     devices, processes = jax.device_count(), jax.process_count()
     known = math.prod(size for size in axes.values() if size != -1)
     has_rest = -1 in axes.values()
-    if known > devices or (has_rest and devices % known):
-        wanted = f"a multiple of {known}" if has_rest else str(known)
-        raise ValueError(
-            f"{_written(axes)} needs {wanted} devices, but jax.devices() has {devices}; make an "
-            "axis smaller, or, to try it on a CPU, start Python with "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={known}"
-        )
     sizes = {name: devices // known if size == -1 else size for name, size in axes.items()}
     count = math.prod(sizes.values())
-    if processes > 1 and count < devices:
-        raise ValueError(
-            f"{_written(axes)} has {count} devices, but the {processes} processes have {devices}, "
-            "and each must contribute all of its devices: write -1 for an axis"
+    problem = ""
+    if known > devices or (has_rest and devices % known):
+        wanted = f"a multiple of {known}" if has_rest else str(known)
+        problem = (
+            f"needs {wanted} devices, but jax.devices() has {devices}; make an axis smaller, or, "
+            "to try it on a CPU, start Python with "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={known}"
         )
+    elif processes > 1 and count < devices:
+        problem = (
+            f"has {count} devices, but the {processes} processes have {devices}, and each must "
+            "contribute all of its devices: write -1 for an axis"
+        )
+    if problem:
+        raise ValueError(f"{_written(axes)} {problem}")
     types = (AxisType.Auto,) * len(sizes)
     used = jax.devices()[:count]
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=used)

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from ..explain.text import describe
-from ..installation import missing
+from ..installation import required
 from .compiled import By, Compiled, Way, compiled_cohort
 from .space import Values
 from .structure import Structure
@@ -173,22 +173,25 @@ def unpack(packed: bytes, lane: Any) -> Any:
         ValueError: The bytes hold something else.
     """
     safetensors = _library()
+    leaves, structure = jax.tree.flatten(lane)
+    problem, arrays = "", {}
     try:
         arrays = safetensors.load(packed)
     except Exception as error:  # safetensors raises several kinds
-        raise ValueError(f"the states of the lanes are damaged: {error}") from None
-    leaves, structure = jax.tree.flatten(lane)
+        problem = f"the states of the lanes are damaged: {error}"
     found = [arrays[name] for name in sorted(arrays)]
     if len(found) == len(leaves):
         pairs = zip(found, leaves, strict=True)
         found = [_typed(array, leaf.dtype) for array, leaf in pairs]
     count = len(found[0]) if found and found[0].ndim else 0
     wanted = [describe(jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype)) for leaf in leaves]
-    if [describe(leaf) for leaf in found] != wanted:
-        raise ValueError(
+    if not problem and [describe(leaf) for leaf in found] != wanted:
+        problem = (
             f"the states of the lanes must be {', '.join(wanted)}, got "
             f"{', '.join(map(describe, found))}; they belong to another program"
         )
+    if problem:
+        raise ValueError(problem)
     return jax.tree.unflatten(structure, found)
 
 
@@ -223,11 +226,9 @@ def regrouped(pieces: Sequence[tuple[bytes, Sequence[int]]], order: Sequence[int
 
 
 def _library() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise missing("the states of lanes are packed by", "safetensors", "sweep") from error
-    return safetensors.numpy
+    return required(
+        "safetensors.numpy", "the states of lanes are packed by", "safetensors", "sweep"
+    )
 
 
 WIDTHS = (8, 32, 128, 512, 2048)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..explain.text import suggestion
 from ..files.writing import fresh
 from ..installation import required
+from ..validation import one_of
 from .ledger import Ledger
 from .reading import Sweep, read
 from .search import distribution, optuna_library, quiet
@@ -39,8 +39,7 @@ def export(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
         FileExistsError: the target exists already.
         ImportError: a package that writes the kind is not installed.
     """
-    if kind not in KINDS:
-        raise ValueError(f"there is no export {kind!r}; {suggestion(kind, KINDS)}")
+    one_of(*KINDS)(kind, "export.kind")
     sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
     KINDS[kind](sweep, Path(target))
     return Path(target)

@@ -27,8 +27,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..explain.text import suggestion
-from ..installation import install, missing
+from ..installation import install, required
+from ..validation import one_of
 from .dimensions import Choice, Dimension, Grid, Int, Scalar
 from .space import Space, Values
 
@@ -297,8 +297,7 @@ def searcher(name: str, space: Space, *, seed: int = 0, points: int = 5) -> Sear
     >>> searcher("grid", space, points=3).ask(2, round=0, history=[])
     [{'learning_rate': 0.1, 'momentum': 0.5}, {'learning_rate': 0.1, 'momentum': 0.7}]
     """
-    if name not in SEARCHES:
-        raise ValueError(f"there is no search {name!r}; {suggestion(name, SEARCHES)}")
+    one_of(*SEARCHES)(name, "search")
     for module in SEARCHES[name].needs:
         try:
             importlib.import_module(module)
@@ -334,10 +333,7 @@ def best_and_newest(scored: Sequence[Observation], most: int) -> list[Observatio
 
 def optuna_library() -> Any:
     """Return Optuna, or raise ImportError with the command that installs it."""
-    try:
-        return importlib.import_module("optuna")
-    except ImportError as error:
-        raise missing("this is done by", "optuna", "sweep") from error
+    return required("optuna", "this is done by", "optuna", "sweep")
 
 
 @contextlib.contextmanager

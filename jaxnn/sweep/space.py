@@ -17,16 +17,22 @@ import types
 import typing
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from ..experiment.configuration import from_plain
 from ..explain.text import suggestion
-from ..validation import positive
+from ..validation import Accepts, check_fields, one_of, positive
 from .dimensions import Branch, Choice, Dimension, Grid, LogUniform, Uniform
 
 Values = dict[str, Any]  # of scalars, by dimension
+EXAMPLE = 'write Space(Config, {"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
+a_dataclass = Accepts(
+    "a dataclass",
+    lambda v: dataclasses.is_dataclass(v) and isinstance(v, type),
+    hint=EXAMPLE.replace("{", "{{").replace("}", "}}"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +57,8 @@ class SweptField:
         """Return what the configuration holds for a value: a class for the option of a branch."""
         if not self.classes:
             return value
-        if not self.dimension.has(value):
-            raise ValueError(f"{self.name} must be one of {self.dimension}, got {value!r}")
         names = [_class_name(cls) for cls in self.classes]
+        one_of(*names)(value, self.name)
         return self.classes[names.index(value)]
 
     def active(self, values: Mapping[str, Any]) -> bool:
@@ -87,18 +92,16 @@ class Space:
     Config(optimizer=SGD(learning_rate=0.1, momentum=0.9), epochs=3)
     """
 
-    config: type
+    config: Annotated[type, a_dataclass]
     paths: Mapping[str, Dimension | Branch] = dataclasses.field(compare=False)
     _swept: tuple[SweptField, ...] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        example = 'write Space(Config, {"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
-        if not dataclasses.is_dataclass(self.config) or not isinstance(self.config, type):
-            raise ValueError(f"Space.config must be a dataclass, got {self.config!r}; {example}")
+        check_fields(self)
         object.__setattr__(self, "paths", dict(self.paths))
         object.__setattr__(self, "_swept", tuple(_swept_fields(self.config, self.paths)))
         if not self._swept:
-            raise ValueError(f"the space of {self.config.__name__} sweeps nothing; {example}")
+            raise ValueError(f"the space of {self.config.__name__} sweeps nothing; {EXAMPLE}")
 
     @property
     def dimensions(self) -> dict[str, Dimension]:
@@ -136,10 +139,6 @@ class Space:
             u: Coordinates in [0, 1), one for each dimension; those of dimensions that the trial
                 does not have are ignored.
         """
-        if np.shape(u) != (len(self._swept),):
-            raise ValueError(
-                f"a point of this space has shape ({len(self._swept)},), got {np.shape(u)}"
-            )
         values: Values = {}
         for swept, at in zip(self._swept, u, strict=True):
             if swept.active(values):

@@ -146,8 +146,9 @@ def connect(folder: Path, write: bool) -> sqlite3.Connection:
             older jaxnn.
     """
     file = folder / FILE
+    problem = ""
     if not file.is_file():
-        raise LedgerError(
+        problem = (
             f"{folder} holds no sweep, there is no {FILE} in it: check the path, or begin a "
             f"sweep with `sweep --folder {quoted(folder)}`"
         )
@@ -157,7 +158,9 @@ def connect(folder: Path, write: bool) -> sqlite3.Connection:
         except FileNotFoundError:
             continue
         except FileError as error:
-            raise LedgerError(f"{error}; check the path") from None
+            problem = problem or f"{error}; check the path"
+    if problem:
+        raise LedgerError(problem)
     try:
         connection = _checked_connection(file, "rw" if write else "ro")
     except sqlite3.OperationalError:
@@ -181,9 +184,11 @@ def _checked_connection(file: Path, mode: str) -> sqlite3.Connection:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")
         with time_limit(connection):
-            _check_header(connection, file)
-            if problem := _problem(connection):
-                raise LedgerError(f"{damaged(file.parent)} ({problem})")
+            problem = _header_problem(connection, file)
+            if not problem and (wrong := _problem(connection)):
+                problem = f"{damaged(file.parent)} ({wrong})"
+            if problem:
+                raise LedgerError(problem)
     except BaseException:
         connection.close()
         raise
@@ -201,7 +206,8 @@ def time_limit(connection: sqlite3.Connection) -> Iterator[None]:
         connection.set_progress_handler(None, 0)
 
 
-def _check_header(connection: sqlite3.Connection, file: Path) -> None:
+def _header_problem(connection: sqlite3.Connection, file: Path) -> str:
+    """Return what is wrong with the header of a database; "" if nothing is."""
     try:
         ((application,),) = connection.execute("PRAGMA application_id")
         ((schema,),) = connection.execute("PRAGMA user_version")
@@ -216,8 +222,7 @@ def _check_header(connection: sqlite3.Connection, file: Path) -> None:
     problem = f"was written by {age} jaxnn ({schemas}): {remedy}" if schema != SCHEMA else ""
     if application != APPLICATION:
         problem = "is not the ledger of a sweep: check the path"
-    if problem:
-        raise LedgerError(f"{file} {problem}")
+    return f"{file} {problem}" if problem else ""
 
 
 def _problem(connection: sqlite3.Connection) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from ..fields import is_traced
-from ..validation import Accepts, fraction, integer, number
+from ..validation import Accepts, fraction, integer, number, tuple_of
 from .examples import Examples, cross_entropy, wide
 from .metrics import Ratio
 from .task import Task
@@ -268,10 +268,7 @@ class MultiLabelClassification(_YesOrNo):
         return self.number
 
 
-def _check_length(task: Task, name: str, weights: Any, number: int) -> None:
-    """Raise ValueError for anything but a tuple of `number` weights."""
-    if not isinstance(weights, tuple) or len(weights) != number:
-        raise ValueError(
-            f"{type(task).__name__}.{name} must be a tuple of {number} numbers, got {weights!r}; "
-            f"write {name}=(1.0,) * {number}"
-        )
+def _check_length(task: Task, name: str, weights: Any, count: int) -> None:
+    """Raise ValueError for anything but a tuple of `count` weights."""
+    several = tuple_of(number(), f"a tuple of {count} numbers", (count,))
+    several(weights, f"{type(task).__name__}.{name}", f"write {name}=(1.0,) * {count}")

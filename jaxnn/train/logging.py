@@ -387,9 +387,12 @@ def in_thread(connect: Callable[[], Opened], history: Sequence[Numbers]) -> Iter
         except Exception as error:
             errors.append(error)
 
-    def log(record: Mapping[str, Any]) -> None:
+    def check() -> None:
         for error in errors:
             raise error
+
+    def log(record: Mapping[str, Any]) -> None:
+        check()
         waiting.put(dict(record))
 
     thread = threading.Thread(target=work, name="jaxnn-log", daemon=True)
@@ -401,8 +404,7 @@ def in_thread(connect: Callable[[], Opened], history: Sequence[Numbers]) -> Iter
         thread.join(PATIENCE)
         if thread.is_alive():
             errors.append(TimeoutError(f"it did not take the last records in {PATIENCE:g} s"))
-        for error in errors:
-            raise error
+        check()
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:

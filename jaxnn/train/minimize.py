@@ -12,7 +12,7 @@ from ..combine.precision import Precision
 from ..core import paths
 from ..core.composite import Composite, intercept
 from ..core.layer import Layer
-from ..explain.text import brief, suggestion
+from ..explain.text import suggestion
 from ..keys import as_key, kept_words
 from ..tree import map_children
 from ..validation import Accepts, instance, positive
@@ -153,7 +153,7 @@ class Minimize(Program):
             state: As `init` or the step before returned it.
             batch: A pytree of rows; `accumulate` divides their number.
         """
-        _check_state(state, type(self).__name__)
+        A_STATE(state, f"{type(self).__name__}.state")
         named = self.named_inputs(state.step)
 
         def loss_of(params: Any, kept: Any, batch: Any, key: jax.Array) -> Any:
@@ -171,7 +171,7 @@ class Minimize(Program):
             batch: A pytree of rows.
             key: A JAX key, for objectives that draw.
         """
-        _check_state(state, type(self).__name__)
+        A_STATE(state, f"{type(self).__name__}.state")
         params = evaluation_params(state)
         (_, metrics), _ = self.loss(
             params, state.state, batch, key=key, step=state.step, train=False
@@ -185,7 +185,7 @@ class Minimize(Program):
             state: A state.
             inputs: A pytree of rows.
         """
-        _check_state(state, type(self).__name__)
+        A_STATE(state, f"{type(self).__name__}.state")
         if not self.objective._has_method("predict"):
             objective = _plain(self.objective)
             owner, hint = type(objective).__name__, "def predict(self, inputs) in it"
@@ -257,13 +257,11 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
     return Minimize(SupervisedLoss(net, task), optimizer, **options)
 
 
-def _check_state(state: Any, owner: str) -> None:
-    """Raise TypeError for anything but a state, such as parameters."""
-    if not isinstance(state, TrainState):
-        raise TypeError(
-            f"{owner}.state must be a train.TrainState, got {brief(state)}; write state = "
-            "program.init(key, batch), and initial=params to start from parameters"
-        )
+A_STATE = instance(
+    TrainState,
+    "a train.TrainState",
+    "write state = program.init(key, batch), and initial=params to start from parameters",
+)
 
 
 def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) -> tuple[Any, Any]:

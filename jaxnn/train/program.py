@@ -17,7 +17,7 @@ import numpy as np
 
 from ..fields import is_traced
 from ..fingerprint import CODE, fingerprint
-from ..validation import check_fields, instance
+from ..validation import check_fields, instance, unwritten
 from .optimizer import NUMBER
 
 
@@ -105,6 +105,7 @@ class Program:
         """Check the fields."""
         check_fields(self)
 
+    @unwritten("no init; write def init(self, key, batch): ... return state")
     def init(self, key: jax.Array, batch: Any, /) -> Any:
         """Return the state before the first step, any pytree of arrays.
 
@@ -113,10 +114,9 @@ class Program:
             batch: The first batch, None without data. Programs that need only its shapes also
                 accept `jax.ShapeDtypeStruct`.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no init; write def init(self, key, batch): ... return state"
-        )
+        ...
 
+    @unwritten("no step; write def step(self, state, batch): ... return state, metrics")
     def step(self, state: Any, batch: Any, /) -> tuple[Any, dict[str, Any]]:
         """Return the state after a step, of the same structure, and metrics by name.
 
@@ -124,10 +124,7 @@ class Program:
             state: The state before the step.
             batch: A pytree of rows, None without data.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no step; write def step(self, state, batch): ... "
-            "return state, metrics"
-        )
+        ...
 
     def evaluate(self, state: Any, batch: Any, /, *, key: jax.Array) -> dict[str, Any]:
         """Return metrics of a state on a piece of data, by name; none by default.
@@ -139,6 +136,7 @@ class Program:
         """
         return {}
 
+    @unwritten("no predictions; write def predict(self, state, inputs)", TypeError)
     def predict(self, state: Any, inputs: Any, /) -> Any:
         """Return predictions for a pytree of rows.
 
@@ -146,9 +144,7 @@ class Program:
             state: A state.
             inputs: A pytree of rows.
         """
-        raise TypeError(
-            f"{type(self).__name__} has no predictions; write def predict(self, state, inputs)"
-        )
+        ...
 
     def check_data(self, data: Any, name: str) -> None:
         """Raise ValueError or TypeError for data that the program cannot be trained on.

@@ -118,28 +118,36 @@ class Run:
     def _lengths(self) -> tuple[int | None, Every]:
         """Return the number of steps, None if it is not known, and how often there is a record."""
         epochs, loader, every = self.epochs, self.loader, self.stated_every
+        every = every if every is None or isinstance(every, Every) else Every(steps=every)
+        (None | natural)(epochs, "epochs")
+        (None | natural)(self.length, "steps")
+        problem = ""
         if (epochs is None) == (self.length is None):
             given = "neither" if epochs is None else "both"
-            raise ValueError(
+            problem = (
                 f"the length of a run is epochs= or steps=, got {given}; write epochs=10 or "
                 "steps=1000"
             )
-        every = every if every is None or isinstance(every, Every) else Every(steps=every)
-        if not loader.has_epochs and (epochs is not None or (every and every.epochs)):
-            raise ValueError(
+        elif not loader.has_epochs and (epochs is not None or (every and every.epochs)):
+            problem = (
                 "there are no epochs without data of known length; write steps=1000, and every=100"
             )
+        elif (
+            loader.steps_per_epoch is None
+            and isinstance(self.data, Iterator)
+            and epochs not in (None, 0, 1)
+        ):
+            problem = (
+                f"{self.data!r:.80} is read once, so it has one epoch, got epochs={epochs}; "
+                "write epochs=1, steps=, or pass a function that returns a new iterator"
+            )
+        if problem:
+            raise ValueError(problem)
         if epochs is None:
-            total: int | None = natural(self.length, "steps")
+            total = self.length
         else:
-            total = natural(epochs, "epochs") * (loader.steps_per_epoch or 0)
-        if epochs is not None and loader.steps_per_epoch is None:
-            total = None
-            if isinstance(self.data, Iterator) and epochs > 1:
-                raise ValueError(
-                    f"{self.data!r:.80} is read once, so it has one epoch, got epochs={epochs}; "
-                    "write epochs=1, steps=, or pass a function that returns a new iterator"
-                )
+            known = loader.steps_per_epoch
+            total = None if known is None else epochs * known
         by_default = Every(epochs=1) if loader.has_epochs else Every(steps=max(total or 1, 1))
         return total, every or by_default
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from ..fields import is_traced
-from ..validation import Accepts, above, check_fields, function, instance, is_number
+from ..validation import Accepts, above, check_fields, function, instance, is_number, unwritten
 
 Number = Any
 """A number, traced or not."""
@@ -59,13 +59,14 @@ class Schedule:
         """Check the fields."""
         check_fields(self)
 
+    @unwritten("no number; write def __call__(self, step): ... return number")
     def __call__(self, step: Any) -> Any:
         """Return the number at a step.
 
         Args:
             step: The number of steps before this one, 0 for the first.
         """
-        raise NotImplementedError
+        ...
 
 
 class Constant(Schedule):

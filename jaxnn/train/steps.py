@@ -23,7 +23,7 @@ from ..data.accept import as_source
 from ..data.augmented import Augmented, augmented
 from ..data.prefetch import prefetched
 from ..data.rows import row_count, row_spec
-from ..data.source import NoEpochs, Position, Source, epoch_order
+from ..data.source import NoEpochs, Position, Source, epoch_order, whole_batches
 from ..data.stream import Stream
 from ..inspect.flops import costs
 from ..keys import kept_key
@@ -152,11 +152,7 @@ class ArrayLoader(Loader):
 
     def __init__(self, arrays: Any, size: int, words: np.ndarray, placement: Any) -> None:
         self._total, self._size, self._words = row_count(arrays), size, words
-        if size > self._total:
-            raise ValueError(
-                f"batch_size is {size}, but the training data have {self._total} rows; write "
-                f"batch_size={self._total} or less"
-            )
+        whole_batches(self._total, size)  # raises
         self.arrays = placement.put(arrays)
         self._steps = self.at_once = self.steps_per_epoch = self._total // size
         self._drawn: tuple[int, Any] = (-1, None)

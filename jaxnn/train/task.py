@@ -47,7 +47,7 @@ import jax.numpy as jnp
 from ..core.layer import Layer
 from ..core.values import Value
 from ..explain.text import describe
-from ..validation import Accepts, above, positive
+from ..validation import Accepts, above, positive, unwritten
 from .examples import Examples, aligned, spread, wide
 from .metrics import (
     Collected,
@@ -104,6 +104,10 @@ class Task(Value):
         """Label that marks examples without one, or None if there is no such label."""
         return getattr(self, "ignore", None)
 
+    @unwritten(
+        "no loss; write def measure(self, outputs, targets, weights=None): ... return {'loss': "
+        "train.Ratio(sum, count)}"
+    )
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
         """Return the loss and the metrics over the examples that count, by name, "loss" first.
 
@@ -117,10 +121,7 @@ class Task(Value):
         Returns:
             A `train.Ratio` or another metric for each name; `float(found["loss"])` is its value.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no loss; write def measure(self, outputs, targets, "
-            "weights=None): ... return {'loss': train.Ratio(sum, count)}"
-        )
+        ...
 
     def __call__(self, outputs: Any, targets: Any) -> jax.Array:
         """Return the loss, a scalar."""
@@ -133,11 +134,10 @@ class Task(Value):
         found = self.measure(outputs, targets)
         return {name: value_of(metric) for name, metric in found.items() if name != "loss"}
 
+    @unwritten("no predictions; write def predict(self, outputs)")
     def predict(self, outputs: Any) -> Any:
         """Return predictions from outputs."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no predictions; write def predict(self, outputs)"
-        )
+        ...
 
     def _wide(self, outputs: Any, targets: Any) -> jax.Array:
         """Return outputs in at least float32, and (..., 1) as (...) for a single output.

@@ -3,33 +3,190 @@
 The file is flat, `params/0/w` and `state/1/mean`, so any safetensors reader opens it. The network's
 declaration supplies what a flat file cannot hold: nodes without arrays, and whether a node is a
 tuple or a dict. Reading compares the file with that declaration, array by array.
+
+A file is the length of its header, 8 bytes little-endian; the header, JSON with the type, shape,
+and place of each array; and the arrays' bytes. So a file of 40 GB is checked before more than a few
+kilobytes of it are read.
+
+Reference: https://github.com/huggingface/safetensors (format).
 """
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from ..core import paths
 from ..core.calls import placeholder_key
 from ..core.layer import Layer
-from ..explain.text import brief
-from ..files.arrays import open_arrays
-from ..files.reading import FileError, listed
+from ..files.reading import MEGABYTE, FileError, listed, open_regular, parse_json, printable
 from ..files.writing import replace
-from ..installation import missing
-from ..validation import Accepts
+from ..installation import required
+from ..validation import Accepts, integer
 from ..version import __version__
 from .state import Trained
 
+# Types by their names in the format. Others have no array type here.
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    name: np.dtype(kind)
+    for name, kind in {
+        "BOOL": np.bool_,
+        "U8": np.uint8,
+        "I8": np.int8,
+        "U16": np.uint16,
+        "I16": np.int16,
+        "U32": np.uint32,
+        "I32": np.int32,
+        "U64": np.uint64,
+        "I64": np.int64,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "F32": np.float32,
+        "F64": np.float64,
+        "C64": np.complex64,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+        "F8_E8M0": ml_dtypes.float8_e8m0fnu,
+    }.items()
+}
+LONGEST_HEADER = 32 * MEGABYTE  # 250,000 arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """The type and shape of one array, and where its bytes begin.
+
+    Args:
+        dtype: Type of its elements.
+        shape: Its shape.
+        begin: Position of its first byte in the file.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayFile:
+    """An open safetensors file whose header has been checked.
+
+    Args:
+        entries: Type, shape, and place of each array, by name.
+        metadata: Texts by name.
+        opened: The file.
+        file: Its path.
+    """
+
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    opened: BufferedReader
+    file: str
+
+    def read(self, name: str) -> np.ndarray[Any, Any]:
+        """Return one array.
+
+        Args:
+            name: Its name; FileError if the file became shorter.
+        """
+        entry = self.entries[name]
+        array = np.empty(entry.shape, entry.dtype)
+        self.opened.seek(entry.begin)
+        if self.opened.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+            raise FileError(
+                f"{self.file}: became shorter while it was read; restore it from a copy"
+            )
+        return array
+
+
+@contextlib.contextmanager
+def open_arrays(file: str | os.PathLike[str]) -> Iterator[ArrayFile]:
+    """Open a safetensors file and check its header; the arrays are not yet read.
+
+    Args:
+        file: Its path.
+
+    Raises:
+        FileError: It is truncated or not a safetensors file: the header must be valid, each array
+            must have the length of its type and shape, and all of them must fill the file.
+    """
+    with open_regular(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
+        try:
+            entries, metadata = _header(opened, size)
+        except ValueError as error:
+            raise FileError(
+                f"{os.fspath(file)} ({size:,} bytes) is truncated or not a safetensors file: "
+                f"{error}; restore it from a copy, or train again"
+            ) from None
+        yield ArrayFile(entries, metadata, opened, os.fspath(file))
+
+
+HEADER = Accepts(
+    "a JSON object with texts as metadata",
+    lambda plain: (
+        isinstance(plain, dict)
+        and isinstance(texts := plain.get("__metadata__", {}), dict)
+        and all(isinstance(text, str) for text in texts.values())
+    ),
+)
+
+
+def _header(opened: BufferedReader, size: int) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return the arrays and metadata of a header; ValueError if it is not that of the file."""
+    first = opened.read(8)
+    length = int.from_bytes(first, "little")
+    integer(0, min(max(size - 8, 0), LONGEST_HEADER))(length, "the length of its header")
+    plain = HEADER(parse_json(opened.read(length)), "its header")
+    metadata = plain.pop("__metadata__", {})
+    start = 8 + length
+    found = {name: _entry(name, one, start) for name, one in plain.items()}
+    spans = sorted((entry.begin, end) for entry, end in found.values())
+    ends = [start, *(end for _, end in spans)]
+    if [begin for begin, _ in spans] != ends[:-1] or ends[-1] != size:
+        raise ValueError(
+            f"its arrays overlap, leave a gap, or end at byte {ends[-1]:,}, not with the file"
+        )
+    return {name: entry for name, (entry, _) in found.items()}, metadata
+
+
+def _entry(name: str, plain: Any, start: int) -> tuple[Entry, int]:
+    """Return an array's entry, and the end of its bytes."""
+    match plain:
+        case {"dtype": str(kind), "shape": [*shape], "data_offsets": [begin, end], **others} if (
+            not others and kind in DTYPES and len(shape) <= 32 and _naturals([*shape, begin, end])
+        ):
+            if math.prod(shape) * DTYPES[kind].itemsize == end - begin:
+                return Entry(DTYPES[kind], tuple(shape), start + begin), start + end
+    raise ValueError(
+        f"{printable(name, 80)!r} does not have a known dtype, a shape, and data_offsets of that "
+        f"size: {printable(repr(plain), 200)}"
+    )
+
+
+def _naturals(plain: list[Any]) -> bool:
+    return all(type(one) is int and one >= 0 for one in plain)
+
+
 SCHEMA = "1"
 pattern_list = Accepts("a list of patterns", lambda v: not isinstance(v, str), TypeError)
+with_state = Accepts(
+    "a train.TrainState or train.Weights(params, state)",
+    lambda v: hasattr(v, "params") and hasattr(v, "state"),
+    TypeError,
+    "write train.Weights(params, {{}}) for plain parameters, with net.init_state(x) in place of "
+    "{{}} if the network keeps state",
+)
 
 
 @jax.tree_util.register_dataclass
@@ -78,16 +235,10 @@ def save_weights(file: str | os.PathLike[str], net: Layer, trained: Trained) -> 
 
 def packed(net: Layer, trained: Trained) -> bytes:
     """Return the contents of the file that `save_weights` writes."""
-    try:
-        from safetensors.numpy import save
-    except ImportError as error:
-        raise missing("weights are saved by", "safetensors", "experiments") from error
-    if not (hasattr(trained, "params") and hasattr(trained, "state")):
-        raise TypeError(
-            "save_weights needs a train.TrainState or train.Weights(params, state), got "
-            f"{brief(trained)}; write train.Weights(params, {{}}) for plain parameters, with "
-            "net.init_state(x) in place of {} if the network keeps state"
-        )
+    safetensors = required(
+        "safetensors.numpy", "weights are saved by", "safetensors", "experiments"
+    )
+    with_state(trained, "save_weights.trained")
     # safetensors writes the memory of an array in its order, which has to be row by row.
     arrays = {
         path: np.asarray(leaf, order="C")
@@ -95,7 +246,7 @@ def packed(net: Layer, trained: Trained) -> bytes:
     }
     about = {"format": "jaxnn", "schema": SCHEMA, "network": repr(net)}
     about |= {"jax": jax.__version__, "jaxnn": __version__}
-    raw = save(arrays, metadata=about)
+    raw = safetensors.save(arrays, metadata=about)
     # The header is sorted, so that the same weights give the same bytes.
     begin = 8 + int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8:begin])
@@ -159,17 +310,18 @@ def load_weights(
         names = {path: name for path, name in names.items() if path not in kept}
         # The header is compared first: only arrays that the network declares are read.
         found = {path: entries[name] for path, name in names.items()}
-        if lines := _differences(declared, found | kept, cast):
+        arrays, lines = dict(kept), _differences(declared, found | kept, cast)
+        for path, name in names.items() if not lines else ():
+            array, dtype = opened.read(name), declared[path].dtype
+            if lost := not_held(array, dtype):
+                lines.append(f"{path} {lost}")
+            else:
+                arrays[path] = jnp.asarray(array.astype(dtype))
+        if lines:
             raise FileError(
                 f"{file}: does not hold the weights of {net!r:.400}: {listed(lines)}. It was "
                 f"written for {about.get('network', 'another network'):.400}."
             )
-        arrays = dict(kept)
-        for path, name in names.items():
-            array, dtype = opened.read(name), declared[path].dtype
-            if lost := not_held(array, dtype):
-                raise FileError(f"{file}: {path} {lost}")
-            arrays[path] = jnp.asarray(array.astype(dtype))
 
     def filled(root: str, tree: Any) -> Any:
         return paths.map_with_path(lambda path, _: arrays[paths.text((root, *path))], tree)

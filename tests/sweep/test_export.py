@@ -137,7 +137,8 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path, monkeypatch):
 def test_an_unknown_kind_is_refused(tmp_path):
     with pytest.raises(ValueError) as error:
         export(SWEEP, "parket", tmp_path / "trials.parquet")
-    assert str(error.value) == "there is no export 'parket'; did you mean 'parquet'?"
+    assert str(error.value).startswith("export.kind must be '")
+    assert "'parquet'" in str(error.value) and str(error.value).endswith(", got 'parket'")
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_the_best_are_kept_and_the_order():
 
 
 def test_an_unknown_search():
-    with pytest.raises(ValueError, match=r"^there is no search 'tpee'; did you mean 'tpe'\?$"):
+    with pytest.raises(ValueError, match=r"^search must be '\w+', .*'tpe'.*, got 'tpee'$"):
         searcher("tpee", SPACE)
 
 

@@ -80,7 +80,7 @@ def nan_at(row):
         (
             lambda: fit(state={"w": X}),
             TypeError,
-            r"Minimize.state must be a train.TrainState, got a dict of 1; write state = ",
+            r"Minimize.state must be a train.TrainState, got {.*}; write state = ",
         ),
         (
             lambda: fit(validation=(X, Y - 1)),

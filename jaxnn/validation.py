@@ -68,9 +68,8 @@ class Accepts:
                 )
         owner, _, name = where.rpartition(".")
         hint = hint or self.hint.format(owner=owner, name=name)
-        shown = repr(value) if len(repr(value)) <= 200 else f"{value!r:.200}..."
         raise self.error(
-            f"{where} must be {self.what}, got {shown}" + (f"; {hint}" if hint else "")
+            f"{where} must be {self.what}, got {_shown(value)}" + (f"; {hint}" if hint else "")
         )
 
     def __repr__(self) -> str:
@@ -90,6 +89,25 @@ class Accepts:
     def such(self, **changes: Any) -> "Accepts":
         """Return this `Accepts` with another description, error, or hint."""
         return dataclasses.replace(self, **changes)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text of at most 200 characters; of long ones, arrays by type and shape."""
+    text = repr(value)
+    if len(text) > 200 or "\n" in text:
+        text = _outline(value)
+    return text if len(text) <= 200 else f"{text:.200}..."
+
+
+def _outline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_outline(item)}" for key, item in value.items()) + "}"
+    if type(value) in (tuple, list):
+        items = ", ".join(map(_outline, value))
+        return f"[{items}]" if isinstance(value, list) else f"({items})"
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    return repr(value)
 
 
 def is_int(value: Any) -> bool:

@@ -102,6 +102,14 @@ _rows = Accepts(
 )
 
 
+_tree = Accepts(
+    "a pytree of arrays",
+    lambda tree: bool(jax.tree.leaves(tree)),
+    TypeError,
+    "write (inputs, targets), or data=None for a program that makes its own data",
+)
+
+
 def check_rows(tree: Any, name: str = "data") -> int:
     """Raise unless every leaf is an array of numbers with the same number of rows, at least one.
 
@@ -125,12 +133,7 @@ def check_rows(tree: Any, name: str = "data") -> int:
     ValueError: batch 2 must have the same number of rows in every leaf, at least 1, got \
 batch 2/mask: 3, batch 2/tokens: 4; write jax.tree.map(np.shape, data) to see all shapes
     """
-    leaves = leaves_by_path(tree, name)
-    if not leaves:
-        raise TypeError(
-            f"{name} must be a pytree of arrays, got {tree!r:.80} without any; write (inputs, "
-            "targets), or data=None for a program that makes its own data"
-        )
+    leaves = leaves_by_path(_tree(tree, name), name)
     for path, leaf in leaves.items():
         if not _is_rows(leaf):
             _rows(leaf, path)
@@ -328,13 +331,19 @@ def _tensor(tensor: Any) -> np.ndarray:
     return tensor.numpy()
 
 
+_names = Accepts(
+    "different names of type str",
+    lambda names: (
+        bool(names) and all(isinstance(name, str) for name in names) and len({*names}) == len(names)
+    ),
+    TypeError,
+    "write frame.to_numpy() for one array of all columns, or frame.columns = [...]",
+)
+
+
 def _columns(frame: Any, where: str) -> dict[str, np.ndarray]:
     names = list(frame.column_names if hasattr(frame, "column_names") else frame.columns)
-    if not names or not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
-        raise TypeError(
-            f"{where} must have columns with different names of type str, got {names!r:.80}; write "
-            "frame.to_numpy() for one array of all columns, or frame.columns = [...]"
-        )
+    _names(names, f"the columns of {where}")
     return {name: _column(frame[name], f"{where}/{name}", f"frame[{name!r}]") for name in names}
 
 

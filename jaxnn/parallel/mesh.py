@@ -94,14 +94,17 @@ def _simulated(count: int) -> list[Any]:
     return xla_client.make_cpu_client(num_devices=count).devices()
 
 
+_AXES = Accepts(
+    "at least one, of which one may be -1",
+    lambda axes: bool(axes) and [*axes.values()].count(-1) <= 1,
+    hint="write parallel.mesh(data=-1)",
+)
+
+
 def _check_axes(axes: dict[str, Any], size: Accepts) -> None:
     for name, item in axes.items():
         size(item, f"the axis {name!r} of a mesh")
-    if not axes or [*axes.values()].count(-1) > 1:
-        raise ValueError(
-            f"a mesh has at least one axis, of which one may be -1, got {_written(axes)}; write "
-            "parallel.mesh(data=-1)"
-        )
+    _AXES(axes, "the axes of a mesh")
 
 
 def _written(axes: dict[str, Any]) -> str:

@@ -24,7 +24,20 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-class _Range(abc.ABC):
+class _Checked(abc.ABC):
+    """Base of what is checked as a whole."""
+
+    def _check(self) -> None:
+        """Raise ValueError if something is wrong."""
+        if problem := self._problem():
+            raise ValueError(f"{self!r}: {problem}")
+
+    @abc.abstractmethod
+    def _problem(self) -> str:
+        """Return what is wrong; "" if nothing is."""
+
+
+class _Range(_Checked):
     """A range: two ends, a position between them, and evenly spaced points."""
 
     low: Any
@@ -32,29 +45,29 @@ class _Range(abc.ABC):
     log: bool
 
     def __post_init__(self) -> None:
-        name, whole = type(self).__name__, isinstance(self, Int)
+        whole = isinstance(self, Int)
         for end in ("low", "high"):
             value = _plain(getattr(self, end))
             is_float = is_number(value) and not whole
             object.__setattr__(self, end, float(value) if is_float else value)
+        self._check()
+
+    def _problem(self) -> str:
+        name, whole = type(self).__name__, isinstance(self, Int)
         low, high = self.low, self.high
         accepted = is_int if whole else lambda end: is_number(end) and math.isfinite(end)
         if wrong := [end for end in (low, high) if not accepted(end)]:
             ends = "ints" if whole else "finite numbers"
-            problem = f"the ends of {name} must be {ends}, got {wrong[0]!r}"
-        elif self.log and low <= 0:
+            return f"the ends of {name} must be {ends}, got {wrong[0]!r}"
+        if self.log and low <= 0:
             plain = "Int" if whole else "Uniform"
-            problem = (
+            return (
                 f"the low end on a log scale must be > 0; write {name} from a number > 0, or "
                 f"{plain}({low!r}, {high!r})"
             )
-        elif low > high:
-            problem = f"low must be less than high; write {name}({high!r}, {low!r})"
-        elif low == high:
-            problem = f"there is only one value; write Choice({low!r})"
-        else:
-            return
-        raise ValueError(f"{self!r}: {problem}")
+        if low > high:
+            return f"low must be less than high; write {name}({high!r}, {low!r})"
+        return f"there is only one value; write Choice({low!r})" if low == high else ""
 
     def has(self, value: Any) -> bool:
         """Return whether this dimension has a value."""
@@ -183,21 +196,15 @@ class Int(_Range):
         return f"{self.low} .. {self.high}, whole numbers{', log' if self.log else ''}"
 
 
-class _Options(abc.ABC):
+class _Options(_Checked):
     """A tuple of options, each with an equal share of the unit line."""
 
     options: tuple[Scalar, ...]
     log: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def _set(self, options: tuple[Any, ...], example: str) -> None:
+    def _set(self, options: tuple[Any, ...]) -> None:
         object.__setattr__(self, "options", tuple(map(_plain, options)))
-        problem = self._problem() if options else f"it needs an option; write {example}"
-        if problem:
-            raise ValueError(f"{self!r}: {problem}")
-
-    @abc.abstractmethod
-    def _problem(self) -> str:
-        """Return what is wrong with the options; "" if nothing is."""
+        self._check()
 
     def at(self, u: float) -> Scalar:
         """Return the option whose share of the unit line `u` is in."""
@@ -240,7 +247,7 @@ class Choice(_Options):
     options: tuple[Scalar, ...]
 
     def __init__(self, *options: Scalar) -> None:
-        self._set(options, "Choice(64, 128)")
+        self._set(options)
 
     def _problem(self) -> str:
         for i, option in enumerate(self.options):
@@ -250,7 +257,7 @@ class Choice(_Options):
                 return f"the option {option!r} has a lone surrogate, which no file can hold"
             if any(_same(option, other) for other in self.options[:i]):
                 return f"the option {option!r} is there twice"
-        return ""
+        return "" if self.options else "it needs an option; write Choice(64, 128)"
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -267,7 +274,7 @@ class Grid(_Options):
     options: tuple[Scalar, ...]
 
     def __init__(self, *numbers: float) -> None:
-        self._set(numbers, "Grid(0.1, 0.3, 1.0)")
+        self._set(numbers)
 
     def _problem(self) -> str:
         for number in self.options:
@@ -276,14 +283,14 @@ class Grid(_Options):
         ordered = sorted(set(self.options))  # type: ignore[type-var]
         if list(self.options) != ordered:
             return f"the numbers must increase; write {Grid(*ordered)!r}"  # type: ignore[arg-type]
-        return ""
+        return "" if self.options else "it needs an option; write Grid(0.1, 0.3, 1.0)"
 
 
 Dimension = Uniform | LogUniform | Int | Choice | Grid
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)
-class Branch:
+class Branch(_Checked):
     """Which class a field of several gets, and what is swept inside of each.
 
     The paths of a class start at its fields. A class that the configuration does not have there
@@ -300,9 +307,11 @@ class Branch:
     classes: Mapping[str, Mapping[str, "Dimension | Branch"]]
 
     def __init__(self, **classes: Mapping[str, "Dimension | Branch"]) -> None:
-        if not classes:
-            raise ValueError("Branch() needs a class; write Branch(AdamW={...}, SGD={...})")
         object.__setattr__(self, "classes", {name: dict(inner) for name, inner in classes.items()})
+        self._check()
+
+    def _problem(self) -> str:
+        return "" if self.classes else "it needs a class; write Branch(AdamW={...}, SGD={...})"
 
     def __repr__(self) -> str:
         return f"Branch({', '.join(f'{name}={inner!r}' for name, inner in self.classes.items())})"

@@ -19,32 +19,43 @@ import math
 import operator
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from ..files.reading import parse_json
+from ..validation import Accepts
 from . import storage, tables
-from .storage import LedgerError, damaged, explained, resume_command
+from .storage import LedgerError, explained, resume_command
 from .tables import BROKEN, STATUSES, Change, Cohort, Group, Result, Scalar, Trial
 
 __all__ = ["Change", "Cohort", "Group", "Ledger", "LedgerError", "Result", "Trial"]
 
 MOST_VALUES = 500_000  # in one text: a cohort of 100,000 lanes has 300,000
 _UNCHANGED = "Nothing was changed"
-_KINDS = {"i": {int}, "r": {int, float}, "t": {str}}
-_KINDS |= {letter.upper(): kinds | {type(None)} for letter, kinds in _KINDS.items()}
-# What a text may hold: a description and a test.
-_Content = tuple[str, Callable[[Any], bool]]
-_ANY: _Content = "", lambda plain: True
-_DICT: _Content = "a dict", lambda plain: isinstance(plain, dict)
-_VALUES: _Content = (
+# Types of the values in a column, by letter; a capital also accepts NULL.
+_KINDS = {
+    letter: Accepts(what, lambda types, kinds=frozenset(kinds): types <= kinds)
+    for letter, what, kinds in (
+        ("i", "whole numbers", {int}),
+        ("I", "whole numbers or NULL", {int, type(None)}),
+        ("r", "numbers", {int, float}),
+        ("R", "numbers or NULL", {int, float, type(None)}),
+        ("t", "texts", {str}),
+        ("T", "texts or NULL", {str, type(None)}),
+    )
+}
+_NUMBERS = Accepts("0, 1, 2, ..., without a gap", lambda v: v == list(range(len(v))))
+_STATUSES = Accepts(f"among {', '.join(STATUSES)}", lambda v: v <= set(STATUSES))
+_ANY = Accepts("anything", lambda plain: True)
+_DICT = Accepts("a dict", lambda plain: isinstance(plain, dict))
+_VALUES = Accepts(
     "a dict of values",
     lambda plain: (
         isinstance(plain, dict) and all(isinstance(one, Scalar) for one in plain.values())
     ),
 )
-_LANES: _Content = (
+_LANES = Accepts(
     "a list of lanes",
     lambda plain: (
         isinstance(plain, list)
@@ -159,10 +170,9 @@ class Ledger:
     def trials(self) -> list[Trial]:
         """Return all trials, in the order of their numbers."""
         rows = self._rows("trials", "iiitTtIT", "ORDER BY number")
-        numbered = [row[0] for row in rows] == list(range(len(rows)))
-        if not numbered or not {row[5] for row in rows} <= set(STATUSES):
-            problem = "a trial has an unknown status" if numbered else "a trial is missing"
-            raise LedgerError(f"{damaged(self.folder)} ({problem})")
+        with storage.undamaged(self.folder):
+            _NUMBERS([row[0] for row in rows], "the numbers of trials")
+            _STATUSES({row[5] for row in rows}, "the statuses of trials")
         return [
             Trial(number, round, bracket, self._plain(values, _VALUES), *rest)
             for number, round, bracket, values, *rest in rows
@@ -277,13 +287,13 @@ class Ledger:
     def _typed(self, kinds: str, query: str, *values: Any) -> list[Any]:
         """Return the rows of a query; raise LedgerError if a column has a value of another kind.
 
-        SQLite accepts a value of any type in any column. A kind is a letter: i for whole numbers, r
-        for numbers, t for texts; a capital also accepts NULL.
+        SQLite accepts a value of any type in any column. `_KINDS` explains the letters of kinds.
         """
         rows = self._query(query, *values)
-        for column, kind in enumerate(kinds):
-            if not set(map(type, map(operator.itemgetter(column), rows))) <= _KINDS[kind]:
-                raise LedgerError(f"{damaged(self.folder)} (a column has a value of another type)")
+        with storage.undamaged(self.folder):
+            for column, kind in enumerate(kinds):
+                types = set(map(type, map(operator.itemgetter(column), rows)))
+                _KINDS[kind](types, f"column {column}")
         return rows
 
     def _results(self, rest: str, *values: Any) -> list[Result]:
@@ -293,17 +303,10 @@ class Ledger:
             for trial, seed, at, name, value in rows
         ]
 
-    def _plain(self, text: str, content: _Content = _ANY) -> Any:
+    def _plain(self, text: str, content: Accepts = _ANY) -> Any:
         """Return JSON that may hold infinities and NaN; raise LedgerError for other data."""
-        plain = None
-        try:
-            plain = parse_json(text, finite=False, values=MOST_VALUES)
-            problem = "" if content[1](plain) else f"{text:.40} is not {content[0]}"
-        except ValueError as error:
-            problem = str(error)
-        if problem:
-            raise LedgerError(f"{damaged(self.folder)} ({problem})")
-        return plain
+        with storage.undamaged(self.folder):
+            return content(parse_json(text, finite=False, values=MOST_VALUES), "a text")
 
     # Writing
 

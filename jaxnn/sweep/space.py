@@ -27,12 +27,11 @@ from ..validation import Accepts, check_fields, one_of, positive
 from .dimensions import Branch, Choice, Dimension, Grid, LogUniform, Uniform
 
 Values = dict[str, Any]  # of scalars, by dimension
-EXAMPLE = 'write Space(Config, {"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})'
+EXAMPLE = 'write Space(Config, {{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}})'
 a_dataclass = Accepts(
-    "a dataclass",
-    lambda v: dataclasses.is_dataclass(v) and isinstance(v, type),
-    hint=EXAMPLE.replace("{", "{{").replace("}", "}}"),
+    "a dataclass", lambda v: dataclasses.is_dataclass(v) and isinstance(v, type), hint=EXAMPLE
 )
+some_paths = Accepts("a dimension for each path, at least one", bool, hint=EXAMPLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +92,15 @@ class Space:
     """
 
     config: Annotated[type, a_dataclass]
-    paths: Mapping[str, Dimension | Branch] = dataclasses.field(compare=False)
+    paths: Annotated[Mapping[str, Dimension | Branch], some_paths] = dataclasses.field(
+        compare=False
+    )
     _swept: tuple[SweptField, ...] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
         object.__setattr__(self, "paths", dict(self.paths))
         object.__setattr__(self, "_swept", tuple(_swept_fields(self.config, self.paths)))
-        if not self._swept:
-            raise ValueError(f"the space of {self.config.__name__} sweeps nothing; {EXAMPLE}")
 
     @property
     def dimensions(self) -> dict[str, Dimension]:

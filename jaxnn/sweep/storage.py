@@ -70,6 +70,15 @@ def damaged(folder: Path) -> str:
 
 
 @contextlib.contextmanager
+def undamaged(folder: Path) -> Iterator[None]:
+    """Raise the ValueErrors of checks of what a ledger holds as `LedgerError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise LedgerError(f"{damaged(folder)} ({error})") from None
+
+
+@contextlib.contextmanager
 def explained(folder: Path, consequence: str) -> Iterator[None]:
     """Raise what SQLite and the system raise inside as a `LedgerError`.
 

@@ -17,7 +17,7 @@ from ..data.rows import row_count, row_spec
 from ..data.source import Source
 from ..data.stream import Stream
 from ..keys import as_key, kept_key, kept_words
-from ..validation import positive
+from ..validation import Accepts, positive
 from .metrics import check_metrics
 from .program import Program, check_program, code_of
 from .record import combine
@@ -157,11 +157,8 @@ def prepared(program: Program, data: Any, name: str, placement: Any) -> Any:
 
 def check_names(metrics: dict[str, Any], owner: str) -> None:
     """Raise ValueError if there are no metrics."""
-    if not metrics:
-        raise ValueError(
-            f"{owner} returns no metrics to evaluate; write def evaluate(self, state, batch, *, "
-            "key): ... return {'loss': loss}"
-        )
+    hint = "write def evaluate(self, state, batch, *, key): ... return {'loss': loss}"
+    Accepts("at least one metric by name", bool)(metrics, f"the result of {owner}.evaluate", hint)
 
 
 def _pieces(data: Any, size: int, placement: Any, check: Any = None) -> Iterator[Any]:

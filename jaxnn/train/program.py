@@ -17,7 +17,7 @@ import numpy as np
 
 from ..fields import is_traced
 from ..fingerprint import CODE, fingerprint
-from ..validation import check_fields, instance, unwritten
+from ..validation import Accepts, check_fields, instance, unwritten
 from .optimizer import NUMBER
 
 
@@ -92,11 +92,8 @@ class Program:
         super().__init_subclass__(**options)
         dataclasses.dataclass(frozen=True, eq=False)(cls)
         names = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        if unknown := sorted(set(cls.static) - names):
-            raise TypeError(
-                f"{cls.__name__}.static names {', '.join(unknown)}, which is not a field; the "
-                f"fields are {', '.join(sorted(names)) or 'none'}"
-            )
+        what = f"a tuple of names of fields, which are {', '.join(sorted(names)) or 'none'}"
+        Accepts(what, lambda v: set(v) <= names, TypeError)(cls.static, f"{cls.__name__}.static")
         jax.tree_util.register_pytree_with_keys(
             cls, cls._flatten_with_keys, cls._unflatten, cls._flatten
         )

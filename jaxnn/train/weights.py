@@ -296,7 +296,8 @@ def load_weights(
     spec = net.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))
     declared = _flat(spec, slots)
-    kept = _kept(declared, start, keep)
+    problems: list[str] = []
+    kept = _kept(declared, start, keep, problems)
     with open_arrays(file) as opened:
         about, entries = opened.metadata, opened.entries
         if about.get("format") != "jaxnn" or about.get("schema") != SCHEMA:
@@ -305,8 +306,11 @@ def load_weights(
                 f"{about.get('format')!r:.40}, schema {about.get('schema')!r:.40}; write it with "
                 "train.save_weights(file, net, trained)"
             )
-        left_out = _matching(leave_out, entries, f"{file}: leave_out")
-        names = _renamed([name for name in entries if name not in left_out], rename or {}, file)
+        left_out = _matching(leave_out, entries, "leave_out", problems)
+        names = [name for name in entries if name not in left_out]
+        names = _renamed(names, rename or {}, problems)
+        if problems:
+            raise FileError(f"{file}: {listed(problems)}")
         names = {path: name for path, name in names.items() if path not in kept}
         # The header is compared first: only arrays that the network declares are read.
         found = {path: entries[name] for path, name in names.items()}
@@ -335,24 +339,26 @@ def _flat(params: Any, state: Any) -> dict[str, Any]:
     return {paths.text(path): leaf for path, leaf in paths.walk(tree)}
 
 
-def _matching(patterns: Sequence[str], known: Iterable[str], what: str) -> set[str]:
-    """Return the paths that patterns match; ValueError for a pattern that matches nothing."""
+def _matching(
+    patterns: Sequence[str], known: Iterable[str], what: str, problems: list[str]
+) -> set[str]:
+    """Return the paths that patterns match; a pattern that matches nothing is a problem."""
     pattern_list(patterns, what, hint=f"write [{patterns!r}]")
     found: set[str] = set()
     for pattern in patterns:
         matched = {path for path in known if paths.matches(pattern, path)}
         if not matched:
-            raise ValueError(f"{what}: {pattern!r} matches none of {listed(known, ', ')}")
+            problems.append(f"{what}: {pattern!r} matches none of {listed(known, ', ')}")
         found |= matched
     return found
 
 
 def _renamed(
-    names: Sequence[str], rename: Mapping[str, str], file: str | os.PathLike[str]
+    names: Sequence[str], rename: Mapping[str, str], problems: list[str]
 ) -> dict[str, str]:
     """Return the names in the file by path in the network; the longest beginning counts."""
     found: dict[str, str] = {}
-    problems, unused = [], set(rename)
+    unused = set(rename)
     for name in names:
         old = max((o for o in rename if f"{name}/".startswith(f"{o}/")), key=len, default=None)
         path = name if old is None else rename[old] + name[len(old) :]
@@ -360,20 +366,23 @@ def _renamed(
         if path in found:
             problems.append(f"rename gives {path!r} to two arrays; write leave_out=[...]")
         found[path] = name
-    problems += [f"rename has {old!r}, which is not a path of the file" for old in sorted(unused)]
-    if problems:
-        raise FileError(f"{file}: {listed(problems)}; the file has {listed(names, ', ')}")
+    problems += [
+        f"rename has {old!r}, which is not a path of the file, which has {listed(names, ', ')}"
+        for old in sorted(unused)
+    ]
     return found
 
 
-def _kept(declared: dict[str, Any], start: Trained | None, keep: Sequence[str]) -> dict[str, Any]:
+def _kept(
+    declared: dict[str, Any], start: Trained | None, keep: Sequence[str], problems: list[str]
+) -> dict[str, Any]:
     """Return the arrays of `start` that are not loaded, by path."""
     if bool(keep) != (start is not None):
-        raise ValueError(
+        problems.append(
             "start and keep belong together: write start=Weights(params, state), "
             'keep=["params/head/**"]'
         )
-    kept = _matching(keep, declared, "keep")
+    kept = _matching(keep, declared, "keep", problems)
     have = {} if start is None else _flat(start.params, start.state)
     return {path: have[path] for path in declared if path in kept and path in have}
 

@@ -129,7 +129,10 @@ def header(**entries):
     ("start", "text"),
     [
         (b"", "its header is not|is not valid|Expecting"),
-        (struct.pack("<Q", 2 * 10**10), "length of its header must be an int from 0 to [0-9]+, got 2000000000"),
+        (
+            struct.pack("<Q", 2 * 10**10),
+            "length of its header must be an int from 0 to [0-9]+, got 2",
+        ),
         (header(w={"dtype": "F32", "shape": [5], "data_offsets": [0, 20]}), "end at byte"),
     ],
 )

@@ -286,7 +286,7 @@ def test_a_space_is_a_value():
             lambda: Grid("a"),  # type: ignore[arg-type]
             "Grid('a'): the numbers must be finite, got 'a'; write Choice for other options",
         ),
-        (lambda: Branch(), "Branch() needs a class; write Branch(AdamW={...}, SGD={...})"),
+        (lambda: Branch(), "Branch(): it needs a class; write Branch(AdamW={...}, SGD={...})"),
     ],
 )
 def test_a_dimension_that_says_nothing_is_refused(make, message):
@@ -300,7 +300,7 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
     [
         (
             {},
-            "the space of Config sweeps nothing; write Space(Config, "
+            "Space.paths must be a dimension for each path, at least one, got {}; write Space(Config, "
             '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})',
         ),
         (

@@ -149,7 +149,7 @@ NOT_PROGRAMS: dict[str, Any] = {
         (
             lambda: supervised().step({"w": X}, (X, Y)),  # type: ignore[arg-type]
             TypeError,
-            r"Minimize.state must be a train.TrainState, got {.*}; write state = ",
+            r"Minimize.state must be a train.TrainState, got \{.*\}; write state = ",
         ),
         (
             lambda: supervised().init(KEY, X),

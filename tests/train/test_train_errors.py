@@ -80,7 +80,7 @@ def nan_at(row):
         (
             lambda: fit(state={"w": X}),
             TypeError,
-            r"Minimize.state must be a train.TrainState, got {.*}; write state = ",
+            r"Minimize.state must be a train.TrainState, got \{.*\}; write state = ",
         ),
         (
             lambda: fit(validation=(X, Y - 1)),
@@ -92,8 +92,8 @@ def nan_at(row):
             ValueError,
             r"batch_size is 21, but the training data have 20 rows; write batch_size=20 or less",
         ),
-        (lambda: fit(batch_size=0), ValueError, r"batch_size is an int >= 1, got 0"),
-        (lambda: fit(epochs=-1), ValueError, r"epochs is an int >= 0, got -1"),
+        (lambda: fit(batch_size=0), ValueError, r"batch_size must be an int >= 1, got 0"),
+        (lambda: fit(epochs=-1), ValueError, r"epochs must be an int >= 0, got -1"),
         (lambda: fit(key=3), TypeError, r"key must be a single random key, got int 3; write jax"),
         (lambda: fit(net=nn.Dense), TypeError, r"Supervised.net must be a layer, got <class"),
         (

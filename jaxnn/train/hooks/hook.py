@@ -143,6 +143,18 @@ A_HOOK = Accepts(
 )
 
 
+A_RESULT = Accepts(
+    "the memory and an action, which is None, a train.Stop, or a train.RollBack",
+    lambda result: (
+        isinstance(result, tuple)
+        and len(result) == 2
+        and isinstance(result[1], Stop | RollBack | None)
+    ),
+    TypeError,
+    "write return memory, None, or return memory, train.Stop('the loss is below 0.1')",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Callback(Hook):
     """The hook of a plain function of an event.
@@ -187,13 +199,7 @@ def check_result(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]
         result: What `see` returned.
         before: The memory that it was given, whose structure, shapes, and types the new one has.
     """
-    is_pair = isinstance(result, tuple) and len(result) == 2
-    if not is_pair or not isinstance(result[1], Stop | RollBack | None):
-        raise TypeError(
-            "see must return the memory and an action, which is None, a train.Stop, or a "
-            f"train.RollBack, got {brief(result[1] if is_pair else result)}; write return memory, "
-            "None, or return memory, train.Stop('the loss is below 0.1')"
-        )
+    A_RESULT(result, "the result of see")
     if result[0] is not before:
         check_memory(result[0], before)
     return result

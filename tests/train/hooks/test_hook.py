@@ -49,7 +49,8 @@ class Returns(train.Hook):
 @pytest.mark.parametrize("result", [None, 3, (None,), (None, None, None)])
 def test_see_returns_a_memory_and_an_action(result):
     with pytest.raises(
-        TypeError, match=r"see must return the memory and an action, .*, got .*write return"
+        TypeError,
+        match=r"the result of see must be the memory and an action, .*, got .*write return",
     ):
         fit([Returns(result)])
 
@@ -127,6 +128,8 @@ def test_a_hook_that_raises_is_named_and_leaves_whole_files(tmp_path, call):
 
 def test_the_note_does_not_print_data():
     x = np.arange(1e4).reshape(-1, 1)
-    with pytest.raises(ValueError, match="returns no metrics to evaluate") as found:
+    with pytest.raises(
+        ValueError, match=r"evaluate must be at least one metric by name, got \{\}; write"
+    ) as found:
         fit([train.Evaluate(x)])
     assert found.value.__notes__ == ["raised by the hook Evaluate(data=float64[10000,1]) in check"]

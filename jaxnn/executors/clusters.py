@@ -295,11 +295,11 @@ def check_name(text: str, workers: int | None) -> tuple[str, str]:
         problem = f"local runs one call at a time, got workers={workers}; write dask"
     elif name == "slurm" and workers is None:
         problem = "slurm needs the number of jobs to run at a time; write --workers 8"
-    if problem:
-        raise ValueError(problem)
     if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
         extra = name.replace("submitit", "slurm")
         raise missing(f"the executor {text} needs", PACKAGES[name], extra)
+    if problem:
+        raise ValueError(problem)
     if name == "slurm" and shutil.which("srun") is None:
         raise FileNotFoundError(
             "this machine has no Slurm (no srun); run the sweep on a machine that submits jobs, "

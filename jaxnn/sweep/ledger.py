@@ -19,12 +19,11 @@ import math
 import operator
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from ..files.reading import parse_json
-from ..validation import Accepts
 from . import storage, tables
 from .storage import LedgerError, explained, resume_command
 from .tables import BROKEN, STATUSES, Change, Cohort, Group, Result, Scalar, Trial
@@ -33,9 +32,24 @@ __all__ = ["Change", "Cohort", "Group", "Ledger", "LedgerError", "Result", "Tria
 
 MOST_VALUES = 500_000  # in one text: a cohort of 100,000 lanes has 300,000
 _UNCHANGED = "Nothing was changed"
+
+
+class _Content(NamedTuple):
+    """What a part of a ledger must be, checked without `Accepts`, which imports JAX."""
+
+    what: str
+    test: Callable[[Any], bool]
+
+    def __call__(self, value: Any, where: str) -> Any:
+        """Return `value` if it passes the test, otherwise raise ValueError."""
+        if not self.test(value):
+            raise ValueError(f"{where} must be {self.what}, got {value!r:.40}")
+        return value
+
+
 # Types of the values in a column, by letter; a capital also accepts NULL.
 _KINDS = {
-    letter: Accepts(what, lambda types, kinds=frozenset(kinds): types <= kinds)
+    letter: _Content(what, lambda types, kinds=frozenset(kinds): types <= kinds)
     for letter, what, kinds in (
         ("i", "whole numbers", {int}),
         ("I", "whole numbers or NULL", {int, type(None)}),
@@ -45,17 +59,17 @@ _KINDS = {
         ("T", "texts or NULL", {str, type(None)}),
     )
 }
-_NUMBERS = Accepts("0, 1, 2, ..., without a gap", lambda v: v == list(range(len(v))))
-_STATUSES = Accepts(f"among {', '.join(STATUSES)}", lambda v: v <= set(STATUSES))
-_ANY = Accepts("anything", lambda plain: True)
-_DICT = Accepts("a dict", lambda plain: isinstance(plain, dict))
-_VALUES = Accepts(
+_NUMBERS = _Content("0, 1, 2, ..., without a gap", lambda v: v == list(range(len(v))))
+_STATUSES = _Content(f"among {', '.join(STATUSES)}", lambda v: v <= set(STATUSES))
+_ANY = _Content("anything", lambda plain: True)
+_DICT = _Content("a dict", lambda plain: isinstance(plain, dict))
+_VALUES = _Content(
     "a dict of values",
     lambda plain: (
         isinstance(plain, dict) and all(isinstance(one, Scalar) for one in plain.values())
     ),
 )
-_LANES = Accepts(
+_LANES = _Content(
     "a list of lanes",
     lambda plain: (
         isinstance(plain, list)
@@ -303,7 +317,7 @@ class Ledger:
             for trial, seed, at, name, value in rows
         ]
 
-    def _plain(self, text: str, content: Accepts = _ANY) -> Any:
+    def _plain(self, text: str, content: _Content = _ANY) -> Any:
         """Return JSON that may hold infinities and NaN; raise LedgerError for other data."""
         with storage.undamaged(self.folder):
             return content(parse_json(text, finite=False, values=MOST_VALUES), "a text")

@@ -300,7 +300,8 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
     [
         (
             {},
-            "Space.paths must be a dimension for each path, at least one, got {}; write Space(Config, "
+            "Space.paths must be a dimension for each path, at least one, got {}; write "
+            "Space(Config, "
             '{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)})',
         ),
         (
@@ -349,20 +350,20 @@ def test_a_dimension_that_says_nothing_is_refused(make, message):
         ),
         (
             {"model.width": Uniform(8, 64)},
-            "Uniform(low=8.0, high=64.0) does not fit: model.width is 8.0, wanted int; "
+            "Uniform(low=8.0, high=64.0) does not fit: model.width is 8.0, expected int; "
             "write Int(8, 64)",
         ),
         (
             {"model.dropout": Choice("a")},
-            "Choice('a') does not fit: model.dropout is 'a', wanted float",
+            "Choice('a') does not fit: model.dropout is 'a', expected float",
         ),
         (
             {"activation": Choice("relu", "gelu")},
-            "Choice('relu', 'gelu') does not fit: activation is 'gelu', wanted 'relu' or 'tanh'",
+            "Choice('relu', 'gelu') does not fit: activation is 'gelu', expected 'relu' or 'tanh'",
         ),
         (
             {"model": Choice(1, 2)},
-            "Choice(1, 2) does not fit: model is 1, wanted MLP; write Branch(...) "
+            "Choice(1, 2) does not fit: model is 1, expected MLP; write Branch(...) "
             "for a choice of classes",
         ),
         (

@@ -119,8 +119,9 @@ class Run:
         """Return the number of steps, None if it is not known, and how often there is a record."""
         epochs, loader, every = self.epochs, self.loader, self.stated_every
         every = every if every is None or isinstance(every, Every) else Every(steps=every)
-        (None | natural)(epochs, "epochs")
-        (None | natural)(self.length, "steps")
+        for name, length in (("epochs", epochs), ("steps", self.length)):
+            if length is not None:
+                natural(length, name)
         problem = ""
         if (epochs is None) == (self.length is None):
             given = "neither" if epochs is None else "both"

@@ -106,7 +106,9 @@ def test_fields_that_cannot_be_compared_are_refused():
         TypeError, match=r"Critic.networks must hold .* got \{1\}, a set; write a tuple"
     ):
         jax.tree.leaves(Critic({"f": {1}}, {}))  # type: ignore[dict-item]
-    with pytest.raises(TypeError, match=r"static names x, which is not a field; .*rate"):
+    with pytest.raises(
+        TypeError, match=r"static must be a tuple of names of fields, which are rate, got \('x',\)"
+    ):
         type("Wrong", (train.Program,), {"static": ("x",), "__annotations__": {"rate": float}})
 
 

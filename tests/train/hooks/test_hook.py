@@ -56,7 +56,9 @@ def test_see_returns_a_memory_and_an_action(result):
 
 
 def test_an_action_is_one_of_three():
-    with pytest.raises(TypeError, match=r"None, a train.Stop, or a train.RollBack, got 'stop'; wr"):
+    with pytest.raises(
+        TypeError, match=r"None, a train.Stop, or a train.RollBack, got \(None, 'stop'\)"
+    ):
         fit([Returns((None, "stop"))])
 
 

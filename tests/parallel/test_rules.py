@@ -33,7 +33,9 @@ def test_a_mesh_larger_than_the_devices():
 
 
 def test_axes_that_are_not_a_mesh():
-    with pytest.raises(ValueError, match=r"at least one axis, .*write parallel.mesh\(data=-1\)"):
+    with pytest.raises(
+        ValueError, match=r"axes of a mesh must be at least one, .*write parallel.mesh\(data=-1\)"
+    ):
         parallel.mesh()
     with pytest.raises(ValueError, match=r"'data' of a mesh must be an int >= 1, or -1 .*, got 0"):
         parallel.mesh(data=0)

@@ -90,7 +90,7 @@ def test_a_direction_that_is_none():
     class Wrong(train.Classification):
         directions = {"f1": "max"}  # noqa: RUF012
 
-    with pytest.raises(ValueError, match=r"say 'max' for 'f1', expected 'maximize' or 'minimize'"):
+    with pytest.raises(ValueError, match=r"\['f1'\] must be 'maximize' or 'minimize', got 'max'"):
         direction_of("loss", Wrong(3))
 
 
@@ -276,7 +276,7 @@ def test_a_run_resumed_with_another_best_compares_by_that_alone(tmp_path):
 
 
 def test_a_loss_scale_that_could_never_come_down_is_refused():
-    with pytest.raises(ValueError, match="initial is a finite number >= 1, got inf"):
+    with pytest.raises(ValueError, match="initial must be a finite number >= 1, got inf"):
         train.dynamic_loss_scale(optax.sgd(0.1), initial=float("inf"))
     with pytest.raises(ValueError, match=r"EarlyStopping.margin must be a number >= 0, got nan"):
         train.EarlyStopping(margin=float("nan"))

@@ -28,14 +28,14 @@ POINTS = RNG.normal(size=(24, 3)).astype("f"), RNG.normal(size=24).astype("f")
 
 def small_lora():
     net = GPT(layers=1, width=8, num_heads=2, length=lora.LENGTH).network(outputs=96)
-    given = train.Weights(net.init(jax.random.key(0), TOKENS[0]), {})
+    given = train.Weights(jax.jit(net.init)(jax.random.key(0), TOKENS[0]), {})
     return lora.program(*lora.adapted(net, given, 2)), tuple(TOKENS), {"batch_size": 4}
 
 
 def small_distillation():
     teacher = nn.Sequential(nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.5), nn.Dense(10))
     x = IMAGES[0]
-    weights = train.Weights(teacher.init(jax.random.key(0), x), teacher.init_state(x))
+    weights = train.Weights(jax.jit(teacher.init)(jax.random.key(0), x), teacher.init_state(x))
     return distillation.program(teacher, weights, 3), IMAGES, {"batch_size": 8}
 
 
@@ -75,22 +75,21 @@ SMALL = {
     "uncertainty_ensemble": lambda: (uncertainty.ensemble(3, 2), POINTS, {"batch_size": 8}),
 }
 
-# Many operations, each of which is compiled separately: compared with compiled code at night.
-SLOW_WITHOUT_JIT = (
+# Programs that are run without jit, where each operation is compiled separately; others at night.
+EAGER = ("federated", "hypernetwork", "multi_input", "vae", "vqvae")
+
+# Programs that are mapped over seeds, of different kinds of state and updates; others at night.
+MAPPED = (
     "byol",
-    "contrastive",
-    "diffusion",
-    "distillation",
     "dqn",
+    "federated",
     "gnn",
-    "lora",
     "maml",
+    "multi_input",
     "pinn_lbfgs",
-    "seq2seq",
-    "sweep_dqn",
     "sweep_gan",
-    "uncertainty",
     "uncertainty_ensemble",
+    "vae",
 )
 
 # What each prints lies between these.

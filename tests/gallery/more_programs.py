@@ -76,11 +76,11 @@ SMALL = {
 }
 
 # Programs that are run without jit, where each operation is compiled separately; others at night.
-EAGER = ("federated", "hypernetwork", "multi_input", "vae", "vqvae")
+EAGER = ("federated", "hypernetwork", "ppo", "vae", "wgan_gp")
 
 # Programs that are mapped over seeds, of different kinds of state and updates; others at night.
 MAPPED = (
-    "byol",
+    "distillation",
     "dqn",
     "federated",
     "gnn",

@@ -216,7 +216,7 @@ def test_what_the_fused_kernel_does_not_take(dtype: str, features: int, text: st
     if dtype == "bfloat16" and features == 8 and jax.default_backend() == "gpu":
         pytest.skip("a GPU takes it")
     with jax.enable_x64(True), pytest.raises((TypeError, ValueError), match=text):
-        arrays = (np.ones((*a.shape[:-1], features), dtype) for a in heads())
+        arrays: Any = (np.ones((*a.shape[:-1], features), dtype) for a in heads())
         attention(*arrays, causal=True, implementation="cudnn")
 
 
@@ -335,7 +335,7 @@ def test_packed_sequences_that_are_not_finite_stay_apart(implementation: str | N
 def test_large_keys_and_values_behind_a_mask_have_no_effect(implementation: str | None):
     """dy @ v.T overflows there; 0 times inf is NaN."""
     q, k, v = (np.array(normals(seed, 1, 4, 2, 4)) for seed in range(3))
-    mask = np.array([True, True, True, False])[None, None, None]
+    mask: Any = np.array([True, True, True, False])[None, None, None]
 
     def run(q: Any, k: Any, v: Any) -> Any:
         y = attention(q, k, v, mask=mask[..., : k.shape[1]], implementation=implementation)

@@ -1,5 +1,7 @@
 """Parameters with many uses: values as in the narrow type, gradients as in float32."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def test_in_float32_it_is_the_plain_operation(name):
         jax.make_jaxpr(lambda y, p: plain(y, p))(y, parameter)
     )
     check_grads(jax.jit(shared), (y, parameter), order=2, modes=("fwd", "rev"))
-    indices = np.array([0, 2, 2])
+    indices: Any = np.array([0, 2, 2])
     rows = jax.jit(lambda table: shared_rows(table, indices))
     check_grads(rows, (y,), order=2, modes=("fwd", "rev"))
 

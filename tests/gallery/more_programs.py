@@ -28,14 +28,14 @@ POINTS = RNG.normal(size=(24, 3)).astype("f"), RNG.normal(size=24).astype("f")
 
 def small_lora():
     net = GPT(layers=1, width=8, num_heads=2, length=lora.LENGTH).network(outputs=96)
-    given = train.Weights(jax.jit(net.init)(jax.random.key(0), TOKENS[0]), {})
+    given = train.Weights(net.init(jax.random.key(0), TOKENS[0]), {})
     return lora.program(*lora.adapted(net, given, 2)), tuple(TOKENS), {"batch_size": 4}
 
 
 def small_distillation():
     teacher = nn.Sequential(nn.Dense(4), nn.BatchNorm(), nn.Dropout(0.5), nn.Dense(10))
     x = IMAGES[0]
-    weights = train.Weights(jax.jit(teacher.init)(jax.random.key(0), x), teacher.init_state(x))
+    weights = train.Weights(teacher.init(jax.random.key(0), x), teacher.init_state(x))
     return distillation.program(teacher, weights, 3), IMAGES, {"batch_size": 8}
 
 

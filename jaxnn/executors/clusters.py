@@ -284,7 +284,8 @@ def check_name(text: str, workers: int | None) -> tuple[str, str]:
     name, _, address = text.partition(":")
     (None | positive)(workers, "workers")
     problem = ""
-    if text not in NAMES and not (name in ("dask", "ray") and address):
+    known = text in NAMES or (name in ("dask", "ray") and address)
+    if not known:
         problem = (
             f"no executor is named {text!r}; {suggestion(text, NAMES)} (Python also accepts any "
             "concurrent.futures.Executor)"
@@ -295,7 +296,7 @@ def check_name(text: str, workers: int | None) -> tuple[str, str]:
         problem = f"local runs one call at a time, got workers={workers}; write dask"
     elif name == "slurm" and workers is None:
         problem = "slurm needs the number of jobs to run at a time; write --workers 8"
-    if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
+    if known and name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
         extra = name.replace("submitit", "slurm")
         raise missing(f"the executor {text} needs", PACKAGES[name], extra)
     if problem:

@@ -79,7 +79,7 @@ def test_every_accepted_kind_is_rows_or_a_source():
         (
             {},
             TypeError,
-            r"training data must be a pytree of arrays, got \{\} .* data=None for a program that",
+            r"training data must be a pytree of arrays, got \{\}; .* data=None for a program that",
         ),
         (
             {"x": [1.0, 2.0]},

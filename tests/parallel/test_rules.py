@@ -39,7 +39,7 @@ def test_axes_that_are_not_a_mesh():
         parallel.mesh()
     with pytest.raises(ValueError, match=r"'data' of a mesh must be an int >= 1, or -1 .*, got 0"):
         parallel.mesh(data=0)
-    with pytest.raises(ValueError, match=r"one may be -1, got parallel.mesh\(a=-1, b=-1\)"):
+    with pytest.raises(ValueError, match=r"one may be -1, got \{'a': -1, 'b': -1\}"):
         parallel.mesh(a=-1, b=-1)
     with pytest.raises(ValueError, match=r"'data' of a mesh must be an int >= 1, got -1"):
         parallel.abstract_mesh(data=-1)

@@ -34,9 +34,9 @@ FINISHED = (
     "jaxnn/fields.py",
     "jaxnn/files",
     "jaxnn/fingerprint.py",
-    "jaxnn/floating.py",
+    "jaxnn/arrays.py",
     "jaxnn/functional",
-    "jaxnn/generation",
+    "jaxnn/generation.py",
     "jaxnn/html",
     "jaxnn/initializers.py",
     "jaxnn/inspect",
@@ -44,12 +44,9 @@ FINISHED = (
     "jaxnn/interop",
     "jaxnn/keys.py",
     "jaxnn/layers",
-    "jaxnn/masking.py",
     "jaxnn/models",
     "jaxnn/parallel",
-    "jaxnn/printing.py",
     "jaxnn/random.py",
-    "jaxnn/shapes.py",
     "jaxnn/surgery",
     "jaxnn/sweep",
     "jaxnn/sweep/export.py",
@@ -80,7 +77,6 @@ FINISHED = (
     "jaxnn/train/weights.py",
     "jaxnn/tree.py",
     "jaxnn/validation.py",
-    "jaxnn/watching.py",
 )
 
 # What to write instead of each phrase.

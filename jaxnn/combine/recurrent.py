@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..arrays import narrowed, widened
 from ..core import paths
 from ..core.calls import Arrays, Call, Outcome, evaluate
 from ..core.composite import Composite, Wrapper
@@ -15,7 +16,6 @@ from ..core.layer import Layer, LayerLike, Signature, signature
 from ..core.values import copy_with, fields
 from ..explain.call_errors import check_inputs, check_params, check_state
 from ..explain.text import describe
-from ..floating import narrowed, widened
 from ..functional.recurrence import Marks, marks, scan, unroll
 from ..functional.segments import check_segments
 from ..layers.checks import (

@@ -16,9 +16,8 @@ from ..core.layer import Layer, LayerLike
 from ..core.values import copy_with
 from ..explain.definition_errors import check_child_names, check_names
 from ..explain.text import describe
-from ..fields import FrozenDict, normalize
+from ..fields import FrozenDict, code, normalize
 from ..layers.checks import plain_function
-from ..printing import code
 
 _MERGE = None | plain_function.such(hint="to apply a layer, write Sequential(Parallel(...), layer)")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..files.plain import quoted
 from ..files.reading import LONGEST, printable
-from ..html.formatting import aligned, count, duration, number
+from ..html.page import aligned, count, duration, number
 from ..sweep.driver import Progress, Watch
 from ..sweep.ledger import Ledger
 from ..sweep.reading import Sweep, read

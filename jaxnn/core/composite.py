@@ -14,12 +14,11 @@ from typing import Annotated, Any, get_args, get_origin
 
 import jax
 
+from ..arrays import narrowed, visible, widened
 from ..explain.call_errors import check_given, check_inputs, check_state_names, check_structure
 from ..explain.definition_errors import check_nesting, check_siblings, interceptor
-from ..explain.location import UNREACHED, Mismatch, Unreached, drawing, located
+from ..explain.text import UNREACHED, Mismatch, Unreached, drawing, located
 from ..fields import FrozenDict, is_traced
-from ..floating import narrowed, widened
-from ..masking import visible
 from . import paths
 from .calls import Call, Interceptor, Outcome, Unknown, current_trace, evaluate
 from .declarations import placeholder

@@ -2,7 +2,7 @@
 
 Layers, initializers, declared parameters, and configurations are values. A subclass of `Value` is a
 frozen dataclass without a decorator. `fields.normalize` defines what its fields may contain,
-`identity` defines equality, and `printing.code` defines how it prints.
+`identity` defines equality, and `fields.code` defines how it prints.
 """
 
 import dataclasses
@@ -11,8 +11,7 @@ import struct
 import types
 from typing import Any, dataclass_transform
 
-from ..fields import FrozenDict, is_traced, normalize
-from ..printing import arguments, encode, public_path, restore
+from ..fields import FrozenDict, arguments, encode, is_traced, normalize, public_path, restore
 from ..validation import check_fields
 
 

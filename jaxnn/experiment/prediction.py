@@ -13,7 +13,7 @@ from .. import train
 from ..data import Dataset
 from ..files.plain import quoted
 from ..files.reading import FileError, check_regular, read_bytes
-from ..html.formatting import aligned
+from ..html.page import aligned
 from .experiment import Configured, Experiment
 from .run_folder import restored
 

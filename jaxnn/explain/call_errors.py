@@ -10,8 +10,17 @@ from ..core import paths
 from ..core.declarations import is_array
 from ..validation import flag
 from .definition_errors import RESERVED_INPUTS, check_child_names
-from .location import UNREACHED, Mismatch, Unreached, foreign, place_of
-from .text import brief, describe, mismatches, suggestion
+from .text import (
+    UNREACHED,
+    Mismatch,
+    Unreached,
+    brief,
+    describe,
+    foreign,
+    mismatches,
+    place_of,
+    suggestion,
+)
 
 INIT = (
     "Write params = net.init(key, x) and net.apply(params, x) with the same network, and x of the "

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..core import paths
-from ..printing import code
+from ..fields import code
 from ..validation import Accepts
 
 REQUESTS = frozenset({"key", "train", "state"})

@@ -11,8 +11,8 @@ from jax import lax
 from ..explain.text import describe
 from .gradients import shared_sum
 from .linear import along_axis, to_compute_type
-from .padding import MODES, Padding, entries, fill, lengths
 from .segments import packed_positions
+from .windows import MODES, Padding, entries, fill, lengths
 
 PerAxis = int | tuple[int, ...]
 
@@ -52,7 +52,7 @@ def convolution(
         dilation: Step between the elements of a window. Default: 1.
         groups: Number of groups of neighboring channels. Each group of output features is computed
             from its own group of input channels. Default: 1.
-        padding: See `functional.padding`. Default: "same".
+        padding: See `functional.windows`. Default: "same".
 
     Returns:
         Array of shape `(..., *output axes, m)`, in the type of x.

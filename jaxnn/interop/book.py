@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..combine.weight_normalization import SpectralNorm, WeightNorm
+from ..combine.reparametrization import SpectralNorm, WeightNorm
 from ..core import paths
 from .axes import Trace
-from .orders import ByType, Run, runs, said, statements, tied
-from .reparametrized import Made, Unfit, lengths, state_before
+from .orders import ByType, Made, Run, Unfit, lengths, runs, said, state_before, statements, tied
 from .source import Library, Missing, Names, Owner, Source, as_numpy
 
 

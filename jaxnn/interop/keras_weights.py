@@ -14,10 +14,21 @@ from ..layers.elementwise import PReLU
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights
-from . import kernels
 from .conversion import converted
-from .reparametrized import Unfit
-from .source import NORMS, TABLES, Library, Names, Source, fitted, renamed, table
+from .orders import Unfit
+from .source import (
+    KERNELS,
+    NORMS,
+    TABLES,
+    Library,
+    Names,
+    Source,
+    bias,
+    fitted,
+    kernel_attention,
+    renamed,
+    table,
+)
 
 
 def from_keras(
@@ -165,12 +176,12 @@ def depthwise(layer: Any, source: Source) -> dict[str, Any]:
     wanted = source.shape("w")
     channels = wanted[-1] // layer.multiplier
     fitted(kernel, (*wanted[:-2], channels, layer.multiplier), "kernel")
-    return {"w": kernel.reshape(wanted)} | kernels.bias(source)
+    return {"w": kernel.reshape(wanted)} | bias(source)
 
 
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
     """kernel `(*window, features, inputs)`."""
-    return {"w": np.swapaxes(source("kernel"), -1, -2)} | kernels.bias(source)
+    return {"w": np.swapaxes(source("kernel"), -1, -2)} | bias(source)
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
@@ -223,13 +234,13 @@ KERAS = Library(
     "keras",
     "/",
     {
-        **kernels.KERNELS,
+        **KERNELS,
         DepthwiseConv: depthwise,
         ConvTranspose: transposed_convolution,
         **dict.fromkeys(NORMS, norm),
         **dict.fromkeys(TABLES, table("embeddings")),
         PReLU: prelu,
-        MultiHeadAttention: kernels.attention("attention_output"),
+        MultiHeadAttention: kernel_attention("attention_output"),
         RNNCell: recurrent("simple_rnn_cell"),
         LSTMCell: recurrent("lstm_cell"),
         ConvLSTMCell: recurrent("conv_lstm_cell"),

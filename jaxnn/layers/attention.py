@@ -6,16 +6,15 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from ..arrays import without_padding
 from ..core.calls import State
 from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
 from ..explain.text import describe
 from ..fields import is_traced
-from ..functional import cache as caches
 from ..functional.attention import attend, attention, check_types, implementations, over_heads
 from ..functional.checking import check_range
-from ..functional.finite import broken_rows, by_row, finite_rows
-from ..functional.gradients import shared_product
+from ..functional.gradients import broken_rows, by_row, finite_rows, shared_product
 from ..functional.linear import along_axis, floating_type, linear
 from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
@@ -27,9 +26,10 @@ from ..functional.segments import (
     packed_mask,
     packed_positions,
     segments_mask,
+    write_chunk,
+    write_ring,
 )
 from ..initializers import InitFn, glorot_uniform, ones, zeros
-from ..masking import without_padding
 from ..validation import above, flag, instance
 from .checks import (
     cache_length,
@@ -271,12 +271,12 @@ class MultiHeadAttention(Primitive):
                 name: jnp.concatenate([slots, chunk[name].astype(slots.dtype)], len(batch))
                 for name, slots in cache.items()
             }
-            cache, written = caches.write_ring(cache, chunk, segment_ids != 0, written)
+            cache, written = write_ring(cache, chunk, segment_ids != 0, written)
         else:
             self._check_room(written, length)
             last, room = written + length - 1, self.cache
             check_range(last, room, f"position {{value}} is past a cache of {room}")
-            joined = cache = caches.write(cache, chunk, written, len(batch))
+            joined = cache = write_chunk(cache, chunk, written, len(batch))
             written = written + length
         keys = PackedPositions(joined["sequence"], joined["position"])
         y = attend(

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from ..arrays import without_padding
 from ..core.calls import State
 from ..core.composite import Composite
 from ..core.declarations import Param, Variable
@@ -13,10 +14,9 @@ from ..core.layer import Layer, Primitive
 from ..explain.text import describe
 from ..functional.convolution import PerAxis, convolution, packed_convolution, per_axis
 from ..functional.linear import floating_type
-from ..functional.padding import MODES, Padding, entries, lengths
 from ..functional.segments import check_segments
+from ..functional.windows import MODES, Padding, entries, lengths
 from ..initializers import InitFn, he_normal, zeros
-from ..masking import without_padding
 from .checks import (
     AXES,
     cache_length,

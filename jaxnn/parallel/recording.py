@@ -8,7 +8,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from ..core import paths
-from ..watching import Spec, Watch
+from ..random import Spec, Watch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn.fields import is_traced
-from jaxnn.generation.generate import _compiled, _prefill
+from jaxnn.generation import _compiled, _prefill
 from jaxnn.models import GPT, CharLSTM
 
 KEY, V = jax.random.key(0), 11

@@ -12,7 +12,7 @@ from flax import linen, nnx
 import jaxnn as nn
 from jaxnn import interop
 from jaxnn.models import GPT, ViT
-from jaxnn.models.resnet import ResNetBlock
+from jaxnn.models.convolutional import ResNetBlock
 from tests.converted import assert_same, fixture, outputs
 from tests.fixtures import models as published
 

@@ -12,7 +12,7 @@ import pytest
 import jaxnn as nn
 from jaxnn import train
 from jaxnn.core import paths
-from jaxnn.explain.location import Mismatch
+from jaxnn.explain.text import Mismatch
 from tests.cases import KEY
 from tests.layers.agreement import normals
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.explain.location import Mismatch
+from jaxnn.explain.text import Mismatch
 from jaxnn.models import GPT
 from tests.cases import KEY
 from tests.layers.agreement import normals

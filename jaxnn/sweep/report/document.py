@@ -14,8 +14,7 @@ from typing import Any
 
 from ...files.replacing import replace
 from ...html.charts import check_library
-from ...html.formatting import count, escaped, label
-from ...html.page import document
+from ...html.page import count, document, escaped, label
 from ..reading import Sweep, read
 from .importance import Importance, importance, importance_of
 from .parameters import parameters

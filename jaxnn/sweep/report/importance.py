@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...html import charts, page
-from ...html.formatting import count, escaped, shorts
+from ...html.page import count, escaped, shorts
 from ...train.directions import badness
 from ..dimensions import Choice, Dimension
 from ..reading import Sweep

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...html import charts, page
-from ...html.formatting import escaped, label, number, shorts
+from ...html.page import escaped, label, number, shorts
 from ..dimensions import Choice, Grid
 from ..reading import Sweep
 from ..tables import Trial

@@ -15,17 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core.calls import placeholder_key
-from ..core.declarations import abstract
-from ..core.layer import Layer, declared
-from ..explain.text import describe, mismatches
-from ..fields import is_traced
-from ..functional import sampling
-from ..keys import as_key
-from ..surgery.caching import with_cache, without_cache
-from ..train.step import remembered
-from ..tree import check_layer
-from ..validation import positive
+from .core.calls import placeholder_key
+from .core.declarations import abstract
+from .core.layer import Layer, declared
+from .explain.text import describe, mismatches
+from .fields import is_traced
+from .functional import sampling
+from .keys import as_key
+from .surgery.caching import with_cache, without_cache
+from .train.step import remembered
+from .tree import check_layer
+from .validation import positive
 
 MOST = 2**31 - 1  # the largest int32
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .core.declarations import is_array
+from .fields import is_array
 
 
 def is_floating(leaf: Any) -> bool:

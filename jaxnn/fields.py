@@ -49,6 +49,30 @@ def is_traced(value: object) -> bool:
     return isinstance(value, Tracer)
 
 
+def is_array(leaf: object) -> bool:
+    """Return whether an input is an array, or the shape of one; others stay Python values."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def describe(tree: Any) -> str:
+    """Describe shapes and types in an error: `float32[8,16]`, nested as the inputs are.
+
+    Args:
+        tree: Tuples and dicts of arrays and other values.
+
+    >>> import jax.numpy as jnp
+    >>> describe((jnp.zeros((8, 16)), 3))
+    '(float32[8,16], 3)'
+    """
+    if isinstance(tree, tuple):
+        return "(" + ", ".join(map(describe, tree)) + ")"
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{key}: {describe(item)}" for key, item in tree.items()) + "}"
+    if is_array(tree):
+        return f"{tree.dtype}[{','.join(map(str, tree.shape))}]"
+    return repr(tree)
+
+
 def normalize(value: Any, where: str) -> Any:
     """Return the normal form of a field.
 

@@ -368,13 +368,16 @@ class Bidirectional(Composite):
 
     def _each(self, carry: Any) -> list[tuple[Any, Any]]:
         """Return both directions, each with its carry."""
-        if not isinstance(carry, dict) or set(carry) != {"forward", "backward"}:
-            raise ValueError(
-                "Bidirectional expects a carry for each direction, a dict of 'forward' and "
-                f"'backward' as unroll returns it; got {describe(carry)}"
-            )
+        _directions(carry, "carry")
         both: Any = self.layer
         return list(zip(both, (carry["forward"], carry["backward"]), strict=True))
+
+
+_directions = Accepts(
+    "a carry for each direction, a dict of 'forward' and 'backward' as unroll returns it",
+    lambda carry: isinstance(carry, dict) and set(carry) == {"forward", "backward"},
+    abstract=True,
+)
 
 
 def reversed_layer(layer: Layer) -> Layer:

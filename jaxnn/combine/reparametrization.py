@@ -21,7 +21,7 @@ from ..functional.normalization import spectral_norm, weight_norm
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, zeros
 from ..layers.checks import path_pattern
 from ..tree import layers
-from ..validation import number, positive
+from ..validation import Accepts, number, positive
 from .transforms import Inference
 
 
@@ -87,14 +87,19 @@ class WeightNorm(Wrapper):
 
 def _weight(pair: Any, path: paths.Path) -> jax.Array:
     """Return w from its v and g; raise Mismatch unless `pair` consists of these."""
-    if isinstance(pair, dict) and pair.keys() == {"v", "g"}:
-        v, g = pair["v"], pair["g"]
-        if v.ndim and g.ndim and g.shape == (*v.shape[: g.ndim - 1], v.shape[-1]):
-            return each_of_stack(weight_norm, g.ndim - 1)(v, g)
-    raise Mismatch(
-        f"{paths.text(path)!r} must be a dict of the direction v and the lengths g, got "
-        f"{describe(pair)}"
-    )
+    _pair(pair, repr(paths.text(path)))
+    v, g = pair["v"], pair["g"]
+    return each_of_stack(weight_norm, g.ndim - 1)(v, g)
+
+
+def _is_pair(pair: Any) -> bool:
+    if not isinstance(pair, dict) or pair.keys() != {"v", "g"}:
+        return False
+    v, g = pair["v"], pair["g"]
+    return bool(v.ndim and g.ndim) and g.shape == (*v.shape[: g.ndim - 1], v.shape[-1])
+
+
+_pair = Accepts("a dict of the direction v and the lengths g", _is_pair, Mismatch, abstract=True)
 
 
 class Lengths(Initializer):
@@ -326,20 +331,24 @@ class LoRA(Wrapper):
 
 def _adapted(parts: Any, scale: Any, path: paths.Path) -> jax.Array:
     """Return the weight from its parts; raise Mismatch if they do not match."""
-    if isinstance(parts, dict) and parts.keys() == {"base", "down", "up"}:
-        base, down, up = parts["base"], parts["down"], parts["up"]
-        depth = down.ndim - 2
-        copies = base.shape[:depth]
-        sizes = math.prod(base.shape[depth:-1]), base.shape[-1]
-        if depth >= 0 and (down.shape, up.shape) == (
-            (*copies, sizes[0], down.shape[-1]),
-            (*copies, down.shape[-1], sizes[1]),
-        ):
-            return each_of_stack(functools.partial(_sum, scale), depth)(base, down, up)
-    raise Mismatch(
-        f"{paths.text(path)!r} must be a dict of base, down, and up with matching shapes, got "
-        f"{describe(parts)}"
-    )
+    _parts(parts, repr(paths.text(path)))
+    base, down, up = parts["base"], parts["down"], parts["up"]
+    return each_of_stack(functools.partial(_sum, scale), down.ndim - 2)(base, down, up)
+
+
+def _are_parts(parts: Any) -> bool:
+    if not isinstance(parts, dict) or parts.keys() != {"base", "down", "up"}:
+        return False
+    base, down, up = parts["base"], parts["down"], parts["up"]
+    depth = down.ndim - 2
+    copies, rank = base.shape[:depth], down.shape[-1:]
+    wanted = (*copies, math.prod(base.shape[depth:-1]), *rank), (*copies, *rank, base.shape[-1])
+    return depth >= 0 and (down.shape, up.shape) == wanted
+
+
+_parts = Accepts(
+    "a dict of base, down, and up with matching shapes", _are_parts, Mismatch, abstract=True
+)
 
 
 def _sum(scale: Any, base: jax.Array, down: jax.Array, up: jax.Array) -> jax.Array:

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.declarations import is_array
 from jaxnn.data.check import check
 from jaxnn.data.order import GatheredBatches, whole_batches
 from jaxnn.data.rows import as_arrays, check_rows, leaves_by_path, row_count, row_spec, slices
 from jaxnn.data.source import Position
+from jaxnn.fields import is_array
 from jaxnn.fingerprint import checksum
 
 

@@ -9,26 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..core import paths
-from ..core.declarations import Declared, is_array
-
-
-def describe(tree: Any) -> str:
-    """Describe shapes and types in an error: `float32[8,16]`, nested as the inputs are.
-
-    Args:
-        tree: Tuples and dicts of arrays and other values.
-
-    >>> import jax.numpy as jnp
-    >>> describe((jnp.zeros((8, 16)), 3))
-    '(float32[8,16], 3)'
-    """
-    if isinstance(tree, tuple):
-        return "(" + ", ".join(map(describe, tree)) + ")"
-    if isinstance(tree, dict):
-        return "{" + ", ".join(f"{key}: {describe(item)}" for key, item in tree.items()) + "}"
-    if is_array(tree):
-        return f"{tree.dtype}[{','.join(map(str, tree.shape))}]"
-    return repr(tree)
+from ..core.declarations import Declared
+from ..fields import describe, is_array
 
 
 def brief(tree: Any) -> str:
@@ -80,6 +62,24 @@ def mismatches(declared: Any, given: Any, path: paths.Path = ()) -> list[str]:
     if tuple(given.shape) != declared.shape:
         return [f"{where}: declared {declared.shape}, got {tuple(given.shape)}"]
     return []
+
+
+def check_matches(
+    declared: Any, given: Any, what: str, hint: str = "", error: type[Exception] = ValueError
+) -> None:
+    """Raise with a line for each difference between declared and given arrays.
+
+    Args:
+        declared: A tree of `nn.Param` or `nn.Variable`.
+        given: A tree of arrays.
+        what: What is wrong if they differ, as in "the state does not match the network".
+        hint: The call to write. Default: "", none.
+        error: Type of the error. Default: ValueError.
+    """
+    lines = mismatches(declared, given)
+    if lines:
+        text = f"{what}: {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{what}:", *lines])
+        raise error(f"{text}; {hint}" if hint else text)
 
 
 def _has_leaves(tree: Any) -> bool:

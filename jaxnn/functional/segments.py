@@ -17,6 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..fields import is_array
+from ..validation import Accepts
+
 
 class Count(NamedTuple):
     """Progress of each row, integers (...): its last segment that was not 0, the number of
@@ -135,17 +138,18 @@ def distance_mask(
 
 def check_segments(segment_ids: Any, shape: tuple[int, ...], name: str = "segment_ids") -> None:
     """Raise TypeError or ValueError unless `segment_ids` are integers of `shape`."""
-    dtype = getattr(segment_ids, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
-        raise TypeError(
-            f"{name} must be integers: 0 for padding, otherwise the number of the packed sequence; "
-            f"got {segment_ids if dtype is None else dtype!s}"
-        )
-    if tuple(segment_ids.shape) != tuple(shape):
-        raise ValueError(
-            f"{name} must have the shape (..., T) of the sequence, {tuple(shape)}; got "
-            f"{tuple(segment_ids.shape)}"
-        )
+    _integers(segment_ids, name)
+    what = f"of the shape (..., T) of the sequence, {tuple(shape)}"
+    fits = Accepts(what, lambda ids: tuple(ids.shape) == tuple(shape), abstract=True)
+    fits(segment_ids, name)
+
+
+_integers = Accepts(
+    "integers: 0 for padding, otherwise the number of the packed sequence",
+    lambda ids: is_array(ids) and jnp.issubdtype(ids.dtype, jnp.integer),
+    TypeError,
+    abstract=True,
+)
 
 
 def write_chunk(

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..validation import is_int
+from ..validation import Accepts, is_int
 
 Entry = str | int | tuple[int, int]
 Padding = Entry | tuple[Entry, ...]
@@ -50,12 +50,14 @@ def entries(
         padding = (padding,)
     each = padding if isinstance(padding, tuple) else (padding,) * axes
     several_causal = padding == "causal" and axes > 1
-    if len(each) != axes or several_causal or not all(_is_entry(entry, names) for entry in each):
-        hint = f"; write padding={('causal', *['same'] * (axes - 1))!r}" if several_causal else ""
-        raise ValueError(
-            f"{where} must be {', '.join(map(repr, names))}, an int >= 0, or a tuple with a name, "
-            f"an int, or a pair of ints for each of the {axes} axes, got {padding!r}{hint}"
-        )
+    valid = len(each) == axes and all(_is_entry(entry, names) for entry in each)
+    accepts = Accepts(
+        f"{', '.join(map(repr, names))}, an int >= 0, or a tuple with a name, an int, or a pair of "
+        f"ints for each of the {axes} axes",
+        lambda padding: valid and not several_causal,
+    )
+    causal = f"write padding={('causal', *['same'] * (axes - 1))!r}" if several_causal else ""
+    accepts(padding, where, causal)
     return each
 
 

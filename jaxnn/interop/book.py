@@ -67,22 +67,19 @@ class Book:
             raise Missing(source.full(name))
         stacked = bool(source.copy) and "*" not in self.template(source.path)
         if isinstance(found, Made):
+            part, wrong = getattr(found, source.part), ""
             if stacked:
-                raise Unfit(
-                    f"{source.full(name)} is made of several stacked arrays: cut them into copies "
-                    "and write * for the number of a copy"
+                wrong = (
+                    "made of several stacked arrays: cut them into copies and write * for the "
+                    "number of a copy"
                 )
-            self._note(source, *found.names)
-            part = getattr(found, source.part)
-            if (
-                part is None
-                and source.part == "weight"
-                and not source.owner.is_inside(SpectralNorm)
+            elif (part is None and source.part == "weight") and not source.owner.is_inside(
+                SpectralNorm
             ):
-                raise Unfit(
-                    f"{source.full(name)} is divided by its largest singular value there: use "
-                    "nn.SpectralNorm"
-                )
+                wrong = "divided by its largest singular value there: use nn.SpectralNorm"
+            if wrong:
+                raise Unfit(f"{source.full(name)} is {wrong}")
+            self._note(source, *found.names)
             whole = found.direction if found.original is None else found.original
             return np.full(np.shape(whole), np.nan) if part is None else part
         self._note(source, found)

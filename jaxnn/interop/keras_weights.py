@@ -14,6 +14,7 @@ from ..layers.elementwise import PReLU
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights
+from ..validation import Accepts
 from .conversion import converted
 from .orders import Unfit
 from .source import (
@@ -93,18 +94,23 @@ def _has_channels_first(layer: Any) -> bool:
     return any(_has_channels_first(one) for one in getattr(layer, "_layers", ()))
 
 
+_variable = Accepts(
+    "a model, its weights, or arrays by name",
+    lambda v: hasattr(v, "path"),
+    TypeError,
+    hint="write keras.saving.load_model(file).weights for a .keras file, or a dict of the arrays "
+    "of a .weights.h5 file",
+    abstract=True,
+)
+
+
 def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
     """Return variables by their paths; ValueError if two have one, TypeError for other values."""
     found: dict[str, Any] = {}
     twice = []
     given: Any = variables if isinstance(variables, Iterable) else [variables]
     for variable in given:
-        if not hasattr(variable, "path"):
-            raise TypeError(
-                "from_keras.weights must be a model, its weights, or arrays by name, got "
-                f"{variables!r:.80}; write keras.saving.load_model(file).weights for a .keras "
-                "file, or a dict of the arrays of a .weights.h5 file"
-            )
+        _variable(variable, "from_keras.weights")
         if variable.path in found:
             twice.append(variable.path)
         found[variable.path] = variable

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from ..core.declarations import is_array
 from ..core.layer import Layer
+from ..fields import is_array
 from ..files.reading import MEGABYTE, FileError, open_regular
 from ..installation import pip, required
 from ..train.state import Trained

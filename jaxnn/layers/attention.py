@@ -337,25 +337,25 @@ class MultiHeadAttention(Primitive):
         d = self._head_dim(x.shape[-1])
         if self.rotary is not None:
             self.rotary.turned_features(d)
-        if memory is None:
-            if self.cache and not self.causal:
-                raise ValueError(
-                    "attends to later positions, so it needs the whole sequence and cannot keep a "
-                    "cache: write causal=True, or run it without nn.with_cache"
-                )
-            return
-        if memory.shape[:-2] != x.shape[:-2]:
-            raise ValueError(
+        wrong = []
+        if memory is None and self.cache and not self.causal:
+            wrong.append(
+                "attends to later positions, so it needs the whole sequence and cannot keep a "
+                "cache: write causal=True, or run it without nn.with_cache"
+            )
+        if memory is not None and memory.shape[:-2] != x.shape[:-2]:
+            wrong.append(
                 "x and memory must have equal axes before (T, features) and (S, features); got "
                 f"{describe(x)} and {describe(memory)}"
             )
-        asked = ("causal", "window", "rotary", "alibi")
-        wrong = [name for name in asked if getattr(self, name)]
-        if wrong:
-            raise ValueError(
-                f"{' and '.join(wrong)} cannot be used with a memory, which has other positions: "
-                "use another MultiHeadAttention for the memory"
+        by_position = [n for n in ("causal", "window", "rotary", "alibi") if getattr(self, n)]
+        if memory is not None and by_position:
+            wrong.append(
+                f"{' and '.join(by_position)} cannot be used with a memory, which has other "
+                "positions: use another MultiHeadAttention for the memory"
             )
+        if wrong:
+            raise ValueError("; ".join(wrong))
 
     def _check_scaling(self, why: str) -> None:
         scaling = None if self.rotary is None else self.rotary.scaling

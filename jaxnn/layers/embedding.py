@@ -18,7 +18,7 @@ from ..functional.linear import linear, wider_type
 from ..functional.segments import check_segments
 from ..functional.windows import folded, larger
 from ..initializers import InitFn, Initializer, Shape, lecun_normal, variance_scaling, zeros
-from ..validation import each, integer, one_of, positive
+from ..validation import Accepts, each, integer, one_of, positive
 from .checks import check_multiples, check_rank, positive_size
 
 MODES = ("sum", "mean", "max")
@@ -193,11 +193,16 @@ def _table(layer: Any) -> Param:
 
 
 def _check_tokens(ids: Any) -> None:
-    if not jnp.issubdtype(getattr(ids, "dtype", type(ids)), jnp.integer):
-        raise TypeError(
-            f"expected an array of integer tokens, got {describe(ids)}; use "
-            "jnp.asarray(ids, jnp.int32)"
-        )
+    _integers(ids, "the input")
+
+
+_integers = Accepts(
+    "an array of integer tokens",
+    lambda ids: jnp.issubdtype(getattr(ids, "dtype", type(ids)), jnp.integer),
+    TypeError,
+    hint="use jnp.asarray(ids, jnp.int32)",
+    abstract=True,
+)
 
 
 def _check_inside(ids: Any, layer: Any, segment_ids: Any = None) -> None:

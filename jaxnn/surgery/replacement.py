@@ -11,11 +11,12 @@ import jax
 from ..combine.reparametrization import LoRA
 from ..core import paths
 from ..core.composite import holds_layer
-from ..core.declarations import Param, is_array
+from ..core.declarations import Param
 from ..core.layer import Layer
 from ..core.paths import at
 from ..core.values import copy_with, fields
-from ..explain.text import describe, mismatches, suggestion
+from ..explain.text import check_matches, describe, suggestion
+from ..fields import is_array
 from ..keys import as_key
 from ..random import draw
 from ..tree import check_layer, edit_children, layers, unwrapped, validated
@@ -267,12 +268,8 @@ def filled(spec: Any, key: jax.Array, kept: dict[paths.Path, Any]) -> Any:
 
 def check_belong(net: Layer, params: Any, inputs: Any, named: Any) -> None:
     """Raise ValueError, with every difference, for parameters of another network."""
-    lines = mismatches(net.spec(*inputs, **named), params)
-    if lines:
-        raise ValueError(
-            "the parameters are not those of this network for these inputs:\n  "
-            + "\n  ".join(lines)
-        )
+    what = "the parameters are not those of this network for these inputs"
+    check_matches(net.spec(*inputs, **named), params, what)
 
 
 def add_lora(

@@ -259,7 +259,7 @@ def test_dropout_of_the_weights():
     ("options", "text"),
     [
         ({"mask": jnp.ones((5, 5))}, r"mask must be .* booleans.*got float32\[5,5\]; .* bias="),
-        ({"mask": jnp.ones((5, 4), bool)}, r"\(2, 4, 5, 5\) with its rank; got \(5, 4\)"),
+        ({"mask": jnp.ones((5, 4), bool)}, r"\(2, 4, 5, 5\) with its rank, got bool\[5,4\]"),
         (
             {"mask": [[True]]},
             r"mask must be an array of .*, got \[\[True\]\]; write mask=jnp.asarray",

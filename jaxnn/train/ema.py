@@ -9,7 +9,7 @@ import optax.contrib
 
 from ..validation import Accepts, is_number
 from .optimizer import Optimizer, SlowState, as_pytree, states_of, updated
-from .state import Trained, TrainState
+from .state import Trained, TrainState, trained_like
 from .weights import Weights
 
 
@@ -146,6 +146,7 @@ def evaluation_params(trained: Trained) -> Any:
     >>> jax.tree.map(jnp.shape, evaluation_params(state))
     {'b': (1,), 'w': (2, 1)}
     """
+    trained_like(trained, "evaluation_params.trained")
     if not isinstance(trained, TrainState):
         return trained.params
     params = trained.params

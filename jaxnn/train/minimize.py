@@ -262,7 +262,8 @@ def _check_state(state: Any, owner: str) -> None:
     if not isinstance(state, TrainState):
         raise TypeError(
             f"{owner}.state must be a train.TrainState, got {brief(state)}; write state = "
-            "program.init(key, batch), and initial=params to start from parameters"
+            "program.init(key, batch), and for parameters initial=train.Weights(params, "
+            "net.init_state(x)) in the program"
         )
 
 

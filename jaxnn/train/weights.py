@@ -19,14 +19,13 @@ import numpy as np
 from ..core import paths
 from ..core.calls import placeholder_key
 from ..core.layer import Layer
-from ..explain.text import brief
 from ..files.arrays import open_arrays
 from ..files.reading import FileError, listed
 from ..files.replacing import replace
 from ..installation import missing
 from ..validation import Accepts
 from ..version import __version__
-from .state import Trained
+from .state import Trained, trained_like
 
 SCHEMA = "1"
 pattern_list = Accepts("a list of patterns", lambda v: not isinstance(v, str), TypeError)
@@ -82,12 +81,7 @@ def packed(net: Layer, trained: Trained) -> bytes:
         from safetensors.numpy import save
     except ImportError as error:
         raise missing("weights are saved by", "safetensors", "experiments") from error
-    if not (hasattr(trained, "params") and hasattr(trained, "state")):
-        raise TypeError(
-            "save_weights needs a train.TrainState or train.Weights(params, state), got "
-            f"{brief(trained)}; write train.Weights(params, {{}}) for plain parameters, with "
-            "net.init_state(x) in place of {} if the network keeps state"
-        )
+    trained_like(trained, "save_weights.trained")
     # safetensors writes the memory of an array in its order, which has to be row by row.
     arrays = {
         path: np.asarray(leaf, order="C")
@@ -145,6 +139,7 @@ def load_weights(
     spec = net.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))
     declared = _flat(spec, slots)
+    (None | trained_like)(start, "load_weights.start")
     kept = _kept(declared, start, keep)
     with open_arrays(file) as opened:
         about, entries = opened.metadata, opened.entries

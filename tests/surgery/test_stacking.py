@@ -108,5 +108,5 @@ def test_refused():
         TypeError, match=r"unstack_layers.net must be a layer, got 3; write nn.unstack_layers\("
     ):
         nn.unstack_layers(cast(Any, 3), params)
-    with pytest.raises(TypeError, match="stack_layers.net must be a layer"):
+    with pytest.raises(TypeError, match=r"stack_layers.net must be a layer"):
         nn.stack_layers(cast(Any, None), params)

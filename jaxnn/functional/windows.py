@@ -73,10 +73,10 @@ def _is_length(n: Any) -> bool:
     return is_int(n) and n >= 0
 
 
-def lengths(entry: Entry, size: int, window: int, stride: int) -> tuple[int, int]:
+def padding_lengths(entry: Entry, size: int, window: int, stride: int) -> tuple[int, int]:
     """Return the padding (before, after) of `size` elements for a window that spans `window`.
 
-    >>> lengths("same", 5, 3, 2), lengths("causal", 5, 3, 1), lengths(2, 5, 3, 1)
+    >>> padding_lengths("same", 5, 3, 2), padding_lengths("causal", 5, 3, 1), padding_lengths(2, 5, 3, 1)
     ((1, 1), (2, 0), (2, 2))
     """
     if isinstance(entry, tuple):
@@ -175,7 +175,7 @@ def windows(
         axis = i - axes - 1
         n, k, s, d = shape[axis], kernels[i], strides[i], _per_axis(dilation, axes)[i]
         span = d * (k - 1) + 1
-        before, after = lengths(entry, n, span, s)
+        before, after = padding_lengths(entry, n, span, s)
         free = n + before + after - span
         where = f"axis {axis} of an array {tuple(shape)} padded by {before} before, {after} after"
         wrong = ""

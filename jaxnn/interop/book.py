@@ -274,7 +274,7 @@ class Book:
                 own[place] = leaf
             else:
                 spectral["params", *above] = wrapper
-        trees = nested(own)
+        trees = tree_of(own)
         found = {}
         for root in trees:
             found |= self._converted(owner, root, trees[root], copy, "weight")
@@ -370,7 +370,7 @@ def _there(part: Any, place: paths.Path, wrapper: str) -> Any:
     return part
 
 
-def nested(flat: dict[paths.Path, Any]) -> dict[str, Any]:
+def tree_of(flat: dict[paths.Path, Any]) -> dict[str, Any]:
     """Return nested dicts from leaves by path.
 
     Args:

@@ -76,8 +76,8 @@ def _is_length(n: Any) -> bool:
 def padding_lengths(entry: Entry, size: int, window: int, stride: int) -> tuple[int, int]:
     """Return the padding (before, after) of `size` elements for a window that spans `window`.
 
-    >>> padding_lengths("same", 5, 3, 2), padding_lengths("causal", 5, 3, 1), padding_lengths(2, 5, 3, 1)
-    ((1, 1), (2, 0), (2, 2))
+    >>> padding_lengths("same", 5, 3, 2), padding_lengths("causal", 5, 3, 1)
+    ((1, 1), (2, 0))
     """
     if isinstance(entry, tuple):
         return entry

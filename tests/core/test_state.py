@@ -103,7 +103,7 @@ def test_a_carry_starts_constant():
             return carry, x
 
     with pytest.raises(
-        TypeError, match=r"at the root, .*the initializer of the carry '0/h' must be constant"
+        TypeError, match=r"at the root, .*the initializer of the carry 'h' must be constant"
     ):
         nn.Recurrent(Cell()).init(KEY, X)
 

@@ -270,11 +270,11 @@ def test_dropout_of_the_weights():
         ),
         (
             {"bias": jnp.ones((2, 5, 5))},
-            r"got float32\[2,5,5\]; .*write bias\[\.\.\., None, :, :\]",
+            r"float32\[2,5,5\]; .*write bias\[\.\.\., None, :, :\]",
         ),
         (
             {"segment_ids": jnp.ones((2, 4), int)},
-            r"shape \(\.\.\., T\) .*\(2, 5\), got int32\[2,4\]",
+            r"shape .*\(2, 5\), got int32\[2,4\]",
         ),
         (
             {"segment_ids": jnp.ones((2, 5))},

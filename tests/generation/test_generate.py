@@ -202,7 +202,7 @@ def test_half_precision_parameters_generate(gpt):
         (
             [[1]],
             {"stop": [1.7]},
-            r"stop must be integer tokens, got \[1.7\]; write for example stop=\[0\]",
+            r"stop must be integer tokens, got float64\[1\]; write for example stop=\[0\]",
         ),
         ([[1]], {"key": None}, r"sampling requires a key: write key=jax.random.key\(0\)"),
         ([[1]], {"temperature": -1.0}, "temperature must be a number >= 0"),

@@ -1,6 +1,7 @@
 """Measurements in new processes: imports, first compilations, whole commands."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -74,8 +75,15 @@ def output(arguments: Sequence[str]) -> str:
     Args:
         arguments: Arguments of Python.
     """
+    # Users import compiled files, which the warm-up writes.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     if done.returncode:
         raise RuntimeError(f"python {' '.join(arguments)} failed:\n{done.stderr}")

@@ -18,15 +18,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .combine.capture import Tap, capture
-from .combine.inference import Inference
-from .combine.lora import LoRA
 from .combine.mixture import MixtureOfExperts
 from .combine.precision import Precision
 from .combine.quantize import quantize
 from .combine.recurrent import Bidirectional, Recurrent
+from .combine.reparametrization import LoRA, SpectralNorm, WeightNorm
 from .combine.sequential import Parallel, Residual, Sequential
-from .combine.transforms import Ensemble, Remat, Repeat
-from .combine.weight_normalization import SpectralNorm, WeightNorm
+from .combine.transforms import Ensemble, Inference, Remat, Repeat
 from .core.composite import Composite, Wrapper, intercept
 from .core.declarations import Param, Variable
 from .core.layer import Layer, LayerLike, Primitive
@@ -51,12 +49,12 @@ from .initializers import (
     zeros,
 )
 from .layers.attention import MultiHeadAttention
+from .layers.blocks import DecoderLayer, EncoderLayer, GatedFeedForward, SqueezeExcitation
 from .layers.convolution import Conv, DepthwiseConv, Separable, SeparableConv
 from .layers.convolution_transpose import ConvTranspose
 from .layers.dropout import AlphaDropout, Dropout, GaussianNoise, StochasticDepth
 from .layers.elementwise import LayerScale, LearnedArray, PReLU
 from .layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
-from .layers.gated import GatedFeedForward, SqueezeExcitation
 from .layers.linear import Bilinear, Dense, Einsum
 from .layers.linear_recurrence import LinearRecurrence
 from .layers.normalization import (
@@ -90,7 +88,6 @@ from .layers.rotary import (
     YaRNScaling,
 )
 from .layers.shape import Flatten, PixelShuffle, PixelUnshuffle, Reshape, Upsample
-from .layers.transformer import DecoderLayer, EncoderLayer
 from .tree import layers, map_layers
 from .version import __version__ as __version__
 
@@ -106,12 +103,11 @@ if TYPE_CHECKING:
     from . import surgery as surgery
     from . import sweep as sweep
     from . import train as train
-    from .generation.generate import generate
-    from .inspect.checkify import checkify
+    from .generation import generate
     from .inspect.summary import summary
-    from .surgery.adapters import add_lora, merge_lora
+    from .inspect.value_checks import checkify
     from .surgery.caching import with_cache
-    from .surgery.replacement import replace
+    from .surgery.replacement import add_lora, merge_lora, replace
     from .surgery.stacking import stack_layers, unstack_layers
     from .surgery.widening import widen
 
@@ -130,10 +126,10 @@ _PACKAGES = (
     "train",
 )
 _LATER = {
-    "add_lora": "jaxnn.surgery.adapters",
-    "checkify": "jaxnn.inspect.checkify",
-    "generate": "jaxnn.generation.generate",
-    "merge_lora": "jaxnn.surgery.adapters",
+    "add_lora": "jaxnn.surgery.replacement",
+    "checkify": "jaxnn.inspect.value_checks",
+    "generate": "jaxnn.generation",
+    "merge_lora": "jaxnn.surgery.replacement",
     "replace": "jaxnn.surgery.replacement",
     "stack_layers": "jaxnn.surgery.stacking",
     "summary": "jaxnn.inspect.summary",

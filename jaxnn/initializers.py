@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from .core.values import Value
 from .fields import is_traced
-from .validation import number
+from .validation import check_below, number
 
 Shape = Sequence[int]
 InitFn: TypeAlias = Callable[[Any, Shape, Any], jax.Array]
@@ -94,10 +94,7 @@ class truncated_normal(Initializer):
 
     def __post_init__(self) -> None:
         """Check the bounds."""
-        if not is_traced(self.lower) and not is_traced(self.upper) and self.lower >= self.upper:
-            raise ValueError(
-                f"truncated_normal.upper must be above lower={self.lower}, got {self.upper}"
-            )
+        check_below(self, "lower", "upper")
 
     def __call__(self, key: Any, shape: Shape, dtype: Any = jnp.float32) -> jax.Array:
         """Return an array of truncated normal numbers."""

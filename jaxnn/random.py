@@ -12,10 +12,14 @@ of which the program draws `ROWS` in each call. A row needs only the path of its
 the array, and a few numbers for the distribution. This is possible because threefry is
 counter-based: number i of an array depends only on the key and i. Compiling a program for each
 shape would take longer than it saves.
+
+A `Watch` records or places the parameters that layers draw inside any function, such as the `init`
+of a program. `jax.jit` inside the function traces again for each watch.
 """
 
 import functools
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -28,7 +32,7 @@ from .core import paths
 from .core.calls import current_trace
 from .core.declarations import Declared
 from .core.values import is_lasting
-from .explain.location import located
+from .explain.text import located
 from .fields import is_traced
 from .initializers import (
     InitFn,
@@ -40,7 +44,43 @@ from .initializers import (
     uniform,
     variance_scaling,
 )
-from .watching import current_watch
+
+Spec = Mapping[paths.Path, Declared]
+
+
+class Watch:
+    """Base of the watches, hashable values whose methods are called inside `watching`."""
+
+    def places(self, spec: Spec) -> Mapping[paths.Path, Any]:
+        """Return the sharding of each array that is drawn, or {}.
+
+        Args:
+            spec: Declared parameters or state by path.
+        """
+        return {}
+
+    def drawn(self, spec: Spec, arrays: Mapping[paths.Path, Any]) -> None:
+        """Record the arrays.
+
+        Args:
+            spec: Declared parameters or state by path.
+            arrays: Array of each path.
+        """
+
+
+# Part of the key of every `jax.jit` cache, so that a trace of one watch is not used under another.
+_WATCH = jax.make_user_context(default_value=None)
+
+
+def current_watch() -> Watch | None:
+    """Return the watch of the innermost `watching`, if any."""
+    return _WATCH.value
+
+
+def watching(watch: Watch | None) -> Any:
+    """Return a context in which the methods of a watch are called; None for no watch."""
+    return _WATCH(watch)
+
 
 ROW = 4096
 ROWS = 64

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from .core import paths
 from .core.layer import Layer
+from .validation import instance
 
 Net = TypeVar("Net", bound=Layer)
 Edit = Callable[[Any, Any], tuple[Any, Any]]
@@ -136,6 +137,7 @@ def validated(layer: Any) -> Any:
 
 def check_layer(net: Any, call: str) -> None:
     """Raise TypeError unless `net` is a layer; `call` is the call to write."""
-    if not isinstance(net, Layer):
-        name = call.partition("(")[0].removeprefix("nn.")
-        raise TypeError(f"{name} expects a layer, got {net!r}; write {call}")
+    _layer(net, f"{call.partition('(')[0]}.net", f"write {call}")
+
+
+_layer = instance(Layer, "a layer")

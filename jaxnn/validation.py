@@ -35,6 +35,8 @@ class Accepts:
         hint: Text that follows in errors, such as the call to write; `{owner}` and `{name}` stand
             for the two parts of the name of a field. Default: "", none.
         traced: Whether traced numbers and arrays are accepted, without a test. Default: False.
+        abstract: Whether the test reads shapes and types only, so that it is applied to traced
+            arrays, too. Default: False.
 
     >>> positive(3, "Dense.features")
     3
@@ -48,6 +50,7 @@ class Accepts:
     error: type[Exception] = ValueError
     hint: str = ""
     traced: bool = False
+    abstract: bool = False
 
     def __call__(self, value: Any, where: str, hint: str = "") -> Any:
         """Return `value` if it is accepted, otherwise raise.
@@ -60,7 +63,7 @@ class Accepts:
         if self.passes(value):
             return value
         for item in value if isinstance(value, tuple) else (value,):
-            if is_traced(item) and not self.traced:
+            if is_traced(item) and not self.traced and not self.abstract:
                 raise TypeError(
                     f"{where} {'holds' if isinstance(value, tuple) else 'is'} the traced number "
                     f"{item}, but must be {self.what}, known before tracing: pass a Python number, "
@@ -82,6 +85,8 @@ class Accepts:
 
     def passes(self, value: Any) -> bool:
         """Return whether `value` is accepted."""
+        if self.abstract:
+            return self.test(value)
         if is_traced(value) or (self.traced and isinstance(value, jax.Array | np.ndarray)):
             return self.traced
         return self.test(value)
@@ -249,6 +254,20 @@ def check_fields(value: Any) -> None:
         item = getattr(value, name)
         if not accepts.passes(item):
             accepts(item, f"{kind.__name__}.{name}")  # raises
+
+
+def check_below(config: Any, lower: str, upper: str) -> None:
+    """Raise ValueError unless one field is below another; traced numbers pass.
+
+    Args:
+        config: A layer or another value.
+        lower: Name of the field that must be below the other.
+        upper: Name of the other field.
+    """
+    low, high = getattr(config, lower), getattr(config, upper)
+    if not is_traced(low) and not is_traced(high) and low >= high:
+        owner = type(config).__name__
+        raise ValueError(f"{owner}.{lower} must be below {upper}={high!r}, got {low!r}")
 
 
 @functools.cache

@@ -14,8 +14,7 @@ FLOORS = [
         "version",
         "installation",
         "files",
-        "core explain fields floating initializers keys masking printing random rows shapes "
-        "validation watching",
+        "arrays core explain fields initializers keys random validation",
         "fingerprint",
         "tree",
         "functional",

@@ -103,10 +103,10 @@ def test_functions_may_take_the_place_of_layers():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: nn.layers(jnp.sin), "layers expects a layer, got .*write nn.layers(net)"),  # type: ignore[arg-type]
+        (lambda: nn.layers(jnp.sin), "layers.net must be a layer, got .*write nn.layers(net)"),  # type: ignore[arg-type]
         (
             lambda: nn.map_layers(lambda path, layer: layer, 3),  # type: ignore[type-var]
-            "map_layers expects a layer, got 3; write nn.map_layers(function, net)",
+            "map_layers.net must be a layer, got 3; write nn.map_layers(function, net)",
         ),
         (
             lambda: nn.map_layers(lambda path, layer: 3 if path else layer, NESTED),

@@ -6,13 +6,13 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..arrays import as_floating, is_floating
 from ..core import paths
 from ..core.calls import Call, Next, Outcome
 from ..core.composite import Wrapper
 from ..core.layer import Layer, LayerLike
-from ..floating import as_floating, is_floating
+from ..fields import code
 from ..layers.checks import path_pattern
-from ..printing import code
 from ..tree import layers
 from ..validation import Accepts
 

@@ -11,23 +11,21 @@ from ..core.calls import Call
 from ..core.composite import Wrapper
 from ..core.declarations import Param
 from ..core.layer import Layer, LayerLike
-from ..explain.location import Mismatch
-from ..explain.text import describe
+from ..explain.text import Mismatch, describe
 from ..initializers import InitFn, Initializer, Shape
 from ..layers.attention import MultiHeadAttention
+from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.embedding import Embedding, EmbeddingBag, PatchEmbedding
-from ..layers.gated import GatedFeedForward
 from ..layers.linear import Bilinear, Dense, Einsum
 from ..tree import check_layer, edit_children, inside
 from ..validation import instance
 from .capture import capture
-from .inference import Inference
 from .precision import Precision
+from .reparametrization import each_of_stack
 from .sequential import Residual
-from .transforms import Ensemble, Remat, Repeat
-from .weight_normalization import each_of_stack
+from .transforms import Ensemble, Inference, Remat, Repeat
 
 KINDS = (
     MultiHeadAttention,

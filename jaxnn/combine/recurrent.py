@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..arrays import narrowed, widened
 from ..core import paths
 from ..core.calls import Arrays, Call, Outcome, evaluate
 from ..core.composite import Composite, Wrapper
@@ -15,7 +16,6 @@ from ..core.layer import Layer, LayerLike, Signature, signature
 from ..core.values import copy_with, fields
 from ..explain.call_errors import check_inputs, check_params, check_state
 from ..explain.text import describe
-from ..floating import narrowed, widened
 from ..functional.recurrence import Marks, marks, scan, unroll
 from ..functional.segments import check_segments
 from ..layers.checks import (
@@ -368,13 +368,16 @@ class Bidirectional(Composite):
 
     def _each(self, carry: Any) -> list[tuple[Any, Any]]:
         """Return both directions, each with its carry."""
-        if not isinstance(carry, dict) or set(carry) != {"forward", "backward"}:
-            raise ValueError(
-                "Bidirectional expects a carry for each direction, a dict of 'forward' and "
-                f"'backward' as unroll returns it; got {describe(carry)}"
-            )
+        _directions(carry, "carry")
         both: Any = self.layer
         return list(zip(both, (carry["forward"], carry["backward"]), strict=True))
+
+
+_directions = Accepts(
+    "a carry for each direction, a dict of 'forward' and 'backward' as unroll returns it",
+    lambda carry: isinstance(carry, dict) and set(carry) == {"forward", "backward"},
+    abstract=True,
+)
 
 
 def reversed_layer(layer: Layer) -> Layer:

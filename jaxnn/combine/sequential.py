@@ -14,11 +14,10 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Composite, Wrapper, as_layers
 from ..core.layer import Layer, LayerLike
 from ..core.values import copy_with
-from ..explain.definition_errors import check_child_names, check_names
+from ..explain.definition_errors import check_child_names, check_names, layer_like
 from ..explain.text import describe
-from ..fields import FrozenDict, normalize
+from ..fields import FrozenDict, code, normalize
 from ..layers.checks import plain_function
-from ..printing import code
 
 _MERGE = None | plain_function.such(hint="to apply a layer, write Sequential(Parallel(...), layer)")
 
@@ -68,12 +67,9 @@ def _check_layers(layers: Any, owner: str) -> None:
     check_child_names(named, owner)
     for name, child in named.items() or enumerate(layers):
         if child is None or isinstance(child, list | tuple | dict):
-            hint = "leave it out" if child is None else f"write {owner}(*layers)"
-            if isinstance(child, dict):
-                hint = f"write {owner}(**layers)"
-            raise TypeError(
-                f"{owner}[{name!r}] must be a layer or a function, got {child!r:.80}; {hint}"
-            )
+            stars = "**" if isinstance(child, dict) else "*"
+            hint = "leave it out" if child is None else f"write {owner}({stars}layers)"
+            layer_like(child, f"{owner}[{name!r}]", hint)  # raises
 
 
 class Sequential(Branches):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..files.reading import LONGEST, printable, quoted
-from ..html.formatting import aligned, count, duration, number
+from ..html.page import aligned, count, duration, number
 from ..sweep.driver import Progress, Watch
 from ..sweep.ledger import Ledger
 from ..sweep.reading import Sweep, read

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..files.reading import LONGEST, printable
-from ..html.formatting import count
+from ..html.page import count
 from ..sweep.export import export
 from ..sweep.ledger import Ledger
 from ..sweep.reading import described, read

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
-from ..explain.location import NO_KEY, foreign, read_early
+from ..explain.text import NO_KEY, foreign, read_early
 from . import paths
 
 State = dict[str, Any]

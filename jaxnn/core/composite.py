@@ -14,12 +14,11 @@ from typing import Annotated, Any, get_args, get_origin
 
 import jax
 
+from ..arrays import narrowed, visible, widened
 from ..explain.call_errors import check_given, check_inputs, check_state_names, check_structure
-from ..explain.definition_errors import check_nesting, check_siblings, interceptor
-from ..explain.location import UNREACHED, Mismatch, Unreached, drawing, located
+from ..explain.definition_errors import check_nesting, check_siblings, interceptor, layer_like
+from ..explain.text import UNREACHED, Mismatch, Unreached, drawing, located
 from ..fields import FrozenDict, is_traced
-from ..floating import narrowed, widened
-from ..masking import visible
 from . import paths
 from .calls import Call, Interceptor, Outcome, Unknown, current_trace, evaluate
 from .declarations import placeholder
@@ -494,9 +493,7 @@ def as_layers(item: Any, where: str, several: bool = True) -> Any:
         )
     if several and isinstance(item, tuple):
         return paths.like(item, [as_layers(one, f"{where}[{i}]") for i, one in enumerate(item)])
-    if callable(item) and not isinstance(item, type):
-        return Function(item)
-    raise TypeError(f"{where} must be a layer or a function, got {item!r}")
+    return Function(layer_like(item, where))
 
 
 def holds_layer(item: Any) -> bool:

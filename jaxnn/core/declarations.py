@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from ..explain.definition_errors import check_initializer, is_size
+from ..fields import is_array
 from ..initializers import InitFn, Initializer, zeros
 from ..validation import Accepts, tuple_of
 from . import paths
@@ -124,11 +125,6 @@ def declare_copies(tree: Any, n: int) -> Any:
         return dataclasses.replace(one, shape=(n, *one.shape), stack=levels)
 
     return paths.map_with_path(stack, tree)
-
-
-def is_array(leaf: Any) -> bool:
-    """Return whether an input is an array, or the shape of one; others stay Python values."""
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def abstract(tree: Any) -> Any:

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import jax
 
+from ..arrays import output_shapes, visible
 from ..explain import call_errors as explain
 from ..explain.definition_errors import REQUESTS, RESERVED_NAMES, check_forward, check_names
-from ..explain.location import Mismatch, drawing, located, read_early
+from ..explain.text import Mismatch, drawing, located, read_early
+from ..fields import code
 from ..initializers import constant
 from ..keys import as_key
-from ..masking import visible
-from ..printing import code
 from ..random import draw
-from ..shapes import output_shapes
 from ..validation import flag
 from . import paths
 from .calls import INTERCEPTOR, Call, Outcome, State, Unknown, evaluate, placeholder_key

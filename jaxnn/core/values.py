@@ -2,7 +2,7 @@
 
 Layers, initializers, declared parameters, and configurations are values. A subclass of `Value` is a
 frozen dataclass without a decorator. `fields.normalize` defines what its fields may contain,
-`identity` defines equality, and `printing.code` defines how it prints.
+`equality_key` defines equality, and `fields.code` defines how it prints.
 """
 
 import dataclasses
@@ -11,8 +11,7 @@ import struct
 import types
 from typing import Any, dataclass_transform
 
-from ..fields import FrozenDict, is_traced, normalize
-from ..printing import arguments, encode, public_path, restore
+from ..fields import FrozenDict, arguments, encode, is_traced, normalize, public_path, restore
 from ..validation import check_fields
 
 
@@ -59,10 +58,10 @@ class Value:
             return True
         if type(self) is not type(other):
             return False
-        return identity(self) == identity(other)
+        return equality_key(self) == equality_key(other)
 
     def __hash__(self) -> int:
-        return hash(identity(self))
+        return hash(equality_key(self))
 
     def __repr__(self) -> str:
         return f"{type(self).__qualname__}({', '.join(arguments(self, _is_default))})"
@@ -105,25 +104,25 @@ def copy_with(value: Any, /, **changes: Any) -> Any:
     return copy_as(type(value), value, **changes)
 
 
-def identity(value: Any) -> Any:
+def equality_key(value: Any) -> Any:
     """Return a hashable object that is equal for two values if and only if they are the same.
 
     Types count (2 is not 2.0), and floats compare by their bits (NaN is NaN, 0.0 is not -0.0).
     Raises TypeError for a traced number, which has no value yet.
     """
     if isinstance(value, Value):
-        return type(value), tuple(identity(getattr(value, f.name)) for f in fields(value))
+        return type(value), tuple(equality_key(getattr(value, f.name)) for f in fields(value))
     if type(value) is float:
         return float, struct.pack("<d", value)
     if type(value) is complex:
         return complex, struct.pack("<dd", value.real, value.imag)
     if isinstance(value, tuple):
-        return type(value), tuple(identity(item) for item in value)
+        return type(value), tuple(equality_key(item) for item in value)
     if isinstance(value, FrozenDict):
-        return FrozenDict, tuple((key, identity(item)) for key, item in value.items())
+        return FrozenDict, tuple((key, equality_key(item)) for key, item in value.items())
     if isinstance(value, functools.partial):
-        named = tuple(sorted((k, identity(v)) for k, v in value.keywords.items()))
-        return functools.partial, identity(value.func), identity(value.args), named
+        named = tuple(sorted((k, equality_key(v)) for k, v in value.keywords.items()))
+        return functools.partial, equality_key(value.func), equality_key(value.args), named
     if is_traced(value):
         raise TypeError(
             f"a value that contains the traced number {value} cannot be compared or hashed: build "
@@ -154,6 +153,6 @@ def _is_default(item: Any, default: Any) -> bool:
     if default is dataclasses.MISSING or is_traced(item):
         return False
     try:
-        return identity(item) == identity(normalize(default, "default"))
+        return equality_key(item) == equality_key(normalize(default, "default"))
     except TypeError:  # a traced number further down
         return False

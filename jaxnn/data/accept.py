@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.declarations import is_array
 from jaxnn.core.values import Value
 from jaxnn.data.augmented import Augmented
 from jaxnn.data.dataset import Dataset, Text
@@ -14,6 +13,7 @@ from jaxnn.data.grain_pipeline import Grain, is_pipeline
 from jaxnn.data.rows import as_arrays, check_rows, is_foreign, leaves_by_path, slices
 from jaxnn.data.source import Source
 from jaxnn.data.stream import Stream
+from jaxnn.fields import is_array
 from jaxnn.fingerprint import checksum, fingerprint
 
 

@@ -9,8 +9,9 @@ import jax
 
 from jaxnn.core.values import Value
 from jaxnn.explain.text import describe
-from jaxnn.printing import code
 from jaxnn.validation import Accepts
+
+from ..fields import code
 
 # The possible names of the second parameter of a function of the inputs alone.
 INPUTS = ("x", "images")

@@ -13,11 +13,12 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 
-from jaxnn.core.declarations import abstract, is_array
+from jaxnn.core.declarations import abstract
 from jaxnn.data.check import check
 from jaxnn.data.records import Records
 from jaxnn.data.rows import check_like, check_rows, leaves_by_path, row_count, row_spec
 from jaxnn.data.source import NoEpochs, Position, batches_before, share
+from jaxnn.fields import is_array
 from jaxnn.fingerprint import fingerprint
 from jaxnn.installation import required
 from jaxnn.validation import check_fields, instance, positive

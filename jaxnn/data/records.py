@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxnn.core.declarations import is_array
 from jaxnn.data.check import check
 from jaxnn.data.rows import as_arrays, check_rows, leaves_by_path, row_count, row_spec, slices
 from jaxnn.data.source import GatheredBatches, Position, whole_batches
 from jaxnn.explain.text import describe
+from jaxnn.fields import is_array
 from jaxnn.fingerprint import checksum, fingerprint
 from jaxnn.installation import required
 from jaxnn.validation import Accepts

@@ -12,7 +12,7 @@ import numpy as np
 from .. import train
 from ..data import Dataset
 from ..files.reading import FileError, check_regular, quoted, read_bytes
-from ..html.formatting import aligned
+from ..html.page import aligned
 from .experiment import Configured, Experiment
 from .run_folder import restored
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..files.reading import printable
 from ..html import charts, page
-from ..html.formatting import LONGEST_NAME, count, duration, escaped, flat, label, number, shown
+from ..html.page import LONGEST_NAME, count, duration, escaped, flat, label, number, shown
 from ..train.hooks.throughput import TIMINGS
 
 LINES = ("-", "--", ":", "-.")

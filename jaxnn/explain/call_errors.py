@@ -7,11 +7,21 @@ import jax
 import jax.numpy as jnp
 
 from ..core import paths
-from ..core.declarations import is_array
+from ..explain.text import check_matches
+from ..fields import is_array
 from ..validation import flag
 from .definition_errors import RESERVED_INPUTS, check_child_names
-from .location import UNREACHED, Mismatch, Unreached, foreign, place_of
-from .text import brief, describe, mismatches, suggestion
+from .text import (
+    UNREACHED,
+    Mismatch,
+    Unreached,
+    brief,
+    describe,
+    foreign,
+    mismatches,
+    place_of,
+    suggestion,
+)
 
 INIT = (
     "Write params = net.init(key, x) and net.apply(params, x) with the same network, and x of the "
@@ -135,11 +145,7 @@ def no_state_key(drawn: list[paths.Path]) -> str:
 
 def check_same(one: Any, other: Any) -> None:
     """Raise ValueError if two calls of a layer declare different parameters."""
-    lines = mismatches(one, other)
-    if lines:
-        raise ValueError(
-            "called twice with inputs that need different parameters:\n  " + "\n  ".join(lines)
-        )
+    check_matches(one, other, "called twice with inputs that need different parameters")
 
 
 def check_declared(layer: Any, tree: Any, kind: type) -> None:
@@ -164,11 +170,8 @@ def check_params(spec: Any, params: Any) -> None:
     """Raise Mismatch unless parameters match their declaration."""
     if spec and isinstance(params, dict) and not params:
         raise Unreached(UNREACHED)
-    lines = mismatches(spec, params)
-    if lines:
-        raise Mismatch(
-            "the parameters are not those declared for these inputs: " + "; ".join(lines)
-        )
+    what = "the parameters are not those declared for these inputs"
+    check_matches(spec, params, what, error=Mismatch)
 
 
 def check_state(call: Any, slots: Any) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..core import paths
-from ..printing import code
+from ..fields import code
 from ..validation import Accepts
 
 REQUESTS = frozenset({"key", "train", "state"})
@@ -130,6 +130,9 @@ def check_child_names(names: Iterable[str], owner: str) -> None:
             )
 
 
+layer_like = Accepts(
+    "a layer or a function", lambda v: callable(v) and not isinstance(v, type), TypeError
+)
 interceptor = Accepts(
     "a function of (path, layer, call, next)",
     lambda v: callable(v) and not hasattr(type(v), "_evaluate"),

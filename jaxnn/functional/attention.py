@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..core.declarations import is_array
-from ..explain.text import describe
-from ..shapes import only_shapes
-from ..validation import one_of
+from ..arrays import only_shapes
+from ..fields import is_array
+from ..validation import Accepts, one_of
 from .dropout import dropout as drop
-from .finite import broken_rows, finite_rows
+from .gradients import broken_rows, finite_rows
 from .linear import floating_type, wider_type
 from .segments import check_segments, distance_mask, packed_mask, packed_positions
 
@@ -186,15 +185,24 @@ def over_heads(a: jax.Array, ndim: int) -> jax.Array:
 
 def check_types(mask: Any, bias: Any) -> None:
     """Raise TypeError unless the mask is a boolean array and the bias is a numeric one."""
-    for name, a, what, other in (
-        ("mask", mask, "booleans, True if a key is visible to a query", "bias"),
-        ("bias", bias, "numbers to add to the scores", "mask"),
-    ):
-        if a is not None and (not is_array(a) or (a.dtype == bool) != (name == "mask")):
-            raise TypeError(
-                f"{name} must be an array of {what}, got {describe(a)}; write "
-                f"{name}=jnp.asarray(...), or {other}=..."
-            )
+    _mask(mask, "mask")
+    _bias(bias, "bias")
+
+
+_mask = None | Accepts(
+    "an array of booleans, True if a key is visible to a query",
+    lambda a: is_array(a) and a.dtype == bool,
+    TypeError,
+    hint="write mask=jnp.asarray(...), or bias=...",
+    abstract=True,
+)
+_bias = None | Accepts(
+    "an array of numbers to add to the scores",
+    lambda a: is_array(a) and a.dtype != bool,
+    TypeError,
+    hint="write bias=jnp.asarray(...), or mask=...",
+    abstract=True,
+)
 
 
 def _own(
@@ -338,18 +346,18 @@ def _by_group(a: jax.Array, heads: int, groups: int) -> jax.Array:
 def _full_rank(a: Any, q: jax.Array, k: jax.Array, name: str) -> jax.Array:
     """Return a mask or bias with the rank of q; raise ValueError if its shape does not match."""
     wanted = (*q.shape[:-3], q.shape[-2], q.shape[-3], k.shape[-3])
-    given = jnp.shape(a)
-    a = over_heads(a, q.ndim)
-    shape = a.shape
-    fits = len(shape) == len(wanted) and all(
-        n in (1, m) for n, m in zip(shape, wanted, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"{name} must be (T, S), or broadcast to (..., heads, T, S) = {wanted} with its rank; "
-            f"got {given}; if it is (..., T, S), write {name}[..., None, :, :]"
-        )
-    return a
+
+    def fits(a: Any) -> bool:
+        shape = over_heads(a, q.ndim).shape
+        return len(shape) == len(wanted) and all(map(_broadcasts, shape, wanted))
+
+    what = f"(T, S), or broadcast to (..., heads, T, S) = {wanted} with its rank"
+    hint = f"if it is (..., T, S), write {name}[..., None, :, :]"
+    return over_heads(Accepts(what, fits, hint=hint, abstract=True)(a, name), q.ndim)
+
+
+def _broadcasts(n: int, wanted: int) -> bool:
+    return n in (1, wanted)
 
 
 def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:

@@ -11,8 +11,8 @@ from jax import lax
 from ..explain.text import describe
 from .gradients import shared_sum
 from .linear import along_axis, to_compute_type
-from .padding import MODES, Padding, entries, fill, lengths
 from .segments import packed_positions
+from .windows import MODES, Padding, entries, fill, padding_lengths
 
 PerAxis = int | tuple[int, ...]
 
@@ -52,7 +52,7 @@ def convolution(
         dilation: Step between the elements of a window. Default: 1.
         groups: Number of groups of neighboring channels. Each group of output features is computed
             from its own group of input channels. Default: 1.
-        padding: See `functional.padding`. Default: "same".
+        padding: See `functional.windows`. Default: "same".
 
     Returns:
         Array of shape `(..., *output axes, m)`, in the type of x.
@@ -74,7 +74,7 @@ def convolution(
     for i, entry in enumerate(entries(padding, axes)):
         axis = x.ndim - 1 - axes + i
         span = (w.shape[i] - 1) * dilations[i] + 1
-        before, after = lengths(entry, x.shape[axis], span, strides[i])
+        before, after = padding_lengths(entry, x.shape[axis], span, strides[i])
         if x.shape[axis] + before + after < span:
             raise ValueError(
                 f"the window spans {span} elements (kernel {w.shape[i]}, dilation {dilations[i]}), "
@@ -231,7 +231,7 @@ def transposed_convolution(
 def _cut(entry: Any, span: int, stride: int) -> tuple[int, int]:
     if entry == "same":
         return max(span - stride, 0) // 2, span - stride - max(span - stride, 0) // 2
-    return lengths(entry, 0, span, stride)
+    return padding_lengths(entry, 0, span, stride)
 
 
 def _convolve(

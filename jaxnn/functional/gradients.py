@@ -1,17 +1,22 @@
-"""Control of the backward pass: the type of its sums, what it stores, and what it computes once.
+"""Control of the backward pass: the type of its sums, what it stores, and which rows contribute.
 
 The gradient of a parameter is a sum over all its uses. XLA computes such a sum in the type of its
 terms; in bfloat16, a sum of ones on a CPU stops at 256. `shared_sum`, `shared_product`, and
 `shared_rows` compute it in float32. Matrix products and convolutions accumulate in float32 anyway.
+
+0 * NaN is NaN, so a weight of zero does not exclude a row that contains NaN or inf, neither from a
+product nor from a gradient that sums over rows. `finite_rows` replaces such rows by zeros before
+the product, and `broken_rows` sets their results to NaN afterwards.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..floating import is_narrow, widened
+from ..arrays import is_narrow, widened
 
 
 def shared_sum(y: jax.Array, parameter: jax.Array) -> jax.Array:
@@ -152,3 +157,33 @@ def dear(primitive: Any, *_: Any, **params: Any) -> bool:
         return not batch
     fused = primitive.name.startswith("dot_product_attention_fwd")  # cuDNN's
     return fused or primitive.name in ("conv_general_dilated", "random_bits")
+
+
+def finite_rows(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Replace rows of x (..., n) that contain NaN or inf by zeros; return a mask of them (..., 1).
+
+    >>> import jax.numpy as jnp
+    >>> rows, broken = finite_rows(jnp.array([[1.0, 2.0], [3.0, jnp.nan]]))
+    >>> rows.tolist(), broken[:, 0].tolist()
+    ([[1.0, 2.0], [0.0, 0.0]], [False, True])
+    """
+    broken = ~jnp.all(jnp.isfinite(x), -1, keepdims=True)
+    return jnp.where(broken, jnp.zeros_like(x), x), broken
+
+
+def broken_rows(y: jax.Array, broken: jax.Array) -> jax.Array:
+    """Set the rows of y (..., n) that are marked in `broken` (..., 1) to NaN, without gradients."""
+    return jnp.where(broken, jnp.asarray(jnp.nan, y.dtype), y)
+
+
+def by_row(f: Callable[[jax.Array], jax.Array], x: jax.Array, checks: bool = True) -> jax.Array:
+    """Apply f to each row of x (..., n) whose elements are all finite.
+
+    Rows that contain NaN or inf give NaN and contribute nothing to gradients that sum over rows. If
+    `checks` is False, the result is f(x).
+    """
+    if not checks:
+        return f(x)
+    x, broken = finite_rows(x)
+    y = f(x)
+    return broken_rows(y, broken.reshape(*broken.shape, *(1,) * (y.ndim - broken.ndim)))

@@ -26,8 +26,8 @@ import numpy as np
 from jax import lax
 
 from .linear import along_axis, floating_type, wider_type
-from .padding import Padding
 from .windows import (
+    Padding,
     PerAxis,
     Windows,
     chosen_by_window,

@@ -1,5 +1,5 @@
 """What both reports are drawn with: one HTML file each, which opens from disk.
 
-`formatting` writes numbers and names for readers, `page` is the document with its sections and
-tables, and `charts` draws its figures.
+`page` is the document with its sections and tables, and writes numbers and names for readers;
+`charts` draws its figures.
 """

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..installation import missing
 from . import page
-from .formatting import escaped, number
+from .page import escaped, number
 
 # Names of CSS variables; the index of a color is its placeholder.
 COLORS = (

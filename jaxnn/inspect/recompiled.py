@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ..core.values import Value, fields, identity
+from ..core.values import Value, equality_key, fields
 from ..explain.text import describe
 from ..validation import function as a_function
 
@@ -199,6 +199,6 @@ def _differences(before: dict[str, _Kind], after: dict[str, _Kind]) -> list[str]
 
 def _same(one: Any, other: Any) -> bool:
     try:
-        return one is other or bool(identity(one) == identity(other))
+        return one is other or bool(equality_key(one) == equality_key(other))
     except Exception:  # whatever a comparison of foreign objects raises
         return False

@@ -15,8 +15,8 @@ from ..core.layer import Layer
 from ..explain.text import describe
 from ..functional.linear import wider_type
 from . import table
-from .nonfinite import check_concrete
 from .summary import a_layer, places
+from .value_checks import check_concrete
 
 
 class Moments(NamedTuple):

@@ -19,8 +19,7 @@ from ..core.declarations import abstract, split_arrays
 from ..core.layer import Layer, Primitive
 from ..core.values import fields
 from ..explain.text import describe
-from ..fields import is_traced
-from ..printing import code
+from ..fields import code, is_traced
 from ..tree import inside, layers
 from ..validation import Accepts, instance, natural
 from . import table

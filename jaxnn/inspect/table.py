@@ -3,6 +3,7 @@
 import html as escaping
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 Line = tuple[str, ...]
 
@@ -14,9 +15,11 @@ _SHRINK = ((1, 16), (2, 12), (0, 12), (1, 6), (2, 6))  # column, to which width;
 class Table:
     """Base of a value that is shown as a table, as text on a terminal and as HTML in a notebook."""
 
-    def _table(self) -> tuple[list[Line], list[Line]]:
-        """Return the lines, from the head to the total, and the notes below the table."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        def _table(self) -> tuple[list[Line], list[Line]]:
+            """Return the lines, from the head to the total, and the notes below the table."""
+            ...
 
     def __str__(self) -> str:
         return text(*self._table())

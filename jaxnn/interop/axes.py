@@ -17,12 +17,13 @@ from jax.ad_checkpoint import checkpoint_name
 from ..core import paths
 from ..core.calls import Call, Next, Outcome
 from ..core.composite import intercept
-from ..core.declarations import abstract, is_array, split_arrays
+from ..core.declarations import abstract, split_arrays
 from ..core.layer import Layer, Primitive
+from ..fields import is_array
+from ..layers.blocks import SqueezeExcitation
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.embedding import PatchEmbedding
-from ..layers.gated import SqueezeExcitation
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LocalResponseNorm
 from ..layers.pooling import (
     AdaptiveAvgPool,

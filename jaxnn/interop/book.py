@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..combine.weight_normalization import SpectralNorm, WeightNorm
+from ..combine.reparametrization import SpectralNorm, WeightNorm
 from ..core import paths
 from .axes import Trace
-from .orders import ByType, Run, runs, said, statements, tied
-from .reparametrized import Made, Unfit, lengths, state_before
+from .orders import ByType, Made, Run, Unfit, lengths, runs, said, state_before, statements, tied
 from .source import Library, Missing, Names, Owner, Source, as_numpy
 
 
@@ -68,22 +67,19 @@ class Book:
             raise Missing(source.full(name))
         stacked = bool(source.copy) and "*" not in self.template(source.path)
         if isinstance(found, Made):
+            part, wrong = getattr(found, source.part), ""
             if stacked:
-                raise Unfit(
-                    f"{source.full(name)} is made of several stacked arrays: cut them into copies "
-                    "and write * for the number of a copy"
+                wrong = (
+                    "made of several stacked arrays: cut them into copies and write * for the "
+                    "number of a copy"
                 )
-            self._note(source, *found.names)
-            part = getattr(found, source.part)
-            if (
-                part is None
-                and source.part == "weight"
-                and not source.owner.is_inside(SpectralNorm)
+            elif (part is None and source.part == "weight") and not source.owner.is_inside(
+                SpectralNorm
             ):
-                raise Unfit(
-                    f"{source.full(name)} is divided by its largest singular value there: use "
-                    "nn.SpectralNorm"
-                )
+                wrong = "divided by its largest singular value there: use nn.SpectralNorm"
+            if wrong:
+                raise Unfit(f"{source.full(name)} is {wrong}")
+            self._note(source, *found.names)
             whole = found.direction if found.original is None else found.original
             return np.full(np.shape(whole), np.nan) if part is None else part
         self._note(source, found)
@@ -278,7 +274,7 @@ class Book:
                 own[place] = leaf
             else:
                 spectral["params", *above] = wrapper
-        trees = nested(own)
+        trees = tree_of(own)
         found = {}
         for root in trees:
             found |= self._converted(owner, root, trees[root], copy, "weight")
@@ -374,7 +370,7 @@ def _there(part: Any, place: paths.Path, wrapper: str) -> Any:
     return part
 
 
-def nested(flat: dict[paths.Path, Any]) -> dict[str, Any]:
+def tree_of(flat: dict[paths.Path, Any]) -> dict[str, Any]:
     """Return nested dicts from leaves by path.
 
     Args:

@@ -21,7 +21,7 @@ from ..explain.text import suggestion
 from ..surgery.caching import without_cache
 from ..train.weights import Weights, not_held
 from ..tree import inside, layers
-from ..validation import Accepts, instance
+from ..validation import Accepts
 from .axes import Trace, traced
 from .book import Book
 from .source import IfThere, Library, Names, Owner
@@ -32,9 +32,21 @@ by_name: Accepts = Accepts(
     TypeError,
     "write model.state_dict() of torch, or a dict whose names are of type str",
 )
-rules: Accepts = instance(
-    Mapping,
-    "a dict from paths of the network to prefixes",
+
+
+def _are_rules(names: Any) -> bool:
+    if not isinstance(names, Mapping):
+        return False
+    pairs = [rule if isinstance(rule, tuple) else (rule, len) for rule in names.values()]
+    return all(isinstance(path, str) for path in names) and all(
+        len(pair) == 2 and isinstance(pair[0], str) and callable(pair[1]) for pair in pairs
+    )
+
+
+rules: Accepts = Accepts(
+    "a dict from paths of the network to prefixes, or to pairs of a prefix and a converter",
+    _are_rules,
+    TypeError,
     'write names={{"path/of/a/layer": "its prefix"}}',
 )
 
@@ -127,15 +139,8 @@ def check_names(names: Names, owners: list[Owner], trees: Any) -> None:
         paths.text(o.path) for o in owners if any(leaf[: len(o.path)] == o.path for leaf in leaves)
     }
     for path, rule in names.items():
-        prefix = rule[0] if isinstance(rule, tuple) and len(rule) == 2 else rule
-        converter = rule[1] if prefix is not rule else len
-        if not isinstance(path, str) or not isinstance(prefix, str) or not callable(converter):
-            raise TypeError(
-                "names maps a path of the network to a prefix, or to a pair of a prefix and a "
-                f"converter; got {path!r}: {rule!r}"
-            )
         wanted, what = texts, "the path {!r}, which no layer of the network with weights has"
-        if prefix is not rule:
+        if isinstance(rule, tuple):
             wanted, what = owning, "a converter at {!r}, which is not a layer that owns weights"
         if not isinstance(rule, IfThere) and not any(paths.matches(path, text) for text in wanted):
             raise ValueError(f"names has {what.format(path)}; {suggestion(path, wanted - {''})}")

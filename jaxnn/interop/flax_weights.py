@@ -14,10 +14,21 @@ from ..layers.elementwise import PReLU
 from ..layers.normalization import BatchNorm
 from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
-from . import kernels
 from .conversion import converted
-from .reparametrized import Made, weight_normed
-from .source import NORMS, TABLES, Library, Names, Source, renamed, table
+from .orders import Made, weight_normed
+from .source import (
+    KERNELS,
+    NORMS,
+    TABLES,
+    Library,
+    Names,
+    Source,
+    bias,
+    kernel_attention,
+    kernel_convolution,
+    renamed,
+    table,
+)
 
 
 def from_flax(
@@ -128,7 +139,7 @@ def _next_to(book: Any, name: str, kind: str) -> str | None:
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
     """kernel `(*window, inputs, features)`, which flax applies from the window's end."""
     kernel = source("kernel")
-    return {"w": np.flip(kernel, tuple(range(kernel.ndim - 2)))} | kernels.bias(source)
+    return {"w": np.flip(kernel, tuple(range(kernel.ndim - 2)))} | bias(source)
 
 
 def _packed(source: Source) -> tuple[Any, Any, Any, Any] | None:
@@ -210,13 +221,13 @@ FLAX = Library(
     "flax",
     "/",
     {
-        **kernels.KERNELS,
-        DepthwiseConv: kernels.convolution,
+        **KERNELS,
+        DepthwiseConv: kernel_convolution,
         ConvTranspose: transposed_convolution,
         **dict.fromkeys(NORMS, renamed(scale="scale", b="bias")),
         **dict.fromkeys(TABLES, table("embedding")),
         PReLU: renamed(alpha="negative_slope"),
-        MultiHeadAttention: kernels.attention("out"),
+        MultiHeadAttention: kernel_attention("out"),
         RNNCell: simple,
         LSTMCell: lstm,
         GRUCell: gated("rzn"),

@@ -14,10 +14,22 @@ from ..layers.elementwise import PReLU
 from ..layers.normalization import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..layers.recurrence import Cell, ConvLSTMCell, GRUCell, LSTMCell, RNNCell
 from ..train.weights import Weights
-from . import kernels
+from ..validation import Accepts
 from .conversion import converted
-from .reparametrized import Unfit
-from .source import NORMS, TABLES, Library, Names, Source, fitted, renamed, table
+from .orders import Unfit
+from .source import (
+    KERNELS,
+    NORMS,
+    TABLES,
+    Library,
+    Names,
+    Source,
+    bias,
+    fitted,
+    kernel_attention,
+    renamed,
+    table,
+)
 
 
 def from_keras(
@@ -82,18 +94,23 @@ def _has_channels_first(layer: Any) -> bool:
     return any(_has_channels_first(one) for one in getattr(layer, "_layers", ()))
 
 
+_variable = Accepts(
+    "a model, its weights, or arrays by name",
+    lambda v: hasattr(v, "path"),
+    TypeError,
+    hint="write keras.saving.load_model(file).weights for a .keras file, or a dict of the arrays "
+    "of a .weights.h5 file",
+    abstract=True,
+)
+
+
 def _by_path(variables: Iterable[Any]) -> dict[str, Any]:
     """Return variables by their paths; ValueError if two have one, TypeError for other values."""
     found: dict[str, Any] = {}
     twice = []
     given: Any = variables if isinstance(variables, Iterable) else [variables]
     for variable in given:
-        if not hasattr(variable, "path"):
-            raise TypeError(
-                "from_keras.weights must be a model, its weights, or arrays by name, got "
-                f"{variables!r:.80}; write keras.saving.load_model(file).weights for a .keras "
-                "file, or a dict of the arrays of a .weights.h5 file"
-            )
+        _variable(variable, "from_keras.weights")
         if variable.path in found:
             twice.append(variable.path)
         found[variable.path] = variable
@@ -165,12 +182,12 @@ def depthwise(layer: Any, source: Source) -> dict[str, Any]:
     wanted = source.shape("w")
     channels = wanted[-1] // layer.multiplier
     fitted(kernel, (*wanted[:-2], channels, layer.multiplier), "kernel")
-    return {"w": kernel.reshape(wanted)} | kernels.bias(source)
+    return {"w": kernel.reshape(wanted)} | bias(source)
 
 
 def transposed_convolution(layer: Any, source: Source) -> dict[str, Any]:
     """kernel `(*window, features, inputs)`."""
-    return {"w": np.swapaxes(source("kernel"), -1, -2)} | kernels.bias(source)
+    return {"w": np.swapaxes(source("kernel"), -1, -2)} | bias(source)
 
 
 def prelu(layer: Any, source: Source) -> dict[str, Any]:
@@ -223,13 +240,13 @@ KERAS = Library(
     "keras",
     "/",
     {
-        **kernels.KERNELS,
+        **KERNELS,
         DepthwiseConv: depthwise,
         ConvTranspose: transposed_convolution,
         **dict.fromkeys(NORMS, norm),
         **dict.fromkeys(TABLES, table("embeddings")),
         PReLU: prelu,
-        MultiHeadAttention: kernels.attention("attention_output"),
+        MultiHeadAttention: kernel_attention("attention_output"),
         RNNCell: recurrent("simple_rnn_cell"),
         LSTMCell: recurrent("lstm_cell"),
         ConvLSTMCell: recurrent("conv_lstm_cell"),

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 
-from ..core.declarations import is_array
 from ..core.layer import Layer
+from ..fields import is_array
 from ..files.reading import MEGABYTE, FileError, open_regular
 from ..installation import pip, required
-from ..train.state import Trained
+from ..train.state import Trained, trained_like
 from ..validation import Accepts, instance
 
 _layer = instance(Layer, "a layer")
@@ -41,7 +41,7 @@ def export(
         **named: Named inputs, likewise.
 
     Raises:
-        TypeError: `net` is not a layer, or an input is not an array.
+        TypeError: `net` is not a layer, `trained` is plain parameters, or an input is not an array.
         ValueError: The network cannot be traced with a free axis.
         ImportError: flatbuffers is not installed.
 
@@ -62,6 +62,7 @@ def export(
     """
     export = _library()
     _layer(net, "export.net", "write interop.export(net, trained, x)")
+    trained_like(trained, "export.trained")
     params, state = trained.params, trained.state
 
     def run(*inputs: Any, **named: Any) -> Any:
@@ -153,10 +154,11 @@ def pack_onnx(net: Layer, trained: Trained, *inputs: Any) -> bytes:
         *inputs: Inputs, arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-        TypeError: `net` is not a layer, or an input is not an array.
+        TypeError: `net` is not a layer, `trained` is plain parameters, or an input is not an array.
         ImportError: jax2onnx is not installed.
     """
     _layer(net, "pack_onnx.net", "write interop.pack_onnx(net, trained, x)")
+    trained_like(trained, "pack_onnx.trained")
     shapes = [_shape(x) for x in inputs]
     try:
         import jax2onnx  # type: ignore[import-not-found]

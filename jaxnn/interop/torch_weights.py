@@ -9,18 +9,18 @@ import numpy as np
 from ..core.layer import Layer
 from ..functional.positions import rotary_frequencies
 from ..layers.attention import MultiHeadAttention
+from ..layers.blocks import GatedFeedForward
 from ..layers.convolution import Conv, DepthwiseConv
 from ..layers.convolution_transpose import ConvTranspose
 from ..layers.elementwise import PReLU
 from ..layers.embedding import EmbeddingBag, PatchEmbedding
-from ..layers.gated import GatedFeedForward
 from ..layers.linear import Bilinear, Dense
 from ..layers.normalization import BatchNorm
 from ..layers.recurrence import GRUCell, LSTMCell, RNNCell
 from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
 from .conversion import converted
-from .reparametrized import Made, spectral_normed, weight_normed
+from .orders import Made, spectral_normed, weight_normed
 from .source import NORMS, TABLES, IfThere, Library, Names, Source, as_numpy, fitted, renamed, table
 
 

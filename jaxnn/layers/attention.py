@@ -6,16 +6,15 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from ..arrays import without_padding
 from ..core.calls import State
 from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
 from ..explain.text import describe
 from ..fields import is_traced
-from ..functional import cache as caches
 from ..functional.attention import attend, attention, check_types, implementations, over_heads
 from ..functional.checking import check_range
-from ..functional.finite import broken_rows, by_row, finite_rows
-from ..functional.gradients import shared_product
+from ..functional.gradients import broken_rows, by_row, finite_rows, shared_product
 from ..functional.linear import along_axis, floating_type, linear
 from ..functional.normalization import rms_norm
 from ..functional.positions import alibi
@@ -27,9 +26,10 @@ from ..functional.segments import (
     packed_mask,
     packed_positions,
     segments_mask,
+    write_chunk,
+    write_ring,
 )
 from ..initializers import InitFn, glorot_uniform, ones, zeros
-from ..masking import without_padding
 from ..validation import above, flag, instance
 from .checks import (
     cache_length,
@@ -271,12 +271,12 @@ class MultiHeadAttention(Primitive):
                 name: jnp.concatenate([slots, chunk[name].astype(slots.dtype)], len(batch))
                 for name, slots in cache.items()
             }
-            cache, written = caches.write_ring(cache, chunk, segment_ids != 0, written)
+            cache, written = write_ring(cache, chunk, segment_ids != 0, written)
         else:
             self._check_room(written, length)
             last, room = written + length - 1, self.cache
             check_range(last, room, f"position {{value}} is past a cache of {room}")
-            joined = cache = caches.write(cache, chunk, written, len(batch))
+            joined = cache = write_chunk(cache, chunk, written, len(batch))
             written = written + length
         keys = PackedPositions(joined["sequence"], joined["position"])
         y = attend(
@@ -337,25 +337,25 @@ class MultiHeadAttention(Primitive):
         d = self._head_dim(x.shape[-1])
         if self.rotary is not None:
             self.rotary.turned_features(d)
-        if memory is None:
-            if self.cache and not self.causal:
-                raise ValueError(
-                    "attends to later positions, so it needs the whole sequence and cannot keep a "
-                    "cache: write causal=True, or run it without nn.with_cache"
-                )
-            return
-        if memory.shape[:-2] != x.shape[:-2]:
-            raise ValueError(
+        wrong = []
+        if memory is None and self.cache and not self.causal:
+            wrong.append(
+                "attends to later positions, so it needs the whole sequence and cannot keep a "
+                "cache: write causal=True, or run it without nn.with_cache"
+            )
+        if memory is not None and memory.shape[:-2] != x.shape[:-2]:
+            wrong.append(
                 "x and memory must have equal axes before (T, features) and (S, features); got "
                 f"{describe(x)} and {describe(memory)}"
             )
-        asked = ("causal", "window", "rotary", "alibi")
-        wrong = [name for name in asked if getattr(self, name)]
-        if wrong:
-            raise ValueError(
-                f"{' and '.join(wrong)} cannot be used with a memory, which has other positions: "
-                "use another MultiHeadAttention for the memory"
+        by_position = [n for n in ("causal", "window", "rotary", "alibi") if getattr(self, n)]
+        if memory is not None and by_position:
+            wrong.append(
+                f"{' and '.join(by_position)} cannot be used with a memory, which has other "
+                "positions: use another MultiHeadAttention for the memory"
             )
+        if wrong:
+            raise ValueError("; ".join(wrong))
 
     def _check_scaling(self, why: str) -> None:
         scaling = None if self.rotary is None else self.rotary.scaling

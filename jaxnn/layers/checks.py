@@ -9,7 +9,7 @@ import numpy as np
 from ..core.layer import Layer
 from ..explain.text import describe
 from ..functional.convolution import per_axis
-from ..functional.padding import NAMES, entries
+from ..functional.windows import NAMES, entries
 from ..validation import Accepts, each, instance, integer, is_number, natural, positive
 
 # Names of the axes that a window slides over, by their number.
@@ -76,10 +76,12 @@ def check_divides(config: Any, divisor: str, whole: str) -> None:
 
 def check_rank(x: Any, least: int, wanted: str) -> None:
     """Raise unless the input is an array of at least `least` axes; `wanted` is the shape."""
-    if not hasattr(x, "shape"):
-        raise TypeError(f"expected an array of shape {wanted}, got {x!r}; use jnp.asarray(x)")
-    if len(x.shape) < least:
-        raise ValueError(f"expected an input of shape {wanted}, got {describe(x)}")
+    shape = getattr(x, "shape", None)
+    if shape is None or len(shape) < least:
+        kind, what, hint = ValueError, "input", ""
+        if shape is None:
+            kind, what, hint = TypeError, "array", "; use jnp.asarray(x)"
+        raise kind(f"expected an {what} of shape {wanted}, got {describe(x)}{hint}")
 
 
 def distinct_axes(x: Any, axis: int | tuple[int, ...]) -> tuple[int, ...]:

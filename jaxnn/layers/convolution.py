@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from ..arrays import without_padding
 from ..core.calls import State
 from ..core.composite import Composite
 from ..core.declarations import Param, Variable
@@ -13,10 +14,9 @@ from ..core.layer import Layer, Primitive
 from ..explain.text import describe
 from ..functional.convolution import PerAxis, convolution, packed_convolution, per_axis
 from ..functional.linear import floating_type
-from ..functional.padding import MODES, Padding, entries, lengths
 from ..functional.segments import check_segments
+from ..functional.windows import MODES, Padding, entries, padding_lengths
 from ..initializers import InitFn, he_normal, zeros
-from ..masking import without_padding
 from .checks import (
     AXES,
     cache_length,
@@ -321,7 +321,7 @@ def _before(layer: Any) -> int:
     """Return how far a window extends before an output; raise if the length would change."""
     (entry,) = entries(layer.padding, 1)
     reach = (kernel_sizes(layer)[0] - 1) * per_axis(layer.dilation, 1)[0]
-    before, after = lengths(entry, reach + 1, reach + 1, 1)
+    before, after = padding_lengths(entry, reach + 1, reach + 1, 1)
     if per_axis(layer.stride, 1) != (1,) or before + after != reach or (reach and entry in MODES):
         raise ValueError(
             "segment_ids require stride 1 and zero padding that keeps the length; got "
@@ -359,7 +359,7 @@ def _check_causal(layer: Any) -> None:
     if axes > 1 and "causal" not in each:
         return  # over images: no state is kept
     span = (kernel_sizes(layer)[0] - 1) * per_axis(layer.dilation, axes)[0] + 1
-    causal = lengths(each[0], span, span, 1) == (span - 1, 0)  # also true for a window of 1
+    causal = padding_lengths(each[0], span, span, 1) == (span - 1, 0)  # also true for a window of 1
     if axes > 1 or not causal or per_axis(layer.stride, axes) != (1,):
         raise ValueError(
             f"{owner} can keep a cache only if it is causal, over one axis, with stride 1; got "

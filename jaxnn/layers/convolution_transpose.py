@@ -7,7 +7,7 @@ import jax
 from ..core.declarations import Param
 from ..core.layer import Primitive
 from ..functional.convolution import PerAxis, per_axis, transposed_convolution
-from ..functional.padding import Padding
+from ..functional.windows import Padding
 from ..initializers import InitFn, he_normal, zeros
 from .checks import check_divides, check_window, positive_size, sizes
 from .convolution import kernel_parameters

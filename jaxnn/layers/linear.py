@@ -12,7 +12,7 @@ from ..explain.text import describe
 from ..functional.gradients import shared_sum
 from ..functional.linear import bilinear, linear, to_compute_type, wide_einsum
 from ..initializers import InitFn, he_normal, lecun_normal, variance_scaling, zeros
-from ..validation import each, positive, tuple_of
+from ..validation import Accepts, each, positive, tuple_of
 from .checks import axis_or_axes, check_rank, distinct_axes, positive_size
 
 _FEATURES = each(positive, "an int >= 1 or a tuple of them").such(
@@ -77,6 +77,41 @@ class Dense(Primitive):
         return linear(x, params["w"], params["b"] if self.bias else None, self.axis)
 
 
+class _Terms(NamedTuple):
+    x: str
+    w: str
+    y: str
+
+
+_TERM = r"([a-zA-Z]*(?:\.\.\.)?[a-zA-Z]*)"
+_EQUATION = re.compile(rf"{_TERM},([a-zA-Z]+)->{_TERM}")
+
+
+def _terms(equation: str) -> _Terms:
+    """Return the terms of a valid equation."""
+    return _Terms(*_EQUATION.findall(equation.replace(" ", ""))[0])
+
+
+def _is_equation(text: Any) -> bool:
+    if not isinstance(text, str) or not _EQUATION.fullmatch(text.replace(" ", "")):
+        return False
+    terms = _terms(text)
+    return (
+        all(len(set(t) - {"."}) == len(t.replace("...", "")) for t in terms)
+        and set(terms.y) <= {*terms.x, *terms.w}
+        and ("..." in terms.x) == ("..." in terms.y)
+        and set(terms.w) <= {*terms.x, *terms.y}
+    )
+
+
+_equation = Accepts(
+    "'x,w->y' with a letter for each axis, none twice in a term, each letter of w in x or y, and "
+    "'...' in both x and y or in neither",
+    _is_equation,
+    hint="write for example Einsum('...n,nm->...m', (784, 128))",
+)
+
+
 class Einsum(Primitive):
     """Einstein summation with a weight: `y = einsum(equation, x, w) + b`.
 
@@ -103,7 +138,7 @@ class Einsum(Primitive):
     (4, 5, 2, 3)
     """
 
-    equation: str
+    equation: Annotated[str, _equation]
     shape: tuple[int, ...]
     bias: bool = True
     w_init: InitFn = he_normal()
@@ -156,33 +191,6 @@ class Einsum(Primitive):
             raise ValueError(
                 f"expected an input of axes {term!r}, of sizes {wanted}, got {describe(x)}"
             )
-
-
-class _Terms(NamedTuple):
-    x: str
-    w: str
-    y: str
-
-
-def _terms(equation: Any) -> _Terms:
-    """Return the terms of an equation; raise ValueError if it has another form."""
-    text = equation.replace(" ", "") if isinstance(equation, str) else ""
-    dotted = r"([a-zA-Z]*(?:\.\.\.)?[a-zA-Z]*)"
-    match = re.fullmatch(rf"{dotted},([a-zA-Z]+)->{dotted}", text)
-    terms = _Terms(*match.groups()) if match else None
-    if (
-        terms is None
-        or any(len(set(t) - {"."}) < len(t.replace("...", "")) for t in terms)
-        or not set(terms.y) <= {*terms.x, *terms.w}
-        or ("..." in terms.x) != ("..." in terms.y)
-        or any(c not in terms.x and c not in terms.y for c in terms.w)
-    ):
-        raise ValueError(
-            "Einsum.equation must be 'x,w->y' with a letter for each axis, none twice in a term, "
-            "each letter of w in x or y, and '...' in both x and y or in neither; got "
-            f"{equation!r}; write for example Einsum('...n,nm->...m', (784, 128))"
-        )
-    return terms
 
 
 class Bilinear(Primitive):

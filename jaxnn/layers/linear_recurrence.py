@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from ..core.calls import State
 from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
-from ..fields import is_traced
 from ..functional.linear import along_axis, floating_type, linear, wider_type
 from ..functional.recurrence import decay, linear_recurrence, marks, select
 from ..functional.segments import check_segments
 from ..initializers import Initializer, Shape, normal
-from ..validation import above, fraction
+from ..validation import above, check_below, fraction
 from .checks import cache_length, check_direction, check_not_training, check_sequence, positive_size
 
 
@@ -71,11 +70,7 @@ class LinearRecurrence(Primitive):
     def __post_init__(self) -> None:
         """Check the radii, and that a cached layer is not reversed."""
         check_direction(self)
-        low, high = self.min_radius, self.max_radius
-        if not is_traced(low) and not is_traced(high) and low >= high:
-            raise ValueError(
-                f"LinearRecurrence.min_radius must be below max_radius={high!r}, got {low!r}"
-            )
+        check_below(self, "min_radius", "max_radius")
 
     def parameters(self, x: Any) -> dict[str, Any]:
         """Declare the decay, input, output, and skip parameters."""

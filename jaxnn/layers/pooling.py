@@ -11,8 +11,7 @@ import jax
 
 from ..core.layer import Primitive
 from ..functional import pooling
-from ..functional.padding import Padding
-from ..functional.windows import NAMES, PerAxis
+from ..functional.windows import NAMES, Padding, PerAxis
 from ..validation import above, is_number, natural
 from .checks import AXES, check_not_empty, check_rank, check_window, sizes
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
+from ..arrays import without_padding
 from ..core.calls import State
 from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
@@ -15,7 +16,6 @@ from ..functional.linear import floating_type
 from ..functional.positions import sinusoidal
 from ..functional.segments import Count, check_segments, continued_segments, packed_positions
 from ..initializers import InitFn, normal, zeros
-from ..masking import without_padding
 from ..validation import above
 from .checks import cache_length, check_not_training, check_rank, positive_size
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ..core import paths
 from ..core.declarations import Param, Variable
 from ..core.layer import Primitive
-from ..explain.text import mismatches
+from ..explain.text import check_matches
 from ..functional.convolution import PerAxis, convolution, per_axis
 from ..functional.gradients import shared_sum
 from ..functional.linear import along_axis, floating_type, linear, wider_type
@@ -29,6 +29,7 @@ from ..initializers import (
     orthogonal,
     zeros,
 )
+from ..validation import instance
 from .checks import AXES, check_rank, plain_function, positive_size, sizes
 
 
@@ -419,21 +420,24 @@ def initial(slots: Any) -> Any:
     return paths.map_with_path(lambda _, slot: slot.init(None, slot.shape, slot.dtype), slots)
 
 
+_start = instance(
+    constant,
+    "constant, such as nn.zeros()",
+    "pass another carry by name: net.apply(params, x, carry=carry)",
+)
+
+
 def check_constant(slots: Any) -> None:
     """Raise TypeError if a declared carry is not initialized by a constant."""
     for path, slot in paths.walk(slots):
-        if not isinstance(slot.init, constant):
-            raise TypeError(
-                f"a carry must start constant, such as nn.zeros(), but {paths.text(path)!r} has "
-                f"{slot.init!r}; pass another carry by name: net.apply(params, x, carry=carry)"
-            )
+        _start(slot.init, f"the initializer of the carry {paths.text(path)!r}")
 
 
 def check_carry(carry: Any, slots: Any) -> None:
     """Raise ValueError if a carry does not have the declared names and shapes."""
-    lines = mismatches(slots, carry)
-    if lines:
-        raise ValueError(
-            f"the carry does not match this cell and input: {'; '.join(lines)}; write carry = "
-            "cell.initial_carry(x), or pass the carry that the previous step returned"
-        )
+    check_matches(
+        slots,
+        carry,
+        "the carry does not match this cell and input",
+        "write carry = cell.initial_carry(x), or pass the carry that the previous step returned",
+    )

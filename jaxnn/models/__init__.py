@@ -4,13 +4,9 @@ Each configuration is a frozen dataclass of plain numbers, and `network(outputs)
 network. The composites are the layers of which these networks consist.
 """
 
-from .char_lstm import CharLSTM
-from .gpt import GPT, Decoder
-from .lenet import LeNet
-from .mlp import MLP
-from .resnet import ResNet, ResNetBlock
-from .unet import UNet, UNetLevel
-from .vit import PatchTransformer, ViT
+from .convolutional import LeNet, ResNet, ResNetBlock, UNet, UNetLevel
+from .model import MLP, CharLSTM
+from .transformers import GPT, Decoder, PatchTransformer, ViT
 
 __all__ = [
     "GPT",

@@ -18,10 +18,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ..combine.capture import capture
-from ..combine.inference import Inference
 from ..combine.precision import Precision
 from ..combine.sequential import Residual
-from ..combine.transforms import Remat, Repeat
+from ..combine.transforms import Inference, Remat, Repeat
 from ..core import paths
 from ..core.calls import Call, Interceptor, Next, Outcome, evaluate, intercepting
 from ..core.composite import intercept

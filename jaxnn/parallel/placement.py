@@ -19,10 +19,10 @@ from jax.sharding import PartitionSpec as P
 
 from ..core.calls import INTERCEPTOR, intercepting
 from ..keys import as_key, kept_key, kept_words
+from ..random import watching
 from ..train import Minimize
 from ..train.state import is_key, strong
 from ..validation import Accepts, check_fields
-from ..watching import watching
 from .gathering import Gathering
 from .mesh import check_rows, row_parts, row_sharding, shard_batch
 from .rules import (

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 
 from ..core import paths
-from ..core.declarations import abstract, is_array
+from ..core.declarations import abstract
 from ..explain.text import describe
+from ..fields import is_array
 from ..inspect import table
 from ..train import Program, make_step
 from .placement import Placement, like

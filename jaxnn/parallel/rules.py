@@ -27,10 +27,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..core import paths
+from ..random import Spec, Watch
 from ..train import TrainState
 from ..train.state import is_key
 from ..validation import Accepts
-from ..watching import Spec, Watch
 
 
 @dataclasses.dataclass(frozen=True)

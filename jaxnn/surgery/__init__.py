@@ -1,8 +1,7 @@
 """Surgery: a network made from another one."""
 
-from .adapters import add_lora, merge_lora
 from .caching import with_cache
-from .replacement import replace
+from .replacement import add_lora, merge_lora, replace
 from .stacking import stack_layers, unstack_layers
 from .widening import widen
 

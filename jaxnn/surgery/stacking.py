@@ -5,9 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..combine.inference import Inference
 from ..combine.sequential import Sequential
-from ..combine.transforms import Remat, Repeat, check_stacked
+from ..combine.transforms import Inference, Remat, Repeat, check_stacked
 from ..core.layer import Layer
 from ..tree import Edit, check_layer, edit_children, inside
 

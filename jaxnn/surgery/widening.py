@@ -9,10 +9,10 @@ import numpy as np
 
 from ..core import paths
 from ..core.calls import placeholder_key
-from ..core.declarations import is_array
 from ..core.layer import Layer
 from ..core.paths import at
 from ..explain.text import describe
+from ..fields import is_array
 from ..keys import as_key
 from ..tree import check_layer
 from .replacement import check_belong, replace

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..files.reading import FileError, listed
-from ..html.formatting import count
+from ..html.page import count
 from ..train.metrics import badness
 from .dimensions import Choice, Dimension, Grid, Int, LogUniform, Uniform
 from .ledger import Ledger

@@ -260,7 +260,8 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
 A_STATE = instance(
     TrainState,
     "a train.TrainState",
-    "write state = program.init(key, batch), and initial=params to start from parameters",
+    "write state = program.init(key, batch), and for parameters initial=train.Weights(params, "
+    "net.init_state(x)) in the program",
 )
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..core.values import identity
+from ..core.values import equality_key
 from ..fields import is_traced
 from ..validation import Accepts, function
 
@@ -130,7 +130,7 @@ class Optimizer:
         items = self.parts, tuple(self.arguments.values())
         leaves, structure = jax.tree.flatten(items, is_leaf=_is_one)
         held = tuple(one._identity() if _is_one(one) else _identity(one) for one in leaves)
-        return identity(self.factory), tuple(self.arguments), structure, held
+        return equality_key(self.factory), tuple(self.arguments), structure, held
 
     def __repr__(self) -> str:
         module = getattr(self.factory, "__module__", "").split(".")[0]
@@ -276,11 +276,11 @@ def _as_optax(item: Any) -> Any:
 
 
 def _identity(item: Any) -> Any:
-    """Return `core.values.identity`, and for an array its type, shape, and contents."""
+    """Return `core.values.equality_key`, and for an array its type, shape, and contents."""
     if isinstance(item, np.ndarray | jax.Array) and not is_traced(item):
         array = np.asarray(item)
         return type(item), array.dtype.str, array.shape, array.tobytes()
-    return identity(item)
+    return equality_key(item)
 
 
 def _is_number(item: Any) -> bool:

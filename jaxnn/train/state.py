@@ -10,6 +10,7 @@ from ..core import paths
 from ..core.calls import State
 from ..explain.text import brief
 from ..fields import is_traced
+from ..validation import Accepts
 
 
 class Trained(Protocol):
@@ -24,6 +25,15 @@ class Trained(Protocol):
     def state(self) -> Any:
         """The state, `{}` if the network keeps none."""
         ...
+
+
+trained_like: Accepts = Accepts(
+    "a train.TrainState or a train.Weights",
+    lambda value: hasattr(value, "params") and hasattr(value, "state"),
+    TypeError,
+    hint="write train.Weights(params, net.init_state(x)) for plain parameters",
+    abstract=True,
+)
 
 
 class TrainState(NamedTuple):

@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..arrays import visible
 from ..core.calls import Call, Outcome
 from ..core.composite import Wrapper
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
 from ..explain.call_errors import check_named
 from ..explain.text import brief
-from ..masking import visible
 from ..validation import instance
 from .examples import aligned, check_labels
 from .task import Task, loss_function, measured

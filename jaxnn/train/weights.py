@@ -34,7 +34,7 @@ from ..files.writing import replace
 from ..installation import required
 from ..validation import Accepts, integer
 from ..version import __version__
-from .state import Trained
+from .state import Trained, trained_like
 
 # Types by their names in the format. Others have no array type here.
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -180,13 +180,6 @@ def _naturals(plain: list[Any]) -> bool:
 
 SCHEMA = "1"
 pattern_list = Accepts("a list of patterns", lambda v: not isinstance(v, str), TypeError)
-with_state = Accepts(
-    "a train.TrainState or train.Weights(params, state)",
-    lambda v: hasattr(v, "params") and hasattr(v, "state"),
-    TypeError,
-    "write train.Weights(params, {{}}) for plain parameters, with net.init_state(x) in place of "
-    "{{}} if the network keeps state",
-)
 
 
 @jax.tree_util.register_dataclass
@@ -238,7 +231,7 @@ def packed(net: Layer, trained: Trained) -> bytes:
     safetensors = required(
         "safetensors.numpy", "weights are saved by", "safetensors", "experiments"
     )
-    with_state(trained, "save_weights.trained")
+    trained_like(trained, "save_weights.trained")
     # safetensors writes the memory of an array in its order, which has to be row by row.
     arrays = {
         path: np.asarray(leaf, order="C")

@@ -21,7 +21,7 @@ from .optimizer import (
     updated,
     with_slow_params,
 )
-from .state import Trained, TrainState
+from .state import Trained, TrainState, trained_like
 from .weights import Weights
 
 
@@ -293,6 +293,7 @@ def evaluation_params(trained: Trained) -> Any:
     >>> jax.tree.map(jnp.shape, evaluation_params(state))
     {'b': (1,), 'w': (2, 1)}
     """
+    trained_like(trained, "evaluation_params.trained")
     if not isinstance(trained, TrainState):
         return trained.params
     params = trained.params

@@ -196,7 +196,7 @@ def test_inputs_that_do_not_fit():
         net.init(KEY, jnp.ones(4))
     with pytest.raises(
         ValueError,
-        match=r"segment_ids must have the shape .* of the sequence, \(2, 6\); got \(6,\)",
+        match=r"segment_ids must be of the shape .* of the sequence, \(2, 6\), got int32\[6\]",
     ):
         net.apply(params, X, segment_ids=jnp.ones(6, jnp.int32))
     with pytest.raises(

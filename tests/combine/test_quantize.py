@@ -151,7 +151,7 @@ NET, X = nn.Sequential(nn.Dense(3), jnp.tanh), normals(2, 4)
             ValueError,
             r"no layer of LayerNorm\(\) can be quantized; these can: MultiHeadAttention, ",
         ),
-        (lambda: nn.quantize(NO_NET, {}), TypeError, r"quantize expects a layer, got .*tanh"),
+        (lambda: nn.quantize(NO_NET, {}), TypeError, r"quantize.net must be a layer, got .*tanh"),
         (
             lambda: nn.quantize(NET, NET.init(KEY, X))[0].apply(NET.init(KEY, X), X),
             ValueError,

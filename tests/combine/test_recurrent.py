@@ -423,7 +423,7 @@ def test_refused():
     ):
         nn.Sequential(jnp.tanh, net).apply(({}, params), jnp.ones((2, 0, 3)))
     with raises(
-        ValueError, r"segment_ids must have the shape \(\.\.\., T\) of the sequence, \(2, 4\)"
+        ValueError, r"segment_ids must be of the shape \(\.\.\., T\) of the sequence, \(2, 4\)"
     ):
         net.apply(params, x, segment_ids=jnp.ones((2, 3), int))
     with raises(TypeError, r"segment_ids must be integers: 0 for padding"):
@@ -441,9 +441,7 @@ def test_refused():
         net.apply({}, x)
     with raises(TypeError, r"no layer of the network takes an input 'mask'"):
         net.apply(params, x, mask=x)
-    with raises(
-        ValueError, r"Bidirectional expects a carry for each direction, a dict of 'forward'"
-    ):
+    with raises(ValueError, r"carry must be a carry for each direction, a dict of 'forward'"):
         both = nn.Bidirectional(net)
         both.apply(both.init(KEY, x), x, carry={"h": jnp.ones((2, 2))})
     with raises(

@@ -330,8 +330,8 @@ def test_one_child_called_with_two_shapes():
     check(
         lambda: nn.Sequential(twice=Twice(nn.Dense(3))).init(KEY, X),
         ValueError,
-        "at 'twice/inner', Dense(3): called twice with inputs that need different parameters:\n"
-        "  w: declared (4, 3), got (3, 3)",
+        "at 'twice/inner', Dense(3): called twice with inputs that need different parameters: "
+        "w: declared (4, 3), got (3, 3)",
     )
 
 
@@ -798,7 +798,7 @@ def test_a_rate_outside(rate):
         ),
         (
             lambda: nn.truncated_normal(1.0, 2.0, -2.0),
-            "truncated_normal.upper must be above lower=2.0, got -2.0",
+            "truncated_normal.lower must be below upper=-2.0, got 2.0",
         ),
     ],
 )
@@ -816,10 +816,10 @@ def test_fields_of_the_layers(make, text):
         (
             nn.Embedding(5, 3),
             X,
-            "expected an array of integer tokens, got float32[2,4]; use jnp.asar",
+            "the input must be an array of integer tokens, got float32[2,4]; use jnp.asar",
         ),
-        (nn.Embedding(5, 3), X > 0, "expected an array of integer tokens, got bool[2,4]"),
-        (nn.Embedding(5, 3), [1, 2], "expected an array of integer tokens, got [1, 2]"),
+        (nn.Embedding(5, 3), X > 0, "the input must be an array of integer tokens, got bool[2,4]"),
+        (nn.Embedding(5, 3), [1, 2], "the input must be an array of integer tokens, got [1, 2]"),
         (nn.Flatten(3), X, "expected an input of shape (*3 axes, ...), got float32[2,4]"),
         (
             nn.Reshape((3, 3)),

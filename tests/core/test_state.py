@@ -102,7 +102,9 @@ def test_a_carry_starts_constant():
         def forward(self, params, carry, x):
             return carry, x
 
-    with pytest.raises(TypeError, match=r"at the root, .*a carry must start constant, .*'h' has"):
+    with pytest.raises(
+        TypeError, match=r"at the root, .*the initializer of the carry 'h' must be constant"
+    ):
         nn.Recurrent(Cell()).init(KEY, X)
 
 

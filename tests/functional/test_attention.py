@@ -262,10 +262,10 @@ def test_dropout_of_the_weights():
             {"mask": np.ones((5, 5), np.float32)},
             r"mask must be .* booleans.*got float32\[5,5\]; .* bias=",
         ),
-        ({"mask": np.ones((5, 4), bool)}, r"\(2, 4, 5, 5\) with its rank; got \(5, 4\)"),
+        ({"mask": np.ones((5, 4), bool)}, r"\(2, 4, 5, 5\) with its rank, got bool\[5,4\]"),
         (
             {"mask": [[True]]},
-            r"mask must be an array of .*, got \[\[True\]\]; write mask=jnp.asarray",
+            r"mask must be None or an array of .*, got \[\[True\]\]; write mask=jnp.asarray",
         ),
         (
             {"bias": np.ones((5, 5), bool)},
@@ -273,9 +273,9 @@ def test_dropout_of_the_weights():
         ),
         (
             {"bias": np.ones((2, 5, 5), np.float32)},
-            r"got \(2, 5, 5\); .*write bias\[\.\.\., None, :, :\]",
+            r"float32\[2,5,5\]; .*write bias\[\.\.\., None, :, :\]",
         ),
-        ({"segment_ids": np.ones((2, 4), int)}, r"shape \(\.\.\., T\) .*\(2, 5\); got \(2, 4\)"),
+        ({"segment_ids": np.ones((2, 4), int)}, r"shape .*\(2, 5\), got int\d+\[2,4\]"),
         (
             {"segment_ids": np.ones((2, 5), np.float32)},
             "segment_ids must be integers: 0 for padding.*got float32",
@@ -290,7 +290,7 @@ def test_dropout_of_the_weights():
         ({"q": np.ones((5, 4, 3), np.float32)}, r"q must be \(\.\.\., T, heads, d\)"),
         (
             {"q": np.ones((2, 4, 4, 3), np.float32), "segment_ids": np.ones((2, 5), int)},
-            r"must have the shape .*, \(2, 4\); got \(2, 5\)",
+            r"must be of the shape .*, \(2, 4\), got int\d+\[2,5\]",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnn as nn
 from jaxnn.fields import is_traced
-from jaxnn.generation.generate import _compiled, _prefill
+from jaxnn.generation import _compiled, _prefill
 from jaxnn.models import GPT, CharLSTM
 
 KEY, V = jax.random.key(0), 11
@@ -181,12 +181,12 @@ def test_half_precision_parameters_generate(gpt):
 @pytest.mark.parametrize(
     ("prompts", "options", "text"),
     [
-        ([], {}, r"prompts must be integer tokens \(T,\) or .*; got float64\[0\]"),
-        ([[1], []], {}, r"at least one token in each row, .*; got float64\[0\]"),
-        (np.zeros((2, 0), int), {}, r"at least one token in each row, .*; got int64\[0\]"),
-        ([[1], [0.5]], {}, r"prompts must be integer tokens .*; got float64\[1\]"),
-        ("abc", {}, r"prompts must be integer tokens .*; got <U3\[\]"),
-        (np.zeros((1, 1, 1), int), {}, r"prompts must be integer tokens .*; got int64\[1,1,1\]"),
+        ([], {}, r"prompts must be integer tokens \(T,\) or .*, got float64\[0\]"),
+        ([[1], []], {}, r"at least one token in each row, .*, got float64\[0\]"),
+        (np.zeros((2, 0), int), {}, r"at least one token in each row, .*, got int64\[0\]"),
+        ([[1], [0.5]], {}, r"prompts must be integer tokens .*, got float64\[1\]"),
+        ("abc", {}, r"prompts must be integer tokens .*, got <U3\[\]"),
+        (np.zeros((1, 1, 1), int), {}, r"prompts must be integer tokens .*, got int64\[1,1,1\]"),
         ([[1], [3, 11]], {}, r"prompt 1 contains token 11 at 1, expected 0 \.\. 10"),
         ([[1, -1], [3]], {}, r"prompt 0 contains token -1 at 1, expected 0 \.\. 10"),
         (
@@ -202,7 +202,7 @@ def test_half_precision_parameters_generate(gpt):
         (
             [[1]],
             {"stop": [1.7]},
-            r"stop must be integer tokens, got \[1.7\]; write for example stop=\[0\]",
+            r"stop must be integer tokens, got float64\[1\]; write for example stop=\[0\]",
         ),
         ([[1]], {"key": None}, r"sampling requires a key: write key=jax.random.key\(0\)"),
         ([[1]], {"temperature": -1.0}, "temperature must be a number >= 0"),
@@ -230,7 +230,7 @@ def test_networks_that_cannot_write_are_refused():
     pooled = nn.Sequential(nn.Embedding(V, 4), nn.Flatten(), nn.Dense(V))
     with pytest.raises(ValueError, match=r"logits \(1, 2, vocabulary\); this one returns"):
         nn.generate(pooled, {}, [[1, 2]], steps=1, temperature=0)
-    with pytest.raises(TypeError, match="generate expects a layer, got"):
+    with pytest.raises(TypeError, match=r"generate.net must be a layer, got"):
         nn.generate(GPT(), {}, [[1]], steps=1)  # pyright: ignore[reportArgumentType]
 
 

@@ -12,7 +12,7 @@ from flax import linen, nnx
 import jaxnn as nn
 from jaxnn import interop
 from jaxnn.models import GPT, ViT
-from jaxnn.models.resnet import ResNetBlock
+from jaxnn.models.convolutional import ResNetBlock
 from tests.converted import assert_same, fixture, outputs
 from tests.fixtures import models as published
 
@@ -674,7 +674,7 @@ def test_copies_want_a_place_for_their_number():
         ValueError, match=r"blocks: has 1 axes of copies, and its prefix 'h.@' has 0"
     ):
         interop.from_torch(net, weights, x, names={"blocks": "h"})
-    with pytest.raises(TypeError, match="names maps a path of the network to a pref"):
+    with pytest.raises(TypeError, match="names must be a dict from paths of the network to pref"):
         interop.from_torch(net, weights, x, names=cast(Any, {"blocks": 3}))
 
 

@@ -414,7 +414,7 @@ def test_segments_that_do_not_fit():
     net = nn.Conv(4, 3)
     params = net.init(KEY, x[0])
     fails(
-        "segment_ids must have the shape (..., T) of the sequence, (6, 6); got (3, 6)",
+        "segment_ids must be of the shape (..., T) of the sequence, (6, 6), got int32[3,6]",
         lambda: net.apply(params, x[0], segment_ids=SEGMENTS),
     )
     for floating in (x[0, ..., 0], x[0, :, 0, 0]):

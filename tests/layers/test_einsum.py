@@ -67,7 +67,7 @@ def test_the_fan_is_that_of_the_letters_summed():
 )
 def test_an_equation_that_cannot_be(equation, shape):
     text = (
-        f"Einsum.equation must be 'x,w->y' with a letter for each axis, .*; got {equation!r}; write"
+        f"Einsum.equation must be 'x,w->y' with a letter for each axis, .*, got {equation!r}; write"
     )
     with pytest.raises(ValueError, match=text):
         nn.Einsum(equation, shape)

@@ -215,14 +215,17 @@ REFUSED = [
         "EmbeddingBag.mode must be 'sum', 'mean', or 'max', got 'median'",
     ),
     (lambda: nn.EmbeddingBag(5, 3, bags=0), "EmbeddingBag.bags must be None or an int >= 1, got 0"),
-    (lambda: BAG.apply(TABLE, IDS > 1), "expected an array of integer tokens, got bool[2,3]"),
+    (
+        lambda: BAG.apply(TABLE, IDS > 1),
+        "the input must be an array of integer tokens, got bool[2,3]",
+    ),
     (
         lambda: BAG.apply(TABLE, IDS[0, 0]),
         "expected an input of shape (..., n), or use nn.Embedding, got int32[]",
     ),
     (
         lambda: BAG.apply(TABLE, IDS, segment_ids=IDS[0]),
-        "segment_ids must have the shape (..., T) of the sequence, (2, 3); got (3,)",
+        "segment_ids must be of the shape (..., T) of the sequence, (2, 3), got int32[3]",
     ),
     (
         lambda: BAG.apply(TABLE, IDS, segment_ids=IDS * 1.0),

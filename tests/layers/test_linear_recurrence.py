@@ -142,7 +142,7 @@ def test_refused():
         net.apply(params, x[:, :0])
     with pytest.raises(ValueError, match=r"expected an input of shape \(\.\.\., T, features\)"):
         net.init(KEY, jnp.ones(3))
-    with pytest.raises(ValueError, match=r"segment_ids must have the shape"):
+    with pytest.raises(ValueError, match=r"segment_ids must be of the shape"):
         net.apply(params, x, segment_ids=jnp.ones((2, 2), int))
     kept = nn.with_cache(net)
     with pytest.raises(ValueError, match=r"keeps a cache of 256 positions"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.functional.resampling import pixel_shuffle
+from jaxnn.layers.shape import pixel_shuffle
 from tests.layers.agreement import KEY, normals
 
 IMAGE = jnp.ones((2, 4, 4, 6))

@@ -23,9 +23,9 @@ from tests.cases import KEY, floats
             r"LeNet.channels must be a tuple of 2 ints >= 1, got \(6, 0\)",
         ),
         (
-            lambda: LeNet(hidden=(120,)),
+            lambda: LeNet(hidden=(120,)),  # pyright: ignore[reportArgumentType]
             r"LeNet.hidden must be a tuple of 2 ints >= 1, got \(120,\)",
-        ),  # type: ignore[arg-type]
+        ),
         (lambda: CharLSTM(layers=0), "CharLSTM.layers must be an int >= 1, got 0"),
         (lambda: CharLSTM(dropout=1.0), r"CharLSTM.dropout .* in \[0, 1\)"),
         (lambda: ResNet(stages=()), r"ResNet.stages must be a tuple of ints >= 1, got \(\)"),

@@ -12,7 +12,7 @@ import pytest
 import jaxnn as nn
 from jaxnn import train
 from jaxnn.core import paths
-from jaxnn.explain.location import Mismatch
+from jaxnn.explain.text import Mismatch
 from tests.cases import KEY
 from tests.layers.agreement import normals
 
@@ -113,12 +113,14 @@ def test_refused(params):
         match=r"LoRA.match must .* of at least 2 axes, got .*'b': \(4,\)",
     ):
         nn.LoRA(nn.Dense(4), match="b").spec(X)
-    with pytest.raises(ValueError, match=r"not those of this network .*\n.*head/1/b: declared \(4"):
+    with pytest.raises(ValueError, match=r"not those of this network .*: head/1/b: declared \(4"):
         wrong = {**params, "head": ({}, {**params["head"][1], "b": jnp.ones(5)})}
         nn.add_lora(NET, wrong, KEY, X)
     with pytest.raises(ValueError, match="no layer is wrapped in LoRA"):
         nn.merge_lora(NET, params)
-    with pytest.raises(TypeError, match=r"add_lora expects a layer, got 3; write nn.add_lora\("):
+    with pytest.raises(
+        TypeError, match=r"add_lora.net must be a layer, got 3; write nn.add_lora\("
+    ):
         nn.add_lora(cast(Any, 3), params, KEY, X)
     with pytest.raises(ValueError, match=r"LoRA.rank must be an int >= 1, got 0"):
         nn.LoRA(nn.Dense(3), rank=0)

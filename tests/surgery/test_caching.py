@@ -47,7 +47,7 @@ def test_a_network_that_keeps_nothing_is_refused():
         nn.with_cache(nn.Sequential(nn.Dense(3), jax.nn.relu))
     with pytest.raises(ValueError, match=r"length must be an int >= 1, got 0; write nn.with_cache"):
         nn.with_cache(nn.MultiHeadAttention(2, causal=True), 0)
-    with pytest.raises(TypeError, match="with_cache expects a layer, got 3"):
+    with pytest.raises(TypeError, match=r"with_cache.net must be a layer, got 3"):
         nn.with_cache(cast(Any, 3))
 
 
@@ -143,7 +143,7 @@ def test_a_match_that_fits_nothing_is_refused():
     ):
         nn.with_cache(net, 5, match=cast(Any, 3))
     with pytest.raises(
-        TypeError, match=r"with_cache expects a layer, got 3; write nn.with_cache\(net"
+        TypeError, match=r"with_cache.net must be a layer, got 3; write nn.with_cache\(net"
     ):
         nn.with_cache(cast(Any, 3))
 

@@ -235,7 +235,7 @@ def test_a_path_that_leads_nowhere(net, path, text):
 
 
 def test_what_is_no_network_or_path():
-    with pytest.raises(TypeError, match="replace expects a layer, got 3"):
+    with pytest.raises(TypeError, match=r"replace.net must be a layer, got 3"):
         nn.replace(3, "a", nn.Dense(3))  # type: ignore[type-var]
     with pytest.raises(ValueError, match="path must be text such as 'blocks/3/mlp', got 0"):
         nn.replace(nn.Sequential(nn.Dense(3)), 0, nn.Dense(3))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from jaxnn.explain.location import Mismatch
+from jaxnn.explain.text import Mismatch
 from jaxnn.models import GPT
 from tests.cases import KEY
 from tests.layers.agreement import normals
@@ -105,8 +105,8 @@ def test_refused():
     with pytest.raises(Mismatch, match=r"3 copies must have a leading axis of 3, got float32\[2"):
         nn.unstack_layers(nn.Repeat(nn.Dense(4), 3), params)
     with pytest.raises(
-        TypeError, match=r"unstack_layers expects a layer, got 3; write nn.unstack_layers\("
+        TypeError, match=r"unstack_layers.net must be a layer, got 3; write nn.unstack_layers\("
     ):
         nn.unstack_layers(cast(Any, 3), params)
-    with pytest.raises(TypeError, match="stack_layers expects a layer"):
+    with pytest.raises(TypeError, match=r"stack_layers.net must be a layer"):
         nn.stack_layers(cast(Any, None), params)

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import jaxnn as nn
-from jaxnn import train
+from jaxnn import interop, train
 from jaxnn.data.source import epoch_order
 
 KEY = jax.random.key(0)
@@ -358,10 +358,16 @@ def test_bad_lengths_and_hooks():
 
 def test_plain_parameters_are_no_state():
     params = NET.init(KEY, X)
-    advice = r"got .*; write train\.Weights\(params, \{\}\) for plain parameters"
-    with pytest.raises(TypeError, match=advice):
-        train.save_weights("weights.safetensors", NET, params)
-    advice = r"must be a train.TrainState, got .*; write state = program.init\(key, batch\)"
+    advice = r"trained must be .*, got .*; write train\.Weights\(params, net\.init_state\(x\)\) for"
+    for call in (
+        lambda: train.save_weights("weights.safetensors", NET, params),
+        lambda: train.evaluation_params(params),
+        lambda: interop.export(NET, params, X),
+        lambda: interop.pack_onnx(NET, params, X),
+    ):
+        with pytest.raises(TypeError, match=advice):
+            call()
+    advice = r"must be a train.TrainState, got .*=train\.Weights\(params, net\.init_state\(x\)"
     for call in (
         lambda: train.evaluate(PROGRAM, params, (X, Y)),
         lambda: train.predict(PROGRAM, params, X),

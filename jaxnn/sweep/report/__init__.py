@@ -14,8 +14,7 @@ from typing import Any
 
 from ...files.writing import replace
 from ...html.charts import check_library
-from ...html.formatting import count, escaped, label
-from ...html.page import document
+from ...html.page import count, document, escaped, label
 from ..reading import Sweep, read
 from .parameters import Importance, importance, importance_of, parameters
 from .result import headline, programs, settings

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...html import charts, page
-from ...html.formatting import count, escaped, label, number, shorts
+from ...html.page import count, escaped, label, number, shorts
 from ...train.metrics import badness
 from ..dimensions import Choice, Dimension, Grid
 from ..reading import Sweep

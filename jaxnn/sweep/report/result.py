@@ -10,7 +10,7 @@ import numpy as np
 
 from ...files.reading import quoted
 from ...html import page
-from ...html.formatting import NONE, count, duration, escaped, flat, label, number, shorts
+from ...html.page import NONE, count, duration, escaped, flat, label, number, shorts
 from ..dimensions import Choice
 from ..reading import Sweep, mean
 from ..tables import Trial

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...html import charts, page
-from ...html.formatting import NONE, count, escaped, label, number, shorts, shown
+from ...html.page import NONE, count, escaped, label, number, shorts, shown
 from ..dimensions import Choice, Grid, Int, LogUniform, Uniform
 from ..reading import Sweep
 from ..tables import BROKEN, Trial

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...html import charts, page
-from ...html.formatting import label, number
+from ...html.page import label, number
 from ...train.metrics import direction_of
 from ..dimensions import Choice, Dimension, Grid, Int
 from ..reading import Sweep

@@ -15,17 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..core.calls import placeholder_key
-from ..core.declarations import abstract
-from ..core.layer import Layer, declared
-from ..explain.text import describe, mismatches
-from ..fields import is_traced
-from ..functional import sampling
-from ..keys import as_key
-from ..surgery.caching import with_cache, without_cache
-from ..train.step import remembered
-from ..tree import check_layer
-from ..validation import positive
+from .core.calls import placeholder_key
+from .core.declarations import abstract
+from .core.layer import Layer, declared
+from .explain.text import check_matches, describe
+from .fields import is_traced
+from .functional import sampling
+from .keys import as_key
+from .surgery.caching import with_cache, without_cache
+from .train.step import remembered
+from .tree import check_layer
+from .validation import Accepts, positive
 
 MOST = 2**31 - 1  # the largest int32
 
@@ -207,11 +207,8 @@ def _state(net: Any, tokens: np.ndarray, state: Any, marks: Any) -> Any:
     """Return the state of the network besides its caches; raise ValueError if it does not match."""
     wanted = declared(without_cache(net), "forward", abstract((tokens,)), abstract(marks)).state
     state = {} if state is None else state
-    if found := mismatches(wanted, state):
-        raise ValueError(
-            f"the state does not match the network: {'; '.join(found)}; write "
-            "nn.generate(..., state=ts.state)"
-        )
+    what = "the state does not match the network"
+    check_matches(wanted, state, what, "write nn.generate(..., state=ts.state)")
     return state
 
 
@@ -272,6 +269,20 @@ def _check_finite(broken: np.ndarray, length: int) -> None:
 
 # ---- prompts and stop tokens ----
 
+_row = Accepts(
+    "integer tokens (T,) or (rows, T), or a list of rows, with at least one token in each row",
+    lambda row: row.ndim == 1 and bool(row.size) and jnp.issubdtype(row.dtype, jnp.integer),
+    hint="write for example [[0], [3, 1]]",
+    abstract=True,
+)
+_integers = Accepts(
+    "integer tokens",
+    lambda tokens: not tokens.size or jnp.issubdtype(tokens.dtype, jnp.integer),
+    TypeError,
+    hint="write for example stop=[0]",
+    abstract=True,
+)
+
 
 def as_prompts(prompts: Any) -> tuple[Prompts, bool]:
     """Convert prompts to arrays; also return whether there is one prompt without an axis of rows.
@@ -291,11 +302,7 @@ def as_prompts(prompts: Any) -> tuple[Prompts, bool]:
         array = [given]  # raises below
     rows = list(array[:1]) if is_traced(array) else [np.asarray(row) for row in array]
     for row in rows or [np.zeros(0, int)]:
-        if row.ndim != 1 or not row.size or not jnp.issubdtype(row.dtype, jnp.integer):
-            raise ValueError(
-                "prompts must be integer tokens (T,) or (rows, T), or a list of rows, with at "
-                f"least one token in each row, such as [[0], [3, 1]]; got {describe(row)}"
-            )
+        _row(row, "prompts")
     if is_traced(array):
         return Prompts(array, np.ones(array.shape, np.int32)), single
     length = max(map(len, rows))
@@ -311,8 +318,7 @@ def as_stop(stop: Any) -> jax.Array:
     """
     traced = any(map(is_traced, jax.tree.leaves(stop)))
     tokens = jnp.asarray(stop) if traced else np.asarray(stop)
-    if tokens.size and not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise TypeError(f"stop must be integer tokens, got {stop!r}; write for example stop=[0]")
+    _integers(tokens, "stop")
     if isinstance(tokens, np.ndarray):
         tokens = np.where((tokens >= 0) & (tokens <= MOST), tokens.astype(np.int64), -1)
     return jnp.asarray(tokens, jnp.int32).reshape(-1)

@@ -1,28 +1,34 @@
-"""first_nonfinite: the path of the first value in a network that is not finite.
+"""Checks of values while a network runs: first_nonfinite and checkify.
 
-The network runs once, compiled, with every call intercepted. The interceptor returns a number with
-each output, as a collected value: that of the first place in the layer, in the order of evaluation,
-whose output is not finite. A wrapper that scans or maps its layer stacks the numbers, so the copy
-is known too. `_Place` holds the place of each number.
+For `first_nonfinite`, the network runs once, compiled, with every call intercepted. The interceptor
+returns a number with each output, as a collected value: that of the first place in the layer, in
+the order of evaluation, whose output is not finite. A wrapper that scans or maps its layer stacks
+the numbers, so the copy is known too. `_Place` holds the place of each number.
+
+`checkify` returns a function that checks values such as token ids while it runs.
 """
 
+import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify as jax_checkify
 
 from ..core import paths
-from ..core.calls import Call, Next, Outcome, evaluate
+from ..core.calls import Call, Next, Outcome, evaluate, intercepting
 from ..core.composite import Wrapper, collected_path
 from ..core.declarations import split_arrays
 from ..core.layer import Layer, LayerLike
 from ..core.paths import at
 from ..fields import is_traced
+from ..functional.checking import checking, checking_at
+from ..validation import Accepts
 from .summary import a_layer
 
 
@@ -268,3 +274,59 @@ class _Watcher:
         mark = self._marks.setdefault(place, f"{_MARK}{len(self._marks)}")
         self.places[mark] = place
         return mark, number.astype(jnp.int32)
+
+
+_plain = Accepts(
+    "a function that is not jitted",
+    lambda value: callable(value) and not hasattr(value, "lower"),
+    TypeError,
+    "write nn.checkify(net.apply), which compiles it",
+)
+
+
+def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function`, compiled, with errors for wrong values that are known only when it runs.
+
+    A token outside the vocabulary and a position past a table or a cache give NaN in a compiled
+    program; here they raise ValueError with the path of the layer and the value. Use it to find
+    faults: the checks cost time, and each call waits for its result.
+
+    Args:
+        function: A function of arrays, or pytrees of them; bind others by `functools.partial`. It
+            must not be jitted, since `checkify` compiles it.
+
+    Raises:
+        TypeError: `function` is not a function, or is jitted.
+
+    Reference: `jax.experimental.checkify`.
+
+    >>> import jax.numpy as jnp, jaxnn as nn
+    >>> net = nn.Sequential(nn.Embedding(5, 2), nn.Dense(3))
+    >>> params = net.init(jax.random.key(0), jnp.array([1]))
+    >>> checkify(net.apply)(params, jnp.array([1, 7]))
+    Traceback (most recent call last):
+    ValueError: at '0': token 7 is outside a vocabulary of 5
+    """
+    _plain(function, "checkify.function")
+
+    def run(*args: Any, **named: Any) -> Any:
+        with checking(), intercepting(_at):
+            return function(*args, **named)
+
+    compiled = jax.jit(jax_checkify.checkify(run))
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **named: Any) -> Any:
+        error, output = compiled(*args, **named)
+        message = error.get()
+        if message is not None:
+            raise ValueError(message.removesuffix(" (`check` failed)"))
+        return output
+
+    return wrapped
+
+
+def _at(path: paths.Path, layer: Any, call: Call, next: Next) -> Outcome:
+    """Run a layer so that errors name its path."""
+    with checking_at(path):
+        return next(call)

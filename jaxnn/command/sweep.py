@@ -5,6 +5,7 @@ import functools
 import os
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from ..html.charts import check_library
 from ..sweep import Result, run
 from ..sweep import open as opened
 from ..sweep.display import summary
-from ..sweep.ledger import Ledger, check_free
+from ..sweep.ledger import check_free
 from ..sweep.plan import Planner, make_plan
 from ..sweep.report import prepared
 from ..sweep.report.result import best_command
+from ..sweep.running import resume
 from ..sweep.settings import Settings
 from ..sweep.storage import resume_command as resume_text
 from ..sweep.structure import space_of
@@ -75,7 +77,8 @@ def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     if folder is None:
         folder = Path("sweeps", f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     check_free(folder)
-    return _run(experiment, folder, resources, config=config, **vars(settings))
+    call = functools.partial(run, config=config, **vars(settings))
+    return _run(call, experiment, folder, resources)
 
 
 def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
@@ -89,8 +92,8 @@ def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
         "a sweep, or of a run",
     )
     resources.prepare()
-    Ledger.open(folder).close()  # which raises if it contains no sweep
-    return _run(experiment, folder, resources, force=option.force)
+    call = functools.partial(resume, config=None, settings={}, force=option.force)
+    return _run(call, experiment, folder, resources)
 
 
 def configuration_of(experiment: Experiment[Any], text: str) -> Any:
@@ -133,18 +136,20 @@ def _requested(
     return config, settings, where.folder, resources
 
 
-def _run(experiment: Experiment[Any], folder: Path, resources: Resources, **arguments: Any) -> int:
-    """Run a sweep, print its results, and write its report; return the exit status."""
+def _run(
+    call: Callable[..., Result], experiment: Experiment[Any], folder: Path, resources: Resources
+) -> int:
+    """Begin or continue a sweep, print its results, and write its report; return the status."""
     check_library()
-    where = {"executor": resources.executor, "workers": resources.workers or None}
+    executor, workers = resources.executor, resources.workers or None
     with prepared():
         try:
-            result = run(experiment, folder=folder, **where, **arguments)
+            result = call(experiment, folder=folder, executor=executor, workers=workers)
         except KeyboardInterrupt as stopped:
             if not stopped.args:  # before it began
                 raise
-            resume = resume_text(folder, module_of(experiment))
-            return refuse(f"interrupted: what was committed is whole; continue with {resume}", 130)
+            again = resume_text(folder, module_of(experiment))
+            return refuse(f"interrupted: what was committed is whole; continue with {again}", 130)
     finish(result)
     return 0
 

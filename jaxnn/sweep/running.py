@@ -147,16 +147,41 @@ def run(
         check_name(executor, workers)
     folder = Path(folder or Path("sweeps", f"{made.name}-{time.strftime('%Y%m%d-%H%M%S')}"))
     if (folder / FILE).exists():
-        with Ledger.open(folder, write=True) as ledger:
-            _check_resumable(made, ledger, base, settings, force)
-            _drive(made, ledger, executor, workers, progress)
-    else:
-        planner = Planner(made, made.config() if base is None else base, Settings(**settings))
-        if planner.left_out and progress:
-            print(f"note: {planner.left_out}", file=sys.stderr)
-        with Ledger.create(folder, meta_of(made, planner)) as ledger:
-            _drive(made, ledger, executor, workers, progress)
-    return Result(folder, made)
+        return resume(made, folder, base, settings, executor, workers, force, progress)
+    planner = Planner(made, made.config() if base is None else base, Settings(**settings))
+    if planner.left_out and progress:
+        print(f"note: {planner.left_out}", file=sys.stderr)
+    with Ledger.create(folder, meta_of(made, planner)) as ledger:
+        _drive(made, ledger, executor, workers, progress)
+        return Result(read(ledger), made)
+
+
+def resume(
+    experiment: Experiment[Any],
+    folder: Path,
+    config: Any,
+    settings: Mapping[str, Any],
+    executor: str | Executor,
+    workers: int | None,
+    force: bool = False,
+    progress: bool = True,
+) -> "Result":
+    """Continue the sweep in a folder, and return the result.
+
+    Args:
+        experiment: The experiment.
+        folder: The folder.
+        config: The configuration that trials change; None, that of the sweep.
+        settings: The settings that must be those of the sweep.
+        executor: As for `run`, as are the others.
+        workers: As for `run`.
+        force: As for `run`.
+        progress: As for `run`.
+    """
+    with Ledger.open(folder, write=True) as ledger:
+        _check_resumable(experiment, ledger, config, settings, force)
+        _drive(experiment, ledger, executor, workers, progress)
+        return Result(read(ledger), experiment)
 
 
 def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Result":
@@ -172,36 +197,36 @@ def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Resu
         LedgerError: The folder does not contain a sweep, or a damaged one.
         ValueError: It is a sweep of another experiment.
     """
-    return Result(Path(folder), experiment)
+    with Ledger.open(folder) as ledger:
+        found = read(ledger)
+    if experiment is not None and found.experiment != sources.module_of(experiment):
+        raise ValueError(
+            f"{folder} is a sweep of {found.experiment}, not of {sources.module_of(experiment)}"
+        )
+    return Result(found, experiment)
 
 
 class Result:
     """The result of a sweep at the moment it was read, which `run` and `open` return.
 
     Args:
-        folder: The folder of the sweep.
+        sweep: All that was read.
         experiment: The experiment of the sweep. Default: None, as for `open`.
 
     Attributes:
+        folder: The folder of the sweep.
         trials: All trials by number.
         ranking: The trials that have a score, the best first; those that ran to their end come
             before those that halving stopped.
         metric: The name of the metric that trials are compared by.
         maximize: Whether larger is better.
-        sweep: All that was read, as `reading.Sweep`.
     """
 
-    def __init__(self, folder: Path, experiment: Experiment[Any] | None = None) -> None:
-        with Ledger.open(folder) as ledger:
-            self.sweep = found = read(ledger)
-        if experiment is not None and found.experiment != sources.module_of(experiment):
-            raise ValueError(
-                f"{folder} is a sweep of {found.experiment}, not of {sources.module_of(experiment)}"
-            )
-        self.folder, self.experiment = folder, experiment
-        self.metric, self.maximize = found.metric, found.maximize
-        self.trials = [TrialResult(found, trial, experiment) for trial in found.trials]
-        self.ranking = [self.trials[trial.number] for trial in found.ranking]
+    def __init__(self, sweep: Sweep, experiment: Experiment[Any] | None = None) -> None:
+        self.folder, self.sweep, self.experiment = sweep.folder, sweep, experiment
+        self.metric, self.maximize = sweep.metric, sweep.maximize
+        self.trials = [TrialResult(sweep, trial, experiment) for trial in sweep.trials]
+        self.ranking = [self.trials[trial.number] for trial in sweep.ranking]
 
     @property
     def best(self) -> "TrialResult":
@@ -229,8 +254,7 @@ class Result:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        with Ledger.open(self.folder) as ledger:
-            return write(ledger)
+        return write(self.sweep)
 
     def __repr__(self) -> str:
         """Return the folder, the best trials as a table, and how the others ended."""
@@ -480,7 +504,7 @@ def _check_resumable(
         raise ValueError(
             f"the experiment changed since this sweep began, so that its trials would not "
             f"compare: {'; '.join(changed)}. Begin another sweep, or write resume "
-            f"{quoted(folder)} --force"
+            f"{quoted(folder)} --force, in Python force=True"
         )
     if changed:
         after = sum(trial.status not in OPEN for trial in ledger.trials())

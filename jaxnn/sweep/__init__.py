@@ -12,7 +12,8 @@ only when they are used.
 """
 
 from .dimensions import Branch, Choice, Grid, Int, LogUniform, Uniform
-from .running import Result, open, run
+from .results import Result, open
+from .running import run
 from .space import Space
 
 __all__ = [

@@ -11,7 +11,7 @@ from jaxnn import sweep, train
 from jaxnn.command import main
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import configured
-from jaxnn.sweep import Grid, LogUniform, running
+from jaxnn.sweep import Grid, LogUniform, results, running
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger, LedgerError
 from tests.sweep import driven, quick
@@ -123,7 +123,7 @@ def test_seeds_are_averaged_and_each_can_be_trained(tmp_path):
 
 
 def test_a_table_has_a_row_per_trial(whole, monkeypatch):
-    monkeypatch.setattr(running.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(results.importlib.util, "find_spec", lambda name: None)
     rows = whole.table()
     assert [row["trial"] for row in rows] == list(range(8))
     assert [row["rate"] for row in rows] == [trial.values["rate"] for trial in whole.trials]

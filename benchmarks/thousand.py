@@ -15,7 +15,6 @@ from jax import lax
 from benchmarks.report import Bar, Result, Table
 from benchmarks.timing import sample
 from jaxnn import data, train
-from jaxnn.command.sweep import meta_of
 from jaxnn.executors import create
 from jaxnn.experiment import SGD, Experiment
 from jaxnn.models import MLP
@@ -24,6 +23,7 @@ from jaxnn.sweep.cohort import Way
 from jaxnn.sweep.driver import Driver, Progress
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
+from jaxnn.sweep.running import meta_of
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.space import Values
 from jaxnn.sweep.training import Training, training_of

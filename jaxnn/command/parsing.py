@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..experiment.experiment import Experiment
-from ..experiment.sources import main_name
+from ..experiment.sources import module_of
 from ..explain.text import suggestion
 from ..files.reading import printable
 from ..installation import required
@@ -146,13 +146,6 @@ def folder_option(default: str) -> type[Any]:
     """Return a class of options with the folder to write."""
     text = "The folder to write, which does not exist yet."
     return one_option("folder", "FOLDER", text, default)
-
-
-def module_of(experiment: Experiment[Any]) -> str:
-    """Return the module of an experiment, as `python -m` takes it."""
-    if experiment.module != "__main__":
-        return experiment.module
-    return main_name(sys.modules["__main__"])
 
 
 def imported(experiment: Experiment[Any]) -> Experiment[Any]:

@@ -1,38 +1,34 @@
 """The commands of an experiment that sweep it: `plan`, `sweep`, `resume`, and `run --from`."""
 
-import contextlib
 import dataclasses
 import functools
 import os
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ..executors import check_name, create, result_of, worker_died
-from ..experiment import sources
-from ..experiment.configuration import from_plain, to_plain
-from ..experiment.experiment import Experiment, loaded
-from ..experiment.run import versions
-from ..files.reading import quoted
+from ..executors import check_name, create, result_of
+from ..experiment.experiment import Experiment
+from ..experiment.sources import module_of
+from ..files.reading import printable, quoted
 from ..html.charts import check_library
-from ..sweep.driver import Driver, Progress
-from ..sweep.ledger import Ledger
+from ..sweep import Result, run
+from ..sweep import open as opened
+from ..sweep.display import summary
+from ..sweep.ledger import check_free
 from ..sweep.plan import Planner, make_plan
-from ..sweep.reading import read
 from ..sweep.report import prepared
+from ..sweep.report.result import best_command
+from ..sweep.running import resume
 from ..sweep.settings import Settings
 from ..sweep.storage import resume_command as resume_text
 from ..sweep.structure import space_of
-from ..sweep.tables import OPEN
 from ..validation import integer
-from .display import finish, watched
-from .parsing import folder_option, module_of, parse, read_options, refuse
+from .parsing import folder_option, parse, read_options, refuse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +60,11 @@ class Force:
 
 def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
     """Print what a sweep would do."""
-    planner, _, resources = _planned(experiment, arguments, "plan", "Show what a sweep would do.")
-    asked = planner.search.ask(planner.settings.rounds(planner.epochs)[0].count, 0, [])
+    config, settings, _, resources = _requested(
+        experiment, arguments, "plan", "Show what a sweep would do."
+    )
+    planner = Planner(experiment, config, settings)
+    asked = planner.search.ask(settings.rounds(planner.epochs)[0].count, 0, [])
     with create(resources.executor, resources.workers or None) as executor:
         print(make_plan(planner, asked, functools.partial(result_of, executor)))
 
@@ -73,14 +72,12 @@ def plan_command(experiment: Experiment[Any], arguments: list[str]) -> None:
 def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Sweep the experiment's space, and write the report."""
     title = "Train many configurations of the experiment's space."
-    planner, folder, resources = _planned(experiment, arguments, "sweep", title)
+    config, settings, folder, resources = _requested(experiment, arguments, "sweep", title)
     if folder is None:
         folder = Path("sweeps", f"{experiment.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    check_library()
-    if planner.left_out:
-        print(f"note: {planner.left_out}", file=sys.stderr)
-    with Ledger.create(folder, meta_of(experiment, planner)) as ledger:
-        return _drive(experiment, ledger, resources)
+    check_free(folder)
+    call = functools.partial(run, config=config, **vars(settings))
+    return _run(call, experiment, folder, resources)
 
 
 def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
@@ -94,29 +91,8 @@ def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
         "a sweep, or of a run",
     )
     resources.prepare()
-    check_library()
-    with Ledger.open(folder, write=True) as ledger:
-        meta = ledger.meta
-        read(ledger)  # which checks all that it contains
-        if meta["experiment"] != module_of(experiment):
-            raise ValueError(
-                f"{folder} is a sweep of {meta['experiment']}: write "
-                f"{resume_text(folder, meta['experiment'])}"
-            )
-        base = from_plain(experiment.config, dict(meta["config"]), f"{folder}: config")
-        now = _sources(experiment, base)
-        changed = sources.changes_since(meta.get("sources"), now, f"the ledger in {folder}")
-        if changed and not option.force:
-            raise ValueError(
-                f"the experiment changed since this sweep began, so that its trials would not "
-                f"compare: {'; '.join(changed)}. Begin another sweep, or write resume "
-                f"{quoted(folder)} --force"
-            )
-        if changed:
-            after = sum(trial.status not in OPEN for trial in ledger.trials())
-            forced = [*meta.get("forced", []), {"after trials": after, "changes": changed}]
-            ledger.set_meta({"sources": now, "forced": forced})
-        return _drive(experiment, ledger, resources)
+    call = functools.partial(resume, config=None, settings={}, force=option.force)
+    return _run(call, experiment, folder, resources)
 
 
 def configuration_of(experiment: Experiment[Any], text: str) -> Any:
@@ -132,25 +108,18 @@ def configuration_of(experiment: Experiment[Any], text: str) -> Any:
     folder, colon, name = text.rpartition(":")
     if not colon or not (name == "best" or name.isdecimal()):
         raise ValueError(f"--from is {text!r}, expected FOLDER:best, or FOLDER:17 for trial 17")
-    with Ledger.open(Path(folder)) as ledger:
-        found = read(ledger)
-    if found.experiment != module_of(experiment):
-        raise ValueError(
-            f"{folder} is a sweep of {found.experiment}, not of {module_of(experiment)}"
-        )
-    trials = {str(trial.number): trial for trial in found.trials} | {"best": found.best}
-    if (trial := trials.get(name)) is None:
-        what = "no trial that completed yet"
-        if name != "best":
-            what = f"the trials 0 .. {len(found.trials) - 1}, and no {name}"
-        raise ValueError(f"{folder} has {what}")
-    base = from_plain(experiment.config, dict(found.config), f"{folder}: config")
-    return space_of(experiment).configured(base, trial.values)
+    found = opened(folder, experiment)
+    if name == "best":
+        return found.best.config
+    last = len(found.trials) - 1
+    if int(name) > last:
+        raise ValueError(f"{folder} has the trials 0 .. {last}, and no {name}")
+    return found.trials[int(name)].config
 
 
-def _planned(
+def _requested(
     experiment: Experiment[Any], arguments: list[str], command: str, title: str
-) -> tuple[Planner, Path | None, Resources]:
+) -> tuple[Any, Settings, Path | None, Resources]:
     """Return what the arguments of `plan` and `sweep` request."""
     space = space_of(experiment)
     lines = "\n".join(f"    {line}" for line in str(space).splitlines())
@@ -163,93 +132,44 @@ def _planned(
         swept=space.fields,
     )
     resources.prepare()
-    return Planner(experiment, config, settings), where.folder, resources
+    return config, settings, where.folder, resources
 
 
-def _drive(experiment: Experiment[Any], ledger: Ledger, resources: Resources) -> int:
-    """Run a sweep to its end, or to the signal that stops it; return the exit status."""
-    resume = resume_text(ledger.folder, module_of(experiment))
-    jobs = ledger.folder / "jobs"
-    with (
-        prepared(),
-        create(resources.executor, resources.workers or None, jobs) as executor,
-        _signals() as came,
-    ):
-        workers = resources.workers or executor.workers
+def _run(
+    call: Callable[..., Result], experiment: Experiment[Any], folder: Path, resources: Resources
+) -> int:
+    """Begin or continue a sweep, print its results, and write its report; return the status."""
+    check_library()
+    executor, workers = resources.executor, resources.workers or None
+    with prepared():
         try:
-            with watched(ledger) as watch:
-
-                def show(progress: Progress) -> None:
-                    if came.is_set():
-                        raise KeyboardInterrupt
-                    watch(progress)
-
-                Driver(experiment, ledger, executor, workers, show).run()
-        except KeyboardInterrupt:
-            executor.shutdown(wait=False, cancel_futures=True)
-            return refuse(f"interrupted: what was committed is whole; continue with {resume}", 130)
-        except Exception as error:
-            if not worker_died(error):
+            result = call(experiment, folder=folder, executor=executor, workers=workers)
+        except KeyboardInterrupt as stopped:
+            if not stopped.args:  # before it began
                 raise
-            executor.shutdown(wait=False, cancel_futures=True)
-            died = f"workers of {resources.executor} died repeatedly ({error})"
-            return refuse(f"{died}: what was committed is whole; continue with {resume}", 1)
-    finish(ledger)
+            again = resume_text(folder, module_of(experiment))
+            return refuse(f"interrupted: what was committed is whole; continue with {again}", 130)
+    finish(result)
     return 0
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """End a sweep on SIGTERM as on Ctrl-C; yield an event that is set when one of them comes.
+def finish(result: Result) -> None:
+    """Print the results of a sweep, and write its report.
 
-    The exception alone may be lost: Python ignores what is raised within a callback of JAX.
+    Args:
+        result: the result.
     """
-    came = threading.Event()
-
-    def stop(*_: Any) -> None:
-        came.set()
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    print(f"\n{summary(result.sweep)}", flush=True)  # the report takes a moment
     try:
-        before = {number: signal.signal(number, stop) for number in numbers}
-    except ValueError:  # only a main thread may
-        before = {}
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def meta_of(experiment: Experiment[Any], planner: Planner) -> dict[str, Any]:
-    """Return what the ledger records about the whole sweep."""
-    settings = planner.settings
-    return {
-        "experiment": module_of(experiment),
-        "config": to_plain(planner.base),
-        "settings": to_plain(settings),
-        "space": planner.space.to_plain(),
-        "traced": planner.found,
-        "metric": planner.metric,
-        "maximize": planner.maximize,
-        "seeds": settings.seeds,
-        "epochs": planner.epochs,
-        "rungs": settings.rungs(planner.epochs),
-        "search": settings.search,
-        "seed": settings.search_seed,
-        "exact": settings.exact,
-        "sources": _sources(experiment, planner.base),
-        "device": jax.devices()[0].device_kind,
-        "versions": versions(),
-        **({"left_out": planner.left_out} if planner.left_out else {}),
-    }
-
-
-def _sources(experiment: Experiment[Any], base: Any) -> dict[str, Any]:
-    """Return what determines the results of a trial besides its values: code, data, versions."""
-    return {
-        "modules": sources.modules(experiment),
-        "data": loaded(experiment, base).checksums(),
-        "versions": {name: text for name, text in versions().items() if name != "python"},
-    }
+        print(f"\nReport: {printable(str(result.report()), lines=True)}")
+    except Exception as error:  # any error of the drawing: the ledger has all results
+        cause = printable(" ".join(str(error).split()), 300)
+        warnings.warn(
+            f"the report of {result.folder} was not written ({type(error).__name__}: {cause}). All "
+            "results are in the ledger: write jaxnn sweep report "
+            f"{quoted(result.folder)} to try again",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if result.ranking:
+        print(f"Train the best again: {best_command(result.sweep)}")

@@ -16,13 +16,13 @@ from typing import Literal
 
 from ..files.reading import LONGEST, printable
 from ..html.page import count
+from ..sweep.display import summary
 from ..sweep.export import export
 from ..sweep.ledger import Ledger
 from ..sweep.reading import described, read
 from ..sweep.report import write
 from ..sweep.storage import LedgerError, damaged, is_driven, resume_command
 from ..sweep.tables import BROKEN, OPEN
-from .display import summary
 from .parsing import dispatch, library, refuse
 
 SECONDS = 1.0  # between two updates of a running sweep

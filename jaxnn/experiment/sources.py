@@ -195,6 +195,13 @@ def _file_of(name: str) -> str | None:
     return _found(name, tuple(sys.path))
 
 
+def module_of(experiment: Experiment[Any]) -> str:
+    """Return the module of an experiment, as `python -m` takes it."""
+    if experiment.module != "__main__":
+        return experiment.module
+    return main_name(sys.modules["__main__"])
+
+
 def main_name(main: Any) -> str:
     """Return the name under which the main module could be imported."""
     spec = getattr(main, "__spec__", None)

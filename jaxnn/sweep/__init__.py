@@ -2,11 +2,29 @@
 
 A sweep searches a `Space` of an experiment's configuration. Trials of equal structure run together
 as lanes of one compiled program, all results go into a ledger that survives being killed at any
-moment, and one HTML page shows what was found. `import jaxnn` imports none of this, and optuna,
-scipy, pyarrow, and similar libraries are imported only when they are used.
+moment, and one HTML page shows what was found:
+
+    result = sweep.run(EXPERIMENT, trials=256, search="tpe", folder="sweeps/a")
+    result.best.config, result.table(), result.report()
+
+`import jaxnn` imports none of this, and optuna, scipy, pyarrow, and similar libraries are imported
+only when they are used.
 """
 
 from .dimensions import Branch, Choice, Grid, Int, LogUniform, Uniform
+from .results import Result, open
+from .running import run
 from .space import Space
 
-__all__ = ["Branch", "Choice", "Grid", "Int", "LogUniform", "Space", "Uniform"]
+__all__ = [
+    "Branch",
+    "Choice",
+    "Grid",
+    "Int",
+    "LogUniform",
+    "Result",
+    "Space",
+    "Uniform",
+    "open",
+    "run",
+]

@@ -132,10 +132,10 @@ class Ledger:
             contextlib.ExitStack() as held,
             explained(folder, "Nothing was run; write --folder with another path"),
         ):
-            _check_free(folder)
+            check_free(folder)
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(storage.DriverLock(folder))
-            _check_free(folder)  # another process may have created one in the meantime
+            check_free(folder)  # another process may have created one in the meantime
             storage.create_database(folder, texts)
             return cls(folder, True, held)
 
@@ -495,7 +495,12 @@ class Ledger:
             )
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
+    """Raise LedgerError unless a folder is empty or does not exist.
+
+    Args:
+        folder: The folder.
+    """
     found = storage.other_files(folder)
     if storage.FILE in found:
         with Ledger.open(folder) as ledger:

@@ -67,10 +67,7 @@ class Structure:
             values: All values of the trial.
         """
         dimensions = space_of(self.experiment).dimensions
-        return {
-            name: float(values[name]) if _is_float(dimensions[name]) else values[name]  # type: ignore[arg-type]
-            for name in self.traced
-        }
+        return {name: converted(dimensions[name], values[name]) for name in self.traced}
 
     def configured(self, numbers: Mapping[str, Any]) -> Any:
         """Return the configuration with these numbers, traced or not."""
@@ -158,6 +155,16 @@ def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False
 def _as_traced(values: Values, names: Collection[str]) -> dict[str, str]:
     """Return what `traced_or_static` would return if these names were traced."""
     return {name: TRACED if name in names else "static" for name in values}
+
+
+def converted(dimension: Dimension, value: Any) -> Any:
+    """Return a value as a traced number: a whole number among floats is a float.
+
+    Args:
+        dimension: The dimension.
+        value: The value.
+    """
+    return float(value) if _is_float(dimension) else value
 
 
 def _is_float(dimension: Dimension) -> bool:

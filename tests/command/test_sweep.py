@@ -543,7 +543,7 @@ def test_a_changed_source_is_not_gone_on_with(folder, capsys, monkeypatch):
         r"error: the experiment changed since this sweep began, so that its trials would not "
         r"compare: \S+/quick.py: program changed; data/train/0: recorded float32\[800,64\] 0, now "
         r"float32\[800,64\] [0-9a-f]{16}; versions/optax: recorded 0\.0\.1, now \S+\. Begin "
-        rf"another sweep, or write resume {folder} --force\n",
+        rf"another sweep, or write resume {folder} --force, in Python force=True\n",
         error,
     )
     assert said(capsys, "resume", folder, "--force")[::2] == (0, "")

@@ -16,11 +16,11 @@ import pytest
 import jaxnn as nn
 from jaxnn import interop, train
 from jaxnn.command import main
-from jaxnn.command.display import summary
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.prediction import read_inputs
 from jaxnn.experiment.run_folder import RunOptions, load_config, load_unfinished, unfinished
 from jaxnn.files.reading import FileError
+from jaxnn.sweep.display import summary
 from jaxnn.sweep.export import export
 from jaxnn.sweep.ledger import Ledger, LedgerError
 from jaxnn.sweep.reading import read

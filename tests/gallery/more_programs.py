@@ -12,11 +12,8 @@ from experiments.gallery import (
     lora,
     multi_input,
     seq2seq,
-    sweep_dqn,
-    sweep_gan,
     uncertainty,
 )
-from experiments.gallery._lanes import lanes
 from jaxnn import train
 from jaxnn.models import GPT
 
@@ -37,11 +34,6 @@ def small_distillation():
     x = IMAGES[0]
     weights = train.Weights(teacher.init(jax.random.key(0), x), teacher.init_state(x))
     return distillation.program(teacher, weights, 3), IMAGES, {"batch_size": 8}
-
-
-def small_lanes(module, **changes):
-    grid = {name: module.SPACE[name].grid(2) for name in list(module.SPACE)[:1]}
-    return lanes(module.build, module.Config(width=4, **changes), grid)[0]
 
 
 # The program, its data, and options of a run.
@@ -69,8 +61,6 @@ SMALL = {
         seq2seq.data(24),
         {"batch_size": 8},
     ),
-    "sweep_dqn": lambda: (small_lanes(sweep_dqn), None, {}),
-    "sweep_gan": lambda: (small_lanes(sweep_gan), sweep_gan.ring(24), {"batch_size": 8}),
     "uncertainty": lambda: (uncertainty.program((2,)), POINTS, {"batch_size": 8}),
     "uncertainty_ensemble": lambda: (uncertainty.ensemble(3, 2), POINTS, {"batch_size": 8}),
 }
@@ -87,7 +77,6 @@ MAPPED = (
     "maml",
     "multi_input",
     "pinn_lbfgs",
-    "sweep_gan",
     "uncertainty_ensemble",
     "vae",
 )
@@ -111,8 +100,6 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
         "mse": (0.157, 0.16),
     },
     "seq2seq": {"greedy": (0.99, 1.0), "beam": (0.99, 1.0), "at least as probable": (1.0, 1.0)},
-    "sweep_dqn": {"best return": (-13.0, -13.0), "lanes with -13": (2.0, 9.0)},
-    "sweep_gan": {"two real samples": (-0.002, 0.002), "best distance": (-0.002, 0.01)},
     "uncertainty": {
         "bayesian regression": (1.106, 1.107),
         "laplace, linear": (1.106, 1.107),

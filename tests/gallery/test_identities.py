@@ -1,6 +1,5 @@
 """What programs of experiments/gallery equal in closed form."""
 
-import dataclasses
 import functools
 import itertools
 
@@ -8,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.gallery import federated, seq2seq, sweep_dqn, uncertainty
-from experiments.gallery._lanes import lanes
+from experiments.gallery import federated, seq2seq, uncertainty
 from jaxnn import train
 
 KEY = jax.random.key(0)
@@ -72,29 +70,3 @@ def test_laplace_of_a_linear_network_is_bayesian_linear_regression():
     np.testing.assert_allclose(mean, wanted @ covariance @ design.T @ y / 0.5**2, atol=1e-3)
     variance = np.einsum("ni,ij,nj->n", wanted, covariance, wanted) + 0.5**2
     np.testing.assert_allclose(std, np.sqrt(variance), rtol=1e-4)
-
-
-def test_a_lane_is_the_program_of_its_numbers():
-    config = dataclasses.replace(sweep_dqn.Config(), width=4)
-    grid = {"learning_rate": [1e-3, 1e-2], "discount": [0.5, 0.9]}
-    program, numbers = lanes(sweep_dqn.build, config, grid)
-    first = jax.jit(lambda program: program.step(program.init(KEY, None), None))
-    state, metrics = first(program)
-    for lane, row in enumerate(numbers):
-        wanted, number = first(sweep_dqn.build(dataclasses.replace(config, **row)))
-        np.testing.assert_allclose(metrics[f"loss {lane}"], number["loss"], rtol=1e-5)
-        pairs = zip(*map(jax.tree.leaves, (state["params"], wanted["params"])), strict=True)
-        for a, b in pairs:
-            np.testing.assert_allclose(a[lane], b, rtol=1e-4, atol=1e-6)
-
-
-def test_the_cliff_is_the_one_of_sutton_and_barto():
-    """Thirteen steps along the edge end at the goal; a step into the cliff returns to the start."""
-    environment = jax.jit(sweep_dqn.environment)
-    s, total, end = jnp.array(sweep_dqn.START), 0.0, False
-    for action in [0, *[1] * 11, 2]:
-        s, reward, end = environment(s, jnp.array(action))
-        total += float(reward)
-    assert (int(s), bool(end), total) == (sweep_dqn.GOAL, True, -13.0)
-    fallen = environment(jnp.array(sweep_dqn.START), jnp.array(1))
-    assert tuple(map(float, fallen)) == (sweep_dqn.START, -100.0, 0.0)

@@ -17,13 +17,13 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from jaxnn.command.sweep import meta_of
 from jaxnn.executors import create
 from jaxnn.models import MLP
 from jaxnn.sweep import Choice, LogUniform, Space, Uniform
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
+from jaxnn.sweep.running import meta_of
 from jaxnn.sweep.settings import Settings
 from tests.sweep import quick
 

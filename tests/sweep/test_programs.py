@@ -22,7 +22,6 @@ import pytest
 
 import jaxnn as nn
 from jaxnn import train
-from jaxnn.command.sweep import meta_of
 from jaxnn.executors import create
 from jaxnn.experiment import Experiment
 from jaxnn.experiment.experiment import configured
@@ -31,6 +30,7 @@ from jaxnn.sweep.cohort import Way, Work, compiled_cohort, work
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
+from jaxnn.sweep.running import meta_of
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.structure import TRACED, Structure, space_of, traced_or_static
 from jaxnn.train.state import without_keys

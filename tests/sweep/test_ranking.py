@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn import train
+from jaxnn import sweep, train
 from jaxnn.command import sweep as commands
-from jaxnn.command.display import finish, summary
-from jaxnn.experiment import SGD, AdamW
+from jaxnn.experiment import SGD, AdamW, sources
 from jaxnn.experiment.configuration import to_plain
 from jaxnn.experiment.run_folder import check_folder, load_run, load_unfinished
 from jaxnn.models import MLP
 from jaxnn.sweep import Branch, Choice, Grid, Int, LogUniform, Space, Uniform, storage
+from jaxnn.sweep.display import summary
 from jaxnn.sweep.driver import Reporter
 from jaxnn.sweep.export import export
 from jaxnn.sweep.halving import keep, population
@@ -93,7 +93,7 @@ def test_the_best_is_the_best_for_every_reader(tmp_path, maximize):
     assert best_by_seconds(found)[1][-1] == sign * 0.95  # known, though not of a whole run
     experiment = dataclasses.replace(quick.experiment(SPACE, SGD))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(commands, "module_of", lambda experiment: "experiments.toy")
+        patched.setattr(sources, "module_of", lambda experiment: "experiments.toy")
         best = commands.configuration_of(experiment, f"{folder}:best")
     assert best == SGD(learning_rate=0.04, momentum=0.5)
 
@@ -397,9 +397,9 @@ def command_in(text):
 def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
     folder = written(tmp_path / "it's a (sweep) $HOME; here")
     best = ["python", "-m", "experiments.toy", "run", "--from", f"{folder}:best"]
-    monkeypatch.setattr("jaxnn.command.display.write", lambda ledger: "report.html")
+    monkeypatch.setattr(sweep.Result, "report", lambda result: "report.html")
+    commands.finish(sweep.open(folder))
     with Ledger.open(folder) as ledger:
-        finish(ledger)
         found = read(ledger)
     assert command_in(capsys.readouterr().out.splitlines()[-1]) == best
     assert shlex.split(storage.resume_command(folder, "experiments.toy"))[-1] == str(folder)
@@ -417,7 +417,7 @@ def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
     named = str(said.value).partition("--folder ")[2].removesuffix(", or remove it")
     assert shlex.split(named) == [f"{folder}-2"]
     with pytest.raises(ValueError) as said:
-        monkeypatch.setattr(commands, "module_of", lambda experiment: "experiments.other")
+        monkeypatch.setattr(sources, "module_of", lambda experiment: "experiments.other")
         commands.resume_command(quick.experiment(SPACE, SGD), [str(folder)])
     assert command_in(str(said.value)) == ["python", "-m", "experiments.toy", "resume", str(folder)]
     assert shlex.split(headline(found).partition("<pre><code>")[2].partition("<")[0])[:1] == [

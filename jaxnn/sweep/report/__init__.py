@@ -58,12 +58,15 @@ def report(sweep: Sweep) -> str:
 
 
 def write(ledger: Any) -> Path:
-    """Write `report.html` into the folder of a ledger, and return its path.
+    """Write `report.html` into the folder of a sweep, and return its path.
+
+    Args:
+        ledger: Ledger of the sweep, or the sweep that `reading.read` returned.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: The file cannot be written.
     """
-    sweep = read(ledger)
+    sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
     return replace(sweep.folder / FILE, report(sweep).encode())
 
 

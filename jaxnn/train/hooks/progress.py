@@ -109,10 +109,15 @@ def line(record: Mapping[str, Any], total: int | None, left: float | None = None
     return "  ".join(parts)
 
 
+def in_notebook() -> bool:
+    """Return whether the process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
 def _display() -> Callable[[int | None, int], contextlib.AbstractContextManager[Show]]:
     """Return the display that fits standard output."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if type(shell).__name__ == "ZMQInteractiveShell":
+    if in_notebook():
         return _in_notebook
     is_terminal = getattr(sys.stdout, "isatty", lambda: False)()
     if is_terminal and importlib.util.find_spec("rich") is not None:

@@ -1,20 +1,20 @@
-"""Sweeps on a terminal: their progress, a live table or plain lines; and their results."""
+"""Sweeps as text: their progress, a live table or plain lines; and their results."""
 
 import contextlib
+import html
 import importlib.util
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from ..files.reading import LONGEST, printable, quoted
+from ..files.reading import LONGEST, printable
 from ..html.page import aligned, count, duration, number
-from ..sweep.driver import Progress, Watch
-from ..sweep.ledger import Ledger
-from ..sweep.reading import Sweep, read
-from ..sweep.report import write
-from ..sweep.report.result import best_command, seed_mean
+from ..train.hooks.progress import in_notebook
+from .driver import Progress, Watch
+from .ledger import Ledger
+from .reading import Sweep
+from .report.result import seed_mean
 
 LISTED = 5  # trials in the table at the end
 
@@ -23,6 +23,17 @@ LISTED = 5  # trials in the table at the end
 def watched(ledger: Ledger) -> Iterator[Watch]:
     """Yield a function that shows the progress of a sweep."""
     metric, seeds = ledger.meta["metric"], ledger.meta["seeds"]
+    if in_notebook():
+        from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
+
+        shown = display(HTML(""), display_id=True)
+
+        def update(progress: Progress) -> None:
+            rows = aligned([list(one) for one in facts(progress, metric, seeds).items()])
+            shown.update(HTML(f"<pre>{html.escape(chr(10).join(rows))}</pre>"))
+
+        yield update
+        return
     if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
         yield lambda progress: print(line(progress, metric, seeds), flush=True)
         return
@@ -74,25 +85,6 @@ def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
 def line(progress: Progress, metric: str, seeds: int) -> str:
     """Return the facts on a plain line."""
     return ", ".join(f"{title} {text}" for title, text in facts(progress, metric, seeds).items())
-
-
-def finish(ledger: Ledger) -> None:
-    """Print the results of a sweep, and write its report."""
-    sweep = read(ledger)
-    print(f"\n{summary(sweep)}", flush=True)  # the report takes a moment
-    try:
-        print(f"\nReport: {printable(str(write(ledger)), lines=True)}")
-    except Exception as error:  # any error of the drawing: the ledger has all results
-        cause = printable(" ".join(str(error).split()), 300)
-        warnings.warn(
-            f"the report of {sweep.folder} was not written ({type(error).__name__}: {cause}). All "
-            "results are in the ledger: write jaxnn sweep report "
-            f"{quoted(sweep.folder)} to try again",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    if sweep.best is not None:
-        print(f"Train the best again: {best_command(sweep)}")
 
 
 def summary(sweep: Sweep, listed: int = LISTED) -> str:

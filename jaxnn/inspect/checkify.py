@@ -21,15 +21,15 @@ _plain = Accepts(
 
 
 def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function`, compiled, with errors for wrong values that are known only when it runs.
+    """Return a compiled function that raises errors for invalid values found during its execution.
 
-    A token outside the vocabulary and a position past a table or a cache give NaN in a compiled
-    program; here they raise ValueError with the path of the layer and the value. Use it to find
-    faults: the checks cost time, and each call waits for its result.
+    In a compiled program, a token outside the vocabulary and a position past a table or a cache
+    give NaN. In the returned function they raise ValueError with the path of the layer and the
+    value. Use it for debugging only: the checks take time, and each call waits for its result.
 
     Args:
-        function: A function of arrays, or pytrees of them; bind others by `functools.partial`. It
-            must not be jitted, since `checkify` compiles it.
+        function: A function of arrays or pytrees of arrays. Bind all other arguments with
+            `functools.partial`. It must not be jitted, because `checkify` compiles it.
 
     Raises:
         TypeError: `function` is not a function, or is jitted.

@@ -48,23 +48,23 @@ def flops(function: Callable[..., Any], *args: Any, **named: Any) -> int:
       instead of the length of the window.
     - Arithmetic, `max`, `min`, and transcendental functions (`exp`, `tanh`, ...): 1 per output
       element.
-    - Reductions, cumulative reductions, and scatters that add: 1 per input element. Sums over sliding
-      windows, as in average pooling: 1 per element of each window.
-    - Max and min pooling process one axis after another, from the last to the first: k - 1 per window
-      of k elements along the axis. Windows of more than 8 elements are computed by doubling, which
-      takes about log2(k) per element of the axis.
+    - Reductions, cumulative reductions, and scatters that add: 1 per input element. Sums over
+      sliding windows, as in average pooling: 1 per element of each window.
+    - Max and min pooling process one axis after another, from the last to the first: k - 1 per
+      window of k elements along the axis. Windows of more than 8 elements are computed by doubling,
+      which takes about log2(k) per element of the axis.
     - A Fourier transform of n points: 5 n log2(n), and half of that from or to real numbers.
-    - `scan`: its body times its length. `cond`: its most expensive branch. `shard_map`: its body times
-      the number of devices. A Pallas kernel: its body times the size of the grid. `while`: its body
-      once, because its length is not in the jaxpr.
-    - Not counted: comparisons, selections, casts, gathers and other data movement, integer arithmetic
-      (except integer matrix products), random bits, sorting, communication, matrix decompositions, and
-      custom calls. A complex operation counts as one.
+    - `scan`: its body times its length. `cond`: its most expensive branch. `shard_map`: its body
+      times the number of devices. A Pallas kernel: its body times the size of the grid. `while`:
+      its body once, because its length is not in the jaxpr.
+    - Not counted: comparisons, selections, casts, gathers and other data movement, integer
+      arithmetic (except integer matrix products), random bits, sorting, communication, matrix
+      decompositions, and custom calls. A complex operation counts as one.
 
     Args:
         function: A function that JAX can trace.
-            *args: Positional arguments, pytrees of arrays or `jax.ShapeDtypeStruct`.
-            **named: Keyword arguments, as `*args`.
+        *args: Positional arguments, pytrees of arrays or `jax.ShapeDtypeStruct`.
+        **named: Keyword arguments, as `*args`.
 
     >>> import jax, jax.numpy as jnp
     >>> flops(jnp.dot, jax.ShapeDtypeStruct((8, 16), "float32"), jnp.zeros((16, 4)))

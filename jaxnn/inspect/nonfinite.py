@@ -41,8 +41,8 @@ def first_nonfinite(
 
     1. the inputs, such as `"inputs/0"` or, for a named input, `"inputs/mask"`;
     2. the parameters, such as `"blocks/mlp/w"`, and the state, such as `"norm/mean"`;
-    3. the output of each layer in the order of evaluation, such as `"blocks/mlp"`. The inputs of the
-       reported layer are finite. The second call of a layer is `"blocks/mlp@1"`. The result is
+    3. the output of each layer in the order of evaluation, such as `"blocks/mlp"`. The inputs of
+       the reported layer are finite. The second call of a layer is `"blocks/mlp@1"`. The result is
        `"output"` if only the output of the network itself is not finite.
 
     `[3]` after a segment is the index of a copy in a `Repeat`, of a member in an `Ensemble`, or of
@@ -53,11 +53,11 @@ def first_nonfinite(
     Args:
         net: The network.
         params: The parameters of the network.
-            *inputs: The inputs of the network.
-            state: The state of the network. Default: None.
-            key: A JAX key. Default: None.
-            train: Whether the network runs in training. Default: False.
-            **named: The named inputs of the network.
+        *inputs: The inputs of the network.
+        state: The state of the network. Default: None.
+        key: A JAX key. Default: None.
+        train: Whether the network runs in training. Default: False.
+        **named: The named inputs of the network.
 
     Raises:
         TypeError: `net` is not a layer, or an argument is traced.

@@ -82,11 +82,11 @@ def why_recompiled(function: Callable[..., Any]) -> Explained:
     Args:
         function: A jitted function, or a function that calls one.
 
-        Returns:
-            An `Explained`, which is called like `function`.
+    Returns:
+        An `Explained`, which is called like `function`.
 
-        Raises:
-            TypeError: `function` is not a function.
+    Raises:
+        TypeError: `function` is not a function.
 
     >>> import jax, jax.numpy as jnp
     >>> double = why_recompiled(jax.jit(lambda x: 2 * x))

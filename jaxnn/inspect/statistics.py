@@ -26,12 +26,12 @@ class Moments(NamedTuple):
 
     Args:
         mean: Mean of the finite elements.
-            std: Standard deviation of the finite elements.
-            min: Minimum of the finite elements.
-            max: Maximum of the finite elements.
-            norm: Euclidean norm of the finite elements.
-            zeros: Fraction of all elements that are 0.
-            nonfinite: Number of NaN and infinite elements.
+        std: Standard deviation of the finite elements.
+        min: Minimum of the finite elements.
+        max: Maximum of the finite elements.
+        norm: Euclidean norm of the finite elements.
+        zeros: Fraction of all elements that are 0.
+        nonfinite: Number of NaN and infinite elements.
     """
 
     mean: float
@@ -50,7 +50,7 @@ class Statistics(table.Table):
     Args:
         rows: The `Moments` of each array by path.
         arrays: The shape and type of each array by path, as `jax.ShapeDtypeStruct`.
-            total: The `Moments` of all elements together.
+        total: The `Moments` of all elements together.
     """
 
     rows: dict[str, Moments]
@@ -86,8 +86,8 @@ def statistics(
 ) -> Statistics:
     """Return the `Moments` of each floating array, by path.
 
-    - `statistics(tree)` describes the arrays of any pytree: parameters, gradients, or an optimizer's
-      state.
+    - `statistics(tree)` describes the arrays of any pytree: parameters, gradients, or an
+      optimizer's state.
     - `statistics(net, params, *inputs, ...)` takes the arguments of `net.apply` and describes the
       outputs of all layers in this call, in the order of the network, and the network's `"output"`.
       Paths are those of `nn.capture`. The copies of a `Repeat` are counted together;
@@ -106,7 +106,7 @@ def statistics(
 
     Raises:
         TypeError: An argument is traced, or `tree` is not a layer and further arguments are given.
-            ValueError: `tree` or the outputs contain no floating array.
+        ValueError: `tree` or the outputs contain no floating array.
 
     >>> import jax.numpy as jnp
     >>> found = statistics({"w": jnp.array([[0.0, 3.0], [jnp.inf, -3.0]])})

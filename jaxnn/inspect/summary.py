@@ -32,11 +32,11 @@ _SCOPE = "jaxnn_row_{}"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a summary: the layer at a path, with the totals of everything at and below the path.
+    """A row of a summary: the layer at a path, with totals of everything at and below the path.
 
     Args:
         layer: A short text of the layer.
-            output: Shapes and types of the output of its first call; None if it is never called.
+        output: Shapes and types of the output of its first call; None if it is never called.
         parameters: Number of elements of its parameters. Default: 0.
         parameter_bytes: Size of its parameters in bytes. Default: 0.
         state: Number of elements of its state. Default: 0.
@@ -88,17 +88,17 @@ def summary(net: Layer, *inputs: Any, depth: int | None = None, **named: Any) ->
     """Return a row for every layer of `net`: output, parameters, state, and FLOPs.
 
     Nothing is computed or allocated, so the network may be larger than the memory. Each row
-    includes everything at and below its path. Wrappers add no row: the n copies of a `Repeat` or an
-    `Ensemble` share one row, which counts all n copies and shows the output of one. If a layer is
-    called twice, its parameters are counted once, and its FLOPs twice. FLOPs are counted by
-    `jaxnn.inspect.flops` for a forward pass with `train=False`.
+    includes everything at and below its path. Wrappers do not add rows: the n copies of a `Repeat`
+    or an `Ensemble` share the rows of one copy, which count all n copies and show the output of
+    one. If a layer is called twice, its parameters are counted once, and its FLOPs twice. FLOPs are
+    counted by `jaxnn.inspect.flops` for a forward pass with `train=False`.
 
     Args:
         net: The network.
         *inputs: Inputs of the network, arrays or `jax.ShapeDtypeStruct`.
-            depth: Maximum number of segments of the paths in the table; 0 shows only the total. Default:
-                None, no limit.
-            **named: Named inputs of the network, as `*inputs`.
+        depth: Maximum number of segments of the paths in the table; 0 shows only the total.
+            Default: None, no limit.
+        **named: Named inputs of the network, as `*inputs`.
 
     Raises:
         TypeError: `net` is not a layer.

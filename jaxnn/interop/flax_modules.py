@@ -61,8 +61,8 @@ class from_linen(Primitive):
     Args:
         module: The flax.linen module.
 
-        Raises:
-            TypeError: `module` is not a flax.linen module.
+    Raises:
+        TypeError: `module` is not a flax.linen module.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> from flax import linen
@@ -130,10 +130,10 @@ def to_linen(net: Layer, name: str | None = None) -> Any:
 
     Args:
         net: The network.
-            name: The module's name. Default: None, linen chooses one.
+        name: The module's name. Default: None, linen chooses one.
 
-        Raises:
-            TypeError: `net` is not a layer.
+    Raises:
+        TypeError: `net` is not a layer.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> from flax import linen
@@ -160,8 +160,8 @@ class from_nnx(Primitive):
     Args:
         make: A function; `make(rngs=...)` returns the module.
 
-        Raises:
-            TypeError: `make` is not a function that takes `rngs`.
+    Raises:
+        TypeError: `make` is not a function that takes `rngs`.
 
     >>> import functools, jax, jax.numpy as jnp
     >>> from flax import nnx

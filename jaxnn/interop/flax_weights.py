@@ -30,22 +30,26 @@ def from_flax(
 ) -> Weights:
     """Convert the variables of a flax module to `train.Weights` for `net`.
 
-    `variables` may come from linen, {"params": ..., "batch_stats": ...}, or from nnx, as the nested dicts of arrays that `nnx.to_pure_dict(nnx.state(model))` returns. A layer at the path `block/conv` receives the arrays `block/conv/kernel`, `block/conv/bias`, and so on. `names` and `ignore` have the same form as in `from_torch`, with `/` between the segments: `{"stem": "Conv_0", "**/norm": "/BatchNorm_0"}`.
+    `variables` may come from linen, {"params": ..., "batch_stats": ...}, or from nnx, as the nested
+    dicts of arrays that `nnx.to_pure_dict(nnx.state(model))` returns. A layer at the path
+    `block/conv` receives the arrays `block/conv/kernel`, `block/conv/bias`, and so on. `names` and
+    `ignore` have the same form as in `from_torch`, with `/` between the segments: `{"stem":
+    "Conv_0", "**/norm": "/BatchNorm_0"}`.
 
-    Weights that `nn.scan` or `nn.vmap` of flax stacked along the first axis are loaded into `Repeat`
-    or `Ensemble` if their prefix has no `*`. The weights of a cell may be under the name `cell` of an
-    `RNN`. Transposed convolutions must have `transpose_kernel=False`. Weights inside flax's WeightNorm
-    and SpectralNorm are loaded into `nn.WeightNorm` and `nn.SpectralNorm`. Caches of `nn.with_cache`
-    start empty.
+    Weights that `nn.scan` or `nn.vmap` of flax stacked along the first axis are loaded into
+    `Repeat` or `Ensemble` if their prefix has no `*`. The weights of a cell may be under the name
+    `cell` of an `RNN`. Transposed convolutions must have `transpose_kernel=False`. Weights inside
+    flax's WeightNorm and SpectralNorm are loaded into `nn.WeightNorm` and `nn.SpectralNorm`. Caches
+    of `nn.with_cache` start empty.
 
     Args:
         net: The network.
         variables: The variables, with or without collections.
-            *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
-            **named: Named inputs, as `*inputs`.
-            names: Dict from a path of the network, or a pattern of paths, to a prefix of names. Default:
-                None, prefixes equal paths.
-            ignore: Patterns of names that may remain unused. Default: ().
+        *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, as `*inputs`.
+        names: Dict from a path of the network, or a pattern of paths, to a prefix of names.
+            Default: None, prefixes equal paths.
+        ignore: Patterns of names that may remain unused. Default: ().
 
     Returns:
         Parameters and state, in the types that the network declares.

@@ -48,13 +48,13 @@ def from_keras(
     Args:
         net: The network.
         weights: The model, `model.weights`, or a dict of arrays by name, such as the contents of a
-                `.weights.h5` file.
-            *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
-            **named: Named inputs, as `*inputs`.
-            names: Dict from a path of the network, or a pattern of paths, to a prefix of names. Default:
-                None, prefixes equal paths.
-            ignore: Patterns of names that may remain unused. The states of random generators always may.
-                Default: ().
+            `.weights.h5` file.
+        *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, as `*inputs`.
+        names: Dict from a path of the network, or a pattern of paths, to a prefix of names.
+            Default: None, prefixes equal paths.
+        ignore: Patterns of names that may remain unused. The states of random generators always
+            may. Default: ().
 
     Returns:
         Parameters and state, in the types that the network declares.

@@ -33,12 +33,12 @@ def export(
     Args:
         net: The network.
         trained: A `train.TrainState` or `train.Weights`.
-            *inputs: Example inputs, arrays or `jax.ShapeDtypeStruct`. The program accepts any size of their
-                first axis, the batch, which is the same in all inputs. If a shape has symbolic dimensions
-                from `jax.export.symbolic_shape`, those dimensions are free instead.
-            platforms: Platforms that the program can run on, such as ("cpu", "cuda", "tpu"). Default:
-                None, the current platform.
-            **named: Named inputs, as `*inputs`.
+        *inputs: Example inputs, arrays or `jax.ShapeDtypeStruct`. The program accepts any size of
+            their first axis, the batch, which is the same in all inputs. If a shape has symbolic
+            dimensions from `jax.export.symbolic_shape`, those dimensions are free instead.
+        platforms: Platforms that the program can run on, such as ("cpu", "cuda", "tpu"). Default:
+            None, the current platform.
+        **named: Named inputs, as `*inputs`.
 
     Raises:
         TypeError: `net` is not a layer, or an input is not an array.
@@ -97,7 +97,7 @@ def load_program(file: str | os.PathLike[str]) -> Any:
 
     Raises:
         ValueError: The file was not written by `export`, or is damaged.
-            FileNotFoundError: The file does not exist.
+        FileNotFoundError: The file does not exist.
     """
     export = _library()
     with open_regular(file) as opened:
@@ -151,9 +151,9 @@ def pack_onnx(net: Layer, trained: Trained, *inputs: Any) -> bytes:
     Args:
         net: The network.
         trained: A `train.TrainState` or `train.Weights`.
-            *inputs: Example inputs, arrays or `jax.ShapeDtypeStruct`.
+        *inputs: Example inputs, arrays or `jax.ShapeDtypeStruct`.
 
-        Raises:
+    Raises:
         TypeError: `net` is not a layer, or an input is not an array.
         ImportError: jax2onnx is not installed.
     """

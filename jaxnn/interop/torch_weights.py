@@ -60,13 +60,13 @@ def from_torch(
     Args:
         net: The network.
         state_dict: Tensors or arrays by the names of torch.
-            *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
-            **named: Named inputs, as `*inputs`.
-            names: Dict from a path of the network, or a pattern of paths, to a prefix of names or to a
-                pair of a prefix and a converter. Default: None, prefixes equal paths.
-            ignore: Patterns of names that may remain unused. Buffers that are not learned, such as
-                `num_batches_tracked` and causal masks, always may, and so may the weight of a head that
-                is tied to the embedding in the network. Default: ().
+        *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, as `*inputs`.
+        names: Dict from a path of the network, or a pattern of paths, to a prefix of names or to a
+            pair of a prefix and a converter. Default: None, prefixes equal paths.
+        ignore: Patterns of names that may remain unused. Buffers that are not learned, such as
+            `num_batches_tracked` and causal masks, always may, and so may the weight of a head that
+            is tied to the embedding in the network. Default: ().
 
     Returns:
         Parameters and state, in the types that the network declares.

@@ -24,7 +24,7 @@ _SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """How often one kind of exchange runs, and the bytes that each device receives in all.
+    """The number of exchanges of one kind, and the total bytes that each device receives.
 
     Args:
         times: The number of exchanges.
@@ -36,7 +36,7 @@ class Collective:
 
 
 def collectives(compiled: Any) -> dict[str, Collective]:
-    """Return what the devices exchange in one call of a compiled program, by XLA's name for it.
+    """Return the communication in one call of a compiled program, by XLA's name of each kind.
 
     An exchange inside a loop counts as often as the loop runs, or once if XLA does not know the
     number; each branch of a condition counts. Several arrays that are exchanged together count as
@@ -44,7 +44,7 @@ def collectives(compiled: Any) -> dict[str, Collective]:
     split becomes a `reduce-scatter` on a GPU or TPU.
 
     Args:
-        compiled: What `jax.jit(f).lower(...).compile()` returns.
+        compiled: The compiled program, from `jax.jit(f).lower(...).compile()`.
 
     >>> import jax, jax.numpy as jnp
     >>> collectives(jax.jit(jnp.sum).lower(jnp.ones(4)).compile())

@@ -86,7 +86,7 @@ class Uniform(_Range):
 
     Args:
         low: Lower bound.
-            high: Upper bound, greater than `low`.
+        high: Upper bound, greater than `low`.
 
     >>> Uniform(0.0, 0.5).at(0.5)
     0.25
@@ -114,7 +114,7 @@ class LogUniform(_Range):
 
     Args:
         low: Lower bound, greater than 0.
-            high: Upper bound, greater than `low`.
+        high: Upper bound, greater than `low`.
 
     >>> LogUniform(1e-4, 1e-2).grid(3)
     [0.0001, 0.001, 0.01]
@@ -143,7 +143,7 @@ class Int(_Range):
 
     Args:
         low: Lower bound; greater than 0 with `log`.
-            high: Upper bound, greater than `low`.
+        high: Upper bound, greater than `low`.
         log: Whether the scale is logarithmic. Default: False.
 
     >>> [Int(1, 3).at(u) for u in (0.0, 0.3, 0.5, 0.9)]

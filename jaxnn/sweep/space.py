@@ -67,7 +67,7 @@ class Space:
 
     Args:
         config: The class of the configuration, a frozen dataclass.
-            paths: Dict of a dimension or a `Branch` by dotted path.
+        paths: Dict of a dimension or a `Branch` by dotted path.
 
     Raises:
         ValueError: The class lacks a path, a path is swept twice, a field does not accept a value,
@@ -189,8 +189,8 @@ class Space:
 
         Args:
             points: Maximum number of points of each range.
-                    names: Count only trials that differ in these dimensions, which must include all choices of
-                        classes. Default: None, all dimensions.
+            names: Count only trials that differ in these dimensions, which must include all choices
+                of classes. Default: None, all dimensions.
 
         >>> from jaxnn.experiment import SGD
         >>> space = {"momentum": Uniform(0.5, 0.9), "learning_rate": Grid(0.1, 1.0)}
@@ -220,7 +220,7 @@ class Space:
 
         Args:
             config: The base configuration, which is not modified.
-                    values: Values by dimension.
+            values: Values by dimension.
         """
         for swept in map(self._named, values):
             if not swept.active(values):
@@ -230,7 +230,7 @@ class Space:
         return _changed(config, pairs)
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """Return a JSON-compatible dict per dimension: name, kind, range or options, log, and condition.
+        """Return a dict per dimension for JSON: name, kind, range or options, log, and condition.
 
         >>> from jaxnn.experiment import SGD
         >>> Space(SGD, {"momentum": Uniform(0.5, 0.9)}).to_plain()

@@ -86,7 +86,7 @@ class Tally:
 
 
 def combine(parts: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[str, float]:
-    """The numbers of the whole from those of its parts, in double precision on the host.
+    """Combine the metrics of parts into metrics of the whole, in double precision on the host.
 
     Args:
         parts: Pairs (metrics, rows): the metrics of each part by name, and the number of rows that

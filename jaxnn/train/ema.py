@@ -69,18 +69,18 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
 
         sum_i decay**(n - i) p_i * (1 - decay) / (1 - decay**n)
 
-    so the weights add up to 1 at every n and the initial parameters, which were drawn, have none:
-    as `optax.ema` with debias=True. It is kept in at least float32, in the optimizer's state;
-    `train.ema_params(ts)` returns it. Put it around the whole optimizer, since it averages what its
-    updates lead to, and inside `train.dynamic_loss_scale` or `train.apply_if_finite`, which leave
-    it as it is in a step that is skipped.
+    as in `optax.ema` with debias=True. The weights sum to 1 at every n, and the initial parameters
+    are not included. The average is kept in the optimizer's state, in at least float32;
+    `train.ema_params(ts)` returns it. Apply this function to the complete optimizer, because the
+    average is over the parameters after its updates, but before `train.dynamic_loss_scale` or
+    `train.apply_if_finite`, which do not change the average in a skipped step.
 
     Args:
         optimizer: An optax optimizer or a `train.Optimizer`.
         decay: A number in [0, 1). Default: 0.999.
 
     Raises:
-        ValueError: A decay out of range.
+        ValueError: `decay` is out of range.
 
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992.
 
@@ -102,14 +102,14 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
 def ema_params(ts: TrainState) -> Weights:
     """Return the averaged parameters, in the parameters' types, and the network's state.
 
-    Before the first step they are the parameters. Running statistics, such as those of a batch
-    norm, are those of the parameters themselves.
+    Before the first step, the average equals the parameters. The network's state, such as the
+    running statistics of a batch norm, is not averaged.
 
     Args:
         ts: A state of a program whose optimizer is `train.with_ema`.
 
     Raises:
-        ValueError: The optimizer keeps no average, or several.
+        ValueError: The optimizer keeps no average, or more than one.
     """
     states = states_of(ts.opt_state, AverageState)
     if len(states) != 1:

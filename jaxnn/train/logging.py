@@ -39,24 +39,24 @@ class Logger(Protocol):
         """Return a context with the function that takes each record, a dict with its `step`.
 
         Args:
-            step: Where a run is resumed, so that its records of later steps are removed; None for a
+            step: The step at which a run is resumed; records of later steps are removed. None for a
                 new run.
-            config: What the run was started with, as plain data; None if that is not known.
-            history: The records until `step`, of which the logger writes those that it lacks.
+            config: The configuration of the run as plain data, or None.
+            history: The records up to `step`. The logger writes those that it does not have.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class JsonLines:
-    """A line of JSON per record, appended as it comes: the same records give the same bytes.
+    """A file with one line of JSON per record. The same records give the same bytes.
 
-    Numbers that are not finite, which JSON does not have, are the texts "nan", "inf", and "-inf". A
-    process that was killed leaves at most one incomplete line at the end, which is removed when the
-    run is resumed.
+    Numbers that are not finite are written as the strings "nan", "inf", and "-inf". A process that
+    is killed leaves at most one incomplete line at the end, which is removed when the run is
+    resumed.
 
     Args:
-        file: A path in an existing folder.
+        file: The path of the file, in an existing folder.
     """
 
     file: str | os.PathLike[str]
@@ -68,10 +68,10 @@ class JsonLines:
         """Return the function that appends a record; with `step`, later records are removed first.
 
         Args:
-            step: Where a run is resumed. Default: None, a new run.
-            config: Not written.
-            history: The records until `step`. If there are any, the file then has exactly these:
-                lines that were lost are written again. Default: none.
+            step: The step at which a run is resumed. Default: None, a new run.
+            config: Ignored.
+            history: The records up to `step`. If there are any, the file then contains exactly
+                these; lost lines are written again. Default: ().
 
         Raises:
             FileExistsError: The file has lines already, and `step` is not given.

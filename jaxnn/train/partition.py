@@ -33,19 +33,19 @@ class Groups:
 
 
 def partition(optimizers: Mapping[str, Any]) -> Optimizer:
-    """Return an optimizer that updates each parameter by the first pattern that its path matches.
+    """Return an optimizer that updates each parameter by the first pattern that matches its path.
 
-    In a pattern `*` matches any text in one segment and `**` any segments. Frozen parameters have
-    no update, no weight decay, and no memory in the optimizer, and a training step computes no
-    gradient for them.
+    In a pattern, `*` matches any text in one segment, and `**` matches any number of segments.
+    Frozen parameters have no updates, no weight decay, and no state in the optimizer, and a
+    training step does not compute gradients for them.
 
     Args:
-        optimizers: Optimizers by path pattern, None to freeze.
+        optimizers: Dict of optimizers by path pattern. None freezes the parameters.
 
     Raises:
-        TypeError: Something other than patterns and optimizers.
-        ValueError: In `init` or `update`, a path that no pattern matches, or a pattern that no path
-            matches or whose paths all match an earlier one.
+        TypeError: `optimizers` is not a dict of optimizers or None by pattern.
+        ValueError: In `init` or `update`: no pattern matches a path, no path matches a pattern, or
+            all paths of a pattern match an earlier one.
 
     >>> import jax, optax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(4), nn.LayerNorm())

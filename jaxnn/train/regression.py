@@ -13,14 +13,15 @@ from .task import Task
 class Regression(Task):
     """One or several numbers per example: mean squared error.
 
-    Outputs are (..., outputs), targets floats (...) for one output and (..., outputs) for several,
-    predictions the outputs in the shape of the targets. The metric is `mae`, the mean absolute
-    error, in the unit of the targets. Both are means over all numbers. A target of NaN that has the
-    weight 0 is left out: weights have a number per example or per target.
+    Outputs have shape (..., outputs). Targets are floats of shape (...) for one output and
+    (..., outputs) for several. Predictions have the shape of the targets. The metric is `mae`, the
+    mean absolute error in the unit of the targets. Loss and metric are means over all numbers.
+    Example weights have one number per example or per target; targets with the weight 0 are
+    excluded, even if they are NaN.
 
-    Targets in an arbitrary unit are learned better if they are standardized. With their mean and
-    standard deviation, the loss is that of (target - mean) / std, and the network's outputs are in
-    standard deviations; predictions and `mae` are in the unit of the targets.
+    Targets should be standardized. If their mean and standard deviation are given, the network
+    predicts (target - mean) / std, and the loss is computed on this scale; predictions and `mae`
+    are in the unit of the targets.
 
     Args:
         outputs: Number of targets per example. Default: 1.
@@ -28,7 +29,7 @@ class Regression(Task):
         std: Standard deviation of the targets, in their unit. Default: 1.
 
     Raises:
-        ValueError: Fewer than 1 output, or a standard deviation that is not positive.
+        ValueError: `outputs` is less than 1, or `std` is not positive.
 
     >>> import jax.numpy as jnp
     >>> float(Regression()(jnp.zeros((2, 1)), jnp.array([1.0, 3.0])))
@@ -56,7 +57,7 @@ class Regression(Task):
     )
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the mean squared error and the mean absolute error, in the units above."""
+        """Return the mean squared error and the mean absolute error."""
         wide = self._wide(outputs, targets)
         targets = (targets.astype(wide.dtype) - self.mean) / self.std
         examples = Examples.of_numbers(repr(self), targets, weights)

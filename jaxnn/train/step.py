@@ -22,18 +22,18 @@ KEPT = 8
 def make_step(program: Program, *, placement: Any = SINGLE_DEVICE) -> "Step":
     """Return the compiled step of a program: `state, metrics = step(state, batch)`.
 
-    Programs with equal structure share compiled code, whatever their numbers, and a changed method
-    or helper function takes effect when `make_step` is called again. The memory of `state` is
-    donated: use the one returned.
+    Programs with equal structure share compiled code, whatever their numbers. If a method or helper
+    function changes, call `make_step` again. The memory of `state` is donated, so use only the
+    returned state afterwards.
 
     Args:
         program: The `train.Program`.
-        placement: Where its arrays are: one device by default. On a mesh, the state comes from
-            `parallel.Placement.init`, and the new state is placed as the first one was.
+        placement: Devices of the arrays, a `parallel.Placement`. On a mesh, create the first state
+            with `parallel.init`; new states have the same shardings. Default: one device.
 
     Raises:
-        TypeError: Something other than a program; while tracing, a step that returns something
-            other than a state like the given one, and metrics.
+        TypeError: `program` is not a `train.Program`. While tracing: the step does not return
+            metrics and a state with the structure of the given state.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn

@@ -66,15 +66,15 @@ Metrics: TypeAlias = dict[str, jax.Array]
 
 
 class Task(Value):
-    """Base of the tasks. A subclass writes `outputs`, `predict`, and `measure`.
+    """Base of the tasks. A subclass defines `outputs`, `predict`, and `measure`.
 
-    It may write `__call__` and `metrics` instead of `measure`, as functions of outputs and targets
-    that return means over the examples. These are then combined as means over the rows, and example
-    weights apply to the numbers of each row.
+    It may define `__call__` and `metrics` instead of `measure`, as functions of outputs and targets
+    that return means over the examples. They are then combined as means over the rows, and example
+    weights are applied per row.
 
     Losses and metrics are computed in at least float32. `directions` maps the name of each further
-    metric to "maximize" or "minimize", and adds to that of the base class. Hooks and sweeps that
-    rank runs or trials by a metric read it. The loss is minimized.
+    metric to "maximize" or "minimize", in addition to those of the base class. Hooks and sweeps
+    read it to rank runs or trials by a metric. The loss is minimized.
 
     >>> from jaxnn import train
     >>> class Scored(train.Classification):
@@ -104,7 +104,7 @@ class Task(Value):
         return getattr(self, "ignore", None)
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the loss and the metrics over the examples that count, by name, "loss" first.
+        """Return the loss and the metrics by name, as means over the examples that are not ignored.
 
         Args:
             outputs: Outputs of the network.

@@ -53,12 +53,12 @@ class _Tracker:
 
 @dataclasses.dataclass(frozen=True)
 class TensorBoard(_Tracker):
-    """Event files for TensorBoard, by tensorboardX: `tensorboard --logdir FOLDER` shows them.
+    """Event files for TensorBoard, by tensorboardX; view with `tensorboard --logdir FOLDER`.
 
-    A resumed run removes the files that it wrote, and writes its history again.
+    A resumed run deletes the files that it wrote before, and writes its history again.
 
     Args:
-        folder: The folder of this run alone.
+        folder: The folder for the event files of this run. Other runs must not use it.
     """
 
     folder: str | os.PathLike[str]
@@ -89,15 +89,14 @@ class TensorBoard(_Tracker):
 
 @dataclasses.dataclass(frozen=True)
 class WandB(_Tracker):
-    """Weights & Biases: a run of a project, sent as it goes or kept for `wandb sync`.
+    """A run of a Weights & Biases project, sent during the run or stored for `wandb sync`.
 
     Args:
         project: The project of the run.
-        run: The run's name and id, which the call that resumes a run has to give again. Default:
-            None, a new one.
-        folder: Where wandb keeps its files, in a folder `wandb` there; "." by default.
-        mode: "online" (the default) or "offline". If the server does not answer when the run
-            begins, it is kept offline, under another id.
+        run: Name and id of the run. Pass the same name to resume a run. Default: None, a new name.
+        folder: Folder in which wandb creates its folder `wandb`. Default: ".".
+        mode: "online" or "offline". If the server does not answer when the run begins, the run is
+            stored offline under another id. Default: "online".
     """
 
     project: str
@@ -156,10 +155,9 @@ class MLflow(_Tracker):
     """A run of an MLflow experiment, on a server or in a database.
 
     Args:
-        uri: That of the server, "http://host:5000", or of a database, "sqlite:///mlflow.db".
-        experiment: Its name; it is created if it does not exist.
-        run: The run's name, which the call that resumes a run has to give again. Default: None, a
-            new one.
+        uri: Address of a server, "http://host:5000", or of a database, "sqlite:///mlflow.db".
+        experiment: Name of the experiment, which is created if it does not exist.
+        run: Name of the run. Pass the same name to resume a run. Default: None, a new name.
     """
 
     uri: str

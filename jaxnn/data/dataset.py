@@ -35,13 +35,13 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Examples for training, for the choice of configurations, and for the final report.
+    """A data set: training, validation, and test examples.
 
     Args:
-        name: What errors and logs call it.
-        train: Examples that parameters are fitted to, and statistics are computed from.
-        validation: Examples that configurations are compared on.
-        test: Examples that the chosen configuration is reported on.
+        name: Name of the data set in errors and logs.
+        train: Examples for fitting parameters and computing statistics.
+        validation: Examples for comparing configurations.
+        test: Examples for the final evaluation of the chosen configuration.
         class_names: Names by label 0, 1, ... Default: (), for regression.
         feature_names: Names by column of x. Default: ().
         target_name: Name of regression targets, for pictures. Default: "".
@@ -86,7 +86,7 @@ class Dataset:
 
     @property
     def train_and_validation(self) -> Examples:
-        """The rows of `train`, then those of `validation`, for the last fit after all choices.
+        """The rows of `train` followed by those of `validation`, for a final fit.
 
         >>> part = Examples(np.ones((4, 2), np.float32), np.zeros(4, np.float32))
         >>> Dataset("toy", part, part, part).train_and_validation.x.shape
@@ -104,7 +104,7 @@ class Dataset:
 
         Args:
             x: A function of a part's inputs, (rows, ...) to (rows, ...). Default: None, unchanged.
-            y: A function of a part's targets, likewise.
+            y: A function of a part's targets, as `x`. Default: None, unchanged.
 
         Raises:
             ValueError: A function changes the number of rows.
@@ -131,17 +131,17 @@ def split(
 
     Rows are ordered by the SHA-256 of the text "seed/row", as in `printf 0/17 | sha256sum`. Of each
     class the first round(fraction * rows of that class) are held out (halves round to even); if
-    targets are floats, all rows count as one class. Both results keep that order, so any leading
-    rows of them are a random sample too.
+    targets are floats, all rows count as one class. Both results keep this order, so their first n
+    rows are also a random sample.
 
     Args:
         examples: x and y, (rows, ...) each, or pytrees of such arrays. If y is one array of
             integers (rows,), they are classes.
         fraction: Fraction of the rows to hold out, between 0 and 1.
-        seed: Another seed gives another split. Default: 0.
+        seed: Seed of the order of the rows, an int. Default: 0.
 
     Returns:
-        (kept, held): every row is in one of them, once.
+        (kept, held), two `Examples`. Each row is in exactly one of them.
 
     Raises:
         ValueError: The fraction is out of range or leaves one side empty, or x, y fail `check`.

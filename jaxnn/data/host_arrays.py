@@ -17,7 +17,7 @@ from jaxnn.fingerprint import checksum
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostArrays:
-    """Arrays that stay on the host: each batch is gathered there, in the order of `epoch_order`.
+    """Arrays on the host, where each batch is gathered in the order of `epoch_order`.
 
     Batch t of epoch e holds the rows `epoch_order(key, e, rows)[t * size : (t + 1) * size]`, as for
     arrays on the device. Rows that do not fill a last batch are left out of the epoch.
@@ -30,8 +30,8 @@ class HostArrays:
 
     Raises:
         ValueError, TypeError: The arrays cannot be trained on: leaves differ in rows, or have none.
-            A pair of two arrays must also be finite, as `check` requires; other structures may hold
-            NaN behind a mask.
+            A pair of two arrays must also be finite, as `check` requires; other structures may
+            contain NaN, which a mask may exclude.
 
     >>> source = HostArrays(np.arange(6.0), np.arange(6))
     >>> source.steps_per_epoch(2)
@@ -83,8 +83,8 @@ class HostArrays:
         Args:
             classes: Number of classes. Default: None if y does not hold class labels.
             ignore: A label that is accepted although it is not a class. Default: None.
-            name: What errors call the data. Default: "training data".
-            write: The code that sets the number of classes, for errors.
+            name: Name of the data in errors. Default: "training data".
+            write: The code that sets the number of classes, shown in errors.
         """
         if self.y is None:
             check_rows(self.x, name)

@@ -13,14 +13,14 @@ from jaxnn.validation import integer
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Text:
-    """Tokens for training a language model, for choices, and for the final report.
+    """A text data set: training, validation, and test tokens for a language model.
 
     Args:
-        name: What errors and logs call it.
-        train: Tokens for training, int32 (tokens,), numbers in 0 .. len(vocabulary) - 1.
-        validation: Tokens that configurations are compared on, likewise.
-        test: Tokens that the chosen configuration is reported on, likewise.
-        vocabulary: The symbol of each token; here single characters.
+        name: Name of the data set in errors and logs.
+        train: Training tokens, int32 (tokens,), with values in 0 .. len(vocabulary) - 1.
+        validation: Tokens for comparing configurations, in the same format.
+        test: Tokens for the final evaluation, in the same format.
+        vocabulary: The symbol of each token, a single character.
         source: Who wrote the text. Default: "".
         licence: Terms of the package that contains it. Default: "".
 
@@ -68,7 +68,7 @@ class Text:
         Tokens that do not fill a last piece are left out. `class_names` is the vocabulary.
 
         Args:
-            length: Tokens of a piece; ValueError if a part has no whole piece.
+            length: Number of tokens of a piece. ValueError if a part is shorter than one piece.
 
         >>> tokens = np.array([0, 1, 0, 1, 1], np.int32)
         >>> dataset = Text("toy", tokens, tokens, tokens, vocabulary=("a", "b")).windows(2)

@@ -205,7 +205,7 @@ class Collected(Metric):
         arrays: Tuple of arrays, each with one row per example.
         maximize: Whether larger is better. Default: None, the metric is not used for ranking.
 
-        >>> import numpy as np
+    >>> import numpy as np
     >>> from jaxnn.train import combine
     >>> combine([({"median": Collected(np.median, (np.arange(n),))}, n) for n in (4, 1)])
     {'median': 1.0}

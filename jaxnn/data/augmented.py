@@ -163,7 +163,8 @@ def augmented(functions: tuple[Callable[..., Any], ...], key: jax.Array, batch: 
 
     Args:
         functions: The augmentations, in the order of their application.
-        key: A JAX key. A single function receives it; of several, function i receives `fold_in(key, i)`.
+        key: A JAX key. A single function receives it; of several, function i receives
+            `fold_in(key, i)`.
         batch: A pytree of rows.
 
     >>> augmented((lambda key, batch: {"x": batch["x"] + 1},), jax.random.key(0), {"x": 1})

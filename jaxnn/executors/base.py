@@ -87,8 +87,10 @@ class Pool(Executor, abc.ABC):
     """An executor that knows how many calls it runs at a time, and stops its workers at the end."""
 
     def __init__(self) -> None:
-        self.closed = False
-        self.resources = contextlib.ExitStack()  # what `shutdown` closes
+        self.closed: bool = False
+        self.resources: contextlib.ExitStack[bool | None] = (
+            contextlib.ExitStack()
+        )  # what `shutdown` closes
         self._unfinished: set[Future[Any]] = set()
 
     @property

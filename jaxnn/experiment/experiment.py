@@ -197,6 +197,13 @@ class Loaded:
         rows: the number of rows to train on; None without data.
     """
 
+    data: Any
+    dataset: Dataset | None
+    train: Any
+    arrays: Any
+    validation: Any
+    rows: int | None
+
     def __init__(self, data: Any) -> None:
         functions = data.functions if isinstance(data, Augmented) else ()
         self.data = data = _without_augmentation(data)
@@ -289,6 +296,11 @@ class Configured:
         TypeError, ValueError: the function `program` returns no program, or a number of the loop
             is invalid.
     """
+
+    experiment: Experiment[Any]
+    config: Any
+    data: Loaded
+    program: train.Program
 
     def __init__(self, experiment: Experiment[Any], config: Any, data: Loaded) -> None:
         self.experiment, self.config, self.data = experiment, config, data

@@ -130,7 +130,7 @@ def check_child_names(names: Iterable[str], owner: str) -> None:
             )
 
 
-interceptor = Accepts(
+interceptor: Accepts = Accepts(
     "a function of (path, layer, call, next)",
     lambda v: callable(v) and not hasattr(type(v), "_evaluate"),
     TypeError,

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from ..core.declarations import is_array
 from ..explain.text import describe
 from ..shapes import only_shapes
-from ..validation import one_of
+from ..validation import Accepts, one_of
 from .dropout import dropout as drop
 from .finite import broken_rows, finite_rows
 from .linear import floating_type, wider_type
 from .segments import check_segments, distance_mask, packed_mask, packed_positions
 
-implementations = one_of(None, "own", "xla", "cudnn")
+implementations: Accepts = one_of(None, "own", "xla", "cudnn")
 
 
 def attention(

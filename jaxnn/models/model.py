@@ -1,12 +1,12 @@
 """What the configurations of networks share: their fields are checked when they are created."""
 
-from ..validation import check_fields, natural, positive, tuple_of
+from ..validation import Accepts, check_fields, natural, positive, tuple_of
 
 # Layers decide whether a traced number sets a shape.
-size = positive.such(traced=True)
-depths = natural.such(traced=True)
-two_sizes = tuple_of(size, "a tuple of 2 ints >= 1", (2,))
-some_sizes = tuple_of(size, "a tuple of ints >= 1")
+size: Accepts = positive.such(traced=True)
+depths: Accepts = natural.such(traced=True)
+two_sizes: Accepts = tuple_of(size, "a tuple of 2 ints >= 1", (2,))
+some_sizes: Accepts = tuple_of(size, "a tuple of ints >= 1")
 
 
 class Model:

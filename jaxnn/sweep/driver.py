@@ -93,6 +93,10 @@ class Reporter:
         watch: Receives the progress.
     """
 
+    ledger: Ledger
+    planner: Planner
+    watch: Watch
+
     def __init__(self, ledger: Ledger, planner: Planner, watch: Watch) -> None:
         self.ledger, self.planner, self.watch = ledger, planner, watch
         self.lanes = 0  # trained in this session
@@ -149,6 +153,12 @@ class Driver:
         workers: How many cohorts run at a time. Default: 1.
         watch: Receives the progress of the sweep after each cohort.
     """
+
+    planner: Planner
+    ledger: Ledger
+    executor: Executor
+    workers: int
+    reporter: Reporter
 
     def __init__(
         self,

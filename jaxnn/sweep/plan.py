@@ -17,9 +17,9 @@ from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
 from .cohort import Way, Work
 from .probe import Probe, Timing, probe
-from .search import searcher
+from .search import Search, searcher
 from .settings import Settings
-from .space import Values
+from .space import Space, Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
 from .training import Training, training_of
 
@@ -74,6 +74,17 @@ class Planner:
             more groups than `settings.max_groups`, or the settings do not fit the space.
         ImportError: A library of the search is not installed.
     """
+
+    experiment: Experiment[Any]
+    base: Any
+    settings: Settings
+    space: Space
+    epochs: int
+    metrics: list[str]
+    metric: str
+    maximize: bool
+    search: Search
+    found: dict[str, str]
 
     def __init__(
         self,

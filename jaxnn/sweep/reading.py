@@ -256,12 +256,24 @@ def read(ledger: Ledger) -> Sweep:
     )
 
 
-NEEDED = {"experiment": str, "config": dict, "space": list, "metric": str, "maximize": bool}
+NEEDED: dict[str, type[Any]] = {
+    "experiment": str,
+    "config": dict,
+    "space": list,
+    "metric": str,
+    "maximize": bool,
+}
 NEEDED |= {"seeds": int, "epochs": int, "rungs": list}
 # Further meta data of a report and a driver.
-FURTHER = {"settings": dict, "traced": dict, "versions": dict, "sources": dict, "search": str}
+FURTHER: dict[str, type[Any]] = {
+    "settings": dict,
+    "traced": dict,
+    "versions": dict,
+    "sources": dict,
+    "search": str,
+}
 FURTHER |= {"forced": list}
-FORCED = {"after trials": int, "changes": list}
+FORCED: dict[str, type[Any]] = {"after trials": int, "changes": list}
 # Tests of some of them, besides their types.
 VALID: dict[str, Callable[[Any], Any]] = {
     "experiment": lambda name: re.fullmatch(r"\w[\w.-]*", name),  # it is in commands to copy

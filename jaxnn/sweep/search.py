@@ -188,7 +188,7 @@ class TPESearch(_OptunaSearch):
     """
 
     name = "tpe"
-    needs = ("optuna",)
+    needs: ClassVar[tuple[str, ...]] = ("optuna",)
 
     def most(self) -> int:
         """Return how many observations the sampler gets."""
@@ -207,7 +207,7 @@ class GPSearch(_OptunaSearch):
     """
 
     name = "gp"
-    needs = ("optuna", "torch", "scipy")
+    needs: ClassVar[tuple[str, ...]] = ("optuna", "torch", "scipy")
 
     def most(self) -> int:
         """Return how many observations the sampler gets."""
@@ -231,7 +231,7 @@ class CMAESSearch(SobolSearch):
     """
 
     name = "cmaes"
-    needs = ("cmaes",)
+    needs: ClassVar[tuple[str, ...]] = ("cmaes",)
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """Return the next trials."""

@@ -25,7 +25,7 @@ from jax.extend.core import Var, primitives
 
 from ..data.augmented import augmented
 from ..data.rows import check_rows, row_count
-from ..experiment.experiment import Configured, Experiment, loaded
+from ..experiment.experiment import Configured, Experiment, Loaded, loaded
 from ..keys import as_key, kept_key, kept_words
 from ..train.combining import Tally, combine
 from ..train.directions import direction_of
@@ -73,6 +73,11 @@ class Training:
         epochs: The number of its records.
         seed: The root of its random numbers.
     """
+
+    run: Configured
+    source: Loaded
+    epochs: int
+    seed: Any
 
     def __init__(self, run: Configured) -> None:
         self.run, self.source = run, run.data

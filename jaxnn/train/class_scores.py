@@ -26,11 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..fields import is_traced
-from ..validation import one_of
+from ..validation import Accepts, one_of
 from .examples import Examples, check_shapes
 from .metrics import Derived, Ratio
 
-average_kind = one_of("binary", "macro", "micro")
+average_kind: Accepts = one_of("binary", "macro", "micro")
 
 
 class _Decisions(NamedTuple):

@@ -1,7 +1,8 @@
 """Tasks whose targets are labels: one of several classes, tokens, yes or no, several yes or no."""
 
 import math
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 
 from ..fields import is_traced
 from ..validation import Accepts, fraction, integer, number
+from .directions import Direction
 from .examples import Examples, cross_entropy, wide
 from .metrics import Ratio
 from .task import Task
@@ -17,8 +19,8 @@ SEVERAL = (
     ", and write targets[..., 0] for targets with a last axis of size 1, or "
     "train.MultiLabelClassification(n) for several labels per example"
 )
-ignored_label = None | integer().such(hint="write ignore=-100")
-factors = None | Accepts(
+ignored_label: Accepts = None | integer().such(hint="write ignore=-100")
+factors: Accepts = None | Accepts(
     "a number >= 0, or a tuple of them",
     lambda v: all(is_traced(n) or number(0).test(n) for n in (v if isinstance(v, tuple) else (v,))),
     hint="write {name}=(1.0, 1.0, 2.0) for three classes",
@@ -85,7 +87,7 @@ class Classification(_OneOfSeveral):
     ignore: Annotated[int | None, ignored_label] = -100
     label_smoothing: Annotated[float, fraction] = 0.0
     class_weights: Annotated[tuple[float, ...] | None, factors] = None
-    directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
+    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = f"{SEVERAL}, and targets.astype('float32') for one-hot targets"
 
     def __post_init__(self) -> None:
@@ -144,7 +146,7 @@ class NextToken(_OneOfSeveral):
     vocabulary: Annotated[int, integer(2).such(hint="write train.NextToken(len(text.vocabulary))")]
     ignore: Annotated[int | None, ignored_label] = -100
     label_smoothing: Annotated[float, fraction] = 0.0
-    directions = {"accuracy": "maximize", "bits": "minimize"}  # noqa: RUF012, not a field
+    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize", "bits": "minimize"}
     _more_classes = "train.NextToken(n)"
 
     @property
@@ -216,7 +218,7 @@ class BinaryClassification(_YesOrNo):
 
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | None, None | number(0).such(hint="write pos_weight=2.0")] = None
-    directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
+    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = SEVERAL
 
     @property
@@ -253,7 +255,7 @@ class MultiLabelClassification(_YesOrNo):
     ]
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | tuple[float, ...] | None, factors] = None
-    directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
+    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = ", and write train.MultiLabelClassification(targets.shape[-1])"
     _per_output = True
 

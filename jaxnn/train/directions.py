@@ -15,11 +15,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-from ..validation import one_of
+from ..validation import Accepts, one_of
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
 PREFIXES = ("validation_", "train_", "test_")
-valid_direction = one_of("maximize", "minimize")
+valid_direction: Accepts = one_of("maximize", "minimize")
 
 
 def directions_of(task: Any = None) -> dict[str, Direction]:

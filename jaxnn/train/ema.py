@@ -24,6 +24,9 @@ class AverageState(NamedTuple):
 class Averaged:
     """The optimizer that `with_ema` makes."""
 
+    inner: Any
+    decay: Any
+
     def __init__(self, optimizer: Any, decay: Any) -> None:
         self.inner, self.decay = as_pytree(optimizer), decay
 

@@ -70,6 +70,9 @@ class Layout:
 class ForNetwork:
     """The optimizer that `for_network` makes."""
 
+    inner: Any
+    layout: Layout
+
     def __init__(self, optimizer: Any, layout: Layout) -> None:
         self.inner, self.layout = as_pytree(optimizer), layout
 

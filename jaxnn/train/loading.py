@@ -95,6 +95,10 @@ class ArrayLoader(Loader):
 
     has_epochs = True
 
+    arrays: Any
+    at_once: int
+    steps_per_epoch: int | None
+
     def __init__(self, arrays: Any, size: int, words: np.ndarray, placement: Any) -> None:
         self._total, self._size, self._words = row_count(arrays), size, words
         if size > self._total:
@@ -141,6 +145,9 @@ class SourceLoader(Loader):
     """
 
     at_once = 1
+
+    steps_per_epoch: int | None
+    has_epochs: bool
 
     def __init__(
         self, source: Any, size: int | None, words: Any, placement: Any, program: Program

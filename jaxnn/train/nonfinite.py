@@ -25,6 +25,8 @@ class SkipNonfinite:
 
     skips = True
 
+    inner: Any
+
     def __init__(self, optimizer: Any) -> None:
         self.inner = as_pytree(optimizer)
 
@@ -85,6 +87,11 @@ class LossScaled:
     """The optimizer that `dynamic_loss_scale` makes."""
 
     skips = True
+
+    inner: SkipNonfinite
+    initial: Any
+    period: Any
+    factor: Any
 
     def __init__(self, optimizer: Any, initial: Any, period: Any, factor: Any) -> None:
         self.inner = SkipNonfinite(optimizer)

@@ -33,7 +33,7 @@ class _Number:
 
 NUMBER = _Number()
 
-optimizer_like = Accepts(
+optimizer_like: Accepts = Accepts(
     "an optimizer, which has init and update",
     lambda item: hasattr(item, "init") and hasattr(item, "update") and not isinstance(item, type),
     TypeError,

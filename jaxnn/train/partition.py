@@ -16,6 +16,8 @@ from .optimizer import Optimizer, optimizer_like, updated, with_slow_params
 class Groups:
     """The optimizer that `partition` makes, of pairs of a pattern and its optimizer."""
 
+    inner: Any
+
     def __init__(self, *groups: tuple[str, Any]) -> None:
         patterns = [pattern for pattern, _ in groups]
         self.inner = optax.partition(

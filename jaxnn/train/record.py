@@ -73,6 +73,15 @@ class Event:
         stop: The reason why the run ends here; None if it continues.
     """
 
+    run: Any
+    metrics: Record
+    is_record: bool
+    state: Any
+    step: int
+    epoch: int | None
+    moment: Any
+    stop: str | None
+
     def __init__(self, run: Any, metrics: Record, is_record: bool) -> None:
         self.run, self.metrics, self.is_record = run, metrics, is_record
         self.state, self.step, self.epoch = run.state, run.step, run.epoch

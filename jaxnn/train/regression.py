@@ -1,11 +1,13 @@
 """Regression: one or several numbers per example."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from ..validation import above, positive
+from .directions import Direction
 from .examples import Examples
 from .task import Task
 
@@ -50,7 +52,11 @@ class Regression(Task):
         float,
         above(0).such(hint="write train.Regression(mean=float(y.mean()), std=float(y.std()))"),
     ] = 1.0
-    directions = {"mae": "minimize", "rmse": "minimize", "r2": "maximize"}  # noqa: RUF012, a class
+    directions: ClassVar[Mapping[str, Direction]] = {
+        "mae": "minimize",
+        "rmse": "minimize",
+        "r2": "maximize",
+    }
     _other_targets = (
         ", and write targets[..., 0] for targets with a last axis of size 1, or "
         "train.Regression(outputs=n) for several numbers per example"

@@ -25,7 +25,7 @@ from .combining import Tally
 from .every import Every, Moment, ends_of
 from .hooks.hook import Hook, RollBack, Stop, as_hooks, begun, check_result, named
 from .interruption import Agreed, Asked, watching_peers
-from .loading import loader_of
+from .loading import Loader, loader_of
 from .metrics import directions
 from .placement import SINGLE_DEVICE
 from .program import Program, check_program
@@ -97,6 +97,17 @@ class Run:
         check_program(self.program, "run")
         self.key, self.hooks = as_key(self.key), as_hooks(self.hooks)
         self._words = np.asarray(kept_words(self.key))
+        self.loader: Loader
+        self.steps_per_epoch: int | None
+        self.total: int | None
+        self.every: Every
+        self.step: int
+        self.rows: int
+        self.asked: Asked
+        self.signal: int | None
+        self.tally: Tally
+        self.position: Any
+        self.recorded_at: float
         parts = self.program, self.data, self.batch_size, self._words, self.placement
         self.loader, self._functions = loader_of(*parts)
         self.steps_per_epoch = self.loader.steps_per_epoch

@@ -186,7 +186,7 @@ def _is_loss(loss: Any) -> bool:
     return True
 
 
-loss_function = Accepts(
+loss_function: Accepts = Accepts(
     "a train.Task or a function loss(outputs, targets)",
     _is_loss,
     TypeError,

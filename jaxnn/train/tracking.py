@@ -62,7 +62,11 @@ class TensorBoard(_Tracker):
     """
 
     folder: str | os.PathLike[str]
-    library: ClassVar = ("tensorboardX", "TensorBoard's files", "tensorboardX")
+    library: ClassVar[tuple[str, str, str]] = (
+        "tensorboardX",
+        "TensorBoard's files",
+        "tensorboardX",
+    )
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         from tensorboardX import SummaryWriter
@@ -103,7 +107,7 @@ class WandB(_Tracker):
     run: str | None = None
     folder: str | os.PathLike[str] = "."
     mode: Literal["online", "offline"] = "online"
-    library: ClassVar = ("wandb", "Weights & Biases' files", "wandb")
+    library: ClassVar[tuple[str, str, str]] = ("wandb", "Weights & Biases' files", "wandb")
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         import wandb  # pyright: ignore[reportMissingImports]
@@ -163,7 +167,7 @@ class MLflow(_Tracker):
     uri: str
     experiment: str
     run: str | None = None
-    library: ClassVar = ("mlflow", "MLflow's runs", "mlflow-skinny")
+    library: ClassVar[tuple[str, str, str]] = ("mlflow", "MLflow's runs", "mlflow-skinny")
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         from mlflow import MlflowClient  # pyright: ignore

@@ -29,7 +29,7 @@ from ..version import __version__
 from .state import Trained
 
 SCHEMA = "1"
-pattern_list = Accepts("a list of patterns", lambda v: not isinstance(v, str), TypeError)
+pattern_list: Accepts = Accepts("a list of patterns", lambda v: not isinstance(v, str), TypeError)
 
 
 @jax.tree_util.register_dataclass

@@ -43,7 +43,7 @@ class Plan:
 
     `str` returns a text table; notebooks show an HTML table.
 
-    Attributes:
+    Args:
         mesh: The size of each axis of the mesh.
         rows: The arrays of the state, by path.
         parts: The bytes of each part of the state by name, such as `params` and `opt_state`.

@@ -60,14 +60,16 @@ def prefixed(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
 class Event:
     """The progress of a run at one moment, for hooks and for loops over `train.run`.
 
-    Attributes:
+    Args:
         run: The `Run`: its program, key, total number of steps, and hooks.
+        metrics: The metrics since the last record by name, a read-only dict. It fetches the values
+            from the device when one is read. It includes metrics that earlier hooks added.
+        is_record: Whether `metrics` form a record of the run. False between two records.
+
+    Attributes:
         state: The program's state. The next step reuses its memory, so copy arrays that you keep.
         step: The number of completed steps.
         epoch: The number of the epoch of the last step, from 1; None without epochs.
-        is_record: Whether `metrics` form a record of the run. False between two records.
-        metrics: The metrics since the last record by name, a read-only dict. It fetches the values
-            from the device when one is read. It includes metrics that earlier hooks added.
         directions: Whether a metric is maximized, by name, as the program declares it.
         history: The records so far, including this one.
         stop: The reason why the run ends here; None if it continues.

@@ -44,7 +44,7 @@ class Resources:
     workers: int = 0
     """Cohorts that run at the same time; 0 for the number of workers of the executor."""
     devices: int = 0
-    """Devices to make of the CPU, which share lanes if that is faster; 0 for one."""
+    """Simulated devices of the CPU, which share lanes if that is faster; 0 for one."""
 
     def prepare(self) -> None:
         """Check the executor, and make several devices of a CPU before it is first used."""

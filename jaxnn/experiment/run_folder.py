@@ -75,6 +75,7 @@ class RunOptions:
     """Options of a run: checkpoints, logging, and early stopping."""
 
     checkpoint: Checkpointing = Checkpointing()
+    """The interval between checkpoints of a run, and the number of checkpoints to keep."""
     patience: int | None = None
     """Stop after this number of records without a better metric, by default the validation loss."""
     tensorboard: bool = False

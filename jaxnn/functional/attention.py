@@ -180,7 +180,7 @@ def attend(
 
 
 def over_heads(a: jax.Array, ndim: int) -> jax.Array:
-    """Reshape a mask or bias (T, S) to the rank of q; return others unchanged."""
+    """Reshape a mask or bias (T, S) to the rank of q; return other masks and biases unchanged."""
     return a.reshape((1,) * (ndim - 2) + a.shape) if a.ndim == 2 else a
 
 

@@ -87,17 +87,17 @@ def _plain(tree: Any) -> Any:
 
 
 def _segment(name: Any) -> str:
-    """Return a key as text; those of nnx.WeightNorm and SpectralNorm are tuples of segments."""
+    """Return a key as text; keys of nnx.WeightNorm and SpectralNorm are tuples of segments."""
     return paths.text(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
 def made(book: Any, layer: Any, name: str) -> Made | None:
     """Return a weight inside the WeightNorm or SpectralNorm of linen or nnx; None for others.
 
-    linen keeps what belongs to `Dense_0/kernel` next to it, as `WeightNorm_0/Dense_0/kernel/scale`
-    and `SpectralNorm_0/Dense_0/kernel/u`, or at `layer_instance/kernel/scale` if the wrapper made
-    the layer its child; nnx next to `layer_instance/kernel`, as `scales/kernel`
-    and `batch_stats/kernel/u`.
+    linen stores the arrays that belong to `Dense_0/kernel` as `WeightNorm_0/Dense_0/kernel/scale`
+    and `SpectralNorm_0/Dense_0/kernel/u`, or as `layer_instance/kernel/scale` if the layer is a
+    child of the wrapper. nnx stores them next to `layer_instance/kernel`, as `scales/kernel` and
+    `batch_stats/kernel/u`.
     """
     if scale := _next_to(book, name, "scale"):
         return weight_normed((name, scale), *map(book.read, (scale, name)))

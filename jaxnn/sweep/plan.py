@@ -192,7 +192,7 @@ class Planner:
         return Probe(example, math.ceil(lanes), math.ceil(epochs), settings.width, settings.ways)
 
     def _ranking(self, training: Training) -> tuple[str, bool]:
-        """Return the metric that trials are compared by, and whether more of it is better."""
+        """Return the metric for comparing trials, and whether a larger value is better."""
         names, experiment = self.metrics, self.experiment
         held = [name for name in names if name.startswith("validation_")]
         directed = [name for name in held or names if training.maximized(name) is not None]

@@ -60,7 +60,7 @@ class Sweep:
         config: The configuration that trials change, as `configuration.to_plain` returns it.
         dimensions: What is swept, by name.
         metric: Name of the metric that trials are compared by.
-        maximize: Whether more of it is better.
+        maximize: Whether a larger value is better.
         seeds: Number of lanes per trial.
         epochs: Epochs of a whole run.
         rungs: The epochs at which trials are compared; only the last without halving.

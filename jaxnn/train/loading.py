@@ -1,8 +1,9 @@
-"""Loaders: they bring the batches of a run to the steps of its program.
+"""Loaders, which provide the batches of a run to the steps of its program.
 
 Arrays of rows are on the device, where each step gathers its rows in the order of the epoch. A
-source is read ahead in a thread, and gives one batch at a time. A program without data gets None.
-What a step computes depends on the key, the number of the step, and the batch alone.
+source is read ahead in a thread, and gives one batch at a time. A program without data receives
+None. The result of a step depends only on the state, the key, the number of the step, and the
+batch.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ DEFAULT_SIZE = 128  # rows of a batch
 
 
 class Batches(NamedTuple):
-    """What one dispatch of compiled steps runs on.
+    """The input of one dispatch of compiled steps.
 
     Args:
         items: The rows of each step, int32 (steps, rows); or one batch; or None.
@@ -39,14 +40,14 @@ class Batches(NamedTuple):
 
 
 class Loader:
-    """The batches of a run; also those of a program that makes its own data, which are None.
+    """The batches of a run; they are None for a program that generates its data.
 
     Attributes:
         steps_per_epoch: The number of batches of an epoch; None if it is unknown, or if there are
             no epochs.
         has_epochs: Whether there are epochs.
         at_once: The largest number of steps that one program takes.
-        arrays: What all steps have in common, None if nothing.
+        arrays: The arrays that all steps share, or None.
     """
 
     steps_per_epoch: int | None = None
@@ -70,7 +71,7 @@ class Loader:
         return Batches(None, count, 1)
 
     def prepare(self, step: int) -> None:
-        """Do what the steps after `step` need on the host, while the device is busy."""
+        """Prepare the steps after `step` on the host while the device is busy."""
 
     def ends_epoch(self) -> bool:
         """Return whether an epoch of unknown length ended with the last batch."""
@@ -80,7 +81,7 @@ class Loader:
         """Return the position of the source; None if it follows from the step."""
 
     def close(self) -> None:
-        """Release what reading needs."""
+        """Release the resources of reading."""
 
 
 class ArrayLoader(Loader):
@@ -191,7 +192,7 @@ class SourceLoader(Loader):
         return False
 
     def position(self) -> Position | None:
-        """Return the position of the training: what was read ahead counts as not read."""
+        """Return the position of the training; batches that were read ahead do not count."""
         return None if self._batches is None else self._batches.position()
 
     def close(self) -> None:

@@ -118,7 +118,7 @@ class DQN(train.Program):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run depends on."""
+    """The configuration of a run."""
 
     learning_rate: float = 1e-3
     discount: float = 0.95

@@ -73,7 +73,7 @@ class GAN(nn.Composite):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run depends on."""
+    """The configuration of a run."""
 
     generator_rate: float = 1e-3
     discriminator_rate: float = 1e-3

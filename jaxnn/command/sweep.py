@@ -37,7 +37,7 @@ from .parsing import folder_option, module_of, parse, read_options, refuse
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """Where a sweep runs."""
+    """The executor and the devices of a sweep."""
 
     executor: str = "local"
     """local, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or submitit:local."""

@@ -1,4 +1,4 @@
-"""What a run accepts as data, brought to one of two forms: a pytree of rows, or a source."""
+"""Conversion of the data that a run accepts to a pytree of rows or a source."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -267,7 +267,7 @@ def as_arrays(tree: Any, name: str = "data") -> Any:
 
     Args:
         tree: A pytree.
-        name: What errors call it. Default: "data".
+        name: Name of the data in errors. Default: "data".
 
     Raises:
         TypeError: A column does not hold numbers, a frame is lazy, or an array is sparse or masked.

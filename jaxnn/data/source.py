@@ -1,4 +1,4 @@
-"""Where training gets its batches from if the data are not on the device.
+"""Sources of batches for training on data that are not on the device.
 
 A source opens into batches, which know their position, so that a run resumes where it stopped:
 
@@ -142,7 +142,7 @@ def batches_before(position: Position | None, kept: Mapping[str, Any]) -> int:
 
     Args:
         position: A position that batches returned; None for the beginning.
-        kept: What the position of this run contains besides the number of batches.
+        kept: The content of the position of this run besides the number of batches.
 
     Raises:
         ValueError: The position has other values.

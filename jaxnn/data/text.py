@@ -154,7 +154,7 @@ def split_text(
     Args:
         text: The whole text.
         vocabulary: The character of each token; ValueError if one of the text is missing.
-        name: What errors and logs call it.
+        name: Name of the data set in errors and logs.
         source: Who wrote the text. Default: "".
         licence: Terms of the package that contains it. Default: "".
 

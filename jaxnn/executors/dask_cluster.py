@@ -46,7 +46,7 @@ class Dask(Pool):
 
     @property
     def workers(self) -> int:
-        """How many calls run at a time."""
+        """The number of calls that run at the same time."""
         return max(1, sum(self._client.nthreads().values()))
 
     def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:

@@ -24,7 +24,7 @@ def create(text: str, workers: int | None = None, folder: str | Path | None = No
     Args:
         text: "local", "dask", "ray", "slurm", or "submitit:local"; "dask:ADDRESS" and "ray:ADDRESS"
             for a running cluster.
-        workers: How many calls run at a time. Default: one per core, or what the cluster has.
+        workers: Number of calls at the same time. Default: one per core, or what the cluster has.
         folder: Folder for the files of Slurm's jobs, on a disk that all machines share. Default:
             `runs/submitit` in the current folder.
 

@@ -52,7 +52,7 @@ class Ray(Pool):
 
     @property
     def workers(self) -> int:
-        """How many calls run at a time."""
+        """The number of calls that run at the same time."""
         return max(1, int(self._ray.cluster_resources().get(self._resource, 0)))
 
     def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:

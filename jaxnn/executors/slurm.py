@@ -21,7 +21,7 @@ class Submitit(Pool):
 
     Args:
         executor: A `submitit.AutoExecutor` with its parameters set.
-        workers: How many jobs there are at a time.
+        workers: Number of jobs at the same time.
         poll: Seconds between two checks of a job. Default: 1.
     """
 
@@ -38,7 +38,7 @@ class Submitit(Pool):
 
         Args:
             cluster: "slurm" or "local".
-            workers: How many jobs there are at a time; None for one per core.
+            workers: Number of jobs at the same time; None for one per core.
             folder: Folder for the files of jobs.
         """
         import submitit  # pyright: ignore[reportMissingImports]
@@ -50,7 +50,7 @@ class Submitit(Pool):
 
     @property
     def workers(self) -> int:
-        """How many jobs there are at a time."""
+        """The number of jobs that run at the same time."""
         return self._workers
 
     def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:

@@ -1,4 +1,4 @@
-"""What the fields of layers accept, and checks of their inputs, shared by several layers."""
+"""Validators of the fields of layers, and checks of their inputs, shared by several layers."""
 
 import functools
 from collections.abc import Iterable

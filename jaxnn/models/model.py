@@ -1,4 +1,4 @@
-"""What the configurations of networks share: their fields are checked when they are created."""
+"""The base of the configurations of networks, which checks their fields."""
 
 from ..validation import Accepts, check_fields, natural, positive, tuple_of
 

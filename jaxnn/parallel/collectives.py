@@ -1,4 +1,4 @@
-"""What the devices exchange in a compiled program, read from its text."""
+"""The communication of devices in a compiled program, read from its text."""
 
 import dataclasses
 import math

@@ -28,7 +28,7 @@ class Array:
         shape: Its shape and type.
         split: The mesh axes that split it.
         bytes: Its bytes.
-        bytes_per_device: Those that one device holds.
+        bytes_per_device: The bytes that one device holds.
     """
 
     shape: str

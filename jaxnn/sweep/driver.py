@@ -89,7 +89,7 @@ class Reporter:
 
     Args:
         ledger: Ledger of the sweep.
-        planner: What is known of the sweep.
+        planner: The planner of the sweep.
         watch: Receives the progress.
     """
 
@@ -149,8 +149,8 @@ class Driver:
     Args:
         experiment: The experiment that the ledger's meta data name.
         ledger: Ledger, open for writing.
-        executor: Where cohorts run.
-        workers: How many cohorts run at a time. Default: 1.
+        executor: The executor of the cohorts.
+        workers: Number of cohorts at the same time. Default: 1.
         watch: Receives the progress of the sweep after each cohort.
     """
 

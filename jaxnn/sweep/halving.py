@@ -92,7 +92,7 @@ class Bracket:
 
     @property
     def counts(self) -> list[int]:
-        """How many trials train up to each rung."""
+        """The number of trials that train up to each rung."""
         counts = [self.count]
         for _ in self.rungs[1:]:
             counts.append(kept(counts[-1], self.eta))

@@ -44,12 +44,12 @@ class Grouped:
     """A group, and how its lanes run.
 
     Args:
-        structure: What its trials have in common.
+        structure: The structure that its trials share.
         epochs: Epochs of a whole run.
         way: How lanes go through the program.
         cohort: Number of lanes that a worker gets at a time.
-        timings: What a probe measured, the fastest first; none if the way was given.
-        error: What the program raised instead, in one line.
+        timings: The measurements of a probe, the fastest first; none if the way was given.
+        error: The error of the program, in one line.
     """
 
     structure: Structure
@@ -61,7 +61,7 @@ class Grouped:
 
 
 class Planner:
-    """What is known of a sweep before it runs.
+    """The properties of a sweep that are known before it runs.
 
     Args:
         experiment: The experiment.
@@ -108,7 +108,7 @@ class Planner:
 
     @property
     def left_out(self) -> str:
-        """What a grid search leaves out for lack of trials; "" if it tries all its points."""
+        """A description of the grid points that are not tried; "" if all are."""
         settings = self.settings
         size = self.space.grid_size(settings.points) if settings.search == "grid" else 0
         if size <= settings.trials:
@@ -258,7 +258,7 @@ class Planner:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the first round of a sweep would be.
+    """The first round of a sweep.
 
     Args:
         planner: The sweep.

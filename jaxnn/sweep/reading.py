@@ -58,7 +58,7 @@ class Sweep:
         folder: Folder of the ledger.
         experiment: Module of the experiment, such as `experiments.mnist_mlp`.
         config: The configuration that trials change, as `configuration.to_plain` returns it.
-        dimensions: What is swept, by name.
+        dimensions: The swept dimensions, by name.
         metric: Name of the metric that trials are compared by.
         maximize: Whether a larger value is better.
         seeds: Number of lanes per trial.

@@ -18,7 +18,7 @@ class Settings:
     trials: Annotated[int, positive] = 64
     """Configurations to try."""
     search: Literal["random", "grid", "sobol", "tpe", "cmaes", "gp"] = "random"
-    """How the next trials are chosen; tpe, cmaes, and gp learn from earlier ones."""
+    """The search that chooses the next trials; tpe, cmaes, and gp learn from earlier ones."""
     seeds: Annotated[int, positive] = 1
     """Seeds per configuration; the score is the mean over them."""
     metric: str = ""

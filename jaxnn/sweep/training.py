@@ -38,7 +38,7 @@ from ..train.step import check_step
 
 
 class Order(NamedTuple):
-    """What the steps of a record run on.
+    """The input of the steps of a record.
 
     Args:
         words: Words of the root key, from which augmentations draw.
@@ -133,7 +133,7 @@ class Training:
 
         Args:
             state: The state before.
-            order: What the steps run on.
+            order: The input of the steps.
             data: The arrays to train on, and those for validation.
         """
         program, functions = self.run.program, getattr(self.source.train, "functions", ())

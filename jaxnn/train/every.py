@@ -1,4 +1,4 @@
-"""How often something is done: after a number of steps, epochs, or minutes."""
+"""Intervals in steps, epochs, or minutes."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
@@ -8,7 +8,7 @@ from ..validation import above, positive
 
 
 class Moment(NamedTuple):
-    """Where a run is.
+    """The position of a run.
 
     Args:
         step: The number of steps since the beginning of the run.

@@ -1,4 +1,4 @@
-"""What interrupts a run: a signal that asks it to stop, and the death of another process.
+"""Interruptions of a run: a signal that asks it to stop, and the death of another process.
 
 All processes of a run have to see a signal, and the time, at the same step.
 """

@@ -90,8 +90,8 @@ class ArrayLoader(Loader):
     Args:
         arrays: A pytree of arrays of rows.
         size: The rows of a batch.
-        words: Of the run's root key.
-        placement: Where the arrays are.
+        words: The words of the run's root key.
+        placement: The placement of the arrays.
     """
 
     has_epochs = True
@@ -140,8 +140,8 @@ class SourceLoader(Loader):
     Args:
         source: The source.
         size: The rows of a batch, of all processes together; None for those of a stream.
-        words: Of the run's root key.
-        placement: Where the batches are.
+        words: The words of the run's root key.
+        placement: The placement of the batches.
         program: The program, which checks each batch on the host.
     """
 
@@ -228,8 +228,8 @@ def loader_of(
         program: The program, which checks the data.
         data: As for `train.run`.
         size: The rows of a batch; None for 128, and for those of a stream.
-        words: Of the run's root key.
-        placement: Where the arrays are.
+        words: The words of the run's root key.
+        placement: The placement of the arrays.
     """
     size = size if size is None else positive(size, "batch_size")
     source = as_source(data)

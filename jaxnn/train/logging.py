@@ -1,4 +1,4 @@
-"""Where a run's metrics go: a file of JSON lines, and other tools.
+"""Loggers of the metrics of a run: a file of JSON lines, and other tools.
 
 A logger is a value that opens into a function of records:
 

@@ -1,4 +1,4 @@
-"""Where the arrays of a run are: on one device; `parallel.Placement` is for a mesh."""
+"""The default placement of the arrays of a run, one device; a mesh has `parallel.Placement`."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from .state import owned, strong
 
 @dataclasses.dataclass(frozen=True)
 class SingleDevice:
-    """Where the arrays of a program are by default: on JAX's default device.
+    """The default placement of the arrays of a program: JAX's default device.
 
     `parallel.Placement` has the same methods for a mesh. A placement is a hashable value, since
     compiled code depends on it. Its methods `pinned...` and `gathering` are called inside compiled

@@ -208,7 +208,7 @@ def check_program(program: Any, function: str) -> None:
     """Raise TypeError for anything but a program, such as a network.
 
     Args:
-        program: What was passed in its place.
+        program: The value to check.
         function: The function of `jaxnn.train` that takes it, for the error.
     """
     instance(Program, "a train.Program")(

@@ -59,7 +59,7 @@ class Run:
         epochs: As for `train.run`.
         length: The number of steps, or None.
         hooks: As for `train.run`.
-        stated_every: How often there is a record, as for `train.run`.
+        stated_every: The interval between records, as for `train.run`.
         given: The state to begin with, until the hooks are open; or None.
         placement: As for `train.run`.
 

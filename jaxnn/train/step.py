@@ -50,7 +50,7 @@ def make_step(program: Program, *, placement: Any = SINGLE_DEVICE) -> "Step":
 
 
 class Step:
-    """What `make_step` returns."""
+    """The function that `make_step` returns."""
 
     def __init__(self, program: Program, placement: Any) -> None:
         self._numbers, self._placement = placement.put_numbers(program), placement
@@ -96,7 +96,7 @@ def placed_step(
         state: Its state.
         batch: A pytree of rows.
         placement: A `SingleDevice` or a `parallel.Placement`.
-        layout: What the placement's `layout` returned for the state.
+        layout: The result of the placement's `layout` for the state.
 
     Returns:
         The state after the step, and the metrics of the batch. `Collected` metrics are dropped.
@@ -112,7 +112,7 @@ def check_step(result: Any, before: Any, owner: str) -> None:
     """Raise TypeError or ValueError for anything but a state like the one before, and metrics.
 
     Args:
-        result: What a step returned.
+        result: The result of a step.
         before: The state that was passed to it.
         owner: The name of the program's class.
     """

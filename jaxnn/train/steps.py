@@ -25,7 +25,7 @@ class Steps:
         loader: Its batches.
         functions: The augmentations of its batches.
         words: The words of the run's root key.
-        placement: Where the state and the batches are.
+        placement: The placement of the state and the batches.
     """
 
     def __init__(

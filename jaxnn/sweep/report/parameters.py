@@ -1,4 +1,4 @@
-"""How the score depends on the parameters: slices, pairs, and parallel coordinates."""
+"""Plots of the score against the parameters: slices, pairs, and parallel coordinates."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""What a hook is: a value that watches a run and may stop it or roll it back.
+"""Hooks: a hook is a value that watches a run and may stop it or roll it back.
 
     with hook.open(run) as hook:                     # its files, threads, and displays
         memory = hook.begin(state)                   # what it remembers: checkpoints save it
@@ -184,7 +184,7 @@ def check_result(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]
     """Return the memory and the action that `see` returned; TypeError for anything else.
 
     Args:
-        result: What `see` returned.
+        result: The result of `see`.
         before: The memory that it was given, whose structure, shapes, and types the new one has.
     """
     is_pair = isinstance(result, tuple) and len(result) == 2
@@ -271,7 +271,7 @@ def is_maximized(metric: str, run: Any, maximize: bool | None, call: str) -> boo
     Args:
         metric: The name in the records.
         run: The run.
-        maximize: What the hook states; None if it states nothing.
+        maximize: The direction that the hook declares, or None.
         call: As for `check_metric`.
 
     Raises ValueError if the run does not have the metric, or if its direction is not known.

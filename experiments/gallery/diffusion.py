@@ -13,16 +13,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import jaxnn as nn
 from jaxnn import train
 
 STEPS, NOISE = 100, 0.1
-BETA = jnp.linspace(1e-4, 0.1, STEPS)
-ALPHA = jnp.cumprod(1 - BETA)
-ANGLES = jnp.arange(8) * jnp.pi / 4
-CENTERS = jnp.stack([jnp.cos(ANGLES), jnp.sin(ANGLES)], -1)
+RATES = np.linspace(1e-4, 0.1, STEPS, dtype=np.float32)
+BETA, ALPHA = jnp.asarray(RATES), jnp.asarray(np.cumprod(1 - RATES))
+ANGLES = np.arange(8, dtype=np.float32) * np.float32(np.pi / 4)
+CENTERS = jnp.asarray(np.stack([np.cos(ANGLES), np.sin(ANGLES)], -1))
 
 
 def data(rows: int = 8192, seed: int = 0) -> jax.Array:

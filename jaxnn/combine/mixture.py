@@ -70,7 +70,7 @@ class MixtureOfExperts(Composite):
     >>> params = net.init(jax.random.key(0), x)
     >>> params["router"]["w"].shape, params["expert"]["up"]["w"].shape
     ((4, 8), (8, 4, 16))
-    >>> net.apply(params, x).shape
+    >>> jax.jit(net.apply)(params, x).shape
     (2, 5, 4)
     """
 

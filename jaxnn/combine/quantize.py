@@ -131,7 +131,7 @@ def quantize(net: Layer, params: Any) -> tuple[Layer, Any]:
     >>> small, small_params = quantize(net, params)
     >>> jax.tree.map(jnp.shape, small_params[0])
     {'b': (64,), 'w': {'q': (256, 64), 'scale': (1, 64)}}
-    >>> y, z = net.apply(params, x), small.apply(small_params, x)
+    >>> y, z = jax.jit(net.apply)(params, x), jax.jit(small.apply)(small_params, x)
     >>> bool(jnp.max(jnp.abs(y - z)) < 0.02 * jnp.max(jnp.abs(y)))
     True
     """

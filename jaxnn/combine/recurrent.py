@@ -333,11 +333,11 @@ class Bidirectional(Composite):
     Reference: Schuster and Paliwal, Bidirectional recurrent neural networks, 1997.
 
     >>> import jax, jax.numpy as jnp
-    >>> from jaxnn import GRUCell, Recurrent
-    >>> net, x = Bidirectional(Recurrent(GRUCell(4))), jnp.ones((2, 5, 3))
+    >>> from jaxnn import LSTMCell, Recurrent
+    >>> net, x = Bidirectional(Recurrent(LSTMCell(8))), jnp.ones((2, 5, 3))
     >>> params = net.init(jax.random.key(0), x)
     >>> sorted(params), net.apply(params, x).shape
-    (['backward', 'forward'], (2, 5, 8))
+    (['backward', 'forward'], (2, 5, 16))
     """
 
     layer: Annotated[Layer, _REVERSIBLE]

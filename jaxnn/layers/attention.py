@@ -111,7 +111,7 @@ class MultiHeadAttention(Primitive):
     >>> shapes = jax.tree.map(jnp.shape, params)
     >>> shapes["query"], shapes["key"]
     ({'b': (16,), 'w': (16, 16)}, {'b': (8,), 'w': (16, 8)})
-    >>> net.apply(params, jnp.zeros((2, 5, 16))).shape
+    >>> jax.jit(net.apply)(params, jnp.zeros((2, 5, 16))).shape
     (2, 5, 16)
     """
 

@@ -127,7 +127,7 @@ class EmbeddingBag(Primitive):
     >>> params = net.init(jax.random.key(0), ids)
     >>> jax.tree.map(jnp.shape, params)
     {'w': (1000, 64)}
-    >>> net.apply(params, ids).shape
+    >>> jax.jit(net.apply)(params, ids).shape
     (2, 64)
     """
 

@@ -57,7 +57,7 @@ class LinearRecurrence(Primitive):
     >>> params = net.init(jax.random.key(0), x)
     >>> jax.tree.map(jnp.shape, params["input"])
     {'im': (3, 16), 're': (3, 16)}
-    >>> net.apply(params, x).shape
+    >>> jax.jit(net.apply)(params, x).shape
     (2, 5, 3)
     """
 

@@ -266,7 +266,8 @@ class GRUCell(Cell):
 
     >>> import jax, jax.numpy as jnp
     >>> cell, x = GRUCell(8), jnp.zeros((2, 3))
-    >>> jax.tree.map(jnp.shape, cell.init(jax.random.key(0), cell.initial_carry(x), x))
+    >>> params = jax.eval_shape(cell.init, jax.random.key(0), cell.initial_carry(x), x)
+    >>> jax.tree.map(jnp.shape, params)
     {'input': {'b': (24,), 'w': (3, 24)}, 'recurrent': {'b': (8,), 'w': (8, 24)}}
     """
 
@@ -314,7 +315,8 @@ class MinimalGatedCell(Cell):
 
     >>> import jax, jax.numpy as jnp
     >>> cell, x = MinimalGatedCell(8), jnp.zeros((2, 3))
-    >>> jax.tree.map(jnp.shape, cell.init(jax.random.key(0), cell.initial_carry(x), x))
+    >>> params = jax.eval_shape(cell.init, jax.random.key(0), cell.initial_carry(x), x)
+    >>> jax.tree.map(jnp.shape, params)
     {'input': {'b': (16,), 'w': (3, 16)}, 'recurrent': {'b': (8,), 'w': (8, 16)}}
     """
 
@@ -361,7 +363,7 @@ class ConvLSTMCell(LongShortTerm):
 
     >>> import jax, jax.numpy as jnp
     >>> cell, x = ConvLSTMCell(8, (3, 3)), jnp.zeros((2, 5, 5, 1))
-    >>> params = cell.init(jax.random.key(0), cell.initial_carry(x), x)
+    >>> params = jax.eval_shape(cell.init, jax.random.key(0), cell.initial_carry(x), x)
     >>> jax.tree.map(jnp.shape, params["recurrent"])
     {'w': (3, 3, 8, 32)}
     """

@@ -46,7 +46,7 @@ class EncoderLayer(Composite):
     >>> net = EncoderLayer(nn.MultiHeadAttention(2), feed_forward)
     >>> x = jnp.zeros((3, 5, 8))
     >>> params = net.init(jax.random.key(0), x)
-    >>> sorted(params), net.apply(params, x).shape
+    >>> sorted(params), jax.jit(net.apply)(params, x).shape
     (['attention', 'attention_norm', 'feed_forward', 'feed_forward_norm'], (3, 5, 8))
     """
 
@@ -92,7 +92,8 @@ class DecoderLayer(Composite):
     >>> over_itself = nn.MultiHeadAttention(2, causal=True)
     >>> net = DecoderLayer(over_itself, nn.MultiHeadAttention(2), feed_forward)
     >>> x, memory = jnp.zeros((3, 5, 8)), jnp.zeros((3, 7, 6))
-    >>> net.apply(net.init(jax.random.key(0), x, memory), x, memory).shape
+    >>> params = net.init(jax.random.key(0), x, memory)
+    >>> jax.jit(net.apply)(params, x, memory).shape
     (3, 5, 8)
     """
 

@@ -128,7 +128,7 @@ class GPT(Model):
         >>> params = net.init(jax.random.key(0), tokens)
         >>> params["blocks"]["attention"]["query"]["w"].shape
         (2, 16, 16)
-        >>> net.apply(params, tokens).shape
+        >>> jax.jit(net.apply)(params, tokens).shape
         (1, 5, 84)
         """
         learned, w_init = self.positions == "learned", normal(0.02)

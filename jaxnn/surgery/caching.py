@@ -54,13 +54,13 @@ def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> 
     ...     nn.MultiHeadAttention(2, causal=True), nn.MultiHeadAttention(2), nn.Dense(4)
     ... )
     >>> net = Translation(encoder, decoder)
-    >>> source, target = jax.random.normal(jax.random.key(0), (2, 3, 4))  # 3 positions each
+    >>> source, target = jnp.sin(jnp.arange(24.0)).reshape(2, 3, 4)  # 3 positions each
     >>> params = net.init(jax.random.key(1), source, target)
     >>> one_by_one = with_cache(net, length=8, match="decoder")
-    >>> state = one_by_one.init_state(source, target[:1])
+    >>> state, run = one_by_one.init_state(source, target[:1]), jax.jit(one_by_one.apply)
     >>> for t in range(3):
-    ...     y, state = one_by_one.apply(params, source, target[t : t + 1], state=state)
-    >>> bool(jnp.allclose(y[0], net.apply(params, source, target)[2], atol=1e-5))
+    ...     y, state = run(params, source, target[t : t + 1], state=state)
+    >>> bool(jnp.allclose(y[0], jax.jit(net.apply)(params, source, target)[2], atol=1e-5))
     True
     """
     check_layer(net, "nn.with_cache(net, length=256)")

@@ -84,7 +84,7 @@ class Minimize(Program):
     >>> program = train.Minimize(Autoencoder(nn.Dense(2), nn.Dense(3)), optax.adam(1e-2),
     ...                          inputs={"penalty": 0.1})
     >>> state = program.init(jax.random.key(0), x)
-    >>> state, metrics = program.step(state, x)
+    >>> state, metrics = jax.jit(program.step)(state, x)
     >>> sorted(metrics), int(state.step)
     (['error', 'loss'], 1)
     """
@@ -249,7 +249,7 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
     >>> x, y = jnp.ones((4, 3)), jnp.array([0, 1, 0, 1])
     >>> program = train.Supervised(nn.Dense(2), train.Classification(2), optax.adam(1e-2))
     >>> state = program.init(jax.random.key(0), (x, y))
-    >>> state, metrics = program.step(state, (x, y))
+    >>> state, metrics = jax.jit(program.step)(state, (x, y))
     >>> sorted(metrics), program.predict(state, x).shape
     (['accuracy', 'loss'], (4, 2))
     """

@@ -12,7 +12,7 @@ A subclass adds metrics to `measure`:
 ...     def measure(self, outputs, targets, weights=None):
 ...         found = super().measure(outputs, targets, weights)
 ...         return found | {"f1": train.f1(outputs, targets, weights, average="macro")}
->>> found = Scored(3).measure(jnp.eye(3), jnp.array([0, 1, 1]))
+>>> found = jax.jit(Scored(3).measure)(jnp.eye(3), jnp.array([0, 1, 1]))
 >>> f"{found['f1']:.3f}"
 '0.556'
 

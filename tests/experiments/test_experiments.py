@@ -7,7 +7,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from jaxnn.command import main
 from jaxnn.data import Standardizer
@@ -130,12 +129,16 @@ def peer_score(name, peer):
 
 def test_breast_cancer_is_level_with_logistic_regression():
     """The mean of five seeds, to one of the 113 test tumors."""
+    from sklearn.linear_model import LogisticRegression
+
     peer = peer_score("breast_cancer", LogisticRegression(max_iter=1000))
     assert mean_scores("breast_cancer")["accuracy"] >= peer - 1 / 113
 
 
 def test_diabetes_is_level_with_linear_regression():
     """The seeds' R2 spread by 0.016 (standard deviation); their mean is held to about twice it."""
+    from sklearn.linear_model import LinearRegression
+
     peer = peer_score("diabetes", LinearRegression())
     assert mean_scores("diabetes")["r2"] >= peer - 0.03
 

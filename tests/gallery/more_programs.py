@@ -75,22 +75,21 @@ SMALL = {
     "uncertainty_ensemble": lambda: (uncertainty.ensemble(3, 2), POINTS, {"batch_size": 8}),
 }
 
-# Many operations, each of which is compiled separately: compared with compiled code at night.
-SLOW_WITHOUT_JIT = (
-    "byol",
-    "contrastive",
-    "diffusion",
+# Programs that are run without jit, where each operation is compiled separately; others at night.
+EAGER = ("federated", "hypernetwork", "ppo", "vae", "wgan_gp")
+
+# Programs that are mapped over seeds, of different kinds of state and updates; others at night.
+MAPPED = (
     "distillation",
     "dqn",
+    "federated",
     "gnn",
-    "lora",
     "maml",
+    "multi_input",
     "pinn_lbfgs",
-    "seq2seq",
-    "sweep_dqn",
     "sweep_gan",
-    "uncertainty",
     "uncertainty_ensemble",
+    "vae",
 )
 
 # What each prints lies between these.

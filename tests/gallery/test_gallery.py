@@ -18,7 +18,7 @@ import pytest
 from jaxnn import train
 from jaxnn.train.state import is_key
 from tests.gallery.killed import digest
-from tests.gallery.more_programs import SLOW_WITHOUT_JIT
+from tests.gallery.more_programs import EAGER, MAPPED
 from tests.gallery.programs import EXPECTED, KILLED, SMALL, TRACES, small
 
 KEY = jax.random.key(3)
@@ -38,8 +38,9 @@ def near(one, other):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def fast_or_slow(case):
-    return pytest.param(case, marks=pytest.mark.slow) if case in SLOW_WITHOUT_JIT else case
+def some(names):
+    """All programs, of which those that are not among `names` are slow."""
+    return [case if case in names else pytest.param(case, marks=pytest.mark.slow) for case in SMALL]
 
 
 def small_batch(case):
@@ -48,14 +49,14 @@ def small_batch(case):
     return program, jax.tree.map(lambda leaf: leaf[: options["batch_size"]], data)
 
 
-@pytest.mark.parametrize("case", [fast_or_slow(case) for case in SMALL])
+@pytest.mark.parametrize("case", some(EAGER))
 def test_jit_equals_eager(case):
     program, batch = small_batch(case)
     state = program.init(KEY, batch)
     near(program.step(state, batch), jax.jit(program.step)(state, batch))
 
 
-@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("case", some(MAPPED))
 def test_vmap_over_seeds_equals_single_runs(case):
     program, batch = small_batch(case)
 
@@ -64,10 +65,11 @@ def test_vmap_over_seeds_equals_single_runs(case):
 
     keys = jax.random.split(KEY)
     together, single = jax.jit(jax.vmap(run))(keys), jax.jit(run)
+    lanes = jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), together)
     for lane, key in enumerate(keys):
         alone = single(key)
         assert all(np.isfinite(number) for number in jax.tree.leaves(alone[1]))
-        near(jax.tree.map(lambda leaf, lane=lane: leaf[lane], together), alone)
+        near(jax.tree.map(lambda leaf, lane=lane: leaf[lane], lanes), alone)
 
 
 @pytest.mark.parametrize("case", SMALL)
@@ -90,11 +92,7 @@ def test_a_broken_run_resumes_bitwise_and_another_number_traces_nothing(case, tm
     assert len(TRACES) == traces > 0
 
 
-def killed_or_slow(case):
-    return case if case in KILLED else pytest.param(case, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("case", [killed_or_slow(case) for case in SMALL])
+@pytest.mark.parametrize("case", some(KILLED))
 def test_a_killed_run_resumes_bitwise_in_another_process(case, tmp_path):
     program, data, options = small(case)
     whole = train.fit(program, data, progress=False, **options)

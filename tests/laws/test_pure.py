@@ -3,6 +3,7 @@
 import contextlib
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import chex
 import jax
@@ -10,29 +11,35 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.cases import KEY, Case, every, stacked
+from tests.cases import KEY, Case, every, stacked, structural
 from tests.near import assert_near
 
 
 @every
-def test_jit_numpy_and_earlier_calls_change_nothing(case: Case):
-    changes_nothing(case, case.modes[-1])
+def test_numpy_and_earlier_calls_change_nothing(case: Case):
+    changes_nothing(case, case.modes[-1], case.run)
+
+
+@structural
+def test_jit_changes_nothing(case: Case):
+    """Without jit each operation is compiled separately: other cases are compared at night."""
+    changes_nothing(case, case.modes[-1], case.eager)
 
 
 @pytest.mark.slow
 @every
-def test_jit_numpy_and_earlier_calls_change_nothing_in_inference(case: Case):
-    changes_nothing(case, False)
+def test_jit_changes_nothing_in_inference(case: Case):
+    changes_nothing(case, False, case.eager)
 
 
-def changes_nothing(case: Case, train: bool):
+def changes_nothing(case: Case, train: bool, call: Any):
     """The same call from one program, from numpy arrays, and after other calls."""
     given = (case.init(), case.state, KEY, case.arrays())
-    eager = case.eager(*given, train=train)
-    assert_near(case.run(*given, train=train), eager)
+    expected = call(*given, train=train)
+    assert_near(case.run(*given, train=train), expected)
     case.run(case.init(jax.random.key(1)), case.state, KEY, case.arrays(seed=1), train=train)
     params, state, inputs = jax.tree.map(np.asarray, (given[0], given[1], given[3]))
-    chex.assert_trees_all_equal(case.eager(params, state, KEY, inputs, train=train), eager)
+    chex.assert_trees_all_equal(call(params, state, KEY, inputs, train=train), expected)
     chex.assert_trees_all_equal(case.layer.init(KEY, *inputs), given[0])
 
 

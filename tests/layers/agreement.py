@@ -1,5 +1,6 @@
 """Agreement of a layer with another library's: outputs, and gradients for a random cotangent."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxnn as nn
 from tests.near import assert_near
 
 KEY = jax.random.key(0)
@@ -14,6 +16,12 @@ KEY = jax.random.key(0)
 
 def normals(seed: int, *shape: int, dtype: Any = np.float32) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="train")
+def applied(net: nn.Layer, params: Any, *inputs: Any, **options: Any) -> Any:
+    """What `net.apply` returns, from one program instead of one for each operation."""
+    return net.apply(params, *inputs, **options)
 
 
 def outputs_and_gradients(f: Callable[..., jax.Array], *args: Any) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import jaxnn as nn
-from tests.layers.agreement import KEY, assert_agree, normals, outputs_and_gradients
+from tests.layers.agreement import KEY, applied, assert_agree, normals, outputs_and_gradients
 from tests.near import assert_near
 
 FLAGS = [(True, True), (True, False), (False, True), (False, False)]
@@ -81,34 +81,34 @@ def test_rms_norm_as_flax(shape, eps, scale):
 
 def test_small_spread_about_a_large_mean():
     # A variance from the mean of squares is 0 here in float32.
-    x = jnp.asarray(np.random.default_rng(0).normal(1000, 0.1, (4, 512)), np.float32)
+    x = np.random.default_rng(0).normal(1000, 0.1, (4, 512)).astype(np.float32)
     # The mean rounds to 3e-5 (half a unit in the last place of 1000), 3e-4 of the deviation.
     expected = reference(x, -1, 1e-5)
-    np.testing.assert_allclose(nn.LayerNorm(False, False).apply({}, x), expected, atol=4e-4)
+    np.testing.assert_allclose(applied(nn.LayerNorm(False, False), {}, x), expected, atol=4e-4)
     net = nn.BatchNorm(scale=False, bias=False)
-    y, _ = net.apply({}, x.T, state=net.init_state(x.T), train=True)
+    y, _ = applied(net, {}, x.T, state=net.init_state(x.T), train=True)
     np.testing.assert_allclose(y, expected.T, atol=4e-4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("size", [1.0, 1e4])  # the square of 1e4 is beyond float16
 def test_half_precision_rounds_once(dtype, size):
-    x = (size * normals(0, 5, 64)).astype(dtype)
+    x = (size * np.asarray(normals(0, 5, 64))).astype(dtype)
     params = weights(64)
     # Rounding the result once costs half a unit; float32 before it hardly counts.
     close = functools.partial(
         np.testing.assert_allclose, rtol=0.51 * float(jnp.finfo(dtype).eps), atol=1e-5
     )
-    y = nn.LayerNorm().apply(params, x)
+    y = applied(nn.LayerNorm(), params, x)
     assert y.dtype == x.dtype
     expected = reference(x, -1, 1e-5, params["scale"], params["b"])
     close(np.asarray(y, np.float64), expected)
-    y = nn.RMSNorm().apply({"scale": params["scale"]}, x)
+    y = applied(nn.RMSNorm(), {"scale": params["scale"]}, x)
     assert y.dtype == x.dtype
     expected = reference(x, -1, 1e-6, params["scale"], mean=False)
     close(np.asarray(y, np.float64), expected)
     net = nn.BatchNorm()
-    y, state = net.apply(params, x, state=net.init_state(x), train=True)
+    y, state = applied(net, params, x, state=net.init_state(x), train=True)
     assert y.dtype == x.dtype and state["mean"].dtype == state["var"].dtype == jnp.float32
     expected = reference(x, 0, 1e-5, params["scale"], params["b"])
     close(np.asarray(y, np.float64), expected)
@@ -120,10 +120,10 @@ def test_half_precision_rounds_once(dtype, size):
 @pytest.mark.parametrize("net", [nn.LayerNorm(), nn.RMSNorm(), nn.BatchNorm()], ids=str)
 @pytest.mark.parametrize("train", [False, True])
 def test_integers_become_floating(net, train):
-    x = jnp.arange(12).reshape(3, 4)
+    x = np.arange(12, dtype=np.int32).reshape(3, 4)
     params, state = net.init(KEY, x), net.init_state(x)
-    y, _ = net.apply(params, x, state=state, train=train)
-    wanted, _ = net.apply(params, x.astype(np.float32), state=state, train=train)
+    y, _ = applied(net, params, x, state=state, train=train)
+    wanted, _ = applied(net, params, x.astype(np.float32), state=state, train=train)
     assert y.dtype == jnp.float32
     np.testing.assert_array_equal(y, wanted)
 

@@ -7,7 +7,7 @@ import pytest
 
 import jaxnn as nn
 from tests.cases import KEY
-from tests.layers.agreement import normals
+from tests.layers.agreement import applied, normals
 from tests.near import assert_near
 
 X = normals(0, 5, 3)
@@ -43,7 +43,7 @@ IMAGES = normals(1, 2, 4, 4, 3)
 )
 def test_the_same_function(net, x, path, features):
     params = net.init(KEY, x)
-    params = jax.tree.map(lambda a: a + 0.1, params)  # no bias is 0
+    params = jax.tree.map(lambda a: np.asarray(a) + np.float32(0.1), params)  # no bias is 0
     wide, more = nn.widen(net, params, path, features, KEY, x)
     assert wide == nn.replace(net, path, features)
     assert jax.tree.map(jnp.shape, more) == jax.tree.map(lambda p: p.shape, wide.spec(x))
@@ -53,12 +53,12 @@ def test_the_same_function(net, x, path, features):
 def test_running_statistics_grow_along():
     net = nn.Sequential(nn.Dense(4), nn.BatchNorm(), jax.nn.relu, nn.Dense(2))
     params, state = net.init(KEY, X), net.init_state(X)
-    _, state = net.apply(params, X, state=state, train=True)
+    _, state = applied(net, params, X, state=state, train=True)
     wide, more, grown = nn.widen(net, params, "0/features", 9, KEY, X, state=state)
-    assert_near(wide.apply(more, X, state=grown)[0], net.apply(params, X, state=state)[0])
+    assert_near(applied(wide, more, X, state=grown)[0], applied(net, params, X, state=state)[0])
     assert_near(
-        wide.apply(more, X, state=grown, train=True)[0],
-        net.apply(params, X, state=state, train=True)[0],
+        applied(wide, more, X, state=grown, train=True)[0],
+        applied(net, params, X, state=state, train=True)[0],
     )
 
 
@@ -69,7 +69,7 @@ def test_training_tells_copies_apart():
     wide, more = nn.widen(net, params, "0/features", 3, KEY, X)
     np.testing.assert_array_equal(more[0]["w"], np.repeat(params[0]["w"], 3, 1))
     np.testing.assert_allclose(more[2]["w"].sum(), params[2]["w"][0, 0], rtol=1e-6)
-    grads = jax.grad(lambda p: jnp.square(wide.apply(p, X)).sum())(more)
+    grads = jax.jit(jax.grad(lambda p: jnp.square(wide.apply(p, X)).sum()))(more)
     assert len(set(grads[0]["b"].tolist())) == 3
 
 

@@ -23,7 +23,7 @@ def files(*folders: str) -> list[Path]:
 
 
 def lines_of_code(file: Path) -> int:
-    """Return the number of lines with code: no blank lines, comments, or docstrings.
+    """Return the number of lines of code, without blank lines, comments, and docstrings.
 
     Args:
         file: a Python file.

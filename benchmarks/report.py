@@ -33,7 +33,7 @@ the day named under each section.
 
 @dataclass(frozen=True)
 class Bar:
-    """A claim to hold: `value` is at most `limit`, or at least if `at_least`."""
+    """A claim to check: `value` is at most `limit`, or at least `limit` if `at_least`."""
 
     claim: str
     value: float
@@ -54,7 +54,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Table:
-    """Samples by side, each with its ratio to the side `base`, and the bars that they are held to.
+    """Samples by side, each with its ratio to the side `base`, and the claims to check.
 
     `missing` names the libraries that are not installed.
     """
@@ -69,7 +69,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Result:
-    """One section: a sentence on what is compared, then its tables."""
+    """One section: a sentence that describes the comparison, then its tables."""
 
     compared: str
     tables: Sequence[Table]
@@ -85,7 +85,7 @@ def section(name: str, result: Result) -> str:
 
 
 def update(name: str, text: str, order: Sequence[str], path: Path = RESULTS) -> None:
-    """Put a section into the file, in its place, and leave the other sections as they are."""
+    """Write a section into the file without changing the other sections."""
     old = path.read_text() if path.exists() else ""
     sections = {
         part.split("\n", 1)[0].removeprefix("## ").strip(): part.rstrip() + "\n"

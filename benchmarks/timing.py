@@ -29,7 +29,7 @@ def fastest(samples: Mapping[str, Sample], names: Iterable[str]) -> tuple[str, S
 
 
 def sample(seconds: Sequence[float]) -> Sample:
-    """Median and quartiles of repeated measurements; a single one stands for all three."""
+    """Median and quartiles of repeated measurements; a single measurement is used for all three."""
     if len(seconds) == 1:
         return Sample(seconds[0], seconds[0], seconds[0])
     low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")

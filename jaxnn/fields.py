@@ -107,7 +107,7 @@ def normalize(value: Any, where: str) -> Any:
 
 
 def _refusal(value: Any) -> str:
-    """Return why a field may not contain `value`, and what to write; "" if it may."""
+    """Return the reason why a field may not contain `value`, with the code to write, or ""."""
     if isinstance(value, (jax.Array, np.ndarray)):
         return (
             f"an array of shape {tuple(value.shape)} and type {value.dtype}; a value contains "

@@ -187,7 +187,7 @@ def each(accepts: Accepts, what: str, lengths: Collection[int] | None = None) ->
     """Accept one value that `accepts` accepts, or a tuple of them.
 
     Args:
-        accepts: What each value must be.
+        accepts: The validator of each value.
         what: The description of both, as in "an int >= 1 or a tuple of them".
         lengths: Lengths of a tuple. Default: all but 0.
 

@@ -1,4 +1,4 @@
-"""The house stands as CONTRIBUTING.md draws it: no import runs upwards, and none in a circle."""
+"""Packages import only from packages above them in CONTRIBUTING.md, without cycles."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""What the parts share: the speed of a step, the memory it takes, and lines of markdown."""
+"""Shared measurements: the speed of a step, the memory it takes, and lines of markdown."""
 
 import statistics
 import time

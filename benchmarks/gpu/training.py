@@ -40,7 +40,7 @@ def gpt2_jaxnn_default(small: bool) -> Iterator[str]:
 
 
 def gpt2_ablation(small: bool) -> Iterator[str]:
-    """What costs how much: each line changes one thing of `gpt2_jaxnn` with blocks in a row."""
+    """The cost of each part: each line changes one thing of `gpt2_jaxnn` with blocks in a row."""
     row = _in_a_row(_network(small, _fused()), small)
     yield from _trained("no Remat", _without_remat(row), small)
     with mock.patch("jaxnn.train.examples.picked", _scattered):

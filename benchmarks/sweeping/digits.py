@@ -42,7 +42,7 @@ NETWORKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run depends on."""
+    """The configuration of a run."""
 
     network: Literal["narrow", "wide", "convolutional"] = "narrow"
     """64-32-32-10, 64-512-512-10, or two convolutions and a dense layer."""

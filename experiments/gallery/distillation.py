@@ -97,7 +97,7 @@ def trained(epochs: int) -> tuple[train.Minimize, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a trial of a sweep depends on."""
+    """The configuration of a trial of a sweep."""
 
     temperature: float = 4.0
     share: float = 1.0

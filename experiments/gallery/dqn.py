@@ -137,7 +137,7 @@ def program(width: int = 32, rate: float | train.Schedule = 1e-3, **options: Any
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a trial of a sweep depends on."""
+    """The configuration of a trial of a sweep."""
 
     rate: float = 1e-3
     discount: float = 0.9

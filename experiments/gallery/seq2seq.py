@@ -56,7 +56,7 @@ class Translation(nn.Composite):
         return self.decoder(target, self.encoder(source))
 
     def encode(self, source):
-        """What the decoder reads of the source."""
+        """The encoding of the source that the decoder reads."""
         return self.encoder(source)
 
     def decode(self, target, memory):

@@ -71,7 +71,7 @@ def program(
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a trial of a sweep depends on."""
+    """The configuration of a trial of a sweep."""
 
     beta: float = 1.0
     rate: float = 1e-2

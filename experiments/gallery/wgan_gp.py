@@ -100,7 +100,7 @@ class WGAN(train.Program):
         return (critic(fake) - critic(x)).mean() + self.penalty * ((slopes - 1) ** 2).mean()
 
     def generator_loss(self, params, both, key):
-        """What the critic takes for fake."""
+        """The negative mean score that the critic gives to samples of the generator."""
         return -self.critic.apply(both["critic"], self.fakes(params, key, self.rows)).mean()
 
     def fakes(self, params, key, rows):
@@ -132,7 +132,7 @@ def adam(rate: float | train.Schedule) -> train.Optimizer:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a trial of a sweep depends on."""
+    """The configuration of a trial of a sweep."""
 
     generator_rate: float = 1e-3
     critic_rate: float = 1e-3

@@ -60,7 +60,7 @@ def _seen(match: str, path: paths.Path, layer: Any, call: Call, next: Next) -> O
 
 
 class Tap(Primitive):
-    """The identity. It gives a value a path, for `capture`.
+    """The identity as a layer, which gives a value a path for `capture`.
 
     >>> import jax.numpy as jnp
     >>> Tap().apply({}, jnp.ones(2)).tolist()

@@ -150,7 +150,7 @@ class Remat(Wrapper):
 
     Args:
         inner: Layer or function.
-        keep: What is stored besides inputs and parameters. "nothing" recomputes everything.
+        keep: The values to store besides inputs and parameters. "nothing" recomputes everything.
             "products" stores matrix products, convolutions, and random bits, so that only cheap
             operations are recomputed; for a layer in `Repeat`, whose scan copies all that is
             stored, this is faster on a CPU than storing everything. Default: "nothing".

@@ -33,14 +33,14 @@ from .parsing import folder_option, parse, read_options, refuse
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """Where a sweep runs."""
+    """The executor and the devices of a sweep."""
 
     executor: str = "local"
     """local, dask, dask:ADDRESS, ray, ray:ADDRESS, slurm, or submitit:local."""
     workers: int = 0
     """Cohorts that run at the same time; 0 for the number of workers of the executor."""
     devices: int = 0
-    """Devices to make of the CPU, which share lanes if that is faster; 0 for one."""
+    """Simulated devices of the CPU, which share lanes if that is faster; 0 for one."""
 
     def prepare(self) -> None:
         """Check the executor, and make several devices of a CPU before it is first used."""

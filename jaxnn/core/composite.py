@@ -335,10 +335,10 @@ class Wrapper(Layer):
     `self._inside(call)`, any number of times and in any transform. A subclass that rearranges
     parameters overrides
 
-    - `lift(params, state)`: from what the inner layer declares, nested dicts and tuples of
-      `nn.Param` and `nn.Variable`, to what the wrapper declares;
-    - `lower(call)`: from a call of the wrapper to the call of the inner layer, whose parameters
-      are those that it declares.
+    - `lift(params, state)`, which maps the declarations of the inner layer, nested dicts and tuples
+      of `nn.Param` and `nn.Variable`, to the declarations of the wrapper;
+    - `lower(call)`, which maps a call of the wrapper to a call of the inner layer, with the
+      parameters that the inner layer declares.
 
     While only shapes are known (`call.abstract`), `lower` is not called.
 
@@ -368,11 +368,11 @@ class Wrapper(Layer):
         return self.inner  # type: ignore[return-value]
 
     def lift(self, params: Any, state: Any) -> tuple[Any, Any]:
-        """Return what the wrapper declares, from what the inner layer declares.
+        """Return the declarations of the wrapper, given those of the inner layer.
 
         Args:
             params: Declared parameters of the inner layer.
-            state: Its declared state.
+            state: Declared state of the inner layer.
         """
         return params, state
 
@@ -412,7 +412,7 @@ class Wrapper(Layer):
 
 
 class intercept(Wrapper):
-    """The same network, in which every call of a layer goes through a function.
+    """Return the network with every call of a layer passed through a function.
 
     The function is called as `function(path, layer, call, next)`, and returns an outcome:
 

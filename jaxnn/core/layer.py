@@ -383,8 +383,8 @@ class Primitive(Layer):
     """A layer that owns parameters and has no children.
 
     Write `parameters(self, x)`, which returns a dict of `Param` by name, and
-    `forward(self, params, x)`. A forward requests what else it needs as keyword-only arguments:
-    `*, key, train`, or `*, state`. In that case it returns `(y, new_state)`, and
+    `forward(self, params, x)`. `forward` declares what else it needs as keyword-only arguments:
+    `*, key, train`, or `*, state`. With `state`, it returns `(y, new_state)`, and
     `variables(self, x)` declares the state.
 
     >>> class Scale(Primitive):

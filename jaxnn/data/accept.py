@@ -1,4 +1,4 @@
-"""What a run accepts as data, brought to one of two forms: a pytree of rows, or a source."""
+"""Conversion of the data that a run accepts to a pytree of rows or a source."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ from jaxnn.fingerprint import checksum, fingerprint
 
 
 def as_source(data: Any, name: str = "training data") -> Any:
-    """Return any data that a user passes as a pytree of rows, or as a `Source` of batches.
+    """Convert training data of any supported kind to a pytree of rows or a `Source` of batches.
 
     ============================================  ==================================================
     data                                          result
@@ -36,11 +36,12 @@ def as_source(data: Any, name: str = "training data") -> Any:
 
     Args:
         data: Any of these.
-        name: What errors call it. Default: "training data".
+        name: Name of the data in errors. Default: "training data".
 
     Raises:
-        TypeError: Data of another kind, or a leaf that is not an array of numbers.
-        ValueError: Leaves differ in rows, there are no rows, or a column has missing values.
+        TypeError: The data are of another kind, or a leaf is not an array of numbers.
+        ValueError: Leaves differ in the number of rows, there are no rows, or a column has missing
+            values.
 
     >>> as_source([np.zeros((4, 2)), np.arange(4)])[1].tolist()
     [0, 1, 2, 3]
@@ -66,11 +67,11 @@ def as_source(data: Any, name: str = "training data") -> Any:
 
 
 def pieces(data: Any, batch_size: int) -> Iterator[Any]:
-    """Return an iterator over all rows once, in order, in batches: the data of an evaluation.
+    """Return an iterator over batches of all rows, once and in order, for an evaluation.
 
-    The last batch of arrays holds the remaining rows. A source has its method `once`, or
-    `steps_per_epoch(batch_size)` batches. The batches of a stream and of a Grain pipeline have a
-    size, so `batch_size` is not used. The batches of augmented data are not augmented.
+    The last batch of arrays contains the remaining rows. A source yields the batches of its method
+    `once`, or else `steps_per_epoch(batch_size)` batches. The batches of a stream and of a Grain
+    pipeline have a fixed size, so `batch_size` is not used. Augmentations are not applied.
 
     Args:
         data: The result of `as_source`.
@@ -89,7 +90,7 @@ def pieces(data: Any, batch_size: int) -> Iterator[Any]:
 
 
 def is_resumable(data: Any) -> bool:
-    """Return whether data can return to a position: arrays, and sources that do not deny it.
+    """Return whether reading the data can resume at a position, as for arrays and most sources.
 
     Args:
         data: The result of `as_source`.
@@ -117,10 +118,10 @@ def check_resumable(data: Any, what: str = "Checkpoints") -> None:
 
 
 def fingerprint_of(data: Any) -> dict[str, Any]:
-    """Return what determines the data, as nested dicts of text that are equal in another process.
+    """Return a fingerprint of the data: nested dicts of text, equal in every process.
 
-    Arrays are identified by shape, type, and checksum of each leaf, by its path; a source by its
-    class and its method `fingerprint`.
+    Arrays are identified by the path, shape, type, and checksum of each leaf, and a source by its
+    class and the result of its method `fingerprint`.
 
     Args:
         data: The result of `as_source`.

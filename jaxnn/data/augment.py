@@ -161,8 +161,8 @@ def mixup(
         key: A JAX key; equal keys give equal mixtures.
         x: Inputs, a pytree of floats (B, ...).
         y: Targets, a pytree of (B, ...): floats; or labels, integers, if `classes` is given.
-        alpha: More mixes more; near 0 hardly at all. It may be traced; a traced 0 mixes nothing.
-            Default: 0.2.
+        alpha: Parameter of the Beta distribution, greater than 0; larger values mix more. It may be
+            traced; a traced 0 mixes nothing. Default: 0.2.
         classes: Number of classes of labels; they become probabilities (B, ..., classes), and NaN
             for a label outside of [0, classes). Default: None if targets are floats.
 

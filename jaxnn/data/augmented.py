@@ -42,7 +42,7 @@ _hashable = Accepts(
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Augmented:
-    """Data, and a function that changes each training batch: a value for `data=`.
+    """Data with a function that augments each training batch, for the argument `data` of a run.
 
     The function is pure and runs on the device, inside the compiled step, with a separate key for
     each step. It is one of
@@ -51,15 +51,16 @@ class Augmented:
         function(key, x) -> x                   # the inputs of a pair; `x` or `images` by name
         function(key, x, y) -> (x, y)           # both of a pair; with a parameter named `y`
 
-    so `random_flip`, `cutmix`, and `Augmentation` are such functions. The second also applies to
-    the inputs of (inputs, targets, weights), and to a batch that is one array. A function that runs
-    on the host belongs in a generator or a Grain pipeline instead.
+    so `random_flip`, `cutmix`, and `Augmentation` are such functions. The second form also applies
+    to the inputs of (inputs, targets, weights), and to a batch that is a single array. Functions
+    that run on the host belong in a generator or a Grain pipeline instead.
 
     Args:
-        source: Any data that a run accepts: a pytree of rows, a `Source`, a DataLoader; or
-            Augmented data, whose function is applied first.
-        function: The augmentation. It must be hashable; runs with an equal one share a compiled
-            program, so write a function or a `functools.partial` and not a lambda in a loop.
+        source: Data in any form that a run accepts, such as a pytree of rows, a `Source`, or a
+            DataLoader. If it is `Augmented`, its function is applied first.
+        function: The augmentation, which must be hashable. Runs with equal functions share a
+            compiled program, so do not write a lambda in a loop, but a function or a
+            `functools.partial`.
 
     Raises:
         TypeError: The function is not callable, takes other arguments, or cannot be hashed.
@@ -96,10 +97,10 @@ class Augmented:
         return self.source.bare if isinstance(self.source, Augmented) else self.source
 
     def augment(self, key: jax.Array, batch: Any) -> Any:
-        """Return a batch after all functions.
+        """Apply all functions to a batch.
 
         Args:
-            key: A JAX key. A single function gets it; of several, function i gets
+            key: A JAX key. A single function receives it; of several, function i receives
                 `fold_in(key, i)`.
             batch: A pytree of rows.
         """
@@ -107,17 +108,17 @@ class Augmented:
 
 
 class Augmentation(Value):
-    """Augmentations one after another: a function of (key, x, y) that returns (x, y).
+    """Apply augmentations in sequence: a function of (key, x, y) that returns (x, y).
 
-    Each part is a function as in `Augmented`, of (key, x), such as `random_flip`, or of (key, x,
-    y), such as `mixup`. Part i has the key `fold_in(key, i)`. Equal augmentations are equal and
-    share one compiled program, if `functools.partial` holds their numbers.
+    Each part is a function of (key, x), such as `random_flip`, or of (key, x, y), such as `mixup`;
+    see `Augmented`. Part i receives the key `fold_in(key, i)`. If `functools.partial` holds their
+    numbers, augmentations with equal parts are equal and share one compiled program.
 
     Args:
-        parts: The augmentations, in the order of their application.
+        *parts: The augmentations, in the order of their application.
 
     Raises:
-        TypeError: A part is not such a function.
+        TypeError: A part is not a function with these arguments.
 
     >>> import jax.numpy as jnp
     >>> from functools import partial
@@ -163,7 +164,8 @@ def augmented(functions: tuple[Callable[..., Any], ...], key: jax.Array, batch: 
 
     Args:
         functions: The augmentations, in the order of their application.
-        key: A JAX key. A single function gets it; of several, function i gets `fold_in(key, i)`.
+        key: A JAX key. A single function receives it; of several, function i receives
+            `fold_in(key, i)`.
         batch: A pytree of rows.
 
     >>> augmented((lambda key, batch: {"x": batch["x"] + 1},), jax.random.key(0), {"x": 1})

@@ -29,12 +29,13 @@ def check(
         y: Targets, (rows, ...), likewise.
         classes: Number of classes. Default: None if y does not hold class labels.
         ignore: A label that is accepted although it is not a class, such as -100. Default: None.
-        name: What errors call the data. Default: "data".
+        name: Name of the data in errors. Default: "data".
         write: The code that sets the number of classes, for errors, with {} for the number.
 
     Raises:
-        TypeError: Not arrays, not numbers, or labels that are not integers.
-        ValueError: Rows, values, or labels are wrong; the error names the first wrong row.
+        TypeError: `x` or `y` is not an array of numbers, or labels are not integers.
+        ValueError: The number of rows, a value, or a label is not valid; the message contains the
+            first such row.
 
     >>> x = np.zeros((3, 2), np.float32)
     >>> check(x, np.array([0, 1, 2]), classes=3)

@@ -39,13 +39,13 @@ class Examples(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Examples for training, for the choice of configurations, and for the final report.
+    """A data set: training, validation, and test examples.
 
     Args:
-        name: What errors and logs call it.
-        train: Examples that parameters are fitted to, and statistics are computed from.
-        validation: Examples that configurations are compared on.
-        test: Examples that the chosen configuration is reported on.
+        name: Name of the data set in errors and logs.
+        train: Examples for fitting parameters and computing statistics.
+        validation: Examples for comparing configurations.
+        test: Examples for the final evaluation of the chosen configuration.
         class_names: Names by label 0, 1, ... Default: (), for regression.
         feature_names: Names by column of x. Default: ().
         target_name: Name of regression targets, for pictures. Default: "".
@@ -90,7 +90,7 @@ class Dataset:
 
     @property
     def train_and_validation(self) -> Examples:
-        """The rows of `train`, then those of `validation`, for the last fit after all choices.
+        """The rows of `train` followed by those of `validation`, for a final fit.
 
         >>> part = Examples(np.ones((4, 2), np.float32), np.zeros(4, np.float32))
         >>> Dataset("toy", part, part, part).train_and_validation.x.shape
@@ -108,7 +108,7 @@ class Dataset:
 
         Args:
             x: A function of a part's inputs, (rows, ...) to (rows, ...). Default: None, unchanged.
-            y: A function of a part's targets, likewise.
+            y: A function of a part's targets, as `x`. Default: None, unchanged.
 
         Raises:
             ValueError: A function changes the number of rows.
@@ -135,17 +135,17 @@ def split(
 
     Rows are ordered by the SHA-256 of the text "seed/row", as in `printf 0/17 | sha256sum`. Of each
     class the first round(fraction * rows of that class) are held out (halves round to even); if
-    targets are floats, all rows count as one class. Both results keep that order, so any leading
-    rows of them are a random sample too.
+    targets are floats, all rows count as one class. Both results keep this order, so their first n
+    rows are also a random sample.
 
     Args:
         examples: x and y, (rows, ...) each, or pytrees of such arrays. If y is one array of
             integers (rows,), they are classes.
         fraction: Fraction of the rows to hold out, between 0 and 1.
-        seed: Another seed gives another split. Default: 0.
+        seed: Seed of the order of the rows, an int. Default: 0.
 
     Returns:
-        (kept, held): every row is in one of them, once.
+        (kept, held), two `Examples`. Each row is in exactly one of them.
 
     Raises:
         ValueError: The fraction is out of range or leaves one side empty, or x, y fail `check`.
@@ -190,14 +190,14 @@ def _classes(y: Any, order: np.ndarray) -> list[np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Text:
-    """Tokens for training a language model, for choices, and for the final report.
+    """A text data set: training, validation, and test tokens for a language model.
 
     Args:
-        name: What errors and logs call it.
-        train: Tokens for training, int32 (tokens,), numbers in 0 .. len(vocabulary) - 1.
-        validation: Tokens that configurations are compared on, likewise.
-        test: Tokens that the chosen configuration is reported on, likewise.
-        vocabulary: The symbol of each token; here single characters.
+        name: Name of the data set in errors and logs.
+        train: Training tokens, int32 (tokens,), with values in 0 .. len(vocabulary) - 1.
+        validation: Tokens for comparing configurations, in the same format.
+        test: Tokens for the final evaluation, in the same format.
+        vocabulary: The symbol of each token, a single character.
         source: Who wrote the text. Default: "".
         licence: Terms of the package that contains it. Default: "".
 
@@ -245,7 +245,7 @@ class Text:
         Tokens that do not fill a last piece are left out. `class_names` is the vocabulary.
 
         Args:
-            length: Tokens of a piece; ValueError if a part has no whole piece.
+            length: Number of tokens of a piece. ValueError if a part is shorter than one piece.
 
         >>> tokens = np.array([0, 1, 0, 1, 1], np.int32)
         >>> dataset = Text("toy", tokens, tokens, tokens, vocabulary=("a", "b")).windows(2)

@@ -32,14 +32,14 @@ _AHEAD += ("cycle_length", "init_fn")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grain:
-    """A Grain pipeline, used as it is: its elements are batches, any pytrees of NumPy arrays.
+    """A Grain pipeline whose elements are batches: pytrees of NumPy arrays.
 
         pipeline = grain.MapDataset.source(records).seed(0).shuffle().map(decoded)
         source = data.Grain(pipeline.batch(128, drop_remainder=True))
 
     A `MapDataset` is read in threads, epoch after epoch; Grain shuffles each epoch separately. The
-    order is that of the pipeline's own seed, not of the run's key. Each of several processes reads
-    every count-th batch, so the pipeline's batches are one process's part of a step.
+    order depends on the seed of the pipeline, not on the key of the run. Each of several processes
+    reads every count-th batch, so the pipeline's batches are one process's part of a step.
 
     An `IterDataset` determines how it is read, with worker processes by `mp_prefetch`, and the part
     of each process, by a slice of the MapDataset from which it is made:
@@ -48,8 +48,8 @@ class Grain:
         workers = grain.MultiprocessingOptions(num_workers=4)
         source = data.Grain(part.batch(128).to_iter_dataset().mp_prefetch(workers), steps=1000)
 
-    At its end it starts again. Worker processes import the main module, which must start the
-    training below `if __name__ == "__main__":`.
+    At its end, the pipeline starts again. Worker processes import the main module, which must start
+    the training below `if __name__ == "__main__":`.
 
     Args:
         dataset: A `grain.MapDataset` or `grain.IterDataset` of batches of equal size.

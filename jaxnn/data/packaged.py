@@ -169,7 +169,7 @@ def digits() -> Dataset:
     """Return 1,797 handwritten digits of 8 x 8 pixels.
 
     x is float32 (rows, 64) in [0, 1], 0 for background: ink count of a 4 x 4 block / 16. y is
-    int32 (rows,). Small enough for a test or a sweep of seconds.
+    int32 (rows,). The data set is small enough for tests and for sweeps that take seconds.
 
     Raises:
         ImportError: scikit-learn, which contains the file, is not installed.

@@ -26,17 +26,18 @@ def prefetched(
     place of the batch, after all batches that were read before it.
 
     Args:
-        batches: Batches of a source, any pytrees; nothing else may read them.
-        place: Function applied to a batch in the thread. Default: it goes to the default device.
-        ahead: Number of batches read ahead of the last one taken, at least 1; they take memory on
+        batches: The batches of a source, any pytrees. Nothing else may read them.
+        place: A function applied to each batch in the thread. Default: it copies the batch to the
+            default device.
+        ahead: Number of batches to read ahead of the last one taken, at least 1. They use memory on
             the device. Default: 2.
-        counts: Number of batches of each item, stacked along a new first axis, for several steps in
-            one program. Items end when the counts do. Batches whose shapes differ, such as a
-            smaller last one of an epoch, cannot be stacked: they come as several items, together of
-            this count. Default: None, one batch for each item, not stacked.
+        counts: Number of batches of each item, which are stacked along a new first axis, for
+            several steps in one program. The iterator ends with the counts. Batches of different
+            shapes, such as a smaller last batch of an epoch, are not stacked, but returned as
+            several items. Default: None, each item is one batch, not stacked.
 
     Returns:
-        An iterator of batches with `position`, `peek`, and `close`; a `with` closes it.
+        An iterator of batches with `position`, `peek`, and `close`; a `with` statement closes it.
 
     Raises:
         ValueError: `ahead` is less than 1.

@@ -38,23 +38,23 @@ class Records:
         records = data.Records(files, decode)      # data= of a run: batches in `epoch_order`
         pipeline = grain.MapDataset.source(records).seed(0).shuffle()      # or through Grain
 
-    ArrayRecord holds a checksum of each group of records, so that damage is detected when it is
-    read; files written with "group_size:1" lose one record to it, and are the fastest to read at
-    random.
+    ArrayRecord stores a checksum of each group of records, so damage is detected during reading. In
+    files that are written with "group_size:1", damage affects a single record, and random access is
+    fastest.
 
     Args:
         files: ArrayRecord files, in the order in which their records are counted.
-        decode: Makes an example of a record's bytes: any pytree of arrays and numbers, of the same
-            structure and shapes for each record if batches are made of them here.
-        skip: Whether to warn of a record that cannot be read or decoded, or a file that cannot be
-            opened, and leave it out: the next good record of the file takes its place, and the
-            others stay in theirs. Default: False, which raises.
+        decode: A function from the bytes of a record to an example, a pytree of arrays and numbers.
+            For batches, all examples must have the same structure and shapes.
+        skip: Whether a record that cannot be read or decoded, or a file that cannot be opened, is
+            reported by a warning and skipped. The next valid record of the file replaces it; the
+            positions of other records do not change. Default: False, an error is raised.
 
     Raises:
         ImportError: array_record, which Grain installs, is not installed.
         FileNotFoundError: A file does not exist.
-        ValueError: No files, or a file that is damaged as a whole. When a record is read: it is
-            damaged or cannot be decoded; the error names file and record.
+        ValueError: There are no files, or a file is damaged as a whole. When a record is read: it
+            is damaged or cannot be decoded; the message contains the file and the record.
 
     Reference: https://github.com/google/array_record.
     """
@@ -128,7 +128,7 @@ class Records:
         *,
         process: tuple[int, int] = (0, 1),
     ) -> GatheredBatches:
-        """Return the batches of a run, epoch after epoch, without end; threads read and decode.
+        """Return the endless batches of a run, epoch after epoch; threads read and decode records.
 
         Args:
             key: The root key of the run, or its words as a NumPy array.
@@ -219,7 +219,7 @@ def library() -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostArrays:
-    """Arrays that stay on the host: each batch is gathered there, in the order of `epoch_order`.
+    """Arrays on the host, where each batch is gathered in the order of `epoch_order`.
 
     Batch t of epoch e holds the rows `epoch_order(key, e, rows)[t * size : (t + 1) * size]`, as for
     arrays on the device. Rows that do not fill a last batch are left out of the epoch.
@@ -232,8 +232,8 @@ class HostArrays:
 
     Raises:
         ValueError, TypeError: The arrays cannot be trained on: leaves differ in rows, or have none.
-            A pair of two arrays must also be finite, as `check` requires; other structures may hold
-            NaN behind a mask.
+            A pair of two arrays must also be finite, as `check` requires; other structures may
+            contain NaN, which a mask may exclude.
 
     >>> source = HostArrays(np.arange(6.0), np.arange(6))
     >>> source.steps_per_epoch(2)
@@ -285,8 +285,8 @@ class HostArrays:
         Args:
             classes: Number of classes. Default: None if y does not hold class labels.
             ignore: A label that is accepted although it is not a class. Default: None.
-            name: What errors call the data. Default: "training data".
-            write: The code that sets the number of classes, for errors.
+            name: Name of the data in errors. Default: "training data".
+            write: The code that sets the number of classes, shown in errors.
         """
         if self.y is None:
             check_rows(self.x, name)

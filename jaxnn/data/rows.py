@@ -117,7 +117,7 @@ def check_rows(tree: Any, name: str = "data") -> int:
 
     Args:
         tree: A pytree of NumPy or JAX arrays, (rows, ...) each.
-        name: What errors call it; the first part of the path of each leaf. Default: "data".
+        name: Name of the data in errors, the first part of the path of each leaf. Default: "data".
 
     Returns:
         The number of rows.
@@ -174,11 +174,12 @@ def place(index: tuple[Any, ...]) -> str:
 def check_finite(tree: Any, name: str = "data") -> None:
     """Raise ValueError if a floating-point leaf holds NaN or infinity.
 
-    A pytree with a mask or weights may hold both behind them, so this is a separate check.
+    This check is separate from `check_rows`, because values that a mask or weights exclude may be
+    NaN.
 
     Args:
         tree: A pytree of arrays that passed `check_rows`. Traced leaves are not read.
-        name: What errors call it; the first part of the path of each leaf. Default: "data".
+        name: Name of the data in errors, the first part of the path of each leaf. Default: "data".
 
     >>> check_finite({"x": np.array([1.0, 2.0])})
     >>> check_finite({"x": np.array([1.0, np.inf])}, "training data")
@@ -208,16 +209,16 @@ masked by weights of 0
 
 
 def check_like(tree: Any, first: Any, name: str, first_name: str = "the first batch") -> None:
-    """Raise ValueError if a pytree has another structure than the first, and name what differs.
+    """Raise ValueError with all differences if a pytree has another structure than the first.
 
     Leaves may differ in dtype and in the length of an axis, not in their number of axes. Tuples,
     lists, and named tuples of equal length count as equal.
 
     Args:
         tree: A batch or data set, with arrays or `jax.ShapeDtypeStruct`s as leaves.
-        first: What it is compared with.
-        name: What errors call `tree`.
-        first_name: What errors call `first`. Default: "the first batch".
+        first: The pytree to compare with.
+        name: Name of `tree` in errors.
+        first_name: Name of `first` in errors. Default: "the first batch".
 
     >>> first = {"x": np.zeros((4, 2)), "mask": np.ones(4)}
     >>> check_like({"x": np.zeros((3, 2))}, first, "validation data")
@@ -269,7 +270,7 @@ def as_arrays(tree: Any, name: str = "data") -> Any:
 
     Args:
         tree: A pytree.
-        name: What errors call it. Default: "data".
+        name: Name of the data in errors. Default: "data".
 
     Raises:
         TypeError: A column does not hold numbers, a frame is lazy, or an array is sparse or masked.

@@ -46,8 +46,8 @@ Position = dict[str, Any]
 class Batches(Protocol):
     """Batches in a fixed order, each a pytree of arrays with the same number of rows.
 
-    The number is `batch_size`, divided among several processes; only the last batch of an epoch may
-    have fewer rows.
+    The number of rows is `batch_size` divided by the number of processes; only the last batch of an
+    epoch may have fewer rows.
     """
 
     def __iter__(self) -> Iterator[Any]:
@@ -59,9 +59,9 @@ class Batches(Protocol):
         ...
 
     def position(self) -> Position | None:
-        """Return the position as JSON, with which `open` continues with the next batch.
+        """Return the position as data for JSON; `open` continues from it with the next batch.
 
-        None if the source cannot return to a position.
+        It is None if the source cannot return to a position.
         """
         ...
 
@@ -72,7 +72,7 @@ class Batches(Protocol):
 
 @runtime_checkable
 class Source(Protocol):
-    """Data to train on that are read batch by batch."""
+    """Training data that are read batch by batch."""
 
     def steps_per_epoch(self, batch_size: int) -> int | None:
         """Return the number of batches of an epoch; None if it is known only at its end.
@@ -119,7 +119,7 @@ class Source(Protocol):
 
 
 class NoEpochs(ValueError):
-    """Raised by `steps_per_epoch` for data without an end, which `steps=` can train on."""
+    """Raised by `steps_per_epoch` for data without an end; to train on them, pass `steps=`."""
 
 
 def share(batch_size: int, process: tuple[int, int]) -> slice:
@@ -151,7 +151,7 @@ def batches_before(position: Position | None, kept: Mapping[str, Any]) -> int:
 
     Args:
         position: A position that batches returned; None for the beginning.
-        kept: What the position of this run contains besides the number of batches.
+        kept: The content of the position of this run besides the number of batches.
 
     Raises:
         ValueError: The position has other values.

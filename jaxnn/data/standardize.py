@@ -86,7 +86,7 @@ class Standardizer(NamedTuple):
         return cast(Array, (z * std + mean).astype(self._dtype(z)))
 
     def layer(self) -> functools.partial[Any]:
-        """Return a function that a network can hold, which then takes inputs in their units.
+        """Return a function to use as a layer, for a network of inputs in their original units.
 
         >>> import jaxnn as nn
         >>> scale = Standardizer(np.float32(15), np.float32(5))

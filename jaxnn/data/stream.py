@@ -33,7 +33,7 @@ _batches = Accepts(
 
 
 class Stream:
-    """Batches from an iterable, an iterator, or a function that returns one, in their order.
+    """Batches, in order, from an iterable, an iterator, or a function that returns one.
 
     An iterable is read from its beginning in each epoch; a function is called once per epoch; an
     iterator, such as a generator, is read once, so it has one epoch. Batches may be any pytree of
@@ -84,7 +84,7 @@ class Stream:
         return 1 if self._is_iterator else None
 
     def steps_per_epoch(self, batch_size: int | None = None) -> int | None:
-        """Return `len(batches)` if an iterable has a length; otherwise None: it is not known.
+        """Return `len(batches)` if the iterable has a length, otherwise None.
 
         Args:
             batch_size: Rows of a batch; ValueError if the first batch differs. Default: None.
@@ -152,7 +152,7 @@ class Stream:
         return StreamBatches(self, endless=False)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what is known of the batches: class, number, and the code of a function."""
+        """Return the known properties of the batches: class, number, and the code of a function."""
         found: dict[str, Any] = {"batches": _path(self.batches), "length": str(self.length())}
         dataset = getattr(self.batches, "dataset", None)
         if dataset is not None:

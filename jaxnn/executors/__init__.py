@@ -1,4 +1,4 @@
-"""Where the cohorts of a sweep run: any `concurrent.futures.Executor`, and these by name.
+"""Executors of the cohorts of a sweep: any `concurrent.futures.Executor`, and these by name.
 
     local                        in this process, one call after the other
     dask                         worker processes on this machine

@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 TRIES = 3
-"""How often a call is repeated if its worker dies."""
+"""Number of attempts of a call whose worker dies."""
 
 # Names of exceptions by package, because only a process that uses the package has the classes.
 DEATHS = {
@@ -87,13 +87,15 @@ class Pool(Executor, abc.ABC):
     """An executor that knows how many calls it runs at a time, and stops its workers at the end."""
 
     def __init__(self) -> None:
-        self.closed = False
-        self.resources = contextlib.ExitStack()  # what `shutdown` closes
+        self.closed: bool = False
+        self.resources: contextlib.ExitStack[bool | None] = (
+            contextlib.ExitStack()
+        )  # what `shutdown` closes
         self._unfinished: set[Future[Any]] = set()
 
     @property
     def workers(self) -> int:
-        """How many calls run at a time."""
+        """The number of calls that run at the same time."""
         return 1
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

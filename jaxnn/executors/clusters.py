@@ -28,7 +28,7 @@ class Submitit(Pool):
 
     Args:
         executor: A `submitit.AutoExecutor` with its parameters set.
-        workers: How many jobs there are at a time.
+        workers: Number of jobs at the same time.
         poll: Seconds between two checks of a job. Default: 1.
     """
 
@@ -45,7 +45,7 @@ class Submitit(Pool):
 
         Args:
             cluster: "slurm" or "local".
-            workers: How many jobs there are at a time; None for one per core.
+            workers: Number of jobs at the same time; None for one per core.
             folder: Folder for the files of jobs.
         """
         import submitit  # pyright: ignore[reportMissingImports]
@@ -57,7 +57,7 @@ class Submitit(Pool):
 
     @property
     def workers(self) -> int:
-        """How many jobs there are at a time."""
+        """The number of jobs that run at the same time."""
         return self._workers
 
     def send(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> Future[Any]:
@@ -240,7 +240,7 @@ def create(text: str, workers: int | None = None, folder: str | Path | None = No
     Args:
         text: "local", "dask", "ray", "slurm", or "submitit:local"; "dask:ADDRESS" and "ray:ADDRESS"
             for a running cluster.
-        workers: How many calls run at a time. Default: one per core, or what the cluster has.
+        workers: Number of calls at the same time. Default: one per core, or what the cluster has.
         folder: Folder for the files of Slurm's jobs, on a disk that all machines share. Default:
             `runs/submitit` in the current folder.
 

@@ -6,9 +6,10 @@ An `Experiment` joins a frozen configuration and two pure functions:
     program(config, data)    the `train.Program` of the configuration
 
 `run` trains one configuration by `train.fit` with hooks, evaluates the result, and writes a run
-folder (`run_folder`) with pictures and a report. `load_run` reads it, and the command line predicts
-from it (`prediction`). `jaxnn.command` is its command line, and `jaxnn.sweep` trains many
-configurations. `import jaxnn` imports none of this, and matplotlib is imported when it draws.
+folder (`run_folder`) with pictures and a report. `load_run` reads a run folder, and `prediction`
+computes predictions from it. `jaxnn.command` is the command line, and `jaxnn.sweep` trains many
+configurations. `import jaxnn` does not import this package, and matplotlib is imported only for
+drawing.
 """
 
 from .configuration import SGD, AdamW

@@ -137,10 +137,10 @@ class AdamW:
         check_fields(self)
 
     def build(self, steps: int) -> Optimizer:
-        """Return the optimizer of a run, whose numbers change without recompiling.
+        """Return the optimizer of a run; its hyperparameters change without recompiling.
 
         Args:
-            steps: the length of the run.
+            steps: Number of steps of the run.
 
         Reference: Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
 
@@ -165,10 +165,10 @@ class SGD:
         check_fields(self)
 
     def build(self, steps: int) -> Optimizer:
-        """Return the optimizer of a run, whose numbers change without recompiling.
+        """Return the optimizer of a run; its hyperparameters change without recompiling.
 
         Args:
-            steps: the length of the run.
+            steps: Number of steps of the run.
 
         Reference: Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts,
         2017.

@@ -49,13 +49,13 @@ _program = instance(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """A finished run, which `finish` and further commands receive.
+    """A finished run, the argument of `finish` and of additional commands.
 
     Args:
-        config: its configuration.
-        data: what the experiment's function `data` returned.
-        program: its program.
-        state: the final state of the program.
+        config: The configuration of the run.
+        data: The result of the experiment's function `data`.
+        program: The program of the run.
+        state: The final state of the program.
     """
 
     config: Any
@@ -70,19 +70,19 @@ class TrainedRun:
 
     @property
     def params(self) -> Any:
-        """The parameters of a `train.Minimize`, as it evaluates and predicts with them."""
+        """The parameters of a `train.Minimize` for evaluation and prediction."""
         return train.evaluation_params(self.state)
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A further command of an experiment's command line, on the folder of a finished run.
+    """An additional command of an experiment's command line, for the folder of a finished run.
 
     Args:
-        name: the word on the command line, before the folder.
-        help: what it does, on one line.
-        options: a frozen dataclass whose fields all have defaults: the options of the command.
-        run: a function of the `TrainedRun` and the options, which prints the result.
+        name: Name of the command on the command line, which precedes the folder.
+        help: One line that describes the command.
+        options: A frozen dataclass with the options of the command. All fields have defaults.
+        run: A function of the `TrainedRun` and the options that prints the result.
     """
 
     name: str
@@ -93,31 +93,33 @@ class Command:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment(Generic[Config]):
-    """What is trained, on which data, and which numbers a sweep may change.
+    """An experiment: a configuration, a program, its data, and the search space of sweeps.
 
     Args:
-        name: the name of the module, and of run folders.
-        config: the configuration, a frozen dataclass whose fields all have defaults.
-        program: maps (config, data) to a `train.Program`, where data are what `data` returned,
-            without `data.Augmented` around them. It is a pure function, called inside a trace.
-        data: maps a configuration to a `data.Dataset`, whose test rows are scored at the end of a
-            run; or to (training data, validation data), each any pytree of arrays of rows, of which
-            the latter may be None; or to a dict or an array to train on; or to None, if the program
-            makes its own data. `data.Augmented` around a data set, or around training data,
-            augments the batches of the training. Default: None.
-        space: what a sweep may change: dimensions by dotted path, or a `jaxnn.sweep.Space`.
-            Default: None, nothing.
-        maximize: the metric that trials are compared by if larger is better, such as
-            "validation_accuracy". With `--patience`, a solo run watches the same metric.
-        minimize: the metric that trials are compared by if smaller is better. Without either,
-            trials are compared by the validation accuracy, the validation loss, or the one
-            validation metric that declares a direction, and a solo run watches the validation loss.
-        finish: called with the `TrainedRun` at the end of a solo run. It may print, and returns
-            further files for the run folder, contents by name. Default: None.
-        commands: further commands for the folder of a run. Default: none.
+        name: Name of the module and prefix of run folders.
+        config: The configuration class, a frozen dataclass. All fields have defaults.
+        program: A pure function that maps (config, data) to a `train.Program`. It is called inside
+            a trace. `data` is the result of the function `data`, without `data.Augmented` around
+            it.
+        data: A function that maps a configuration to a `data.Dataset`, whose test rows are scored
+            at the end of a run; to (training data, validation data), two pytrees of arrays of rows,
+            of which the latter may be None; to a dict or an array of training data; or to None, if
+            the program generates its data. `data.Augmented` around a data set or around training
+            data augments the training batches. Default: None.
+        space: The search space of sweeps: dimensions by dotted path, or a `jaxnn.sweep.Space`.
+            Default: None, an empty space.
+        maximize: Name of the metric for comparing trials, such as "validation_accuracy", if larger
+            is better. With `--patience`, a single run monitors the same metric. Default: None.
+        minimize: Name of the metric for comparing trials if smaller is better. If neither is given,
+            trials are compared by the validation accuracy, the validation loss, or the only
+            validation metric that declares a direction, and a single run monitors the validation
+            loss. Default: None.
+        finish: A function that is called with the `TrainedRun` at the end of a single run. It may
+            print, and returns additional files for the run folder, contents by name. Default: None.
+        commands: Additional commands for run folders. Default: ().
 
     Raises:
-        TypeError, ValueError: the configuration is not a dataclass, or both metrics are given.
+        TypeError, ValueError: The configuration is not a dataclass, or both metrics are given.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn.sweep import Uniform
@@ -160,22 +162,22 @@ class Experiment(Generic[Config]):
 
     @property
     def ranked(self) -> tuple[str, bool]:
-        """The metric that a solo run watches, and whether larger is better."""
+        """The metric that a single run monitors, and whether larger is better."""
         return self.maximize or self.minimize or "validation_loss", self.maximize is not None
 
     @property
     def module(self) -> str:
-        """The name of the module that defines it."""
+        """The name of the module that defines the experiment."""
         return self.program.__module__
 
     @property
     def header(self) -> str | None:
-        """The docstring of the module that defines it."""
+        """The docstring of the module that defines the experiment."""
         return getattr(sys.modules.get(self.module), "__doc__", None)
 
     @property
     def parts(self) -> tuple[Any, ...]:
-        """The functions and classes that determine its results."""
+        """The functions and classes that determine the results of the experiment."""
         return tuple(part for part in (self.program, self.data, self.config) if part is not None)
 
 
@@ -193,6 +195,13 @@ class Loaded:
         validation: a pytree of arrays of rows, or None.
         rows: the number of rows to train on; None without data.
     """
+
+    data: Any
+    dataset: Dataset | None
+    train: Any
+    arrays: Any
+    validation: Any
+    rows: int | None
 
     def __init__(self, data: Any) -> None:
         functions = data.functions if isinstance(data, Augmented) else ()
@@ -286,6 +295,11 @@ class Configured:
         TypeError, ValueError: the function `program` returns no program, or a number of the loop
             is invalid.
     """
+
+    experiment: Experiment[Any]
+    config: Any
+    data: Loaded
+    program: train.Program
 
     def __init__(self, experiment: Experiment[Any], config: Any, data: Loaded) -> None:
         self.experiment, self.config, self.data = experiment, config, data

@@ -40,25 +40,25 @@ def run(
 ) -> dict[str, float]:
     """Train one configuration and write the run folder; return the scores on the test rows.
 
-    Without test rows, it returns the last record. A folder with an unfinished run of this
-    configuration is resumed from its newest checkpoint. If something fails after the weights are
-    written, a warning reports it.
+    Without test rows, the function returns the last record. If the folder contains an unfinished
+    run of this configuration, the run is resumed from its newest checkpoint. Failures after the
+    weights are written are reported as warnings.
 
     Args:
-        experiment: the experiment.
-        config: its configuration. Default: None, that with all defaults.
-        folder: where the run is written; it does not exist yet, or contains this run, unfinished.
-            Default: None, `runs/NAME-DATE-TIME`.
-        options: how the run is saved and logged, and when it stops early. Default: None,
+        experiment: The experiment.
+        config: The configuration. Default: None, all fields have their defaults.
+        folder: The run folder. It must not exist, or it must contain an unfinished run of this
+            configuration. Default: None, `runs/NAME-DATE-TIME`.
+        options: Options for checkpoints, logging, and early stopping. Default: None,
             `RunOptions()`.
-        force: resume even if the experiment's code or data changed since the run began; the folder
-            records what changed. Default: False.
+        force: Resume even if the experiment's code or data changed since the run began. The folder
+            records the changes. Default: False.
 
     Raises:
-        FileExistsError: the folder contains another run, or one that is finished.
-        OSError: it cannot be written; if possible, before the training.
-        ValueError: a configuration that cannot be trained, or a run that diverged.
-        train.Interrupted: a signal asked the run to stop; it can be resumed.
+        FileExistsError: The folder contains another run or a finished run.
+        OSError: The folder cannot be written. This is raised before the training if possible.
+        ValueError: The configuration cannot be trained, or the run diverged.
+        train.Interrupted: A signal asked the run to stop; the run can be resumed.
     """
     folder = run_folder.default_folder(experiment.name) if folder is None else Path(folder)
     options = run_folder.RunOptions() if options is None else options

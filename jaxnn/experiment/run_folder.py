@@ -57,7 +57,7 @@ FIELDS = {"schema", "experiment", "config", "options", "sources", "forced"}
 
 @dataclasses.dataclass(frozen=True)
 class Checkpointing:
-    """How often a run is saved."""
+    """The interval between checkpoints of a run, and the number of checkpoints to keep."""
 
     minutes: float | None = 5.0
     """Minutes between two checkpoints."""
@@ -66,14 +66,15 @@ class Checkpointing:
     steps: int | None = None
     """Steps between two checkpoints."""
     keep: int = 2
-    """The number of newest checkpoints that are kept."""
+    """Number of newest checkpoints to keep."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """How a run is saved and logged, and when it stops early."""
+    """Options of a run: checkpoints, logging, and early stopping."""
 
     checkpoint: Checkpointing = Checkpointing()
+    """The interval between checkpoints of a run, and the number of checkpoints to keep."""
     patience: int | None = None
     """Stop after this number of records without a better metric, by default the validation loss."""
     tensorboard: bool = False
@@ -325,16 +326,17 @@ def _content(file: Path) -> dict[str, Any]:
 def load_run(experiment: Experiment[Any], folder: str | Path) -> TrainedRun:
     """Return a finished run: its configuration, data, program, and final state.
 
-    Of a `train.Minimize`, the state holds the parameters that it evaluates and predicts with, and
-    no state of the optimizer.
+    For a `train.Minimize`, the state holds the parameters of evaluation and prediction, without the
+    state of the optimizer.
 
     Args:
         experiment: the experiment.
         folder: the run folder.
 
     Raises:
-        ValueError: the run is of another experiment or not finished, or its files are damaged.
-        FileNotFoundError: the run does not exist.
+        ValueError: The run belongs to another experiment or is not finished, or its files are
+            damaged.
+        FileNotFoundError: The run does not exist.
     """
     one, state = restored(experiment, Path(folder))
     return TrainedRun(one.config, one.data.data, one.program, state)

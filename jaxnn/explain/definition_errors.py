@@ -133,7 +133,7 @@ def check_child_names(names: Iterable[str], owner: str) -> None:
 layer_like = Accepts(
     "a layer or a function", lambda v: callable(v) and not isinstance(v, type), TypeError
 )
-interceptor = Accepts(
+interceptor: Accepts = Accepts(
     "a function of (path, layer, call, next)",
     lambda v: callable(v) and not hasattr(type(v), "_evaluate"),
     TypeError,

@@ -18,7 +18,7 @@ from .gradients import broken_rows, finite_rows
 from .linear import floating_type, wider_type
 from .segments import check_segments, distance_mask, packed_mask, packed_positions
 
-implementations = one_of(None, "own", "xla", "cudnn")
+implementations: Accepts = one_of(None, "own", "xla", "cudnn")
 
 
 def attention(
@@ -179,7 +179,7 @@ def attend(
 
 
 def over_heads(a: jax.Array, ndim: int) -> jax.Array:
-    """Reshape a mask or bias (T, S) to the rank of q; return others unchanged."""
+    """Reshape a mask or bias (T, S) to the rank of q; return other masks and biases unchanged."""
     return a.reshape((1,) * (ndim - 2) + a.shape) if a.ndim == 2 else a
 
 

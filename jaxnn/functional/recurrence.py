@@ -189,7 +189,7 @@ def joined(z: Products, u: Products, apart: bool) -> Products:
     return tuple(a + b for a, b in zip(z, u, strict=True))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3, 4))
+@functools.partial(jax.custom_jvp[Any], nondiff_argnums=(0, 1, 2, 3, 4))
 def unroll(
     recur: Recur,
     gates: Gates,

@@ -1,5 +1,4 @@
-"""Inspection of networks: parameters, bytes, and FLOPs from shapes alone; and, while they run,
-statistics, wrong values, and the reasons of compilations."""
+"""Inspection of networks: sizes and FLOPs from shapes, and values and compilations of a run."""
 
 from .flops import flops
 from .recompiled import Explained, why_recompiled

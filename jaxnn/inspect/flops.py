@@ -34,35 +34,37 @@ SCATTERS = frozenset([
 
 
 def flops(function: Callable[..., Any], *args: Any, **named: Any) -> int:
-    """Return the number of floating-point operations of `function(*args, **named)`, by its jaxpr.
+    """Return the number of floating-point operations in the jaxpr of `function(*args, **named)`.
 
-    Nothing is computed or allocated. A multiplication and an addition are two operations, as in the
-    usual count of 2mnk for a matrix product (published "MACs" are half of it).
+    Nothing is computed or allocated. A multiplication and an addition count as two operations, as
+    in the usual 2mnk for a matrix product; published "MACs" are half of this count.
 
-    - A matrix product (m, k) @ (k, n): 2mnk, times its batch; so einsums and grouped products.
+    - A matrix product (m, k) @ (k, n): 2mnk times the batch size. Einsums and grouped products are
+      counted in the same way.
     - A convolution: 2 * output elements * kernel window * input features / groups. Padding counts
-      as if it were data. A transposed one, with holes between its inputs, takes input positions in
-      place of the output's: 2 * input elements * kernel window * output features / groups, however
-      much of the output is cut off. Along an axis where the window is longer than the output, the
-      output's length stands for the window's.
-    - Arithmetic, `max`, `min` and each transcendental (`exp`, `tanh`, ...): 1 an output element.
-    - A sum or another reduction, a cumulative one, a scatter that adds: 1 an element that goes in.
-      Sums over sliding windows, as of average pooling: 1 an element of each window.
-    - Max and min pooling are the maxima and minima that they take, one axis after another, the last
-      one first: k - 1 for each window of k places along it. Windows of more than 8 places are
-      doubled, which takes about log2(k) for each place of the axis.
-    - A Fourier transform of n points: 5 n log2(n), half of that from or to real numbers.
-    - `scan` is its body times its length, `cond` its dearest branch, `shard_map` its body times the
-      devices, a Pallas kernel its body times the grid, and a `while` its body once, as its
-      length is not in the jaxpr.
-    - Not counted: comparisons, selections, casts, gathers and other moves of data, integer
-      arithmetic (except integer products), random bits, sorting, communication, matrix
+      as data. For a transposed convolution, which has holes between its inputs, the count is 2 *
+      input elements * kernel window * output features / groups, before any cropping of the output.
+      If the window is longer than the output along an axis, the length of the output is used
+      instead of the length of the window.
+    - Arithmetic, `max`, `min`, and transcendental functions (`exp`, `tanh`, ...): 1 per output
+      element.
+    - Reductions, cumulative reductions, and scatters that add: 1 per input element. Sums over
+      sliding windows, as in average pooling: 1 per element of each window.
+    - Max and min pooling process one axis after another, from the last to the first: k - 1 per
+      window of k elements along the axis. Windows of more than 8 elements are computed by doubling,
+      which takes about log2(k) per element of the axis.
+    - A Fourier transform of n points: 5 n log2(n), and half of that from or to real numbers.
+    - `scan`: its body times its length. `cond`: its most expensive branch. `shard_map`: its body
+      times the number of devices. A Pallas kernel: its body times the size of the grid. `while`:
+      its body once, because its length is not in the jaxpr.
+    - Not counted: comparisons, selections, casts, gathers and other data movement, integer
+      arithmetic (except integer matrix products), random bits, sorting, communication, matrix
       decompositions, and custom calls. A complex operation counts as one.
 
     Args:
         function: A function that JAX can trace.
-        *args: Its arguments, pytrees of arrays or `jax.ShapeDtypeStruct`.
-        **named: Its named arguments, likewise.
+        *args: Positional arguments, pytrees of arrays or `jax.ShapeDtypeStruct`.
+        **named: Keyword arguments, as `*args`.
 
     >>> import jax, jax.numpy as jnp
     >>> flops(jnp.dot, jax.ShapeDtypeStruct((8, 16), "float32"), jnp.zeros((16, 4)))

@@ -23,7 +23,7 @@ _NUMBERS = (bool, int, float, complex)
 
 
 class Explained:
-    """A function that records why it was compiled again: `reasons` has a text for each time.
+    """A function that records why it was recompiled: `reasons` has one text per recompilation.
 
     Args:
         function: A jitted function, or one that calls it.
@@ -71,16 +71,19 @@ class Explained:
 
 
 def why_recompiled(function: Callable[..., Any]) -> Explained:
-    """Return `function`, which records in `.reasons` what differs when a call is compiled again.
+    """Wrap a function to record in `.reasons` why calls of it were recompiled.
 
-    A reason compares the call with the most similar one that was compiled before, and has a line
-    for each difference: shapes, types, weak types, and placement of arrays, the structure of
-    pytrees, the settings of a layer, static values. The values of Python numbers are listed only if
-    nothing else differs, since they do not recompile unless they are static. Programs read from the
-    persistent compilation cache count as compiled.
+    Each reason compares the call with the most similar call that was compiled before. It lists
+    every difference in shapes, types, weak types, and placement of arrays, in the structure of
+    pytrees, in the settings of layers, and in static values. Values of Python numbers are listed
+    only if nothing else differs, because only static numbers cause a recompilation. Programs that
+    are read from the persistent compilation cache count as compiled.
 
     Args:
-        function: A jitted function, or one that calls it.
+        function: A jitted function, or a function that calls one.
+
+    Returns:
+        An `Explained`, which is called like `function`.
 
     Raises:
         TypeError: `function` is not a function.

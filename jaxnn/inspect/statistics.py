@@ -20,16 +20,18 @@ from .value_checks import check_concrete
 
 
 class Moments(NamedTuple):
-    """Statistics of the finite numbers; the first four are NaN if there are none.
+    """Statistics of the elements of arrays. NaN and infinite elements are only counted.
+
+    If no element is finite, the mean, standard deviation, minimum, and maximum are NaN.
 
     Args:
-        mean: Their mean.
-        std: Their standard deviation.
-        min: The least.
-        max: The greatest.
-        norm: Their Euclidean norm.
-        zeros: Fraction of all numbers that are 0.
-        nonfinite: Count of NaN and infinite numbers.
+        mean: Mean of the finite elements.
+        std: Standard deviation of the finite elements.
+        min: Minimum of the finite elements.
+        max: Maximum of the finite elements.
+        norm: Euclidean norm of the finite elements.
+        zeros: Fraction of all elements that are 0.
+        nonfinite: Number of NaN and infinite elements.
     """
 
     mean: float
@@ -43,12 +45,12 @@ class Moments(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Statistics(table.Table):
-    """A table: its text is for a terminal, and a notebook shows it as HTML.
+    """Statistics of arrays by path. `str` returns a text table; notebooks show an HTML table.
 
     Args:
         rows: The `Moments` of each array by path.
-        arrays: Its shape and type.
-        total: The `Moments` of all numbers together.
+        arrays: The shape and type of each array by path, as `jax.ShapeDtypeStruct`.
+        total: The `Moments` of all elements together.
     """
 
     rows: dict[str, Moments]
@@ -84,14 +86,14 @@ def statistics(
 ) -> Statistics:
     """Return the `Moments` of each floating array, by path.
 
-    - `statistics(tree)` is of the arrays of any pytree: parameters, gradients, an optimizer's
-      state.
-    - `statistics(net, params, *inputs, ...)`, with the arguments of `net.apply`, is of the outputs
-      of all layers in this call, in the order of the network, and of the network's `"output"`.
-      Paths are those of `nn.capture`; the copies of a `Repeat` count together, which
-      `nn.unstack_layers` separates.
+    - `statistics(tree)` describes the arrays of any pytree: parameters, gradients, or an
+      optimizer's state.
+    - `statistics(net, params, *inputs, ...)` takes the arguments of `net.apply` and describes the
+      outputs of all layers in this call, in the order of the network, and the network's `"output"`.
+      Paths are those of `nn.capture`. The copies of a `Repeat` are counted together;
+      `nn.unstack_layers` separates them.
 
-    Everything is computed in at least float32, in one compiled program.
+    One compiled program computes all values, in at least float32.
 
     Args:
         tree: A pytree, or a layer.
@@ -103,8 +105,8 @@ def statistics(
         **named: The layer's named inputs.
 
     Raises:
-        TypeError: An argument is traced, or there are further arguments and `tree` is not a layer.
-        ValueError: There is no floating array.
+        TypeError: An argument is traced, or `tree` is not a layer and further arguments are given.
+        ValueError: `tree` or the outputs contain no floating array.
 
     >>> import jax.numpy as jnp
     >>> found = statistics({"w": jnp.array([[0.0, 3.0], [jnp.inf, -3.0]])})

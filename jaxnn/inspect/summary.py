@@ -31,11 +31,11 @@ _SCOPE = "jaxnn_row_{}"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The layer at a path, with the sizes of all that is below it.
+    """A row of a summary: the layer at a path, with totals of everything at and below the path.
 
     Args:
-        layer: The layer in short.
-        output: Shapes and types of the output of its first call; None if it is not called.
+        layer: A short text of the layer.
+        output: Shapes and types of the output of its first call; None if it is never called.
         parameters: Number of elements of its parameters. Default: 0.
         parameter_bytes: Size of its parameters in bytes. Default: 0.
         state: Number of elements of its state. Default: 0.
@@ -54,7 +54,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Summary(table.Table):
-    """A table: its text is for a terminal, and a notebook shows it as HTML.
+    """Rows of layers by path. `str` returns a text table; notebooks show an HTML table.
 
     Args:
         rows: Rows by path, in the order of the network.
@@ -86,22 +86,22 @@ class Summary(table.Table):
 def summary(net: Layer, *inputs: Any, depth: int | None = None, **named: Any) -> Summary:
     """Return a row for every layer of `net`: output, parameters, state, and FLOPs.
 
-    Nothing is computed or allocated, so the network may be larger than the memory. A row counts all
-    that is at its path and below. A wrapper adds no row: the n copies of a `Repeat` or an
-    `Ensemble` share their rows, which count all n and show the output of one. A layer called twice
-    counts its parameters once, and the FLOPs of each call. FLOPs are those of a forward pass with
-    `train=False`, as `jaxnn.inspect.flops` counts them.
+    Nothing is computed or allocated, so the network may be larger than the memory. Each row
+    includes everything at and below its path. Wrappers do not add rows: the n copies of a `Repeat`
+    or an `Ensemble` share the rows of one copy, which count all n copies and show the output of
+    one. If a layer is called twice, its parameters are counted once, and its FLOPs twice. FLOPs are
+    counted by `jaxnn.inspect.flops` for a forward pass with `train=False`.
 
     Args:
         net: The network.
-        *inputs: Its inputs, arrays or `jax.ShapeDtypeStruct`.
-        depth: Largest number of segments of the paths to show; 0 shows only the total. Default:
-            None, all.
-        **named: Its named inputs.
+        *inputs: Inputs of the network, arrays or `jax.ShapeDtypeStruct`.
+        depth: Maximum number of segments of the paths in the table; 0 shows only the total.
+            Default: None, no limit.
+        **named: Named inputs of the network, as `*inputs`.
 
     Raises:
         TypeError: `net` is not a layer.
-        ValueError: Inputs do not fit; the error has the path of the layer.
+        ValueError: The inputs do not fit a layer; the message contains its path.
 
     >>> import jax
     >>> import jaxnn as nn

@@ -41,29 +41,29 @@ def first_nonfinite(
     train: bool = False,
     **named: Any,
 ) -> str | None:
-    """Return the path of the first value that is NaN or infinite in this call of `net`, or None.
+    """Return the path of the first NaN or infinite value in a call of `net`, or None.
 
     One compiled program checks, in this order,
 
-    1. the inputs: `"inputs/0"`, or `"inputs/mask"` for one by name;
-    2. the parameters, `"blocks/mlp/w"`, and the state, `"norm/mean"`;
-    3. the output of each layer in the order of evaluation, `"blocks/mlp"`: the inputs of that layer
-       are finite. A second call of one layer is `"blocks/mlp@1"`. `"output"` is that of the network
-       itself, if the outputs of all layers below it are finite.
+    1. the inputs, such as `"inputs/0"` or, for a named input, `"inputs/mask"`;
+    2. the parameters, such as `"blocks/mlp/w"`, and the state, such as `"norm/mean"`;
+    3. the output of each layer in the order of evaluation, such as `"blocks/mlp"`. The inputs of
+       the reported layer are finite. The second call of a layer is `"blocks/mlp@1"`. The result is
+       `"output"` if only the output of the network itself is not finite.
 
-    `[3]` after a segment is the copy of a `Repeat`, the member of an `Ensemble`, or the step of a
-    `Recurrent`: `"blocks[3]/mlp/w"`. Layers called within a user's transform count as a part of the
-    layer that calls them. If the result is None, the forward pass is finite: check the loss, and
-    the gradients by `statistics`.
+    `[3]` after a segment is the index of a copy in a `Repeat`, of a member in an `Ensemble`, or of
+    a step in a `Recurrent`: `"blocks[3]/mlp/w"`. Layers that are called inside a transform such as
+    `jax.vmap` are reported as the layer that calls them. If the result is None, the forward pass is
+    finite; then check the loss, and the gradients with `statistics`.
 
     Args:
         net: The network.
-        params: Its parameters.
-        *inputs: Its inputs.
-        state: Its state. Default: None.
+        params: The parameters of the network.
+        *inputs: The inputs of the network.
+        state: The state of the network. Default: None.
         key: A JAX key. Default: None.
-        train: Whether it runs in training. Default: False.
-        **named: Its named inputs.
+        train: Whether the network runs in training. Default: False.
+        **named: The named inputs of the network.
 
     Raises:
         TypeError: `net` is not a layer, or an argument is traced.
@@ -285,15 +285,15 @@ _plain = Accepts(
 
 
 def checkify(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function`, compiled, with errors for wrong values that are known only when it runs.
+    """Return a compiled function that raises errors for invalid values found during its execution.
 
-    A token outside the vocabulary and a position past a table or a cache give NaN in a compiled
-    program; here they raise ValueError with the path of the layer and the value. Use it to find
-    faults: the checks cost time, and each call waits for its result.
+    In a compiled program, a token outside the vocabulary and a position past a table or a cache
+    give NaN. In the returned function they raise ValueError with the path of the layer and the
+    value. Use it for debugging only: the checks take time, and each call waits for its result.
 
     Args:
-        function: A function of arrays, or pytrees of them; bind others by `functools.partial`. It
-            must not be jitted, since `checkify` compiles it.
+        function: A function of arrays or pytrees of arrays. Bind all other arguments with
+            `functools.partial`. It must not be jitted, because `checkify` compiles it.
 
     Raises:
         TypeError: `function` is not a function, or is jitted.

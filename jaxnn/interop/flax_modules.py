@@ -48,17 +48,21 @@ nnx_maker: Accepts = Accepts(
 
 
 class from_linen(Primitive):
-    """A flax.linen module as a layer.
+    """A layer that wraps a flax.linen module.
 
-    Parameters are its collection "params", so `module.init(key, x)["params"]` are parameters of
-    the layer, and equal to `init` of the layer by itself; state is its other collections, such as
-    "batch_stats". An argument `train`, `training`, or `is_training` of `__call__` gets `train`;
-    `deterministic` and `use_running_average` get the opposite. Training requires a key, which all
-    random streams use. A module of many parameters is initialized fastest by its own `init`, or by
-    `jax.jit(net.init)`.
+    The parameters of the layer are the module's collection "params", and its state is the other
+    collections, such as "batch_stats". `init` of the layer alone returns the same parameters as
+    `module.init(key, x)["params"]`. If `__call__` of the module has an argument `train`,
+    `training`, or `is_training`, it receives `train`; an argument `deterministic` or
+    `use_running_average` receives `not train`. Training requires a key, which all random streams
+    use. Initialize a module with many parameters by its own `init` or by `jax.jit(net.init)`, which
+    are faster.
 
     Args:
-        module: The module; TypeError for another value.
+        module: The flax.linen module.
+
+    Raises:
+        TypeError: `module` is not a flax.linen module.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> from flax import linen
@@ -117,16 +121,19 @@ class from_linen(Primitive):
 
 
 def to_linen(net: Layer, name: str | None = None) -> Any:
-    """Return a network as a flax.linen module: `module(*inputs, train=False, **named)`.
+    """Wrap a network as a flax.linen module: `module(*inputs, train=False, **named)`.
 
-    Its collection "params" holds {"net": the network's parameters}. If the network keeps state,
-    "batch_stats" holds {"net": the state}, which training changes if the collection is mutable.
-    Random numbers are of the stream "dropout". `init` returns what `net.init` returns for the key
-    that linen gives the module.
+    The collection "params" of the module is {"net": parameters}. If the network keeps state, the
+    collection "batch_stats" is {"net": state}; training updates it if the collection is mutable.
+    Random numbers come from the stream "dropout". `init` of the module calls `net.init` with the
+    key that linen passes to the module.
 
     Args:
-        net: The network; TypeError for another value.
-        name: The module's name. Default: None, chosen by linen.
+        net: The network.
+        name: The module's name. Default: None, linen chooses one.
+
+    Raises:
+        TypeError: `net` is not a layer.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> from flax import linen
@@ -142,15 +149,19 @@ def to_linen(net: Layer, name: str | None = None) -> Any:
 
 
 class from_nnx(Primitive):
-    """A flax.nnx module as a layer: `from_nnx(functools.partial(nnx.Linear, 3, 4))`.
+    """A layer that wraps a flax.nnx module: `from_nnx(functools.partial(nnx.Linear, 3, 4))`.
 
-    The layer holds the function, since a module itself holds arrays. Parameters are the module's
-    `nnx.Param`, by the names that `nnx.to_pure_dict` gives them, with the numbers of a list as
-    text; state is its other variables, such as `nnx.BatchStat`. Training calls `module.train()`,
-    inference `module.eval()`. Random streams are made from the key, which training requires.
+    The layer holds a function that creates the module, because a module itself holds arrays. Its
+    parameters are the `nnx.Param` variables of the module, with the names of `nnx.to_pure_dict` and
+    list indices as strings. Its state is the other variables, such as `nnx.BatchStat`. Training
+    calls `module.train()`, and inference calls `module.eval()`. Training requires a key, from which
+    the random streams are created.
 
     Args:
-        make: `make(rngs=...)` returns the module; TypeError for another value.
+        make: A function; `make(rngs=...)` returns the module.
+
+    Raises:
+        TypeError: `make` is not a function that takes `rngs`.
 
     >>> import functools, jax, jax.numpy as jnp
     >>> from flax import nnx

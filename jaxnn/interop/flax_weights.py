@@ -39,32 +39,35 @@ def from_flax(
     ignore: Iterable[str] = (),
     **named: Any,
 ) -> Weights:
-    """Return the `train.Weights` of `net` from the variables of a flax module.
+    """Convert the variables of a flax module to `train.Weights` for `net`.
 
-    `variables` are those of linen, {"params": ..., "batch_stats": ...}, or nested dicts of arrays
-    as `nnx.to_pure_dict(nnx.state(model))` gives. A layer at the path `block/conv` takes what is at
-    `block/conv/kernel` and so on; `names` and `ignore` are as for `from_torch`, with `/` between
-    the segments: `{"stem": "Conv_0", "**/norm": "/BatchNorm_0"}`. Weights that `nn.scan` or
-    `nn.vmap` has stacked along the first axis go into `Repeat` or `Ensemble` if their prefix has no
-    `*`. Cells may be under the `cell`
-    of an `RNN`. Transposed convolutions must have `transpose_kernel=False`. Weights inside
-    flax's WeightNorm and SpectralNorm go into `nn.WeightNorm` and `nn.SpectralNorm`; caches of
-    `nn.with_cache` start empty.
+    `variables` may come from linen, {"params": ..., "batch_stats": ...}, or from nnx, as the nested
+    dicts of arrays that `nnx.to_pure_dict(nnx.state(model))` returns. A layer at the path
+    `block/conv` receives the arrays `block/conv/kernel`, `block/conv/bias`, and so on. `names` and
+    `ignore` have the same form as in `from_torch`, with `/` between the segments: `{"stem":
+    "Conv_0", "**/norm": "/BatchNorm_0"}`.
+
+    Weights that `nn.scan` or `nn.vmap` of flax stacked along the first axis are loaded into
+    `Repeat` or `Ensemble` if their prefix has no `*`. The weights of a cell may be under the name
+    `cell` of an `RNN`. Transposed convolutions must have `transpose_kernel=False`. Weights inside
+    flax's WeightNorm and SpectralNorm are loaded into `nn.WeightNorm` and `nn.SpectralNorm`. Caches
+    of `nn.with_cache` start empty.
 
     Args:
         net: The network.
-        variables: The variables, in collections or without.
-        *inputs: Inputs, as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
-        **named: Named inputs, likewise.
-        names: From a path of the network, or a pattern of paths, to a prefix of names.
-        ignore: Patterns of names that may be left over.
+        variables: The variables, with or without collections.
+        *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, as `*inputs`.
+        names: Dict from a path of the network, or a pattern of paths, to a prefix of names.
+            Default: None, prefixes equal paths.
+        ignore: Patterns of names that may remain unused. Default: ().
 
     Returns:
-        Parameters and state, in the declared types.
+        Parameters and state, in the types that the network declares.
 
     Raises:
-        ValueError: An array is missing, of another shape, used nowhere, or used by two layers, or a
-            path in `names` is not in the network. All are listed.
+        ValueError: An array is missing, unused, used by two layers, or of another shape, or a path
+            in `names` is not in the network. The message lists all problems.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(hidden=nn.Dense(2))
@@ -95,17 +98,17 @@ def _plain(tree: Any) -> Any:
 
 
 def _segment(name: Any) -> str:
-    """Return a key as text; those of nnx.WeightNorm and SpectralNorm are tuples of segments."""
+    """Return a key as text; keys of nnx.WeightNorm and SpectralNorm are tuples of segments."""
     return paths.text(map(str, name)) if isinstance(name, tuple) else str(name)
 
 
 def made(book: Any, layer: Any, name: str) -> Made | None:
     """Return a weight inside the WeightNorm or SpectralNorm of linen or nnx; None for others.
 
-    linen keeps what belongs to `Dense_0/kernel` next to it, as `WeightNorm_0/Dense_0/kernel/scale`
-    and `SpectralNorm_0/Dense_0/kernel/u`, or at `layer_instance/kernel/scale` if the wrapper made
-    the layer its child; nnx next to `layer_instance/kernel`, as `scales/kernel`
-    and `batch_stats/kernel/u`.
+    linen stores the arrays that belong to `Dense_0/kernel` as `WeightNorm_0/Dense_0/kernel/scale`
+    and `SpectralNorm_0/Dense_0/kernel/u`, or as `layer_instance/kernel/scale` if the layer is a
+    child of the wrapper. nnx stores them next to `layer_instance/kernel`, as `scales/kernel` and
+    `batch_stats/kernel/u`.
     """
     if scale := _next_to(book, name, "scale"):
         return weight_normed((name, scale), *map(book.read, (scale, name)))

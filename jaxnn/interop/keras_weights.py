@@ -40,38 +40,41 @@ def from_keras(
     ignore: Iterable[str] = (),
     **named: Any,
 ) -> Weights:
-    """Return the `train.Weights` of `net` from the weights of a keras 3 model.
+    """Convert the weights of a keras 3 model to `train.Weights` for `net`.
 
-    A layer at the path `conv` takes what is at `conv/kernel` and so on; `names` and `ignore` are as
-    for `from_torch`, with `/` between the segments. A model's own name is added by
-    `names={"": "sequential"}`. A cell may be under `lstm_cell`, `gru_cell` or `simple_rnn_cell`.
+    A layer at the path `conv` receives the arrays `conv/kernel`, `conv/bias`, and so on. `names`
+    and `ignore` have the same form as in `from_torch`, with `/` between the segments. If the names
+    begin with the name of the model, write `names={"": "sequential"}`. The weights of a cell may be
+    under `lstm_cell`, `gru_cell`, or `simple_rnn_cell`.
 
-    Images must have channels last, keras's default. If a model is given that has a layer
-    with `data_format="channels_first"`, or a path in `names` states
-    `interop.channels_first(C, H, W)`, weights that run over an image are read as by `from_torch`.
-    The kernel of an EinsumDense that is not (inputs, outputs) is that of `nn.Einsum`.
+    Images have channels last by default, as in keras. If the model has a layer with
+    `data_format="channels_first"`, or `names` contains `interop.channels_first(C, H, W)`, weights
+    that run over a flattened image are reordered as by `from_torch`. A kernel of EinsumDense with
+    other axes than (inputs, outputs) is loaded into `nn.Einsum`.
 
-    Names of a `.weights.h5` file are numbers, `layers/dense_1/vars/0`. They are taken in the order
-    in which keras makes the variables of a layer: kernel, recurrent kernel, bias; gamma, beta,
-    moving mean, moving variance. If a norm has only one of gamma and beta, a number does not show
-    which one, and the error has the converter to write.
+    A `.weights.h5` file numbers the variables of each layer, as in `layers/dense_1/vars/0`. The
+    numbers follow the order in which keras creates the variables: kernel, recurrent kernel, bias;
+    gamma, beta, moving mean, moving variance. If a norm has only one of gamma and beta, the numbers
+    do not determine which one, and the error shows the converter to write.
 
     Args:
         net: The network.
-        weights: The model, or `model.weights`; or arrays by name, such as those of a `.weights.h5`
-            file.
-        *inputs: Inputs, as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
-        **named: Named inputs, likewise.
-        names: From a path of the network, or a pattern of paths, to a prefix of names.
-        ignore: Patterns of names that may be left over. States of random generators always may.
+        weights: The model, `model.weights`, or a dict of arrays by name, such as the contents of a
+            `.weights.h5` file.
+        *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, as `*inputs`.
+        names: Dict from a path of the network, or a pattern of paths, to a prefix of names.
+            Default: None, prefixes equal paths.
+        ignore: Patterns of names that may remain unused. The states of random generators always
+            may. Default: ().
 
     Returns:
-        Parameters and state, in the declared types.
+        Parameters and state, in the types that the network declares.
 
     Raises:
-        ValueError: Two weights have one path; an array is missing, of another shape, used nowhere,
-            or used by two layers; a path in `names` is not in the network; or a GRU has
-            `reset_after=False`, which is another function. All are listed.
+        ValueError: Two weights have the same path; an array is missing, unused, used by two layers,
+            or of another shape; a path in `names` is not in the network; or a GRU has
+            `reset_after=False`, which computes another function. The message lists all problems.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(dense=nn.Dense(2))

@@ -221,18 +221,18 @@ tied: ByType = ByType()
 
 
 def channels_first(channels: int, *window: int) -> ByType:
-    """Return a converter for a layer after a flattened image, if the source flattens (C, H, W).
+    """Return a converter for the layer after a flattened image that the source keeps as (C, H, W).
 
-    The arrays of the layer are converted by its type, and each axis that runs over a flattened
-    image is brought from the order (C, H, W) into ours, (H, W, C).
+    The converter for the layer's type is applied first. Each axis that runs over a flattened image
+    is then reordered from (C, H, W) to (H, W, C), the order of jaxnn.
 
     Args:
-        channels: Number of channels of the image that is flattened.
-        *window: Its height and width, or its length for a sequence.
+        channels: Number of channels of the flattened image, at least 1.
+        *window: Height and width of the image, or the length of a sequence.
 
     Raises:
-        ValueError: A size is not an int >= 1; in a conversion, the layer's axes have other
-            sizes.
+        ValueError: A size is not an int >= 1, or, during a conversion, no axis of the layer has
+            this size.
 
     >>> import jax.numpy as jnp, jaxnn as nn
     >>> from jaxnn import interop
@@ -250,16 +250,17 @@ def channels_first(channels: int, *window: int) -> ByType:
 
 
 def channels_last(*sizes: int) -> ByType:
-    """Return a converter for a layer after a flattened image, if the source flattens (H, W, C).
+    """Return a converter for the layer after a flattened image that the source keeps as (H, W, C).
 
-    This is the order of jaxnn, also used by a torch model that permutes to channels last before it
-    flattens.
+    This is also the order of jaxnn. Torch models that permute to channels last before they flatten
+    use it.
 
     Args:
-        *sizes: Height, width, and channels, or length and channels for a sequence.
+        *sizes: Height, width, and channels of the image, or length and channels of a sequence.
 
     Raises:
-        ValueError: As for `channels_first`.
+        ValueError: A size is not an int >= 1, or, during a conversion, no axis of the layer has
+            this size.
 
     >>> channels_last(5, 4, 3)
     channels_last(5, 4, 3)

@@ -24,25 +24,25 @@ def export(
     platforms: Sequence[str] | None = None,
     **named: Any,
 ) -> bytes:
-    """Return the contents of a file with the network and its weights, compiled to StableHLO.
+    """Return the network and its weights as a StableHLO program, in the bytes of a file.
 
-    The program is `y = net.apply(params, *inputs, state=state, **named)` in inference, and contains
-    the weights; neither jaxnn nor the code of the layers is needed to run it. JAX guarantees that
-    such files can be read for at least six months.
+    The program computes `y = net.apply(params, *inputs, state=state, **named)` in inference and
+    contains the weights. It runs without jaxnn and without the code of the layers. JAX guarantees
+    that such files can be read for at least six months.
 
     Args:
         net: The network.
-        trained: A `TrainState` or `Weights`.
-        *inputs: Inputs, arrays or `jax.ShapeDtypeStruct`. Their first axis, the batch, stays free,
-            the same in all of them; or, if a shape has symbolic dimensions of
-            `jax.export.symbolic_shape`, these are free.
-        platforms: Platforms on which it can run, such as ("cpu", "cuda", "tpu"). Default: None, the
-            present one.
-        **named: Named inputs, likewise.
+        trained: A `train.TrainState` or `train.Weights`.
+        *inputs: Example inputs, arrays or `jax.ShapeDtypeStruct`. The program accepts any size of
+            their first axis, the batch, which is the same in all inputs. If a shape has symbolic
+            dimensions from `jax.export.symbolic_shape`, those dimensions are free instead.
+        platforms: Platforms that the program can run on, such as ("cpu", "cuda", "tpu"). Default:
+            None, the current platform.
+        **named: Named inputs, as `*inputs`.
 
     Raises:
         TypeError: `net` is not a layer, `trained` is plain parameters, or an input is not an array.
-        ValueError: The network cannot be traced with a free axis.
+        ValueError: The network cannot be traced with a batch axis of unknown size.
         ImportError: flatbuffers is not installed.
 
     Reference: jax.export; `jax.export.export(jax.jit(net.apply))(params, x)` keeps the parameters
@@ -87,17 +87,18 @@ def export(
 
 
 def load_program(file: str | os.PathLike[str]) -> Any:
-    """Return the program in a file that `export` made: a `jax.export.Exported`.
+    """Load the program in a file that `export` made, a `jax.export.Exported`.
 
-    `program.call(*inputs)` runs it, under `jax.jit` too; `program.in_avals` and `out_avals` are its
-    shapes, `program.mlir_module()` its text.
+    `program.call(*inputs)` runs the program and can be used in `jax.jit`. `program.in_avals` and
+    `program.out_avals` hold the shapes and types of inputs and outputs, and `program.mlir_module()`
+    returns its StableHLO text.
 
     Args:
         file: The path of the file.
 
     Raises:
-        ValueError: The file is of another kind, or damaged.
-        FileNotFoundError: There is no such file.
+        ValueError: The file was not written by `export`, or is damaged.
+        FileNotFoundError: The file does not exist.
     """
     export = _library()
     with open_regular(file) as opened:
@@ -138,11 +139,11 @@ def _library() -> Any:
 
 
 def pack_onnx(net: Layer, trained: Trained, *inputs: Any) -> bytes:
-    """Return the contents of an ONNX file with the network and its weights, for inference.
+    """Return the network and its weights as an ONNX model for inference, in the bytes of a file.
 
-    The file accepts exactly the shapes of the inputs, except for symbolic dimensions of
-    `jax.export.symbolic_shape`, which stay free: jax2onnx supports these for products,
-    convolutions, norms, and attention, not for a scan or a window's maximum.
+    The model accepts exactly the shapes of `inputs`, except for symbolic dimensions from
+    `jax.export.symbolic_shape`, which stay free. jax2onnx supports free dimensions for matrix
+    products, convolutions, norms, and attention, but not for scans and max pooling.
 
     With jax2onnx 0.17, dense, convolutional, recurrent, and attention networks and `GPT` agreed
     with jaxnn within 1e-6 in onnxruntime. It requires orbax-checkpoint before 0.12, so install it
@@ -150,8 +151,8 @@ def pack_onnx(net: Layer, trained: Trained, *inputs: Any) -> bytes:
 
     Args:
         net: The network.
-        trained: A `TrainState` or `Weights`.
-        *inputs: Inputs, arrays or `jax.ShapeDtypeStruct`.
+        trained: A `train.TrainState` or `train.Weights`.
+        *inputs: Example inputs, arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
         TypeError: `net` is not a layer, `trained` is plain parameters, or an input is not an array.

@@ -97,16 +97,16 @@ class Owner(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The arrays of one layer, or of a part of it, by their names: the argument of a converter.
+    """The source arrays of one layer or of a part of it, by name: the argument of a converter.
 
     Args:
-        book: The weights of the other library.
+        book: The weights of the other library, by name.
         owner: The layer.
-        path: The path of the layer, or of a part of it.
-        copy: The numbers of the copy, for each wrapper that stacks some.
-        declared: What the layer, or the part, declares.
+        path: The path of the layer or of the part.
+        copy: The index of the copy in each wrapper that stacks copies, from the outside in.
+        declared: The parameters or variables that the layer or the part declares.
         part: The part of a computed weight to return. Default: "weight".
-        table: Converters by the type of layers. Default: None.
+        table: Converters by layer type. Default: None.
         root: "params" or "state". Default: "params".
     """
 

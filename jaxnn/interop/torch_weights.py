@@ -32,47 +32,50 @@ def from_torch(
     ignore: Iterable[str] = (),
     **named: Any,
 ) -> Weights:
-    """Return the `train.Weights` of `net` from a torch `state_dict`, or a dict with such names.
+    """Convert a torch `state_dict`, or a dict with the same names, to `train.Weights` for `net`.
 
-    Layers are converted by their type: the axes of a weight are brought into our order, the two
-    biases of an LSTM added, a packed projection of `torch.nn.MultiheadAttention` split. A layer at
-    the path `blocks/0/mlp` takes `blocks.0.mlp.weight` and so on; `names` has other names, by path
-    or pattern of paths, of which the first that matches applies:
+    Each layer is converted by its type: the axes of weights are transposed to the order of jaxnn,
+    the two biases of an LSTM are added, and the packed projection of `torch.nn.MultiheadAttention`
+    is split. A layer at the path `blocks/0/mlp` receives the arrays `blocks.0.mlp.weight`,
+    `blocks.0.mlp.bias`, and so on. For other names, pass `names`, a dict by path or pattern of
+    paths. The first pattern that matches applies:
 
-    - `{"blocks/0": "transformer.h.0"}`: that prefix, also for all layers below;
-    - `{"**/norm": ".ln"}`: after the prefix of the layer above; `"."` is that prefix itself;
-    - `{"blocks": "transformer.h.*"}`: `*` is the number of a copy that a `Repeat` stacks;
-    - `{"lstm": "lstm.@_l0"}`: `@` is the place of the array's name, at the end by default;
-    - `{"attention": (".attn", converter)}`: converted by `converter(layer, source)`, which
-      returns the parameters, in our layout, from arrays `source("weight")`;
-    - `{"head": ("head", interop.channels_first(C, H, W))}`: a layer whose input was flattened from
-      an image, which torch keeps as (C, H, W); `interop.channels_last(H, W, C)` if it does not;
-    - `{"head": ("embed", interop.tied)}`: two layers take the same arrays.
+    - `{"blocks/0": "transformer.h.0"}`: this prefix, also for all layers below the path;
+    - `{"**/norm": ".ln"}`: a suffix to the prefix of the parent layer; `"."` is the prefix itself;
+    - `{"blocks": "transformer.h.*"}`: `*` is the index of a copy that a `Repeat` stacks;
+    - `{"lstm": "lstm.@_l0"}`: `@` is replaced by the name of the array, by default at the end;
+    - `{"attention": (".attn", converter)}`: `converter(layer, source)` reads arrays such as
+      `source("weight")` and returns the parameters in the layout of jaxnn;
+    - `{"head": ("head", interop.channels_first(C, H, W))}`: the input of the layer is a flattened
+      image of the order (C, H, W), the default of torch; if the model permutes it to channels last
+      first, write `interop.channels_last(H, W, C)`;
+    - `{"head": ("embed", interop.tied)}`: two layers share the same arrays.
 
-    `interop.GPT2`, `LLAMA`, `VIT` and `RESNET` are the names of models of transformers and
-    torchvision. Tensors may require gradients, be on any device and have any floating type. Weight
-    normalization of both kinds (`weight_g`, `parametrizations`) goes into `nn.WeightNorm`, or into
-    the layer itself; spectral normalization likewise. Caches of `nn.with_cache` start empty.
+    `interop.GPT2`, `LLAMA`, `VIT`, and `RESNET` are such dicts for models of transformers and
+    torchvision. Tensors may require gradients, be on any device, and have any floating type. Weight
+    normalization of both kinds (`weight_g` and `parametrizations`) is loaded into `nn.WeightNorm`,
+    or multiplied into the weight if the layer is not wrapped; spectral normalization is handled in
+    the same way. Caches of `nn.with_cache` start empty.
 
     Args:
         net: The network.
-        state_dict: Tensors or arrays by torch's names.
-        *inputs: Inputs, as for `net.init`, arrays or `jax.ShapeDtypeStruct`.
-        **named: Named inputs, likewise.
-        names: From a path of the network, or a pattern of paths, to a prefix of names, or to a pair
-            of a prefix and a converter; by default the prefix is the path.
-        ignore: Patterns of names that may be left over. Buffers that hold nothing learned, such as
-            `num_batches_tracked` and causal masks, may always be, and so may the weight of a head
-            that is tied to the embedding, if it is in the network too.
+        state_dict: Tensors or arrays by the names of torch.
+        *inputs: Example inputs, as for `net.init`: arrays or `jax.ShapeDtypeStruct`.
+        **named: Named inputs, as `*inputs`.
+        names: Dict from a path of the network, or a pattern of paths, to a prefix of names or to a
+            pair of a prefix and a converter. Default: None, prefixes equal paths.
+        ignore: Patterns of names that may remain unused. Buffers that are not learned, such as
+            `num_batches_tracked` and causal masks, always may, and so may the weight of a head that
+            is tied to the embedding in the network. Default: ().
 
     Returns:
-        Parameters and state, in the declared types.
+        Parameters and state, in the types that the network declares.
 
     Raises:
-        ValueError: An array is missing, of another shape, used nowhere, or used by two layers; a
-            path in `names` is not in the network; or the weights of a layer may be in another
-            order, since they run over positions and channels of an image and neither
-            `channels_first` nor `channels_last` is stated. All are listed.
+        ValueError: An array is missing, unused, used by two layers, or of another shape; a path in
+            `names` is not in the network; or a layer follows a flattened image, and neither
+            `channels_first` nor `channels_last` states the order of its weights. The message lists
+            all problems.
 
     >>> import jax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(2), jax.nn.relu)

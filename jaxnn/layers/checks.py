@@ -1,4 +1,4 @@
-"""What the fields of layers accept, and checks of their inputs, shared by several layers."""
+"""Validators of the fields of layers, and checks of their inputs, shared by several layers."""
 
 import functools
 from collections.abc import Iterable
@@ -15,26 +15,26 @@ from ..validation import Accepts, each, instance, integer, is_number, natural, p
 # Names of the axes that a window slides over, by their number.
 AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
 
-positive_size = positive.such(hint="write for example {owner}({name}=128)")
-axis_or_axes = each(integer(), "an axis or a tuple of axes, such as -1 or (-2, -1)")
-dropout_rate = Accepts(
+positive_size: Accepts = positive.such(hint="write for example {owner}({name}=128)")
+axis_or_axes: Accepts = each(integer(), "an axis or a tuple of axes, such as -1 or (-2, -1)")
+dropout_rate: Accepts = Accepts(
     "a dropout rate in [0, 1)",
     # Rates are converted to float32, in which 0.99999999 is 1.
     lambda v: is_number(v) and v >= 0 and bool(np.float32(v) < 1),
     hint="write for example {owner}({name}=0.1); rates are rounded to float32",
     traced=True,
 )
-plain_function = Accepts(
+plain_function: Accepts = Accepts(
     "a plain function such as jax.nn.gelu",
     lambda v: callable(v) and not isinstance(v, Layer),
     TypeError,
 )
-cache_length = natural.such(
+cache_length: Accepts = natural.such(
     what="a number of positions, an int >= 0 (0 for no cache)",
     hint="write for example nn.with_cache(net, length=256)",
 )
-path_pattern = instance(str, "a path pattern such as '**/w'")
-copies = positive.such(what="a number of copies, an int >= 1")
+path_pattern: Accepts = instance(str, "a path pattern such as '**/w'")
+copies: Accepts = positive.such(what="a number of copies, an int >= 1")
 
 
 @functools.cache

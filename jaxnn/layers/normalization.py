@@ -13,7 +13,7 @@ from ..functional import normalization as norm
 from ..functional.gradients import gradient_once
 from ..functional.linear import along_axis, floating_type, wider_type
 from ..initializers import InitFn, ones, zeros
-from ..validation import fraction, integer, natural, number
+from ..validation import Accepts, fraction, integer, natural, number
 from .checks import (
     axis_or_axes,
     check_multiples,
@@ -28,7 +28,7 @@ _MOMENTUM = fraction.such(
     what="the weight of the old statistics, a number from 0 to 1",
     hint="the number of input features is inferred from the input",
 )
-window_rank = None | natural.such(
+window_rank: Accepts = None | natural.such(
     what="the number of axes between examples and features, an int >= 0 (2 for images)"
 )
 

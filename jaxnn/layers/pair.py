@@ -15,7 +15,7 @@ from ..initializers import Initializer, Shape
 class layer(Primitive):
     """A layer made of two functions.
 
-    The parameters are those that `init_fun` returns for the layer's own key. A pair
+    The parameters are those that `init_fun` returns for the key of the layer. A pair
     `(init, apply)` of `jax.example_libraries.stax`, whose init takes a shape and returns
     `(output_shape, params)`, becomes `layer(lambda key, x: init(key, x.shape)[1], apply)`.
 
@@ -35,7 +35,7 @@ class layer(Primitive):
     apply_fun: Callable[..., Any]
 
     def parameters(self, *inputs: Any) -> Any:
-        """Return the shapes of what `init_fun` returns."""
+        """Return the shapes of the parameters that `init_fun` returns."""
         given, structure = jax.tree.flatten(inputs)
         drawn = jax.eval_shape(lambda key: self.init_fun(key, *inputs), jax.random.key(0))
         leaves = dict(enumerate(paths.walk(drawn)))

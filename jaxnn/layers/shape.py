@@ -74,9 +74,9 @@ class Reshape(Primitive):
         return x.reshape(*x.shape[: self.start], *shape)
 
 
-grid = tuple_of(positive, "a tuple of an int >= 1 for each of 1 to 3 axes", tuple(AXES)).such(
-    hint="write {owner}({name}=(2, 2)) for images"
-)
+grid: Accepts = tuple_of(
+    positive, "a tuple of an int >= 1 for each of 1 to 3 axes", tuple(AXES)
+).such(hint="write {owner}({name}=(2, 2)) for images")
 
 
 class Upsample(Primitive):

@@ -13,13 +13,13 @@ from ..layers.dropout import Dropout
 from ..layers.embedding import Embedding
 from ..layers.linear import Dense
 from ..layers.recurrence import LSTMCell
-from ..validation import check_fields, natural, positive, tuple_of
+from ..validation import Accepts, check_fields, natural, positive, tuple_of
 
 # Layers decide whether a traced number sets a shape.
-size = positive.such(traced=True)
-depths = natural.such(traced=True)
-two_sizes = tuple_of(size, "a tuple of 2 ints >= 1", (2,))
-some_sizes = tuple_of(size, "a tuple of ints >= 1")
+size: Accepts = positive.such(traced=True)
+depths: Accepts = natural.such(traced=True)
+two_sizes: Accepts = tuple_of(size, "a tuple of 2 ints >= 1", (2,))
+some_sizes: Accepts = tuple_of(size, "a tuple of ints >= 1")
 
 
 class Model:

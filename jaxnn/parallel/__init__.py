@@ -1,21 +1,21 @@
 """Many devices: a mesh, rules on paths that split a state over it, and training on both.
 
-A network and a program do not mention devices. A table of path patterns states what is split and
-how, and the numbers stay those of one device:
+Networks and programs do not mention devices. A table of path patterns specifies how each array is
+split, and the results equal those on one device, up to rounding:
 
     parallel.initialize()  # if there are several processes
     placement = parallel.Placement(parallel.mesh(data=2, model=4), parallel.FSDP_TENSOR_PARALLEL)
     state, history = train.fit(program, data, key=key, epochs=10, placement=placement)
 
-A loop written by hand has the same parts:
+A hand-written training loop uses the same parts:
 
     state = parallel.init(program, key, batch, placement)
     step = train.make_step(program, placement=placement)
     for batch in batches:
         state, metrics = step(state, parallel.shard_batch(batch, placement.mesh))
 
-`plan(program, batch, placement)` reports beforehand what each device will hold, and what the
-devices will exchange.
+`plan(program, batch, placement)` reports in advance the memory of each device and the communication
+between devices.
 """
 
 from .mesh import abstract_mesh, mesh, shard_batch

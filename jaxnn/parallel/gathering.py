@@ -1,10 +1,10 @@
 """Gathering: parameters that the axes of a batch split are gathered when a layer uses them.
 
-A mesh axis that splits a batch cannot split a weight in use: each device needs all of it for its
-rows. Left alone, XLA may exchange activations instead, which takes several times the traffic. So
-each layer of a network gathers its weights along those axes: in a `Repeat` one copy at a time, and
-under `Remat` again in the backward pass. Their gradient is summed over the devices and split as the
-weight is.
+A mesh axis that splits a batch cannot split a weight in use: each device needs the whole weight for
+its rows. By default, XLA may exchange activations instead, with several times the traffic.
+Therefore each layer of a network gathers its weights along those axes: in a `Repeat` one copy at a
+time, and under `Remat` again in the backward pass. The gradient is summed over the devices and
+split like the weight.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ from ..tree import inside
 from .mesh import batch_axes
 from .rules import axes_of, placed
 
-# Wrappers that pass the parameters of one copy on as they are. Below any other, a weight might be
-# gathered at each turn of a loop, or not be a parameter any more.
+# Wrappers that pass the parameters of one copy on unchanged. Inside any other wrapper, a weight
+# could be gathered in each iteration of a loop, or no longer be a parameter.
 _OPEN = (Inference, Repeat, Remat, Precision, Residual, capture, intercept, SupervisedLoss)
 
 # The mesh axes that split each axis of an array, with None for the axes that are not split.
@@ -44,9 +44,9 @@ class Gathering:
 
     The parameters of a network are found by their paths and shapes, since in a step they may be
     inside of transforms such as `jax.grad`. Inside of `jax.vmap` or `lax.scan` they have fewer axes
-    than in the state. If several parts of the state fit, those of equal shapes and then those at
-    the shortest paths count. A network whose parameters are found at two such places with different
-    specs is evaluated as it is.
+    than in the state. If several parts of the state fit, parts with equal shapes are preferred,
+    then those with the shortest paths. A network whose parameters are found at two such places with
+    different specs is evaluated without gathering.
 
     Args:
         mesh: The mesh.

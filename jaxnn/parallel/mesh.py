@@ -26,15 +26,15 @@ def mesh(**axes: int) -> Mesh:
     """The devices as a grid with named axes: `parallel.mesh(data=2, model=4)` has 2 x 4 of them.
 
     The axes `data` and `replica` split the rows of a batch, and rules may split weights by any
-    axis. Devices along the last axis are the closest to each other. XLA partitions what is computed
-    (`AxisType.Auto`).
+    axis. Devices along the last axis have the fastest connections to each other. XLA partitions the
+    computation (`AxisType.Auto`).
 
     Args:
-        **axes: The size of each axis. One may be -1, for all devices that are left.
+        **axes: The size of each axis. One size may be -1, for all remaining devices.
 
     Raises:
-        ValueError: A mesh that is larger than the number of devices, an axis that is not a size,
-            or a mesh that leaves out devices of one of several processes.
+        ValueError: The mesh has more devices than exist, a size is not valid, or the mesh omits
+            devices of one of several processes.
 
     >>> dict(mesh(data=-1).shape) == {"data": jax.device_count()}
     True
@@ -66,16 +66,16 @@ def mesh(**axes: int) -> Mesh:
 
 
 def abstract_mesh(**axes: int) -> Mesh:
-    """A mesh of simulated devices, of any number: to plan and compile for, not to run on.
+    """A mesh of any number of simulated devices, for planning and compilation only.
 
     `parallel.plan`, `Placement.shardings`, and `jax.jit(f).lower(...).compile()` work with it. The
-    devices are those of a CPU, and separate from `jax.devices()`.
+    simulated devices are CPU devices, separate from `jax.devices()`.
 
     Args:
         **axes: The size of each axis.
 
     Raises:
-        ValueError: An axis that is not a size.
+        ValueError: The size of an axis is not an int >= 1.
 
     >>> dict(abstract_mesh(data=64, model=4).shape)
     {'data': 64, 'model': 4}
@@ -112,7 +112,7 @@ def _written(axes: dict[str, Any]) -> str:
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """Put a batch on the devices of a mesh, each with its rows.
+    """Place a batch on the devices of a mesh, with its rows split between them.
 
     Args:
         batch: A pytree of arrays of rows, such as (x, y), on the host or a device. If there are
@@ -121,7 +121,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
         mesh: The mesh, from `parallel.mesh`.
 
     Raises:
-        ValueError: An array whose rows cannot be split into equal parts.
+        ValueError: The rows of an array cannot be split into equal parts.
 
     >>> import jax.numpy as jnp
     >>> from jaxnn import parallel

@@ -48,7 +48,7 @@ NOT_TRACEABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError)
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """A mesh and rules, which place the whole state of a program and the rows of its batches.
+    """A mesh, and rules that place the state of a program and the rows of its batches on it.
 
     The first rule whose pattern matches the path of an array in the state decides: `**/g/**`
     matches `g/0/w` and `optimizers/g/0/mu/0/w`. Patterns also match the path of a parameter in its
@@ -56,34 +56,33 @@ class Placement:
     rule matches, scalars, random keys, and the `state` of a `train.TrainState` (running statistics)
     are replicated.
 
-    Axes that `Repeat` or `Ensemble` stack are left out of a spec and never split. An array at the
-    path of a parameter that has another shape, as Adafactor keeps them, is split if the spec fits
-    it, and replicated otherwise.
+    Specs do not include the axes that `Repeat` or `Ensemble` stack; these axes are never split.
+    Some optimizers, such as Adafactor, keep arrays of another shape at the path of a parameter.
+    Such an array is split if the spec fits its shape, and replicated otherwise.
 
-    Each device draws its parts of a state, and a step returns the state with the same shardings.
-    Results are those of one device, to the rounding of sums in another order.
+    Each device draws its parts of the first state, and a step returns the state with the same
+    shardings. Results equal those on one device, up to rounding of sums in another order.
 
-    In a step or an evaluation, every network that is applied to parameters of the state gathers
-    those that the axes of the batch split, layer by layer, also inside of `jax.grad`, `jax.vmap`,
-    and `lax.scan`. XLA decides what is exchanged for everything else: for parameters that a step
-    makes or reshapes, parameters that equal networks have with different specs, predictions, and
-    functions inside of `jax.shard_map`. There, it may exchange activations instead of weights,
-    which changes the traffic and not the results.
+    If parameters are split along the axes of the batch, every network in a step or an evaluation
+    gathers them layer by layer, also inside of `jax.grad`, `jax.vmap`, and `lax.scan`. XLA chooses
+    the communication in all other cases: parameters that a step creates or reshapes, equal networks
+    with different specs, predictions, and functions inside of `jax.shard_map`. It may exchange
+    activations instead of weights, which changes the traffic but not the results.
 
-    Data that are arrays are replicated. The axes `replica` and `data` of the mesh split the rows of
-    each batch, whose number they have to divide. A piece of an evaluation that they do not divide
-    is computed by every device.
+    Data in arrays are replicated. The axes `replica` and `data` of the mesh split the rows of each
+    batch and must divide their number. In an evaluation, every device computes a piece whose rows
+    they do not divide.
 
     Args:
         mesh: The mesh, from `parallel.mesh`.
         rules: Pairs of a path pattern and a `PartitionSpec` or `parallel.Split`, as for
-            `parallel.shardings`; `parallel.DATA_PARALLEL` by default, by which each device holds
-            the whole state.
+            `parallel.shardings`. Default: `parallel.DATA_PARALLEL`, each device holds the whole
+            state.
 
     Raises:
-        TypeError: A mesh whose axes are not `AxisType.Auto`, and rules that are something else.
-        ValueError: A rule with an axis that the mesh does not have. When a run begins: a rule that
-            matches nothing, and a spec that does not fit an array of the state, with its path.
+        TypeError: The axes of the mesh are not `AxisType.Auto`, or the rules are not such pairs.
+        ValueError: The mesh does not have an axis of a rule. When a run begins: a rule matches
+            nothing, or a spec does not fit an array of the state, whose path is listed.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from jaxnn import Dense, parallel, train
@@ -106,11 +105,11 @@ class Placement:
 
     @property
     def whole(self) -> NamedSharding:
-        """The sharding of what every device holds."""
+        """The sharding of arrays that every device holds completely."""
         return NamedSharding(self.mesh, P())
 
     def shardings(self, program: Any, key: jax.Array, batch: Any) -> Any:
-        """Return a sharding for each array of `program.init(key, batch)`; nothing is computed.
+        """Return a sharding for each array of `program.init(key, batch)`, without computing it.
 
         Args:
             program: The program.
@@ -136,14 +135,13 @@ class Placement:
     # ---- what a run calls outside of compiled code ----
 
     def first_state(self, program: Any, key: jax.Array, batch: Any, given: Any = None) -> Any:
-        """Return the state before the first step, of which each device draws its own parts.
+        """Return the state before the first step; each device draws its own parts.
 
         Args:
             program: The program.
             key: A JAX key.
             batch: The first batch, as for `parallel.init`.
-            given: A state to begin with, which is copied. Default: None,
-                `program.init(key, batch)`.
+            given: The initial state, which is copied. Default: None, `program.init(key, batch)`.
         """
         key = as_key(key)
         if given is not None:
@@ -187,14 +185,14 @@ class Placement:
         return jax.tree.unflatten(jax.tree.structure(program.initial), leaves)
 
     def like(self, program: Any, key: jax.Array, batch: Any, tree: Any) -> Any:
-        """Return shapes and types with the sharding that the arrays are to have.
+        """Return shapes and types with the shardings that the arrays will have.
 
         Args:
             program: The program.
             key: A JAX key.
             batch: The first batch.
-            tree: `{"state": ..., "memories": ...}`: shapes and types of a state, and of what hooks
-                keep of it, which have the shardings of the state.
+            tree: `{"state": ..., "memories": ...}`: shapes and types of a state and of the memories
+                of hooks. Copies of the state in a memory have the shardings of the state.
         """
         state = tree["state"]
         places = self._places(state, self._traced(program, key, batch)[1])
@@ -223,15 +221,15 @@ class Placement:
         return tuple(map(of, jax.tree.leaves(state)))
 
     def put(self, tree: Any) -> Any:
-        """Put arrays of rows on every device, whole."""
+        """Copy arrays of rows to every device."""
         return jax.tree.map(lambda leaf: self._put(leaf, self.whole), tree)
 
     def put_batch(self, batch: Any) -> Any:
-        """Put a batch from a source, of which each process has read its rows, on the mesh."""
+        """Place a batch on the mesh, of which each process has read its rows."""
         return shard_batch(batch, self.mesh)
 
     def batch_like(self, batch: Any) -> Any:
-        """Return the shapes of a batch, as `put_batch` returns it."""
+        """Return the shapes and shardings of the batch that `put_batch` returns."""
         return jax.tree.map(lambda leaf: like(leaf, row_sharding(self.mesh)), batch)
 
     def put_numbers(self, program: Any) -> list[Any]:
@@ -254,7 +252,7 @@ class Placement:
     # ---- what compiled code calls ----
 
     def pinned(self, state: Any, layout: tuple[NamedSharding, ...]) -> Any:
-        """Pin the state that a step returns to the shardings of the one before it."""
+        """Constrain the state that a step returns to the shardings of the previous state."""
         leaves, structure = jax.tree.flatten(state)
         return jax.tree.unflatten(structure, map(with_sharding_constraint, leaves, layout))
 
@@ -321,13 +319,14 @@ class Placement:
 
 
 def init(program: Any, key: jax.Array, batch: Any, placement: Placement) -> Any:
-    """Return the first state of a program on a mesh, of which each device draws its own parts.
+    """Return the first state of a program on a mesh; each device draws its own parts.
 
-    No device holds a whole array that is split. Parameters of one shape and initializer are drawn
-    together, which takes about twice their parts in addition to the state.
+    No device holds a split array completely. Parameters with the same shape and initializer are
+    drawn together, which temporarily needs about twice the memory of their parts in addition to the
+    state.
 
-    Numbers are those of `program.init(key, batch)`, to rounding, for JAX's default generator
-    (`threefry2x32` with `jax_threefry_partitionable`); other generators draw other numbers.
+    With JAX's default generator (`threefry2x32` with `jax_threefry_partitionable`), the state
+    equals `program.init(key, batch)` up to rounding. Other generators draw other numbers.
 
     Args:
         program: The program.

@@ -35,7 +35,7 @@ _SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """How often one kind of exchange runs, and the bytes that each device receives in all.
+    """The number of exchanges of one kind, and the total bytes that each device receives.
 
     Args:
         times: The number of exchanges.
@@ -47,7 +47,7 @@ class Collective:
 
 
 def collectives(compiled: Any) -> dict[str, Collective]:
-    """Return what the devices exchange in one call of a compiled program, by XLA's name for it.
+    """Return the communication in one call of a compiled program, by XLA's name of each kind.
 
     An exchange inside a loop counts as often as the loop runs, or once if XLA does not know the
     number; each branch of a condition counts. Several arrays that are exchanged together count as
@@ -55,7 +55,7 @@ def collectives(compiled: Any) -> dict[str, Collective]:
     split becomes a `reduce-scatter` on a GPU or TPU.
 
     Args:
-        compiled: What `jax.jit(f).lower(...).compile()` returns.
+        compiled: The compiled program, from `jax.jit(f).lower(...).compile()`.
 
     >>> import jax, jax.numpy as jnp
     >>> collectives(jax.jit(jnp.sum).lower(jnp.ones(4)).compile())
@@ -125,7 +125,7 @@ class Array:
         shape: Its shape and type.
         split: The mesh axes that split it.
         bytes: Its bytes.
-        bytes_per_device: Those that one device holds.
+        bytes_per_device: The bytes that one device holds.
     """
 
     shape: str
@@ -136,20 +136,20 @@ class Array:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Plan:
-    """The bytes that one device holds in a training step, and what the devices exchange in it.
+    """The memory of one device in a training step, and the communication between devices.
 
-    Its text is a table, and a notebook shows it as HTML.
+    `str` returns a text table; notebooks show an HTML table.
 
-    Attributes:
+    Args:
         mesh: The size of each axis of the mesh.
         rows: The arrays of the state, by path.
         parts: The bytes of each part of the state by name, such as `params` and `opt_state`.
         state: The bytes of the whole state.
-        batch: Those of a batch.
-        gradients: Those of the parameters that layers drew, without those under `nn.Inference`.
-        activations: Everything else at the moment when most memory is in use.
-        total: The memory of the whole step, as XLA reports it.
-        collectives: How often the devices exchange something, and its bytes, by kind.
+        batch: The bytes of a batch.
+        gradients: The bytes of the gradients. Parameters under `nn.Inference` have no gradients.
+        activations: The bytes of all other arrays at the moment of the largest memory use.
+        total: The bytes of the whole step, as XLA reports them.
+        collectives: A `Collective` for each kind of exchange between devices.
     """
 
     mesh: dict[str, int]
@@ -190,13 +190,13 @@ class Plan:
 
 
 def plan(program: Program, batch: Any, placement: Placement) -> Plan:
-    """Return what a training step takes on a mesh: bytes per device, and what is exchanged.
+    """Return the memory per device and the communication of a training step on a mesh.
 
-    The step is compiled as `train.make_step(program, placement=placement)` compiles it, and nothing
-    is allocated or run, so a state may be larger than any memory. With the mesh of
-    `parallel.abstract_mesh(data=16, model=16)`, no such devices need to exist: the step is compiled
-    for as many of a CPU. There, arrays that live for a moment may be larger than on a GPU, whose
-    compiler fuses more, and products in bfloat16 are computed in float32.
+    The step is compiled by `train.make_step(program, placement=placement)`, and nothing is
+    allocated or run, so the state may be larger than the memory. With a mesh such as
+    `parallel.abstract_mesh(data=16, model=16)`, the devices do not need to exist: the step is
+    compiled for simulated CPU devices. Temporary arrays may then be larger than on a GPU, whose
+    compiler fuses more operations, and products in bfloat16 are computed in float32.
 
     Args:
         program: The program.
@@ -204,8 +204,9 @@ def plan(program: Program, batch: Any, placement: Placement) -> Plan:
         placement: The mesh, from `parallel.mesh` or `parallel.abstract_mesh`, and the rules.
 
     Raises:
-        TypeError: A program whose `init` reads values of the batch.
-        ValueError: Rules that do not fit the state, and a batch that the mesh does not divide.
+        TypeError: `program.init` reads values of the batch.
+        ValueError: The rules do not fit the state, or the mesh does not divide the rows of the
+            batch.
 
     >>> import jax, optax, jaxnn as nn
     >>> from jaxnn import parallel, train

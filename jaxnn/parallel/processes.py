@@ -21,29 +21,30 @@ _DIGITS = Accepts("the digits of an int >= 0", str.isdecimal)
 def initialize(
     coordinator: str | None = None, processes: int | None = None, index: int | None = None
 ) -> None:
-    """Join the processes of a run, so that `jax.devices()` are those of all of them.
+    """Connect the processes of a run, so that `jax.devices()` lists the devices of all processes.
 
-    Every process calls it once, before anything else of JAX, and then runs the same code: it makes
-    the same mesh, state, and steps, with its own rows of each batch (`parallel.shard_batch`).
-    Metrics are the same in all of them; `parallel.is_first()` is True in one, for writing files and
-    printing.
+    Every process calls this function once, before any other use of JAX, and then runs the same
+    code: it creates the same mesh, state, and steps, with its own rows of each batch
+    (`parallel.shard_batch`). Metrics are the same in all processes. `parallel.is_first()` is True
+    in one process, which writes files and prints.
 
-    Without arguments, the environment decides: `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES`, and
-    `JAX_PROCESS_ID` (or `JOB_COMPLETION_INDEX`, which Kubernetes sets in an Indexed Job); else
-    Slurm's variables, under `srun` with several tasks; else the API of Kubernetes, which needs the
-    package `kubernetes`. If none of these is set, the run has one process, and nothing is done.
+    Without arguments, the values are read from the environment: from `JAX_COORDINATOR_ADDRESS`,
+    `JAX_NUM_PROCESSES`, and `JAX_PROCESS_ID` (or `JOB_COMPLETION_INDEX`, which Kubernetes sets in
+    an Indexed Job); otherwise from Slurm's variables, under `srun` with several tasks; otherwise
+    from the API of Kubernetes, which needs the package `kubernetes`. If none of these is available,
+    the run has one process, and the function does nothing.
 
     If one process dies, the others cannot continue. Each of them reports it in one line instead of
     a traceback, and exits with status 1 at once: JAX would wait for the dead process.
 
     Args:
-        coordinator: "host:port" of the process with index 0, a port that is free there. Default:
-            None, as the environment states it, like the other arguments.
-        processes: The number of processes.
-        index: The index of this process, from 0.
+        coordinator: "host:port" of the process with index 0; the port must be free on that host.
+            Default: None, from the environment.
+        processes: The number of processes. Default: None, from the environment.
+        index: The index of this process, from 0. Default: None, from the environment.
 
     Raises:
-        ValueError: Some of the arguments are missing, or are not such values.
+        ValueError: Only some of the arguments are given, or their values are not valid.
         RuntimeError: JAX has been used already, or this has been called before.
 
     Reference: `jax.distributed.initialize`, which it calls.

@@ -116,16 +116,16 @@ def flatten_with_paths(tree: Any) -> Iterator[tuple[paths.Path, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A spec that depends on the shape: of kernels (..., inputs, outputs) or vectors (outputs,).
+    """A spec that depends on the shape: kernels (..., inputs, outputs) or vectors (outputs,).
 
-    An array axis that the mesh axis does not divide stays whole; a `PartitionSpec` raises instead.
+    An array axis that the mesh axis does not divide is not split; a `PartitionSpec` raises instead.
 
     Args:
-        inputs: The mesh axis that splits the array axis before the last one; None by default.
-        outputs: The mesh axis that splits the last array axis; None by default.
-        largest: The mesh axis that splits the largest of the other array axes, the last one of
-            equal ones, in arrays of two axes or more, since to gather a vector costs more than it
-            saves; None by default.
+        inputs: The mesh axis that splits the second-to-last array axis. Default: None.
+        outputs: The mesh axis that splits the last array axis. Default: None.
+        largest: The mesh axis that splits the largest of the other array axes, or the last of
+            several equally large ones. Vectors are not split, because gathering them costs more
+            than it saves. Default: None.
 
     >>> split = Split(outputs="model", largest="data")
     >>> tuple(split.spec((64, 256), {"data": 2, "model": 4}))
@@ -217,17 +217,17 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules) -> Any:
     """Return a `NamedSharding` for each parameter of a network, in the structure of `tree`.
 
     Args:
-        tree: What `net.spec(x)` returns, in which stacked axes are known; or any tree of arrays.
+        tree: The tree from `net.spec(x)`, which marks stacked axes, or any tree of arrays.
         mesh: The mesh, from `parallel.mesh`.
         rules: Pairs (pattern, spec). A pattern may be a tuple of patterns, one of which has to
             match. A spec is a `PartitionSpec`, whose missing entries are None, or a `Split`.
             Parameters that no rule matches are replicated.
 
     Raises:
-        TypeError: The rules are something else.
-        ValueError: A rule whose pattern matches nothing, a spec with more entries than the
-            parameter has axes, a mesh axis that does not exist, or is named twice, or does not
-            divide the parameter's axis; all are listed.
+        TypeError: The rules are not such pairs.
+        ValueError: A pattern matches nothing, a spec has more entries than the parameter has axes,
+            or a mesh axis does not exist, is used twice, or does not divide the parameter's axis.
+            The message lists all problems.
 
     >>> import jax, jaxnn as nn
     >>> from jaxnn import parallel

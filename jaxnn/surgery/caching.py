@@ -29,8 +29,8 @@ def with_cache(net: Net, length: int = 256, match: str | Fits | None = None) -> 
     `memory` keeps nothing in either case.
 
     Cached networks are for inference; training raises. `init_state` starts all caches empty. If the
-    network has other state, such as running statistics, replace that part of the new state by it.
-    Writing past the length raises if the position is known while tracing, and gives NaN otherwise.
+    network has other state, such as running statistics, copy it into the new state. Writing past
+    the length raises if the position is known while tracing, and gives NaN otherwise.
 
     Args:
         net: Network.

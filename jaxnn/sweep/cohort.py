@@ -37,10 +37,10 @@ class Work:
     """Lanes of one structure to train for a segment of epochs.
 
     Args:
-        structure: What they have in common.
+        structure: The structure that they share.
         values: The traced values of each lane.
         seeds: The seed of each lane.
-        way: How they go through the program.
+        way: How the lanes run in the program.
         epochs: The first epoch and the one after the last, counted from 0.
         state: The packed states of the lanes after the epochs before; None at the beginning.
         keep: Whether to return the states, from which the lanes continue. Default: False.

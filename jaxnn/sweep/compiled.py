@@ -83,6 +83,13 @@ class Compiled:
         bytes: Memory of a call on a device, without the data.
     """
 
+    structure: Structure
+    way: Way
+    shared: bool
+    traces: int
+    compile_seconds: float
+    bytes: int
+
     def __init__(self, structure: Structure, way: Way, shared: bool) -> None:
         self.structure, self.way, self.shared = structure, way, shared
         self.traces, self.compile_seconds, self.bytes = 0, 0.0, 0

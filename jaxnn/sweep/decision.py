@@ -1,4 +1,4 @@
-"""What a sweep does next, as a pure function of what is committed and the settings.
+"""The next action of a sweep, as a pure function of the committed history and the settings.
 
 Ask      ask the search for the trials of the next round
 Regroup  find the groups of trials that are asked again
@@ -34,7 +34,7 @@ class Lane(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """What decisions follow from: all that is committed, and what the sweep was asked to do.
+    """The input of decisions: all committed results, and the definition of the sweep.
 
     Args:
         trials: All trials, by number.
@@ -42,10 +42,10 @@ class History:
         trained: The number of epochs that each lane has trained; absent for none.
         changes: The changes of population-based training, by epoch.
         groups: How each group of the round that is running trains, by name.
-        seeds: The first seed of each trial of that round that has a group.
+        seeds: The first seed of each trial of this round that has a group.
         epochs: Epochs of a whole run.
         metric: Name of the metric that trials are compared by.
-        maximize: Whether more of it is better.
+        maximize: Whether a larger value is better.
         space: The search space.
     """
 
@@ -116,7 +116,7 @@ class Select:
 
 
 def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Select | None:
-    """Return what to do next in a sweep; None at its end. A pure function.
+    """Return the next action of a sweep; None at its end. This is a pure function.
 
     The first round with an open trial is replayed rung by rung, to the first step that is not
     committed.
@@ -163,10 +163,10 @@ def decide(history: History, settings: Settings) -> Ask | Regroup | Train | Sele
 def _parts(
     history: History, members: Sequence[int], epochs: tuple[int, int], last: bool, seeds: int
 ) -> list[Part]:
-    """Return the lanes that are left to train to a rung, in cohorts.
+    """Return the lanes that still need training to a rung, in cohorts.
 
-    Which lanes form a cohort follows from the trials and groups alone, so a lane has the same
-    neighbors after a sweep was stopped.
+    The cohorts depend only on the trials and groups, so a lane has the same neighbors in a resumed
+    sweep.
     """
     by_group: dict[str, list[Lane]] = {}
     for number in members:
@@ -196,7 +196,7 @@ def _changes(
     epochs: tuple[int, int],
     seed: int,
 ) -> list[Change]:
-    """Return what population-based training changes at a rung."""
+    """Return the changes of population-based training at a rung."""
     random = np.random.default_rng((seed, epochs[1]))
     source, changed = population(scores, random)
     values = history.values(members, epochs[0])
@@ -213,9 +213,9 @@ def _score(
 ) -> float | None:
     """Return the metric of a trial, the mean over its seeds; smaller is better.
 
-    It is the last one, or the one at the end of these epochs. None if the trial is broken, or
-    diverged within the epochs: an accuracy may be the best while the loss is NaN. None also if the
-    metric is missing or not finite for a seed.
+    The metric is the last one, or the one at the end of the given epochs. The result is None if the
+    trial is broken or diverged within the epochs, because an accuracy may be the best while the
+    loss is NaN. It is also None if the metric is missing or not finite for a seed.
     """
     number = trial.number
     if trial.status in BROKEN if epochs is None else _diverged(history, number, epochs):
@@ -241,14 +241,14 @@ def _diverged(history: History, number: int, epochs: tuple[int, int]) -> bool:
 def shows_divergence(metric: str, value: float, at_end: bool) -> bool:
     """Return whether a value shows that a trial diverged.
 
-    That is a training loss that is not finite, or such a validation loss at the end of a segment of
-    epochs. Other metrics may be undefined for a while, as the precision of a class that is never
-    predicted.
+    A trial diverged if its training loss is not finite, or its validation loss at the end of a
+    segment of epochs. Other metrics may be undefined for a while, as the precision of a class that
+    is never predicted.
 
     Args:
         metric: Name of the metric.
-        value: Its value.
-        at_end: Whether it is of the last epoch of a segment.
+        value: Value of the metric.
+        at_end: Whether the value belongs to the last epoch of a segment.
     """
     return not math.isfinite(value) and (
         metric == "loss" or (at_end and metric == "validation_loss")

@@ -95,11 +95,11 @@ class _Range(_Checked):
 
 @dataclasses.dataclass(frozen=True)
 class Uniform(_Range):
-    """A float between two numbers, each stretch as likely as another of the same length.
+    """A uniformly distributed float.
 
     Args:
-        low: The low end.
-        high: The high end, greater than `low`.
+        low: Lower bound.
+        high: Upper bound, greater than `low`.
 
     >>> Uniform(0.0, 0.5).at(0.5)
     0.25
@@ -123,11 +123,11 @@ class Uniform(_Range):
 
 @dataclasses.dataclass(frozen=True)
 class LogUniform(_Range):
-    """A float between two numbers above 0, each ratio as likely as another of the same size.
+    """A positive float whose logarithm is uniformly distributed.
 
     Args:
-        low: The low end, greater than 0.
-        high: The high end, greater than `low`.
+        low: Lower bound, greater than 0.
+        high: Upper bound, greater than `low`.
 
     >>> LogUniform(1e-4, 1e-2).grid(3)
     [0.0001, 0.001, 0.01]
@@ -149,13 +149,14 @@ class LogUniform(_Range):
 
 @dataclasses.dataclass(frozen=True)
 class Int(_Range):
-    """An int from `low` to `high`, both included.
+    """An integer between `low` and `high`, both inclusive.
 
-    With `log`, a number is as likely as its stretch [n - 1/2, n + 1/2] is long on a log scale.
+    With `log`, the probability of n is proportional to the length of the interval [n - 1/2, n +
+    1/2] on a log scale.
 
     Args:
-        low: The low end; greater than 0 with `log`.
-        high: The high end, greater than `low`.
+        low: Lower bound; greater than 0 with `log`.
+        high: Upper bound, greater than `low`.
         log: Whether the scale is logarithmic. Default: False.
 
     >>> [Int(1, 3).at(u) for u in (0.0, 0.3, 0.5, 0.9)]
@@ -235,10 +236,10 @@ class _Options(_Checked):
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class Choice(_Options):
-    """One of several options without order.
+    """A choice between unordered options.
 
     Args:
-        options: Numbers, texts, True, False, or None, each once.
+        *options: Distinct numbers, strings, True, False, or None.
 
     >>> Choice("relu", "tanh").at(0.7)
     'tanh'
@@ -262,10 +263,10 @@ class Choice(_Options):
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
 class Grid(_Options):
-    """One of several numbers, which have an order.
+    """A choice between ordered numbers.
 
     Args:
-        numbers: Finite numbers that increase.
+        *numbers: Finite numbers in increasing order.
 
     >>> Grid(1, 3, 10, 30).grid(points=2)
     [1, 3, 10, 30]
@@ -291,14 +292,14 @@ Dimension = Uniform | LogUniform | Int | Choice | Grid
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False, eq=False)
 class Branch(_Checked):
-    """Which class a field of several gets, and what is swept inside of each.
+    """A choice between the classes of a union field, with dimensions inside each class.
 
-    The paths of a class start at its fields. A class that the configuration does not have there
-    starts from its defaults. If None is allowed, it is the class `"None"`: `Branch(Shift={...},
-    **{"None": {}})`.
+    Paths inside a class begin at its fields. If the base configuration has another class in the
+    field, the chosen class starts from its defaults. If the field may be None, write the class
+    `"None"`: `Branch(Shift={...}, **{"None": {}})`.
 
     Args:
-        classes: For each class the dimension, or `Branch`, of each dotted path inside.
+        **classes: For each class by name, a dict of a dimension or a `Branch` by dotted path.
 
     >>> Branch(AdamW={"learning_rate": LogUniform(1e-4, 1e-1)}, SGD={})
     Branch(AdamW={'learning_rate': LogUniform(low=0.0001, high=0.1)}, SGD={})

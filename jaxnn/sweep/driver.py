@@ -89,9 +89,13 @@ class Reporter:
 
     Args:
         ledger: Ledger of the sweep.
-        planner: What is known of the sweep.
+        planner: The planner of the sweep.
         watch: Receives the progress.
     """
+
+    ledger: Ledger
+    planner: Planner
+    watch: Watch
 
     def __init__(self, ledger: Ledger, planner: Planner, watch: Watch) -> None:
         self.ledger, self.planner, self.watch = ledger, planner, watch
@@ -145,10 +149,16 @@ class Driver:
     Args:
         experiment: The experiment that the ledger's meta data name.
         ledger: Ledger, open for writing.
-        executor: Where cohorts run.
-        workers: How many cohorts run at a time. Default: 1.
+        executor: The executor of the cohorts.
+        workers: Number of cohorts at the same time. Default: 1.
         watch: Receives the progress of the sweep after each cohort.
     """
+
+    planner: Planner
+    ledger: Ledger
+    executor: Executor
+    workers: int
+    reporter: Reporter
 
     def __init__(
         self,

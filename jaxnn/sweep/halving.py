@@ -23,7 +23,7 @@ from .space import Space, Values
 FACTORS = (0.8, 1.2)
 """`perturbed` multiplies a number by one of these."""
 
-at_most_half = Accepts("a number > 0 and at most 0.5", lambda value: 0 < value <= 0.5)
+at_most_half: Accepts = Accepts("a number > 0 and at most 0.5", lambda value: 0 < value <= 0.5)
 
 
 def rungs(epochs: int, eta: int, least: int = 1) -> list[int]:
@@ -92,7 +92,7 @@ class Bracket:
 
     @property
     def counts(self) -> list[int]:
-        """How many trials train up to each rung."""
+        """The number of trials that train up to each rung."""
         counts = [self.count]
         for _ in self.rungs[1:]:
             counts.append(kept(counts[-1], self.eta))

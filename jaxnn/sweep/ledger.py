@@ -123,7 +123,7 @@ class Ledger:
 
         Args:
             folder: Folder of the sweep, created if it does not exist.
-            meta: What all trials have in common, plain data by name; "experiment" is the module of
+            meta: The data that all trials share, plain data by name; "experiment" is the module of
                 the experiment.
         """
         folder = Path(folder)
@@ -168,7 +168,7 @@ class Ledger:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """What all trials have in common."""
+        """The data that all trials share."""
         return {name: self._plain(text) for name, text in self._rows("meta", "tt")}
 
     def groups(self) -> list[Group]:

@@ -16,9 +16,9 @@ from ..executors import worker_died
 from ..experiment.experiment import Experiment
 from ..explain.text import suggestion
 from .cohort import Probe, Timing, Way, Work, probe
-from .search import searcher
+from .search import Search, searcher
 from .settings import Settings
-from .space import Values
+from .space import Space, Values
 from .structure import TRACED, Structure, reads_seed, space_of, structure_of, traced_or_static
 from .training import Training, training_of
 
@@ -43,12 +43,12 @@ class Grouped:
     """A group, and how its lanes run.
 
     Args:
-        structure: What its trials have in common.
+        structure: The structure that its trials share.
         epochs: Epochs of a whole run.
         way: How lanes go through the program.
         cohort: Number of lanes that a worker gets at a time.
-        timings: What a probe measured, the fastest first; none if the way was given.
-        error: What the program raised instead, in one line.
+        timings: The measurements of a probe, the fastest first; none if the way was given.
+        error: The error of the program, in one line.
     """
 
     structure: Structure
@@ -60,7 +60,7 @@ class Grouped:
 
 
 class Planner:
-    """What is known of a sweep before it runs.
+    """The properties of a sweep that are known before it runs.
 
     Args:
         experiment: The experiment.
@@ -73,6 +73,17 @@ class Planner:
             more groups than `settings.max_groups`, or the settings do not fit the space.
         ImportError: A library of the search is not installed.
     """
+
+    experiment: Experiment[Any]
+    base: Any
+    settings: Settings
+    space: Space
+    epochs: int
+    metrics: list[str]
+    metric: str
+    maximize: bool
+    search: Search
+    found: dict[str, str]
 
     def __init__(
         self,
@@ -96,7 +107,7 @@ class Planner:
 
     @property
     def left_out(self) -> str:
-        """What a grid search leaves out for lack of trials; "" if it tries all its points."""
+        """A description of the grid points that are not tried; "" if all are."""
         settings = self.settings
         size = self.space.grid_size(settings.points) if settings.search == "grid" else 0
         if size <= settings.trials:
@@ -180,7 +191,7 @@ class Planner:
         return Probe(example, math.ceil(lanes), math.ceil(epochs), settings.width, settings.ways)
 
     def _ranking(self, training: Training) -> tuple[str, bool]:
-        """Return the metric that trials are compared by, and whether more of it is better."""
+        """Return the metric for comparing trials, and whether a larger value is better."""
         names, experiment = self.metrics, self.experiment
         held = [name for name in names if name.startswith("validation_")]
         directed = [name for name in held or names if training.maximized(name) is not None]
@@ -246,7 +257,7 @@ class Planner:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What the first round of a sweep would be.
+    """The first round of a sweep.
 
     Args:
         planner: The sweep.

@@ -58,9 +58,9 @@ class Sweep:
         folder: Folder of the ledger.
         experiment: Module of the experiment, such as `experiments.mnist_mlp`.
         config: The configuration that trials change, as `configuration.to_plain` returns it.
-        dimensions: What is swept, by name.
+        dimensions: The swept dimensions, by name.
         metric: Name of the metric that trials are compared by.
-        maximize: Whether more of it is better.
+        maximize: Whether a larger value is better.
         seeds: Number of lanes per trial.
         epochs: Epochs of a whole run.
         rungs: The epochs at which trials are compared; only the last without halving.
@@ -256,12 +256,24 @@ def read(ledger: Ledger) -> Sweep:
     )
 
 
-NEEDED = {"experiment": str, "config": dict, "space": list, "metric": str, "maximize": bool}
+NEEDED: dict[str, type[Any]] = {
+    "experiment": str,
+    "config": dict,
+    "space": list,
+    "metric": str,
+    "maximize": bool,
+}
 NEEDED |= {"seeds": int, "epochs": int, "rungs": list}
 # Further meta data of a report and a driver.
-FURTHER = {"settings": dict, "traced": dict, "versions": dict, "sources": dict, "search": str}
+FURTHER: dict[str, type[Any]] = {
+    "settings": dict,
+    "traced": dict,
+    "versions": dict,
+    "sources": dict,
+    "search": str,
+}
 FURTHER |= {"forced": list}
-FORCED = {"after trials": int, "changes": list}
+FORCED: dict[str, type[Any]] = {"after trials": int, "changes": list}
 # Tests of some of them, besides their types.
 VALID: dict[str, Callable[[Any], Any]] = {
     "experiment": lambda name: re.fullmatch(r"\w[\w.-]*", name),  # it is in commands to copy

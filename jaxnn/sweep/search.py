@@ -1,4 +1,4 @@
-"""Searches: they choose which trials to run next.
+"""Searches, which choose the next trials of a sweep.
 
     grid                    all points of the space's grid, in order
     random, sobol           samples, independent or evenly spread
@@ -46,12 +46,12 @@ GP_HISTORY = 100
 
 
 class Observation(NamedTuple):
-    """A trial that was asked.
+    """A trial that a search chose before.
 
     Args:
-        values: Its values.
-        score: Its score, smaller is better; None or not finite if it failed, diverged, or has not
-            ended.
+        values: Values of the trial.
+        score: Score of the trial, smaller is better. It is None or not finite if the trial failed,
+            diverged, or has not ended.
     """
 
     values: Values
@@ -59,16 +59,16 @@ class Observation(NamedTuple):
 
     @property
     def is_scored(self) -> bool:
-        """Whether it has a finite score."""
+        """Whether the trial has a finite score."""
         return self.score is not None and math.isfinite(self.score)
 
 
 @dataclasses.dataclass(frozen=True)
 class Search(abc.ABC):
-    """Chooses which trials to run next; created by `searcher`.
+    """Base of the searches, which choose the next trials; created by `searcher`.
 
     Args:
-        space: Where to search.
+        space: The search space.
         seed: Seed of all random choices. Default: 0.
         points: Points per range in a grid. Default: 5.
     """
@@ -86,7 +86,7 @@ class Search(abc.ABC):
         Args:
             count: Number of trials; there are fewer only if a grid ends.
             round: Number of the round.
-            history: All trials that were asked before.
+            history: All trials of earlier rounds.
         """
 
     def _random_seed(self, round: int) -> int:
@@ -188,7 +188,7 @@ class TPESearch(_OptunaSearch):
     """
 
     name = "tpe"
-    needs = ("optuna",)
+    needs: ClassVar[tuple[str, ...]] = ("optuna",)
 
     def most(self) -> int:
         """Return how many observations the sampler gets."""
@@ -203,11 +203,11 @@ class TPESearch(_OptunaSearch):
 class GPSearch(_OptunaSearch):
     """A Gaussian process and its expected improvement, for runs that take longer than asking.
 
-    What is inside of branches is left to tree Parzen estimators.
+    Dimensions inside of branches are sampled by tree Parzen estimators.
     """
 
     name = "gp"
-    needs = ("optuna", "torch", "scipy")
+    needs: ClassVar[tuple[str, ...]] = ("optuna", "torch", "scipy")
 
     def most(self) -> int:
         """Return how many observations the sampler gets."""
@@ -224,14 +224,14 @@ class GPSearch(_OptunaSearch):
 class CMAESSearch(SobolSearch):
     """Covariance matrix adaptation in the unit cube of all dimensions.
 
-    An option or a whole number becomes a random point of its share of the unit line, and a
-    dimension that the trial does not have a random point of the whole line, which keeps their
-    spread. A batch is up to three generations of at least 16; batches of 16 learn most from a
-    trial. If the distribution has shrunk to a point, it starts again elsewhere.
+    An option or an integer becomes a random point of its interval, and a dimension that the trial
+    does not have becomes a random point of [0, 1), which preserves their spread. A batch is up to
+    three generations of at least 16; batches of 16 learn most from a trial. If the distribution has
+    shrunk to a point, it starts again elsewhere.
     """
 
     name = "cmaes"
-    needs = ("cmaes",)
+    needs: ClassVar[tuple[str, ...]] = ("cmaes",)
 
     def ask(self, count: int, round: int, history: Sequence[Observation]) -> list[Values]:
         """Return the next trials."""
@@ -283,7 +283,7 @@ def searcher(name: str, space: Space, *, seed: int = 0, points: int = 5) -> Sear
 
     Args:
         name: "grid", "random", "sobol", "tpe", "cmaes", or "gp".
-        space: Where to search.
+        space: The search space.
         seed: Seed of all random choices. Default: 0.
         points: Points per range in a grid. Default: 5.
 
@@ -338,7 +338,7 @@ def optuna_library() -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Turn off Optuna's warnings about what it is given."""
+    """Turn off Optuna's warnings about its arguments."""
     optuna = optuna_library()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

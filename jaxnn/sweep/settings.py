@@ -18,16 +18,16 @@ class Settings:
     trials: Annotated[int, positive] = 64
     """Configurations to try."""
     search: Literal["random", "grid", "sobol", "tpe", "cmaes", "gp"] = "random"
-    """How the next trials are chosen; tpe, cmaes, and gp learn from earlier ones."""
+    """The search that chooses the next trials; tpe, cmaes, and gp learn from earlier ones."""
     seeds: Annotated[int, positive] = 1
-    """Seeds per configuration, whose score is their mean."""
+    """Seeds per configuration; the score is the mean over them."""
     metric: str = ""
-    """The metric to compare trials by, in the direction that it or the task declares. Default:
-    validation accuracy, otherwise validation loss."""
+    """The metric for comparing trials, in the direction that it or the task declares. Without one,
+    the validation accuracy is used, otherwise the validation loss."""
     maximize: str = ""
-    """The metric to compare trials by, if more of it is better."""
+    """The metric for comparing trials, if larger is better."""
     minimize: str = ""
-    """The metric to compare trials by, if less of it is better."""
+    """The metric for comparing trials, if smaller is better."""
     halving: Literal["none", "successive", "hyperband", "population"] = "none"
     """Whether trials stop early: by successive halving, Hyperband, or population-based training."""
     eta: Annotated[int, integer(2)] = 4
@@ -35,17 +35,17 @@ class Settings:
     least: Annotated[int, positive] = 1
     """Epochs to the first rung; with population-based training, between two changes."""
     batch: Annotated[int, natural] = 0
-    """Trials to ask for at a time; 0 for 32 if the search learns, otherwise all."""
+    """Trials per round of the search; 0 for 32 if the search learns, otherwise all."""
     points: Annotated[int, positive] = 5
     """Points per range in a grid."""
     lanes: int | Literal["auto"] = "auto"
-    """Lanes per call on each device; auto measures what is fastest."""
+    """Lanes per call on each device; auto selects the fastest number by measurement."""
     by: Literal["auto", "loop", "map", "vmap"] = "auto"
-    """Whether lanes run one after the other or together; auto measures what is fastest."""
+    """Whether lanes run in sequence or together; auto selects the fastest way by measurement."""
     exact: bool = False
-    """Train each lane so that it is bitwise equal to a solo run."""
+    """Train each lane so that it is bitwise identical to a single run."""
     max_groups: Annotated[int, positive] = 16
-    """The most programs to compile: each combination of static values needs one."""
+    """Maximum number of programs to compile; each combination of static values needs one."""
     search_seed: int = 0
     """Seed of the search; trials have the seed of the configuration."""
 

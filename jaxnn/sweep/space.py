@@ -67,15 +67,15 @@ class SweptField:
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """What is swept of a configuration. A value: hashable, and equal if the parts are.
+    """The search space of a configuration class. Equal spaces compare and hash equal.
 
     Args:
-        config: The class of the configuration.
-        paths: The dimension, or `Branch`, of each dotted path.
+        config: The class of the configuration, a frozen dataclass.
+        paths: Dict of a dimension or a `Branch` by dotted path.
 
     Raises:
-        ValueError: The class lacks a path, one is swept twice, a field does not accept a value, or
-            only some classes of a union have the path.
+        ValueError: The class lacks a path, a path is swept twice, a field does not accept a value,
+            or only some classes of a union have the path.
 
     >>> from jaxnn.experiment import SGD, AdamW
     >>> from jaxnn.sweep import Int
@@ -104,16 +104,16 @@ class Space:
 
     @property
     def dimensions(self) -> dict[str, Dimension]:
-        """All dimensions by name, a branch's choice of class before what it sweeps inside."""
+        """All dimensions by name. The choice of a branch precedes the dimensions inside it."""
         return {swept.name: swept.dimension for swept in self._swept}
 
     @property
     def fields(self) -> set[str]:
-        """The dotted paths of all that is swept, the same for each class of a branch."""
+        """The dotted paths of all swept fields, the same for each class of a branch."""
         return {".".join(swept.path) for swept in self._swept}
 
     def active(self, name: str, values: Mapping[str, Any]) -> bool:
-        """Return whether a trial with these values has a dimension: its branches are chosen.
+        """Return whether a trial has a dimension: whether all branches around it are chosen.
 
         Args:
             name: Name of the dimension.
@@ -122,12 +122,12 @@ class Space:
         return self._named(name).active(values)
 
     def sample(self, rng: np.random.Generator) -> Values:
-        """Return a random trial: each dimension by its distribution, independent of the others.
+        """Return a random trial, with each dimension drawn independently from its distribution.
 
-        Draws the same number of numbers whichever branches are chosen.
+        The number of random numbers drawn does not depend on the chosen branches.
 
         Args:
-            rng: Draws the trial.
+            rng: The random generator.
         """
         return self.from_unit(rng.random(len(self._swept)))
 
@@ -147,12 +147,12 @@ class Space:
     def to_unit(self, values: Values, rng: np.random.Generator) -> np.ndarray[Any, Any]:
         """Return a random one of the points that `from_unit` maps to these values.
 
-        For an option or a whole number it is any point of its share of the line; for a dimension
-        that the trial does not have, any point of the line.
+        The coordinate of an option or an integer is random within its interval. The coordinate of a
+        dimension that the trial does not have is random in [0, 1).
 
         Args:
             values: Values of the trial.
-            rng: Draws the point.
+            rng: The random generator.
         """
         within = 0.001 + 0.998 * rng.random(len(self._swept))  # off the edges, because of rounding
         return np.array(
@@ -163,10 +163,10 @@ class Space:
         )
 
     def grid(self, points: int) -> Iterator[Values]:
-        """Return the product of all dimensions' grids, the last dimension fastest.
+        """Return the product of the grids of all dimensions. The last dimension varies fastest.
 
         Args:
-            points: Points per range (an `Int` has at most its numbers); options have all.
+            points: Maximum number of points of each range; a `Choice` contributes all its options.
         """
         positive(points, "points")
         return self._product({}, self._swept, points)
@@ -183,12 +183,12 @@ class Space:
             yield from self._product(values | ({swept.name: value} if active else {}), rest, points)
 
     def grid_size(self, points: int, names: Collection[str] | None = None) -> int:
-        """Return how many points `grid` lists, without listing them.
+        """Return the number of trials that `grid` returns.
 
         Args:
-            points: Points per range.
-            names: Dimensions that distinguish points, with all choices of classes among them.
-                Default: all.
+            points: Maximum number of points of each range.
+            names: Count only trials that differ in these dimensions, which must include all choices
+                of classes. Default: None, all dimensions.
 
         >>> from jaxnn.experiment import SGD
         >>> space = {"momentum": Uniform(0.5, 0.9), "learning_rate": Grid(0.1, 1.0)}
@@ -210,14 +210,14 @@ class Space:
         return len(grid) * self._size(values, rest, points)
 
     def configured(self, config: Any, values: Mapping[str, Any]) -> Any:
-        """Return a configuration with these values at their paths.
+        """Return the configuration with the values set at their paths.
 
-        Dataclasses on the way are created again by `dataclasses.replace`, once each, so their
-        checks run. The values are not converted and may be traced by JAX. A class that a branch
-        chose and `config` does not have there starts from its defaults.
+        Each dataclass along a path is replaced once by `dataclasses.replace`, so its checks run.
+        The values are not converted and may be traced by JAX. If a branch chose another class than
+        `config` has in the field, that class starts from its defaults.
 
         Args:
-            config: The configuration, which does not change.
+            config: The base configuration, which is not modified.
             values: Values by dimension.
         """
         for swept in map(self._named, values):
@@ -228,7 +228,7 @@ class Space:
         return _changed(config, pairs)
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """Return a row per dimension, for JSON: name, kind, range or options, log, and condition.
+        """Return a dict per dimension for JSON: name, kind, range or options, log, and condition.
 
         >>> from jaxnn.experiment import SGD
         >>> Space(SGD, {"momentum": Uniform(0.5, 0.9)}).to_plain()

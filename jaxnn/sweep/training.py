@@ -25,7 +25,7 @@ from jax.extend.core import Var, primitives
 
 from ..data.augmented import augmented
 from ..data.rows import check_rows, row_count
-from ..experiment.experiment import Configured, Experiment, loaded
+from ..experiment.experiment import Configured, Experiment, Loaded, loaded
 from ..keys import as_key, kept_key, kept_words
 from ..train.evaluation import SIZE, check_names
 from ..train.metrics import check_metrics, direction_of, directions, without_collected
@@ -36,7 +36,7 @@ from ..train.steps import has_convolution
 
 
 class Order(NamedTuple):
-    """What the steps of a record run on.
+    """The input of the steps of a record.
 
     Args:
         words: Words of the root key, from which augmentations draw.
@@ -71,6 +71,11 @@ class Training:
         epochs: The number of its records.
         seed: The root of its random numbers.
     """
+
+    run: Configured
+    source: Loaded
+    epochs: int
+    seed: Any
 
     def __init__(self, run: Configured) -> None:
         self.run, self.source = run, run.data
@@ -126,7 +131,7 @@ class Training:
 
         Args:
             state: The state before.
-            order: What the steps run on.
+            order: The input of the steps.
             data: The arrays to train on, and those for validation.
         """
         program, functions = self.run.program, getattr(self.source.train, "functions", ())

@@ -56,6 +56,10 @@ class Blocks:
         key: The last key of its path, which its blocks have too, so that masks find them.
     """
 
+    items: tuple[Any, ...]
+    leaf: int
+    key: Any
+
     def __init__(self, items: Sequence[Any], leaf: int, key: Any) -> None:
         self.items, self.leaf, self.key = tuple(items), leaf, key
 
@@ -81,6 +85,10 @@ class Form:
     `plain` is the structure of the latter. `entries` has, for each leaf of it, the number of the
     parameter that it belongs to, or None, and the positions of its blocks among `leaves`.
     """
+
+    leaves: list[Any]
+    structure: Any
+    plain: Any
 
     def __init__(self, tree: Any) -> None:
         self.leaves, self.structure = jax.tree.flatten(tree)

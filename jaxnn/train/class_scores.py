@@ -26,11 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..fields import is_traced
-from ..validation import one_of
+from ..validation import Accepts, one_of
 from .examples import Examples, check_shapes
 from .metrics import Derived, Ratio
 
-average_kind = one_of("binary", "macro", "micro")
+average_kind: Accepts = one_of("binary", "macro", "micro")
 
 
 class _Decisions(NamedTuple):
@@ -50,7 +50,7 @@ def accuracy(
     ignore: int | None = -100,
     threshold: float = 0.0,
 ) -> Ratio:
-    """The fraction of labels that are predicted, as `sklearn.metrics.accuracy_score`.
+    """The fraction of labels that are predicted correctly, as `sklearn.metrics.accuracy_score`.
 
     For several labels per example, it is the fraction of all labels: 1 - hamming loss.
 
@@ -208,7 +208,7 @@ def confusion_matrix(
     ignore: int | None = -100,
     threshold: float = 0.0,
 ) -> jax.Array:
-    """How often each label (row) has each prediction (column), as scikit-learn's function.
+    """The number of examples for each label (row) and prediction (column), as in scikit-learn.
 
     Args:
         outputs: Logits or predictions, as described at the top of the module.
@@ -224,8 +224,8 @@ def confusion_matrix(
         Integers (classes, classes), or floats with weights.
 
     Raises:
-        ValueError: A label out of range. Traced ones, as in `jax.jit`, are left out, and
-            `nn.checkify` reports them.
+        ValueError: A label is out of range. Traced labels out of range, as in `jax.jit`, are not
+            counted, and `nn.checkify` reports them.
 
     >>> import jax.numpy as jnp
     >>> confusion_matrix(jnp.array([0, 1, 1]), jnp.array([0, 1, 0])).tolist()

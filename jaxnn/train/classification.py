@@ -1,7 +1,8 @@
 """Tasks whose targets are labels: one of several classes, tokens, yes or no, several yes or no."""
 
 import math
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +11,15 @@ import optax
 from ..fields import is_traced
 from ..validation import Accepts, fraction, integer, number, tuple_of
 from .examples import Examples, cross_entropy, wide
-from .metrics import Ratio
+from .metrics import Direction, Ratio
 from .task import Task
 
 SEVERAL = (
     ", and write targets[..., 0] for targets with a last axis of size 1, or "
     "train.MultiLabelClassification(n) for several labels per example"
 )
-ignored_label = None | integer().such(hint="write ignore=-100")
-factors = None | Accepts(
+ignored_label: Accepts = None | integer().such(hint="write ignore=-100")
+factors: Accepts = None | Accepts(
     "a number >= 0, or a tuple of them",
     lambda v: all(is_traced(n) or number(0).test(n) for n in (v if isinstance(v, tuple) else (v,))),
     hint="write {name}=(1.0, 1.0, 2.0) for three classes",
@@ -42,10 +43,10 @@ class _OneOfSeveral(Task):
 class Classification(_OneOfSeveral):
     """One of `number` classes: softmax cross entropy of integer labels, or of probabilities.
 
-    Outputs are logits (..., number), targets integer labels (...) in [0, number), or a probability
-    for each class (..., number), as `data.mixup` returns them; predictions are probabilities
-    (..., number). The metric is `accuracy`, the fraction of correct labels; for probabilities, the
-    label is the most probable class.
+    Outputs are logits (..., number). Targets are integer labels (...) in [0, number), or
+    probabilities of the classes (..., number), as returned by `data.mixup`. Predictions are
+    probabilities (..., number). The metric is `accuracy`, the fraction of correct labels; for
+    probabilities, the label is the most probable class.
 
     A label outside of [0, number) gives a loss, gradient, and accuracy of NaN, and never those of
     another class. `train.fit`, `train.evaluate`, and `nn.checkify` raise an error for such a label.
@@ -55,15 +56,15 @@ class Classification(_OneOfSeveral):
         ignore: Label of examples that are excluded from loss and metrics; None excludes none.
             Without any other example the loss is 0 (torch gives NaN). Default: -100, as in
             torch.nn.CrossEntropyLoss.
-        label_smoothing: Fraction s of each label that is spread over all classes: 1 - s is added
-            to s / number for the target, and s / number is the target of the others. In [0, 1].
-            Default: 0.
+        label_smoothing: Fraction s in [0, 1] of each label that is spread over all classes. The
+            target probability is 1 - s + s / number for the label and s / number for the other
+            classes. Default: 0.
         class_weights: Tuple of `number` weights. As in torch.nn.CrossEntropyLoss, the loss of
             integer labels divides by the sum of the weights of the labels, and that of
             probabilities by the number of examples. Metrics do not use them. Default: None, 1 each.
 
     Raises:
-        ValueError: Fewer than 2 classes, or another number of weights.
+        ValueError: `number` is less than 2, or differs from the number of weights.
 
     References: Szegedy et al., Rethinking the inception architecture, 2016 (label smoothing).
 
@@ -85,7 +86,7 @@ class Classification(_OneOfSeveral):
     ignore: Annotated[int | None, ignored_label] = -100
     label_smoothing: Annotated[float, fraction] = 0.0
     class_weights: Annotated[tuple[float, ...] | None, factors] = None
-    directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
+    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = f"{SEVERAL}, and targets.astype('float32') for one-hot targets"
 
     def __post_init__(self) -> None:
@@ -117,11 +118,11 @@ class Classification(_OneOfSeveral):
 class NextToken(_OneOfSeveral):
     """The next token: softmax cross entropy at every position of a sequence.
 
-    Outputs are logits (..., T, vocabulary), targets integer tokens (..., T) in [0, vocabulary), the
-    token that follows each position; predictions are probabilities (..., T, vocabulary). The
+    Outputs are logits (..., T, vocabulary). Targets are integer tokens (..., T) in [0, vocabulary),
+    the token that follows each position. Predictions are probabilities (..., T, vocabulary). The
     metrics are `accuracy`, the fraction of tokens with the largest output, and `bits`, the cross
-    entropy in bits per token, without smoothing. All are means over the positions whose target is
-    not `ignore`. Targets outside of the vocabulary are treated as by `Classification`.
+    entropy in bits per token without smoothing. Loss and metrics are means over the positions whose
+    target is not `ignore`. Targets outside of the vocabulary are handled as in `Classification`.
 
     Args:
         vocabulary: Number of tokens, at least 2.
@@ -130,7 +131,7 @@ class NextToken(_OneOfSeveral):
         label_smoothing: As in `Classification`. Default: 0.
 
     Raises:
-        ValueError: Fewer than 2 tokens.
+        ValueError: `vocabulary` is less than 2.
 
     Reference: Shannon, Prediction and entropy of printed English, 1951.
 
@@ -144,7 +145,7 @@ class NextToken(_OneOfSeveral):
     vocabulary: Annotated[int, integer(2).such(hint="write train.NextToken(len(text.vocabulary))")]
     ignore: Annotated[int | None, ignored_label] = -100
     label_smoothing: Annotated[float, fraction] = 0.0
-    directions = {"accuracy": "maximize", "bits": "minimize"}  # noqa: RUF012, not a field
+    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize", "bits": "minimize"}
     _more_classes = "train.NextToken(n)"
 
     @property
@@ -198,9 +199,9 @@ class _YesOrNo(Task):
 class BinaryClassification(_YesOrNo):
     """Yes or no: sigmoid cross entropy of one output.
 
-    Outputs are logits (..., 1), targets integers 0 or 1 (...), predictions the probability of 1
-    (...). The metric is `accuracy`. Targets other than 0 and 1 are treated as labels out of range
-    by `Classification`.
+    Outputs are logits (..., 1), targets are integers 0 or 1 (...), and predictions are the
+    probability of 1 (...). The metric is `accuracy`. Targets other than 0 and 1 are handled like
+    labels out of range in `Classification`.
 
     Args:
         ignore: Target of examples that are excluded from loss and metrics; None excludes none.
@@ -216,7 +217,7 @@ class BinaryClassification(_YesOrNo):
 
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | None, None | number(0).such(hint="write pos_weight=2.0")] = None
-    directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
+    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = SEVERAL
 
     @property
@@ -228,16 +229,16 @@ class BinaryClassification(_YesOrNo):
 class MultiLabelClassification(_YesOrNo):
     """Several yes-or-no labels per example: sigmoid cross entropy of each.
 
-    Outputs are logits (..., number), targets 0 or 1 (..., number), integers or booleans, or floats,
-    which are probabilities in [0, 1]; predictions are probabilities (..., number). The metric is
-    `accuracy`, the fraction of all labels on the right side, which is 1 - hamming loss. Loss and
-    metrics are means over all labels of all examples. Other targets give NaN, as in
-    `Classification`. Weights have a number per example or per label.
+    Outputs are logits (..., number). Targets are integers or booleans, 0 or 1, or floating-point
+    probabilities in [0, 1], of shape (..., number). Predictions are probabilities (..., number).
+    The metric is `accuracy`, the fraction of all labels that are predicted correctly, which equals
+    1 - Hamming loss. Loss and metrics are means over all labels of all examples. Other targets give
+    NaN, as in `Classification`. Example weights have one number per example or per label.
 
     Args:
         number: Number of labels per example, at least 1.
-        ignore: Target of labels that are excluded, such as unknown ones; None excludes none. Floats
-            have no such target: write weights. Default: -100.
+        ignore: Target of labels that are excluded, such as unknown labels; None excludes none. It
+            does not apply to floating-point targets; use example weights instead. Default: -100.
         pos_weight: Factor on the loss of labels with target 1, or a tuple of `number` factors, as
             in torch.nn.BCEWithLogitsLoss. Default: None, 1.
 
@@ -253,7 +254,7 @@ class MultiLabelClassification(_YesOrNo):
     ]
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | tuple[float, ...] | None, factors] = None
-    directions = {"accuracy": "maximize"}  # noqa: RUF012, not a field
+    directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
     _other_targets = ", and write train.MultiLabelClassification(targets.shape[-1])"
     _per_output = True
 

@@ -38,12 +38,12 @@ def evaluate(
     """Return the metrics of a state over all rows of data.
 
     Args:
-        program: Program, whose `evaluate` is called.
-        state: State of it.
-        data: Anything that `train.run` accepts; each row is read once. Default: None, for a program
-            without data.
+        program: The program; its method `evaluate` is called.
+        state: A state of the program.
+        data: Data in any form that `train.run` accepts; each row is read once. Default: None, for a
+            program without data.
         key: JAX key. Default: `jax.random.key(0)`, so that two evaluations are comparable.
-        batch_size: Largest number of rows of a piece. Default: 1024.
+        batch_size: Maximum number of rows of a piece. Default: 1024.
         placement: Devices of the arrays, a `parallel.Placement`. Default: one device.
 
     Returns:
@@ -88,12 +88,12 @@ def predict(
     """Return `program.predict` of all rows, in pieces.
 
     Args:
-        program: Program.
-        state: State of it.
-        inputs: Pytree of arrays of rows.
-        batch_size: Largest number of rows of a piece. Default: 1024.
-        placement: Devices of the arrays, a `parallel.Placement`. On a mesh every device gets all
-            predictions. Default: one device.
+        program: The program; its method `predict` is called.
+        state: A state of the program.
+        inputs: A pytree of arrays of rows.
+        batch_size: Maximum number of rows of a piece. Default: 1024.
+        placement: Devices of the arrays, a `parallel.Placement`. On a mesh, every device receives
+            all predictions. Default: one device.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn

@@ -1,4 +1,4 @@
-"""How often something is done: after a number of steps, epochs, or minutes."""
+"""Intervals in steps, epochs, or minutes."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
@@ -8,7 +8,7 @@ from ..validation import above, positive
 
 
 class Moment(NamedTuple):
-    """Where a run is.
+    """The position of a run.
 
     Args:
         step: The number of steps since the beginning of the run.
@@ -22,10 +22,10 @@ class Moment(NamedTuple):
 
 
 class Every(Value):
-    """After a number of steps, epochs, or minutes; if several are given, whenever one is due.
+    """An interval in steps, epochs, or minutes; if several are given, each is due separately.
 
-    Steps and epochs count from the beginning of the run, so a resumed run has the same ones.
-    Minutes count from the last time, and are noticed at the end of a dispatch.
+    Steps and epochs count from the beginning of the run, so they are due at the same steps in a
+    resumed run. Minutes count from the last time, and are checked at the end of each dispatch.
 
     Args:
         steps: An int >= 1. Default: None.
@@ -33,7 +33,7 @@ class Every(Value):
         minutes: A number > 0. Default: None.
 
     Raises:
-        ValueError: Nothing is given, or a number that is out of range.
+        ValueError: No argument is given, or an argument is out of range.
 
     >>> Every(epochs=2).due(Moment(20, 10, 0.0), since=Moment(10, 10, 0.0))
     True
@@ -49,7 +49,7 @@ class Every(Value):
             raise ValueError("Every takes steps, epochs, or minutes; write Every(epochs=1)")
 
     def due(self, now: Moment, since: Moment) -> bool:
-        """Return whether it is time now, if the last time was `since`."""
+        """Return whether the interval is over at `now`, if the last time was `since`."""
         if self.minutes is not None and now.seconds - since.seconds >= 60 * self.minutes:
             return True
         counts = self._counts(now.steps_per_epoch)

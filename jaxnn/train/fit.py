@@ -30,10 +30,10 @@ def fit(
     placement: Any = SINGLE_DEVICE,
     progress: bool = True,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Train a program, and return its state and its history.
+    """Train a program, and return its final state and its history.
 
-    It drains `train.run`, whose arguments these are, with three hooks by default: `Evaluate` of the
-    validation data, `Divergence()` if the program has a loss, and a progress display.
+    This function consumes `train.run` with the same arguments, and adds three hooks by default:
+    `Evaluate` on the validation data, `Divergence()` if the program has a loss, and `Progress()`.
 
     Args:
         program: As for `train.run`.
@@ -42,9 +42,10 @@ def fit(
         epochs: As for `train.run`.
         steps: As for `train.run`.
         batch_size: As for `train.run`.
-        validation: Data to evaluate at each record, as `validation_loss` and so on. Default: None.
-            Further sets are hooks: `train.Evaluate(data, name="other")`.
-        hooks: Further `train.Hook` values and functions of an event. Default: none.
+        validation: Data that is evaluated at each record; its metrics are `validation_loss` and so
+            on. For further data sets, add hooks `train.Evaluate(data, name="other")`. Default:
+            None.
+        hooks: Further `train.Hook` values and functions of an event. Default: ().
         every: As for `train.run`.
         state: As for `train.run`.
         placement: As for `train.run`.
@@ -57,7 +58,7 @@ def fit(
     Raises:
         TypeError, ValueError: As for `train.run`.
         Diverged: The loss is not finite at a record.
-        Interrupted: A signal asked a run with `train.Checkpoints` to stop.
+        Interrupted: A run with `train.Checkpoints` received a signal to stop.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn

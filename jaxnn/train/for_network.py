@@ -70,6 +70,9 @@ class Layout:
 class ForNetwork:
     """The optimizer that `for_network` makes."""
 
+    inner: Any
+    layout: Layout
+
     def __init__(self, optimizer: Any, layout: Layout) -> None:
         self.inner, self.layout = as_pytree(optimizer), layout
 
@@ -109,20 +112,20 @@ class ForNetwork:
 
 
 def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
-    """Return the optimizer, to which stacked blocks of a network's parameters are separate arrays.
+    """Return the optimizer, adapted to treat the blocks of stacked parameters as separate arrays.
 
-    It never receives parameters under `nn.Inference`: its state has no leaf for them, and its
-    updates leave them as they are.
+    It never receives parameters under `nn.Inference`: its state has no leaves for them, and its
+    updates do not change them.
 
-    Updates of the parameters of `Repeat(block, n)` are then those of n blocks in a row, for every
-    optimizer: a norm, a trust ratio, and a matrix factorization are those of each block, and so is
-    the rank that a mask of weight decay looks at. The same holds for `Ensemble`,
-    `MixtureOfExperts`, and nests of them. `train.Minimize` applies this function to its optimizer;
-    a training loop that calls `init` and `update` itself calls it first. What the state keeps for a
-    block is stacked as the parameter is, at the same path.
+    With every optimizer, the parameters of `Repeat(block, n)` are then updated like those of a
+    sequence of n blocks: norms, trust ratios, and matrix factorizations are computed per block, and
+    masks of weight decay see the rank of a block's parameter. The same holds for `Ensemble`,
+    `MixtureOfExperts`, and nested wrappers. `train.Minimize` applies this function to its
+    optimizer. Apply it in your own training loop that calls `init` and `update`. The state of the
+    optimizer for a block is stacked like the parameter, at the same path.
 
-    Masks and labels may depend on the shape, the rank, and the path of a parameter, and `update`
-    passes further arguments on; functions among them are called with stacked parameters.
+    Masks and labels may depend on the shape, the rank, and the path of a parameter. `update`
+    forwards further arguments; functions among them are called with stacked parameters.
 
     Args:
         optimizer: An optax optimizer or a `train.Optimizer`.
@@ -134,8 +137,8 @@ def for_network(optimizer: Any, net: Layer, *inputs: Any, **named: Any) -> Any:
         A `train.Optimizer`; `optimizer` itself if no parameter is stacked or under `nn.Inference`.
 
     Raises:
-        ValueError: In `init` or `update`, for parameters or a state of another structure, and for
-            an optimizer that depends on the number of keys in a path.
+        ValueError: In `init` or `update`: parameters or state have another structure, or the
+            optimizer depends on the number of keys in a path.
 
     >>> import optax, jaxnn as nn
     >>> net, x = nn.Repeat(nn.Dense(2, bias=False), 2), jnp.ones((1, 2))

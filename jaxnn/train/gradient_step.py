@@ -65,12 +65,12 @@ class SkipNonfinite:
 def apply_if_finite(optimizer: Any) -> Optimizer:
     """Return an optimizer that skips each step whose gradients are not finite.
 
-    Such a step leaves the parameters, the optimizer's state (also its count of steps), and the
-    network's state as they were; `state.step` is incremented, so the next step has another batch
-    and key. The metrics of a step then have `skipped`, 1 or 0, and the records of a run omit all
-    other metrics of skipped steps. Put it around other wrappers of an optimizer. An optimizer that
-    already skips such steps is returned as it is. `opt_state.finite` is whether the last step was
-    applied, and `opt_state.skipped` how many were not.
+    A skipped step does not change the parameters, the optimizer's state (including its step count),
+    and the network's state; `state.step` is incremented, so the next step uses another batch and
+    key. The metrics of each step include `skipped`, 1 or 0, and the records of a run omit all other
+    metrics of skipped steps. Apply this function last, around other wrappers of an optimizer. An
+    optimizer that already skips such steps is returned unchanged. `opt_state.finite` is True if the
+    last step was applied, and `opt_state.skipped` is the number of skipped steps.
 
     Args:
         optimizer: An optax optimizer or a `train.Optimizer`.
@@ -124,23 +124,24 @@ class LossScaled:
 def dynamic_loss_scale(
     optimizer: Any, initial: Any = 2.0**15, period: Any = 2000, factor: Any = 2.0
 ) -> Optimizer:
-    """Return an optimizer for a loss times a factor, which follows the range of float16.
+    """Return an optimizer with dynamic loss scaling, for training in float16.
 
-    A training step multiplies the loss by the factor and divides the gradients, in the type of the
-    parameters, by it. If they are not finite, the step is skipped, as by `apply_if_finite`, and the
-    factor is divided by `factor`, down to 1; after `period` finite steps in a row it is multiplied.
-    It is for `nn.Precision(net, "float16")`, whose smallest number is 6e-8; bfloat16 has the range
-    of float32 and needs none. Metrics are those of the plain loss, and have `loss_scale`, the
-    factor of the step, and `skipped`. Put it around other wrappers of an optimizer.
+    A training step multiplies the loss by a scale and divides the gradients by it, in the type of
+    the parameters. If the gradients are not finite, the step is skipped, as by `apply_if_finite`,
+    and the scale is divided by `factor`, down to 1. After `period` consecutive finite steps the
+    scale is multiplied by `factor`. Use it with `nn.Precision(net, "float16")`, because the
+    smallest positive number of float16 is 6e-8; bfloat16 has the range of float32 and does not need
+    it. Metrics are those of the unscaled loss and include `loss_scale`, the scale of the step, and
+    `skipped`. Apply this function last, around other wrappers of an optimizer.
 
     Args:
         optimizer: An optax optimizer or a `train.Optimizer`.
-        initial: The first factor, >= 1. Default: 32,768.
-        period: The number of finite steps until the factor grows, >= 1. Default: 2,000.
-        factor: What the factor is multiplied or divided by, > 1. Default: 2.
+        initial: The initial scale, >= 1. Default: 32768.
+        period: Number of consecutive finite steps before the scale grows, >= 1. Default: 2000.
+        factor: Factor by which the scale is multiplied or divided, > 1. Default: 2.
 
     Raises:
-        ValueError: A number out of range.
+        ValueError: An argument is out of range.
 
     Reference: Micikevicius et al., Mixed precision training, 2018.
 

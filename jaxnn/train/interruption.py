@@ -1,4 +1,4 @@
-"""What interrupts a run: a signal that asks it to stop, and the death of another process.
+"""Interruptions of a run: a signal that asks it to stop, and the death of another process.
 
 All processes of a run have to see a signal, and the time, at the same step.
 """
@@ -23,10 +23,10 @@ _LOST = re.compile(
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised by a run that a signal asked to stop, after a whole step.
+    """Raised after a complete step if a signal asked the run to stop.
 
     Args:
-        message: Where the run stopped and how to resume it, in a line.
+        message: One line with the step at which the run stopped, and how to resume it.
         number: The number of the signal.
     """
 

@@ -41,7 +41,7 @@ class Node(NamedTuple):
 
     Args:
         leaf: The parameter whose blocks have separate values; None if all share one.
-        operation: What is done, as a hashable value.
+        operation: The operation, a hashable value.
         operands: The values it is done to.
     """
 

@@ -51,24 +51,24 @@ class Logger(Protocol):
         """Return a context with the function that takes each record, a dict with its `step`.
 
         Args:
-            step: Where a run is resumed, so that its records of later steps are removed; None for a
+            step: The step at which a run is resumed; records of later steps are removed. None for a
                 new run.
-            config: What the run was started with, as plain data; None if that is not known.
-            history: The records until `step`, of which the logger writes those that it lacks.
+            config: The configuration of the run as plain data, or None.
+            history: The records up to `step`. The logger writes those that it does not have.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class JsonLines:
-    """A line of JSON per record, appended as it comes: the same records give the same bytes.
+    """A file with one line of JSON per record. The same records give the same bytes.
 
-    Numbers that are not finite, which JSON does not have, are the texts "nan", "inf", and "-inf". A
-    process that was killed leaves at most one incomplete line at the end, which is removed when the
-    run is resumed.
+    Numbers that are not finite are written as the strings "nan", "inf", and "-inf". A process that
+    is killed leaves at most one incomplete line at the end, which is removed when the run is
+    resumed.
 
     Args:
-        file: A path in an existing folder.
+        file: The path of the file, in an existing folder.
     """
 
     file: str | os.PathLike[str]
@@ -80,10 +80,10 @@ class JsonLines:
         """Return the function that appends a record; with `step`, later records are removed first.
 
         Args:
-            step: Where a run is resumed. Default: None, a new run.
-            config: Not written.
-            history: The records until `step`. If there are any, the file then has exactly these:
-                lines that were lost are written again. Default: none.
+            step: The step at which a run is resumed. Default: None, a new run.
+            config: Ignored.
+            history: The records up to `step`. If there are any, the file then contains exactly
+                these; lost lines are written again. Default: ().
 
         Raises:
             FileExistsError: The file has lines already, and `step` is not given.
@@ -221,16 +221,20 @@ class _Tracker:
 
 @dataclasses.dataclass(frozen=True)
 class TensorBoard(_Tracker):
-    """Event files for TensorBoard, by tensorboardX: `tensorboard --logdir FOLDER` shows them.
+    """Event files for TensorBoard, by tensorboardX; view with `tensorboard --logdir FOLDER`.
 
-    A resumed run removes the files that it wrote, and writes its history again.
+    A resumed run deletes the files that it wrote before, and writes its history again.
 
     Args:
-        folder: The folder of this run alone.
+        folder: The folder for the event files of this run. Other runs must not use it.
     """
 
     folder: str | os.PathLike[str]
-    library: ClassVar = ("tensorboardX", "TensorBoard's files", "tensorboardX")
+    library: ClassVar[tuple[str, str, str]] = (
+        "tensorboardX",
+        "TensorBoard's files",
+        "tensorboardX",
+    )
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         from tensorboardX import SummaryWriter
@@ -257,22 +261,21 @@ class TensorBoard(_Tracker):
 
 @dataclasses.dataclass(frozen=True)
 class WandB(_Tracker):
-    """Weights & Biases: a run of a project, sent as it goes or kept for `wandb sync`.
+    """A run of a Weights & Biases project, sent during the run or stored for `wandb sync`.
 
     Args:
         project: The project of the run.
-        run: The run's name and id, which the call that resumes a run has to give again. Default:
-            None, a new one.
-        folder: Where wandb keeps its files, in a folder `wandb` there; "." by default.
-        mode: "online" (the default) or "offline". If the server does not answer when the run
-            begins, it is kept offline, under another id.
+        run: Name and id of the run. Pass the same name to resume a run. Default: None, a new name.
+        folder: Folder in which wandb creates its folder `wandb`. Default: ".".
+        mode: "online" or "offline". If the server does not answer when the run begins, the run is
+            stored offline under another id. Default: "online".
     """
 
     project: str
     run: str | None = None
     folder: str | os.PathLike[str] = "."
     mode: Literal["online", "offline"] = "online"
-    library: ClassVar = ("wandb", "Weights & Biases' files", "wandb")
+    library: ClassVar[tuple[str, str, str]] = ("wandb", "Weights & Biases' files", "wandb")
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         import wandb  # pyright: ignore[reportMissingImports]
@@ -324,16 +327,15 @@ class MLflow(_Tracker):
     """A run of an MLflow experiment, on a server or in a database.
 
     Args:
-        uri: That of the server, "http://host:5000", or of a database, "sqlite:///mlflow.db".
-        experiment: Its name; it is created if it does not exist.
-        run: The run's name, which the call that resumes a run has to give again. Default: None, a
-            new one.
+        uri: Address of a server, "http://host:5000", or of a database, "sqlite:///mlflow.db".
+        experiment: Name of the experiment, which is created if it does not exist.
+        run: Name of the run. Pass the same name to resume a run. Default: None, a new name.
     """
 
     uri: str
     experiment: str
     run: str | None = None
-    library: ClassVar = ("mlflow", "MLflow's runs", "mlflow-skinny")
+    library: ClassVar[tuple[str, str, str]] = ("mlflow", "MLflow's runs", "mlflow-skinny")
 
     def _connect(self, step: int | None, config: Mapping[str, Any]) -> Opened:
         from mlflow import MlflowClient  # pyright: ignore

@@ -34,11 +34,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..explain.text import describe
-from ..validation import one_of
+from ..validation import Accepts, one_of
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
 PREFIXES = ("validation_", "train_", "test_")
-valid_direction = one_of("maximize", "minimize")
+valid_direction: Accepts = one_of("maximize", "minimize")
 
 
 def directions_of(task: Any = None) -> dict[str, Direction]:
@@ -176,15 +176,15 @@ class _Terms(Metric):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Ratio(_Terms):
-    """sum / count: two ratios are combined by adding both.
+    """A ratio of sums, sum / count. Ratios of several batches are combined by adding both terms.
 
     Ratios can be added to each other and to scalars, and multiplied by numbers: a loss may be
     `beta * Ratio(a, n) + Ratio(b, m)`.
 
     Args:
         sum: Scalar.
-        count: Scalar, such as the number of valid tokens or the sum of the weights. It is not
-            differentiated. A ratio with a count of 0 is 0.
+        count: Scalar, such as the number of valid tokens or the sum of the weights. Its gradient is
+            zero. A ratio with a count of 0 is 0.
         maximize: Whether larger is better. Default: None, the metric ranks nothing.
 
     >>> import jax.numpy as jnp
@@ -244,10 +244,10 @@ class Derived(Metric):
     Args:
         function: Takes the sums, JAX or NumPy arrays, and returns a scalar.
         sums: Tuple of arrays of any shape.
-        maximize: Whether larger is better. Default: None, the metric ranks nothing.
-        merge: Combines parts that are not added. It takes each of `sums` with a leading axis, one
-            entry per part, and returns the sums without it. A part of zeros has no effect.
-            Default: None, the parts are added.
+        maximize: Whether larger is better. Default: None, the metric is not used for ranking.
+        merge: A function that combines the parts if they cannot be added. It receives each of
+            `sums` with a leading axis, one entry per part, and returns the sums without this axis.
+            Parts that are all zeros must not change the result. Default: None, the parts are added.
 
     >>> import jax.numpy as jnp
     >>> from jaxnn.train import combine
@@ -280,12 +280,12 @@ class Derived(Metric):
 class Collected(Metric):
     """`function(*arrays)` of all rows, computed in NumPy on the host: for AUC, medians, and ranks.
 
-    A training step drops it, since its arrays would have to be kept.
+    Training steps omit this metric, because they do not keep the arrays of all rows.
 
     Args:
         function: Takes NumPy arrays with the rows of all batches, and returns a number.
         arrays: Tuple of arrays, each with one row per example.
-        maximize: Whether larger is better. Default: None, the metric ranks nothing.
+        maximize: Whether larger is better. Default: None, the metric is not used for ranking.
 
     >>> import numpy as np
     >>> from jaxnn.train import combine

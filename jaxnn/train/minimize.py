@@ -45,28 +45,28 @@ _policy = Accepts(
 class Minimize(Program):
     """The program that minimizes an objective: a layer that maps a batch to a loss.
 
-    The forward of the objective returns the loss, or the loss and metrics by name. Networks are its
-    children, so keys, state, paths, and precision work as in every layer. A loss is a scalar, a
-    mean over the rows of the batch, or a `train.Ratio`, or a sum of them.
+    The `forward` of the objective returns the loss, or the loss and metrics by name. The networks
+    are children of the objective, so keys, state, paths, and precision work as in every layer. The
+    loss is a scalar that is a mean over the rows of the batch, a `train.Ratio`, or a sum of both.
 
     Args:
-        objective: The layer; its forward takes the batch as its one positional input.
-        optimizer: An optax optimizer or a `train.Optimizer`. Stacked parameters are separate arrays
-            to it, and it never receives parameters under `nn.Inference`, by `train.for_network`.
-        accumulate: The number of micro-batches of a step, which are processed in sequence in the
-            memory of one. A `Ratio` divides by the count of the whole batch. Default: 1.
-        inputs: Hyperparameters that the forward takes by name, such as {"beta": 0.1}. A schedule
-            is called with the step. Default: None.
-        precision: How the children of the objective compute, a `nn.Precision` without a layer. The
-            objective's forward keeps its types, so that targets, masks, and losses are not rounded.
+        objective: A layer whose `forward` has one positional input, the batch.
+        optimizer: An optax optimizer or a `train.Optimizer`. By `train.for_network`, it treats
+            stacked parameters as separate arrays, and never receives parameters under
+            `nn.Inference`.
+        accumulate: Number of micro-batches of a step, which are processed in sequence to save
+            memory. A `Ratio` divides by the count of the whole batch. Default: 1.
+        inputs: Hyperparameters that `forward` takes by name, such as {"beta": 0.1}. A schedule is
+            called with the step. Default: None.
+        precision: The compute type of the children of the objective, a `nn.Precision` without a
+            layer. The objective's own `forward` keeps its types, so that targets, masks, and losses
+            are not rounded. Default: None.
+        log_norms: A pattern of parameter paths such as `**/w`. The metrics then include
+            `gradient_norm` and `update_norm` of all parameters and of each matching parameter.
             Default: None.
-        log_norms: A pattern of parameter paths such as `**/w`; the metrics then have
-            `gradient_norm` and `update_norm`, of all parameters and of each one that matches.
-            Default: None.
-        initial: Parameters to start from, of some or all children by name, such as {"teacher":
-            params}. The others are drawn. `train.Weights(params, state)` in place of parameters is
-            the state to start from, too, such as the running statistics of a trained teacher.
-            Default: None.
+        initial: Initial parameters of some or all children by name, such as {"teacher": params}.
+            The other parameters are drawn. Pass `train.Weights(params, state)` to also set the
+            initial state, such as the running statistics of a trained teacher. Default: None.
 
     The state is a `TrainState`. A subclass may override `loss` or `step`.
 
@@ -98,7 +98,7 @@ class Minimize(Program):
     initial: Any = None
 
     def init(self, key: jax.Array, batch: Any) -> TrainState:
-        """Return parameters by path keys or `initial`, and fresh state for everything else.
+        """Return the first state, with parameters that are in `initial` or drawn from `key`.
 
         Args:
             key: A JAX key.
@@ -116,7 +116,7 @@ class Minimize(Program):
         return owned(TrainState(params, state, optimizer.init(params), zero, words))
 
     def named_inputs(self, step: Any) -> dict[str, Any]:
-        """Return the inputs that forward takes by name, at a step."""
+        """Return the named inputs of `forward` at a step, with schedules evaluated."""
         return {
             name: jnp.asarray(one(step) if callable(one) else one)
             for name, one in (self.inputs or {}).items()
@@ -129,7 +129,7 @@ class Minimize(Program):
 
         Args:
             params: The parameters of the objective.
-            state: Its state, `{}` if it keeps none.
+            state: The state of the objective, `{}` if it keeps none.
             batch: A pytree of rows.
             key: A JAX key.
             step: The number of steps before this one.
@@ -150,8 +150,8 @@ class Minimize(Program):
         """Return the state after one step down the gradient, and the metrics of the batch.
 
         Args:
-            state: As `init` or the step before returned it.
-            batch: A pytree of rows; `accumulate` divides their number.
+            state: The state that `init` or the previous step returned.
+            batch: A pytree of rows. Their number must be a multiple of `accumulate`.
         """
         A_STATE(state, f"{type(self).__name__}.state")
         named = self.named_inputs(state.step)
@@ -164,12 +164,12 @@ class Minimize(Program):
         return gradient_step(loss_of, optimizer, state, batch, **more)
 
     def evaluate(self, state: TrainState, batch: Any, *, key: jax.Array) -> dict[str, Any]:
-        """Return the loss and the metrics in inference, with `train.evaluation_params`.
+        """Return the loss and the metrics in inference, computed with `train.evaluation_params`.
 
         Args:
             state: A state.
             batch: A pytree of rows.
-            key: A JAX key, for objectives that draw.
+            key: A JAX key, for objectives that draw random numbers.
         """
         A_STATE(state, f"{type(self).__name__}.state")
         params = evaluation_params(state)
@@ -179,7 +179,7 @@ class Minimize(Program):
         return metrics
 
     def predict(self, state: TrainState, inputs: Any) -> Any:
-        """Return what the objective's method `predict` returns, with `train.evaluation_params`.
+        """Return the result of the objective's method `predict`, with `train.evaluation_params`.
 
         Args:
             state: A state.
@@ -197,7 +197,7 @@ class Minimize(Program):
         return self.layer().apply(params, inputs, state=state.state, method="predict")[0]
 
     def check_data(self, data: Any, name: str) -> None:
-        """Raise what the task of `Supervised` raises for inputs and targets: see `train.fit`."""
+        """Raise the errors of the task for inputs and targets that it does not accept."""
         objective = _plain(self.objective)
         if isinstance(objective, SupervisedLoss):
             objective.check_data(data, name)
@@ -229,13 +229,13 @@ def Supervised(net: Layer, task: Loss, optimizer: Any, **options: Any) -> Minimi
     Batches are (inputs, targets) or (inputs, targets, weights).
 
     Inputs are one array, a tuple (positional inputs of the network), or a dict (named inputs, such
-    as `segment_ids`). Targets and outputs may be any pytree that the task takes. Loss and metrics
-    are those of `task.measure`, which are means over the examples that count.
+    as `segment_ids`). Targets and outputs may be any pytree that the task accepts. Loss and metrics
+    are those of `task.measure`, which are means over the examples with nonzero weight.
 
-    Weights have a number per row or per position: their shape is a prefix of that of the targets. A
-    loss function takes one number per row. A row with the weight 0 has no effect on loss, metrics,
-    and gradients, even if it holds NaN. `state.params` starts as `net.init(key, x)`, and
-    `net.apply(state.params, x)` works.
+    Weights have one number per row or per position: their shape is a prefix of the shape of the
+    targets. With a loss function, weights have one number per row. A row with the weight 0 has no
+    effect on loss, metrics, and gradients, even if it contains NaN. Initially `state.params` equals
+    `net.init(key, x)`. At any time, `net.apply(state.params, x)` applies the network.
 
     Args:
         net: The network.

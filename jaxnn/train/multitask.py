@@ -21,18 +21,19 @@ class MultiTask(Task):
     """Several tasks by name: the weighted sum of their losses.
 
     Outputs, targets, and predictions are dicts with the names of the tasks, or tuples of the same
-    length. The metrics are those of each task, `digit_loss` and `digit_accuracy` for a task
-    "digit"; tasks in a tuple are called "0", "1", ... Each loss is the mean over the examples that
-    count for its task. Example weights are one array for all tasks, or one for each.
+    length. The metrics include those of each task, such as `digit_loss` and `digit_accuracy` for a
+    task "digit"; tasks in a tuple are named "0", "1", ... Each loss is the mean over the examples
+    that its task does not ignore. Example weights are one array for all tasks, or one array per
+    task.
 
     Args:
         tasks: Tasks or loss functions, a dict by name or a tuple.
-        weights: Factors of the losses, a dict by the name of the task, or pairs. Default: (), 1
-            each.
+        weights: Factors of the losses, a dict by name of the task, or pairs (name, factor).
+            Default: (), all factors are 1.
 
     Raises:
-        TypeError, ValueError: No tasks, or a weight of an unknown task; later, outputs or targets
-            without these names.
+        TypeError, ValueError: There are no tasks, or a weight has the name of an unknown task. When
+            it is called: outputs or targets do not have the names of the tasks.
 
     >>> import jax.numpy as jnp
     >>> from jaxnn import train

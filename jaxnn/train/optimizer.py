@@ -33,7 +33,7 @@ class _Number:
 
 NUMBER = _Number()
 
-optimizer_like = Accepts(
+optimizer_like: Accepts = Accepts(
     "an optimizer, which has init and update",
     lambda item: hasattr(item, "init") and hasattr(item, "update") and not isinstance(item, type),
     TypeError,
@@ -44,18 +44,19 @@ optimizer_like = Accepts(
 @jax.tree_util.register_pytree_node_class
 @dataclasses.dataclass(frozen=True, init=False, eq=False, repr=False)
 class Optimizer:
-    """An optax optimizer whose numbers are data: `Optimizer(optax.adam, learning_rate=1e-3)`.
+    """An optax optimizer with hyperparameters as data: `Optimizer(optax.adam, learning_rate=1e-3)`.
 
-    `optax.adam(1e-3)` hides its numbers in closures, so another learning rate is another compiled
-    program. Here the numbers are leaves of a pytree: they can be changed, swept, and
-    differentiated without recompiling. Numbers may be inside arguments: in schedules, such as
-    `train.Cosine(1e-3, steps=100)`, and in other optimizers. Everything else that the function
-    takes (flags, text, functions) is static. An `Optimizer` has `init` and `update` as every optax
-    optimizer, and can be used in place of one. Equal functions with equal arguments are equal
-    optimizers, so a pickled one equals its copy.
+    `optax.adam(1e-3)` keeps its hyperparameters in closures, so every learning rate requires
+    another compiled program. In an `Optimizer` the hyperparameters are leaves of a pytree: they can
+    be changed, swept, and differentiated without recompiling. They may also be inside arguments: in
+    schedules, such as `train.Cosine(1e-3, steps=100)`, and in other optimizers. All other arguments
+    (flags, strings, functions) are static. An `Optimizer` has the methods `init` and `update` of an
+    optax optimizer and can be used in place of one. Two optimizers are equal if their functions and
+    arguments are equal, so an unpickled optimizer equals the original.
 
-    The function may join optimizers. In `Optimizer(optax.chain, ...)` the numbers of members that
-    are an `Optimizer` stay data; the numbers of a plain `optax.chain(...)` are compiled in.
+    The function may combine optimizers. In `Optimizer(optax.chain, ...)`, the hyperparameters of
+    parts that are an `Optimizer` remain data; those of a plain `optax.chain(...)` are constants in
+    the compiled program.
 
     Args:
         factory: A function of optax that returns an optimizer.
@@ -84,7 +85,7 @@ class Optimizer:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """The arguments by name that hold numbers."""
+        """The named arguments that contain hyperparameters."""
         named = self.arguments.items()
         return {name: a for name, a in named if any(map(_is_number, jax.tree.leaves(a)))}
 
@@ -93,7 +94,7 @@ class Optimizer:
         return self._built().init(params)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        """Return updates and the new state, as in optax; unknown names in `extra` are dropped."""
+        """Return updates and the new state, as in optax; unknown names in `extra` are ignored."""
         return updated(self._built(), updates, state, params, **extra)
 
     def _built(self) -> Any:
@@ -101,7 +102,7 @@ class Optimizer:
         return with_slow_params(self.factory(*parts, **arguments))
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """Return the numbers, and what is static."""
+        """Return the hyperparameters, and the static structure."""
         leaves, structure = jax.tree.flatten((self.parts, tuple(self.arguments.values())))
         numbers = [leaf for leaf in leaves if _is_number(leaf)]
         static = tuple(NUMBER if _is_number(leaf) else leaf for leaf in leaves)
@@ -109,7 +110,7 @@ class Optimizer:
 
     @classmethod
     def tree_unflatten(cls, aux: Any, numbers: Any) -> "Optimizer":
-        """Return an optimizer with other numbers."""
+        """Return an optimizer with other hyperparameters."""
         factory, names, structure, static = aux
         parts, items = structure.unflatten(with_numbers(static, numbers))
         self = object.__new__(cls)
@@ -152,7 +153,7 @@ class Fixed:
         return self.optimizer.init(params)
 
     def update(self, updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-        """Return updates and the new state, as in optax; unknown names in `extra` are dropped."""
+        """Return updates and the new state, as in optax; unknown names in `extra` are ignored."""
         return updated(self.optimizer, updates, state, params, **extra)
 
 

@@ -24,7 +24,7 @@ from .metrics import Collected, Derived, Ratio
 def top_k_accuracy(
     outputs: Any, targets: Any, weights: Any = None, *, k: int = 5, ignore: int | None = -100
 ) -> Ratio:
-    """The fraction of labels among the k largest outputs, as `sklearn.metrics`' function.
+    """The fraction of labels among the k largest outputs, as in `sklearn.metrics`.
 
     Of equal outputs, the last class comes first, as in scikit-learn.
 
@@ -52,8 +52,8 @@ def top_k_accuracy(
 def auc(outputs: Any, targets: Any, weights: Any = None, *, ignore: int | None = -100) -> Collected:
     """The area under the ROC curve of class 1, as `sklearn.metrics.roc_auc_score`.
 
-    It needs the scores of all rows, so training steps leave it out. For several labels per example,
-    it is the mean over the labels. It is NaN if all targets are equal.
+    It needs the scores of all rows, so training steps omit it. For several labels per example, it
+    is the mean over the labels. It is NaN if all targets are equal.
 
     Args:
         outputs: Scores of any scale: (..., 1) or (..., 2) for targets (...), or the shape of the

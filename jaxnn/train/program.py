@@ -56,16 +56,16 @@ class _Static:
 
 @dataclass_transform(frozen_default=True, eq_default=False)
 class Program:
-    """Base of all programs: a frozen dataclass and a pytree. A subclass writes `init` and `step`.
+    """Base of all programs, a frozen dataclass and a pytree. A subclass defines `init` and `step`.
 
-    Its leaves are the floats, arrays, and traced values anywhere in its fields, also in optimizers,
-    schedules, dicts, and other programs; changing them does not recompile. Everything else (Python
-    ints, bools, text, functions, layers) is static. Which parts are leaves is decided when the
-    program is created, and kept by tree operations, so `jax.tree.map` makes trees of axes or
-    shardings of it. `static = ("clip",)` in the class makes the numbers of a field static.
+    The leaves are all floats, arrays, and traced values in the fields, including those inside
+    optimizers, schedules, dicts, and other programs; changing them does not recompile. Everything
+    else (Python ints, bools, strings, functions, layers) is static. The set of leaves is fixed when
+    the program is created, so `jax.tree.map` can replace leaves by other values, such as axes or
+    shardings. `static = ("clip",)` in the class makes the numbers of a field static.
 
-    Fields are checked by what their annotations accept (`jaxnn.validation`); traced numbers and
-    arrays pass without a test.
+    Fields are checked against their annotations (`jaxnn.validation`); traced numbers and arrays are
+    not checked.
 
     >>> import jax, jax.numpy as jnp
     >>> class Descent(Program):
@@ -124,12 +124,12 @@ class Program:
         ...
 
     def evaluate(self, state: Any, batch: Any, /, *, key: jax.Array) -> dict[str, Any]:
-        """Return metrics of a state on a piece of data, by name; none by default.
+        """Return metrics by name of a state on a piece of data; the default returns none.
 
         Args:
             state: A state.
             batch: A pytree of rows, None without data.
-            key: A JAX key: the same for a piece of the data at every evaluation.
+            key: A JAX key, which is the same at every evaluation of a piece.
         """
         return {}
 
@@ -144,13 +144,14 @@ class Program:
         ...
 
     def check_data(self, data: Any, name: str) -> None:
-        """Raise ValueError or TypeError for data that the program cannot be trained on.
+        """Raise ValueError or TypeError for data on which the program cannot be trained.
 
-        A run calls it with arrays of rows before the first step, and with each batch of a source.
+        A run calls this method with arrays of rows before the first step, or with each batch of a
+        source.
 
         Args:
             data: A pytree of arrays of rows, on the host or the device.
-            name: What errors call the data.
+            name: Name of the data in error messages.
         """
 
     def _parts(self) -> tuple[tuple[str, ...], Any, tuple[Any, ...], list[Any]]:
@@ -200,7 +201,7 @@ def check_program(program: Any, function: str) -> None:
     """Raise TypeError for anything but a program, such as a network.
 
     Args:
-        program: What was passed in its place.
+        program: The value to check.
         function: The function of `jaxnn.train` that takes it, for the error.
     """
     instance(Program, "a train.Program")(

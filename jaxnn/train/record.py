@@ -86,7 +86,7 @@ class Tally:
 
 
 def combine(parts: Iterable[tuple[Mapping[str, Any], Any]]) -> dict[str, float]:
-    """The numbers of the whole from those of its parts, in double precision on the host.
+    """Combine the metrics of parts into metrics of the whole, in double precision on the host.
 
     Args:
         parts: Pairs (metrics, rows): the metrics of each part by name, and the number of rows that
@@ -216,20 +216,31 @@ def prefixed(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Event:
-    """What a run has reached, for hooks and for a loop over `train.run`.
+    """The progress of a run at one moment, for hooks and for loops over `train.run`.
+
+    Args:
+        run: The `Run`: its program, key, total number of steps, and hooks.
+        metrics: The metrics since the last record by name, a read-only dict. It fetches the values
+            from the device when one is read. It includes metrics that earlier hooks added.
+        is_record: Whether `metrics` form a record of the run. False between two records.
 
     Attributes:
-        run: The `Run`: its program, key, total number of steps, and hooks.
-        state: The program's state. The next step takes its memory, so copy what you keep.
-        step: The number of steps that are done.
+        state: The program's state. The next step reuses its memory, so copy arrays that you keep.
+        step: The number of completed steps.
         epoch: The number of the epoch of the last step, from 1; None without epochs.
-        is_record: Whether `metrics` are a record of the run, and not those of a part of one.
-        metrics: The numbers since the last record by name, a read-only dict that fetches them from
-            the device when one is read. Hooks that come first add theirs.
         directions: Whether a metric is maximized, by name, as the program declares it.
-        history: The records so far, with this one.
-        stop: Why the run ends here, None if it continues.
+        history: The records so far, including this one.
+        stop: The reason why the run ends here; None if it continues.
     """
+
+    run: Any
+    metrics: Record
+    is_record: bool
+    state: Any
+    step: int
+    epoch: int | None
+    moment: Any
+    stop: str | None
 
     def __init__(self, run: Any, metrics: Record, is_record: bool) -> None:
         self.run, self.metrics, self.is_record = run, metrics, is_record
@@ -239,9 +250,9 @@ class Event:
         self.history: list[Record] = run.history
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Add floats by name to the record, such as those of a validation.
+        """Add metrics to the record: floats by name, such as those of a validation.
 
-        A hook that adds metrics adds their names to `run.names`, and the directions of those that
-        have one to `run.directions`, in `check(run)`.
+        In `check(run)`, such a hook must add the names of its metrics to `run.names`, and their
+        directions, if they have one, to `run.directions`.
         """
         self.metrics.add(metrics)

@@ -29,7 +29,7 @@ from .program import Program, check_program
 from .record import Event, Record, Tally
 from .state import by_path, owned, strong
 from .step import SINGLE_DEVICE
-from .steps import Steps, loader_of
+from .steps import Loader, Steps, loader_of
 
 ENDLESS = 2**31 - 1  # more steps than an epoch or a run has
 
@@ -57,7 +57,7 @@ class Run:
         epochs: As for `train.run`.
         length: The number of steps, or None.
         hooks: As for `train.run`.
-        stated_every: How often there is a record, as for `train.run`.
+        stated_every: The interval between records, as for `train.run`.
         given: The state to begin with, until the hooks are open; or None.
         placement: As for `train.run`.
 
@@ -95,6 +95,17 @@ class Run:
         check_program(self.program, "run")
         self.key, self.hooks = as_key(self.key), as_hooks(self.hooks)
         self._words = np.asarray(kept_words(self.key))
+        self.loader: Loader
+        self.steps_per_epoch: int | None
+        self.total: int | None
+        self.every: Every
+        self.step: int
+        self.rows: int
+        self.asked: Asked
+        self.signal: int | None
+        self.tally: Tally
+        self.position: Any
+        self.recorded_at: float
         parts = self.program, self.data, self.batch_size, self._words, self.placement
         self.loader, self._functions = loader_of(*parts)
         self.steps_per_epoch = self.loader.steps_per_epoch
@@ -380,34 +391,35 @@ def run(
     state: Any = None,
     placement: Any = SINGLE_DEVICE,
 ) -> Iterator[Event]:
-    """Step a program over data, and yield an event at each record.
+    """Train a program on data, and yield an event at each record.
 
-    Each epoch visits the rows in a new random order, in batches of `batch_size`; rows that do not
-    fill a last batch wait for another epoch. The order follows from the key and the epoch alone.
+    Each epoch visits the rows in a new random order, in batches of `batch_size`. Rows that do not
+    fill a last batch are omitted in this epoch. The order depends only on the key and the epoch.
 
     Args:
         program: The `train.Program`.
-        data: Whatever `data.as_source` accepts: a pytree of arrays or frames, whose rows are then
-            on the device; a `data.Source`, a DataLoader, a generator, or a function that returns
-            one, which are read ahead; `data.Augmented`; or None (the default) for a program that
-            makes its own.
+        data: Data in any form that `data.as_source` accepts: a pytree of arrays or data frames,
+            which are copied to the device; a `data.Source`, a DataLoader, a generator, or a
+            function that returns one, which are read ahead; or `data.Augmented`. Default: None, for
+            a program that generates its data.
         key: A JAX key, the root of all random numbers.
         epochs: The number of epochs of the whole run. Write either `epochs` or `steps`.
         steps: The number of steps of the whole run.
-        batch_size: The rows of a step, 128 by default. Batches of a stream have their own number.
+        batch_size: Number of rows of a step. The batches of a stream have a fixed size. Default:
+            128.
         hooks: `train.Hook` values and functions of an event, called in this order at each record.
-            `train.Evaluate` comes first and `train.Checkpoints` last. Default: none.
-        every: How often there is a record, a `train.Every` or a number of steps: by default each
-            epoch, or once at the end if there are no epochs. There is one at the end, too.
-        state: A state to begin with. Default: None, `program.init(key, batch)`.
-        placement: Where the arrays are: one device by default, or a `parallel.Placement`.
+            `train.Evaluate` comes first and `train.Checkpoints` last. Default: ().
+        every: The interval between records, a `train.Every` or a number of steps. The end of the
+            run is also a record. Default: None, each epoch, or only the end if there are no epochs.
+        state: The initial state. Default: None, `program.init(key, batch)`.
+        placement: Devices of the arrays, a `parallel.Placement`. Default: one device.
 
     Yields:
-        An `Event`, after the hooks have seen it.
+        An `Event`, after all hooks have processed it.
 
     Raises:
-        TypeError, ValueError: Parts that do not fit together, when `run` is called or before the
-            first step.
+        TypeError, ValueError: Arguments are invalid or do not fit together. Raised when `run` is
+            called or before the first step.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxnn import train

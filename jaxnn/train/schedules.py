@@ -36,7 +36,7 @@ _numbers = instance(
 
 @dataclass_transform(frozen_default=True)
 class Schedule:
-    """Base of the schedules. A subclass declares its numbers as fields, and `__call__`."""
+    """Base of the schedules. A subclass declares its numbers as fields and defines `__call__`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -135,14 +135,14 @@ class Cosine(Schedule):
 
 
 class InverseSquareRoot(Schedule):
-    """peak / sqrt(1 + step / steps): half the peak after 3 * steps, and it keeps falling.
+    """Inverse square root decay, peak / sqrt(1 + step / steps): half the peak after 3 * steps.
 
     The schedule of the first transformer, `features**-0.5 * min(n**-0.5, n * warmup**-1.5)` at
     step n, is `Warmup(warmup, InverseSquareRoot((features * warmup) ** -0.5, warmup))`.
 
     Args:
         peak: The first number.
-        steps: A third of the steps until the number is half the peak.
+        steps: The time scale; the number is half the peak after 3 * `steps` steps.
 
     Reference: Vaswani et al., Attention is all you need, 2017.
 
@@ -162,14 +162,16 @@ class InverseSquareRoot(Schedule):
 class Piecewise(Schedule):
     """values[i] after i of the boundaries: constant in pieces.
 
-    As `optax.piecewise_constant_schedule`, whose scales are quotients of these values.
+    This is `optax.piecewise_constant_schedule`, whose scales are the quotients of successive
+    values.
 
     Args:
         values: The numbers, one more than boundaries.
         boundaries: The steps at which the next number begins, in increasing order.
 
     Raises:
-        ValueError: Another number of boundaries, or boundaries out of order.
+        ValueError: The number of values is not one more than that of boundaries, or the boundaries
+            are not increasing.
 
     >>> schedule = Piecewise((1.0, 0.1, 0.01), boundaries=(30, 60))
     >>> [round(float(schedule(step)), 6) for step in (29, 30, 60)]

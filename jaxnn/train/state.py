@@ -39,15 +39,15 @@ trained_like: Accepts = Accepts(
 class TrainState(NamedTuple):
     """Parameters, the network's state, the optimizer's state, the step count and the root key.
 
-    The random key of step i is `jax.random.fold_in(key, i)`, so a run that is interrupted and
-    resumed has the same numbers as one that never stopped. `ts._replace(...)` returns a state with
-    something changed.
+    The random key of step i is `jax.random.fold_in(key, i)`, so an interrupted and resumed run
+    draws the same random numbers as an uninterrupted run. `ts._replace(...)` returns a modified
+    state.
 
     Args:
         params: The parameters.
         state: The network's state, `{}` if it keeps none.
         opt_state: The optimizer's state.
-        step: The number of steps, int32.
+        step: The number of completed steps, int32.
         key: The words of the root key: uint32 (2,), (4,) for `rbg`, and (1, 4) for `unsafe_rbg`.
     """
 

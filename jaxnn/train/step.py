@@ -19,7 +19,7 @@ from .state import differences, owned, strong
 
 @dataclasses.dataclass(frozen=True)
 class SingleDevice:
-    """Where the arrays of a program are by default: on JAX's default device.
+    """The default placement of the arrays of a program: JAX's default device.
 
     `parallel.Placement` has the same methods for a mesh. A placement is a hashable value, since
     compiled code depends on it. Its methods `pinned...` and `gathering` are called inside compiled
@@ -103,18 +103,18 @@ KEPT = 8
 def make_step(program: Program, *, placement: Any = SINGLE_DEVICE) -> "Step":
     """Return the compiled step of a program: `state, metrics = step(state, batch)`.
 
-    Programs with equal structure share compiled code, whatever their numbers, and a changed method
-    or helper function takes effect when `make_step` is called again. The memory of `state` is
-    donated: use the one returned.
+    Programs with equal structure share compiled code, whatever their numbers. If a method or helper
+    function changes, call `make_step` again. The memory of `state` is donated, so use only the
+    returned state afterwards.
 
     Args:
         program: The `train.Program`.
-        placement: Where its arrays are: one device by default. On a mesh, the state comes from
-            `parallel.Placement.init`, and the new state is placed as the first one was.
+        placement: Devices of the arrays, a `parallel.Placement`. On a mesh, create the first state
+            with `parallel.init`; new states have the same shardings. Default: one device.
 
     Raises:
-        TypeError: Something other than a program; while tracing, a step that returns something
-            other than a state like the given one, and metrics.
+        TypeError: `program` is not a `train.Program`. While tracing: the step does not return
+            metrics and a state with the structure of the given state.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> import jaxnn as nn
@@ -131,7 +131,7 @@ def make_step(program: Program, *, placement: Any = SINGLE_DEVICE) -> "Step":
 
 
 class Step:
-    """What `make_step` returns."""
+    """The function that `make_step` returns."""
 
     def __init__(self, program: Program, placement: Any) -> None:
         self._numbers, self._placement = placement.put_numbers(program), placement
@@ -177,7 +177,7 @@ def placed_step(
         state: Its state.
         batch: A pytree of rows.
         placement: A `SingleDevice` or a `parallel.Placement`.
-        layout: What the placement's `layout` returned for the state.
+        layout: The result of the placement's `layout` for the state.
 
     Returns:
         The state after the step, and the metrics of the batch. `Collected` metrics are dropped.
@@ -193,7 +193,7 @@ def check_step(result: Any, before: Any, owner: str) -> None:
     """Raise TypeError or ValueError for anything but a state like the one before, and metrics.
 
     Args:
-        result: What a step returned.
+        result: The result of a step.
         before: The state that was passed to it.
         owner: The name of the program's class.
     """

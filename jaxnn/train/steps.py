@@ -1,8 +1,9 @@
 """Loaders bring the batches of a run to the compiled steps of its program, in dispatches.
 
 Arrays of rows are on the device, where each step gathers its rows in the order of the epoch. A
-source is read ahead in a thread, and gives one batch at a time. A program without data gets None.
-What a step computes depends on the key, the number of the step, and the batch alone.
+source is read ahead in a thread, and gives one batch at a time. A program without data receives
+None. The result of a step depends only on the state, the key, the number of the step, and the
+batch.
 
 A signal, a display, and hooks that depend on time wait for the end of a dispatch. Its number of
 steps follows only from the jaxpr of the steps and not from a clock, so that a resumed run has the
@@ -80,7 +81,7 @@ DEFAULT_SIZE = 128  # rows of a batch
 
 
 class Batches(NamedTuple):
-    """What one dispatch of compiled steps runs on.
+    """The input of one dispatch of compiled steps.
 
     Args:
         items: The rows of each step, int32 (steps, rows); or one batch; or None.
@@ -94,14 +95,14 @@ class Batches(NamedTuple):
 
 
 class Loader:
-    """The batches of a run; also those of a program that makes its own data, which are None.
+    """The batches of a run; they are None for a program that generates its data.
 
     Attributes:
         steps_per_epoch: The number of batches of an epoch; None if it is unknown, or if there are
             no epochs.
         has_epochs: Whether there are epochs.
         at_once: The largest number of steps that one program takes.
-        arrays: What all steps have in common, None if nothing.
+        arrays: The arrays that all steps share, or None.
     """
 
     steps_per_epoch: int | None = None
@@ -125,7 +126,7 @@ class Loader:
         return Batches(None, count, 1)
 
     def prepare(self, step: int) -> None:
-        """Do what the steps after `step` need on the host, while the device is busy."""
+        """Prepare the steps after `step` on the host while the device is busy."""
 
     def ends_epoch(self) -> bool:
         """Return whether an epoch of unknown length ended with the last batch."""
@@ -135,7 +136,7 @@ class Loader:
         """Return the position of the source; None if it follows from the step."""
 
     def close(self) -> None:
-        """Release what reading needs."""
+        """Release the resources of reading."""
 
 
 class ArrayLoader(Loader):
@@ -149,6 +150,10 @@ class ArrayLoader(Loader):
     """
 
     has_epochs = True
+
+    arrays: Any
+    at_once: int
+    steps_per_epoch: int | None
 
     def __init__(self, arrays: Any, size: int, words: np.ndarray, placement: Any) -> None:
         self._total, self._size, self._words = row_count(arrays), size, words
@@ -186,8 +191,8 @@ class SourceLoader(Loader):
     Args:
         source: The source.
         size: The rows of a batch, of all processes together; None for those of a stream.
-        words: Of the run's root key.
-        placement: Where the batches are.
+        words: The words of the run's root key.
+        placement: The placement of the batches.
         program: The program, which checks each batch on the host.
     """
 
@@ -235,7 +240,7 @@ class SourceLoader(Loader):
         return False
 
     def position(self) -> Position | None:
-        """Return the position of the training: what was read ahead counts as not read."""
+        """Return the position of the training; batches that were read ahead do not count."""
         return None if self._batches is None else self._batches.position()
 
     def close(self) -> None:
@@ -296,7 +301,7 @@ class Steps:
         loader: Its batches.
         functions: The augmentations of its batches.
         words: The words of the run's root key.
-        placement: Where the state and the batches are.
+        placement: The placement of the state and the batches.
     """
 
     def __init__(

@@ -13,11 +13,11 @@ from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
 from ..explain.call_errors import check_named
 from ..explain.text import brief
-from ..validation import instance
+from ..validation import Accepts, instance
 from .examples import aligned, check_labels
 from .task import Task, loss_function, measured
 
-network = instance(Layer, "a layer", "write nn.Sequential(...)")
+network: Accepts = instance(Layer, "a layer", "write nn.Sequential(...)")
 
 
 class SupervisedLoss(Wrapper):

@@ -67,15 +67,15 @@ Metrics: TypeAlias = dict[str, jax.Array]
 
 
 class Task(Value):
-    """Base of the tasks. A subclass writes `outputs`, `predict`, and `measure`.
+    """Base of the tasks. A subclass defines `outputs`, `predict`, and `measure`.
 
-    It may write `__call__` and `metrics` instead of `measure`, as functions of outputs and targets
-    that return means over the examples. These are then combined as means over the rows, and example
-    weights apply to the numbers of each row.
+    It may define `__call__` and `metrics` instead of `measure`, as functions of outputs and targets
+    that return means over the examples. They are then combined as means over the rows, and example
+    weights are applied per row.
 
     Losses and metrics are computed in at least float32. `directions` maps the name of each further
-    metric to "maximize" or "minimize", and adds to that of the base class. Hooks and sweeps that
-    rank runs or trials by a metric read it. The loss is minimized.
+    metric to "maximize" or "minimize", in addition to those of the base class. Hooks and sweeps
+    read it to rank runs or trials by a metric. The loss is minimized.
 
     >>> from jaxnn import train
     >>> class Scored(train.Classification):
@@ -109,7 +109,7 @@ class Task(Value):
         "train.Ratio(sum, count)}"
     )
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the loss and the metrics over the examples that count, by name, "loss" first.
+        """Return the loss and the metrics by name, as means over the examples that are not ignored.
 
         Args:
             outputs: Outputs of the network.
@@ -187,7 +187,7 @@ def _is_loss(loss: Any) -> bool:
     return True
 
 
-loss_function = Accepts(
+loss_function: Accepts = Accepts(
     "a train.Task or a function loss(outputs, targets)",
     _is_loss,
     TypeError,
@@ -292,14 +292,15 @@ def _by_rows(
 class Regression(Task):
     """One or several numbers per example: mean squared error.
 
-    Outputs are (..., outputs), targets floats (...) for one output and (..., outputs) for several,
-    predictions the outputs in the shape of the targets. The metric is `mae`, the mean absolute
-    error, in the unit of the targets. Both are means over all numbers. A target of NaN that has the
-    weight 0 is left out: weights have a number per example or per target.
+    Outputs have shape (..., outputs). Targets are floats of shape (...) for one output and
+    (..., outputs) for several. Predictions have the shape of the targets. The metric is `mae`, the
+    mean absolute error in the unit of the targets. Loss and metric are means over all numbers.
+    Example weights have one number per example or per target; targets with the weight 0 are
+    excluded, even if they are NaN.
 
-    Targets in an arbitrary unit are learned better if they are standardized. With their mean and
-    standard deviation, the loss is that of (target - mean) / std, and the network's outputs are in
-    standard deviations; predictions and `mae` are in the unit of the targets.
+    Targets should be standardized. If their mean and standard deviation are given, the network
+    predicts (target - mean) / std, and the loss is computed on this scale; predictions and `mae`
+    are in the unit of the targets.
 
     Args:
         outputs: Number of targets per example. Default: 1.
@@ -307,7 +308,7 @@ class Regression(Task):
         std: Standard deviation of the targets, in their unit. Default: 1.
 
     Raises:
-        ValueError: Fewer than 1 output, or a standard deviation that is not positive.
+        ValueError: `outputs` is less than 1, or `std` is not positive.
 
     >>> import jax.numpy as jnp
     >>> float(Regression()(jnp.zeros((2, 1)), jnp.array([1.0, 3.0])))
@@ -328,14 +329,18 @@ class Regression(Task):
         float,
         above(0).such(hint="write train.Regression(mean=float(y.mean()), std=float(y.std()))"),
     ] = 1.0
-    directions = {"mae": "minimize", "rmse": "minimize", "r2": "maximize"}  # noqa: RUF012, a class
+    directions: ClassVar[Mapping[str, Direction]] = {
+        "mae": "minimize",
+        "rmse": "minimize",
+        "r2": "maximize",
+    }
     _other_targets = (
         ", and write targets[..., 0] for targets with a last axis of size 1, or "
         "train.Regression(outputs=n) for several numbers per example"
     )
 
     def measure(self, outputs: Any, targets: Any, weights: Any = None) -> dict[str, Any]:
-        """Return the mean squared error and the mean absolute error, in the units above."""
+        """Return the mean squared error and the mean absolute error."""
         wide = self._wide(outputs, targets)
         targets = (targets.astype(wide.dtype) - self.mean) / self.std
         examples = Examples.of_numbers(repr(self), targets, weights)

@@ -179,7 +179,7 @@ def _naturals(plain: list[Any]) -> bool:
 
 
 SCHEMA = "1"
-pattern_list = Accepts("a list of patterns", lambda v: not isinstance(v, str), TypeError)
+pattern_list: Accepts = Accepts("a list of patterns", lambda v: not isinstance(v, str), TypeError)
 
 
 @jax.tree_util.register_dataclass
@@ -199,8 +199,8 @@ class Weights:
 def save_weights(file: str | os.PathLike[str], net: Layer, trained: Trained) -> None:
     """Write the parameters and the state of a network into a safetensors file.
 
-    The file is written completely or not at all, and replaces one of the same name. Its metadata
-    hold the schema, the code of the network, and the versions of jax and jaxnn.
+    The file is written completely or not at all, and replaces an existing file. Its metadata
+    contain the schema, the code of the network, and the versions of jax and jaxnn.
 
     Args:
         file: Path of the file.
@@ -208,7 +208,7 @@ def save_weights(file: str | os.PathLike[str], net: Layer, trained: Trained) -> 
         trained: `train.Weights(params, state)`, or a `train.TrainState`.
 
     Raises:
-        TypeError: Plain parameters.
+        TypeError: `trained` is neither; for example, it is a pytree of parameters.
         ImportError: safetensors is not installed.
         OSError: The file cannot be written.
 
@@ -259,32 +259,34 @@ def load_weights(
     cast: bool = False,
     **named: Any,
 ) -> Weights:
-    """Return the parameters and state of `net` from a file of `save_weights`.
+    """Load the parameters and state of `net` from a file written by `save_weights`.
 
-    Every path of the network has to be in the file, and every path of the file in the network.
-    Exceptions are listed path by path:
+    Every path of the network must be in the file, and every path of the file must be in the
+    network. Exceptions are listed explicitly:
 
         load_weights(file, net, x, rename={"params/encoder": "params/0"},
                      leave_out=["params/head/**"], start=fresh, keep=["params/2/*"])
 
     Args:
         file: Path of the safetensors file.
-        net: Network; its declaration for the inputs is what the file has to hold.
+        net: Network. The file must contain the parameters and state that it declares for the
+            inputs.
         *inputs: Arrays or `jax.ShapeDtypeStruct`, as for `net.init`.
-        rename: Path in the network by path in the file, or by the beginning of several. Default:
-            None, no other names.
+        rename: Dict from a path in the file, or the beginning of paths, to a path in the network.
+            Default: None, paths are equal.
         leave_out: Patterns of paths in the file, before renaming, that are not loaded. Default: ().
         start: Parameters and state that provide the paths in `keep`. Default: None.
         keep: Patterns of paths in the network that are not loaded. Default: ().
-        cast: Whether arrays of another number type, such as float64 or float8, are converted to
-            that of the network. Default: False, they are rejected.
+        cast: Whether arrays of another type, such as float64 or float8, are converted to the type
+            that the network declares. Default: False, they are rejected.
         **named: Named inputs, as for `net.init`.
 
     Raises:
-        ValueError: The file is truncated or of another kind, or its arrays are not those of the
-            network; missing, unknown and misshapen paths are listed. Or a pattern or a path to
-            rename matches nothing, or `cast` would make a number infinite or another integer.
-        FileNotFoundError: There is no such file.
+        ValueError: The file is truncated or not a safetensors file; its arrays do not match the
+            network, in which case missing, unknown, and misshapen paths are listed; a pattern or a
+            path in `rename` matches nothing; or `cast` would change an integer or make a number
+            infinite.
+        FileNotFoundError: The file does not exist.
     """
     spec = net.spec(*inputs, **named)
     slots = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))

@@ -28,6 +28,8 @@ from .weights import Weights
 class Groups:
     """The optimizer that `partition` makes, of pairs of a pattern and its optimizer."""
 
+    inner: Any
+
     def __init__(self, *groups: tuple[str, Any]) -> None:
         patterns = [pattern for pattern, _ in groups]
         self.inner = optax.partition(
@@ -45,19 +47,19 @@ class Groups:
 
 
 def partition(optimizers: Mapping[str, Any]) -> Optimizer:
-    """Return an optimizer that updates each parameter by the first pattern that its path matches.
+    """Return an optimizer that updates each parameter by the first pattern that matches its path.
 
-    In a pattern `*` matches any text in one segment and `**` any segments. Frozen parameters have
-    no update, no weight decay, and no memory in the optimizer, and a training step computes no
-    gradient for them.
+    In a pattern, `*` matches any text in one segment, and `**` matches any number of segments.
+    Frozen parameters have no updates, no weight decay, and no state in the optimizer, and a
+    training step does not compute gradients for them.
 
     Args:
-        optimizers: Optimizers by path pattern, None to freeze.
+        optimizers: Dict of optimizers by path pattern. None freezes the parameters.
 
     Raises:
-        TypeError: Something other than patterns and optimizers.
-        ValueError: In `init` or `update`, a path that no pattern matches, or a pattern that no path
-            matches or whose paths all match an earlier one.
+        TypeError: `optimizers` is not a dict of optimizers or None by pattern.
+        ValueError: In `init` or `update`: no pattern matches a path, no path matches a pattern, or
+            all paths of a pattern match an earlier one.
 
     >>> import jax, optax, jax.numpy as jnp, jaxnn as nn
     >>> net = nn.Sequential(nn.Dense(4), nn.LayerNorm())
@@ -171,6 +173,9 @@ class AverageState(NamedTuple):
 class Averaged:
     """The optimizer that `with_ema` makes."""
 
+    inner: Any
+    decay: Any
+
     def __init__(self, optimizer: Any, decay: Any) -> None:
         self.inner, self.decay = as_pytree(optimizer), decay
 
@@ -216,18 +221,18 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
 
         sum_i decay**(n - i) p_i * (1 - decay) / (1 - decay**n)
 
-    so the weights add up to 1 at every n and the initial parameters, which were drawn, have none:
-    as `optax.ema` with debias=True. It is kept in at least float32, in the optimizer's state;
-    `train.ema_params(ts)` returns it. Put it around the whole optimizer, since it averages what its
-    updates lead to, and inside `train.dynamic_loss_scale` or `train.apply_if_finite`, which leave
-    it as it is in a step that is skipped.
+    as in `optax.ema` with debias=True. The weights sum to 1 at every n, and the initial parameters
+    are not included. The average is kept in the optimizer's state, in at least float32;
+    `train.ema_params(ts)` returns it. Apply this function to the complete optimizer, because the
+    average is over the parameters after its updates, but before `train.dynamic_loss_scale` or
+    `train.apply_if_finite`, which do not change the average in a skipped step.
 
     Args:
         optimizer: An optax optimizer or a `train.Optimizer`.
         decay: A number in [0, 1). Default: 0.999.
 
     Raises:
-        ValueError: A decay out of range.
+        ValueError: `decay` is out of range.
 
     Reference: Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992.
 
@@ -249,14 +254,14 @@ def with_ema(optimizer: Any, decay: Any = 0.999) -> Optimizer:
 def ema_params(ts: TrainState) -> Weights:
     """Return the averaged parameters, in the parameters' types, and the network's state.
 
-    Before the first step they are the parameters. Running statistics, such as those of a batch
-    norm, are those of the parameters themselves.
+    Before the first step, the average equals the parameters. The network's state, such as the
+    running statistics of a batch norm, is not averaged.
 
     Args:
         ts: A state of a program whose optimizer is `train.with_ema`.
 
     Raises:
-        ValueError: The optimizer keeps no average, or several.
+        ValueError: The optimizer keeps no average, or more than one.
     """
     states = states_of(ts.opt_state, AverageState)
     if len(states) != 1:

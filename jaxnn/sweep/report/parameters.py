@@ -57,7 +57,7 @@ FLEXIBLE = 100  # trials from which a polynomial has degree 4 instead of 2
 
 
 class Importance(NamedTuple):
-    """What each parameter predicts alone.
+    """The prediction of the score from each parameter alone.
 
     Args:
         shares: the held-out R^2 by parameter; 0 if it does not exceed `chance`.

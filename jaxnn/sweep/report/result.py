@@ -1,4 +1,4 @@
-"""What a sweep found and how it ran: its best trials, programs, and settings, as tables."""
+"""The result of a sweep: its best trials, programs, and settings, as tables."""
 
 import math
 import shlex

@@ -1,4 +1,4 @@
-"""How many trials survive to each rung, and where in the space trials diverge or fail."""
+"""The number of trials at each rung, and the regions in which trials diverge or fail."""
 
 import bisect
 from collections import Counter

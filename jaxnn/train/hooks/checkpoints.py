@@ -43,30 +43,31 @@ EVERY = instance(Every, "a train.Every", "write every=train.Every(epochs=1)")
 
 
 class Checkpoints(Value, Hook):
-    """Save a run now and then, and resume it from the newest checkpoint in the folder.
+    """Save checkpoints of a run, and resume the run from the newest checkpoint in the folder.
 
-    After a crash, the same call of `train.fit` ends with bitwise the results that it would have
-    had. A call with another program, data set, batch size, or key is another run, and raises
-    ValueError with everything that differs. Only `epochs` or `steps` may be larger. SIGINT and
-    SIGTERM end the dispatch, save, and raise `train.Interrupted`. It is the last hook.
+    After a crash, the same call of `train.fit` resumes the run, and the results are bitwise
+    identical to those of an uninterrupted run. A call with another program, data set, batch size,
+    or key raises ValueError and lists all differences; only `epochs` or `steps` may be larger.
+    After SIGINT or SIGTERM, the run finishes the current dispatch, saves a checkpoint, and raises
+    `train.Interrupted`. This hook must be the last one.
 
     Args:
-        folder: The folder of this run alone.
-        every: How often a checkpoint is saved, every 5 minutes by default. One is also saved when
-            the run is asked to stop.
-        keep: The number of newest checkpoints that are kept, 3 by default.
-        best: A metric of the records, such as "validation_loss": each record that is the best so
-            far is saved too, and the best one is kept. A value that is not finite is never best.
-            Default: None, no such metric.
-        maximize: Whether a larger value is better. Default: None, as the program declares it.
-        at_end: Whether the end of the run is saved too, True by default.
-        force: Resume even if the run differs from the one that wrote the checkpoint; False by
-            default. What differs is a warning, and every later checkpoint records it.
+        folder: The folder for the checkpoints of this run. Other runs must not use it.
+        every: How often a checkpoint is saved. A checkpoint is also saved when the run is asked to
+            stop. Default: every 5 minutes.
+        keep: The number of newest checkpoints to keep. Default: 3.
+        best: A metric of the records, such as "validation_loss". A checkpoint is also saved at each
+            record that improves it, and the best checkpoint is kept. Values that are not finite
+            never count as best. Default: None, no metric.
+        maximize: Whether a larger value is better. Default: None, as declared by the program.
+        at_end: Whether a checkpoint is also saved at the end of the run. Default: True.
+        force: Resume even if the run differs from the run that wrote the checkpoint. A warning
+            lists the differences, and every later checkpoint records them. Default: False.
 
     Raises:
-        TypeError, ValueError: Numbers out of range; before the first step, a metric that the run
-            does not have or whose direction is unknown, and checkpoints of another run.
-        OSError: Another run works in the folder, or it cannot be written.
+        TypeError, ValueError: An argument is out of range. Before the first step: the run does not
+            have the metric, its direction is unknown, or the checkpoints belong to another run.
+        OSError: Another run uses the folder, or the folder cannot be written.
 
     >>> Checkpoints("runs/a/checkpoints", Every(epochs=1), keep=2)
     Checkpoints('runs/a/checkpoints', every=Every(epochs=1), keep=2)
@@ -104,16 +105,17 @@ class Checkpoints(Value, Hook):
             yield saving
 
     def restore(self, like: Any, which: Literal["newest", "best"] | int = "newest") -> Any:
-        """Return the state in a checkpoint: the newest, the best one, or that after a step.
+        """Return the state in a checkpoint: the newest, the best, or the one after a given step.
 
         Args:
             like: A state of the program, or its shapes: `jax.eval_shape(program.init, key, batch)`.
-                If it is sharded, the arrays are restored in this way.
+                The restored arrays have its shardings.
             which: "newest" (the default), "best", or the number of a step.
 
         Raises:
-            FileNotFoundError: There is no such checkpoint.
-            ValueError: It is damaged, or of another program.
+            FileNotFoundError: The checkpoint does not exist.
+            ValueError: The checkpoint is damaged, or the state of the program has another
+                structure.
         """
         found = numbered(Path(self.folder))
         named = {"newest": max(found, default=None), "best": self._best_of(found)}

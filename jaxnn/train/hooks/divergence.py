@@ -15,11 +15,11 @@ from .hook import Hook, RollBack, check_metric, warn
 
 
 class Diverged(ValueError):
-    """A metric of a run, such as its loss, is not a finite number.
+    """Raised if a metric of a run, such as its loss, is not finite.
 
     Args:
-        message: After which step, where the first such value came from, and what to write.
-        history: The records before.
+        message: The step, the source of the first value that is not finite, and the code to write.
+        history: The records before the failure.
     """
 
     def __init__(self, message: str, history: list[dict[str, float]]) -> None:
@@ -29,18 +29,18 @@ class Diverged(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Divergence(Hook):
-    """Raise `train.Diverged` if a metric is not finite at a record, or roll back a few times first.
+    """Raise `train.Diverged`, after up to `retries` rollbacks, if a metric is not finite.
 
-    With `retries`, the state of the last record whose metric was finite is kept, and the run
-    continues from it with the batches after the failed steps. Random keys in the state are folded
-    with the attempt, so that a program without data does not repeat the failed steps. The error
-    names the first array of the state that is not finite; `inspect.first_nonfinite` finds the layer
-    that gives such a value for a batch.
+    If `retries` > 0, the hook keeps the state of the last record whose metric was finite. After a
+    failure, the run continues from this state with the batches that follow the failed steps. The
+    number of the attempt is folded into random keys in the state, so that a program without data
+    does not repeat the failed steps. The error names the first array of the state that is not
+    finite. Use `inspect.first_nonfinite` to find the layer that produces such a value for a batch.
 
     Args:
-        metric: The metric, "loss" by default; None is the loss if the program has one.
-        retries: How many times in a row the run is rolled back, 0 by default. More than 0 needs
-            memory for a second state.
+        metric: Name of the metric. None means the loss if the program has one. Default: "loss".
+        retries: Maximum number of consecutive rollbacks. If it is greater than 0, a second state is
+            kept in memory. Default: 0.
 
     >>> Divergence(retries=3)
     Divergence(metric='loss', retries=3)

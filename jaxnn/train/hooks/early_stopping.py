@@ -11,20 +11,20 @@ from .hook import MAXIMIZE, Hook, Stop, is_maximized
 
 
 class EarlyStopping(Value, Hook):
-    """Stop a run once a metric has not become better for `patience` records.
+    """Stop a run when a metric has not improved for `patience` records.
 
-    A value that is not finite is never better.
+    A value that is not finite never counts as an improvement.
 
     Args:
-        metric: Its name in the records, "validation_loss" by default.
-        patience: The number of records without a better one, at least 1; 5 by default.
-        margin: By how much a value has to be better to count, at least 0, the default.
-        maximize: Whether a larger value is better, as for an accuracy. Default: None, as the
-            program declares it.
+        metric: Name of the metric in the records. Default: "validation_loss".
+        patience: Number of records without an improvement, at least 1. Default: 5.
+        margin: Minimum change that counts as an improvement, at least 0. Default: 0.
+        maximize: Whether a larger value is better, as for an accuracy. Default: None, as declared
+            by the program.
 
     Raises:
-        TypeError, ValueError: Numbers out of range; before the first step, a metric that the run
-            does not have, or whose direction is unknown.
+        TypeError, ValueError: An argument is out of range. Before the first step: the run does not
+            have the metric, or its direction is unknown.
 
     Reference: Prechelt, Early stopping, but when?, 1998.
 

@@ -19,12 +19,13 @@ class Evaluate(Hook):
     """Evaluate the program's state at each record, and add the metrics to it.
 
     The metrics are those of `program.evaluate`, combined over all rows, with the same key at every
-    record. Hooks that read them, such as `EarlyStopping`, come after it.
+    record. Hooks that read these metrics, such as `EarlyStopping`, must come after this hook.
 
     Args:
         data: As for `train.evaluate`. Default: None, for a program without data.
-        name: The prefix of the metrics: "validation" (the default) gives `validation_loss`.
-        batch_size: The largest number of rows that are evaluated at once, 1,024 by default.
+        name: The prefix of the metrics: "validation" gives `validation_loss`. Default:
+            "validation".
+        batch_size: Maximum number of rows that are evaluated at once. Default: 1024.
         program: The program that evaluates the state. Default: None, the run's program.
 
     >>> import numpy as np

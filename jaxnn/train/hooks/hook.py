@@ -1,4 +1,4 @@
-"""What a hook is: a value that watches a run and may stop it or roll it back.
+"""Hooks: a hook is a value that watches a run and may stop it or roll it back.
 
     with hook.open(run) as hook:                     # its files, threads, and displays
         memory = hook.begin(state)                   # what it remembers: checkpoints save it
@@ -34,7 +34,7 @@ class Stop:
     """The action of a hook that ends the run.
 
     Args:
-        reason: Why, as a sentence; `event.stop` and the history of checkpoints keep it.
+        reason: The reason in words. `event.stop` and the history of checkpoints contain it.
 
     >>> Stop("the loss is below 0.1").reason
     'the loss is below 0.1'
@@ -47,22 +47,22 @@ class Stop:
 class RollBack:
     """The action of a hook that continues the run from another state.
 
-    The steps that led away from it count toward the length of the run, and the batches that follow
-    are those after them.
+    The steps since this state still count toward the length of the run, and the run continues with
+    the next batches.
 
     Args:
-        state: The state to continue from. The run copies it.
+        state: The state to continue from, which the run copies.
     """
 
     state: Any
 
 
 class Hook:
-    """Base of all hooks. A subclass is a frozen value and overrides what it needs.
+    """Base of all hooks. A subclass is a frozen dataclass and overrides the methods that it needs.
 
-    `see` is called at each record of the run, and also when `every` is due. `ends` are steps after
-    which a dispatch ends, so that the hook can act between two steps. The fields of a dataclass are
-    checked as `jaxnn.validation` describes it.
+    `see` is called at each record of the run, and also when `every` is due. A dispatch also ends
+    after the steps in `ends`, so that the hook can act between two steps. Fields are checked as
+    described in `jaxnn.validation`.
 
     >>> class Below(Hook):
     ...     def see(self, memory, event):
@@ -122,11 +122,11 @@ class Hook:
         return self.every is not None and self.every.due(now, since)
 
     def see(self, memory: Any, event: Event) -> tuple[Any, Stop | RollBack | None]:
-        """Return the new memory, and what the run shall do: None to continue.
+        """Return the new memory and an action: `Stop`, `RollBack`, or None to continue.
 
         Args:
-            memory: As `begin` or the last `see` returned it.
-            event: Where the run is. Metrics are fetched from the device when they are read.
+            memory: The memory that `begin` or the previous call of `see` returned.
+            event: The progress of the run. Metrics are fetched from the device when they are read.
         """
         return memory, None
 
@@ -196,7 +196,7 @@ def check_result(result: Any, before: Any) -> tuple[Any, Stop | RollBack | None]
     """Return the memory and the action that `see` returned; TypeError for anything else.
 
     Args:
-        result: What `see` returned.
+        result: The result of `see`.
         before: The memory that it was given, whose structure, shapes, and types the new one has.
     """
     A_RESULT(result, "the result of see")
@@ -277,7 +277,7 @@ def is_maximized(metric: str, run: Any, maximize: bool | None, call: str) -> boo
     Args:
         metric: The name in the records.
         run: The run.
-        maximize: What the hook states; None if it states nothing.
+        maximize: The direction that the hook declares, or None.
         call: As for `check_metric`.
 
     Raises ValueError if the run does not have the metric, or if its direction is not known.

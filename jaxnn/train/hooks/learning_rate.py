@@ -16,15 +16,15 @@ from .hook import Hook
 
 @dataclasses.dataclass(frozen=True)
 class LearningRate(Hook):
-    """Add `learning_rate`, that of the last step, to each record.
+    """Add the learning rate of the last step to each record, as `learning_rate`.
 
-    It is known for a `train.Optimizer` with an argument `learning_rate`, a number or a schedule,
-    anywhere in the program. If the program has several, they are `learning_rate/PATH`, with the
-    path in the program. A single schedule is read at the count of updates in the state. If there
-    are several, they are read at the step of the run.
+    The program must contain a `train.Optimizer` with an argument `learning_rate`, a number or a
+    schedule. If it contains several, their names are `learning_rate/PATH`, with the path in the
+    program. A single schedule is evaluated at the number of updates in the state; several schedules
+    are evaluated at the step of the run.
 
     Raises:
-        ValueError: Before the first step, if the program has no such optimizer.
+        ValueError: Before the first step: the program has no such optimizer.
 
     >>> import optax, jaxnn as nn
     >>> from jaxnn import train

@@ -25,19 +25,19 @@ A_LOGGER = Accepts(
 class Log(Hook):
     """Write each record to loggers: `train.Log("metrics.jsonl", train.TensorBoard("runs/a"))`.
 
-    Hooks that add metrics come before it. In a run of several processes the first one writes. If
-    the run is resumed, records of later steps are removed, and records that were lost are written
-    again from the history. If a logger fails, a warning reports it, and the run continues; the
-    records that the logger has not taken are offered again at the next one.
+    Hooks that add metrics must come before this hook. In a run of several processes, only the first
+    process writes. If the run is resumed, records of later steps are removed, and lost records are
+    written again from the history. If a logger fails, a warning reports it, and the run continues;
+    the missing records are sent again with the next record.
 
     Args:
-        *loggers: A path, for a `train.JsonLines` file; or loggers, such as `train.TensorBoard`.
-        config: Plain data that describes the run, for loggers that show it. Default: None.
+        *loggers: Loggers, such as `train.TensorBoard`, or the path of a `train.JsonLines` file.
+        config: Plain data that describes the run, for loggers that display it. Default: None.
 
     Raises:
-        TypeError: A value that is not a logger.
-        FileExistsError: A file has the lines of another run, and the run has no checkpoints.
-        OSError: A file cannot be written, before the first step.
+        TypeError: An argument is not a logger.
+        FileExistsError: A file contains lines of another run, and the run has no checkpoints.
+        OSError: Before the first step: a file cannot be written.
 
     >>> Log("metrics.jsonl")
     Log(loggers=(JsonLines(file='metrics.jsonl'),), config=None)

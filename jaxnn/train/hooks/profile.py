@@ -15,18 +15,19 @@ from .hook import Hook
 
 
 class Profile(Value, Hook):
-    """Write a trace of `steps` steps, from the one after `first` on, into `folder`.
+    """Write a profiler trace of `steps` steps, after the first `first` steps, into `folder`.
 
-    TensorBoard's profiler and Perfetto show it. The first steps of a run compile; skip them.
+    View the trace with TensorBoard's profiler or Perfetto. Skip the first steps of a run, which
+    include compilation.
 
     Args:
-        folder: Where the trace is written; it is created.
-        first: The number of steps before the trace, 10 by default.
-        steps: The number of steps in the trace, 3 by default.
+        folder: The folder for the trace, which is created if it does not exist.
+        first: Number of steps before the trace. Default: 10.
+        steps: Number of steps in the trace. Default: 3.
 
     Raises:
-        ValueError: Numbers of steps out of range.
-        OSError: Before the first step, if the folder cannot be created.
+        ValueError: A number of steps is out of range.
+        OSError: Before the first step: the folder cannot be created.
 
     >>> Profile("runs/a/trace", first=10, steps=3).ends
     (10, 13)

@@ -28,12 +28,13 @@ Show = Callable[[int, list[str]], None]
 
 @dataclasses.dataclass(frozen=True)
 class Progress(Hook):
-    """Show a line per record, and how far the run is. `train.fit` does so by default.
+    """Show a line per record and a progress bar. `train.fit` adds this hook by default.
 
-    On a terminal there is a bar below the lines, drawn by rich if that is installed. In a notebook
-    the output of the cell is a bar and the lines. Elsewhere there are the lines alone, without
-    escape codes. Metrics are read at records only. In a run of several processes the first one
-    shows. Output that fails, such as that of a closed terminal, does not stop the run.
+    On a terminal, a bar is shown below the lines, drawn by rich if it is installed. In a notebook,
+    the output of the cell is a bar and the lines. Elsewhere, only the lines are printed, without
+    escape codes. Metrics are read only at records. In a run of several processes, only the first
+    process prints. If the output fails, for example because the terminal was closed, the run
+    continues.
 
     >>> line({"epoch": 1, "step": 27, "loss": 0.52, "accuracy": 0.81}, total=54, left=1.3)
     'step 27/54  epoch 1  loss 0.52  accuracy 0.81  0:00:01 left'

@@ -44,16 +44,16 @@ PEAKS = {
 
 @dataclasses.dataclass(frozen=True)
 class Throughput(Hook):
-    """Add to each record how fast the steps were since the last one.
+    """Add the speed of the steps since the last record to each record.
 
-    The time of hooks, such as an evaluation, is not counted, so it is the first hook. The first
-    record includes the time of compilation. The names are in `train.TIMINGS`:
+    The time of other hooks, such as an evaluation, is not counted, so this hook must be the first
+    one. The first record includes the time of compilation. `train.TIMINGS` lists the names:
 
-    - `seconds`: the time that the run has taken, also before it was resumed, in seconds.
+    - `seconds`: the duration of the run in seconds, including the time before it was resumed.
     - `examples_per_second`, or `steps_per_second` for a program without data.
-    - `flops_per_second`: by the floating-point operations in the jaxpr of a step.
-    - `mfu`: the utilization of the peak of the devices in bfloat16, if that is known.
-    - `device_bytes`: the most memory that the first device has used, if it is known.
+    - `flops_per_second`: from the floating-point operations in the jaxpr of a step.
+    - `mfu`: the utilization of the peak performance of the devices in bfloat16, if it is known.
+    - `device_bytes`: the peak memory use of the first device, if it is known.
 
     >>> Throughput()
     Throughput()

@@ -320,7 +320,9 @@ def test_a_folder_of_any_name_is_resumed(tmp_path, name, recwarn):
     assert int(train.Checkpoints(str(folder)).restore(small_state(), 4).step) == 4
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "unsafe_rbg"])
+@pytest.mark.parametrize(
+    "impl", ["threefry2x32", "unsafe_rbg", pytest.param("rbg", marks=pytest.mark.slow)]
+)
 def test_a_random_key_in_the_state_of_an_optimizer_is_resumed(tmp_path, impl):
     key = jax.random.key(5, impl=impl)
     optimizer = optax.chain(optax.add_noise(0.1, 0.5, key=key), optax.sgd(0.1))

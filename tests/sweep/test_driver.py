@@ -7,6 +7,7 @@ import errno
 import io
 import math
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -275,7 +276,7 @@ def test_a_program_that_raises_fails_alone(tmp_path, lanes):
         assert trial.status == ("failed" if width == 8 else "done")
         if width == 8:
             assert trial.error.startswith("Traceback (most recent call last):\n")
-            assert "Classification(10) needs outputs of shape" in trial.error
+            assert "Classification(10) needs outputs" in trial.error
 
 
 def test_where_memory_runs_out_the_lanes_are_halved_and_the_sweep_goes_on(tmp_path, monkeypatch):
@@ -514,6 +515,29 @@ def check_many(tmp_path, executor, killed=lambda: None):
     assert [trial.number for trial in seen.trials] == list(range(16))
 
 
+class Elsewhere(concurrent.futures.ThreadPoolExecutor):
+    """Runs calls in another thread, which they reach as bytes, and loses the next one if asked."""
+
+    lost = False
+
+    def submit(self, fn, /, *args, **kwargs):
+        return super().submit(self.called, pickle.dumps((fn, args, kwargs)))
+
+    def called(self, contents):
+        if self.lost:
+            self.lost = False
+            raise concurrent.futures.BrokenExecutor("a worker died")
+        function, args, kwargs = pickle.loads(contents)
+        return pickle.loads(pickle.dumps(function(*args, **kwargs)))
+
+
+def test_cohorts_elsewhere_one_of_them_lost(tmp_path):
+    with Elsewhere(1) as executor:
+        check_many(tmp_path, executor, lambda: setattr(executor, "lost", True))
+        assert not executor.lost
+
+
+@pytest.mark.slow
 def test_two_dask_workers_one_of_them_killed(tmp_path, paths):
     pytest.importorskip("distributed")
     with create("dask", 2) as executor:

@@ -19,7 +19,7 @@ from jaxnn.sweep.plan import AIM, Planner, make_plan
 from jaxnn.sweep.probe import MAPPED, SHARE, Probe, Timing, probe
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.structure import TRACED, Structure
-from tests.sweep import quick
+from tests.sweep import driven, quick
 
 RATE = "optimizer.learning_rate"
 FOUND = dict.fromkeys(quick.SPACE.dimensions, TRACED) | {"model.width": "it gives a shape"}
@@ -30,6 +30,13 @@ STRUCTURE = Structure(
     (RATE,),
 )
 WORK = Work(STRUCTURE, ({RATE: 0.1}, {RATE: 0.2}), (0, 0), Way("loop", 1), (0, 1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def planned_once():
+    with pytest.MonkeyPatch.context() as patch:
+        driven.planned_once(patch)
+        yield
 
 
 # The probe

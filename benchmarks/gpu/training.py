@@ -43,7 +43,7 @@ def gpt2_ablation(small: bool) -> Iterator[str]:
     """What costs how much: each line changes one thing of `gpt2_jaxnn` with blocks in a row."""
     row = _in_a_row(_network(small, _fused()), small)
     yield from _trained("no Remat", _without_remat(row), small)
-    with mock.patch("jaxnn.train.labels.picked", _scattered):
+    with mock.patch("jaxnn.train.examples.picked", _scattered):
         yield from _trained("the label's gradient a scatter", row, small)
     with mock.patch("jaxnn.layers.attention.attention", _unprotected):
         yield from _trained("NaN not kept apart", row, small)

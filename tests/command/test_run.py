@@ -452,7 +452,7 @@ def test_a_folder_that_is_no_run_is_refused(run_folder, capsys):
             "is a run of 'joy', not of 'toy'; write the command with",
         ),
         ("{", "", "is not valid JSON"),
-        ('"width": 4', '"width": 5', "params/mlp/0/w: wanted float32[3,5], got float32[3,4]"),
+        ('"width": 4', '"width": 5', "params/mlp/0/w: expected float32[3,5], got float32[3,4]"),
     ],
 )
 def test_a_changed_configuration_is_refused(run_folder, capsys, old, new, message):
@@ -523,7 +523,8 @@ def test_importing_jaxnn_imports_none_of_it():
 
 @pytest.mark.parametrize("library", ["tyro", "matplotlib", "safetensors"])
 def test_a_missing_library_is_named_with_what_to_install(library, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, library, None)
+    for name in [name for name in sys.modules if name.split(".")[0] == library] + [library]:
+        monkeypatch.setitem(sys.modules, name, None)
     uses = {
         "tyro": parsing.library,
         "matplotlib": charts.check_library,

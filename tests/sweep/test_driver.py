@@ -276,7 +276,7 @@ def test_a_program_that_raises_fails_alone(tmp_path, lanes):
         assert trial.status == ("failed" if width == 8 else "done")
         if width == 8:
             assert trial.error.startswith("Traceback (most recent call last):\n")
-            assert "Classification(10) needs outputs" in trial.error
+            assert "end the network with nn.Dense(10)" in trial.error
 
 
 def test_where_memory_runs_out_the_lanes_are_halved_and_the_sweep_goes_on(tmp_path, monkeypatch):

@@ -7,9 +7,10 @@ is equal to the bit.
 All processes of a run share a folder of compiled programs, so that a program that several tests or
 processes build is compiled once: a quarter of all programs.
 
-Tests of one case, and else of one file, run in one process, which compiles their programs once. It
-keeps what it traced and compiled, so that the collector of garbage, which as it comes looks through
-all of that time and again, is called more rarely.
+Tests of one case, and else of one file, run in one process, which compiles their programs once. The
+longest files come first, so that no process is left with one of them at the end. A process keeps
+what it traced and compiled, so that the collector of garbage, which as it comes looks through all
+of that time and again, is called more rarely.
 """
 
 import builtins
@@ -46,8 +47,38 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update(name, value)
 
 
+# Files of at least 8 CPU seconds, the longest first.
+LONGEST = (
+    "parallel/test_fit.py",
+    "sweep/test_cohort.py",
+    "sweep/test_programs.py",
+    "command/test_run.py",
+    "sweep/test_driver.py",
+    "train/test_blocks.py",
+    "train/test_checkpoint.py",
+    "train/test_measure.py",
+    "command/test_sweep.py",
+    "train/test_frozen.py",
+    "train/test_labels.py",
+    "train/test_run.py",
+    "parallel/test_placement.py",
+    "parallel/test_equalities.py",
+    "parallel/test_processes.py",
+    "sweep/test_ranking.py",
+    "train/test_optax_contract.py",
+    "train/test_program.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let processes take groups in the order of this file, not of their numbers of tests."""
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name the group of each test, for `--dist loadgroup`."""
+    """Put the longest files first, and name the group of each test, for `--dist loadgroup`."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
     for item in items:
         call = getattr(item, "callspec", None)
         case = None if call is None else call.params.get("case")

@@ -8,6 +8,7 @@ Prints `ready` once the ledger is open.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import signal
@@ -19,7 +20,7 @@ if __name__ == "__main__":
 
 from jaxnn.executors import create
 from jaxnn.models import MLP
-from jaxnn.sweep import Choice, LogUniform, Space, Uniform
+from jaxnn.sweep import Choice, LogUniform, Space, Uniform, plan
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
@@ -71,6 +72,12 @@ def drive(ledger, made, executor=None, workers=1, watch=lambda progress: None):
     with contextlib.ExitStack() as stack:
         executor = executor or stack.enter_context(create("local"))
         Driver(made, ledger, executor, workers, watch).run()
+
+
+def planned_once(monkeypatch):
+    """Drivers in this process trace a program once to plan its sweep, and not each again."""
+    for name in ("training_of", "reads_seed"):
+        monkeypatch.setattr(plan, name, functools.cache(getattr(plan, name)))
 
 
 def ended_at(opened, boundary, end):

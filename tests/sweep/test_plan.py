@@ -18,7 +18,7 @@ from jaxnn.sweep.halving import Bracket
 from jaxnn.sweep.plan import AIM, Planner, make_plan
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.structure import TRACED, Structure
-from tests.sweep import quick
+from tests.sweep import driven, quick
 
 RATE = "optimizer.learning_rate"
 FOUND = dict.fromkeys(quick.SPACE.dimensions, TRACED) | {"model.width": "it gives a shape"}
@@ -29,6 +29,13 @@ STRUCTURE = Structure(
     (RATE,),
 )
 WORK = Work(STRUCTURE, ({RATE: 0.1}, {RATE: 0.2}), (0, 0), Way("loop", 1), (0, 1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def planned_once():
+    with pytest.MonkeyPatch.context() as patch:
+        driven.planned_once(patch)
+        yield
 
 
 # The probe
@@ -140,7 +147,8 @@ def test_memory_that_ran_out_is_no_way(monkeypatch):
     assert timings[1].seconds == math.inf
 
 
-def test_a_real_probe():
+def test_a_real_probe(monkeypatch):
+    monkeypatch.setattr(probes, "SAMPLE", 0.02)  # seconds of each run that is repeated
     fresh = dataclasses.replace(STRUCTURE, base=quick.Config(model=MLP(5, depth=0)))
     asked = Probe(dataclasses.replace(WORK, structure=fresh), lanes=4, epochs=10**9)
     timings = probe(asked)

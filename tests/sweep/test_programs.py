@@ -381,8 +381,9 @@ def die():
     raise Died
 
 
-def test_a_sweep_that_dies_at_every_boundary_resumes_bitwise(tmp_path):
+def test_a_sweep_that_dies_at_every_boundary_resumes_bitwise(tmp_path, monkeypatch):
     """Two groups, since a Python `if` reads the number; halving; one compilation per group."""
+    driven.planned_once(monkeypatch)
     before = traces(CLIPPED)
     whole, trials, groups, cohorts = drive(begin(tmp_path / "whole", CLIPPED), CLIPPED)
     assert {group.name for group in groups} == {"clip=0.0", "clip=1.0"}

@@ -111,6 +111,26 @@ def factories():
 
 FACTORIES = dict(factories())
 OPTIMIZERS = [name for name in FACTORIES if name not in NOT_COMPARED]
+# One of each mechanism; all others are slow.
+MECHANISMS = {
+    "adam": "each element separately",
+    "stateless": "a sum over an array",
+    "lars": "norms of arrays, and a mask",
+    "novograd": "a state of one number per array",
+    "sm3": "a state of one vector per axis",
+    "adafactor": "a factorization that depends on the rank",
+    "adaptive_grad_clip": "norms of the units of an array",
+    "muon": "matrices and vectors separately",
+    "galore": "projections of matrices",
+    "flatten": "all arrays as one vector",
+    "prodigy": "sums over all arrays, and a state with the first parameters",
+    "dog": "the largest of all distances",
+    "momo": "the loss",
+    "apply_if_finite": "a condition on all elements",
+    "conditionally_transform": "a condition on the step",
+    "partition": "groups of arrays",
+    "inject_hyperparams": "numbers in the state",
+}
 
 
 def made(name):
@@ -172,9 +192,14 @@ def assert_near(found, wanted):
 def test_every_factory_is_known():
     assert set(NOT_COMPARED) <= set(FACTORIES)
     assert len(OPTIMIZERS) > 90
+    assert MECHANISMS.keys() <= set(OPTIMIZERS)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+def slow_unless(quick, *case):
+    return pytest.param(*case, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", [slow_unless(name in MECHANISMS, name) for name in OPTIMIZERS])
 def test_a_repeat_is_updated_as_its_blocks_in_a_row(name):
     optimizer = made(name)
     params, *gradients = trees(SPEC, 4)
@@ -220,8 +245,23 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", CROSSING)
+# Each optimizer on one network, and each network with two; all other pairs are slow.
+PAIRS = {
+    "global norm": "a repeat in an ensemble",
+    "rank mask": "one copy",
+    "lamb": "experts",
+    "muon": "a repeat in an ensemble",
+    "adafactor": "one parameter",
+    "largest element": "experts",
+    "number of elements": "one parameter",
+    "number of arrays": "one copy",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [slow_unless(PAIRS[n] == network, n, network) for n in CROSSING for network in NETWORKS],
+)
 def test_members_and_experts_are_separate_arrays(name, network):
     net = NETWORKS[network]
     spec = net.spec(X)

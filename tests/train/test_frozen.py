@@ -66,7 +66,7 @@ OPTIMIZERS = {
     "adamw": optax.adamw(1e-2, weight_decay=0.5),
     "clip": optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(0.5)),
     "noise": optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(3)), optax.sgd(0.1)),
-    "lbfgs": optax.lbfgs(),
+    "line search": optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(15)),
     "schedule_free": optax.contrib.schedule_free_sgd(0.1),
 }
 

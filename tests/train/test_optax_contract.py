@@ -104,8 +104,9 @@ def test_a_step_is_that_of_optax(name):
 
 
 def test_a_line_search_sees_the_whole_batch_under_accumulation():
-    expected = by_steps(optax.lbfgs(), 3).params
-    assert_near(by_steps(optax.lbfgs(), 3, accumulate=2).params, expected)
+    optimizer, _ = TAKEN["backtracking"]
+    expected = by_steps(optimizer, 3).params
+    assert_near(by_steps(optimizer, 3, accumulate=2).params, expected)
 
 
 def test_lookahead_evaluates_its_slow_parameters():
@@ -162,8 +163,8 @@ def test_sam_evaluates_unperturbed_parameters(steps):
     [
         optax.contrib.schedule_free_sgd(0.1),
         optax.lookahead(optax.sgd(0.1), 3, 0.5),
-        optax.contrib.prodigy(),
-        optax.contrib.cocob(),
+        pytest.param(optax.contrib.prodigy(), marks=pytest.mark.slow),
+        pytest.param(optax.contrib.cocob(), marks=pytest.mark.slow),
     ],
     ids=["schedule-free", "lookahead", "prodigy", "cocob"],
 )
@@ -245,7 +246,15 @@ STACKED = nn.Sequential(nn.Dense(3), nn.Repeat(nn.Residual(nn.Dense(3)), 3), nn.
 
 
 @pytest.mark.parametrize(
-    "name", ["lbfgs", "sam", "sam, opaque", "momo", "backtracking", "schedule-free"]
+    "name",
+    [
+        "sam, opaque",
+        "momo",
+        "backtracking",
+        "schedule-free",
+        # The same functions as "backtracking" and "sam, opaque", in larger programs.
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("lbfgs", "sam")),
+    ],
 )
 def test_stacked_blocks_are_separate_arrays(name):
     """The function arguments of an update take the parameters of the network, not of blocks."""
@@ -279,19 +288,6 @@ def test_the_arguments_of_a_step_unroll_no_blocks():
         return str(jax.make_jaxpr(program.step)(ts, (X, Y))).count("\n")
 
     assert equations(3) == equations(30)
-
-
-@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
-def test_the_keys_of_an_optimizer_are_in_checkpoints(tmp_path, implementation):
-    """The state of `optax.noisy_sgd` has a key, which is no number."""
-    program = program_of(optax.noisy_sgd(0.01, key=jax.random.key(5, impl=implementation)))
-    saved = [train.Checkpoints(str(tmp_path), train.Every(epochs=1))]
-    fit(program, hooks=saved)
-    (whole, _), (resumed, _) = (fit(program, epochs=3, hooks=hooks) for hooks in ([], saved))
-    jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
-    assert bool(
-        jax.random.bits(whole.opt_state[0].rng_key) == jax.random.bits(resumed.opt_state[0].rng_key)
-    )
 
 
 def test_a_state_that_changes_its_structure_is_rejected():

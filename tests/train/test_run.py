@@ -386,6 +386,7 @@ def test_an_error_of_a_hook_names_the_hook():
     assert "after step 1" in caught.value.__notes__[0]
 
 
+@pytest.mark.slow  # tests/train/test_checkpoint.py kills a run each time
 def test_a_killed_run_resumes_in_another_process(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(

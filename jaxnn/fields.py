@@ -66,6 +66,8 @@ def describe(tree: Any) -> str:
     """
     if isinstance(tree, tuple):
         return "(" + ", ".join(map(describe, tree)) + ")"
+    if type(tree) is list:
+        return "[" + ", ".join(map(describe, tree)) + "]"
     if isinstance(tree, dict):
         return "{" + ", ".join(f"{key}: {describe(item)}" for key, item in tree.items()) + "}"
     if is_array(tree):

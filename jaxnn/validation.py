@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .fields import is_traced
+from .fields import describe, is_array, is_traced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,22 +97,15 @@ class Accepts:
 
 
 def _shown(value: Any) -> str:
-    """Return a value as text of at most 200 characters; of long ones, arrays by type and shape."""
-    text = repr(value)
-    if len(text) > 200 or "\n" in text:
-        text = _outline(value)
+    """Return a value as text of at most 200 characters, and arrays by type and shape."""
+    text = describe(value) if _has_arrays(value) else repr(value)
     return text if len(text) <= 200 else f"{text:.200}..."
 
 
-def _outline(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {_outline(item)}" for key, item in value.items()) + "}"
-    if type(value) in (tuple, list):
-        items = ", ".join(map(_outline, value))
-        return f"[{items}]" if isinstance(value, list) else f"({items})"
-    if isinstance(value, jax.Array | np.ndarray):
-        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
-    return repr(value)
+def _has_arrays(value: Any) -> bool:
+    if isinstance(value, tuple | list | dict):
+        return any(map(_has_arrays, value.values() if isinstance(value, dict) else value))
+    return is_array(value) and not isinstance(value, np.generic)
 
 
 def is_int(value: Any) -> bool:

@@ -5,6 +5,9 @@ jaxnn sweep show FOLDER                  show its best trials, and how the other
 jaxnn sweep report FOLDER                write its report again
 jaxnn sweep export FOLDER csv TARGET     write its trials for another tool
 jaxnn sweep retry FOLDER                 train its failed and diverged trials again
+jaxnn --version                          print the version
+
+`python -m jaxnn` is the same command.
 """
 
 import functools
@@ -23,6 +26,7 @@ from ..sweep.reading import described, read
 from ..sweep.report import write
 from ..sweep.storage import LedgerError, damaged, is_driven, resume_command
 from ..sweep.tables import BROKEN, OPEN
+from ..version import __version__
 from .parsing import dispatch, library, refuse
 
 SECONDS = 1.0  # between two updates of a running sweep
@@ -40,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: 0 after printing help, 2 for unknown options.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        print(f"jaxnn {__version__}")
+        return 0
     if words and words[0] not in ("sweep", "-h", "--help"):
         return refuse(f"there is no command {words[0]!r}; write jaxnn sweep", 2)
     if len(words) < 2 or words[0] != "sweep" or words[1] in ("-h", "--help"):

@@ -107,6 +107,7 @@ _tree = Accepts(
     lambda tree: bool(jax.tree.leaves(tree)),
     TypeError,
     "write (inputs, targets), or data=None for a program that makes its own data",
+    traced=True,
 )
 
 

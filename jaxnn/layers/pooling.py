@@ -11,7 +11,7 @@ import jax
 
 from ..core.layer import Primitive
 from ..functional import pooling
-from ..functional.windows import NAMES, Padding, PerAxis
+from ..functional.windows import POOLING, Padding, PerAxis
 from ..validation import above, is_number, natural
 from .checks import AXES, check_not_empty, check_rank, check_window, sizes
 
@@ -57,7 +57,7 @@ class MaxPool(Primitive):
 
     def __post_init__(self) -> None:
         """Check the window."""
-        check_window(self, NAMES)
+        check_window(self, POOLING)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the maximum of each window."""
@@ -95,7 +95,7 @@ class MinPool(Primitive):
 
     def __post_init__(self) -> None:
         """Check the window."""
-        check_window(self, NAMES)
+        check_window(self, POOLING)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the minimum of each window."""
@@ -138,7 +138,7 @@ class AvgPool(Primitive):
 
     def __post_init__(self) -> None:
         """Check the window."""
-        check_window(self, NAMES)
+        check_window(self, POOLING)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the mean of each window."""
@@ -177,7 +177,7 @@ class LpPool(Primitive):
 
     def __post_init__(self) -> None:
         """Check the window."""
-        check_window(self, NAMES)
+        check_window(self, POOLING)
 
     def forward(self, params: Any, x: jax.Array) -> jax.Array:
         """Return the power mean of each window, times its size."""

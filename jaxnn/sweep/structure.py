@@ -302,7 +302,8 @@ def reason(error: Exception) -> str:
         frame
         for frame in raised
         if not frame.filename.startswith(INNER)
-        and not frame.filename.endswith(".pyx")  # of NumPy, whose lines are not readable
+        # NumPy's compiled code and the constructors of dataclasses have no readable lines.
+        and not frame.filename.endswith((".pyx", "<string>"))
         and frame.filename not in OWN
     ]
     text = str(error).strip().split("\n")[0]

@@ -15,7 +15,7 @@ from .metrics import Direction, Ratio
 from .task import Task
 
 SEVERAL = (
-    ", and write targets[..., 0] for targets with a last axis of size 1, or "
+    "targets[..., 0] for targets with a last axis of size 1, or "
     "train.MultiLabelClassification(n) for several labels per example"
 )
 ignored_label: Accepts = None | integer().such(hint="write ignore=-100")
@@ -87,7 +87,7 @@ class Classification(_OneOfSeveral):
     label_smoothing: Annotated[float, fraction] = 0.0
     class_weights: Annotated[tuple[float, ...] | None, factors] = None
     directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
-    _other_targets = f"{SEVERAL}, and targets.astype('float32') for one-hot targets"
+    _other_targets = f"{SEVERAL}, or targets.astype('float32') for one-hot targets"
 
     def __post_init__(self) -> None:
         """Check the number of weights."""
@@ -255,7 +255,7 @@ class MultiLabelClassification(_YesOrNo):
     ignore: Annotated[int | None, ignored_label] = -100
     pos_weight: Annotated[float | tuple[float, ...] | None, factors] = None
     directions: ClassVar[Mapping[str, Direction]] = {"accuracy": "maximize"}
-    _other_targets = ", and write train.MultiLabelClassification(targets.shape[-1])"
+    _other_targets = "train.MultiLabelClassification(targets.shape[-1])"
     _per_output = True
 
     def __post_init__(self) -> None:

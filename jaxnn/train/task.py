@@ -145,12 +145,15 @@ class Task(Value):
         ValueError if their shape does not fit the targets.
         """
         n, given, shape = self.outputs, jnp.shape(outputs), jnp.shape(targets)
+        advice = [] if given[-1:] == (n,) else [f"end the network with nn.Dense({n})"]
+        if self._other_targets and (not advice or given == shape):
+            advice.append(f"write {self._other_targets}")
         if given != (shape if self._per_output else (*shape, n)) or given[-1:] != (n,):
             raise ValueError(
                 f"{self!r} needs outputs (..., {n}) and targets "
                 f"{f'(..., {n})' if self._per_output else '(...)'}, got outputs "
-                f"{describe(outputs)} for targets {describe(targets)}; end the network with "
-                f"nn.Dense({n}){self._other_targets}"
+                f"{describe(outputs)} for targets {describe(targets)}; "
+                f"{', or '.join(advice)}"
             )
         return self._squeezed(wide(outputs))
 
@@ -335,7 +338,7 @@ class Regression(Task):
         "r2": "maximize",
     }
     _other_targets = (
-        ", and write targets[..., 0] for targets with a last axis of size 1, or "
+        "targets[..., 0] for targets with a last axis of size 1, or "
         "train.Regression(outputs=n) for several numbers per example"
     )
 

@@ -1,8 +1,10 @@
 """`jaxnn sweep`, on a small ledger written by hand."""
 
 import os
+import runpy
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -130,3 +132,12 @@ def test_help_and_misspellings(capsys):
 def test_a_folder_without_a_sweep(tmp_path, capsys):
     assert main(["sweep", "show", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_the_version_and_the_module_are_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["jaxnn"])
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jaxnn {metadata.version('jaxnn-functional')}\n"
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("jaxnn", run_name="__main__")
+    assert "jaxnn sweep top FOLDER" in capsys.readouterr().out

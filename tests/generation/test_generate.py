@@ -182,8 +182,8 @@ def test_half_precision_parameters_generate(gpt):
     ("prompts", "options", "text"),
     [
         ([], {}, r"prompts must be integer tokens \(T,\) or .*, got float64\[0\]"),
-        ([[1], []], {}, r"at least one token in each row, .*, got float64\[0\]"),
-        (np.zeros((2, 0), int), {}, r"at least one token in each row, .*, got int64\[0\]"),
+        ([[1], []], {}, r"at least one token in each row, got float64\[0\]"),
+        (np.zeros((2, 0), int), {}, r"at least one token in each row, got int64\[0\]"),
         ([[1], [0.5]], {}, r"prompts must be integer tokens .*, got float64\[1\]"),
         ("abc", {}, r"prompts must be integer tokens .*, got <U3\[\]"),
         (np.zeros((1, 1, 1), int), {}, r"prompts must be integer tokens .*, got int64\[1,1,1\]"),
@@ -264,7 +264,9 @@ def test_state_beside_the_caches_is_kept():
         match=r"the state does not match the network: 1: declared .*, missing; write nn.gen",
     ):
         nn.generate(net, params, tokens, steps=1, temperature=0)
-    with pytest.raises(ValueError, match="the state does not match the network: 1/mean: declared"):
+    with pytest.raises(
+        ValueError, match=r"the state does not match the network:\s+1/mean: declared"
+    ):
         nn.generate(net, params, tokens, steps=1, temperature=0, state={"1": {"var": 0.0}})
 
 

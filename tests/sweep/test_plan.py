@@ -148,7 +148,7 @@ def test_memory_that_ran_out_is_no_way(monkeypatch):
 
 
 def test_a_real_probe(monkeypatch):
-    monkeypatch.setattr(probes, "SAMPLE", 0.02)  # seconds of each run that is repeated
+    monkeypatch.setattr(cohorts, "SAMPLE", 0.02)  # seconds of each run that is repeated
     fresh = dataclasses.replace(STRUCTURE, base=quick.Config(model=MLP(5, depth=0)))
     asked = Probe(dataclasses.replace(WORK, structure=fresh), lanes=4, epochs=10**9)
     timings = probe(asked)

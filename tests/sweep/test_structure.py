@@ -86,8 +86,8 @@ def test_numbers_of_the_optimizer_the_network_and_the_loss_are_traced():
 
 def test_what_gives_a_shape_is_static_and_the_reason_says_where():
     why = found({"model.width": Choice(16, 32)})["model.width"]
-    place = r"jaxnn/validation\.py:\d+, '.+': "
-    said = r"Dense\.features is the traced number JitTracer\(.*\), but must be an int .*"
+    place = r"models/model\.py:\d+, 'hidden = \(Dense\(self\.width\), .*': "
+    said = "Dense.features must be an int >= 1 or a tuple of them, known before tracing"
     assert re.fullmatch(place + said, why)
 
 
@@ -359,7 +359,7 @@ def test_population_based_training_of_static_dimensions():
     said = refused(halving="population")
     assert said.startswith(
         "population-based training copies weights from trial to trial, but model.width is static "
-        "(jaxnn/validation.py:"
+        "(models/model.py:"
     )
     assert said.endswith("): sweep traced numbers only")
 

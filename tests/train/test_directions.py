@@ -88,7 +88,7 @@ def test_directions_add_to_those_of_the_base_class():
 
 def test_a_direction_that_is_none():
     class Wrong(train.Classification):
-        directions = {"f1": "max"}  # noqa: RUF012
+        directions = {"f1": "max"}  # type: ignore[assignment]  # noqa: RUF012
 
     with pytest.raises(ValueError, match=r"\['f1'\] must be 'maximize' or 'minimize', got 'max'"):
         direction_of("loss", Wrong(3))

@@ -33,6 +33,7 @@ FLOORS = [
         "executors",
         "sweep",
         "command",
+        "__main__",
     )
 ]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

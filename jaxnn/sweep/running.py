@@ -88,23 +88,25 @@ def run(
         progress: Whether to show the progress: live on a terminal and in a notebook, otherwise in
             lines. Default: True.
         **settings: The settings of a new sweep:
-            trials: Configurations to try. Default: 64.
-            search: "random", "grid", "sobol", "tpe", "cmaes", or "gp". Default: "random".
-            seeds: Seeds per configuration, whose score is their mean. Default: 1.
-            metric: The metric to compare trials by, in the direction that it declares. Default:
-                that of the experiment, the validation accuracy, or the validation loss.
-            maximize: The same, if larger is better.
-            minimize: The same, if smaller is better.
-            halving: "none", "successive", "hyperband", or "population". Default: "none".
-            eta: One trial in this many continues from a rung to the next. Default: 4.
-            least: Epochs to the first rung, or between two changes of a population. Default: 1.
-            batch: Trials to ask for at a time. Default: 0, 32 if the search learns, otherwise all.
-            points: Points per range in a grid. Default: 5.
-            lanes: Lanes per call on each device. Default: "auto", measured.
-            by: "loop", "map", or "vmap": how lanes run. Default: "auto", measured.
-            exact: Whether each lane is bitwise equal to a solo run. Default: False.
-            max_groups: The most programs to compile. Default: 16.
-            search_seed: Seed of the search. Default: 0.
+
+            - `trials`: Configurations to try. Default: 64.
+            - `search`: "random", "grid", "sobol", "tpe", "cmaes", or "gp". Default: "random".
+            - `seeds`: Seeds per configuration, whose score is their mean. Default: 1.
+            - `metric`: The metric to compare trials by, in the direction that it declares. Default:
+              that of the experiment, the validation accuracy, or the validation loss.
+            - `maximize`: The same, if larger is better.
+            - `minimize`: The same, if smaller is better.
+            - `halving`: "none", "successive", "hyperband", or "population". Default: "none".
+            - `eta`: One trial in this many continues from a rung to the next. Default: 4.
+            - `least`: Epochs to the first rung, or between two changes of a population. Default: 1.
+            - `batch`: Trials to ask for at a time. Default: 0, 32 if the search learns, otherwise
+              all.
+            - `points`: Points per range in a grid. Default: 5.
+            - `lanes`: Lanes per call on each device. Default: "auto", measured.
+            - `by`: "loop", "map", or "vmap": how lanes run. Default: "auto", measured.
+            - `exact`: Whether each lane is bitwise equal to a solo run. Default: False.
+            - `max_groups`: The most programs to compile. Default: 16.
+            - `search_seed`: Seed of the search. Default: 0.
 
     Raises:
         TypeError: A setting is unknown, or there is no configuration.

@@ -77,10 +77,8 @@ class Tally:
             for name, metric in metrics.items():
                 if name not in EVERY_STEP and not made.all():
                     metric = jax.tree.map(lambda leaf: leaf[made], metric)  # noqa: B023
-                metric = jax.tree.map(_wide, metric)
                 form = metric if isinstance(metric, Derived) else sum_of(terms_of(metric, rows))
                 leaves, self._forms[name] = jax.tree.flatten(form)
-                leaves = list(map(_wide, leaves))
                 before = self._sums.get(name) or [np.zeros(leaf.shape[1:]) for leaf in leaves]
                 self._sums[name] = _added(form, before, leaves)
 
@@ -127,13 +125,13 @@ def _wide(leaf: Any) -> np.ndarray:
 
 
 def _on_host(tree: Any) -> Any:
-    """Return a tree of NumPy arrays, several times as fast as `jax.device_get` for few arrays."""
+    """Return a tree in double precision, faster than `jax.device_get` for few arrays."""
     leaves, structure = jax.tree.flatten(tree)
     if jax.default_backend() != "cpu":  # there, beginning a copy takes 4 us and gains nothing
         for leaf in leaves:
             if isinstance(leaf, jax.Array):
                 leaf.copy_to_host_async()
-    return jax.tree.unflatten(structure, map(np.asarray, leaves))
+    return jax.tree.unflatten(structure, [np.asarray(leaf, np.float64) for leaf in leaves])
 
 
 def _added(form: Any, before: list[Any], leaves: list[Any]) -> list[Any]:

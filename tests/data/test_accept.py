@@ -94,7 +94,7 @@ def test_every_accepted_kind_is_rows_or_a_source():
         (
             {"x": X, "n": np.array(1)},
             TypeError,
-            r"training data/n must be .*, got array\(1\); .* np.full\(rows",
+            r"training data/n must be .*, got int64\[\]; .* np.full\(rows",
         ),
         ({"t": np.array(["a", "b"])}, TypeError, r"training data/t must be an .* np.unique\(a"),
         (

@@ -42,11 +42,11 @@ def refused(
 def test_not_arrays():
     refused(TypeError, "train/x/0/0 must be an array of numbers", "np.asarray(a)", x=[[1.0]] * 4)
     refused(TypeError, "train/y/0 must be an array of numbers", "got 0; write", y=(0, 1, 2, 1))
-    refused(TypeError, "train/y must be an array of numbers", "<U1", y=np.array(list("abca")))
+    refused(TypeError, "train/y must be an array of numbers", "<U1[4]", y=np.array(list("abca")))
     refused(
-        TypeError, "train/x must be an array of numbers", "dtype=object", x=np.array([None] * 4)
+        TypeError, "train/x must be an array of numbers", "got object[4]", x=np.array([None] * 4)
     )
-    refused(TypeError, "train/y must be an array", "(rows, ...), got array(3)", y=np.array(3))
+    refused(TypeError, "train/y must be an array", "(rows, ...), got int64[]", y=np.array(3))
 
 
 def test_rows():

@@ -267,13 +267,13 @@ def test_tasks_are_values(task):
         (
             lambda: train.Regression()(LOGITS[:, :1], SOFT[:, :1]),
             ValueError,
-            r"needs outputs \(..., 1\) and targets \(...\), got .* for targets float32\[4,1\]; .* "
+            r"needs outputs \(..., 1\) and targets \(...\), got .* for targets float32\[4,1\]; "
             r"write targets\[..., 0\] for targets with a last axis of size 1",
         ),
         (
             lambda: train.Classification(3)(LOGITS, SEVERAL),
             ValueError,
-            r"train.MultiLabelClassification\(n\) for several labels per example, and "
+            r"train.MultiLabelClassification\(n\) for several labels per example, or "
             r"targets.astype\('float32'\) for one-hot targets",
         ),
         (

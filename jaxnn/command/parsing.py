@@ -106,7 +106,8 @@ def read_options(
         description: the help before the options.
         values: dataclasses with the defaults of the options.
         arguments: the command line.
-        folder: what the first word is the folder of. Default: "", there is no such word.
+        folder: what the folder that the first word names contains. Default: "", the command takes
+            no folder.
     """
     tyro = library()
     unnamed = tyro.conf.arg(name="")  # options are named by their fields alone

@@ -137,7 +137,12 @@ class Space:
         Args:
             u: Coordinates in [0, 1), one for each dimension; those of dimensions that the trial
                 does not have are ignored.
+
+        Raises:
+            ValueError: The point has another number of coordinates.
         """
+        n = len(self._swept)
+        Accepts(f"{n} numbers, one for each dimension", lambda u: len(u) == n)(u, "from_unit.u")
         values: Values = {}
         for swept, at in zip(self._swept, u, strict=True):
             if swept.active(values):

@@ -11,7 +11,7 @@ import optax.contrib
 from jax import lax
 
 from ..core import paths
-from ..validation import Accepts, is_number
+from ..validation import Accepts, instance, is_number
 from .optimizer import (
     Optimizer,
     SlowState,
@@ -261,8 +261,12 @@ def ema_params(ts: TrainState) -> Weights:
         ts: A state of a program whose optimizer is `train.with_ema`.
 
     Raises:
+        TypeError: `ts` is not a `TrainState`, such as plain parameters.
         ValueError: The optimizer keeps no average, or more than one.
     """
+    instance(TrainState, "a train.TrainState", "write ema_params(state) with the state of a run")(
+        ts, "ema_params.ts"
+    )
     states = states_of(ts.opt_state, AverageState)
     if len(states) != 1:
         found = f"{len(states)} averages" if states else "no average"

@@ -421,7 +421,7 @@ def test_values_that_the_space_does_not_have_are_rejected(values, message):
 
 
 def test_a_point_of_another_cube_and_an_empty_grid_are_refused():
-    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter than argument 1"):
+    with pytest.raises(ValueError, match=r"numbers, one for each dimension, got \[0.1, 0.2\]"):
         SPACE.from_unit([0.1, 0.2])
     with pytest.raises(ValueError, match="points must be an int >= 1, got 0"):
         SPACE.grid(0)

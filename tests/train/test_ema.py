@@ -116,3 +116,8 @@ def test_parameters_without_weight_have_no_part(decay, broken, expected):
         return state.average
 
     np.testing.assert_allclose(run(jnp.float32(decay)), expected, rtol=1e-6)
+
+
+def test_plain_parameters_have_no_average():
+    with pytest.raises(TypeError, match=r"ema_params.ts must be a train.TrainState, got .* write "):
+        train.ema_params({"w": jnp.ones(3)})

@@ -26,7 +26,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
     if in_notebook():
         from IPython.display import HTML, display  # pyright: ignore[reportMissingImports]
 
-        shown = display(HTML(""), display_id=True)
+        shown: Any = display(HTML(""), display_id=True)
 
         def update(progress: Progress) -> None:
             rows = aligned([list(one) for one in facts(progress, metric, seeds).items()])

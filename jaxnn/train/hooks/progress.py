@@ -168,7 +168,7 @@ def _in_notebook(total: int | None, step: int) -> Iterator[Show]:
         bar = f'<progress value="{step}" {place} steps'
         return HTML(f"<div>{bar}</div><pre>{html.escape(chr(10).join(kept))}</pre>")
 
-    shown = display(page(step), display_id=True)
+    shown: Any = display(page(step), display_id=True)
 
     def show(step: int, lines: list[str]) -> None:
         kept[:] = [*kept, *lines][-1000:]

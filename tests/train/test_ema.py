@@ -120,4 +120,4 @@ def test_parameters_without_weight_have_no_part(decay, broken, expected):
 
 def test_plain_parameters_have_no_average():
     with pytest.raises(TypeError, match=r"ema_params.ts must be a train.TrainState, got .* write "):
-        train.ema_params({"w": jnp.ones(3)})
+        train.ema_params({"w": jnp.ones(3)})  # type: ignore[arg-type]

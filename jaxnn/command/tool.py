@@ -1,5 +1,7 @@
-"""`jaxnn sweep`: inspect the folder of a sweep of any experiment.
+"""`jaxnn`: write an experiment, and inspect the folder of a sweep of any experiment.
 
+jaxnn new digits.py                      write the first experiment, as your own file
+jaxnn new --list                         list further examples; jaxnn new FILE --from NAME
 jaxnn sweep top FOLDER                   show the progress of a running sweep
 jaxnn sweep show FOLDER                  show its best trials, and how the others ended
 jaxnn sweep report FOLDER                write its report again
@@ -27,6 +29,7 @@ from ..sweep.report import write
 from ..sweep.storage import LedgerError, damaged, is_driven, resume_command
 from ..sweep.tables import BROKEN, OPEN
 from ..version import __version__
+from .new import new
 from .parsing import dispatch, library, refuse
 
 SECONDS = 1.0  # between two updates of a running sweep
@@ -47,8 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(f"jaxnn {__version__}")
         return 0
+    if words and words[0] == "new":
+        return dispatch({"new": new}, "new", words[1:])
     if words and words[0] not in ("sweep", "-h", "--help"):
-        return refuse(f"there is no command {words[0]!r}; write jaxnn sweep", 2)
+        return refuse(f"there is no command {words[0]!r}; write jaxnn new or jaxnn sweep", 2)
     if len(words) < 2 or words[0] != "sweep" or words[1] in ("-h", "--help"):
         print(__doc__)
         return 0

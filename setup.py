@@ -11,4 +11,5 @@ setup(
     packages=[*find_packages(include=["jaxnn*"]), *EXAMPLES],
     package_dir=EXAMPLES,
     package_data={"jaxnn": ["py.typed"], "jaxnn.examples.gallery": ["*.npz"]},
+    exclude_package_data={"jaxnn.examples": ["*.png"]},
 )

@@ -117,7 +117,9 @@ def copied(source: str, name: str, new_name: str) -> str:
     needs = f"It needs the packages of {DISTRIBUTION}[{extras[0]}]"
     needs += "".join(f", and a sweep those of {DISTRIBUTION}[{one}]" for one in extras[1:])
     source = source.replace("\n", f"\n\n{needs}.\n", 1)
-    source = re.sub(rf"python -m experiments\.(gallery\.)?{name}\b", f"python {new_name}.py", source)
+    source = re.sub(
+        rf"python -m experiments\.(gallery\.)?{name}\b", f"python {new_name}.py", source
+    )
     return re.sub(rf'(Experiment\(\s*)"{name}"', rf'\1"{new_name}"', source)
 
 

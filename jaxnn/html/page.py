@@ -7,7 +7,6 @@ the best, and purple-red for failures.
 Reference: Okabe and Ito, Color universal design, 2008.
 """
 
-import base64
 import html
 import math
 import re
@@ -125,17 +124,35 @@ def flat(plain: Any, path: str = "") -> list[tuple[str, Any]]:
 
 # Under this policy a browser requests nothing, whatever a name in the page contains.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-CSS = """
-:root { color-scheme: light dark;
-  --paper: #fff; --ink: #1a202c; --soft: #5b6675; --line: #dbe0e8; --panel: #f6f8fb;
-  --best: #d55e00; --band: #c3d9ee; --curve: #2166ac; --bad: #a5407f; --warn: #fff4e5;
-  --level0: #dfe3ea; --level1: #c3d3e4; --level2: #9dbbd8; --level3: #739fc9;
-  --level4: #4a82b6; --level5: #2a629b; --level6: #0b3c6f; }
-@media (prefers-color-scheme: dark) { :root {
-  --paper: #14181f; --ink: #e6eaf0; --soft: #9aa5b4; --line: #323a46; --panel: #1c222b;
-  --best: #ff9a3d; --band: #2b4a68; --curve: #74b3ea; --bad: #e58bc4; --warn: #3a2b14;
-  --level0: #2d343f; --level1: #2f4257; --level2: #345774; --level3: #3d7096;
-  --level4: #549ac6; --level5: #86c3e6; --level6: #d3eefb; } }
+# The colors by the name of their CSS variable, in light and in dark mode; `charts` draws with them.
+COLORS = {
+    "paper": ("#ffffff", "#14181f"),
+    "ink": ("#1a202c", "#e6eaf0"),
+    "soft": ("#5b6675", "#9aa5b4"),
+    "line": ("#dbe0e8", "#323a46"),
+    "panel": ("#f6f8fb", "#1c222b"),
+    "warn": ("#fff4e5", "#3a2b14"),
+    "best": ("#d55e00", "#ff9a3d"),
+    "band": ("#c3d9ee", "#2b4a68"),
+    "curve": ("#2166ac", "#74b3ea"),
+    "bad": ("#a5407f", "#e58bc4"),
+    "level0": ("#dfe3ea", "#2d343f"),
+    "level1": ("#c3d3e4", "#2f4257"),
+    "level2": ("#9dbbd8", "#345774"),
+    "level3": ("#739fc9", "#3d7096"),
+    "level4": ("#4a82b6", "#549ac6"),
+    "level5": ("#2a629b", "#86c3e6"),
+    "level6": ("#0b3c6f", "#d3eefb"),
+}
+_LIGHT, _DARK = (
+    "".join(f"--{name}: {both[mode]}; " for name, both in COLORS.items()) for mode in (0, 1)
+)
+CSS = (
+    f"""
+:root {{ color-scheme: light dark; {_LIGHT}}}
+@media (prefers-color-scheme: dark) {{ :root {{ {_DARK}}} }}
+"""
+    + """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.5;
   font-family: system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
@@ -172,9 +189,11 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap; vertical-align: 
 .best { width: 100%; }
 .best tbody tr:first-child td { font-weight: 700; }
 .best tbody tr:first-child td:first-child { border-left: 3px solid var(--best); padding-left: 6px; }
-figure { margin: .6rem 0 1.2rem; }
+figure { margin: .6rem 0 1.2rem; overflow-x: auto; }
 figure svg { display: block; width: 100%; height: auto; }
-figure img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 8px; }
+.pixels { image-rendering: pixelated; }
+.row { display: flex; flex-wrap: wrap; gap: 0 12px; }
+.row figure { flex: 1 1 260px; margin: .2rem 0; }
 svg { font-family: inherit; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 pre { background: var(--panel); padding: 10px 14px; border-radius: 8px; overflow-x: auto;
@@ -185,9 +204,9 @@ code { font-family: ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono"
 details { margin: .6rem 0; }
 summary { cursor: pointer; color: var(--soft); font-size: .92rem; }
 footer { padding: 2rem 20px; }
-@media (max-width: 700px) { figure { overflow-x: auto; } figure svg { min-width: 700px; } }
 @media print { nav { display: none; } section { break-inside: avoid-page; } }
 """
+)
 
 
 class Markup(str):
@@ -233,7 +252,8 @@ def heading(text: str) -> str:
 
 def captioned(drawn: str, caption: str = "") -> str:
     """Return a figure: a drawing with its caption, both HTML."""
-    return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
+    below = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f"<figure>{drawn}{below}</figure>"
 
 
 def note(text: str, kind: str = "") -> str:
@@ -283,10 +303,9 @@ def cards(shown: Iterable[tuple[str, str, str]]) -> str:
     return f'<div class="cards">{cells}</div>'
 
 
-def picture(png: bytes, label: str) -> str:
-    """Return a PNG picture, which the page itself contains."""
-    data = base64.b64encode(png).decode()
-    return f'<img alt="{escaped(label)}" src="data:image/png;base64,{data}">'
+def row(*parts: str) -> str:
+    """Return figures next to each other, and below each other on a narrow screen."""
+    return f'<div class="row">{"".join(parts)}</div>'
 
 
 def command(line: str) -> str:

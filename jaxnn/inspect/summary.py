@@ -6,6 +6,7 @@ FLOPs belong.
 """
 
 import dataclasses
+import html
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,13 +15,15 @@ import jax
 
 from ..core import paths
 from ..core.calls import Call, Next, Outcome, placeholder_key
-from ..core.composite import holds_layer, intercept
+from ..core.composite import intercept
 from ..core.declarations import abstract, split_arrays
-from ..core.layer import Layer, Primitive
-from ..core.values import fields
+from ..core.layer import Layer
+from ..explain import display
+from ..explain.display import short
 from ..explain.text import describe
-from ..fields import code, is_traced
-from ..tree import inside, layers
+from ..explain.tracebacks import entry
+from ..html.page import count
+from ..tree import layers
 from ..validation import Accepts, instance, natural
 from . import table
 from .flops import costs
@@ -41,6 +44,7 @@ class Row:
         state: Number of elements of its state. Default: 0.
         state_bytes: Size of its state in bytes. Default: 0.
         flops: Floating-point operations of all its calls. Default: 0.
+        shapes: Shapes and types of its own parameters, by name. Default: {}.
     """
 
     layer: str
@@ -50,11 +54,12 @@ class Row:
     state: int = 0
     state_bytes: int = 0
     flops: int = 0
+    shapes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Summary(table.Table):
-    """Rows of layers by path. `str` returns a text table; notebooks show an HTML table.
+    """Rows of layers by path. `str` returns a text table; notebooks show a folded tree.
 
     Args:
         rows: Rows by path, in the order of the network.
@@ -82,7 +87,32 @@ class Summary(table.Table):
             ("FLOPs", f"{self.total.flops:,} in one forward pass of {self.inputs}"),
         ]
 
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<div>{html.escape(f'{a}: {b}')}</div>" for a, b in self._table()[1])
+        return display.page(self._node("", self.total)) + notes
 
+    def _node(self, path: str, row: Row) -> display.Node:
+        """Return the tree at a path: the layer, its own parameters, and the layers below it."""
+        below = path and f"{path}/"
+        rows = {
+            one: item
+            for one, item in self.rows.items()
+            if one.startswith(below) and "/" not in one[len(below) :]
+        }
+        facts = [
+            "" if row.output is None else table.shape(describe(row.output)),
+            count(row.parameters, "parameter"),
+            f"{row.state:,} of state" if row.state else "",
+            f"{table.decimal(row.flops).strip()} FLOPs" if row.flops else "",
+        ]
+        own = (display.Node(name, table.shape(describe(leaf))) for name, leaf in row.shapes.items())
+        return display.Node(
+            path.rpartition("/")[2], row.layer, " · ".join(filter(None, facts)),
+            (*own, *(self._node(*one) for one in rows.items())),
+        )  # fmt: skip
+
+
+@entry
 def summary(net: Layer, *inputs: Any, depth: int | None = None, **named: Any) -> Summary:
     """Return a row for every layer of `net`: output, parameters, state, and FLOPs.
 
@@ -122,14 +152,18 @@ def summary(net: Layer, *inputs: Any, depth: int | None = None, **named: Any) ->
     a_layer(net, "summary.net", "write nn.summary(net, x)")
     (None | natural)(depth, "summary.depth", "it is a number of path segments")
     shown = dict(places(net))
-    outputs, amounts = _traced(net, list(shown), inputs, named)
+    outputs, amounts, spec = _traced(net, list(shown), inputs, named)
+    shapes: dict[paths.Path, dict[str, Any]] = {path: {} for path in shown}
+    for path, leaf in paths.walk(spec):
+        if path[:-1] in shapes:
+            shapes[path[:-1]][path[-1]] = leaf
     counts = {path: dict.fromkeys(_COUNTS, 0) for path in shown}
     for path, name, amount in amounts:
         for end in range(len(path) + 1):
             if path[:end] in counts:
                 counts[path[:end]][name] += amount
     rows = {
-        paths.text(path): Row(layer, outputs.get(path), **counts[path])
+        paths.text(path): Row(layer, outputs.get(path), **counts[path], shapes=shapes[path])
         for path, layer in shown.items()
         if depth is None or len(path) <= depth
     }
@@ -143,8 +177,9 @@ _Amounts = list[tuple[paths.Path, str, int]]
 
 def _traced(
     net: Layer, rows: list[paths.Path], inputs: Any, named: Any
-) -> tuple[dict[paths.Path, Any], _Amounts]:
-    """Return the outputs by path, and the amounts to count: (path, name of the count, amount)."""
+) -> tuple[dict[paths.Path, Any], _Amounts, Any]:
+    """Return the outputs by path, the amounts to count: (path, name of the count, amount), and the
+    shapes and types of the parameters."""
     state = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))
     params, state = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (net.spec(*inputs, **named), state)
@@ -164,7 +199,7 @@ def _traced(
     amounts = [*_sizes(params, "parameters", "parameter_bytes")]
     amounts += _sizes(state, "state", "state_bytes")
     amounts += [(rows[_number_of(scope) or 0], "flops", cost) for scope, cost in costs(jaxpr)]
-    return {rows[number]: output for number, output in outputs.items()}, amounts
+    return {rows[number]: output for number, output in outputs.items()}, amounts, params
 
 
 def _sizes(tree: Any, elements: str, size: str) -> Iterator[tuple[paths.Path, str, int]]:
@@ -224,28 +259,3 @@ def places(net: Layer) -> Iterator[tuple[paths.Path, str]]:
     for path, shown in found.items():
         below = {one[: len(path) + 1] for one in found if one[: len(path)] == path != one}
         yield path, shown or f"{len(below)} layers"
-
-
-def short(layer: Any) -> str:
-    """Return a layer without its children: `MultiHeadAttention(num_heads=8)`.
-
-    Args:
-        layer: The layer.
-
-    >>> import jaxnn as nn
-    >>> short(nn.Repeat(nn.Residual(nn.Sequential(nn.Dense(4))), 3)), short(nn.Dense(4, bias=False))
-    ('Repeat(Residual(Sequential), n=3)', 'Dense(4, bias=False)')
-    """
-    if isinstance(layer, Primitive):
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(layer))
-    settings = [
-        f"{field.name}={code(item)}"
-        for field in fields(layer)
-        if not holds_layer(item := getattr(layer, field.name))
-        and item != ()
-        and (is_traced(item) or item != field.default)
-    ]
-    if inner := inside(layer):
-        settings = [short(inner), *settings]
-    name = type(layer).__qualname__.rpartition(".")[2]
-    return f"{name}({', '.join(settings)})" if settings else name

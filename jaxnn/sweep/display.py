@@ -10,6 +10,7 @@ from typing import Any
 
 from ..files.reading import LONGEST, printable
 from ..html.page import aligned, count, duration, number
+from ..train.history import table_html
 from ..train.hooks.progress import in_notebook
 from .driver import Progress, Watch
 from .ledger import Ledger
@@ -94,6 +95,32 @@ def summary(sweep: Sweep, listed: int = LISTED) -> str:
         sweep: the sweep.
         listed: the number of trials in the table. Default: `LISTED`.
     """
+    rows = _rows(sweep, listed)
+    notes = (printable(one, LONGEST) for one in sweep.forced)
+    return "\n".join([_head(sweep), *aligned(rows), *notes])
+
+
+def summary_html(sweep: Sweep, listed: int = LISTED) -> str:
+    """Return `summary` as HTML that needs no style sheet.
+
+    Args:
+        sweep: the sweep.
+        listed: the number of trials in the table. Default: `LISTED`.
+    """
+    head, *rows = [[str(cell) for cell in row] for row in _rows(sweep, listed)]
+    notes = "".join(f"<div>{html.escape(printable(one, LONGEST))}</div>" for one in sweep.forced)
+    return f"<div>{html.escape(_head(sweep))}</div>{table_html(head, rows)}{notes}"
+
+
+def _head(sweep: Sweep) -> str:
+    """Return the name of a sweep, and how its trials ended."""
+    ends = Counter(trial.status for trial in sweep.trials)
+    ended = ", ".join(f"{many} {status}" for status, many in ends.items()) or "none begun"
+    return f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
+
+
+def _rows(sweep: Sweep, listed: int) -> list[list[Any]]:
+    """Return the titles and the rows of the table of the best trials."""
     trials = sweep.ranking[:listed]
     names = list(dict.fromkeys(name for trial in trials for name in trial.values))
     rows: list[list[Any]] = [["trial", sweep.metric, *names]]
@@ -101,7 +128,4 @@ def summary(sweep: Sweep, listed: int = LISTED) -> str:
         mean = seed_mean(sweep.scores[trial.number].each)
         values = [number(trial.values[n]) if n in trial.values else "-" for n in names]
         rows.append([trial.number, mean, *values])
-    ends = Counter(trial.status for trial in sweep.trials)
-    ended = ", ".join(f"{many} {status}" for status, many in ends.items()) or "none begun"
-    head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
-    return "\n".join([head, *aligned(rows), *(printable(one, LONGEST) for one in sweep.forced)])
+    return rows

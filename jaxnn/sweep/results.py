@@ -11,11 +11,12 @@ from ..experiment import sources
 from ..experiment.configuration import from_plain
 from ..experiment.experiment import Experiment, TrainedRun, configured
 from ..validation import integer
-from .display import summary
+from .display import summary, summary_html
 from .export import trial_rows
 from .ledger import Ledger
 from .reading import Sweep, mean, read
 from .report import write
+from .report.scores import drawn_progress
 from .structure import TRACED, converted, space_of
 from .tables import Trial
 
@@ -91,6 +92,25 @@ class Result:
             ImportError: matplotlib is not installed.
         """
         return write(self.sweep)
+
+    def plot(self) -> Any:
+        """Return a figure of the best score so far, by trials and by time, as the report has it.
+
+        Notebooks show it; `result.plot().savefig("scores.png")` writes a file.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+
+        Raises:
+            ValueError: No trial has a score yet.
+            ImportError: matplotlib is not installed.
+        """
+        self.best  # noqa: B018, which raises if no trial has a score
+        return drawn_progress(self.sweep)
+
+    def _repr_html_(self) -> str:
+        """Return the best trials as a table, and how the others ended, for notebooks."""
+        return summary_html(self.sweep)
 
     def __repr__(self) -> str:
         """Return the folder, the best trials as a table, and how the others ended."""

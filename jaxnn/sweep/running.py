@@ -31,6 +31,7 @@ from ..experiment.configuration import from_plain, to_plain
 from ..experiment.experiment import Experiment, Loaded, loaded
 from ..experiment.run import versions
 from ..explain.text import suggestion
+from ..explain.tracebacks import entry
 from ..files.reading import quoted
 from ..fingerprint import differences
 from ..train import Program
@@ -49,6 +50,7 @@ from .tables import OPEN, to_text
 SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
 
 
+@entry
 def run(
     experiment: Experiment[Any] | Callable[..., Program],
     *,
@@ -155,6 +157,7 @@ def run(
         return Result(read(ledger), made)
 
 
+@entry
 def resume(
     experiment: Experiment[Any],
     folder: Path,

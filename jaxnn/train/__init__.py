@@ -20,6 +20,7 @@ from .every import Every
 from .fit import fit
 from .for_network import for_network
 from .gradient_step import apply_if_finite, dynamic_loss_scale
+from .history import History
 from .hooks.checkpoints import Checkpoints
 from .hooks.divergence import Diverged, Divergence
 from .hooks.early_stopping import EarlyStopping
@@ -71,6 +72,7 @@ __all__ = [
     "Evaluate",
     "Event",
     "Every",
+    "History",
     "Hook",
     "Interrupted",
     "InverseSquareRoot",

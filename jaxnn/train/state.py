@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ..core import paths
 from ..core.calls import State
+from ..explain import display
 from ..explain.text import brief
 from ..fields import is_traced
 from ..validation import Accepts
@@ -58,6 +59,10 @@ class TrainState(NamedTuple):
     opt_state: Any
     step: jax.Array
     key: jax.Array
+
+    def _repr_html_(self) -> str:
+        """Return a folded tree with shapes, for notebooks."""
+        return display.page(display.of_tree(self))
 
 
 def state_key(key: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ..data.check import saturated_batch
 from ..explain.text import describe
+from ..explain.tracebacks import entry
 from ..random import is_outside
 from .metrics import check_metrics, without_collected
 from .program import Program, check_program, code_of
@@ -138,6 +139,7 @@ class Step:
         self._static = jax.tree.structure(program), code_of(program), placement
         self._compiled: Any = None
 
+    @entry
     def __call__(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
         """Return the state after the step, and the metrics of the batch.
 

@@ -268,6 +268,14 @@ def progress(sweep: Sweep) -> str:
     )  # fmt: skip
 
 
+@charts.styled
+def drawn_progress(sweep: Sweep) -> Any:
+    """Return a figure of the best score so far, by trials and by time."""
+    figure = charts.figure(charts.WIDTH, 2.9)
+    _draw_best(figure, sweep, scale_of(sweep))
+    return figure
+
+
 def _draw_best(figure: Any, sweep: Sweep, scale: ScoreScale) -> None:
     """Draw the best score by trials, and by seconds of computing."""
     left, right = figure.subplots(1, 2)

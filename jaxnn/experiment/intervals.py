@@ -57,7 +57,8 @@ def intervals_of(
     starts = range(0, count, PIECE)
     cut = lambda start: jax.tree.map(lambda leaf: leaf[start : start + PIECE], rows)  # noqa: E731
     parts = jax.device_get([evaluate(state, cut(start)) for start in starts])
-    metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    leaves = map(np.concatenate, zip(*map(jax.tree.leaves, parts), strict=True))
+    metrics = jax.tree.unflatten(jax.tree.structure(parts[0]), leaves)
     random, resamples = np.random.default_rng(0), RESAMPLES if count <= MANY else FEWER
     chosen = np.zeros((resamples if count <= MOST else 0, count), np.float32)
     for one_of in chosen:

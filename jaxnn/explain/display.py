@@ -155,6 +155,4 @@ def _array(array: Any) -> str:
         return text
     if isinstance(array, jax.Array) and (array.is_deleted() or not array.is_fully_addressable):
         return text
-    return (
-        text if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key) else f"{text} = {array!s}"
-    )
+    return text if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key) else f"{text} = {array!s}"

@@ -14,21 +14,22 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 
-P, R, T = ParamSpec("P"), TypeVar("R"), TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 HIDDEN = tuple(
     f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(jax.__file__).parent)
 )
 
 
-def entry(function: Callable[P, R]) -> Callable[P, R]:
+def entry(function: F) -> F:
     """Return the function, whose errors have no frames of this package and of JAX."""
 
     @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+    def call(*args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         try:
             return function(*args, **kwargs)
@@ -36,7 +37,7 @@ def entry(function: Callable[P, R]) -> Callable[P, R]:
             filter_frames(error)
             raise
 
-    return call
+    return cast(F, call)
 
 
 def entry_iterator(iterator: Iterator[T]) -> Iterator[T]:

@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ INK, SOFT, LINE, PAPER, BEST, BAND, CURVE, BAD, *LEVELS = (
     for name in ("ink", "soft", "line", "paper", "best", "band", "curve", "bad",
                  *(f"level{i}" for i in range(7)))
 )  # fmt: skip
-P, Drawn = ParamSpec("P"), TypeVar("Drawn")
+Draw = TypeVar("Draw", bound=Callable[..., Any])
 FARTHEST = 1e100  # matplotlib overflows with larger numbers, and those closer to 0 than its inverse
 WIDTH = 9.6  # inches across the page
 COLUMNS = 3  # panels next to each other
@@ -81,18 +81,18 @@ def _figure_class() -> Any:
     return type("Figure", (Figure,), {"_repr_png_": png})
 
 
-def styled(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
+def styled(draw: Draw) -> Draw:
     """Return a function that draws, in the style of the page."""
 
     @functools.wraps(draw)
-    def call(*args: P.args, **kwargs: P.kwargs) -> Drawn:
+    def call(*args: Any, **kwargs: Any) -> Any:
         check_library()
         import matplotlib
 
         with matplotlib.rc_context(SETTINGS):
             return draw(*args, **kwargs)
 
-    return call
+    return cast(Draw, call)
 
 
 def chart(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..combine.precision import Precision
 from ..core import paths
@@ -14,14 +15,16 @@ from ..core.composite import Composite, intercept
 from ..core.layer import Layer
 from ..explain.text import suggestion
 from ..keys import as_key, kept_words
+from ..random import is_outside
 from ..tree import map_children
 from ..validation import Accepts, instance, positive
 from .for_network import for_network
 from .gradient_step import gradient_step
 from .metrics import check_loss, check_metrics
 from .optimizer import as_pytree, optimizer_like
-from .program import Program
+from .program import Program, code_of
 from .state import TrainState, differences, owned, state_key
+from .step import remembered
 from .supervised_loss import SupervisedLoss, check_parts
 from .task import Loss, name_of
 from .weights import Weights
@@ -111,9 +114,8 @@ class Minimize(Program):
         if self.initial is not None:
             params, state = _with_initial(params, state, self.initial)
         optimizer = for_network(as_pytree(self.optimizer), objective, batch, **named)
-        zero = jnp.zeros((), jnp.int32)
-        words = kept_words(key)
-        return owned(TrainState(params, state, optimizer.init(params), zero, words))
+        opt_state = _first_opt_state(optimizer, params, code_of(self))
+        return owned(TrainState(params, state, opt_state, np.zeros((), np.int32), kept_words(key)))
 
     def named_inputs(self, step: Any) -> dict[str, Any]:
         """Return the named inputs of `forward` at a step, with schedules evaluated."""
@@ -263,6 +265,23 @@ A_STATE = instance(
     "write state = program.init(key, batch), and for parameters initial=train.Weights(params, "
     "net.init_state(x)) in the program",
 )
+
+
+def _first_opt_state(optimizer: Any, params: Any, code: Any) -> Any:
+    """Return `optimizer.init(params)`, as one compiled program instead of one for each shape.
+
+    A state on several devices follows from its parameters, array by array.
+    """
+    leaves = jax.tree.leaves(params)
+    if not is_outside() or any(len(getattr(a, "devices", set)()) > 1 for a in leaves):
+        return optimizer.init(params)
+    numbers, structure = jax.tree.flatten(optimizer)
+    return _compiled_init(structure, code)(params, numbers)
+
+
+@remembered
+def _compiled_init(structure: Any, code: Any) -> Any:
+    return jax.jit(lambda params, numbers: structure.unflatten(numbers).init(params))
 
 
 def _with_initial(params: Any, state: Any, initial: Any, path: paths.Path = ()) -> tuple[Any, Any]:

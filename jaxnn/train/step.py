@@ -77,7 +77,7 @@ class SingleDevice:
 
     def put(self, tree: Any) -> Any:
         """Return arrays of which each device needs all rows."""
-        return jax.tree.map(jnp.asarray, tree)
+        return jax.device_put(tree, may_alias=False)  # `jnp.asarray` compiles for each shape
 
     def put_batch(self, batch: Any) -> Any:
         """Return a batch of this process that a source returned."""
@@ -90,7 +90,7 @@ class SingleDevice:
     def put_numbers(self, program: Any) -> list[Any]:
         """Return the leaves of a program, as arguments of its compiled code."""
         leaves = jax.tree.leaves(program)  # a call takes arrays faster than Python floats
-        return [jnp.asarray(leaf) if isinstance(leaf, float) else leaf for leaf in leaves]
+        return [jax.device_put(leaf) if isinstance(leaf, float) else leaf for leaf in leaves]
 
 
 SINGLE_DEVICE = SingleDevice()

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -25,7 +26,8 @@ def use_compilation_cache(words: list[str]) -> list[str]:
         The command line without that option.
     """
     rest = [word for word in words if word != OFF]
-    chosen = jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache
+    settings: Any = jax.config
+    chosen = settings.jax_compilation_cache_dir or not settings.jax_enable_compilation_cache
     if len(rest) == len(words) and not chosen:
         options = {
             "jax_compilation_cache_dir": str(cache_folder()),

@@ -10,7 +10,7 @@ from jax import lax
 
 from ..explain.text import describe
 from .gradients import shared_sum
-from .linear import along_axis, to_compute_type
+from .linear import to_compute_type
 from .segments import packed_positions
 from .windows import MODES, Padding, entries, fill, padding_lengths
 
@@ -252,5 +252,5 @@ def _convolve(
         x, w, strides, padding, dimension_numbers=(image, kernel, image), **options
     )
     if b is not None:
-        y = shared_sum(y, along_axis(b, y.ndim, -1))
+        y = shared_sum(y, b)
     return y if len(batch) == 1 else y.reshape(*batch, *y.shape[1:])

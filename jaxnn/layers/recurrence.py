@@ -17,7 +17,7 @@ from ..core.layer import Primitive
 from ..explain.text import check_matches
 from ..functional.convolution import PerAxis, convolution, per_axis
 from ..functional.gradients import shared_sum
-from ..functional.linear import along_axis, floating_type, linear, wider_type
+from ..functional.linear import floating_type, linear, wider_type
 from ..functional.recurrence import gru_step, joined, lstm_step, minimal_gated_step
 from ..initializers import (
     InitFn,
@@ -113,7 +113,7 @@ class Cell(Primitive):
         """Return h's contribution to each gate, at one step or many; linear in the parameters."""
         *first, last = jnp.split(linear(h, params["w"]), self.gates, -1)
         if "b" in params:
-            last = shared_sum(last, along_axis(params["b"], last.ndim, -1))
+            last = shared_sum(last, params["b"])
         return (*first, last)
 
     def wide_step(self, dtype: Any, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:

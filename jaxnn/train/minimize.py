@@ -115,7 +115,8 @@ class Minimize(Program):
             params, state = _with_initial(params, state, self.initial)
         optimizer = for_network(as_pytree(self.optimizer), objective, batch, **named)
         opt_state = _first_opt_state(optimizer, params, code_of(self))
-        return owned(TrainState(params, state, opt_state, np.zeros((), np.int32), kept_words(key)))
+        zero: Any = np.zeros((), np.int32)  # `owned` puts it on the device, and compiles nothing
+        return owned(TrainState(params, state, opt_state, zero, kept_words(key)))
 
     def named_inputs(self, step: Any) -> dict[str, Any]:
         """Return the named inputs of `forward` at a step, with schedules evaluated."""
@@ -276,7 +277,10 @@ def _first_opt_state(optimizer: Any, params: Any, code: Any) -> Any:
     if not is_outside() or any(len(getattr(a, "devices", set)()) > 1 for a in leaves):
         return optimizer.init(params)
     numbers, structure = jax.tree.flatten(optimizer)
-    return _compiled_init(structure, code)(params, numbers)
+    try:
+        return _compiled_init(structure, code)(params, numbers)
+    except jax.errors.ConcretizationTypeError:  # it needs the values of its numbers, or of arrays
+        return optimizer.init(params)
 
 
 @remembered

@@ -11,7 +11,7 @@ from typing import Any
 from ..files.reading import LONGEST, printable
 from ..html.page import aligned, count, duration, number
 from ..train.hooks.progress import in_notebook
-from .driver import Progress, Watch
+from .driver import SweepProgress, Watch
 from .ledger import Ledger
 from .reading import Sweep
 from .report.result import seed_mean
@@ -28,20 +28,20 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
 
         shown: Any = display(HTML(""), display_id=True)
 
-        def update(progress: Progress) -> None:
+        def update(progress: SweepProgress) -> None:
             rows = aligned([list(one) for one in facts(progress, metric, seeds).items()])
             shown.update(HTML(f"<pre>{html.escape(chr(10).join(rows))}</pre>"))
 
         yield update
         return
     if not sys.stdout.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda progress: print(line(progress, metric, seeds), flush=True)
+        yield lambda progress: print(progress_line(progress, metric, seeds), flush=True)
         return
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
 
-    def show(progress: Progress) -> None:
+    def show(progress: SweepProgress) -> None:
         grid = Table.grid(padding=(0, 2))
         for title, text in facts(progress, metric, seeds).items():
             grid.add_row(title, Text(text))  # a string would be read as markup
@@ -51,7 +51,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
         yield show
 
 
-def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
+def facts(progress: SweepProgress, metric: str, seeds: int) -> dict[str, str]:
     """Return the facts about a running sweep by title.
 
     Args:
@@ -82,12 +82,12 @@ def facts(progress: Progress, metric: str, seeds: int) -> dict[str, str]:
     return found
 
 
-def line(progress: Progress, metric: str, seeds: int) -> str:
+def progress_line(progress: SweepProgress, metric: str, seeds: int) -> str:
     """Return the facts on a plain line."""
     return ", ".join(f"{title} {text}" for title, text in facts(progress, metric, seeds).items())
 
 
-def summary(sweep: Sweep, listed: int = LISTED) -> str:
+def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
     """Return the best trials as a table of text, and how the others ended.
 
     Args:

@@ -26,7 +26,7 @@ from .tables import Trial
 Row = dict[str, Any]
 
 
-def export(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
+def export_sweep(ledger: Ledger | Sweep, kind: str, target: Path | str) -> Path:
     """Write a sweep for another tool, and return its path.
 
     Args:
@@ -105,12 +105,12 @@ def _write_parquet(file: Path, columns: Mapping[str, list[Any]]) -> None:
         required(name, "Parquet is written by", "pyarrow", "export")
         for name in ("pyarrow", "pyarrow.parquet")
     )
-    table = pyarrow.table({name: uniform(column) for name, column in columns.items()})
+    table = pyarrow.table({name: single_type(column) for name, column in columns.items()})
     with open(file, "xb") as opened:
         parquet.write_table(table, opened)
 
 
-def uniform(column: list[Any]) -> list[Any]:
+def single_type(column: list[Any]) -> list[Any]:
     """Return a column of one type: as it is, or as text if options are of several types.
 
     >>> uniform([1, 2.5, None]), uniform([1, "all"])

@@ -55,10 +55,10 @@ class LedgerError(OSError):
         super().__init__(printable(message, LONGEST))  # it may quote what the ledger holds
 
 
-def resume_command(folder: Path, experiment: object) -> str:
+def command_to_resume(folder: Path, experiment: object) -> str:
     """Return the command that continues the sweep in `folder`.
 
-    >>> resume_command(Path("runs/one two"), "experiments.mnist_mlp")
+    >>> command_to_resume(Path("runs/one two"), "experiments.mnist_mlp")
     "python -m experiments.mnist_mlp resume 'runs/one two'"
     """
     return f"python -m {shlex.quote(str(experiment))} resume {quoted(folder)}"

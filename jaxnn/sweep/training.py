@@ -98,7 +98,7 @@ class Training:
             leaves: Leaves by path.
         """
         given = [
-            like(leaves[name], leaf) if name in leaves else leaf
+            typed_like(leaves[name], leaf) if name in leaves else leaf
             for name, leaf in self.leaves().items()
         ]
         new = object.__new__(Configured)
@@ -283,7 +283,7 @@ def array(leaf: Any) -> Any:
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf, jnp.result_type(leaf))
 
 
-def like(number: Any, other: Any) -> Any:
+def typed_like(number: Any, other: Any) -> Any:
     """Return a traced number, weakly typed if another one is."""
     return as_written(number) if getattr(jax.typeof(other), "weak_type", False) else number
 

@@ -565,7 +565,7 @@ def test_a_report_that_cannot_be_drawn_costs_no_sweep(tmp_path, capsys, monkeypa
 
     place = tmp_path / "sweep"
     with monkeypatch.context() as patch:
-        patch.setattr("jaxnn.sweep.report.report", fails)
+        patch.setattr("jaxnn.sweep.report.sweep_report", fails)
         with pytest.warns(
             RuntimeWarning, match=rf"the report of {place} was not written \(IndexEr"
         ):

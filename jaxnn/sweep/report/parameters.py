@@ -43,7 +43,7 @@ from .scores import (
     draw_scores,
     drawn_trials,
     position,
-    scale_of,
+    score_axis,
     score_caption,
     set_axis,
 )  # fmt: skip
@@ -234,7 +234,7 @@ def parameters(sweep: Sweep, weights: dict[str, float]) -> str:
             2.35 * charts.rows_of(len(names)) + 0.2,
             f"Across: the value of the parameter. Up: {escaped(label(sweep.metric))}, "
             f"{'more' if sweep.maximize else 'less'} is better. "
-            f"{score_caption(sweep, scale_of(sweep))}{some}{edge_sentence(sweep, names)}",
+            f"{score_caption(sweep, score_axis(sweep))}{some}{edge_sentence(sweep, names)}",
         ),
     ]  # fmt: skip
     if len(paired) > 1:
@@ -270,7 +270,7 @@ def edge_sentence(sweep: Sweep, names: Sequence[str]) -> str:
 
 def draw_slices(figure: Any, sweep: Sweep, names: Sequence[str], trials: Sequence[Trial]) -> None:
     """Draw a panel per parameter: the scores by its values."""
-    scale, short = scale_of(sweep), shorts(names)
+    scale, short = score_axis(sweep), shorts(names)
     for index, (panel, name) in enumerate(
         zip(charts.panels(figure, len(names), sharey=True), names, strict=True)
     ):
@@ -346,7 +346,7 @@ def _draw_parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
     """Draw an axis per parameter and one for the score, and a line per trial."""
     panel = figure.subplots()
     panel.set_axis_off()
-    names, scale, levels = list(sweep.dimensions), scale_of(sweep), rank_levels(sweep)
+    names, scale, levels = list(sweep.dimensions), score_axis(sweep), rank_levels(sweep)
     width, alpha = (0.45, 0.4) if len(trials) > 300 else (0.8, 0.75)
     ways = {
         t.number: _way(sweep, t, scale) for t in (*trials, *([sweep.best] if sweep.best else ()))

@@ -30,7 +30,7 @@ STATUSES = {
 def headline(sweep: Sweep) -> str:
     """Return the section of the result: main numbers, warnings, best trials, and commands."""
     best = sweep.best
-    parts = [page.cards(cards(sweep))]
+    parts = [page.cards(main_numbers(sweep))]
     if best is None:
         return page.section("result", "Result", *parts, page.warning("No trial has a score yet."))
     at = [
@@ -53,7 +53,7 @@ def headline(sweep: Sweep) -> str:
     return page.section("result", "Result", *parts)
 
 
-def cards(sweep: Sweep) -> list[tuple[str, str, str]]:
+def main_numbers(sweep: Sweep) -> list[tuple[str, str, str]]:
     """Return the main numbers: (number, name, remark) for each."""
     statuses = Counter(trial.status for trial in sweep.trials)
     whole = ", ".join(f"{statuses[s]:,} {STATUSES[s]}" for s in STATUSES if statuses[s])
@@ -147,7 +147,7 @@ def _commands(sweep: Sweep, best: Trial) -> list[str]:
     return [*parts, page.folded(f"All values of trial {best.number}", values)]
 
 
-class Mean(NamedTuple):
+class SeedMean(NamedTuple):
     """The mean over `n` seeds, and half of its 95 % interval; None for a single seed."""
 
     mean: float
@@ -165,7 +165,7 @@ class Mean(NamedTuple):
         return f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"
 
 
-def seed_mean(each: Sequence[float]) -> Mean:
+def seed_mean(each: Sequence[float]) -> SeedMean:
     """Return the mean over seeds and its 95 % t interval, t(0.975, n - 1) * s / sqrt(n).
 
     It assumes that the scores of seeds are normally distributed.
@@ -175,12 +175,12 @@ def seed_mean(each: Sequence[float]) -> Mean:
     """
     n, middle = len(each), mean(each)
     if n < 2:
-        return Mean(middle, None, n)
+        return SeedMean(middle, None, n)
     from scipy.special import stdtrit  # imports half a second faster than scipy.stats
 
     size = max(1.0, *map(abs, each)) if max(map(abs, each)) > 1e150 else 1.0  # squares overflow
     spread = float(np.std(np.divide(each, size), ddof=1)) * size
-    return Mean(middle, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n), n)
+    return SeedMean(middle, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n), n)
 
 
 def programs(sweep: Sweep) -> str:

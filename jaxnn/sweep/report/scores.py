@@ -147,7 +147,7 @@ def score_scale(numbers: Sequence[float], maximize: bool, whole: bool = False) -
     return ScoreScale(low, high, log, beyond)
 
 
-def scale_of(sweep: Sweep) -> ScoreScale:
+def score_axis(sweep: Sweep) -> ScoreScale:
     """Return the axis for the scores of the trials that are compared with each other."""
     return score_scale([sweep.scores[t.number].mean for t in sweep.finalists], sweep.maximize)
 
@@ -185,7 +185,7 @@ def draw_scores(
         sweep: the sweep of the trials.
         trials: trials with a score.
         across: the horizontal position of a trial; None leaves it out.
-        scale: of `scale_of`.
+        scale: of `score_axis`.
         named: whether the strips have names at the left. Default: True.
     """
     lost = [t for t in sweep.trials if t.status in BROKEN]
@@ -242,7 +242,7 @@ def progress(sweep: Sweep) -> str:
     """Return the sections of the best score so far, and of the learning curves."""
     if sweep.best is None:
         return ""
-    scale = scale_of(sweep)
+    scale = score_axis(sweep)
     names = _curve_names(sweep)
     rungs = " Dotted: rungs, after which only better trials continue, so that the band jumps."
     return page.section(

@@ -117,7 +117,7 @@ class MixtureOfExperts(Composite):
         places = min(tokens, math.ceil(share))
         slots, gates, balance = route(logits, self.top_k, places, real)
         self.balance(balance)
-        there = dispatch(sequences, slots, self.experts * places)
+        there = gather_tokens(sequences, slots, self.experts * places)
         split = there.reshape(-1, self.experts, places, x.shape[-1])
         found = expert(jnp.swapaxes(split, 0, 1), **_marks(expert, None))  # not a sequence
         back = jnp.swapaxes(found, 0, 1).reshape(-1, self.experts * places, found.shape[-1])
@@ -215,7 +215,7 @@ def _balance(probabilities: jax.Array, goes: jax.Array, real: jax.Array | None) 
     return probabilities.shape[-1] * jnp.sum(share * mean)
 
 
-def dispatch(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
+def gather_tokens(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
     """Gather tokens into slots; empty slots are zeros.
 
     Args:
@@ -228,7 +228,7 @@ def dispatch(x: jax.Array, slots: jax.Array, places: int) -> jax.Array:
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[[1.0], [2.0], [3.0]]])
-    >>> dispatch(x, jnp.array([[[2], [3], [0]]]), places=3)[0, :, 0].tolist()
+    >>> gather_tokens(x, jnp.array([[[2], [3], [0]]]), places=3)[0, :, 0].tolist()
     [3.0, 0.0, 1.0]
     """
     tokens, k = slots.shape[1:]

@@ -14,7 +14,7 @@ from ..core.calls import Call, Outcome
 from ..core.composite import Composite, Wrapper, as_layers
 from ..core.layer import Layer, LayerLike
 from ..core.values import copy_with
-from ..explain.definition_errors import check_child_names, check_names, layer_like
+from ..explain.definition_errors import check_child_names, check_reserved_names, layer_like
 from ..explain.text import describe
 from ..fields import FrozenDict, code, normalize
 from ..layers.checks import plain_function
@@ -63,7 +63,7 @@ class Branches(Composite):
 def _check_layers(layers: Any, owner: str) -> None:
     """Raise if a name is reserved, or if a child is None or a collection of layers."""
     named = layers if isinstance(layers, dict) else {}
-    check_names(named, owner)
+    check_reserved_names(named, owner)
     check_child_names(named, owner)
     for name, child in named.items() or enumerate(layers):
         if child is None or isinstance(child, list | tuple | dict):

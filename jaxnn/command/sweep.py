@@ -80,7 +80,7 @@ def sweep_command(experiment: Experiment[Any], arguments: list[str]) -> int:
     return _run(call, experiment, folder, resources)
 
 
-def resume_command(experiment: Experiment[Any], arguments: list[str]) -> int:
+def resume_sweep(experiment: Experiment[Any], arguments: list[str]) -> int:
     """Continue a sweep that was interrupted."""
     folder, resources, option = read_options(
         experiment,

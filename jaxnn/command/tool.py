@@ -27,7 +27,7 @@ from ..sweep.report import write_report
 from ..sweep.storage import LedgerError, command_to_resume, damaged, is_driven
 from ..sweep.tables import BROKEN, OPEN
 from ..version import __version__
-from .parsing import dispatch, library, refuse
+from .parsing import execute, import_tyro, refuse
 
 SECONDS = 1.0  # between two updates of a running sweep
 
@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(words) < 2 or words[0] != "sweep" or words[1] in ("-h", "--help"):
         print(__doc__)
         return 0
-    return dispatch({name: functools.partial(_run, name) for name in COMMANDS}, words[1], words[2:])
+    return execute({name: functools.partial(_run, name) for name in COMMANDS}, words[1], words[2:])
 
 
 def _run(name: str, arguments: list[str]) -> None:
     """Run a command with the arguments that tyro reads."""
-    tyro = library()
+    tyro = import_tyro()
     config = (tyro.conf.PositionalRequiredArgs,)
     tyro.cli(COMMANDS[name], args=arguments, prog=f"jaxnn sweep {name}", config=config)
 
@@ -102,7 +102,7 @@ def show(folder: Path, trials: int = 10) -> None:
             print(f"\ntrial {trial.number} {trial.status}: {error}")
 
 
-def report(folder: Path) -> None:
+def report_command(folder: Path) -> None:
     """Write the report of a sweep again.
 
     Args:
@@ -112,7 +112,7 @@ def report(folder: Path) -> None:
         print(write_report(ledger))
 
 
-def export_(
+def export_command(
     folder: Path, kind: Literal["csv", "parquet", "optuna", "tensorboard", "wandb"], target: Path
 ) -> None:
     """Write a sweep for another tool.
@@ -148,7 +148,7 @@ def retry(folder: Path, trials: tuple[int, ...] = ()) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     "top": top,
     "show": show,
-    "report": report,
-    "export": export_,
+    "report": report_command,
+    "export": export_command,
     "retry": retry,
 }

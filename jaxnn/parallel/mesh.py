@@ -131,7 +131,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """
     rows = row_sharding(mesh)
     here = rows.addressable_devices_indices_map((row_parts(mesh),)).values()
-    check_rows(batch, mesh, len(set(map(repr, here))))  # a slice has no hash
+    check_divisible(batch, mesh, len(set(map(repr, here))))  # a slice has no hash
     batch = jax.tree.map(saturated, batch)
     if jax.process_count() == 1:
         return jax.device_put(batch, rows)
@@ -155,7 +155,7 @@ def row_parts(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in batch_axes(mesh))
 
 
-def check_rows(batch: Any, mesh: Mesh, parts: int) -> None:
+def check_divisible(batch: Any, mesh: Mesh, parts: int) -> None:
     """Raise ValueError if the rows of a batch cannot be split into a number of equal parts."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch)[0]:
         shape = np.shape(leaf)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..files.reading import LONGEST, printable
-from ..html.page import aligned, count, duration, number
+from ..html.page import aligned_columns, count, duration, format_number
 from ..train.hooks.progress import in_notebook
 from .driver import SweepProgress, Watch
 from .ledger import Ledger
@@ -29,7 +29,7 @@ def watched(ledger: Ledger) -> Iterator[Watch]:
         shown: Any = display(HTML(""), display_id=True)
 
         def update(progress: SweepProgress) -> None:
-            rows = aligned([list(one) for one in facts(progress, metric, seeds).items()])
+            rows = aligned_columns([list(one) for one in facts(progress, metric, seeds).items()])
             shown.update(HTML(f"<pre>{html.escape(chr(10).join(rows))}</pre>"))
 
         yield update
@@ -65,7 +65,7 @@ def facts(progress: SweepProgress, metric: str, seeds: int) -> dict[str, str]:
     best = "-"
     if progress.best:
         name = printable(metric, 60)
-        best = f"{name} {number(progress.best[1])} (trial {progress.best[0]})"
+        best = f"{name} {format_number(progress.best[1])} (trial {progress.best[0]})"
     found = {
         "trials": f"{progress.asked - many('asked', 0)} of {progress.trials}",
         "lanes": str(progress.lanes),
@@ -75,7 +75,7 @@ def facts(progress: SweepProgress, metric: str, seeds: int) -> dict[str, str]:
         "done": f"{min(share, 1.0):.0%}",
     }
     if progress.seconds > 0:
-        found["trials per second"] = number(progress.lanes / seeds / progress.seconds, 3)
+        found["trials per second"] = format_number(progress.lanes / seeds / progress.seconds, 3)
     if trained > 0 and share < 1:
         left = progress.seconds * (progress.whole - progress.epochs) / trained
         found["left"] = duration(left)
@@ -99,9 +99,11 @@ def best_trials(sweep: Sweep, listed: int = LISTED) -> str:
     rows: list[list[Any]] = [["trial", sweep.metric, *names]]
     for trial in trials:
         mean = seed_mean(sweep.scores[trial.number].each)
-        values = [number(trial.values[n]) if n in trial.values else "-" for n in names]
+        values = [format_number(trial.values[n]) if n in trial.values else "-" for n in names]
         rows.append([trial.number, mean, *values])
     ends = Counter(trial.status for trial in sweep.trials)
     ended = ", ".join(f"{many} {status}" for status, many in ends.items()) or "none begun"
     head = f"{sweep.name}: {count(len(sweep.trials), 'trial')}, {ended}"
-    return "\n".join([head, *aligned(rows), *(printable(one, LONGEST) for one in sweep.forced)])
+    return "\n".join(
+        [head, *aligned_columns(rows), *(printable(one, LONGEST) for one in sweep.forced)]
+    )

@@ -113,7 +113,7 @@ def _write_parquet(file: Path, columns: Mapping[str, list[Any]]) -> None:
 def single_type(column: list[Any]) -> list[Any]:
     """Return a column of one type: as it is, or as text if options are of several types.
 
-    >>> uniform([1, 2.5, None]), uniform([1, "all"])
+    >>> single_type([1, 2.5, None]), single_type([1, "all"])
     ([1.0, 2.5, None], ['1', 'all'])
     """
     kinds = {type(value) for value in column if value is not None}

@@ -32,7 +32,7 @@ from ..experiment.experiment import Experiment, Loaded, loaded
 from ..experiment.run import versions
 from ..explain.text import suggestion
 from ..files.reading import quoted
-from ..fingerprint import differences
+from ..fingerprint import fingerprint_differences
 from ..train import Program
 from ..validation import function
 from .display import watched
@@ -324,7 +324,7 @@ def _check_resumable(
     now = to_plain(Settings(**settings))
     asked["settings"] = {name: now[name] for name in settings}
     recorded["settings"] = {name: meta["settings"].get(name) for name in settings}
-    differ = differences(recorded, asked)
+    differ = fingerprint_differences(recorded, asked)
     old = from_plain(experiment.config, dict(meta["config"]), f"{folder}: config")
     current = _sources(experiment, old)
     changed = sources.changes_since(meta.get("sources"), current, f"the ledger in {folder}")

@@ -27,7 +27,7 @@ from ..data.augmented import augmented
 from ..data.rows import check_rows, row_count
 from ..experiment.experiment import Configured, Experiment, Loaded, loaded
 from ..keys import as_key, kept_key, kept_words
-from ..train.evaluation import SIZE, check_names
+from ..train.evaluation import SIZE, require_metrics
 from ..train.metrics import check_metrics, direction_of, directions, without_collected
 from ..train.record import Tally, combine, prefixed
 from ..train.state import strong
@@ -175,7 +175,7 @@ class Training:
         """
         found, owner = self.run.program.evaluate(state, piece, key=key), type(self.run.program)
         check_metrics(found, f"{owner.__name__}.evaluate")
-        check_names(found, owner.__name__)
+        require_metrics(found, owner.__name__)
         return jax.tree.map(jnp.asarray, dict(found))
 
     def metrics(self, found: Any, held: Sequence[Any]) -> dict[str, np.ndarray]:

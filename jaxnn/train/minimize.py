@@ -21,7 +21,7 @@ from .gradient_step import gradient_step
 from .metrics import check_loss, check_metrics
 from .optimizer import as_pytree, optimizer_like
 from .program import Program
-from .state import TrainState, differences, owned, state_key
+from .state import TrainState, owned, state_key, tree_differences
 from .supervised_loss import SupervisedLoss, check_parts
 from .task import Loss, name_of
 from .weights import Weights
@@ -294,7 +294,7 @@ def _like(drawn: Any, given: Any, kind: str, path: paths.Path) -> Any:
     def shapes(tree: Any) -> Any:  # without types, which are converted
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.float32), tree)
 
-    if lines := differences(shapes(drawn), shapes(given), where):
+    if lines := tree_differences(shapes(drawn), shapes(given), where):
         raise ValueError(
             f"initial has other {kind} than the objective at {where}: {'; '.join(lines[:5])}"
         )

@@ -93,7 +93,7 @@ def by_path(tree: Any) -> Iterator[tuple[str, Any]]:
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
-def differences(before: Any, after: Any, whole: str) -> list[str]:
+def tree_differences(before: Any, after: Any, whole: str) -> list[str]:
     """Return where two trees differ in structure, shapes, or types, as lines.
 
     Args:

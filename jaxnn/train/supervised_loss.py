@@ -14,7 +14,7 @@ from ..data.rows import check_finite
 from ..explain.call_errors import check_named
 from ..explain.text import brief
 from ..validation import Accepts, instance
-from .examples import aligned, check_labels
+from .examples import check_labels, expand_like
 from .task import Task, loss_function, measured
 
 network: Accepts = instance(Layer, "a layer", "write nn.Sequential(...)")
@@ -108,7 +108,7 @@ def _without_hidden(batch: Any) -> Any:
     def cleaned(leaf: Any) -> Any:
         if jnp.shape(leaf)[:1] != kept.shape or not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return leaf
-        return jnp.where(aligned(kept, leaf) | jnp.isfinite(leaf), leaf, 0)
+        return jnp.where(expand_like(kept, leaf) | jnp.isfinite(leaf), leaf, 0)
 
     return (jax.tree.map(cleaned, batch[0]), *batch[1:])
 

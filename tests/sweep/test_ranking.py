@@ -418,7 +418,7 @@ def test_printed_commands_quote_their_paths(tmp_path, capsys, monkeypatch):
     assert shlex.split(named) == [f"{folder}-2"]
     with pytest.raises(ValueError) as said:
         monkeypatch.setattr(sources, "module_of", lambda experiment: "experiments.other")
-        commands.resume_command(quick.experiment(SPACE, SGD), [str(folder)])
+        commands.resume_sweep(quick.experiment(SPACE, SGD), [str(folder)])
     assert command_in(str(said.value)) == ["python", "-m", "experiments.toy", "resume", str(folder)]
     assert shlex.split(headline(found).partition("<pre><code>")[2].partition("<")[0])[:1] == [
         "python"

@@ -2,7 +2,8 @@
 
 `write_report` puts `report.html` into the folder of a sweep; `sweep_report` returns its text. Its
 sections are in a file each: `result` (best trials, programs, settings), `scores` (best so far,
-curves), `parameters` (importance, slices, pairs, parallel coordinates), `rungs` (survival, failures).
+curves), `parameters` (importance, slices, pairs, parallel coordinates), `rungs` (survival,
+failures).
 """
 
 import contextlib
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...files.writing import replace
+from ...files.writing import replace_file
 from ...html.charts import check_library
 from ...html.page import count, document, escaped, label
 from ..reading import Sweep, read
@@ -67,7 +68,7 @@ def write_report(ledger: Any) -> Path:
         OSError: The file cannot be written.
     """
     sweep = ledger if isinstance(ledger, Sweep) else read(ledger)
-    return replace(sweep.folder / FILE, sweep_report(sweep).encode())
+    return replace_file(sweep.folder / FILE, sweep_report(sweep).encode())
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...html import charts, page
-from ...html.page import count, escaped, label, number, shorts
+from ...html.page import count, escaped, format_number, label, shorts
 from ...train.metrics import badness
 from ..dimensions import Choice, Dimension, Grid
 from ..reading import Sweep
@@ -182,7 +182,7 @@ def importance(found: Importance | str, sweep: Sweep) -> str:
         "what a parameter can do.",
     )  # fmt: skip
     rows = [[n, f"{found.trials[n]:,}", text] for n, text in zip(names, texts, strict=True)]
-    table = page.table(["parameter", "trials that have it", "share"], rows, (1, 2))
+    table = page.html_table(["parameter", "trials that have it", "share"], rows, (1, 2))
     return page.section("importance", title, drawn, table)
 
 
@@ -362,7 +362,7 @@ def _draw_parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
         charts.lines(panel, [range(len(names) + 1)] * len(some), some, color, thick, alpha=opacity)
     worst, best = (scale.low, scale.high) if sweep.maximize else (scale.high, scale.low)
     axes = [(shorts(names)[name], *_ends(sweep, name)) for name in names]
-    axes.append((label(sweep.metric), number(worst, 3), number(best, 3)))
+    axes.append((label(sweep.metric), format_number(worst, 3), format_number(best, 3)))
     for at, (title, low, high) in enumerate(axes):
         panel.plot([at, at], [0, 1], color=charts.INK, linewidth=0.9)
         above = {"ha": "center", "va": "bottom"}
@@ -372,7 +372,9 @@ def _draw_parallel(figure: Any, sweep: Sweep, trials: Sequence[Trial]) -> None:
     for at, dimension in enumerate(sweep.dimensions.values()):
         if isinstance(dimension, Choice | Grid) and 2 < len(dimension.options) <= 8:
             for option in dimension.options[1:-1]:
-                panel.text(at + 0.03, dimension.unit(option), number(option), va="center", **SMALL)
+                panel.text(
+                    at + 0.03, dimension.unit(option), format_number(option), va="center", **SMALL
+                )
     if any(len(t.values) < len(names) for t in trials):
         panel.plot(
             [-0.1, len(names) - 0.9], [-0.2, -0.2], color=charts.LINE, linewidth=0.8, linestyle=":"
@@ -413,8 +415,10 @@ def _way(sweep: Sweep, trial: Trial, scale: ScoreScale) -> list[float]:
 def _ends(sweep: Sweep, name: str) -> tuple[str, str]:
     dimension = sweep.dimensions[name]
     if isinstance(dimension, Choice | Grid):
-        return number(dimension.options[0]), number(dimension.options[-1])
-    return number(dimension.low), number(dimension.high) + (", log" if dimension.log else "")
+        return format_number(dimension.options[0]), format_number(dimension.options[-1])
+    return format_number(dimension.low), format_number(dimension.high) + (
+        ", log" if dimension.log else ""
+    )
 
 
 def _wrapped(name: str) -> str:

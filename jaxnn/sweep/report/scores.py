@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...html import charts, page
-from ...html.page import label, number
+from ...html.page import format_number, label
 from ...train.metrics import direction_of
 from ..dimensions import Choice, Dimension, Grid, Int
 from ..reading import Sweep
@@ -45,7 +45,7 @@ def position(dimension: Dimension, value: Any, trial: int, spread: int = 0) -> f
 def set_axis(panel: Any, which: str, dimension: Dimension, most: int = 6) -> None:
     """Give the "x" or "y" axis of a panel the range, scale, and ticks of a dimension."""
     if isinstance(dimension, Choice | Grid):
-        names = [number(option) for option in dimension.options]
+        names = [format_number(option) for option in dimension.options]
         names = [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
         every = -(-len(names) // 12)
         getattr(panel, f"{which}axis").set_ticks(range(0, len(names), every), names[::every])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from ...data.accept import as_source, fingerprint_of
 from ...data.rows import check_like
 from ...validation import positive
-from ..evaluation import SIZE, check_names, evaluated, evaluation_spec, piece_spec, prepared
+from ..evaluation import SIZE, evaluated, evaluation_spec, piece_spec, prepare_data, require_metrics
 from ..metrics import directions
 from ..record import Event, prefixed
 from .hook import Hook
@@ -42,7 +42,7 @@ class Evaluate(Hook):
     def open(self, run: Any) -> Iterator[Self]:
         """Check the data, and put arrays on the device once."""
         program = run.program if self.program is None else self.program
-        data = prepared(program, self.data, f"{self.name} data", run.placement)
+        data = prepare_data(program, self.data, f"{self.name} data", run.placement)
         yield dataclasses.replace(self, data=data, program=program)
 
     def check(self, run: Any) -> None:
@@ -59,7 +59,7 @@ class Evaluate(Hook):
                 except ValueError as difference:  # which is what the program failed at
                     raise difference from error
             raise
-        check_names(metrics, type(program).__name__)
+        require_metrics(metrics, type(program).__name__)
         run.names |= prefixed(self.name, metrics).keys()
         run.directions |= prefixed(self.name, directions(metrics))
 

@@ -13,8 +13,8 @@ is.
 `run_identity` determines the numbers of a run, and a run resumes only from a checkpoint with an
 equal one. It holds everything that `train.run` is given, except what changes no number of the
 steps: the length of the run, hooks that only look at it, and where its arrays are placed.
-`environment` is compared too, but a difference there is only a warning: a run of weeks has to survive a security
-update or a move to another machine.
+`environment` is compared too, but a difference there is only a warning: a run of weeks has to
+survive a security update or a move to another machine.
 """
 
 import contextlib

@@ -1,0 +1,1 @@
+"""Networks in another shape that compute the same function: wider, stacked, and unstacked ones."""

@@ -1,0 +1,1 @@
+"""Hooks that add numbers to records: Evaluate and LearningRate."""

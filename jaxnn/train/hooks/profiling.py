@@ -1,0 +1,1 @@
+"""Hooks that measure time: Throughput, and Profile, which records a trace of the device."""

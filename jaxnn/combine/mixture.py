@@ -24,8 +24,7 @@ from ..initializers import lecun_normal
 from ..layers.checks import check_not_empty, check_sequence, positive_size
 from ..layers.linear import Dense
 from ..validation import above, integer, positive
-from .capture import Tap
-from .transforms import Ensemble
+from .transforms import Ensemble, Tap
 
 # It sets a shape, so it may not be traced.
 _CAPACITY = above(0).such(traced=False)

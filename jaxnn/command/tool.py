@@ -22,8 +22,8 @@ from ..html.page import count
 from ..sweep.display import best_trials
 from ..sweep.export import export_sweep
 from ..sweep.ledger import Ledger
-from ..sweep.reading import described, read
 from ..sweep.report import write_report
+from ..sweep.snapshot import described, read
 from ..sweep.storage import LedgerError, command_to_resume, damaged, is_driven
 from ..sweep.tables import BROKEN, OPEN
 from ..version import __version__

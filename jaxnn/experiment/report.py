@@ -11,7 +11,7 @@ from typing import Any
 from ..files.reading import printable
 from ..html import charts, page
 from ..html.page import LONGEST_NAME, count, duration, escaped, flat, format_number, label, shown
-from ..train.hooks.throughput import TIMINGS
+from ..train.hooks.profiling import TIMINGS
 
 LINES = ("-", "--", ":", "-.")
 MOST_PATHS = 2 * len(LINES)  # curves by path of a panel

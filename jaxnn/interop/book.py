@@ -21,7 +21,7 @@ from .orders import (
     statements,
     tied,
 )
-from .source import Library, Missing, Names, Owner, SourceArrays, as_numpy
+from .source_arrays import Library, Missing, Names, Owner, SourceArrays, as_numpy
 
 
 class Book:

@@ -24,7 +24,7 @@ from ..tree import inside, layers
 from ..validation import Accepts
 from .axes import Trace, traced
 from .book import Book
-from .source import IfThere, Library, Names, Owner
+from .source_arrays import IfThere, Library, Names, Owner
 
 by_name: Accepts = Accepts(
     "arrays by name",

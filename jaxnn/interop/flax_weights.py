@@ -16,7 +16,7 @@ from ..layers.recurrence import GRUCell, LSTMCell, MinimalGatedCell, RNNCell
 from ..train.weights import Weights
 from .conversion import convert_weights
 from .orders import Made, weight_normed
-from .source import (
+from .source_arrays import (
     KERNELS,
     NORMS,
     TABLES,

@@ -17,7 +17,7 @@ from ..train.weights import Weights
 from ..validation import Accepts
 from .conversion import convert_weights
 from .orders import Unfit
-from .source import (
+from .source_arrays import (
     KERNELS,
     NORMS,
     TABLES,

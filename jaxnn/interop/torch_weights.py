@@ -21,7 +21,7 @@ from ..layers.rotary import RotaryEmbedding
 from ..train.weights import Weights
 from .conversion import convert_weights
 from .orders import Made, spectral_normed, weight_normed
-from .source import (
+from .source_arrays import (
     NORMS,
     TABLES,
     IfThere,

@@ -21,7 +21,7 @@ from ..core.calls import INTERCEPTOR, intercepting
 from ..keys import as_key, kept_key, kept_words
 from ..random import watching
 from ..train import Minimize
-from ..train.state import is_key, strong
+from ..train.program import is_key, strong
 from ..validation import Accepts, check_fields
 from .gathering import Gathering
 from .mesh import check_divisible, row_parts, row_sharding, shard_batch

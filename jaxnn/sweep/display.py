@@ -13,8 +13,8 @@ from ..html.page import aligned_columns, count, duration, format_number
 from ..train.hooks.progress import in_notebook
 from .driver import SweepProgress, Watch
 from .ledger import Ledger
-from .reading import Sweep
 from .report.result import seed_mean
+from .snapshot import Sweep
 
 LISTED = 5  # trials in the table at the end
 

@@ -19,8 +19,8 @@ from ..files.writing import fresh
 from ..installation import required
 from ..validation import one_of
 from .ledger import Ledger
-from .reading import Sweep, read
 from .search import distribution, optuna_library, quiet
+from .snapshot import Sweep, read
 from .tables import Trial
 
 Row = dict[str, Any]

@@ -14,8 +14,8 @@ from ..validation import integer
 from .display import best_trials
 from .export import trial_rows
 from .ledger import Ledger
-from .reading import Sweep, mean, read
 from .report import write_report
+from .snapshot import Sweep, mean, read
 from .structure import TRACED, space_of, traced_value
 from .tables import Trial
 

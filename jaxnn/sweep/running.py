@@ -29,7 +29,7 @@ from ..executors import check_name, create, worker_died
 from ..experiment import sources
 from ..experiment.configuration import from_plain, to_plain
 from ..experiment.experiment import Experiment, Loaded, loaded
-from ..experiment.run import versions
+from ..experiment.training_run import versions
 from ..explain.text import suggestion
 from ..files.reading import quoted
 from ..fingerprint import fingerprint_differences
@@ -39,9 +39,9 @@ from .display import watched
 from .driver import Driver, SweepProgress
 from .ledger import Ledger
 from .plan import Planner
-from .reading import read
 from .results import Result
 from .settings import Settings
+from .snapshot import read
 from .storage import FILE, command_to_resume
 from .structure import space_of
 from .tables import OPEN, to_text

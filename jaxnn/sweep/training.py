@@ -29,8 +29,8 @@ from ..experiment.experiment import Configured, Experiment, Loaded, loaded
 from ..keys import as_key, kept_key, kept_words
 from ..train.evaluation import SIZE, require_metrics
 from ..train.metrics import check_metrics, direction_of, directions, without_collected
+from ..train.program import strong
 from ..train.record import Tally, combine, prefixed
-from ..train.state import strong
 from ..train.step import check_step
 from ..train.steps import has_convolution
 

@@ -42,7 +42,7 @@ from ..files.reading import MEGABYTE, FileError, listed, plain_path, printable, 
 from ..files.writing import replace_file
 from ..fingerprint import CODE, checksum, fingerprint, fingerprint_differences
 from ..version import __version__
-from .state import by_path
+from .program import by_path
 
 SCHEMA = 4
 SEAL = "seal.json"

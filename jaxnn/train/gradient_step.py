@@ -18,7 +18,7 @@ from ..validation import Accepts, is_number
 from .for_network import ForNetwork, layout_of
 from .metrics import Derived, Ratio, Sum, merged, terms_of, value_of, without_collected
 from .optimizer import Optimizer, as_pytree, first_updated, states_of, updated
-from .state import TrainState
+from .program import TrainState
 from .task import Metrics
 from .wrapped_optimizers import without_gradient
 

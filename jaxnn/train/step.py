@@ -13,8 +13,7 @@ from ..data.check import saturated_batch
 from ..explain.text import describe
 from ..random import is_outside
 from .metrics import check_metrics, without_collected
-from .program import Program, check_program, code_of
-from .state import owned, strong, tree_differences
+from .program import Program, check_program, code_of, owned, strong, tree_differences
 
 
 @dataclasses.dataclass(frozen=True)

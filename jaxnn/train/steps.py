@@ -26,7 +26,7 @@ from ..data.prefetch import prefetched
 from ..data.rows import row_count, row_spec
 from ..data.source import NoEpochs, Position, Source, epoch_order, whole_batches
 from ..data.stream import Stream
-from ..inspect.flops import costs
+from ..inspect.summary import costs
 from ..keys import kept_key
 from ..validation import positive
 from .program import Program, code_of

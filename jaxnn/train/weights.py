@@ -34,7 +34,7 @@ from ..files.writing import replace_file
 from ..installation import required
 from ..validation import Accepts, integer
 from ..version import __version__
-from .state import Trained, trained_like
+from .program import Trained, trained_like
 
 # Types by their names in the format. Others have no array type here.
 DTYPES: Mapping[str, np.dtype[Any]] = {

@@ -269,7 +269,7 @@ FAILURES = {
     "finish": (None, "the experiment's function finish failed"),
     "the disk": ("replace_file", "the picture confusion_matrix.png failed"),
 }
-RUN = sys.modules["jaxnn.experiment.run"]  # `jaxnn.experiment.run` is the function
+RUN = sys.modules["jaxnn.experiment.training_run"]
 
 
 @pytest.mark.parametrize("what", FAILURES)

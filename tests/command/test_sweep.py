@@ -22,7 +22,7 @@ from jaxnn.sweep import Branch, Choice, Grid, LogUniform, Space, Uniform
 from jaxnn.sweep import cohort as cohorts
 from jaxnn.sweep.driver import Driver
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.reading import read
+from jaxnn.sweep.snapshot import read
 from tests.sweep import quick
 
 SPACE = Space(

@@ -23,8 +23,8 @@ from jaxnn.files.reading import FileError
 from jaxnn.sweep.display import best_trials
 from jaxnn.sweep.export import export_sweep
 from jaxnn.sweep.ledger import Ledger, LedgerError
-from jaxnn.sweep.reading import read
 from jaxnn.sweep.report import sweep_report
+from jaxnn.sweep.snapshot import read
 from jaxnn.train import JsonLines
 from jaxnn.train.weights import packed
 from tests.command.test_run import EXPERIMENT, Config, load

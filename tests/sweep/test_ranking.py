@@ -26,11 +26,11 @@ from jaxnn.sweep.export import export_sweep
 from jaxnn.sweep.halving import keep, population
 from jaxnn.sweep.ledger import Cohort, Group, Ledger, LedgerError
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.reading import read
 from jaxnn.sweep.report.parameters import FEWEST, alone, importance, importance_of
 from jaxnn.sweep.report.result import headline, main_numbers
 from jaxnn.sweep.report.scores import best_by_seconds
 from jaxnn.sweep.settings import Settings
+from jaxnn.sweep.snapshot import read
 from tests.sweep import driven, quick
 from tests.sweep.made_up import made_up
 

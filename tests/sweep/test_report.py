@@ -16,7 +16,6 @@ from jaxnn.html.charts import log_ticks
 from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Choice, Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.ledger import Ledger
-from jaxnn.sweep.reading import mean, read
 from jaxnn.sweep.report import sweep_report, write_report
 from jaxnn.sweep.report.parameters import (
     draw_slices,
@@ -28,6 +27,7 @@ from jaxnn.sweep.report.parameters import (
 from jaxnn.sweep.report.result import headline, seed_mean
 from jaxnn.sweep.report.rungs import failure_counts, survivors
 from jaxnn.sweep.report.scores import at_edge, best_by_seconds, drawn_trials, score_scale
+from jaxnn.sweep.snapshot import mean, read
 from jaxnn.sweep.tables import Change, Cohort, EpochResult, Group
 from tests.sweep.made_up import SPACE, made_up
 

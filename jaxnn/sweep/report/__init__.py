@@ -16,7 +16,7 @@ from typing import Any
 from ...files.writing import replace_file
 from ...html.charts import check_library
 from ...html.page import count, document, escaped, label
-from ..reading import Sweep, read
+from ..snapshot import Sweep, read
 from .parameters import Importance, importance, importance_of, parameters
 from .result import headline, programs, settings
 from .rungs import failures, survival

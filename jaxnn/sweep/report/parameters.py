@@ -34,7 +34,7 @@ from ...html import charts, page
 from ...html.page import count, escaped, format_number, label, shorts
 from ...train.metrics import badness
 from ..dimensions import Choice, Dimension, Grid
-from ..reading import Sweep
+from ..snapshot import Sweep
 from ..tables import Trial
 from .scores import (
     ScoreScale,

@@ -12,7 +12,7 @@ from ...files.reading import quoted
 from ...html import page
 from ...html.page import NONE, count, duration, escaped, flat, format_number, label, shorts
 from ..dimensions import Choice
-from ..reading import Sweep, mean
+from ..snapshot import Sweep, mean
 from ..tables import Trial
 from .scores import at_edge
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...html import charts, page
 from ...html.page import NONE, count, escaped, format_number, label, shorts, shown
 from ..dimensions import Choice, Grid, Int, LogUniform, Uniform
-from ..reading import Sweep
+from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 
 BINS = 5  # parts of a range

@@ -14,7 +14,7 @@ from ...html import charts, page
 from ...html.page import format_number, label
 from ...train.metrics import direction_of
 from ..dimensions import Choice, Dimension, Grid, Int
-from ..reading import Sweep
+from ..snapshot import Sweep
 from ..tables import BROKEN, Trial
 
 # Two numbers whose multiples fill the unit square evenly (Roberts' R2 sequence).

@@ -31,11 +31,10 @@ from ...files.writing import Lock, Locked
 from ...validation import instance, positive
 from .. import checkpoint
 from ..checkpoint import Damaged, cause, checkpoints_by_step
-from ..every import Every, Moment
 from ..interruption import Interrupted, is_peer_lost, listening
 from ..metrics import badness
-from ..record import Event
-from ..state import is_key
+from ..program import is_key
+from ..record import Event, Every, Moment
 from .hook import MAXIMIZE, Hook, is_maximized, title, warn
 
 LOCK = "run.lock"

@@ -22,9 +22,8 @@ import numpy as np
 from ...explain.text import brief
 from ...files.reading import listed
 from ...validation import Accepts, check_fields, flag
-from ..every import Every, Moment
-from ..record import Event
-from ..state import by_path, tree_differences
+from ..program import by_path, tree_differences
+from ..record import Event, Every, Moment
 
 MAXIMIZE = None | flag.such(what="True if larger is better, or False")
 

@@ -13,10 +13,9 @@ from typing import Any
 import jax
 
 from ...files.reading import printable
-from ..every import Moment
-from ..record import Event
+from ..record import Event, Moment
 from .hook import Hook
-from .throughput import TIMINGS
+from .profiling import TIMINGS
 
 WIDEST = 40  # characters of a name
 HIDDEN = ("step", *TIMINGS)

@@ -25,7 +25,6 @@ from typing import Any
 
 from ..experiment.experiment import Command, Experiment, configured
 from ..experiment.prediction import print_predictions
-from ..experiment.run import run
 from ..experiment.run_folder import (
     CONFIG,
     RESULT,
@@ -34,6 +33,7 @@ from ..experiment.run_folder import (
     load_run,
     load_unfinished,
 )
+from ..experiment.training_run import run
 from ..files.reading import printable, quoted
 from ..train import Interrupted
 from .parsing import (

@@ -19,7 +19,7 @@ from ..data.rows import row_count, row_spec
 from ..files.reading import listed, printable
 from ..files.writing import replace_file
 from ..html import charts
-from ..train.hooks.learning_rate import rates_of
+from ..train.hooks.measurement import rates_of
 from ..train.logging import finite_or_text
 from ..version import __version__
 from . import pictures, prediction, run_folder

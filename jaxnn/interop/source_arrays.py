@@ -116,7 +116,7 @@ class SourceArrays:
     copy: tuple[int, ...]
     declared: Any
     part: str = "weight"
-    single_array: Any = None
+    table: Any = None
     root: str = "params"
 
     def __call__(self, name: str) -> Any:

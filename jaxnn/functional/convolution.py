@@ -325,7 +325,7 @@ def _input_gradient(
     *window, n, m = w.shape
     # Inputs and outputs of the kernel change places within each group.
     w = jnp.flip(w, tuple(range(axes))).reshape(*window, n, groups, m // groups)
-    w = jnp.moveaxis(w, -1, -3).reshape(*window, m // groups, groups * n)
+    w = jnp.swapaxes(w, -1, -3).reshape(*window, m // groups, groups * n)
     edges = []
     for i in range(axes):
         span = (window[i] - 1) * dilations[i] + 1

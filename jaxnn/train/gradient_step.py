@@ -13,6 +13,7 @@ from jax import lax
 
 from ..core import paths
 from ..explain.text import describe
+from ..functional.convolution import looped
 from ..keys import kept_key
 from ..validation import Accepts, is_number
 from .for_network import ForNetwork, layout_of
@@ -364,7 +365,8 @@ def accumulated(
         parts = {name: merged(total, metrics[name]) for name, total in sums[1].items()}
         return (state, (added, parts)), None
 
-    (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
+    with looped():
+        (state, sums), _ = lax.scan(one, (state, wide), (batches, np.arange(count)))
 
     def mean(total: Any, like: Any) -> Any:
         if isinstance(like, Ratio | Derived):  # its sums are those of the whole batch

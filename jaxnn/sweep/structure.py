@@ -24,7 +24,8 @@ from ..experiment import experiment as experiment_module
 from ..experiment.experiment import Experiment, Loaded
 from ..fields import is_traced
 from . import training as training_module
-from .dimensions import Dimension, Int
+from .dimensions import Dimension
+from .ranges import Int
 from .space import Space, Values
 from .training import Training, array, as_written, dependent, scalar, training_of
 
@@ -126,7 +127,7 @@ def traced_or_static(experiment: Experiment[Any], base: Any, exact: bool = False
         exact: Whether lanes are bitwise equal to solo runs. A number that is not a leaf of the
             program, such as one inside a layer, is a constant of such a run. Default: False.
     """
-    space = space_of(experiment)
+    space = space_of(experiment).around(base)
     random = np.random.default_rng(0)
     samples = [space.sample(random) for _ in range(64)]
     found: dict[str, str] = {}

@@ -8,13 +8,12 @@ in a ledger and on the command line, to paths.
 
 import dataclasses
 import itertools
-import types
 import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..experiment.configuration import from_plain, to_plain
+from ..experiment.configuration import class_name, from_plain, is_class, members_of, to_plain
 from ..explain.text import suggestion
 from ..fields import is_traced
 from ..validation import one_of
@@ -316,20 +315,6 @@ def _fields(cls: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
-def members_of(kinds: list[Any]) -> list[Any]:
-    """Return the types that these allow: those of each union, without annotations, each once."""
-    members: list[Any] = []
-    for kind in kinds:
-        origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-        if origin is typing.Annotated:
-            members += members_of([arguments[0]])
-        elif origin in (typing.Union, types.UnionType):
-            members += members_of(list(arguments))
-        else:
-            members.append(kind)
-    return list(dict.fromkeys(members))
-
-
 def _check_fits(name: str, dimension: Dimension, kinds: list[Any]) -> None:
     """Raise ValueError unless the field accepts the values of the dimension."""
     options = dimension.options if isinstance(dimension, Choice | Grid) else (dimension.low,)
@@ -343,16 +328,6 @@ def _check_fits(name: str, dimension: Dimension, kinds: list[Any]) -> None:
             elif isinstance(dimension, Uniform | LogUniform) and int in members_of([kind]):
                 instead = f"; write Int({dimension.low:.0f}, {dimension.high:.0f})"
             raise ValueError(f"{dimension!r} does not fit: {error}{instead}") from None
-
-
-def is_class(kind: Any) -> bool:
-    """Return whether a type is a dataclass, or that of None: an option of a `Branch`."""
-    return kind is type(None) or (isinstance(kind, type) and dataclasses.is_dataclass(kind))
-
-
-def class_name(kind: Any) -> str:
-    """Return the name by which a `Branch` chooses a class."""
-    return "None" if kind is type(None) else getattr(kind, "__name__", str(kind))
 
 
 def _described(kinds: list[Any]) -> str:
@@ -410,6 +385,8 @@ def paths_of(owner: type, named: Mapping[str, Any], above: str = "") -> dict[str
                 f"{whole}={names}, too"
             )
         if set(classes) - {"None"} and options and set(options) <= set(classes):
+            if getattr(given, "weights", None) is not None:
+                raise ValueError(f"the classes of {whole} are equally likely: leave out weights")
             swept: Any = Branch(**{
                 option: paths_of(classes[option], within.get(option.lower(), {}),
                                  f"{whole}:{option.lower()}.")

@@ -16,7 +16,7 @@ from .export import trial_rows
 from .ledger import Ledger
 from .report import write_report
 from .snapshot import Sweep, mean, read
-from .structure import TRACED, space_of, traced_value
+from .structure import TRACED, space_of, traced_value, with_recorded_space
 from .tables import Trial
 
 
@@ -34,11 +34,13 @@ def open(folder: Path | str, experiment: Experiment[Any] | None = None) -> "Resu
         ValueError: It is a sweep of another experiment.
     """
     with Ledger.open(folder) as ledger:
-        found = read(ledger)
+        found, rows = read(ledger), ledger.meta["space"]
     if experiment is not None and found.experiment != sources.module_of(experiment):
         raise ValueError(
             f"{folder} is a sweep of {found.experiment}, not of {sources.module_of(experiment)}"
         )
+    if experiment is not None:
+        experiment = with_recorded_space(experiment, rows)
     return Result(found, experiment)
 
 

@@ -18,14 +18,14 @@ from jax import lax
 from .core.calls import placeholder_key
 from .core.declarations import abstract
 from .core.layer import Layer, declared
-from .explain.text import check_matches, describe
+from .explain.text import check_matches
 from .fields import is_traced
 from .functional import sampling
 from .keys import as_key
 from .surgery.caching import with_cache, without_cache
 from .train.step import remembered
 from .tree import check_layer
-from .validation import Accepts, positive
+from .validation import Accepts, positive, require
 
 MOST = 2**31 - 1  # the largest int32
 
@@ -246,13 +246,14 @@ def _vocabulary(net: Any, prompts: Prompts) -> int:
     """Return the number of tokens for which the network returns logits."""
     tokens = abstract((prompts.tokens,))
     logits = declared(net, "forward", tokens, {}).output
-    shape = getattr(logits, "shape", ())
-    if len(shape) != 3 or shape[:2] != prompts.tokens.shape:
-        raise ValueError(
-            f"generate expects a network from tokens {prompts.tokens.shape} to logits "
-            f"({prompts.tokens.shape[0]}, {prompts.tokens.shape[1]}, vocabulary); this one returns "
-            f"{describe(logits)}"
-        )
+    shape: tuple[int, ...] = getattr(logits, "shape", ())
+    rows, length = prompts.tokens.shape
+    require(
+        len(shape) == 3 and shape[:2] == (rows, length),
+        f"the output of a network that generates, for tokens {prompts.tokens.shape},",
+        f"logits ({rows}, {length}, vocabulary)",
+        logits,
+    )
     return shape[2]
 
 

@@ -28,10 +28,10 @@ from .dimensions import Branch, Choice, Dimension, Grid, LogUniform, Uniform
 
 Values = dict[str, Any]  # of scalars, by dimension
 EXAMPLE = 'write Space(Config, {{"optimizer.learning_rate": LogUniform(1e-4, 1e-1)}})'
-a_dataclass = Accepts(
+a_dataclass: Accepts = Accepts(
     "a dataclass", lambda v: dataclasses.is_dataclass(v) and isinstance(v, type), hint=EXAMPLE
 )
-some_paths = Accepts("a dimension for each path, at least one", bool, hint=EXAMPLE)
+some_paths: Accepts = Accepts("a dimension for each path, at least one", bool, hint=EXAMPLE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -72,7 +72,7 @@ def generate(
         params: Its parameters.
         prompts: Integers (rows, T), or a list of rows of different lengths, which are padded on the
             left and marked by `segment_ids`; or one prompt (T,), whose result has no axis of rows.
-        steps: Maximal number of new tokens, at least 1.
+        steps: Maximum number of new tokens, at least 1.
         state: State of the network, if it keeps any, such as `ts.state`. Default: None.
         key: PRNG key; not needed if `temperature` is 0. Default: None.
         temperature: Number >= 0; 0 takes the most probable token. Default: 1.
@@ -163,7 +163,7 @@ def _decode(
     numbers: dict[str, jax.Array],
     stop: jax.Array,
 ) -> tuple[Generation, jax.Array]:
-    """Return the tokens after `token` (rows,), and each row's step of NaN logits, or -1."""
+    """Return the tokens after `token` (rows,), and the step of each row's first NaN, or -1."""
 
     def going(loop: _Loop) -> jax.Array:
         return (loop.step < steps) & ~jnp.all(loop.done)
@@ -246,7 +246,7 @@ def _vocabulary(net: Any, prompts: Prompts) -> int:
     """Return the number of tokens for which the network returns logits."""
     tokens = abstract((prompts.tokens,))
     logits = declared(net, "forward", tokens, {}).output
-    shape: tuple[int, ...] = getattr(logits, "shape", ())
+    shape = tuple(getattr(logits, "shape", ()))
     rows, length = prompts.tokens.shape
     require(
         len(shape) == 3 and shape[:2] == (rows, length),

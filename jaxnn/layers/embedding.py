@@ -384,7 +384,7 @@ def embedding_bag(
 
 
 def _of_rows(rows: jax.Array, inside: jax.Array, mode: str) -> jax.Array:
-    """One bag per row: rows (..., n, features) to (..., features)."""
+    """Reduce rows (..., n, features), one bag each, to (..., features)."""
     count = jnp.sum(inside, -1, dtype=jnp.int32)[..., None]
     if mode == "max" and rows.shape[-2]:
         y = reduce_pairs(jnp.where(inside[..., None], rows, -jnp.inf), -2, larger)

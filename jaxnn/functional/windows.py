@@ -14,8 +14,8 @@ entry if there is one axis, and two entries if there are two axes. The names are
 
 Maxima and minima are computed by repeated selection between two arrays. Axes are reduced one at a
 time from the last, and elements in order, so the first of several equal numbers is chosen and
-receives the whole gradient. XLA has `reduce_window` for maxima too, but its gradient takes ten times
-as long on a CPU, and JAX has none for windows with dilation.
+receives the whole gradient. XLA has `reduce_window` for maxima too, but its gradient takes ten
+times as long on a CPU, and JAX has none for windows with dilation.
 """
 
 import dataclasses

@@ -29,7 +29,7 @@ from ..initializers import (
     orthogonal,
     zeros,
 )
-from ..validation import instance
+from ..validation import instance, unwritten
 from .checks import AXES, check_rank, plain_function, positive_size, sizes
 
 
@@ -93,9 +93,10 @@ class Cell(Primitive):
         """
         return initial(self.carries(x))
 
+    @unwritten("no step; write def step(self, carry, *gates): ... return carry, y")
     def step(self, carry: Any, *gates: jax.Array) -> tuple[Any, jax.Array]:
         """Return the new carry and the output."""
-        raise NotImplementedError
+        ...
 
     def forward(self, params: Any, carry: Any, x: jax.Array) -> tuple[Any, jax.Array]:
         """Return the new carry, and the output at x."""

@@ -20,11 +20,11 @@ from ..core.composite import Composite, Wrapper, intercept
 from ..core.layer import Layer, Signature
 from ..data.rows import check_finite
 from ..explain.call_errors import check_named
-from ..explain.text import brief, suggestion
+from ..explain.text import suggestion
 from ..keys import as_key, kept_words
 from ..random import is_outside
 from ..tree import map_children
-from ..validation import Accepts, instance, positive
+from ..validation import Accepts, instance, positive, require
 from .examples import check_labels, expand_like
 from .for_network import for_network
 from .gradient_step import gradient_step
@@ -103,11 +103,14 @@ class SupervisedLoss(Wrapper):
 
 def _inputs_of(batch: Any) -> Any:
     """Return the inputs of a batch; TypeError for a batch of another structure."""
-    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-        raise TypeError(
-            "a batch of train.Supervised must be (inputs, targets) or (inputs, targets, weights), "
-            f"got {brief(batch)}; write a train.Minimize objective for other batches"
-        )
+    require(
+        isinstance(batch, tuple | list) and len(batch) in (2, 3),
+        "a batch of train.Supervised",
+        "(inputs, targets) or (inputs, targets, weights)",
+        batch,
+        "write a train.Minimize objective for other batches",
+        TypeError,
+    )
     return batch[0]
 
 

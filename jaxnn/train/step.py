@@ -9,8 +9,8 @@ from typing import Any
 import jax
 
 from ..data.check import saturated_batch
-from ..explain.text import describe
 from ..random import is_outside
+from ..validation import require
 from .metrics import check_metrics, without_collected
 from .program import Program, check_program, code_of, owned, strong, tree_differences
 
@@ -195,11 +195,14 @@ def check_step(result: Any, before: Any, owner: str) -> None:
         before: The state that was passed to it.
         owner: The name of the program's class.
     """
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise TypeError(
-            f"{owner}.step must return the new state and metrics, got {describe(result)}; "
-            "write return state, {'loss': loss}"
-        )
+    require(
+        isinstance(result, tuple) and len(result) == 2,
+        f"the result of {owner}.step",
+        "the new state and metrics",
+        result,
+        "write return state, {'loss': loss}",
+        TypeError,
+    )
     check_metrics(result[1], f"{owner}.step")
     if lines := tree_differences(before, jax.eval_shape(lambda: result[0]), "the state"):
         raise ValueError(

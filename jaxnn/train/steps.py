@@ -209,7 +209,8 @@ class SourceLoader(Loader):
         self._source, self._size, self._words = source, size, words
         self._placement, self._program = placement, program
         with contextlib.suppress(NoEpochs):
-            self.steps_per_epoch, self.has_epochs = source.steps_per_epoch(size), True
+            self.steps_per_epoch: int | None = source.steps_per_epoch(size)
+            self.has_epochs: bool = True
         self._batches: Any = None
 
     def first(self) -> Any:

@@ -81,7 +81,7 @@ def test_a_state_is_a_tree_with_shapes(fitted):
 
 def test_a_history_is_a_list_that_is_shown_as_a_table(fitted):
     _, history = fitted
-    assert isinstance(history, list) and history == list(history)
+    assert isinstance(history, train.History) and history == list(history)
     assert [record["epoch"] for record in history] == list(range(1, 21))
     html = history._repr_html_()
     heads = re.findall("<th [^>]*>([^<]*)", html)

@@ -6,13 +6,13 @@ from typing import Any
 import jax
 
 from ..explain.tracebacks import entry
-from .every import Every
 from .history import History
-from .hooks.divergence import Divergence
-from .hooks.evaluate import Evaluate
 from .hooks.hook import Hook, as_hooks, ordered
+from .hooks.measurement import Evaluate
 from .hooks.progress import Progress
+from .hooks.stopping import Divergence
 from .program import Program, check_program
+from .record import Every
 from .run import Run
 from .step import SINGLE_DEVICE
 

@@ -9,7 +9,7 @@ from ..files.reading import printable
 from ..html import charts
 from ..html.page import LONGEST_NAME, label, shown
 from ..validation import Accepts
-from .hooks.throughput import TIMINGS
+from .hooks.profiling import TIMINGS
 
 Record = Mapping[str, Any]
 Panels = list[tuple[str, dict[str, str]]]

@@ -36,7 +36,7 @@ def test_learning_curves_have_a_panel_per_metric_and_a_curve_per_part():
 
 
 def test_the_confusion_matrix_counts_true_rows_and_predicted_columns():
-    figure = pictures.confusion_matrix(Y, P.argmax(1), NAMES)
+    figure = pictures.confusion_counts(Y, P.argmax(1), NAMES)
     (panel,) = figure.axes
     places = {text.get_position(): text.get_text() for text in panel.texts}
     # By (column, row): a cat is predicted to be a dog, and an owl to be a cat.

@@ -77,7 +77,8 @@ def new(arguments: list[str]) -> None:
             stack.enter_context(fresh(target)).write_bytes(contents)
     print(f"{printable(str(file), lines=True)}: {title(source)}")
     if any(not importlib.util.find_spec(one) for extra in extras for one in PACKAGES[extra]):
-        print(f"Install the packages that it needs: {install(extras[-1])}")
+        command = install("sweep") if "sweep" in extras else install("experiments")
+        print(f"Install the packages that it needs: {command}")
     print(f"Run it: python {quoted(file)}")
 
 

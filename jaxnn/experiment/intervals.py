@@ -10,6 +10,7 @@ Efron and Tibshirani, An introduction to the bootstrap, 1993, chapter 13.
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -63,7 +64,9 @@ def intervals_of(
     chosen = np.zeros((resamples if count <= MOST else 0, count), np.float32)
     for one_of in chosen:
         one_of[:] = np.bincount(random.integers(0, count, count), minlength=count)
-    found = {name: _interval(metrics[name], chosen, scores[name]) for name in scores}
+    # A metric of a whole, such as R2, may not exist for a row alone.
+    names = [name for name in scores if name in metrics]
+    found = {name: _interval(metrics[name], chosen, scores[name]) for name in names}
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
@@ -96,13 +99,18 @@ def _interval(metric: Any, chosen: np.ndarray, score: float) -> Interval | None:
     if isinstance(metric, Collected):
         if count > MOST_COLLECTED:
             return None
-        rows = [np.repeat(np.arange(count), one.astype(int)) for one in (np.ones(count), *chosen)]
         arrays = [np.concatenate(array) for array in metric.arrays]  # a row each
-        values = [float(metric.function(*(array[one] for array in arrays))) for one in rows]
+        values = [
+            float(metric.function(*_repeated(arrays, one))) for one in (np.ones(count), *chosen)
+        ]
+        return _percentiles(values[0], np.asarray(values[1:]), score)
+    if isinstance(metric, Derived) and metric.merge:
+        values = [
+            float(dataclasses.replace(metric, sums=_repeated(metric.sums, one)).over_parts().value)
+            for one in (np.ones(count), *chosen[:FEWER])
+        ]
         return _percentiles(values[0], np.asarray(values[1:]), score)
     if isinstance(metric, Derived):
-        if metric.merge:
-            return None
         every = np.concatenate([np.ones((1, count)), chosen])
         sums = [np.tensordot(every, leaf, 1) for leaf in metric.sums]
         values = [
@@ -122,6 +130,12 @@ def _interval(metric: Any, chosen: np.ndarray, score: float) -> Interval | None:
         return found if math.isclose(sums.sum() / counts.sum(), score, rel_tol=1e-3) else None
     values = (chosen @ sums) / np.maximum(chosen @ counts, 1e-9)
     return _percentiles(sums.sum() / max(counts.sum(), 1e-9), values, score)
+
+
+def _repeated(arrays: Iterable[np.ndarray], often: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return arrays with each row as often as `often` says."""
+    rows = np.repeat(np.arange(len(often)), often.astype(int))
+    return tuple(array[rows] for array in arrays)
 
 
 def _percentiles(whole: float, values: np.ndarray, score: float) -> Interval | None:

@@ -205,7 +205,7 @@ class Row:
         state: Number of elements of its state. Default: 0.
         state_bytes: Size of its state in bytes. Default: 0.
         flops: Floating-point operations of all its calls. Default: 0.
-        shapes: Shapes and types of its own parameters, by name. Default: {}.
+        shapes: Shapes and types of the parameters that the layer itself owns, by name. Default: {}.
     """
 
     layer: str

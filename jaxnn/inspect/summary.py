@@ -313,11 +313,11 @@ def summary(net: Layer, *inputs: Any, depth: int | None = None, **named: Any) ->
     a_layer(net, "summary.net", "write nn.summary(net, x)")
     (None | natural)(depth, "summary.depth", "it is a number of path segments")
     shown = dict(places(net))
-    outputs, amounts, spec = _traced(net, list(shown), inputs, named)
+    outputs, amounts = _traced(net, list(shown), inputs, named)
     shapes: dict[paths.Path, dict[str, Any]] = {path: {} for path in shown}
-    for path, leaf in paths.walk(spec):
+    for path, leaf in paths.walk(net.spec(*inputs, **named)):
         if path[:-1] in shapes:
-            shapes[path[:-1]][path[-1]] = leaf
+            shapes[path[:-1]][path[-1]] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     counts = {path: dict.fromkeys(_COUNTS, 0) for path in shown}
     for path, name, amount in amounts:
         for end in range(len(path) + 1):
@@ -338,9 +338,8 @@ _Amounts = list[tuple[paths.Path, str, int]]
 
 def _traced(
     net: Layer, rows: list[paths.Path], inputs: Any, named: Any
-) -> tuple[dict[paths.Path, Any], _Amounts, Any]:
-    """Return the outputs by path, the amounts to count: (path, name of the count, amount), and the
-    shapes and types of the parameters."""
+) -> tuple[dict[paths.Path, Any], _Amounts]:
+    """Return the outputs by path, and the amounts to count: (path, name of the count, amount)."""
     state = jax.eval_shape(lambda: net.init_state(*inputs, key=placeholder_key(), **named))
     params, state = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (net.spec(*inputs, **named), state)
@@ -360,7 +359,7 @@ def _traced(
     amounts = [*_sizes(params, "parameters", "parameter_bytes")]
     amounts += _sizes(state, "state", "state_bytes")
     amounts += [(rows[_number_of(scope) or 0], "flops", cost) for scope, cost in costs(jaxpr)]
-    return {rows[number]: output for number, output in outputs.items()}, amounts, params
+    return {rows[number]: output for number, output in outputs.items()}, amounts
 
 
 def _sizes(tree: Any, elements: str, size: str) -> Iterator[tuple[paths.Path, str, int]]:

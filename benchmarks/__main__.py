@@ -8,7 +8,7 @@ from benchmarks.report import RESULTS, section, update
 
 NAMES = (
     "step", "sharded", "fit", "epoch", "init", "imports", "repeat", "sweep", "thousand", "lanes",
-    "models", "decode", "watched", "memory", "eager", "startup",
+    "models", "decode", "watched", "memory", "eager", "startup", "facts",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from jaxnn.sweep.cohort import Way
 from jaxnn.sweep.driver import Driver, Progress
 from jaxnn.sweep.ledger import Ledger
 from jaxnn.sweep.plan import Planner
-from jaxnn.sweep.running import meta_of
+from jaxnn.sweep.meta import meta_of
 from jaxnn.sweep.settings import Settings
 from jaxnn.sweep.space import Values
 from jaxnn.sweep.training import Training, training_of

@@ -12,12 +12,16 @@ only when they are used.
 """
 
 from .dimensions import Branch, Choice, Grid, Int, LogUniform, Uniform
+from .external import AskTell
 from .results import Result, open
 from .running import run
+from .settings import Budget
 from .space import Space
 
 __all__ = [
+    "AskTell",
     "Branch",
+    "Budget",
     "Choice",
     "Grid",
     "Int",

@@ -20,7 +20,7 @@ from ..installation import required
 from ..validation import one_of
 from .ledger import Ledger
 from .reading import Sweep, read
-from .search import distribution, optuna_library, quiet
+from .samplers import distribution, optuna_library, quiet
 from .tables import Trial
 
 Row = dict[str, Any]

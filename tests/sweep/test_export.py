@@ -10,7 +10,7 @@ from jaxnn.installation import install
 from jaxnn.sweep.dimensions import Grid, Int, LogUniform, Uniform
 from jaxnn.sweep.export import export
 from jaxnn.sweep.reading import Sweep
-from jaxnn.sweep.search import distribution
+from jaxnn.sweep.samplers import distribution
 from tests.sweep.made_up import SPACE, made_up
 
 SWEEP = made_up(trials=12, epochs=3, seeds=2, rungs=(1, 3))

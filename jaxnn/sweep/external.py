@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import importlib
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -188,12 +189,14 @@ class _Replay:
     def _receive(
         self, trials: list[Observation], asked: list[Values], history: Sequence[Observation]
     ) -> None:
-        """Give the copy the scores of a round, and those of earlier trials that it asked again."""
+        """Give the copy the scores of a round: once for each trial that it asked, or more."""
         scores = {identity(one.values): one for one in reversed(history)}
-        now = {identity(one.values) for one in trials}
-        again = [values for values in asked if identity(values) not in now]
-        for values in distinct(again, set()):
-            trials = [*trials, scores.get(identity(values), Observation(values, None))]
+        left = Counter(identity(one.values) for one in trials)
+        for values in asked:
+            if left[identity(values)] > 0:
+                left[identity(values)] -= 1
+            else:  # it was tried before
+                trials = [*trials, scores.get(identity(values), Observation(values, None))]
         for one in trials:
             self._state.tell(dict(one.values), one.score if one.is_scored else None)
 

@@ -3,6 +3,7 @@
 The driver reports its `Progress` after each cohort, for `display` to show.
 """
 
+import dataclasses
 import math
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ import numpy as np
 from ..train.metrics import badness
 from .ledger import Ledger
 from .plan import Planner
+from .search import size_of
 from .settings import Settings
 from .tables import OPEN, Cohort, Group, Trial
 
@@ -74,6 +76,8 @@ class Reporter:
         self._began, self._last = time.perf_counter(), -math.inf
         self._used = time_used(ledger.cohorts(), ledger.groups())
         self._cohorts, self._groups = len(ledger.cohorts()), len(ledger.groups())
+        repeats = planner.settings.repeat or planner.settings.halving == "population"
+        self._most = math.inf if repeats else size_of(planner.space)
 
     @property
     def seconds(self) -> float:
@@ -98,6 +102,8 @@ class Reporter:
             rung: The epochs of the rung that is being reached.
         """
         trials, planner, settings = self.ledger.trials(), self.planner, self.planner.settings
+        many = int(max(len(trials), min(settings.trials, self._most)))
+        settings = dataclasses.replace(settings, trials=many)
         ends: dict[int, dict[int, float]] = {t.number: {} for t in trials if t.status == "done"}
         for result in self.ledger.results(planner.metric):  # in the order of epochs
             if result.trial in ends:

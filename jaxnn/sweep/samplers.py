@@ -145,18 +145,19 @@ class OptunaSampler:
         return found
 
     def tell(self, values: Values, score: float | None) -> None:
-        """Complete the trials with these values, or add one; without a score, as failed.
+        """Complete a trial with these values, or add one; without a score, as failed.
 
         Args:
             values: The values.
             score: The score, or None.
         """
-        trials = self._asked.pop(identity(values), [])
+        asked = self._asked.get(identity(values))
         state = optuna_library().trial.TrialState
         with quiet():
-            for trial in trials:
-                self._study.tell(trial, score, state=None if score is not None else state.FAIL)
-            if not trials:
+            if asked:
+                failed = None if score is not None else state.FAIL
+                self._study.tell(asked.pop(0), score, state=failed)
+            else:
                 self._study.add_trial(self._finished(values, score))
 
     def _finished(self, values: Values, score: float | None) -> Any:

@@ -165,7 +165,7 @@ class CMAESSearch(SobolSearch):
         if not earlier and not any(one.is_scored for one in trials):
             return super().ask(count, round, history)
         batch = max(1, len(trials) // round if round else count + len(trials))
-        strategy = self._replayed(max(2, batch // 3, min(batch, 16)), earlier, trials)
+        strategy = self._replayed(max(4, batch // 3, min(batch, 16)), earlier, trials)
         strategy.reseed_rng(self._random_seed(round))
         below_1 = np.nextafter(1.0, 0.0)
         return [self.space.from_unit(np.minimum(strategy.ask(), below_1)) for _ in range(count)]
